@@ -1,0 +1,285 @@
+"""Every event that a run's log may hold, as pydantic models; their JSON Schema is served.
+
+An event is never renamed. Fields are added with defaults; what one means never changes.
+`stage_id` is always the stage whose stream holds the event.
+"""
+
+from functools import cache
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from shared.runs import RUN_STAGE
+
+Json = dict[str, Any]
+StageId = Annotated[str, Field(description="the stage whose stream holds this event", examples=["extraction"])]
+
+
+class Event(BaseModel):
+    """One thing that happened in a run. `event` is its name on the wire."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_mode_override="serialization")
+
+    event: ClassVar[str]
+    is_terminal: ClassVar[bool] = False
+
+    stage_id: StageId
+
+    def data(self) -> bytes:
+        """The payload as one line of compact JSON; fields without a value are left out."""
+        return orjson.dumps(self.model_dump(exclude_none=True))
+
+
+class Usage(BaseModel):
+    """Tokens as the provider counted them, summed over the stages."""
+
+    model_config = ConfigDict(frozen=True)
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+            total_tokens=self.total_tokens + other.total_tokens,
+        )
+
+
+class ToolCallRequest(BaseModel):
+    """A call that the model asks for."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str = Field(description="unique in the run, whatever the provider sent")
+    name: str
+    arguments: str = Field(description="JSON text, as the model wrote it")
+
+
+class ToolOutcome(BaseModel):
+    """What became of one call."""
+
+    model_config = ConfigDict(frozen=True)
+
+    call_id: str
+    name: str
+    arguments: str
+    content: str = Field(description="what the model is told; at most tool_result_max_bytes of UTF-8")
+    is_error: bool = False
+
+
+class RunQueued(Event):
+    """The run exists: accepted, and never lost from here on. Always the first event, `0-1`."""
+
+    event: ClassVar[str] = "run_queued"
+    stage_id: StageId = RUN_STAGE
+    run_id: str
+    model: str
+
+
+class RunStarted(Event):
+    """A worker has claimed the run; one for each attempt that went to work."""
+
+    event: ClassVar[str] = "run_started"
+    stage_id: StageId = RUN_STAGE
+    attempt: int
+    worker: str
+
+
+class RetryScheduled(Event):
+    """A stage failed in a way that may pass; it is done again after the backoff."""
+
+    event: ClassVar[str] = "retry_scheduled"
+    stage_id: StageId = RUN_STAGE
+    retry_of: str = Field(description="the stage that is done again")
+    retry: int = Field(description="1 for the first retry")
+    backoff_s: float
+    reason: str
+
+
+class ChunkTemplate(BaseModel):
+    """What every chat completion chunk of a stage repeats; `?chunks=full` puts it back."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    created: int = Field(description="Unix seconds")
+    model: str
+
+
+class StageStarted(Event):
+    """A stage begins. `chunk` stands for what its stored chunks leave out."""
+
+    event: ClassVar[str] = "stage_started"
+    attempt: int
+    chunk: ChunkTemplate | None = None
+
+
+class StageRestarted(Event):
+    """An unfinished stage is done again; the first event of its new go.
+
+    Every event of this stage from sequence `discard_from` on that came before this one
+    is void. A stage that resumes from checkpoints voids nothing: `discard_from` is then
+    this event's own sequence.
+    """
+
+    event: ClassVar[str] = "stage_restarted"
+    attempt: int
+    discard_from: int
+    chunk: ChunkTemplate | None = None
+
+
+class ToolCompletionChunk(Event):
+    """One chat completion chunk of the model's output, lean: see `ChunkTemplate`."""
+
+    event: ClassVar[str] = "tool_completion_chunk"
+    tool_results: Json = Field(description="a chat completion chunk")
+
+    def data(self) -> bytes:
+        """The payload; by hand, as this is every token's way: `model_dump` costs four times as much."""
+        return orjson.dumps({"stage_id": self.stage_id, "tool_results": self.tool_results})
+
+
+class ToolCall(Event):
+    """A tool is about to run. One for each call, whatever attempt runs it."""
+
+    event: ClassVar[str] = "tool_call"
+    call_id: str
+    name: str
+    arguments: str = Field(description="JSON text, as the model wrote it")
+
+
+class ToolResult(Event):
+    """One tool call has its result; the run never executes this call again.
+
+    Exactly one per call, in the order in which the calls end.
+    """
+
+    event: ClassVar[str] = "tool_result"
+    call_id: str
+    name: str
+    content: str = Field(description="what the model is told; at most tool_result_max_bytes of UTF-8")
+    is_error: bool = False
+    duration_ms: int = 0
+
+
+class ToolSummary(Event):
+    """All calls of the round with their results, in the order in which the model asked."""
+
+    event: ClassVar[str] = "tool_summary"
+    tool_summary: list[ToolOutcome]
+
+
+class StageCompleted(Event):
+    """A stage is done and never done again; always its stream's last event but for a run's end."""
+
+    event: ClassVar[str] = "stage_completed"
+    result: Json = Field(description="what later stages need: see ModelStageResult and ToolStageResult")
+    usage: Usage | None = None
+
+
+class ModelStageResult(BaseModel):
+    """The `result` of extraction and synthesis."""
+
+    model_config = ConfigDict(frozen=True)
+
+    text: str = ""
+    tool_calls: list[ToolCallRequest] = []
+    finish_reason: str | None = None
+    model: str | None = Field(default=None, description="as the provider names it")
+
+
+class ToolStageResult(BaseModel):
+    """The `result` of tools."""
+
+    model_config = ConfigDict(frozen=True)
+
+    outcomes: list[ToolOutcome]
+
+
+class Done(Event):
+    """The run succeeded. Terminal."""
+
+    event: ClassVar[str] = "done"
+    is_terminal: ClassVar[bool] = True
+    stage_id: StageId = RUN_STAGE
+    usage: Usage = Usage()
+
+
+class Cancel(Event):
+    """The run was cancelled. Terminal."""
+
+    event: ClassVar[str] = "cancel"
+    is_terminal: ClassVar[bool] = True
+    stage_id: StageId = RUN_STAGE
+
+
+class Error(Event):
+    """The run failed; `error` says why without secrets or provider internals. Terminal.
+
+    `error` is also the name of EventSource's own connection event: a client tells
+    them apart by `data`, which only this one has.
+    """
+
+    event: ClassVar[str] = "error"
+    is_terminal: ClassVar[bool] = True
+    stage_id: StageId = RUN_STAGE
+    error: str
+    code: str = Field(description="stable: one of the codes in docs/design.md")
+    failed_stage: str | None = None
+
+
+class Gap(BaseModel):
+    """A frame, not an event: the cursor does not stand in the run's log (trimmed or lost).
+
+    It has no id. The stream goes on from `earliest`; the client drops what it has
+    from that sequence on.
+    """
+
+    event: ClassVar[str] = "gap"
+    requested: str
+    earliest: str
+    latest: str
+
+
+EVENTS: Final[tuple[type[Event], ...]] = (
+    RunQueued, RunStarted, RetryScheduled, StageStarted, StageRestarted, ToolCompletionChunk, ToolCall, ToolResult,
+    ToolSummary, StageCompleted, Done, Cancel, Error,
+)  # fmt: skip
+EVENT_BY_NAME: Final = {event.event: event for event in EVENTS}
+TERMINAL_NAMES: Final = frozenset(event.event for event in EVENTS if event.is_terminal)
+
+
+def decode(name: str, data: bytes) -> Event:
+    """The event that `Event.data` encoded under `name`.
+
+    Raises:
+        KeyError: no event has that name.
+        pydantic.ValidationError: the payload is not that event's.
+    """
+    return EVENT_BY_NAME[name].model_validate_json(data)
+
+
+@cache
+def json_schema() -> Json:
+    """One JSON Schema (2020-12): `$defs` by class, and `x-events` from event name to its definition.
+
+    Spec: https://json-schema.org/draft/2020-12
+    """
+    shown = (*EVENTS, Gap, ModelStageResult, ToolStageResult)
+    _, schema = TypeAdapter.json_schemas(
+        [(model, "serialization", TypeAdapter(model)) for model in shown], ref_template="#/$defs/{model}"
+    )
+    definitions = schema["$defs"]
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": "/schema/events.json",
+        "title": "Stagebus events",
+        "description": "The data of each server-sent event, by its name.",
+        "oneOf": [{"$ref": f"#/$defs/{model.__name__}"} for model in (*EVENTS, Gap)],
+        "x-events": {model.event: {"$ref": f"#/$defs/{model.__name__}"} for model in (*EVENTS, Gap)},
+        "$defs": definitions,
+    }

@@ -1,0 +1,30 @@
+"""Run ids: ULIDs, so that ids sort by the time of creation.
+
+    01J9ZK3V7Q8E5W2R4T6Y8U0P1A
+    |--------||--------------|
+     time, ms     randomness
+
+Spec: https://github.com/ulid/spec
+"""
+
+import re
+from typing import Final
+
+from ulid import ULID
+
+_RUN_ID: Final = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
+
+
+def new_run_id() -> str:
+    """A fresh run id by this machine's clock; only its order among others rests on that clock."""
+    return str(ULID())
+
+
+def is_run_id(text: str) -> bool:
+    """Whether `text` has the form of a run id, and so is safe inside a key."""
+    return _RUN_ID.fullmatch(text) is not None
+
+
+def created_ms(run_id: str) -> int:
+    """The time inside a run id, in Unix ms."""
+    return ULID.from_str(run_id).milliseconds

@@ -1,0 +1,79 @@
+"""The Redis key schema. Every key is built here and nowhere else.
+
+    sb:run:{<run_id>}                 hash    the run record                     TTL: from birth, see Settings
+    sb:run:{<run_id>}:stages          list    the stages begun, in order         TTL: as the record
+    sb:run:{<run_id>}:stage:<stage>   stream  the stage's events                 TTL: as the record
+    sb:run:{<run_id>}:live            channel each append, as SSE bytes
+    sb:run:{<run_id>}:control         channel cancel
+    sb:runs:<tenant>                  zset    run ids by creation time, ms       trimmed by the sweep
+    sb:active                         zset    runs that have not ended           emptied as they end
+    sb:idempotency:<tenant>:<key>     string  "<run_id> <body hash>"             TTL: as its run
+    sb:queue                          zset    arq's queue; score = due time, ms, or the end of the lease
+    sb:bell                           list    the doorbell of waiting workers    bounded
+    sb:sweep                          string  who sweeps now                     TTL: sweep_s
+    arq:job:<run_id>                  string  arq's job, JSON
+    arq:in-progress:<run_id>          string  the lease: its holder's token      TTL: lease_s
+    arq:retry:<run_id>                string  arq's own count, not used here
+
+The braces are a hash tag: all keys of one run hash to one slot, so one Lua
+script may name several of them.
+Spec: https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/
+"""
+
+from typing import Final
+
+RUN_PREFIX: Final = "sb:run:"
+ACTIVE: Final = "sb:active"
+QUEUE: Final = "sb:queue"
+BELL: Final = "sb:bell"
+SWEEP: Final = "sb:sweep"
+
+
+def run(run_id: str) -> str:
+    """The hash of a run's record."""
+    return f"{RUN_PREFIX}{{{run_id}}}"
+
+
+def stages(run_id: str) -> str:
+    """The list of the stages that a run has begun, `run` first."""
+    return f"{RUN_PREFIX}{{{run_id}}}:stages"
+
+
+def stage_stream(run_id: str, stage_id: str) -> str:
+    """The stream of one stage's events."""
+    return f"{RUN_PREFIX}{{{run_id}}}:stage:{stage_id}"
+
+
+def live(run_id: str) -> str:
+    """The channel that carries each append to the gateways."""
+    return f"{RUN_PREFIX}{{{run_id}}}:live"
+
+
+def control(run_id: str) -> str:
+    """The channel on which a worker hears of a cancel."""
+    return f"{RUN_PREFIX}{{{run_id}}}:control"
+
+
+def runs(tenant: str) -> str:
+    """A tenant's runs by creation time."""
+    return f"sb:runs:{tenant}"
+
+
+def idempotency(tenant: str, key: str) -> str:
+    """What an Idempotency-Key of a tenant made."""
+    return f"sb:idempotency:{tenant}:{key}"
+
+
+def job(run_id: str) -> str:
+    """arq's job; its id is the run's."""
+    return f"arq:job:{run_id}"
+
+
+def lease(run_id: str) -> str:
+    """arq's in-progress key, which holds the token of the run's holder and expires with the lease."""
+    return f"arq:in-progress:{run_id}"
+
+
+def arq_retry(run_id: str) -> str:
+    """arq's count of starts; ours are the record's tries."""
+    return f"arq:retry:{run_id}"

@@ -1,0 +1,37 @@
+-- claim: give a run its next attempt, which fences every older one off.
+--
+-- KEYS[1] run          hash  keys.run
+-- ARGV[1] worker       str   who claims
+-- ARGV[2] status       str   the state of a claimed run
+-- ARGV[3] only_unheld  0|1   1: leave a run alone that a worker holds
+-- Returns {'claimed', attempt, last_id, tries, cancel, now_ms}, {'held', worker}, {'ended'} or {'gone'}.
+--
+-- An attempt is never used twice, though the claim that took it be lost with the log's
+-- tail: it is at least the ms since the run was made, by this server's clock.
+-- A claim is a try where another worker stands in the record: that one died, since who
+-- hands a run back takes its name out. Safe to repeat: the same worker's next claim is none.
+local stored = redis.call('HMGET', KEYS[1], 'attempt', 'created_at', 'last_id', 'tries', 'cancel', 'worker',
+    'finished_at', 'started_at')
+if not stored[2] then
+    return {'gone'}
+end
+if stored[7] then
+    return {'ended'}
+end
+local worker = stored[6] or ''
+if ARGV[3] == '1' and worker ~= '' then
+    return {'held', worker}
+end
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+local attempt = string.format('%d', math.max(tonumber(stored[1]) + 1, now_ms - tonumber(stored[2])))
+local tries = tonumber(stored[4])
+if worker ~= '' and worker ~= ARGV[1] then
+    tries = tries + 1
+end
+local now = string.format('%d', now_ms)
+redis.call('HSET', KEYS[1], 'attempt', attempt, 'tries', tries, 'status', ARGV[2], 'worker', ARGV[1])
+if not stored[8] and ARGV[3] ~= '1' then
+    redis.call('HSET', KEYS[1], 'started_at', now)
+end
+return {'claimed', attempt, stored[3], tries, stored[5] or '0', now}

@@ -1,0 +1,132 @@
+"""All settings, read once at start from the environment and passed down.
+
+Names are `STAGEBUS_<FIELD>`; the three that other tools share have their own:
+`OPENAI_BASE_URL`, `OPENAI_API_KEY`. docs/configuration.md is made from this class.
+"""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """One field a setting; a bad value stops the process with a message that names the variable."""
+
+    model_config = SettingsConfigDict(env_prefix="STAGEBUS_", extra="ignore", frozen=True, populate_by_name=True)
+
+    # Redis
+    redis_url: SecretStr = Field(
+        SecretStr("redis://127.0.0.1:6379/0"), description="redis://, rediss:// or unix:// URL of the one Redis"
+    )
+    redis_connections_max: int = Field(64, ge=4, description="connections to Redis a process may open")
+    redis_timeout_s: float = Field(5.0, gt=0, description="a command that takes longer counts as failed")
+
+    # Model
+    openai_base_url: str | None = Field(
+        None, validation_alias=AliasChoices("OPENAI_BASE_URL", "openai_base_url"),
+        description="the provider's base URL, such as http://127.0.0.1:8000/v1",
+    )  # fmt: skip
+    openai_api_key: SecretStr | None = Field(
+        None, validation_alias=AliasChoices("OPENAI_API_KEY", "openai_api_key"), description="the provider's key"
+    )
+    model: str = Field("demo", min_length=1, description="the model of runs that name none")
+    model_connect_timeout_s: float = Field(10.0, gt=0, description="to reach the provider")
+    model_stall_timeout_s: float = Field(60.0, gt=0, description="silence of a provider before it counts as cut")
+    model_retries_max: int = Field(
+        3, ge=0, description="further goes at a stage whose provider failed in a way that may pass"
+    )
+    model_backoff_s: float = Field(
+        0.5, gt=0, description="the first backoff; each further one is twice as long, with jitter"
+    )
+    model_backoff_max_s: float = Field(30.0, gt=0, description="the longest backoff, a provider's Retry-After included")
+    model_output_max_bytes: int = Field(8 * 2**20, gt=0, description="model output of one stage")
+
+    # Tools
+    tools: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="comma-separated module:function list of tools beside the built-in ones"
+    )
+    tool_timeout_s: float = Field(30.0, gt=0, description="one tool call")
+    tool_result_max_bytes: int = Field(
+        64 * 2**10, ge=256, description="UTF-8 bytes of a result; the rest is cut, with a mark"
+    )
+    tool_threads: int = Field(32, ge=1, description="plain functions run in this many threads")
+    tool_calls_max: int = Field(64, ge=1, description="calls of one round; further ones get an error result")
+    weather_geocoding_url: str = Field("https://geocoding-api.open-meteo.com", description="Open-Meteo's geocoding API")
+    weather_forecast_url: str = Field("https://api.open-meteo.com", description="Open-Meteo's forecast API")
+
+    # Runs
+    run_timeout_s: float = Field(600.0, gt=0, description="a run's time limit where the request sets none")
+    run_timeout_max_s: float = Field(3600.0, gt=0, description="the longest that a request may ask for")
+    run_tries_max: int = Field(3, ge=1, description="claims after a worker's death before the run is given up")
+    queue_wait_max_s: float = Field(86400.0, gt=0, description="a run that no worker took by then ends with an error")
+    live_ttl_s: float = Field(
+        172800.0, ge=60, description="TTL of a run's keys until it ends, renewed by its worker and by the sweep"
+    )
+    retention_s: float = Field(86400.0, gt=0, description="TTL of an ended run's keys")
+
+    # Worker
+    worker_concurrency: int = Field(100, ge=1, description="runs that a worker holds at once")
+    lease_s: float = Field(8.0, gt=0.2, le=300, description="a worker's right to a run, renewed every third of it")
+    poll_s: float = Field(2.0, gt=0, description="the slow poll behind the doorbell")
+    sweep_s: float = Field(20.0, gt=0, description="how often some worker looks for orphaned runs")
+    loop_stall_max_s: float = Field(30.0, gt=0, description="an event loop stuck for longer loses its runs")
+    drain_grace_s: float = Field(10.0, ge=0, description="text that streams at SIGTERM may go on for this long")
+    pending_max_bytes: int = Field(
+        4 * 2**20, gt=0, description="events of a run that wait for Redis before the model is held back"
+    )
+
+    # Gateway
+    body_max_bytes: int = Field(2**20, gt=0, description="a request's body")
+    streams_max: int = Field(20000, ge=1, description="streams that one gateway process holds open")
+    stream_buffer_max_bytes: int = Field(
+        256 * 2**10, gt=0, description="live bytes kept for a slow client before it reads the log instead"
+    )
+    page_max_events: int = Field(500, ge=1, le=10000, description="events read from the log at once")
+    ping_s: float = Field(10.0, gt=0, description="a comment on an idle stream this often")
+    sse_retry_ms: int = Field(1000, ge=0, description="how soon a browser that lost its stream asks again")
+    drain_spread_s: float = Field(3.0, ge=0, description="a gateway that shuts down ends its streams over this long")
+    drain_delay_s: float = Field(0.0, ge=0, description="readyz fails for this long before a gateway stops listening")
+
+    # All
+    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+    data_dir: Path = Field(Path(".stagebus"), description="where `stagebus up` keeps the embedded Valkey's files")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_tools(cls, values: dict[str, object]) -> dict[str, object]:
+        tools = values.get("tools")
+        if isinstance(tools, str):
+            values["tools"] = tuple(part.strip() for part in tools.split(",") if part.strip())
+        return values
+
+    @model_validator(mode="after")
+    def _check_relations(self) -> Self:
+        if self.poll_s > self.lease_s:
+            raise ValueError("STAGEBUS_POLL_S must not exceed STAGEBUS_LEASE_S: the poll finds leases that ran out")
+        if self.run_timeout_s > self.run_timeout_max_s:
+            raise ValueError("STAGEBUS_RUN_TIMEOUT_S must not exceed STAGEBUS_RUN_TIMEOUT_MAX_S")
+        if self.live_ttl_s < self.queue_wait_max_s + self.run_timeout_max_s:
+            raise ValueError(
+                "STAGEBUS_LIVE_TTL_S must exceed STAGEBUS_QUEUE_WAIT_MAX_S and STAGEBUS_RUN_TIMEOUT_MAX_S "
+                "together: a run's keys must outlive its longest wait and its work"
+            )
+        return self
+
+
+def load_settings() -> Settings:
+    """The settings of this process.
+
+    Raises:
+        SystemExit: a value does not hold; the message names its variable.
+    """
+    try:
+        return Settings()
+    except ValidationError as exc:
+        lines = []
+        for error in exc.errors():
+            where = ".".join(str(part) for part in error["loc"])
+            variable = where if where.isupper() or not where else f"STAGEBUS_{where.upper()}"
+            lines.append(f"{variable}: {error['msg']}" if variable else error["msg"])
+        raise SystemExit("stagebus: bad settings\n  " + "\n  ".join(lines)) from None
