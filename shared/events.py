@@ -269,7 +269,8 @@ def json_schema() -> Json:
 
     Spec: https://json-schema.org/draft/2020-12
     """
-    shown = (*EVENTS, Gap, ModelStageResult, ToolStageResult)
+    frames: tuple[type[Event | Gap], ...] = (*EVENTS, Gap)
+    shown: tuple[type[BaseModel], ...] = (*frames, ModelStageResult, ToolStageResult)
     _, schema = TypeAdapter.json_schemas(
         [(model, "serialization", TypeAdapter(model)) for model in shown], ref_template="#/$defs/{model}"
     )
@@ -279,7 +280,7 @@ def json_schema() -> Json:
         "$id": "/schema/events.json",
         "title": "Stagebus events",
         "description": "The data of each server-sent event, by its name.",
-        "oneOf": [{"$ref": f"#/$defs/{model.__name__}"} for model in (*EVENTS, Gap)],
-        "x-events": {model.event: {"$ref": f"#/$defs/{model.__name__}"} for model in (*EVENTS, Gap)},
+        "oneOf": [{"$ref": f"#/$defs/{model.__name__}"} for model in frames],
+        "x-events": {model.event: {"$ref": f"#/$defs/{model.__name__}"} for model in frames},
         "$defs": definitions,
     }

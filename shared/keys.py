@@ -10,6 +10,7 @@
     sb:idempotency:<tenant>:<key>     string  "<run_id> <body hash>"             TTL: as its run
     sb:queue                          zset    arq's queue; score = due time, ms, or the end of the lease
     sb:bell                           list    the doorbell of waiting workers    bounded
+    sb:tools                          hash    a tool's description, JSON, by name; the workers write it
     sb:sweep                          string  who sweeps now                     TTL: sweep_s
     arq:job:<run_id>                  string  arq's job, JSON
     arq:in-progress:<run_id>          string  the lease: its holder's token      TTL: lease_s
@@ -27,6 +28,7 @@ ACTIVE: Final = "sb:active"
 QUEUE: Final = "sb:queue"
 BELL: Final = "sb:bell"
 SWEEP: Final = "sb:sweep"
+TOOLS: Final = "sb:tools"
 
 
 def run(run_id: str) -> str:

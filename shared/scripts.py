@@ -65,13 +65,26 @@ class Created(NamedTuple):
 
 
 async def create(
-    redis: Redis, run_id: str, *, tenant: str, model: str, request: bytes, event: str, data: bytes, ttl_s: float
+    redis: Redis,
+    run_id: str,
+    *,
+    tenant: str,
+    model: str,
+    request: bytes,
+    event: str,
+    data: bytes,
+    ttl_s: float,
+    idempotency: str = "",
 ) -> Created:
-    """Write the run's record and its first event, `0-1`, unless the run exists."""
+    """Write the run's record and its first event, `0-1`, unless the run exists.
+
+    Args:
+        idempotency: the Redis key of the client's Idempotency-Key, if there is one.
+    """
     answer, created_at = await _CREATE(
         redis,
         [keys.run(run_id), keys.stages(run_id), keys.stage_stream(run_id, RUN_STAGE)],
-        [RunStatus.QUEUED.value, tenant, model, request, RUN_STAGE, event, data, _ms(ttl_s)],
+        [RunStatus.QUEUED.value, tenant, model, request, RUN_STAGE, event, data, _ms(ttl_s), idempotency],
     )
     return Created(answer == b"created", int(created_at))
 
@@ -193,7 +206,7 @@ async def cancel(redis: Redis, run_id: str) -> bool:
     """
     match await _CANCEL(redis, [keys.run(run_id), keys.control(run_id)], [CANCEL_MESSAGE]):
         case [b"asked", worker]:
-            return worker != b""
+            return bool(worker)
         case _:
             raise RunEnded(run_id)
 

@@ -1,0 +1,106 @@
+"""A run's events: the merged stream or one stage's, as server-sent events or as a JSON page."""
+
+from typing import Final
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.app import gateway_of
+from gateway.stream import EventStream
+from shared import ids, log
+from shared.cursor import START, EventId, parse_cursor
+from shared.errors import InvalidRequest, RunNotFound, StageNotFound, StorageUnavailable
+from shared.log import Page
+from shared.redis import storage_errors
+from shared.runs import STAGE_IDS
+
+PAGE_LIMIT_DEFAULT: Final = 100
+PAGE_LIMIT_MAX: Final = 1000
+
+
+async def stream_run(request: Request) -> Response:
+    """GET /runs/{run_id}/events: the log after the cursor, then live.
+
+    200 text/event-stream, opening with `gap` if the cursor does not stand in the log: a
+    client never mistakes loss for silence. 204 when the run is over and the cursor at its
+    end, which tells an EventSource to stop reconnecting. A JSON page for those who accept
+    application/json.
+    Errors: bad_cursor 400, run_not_found 404.
+    """
+    return await _answer(request, None)
+
+
+async def stream_stage(request: Request) -> Response:
+    """GET /runs/{run_id}/stages/{stage_id}/events: one stage's events and the run's terminal one.
+
+    Errors: as `stream_run`, and stage_not_found 404.
+    """
+    stage_id = request.path_params["stage_id"]
+    if stage_id not in STAGE_IDS:
+        raise StageNotFound(stage_id)
+    return await _answer(request, stage_id)
+
+
+async def _answer(request: Request, stage_id: str | None) -> Response:
+    run_id = request.path_params["run_id"]
+    if not ids.is_run_id(run_id):
+        raise RunNotFound(run_id)
+    # The header wins: an EventSource repeats the URL that it was made with.
+    cursor = parse_cursor(request.headers.get("last-event-id") or request.query_params.get("last_event_id"))
+    if _wants_json(request):
+        return await _answer_page(request, run_id, stage_id, cursor)
+    gateway = gateway_of(request)
+    if await _is_at_end(request, run_id, cursor):
+        return Response(status_code=204)
+    return EventStream(gateway.hub, run_id, cursor, retry_ms=gateway.settings.sse_retry_ms, stage_id=stage_id)
+
+
+async def _is_at_end(request: Request, run_id: str, cursor: EventId) -> bool:
+    """Whether there is nothing left to stream, ever."""
+    try:
+        with storage_errors():
+            head = await log.read_head(gateway_of(request).redis, run_id)
+    except StorageUnavailable:
+        # A passing trouble answers 200 and waits: any other status would end the
+        # browser's EventSource for good.
+        return False
+    return head.is_ended and cursor == head.last_id
+
+
+def _wants_json(request: Request) -> bool:
+    accept = request.headers.get("accept", "")
+    return "application/json" in accept and "text/event-stream" not in accept
+
+
+async def _answer_page(request: Request, run_id: str, stage_id: str | None, cursor: EventId) -> Response:
+    with storage_errors():
+        page = await log.read_page(gateway_of(request).redis, run_id, cursor, _limit(request), stage_id=stage_id)
+    return Response(_encode_page(page, cursor), media_type="application/json")
+
+
+def _limit(request: Request) -> int:
+    text = request.query_params.get("limit", str(PAGE_LIMIT_DEFAULT))
+    if not text.isdecimal() or not text.isascii() or not 1 <= int(text[:9]) <= PAGE_LIMIT_MAX:
+        raise InvalidRequest(
+            f"limit is a number from 1 to {PAGE_LIMIT_MAX}",
+            [{"field": "limit", "message": f"a number from 1 to {PAGE_LIMIT_MAX}"}],
+        )
+    return int(text)
+
+
+def _encode_page(page: Page, cursor: EventId) -> bytes:
+    gap = page.lost and {name: str(event_id) for name, event_id in page.lost._asdict().items()}
+    last_id = page.events[-1].id.decode() if page.events else str(cursor if cursor != START else "0")
+    return orjson.dumps(
+        {
+            "events": [
+                {"id": event.id.decode(), "event": event.event.decode(), "data": orjson.Fragment(event.data)}
+                for event in page.events
+            ],
+            "last_event_id": last_id,
+            "has_more": not page.is_last,
+            "is_ended": page.is_last and page.is_ended,
+            **({"gap": gap} if gap else {}),
+        }
+    )

@@ -1,0 +1,228 @@
+"""All open streams of this process over one pub/sub connection.
+
+    live channel ──▶ hub ──▶ subscription ──▶ stream ──▶ client
+    log ─────────────────────────▲ pages, where a client is behind
+
+A stream subscribes first and reads the log second. An event appended between the two
+then comes twice and its position drops the second copy; in the other order it would
+never come.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Final
+
+from redis.asyncio import Redis
+
+from gateway.subscription import Subscription, View
+from shared import keys, live, log
+from shared.cursor import EventId
+from shared.pubsub import Channels
+from shared.redis import REDIS_AWAY
+from shared.settings import Settings
+from shared.sse import PING
+
+logger = logging.getLogger(__name__)
+
+TICK_S: Final = 0.5
+AWAY_BACKOFF_S: Final = (0.2, 1.0)  # spread, so that thousands of streams do not ask at once
+
+
+class Stream:
+    """One open stream: its subscription and what wakes the task that sends it."""
+
+    def __init__(self, run_id: str, stage_id: str | None, subscription: Subscription) -> None:
+        self.run_id = run_id
+        self.stage_id = stage_id
+        self.subscription = subscription
+        self.is_closed = False
+        self.quiet_since = asyncio.get_running_loop().time()
+        self.ping_due = False
+        self._waiting: asyncio.Future[None] | None = None
+
+    def wake(self) -> None:
+        """Something is to be done: go round."""
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    def close(self) -> None:
+        """End the stream after what it is sending; the client comes back to another gateway."""
+        self.is_closed = True
+        self.wake()
+
+    async def wait(self) -> None:
+        """Sleep until there is something to do."""
+        if self.subscription.is_ready or self.is_closed or self.ping_due:
+            return
+        self._waiting = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiting
+        finally:
+            self._waiting = None
+
+
+class Hub:
+    """Receives the live events of every run that a client here watches, and hands them out."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        self._redis = redis
+        self._settings = settings
+        self._streams: dict[str, set[Stream]] = {}
+        self._channels = Channels(redis, self._catch_up_all)
+        self._ticker: asyncio.Task[None] | None = None
+        self.is_draining = False
+        self.open_streams = 0
+        self.bytes_relayed = 0
+        self.events_relayed = 0
+
+    async def start(self) -> None:
+        """Open the pub/sub connection and start the clock of pings."""
+        await self._channels.start()
+        self._ticker = asyncio.create_task(self._tick())
+
+    async def stop(self) -> None:
+        """Close what `start` opened; open streams end at once."""
+        self._close_streams(list(self._all_streams()))
+        if self._ticker is not None:
+            self._ticker.cancel()
+        await self._channels.stop()
+
+    def begin_drain(self) -> None:
+        """From now on this process says that it is not ready."""
+        self.is_draining = True
+
+    async def drain(self) -> None:
+        """End the open streams, spread over `drain_spread_s`, so that clients do not come back all at once."""
+        self.begin_drain()
+        rounds = max(1, round(self._settings.drain_spread_s / TICK_S))
+        for remaining in range(rounds, 0, -1):
+            streams = list(self._all_streams())
+            self._close_streams(streams[: -(-len(streams) // remaining)])
+            if remaining > 1 and self.open_streams:
+                await asyncio.sleep(TICK_S)
+
+    @asynccontextmanager
+    async def open(
+        self, run_id: str, cursor: EventId, view: View, stage_id: str | None = None
+    ) -> AsyncIterator[Stream]:
+        """A stream of the run from the cursor on; subscribed before it yields."""
+        stream = Stream(run_id, stage_id, Subscription(cursor, view, self._settings.stream_buffer_max_bytes))
+        self.open_streams += 1
+        streams = self._streams.setdefault(run_id, set())
+        streams.add(stream)
+        try:
+            yield stream
+        finally:
+            self.open_streams -= 1
+            streams.discard(stream)
+            if not streams and self._streams.get(run_id) is streams:
+                del self._streams[run_id]
+                await self._channels.unsubscribe(keys.live(run_id))
+
+    async def relay(self, stream: Stream, send: Callable[[bytes], Awaitable[None]]) -> None:
+        """Send the stream's events until the run ends or the stream is closed.
+
+        Redis being away costs a wait with pings, never the stream: any status but 200
+        would make a browser give up for good.
+        """
+        await self._subscribe(stream, send)
+        subscription = stream.subscription
+        while not stream.is_closed:
+            data = subscription.take()
+            if data:
+                await self._send(stream, send, data)
+            elif subscription.is_live and subscription.is_ended:
+                return
+            elif not subscription.is_live:
+                await self._read_page(stream, send)
+            else:
+                await stream.wait()
+                await self._send_ping(stream, send)
+
+    async def _subscribe(self, stream: Stream, send: Callable[[bytes], Awaitable[None]]) -> None:
+        # The first stream of a run subscribes its channel; a later one may come before that
+        # is confirmed, so each asks: a second SUBSCRIBE is answered like the first.
+        streams = self._streams[stream.run_id]
+        asked = asyncio.ensure_future(
+            self._channels.subscribe(keys.live(stream.run_id), partial(self._deliver, streams))
+        )
+        asked.add_done_callback(lambda _: stream.wake())
+        try:
+            while not asked.done() and not stream.is_closed:
+                await asyncio.wait([asked], timeout=TICK_S)
+                await self._send_ping(stream, send)
+        finally:
+            asked.cancel()
+
+    async def _read_page(self, stream: Stream, send: Callable[[bytes], Awaitable[None]]) -> None:
+        subscription = stream.subscription
+        try:
+            page = await log.read_page(
+                self._redis,
+                stream.run_id,
+                subscription.position,
+                self._settings.page_max_events,
+                stage_id=stream.stage_id,
+                is_checked=subscription.is_checked,
+            )
+        except REDIS_AWAY:
+            await asyncio.sleep(random.uniform(*AWAY_BACKOFF_S))  # noqa: S311 - jitter
+            await self._send_ping(stream, send)
+            return
+        self.events_relayed += len(page.events)
+        subscription.read(page)
+
+    async def _send(self, stream: Stream, send: Callable[[bytes], Awaitable[None]], data: bytes) -> None:
+        stream.quiet_since = asyncio.get_running_loop().time()
+        stream.ping_due = False
+        self.bytes_relayed += len(data)
+        await send(data)
+
+    async def _send_ping(self, stream: Stream, send: Callable[[bytes], Awaitable[None]]) -> None:
+        if stream.ping_due:
+            await self._send(stream, send, PING)
+
+    def _deliver(self, streams: set[Stream], message: bytes) -> None:
+        batch = live.decode(message)
+        events = sum(count for _, count in batch.stages)
+        for stream in streams:
+            stream.subscription.deliver(batch)
+            self.events_relayed += events
+            stream.wake()
+
+    def _catch_up_all(self) -> None:
+        """Messages may have been missed: every stream looks into the log."""
+        for stream in self._all_streams():
+            stream.subscription.fall_behind()
+            stream.wake()
+
+    async def _tick(self) -> None:
+        """Give quiet streams a ping, and look whether their runs are quiet, too."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = asyncio.get_running_loop().time()
+            quiet = [s for s in self._all_streams() if now - s.quiet_since >= self._settings.ping_s and not s.ping_due]
+            try:
+                await self._compare(quiet)
+            except REDIS_AWAY:
+                logger.debug("Redis is away; quiet streams are not compared")
+            for stream in quiet:
+                stream.ping_due = True
+                stream.wake()
+
+    async def _compare(self, quiet: list[Stream]) -> None:
+        last_ids = await log.read_last_ids(self._redis, [stream.run_id for stream in quiet])
+        for stream, last_id in zip(quiet, last_ids, strict=True):
+            if stream.subscription.is_live and last_id != stream.subscription.position:
+                stream.subscription.fall_behind()
+
+    def _all_streams(self) -> list[Stream]:
+        return [stream for streams in self._streams.values() for stream in streams]
+
+    def _close_streams(self, streams: list[Stream]) -> None:
+        for stream in streams:
+            stream.close()

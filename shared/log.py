@@ -1,0 +1,181 @@
+"""Reading a run's log: pages of it, merged over the stages, after a cursor.
+
+A page over several streams is one picture: the run's last id is taken first and bounds
+every range, and is the reader's new position.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+from redis.asyncio import Redis
+
+from shared import keys, sse
+from shared.cursor import START, EventId, parse_id
+from shared.errors import RunNotFound
+from shared.events import TERMINAL_NAMES
+from shared.runs import RUN_STAGE
+
+# More than a tools stage can have: each of its calls gives three events and some progress.
+STAGE_EVENTS_MAX: Final = 100_000
+
+_TERMINAL: Final = frozenset(name.encode() for name in TERMINAL_NAMES)
+
+
+class StoredEvent(NamedTuple):
+    """One entry as Redis keeps it; `data` is a line of JSON."""
+
+    id: bytes
+    stage_id: str
+    event: bytes
+    data: bytes
+
+    @property
+    def event_id(self) -> EventId:
+        """The id, parsed."""
+        return parse_id(self.id.decode())
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the run ends with it."""
+        return self.event in _TERMINAL
+
+
+class Lost(NamedTuple):
+    """A cursor that does not stand in the log, and what the log has."""
+
+    requested: EventId
+    earliest: EventId
+    latest: EventId
+
+
+class Page(NamedTuple):
+    """A part of the log in order.
+
+    `position` is where the reader stands after it; `is_last` says that this was the log's
+    end when the page was read; `lost` is set where the cursor did not stand in the log
+    and the page starts at the log's earliest event instead.
+    """
+
+    events: list[StoredEvent]
+    position: EventId
+    is_last: bool
+    is_ended: bool
+    lost: Lost | None = None
+
+    def frames(self) -> bytes:
+        """The page as SSE bytes."""
+        return b"".join([sse.encode(id_, event, data) for id_, _, event, data in self.events])
+
+
+class Head(NamedTuple):
+    """Where a run's log ends, whether for good, and its stages in order."""
+
+    last_id: EventId
+    is_ended: bool
+    stage_ids: list[str]
+
+
+async def read_head(redis: Redis, run_id: str) -> Head:
+    """The end of the log.
+
+    Raises:
+        RunNotFound: no such run.
+    """
+    async with redis.pipeline(transaction=True) as pipe:
+        pipe.hmget(keys.run(run_id), ["last_id", "finished_at"])
+        pipe.lrange(keys.stages(run_id), 0, -1)
+        (last_id, finished_at), stage_ids = await pipe.execute()
+    if last_id is None:
+        raise RunNotFound(run_id)
+    return Head(parse_id(last_id.decode()), bool(finished_at), [stage_id.decode() for stage_id in stage_ids])
+
+
+async def read_last_ids(redis: Redis, run_ids: Sequence[str]) -> list[EventId | None]:
+    """Where several logs end, in one round trip; None for a run that is gone."""
+    async with redis.pipeline(transaction=False) as pipe:
+        for run_id in run_ids:
+            pipe.hget(keys.run(run_id), "last_id")
+        return [last_id and parse_id(last_id.decode()) for last_id in await pipe.execute()]
+
+
+async def read_page(
+    redis: Redis, run_id: str, after: EventId, limit: int, *, stage_id: str | None = None, is_checked: bool = False
+) -> Page:
+    """The next page of the log, or of one stage's part of it.
+
+    Args:
+        after: the cursor; one that does not stand in the log gives a page from the start with `lost`.
+        limit: events of each stream at the most.
+        stage_id: only this stage's events, and the run's terminal one.
+        is_checked: the cursor is known to stand, being the position of the page before.
+
+    Raises:
+        RunNotFound: no such run.
+    """
+    head = await read_head(redis, run_id)
+    lost = None
+    if after != START and not is_checked and after != head.last_id and not await _stands(redis, run_id, head, after):
+        lost = Lost(after, await _read_earliest(redis, run_id, head), head.last_id)
+        after = START
+    stage_ids = head.stage_ids if stage_id is None else [s for s in (stage_id, RUN_STAGE) if s in head.stage_ids]
+    replies = await _read_ranges(redis, run_id, stage_ids, f"({after}", str(head.last_id), limit)
+    events, bound = _merge(stage_ids, replies, limit)
+    if stage_id not in (None, RUN_STAGE):
+        events = [event for event in events if event.stage_id == stage_id or event.is_terminal]
+    return Page(events, bound or head.last_id, is_last=bound is None, is_ended=head.is_ended, lost=lost)
+
+
+async def read_stage(redis: Redis, run_id: str, stage_id: str) -> list[StoredEvent]:
+    """A stage's whole stream; for stages of a bounded number of events."""
+    (reply,) = await _read_ranges(redis, run_id, [stage_id], "-", "+", STAGE_EVENTS_MAX)
+    return _decode(stage_id, reply)
+
+
+async def read_stage_ends(redis: Redis, run_id: str, stage_ids: Sequence[str]) -> list[tuple[StoredEvent, StoredEvent]]:
+    """The first and the last event of each stage; stages without one are an error of the caller."""
+    async with redis.pipeline(transaction=False) as pipe:
+        for stage_id in stage_ids:
+            key = keys.stage_stream(run_id, stage_id)
+            pipe.execute_command("XRANGE", key, "-", "+", "COUNT", 1)
+            pipe.execute_command("XREVRANGE", key, "+", "-", "COUNT", 1)
+        replies = await pipe.execute()
+    ends = [_decode(stage_id, replies[2 * i] + replies[2 * i + 1]) for i, stage_id in enumerate(stage_ids)]
+    return [(first, last) for first, last in ends]
+
+
+async def _read_ranges(
+    redis: Redis, run_id: str, stage_ids: Iterable[str], low: str, high: str, limit: int
+) -> list[list[Any]]:
+    async with redis.pipeline(transaction=False) as pipe:
+        for stage_id in stage_ids:
+            pipe.execute_command("XRANGE", keys.stage_stream(run_id, stage_id), low, high, "COUNT", limit)
+        replies: list[list[Any]] = await pipe.execute()
+    return replies
+
+
+async def _stands(redis: Redis, run_id: str, head: Head, cursor: EventId) -> bool:
+    return any(await _read_ranges(redis, run_id, head.stage_ids, str(cursor), str(cursor), 1))
+
+
+async def _read_earliest(redis: Redis, run_id: str, head: Head) -> EventId:
+    firsts = await _read_ranges(redis, run_id, head.stage_ids, "-", "+", 1)
+    return min((parse_id(first[0][0].decode()) for first in firsts if first), default=head.last_id)
+
+
+def _decode(stage_id: str, reply: list[Any]) -> list[StoredEvent]:
+    return [StoredEvent(id_, stage_id, fields[1], fields[3]) for id_, fields in reply]
+
+
+def _merge(
+    stage_ids: Sequence[str], replies: Sequence[list[Any]], limit: int
+) -> tuple[list[StoredEvent], EventId | None]:
+    """The streams' ranges as one; the second value is set where the page ends before the log does."""
+    # A range that came back full may go on; past its last id the other streams' events must wait.
+    bounds = [parse_id(reply[-1][0].decode()) for reply in replies if len(reply) == limit]
+    bound = min(bounds, default=None)
+    parts = [_decode(stage_id, reply) for stage_id, reply in zip(stage_ids, replies, strict=True) if reply]
+    if len(parts) == 1:
+        return parts[0], bound
+    keyed = [(event.event_id, event) for part in parts for event in part]
+    keyed.sort(key=lambda pair: pair[0])
+    return [event for event_id, event in keyed if bound is None or event_id <= bound], bound

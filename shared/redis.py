@@ -1,0 +1,95 @@
+"""Connections to Redis, and whether the server is fit for Stagebus."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from redis.asyncio import BlockingConnectionPool, Connection, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import OutOfMemoryError, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from shared.errors import StorageFull, StorageUnavailable, StorageUnfit
+from shared.settings import Settings
+
+VERSION_MIN: Final = (6, 2)
+POLICY: Final = "noeviction"
+
+# What a caller may wait out: the server is away, or loading, or full.
+REDIS_AWAY: Final = (RedisError, OSError)
+
+
+def connect(settings: Settings) -> Redis:
+    """A client with its own pool; nothing is opened before the first command.
+
+    A command whose pooled connection turns out dead is sent once more on a fresh one,
+    which is safe as all our writes are safe to repeat.
+    """
+    pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
+        settings.redis_url.get_secret_value(),
+        max_connections=settings.redis_connections_max,
+        timeout=settings.redis_timeout_s,
+        socket_timeout=settings.redis_timeout_s,
+        socket_connect_timeout=settings.redis_timeout_s,
+        socket_keepalive=True,
+        retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+    )
+    redis = Redis(connection_pool=pool)
+    # Entries stay as the parser gives them: redis-py's dict for each would double the cost of a replay.
+    for command in ("XRANGE", "XREVRANGE"):
+        redis.response_callbacks.pop(command, None)
+    return redis
+
+
+def open_connection(redis: Redis) -> Connection:
+    """One connection outside the pool, for pub/sub and blocking pops; the caller connects and closes it."""
+    connection: Connection = redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+    return connection
+
+
+async def close(redis: Redis) -> None:
+    """Close the client and every connection of its pool."""
+    await redis.aclose(close_connection_pool=True)
+
+
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """Translate Redis's errors into ours.
+
+    Raises:
+        StorageFull: the server is at its maxmemory.
+        StorageUnavailable: it does not answer, or not as it should.
+    """
+    try:
+        yield
+    except OutOfMemoryError as exc:
+        raise StorageFull from exc
+    except REDIS_AWAY as exc:
+        raise StorageUnavailable from exc
+
+
+async def check_server(redis: Redis) -> None:
+    """Look whether the server may carry runs.
+
+    Raises:
+        StorageUnfit: unreachable, older than 6.2, or set to evict keys; the message says what to do.
+    """
+    try:
+        server, memory = await redis.info("server"), await redis.info("memory")
+    except (RedisConnectionError, RedisTimeoutError, OSError) as exc:
+        raise StorageUnfit(
+            "Redis is unreachable: start it or set STAGEBUS_REDIS_URL; `stagebus up` without it brings its own"
+        ) from exc
+    except RedisError as exc:
+        raise StorageUnfit(f"Redis does not let us in ({exc}); look at STAGEBUS_REDIS_URL") from exc
+    version = str(server.get("redis_version", "0"))
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < VERSION_MIN:
+        raise StorageUnfit(f"Redis {version} is too old: 6.2 or newer, or Valkey, is needed")
+    policy = memory.get("maxmemory_policy", POLICY)
+    if policy != POLICY:
+        raise StorageUnfit(
+            f"Redis evicts keys (maxmemory-policy {policy}), so runs would vanish: CONFIG SET maxmemory-policy {POLICY}"
+        )

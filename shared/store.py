@@ -1,0 +1,221 @@
+"""Runs as a whole: made, looked up, listed, asked to cancel, and ended where no worker holds them."""
+
+import hashlib
+from typing import Any, NamedTuple
+
+import orjson
+from redis.asyncio import Redis
+
+from shared import ids, keys, live, log, queue, scripts, sse
+from shared.cursor import EventId
+from shared.errors import IdempotencyConflict, RunEnded, RunNotFound
+from shared.events import Cancel, Error, Event, RunQueued, StageCompleted, Usage
+from shared.log import StoredEvent
+from shared.runs import RUN_STAGE, TOOLS, Run, RunStatus, decode_run
+from shared.settings import Settings
+
+
+async def create_run(
+    redis: Redis,
+    settings: Settings,
+    *,
+    tenant: str,
+    model: str,
+    request: dict[str, Any],
+    idempotency_key: str | None = None,
+) -> str:
+    """Make a run and put it into the queue; every step is safe to repeat under the same id.
+
+    The order is idempotency key, `sb:active`, record, job, bell. Whoever dies on the way
+    leaves what the same POST completes, or what the sweep queues or forgets.
+
+    Returns:
+        The run's id; that of the first call where the key was used before.
+
+    Raises:
+        IdempotencyConflict: the key made a run from another request.
+    """
+    body = orjson.dumps(request, option=orjson.OPT_SORT_KEYS)
+    run_id = ids.new_run_id()
+    reserved = "" if idempotency_key is None else keys.idempotency(tenant, idempotency_key)
+    if reserved:
+        run_id = await _reserve(redis, settings, reserved, run_id, body)
+    async with redis.pipeline(transaction=False) as pipe:
+        pipe.zadd(keys.ACTIVE, {run_id: ids.created_ms(run_id)})
+        pipe.zadd(keys.runs(tenant), {run_id: ids.created_ms(run_id)})
+        await pipe.execute()
+    queued = RunQueued(run_id=run_id, model=model)
+    created = await scripts.create(
+        redis, run_id, tenant=tenant, model=model, request=body, event=queued.event, data=queued.data(),
+        idempotency=reserved, ttl_s=settings.live_ttl_s,
+    )  # fmt: skip
+    run = None if created.is_new else await get_run(redis, run_id)
+    if run is None or run.status is RunStatus.QUEUED:
+        await queue.enqueue(redis, run_id, created.created_at, settings.live_ttl_s)
+    elif run.is_terminal:
+        await settle(redis, settings, run_id)
+    return run_id
+
+
+async def _reserve(redis: Redis, settings: Settings, key: str, run_id: str, body: bytes) -> str:
+    """Bind the key to a run id, or find the one that it is bound to."""
+    digest = hashlib.sha256(body).hexdigest()
+    ttl_ms = round(settings.live_ttl_s * 1000)
+    if await redis.set(key, f"{run_id} {digest}", nx=True, px=ttl_ms):
+        return run_id
+    held = await redis.get(key)
+    if held is None:  # it expired between the two commands
+        return await _reserve(redis, settings, key, run_id, body)
+    held_id, held_digest = held.decode().split(" ")
+    if held_digest != digest:
+        raise IdempotencyConflict
+    return str(held_id)
+
+
+async def get_run(redis: Redis, run_id: str) -> Run:
+    """A run's record.
+
+    Raises:
+        RunNotFound: no such run.
+    """
+    run = decode_run(run_id, await redis.hgetall(keys.run(run_id))) if ids.is_run_id(run_id) else None  # type: ignore[misc]
+    if run is None:
+        raise RunNotFound(run_id)
+    return run
+
+
+class RunPage(NamedTuple):
+    """Runs newest first, and the id after which the next page goes on."""
+
+    runs: list[Run]
+    next_id: str | None
+
+
+async def list_runs(redis: Redis, tenant: str, limit: int, before_id: str | None = None) -> RunPage:
+    """A tenant's runs, newest first, older than `before_id`."""
+    # Ids sort by time as scores do, so the run at the cursor is found by its score even when it is gone.
+    high = "+inf" if before_id is None else str(ids.created_ms(before_id))
+    found: list[Run] = []
+    offset = 0
+    while len(found) <= limit:
+        run_ids = await redis.zrevrangebyscore(keys.runs(tenant), high, "-inf", start=offset, num=limit + 1)
+        if not run_ids:
+            break
+        offset += len(run_ids)
+        names = [run_id.decode() for run_id in run_ids]
+        async with redis.pipeline(transaction=False) as pipe:
+            for name in names:
+                pipe.hgetall(keys.run(name))
+            records = await pipe.execute()
+        runs = (decode_run(name, record) for name, record in zip(names, records, strict=True))
+        found += [run for run in runs if run and (before_id is None or run.run_id < before_id)]
+    page = found[:limit]
+    return RunPage(page, page[-1].run_id if len(found) > limit else None)
+
+
+class StageView(NamedTuple):
+    """One stage of a run for those who look at it; the outcome is None until it is complete."""
+
+    stage_id: str
+    first_id: EventId
+    completed: StageCompleted | None
+
+
+async def read_stages(redis: Redis, run_id: str) -> list[StageView]:
+    """The stages that the run began, in order, without the journal."""
+    head = await log.read_head(redis, run_id)
+    stage_ids = [stage_id for stage_id in head.stage_ids if stage_id != RUN_STAGE]
+    ends = await log.read_stage_ends(redis, run_id, stage_ids)
+    return [
+        StageView(stage_id, first.event_id, _as_completed(last))
+        for stage_id, (first, last) in zip(stage_ids, ends, strict=True)
+    ]
+
+
+def _as_completed(event: StoredEvent) -> StageCompleted | None:
+    if event.event != StageCompleted.event.encode():
+        return None
+    return StageCompleted.model_validate_json(event.data)
+
+
+def answer_text(stages: list[StageView]) -> str | None:
+    """The run's text: what the last model stage wrote; None before one is complete."""
+    for stage in reversed(stages):
+        if stage.completed is not None and not stage.stage_id.startswith(TOOLS):
+            return str(stage.completed.result.get("text", ""))
+    return None
+
+
+async def cancel_run(redis: Redis, settings: Settings, run_id: str) -> None:
+    """Cancel a run in whatever state; a run that has ended stays as it is.
+
+    Where a worker holds it, that one ends it; where none does, this call does.
+
+    Raises:
+        RunNotFound: no such run.
+    """
+    await get_run(redis, run_id)
+    try:
+        if not await scripts.cancel(redis, run_id):
+            await end_unheld(redis, settings, run_id, Cancel())
+    except RunEnded:
+        return
+
+
+async def end_unheld(redis: Redis, settings: Settings, run_id: str, event: Event) -> bool:
+    """End a run that no worker holds: claim it, then append its terminal event.
+
+    Returns:
+        False where a worker holds it, which ends it by itself.
+
+    Raises:
+        RunEnded: it has ended already.
+    """
+    claim = await scripts.claim(redis, run_id, "", only_unheld=True)
+    if claim is None:
+        return False
+    await end_claimed(redis, settings, run_id, claim.attempt, claim.last_id, event)
+    return True
+
+
+def end_of(event: Event, settings: Settings, usage: Usage | None = None) -> scripts.RunEnd:
+    """What a terminal event sets in the record."""
+    usage_json = orjson.dumps(usage.model_dump()) if usage else b""
+    match event:
+        case Error(error=text, code=code):
+            error = orjson.dumps({"error": text, "code": code})
+            return scripts.RunEnd(RunStatus.FAILED, settings.retention_s, error, usage_json)
+        case Cancel():
+            return scripts.RunEnd(RunStatus.CANCELLED, settings.retention_s, usage=usage_json)
+        case _:
+            return scripts.RunEnd(RunStatus.SUCCEEDED, settings.retention_s, usage=usage_json)
+
+
+async def end_claimed(
+    redis: Redis, settings: Settings, run_id: str, attempt: int, before: EventId, event: Event
+) -> None:
+    """Append a terminal event as the owner of `attempt`, and drop the run from what is active."""
+    data = event.data()
+    last = EventId(attempt, before.sequence + 1)
+    frame = sse.encode(str(last).encode(), event.event.encode(), data)
+    head = await log.read_head(redis, run_id)
+    await scripts.append(
+        redis,
+        run_id,
+        attempt=attempt,
+        before=before,
+        entries=[scripts.LogEntry(RUN_STAGE, event.event, data)],
+        message=live.encode(before, last, [RUN_STAGE], [frame], is_end=True),
+        ttl_s=settings.live_ttl_s,
+        end=end_of(event, settings),
+        stage_ids=head.stage_ids,
+    )
+    await settle(redis, settings, run_id)
+
+
+async def settle(redis: Redis, settings: Settings, run_id: str) -> None:
+    """Tidy up after a run's end: out of what the sweep looks through; its idempotency key lives as long as it."""
+    await redis.zrem(keys.ACTIVE, run_id)
+    reserved = await redis.hget(keys.run(run_id), "idempotency")  # type: ignore[misc]
+    if reserved:
+        await redis.expire(reserved, round(settings.retention_s))
