@@ -208,6 +208,17 @@ class RunTimeout(RunFailed):
         super().__init__(f"the run did not end within its timeout_s of {limit_s:g} s")
 
 
+class UnknownTools(RunFailed):
+    """The request names tools that this worker does not have."""
+
+    code = "unknown_tools"
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__(
+            f"no such tools: {', '.join(name[:64] for name in names)}; GET /tools lists those that there are"
+        )
+
+
 class AttemptsExhausted(RunFailed):
     """The run's workers died too often."""
 

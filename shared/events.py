@@ -122,14 +122,13 @@ class StageRestarted(Event):
     """An unfinished stage is done again; the first event of its new go.
 
     Every event of this stage from sequence `discard_from` on that came before this one
-    is void. A stage that resumes from checkpoints voids nothing: `discard_from` is then
-    this event's own sequence.
+    is void; its `stage_started` still holds. A stage that resumes from checkpoints voids
+    nothing: `discard_from` is then this event's own sequence.
     """
 
     event: ClassVar[str] = "stage_restarted"
     attempt: int
     discard_from: int
-    chunk: ChunkTemplate | None = None
 
 
 class ToolCompletionChunk(Event):

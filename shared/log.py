@@ -178,4 +178,7 @@ def _merge(
         return parts[0], bound
     keyed = [(event.event_id, event) for part in parts for event in part]
     keyed.sort(key=lambda pair: pair[0])
-    return [event for event_id, event in keyed if bound is None or event_id <= bound], bound
+    if bound is not None or len(keyed) > limit:
+        keyed = [pair for pair in keyed if bound is None or pair[0] <= bound][:limit]
+        bound = keyed[-1][0]
+    return [event for _, event in keyed], bound

@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from shared import ids, keys, live, log, queue, scripts, sse
 from shared.cursor import EventId
-from shared.errors import IdempotencyConflict, RunEnded, RunNotFound
+from shared.errors import Fenced, IdempotencyConflict, RunEnded, RunNotFound
 from shared.events import Cancel, Error, Event, RunQueued, StageCompleted, Usage
 from shared.log import StoredEvent
 from shared.runs import RUN_STAGE, TOOLS, Run, RunStatus, decode_run
@@ -171,11 +171,13 @@ async def end_unheld(redis: Redis, settings: Settings, run_id: str, event: Event
     Raises:
         RunEnded: it has ended already.
     """
-    claim = await scripts.claim(redis, run_id, "", only_unheld=True)
-    if claim is None:
-        return False
-    await end_claimed(redis, settings, run_id, claim.attempt, claim.last_id, event)
-    return True
+    try:
+        while (claim := await scripts.claim(redis, run_id, "", only_unheld=True)) is not None:
+            if await end_claimed(redis, settings, run_id, claim.attempt, claim.last_id, event):
+                return True
+    except Fenced:
+        pass  # a worker claimed it after us, and sees what is stored
+    return False
 
 
 def end_of(event: Event, settings: Settings, usage: Usage | None = None) -> scripts.RunEnd:
@@ -193,13 +195,13 @@ def end_of(event: Event, settings: Settings, usage: Usage | None = None) -> scri
 
 async def end_claimed(
     redis: Redis, settings: Settings, run_id: str, attempt: int, before: EventId, event: Event
-) -> None:
-    """Append a terminal event as the owner of `attempt`, and drop the run from what is active."""
+) -> bool:
+    """Append a terminal event as the owner of `attempt`; False where the log lost its tail meanwhile."""
     data = event.data()
     last = EventId(attempt, before.sequence + 1)
     frame = sse.encode(str(last).encode(), event.event.encode(), data)
     head = await log.read_head(redis, run_id)
-    await scripts.append(
+    appended = await scripts.append(
         redis,
         run_id,
         attempt=attempt,
@@ -210,7 +212,10 @@ async def end_claimed(
         end=end_of(event, settings),
         stage_ids=head.stage_ids,
     )
+    if appended.is_behind:
+        return False
     await settle(redis, settings, run_id)
+    return True
 
 
 async def settle(redis: Redis, settings: Settings, run_id: str) -> None:

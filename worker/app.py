@@ -1,0 +1,92 @@
+"""The worker process: everything built from the settings, started, drained and stopped."""
+
+import asyncio
+import logging
+import os
+import socket
+from typing import Final
+
+from redis.asyncio import Redis
+
+from shared import catalog, queue
+from shared import redis as redis_connections
+from shared.pubsub import Channels
+from shared.redis import check_server
+from shared.settings import Settings
+from worker.lease import LeaseKeeper
+from worker.model.client import Model
+from worker.queue import LeasedWorker
+from worker.runner import Runner
+from worker.sweep import sweep_forever
+from worker.tools.registry import ToolRegistry
+
+logger = logging.getLogger(__name__)
+
+# After the grace: what flushing the last events may take before the process ends anyway.
+FLUSH_S: Final = 5.0
+
+
+class WorkerApp:
+    """One worker: a runner, its lease keeper and the queue's loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Build everything; nothing is opened yet. Call in the event loop that runs it."""
+        self._settings = settings
+        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self._redis: Redis = redis_connections.connect(settings)
+        self._tools = ToolRegistry.from_settings(settings)
+        self._model = Model(settings)
+        self._keeper = LeaseKeeper(settings)
+        self._channels = Channels(self._redis, on_reconnected=lambda: None)
+        self._runner = Runner(
+            self._redis,
+            settings,
+            worker=self.name,
+            model=self._model,
+            tools=self._tools,
+            keeper=self._keeper,
+            channels=self._channels,
+        )
+
+    async def run(self) -> None:
+        """Work until SIGTERM or SIGINT, then give back what is held.
+
+        Raises:
+            StorageUnfit: Redis cannot carry runs; the message says what to do.
+        """
+        await check_server(self._redis)
+        await catalog.publish_tools(self._redis, self._tools.describe())
+        await self._channels.start()
+        self._keeper.start()
+        worker = LeasedWorker(
+            queue.job_client(self._redis),
+            self._settings,
+            run=self._runner.run,
+            renew_now=self._keeper.renew_now,
+            on_drain=self._drain,
+        )
+        sweeping = asyncio.create_task(sweep_forever(self._redis, self._settings, self.name))
+        logger.info("worker %s is ready for %d runs", self.name, self._settings.worker_concurrency)
+        try:
+            await worker.async_run()
+        finally:
+            sweeping.cancel()
+            await asyncio.gather(sweeping, return_exceptions=True)
+            self._keeper.stop()
+            await self._channels.stop()
+            await self._model.aclose()
+            await self._tools.aclose()
+            await redis_connections.close(self._redis)
+
+    async def _drain(self) -> None:
+        """Safe points first; after the grace everything."""
+        self._runner.begin_drain()
+        loop = asyncio.get_running_loop()
+        loop.call_later(self._settings.drain_grace_s, self._runner.give_back_now)
+        loop.call_later(self._settings.drain_grace_s + FLUSH_S, _give_up)
+
+
+def _give_up() -> None:
+    """Redis takes no last events: what is held moves on as its lease runs out."""
+    logger.error("the drain took too long; held runs move on when their leases run out")
+    os._exit(1)

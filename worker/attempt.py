@@ -1,0 +1,97 @@
+"""One attempt at a run: the task that works, and what may stop it from outside."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from enum import StrEnum
+from typing import Any, Final
+
+from shared.errors import Fenced, StagebusError
+from shared.scripts import Renewed
+from worker.producer import Producer
+
+logger = logging.getLogger(__name__)
+
+# A tool that does not heed its cancellation is left behind after this; its result is dropped.
+STOP_GRACE_S: Final = 5.0
+
+
+class Interrupt(StrEnum):
+    """Why an attempt's work was stopped from outside."""
+
+    CANCEL = "cancel"  # a client asked
+    TIMEOUT = "timeout"  # the run's own limit
+    DRAIN = "drain"  # this worker shuts down
+    FAILURE = "failure"  # nothing more may be written: fenced, ended, or the log's tail is lost
+
+
+class GivenBack(StagebusError):
+    """The work stops here, since its worker shuts down; another goes on."""
+
+    code = "given_back"
+    title = "Worker is shutting down"
+    retryable = True
+
+
+class Attempt:
+    """Brings interrupts, from wherever they come, to the one task that works."""
+
+    def __init__(self, run_id: str, number: int, producer: Producer) -> None:
+        self.run_id = run_id
+        self.number = number
+        self.producer = producer
+        self.draining = asyncio.Event()
+        self._interrupt: Interrupt | None = None
+        self._failure: StagebusError | None = None
+        self._interrupted = asyncio.Event()
+
+    async def work(self, work: Coroutine[Any, Any, None]) -> Interrupt | None:
+        """Do the work to its end or to an interrupt, which is returned.
+
+        Raises:
+            StagebusError: the work's own; or Fenced, RunEnded, TailLost: nothing more may be written.
+            GivenBack: this worker shuts down.
+        """
+        task = asyncio.create_task(work)
+        interrupted = asyncio.create_task(self._interrupted.wait())
+        try:
+            await asyncio.wait({task, interrupted}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            interrupted.cancel()
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task}, timeout=STOP_GRACE_S)
+        if self._failure is not None:
+            raise self._failure
+        if not task.done():
+            logger.error("run %s: a tool does not heed its cancellation and was left behind", self.run_id)
+        elif not task.cancelled():
+            task.result()
+            return None
+        if self._interrupt is Interrupt.DRAIN:
+            raise GivenBack("the worker shuts down")
+        return self._interrupt
+
+    def stop(self, interrupt: Interrupt) -> None:
+        """Interrupt the work; the first reason stands."""
+        self._interrupt = self._interrupt or interrupt
+        self._interrupted.set()
+
+    def cancel(self) -> None:
+        """A client asked for a cancel."""
+        self.stop(Interrupt.CANCEL)
+
+    def fail(self, failure: StagebusError) -> None:
+        """Nothing more may be written; that outweighs every other interrupt."""
+        self._failure = self._failure or failure
+        self.stop(Interrupt.FAILURE)
+
+    def lose(self) -> None:
+        """The lease could not be renewed: another attempt owns the run, or it has ended."""
+        self.fail(Fenced(self.run_id, self.number))
+
+    def renewed(self, renewed: Renewed) -> None:
+        """The lease was renewed; a cancel or a lost tail shows there while no event is on its way."""
+        if renewed.cancel:
+            self.cancel()
+        self.producer.compare(renewed.last_id)

@@ -1,0 +1,42 @@
+"""The doorbell: one blocking pop wakes one waiting worker. A slow poll stands behind it."""
+
+from typing import Final
+
+from redis.asyncio import Connection, Redis
+
+from shared import keys
+from shared.redis import open_connection
+
+# On top of the server's own time-out, before the connection counts as dead.
+REPLY_MARGIN_S: Final = 3.0
+
+
+class Doorbell:
+    """Waits on a connection of its own, since a blocking pop holds one."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._connection: Connection | None = None
+
+    async def wait(self, timeout_s: float) -> bool:
+        """Sleep until the bell rings or the time is over; whether it rang.
+
+        Raises:
+            RedisError, OSError: Redis is away.
+        """
+        connection = self._connection or open_connection(self._redis)
+        self._connection = None  # who cancels this wait leaves a reply under way: that connection is used no more
+        try:
+            await connection.connect()  # type: ignore[no-untyped-call]
+            await connection.send_command("BLPOP", keys.BELL, f"{max(timeout_s, 0.01):.3f}")
+            reply = await connection.read_response(timeout=timeout_s + REPLY_MARGIN_S)
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        self._connection = connection
+        return reply is not None
+
+    async def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            await self._connection.disconnect()

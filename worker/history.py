@@ -1,0 +1,52 @@
+"""What a run's log says of the work done so far: where a claim takes it up."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+
+from shared import log
+from shared.cursor import EventId
+from shared.events import StageCompleted, ToolCall, ToolResult
+from shared.log import StoredEvent
+from shared.runs import RUN_STAGE
+from worker.stages.tools import Checkpoints
+
+
+@dataclass(frozen=True)
+class History:
+    """The stages in order; what the complete ones hold; the first event of those that are not."""
+
+    stage_ids: list[str]
+    completed: Mapping[str, StageCompleted]
+    begun: Mapping[str, EventId]
+
+
+async def read_history(redis: Redis, run_id: str) -> History:
+    """Read the ends of every stage's stream; a complete stage's last event holds its result.
+
+    Raises:
+        RunNotFound: the run is gone.
+    """
+    head = await log.read_head(redis, run_id)
+    stage_ids = [stage_id for stage_id in head.stage_ids if stage_id != RUN_STAGE]
+    completed: dict[str, StageCompleted] = {}
+    begun: dict[str, EventId] = {}
+    for first, last in await log.read_stage_ends(redis, run_id, stage_ids):
+        if last.event == StageCompleted.event.encode():
+            completed[last.stage_id] = StageCompleted.model_validate_json(last.data)
+        else:
+            begun[first.stage_id] = first.event_id
+    return History(head.stage_ids, completed, begun)
+
+
+async def read_checkpoints(redis: Redis, run_id: str, stage_id: str) -> Checkpoints:
+    """The calls and results that a tools stage has in the log."""
+    return checkpoints_of(await log.read_stage(redis, run_id, stage_id))
+
+
+def checkpoints_of(events: list[StoredEvent]) -> Checkpoints:
+    """Calls that started and calls that have their result."""
+    started = [ToolCall.model_validate_json(e.data).call_id for e in events if e.event == ToolCall.event.encode()]
+    results = [ToolResult.model_validate_json(e.data) for e in events if e.event == ToolResult.event.encode()]
+    return Checkpoints(frozenset(started), {result.call_id: result for result in results})

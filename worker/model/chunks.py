@@ -1,0 +1,167 @@
+r"""A provider's event stream, from bytes to chat completion chunks; sans-IO.
+
+    data: {"id":"chatcmpl-1","choices":[{"index":0,"delta":{"content":"Hel"}}]}
+
+    : a comment that keeps the connection open
+
+    event: error
+    data: {"message":"overloaded"}
+
+    data: [DONE]
+
+Providers keep to the specification more or less; what they break without making the
+stream ambiguous is taken as meant.
+Spec: https://html.spec.whatwg.org/multipage/server-sent-events.html
+Spec: https://platform.openai.com/docs/api-reference/chat-streaming
+"""
+
+import json
+from typing import Any, Final
+
+import orjson
+
+Chunk = dict[str, Any]
+
+EVENT_MAX_BYTES: Final = 4 * 2**20
+
+_BOM: Final = b"\xef\xbb\xbf"
+_DONE: Final = b"[DONE]"
+
+
+class BadChunk(ValueError):
+    """An event whose data is no JSON object. The stream cannot be trusted from here on."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(f"no JSON object: {data[:200]!r}")
+
+
+class EventTooLong(ValueError):
+    """One event is longer than the decoder may hold."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"an event of more than {limit_bytes} bytes")
+
+
+class ChunkDecoder:
+    """Takes bytes as they come, cut anywhere, and gives the chunks that they complete."""
+
+    def __init__(self, event_max_bytes: int = EVENT_MAX_BYTES) -> None:
+        self.is_done = False
+        self._event_max_bytes = event_max_bytes
+        self._is_first_line = True
+        self._ends_in_cr = False
+        self._line: list[bytes] = []  # the parts of a line that has not ended
+        self._line_bytes = 0
+        self._data: list[bytes] = []  # the data lines of an event that has not ended
+        self._data_bytes = 0
+        self._event = b""
+
+    def feed(self, data: bytes) -> list[Chunk]:
+        """The chunks that these bytes complete; nothing after `[DONE]`.
+
+        Raises:
+            BadChunk: an event is garbage.
+            EventTooLong: an event is longer than `event_max_bytes`.
+        """
+        if self._ends_in_cr or b"\r" in data:
+            data = self._with_lf(data)
+        lines = data.split(b"\n")
+        rest = lines.pop()
+        chunks: list[Chunk] = []
+        if lines:
+            if self._line:
+                lines[0] = b"".join((*self._line, lines[0]))
+                self._line = []
+                self._line_bytes = 0
+            for line in lines:
+                self._take_line(line, chunks)
+        if rest:
+            self._line.append(rest)
+            self._line_bytes += len(rest)
+            if self._line_bytes + self._data_bytes > self._event_max_bytes:
+                raise EventTooLong(self._event_max_bytes)
+        return chunks
+
+    def finish(self) -> list[Chunk]:
+        """The chunk of an event that the body's end cut its blank line off; a broken one is dropped.
+
+        Call it once, when the body has ended.
+        """
+        chunks: list[Chunk] = []
+        try:
+            self._take_line(b"".join(self._line), chunks)
+            self._take_line(b"", chunks)
+        except BadChunk:
+            # An event without its blank line is incomplete: whoever counts on it sees no end of the answer.
+            return []
+        return chunks
+
+    def _with_lf(self, data: bytes) -> bytes:
+        """The bytes with every line end as LF, also where a CR LF came in two pieces."""
+        if self._ends_in_cr and data.startswith(b"\n"):
+            data = data[1:]
+            self._ends_in_cr = False
+        if data:
+            self._ends_in_cr = data.endswith(b"\r")
+        return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+    def _take_line(self, line: bytes, chunks: list[Chunk]) -> None:
+        if self._is_first_line:
+            self._is_first_line = False
+            line = line.removeprefix(_BOM)
+        if not line:
+            if self._data:
+                self._end_event(chunks)
+            self._event = b""
+        elif line.startswith(b"data:"):
+            self._data.append(line[5:])
+            self._data_bytes += len(line)
+            if self._data_bytes > self._event_max_bytes:
+                raise EventTooLong(self._event_max_bytes)
+        elif line.startswith(b"event:"):
+            self._event = line[6:].strip()
+
+    def _end_event(self, chunks: list[Chunk]) -> None:
+        lines = self._data
+        self._data = []
+        self._data_bytes = 0
+        if self.is_done:
+            return
+        try:
+            self._take_data(lines[0] if len(lines) == 1 else b"\n".join(lines), chunks)
+        except BadChunk:
+            # Some servers end every event with one line end only, so that many look like one.
+            if len(lines) == 1:
+                raise
+            for line in lines:
+                self._take_data(line, chunks)
+
+    def _take_data(self, data: bytes, chunks: list[Chunk]) -> None:
+        try:
+            chunk = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            data = data.strip()
+            if not data or self.is_done:
+                return
+            if data == _DONE:
+                self.is_done = True
+                return
+            chunk = _loads_leniently(data)
+        if not isinstance(chunk, dict):
+            raise BadChunk(data)
+        if self._event == b"error" and "error" not in chunk:
+            chunk = {"error": chunk}
+        chunks.append(chunk)
+
+
+def _loads_leniently(data: bytes) -> Any:
+    r"""JSON as Python's own parser takes it: with NaN, and with half of a surrogate pair.
+
+    Both occur: NaN among logprobs, and `"\ud83d"` where a server cut an emoji between
+    two tokens. Nobody could encode them again, so they become null and U+FFFD.
+    """
+    try:
+        text = json.dumps(json.loads(data, parse_constant=lambda _: None), ensure_ascii=False)
+        return orjson.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+    except (ValueError, RecursionError):
+        raise BadChunk(data) from None

@@ -1,0 +1,170 @@
+"""Chat completion chunks, merged into the answer that they are the pieces of; sans-IO.
+
+    merger = Merger(tool_names=("get_weather",))
+    for chunk in chunks:
+        merger.add(chunk)
+    merger.result().tool_calls
+
+`add` is every token's way, so it only collects; what needs judgement is judged in
+`result`, with the whole answer in view.
+Spec: https://platform.openai.com/docs/api-reference/chat-streaming
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from shared.events import ToolCallRequest, Usage
+from worker.model.calls import Call, Fragment, assemble, parse_fragments
+from worker.model.ending import Ending, first_choice
+from worker.model.faults import ProviderError
+from worker.model.markup import split_calls, split_thoughts
+
+# The first that a delta has counts: some servers send the same thought under two names.
+_REASONING_FIELDS: Final = ("reasoning_content", "reasoning")
+_CALL_FIELDS: Final = ("tool_calls", "function_call")
+_TEXT_PARTS: Final = ("text", "output_text")
+_REASONING_PARTS: Final = ("thinking", "reasoning")
+_PART_DEPTH_MAX: Final = 8
+_TOKENS_MAX: Final = 2**53  # what JSON's readers agree on
+_TOKEN_COUNTS: Final = (
+    ("prompt_tokens", "input_tokens"),
+    ("completion_tokens", "output_tokens"),
+    ("total_tokens", "total_tokens"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """A model's answer. `error` is set where it ended in one; what came before it stands beside it."""
+
+    text: str
+    reasoning: str
+    refusal: str
+    tool_calls: list[ToolCallRequest]
+    finish_reason: str | None
+    usage: dict[str, Any] | None
+    model: str | None
+    error: ProviderError | None
+
+    @property
+    def tokens(self) -> Usage | None:
+        """The usage in the terms that all providers share; None where it was not sent."""
+        return None if self.usage is None else _tokens(self.usage)
+
+
+class Merger:
+    """Collects one answer.
+
+    Args:
+        tool_names: what the model was offered. Calls are looked for in its text only
+            where this is not empty.
+        taken_ids: of the run's earlier calls; no call gets one of them.
+    """
+
+    def __init__(self, tool_names: Collection[str] = (), taken_ids: Collection[str] = ()) -> None:
+        self._tool_names = tool_names
+        self._taken_ids = taken_ids
+        self._ending = Ending()
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._refusal: list[str] = []
+        self._fragments: list[Fragment] = []
+        self._usage: dict[str, Any] | None = None
+        self._model: str | None = None
+
+    def add(self, chunk: Mapping[str, Any]) -> None:
+        """Take the next chunk; nothing in it can make this fail."""
+        self._ending.see(chunk)
+        if self._model is None and isinstance(model := chunk.get("model"), str):
+            self._model = model or None
+        if isinstance(usage := chunk.get("usage"), dict) and usage:
+            self._usage = usage
+        for choice in first_choice(chunk):
+            delta = choice.get("delta")
+            if delta is None:
+                delta = choice.get("message")
+            if isinstance(delta, dict):
+                self._add_delta(delta)
+            if isinstance(usage := choice.get("usage"), dict) and usage:
+                self._usage = usage
+
+    def _add_delta(self, delta: Mapping[str, Any]) -> None:
+        content = delta.get("content")
+        if isinstance(content, str):
+            self._text.append(content)
+        elif isinstance(content, list):
+            self._add_parts(content)
+        for field in _REASONING_FIELDS:
+            if (reasoning := delta.get(field)) and isinstance(reasoning, str):
+                self._reasoning.append(reasoning)
+                break
+        if (refusal := delta.get("refusal")) and isinstance(refusal, str):
+            self._refusal.append(refusal)
+        if any(delta.get(field) for field in _CALL_FIELDS):
+            self._fragments += parse_fragments(delta)
+
+    def _add_parts(self, parts: Iterable[object]) -> None:
+        for part in parts:
+            kind = part.get("type") if isinstance(part, dict) else None
+            if kind is None or kind in _TEXT_PARTS:
+                self._text.extend(_texts(part))
+            elif kind in _REASONING_PARTS:
+                self._reasoning.extend(_texts(part))
+
+    def result(self) -> Merged:
+        """The answer so far."""
+        text, thoughts = split_thoughts("".join(self._text))
+        calls = assemble(self._fragments, self._tool_names)
+        if self._tool_names and not calls:
+            text, calls = split_calls(text)
+        return Merged(
+            text=text,
+            reasoning="".join(self._reasoning) + thoughts,
+            refusal="".join(self._refusal),
+            tool_calls=list(_with_ids(calls, self._taken_ids)),
+            finish_reason=self._ending.finish_reason,
+            usage=self._usage,
+            model=self._model,
+            error=self._ending.error,
+        )
+
+
+def _texts(part: object, depth: int = 0) -> Iterator[str]:
+    """The texts of a content part, however deep it wraps them."""
+    if isinstance(part, str):
+        yield part
+    elif depth > _PART_DEPTH_MAX:
+        return
+    elif isinstance(part, list):
+        for item in part:
+            yield from _texts(item, depth + 1)
+    elif isinstance(part, dict):
+        inner = next((part[field] for field in ("text", "thinking", "reasoning") if field in part), None)
+        yield from _texts(inner, depth + 1)
+
+
+def _with_ids(calls: Iterable[Call], taken_ids: Collection[str]) -> Iterator[ToolCallRequest]:
+    """The calls, each under an id of its own: the provider's wherever that is one."""
+    calls = list(calls)
+    taken = set(taken_ids)
+    reserved = {call.id for call in calls}
+    number = 0
+    for call in calls:
+        call_id = call.id
+        while not call_id or call_id in taken:
+            number += 1
+            # Nine letters and digits: the one form that every provider takes back, Mistral's included.
+            made = f"call{number:05d}"
+            call_id = "" if made in reserved else made
+        taken.add(call_id)
+        yield ToolCallRequest(id=call_id, name=call.name, arguments=call.arguments)
+
+
+def _tokens(usage: Mapping[str, Any]) -> Usage:
+    def count(names: tuple[str, ...]) -> int:
+        value = next((usage[name] for name in names if usage.get(name)), 0)
+        return int(value) if isinstance(value, int | float) and 0 <= value <= _TOKENS_MAX else 0
+
+    prompt, completion, total = (count(names) for names in _TOKEN_COUNTS)
+    return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=total or prompt + completion)

@@ -1,0 +1,45 @@
+"""How an answer ends: with a reason, with an error, or not at all; sans-IO.
+
+One rule for all who read a provider's stream: an error counts unless the answer was
+complete before it (some providers report a limit after the last token), and an answer
+is complete once it gave a finish reason, whether `[DONE]` follows or not.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from worker.model.faults import ProviderError, error_in
+
+# What stands for "not yet" beside null itself.
+_NO_REASON: Final = ("", "null")
+
+
+class Ending:
+    """Follows a stream chunk by chunk."""
+
+    def __init__(self) -> None:
+        self.finish_reason: str | None = None
+        self.error: ProviderError | None = None
+
+    def see(self, chunk: Mapping[str, Any]) -> None:
+        """Take note of a chunk's finish reason or error."""
+        if ("error" in chunk or "choices" not in chunk) and self.finish_reason is None:
+            self.error = self.error or error_in(chunk)
+        for choice in first_choice(chunk):
+            reason = choice.get("finish_reason")
+            if isinstance(reason, str) and reason not in _NO_REASON:
+                self._finish(reason)
+
+    def _finish(self, reason: str) -> None:
+        if reason == "error" and self.finish_reason is None:
+            self.error = self.error or ProviderError("finish_reason is error", type="server_error")
+        self.finish_reason = reason
+
+
+def first_choice(chunk: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """What a chunk holds of choice 0: nothing, or usually one piece. Others were never asked for."""
+    choices = chunk.get("choices")
+    if isinstance(choices, list):
+        for choice in choices:
+            if isinstance(choice, dict) and not choice.get("index"):
+                yield choice

@@ -1,0 +1,130 @@
+"""What a provider's failure means for the run, and what a client may read of it; sans-IO.
+
+The provider's own words go to the log. A client reads ours: they name the HTTP status
+and a known reason, never a key, an address or anything else out of the answer.
+Spec: https://platform.openai.com/docs/guides/error-codes
+"""
+
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Any, Final, NamedTuple
+
+from shared.errors import ModelError, ModelRejected, ModelUnauthorized, ModelUnavailable
+
+# Statuses below 500 that pass by themselves.
+_PASSING: Final = frozenset({408, 409, 425, 429})
+_UNAUTHORIZED: Final = frozenset({401, 403})
+
+# Codes that providers share, in words that help whoever made the request.
+_REASONS: Final[Mapping[str, str]] = {
+    "content_filter": "its content filter refused the request",
+    "content_policy_violation": "its content filter refused the request",
+    "context_length_exceeded": "the conversation is too long for the model",
+    "insufficient_quota": "the operator's quota is used up",
+    "model_not_found": "it does not serve this model",
+    "tool_use_failed": "the model called a tool in a way that does not hold",
+}
+
+_SOUNDS_PASSING: Final = re.compile(
+    r"rate.?limit|too.?many|overload|server.?error|internal|unavailable|time.?d?.?out|timeout|capacity|busy|throttl"
+    r"|exhausted|bad.?gateway|try.?again",
+    re.IGNORECASE,
+)
+_SOUNDS_UNAUTHORIZED: Final = re.compile(r"auth|api.?key|permission|forbidden", re.IGNORECASE)
+
+
+class ProviderError(NamedTuple):
+    """An error as the provider words it: for the log, not for clients."""
+
+    message: str
+    code: str = ""
+    type: str = ""
+    status: int | None = None
+
+
+def error_in(chunk: Mapping[str, Any]) -> ProviderError | None:
+    """The error that stands where a chunk was due; None in an ordinary chunk."""
+    error = chunk.get("error")
+    if error:
+        return parse_error(error)
+    if "choices" in chunk:
+        return None
+    if chunk.get("object") == "error" or chunk.get("type") == "error" or {"message", "detail"} & chunk.keys():
+        return parse_error(chunk)
+    return None
+
+
+def parse_error(error: object) -> ProviderError:
+    """The error out of any shape that it comes in: OpenAI's object, a bare string, others' own fields."""
+    if not isinstance(error, Mapping):
+        return ProviderError(str(error))
+    if isinstance(error.get("error"), Mapping):
+        return parse_error(error["error"])
+    code = error.get("code")
+    status = next((s for s in map(error.get, ("status_code", "status", "code")) if _is_status(s)), None)
+    return ProviderError(
+        message=str(error.get("message") or error.get("detail") or ""),
+        code="" if code is None else str(code),
+        type=str(error.get("type") or ""),
+        status=int(status) if status is not None else None,
+    )
+
+
+def _is_status(value: object) -> bool:
+    return isinstance(value, int | str) and re.fullmatch(r"[45]\d\d", str(value)) is not None
+
+
+def from_status(status: int, error: ProviderError, retry_after_s: float | None = None) -> ModelError:
+    """The failure that an HTTP status stands for."""
+    detail = f"the model's provider answered {_in_words(status, error)}"
+    if status in _UNAUTHORIZED:
+        return ModelUnauthorized(detail)
+    if status in _PASSING or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return ModelUnavailable(detail, retry_after_s)
+    return ModelRejected(detail)
+
+
+def from_error(error: ProviderError) -> ModelError:
+    """The failure that an error inside a 200 stream stands for."""
+    if error.status is not None:
+        return from_status(error.status, error)
+    reason = _REASONS.get(error.code)
+    detail = "the model's provider broke off its answer with an error" + (f": {reason}" if reason else "")
+    # A message may mention anything, so it counts only where nothing else says what happened.
+    kind = f"{error.code} {error.type}".strip() or error.message
+    if _SOUNDS_PASSING.search(kind):
+        return ModelUnavailable(detail)
+    if _SOUNDS_UNAUTHORIZED.search(kind):
+        return ModelUnauthorized(detail)
+    return ModelRejected(detail)
+
+
+def _in_words(status: int, error: ProviderError) -> str:
+    reason = _REASONS.get(error.code)
+    if reason is None:
+        try:
+            reason = HTTPStatus(status).phrase.lower()
+        except ValueError:
+            return str(status)
+    return f"{status}: {reason}"
+
+
+def parse_retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the provider wishes to be left alone; None where it says nothing usable.
+
+    A date counts from the answer's own `Date`, so that no clock of ours matters.
+
+    Spec: https://www.rfc-editor.org/rfc/rfc9110#field.retry-after
+    """
+    for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        text = headers.get(name, "").strip()
+        if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text):
+            return float(text) * unit_s
+    try:
+        wait = parsedate_to_datetime(headers["retry-after"]) - parsedate_to_datetime(headers["date"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return max(wait, timedelta()).total_seconds()

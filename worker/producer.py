@@ -1,0 +1,229 @@
+"""The producer: the one object in a worker that appends a run's events.
+
+Idempotent and fenced, as a Kafka producer is: it says which sequence its batch follows,
+and the log takes of it what is not there yet. It batches by itself: what has piled up
+while the last append was under way goes out as the next one, so one event travels alone
+at once and a burst travels together. There are no timers.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Self
+
+from redis.asyncio import Redis
+
+from shared import live, scripts, sse
+from shared.cursor import EventId
+from shared.errors import StagebusError, TailLost
+from shared.events import Event, StageCompleted
+from shared.redis import REDIS_AWAY
+from shared.scripts import LogEntry, RunEnd
+
+logger = logging.getLogger(__name__)
+
+BATCH_EVENTS_MAX: Final = 512
+BATCH_BYTES_MAX: Final = 1 << 20
+BACKOFF_S: Final = 0.05
+BACKOFF_MAX_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """An event that may have to be sent again: kept until its stage is complete."""
+
+    entry: LogEntry
+    is_stage_end: bool
+    end: RunEnd | None
+
+
+def _ignore(*_: object) -> None:
+    pass
+
+
+class Producer:
+    """Appends one attempt's events in order, each exactly once, through lost replies and lost tails."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        run_id: str,
+        attempt: int,
+        last_id: EventId,
+        *,
+        stage_ids: Sequence[str],
+        ttl_s: float,
+        pending_max_bytes: int,
+    ) -> None:
+        self._redis = redis
+        self._run_id = run_id
+        self._attempt = attempt
+        self._ttl_s = ttl_s
+        self._pending_max_bytes = pending_max_bytes
+        # Set by the owner: an append's reply tells of a cancel, perhaps more than once; nothing more can be written.
+        self.on_cancel: Callable[[], None] = _ignore
+        self.on_failure: Callable[[StagebusError], None] = _ignore
+        self._base = last_id  # the id before the first kept event
+        self._kept: list[_Kept] = []
+        self._stored = 0  # how many of the kept events stand in the log
+        self._pending_bytes = 0
+        self._wake = asyncio.Event()
+        self._progress = asyncio.Condition()
+        self._failure: StagebusError | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.stage_ids = list(stage_ids)
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._send_forever())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    @property
+    def next_sequence(self) -> int:
+        """The sequence that the next event gets."""
+        return self._base.sequence + len(self._kept) + 1
+
+    def put(self, event: Event, end: RunEnd | None = None) -> EventId:
+        """Take an event; it is on its way when this returns.
+
+        Args:
+            end: with a terminal event, what it sets in the record.
+
+        Raises:
+            Fenced, RunEnded, TailLost: an earlier event could not be appended; stop.
+        """
+        self._raise_failure()
+        event_id = EventId(self._attempt, self.next_sequence)
+        entry = LogEntry(event.stage_id, event.event, event.data())
+        if event.stage_id not in self.stage_ids:
+            self.stage_ids.append(event.stage_id)
+        self._kept.append(_Kept(entry, isinstance(event, StageCompleted), end))
+        self._pending_bytes += len(entry.data)
+        self._wake.set()
+        return event_id
+
+    async def wait_for_room(self) -> None:
+        """Hold the model back while Redis is away and too much is pending.
+
+        Raises:
+            Fenced, RunEnded, TailLost: as `put`.
+        """
+        if self._pending_bytes > self._pending_max_bytes:
+            await self._wait_until(lambda: self._pending_bytes <= self._pending_max_bytes)
+
+    async def flush(self) -> None:
+        """Wait until every event put so far stands in the log.
+
+        Raises:
+            Fenced, RunEnded, TailLost: as `put`.
+        """
+        goal = self.next_sequence - 1
+        await self._wait_until(lambda: self._base.sequence + self._stored >= goal)
+
+    def compare(self, last_id: EventId) -> None:
+        """Look at where the log ends, as a lease's renewal tells: a lost tail is sent again."""
+        if last_id.sequence < self._base.sequence + self._stored:
+            self._rewind(last_id)
+            self._wake.set()
+
+    async def _wait_until(self, is_reached: Callable[[], bool]) -> None:
+        async with self._progress:
+            await self._progress.wait_for(lambda: self._failure is not None or is_reached())
+        self._raise_failure()
+
+    def _fail(self, failure: StagebusError) -> None:
+        self._failure = failure
+        self._wake.set()  # those who wait for an append hear of it
+        self.on_failure(failure)
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    async def _send_forever(self) -> None:
+        backoff_s = BACKOFF_S
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._stored < len(self._kept) and self._failure is None:
+                try:
+                    await self._send_batch()
+                    backoff_s = BACKOFF_S
+                except StagebusError as exc:
+                    self._fail(exc)
+                except REDIS_AWAY as exc:
+                    logger.warning("run %s: append waits for Redis: %s", self._run_id, exc)
+                    await asyncio.sleep(backoff_s)
+                    backoff_s = min(2 * backoff_s, BACKOFF_MAX_S)
+            async with self._progress:
+                self._progress.notify_all()
+
+    async def _send_batch(self) -> None:
+        batch = self._next_batch()
+        before = self._id_at(self._stored)
+        entries = [kept.entry for kept in batch]
+        end = batch[-1].end
+        last = EventId(self._attempt, before.sequence + len(batch))
+        frames = [
+            sse.encode(b"%d-%d" % (self._attempt, sequence), entry.event.encode(), entry.data)
+            for sequence, entry in enumerate(entries, before.sequence + 1)
+        ]
+        appended = await scripts.append(
+            self._redis,
+            self._run_id,
+            attempt=self._attempt,
+            before=before,
+            entries=entries,
+            message=live.encode(before, last, [e.stage_id for e in entries], frames, is_end=end is not None),
+            ttl_s=self._ttl_s,
+            end=end,
+            stage_ids=self.stage_ids if end is not None else (),
+        )
+        if appended.is_behind:
+            self._rewind(appended.last_id)
+            return
+        self._advance(appended.last_id.sequence - self._base.sequence)
+        if appended.cancel:
+            self.on_cancel()
+
+    def _next_batch(self) -> list[_Kept]:
+        batch: list[_Kept] = []
+        size = 0
+        for kept in self._kept[self._stored : self._stored + BATCH_EVENTS_MAX]:
+            size += len(kept.entry.data)
+            if batch and size > BATCH_BYTES_MAX:
+                break
+            batch.append(kept)
+        return batch
+
+    def _advance(self, stored: int) -> None:
+        """So many of the kept events stand; those of complete stages need not be kept any longer."""
+        self._pending_bytes -= sum(len(kept.entry.data) for kept in self._kept[self._stored : stored])
+        ends = [i for i in range(self._stored, stored) if self._kept[i].is_stage_end]
+        self._stored = stored
+        if ends:
+            self._forget(ends[-1] + 1)
+
+    def _forget(self, count: int) -> None:
+        self._base = self._id_at(count)
+        del self._kept[:count]
+        self._stored -= count
+
+    def _rewind(self, last_id: EventId) -> None:
+        """The log lost its tail: send again from there, with the same ids."""
+        stored = last_id.sequence - self._base.sequence
+        if last_id != self._base and not (last_id.attempt == self._attempt and 0 < stored <= len(self._kept)):
+            self._fail(TailLost(self._run_id, str(last_id)))
+            return
+        logger.warning("run %s: the log lost its tail; sending again from %s", self._run_id, last_id)
+        self._pending_bytes += sum(len(kept.entry.data) for kept in self._kept[stored : self._stored])
+        self._stored = stored
+
+    def _id_at(self, count: int) -> EventId:
+        """The id of the last of the first `count` kept events."""
+        return EventId(self._attempt, self._base.sequence + count) if count else self._base

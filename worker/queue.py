@@ -1,0 +1,200 @@
+"""Arq's Worker with leases: who holds a run is decided by scripts, all by Redis's time.
+
+Arq gives the job, its keys, the functions and the start and stop of a process. Of its inner
+methods (arq 0.28) these are replaced, as its own cannot carry long jobs on many workers:
+
+    main               one failed poll would end the worker and cancel all of its jobs;
+                       held jobs would stay at the head of what is polled
+    finish_job         was not fenced: a worker that wakes late deleted another's job
+    finish_failed_job  dropped the job and so stranded its run
+    handle_sig         cancelled all jobs at once
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from signal import Signals
+from typing import Any, Final
+from uuid import uuid4
+
+from arq.connections import ArqRedis
+from arq.utils import timestamp_ms
+from arq.worker import RetryJob, Worker, func
+
+from shared import keys, queue, scripts
+from shared.errors import Fenced
+from shared.redis import REDIS_AWAY
+from shared.settings import Settings
+from worker.doorbell import Doorbell
+from worker.runner import Outcome
+
+logger = logging.getLogger(__name__)
+
+TAKE_AT_ONCE_MAX: Final = 64
+AWAY_BACKOFF_S: Final = 0.2
+AWAY_BACKOFF_MAX_S: Final = 1.0
+HEALTH_S: Final = 30
+
+
+class LeasedWorker(Worker):
+    """Takes due runs, as many as it has slots for, and hands each to `run`."""
+
+    def __init__(
+        self,
+        redis: ArqRedis,
+        settings: Settings,
+        *,
+        run: Callable[[str, str], Awaitable[Outcome]],
+        renew_now: Callable[[], Awaitable[None]],
+        on_drain: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Call in the event loop that runs it.
+
+        Args:
+            run: does the work of a run id under a lease's token.
+            renew_now: renews what this worker holds; called when Redis is back.
+            on_drain: gives the held runs back; returns when it has asked all.
+        """
+        super().__init__(
+            [func(self._run_toolchain, name=queue.FUNCTION, max_tries=2**31)],  # type: ignore[arg-type]
+            redis_pool=redis,
+            queue_name=keys.QUEUE,
+            max_jobs=settings.worker_concurrency,
+            job_timeout=None,  # type: ignore[arg-type]  # a run has its own
+            keep_result=0,
+            health_check_interval=HEALTH_S,
+            job_serializer=queue.encode_job,
+            job_deserializer=queue.decode_job,
+            log_results=False,
+        )
+        self._settings = settings
+        self._run = run
+        self._renew_now = renew_now
+        self._on_drain = on_drain
+        self._doorbell = Doorbell(redis)
+        self._tokens: dict[str, str] = {}
+        self._outcomes: dict[str, Outcome] = {}
+        self._draining = asyncio.Event()
+        self._slot_freed = asyncio.Event()
+
+    # --- the loop ------------------------------------------------------------
+
+    async def main(self) -> None:
+        """Take runs until the worker drains; lives through every error of Redis."""
+        backoff_s = AWAY_BACKOFF_S
+        draining = asyncio.create_task(self._draining.wait())
+        while not self._draining.is_set():
+            turn = asyncio.create_task(self._turn(is_back=backoff_s > AWAY_BACKOFF_S))
+            await asyncio.wait({turn, draining}, return_when=asyncio.FIRST_COMPLETED)
+            if not turn.done():
+                turn.cancel()
+                await asyncio.gather(turn, return_exceptions=True)
+                break
+            try:
+                turn.result()
+                backoff_s = AWAY_BACKOFF_S
+            except REDIS_AWAY as exc:
+                logger.warning("the queue waits for Redis: %s", exc)
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(2 * backoff_s, AWAY_BACKOFF_MAX_S)
+        await self._drain()
+
+    async def _turn(self, *, is_back: bool) -> None:
+        """Look for due runs, take them, and sleep until there may be more."""
+        if is_back:
+            # Leases may have run out while Redis was away: all who hold runs renew them first.
+            await self.pool.ping()
+            await self._renew_now()
+            await asyncio.sleep(self._settings.lease_s / 3)
+        free = self.max_jobs - len(self.tasks)
+        if free <= 0:
+            self._slot_freed.clear()
+            await self._slot_freed.wait()
+            return
+        limit = min(free, TAKE_AT_ONCE_MAX)
+        due = await scripts.due(self.pool, limit)
+        taken = [run_id for run_id in due.run_ids if await self._take(run_id)]
+        if not taken and len(due.run_ids) < limit:
+            await self.heart_beat()
+            next_s = due.next_ms / 1000 if due.next_ms >= 0 else self._settings.poll_s
+            await self._doorbell.wait(min(next_s, self._settings.poll_s))
+
+    async def _take(self, run_id: str) -> bool:
+        if run_id in self.tasks:  # its lease ran out while this worker still works on it: left to others
+            return False
+        token = uuid4().hex
+        is_taken = await scripts.take(self.pool, run_id, token, self._settings.lease_s)
+        if is_taken:
+            self._start(run_id, token)
+        return is_taken
+
+    def _start(self, run_id: str, token: str) -> None:
+        self._tokens[run_id] = token
+        task = self.loop.create_task(self._run_job(run_id))
+        self.tasks[run_id] = task
+        task.add_done_callback(lambda _: self._free(run_id))
+
+    def _free(self, run_id: str) -> None:
+        del self.tasks[run_id]
+        self._tokens.pop(run_id, None)
+        self._outcomes.pop(run_id, None)
+        self._slot_freed.set()
+
+    async def _run_job(self, run_id: str) -> None:
+        """Arq's run_job; what it could not put into Redis, the end of the lease puts right."""
+        try:
+            await self.run_job(run_id, timestamp_ms())
+        except REDIS_AWAY as exc:
+            logger.warning("run %s: Redis is away (%s); its lease runs out", run_id, exc)
+        except Exception:
+            logger.exception("run %s: its job failed; its lease runs out", run_id)
+
+    # --- one job -------------------------------------------------------------
+
+    async def _run_toolchain(self, _ctx: dict[Any, Any], run_id: str) -> None:
+        """The job's function."""
+        try:
+            outcome = await self._run(run_id, self._tokens[run_id])
+        except Fenced as exc:
+            logger.warning("%s", exc)
+            self._tokens.pop(run_id, None)  # not ours to finish or to give back
+            raise RetryJob from exc
+        self._outcomes[run_id] = outcome
+        if not outcome.is_over:
+            raise RetryJob
+
+    async def finish_job(self, job_id: str, finish: bool, *_: Any) -> None:  # type: ignore[override]  # noqa: FBT001
+        """Take the job of an ended run out of the queue, or give the run back."""
+        token = self._tokens.get(job_id)
+        outcome = self._outcomes.get(job_id)
+        if token is None:
+            return
+        if finish and outcome is not None:
+            await scripts.finish(self.pool, job_id, token)
+        elif outcome is not None:
+            await scripts.release(self.pool, job_id, token=token, attempt=outcome.attempt)
+        # Else its work broke off in a way nobody foresaw: the lease runs out, which counts as a try.
+
+    async def finish_failed_job(self, job_id: str, result_data: bytes | None) -> None:  # noqa: ARG002
+        """A job that arq cannot run: expired, undecodable, unknown. The run gets a sound one."""
+        token = self._tokens.get(job_id)
+        if token is not None and await scripts.finish(self.pool, job_id, token):
+            await queue.requeue(self.pool, job_id, self._settings.live_ttl_s)
+
+    # --- the end -------------------------------------------------------------
+
+    def handle_sig(self, signum: Signals) -> None:
+        """SIGTERM, SIGINT: take no more runs and give back those that are held."""
+        logger.info("%s: draining %d runs", Signals(signum).name, len(self.tasks))
+        self._draining.set()
+        self._slot_freed.set()
+
+    async def _drain(self) -> None:
+        await self._doorbell.close()
+        try:
+            await queue.ring(self.pool)  # the bell may have rung for this worker
+        except REDIS_AWAY:
+            logger.debug("Redis is away; other workers poll")
+        await self._on_drain()
+        if self.tasks:
+            await asyncio.wait(self.tasks.values())

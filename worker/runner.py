@@ -1,0 +1,210 @@
+"""The runner: claim a run, let its toolchain work from where the log stands, and end it.
+
+    claim ──▶ read the log ──▶ first stage that is not complete ──▶ … ──▶ done | cancel | error
+
+A run gets exactly one terminal event, always its last, whatever happens.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final, NamedTuple
+
+from redis.asyncio import Redis
+
+from shared import keys, scripts, store
+from shared.errors import (
+    AttemptsExhausted,
+    Fenced,
+    RunEnded,
+    RunFailed,
+    RunNotFound,
+    RunTimeout,
+    StagebusError,
+    TailLost,
+)
+from shared.events import Cancel, Done, Error, Event
+from shared.pubsub import Channels
+from shared.redis import REDIS_AWAY
+from shared.runs import Run
+from shared.scripts import Claim
+from shared.settings import Settings
+from worker.attempt import Attempt, GivenBack, Interrupt
+from worker.history import read_history
+from worker.lease import Held, LeaseKeeper
+from worker.model.client import Model
+from worker.pipeline import total_usage
+from worker.producer import Producer
+from worker.toolchain import Toolchain
+from worker.tools.registry import ToolRegistry
+
+logger = logging.getLogger(__name__)
+
+AWAY_BACKOFF_S: Final = 0.5
+INTERNAL_ERROR: Final = "an internal error; the worker's log has its cause"
+
+
+class Outcome(NamedTuple):
+    """What becomes of the run's job: over, or given back by this attempt."""
+
+    is_over: bool
+    attempt: int | None = None
+
+
+class Runner:
+    """Carries out the runs that this worker has taken."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        settings: Settings,
+        *,
+        worker: str,
+        model: Model,
+        tools: ToolRegistry,
+        keeper: LeaseKeeper,
+        channels: Channels,
+    ) -> None:
+        self._redis = redis
+        self._settings = settings
+        self._worker = worker
+        self._model = model
+        self._tools = tools
+        self._keeper = keeper
+        self._channels = channels
+        self._attempts: set[Attempt] = set()
+        self._is_draining = False
+
+    async def run(self, run_id: str, token: str) -> Outcome:
+        """Work on the run until it ends or this worker has to give it back.
+
+        Raises:
+            Fenced: another attempt owns the run; nothing of it is ours to touch.
+        """
+        while True:
+            try:
+                return await self._claim_and_work(run_id, token)
+            except TailLost as exc:
+                logger.warning("%s; claiming anew", exc)
+            except (RunEnded, RunNotFound):
+                await store.settle(self._redis, self._settings, run_id)
+                return Outcome(is_over=True)
+            except REDIS_AWAY as exc:
+                logger.warning("run %s: Redis is away (%s); claiming anew", run_id, exc)
+            await self._hold_still(run_id, token)
+
+    async def _hold_still(self, run_id: str, token: str) -> None:
+        """Return when the lease is certainly ours, so that the next claim takes the run from nobody.
+
+        Raises:
+            Fenced: another worker holds it.
+        """
+        while True:
+            try:
+                is_ours = await scripts.take(self._redis, run_id, token, self._settings.lease_s)
+            except REDIS_AWAY:
+                await asyncio.sleep(AWAY_BACKOFF_S)
+                continue
+            if not is_ours:
+                raise Fenced(run_id, 0)
+            return
+
+    def begin_drain(self) -> None:
+        """Give every run back at its next safe point."""
+        self._is_draining = True
+        for attempt in self._attempts:
+            attempt.draining.set()
+
+    def give_back_now(self) -> None:
+        """Give every run back, whatever it is at."""
+        for attempt in self._attempts:
+            attempt.stop(Interrupt.DRAIN)
+
+    async def _claim_and_work(self, run_id: str, token: str) -> Outcome:
+        claim = await scripts.claim(self._redis, run_id, self._worker)
+        assert claim is not None, "a claim of held runs, too, always answers"
+        run = await store.get_run(self._redis, run_id)
+        history = await read_history(self._redis, run_id)
+        toolchain_parts = {"redis": self._redis, "settings": self._settings, "model": self._model, "tools": self._tools}
+        async with self._attempt(claim, run_id, history.stage_ids, token) as attempt:
+            toolchain = Toolchain(run, attempt, history, **toolchain_parts)
+            try:
+                event = await self._find_end(run, claim, attempt, toolchain)
+            except GivenBack:
+                await attempt.producer.flush()
+                return Outcome(is_over=False, attempt=attempt.number)
+            end = store.end_of(event, self._settings, total_usage(toolchain.completed))
+            attempt.producer.put(event, end)
+            await attempt.producer.flush()
+        await store.settle(self._redis, self._settings, run_id)
+        return Outcome(is_over=True)
+
+    @asynccontextmanager
+    async def _attempt(self, claim: Claim, run_id: str, stage_ids: list[str], token: str) -> AsyncIterator[Attempt]:
+        """An attempt with its producer at work, its lease renewed and its cancel listened for."""
+        async with Producer(
+            self._redis,
+            run_id,
+            claim.attempt,
+            claim.last_id,
+            stage_ids=stage_ids,
+            ttl_s=self._settings.live_ttl_s,
+            pending_max_bytes=self._settings.pending_max_bytes,
+        ) as producer:
+            attempt = Attempt(run_id, claim.attempt, producer)
+            producer.on_cancel, producer.on_failure = attempt.cancel, attempt.fail
+            held = Held(run_id, token, attempt.number, producer.stage_ids, attempt.renewed, attempt.lose)
+            listening = asyncio.create_task(self._listen(attempt))
+            self._keeper.hold(held)
+            self._attempts.add(attempt)
+            if self._is_draining:
+                attempt.draining.set()
+            try:
+                yield attempt
+            finally:
+                self._attempts.discard(attempt)
+                self._keeper.drop(held)
+                listening.cancel()
+                await asyncio.gather(listening, return_exceptions=True)
+                await self._channels.unsubscribe(keys.control(run_id))
+
+    async def _listen(self, attempt: Attempt) -> None:
+        """Hear of a cancel; one that came after the claim and before the channel was ours is stored."""
+        await self._channels.subscribe(keys.control(attempt.run_id), lambda _: attempt.cancel())
+        try:
+            if await self._redis.hget(keys.run(attempt.run_id), "cancel"):  # type: ignore[misc]
+                attempt.cancel()
+        except REDIS_AWAY:
+            logger.debug("run %s: the next renewal tells of a cancel", attempt.run_id)
+
+    async def _find_end(self, run: Run, claim: Claim, attempt: Attempt, toolchain: Toolchain) -> Event:
+        """Do the run's work; returns its terminal event.
+
+        Raises:
+            GivenBack: it does not end here.
+            Fenced, RunEnded, TailLost: nothing more may be written.
+        """
+        if claim.cancel or claim.tries >= self._settings.run_tries_max:
+            return Cancel() if claim.cancel else _error(AttemptsExhausted(claim.tries))
+        timeout_s = float(run.request["timeout_s"])
+        remaining_s = max(0.0, timeout_s - (claim.now - run.started_at) / 1000)
+        deadline = asyncio.get_running_loop().call_later(remaining_s, attempt.stop, Interrupt.TIMEOUT)
+        try:
+            interrupt = await attempt.work(toolchain.work(self._worker))
+        except RunFailed as exc:
+            logger.warning("run %s failed: %s", run.run_id, exc, exc_info=exc.__cause__)
+            return _error(exc, toolchain.stage_id)
+        except (StagebusError, *REDIS_AWAY):
+            raise
+        except Exception:
+            logger.exception("run %s: internal error", run.run_id)
+            return Error(error=INTERNAL_ERROR, code="internal", failed_stage=toolchain.stage_id)
+        finally:
+            deadline.cancel()
+        ends = {Interrupt.CANCEL: Cancel(), Interrupt.TIMEOUT: _error(RunTimeout(timeout_s), toolchain.stage_id)}
+        return ends[interrupt] if interrupt else Done(usage=total_usage(toolchain.completed))
+
+
+def _error(failure: RunFailed, stage_id: str | None = None) -> Error:
+    return Error(error=str(failure), code=failure.code, failed_stage=stage_id)

@@ -1,0 +1,80 @@
+"""The sweep: looks through the runs that have not ended for those that nobody would ever end.
+
+Any worker does it once in a while, elected by a key. It requeues runs without an entry in
+the queue, ends those that waited too long, and forgets those that have ended or never began.
+"""
+
+import asyncio
+import logging
+from typing import Final
+
+from redis.asyncio import Redis
+
+from shared import ids, keys, queue, store
+from shared.errors import QueueTimeout, RunEnded, RunNotFound
+from shared.events import Cancel, Error
+from shared.redis import REDIS_AWAY
+from shared.runs import Run, RunStatus
+from shared.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+BATCH: Final = 500
+# A creation that stopped before its record may still be completed by its client for this long.
+HALF_MADE_S: Final = 3600.0
+
+
+async def sweep_forever(redis: Redis, settings: Settings, worker: str) -> None:
+    """Sweep every `sweep_s`, if no other worker has."""
+    while True:
+        try:
+            if await redis.set(keys.SWEEP, worker, nx=True, px=round(settings.sweep_s * 1000)):
+                await sweep(redis, settings)
+        except REDIS_AWAY as exc:
+            logger.warning("the sweep waits for Redis: %s", exc)
+        await asyncio.sleep(settings.sweep_s / 2)
+
+
+async def sweep(redis: Redis, settings: Settings) -> None:
+    """Look at every active run once."""
+    seconds, microseconds = await redis.time()
+    now_ms = seconds * 1000 + microseconds // 1000
+    offset = 0
+    while run_ids := await redis.zrange(keys.ACTIVE, offset, offset + BATCH - 1):
+        offset += len(run_ids)
+        names = [run_id.decode() for run_id in run_ids]
+        scores = await redis.zmscore(keys.QUEUE, names)
+        for run_id, score in zip(names, scores, strict=True):
+            try:
+                offset -= await _look_at(redis, settings, run_id, is_queued=score is not None, now_ms=now_ms)
+            except RunEnded:
+                logger.debug("run %s ended while it was looked at", run_id)
+
+
+async def _look_at(redis: Redis, settings: Settings, run_id: str, *, is_queued: bool, now_ms: int) -> int:
+    """Put one run right; 1 where it left `sb:active`."""
+    try:
+        run = await store.get_run(redis, run_id)
+    except RunNotFound:
+        if now_ms - ids.created_ms(run_id) < HALF_MADE_S * 1000:
+            return 0
+        await store.settle(redis, settings, run_id)
+        return 1
+    if run.is_terminal:
+        await store.settle(redis, settings, run_id)
+        return 1
+    if not run.worker and await _end_overdue(redis, settings, run, now_ms):
+        return 1
+    if not is_queued and await queue.requeue(redis, run_id, settings.live_ttl_s):
+        logger.warning("run %s had no entry in the queue; it has one again", run_id)
+    return 0
+
+
+async def _end_overdue(redis: Redis, settings: Settings, run: Run, now_ms: int) -> bool:
+    """End a run that nobody holds and that is cancelled or waited too long."""
+    if run.cancel:
+        return await store.end_unheld(redis, settings, run.run_id, Cancel())
+    if run.status is RunStatus.QUEUED and now_ms - run.created_at > settings.queue_wait_max_s * 1000:
+        failure = QueueTimeout(settings.queue_wait_max_s)
+        return await store.end_unheld(redis, settings, run.run_id, Error(error=str(failure), code=failure.code))
+    return False

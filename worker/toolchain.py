@@ -1,0 +1,184 @@
+"""A run's work: its stages one after the other, each event put as it happens, with retries."""
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+
+from redis.asyncio import Redis
+from shared.requests import RunRequest
+
+from shared.cursor import EventId
+from shared.errors import ModelError, UnknownTools
+from shared.events import (
+    ChunkTemplate,
+    Event,
+    RetryScheduled,
+    RunStarted,
+    StageCompleted,
+    StageRestarted,
+    StageStarted,
+    ToolCompletionChunk,
+)
+from shared.runs import EXTRACTION, TOOLS, Run, round_stage
+from shared.settings import Settings
+from worker.attempt import Attempt, GivenBack
+from worker.history import History, read_checkpoints
+from worker.model.client import Model, ModelRequest
+from worker.pipeline import NextStage, call_ids, conversation, model_result, next_stage, stage_option
+from worker.stages.model import model_stage
+from worker.stages.tools import Checkpoints, tools_stage
+from worker.tools.registry import ToolRegistry
+
+logger = logging.getLogger(__name__)
+
+
+class Toolchain:
+    """Takes one attempt from where the log stands to the run's answer."""
+
+    def __init__(
+        self,
+        run: Run,
+        attempt: Attempt,
+        history: History,
+        *,
+        redis: Redis,
+        settings: Settings,
+        model: Model,
+        tools: ToolRegistry,
+    ) -> None:
+        self._run = run
+        self._request = RunRequest.model_validate(run.request)
+        self._attempt = attempt
+        self._history = history
+        self._redis = redis
+        self._settings = settings
+        self._model = model
+        self._tools = tools
+        self._offered = tuple(tools.names() if self._request.tools is None else self._request.tools)
+        self.completed = dict(history.completed)
+        self.stage_id: str | None = None
+        self._has_output = False  # since the stage began or was restarted
+
+    async def work(self, worker: str) -> None:
+        """Do every stage that is not complete.
+
+        Raises:
+            RunFailed: the run cannot go on.
+            GivenBack: this worker shuts down and the run is at a safe point.
+            Fenced, RunEnded, TailLost: nothing more may be written.
+        """
+        self._put(RunStarted(attempt=self._attempt.number, worker=worker))
+        unknown = set(self._offered) - set(self._tools.names())
+        if unknown:
+            raise UnknownTools(sorted(unknown))
+        while (stage := next_stage(self._request, self.completed)) is not None:
+            if self._attempt.draining.is_set():
+                raise GivenBack("between stages")
+            self.stage_id = stage.stage_id
+            self.completed[stage.stage_id] = await self._do(stage)
+        self.stage_id = None
+
+    async def _do(self, stage: NextStage) -> StageCompleted:
+        if stage.kind == TOOLS:
+            return await self._publish(await self._run_tools(stage))
+        first_id = self._begin_model(stage)
+        for retry in range(1, self._settings.model_retries_max + 1):
+            try:
+                return await self._publish(self._ask_model(stage))
+            except ModelError as exc:
+                if not exc.retryable:
+                    raise
+                await self._back_off(stage, retry, exc)
+            if self._has_output:
+                self._restart(stage, first_id.sequence + 1)
+        return await self._publish(self._ask_model(stage))
+
+    async def _back_off(self, stage: NextStage, retry: int, exc: ModelError) -> None:
+        """Wait before the stage is done again; a worker that shuts down does not wait."""
+        backoff_s = backoff(self._settings, retry, exc.retry_after_s, random.random())  # noqa: S311 - jitter
+        logger.warning("run %s: %s: %s; again in %.1f s", self._run.run_id, stage.stage_id, exc, backoff_s)
+        self._put(RetryScheduled(retry_of=stage.stage_id, retry=retry, backoff_s=round(backoff_s, 3), reason=str(exc)))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._attempt.draining.wait(), backoff_s)
+            raise GivenBack("before a retry")
+
+    async def _publish(self, events: AsyncGenerator[Event, None]) -> StageCompleted:
+        """Put a stage's events as they come; its last one is its completion."""
+        event: Event | None = None
+        async with aclosing(events):
+            async for event in events:
+                self._put(event)
+                await self._attempt.producer.wait_for_room()
+        assert isinstance(event, StageCompleted), "a stage ends with its completion"
+        return event
+
+    def _put(self, event: Event) -> EventId:
+        self._has_output = self._has_output or isinstance(event, ToolCompletionChunk)
+        return self._attempt.producer.put(event)
+
+    # --- model stages --------------------------------------------------------
+
+    def _begin_model(self, stage: NextStage) -> EventId:
+        """Put this attempt's first event of the stage; returns the id of the stage's very first."""
+        first_id = self._history.begun.get(stage.stage_id)
+        if first_id is not None:
+            self._restart(stage, first_id.sequence + 1)
+            return first_id
+        template = ChunkTemplate(
+            id=f"chatcmpl-{self._run.run_id}-{stage.stage_id}",
+            created=self._run.created_at // 1000,
+            model=self._request.model,
+        )
+        self._has_output = False
+        return self._put(StageStarted(stage_id=stage.stage_id, attempt=self._attempt.number, chunk=template))
+
+    def _restart(self, stage: NextStage, discard_from: int) -> None:
+        """Void what came of the stage so far; its `stage_started`, the first event, still holds."""
+        self._has_output = False
+        self._put(StageRestarted(stage_id=stage.stage_id, attempt=self._attempt.number, discard_from=discard_from))
+
+    def _ask_model(self, stage: NextStage) -> AsyncGenerator[Event, None]:
+        tools = self._tools.definitions(self._offered) if stage.kind == EXTRACTION and self._offered else None
+        request = ModelRequest(
+            model=self._request.model,
+            messages=conversation(self._request, self.completed),
+            tools=tools,
+            tool_choice=self._request.tool_choice if tools else None,
+            parallel_tool_calls=self._request.parallel_tool_calls if tools else None,
+            max_tokens=stage_option(self._request.max_tokens, stage),
+            temperature=stage_option(self._request.temperature, stage),
+        )
+        return model_stage(stage.stage_id, self._model, request, call_ids(self.completed))
+
+    # --- tools ---------------------------------------------------------------
+
+    async def _run_tools(self, stage: NextStage) -> AsyncGenerator[Event, None]:
+        checkpoints = Checkpoints()
+        if stage.stage_id in self._history.begun:
+            checkpoints = await read_checkpoints(self._redis, self._run.run_id, stage.stage_id)
+            # Resumes from its checkpoints, so nothing before this very event is void.
+            self._restart(stage, self._attempt.producer.next_sequence)
+        else:
+            self._put(StageStarted(stage_id=stage.stage_id, attempt=self._attempt.number))
+        extraction = self.completed[round_stage(EXTRACTION, stage.round_number)]
+        return tools_stage(
+            stage.stage_id,
+            model_result(extraction).tool_calls,
+            self._tools,
+            allowed=frozenset(self._offered),
+            calls_max=self._settings.tool_calls_max,
+            checkpoints=checkpoints,
+            until_stored=self._attempt.producer.flush,
+        )
+
+
+def backoff(settings: Settings, retry: int, retry_after_s: float | None, jitter: float) -> float:
+    """Seconds before retry number `retry`: doubling with full jitter, but no sooner than the provider asks.
+
+    Args:
+        jitter: from 0 to 1.
+    """
+    grown = min(settings.model_backoff_s * 2 ** (retry - 1), settings.model_backoff_max_s)
+    return min(max(grown * (0.5 + 0.5 * jitter), retry_after_s or 0.0), settings.model_backoff_max_s)
