@@ -1,0 +1,94 @@
+"""A hub, a run appended by hand, and a client of the hub that checks what it gets."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+
+import pytest
+from redis.asyncio import Redis
+
+from gateway.hub import Hub
+from gateway.views.sse import MERGED, StageView
+from shared import sse
+from shared.cursor import START, EventId, parse_id
+from shared.settings import Settings
+from shared.sse import Frame
+from tests import runs_by_hand
+from tests.runs_by_hand import RunByHand
+
+
+@pytest.fixture
+async def hub(redis: Redis, settings: Settings) -> AsyncIterator[Hub]:
+    hub = Hub(redis, settings)
+    await hub.start()
+    yield hub
+    await hub.stop()
+
+
+@pytest.fixture
+async def run(redis: Redis) -> AsyncIterator[RunByHand]:
+    run = await runs_by_hand.start(redis)
+    yield run
+    await runs_by_hand.stop(run)
+
+
+class Watcher:
+    """A client of one stream, as close to the hub as can be."""
+
+    def __init__(self, hub: Hub, run_id: str, cursor: EventId = START, stage_id: str | None = None) -> None:
+        self.received = b""
+        self.is_reading = asyncio.Event()
+        self.is_reading.set()
+        self._changed = asyncio.Condition()
+        self._task = asyncio.create_task(self._watch(hub, run_id, cursor, stage_id))
+
+    async def _watch(self, hub: Hub, run_id: str, cursor: EventId, stage_id: str | None) -> None:
+        view = MERGED if stage_id is None else StageView(stage_id)
+        async with hub.open(run_id, cursor, view, stage_id) as stream:
+            await hub.relay(stream, self._send)
+
+    async def _send(self, data: bytes) -> None:
+        await self.is_reading.wait()
+        async with self._changed:
+            self.received += data
+            self._changed.notify_all()
+
+    @property
+    def frames(self) -> list[Frame]:
+        """The events so far, with gap frames."""
+        return list(sse.decode(self.received))
+
+    @property
+    def sequences(self) -> list[int]:
+        """The sequences so far."""
+        return [parse_id(frame.id).sequence for frame in self.frames if frame.id]
+
+    async def until(self, condition: Callable[["Watcher"], bool], timeout_s: float = 10) -> "Watcher":
+        """Wait for the condition."""
+        async with asyncio.timeout(timeout_s), self._changed:
+            await self._changed.wait_for(lambda: condition(self))
+        return self
+
+    async def until_end(self, timeout_s: float = 10) -> "Watcher":
+        """Wait until the hub ends the stream."""
+        await asyncio.wait_for(asyncio.shield(self._task), timeout_s)
+        return self
+
+    async def stop(self) -> None:
+        """Go away."""
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
+
+
+@pytest.fixture
+async def watch(hub: Hub) -> AsyncIterator[Callable[..., Watcher]]:
+    watchers: list[Watcher] = []
+
+    def start(run_id: str, cursor: EventId = START, stage_id: str | None = None) -> Watcher:
+        watchers.append(Watcher(hub, run_id, cursor, stage_id))
+        return watchers[-1]
+
+    yield start
+    for watcher in watchers:
+        await watcher.stop()
