@@ -43,7 +43,7 @@ class EventStream(EventSourceResponse):
         self._cursor = cursor
         self._stage_id = stage_id
         self._retry = encode_retry(retry_ms)
-        self._view = view or (MERGED if stage_id is None else StageView(stage_id))
+        self._view = view or view_of(stage_id)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the stream over ASGI."""
@@ -65,6 +65,11 @@ class EventStream(EventSourceResponse):
             finally:
                 gone.cancel()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def view_of(stage_id: str | None) -> View:
+    """The events as they are stored: all, or one stage's."""
+    return MERGED if stage_id is None else StageView(stage_id)
 
 
 async def _close_when_gone(stream: Stream, receive: Receive) -> None:

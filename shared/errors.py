@@ -52,14 +52,14 @@ class BodyTooLarge(StagebusError):
 
 
 class UnsupportedMediaType(StagebusError):
-    """The body is declared as something other than JSON."""
+    """The body is declared as something other than plain JSON."""
 
     code = "unsupported_media_type"
     title = "Unsupported media type"
     status_hint = 415
 
     def __init__(self) -> None:
-        super().__init__("send the body as application/json")
+        super().__init__("send the body as application/json, not compressed")
 
 
 class BadCursor(StagebusError):
@@ -177,6 +177,13 @@ class StorageUnfit(StagebusError):
     title = "Storage unfit"
 
 
+class BadTool(StagebusError):
+    """A tool that the settings name cannot be offered. The worker does not start."""
+
+    code = "bad_tool"
+    title = "Bad tool"
+
+
 class Draining(StagebusError):
     """This process is shutting down."""
 
@@ -235,6 +242,15 @@ class QueueTimeout(RunFailed):
 
     def __init__(self, limit_s: float) -> None:
         super().__init__(f"no worker took the run within {limit_s:g} s")
+
+
+class ToolNotFound(RunFailed):
+    """The run names a tool that its worker does not have."""
+
+    code = "tool_not_found"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"this worker has no tool {name[:64]!r}")
 
 
 class ModelError(RunFailed):

@@ -35,7 +35,7 @@ class WorkerApp:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self._redis: Redis = redis_connections.connect(settings)
         self._tools = ToolRegistry.from_settings(settings)
-        self._model = Model(settings)
+        self._model = Model.from_settings(settings)
         self._keeper = LeaseKeeper(settings)
         self._channels = Channels(self._redis, on_reconnected=lambda: None)
         self._runner = Runner(

@@ -180,5 +180,5 @@ def backoff(settings: Settings, retry: int, retry_after_s: float | None, jitter:
     Args:
         jitter: from 0 to 1.
     """
-    grown = min(settings.model_backoff_s * 2 ** (retry - 1), settings.model_backoff_max_s)
+    grown = min(settings.model_backoff_s * 2.0 ** (retry - 1), settings.model_backoff_max_s)
     return min(max(grown * (0.5 + 0.5 * jitter), retry_after_s or 0.0), settings.model_backoff_max_s)

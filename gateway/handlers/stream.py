@@ -7,13 +7,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.app import gateway_of
-from gateway.stream import EventStream
+from gateway.stream import HEADERS, EventStream, view_of
+from gateway.views.full import FullChunksView
 from shared import ids, log
 from shared.cursor import START, EventId, parse_cursor
 from shared.errors import InvalidRequest, RunNotFound, StageNotFound, StorageUnavailable
-from shared.log import Page
+from shared.log import Page, StoredEvent
 from shared.redis import storage_errors
 from shared.runs import STAGE_IDS
+from shared.sse import encode_retry
 
 PAGE_LIMIT_DEFAULT: Final = 100
 PAGE_LIMIT_MAX: Final = 1000
@@ -53,7 +55,25 @@ async def _answer(request: Request, stage_id: str | None) -> Response:
     gateway = gateway_of(request)
     if await _is_at_end(request, run_id, cursor):
         return Response(status_code=204)
-    return EventStream(gateway.hub, run_id, cursor, retry_ms=gateway.settings.sse_retry_ms, stage_id=stage_id)
+    view = view_of(stage_id)
+    if request.query_params.get("chunks") == "full":
+        try:
+            view = FullChunksView(view, await _read_begun(request, run_id))
+        except StorageUnavailable:
+            # An empty stream: the client asks again.
+            return Response(encode_retry(gateway.settings.sse_retry_ms), headers=HEADERS, media_type="text/event-stream")
+    return EventStream(
+        gateway.hub, run_id, cursor, retry_ms=gateway.settings.sse_retry_ms, stage_id=stage_id, view=view
+    )
+
+
+async def _read_begun(request: Request, run_id: str) -> list[StoredEvent]:
+    """The first event of each stage so far."""
+    redis = gateway_of(request).redis
+    with storage_errors():
+        head = await log.read_head(redis, run_id)
+        ends = await log.read_stage_ends(redis, run_id, head.stage_ids)
+    return [first for first, _ in ends]
 
 
 async def _is_at_end(request: Request, run_id: str, cursor: EventId) -> bool:

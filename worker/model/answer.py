@@ -18,6 +18,10 @@ from worker.model.ending import Ending
 CHUNK_MIN_BYTES: Final = 32
 
 
+class ErrorChunk(Exception):
+    """A provider's error in the place of a chunk: the cause, for the log."""
+
+
 class AnswerReader:
     """Takes a 200's body and gives its chunks.
 
@@ -87,7 +91,7 @@ class AnswerReader:
         for chunk in chunks:
             self._ending.see(chunk)
             if self._ending.error is not None:
-                raise faults.from_error(self._ending.error)
+                raise faults.from_error(self._ending.error) from ErrorChunk(self._ending.error)
             self._output_bytes += _output_bytes(chunk)
             if self._output_bytes > self._output_max_bytes:
                 raise self._too_long()

@@ -31,16 +31,16 @@ async def model_stage(
     Raises:
         ModelError: the provider failed; its `retryable` says whether to do the stage again.
     """
-    merger = Merger(taken=taken_call_ids, tools_offered=bool(request.tools))
+    merger = Merger(tool_names=[tool["function"]["name"] for tool in request.tools or ()], taken_ids=taken_call_ids)
     async with aclosing(model.stream(request)) as chunks:
         async for chunk in chunks:
             merger.add(chunk)
             yield ToolCompletionChunk.model_construct(stage_id=stage_id, tool_results=lean(chunk))
     merged = merger.result()
     result = ModelStageResult(
-        text=merged.text, tool_calls=list(merged.tool_calls), finish_reason=merged.finish_reason, model=merged.model
+        text=merged.text, tool_calls=merged.tool_calls, finish_reason=merged.finish_reason, model=merged.model
     )
-    yield StageCompleted(stage_id=stage_id, result=result.model_dump(exclude_none=True), usage=merged.usage)
+    yield StageCompleted(stage_id=stage_id, result=result.model_dump(exclude_none=True), usage=merged.tokens)
 
 
 def lean(chunk: Chunk) -> Chunk:

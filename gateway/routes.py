@@ -1,0 +1,57 @@
+"""The gateway's URLs: every path is written here and nowhere else.
+
+/runs                                    POST  create          GET  list
+/runs/{run_id}                                                 GET  one run
+/runs/{run_id}/events                                          GET  its stream
+/runs/{run_id}/stages/{stage_id}/events                        GET  one stage's stream
+/runs/{run_id}/cancel                    POST  cancel
+/tools  /models                                                GET  what a run may name
+/healthz  /readyz  /metrics                                    GET  operation
+/schema/events.json  /openapi.json  /problems/{code}           GET  description
+/  /static/{path}                                              GET  the page
+"""
+
+from typing import Final
+
+RUNS: Final = "/runs"
+RUN: Final = "/runs/{run_id}"
+RUN_EVENTS: Final = "/runs/{run_id}/events"
+STAGE_EVENTS: Final = "/runs/{run_id}/stages/{stage_id}/events"
+RUN_CANCEL: Final = "/runs/{run_id}/cancel"
+TOOLS: Final = "/tools"
+MODELS: Final = "/models"
+HEALTH: Final = "/healthz"
+READY: Final = "/readyz"
+METRICS: Final = "/metrics"
+EVENT_SCHEMA: Final = "/schema/events.json"
+OPENAPI: Final = "/openapi.json"
+PROBLEM: Final = "/problems/{code}"
+PAGE: Final = "/"
+STATIC: Final = "/static/{path:path}"
+
+# What machines ask every few seconds; its access lines would bury the others.
+PROBES: Final = frozenset({HEALTH, READY, METRICS})
+
+
+def run_url(run_id: str) -> str:
+    """A run's own URL, which `Location` names."""
+    return RUN.format(run_id=run_id)
+
+
+def problem_url(code: str) -> str:
+    """The `type` of a problem."""
+    return PROBLEM.format(code=code)
+
+
+def run_links(run_id: str) -> dict[str, str]:
+    """Where a client goes on from a run: the fields of `schemas.RunLinks`."""
+    return {
+        "self": run_url(run_id),
+        "events": RUN_EVENTS.format(run_id=run_id),
+        "cancel": RUN_CANCEL.format(run_id=run_id),
+    }
+
+
+def stage_events_url(run_id: str, stage_id: str) -> str:
+    """One stage's stream."""
+    return STAGE_EVENTS.format(run_id=run_id, stage_id=stage_id)

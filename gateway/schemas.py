@@ -1,0 +1,255 @@
+"""What the gateway answers, as pydantic models; `/openapi.json` is made from them."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema
+
+from gateway import routes
+from shared.catalog import ToolDescription
+from shared.events import Usage
+from shared.runs import Run, RunStatus
+from shared.store import StageView as StoredStage
+from shared.store import answer_text
+
+PROMPT_EXCERPT_CHARS: Final = 200
+
+
+class Answer(BaseModel):
+    """Something that the gateway says."""
+
+    model_config = ConfigDict(frozen=True, json_schema_mode_override="serialization")
+
+
+Timestamp = Annotated[
+    str, WithJsonSchema({"type": "string", "format": "date-time", "examples": ["2026-01-31T12:00:00.123Z"]})
+]
+
+
+class RunLinks(Answer):
+    """Where to go on from a run."""
+
+    self: str
+    events: str
+    cancel: str
+
+
+class RunAccepted(Answer):
+    """A run that exists: made, or asked to stop."""
+
+    id: str
+    status: RunStatus
+    created_at: Timestamp
+    links: RunLinks
+
+    @classmethod
+    def of(cls, run: Run) -> "RunAccepted":
+        """The answer to those who acted on a run."""
+        return cls(id=run.run_id, status=run.status, created_at=timestamp(run.created_at), links=links_of(run))
+
+
+class RunError(Answer):
+    """Why a run failed; `code` is stable."""
+
+    error: str
+    code: str
+
+
+class RunSummary(RunAccepted):
+    """A run in a list."""
+
+    model: str
+    started_at: Timestamp | None
+    finished_at: Timestamp | None
+    prompt: str = Field(description=f"how the last user message begins, at most {PROMPT_EXCERPT_CHARS} characters")
+    usage: Usage | None
+    error: RunError | None
+    metadata: dict[str, str]
+
+    @classmethod
+    def of(cls, run: Run) -> "RunSummary":
+        """The summary of a record."""
+        return cls(**_summary(run))
+
+
+class StageView(Answer):
+    """A stage of a run."""
+
+    stage_id: str
+    status: Literal["running", "completed", "incomplete"] = Field(
+        description="incomplete: the run ended before the stage did"
+    )
+    first_id: str = Field(description="the id of its first event")
+    usage: Usage | None
+    events: str = Field(description="where its own stream is")
+
+
+class RunResult(Answer):
+    """What a run came to."""
+
+    text: str
+
+
+class RunView(RunSummary):
+    """A run."""
+
+    attempt: int = Field(description="the number of the last claim; it only grows")
+    tries: int = Field(description="claims that followed a worker's death")
+    cancel_requested: bool
+    last_event_id: str = Field(description="the cursor at the end of its log")
+    stages: list[StageView]
+    result: RunResult | None = Field(description="set once the run has succeeded")
+
+    @classmethod
+    def of_stages(cls, run: Run, stages: list[StoredStage]) -> "RunView":
+        """The view of a record and its stages."""
+        text = answer_text(stages) if run.status is RunStatus.SUCCEEDED else None
+        return cls(
+            **_summary(run),
+            attempt=run.attempt,
+            tries=run.tries,
+            cancel_requested=run.cancel,
+            last_event_id=str(run.last_id),
+            stages=[_stage_view(run, stage) for stage in stages],
+            result=None if text is None else RunResult(text=text),
+        )
+
+
+class RunList(Answer):
+    """Runs, newest first."""
+
+    runs: list[RunSummary]
+    next: str | None = Field(description="give it as `before` for the next page; null on the last one")
+
+
+class ToolList(Answer):
+    """The tools that a run may name."""
+
+    tools: list[ToolDescription]
+
+
+class ModelView(Answer):
+    """A model that a run may name."""
+
+    id: str
+    is_default: bool
+
+
+class ModelList(Answer):
+    """The models that a run may name."""
+
+    models: list[ModelView]
+    any_model: bool = Field(description="whether any other name goes to the provider as it is")
+
+
+class Health(Answer):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class StreamedEvent(Answer):
+    """One event of a log, as the stream sends it."""
+
+    id: str
+    event: str
+    data: dict[str, JsonValue] = Field(description="see /schema/events.json")
+
+
+class LostPart(Answer):
+    """The cursor does not stand in the log; drop what you have from `earliest` on."""
+
+    requested: str
+    earliest: str
+    latest: str
+
+
+class EventPage(Answer):
+    """A part of a run's log."""
+
+    events: list[StreamedEvent]
+    last_event_id: str = Field(description="the cursor for the next page")
+    has_more: bool = Field(description="whether the log went on after this page when it was read")
+    is_ended: bool = Field(description="whether these are the run's last events")
+    gap: LostPart | None = None
+
+
+class FieldError(Answer):
+    """What is wrong with one field."""
+
+    field: str = Field(description="its path, such as messages.0.content; empty for the whole body")
+    message: str
+
+
+class Problem(Answer):
+    """An error, RFC 9457."""
+
+    type: str = Field(description="stable; a URL that says more, or about:blank where the status says it all")
+    title: str
+    status: int
+    detail: str = Field(description="what to do")
+    code: str = Field(description="stable")
+    errors: list[FieldError] | None = None
+
+
+class ProblemType(Answer):
+    """What a problem's `type` means."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    description: str
+    retryable: bool = Field(description="whether the same request may simply be made again")
+
+
+# --- from records ------------------------------------------------------------
+
+
+def timestamp(unix_ms: int) -> str:
+    """ISO 8601, UTC, with milliseconds."""
+    return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def links_of(run: Run) -> RunLinks:
+    """A run's links."""
+    return RunLinks(**routes.run_links(run.run_id))
+
+
+def _summary(run: Run) -> dict[str, Any]:
+    return {
+        "id": run.run_id,
+        "status": run.status,
+        "model": run.model,
+        "created_at": timestamp(run.created_at),
+        "started_at": timestamp(run.started_at) if run.started_at else None,
+        "finished_at": timestamp(run.finished_at) if run.finished_at else None,
+        "prompt": prompt_excerpt(run.request.get("messages", [])),
+        "usage": run.usage,
+        "error": run.error,
+        "metadata": run.request.get("metadata", {}),
+        "links": links_of(run),
+    }
+
+
+def _stage_view(run: Run, stage: StoredStage) -> StageView:
+    status: Literal["running", "completed", "incomplete"] = "incomplete" if run.is_terminal else "running"
+    return StageView(
+        stage_id=stage.stage_id,
+        status="completed" if stage.completed else status,
+        first_id=str(stage.first_id),
+        usage=stage.completed and stage.completed.usage,
+        events=routes.stage_events_url(run.run_id, stage.stage_id),
+    )
+
+
+def prompt_excerpt(messages: Iterable[dict[str, Any]]) -> str:
+    """How the last user message begins; the text parts of it where it has parts."""
+    asked = [message["content"] for message in messages if message.get("role") == "user"]
+    if not asked:
+        return ""
+    content = asked[-1]
+    if isinstance(content, list):
+        content = " ".join(part["text"] for part in content if part.get("type") == "text")
+    return str(content[:PROMPT_EXCERPT_CHARS])

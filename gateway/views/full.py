@@ -1,0 +1,57 @@
+"""Stored events with whole chat completion chunks, for clients that expect a provider's own (`?chunks=full`).
+
+The log keeps chunks lean: what all chunks of a stage repeat stands once, in its `stage_started`.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+
+from gateway.subscription import View
+from shared import sse
+from shared.events import StageStarted, ToolCompletionChunk
+from shared.live import LiveBatch
+from shared.log import Page, StoredEvent
+
+_STARTED = StageStarted.event
+_CHUNK = ToolCompletionChunk.event
+
+
+class FullChunksView:
+    """Another view's events, each chunk made whole."""
+
+    def __init__(self, inner: View, begun: Iterable[StoredEvent]) -> None:
+        """`begun` are the `stage_started` events of stages that began before the client's cursor."""
+        self._inner = inner
+        self._templates: dict[str, dict[str, Any]] = {}
+        for event in begun:
+            self._learn(orjson.loads(event.data))
+
+    def of_page(self, page: Page) -> bytes:
+        """The page with whole chunks."""
+        return self._fill(self._inner.of_page(page))
+
+    def of_batch(self, batch: LiveBatch) -> bytes:
+        """The batch with whole chunks."""
+        return self._fill(self._inner.of_batch(batch))
+
+    def _fill(self, frames: bytes) -> bytes:
+        filled = []
+        for frame in sse.decode(frames):
+            data = frame.data.encode()
+            if frame.event == _STARTED:
+                self._learn(orjson.loads(data))
+            elif frame.event == _CHUNK:
+                data = orjson.dumps(self._whole(orjson.loads(data)))
+            filled.append(sse.encode(frame.id.encode(), frame.event.encode(), data))
+        return b"".join(filled)
+
+    def _learn(self, started: dict[str, Any]) -> None:
+        if started.get("chunk"):
+            self._templates[started["stage_id"]] = started["chunk"]
+
+    def _whole(self, event: dict[str, Any]) -> dict[str, Any]:
+        chunk = {**self._templates.get(event["stage_id"], {}), **event["tool_results"]}
+        chunk["choices"] = [{"logprobs": None, "finish_reason": None, **c} for c in chunk.get("choices", [])]
+        return {"stage_id": event["stage_id"], "tool_results": chunk}

@@ -1,0 +1,279 @@
+"""The log protocol as a small model, explored to exhaustion: its specification in code.
+
+Two workers, a few claims, a Redis that may lose its tail, replies and live messages that
+may be lost, and a client of the merged stream or of a stage. What the scripts, the
+producer and the subscription do is said here in a few lines each; every interleaving of
+it is walked, and in every state reached
+
+- no id stands for two different events, for whoever saw it,
+- the log has consecutive sequences, and nothing after a terminal event,
+- a client that looks at where the log ends, and reads if that is not where it stands, has
+  exactly the log: no hole, no double, nothing that is not there.
+
+`Rules` can take one rule of the protocol away; the walk then finds what it is there for.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple, TypeVar
+
+T = TypeVar("T")
+Id = tuple[int, int]  # attempt, sequence
+START: Id = (0, 0)
+
+LENGTH = 4  # the last event is terminal
+STAGE_TWO = 3  # events from this sequence on are the second stage's; the first stage's are kept until it is complete
+BATCH_MAX = 2
+
+
+class Rules(NamedTuple):
+    """The protocol's rules, each of which may be taken away."""
+
+    attempts_never_reused: bool = True
+    id_before_message: bool = True
+    cursor_must_stand: bool = True
+
+
+class Budget(NamedTuple):
+    """How often each fault may happen."""
+
+    claims: int
+    tails: int
+    replies: int
+    messages: int
+
+
+class Entry(NamedTuple):
+    """An event in the log; `author` is the claim that made its content."""
+
+    id: Id
+    author: int
+
+
+class Message(NamedTuple):
+    """A batch on the live channel."""
+
+    before: Id
+    entries: tuple[Entry, ...]
+
+
+class Worker(NamedTuple):
+    """A worker that holds a claim, or believes so."""
+
+    attempt: int
+    author: int
+    base: Id  # the id before what it keeps
+    kept: int  # how many events it keeps
+    stored: int  # how many of them it knows to stand
+
+    def id_at(self, count: int) -> Id:
+        return (self.attempt, self.base[1] + count) if count else self.base
+
+
+class Client(NamedTuple):
+    """A client and its subscription: its picture, its place, and what is on its way to it."""
+
+    position: Id
+    is_live: bool
+    seen: tuple[Entry, ...]
+    queue: tuple[Message, ...]
+    first_sequence: int  # 1: the merged stream; else the stage's
+
+
+class Redis(NamedTuple):
+    """What was written, in order: a claim's attempt, or an entry. Losing the tail cuts it short."""
+
+    writes: tuple[int | Entry, ...]
+
+    @property
+    def attempt(self) -> int:
+        return next((write for write in reversed(self.writes) if isinstance(write, int)), 0)
+
+    @property
+    def log(self) -> tuple[Entry, ...]:
+        return tuple([write for write in self.writes if not isinstance(write, int)])
+
+
+class State(NamedTuple):
+    """Everything."""
+
+    redis: Redis
+    workers: tuple[Worker | None, ...]
+    client: Client
+    claims_made: int
+    budget: Budget
+
+
+def initial(budget: Budget, first_sequence: int) -> State:
+    """A run that was just created: `0-1` stands."""
+    client = Client(START, is_live=False, seen=(), queue=(), first_sequence=first_sequence)
+    return State(Redis((Entry((0, 1), 0),)), (None, None), client, 0, budget)
+
+
+def last_id(log: tuple[Entry, ...]) -> Id:
+    return log[-1].id if log else START
+
+
+def is_ended(log: tuple[Entry, ...]) -> bool:
+    return bool(log) and log[-1].id[1] == LENGTH
+
+
+# --- what may happen ---------------------------------------------------------
+
+
+def steps(state: State, rules: Rules) -> Iterator[State]:
+    """Every state that may come next."""
+    for index in range(len(state.workers)):
+        yield from _worker_steps(state, rules, index)
+    for client, spent in _client_steps(state.client, state.redis.log, rules):
+        if spent <= state.budget.messages:
+            yield state._replace(client=client, budget=state.budget._replace(messages=state.budget.messages - spent))
+    if state.budget.tails:
+        budget = state.budget._replace(tails=state.budget.tails - 1)
+        for length in range(1, len(state.redis.writes)):
+            yield state._replace(redis=Redis(state.redis.writes[:length]), budget=budget)
+
+
+def _worker_steps(state: State, rules: Rules, index: int) -> Iterator[State]:
+    worker = state.workers[index]
+    log = state.redis.log
+    if state.budget.claims and not is_ended(log):
+        # Redis's time grows with every claim; it does not lose its tail.
+        number = state.claims_made + 1 if rules.attempts_never_reused else state.redis.attempt + 1
+        claimed = Worker(number, state.claims_made + 1, last_id(log), 0, 0)
+        yield state._replace(
+            redis=Redis((*state.redis.writes, number)),
+            workers=_with(state.workers, index, claimed),
+            claims_made=state.claims_made + 1,
+            budget=state.budget._replace(claims=state.budget.claims - 1),
+        )
+    if worker is None:
+        return
+    if worker.base[1] + worker.kept < LENGTH:
+        yield state._replace(workers=_with(state.workers, index, worker._replace(kept=worker.kept + 1)))
+    if worker.kept > worker.stored:
+        yield from _append_steps(state, index, worker)
+
+
+def _append_steps(state: State, index: int, worker: Worker) -> Iterator[State]:
+    log = state.redis.log
+    if state.redis.attempt != worker.attempt or is_ended(log):
+        yield state._replace(workers=_with(state.workers, index, None))
+        return
+    before = worker.id_at(worker.stored)
+    skip = last_id(log)[1] - before[1]
+    if last_id(log) != before and (last_id(log)[0] != worker.attempt or skip < 0):
+        yield state._replace(workers=_with(state.workers, index, _rewound(worker, last_id(log))))
+        return
+    for count in range(1, min(BATCH_MAX, worker.kept - worker.stored) + 1):
+        first = before[1] + 1
+        batch = tuple([Entry((worker.attempt, first + i), worker.author) for i in range(count)])
+        redis = Redis((*state.redis.writes, *batch[skip:]))
+        client = state.client
+        if batch[skip:]:
+            client = client._replace(queue=(*client.queue, Message(before, batch)))
+        appended = state._replace(redis=redis, client=client)
+        yield appended._replace(workers=_with(state.workers, index, _advanced(worker, redis.log)))
+        if state.budget.replies:
+            yield appended._replace(budget=state.budget._replace(replies=state.budget.replies - 1))
+
+
+def _advanced(worker: Worker, log: tuple[Entry, ...]) -> Worker:
+    stored = last_id(log)[1] - worker.base[1]
+    if worker.base[1] < STAGE_TWO - 1 <= worker.base[1] + stored:  # the first stage is complete: it is kept no longer
+        forgotten = STAGE_TWO - 1 - worker.base[1]
+        return worker._replace(base=worker.id_at(forgotten), kept=worker.kept - forgotten, stored=stored - forgotten)
+    return worker._replace(stored=stored)
+
+
+def _rewound(worker: Worker, log_end: Id) -> Worker | None:
+    """The log is behind: send again from there, or give up and claim anew."""
+    stored = log_end[1] - worker.base[1]
+    if log_end == worker.base or (log_end[0] == worker.attempt and 0 < stored <= worker.kept):
+        return worker._replace(stored=stored)
+    return None
+
+
+def _client_steps(client: Client, log: tuple[Entry, ...], rules: Rules) -> Iterator[tuple[Client, int]]:
+    if client.queue:
+        message, rest = client.queue[0], client.queue[1:]
+        yield client._replace(queue=rest), 1  # lost
+        if client.is_live:
+            yield _delivered(client._replace(queue=rest), message, rules), 0
+    if not client.is_live:
+        yield read(client, log, rules), 0
+    elif client.position != last_id(log):
+        yield client._replace(is_live=False), 0
+    if client.seen and client.seen[-1].id != client.position:
+        # Comes back with what it has: the id of the last event it saw.
+        yield client._replace(is_live=False, position=client.seen[-1].id), 0
+
+
+def _delivered(client: Client, message: Message, rules: Rules) -> Client:
+    follows = message.before == client.position
+    if not rules.id_before_message:
+        follows = message.before[1] == client.position[1]
+    if not follows:
+        return client._replace(is_live=False)
+    shown = tuple([entry for entry in message.entries if entry.id[1] >= client.first_sequence])
+    return client._replace(position=message.entries[-1].id, seen=client.seen + shown)
+
+
+def read(client: Client, log: tuple[Entry, ...], rules: Rules) -> Client:
+    """Read the log after the client's position; a position that does not stand gives a gap."""
+    position, seen = client.position, client.seen
+    if rules.cursor_must_stand and position != START and all(entry.id != position for entry in log):
+        position, seen = START, ()
+    shown = tuple([entry for entry in log if entry.id > position and entry.id[1] >= client.first_sequence])
+    return client._replace(position=last_id(log), is_live=True, seen=seen + shown)
+
+
+def _with(items: tuple[T, ...], index: int, item: T) -> tuple[T, ...]:
+    return (*items[:index], item, *items[index + 1 :])
+
+
+# --- what must hold ----------------------------------------------------------
+
+
+def violation(state: State, rules: Rules) -> str | None:
+    """What is wrong in this state, if anything is."""
+    log = state.redis.log
+    if [entry.id[1] for entry in log] != list(range(1, len(log) + 1)):
+        return f"the log has a hole, a double or an event after its end: {log}"
+    if any(a.id >= b.id for a, b in zip(log, log[1:], strict=False)):
+        return f"ids do not grow: {log}"
+    # Once the client looks: at the quiet stream's ping, or when it reads for any other reason.
+    client = state.client
+    settled = read(client, log, rules) if not client.is_live or client.position != last_id(log) else client
+    if settled.seen != tuple([entry for entry in log if entry.id[1] >= client.first_sequence]):
+        return f"the client has {settled.seen}, the log {log}"
+    return None
+
+
+class Walk(NamedTuple):
+    """How far a walk came, and what it found first."""
+
+    states: int
+    violation: str | None
+
+
+def explore(budget: Budget, rules: Rules = Rules(), *, first_sequence: int = 1, states_max: int = 10**7) -> Walk:
+    """Walk every state; stops at the first violation.
+
+    Clients change nothing for each other, so one at a time is enough: that of the merged
+    stream, or with `first_sequence` STAGE_TWO that of the second stage.
+    """
+    frontier = [initial(budget, first_sequence)]
+    seen = set(frontier)
+    while frontier:
+        state = frontier.pop()
+        for following in steps(state, rules):
+            if following in seen:
+                continue
+            seen.add(following)
+            wrong = violation(following, rules)
+            if wrong is not None:
+                return Walk(len(seen), wrong)
+            frontier.append(following)
+            if len(seen) > states_max:
+                raise RuntimeError(f"more than {states_max} states")
+    return Walk(len(seen), None)

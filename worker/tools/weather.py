@@ -1,0 +1,130 @@
+"""The built-in tool `get_weather`, which asks Open-Meteo; no key is needed.
+
+    GET /v1/search?name=Paris&count=1…                     where is it
+    GET /v1/forecast?latitude=…&longitude=…&current=…      how is it there now
+
+Spec: https://open-meteo.com/en/docs/geocoding-api
+Spec: https://open-meteo.com/en/docs
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import httpx
+import orjson
+
+from shared.settings import Settings
+from worker.tools.tool import ToolError
+
+_TIMEOUT_S: Final = 10.0
+# So many places of the name are looked through where the model also says a country or region.
+_CANDIDATES: Final = 10
+_CITY_MAX_CHARS: Final = 200
+
+_CURRENT: Final = "temperature_2m,relative_humidity_2m,apparent_temperature,weather_code,wind_speed_10m"
+
+# WMO code table 4677, as far as Open-Meteo uses it.
+_CONDITIONS: Final[Mapping[int, str]] = {
+    0: "clear sky",
+    1: "mostly clear sky",
+    2: "partly cloudy sky",
+    3: "overcast sky",
+    45: "fog",
+    48: "fog with rime",
+    51: "light drizzle",
+    53: "drizzle",
+    55: "heavy drizzle",
+    56: "light freezing drizzle",
+    57: "freezing drizzle",
+    61: "light rain",
+    63: "rain",
+    65: "heavy rain",
+    66: "light freezing rain",
+    67: "freezing rain",
+    71: "light snow",
+    73: "snow",
+    75: "heavy snow",
+    77: "snow grains",
+    80: "light rain showers",
+    81: "rain showers",
+    82: "violent rain showers",
+    85: "light snow showers",
+    86: "heavy snow showers",
+    95: "thunderstorm",
+    96: "thunderstorm with light hail",
+    99: "thunderstorm with heavy hail",
+}
+
+
+class Weather:
+    """The connection to Open-Meteo, or to whatever speaks its protocol."""
+
+    def __init__(self, geocoding_url: str, forecast_url: str) -> None:
+        self._geocoding_url = geocoding_url.rstrip("/")
+        self._forecast_url = forecast_url.rstrip("/")
+        self._client = httpx.AsyncClient(timeout=_TIMEOUT_S)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "Weather":
+        """At the addresses that the settings name."""
+        return cls(settings.weather_geocoding_url, settings.weather_forecast_url)
+
+    async def aclose(self) -> None:
+        """Close its connections."""
+        await self._client.aclose()
+
+    async def get_weather(self, city: str) -> dict[str, Any]:
+        """Get the current weather in a city: temperature, conditions, humidity and wind.
+
+        Args:
+            city: The city's name, such as "Paris"; a country may follow, as in "Paris, France".
+        """
+        place = await self._find(city.strip()[:_CITY_MAX_CHARS])
+        where = {"latitude": place["latitude"], "longitude": place["longitude"]}
+        answer = await self._get(f"{self._forecast_url}/v1/forecast", where | {"current": _CURRENT, "timezone": "auto"})
+        current = answer.get("current")
+        if not isinstance(current, dict) or "temperature_2m" not in current:
+            raise ToolError(f"the weather service has no current weather for {city!r}")
+        return {
+            "place": ", ".join(str(place[part]) for part in ("name", "country") if place.get(part)),
+            "conditions": _CONDITIONS.get(current.get("weather_code", -1), "unknown conditions"),
+            "temperature_c": current["temperature_2m"],
+            "feels_like_c": current.get("apparent_temperature"),
+            "humidity_percent": current.get("relative_humidity_2m"),
+            "wind_kmh": current.get("wind_speed_10m"),
+            "local_time": current.get("time"),
+        }
+
+    async def _find(self, city: str) -> dict[str, Any]:
+        """The place that a name means: the biggest one, or the one in the country that it says."""
+        name, _, region = (part.strip() for part in city.partition(","))
+        query = {"name": name, "count": _CANDIDATES if region else 1, "language": "en", "format": "json"}
+        places = (await self._get(f"{self._geocoding_url}/v1/search", query)).get("results")
+        if not isinstance(places, list) or not places:
+            raise ToolError(f"there is no place called {city!r}")
+        wanted = region.casefold()
+        named = (place for place in places if wanted and wanted in _regions_of(place))
+        found = next(named, places[0])
+        if not isinstance(found, dict) or not {"latitude", "longitude"} <= found.keys():
+            raise ToolError("the weather service gave an answer that makes no sense")
+        return found
+
+    async def _get(self, url: str, query: Mapping[str, str | int | float]) -> dict[str, Any]:
+        try:
+            response = await self._client.get(url, params=query)
+            response.raise_for_status()
+            answer = orjson.loads(response.content)
+        except httpx.HTTPStatusError as exc:
+            raise ToolError(f"the weather service answered {exc.response.status_code}") from exc
+        except httpx.TimeoutException as exc:
+            raise ToolError(f"the weather service did not answer within {_TIMEOUT_S:g} s") from exc
+        except httpx.HTTPError as exc:
+            raise ToolError("the weather service cannot be reached") from exc
+        except orjson.JSONDecodeError as exc:
+            raise ToolError("the weather service gave an answer that makes no sense") from exc
+        return answer if isinstance(answer, dict) else {}
+
+
+def _regions_of(place: Mapping[str, Any]) -> set[str]:
+    names = ("country", "country_code", "admin1", "admin2")
+    return {str(place[name]).casefold() for name in names if place.get(name)}
