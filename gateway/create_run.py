@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import Discriminator, Field, Tag, ValidationError
+from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
 from gateway.messages import Message, Name, WireModel
@@ -68,6 +68,25 @@ MetadataValue = Annotated[str, Field(max_length=METADATA_VALUE_MAX_CHARS)]
 
 class CreateRun(WireModel):
     """A new run. Exactly one of `user_prompt` and `messages` says what is asked."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {
+                    "required": ["user_prompt"],
+                    "properties": {"user_prompt": {"type": "string"}, "messages": {"type": "null"}},
+                },
+                {
+                    "required": ["messages"],
+                    "properties": {
+                        "messages": {"type": "array"},
+                        "user_prompt": {"type": "null"},
+                        "system_prompt": {"type": "null"},
+                    },
+                },
+            ]
+        }
+    )
 
     model: str | None = Field(
         default=None, pattern=MODEL_PATTERN, description="a model's name; the operator's own choice where left out"

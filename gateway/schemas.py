@@ -190,7 +190,7 @@ class Problem(Answer):
     status: int
     detail: str = Field(description="what to do")
     code: str = Field(description="stable")
-    errors: list[FieldError] | None = None
+    errors: list[FieldError] = Field(default=[], description="the fields that do not hold")
 
 
 class ProblemType(Answer):

@@ -73,6 +73,17 @@ class BadCursor(StagebusError):
         super().__init__("a cursor is an event id such as 5204-118, or 0 for the start")
 
 
+class BadIdempotencyKey(StagebusError):
+    """An Idempotency-Key that cannot be one."""
+
+    code = "bad_idempotency_key"
+    title = "Bad Idempotency-Key"
+    status_hint = 400
+
+    def __init__(self) -> None:
+        super().__init__("an Idempotency-Key has 1 to 255 visible ASCII characters")
+
+
 class RunNotFound(StagebusError):
     """No such run, or its retention is over."""
 

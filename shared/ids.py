@@ -12,7 +12,8 @@ from typing import Final
 
 from ulid import ULID
 
-_RUN_ID: Final = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
+PATTERN: Final = "[0-7][0-9A-HJKMNP-TV-Z]{25}"
+_RUN_ID: Final = re.compile(PATTERN)
 
 
 def new_run_id() -> str:

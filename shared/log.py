@@ -117,7 +117,7 @@ async def read_page(
     if after != START and not is_checked and after != head.last_id and not await _stands(redis, run_id, head, after):
         lost = Lost(after, await _read_earliest(redis, run_id, head), head.last_id)
         after = START
-    stage_ids = head.stage_ids if stage_id is None else [s for s in (stage_id, RUN_STAGE) if s in head.stage_ids]
+    stage_ids = [s for s in head.stage_ids if stage_id is None or s in (stage_id, RUN_STAGE)]
     replies = await _read_ranges(redis, run_id, stage_ids, f"({after}", str(head.last_id), limit)
     events, bound = _merge(stage_ids, replies, limit)
     if stage_id not in (None, RUN_STAGE):

@@ -113,6 +113,23 @@ async def list_runs(redis: Redis, tenant: str, limit: int, before_id: str | None
     return RunPage(page, page[-1].run_id if len(found) > limit else None)
 
 
+class Load(NamedTuple):
+    """How many runs have not ended, and how many of them are due and in no worker's hands."""
+
+    active: int
+    waiting: int
+
+
+async def read_load(redis: Redis) -> Load:
+    """Count the runs that have not ended."""
+    seconds, microseconds = await redis.time()
+    async with redis.pipeline(transaction=False) as pipe:
+        pipe.zcard(keys.ACTIVE)
+        pipe.zcount(keys.QUEUE, "-inf", seconds * 1000 + microseconds // 1000)
+        active, waiting = await pipe.execute()
+    return Load(active, waiting)
+
+
 class StageView(NamedTuple):
     """One stage of a run for those who look at it; the outcome is None until it is complete."""
 

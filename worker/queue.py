@@ -163,7 +163,7 @@ class LeasedWorker(Worker):
         if not outcome.is_over:
             raise RetryJob
 
-    async def finish_job(self, job_id: str, finish: bool, *_: Any) -> None:  # type: ignore[override]  # noqa: FBT001
+    async def finish_job(self, job_id: str, finish: bool, *_: Any) -> None:  # noqa: FBT001
         """Take the job of an ended run out of the queue, or give the run back."""
         token = self._tokens.get(job_id)
         outcome = self._outcomes.get(job_id)

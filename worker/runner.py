@@ -126,9 +126,10 @@ class Runner:
         assert claim is not None, "a claim of held runs, too, always answers"
         run = await store.get_run(self._redis, run_id)
         history = await read_history(self._redis, run_id)
-        toolchain_parts = {"redis": self._redis, "settings": self._settings, "model": self._model, "tools": self._tools}
         async with self._attempt(claim, run_id, history.stage_ids, token) as attempt:
-            toolchain = Toolchain(run, attempt, history, **toolchain_parts)
+            toolchain = Toolchain(
+                run, attempt, history, redis=self._redis, settings=self._settings, model=self._model, tools=self._tools
+            )
             try:
                 event = await self._find_end(run, claim, attempt, toolchain)
             except GivenBack:

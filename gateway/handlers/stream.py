@@ -6,7 +6,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.app import gateway_of
+from gateway.state import gateway_of
 from gateway.stream import HEADERS, EventStream, view_of
 from gateway.views.full import FullChunksView
 from shared import ids, log
@@ -61,7 +61,9 @@ async def _answer(request: Request, stage_id: str | None) -> Response:
             view = FullChunksView(view, await _read_begun(request, run_id))
         except StorageUnavailable:
             # An empty stream: the client asks again.
-            return Response(encode_retry(gateway.settings.sse_retry_ms), headers=HEADERS, media_type="text/event-stream")
+            return Response(
+                encode_retry(gateway.settings.sse_retry_ms), headers=HEADERS, media_type="text/event-stream"
+            )
     return EventStream(
         gateway.hub, run_id, cursor, retry_ms=gateway.settings.sse_retry_ms, stage_id=stage_id, view=view
     )

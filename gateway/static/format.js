@@ -1,16 +1,17 @@
-// Numbers, times and JSON as text for people.
+// Times and JSON as text for people.
+
+const LINE_MAX = 44; // JSON that is no longer stands on one line
 
 /** 320 ms, 3.4 s, 2 min 05 s. */
 export function duration(ms) {
   if (ms < 1000) return `${Math.round(ms)} ms`;
-  if (ms < 59_950) return `${(ms / 1000).toFixed(1)} s`;
-  const seconds = Math.round(ms / 1000);
-  return `${Math.floor(seconds / 60)} min ${String(seconds % 60).padStart(2, "0")} s`;
+  return ms < 59_950 ? `${(ms / 1000).toFixed(1)} s` : elapsed(ms);
 }
 
-/** The same for something that still goes on: whole seconds, so that it does not flicker. */
+/** The same for what still goes on: in whole seconds, so that it does not flicker. */
 export function elapsed(ms) {
-  return ms < 60_000 ? `${Math.floor(ms / 1000)} s` : duration(Math.floor(ms / 1000) * 1000);
+  const seconds = Math.floor(ms / 1000);
+  return seconds < 60 ? `${seconds} s` : `${Math.floor(seconds / 60)} min ${String(seconds % 60).padStart(2, "0")} s`;
 }
 
 /** just now, 5 min ago, 3 h ago, then the date. */
@@ -18,21 +19,19 @@ export function ago(date, now) {
   const minutes = Math.floor((now - date) / 60_000);
   if (minutes < 1) return "just now";
   if (minutes < 60) return `${minutes} min ago`;
-  if (minutes < 24 * 60) return `${Math.floor(minutes / 60)} h ago`;
-  return date.toLocaleDateString(undefined, { day: "numeric", month: "short" });
+  return minutes < 24 * 60 ? `${Math.floor(minutes / 60)} h ago` : date.toLocaleDateString();
 }
 
-/** A count with its noun: 1 token, 1,204 tokens. */
-export function count(number, noun) {
-  return `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
-}
-
-/** JSON text with indents where it is an object or a list; any other text as it is. */
+/** JSON text with room to breathe where it is an object or a list; any other text as it is. */
 export function pretty(text) {
+  let value;
   try {
-    const value = JSON.parse(text);
-    return value !== null && typeof value === "object" ? JSON.stringify(value, null, 2) : text;
+    value = JSON.parse(text);
   } catch {
     return text;
   }
+  if (value === null || typeof value !== "object") return text;
+  const lines = JSON.stringify(value, null, 2);
+  const line = lines.replace(/\n */g, " ");
+  return line.length <= LINE_MAX ? line : lines;
 }

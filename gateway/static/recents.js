@@ -4,97 +4,88 @@ import { listRuns } from "./api.js";
 import { ago } from "./format.js";
 import { $ } from "./view.js";
 
-const drawer = matchMedia("(max-width: 63.99rem)");
+const isNarrow = matchMedia("(width < 64rem)");
 
-export class Recents {
-  #onOpen;
-  #currentId = null;
-  #runs = [];
+let runs = [];
+let openId = null;
+let openStatus = null;
 
-  constructor(onOpen) {
-    this.#onOpen = onOpen;
-    $("recents-toggle").addEventListener("click", () => this.#setOpen(true));
-    $("recents-close").addEventListener("click", () => this.#setOpen(false));
-    $("recents-shade").addEventListener("click", () => this.#setOpen(false));
-    $("recents").addEventListener("keydown", (event) => event.key === "Escape" && this.#setOpen(false));
-    drawer.addEventListener("change", () => this.#setOpen(false));
-    $("recents").inert = drawer.matches;
-  }
-
-  /** Ask for the list. Without it the page works as well. */
-  async refresh() {
-    try {
-      const { runs } = await listRuns();
-      this.#runs = Array.isArray(runs) ? runs : [];
-      this.#render(this.#runs.length ? "" : "None yet.");
-    } catch {
-      if (this.#runs.length === 0) this.#render("The list cannot be had right now.");
-    }
-  }
-
-  mark(runId) {
-    this.#currentId = runId;
-    this.#render($("recents-note").textContent);
-    if (drawer.matches) this.#setOpen(false);
-  }
-
-  #render(note) {
-    $("recents-note").textContent = note;
-    $("recents-note").hidden = note === "";
-    const focusedId = document.activeElement?.closest("#recents-list a")?.dataset.runId;
-    $("recents-list").replaceChildren(...this.#runs.map((run) => this.#item(run)));
-    if (focusedId) [...$("recents-list").querySelectorAll("a")].find((link) => link.dataset.runId === focusedId)?.focus();
-  }
-
-  #item(run) {
-    const item = document.createElement("li");
-    const link = document.createElement("a");
-    link.href = `/?run=${encodeURIComponent(run.id)}`;
-    link.dataset.runId = run.id;
-    if (run.id === this.#currentId) link.setAttribute("aria-current", "page");
-    link.append(span("recent-prompt", run.prompt || run.id), facts(run));
-    link.addEventListener("click", (event) => {
-      if (event.metaKey || event.ctrlKey || event.shiftKey || event.button !== 0) return;
-      event.preventDefault();
-      this.#onOpen(run.id);
-    });
-    item.append(link);
-    return item;
-  }
-
-  #setOpen(isOpen) {
-    const wasOpen = document.body.classList.contains("drawer-open");
-    document.body.classList.toggle("drawer-open", isOpen);
-    $("recents-toggle").setAttribute("aria-expanded", isOpen);
-    $("recents").inert = drawer.matches && !isOpen;
-    $("main").inert = isOpen;
-    if (isOpen) {
-      this.refresh();
-      $("recents-close").focus();
-    } else if (wasOpen) {
-      $("recents-toggle").focus();
-    }
-  }
+/** Make the list work; `onOpen(runId)` is told of a click. */
+export function initRecents(onOpen) {
+  $("recents-list").addEventListener("click", (event) => {
+    const link = event.target.closest("a");
+    if (!link || event.metaKey || event.ctrlKey || event.shiftKey) return;
+    event.preventDefault();
+    onOpen(link.dataset.runId);
+  });
+  $("recents-toggle").addEventListener("click", () => setDrawer(true));
+  for (const id of ["recents-close", "recents-shade"]) $(id).addEventListener("click", () => setDrawer(false));
+  addEventListener("keydown", (event) => event.key === "Escape" && setDrawer(false));
+  isNarrow.addEventListener("change", () => setDrawer(false));
+  setDrawer(false);
 }
 
-function facts(run) {
-  const line = span("recent-facts", "");
-  const status = span("dot-status", run.status ?? "");
-  status.dataset.status = run.status ?? "";
-  line.append(status);
-  const created = new Date(run.created_at ?? NaN);
-  if (!Number.isNaN(created.getTime())) {
-    const time = document.createElement("time");
-    time.dateTime = created.toISOString();
-    time.textContent = ago(created, Date.now());
-    line.append(time);
+/** Ask for the list. Without it the page works as well. */
+export async function refreshRecents() {
+  try {
+    runs = (await listRuns()).runs ?? [];
+    $("recents-note").textContent = runs.length ? "" : "None yet.";
+  } catch {
+    $("recents-note").textContent = "The list cannot be had right now.";
   }
-  return line;
+  render();
+}
+
+/** The run that the page shows, if any. */
+export function markRecent(runId) {
+  openId = runId;
+  openStatus = null;
+  setDrawer(false);
+  render();
+}
+
+/** The shown run's status: its stream knows it sooner than the list does. */
+export function noteStatus(status) {
+  openStatus = status;
+  render();
+}
+
+function render() {
+  const focusedId = document.activeElement.dataset.runId;
+  $("recents-list").replaceChildren(...runs.map(listItem));
+  if (focusedId) [...$("recents-list").querySelectorAll("a")].find((a) => a.dataset.runId === focusedId)?.focus();
+}
+
+function listItem(run) {
+  const isOpen = run.id === openId;
+  const status = (isOpen && openStatus) || run.status;
+  const item = document.createElement("li");
+  const link = document.createElement("a");
+  link.href = `/?run=${encodeURIComponent(run.id)}`;
+  link.dataset.runId = run.id;
+  if (isOpen) link.ariaCurrent = "page";
+  const facts = span("muted", "");
+  facts.append(span("status", status), span("", run.created_at ? ago(new Date(run.created_at), Date.now()) : ""));
+  link.append(span("", run.prompt || run.id), facts);
+  item.append(link);
+  return item;
 }
 
 function span(name, text) {
   const element = document.createElement("span");
   element.className = name;
   element.textContent = text;
+  if (name === "status") element.dataset.status = text;
   return element;
+}
+
+function setDrawer(isOpen) {
+  const wasOpen = $("main").inert;
+  document.body.classList.toggle("drawer-open", isOpen);
+  $("recents-toggle").ariaExpanded = isOpen;
+  $("recents").inert = isNarrow.matches && !isOpen;
+  $("main").inert = isOpen;
+  if (isOpen) refreshRecents();
+  if (isOpen) $("recents-close").focus();
+  else if (wasOpen) $("recents-toggle").focus();
 }

@@ -8,9 +8,7 @@
 
 const RUN_STAGE = "run";
 const TOOLS = "tools";
-const SYNTHESIS = "synthesis";
-
-export const TERMINAL_STATUSES = new Set(["succeeded", "failed", "cancelled"]);
+const TERMINAL_STATUSES = new Set(["succeeded", "failed", "cancelled"]);
 
 /** A run of which nothing is known yet. */
 export function emptyRun() {
@@ -135,14 +133,14 @@ function emptyStage(id) {
     state: "running", // running | waiting (for a retry) | restarted (and running) | done | failed | stopped
     text: "",
     reasoning: "",
-    refusal: "",
     callsTools: false,
     calls: [], // { id, name, arguments, state: running | done | error | stopped, content, durationMs, startedAt }
     notes: [], // what went wrong on the way: { kind: retry | restart | resume, ... }
     startedAt: null,
     durationMs: null,
-    content: "", // the model's text as it came, thoughts included where a server passes them on
+    content: "", // the model's text as it came, with thoughts in it where a server leaves them there
     thoughts: "",
+    refusal: "",
     result: null,
     events: [], // those that are not void
   };
@@ -192,12 +190,6 @@ const STAGE_EVENTS = {
     const state = data.is_error ? "error" : "done";
     setCall(stage, data.call_id, { name: data.name, content: data.content, state, durationMs: data.duration_ms });
   },
-  tool_summary(stage, { data }) {
-    for (const outcome of listOf(data.tool_summary)) {
-      const { call_id: id, name, content } = outcome;
-      setCall(stage, id, { name, content, arguments: outcome.arguments, state: outcome.is_error ? "error" : "done" });
-    }
-  },
   stage_completed(stage, { data, at }) {
     stage.state = "done";
     stage.result = data.result ?? {};
@@ -237,7 +229,7 @@ function textOf(part) {
 /** Once a batch: tell thoughts from text. The result of a complete stage has the last word. */
 function settleText(stage) {
   const [text, thoughts] = splitThoughts(stage.content);
-  stage.text = stage.result?.text ?? text;
+  stage.text = (stage.result?.text ?? text) || stage.refusal;
   stage.reasoning = stage.thoughts + thoughts;
   if (stage.result) stage.callsTools = listOf(stage.result.tool_calls).length > 0;
 }

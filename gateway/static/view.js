@@ -1,10 +1,10 @@
-// The view of one run in the page. Everything that came from a model, a tool or a person is set as text, never as HTML.
+// The view of a run in the page. What came from a model, a tool or a person is set as text, never as HTML.
 
-import { count, duration, elapsed, pretty } from "./format.js";
+import { duration, elapsed, pretty } from "./format.js";
 import { answerStage, isTerminal } from "./run_state.js";
 
-const STATUS_TEXT = {
-  queued: "Queued", running: "Running", succeeded: "Succeeded", failed: "Failed", cancelled: "Cancelled",
+const CONNECTION_TEXT = {
+  idle: "Idle", connecting: "Connecting", live: "Live", reconnecting: "Reconnecting", gap: "Reading anew", ended: "Ended",
 };
 const STAGE_TITLE = { extraction: "Extraction", tools: "Tools", synthesis: "Synthesis" };
 const STAGE_PURPOSE = {
@@ -12,23 +12,15 @@ const STAGE_PURPOSE = {
   tools: "The calls run side by side",
   synthesis: "The model writes from the tools’ results",
 };
-const STAGE_STATE = {
-  running: "running", waiting: "waiting", restarted: "started over", done: "", failed: "failed", stopped: "stopped",
-};
-const CALL_STATE = { running: "running", done: "done", error: "error", stopped: "stopped" };
-const CONNECTION_TEXT = {
-  idle: "Idle", connecting: "Connecting", live: "Live", reconnecting: "Reconnecting", gap: "Reading anew", ended: "Ended",
-};
-// Reader and page agree that they are at the end of the text when this little is left below.
+const STATE_TEXT = { waiting: "waiting to retry", restarted: "started over" };
+// Page and reader agree that they are at the end of the text when no more than this is left below.
 const END_SLACK_PX = 48;
 
 export const $ = (id) => document.getElementById(id);
 
-// --- the connection ----------------------------------------------------------
-
 export function showConnection(state, losses = 0) {
   document.body.dataset.connection = state;
-  $("connection-text").textContent = CONNECTION_TEXT[state] + (losses ? ` (${losses})` : "");
+  setText($("connection"), CONNECTION_TEXT[state] + (losses ? ` (${losses})` : ""));
 }
 
 /** Say something to those who listen to the page instead of looking at it. */
@@ -36,41 +28,36 @@ export function announce(text) {
   $("announcer").textContent = text;
 }
 
-// --- a run -------------------------------------------------------------------
+/** Not `disabled`, which would take the focus away. */
+export function setBusy(button, isBusy) {
+  button.ariaDisabled = isBusy;
+}
+
+export function stageTitle({ id, kind, round }) {
+  return (STAGE_TITLE[kind] ?? id) + (round > 1 ? `, round ${round}` : "");
+}
 
 export class RunView {
-  #stages = new Map(); // id -> { item, stage, calls: Map of call id -> { item, call } }
   #run = null;
-  #facts = {};
+  #stages = new Map(); // stage id -> { item, stage, isAnswer, calls: call id -> { item, call } }
   #isFollowing = false;
-  #lastTop = 0;
+  #top = 0;
 
   constructor() {
     addEventListener("scroll", () => this.#scrolled(), { passive: true });
     $("latest").addEventListener("click", () => this.follow());
   }
 
-  /** An empty view, before anything of the run is known. */
-  reset() {
-    this.#stages.clear();
+  reset(prompt = "") {
     this.#run = null;
-    this.#facts = {};
+    this.#stages.clear();
     this.#isFollowing = false;
     $("stages").replaceChildren();
-    setText($("answer"), "");
-    for (const id of ["answer-section", "end", "usage", "about", "lost-note", "queued-note", "action-error", "latest"]) {
-      $(id).hidden = true;
-    }
-    for (const id of ["run-status", "run-time", "run-model", "run-prompt"]) $(id).textContent = "";
-    $("cancel").hidden = true;
+    for (const id of ["run-status", "run-time", "run-model", "answer", "cancel-error", "lost", "facts"]) $(id).textContent = "";
+    for (const id of ["answer-section", "end", "cancel", "latest"]) $(id).hidden = true;
+    setText($("run-prompt"), prompt);
+    setBusy($("cancel"), false);
     delete document.body.dataset.runStatus;
-  }
-
-  /** What only the run's record says: its prompt, and when it was made. */
-  describe(facts) {
-    this.#facts = { ...this.#facts, ...facts };
-    $("run-prompt").textContent = this.#facts.prompt ?? "";
-    if (this.#run) this.#showFacts(this.#run);
   }
 
   /** Keep the end of the text in sight, until the reader scrolls up. */
@@ -79,225 +66,150 @@ export class RunView {
     this.#scrollToEnd();
   }
 
-  showLost(text) {
-    $("lost-note").textContent = text;
-    $("lost-note").hidden = false;
-  }
-
   render(run) {
-    const before = this.#run;
     this.#run = run;
     document.body.dataset.runStatus = run.status ?? "";
-    this.#showFacts(run);
     const answer = answerStage(run);
-    if (run.stages !== before?.stages) this.#showStages(run, answer);
-    this.#showAnswer(run, answer);
-    if (run.status !== before?.status) this.#showEnd(run);
+    this.#showHead(run);
+    const ids = new Set(run.stages.map((stage) => stage.id));
+    for (const id of this.#stages.keys()) if (!ids.has(id)) this.#forget(id);
+    for (const stage of run.stages) this.#showStage(stage, stage === answer);
+    showAnswer(run, answer);
+    showEnd(run);
+    showFacts(run);
     if (this.#isFollowing) this.#scrollToEnd();
     this.#showLatestButton();
   }
 
-  /** Once a second: times of what still goes on. */
+  /** Once a second: the times of what still goes on. */
   tick(now) {
     if (!this.#run || isTerminal(this.#run)) return;
-    if (this.#run.startedAt != null) setText($("run-time"), elapsed(now - this.#run.startedAt));
+    const show = (element, since) => since != null && setText(element, elapsed(now - since));
+    show($("run-time"), this.#run.startedAt);
     for (const { item, stage, calls } of this.#stages.values()) {
-      if (stage.state === "done") continue;
-      if (stage.startedAt != null) setText(item.querySelector(".stop-time"), elapsed(now - stage.startedAt));
+      if (stage.state !== "done") show(item.querySelector(".time"), stage.startedAt);
       for (const { item: card, call } of calls.values()) {
-        const isTimed = call.state === "running" && call.startedAt != null;
-        if (isTimed) setText(card.querySelector(".call-time"), elapsed(now - call.startedAt));
+        if (call.state === "running") show(card.querySelector(".time"), call.startedAt);
       }
     }
   }
 
-  // --- facts ---
-
-  #showFacts(run) {
-    const isOver = isTerminal(run);
-    setText($("run-status"), STATUS_TEXT[run.status] ?? "");
-    setText($("run-model"), run.model);
-    $("queued-note").hidden = run.status !== "queued";
-    $("cancel").hidden = isOver || run.status === null;
-    if (isOver) setText($("run-time"), run.durationMs == null ? "" : duration(run.durationMs));
-    $("about").hidden = run.lastId === "";
-    const attempts = run.attempts.map(({ attempt, worker }) => `${attempt} by ${worker}`).join(", ");
-    showPairs($("about-list"), [
-      ["Run", run.id],
-      ["Created", this.#facts.createdAt?.toLocaleString() ?? ""],
-      ["Attempts", attempts],
-      ["Last event", run.lastId],
-      ["Follow it", `curl -N ${location.origin}/runs/${run.id}/events -H 'Last-Event-ID: ${run.lastId}'`],
-    ]);
+  #showHead({ status, model, durationMs }) {
+    $("run-status").dataset.status = status ?? "";
+    setText($("run-status"), status === "queued" ? "queued: waiting for a worker" : status ?? "");
+    setText($("run-model"), model);
+    if (durationMs != null) setText($("run-time"), duration(durationMs));
+    $("cancel").hidden = status !== "queued" && status !== "running";
   }
 
-  #showEnd(run) {
-    const texts = {
-      failed: ["The run failed", run.error?.error ?? ""],
-      cancelled: ["Cancelled", "What was written until then is above."],
-    }[run.status];
-    $("end").hidden = !texts;
-    $("end").dataset.status = run.status ?? "";
-    if (texts) [$("end-title").textContent, $("end-text").textContent] = texts;
-    $("usage").hidden = !run.usage;
-    if (!run.usage) return;
-    const { prompt_tokens: prompt, completion_tokens: completion, total_tokens: total } = run.usage;
-    showPairs($("usage"), [
-      ["Tokens", total.toLocaleString("en")],
-      ["in", prompt.toLocaleString("en")],
-      ["out", completion.toLocaleString("en")],
-    ]);
-  }
-
-  // --- stages ---
-
-  #showStages(run, answer) {
-    const ids = new Set(run.stages.map((stage) => stage.id));
-    for (const [id, { item }] of this.#stages) {
-      if (ids.has(id)) continue;
-      item.remove();
-      this.#stages.delete(id);
-    }
-    for (const stage of run.stages) this.#showStage(stage, stage.id === answer?.id);
+  #forget(stageId) {
+    this.#stages.get(stageId).item.remove();
+    this.#stages.delete(stageId);
   }
 
   #showStage(stage, isAnswer) {
-    let shown = this.#stages.get(stage.id);
-    if (!shown) {
-      shown = { item: clone("stage-template"), stage: null, calls: new Map() };
-      this.#stages.set(stage.id, shown);
-      shown.item.dataset.stage = stage.id;
-      shown.item.querySelector("h2").textContent = stageTitle(stage);
-      shown.item.querySelector(".stop-purpose").textContent = STAGE_PURPOSE[stage.kind] ?? "";
-      $("stages").append(shown.item);
-    }
+    const shown = this.#stages.get(stage.id) ?? this.#addStage(stage);
     if (shown.stage === stage && shown.isAnswer === isAnswer) return;
-    const hasNotes = shown.stage?.notes.length !== stage.notes.length;
-    shown.stage = stage;
-    shown.isAnswer = isAnswer;
-    const part = (name) => shown.item.querySelector(name);
-    shown.item.dataset.state = stage.state;
-    setText(part(".stop-state"), STAGE_STATE[stage.state] ?? stage.state);
-    if (stage.state === "done") setText(part(".stop-time"), stage.durationMs == null ? "" : duration(stage.durationMs));
-    if (hasNotes) showNotes(part(".notes"), stage.notes);
-    showText(part(".reasoning"), part(".reasoning .text"), stage.reasoning);
-    const text = isAnswer ? "" : stage.text + (stage.refusal && `\n\nThe model declined: ${stage.refusal}`);
-    showText(part(".stop-text"), part(".stop-text"), text);
-    setText(part(".stop-pointer"), isAnswer ? pointer(stage) : "");
-    part(".stop-pointer").hidden = !isAnswer || !pointer(stage);
-    this.#showCalls(part(".calls"), shown.calls, stage.calls);
+    Object.assign(shown, { stage, isAnswer });
+    const { item, calls } = shown;
+    const part = (name) => item.querySelector(`:scope > ${name}`);
+    item.dataset.state = stage.state;
+    setText(part(".head > .state"), stage.state === "done" ? "" : STATE_TEXT[stage.state] ?? stage.state);
+    if (stage.state === "done") setText(part(".head > .time"), stage.durationMs == null ? "" : duration(stage.durationMs));
+    part(".notes").replaceChildren(...stage.notes.map(noteItem));
+    part(".reasoning").hidden = stage.reasoning === "";
+    setText(part(".reasoning > .text"), stage.reasoning);
+    setText(part(".own-text"), isAnswer ? "" : stage.text);
+    const ids = new Set(stage.calls.map((call) => call.id));
+    for (const [id, { item: card }] of calls) if (!ids.has(id)) card.remove(), calls.delete(id);
+    for (const call of stage.calls) showCall(part(".calls"), calls, call);
   }
 
-  #showCalls(list, shown, calls) {
-    list.hidden = calls.length === 0;
-    const ids = new Set(calls.map((call) => call.id));
-    for (const [id, { item }] of shown) {
-      if (ids.has(id)) continue;
-      item.remove();
-      shown.delete(id);
-    }
-    for (const call of calls) {
-      let entry = shown.get(call.id);
-      if (!entry) {
-        entry = { item: clone("call-template"), call: null };
-        entry.item.dataset.callId = call.id;
-        shown.set(call.id, entry);
-        list.append(entry.item);
-      }
-      if (entry.call !== call) showCall(entry.item, call);
-      entry.call = call;
-    }
+  #addStage(stage) {
+    const item = clone("stage-template");
+    item.dataset.stage = stage.id;
+    item.querySelector("h2").textContent = stageTitle(stage);
+    item.querySelector(".purpose").textContent = STAGE_PURPOSE[stage.kind] ?? "";
+    const shown = { item, calls: new Map() };
+    this.#stages.set(stage.id, shown);
+    $("stages").append(item);
+    return shown;
   }
-
-  // --- the answer ---
-
-  #showAnswer(run, answer) {
-    const text = answer ? answer.text + (answer.refusal && `${answer.text && "\n\n"}${answer.refusal}`) : "";
-    const isWriting = answer !== null && !isTerminal(run) && answer.state !== "done";
-    $("answer-section").hidden = text === "" && !(isWriting && answer.kind === "synthesis");
-    $("answer-section").dataset.writing = isWriting;
-    setText($("answer"), text);
-    $("copy-answer").hidden = !isTerminal(run) || text === "";
-  }
-
-  // --- following the end ---
 
   #scrolled() {
-    const { scrollTop, scrollHeight, clientHeight } = document.documentElement;
-    const below = scrollHeight - clientHeight - scrollTop;
-    if (scrollTop < this.#lastTop - 1 && below > 4) this.#isFollowing = false;
-    else if (below <= END_SLACK_PX && this.#run && !isTerminal(this.#run)) this.#isFollowing = true;
-    this.#lastTop = scrollTop;
+    const { top, below } = scrollPlace();
+    if (top < this.#top - 1 && below > 4) this.#isFollowing = false;
+    else if (this.#run && below <= END_SLACK_PX) this.#isFollowing = true;
+    this.#top = top;
     this.#showLatestButton();
   }
 
   #scrollToEnd() {
     scrollTo({ top: document.documentElement.scrollHeight, behavior: "instant" });
-    this.#lastTop = document.documentElement.scrollTop;
-    if (this.#run && isTerminal(this.#run)) this.#isFollowing = false;
+    this.#top = scrollPlace().top;
   }
 
   #showLatestButton() {
-    const { scrollTop, scrollHeight, clientHeight } = document.documentElement;
-    const isAway = scrollHeight - clientHeight - scrollTop > END_SLACK_PX;
-    $("latest").hidden = !this.#run || isTerminal(this.#run) || this.#isFollowing || !isAway;
+    const isWanted = this.#run && !isTerminal(this.#run) && !this.#isFollowing;
+    $("latest").hidden = !isWanted || scrollPlace().below <= END_SLACK_PX;
   }
 }
 
-export function stageTitle({ id, kind, round }) {
-  const title = STAGE_TITLE[kind] ?? id;
-  return round > 1 ? `${title}, round ${round}` : title;
+function scrollPlace() {
+  const { scrollTop, scrollHeight, clientHeight } = document.documentElement;
+  return { top: scrollTop, below: scrollHeight - clientHeight - scrollTop };
 }
 
-function pointer(stage) {
-  if (stage.kind === "synthesis") return stage.state === "done" ? "" : "The answer is below as it comes.";
-  return stage.state === "done" ? "No tool was needed: the model answered at once." : "";
-}
-
-function showCall(card, call) {
-  const part = (name) => card.querySelector(name);
-  card.dataset.state = call.state;
-  setText(part("h3"), call.name);
-  setText(part(".call-state"), CALL_STATE[call.state]);
-  setText(part(".call-time"), call.durationMs == null ? "" : duration(call.durationMs));
-  setText(part(".call-arguments"), pretty(call.arguments));
-  part(".call-arguments").hidden = call.arguments === "" || call.arguments === "{}";
-  setText(part(".call-result"), pretty(call.content));
-  part(".call-result").hidden = call.state !== "done" && call.state !== "error";
-}
-
-function showNotes(list, notes) {
-  list.hidden = notes.length === 0;
-  list.replaceChildren(...notes.map((note) => {
-    const item = document.createElement("li");
-    item.textContent = noteText(note);
-    item.dataset.kind = note.kind;
-    return item;
-  }));
-}
-
-function noteText(note) {
-  switch (note.kind) {
-    case "retry":
-      return `${note.reason}. Retry ${note.retry} after ${duration(note.backoffS * 1000)}.`;
-    case "restart":
-      return `Started over; ${count(note.discarded, "character")} of the unfinished text discarded.`;
-    default:
-      return "Taken up again by another attempt; finished calls were kept.";
+function showCall(list, shown, call) {
+  let entry = shown.get(call.id);
+  if (entry?.call === call) return;
+  if (!entry) {
+    entry = { item: clone("call-template") };
+    entry.item.dataset.callId = call.id;
+    shown.set(call.id, entry);
+    list.append(entry.item);
   }
+  entry.call = call;
+  const put = (name, text) => setText(entry.item.querySelector(name), text);
+  entry.item.dataset.state = call.state;
+  put("h3", call.name);
+  put(".state", call.state);
+  put(".time", call.durationMs == null ? "" : duration(call.durationMs));
+  put(".arguments", pretty(call.arguments));
+  put(".result", pretty(call.content));
 }
 
-/** Show `box` with its text, or hide it while there is none. */
-function showText(box, element, text) {
-  box.hidden = text === "";
-  setText(element, text);
+function noteItem({ kind, retry, backoffS, reason, discarded }) {
+  const item = document.createElement("li");
+  item.dataset.kind = kind;
+  item.textContent = {
+    retry: () => `${reason}. Retry ${retry} after ${duration(backoffS * 1000)}.`,
+    restart: () => `Started over; ${discarded} characters of unfinished text discarded.`,
+    resume: () => "Taken up again by another attempt; finished calls were kept.",
+  }[kind]();
+  return item;
 }
 
-function showPairs(list, pairs) {
-  const filled = pairs.filter(([, value]) => value);
-  while (list.children.length > filled.length) list.lastElementChild.remove();
-  filled.forEach(([term, value], index) => {
-    const pair = list.children[index] ?? list.appendChild(document.createElement("div"));
+function showAnswer(run, answer) {
+  const isWriting = answer !== null && answer.state !== "done" && !isTerminal(run);
+  const text = answer?.text ?? "";
+  $("answer-section").hidden = text === "" && !(isWriting && answer.kind === "synthesis");
+  $("answer-section").dataset.writing = isWriting;
+  setText($("answer"), text);
+}
+
+function showEnd({ status, error }) {
+  $("end").hidden = status !== "failed" && status !== "cancelled";
+  $("end").dataset.status = status;
+  setText($("end-title"), status === "failed" ? "The run failed" : "Cancelled");
+  setText($("end-text"), error?.error ?? "What was written until then is above.");
+}
+
+function showFacts({ id, lastId, attempts, usage }) {
+  const pairs = { Run: id, "Last event": lastId, Attempts: attempts.map(({ attempt }) => attempt).join(", ") };
+  if (usage) pairs.Tokens = `${usage.prompt_tokens} in + ${usage.completion_tokens} out = ${usage.total_tokens}`;
+  Object.entries(pairs).forEach(([term, value], index) => {
+    const pair = $("facts").children[index] ?? $("facts").appendChild(document.createElement("div"));
     if (!pair.firstChild) pair.append(document.createElement("dt"), document.createElement("dd"));
     setText(pair.firstChild, term);
     setText(pair.lastChild, value);
@@ -305,8 +217,8 @@ function showPairs(list, pairs) {
 }
 
 /** The element's text; text that only grew is appended, so that a selection in it stays. */
-export function setText(element, text) {
-  const node = element.firstChild ?? element.appendChild(document.createTextNode(""));
+function setText(element, text) {
+  const node = element.firstChild ?? element.appendChild(new Text());
   if (node.data === text) return;
   if (node.data && text.startsWith(node.data)) node.appendData(text.slice(node.length));
   else node.data = text;

@@ -14,6 +14,7 @@ it is walked, and in every state reached
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
@@ -31,6 +32,9 @@ class Rules(NamedTuple):
     attempts_never_reused: bool = True
     id_before_message: bool = True
     cursor_must_stand: bool = True
+
+
+ALL_RULES = Rules()
 
 
 class Budget(NamedTuple):
@@ -239,7 +243,7 @@ def violation(state: State, rules: Rules) -> str | None:
     log = state.redis.log
     if [entry.id[1] for entry in log] != list(range(1, len(log) + 1)):
         return f"the log has a hole, a double or an event after its end: {log}"
-    if any(a.id >= b.id for a, b in zip(log, log[1:], strict=False)):
+    if any(a.id >= b.id for a, b in pairwise(log)):
         return f"ids do not grow: {log}"
     # Once the client looks: at the quiet stream's ping, or when it reads for any other reason.
     client = state.client
@@ -256,7 +260,7 @@ class Walk(NamedTuple):
     violation: str | None
 
 
-def explore(budget: Budget, rules: Rules = Rules(), *, first_sequence: int = 1, states_max: int = 10**7) -> Walk:
+def explore(budget: Budget, rules: Rules = ALL_RULES, *, first_sequence: int = 1, states_max: int = 10**7) -> Walk:
     """Walk every state; stops at the first violation.
 
     Clients change nothing for each other, so one at a time is enough: that of the merged

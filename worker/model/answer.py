@@ -12,7 +12,7 @@ import orjson
 from shared.errors import ModelOutputTooLong, ModelUnavailable
 from worker.model import faults
 from worker.model.chunks import BadChunk, Chunk, ChunkDecoder, EventTooLong
-from worker.model.ending import Ending
+from worker.model.ending import Ending, choices
 
 # What a chunk counts as, however little it says: empty ones without end are an output, too.
 CHUNK_MIN_BYTES: Final = 32
@@ -81,8 +81,8 @@ class AnswerReader:
             completion = None
         if not isinstance(completion, dict):
             raise ModelUnavailable("the model's provider sent something that is no chat completion")
-        for choice in completion.get("choices") or ():
-            if isinstance(choice, dict) and "message" in choice:
+        for choice in choices(completion):
+            if "message" in choice:
                 choice["delta"] = choice.pop("message")
         yield from self._checked([completion])
         yield from self.finish()
@@ -103,9 +103,8 @@ class AnswerReader:
 
 def _output_bytes(chunk: Chunk) -> int:
     size = 0
-    for choice in chunk.get("choices") or ():
-        delta = choice.get("delta") if isinstance(choice, dict) else None
-        if isinstance(delta, dict):
+    for choice in choices(chunk):
+        if isinstance(delta := choice.get("delta"), dict):
             for value in delta.values():
                 if isinstance(value, str):
                     size += len(value) if value.isascii() else len(value.encode())

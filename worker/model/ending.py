@@ -36,10 +36,15 @@ class Ending:
         self.finish_reason = reason
 
 
-def first_choice(chunk: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """What a chunk holds of choice 0: nothing, or usually one piece. Others were never asked for."""
-    choices = chunk.get("choices")
-    if isinstance(choices, list):
-        for choice in choices:
-            if isinstance(choice, dict) and not choice.get("index"):
+def choices(chunk: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield a chunk's choices, as far as they are objects."""
+    pieces = chunk.get("choices")
+    if isinstance(pieces, list):
+        for choice in pieces:
+            if isinstance(choice, dict):
                 yield choice
+
+
+def first_choice(chunk: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield what a chunk holds of choice 0, usually one piece. Others were never asked for."""
+    return (choice for choice in choices(chunk) if not choice.get("index"))

@@ -60,8 +60,8 @@ class Provider:
         self._options = options
         self._client = openai.AsyncOpenAI(
             base_url=options.base_url,
-            # An empty key sends no Authorization; None would have the SDK look for one in the environment.
-            api_key=options.api_key,
+            # The SDK insists on a key, and would look for one in the environment.
+            api_key=options.api_key or "none",
             max_retries=0,
             timeout=httpx2.Timeout(options.stall_timeout_s, connect=options.connect_timeout_s),
         )
@@ -103,7 +103,8 @@ class Provider:
 
     def _open(self, body: dict[str, Any]) -> AbstractAsyncContextManager[openai.AsyncAPIResponse[Any]]:
         create = self._client.chat.completions.with_streaming_response.create
-        return create(stream=True, stream_options={"include_usage": True}, **body)
+        headers = {} if self._options.api_key else {"Authorization": openai.Omit()}
+        return create(stream=True, stream_options={"include_usage": True}, extra_headers=headers, **body)
 
     async def _read_whole(self, data: AsyncIterator[bytes]) -> bytes:
         pieces = []

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from shared.catalog import ToolDescription
-from shared.errors import BadTool, ToolNotFound
+from shared.errors import BadTool, UnknownTools
 from shared.settings import Settings
 from worker.tools.functions import ToolFunction, options_of, read_signature
 from worker.tools.threads import ToolThreads
@@ -62,12 +62,12 @@ class ToolRegistry:
         """The tool of that name.
 
         Raises:
-            ToolNotFound: there is none.
+            UnknownTools: there is none.
         """
         try:
             return self._tool_by_name[name]
         except KeyError:
-            raise ToolNotFound(name) from None
+            raise UnknownTools([name]) from None
 
     def names(self) -> tuple[str, ...]:
         """All tools, the built-in ones first."""
@@ -77,7 +77,7 @@ class ToolRegistry:
         """The `tools` of a chat completion request.
 
         Raises:
-            ToolNotFound: one of the names is no tool's.
+            UnknownTools: one of the names is no tool's.
         """
         return [{"type": "function", "function": _described(self.get(name))} for name in names]
 

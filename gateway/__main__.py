@@ -1,0 +1,42 @@
+"""`python -m gateway`: one gateway process."""
+
+import argparse
+
+import uvloop
+
+from gateway.app import create_app
+from gateway.server import GatewayServer
+from shared import redis as redis_connections
+from shared.errors import StagebusError
+from shared.logging import configure
+from shared.redis import check_server
+from shared.settings import Settings, load_settings
+
+
+async def _main(settings: Settings, host: str, port: int) -> None:
+    redis = redis_connections.connect(settings)
+    try:
+        await check_server(redis)  # the app does so, too, but would say it inside a traceback
+    finally:
+        await redis_connections.close(redis)
+    await GatewayServer(create_app(settings), settings, host, port).serve()
+
+
+def main() -> None:
+    """Run a gateway until SIGTERM or SIGINT."""
+    parser = argparse.ArgumentParser(prog="gateway", description="Serve the HTTP API and the page.")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0 takes a free one")
+    args = parser.parse_args()
+    settings = load_settings()
+    configure(settings.log_level)
+    try:
+        uvloop.run(_main(settings, args.host, args.port))
+    except StagebusError as exc:
+        raise SystemExit(f"stagebus gateway: {exc}") from None
+    except KeyboardInterrupt:
+        pass  # uvicorn has shut down, and raises the signal that told it so
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""The gateway as an ASGI app: its parts, its routes, its start and stop.
+
+`uvicorn gateway.app:app` serves it; `python -m gateway` does so with a drain that readiness
+probes can see.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.routing import BaseRoute, Route
+
+from gateway import routes
+from gateway.access import Access
+from gateway.handlers import ops, runs, stream
+from gateway.hub import Hub
+from gateway.metrics import Metrics
+from gateway.problems import HANDLERS
+from gateway.resource import Resource
+from gateway.server import drain_with_server
+from gateway.state import Gateway
+from shared import redis as redis_connections
+from shared.redis import check_server
+from shared.settings import Settings, load_settings
+
+ROUTES: tuple[BaseRoute, ...] = (
+    Route(routes.RUNS, Resource(GET=runs.list_runs, POST=runs.create_run)),
+    Route(routes.RUN, Resource(GET=runs.get_run)),
+    Route(routes.RUN_EVENTS, Resource(GET=stream.stream_run)),
+    Route(routes.STAGE_EVENTS, Resource(GET=stream.stream_stage)),
+    Route(routes.RUN_CANCEL, Resource(POST=runs.cancel_run)),
+    Route(routes.TOOLS, Resource(GET=ops.list_tools)),
+    Route(routes.MODELS, Resource(GET=ops.list_models)),
+    Route(routes.HEALTH, Resource(GET=ops.get_health)),
+    Route(routes.READY, Resource(GET=ops.get_ready)),
+    Route(routes.METRICS, Resource(GET=ops.get_metrics)),
+    Route(routes.EVENT_SCHEMA, Resource(GET=ops.get_event_schema)),
+    Route(routes.OPENAPI, Resource(GET=ops.get_openapi)),
+    Route(routes.PROBLEM, Resource(GET=ops.get_problem_type)),
+    Route(routes.PAGE, Resource(GET=ops.get_page)),
+    Route(routes.STATIC, Resource(GET=ops.get_static)),
+)
+
+
+def create_app(settings: Settings | None = None) -> Starlette:
+    """The app; nothing is opened before its lifespan.
+
+    Args:
+        settings: those of the environment where left out.
+    """
+    configured = settings or load_settings()
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with _open_gateway(configured) as gateway:
+            app.state.gateway = gateway
+            yield
+
+    app = Starlette(routes=ROUTES, middleware=[Middleware(Access)], exception_handlers=HANDLERS, lifespan=lifespan)
+    # A redirect would carry the client's own Host header, and no route ends in a slash.
+    app.router.redirect_slashes = False
+    return app
+
+
+@asynccontextmanager
+async def _open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
+    """Every part, opened in order and closed in the other.
+
+    Raises:
+        StorageUnfit: Redis cannot carry runs; the message says what to do.
+    """
+    redis = redis_connections.connect(settings)
+    try:
+        await check_server(redis)
+        hub = Hub(redis, settings)
+        await hub.start()
+        try:
+            async with drain_with_server(hub):
+                yield Gateway(settings, redis, hub, Metrics(hub))
+        finally:
+            await hub.stop()
+    finally:
+        await redis_connections.close(redis)
+
+
+def __getattr__(name: str) -> Starlette:
+    """`app`, made when a server asks for it, so that an import alone reads no settings."""
+    if name == "app":
+        return create_app()
+    raise AttributeError(name)

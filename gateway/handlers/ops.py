@@ -1,0 +1,101 @@
+"""What is no run: health, metrics, the catalogue, descriptions of the API, and the page."""
+
+from pathlib import Path
+from typing import Final
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
+
+from gateway import openapi
+from gateway.answers import JSON, answer
+from gateway.problems import problem_types
+from gateway.schemas import Health, ModelList, ModelView, ToolList
+from gateway.state import gateway_of
+from shared import catalog, events, metrics
+
+STATIC: Final = StaticFiles(directory=Path(__file__).parent.parent / "static")
+NOT_FOUND: Final = 404
+
+# The page needs its own files and its own API, and nothing from anywhere else. It shows what
+# models and tools wrote, so nothing that is no file of ours may run.
+PAGE_HEADERS: Final = {
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; "
+        "frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    # Asked for again each time, and answered with 304 where it is the same: an upgrade shows at once.
+    "Cache-Control": "no-cache",
+}
+
+
+async def get_health(_request: Request) -> Response:
+    """GET /healthz: the process answers."""
+    return answer(Health())
+
+
+async def get_ready(request: Request) -> Response:
+    """GET /readyz: new clients may be sent here.
+
+    Errors: draining and storage_unavailable 503.
+    """
+    await gateway_of(request).check_ready()
+    return answer(Health())
+
+
+async def get_metrics(request: Request) -> Response:
+    """GET /metrics: Prometheus's text format."""
+    gateway = gateway_of(request)
+    return Response(await gateway.metrics.render(gateway.redis), headers={"Content-Type": metrics.CONTENT_TYPE})
+
+
+async def list_tools(request: Request) -> Response:
+    """GET /tools: what the workers have published."""
+    return answer(ToolList(tools=await catalog.read_tools(gateway_of(request).redis)))
+
+
+async def list_models(request: Request) -> Response:
+    """GET /models: the operator's."""
+    settings = gateway_of(request).settings
+    default = ModelView(id=settings.model, is_default=True)
+    return answer(ModelList(models=[default], any_model=settings.openai_base_url is not None))
+
+
+async def get_event_schema(_request: Request) -> Response:
+    """GET /schema/events.json: the events' payloads as JSON Schema."""
+    return Response(orjson.dumps(events.json_schema()), media_type="application/schema+json")
+
+
+async def get_openapi(_request: Request) -> Response:
+    """GET /openapi.json: this API."""
+    return Response(orjson.dumps(openapi.document()), media_type=JSON)
+
+
+async def get_problem_type(request: Request) -> Response:
+    """GET /problems/{code}: what the `type` of a problem means."""
+    code = request.path_params["code"]
+    for problem_type in problem_types():
+        if problem_type.code == code:
+            return answer(problem_type)
+    raise HTTPException(NOT_FOUND)
+
+
+async def get_page(request: Request) -> Response:
+    """GET /: the page."""
+    return await _static_file(request, "index.html")
+
+
+async def get_static(request: Request) -> Response:
+    """GET /static/{path}: the page's files."""
+    return await _static_file(request, request.path_params["path"])
+
+
+async def _static_file(request: Request, path: str) -> Response:
+    response = await STATIC.get_response(path, request.scope)
+    response.headers.update(PAGE_HEADERS)
+    return response

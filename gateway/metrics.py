@@ -1,0 +1,71 @@
+"""What a gateway measures: its own requests and streams, and the queue as Redis has it."""
+
+import logging
+from collections.abc import Iterator
+
+from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from redis.asyncio import Redis
+
+from gateway.hub import Hub
+from shared import metrics, store
+from shared.redis import REDIS_AWAY
+
+logger = logging.getLogger(__name__)
+
+
+class Metrics:
+    """One gateway's numbers, in a registry of its own."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._registry = registry = metrics.new_registry()
+        registry.register(_HubCollector(hub))
+        self.requests = Counter(
+            "http_requests", "requests answered", ["method", "route", "status"],
+            namespace=metrics.NAMESPACE, registry=registry,
+        )  # fmt: skip
+        self.request_seconds = Histogram(
+            "http_request_seconds", "from a request to the end of its answer; streams are not among them",
+            ["method", "route"], namespace=metrics.NAMESPACE, registry=registry, buckets=metrics.LATENCY_BUCKETS_S,
+        )  # fmt: skip
+        self._redis_up = Gauge(
+            "redis_up", "1 where Redis answered this scrape", namespace=metrics.NAMESPACE, registry=registry
+        )
+        self._queue_depth = Gauge(
+            "queue_depth", "runs that are due and that no worker holds", namespace=metrics.NAMESPACE, registry=registry
+        )
+        self._runs = Gauge(
+            "runs", "runs that have not ended, by status; running includes those that wait for a retry", ["status"],
+            namespace=metrics.NAMESPACE, registry=registry,
+        )  # fmt: skip
+
+    async def render(self, redis: Redis) -> bytes:
+        """Everything as Prometheus reads it; without Redis, what this process knows by itself."""
+        try:
+            load = await store.read_load(redis)
+        except REDIS_AWAY as exc:
+            logger.warning("metrics without those of the queue: %s", exc)
+            self._redis_up.set(0)
+        else:
+            self._redis_up.set(1)
+            self._queue_depth.set(load.waiting)
+            self._runs.labels("queued").set(load.waiting)
+            self._runs.labels("running").set(max(0, load.active - load.waiting))
+        return metrics.render(self._registry)
+
+
+class _HubCollector(Collector):
+    """The hub counts by plain integers, which its hot path can afford."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(f"{metrics.NAMESPACE}_open_streams", "streams open now", self._hub.open_streams)
+        yield CounterMetricFamily(
+            f"{metrics.NAMESPACE}_events_relayed", "events sent to clients", self._hub.events_relayed
+        )
+        yield CounterMetricFamily(
+            f"{metrics.NAMESPACE}_bytes_relayed", "bytes sent to clients", self._hub.bytes_relayed
+        )

@@ -1,0 +1,108 @@
+"""The HTTP API as OpenAPI 3.1, made from the same models that read requests and write answers.
+
+Spec: https://spec.openapis.org/oas/v3.1.1.html
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from importlib.metadata import version
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from gateway.operations import JSON, OPERATIONS, Operation, Parameter, Reply
+from gateway.problems import MEDIA_TYPE as PROBLEM
+from gateway.schemas import Problem
+from shared.errors import StagebusError
+
+Json = dict[str, Any]
+
+_REF: Final = "#/components/schemas/{model}"
+
+
+@cache
+def document() -> Json:
+    """The whole document."""
+    paths: Json = {}
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method] = _operation(operation)
+    return {
+        "openapi": "3.1.1",
+        "info": {
+            "title": "Stagebus",
+            "version": version("stagebus"),
+            "description": "Durable background runs of LLM toolchains, streamed to clients that can always resume.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "paths": paths,
+        "components": {"schemas": _schemas(OPERATIONS)},
+    }
+
+
+def _operation(operation: Operation) -> Json:
+    entry: Json = {
+        "operationId": operation.name,
+        "summary": operation.summary,
+        "parameters": [_parameter(parameter) for parameter in operation.parameters],
+        "responses": {
+            **{str(status): _reply(reply) for status, reply in operation.replies.items()},
+            **_problems(operation.errors),
+            "default": _problem("Any other error."),
+        },
+    }
+    if operation.body is not None:
+        entry["requestBody"] = {"required": True, "content": {JSON: {"schema": _schema(operation.body)}}}
+    return entry
+
+
+def _parameter(parameter: Parameter) -> Json:
+    return {
+        "name": parameter.name,
+        "in": parameter.where,
+        "required": parameter.where == "path",
+        "description": parameter.description,
+        "schema": parameter.schema,
+    }
+
+
+def _reply(reply: Reply) -> Json:
+    entry: Json = {"description": reply.description}
+    if reply.contents:
+        entry["content"] = {media_type: {"schema": _schema(what)} for media_type, what in reply.contents.items()}
+    if reply.headers:
+        entry["headers"] = {
+            name: {"description": description, "schema": {"type": "string"}}
+            for name, description in reply.headers.items()
+        }
+    return entry
+
+
+def _problems(errors: Sequence[type[StagebusError]]) -> Json:
+    """Errors by status: several may share one, and their codes tell them apart."""
+    codes: dict[int, list[str]] = {}
+    for error in errors:
+        codes.setdefault(error.status_hint, []).append(f"`{error.code}`")
+    return {str(status): _problem(" or ".join(names)) for status, names in sorted(codes.items())}
+
+
+def _problem(description: str) -> Json:
+    return {"description": description, "content": {PROBLEM: {"schema": _schema(Problem)}}}
+
+
+def _schema(what: type[BaseModel] | Mapping[str, Any]) -> Mapping[str, Any]:
+    return {"$ref": _REF.format(model=what.__name__)} if isinstance(what, type) else what
+
+
+def _schemas(operations: Iterable[Operation]) -> Json:
+    """Every model that the operations name, with those inside of it."""
+    models: dict[type[BaseModel], Literal["validation", "serialization"]] = {Problem: "serialization"}
+    for operation in operations:
+        if operation.body is not None:
+            models[operation.body] = "validation"
+        for reply in operation.replies.values():
+            models |= {what: "serialization" for what in reply.contents.values() if isinstance(what, type)}
+    _, schemas = models_json_schema(list(models.items()), ref_template=_REF)
+    definitions: Json = schemas["$defs"]
+    return definitions

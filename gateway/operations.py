@@ -1,0 +1,193 @@
+"""What each URL takes and gives, as a table; `openapi.py` makes the document of it.
+
+A test holds it against the app's routes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from gateway import routes
+from gateway.create_run import CreateRun
+from gateway.schemas import (
+    EventPage,
+    Health,
+    ModelList,
+    ProblemType,
+    RunAccepted,
+    RunList,
+    RunView,
+    ToolList,
+)
+from shared import ids
+from shared.errors import (
+    BadCursor,
+    BadIdempotencyKey,
+    BadJson,
+    BodyTooLarge,
+    Draining,
+    IdempotencyConflict,
+    InvalidRequest,
+    RunNotFound,
+    StagebusError,
+    StageNotFound,
+    StorageFull,
+    StorageUnavailable,
+    UnsupportedMediaType,
+)
+from shared.runs import STAGE_IDS
+
+JSON: Final = "application/json"
+EVENT_STREAM: Final = "text/event-stream"
+
+# By media type: a model, or a schema for what is none.
+Contents = Mapping[str, "type[BaseModel] | dict[str, Any]"]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """Something in the path, the query or a header."""
+
+    name: str
+    where: str
+    description: str
+    schema: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer that is no error."""
+
+    description: str
+    contents: Contents = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One method of one URL; its name is its handler's."""
+
+    method: str
+    path: str
+    name: str
+    summary: str
+    replies: Mapping[int, Reply]
+    parameters: Sequence[Parameter] = ()
+    body: type[BaseModel] | None = None
+    errors: Sequence[type[StagebusError]] = ()
+
+
+_TEXT: Final = {"type": "string"}
+_OBJECT: Final = {"type": "object"}
+_CURSOR: Final = {"type": "string", "maxLength": 40, "examples": ["5204-118", "0", "-1"]}
+
+
+def _count(maximum: int, default: int) -> dict[str, Any]:
+    return {"type": "integer", "minimum": 1, "maximum": maximum, "default": default}
+
+
+RUN_ID: Final = Parameter("run_id", "path", "a run's id, a ULID", {"type": "string", "pattern": f"^{ids.PATTERN}$"})
+STAGE_ID: Final = Parameter(
+    "stage_id", "path", "a stage; in a later round extraction.2, tools.2", {"type": "string", "enum": sorted(STAGE_IDS)}
+)
+EVENT_PARAMETERS: Final = (
+    Parameter("Last-Event-ID", "header", "the id of the last event seen; wins over the query", _CURSOR),
+    Parameter("last_event_id", "query", "the same, for a page that was reloaded and has no header", _CURSOR),
+    Parameter("chunks", "query", "full: whole chat completion chunks instead of lean ones", {"enum": ["lean", "full"]}),
+    Parameter("limit", "query", "events of a JSON page", _count(1000, 100)),
+)
+EVENT_REPLIES: Final = {
+    200: Reply(
+        "The events after the cursor, then live until the run's terminal event; or a page of them as JSON. The data "
+        "of each is described by /schema/events.json. Opens with `gap` where the cursor does not stand in the log.",
+        {EVENT_STREAM: _TEXT, JSON: EventPage},
+    ),
+    204: Reply("The run has ended and the cursor is at its end: stop asking."),
+}
+
+OPERATIONS: Final = (
+    Operation(
+        "post", routes.RUNS, "create_run", "Make a run and put it into the queue.",
+        {
+            202: Reply("The run exists and is never lost.", {JSON: RunAccepted}, {"Location": "the run's URL"}),
+            200: Reply(
+                "With Accept: text/event-stream, the run's stream from its first event.", {EVENT_STREAM: _TEXT},
+                {"Location": "the run's URL", "X-Run-Id": "the run's id"},
+            ),
+        },
+        [
+            Parameter(
+                "Idempotency-Key", "header", "the same key and body give the same run again",
+                {"type": "string", "pattern": r"^[\x21-\x7e]{1,255}$"},
+            )
+        ],
+        CreateRun,
+        [BadJson, BadIdempotencyKey, BodyTooLarge, UnsupportedMediaType, InvalidRequest, IdempotencyConflict,
+         StorageFull, StorageUnavailable],
+    ),
+    Operation(
+        "get", routes.RUNS, "list_runs", "Runs, newest first.",
+        {200: Reply("A page of runs.", {JSON: RunList})},
+        [
+            Parameter("limit", "query", "how many at the most", _count(100, 20)),
+            Parameter("before", "query", "the `next` of the page before", RUN_ID.schema),
+        ],
+        errors=[InvalidRequest, StorageUnavailable],
+    ),
+    Operation(
+        "get", routes.RUN, "get_run", "One run with its stages and its result.",
+        {200: Reply("The run.", {JSON: RunView})},
+        [RUN_ID], errors=[RunNotFound, StorageUnavailable],
+    ),
+    Operation(
+        "get", routes.RUN_EVENTS, "stream_run", "A run's events: the log after the cursor, then live.",
+        EVENT_REPLIES, [RUN_ID, *EVENT_PARAMETERS],
+        errors=[BadCursor, RunNotFound, InvalidRequest, StorageUnavailable],
+    ),
+    Operation(
+        "get", routes.STAGE_EVENTS, "stream_stage", "One stage's events, and the run's terminal one.",
+        EVENT_REPLIES, [RUN_ID, STAGE_ID, *EVENT_PARAMETERS],
+        errors=[BadCursor, RunNotFound, StageNotFound, InvalidRequest, StorageUnavailable],
+    ),
+    Operation(
+        "post", routes.RUN_CANCEL, "cancel_run", "Stop a run in whatever state it is; safe to repeat.",
+        {
+            202: Reply("Its worker ends it.", {JSON: RunAccepted}),
+            200: Reply("It has ended, in whatever way.", {JSON: RunAccepted}),
+        },
+        [RUN_ID], errors=[RunNotFound, StorageUnavailable],
+    ),
+    Operation(
+        "get", routes.TOOLS, "list_tools", "The tools that a run may name.",
+        {200: Reply("What the workers have published.", {JSON: ToolList})}, errors=[StorageUnavailable],
+    ),
+    Operation(
+        "get", routes.MODELS, "list_models", "The models that a run may name.",
+        {200: Reply("The operator's.", {JSON: ModelList})},
+    ),
+    Operation("get", routes.HEALTH, "get_health", "The process answers.", {200: Reply("It does.", {JSON: Health})}),
+    Operation(
+        "get", routes.READY, "get_ready", "Whether new clients may be sent here.",
+        {200: Reply("They may.", {JSON: Health})}, errors=[Draining, StorageUnavailable],
+    ),
+    Operation(
+        "get", routes.METRICS, "get_metrics", "Prometheus metrics.",
+        {200: Reply("The text format.", {"text/plain": _TEXT})},
+    ),
+    Operation(
+        "get", routes.EVENT_SCHEMA, "get_event_schema", "The events' payloads.",
+        {200: Reply("A JSON Schema.", {"application/schema+json": _OBJECT})},
+    ),
+    Operation(
+        "get", routes.OPENAPI, "get_openapi", "This document.",
+        {200: Reply("OpenAPI 3.1.", {JSON: _OBJECT})},
+    ),
+    Operation(
+        "get", routes.PROBLEM, "get_problem_type", "What the `type` of a problem means.",
+        {200: Reply("The error.", {JSON: ProblemType})},
+        [Parameter("code", "path", "a problem's code", _TEXT)],
+    ),
+    Operation("get", routes.PAGE, "get_page", "The page.", {200: Reply("HTML.", {"text/html": _TEXT})}),
+)  # fmt: skip

@@ -1,0 +1,120 @@
+"""Errors as answers: problem details with a stable `type` and a `detail` that says what to do.
+
+    HTTP/1.1 404 Not Found
+    content-type: application/problem+json
+
+    {"type": "/problems/run_not_found", "title": "Run not found", "status": 404, "code": "run_not_found",
+     "detail": "there is no run '01J…'; it never was, or its retention is over", "errors": []}
+
+Redis's errors become ours here, once for all handlers. What a plain HTTP status says all
+about has the type `about:blank`.
+Spec: https://www.rfc-editor.org/rfc/rfc9457
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
+from typing import Final
+
+from redis.exceptions import RedisError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ExceptionHandler
+
+from gateway import routes
+from gateway.answers import answer
+from gateway.schemas import FieldError, Problem, ProblemType
+from shared.errors import InvalidRequest, StagebusError
+from shared.redis import storage_errors
+
+logger = logging.getLogger(__name__)
+
+MEDIA_TYPE: Final = "application/problem+json"
+RETRY_AFTER_S: Final = 2
+
+# nginx's word for a client that went away before its answer: only the access log sees it.
+CLIENT_CLOSED_REQUEST: Final = 499
+
+
+def answer_error(exc: StagebusError) -> Response:
+    """What the gateway says when nothing nearer handles the error."""
+    problem = Problem(
+        type=routes.problem_url(exc.code),
+        title=exc.title,
+        status=exc.status_hint,
+        detail=str(exc),
+        code=exc.code,
+        errors=[FieldError(**error) for error in exc.errors] if isinstance(exc, InvalidRequest) else [],
+    )
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if exc.status_hint == HTTPStatus.SERVICE_UNAVAILABLE else None
+    return _answer(problem, headers)
+
+
+def answer_internal() -> Response:
+    """What a client sees of an unexpected error."""
+    return answer_error(StagebusError("an internal error; the gateway's log has its cause under this X-Request-ID"))
+
+
+async def _answer_stagebus(_request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, StagebusError)
+    return answer_error(exc)
+
+
+async def _answer_redis(_request: Request, exc: Exception) -> Response:
+    logger.warning("Redis: %s", exc)
+    try:
+        with storage_errors():
+            raise exc
+    except StagebusError as translated:
+        return answer_error(translated)
+
+
+async def _answer_http(_request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, HTTPException)
+    status = HTTPStatus(exc.status_code)
+    allowed = (exc.headers or {}).get("Allow")
+    problem = Problem(
+        type="about:blank",
+        title=status.phrase,
+        status=status,
+        detail=f"this URL takes {allowed}" if allowed else f"{status.description}; GET {routes.OPENAPI} tells more",
+        code=status.name.lower(),
+    )
+    return _answer(problem, exc.headers)
+
+
+async def _answer_nobody(_request: Request, _exc: Exception) -> Response:
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+
+def _answer(problem: Problem, headers: Mapping[str, str] | None) -> Response:
+    return answer(problem, problem.status, headers, MEDIA_TYPE)
+
+
+HANDLERS: Final[Mapping[type[Exception], ExceptionHandler]] = {
+    StagebusError: _answer_stagebus,
+    RedisError: _answer_redis,
+    HTTPException: _answer_http,
+    ClientDisconnect: _answer_nobody,
+}
+
+
+def problem_types() -> Iterator[ProblemType]:
+    """Every error of ours that has a code of its own, for those who follow a problem's `type`."""
+    for error in _family(StagebusError):
+        if error is StagebusError or "code" in vars(error):
+            yield ProblemType(
+                type=routes.problem_url(error.code),
+                title=error.title,
+                status=error.status_hint,
+                code=error.code,
+                description=" ".join((error.__doc__ or "").split()),
+                retryable=error.retryable,
+            )
+
+
+def _family(error: type[StagebusError]) -> Iterator[type[StagebusError]]:
+    yield error
+    for child in error.__subclasses__():
+        yield from _family(child)

@@ -1,0 +1,274 @@
+"""Workers that are killed, frozen, blocked, drained. Every client is strict: see strict_client."""
+
+import asyncio
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+
+from shared import keys
+from tests.fault_tools import TOOLS
+from tests.strict_client import StrictClient, get_run, post_run
+from tests.system import System
+
+pytestmark = pytest.mark.faults
+
+Start = Callable[..., Any]
+
+
+@pytest.fixture
+def noted(tmp_path: Path) -> Callable[[], list[str]]:
+    path = tmp_path / "tools.log"
+    return lambda: path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> dict[str, str]:
+    return {"STAGEBUS_TOOLS": TOOLS, "FAULT_TOOLS_LOG": str(tmp_path / "tools.log")}
+
+
+def call(model: str, *calls: tuple[str, dict[str, Any]]) -> dict[str, Any]:
+    """A request whose model calls just these tools."""
+    text = " and ".join(f"{name} {orjson.dumps(arguments).decode()}" for name, arguments in calls)
+    return {"user_prompt": f"call {text}", "model": model}
+
+
+def has(event: str, stage_id: str, count: int = 1) -> Callable[[StrictClient], bool]:
+    return lambda c: sum(e.event == event and e.data["stage_id"] == stage_id for e in c.events) >= count
+
+
+MOMENTS = {
+    "in extraction": (has("tool_completion_chunk", "extraction", 3), {"extraction"}),
+    "in a tool": (has("tool_call", "tools", 2), {"tools"}),
+    "with one result": (has("tool_result", "tools", 1), {"tools"}),
+    "in synthesis": (has("tool_completion_chunk", "synthesis", 5), {"synthesis"}),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+async def test_killed_workers_run_goes_on_elsewhere(
+    start: Start, env: dict[str, str], noted: Callable[[], list[str]], moment: str
+) -> None:
+    """Complete stages and finished calls are not done again; the text comes out right."""
+    condition, restarted = MOMENTS[moment]
+    system: System = await start(workers=2, env=env)
+    body = call("demo:delay_ms=15", ("slow", {"n": 1, "seconds": 1.0}), ("quick", {"n": 2}))
+    undisturbed = await StrictClient(system.urls, await post_run(system.url, body)).follow()
+    before = len(noted())
+
+    run_id = await post_run(system.url, body)
+    client = StrictClient(system.urls, run_id)
+    following = asyncio.create_task(client.follow())
+    await client.until(condition)
+    await (await system.holder_of(run_id)).kill()
+    await following
+
+    assert client.names()[-1] == "done"
+    assert {e.data["stage_id"] for e in client.events if e.event == "stage_restarted"} == restarted
+    assert client.text("synthesis") == undisturbed.text("synthesis")
+    again = noted()[before:]
+    assert again.count("quick 2") == 1 or moment == "in a tool", "a call with a result is not run again"
+    assert (await get_run(system.url, run_id))["tries"] == 1
+
+
+async def test_frozen_worker_is_fenced_and_stays_useful(start: Start, env: dict[str, str]) -> None:
+    system: System = await start(workers=2, env=env)
+    run_id = await post_run(system.url, {"user_prompt": "talk", "model": "demo:delay_ms=20,tokens=200"})
+    client = StrictClient(system.urls, run_id)
+    following = asyncio.create_task(client.follow())
+    await client.until(has("tool_completion_chunk", "extraction", 5))
+    zombie = await system.holder_of(run_id)
+    zombie.signal(signal.SIGSTOP)
+    await client.until(has("stage_restarted", "extraction"))
+    zombie.signal(signal.SIGCONT)
+    await following
+
+    assert client.names()[-1] == "done"
+    (other,) = [worker for worker in system.workers if worker is not zombie]
+    await other.terminate()
+    second = await StrictClient(system.urls, await post_run(system.url, {"user_prompt": "hello"})).follow()
+    assert second.names()[-1] == "done", "the worker that was frozen carries it out"
+    async with httpx.AsyncClient() as http, asyncio.timeout(5):
+        while (await http.get(f"{system.demo_url}/demo/stats")).json()["open_streams"]:
+            await asyncio.sleep(0.02)
+
+
+async def test_once_only_tool_is_not_run_twice(
+    start: Start, env: dict[str, str], noted: Callable[[], list[str]]
+) -> None:
+    system: System = await start(workers=2, env=env)
+    run_id = await post_run(system.url, call("demo:delay_ms=1", ("pay", {"n": 7, "seconds": 30})))
+    client = StrictClient(system.urls, run_id)
+    following = asyncio.create_task(client.follow())
+    async with asyncio.timeout(10):
+        while "pay 7" not in noted():
+            await asyncio.sleep(0.02)
+    await (await system.holder_of(run_id)).kill()
+    await following
+
+    assert noted().count("pay 7") == 1
+    (result,) = [event for event in client.events if event.event == "tool_result"]
+    assert result.data["is_error"]
+    assert "outcome of this call is unknown" in result.data["content"]
+    assert client.names()[-1] == "done"
+
+
+async def test_run_that_kills_its_workers_is_given_up(
+    start: Start, env: dict[str, str], noted: Callable[[], list[str]]
+) -> None:
+    system: System = await start(workers=1, env=env)
+    run_id = await post_run(system.url, call("demo:delay_ms=1", ("poison", {})))
+    client = StrictClient(system.urls, run_id)
+    following = asyncio.create_task(client.follow())
+    for deaths in range(1, 4):
+        async with asyncio.timeout(15):
+            while noted().count("poison") < deaths:
+                await asyncio.sleep(0.02)
+        await system.workers[-1].wait()
+        await system.add_worker().ready("is ready for")
+    await following
+
+    assert client.events[-1].event == "error"
+    assert client.events[-1].data["code"] == "attempts_exhausted"
+    run = await get_run(system.url, run_id)
+    assert (run["status"], run["error"]["code"]) == ("failed", "attempts_exhausted")
+    other = await StrictClient(system.urls, await post_run(system.url, {"user_prompt": "hello"})).follow()
+    assert other.names()[-1] == "done", "others do not suffer"
+
+
+@pytest.mark.parametrize("name", ["blocking", "busy"])
+async def test_blocked_worker_keeps_its_lease(
+    start: Start, env: dict[str, str], noted: Callable[[], list[str]], name: str
+) -> None:
+    """Twice the lease, in a thread and in the event loop itself."""
+    system: System = await start(workers=2, env=env)
+    run_id = await post_run(system.url, call("demo:delay_ms=1", (name, {"seconds": 3.5})))
+    client = await StrictClient(system.urls, run_id).follow()
+
+    assert client.names()[-1] == "done"
+    assert "stage_restarted" not in client.names()
+    assert noted() == [name]
+
+
+async def test_worker_gives_its_runs_back_at_sigterm(start: Start, env: dict[str, str]) -> None:
+    """At a safe point at once, in mid-text after the grace; the next attempt does not wait for the lease."""
+    lease = {"STAGEBUS_LEASE_S": "8", "STAGEBUS_POLL_S": "2", "STAGEBUS_DRAIN_GRACE_S": "0.5"}
+    system: System = await start(workers=1, env={**env, **lease})
+    run_ids = [
+        await post_run(system.url, {"user_prompt": "talk", "model": "demo:delay_ms=10,tokens=300"}),
+        await post_run(system.url, call("demo:delay_ms=1", ("slow", {"n": 1, "seconds": 1}))),
+    ]
+    clients = [StrictClient(system.urls, run_id) for run_id in run_ids]
+    following = asyncio.gather(*(client.follow() for client in clients))
+    await clients[0].until(has("tool_completion_chunk", "extraction", 5))
+    await clients[1].until(has("tool_call", "tools"))
+    old = system.workers[0]
+    await system.add_worker().ready("is ready for")
+    assert await old.terminate(timeout_s=10) == 0
+    asked = asyncio.get_running_loop().time()
+    for client in clients:
+        await client.until(lambda c: c.names().count("run_started") == 2, timeout_s=10)
+    took_s = asyncio.get_running_loop().time() - asked
+    await following
+
+    assert took_s < 2, "the lease is 8 s"
+    for run_id, client in zip(run_ids, clients, strict=True):
+        assert client.names()[-1] == "done"
+        assert (await get_run(system.url, run_id))["tries"] == 0, "a drain costs no try"
+
+
+async def test_job_that_vanished_or_broke_is_put_right_by_the_sweep(start: Start, env: dict[str, str]) -> None:
+    system: System = await start(workers=0, env=env)
+    run_ids = [await post_run(system.url, {"user_prompt": f"hello {i}", "model": "demo:delay_ms=1"}) for i in range(5)]
+    gone, expired, garbage, unknown, sound = run_ids
+    await system.redis.zrem(keys.QUEUE, gone)
+    await system.redis.delete(keys.job(expired))
+    await system.redis.set(keys.job(garbage), b"\x80\x04 no json", ex=600)
+    await system.redis.set(keys.job(unknown), b'{"t":null,"f":"nobody","a":[],"k":{},"et":1}', ex=600)
+    await system.add_worker().ready("is ready for")
+
+    clients = [StrictClient(system.urls, run_id) for run_id in run_ids]
+    await asyncio.gather(*(client.follow() for client in clients))
+    assert [client.names()[-1] for client in clients] == ["done"] * 5
+    assert await system.redis.zcard(keys.ACTIVE) == 0
+    assert sound in run_ids
+
+
+async def test_cancel_in_every_state(start: Start, env: dict[str, str]) -> None:
+    """Queued with no worker, in a tool, in a tool's thread, while the model is silent, while a retry is awaited."""
+    system: System = await start(workers=0, env=env)
+    queued = await post_run(system.url, {"user_prompt": "never begun"})
+    async with httpx.AsyncClient(base_url=system.url) as http:
+        await http.post(f"/runs/{queued}/cancel")
+        assert (await http.get(f"/runs/{queued}")).json()["status"] == "cancelled"
+        await system.add_worker().ready("is ready for")
+        bodies = [
+            (call("demo:delay_ms=1", ("slow", {"n": 1, "seconds": 60})), has("tool_call", "tools")),
+            (call("demo:delay_ms=1", ("blocking", {"seconds": 3})), has("tool_call", "tools")),
+            ({"user_prompt": "x", "model": "demo:first_token_ms=60000"}, has("stage_started", "extraction")),
+            ({"user_prompt": "x", "model": "demo:status=503,retry_after=20"}, has("retry_scheduled", "run")),
+        ]
+        for body, condition in bodies:
+            run_id = await post_run(system.url, body)
+            client = StrictClient(system.urls, run_id)
+            following = asyncio.create_task(client.follow())
+            await client.until(condition)
+            asked = asyncio.get_running_loop().time()
+            await http.post(f"/runs/{run_id}/cancel")
+            await following
+            assert client.names()[-1] == "cancel"
+            assert asyncio.get_running_loop().time() - asked < 1.0, body
+
+
+async def test_run_and_provider_limits_end_with_an_error_that_names_them(start: Start, env: dict[str, str]) -> None:
+    system: System = await start(env={**env, "STAGEBUS_MODEL_STALL_TIMEOUT_S": "1", "STAGEBUS_MODEL_RETRIES_MAX": "0"})
+    late = {"user_prompt": "x", "model": "demo:delay_ms=50,endless=1", "timeout_s": 1}
+    silent = {"user_prompt": "x", "model": "demo:stall_after=2"}
+
+    for body, code, said in ((late, "run_timeout", "1 s"), (silent, "model_unavailable", "silent for 1 s")):
+        client = await StrictClient(system.urls, await post_run(system.url, body)).follow()
+        assert client.events[-1].event == "error"
+        assert client.events[-1].data["code"] == code
+        assert said in client.events[-1].data["error"]
+
+
+PROVIDER_TROUBLE = {
+    "status=503,fail_times=1": "done",
+    "status=429,retry_after=1,fail_times=1": "done",
+    "cut_after=3,fail_times=1": "done",
+    "garbage_after=3,fail_times=1": "done",
+    "no_done=1": "done",
+    "status=401": "model_unauthorized",
+    "status=400": "model_rejected",
+    "status=503": "model_unavailable",
+    "endless=1,delay_ms=0": "model_output_too_long",
+}
+
+
+async def test_provider_trouble_is_retried_where_that_helps(start: Start, env: dict[str, str]) -> None:
+    limits = {
+        "STAGEBUS_MODEL_RETRIES_MAX": "1",
+        "STAGEBUS_MODEL_BACKOFF_S": "0.1",
+        "STAGEBUS_MODEL_OUTPUT_MAX_BYTES": "20000",
+    }
+    system: System = await start(env={**env, **limits})
+    healthy = await StrictClient(system.urls, await post_run(system.url, {"user_prompt": "hi"})).follow()
+
+    async def run(trouble: str) -> StrictClient:
+        model = f"demo:delay_ms=1,{trouble}"
+        return await StrictClient(
+            system.urls, await post_run(system.url, {"user_prompt": "hi", "model": model})
+        ).follow()
+
+    clients = dict(zip(PROVIDER_TROUBLE, await asyncio.gather(*map(run, PROVIDER_TROUBLE)), strict=True))
+    for trouble, expected in PROVIDER_TROUBLE.items():
+        last = clients[trouble].events[-1]
+        assert (last.event if last.event == "done" else last.data["code"]) == expected, trouble
+        if expected == "done":
+            assert clients[trouble].text("extraction") == healthy.text("extraction"), trouble
+    assert "stage_restarted" in clients["cut_after=3,fail_times=1"].names()
+    assert "stage_restarted" not in clients["status=503,fail_times=1"].names(), "before the first token nothing is void"

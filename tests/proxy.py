@@ -1,0 +1,90 @@
+"""A TCP proxy that a test can cut, hang or close: the network between two processes."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Self
+
+
+class Proxy:
+    """Passes connections on to `target_port` on loopback."""
+
+    def __init__(self, target_port: int) -> None:
+        self.target_port = target_port
+        self.port = 0
+        self.passed = 0  # connections so far
+        self.drop_replies = False  # what the server says is swallowed, then the connection is cut
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Refuse connections, and cut those that there are."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        self.cut()
+        self._flowing.set()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def cut(self) -> None:
+        """Cut every connection hard."""
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    def hang(self) -> None:
+        """Nothing passes any more, though connections stay open."""
+        self._flowing.clear()
+
+    def flow(self) -> None:
+        """It passes again."""
+        self._flowing.set()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self.passed += 1
+        try:
+            there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
+            self._writers |= {writer, there_writer}
+            await asyncio.gather(
+                self._pump(reader, there_writer, self._pass), self._pump(there_reader, writer, self._reply)
+            )
+        except OSError:
+            writer.transport.abort()
+        except asyncio.CancelledError:
+            pass
+        finally:
+            self._tasks.discard(task)
+
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pass_on: Callable[..., Awaitable[None]]
+    ) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                await self._flowing.wait()
+                await pass_on(writer, data)
+        self._writers.discard(writer)
+        writer.transport.abort()
+
+    async def _pass(self, writer: asyncio.StreamWriter, data: bytes) -> None:
+        writer.write(data)
+        await writer.drain()
+
+    async def _reply(self, writer: asyncio.StreamWriter, data: bytes) -> None:
+        if self.drop_replies:
+            raise ConnectionResetError
+        await self._pass(writer, data)

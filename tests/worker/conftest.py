@@ -1,0 +1,70 @@
+"""The demo model as a process of its own, and servers that answer any bytes at all."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+
+class ByteServer:
+    """Answers every request with the same bytes, then closes, or holds on till the client goes."""
+
+    def __init__(self) -> None:
+        self.requests: list[bytes] = []
+        self._servers: list[asyncio.Server] = []
+
+    async def serve(self, answer: bytes, *, holds_on: bool = False) -> str:
+        """Start, and give the address."""
+
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with suppress(ConnectionError, asyncio.IncompleteReadError):
+                head = await reader.readuntil(b"\r\n\r\n")
+                self.requests.append(head)
+                length = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+                await reader.readexactly(int(length[0].split(b":")[1]) if length else 0)
+                writer.write(answer)
+                await writer.drain()
+                if holds_on:
+                    await reader.read()
+            writer.close()
+
+        server = await asyncio.start_server(handle, "127.0.0.1", 0)
+        self._servers.append(server)
+        host, port = server.sockets[0].getsockname()
+        return f"http://{host}:{port}"
+
+    async def stop(self) -> None:
+        """Stop all that was started."""
+        for server in self._servers:
+            server.close()
+            await server.wait_closed()
+
+
+@pytest.fixture(scope="session")
+def demo_url() -> Iterator[str]:
+    """The demo's address; `/v1` behind it is the provider's, and the weather stands beside it."""
+    repo = Path(__file__).parents[2]
+    with subprocess.Popen(
+        [sys.executable, "-m", "worker.model.demo", "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=repo,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().removeprefix("listening on ").strip()
+        finally:
+            process.terminate()
+
+
+@pytest.fixture
+async def byte_server() -> AsyncIterator[ByteServer]:
+    """For what no well-behaved server would answer."""
+    server = ByteServer()
+    yield server
+    await server.stop()

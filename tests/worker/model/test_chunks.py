@@ -1,0 +1,101 @@
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.model.chunks import BadChunk, ChunkDecoder, EventTooLong
+
+STREAM = (
+    "\ufeff: hello\n\n"
+    'data: {"n": 1}\n\n'
+    "event: message\n"
+    'data:{"text": "Grüße 😊",\ndata: "n": 2}\n\n'
+    "id: 7\nretry: 10\n\n"
+    "data:\n\n"
+    'data: {"n": 3}\n\n'
+    "data: [DONE]\n\n"
+    'data: {"n": 4}\n\n'
+)
+CHUNKS = [{"n": 1}, {"text": "Grüße 😊", "n": 2}, {"n": 3}]
+
+
+def decode(*pieces: bytes) -> list:
+    decoder = ChunkDecoder()
+    chunks = [chunk for piece in pieces for chunk in decoder.feed(piece)]
+    return chunks + decoder.finish()
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_cut_at_every_byte_gives_the_same_chunks(line_end):
+    raw = STREAM.replace("\n", line_end).encode()
+
+    for cut in range(len(raw) + 1):
+        assert decode(raw[:cut], raw[cut:]) == CHUNKS
+    assert decode(*(raw[i : i + 1] for i in range(len(raw)))) == CHUNKS
+
+
+@given(cuts=st.lists(st.integers(0, len(STREAM.encode()))), line_end=st.sampled_from(["\n", "\r\n", "\r"]))
+def test_cut_anywhere_gives_the_same_chunks(cuts, line_end):
+    raw = STREAM.replace("\n", line_end).encode()
+    bounds = [0, *sorted(cuts), len(raw)]
+
+    assert decode(*(raw[a:b] for a, b in pairwise(bounds))) == CHUNKS
+
+
+def test_done_is_seen_and_ends_the_chunks():
+    decoder = ChunkDecoder()
+
+    assert decoder.feed(b'data: {"a": 1}\n\ndata:  [DONE] \n\ndata: {"a": 2}\n\n') == [{"a": 1}]
+    assert decoder.is_done
+    assert decoder.feed(b"data: garbage\n\n") == []
+
+
+def test_chunk_comes_out_with_its_blank_line_whichever_line_ends():
+    for end in (b"\n\n", b"\r\n\r\n", b"\r\r"):
+        assert ChunkDecoder().feed(b'data: {"a": 1}' + end) == [{"a": 1}]
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
+def test_last_event_may_lack_its_blank_line(end):
+    assert decode(b'data: {"a": 1}\n\ndata: {"a": 2}' + end) == [{"a": 1}, {"a": 2}]
+    assert decode(b'data: {"a": 1}\n\ndata: {"a": ' + end) == [{"a": 1}]
+
+
+def test_events_without_blank_lines_between_are_told_apart():
+    decoder = ChunkDecoder()
+
+    assert decoder.feed(b'data: {"a": 1}\ndata: {"a": 2}\ndata: [DONE]\n\n') == [{"a": 1}, {"a": 2}]
+    assert decoder.is_done
+
+
+@pytest.mark.parametrize("data", [b"oops", b'{"a":', b"[1]", b'"text"', b"1", b'{"a": "\xff"}', b"[" * 100_000])
+def test_garbage_is_an_error(data):
+    with pytest.raises(BadChunk):
+        ChunkDecoder().feed(b"data: " + data + b"\n\n")
+
+
+def test_error_event_without_an_error_field_becomes_one():
+    raw = b'event: error\ndata: {"message": "overloaded"}\n\nevent: error\ndata: {"error": "x"}\n\ndata: {"a": 1}\n\n'
+
+    assert decode(raw) == [{"error": {"message": "overloaded"}}, {"error": "x"}, {"a": 1}]
+
+
+def test_what_only_python_takes_for_json_is_made_fit_for_everyone():
+    assert decode(b'data: {"logprob": NaN, "text": "\\ud83d", "n": -Infinity}\n\n') == [
+        {"logprob": None, "text": "\ufffd", "n": None}
+    ]
+
+
+def test_event_has_a_limit():
+    long = b'data: {"a": "' + b"x" * 200 + b'"}\n\n'
+
+    with pytest.raises(EventTooLong):
+        ChunkDecoder(event_max_bytes=100).feed(long)
+    with pytest.raises(EventTooLong):
+        ChunkDecoder(event_max_bytes=100).feed(long.rstrip())
+    with pytest.raises(EventTooLong):
+        ChunkDecoder(event_max_bytes=100).feed(b"data:\n" * 50)
+    decoder = ChunkDecoder(event_max_bytes=100)
+    for _ in range(100):
+        assert decoder.feed(b'data: {"a": "' + b"x" * 50 + b'"}\n\n')

@@ -1,0 +1,284 @@
+"""The client against the demo model, and against servers that break off in ways the demo cannot."""
+
+import asyncio
+import gzip
+import logging
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+
+import httpx
+import pytest
+
+from shared.errors import ModelError, ModelOutputTooLong, ModelRejected, ModelUnauthorized, ModelUnavailable
+from shared.settings import Settings
+from worker.model.client import Model, ModelRequest
+from worker.model.deltas import Merged, Merger
+
+KEY = "sk-very-secret"
+TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
+CHUNK = b'data: {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": null}]}\n\n'
+LAST = b'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}\n\n'
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
+Connect = Callable[..., Model]
+
+
+@pytest.fixture
+async def connect() -> AsyncIterator[Connect]:
+    """Models at any address; all closed at the end."""
+    models = []
+
+    def connect(url: str, **settings: object) -> Model:
+        fields = {"openai_base_url": f"{url}/v1", "openai_api_key": KEY, "model_stall_timeout_s": 5, **settings}
+        models.append(Model.from_settings(Settings(**fields)))
+        return models[-1]
+
+    yield connect
+    for model in models:
+        await model.aclose()
+
+
+@pytest.fixture
+def model(demo_url: str, connect: Connect) -> Model:
+    """A model that asks the demo."""
+    return connect(demo_url)
+
+
+def request(model: str = "demo:delay_ms=0", prompt: str = "Hello", **fields: object) -> ModelRequest:
+    return ModelRequest(model=model, messages=[{"role": "user", "content": prompt}], **fields)
+
+
+async def ask(model: Model, asked: ModelRequest) -> Merged:
+    merger = Merger(tool_names=[tool["function"]["name"] for tool in asked.tools or ()])
+    async with aclosing(model.stream(asked)) as chunks:
+        async for chunk in chunks:
+            merger.add(chunk)
+    return merger.result()
+
+
+async def failure_of(asking: Awaitable[Merged]) -> ModelError:
+    with pytest.raises(ModelError) as failure:
+        await asking
+    return failure.value
+
+
+async def streams_are_closed(demo_url: str) -> None:
+    """Return once no stream is open at the demo."""
+    async with asyncio.timeout(5), httpx.AsyncClient() as client:
+        while (await client.get(f"{demo_url}/demo/stats")).json()["open_streams"]:
+            pass
+
+
+async def test_answer_arrives_whole_with_its_usage(model: Model) -> None:
+    merged = await ask(model, request())
+
+    assert merged.text.startswith("This is the demo model")
+    assert merged.finish_reason == "stop"
+    assert merged.tokens is not None
+    assert merged.tokens.completion_tokens == len(merged.text.split())
+
+
+async def test_parallel_calls_arrive_whole(model: Model) -> None:
+    merged = await ask(model, request(prompt="What is the weather in Paris and in Tokyo?", tools=TOOLS))
+
+    assert [(call.name, call.arguments) for call in merged.tool_calls] == [
+        ("get_weather", '{"city": "Paris"}'),
+        ("get_weather", '{"city": "Tokyo"}'),
+    ]
+
+
+async def test_first_chunk_arrives_before_the_last_is_made(model: Model) -> None:
+    async with aclosing(model.stream(request("demo:delay_ms=0,stall_after=1"))) as chunks:
+        assert (await anext(chunks))["choices"][0]["delta"]["role"] == "assistant"
+
+
+def test_only_what_is_set_is_sent() -> None:
+    assert request(model="m", tool_choice="auto", parallel_tool_calls=True).body() == {
+        "model": "m",
+        "messages": [{"role": "user", "content": "Hello"}],
+    }
+    full = request(tools=TOOLS, tool_choice="auto", parallel_tool_calls=False, max_tokens=5, temperature=0.0)
+    assert set(full.body()) == {
+        "model", "messages", "tools", "tool_choice", "parallel_tool_calls", "max_tokens", "temperature",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("script", "error", "words"),
+    [
+        ("status=400", ModelRejected, "answered 400"),
+        ("status=401", ModelUnauthorized, "answered 401"),
+        ("status=403", ModelUnauthorized, "answered 403"),
+        ("status=404", ModelRejected, "answered 404"),
+        ("status=408", ModelUnavailable, "answered 408"),
+        ("status=409", ModelUnavailable, "answered 409"),
+        ("status=429", ModelUnavailable, "answered 429: too many requests"),
+        ("status=500", ModelUnavailable, "answered 500"),
+        ("status=529", ModelUnavailable, "answered 529"),
+        ("cut_after=0", ModelUnavailable, "cut the connection"),
+        ("cut_after=3", ModelUnavailable, "cut the connection"),
+        ("garbage_after=3", ModelUnavailable, "no chat completion chunk"),
+        ("error_after=3", ModelUnavailable, "broke off its answer with an error"),
+        ("oops=3", ModelRejected, "answered 400"),
+    ],
+)
+async def test_failure_has_its_kind_and_shows_nothing_inner(
+    model: Model, demo_url: str, script: str, error: type[ModelError], words: str
+) -> None:
+    failure = await failure_of(ask(model, request(f"demo:delay_ms=0,{script}")))
+
+    assert type(failure) is error
+    assert words in str(failure)
+    assert not any(inner in str(failure) for inner in (KEY, demo_url, "127.0.0.1", "told to fail"))
+    assert failure.__cause__ is not None
+
+
+async def test_retry_after_is_passed_on(model: Model) -> None:
+    failure = await failure_of(ask(model, request("demo:status=429,retry_after=7")))
+
+    assert failure.retry_after_s == 7
+
+
+async def test_a_failure_is_not_tried_again_here(model: Model) -> None:
+    """The second request finds the demo mended, so the first one was asked just once."""
+    asked = request("demo:delay_ms=0,status=503,fail_times=1", prompt="once")
+    await failure_of(ask(model, asked))
+
+    assert (await ask(model, asked)).finish_reason == "stop"
+
+
+@pytest.mark.parametrize("stall_after", [0, 3])
+async def test_silence_is_a_failure(demo_url: str, connect: Connect, stall_after: int) -> None:
+    model = connect(demo_url, model_stall_timeout_s=0.2)
+    failure = await failure_of(ask(model, request(f"demo:delay_ms=0,stall_after={stall_after}")))
+
+    assert type(failure) is ModelUnavailable
+    assert "silent for 0.2 s" in str(failure)
+    await streams_are_closed(demo_url)
+
+
+async def test_nobody_listening_is_a_failure(connect: Connect) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    failure = await failure_of(ask(connect(f"http://127.0.0.1:{port}"), request()))
+
+    assert type(failure) is ModelUnavailable
+    assert str(failure) == "the model's provider cannot be reached"
+
+
+async def test_closing_the_answer_closes_the_connection(model: Model, demo_url: str) -> None:
+    async with aclosing(model.stream(request("demo:delay_ms=1,endless"))) as chunks:
+        await anext(chunks)
+    await streams_are_closed(demo_url)
+
+
+async def test_cancelling_the_reader_closes_the_connection(model: Model, demo_url: str) -> None:
+    reading = asyncio.Event()
+
+    async def read() -> None:
+        async with aclosing(model.stream(request("demo:delay_ms=0,stall_after=1"))) as chunks:
+            async for _ in chunks:
+                reading.set()
+
+    task = asyncio.create_task(read())
+    await reading.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await streams_are_closed(demo_url)
+
+
+async def test_endless_answer_is_given_up(demo_url: str, connect: Connect) -> None:
+    model = connect(demo_url, model_output_max_bytes=2000)
+    failure = await failure_of(ask(model, request("demo:delay_ms=0,endless")))
+
+    assert type(failure) is ModelOutputTooLong
+    await streams_are_closed(demo_url)
+
+
+async def test_stream_without_done_is_complete(model: Model) -> None:
+    assert (await ask(model, request("demo:delay_ms=0,no_done"))).finish_reason == "stop"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        HEAD + b"\r\n" + CHUNK + LAST,
+        HEAD + b"content-length: 9999\r\n\r\n" + CHUNK + LAST,
+        HEAD + b"transfer-encoding: chunked\r\n\r\n%x\r\n" % len(CHUNK + LAST) + CHUNK + LAST + b"\r\n",
+    ],
+)
+async def test_connection_that_is_cut_after_the_last_token_costs_nothing(byte_server, connect, body) -> None:
+    merged = await ask(connect(await byte_server.serve(body)), request())
+
+    assert (merged.text, merged.finish_reason) == ("Hi", "stop")
+
+
+async def test_provider_that_never_hangs_up_is_left_after_done(byte_server, connect) -> None:
+    url = await byte_server.serve(HEAD + b"\r\n" + CHUNK + LAST + b"data: [DONE]\n\n", holds_on=True)
+    started = time.monotonic()
+
+    assert (await ask(connect(url), request())).text == "Hi"
+    assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\n\r\n<html>Sign in</html>",
+        HEAD + b"\r\n" + CHUNK,
+        HEAD + b"\r\n" + CHUNK + LAST[:-10],
+        HEAD + b"content-length: 9999\r\n\r\n" + CHUNK,
+        HEAD + b"content-encoding: gzip\r\n\r\n" + CHUNK,
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+    ],
+)
+async def test_answer_that_is_cut_or_none_at_all_may_be_asked_for_again(byte_server, connect, body) -> None:
+    assert type(await failure_of(ask(connect(await byte_server.serve(body)), request()))) is ModelUnavailable
+
+
+async def test_compressed_answer_is_read(byte_server, connect) -> None:
+    body = HEAD + b"content-encoding: gzip\r\n\r\n" + gzip.compress(CHUNK + LAST)
+
+    assert (await ask(connect(await byte_server.serve(body)), request())).text == "Hi"
+
+
+async def test_answer_that_was_not_streamed_is_read(byte_server, connect) -> None:
+    body = b'{"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}], "usage": {"total_tokens": 3}}'
+    merged = await ask(
+        connect(await byte_server.serve(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n" + body)), request()
+    )
+
+    assert (merged.text, merged.finish_reason, merged.usage) == ("Hi", "stop", {"total_tokens": 3})
+
+
+async def test_key_is_sent_but_never_shown(byte_server, connect, caplog) -> None:
+    body = b'{"error": {"message": "Incorrect API key provided: %s", "code": "invalid_api_key"}}' % KEY.encode()
+    url = await byte_server.serve(b"HTTP/1.1 401 Unauthorized\r\ncontent-type: application/json\r\n\r\n" + body)
+    with caplog.at_level(logging.WARNING):
+        failure = await failure_of(ask(connect(url), request()))
+
+    assert f"authorization: bearer {KEY}".encode() in byte_server.requests[0].lower()
+    assert type(failure) is ModelUnauthorized
+    assert KEY not in str(failure)
+    assert "Incorrect API key provided: ***" in caplog.text
+    assert KEY not in caplog.text
+
+
+async def test_no_key_sends_no_authorization(byte_server, connect) -> None:
+    url = await byte_server.serve(HEAD + b"\r\n" + CHUNK + LAST)
+
+    assert (await ask(connect(url, openai_api_key=None), request())).finish_reason == "stop"
+    assert b"authorization" not in byte_server.requests[0].lower()
+
+
+async def test_connection_is_used_again(model: Model) -> None:
+    """Read to its end, an answer leaves its connection to the next one."""
+    await ask(model, request())
+    await ask(model, request())
+    pool = model._provider._client._client._transport._pool
+
+    assert len(pool.connections) == 1

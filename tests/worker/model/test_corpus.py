@@ -1,0 +1,53 @@
+"""Every recording of a real provider merges to what was expected of it, however it is cut."""
+
+import json
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from worker.model.chunks import ChunkDecoder
+from worker.model.deltas import Merged, Merger
+
+CORPUS = Path(os.environ.get("STAGEBUS_CORPUS") or Path(__file__).parents[4] / "shared" / "corpus")
+MANIFEST = CORPUS / "manifest.jsonl"
+RECORDINGS = [json.loads(line) for line in MANIFEST.read_text().splitlines()] if MANIFEST.exists() else []
+
+pytestmark = pytest.mark.skipif(not RECORDINGS, reason=f"no recordings in {CORPUS}")
+
+
+def merge(pieces: list[bytes]) -> Merged:
+    decoder, merger = ChunkDecoder(), Merger(tool_names=("get_weather",))
+    for chunk in [chunk for piece in pieces for chunk in decoder.feed(piece)] + decoder.finish():
+        merger.add(chunk)
+    return merger.result()
+
+
+@pytest.mark.parametrize("recording", RECORDINGS, ids=lambda recording: recording["file"])
+def test_recording_merges_as_expected(recording: dict[str, Any]) -> None:
+    expected = recording["expected"]
+    merged = merge([(CORPUS / recording["file"]).read_bytes()])
+
+    calls = [call.model_dump() for call in merged.tool_calls]
+    assert calls == expected["tool_calls"]
+    assert merged.finish_reason == expected["finish_reason"]
+    assert merged.usage == expected["usage"]
+    assert (merged.error is not None) == (expected["ends"] == "error")
+    if expected["text"] is not None:
+        assert merged.text == expected["text"]
+        assert len(merged.reasoning) == expected["reasoning_chars"]
+
+
+@pytest.mark.parametrize("recording", RECORDINGS, ids=lambda recording: recording["file"])
+def test_recording_cut_anywhere_merges_the_same(recording: dict[str, Any]) -> None:
+    """At every byte where it is short, at some of them where that would take long."""
+    raw = (CORPUS / recording["file"]).read_bytes()
+    whole = merge([raw])
+    cuts = range(len(raw)) if len(raw) <= 4000 else sorted(random.Random(1).sample(range(len(raw)), 40))
+
+    assert merge([raw[i : i + 1] for i in range(len(raw))]) == whole
+    assert merge([raw.replace(b"\n", b"\r\n")]) == whole
+    for cut in cuts:
+        assert merge([raw[:cut], raw[cut:]]) == whole

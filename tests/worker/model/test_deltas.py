@@ -1,0 +1,508 @@
+"""A case of our own for each way in which servers stream what they mean."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared.events import Usage
+from worker.model.chunks import ChunkDecoder
+from worker.model.deltas import Merged, Merger
+
+PARIS = '{"city": "Paris"}'
+TOKYO = '{"city": "Tokyo"}'
+
+
+def merge(*chunks: dict, tools: tuple[str, ...] = ("get_weather", "get_time"), taken: tuple[str, ...] = ()) -> Merged:
+    merger = Merger(tool_names=tools, taken_ids=taken)
+    for chunk in chunks:
+        merger.add(chunk)
+    return merger.result()
+
+
+def delta(finish_reason: str | None = None, **fields: object) -> dict:
+    return {"choices": [{"index": 0, "delta": fields, "finish_reason": finish_reason}]}
+
+
+def calls_delta(*calls: dict) -> dict:
+    return delta(tool_calls=list(calls))
+
+
+def part(name=..., arguments=..., **fields: object) -> dict:
+    function = {"name": name, "arguments": arguments}
+    return {**fields, "function": {key: value for key, value in function.items() if value is not ...}}
+
+
+def calls_of(*chunks: dict, **options) -> list[tuple[str, str]]:
+    return [(call.name, call.arguments) for call in merge(*chunks, **options).tool_calls]
+
+
+def ids_of(*chunks: dict, **options) -> list[str]:
+    return [call.id for call in merge(*chunks, **options).tool_calls]
+
+
+BOTH = [("get_weather", PARIS), ("get_weather", TOKYO)]
+
+# Each of these means a call for Paris, then one for Tokyo.
+TWO_CALLS = {
+    "by index, in fragments": [
+        calls_delta(part("get_weather", "", index=0, id="a", type="function")),
+        calls_delta(part(arguments=PARIS[:5], index=0)),
+        calls_delta(part(arguments=PARIS[5:], index=0)),
+        calls_delta(part("get_weather", "", index=1, id="b", type="function")),
+        calls_delta(part(arguments=TOKYO[:1], index=1)),
+        calls_delta(part(arguments=TOKYO[1:], index=1)),
+    ],
+    "interleaved": [
+        calls_delta(part("get_weather", "", index=0, id="a")),
+        calls_delta(part("get_weather", "", index=1, id="b")),
+        calls_delta(part(arguments=PARIS[:5], index=0), part(arguments=TOKYO[:3], index=1)),
+        calls_delta(part(arguments=TOKYO[3:], index=1), part(arguments=PARIS[5:], index=0)),
+    ],
+    "index out of order": [
+        calls_delta(part("get_weather", TOKYO, index=1, id="b")),
+        calls_delta(part("get_weather", PARIS, index=0, id="a")),
+    ],
+    "index as a string": [
+        calls_delta(part("get_weather", PARIS, index="0", id="a")),
+        calls_delta(part("get_weather", TOKYO, index="1", id="b")),
+    ],
+    "index counted from one": [
+        calls_delta(part("get_weather", PARIS, index=1, id="a")),
+        calls_delta(part("get_weather", TOKYO, index=2, id="b")),
+    ],
+    "no index, whole": [
+        calls_delta(part("get_weather", PARIS, id="a")),
+        calls_delta(part("get_weather", TOKYO, id="b")),
+    ],
+    "no index, in fragments": [
+        calls_delta(part("get_weather", "", id="a")),
+        calls_delta(part(arguments=PARIS[:5])),
+        calls_delta(part(arguments=PARIS[5:])),
+        calls_delta(part("get_weather", "", id="b")),
+        calls_delta(part(arguments=TOKYO)),
+    ],
+    "no index, fragments told by their id": [
+        calls_delta(part("get_weather", "", id="a"), part("get_weather", "", id="b")),
+        calls_delta(part(arguments=PARIS[:5], id="a")),
+        calls_delta(part(arguments=TOKYO[:5], id="b")),
+        calls_delta(part(arguments=PARIS[5:], id="a")),
+        calls_delta(part(arguments=TOKYO[5:], id="b")),
+    ],
+    "neither index nor id": [
+        calls_delta(part("get_weather", PARIS)),
+        calls_delta(part("get_weather", TOKYO)),
+    ],
+    "neither index nor id, in fragments": [
+        calls_delta(part("get_weather", PARIS[:4])),
+        calls_delta(part(arguments=PARIS[4:])),
+        calls_delta(part("get_weather", TOKYO[:4])),
+        calls_delta(part(arguments=TOKYO[4:])),
+    ],
+    "all index 0": [
+        calls_delta(part("get_weather", PARIS, index=0, id="a")),
+        calls_delta(part("get_weather", TOKYO, index=0, id="b")),
+    ],
+    "all index 0, in fragments": [
+        calls_delta(part("get_weather", "", index=0, id="a")),
+        calls_delta(part(arguments=PARIS, index=0)),
+        calls_delta(part("get_weather", "", index=0, id="b")),
+        calls_delta(part(arguments=TOKYO[:9], index=0)),
+        calls_delta(part(arguments=TOKYO[9:], index=0)),
+    ],
+    "all index 0, one id for all": [
+        calls_delta(part("get_weather", PARIS, index=0, id="a")),
+        calls_delta(part("get_weather", TOKYO, index=0, id="a")),
+    ],
+    "all index 0, no id": [
+        calls_delta(part("get_weather", PARIS, index=0)),
+        calls_delta(part("get_weather", TOKYO, index=0)),
+    ],
+    "all index 0, several in one delta": [
+        calls_delta(part("get_weather", PARIS, index=0, id="a"), part("get_weather", TOKYO, index=0, id="b")),
+    ],
+    "several in one delta": [
+        calls_delta(part("get_weather", PARIS, index=0, id="a"), part("get_weather", TOKYO, index=1, id="b")),
+    ],
+    "id repeated in every fragment": [
+        calls_delta(part("get_weather", "", index=0, id="a")),
+        calls_delta(part("", PARIS[:7], index=0, id="a")),
+        calls_delta(part(None, PARIS[7:], index=0, id="a")),
+        calls_delta(part("get_weather", "", index=1, id="b")),
+        calls_delta(part(None, TOKYO, index=1, id="b")),
+    ],
+    "id empty in later fragments": [
+        calls_delta(part("get_weather", "", index=0, id="a")),
+        calls_delta(part("", PARIS, index=0, id="")),
+        calls_delta(part("get_weather", "", index=1, id="b")),
+        calls_delta(part("", TOKYO, index=1, id="")),
+    ],
+    "id new for each fragment": [
+        calls_delta(part("get_weather", "", index=0, id="a1")),
+        calls_delta(part(arguments=PARIS[:7], index=0, id="a2")),
+        calls_delta(part(arguments=PARIS[7:], index=0, id="a3")),
+        calls_delta(part("get_weather", "", index=1, id="b1")),
+        calls_delta(part(arguments=TOKYO, index=1, id="b2")),
+    ],
+    "id new and name repeated in each fragment": [
+        calls_delta(part("get_weather", "", index=0, id="a1")),
+        calls_delta(part("get_weather", PARIS[:7], index=0, id="a2")),
+        calls_delta(part("get_weather", PARIS[7:], index=0, id="a3")),
+        calls_delta(part("get_weather", "", index=1, id="b1")),
+        calls_delta(part("get_weather", TOKYO, index=1, id="b2")),
+    ],
+    "id only in the last fragment": [
+        calls_delta(part("get_weather", PARIS[:7], index=0)),
+        calls_delta(part(arguments=PARIS[7:], index=0, id="a")),
+        calls_delta(part("get_weather", TOKYO[:7], index=1)),
+        calls_delta(part(arguments=TOKYO[7:], index=1, id="b")),
+    ],
+    "index rises with each fragment of an id": [
+        calls_delta(part("get_weather", PARIS[:7], index=0, id="a")),
+        calls_delta(part(arguments=PARIS[7:], index=1, id="a")),
+        calls_delta(part("get_weather", TOKYO[:7], index=2, id="b")),
+        calls_delta(part(arguments=TOKYO[7:], index=3, id="b")),
+    ],
+    "index only in later fragments": [
+        calls_delta(part("get_weather", "", id="a")),
+        calls_delta(part(arguments=PARIS, index=0)),
+        calls_delta(part("get_weather", "", id="b")),
+        calls_delta(part(arguments=TOKYO, index=1)),
+    ],
+    "name split": [
+        calls_delta(part("get_", "", index=0, id="a")),
+        calls_delta(part("weather", "", index=0)),
+        calls_delta(part(arguments=PARIS, index=0)),
+        calls_delta(part("get_", "", index=1, id="b")),
+        calls_delta(part("weather", TOKYO, index=1)),
+    ],
+    "name growing": [
+        calls_delta(part("get_", "", index=0, id="a")),
+        calls_delta(part("get_weather", PARIS, index=0, id="a")),
+        calls_delta(part("get_", "", index=1, id="b")),
+        calls_delta(part("get_weather", TOKYO, index=1, id="b")),
+    ],
+    "name repeated": [
+        calls_delta(part("get_weather", PARIS[:7], index=0, id="a")),
+        calls_delta(part("get_weather", PARIS[7:], index=0, id="a")),
+        calls_delta(part("get_weather", TOKYO[:7], index=1, id="b")),
+        calls_delta(part("get_weather", TOKYO[7:], index=1, id="b")),
+    ],
+    "name repeated, no id": [
+        calls_delta(part("get_weather", PARIS[:7], index=0)),
+        calls_delta(part("get_weather", PARIS[7:], index=0)),
+        calls_delta(part("get_weather", TOKYO[:7], index=1)),
+        calls_delta(part("get_weather", TOKYO[7:], index=1)),
+    ],
+    "name after the arguments": [
+        calls_delta(part(arguments=PARIS, index=0, id="a")),
+        calls_delta(part("get_weather", index=0)),
+        calls_delta(part(arguments=TOKYO, index=1, id="b")),
+        calls_delta(part("get_weather", "", index=1)),
+    ],
+    "name after the arguments, all index 0": [
+        calls_delta(part(arguments=PARIS, index=0, id="a")),
+        calls_delta(part("get_weather", index=0, id="a")),
+        calls_delta(part(arguments=TOKYO, index=0, id="b")),
+        calls_delta(part("get_weather", index=0, id="b")),
+    ],
+    "arguments null first": [
+        calls_delta(part("get_weather", None, index=0, id="a")),
+        calls_delta(part(None, PARIS, index=0, id=None)),
+        calls_delta(part("get_weather", None, index=1, id="b")),
+        calls_delta(part(None, TOKYO, index=1, id=None)),
+    ],
+    "arguments empty object first": [
+        calls_delta(part("get_weather", "{}", index=0, id="a")),
+        calls_delta(part(arguments=PARIS[:3], index=0)),
+        calls_delta(part(arguments=PARIS[3:], index=0)),
+        calls_delta(part("get_weather", {}, index=1, id="b")),
+        calls_delta(part(arguments=TOKYO, index=1)),
+    ],
+    "arguments said again at the end": [
+        calls_delta(part("get_weather", PARIS[:7], index=0, id="a")),
+        calls_delta(part(arguments=PARIS[7:], index=0)),
+        calls_delta(part("get_weather", TOKYO, index=1, id="b")),
+        calls_delta(part("get_weather", PARIS, index=0, id="a"), part("get_weather", TOKYO, index=1, id="b")),
+    ],
+    "arguments growing": [
+        calls_delta(part("get_weather", PARIS[:7], index=0, id="a")),
+        calls_delta(part(arguments=PARIS[:12], index=0)),
+        calls_delta(part(arguments=PARIS, index=0)),
+        calls_delta(part("get_weather", TOKYO, index=1, id="b")),
+    ],
+    "arguments followed by an empty fragment": [
+        calls_delta(part("get_weather", PARIS, index=0, id="a")),
+        calls_delta(part("", "", index=0)),
+        calls_delta(part("get_weather", TOKYO, index=1, id="b")),
+        calls_delta(part("get_weather", "", index=1, id="b")),
+    ],
+    "in the last chunk, with finish_reason stop": [
+        delta(content=""),
+        delta(
+            "stop",
+            tool_calls=[part("get_weather", PARIS, index=0, id="a"), part("get_weather", TOKYO, index=1, id="b")],
+        ),
+    ],
+    "without a function around name and arguments": [
+        calls_delta({"index": 0, "id": "a", "name": "get_weather", "arguments": PARIS}),
+        calls_delta({"index": 1, "id": "b", "name": "get_weather", "arguments": TOKYO}),
+    ],
+    "in a message instead of a delta": [
+        {
+            "choices": [
+                {"message": {"tool_calls": [part("get_weather", PARIS, id="a"), part("get_weather", TOKYO, id="b")]}}
+            ]
+        },
+    ],
+    "among other choices": [
+        {"choices": [{"index": 1, "delta": {"tool_calls": [part("get_time", "{}", index=0, id="x")]}}]},
+        calls_delta(part("get_weather", PARIS, index=0, id="a"), part("get_weather", TOKYO, index=1, id="b")),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("chunks", TWO_CALLS.values(), ids=TWO_CALLS.keys())
+def test_two_calls_come_out_as_two(chunks):
+    assert calls_of(*chunks) == BOTH
+    assert len(set(ids_of(*chunks))) == 2
+
+
+@pytest.mark.parametrize("chunks", [c for n, c in TWO_CALLS.items() if n != "name split"])
+def test_two_calls_come_out_as_two_with_the_tools_unknown(chunks):
+    assert calls_of(*chunks, tools=()) == BOTH
+
+
+@pytest.mark.parametrize("chunks", TWO_CALLS.values(), ids=TWO_CALLS.keys())
+def test_cut_at_every_byte_merges_the_same(chunks):
+    raw = b"".join(b"data: %b\r\n\r\n" % json.dumps(chunk).encode() for chunk in chunks)
+
+    for cut in range(len(raw)):
+        decoder = ChunkDecoder()
+        assert calls_of(*decoder.feed(raw[:cut]), *decoder.feed(raw[cut:]), *decoder.finish()) == BOTH
+
+
+def test_arguments_as_an_object_become_text():
+    chunk = calls_delta(part("get_weather", {"city": "Zürich", "days": [1, 2]}, index=0, id="a"))
+
+    assert calls_of(chunk) == [("get_weather", '{"city":"Zürich","days":[1,2]}')]
+
+
+@pytest.mark.parametrize("nothing", ["", None, "null", " ", "{}", {}, ...])
+def test_no_arguments_are_an_empty_object(nothing):
+    assert calls_of(calls_delta(part("get_time", nothing, index=0, id="a"))) == [("get_time", "{}")]
+
+
+def test_calls_without_arguments_stay_apart():
+    by_id = [calls_delta(part(name, "", index=0, id=name)) for name in ("get_time", "get_weather")]
+    by_name = [calls_delta(part(name, None)) for name in ("get_time", "get_weather")]
+    twice = calls_delta(part("get_time", None), part("get_time", None))
+
+    assert calls_of(*by_id) == [("get_time", "{}"), ("get_weather", "{}")]
+    assert calls_of(*by_name) == [("get_time", "{}"), ("get_weather", "{}")]
+    assert calls_of(twice) == [("get_time", "{}"), ("get_time", "{}")]
+
+
+def test_braces_within_strings_end_no_arguments():
+    tricky = json.dumps({"city": 'a "}" and \\ {', "more": {"x": [{}]}})
+    chunks = [calls_delta(part("get_weather", "", index=0, id="a"))]
+    chunks += [calls_delta(part("get_weather", letter, index=0)) for letter in tricky]
+
+    assert calls_of(*chunks) == [("get_weather", tricky)]
+
+
+def test_broken_arguments_are_passed_on_as_the_model_wrote_them():
+    assert calls_of(calls_delta(part("get_weather", '{"city": "Par', index=0, id="a"))) == [
+        ("get_weather", '{"city": "Par')
+    ]
+
+
+def test_function_call_of_old_is_a_call():
+    chunks = [
+        delta(function_call={"name": "get_weather", "arguments": ""}),
+        delta(function_call={"arguments": PARIS[:4]}),
+        delta(function_call={"arguments": PARIS[4:]}),
+        delta("function_call"),
+    ]
+    merged = merge(*chunks)
+
+    assert [(call.name, call.arguments) for call in merged.tool_calls] == [("get_weather", PARIS)]
+    assert merged.tool_calls[0].id
+    assert merged.finish_reason == "function_call"
+
+
+def test_both_forms_of_one_call_are_one():
+    chunk = delta(
+        tool_calls=[part("get_weather", PARIS, index=0, id="a")],
+        function_call={"name": "get_weather", "arguments": PARIS},
+    )
+    then = delta(function_call={"name": "get_weather", "arguments": PARIS})
+
+    assert calls_of(chunk, then) == [("get_weather", PARIS)]
+
+
+def test_call_without_a_name_is_none():
+    assert calls_of(calls_delta(part(None, PARIS, index=0, id="a"))) == []
+
+
+def test_id_of_the_provider_is_kept_where_it_is_one():
+    chunk = calls_delta(*(part("get_time", "{}", index=i, id=call_id) for i, call_id in enumerate(["a", "", "a", "b"])))
+
+    ids = ids_of(chunk)
+    assert ids[0] == "a"
+    assert ids[3] == "b"
+    assert len(set(ids)) == 4
+    assert all(ids)
+
+
+def test_id_is_never_one_of_an_earlier_round():
+    first = ids_of(calls_delta(part("get_time", "{}", index=0), part("get_time", "{}", index=1, id="a")))
+    second = ids_of(
+        calls_delta(part("get_time", "{}", index=0), part("get_time", "{}", index=1, id="a")), taken=tuple(first)
+    )
+
+    assert not set(first) & set(second)
+    assert len(set(second)) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ([{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}], "Hello"),
+        ([{"text": "Hello"}], "Hello"),
+        (["Hello"], "Hello"),
+        ([{"type": "text", "text": {"text": "Hello"}}], "Hello"),
+        ([{"type": "image_url", "image_url": "x"}, None, 1, {"type": ["odd"]}], ""),
+        (None, ""),
+        ("", ""),
+        (7, ""),
+    ],
+)
+def test_content_comes_in_many_shapes(content, text):
+    assert merge(delta(content=content)).text == text
+
+
+def test_thinking_parts_are_reasoning():
+    thinking = [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]}, {"type": "text", "text": "Yes"}]
+    merged = merge(delta(content=thinking))
+
+    assert (merged.text, merged.reasoning) == ("Yes", "Hm")
+
+
+@pytest.mark.parametrize(
+    "fields", [{"reasoning_content": "Hm"}, {"reasoning": "Hm"}, {"reasoning_content": "Hm", "reasoning": "Hm"}]
+)
+def test_reasoning_has_several_names_and_counts_once(fields):
+    merged = merge(delta(content="", **fields), delta(content="Yes", reasoning_content=None))
+
+    assert (merged.text, merged.reasoning) == ("Yes", "Hm")
+
+
+def test_think_at_the_beginning_is_reasoning_wherever_it_is_cut():
+    text = "<think>\nHm, well\n</think>\n\nYes, <think> is a tag."
+
+    merged = merge(*(delta(content=letter) for letter in text))
+    assert (merged.text, merged.reasoning) == ("Yes, <think> is a tag.", "Hm, well")
+
+
+def test_refusal_is_collected():
+    assert merge(delta(refusal="I can"), delta(refusal="not")).refusal == "I cannot"
+
+
+def test_calls_in_text_are_calls_only_where_tools_were_offered():
+    chunks = [delta(content=f'Let me see. <tool_call>{{"name": "get_weather", "arguments": {PARIS}}}</tool_call>')]
+
+    assert calls_of(*chunks) == [("get_weather", '{"city":"Paris"}')]
+    assert merge(*chunks).text == "Let me see."
+    assert merge(*chunks, tools=()).tool_calls == []
+    assert "<tool_call>" in merge(*chunks, tools=()).text
+
+
+def test_calls_in_text_are_left_alone_beside_real_ones():
+    text = '[TOOL_CALLS][{"name": "get_time", "arguments": {}}]'
+    merged = merge(delta(content=text), calls_delta(part("get_weather", PARIS, index=0, id="a")))
+
+    assert [call.name for call in merged.tool_calls] == ["get_weather"]
+    assert merged.text == text
+
+
+def test_usage_is_the_last_that_says_something():
+    merged = merge(
+        {"choices": [], "prompt_filter_results": []},
+        {**delta(content="a"), "usage": {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}},
+        {**delta("stop"), "usage": None},
+        {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}},
+        {"choices": [], "usage": {}},
+    )
+
+    assert merged.usage == {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+    assert merged.tokens == Usage(prompt_tokens=3, completion_tokens=2, total_tokens=5)
+
+
+def test_usage_may_stand_in_the_choice_and_under_other_names():
+    merged = merge({"choices": [{"index": 0, "delta": {}, "usage": {"input_tokens": 3, "output_tokens": 2}}]})
+
+    assert merged.tokens == Usage(prompt_tokens=3, completion_tokens=2, total_tokens=5)
+    assert merge(delta(content="x")).tokens is None
+
+
+def test_first_model_name_stands():
+    assert merge({"model": "", "choices": []}, {"model": "gpt", **delta(content="x")}).model == "gpt"
+
+
+@pytest.mark.parametrize("not_yet", [None, "", "null"])
+def test_finish_reason_is_the_last_that_is_one(not_yet):
+    assert merge(delta(not_yet), delta("length"), delta(not_yet)).finish_reason == "length"
+    assert merge(delta(not_yet)).finish_reason is None
+
+
+def test_role_only_is_an_empty_answer():
+    merged = merge(delta(role="assistant"), delta("stop"))
+
+    assert (merged.text, merged.tool_calls, merged.finish_reason, merged.error) == ("", [], "stop", None)
+
+
+def test_error_ends_the_answer_and_keeps_what_came_before():
+    merged = merge(delta(content="Hel"), {"error": {"message": "overloaded", "code": 529}})
+
+    assert merged.text == "Hel"
+    assert merged.error is not None
+    assert merged.error.message == "overloaded"
+    assert merge(delta("error")).error is not None
+
+
+def test_error_after_the_finish_reason_takes_nothing_back():
+    assert merge(delta("length", content="Hel"), {"error": {"message": "limit"}}).error is None
+
+
+def test_other_choices_are_passed_over():
+    two = {"choices": [{"index": 1, "delta": {"content": "no"}}, {"index": 0, "delta": {"content": "yes"}}]}
+
+    assert merge(two, {"choices": [{"index": 1, "delta": {}, "finish_reason": "stop"}]}) == merge(delta(content="yes"))
+
+
+FIELDS = st.sampled_from(
+    "choices index delta message content type text tool_calls function name id arguments function_call usage error "
+    "code finish_reason reasoning model total_tokens".split()
+)
+JSON = st.recursive(
+    st.sampled_from([None, True, 0, -1, 2.5, 1e300, "", "x", "text", "thinking", "{}", "<think>", "[TOOL_CALLS]f{}"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(FIELDS, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(values=st.lists(JSON, max_size=4))
+def test_nothing_that_is_json_makes_it_fail(values):
+    chunks = [value for value in values if isinstance(value, dict)]
+    chunks += [{"choices": value, "usage": value, "error": value} for value in values]
+    chunks += [{"choices": [{"delta": value}, {"delta": {"content": value}, "usage": value}]} for value in values]
+    chunks += [
+        {"choices": [{"delta": {"tool_calls": [value, {"function": value}], "content": [value]}}]} for value in values
+    ]
+
+    merged = merge(*chunks)
+    assert len({call.id for call in merged.tool_calls}) == len(merged.tool_calls)
+    assert merged.tokens is None or merged.tokens.total_tokens >= 0

@@ -1,0 +1,33 @@
+from worker.model.ending import Ending
+
+
+def see(*chunks: dict) -> Ending:
+    ending = Ending()
+    for chunk in chunks:
+        ending.see(chunk)
+    return ending
+
+
+def choice(reason: object, index: int = 0) -> dict:
+    return {"choices": [{"index": index, "delta": {}, "finish_reason": reason}]}
+
+
+def test_answer_ends_with_its_own_choices_reason():
+    assert see(choice(None), choice("stop", index=1)).finish_reason is None
+    assert see(choice("stop")).finish_reason == "stop"
+
+
+def test_finish_reason_error_is_an_error_only_before_any_other():
+    assert see(choice("error")).error is not None
+    assert see(choice("stop"), choice("error")).error is None
+
+
+def test_first_error_counts():
+    error = see({"error": "first"}, {"error": "second"}).error
+
+    assert error is not None
+    assert error.message == "first"
+
+
+def test_odd_reasons_are_none():
+    assert see(choice({"odd": 1}), choice(["stop"]), choice(0)).finish_reason is None

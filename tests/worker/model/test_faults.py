@@ -1,0 +1,104 @@
+import pytest
+
+from shared.errors import ModelRejected, ModelUnauthorized, ModelUnavailable
+from worker.model import faults
+from worker.model.faults import ProviderError
+
+SECRET = ProviderError("key sk-123 at http://10.0.0.1 is bad", code="weird_code", type="weird")
+
+
+@pytest.mark.parametrize("status", [408, 409, 425, 429, 500, 502, 503, 504, 529])
+def test_passing_statuses_may_be_tried_again(status):
+    assert type(faults.from_status(status, SECRET)) is ModelUnavailable
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_refused_keys_are_the_operators_business(status):
+    assert type(faults.from_status(status, SECRET)) is ModelUnauthorized
+
+
+@pytest.mark.parametrize("status", [400, 404, 405, 413, 422])
+def test_other_statuses_are_final(status):
+    assert type(faults.from_status(status, SECRET)) is ModelRejected
+
+
+@pytest.mark.parametrize("status", [400, 401, 429, 500, 529, 599])
+def test_message_names_the_status_and_nothing_of_the_provider(status):
+    for failure in (faults.from_status(status, SECRET), faults.from_error(SECRET._replace(status=status))):
+        assert str(status) in str(failure)
+        assert not any(word in str(failure) for word in ("sk-123", "10.0.0.1", "weird"))
+
+
+def test_known_reasons_are_said():
+    error = ProviderError("…", code="context_length_exceeded")
+
+    assert str(faults.from_status(400, error)).endswith("400: the conversation is too long for the model")
+    assert str(faults.from_error(error)).endswith("the conversation is too long for the model")
+    assert str(faults.from_status(429, SECRET)) == "the model's provider answered 429: too many requests"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        ({"message": "x", "code": 429}, ModelUnavailable),
+        ({"message": "x", "code": "503"}, ModelUnavailable),
+        ({"message": "x", "status_code": 400}, ModelRejected),
+        ({"message": "x", "status": 401}, ModelUnauthorized),
+        ({"message": "x", "type": "server_error"}, ModelUnavailable),
+        ({"message": "x", "type": "overloaded_error"}, ModelUnavailable),
+        ({"message": "x", "code": "rate_limit_exceeded"}, ModelUnavailable),
+        ({"message": "x", "type": "authentication_error"}, ModelUnauthorized),
+        ({"message": "cannot generate", "type": "invalid_request_error", "code": "tool_use_failed"}, ModelRejected),
+        ({"message": "Internal server error"}, ModelUnavailable),
+        ({"error": {"message": "x", "code": 500}}, ModelUnavailable),
+        ("the server is overloaded", ModelUnavailable),
+        ({}, ModelRejected),
+        (["odd"], ModelRejected),
+    ],
+)
+def test_error_within_a_stream_is_judged_by_what_it_says(error, kind):
+    assert type(faults.from_error(faults.parse_error(error))) is kind
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        {"error": {"message": "x"}},
+        {"error": "x"},
+        {"error": {"message": "x"}, "choices": []},
+        {"object": "error", "message": "x", "code": 400},
+        {"type": "error", "error": {"message": "x"}},
+        {"detail": "x"},
+        {"code": "Throttling", "message": "x"},
+    ],
+)
+def test_error_is_found_in_every_shape(chunk):
+    error = faults.error_in(chunk)
+
+    assert error is not None
+    assert error.message == "x"
+
+
+@pytest.mark.parametrize("chunk", [{"choices": []}, {"choices": [], "error": None}, {"usage": {}}, {}])
+def test_ordinary_chunk_is_no_error(chunk):
+    assert faults.error_in(chunk) is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "3"}, 3.0),
+        ({"retry-after": "1.5"}, 1.5),
+        ({"retry-after-ms": "250", "retry-after": "3"}, 0.25),
+        ({"retry-after": "Wed, 21 Oct 2026 07:28:30 GMT", "date": "Wed, 21 Oct 2026 07:28:00 GMT"}, 30.0),
+        ({"retry-after": "Wed, 21 Oct 2026 07:27:00 GMT", "date": "Wed, 21 Oct 2026 07:28:00 GMT"}, 0.0),
+        ({"retry-after": "Wed, 21 Oct 2026 07:28:30 GMT"}, None),
+        ({"retry-after": "Wed, 21 Oct 2026 07:28:30 -0000", "date": "Wed, 21 Oct 2026 07:28:00 GMT"}, None),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "-3"}, None),
+        ({"retry-after": "inf"}, None),
+        ({}, None),
+    ],
+)
+def test_retry_after_is_read(headers, seconds):
+    assert faults.parse_retry_after(headers) == seconds
