@@ -255,15 +255,6 @@ class QueueTimeout(RunFailed):
         super().__init__(f"no worker took the run within {limit_s:g} s")
 
 
-class ToolNotFound(RunFailed):
-    """The run names a tool that its worker does not have."""
-
-    code = "tool_not_found"
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"this worker has no tool {name[:64]!r}")
-
-
 class ModelError(RunFailed):
     """The provider failed; `retry_after_s` is its own wish."""
 

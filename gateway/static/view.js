@@ -195,6 +195,7 @@ function showAnswer(run, answer) {
   const text = answer?.text ?? "";
   $("answer-section").hidden = text === "" && !(isWriting && answer.kind === "synthesis");
   $("answer-section").dataset.writing = isWriting;
+  setText($("answer-title"), run.status === "failed" || run.status === "cancelled" ? "Unfinished answer" : "Answer");
   setText($("answer"), text);
 }
 
@@ -206,14 +207,10 @@ function showEnd({ status, error }) {
 }
 
 function showFacts({ id, lastId, attempts, usage }) {
-  const pairs = { Run: id, "Last event": lastId, Attempts: attempts.map(({ attempt }) => attempt).join(", ") };
-  if (usage) pairs.Tokens = `${usage.prompt_tokens} in + ${usage.completion_tokens} out = ${usage.total_tokens}`;
-  Object.entries(pairs).forEach(([term, value], index) => {
-    const pair = $("facts").children[index] ?? $("facts").appendChild(document.createElement("div"));
-    if (!pair.firstChild) pair.append(document.createElement("dt"), document.createElement("dd"));
-    setText(pair.firstChild, term);
-    setText(pair.lastChild, value);
-  });
+  const facts = [`Run ${id}`, `last event ${lastId}`];
+  if (attempts.length > 1) facts.push(`${attempts.length} attempts`);
+  if (usage) facts.push(`${usage.prompt_tokens} tokens in, ${usage.completion_tokens} out, ${usage.total_tokens} in all`);
+  setText($("facts"), facts.join(" · "));
 }
 
 /** The element's text; text that only grew is appended, so that a selection in it stays. */

@@ -159,8 +159,8 @@ async def test_worker_gives_its_runs_back_at_sigterm(start: Start, env: dict[str
     lease = {"STAGEBUS_LEASE_S": "8", "STAGEBUS_POLL_S": "2", "STAGEBUS_DRAIN_GRACE_S": "0.5"}
     system: System = await start(workers=1, env={**env, **lease})
     run_ids = [
-        await post_run(system.url, {"user_prompt": "talk", "model": "demo:delay_ms=10,tokens=300"}),
-        await post_run(system.url, call("demo:delay_ms=1", ("slow", {"n": 1, "seconds": 1}))),
+        await post_run(system.url, {"user_prompt": "talk", "model": "demo:delay_ms=10,tokens=400"}),
+        await post_run(system.url, call("demo:delay_ms=1", ("slow", {"n": 1, "seconds": 4}))),
     ]
     clients = [StrictClient(system.urls, run_id) for run_id in run_ids]
     following = asyncio.gather(*(client.follow() for client in clients))

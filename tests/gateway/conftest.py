@@ -1,12 +1,15 @@
-"""A hub, a run appended by hand, and a client of the hub that checks what it gets."""
+"""The app over ASGI, a hub, a run appended by hand, and a client of the hub that checks what it gets."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 
+import httpx
 import pytest
 from redis.asyncio import Redis
+from starlette.applications import Starlette
 
+from gateway.app import create_app
 from gateway.hub import Hub
 from gateway.views.sse import MERGED, StageView
 from shared import sse
@@ -15,6 +18,21 @@ from shared.settings import Settings
 from shared.sse import Frame
 from tests import runs_by_hand
 from tests.runs_by_hand import RunByHand
+
+
+@pytest.fixture
+async def app(redis: Redis, settings: Settings) -> AsyncIterator[Starlette]:
+    """The gateway, started."""
+    app = create_app(settings)
+    async with app.router.lifespan_context(app):
+        yield app
+
+
+@pytest.fixture
+async def api(app: Starlette) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the app; not for streams, since this transport waits for the end of a body."""
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
+        yield client
 
 
 @pytest.fixture

@@ -104,9 +104,6 @@ def _filler() -> list[str]:
     return [f" {word}" for word in _FILLER.split()]
 
 
-# --- what it calls -----------------------------------------------------------
-
-
 def _calls(request: Mapping[str, Any], script: DemoScript) -> list[DemoCall]:
     names = _offered(request.get("tools"))
     choice = request.get("tool_choice")
@@ -168,9 +165,6 @@ def _first_object(text: str) -> str | None:
     except (ValueError, RecursionError):
         return None
     return json.dumps(value, ensure_ascii=False)
-
-
-# --- what it says ------------------------------------------------------------
 
 
 def _prompt(messages: Sequence[Mapping[str, Any]]) -> str:

@@ -1,0 +1,255 @@
+// Tests of gateway/static/run_state.js: events in, view of the run out.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { answerStage, applyEvents, dropFrom, emptyRun, isTerminal } from "../../gateway/static/run_state.js";
+
+/** A log: numbers its events as the producer does; `at` says when they come, null for replayed ones. */
+function logOf(...entries) {
+  return entries.map(([name, stageId, data = {}, at = null], index) => ({
+    id: `7-${index + 1}`,
+    sequence: index + 1,
+    name,
+    data: { stage_id: stageId, ...data },
+    at,
+  }));
+}
+
+const text = (stageId, content) => delta(stageId, { content });
+const delta = (stageId, fields) => [
+  "tool_completion_chunk", stageId, { tool_results: { choices: [{ index: 0, delta: fields }] } },
+];
+const CALL = { id: "c1", name: "get_weather", arguments: '{"city":"Paris"}' };
+
+const QUEUED = ["run_queued", "run", { run_id: "R", model: "demo" }, 100];
+const STARTED = ["run_started", "run", { attempt: 7, worker: "w" }, 110];
+const DONE = ["done", "run", { usage: { prompt_tokens: 3, completion_tokens: 4, total_tokens: 7 } }, 1100];
+const WHOLE = logOf(
+  QUEUED,
+  STARTED,
+  ["stage_started", "extraction", {}, 120],
+  delta("extraction", { tool_calls: [{ index: 0, id: "c1" }] }),
+  ["stage_completed", "extraction", { result: { text: "", tool_calls: [CALL] } }, 320],
+  ["stage_started", "tools", {}, 330],
+  ["tool_call", "tools", { call_id: "c1", name: CALL.name, arguments: CALL.arguments }, 340],
+  ["tool_result", "tools", { call_id: "c1", name: CALL.name, content: "14 °C", duration_ms: 250 }, 590],
+  ["tool_summary", "tools", { tool_summary: [] }, 591],
+  ["stage_completed", "tools", { result: { outcomes: [] } }, 600],
+  ["stage_started", "synthesis", {}, 610],
+  text("synthesis", "It is "),
+  text("synthesis", "mild."),
+  ["stage_completed", "synthesis", { result: { text: "It is mild." } }, 1090],
+  DONE,
+);
+
+const stage = (run, id) => run.stages.find((other) => other.id === id);
+
+test("a whole run: stages in order, call with its result, answer, usage and times", () => {
+  const run = applyEvents(emptyRun(), WHOLE);
+
+  assert.equal(run.status, "succeeded");
+  assert.deepEqual(run.stages.map(({ id, state }) => [id, state]), [
+    ["extraction", "done"], ["tools", "done"], ["synthesis", "done"],
+  ]);
+  assert.deepEqual(run.stages.map((other) => other.durationMs), [200, 270, 480]);
+  const [call] = stage(run, "tools").calls;
+  assert.deepEqual([call.state, call.content, call.durationMs], ["done", "14 °C", 250]);
+  assert.equal(answerStage(run).text, "It is mild.");
+  assert.equal(run.usage.total_tokens, 7);
+  assert.equal(run.durationMs, 1000);
+  assert.equal(run.lastId, "7-15");
+});
+
+test("however the events are cut into batches, the run is the same", () => {
+  const whole = applyEvents(emptyRun(), WHOLE);
+
+  for (let cut = 0; cut <= WHOLE.length; cut++) {
+    const first = applyEvents(emptyRun(), WHOLE.slice(0, cut));
+    assert.deepEqual(applyEvents(first, WHOLE.slice(cut)), whole);
+  }
+  assert.deepEqual(WHOLE.reduce((run, event) => applyEvents(run, [event]), emptyRun()), whole);
+});
+
+test("what is passed in stays as it was, and untouched stages stay the same object", () => {
+  const before = applyEvents(emptyRun(), WHOLE.slice(0, 12));
+  const copy = structuredClone(before);
+  const after = applyEvents(before, WHOLE.slice(12));
+
+  assert.deepEqual(before, copy);
+  assert.equal(stage(after, "tools"), stage(before, "tools"));
+  assert.notEqual(stage(after, "synthesis"), stage(before, "synthesis"));
+});
+
+test("replayed events have no time, so nothing has a duration but what the log itself says", () => {
+  const run = applyEvents(emptyRun(), WHOLE.map((event) => ({ ...event, at: null })));
+
+  assert.deepEqual(run.stages.map((other) => other.durationMs), [null, null, null]);
+  assert.equal(stage(run, "tools").calls[0].durationMs, 250);
+});
+
+test("without a tool call the extraction's text is the answer; with one it is not", () => {
+  const direct = logOf(QUEUED, STARTED, ["stage_started", "extraction"], text("extraction", "Hello."));
+  assert.equal(answerStage(applyEvents(emptyRun(), direct)).text, "Hello.");
+
+  const calling = applyEvents(emptyRun(), logOf(QUEUED, text("extraction", "Let me look."), delta("extraction", { tool_calls: [{}] })));
+  assert.equal(answerStage(calling), null);
+  assert.equal(stage(calling, "extraction").text, "Let me look.");
+});
+
+test("the calls of a complete extraction count, even where they came as text", () => {
+  const events = logOf(text("extraction", "<tool_call>…"), [
+    "stage_completed", "extraction", { result: { text: "", tool_calls: [CALL] } },
+  ]);
+
+  assert.equal(answerStage(applyEvents(emptyRun(), events)), null);
+});
+
+test("a later round's text is the answer when it calls nothing more", () => {
+  const events = logOf(
+    ["stage_completed", "extraction", { result: { text: "", tool_calls: [CALL] } }],
+    ["stage_started", "tools"],
+    text("extraction.2", "Enough known."),
+  );
+  const run = applyEvents(emptyRun(), events);
+
+  assert.equal(answerStage(run).id, "extraction.2");
+  assert.deepEqual([answerStage(run).kind, answerStage(run).round], ["extraction", 2]);
+});
+
+test("stage_restarted voids the stage's events from discard_from on, and only those", () => {
+  const events = logOf(
+    QUEUED,
+    STARTED,
+    ["stage_started", "synthesis", {}, 200], // 3
+    text("synthesis", "Once "),
+    text("synthesis", "upon"),
+    ["run_started", "run", { attempt: 9, worker: "w2" }],
+    ["stage_restarted", "synthesis", { attempt: 9, discard_from: 4 }],
+  );
+  const restarted = applyEvents(emptyRun(), events);
+  assert.equal(stage(restarted, "synthesis").text, "");
+  assert.equal(stage(restarted, "synthesis").state, "restarted");
+  assert.deepEqual(stage(restarted, "synthesis").notes, [{ kind: "restart", discarded: 9 }]);
+  assert.equal(restarted.attempts.length, 2);
+
+  const more = logOf(...Array(7).fill(QUEUED), text("synthesis", "Anew."), [
+    "stage_restarted", "synthesis", { attempt: 12, discard_from: 4 },
+  ], text("synthesis", "Third."), ["stage_completed", "synthesis", { result: { text: "Third." } }, 900]).slice(7);
+  const done = applyEvents(restarted, more);
+  assert.equal(stage(done, "synthesis").text, "Third.");
+  assert.equal(stage(done, "synthesis").state, "done");
+  assert.equal(stage(done, "synthesis").notes.length, 2);
+  assert.equal(stage(done, "synthesis").durationMs, 700);
+});
+
+test("a tools stage that resumes from its checkpoints keeps its results", () => {
+  const events = logOf(
+    ["stage_started", "tools"],
+    ["tool_call", "tools", { call_id: "a", name: "f", arguments: "{}" }],
+    ["tool_call", "tools", { call_id: "b", name: "f", arguments: "{}" }],
+    ["tool_result", "tools", { call_id: "a", name: "f", content: "1", duration_ms: 5 }],
+    ["stage_restarted", "tools", { attempt: 9, discard_from: 5 }],
+    ["tool_result", "tools", { call_id: "b", name: "f", content: "no", is_error: true, duration_ms: 6 }],
+  );
+  const { calls, notes } = stage(applyEvents(emptyRun(), events), "tools");
+
+  assert.deepEqual(calls.map((call) => [call.id, call.state, call.content]), [["a", "done", "1"], ["b", "error", "no"]]);
+  assert.deepEqual(notes, [{ kind: "resume" }]);
+});
+
+test("retry_scheduled makes its stage wait, and what comes next ends the wait", () => {
+  const events = logOf(
+    ["stage_started", "extraction"],
+    ["retry_scheduled", "run", { retry_of: "extraction", retry: 1, backoff_s: 0.5, reason: "cut" }],
+    text("extraction", "x"),
+  );
+  const waiting = applyEvents(emptyRun(), events.slice(0, 2));
+
+  assert.equal(stage(waiting, "extraction").state, "waiting");
+  assert.deepEqual(stage(waiting, "extraction").notes, [{ kind: "retry", retry: 1, backoffS: 0.5, reason: "cut" }]);
+  assert.equal(stage(applyEvents(waiting, events.slice(2)), "extraction").state, "running");
+});
+
+test("an error ends the run: its stage failed, other open ones and calls stopped", () => {
+  const events = logOf(
+    QUEUED,
+    ["stage_completed", "extraction", { result: { tool_calls: [CALL] } }],
+    ["tool_call", "tools", { call_id: "c1", name: "f", arguments: "{}" }],
+    ["error", "run", { error: "too slow", code: "run_timeout", failed_stage: "tools" }],
+  );
+  const run = applyEvents(emptyRun(), events);
+
+  assert.deepEqual([run.status, run.error.error, isTerminal(run)], ["failed", "too slow", true]);
+  assert.deepEqual(run.stages.map(({ id, state }) => [id, state]), [["extraction", "done"], ["tools", "failed"]]);
+  assert.equal(stage(run, "tools").calls[0].state, "stopped");
+});
+
+test("a cancel keeps the text that there is", () => {
+  const run = applyEvents(emptyRun(), logOf(QUEUED, text("synthesis", "Half a"), ["cancel", "run"]));
+
+  assert.deepEqual([run.status, stage(run, "synthesis").state, answerStage(run).text], ["cancelled", "stopped", "Half a"]);
+});
+
+test("a gap takes back what the log no longer has, whatever it was", () => {
+  for (let sequence = 1; sequence <= WHOLE.length + 1; sequence++) {
+    const kept = WHOLE.filter((event) => event.sequence < sequence);
+    assert.deepEqual(dropFrom(applyEvents(emptyRun(), WHOLE), sequence), applyEvents(emptyRun(), kept));
+  }
+});
+
+test("a gap that takes a restart back brings back what the restart had voided", () => {
+  const events = logOf(text("synthesis", "a"), text("synthesis", "b"), [
+    "stage_restarted", "synthesis", { attempt: 9, discard_from: 1 },
+  ]);
+
+  assert.equal(stage(dropFrom(applyEvents(emptyRun(), events), 3), "synthesis").text, "ab");
+});
+
+test("thoughts are told from text, under each name that servers have for them", () => {
+  const events = logOf(
+    delta("a", { reasoning_content: "one" }),
+    delta("b", { reasoning: "two" }),
+    delta("c", { reasoning_content: "same", reasoning: "same" }),
+    text("d", "<think>three"),
+    text("d", " and</think>\n\nSaid."),
+    delta("e", { content: [{ type: "thinking", thinking: [{ type: "text", text: "four" }] }, { type: "text", text: "Out." }] }),
+    text("f", "<think>unclosed"),
+  );
+  const run = applyEvents(emptyRun(), events);
+
+  const shown = run.stages.map((other) => [other.reasoning, other.text]);
+  assert.deepEqual(shown, [["one", ""], ["two", ""], ["same", ""], ["three and", "Said."], ["four", "Out."], ["unclosed", ""]]);
+});
+
+test("the result of a complete stage has the last word on its text", () => {
+  const events = logOf(text("synthesis", "  draft "), ["stage_completed", "synthesis", { result: { text: "draft" } }]);
+
+  assert.equal(stage(applyEvents(emptyRun(), events), "synthesis").text, "draft");
+});
+
+test("odd chunks and events of another time are passed over", () => {
+  const events = logOf(
+    ["tool_completion_chunk", "extraction", { tool_results: { choices: [] } }],
+    ["tool_completion_chunk", "extraction", { tool_results: {} }],
+    ["tool_completion_chunk", "extraction", { tool_results: { choices: [null, { index: 1, delta: { content: "other" } }] } }],
+    delta("extraction", { content: null }),
+    ["tool_progress", "tools", { call_id: "c1" }],
+    ["run_parked", "run"],
+  );
+  const run = applyEvents(emptyRun(), events);
+
+  assert.equal(stage(run, "extraction").text, "");
+  assert.equal(run.lastId, "7-6");
+});
+
+test("ten thousand events in one go, and one by one in frames, stay quick", () => {
+  const entries = Array.from({ length: 10_000 }, () => text("synthesis", "word "));
+  const events = logOf(...entries);
+  const begun = performance.now();
+  let run = emptyRun();
+  for (let first = 0; first < events.length; first += 10) run = applyEvents(run, events.slice(first, first + 10));
+
+  assert.equal(answerStage(run).text.length, 50_000);
+  assert.ok(performance.now() - begun < 5_000);
+});

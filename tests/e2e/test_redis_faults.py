@@ -1,0 +1,180 @@
+"""Redis restarted, away, cut off, full, and restored from an older copy."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import httpx
+import pytest
+from redis.exceptions import RedisError
+
+from shared import keys
+from tests import snapshots
+from tests.proxy import Proxy
+from tests.strict_client import StrictClient, get_run, post_run
+from tests.system import System
+
+pytestmark = pytest.mark.faults
+
+Start = Callable[..., Any]
+
+TALK = {"user_prompt": "talk", "model": "demo:delay_ms=10,tokens=300"}
+
+
+def chunks(client: StrictClient) -> int:
+    return client.names().count("tool_completion_chunk")
+
+
+@pytest.mark.parametrize("away_s", [0.0, 3.0], ids=["restarted", "away for two leases"])
+async def test_redis_that_comes_back_has_lost_nobody_anything(start: Start, away_s: float) -> None:
+    """The workers keep their runs, so no stage is done again, and streams stay open at 200."""
+    system: System = await start(gateways=2, workers=2)
+    port = system.valkey.port
+    run_ids = [await post_run(system.urls[i % 2], TALK) for i in range(6)]
+    clients = [StrictClient(system.urls, run_id) for run_id in run_ids]
+    following = asyncio.gather(*(client.follow() for client in clients))
+    for client in clients:
+        await client.until(lambda c: chunks(c) > 5)
+    connections = sum(client.connections for client in clients)
+
+    system.valkey.stop()
+    if away_s:
+        await _check_answers_while_away(system, run_ids[0], away_s)
+    system.valkey.start()
+    assert system.valkey.port == port
+    await following
+
+    for client in clients:
+        assert client.names()[-1] == "done"
+        assert client.names().count("run_started") == 1, "its worker held on to it"
+        assert client.text("extraction") == clients[0].text("extraction")
+        assert client.gaps == 0
+    assert sum(client.connections for client in clients) == connections, "no stream was ended"
+    after = await StrictClient(system.urls, await post_run(system.url, TALK)).follow()
+    assert after.names()[-1] == "done"
+
+
+async def _check_answers_while_away(system: System, run_id: str, away_s: float) -> None:
+    until = asyncio.get_running_loop().time() + away_s
+    async with httpx.AsyncClient(base_url=system.url, timeout=10) as http:
+        refused = await http.get(f"/runs/{run_id}")
+        assert refused.status_code == 503
+        assert refused.json()["code"] == "storage_unavailable"
+        assert refused.headers["retry-after"]
+        assert (await http.post("/runs", json=TALK)).status_code == 503
+        assert (await http.get("/readyz")).status_code == 503
+        async with http.stream("GET", f"/runs/{run_id}/events") as stream:
+            assert stream.status_code == 200, "any other status would end a browser's EventSource for good"
+    await asyncio.sleep(max(0.0, until - asyncio.get_running_loop().time()))
+
+
+async def test_cut_connections_and_lost_replies_cost_nothing(start: Start) -> None:
+    """Every connection of every process to Redis goes through a proxy that cuts it, often after the write."""
+    system: System = await start(workers=0, gateways=1)
+    async with Proxy(system.valkey.port) as proxy:
+        env = {"STAGEBUS_REDIS_URL": f"redis://127.0.0.1:{proxy.port}/0"}
+        await system.add_worker(env).ready("is ready for")
+        run_ids = [await post_run(system.url, TALK) for _ in range(8)]
+        clients = [StrictClient(system.urls, run_id) for run_id in run_ids]
+        following = asyncio.gather(*(client.follow() for client in clients))
+        while not following.done():
+            await asyncio.wait([asyncio.ensure_future(asyncio.shield(following))], timeout=0.25)
+            proxy.drop_replies = True
+            await asyncio.wait([asyncio.ensure_future(asyncio.shield(following))], timeout=0.02)
+            proxy.cut()
+            proxy.drop_replies = False
+        await following
+
+    assert proxy.passed > 20, "many connections were cut"
+    for client in clients:
+        assert client.names()[-1] == "done"
+        assert client.text("extraction") == clients[0].text("extraction")
+        assert "stage_restarted" not in client.names()
+
+
+async def test_lost_tail_is_a_gap_and_the_run_ends_right(start: Start) -> None:
+    """Redis is replaced by its own copy of some moments ago, while the worker lives."""
+    system: System = await start(gateways=2, workers=2)
+    run_id = await post_run(system.url, TALK)
+    merged, stage = StrictClient(system.urls, run_id), StrictClient(system.urls, run_id, "extraction")
+    following = asyncio.gather(merged.follow(), stage.follow())
+    await merged.until(lambda c: chunks(c) > 5)
+    older = await snapshots.take(system.redis)
+    await merged.until(lambda c: chunks(c) > 40)
+    await snapshots.restore(system.redis, older)
+    await following
+
+    late = await StrictClient(system.urls, run_id).follow()
+    assert late.names()[-1] == "done"
+    assert merged.events == late.events, "who was connected ends with the log"
+    assert stage.events == [e for e in late.events if e.data["stage_id"] == "extraction" or e.event == "done"]
+    assert (await get_run(system.url, run_id))["result"]["text"] == late.text("extraction")
+
+
+async def test_lost_claim_is_never_repeated_with_other_content(start: Start) -> None:
+    """The copy is older than the claim itself: the run is queued again, while its worker still writes."""
+    system: System = await start(gateways=1, workers=2)
+    run_id = await post_run(system.url, {**TALK, "model": "demo:delay_ms=10,tokens=200,first_token_ms=300"})
+    client = StrictClient(system.urls, run_id)
+    older = await snapshots.take(system.redis)
+    following = asyncio.create_task(client.follow())
+    await client.until(lambda c: chunks(c) > 5)
+    seen = {event.id: event.data for event in client.events}
+    await snapshots.restore(system.redis, older)
+    await following
+
+    late = await StrictClient(system.urls, run_id).follow()
+    assert late.names()[-1] == "done"
+    assert client.events == late.events
+    for event in late.events:
+        assert seen.get(event.id, event.data) == event.data, "an id never stands for two things"
+
+
+async def test_full_redis_takes_no_new_run_and_loses_no_old_one(start: Start) -> None:
+    system: System = await start()
+    run_id = await post_run(system.url, TALK)
+    client = StrictClient(system.urls, run_id)
+    following = asyncio.create_task(client.follow())
+    await client.until(lambda c: chunks(c) > 5)
+    await system.redis.config_set("maxmemory", "1mb")
+    async with httpx.AsyncClient(base_url=system.url) as http:
+        refused = await http.post("/runs", json=TALK)
+    done, _ = await asyncio.wait({following}, timeout=1.5)
+    await system.redis.config_set("maxmemory", "0")
+    await following
+
+    assert refused.status_code == 503
+    assert refused.json()["code"] == "storage_full"
+    assert not done, "its events waited"
+    assert client.names()[-1] == "done"
+    assert "stage_restarted" not in client.names()
+
+
+async def test_gateway_killed_under_open_streams_costs_nothing(start: Start) -> None:
+    system: System = await start(gateways=2, workers=1)
+    run_ids = [await post_run(system.urls[1], TALK) for _ in range(10)]
+    clients = [StrictClient(system.urls, run_id) for run_id in run_ids]
+    following = asyncio.gather(*(client.follow() for client in clients))
+    for client in clients:
+        await client.until(lambda c: chunks(c) > 5)
+    await system.restart_gateway(0, is_killed=True)
+    await system.restart_gateway(1)
+    await following
+
+    assert {client.names()[-1] for client in clients} == {"done"}
+    assert sum(client.connections for client in clients) > len(clients)
+
+
+async def test_every_run_key_has_a_ttl_and_nothing_is_left_active(start: Start) -> None:
+    system: System = await start()
+    running, queued = await post_run(system.url, TALK), await post_run(system.url, TALK)
+    await StrictClient(system.urls, running).follow()
+    await StrictClient(system.urls, queued).follow()
+
+    immortal = [key async for key in system.redis.scan_iter("sb:run:*") if await system.redis.ttl(key) == -1]
+    assert immortal == []
+    async with asyncio.timeout(5):
+        while await system.redis.zcard(keys.ACTIVE) or await system.redis.zcard(keys.QUEUE):
+            with suppress(RedisError):
+                await asyncio.sleep(0.02)

@@ -1,0 +1,101 @@
+import logging
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from gateway.access import request_id_of
+from shared.logging import fields_of
+
+
+@pytest.fixture
+def broken(app: Starlette) -> Starlette:
+    """The app with two handlers that fail: before and within their answers."""
+
+    async def fail(_request: Request) -> Response:
+        raise RuntimeError("the password is s3cret")
+
+    async def fail_later(_request: Request) -> Response:
+        async def body():
+            yield b"half"
+            raise RuntimeError("the password is s3cret")
+
+        return StreamingResponse(body())
+
+    app.router.routes += [Route("/fail", fail), Route("/fail-later", fail_later)]
+    return app
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.name == "gateway.access"]
+
+
+@pytest.mark.parametrize("given", ["a", "0af7651916cd43dd8448eb211c80319c", "A.b_c-9", "x" * 128])
+async def test_sane_request_id_is_kept(api: httpx.AsyncClient, given: str) -> None:
+    assert (await api.get("/healthz", headers={"X-Request-ID": given})).headers["x-request-id"] == given
+
+
+@pytest.mark.parametrize("given", [None, "", "x" * 129, "two words", "a\nb", "a;b", "é"])
+def test_other_request_ids_are_replaced(given: str | None) -> None:
+    assert request_id_of(given) != given
+    assert len(request_id_of(given)) == 32
+
+
+async def test_a_line_for_each_request_without_its_query(
+    api: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "gateway")
+
+    response = await api.get("/runs?limit=5&ticket=s3cret")
+    (line,) = lines(caplog)
+
+    assert fields_of(line) | {"duration_ms": 0, "client": ""} == {
+        "method": "GET",
+        "path": "/runs",
+        "status": 200,
+        "bytes": len(response.content),
+        "duration_ms": 0,
+        "request_id": response.headers["x-request-id"],
+        "client": "",
+    }
+    assert "s3cret" not in caplog.text
+
+
+async def test_probes_are_logged_only_when_they_fail(api: httpx.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "gateway")
+
+    await api.get("/healthz")
+    assert not lines(caplog)
+    await api.post("/healthz")
+    assert [fields_of(line)["status"] for line in lines(caplog)] == [405]
+
+
+async def test_unexpected_error_is_answered_without_its_text_and_logged_with_it(
+    broken: Starlette, api: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    response = await api.get("/fail")
+
+    assert response.status_code == 500
+    assert response.json()["code"] == "internal"
+    assert "s3cret" not in response.text
+    error = next(record for record in lines(caplog) if record.levelno == logging.ERROR)
+    assert fields_of(error)["request_id"] == response.headers["x-request-id"]
+    assert "s3cret" in caplog.text
+
+
+async def test_error_within_an_answer_cuts_it(broken: Starlette, api: httpx.AsyncClient) -> None:
+    """Nothing is appended to half an answer."""
+    with pytest.raises(RuntimeError):
+        await api.get("/fail-later")
+
+
+async def test_invented_methods_share_a_label(api: httpx.AsyncClient) -> None:
+    for method in ("BREW", "WHEN"):
+        await api.request(method, "/runs")
+    metrics = (await api.get("/metrics")).text
+
+    assert 'stagebus_http_requests_total{method="other",route="/runs",status="405"} 2.0' in metrics
+    assert "BREW" not in metrics

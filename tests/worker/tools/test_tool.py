@@ -1,0 +1,228 @@
+import asyncio
+import contextvars
+import logging
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from shared.settings import Settings
+from worker.tools.functions import tool
+from worker.tools.registry import Tool, ToolRegistry
+from worker.tools.results import ToolReply
+from worker.tools.tool import ToolError
+
+Make = Callable[..., Tool]
+
+
+@pytest.fixture
+async def make() -> AsyncIterator[Make]:
+    """A tool out of any function."""
+    registries = []
+
+    def make(function: Callable[..., Any], **settings: object) -> Tool:
+        registries.append(ToolRegistry([function], Settings(**{"tool_timeout_s": 5, **settings})))
+        return registries[-1].get(registries[-1].names()[0])
+
+    yield make
+    for registry in registries:
+        await registry.aclose()
+
+
+async def test_async_function_is_awaited_in_the_loop(make: Make) -> None:
+    async def f(x: int) -> dict:
+        await asyncio.sleep(0)
+        return {"x": x, "here": threading.current_thread() is threading.main_thread()}
+
+    assert await make(f).call('{"x": 1}') == ToolReply('{"x":1,"here":true}')
+
+
+async def test_plain_function_runs_in_a_thread_with_its_context(make: Make) -> None:
+    variable = contextvars.ContextVar("variable", default="unset")
+    variable.set("set")
+
+    def f() -> list:
+        return [variable.get(), threading.current_thread().name]
+
+    assert await make(f).call("") == ToolReply('["set","tool-1"]')
+
+
+async def test_plain_functions_run_side_by_side_and_not_in_the_loops_own_threads(make: Make) -> None:
+    meeting = threading.Barrier(2)
+
+    def f() -> str:
+        meeting.wait(5)
+        return threading.current_thread().name
+
+    made = make(f)
+    replies = await asyncio.gather(made.call(""), made.call(""))
+    assert {reply.content for reply in replies} == {"tool-1", "tool-2"}
+
+
+async def test_what_a_plain_function_promises_is_awaited(make: Make) -> None:
+    async def answer() -> int:
+        return 42
+
+    def f() -> Any:
+        return answer()
+
+    class Callable:
+        __name__ = "callable"
+
+        async def __call__(self, x: int) -> int:
+            return x
+
+    assert await make(f).call("") == ToolReply("42")
+    assert await make(Callable()).call('{"x": 3}') == ToolReply("3")
+
+
+async def test_bad_arguments_never_reach_the_function(make: Make) -> None:
+    def f(x: int) -> None:
+        raise AssertionError
+
+    reply = await make(f).call('{"x": "y"}')
+    assert reply.is_error
+    assert "- x: Input should be a valid integer" in reply.content
+
+
+@pytest.mark.parametrize("error", [ValueError("no luck"), SystemExit("no luck"), TimeoutError("no luck")])
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_exception_is_a_reply_without_traceback(
+    make: Make, caplog, error: BaseException, *, is_async: bool
+) -> None:
+    def plain() -> None:
+        raise error
+
+    async def awaited() -> None:
+        raise error
+
+    with caplog.at_level(logging.WARNING):
+        reply = await make(awaited if is_async else plain).call("")
+    name = "awaited" if is_async else "plain"
+    assert reply == ToolReply(f"{name} failed: {type(error).__name__}: no luck", is_error=True)
+    assert "Traceback" in caplog.text
+
+
+async def test_tools_own_words_are_the_reply(make: Make) -> None:
+    def f() -> None:
+        raise ToolError("the shop is closed")
+
+    assert await make(f).call("") == ToolReply("f: the shop is closed", is_error=True)
+
+
+async def test_exception_without_words_has_its_type(make: Make) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    def f() -> None:
+        raise Mute
+
+    assert (await make(f).call("")).content == "f failed: Mute"
+
+
+async def test_long_error_is_cut(make: Make) -> None:
+    def f() -> None:
+        raise ValueError("x" * 10_000)
+
+    assert len((await make(f, tool_result_max_bytes=300).call("")).content.encode()) == 300
+
+
+async def test_call_that_takes_too_long_is_a_reply_that_names_the_limit(make: Make) -> None:
+    gate = threading.Event()
+
+    async def awaited() -> None:
+        await asyncio.Event().wait()
+
+    def plain() -> None:
+        gate.wait(10)
+
+    for f in (awaited, plain):
+        reply = await make(f, tool_timeout_s=0.05).call("")
+        assert reply == ToolReply(f"{f.__name__} gave no result within its limit of 0.05 s.", is_error=True)
+    gate.set()
+
+
+async def test_tools_own_limit_comes_first(make: Make) -> None:
+    @tool(timeout_s=0.05)
+    async def f() -> None:
+        await asyncio.Event().wait()
+
+    assert "0.05 s" in (await make(f, tool_timeout_s=100).call("")).content
+
+
+async def test_tool_that_will_not_end_is_left_behind(make: Make) -> None:
+    released = asyncio.Event()
+
+    async def f() -> None:
+        while not released.is_set():
+            with suppress(asyncio.CancelledError):
+                await released.wait()
+
+    started = time.monotonic()
+    reply = await make(f, tool_timeout_s=0.05).call("")
+    assert reply.is_error
+    assert time.monotonic() - started < 3
+    released.set()
+    await asyncio.sleep(0)
+
+
+async def test_cancel_goes_through_to_the_tool(make: Make) -> None:
+    running, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def f() -> None:
+        running.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    task = asyncio.create_task(make(f).call(""))
+    await running.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert cancelled.is_set()
+
+
+async def test_cancel_does_not_wait_for_a_thread(make: Make) -> None:
+    running, gate = threading.Event(), threading.Event()
+
+    def f() -> None:
+        running.set()
+        gate.wait(10)
+
+    task = asyncio.create_task(make(f).call(""))
+    await asyncio.to_thread(running.wait)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, 5)
+    gate.set()
+
+
+async def test_tool_that_cancels_itself_is_a_failed_call(make: Make) -> None:
+    async def f() -> None:
+        raise asyncio.CancelledError
+
+    assert await make(f).call("") == ToolReply("f was cancelled.", is_error=True)
+
+
+async def test_result_is_cut_at_the_limit(make: Make) -> None:
+    def f() -> str:
+        return "x" * 1000
+
+    content = (await make(f, tool_result_max_bytes=256).call("")).content
+    assert content.endswith("… [cut: 1000 bytes, limit 256]")
+    assert len(content.encode()) == 256
+
+
+async def test_exit_of_a_tool_ends_nothing_else(make: Make) -> None:
+    def f() -> None:
+        sys.exit(1)
+
+    assert (await make(f).call("")).is_error
+    assert (await make(f).call("")).is_error
