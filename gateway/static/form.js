@@ -22,14 +22,12 @@ export function initForm(listener) {
     $("run-form").requestSubmit();
   });
   for (const button of document.querySelectorAll(".examples button")) {
-    button.addEventListener("click", () => fillForm(button.textContent));
+    button.addEventListener("click", () => {
+      clearErrors();
+      $("prompt").value = button.textContent;
+      $("prompt").focus();
+    });
   }
-}
-
-export function fillForm(prompt) {
-  $("prompt").value = prompt;
-  clearErrors();
-  $("prompt").focus();
 }
 
 async function submit() {

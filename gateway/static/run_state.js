@@ -8,6 +8,7 @@
 
 const RUN_STAGE = "run";
 const TOOLS = "tools";
+const SYNTHESIS = "synthesis";
 const TERMINAL_STATUSES = new Set(["succeeded", "failed", "cancelled"]);
 
 /** A run of which nothing is known yet. */
@@ -48,10 +49,12 @@ export function isTerminal(run) {
   return TERMINAL_STATUSES.has(run.status);
 }
 
-/** The stage whose text is the answer: the last of the model's, unless it called tools; null while there is none. */
+/** The stage whose text is the answer: synthesis, or an extraction that ended without a call; null while there is none. */
 export function answerStage(run) {
   const last = run.stages.findLast((stage) => stage.kind !== TOOLS);
-  return !last || last.callsTools ? null : last;
+  // Until an extraction has ended its text may yet turn out to be what the model says before a call.
+  const isAnswer = last?.kind === SYNTHESIS || (last?.result && listOf(last.result.tool_calls).length === 0);
+  return isAnswer ? last : null;
 }
 
 function applyEvent(draft, touched, event) {
@@ -133,7 +136,6 @@ function emptyStage(id) {
     state: "running", // running | waiting (for a retry) | restarted (and running) | done | failed | stopped
     text: "",
     reasoning: "",
-    callsTools: false,
     calls: [], // { id, name, arguments, state: running | done | error | stopped, content, durationMs, startedAt }
     notes: [], // what went wrong on the way: { kind: retry | restart | resume, ... }
     startedAt: null,
@@ -213,7 +215,6 @@ function addDelta(stage, delta) {
   const thought = delta.reasoning_content || delta.reasoning;
   if (typeof thought === "string") stage.thoughts += thought;
   if (typeof delta.refusal === "string") stage.refusal += delta.refusal;
-  if (delta.tool_calls?.length || delta.function_call) stage.callsTools = true;
 }
 
 function isThought(part) {
@@ -231,7 +232,6 @@ function settleText(stage) {
   const [text, thoughts] = splitThoughts(stage.content);
   stage.text = (stage.result?.text ?? text) || stage.refusal;
   stage.reasoning = stage.thoughts + thoughts;
-  if (stage.result) stage.callsTools = listOf(stage.result.tool_calls).length > 0;
 }
 
 const THOUGHTS = /^\s*<think>([\s\S]*?)(?:<\/think>\s*|$)/;

@@ -1,8 +1,10 @@
 // One run's events over the browser's EventSource: each once, in order, across whatever happens to the connection.
 //
-//   connecting ──▶ live ──terminal event──▶ ended
-//                  │  ▲
-//        lost ─▶ reconnecting (1, 2, …)      gap: the log no longer has what was seen; live again once it is read anew
+//   connecting    until the first connection stands
+//   live          it stands
+//   reconnecting  it was lost, or an event was
+//   gap           the log no longer has what was seen, and is read anew
+//   ended         after the terminal event, or where there is no such run
 //
 // An id is `<attempt>-<sequence>` and sequences are consecutive, so a hole or a copy shows in the id alone.
 // Spec: https://html.spec.whatwg.org/multipage/server-sent-events.html
@@ -45,11 +47,9 @@ export class RunStream {
   #state = "";
 
   /**
-   * @param {string} runId
-   * @param {object} listener
-   *   onEvent({ id, sequence, name, data, at }), onDrop(sequence) to forget the events from there on,
-   *   onConnection(state, losses), and probe(), which says whether the run is `known`, `unknown` or the gateway `away`
-   * @param {{ isNew?: boolean, env?: object }} options  isNew: the run was just made, so nothing of it is old
+   * @param listener  onEvent({ id, sequence, name, data, at }); onDrop(sequence): forget the events from there on;
+   *   onConnection(state, losses); probe(): is the run `known` or `unknown`, or the gateway `away`?
+   * @param options.isNew  the run was just made, so nothing of it is old
    */
   constructor(runId, listener, { isNew = false, env = globalThis } = {}) {
     this.#url = `/runs/${encodeURIComponent(runId)}/events`;

@@ -13,6 +13,7 @@ const STAGE_PURPOSE = {
   synthesis: "The model writes from the tools’ results",
 };
 const STATE_TEXT = { waiting: "waiting to retry", restarted: "started over" };
+const PROMPT_EXCERPT_CHARS = 200; // the record holds no more of it
 // Page and reader agree that they are at the end of the text when no more than this is left below.
 const END_SLACK_PX = 48;
 
@@ -58,6 +59,12 @@ export class RunView {
     setText($("run-prompt"), prompt);
     setBusy($("cancel"), false);
     delete document.body.dataset.runStatus;
+  }
+
+  /** What the record says and the log does not. */
+  describe({ prompt, created_at: createdAt, finished_at: finishedAt }) {
+    setText($("run-prompt"), prompt.length < PROMPT_EXCERPT_CHARS ? prompt : `${prompt}…`);
+    if (finishedAt) setText($("run-time"), duration(new Date(finishedAt) - new Date(createdAt)));
   }
 
   /** Keep the end of the text in sight, until the reader scrolls up. */

@@ -89,20 +89,16 @@ test("replayed events have no time, so nothing has a duration but what the log i
 });
 
 test("without a tool call the extraction's text is the answer; with one it is not", () => {
-  const direct = logOf(QUEUED, STARTED, ["stage_started", "extraction"], text("extraction", "Hello."));
-  assert.equal(answerStage(applyEvents(emptyRun(), direct)).text, "Hello.");
+  for (const [toolCalls, expected] of [[[], "Hello."], [undefined, "Hello."], [[CALL], undefined]]) {
+    const events = logOf(QUEUED, STARTED, text("extraction", "Hello."), [
+      "stage_completed", "extraction", { result: { text: "Hello.", tool_calls: toolCalls } },
+    ]);
+    const run = applyEvents(emptyRun(), events);
 
-  const calling = applyEvents(emptyRun(), logOf(QUEUED, text("extraction", "Let me look."), delta("extraction", { tool_calls: [{}] })));
-  assert.equal(answerStage(calling), null);
-  assert.equal(stage(calling, "extraction").text, "Let me look.");
-});
-
-test("the calls of a complete extraction count, even where they came as text", () => {
-  const events = logOf(text("extraction", "<tool_call>…"), [
-    "stage_completed", "extraction", { result: { text: "", tool_calls: [CALL] } },
-  ]);
-
-  assert.equal(answerStage(applyEvents(emptyRun(), events)), null);
+    assert.equal(answerStage(run)?.text, expected);
+    assert.equal(stage(run, "extraction").text, "Hello.");
+    assert.equal(answerStage(applyEvents(emptyRun(), events.slice(0, 3))), null, "not known yet");
+  }
 });
 
 test("a later round's text is the answer when it calls nothing more", () => {
@@ -110,6 +106,7 @@ test("a later round's text is the answer when it calls nothing more", () => {
     ["stage_completed", "extraction", { result: { text: "", tool_calls: [CALL] } }],
     ["stage_started", "tools"],
     text("extraction.2", "Enough known."),
+    ["stage_completed", "extraction.2", { result: { text: "Enough known.", tool_calls: [] } }],
   );
   const run = applyEvents(emptyRun(), events);
 

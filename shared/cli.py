@@ -1,0 +1,168 @@
+"""The `stagebus` command.
+
+    stagebus up                     everything on this machine, for a first look
+    stagebus gateway | worker       one process of a system
+    stagebus run "…"                make a run and follow it; tail, ls and cancel go with it
+
+Exit codes of `run` and `tail`: 0 done, 1 error, 2 cancelled or wrongly called, 130 detached by Ctrl-C.
+"""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import httpx
+import orjson
+import typer
+
+from shared.client import Client
+from shared.errors import StagebusError
+from shared.runs import TERMINAL
+from shared.settings import load_settings
+from shared.terminal import excerpt
+from shared.watch import Watch
+
+URL_DEFAULT: Final = "http://127.0.0.1:8000"
+LIST_MAX: Final = 100
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Durable background runs of LLM toolchains, streamed to clients that can always resume.",
+)
+
+Host = Annotated[str, typer.Option(help="address to listen on")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="port to listen on; 0 takes any free one")]
+Url = Annotated[str, typer.Option(envvar="STAGEBUS_URL", help="where a gateway is")]
+RunId = Annotated[str, typer.Argument(help="the run's id")]
+Json = Annotated[bool, typer.Option("--json", help="one JSON object a line")]
+
+
+@app.command()
+def up(
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="where the embedded Valkey keeps its data; STAGEBUS_DATA_DIR, else .stagebus")
+    ] = None,
+) -> None:
+    """Start everything on this machine and print the page's address.
+
+    Brings its own Valkey unless STAGEBUS_REDIS_URL is set, and a demo model unless
+    OPENAI_BASE_URL is set. Ctrl-C stops it; runs go on at the next start.
+    """
+    from shared import supervisor
+
+    settings = load_settings()
+    options = supervisor.UpOptions(host, port, data_dir or settings.data_dir)
+    asyncio.run(supervisor.up(options, settings))
+
+
+@app.command()
+def gateway(host: Host = "127.0.0.1", port: Port = 8000) -> None:
+    """Serve the HTTP API, the streams and the page; any number of these may run."""
+    _become("gateway", "--host", host, "--port", str(port))
+
+
+@app.command()
+def worker() -> None:
+    """Work on runs; any number of these may run, on any number of machines."""
+    _become("worker")
+
+
+@app.command()
+def demo_model(host: Host = "127.0.0.1", port: Port = 0) -> None:
+    """Serve the demo model and its weather, for a system without a provider."""
+    _become("worker.model.demo", "--host", host, "--port", str(port))
+
+
+@app.command()
+def run(
+    prompt: Annotated[str, typer.Argument(help="what to ask; - reads it from stdin")],
+    model: Annotated[str | None, typer.Option(help="the model; else the gateway's STAGEBUS_MODEL")] = None,
+    system: Annotated[str | None, typer.Option(help="a system prompt")] = None,
+    *,
+    synthesis: Annotated[bool, typer.Option(help="let the model write an answer from the tools' results")] = True,
+    url: Url = URL_DEFAULT,
+    as_json: Json = False,
+) -> None:
+    """Make a run and follow it. Ctrl-C ends only the following."""
+    body: dict[str, Any] = {"user_prompt": sys.stdin.read() if prompt == "-" else prompt, "synthesis": synthesis}
+    body |= {name: value for name, value in (("model", model), ("system_prompt", system)) if value is not None}
+
+    async def create(client: Client) -> str:
+        return str((await client.create_run(body))["id"])
+
+    raise typer.Exit(Watch(url, as_json=as_json).run(create))
+
+
+@app.command()
+def tail(
+    run_id: RunId,
+    from_id: Annotated[str, typer.Option("--from", metavar="EVENT_ID", help="go on after this event")] = "",
+    *,
+    url: Url = URL_DEFAULT,
+    as_json: Json = False,
+) -> None:
+    """Follow a run, from its start or from an event's id on."""
+
+    async def find(_: Client) -> str:
+        return run_id
+
+    raise typer.Exit(Watch(url, as_json=as_json).run(find, from_id))
+
+
+@app.command()
+def ls(
+    limit: Annotated[int, typer.Option(min=1, max=LIST_MAX, help="how many")] = 20,
+    *,
+    url: Url = URL_DEFAULT,
+    as_json: Json = False,
+) -> None:
+    """List runs, newest first."""
+
+    async def show() -> None:
+        async with Client(url) as client:
+            for summary in await client.list_runs(limit):
+                typer.echo(orjson.dumps(summary) if as_json else _row(summary))
+
+    asyncio.run(show())
+
+
+@app.command()
+def cancel(run_id: RunId, *, url: Url = URL_DEFAULT) -> None:
+    """Cancel a run, in whatever state it is."""
+
+    async def ask() -> None:
+        async with Client(url) as client:
+            status = (await client.cancel_run(run_id))["status"]
+            # A worker ends its run by itself, a moment later.
+            typer.echo(f"{run_id} {status if status in TERMINAL else 'is being cancelled'}")
+
+    asyncio.run(ask())
+
+
+def main() -> None:
+    """Run the command; what goes wrong on purpose is one line on stderr and exit code 1."""
+    try:
+        app()
+    except (StagebusError, httpx.InvalidURL) as exc:
+        typer.echo(f"stagebus: {exc}", err=True)
+        raise SystemExit(1) from None
+
+
+def _become(module: str, *args: str) -> None:
+    """Let the module's process take this one's place: signals reach it as they are."""
+    os.execv(sys.executable, [sys.executable, "-m", module, *args])  # noqa: S606 - our own program
+
+
+def _row(summary: dict[str, Any]) -> str:
+    return f"{summary['id']}  {summary['status']:<9}  {summary['created_at']}  {excerpt(summary['prompt'])}"
+
+
+if __name__ == "__main__":
+    main()

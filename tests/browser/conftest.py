@@ -1,0 +1,92 @@
+"""A real Chromium, and a system of its own for the page."""
+
+import os
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright
+
+from tests.system import System
+
+CHROMIUM_ARGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+# Every state that the connection was in, seen from before the page's first script.
+RECORD_CONNECTION = """
+    window.connectionStates = [];
+    new MutationObserver(() => {
+        const state = document.body?.dataset.connection;
+        if (state && state !== window.connectionStates.at(-1)) window.connectionStates.push(state);
+    }).observe(document, { subtree: true, childList: true, attributeFilter: ["data-connection"] });
+"""
+
+OpenPage = Callable[..., Awaitable[Page]]
+
+
+def skip_or_fail(missing: str) -> None:
+    """What a test's tool that is not there means: nothing on a laptop, a failure in CI."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{missing} is missing")
+    pytest.skip(f"{missing} is missing")
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
+    """One gateway, one worker, the demo model."""
+    async with System(tmp_path_factory.mktemp("browser")) as running:
+        yield running
+
+
+@pytest.fixture
+def stagebus_url(system: System) -> str:
+    """Where the page is."""
+    return system.url
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    """The Chromium of this machine."""
+    path = next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
+    if path is None:
+        skip_or_fail("Chromium")
+    async with async_playwright() as playwright:
+        chromium = await playwright.chromium.launch(executable_path=path, args=CHROMIUM_ARGS)
+        yield chromium
+        await chromium.close()
+
+
+@pytest.fixture
+async def open_page(browser: Browser, stagebus_url: str) -> AsyncIterator[OpenPage]:
+    """Opens pages, each in a browser profile of its own; fails the test if one of them had an error.
+
+    The pages' relative addresses are the gateway's.
+    """
+    faults: list[str] = []
+
+    def note_console(message: ConsoleMessage) -> None:
+        # What was refused for security, by the page's own rules; failed requests are the tests' own doing.
+        if "Content Security Policy" in message.text:
+            faults.append(message.text)
+
+    async def open_new_page(**options: Any) -> Page:
+        context = await browser.new_context(base_url=stagebus_url, **options)
+        await context.add_init_script(RECORD_CONNECTION)
+        page = await context.new_page()
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("console", note_console)
+        return page
+
+    yield open_new_page
+    assert not faults
+
+
+@pytest.fixture
+async def page(open_page: OpenPage) -> Page:
+    """A page of its own, desktop and light."""
+    return await open_page(viewport={"width": 1280, "height": 800})

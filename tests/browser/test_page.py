@@ -1,0 +1,513 @@
+"""The page at `/` in a real browser, against the whole system as real processes.
+
+What the real system cannot be made to send (a gap, a hole, a proxy's 502) is answered by
+`served`, in the gateway's place; all else is the system's own.
+"""
+
+import asyncio
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pytest
+from playwright.async_api import Page, Request, Route, expect
+
+from tests.browser.conftest import OpenPage
+from tests.system import System
+
+pytestmark = pytest.mark.browser
+
+END_MS = 30_000
+PAGE_MAX_BYTES = 60_000
+PHONE = {"width": 390, "height": 844}
+
+WEATHER = "What is the weather in Paris and in Tokyo?"
+# Until it has ended, an extraction's text stands in its stage: it may turn out to be said before a call.
+STAGE_TEXT = "[data-stage=extraction] .own-text"
+# Slow enough that every test is in the middle when it says so.
+SLOW = "demo:delay_ms=60"
+ENDLESS = "demo:delay_ms=20,endless"
+HOSTILE = "</script><img src=x onerror=\"document.title='owned'\"><b>bold</b> & <script>document.title='owned'</script>"
+
+FAKE_RUN = "01J00000000000000000000000"
+Frame = tuple[str, str, dict[str, Any]]
+
+
+# --- steps -------------------------------------------------------------------
+
+
+async def start(page: Page, prompt: str, model: str = "") -> str:
+    """Start a run through the form; its id."""
+    await page.goto("/")
+    if model:
+        await page.get_by_text("Options").click()
+        await page.locator("#model").fill(model)
+    await page.locator("#prompt").fill(prompt)
+    await page.locator("#start").click()
+    await expect(page).to_have_url(re.compile(r"\?run=\w+$"))
+    return parse_qs(urlsplit(page.url).query)["run"][0]
+
+
+async def wait_for_end(page: Page, status: str = "succeeded") -> None:
+    """Wait until the page says that the run has ended, and how."""
+    await expect(page.locator("body")).to_have_attribute("data-run-status", status, timeout=END_MS)
+    await expect(page.locator("body")).to_have_attribute("data-connection", "ended")
+
+
+async def wait_for_text(page: Page, chars: int, place: str = "#answer") -> str:
+    """Wait until so much of the text is there, and no end of the run yet; the text."""
+    text = page.locator(place)
+    await expect(text).to_have_text(re.compile(rf"[\s\S]{{{chars}}}"), timeout=END_MS)
+    assert await page.locator("body").get_attribute("data-run-status") == "running"
+    return await text.text_content() or ""
+
+
+async def answer(page: Page) -> str:
+    return await page.locator("#answer").text_content() or ""
+
+
+async def connection_states(page: Page) -> list[str]:
+    return list(await page.evaluate("() => window.connectionStates"))
+
+
+async def fetch_run(stagebus_url: str, run_id: str) -> dict[str, Any]:
+    async with httpx.AsyncClient(base_url=stagebus_url) as client:
+        reply = await client.get(f"/runs/{run_id}")
+    return dict(reply.raise_for_status().json())
+
+
+async def result_text(stagebus_url: str, run_id: str) -> str:
+    """The run's text as a client that never looked at the stream gets it."""
+    return str((await fetch_run(stagebus_url, run_id))["result"]["text"])
+
+
+def chunk(event_id: str, text: str, stage_id: str = "synthesis") -> Frame:
+    choice = {"index": 0, "delta": {"content": text}}
+    return event_id, "tool_completion_chunk", {"stage_id": stage_id, "tool_results": {"choices": [choice]}}
+
+
+DONE: tuple[str, dict[str, Any]] = ("done", {"stage_id": "run", "usage": {}})
+
+
+def stream(frames: Iterable[Frame]) -> dict[str, Any]:
+    """The answer that holds these frames and then ends."""
+    lines = [f"{f'id: {i}' if i else ':'}\nevent: {name}\ndata: {json.dumps(data)}\n\n" for i, name, data in frames]
+    return {"content_type": "text/event-stream", "body": "retry: 50\n\n" + "".join(lines)}
+
+
+async def serve(page: Page, *answers: dict[str, Any]) -> list[Request]:
+    """Answer the fake run's streams with these, the last one again and again; the requests as they come."""
+    requests: list[Request] = []
+
+    async def answer_stream(route: Route) -> None:
+        requests.append(route.request)
+        await route.fulfill(**answers[min(len(requests), len(answers)) - 1])
+
+    async def answer_record(route: Route) -> None:
+        await route.fulfill(json={"id": FAKE_RUN, "status": "running", "prompt": HOSTILE})
+
+    await page.route(f"**/runs/{FAKE_RUN}/events*", answer_stream)
+    await page.route(f"**/runs/{FAKE_RUN}", answer_record)
+    return requests
+
+
+# --- a run -------------------------------------------------------------------
+
+
+async def test_from_the_prompt_to_the_answer(page: Page, stagebus_url: str) -> None:
+    """Stages with their states, a card for each call with its arguments and result, the answer as the API has it."""
+    run_id = await start(page, WEATHER)
+    await wait_for_end(page)
+
+    stages = page.locator("[data-stage]")
+    assert [await stage.get_attribute("data-stage") for stage in await stages.all()] == [
+        "extraction", "tools", "synthesis",
+    ]  # fmt: skip
+    for stage in await stages.all():
+        await expect(stage).to_have_attribute("data-state", "done")
+    cards = page.locator("[data-call-id]")
+    await expect(cards).to_have_count(2)
+    for card, place in zip(await cards.all(), ("Paris", "Tokyo"), strict=True):
+        await expect(card).to_have_attribute("data-state", "done")
+        await expect(card.get_by_label("Arguments")).to_contain_text(place)
+        await expect(card.get_by_label("Result")).to_contain_text(place)
+    assert await answer(page) == await result_text(stagebus_url, run_id)
+    await expect(page.locator("#facts")).to_contain_text((await fetch_run(stagebus_url, run_id))["last_event_id"])
+    await expect(page.locator("#facts")).to_contain_text("tokens")
+    await expect(page.locator("#recents-list [aria-current]")).to_contain_text(WEATHER)
+
+
+async def test_an_answer_without_tools(page: Page, stagebus_url: str) -> None:
+    """The extraction's own text is the answer, and stands on the page once."""
+    run_id = await start(page, "Say hello.")
+    await wait_for_end(page)
+
+    text = await answer(page)
+    assert text == await result_text(stagebus_url, run_id)
+    await expect(page.locator("[data-stage]")).to_have_count(1)
+    await expect(page.locator("[data-stage]")).not_to_contain_text(text)
+
+
+async def test_without_synthesis_the_run_ends_with_the_tools(page: Page) -> None:
+    await page.goto("/")
+    await page.locator("#prompt").fill(WEATHER)
+    await page.get_by_label("Write an answer").uncheck()
+    await page.locator("#start").click()
+    await wait_for_end(page)
+
+    await expect(page.locator("[data-call-id]")).to_have_count(2)
+    await expect(page.locator("[data-stage=synthesis]")).to_have_count(0)
+    await expect(page.locator("#answer")).to_be_hidden()
+
+
+async def test_the_keyboard_alone_is_enough(page: Page) -> None:
+    """The prompt has the focus, Shift Enter makes a line, Enter starts; Tab reaches Cancel."""
+    await page.goto("/")
+    await page.keyboard.type("one")
+    await page.keyboard.press("Shift+Enter")
+    await page.keyboard.type("two")
+    assert await page.locator("#prompt").input_value() == "one\ntwo"
+    await page.get_by_text("Options").click()
+    await page.locator("#model").fill(ENDLESS)
+    await page.locator("#prompt").press("Control+Enter")
+    await expect(page.locator("#cancel")).to_be_visible()
+    await page.keyboard.press("Tab")
+    await expect(page.locator("#cancel")).to_be_focused()
+    await page.keyboard.press("Enter")
+
+    await wait_for_end(page, "cancelled")
+
+
+async def test_cancel_keeps_what_was_written(page: Page, stagebus_url: str) -> None:
+    run_id = await start(page, "Say hello.", ENDLESS)
+    before = await wait_for_text(page, 20, STAGE_TEXT)
+    await page.locator("#cancel").click()
+    await wait_for_end(page, "cancelled")
+
+    assert (await page.locator(STAGE_TEXT).text_content() or "").startswith(before)
+    assert (await fetch_run(stagebus_url, run_id))["status"] == "cancelled"
+    await expect(page.locator("#cancel")).to_be_hidden()
+    await expect(page.get_by_role("heading", name="Cancelled")).to_be_visible()
+
+
+async def test_a_failed_run_says_why(page: Page, stagebus_url: str) -> None:
+    run_id = await start(page, "Say hello.", "demo:status=401")
+    await wait_for_end(page, "failed")
+
+    error = (await fetch_run(stagebus_url, run_id))["error"]["error"]
+    await expect(page.locator("#end")).to_contain_text(error)
+    await expect(page.locator("[data-stage=extraction]")).to_have_attribute("data-state", "failed")
+
+
+async def test_a_retry_is_shown_and_what_it_voids_goes(page: Page, stagebus_url: str) -> None:
+    """A provider that breaks off in the middle: the text begins anew, the card says so."""
+    run_id = await start(page, "Say hello.", "demo:delay_ms=10,cut_after=5,fail_times=1")
+    await wait_for_end(page)
+
+    notes = page.locator("[data-stage=extraction] [data-kind]")
+    assert [await note.get_attribute("data-kind") for note in await notes.all()] == ["retry", "restart"]
+    assert await answer(page) == await result_text(stagebus_url, run_id)
+
+
+# --- coming back -------------------------------------------------------------
+
+
+async def test_reloads_in_mid_stream_lose_nothing(page: Page, stagebus_url: str) -> None:
+    """Reloaded again and again, the page ends with the text of a client that never left."""
+    run_id = await start(page, WEATHER, SLOW)
+    for chars in (1, 10, 20, 30, 40):
+        before = await wait_for_text(page, chars)
+        await page.reload()
+        await expect(page.locator("#run-prompt")).to_have_text(WEATHER)
+        assert (await wait_for_text(page, len(before))).startswith(before)
+    await wait_for_end(page)
+
+    assert await answer(page) == await result_text(stagebus_url, run_id)
+    await expect(page.locator("[data-call-id][data-state=done]")).to_have_count(2)
+
+
+async def test_another_browser_sees_the_same(page: Page, open_page: OpenPage, stagebus_url: str) -> None:
+    """One on a phone that comes in the middle, one that comes when all is over."""
+    run_id = await start(page, WEATHER, SLOW)
+    await wait_for_text(page, 10)
+    phone = await open_page(viewport=PHONE)
+    await phone.goto(page.url)
+    await wait_for_text(phone, 10)
+    for watcher in (page, phone):
+        await wait_for_end(watcher)
+    late = await open_page()
+    await late.goto(page.url)
+    await wait_for_end(late)
+
+    text = await result_text(stagebus_url, run_id)
+    stages = await page.locator("[data-stage]").all_inner_texts()
+    for watcher in (page, phone, late):
+        assert await answer(watcher) == text
+        assert len(await watcher.locator("[data-stage]").all_inner_texts()) == len(stages)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("is_killed", [False, True], ids=["SIGTERM", "SIGKILL"])
+async def test_a_gateway_restart_in_mid_stream(page: Page, stagebus_url: str, system: System, is_killed: bool) -> None:
+    """The page says that it lost the connection, finds it again and goes on where it was."""
+    run_id = await start(page, WEATHER, SLOW)
+    before = await wait_for_text(page, 5)
+    await system.restart_gateway(is_killed=is_killed)
+    await wait_for_end(page)
+
+    text = await answer(page)
+    assert text.startswith(before)
+    assert text == await result_text(stagebus_url, run_id)
+    assert (await connection_states(page))[-3:] == ["reconnecting", "live", "ended"]
+
+
+async def test_back_forward_and_the_list(page: Page) -> None:
+    """The address is the run: the browser's buttons and the list of recent runs go by it."""
+    first = await start(page, "Say hello.")
+    await wait_for_end(page)
+    first_answer = await answer(page)
+    second = await start(page, WEATHER)
+    await wait_for_end(page)
+
+    await page.go_back()
+    await expect(page.locator("#home")).to_be_visible()
+    await page.locator(f"#recents-list [data-run-id='{first}']").click()
+    await expect(page).to_have_url(re.compile(first))
+    await wait_for_end(page)
+    assert await answer(page) == first_answer
+    await page.locator(f"#recents-list [data-run-id='{second}']").click()
+    await wait_for_end(page)
+    await page.go_back()
+    await wait_for_end(page)
+    assert await answer(page) == first_answer
+    await page.go_forward()
+    await expect(page.locator("[data-call-id]")).to_have_count(2)
+
+
+async def test_a_long_replay_is_complete(page: Page, stagebus_url: str) -> None:
+    """Thousands of events at once, as when a finished run is opened."""
+    run_id = await start(page, "Say hello.", "demo:delay_ms=0,tokens=4000")
+    await wait_for_end(page)
+    await page.reload()
+    await wait_for_end(page)
+
+    assert await answer(page) == await result_text(stagebus_url, run_id)
+
+
+async def test_the_end_is_followed_until_the_reader_scrolls_up(page: Page) -> None:
+    await page.set_viewport_size({"width": 800, "height": 400})
+    await start(page, "Say hello.", "demo:delay_ms=5,endless")
+    latest = page.locator("#latest")
+    below = "() => document.documentElement.scrollHeight - innerHeight - scrollY"
+    await wait_for_text(page, 1500, STAGE_TEXT)
+    assert await page.evaluate(below) < 50
+    await page.mouse.move(400, 300)
+    await page.mouse.wheel(0, -300)
+    await expect(latest).to_be_visible()
+    top = await page.evaluate("() => scrollY")
+    text = await page.locator(STAGE_TEXT).text_content() or ""
+    await wait_for_text(page, len(text) + 300, STAGE_TEXT)
+    assert await page.evaluate("() => scrollY") == top
+    await latest.click()
+    await expect(latest).to_be_hidden()
+    assert await page.evaluate(below) < 50
+    await page.locator("#cancel").click()
+    await wait_for_end(page, "cancelled")
+
+
+# --- what is wrong -----------------------------------------------------------
+
+
+async def test_an_unknown_run(page: Page) -> None:
+    await page.goto(f"/?run={FAKE_RUN}")
+
+    await expect(page.get_by_role("heading", name="There is no such run")).to_be_visible()
+    await expect(page.locator("body")).to_have_attribute("data-connection", "ended")
+    await page.get_by_role("link", name="Start a new run").click()
+    await expect(page.locator("#prompt")).to_be_focused()
+
+
+async def test_errors_stand_at_their_field(page: Page) -> None:
+    """The gateway's own 422, and the page's own for a prompt that is empty."""
+    await page.goto("/")
+    await page.locator("#start").click()
+    await expect(page.locator("#prompt-error")).not_to_be_empty()
+    await expect(page.locator("#prompt")).to_be_focused()
+    await page.get_by_text("Options").click()
+    await page.locator("#model").fill("x" * 100_000)
+    await page.get_by_text("Options").click()
+    await page.locator("#prompt").fill("Hi")
+    await page.locator("#start").click()
+
+    await expect(page.locator("#model-error")).not_to_be_empty()
+    await expect(page.locator("#model")).to_be_focused()
+    await expect(page.locator("#model")).to_have_attribute("aria-invalid", "true")
+    await expect(page.locator("#prompt-error")).to_be_empty()
+
+
+async def test_a_post_whose_answer_was_lost_makes_one_run(page: Page, stagebus_url: str) -> None:
+    """Repeated under the same key, it is the same run."""
+    keys: list[str] = []
+    made: list[str] = []
+
+    async def lose_two(route: Route) -> None:
+        if route.request.method != "POST":
+            await route.continue_()
+            return
+        keys.append(route.request.headers["idempotency-key"])
+        reply = await route.fetch()
+        made.append((await reply.json())["id"])
+        await (route.fulfill(response=reply) if len(keys) > 2 else route.abort())
+
+    await page.route("**/runs", lose_two)
+    run_id = await start(page, "Say hello.")
+    await wait_for_end(page)
+
+    assert len(keys) == 3
+    assert len(set(keys)) == 1
+    assert set(made) == {run_id}
+
+
+async def test_a_proxy_that_answers_502_is_asked_again(page: Page) -> None:
+    """EventSource gives up for good at that; the page does not."""
+    requests = await serve(
+        page,
+        stream([chunk("7-1", "Half "), chunk("7-2", "an ")]),
+        {"status": 502, "body": "bad gateway"},
+        {"status": 502, "body": "bad gateway"},
+        stream([chunk("7-3", "answer."), ("7-4", *DONE)]),
+    )
+    await page.goto(f"/?run={FAKE_RUN}")
+    await wait_for_end(page)
+
+    assert await answer(page) == "Half an answer."
+    assert await connection_states(page) == ["idle", "connecting", "live", "reconnecting", "live", "ended"]
+    assert [urlsplit(request.url).query for request in requests] == ["", "", "last_event_id=7-2", "last_event_id=7-2"]
+
+
+async def test_a_hole_is_filled_and_a_copy_dropped(page: Page) -> None:
+    requests = await serve(
+        page,
+        stream([chunk("7-1", "one "), chunk("7-1", "one "), chunk("7-3", "three")]),
+        stream([chunk("7-1", "one "), chunk("7-2", "two "), chunk("7-3", "three"), ("7-4", *DONE)]),
+    )
+    await page.goto(f"/?run={FAKE_RUN}")
+    await wait_for_end(page)
+
+    assert await answer(page) == "one two three"
+    assert urlsplit(requests[1].url).query == "last_event_id=7-1"
+
+
+async def test_a_gap_is_said_and_the_log_read_anew(page: Page) -> None:
+    gap = {"requested": "7-3", "earliest": "7-1", "latest": "9-2"}
+    await serve(
+        page,
+        stream([chunk("7-1", "kept "), chunk("7-2", "lost "), chunk("7-3", "lost")]),
+        stream([("", "gap", gap), chunk("7-1", "kept "), chunk("9-2", "anew"), ("9-3", *DONE)]),
+    )
+    await page.goto(f"/?run={FAKE_RUN}")
+    await wait_for_end(page)
+
+    assert await answer(page) == "kept anew"
+    await expect(page.locator("#lost")).to_be_visible()
+    states = await connection_states(page)
+    assert states == ["idle", "connecting", "live", "reconnecting", "live", "gap", "live", "ended"]
+
+
+async def test_what_others_wrote_is_text(page: Page) -> None:
+    """Nothing that a model, a tool, a provider or a person wrote is ever HTML."""
+    call = {"call_id": HOSTILE, "name": HOSTILE}
+    await serve(
+        page,
+        stream(
+            [
+                ("7-1", "run_queued", {"stage_id": "run", "run_id": HOSTILE, "model": HOSTILE}),
+                ("7-2", "retry_scheduled",
+                 {"stage_id": "run", "retry_of": "tools", "retry": 1, "backoff_s": 1, "reason": HOSTILE}),
+                ("7-3", "tool_call", {"stage_id": "tools", **call, "arguments": HOSTILE}),
+                ("7-4", "tool_result", {"stage_id": "tools", **call, "content": json.dumps({HOSTILE: HOSTILE})}),
+                ("7-5", "stage_started", {"stage_id": HOSTILE}),
+                chunk("7-6", HOSTILE),
+                ("7-7", "tool_completion_chunk",
+                 {"stage_id": "synthesis", "tool_results": {"choices": [{"delta": {"reasoning": HOSTILE}}]}}),
+                ("7-8", "error", {"stage_id": "run", "error": HOSTILE, "code": HOSTILE, "failed_stage": HOSTILE}),
+            ]
+        ),
+    )  # fmt: skip
+    await page.goto(f"/?run={FAKE_RUN}")
+    await wait_for_end(page, "failed")
+
+    assert await answer(page) == HOSTILE
+    for place in (
+        "#run-prompt",
+        "#run-model",
+        "#end-text",
+        ".arguments",
+        "[data-kind=retry]",
+        "[data-stage=synthesis] .reasoning",
+    ):
+        await expect(page.locator(place)).to_contain_text(HOSTILE)
+    await expect(page.locator("main :is(img, b, script)")).to_have_count(0)
+    assert "owned" not in (await page.title()).replace(HOSTILE[:60], "")
+
+
+async def test_a_hostile_prompt_is_text(page: Page, open_page: OpenPage) -> None:
+    """Through the real system, in the run and in the list of those who come later."""
+    await start(page, HOSTILE)
+    await wait_for_end(page)
+    other = await open_page()
+    await other.goto(page.url)
+    await wait_for_end(other)
+
+    for watcher in (page, other):
+        await expect(watcher.locator("#run-prompt")).to_have_text(HOSTILE)
+        await expect(watcher.locator("#recents-list [aria-current]")).to_contain_text(HOSTILE)
+        await expect(watcher.locator("main :is(img, b, script), aside :is(img, b, script)")).to_have_count(0)
+
+
+# --- the page as such --------------------------------------------------------
+
+
+async def test_it_is_light_and_asks_nobody_else(page: Page, stagebus_url: str) -> None:
+    """All of it comes from the gateway, and is small."""
+    urls: list[str] = []
+    page.on("request", lambda request: urls.append(request.url))
+    await start(page, "Say hello.")
+    await wait_for_end(page)
+
+    assert all(url.startswith(f"{stagebus_url}/") for url in urls)
+    files = {url for url in urls if "/static/" in url} | {f"{stagebus_url}/"}
+    async with httpx.AsyncClient() as client:
+        replies = await asyncio.gather(*(client.get(url) for url in files))
+    assert all(reply.status_code == 200 for reply in replies)
+    assert sum(len(reply.content) for reply in replies) < PAGE_MAX_BYTES
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_it_fits_a_phone(open_page: OpenPage, scheme: str) -> None:
+    """Nothing is wider than the screen, in the form, in the drawer and in a run with long words."""
+    phone = await open_page(viewport=PHONE, color_scheme=scheme)
+    too_wide = "() => document.documentElement.scrollWidth - innerWidth"
+    await phone.goto("/")
+    assert await phone.evaluate(too_wide) <= 0
+    await expect(phone.locator("#recents")).to_be_hidden()
+    await phone.get_by_role("button", name="Recent runs").click()
+    await expect(phone.locator("#recents")).to_be_visible()
+    await phone.keyboard.press("Escape")
+    await expect(phone.locator("#recents")).to_be_hidden()
+    await expect(phone.get_by_role("button", name="Recent runs")).to_be_focused()
+    await start(phone, f"{'W' * 300} in Paris and in Tokyo")
+    await wait_for_end(phone)
+    assert await phone.evaluate(too_wide) <= 0
+
+
+async def test_it_works_without_the_list(page: Page, stagebus_url: str) -> None:
+    await page.route("**/runs?*", lambda route: route.abort())
+    run_id = await start(page, "Say hello.")
+    await wait_for_end(page)
+
+    assert await answer(page) == await result_text(stagebus_url, run_id)
+    await expect(page.locator("#recents-note")).not_to_be_empty()

@@ -1,0 +1,128 @@
+import httpx
+import pytest
+from redis.asyncio import Redis
+from starlette.applications import Starlette
+
+from gateway.app import create_app
+from gateway.state import Gateway
+from shared import catalog, events
+from shared.catalog import ToolDescription
+from shared.errors import StorageUnfit
+from shared.settings import Settings
+
+
+async def test_healthy_and_ready(api: httpx.AsyncClient) -> None:
+    for path in ("/healthz", "/readyz"):
+        response = await api.get(path)
+        assert (response.status_code, response.json()) == (200, {"status": "ok"})
+
+
+async def test_draining_gateway_is_healthy_but_not_ready(app: Starlette, api: httpx.AsyncClient) -> None:
+    gateway: Gateway = app.state.gateway
+    gateway.hub.begin_drain()
+
+    ready = await api.get("/readyz")
+
+    assert (ready.status_code, ready.json()["code"]) == (503, "draining")
+    assert (await api.get("/healthz")).status_code == 200
+
+
+async def test_gateway_without_redis_is_healthy_but_not_ready(app: Starlette, api: httpx.AsyncClient) -> None:
+    gateway: Gateway = app.state.gateway
+    app.state.gateway = Gateway(gateway.settings, Redis(host="127.0.0.1", port=1), gateway.hub, gateway.metrics)
+
+    ready = await api.get("/readyz")
+
+    assert (ready.status_code, ready.json()["code"]) == (503, "storage_unavailable")
+    assert (await api.get("/healthz")).status_code == 200
+
+
+async def test_unfit_redis_stops_the_start(redis: Redis, settings: Settings) -> None:
+    await redis.config_set("maxmemory-policy", "allkeys-lru")
+    app = create_app(settings)
+    try:
+        with pytest.raises(StorageUnfit, match="noeviction"):
+            async with app.router.lifespan_context(app):
+                pass
+    finally:
+        await redis.config_set("maxmemory-policy", "noeviction")
+
+
+async def test_unreachable_redis_stops_the_start() -> None:
+    app = create_app(Settings(redis_url="redis://127.0.0.1:1/0"))
+
+    with pytest.raises(StorageUnfit, match="STAGEBUS_REDIS_URL"):
+        async with app.router.lifespan_context(app):
+            pass
+
+
+async def test_tools_are_those_that_workers_published(api: httpx.AsyncClient, redis: Redis) -> None:
+    assert (await api.get("/tools")).json() == {"tools": []}
+    tools = [ToolDescription(name=name, description="d", parameters={"type": "object"}) for name in ("b", "a")]
+    await catalog.publish_tools(redis, tools)
+
+    assert [tool["name"] for tool in (await api.get("/tools")).json()["tools"]] == ["a", "b"]
+
+
+async def test_models(api: httpx.AsyncClient, settings: Settings) -> None:
+    assert (await api.get("/models")).json() == {
+        "models": [{"id": settings.model, "is_default": True}],
+        "any_model": False,
+    }
+
+
+async def test_any_model_goes_to_the_one_provider(redis: Redis, settings: Settings) -> None:
+    app = create_app(settings.model_copy(update={"openai_base_url": "http://127.0.0.1:1/v1"}))
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as api,
+    ):
+        assert (await api.get("/models")).json()["any_model"] is True
+
+
+async def test_event_schema(api: httpx.AsyncClient) -> None:
+    assert (await api.get("/schema/events.json")).json() == events.json_schema()
+
+
+async def test_problem_types_are_explained_at_their_own_url(api: httpx.AsyncClient) -> None:
+    problem = (await api.get("/runs/x")).json()
+    explained = await api.get(problem["type"])
+
+    assert (explained.status_code, explained.json()["code"]) == (200, "run_not_found")
+    assert (await api.get("/problems/none")).status_code == 404
+
+
+async def test_page_loads_nothing_from_elsewhere(api: httpx.AsyncClient) -> None:
+    page = await api.get("/")
+    policy = page.headers["content-security-policy"]
+
+    assert page.status_code == 200
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'self'" in policy
+    assert "unsafe" not in policy
+    assert page.headers["x-content-type-options"] == "nosniff"
+    assert page.headers["referrer-policy"] == "no-referrer"
+    assert "access-control-allow-origin" not in page.headers
+
+
+async def test_static_files_are_kept_by_browsers_but_asked_for(api: httpx.AsyncClient) -> None:
+    first = await api.get("/static/index.html")
+    again = await api.get("/static/index.html", headers={"If-None-Match": first.headers["etag"]})
+
+    assert first.headers["cache-control"] == "no-cache"
+    assert (first.status_code, again.status_code) == (200, 304)
+    assert "content-security-policy" in again.headers
+
+
+@pytest.mark.parametrize("path", ["", "none", "..%2fapp.py", "%2e%2e/app.py", "%2fetc%2fpasswd", "%00", "x" * 5000])
+async def test_no_other_file_is_served(api: httpx.AsyncClient, path: str) -> None:
+    response = await api.get(f"/static/{path}")
+
+    assert (response.status_code, response.json()["code"]) == (404, "not_found")
+
+
+async def test_unknown_path_is_a_problem(api: httpx.AsyncClient) -> None:
+    for path in ("/none", "/runs/", "/runs/x/y", "/static"):
+        response = await api.get(path)
+        assert response.status_code == 404
+        assert response.headers["content-type"] == "application/problem+json"

@@ -1,0 +1,42 @@
+"""Looks at real processes, for tests that start and kill them."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that is dead but not yet waited for does not."""
+    try:
+        return state_and_parent(pid)[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def state_and_parent(pid: int) -> tuple[str, int]:
+    """Its state's letter and its parent's pid."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return fields[0], int(fields[1])
+
+
+def children_of(parent: int) -> dict[int, str]:
+    """The command line of each living child, by pid."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                state, ppid = state_and_parent(int(entry.name))
+                if ppid == parent and state not in "ZX":
+                    found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    return found
+
+
+async def until(condition: Callable[[], object], timeout_s: float = 15) -> None:
+    """Wait for a condition that other processes bring about."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "the condition does not come true"
+        await asyncio.sleep(0.02)

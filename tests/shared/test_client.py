@@ -1,0 +1,224 @@
+"""The client's promise: each event once and in order, whatever the connections do."""
+
+import asyncio
+from contextlib import aclosing
+
+import orjson
+import pytest
+
+from shared import client as client_module
+from shared.client import Client, Followed, Hole, Place
+from shared.errors import BadCursor, GatewayUnreachable, RequestRefused, StreamBroken
+from tests.fake_gateway import DONE, RETRY, Answer, Asked, FakeGateway, frame
+
+PROBLEM = "application/problem+json"
+END = frame(4, "done", DONE)
+LOG = [frame(1), frame(2), frame(3), END]
+WHOLE = Answer(RETRY + b"".join(LOG))
+
+
+async def follow(gateway: FakeGateway, cursor: str = "", **options) -> list[Followed]:
+    """All that the client says of the run."""
+    async with (
+        asyncio.timeout(10),
+        Client(gateway.url, **options) as client,
+        aclosing(client.follow("01J", cursor)) as events,
+    ):
+        return [event async for event in events]
+
+
+def sequences(events: list[Followed]) -> list[int]:
+    return [int(event.id.split("-")[1]) for event in events]
+
+
+def after(cursor: str | None) -> bytes:
+    """The log after a cursor, as a gateway sends it."""
+    return b"".join(LOG[int(cursor.split("-")[1]) if cursor else 0 :])
+
+
+async def test_events_come_to_the_terminal_one() -> None:
+    async with FakeGateway.scripted(WHOLE) as gateway:
+        events = await follow(gateway)
+
+    assert sequences(events) == [1, 2, 3, 4]
+    assert events[-1] == Followed("7-4", "done", {"stage_id": "run"})
+    assert gateway.asked[0].path == "/runs/01J/events"
+    assert gateway.cursors() == [None]
+
+
+async def test_stream_that_stays_open_after_the_end_is_left() -> None:
+    async with FakeGateway.scripted(WHOLE._replace(is_left_open=True)) as gateway:
+        assert len(await follow(gateway)) == 4
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+async def test_cut_at_every_byte_loses_and_doubles_nothing(monkeypatch: pytest.MonkeyPatch, is_cut: bool) -> None:
+    """Each run's first connection brings the bytes up to the cut, its others what the cursor asks for."""
+    monkeypatch.setattr(client_module, "FOLLOW_RETRY_S", 0)
+    seen: set[str] = set()
+
+    def answer(asked: Asked) -> Answer:
+        if asked.path not in seen:
+            seen.add(asked.path)
+            length = int(asked.path.split("/")[2])
+            return Answer(WHOLE.body[:length], is_cut=is_cut)
+        return Answer(RETRY + after(asked.headers.get("last-event-id")))
+
+    async with FakeGateway(answer) as gateway, Client(gateway.url) as client:
+        for length in range(len(WHOLE.body) + 1):
+            async with aclosing(client.follow(str(length))) as events:
+                assert sequences([event async for event in events]) == [1, 2, 3, 4]
+
+
+async def test_client_goes_on_from_its_cursor() -> None:
+    async with FakeGateway.scripted(
+        Answer(RETRY + frame(3)), Answer(b": ping\n\n" + RETRY, is_cut=True), Answer(END)
+    ) as gateway:
+        assert sequences(await follow(gateway, "7-2")) == [3, 4]
+
+    assert gateway.cursors() == ["7-2", "7-3", "7-3"]
+
+
+async def test_doubles_are_dropped() -> None:
+    body = RETRY + frame(1) + frame(1) + frame(2) + frame(1) + frame(3) + END
+    async with FakeGateway.scripted(Answer(body)) as gateway:
+        assert sequences(await follow(gateway)) == [1, 2, 3, 4]
+
+
+async def test_hole_is_asked_for_again() -> None:
+    async with FakeGateway.scripted(Answer(RETRY + frame(1) + frame(3)), Answer(after("7-1"))) as gateway:
+        assert sequences(await follow(gateway)) == [1, 2, 3, 4]
+
+    assert gateway.cursors() == [None, "7-1"]
+
+
+async def test_hole_that_stays_is_an_error() -> None:
+    async with FakeGateway(lambda _: Answer(RETRY + frame(3))) as gateway:
+        with pytest.raises(StreamBroken, match="7-3 after sequence 0"):
+            await follow(gateway)
+
+
+async def test_gap_takes_back_what_came_from_its_earliest_on() -> None:
+    gap = b'event: gap\ndata: {"requested":"7-3","earliest":"9-2","latest":"9-3"}\n\n'
+    anew = b"id: 9-2\nevent: a\ndata: {}\n\nid: 9-3\nevent: done\ndata: {}\n\n"
+    async with FakeGateway.scripted(Answer(RETRY + frame(1) + frame(2) + frame(3)), Answer(gap + anew)) as gateway:
+        events = await follow(gateway)
+
+    assert [(event.id, event.event) for event in events[3:]] == [("", "gap"), ("9-2", "a"), ("9-3", "done")]
+    assert events[3].data["earliest"] == "9-2"
+
+
+async def test_204_means_that_the_client_has_it_all() -> None:
+    async with FakeGateway.scripted(Answer(status=204)) as gateway:
+        assert await follow(gateway, "7-4") == []
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+async def test_passing_trouble_is_waited_out(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    monkeypatch.setattr(client_module, "FOLLOW_RETRY_S", 0)
+    async with FakeGateway.scripted(Answer(status=status), WHOLE) as gateway:
+        assert len(await follow(gateway)) == 4
+
+
+async def test_answer_of_another_kind_is_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page of a hotel's network, say."""
+    monkeypatch.setattr(client_module, "FOLLOW_RETRY_S", 0)
+    async with FakeGateway.scripted(Answer(b"<html>", media_type="text/html"), WHOLE) as gateway:
+        assert len(await follow(gateway)) == 4
+
+
+async def test_unknown_run_is_refused_with_the_gateway_s_words() -> None:
+    problem = Answer(b'{"detail":"there is no run","code":"run_not_found"}', 404, PROBLEM)
+    async with FakeGateway.scripted(problem) as gateway:
+        with pytest.raises(RequestRefused, match="there is no run") as caught:
+            await follow(gateway)
+    assert caught.value.status == 404
+    assert caught.value.problem["code"] == "run_not_found"
+
+
+async def test_line_separators_inside_the_data_are_no_line_ends() -> None:
+    data = '{"stage_id":"\u2028 \u0085"}'
+    async with FakeGateway.scripted(Answer(frame(1, data=data) + frame(2, "done", DONE))) as gateway:
+        assert (await follow(gateway))[0].data == {"stage_id": "\u2028 \u0085"}
+
+
+async def test_backoff_follows_the_server_s_retry_and_grows() -> None:
+    waits: list[tuple[str, float]] = []
+    empty = Answer(b"retry: 10\n\n")
+    async with FakeGateway.scripted(empty, empty, empty, Answer(frame(1)), Answer(after("7-1"))) as gateway:
+        await follow(gateway, on_lost=lambda cursor, wait_s: waits.append((cursor, wait_s)))
+
+    assert [cursor for cursor, _ in waits] == ["", "", "", "7-1"]
+    for (_, wait_s), longest_s in zip(waits, [0.01, 0.02, 0.04, 0.01], strict=True):
+        assert longest_s / 2 <= wait_s <= longest_s
+
+
+async def test_gateway_that_is_not_there_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "FOLLOW_RETRY_S", 0)
+    monkeypatch.setattr(client_module, "RETRY_S", 0)
+    monkeypatch.setattr(client_module, "FIRST_CONTACT_MAX_S", 0)
+    async with FakeGateway.scripted() as gateway:
+        url = gateway.url
+
+    async with Client(url) as client:
+        with pytest.raises(GatewayUnreachable, match="stagebus up"):
+            await client.list_runs(1)
+        async with aclosing(client.follow("01J")) as events:
+            with pytest.raises(GatewayUnreachable):
+                await anext(events)
+
+
+async def test_gateway_that_was_there_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "FIRST_CONTACT_MAX_S", 0)
+    async with FakeGateway.scripted(
+        Answer(RETRY + frame(1)), Answer(status=503), Answer(status=503), Answer(after("7-1"))
+    ) as gateway:
+        assert sequences(await follow(gateway)) == [1, 2, 3, 4]
+
+
+async def test_create_is_sent_again_under_the_same_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "RETRY_S", 0)
+    created = Answer(b'{"id":"01J","status":"queued"}', 202, "application/json")
+    async with FakeGateway.scripted(
+        Answer(b"{", 200, is_cut=True), Answer(b"", 503), created
+    ) as gateway, Client(gateway.url) as client:  # fmt: skip
+        assert (await client.create_run({"user_prompt": "hi"}))["id"] == "01J"
+
+    assert len({asked.headers["idempotency-key"] for asked in gateway.asked}) == 1
+    assert all(orjson.loads(asked.body) == {"user_prompt": "hi"} for asked in gateway.asked)
+    assert len(gateway.asked) == 3
+
+
+async def test_refused_create_is_not_sent_again() -> None:
+    refusal = Answer(b'{"title":"Invalid request","detail":"model: unknown"}', 422, PROBLEM)
+    async with FakeGateway.scripted(refusal) as gateway, Client(gateway.url) as client:
+        with pytest.raises(RequestRefused, match="model: unknown"):
+            await client.create_run({})
+
+
+async def test_run_id_stays_inside_its_path() -> None:
+    async with FakeGateway(lambda _: Answer(b"{}", 404, PROBLEM)) as gateway, Client(gateway.url) as client:
+        with pytest.raises(RequestRefused, match="HTTP status 404"):
+            await client.cancel_run("../x?y=/z")
+
+    assert gateway.asked[0].path == "/runs/..%2Fx%3Fy%3D%2Fz/cancel"
+
+
+def test_place_starts_where_it_is_told() -> None:
+    assert Place("0").cursor == Place("-1").cursor == Place("").cursor == ""
+    assert Place("5204-118").cursor == "5204-118"
+    with pytest.raises(BadCursor):
+        Place("junk")
+
+
+def test_place_takes_the_next_event_only() -> None:
+    place = Place("5-2")
+
+    assert place.take("5-2", "a", {}) is None
+    with pytest.raises(Hole):
+        place.take("5-4", "a", {})
+    assert place.take("9-3", "a", {}) == Followed("9-3", "a", {})
+    assert place.cursor == "9-3"
+    assert not place.is_ended
+    assert place.take("9-4", "error", {}) is not None
+    assert place.is_ended

@@ -1,0 +1,191 @@
+"""Creation, which may stop at any step; listing; ending what nobody holds."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from shared import ids, keys, queue, scripts, store
+from shared.errors import IdempotencyConflict, RunNotFound
+from shared.runs import RunStatus
+from shared.settings import Settings
+from worker.sweep import sweep
+
+REQUEST: dict[str, Any] = {"model": "m", "messages": [], "timeout_s": 60}
+
+
+async def create(redis: Redis, settings: Settings, key: str | None = None, **request: Any) -> str:
+    return await store.create_run(
+        redis, settings, tenant="t", model="m", request={**REQUEST, **request}, idempotency_key=key
+    )
+
+
+async def is_whole(redis: Redis, run_id: str) -> bool:
+    """The run has its record, its job and its place among the active ones."""
+    assert await redis.zscore(keys.ACTIVE, run_id) is not None
+    return bool(await redis.exists(keys.run(run_id), keys.job(run_id)) == 2 and await redis.zscore(keys.QUEUE, run_id))
+
+
+async def test_created_run_is_queued_and_due(redis: Redis, settings: Settings) -> None:
+    run_id = await create(redis, settings)
+
+    assert await is_whole(redis, run_id)
+    assert (await scripts.due(redis, 5)).run_ids == [run_id]
+    assert (await store.get_run(redis, run_id)).status is RunStatus.QUEUED
+
+
+async def test_clock_of_the_gateway_decides_nothing(
+    redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An hour ahead, the job is due all the same."""
+    monkeypatch.setattr("arq.connections.timestamp_ms", lambda: 4_000_000_000_000)
+
+    run_id = await create(redis, settings)
+    assert (await scripts.due(redis, 5)).run_ids == [run_id]
+
+
+STEPS = {
+    "after the key": "zadd",
+    "after sb:active": "create",
+    "after the record": "enqueue",
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_creation_that_stopped_is_completed_by_the_same_post(
+    redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """No key without its run."""
+    with monkeypatch.context() as patch:
+        _fail_at(patch, STEPS[step])
+        with pytest.raises(RedisConnectionError):
+            await create(redis, settings, key="k")
+    reserved = (await redis.get(keys.idempotency("t", "k"))).decode().split(" ")[0]
+
+    assert await create(redis, settings, key="k") == reserved
+    assert await is_whole(redis, reserved)
+
+
+async def test_record_without_a_job_is_queued_by_the_sweep(
+    redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No run without a job."""
+    with monkeypatch.context() as patch:
+        _fail_at(patch, "enqueue")
+        with pytest.raises(RedisConnectionError):
+            await create(redis, settings)
+    (run_id,) = [name.decode() for name in await redis.zrange(keys.ACTIVE, 0, -1)]
+    await sweep(redis, settings)
+
+    assert await is_whole(redis, run_id)
+
+
+def _fail_at(patch: pytest.MonkeyPatch, step: str) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        raise RedisConnectionError("the gateway died here")
+
+    match step:
+        case "zadd":
+            patch.setattr("redis.asyncio.client.Pipeline.execute", fail)
+        case "create":
+            patch.setattr(scripts, "create", fail)
+        case "enqueue":
+            patch.setattr(queue, "enqueue", fail)
+
+
+async def test_key_makes_one_run_however_many_ask_at_once(redis: Redis, settings: Settings) -> None:
+    run_ids = await asyncio.gather(*(create(redis, settings, key="k") for _ in range(20)))
+
+    assert len(set(run_ids)) == 1
+    assert await redis.zcard(keys.QUEUE) == 1
+
+
+async def test_key_with_another_request_is_a_conflict(redis: Redis, settings: Settings) -> None:
+    await create(redis, settings, key="k")
+
+    with pytest.raises(IdempotencyConflict):
+        await create(redis, settings, key="k", timeout_s=61)
+
+
+async def test_key_of_an_ended_run_does_not_run_it_again(redis: Redis, settings: Settings) -> None:
+    run_id = await create(redis, settings, key="k")
+    await store.cancel_run(redis, settings, run_id)
+    await redis.zrem(keys.QUEUE, run_id)
+
+    assert await create(redis, settings, key="k") == run_id
+    assert await redis.zcard(keys.QUEUE) == 0
+    assert await redis.ttl(keys.idempotency("t", "k")) <= settings.retention_s, "it lives as long as its run"
+
+
+async def test_queued_run_is_cancelled_by_the_gateway(redis: Redis, settings: Settings) -> None:
+    run_id = await create(redis, settings)
+    await store.cancel_run(redis, settings, run_id)
+    await store.cancel_run(redis, settings, run_id)
+
+    run = await store.get_run(redis, run_id)
+    assert run.status is RunStatus.CANCELLED
+    assert run.last_id.sequence == 2, "one terminal event"
+    assert await redis.zcard(keys.ACTIVE) == 0
+
+
+async def test_held_run_is_left_to_its_worker(redis: Redis, settings: Settings) -> None:
+    run_id = await create(redis, settings)
+    await scripts.claim(redis, run_id, "w")
+    await store.cancel_run(redis, settings, run_id)
+
+    run = await store.get_run(redis, run_id)
+    assert (run.status, run.cancel) == (RunStatus.RUNNING, True)
+
+
+async def test_unknown_run_cannot_be_cancelled(redis: Redis, settings: Settings) -> None:
+    with pytest.raises(RunNotFound):
+        await store.cancel_run(redis, settings, ids.new_run_id())
+
+
+async def test_list_is_newest_first_in_pages(redis: Redis, settings: Settings) -> None:
+    run_ids = [await create(redis, settings) for _ in range(7)]
+    await redis.delete(keys.run(run_ids[3]))
+    first = await store.list_runs(redis, "t", 4)
+    second = await store.list_runs(redis, "t", 4, first.next_id)
+
+    listed = [run.run_id for run in (*first.runs, *second.runs)]
+    assert listed == sorted((r for r in run_ids if r != run_ids[3]), reverse=True)
+    assert second.next_id is None
+    assert (await store.list_runs(redis, "other", 4)).runs == []
+
+
+# --- the sweep ---------------------------------------------------------------
+
+
+async def test_sweep_ends_a_run_that_waited_too_long(redis: Redis, settings: Settings) -> None:
+    run_id = await create(redis, settings)
+    born = int(await redis.hget(keys.run(run_id), "created_at"))
+    await redis.hset(keys.run(run_id), "created_at", born - int(settings.queue_wait_max_s * 1000) - 1)
+    await sweep(redis, settings)
+
+    run = await store.get_run(redis, run_id)
+    assert run.status is RunStatus.FAILED
+    assert run.error is not None
+    assert run.error["code"] == "queue_timeout"
+
+
+async def test_sweep_ends_a_cancelled_run_that_nobody_holds(redis: Redis, settings: Settings) -> None:
+    """The gateway stored the flag and died before it ended the run."""
+    run_id = await create(redis, settings)
+    await scripts.cancel(redis, run_id)
+    await sweep(redis, settings)
+
+    assert (await store.get_run(redis, run_id)).status is RunStatus.CANCELLED
+
+
+async def test_sweep_forgets_what_has_ended_and_leaves_what_is_held(redis: Redis, settings: Settings) -> None:
+    ended, held = await create(redis, settings), await create(redis, settings)
+    await store.cancel_run(redis, settings, ended)
+    await redis.zadd(keys.ACTIVE, {ended: 1, "01J00000000000000000000000": 1})
+    await scripts.take(redis, held, "token", lease_s=5)
+    await sweep(redis, settings)
+
+    assert await redis.zrange(keys.ACTIVE, 0, -1) == [held.encode()]
+    assert await redis.get(keys.lease(held)) == b"token"
