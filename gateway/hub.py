@@ -25,6 +25,7 @@ from shared.pubsub import Channels
 from shared.redis import REDIS_AWAY
 from shared.settings import Settings
 from shared.sse import PING
+from shared.tasks import cancel_and_wait
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ class Hub:
         """Close what `start` opened; open streams end at once."""
         self._close_streams(list(self._all_streams()))
         if self._ticker is not None:
-            self._ticker.cancel()
+            await cancel_and_wait(self._ticker)
         await self._channels.stop()
 
     def begin_drain(self) -> None:

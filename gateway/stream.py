@@ -26,6 +26,8 @@ class EventStream(EventSourceResponse):
     when this gateway shuts down.
     """
 
+    media_type = "text/event-stream"
+
     def __init__(
         self,
         hub: Hub,

@@ -5,7 +5,7 @@
     sb:run:{<run_id>}:stage:<stage>   stream  the stage's events                 TTL: as the record
     sb:run:{<run_id>}:live            channel each append, as SSE bytes
     sb:run:{<run_id>}:control         channel cancel
-    sb:runs:<tenant>                  zset    run ids by creation time, ms       trimmed by the sweep
+    sb:runs:<tenant>                  zset    run ids by creation time, ms       trimmed at each creation
     sb:active                         zset    runs that have not ended           emptied as they end
     sb:idempotency:<tenant>:<key>     string  "<run_id> <body hash>"             TTL: as its run
     sb:queue                          zset    arq's queue; score = due time, ms, or the end of the lease

@@ -17,6 +17,7 @@ import hiredis
 from redis.asyncio import Connection, Redis
 
 from shared.redis import REDIS_AWAY, open_connection
+from shared.tasks import cancel_and_wait
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,6 @@ RECONNECT_BACKOFF_S: Final = 0.1
 RECONNECT_BACKOFF_MAX_S: Final = 1.0
 READ_BYTES: Final = 256 * 1024
 SUBSCRIBE_AT_ONCE: Final = 1000
-CANCEL_AGAIN_S: Final = 0.1
 
 
 class Channels:
@@ -52,14 +52,7 @@ class Channels:
 
     async def stop(self) -> None:
         """Close the connection."""
-        pending = set(self._tasks)
-        while pending:
-            for task in pending:
-                task.cancel()
-            # Once may not do: asyncio.wait_for, by which redis-py 5.3 sends, swallows a cancel
-            # that comes as it ends (Python 3.11), and the listener would then read for ever.
-            _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel_and_wait(*self._tasks)
 
     async def subscribe(self, channel: str, handler: Handler) -> None:
         """Give the channel's messages to `handler`; returns once the server has confirmed it.

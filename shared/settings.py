@@ -90,7 +90,7 @@ class Settings(BaseSettings):
     drain_delay_s: float = Field(0.0, ge=0, description="readyz fails for this long before a gateway stops listening")
 
     # All
-    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="the least that is logged")
     data_dir: Path = Field(Path(".stagebus"), description="where `stagebus up` keeps the embedded Valkey's files")
 
     @model_validator(mode="before")

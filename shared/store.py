@@ -43,6 +43,7 @@ async def create_run(
     async with redis.pipeline(transaction=False) as pipe:
         pipe.zadd(keys.ACTIVE, {run_id: ids.created_ms(run_id)})
         pipe.zadd(keys.runs(tenant), {run_id: ids.created_ms(run_id)})
+        pipe.zremrangebyscore(keys.runs(tenant), "-inf", ids.created_ms(run_id) - _life_ms(settings))
         await pipe.execute()
     queued = RunQueued(run_id=run_id, model=model)
     created = await scripts.create(
@@ -55,6 +56,11 @@ async def create_run(
     elif run.is_terminal:
         await settle(redis, settings, run_id)
     return run_id
+
+
+def _life_ms(settings: Settings) -> int:
+    """Longer than any run's keys live; what is older in a list stands for nothing."""
+    return round((settings.live_ttl_s + settings.retention_s) * 1000)
 
 
 async def _reserve(redis: Redis, settings: Settings, key: str, run_id: str, body: bytes) -> str:

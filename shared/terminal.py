@@ -89,7 +89,7 @@ class RunView:
             case Cancel.event:
                 self.note("cancelled")
             case Done.event:
-                calls = f"{self._calls} calls, " if self._calls else ""
+                calls = f"{self._calls} call{'s' if self._calls > 1 else ''}, " if self._calls else ""
                 self.note(f"done: {calls}{data.get('usage', {}).get('total_tokens', 0)} tokens")
 
     def note(self, line: str) -> None:

@@ -1,9 +1,9 @@
 """`python -m worker`: one worker process."""
 
 import uvloop
-from shared.logging import configure
 
 from shared.errors import StagebusError
+from shared.logging import configure
 from shared.settings import load_settings
 from worker.app import WorkerApp
 

@@ -13,6 +13,7 @@ from shared import redis as redis_connections
 from shared.pubsub import Channels
 from shared.redis import check_server
 from shared.settings import Settings
+from shared.tasks import cancel_and_wait
 from worker.lease import LeaseKeeper
 from worker.model.client import Model
 from worker.queue import LeasedWorker
@@ -70,8 +71,7 @@ class WorkerApp:
         try:
             await worker.async_run()
         finally:
-            sweeping.cancel()
-            await asyncio.gather(sweeping, return_exceptions=True)
+            await cancel_and_wait(sweeping)
             self._keeper.stop()
             await self._channels.stop()
             await self._model.aclose()

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from shared.errors import Fenced, StagebusError
 from shared.scripts import Renewed
+from shared.tasks import cancel_and_wait
 from worker.producer import Producer
 
 logger = logging.getLogger(__name__)
@@ -57,10 +58,8 @@ class Attempt:
         try:
             await asyncio.wait({task, interrupted}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            interrupted.cancel()
-            if not task.done():
-                task.cancel()
-                await asyncio.wait({task}, timeout=STOP_GRACE_S)
+            await cancel_and_wait(interrupted)
+            await cancel_and_wait(task, timeout_s=STOP_GRACE_S)
         if self._failure is not None:
             raise self._failure
         if not task.done():

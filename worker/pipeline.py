@@ -9,9 +9,8 @@ extraction ──calls──▶ tools ──▶ synthesis ──▶ done
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, TypeVar
 
-from shared.requests import RunRequest
-
 from shared.events import ModelStageResult, StageCompleted, ToolStageResult, Usage
+from shared.requests import RunRequest
 from shared.runs import EXTRACTION, SYNTHESIS, TOOLS, round_stage
 
 # Where max_tokens and temperature stand for each model stage.

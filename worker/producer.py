@@ -20,6 +20,7 @@ from shared.errors import StagebusError, TailLost
 from shared.events import Event, StageCompleted
 from shared.redis import REDIS_AWAY
 from shared.scripts import LogEntry, RunEnd
+from shared.tasks import cancel_and_wait
 
 logger = logging.getLogger(__name__)
 
@@ -80,8 +81,7 @@ class Producer:
 
     async def __aexit__(self, *_: object) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await cancel_and_wait(self._task)
 
     @property
     def next_sequence(self) -> int:

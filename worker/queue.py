@@ -25,6 +25,7 @@ from shared import keys, queue, scripts
 from shared.errors import Fenced
 from shared.redis import REDIS_AWAY
 from shared.settings import Settings
+from shared.tasks import cancel_and_wait
 from worker.doorbell import Doorbell
 from worker.runner import Outcome
 
@@ -87,8 +88,7 @@ class LeasedWorker(Worker):
             turn = asyncio.create_task(self._turn(is_back=backoff_s > AWAY_BACKOFF_S))
             await asyncio.wait({turn, draining}, return_when=asyncio.FIRST_COMPLETED)
             if not turn.done():
-                turn.cancel()
-                await asyncio.gather(turn, return_exceptions=True)
+                await cancel_and_wait(turn)
                 break
             try:
                 turn.result()

@@ -30,6 +30,7 @@ from shared.redis import REDIS_AWAY
 from shared.runs import Run
 from shared.scripts import Claim
 from shared.settings import Settings
+from shared.tasks import cancel_and_wait
 from worker.attempt import Attempt, GivenBack, Interrupt
 from worker.history import read_history
 from worker.lease import Held, LeaseKeeper
@@ -166,8 +167,7 @@ class Runner:
             finally:
                 self._attempts.discard(attempt)
                 self._keeper.drop(held)
-                listening.cancel()
-                await asyncio.gather(listening, return_exceptions=True)
+                await cancel_and_wait(listening)
                 await self._channels.unsubscribe(keys.control(run_id))
 
     async def _listen(self, attempt: Attempt) -> None:

@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 
 from redis.asyncio import Redis
-from shared.requests import RunRequest
 
 from shared.cursor import EventId
 from shared.errors import ModelError, UnknownTools
@@ -21,6 +20,7 @@ from shared.events import (
     StageStarted,
     ToolCompletionChunk,
 )
+from shared.requests import RunRequest
 from shared.runs import EXTRACTION, TOOLS, Run, round_stage
 from shared.settings import Settings
 from worker.attempt import Attempt, GivenBack

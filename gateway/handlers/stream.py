@@ -6,12 +6,14 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.answers import JSON
+from gateway.query import accepts, read_limit
 from gateway.state import gateway_of
 from gateway.stream import HEADERS, EventStream, view_of
 from gateway.views.full import FullChunksView
 from shared import ids, log
 from shared.cursor import START, EventId, parse_cursor
-from shared.errors import InvalidRequest, RunNotFound, StageNotFound, StorageUnavailable
+from shared.errors import RunNotFound, StageNotFound, StorageUnavailable
 from shared.log import Page, StoredEvent
 from shared.redis import storage_errors
 from shared.runs import STAGE_IDS
@@ -50,7 +52,7 @@ async def _answer(request: Request, stage_id: str | None) -> Response:
         raise RunNotFound(run_id)
     # The header wins: an EventSource repeats the URL that it was made with.
     cursor = parse_cursor(request.headers.get("last-event-id") or request.query_params.get("last_event_id"))
-    if _wants_json(request):
+    if accepts(request, JSON) and not accepts(request, EventStream.media_type):
         return await _answer_page(request, run_id, stage_id, cursor)
     gateway = gateway_of(request)
     if await _is_at_end(request, run_id, cursor):
@@ -62,7 +64,7 @@ async def _answer(request: Request, stage_id: str | None) -> Response:
         except StorageUnavailable:
             # An empty stream: the client asks again.
             return Response(
-                encode_retry(gateway.settings.sse_retry_ms), headers=HEADERS, media_type="text/event-stream"
+                encode_retry(gateway.settings.sse_retry_ms), headers=HEADERS, media_type=EventStream.media_type
             )
     return EventStream(
         gateway.hub, run_id, cursor, retry_ms=gateway.settings.sse_retry_ms, stage_id=stage_id, view=view
@@ -90,25 +92,11 @@ async def _is_at_end(request: Request, run_id: str, cursor: EventId) -> bool:
     return head.is_ended and cursor == head.last_id
 
 
-def _wants_json(request: Request) -> bool:
-    accept = request.headers.get("accept", "")
-    return "application/json" in accept and "text/event-stream" not in accept
-
-
 async def _answer_page(request: Request, run_id: str, stage_id: str | None, cursor: EventId) -> Response:
+    limit = read_limit(request, PAGE_LIMIT_DEFAULT, PAGE_LIMIT_MAX)
     with storage_errors():
-        page = await log.read_page(gateway_of(request).redis, run_id, cursor, _limit(request), stage_id=stage_id)
-    return Response(_encode_page(page, cursor), media_type="application/json")
-
-
-def _limit(request: Request) -> int:
-    text = request.query_params.get("limit", str(PAGE_LIMIT_DEFAULT))
-    if not text.isdecimal() or not text.isascii() or not 1 <= int(text[:9]) <= PAGE_LIMIT_MAX:
-        raise InvalidRequest(
-            f"limit is a number from 1 to {PAGE_LIMIT_MAX}",
-            [{"field": "limit", "message": f"a number from 1 to {PAGE_LIMIT_MAX}"}],
-        )
-    return int(text)
+        page = await log.read_page(gateway_of(request).redis, run_id, cursor, limit, stage_id=stage_id)
+    return Response(_encode_page(page, cursor), media_type=JSON)
 
 
 def _encode_page(page: Page, cursor: EventId) -> bytes:

@@ -9,8 +9,8 @@ const PASSING_STATUSES = new Set([0, 429, 502, 503, 504]);
 
 /** The gateway's own no, with what it says to do. */
 export class Problem extends Error {
-  constructor(status, { detail, title, code, errors } = {}) {
-    super(detail || title || `the gateway answered ${status}`);
+  constructor(status, { detail = "The gateway does not answer.", code, errors } = {}) {
+    super(detail);
     this.code = code;
     this.errors = errors ?? []; // { field, message }
     this.isPassing = PASSING_STATUSES.has(status);
@@ -45,10 +45,15 @@ async function request(method, path, body, headers = {}) {
     init.headers["Content-Type"] = "application/json";
     init.body = JSON.stringify(body);
   }
-  const response = await fetch(path, init).catch(() => {
-    throw new Problem(0, { detail: "The gateway cannot be reached." });
-  });
-  const answer = await response.json().catch(() => ({})); // a proxy's page is no JSON; its status says enough
-  if (!response.ok) throw new Problem(response.status, answer);
-  return answer;
+  let status = 0;
+  let answer;
+  try {
+    const response = await fetch(path, init);
+    if (!response.ok) status = response.status;
+    answer = await response.json();
+    if (response.ok) return answer;
+  } catch {
+    // No answer, half of one, or a proxy's page instead.
+  }
+  throw new Problem(status, answer);
 }

@@ -28,7 +28,6 @@ class OpenRun {
   constructor(runId, { isNew = false, prompt = "" } = {}) {
     this.id = runId;
     this.prompt = prompt;
-    view.reset(prompt);
     if (isNew) view.follow();
     const listener = {
       onEvent: (event) => this.#take(event),
@@ -76,7 +75,8 @@ class OpenRun {
       noteStatus(status);
       if (isTerminal(this.#run)) announce(`The run has ended: ${status}.`);
     }
-    if (stages.length > before.stages.length && !isTerminal(this.#run)) announce(`${stageTitle(stages.at(-1))} has begun.`);
+    const isNewStage = stages.length > before.stages.length && !isTerminal(this.#run);
+    if (isNewStage) announce(`${stageTitle(stages.at(-1))} has begun.`);
   }
 
   #showConnection(state, losses) {
@@ -115,7 +115,7 @@ function showTitle(status, prompt) {
   document.title = `${mark} ${prompt.slice(0, 60) || "Run"} · Stagebus`;
 }
 
-// --- the address -------------------------------------------------------------
+// --- the address ---
 
 /** Go to a run, or to the form. */
 function go(runId, options) {
@@ -128,7 +128,7 @@ function showAddress(options) {
   const runId = new URLSearchParams(location.search).get("run");
   open?.stream.close();
   open = null;
-  view.reset();
+  view.reset(options?.prompt);
   scrollTo({ top: 0, behavior: "instant" });
   markRecent(runId);
   showSection(runId ? "run" : "home");
@@ -157,7 +157,7 @@ for (const link of document.querySelectorAll("[data-home]")) {
 addEventListener("popstate", () => showAddress());
 history.scrollRestoration = "manual";
 
-// --- buttons -----------------------------------------------------------------
+// --- buttons ---
 
 $("cancel").addEventListener("click", async () => {
   const { id } = open;
@@ -173,13 +173,13 @@ $("cancel").addEventListener("click", async () => {
   }
 });
 
-// --- the browser -------------------------------------------------------------
+// --- the browser ---
 
 let hiddenAt = Infinity;
 document.addEventListener("visibilitychange", () => {
   const now = Date.now();
+  open?.flush(); // a frame that was asked for may not come
   if (!document.hidden) {
-    open?.flush();
     refreshRecents();
     if (now - hiddenAt > ASLEEP_MS) open?.stream.reconnect();
   }

@@ -40,7 +40,7 @@ async function submit() {
   setBusy($("start"), true);
   try {
     const run = await createRun(body, pending.key, (tries) => {
-      $("form-error").textContent = `The gateway does not answer; trying again (${tries}). The run is not started twice.`;
+      $("form-error").textContent = `The gateway does not answer; trying again (${tries}). No run is started twice.`;
     });
     pending = null;
     clearErrors();

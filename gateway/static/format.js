@@ -2,8 +2,9 @@
 
 const LINE_MAX = 44; // JSON that is no longer stands on one line
 
-/** 320 ms, 3.4 s, 2 min 05 s. */
+/** 320 ms, 3.4 s, 2 min 05 s; nothing where it is not known. */
 export function duration(ms) {
+  if (ms == null) return "";
   if (ms < 1000) return `${Math.round(ms)} ms`;
   return ms < 59_950 ? `${(ms / 1000).toFixed(1)} s` : elapsed(ms);
 }

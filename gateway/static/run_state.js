@@ -17,7 +17,7 @@ export function emptyRun() {
     id: "",
     status: null, // queued | running | succeeded | failed | cancelled
     model: "",
-    attempts: [], // { attempt, worker }
+    attempts: 0,
     stages: [],
     usage: null,
     error: null, // { error, code, failed_stage }
@@ -31,7 +31,7 @@ export function emptyRun() {
 /** The run after these events. */
 export function applyEvents(run, events) {
   if (events.length === 0) return run;
-  const draft = { ...run, stages: [...run.stages], attempts: [...run.attempts], events: [...run.events, ...events] };
+  const draft = { ...run, stages: [...run.stages], events: [...run.events, ...events] };
   const touched = new Map();
   for (const event of events) applyEvent(draft, touched, event);
   for (const stage of touched.values()) settleText(stage);
@@ -49,7 +49,7 @@ export function isTerminal(run) {
   return TERMINAL_STATUSES.has(run.status);
 }
 
-/** The stage whose text is the answer: synthesis, or an extraction that ended without a call; null while there is none. */
+/** The stage whose text is the answer: synthesis, or an extraction that ended without a call; or null. */
 export function answerStage(run) {
   const last = run.stages.findLast((stage) => stage.kind !== TOOLS);
   // Until an extraction has ended its text may yet turn out to be what the model says before a call.
@@ -83,7 +83,7 @@ function touch(draft, touched, stageId) {
   return stage;
 }
 
-// --- the run's own events ----------------------------------------------------
+// --- the run's own events ---
 
 const RUN_EVENTS = {
   run_queued(draft, { data, at }) {
@@ -92,9 +92,9 @@ const RUN_EVENTS = {
     draft.status = "queued";
     draft.startedAt = at;
   },
-  run_started(draft, { data }) {
+  run_started(draft) {
     draft.status = "running";
-    draft.attempts.push({ attempt: data.attempt, worker: data.worker });
+    draft.attempts += 1;
   },
   done(draft, { data, at }) {
     end(draft, "succeeded", at);
@@ -125,7 +125,7 @@ function stopStages(draft, stageOf, stateFor) {
   }
 }
 
-// --- a stage -----------------------------------------------------------------
+// --- a stage ---
 
 function emptyStage(id) {
   const [kind, round] = id.split(".");

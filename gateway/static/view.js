@@ -3,10 +3,6 @@
 import { duration, elapsed, pretty } from "./format.js";
 import { answerStage, isTerminal } from "./run_state.js";
 
-const CONNECTION_TEXT = {
-  idle: "Idle", connecting: "Connecting", live: "Live", reconnecting: "Reconnecting", gap: "Reading anew", ended: "Ended",
-};
-const STAGE_TITLE = { extraction: "Extraction", tools: "Tools", synthesis: "Synthesis" };
 const STAGE_PURPOSE = {
   extraction: "The model reads the prompt and picks its tools",
   tools: "The calls run side by side",
@@ -21,7 +17,7 @@ export const $ = (id) => document.getElementById(id);
 
 export function showConnection(state, losses = 0) {
   document.body.dataset.connection = state;
-  setText($("connection"), CONNECTION_TEXT[state] + (losses ? ` (${losses})` : ""));
+  setText($("connection"), capital(state) + (losses ? ` (${losses})` : ""));
 }
 
 /** Say something to those who listen to the page instead of looking at it. */
@@ -34,8 +30,8 @@ export function setBusy(button, isBusy) {
   button.ariaDisabled = isBusy;
 }
 
-export function stageTitle({ id, kind, round }) {
-  return (STAGE_TITLE[kind] ?? id) + (round > 1 ? `, round ${round}` : "");
+export function stageTitle({ kind, round }) {
+  return capital(kind) + (round > 1 ? `, round ${round}` : "");
 }
 
 export class RunView {
@@ -54,7 +50,8 @@ export class RunView {
     this.#stages.clear();
     this.#isFollowing = false;
     $("stages").replaceChildren();
-    for (const id of ["run-status", "run-time", "run-model", "answer", "cancel-error", "lost", "facts"]) $(id).textContent = "";
+    const texts = "#run-status, #run-time, #run-model, #answer, #cancel-error, #lost, #facts";
+    for (const element of document.querySelectorAll(texts)) element.textContent = "";
     for (const id of ["answer-section", "end", "cancel", "latest"]) $(id).hidden = true;
     setText($("run-prompt"), prompt);
     setBusy($("cancel"), false);
@@ -78,8 +75,7 @@ export class RunView {
     document.body.dataset.runStatus = run.status ?? "";
     const answer = answerStage(run);
     this.#showHead(run);
-    const ids = new Set(run.stages.map((stage) => stage.id));
-    for (const id of this.#stages.keys()) if (!ids.has(id)) this.#forget(id);
+    prune(this.#stages, run.stages);
     for (const stage of run.stages) this.#showStage(stage, stage === answer);
     showAnswer(run, answer);
     showEnd(run);
@@ -109,11 +105,6 @@ export class RunView {
     $("cancel").hidden = status !== "queued" && status !== "running";
   }
 
-  #forget(stageId) {
-    this.#stages.get(stageId).item.remove();
-    this.#stages.delete(stageId);
-  }
-
   #showStage(stage, isAnswer) {
     const shown = this.#stages.get(stage.id) ?? this.#addStage(stage);
     if (shown.stage === stage && shown.isAnswer === isAnswer) return;
@@ -122,13 +113,12 @@ export class RunView {
     const part = (name) => item.querySelector(`:scope > ${name}`);
     item.dataset.state = stage.state;
     setText(part(".head > .state"), stage.state === "done" ? "" : STATE_TEXT[stage.state] ?? stage.state);
-    if (stage.state === "done") setText(part(".head > .time"), stage.durationMs == null ? "" : duration(stage.durationMs));
+    if (stage.state === "done") setText(part(".head > .time"), duration(stage.durationMs));
     part(".notes").replaceChildren(...stage.notes.map(noteItem));
     part(".reasoning").hidden = stage.reasoning === "";
     setText(part(".reasoning > .text"), stage.reasoning);
     setText(part(".own-text"), isAnswer ? "" : stage.text);
-    const ids = new Set(stage.calls.map((call) => call.id));
-    for (const [id, { item: card }] of calls) if (!ids.has(id)) card.remove(), calls.delete(id);
+    prune(calls, stage.calls);
     for (const call of stage.calls) showCall(part(".calls"), calls, call);
   }
 
@@ -167,6 +157,12 @@ function scrollPlace() {
   return { top: scrollTop, below: scrollHeight - clientHeight - scrollTop };
 }
 
+/** Take away what is shown and is no more. */
+function prune(shown, those) {
+  const ids = new Set(those.map(({ id }) => id));
+  for (const [id, { item }] of shown) if (!ids.has(id)) item.remove(), shown.delete(id);
+}
+
 function showCall(list, shown, call) {
   let entry = shown.get(call.id);
   if (entry?.call === call) return;
@@ -181,7 +177,7 @@ function showCall(list, shown, call) {
   entry.item.dataset.state = call.state;
   put("h3", call.name);
   put(".state", call.state);
-  put(".time", call.durationMs == null ? "" : duration(call.durationMs));
+  put(".time", duration(call.durationMs));
   put(".arguments", pretty(call.arguments));
   put(".result", pretty(call.content));
 }
@@ -215,8 +211,8 @@ function showEnd({ status, error }) {
 
 function showFacts({ id, lastId, attempts, usage }) {
   const facts = [`Run ${id}`, `last event ${lastId}`];
-  if (attempts.length > 1) facts.push(`${attempts.length} attempts`);
-  if (usage) facts.push(`${usage.prompt_tokens} tokens in, ${usage.completion_tokens} out, ${usage.total_tokens} in all`);
+  if (attempts > 1) facts.push(`${attempts} attempts`);
+  if (usage) facts.push(`${usage.total_tokens} tokens (${usage.prompt_tokens} in, ${usage.completion_tokens} out)`);
   setText($("facts"), facts.join(" · "));
 }
 
@@ -226,6 +222,10 @@ function setText(element, text) {
   if (node.data === text) return;
   if (node.data && text.startsWith(node.data)) node.appendData(text.slice(node.length));
   else node.data = text;
+}
+
+function capital(word) {
+  return word.charAt(0).toUpperCase() + word.slice(1);
 }
 
 function clone(templateId) {

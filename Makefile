@@ -1,0 +1,59 @@
+# Everything that a developer or CI runs. Each target sets up what it needs; a second run finds it there.
+#
+#   make up      the whole system on this machine; PORT= and HOST= choose where
+#   make test    every test, the browser's included; ARGS= goes to pytest
+#   make lint types format docs clean
+
+PYTHON ?= python3
+HOST ?= 127.0.0.1
+PORT ?= 8000
+ARGS ?=
+
+BIN := .venv/bin
+RUNTIME := .venv/.runtime-is-set-up
+DEV := .venv/.dev-is-set-up
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+
+.DELETE_ON_ERROR:
+.PHONY: up test lint types format docs clean
+
+# exec: make's child is stagebus itself, so that the SIGTERM that make passes on reaches it.
+up: $(RUNTIME)
+	@exec $(BIN)/stagebus up --host "$(HOST)" --port "$(PORT)"
+
+test: $(DEV)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(DEV)
+	$(BIN)/mypy
+
+format: $(DEV)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# What is made out of the code: the settings' table and the diagram of a run's states.
+docs: $(RUNTIME)
+	$(BIN)/python -m shared.reference
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+
+$(RUNTIME): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "setting up .venv; this happens once"
+	@$(PIP) -e .
+	@touch $@
+
+$(DEV): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "setting up .venv for development; this happens once"
+	@$(PIP) -e '.[dev]'
+	@touch $(RUNTIME) $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else \
+		"Stagebus needs Python 3.11 or newer; name one with PYTHON=")'
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; \
+		echo "python venv failed; on Debian: apt-get install python3-venv" >&2; exit 1; }

@@ -1,0 +1,148 @@
+"""Children that are kept running, and stopped in order."""
+
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+
+from shared import supervisor as supervisor_module
+from shared.child import ChildSpec
+from shared.errors import ChildFailed
+from shared.supervisor import Supervisor, demo_environment, describe_exit
+from tests.processes import is_alive, until
+
+SERVE = """
+import os, signal, sys, time
+def leave(*_):
+    time.sleep(float(sys.argv[1])); print("left"); sys.exit()
+signal.signal(15, leave)
+print("pid", os.getpid()); print("ready at", os.getpid())
+while True: signal.pause()
+"""
+
+
+def spec(name: str, leave_s: float = 0.0, **options) -> ChildSpec:
+    argv = (sys.executable, "-u", "-c", SERVE, str(leave_s))
+    return ChildSpec(name, argv, re.compile(r"^ready at (\d+)$"), **options)
+
+
+class Kept:
+    """A supervisor, and what it showed."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.supervisor = Supervisor(lambda name, line: self.lines.append(f"{name}: {line}"))
+
+    def pids(self, name: str) -> list[int]:
+        return [int(line.split()[-1]) for line in self.lines if line.startswith(f"{name}: pid ")]
+
+
+@pytest.fixture
+async def kept(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Kept]:
+    monkeypatch.setattr(supervisor_module, "BACKOFF_S", 0.02)
+    monkeypatch.setattr(supervisor_module, "BACKOFF_MAX_S", 0.05)
+    kept = Kept()
+    yield kept
+    kept.supervisor.kill()
+    await kept.supervisor.stop()
+
+
+async def test_dead_child_starts_again(kept: Kept) -> None:
+    first = int(await kept.supervisor.start(spec("a")))
+    for times in (1, 2, 3):
+        os.kill(kept.pids("a")[-1], signal.SIGKILL)
+        await until(lambda times=times: kept.lines.count("a: is back") == times)
+
+    assert kept.pids("a")[0] == first
+    assert len(set(kept.pids("a"))) == 4
+    assert kept.lines[1:3] == ["a: ended with SIGKILL; it starts again in 0.02 s", f"a: pid {kept.pids('a')[1]}"]
+    assert "a: ended with SIGKILL; it starts again in 0.05 s" in kept.lines
+
+
+async def test_child_that_does_not_come_back_is_tried_on(kept: Kept, tmp_path) -> None:
+    flag = tmp_path / "fail"
+    program = f"import os, sys; os.path.exists({str(flag)!r}) and sys.exit(4)\n{SERVE}"
+    await kept.supervisor.start(replace(spec("a"), argv=(sys.executable, "-u", "-c", program, "0")))
+    flag.touch()
+    os.kill(kept.pids("a")[0], signal.SIGKILL)
+    await until(lambda: kept.lines.count("a: a ended at its start with code 4") >= 2)
+    flag.unlink()
+    await until(lambda: "a: is back" in kept.lines)
+
+
+async def test_child_may_change_for_its_next_start(kept: Kept) -> None:
+    def again(spec: ChildSpec, answer: str) -> ChildSpec:
+        return replace(spec, name=f"after-{answer}")
+
+    first = await kept.supervisor.start(spec("a"), again=again)
+    os.kill(int(first), signal.SIGKILL)
+    await until(lambda: f"after-{first}: is back" in kept.lines)
+
+
+async def test_first_start_that_fails_is_an_error(kept: Kept) -> None:
+    with pytest.raises(ChildFailed, match="a ended at its start"):
+        await kept.supervisor.start(ChildSpec("a", (sys.executable, "-c", ""), re.compile("x")))
+
+
+async def test_stop_goes_down_in_order(kept: Kept) -> None:
+    """Those that drain leave together, though one takes long; what they stand on leaves after them."""
+    for name, leave_s, drains in (
+        ("valkey", 0, False),
+        ("demo", 0, False),
+        ("worker", 0.4, True),
+        ("gateway", 0, True),
+    ):
+        await kept.supervisor.start(spec(name, leave_s, drains=drains))
+    await kept.supervisor.stop()
+
+    assert [line for line in kept.lines if line.endswith(": left")] == [
+        "gateway: left", "worker: left", "demo: left", "valkey: left",
+    ]  # fmt: skip
+    assert not any("ended with" in line for line in kept.lines)
+    assert not any(is_alive(pid) for name in ("valkey", "demo", "worker", "gateway") for pid in kept.pids(name))
+
+
+async def test_stop_is_bounded(kept: Kept) -> None:
+    await kept.supervisor.start(spec("a", leave_s=600, stop_max_s=0.2))
+    await kept.supervisor.stop()
+
+    assert not is_alive(kept.pids("a")[0])
+
+
+async def test_stop_in_the_middle_of_a_restart_leaves_nothing(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch, tmp_path
+) -> None:
+    flag = tmp_path / "mute"
+    program = f"import os, time; print('pid', os.getpid()); os.path.exists({str(flag)!r}) and time.sleep(600)\n{SERVE}"
+    await kept.supervisor.start(replace(spec("a"), argv=(sys.executable, "-u", "-c", program, "0")))
+    flag.touch()
+    os.kill(kept.pids("a")[0], signal.SIGKILL)
+    await until(lambda: len(kept.pids("a")) == 3)  # the first printed its pid twice
+    await kept.supervisor.stop()
+
+    assert not is_alive(kept.pids("a")[-1])
+
+
+def test_demo_environment_leaves_what_the_operator_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("STAGEBUS_MODEL", "STAGEBUS_WEATHER_GEOCODING_URL", "STAGEBUS_WEATHER_FORECAST_URL", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "intranet")
+    monkeypatch.setenv("STAGEBUS_MODEL", "demo:delay_ms=2")
+
+    env = demo_environment("http://127.0.0.1:7")
+    assert env == {
+        "OPENAI_BASE_URL": "http://127.0.0.1:7/v1",
+        "OPENAI_API_KEY": "demo",
+        "STAGEBUS_WEATHER_GEOCODING_URL": "http://127.0.0.1:7",
+        "STAGEBUS_WEATHER_FORECAST_URL": "http://127.0.0.1:7",
+        "NO_PROXY": "intranet,127.0.0.1",
+        "no_proxy": "127.0.0.1",
+    }
+
+
+def test_exits_in_words() -> None:
+    assert [describe_exit(code) for code in (0, 3, -9, -250)] == ["code 0", "code 3", "SIGKILL", "signal 250"]

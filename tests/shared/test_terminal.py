@@ -1,0 +1,100 @@
+"""What a run looks like at a terminal."""
+
+import io
+
+import pytest
+
+from shared.client import Followed
+from shared.terminal import RunView, excerpt, exit_code, printable
+
+
+def shown(*events: tuple[str, dict]) -> tuple[str, str]:
+    """What goes to stdout and to stderr."""
+    out, err = io.StringIO(), io.StringIO()
+    view = RunView(out, err)
+    for sequence, (event, data) in enumerate(events, 1):
+        view.show(Followed(f"1-{sequence}", event, data))
+    return out.getvalue(), err.getvalue()
+
+
+def chunk(text: str | None, stage_id: str = "extraction") -> tuple[str, dict]:
+    return "tool_completion_chunk", {"stage_id": stage_id, "tool_results": {"choices": [{"delta": {"content": text}}]}}
+
+
+CALL = ("tool_call", {"stage_id": "tools", "call_id": "c", "name": "get_weather", "arguments": '{"city":"Paris"}'})
+RESULT = {"stage_id": "tools", "call_id": "c", "name": "get_weather", "content": "18 °C", "duration_ms": 312}
+
+
+def test_text_goes_to_stdout_and_the_rest_to_stderr() -> None:
+    out, err = shown(
+        ("run_queued", {"stage_id": "run"}),
+        chunk("I look "),
+        chunk(None),
+        chunk("it up."),
+        CALL,
+        ("tool_result", RESULT),
+        chunk("It is ", "synthesis"),
+        chunk("18 °C.", "synthesis"),
+        ("done", {"stage_id": "run", "usage": {"total_tokens": 42}}),
+    )
+
+    assert out == "I look it up.\nIt is 18 °C.\n"
+    assert err == 'get_weather {"city":"Paris"}\nget_weather: 18 °C  (0.3 s)\ndone: 1 call, 42 tokens\n'
+
+
+def test_chunk_without_choices_is_no_text() -> None:
+    assert shown(("tool_completion_chunk", {"stage_id": "extraction", "tool_results": {"usage": {}}}))[0] == ""
+
+
+def test_failed_call_says_so() -> None:
+    assert "get_weather failed: 18" in shown(("tool_result", {**RESULT, "is_error": True}))[1]
+
+
+@pytest.mark.parametrize(
+    ("event", "data", "line"),
+    [
+        ("error", {"stage_id": "run", "error": "the model is away", "code": "x"}, "error: the model is away\n"),
+        ("cancel", {"stage_id": "run"}, "cancelled\n"),
+        ("done", {"stage_id": "run"}, "done: 0 tokens\n"),
+        ("gap", {"requested": "5-9", "earliest": "0-1", "latest": "0-4"},
+         "Redis lost a part of the run: what came from event 0-1 on comes again\n"),
+        ("retry_scheduled", {"stage_id": "run", "retry_of": "synthesis", "retry": 1, "backoff_s": 0.52,
+         "reason": "overloaded"}, "synthesis is tried again in 0.5 s: overloaded\n"),
+    ],
+)  # fmt: skip
+def test_what_happens_to_the_run_is_a_line(event: str, data: dict, line: str) -> None:
+    assert shown((event, data)) == ("", line)
+
+
+def test_restarted_stage_says_that_its_text_is_void() -> None:
+    restarted = ("stage_restarted", {"stage_id": "synthesis", "attempt": 9, "discard_from": 3})
+
+    assert shown(restarted)[1] == "synthesis starts again\n"
+    assert shown(chunk("In P", "synthesis"), restarted) == (
+        "In P\n",
+        "synthesis starts again; its text above is void\n",
+    )
+
+
+def test_terminal_gets_no_orders_from_models_and_tools() -> None:
+    out, err = shown(
+        chunk("\x1b]0;title\x07a\u202eb\r\nc\td"), ("tool_result", {**RESULT, "content": "\x1b[2J\nx\x9b1m"})
+    )
+
+    assert out == "\ufffd]0;title\ufffda\ufffdb\ufffd\nc\td\n"
+    assert "\ufffd[2J x\ufffd1m" in err
+
+
+def test_printable_leaves_every_script_alone() -> None:
+    text = "naïve Привет 日本語 👩‍👩‍👧 עברית"
+
+    assert printable(text) == text
+
+
+def test_excerpt_is_one_line_of_bounded_length() -> None:
+    assert excerpt("a\n  b\tc") == "a b c"
+    assert excerpt("x" * 1000) == "x" * 159 + "…"
+
+
+def test_exit_codes() -> None:
+    assert [exit_code(event) for event in ("done", "error", "cancel")] == [0, 1, 2]
