@@ -11,6 +11,8 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import SecretStr
+
 from shared.runs import TERMINAL, TRANSITIONS, RunStatus
 from shared.settings import Settings
 
@@ -98,8 +100,8 @@ def _default(name: str) -> str:
     default = Settings.model_fields[name].default
     if default is None or default == ():
         return "not set"
-    value = default.get_secret_value() if hasattr(default, "get_secret_value") else default
-    return f"`{value}`"
+    value = default.get_secret_value() if isinstance(default, SecretStr) else default
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 
 
 def main() -> None:

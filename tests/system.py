@@ -120,9 +120,9 @@ class System:
             **(env or {}),
         }
         self._counts = (gateways, workers)
-        # A port that stays: the server is found again where it was.
+        self.redis_port = free_port()  # it stays: the server is found again where it was
         self.valkey = ValkeyServer(
-            port=free_port(),
+            port=self.redis_port,
             data_dir=folder / "valkey",
             config={"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction", "save": ""},
         )
@@ -134,6 +134,10 @@ class System:
 
     def _process(self, name: str, args: list[str], env: Mapping[str, str] | None = None) -> Process:
         return Process(name, args, {**self._env, **(env or {})}, self._folder)
+
+    def set_env(self, name: str, value: str) -> None:
+        """For every process started from now on."""
+        self._env[name] = value
 
     @property
     def url(self) -> str:
@@ -155,8 +159,8 @@ class System:
 
     async def _start(self) -> None:
         self.valkey.start()
-        self._env.setdefault("STAGEBUS_REDIS_URL", f"redis://127.0.0.1:{self.valkey.port}/0")
-        self.redis = redis_connections.connect(Settings(redis_url=f"redis://127.0.0.1:{self.valkey.port}/0"))
+        self._env.setdefault("STAGEBUS_REDIS_URL", f"redis://127.0.0.1:{self.redis_port}/0")
+        self.redis = redis_connections.connect(Settings(redis_url=f"redis://127.0.0.1:{self.redis_port}/0"))
         self.demo.start()
         self.demo_url = await self.demo.ready()
         self._env |= {

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, async_playwright
 
 from tests.system import System
 
@@ -49,9 +49,9 @@ def stagebus_url(system: System) -> str:
     return system.url
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser() -> AsyncIterator[Browser]:
-    """The Chromium of this machine."""
+    """The Chromium of this machine; one process, with a profile for each page that is opened."""
     path = next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
     if path is None:
         skip_or_fail("Chromium")
@@ -61,13 +61,14 @@ async def browser() -> AsyncIterator[Browser]:
         await chromium.close()
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def open_page(browser: Browser, stagebus_url: str) -> AsyncIterator[OpenPage]:
     """Opens pages, each in a browser profile of its own; fails the test if one of them had an error.
 
     The pages' relative addresses are the gateway's.
     """
     faults: list[str] = []
+    contexts: list[BrowserContext] = []
 
     def note_console(message: ConsoleMessage) -> None:
         # What was refused for security, by the page's own rules; failed requests are the tests' own doing.
@@ -76,6 +77,7 @@ async def open_page(browser: Browser, stagebus_url: str) -> AsyncIterator[OpenPa
 
     async def open_new_page(**options: Any) -> Page:
         context = await browser.new_context(base_url=stagebus_url, **options)
+        contexts.append(context)
         await context.add_init_script(RECORD_CONNECTION)
         page = await context.new_page()
         page.on("pageerror", lambda error: faults.append(str(error)))
@@ -83,10 +85,12 @@ async def open_page(browser: Browser, stagebus_url: str) -> AsyncIterator[OpenPa
         return page
 
     yield open_new_page
+    for context in contexts:
+        await context.close()
     assert not faults
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def page(open_page: OpenPage) -> Page:
     """A page of its own, desktop and light."""
     return await open_page(viewport={"width": 1280, "height": 800})

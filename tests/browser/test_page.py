@@ -18,7 +18,8 @@ from playwright.async_api import Page, Request, Route, expect
 from tests.browser.conftest import OpenPage
 from tests.system import System
 
-pytestmark = pytest.mark.browser
+# One loop for all, as they share the browser.
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 END_MS = 30_000
 PAGE_MAX_BYTES = 60_000

@@ -1,0 +1,153 @@
+"""Many browsers in one process: opens event streams and notes when each event comes.
+
+Takes orders as lines of JSON on stdin, and answers each with a line:
+
+    {"open": ["/runs/01J…/events", …], "port": 8000, "events": 1}   once each stream has had so many events
+    {"wait": 20000}            once so many events came since the last report, or none for a while
+    "report"                   what came since the last report, and forget it
+
+It is a bare asyncio protocol on uvloop that counts lines, since a load generator has to
+be cheaper than what it measures: its own CPU stands in every report.
+"""
+
+import asyncio
+import json
+import re
+import resource
+import sys
+import time
+from typing import Any, Final
+
+import uvloop
+
+from benchmarks.lab import percentile
+
+CONNECT_AT_ONCE: Final = 100
+OPEN_S: Final = 120
+QUIET_S: Final = 5
+STEP_S: Final = 0.02
+STAMP: Final = re.compile(rb'"t":(\d+)')
+
+
+class Tally:
+    """What came, over all streams."""
+
+    def __init__(self) -> None:
+        self.events = 0
+        self.received_bytes = 0
+        self.reads = 0
+        self.closed = 0
+        self.latencies_ns: list[int] = []
+        self.first_ns = 0
+        self.last_ns = 0
+
+
+class Browser(asyncio.Protocol):
+    """One event stream."""
+
+    def __init__(self, tally: Tally, request: bytes) -> None:
+        self.tally = tally
+        self.request = request
+        self.events = 0
+        self.status = 0
+        self._rest = b""
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        transport.write(self.request)
+
+    def data_received(self, data: bytes) -> None:
+        now = time.monotonic_ns()
+        tally = self.tally
+        if not self.status:
+            self.status = int(data[9:12])
+        if self._rest:
+            data = self._rest + data
+        if data.endswith(b"\n"):
+            self._rest = b""
+        else:
+            end = data.rfind(b"\n") + 1
+            self._rest = data[end:]
+            data = data[:end]
+        count = data.count(b"\ndata: ")
+        if not count and not data.startswith(b"data: "):
+            return
+        self.events += count + data.startswith(b"data: ")
+        tally.events += count + data.startswith(b"data: ")
+        tally.reads += 1
+        tally.received_bytes += len(data)
+        tally.first_ns = tally.first_ns or now
+        tally.last_ns = now
+        tally.latencies_ns += [now - int(stamp) for stamp in STAMP.findall(data)]
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the protocol's signature
+        self.tally.closed += 1
+
+
+class Browsers:
+    """All streams of this process."""
+
+    def __init__(self) -> None:
+        self.tally = Tally()
+        self.browsers: list[Browser] = []
+
+    async def open(self, paths: list[str], port: int, events: int, headers: dict[str, str]) -> dict[str, Any]:
+        """Open streams, a hundred at a time, until each has had so many events."""
+        loop = asyncio.get_running_loop()
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        for at in range(0, len(paths), CONNECT_AT_ONCE):
+            some = [
+                Browser(self.tally, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n{lines}\r\n".encode())
+                for path in paths[at : at + CONNECT_AT_ONCE]
+            ]
+            self.browsers += some
+            async with asyncio.timeout(OPEN_S):
+                await asyncio.gather(*(loop.create_connection(lambda b=b: b, "127.0.0.1", port) for b in some))
+                while not all(b.status and b.events >= events for b in some):  # noqa: ASYNC110 - cheap on purpose
+                    await asyncio.sleep(STEP_S)
+        wrong = [b.status for b in self.browsers if b.status != 200]
+        return {"open": len(self.browsers), "wrong": wrong[:5]}
+
+    async def wait(self, events: int) -> dict[str, Any]:
+        """Wait for so many events since the last report."""
+        quiet_since, seen = time.monotonic(), -1
+        while self.tally.events < events and time.monotonic() - quiet_since < QUIET_S:
+            if self.tally.events != seen:
+                quiet_since, seen = time.monotonic(), self.tally.events
+            await asyncio.sleep(STEP_S)
+        return {"events": self.tally.events}
+
+    def report(self) -> dict[str, Any]:
+        """What came since the last report."""
+        tally = self.tally
+        self.tally = Tally()
+        for browser in self.browsers:
+            browser.tally = self.tally
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        return {
+            "events": tally.events,
+            "bytes": tally.received_bytes,
+            "reads": tally.reads,
+            "closed": tally.closed,
+            "latency_ms": {f"p{p}": percentile(tally.latencies_ns, p) / 1e6 for p in (50, 90, 99, 100)},
+            "span_s": (tally.last_ns - tally.first_ns) / 1e9,
+            "cpu_s": usage.ru_utime + usage.ru_stime,
+        }
+
+
+async def _main() -> None:
+    browsers = Browsers()
+    loop = asyncio.get_running_loop()
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        order = json.loads(line)
+        if order == "report":
+            answer = browsers.report()
+        elif "wait" in order:
+            answer = await browsers.wait(order["wait"])
+        else:
+            answer = await browsers.open(order["open"], order["port"], order["events"], order.get("headers", {}))
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    uvloop.run(_main())

@@ -1,0 +1,227 @@
+"""Where measurements are made: real processes on free ports of this machine, and what they have used.
+
+Claims rest on the CPU that a process used, and on ratios within one run: both hold on a
+machine that has other work, too. Times on the clock are given beside them.
+"""
+
+import asyncio
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final, Self
+
+from redis.asyncio import Redis
+
+from shared import redis as redis_connections
+from shared.embedded import find_binary
+from shared.settings import Settings
+
+ROOT: Final = Path(__file__).parent.parent
+RESULTS: Final = ROOT / "benchmarks" / "results"
+IS_QUICK: Final = os.environ.get("QUICK", "") not in ("", "0")
+START_S: Final = 30
+STOP_S: Final = 20
+ANSWER_S: Final = 300
+LINE_MAX_BYTES: Final = 64 * 2**20
+PACKAGES: Final = ("uvicorn", "uvloop", "httptools", "starlette", "sse-starlette", "redis", "hiredis", "orjson", "openai", "arq")
+
+
+def sized(full: int, quick: int) -> int:
+    """A measurement's size: the whole one, or that of QUICK=1."""
+    return quick if IS_QUICK else full
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Process:
+    """A child that is spoken to in lines of JSON where it takes them, and whose CPU and memory are read."""
+
+    def __init__(self, popen: asyncio.subprocess.Process, log_path: Path) -> None:
+        self._popen = popen
+        self._log_path = log_path
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._popen.pid
+
+    def cpu_s(self) -> float:
+        """CPU that it and its children have used so far, all threads, in user and kernel."""
+        return sum(_cpu_s(pid) for pid in _family(self.pid))
+
+    def memory_bytes(self) -> int:
+        """Its resident memory without what it shares with files."""
+        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+
+    async def line_with(self, text: str) -> str:
+        """Wait for a line of its output; what follows `text` in it."""
+        assert self._popen.stdout is not None
+        async with asyncio.timeout(START_S):
+            while line := (await self._popen.stdout.readline()).decode():
+                if text in line:
+                    return line.split(text, 1)[1].strip()
+        raise RuntimeError(f"a process ended before it was ready: {self._log_path.read_text()[-2000:]}")
+
+    async def ask(self, order: Any) -> Any:
+        """Send one order and wait for its answer."""
+        assert self._popen.stdin is not None
+        assert self._popen.stdout is not None
+        self._popen.stdin.write(json.dumps(order).encode() + b"\n")
+        async with asyncio.timeout(ANSWER_S):
+            answer = await self._popen.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"a process ended: {self._log_path.read_text()[-2000:]}")
+        return json.loads(answer)
+
+    async def stop(self) -> None:
+        """SIGTERM; SIGKILL where that does not do."""
+        if self._popen.returncode is None:
+            self._popen.terminate()
+            try:
+                async with asyncio.timeout(STOP_S):
+                    await self._popen.wait()
+            except TimeoutError:
+                self._popen.kill()
+                await self._popen.wait()
+
+
+class Lab:
+    """A folder and processes that all go when the measurement ends."""
+
+    def __init__(self) -> None:
+        self._stack = AsyncExitStack()
+        self._settings_env: dict[str, str] = {}
+
+    async def __aenter__(self) -> Self:
+        self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="stagebus-bench-")))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def start(self, name: str, argv: Sequence[str], env: Mapping[str, str] | None = None) -> Process:
+        """Start a process that ends with the lab."""
+        log_path = self.folder / f"{name}-{free_port()}.log"
+        with log_path.open("wb") as log:
+            popen = await asyncio.create_subprocess_exec(
+                *argv, cwd=ROOT, env={**os.environ, **self._settings_env, **(env or {})},
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log, limit=LINE_MAX_BYTES,
+            )  # fmt: skip
+        process = Process(popen, log_path)
+        self._stack.push_async_callback(process.stop)
+        return process
+
+    async def python(self, module: str, *args: str, env: Mapping[str, str] | None = None) -> Process:
+        """Start a module of ours."""
+        return await self.start(module, [sys.executable, "-u", "-m", module, *args], env)
+
+    async def start_redis(self) -> Redis:
+        """The Valkey that `stagebus up` brings, set as there; later processes use it."""
+        port = free_port()
+        argv = [str(find_binary()), "--bind", "127.0.0.1", "--port", str(port), "--dir", str(self.folder)]
+        argv += ["--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--maxmemory-policy", "noeviction"]
+        self.redis_process = await self.start("valkey", argv)
+        await self.redis_process.line_with("Ready to accept connections")
+        self.redis_url = f"redis://127.0.0.1:{port}/0"
+        self._settings_env |= {"STAGEBUS_REDIS_URL": self.redis_url, "STAGEBUS_LOG_LEVEL": "WARNING"}
+        self.settings = Settings(redis_url=self.redis_url)
+        redis = redis_connections.connect(self.settings)
+        self._stack.push_async_callback(redis_connections.close, redis)
+        return redis
+
+    async def start_gateway(self) -> tuple[Process, str]:
+        """One gateway process and its address."""
+        process = await self.python("gateway", "--port", "0")
+        return process, await process.line_with("listening on ")
+
+    async def start_demo(self) -> str:
+        """The demo model's address; later workers ask it."""
+        process = await self.python("worker.model.demo", "--port", "0")
+        address = await process.line_with("listening on ")
+        self.use_provider(f"{address}/v1")
+        return address
+
+    def use_provider(self, base_url: str) -> None:
+        """Workers that start later ask this provider."""
+        self._settings_env |= {"OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": "bench"}
+
+    async def start_worker(self, **env: str) -> Process:
+        """One worker; it takes runs from now on."""
+        process = await self.python("worker", env={**env, "STAGEBUS_LOG_LEVEL": "INFO"})
+        await _until_logged(process, "is ready for")
+        return process
+
+
+async def _until_logged(process: Process, text: str) -> None:
+    async with asyncio.timeout(START_S):
+        while text not in process._log_path.read_text():  # noqa: ASYNC110, SLF001 - a file says nothing when it grows
+            await asyncio.sleep(0.02)
+
+
+def _cpu_s(pid: int) -> float:
+    """In ns by the scheduler's own count, where /proc/<pid>/stat has hundredths of a second."""
+    total = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        total += int((task / "schedstat").read_text().split()[0])
+    return total / 1e9
+
+
+def _family(pid: int) -> Iterator[int]:
+    yield pid
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    for child in children.read_text().split():
+        yield from _family(int(child))
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The value that so many percent do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] if ordered else float("nan")
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    model = next(
+        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.processor(),
+    )
+    valkey = subprocess.run([find_binary(), "--version"], capture_output=True, text=True, check=True).stdout
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "valkey": next((word[2:] for word in valkey.split() if word.startswith("v=")), valkey.strip()),
+        "packages": {name: version(name) for name in PACKAGES},
+        "load_1m": os.getloadavg()[0],
+        "is_quick": IS_QUICK,
+    }
+
+
+def run(name: str, measure: Callable[[], Awaitable[dict[str, Any]]]) -> None:
+    """A measurement as a program: print the result and keep it as JSON."""
+    import uvloop
+
+    result = uvloop.run(measure())
+    save(name, result)
+    print(json.dumps(result, indent=1))
+
+
+def save(name: str, result: dict[str, Any]) -> None:
+    """Keep a raw result."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps({"machine": machine(), **result}, indent=1) + "\n")

@@ -1,0 +1,20 @@
+"""Relay: one client on each of many live runs. What an event costs the gateway, and what it adds in time."""
+
+from typing import Any
+
+from benchmarks import lab, relaying
+
+RUNS = lab.sized(1000, 200)
+PER_S = lab.sized(2000, 1000)
+SECONDS = lab.sized(10, 3)
+
+
+async def measure() -> dict[str, Any]:
+    """Ours and each rival, one after the other."""
+    async with lab.Lab() as place:
+        relay = await relaying.stagebus(place)
+        return {"stagebus": await relay.measure(RUNS, RUNS, PER_S * SECONDS, PER_S)}
+
+
+if __name__ == "__main__":
+    lab.run("relay_many_runs", measure)

@@ -1,0 +1,1 @@
+"""What a user would use instead, as a competent one would write it."""

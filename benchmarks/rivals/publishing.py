@@ -1,0 +1,78 @@
+"""How events get to the rivals' streams: as the publisher of each would send them."""
+
+import asyncio
+import time
+from typing import Final
+from uuid import uuid4
+
+import orjson
+from redis.asyncio import Redis
+
+TTL_S: Final = 3600
+CONNECTIONS: Final = 16
+
+
+def stamped(text: str = " token") -> bytes:
+    """The same payload as ours."""
+    delta = {"choices": [{"index": 0, "delta": {"content": text}}]}
+    return orjson.dumps({"stage_id": "synthesis", "tool_results": delta, "t": time.monotonic_ns()})
+
+
+class Xadder:
+    """XADD to a stream for each job."""
+
+    def __init__(self, redis_url: str) -> None:
+        self._redis = Redis.from_url(redis_url)
+        self._names: list[str] = []
+
+    async def make(self, count: int) -> list[str]:
+        """Streams with one event each."""
+        names = [uuid4().hex for _ in range(count)]
+        for name in names:
+            await self._redis.xadd(name, {"event": "tool_completion_chunk", "data": stamped()})
+            await self._redis.expire(name, TTL_S)
+        self._names += names
+        return names
+
+    async def publish(self, number: int, burst: int) -> None:
+        """Each event alone where it comes alone; a burst as a pipeline."""
+        if burst == 1:
+            await self._redis.xadd(self._names[number], {"event": "tool_completion_chunk", "data": stamped()})
+            return
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for _ in range(burst):
+                pipe.xadd(self._names[number], {"event": "tool_completion_chunk", "data": stamped()})
+            await pipe.execute()
+
+
+class Poster:
+    """POST to nchan's publisher location, over connections that stay."""
+
+    def __init__(self, port: str) -> None:
+        self._port = int(port)
+        self._names: list[str] = []
+        self._free: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
+        self._opened = 0
+
+    async def make(self, count: int) -> list[str]:
+        """Channels with one message each, which their subscribers get first."""
+        names = [uuid4().hex for _ in range(count)]
+        self._names += names
+        for number in range(len(self._names) - count, len(self._names)):
+            await self.publish(number, 1)
+        return names
+
+    async def publish(self, number: int, burst: int) -> None:
+        """A request an event, as nchan has it."""
+        if self._free.empty() and self._opened < CONNECTIONS:
+            self._opened += 1
+            self._free.put_nowait(await asyncio.open_connection("127.0.0.1", self._port))
+        reader, writer = await self._free.get()
+        for _ in range(burst):
+            body = stamped()
+            head = b"POST /pub/%b HTTP/1.1\r\nHost: localhost\r\nX-EventSource-Event: tool_completion_chunk\r\nContent-Length: %d\r\n\r\n"
+            writer.write(head % (self._names[number].encode(), len(body)) + body)
+            answer = await reader.readuntil(b"\r\n\r\n")
+            length = next((line for line in answer.lower().split(b"\r\n") if line.startswith(b"content-length:")), b":0")
+            await reader.readexactly(int(length.partition(b":")[2]))
+        self._free.put_nowait((reader, writer))

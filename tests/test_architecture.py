@@ -1,0 +1,107 @@
+"""What the house's machines can check of its taste: who imports whom, sizes, scripts that declare themselves."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("gateway", "worker", "shared")
+MAY_IMPORT = {"gateway": {"gateway", "shared"}, "worker": {"worker", "shared"}, "shared": {"shared"}}
+MAY_IMPORT_ARQ = {"shared/queue.py", "worker/queue.py", "worker/app.py"}
+FILE_LINES_MAX = 400
+FUNCTION_LINES_MAX = 60
+NAMES_THAT_SAY_NOTHING = {"utils", "helpers", "base", "common", "misc"}
+# A path that exists on one machine alone.
+MACHINE_PATH = re.compile(r"(?<![\w.~])/(work|home|Users)/\w")
+IGNORED_FOLDERS = {"node_modules", "build", "dist"}
+TEXT_SUFFIXES = {".py", ".md", ".toml", ".txt", ".lua", ".js", ".css", ".html", ".yml", ".json", ".conf", ".svg", ""}
+
+MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+SCRIPTS = sorted((ROOT / "shared" / "lua").glob("*.lua"))
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name_of(path)} imports relatively"
+            yield str(node.module)
+
+
+def text_files() -> Iterator[Path]:
+    for path in ROOT.rglob("*"):
+        parts = path.relative_to(ROOT).parts
+        is_ignored = any(part in IGNORED_FOLDERS or part.startswith((".", "__")) for part in parts[:-1])
+        if path.is_file() and not is_ignored and path.suffix in TEXT_SUFFIXES:
+            yield path
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_packages_meet_only_in_shared(path: Path) -> None:
+    """gateway → shared ← worker; the command line starts the others as processes."""
+    package = path.relative_to(ROOT).parts[0]
+    ours = {module.split(".")[0] for module in imports_of(path)} & set(PACKAGES)
+
+    assert ours <= MAY_IMPORT[package]
+
+
+def test_arq_has_few_doors() -> None:
+    importers = {name_of(path) for path in MODULES if any(m.split(".")[0] == "arq" for m in imports_of(path))}
+
+    assert importers <= MAY_IMPORT_ARQ
+
+
+def test_streaming_routes_have_no_buffering_middleware() -> None:
+    """Starlette's BaseHTTPMiddleware passes bodies through a queue of its own and outlives its clients."""
+    assert not [name_of(path) for path in MODULES if "BaseHTTPMiddleware" in path.read_text()]
+
+
+@pytest.mark.parametrize("path", [*MODULES, *SCRIPTS, *sorted((ROOT / "gateway" / "static").glob("*.*s"))], ids=name_of)
+def test_file_can_be_read_in_one_sitting(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= FILE_LINES_MAX
+    assert path.stem not in NAMES_THAT_SAY_NOTHING
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_functions_are_short(path: Path) -> None:
+    functions = (
+        n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
+
+    assert not [f.name for f in functions if (f.end_lineno or 0) - f.lineno + 1 > FUNCTION_LINES_MAX]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=name_of)
+def test_script_declares_its_interface(path: Path) -> None:
+    """Its name and its one sentence, each key and argument that it uses, and what it returns."""
+    lines = path.read_text().splitlines()
+    header = "\n".join(line for line in lines if line.startswith("--"))
+    code = "\n".join(line for line in lines if not line.lstrip().startswith("--"))
+
+    assert re.match(rf"-- {path.stem}: .+\.$", lines[0])
+    assert re.search(r"^-- Returns .+", header, re.MULTILINE)
+    for kind, number in set(re.findall(r"\b(KEYS|ARGV)\[(\d+)\]", code)):
+        assert is_declared(kind, int(number), header), f"{kind}[{number}]"
+    assert "'KEYS'" not in code
+    assert "'SCAN'" not in code
+
+
+def is_declared(kind: str, number: int, header: str) -> bool:
+    """Whether `-- KEYS[3]` stands in the header, or an open end such as `-- KEYS[2..]`."""
+    if re.search(rf"^-- {kind}\[{number}\] ", header, re.MULTILINE):
+        return True
+    return any(number >= int(first) for first in re.findall(rf"^-- {kind}\[(\d+)\.\.", header, re.MULTILINE))
+
+
+def test_nothing_rests_on_one_machine() -> None:
+    found = [name_of(path) for path in text_files() if path != Path(__file__) and MACHINE_PATH.search(path.read_text())]
+
+    assert not found
