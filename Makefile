@@ -2,12 +2,17 @@
 #
 #   make up      the whole system on this machine; PORT= and HOST= choose where
 #   make test    every test, the browser's included; ARGS= goes to pytest
+#   make chaos   a storm of faults over the whole system; MINUTES=, SEED=
+#   make soak    RUNS= runs through one worker and one gateway: does either grow?
 #   make lint types format docs clean
 
 PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 8000
 ARGS ?=
+MINUTES ?= 1
+SEED ?= 1
+RUNS ?= 10000
 
 BIN := .venv/bin
 RUNTIME := .venv/.runtime-is-set-up
@@ -15,7 +20,7 @@ DEV := .venv/.dev-is-set-up
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: up test lint types format docs clean
+.PHONY: up test chaos soak lint types format docs clean
 
 # exec: make's child is stagebus itself, so that the SIGTERM that make passes on reaches it.
 up: $(RUNTIME)
@@ -23,6 +28,12 @@ up: $(RUNTIME)
 
 test: $(DEV)
 	$(BIN)/python -m pytest $(ARGS)
+
+chaos: $(DEV)
+	$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED)
+
+soak: $(DEV)
+	$(BIN)/python -m tests.soak --runs $(RUNS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -50,6 +50,11 @@ class Stream:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
 
+    def fall_behind(self) -> None:
+        """Something may have been missed: look into the log."""
+        self.subscription.fall_behind()
+        self.wake()
+
     def close(self) -> None:
         """End the stream after what it is sending; the client comes back to another gateway."""
         self.is_closed = True
@@ -188,7 +193,13 @@ class Hub:
             await self._send(stream, send, PING)
 
     def _deliver(self, streams: set[Stream], message: bytes) -> None:
-        batch = live.decode(message)
+        try:
+            batch = live.decode(message)
+        except ValueError:
+            logger.warning("a message that is no batch on a live channel; its streams read the log")
+            for stream in streams:
+                stream.fall_behind()
+            return
         events = sum(count for _, count in batch.stages)
         for stream in streams:
             stream.subscription.deliver(batch)
@@ -198,8 +209,7 @@ class Hub:
     def _catch_up_all(self) -> None:
         """Messages may have been missed: every stream looks into the log."""
         for stream in self._all_streams():
-            stream.subscription.fall_behind()
-            stream.wake()
+            stream.fall_behind()
 
     async def _tick(self) -> None:
         """Give quiet streams a ping, and look whether their runs are quiet, too."""

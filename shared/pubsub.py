@@ -97,6 +97,8 @@ class Channels:
                 await self._read(connection)
             except REDIS_AWAY as exc:
                 logger.info("pub/sub: Redis is away (%s)", exc)
+            except Exception:
+                logger.exception("pub/sub: the listener failed; opening another connection")
             finally:
                 self._connection = None
                 self.is_connected = False

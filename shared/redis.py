@@ -1,11 +1,11 @@
 """Connections to Redis, and whether the server is fit for Stagebus."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from redis.asyncio import BlockingConnectionPool, Connection, Redis
+from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -20,6 +20,39 @@ POLICY: Final = "noeviction"
 
 # What a caller may wait out: the server is away, or loading, or full.
 REDIS_AWAY: Final = (RedisError, OSError)
+
+
+class _Honest:
+    """Says that a connection is gone in the one way that callers look for.
+
+    Sending on a transport that was closed under it, uvloop raises RuntimeError and redis-py 5.3
+    itself AttributeError; a caller that lives through an outage would die of either.
+    """
+
+    async def _send_packed_command(self, command: Iterable[bytes]) -> None:
+        try:
+            await super()._send_packed_command(command)  # type: ignore[misc]
+        except (RuntimeError, AttributeError) as exc:
+            raise RedisConnectionError("the connection was closed") from exc
+
+
+class _HonestConnection(_Honest, Connection):
+    pass
+
+
+class _HonestSSLConnection(_Honest, SSLConnection):
+    pass
+
+
+class _HonestUnixConnection(_Honest, UnixDomainSocketConnection):
+    pass
+
+
+_HONEST: Final[dict[type, type]] = {
+    Connection: _HonestConnection,
+    SSLConnection: _HonestSSLConnection,
+    UnixDomainSocketConnection: _HonestUnixConnection,
+}
 
 
 def connect(settings: Settings) -> Redis:
@@ -37,6 +70,7 @@ def connect(settings: Settings) -> Redis:
         socket_keepalive=True,
         retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
     )
+    pool.connection_class = _HONEST[pool.connection_class]
     redis = Redis(connection_pool=pool)
     # Entries stay as the parser gives them: redis-py's dict for each would double the cost of a replay.
     for command in ("XRANGE", "XREVRANGE"):

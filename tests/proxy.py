@@ -13,6 +13,7 @@ class Proxy:
         self.target_port = target_port
         self.port = 0
         self.passed = 0  # connections so far
+        self.dropped = 0  # replies that were swallowed
         self.drop_replies = False  # what the server says is swallowed, then the connection is cut
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
@@ -86,5 +87,6 @@ class Proxy:
 
     async def _reply(self, writer: asyncio.StreamWriter, data: bytes) -> None:
         if self.drop_replies:
+            self.dropped += 1
             raise ConnectionResetError
         await self._pass(writer, data)

@@ -43,6 +43,8 @@ class StrictClient:
         self.gaps = 0
         self.connections = 0
         self.is_ended = False
+        self.longest_pause_s = 0.0
+        self._received_at: float | None = None
         self._changed = asyncio.Condition()
 
     @property
@@ -83,6 +85,9 @@ class StrictClient:
                     return
 
     async def _take(self, event_id: str, event: str, data: dict[str, Any]) -> None:
+        now = asyncio.get_running_loop().time()
+        self.longest_pause_s = max(self.longest_pause_s, now - (self._received_at or now))
+        self._received_at = now
         if event == "gap":
             self.gaps += 1
             earliest = int(data["earliest"].split("-")[1])

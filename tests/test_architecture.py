@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from shared.errors import RunFailed, StagebusError
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("gateway", "worker", "shared")
 MAY_IMPORT = {"gateway": {"gateway", "shared"}, "worker": {"worker", "shared"}, "shared": {"shared"}}
@@ -105,3 +107,17 @@ def test_nothing_rests_on_one_machine() -> None:
     found = [name_of(path) for path in text_files() if path != Path(__file__) and MACHINE_PATH.search(path.read_text())]
 
     assert not found
+
+
+def test_design_page_names_every_code_that_ends_a_run() -> None:
+    """`Error.code` is documented there, as its schema says."""
+    design = (ROOT / "docs" / "design.md").read_text()
+    codes = {StagebusError.code} | {error.code for error in family(RunFailed)}
+
+    assert {code for code in codes if f"| `{code}` |" not in design} == set()
+
+
+def family(error: type[StagebusError]) -> Iterator[type[StagebusError]]:
+    yield error
+    for child in error.__subclasses__():
+        yield from family(child)

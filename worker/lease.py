@@ -113,6 +113,9 @@ class LeaseKeeper:
                 except REDIS_AWAY as exc:
                     logger.warning("leases wait for Redis: %s", exc)
                     pause_s = AWAY_BACKOFF_S
+                except Exception:
+                    logger.exception("leases could not be renewed; trying again")
+                    pause_s = AWAY_BACKOFF_S
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._hurry.wait(), pause_s)
                 self._hurry.clear()

@@ -160,6 +160,10 @@ class Producer:
                     logger.warning("run %s: append waits for Redis: %s", self._run_id, exc)
                     await asyncio.sleep(backoff_s)
                     backoff_s = min(2 * backoff_s, BACKOFF_MAX_S)
+                except Exception:
+                    # Nobody foresaw it; a producer that died in silence would leave its run hanging.
+                    logger.exception("run %s: the producer failed; its worker claims anew", self._run_id)
+                    self._fail(TailLost(self._run_id, str(self._id_at(self._stored))))
             async with self._progress:
                 self._progress.notify_all()
 

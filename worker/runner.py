@@ -89,7 +89,7 @@ class Runner:
             except TailLost as exc:
                 logger.warning("%s; claiming anew", exc)
             except (RunEnded, RunNotFound):
-                await store.settle(self._redis, self._settings, run_id)
+                await self._settle(run_id)
                 return Outcome(is_over=True)
             except REDIS_AWAY as exc:
                 logger.warning("run %s: Redis is away (%s); claiming anew", run_id, exc)
@@ -139,8 +139,14 @@ class Runner:
             end = store.end_of(event, self._settings, total_usage(toolchain.completed))
             attempt.producer.put(event, end)
             await attempt.producer.flush()
-        await store.settle(self._redis, self._settings, run_id)
+        await self._settle(run_id)
         return Outcome(is_over=True)
+
+    async def _settle(self, run_id: str) -> None:
+        try:
+            await store.settle(self._redis, self._settings, run_id)
+        except REDIS_AWAY:
+            logger.info("run %s has ended; the sweep tidies up", run_id)
 
     @asynccontextmanager
     async def _attempt(self, claim: Claim, run_id: str, stage_ids: list[str], token: str) -> AsyncIterator[Attempt]:

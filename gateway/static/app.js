@@ -13,7 +13,7 @@ import { $, announce, RunView, setBusy, showConnection, stageTitle } from "./vie
 const TICK_MS = 1000;
 const HIDDEN_RENDER_MS = 250; // a hidden page has no animation frames
 const ASLEEP_MS = 60_000; // a page hidden for longer may hold a dead connection
-const LOST_TEXT = "Part of this run’s log was lost or is no longer kept; this page shows what the log holds now.";
+const LOST_TEXT = "Part of this run’s log was lost or is no longer kept; this is what it holds now.";
 
 const view = new RunView();
 let open = null; // the OpenRun of the address, if it names one

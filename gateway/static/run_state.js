@@ -195,7 +195,9 @@ const STAGE_EVENTS = {
   stage_completed(stage, { data, at }) {
     stage.state = "done";
     stage.result = data.result ?? {};
-    stage.durationMs = data.duration_ms ?? elapsed(stage.startedAt, at);
+    const watchedMs = elapsed(stage.startedAt, at);
+    // What comes at once seems to take no time; the calls know better.
+    stage.durationMs = watchedMs === null ? null : Math.max(watchedMs, ...stage.calls.map((call) => call.durationMs));
   },
 };
 
@@ -246,5 +248,5 @@ function listOf(value) {
 }
 
 function elapsed(from, to) {
-  return from == null || to == null ? null : Math.max(0, to - from);
+  return from == null || to == null ? null : to - from;
 }

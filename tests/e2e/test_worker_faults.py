@@ -1,8 +1,10 @@
 """Workers that are killed, frozen, blocked, drained. Every client is strict: see strict_client."""
 
 import asyncio
+import random
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 
 from shared import keys
 from tests.fault_tools import TOOLS
+from tests.proxy import Proxy
 from tests.strict_client import StrictClient, get_run, post_run
 from tests.system import System
 
@@ -43,6 +46,7 @@ def has(event: str, stage_id: str, count: int = 1) -> Callable[[StrictClient], b
 
 MOMENTS = {
     "in extraction": (has("tool_completion_chunk", "extraction", 3), {"extraction"}),
+    "between stages": (has("stage_completed", "extraction"), {"tools"}),
     "in a tool": (has("tool_call", "tools", 2), {"tools"}),
     "with one result": (has("tool_result", "tools", 1), {"tools"}),
     "in synthesis": (has("tool_completion_chunk", "synthesis", 5), {"synthesis"}),
@@ -68,10 +72,16 @@ async def test_killed_workers_run_goes_on_elsewhere(
     await following
 
     assert client.names()[-1] == "done"
-    assert {e.data["stage_id"] for e in client.events if e.event == "stage_restarted"} == restarted
+    assert {e.data["stage_id"] for e in client.events if e.event == "stage_restarted"} <= restarted
+    assert [e.data["stage_id"] for e in client.events if e.event == "stage_completed"] == [
+        "extraction",
+        "tools",
+        "synthesis",
+    ]
     assert client.text("synthesis") == undisturbed.text("synthesis")
     again = noted()[before:]
-    assert again.count("quick 2") == 1 or moment == "in a tool", "a call with a result is not run again"
+    if moment in {"with one result", "in synthesis"}:
+        assert again.count("quick 2") == 1, "a call with a result is not run again"
     assert (await get_run(system.url, run_id))["tries"] == 1
 
 
@@ -272,3 +282,54 @@ async def test_provider_trouble_is_retried_where_that_helps(start: Start, env: d
             assert clients[trouble].text("extraction") == healthy.text("extraction"), trouble
     assert "stage_restarted" in clients["cut_after=3,fail_times=1"].names()
     assert "stage_restarted" not in clients["status=503,fail_times=1"].names(), "before the first token nothing is void"
+
+
+async def test_worker_killed_between_an_append_and_its_reply(start: Start, env: dict[str, str]) -> None:
+    """What it wrote stands, though it never knew; its successor takes up after that."""
+    system: System = await start(workers=0, env=env)
+    async with Proxy(system.redis_port) as proxy:
+        doomed = system.add_worker({"STAGEBUS_REDIS_URL": f"redis://127.0.0.1:{proxy.port}/0"})
+        await doomed.ready("is ready for")
+        run_id = await post_run(system.url, {"user_prompt": "talk", "model": "demo:delay_ms=10,tokens=100"})
+        client = StrictClient(system.urls, run_id)
+        following = asyncio.create_task(client.follow())
+        await client.until(has("tool_completion_chunk", "extraction", 5))
+        proxy.drop_replies = True
+        async with asyncio.timeout(5):
+            while not proxy.dropped:
+                await asyncio.sleep(0.001)
+        await doomed.kill()
+        await system.add_worker().ready("is ready for")
+        await following
+
+    assert client.names()[-1] == "done"
+    assert client.names().count("stage_restarted") == 1
+
+
+async def test_rolling_restart_loses_nothing_and_pauses_nobody_for_long(start: Start, env: dict[str, str]) -> None:
+    """Every process, one after another, under load; the grace for streaming text is 1 s here."""
+    system: System = await start(gateways=2, workers=2, env={**env, "STAGEBUS_LEASE_S": "8", "STAGEBUS_POLL_S": "2"})
+    body = {"user_prompt": "talk", "model": "demo:delay_ms=20,tokens=150"}
+    is_over = asyncio.Event()
+    clients: list[StrictClient] = []
+
+    async def keep_running() -> None:
+        while not is_over.is_set():
+            with suppress(httpx.TransportError):  # a gateway that restarts: ask the next one
+                clients.append(StrictClient(system.urls, await post_run(random.choice(system.urls), body)))
+                await clients[-1].follow()
+
+    lanes = [asyncio.create_task(keep_running()) for _ in range(10)]
+    async with asyncio.timeout(10):
+        while len(clients) < 10:
+            await asyncio.sleep(0.02)
+    for index, worker in enumerate(system.workers):
+        assert await worker.terminate() == 0
+        worker.start()
+        await worker.ready("is ready for")
+        await system.restart_gateway(index)
+    is_over.set()
+    await asyncio.gather(*lanes)
+
+    assert {client.names()[-1] for client in clients} == {"done"}
+    assert max(client.longest_pause_s for client in clients) < 3.0

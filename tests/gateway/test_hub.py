@@ -231,3 +231,16 @@ async def test_client_that_comes_back_again_and_again_misses_nothing(run: RunByH
         await watcher.stop()
 
     assert seen == list(range(1, 3 * (cuts + 1) + 2))
+
+
+async def test_garbage_on_the_channel_costs_a_read(redis: Redis, run: RunByHand, watch: Watch) -> None:
+    watcher = watch(run.run_id)
+    await run.say("a")
+    await watcher.until(lambda w: len(w.frames) == 2)
+    for garbage in (b"", b"\xff\xfe", b"1 2 3", b"1-2 3-x - run:1\nid"):
+        await redis.publish(keys.live(run.run_id), garbage)
+    await run.say("b")
+    await run.end()
+
+    await watcher.until_end()
+    assert watcher.sequences == [1, 2, 3, 4]

@@ -1,0 +1,58 @@
+"""Appending: round trips, Redis's CPU and Redis's memory an event, beside XADD, HSET and PUBLISH one by one."""
+
+import time
+from typing import Any
+
+from redis.asyncio import Redis
+
+from benchmarks import lab
+from benchmarks.publisher import Appender, stamped
+from shared import keys
+
+EVENTS = lab.sized(20_000, 4_000)
+BURSTS = (1, 4, 16, 64)
+
+
+async def measure() -> dict[str, Any]:
+    """Events alone and in bursts, each kind to a run of its own."""
+    async with lab.Lab() as place:
+        redis = await place.start_redis()
+        appender = Appender(place.redis_url)
+        result: dict[str, Any] = {"events": EVENTS, "by_burst": {}}
+        for number, burst in enumerate(BURSTS):
+            (run_id,) = await appender.make(1)
+            result["by_burst"][burst] = await _cost(place, redis, lambda n=number, b=burst: appender.publish(n, b), burst)
+            stored = await redis.memory_usage(keys.stage_stream(run_id, "synthesis"), samples=0)
+            result["by_burst"][burst]["memory_bytes_an_event"] = stored / await redis.xlen(keys.stage_stream(run_id, "synthesis"))
+        result["one_by_one"] = await _cost(place, redis, lambda: _append_one_by_one(redis), 1)
+        return result
+
+
+async def _append_one_by_one(redis: Redis) -> None:
+    entry_id = await redis.xadd("plain", {"event": "tool_completion_chunk", "data": stamped()})
+    await redis.hset("plain:run", "last_id", entry_id)
+    await redis.publish("plain:live", stamped())
+
+
+async def _cost(place: lab.Lab, redis: Redis, append: Any, burst: int) -> dict[str, float]:
+    await append()
+    calls = await _round_trips(redis)
+    server, own, started = place.redis_process.cpu_s(), time.process_time(), time.monotonic()
+    for _ in range(EVENTS // burst):
+        await append()
+    events = EVENTS // burst * burst
+    return {
+        "redis_cpu_us_an_event": (place.redis_process.cpu_s() - server) / events * 1e6,
+        "caller_cpu_us_an_event": (time.process_time() - own) / events * 1e6,
+        "seconds": time.monotonic() - started,
+        "round_trips_an_append": (await _round_trips(redis) - calls - 1) / (EVENTS // burst),
+    }
+
+
+async def _round_trips(redis: Redis) -> int:
+    """Times the server read from a client."""
+    return int((await redis.info("stats"))["total_reads_processed"])
+
+
+if __name__ == "__main__":
+    lab.run("append", measure)

@@ -1,0 +1,119 @@
+"""A model's chunk through a worker: CPU from the provider's socket to the append sent.
+
+`ours` is the worker's own way of a model stage: the openai SDK's connection, the decoder,
+the merger, the producer and its appends to a real server. Beside it what only reads:
+the SDK's typed chunks, its raw lines, and httpx with orjson. Two paces: an answer as fast as
+it can be read, where appends travel in bursts; and many answers at a model's pace,
+where nearly every chunk is an append of its own.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from typing import Any
+
+import httpx
+import openai
+import orjson
+from redis.asyncio import Redis
+
+from benchmarks import lab
+from shared import ids, scripts
+from shared.settings import Settings
+from worker.model.client import Model, ModelRequest
+from worker.producer import Producer
+from worker.stages.model import model_stage
+
+TTL_S = 3600
+CHUNKS = lab.sized(20_000, 5_000)
+ANSWERS = lab.sized(100, 40)
+PER_S = 20
+PACED_CHUNKS = lab.sized(200, 60)
+MESSAGES = [{"role": "user", "content": "hello"}]
+
+
+class Ours:
+    """A model stage as the worker does it."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        self._redis = redis
+        self._settings = settings
+        self._model = Model.from_settings(settings)
+
+    async def answer(self, script: str) -> None:
+        """One model stage of one run."""
+        run_id = ids.new_run_id()
+        await scripts.create(
+            self._redis, run_id, tenant="default", model="bench", request=b"{}", event="run_queued", data=b"{}", ttl_s=TTL_S
+        )
+        claim = await scripts.claim(self._redis, run_id, "bench")
+        assert claim is not None
+        producer = Producer(
+            self._redis, run_id, claim.attempt, claim.last_id, stage_ids=["run"], ttl_s=TTL_S,
+            pending_max_bytes=self._settings.pending_max_bytes,
+        )  # fmt: skip
+        async with producer:
+            request = ModelRequest(model=script, messages=MESSAGES)
+            async with aclosing(model_stage("extraction", self._model, request, set())) as events:
+                async for event in events:
+                    producer.put(event)
+                    await producer.wait_for_room()
+            await producer.flush()
+
+
+async def _sdk_typed(client: openai.AsyncOpenAI, script: str) -> None:
+    stream = await client.chat.completions.create(model=script, messages=MESSAGES, stream=True)
+    async for chunk in stream:
+        if chunk.choices:
+            _ = chunk.choices[0].delta.content
+
+
+async def _sdk_lines(client: openai.AsyncOpenAI, script: str) -> None:
+    create = client.chat.completions.with_streaming_response.create
+    async with create(model=script, messages=MESSAGES, stream=True) as response:
+        async for line in response.iter_lines():
+            if line.startswith("data: {"):
+                orjson.loads(line[6:])
+
+
+async def _httpx(client: httpx.AsyncClient, script: str) -> None:
+    body = {"model": script, "messages": MESSAGES, "stream": True}
+    async with client.stream("POST", "/chat/completions", json=body) as response:
+        async for line in response.aiter_lines():
+            if line.startswith("data: {"):
+                orjson.loads(line[6:])
+
+
+async def measure() -> dict[str, Any]:
+    """Every way at both paces, in this process."""
+    async with lab.Lab() as place:
+        redis = await place.start_redis()
+        provider = await place.python("benchmarks.provider")
+        url = await provider.line_with("listening on ") + "/v1"
+        settings = Settings(redis_url=place.redis_url, openai_base_url=url, openai_api_key="bench")
+        sdk = openai.AsyncOpenAI(base_url=url, api_key="bench", max_retries=0)
+        plain = httpx.AsyncClient(base_url=url, limits=httpx.Limits(max_connections=None), timeout=60)
+        ours = Ours(redis, settings)
+        ways: dict[str, Callable[[str], Awaitable[None]]] = {
+            "ours": ours.answer,
+            "sdk_typed": lambda script: _sdk_typed(sdk, script),
+            "sdk_lines": lambda script: _sdk_lines(sdk, script),
+            "httpx_orjson": lambda script: _httpx(plain, script),
+        }
+        result: dict[str, Any] = {"fast_us": {}, "paced_us": {}}
+        for name, ask in ways.items():
+            result["fast_us"][name] = await _cost(ask, 1, CHUNKS, 0)
+            result["paced_us"][name] = await _cost(ask, ANSWERS, PACED_CHUNKS, PER_S)
+        return result
+
+
+async def _cost(ask: Callable[[str], Awaitable[None]], answers: int, chunks: int, per_s: float) -> float:
+    await ask("chunks=50")
+    started = time.process_time()
+    await asyncio.gather(*(ask(f"chunks={chunks},per_s={per_s}") for _ in range(answers)))
+    return (time.process_time() - started) / (answers * chunks) * 1e6
+
+
+if __name__ == "__main__":
+    lab.run("worker_chunk", measure)

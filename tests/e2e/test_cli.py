@@ -1,0 +1,164 @@
+"""`stagebus run`, `tail`, `ls` and `cancel` against a live system."""
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.strict_client import StrictClient, get_run, post_run
+from tests.system import System
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+ROOT = Path(__file__).parent.parent.parent
+WEATHER = "What is the weather in Paris and in Tokyo?"
+SLOW = {"user_prompt": WEATHER, "model": "demo:delay_ms=300"}
+
+
+async def start(system: System, *args: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "shared.cli", *args, "--url", system.url, cwd=ROOT,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+async def stagebus(system: System, *args: str) -> tuple[int, str, str]:
+    """Exit code, stdout, stderr."""
+    process = await start(system, *args)
+    async with asyncio.timeout(30):
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_run_streams_the_text_and_tells_the_rest(healthy: System) -> None:
+    code, out, err = await stagebus(healthy, "run", WEATHER)
+    run_id = err.split()[1]
+    client = await StrictClient(healthy.urls, run_id).follow()
+
+    assert code == 0
+    assert out == f"{client.text('extraction')}\n{client.text('synthesis')}\n"
+    assert err.count("\nget_weather {") == 2
+    assert err.count("\nget_weather: {") == 2
+    assert err.splitlines()[-1].startswith("done: 2 calls, ")
+
+
+async def test_run_without_synthesis_has_the_first_text_alone(healthy: System) -> None:
+    code, out, err = await stagebus(healthy, "run", WEATHER, "--no-synthesis", "--model", "demo:delay_ms=0", "--json")
+    events = [json.loads(line) for line in out.splitlines()]
+
+    assert code == 0
+    assert [event["id"].split("-")[1] for event in events] == [str(n) for n in range(1, len(events) + 1)]
+    assert events[-1]["event"] == "done"
+    assert not any(event["data"]["stage_id"] == "synthesis" for event in events)
+    assert err.startswith("run 01")
+
+
+async def test_system_prompt_and_model_reach_the_run(healthy: System) -> None:
+    _, _, err = await stagebus(healthy, "run", "hi", "--system", "Be brief.", "--model", "demo:delay_ms=0")
+    run = await get_run(healthy.url, err.split()[1])
+
+    assert run["model"] == "demo:delay_ms=0"
+    record = await healthy.redis.hget(f"sb:run:{{{run['id']}}}", "request")
+    assert json.loads(record)["messages"][0] == {"role": "system", "content": "Be brief."}
+
+
+async def test_tail_goes_on_after_an_event(healthy: System) -> None:
+    run_id = await post_run(healthy.url, {"user_prompt": WEATHER, "model": "demo:delay_ms=0"})
+    client = await StrictClient(healthy.urls, run_id).follow()
+    code, out, _ = await stagebus(healthy, "tail", run_id, "--from", client.events[4].id, "--json")
+
+    assert code == 0
+    assert [json.loads(line)["id"] for line in out.splitlines()] == [event.id for event in client.events[5:]]
+
+
+async def test_failed_run_is_exit_code_1(healthy: System) -> None:
+    code, _, err = await stagebus(healthy, "run", "hi", "--model", "demo:status=400")
+
+    assert code == 1
+    assert err.splitlines()[-1].startswith("error: ")
+
+
+async def test_cancel_ends_the_run_and_its_follower_with_2(healthy: System) -> None:
+    run_id = await post_run(healthy.url, SLOW)
+    tailing = await start(healthy, "tail", run_id)
+    assert tailing.stdout is not None
+    await tailing.stdout.read(1)
+    code, out, _ = await stagebus(healthy, "cancel", run_id)
+    _, err = await tailing.communicate()
+
+    assert code == 0
+    assert out == f"{run_id} is being cancelled\n"
+    assert tailing.returncode == 2
+    assert err.decode().splitlines()[-1] == "cancelled"
+    assert (await stagebus(healthy, "cancel", run_id))[1] == f"{run_id} cancelled\n"
+
+
+async def test_ctrl_c_detaches_and_says_how_to_come_back(healthy: System) -> None:
+    process = await start(healthy, "run", WEATHER, "--model", "demo:delay_ms=300")
+    assert process.stdout is not None
+    await process.stdout.read(1)
+    process.send_signal(signal.SIGINT)
+    _, err = await process.communicate()
+    *_, run_id, _, last_id = err.decode().split()
+
+    assert process.returncode == 130
+    assert "detached; the run goes on: stagebus tail" in err.decode()
+    assert (await get_run(healthy.url, run_id))["status"] == "running"
+    rest = await start(healthy, "tail", run_id, "--from", last_id, "--json")
+    assert rest.stdout is not None
+    assert json.loads(await rest.stdout.readline())["id"].endswith(f"-{int(last_id.split('-')[1]) + 1}")
+    rest.kill()
+    await rest.communicate()
+    await stagebus(healthy, "cancel", run_id)
+
+
+async def test_reader_that_leaves_is_no_error_on_the_screen(healthy: System) -> None:
+    """`stagebus run … | head -1`."""
+    process = await start(healthy, "run", WEATHER, "--model", "demo:delay_ms=20", "--json")
+    assert process.stdout is not None
+    await process.stdout.readline()
+    process._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]
+    async with asyncio.timeout(20):
+        assert process.stderr is not None
+        err = (await process.stderr.read()).decode()
+        await process.wait()
+
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert "Exception" not in err
+
+
+async def test_list_shows_the_newest_first(healthy: System) -> None:
+    run_id = await post_run(healthy.url, {"user_prompt": "How\nare you?", "model": "demo:delay_ms=0"})
+    await StrictClient(healthy.urls, run_id).follow()
+    _, out, _ = await stagebus(healthy, "ls", "--limit", "1")
+    _, as_json, _ = await stagebus(healthy, "ls", "--limit", "1", "--json")
+
+    assert out.split()[:2] == [run_id, "succeeded"]
+    assert out.endswith("  How are you?\n")
+    assert json.loads(as_json)["id"] == run_id
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        (("tail", "01J00000000000000000000000"), 1, "there is no run"),
+        (("tail", "01J00000000000000000000000", "--from", "junk"), 1, "a cursor is an event id"),
+        (("cancel", "nope"), 1, "there is no run"),
+        (("run", ""), 1, "user_prompt"),
+        (("run",), 2, "Missing argument"),
+        (("walk",), 2, "No such command"),
+    ],
+)
+async def test_mistakes_are_told(healthy: System, args: tuple[str, ...], code: int, said: str) -> None:
+    exit_code, out, err = await stagebus(healthy, *args)
+
+    assert exit_code == code
+    assert said in err
+    assert out == ""
+    assert "Traceback" not in err

@@ -1,0 +1,141 @@
+"""What the documentation tells people to type, typed into a live system."""
+
+import asyncio
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from shared.settings import Settings
+from tests.strict_client import StrictClient, get_run, post_run
+from tests.system import System
+from worker.tools.registry import ToolRegistry
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+ROOT = Path(__file__).parent.parent.parent
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+README = (ROOT / "README.md").read_text()
+BLOCK_S = 20
+# What redis-cli prints where Redis refuses a command; its exit code is 0 all the same.
+REFUSED = re.compile(r"^(\(error\)|ERR |WRONGTYPE|NOPERM|NOSCRIPT)", re.MULTILINE)
+LONG = {"user_prompt": "What is the weather in Paris and in Tokyo?", "model": "demo:delay_ms=400"}
+
+
+def blocks(page: str, language: str = "sh") -> list[str]:
+    """The fenced blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+
+
+async def type_in(script: str, **env: str) -> str:
+    """Run a block as a shell would; what it prints."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    process = await asyncio.create_subprocess_exec(
+        "bash", "-euo", "pipefail", "-c", script,
+        cwd=ROOT, env={**os.environ, **env, "PATH": path},
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    async with asyncio.timeout(BLOCK_S):
+        output, _ = await process.communicate()
+    assert process.returncode == 0, f"{script}\n{output.decode()}"
+    assert not REFUSED.search(output.decode()), f"{script}\n{output.decode()}"
+    return output.decode()
+
+
+async def begin(system: System) -> tuple[str, dict[str, str]]:
+    """A run that is at work for a while, and what the pages' variables hold then."""
+    run_id = await post_run(system.url, LONG)
+    client = StrictClient(system.urls, run_id)
+    following = asyncio.create_task(client.follow())
+    await client.until(lambda c: c.names().count("tool_completion_chunk") >= 2)
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+    first = next(event.id for event in client.events if event.event == "tool_completion_chunk")
+    return run_id, {"REDIS": system.redis_url, "URL": system.url, "RUN": run_id, "ID": first}
+
+
+def need(program: str) -> None:
+    if shutil.which(program) is None:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"{program} is missing")
+
+
+async def test_every_block_of_operations_can_be_typed(healthy: System) -> None:
+    need("redis-cli")
+    need("curl")
+    run_id, env = await begin(healthy)
+    said = {}
+    for block in blocks(OPERATIONS):
+        said[block] = await type_in(block, **env)
+
+    def output(text: str) -> str:
+        return next(output for block, output in said.items() if text in block)
+
+    assert run_id in output("ZRANGE sb:active")
+    assert f"{run_id} running" in output("HMGET")
+    assert run_id in output("stagebus ls")
+    assert "What is the weather" in output("HGETALL")
+    assert "extraction" in output("LRANGE")
+    assert "run_started" in output("LRANGE")
+    assert "tool_completion_chunk" in output('"($ID"')
+    assert "tool_completion_chunk" in output("XREAD")
+    assert "event: tool_completion_chunk" in output("--max-time")
+    assert "id: " in output("SUBSCRIBE")
+    assert run_id in output("ZRANGE sb:queue")
+    assert run_id in output("curl -s -X POST")
+    assert run_id in output("sort -rn")
+    assert "stagebus_redis_up 1.0" in output("readyz")
+    assert "sb:run" not in output("!= -1"), "a key without a TTL"
+
+
+async def test_script_cancels_a_run_without_a_gateway(healthy: System) -> None:
+    need("redis-cli")
+    run_id, env = await begin(healthy)
+    script = next(block for block in blocks(OPERATIONS) if "cancel.lua" in block)
+
+    assert "asked" in await type_in(script, **env)
+    client = await StrictClient(healthy.urls, run_id).follow()
+    assert client.events[-1].event == "cancel"
+    assert (await get_run(healthy.url, run_id))["status"] == "cancelled"
+
+
+async def test_readme_s_curl_lines_show_a_resume(healthy: System) -> None:
+    need("curl")
+    (script,) = (block for block in blocks(README) if "Last-Event-ID" in block)
+    script = script.replace("http://127.0.0.1:8000", healthy.url)
+
+    output = await type_in(script)
+    ids = re.findall(r"^id: \d+-(\d+)$", output, re.MULTILINE)
+    assert ids.count("1") == 1
+    assert "event: done" in output
+    assert [int(sequence) for sequence in ids] == list(range(1, len(ids) + 1)), "the rest, and nothing twice"
+
+
+async def test_readme_s_tool_can_be_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (source,) = blocks(README, "python")
+    (tmp_path / "mytools.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    named = re.findall(r"STAGEBUS_TOOLS=(\S+)", README)
+
+    registry = ToolRegistry.from_settings(Settings(tools=tuple(named[0].split(","))))
+    try:
+        assert "count_words" in registry.names()
+        tool = registry.get("count_words")
+        assert tool is not None
+        assert (await tool.call('{"text": "one two  three"}')).content == "3"
+    finally:
+        await registry.aclose()
+
+
+async def test_links_between_the_pages_lead_somewhere(healthy: System) -> None:
+    pages = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+    async with httpx.AsyncClient(base_url=healthy.url) as http:
+        for page in pages:
+            for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text()):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+            for path in set(re.findall(r"`GET (/[a-z./]*)`", page.read_text())):
+                assert (await http.get(path)).status_code == 200, f"{page.name}: {path}"

@@ -1,0 +1,187 @@
+"""`stagebus up` as its users have it: one command, its restarts, and nothing left behind."""
+
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.processes import children_of, is_alive, until
+from tests.strict_client import StrictClient, get_run, post_run
+from tests.system import Process
+
+pytestmark = pytest.mark.faults
+
+UP = "Stagebus is up: "
+PARTS = {"valkey": "valkey-server ", "demo": "-m worker.model.demo ", "worker": "-m worker ", "gateway": "-m gateway "}
+STOP_S = 30
+# Nothing of what the developer has set, and quick ends.
+ENV = {
+    "STAGEBUS_REDIS_URL": "",
+    "OPENAI_BASE_URL": "",
+    "STAGEBUS_MODEL": "demo:delay_ms=20",
+    "STAGEBUS_DRAIN_GRACE_S": "0.5",
+    "STAGEBUS_DRAIN_SPREAD_S": "0.2",
+    "STAGEBUS_LEASE_S": "1.5",
+    "STAGEBUS_POLL_S": "0.5",
+}
+WEATHER = {"user_prompt": "What is the weather in Paris and in Tokyo?"}
+
+Up = Callable[..., Process]
+
+
+@pytest.fixture
+async def up(tmp_path: Path) -> AsyncIterator[Up]:
+    """Makes an `up` on a free port with its data under the test's folder; kills what is left of it."""
+    made: list[Process] = []
+
+    def make(*args: str) -> Process:
+        process = Process(
+            f"up{len(made)}",
+            ["-m", "shared.cli", "up", "--port", "0", "--data-dir", str(tmp_path / "data"), *args],
+            ENV,
+            tmp_path,
+        )
+        made.append(process)
+        process.start()
+        return process
+
+    yield make
+    for process in made:
+        if process.is_running:
+            await process.kill()
+
+
+def parts_of(process: Process) -> dict[str, int]:
+    """The pid of each part that runs."""
+    commands = children_of(process.pid)
+    return {part: pid for part, mark in PARTS.items() for pid, command in commands.items() if mark in f"{command} "}
+
+
+async def test_one_command_is_a_system_that_keeps_its_runs(up: Up) -> None:
+    first = up()
+    url = await first.ready(UP)
+    parts = parts_of(first)
+    assert set(parts) == set(PARTS)
+    async with httpx.AsyncClient(base_url=url) as http:
+        page = await http.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    run_id = await post_run(url, WEATHER)
+    client = await StrictClient([url], run_id).follow()
+    assert client.events[-1].event == "done"
+    assert "demo" in client.text("synthesis")
+    assert first.log().count(UP) == 1
+
+    first.signal(signal.SIGTERM)
+    assert await first.wait(STOP_S) == 0
+    assert not any(is_alive(pid) for pid in parts.values())
+
+    second = up()
+    assert (await get_run(await second.ready(UP), run_id))["status"] == "succeeded"
+    second.signal(signal.SIGINT)
+    assert await second.wait(STOP_S) == 0
+
+
+async def test_stop_in_the_middle_of_a_run_ends_in_bounded_time_and_the_run_goes_on(up: Up) -> None:
+    first = up()
+    url = await first.ready(UP)
+    client = StrictClient([url], await post_run(url, {**WEATHER, "model": "demo:delay_ms=150"}))
+    async with httpx.AsyncClient(base_url=url, timeout=20) as http, http.stream("GET", client.path) as response:
+        lines = response.aiter_lines()
+        while "tool_completion_chunk" not in await anext(lines):
+            pass
+        first.signal(signal.SIGTERM)
+        assert await first.wait(STOP_S) == 0
+
+    client.urls = [await up().ready(UP)]
+    await client.follow()
+    assert client.events[-1].event == "done"
+
+
+async def test_dead_parts_come_back(up: Up) -> None:
+    """On the same addresses, so that clients and the other parts find them."""
+    process = up()
+    url = await process.ready(UP)
+    run_id = await post_run(url, WEATHER)
+    client = StrictClient([url], run_id)
+    for part in ("worker", "gateway", "valkey"):
+        before = parts_of(process)[part]
+        os.kill(before, signal.SIGKILL)
+        await until(lambda part=part: f"{part:<8} | is back" in process.log())
+        assert parts_of(process)[part] != before
+    await client.follow()
+
+    assert client.events[-1].event == "done"
+    assert "ended with SIGKILL; it starts again in 0.5 s" in process.log()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
+async def test_killed_outright_it_leaves_no_process_and_no_lock(up: Up) -> None:
+    first = up()
+    url = await first.ready(UP)
+    parts = parts_of(first)
+    run_id = await post_run(url, WEATHER)
+    await first.kill()
+    await until(lambda: not any(is_alive(pid) for pid in parts.values()))
+
+    url = await up().ready(UP)
+    client = await StrictClient([url], run_id).follow()
+    assert client.events[-1].event == "done"
+
+
+async def test_second_signal_stops_at_once(up: Up) -> None:
+    process = up()
+    url = await process.ready(UP)
+    await post_run(url, {**WEATHER, "model": "demo:first_token_ms=60000"})
+    parts = parts_of(process)
+    os.kill(parts["worker"], signal.SIGSTOP)
+    process.signal(signal.SIGTERM)
+    await process.ready("once more to stop at once")
+    process.signal(signal.SIGTERM)
+
+    assert await process.wait(5) == 0
+    assert not any(is_alive(pid) for pid in parts.values())
+
+
+async def test_busy_port_is_told_before_anything_starts(up: Up) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        process = up("--port", str(port))
+        assert await process.wait() == 1
+
+    assert f"port {port} of 127.0.0.1 is taken: choose another with --port" in process.log()
+    assert "valkey" not in process.log()
+
+
+async def test_folder_in_use_is_told(up: Up) -> None:
+    await up().ready(UP)
+    second = up()
+
+    assert await second.wait() == 1
+    assert "is in use by another `stagebus up`" in second.log()
+
+
+async def test_bad_setting_is_told(up: Up, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STAGEBUS_LEASE_S", "0")
+    monkeypatch.delitem(ENV, "STAGEBUS_LEASE_S")
+    process = up()
+
+    assert await process.wait() == 1
+    assert "STAGEBUS_LEASE_S" in process.log()
+
+
+async def test_part_that_cannot_start_says_why_and_takes_the_others_along(
+    up: Up, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAGEBUS_TOOLS", "no_such_module:tool")
+    process = up()
+
+    assert await process.wait() == 1
+    assert "no_such_module" in process.log()
+    assert re.search(r"stagebus: worker ended at its start with code 1", process.log())
+    assert not children_of(process.pid)
