@@ -171,7 +171,7 @@ class Hub:
                 self._redis,
                 stream.run_id,
                 subscription.position,
-                self._settings.page_max_events,
+                subscription.page_limit(self._settings.page_max_events),
                 stage_id=stream.stage_id,
                 is_checked=subscription.is_checked,
             )

@@ -11,13 +11,17 @@ costs an event.
 """
 
 from collections import deque
-from typing import Protocol
+from typing import Final, Protocol
 
 from shared.cursor import EventId
 from shared.events import Gap
 from shared.live import LiveBatch
 from shared.log import Page
 from shared.sse import encode_without_id
+
+
+# Before a page tells better: with the default buffer, a first page of 128 events.
+FIRST_GUESS_BYTES: Final = 2048
 
 
 class View(Protocol):
@@ -46,6 +50,11 @@ class Subscription:
         self._buffered_bytes = 0
         self._kept: deque[LiveBatch] = deque()
         self._kept_bytes = 0
+        self._event_bytes = FIRST_GUESS_BYTES  # an event's size, as the last page had it
+
+    def page_limit(self, events_max: int) -> int:
+        """How many events the next page may have, so that about the buffer's size is read at once."""
+        return max(1, min(events_max, self._buffer_max_bytes // self._event_bytes))
 
     @property
     def is_ready(self) -> bool:
@@ -81,7 +90,10 @@ class Subscription:
             requested, earliest, latest = (str(event_id) for event_id in page.lost)
             gap = Gap(requested=requested, earliest=earliest, latest=latest)
             self._put(encode_without_id(gap.event, gap.model_dump_json()))
-        self._put(self._view.of_page(page))
+        frames = self._view.of_page(page)
+        if page.events:
+            self._event_bytes = max(1, len(frames) // len(page.events))
+        self._put(frames)
         self.position = page.position
         self.is_checked = True
         if page.is_last:

@@ -17,6 +17,7 @@ from redis.exceptions import NoScriptError
 from shared import keys
 from shared.cursor import EventId, parse_id
 from shared.errors import Fenced, RunEnded
+from shared.line import Line
 from shared.runs import RUN_STAGE, RunStatus
 
 # More bells than that wake no more workers: each takes all it can hold.
@@ -31,7 +32,7 @@ class _Script:
         # Not for security: EVALSHA names scripts by SHA-1.
         self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
-    async def __call__(self, redis: Redis, key_list: Sequence[str], args: Sequence[Any]) -> Any:
+    async def __call__(self, redis: Redis | Line, key_list: Sequence[str], args: Sequence[Any]) -> Any:
         try:
             return await redis.evalsha(self.sha, len(key_list), *key_list, *args)  # type: ignore[misc]
         except NoScriptError:
@@ -146,7 +147,7 @@ class Appended(NamedTuple):
 
 
 async def append(
-    redis: Redis,
+    redis: Redis | Line,
     run_id: str,
     *,
     attempt: int,

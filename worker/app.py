@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from shared import catalog, queue
 from shared import redis as redis_connections
+from shared.line import Line
 from shared.pubsub import Channels
 from shared.redis import check_server
 from shared.settings import Settings
@@ -35,6 +36,7 @@ class WorkerApp:
         self._settings = settings
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self._redis: Redis = redis_connections.connect(settings)
+        self._line = Line(self._redis, settings.redis_timeout_s)  # what all runs append over
         self._tools = ToolRegistry.from_settings(settings)
         self._model = Model.from_settings(settings)
         self._keeper = LeaseKeeper(settings)
@@ -42,6 +44,7 @@ class WorkerApp:
         self._runner = Runner(
             self._redis,
             settings,
+            line=self._line,
             worker=self.name,
             model=self._model,
             tools=self._tools,
@@ -74,6 +77,7 @@ class WorkerApp:
             await cancel_and_wait(sweeping)
             self._keeper.stop()
             await self._channels.stop()
+            await self._line.aclose()
             await self._model.aclose()
             await self._tools.aclose()
             await redis_connections.close(self._redis)

@@ -18,6 +18,7 @@ from shared import live, scripts, sse
 from shared.cursor import EventId
 from shared.errors import StagebusError, TailLost
 from shared.events import Event, StageCompleted
+from shared.line import Line
 from shared.redis import REDIS_AWAY
 from shared.scripts import LogEntry, RunEnd
 from shared.tasks import cancel_and_wait
@@ -48,7 +49,7 @@ class Producer:
 
     def __init__(
         self,
-        redis: Redis,
+        redis: Redis | Line,
         run_id: str,
         attempt: int,
         last_id: EventId,

@@ -25,6 +25,7 @@ from shared.errors import (
     TailLost,
 )
 from shared.events import Cancel, Done, Error, Event
+from shared.line import Line
 from shared.pubsub import Channels
 from shared.redis import REDIS_AWAY
 from shared.runs import Run
@@ -61,6 +62,7 @@ class Runner:
         redis: Redis,
         settings: Settings,
         *,
+        line: Line,
         worker: str,
         model: Model,
         tools: ToolRegistry,
@@ -68,6 +70,7 @@ class Runner:
         channels: Channels,
     ) -> None:
         self._redis = redis
+        self._line = line
         self._settings = settings
         self._worker = worker
         self._model = model
@@ -152,7 +155,7 @@ class Runner:
     async def _attempt(self, claim: Claim, run_id: str, stage_ids: list[str], token: str) -> AsyncIterator[Attempt]:
         """An attempt with its producer at work, its lease renewed and its cancel listened for."""
         async with Producer(
-            self._redis,
+            self._line,
             run_id,
             claim.attempt,
             claim.last_id,

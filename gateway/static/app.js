@@ -37,7 +37,6 @@ class OpenRun {
     };
     this.stream = new RunStream(runId, listener, { isNew });
     this.stream.open();
-    if (!isNew) this.#describe();
   }
 
   #take(event) {
@@ -83,16 +82,17 @@ class OpenRun {
     showConnection(state, losses);
     if (state === "reconnecting" && losses === 1) announce("Connection lost, reconnecting.");
     if (state === "live" && this.#connection === "reconnecting") announce("Connected again.");
+    if (state === "live" && !this.prompt) this.#describe();
     this.#connection = state;
   }
 
   /** What the log does not say: the prompt. The page works without it, too. */
   async #describe() {
-    const record = await getRun(this.id).catch(() => null); // the stream's own probe finds a run that is unknown
+    const record = await getRun(this.id).catch(() => null);
     if (open !== this || !record) return;
     this.prompt = record.prompt;
     view.describe(record);
-    showTitle(record.status, record.prompt);
+    showTitle(this.#run.status ?? record.status, this.prompt);
     if (!isTerminal(record) && !isTerminal(this.#run)) view.follow();
   }
 

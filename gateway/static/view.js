@@ -187,7 +187,7 @@ function noteItem({ kind, retry, backoffS, reason, discarded }) {
   item.dataset.kind = kind;
   item.textContent = {
     retry: () => `${reason}. Retry ${retry} after ${duration(backoffS * 1000)}.`,
-    restart: () => `Started over; ${discarded} characters of unfinished text discarded.`,
+    restart: () => `Started over${discarded ? `; ${discarded} characters of unfinished text discarded` : ""}.`,
     resume: () => "Taken up again by another attempt; finished calls were kept.",
   }[kind]();
   return item;

@@ -265,6 +265,23 @@ async def test_a_gateway_restart_in_mid_stream(page: Page, stagebus_url: str, sy
     assert (await connection_states(page))[-3:] == ["reconnecting", "live", "ended"]
 
 
+async def test_a_page_that_opens_while_the_gateway_is_away(page: Page) -> None:
+    """It waits, and then knows the run as if nothing had been: its prompt, too."""
+    requests = await serve(
+        page, {"status": 502, "body": "bad gateway"}, stream([chunk("7-1", "Here."), ("7-2", *DONE)])
+    )
+    away = "**/runs/*"
+    await page.route(away, lambda route: route.fulfill(status=502, body="bad gateway"))
+    await page.goto(f"/?run={FAKE_RUN}")
+    await expect(page.locator("body")).to_have_attribute("data-connection", "reconnecting")
+    await page.unroute(away)
+    await wait_for_end(page)
+
+    assert await answer(page) == "Here."
+    assert len(requests) == 2
+    await expect(page.locator("#run-prompt")).to_have_text(HOSTILE)
+
+
 async def test_back_forward_and_the_list(page: Page) -> None:
     """The address is the run: the browser's buttons and the list of recent runs go by it."""
     first = await start(page, "Say hello.")

@@ -90,7 +90,7 @@ async def test_one_command_is_a_system_that_keeps_its_runs(up: Up) -> None:
 async def test_stop_in_the_middle_of_a_run_ends_in_bounded_time_and_the_run_goes_on(up: Up) -> None:
     first = up()
     url = await first.ready(UP)
-    client = StrictClient([url], await post_run(url, {**WEATHER, "model": "demo:delay_ms=150"}))
+    client = StrictClient([url], await post_run(url, {**WEATHER, "model": "demo:delay_ms=60"}))
     async with httpx.AsyncClient(base_url=url, timeout=20) as http, http.stream("GET", client.path) as response:
         lines = response.aiter_lines()
         while "tool_completion_chunk" not in await anext(lines):

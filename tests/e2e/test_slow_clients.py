@@ -1,0 +1,51 @@
+"""Clients that connect and stop reading: the gateway's memory is bounded, the run does not notice."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from shared.settings import Settings
+from tests import runs_by_hand
+from tests.soak import resident_kib
+from tests.strict_client import StrictClient
+from tests.system import System
+
+pytestmark = pytest.mark.faults
+
+CLIENTS = 300
+# Per client: the log's page or the live buffer, and what the server has handed to the socket.
+CLIENT_MAX_KIB = 2 * Settings().stream_buffer_max_bytes // 1024
+EVENT_BYTES = 1000
+
+
+async def test_clients_that_stop_reading_cost_a_bounded_buffer(start: Callable[..., Any]) -> None:
+    system: System = await start(workers=0)
+    run = await runs_by_hand.start(system.redis)
+    before_kib = resident_kib(system.gateways[0])
+    port = int(system.url.rsplit(":", 1)[1])
+    path = f"/runs/{run.run_id}/events"
+    writers = [await _connect_and_stop_reading(port, path) for _ in range(CLIENTS)]
+    reading = StrictClient(system.urls, run.run_id)
+    following = asyncio.create_task(reading.follow())
+    for _ in range(40):
+        await run.say(*["x" * EVENT_BYTES] * 100)
+    await run.end()
+    await runs_by_hand.stop(run)
+    await following
+    grown_kib = resident_kib(system.gateways[0]) - before_kib
+
+    assert len(reading.events) == 4002, "who reads has it all"
+    log_kib = 4000 * EVENT_BYTES // 1024
+    assert grown_kib < CLIENTS * CLIENT_MAX_KIB < CLIENTS * log_kib, "not a copy of the log for each"
+    for writer in writers:
+        writer.transport.abort()
+
+
+async def _connect_and_stop_reading(port: int, path: str) -> asyncio.StreamWriter:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    return writer
