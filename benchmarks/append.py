@@ -21,9 +21,13 @@ async def measure() -> dict[str, Any]:
         result: dict[str, Any] = {"events": EVENTS, "by_burst": {}}
         for number, burst in enumerate(BURSTS):
             (run_id,) = await appender.make(1)
-            result["by_burst"][burst] = await _cost(place, redis, lambda n=number, b=burst: appender.publish(n, b), burst)
+            result["by_burst"][burst] = await _cost(
+                place, redis, lambda n=number, b=burst: appender.publish(n, b), burst
+            )
             stored = await redis.memory_usage(keys.stage_stream(run_id, "synthesis"), samples=0)
-            result["by_burst"][burst]["memory_bytes_an_event"] = stored / await redis.xlen(keys.stage_stream(run_id, "synthesis"))
+            result["by_burst"][burst]["memory_bytes_an_event"] = stored / await redis.xlen(
+                keys.stage_stream(run_id, "synthesis")
+            )
         result["one_by_one"] = await _cost(place, redis, lambda: _append_one_by_one(redis), 1)
         return result
 

@@ -26,7 +26,8 @@ CONNECT_AT_ONCE: Final = 100
 OPEN_S: Final = 120
 QUIET_S: Final = 5
 STEP_S: Final = 0.02
-STAMP: Final = re.compile(rb'"t":(\d+)')
+# A publisher's stamp, or a provider's, whose text it is.
+STAMP: Final = re.compile(rb'"(?:t"|content"):"? ?(\d+)')
 
 
 class Tally:
@@ -97,7 +98,10 @@ class Browsers:
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         for at in range(0, len(paths), CONNECT_AT_ONCE):
             some = [
-                Browser(self.tally, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n{lines}\r\n".encode())
+                Browser(
+                    self.tally,
+                    f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n{lines}\r\n".encode(),
+                )
                 for path in paths[at : at + CONNECT_AT_ONCE]
             ]
             self.browsers += some
@@ -126,6 +130,7 @@ class Browsers:
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return {
             "events": tally.events,
+            "stamped": len(tally.latencies_ns),
             "bytes": tally.received_bytes,
             "reads": tally.reads,
             "closed": tally.closed,

@@ -31,7 +31,18 @@ START_S: Final = 30
 STOP_S: Final = 20
 ANSWER_S: Final = 300
 LINE_MAX_BYTES: Final = 64 * 2**20
-PACKAGES: Final = ("uvicorn", "uvloop", "httptools", "starlette", "sse-starlette", "redis", "hiredis", "orjson", "openai", "arq")
+PACKAGES: Final = (
+    "uvicorn",
+    "uvloop",
+    "httptools",
+    "starlette",
+    "sse-starlette",
+    "redis",
+    "hiredis",
+    "orjson",
+    "openai",
+    "arq",
+)
 
 
 def sized(full: int, quick: int) -> int:
@@ -44,6 +55,19 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+async def until_listening(port: int) -> None:
+    """Wait for a server that prints nothing."""
+    async with asyncio.timeout(START_S):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                await asyncio.sleep(0.02)
+            else:
+                writer.close()
+                return
 
 
 class Process:
@@ -196,7 +220,11 @@ def percentile(values: Sequence[float], percent: float) -> float:
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
     model = next(
-        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
         platform.processor(),
     )
     valkey = subprocess.run([find_binary(), "--version"], capture_output=True, text=True, check=True).stdout

@@ -20,8 +20,10 @@ import orjson
 import uvloop
 
 from benchmarks.rivals.publishing import Poster, Xadder
-from shared import ids, live, redis as redis_connections, scripts, sse
+from shared import ids, live, scripts, sse
+from shared import redis as redis_connections
 from shared.cursor import EventId
+from shared.line import Line
 from shared.scripts import LogEntry
 from shared.settings import Settings
 
@@ -53,7 +55,9 @@ class Appender:
     """Appends to runs by the script that workers use; one append of a run at a time, as a producer does."""
 
     def __init__(self, redis_url: str) -> None:
-        self._redis = redis_connections.connect(Settings(redis_url=redis_url))
+        settings = Settings(redis_url=redis_url)
+        self._redis = redis_connections.connect(settings)
+        self._line = Line(self._redis, settings.redis_timeout_s)
         self._run_ids: list[str] = []
         self._attempts: list[int] = []
         self._last: list[EventId] = []
@@ -81,6 +85,11 @@ class Appender:
         async with self._locks[number]:
             await self._append(number, burst)
 
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._line.aclose()
+        await redis_connections.close(self._redis)
+
     async def _append(self, number: int, burst: int) -> None:
         attempt = self._attempts[number]
         before = self._last[number]
@@ -92,7 +101,7 @@ class Appender:
         ]
         message = live.encode(before, last, [STAGE] * burst, frames)
         await scripts.append(
-            self._redis, self._run_ids[number], attempt=attempt, before=before, entries=entries, message=message,
+            self._line, self._run_ids[number], attempt=attempt, before=before, entries=entries, message=message,
             ttl_s=TTL_S,
         )  # fmt: skip
         self._last[number] = last
@@ -106,7 +115,7 @@ async def pace(publishing: Publishing, streams: int, events: int, per_s: float, 
     under_way: set[asyncio.Task[None]] = set()
     for number in range(events // burst):
         due = started + number * burst / per_s
-        while (wait_s := due - time.monotonic()) > 0 or len(under_way) > BEHIND_MAX:
+        while (wait_s := due - time.monotonic()) > 0 or len(under_way) > BEHIND_MAX:  # noqa: ASYNC110 - a pace
             await asyncio.sleep(max(wait_s, 0.001))
         lag_max_s = max(lag_max_s, -wait_s)
         task = asyncio.create_task(publishing.publish(number % streams, burst))

@@ -1,4 +1,4 @@
-"""Relay: one client on each of many live runs. What an event costs the gateway, and what it adds in time."""
+"""Relay: one client on each of many live runs. What an event costs the server, and what it adds in time."""
 
 from typing import Any
 
@@ -11,9 +11,7 @@ SECONDS = lab.sized(10, 3)
 
 async def measure() -> dict[str, Any]:
     """Ours and each rival, one after the other."""
-    async with lab.Lab() as place:
-        relay = await relaying.stagebus(place)
-        return {"stagebus": await relay.measure(RUNS, RUNS, PER_S * SECONDS, PER_S)}
+    return await relaying.compare(RUNS, RUNS, PER_S * SECONDS, PER_S)
 
 
 if __name__ == "__main__":

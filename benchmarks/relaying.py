@@ -1,9 +1,15 @@
 """What the relay measurements share: N streams open, events at an even pace, and what that cost."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from benchmarks.lab import Lab, Process
+from benchmarks.lab import Lab, Process, free_port, until_listening
+from benchmarks.rivals import nchan
+
+
+class Missing(Exception):
+    """A rival is not installed here."""
 
 
 @dataclass
@@ -51,6 +57,63 @@ async def stagebus(lab: Lab) -> Relay:
     """Our gateway."""
     await lab.start_redis()
     gateway, url = await lab.start_gateway()
-    publisher = await lab.python("benchmarks.publisher", "stagebus", lab.redis_url)
-    browsers = await lab.python("benchmarks.browsers")
-    return Relay(gateway, int(url.rsplit(":", 1)[1]), publisher, browsers, "/runs/{}/events")
+    return Relay(gateway, port_of(url), *await _tools(lab, "stagebus", lab.redis_url), "/runs/{}/events")
+
+
+def port_of(url: str) -> int:
+    """The port of an address."""
+    return int(url.rsplit(":", 1)[1])
+
+
+async def _tools(lab: Lab, way: str, target: str) -> tuple[Process, Process]:
+    """A publisher and browsers."""
+    return await lab.python("benchmarks.publisher", way, target), await lab.python("benchmarks.browsers")
+
+
+async def naive(lab: Lab) -> Relay:
+    """Starlette and sse-starlette with an XREAD for each client."""
+    await lab.start_redis()
+    port = free_port()
+    server = await lab.python("benchmarks.rivals.naive", lab.redis_url, str(port))
+    await until_listening(port)
+    return Relay(server, port, *await _tools(lab, "xadd", lab.redis_url), "/events/{}")
+
+
+async def nchan_memory(lab: Lab) -> Relay:
+    """Nginx with nchan, which keeps no log beyond its own life."""
+    return await _nchan(lab, None)
+
+
+async def nchan_redis(lab: Lab) -> Relay:
+    """Nginx with nchan and Redis behind it."""
+    await lab.start_redis()
+    return await _nchan(lab, lab.redis_url.removesuffix("/0"))
+
+
+async def _nchan(lab: Lab, redis_url: str | None) -> Relay:
+    if missing := nchan.find_missing():
+        raise Missing(missing)
+    port = free_port()
+    server = await lab.start("nginx", ["nginx", "-c", str(nchan.write_config(lab.folder, port, redis_url))])
+    await until_listening(port)
+    return Relay(server, port, *await _tools(lab, "post", str(port)), "/sub/{}")
+
+
+WAYS: Final[dict[str, Callable[[Lab], Awaitable[Relay]]]] = {
+    "stagebus": stagebus,
+    "naive": naive,
+    "nchan_redis": nchan_redis,
+    "nchan_memory": nchan_memory,
+}
+
+
+async def compare(streams: int, clients: int, events: int, per_s: float) -> dict[str, Any]:
+    """The same load on every way, one after the other, each in a lab of its own."""
+    result: dict[str, Any] = {}
+    for name, start in WAYS.items():
+        async with Lab() as place:
+            try:
+                result[name] = await (await start(place)).measure(streams, clients, events, per_s)
+            except Missing as exc:
+                result[name] = {"skipped": str(exc)}
+    return result

@@ -47,7 +47,14 @@ class Ours:
         """One model stage of one run."""
         run_id = ids.new_run_id()
         await scripts.create(
-            self._redis, run_id, tenant="default", model="bench", request=b"{}", event="run_queued", data=b"{}", ttl_s=TTL_S
+            self._redis,
+            run_id,
+            tenant="default",
+            model="bench",
+            request=b"{}",
+            event="run_queued",
+            data=b"{}",
+            ttl_s=TTL_S,
         )
         claim = await scripts.claim(self._redis, run_id, "bench")
         assert claim is not None

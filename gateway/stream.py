@@ -60,11 +60,15 @@ class EventStream(EventSourceResponse):
 
         async with self._hub.open(self._run_id, self._cursor, self._view, self._stage_id) as stream:
             gone = asyncio.create_task(_close_when_gone(stream, receive))
+            # A task of its own: one that woke for each event under all the layers around this
+            # call would run through every one of them (3 us an event of the hub's own 15).
+            relaying = asyncio.create_task(self._hub.relay(stream, send_bytes))
             try:
-                await self._hub.relay(stream, send_bytes)
+                await relaying
             except RunNotFound:
                 pass  # its retention ended under an open stream; the client's next request gets 404
             finally:
+                relaying.cancel()
                 gone.cancel()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

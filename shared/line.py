@@ -87,8 +87,9 @@ class Line:
             return
         writer = connection._writer  # noqa: SLF001 - redis-py 5.3 writes with a time-out or not at all
         try:
-            writer.write(data)  # type: ignore[union-attr] - None once it is closed, as uvloop's is an error then
-        except (RuntimeError, AttributeError, OSError) as exc:
+            assert writer is not None, "the connection is open"
+            writer.write(data)
+        except (RuntimeError, OSError) as exc:  # RuntimeError is uvloop's word for a transport that was closed
             self._break(connection, RedisConnectionError(str(exc)))
 
     async def _read(self, connection: Connection) -> None:
@@ -136,5 +137,4 @@ class Line:
             self._watch = None
         if self._reading is not None:
             self._reading.cancel()
-        if (writer := connection._writer) is not None:  # noqa: SLF001 - its own disconnect waits
-            writer.close()
+        connection._close()  # type: ignore[no-untyped-call]  # noqa: SLF001 - redis-py's own disconnect waits

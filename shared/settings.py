@@ -14,7 +14,13 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 class Settings(BaseSettings):
     """One field a setting; a bad value stops the process with a message that names the variable."""
 
-    model_config = SettingsConfigDict(env_prefix="STAGEBUS_", extra="ignore", frozen=True, populate_by_name=True)
+    model_config = SettingsConfigDict(
+        env_prefix="STAGEBUS_",
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+        allow_inf_nan=False,  # no TTL and no time-out of Redis's is endless
+    )
 
     # Redis
     redis_url: SecretStr = Field(

@@ -94,6 +94,11 @@ async def _start(
     address = await supervisor.start(
         replace(gateway, env=env, drains=True, stop_max_s=drain_s + DRAIN_MARGIN_S), again=_on_same_port
     )
+    return page_address(address)
+
+
+def page_address(address: str) -> str:
+    """Where a browser on this machine finds what listens on `address`, which may be every address there is."""
     host, _, port = address.removeprefix("http://").rpartition(":")
     return f"http://{_ANY_ADDRESS.get(host, host)}:{port}"
 

@@ -73,6 +73,8 @@ class Poster:
             head = b"POST /pub/%b HTTP/1.1\r\nHost: localhost\r\nX-EventSource-Event: tool_completion_chunk\r\nContent-Length: %d\r\n\r\n"
             writer.write(head % (self._names[number].encode(), len(body)) + body)
             answer = await reader.readuntil(b"\r\n\r\n")
-            length = next((line for line in answer.lower().split(b"\r\n") if line.startswith(b"content-length:")), b":0")
+            length = next(
+                (line for line in answer.lower().split(b"\r\n") if line.startswith(b"content-length:")), b":0"
+            )
             await reader.readexactly(int(length.partition(b":")[2]))
         self._free.put_nowait((reader, writer))

@@ -12,7 +12,7 @@ import pytest
 from shared import supervisor as supervisor_module
 from shared.child import ChildSpec
 from shared.errors import ChildFailed
-from shared.supervisor import Supervisor, demo_environment, describe_exit
+from shared.supervisor import Supervisor, demo_environment, describe_exit, page_address
 from tests.processes import is_alive, until
 
 SERVE = """
@@ -146,3 +146,16 @@ def test_demo_environment_leaves_what_the_operator_set(monkeypatch: pytest.Monke
 
 def test_exits_in_words() -> None:
     assert [describe_exit(code) for code in (0, 3, -9, -250)] == ["code 0", "code 3", "SIGKILL", "signal 250"]
+
+
+@pytest.mark.parametrize(
+    ("listening", "page"),
+    [
+        ("http://127.0.0.1:8000", "http://127.0.0.1:8000"),
+        ("http://0.0.0.0:8000", "http://127.0.0.1:8000"),
+        ("http://[::]:8000", "http://[::1]:8000"),
+        ("http://10.0.0.7:8000", "http://10.0.0.7:8000"),
+    ],
+)
+def test_page_s_address_is_one_that_a_browser_can_open(listening: str, page: str) -> None:
+    assert page_address(listening) == page

@@ -1,0 +1,58 @@
+"""End to end: from the provider's byte to the browser's, many runs at a model's pace on this one machine."""
+
+import asyncio
+from typing import Any
+
+import httpx
+
+from benchmarks import lab, relaying
+
+RUNS = lab.sized(500, 50)
+PER_S = 10
+CHUNKS = lab.sized(150, 50)
+WORKERS = 2
+POST_AT_ONCE = 10
+
+
+async def measure() -> dict[str, Any]:
+    """Provider, workers, Redis, gateway and browsers, all real processes."""
+    async with lab.Lab() as place:
+        await place.start_redis()
+        provider = await place.python("benchmarks.provider")
+        place.use_provider(await provider.line_with("listening on ") + "/v1")
+        gateway, url = await place.start_gateway()
+        workers = [await place.start_worker(STAGEBUS_WORKER_CONCURRENCY=str(RUNS)) for _ in range(WORKERS)]
+        browsers = await place.python("benchmarks.browsers")
+        processes = {"gateway": gateway, "workers": workers[0], "redis": place.redis_process, "provider": provider}
+        before = {name: process.cpu_s() for name, process in processes.items()}
+        paths = await _post(url)
+        await browsers.ask({"open": paths, "port": relaying.port_of(url), "events": 1})
+        await browsers.ask({"wait": RUNS * CHUNKS})
+        await asyncio.sleep(CHUNKS / PER_S)
+        came = await browsers.ask("report")
+        return {
+            "runs": RUNS,
+            "per_s": PER_S,
+            "tokens": came["stamped"],
+            "lost": RUNS * CHUNKS - came["stamped"],
+            "latency_ms": came["latency_ms"],
+            "cpu_s": {name: process.cpu_s() - before[name] for name, process in processes.items()},
+            "browsers_cpu_s": came["cpu_s"],
+        }
+
+
+async def _post(url: str) -> list[str]:
+    body = {"model": f"chunks={CHUNKS},per_s={PER_S}", "user_prompt": "talk", "tools": [], "synthesis": False}
+    slots = asyncio.Semaphore(POST_AT_ONCE)
+    async with httpx.AsyncClient(timeout=30) as http:
+
+        async def post() -> str:
+            async with slots:
+                response = await http.post(f"{url}/runs", json=body)
+            return f"/runs/{response.raise_for_status().json()['id']}/events"
+
+        return await asyncio.gather(*(post() for _ in range(RUNS)))
+
+
+if __name__ == "__main__":
+    lab.run("end_to_end", measure)

@@ -1,0 +1,18 @@
+"""Relay: many clients on one run."""
+
+from typing import Any
+
+from benchmarks import lab, relaying
+
+CLIENTS = lab.sized(1000, 200)
+PER_S = lab.sized(10, 20)
+EVENTS = lab.sized(60, 40)
+
+
+async def measure() -> dict[str, Any]:
+    """Ours and each rival, one after the other."""
+    return await relaying.compare(1, CLIENTS, EVENTS, PER_S)
+
+
+if __name__ == "__main__":
+    lab.run("relay_one_run", measure)

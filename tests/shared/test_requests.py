@@ -1,0 +1,59 @@
+"""The stored form of a request: what the gateway writes the worker reads."""
+
+import orjson
+import pytest
+from pydantic import ValidationError
+
+from shared.requests import RunRequest
+from shared.runs import ROUNDS_MAX
+
+MESSAGES = [{"role": "user", "content": "hi"}]
+FULL = RunRequest(
+    model="m",
+    messages=[{"role": "system", "content": "be brief"}, *MESSAGES],
+    tools=["get_weather"],
+    tool_choice={"type": "function", "function": {"name": "get_weather"}},
+    parallel_tool_calls=False,
+    synthesis=False,
+    max_tokens=(100, None),
+    temperature=(0.0, 1.5),
+    max_rounds=ROUNDS_MAX,
+    timeout_s=1.5,
+    metadata={"a": "b"},
+)
+
+
+@pytest.mark.parametrize("request_", [FULL, RunRequest(model="m", messages=MESSAGES, timeout_s=60)])
+def test_request_survives_its_storage(request_: RunRequest) -> None:
+    assert RunRequest.model_validate(orjson.loads(orjson.dumps(request_.model_dump(mode="json")))) == request_
+
+
+def test_defaults_leave_all_to_model_and_worker() -> None:
+    plain = RunRequest(model="m", messages=MESSAGES, timeout_s=60)
+
+    assert plain.tools is None, "all that the worker has; an empty list would be none"
+    assert (plain.tool_choice, plain.synthesis, plain.max_rounds) == ("auto", True, 1)
+    assert plain.max_tokens == plain.temperature == (None, None)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_rounds": 0},
+        {"max_rounds": ROUNDS_MAX + 1},
+        {"max_tokens": [1]},
+        {"max_tokens": [1, 2, 3]},
+        {"temperature": 0.5},
+        {"base_url": "http://elsewhere"},
+        {"metadata": {"a": {"b": "c"}}},
+        {"messages": "hi"},
+    ],
+)
+def test_what_no_gateway_writes_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        RunRequest.model_validate({"model": "m", "messages": MESSAGES, "timeout_s": 60, **wrong})
+
+
+def test_request_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        FULL.model = "other"
