@@ -4,6 +4,7 @@
 #   make test    every test, the browser's included; ARGS= goes to pytest
 #   make chaos   a storm of faults over the whole system; MINUTES=, SEED=
 #   make soak    RUNS= runs through one worker and one gateway: does either grow?
+#   make bench    every figure beside its rival, and docs/performance.md; QUICK=1 in under three minutes
 #   make lint types format docs clean
 
 PYTHON ?= python3
@@ -13,6 +14,7 @@ ARGS ?=
 MINUTES ?= 1
 SEED ?= 1
 RUNS ?= 10000
+QUICK ?=
 
 BIN := .venv/bin
 RUNTIME := .venv/.runtime-is-set-up
@@ -20,7 +22,7 @@ DEV := .venv/.dev-is-set-up
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: up test chaos soak lint types format docs clean
+.PHONY: up test chaos soak bench lint types format docs clean
 
 # exec: make's child is stagebus itself, so that the SIGTERM that make passes on reaches it.
 up: $(RUNTIME)
@@ -34,6 +36,9 @@ chaos: $(DEV)
 
 soak: $(DEV)
 	$(BIN)/python -m tests.soak --runs $(RUNS)
+
+bench: $(DEV)
+	QUICK=$(QUICK) $(BIN)/python -m benchmarks
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+import orjson
 from redis.asyncio import Redis
 
 from benchmarks import lab
@@ -28,8 +29,19 @@ async def measure() -> dict[str, Any]:
             result["by_burst"][burst]["memory_bytes_an_event"] = stored / await redis.xlen(
                 keys.stage_stream(run_id, "synthesis")
             )
+        result["memory_bytes_a_token_event"] = await _memory_bytes(redis)
         result["one_by_one"] = await _cost(place, redis, lambda: _append_one_by_one(redis), 1)
         return result
+
+
+async def _memory_bytes(redis: Redis) -> float:
+    """A token's event as it is stored, without the stamp that a benchmark adds."""
+    data = orjson.dumps(
+        {"stage_id": "synthesis", "tool_results": {"choices": [{"index": 0, "delta": {"content": " token"}}]}}
+    )
+    for sequence in range(1, EVENTS + 1):
+        await redis.xadd("tokens", {"event": "tool_completion_chunk", "data": data}, id=f"5204-{sequence}")
+    return float(await redis.memory_usage("tokens", samples=0)) / EVENTS
 
 
 async def _append_one_by_one(redis: Redis) -> None:

@@ -28,7 +28,7 @@ async def measure() -> dict[str, Any]:
         await relay.publisher.ask({"events": LONG, "per_s": 1_000_000, "burst": BURST})
         await relay.browsers.ask({"wait": LONG // BURST * BURST})
         late = await _one_run(place, relay, [])
-    return {"few_runs": few, "many_runs": many, "early": early, "late": late}
+    return {"few_runs": few, "many_runs": many, "early": early, "late": late, "long": LONG}
 
 
 async def _one_run(place: lab.Lab, relay: relaying.Relay, names: list[str]) -> dict[str, float]:

@@ -28,7 +28,6 @@ ROOT: Final = Path(__file__).parent.parent
 RESULTS: Final = ROOT / "benchmarks" / "results"
 IS_QUICK: Final = os.environ.get("QUICK", "") not in ("", "0")
 START_S: Final = 30
-STOP_S: Final = 20
 ANSWER_S: Final = 300
 LINE_MAX_BYTES: Final = 64 * 2**20
 PACKAGES: Final = (
@@ -112,15 +111,10 @@ class Process:
         return json.loads(answer)
 
     async def stop(self) -> None:
-        """SIGTERM; SIGKILL where that does not do."""
+        """SIGKILL: nothing that it holds is needed any more."""
         if self._popen.returncode is None:
-            self._popen.terminate()
-            try:
-                async with asyncio.timeout(STOP_S):
-                    await self._popen.wait()
-            except TimeoutError:
-                self._popen.kill()
-                await self._popen.wait()
+            self._popen.kill()
+        await self._popen.wait()
 
 
 class Lab:

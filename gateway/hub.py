@@ -173,7 +173,6 @@ class Hub:
                 subscription.position,
                 subscription.page_limit(self._settings.page_max_events),
                 stage_id=stream.stage_id,
-                is_checked=subscription.is_checked,
             )
         except REDIS_AWAY:
             await asyncio.sleep(random.uniform(*AWAY_BACKOFF_S))  # noqa: S311 - jitter

@@ -19,7 +19,6 @@ from shared.live import LiveBatch
 from shared.log import Page
 from shared.sse import encode_without_id
 
-
 # Before a page tells better: with the default buffer, a first page of 128 events.
 FIRST_GUESS_BYTES: Final = 2048
 
@@ -42,7 +41,6 @@ class Subscription:
     def __init__(self, cursor: EventId, view: View, buffer_max_bytes: int) -> None:
         self.position = cursor
         self.is_live = False
-        self.is_checked = False  # position is known to stand in the log
         self.is_ended = False
         self._view = view
         self._buffer_max_bytes = buffer_max_bytes
@@ -82,7 +80,6 @@ class Subscription:
     def fall_behind(self) -> None:
         """Read the log from `position` on, which has to stand in it."""
         self.is_live = False
-        self.is_checked = False
 
     def read(self, page: Page) -> None:
         """A page of the log after `position` was read."""
@@ -95,7 +92,6 @@ class Subscription:
             self._event_bytes = max(1, len(frames) // len(page.events))
         self._put(frames)
         self.position = page.position
-        self.is_checked = True
         if page.is_last:
             self.is_ended = page.is_ended
             self._go_live()

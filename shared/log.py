@@ -98,31 +98,32 @@ async def read_last_ids(redis: Redis, run_ids: Sequence[str]) -> list[EventId | 
         return [last_id and parse_id(last_id.decode()) for last_id in await pipe.execute()]
 
 
-async def read_page(
-    redis: Redis, run_id: str, after: EventId, limit: int, *, stage_id: str | None = None, is_checked: bool = False
-) -> Page:
+async def read_page(redis: Redis, run_id: str, after: EventId, limit: int, *, stage_id: str | None = None) -> Page:
     """The next page of the log, or of one stage's part of it.
+
+    Every cursor is looked for, the position of the page before, too: the log may lose its
+    tail between two pages, and no sign of that need come before the second.
 
     Args:
         after: the cursor; one that does not stand in the log gives a page from the start with `lost`.
         limit: events of each stream at the most.
         stage_id: only this stage's events, and the run's terminal one.
-        is_checked: the cursor is known to stand, being the position of the page before.
 
     Raises:
         RunNotFound: no such run.
     """
     head = await read_head(redis, run_id)
-    lost = None
-    if after != START and not is_checked and after != head.last_id and not await _stands(redis, run_id, head, after):
-        lost = Lost(after, await _read_earliest(redis, run_id, head), head.last_id)
-        after = START
     stage_ids = [s for s in head.stage_ids if stage_id is None or s in (stage_id, RUN_STAGE)]
-    replies = await _read_ranges(redis, run_id, stage_ids, f"({after}", str(head.last_id), limit)
+    stands, replies = await _read_after(redis, run_id, head, stage_ids, after, limit)
+    lost = None
+    if not stands:
+        lost = Lost(after, await _read_earliest(redis, run_id, head), head.last_id)
+        _, replies = await _read_after(redis, run_id, head, stage_ids, START, limit)
     events, bound = _merge(stage_ids, replies, limit)
     if stage_id not in (None, RUN_STAGE):
         events = [event for event in events if event.stage_id == stage_id or event.is_terminal]
-    return Page(events, bound or head.last_id, is_last=bound is None, is_ended=head.is_ended, lost=lost)
+    is_last = bound is None or bound == head.last_id
+    return Page(events, bound or head.last_id, is_last, head.is_ended, lost)
 
 
 async def read_stage(redis: Redis, run_id: str, stage_id: str) -> list[StoredEvent]:
@@ -153,8 +154,20 @@ async def _read_ranges(
     return replies
 
 
-async def _stands(redis: Redis, run_id: str, head: Head, cursor: EventId) -> bool:
-    return any(await _read_ranges(redis, run_id, head.stage_ids, str(cursor), str(cursor), 1))
+async def _read_after(
+    redis: Redis, run_id: str, head: Head, stage_ids: Sequence[str], after: EventId, limit: int
+) -> tuple[bool, list[list[Any]]]:
+    """Whether `after` stands in the log, and what each stage has after it: one round trip for both."""
+    looked_through = [] if after in (START, head.last_id) else head.stage_ids
+    async with redis.pipeline(transaction=False) as pipe:
+        for stage_id in looked_through:
+            pipe.execute_command("XRANGE", keys.stage_stream(run_id, stage_id), str(after), str(after), "COUNT", 1)
+        for stage_id in stage_ids:
+            key = keys.stage_stream(run_id, stage_id)
+            pipe.execute_command("XRANGE", key, f"({after}", str(head.last_id), "COUNT", limit)
+        replies: list[list[Any]] = await pipe.execute()
+    found, ranges = replies[: len(looked_through)], replies[len(looked_through) :]
+    return not looked_through or any(found), ranges
 
 
 async def _read_earliest(redis: Redis, run_id: str, head: Head) -> EventId:

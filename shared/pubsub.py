@@ -62,28 +62,31 @@ class Channels:
         name = channel.encode()
         self._handlers[name] = handler
         confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._confirmations.setdefault(name, []).append(confirmed)
-        await self._send("SUBSCRIBE", name)
+        waiting = self._confirmations.setdefault(name, [])
+        waiting.append(confirmed)
+        self._send("SUBSCRIBE", name)
         try:
             await confirmed
         finally:
-            waiting = self._confirmations.get(name, [])
-            if confirmed in waiting:
-                waiting.remove(confirmed)
+            waiting.remove(confirmed)
+            if not waiting and self._confirmations.get(name) is waiting:
+                del self._confirmations[name]
 
     async def unsubscribe(self, channel: str) -> None:
         """No more messages of the channel."""
         name = channel.encode()
         if self._handlers.pop(name, None) is not None:
-            await self._send("UNSUBSCRIBE", name)
+            self._send("UNSUBSCRIBE", name)
 
-    async def _send(self, command: str, *names: bytes) -> None:
-        connection = self._connection
-        if connection is None:
+    def _send(self, command: str, name: bytes) -> None:
+        # Past redis-py's own sending, which closes the connection, and so everyone's, where
+        # whoever sends is cancelled in it, and opens a dead one again behind the listener's back.
+        writer = None if self._connection is None else self._connection._writer  # noqa: SLF001
+        if writer is None:
             return  # every channel is subscribed as soon as there is a connection
         try:
-            await connection.send_command(command, *names)
-        except REDIS_AWAY:
+            writer.write(hiredis.pack_command((command, name)))
+        except (RuntimeError, OSError):  # RuntimeError is uvloop's word for a transport that was closed
             logger.debug("pub/sub connection is gone; the listener opens another")
 
     async def _listen(self) -> None:
@@ -156,6 +159,10 @@ class Channels:
                 with suppress(*REDIS_AWAY):
                     await connection.disconnect(nowait=True)
                 continue
+            missing = self._canaries_missing
             self._canaries_missing += 1
-            with suppress(*REDIS_AWAY):
+            try:
                 await self._redis.publish(self._canary, b"1")
+            except REDIS_AWAY:
+                # Perhaps it was never sent, so its silence says nothing of this connection.
+                self._canaries_missing = min(missing, self._canaries_missing)

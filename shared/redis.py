@@ -9,7 +9,7 @@ from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnecti
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, RedisError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared.errors import StorageFull, StorageUnavailable, StorageUnfit
@@ -87,6 +87,27 @@ def open_connection(redis: Redis) -> Connection:
 async def close(redis: Redis) -> None:
     """Close the client and every connection of its pool."""
     await redis.aclose(close_connection_pool=True)
+
+
+# Errors of a server that is alive and will take the same command later.
+_PASSING: Final = (
+    "OOM",
+    "READONLY",
+    "LOADING",
+    "BUSY",
+    "MISCONF",
+    "NOREPLICAS",
+    "MASTERDOWN",
+    "TRYAGAIN",
+    "CLUSTERDOWN",
+)
+
+
+def is_passing(exc: RedisError | OSError) -> bool:
+    """Whether the same command may succeed later; the server's other errors would come again."""
+    if not isinstance(exc, ResponseError) or isinstance(exc, OutOfMemoryError | ReadOnlyError):
+        return True
+    return str(exc).startswith(_PASSING)
 
 
 @contextmanager

@@ -6,8 +6,15 @@ Snapshot = dict[bytes, tuple[bytes, int]]
 
 
 async def take(redis: Redis) -> Snapshot:
-    """Every key with its TTL in ms (0: none)."""
-    return {key: (await redis.dump(key), max(0, await redis.pttl(key))) async for key in redis.scan_iter()}
+    """Every key with its TTL in ms (0: none), all of one moment, as a replica has them."""
+    names = [key async for key in redis.scan_iter()]
+    async with redis.pipeline(transaction=True) as pipe:
+        for name in names:
+            pipe.dump(name)
+            pipe.pttl(name)
+        replies = await pipe.execute()
+    values = zip(names, replies[::2], replies[1::2], strict=True)
+    return {name: (value, max(0, ttl_ms)) for name, value, ttl_ms in values if value is not None}
 
 
 async def restore(redis: Redis, snapshot: Snapshot) -> None:

@@ -19,7 +19,7 @@ from shared.cursor import EventId
 from shared.errors import StagebusError, TailLost
 from shared.events import Event, StageCompleted
 from shared.line import Line
-from shared.redis import REDIS_AWAY
+from shared.redis import REDIS_AWAY, is_passing
 from shared.scripts import LogEntry, RunEnd
 from shared.tasks import cancel_and_wait
 
@@ -157,12 +157,13 @@ class Producer:
                     backoff_s = BACKOFF_S
                 except StagebusError as exc:
                     self._fail(exc)
-                except REDIS_AWAY as exc:
-                    logger.warning("run %s: append waits for Redis: %s", self._run_id, exc)
-                    await asyncio.sleep(backoff_s)
-                    backoff_s = min(2 * backoff_s, BACKOFF_MAX_S)
-                except Exception:
-                    # Nobody foresaw it; a producer that died in silence would leave its run hanging.
+                except Exception as exc:
+                    if isinstance(exc, REDIS_AWAY) and is_passing(exc):
+                        logger.warning("run %s: append waits for Redis: %s", self._run_id, exc)
+                        await asyncio.sleep(backoff_s)
+                        backoff_s = min(2 * backoff_s, BACKOFF_MAX_S)
+                        continue
+                    # Nobody foresaw it; the same batch would fail for ever and its run hang.
                     logger.exception("run %s: the producer failed; its worker claims anew", self._run_id)
                     self._fail(TailLost(self._run_id, str(self._id_at(self._stored))))
             async with self._progress:

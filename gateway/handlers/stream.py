@@ -12,7 +12,7 @@ from gateway.state import gateway_of
 from gateway.stream import HEADERS, EventStream, view_of
 from gateway.views.full import FullChunksView
 from shared import ids, log
-from shared.cursor import START, EventId, parse_cursor
+from shared.cursor import EventId, parse_cursor
 from shared.errors import RunNotFound, StageNotFound, StorageUnavailable
 from shared.log import Page, StoredEvent
 from shared.redis import storage_errors
@@ -96,19 +96,19 @@ async def _answer_page(request: Request, run_id: str, stage_id: str | None, curs
     limit = read_limit(request, PAGE_LIMIT_DEFAULT, PAGE_LIMIT_MAX)
     with storage_errors():
         page = await log.read_page(gateway_of(request).redis, run_id, cursor, limit, stage_id=stage_id)
-    return Response(_encode_page(page, cursor), media_type=JSON)
+    return Response(_encode_page(page), media_type=JSON)
 
 
-def _encode_page(page: Page, cursor: EventId) -> bytes:
+def _encode_page(page: Page) -> bytes:
     gap = page.lost and {name: str(event_id) for name, event_id in page.lost._asdict().items()}
-    last_id = page.events[-1].id.decode() if page.events else str(cursor if cursor != START else "0")
     return orjson.dumps(
         {
             "events": [
                 {"id": event.id.decode(), "event": event.event.decode(), "data": orjson.Fragment(event.data)}
                 for event in page.events
             ],
-            "last_event_id": last_id,
+            # Not the last event's: a stage's page may be empty and yet not the last.
+            "last_event_id": str(page.position),
             "has_more": not page.is_last,
             "is_ended": page.is_last and page.is_ended,
             **({"gap": gap} if gap else {}),

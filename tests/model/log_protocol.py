@@ -281,3 +281,17 @@ def explore(budget: Budget, rules: Rules = ALL_RULES, *, first_sequence: int = 1
             if len(seen) > states_max:
                 raise RuntimeError(f"more than {states_max} states")
     return Walk(len(seen), None)
+
+
+def main() -> None:
+    """Walk further than the suite does; a few minutes and about 6 GiB."""
+    for budget in (Budget(2, 1, 1, 1), Budget(3, 1, 0, 0), Budget(2, 2, 0, 1)):
+        for first_sequence in (1, STAGE_TWO):
+            walk = explore(budget, first_sequence=first_sequence)
+            print(
+                f"{budget}, client of sequence {first_sequence} on: {walk.states} states, {walk.violation or 'clean'}"
+            )
+
+
+if __name__ == "__main__":
+    main()

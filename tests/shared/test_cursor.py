@@ -10,7 +10,7 @@ from shared.errors import BadCursor
 PART_MAX = 10**15 - 1
 event_ids = st.builds(EventId, st.integers(0, PART_MAX), st.integers(1, PART_MAX))
 # Texts that are nearly cursors: plain random ones hardly ever are.
-nearly = st.text(alphabet="0123456789-+_. \n\t٣²−", max_size=12)
+nearly = st.text(alphabet="0123456789-+_. \n\t٣²\u2212", max_size=12)
 
 
 @given(event_ids)
@@ -38,7 +38,7 @@ def test_words_for_the_start(text: str | None) -> None:
     "text",
     [
         "x", "-", "5", "00", "-2", "--1", "5-", "-5", "5-0", "05-1", "5-01", "5-1-1", "5- 1", "5 -1", "+5-1", "5-+1",
-        "5-1\n", "\n5-1", "\t5-1", "5_0-1", "٣-٣", "5−1", "5.0-1", "0x5-1", "5-1,5-2", "$", "*", "5-*", "(5-1", "null",
+        "5-1\n", "\n5-1", "\t5-1", "5_0-1", "٣-٣", "5\u22121", "5.0-1", "0x5-1", "5-1,5-2", "$", "*", "5-*", "(5-1", "null",
         "1234567890123456-1", "1-1234567890123456", "9" * 10_000,
     ],
 )  # fmt: skip
@@ -49,5 +49,5 @@ def test_junk_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "5", "a-b", "5-", "-5", "5-1-1"])
 def test_what_is_no_id_is_a_value_error(text: str) -> None:
-    with pytest.raises(ValueError, match="id|int"):
+    with pytest.raises(ValueError, match=r"event id|int\(\)"):
         parse_id(text)

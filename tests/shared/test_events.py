@@ -37,7 +37,9 @@ from shared.events import (
     Usage,
 )
 
-OUTCOME = ToolOutcome(call_id="c1", name="get_weather", arguments='{"city": "Köln"}', content="14 °C\u2028", is_error=True)
+OUTCOME = ToolOutcome(
+    call_id="c1", name="get_weather", arguments='{"city": "Köln"}', content="14 °C\u2028", is_error=True
+)
 USAGE = Usage(prompt_tokens=1, completion_tokens=2, total_tokens=3)
 CHUNK = {"choices": [{"index": 0, "delta": {"content": "a\n😊\x00"}}], "usage": {"total_tokens": 3}}
 
@@ -97,7 +99,9 @@ def test_names_are_never_changed() -> None:
             {"stage_id": "extraction", "tool_results": {"choices": []}},
         ),
         (
-            ToolSummary(stage_id="tools", tool_summary=[ToolOutcome(call_id="1", name="f", arguments="{}", content="r")]),
+            ToolSummary(
+                stage_id="tools", tool_summary=[ToolOutcome(call_id="1", name="f", arguments="{}", content="r")]
+            ),
             {
                 "stage_id": "tools",
                 "tool_summary": [{"call_id": "1", "name": "f", "arguments": "{}", "content": "r", "is_error": False}],

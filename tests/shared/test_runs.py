@@ -26,7 +26,7 @@ FULL = {
 
 
 def test_states_that_end_a_run_lead_nowhere() -> None:
-    assert TERMINAL == {RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELLED}
+    assert {RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELLED} == TERMINAL
     assert all(not TRANSITIONS[status] for status in TERMINAL)
 
 

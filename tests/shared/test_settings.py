@@ -140,9 +140,7 @@ def test_relations_hold_up_to_their_bounds(environment: pytest.MonkeyPatch, vari
         ('["a:b"]', ('["a:b"]',)),
     ],
 )
-def test_tools_are_a_comma_separated_list(
-    environment: pytest.MonkeyPatch, text: str, tools: tuple[str, ...]
-) -> None:
+def test_tools_are_a_comma_separated_list(environment: pytest.MonkeyPatch, text: str, tools: tuple[str, ...]) -> None:
     environment.setenv("STAGEBUS_TOOLS", text)
 
     assert load_settings().tools == tools

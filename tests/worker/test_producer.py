@@ -8,7 +8,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from shared import ids, log, scripts
+from shared import ids, keys, log, scripts
 from shared.cursor import START, EventId
 from shared.errors import Fenced, TailLost
 from shared.events import StageCompleted, StageStarted, ToolCompletionChunk
@@ -196,3 +196,15 @@ async def test_append_tells_of_a_cancel(redis: Redis, run_id: str) -> None:
         await scripts.cancel(redis, run_id)
         producer.put(chunk("x"))
         await asyncio.wait_for(told.wait(), 5)
+
+
+async def test_append_that_can_never_succeed_is_not_tried_for_ever(redis: Redis, run_id: str) -> None:
+    """A stream ahead of its record: whatever made it so, the run must not hang."""
+    async with producing(redis, run_id) as producer:
+        first = producer.put(chunk("a"))
+        await producer.flush()
+        ahead = f"{first.attempt}-{first.sequence + 1}"
+        await redis.xadd(keys.stage_stream(run_id, "extraction"), {"event": "x", "data": "{}"}, id=ahead)
+        producer.put(chunk("b"))
+        with pytest.raises(TailLost):
+            await asyncio.wait_for(producer.flush(), 5)

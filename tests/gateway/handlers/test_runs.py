@@ -243,7 +243,9 @@ async def test_run_with_its_stages_and_result(api: httpx.AsyncClient, redis: Red
     assert ended["finished_at"] >= ended["started_at"] >= ended["created_at"]
 
 
-@pytest.mark.parametrize("run_id", ["01J9ZK3V7Q8E5W2R4T6Y8V0P1A", "x", "*", "{}", "%00", "01J9ZK3V7Q8E5W2R4T6Y8V0P1A%0A"])
+@pytest.mark.parametrize(
+    "run_id", ["01J9ZK3V7Q8E5W2R4T6Y8V0P1A", "x", "*", "{}", "%00", "01J9ZK3V7Q8E5W2R4T6Y8V0P1A%0A"]
+)
 async def test_unknown_run_is_not_found(api: httpx.AsyncClient, run_id: str) -> None:
     for response in (await api.get(f"/runs/{run_id}"), await api.post(f"/runs/{run_id}/cancel")):
         assert response.status_code == 404

@@ -1,0 +1,44 @@
+"""Every measurement, each in a process of its own, then the page. Some names alone: only those."""
+
+import subprocess
+import sys
+import time
+
+from benchmarks import figures, lab, page
+
+PROGRAMS = (
+    "relay_many_runs",
+    "relay_one_run",
+    "memory_per_stream",
+    "replay",
+    "append",
+    "worker_chunk",
+    "pickup",
+    "held_runs",
+    "end_to_end",
+    "growth",
+)
+PROGRAM_S = 900
+
+
+def main(names: list[str]) -> int:
+    """Measure and write; 1 where a measurement failed, never where one was slow."""
+    failed = []
+    for name in names or PROGRAMS:
+        started = time.monotonic()
+        ended = subprocess.run(
+            [sys.executable, "-m", f"benchmarks.{name}"],
+            cwd=lab.ROOT,
+            stdout=subprocess.DEVNULL,
+            check=False,
+            timeout=PROGRAM_S,
+        )
+        failed += [name] * (ended.returncode != 0)
+        print(f"{name}: {'failed' if ended.returncode else 'done'} in {time.monotonic() - started:.0f} s", flush=True)
+    results = page.read_results()
+    print(f"\n{page.table(figures.of(results))}\n{page.write(results).relative_to(lab.ROOT)} is written")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

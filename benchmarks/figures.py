@@ -1,0 +1,141 @@
+"""The figures out of the raw results: what was measured, ours, the rivals', and the target."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Results = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One row: smaller is better, except where `is_more_better`."""
+
+    what: str
+    unit: str
+    ours: float
+    target: float | None = None
+    rivals: Mapping[str, float] = field(default_factory=dict)
+    is_more_better: bool = False
+
+    @property
+    def is_met(self) -> bool | None:
+        """Whether the target is; None where there is none."""
+        if self.target is None:
+            return None
+        return self.ours >= self.target if self.is_more_better else self.ours <= self.target
+
+    def ratio(self, rival: float) -> float:
+        """How many times better ours is."""
+        better, worse = (self.ours, rival) if self.is_more_better else (rival, self.ours)
+        return better / worse if worse else float("inf")
+
+
+NAMES = {"naive": "XREAD a client", "nchan_redis": "nchan, Redis", "nchan_memory": "nchan, memory"}
+
+
+def of(results: Results) -> Iterator[Figure]:
+    """Yield every figure whose raw result is there."""
+    makers = (_relay, _memory, _replay, _append, _worker, _pickup, _held, _end_to_end, _growth)
+    for make in makers:
+        yield from make(results)
+
+
+def _rivals(result: Mapping[str, Any], value: str) -> dict[str, float]:
+    return {label: result[name][value] for name, label in NAMES.items() if value in result.get(name, {})}
+
+
+def _relay(results: Results) -> Iterator[Figure]:
+    if many := results.get("relay_many_runs"):
+        ours = many["stagebus"]
+        what = f"relay, {ours['clients']} runs with a client each, {ours['per_s']}/s"
+        rivals = _rivals(many, "cpu_s_per_million")
+        yield Figure(f"{what}: CPU a million events", "s", ours["cpu_s_per_million"], 55, rivals)
+        for percent, target in (("p50", 1), ("p99", 5)):
+            latencies = {
+                label: many[name]["latency_ms"][percent] for name, label in NAMES.items() if "latency_ms" in many[name]
+            }
+            yield Figure(
+                f"{what}: publisher to client, {percent}", "ms", ours["latency_ms"][percent], target, latencies
+            )
+    if one := results.get("relay_one_run"):
+        ours = one["stagebus"]
+        what = f"relay, {ours['clients']} clients on one run: CPU a million events"
+        yield Figure(what, "s", ours["cpu_s_per_million"], 22, _rivals(one, "cpu_s_per_million"))
+
+
+def _memory(results: Results) -> Iterator[Figure]:
+    if memory := results.get("memory_per_stream"):
+        yield Figure("gateway memory an open stream", "KiB", memory["bytes_a_stream_open"] / 1024, 16)
+        last = memory["bytes_a_stream_after_traffic"][-1]
+        yield Figure("the same after traffic", "KiB", last / 1024, 16)
+
+
+def _replay(results: Results) -> Iterator[Figure]:
+    if replay := results.get("replay"):
+        ours = replay["stagebus"]["events_per_s_best"]
+        what = f"replay of {replay['events']} events to one client, best of several"
+        yield Figure(what, "events/s", ours, 250_000, _rivals(replay, "events_per_s_best"), is_more_better=True)
+        beside, alone = replay["others"]["request_ms_beside_replays"], replay["others"]["request_ms_alone"]
+        what = f"another request beside {replay['others']['replays_at_once']} replays, p99"
+        yield Figure(what, "ms", beside["p99"], 5, {"no replay": alone["p99"]})
+
+
+def _append(results: Results) -> Iterator[Figure]:
+    if append := results.get("append"):
+        by_burst = {int(burst): cost for burst, cost in append["by_burst"].items()}
+        plain = append["one_by_one"]
+        label = "XADD, HSET, PUBLISH"
+        trips = {label: plain["round_trips_an_append"]}
+        yield Figure("append: round trips", "", by_burst[1]["round_trips_an_append"], 1, trips)
+        cpu = {label: plain["redis_cpu_us_an_event"]}
+        yield Figure("append, an event alone: Redis CPU", "µs", by_burst[1]["redis_cpu_us_an_event"], None, cpu)
+        for burst in (16, 64):
+            ours = by_burst[burst]["redis_cpu_us_an_event"]
+            yield Figure(f"append, bursts of {burst}: Redis CPU an event", "µs", ours, 10, cpu)
+        yield Figure("append: Redis memory a token event", "bytes", append["memory_bytes_a_token_event"], 140)
+
+
+def _worker(results: Results) -> Iterator[Figure]:
+    labels = {"sdk_typed": "SDK typed, reading alone", "sdk_lines": "SDK lines", "httpx_orjson": "httpx and orjson"}
+    if worker := results.get("worker_chunk"):
+        paces = (("fast_us", "as fast as it comes", 70), ("paced_us", "many answers at 20/s", None))
+        for pace, words, target in paces:
+            rivals = {label: worker[pace][name] for name, label in labels.items()}
+            yield Figure(f"worker, a model's chunk, {words}: CPU", "µs", worker[pace]["ours"], target, rivals)
+
+
+def _pickup(results: Results) -> Iterator[Figure]:
+    for workers, times in results.get("pickup", {}).get("by_workers", {}).items():
+        for percent, target in (("p50", 12), ("p99", 40)):
+            what = f"POST to the provider being asked, {workers} waiting: {percent}"
+            yield Figure(
+                what, "ms", times[f"{percent}_ms"], target, {"arq's poll": {"p50": 250.0, "p99": 500.0}[percent]}
+            )
+
+
+def _held(results: Results) -> Iterator[Figure]:
+    if held := results.get("held_runs"):
+        what = f"runs held at once by {held['workers']} workers"
+        yield Figure(what, "", held["held"], held["runs"], {"arq": 100}, is_more_better=True)
+        idle = held["commands_per_s_idle_worker"]
+        yield Figure("an idle worker: commands a second", "", idle, 3, {"arq, 30 workers, 300 jobs": 20_000 / 30})
+        yield Figure("a held run: commands a second", "", held["commands_per_s_held_run"], 1)
+
+
+def _end_to_end(results: Results) -> Iterator[Figure]:
+    if end := results.get("end_to_end"):
+        what = f"provider's byte to the browser's, {end['runs']} runs at {end['per_s']}/s"
+        yield Figure(f"{what}: p50", "ms", end["latency_ms"]["p50"], 5)
+        yield Figure(f"{what}: p99", "ms", end["latency_ms"]["p99"], 30)
+        yield Figure(f"{what}: lost", "events", end["lost"], 0)
+
+
+def _growth(results: Results) -> Iterator[Figure]:
+    if growth := results.get("growth"):
+        few, many = growth["few_runs"], growth["many_runs"]
+        what = f"growth: gateway CPU an event, {many['runs']} live runs over {few['runs']}"
+        yield Figure(what, "×", many["cpu_s_per_million"] / few["cpu_s_per_million"], 1.15)
+        for part in ("gateway", "redis"):
+            ratio = growth["late"][f"{part}_cpu_us"] / growth["early"][f"{part}_cpu_us"]
+            yield Figure(f"growth: {part} CPU an event, late in a run of {growth['long']} over early", "×", ratio, 1.15)

@@ -1,0 +1,121 @@
+"""docs/performance.md out of the raw results, with a bar chart for each figure that has a rival."""
+
+import json
+from collections.abc import Iterable
+from html import escape
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks import figures, lab
+from benchmarks.figures import Figure
+
+DOCS: Final = lab.ROOT / "docs"
+PLOTS: Final = DOCS / "performance"
+
+_ROW_PX: Final = 26
+_LABEL_PX: Final = 170
+_BAR_PX: Final = 330
+_COLOURS: Final = ("#2563eb", "#94a3b8")
+
+_HEAD: Final = """\
+# Performance
+
+Made by `make bench`; every figure stands beside what a user would use instead, measured in
+the same run on the same machine. `make bench QUICK=1` does it smaller, in under three minutes.
+
+Claims rest on the CPU that processes used, as the scheduler counts it, and on ratios. Latencies
+are of a machine whose cores the publisher, Redis, the server and the load generator share; they
+take what else it was doing, and the load below says how much that was.
+"""
+
+
+def read_results() -> dict[str, Any]:
+    """The raw results that are there, by name."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(lab.RESULTS.glob("*.json"))}
+
+
+def write(results: dict[str, Any]) -> Path:
+    """The page and its plots."""
+    rows = list(figures.of(results))
+    PLOTS.mkdir(parents=True, exist_ok=True)
+    for old in PLOTS.glob("*.svg"):
+        old.unlink()
+    plots = []
+    for number, row in enumerate(rows):
+        if row.rivals and row.unit:
+            name = f"{number:02d}.svg"
+            (PLOTS / name).write_text(plot(row))
+            plots.append(f"![{row.what}](performance/{name})")
+    page = DOCS / "performance.md"
+    page.write_text("\n".join([_HEAD, table(rows), *_conditions(results), "## Plots\n", "\n\n".join(plots), ""]))
+    return page
+
+
+def table(rows: Iterable[Figure]) -> str:
+    """The figures as a table."""
+    lines = ["| what | ours | target | beside it |", "|---|---|---|---|"]
+    for row in rows:
+        rivals = "; ".join(f"{name} {_number(value)} ({row.ratio(value):.1f}×)" for name, value in row.rivals.items())
+        target = "" if row.target is None else f"{'≥' if row.is_more_better else '≤'} {_number(row.target)}"
+        met = {True: ", met", False: ", not met", None: ""}[row.is_met]
+        lines.append(f"| {row.what} | **{_number(row.ours)}** {row.unit} | {target}{met} | {rivals} |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(row: Figure) -> str:
+    """One figure as bars; ours first."""
+    bars = [("Stagebus", row.ours), *row.rivals.items()]
+    most = max(value for _, value in bars) or 1
+    parts = []
+    for number, (name, value) in enumerate(bars):
+        y = 30 + number * _ROW_PX
+        width = max(1, value / most * _BAR_PX)
+        colour = _COLOURS[number > 0]
+        parts += [
+            f'<text x="{_LABEL_PX - 8}" y="{y + 14}" text-anchor="end">{escape(name)}</text>',
+            f'<rect x="{_LABEL_PX}" y="{y}" width="{width:.0f}" height="{_ROW_PX - 8}" rx="2" fill="{colour}"/>',
+            f'<text x="{_LABEL_PX + width + 6:.0f}" y="{y + 14}">{_number(value)} {escape(row.unit)}</text>',
+        ]
+    height = 38 + len(bars) * _ROW_PX
+    better = "more is better" if row.is_more_better else "less is better"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="640" height="{height}" font-family="sans-serif" font-size="12">'
+        f'<rect width="640" height="{height}" fill="#fff"/>'
+        f'<text x="8" y="18" font-weight="bold">{escape(row.what)} ({better})</text>{"".join(parts)}</svg>\n'
+    )
+
+
+def _conditions(results: dict[str, Any]) -> list[str]:
+    machines = [result["machine"] for result in results.values()]
+    if not machines:
+        return []
+    last = machines[-1]
+    packages = ", ".join(f"{name} {version}" for name, version in last["packages"].items())
+    loads = [machine["load_1m"] for machine in machines]
+    sizes = "QUICK=1" if any(machine["is_quick"] for machine in machines) else "full size"
+    lines = [
+        "## Conditions\n",
+        f"- {last['cpu']}, {last['cores']} cores, Linux {last['kernel']}; sizes: {sizes}",
+        f"- load average over a minute, at the end of each measurement: {min(loads):.1f} to {max(loads):.1f}, its own processes included",
+        f"- Python {last['python']}, Valkey {last['valkey']} (append-only file, fsync every second); {packages}",
+        "- rivals: `benchmarks/rivals/`; the CPU of nchan holds that of taking the publisher's requests, as its publishers speak HTTP",
+        "- arq's figures are of arq 0.28 as it comes, measured once, not in this run",
+    ]
+    if many := results.get("relay_many_runs"):
+        own = many["stagebus"]["generator_cpu_s_per_million"]
+        lines.append(f"- the load generator's own CPU: {_number(own)} s a million events, in a process of its own")
+    skipped = sorted(
+        {
+            row["skipped"]
+            for result in results.values()
+            for row in result.values()
+            if isinstance(row, dict) and "skipped" in row
+        }
+    )
+    return [*lines, *(f"- skipped: {why}" for why in skipped), ""]
+
+
+def _number(value: float) -> str:
+    if value >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
