@@ -3,6 +3,7 @@
 #   make up      the whole system on this machine; PORT= and HOST= choose where
 #   make test    every test, the browser's included; ARGS= goes to pytest
 #   make chaos   a storm of faults over the whole system; MINUTES=, SEED=
+#   make model   the model of the log protocol, walked further than the suite does
 #   make soak    RUNS= runs through one worker and one gateway: does either grow?
 #   make bench    every figure beside its rival, and docs/performance.md; QUICK=1 in under three minutes
 #   make lint types format docs clean
@@ -22,7 +23,7 @@ DEV := .venv/.dev-is-set-up
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: up test chaos soak bench lint types format docs clean
+.PHONY: up test chaos model soak bench lint types format docs clean
 
 # exec: make's child is stagebus itself, so that the SIGTERM that make passes on reaches it.
 up: $(RUNTIME)
@@ -33,6 +34,9 @@ test: $(DEV)
 
 chaos: $(DEV)
 	$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED)
+
+model: $(DEV)
+	$(BIN)/python -m tests.model.log_protocol
 
 soak: $(DEV)
 	$(BIN)/python -m tests.soak --runs $(RUNS)

@@ -135,7 +135,7 @@ def _growth(results: Results) -> Iterator[Figure]:
     if growth := results.get("growth"):
         few, many = growth["few_runs"], growth["many_runs"]
         what = f"growth: gateway CPU an event, {many['runs']} live runs over {few['runs']}"
-        yield Figure(what, "×", many["cpu_s_per_million"] / few["cpu_s_per_million"], 1.15)
+        yield Figure(what, "x", many["cpu_s_per_million"] / few["cpu_s_per_million"], 1.15)
         for part in ("gateway", "redis"):
             ratio = growth["late"][f"{part}_cpu_us"] / growth["early"][f"{part}_cpu_us"]
-            yield Figure(f"growth: {part} CPU an event, late in a run of {growth['long']} over early", "×", ratio, 1.15)
+            yield Figure(f"growth: {part} CPU an event, late in a run of {growth['long']} over early", "x", ratio, 1.15)

@@ -55,7 +55,7 @@ def table(rows: Iterable[Figure]) -> str:
     """The figures as a table."""
     lines = ["| what | ours | target | beside it |", "|---|---|---|---|"]
     for row in rows:
-        rivals = "; ".join(f"{name} {_number(value)} ({row.ratio(value):.1f}×)" for name, value in row.rivals.items())
+        rivals = "; ".join(f"{name} {_number(value)} ({row.ratio(value):.1f}x)" for name, value in row.rivals.items())
         target = "" if row.target is None else f"{'≥' if row.is_more_better else '≤'} {_number(row.target)}"
         met = {True: ", met", False: ", not met", None: ""}[row.is_met]
         lines.append(f"| {row.what} | **{_number(row.ours)}** {row.unit} | {target}{met} | {rivals} |")

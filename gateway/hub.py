@@ -171,7 +171,7 @@ class Hub:
                 self._redis,
                 stream.run_id,
                 subscription.position,
-                subscription.page_limit(self._settings.page_max_events),
+                subscription.begin_page(self._settings.page_max_events),
                 stage_id=stream.stage_id,
             )
         except REDIS_AWAY:

@@ -49,10 +49,7 @@ class Subscription:
         self._kept: deque[LiveBatch] = deque()
         self._kept_bytes = 0
         self._event_bytes = FIRST_GUESS_BYTES  # an event's size, as the last page had it
-
-    def page_limit(self, events_max: int) -> int:
-        """How many events the next page may have, so that about the buffer's size is read at once."""
-        return max(1, min(events_max, self._buffer_max_bytes // self._event_bytes))
+        self._is_outdated = False  # the page that is being read may lack what came after it was asked for
 
     @property
     def is_ready(self) -> bool:
@@ -80,9 +77,15 @@ class Subscription:
     def fall_behind(self) -> None:
         """Read the log from `position` on, which has to stand in it."""
         self.is_live = False
+        self._is_outdated = True
+
+    def begin_page(self, events_max: int) -> int:
+        """A page is asked for now; how many events it may have, so that about the buffer's size is read at once."""
+        self._is_outdated = False
+        return max(1, min(events_max, self._buffer_max_bytes // self._event_bytes))
 
     def read(self, page: Page) -> None:
-        """A page of the log after `position` was read."""
+        """The page of the log after `position` came."""
         if page.lost is not None:
             requested, earliest, latest = (str(event_id) for event_id in page.lost)
             gap = Gap(requested=requested, earliest=earliest, latest=latest)
@@ -92,7 +95,7 @@ class Subscription:
             self._event_bytes = max(1, len(frames) // len(page.events))
         self._put(frames)
         self.position = page.position
-        if page.is_last:
+        if page.is_last and not self._is_outdated:
             self.is_ended = page.is_ended
             self._go_live()
 
@@ -120,6 +123,7 @@ class Subscription:
         self._kept.append(batch)
         while self._kept_bytes > self._buffer_max_bytes:
             self._kept_bytes -= len(self._kept.popleft().frames)
+            self._is_outdated = True  # nothing kept may betray what was not
 
     def _put(self, data: bytes) -> None:
         if data:

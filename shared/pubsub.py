@@ -85,7 +85,7 @@ class Channels:
         if writer is None:
             return  # every channel is subscribed as soon as there is a connection
         try:
-            writer.write(hiredis.pack_command((command, name)))
+            writer.write(hiredis.pack_command((command, name)))  # type: ignore[arg-type]  # the stub knows one word
         except (RuntimeError, OSError):  # RuntimeError is uvloop's word for a transport that was closed
             logger.debug("pub/sub connection is gone; the listener opens another")
 

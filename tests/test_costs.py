@@ -1,0 +1,147 @@
+"""What things cost, counted: commands and round trips that a real server saw. Timing has no part in it.
+
+`sent` is what clients sent, read by read; `calls` is what the server did, by command, with what
+scripts call inside it. A change that makes one of these grow is a change that users pay for.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+from redis.asyncio import Redis
+
+from shared import keys, scripts
+from shared.line import Line
+from shared.settings import Settings
+from tests.runs_by_hand import RunByHand, chunk, start, stop
+from tests.system import System
+
+WATCH_S = 3.0
+POLL_S = 1.0
+LEASE_S = 3.0
+HELD = 20
+
+
+async def calls(redis: Redis) -> Counter[str]:
+    """Calls of each command so far."""
+    stats = await redis.info("commandstats")
+    return Counter({name.removeprefix("cmdstat_"): int(value["calls"]) for name, value in stats.items()})
+
+
+async def sent(redis: Redis) -> int:
+    """Reads from clients so far: a pipeline, or what a line sends in one turn of the loop, is one."""
+    return int((await redis.info("stats"))["total_reads_processed"])
+
+
+@pytest.fixture
+async def run(redis: Redis) -> AsyncIterator[RunByHand]:
+    run = await start(redis)
+    yield run
+    await stop(run)
+
+
+async def test_an_event_alone_is_one_round_trip(redis: Redis, run: RunByHand) -> None:
+    """One script; in it the fence's HMGET, the entry, the last id, the message, and nothing else."""
+    await run.say("the stage begins")
+    before, sent_before = await calls(redis), await sent(redis)
+    for number in range(10):
+        await run.say(str(number))
+    used, reads = await calls(redis) - before, await sent(redis) - sent_before
+
+    del used["info"]
+    assert used == {"evalsha": 10, "hmget": 10, "exists": 10, "xadd": 10, "hset": 10, "publish": 10}
+    assert reads <= 10 + 2  # the two that look
+
+
+async def test_a_burst_is_one_round_trip(redis: Redis, run: RunByHand) -> None:
+    """What is put at once goes at once: one script, one message, whatever the number of events."""
+    await run.say("the stage begins")
+    before, sent_before = await calls(redis), await sent(redis)
+    await run.say(*(str(number) for number in range(200)))
+    used, reads = await calls(redis) - before, await sent(redis) - sent_before
+
+    assert used["evalsha"] == used["hmget"] == used["publish"] == used["hset"] == used["exists"] == 1
+    assert used["xadd"] == 200
+    assert reads <= 4  # a batch of 200 may come in more than one read
+
+
+async def test_appends_of_many_runs_share_their_round_trips(redis: Redis, settings: Settings) -> None:
+    """Runs that have something to say at the same moment say it in one write."""
+    line = Line(redis, settings.redis_timeout_s)
+    runs = [await start(redis) for _ in range(20)]
+    for run in runs:
+        run.producer._redis = line
+        await run.say("the stage begins")
+    before = await sent(redis)
+    await asyncio.gather(*(run.say("one") for run in runs))
+    reads = await sent(redis) - before
+    for run in runs:
+        await stop(run)
+    await line.aclose()
+
+    assert reads <= 6
+
+
+async def test_a_token_event_takes_little_memory(redis: Redis, run: RunByHand) -> None:
+    await run.say(*(" token" for _ in range(2000)))
+    stream = keys.stage_stream(run.run_id, "extraction")
+
+    assert len(chunk(" token").data()) < 100
+    assert await redis.memory_usage(stream, samples=0) / await redis.xlen(stream) <= 140
+
+
+async def test_a_renewal_is_one_round_trip(redis: Redis, run: RunByHand) -> None:
+    await redis.zadd(keys.QUEUE, {run.run_id: 1})
+    assert await scripts.take(redis, run.run_id, "token", 5)
+    before = await calls(redis)
+    renewed = await scripts.renew(
+        redis, run.run_id, token="token", attempt=run.producer._attempt, lease_s=5
+    )  # fmt: skip
+    used = await calls(redis) - before
+
+    assert renewed is not None
+    assert used["evalsha"] + used["eval"] == 1
+
+
+@pytest.mark.faults
+async def test_what_waiting_holding_and_creating_cost(tmp_path: Path) -> None:
+    """Over a whole system: an idle worker, a held run, and a POST."""
+    env = {
+        "STAGEBUS_LEASE_S": str(LEASE_S),
+        "STAGEBUS_POLL_S": str(POLL_S),
+        "STAGEBUS_SWEEP_S": "60",
+    }
+    async with System(tmp_path, env=env) as system, httpx.AsyncClient(base_url=system.url) as http:
+        idle = await _sent_in(system.redis, WATCH_S)
+        # A worker's and the gateway's canary, the worker's poll with its wait on the bell, and those that look.
+        assert idle <= WATCH_S * (2 / 0.6 + 2 / POLL_S) + 4
+
+        body = {"model": "demo:stall_after=1,delay_ms=1", "user_prompt": "hold", "tools": [], "synthesis": False}
+        before = await calls(system.redis)
+        await asyncio.gather(*[http.post("/runs", json=body) for _ in range(HELD)])
+        await _until_held(system.redis)
+        used = await calls(system.redis) - before
+        scripts_run = used["evalsha"] + used["eval"]
+        # A run's create, take and claim; its appends; one look at the queue for each bell, and some polls.
+        assert scripts_run <= HELD * 8
+
+        held = await _sent_in(system.redis, WATCH_S)
+        assert (held - idle) / WATCH_S / HELD <= 1.0
+
+
+async def _sent_in(redis: Redis, seconds: float) -> int:
+    before = await sent(redis)
+    await asyncio.sleep(seconds)
+    return await sent(redis) - before
+
+
+async def _until_held(redis: Redis) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            found = [key async for key in redis.scan_iter("sb:run:*:stage:extraction", count=1000)]
+            if len(found) == HELD and all([await redis.xlen(key) >= 2 for key in found]):
+                return
+            await asyncio.sleep(0.1)
