@@ -82,6 +82,8 @@ class Subscription:
     def begin_page(self, events_max: int) -> int:
         """A page is asked for now; how many events it may have, so that about the buffer's size is read at once."""
         self._is_outdated = False
+        self._kept.clear()  # the page has what was kept before it was asked for
+        self._kept_bytes = 0
         return max(1, min(events_max, self._buffer_max_bytes // self._event_bytes))
 
     def read(self, page: Page) -> None:

@@ -89,8 +89,8 @@ class Attempt:
         """The lease could not be renewed: another attempt owns the run, or it has ended."""
         self.fail(Fenced(self.run_id, self.number))
 
-    def renewed(self, renewed: Renewed) -> None:
+    def renewed(self, renewed: Renewed, asked_at: float) -> None:
         """The lease was renewed; a cancel or a lost tail shows there while no event is on its way."""
         if renewed.cancel:
             self.cancel()
-        self.producer.compare(renewed.last_id)
+        self.producer.compare(renewed.last_id, asked_at)

@@ -7,18 +7,19 @@ must move on, so a loop that has not stirred for `loop_stall_max_s` gets no rene
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from redis.asyncio import Redis
 
 from shared import redis as redis_connections
 from shared import scripts
-from shared.redis import REDIS_AWAY
+from shared.redis import REDIS_AWAY, is_passing
 from shared.scripts import Renewed
 from shared.settings import Settings
 
@@ -32,15 +33,18 @@ AWAY_BACKOFF_S: Final = 0.2
 
 @dataclass(eq=False)
 class Held:
-    """A run that this worker holds. The callbacks run in the main loop."""
+    """A run that this worker holds. The callbacks run in the main loop.
+
+    `on_renewed` also gets the monotonic time at which the renewal was asked for.
+    """
 
     run_id: str
     token: str
     attempt: int
     stage_ids: Sequence[str]
-    on_renewed: Callable[[Renewed], None]
+    on_renewed: Callable[[Renewed, float], None]
     on_lost: Callable[[], None]
-    ttl_renewed_at: float = field(default_factory=time.monotonic)
+    ttl_renewed_at: float = -math.inf  # the run may have waited for most of its TTL
 
 
 class LeaseKeeper:
@@ -132,6 +136,15 @@ class LeaseKeeper:
             await asyncio.gather(*(self._renew(redis, one) for one in held[at : at + RENEW_AT_ONCE]))
 
     async def _renew(self, redis: Redis, held: Held) -> None:
+        try:
+            await self._renew_one(redis, held)
+        except REDIS_AWAY as exc:
+            if is_passing(exc):
+                raise
+            # Of this run alone: the others' leases go on.
+            logger.exception("run %s: its lease cannot be renewed", held.run_id)
+
+    async def _renew_one(self, redis: Redis, held: Held) -> None:
         now = time.monotonic()
         # The keys' TTL is many times a lease: it is renewed seldom.
         is_ttl_due = now - held.ttl_renewed_at > self._settings.live_ttl_s / 10
@@ -150,4 +163,4 @@ class LeaseKeeper:
         if renewed is None:
             self._main.call_soon_threadsafe(held.on_lost)
         else:
-            self._main.call_soon_threadsafe(held.on_renewed, renewed)
+            self._main.call_soon_threadsafe(held.on_renewed, renewed, now)

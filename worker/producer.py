@@ -8,6 +8,8 @@ at once and a burst travels together. There are no timers.
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
@@ -69,6 +71,7 @@ class Producer:
         self._base = last_id  # the id before the first kept event
         self._kept: list[_Kept] = []
         self._stored = 0  # how many of the kept events stand in the log
+        self._advanced_at = -math.inf  # when an append last said so; monotonic
         self._pending_bytes = 0
         self._wake = asyncio.Event()
         self._progress = asyncio.Condition()
@@ -126,9 +129,14 @@ class Producer:
         goal = self.next_sequence - 1
         await self._wait_until(lambda: self._base.sequence + self._stored >= goal)
 
-    def compare(self, last_id: EventId) -> None:
-        """Look at where the log ends, as a lease's renewal tells: a lost tail is sent again."""
-        if last_id.sequence < self._base.sequence + self._stored:
+    def compare(self, last_id: EventId, asked_at: float = math.inf) -> None:
+        """Look at where the log ends, as a lease's renewal tells: a lost tail is sent again.
+
+        Args:
+            asked_at: the monotonic time at which that was asked for; an answer that an append
+                overtook on its way is older than what is known here.
+        """
+        if asked_at > self._advanced_at and last_id.sequence < self._base.sequence + self._stored:
             self._rewind(last_id)
             self._wake.set()
 
@@ -212,6 +220,7 @@ class Producer:
         self._pending_bytes -= sum(len(kept.entry.data) for kept in self._kept[self._stored : stored])
         ends = [i for i in range(self._stored, stored) if self._kept[i].is_stage_end]
         self._stored = stored
+        self._advanced_at = time.monotonic()
         if ends:
             self._forget(ends[-1] + 1)
 

@@ -53,5 +53,11 @@ class FullChunksView:
 
     def _whole(self, event: dict[str, Any]) -> dict[str, Any]:
         chunk = {**self._templates.get(event["stage_id"], {}), **event["tool_results"]}
-        chunk["choices"] = [{"logprobs": None, "finish_reason": None, **c} for c in chunk.get("choices", [])]
+        choices = chunk.setdefault("choices", [])
+        if isinstance(choices, list):  # else whatever the provider sent
+            chunk["choices"] = [_whole_choice(choice) for choice in choices]
         return {"stage_id": event["stage_id"], "tool_results": chunk}
+
+
+def _whole_choice(choice: Any) -> Any:
+    return {"logprobs": None, "finish_reason": None, **choice} if isinstance(choice, dict) else choice

@@ -12,10 +12,11 @@
 -- Returns {'ok', cancel, last_id} or {'lost'}.
 --
 -- A lease that ran out while Redis was away, and that nobody took since, is taken up
--- again: the attempt tells. Safe to repeat.
+-- again: the attempt tells. A run that was given back names no worker, so a renewal that
+-- was on its way just then does not lock it. Safe to repeat.
 local holder = redis.call('GET', KEYS[2])
-local stored = redis.call('HMGET', KEYS[3], 'attempt', 'cancel', 'last_id', 'finished_at')
-if (holder and holder ~= ARGV[2]) or stored[1] ~= ARGV[3] or stored[4] then
+local stored = redis.call('HMGET', KEYS[3], 'attempt', 'cancel', 'last_id', 'finished_at', 'worker')
+if (holder and holder ~= ARGV[2]) or stored[1] ~= ARGV[3] or stored[4] or stored[5] == '' then
     return {'lost'}
 end
 local time = redis.call('TIME')
