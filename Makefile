@@ -1,7 +1,7 @@
 # Everything that a developer or CI runs. Each target sets up what it needs; a second run finds it there.
 #
 #   make up      the whole system on this machine; PORT= and HOST= choose where
-#   make test    every test, the browser's included; ARGS= goes to pytest
+#   make test    every test, the browser's included; JOBS= at a time, ARGS= goes to pytest
 #   make chaos   a storm of faults over the whole system; MINUTES=, SEED=
 #   make model   the model of the log protocol, walked further than the suite does
 #   make soak    RUNS= runs through one worker and one gateway: does either grow?
@@ -12,6 +12,7 @@ PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 8000
 ARGS ?=
+JOBS ?= 2
 MINUTES ?= 1
 SEED ?= 1
 RUNS ?= 10000
@@ -30,7 +31,7 @@ up: $(RUNTIME)
 	@exec $(BIN)/stagebus up --host "$(HOST)" --port "$(PORT)"
 
 test: $(DEV)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 chaos: $(DEV)
 	$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED)

@@ -67,6 +67,8 @@ class Attempt:
         elif not task.cancelled():
             task.result()
             return None
+        elif self._interrupt is None:
+            raise RuntimeError("the work was cancelled by nobody here; it has not come to its end")
         if self._interrupt is Interrupt.DRAIN:
             raise GivenBack("the worker shuts down")
         return self._interrupt

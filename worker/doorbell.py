@@ -1,5 +1,6 @@
 """The doorbell: one blocking pop wakes one waiting worker. A slow poll stands behind it."""
 
+import asyncio
 from typing import Final
 
 from redis.asyncio import Connection, Redis
@@ -29,7 +30,10 @@ class Doorbell:
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
             await connection.send_command("BLPOP", keys.BELL, f"{max(timeout_s, 0.01):.3f}")
-            reply = await connection.read_response(timeout=timeout_s + REPLY_MARGIN_S)
+            # redis-py's own time-out, which must not come first, answers None as a bell that is silent does
+            # and leaves the reply under way: the next wait would take it for its own.
+            async with asyncio.timeout(max(timeout_s, 0) + REPLY_MARGIN_S):
+                reply = await connection.read_response(timeout=max(timeout_s, 0) + 2 * REPLY_MARGIN_S)
         except BaseException:
             await connection.disconnect(nowait=True)
             raise

@@ -1,7 +1,8 @@
 """The sweep: looks through the runs that have not ended for those that nobody would ever end.
 
 Any worker does it once in a while, elected by a key. It requeues runs without an entry in
-the queue, ends those that waited too long, and forgets those that have ended or never began.
+the queue, ends those that waited too long, keeps the keys of those that wait, and forgets
+those that have ended or never began.
 """
 
 import asyncio
@@ -10,10 +11,10 @@ from typing import Final
 
 from redis.asyncio import Redis
 
-from shared import ids, keys, queue, store
+from shared import ids, keys, log, queue, store
 from shared.errors import QueueTimeout, RunEnded, RunNotFound
 from shared.events import Cancel, Error
-from shared.redis import REDIS_AWAY
+from shared.redis import REDIS_AWAY, is_passing
 from shared.runs import Run, RunStatus
 from shared.settings import Settings
 
@@ -49,6 +50,11 @@ async def sweep(redis: Redis, settings: Settings) -> None:
                 offset -= await _look_at(redis, settings, run_id, is_queued=score is not None, now_ms=now_ms)
             except RunEnded:
                 logger.debug("run %s ended while it was looked at", run_id)
+            except Exception as exc:
+                if isinstance(exc, REDIS_AWAY) and is_passing(exc):
+                    raise
+                # One bad record must not cost all others their sweep.
+                logger.exception("run %s cannot be looked at", run_id)
 
 
 async def _look_at(redis: Redis, settings: Settings, run_id: str, *, is_queued: bool, now_ms: int) -> int:
@@ -63,11 +69,28 @@ async def _look_at(redis: Redis, settings: Settings, run_id: str, *, is_queued: 
     if run.is_terminal:
         await store.settle(redis, settings, run_id)
         return 1
-    if not run.worker and await _end_overdue(redis, settings, run, now_ms):
-        return 1
+    if not run.worker:
+        if await _end_overdue(redis, settings, run, now_ms):
+            return 1
+        await _keep_alive(redis, settings, run_id)
     if not is_queued and await queue.requeue(redis, run_id, settings.live_ttl_s):
         logger.warning("run %s had no entry in the queue; it has one again", run_id)
     return 0
+
+
+async def _keep_alive(redis: Redis, settings: Settings, run_id: str) -> None:
+    """Renew the TTLs of a run that waits: no worker does."""
+    if await redis.ttl(keys.run(run_id)) > settings.live_ttl_s / 2:
+        return
+    head = await log.read_head(redis, run_id)
+    run_keys = [keys.run(run_id), keys.stages(run_id), keys.job(run_id)]
+    run_keys += [keys.stage_stream(run_id, stage_id) for stage_id in head.stage_ids]
+    if reserved := await redis.hget(keys.run(run_id), "idempotency"):  # type: ignore[misc]
+        run_keys.append(reserved.decode())
+    async with redis.pipeline(transaction=False) as pipe:
+        for key in run_keys:
+            pipe.expire(key, round(settings.live_ttl_s))
+        await pipe.execute()
 
 
 async def _end_overdue(redis: Redis, settings: Settings, run: Run, now_ms: int) -> bool:

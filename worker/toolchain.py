@@ -175,10 +175,11 @@ class Toolchain:
 
 
 def backoff(settings: Settings, retry: int, retry_after_s: float | None, jitter: float) -> float:
-    """Seconds before retry number `retry`: doubling with full jitter, but no sooner than the provider asks.
+    """Seconds before retry number `retry`: doubling, half of it jitter, but no sooner than the provider asks.
 
     Args:
         jitter: from 0 to 1.
     """
-    grown = min(settings.model_backoff_s * 2.0 ** (retry - 1), settings.model_backoff_max_s)
+    doublings = min(retry - 1, 100)  # a float holds no more than a thousand
+    grown = min(settings.model_backoff_s * 2.0**doublings, settings.model_backoff_max_s)
     return min(max(grown * (0.5 + 0.5 * jitter), retry_after_s or 0.0), settings.model_backoff_max_s)

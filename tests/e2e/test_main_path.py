@@ -164,7 +164,7 @@ async def test_cancel_ends_the_run_and_the_providers_stream(healthy: System) -> 
         took_s = asyncio.get_running_loop().time() - asked
         again = await http.post(f"{healthy.url}/runs/{run_id}/cancel")
 
-    assert response.status_code == 202
+    assert response.status_code in (200, 202), "202: under way; 200: it has ended by now"
     assert again.status_code == 200
     assert client.names()[-1] == "cancel"
     assert took_s < 1.0, "0.2 s on a quiet machine"

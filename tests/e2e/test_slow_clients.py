@@ -14,7 +14,7 @@ from tests.system import System
 
 pytestmark = pytest.mark.faults
 
-CLIENTS = 300
+CLIENTS = 100
 # Per client: the log's page or the live buffer, and what the server has handed to the socket.
 CLIENT_MAX_KIB = 2 * Settings().stream_buffer_max_bytes // 1024
 EVENT_BYTES = 1000

@@ -237,6 +237,15 @@ async def test_stage_is_read_whole_and_by_its_ends(redis: Redis, run: RunByHand)
     assert [first.stage_id for first, _ in ends] == ["synthesis", "tools"]
 
 
+async def test_run_whose_retention_ends_between_two_looks_is_not_found(redis: Redis, run: RunByHand) -> None:
+    await run.say("a")
+    head = await log.read_head(redis, run.run_id)
+    await redis.delete(keys.stage_stream(run.run_id, "extraction"))
+
+    with pytest.raises(RunNotFound):
+        await log.read_stage_ends(redis, run.run_id, head.stage_ids)
+
+
 async def test_ids_are_those_that_redis_shows(redis: Redis, run: RunByHand) -> None:
     """A cursor can be pasted into XRANGE."""
     (event_id,) = await run.say("a")

@@ -1,0 +1,211 @@
+"""The model stages: chunks as they come, lean, then one completion that holds the answer."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.errors import ModelUnavailable
+from shared.events import Event, ModelStageResult, StageCompleted, ToolCompletionChunk, Usage
+from worker.model.client import ModelRequest
+from worker.model.deltas import Merger
+from worker.stages.model import lean, model_stage
+
+TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
+REQUEST = ModelRequest(model="m", messages=[{"role": "user", "content": "hi"}], tools=TOOLS)
+
+
+class ScriptedModel:
+    """Answers with given chunks, then fails, hangs or ends."""
+
+    def __init__(self, *chunks: dict[str, Any], failure: Exception | None = None, hangs: bool = False) -> None:
+        self.chunks = chunks
+        self.failure = failure
+        self.hangs = hangs
+        self.requests: list[ModelRequest] = []
+        self.is_closed = False
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[dict[str, Any], None]:
+        self.requests.append(request)
+        try:
+            for chunk in self.chunks:
+                yield chunk
+            if self.hangs:
+                await asyncio.Event().wait()
+            if self.failure is not None:
+                raise self.failure
+        finally:
+            self.is_closed = True
+
+
+def chunk(delta: dict[str, Any] | None = None, finish_reason: str | None = None, **fields: Any) -> dict[str, Any]:
+    """As a provider sends it, with all that repeats."""
+    choices = [] if delta is None else [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}]
+    return {
+        "id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1735689600, "model": "m-1",
+        "system_fingerprint": "fp", "service_tier": "default", "obfuscation": "xyz", "usage": None, "choices": choices,
+        **fields,
+    }  # fmt: skip
+
+
+def says(text: str) -> dict[str, Any]:
+    return chunk({"content": text})
+
+
+def calls(index: int, call_id: str, arguments: str) -> dict[str, Any]:
+    function = {"name": "get_weather", "arguments": arguments}
+    return chunk({"tool_calls": [{"index": index, "id": call_id, "type": "function", "function": function}]})
+
+
+async def collect(model: ScriptedModel, taken: set[str] | None = None, request: ModelRequest = REQUEST) -> list[Event]:
+    return [event async for event in model_stage("extraction", model, request, taken or set())]
+
+
+def result_of(events: list[Event]) -> ModelStageResult:
+    assert isinstance(events[-1], StageCompleted)
+    return ModelStageResult.model_validate(events[-1].result)
+
+
+async def test_every_chunk_is_an_event_and_one_completion_follows() -> None:
+    counts = chunk(usage={"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3})
+    model = ScriptedModel(chunk({"role": "assistant"}), says("Grü"), says("ße"), chunk({}, "stop"), counts)
+
+    events = await collect(model)
+
+    assert [type(event) for event in events] == [ToolCompletionChunk] * 5 + [StageCompleted]
+    assert {event.stage_id for event in events} == {"extraction"}
+    assert result_of(events) == ModelStageResult(text="Grüße", finish_reason="stop", model="m-1")
+    assert events[-1].usage == Usage(prompt_tokens=1, completion_tokens=2, total_tokens=3)
+    assert model.requests == [REQUEST]
+    assert model.is_closed
+
+
+async def test_calls_are_in_the_completion_and_in_the_chunks() -> None:
+    model = ScriptedModel(calls(0, "c1", '{"city":'), calls(0, "", '"Köln"}'), chunk({}, "tool_calls"))
+
+    events = await collect(model)
+
+    (call,) = result_of(events).tool_calls
+    assert (call.id, call.name, call.arguments) == ("c1", "get_weather", '{"city":"Köln"}')
+    assert "tool_calls" in events[0].tool_results["choices"][0]["delta"]
+
+
+async def test_call_gets_an_id_that_no_earlier_round_has() -> None:
+    """Some providers number the calls of each answer from the start."""
+    model = ScriptedModel(calls(0, "call_0", "{}"), chunk({}, "tool_calls"))
+
+    (call,) = result_of(await collect(model, {"call_0"})).tool_calls
+    assert call.id not in {"", "call_0"}
+
+
+async def test_calls_are_looked_for_in_text_only_where_tools_were_offered() -> None:
+    text = '<tool_call>{"name": "get_weather", "arguments": {"city": "Köln"}}</tool_call>'
+    without = ModelRequest(model="m", messages=[])
+
+    offered = result_of(await collect(ScriptedModel(says(text), chunk({}, "stop"))))
+    plain = result_of(await collect(ScriptedModel(says(text), chunk({}, "stop")), request=without))
+    assert [call.name for call in offered.tool_calls] == ["get_weather"]
+    assert (plain.tool_calls, plain.text) == ([], text)
+
+
+async def test_answer_without_usage_or_model_has_none() -> None:
+    events = await collect(
+        ScriptedModel({"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": "stop"}]})
+    )
+
+    assert events[-1].usage is None
+    assert events[-1].result == {"text": "x", "tool_calls": [], "finish_reason": "stop"}
+
+
+async def test_model_that_fails_leaves_a_stage_without_its_completion() -> None:
+    """What it said before that was passed on already; the stage is done again."""
+    model = ScriptedModel(says("a"), failure=ModelUnavailable("cut"))
+    stage = model_stage("extraction", model, REQUEST, set())
+    said = await anext(stage)
+
+    with pytest.raises(ModelUnavailable, match="cut"):
+        await anext(stage)
+    assert isinstance(said, ToolCompletionChunk)
+    assert model.is_closed
+
+
+async def test_closed_stage_closes_the_provider_s_connection() -> None:
+    model = ScriptedModel(says("a"), says("b"))
+    stage = model_stage("extraction", model, REQUEST, set())
+    await anext(stage)
+    await stage.aclose()
+
+    assert model.is_closed
+
+
+async def test_cancelled_stage_closes_the_provider_s_connection() -> None:
+    model = ScriptedModel(hangs=True)
+    running = asyncio.create_task(collect(model))
+    while not model.requests:
+        await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+    assert model.is_closed
+
+
+# --- lean --------------------------------------------------------------------
+
+
+def test_what_every_chunk_repeats_is_left_out() -> None:
+    assert lean(says("a")) == {"choices": [{"index": 0, "delta": {"content": "a"}}]}
+
+
+def test_what_a_chunk_says_is_kept() -> None:
+    said = {
+        "choices": [
+            {
+                "index": 1,
+                "delta": {"role": "assistant", "content": "", "reasoning_content": "hm", "tool_calls": [{"id": None}]},
+                "finish_reason": "stop",
+                "logprobs": {"content": None},
+            }
+        ],
+        "usage": {"prompt_tokens": 0, "details": None},
+        "x_vendor": {"id": None},
+    }
+
+    assert lean({**chunk(), **said}) == said
+
+
+def test_nulls_of_choices_and_deltas_are_left_out() -> None:
+    nulls = chunk({"content": "a", "role": None, "tool_calls": None, "refusal": None}, usage=None, citations=None)
+
+    assert lean(nulls) == {"choices": [{"index": 0, "delta": {"content": "a"}}]}
+
+
+@pytest.mark.parametrize("choices", ["x", 7, {}, [None], ["x"], [[]], [{"delta": "x"}], [{"delta": []}]])
+def test_choices_that_are_none_are_kept_as_they_came(choices: Any) -> None:
+    assert lean({"choices": choices}) == {"choices": choices}
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "content": st.none() | st.text(max_size=5),
+                "reasoning": st.none() | st.text(max_size=5),
+                "refusal": st.none() | st.text(max_size=5),
+            },
+        ),
+        max_size=5,
+    )
+)
+def test_lean_chunks_give_the_same_answer(deltas: list[dict[str, Any]]) -> None:
+    """All but the model's name, which the completion has."""
+    whole, left = Merger(), Merger()
+    for delta in deltas:
+        whole.add(chunk(delta, model=None))
+        left.add(lean(chunk(delta, model=None)))
+
+    assert left.result() == whole.result()

@@ -1,0 +1,115 @@
+"""Where a claim takes a run up: what is complete, what was begun, which calls have their result."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.asyncio import Redis
+
+from shared import ids
+from shared.cursor import EventId
+from shared.errors import RunNotFound
+from shared.events import (
+    Event,
+    RunStarted,
+    StageCompleted,
+    StageRestarted,
+    StageStarted,
+    ToolCall,
+    ToolResult,
+    ToolSummary,
+    Usage,
+)
+from shared.log import StoredEvent
+from tests import runs_by_hand
+from tests.runs_by_hand import RunByHand, chunk
+from worker.history import History, checkpoints_of, read_checkpoints, read_history
+from worker.stages.tools import Checkpoints
+
+
+@pytest.fixture
+async def run(redis: Redis) -> AsyncIterator[RunByHand]:
+    run = await runs_by_hand.start(redis)
+    yield run
+    await runs_by_hand.stop(run)
+
+
+def called(call_id: str) -> ToolCall:
+    return ToolCall(stage_id="tools", call_id=call_id, name="f", arguments="{}")
+
+
+def answered(call_id: str, content: str = "x") -> ToolResult:
+    return ToolResult(stage_id="tools", call_id=call_id, name="f", content=content)
+
+
+async def test_fresh_run_has_nothing_behind_it(redis: Redis, run: RunByHand) -> None:
+    await run.put(RunStarted(attempt=1, worker="w"))
+
+    assert await read_history(redis, run.run_id) == History(["run"], {}, {})
+
+
+async def test_complete_stages_hold_their_results_and_begun_ones_their_first_event(
+    redis: Redis, run: RunByHand
+) -> None:
+    extracted = StageCompleted(stage_id="extraction", result={"text": "x"}, usage=Usage(total_tokens=3))
+    await run.put(StageStarted(stage_id="extraction", attempt=1), chunk("x"), extracted)
+    first, *_ = await run.put(StageStarted(stage_id="tools", attempt=1), called("1"), answered("1"))
+    await run.put(RunStarted(attempt=2, worker="w2"))
+
+    history = await read_history(redis, run.run_id)
+    assert history == History(["run", "extraction", "tools"], {"extraction": extracted}, {"tools": first})
+
+
+async def test_stage_that_was_restarted_is_known_by_its_very_first_event(redis: Redis, run: RunByHand) -> None:
+    """`discard_from` counts from there, however often the stage is done again."""
+    (first, *_) = await run.put(StageStarted(stage_id="extraction", attempt=1), chunk("a"))
+    await run.put(StageRestarted(stage_id="extraction", attempt=2, discard_from=first.sequence + 1), chunk("b"))
+
+    assert (await read_history(redis, run.run_id)).begun == {"extraction": first}
+
+
+async def test_stages_of_later_rounds_are_stages_of_their_own(redis: Redis, run: RunByHand) -> None:
+    for stage_id in ("extraction", "tools", "extraction.2"):
+        await run.put(
+            StageStarted(stage_id=stage_id, attempt=1), StageCompleted(stage_id=stage_id, result={"of": stage_id})
+        )
+    history = await read_history(redis, run.run_id)
+
+    assert {stage_id: done.result["of"] for stage_id, done in history.completed.items()} == {
+        "extraction": "extraction",
+        "tools": "tools",
+        "extraction.2": "extraction.2",
+    }
+    assert history.stage_ids == ["run", "extraction", "tools", "extraction.2"]
+
+
+async def test_run_that_is_gone_is_not_found(redis: Redis) -> None:
+    with pytest.raises(RunNotFound):
+        await read_history(redis, ids.new_run_id())
+
+
+async def test_checkpoints_are_the_calls_and_results_in_the_log(redis: Redis, run: RunByHand) -> None:
+    await run.put(StageStarted(stage_id="tools", attempt=1), called("1"), called("2"), called("3"))
+    await run.put(answered("3", "c"), answered("1", "a"))
+
+    checkpoints = await read_checkpoints(redis, run.run_id, "tools")
+    assert checkpoints == Checkpoints(frozenset("123"), {"1": answered("1", "a"), "3": answered("3", "c")})
+
+
+def test_checkpoints_survive_restarts_and_need_no_call_before_a_result() -> None:
+    """Results of earlier attempts stand; a stage that resumes voids nothing."""
+    events: list[Event] = [
+        StageStarted(stage_id="tools", attempt=1),
+        called("1"),
+        answered("1"),
+        StageRestarted(stage_id="tools", attempt=2, discard_from=5),
+        called("2"),
+        answered("0"),
+        ToolSummary(stage_id="tools", tool_summary=[]),
+    ]
+    stored = [
+        StoredEvent(b"1-%d" % n, "tools", event.event.encode(), event.data()) for n, event in enumerate(events, 1)
+    ]
+
+    assert stored[0].event_id == EventId(1, 1)
+    assert checkpoints_of(stored) == Checkpoints(frozenset("12"), {"1": answered("1"), "0": answered("0")})
+    assert checkpoints_of([]) == Checkpoints()
