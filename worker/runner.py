@@ -27,7 +27,7 @@ from shared.errors import (
 from shared.events import Cancel, Done, Error, Event
 from shared.line import Line
 from shared.pubsub import Channels
-from shared.redis import REDIS_AWAY
+from shared.redis import REDIS_AWAY, is_passing
 from shared.runs import Run
 from shared.scripts import Claim
 from shared.settings import Settings
@@ -94,9 +94,23 @@ class Runner:
             except (RunEnded, RunNotFound):
                 await self._settle(run_id)
                 return Outcome(is_over=True)
-            except REDIS_AWAY as exc:
+            except StagebusError:
+                raise
+            except Exception as exc:
+                if not (isinstance(exc, REDIS_AWAY) and is_passing(exc)):
+                    # A record or a log that this worker cannot read, say: no other could, either.
+                    logger.exception("run %s: internal error", run_id)
+                    await self._end_broken(run_id)
+                    return Outcome(is_over=True)
                 logger.warning("run %s: Redis is away (%s); claiming anew", run_id, exc)
             await self._hold_still(run_id, token)
+
+    async def _end_broken(self, run_id: str) -> None:
+        """End a run that cannot even be begun, by nothing but its claim."""
+        claim = await scripts.claim(self._redis, run_id, self._worker)
+        if claim is not None:
+            event = Error(error=INTERNAL_ERROR, code="internal")
+            await store.end_claimed(self._redis, self._settings, run_id, claim.attempt, claim.last_id, event)
 
     async def _hold_still(self, run_id: str, token: str) -> None:
         """Return when the lease is certainly ours, so that the next claim takes the run from nobody.

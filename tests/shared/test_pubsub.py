@@ -164,6 +164,17 @@ async def test_deaf_connection_is_given_up(far: Listener, redis: Redis, monkeypa
 
     await until(lambda: far.reconnected > told)
     assert await redis.publish("a", b"x") == 1
+    await _hear(redis, far.channels._canary.decode(), 4)
+    assert far.reconnected == told + 1, "the new one is not given up in its turn"
+
+
+async def _hear(redis: Redis, channel: str, count: int) -> None:
+    """Wait for so many messages."""
+    async with asyncio.timeout(10), redis.pubsub() as ear:
+        await ear.subscribe(channel)
+        heard = 0
+        while heard < count:
+            heard += await ear.get_message(ignore_subscribe_messages=True, timeout=1) is not None
 
 
 async def test_stop_ends_promptly_and_leaves_nothing(redis: Redis) -> None:

@@ -116,9 +116,6 @@ async def test_drained_run_is_given_back_with_all_that_it_wrote(
     assert (await names(redis, run_id))[-1] == "stage_started"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="what is raised outside the attempt's work leaves the run to its lease's end, again and again"
-)
 @pytest.mark.parametrize(
     "request_",
     [{**REQUEST, "of_a_newer_gateway": 1}, {**REQUEST, "timeout_s": "soon"}, {"model": "m"}],
@@ -133,9 +130,6 @@ async def test_run_whose_request_cannot_be_read_ends(
     assert (await names(redis, run_id))[-1] == "error"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="what is raised outside the attempt's work leaves the run to its lease's end, again and again"
-)
 async def test_run_whose_log_cannot_be_read_ends(redis: Redis, settings: Settings, runner: Runner) -> None:
     """A stage that a newer version completed, with a field that this one does not know."""
     run_id = await queued(redis, settings)

@@ -91,6 +91,18 @@ async def test_held_run_is_left_to_its_worker(redis: Redis, settings: Settings) 
     assert (await store.get_run(redis, run_id)).status is RunStatus.RUNNING
 
 
+async def test_run_that_was_begun_and_given_back_may_wait_again(redis: Redis, settings: Settings) -> None:
+    """It has a time limit of its own from its first claim on."""
+    run_id = await create(redis, settings)
+    await scripts.claim(redis, run_id, "w")
+    await redis.hset(keys.run(run_id), "worker", "")
+    await redis.hincrby(keys.run(run_id), "created_at", -round(settings.queue_wait_max_s * 1000) - 1000)
+    await sweep(redis, settings)
+
+    assert (await store.get_run(redis, run_id)).status is RunStatus.RUNNING
+    assert await is_queued(redis, run_id)
+
+
 async def test_half_made_run_is_left_to_its_client_for_a_while(redis: Redis, settings: Settings) -> None:
     fresh, old = ids.new_run_id(), "01J9ZK3V7Q8E5W2R4T6Y8A0P1A"
     await redis.zadd(keys.ACTIVE, {fresh: 1, old: 2})
