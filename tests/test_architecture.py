@@ -41,7 +41,9 @@ def imports_of(path: Path) -> Iterator[str]:
 def text_files() -> Iterator[Path]:
     for path in ROOT.rglob("*"):
         parts = path.relative_to(ROOT).parts
-        is_ignored = any(part in IGNORED_FOLDERS or part.startswith((".", "__")) for part in parts[:-1])
+        is_ignored = parts == (".git",) or any(
+            part in IGNORED_FOLDERS or part.startswith((".", "__")) for part in parts[:-1]
+        )
         if path.is_file() and not is_ignored and path.suffix in TEXT_SUFFIXES:
             yield path
 
