@@ -5,7 +5,10 @@ when nothing nearer handles the error; `retryable` says whether the same call ma
 made again. The message is safe to show to a client.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Final
+
+# Names of models that a message lists; GET /models has them all.
+MODELS_SHOWN_MAX: Final = 20
 
 
 class StagebusError(Exception):
@@ -195,6 +198,20 @@ class BadTool(StagebusError):
     title = "Bad tool"
 
 
+class BadProviders(StagebusError):
+    """The providers file does not hold. The process does not start."""
+
+    code = "bad_providers"
+    title = "Bad providers file"
+
+
+class KeyMissing(StagebusError):
+    """A provider's key is not where the providers file says. The message is for the log, and never holds a key."""
+
+    code = "key_missing"
+    title = "Key missing"
+
+
 class Draining(StagebusError):
     """This process is shutting down."""
 
@@ -235,6 +252,16 @@ class UnknownTools(RunFailed):
         super().__init__(
             f"no such tools: {', '.join(name[:64] for name in names)}; GET /tools lists those that there are"
         )
+
+
+class UnknownModel(RunFailed):
+    """The request names a model that no provider serves."""
+
+    code = "unknown_model"
+
+    def __init__(self, name: str, served: list[str]) -> None:
+        listed = ", ".join(served[:MODELS_SHOWN_MAX]) + (" …" if len(served) > MODELS_SHOWN_MAX else "")
+        super().__init__(f"no provider serves a model {name[:64]!r}; there are: {listed} (GET /models lists them)")
 
 
 class AttemptsExhausted(RunFailed):

@@ -37,6 +37,9 @@ class Settings(BaseSettings):
     openai_api_key: SecretStr | None = Field(
         None, validation_alias=AliasChoices("OPENAI_API_KEY", "openai_api_key"), description="the provider's key"
     )
+    providers: Path | None = Field(
+        None, description="a providers file (TOML) for more than one provider; takes the place of OPENAI_BASE_URL"
+    )
     model: str = Field("demo", min_length=1, description="the model of runs that name none")
     model_connect_timeout_s: float = Field(10.0, gt=0, description="to reach the provider")
     model_stall_timeout_s: float = Field(60.0, gt=0, description="silence of a provider before it counts as cut")

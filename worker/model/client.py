@@ -4,6 +4,8 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, fields
 from typing import Any, Final, Self
 
+from shared.provider_entry import Abilities
+from shared.providers import Providers
 from shared.settings import Settings
 from worker.model.chunks import Chunk
 from worker.model.provider import Provider, ProviderOptions
@@ -34,13 +36,22 @@ class ModelRequest:
 class Model:
     """Every model that this process can ask, each by the provider that serves it."""
 
-    def __init__(self, provider: Provider) -> None:
+    def __init__(self, provider: Provider, providers: Providers) -> None:
         self._provider = provider
+        self._providers = providers
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
         """With one provider, any model's name goes to it."""
-        return cls(Provider(ProviderOptions.from_settings(settings)))
+        return cls(Provider(ProviderOptions.from_settings(settings)), Providers.from_settings(settings))
+
+    def abilities(self, name: str) -> Abilities:
+        """What the model under a name can do; `tools` says whether it calls them natively.
+
+        Raises:
+            UnknownModel: no provider serves it.
+        """
+        return self._providers.abilities(name)
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[Chunk, None]:
         """Ask, and yield the answer's chunks as they arrive.

@@ -1,0 +1,202 @@
+"""The providers file: who serves which model, with what key, and what each model can do.
+
+    [providers.openai]
+    base_url = "https://api.openai.com/v1"
+    key = { env = "OPENAI_API_KEY" }
+    concurrency_max = 50
+    models = ["gpt-4.1", { name = "fast", id = "gpt-4.1-mini", fallbacks = ["gpt-4.1"] }]
+
+    [aliases]
+    best = ["gpt-4.1", "fast"]
+
+Gateways read names and abilities of it, workers all; a key is looked up only when a worker
+asks its provider. Without a file there is one provider, of `OPENAI_BASE_URL`, for every name.
+Spec: https://toml.io/en/v1.0.0
+"""
+
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from shared.errors import BadProviders, UnknownModel
+from shared.provider_entry import ANY, Abilities, ModelEntry, ProviderEntry, ProvidersFile, Secret
+from shared.settings import Settings
+
+# The one provider that there is without a file.
+ONLY: Final = "default"
+FILE_MAX_BYTES: Final = 2**20
+ERRORS_MAX: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One way to an answer: a model's name, as clients say it, and who is asked for what."""
+
+    name: str
+    provider: str
+    model_id: str
+    abilities: Abilities
+    extra_body: Mapping[str, Any]
+
+
+class Providers:
+    """Every provider by its name, and the way from a model's name to them."""
+
+    def __init__(self, file: ProvidersFile) -> None:
+        self.by_name: Mapping[str, ProviderEntry] = file.providers
+        self._aliases = file.aliases
+        self._exact: dict[str, tuple[str, ModelEntry]] = {}
+        self._patterns: list[tuple[str, ModelEntry]] = []
+        for provider, entry in file.providers.items():
+            for model in entry.models:
+                if ANY in model.name:
+                    self._patterns.append((provider, model))
+                else:
+                    self._exact[model.name] = (provider, model)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """Those of the file that the settings name, or the one of `OPENAI_BASE_URL`.
+
+        Raises:
+            BadProviders: the file does not hold; the message says what to change in it.
+        """
+        if settings.providers is not None:
+            return cls(read_file(settings.providers))
+        key = settings.openai_api_key
+        entry = ProviderEntry(
+            base_url=settings.openai_base_url or "https://api.openai.com/v1",
+            key=Secret(value=key) if key is not None and key.get_secret_value() else None,
+            models=[ModelEntry(name=ANY)],
+        )
+        return cls(ProvidersFile(providers={ONLY: entry}))
+
+    def names(self) -> list[str]:
+        """Every name that stands in the file as it is, aliases first."""
+        return [*self._aliases, *self._exact]
+
+    def patterns(self) -> list[str]:
+        """The names with a `*` that others are matched with."""
+        return [model.name for _, model in self._patterns]
+
+    def routes(self, name: str) -> tuple[Route, ...]:
+        """The ways to an answer under a name, the preferred one first.
+
+        Raises:
+            UnknownModel: nobody serves it.
+        """
+        if name in self._aliases:
+            return tuple(self._route(target) for target in self._aliases[name])
+        _, model = self._find(name)
+        return tuple(self._route(target) for target in (name, *model.fallbacks))
+
+    def abilities(self, name: str) -> Abilities:
+        """What the model under a name can do: the preferred one, where it has fallbacks.
+
+        Raises:
+            UnknownModel: nobody serves it.
+        """
+        return self.routes(name)[0].abilities
+
+    def _find(self, name: str) -> tuple[str, ModelEntry]:
+        if name in self._exact:
+            return self._exact[name]
+        for provider, model in self._patterns:
+            if _matched(model.name, name) is not None:
+                return provider, model
+        raise UnknownModel(name, [*self.names(), *self.patterns()])
+
+    def _route(self, name: str) -> Route:
+        provider, model = self._find(name)
+        entry = self.by_name[provider]
+        return Route(
+            name=name,
+            provider=provider,
+            model_id=(model.id or model.name).replace(ANY, _matched(model.name, name) or ""),
+            abilities=model.abilities_within(entry),
+            extra_body={**entry.extra_body, **model.extra_body},
+        )
+
+
+def _matched(pattern: str, name: str) -> str | None:
+    """What the pattern's `*` stands for in the name; None where it does not match."""
+    before, star, after = pattern.partition(ANY)
+    if not star:
+        return "" if pattern == name else None
+    is_match = len(name) > len(before) + len(after) and name.startswith(before) and name.endswith(after)
+    return name[len(before) : len(name) - len(after)] if is_match else None
+
+
+def read_file(path: Path) -> ProvidersFile:
+    """Read and check a providers file. No value out of it gets into a message: it may be a key.
+
+    Raises:
+        BadProviders: it does not hold.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(FILE_MAX_BYTES + 1)
+        if len(raw) > FILE_MAX_BYTES:
+            raise BadProviders(f"{path} has more than {FILE_MAX_BYTES} bytes; is it the file that you meant?")
+        parsed = ProvidersFile.model_validate(tomllib.loads(raw.decode()))
+    except OSError as exc:
+        reason = exc.strerror or type(exc).__name__
+        raise BadProviders(f"{path} cannot be read ({reason}); STAGEBUS_PROVIDERS names it") from None
+    except ValidationError as exc:
+        raise _bad(path, (_in_words(error) for error in exc.errors(include_input=False, include_url=False))) from None
+    except ValueError as exc:  # TOML's own errors and those of UTF-8 name a place, and no value
+        place = "it is no UTF-8" if isinstance(exc, UnicodeDecodeError) else str(exc)
+        raise _bad(path, [f"no TOML: {place}"]) from None
+    wrong = list(_check_names(parsed))
+    if wrong:
+        raise _bad(path, wrong)
+    return parsed
+
+
+def _bad(path: Path, wrong: Iterable[str]) -> BadProviders:
+    lines = list(wrong)
+    more = [f"and {len(lines) - ERRORS_MAX} more"] if len(lines) > ERRORS_MAX else []
+    return BadProviders("\n  ".join([f"{path} does not hold:", *lines[:ERRORS_MAX], *more]))
+
+
+def _in_words(error: ErrorDetails) -> str:
+    """`providers.openai.models.1.id: …`; pydantic's own sentence, or ours out of a validator."""
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"{where}: there is no such key; docs/providers.md lists those that there are"
+    text = str(error["msg"]).removeprefix("Value error, ")
+    return f"{where}: {text}" if where else text
+
+
+def _check_names(file: ProvidersFile) -> Iterator[str]:
+    """What only the whole file shows: names that stand twice, and names of nobody."""
+    seen: dict[str, str] = {}
+    for provider, entry in file.providers.items():
+        for model in entry.models:
+            if model.name in seen:
+                yield (
+                    f"providers.{provider}.models: {model.name!r} is served by {seen[model.name]!r} already; "
+                    "give one of them another name, and its id beside it"
+                )
+            seen[model.name] = provider
+    routes = Providers(file)
+    for alias, targets in file.aliases.items():
+        if alias in seen:
+            yield f"aliases.{alias}: is the name of a model, too; give the alias another one"
+        yield from _unserved(routes, f"aliases.{alias}", targets)
+    for provider, entry in file.providers.items():
+        for model in entry.models:
+            yield from _unserved(routes, f"providers.{provider}.models.{model.name}.fallbacks", model.fallbacks)
+
+
+def _unserved(routes: Providers, where: str, names: Iterable[str]) -> Iterator[str]:
+    for name in names:
+        try:
+            routes._find(name)  # noqa: SLF001 - aliases of aliases are not wanted here
+        except UnknownModel:
+            yield f"{where}: no provider serves {name!r}"
