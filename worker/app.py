@@ -59,6 +59,7 @@ class WorkerApp:
             StorageUnfit: Redis cannot carry runs; the message says what to do.
         """
         await check_server(self._redis)
+        await self._tools.start()
         await catalog.publish_tools(self._redis, self._tools.describe())
         await self._channels.start()
         self._keeper.start()

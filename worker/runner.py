@@ -146,7 +146,13 @@ class Runner:
         history = await read_history(self._redis, run_id)
         async with self._attempt(claim, run_id, history.stage_ids, token) as attempt:
             toolchain = Toolchain(
-                run, attempt, history, redis=self._redis, settings=self._settings, model=self._model, tools=self._tools
+                run,
+                attempt,
+                history,
+                redis=self._redis,
+                settings=self._settings,
+                model=self._model,
+                tools=self._tools.snapshot(),
             )
             try:
                 event = await self._find_end(run, claim, attempt, toolchain)

@@ -29,7 +29,7 @@ from worker.model.client import Model, ModelRequest
 from worker.pipeline import NextStage, call_ids, conversation, model_result, next_stage, stage_option
 from worker.stages.model import model_stage
 from worker.stages.tools import Checkpoints, tools_stage
-from worker.tools.registry import ToolRegistry
+from worker.tools.toolset import Toolset
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Toolchain:
         redis: Redis,
         settings: Settings,
         model: Model,
-        tools: ToolRegistry,
+        tools: Toolset,
     ) -> None:
         self._run = run
         self._request = RunRequest.model_validate(run.request)

@@ -15,7 +15,8 @@ from shared.events import (
     ToolStageResult,
     ToolSummary,
 )
-from worker.tools.registry import Tool, ToolRegistry
+from worker.tools.tool import Tool
+from worker.tools.toolset import Toolset
 
 OUTCOME_UNKNOWN = (
     "the outcome of this call is unknown: its worker died while it ran, and the tool may not run twice; "
@@ -34,7 +35,7 @@ class Checkpoints:
 async def tools_stage(
     stage_id: str,
     calls: Sequence[ToolCallRequest],
-    registry: ToolRegistry,
+    registry: Toolset,
     *,
     allowed: frozenset[str],
     calls_max: int,
@@ -79,18 +80,18 @@ async def tools_stage(
     yield StageCompleted(stage_id=stage_id, result=ToolStageResult(outcomes=outcomes).model_dump())
 
 
-def _find(registry: ToolRegistry, call: ToolCallRequest) -> Tool | None:
+def _find(registry: Toolset, call: ToolCallRequest) -> Tool | None:
     return registry.get(call.name) if call.name in registry.names() else None
 
 
-def _is_once(registry: ToolRegistry, call: ToolCallRequest) -> bool:
+def _is_once(registry: Toolset, call: ToolCallRequest) -> bool:
     tool = _find(registry, call)
     return tool is not None and not tool.idempotent
 
 
 def _refusal(
     call: ToolCallRequest,
-    registry: ToolRegistry,
+    registry: Toolset,
     allowed: frozenset[str],
     refused: frozenset[str],
     checkpoints: Checkpoints,
@@ -105,7 +106,7 @@ def _refusal(
     return None
 
 
-async def _run(stage_id: str, call: ToolCallRequest, registry: ToolRegistry, refusal: str | None) -> ToolResult:
+async def _run(stage_id: str, call: ToolCallRequest, registry: Toolset, refusal: str | None) -> ToolResult:
     started = time.monotonic()
     tool = _find(registry, call)
     if refusal is not None or tool is None:

@@ -79,20 +79,34 @@ class Signature(NamedTuple):
         Raises:
             BadArguments: they are no JSON object, or do not fit.
         """
-        text = arguments.strip()
-        if text in ("", "null"):
-            text = "{}"
+        parse_object(tool_name, arguments)
         try:
-            if not isinstance(orjson.loads(text), dict):
-                raise BadArguments(f"The arguments of {tool_name} must be a JSON object.")
-            bound = self.model.model_validate_json(text)
-        except orjson.JSONDecodeError as exc:
-            raise BadArguments(f"The arguments of {tool_name} are no JSON: {exc}.") from None
+            bound = self.model.model_validate_json(_text(arguments))
         except ValidationError as exc:
             raise BadArguments(_explain(tool_name, exc)) from None
         values = {name: getattr(bound, _field(place)) for place, name in enumerate(self.names)}
         positional = [values.pop(name) for name in self.names if name in self.positional]
         return positional, values
+
+
+def parse_object(tool_name: str, arguments: str) -> dict[str, Any]:
+    """The object out of a call's JSON; no text is no arguments.
+
+    Raises:
+        BadArguments: it is no JSON object.
+    """
+    try:
+        parsed = orjson.loads(_text(arguments))
+    except orjson.JSONDecodeError as exc:
+        raise BadArguments(f"The arguments of {tool_name} are no JSON: {exc}.") from None
+    if not isinstance(parsed, dict):
+        raise BadArguments(f"The arguments of {tool_name} must be a JSON object.")
+    return parsed
+
+
+def _text(arguments: str) -> str:
+    text = arguments.strip()
+    return "{}" if text in ("", "null") else text
 
 
 def read_signature(function: ToolFunction, name: str) -> Signature:

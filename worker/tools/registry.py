@@ -1,52 +1,66 @@
-"""The tools of this worker: the built-in ones, and those of `STAGEBUS_TOOLS`.
+"""The tools of this worker: the built-in ones, those of `STAGEBUS_TOOLS`, and those of its sources.
 
 STAGEBUS_TOOLS=mytools:book_table,mytools.search:find
 """
 
+import asyncio
 import importlib
 import inspect
+import logging
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Final
 
-from shared.catalog import ToolDescription
-from shared.errors import BadTool, UnknownTools
+from shared.errors import BadTool
 from shared.settings import Settings
 from worker.tools.functions import ToolFunction, options_of, read_signature
+from worker.tools.sources import RemoteSignature, SourcedTool, ToolSource
 from worker.tools.threads import ToolThreads
 from worker.tools.tool import Tool, ToolLimits
+from worker.tools.toolset import Toolset
 from worker.tools.weather import Weather
 
 __all__ = ["Tool", "ToolRegistry"]
+
+logger = logging.getLogger(__name__)
 
 # What OpenAI takes as a function's name, and so everyone.
 _NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
-class ToolRegistry:
-    """Tools by name, and what they share: threads, limits, connections.
+class ToolRegistry(Toolset):
+    """The tools of now, and what they share: threads, limits, connections.
 
     Args:
         functions: each becomes a tool.
         settings: the limits.
         weather: whose `get_weather` is among the functions, if it is; closed with the registry.
+        sources: give further tools once they are started; closed with the registry.
 
     Raises:
         BadTool: a function cannot be a tool, or two have one name.
     """
 
     def __init__(
-        self, functions: Iterable[ToolFunction], settings: Settings, *, weather: Weather | None = None
+        self,
+        functions: Iterable[ToolFunction],
+        settings: Settings,
+        *,
+        weather: Weather | None = None,
+        sources: Iterable[ToolSource] = (),
     ) -> None:
         self._weather = weather
         self._threads = ToolThreads(settings.tool_threads)
         self._limits = ToolLimits(settings.tool_timeout_s, settings.tool_result_max_bytes)
-        self._tool_by_name: dict[str, Tool] = {}
+        self._sources = tuple(sources)
+        self.changed = asyncio.Event()  # set at each change; who waits for the next clears it
+        self._functions: dict[str, Tool] = {}
         for function in functions:
             made = self._make(function)
-            if made.name in self._tool_by_name:
+            if made.name in self._functions:
                 raise BadTool(f"two tools are called {made.name!r}; give one another name with @tool(name=…)")
-            self._tool_by_name[made.name] = made
+            self._functions[made.name] = made
+        super().__init__(self._functions)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "ToolRegistry":
@@ -58,38 +72,46 @@ class ToolRegistry:
         weather = Weather.from_settings(settings)
         return cls([weather.get_weather, *map(_load, settings.tools)], settings, weather=weather)
 
-    def get(self, name: str) -> Tool:
-        """The tool of that name.
+    async def start(self) -> None:
+        """Let the sources begin; return when each has given its tools or has failed to for now."""
+        for source in self._sources:
+            source.on_change = self._refresh
+        await asyncio.gather(*(source.start() for source in self._sources))
+        self._refresh()
 
-        Raises:
-            UnknownTools: there is none.
-        """
-        try:
-            return self._tool_by_name[name]
-        except KeyError:
-            raise UnknownTools([name]) from None
-
-    def names(self) -> tuple[str, ...]:
-        """All tools, the built-in ones first."""
-        return tuple(self._tool_by_name)
-
-    def definitions(self, names: Iterable[str]) -> list[dict[str, Any]]:
-        """The `tools` of a chat completion request.
-
-        Raises:
-            UnknownTools: one of the names is no tool's.
-        """
-        return [{"type": "function", "function": _described(self.get(name))} for name in names]
-
-    def describe(self) -> list[ToolDescription]:
-        """All tools as `GET /tools` shows them."""
-        return [ToolDescription(**_described(tool)) for tool in self._tool_by_name.values()]
+    def snapshot(self) -> Toolset:
+        """The tools of this moment; a run's attempt keeps to one snapshot."""
+        return Toolset(self._tool_by_name)
 
     async def aclose(self) -> None:
         """Let go of threads and connections. Calls that still run are left to end with the process."""
+        await asyncio.gather(*(source.aclose() for source in self._sources))
         self._threads.shutdown()
         if self._weather is not None:
             await self._weather.aclose()
+
+    def _refresh(self) -> None:
+        """Ask the sources anew. A new mapping takes the old one's place, so that snapshots stay as they are."""
+        tools = dict(self._functions)
+        for source in self._sources:
+            for sourced in source.tools():
+                if sourced.name in tools:
+                    logger.warning("%s: there is a tool %r already; this one is left out", source.name, sourced.name)
+                else:
+                    tools[sourced.name] = self._adopt(sourced)
+        self._tool_by_name = tools
+        self.changed.set()
+
+    def _adopt(self, sourced: SourcedTool) -> Tool:
+        return Tool(
+            name=sourced.name,
+            function=sourced.call,
+            signature=RemoteSignature(sourced.description, dict(sourced.parameters)),
+            threads=self._threads,
+            limits=self._limits,
+            idempotent=sourced.idempotent,
+            timeout_s=sourced.timeout_s,
+        )
 
     def _make(self, function: ToolFunction) -> Tool:
         options = options_of(function)
@@ -107,10 +129,6 @@ class ToolRegistry:
             idempotent=options.idempotent,
             timeout_s=options.timeout_s,
         )
-
-
-def _described(tool: Tool) -> Mapping[str, Any]:
-    return {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
 
 
 def _load(path: str) -> ToolFunction:

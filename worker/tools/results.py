@@ -17,6 +17,8 @@ class ToolReply(NamedTuple):
 
 def encode_result(name: str, result: Any, max_bytes: int) -> ToolReply:
     """A function's result: text as it is, anything else as JSON; cut where it is too long."""
+    if isinstance(result, ToolReply):
+        return ToolReply(cut(result.content, max_bytes), result.is_error)
     if isinstance(result, str):
         return ToolReply(cut(result, max_bytes))
     try:

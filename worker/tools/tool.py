@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from worker.tools.functions import BadArguments, Signature, ToolFunction
+from worker.tools.functions import BadArguments, ToolFunction
 from worker.tools.results import ToolReply, cut, encode_result
 
 log = logging.getLogger(__name__)
@@ -21,6 +21,21 @@ _CANCEL_GRACE_S: Final = 1.0
 
 class ToolError(Exception):
     """What a tool raises to tell the model of a failure in its own words."""
+
+
+class CallSignature(Protocol):
+    """How a tool is described, and how a call's arguments become those of its function."""
+
+    @property
+    def description(self) -> str:
+        """What the model is told of it."""
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The JSON Schema of the arguments."""
+
+    def bind(self, tool_name: str, arguments: str) -> tuple[list[Any], dict[str, Any]]:
+        """The positional and the named arguments; raises BadArguments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +58,7 @@ class Tool:
 
     name: str
     function: ToolFunction
-    signature: Signature
+    signature: CallSignature
     threads: Executor
     limits: ToolLimits
     idempotent: bool = True

@@ -6,6 +6,8 @@ from shared.errors import BadTool, UnknownTools
 from shared.settings import Settings
 from worker.tools.functions import tool
 from worker.tools.registry import ToolRegistry
+from worker.tools.results import ToolReply
+from worker.tools.sources import SourcedTool
 
 MODULE = '''
 from worker.tools.functions import tool
@@ -113,3 +115,79 @@ def test_name_that_providers_refuse_is_a_bad_tool(name):
 def test_lambda_needs_a_name():
     with pytest.raises(BadTool, match="set one with"):
         ToolRegistry([lambda: 1], Settings())
+
+
+class Shelf:
+    """A source whose tools a test puts there and takes away."""
+
+    def __init__(self, *names: str) -> None:
+        self.name = "shelf"
+        self.names = names
+        self.on_change = lambda: None
+        self.is_closed = False
+
+    def tools(self) -> list[SourcedTool]:
+        return [SourcedTool(name, f"About {name}.", {"type": "object"}, self.call) for name in self.names]
+
+    async def call(self, arguments: dict) -> ToolReply:
+        return ToolReply(f"{arguments} " + "x" * 300, is_error=True)
+
+    async def start(self) -> None: ...
+
+    async def aclose(self) -> None:
+        self.is_closed = True
+
+
+@pytest.fixture
+async def shelved():
+    """A registry with one function and a shelf."""
+    shelf = Shelf("find", "fetch")
+    registry = ToolRegistry([tool(name="own")(lambda: 1)], Settings(tool_result_max_bytes=256), sources=[shelf])
+    yield registry, shelf
+    await registry.aclose()
+    assert shelf.is_closed
+
+
+async def test_tools_of_a_source_are_there_once_it_started(shelved):
+    registry, _ = shelved
+    assert registry.names() == ("own",)
+    await registry.start()
+
+    assert registry.names() == ("own", "find", "fetch")
+    assert registry.definitions(["find"])[0]["function"]["description"] == "About find."
+    assert not registry.get("find").idempotent
+
+
+async def test_sourced_tool_gets_its_arguments_as_an_object_and_its_reply_is_cut(shelved):
+    registry, _ = shelved
+    await registry.start()
+    reply = await registry.get("find").call('{"a": [1]}')
+
+    assert reply.is_error
+    assert reply.content.startswith("{'a': [1]} xxx")
+    assert len(reply.content.encode()) <= 256
+    assert "must be a JSON object" in (await registry.get("find").call("[]")).content
+
+
+async def test_snapshot_stays_as_tools_come_and_go(shelved):
+    registry, shelf = shelved
+    await registry.start()
+    registry.changed.clear()
+    before = registry.snapshot()
+    shelf.names = ("fetch", "write")
+    shelf.on_change()
+
+    assert registry.changed.is_set()
+    assert before.names() == ("own", "find", "fetch")
+    assert registry.names() == ("own", "fetch", "write")
+    assert [tool.name for tool in registry.describe()] == ["own", "fetch", "write"]
+
+
+async def test_function_outranks_a_sourced_tool_of_its_name(shelved, caplog):
+    registry, shelf = shelved
+    shelf.names = ("own", "find")
+    await registry.start()
+
+    assert registry.names() == ("own", "find")
+    assert (await registry.get("own").call("")).content == "1"
+    assert "there is a tool 'own' already" in caplog.text

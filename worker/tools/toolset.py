@@ -1,0 +1,46 @@
+"""A set of tools by name: what a run may call, and how a model and `GET /tools` are told of it."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from shared.catalog import ToolDescription
+from shared.errors import UnknownTools
+from worker.tools.tool import Tool
+
+
+class Toolset:
+    """Tools by name. One that a run was given stays as it is, whatever comes and goes meanwhile."""
+
+    def __init__(self, tool_by_name: Mapping[str, Tool]) -> None:
+        self._tool_by_name = tool_by_name
+
+    def get(self, name: str) -> Tool:
+        """The tool of that name.
+
+        Raises:
+            UnknownTools: there is none.
+        """
+        try:
+            return self._tool_by_name[name]
+        except KeyError:
+            raise UnknownTools([name]) from None
+
+    def names(self) -> tuple[str, ...]:
+        """All tools, the built-in ones first."""
+        return tuple(self._tool_by_name)
+
+    def definitions(self, names: Iterable[str]) -> list[dict[str, Any]]:
+        """The `tools` of a chat completion request.
+
+        Raises:
+            UnknownTools: one of the names is no tool's.
+        """
+        return [{"type": "function", "function": _described(self.get(name))} for name in names]
+
+    def describe(self) -> list[ToolDescription]:
+        """All tools as `GET /tools` shows them."""
+        return [ToolDescription(**_described(tool)) for tool in self._tool_by_name.values()]
+
+
+def _described(tool: Tool) -> Mapping[str, Any]:
+    return {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
