@@ -30,7 +30,7 @@ def resident_kib(process: Process) -> int:
 
 async def soak(runs: int) -> bool:
     """Make the runs; whether both processes stayed as they were."""
-    env = {"STAGEBUS_RETENTION_S": "5"}
+    env = {"STAGEBUS_RETENTION_S": "30"}
     async with System(Path(tempfile.mkdtemp(prefix="soak-")), env=env) as system:
         processes = {"gateway": system.gateways[0], "worker": system.workers[0]}
         await _make(system, runs // 10)

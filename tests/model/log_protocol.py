@@ -15,9 +15,8 @@ it is walked, and in every state reached
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-T = TypeVar("T")
 Id = tuple[int, int]  # attempt, sequence
 START: Id = (0, 0)
 
@@ -73,6 +72,9 @@ class Worker(NamedTuple):
         return (self.attempt, self.base[1] + count) if count else self.base
 
 
+Workers = tuple[Worker | None, Worker | None]
+
+
 class Client(NamedTuple):
     """A client and its subscription: its picture, its place, and what is on its way to it."""
 
@@ -101,7 +103,7 @@ class State(NamedTuple):
     """Everything."""
 
     redis: Redis
-    workers: tuple[Worker | None, ...]
+    workers: Workers
     client: Client
     claims_made: int
     budget: Budget
@@ -231,8 +233,10 @@ def read(client: Client, log: tuple[Entry, ...], rules: Rules) -> Client:
     return client._replace(position=last_id(log), is_live=True, seen=seen + shown)
 
 
-def _with(items: tuple[T, ...], index: int, item: T) -> tuple[T, ...]:
-    return (*items[:index], item, *items[index + 1 :])
+def _with(workers: Workers, index: int, worker: Worker | None) -> Workers:
+    """With another worker in one's place. They are alike, so their order is no matter: half as many states."""
+    other = workers[1 - index]
+    return (worker, other) if other is None or (worker is not None and worker <= other) else (other, worker)
 
 
 # --- what must hold ----------------------------------------------------------
