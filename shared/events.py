@@ -66,7 +66,7 @@ class ToolOutcome(BaseModel):
     call_id: str
     name: str
     arguments: str
-    content: str = Field(description="what the model is told; at most tool_result_max_bytes of UTF-8")
+    content: str = Field(description="what the model is told; at most the tool's max_result_bytes of UTF-8")
     is_error: bool = False
 
 
@@ -151,6 +151,15 @@ class ToolCall(Event):
     arguments: str = Field(description="JSON text, as the model wrote it")
 
 
+class ToolProgress(Event):
+    """How far a call is, in its tool's own words. Between the call and its result; the newest one counts."""
+
+    event: ClassVar[str] = "tool_progress"
+    call_id: str
+    message: str
+    fraction: float | None = Field(default=None, ge=0, le=1, description="of the work, where the tool knows")
+
+
 class ToolResult(Event):
     """One tool call has its result; the run never executes this call again.
 
@@ -160,9 +169,12 @@ class ToolResult(Event):
     event: ClassVar[str] = "tool_result"
     call_id: str
     name: str
-    content: str = Field(description="what the model is told; at most tool_result_max_bytes of UTF-8")
+    content: str = Field(description="what the model is told; at most the tool's max_result_bytes of UTF-8")
     is_error: bool = False
     duration_ms: int = 0
+    same_as: str | None = Field(
+        default=None, description="the earlier call of the round, with the same name and arguments, that ran for both"
+    )
 
 
 class ToolSummary(Event):
@@ -245,8 +257,8 @@ class Gap(BaseModel):
 
 
 EVENTS: Final[tuple[type[Event], ...]] = (
-    RunQueued, RunStarted, RetryScheduled, StageStarted, StageRestarted, ToolCompletionChunk, ToolCall, ToolResult,
-    ToolSummary, StageCompleted, Done, Cancel, Error,
+    RunQueued, RunStarted, RetryScheduled, StageStarted, StageRestarted, ToolCompletionChunk, ToolCall, ToolProgress,
+    ToolResult, ToolSummary, StageCompleted, Done, Cancel, Error,
 )  # fmt: skip
 EVENT_BY_NAME: Final = {event.event: event for event in EVENTS}
 TERMINAL_NAMES: Final = frozenset(event.event for event in EVENTS if event.is_terminal)

@@ -62,6 +62,9 @@ class Settings(BaseSettings):
     )
     tool_threads: int = Field(32, ge=1, description="plain functions run in this many threads")
     tool_calls_max: int = Field(64, ge=1, description="calls of one round; further ones get an error result")
+    tools_timeout_s: float = Field(
+        300.0, gt=0, description="all calls of one round together; those without a result by then get an error result"
+    )
     weather_geocoding_url: str = Field("https://geocoding-api.open-meteo.com", description="Open-Meteo's geocoding API")
     weather_forecast_url: str = Field("https://api.open-meteo.com", description="Open-Meteo's forecast API")
 

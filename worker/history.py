@@ -10,7 +10,7 @@ from shared.cursor import EventId
 from shared.events import StageCompleted, ToolCall, ToolResult
 from shared.log import StoredEvent
 from shared.runs import RUN_STAGE
-from worker.stages.tools import Checkpoints
+from worker.stages.planning import Checkpoints
 
 
 @dataclass(frozen=True)

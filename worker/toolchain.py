@@ -27,8 +27,10 @@ from worker.attempt import Attempt, GivenBack
 from worker.history import History, read_checkpoints
 from worker.model.client import Model, ModelRequest
 from worker.pipeline import NextStage, call_ids, conversation, model_result, next_stage, stage_option
+from worker.stages.calls import Origin
 from worker.stages.model import model_stage
-from worker.stages.tools import Checkpoints, tools_stage
+from worker.stages.planning import Checkpoints
+from worker.stages.tools import RoundLimits, tools_stage
 from worker.tools.toolset import Toolset
 
 logger = logging.getLogger(__name__)
@@ -167,8 +169,9 @@ class Toolchain:
             stage.stage_id,
             model_result(extraction).tool_calls,
             self._tools,
+            origin=Origin(self._run.run_id, self._run.tenant, self._attempt.number),
             allowed=frozenset(self._offered),
-            calls_max=self._settings.tool_calls_max,
+            limits=RoundLimits(self._settings.tool_calls_max, self._settings.tools_timeout_s),
             checkpoints=checkpoints,
             until_stored=self._attempt.producer.flush,
         )

@@ -12,7 +12,7 @@
 // An EventSource gives only events that were asked for by name, so one that is not here would look like a hole.
 export const EVENT_NAMES = [
   "run_queued", "run_started", "retry_scheduled", "stage_started", "stage_restarted", "tool_completion_chunk",
-  "tool_call", "tool_result", "tool_summary", "stage_completed", "done", "cancel", "error",
+  "tool_call", "tool_progress", "tool_result", "tool_summary", "stage_completed", "done", "cancel", "error",
 ];
 export const TERMINAL_NAMES = new Set(["done", "cancel", "error"]);
 

@@ -14,6 +14,7 @@ import pytest
 from shared.settings import Settings
 from tests.strict_client import StrictClient, get_run, post_run
 from tests.system import System
+from worker.tools.context import ToolContext
 from worker.tools.registry import ToolRegistry
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -126,7 +127,7 @@ async def test_readme_s_tool_can_be_offered(tmp_path: Path, monkeypatch: pytest.
         assert "count_words" in registry.names()
         tool = registry.get("count_words")
         assert tool is not None
-        assert (await tool.call('{"text": "one two  three"}')).content == "3"
+        assert (await tool.call('{"text": "one two  three"}', ToolContext(run_id="r", call_id="c"))).content == "3"
     finally:
         await registry.aclose()
 

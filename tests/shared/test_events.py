@@ -31,6 +31,7 @@ from shared.events import (
     ToolCallRequest,
     ToolCompletionChunk,
     ToolOutcome,
+    ToolProgress,
     ToolResult,
     ToolStageResult,
     ToolSummary,
@@ -54,7 +55,10 @@ FULL: list[Event] = [
     StageRestarted(stage_id="extraction", attempt=5205, discard_from=4),
     ToolCompletionChunk(stage_id="synthesis", tool_results=CHUNK),
     ToolCall(stage_id="tools", call_id="c1", name="get_weather", arguments="{}"),
-    ToolResult(stage_id="tools", call_id="c1", name="get_weather", content="14 °C", is_error=True, duration_ms=12),
+    ToolProgress(stage_id="tools", call_id="c1", message="half of it", fraction=0.5),
+    ToolResult(
+        stage_id="tools", call_id="c1", name="get_weather", content="14 °C", is_error=True, duration_ms=12, same_as="c0"
+    ),
     ToolSummary(stage_id="tools", tool_summary=[OUTCOME]),
     StageCompleted(stage_id="tools.2", result=ToolStageResult(outcomes=[OUTCOME]).model_dump(), usage=USAGE),
     Done(usage=USAGE),
@@ -63,6 +67,7 @@ FULL: list[Event] = [
 ]
 BARE: list[Event] = [
     StageStarted(stage_id="tools", attempt=1),
+    ToolProgress(stage_id="tools", call_id="c1", message=""),
     ToolCompletionChunk(stage_id="extraction", tool_results={}),
     ToolResult(stage_id="tools", call_id="c1", name="f", content=""),
     ToolSummary(stage_id="tools", tool_summary=[]),
@@ -85,7 +90,7 @@ def test_names_are_never_changed() -> None:
     """Clients, and every log that stands, know them by these."""
     assert [event.event for event in EVENTS] == [
         "run_queued", "run_started", "retry_scheduled", "stage_started", "stage_restarted", "tool_completion_chunk",
-        "tool_call", "tool_result", "tool_summary", "stage_completed", "done", "cancel", "error",
+        "tool_call", "tool_progress", "tool_result", "tool_summary", "stage_completed", "done", "cancel", "error",
     ]  # fmt: skip
     assert {"done", "cancel", "error"} == TERMINAL_NAMES
     assert Gap.event == "gap"

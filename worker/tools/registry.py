@@ -13,10 +13,12 @@ from typing import Final
 
 from shared.errors import BadTool
 from shared.settings import Settings
-from worker.tools.functions import ToolFunction, options_of, read_signature
-from worker.tools.sources import RemoteSignature, SourcedTool, ToolSource
+from worker.tools.functions import FunctionBody, ToolOptions, options_of
+from worker.tools.signature import ToolFunction, read_signature
+from worker.tools.slots import CallSlots
+from worker.tools.sources import SourcedBody, SourcedTool, ToolSource
 from worker.tools.threads import ToolThreads
-from worker.tools.tool import Tool, ToolLimits
+from worker.tools.tool import Tool
 from worker.tools.toolset import Toolset
 from worker.tools.weather import Weather
 
@@ -26,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 # What OpenAI takes as a function's name, and so everyone.
 _NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+# A cut result needs room for the mark that says so.
+_RESULT_MIN_BYTES: Final = 256
 
 
 class ToolRegistry(Toolset):
@@ -51,7 +55,7 @@ class ToolRegistry(Toolset):
     ) -> None:
         self._weather = weather
         self._threads = ToolThreads(settings.tool_threads)
-        self._limits = ToolLimits(settings.tool_timeout_s, settings.tool_result_max_bytes)
+        self._settings = settings
         self._sources = tuple(sources)
         self.changed = asyncio.Event()  # set at each change; who waits for the next clears it
         self._functions: dict[str, Tool] = {}
@@ -103,14 +107,14 @@ class ToolRegistry(Toolset):
         self.changed.set()
 
     def _adopt(self, sourced: SourcedTool) -> Tool:
+        max_bytes = self._settings.tool_result_max_bytes
         return Tool(
             name=sourced.name,
-            function=sourced.call,
-            signature=RemoteSignature(sourced.description, dict(sourced.parameters)),
-            threads=self._threads,
-            limits=self._limits,
+            body=SourcedBody(sourced, max_bytes),
+            timeout_s=sourced.timeout_s or self._settings.tool_timeout_s,
+            result_max_bytes=max_bytes,
+            slots=CallSlots(),
             idempotent=sourced.idempotent,
-            timeout_s=sourced.timeout_s,
         )
 
     def _make(self, function: ToolFunction) -> Tool:
@@ -120,15 +124,24 @@ class ToolRegistry(Toolset):
             raise BadTool(f"tool {name!r}: a name has 1 to 64 letters, digits, _ and -; set one with @tool(name=…)")
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise BadTool(f"tool {name!r}: a tool returns its result; a generator cannot be one")
+        _check(name, options)
+        max_bytes = options.max_result_bytes or self._settings.tool_result_max_bytes
         return Tool(
             name=name,
-            function=function,
-            signature=read_signature(function, name),
-            threads=self._threads,
-            limits=self._limits,
+            body=FunctionBody(name, function, read_signature(function, name), self._threads, max_bytes),
+            timeout_s=options.timeout_s or self._settings.tool_timeout_s,
+            result_max_bytes=max_bytes,
+            slots=CallSlots(options.concurrency),
             idempotent=options.idempotent,
-            timeout_s=options.timeout_s,
         )
+
+
+def _check(name: str, options: ToolOptions) -> None:
+    least = {"timeout_s": (options.timeout_s, 0.001), "concurrency": (options.concurrency, 1),
+             "max_result_bytes": (options.max_result_bytes, _RESULT_MIN_BYTES)}  # fmt: skip
+    for option, (value, minimum) in least.items():
+        if value is not None and not value >= minimum:
+            raise BadTool(f"tool {name!r}: {option} is {value}; it has to be at least {minimum}")
 
 
 def _load(path: str) -> ToolFunction:

@@ -6,9 +6,13 @@ stays as it is.
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from functools import partial
+from typing import Any, Protocol
 
-from worker.tools.functions import parse_object
+from worker.tools.context import ToolContext
+from worker.tools.results import ToolReply, encode_result
+from worker.tools.signature import parse_object
+from worker.tools.tool import Prepared
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +22,7 @@ class SourcedTool:
     Attributes:
         name: unique among all tools of its source; 1 to 64 letters, digits, _ and -.
         parameters: the JSON Schema of its arguments, an object's.
-        call: carries out a call; gets the arguments as an object, which it checks by itself.
+        call: carries out a call; gets the arguments as an object, which it checks by itself, and the context.
         idempotent: whether the same call may run again when a worker died in it.
         timeout_s: its own limit, or None for that of all tools.
     """
@@ -26,7 +30,7 @@ class SourcedTool:
     name: str
     description: str
     parameters: Mapping[str, Any]
-    call: Callable[[dict[str, Any]], Awaitable[Any]]
+    call: Callable[[dict[str, Any], ToolContext], Awaitable[Any]]
     idempotent: bool = False
     timeout_s: float | None = None
 
@@ -52,16 +56,30 @@ class ToolSource(Protocol):
         """Let go of connections and processes."""
 
 
-class RemoteSignature(NamedTuple):
-    """Stands in for a function's signature: any object will do, and the far side checks it."""
+@dataclass(frozen=True, slots=True)
+class SourcedBody:
+    """A source's tool as a tool's body: any object will do as arguments, and the far side checks it."""
 
-    description: str
-    parameters: dict[str, Any]
+    tool: SourcedTool
+    result_max_bytes: int
 
-    def bind(self, tool_name: str, arguments: str) -> tuple[list[Any], dict[str, Any]]:
-        """The object out of a call's JSON, as the one argument.
+    @property
+    def description(self) -> str:
+        """As the source has it."""
+        return self.tool.description
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """As the source has them."""
+        return dict(self.tool.parameters)
+
+    def prepare(self, arguments: str, context: ToolContext) -> Prepared:
+        """Take a call's arguments; awaiting what this returns asks the far side.
 
         Raises:
             BadArguments: they are no JSON object.
         """
-        return [parse_object(tool_name, arguments)], {}
+        return partial(self._run, parse_object(self.tool.name, arguments), context)
+
+    async def _run(self, arguments: dict[str, Any], context: ToolContext) -> ToolReply:
+        return encode_result(self.tool.name, await self.tool.call(arguments, context), self.result_max_bytes)

@@ -1,30 +1,31 @@
 """One tool, ready to be called: arguments checked, time limited, and always a reply."""
 
 import asyncio
-import contextvars
-import inspect
 import logging
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final, Protocol
 
-from worker.tools.functions import BadArguments, ToolFunction
-from worker.tools.results import ToolReply, cut, encode_result
+from worker.tools.context import ToolContext
+from worker.tools.results import ToolReply, cut
+from worker.tools.signature import BadArguments
+from worker.tools.slots import CallSlots, StillAtWork
 
 log = logging.getLogger(__name__)
 
 # A tool that is cancelled may tidy up for this long; then it is left alone.
 _CANCEL_GRACE_S: Final = 1.0
 
+# A call whose arguments are checked; nothing runs before it is called and awaited.
+Prepared = Callable[[], Awaitable[ToolReply]]
+
 
 class ToolError(Exception):
     """What a tool raises to tell the model of a failure in its own words."""
 
 
-class CallSignature(Protocol):
-    """How a tool is described, and how a call's arguments become those of its function."""
+class ToolBody(Protocol):
+    """What a tool does, wherever it does it: a Python function, or something at the end of a connection."""
 
     @property
     def description(self) -> str:
@@ -32,78 +33,77 @@ class CallSignature(Protocol):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The JSON Schema of the arguments."""
+        """The JSON Schema of its arguments."""
 
-    def bind(self, tool_name: str, arguments: str) -> tuple[list[Any], dict[str, Any]]:
-        """The positional and the named arguments; raises BadArguments."""
+    def prepare(self, arguments: str, context: ToolContext) -> Prepared:
+        """Check a call's arguments, without any effect. The call itself may raise what it likes.
 
+        Args:
+            arguments: JSON text as the model wrote it.
 
-@dataclass(frozen=True, slots=True)
-class ToolLimits:
-    """What any tool gets, from the settings."""
-
-    timeout_s: float
-    result_max_bytes: int
+        Raises:
+            BadArguments: they do not fit.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A function that a model may call.
+    """A body that a model may call, with its limits.
 
     Attributes:
-        parameters: the JSON Schema of its arguments.
         idempotent: whether the same call may run again when a worker died in it.
-        timeout_s: its own limit, or None for that of all tools.
+        slots: how many calls of it may be at work at once.
     """
 
     name: str
-    function: ToolFunction
-    signature: CallSignature
-    threads: Executor
-    limits: ToolLimits
+    body: ToolBody
+    timeout_s: float
+    result_max_bytes: int
+    slots: CallSlots
     idempotent: bool = True
-    timeout_s: float | None = None
 
     @property
     def description(self) -> str:
-        """What the docstring says before its first section."""
-        return self.signature.description
+        """What the model is told of it."""
+        return self.body.description
 
     @property
     def parameters(self) -> dict[str, Any]:
         """The JSON Schema of its arguments."""
-        return self.signature.parameters
+        return self.body.parameters
 
-    async def call(self, arguments: str) -> ToolReply:
+    async def call(self, arguments: str, context: ToolContext) -> ToolReply:
         """Run it. Whatever goes wrong is a reply that the model can read; only a cancel raises.
+
+        The wait for a slot does not count into the time-out: the tool can do nothing about it.
 
         Args:
             arguments: JSON text as the model wrote it.
         """
         try:
-            positional, named = self.signature.bind(self.name, arguments)
+            prepared = self.body.prepare(arguments, context)
         except BadArguments as exc:
             return self._failed(str(exc))
-        limit_s = self.limits.timeout_s if self.timeout_s is None else self.timeout_s
-        running = asyncio.create_task(self._run(partial(self.function, *positional, **named)))
+        await self.slots.take()
+        running = asyncio.create_task(self._run(prepared))
+        self.slots.give_back_after(running)
         try:
-            done, _ = await asyncio.wait({running}, timeout=limit_s)
+            done, _ = await asyncio.wait({running}, timeout=self.timeout_s)
         finally:
             if not running.done():
                 # Not awaited without a limit: a tool may cling to life, and the run must go on.
                 running.cancel()
                 await asyncio.wait({running}, timeout=_CANCEL_GRACE_S)
         if not done:
-            return self._failed(f"{self.name} gave no result within its limit of {limit_s:g} s.")
+            return self._failed(f"{self.name} gave no result within its limit of {self.timeout_s:g} s.")
         return self._failed(f"{self.name} was cancelled.") if running.cancelled() else running.result()
 
-    async def _run(self, function: Callable[[], Any]) -> ToolReply:
+    async def _run(self, prepared: Prepared) -> ToolReply:
         try:
-            if inspect.iscoroutinefunction(self.function):
-                return self._reply(await function())
-            call = partial(contextvars.copy_context().run, self._run_plain, function)
-            outcome = await asyncio.get_running_loop().run_in_executor(self.threads, call)
-            return outcome if isinstance(outcome, ToolReply) else self._reply(await outcome)
+            reply = await prepared()
+            return reply._replace(content=cut(reply.content, self.result_max_bytes))
+        except StillAtWork:
+            raise
         except ToolError as exc:
             return self._failed(f"{self.name}: {exc}")
         except (Exception, SystemExit) as exc:
@@ -111,16 +111,8 @@ class Tool:
             log.warning("tool %s failed", self.name, exc_info=exc)
             return self._failed(f"{self.name} failed: {_describe(exc)}")
 
-    def _run_plain(self, function: Callable[[], Any]) -> ToolReply | Awaitable[Any]:
-        """In a thread: the reply itself, as a large result takes its time to encode."""
-        result = function()
-        return result if inspect.isawaitable(result) else self._reply(result)
-
-    def _reply(self, result: Any) -> ToolReply:
-        return encode_result(self.name, result, self.limits.result_max_bytes)
-
     def _failed(self, message: str) -> ToolReply:
-        return ToolReply(cut(message, self.limits.result_max_bytes), is_error=True)
+        return ToolReply(cut(message, self.result_max_bytes), is_error=True)
 
 
 def _describe(exc: BaseException) -> str:

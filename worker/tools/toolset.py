@@ -25,6 +25,10 @@ class Toolset:
         except KeyError:
             raise UnknownTools([name]) from None
 
+    def find(self, name: str) -> Tool | None:
+        """The tool of that name, if there is one."""
+        return self._tool_by_name.get(name)
+
     def names(self) -> tuple[str, ...]:
         """All tools, the built-in ones first."""
         return tuple(self._tool_by_name)

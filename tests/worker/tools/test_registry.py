@@ -4,11 +4,13 @@ import pytest
 
 from shared.errors import BadTool, UnknownTools
 from shared.settings import Settings
+from worker.tools.context import ToolContext
 from worker.tools.functions import tool
 from worker.tools.registry import ToolRegistry
 from worker.tools.results import ToolReply
 from worker.tools.sources import SourcedTool
 
+CONTEXT = ToolContext(run_id="r", call_id="c")
 MODULE = '''
 from worker.tools.functions import tool
 
@@ -54,7 +56,7 @@ async def registry(mytools):
 
 async def test_built_in_and_own_tools_are_there(registry):
     assert registry.names() == ("get_weather", "add", "once", "find")
-    assert (await registry.get("add").call('{"a": 2}')).content == "3"
+    assert (await registry.get("add").call('{"a": 2}', CONTEXT)).content == "3"
 
 
 async def test_definitions_are_what_a_model_is_offered(registry):
@@ -112,6 +114,12 @@ def test_name_that_providers_refuse_is_a_bad_tool(name):
         ToolRegistry([tool(name=name)(lambda: 1)], Settings())
 
 
+@pytest.mark.parametrize("options", [{"timeout_s": 0}, {"concurrency": 0}, {"max_result_bytes": 255}])
+def test_option_out_of_range_is_a_bad_tool(options):
+    with pytest.raises(BadTool, match=f"'f': {next(iter(options))} is"):
+        ToolRegistry([tool(name="f", **options)(lambda: 1)], Settings())
+
+
 def test_lambda_needs_a_name():
     with pytest.raises(BadTool, match="set one with"):
         ToolRegistry([lambda: 1], Settings())
@@ -129,7 +137,7 @@ class Shelf:
     def tools(self) -> list[SourcedTool]:
         return [SourcedTool(name, f"About {name}.", {"type": "object"}, self.call) for name in self.names]
 
-    async def call(self, arguments: dict) -> ToolReply:
+    async def call(self, arguments: dict, context: ToolContext) -> ToolReply:
         return ToolReply(f"{arguments} " + "x" * 300, is_error=True)
 
     async def start(self) -> None: ...
@@ -161,12 +169,12 @@ async def test_tools_of_a_source_are_there_once_it_started(shelved):
 async def test_sourced_tool_gets_its_arguments_as_an_object_and_its_reply_is_cut(shelved):
     registry, _ = shelved
     await registry.start()
-    reply = await registry.get("find").call('{"a": [1]}')
+    reply = await registry.get("find").call('{"a": [1]}', CONTEXT)
 
     assert reply.is_error
     assert reply.content.startswith("{'a': [1]} xxx")
     assert len(reply.content.encode()) <= 256
-    assert "must be a JSON object" in (await registry.get("find").call("[]")).content
+    assert "must be a JSON object" in (await registry.get("find").call("[]", CONTEXT)).content
 
 
 async def test_snapshot_stays_as_tools_come_and_go(shelved):
@@ -189,5 +197,5 @@ async def test_function_outranks_a_sourced_tool_of_its_name(shelved, caplog):
     await registry.start()
 
     assert registry.names() == ("own", "find")
-    assert (await registry.get("own").call("")).content == "1"
+    assert (await registry.get("own").call("", CONTEXT)).content == "1"
     assert "there is a tool 'own' already" in caplog.text

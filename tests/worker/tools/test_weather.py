@@ -5,9 +5,11 @@ import json
 import pytest
 
 from shared.settings import Settings
+from worker.tools.context import ToolContext
 from worker.tools.registry import ToolRegistry
 from worker.tools.results import ToolReply
 
+CONTEXT = ToolContext(run_id="r", call_id="c")
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n"
 
 
@@ -19,7 +21,7 @@ async def ask():
     async def ask(url: str, city: str = "Paris") -> ToolReply:
         settings = Settings(weather_geocoding_url=url, weather_forecast_url=f"{url}/")
         registries.append(ToolRegistry.from_settings(settings))
-        return await registries[-1].get("get_weather").call(json.dumps({"city": city}))
+        return await registries[-1].get("get_weather").call(json.dumps({"city": city}), CONTEXT)
 
     yield ask
     for registry in registries:

@@ -1,0 +1,165 @@
+"""A function's signature: its JSON Schema for the model, and the check of a call's arguments.
+
+Its docstring tells the model what it does and, under `Args`, what each parameter means.
+"""
+
+import inspect
+import types
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Final, NamedTuple, Union, get_args, get_origin
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic.errors import PydanticUserError
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaWarningKind
+
+from shared.errors import BadTool
+from worker.tools.context import ToolContext
+from worker.tools.docstrings import parse_docstring
+
+ToolFunction = Callable[..., Any]
+
+_INPUT_MAX_CHARS: Final = 80
+_ERRORS_MAX: Final = 20
+
+
+class BadArguments(Exception):
+    """A call's arguments do not fit. The message is for the model: it names each field."""
+
+
+class Signature(NamedTuple):
+    """A function as the model and the validation see it."""
+
+    description: str
+    parameters: dict[str, Any]
+    names: tuple[str, ...]
+    positional: frozenset[str]
+    contexts: frozenset[str]
+    model: type[BaseModel]
+
+    def bind(self, tool_name: str, arguments: str, context: ToolContext) -> tuple[list[Any], dict[str, Any]]:
+        """The positional and the named arguments out of a call's JSON; no text is no arguments.
+
+        Raises:
+            BadArguments: they are no JSON object, or do not fit.
+        """
+        parse_object(tool_name, arguments)
+        try:
+            bound = self.model.model_validate_json(_text(arguments))
+        except ValidationError as exc:
+            raise BadArguments(_explain(tool_name, exc)) from None
+        values = {
+            name: context if name in self.contexts else getattr(bound, _field(place))
+            for place, name in enumerate(self.names)
+        }
+        positional = [values.pop(name) for name in self.names if name in self.positional]
+        return positional, values
+
+
+def parse_object(tool_name: str, arguments: str) -> dict[str, Any]:
+    """The object out of a call's JSON; no text is no arguments.
+
+    Raises:
+        BadArguments: it is no JSON object.
+    """
+    try:
+        parsed = orjson.loads(_text(arguments))
+    except orjson.JSONDecodeError as exc:
+        raise BadArguments(f"The arguments of {tool_name} are no JSON: {exc}.") from None
+    if not isinstance(parsed, dict):
+        raise BadArguments(f"The arguments of {tool_name} must be a JSON object.")
+    return parsed
+
+
+def _text(arguments: str) -> str:
+    text = arguments.strip()
+    return "{}" if text in ("", "null") else text
+
+
+def read_signature(function: ToolFunction, name: str) -> Signature:
+    """What a function's signature and docstring say.
+
+    Raises:
+        BadTool: no schema can be made of it; the message says why.
+    """
+    try:
+        parameters = inspect.signature(function, eval_str=True).parameters
+    except (NameError, TypeError, ValueError, SyntaxError) as exc:
+        raise BadTool(f"tool {name!r}: its signature cannot be read: {exc}") from exc
+    documentation = parse_docstring(inspect.getdoc(function))
+    contexts = frozenset(p.name for p in parameters.values() if _is_context(p.annotation))
+    fields = {
+        _field(place): _field_of(parameter, documentation.parameters.get(parameter.name), name)
+        for place, parameter in enumerate(parameters.values())
+        if parameter.name not in contexts
+    }
+    config = ConfigDict(extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=False)
+    try:
+        model: type[BaseModel] = create_model(name, __config__=config, **fields)
+        schema = model.model_json_schema(schema_generator=_Schema)
+    except (PydanticUserError, TypeError) as exc:
+        raise BadTool(f"tool {name!r}: its parameters have no JSON Schema: {str(exc).splitlines()[0]}") from exc
+    return Signature(
+        description=documentation.description,
+        parameters=_tidy(schema),
+        names=tuple(parameters),
+        positional=frozenset(p.name for p in parameters.values() if p.kind is p.POSITIONAL_ONLY),
+        contexts=contexts,
+        model=model,
+    )
+
+
+def _is_context(hint: Any) -> bool:
+    """Whether a parameter is for the `ToolContext`; `ToolContext | None` lets people call the function without."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return ToolContext in get_args(hint)
+    return hint is ToolContext
+
+
+def _field(place: int) -> str:
+    """A field's name within the model; the parameter's own is its alias, as it may be one that pydantic uses."""
+    return f"p{place}"
+
+
+def _field_of(parameter: inspect.Parameter, description: str | None, name: str) -> Any:
+    if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+        raise BadTool(f"tool {name!r}: a model cannot fill {parameter}; name every parameter")
+    hint = Any if parameter.annotation is parameter.empty else parameter.annotation
+    if description:
+        hint = Annotated[hint, Field(description=description)]
+    default = ... if parameter.default is parameter.empty else parameter.default
+    return (Annotated[hint, Field(alias=parameter.name)], default)
+
+
+class _Schema(GenerateJsonSchema):
+    # A default that JSON cannot say is simply not said; the function knows it.
+    ignored_warning_kinds: set[JsonSchemaWarningKind] = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012 - pydantic's declaration
+
+
+def _tidy(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema without the titles that pydantic makes of names: a model pays for every token of them."""
+    tidied: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key == "title" and isinstance(value, str):
+            continue
+        if key in ("properties", "$defs"):
+            tidied[key] = {name: _tidy(inner) for name, inner in value.items()}
+        elif key in ("anyOf", "allOf", "oneOf", "prefixItems"):
+            tidied[key] = [_tidy(inner) for inner in value]
+        elif key in ("items", "additionalProperties") and isinstance(value, dict):
+            tidied[key] = _tidy(value)
+        else:
+            tidied[key] = value
+    return tidied
+
+
+def _explain(tool_name: str, exc: ValidationError) -> str:
+    lines = [f"The arguments do not fit {tool_name}:"]
+    errors = exc.errors(include_url=False, include_context=False)
+    for error in errors[:_ERRORS_MAX]:
+        where = ".".join(str(part) for part in error["loc"]) or "arguments"
+        given = "" if error["type"] == "missing" else f" (given: {repr(error['input'])[:_INPUT_MAX_CHARS]})"
+        lines.append(f"- {where}: {error['msg']}{given}")
+    if len(errors) > _ERRORS_MAX:
+        lines.append(f"- and {len(errors) - _ERRORS_MAX} more")
+    return "\n".join(lines)
