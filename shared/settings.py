@@ -7,8 +7,10 @@ Names are `STAGEBUS_<FIELD>`; the three that other tools share have their own:
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from shared.addresses import AllowedTarget
 
 
 class Settings(BaseSettings):
@@ -65,6 +67,12 @@ class Settings(BaseSettings):
     tools_timeout_s: float = Field(
         300.0, gt=0, description="all calls of one round together; those without a result by then get an error result"
     )
+    egress_allow: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="comma-separated networks, addresses and hosts, each with a port or not, that tools may reach "
+        "although they are not public: 10.0.0.0/8,wiki.internal:443",
+    )
+    egress_response_max_bytes: int = Field(4 * 2**20, ge=2**10, description="an answer to a tool over HTTP")
     weather_geocoding_url: str = Field("https://geocoding-api.open-meteo.com", description="Open-Meteo's geocoding API")
     weather_forecast_url: str = Field("https://api.open-meteo.com", description="Open-Meteo's forecast API")
 
@@ -107,11 +115,19 @@ class Settings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _split_tools(cls, values: dict[str, object]) -> dict[str, object]:
-        tools = values.get("tools")
-        if isinstance(tools, str):
-            values["tools"] = tuple(part.strip() for part in tools.split(",") if part.strip())
+    def _split_lists(cls, values: dict[str, object]) -> dict[str, object]:
+        for name in ("tools", "egress_allow"):
+            text = values.get(name)
+            if isinstance(text, str):
+                values[name] = tuple(part.strip() for part in text.split(",") if part.strip())
         return values
+
+    @field_validator("egress_allow")
+    @classmethod
+    def _check_targets(cls, targets: tuple[str, ...]) -> tuple[str, ...]:
+        for target in targets:
+            AllowedTarget.parse(target)
+        return targets
 
     @model_validator(mode="after")
     def _check_relations(self) -> Self:

@@ -111,6 +111,9 @@ def demo_environment(address: str) -> dict[str, str]:
         "STAGEBUS_WEATHER_FORECAST_URL": address,
     }
     env = {name: value for name, value in wanted.items() if not os.environ.get(name)}
+    # Tools reach no loopback address of themselves.
+    allowed = (os.environ.get("STAGEBUS_EGRESS_ALLOW"), address.removeprefix("http://"))
+    env["STAGEBUS_EGRESS_ALLOW"] = ",".join(filter(None, allowed))
     # A proxy that the environment names for the world outside would not find us.
     for name in ("NO_PROXY", "no_proxy"):
         env[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1")))
