@@ -7,12 +7,17 @@ probes can see.
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from redis.asyncio import Redis
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Route
 
 from gateway import routes
 from gateway.access import Access
+from gateway.auth.anyone import Anyone
+from gateway.auth.credentials import Credentials
+from gateway.auth.key_ring import KeyRing
+from gateway.auth.principal import Authenticator
 from gateway.handlers import ops, runs, stream
 from gateway.hub import Hub
 from gateway.metrics import Metrics
@@ -77,11 +82,15 @@ async def _open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         await hub.start()
         try:
             async with drain_with_server(hub):
-                yield Gateway(settings, redis, hub, Metrics(hub))
+                yield Gateway(settings, redis, hub, Metrics(hub), _authenticator(settings, redis))
         finally:
             await hub.stop()
     finally:
         await redis_connections.close(redis)
+
+
+def _authenticator(settings: Settings, redis: Redis) -> Authenticator:
+    return Anyone(settings) if settings.auth == "open" else Credentials(KeyRing(redis))
 
 
 def __getattr__(name: str) -> Starlette:

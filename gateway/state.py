@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from redis.asyncio import Redis
 from starlette.requests import Request
 
+from gateway.auth.principal import Authenticator
 from gateway.hub import Hub
 from gateway.metrics import Metrics
 from shared.errors import Draining
@@ -20,6 +21,7 @@ class Gateway:
     redis: Redis
     hub: Hub
     metrics: Metrics
+    authenticator: Authenticator
 
     async def check_ready(self) -> None:
         """Whether new clients may be sent here.

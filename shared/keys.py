@@ -8,6 +8,8 @@
     sb:runs:<tenant>                  zset    run ids by creation time, ms       trimmed at each creation
     sb:active                         zset    runs that have not ended           emptied as they end
     sb:idempotency:<tenant>:<key>     string  "<run_id> <body hash>"             TTL: as its run
+    sb:key:<key_id>                   hash    an API key: tenant, scopes, hash   TTL: until it expires, if it does
+    sb:keys                           zset    API key ids by last use, Unix ms
     sb:queue                          zset    arq's queue; score = due time, ms, or the end of the lease
     sb:bell                           list    the doorbell of waiting workers    bounded
     sb:tools                          hash    a tool's description, JSON, by name; the workers write it
@@ -29,6 +31,7 @@ QUEUE: Final = "sb:queue"
 BELL: Final = "sb:bell"
 SWEEP: Final = "sb:sweep"
 TOOLS: Final = "sb:tools"
+API_KEYS: Final = "sb:keys"
 
 
 def run(run_id: str) -> str:
@@ -64,6 +67,11 @@ def runs(tenant: str) -> str:
 def idempotency(tenant: str, key: str) -> str:
     """What an Idempotency-Key of a tenant made."""
     return f"sb:idempotency:{tenant}:{key}"
+
+
+def api_key(key_id: str) -> str:
+    """The record of an API key."""
+    return f"sb:key:{key_id}"
 
 
 def job(run_id: str) -> str:

@@ -45,6 +45,7 @@ _CLAIM = _Script("claim")
 _CREATE = _Script("create")
 _DUE = _Script("due")
 _FINISH = _Script("finish")
+_READ = _Script("read")
 _RELEASE = _Script("release")
 _RENEW = _Script("renew")
 _REQUEUE = _Script("requeue")
@@ -88,6 +89,12 @@ async def create(
         [RunStatus.QUEUED.value, tenant, model, request, RUN_STAGE, event, data, _ms(ttl_s), idempotency],
     )
     return Created(answer == b"created", int(created_at))
+
+
+async def read(redis: Redis, run_id: str, tenant: str | None) -> dict[bytes, bytes]:
+    """The fields of a run's record; none where there is no such run, or it is another tenant's."""
+    fields = await _READ(redis, [keys.run(run_id)], ["" if tenant is None else tenant])
+    return dict(zip(fields[::2], fields[1::2], strict=True))
 
 
 class Claim(NamedTuple):

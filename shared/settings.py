@@ -5,12 +5,14 @@ Names are `STAGEBUS_<FIELD>`; the three that other tools share have their own:
 """
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Final, Self
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.addresses import AllowedTarget
+
+SECRET_MIN_CHARS: Final = 32
 
 
 class Settings(BaseSettings):
@@ -109,6 +111,21 @@ class Settings(BaseSettings):
     drain_spread_s: float = Field(3.0, ge=0, description="a gateway that shuts down ends its streams over this long")
     drain_delay_s: float = Field(0.0, ge=0, description="readyz fails for this long before a gateway stops listening")
 
+    # Access
+    auth: str = Field(
+        "open", pattern="^(open|keys|jwt|both)$",
+        description="who is let in: everybody on this machine, holders of API keys, of JWTs, or of either",
+    )  # fmt: skip
+    insecure: bool = Field(default=False, description="let an open gateway be reached from other machines: true, false")
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="comma-separated origins, such as https://app.example, whose pages may call this API"
+    )
+    secret: SecretStr | None = Field(
+        None,
+        description="signs tickets and sessions, at least 32 characters, the same for all gateways; several, separated "
+        "by commas: the first signs, all are good",
+    )
+
     # All
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="the least that is logged")
     data_dir: Path = Field(Path(".stagebus"), description="where `stagebus up` keeps the embedded Valkey's files")
@@ -116,10 +133,10 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _split_lists(cls, values: dict[str, object]) -> dict[str, object]:
-        for name in ("tools", "egress_allow"):
+        for name in ("tools", "egress_allow", "cors_origins"):
             text = values.get(name)
             if isinstance(text, str):
-                values[name] = tuple(part.strip() for part in text.split(",") if part.strip())
+                values[name] = _parts(text)
         return values
 
     @field_validator("egress_allow")
@@ -140,7 +157,21 @@ class Settings(BaseSettings):
                 "STAGEBUS_LIVE_TTL_S must exceed STAGEBUS_QUEUE_WAIT_MAX_S and STAGEBUS_RUN_TIMEOUT_MAX_S "
                 "together: a run's keys must outlive its longest wait and its work"
             )
+        if any(len(secret) < SECRET_MIN_CHARS for secret in self.secrets):
+            raise ValueError(
+                f"STAGEBUS_SECRET needs at least {SECRET_MIN_CHARS} characters; this makes one: openssl rand -hex 32"
+            )
         return self
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What signs, the one in use first."""
+        text = "" if self.secret is None else self.secret.get_secret_value()
+        return _parts(text)
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def load_settings() -> Settings:

@@ -78,13 +78,16 @@ async def _reserve(redis: Redis, settings: Settings, key: str, run_id: str, body
     return str(held_id)
 
 
-async def get_run(redis: Redis, run_id: str) -> Run:
+async def get_run(redis: Redis, run_id: str, tenant: str | None = None) -> Run:
     """A run's record.
 
+    Args:
+        tenant: whose it has to be; None: anybody's.
+
     Raises:
-        RunNotFound: no such run.
+        RunNotFound: no such run, or another tenant's.
     """
-    run = decode_run(run_id, await redis.hgetall(keys.run(run_id))) if ids.is_run_id(run_id) else None  # type: ignore[misc]
+    run = decode_run(run_id, await scripts.read(redis, run_id, tenant)) if ids.is_run_id(run_id) else None
     if run is None:
         raise RunNotFound(run_id)
     return run
@@ -169,15 +172,18 @@ def answer_text(stages: list[StageView]) -> str | None:
     return None
 
 
-async def cancel_run(redis: Redis, settings: Settings, run_id: str) -> None:
+async def cancel_run(redis: Redis, settings: Settings, run_id: str, tenant: str | None = None) -> None:
     """Cancel a run in whatever state; a run that has ended stays as it is.
 
     Where a worker holds it, that one ends it; where none does, this call does.
 
+    Args:
+        tenant: whose it has to be; None: anybody's.
+
     Raises:
-        RunNotFound: no such run.
+        RunNotFound: no such run, or another tenant's.
     """
-    await get_run(redis, run_id)
+    await get_run(redis, run_id, tenant)
     try:
         if not await scripts.cancel(redis, run_id):
             await end_unheld(redis, settings, run_id, Cancel())

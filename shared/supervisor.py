@@ -24,6 +24,7 @@ from shared.child import Child, ChildSpec
 from shared.child_output import Printer
 from shared.embedded import EmbeddedValkey
 from shared.errors import ChildFailed
+from shared.exposure import check_exposure
 from shared.settings import Settings
 
 BACKOFF_S: Final = 0.5
@@ -51,8 +52,9 @@ async def up(options: UpOptions, settings: Settings) -> None:
     """Run everything until SIGINT, SIGTERM or SIGHUP, then stop it in order; a second signal stops it at once.
 
     Raises:
-        ChildFailed, StorageUnfit: something does not start; the message says what to do, and nothing is left running.
+        GatewayExposed, ChildFailed, StorageUnfit: something does not start; the message says what to do, and nothing is left running.
     """
+    check_exposure(settings, options.host)
     _check_port(options.host, options.port)
     printer = Printer()
     told = asyncio.Event()
@@ -89,7 +91,8 @@ async def _start(
         printer.say("no OPENAI_BASE_URL is set, so the built-in demo model answers")
     worker = _module("worker", "worker", _WORKER_READY)
     await supervisor.start(replace(worker, env=env, drains=True, stop_max_s=settings.drain_grace_s + DRAIN_MARGIN_S))
-    gateway = _module("gateway", "gateway", _LISTENING, "--host", options.host, "--port", str(options.port))
+    insecure = ["--insecure"] if settings.insecure else []
+    gateway = _module("gateway", "gateway", _LISTENING, "--host", options.host, *insecure, "--port", str(options.port))
     drain_s = settings.drain_delay_s + settings.drain_spread_s
     address = await supervisor.start(
         replace(gateway, env=env, drains=True, stop_max_s=drain_s + DRAIN_MARGIN_S), again=_on_same_port

@@ -31,6 +31,10 @@ def other_than(value: Any) -> str:
             return str(value + 1)
         case tuple():
             return "my.tools:1"
+        case None:
+            return "elsewhere" * 4  # long enough for a secret
+        case "open":
+            return "keys"
         case _:
             return "DEBUG" if value == "INFO" else "elsewhere"
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import httpx
 import pytest
 from redis.asyncio import Redis
@@ -29,7 +31,7 @@ async def test_draining_gateway_is_healthy_but_not_ready(app: Starlette, api: ht
 
 async def test_gateway_without_redis_is_healthy_but_not_ready(app: Starlette, api: httpx.AsyncClient) -> None:
     gateway: Gateway = app.state.gateway
-    app.state.gateway = Gateway(gateway.settings, Redis(host="127.0.0.1", port=1), gateway.hub, gateway.metrics)
+    app.state.gateway = replace(gateway, redis=Redis(host="127.0.0.1", port=1))
 
     ready = await api.get("/readyz")
 
@@ -75,7 +77,7 @@ async def test_any_model_goes_to_the_one_provider(redis: Redis, settings: Settin
     app = create_app(settings.model_copy(update={"openai_base_url": "http://127.0.0.1:1/v1"}))
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as api,
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as api,
     ):
         assert (await api.get("/models")).json()["any_model"] is True
 

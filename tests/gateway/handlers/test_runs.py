@@ -1,4 +1,5 @@
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -153,10 +154,7 @@ async def test_stream_of_the_new_run_itself(api: httpx.AsyncClient, redis: Redis
 
 async def test_redis_away_is_a_problem_that_passes(app: Starlette, api: httpx.AsyncClient, redis: Redis) -> None:
     gateway: Gateway = app.state.gateway
-    nowhere = Gateway(
-        gateway.settings, Redis(host="127.0.0.1", port=1, retry_on_timeout=False), gateway.hub, gateway.metrics
-    )
-    app.state.gateway = nowhere
+    app.state.gateway = replace(gateway, redis=Redis(host="127.0.0.1", port=1, retry_on_timeout=False))
 
     for response in (await create(api), await api.get("/runs"), await api.get(f"/runs/{new_run_id()}")):
         assert (response.status_code, response.json()["code"]) == (503, "storage_unavailable")
