@@ -15,7 +15,8 @@ from gateway.auth.guard import Guarded
 from gateway.operations import JSON, OPERATIONS, Operation, Parameter, Reply
 from gateway.problems import MEDIA_TYPE as PROBLEM
 from gateway.schemas import Problem
-from shared.errors import Forbidden, StagebusError, Unauthenticated
+from shared.errors import StagebusError
+from shared.refusals import Forbidden, Unauthenticated
 
 Json = dict[str, Any]
 

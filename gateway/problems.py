@@ -28,8 +28,9 @@ from gateway.query import wants_stream
 from gateway.schemas import FieldError, Problem, ProblemType
 from gateway.state import gateway_of
 from gateway.stream import ask_again
-from shared.errors import Forbidden, InvalidRequest, StagebusError, Unauthenticated
+from shared.errors import InvalidRequest, StagebusError
 from shared.redis import storage_errors
+from shared.refusals import Forbidden, Unauthenticated
 
 logger = logging.getLogger(__name__)
 

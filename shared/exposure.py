@@ -2,7 +2,7 @@
 
 from ipaddress import ip_address
 
-from shared.errors import GatewayExposed
+from shared.refusals import GatewayExposed
 from shared.settings import Settings
 
 

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from gateway.auth.key_ring import KeyRing
 from gateway.auth.principal import Principal
 from shared.api_keys import PREFIX, ApiKey
-from shared.errors import Unauthenticated
+from shared.refusals import Unauthenticated
 
 CREDENTIAL_MAX_CHARS: Final = 8192
 

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from starlette.requests import Request
 
-from shared.errors import Forbidden
+from shared.refusals import Forbidden
 from shared.tenants import Scope
 
 

@@ -1,7 +1,7 @@
 import pytest
 
-from shared.errors import GatewayExposed
 from shared.exposure import check_exposure, is_loopback
+from shared.refusals import GatewayExposed
 from shared.settings import Settings
 
 
