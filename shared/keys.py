@@ -13,6 +13,7 @@
     sb:queue                          zset    arq's queue; score = due time, ms, or the end of the lease
     sb:bell                           list    the doorbell of waiting workers    bounded
     sb:tools                          hash    a tool's description, JSON, by name; the workers write it
+    sb:tools:seen                     zset    tools by when a worker last said that it has them, ms; trimmed
     sb:sweep                          string  who sweeps now                     TTL: sweep_s
     arq:job:<run_id>                  string  arq's job, JSON
     arq:in-progress:<run_id>          string  the lease: its holder's token      TTL: lease_s
@@ -32,6 +33,7 @@ BELL: Final = "sb:bell"
 SWEEP: Final = "sb:sweep"
 TOOLS: Final = "sb:tools"
 API_KEYS: Final = "sb:keys"
+TOOLS_SEEN: Final = "sb:tools:seen"
 
 
 def run(run_id: str) -> str:

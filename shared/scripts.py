@@ -5,7 +5,7 @@ All are safe to repeat, so a caller whose connection failed may simply call agai
 Spec: https://redis.io/docs/latest/develop/programmability/eval-intro/
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha1
 from importlib.resources import files
@@ -46,6 +46,7 @@ _CREATE = _Script("create")
 _DUE = _Script("due")
 _FINISH = _Script("finish")
 _READ = _Script("read")
+_PUBLISH_TOOLS = _Script("publish_tools")
 _RELEASE = _Script("release")
 _RENEW = _Script("renew")
 _REQUEUE = _Script("requeue")
@@ -289,3 +290,19 @@ async def requeue(redis: Redis, run_id: str, job: bytes, ttl_s: float) -> bool:
     """Make sure that the run has a job in the queue; True where it had no entry."""
     key_list = [keys.QUEUE, keys.job(run_id), keys.BELL]
     return bool(await _REQUEUE(redis, key_list, [run_id, job, _ms(ttl_s), BELLS_MAX]))
+
+
+# --- the catalogue -----------------------------------------------------------
+
+
+async def publish_tools(redis: Redis, described: Mapping[str, bytes], ttl_s: float) -> set[str]:
+    """Say which tools a worker has, and forget those that none said it has for `ttl_s`.
+
+    Args:
+        described: descriptions by name; an empty one where it was published before.
+
+    Returns:
+        The names whose description is needed after all.
+    """
+    named = [part for name, description in described.items() for part in (name, description)]
+    return {name.decode() for name in await _PUBLISH_TOOLS(redis, [keys.TOOLS, keys.TOOLS_SEEN], [_ms(ttl_s), *named])}

@@ -20,6 +20,7 @@ from worker.model.client import Model
 from worker.queue import LeasedWorker
 from worker.runner import Runner
 from worker.sweep import sweep_forever
+from worker.tools.publishing import publish_forever
 from worker.tools.registry import ToolRegistry
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,8 @@ class WorkerApp:
         """
         await check_server(self._redis)
         await self._tools.start()
-        await catalog.publish_tools(self._redis, self._tools.describe())
+        published = self._tools.describe()
+        await catalog.publish_tools(self._redis, published)
         await self._channels.start()
         self._keeper.start()
         worker = LeasedWorker(
@@ -71,11 +73,12 @@ class WorkerApp:
             on_drain=self._drain,
         )
         sweeping = asyncio.create_task(sweep_forever(self._redis, self._settings, self.name))
+        publishing = asyncio.create_task(publish_forever(self._redis, self._tools, published))
         logger.info("worker %s is ready for %d runs", self.name, self._settings.worker_concurrency)
         try:
             await worker.async_run()
         finally:
-            await cancel_and_wait(sweeping)
+            await cancel_and_wait(sweeping, publishing)
             self._keeper.stop()
             await self._channels.stop()
             await self._line.aclose()
