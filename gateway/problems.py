@@ -14,6 +14,7 @@ Spec: https://www.rfc-editor.org/rfc/rfc9457
 import logging
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
+from math import ceil
 from typing import Final
 
 from redis.exceptions import RedisError
@@ -30,7 +31,7 @@ from gateway.state import gateway_of
 from gateway.stream import ask_again
 from shared.errors import InvalidRequest, StagebusError
 from shared.redis import storage_errors
-from shared.refusals import Forbidden, Unauthenticated
+from shared.refusals import Forbidden, OverLimit, Unauthenticated
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,8 @@ def _headers(exc: StagebusError) -> Mapping[str, str] | None:
             return {"WWW-Authenticate": CHALLENGE + (', error="invalid_token"' if exc.is_bad_token else "")}
         case Forbidden():
             return {"WWW-Authenticate": f'{CHALLENGE}, error="insufficient_scope", scope="{exc.scope}"'}
+        case OverLimit():
+            return {"Retry-After": str(max(1, ceil(exc.retry_after_s)))}
         case _ if exc.status_hint == HTTPStatus.SERVICE_UNAVAILABLE:
             return {"Retry-After": str(RETRY_AFTER_S)}
         case _:

@@ -7,10 +7,19 @@
     sb:run:{<run_id>}:control         channel cancel
     sb:runs:<tenant>                  zset    run ids by creation time, ms       trimmed at each creation
     sb:active                         zset    runs that have not ended           emptied as they end
+    sb:active:<tenant>                zset    those of one tenant                trimmed at each creation; TTL: a run's life
+    sb:running                        zset    "<tenant> <run_id>" of runs that were taken and neither ended nor
+                                              were given back                    emptied as they leave
+    sb:held-back                      zset    "<tenant> <run_id>" of due runs whose tenant has enough running
+    sb:turn                           string  the turn that was taken last       TTL: a run's life
+    sb:turn:<tenant>                  string  the tenant's next turn             TTL: a run's life
+    sb:limits                         hash    "<tenant>:<limit>": a tenant's own limits; the operator writes it
+    sb:tokens:<tenant>                hash    day (since 1970, UTC), used        TTL: two days
     sb:idempotency:<tenant>:<key>     string  "<run_id> <body hash>"             TTL: as its run
     sb:key:<key_id>                   hash    an API key: tenant, scopes, hash   TTL: until it expires, if it does
     sb:keys                           zset    API key ids by last use, Unix ms
-    sb:queue                          zset    arq's queue; score = due time, ms, or the end of the lease
+    sb:queue                          zset    arq's queue; score = a new run's turn, the end of a lease, a due
+                                              time (Unix ms), or NEVER
     sb:bell                           list    the doorbell of waiting workers    bounded
     sb:tools                          hash    a tool's description, JSON, by name; the workers write it
     sb:tools:seen                     zset    tools by when a worker last said that it has them, ms; trimmed
@@ -34,6 +43,14 @@ SWEEP: Final = "sb:sweep"
 TOOLS: Final = "sb:tools"
 API_KEYS: Final = "sb:keys"
 TOOLS_SEEN: Final = "sb:tools:seen"
+RUNNING: Final = "sb:running"
+HELD_BACK: Final = "sb:held-back"
+LIMITS: Final = "sb:limits"
+TURN: Final = "sb:turn"
+
+# What a score in the queue may be: a turn, from FIRST_TIME on a time, and NEVER for what is held back.
+FIRST_TIME: Final = 10**12
+NEVER: Final = 10**15
 
 
 def run(run_id: str) -> str:
@@ -64,6 +81,21 @@ def control(run_id: str) -> str:
 def runs(tenant: str) -> str:
     """A tenant's runs by creation time."""
     return f"sb:runs:{tenant}"
+
+
+def unended(tenant: str) -> str:
+    """A tenant's runs that have not ended."""
+    return f"{ACTIVE}:{tenant}"
+
+
+def next_turn(tenant: str) -> str:
+    """The turn of a tenant's next run."""
+    return f"{TURN}:{tenant}"
+
+
+def tokens(tenant: str) -> str:
+    """How many tokens a tenant has used today."""
+    return f"sb:tokens:{tenant}"
 
 
 def idempotency(tenant: str, key: str) -> str:

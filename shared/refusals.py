@@ -1,4 +1,4 @@
-"""Errors of who may do what: those of `shared/errors.py` that turn somebody away."""
+"""Errors of who may do what, and how much of it: those of `shared/errors.py` that turn somebody away."""
 
 from shared.errors import StagebusError
 
@@ -54,6 +54,52 @@ class CrossSite(StagebusError):
         super().__init__(
             "a page of another site may not do this: send the key as `Authorization: Bearer …`, and name the site in "
             "STAGEBUS_CORS_ORIGINS"
+        )
+
+
+class OverLimit(StagebusError):
+    """A tenant has had its share; `retry_after_s` says when it is worth asking again."""
+
+    code = "over_limit"
+    title = "Over a limit"
+    status_hint = 429
+    retryable = True
+    retry_after_s: float = 5.0  # where nobody knows
+
+
+class RateLimited(OverLimit):
+    """More requests a second than the tenant may make."""
+
+    code = "rate_limited"
+    title = "Too many requests"
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__("more requests than this tenant may make; ask again after Retry-After")
+        self.retry_after_s = retry_after_s
+
+
+class TooManyRuns(OverLimit):
+    """As many runs wait in the queue as the tenant may have there."""
+
+    code = "too_many_runs"
+    title = "Too many runs are waiting"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"{limit} runs of this tenant wait already, which is all that it may have; "
+            "ask again when some have begun, or cancel some"
+        )
+
+
+class TokensUsedUp(OverLimit):
+    """The tenant's tokens of the day are used up."""
+
+    code = "tokens_used_up"
+    title = "The day's tokens are used up"
+
+    def __init__(self, limit: int, retry_after_s: float) -> None:
+        super().__init__(
+            f"this tenant has used its {limit} tokens of the day, which ends at midnight UTC", retry_after_s
         )
 
 

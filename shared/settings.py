@@ -11,6 +11,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.addresses import AllowedTarget
+from shared.limits import TenantLimits
 
 SECRET_MIN_CHARS: Final = 32
 
@@ -88,6 +89,15 @@ class Settings(BaseSettings):
     )
     retention_s: float = Field(86400.0, gt=0, description="TTL of an ended run's keys")
 
+    # Limits of each tenant
+    tenant_runs_queued: int = Field(
+        0, ge=0, description="runs that wait for a worker, over which a POST is refused; 0: no limit, here and below"
+    )
+    tenant_runs_running: int = Field(0, ge=0, description="runs that workers hold; further ones wait in the queue")
+    tenant_tokens_per_day: int = Field(
+        0, ge=0, description="tokens of ended runs a day, UTC; once they are used, a further POST is refused"
+    )
+
     # Worker
     worker_concurrency: int = Field(100, ge=1, description="runs that a worker holds at once")
     lease_s: float = Field(8.0, gt=0.2, le=300, description="a worker's right to a run, renewed every third of it")
@@ -129,6 +139,11 @@ class Settings(BaseSettings):
     # All
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="the least that is logged")
     data_dir: Path = Field(Path(".stagebus"), description="where `stagebus up` keeps the embedded Valkey's files")
+
+    @property
+    def tenant_limits(self) -> TenantLimits:
+        """Those of a tenant that has none of its own."""
+        return TenantLimits(*(getattr(self, f"tenant_{name}") for name in TenantLimits._fields))
 
     @model_validator(mode="before")
     @classmethod

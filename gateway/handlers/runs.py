@@ -31,7 +31,8 @@ async def create_run(request: Request) -> Response:
     202 with the run's id, status and links; 200 and the run's stream itself for those who
     accept text/event-stream. The same Idempotency-Key and body give the same run again.
     Errors: bad_json and bad_idempotency_key 400, body_too_large 413, unsupported_media_type
-    415, invalid_request and idempotency_conflict 422, storage_full and storage_unavailable 503.
+    415, invalid_request and idempotency_conflict 422, too_many_runs and tokens_used_up 429,
+    storage_full and storage_unavailable 503.
     """
     gateway, principal = gateway_of(request), principal_of(request)
     is_stream = accepts(request, EventStream.media_type)
