@@ -14,23 +14,19 @@ asks its provider. Without a file there is one provider, of `OPENAI_BASE_URL`, f
 Spec: https://toml.io/en/v1.0.0
 """
 
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
-
+from shared.config_file import ConfigKind, Secret
 from shared.errors import BadProviders, UnknownModel
-from shared.provider_entry import ANY, Abilities, ModelEntry, ProviderEntry, ProvidersFile, Secret
+from shared.provider_entry import ANY, Abilities, ModelEntry, ProviderEntry, ProvidersFile
 from shared.settings import Settings
 
 # The one provider that there is without a file.
 ONLY: Final = "default"
-FILE_MAX_BYTES: Final = 2**20
-ERRORS_MAX: Final = 20
+_KIND: Final = ConfigKind("STAGEBUS_PROVIDERS", "docs/providers.md", BadProviders)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,44 +129,16 @@ def _matched(pattern: str, name: str) -> str | None:
 
 
 def read_file(path: Path) -> ProvidersFile:
-    """Read and check a providers file. No value out of it gets into a message: it may be a key.
+    """Read and check a providers file.
 
     Raises:
         BadProviders: it does not hold.
     """
-    try:
-        with path.open("rb") as file:
-            raw = file.read(FILE_MAX_BYTES + 1)
-        if len(raw) > FILE_MAX_BYTES:
-            raise BadProviders(f"{path} has more than {FILE_MAX_BYTES} bytes; is it the file that you meant?")
-        parsed = ProvidersFile.model_validate(tomllib.loads(raw.decode()))
-    except OSError as exc:
-        reason = exc.strerror or type(exc).__name__
-        raise BadProviders(f"{path} cannot be read ({reason}); STAGEBUS_PROVIDERS names it") from None
-    except ValidationError as exc:
-        raise _bad(path, (_in_words(error) for error in exc.errors(include_input=False, include_url=False))) from None
-    except ValueError as exc:  # TOML's own errors and those of UTF-8 name a place, and no value
-        place = "it is no UTF-8" if isinstance(exc, UnicodeDecodeError) else str(exc)
-        raise _bad(path, [f"no TOML: {place}"]) from None
+    parsed = _KIND.read(path, ProvidersFile)
     wrong = list(_check_names(parsed))
     if wrong:
-        raise _bad(path, wrong)
+        raise _KIND.bad(path, wrong)
     return parsed
-
-
-def _bad(path: Path, wrong: Iterable[str]) -> BadProviders:
-    lines = list(wrong)
-    more = [f"and {len(lines) - ERRORS_MAX} more"] if len(lines) > ERRORS_MAX else []
-    return BadProviders("\n  ".join([f"{path} does not hold:", *lines[:ERRORS_MAX], *more]))
-
-
-def _in_words(error: ErrorDetails) -> str:
-    """`providers.openai.models.1.id: …`; pydantic's own sentence, or ours out of a validator."""
-    where = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        return f"{where}: there is no such key; docs/providers.md lists those that there are"
-    text = str(error["msg"]).removeprefix("Value error, ")
-    return f"{where}: {text}" if where else text
 
 
 def _check_names(file: ProvidersFile) -> Iterator[str]:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from shared.config_file import Secret
 from shared.errors import BadProviders, KeyMissing, UnknownModel
-from shared.provider_entry import Secret
 from shared.providers import ONLY, Providers, read_file
 from shared.settings import Settings
 
