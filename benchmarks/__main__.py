@@ -15,7 +15,6 @@ PROGRAMS = (
     "worker_chunk",
     "pickup",
     "held_runs",
-    "fairness",
     "end_to_end",
     "growth",
 )

@@ -40,7 +40,6 @@ from shared.errors import (
     StorageUnavailable,
     UnsupportedMediaType,
 )
-from shared.refusals import TokensUsedUp, TooManyRuns
 from shared.runs import STAGE_IDS
 
 JSON: Final = "application/json"
@@ -129,7 +128,7 @@ OPERATIONS: Final = (
         ],
         CreateRun,
         [BadJson, BadIdempotencyKey, BodyTooLarge, UnsupportedMediaType, InvalidRequest, IdempotencyConflict,
-         TooManyRuns, TokensUsedUp, StorageFull, StorageUnavailable],
+         StorageFull, StorageUnavailable],
     ),
     Operation(
         "get", routes.RUNS, "list_runs", "Runs, newest first.",

@@ -120,9 +120,7 @@ class Runner:
         """
         while True:
             try:
-                is_ours = await scripts.take(
-                    self._redis, run_id, token, self._settings.lease_s, self._settings.tenant_runs_running
-                )
+                is_ours = await scripts.take(self._redis, run_id, token, self._settings.lease_s)
             except REDIS_AWAY:
                 await asyncio.sleep(AWAY_BACKOFF_S)
                 continue

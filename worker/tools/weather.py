@@ -10,12 +10,10 @@ Spec: https://open-meteo.com/en/docs
 from collections.abc import Mapping
 from typing import Any, Final
 
-import httpx2
+import httpx
 import orjson
 
-from shared.errors import BadTool
 from shared.settings import Settings
-from worker.tools.egress import Egress, EgressRefused
 from worker.tools.tool import ToolError
 
 _TIMEOUT_S: Final = 10.0
@@ -61,19 +59,15 @@ _CONDITIONS: Final[Mapping[int, str]] = {
 class Weather:
     """The connection to Open-Meteo, or to whatever speaks its protocol."""
 
-    def __init__(self, geocoding_url: str, forecast_url: str, egress: Egress) -> None:
-        """Raises BadTool where one of the addresses is none."""
+    def __init__(self, geocoding_url: str, forecast_url: str) -> None:
         self._geocoding_url = geocoding_url.rstrip("/")
         self._forecast_url = forecast_url.rstrip("/")
-        try:
-            self._client = egress.client([geocoding_url, forecast_url], timeout_s=_TIMEOUT_S)
-        except ValueError as exc:
-            raise BadTool(f"STAGEBUS_WEATHER_GEOCODING_URL or STAGEBUS_WEATHER_FORECAST_URL: {exc}") from exc
+        self._client = httpx.AsyncClient(timeout=_TIMEOUT_S)
 
     @classmethod
-    def from_settings(cls, settings: Settings, egress: Egress) -> "Weather":
+    def from_settings(cls, settings: Settings) -> "Weather":
         """At the addresses that the settings name."""
-        return cls(settings.weather_geocoding_url, settings.weather_forecast_url, egress)
+        return cls(settings.weather_geocoding_url, settings.weather_forecast_url)
 
     async def aclose(self) -> None:
         """Close its connections."""
@@ -120,13 +114,11 @@ class Weather:
             response = await self._client.get(url, params=query)
             response.raise_for_status()
             answer = orjson.loads(response.content)
-        except httpx2.HTTPStatusError as exc:
+        except httpx.HTTPStatusError as exc:
             raise ToolError(f"the weather service answered {exc.response.status_code}") from exc
-        except httpx2.TimeoutException as exc:
+        except httpx.TimeoutException as exc:
             raise ToolError(f"the weather service did not answer within {_TIMEOUT_S:g} s") from exc
-        except EgressRefused as exc:
-            raise ToolError(f"the weather service may not be reached: {exc}") from exc
-        except httpx2.HTTPError as exc:
+        except httpx.HTTPError as exc:
             raise ToolError("the weather service cannot be reached") from exc
         except orjson.JSONDecodeError as exc:
             raise ToolError("the weather service gave an answer that makes no sense") from exc

@@ -1,1 +1,0 @@
-"""What people import who write for Stagebus: `stagebus.tools` for tools."""
