@@ -15,6 +15,7 @@ PROGRAMS = (
     "worker_chunk",
     "pickup",
     "held_runs",
+    "fairness",
     "end_to_end",
     "growth",
 )

@@ -36,7 +36,7 @@ NAMES = {"naive": "XREAD a client", "nchan_redis": "nchan, Redis", "nchan_memory
 
 def of(results: Results) -> Iterator[Figure]:
     """Yield every figure whose raw result is there."""
-    makers = (_relay, _memory, _replay, _append, _worker, _pickup, _held, _end_to_end, _growth)
+    makers = (_relay, _memory, _replay, _append, _worker, _pickup, _held, _fairness, _end_to_end, _growth)
     for make in makers:
         yield from make(results)
 
@@ -121,6 +121,12 @@ def _held(results: Results) -> Iterator[Figure]:
         idle = held["commands_per_s_idle_worker"]
         yield Figure("an idle worker: commands a second", "", idle, 3, {"arq, 30 workers, 300 jobs": 20_000 / 30})
         yield Figure("a held run: commands a second", "", held["commands_per_s_held_run"], 1)
+
+
+def _fairness(results: Results) -> Iterator[Figure]:
+    if fair := results.get("fairness"):
+        what = f"wait of one run behind another tenant's {fair['runs']}, {fair['slots']} slots"
+        yield Figure(what, "s", fair["wait_s_by_turns"], 1, {"first come, first served": fair["wait_s_by_time"]})
 
 
 def _end_to_end(results: Results) -> Iterator[Figure]:

@@ -8,6 +8,7 @@ from gateway.app import create_app
 from gateway.server import GatewayServer
 from shared import redis as redis_connections
 from shared.errors import StagebusError
+from shared.exposure import check_exposure
 from shared.logging import configure
 from shared.redis import check_server
 from shared.settings import Settings, load_settings
@@ -26,11 +27,15 @@ def main() -> None:
     """Run a gateway until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(prog="gateway", description="Serve the HTTP API and the page.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--insecure", action="store_true", help="let others reach a gateway that is open")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0 takes a free one")
     args = parser.parse_args()
     settings = load_settings()
+    if args.insecure:
+        settings = settings.model_copy(update={"insecure": True})
     configure(settings.log_level)
     try:
+        check_exposure(settings, args.host)
         uvloop.run(_main(settings, args.host, args.port))
     except StagebusError as exc:
         raise SystemExit(f"stagebus gateway: {exc}") from None

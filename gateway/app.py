@@ -7,12 +7,17 @@ probes can see.
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from redis.asyncio import Redis
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Route
 
 from gateway import routes
 from gateway.access import Access
+from gateway.auth.anyone import Anyone
+from gateway.auth.credentials import Credentials
+from gateway.auth.key_ring import KeyRing
+from gateway.auth.principal import Authenticator
 from gateway.handlers import ops, runs, stream
 from gateway.hub import Hub
 from gateway.metrics import Metrics
@@ -21,7 +26,6 @@ from gateway.resource import Resource
 from gateway.server import drain_with_server
 from gateway.state import Gateway
 from shared import redis as redis_connections
-from shared.providers import Providers
 from shared.redis import check_server
 from shared.settings import Settings, load_settings
 
@@ -49,16 +53,12 @@ def create_app(settings: Settings | None = None) -> Starlette:
 
     Args:
         settings: those of the environment where left out.
-
-    Raises:
-        BadProviders: the providers file does not hold.
     """
     configured = settings or load_settings()
-    providers = Providers.from_settings(configured)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with _open_gateway(configured, providers) as gateway:
+        async with _open_gateway(configured) as gateway:
             app.state.gateway = gateway
             yield
 
@@ -69,7 +69,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
 
 
 @asynccontextmanager
-async def _open_gateway(settings: Settings, providers: Providers) -> AsyncIterator[Gateway]:
+async def _open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
     """Every part, opened in order and closed in the other.
 
     Raises:
@@ -82,11 +82,15 @@ async def _open_gateway(settings: Settings, providers: Providers) -> AsyncIterat
         await hub.start()
         try:
             async with drain_with_server(hub):
-                yield Gateway(settings, redis, hub, Metrics(hub), providers)
+                yield Gateway(settings, redis, hub, Metrics(hub), _authenticator(settings, redis))
         finally:
             await hub.stop()
     finally:
         await redis_connections.close(redis)
+
+
+def _authenticator(settings: Settings, redis: Redis) -> Authenticator:
+    return Anyone(settings) if settings.auth == "open" else Credentials(KeyRing(redis))
 
 
 def __getattr__(name: str) -> Starlette:

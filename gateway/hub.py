@@ -39,9 +39,10 @@ PAGES_AT_ONCE_MAX: Final = 8
 class Stream:
     """One open stream: its subscription and what wakes the task that sends it."""
 
-    def __init__(self, run_id: str, stage_id: str | None, subscription: Subscription) -> None:
+    def __init__(self, run_id: str, stage_id: str | None, tenant: str | None, subscription: Subscription) -> None:
         self.run_id = run_id
         self.stage_id = stage_id
+        self.tenant = tenant
         self.subscription = subscription
         self.is_closed = False
         self.quiet_since = asyncio.get_running_loop().time()
@@ -117,10 +118,15 @@ class Hub:
 
     @asynccontextmanager
     async def open(
-        self, run_id: str, cursor: EventId, view: View, stage_id: str | None = None
+        self, run_id: str, cursor: EventId, view: View, stage_id: str | None = None, tenant: str | None = None
     ) -> AsyncIterator[Stream]:
-        """A stream of the run from the cursor on; subscribed before it yields."""
-        stream = Stream(run_id, stage_id, Subscription(cursor, view, self._settings.stream_buffer_max_bytes))
+        """A stream of the run from the cursor on.
+
+        Args:
+            tenant: whose the run has to be; None: anybody's. The log's first page is read before
+                anything is relayed, and tells.
+        """
+        stream = Stream(run_id, stage_id, tenant, Subscription(cursor, view, self._settings.stream_buffer_max_bytes))
         self.open_streams += 1
         streams = self._streams.setdefault(run_id, set())
         streams.add(stream)
@@ -176,7 +182,12 @@ class Hub:
         events_max = subscription.begin_page(self._settings.page_max_events)
         try:
             page = await log.read_page(
-                self._redis, stream.run_id, subscription.position, events_max, stage_id=stream.stage_id
+                self._redis,
+                stream.run_id,
+                subscription.position,
+                events_max,
+                stage_id=stream.stage_id,
+                tenant=stream.tenant,
             )
             subscription.read(page)
             self.events_relayed += len(page.events)

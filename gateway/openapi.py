@@ -11,22 +11,37 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from gateway.auth.guard import Guarded
 from gateway.operations import JSON, OPERATIONS, Operation, Parameter, Reply
 from gateway.problems import MEDIA_TYPE as PROBLEM
 from gateway.schemas import Problem
 from shared.errors import StagebusError
+from shared.refusals import Forbidden, Unauthenticated
 
 Json = dict[str, Any]
+
+SECURITY_SCHEMES: Final = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "an API key, `sbk_…`, from `stagebus keys create`"},
+}
+# What every guarded operation may answer.
+REFUSALS: Final = (Unauthenticated, Forbidden)
 
 _REF: Final = "#/components/schemas/{model}"
 
 
 @cache
-def document() -> Json:
-    """The whole document."""
+def document(guards: tuple[tuple[str, str, Guarded], ...], *, is_open: bool) -> Json:
+    """The whole document.
+
+    Args:
+        guards: who may call what, by path and method, as the app's routes have it.
+        is_open: whether this gateway asks nobody who he is.
+    """
+    guard_of = {(path, method.lower()): guard for path, method, guard in guards}
     paths: Json = {}
     for operation in OPERATIONS:
-        paths.setdefault(operation.path, {})[operation.method] = _operation(operation)
+        guard = guard_of[operation.path, operation.method]
+        paths.setdefault(operation.path, {})[operation.method] = _operation(operation, guard, is_open=is_open)
     return {
         "openapi": "3.1.1",
         "info": {
@@ -37,24 +52,33 @@ def document() -> Json:
         },
         "servers": [{"url": "/"}],
         "paths": paths,
-        "components": {"schemas": _schemas(OPERATIONS)},
+        "components": {"schemas": _schemas(OPERATIONS), "securitySchemes": SECURITY_SCHEMES},
     }
 
 
-def _operation(operation: Operation) -> Json:
+def _operation(operation: Operation, guard: Guarded, *, is_open: bool) -> Json:
     entry: Json = {
         "operationId": operation.name,
         "summary": operation.summary,
         "parameters": [_parameter(parameter) for parameter in operation.parameters],
         "responses": {
             **{str(status): _reply(reply) for status, reply in operation.replies.items()},
-            **_problems(operation.errors),
+            **_problems([*operation.errors, *(() if guard.is_public else REFUSALS)]),
             "default": _problem("Any other error."),
         },
+        "security": _security(guard, is_open=is_open),
     }
     if operation.body is not None:
         entry["requestBody"] = {"required": True, "content": {JSON: {"schema": _schema(operation.body)}}}
     return entry
+
+
+def _security(guard: Guarded, *, is_open: bool) -> list[Json]:
+    """The ways in, each good enough alone; none at all is one where everybody is let in."""
+    if guard.is_public:
+        return []
+    ways: list[Json] = [{"bearer": [] if guard.scope is None else [guard.scope.value]}]
+    return [{}, *ways] if is_open else ways
 
 
 def _parameter(parameter: Parameter) -> Json:

@@ -40,6 +40,7 @@ from shared.errors import (
     StorageUnavailable,
     UnsupportedMediaType,
 )
+from shared.refusals import TokensUsedUp, TooManyRuns
 from shared.runs import STAGE_IDS
 
 JSON: Final = "application/json"
@@ -128,7 +129,7 @@ OPERATIONS: Final = (
         ],
         CreateRun,
         [BadJson, BadIdempotencyKey, BodyTooLarge, UnsupportedMediaType, InvalidRequest, IdempotencyConflict,
-         StorageFull, StorageUnavailable],
+         TooManyRuns, TokensUsedUp, StorageFull, StorageUnavailable],
     ),
     Operation(
         "get", routes.RUNS, "list_runs", "Runs, newest first.",

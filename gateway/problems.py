@@ -14,6 +14,7 @@ Spec: https://www.rfc-editor.org/rfc/rfc9457
 import logging
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
+from math import ceil
 from typing import Final
 
 from redis.exceptions import RedisError
@@ -24,14 +25,20 @@ from starlette.types import ExceptionHandler
 
 from gateway import routes
 from gateway.answers import answer
+from gateway.query import wants_stream
 from gateway.schemas import FieldError, Problem, ProblemType
+from gateway.state import gateway_of
+from gateway.stream import ask_again
 from shared.errors import InvalidRequest, StagebusError
 from shared.redis import storage_errors
+from shared.refusals import Forbidden, OverLimit, Unauthenticated
 
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER_S: Final = 2
+# Spec: https://www.rfc-editor.org/rfc/rfc6750#section-3
+CHALLENGE: Final = 'Bearer realm="stagebus"'
 
 # nginx's word for a client that went away before its answer: only the access log sees it.
 CLIENT_CLOSED_REQUEST: Final = 499
@@ -47,8 +54,22 @@ def answer_error(exc: StagebusError) -> Response:
         code=exc.code,
         errors=[FieldError(**error) for error in exc.errors] if isinstance(exc, InvalidRequest) else [],
     )
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if exc.status_hint == HTTPStatus.SERVICE_UNAVAILABLE else None
-    return _answer(problem, headers)
+    return _answer(problem, _headers(exc))
+
+
+def _headers(exc: StagebusError) -> Mapping[str, str] | None:
+    """What an error says in a header, for clients that know no body of ours."""
+    match exc:
+        case Unauthenticated():
+            return {"WWW-Authenticate": CHALLENGE + (', error="invalid_token"' if exc.is_bad_token else "")}
+        case Forbidden():
+            return {"WWW-Authenticate": f'{CHALLENGE}, error="insufficient_scope", scope="{exc.scope}"'}
+        case OverLimit():
+            return {"Retry-After": str(max(1, ceil(exc.retry_after_s)))}
+        case _ if exc.status_hint == HTTPStatus.SERVICE_UNAVAILABLE:
+            return {"Retry-After": str(RETRY_AFTER_S)}
+        case _:
+            return None
 
 
 def answer_internal() -> Response:
@@ -56,18 +77,25 @@ def answer_internal() -> Response:
     return answer_error(StagebusError("an internal error; the gateway's log has its cause under this X-Request-ID"))
 
 
-async def _answer_stagebus(_request: Request, exc: Exception) -> Response:
+async def _answer_stagebus(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, StagebusError)
+    if exc.retryable and _is_stream(request):
+        logger.warning("a stream has to be asked for again: %s", exc)
+        return ask_again(gateway_of(request).settings.sse_retry_ms)
     return answer_error(exc)
 
 
-async def _answer_redis(_request: Request, exc: Exception) -> Response:
+def _is_stream(request: Request) -> bool:
+    return getattr(request.scope.get("route"), "path", "") in routes.STREAMS and wants_stream(request)
+
+
+async def _answer_redis(request: Request, exc: Exception) -> Response:
     logger.warning("Redis: %s", exc)
     try:
         with storage_errors():
             raise exc
     except StagebusError as translated:
-        return answer_error(translated)
+        return await _answer_stagebus(request, translated)
 
 
 async def _answer_http(_request: Request, exc: Exception) -> Response:

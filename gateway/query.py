@@ -48,6 +48,11 @@ def read_idempotency_key(request: Request) -> str | None:
     return key
 
 
+def wants_stream(request: Request) -> bool:
+    """Whether the client of an events URL gets a stream; those who take JSON alone get pages."""
+    return accepts(request, "text/event-stream") or not accepts(request, "application/json")
+
+
 def accepts(request: Request, media_type: str) -> bool:
     """Whether the client names the media type among those that it takes."""
     ranges = request.headers.get("accept", "").split(",")

@@ -1,15 +1,14 @@
 """One URL with all its methods, so that 405 and OPTIONS can name every one of them."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Iterable
 from typing import Final
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import request_response
+from starlette.routing import BaseRoute, Route, request_response
 from starlette.types import Receive, Scope, Send
 
-Handler = Callable[[Request], Awaitable[Response]]
+from gateway.auth.guard import Guarded
 
 METHOD_NOT_ALLOWED: Final = 405
 
@@ -17,10 +16,11 @@ METHOD_NOT_ALLOWED: Final = 405
 class Resource:
     """An ASGI app that hands a request to its method's handler; HEAD is answered as GET is."""
 
-    def __init__(self, **handlers: Handler) -> None:
+    def __init__(self, **handlers: Guarded) -> None:
         """`handlers` are named by their methods: `GET=list_runs, POST=create_run`."""
         if "GET" in handlers:
             handlers.setdefault("HEAD", handlers["GET"])
+        self.handlers = handlers
         self.methods = sorted([*handlers, "OPTIONS"])
         self._apps = {method: request_response(handler) for method, handler in handlers.items()}
         self._allow = {"Allow": ", ".join(self.methods)}
@@ -34,3 +34,13 @@ class Resource:
             await Response(status_code=204, headers=self._allow)(scope, receive, send)
         else:
             raise HTTPException(METHOD_NOT_ALLOWED, headers=self._allow)
+
+
+def guards(routes: Iterable[BaseRoute]) -> tuple[tuple[str, str, Guarded], ...]:
+    """What stands before each method of each path."""
+    return tuple(
+        (route.path, method, handler)
+        for route in routes
+        if isinstance(route, Route) and isinstance(route.app, Resource)
+        for method, handler in route.app.handlers.items()
+    )

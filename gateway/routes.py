@@ -29,6 +29,9 @@ PROBLEM: Final = "/problems/{code}"
 PAGE: Final = "/"
 STATIC: Final = "/static/{path:path}"
 
+# What answers with a stream; a browser's EventSource gives up for good at any error.
+STREAMS: Final = frozenset({RUN_EVENTS, STAGE_EVENTS})
+
 # What machines ask every few seconds; its access lines would bury the others.
 PROBES: Final = frozenset({HEALTH, READY, METRICS})
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from redis.asyncio import Redis
 from starlette.requests import Request
 
+from gateway.auth.principal import Authenticator
 from gateway.hub import Hub
 from gateway.metrics import Metrics
 from shared.errors import Draining
-from shared.providers import Providers
 from shared.redis import storage_errors
 from shared.settings import Settings
 
@@ -21,7 +21,7 @@ class Gateway:
     redis: Redis
     hub: Hub
     metrics: Metrics
-    providers: Providers
+    authenticator: Authenticator
 
     async def check_ready(self) -> None:
         """Whether new clients may be sent here.

@@ -5,9 +5,12 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
 from sse_starlette import EventSourceResponse
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gateway.hub import Hub, Stream
+from gateway.auth.principal import Principal
+from gateway.hub import Stream
+from gateway.state import Gateway
 from gateway.subscription import View
 from gateway.views.sse import MERGED, StageView
 from shared.cursor import EventId
@@ -30,21 +33,22 @@ class EventStream(EventSourceResponse):
 
     def __init__(
         self,
-        hub: Hub,
+        gateway: Gateway,
+        principal: Principal,
         run_id: str,
         cursor: EventId,
         *,
-        retry_ms: int,
         stage_id: str | None = None,
         view: View | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(_nothing(), headers={**HEADERS, **(headers or {})}, sep="\n")
-        self._hub = hub
+        self._hub = gateway.hub
+        self._principal = principal
         self._run_id = run_id
         self._cursor = cursor
         self._stage_id = stage_id
-        self._retry = encode_retry(retry_ms)
+        self._retry = encode_retry(gateway.settings.sse_retry_ms)
         self._view = view or view_of(stage_id)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,7 +62,8 @@ class EventStream(EventSourceResponse):
         async def send_bytes(data: bytes) -> None:
             await send({"type": "http.response.body", "body": data, "more_body": True})
 
-        async with self._hub.open(self._run_id, self._cursor, self._view, self._stage_id) as stream:
+        tenant = self._principal.tenant
+        async with self._hub.open(self._run_id, self._cursor, self._view, self._stage_id, tenant) as stream:
             gone = asyncio.create_task(_close_when_gone(stream, receive))
             # A task of its own: one that woke for each event under all the layers around this
             # call would run through every one of them (3 us an event of the hub's own 15).
@@ -66,11 +71,16 @@ class EventStream(EventSourceResponse):
             try:
                 await relaying
             except RunNotFound:
-                pass  # its retention ended under an open stream; the client's next request gets 404
+                pass  # its retention ended, or it is another tenant's; the client's next request gets 404
             finally:
                 relaying.cancel()
                 gone.cancel()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def ask_again(retry_ms: int) -> Response:
+    """A stream that ends at once: what a trouble that passes makes of one, since any error would end it for good."""
+    return Response(encode_retry(retry_ms), headers=HEADERS, media_type=EventStream.media_type)
 
 
 def view_of(stage_id: str | None) -> View:

@@ -2,18 +2,23 @@
 
 sb:tools   get_weather   {"name": "get_weather", "description": "…", "parameters": {<JSON Schema>}}
 
-The hash is the union of what workers published: a worker that lacks a run's tool still
-says so itself.
+The hash is the union of what workers published and say again once in a while. What none says
+for `TOOLS_TTL_S` is forgotten by the next one that says anything; while there is no worker at
+all, nothing is. A worker that lacks a run's tool still says so itself.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 from redis.asyncio import Redis
 
-from shared import keys
+from shared import keys, scripts
+
+TOOLS_TTL_S: Final = 30.0
+# Two of these may be lost before a tool is forgotten.
+KEEP_S: Final = TOOLS_TTL_S / 3
 
 
 class ToolDescription(BaseModel):
@@ -26,11 +31,16 @@ class ToolDescription(BaseModel):
     parameters: dict[str, Any] = Field(description="the JSON Schema of its arguments")
 
 
-async def publish_tools(redis: Redis, tools: Iterable[ToolDescription]) -> None:
-    """Make a worker's tools known; a newer description takes the place of an older one."""
-    described = {tool.name: orjson.dumps(tool.model_dump()) for tool in tools}
-    if described:
-        await redis.hset(keys.TOOLS, mapping=described)  # type: ignore[misc]
+async def publish_tools(redis: Redis, tools: Iterable[ToolDescription], ttl_s: float = TOOLS_TTL_S) -> None:
+    """Make a worker's tools known for `ttl_s`; a newer description takes the place of an older one."""
+    await scripts.publish_tools(redis, {tool.name: orjson.dumps(tool.model_dump()) for tool in tools}, ttl_s)
+
+
+async def keep_tools(redis: Redis, tools: Sequence[ToolDescription], ttl_s: float = TOOLS_TTL_S) -> None:
+    """Say again that a worker has the tools that it published: by their names, or whole where Redis lost them."""
+    missing = await scripts.publish_tools(redis, dict.fromkeys((tool.name for tool in tools), b""), ttl_s)
+    if missing:
+        await publish_tools(redis, [tool for tool in tools if tool.name in missing], ttl_s)
 
 
 async def read_tools(redis: Redis) -> list[ToolDescription]:

@@ -3,6 +3,7 @@
     stagebus up                     everything on this machine, for a first look
     stagebus gateway | worker       one process of a system
     stagebus run "…"                make a run and follow it; tail, ls and cancel go with it
+    stagebus keys                   API keys: create, list, revoke
 
 Exit codes of `run` and `tail`: 0 done, 1 error, 2 cancelled or wrongly called, 130 detached by Ctrl-C.
 """
@@ -19,7 +20,7 @@ import typer
 
 from shared.client import Client
 from shared.errors import StagebusError
-from shared.requests import parse_models
+from shared.key_commands import keys_app
 from shared.runs import TERMINAL
 from shared.settings import load_settings
 from shared.terminal import excerpt
@@ -36,8 +37,11 @@ app = typer.Typer(
     help="Durable background runs of LLM toolchains, streamed to clients that can always resume.",
 )
 
+app.add_typer(keys_app, name="keys")
+
 Host = Annotated[str, typer.Option(help="address to listen on")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="port to listen on; 0 takes any free one")]
+Insecure = Annotated[bool, typer.Option("--insecure", help="let others reach a gateway that asks nobody who he is")]
 Url = Annotated[str, typer.Option(envvar="STAGEBUS_URL", help="where a gateway is")]
 RunId = Annotated[str, typer.Argument(help="the run's id")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object a line")]
@@ -50,23 +54,27 @@ def up(
     data_dir: Annotated[
         Path | None, typer.Option(help="where the embedded Valkey keeps its data; STAGEBUS_DATA_DIR, else .stagebus")
     ] = None,
+    *,
+    insecure: Insecure = False,
 ) -> None:
     """Start everything on this machine and print the page's address.
 
     Brings its own Valkey unless STAGEBUS_REDIS_URL is set, and a demo model unless
-    OPENAI_BASE_URL or STAGEBUS_PROVIDERS is set. Ctrl-C stops it; runs go on at the next start.
+    OPENAI_BASE_URL is set. Ctrl-C stops it; runs go on at the next start.
     """
     from shared import supervisor
 
     settings = load_settings()
+    if insecure:
+        settings = settings.model_copy(update={"insecure": True})
     options = supervisor.UpOptions(host, port, data_dir or settings.data_dir)
     asyncio.run(supervisor.up(options, settings))
 
 
 @app.command()
-def gateway(host: Host = "127.0.0.1", port: Port = 8000) -> None:
+def gateway(host: Host = "127.0.0.1", port: Port = 8000, *, insecure: Insecure = False) -> None:
     """Serve the HTTP API, the streams and the page; any number of these may run."""
-    _become("gateway", "--host", host, "--port", str(port))
+    _become("gateway", "--host", host, "--port", str(port), *(["--insecure"] if insecure else []))
 
 
 @app.command()
@@ -84,9 +92,7 @@ def demo_model(host: Host = "127.0.0.1", port: Port = 0) -> None:
 @app.command()
 def run(
     prompt: Annotated[str, typer.Argument(help="what to ask; - reads it from stdin")],
-    model: Annotated[
-        str | None, typer.Option(help="the model, or extraction=NAME,synthesis=NAME; else the operator's choice")
-    ] = None,
+    model: Annotated[str | None, typer.Option(help="the model; else the gateway's STAGEBUS_MODEL")] = None,
     system: Annotated[str | None, typer.Option(help="a system prompt")] = None,
     *,
     synthesis: Annotated[bool, typer.Option(help="let the model write an answer from the tools' results")] = True,
@@ -95,8 +101,7 @@ def run(
 ) -> None:
     """Make a run and follow it. Ctrl-C ends only the following."""
     body: dict[str, Any] = {"user_prompt": sys.stdin.read() if prompt == "-" else prompt, "synthesis": synthesis}
-    body |= {} if model is None else {"model": parse_models(model)}
-    body |= {} if system is None else {"system_prompt": system}
+    body |= {name: value for name, value in (("model", model), ("system_prompt", system)) if value is not None}
 
     async def create(client: Client) -> str:
         return str((await client.create_run(body))["id"])

@@ -13,7 +13,6 @@ import random
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from ipaddress import ip_address
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 from urllib.parse import quote
@@ -26,6 +25,7 @@ from httpx_sse import ServerSentEvent, aconnect_sse
 from shared.cursor import parse_cursor, parse_id
 from shared.errors import GatewayUnreachable, RequestRefused, StreamBroken
 from shared.events import TERMINAL_NAMES, Gap
+from shared.exposure import is_loopback
 
 CONNECT_MAX_S: Final = 5.0
 ANSWER_MAX_S: Final = 15.0
@@ -104,7 +104,7 @@ class Client:
             base_url=self.url,
             timeout=httpx.Timeout(ANSWER_MAX_S, connect=CONNECT_MAX_S),
             # A proxy that the environment names is not the way to this machine.
-            trust_env=not _is_loopback(self.url),
+            trust_env=not is_loopback(httpx.URL(self.url).host),
         )
 
     async def __aenter__(self) -> Self:
@@ -270,11 +270,3 @@ def _run_path(run_id: str) -> str:
 def _jitter() -> float:
     """So that those who lost the same gateway do not all come back at once."""
     return 0.5 + random.random() / 2  # noqa: S311 - no secret
-
-
-def _is_loopback(url: str) -> bool:
-    host = httpx.URL(url).host
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

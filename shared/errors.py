@@ -206,7 +206,7 @@ class BadProviders(StagebusError):
 
 
 class KeyMissing(StagebusError):
-    """A provider's key is not where the providers file says. The message is for the log, and never holds a key."""
+    """A key is not where its file says. The message is for the log, and never holds a key."""
 
     code = "key_missing"
     title = "Key missing"

@@ -7,16 +7,23 @@
     sb:run:{<run_id>}:control         channel cancel
     sb:runs:<tenant>                  zset    run ids by creation time, ms       trimmed at each creation
     sb:active                         zset    runs that have not ended           emptied as they end
+    sb:active:<tenant>                zset    those of one tenant                trimmed at each creation; TTL: a run's life
+    sb:running                        zset    "<tenant> <run_id>" of runs that were taken and neither ended nor
+                                              were given back                    emptied as they leave
+    sb:held-back                      zset    "<tenant> <run_id>" of due runs whose tenant has enough running
+    sb:turn                           string  the turn that was taken last       TTL: a run's life
+    sb:turn:<tenant>                  string  the tenant's next turn             TTL: a run's life
+    sb:limits                         hash    "<tenant>:<limit>": a tenant's own limits; the operator writes it
+    sb:tokens:<tenant>                hash    day (since 1970, UTC), used        TTL: two days
     sb:idempotency:<tenant>:<key>     string  "<run_id> <body hash>"             TTL: as its run
-    sb:queue                          zset    arq's queue; score = due time, ms, or the end of the lease
+    sb:key:<key_id>                   hash    an API key: tenant, scopes, hash   TTL: until it expires, if it does
+    sb:keys                           zset    API key ids by last use, Unix ms
+    sb:queue                          zset    arq's queue; score = a new run's turn, the end of a lease, a due
+                                              time (Unix ms), or NEVER
     sb:bell                           list    the doorbell of waiting workers    bounded
     sb:tools                          hash    a tool's description, JSON, by name; the workers write it
+    sb:tools:seen                     zset    tools by when a worker last said that it has them, ms; trimmed
     sb:sweep                          string  who sweeps now                     TTL: sweep_s
-    sb:provider:{<name>}:held         zset    slots held; score = when each is void, ms      TTL: of the last slot
-    sb:provider:{<name>}:line         zset    who waits for a slot; score = since when, ms   TTL: as `seen`
-    sb:provider:{<name>}:seen         zset    the same; score = when each counts as gone, ms TTL: of the last one
-    sb:provider:{<name>}:asked        zset    requests of the last minute; score = ms        TTL: 60 s
-    sb:provider:{<name>}:freed        channel a slot came back while somebody waited
     arq:job:<run_id>                  string  arq's job, JSON
     arq:in-progress:<run_id>          string  the lease: its holder's token      TTL: lease_s
     arq:retry:<run_id>                string  arq's own count, not used here
@@ -34,6 +41,16 @@ QUEUE: Final = "sb:queue"
 BELL: Final = "sb:bell"
 SWEEP: Final = "sb:sweep"
 TOOLS: Final = "sb:tools"
+API_KEYS: Final = "sb:keys"
+TOOLS_SEEN: Final = "sb:tools:seen"
+RUNNING: Final = "sb:running"
+HELD_BACK: Final = "sb:held-back"
+LIMITS: Final = "sb:limits"
+TURN: Final = "sb:turn"
+
+# What a score in the queue may be: a turn, from FIRST_TIME on a time, and NEVER for what is held back.
+FIRST_TIME: Final = 10**12
+NEVER: Final = 10**15
 
 
 def run(run_id: str) -> str:
@@ -66,9 +83,29 @@ def runs(tenant: str) -> str:
     return f"sb:runs:{tenant}"
 
 
+def unended(tenant: str) -> str:
+    """A tenant's runs that have not ended."""
+    return f"{ACTIVE}:{tenant}"
+
+
+def next_turn(tenant: str) -> str:
+    """The turn of a tenant's next run."""
+    return f"{TURN}:{tenant}"
+
+
+def tokens(tenant: str) -> str:
+    """How many tokens a tenant has used today."""
+    return f"sb:tokens:{tenant}"
+
+
 def idempotency(tenant: str, key: str) -> str:
     """What an Idempotency-Key of a tenant made."""
     return f"sb:idempotency:{tenant}:{key}"
+
+
+def api_key(key_id: str) -> str:
+    """The record of an API key."""
+    return f"sb:key:{key_id}"
 
 
 def job(run_id: str) -> str:
@@ -79,17 +116,6 @@ def job(run_id: str) -> str:
 def lease(run_id: str) -> str:
     """arq's in-progress key, which holds the token of the run's holder and expires with the lease."""
     return f"arq:in-progress:{run_id}"
-
-
-def provider_slots(provider: str) -> tuple[str, str, str, str]:
-    """A provider's `held`, `line`, `seen` and `asked`."""
-    held, line, seen, asked = (f"sb:provider:{{{provider}}}:{part}" for part in ("held", "line", "seen", "asked"))
-    return held, line, seen, asked
-
-
-def provider_freed(provider: str) -> str:
-    """The channel on which those who wait for a slot hear that one came back."""
-    return f"sb:provider:{{{provider}}}:freed"
 
 
 def arq_retry(run_id: str) -> str:

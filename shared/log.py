@@ -75,17 +75,20 @@ class Head(NamedTuple):
     stage_ids: list[str]
 
 
-async def read_head(redis: Redis, run_id: str) -> Head:
+async def read_head(redis: Redis, run_id: str, tenant: str | None = None) -> Head:
     """The end of the log.
 
+    Args:
+        tenant: whose the run has to be; None: anybody's.
+
     Raises:
-        RunNotFound: no such run.
+        RunNotFound: no such run, or another tenant's.
     """
     async with redis.pipeline(transaction=True) as pipe:
-        pipe.hmget(keys.run(run_id), ["last_id", "finished_at"])
+        pipe.hmget(keys.run(run_id), ["last_id", "finished_at", "tenant"])
         pipe.lrange(keys.stages(run_id), 0, -1)
-        (last_id, finished_at), stage_ids = await pipe.execute()
-    if last_id is None:
+        (last_id, finished_at, owner), stage_ids = await pipe.execute()
+    if last_id is None or (tenant is not None and owner != tenant.encode()):
         raise RunNotFound(run_id)
     return Head(parse_id(last_id.decode()), bool(finished_at), [stage_id.decode() for stage_id in stage_ids])
 
@@ -98,7 +101,9 @@ async def read_last_ids(redis: Redis, run_ids: Sequence[str]) -> list[EventId | 
         return [last_id and parse_id(last_id.decode()) for last_id in await pipe.execute()]
 
 
-async def read_page(redis: Redis, run_id: str, after: EventId, limit: int, *, stage_id: str | None = None) -> Page:
+async def read_page(
+    redis: Redis, run_id: str, after: EventId, limit: int, *, stage_id: str | None = None, tenant: str | None = None
+) -> Page:
     """The next page of the log, or of one stage's part of it.
 
     Every cursor is looked for, the position of the page before, too: the log may lose its
@@ -108,11 +113,12 @@ async def read_page(redis: Redis, run_id: str, after: EventId, limit: int, *, st
         after: the cursor; one that does not stand in the log gives a page from the start with `lost`.
         limit: events of each stream at the most.
         stage_id: only this stage's events, and the run's terminal one.
+        tenant: whose the run has to be; None: anybody's.
 
     Raises:
-        RunNotFound: no such run.
+        RunNotFound: no such run, or another tenant's.
     """
-    head = await read_head(redis, run_id)
+    head = await read_head(redis, run_id, tenant)
     stage_ids = [s for s in head.stage_ids if stage_id is None or s in (stage_id, RUN_STAGE)]
     stands, replies = await _read_after(redis, run_id, head, stage_ids, after, limit)
     lost = None

@@ -16,6 +16,8 @@ from typing import Any, Final
 
 # What a fields mapping is called on a log record.
 FIELDS: Final = "fields"
+# The logger of `shared/audit.py`.
+AUDIT: Final = "stagebus.audit"
 
 # Every C0 and C1 control and the line separators, so that no text can begin a line of its own.
 _ESCAPES: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {
@@ -33,6 +35,7 @@ def configure(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(TextFormatter() if sys.stderr.isatty() else JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.getLogger(AUDIT).setLevel(logging.INFO)
 
 
 def fields_of(record: logging.LogRecord) -> Mapping[str, Any]:

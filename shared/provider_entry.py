@@ -1,17 +1,12 @@
-"""What a providers file may say: each key with its limits, as pydantic models; sans-IO but for keys.
+"""What a providers file may say: each key with its limits, as pydantic models; sans-IO."""
 
-A key's value never shows: not in a repr, a log or an error.
-"""
-
-import os
 import re
-from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from shared.errors import KeyMissing
+from shared.config_file import ConfigEntry, Secret
 
 ANY: Final = "*"
 NAME_PATTERN: Final = r"^[\x21-\x7e]{1,200}$"
@@ -20,7 +15,6 @@ HEADER_PATTERN: Final = r"^[A-Za-z0-9-]{1,64}$"
 MODELS_MAX: Final = 1000
 PROVIDERS_MAX: Final = 100
 FALLBACKS_MAX: Final = 8
-KEY_MAX_BYTES: Final = 16 * 2**10
 
 # What Stagebus itself says in a request; extra_body adds to it and overrides none of it.
 _OUR_FIELDS: Final = frozenset({"model", "messages", "stream", "tools"})
@@ -28,58 +22,7 @@ _OUR_FIELDS: Final = frozenset({"model", "messages", "stream", "tools"})
 ModelName = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
-
-
-class Secret(_Entry):
-    """A value that is not for eyes: itself, or where it is."""
-
-    value: SecretStr | None = None
-    env: str | None = Field(default=None, min_length=1, description="an environment variable of the worker's")
-    file: Path | None = Field(default=None, description="a file of the worker's machine; read at each use")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _take_text(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return {"value": value}
-        if isinstance(value, dict | Secret):
-            return value
-        raise ValueError('is a text, { env = "NAME" } or { file = "path" }')
-
-    @model_validator(mode="after")
-    def _check_one(self) -> Self:
-        if sum(part is not None for part in (self.value, self.env, self.file)) != 1:
-            raise ValueError('is one of: a text, { env = "NAME" }, { file = "path" }')
-        return self
-
-    def read(self) -> str:
-        """The value as it is now: a file is read each time, so that a key can change while workers run.
-
-        Raises:
-            KeyMissing: the variable is not set, or the file cannot be read.
-        """
-        if self.env is not None:
-            text = os.environ.get(self.env, "")
-            where = f"the environment variable {self.env}"
-        elif self.file is not None:
-            where = f"the file {self.file}"
-            try:
-                with self.file.open("rb") as file:
-                    text = file.read(KEY_MAX_BYTES).decode()
-            except (OSError, UnicodeDecodeError) as exc:
-                raise KeyMissing(f"{where} cannot be read ({type(exc).__name__})") from None
-        else:
-            assert self.value is not None, "one of three is set"
-            text, where = self.value.get_secret_value(), "the providers file's value"
-        text = text.strip()
-        if not text or not text.isascii() or not text.isprintable():
-            raise KeyMissing(f"{where} is {'empty or not set' if not text else 'no printable ASCII text'}")
-        return text
-
-
-class Abilities(_Entry):
+class Abilities(ConfigEntry):
     """What a model can do and how it wants to be asked. The defaults are OpenAI's own ways."""
 
     tools: Literal["native", "prompted", "none"] = Field(
@@ -196,7 +139,7 @@ def _checked_extra_body(extra_body: dict[str, Any]) -> dict[str, Any]:
     return extra_body
 
 
-class ProvidersFile(_Entry):
+class ProvidersFile(ConfigEntry):
     """The whole file."""
 
     providers: dict[Annotated[str, Field(pattern=PROVIDER_PATTERN)], ProviderEntry] = Field(

@@ -14,24 +14,19 @@ asks its provider. Without a file there is one provider, of `OPENAI_BASE_URL`, f
 Spec: https://toml.io/en/v1.0.0
 """
 
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
-
+from shared.config_file import ConfigKind, Secret
 from shared.errors import BadProviders, UnknownModel
-from shared.provider_entry import ANY, Abilities, ModelEntry, ProviderEntry, ProvidersFile, Secret
+from shared.provider_entry import ANY, Abilities, ModelEntry, ProviderEntry, ProvidersFile
 from shared.settings import Settings
 
 # The one provider that there is without a file.
 ONLY: Final = "default"
-OPENAI_URL: Final = "https://api.openai.com/v1"
-FILE_MAX_BYTES: Final = 2**20
-ERRORS_MAX: Final = 20
+_KIND: Final = ConfigKind("STAGEBUS_PROVIDERS", "docs/providers.md", BadProviders)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +43,17 @@ class Route:
 class Providers:
     """Every provider by its name, and the way from a model's name to them."""
 
-    def __init__(self, file: ProvidersFile, default_model: str = "") -> None:
-        """`default_model` is for runs that name none; empty where they have to."""
-        self.default_model = default_model
+    def __init__(self, file: ProvidersFile) -> None:
         self.by_name: Mapping[str, ProviderEntry] = file.providers
-        self.aliases: Mapping[str, list[str]] = file.aliases
+        self._aliases = file.aliases
         self._exact: dict[str, tuple[str, ModelEntry]] = {}
         self._patterns: list[tuple[str, ModelEntry]] = []
-        for provider, model in self.entries():
-            if ANY in model.name:
-                self._patterns.append((provider, model))
-            else:
-                self._exact[model.name] = (provider, model)
+        for provider, entry in file.providers.items():
+            for model in entry.models:
+                if ANY in model.name:
+                    self._patterns.append((provider, model))
+                else:
+                    self._exact[model.name] = (provider, model)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -69,41 +63,18 @@ class Providers:
             BadProviders: the file does not hold; the message says what to change in it.
         """
         if settings.providers is not None:
-            return cls._of_file(settings.providers, settings)
+            return cls(read_file(settings.providers))
         key = settings.openai_api_key
-        has_key = key is not None and key.get_secret_value().strip()
-        try:
-            entry = ProviderEntry(
-                base_url=settings.openai_base_url or OPENAI_URL,
-                key=Secret(value=key) if has_key else None,
-                models=[ModelEntry(name=ANY)],
-            )
-        except ValidationError as exc:
-            raise BadProviders(f"OPENAI_BASE_URL {_in_words(exc.errors()[0]).partition(': ')[2]}") from None
-        return cls(ProvidersFile(providers={ONLY: entry}), settings.model)
-
-    @classmethod
-    def _of_file(cls, path: Path, settings: Settings) -> Self:
-        providers = cls(read_file(path))
-        if "model" not in settings.model_fields_set:
-            providers.default_model = next(iter(providers.names()), "")
-            return providers
-        providers.default_model = settings.model
-        try:
-            providers.routes(settings.model)
-        except UnknownModel as exc:
-            raise BadProviders(f"STAGEBUS_MODEL does not go with {path}: {exc}") from None
-        return providers
-
-    def entries(self) -> Iterator[tuple[str, ModelEntry]]:
-        """Yield each model with its provider's name, as the file lists them."""
-        for provider, entry in self.by_name.items():
-            for model in entry.models:
-                yield provider, model
+        entry = ProviderEntry(
+            base_url=settings.openai_base_url or "https://api.openai.com/v1",
+            key=Secret(value=key) if key is not None and key.get_secret_value() else None,
+            models=[ModelEntry(name=ANY)],
+        )
+        return cls(ProvidersFile(providers={ONLY: entry}))
 
     def names(self) -> list[str]:
         """Every name that stands in the file as it is, aliases first."""
-        return [*self.aliases, *self._exact]
+        return [*self._aliases, *self._exact]
 
     def patterns(self) -> list[str]:
         """The names with a `*` that others are matched with."""
@@ -115,8 +86,8 @@ class Providers:
         Raises:
             UnknownModel: nobody serves it.
         """
-        if name in self.aliases:
-            return tuple(self._route(target) for target in self.aliases[name])
+        if name in self._aliases:
+            return tuple(self._route(target) for target in self._aliases[name])
         _, model = self._find(name)
         return tuple(self._route(target) for target in (name, *model.fallbacks))
 
@@ -158,44 +129,16 @@ def _matched(pattern: str, name: str) -> str | None:
 
 
 def read_file(path: Path) -> ProvidersFile:
-    """Read and check a providers file. No value out of it gets into a message: it may be a key.
+    """Read and check a providers file.
 
     Raises:
         BadProviders: it does not hold.
     """
-    try:
-        with path.open("rb") as file:
-            raw = file.read(FILE_MAX_BYTES + 1)
-        if len(raw) > FILE_MAX_BYTES:
-            raise BadProviders(f"{path} has more than {FILE_MAX_BYTES} bytes; is it the file that you meant?")
-        parsed = ProvidersFile.model_validate(tomllib.loads(raw.decode()))
-    except OSError as exc:
-        reason = exc.strerror or type(exc).__name__
-        raise BadProviders(f"{path} cannot be read ({reason}); STAGEBUS_PROVIDERS names it") from None
-    except ValidationError as exc:
-        raise _bad(path, (_in_words(error) for error in exc.errors(include_input=False, include_url=False))) from None
-    except ValueError as exc:  # TOML's own errors and those of UTF-8 name a place, and no value
-        place = "it is no UTF-8" if isinstance(exc, UnicodeDecodeError) else str(exc)
-        raise _bad(path, [f"no TOML: {place}"]) from None
+    parsed = _KIND.read(path, ProvidersFile)
     wrong = list(_check_names(parsed))
     if wrong:
-        raise _bad(path, wrong)
+        raise _KIND.bad(path, wrong)
     return parsed
-
-
-def _bad(path: Path, wrong: Iterable[str]) -> BadProviders:
-    lines = list(wrong)
-    more = [f"and {len(lines) - ERRORS_MAX} more"] if len(lines) > ERRORS_MAX else []
-    return BadProviders("\n  ".join([f"{path} does not hold:", *lines[:ERRORS_MAX], *more]))
-
-
-def _in_words(error: ErrorDetails) -> str:
-    """`providers.openai.models.1.id: …`; pydantic's own sentence, or ours out of a validator."""
-    where = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        return f"{where}: there is no such key; docs/providers.md lists those that there are"
-    text = str(error["msg"]).removeprefix("Value error, ")
-    return f"{where}: {text}" if where else text
 
 
 def _check_names(file: ProvidersFile) -> Iterator[str]:

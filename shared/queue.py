@@ -43,19 +43,19 @@ def job_client(redis: Redis) -> ArqRedis:
     )
 
 
-async def enqueue(redis: Redis, run_id: str, created_at: int, ttl_s: float) -> None:
+async def enqueue(redis: Redis, run_id: str, turn: int, ttl_s: float) -> None:
     """Put a new run into the queue and ring; safe to repeat.
 
     Args:
-        created_at: Unix ms by Redis's clock: the job is due then. arq would take this machine's
-            clock, and one that is an hour ahead would hide the run for that hour.
+        turn: its place among those that wait, and its score: as a time, one that is long over.
+            arq would take this machine's clock.
         ttl_s: how long the job may wait.
     """
     job = await job_client(redis).enqueue_job(
         FUNCTION,
         run_id,
         _job_id=run_id,
-        _defer_until=datetime.fromtimestamp(created_at / 1000, UTC),
+        _defer_until=datetime.fromtimestamp(turn / 1000, UTC),
         _expires=ttl_s,
     )
     if job is None:  # arq says nothing of whether its entry stands, too

@@ -5,7 +5,7 @@ All are safe to repeat, so a caller whose connection failed may simply call agai
 Spec: https://redis.io/docs/latest/develop/programmability/eval-intro/
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha1
 from importlib.resources import files
@@ -14,17 +14,21 @@ from typing import Any, Final, NamedTuple
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
-from shared import keys
+from shared import ids, keys
 from shared.cursor import EventId, parse_id
 from shared.errors import Fenced, RunEnded
+from shared.limits import UNLIMITED, TenantLimits
 from shared.line import Line
+from shared.refusals import TokensUsedUp, TooManyRuns
 from shared.runs import RUN_STAGE, RunStatus
 
 # More bells than that wake no more workers: each takes all it can hold.
 BELLS_MAX: Final = 256
+DAY_MS: Final = 24 * 3600 * 1000
+TOKENS_TTL_MS: Final = 2 * DAY_MS
 
 
-class Script:
+class _Script:
     """One Lua file and its hash."""
 
     def __init__(self, name: str) -> None:
@@ -33,23 +37,26 @@ class Script:
         self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
     async def __call__(self, redis: Redis | Line, key_list: Sequence[str], args: Sequence[Any]) -> Any:
-        """Run it; the server's answer."""
         try:
             return await redis.evalsha(self.sha, len(key_list), *key_list, *args)  # type: ignore[misc]
         except NoScriptError:
             return await redis.eval(self.text, len(key_list), *key_list, *args)  # type: ignore[misc]
 
 
-_APPEND = Script("append")
-_CANCEL = Script("cancel")
-_CLAIM = Script("claim")
-_CREATE = Script("create")
-_DUE = Script("due")
-_FINISH = Script("finish")
-_RELEASE = Script("release")
-_RENEW = Script("renew")
-_REQUEUE = Script("requeue")
-_TAKE = Script("take")
+_APPEND = _Script("append")
+_CANCEL = _Script("cancel")
+_CLAIM = _Script("claim")
+_CREATE = _Script("create")
+_DUE = _Script("due")
+_FINISH = _Script("finish")
+_READ = _Script("read")
+_PUBLISH_TOOLS = _Script("publish_tools")
+_LEAVE = _Script("leave")
+_RELEASE = _Script("release")
+_RENEW = _Script("renew")
+_REQUEUE = _Script("requeue")
+_SETTLE = _Script("settle")
+_TAKE = _Script("take")
 
 
 def _ms(seconds: float) -> int:
@@ -60,13 +67,14 @@ def _ms(seconds: float) -> int:
 
 
 class Created(NamedTuple):
-    """What `create` found or made; `created_at` in Unix ms by Redis's clock."""
+    """What `create` found or made; `created_at` in Unix ms by Redis's clock, `turn` its score in the queue."""
 
     is_new: bool
     created_at: int
+    turn: int
 
 
-async def create(
+async def create(  # noqa: PLR0913 - a record has that many fields
     redis: Redis,
     run_id: str,
     *,
@@ -76,19 +84,39 @@ async def create(
     event: str,
     data: bytes,
     ttl_s: float,
+    life_s: float = 0,
     idempotency: str = "",
+    limits: TenantLimits = UNLIMITED,
 ) -> Created:
     """Write the run's record and its first event, `0-1`, unless the run exists.
 
     Args:
+        life_s: longer than the keys of any run live, if that is longer than `ttl_s`.
         idempotency: the Redis key of the client's Idempotency-Key, if there is one.
+        limits: those of tenants that have none of their own.
+
+    Raises:
+        TooManyRuns, TokensUsedUp: the tenant may have no more; nothing was changed.
     """
-    answer, created_at = await _CREATE(
-        redis,
-        [keys.run(run_id), keys.stages(run_id), keys.stage_stream(run_id, RUN_STAGE)],
-        [RunStatus.QUEUED.value, tenant, model, request, RUN_STAGE, event, data, _ms(ttl_s), idempotency],
-    )
-    return Created(answer == b"created", int(created_at))
+    key_list = [keys.run(run_id), keys.stages(run_id), keys.stage_stream(run_id, RUN_STAGE), keys.ACTIVE]
+    key_list += [keys.runs(tenant), keys.unended(tenant), keys.RUNNING, keys.LIMITS, keys.tokens(tenant)]
+    key_list += [keys.TURN, keys.next_turn(tenant), *([idempotency] if idempotency else [])]
+    args = [RunStatus.QUEUED.value, tenant, model, request, RUN_STAGE, event, data, _ms(ttl_s)]
+    args += [run_id, ids.created_ms(run_id), _ms(max(ttl_s, life_s)), limits.runs_queued, limits.tokens_per_day]
+    match await _CREATE(redis, key_list, args):
+        case [b"runs_queued", limit, _]:
+            raise TooManyRuns(limit)
+        case [b"tokens_per_day", limit, retry_ms]:
+            raise TokensUsedUp(limit, retry_ms / 1000)
+        case answer, created_at, turn:
+            return Created(answer == b"created", int(created_at), int(turn))
+    raise AssertionError("create.lua says what it returns")
+
+
+async def read(redis: Redis, run_id: str, tenant: str | None) -> dict[bytes, bytes]:
+    """The fields of a run's record; none where there is no such run, or it is another tenant's."""
+    fields = await _READ(redis, [keys.run(run_id)], ["" if tenant is None else tenant])
+    return dict(zip(fields[::2], fields[1::2], strict=True))
 
 
 class Claim(NamedTuple):
@@ -225,13 +253,40 @@ class Due(NamedTuple):
 
 async def due(redis: Redis, limit: int) -> Due:
     """Look for jobs whose time has come; held ones are not among them."""
-    next_ms, *run_ids = await _DUE(redis, [keys.QUEUE], [limit])
+    next_ms, *run_ids = await _DUE(redis, [keys.QUEUE], [limit, keys.FIRST_TIME])
     return Due([run_id.decode() for run_id in run_ids], int(next_ms))
 
 
-async def take(redis: Redis, run_id: str, token: str, lease_s: float) -> bool:
-    """Get the lease of a due job; False where it is gone, not due or another's."""
-    return bool(await _TAKE(redis, [keys.QUEUE, keys.lease(run_id)], [run_id, token, _ms(lease_s)]))
+async def take(redis: Redis, run_id: str, token: str, lease_s: float, running_max: int = 0) -> bool:
+    """Get the lease of a due job; False where it is gone, not due, another's, or has to wait for its tenant's others.
+
+    Args:
+        running_max: how many runs a tenant without a limit of its own may have running; 0: any number.
+    """
+    key_list = [keys.QUEUE, keys.lease(run_id), keys.run(run_id), keys.RUNNING, keys.HELD_BACK, keys.LIMITS, keys.TURN]
+    args = [run_id, token, _ms(lease_s), running_max, keys.FIRST_TIME, keys.NEVER]
+    return bool(await _TAKE(redis, key_list, args))
+
+
+async def leave(redis: Redis, run_id: str, running_max: int = 0, *, tenant: str = "") -> int:
+    """A run ended or was given back: let in what waits for that; how many.
+
+    Args:
+        running_max: as in `take`.
+        tenant: whose it was, where the record may be gone.
+    """
+    key_list = [keys.run(run_id), keys.QUEUE, keys.RUNNING, keys.HELD_BACK, keys.LIMITS, keys.TURN, keys.BELL]
+    return int(await _LEAVE(redis, key_list, [run_id, tenant, running_max, BELLS_MAX]))
+
+
+async def settle(redis: Redis, run_id: str, *, tenant: str, ended_at: int = 0, tokens: int = 0) -> bool:
+    """A run has ended: out of the active ones, and its tokens into its tenant's count; False where that was done.
+
+    Args:
+        ended_at: Unix ms by Redis's clock.
+    """
+    key_list = [keys.ACTIVE, keys.unended(tenant), keys.tokens(tenant)]
+    return bool(await _SETTLE(redis, key_list, [run_id, ended_at // DAY_MS, tokens, TOKENS_TTL_MS]))
 
 
 class Renewed(NamedTuple):
@@ -283,3 +338,19 @@ async def requeue(redis: Redis, run_id: str, job: bytes, ttl_s: float) -> bool:
     """Make sure that the run has a job in the queue; True where it had no entry."""
     key_list = [keys.QUEUE, keys.job(run_id), keys.BELL]
     return bool(await _REQUEUE(redis, key_list, [run_id, job, _ms(ttl_s), BELLS_MAX]))
+
+
+# --- the catalogue -----------------------------------------------------------
+
+
+async def publish_tools(redis: Redis, described: Mapping[str, bytes], ttl_s: float) -> set[str]:
+    """Say which tools a worker has, and forget those that none said it has for `ttl_s`.
+
+    Args:
+        described: descriptions by name; an empty one where it was published before.
+
+    Returns:
+        The names whose description is needed after all.
+    """
+    named = [part for name, description in described.items() for part in (name, description)]
+    return {name.decode() for name in await _PUBLISH_TOOLS(redis, [keys.TOOLS, keys.TOOLS_SEEN], [_ms(ttl_s), *named])}

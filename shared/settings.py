@@ -5,10 +5,15 @@ Names are `STAGEBUS_<FIELD>`; the three that other tools share have their own:
 """
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Final, Self
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from shared.addresses import AllowedTarget
+from shared.limits import TenantLimits
+
+SECRET_MIN_CHARS: Final = 32
 
 
 class Settings(BaseSettings):
@@ -65,6 +70,12 @@ class Settings(BaseSettings):
     tools_timeout_s: float = Field(
         300.0, gt=0, description="all calls of one round together; those without a result by then get an error result"
     )
+    egress_allow: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="comma-separated networks, addresses and hosts, each with a port or not, that tools may reach "
+        "although they are not public: 10.0.0.0/8,wiki.internal:443",
+    )
+    egress_response_max_bytes: int = Field(4 * 2**20, ge=2**10, description="an answer to a tool over HTTP")
     weather_geocoding_url: str = Field("https://geocoding-api.open-meteo.com", description="Open-Meteo's geocoding API")
     weather_forecast_url: str = Field("https://api.open-meteo.com", description="Open-Meteo's forecast API")
 
@@ -77,6 +88,15 @@ class Settings(BaseSettings):
         172800.0, ge=60, description="TTL of a run's keys until it ends, renewed by its worker and by the sweep"
     )
     retention_s: float = Field(86400.0, gt=0, description="TTL of an ended run's keys")
+
+    # Limits of each tenant
+    tenant_runs_queued: int = Field(
+        0, ge=0, description="runs that wait for a worker, over which a POST is refused; 0: no limit, here and below"
+    )
+    tenant_runs_running: int = Field(0, ge=0, description="runs that workers hold; further ones wait in the queue")
+    tenant_tokens_per_day: int = Field(
+        0, ge=0, description="tokens of ended runs a day, UTC; once they are used, a further POST is refused"
+    )
 
     # Worker
     worker_concurrency: int = Field(100, ge=1, description="runs that a worker holds at once")
@@ -101,17 +121,45 @@ class Settings(BaseSettings):
     drain_spread_s: float = Field(3.0, ge=0, description="a gateway that shuts down ends its streams over this long")
     drain_delay_s: float = Field(0.0, ge=0, description="readyz fails for this long before a gateway stops listening")
 
+    # Access
+    auth: str = Field(
+        "open", pattern="^(open|keys|jwt|both)$",
+        description="who is let in: everybody on this machine, holders of API keys, of JWTs, or of either",
+    )  # fmt: skip
+    insecure: bool = Field(default=False, description="let an open gateway be reached from other machines: true, false")
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="comma-separated origins, such as https://app.example, whose pages may call this API"
+    )
+    secret: SecretStr | None = Field(
+        None,
+        description="signs tickets and sessions, at least 32 characters, the same for all gateways; several, separated "
+        "by commas: the first signs, all are good",
+    )
+
     # All
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="the least that is logged")
     data_dir: Path = Field(Path(".stagebus"), description="where `stagebus up` keeps the embedded Valkey's files")
 
+    @property
+    def tenant_limits(self) -> TenantLimits:
+        """Those of a tenant that has none of its own."""
+        return TenantLimits(*(getattr(self, f"tenant_{name}") for name in TenantLimits._fields))
+
     @model_validator(mode="before")
     @classmethod
-    def _split_tools(cls, values: dict[str, object]) -> dict[str, object]:
-        tools = values.get("tools")
-        if isinstance(tools, str):
-            values["tools"] = tuple(part.strip() for part in tools.split(",") if part.strip())
+    def _split_lists(cls, values: dict[str, object]) -> dict[str, object]:
+        for name in ("tools", "egress_allow", "cors_origins"):
+            text = values.get(name)
+            if isinstance(text, str):
+                values[name] = _parts(text)
         return values
+
+    @field_validator("egress_allow")
+    @classmethod
+    def _check_targets(cls, targets: tuple[str, ...]) -> tuple[str, ...]:
+        for target in targets:
+            AllowedTarget.parse(target)
+        return targets
 
     @model_validator(mode="after")
     def _check_relations(self) -> Self:
@@ -124,7 +172,21 @@ class Settings(BaseSettings):
                 "STAGEBUS_LIVE_TTL_S must exceed STAGEBUS_QUEUE_WAIT_MAX_S and STAGEBUS_RUN_TIMEOUT_MAX_S "
                 "together: a run's keys must outlive its longest wait and its work"
             )
+        if any(len(secret) < SECRET_MIN_CHARS for secret in self.secrets):
+            raise ValueError(
+                f"STAGEBUS_SECRET needs at least {SECRET_MIN_CHARS} characters; this makes one: openssl rand -hex 32"
+            )
         return self
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What signs, the one in use first."""
+        text = "" if self.secret is None else self.secret.get_secret_value()
+        return _parts(text)
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def load_settings() -> Settings:

@@ -1,7 +1,7 @@
 """Runs as a whole: made, looked up, listed, asked to cancel, and ended where no worker holds them."""
 
 import hashlib
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
 from redis.asyncio import Redis
@@ -13,6 +13,9 @@ from shared.events import Cancel, Error, Event, RunQueued, StageCompleted, Usage
 from shared.log import StoredEvent
 from shared.runs import RUN_STAGE, TOOLS, Run, RunStatus, decode_run
 from shared.settings import Settings
+
+# For how long a client may come back to complete a creation that stopped at its first step.
+RESERVED_S: Final = 3600
 
 
 async def create_run(
@@ -26,65 +29,60 @@ async def create_run(
 ) -> str:
     """Make a run and put it into the queue; every step is safe to repeat under the same id.
 
-    The order is idempotency key, `sb:active`, record, job, bell. Whoever dies on the way
-    leaves what the same POST completes, or what the sweep queues or forgets.
+    The order is idempotency key, record with all that lists it, job, bell. Whoever dies on
+    the way leaves what the same POST completes, or what the sweep queues or forgets.
 
     Returns:
         The run's id; that of the first call where the key was used before.
 
     Raises:
         IdempotencyConflict: the key made a run from another request.
+        TooManyRuns, TokensUsedUp: the tenant may have no more at the moment.
     """
     body = orjson.dumps(request, option=orjson.OPT_SORT_KEYS)
     run_id = ids.new_run_id()
     reserved = "" if idempotency_key is None else keys.idempotency(tenant, idempotency_key)
     if reserved:
-        run_id = await _reserve(redis, settings, reserved, run_id, body)
-    async with redis.pipeline(transaction=False) as pipe:
-        pipe.zadd(keys.ACTIVE, {run_id: ids.created_ms(run_id)})
-        pipe.zadd(keys.runs(tenant), {run_id: ids.created_ms(run_id)})
-        pipe.zremrangebyscore(keys.runs(tenant), "-inf", ids.created_ms(run_id) - _life_ms(settings))
-        await pipe.execute()
+        run_id = await _reserve(redis, reserved, run_id, body)
     queued = RunQueued(run_id=run_id, model=model)
     created = await scripts.create(
         redis, run_id, tenant=tenant, model=model, request=body, event=queued.event, data=queued.data(),
-        idempotency=reserved, ttl_s=settings.live_ttl_s,
+        idempotency=reserved, ttl_s=settings.live_ttl_s, life_s=settings.live_ttl_s + settings.retention_s,
+        limits=settings.tenant_limits,
     )  # fmt: skip
     run = None if created.is_new else await get_run(redis, run_id)
     if run is None or run.status is RunStatus.QUEUED:
-        await queue.enqueue(redis, run_id, created.created_at, settings.live_ttl_s)
+        await queue.enqueue(redis, run_id, created.turn, settings.live_ttl_s)
     elif run.is_terminal:
         await settle(redis, settings, run_id)
     return run_id
 
 
-def _life_ms(settings: Settings) -> int:
-    """Longer than any run's keys live; what is older in a list stands for nothing."""
-    return round((settings.live_ttl_s + settings.retention_s) * 1000)
-
-
-async def _reserve(redis: Redis, settings: Settings, key: str, run_id: str, body: bytes) -> str:
+async def _reserve(redis: Redis, key: str, run_id: str, body: bytes) -> str:
     """Bind the key to a run id, or find the one that it is bound to."""
     digest = hashlib.sha256(body).hexdigest()
-    ttl_ms = round(settings.live_ttl_s * 1000)
-    if await redis.set(key, f"{run_id} {digest}", nx=True, px=ttl_ms):
+    # The run's creation makes it live as long as the run; where that is refused it goes soon.
+    if await redis.set(key, f"{run_id} {digest}", nx=True, ex=RESERVED_S):
         return run_id
     held = await redis.get(key)
     if held is None:  # it expired between the two commands
-        return await _reserve(redis, settings, key, run_id, body)
+        return await _reserve(redis, key, run_id, body)
     held_id, held_digest = held.decode().split(" ")
     if held_digest != digest:
         raise IdempotencyConflict
     return str(held_id)
 
 
-async def get_run(redis: Redis, run_id: str) -> Run:
+async def get_run(redis: Redis, run_id: str, tenant: str | None = None) -> Run:
     """A run's record.
 
+    Args:
+        tenant: whose it has to be; None: anybody's.
+
     Raises:
-        RunNotFound: no such run.
+        RunNotFound: no such run, or another tenant's.
     """
-    run = decode_run(run_id, await redis.hgetall(keys.run(run_id))) if ids.is_run_id(run_id) else None  # type: ignore[misc]
+    run = decode_run(run_id, await scripts.read(redis, run_id, tenant)) if ids.is_run_id(run_id) else None
     if run is None:
         raise RunNotFound(run_id)
     return run
@@ -169,15 +167,18 @@ def answer_text(stages: list[StageView]) -> str | None:
     return None
 
 
-async def cancel_run(redis: Redis, settings: Settings, run_id: str) -> None:
+async def cancel_run(redis: Redis, settings: Settings, run_id: str, tenant: str | None = None) -> None:
     """Cancel a run in whatever state; a run that has ended stays as it is.
 
     Where a worker holds it, that one ends it; where none does, this call does.
 
+    Args:
+        tenant: whose it has to be; None: anybody's.
+
     Raises:
-        RunNotFound: no such run.
+        RunNotFound: no such run, or another tenant's.
     """
-    await get_run(redis, run_id)
+    await get_run(redis, run_id, tenant)
     try:
         if not await scripts.cancel(redis, run_id):
             await end_unheld(redis, settings, run_id, Cancel())
@@ -243,7 +244,12 @@ async def end_claimed(
 
 async def settle(redis: Redis, settings: Settings, run_id: str) -> None:
     """Tidy up after a run's end: out of what the sweep looks through; its idempotency key lives as long as it."""
-    await redis.zrem(keys.ACTIVE, run_id)
-    reserved = await redis.hget(keys.run(run_id), "idempotency")  # type: ignore[misc]
+    fields = ["tenant", "idempotency", "finished_at", "usage"]
+    tenant, reserved, ended_at, usage = await redis.hmget(keys.run(run_id), fields)  # type: ignore[misc]
+    tokens = orjson.loads(usage)["total_tokens"] if usage else 0
+    await scripts.settle(
+        redis, run_id, tenant=(tenant or b"").decode(), ended_at=int(ended_at or 0), tokens=tokens if ended_at else 0
+    )
+    await scripts.leave(redis, run_id, settings.tenant_runs_running)
     if reserved:
         await redis.expire(reserved, round(settings.retention_s))

@@ -24,6 +24,7 @@ from shared.child import Child, ChildSpec
 from shared.child_output import Printer
 from shared.embedded import EmbeddedValkey
 from shared.errors import ChildFailed
+from shared.exposure import check_exposure
 from shared.settings import Settings
 
 BACKOFF_S: Final = 0.5
@@ -51,8 +52,9 @@ async def up(options: UpOptions, settings: Settings) -> None:
     """Run everything until SIGINT, SIGTERM or SIGHUP, then stop it in order; a second signal stops it at once.
 
     Raises:
-        ChildFailed, StorageUnfit: something does not start; the message says what to do, and nothing is left running.
+        GatewayExposed, ChildFailed, StorageUnfit: something does not start; the message says what to do, and nothing is left running.
     """
+    check_exposure(settings, options.host)
     _check_port(options.host, options.port)
     printer = Printer()
     told = asyncio.Event()
@@ -84,12 +86,13 @@ async def _start(
         await supervisor.start(valkey.spec())
         env["STAGEBUS_REDIS_URL"] = valkey.url
         printer.say(f"runs are kept in {valkey.data_dir}; to look at them: redis-cli -p {valkey.port}")
-    if not settings.openai_base_url and settings.providers is None:
+    if not settings.openai_base_url:
         env |= demo_environment(await supervisor.start(_module("demo", "worker.model.demo", _LISTENING)))
-        printer.say("neither OPENAI_BASE_URL nor STAGEBUS_PROVIDERS is set, so the built-in demo model answers")
+        printer.say("no OPENAI_BASE_URL is set, so the built-in demo model answers")
     worker = _module("worker", "worker", _WORKER_READY)
     await supervisor.start(replace(worker, env=env, drains=True, stop_max_s=settings.drain_grace_s + DRAIN_MARGIN_S))
-    gateway = _module("gateway", "gateway", _LISTENING, "--host", options.host, "--port", str(options.port))
+    insecure = ["--insecure"] if settings.insecure else []
+    gateway = _module("gateway", "gateway", _LISTENING, "--host", options.host, *insecure, "--port", str(options.port))
     drain_s = settings.drain_delay_s + settings.drain_spread_s
     address = await supervisor.start(
         replace(gateway, env=env, drains=True, stop_max_s=drain_s + DRAIN_MARGIN_S), again=_on_same_port
@@ -111,6 +114,9 @@ def demo_environment(address: str) -> dict[str, str]:
         "STAGEBUS_WEATHER_FORECAST_URL": address,
     }
     env = {name: value for name, value in wanted.items() if not os.environ.get(name)}
+    # Tools reach no loopback address of themselves.
+    allowed = (os.environ.get("STAGEBUS_EGRESS_ALLOW"), address.removeprefix("http://"))
+    env["STAGEBUS_EGRESS_ALLOW"] = ",".join(filter(None, allowed))
     # A proxy that the environment names for the world outside would not find us.
     for name in ("NO_PROXY", "no_proxy"):
         env[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1")))

@@ -7,6 +7,7 @@ from shared.cursor import EventId
 from shared.events import Done, Event, StageStarted, ToolCompletionChunk
 from shared.runs import RunStatus
 from shared.scripts import RunEnd
+from shared.tenants import DEFAULT_TENANT
 from worker.producer import Producer
 
 TTL_S = 600
@@ -50,7 +51,7 @@ async def start(redis: Redis) -> RunByHand:
     """A claimed run; its producer works until `stop`."""
     run_id = ids.new_run_id()
     await scripts.create(
-        redis, run_id, tenant="public", model="m", request=b"{}", event="run_queued",
+        redis, run_id, tenant=DEFAULT_TENANT, model="m", request=b"{}", event="run_queued",
         data=b'{"stage_id":"run","run_id":"x","model":"m"}', ttl_s=TTL_S,
     )  # fmt: skip
     return RunByHand(redis, run_id, await claim(redis, run_id))

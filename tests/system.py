@@ -169,6 +169,7 @@ class System:
             "STAGEBUS_MODEL": "demo:delay_ms=2",
             "STAGEBUS_WEATHER_GEOCODING_URL": self.demo_url,
             "STAGEBUS_WEATHER_FORECAST_URL": self.demo_url,
+            "STAGEBUS_EGRESS_ALLOW": "127.0.0.1",
         }
         gateways, workers = self._counts
         for _ in range(workers):

@@ -17,10 +17,10 @@ from shared.settings import Settings
 from shared.tasks import cancel_and_wait
 from worker.lease import LeaseKeeper
 from worker.model.client import Model
-from worker.model.slots import Slots
 from worker.queue import LeasedWorker
 from worker.runner import Runner
 from worker.sweep import sweep_forever
+from worker.tools.publishing import publish_forever
 from worker.tools.registry import ToolRegistry
 
 logger = logging.getLogger(__name__)
@@ -39,9 +39,9 @@ class WorkerApp:
         self._redis: Redis = redis_connections.connect(settings)
         self._line = Line(self._redis, settings.redis_timeout_s)  # what all runs append over
         self._tools = ToolRegistry.from_settings(settings)
+        self._model = Model.from_settings(settings)
         self._keeper = LeaseKeeper(settings)
         self._channels = Channels(self._redis, on_reconnected=lambda: None)
-        self._model = Model.from_settings(settings, Slots(self._redis, self._channels))
         self._runner = Runner(
             self._redis,
             settings,
@@ -61,7 +61,8 @@ class WorkerApp:
         """
         await check_server(self._redis)
         await self._tools.start()
-        await catalog.publish_tools(self._redis, self._tools.describe())
+        published = self._tools.describe()
+        await catalog.publish_tools(self._redis, published)
         await self._channels.start()
         self._keeper.start()
         worker = LeasedWorker(
@@ -72,11 +73,12 @@ class WorkerApp:
             on_drain=self._drain,
         )
         sweeping = asyncio.create_task(sweep_forever(self._redis, self._settings, self.name))
+        publishing = asyncio.create_task(publish_forever(self._redis, self._tools, published))
         logger.info("worker %s is ready for %d runs", self.name, self._settings.worker_concurrency)
         try:
             await worker.async_run()
         finally:
-            await cancel_and_wait(sweeping)
+            await cancel_and_wait(sweeping, publishing)
             self._keeper.stop()
             await self._channels.stop()
             await self._line.aclose()

@@ -123,7 +123,8 @@ class LeasedWorker(Worker):
         if run_id in self.tasks:  # its lease ran out while this worker still works on it: left to others
             return False
         token = uuid4().hex
-        is_taken = await scripts.take(self.pool, run_id, token, self._settings.lease_s)
+        settings = self._settings
+        is_taken = await scripts.take(self.pool, run_id, token, settings.lease_s, settings.tenant_runs_running)
         if is_taken:
             self._start(run_id, token)
         return is_taken
@@ -173,6 +174,7 @@ class LeasedWorker(Worker):
             await scripts.finish(self.pool, job_id, token)
         elif outcome is not None:
             await scripts.release(self.pool, job_id, token=token, attempt=outcome.attempt)
+            await scripts.leave(self.pool, job_id, self._settings.tenant_runs_running)
         # Else its work broke off in a way nobody foresaw: the lease runs out, which counts as a try.
 
     async def finish_failed_job(self, job_id: str, result_data: bytes | None) -> None:  # noqa: ARG002

@@ -120,7 +120,9 @@ class Runner:
         """
         while True:
             try:
-                is_ours = await scripts.take(self._redis, run_id, token, self._settings.lease_s)
+                is_ours = await scripts.take(
+                    self._redis, run_id, token, self._settings.lease_s, self._settings.tenant_runs_running
+                )
             except REDIS_AWAY:
                 await asyncio.sleep(AWAY_BACKOFF_S)
                 continue

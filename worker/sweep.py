@@ -1,8 +1,8 @@
 """The sweep: looks through the runs that have not ended for those that nobody would ever end.
 
 Any worker does it once in a while, elected by a key. It requeues runs without an entry in
-the queue, ends those that waited too long, keeps the keys of those that wait, and forgets
-those that have ended or never began.
+the queue, ends those that waited too long, keeps the keys of those that wait, forgets
+those that have ended or never began, and lets in what no limit holds back any more.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from typing import Final
 
 from redis.asyncio import Redis
 
-from shared import ids, keys, log, queue, store
+from shared import ids, keys, log, queue, scripts, store
 from shared.errors import QueueTimeout, RunEnded, RunNotFound
 from shared.events import Cancel, Error
 from shared.redis import REDIS_AWAY, is_passing
@@ -55,6 +55,24 @@ async def sweep(redis: Redis, settings: Settings) -> None:
                     raise
                 # One bad record must not cost all others their sweep.
                 logger.exception("run %s cannot be looked at", run_id)
+    await _let_in(redis, settings, now_ms)
+
+
+async def _let_in(redis: Redis, settings: Settings, now_ms: int) -> None:
+    """Let in what is held back, as far as limits allow, though a process died before it could do so."""
+    for member in await redis.zrange(keys.RUNNING, 0, -1):
+        tenant, _, run_id = member.decode().rpartition(" ")
+        async with redis.pipeline(transaction=False) as pipe:
+            pipe.zscore(keys.ACTIVE, run_id)
+            pipe.exists(keys.lease(run_id))
+            pipe.zscore(keys.QUEUE, run_id)
+            active, is_held, score = await pipe.execute()
+        # One whose lease ran out is still counted: it goes on as soon as a worker takes it.
+        if active is None or (not is_held and (score is None or score > now_ms)):
+            await scripts.leave(redis, run_id, settings.tenant_runs_running, tenant=tenant)
+    waiting = (member.decode().rpartition(" ") for member in await redis.zrange(keys.HELD_BACK, 0, -1))
+    for tenant, run_id in {tenant: run_id for tenant, _, run_id in waiting}.items():
+        await scripts.leave(redis, run_id, settings.tenant_runs_running, tenant=tenant)
 
 
 async def _look_at(redis: Redis, settings: Settings, run_id: str, *, is_queued: bool, now_ms: int) -> int:

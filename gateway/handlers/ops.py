@@ -11,10 +11,13 @@ from starlette.staticfiles import StaticFiles
 
 from gateway import openapi
 from gateway.answers import JSON, answer
+from gateway.auth.guard import needs, public
 from gateway.problems import problem_types
-from gateway.schemas import Health, ModelList, ToolList
+from gateway.resource import guards
+from gateway.schemas import Health, ModelList, ModelView, ToolList
 from gateway.state import gateway_of
 from shared import catalog, events, metrics
+from shared.tenants import Scope
 
 STATIC: Final = StaticFiles(directory=Path(__file__).parent.parent / "static")
 NOT_FOUND: Final = 404
@@ -34,11 +37,13 @@ PAGE_HEADERS: Final = {
 }
 
 
+@public
 async def get_health(_request: Request) -> Response:
     """GET /healthz: the process answers."""
     return answer(Health())
 
 
+@public
 async def get_ready(request: Request) -> Response:
     """GET /readyz: new clients may be sent here.
 
@@ -48,33 +53,41 @@ async def get_ready(request: Request) -> Response:
     return answer(Health())
 
 
+@needs(Scope.ADMIN)
 async def get_metrics(request: Request) -> Response:
     """GET /metrics: Prometheus's text format."""
     gateway = gateway_of(request)
     return Response(await gateway.metrics.render(gateway.redis), headers={"Content-Type": metrics.CONTENT_TYPE})
 
 
+@needs(None)
 async def list_tools(request: Request) -> Response:
     """GET /tools: what the workers have published."""
     return answer(ToolList(tools=await catalog.read_tools(gateway_of(request).redis)))
 
 
+@needs(None)
 async def list_models(request: Request) -> Response:
     """GET /models: the operator's."""
-    providers = gateway_of(request).providers
-    return answer(ModelList.of(providers, providers.default_model))
+    settings = gateway_of(request).settings
+    default = ModelView(id=settings.model, is_default=True)
+    return answer(ModelList(models=[default], any_model=settings.openai_base_url is not None))
 
 
+@public
 async def get_event_schema(_request: Request) -> Response:
     """GET /schema/events.json: the events' payloads as JSON Schema."""
     return Response(orjson.dumps(events.json_schema()), media_type="application/schema+json")
 
 
-async def get_openapi(_request: Request) -> Response:
+@public
+async def get_openapi(request: Request) -> Response:
     """GET /openapi.json: this API."""
-    return Response(orjson.dumps(openapi.document()), media_type=JSON)
+    is_open = gateway_of(request).settings.auth == "open"
+    return Response(orjson.dumps(openapi.document(guards(request.app.routes), is_open=is_open)), media_type=JSON)
 
 
+@public
 async def get_problem_type(request: Request) -> Response:
     """GET /problems/{code}: what the `type` of a problem means."""
     code = request.path_params["code"]
@@ -84,11 +97,13 @@ async def get_problem_type(request: Request) -> Response:
     raise HTTPException(NOT_FOUND)
 
 
+@public
 async def get_page(request: Request) -> Response:
     """GET /: the page."""
     return await _static_file(request, "index.html")
 
 
+@public
 async def get_static(request: Request) -> Response:
     """GET /static/{path}: the page's files."""
     return await _static_file(request, request.path_params["path"])

@@ -7,6 +7,8 @@ from starlette.responses import Response
 
 from gateway import routes
 from gateway.answers import answer
+from gateway.auth.guard import needs
+from gateway.auth.principal import principal_of
 from gateway.body import read_json
 from gateway.create_run import named_tools, parse_create_run, unknown_tools
 from gateway.query import accepts, read_before, read_idempotency_key, read_limit
@@ -16,40 +18,42 @@ from gateway.stream import EventStream
 from shared import catalog, store
 from shared.cursor import START
 from shared.requests import RunRequest
-
-# Whose runs these are, as long as everybody may see every run.
-TENANT: Final = "default"
+from shared.tenants import Scope
 
 LIST_LIMIT_DEFAULT: Final = 20
 LIST_LIMIT_MAX: Final = 100
 
 
+@needs(Scope.RUNS_WRITE)
 async def create_run(request: Request) -> Response:
     """POST /runs: make a run and put it into the queue.
 
     202 with the run's id, status and links; 200 and the run's stream itself for those who
     accept text/event-stream. The same Idempotency-Key and body give the same run again.
     Errors: bad_json and bad_idempotency_key 400, body_too_large 413, unsupported_media_type
-    415, invalid_request and idempotency_conflict 422, storage_full and storage_unavailable 503.
+    415, invalid_request and idempotency_conflict 422, too_many_runs and tokens_used_up 429,
+    storage_full and storage_unavailable 503.
     """
-    gateway = gateway_of(request)
+    gateway, principal = gateway_of(request), principal_of(request)
+    is_stream = accepts(request, EventStream.media_type)
+    if is_stream:
+        principal.check(Scope.RUNS_READ)
     idempotency_key = read_idempotency_key(request)
     body = await read_json(request, gateway.settings.body_max_bytes)
-    asked = parse_create_run(body, gateway.settings, gateway.providers)
+    asked = parse_create_run(body, gateway.settings)
     await _check_tools(gateway, asked)
     run_id = await store.create_run(
         gateway.redis,
         gateway.settings,
-        tenant=TENANT,
-        model=asked.model_text,
+        tenant=principal.tenant,
+        model=asked.model,
         request=asked.model_dump(mode="json"),
         idempotency_key=idempotency_key,
     )
     location = {"Location": routes.run_url(run_id)}
-    if accepts(request, "text/event-stream"):
-        headers = {**location, "X-Run-Id": run_id}
-        return EventStream(gateway.hub, run_id, START, retry_ms=gateway.settings.sse_retry_ms, headers=headers)
-    run = await store.get_run(gateway.redis, run_id)
+    if is_stream:
+        return EventStream(gateway, principal, run_id, START, headers={**location, "X-Run-Id": run_id})
+    run = await store.get_run(gateway.redis, run_id, principal.tenant)
     return answer(RunAccepted.of(run), 202, location)
 
 
@@ -60,6 +64,7 @@ async def _check_tools(gateway: Gateway, asked: RunRequest) -> None:
         raise unknown_tools(asked, unknown)
 
 
+@needs(Scope.RUNS_READ)
 async def list_runs(request: Request) -> Response:
     """GET /runs: newest first; `before` goes on after the page that named it.
 
@@ -67,28 +72,30 @@ async def list_runs(request: Request) -> Response:
     """
     gateway = gateway_of(request)
     limit = read_limit(request, LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX)
-    page = await store.list_runs(gateway.redis, TENANT, limit, read_before(request))
+    page = await store.list_runs(gateway.redis, principal_of(request).tenant, limit, read_before(request))
     return answer(RunList(runs=[RunSummary.of(run) for run in page.runs], next=page.next_id))
 
 
+@needs(Scope.RUNS_READ, takes_ticket=True)
 async def get_run(request: Request) -> Response:
     """GET /runs/{run_id}: the record, the stages and what they came to.
 
     Errors: run_not_found 404.
     """
     gateway = gateway_of(request)
-    run = await store.get_run(gateway.redis, request.path_params["run_id"])
+    run = await store.get_run(gateway.redis, request.path_params["run_id"], principal_of(request).tenant)
     return answer(RunView.of_stages(run, await store.read_stages(gateway.redis, run.run_id)))
 
 
+@needs(Scope.RUNS_CANCEL)
 async def cancel_run(request: Request) -> Response:
     """POST /runs/{run_id}/cancel: stop a run in whatever state it is; safe to repeat.
 
     202 while its worker ends it, 200 once it has ended, in whatever way.
     Errors: run_not_found 404.
     """
-    gateway = gateway_of(request)
+    gateway, tenant = gateway_of(request), principal_of(request).tenant
     run_id = request.path_params["run_id"]
-    await store.cancel_run(gateway.redis, gateway.settings, run_id)
-    run = await store.get_run(gateway.redis, run_id)
+    await store.cancel_run(gateway.redis, gateway.settings, run_id, tenant)
+    run = await store.get_run(gateway.redis, run_id, tenant)
     return answer(RunAccepted.of(run), 200 if run.is_terminal else 202)

@@ -7,9 +7,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.answers import JSON
-from gateway.query import accepts, read_limit
+from gateway.auth.guard import needs
+from gateway.auth.principal import principal_of
+from gateway.query import read_limit, wants_stream
 from gateway.state import gateway_of
-from gateway.stream import HEADERS, EventStream, view_of
+from gateway.stream import EventStream, view_of
 from gateway.views.full import FullChunksView
 from shared import ids, log
 from shared.cursor import EventId, parse_cursor
@@ -17,12 +19,13 @@ from shared.errors import RunNotFound, StageNotFound, StorageUnavailable
 from shared.log import Page, StoredEvent
 from shared.redis import storage_errors
 from shared.runs import STAGE_IDS
-from shared.sse import encode_retry
+from shared.tenants import Scope
 
 PAGE_LIMIT_DEFAULT: Final = 100
 PAGE_LIMIT_MAX: Final = 1000
 
 
+@needs(Scope.RUNS_READ, takes_ticket=True)
 async def stream_run(request: Request) -> Response:
     """GET /runs/{run_id}/events: the log after the cursor, then live.
 
@@ -35,6 +38,7 @@ async def stream_run(request: Request) -> Response:
     return await _answer(request, None)
 
 
+@needs(Scope.RUNS_READ, takes_ticket=True)
 async def stream_stage(request: Request) -> Response:
     """GET /runs/{run_id}/stages/{stage_id}/events: one stage's events and the run's terminal one.
 
@@ -52,30 +56,22 @@ async def _answer(request: Request, stage_id: str | None) -> Response:
         raise RunNotFound(run_id)
     # The header wins: an EventSource repeats the URL that it was made with.
     cursor = parse_cursor(request.headers.get("last-event-id") or request.query_params.get("last_event_id"))
-    if accepts(request, JSON) and not accepts(request, EventStream.media_type):
+    if not wants_stream(request):
         return await _answer_page(request, run_id, stage_id, cursor)
     gateway = gateway_of(request)
     if await _is_at_end(request, run_id, cursor):
         return Response(status_code=204)
     view = view_of(stage_id)
     if request.query_params.get("chunks") == "full":
-        try:
-            view = FullChunksView(view, await _read_begun(request, run_id))
-        except StorageUnavailable:
-            # An empty stream: the client asks again.
-            return Response(
-                encode_retry(gateway.settings.sse_retry_ms), headers=HEADERS, media_type=EventStream.media_type
-            )
-    return EventStream(
-        gateway.hub, run_id, cursor, retry_ms=gateway.settings.sse_retry_ms, stage_id=stage_id, view=view
-    )
+        view = FullChunksView(view, await _read_begun(request, run_id))
+    return EventStream(gateway, principal_of(request), run_id, cursor, stage_id=stage_id, view=view)
 
 
 async def _read_begun(request: Request, run_id: str) -> list[StoredEvent]:
     """The first event of each stage so far."""
     redis = gateway_of(request).redis
     with storage_errors():
-        head = await log.read_head(redis, run_id)
+        head = await log.read_head(redis, run_id, principal_of(request).tenant)
         ends = await log.read_stage_ends(redis, run_id, head.stage_ids)
     return [first for first, _ in ends]
 
@@ -84,7 +80,7 @@ async def _is_at_end(request: Request, run_id: str, cursor: EventId) -> bool:
     """Whether there is nothing left to stream, ever."""
     try:
         with storage_errors():
-            head = await log.read_head(gateway_of(request).redis, run_id)
+            head = await log.read_head(gateway_of(request).redis, run_id, principal_of(request).tenant)
     except StorageUnavailable:
         # A passing trouble answers 200 and waits: any other status would end the
         # browser's EventSource for good.
@@ -94,8 +90,9 @@ async def _is_at_end(request: Request, run_id: str, cursor: EventId) -> bool:
 
 async def _answer_page(request: Request, run_id: str, stage_id: str | None, cursor: EventId) -> Response:
     limit = read_limit(request, PAGE_LIMIT_DEFAULT, PAGE_LIMIT_MAX)
+    tenant = principal_of(request).tenant
     with storage_errors():
-        page = await log.read_page(gateway_of(request).redis, run_id, cursor, limit, stage_id=stage_id)
+        page = await log.read_page(gateway_of(request).redis, run_id, cursor, limit, stage_id=stage_id, tenant=tenant)
     return Response(_encode_page(page), media_type=JSON)
 
 

@@ -1,23 +1,29 @@
 """The app over ASGI, a hub, a run appended by hand, and a client of the hub that checks what it gets."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, suppress
 
 import httpx
 import pytest
+from pydantic import SecretStr
 from redis.asyncio import Redis
 from starlette.applications import Starlette
 
 from gateway.app import create_app
 from gateway.hub import Hub
 from gateway.views.sse import MERGED, StageView
-from shared import sse
+from shared import api_keys, sse
 from shared.cursor import START, EventId, parse_id
 from shared.settings import Settings
 from shared.sse import Frame
+from shared.tenants import Scope
 from tests import runs_by_hand
 from tests.runs_by_hand import RunByHand
+
+SECRET = "a secret of the tests, long enough"
+
+ClientOf = Callable[..., Awaitable[httpx.AsyncClient]]
 
 
 @pytest.fixture
@@ -30,9 +36,42 @@ async def app(redis: Redis, settings: Settings) -> AsyncIterator[Starlette]:
 
 @pytest.fixture
 async def api(app: Starlette) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the app."""
+    async with client(app) as api:
+        yield api
+
+
+@pytest.fixture
+async def locked_app(redis: Redis, settings: Settings) -> AsyncIterator[Starlette]:
+    """The gateway, started, for those alone who have a key."""
+    app = create_app(settings.model_copy(update={"auth": "keys", "secret": SecretStr(SECRET)}))
+    async with app.router.lifespan_context(app):
+        yield app
+
+
+@pytest.fixture
+async def client_of(locked_app: Starlette, redis: Redis) -> AsyncIterator[ClientOf]:
+    """Makes clients of the locked gateway, each with a key of its own for a tenant and scopes."""
+    async with AsyncExitStack() as stack:
+
+        async def make(tenant: str, *scopes: Scope) -> httpx.AsyncClient:
+            _, key = await api_keys.create(redis, tenant=tenant, scopes=scopes or Scope)
+            return await stack.enter_async_context(client(locked_app, {"Authorization": f"Bearer {key}"}))
+
+        yield make
+
+
+@pytest.fixture
+async def nowhere() -> AsyncIterator[Redis]:
+    """A Redis that is away."""
+    redis = Redis(host="127.0.0.1", port=1)
+    yield redis
+    await redis.aclose()
+
+
+def client(app: Starlette, headers: Mapping[str, str] | None = None) -> httpx.AsyncClient:
     """A client of the app; not for streams, since this transport waits for the end of a body."""
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
-        yield client
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost", headers=headers)
 
 
 @pytest.fixture

@@ -8,9 +8,13 @@ from starlette.routing import Route
 
 from gateway import routes
 from gateway.app import ROUTES
-from gateway.openapi import document
+from gateway.openapi import document as make_document
 from gateway.operations import OPERATIONS
-from gateway.resource import Resource
+from gateway.resource import Resource, guards
+
+
+def document(*, is_open: bool = True) -> dict[str, Any]:
+    return make_document(guards(ROUTES), is_open=is_open)
 
 
 def test_document_is_valid() -> None:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.problems import HANDLERS, answer_internal, problem_types
-from shared import errors
+from shared import errors, refusals
 from shared.errors import InvalidRequest, StagebusError
 
 RAISED: list[Exception] = []
@@ -32,8 +32,9 @@ async def failing() -> AsyncIterator[httpx.AsyncClient]:
 def every_error() -> list[type[StagebusError]]:
     return [
         error
-        for _, error in inspect.getmembers(errors, inspect.isclass)
-        if issubclass(error, StagebusError) and error is not StagebusError
+        for module in (errors, refusals)
+        for _, error in inspect.getmembers(module, inspect.isclass)
+        if issubclass(error, StagebusError) and error.__module__ == module.__name__ and error is not StagebusError
     ]
 
 
@@ -56,7 +57,7 @@ async def test_every_error_answers_by_what_it_carries(failing: httpx.AsyncClient
         "code": error.code,
         "errors": [{"field": "model", "message": "wrong"}] if error is InvalidRequest else [],
     }
-    assert ("retry-after" in response.headers) == (error.status_hint == 503)
+    assert ("retry-after" in response.headers) == (error.status_hint in (429, 503))
 
 
 @pytest.mark.parametrize(

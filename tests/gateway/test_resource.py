@@ -5,9 +5,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from gateway.auth.guard import public
 from gateway.resource import Resource
 
 
+@public
 async def say_method(request: Request) -> Response:
     return Response(headers={"X-Method": request.method})
 

@@ -28,7 +28,10 @@ END = RunEnd(RunStatus.SUCCEEDED, retention_s=60)
 RUN = ids.new_run_id()
 STREAMS = {stage_id: keys.stage_stream(RUN, stage_id) for stage_id in [RUN_STAGE, "extraction", "tools"]}
 RUN_KEYS = [keys.run(RUN), keys.stages(RUN), *STREAMS.values()]
-ALL_KEYS = [*RUN_KEYS, keys.lease(RUN), keys.job(RUN), keys.QUEUE, keys.BELL]
+SHARED_KEYS = [keys.QUEUE, keys.BELL, keys.ACTIVE, keys.RUNNING, keys.HELD_BACK, keys.TURN]
+ALL_KEYS = [*RUN_KEYS, keys.lease(RUN), keys.job(RUN), *SHARED_KEYS, keys.next_turn("t"), keys.unended("t")]
+RUNNING_MAX = 1
+MINE, OTHER = f"t {RUN}", "t another run of the tenant"
 
 
 class Stored(NamedTuple):
@@ -43,6 +46,9 @@ class Stored(NamedTuple):
     is_queued: bool = False
     is_due: bool = False
     holder: str | None = None  # the token in the lease
+    is_running: bool = False  # it counts among its tenant's
+    is_held_back: bool = False
+    is_other_running: bool = False  # which is all that the tenant may have
 
     @property
     def last_id(self) -> EventId:
@@ -138,10 +144,16 @@ class LogProtocol(RuleBasedStateMachine):
             self.sweep()
             self.lease_runs_out(is_score_alone=False)
         is_mine = self.stored.holder == worker.token
-        is_taken = self.call(scripts.take, RUN, worker.token, LEASE_S)
-        assert is_taken == (self.stored.is_queued if is_mine else self.stored.is_due and self.stored.holder is None)
+        is_free = self.stored.is_due and self.stored.holder is None
+        may_run = not self.stored.is_other_running or self.stored.is_running or self.stored.is_ended
+        is_taken = self.call(scripts.take, RUN, worker.token, LEASE_S, RUNNING_MAX)
+        assert is_taken == (self.stored.is_queued if is_mine else is_free and may_run)
+        if is_free and not is_mine:
+            self.change(is_held_back=not may_run, is_running=may_run, is_due=False)
         if self.stored.is_due and not is_mine:
-            self.change(holder=self.stored.holder or worker.token, is_due=False)
+            self.change(is_due=False)
+        if is_taken:
+            self.change(holder=worker.token)
         if not is_taken:
             worker.drop()
 
@@ -153,11 +165,30 @@ class LogProtocol(RuleBasedStateMachine):
     @rule(is_score_alone=st.booleans())
     def lease_runs_out(self, is_score_alone: bool) -> None:
         """The lease and its index go together, but where a clock was set."""
+        if self.stored.is_held_back:
+            return
         if not is_score_alone:
             self.client.delete(keys.lease(RUN))
             self.change(holder=None)
         self.client.zadd(keys.QUEUE, {RUN: 0}, xx=True)
         self.change(is_due=self.stored.is_queued)
+
+    @rule()
+    def another_starts(self) -> None:
+        self.client.zadd(keys.RUNNING, {OTHER: 0})
+        self.change(is_other_running=True)
+
+    @rule(is_another=st.booleans())
+    def leave(self, is_another: bool) -> None:
+        """This run's, or another's: what is held back is let in where there is room."""
+        run_id = OTHER.removeprefix("t ") if is_another else RUN
+        fields = {"is_other_running": False} if is_another else {"is_running": False}
+        self.change(**fields)
+        is_let_in = self.stored.is_held_back and not self.stored.is_other_running and not self.stored.is_running
+        is_out = self.stored.is_held_back and self.stored.is_ended and not is_another
+        assert self.call(scripts.leave, run_id, RUNNING_MAX, tenant="t") == (is_let_in and not is_out)
+        if is_let_in or is_out:
+            self.change(is_held_back=False, is_due=self.stored.is_queued)
 
     @rule(name=WORKERS)
     def renew(self, name: str) -> None:
@@ -175,6 +206,8 @@ class LogProtocol(RuleBasedStateMachine):
     @rule(name=WORKERS, delay_s=st.sampled_from([0, LEASE_S]), is_reply_lost=st.booleans())
     def release(self, name: str, delay_s: float, is_reply_lost: bool) -> None:
         worker = self._taken(name)
+        if worker.token is None:  # held back
+            return
         is_mine = self.stored.holder in (None, worker.token) and worker.attempt in (None, self.stored.attempt)
         assert is_mine == self.call(scripts.release, RUN, token=worker.token, attempt=worker.attempt, delay_s=delay_s)
         if is_mine:
@@ -187,6 +220,8 @@ class LogProtocol(RuleBasedStateMachine):
     def finish(self, name: str) -> None:
         """Of a run that has ended; or of one whose job arq cannot run."""
         worker = self._taken(name)
+        if worker.token is None:
+            return
         is_mine = self.stored.holder == worker.token
         assert self.call(scripts.finish, RUN, worker.token) == is_mine
         if is_mine:
@@ -205,6 +240,8 @@ class LogProtocol(RuleBasedStateMachine):
         """The gateway's claims name nobody, and leave a run alone that is held."""
         worker, stored = self._taken(name), self.stored
         is_gateway, who = name == GATEWAY, name.removeprefix(GATEWAY)
+        if worker.token is None and not is_gateway:
+            return
         self._keep_copy()
         claim = self.call(scripts.claim, RUN, who, only_unheld=is_gateway)
         if stored.is_ended or (is_gateway and stored.worker):
@@ -302,11 +339,12 @@ class LogProtocol(RuleBasedStateMachine):
         due = self.call(scripts.due, 1)
         with self.client.pipeline(transaction=False) as pipe:
             pipe.hgetall(keys.run(RUN)).lrange(keys.stages(RUN), 0, -1).get(keys.lease(RUN))
+            pipe.zrange(keys.RUNNING, 0, -1).zcard(keys.HELD_BACK)
             for key in STREAMS.values():
                 pipe.xrange(key)
             for key in [*RUN_KEYS, keys.lease(RUN), keys.job(RUN)]:
                 pipe.pttl(key)
-            record, stage_ids, holder, *rest = pipe.execute()
+            record, stage_ids, holder, running, held_back, *rest = pipe.execute()
         streams, ttls_ms = rest[: len(STREAMS)], [ttl_ms for ttl_ms in rest[len(STREAMS) :] if ttl_ms != -2]
         log = [
             (parse_id(id_.decode()), LogEntry(stage_id, fields[b"event"].decode(), fields[b"data"]))
@@ -318,6 +356,7 @@ class LogProtocol(RuleBasedStateMachine):
             attempt=int(record[b"attempt"]), tries=int(record[b"tries"]), worker=record[b"worker"].decode(),
             is_queued=bool(due.run_ids) or due.next_ms >= 0, is_due=bool(due.run_ids),
             is_cancelled=b"cancel" in record, holder=holder and holder.decode(),
+            is_running=MINE.encode() in running, is_held_back=bool(held_back), is_other_running=OTHER.encode() in running,
         )  # fmt: skip
         assert held == self.stored
         assert parse_id(record[b"last_id"].decode()) == held.last_id

@@ -1,11 +1,19 @@
+import asyncio
+
 from redis.asyncio import Redis
 
-from shared import catalog
+from shared import catalog, keys
 from shared.catalog import ToolDescription
+
+SOON_S = 0.05
 
 
 def tool(name: str, description: str = "d") -> ToolDescription:
     return ToolDescription(name=name, description=description, parameters={"type": "object"})
+
+
+async def names(redis: Redis) -> list[str]:
+    return [tool.name for tool in await catalog.read_tools(redis)]
 
 
 async def test_what_workers_publish_is_read_by_name(redis: Redis) -> None:
@@ -17,6 +25,7 @@ async def test_what_workers_publish_is_read_by_name(redis: Redis) -> None:
 
 async def test_worker_without_tools_publishes_nothing(redis: Redis) -> None:
     await catalog.publish_tools(redis, [])
+    await catalog.keep_tools(redis, [])
 
     assert await catalog.read_tools(redis) == []
 
@@ -27,3 +36,43 @@ async def test_unknown_tools_are_those_that_nobody_published(redis: Redis) -> No
 
     assert await catalog.find_unknown(redis, ["a", "b"]) == {"b"}
     assert await catalog.find_unknown(redis, []) == set()
+
+
+async def test_tool_that_no_worker_has_any_longer_is_forgotten(redis: Redis) -> None:
+    await catalog.publish_tools(redis, [tool("gone"), tool("kept")])
+    async with asyncio.timeout(5):
+        while "gone" in await names(redis):
+            await catalog.keep_tools(redis, [tool("kept")], SOON_S)
+
+    assert await names(redis) == ["kept"]
+    assert await catalog.find_unknown(redis, ["gone", "kept"]) == {"gone"}
+    assert await redis.zcard(keys.TOOLS_SEEN) == 1
+
+
+async def test_tool_that_any_worker_keeps_is_not_forgotten(redis: Redis) -> None:
+    """A worker that lost a tool says nothing of it; one that still has it goes on to."""
+    ours, theirs = [tool("a")], [tool("a"), tool("b")]
+    await catalog.publish_tools(redis, theirs)
+    loop = asyncio.get_running_loop()
+    end = loop.time() + 3 * SOON_S
+    while loop.time() < end:
+        await catalog.keep_tools(redis, ours, SOON_S)
+        await catalog.keep_tools(redis, theirs, SOON_S)
+
+    assert await names(redis) == ["a", "b"]
+
+
+async def test_nothing_is_forgotten_while_nobody_says_anything(redis: Redis) -> None:
+    """Between the last worker of one deployment and the first of the next, runs can still be made."""
+    await catalog.publish_tools(redis, [tool("a")], SOON_S)
+    await asyncio.sleep(2 * SOON_S)
+
+    assert await names(redis) == ["a"]
+
+
+async def test_kept_tools_come_back_whole_where_redis_lost_them(redis: Redis) -> None:
+    await catalog.publish_tools(redis, [tool("a"), tool("b")])
+    await redis.hdel(keys.TOOLS, "a")
+    await catalog.keep_tools(redis, [tool("a", "newer"), tool("b", "newer")])
+
+    assert await catalog.read_tools(redis) == [tool("a", "newer"), tool("b")]

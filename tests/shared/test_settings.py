@@ -30,7 +30,11 @@ def other_than(value: Any) -> str:
         case int() | float():
             return str(value + 1)
         case tuple():
-            return "my.tools:one"
+            return "my.tools:1"
+        case None:
+            return "elsewhere" * 4  # long enough for a secret
+        case "open":
+            return "keys"
         case _:
             return "DEBUG" if value == "INFO" else "elsewhere"
 
@@ -71,6 +75,7 @@ def test_strange_variables_are_nothing_to_us(environment: pytest.MonkeyPatch) ->
         ("STAGEBUS_LOG_LEVEL", "INFO\n"),
         ("STAGEBUS_MODEL", ""),
         ("STAGEBUS_PING_S", "-1"),
+        ("STAGEBUS_EGRESS_ALLOW", "10.0.0.1/8"),
         ("STAGEBUS_RETENTION_S", "nan"),
         ("STAGEBUS_RETENTION_S", "inf"),
         ("STAGEBUS_LIVE_TTL_S", "inf"),

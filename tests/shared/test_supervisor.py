@@ -131,6 +131,7 @@ def test_demo_environment_leaves_what_the_operator_set(monkeypatch: pytest.Monke
     for name in ("STAGEBUS_MODEL", "STAGEBUS_WEATHER_GEOCODING_URL", "STAGEBUS_WEATHER_FORECAST_URL", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "intranet")
+    monkeypatch.setenv("STAGEBUS_EGRESS_ALLOW", "10.1.0.0/16")
     monkeypatch.setenv("STAGEBUS_MODEL", "demo:delay_ms=2")
 
     env = demo_environment("http://127.0.0.1:7")
@@ -139,6 +140,7 @@ def test_demo_environment_leaves_what_the_operator_set(monkeypatch: pytest.Monke
         "OPENAI_API_KEY": "demo",
         "STAGEBUS_WEATHER_GEOCODING_URL": "http://127.0.0.1:7",
         "STAGEBUS_WEATHER_FORECAST_URL": "http://127.0.0.1:7",
+        "STAGEBUS_EGRESS_ALLOW": "10.1.0.0/16,127.0.0.1:7",
         "NO_PROXY": "intranet,127.0.0.1",
         "no_proxy": "127.0.0.1",
     }

@@ -158,9 +158,7 @@ def _with_ids(calls: Iterable[Call], taken_ids: Collection[str]) -> Iterator[Too
             made = f"call{number:05d}"
             call_id = "" if made in reserved else made
         taken.add(call_id)
-        yield ToolCallRequest(
-            id=call_id, name=call.name, arguments=call.arguments, extra_content=call.extra_content or None
-        )
+        yield ToolCallRequest(id=call_id, name=call.name, arguments=call.arguments)
 
 
 def _tokens(usage: Mapping[str, Any]) -> Usage:

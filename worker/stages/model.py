@@ -37,15 +37,8 @@ async def model_stage(
             merger.add(chunk)
             yield ToolCompletionChunk.model_construct(stage_id=stage_id, tool_results=lean(chunk))
     merged = merger.result()
-    route = request.route
-    wants_reasoning = route is not None and route.abilities.reasoning_field is not None
     result = ModelStageResult(
-        text=merged.text,
-        tool_calls=merged.tool_calls,
-        finish_reason=merged.finish_reason,
-        model=merged.model,
-        provider=None if route is None else route.provider,
-        reasoning=merged.reasoning if wants_reasoning and merged.tool_calls else None,
+        text=merged.text, tool_calls=merged.tool_calls, finish_reason=merged.finish_reason, model=merged.model
     )
     yield StageCompleted(stage_id=stage_id, result=result.model_dump(exclude_none=True), usage=merged.tokens)
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from shared.errors import BadTool
 from shared.settings import Settings
+from worker.tools.egress import Egress
 from worker.tools.functions import FunctionBody, ToolOptions, options_of
 from worker.tools.signature import ToolFunction, read_signature
 from worker.tools.slots import CallSlots
@@ -73,7 +74,7 @@ class ToolRegistry(Toolset):
         Raises:
             BadTool: one of them cannot be found or used; the message says what to set right.
         """
-        weather = Weather.from_settings(settings)
+        weather = Weather.from_settings(settings, Egress.from_settings(settings))
         return cls([weather.get_weather, *map(_load, settings.tools)], settings, weather=weather)
 
     async def start(self) -> None:

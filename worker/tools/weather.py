@@ -10,10 +10,12 @@ Spec: https://open-meteo.com/en/docs
 from collections.abc import Mapping
 from typing import Any, Final
 
-import httpx
+import httpx2
 import orjson
 
+from shared.errors import BadTool
 from shared.settings import Settings
+from worker.tools.egress import Egress, EgressRefused
 from worker.tools.tool import ToolError
 
 _TIMEOUT_S: Final = 10.0
@@ -59,15 +61,19 @@ _CONDITIONS: Final[Mapping[int, str]] = {
 class Weather:
     """The connection to Open-Meteo, or to whatever speaks its protocol."""
 
-    def __init__(self, geocoding_url: str, forecast_url: str) -> None:
+    def __init__(self, geocoding_url: str, forecast_url: str, egress: Egress) -> None:
+        """Raises BadTool where one of the addresses is none."""
         self._geocoding_url = geocoding_url.rstrip("/")
         self._forecast_url = forecast_url.rstrip("/")
-        self._client = httpx.AsyncClient(timeout=_TIMEOUT_S)
+        try:
+            self._client = egress.client([geocoding_url, forecast_url], timeout_s=_TIMEOUT_S)
+        except ValueError as exc:
+            raise BadTool(f"STAGEBUS_WEATHER_GEOCODING_URL or STAGEBUS_WEATHER_FORECAST_URL: {exc}") from exc
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> "Weather":
+    def from_settings(cls, settings: Settings, egress: Egress) -> "Weather":
         """At the addresses that the settings name."""
-        return cls(settings.weather_geocoding_url, settings.weather_forecast_url)
+        return cls(settings.weather_geocoding_url, settings.weather_forecast_url, egress)
 
     async def aclose(self) -> None:
         """Close its connections."""
@@ -114,11 +120,13 @@ class Weather:
             response = await self._client.get(url, params=query)
             response.raise_for_status()
             answer = orjson.loads(response.content)
-        except httpx.HTTPStatusError as exc:
+        except httpx2.HTTPStatusError as exc:
             raise ToolError(f"the weather service answered {exc.response.status_code}") from exc
-        except httpx.TimeoutException as exc:
+        except httpx2.TimeoutException as exc:
             raise ToolError(f"the weather service did not answer within {_TIMEOUT_S:g} s") from exc
-        except httpx.HTTPError as exc:
+        except EgressRefused as exc:
+            raise ToolError(f"the weather service may not be reached: {exc}") from exc
+        except httpx2.HTTPError as exc:
             raise ToolError("the weather service cannot be reached") from exc
         except orjson.JSONDecodeError as exc:
             raise ToolError("the weather service gave an answer that makes no sense") from exc

@@ -136,6 +136,16 @@ async def test_bad_request_makes_no_run(
     assert await redis.keys("*") == []
 
 
+async def test_tenant_with_enough_waiting_is_told_when_to_ask_again(api: httpx.AsyncClient, redis: Redis) -> None:
+    await redis.hset(keys.LIMITS, "default:runs_queued", 1)
+    await create(api)
+    response = await create(api)
+
+    assert (response.status_code, response.json()["code"]) == (429, "too_many_runs")
+    assert int(response.headers["retry-after"]) >= 1
+    assert len((await api.get("/runs")).json()["runs"]) == 1
+
+
 async def test_stream_of_the_new_run_itself(api: httpx.AsyncClient, redis: Redis) -> None:
     """From the first event to the last, which comes here by a cancel."""
     posted = asyncio.create_task(create(api, HELLO, Accept="text/event-stream"))

@@ -18,8 +18,8 @@ async def ask():
     """Call get_weather at any service."""
     registries = []
 
-    async def ask(url: str, city: str = "Paris") -> ToolReply:
-        settings = Settings(weather_geocoding_url=url, weather_forecast_url=f"{url}/")
+    async def ask(url: str, city: str = "Paris", allow: str = "127.0.0.1") -> ToolReply:
+        settings = Settings(weather_geocoding_url=url, weather_forecast_url=f"{url}/", egress_allow=allow)
         registries.append(ToolRegistry.from_settings(settings))
         return await registries[-1].get("get_weather").call(json.dumps({"city": city}), CONTEXT)
 
@@ -76,3 +76,12 @@ async def test_service_that_fails_is_an_error_in_words(ask, byte_server, answer,
     assert reply.is_error
     assert words in reply.content
     assert url not in reply.content
+
+
+async def test_service_at_a_private_address_is_not_asked_unless_allowed(ask, byte_server):
+    url = await byte_server.serve(OK)
+    reply = await ask(url, allow="10.0.0.0/8")
+
+    assert reply.is_error
+    assert "may not be reached" in reply.content
+    assert not byte_server.requests

@@ -1,0 +1,1 @@
+"""What people import who write for Stagebus: `stagebus.tools` for tools."""

@@ -1,0 +1,61 @@
+"""What stands before a handler: who may call it. A handler without a guard cannot be routed to."""
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.state import gateway_of
+from shared.errors import RunNotFound
+from shared.tenants import Scope
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+RUN_ID: Final = "run_id"  # what paths call it
+
+
+class Guarded:
+    """A handler, and what it takes to get to it."""
+
+    def __init__(
+        self, handler: Handler, *, is_public: bool = False, scope: Scope | None = None, takes_ticket: bool = False
+    ) -> None:
+        self.handler = handler
+        self.is_public = is_public
+        self.scope = scope
+        self.takes_ticket = takes_ticket
+
+    async def __call__(self, request: Request) -> Response:
+        """Let the request through, or not.
+
+        Raises:
+            Unauthenticated, Forbidden, LoopbackOnly, CrossSite: it has no business here.
+        """
+        if not self.is_public:
+            await self._check(request)
+        return await self.handler(request)
+
+    async def _check(self, request: Request) -> None:
+        gateway = gateway_of(request)
+        principal = await gateway.authenticator.authenticate(request, takes_ticket=self.takes_ticket)
+        request.state.principal = principal
+        if self.scope is not None:
+            principal.check(self.scope)
+        asked = request.path_params.get(RUN_ID, "")
+        if principal.run_id and asked != principal.run_id:
+            raise RunNotFound(asked)  # as anybody hears it of a run that is not theirs
+
+
+def public(handler: Handler) -> Guarded:
+    """For everybody, known or not."""
+    return Guarded(handler, is_public=True)
+
+
+def needs(scope: Scope | None, *, takes_ticket: bool = False) -> Callable[[Handler], Guarded]:
+    """For those who are known and have the scope; None: for all who are known.
+
+    Args:
+        takes_ticket: also for those who hold a ticket for the run that the path names.
+    """
+    return lambda handler: Guarded(handler, scope=scope, takes_ticket=takes_ticket)

@@ -1,0 +1,128 @@
+"""Who may do what, over the whole API: every operation, with and without a key, a scope, the run's tenant."""
+
+import pytest
+from redis.asyncio import Redis
+from starlette.applications import Starlette
+
+from gateway import routes
+from gateway.app import ROUTES
+from gateway.auth.guard import RUN_ID, Guarded
+from gateway.resource import guards
+from shared import keys, sse
+from shared.ids import new_run_id
+from shared.tenants import Scope
+from tests.gateway.conftest import ClientOf, client
+
+HELLO = {"user_prompt": "Hello"}
+GUARDS = [(path, method, guard) for path, method, guard in guards(ROUTES) if method != "HEAD"]
+GUARDED = [(path, method, guard) for path, method, guard in GUARDS if not guard.is_public]
+OF_A_RUN = [(path, method) for path, method, _ in GUARDED if RUN_ID in path]
+
+
+def url(path: str, run_id: str) -> str:
+    return path.format(run_id=run_id, stage_id="extraction")
+
+
+def test_public_is_what_tells_nothing_of_anybody() -> None:
+    assert {path for path, _, guard in GUARDS if guard.is_public} == {
+        routes.HEALTH, routes.READY, routes.EVENT_SCHEMA, routes.OPENAPI, routes.PROBLEM, routes.PAGE, routes.STATIC,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "guard"), GUARDED, ids=lambda value: value if isinstance(value, str) else ""
+)
+async def test_every_operation_asks_who_it_is_and_for_its_scope(
+    locked_app: Starlette, client_of: ClientOf, path: str, method: str, guard: Guarded
+) -> None:
+    """Before anything else: not even a run's being there shows."""
+    target = url(path, new_run_id())
+    async with client(locked_app) as stranger:
+        unknown = await stranger.request(method, target)
+        wrong = await stranger.request(
+            method, target, headers={"Authorization": "Bearer sbk_" + "0" * 12 + "_" + "a" * 43}
+        )
+    weak = await client_of("acme", *(scope for scope in Scope if scope is not guard.scope))
+    refused = await weak.request(method, target)
+
+    assert (unknown.status_code, unknown.json()["code"]) == (401, "unauthenticated")
+    assert unknown.headers["www-authenticate"] == 'Bearer realm="stagebus"'
+    assert (wrong.status_code, wrong.headers["www-authenticate"]) == (
+        401,
+        'Bearer realm="stagebus", error="invalid_token"',
+    )
+    if guard.scope is not None:
+        assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
+        assert f'scope="{guard.scope}"' in refused.headers["www-authenticate"]
+        assert guard.scope in refused.json()["detail"]
+
+
+@pytest.mark.parametrize(("path", "method"), OF_A_RUN)
+async def test_other_tenant_s_run_is_not_there(client_of: ClientOf, path: str, method: str) -> None:
+    """In the same words as a run that never was."""
+    mine, other = await client_of("acme"), await client_of("umbrella")
+    run_id, none = (await mine.post("/runs", json=HELLO)).json()["id"], new_run_id()
+    headers = {"Accept": "application/json"}
+    theirs = await other.request(method, url(path, run_id), headers=headers)
+    nobodys = await other.request(method, url(path, none), headers=headers)
+
+    assert (theirs.status_code, theirs.json()["code"]) == (404, "run_not_found")
+    assert theirs.text.replace(run_id, none) == nobodys.text
+    assert (await mine.get(f"/runs/{run_id}")).json()["status"] == "queued", "nor was it touched"
+
+
+async def test_stream_of_another_tenant_s_run_is_not_there_either(client_of: ClientOf) -> None:
+    mine, other = await client_of("acme"), await client_of("umbrella")
+    run_id = (await mine.post("/runs", json=HELLO)).json()["id"]
+    await mine.post(f"/runs/{run_id}/cancel")
+    theirs = await other.get(f"/runs/{run_id}/events")
+
+    assert (theirs.status_code, theirs.json()["code"]) == (404, "run_not_found")
+    assert [frame.event for frame in sse.decode((await mine.get(f"/runs/{run_id}/events")).content)] == [
+        "run_queued",
+        "cancel",
+    ]
+
+
+async def test_lists_and_idempotency_keys_are_each_tenant_s_own(client_of: ClientOf) -> None:
+    mine, other = await client_of("acme"), await client_of("umbrella")
+    again = {"Idempotency-Key": "k"}
+    first = (await mine.post("/runs", json=HELLO, headers=again)).json()["id"]
+    second = (await other.post("/runs", json={"user_prompt": "Bye"}, headers=again)).json()["id"]
+
+    assert [run["id"] for run in (await mine.get("/runs")).json()["runs"]] == [first]
+    assert [run["id"] for run in (await other.get("/runs")).json()["runs"]] == [second]
+
+
+async def test_who_may_only_make_runs_does_not_see_what_comes_of_them(client_of: ClientOf, redis: Redis) -> None:
+    writer = await client_of("acme", Scope.RUNS_WRITE)
+    response = await writer.post("/runs", json=HELLO, headers={"Accept": "text/event-stream"})
+
+    assert (response.status_code, response.json()["code"]) == (403, "forbidden")
+    assert await redis.zcard(keys.ACTIVE) == 0
+
+
+@pytest.mark.parametrize(
+    "header", ["", "Bearer", "Basic eDp5", "Bearer  ", "sbk_x", "Bearer " + "x" * 9000, "Bearer x y"]
+)
+async def test_other_headers_are_refused(locked_app: Starlette, header: str) -> None:
+    async with client(locked_app) as stranger:
+        response = await stranger.get("/runs", headers={"Authorization": header})
+
+    assert (response.status_code, response.json()["code"]) == (401, "unauthenticated")
+    assert "x" * 100 not in response.text
+
+
+async def test_without_redis_it_cannot_be_told_and_a_stream_is_asked_for_again(
+    locked_app: Starlette, client_of: ClientOf, nowhere: Redis
+) -> None:
+    """A browser's EventSource gives up for good at any error."""
+    mine = await client_of("acme")
+    locked_app.state.gateway.authenticator._key_ring._redis = nowhere
+    page = await mine.get(f"/runs/{new_run_id()}/events", headers={"Accept": "application/json"})
+    stream = await mine.get(f"/runs/{new_run_id()}/events")
+
+    assert (page.status_code, page.json()["code"]) == (503, "storage_unavailable")
+    assert stream.status_code == 200
+    assert stream.headers["content-type"].startswith("text/event-stream")
+    assert stream.text == "retry: 1000\n\n"

@@ -1,0 +1,23 @@
+import pytest
+
+from shared.exposure import check_exposure, is_loopback
+from shared.refusals import GatewayExposed
+from shared.settings import Settings
+
+
+@pytest.mark.parametrize(
+    ("host", "is_own"),
+    [("127.0.0.1", True), ("127.8.0.1", True), ("::1", True), ("[::1]", True), ("localhost", True),
+     ("0.0.0.0", False), ("::", False), ("", False), ("10.0.0.7", False), ("localhost.evil.example", False),
+     ("127.0.0.1.evil.example", False), ("example.org", False)],
+)  # fmt: skip
+def test_own_addresses_are_told_from_others(host: str, is_own: bool) -> None:
+    assert is_loopback(host) is is_own
+
+
+def test_open_gateway_listens_beyond_its_machine_only_where_somebody_insists() -> None:
+    with pytest.raises(GatewayExposed, match=r"STAGEBUS_AUTH.*--insecure"):
+        check_exposure(Settings(), "0.0.0.0")
+    check_exposure(Settings(), "127.0.0.1")
+    check_exposure(Settings(insecure=True), "0.0.0.0")
+    check_exposure(Settings(auth="keys"), "0.0.0.0")

@@ -1,0 +1,66 @@
+import asyncio
+
+import pytest
+
+from shared import catalog, keys
+from shared.settings import Settings
+from shared.tasks import cancel_and_wait
+from worker.tools.functions import tool
+from worker.tools.publishing import publish_forever
+from worker.tools.registry import ToolRegistry
+from worker.tools.toolset import Toolset
+
+
+@pytest.fixture
+async def publishing(redis):
+    """A registry whose tools are published as they change."""
+    registry = ToolRegistry([tool(name="a")(lambda: 1), tool(name="b")(lambda: 2)], Settings())
+    task = asyncio.create_task(publish_forever(redis, registry, []))
+    registry.changed.set()
+    yield registry
+    await cancel_and_wait(task)
+    await registry.aclose()
+
+
+async def until_published(redis, *names):
+    async with asyncio.timeout(5):
+        while [tool.name for tool in await catalog.read_tools(redis)] != list(names):
+            await asyncio.sleep(0.01)
+
+
+async def test_tools_are_published_as_they_change(redis, publishing):
+    await until_published(redis, "a", "b")
+    await redis.delete(keys.TOOLS)
+    Toolset.__init__(publishing, {"b": publishing.get("b")})
+    publishing.changed.set()
+
+    await until_published(redis, "b")
+
+
+async def test_tools_are_said_again_without_a_change(redis, publishing, monkeypatch):
+    """And published anew where Redis came back without them."""
+    monkeypatch.setattr(catalog, "KEEP_S", 0.01)
+    publishing.changed.set()
+    await until_published(redis, "a", "b")
+    await redis.delete(keys.TOOLS, keys.TOOLS_SEEN)
+
+    await until_published(redis, "a", "b")
+
+
+async def test_redis_away_is_waited_for(redis, publishing, monkeypatch, caplog):
+    monkeypatch.setattr("worker.tools.publishing.AWAY_BACKOFF_S", 0.01)
+    await until_published(redis, "a", "b")
+    publish = catalog.keep_tools
+    failures = iter([ConnectionError("away"), ConnectionError("away")])
+
+    async def fail(*args):
+        for failure in failures:
+            raise failure
+        await publish(*args)
+
+    monkeypatch.setattr(catalog, "keep_tools", fail)
+    await redis.delete(keys.TOOLS)
+    publishing.changed.set()
+
+    await until_published(redis, "a", "b")
+    assert caplog.text.count("waits for Redis") == 2

@@ -1,0 +1,235 @@
+"""HTTP clients for tools: each reaches its own few origins, and none of them a private address.
+
+The address is checked after the name was resolved, and the connection goes to the very
+address that was checked, so a name that resolves differently the next time gains nothing.
+Redirects pass the same two checks. TLS still verifies the name, not the address.
+"""
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from typing import Final, NamedTuple, Self
+
+import httpcore2
+import httpx2
+
+from shared.addresses import AddressPolicy, normal_host
+from shared.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+REDIRECTS_MAX: Final = 3
+CONNECT_TIMEOUT_S: Final = 10.0
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_EVENT_STREAM: Final = "text/event-stream"
+
+# The addresses of a host; raises OSError where it has none.
+Resolve = Callable[[str, int], Awaitable[list[str]]]
+
+
+class EgressRefused(httpx2.ConnectError):
+    """Where a request would go is not allowed. The message names no address, so a model may read it."""
+
+
+class ResponseTooLong(httpx2.ReadError):
+    """A response is longer than the client's limit, or may be once it is unpacked."""
+
+
+class Origin(NamedTuple):
+    """A scheme, a host and a port."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, url: httpx2.URL | str) -> Self:
+        """The origin of an address.
+
+        Raises:
+            ValueError: it is no http or https URL.
+        """
+        try:
+            parsed = httpx2.URL(url)
+        except httpx2.InvalidURL as exc:
+            raise ValueError(f"no URL: {exc}") from None
+        if parsed.scheme not in _DEFAULT_PORTS or not parsed.host:
+            raise ValueError("a URL begins with http:// or https:// and names a host")
+        host = normal_host(parsed.raw_host.decode())
+        return cls(parsed.scheme, host, parsed.port or _DEFAULT_PORTS[parsed.scheme])
+
+    def upgraded(self) -> "Origin":
+        """The same over TLS, where both are at their default ports: what a site's own redirect leads to."""
+        return Origin("https", self.host, 443) if self[::2] == ("http", 80) else self
+
+
+class Egress:
+    """Makes the clients that tools go out by."""
+
+    def __init__(self, policy: AddressPolicy, response_max_bytes: int, resolve: Resolve | None = None) -> None:
+        self._policy = policy
+        self._response_max_bytes = response_max_bytes
+        self._resolve = resolve or resolve_host
+        self._tls: ssl.SSLContext | None = None
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "Egress":
+        """With what the operator allows."""
+        return cls(AddressPolicy(settings.egress_allow), settings.egress_response_max_bytes)
+
+    def client(
+        self,
+        urls: Iterable[str],
+        *,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,
+        event_streams: bool = False,
+    ) -> httpx2.AsyncClient:
+        """A client for the origins of `urls` and no others. Proxies that the environment names are not used.
+
+        Args:
+            timeout_s: for each part of an answer; the whole of it is the caller's to limit.
+            event_streams: those may be of any length; their reader limits each event.
+
+        Raises:
+            ValueError: one of `urls` is no http or https URL.
+        """
+        origins = {Origin.of(url) for url in urls}
+        origins |= {origin.upgraded() for origin in origins}
+        transport = _GuardedTransport(
+            frozenset(origins),
+            _GuardedBackend(self._policy, self._resolve),
+            self._ssl_context(origins),
+            self._response_max_bytes,
+            event_streams=event_streams,
+        )
+        return httpx2.AsyncClient(
+            transport=transport,
+            # What is packed has no length before it is unpacked.
+            headers={**(headers or {}), "Accept-Encoding": "identity"},
+            timeout=httpx2.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S)),
+            follow_redirects=True,
+            max_redirects=REDIRECTS_MAX,
+        )
+
+    def _ssl_context(self, origins: Iterable[Origin]) -> ssl.SSLContext:
+        """One for all clients, since to read what the system trusts takes 0.2 s; where none is needed, it trusts nobody."""
+        if all(origin.scheme == "http" for origin in origins):
+            return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._tls = self._tls or httpx2.create_ssl_context()
+        return self._tls
+
+
+async def resolve_host(host: str, port: int) -> list[str]:
+    """What the system's resolver says."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+class _GuardedBackend(httpcore2.AsyncNetworkBackend):
+    """Opens the pool's connections: resolves, checks, and connects to what was checked."""
+
+    def __init__(self, policy: AddressPolicy, resolve: Resolve) -> None:
+        self._policy = policy
+        self._resolve = resolve
+        self._inner = httpcore2.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's signature
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._connect(host, port, local_address, socket_options)
+        except TimeoutError as exc:
+            raise httpcore2.ConnectTimeout(f"no connection to {host} within {timeout:g} s") from exc
+
+    async def _connect(
+        self,
+        host: str,
+        port: int,
+        local_address: str | None,
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None,
+    ) -> httpcore2.AsyncNetworkStream:
+        failure: httpcore2.ConnectError | None = None
+        for address in await self._addresses(host, port):
+            try:
+                return await self._inner.connect_tcp(address, port, None, local_address, socket_options)
+            except httpcore2.ConnectError as exc:
+                failure = exc
+        raise failure or httpcore2.ConnectError(f"{host} has no address")
+
+    async def _addresses(self, host: str, port: int) -> list[str]:
+        try:
+            addresses = await self._resolve(host, port)
+        except (OSError, UnicodeError) as exc:
+            raise httpcore2.ConnectError(f"{host} cannot be resolved") from exc
+        refused = [address for address in addresses if not self._policy.permits(host, port, address)]
+        if refused:
+            # One is enough: who mixes private addresses among public ones means no good.
+            logger.warning("%s:%d is at %s, which STAGEBUS_EGRESS_ALLOW does not allow", host, port, ", ".join(refused))
+            raise EgressRefused(f"{host} is at no public address; STAGEBUS_EGRESS_ALLOW may allow it")
+        return addresses
+
+
+class _GuardedTransport(httpx2.AsyncHTTPTransport):
+    """Takes requests to its origins alone, and answers of a bounded length alone."""
+
+    def __init__(
+        self,
+        origins: frozenset[Origin],
+        backend: httpcore2.AsyncNetworkBackend,
+        ssl_context: ssl.SSLContext,
+        response_max_bytes: int,
+        *,
+        event_streams: bool,
+    ) -> None:
+        super().__init__(verify=ssl_context)
+        # httpx2 2.16 makes its pool without asking for a network backend.
+        self._pool = httpcore2.AsyncConnectionPool(ssl_context=ssl_context, network_backend=backend)
+        self._origins = origins
+        self._response_max_bytes = response_max_bytes
+        self._event_streams = event_streams
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        if not self._is_ours(request.url):
+            raise EgressRefused(f"{request.url.host} is not among the hosts that this tool may reach")
+        response = await super().handle_async_request(request)
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            await response.aclose()
+            raise ResponseTooLong("the answer is compressed, which was not asked for")
+        if not (self._event_streams and response.headers.get("Content-Type", "").startswith(_EVENT_STREAM)):
+            assert isinstance(response.stream, httpx2.AsyncByteStream)
+            response.stream = _LimitedStream(response.stream, self._response_max_bytes)
+        return response
+
+    def _is_ours(self, url: httpx2.URL) -> bool:
+        try:
+            return Origin.of(url) in self._origins
+        except ValueError:
+            return False
+
+
+class _LimitedStream(httpx2.AsyncByteStream):
+    """A body that ends with an error where it is too long."""
+
+    def __init__(self, body: httpx2.AsyncByteStream, max_bytes: int) -> None:
+        self._body = body
+        self._max_bytes = max_bytes
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        length = 0
+        async for part in self._body:
+            length += len(part)
+            if length > self._max_bytes:
+                raise ResponseTooLong(f"the answer is longer than {self._max_bytes} bytes")
+            yield part
+
+    async def aclose(self) -> None:
+        await self._body.aclose()

@@ -1,0 +1,37 @@
+"""Keeping the catalogue true: a worker's tools are published as they change, and said again meanwhile."""
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import Final
+
+from redis.asyncio import Redis
+
+from shared import catalog
+from shared.catalog import ToolDescription
+from shared.redis import REDIS_AWAY
+from worker.tools.registry import ToolRegistry
+
+logger = logging.getLogger(__name__)
+
+AWAY_BACKOFF_S: Final = 1.0
+
+
+async def publish_forever(redis: Redis, tools: ToolRegistry, published: list[ToolDescription]) -> None:
+    """Publish the tools at each change, and keep them known in between; `published` already are."""
+    while True:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(tools.changed.wait(), catalog.KEEP_S)
+        tools.changed.clear()
+        described = tools.describe()
+        try:
+            if described == published:
+                await catalog.keep_tools(redis, described)
+            else:
+                await catalog.publish_tools(redis, described)
+                logger.info("%d tools are published", len(described))
+            published = described
+        except REDIS_AWAY as exc:
+            logger.warning("the tools' catalogue waits for Redis: %s", exc)
+            tools.changed.set()
+            await asyncio.sleep(AWAY_BACKOFF_S)
