@@ -15,8 +15,8 @@ from shared.errors import RunNotFound
 from shared.events import TERMINAL_NAMES
 from shared.runs import RUN_STAGE
 
-# More than a tools stage can have: each of its calls gives three events and some progress.
-STAGE_EVENTS_MAX: Final = 100_000
+# Of a stage that is read whole, so many events come at once.
+STAGE_PAGE_EVENTS: Final = 10_000
 
 _TERMINAL: Final = frozenset(name.encode() for name in TERMINAL_NAMES)
 
@@ -134,8 +134,14 @@ async def read_page(
 
 async def read_stage(redis: Redis, run_id: str, stage_id: str) -> list[StoredEvent]:
     """A stage's whole stream; for stages of a bounded number of events."""
-    (reply,) = await _read_ranges(redis, run_id, [stage_id], "-", "+", STAGE_EVENTS_MAX)
-    return _decode(stage_id, reply)
+    events: list[StoredEvent] = []
+    low = "-"
+    while True:
+        (reply,) = await _read_ranges(redis, run_id, [stage_id], low, "+", STAGE_PAGE_EVENTS)
+        events += _decode(stage_id, reply)
+        if len(reply) < STAGE_PAGE_EVENTS:
+            return events
+        low = f"({reply[-1][0].decode()}"
 
 
 async def read_stage_ends(redis: Redis, run_id: str, stage_ids: Sequence[str]) -> list[tuple[StoredEvent, StoredEvent]]:

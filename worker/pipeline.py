@@ -78,6 +78,15 @@ def tool_result(completed: StageCompleted) -> ToolStageResult:
     return ToolStageResult.model_validate(completed.result)
 
 
+def tool_choice(request: RunRequest, stage: NextStage) -> str | dict[str, Any]:
+    """What the request says of calling tools, for this stage.
+
+    A model that has to call a tool has to in the first round; in a further one it would
+    never come to its answer.
+    """
+    return "auto" if stage.round_number > 1 and request.tool_choice != "none" else request.tool_choice
+
+
 def stage_option(options: tuple[T, T], stage: NextStage) -> T:
     """What a request that gives one value a model stage says for this one."""
     return options[_STAGE_OPTION[stage.kind]]

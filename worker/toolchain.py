@@ -26,7 +26,7 @@ from shared.settings import Settings
 from worker.attempt import Attempt, GivenBack
 from worker.history import History, read_checkpoints
 from worker.model.client import Model, ModelRequest
-from worker.pipeline import NextStage, call_ids, conversation, model_result, next_stage, stage_option
+from worker.pipeline import NextStage, call_ids, conversation, model_result, next_stage, stage_option, tool_choice
 from worker.stages.calls import Origin
 from worker.stages.model import model_stage
 from worker.stages.planning import Checkpoints
@@ -147,7 +147,7 @@ class Toolchain:
             model=self._request.model,
             messages=conversation(self._request, self.completed),
             tools=tools,
-            tool_choice=self._request.tool_choice if tools else None,
+            tool_choice=tool_choice(self._request, stage) if tools else None,
             parallel_tool_calls=self._request.parallel_tool_calls if tools else None,
             max_tokens=stage_option(self._request.max_tokens, stage),
             temperature=stage_option(self._request.temperature, stage),

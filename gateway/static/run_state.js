@@ -136,7 +136,7 @@ function emptyStage(id) {
     state: "running", // running | waiting (for a retry) | restarted (and running) | done | failed | stopped
     text: "",
     reasoning: "",
-    calls: [], // { id, name, arguments, state: running | done | error | stopped, content, durationMs, startedAt }
+    calls: [], // { id, name, arguments, state: running | done | error | stopped, progress, content, durationMs, startedAt }
     notes: [], // what went wrong on the way: { kind: retry | restart | resume, ... }
     startedAt: null,
     durationMs: null,
@@ -188,9 +188,13 @@ const STAGE_EVENTS = {
   tool_call(stage, { data, at }) {
     setCall(stage, data.call_id, { name: data.name, arguments: data.arguments, state: "running", startedAt: at });
   },
+  tool_progress(stage, { data }) {
+    setCall(stage, data.call_id, { progress: { message: data.message, fraction: data.fraction ?? null } });
+  },
   tool_result(stage, { data }) {
     const state = data.is_error ? "error" : "done";
-    setCall(stage, data.call_id, { name: data.name, content: data.content, state, durationMs: data.duration_ms });
+    const { name, content, duration_ms: durationMs } = data;
+    setCall(stage, data.call_id, { name, content, state, durationMs, progress: null });
   },
   stage_completed(stage, { data, at }) {
     stage.state = "done";
@@ -204,7 +208,10 @@ const STAGE_EVENTS = {
 function setCall(stage, id, fields) {
   const index = stage.calls.findIndex((call) => call.id === id);
   if (index >= 0) stage.calls[index] = { ...stage.calls[index], ...fields };
-  else stage.calls.push({ id, name: "", arguments: "", content: "", durationMs: null, startedAt: null, ...fields });
+  else {
+    const blank = { id, name: "", arguments: "", progress: null, content: "", durationMs: null, startedAt: null };
+    stage.calls.push({ ...blank, ...fields });
+  }
 }
 
 function addDelta(stage, delta) {

@@ -179,7 +179,14 @@ function showCall(list, shown, call) {
   put(".state", call.state);
   put(".time", duration(call.durationMs));
   put(".arguments", pretty(call.arguments));
+  put(".progress", progressText(call.progress));
   put(".result", pretty(call.content));
+}
+
+function progressText(progress) {
+  if (progress === null) return "";
+  const share = progress.fraction === null ? "" : `${Math.round(progress.fraction * 100)} %`;
+  return [share, progress.message].filter(Boolean).join(" · ");
 }
 
 function noteItem({ kind, retry, backoffS, reason, discarded }) {

@@ -25,6 +25,7 @@ const CALL = { id: "c1", name: "get_weather", arguments: '{"city":"Paris"}' };
 const QUEUED = ["run_queued", "run", { run_id: "R", model: "demo" }, 100];
 const STARTED = ["run_started", "run", { attempt: 7, worker: "w" }, 110];
 const DONE = ["done", "run", { usage: { prompt_tokens: 3, completion_tokens: 4, total_tokens: 7 } }, 1100];
+const TOOL_CALL = ["tool_call", "tools", { call_id: "c1", name: CALL.name, arguments: CALL.arguments }, 340];
 const WHOLE = logOf(
   QUEUED,
   STARTED,
@@ -32,7 +33,8 @@ const WHOLE = logOf(
   delta("extraction", { tool_calls: [{ index: 0, id: "c1" }] }),
   ["stage_completed", "extraction", { result: { text: "", tool_calls: [CALL] } }, 320],
   ["stage_started", "tools", {}, 330],
-  ["tool_call", "tools", { call_id: "c1", name: CALL.name, arguments: CALL.arguments }, 340],
+  TOOL_CALL,
+  ["tool_progress", "tools", { call_id: "c1", message: "halfway", fraction: 0.5 }, 400],
   ["tool_result", "tools", { call_id: "c1", name: CALL.name, content: "14 °C", duration_ms: 250 }, 590],
   ["tool_summary", "tools", { tool_summary: [] }, 591],
   ["stage_completed", "tools", { result: { outcomes: [] } }, 600],
@@ -58,7 +60,20 @@ test("a whole run: stages in order, call with its result, answer, usage and time
   assert.equal(answerStage(run).text, "It is mild.");
   assert.equal(run.usage.total_tokens, 7);
   assert.equal(run.durationMs, 1000);
-  assert.equal(run.lastId, "7-15");
+  assert.equal(run.lastId, "7-16");
+});
+
+test("a call's progress is its newest one, and gone with its result", () => {
+  const say = (message, fraction) => ["tool_progress", "tools", { call_id: "c1", message, ...fraction }];
+  const events = logOf(TOOL_CALL, say("begun"), say("halfway", { fraction: 0.5 }), say("nearly"), [
+    "tool_result", "tools", { call_id: "c1", name: CALL.name, content: "14 °C" },
+  ]);
+  const after = (count) => stage(applyEvents(emptyRun(), events.slice(0, count)), "tools").calls[0].progress;
+
+  assert.deepEqual([1, 2, 3, 4, 5].map(after), [
+    null, { message: "begun", fraction: null }, { message: "halfway", fraction: 0.5 },
+    { message: "nearly", fraction: null }, null,
+  ]);
 });
 
 test("however the events are cut into batches, the run is the same", () => {

@@ -451,7 +451,8 @@ async def test_what_others_wrote_is_text(page: Page) -> None:
                 chunk("7-6", HOSTILE),
                 ("7-7", "tool_completion_chunk",
                  {"stage_id": "synthesis", "tool_results": {"choices": [{"delta": {"reasoning": HOSTILE}}]}}),
-                ("7-8", "error", {"stage_id": "run", "error": HOSTILE, "code": HOSTILE, "failed_stage": HOSTILE}),
+                ("7-8", "tool_progress", {"stage_id": "tools", "call_id": "other", "message": HOSTILE, "fraction": 0.5}),
+                ("7-9", "error", {"stage_id": "run", "error": HOSTILE, "code": HOSTILE, "failed_stage": HOSTILE}),
             ]
         ),
     )  # fmt: skip
@@ -463,7 +464,8 @@ async def test_what_others_wrote_is_text(page: Page) -> None:
         "#run-prompt",
         "#run-model",
         "#end-text",
-        ".arguments",
+        ".call:first-child .arguments",
+        ".call:last-child .progress",
         "[data-kind=retry]",
         "[data-stage=synthesis] .reasoning",
     ):

@@ -230,7 +230,11 @@ async def test_several_ends_at_once(redis: Redis, run: RunByHand) -> None:
     assert await log.read_last_ids(redis, []) == []
 
 
-async def test_stage_is_read_whole_and_by_its_ends(redis: Redis, run: RunByHand) -> None:
+@pytest.mark.parametrize("page", [1, 2, 3, 10_000])
+async def test_stage_is_read_whole_and_by_its_ends(
+    redis: Redis, run: RunByHand, monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    monkeypatch.setattr(log, "STAGE_PAGE_EVENTS", page)
     tools = await run.say("1", "2", "3", stage_id="tools")
     (only,) = await run.say("x", stage_id="synthesis")
 

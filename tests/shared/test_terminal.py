@@ -46,6 +46,30 @@ def test_chunk_without_choices_is_no_text() -> None:
     assert shown(("tool_completion_chunk", {"stage_id": "extraction", "tool_results": {"usage": {}}}))[0] == ""
 
 
+PROGRESS = ("tool_progress", {"stage_id": "tools", "call_id": "c", "message": "found\nthe place", "fraction": 0.254})
+
+
+def test_progress_is_a_line() -> None:
+    untold = ("tool_progress", {"stage_id": "tools", "call_id": "c", "message": "on"})
+
+    assert shown(CALL, PROGRESS, untold)[1].splitlines()[1:] == ["get_weather: 25 % found the place", "get_weather: on"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_at_a_terminal_is_one_line_that_changes() -> None:
+    err = Terminal()
+    view = RunView(io.StringIO(), err)
+    for event, data in (CALL, PROGRESS, PROGRESS, ("tool_result", RESULT)):
+        view.show(Followed("1-1", event, data))
+
+    line, cleared = "get_weather: 25 % found the place", "\r\x1b[K"
+    assert err.getvalue().split("\n", 1)[1] == f"{line}{cleared}{line}{cleared}get_weather: 18 °C  (0.3 s)\n"
+
+
 def test_failed_call_says_so() -> None:
     assert "get_weather failed: 18" in shown(("tool_result", {**RESULT, "is_error": True}))[1]
 

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import pytest
+
 from shared.events import ModelStageResult, StageCompleted, ToolCallRequest, ToolOutcome, ToolStageResult, Usage
 from shared.requests import RunRequest
-from worker.pipeline import call_ids, conversation, next_stage, stage_option, total_usage
+from worker.pipeline import call_ids, conversation, next_stage, stage_option, tool_choice, total_usage
 
 USER = {"role": "user", "content": "hi"}
 
@@ -90,3 +92,21 @@ def test_usage_is_summed_and_call_ids_collected() -> None:
 
     assert total_usage(completed) == Usage(prompt_tokens=2, completion_tokens=4, total_tokens=6)
     assert call_ids(completed) == {"1", "2"}
+
+
+NAMED = {"type": "function", "function": {"name": "f"}}
+
+
+@pytest.mark.parametrize(
+    ("choice", "later"), [("auto", "auto"), ("none", "none"), ("required", "auto"), (NAMED, "auto")]
+)
+def test_call_that_is_required_is_required_once(choice: Any, later: str) -> None:
+    """Else a run of many rounds would call that tool in each of them and never answer."""
+    run = request(tool_choice=choice, max_rounds=3)
+    stages = [asked("extraction", "1"), ran("tools", "1")]
+    first, second = next_stage(run, {}), next_stage(run, {stage.stage_id: stage for stage in stages})
+
+    assert first is not None
+    assert second is not None
+    assert tool_choice(run, first) == choice
+    assert tool_choice(run, second) == later
