@@ -13,7 +13,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway import routes
 from gateway.metrics import Metrics
 from gateway.problems import answer_internal
+from gateway.tenant_limits import headers_of
 from shared.logging import FIELDS
+from shared.quotas import Quota
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +56,8 @@ class Access:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers[HEADER] = request_id
+                quota: Quota | None = scope["state"].get("quota")
+                headers.update(headers_of(quota) if quota else {})
                 response.status = message["status"]
                 response.is_stream = headers.get("content-type", "").startswith("text/event-stream")
             else:

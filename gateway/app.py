@@ -25,6 +25,7 @@ from gateway.problems import HANDLERS
 from gateway.resource import Resource
 from gateway.server import drain_with_server
 from gateway.state import Gateway
+from gateway.tenant_limits import TenantLimiter
 from shared import redis as redis_connections
 from shared.redis import check_server
 from shared.settings import Settings, load_settings
@@ -79,11 +80,14 @@ async def _open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
     try:
         await check_server(redis)
         hub = Hub(redis, settings)
+        limiter = TenantLimiter(redis, settings.tenant_limits)
         await hub.start()
+        await limiter.start()
         try:
             async with drain_with_server(hub):
-                yield Gateway(settings, redis, hub, Metrics(hub), _authenticator(settings, redis))
+                yield Gateway(settings, redis, hub, Metrics(hub), _authenticator(settings, redis), limiter)
         finally:
+            await limiter.stop()
             await hub.stop()
     finally:
         await redis_connections.close(redis)

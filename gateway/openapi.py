@@ -16,7 +16,7 @@ from gateway.operations import JSON, OPERATIONS, Operation, Parameter, Reply
 from gateway.problems import MEDIA_TYPE as PROBLEM
 from gateway.schemas import Problem
 from shared.errors import StagebusError
-from shared.refusals import Forbidden, Unauthenticated
+from shared.refusals import Forbidden, RateLimited, Unauthenticated
 
 Json = dict[str, Any]
 
@@ -24,7 +24,7 @@ SECURITY_SCHEMES: Final = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "an API key, `sbk_…`, from `stagebus keys create`"},
 }
 # What every guarded operation may answer.
-REFUSALS: Final = (Unauthenticated, Forbidden)
+REFUSALS: Final = (Unauthenticated, Forbidden, RateLimited)
 
 _REF: Final = "#/components/schemas/{model}"
 

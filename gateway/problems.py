@@ -81,7 +81,8 @@ async def _answer_stagebus(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, StagebusError)
     if exc.retryable and _is_stream(request):
         logger.warning("a stream has to be asked for again: %s", exc)
-        return ask_again(gateway_of(request).settings.sse_retry_ms)
+        wait_ms = ceil(exc.retry_after_s * 1000) if isinstance(exc, OverLimit) else 0
+        return ask_again(max(wait_ms, gateway_of(request).settings.sse_retry_ms))
     return answer_error(exc)
 
 

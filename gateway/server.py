@@ -18,6 +18,7 @@ from typing import Final
 import uvicorn
 from starlette.applications import Starlette
 
+from gateway.connection import connection_class
 from gateway.hub import Hub
 from gateway.state import Gateway
 from shared.settings import Settings
@@ -39,7 +40,7 @@ class GatewayServer(uvicorn.Server):
                 host=host,
                 port=port,
                 loop="uvloop",
-                http="httptools",
+                http=connection_class(settings),
                 ws="none",
                 lifespan="on",
                 log_config=None,

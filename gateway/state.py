@@ -8,6 +8,7 @@ from starlette.requests import Request
 from gateway.auth.principal import Authenticator
 from gateway.hub import Hub
 from gateway.metrics import Metrics
+from gateway.tenant_limits import TenantLimiter
 from shared.errors import Draining
 from shared.redis import storage_errors
 from shared.settings import Settings
@@ -22,6 +23,7 @@ class Gateway:
     hub: Hub
     metrics: Metrics
     authenticator: Authenticator
+    limiter: TenantLimiter
 
     async def check_ready(self) -> None:
         """Whether new clients may be sent here.

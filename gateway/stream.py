@@ -18,6 +18,8 @@ from shared.errors import RunNotFound
 from shared.sse import encode_retry
 
 HEADERS: Final = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
+# How soon a client comes back for which there was no room.
+FULL_RETRY_MS: Final = 5000
 
 
 class EventStream(EventSourceResponse):
@@ -43,6 +45,8 @@ class EventStream(EventSourceResponse):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(_nothing(), headers={**HEADERS, **(headers or {})}, sep="\n")
+        self._gateway = gateway
+        self._own_headers = headers
         self._hub = gateway.hub
         self._principal = principal
         self._run_id = run_id
@@ -56,6 +60,13 @@ class EventStream(EventSourceResponse):
         if scope["method"] == "HEAD":
             await super().__call__(scope, receive, send)
             return
+        async with self._gateway.limiter.stream(self._principal.tenant) as may_open:
+            if may_open and self._hub.open_streams < self._gateway.settings.streams_max:
+                await self._stream(receive, send)
+            else:
+                await ask_again(FULL_RETRY_MS, self._own_headers)(scope, receive, send)
+
+    async def _stream(self, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": self._retry, "more_body": True})
 
@@ -78,9 +89,9 @@ class EventStream(EventSourceResponse):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def ask_again(retry_ms: int) -> Response:
+def ask_again(retry_ms: int, headers: Mapping[str, str] | None = None) -> Response:
     """A stream that ends at once: what a trouble that passes makes of one, since any error would end it for good."""
-    return Response(encode_retry(retry_ms), headers=HEADERS, media_type=EventStream.media_type)
+    return Response(encode_retry(retry_ms), headers={**HEADERS, **(headers or {})}, media_type=EventStream.media_type)
 
 
 def view_of(stage_id: str | None) -> View:

@@ -14,6 +14,8 @@
     sb:turn                           string  the turn that was taken last       TTL: a run's life
     sb:turn:<tenant>                  string  the tenant's next turn             TTL: a run's life
     sb:limits                         hash    "<tenant>:<limit>": a tenant's own limits; the operator writes it
+    sb:rate:<tenant>                  string  when all its requests are back, µs TTL: until then
+    sb:streams:<tenant>               hash    "<open> <until, ms>" by gateway    TTL: half a minute
     sb:tokens:<tenant>                hash    day (since 1970, UTC), used        TTL: two days
     sb:idempotency:<tenant>:<key>     string  "<run_id> <body hash>"             TTL: as its run
     sb:key:<key_id>                   hash    an API key: tenant, scopes, hash   TTL: until it expires, if it does
@@ -91,6 +93,16 @@ def unended(tenant: str) -> str:
 def next_turn(tenant: str) -> str:
     """The turn of a tenant's next run."""
     return f"{TURN}:{tenant}"
+
+
+def rate(tenant: str) -> str:
+    """When a tenant has all its requests back."""
+    return f"sb:rate:{tenant}"
+
+
+def streams(tenant: str) -> str:
+    """How many streams of a tenant each gateway holds."""
+    return f"sb:streams:{tenant}"
 
 
 def tokens(tenant: str) -> str:

@@ -13,6 +13,8 @@ from typing import Final, NamedTuple
 class TenantLimits(NamedTuple):
     """One tenant's limits; the fields' names are those in the hash."""
 
+    requests_per_s: float = 0
+    streams_open: int = 0
     runs_queued: int = 0
     runs_running: int = 0
     tokens_per_day: int = 0

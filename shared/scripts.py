@@ -1,18 +1,13 @@
 """The Lua scripts as typed functions: one script, one verb, one function. They hold every write rule.
 
-Each is sent by its hash, and whole where the server does not know it (after a restart).
 All are safe to repeat, so a caller whose connection failed may simply call again.
-Spec: https://redis.io/docs/latest/develop/programmability/eval-intro/
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha1
-from importlib.resources import files
 from typing import Any, Final, NamedTuple
 
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError
 
 from shared import ids, keys
 from shared.cursor import EventId, parse_id
@@ -21,6 +16,7 @@ from shared.limits import UNLIMITED, TenantLimits
 from shared.line import Line
 from shared.refusals import TokensUsedUp, TooManyRuns
 from shared.runs import RUN_STAGE, RunStatus
+from shared.script import Script
 
 # More bells than that wake no more workers: each takes all it can hold.
 BELLS_MAX: Final = 256
@@ -28,35 +24,20 @@ DAY_MS: Final = 24 * 3600 * 1000
 TOKENS_TTL_MS: Final = 2 * DAY_MS
 
 
-class _Script:
-    """One Lua file and its hash."""
-
-    def __init__(self, name: str) -> None:
-        self.text = (files("shared") / "lua" / f"{name}.lua").read_text()
-        # Not for security: EVALSHA names scripts by SHA-1.
-        self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
-
-    async def __call__(self, redis: Redis | Line, key_list: Sequence[str], args: Sequence[Any]) -> Any:
-        try:
-            return await redis.evalsha(self.sha, len(key_list), *key_list, *args)  # type: ignore[misc]
-        except NoScriptError:
-            return await redis.eval(self.text, len(key_list), *key_list, *args)  # type: ignore[misc]
-
-
-_APPEND = _Script("append")
-_CANCEL = _Script("cancel")
-_CLAIM = _Script("claim")
-_CREATE = _Script("create")
-_DUE = _Script("due")
-_FINISH = _Script("finish")
-_READ = _Script("read")
-_PUBLISH_TOOLS = _Script("publish_tools")
-_LEAVE = _Script("leave")
-_RELEASE = _Script("release")
-_RENEW = _Script("renew")
-_REQUEUE = _Script("requeue")
-_SETTLE = _Script("settle")
-_TAKE = _Script("take")
+_APPEND = Script("append")
+_CANCEL = Script("cancel")
+_CLAIM = Script("claim")
+_CREATE = Script("create")
+_DUE = Script("due")
+_FINISH = Script("finish")
+_READ = Script("read")
+_PUBLISH_TOOLS = Script("publish_tools")
+_LEAVE = Script("leave")
+_RELEASE = Script("release")
+_RENEW = Script("renew")
+_REQUEUE = Script("requeue")
+_SETTLE = Script("settle")
+_TAKE = Script("take")
 
 
 def _ms(seconds: float) -> int:

@@ -90,9 +90,11 @@ class Settings(BaseSettings):
     retention_s: float = Field(86400.0, gt=0, description="TTL of an ended run's keys")
 
     # Limits of each tenant
-    tenant_runs_queued: int = Field(
-        0, ge=0, description="runs that wait for a worker, over which a POST is refused; 0: no limit, here and below"
+    tenant_requests_per_s: float = Field(
+        0, ge=0, le=1e6, description="requests, over all gateways; 0: no limit, here and below"
     )
+    tenant_streams_open: int = Field(0, ge=0, description="open streams; further ones are told to come back")
+    tenant_runs_queued: int = Field(0, ge=0, description="runs that wait for a worker; a further POST is refused")
     tenant_runs_running: int = Field(0, ge=0, description="runs that workers hold; further ones wait in the queue")
     tenant_tokens_per_day: int = Field(
         0, ge=0, description="tokens of ended runs a day, UTC; once they are used, a further POST is refused"
@@ -111,7 +113,13 @@ class Settings(BaseSettings):
 
     # Gateway
     body_max_bytes: int = Field(2**20, gt=0, description="a request's body")
-    streams_max: int = Field(20000, ge=1, description="streams that one gateway process holds open")
+    body_timeout_s: float = Field(30.0, gt=0, description="from a request's headers to the end of its body")
+    headers_max_bytes: int = Field(32 * 2**10, ge=1024, description="a request's URL and headers")
+    headers_timeout_s: float = Field(10.0, gt=0, description="from a request's first byte to the end of its headers")
+    connections_max: int = Field(25000, ge=1, description="connections that one gateway process takes")
+    streams_max: int = Field(
+        20000, ge=1, description="streams that one gateway process holds open; further ones are told to come back"
+    )
     stream_buffer_max_bytes: int = Field(
         256 * 2**10, gt=0, description="live bytes kept for a slow client before it reads the log instead"
     )

@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from gateway.state import gateway_of
 from shared.errors import RunNotFound
+from shared.refusals import RateLimited
 from shared.tenants import Scope
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -31,6 +32,7 @@ class Guarded:
 
         Raises:
             Unauthenticated, Forbidden, LoopbackOnly, CrossSite: it has no business here.
+            RateLimited: its tenant asks too often.
         """
         if not self.is_public:
             await self._check(request)
@@ -40,6 +42,11 @@ class Guarded:
         gateway = gateway_of(request)
         principal = await gateway.authenticator.authenticate(request, takes_ticket=self.takes_ticket)
         request.state.principal = principal
+        quota = await gateway.limiter.count_request(principal.tenant)
+        if quota is not None:
+            request.state.quota = quota
+            if not quota.is_kept:
+                raise RateLimited(quota.retry_in_s)
         if self.scope is not None:
             principal.check(self.scope)
         asked = request.path_params.get(RUN_ID, "")
