@@ -37,6 +37,7 @@ class ToolOptions:
         idempotent: whether the same call may run again when a worker died in it.
         concurrency: calls of it that one worker runs at once; as many as there are if not set.
         max_result_bytes: `tool_result_max_bytes` if not set.
+        strict: whether the provider is to hold the model to the schema, by OpenAI's strict mode.
     """
 
     name: str | None = None
@@ -44,6 +45,7 @@ class ToolOptions:
     idempotent: bool = True
     concurrency: int | None = None
     max_result_bytes: int | None = None
+    strict: bool = False
 
 
 def tool(
@@ -53,11 +55,13 @@ def tool(
     idempotent: bool = True,
     concurrency: int | None = None,
     max_result_bytes: int | None = None,
+    strict: bool = False,
 ) -> Callable[[F], F]:
     """Give a function options as a tool; the function itself stays as it is."""
+    options = ToolOptions(name, timeout_s, idempotent, concurrency, max_result_bytes, strict)
 
     def mark(function: F) -> F:
-        setattr(function, _OPTIONS, ToolOptions(name, timeout_s, idempotent, concurrency, max_result_bytes))
+        setattr(function, _OPTIONS, options)
         return function
 
     return mark

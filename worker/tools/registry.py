@@ -126,14 +126,16 @@ class ToolRegistry(Toolset):
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise BadTool(f"tool {name!r}: a tool returns its result; a generator cannot be one")
         _check(name, options)
+        signature = read_signature(function, name, is_strict=options.strict)
         max_bytes = options.max_result_bytes or self._settings.tool_result_max_bytes
         return Tool(
             name=name,
-            body=FunctionBody(name, function, read_signature(function, name), self._threads, max_bytes),
+            body=FunctionBody(name, function, signature, self._threads, max_bytes),
             timeout_s=options.timeout_s or self._settings.tool_timeout_s,
             result_max_bytes=max_bytes,
             slots=CallSlots(options.concurrency),
             idempotent=options.idempotent,
+            is_strict=options.strict,
         )
 
 

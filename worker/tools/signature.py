@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final, NamedTuple, Union, get_args, get_origin
 
 import orjson
+import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticUserError
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaWarningKind
@@ -16,6 +17,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaWarningKind
 from shared.errors import BadTool
 from worker.tools.context import ToolContext
 from worker.tools.docstrings import parse_docstring
+from worker.tools.strict import NotStrict, to_strict, without_nulls
 
 ToolFunction = Callable[..., Any]
 
@@ -28,10 +30,16 @@ class BadArguments(Exception):
 
 
 class Signature(NamedTuple):
-    """A function as the model and the validation see it."""
+    """A function as the model and the validation see it.
+
+    Attributes:
+        parameters: the schema as the model is told.
+        loose: the schema before it was made strict; None where it was not.
+    """
 
     description: str
     parameters: dict[str, Any]
+    loose: dict[str, Any] | None
     names: tuple[str, ...]
     positional: frozenset[str]
     contexts: frozenset[str]
@@ -45,7 +53,7 @@ class Signature(NamedTuple):
         """
         parse_object(tool_name, arguments)
         try:
-            bound = self.model.model_validate_json(_text(arguments))
+            bound = self.model.model_validate_json(self._given(_text(arguments)))
         except ValidationError as exc:
             raise BadArguments(_explain(tool_name, exc)) from None
         values = {
@@ -54,6 +62,12 @@ class Signature(NamedTuple):
         }
         positional = [values.pop(name) for name in self.names if name in self.positional]
         return positional, values
+
+    def _given(self, text: str) -> str | bytes:
+        """The arguments without the nulls by which a strict call says that it leaves something to its default."""
+        if self.loose is None:
+            return text
+        return pydantic_core.to_json(without_nulls(self.loose, pydantic_core.from_json(text)))
 
 
 def parse_object(tool_name: str, arguments: str) -> dict[str, Any]:
@@ -76,8 +90,11 @@ def _text(arguments: str) -> str:
     return "{}" if text in ("", "null") else text
 
 
-def read_signature(function: ToolFunction, name: str) -> Signature:
+def read_signature(function: ToolFunction, name: str, *, is_strict: bool = False) -> Signature:
     """What a function's signature and docstring say.
+
+    Args:
+        is_strict: whether the schema is to be one of OpenAI's strict mode.
 
     Raises:
         BadTool: no schema can be made of it; the message says why.
@@ -99,9 +116,15 @@ def read_signature(function: ToolFunction, name: str) -> Signature:
         schema = model.model_json_schema(schema_generator=_Schema)
     except (PydanticUserError, TypeError) as exc:
         raise BadTool(f"tool {name!r}: its parameters have no JSON Schema: {str(exc).splitlines()[0]}") from exc
+    loose = _tidy(schema)
+    try:
+        parameters_told = to_strict(loose) if is_strict else loose
+    except NotStrict as exc:
+        raise BadTool(f"tool {name!r} cannot be strict: {exc}") from exc
     return Signature(
         description=documentation.description,
-        parameters=_tidy(schema),
+        parameters=parameters_told,
+        loose=loose if is_strict else None,
         names=tuple(parameters),
         positional=frozenset(p.name for p in parameters.values() if p.kind is p.POSITIONAL_ONLY),
         contexts=contexts,

@@ -53,6 +53,7 @@ class Tool:
     Attributes:
         idempotent: whether the same call may run again when a worker died in it.
         slots: how many calls of it may be at work at once.
+        is_strict: whether `parameters` are for OpenAI's strict mode.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Tool:
     result_max_bytes: int
     slots: CallSlots
     idempotent: bool = True
+    is_strict: bool = False
 
     @property
     def description(self) -> str:

@@ -39,11 +39,16 @@ class Toolset:
         Raises:
             UnknownTools: one of the names is no tool's.
         """
-        return [{"type": "function", "function": _described(self.get(name))} for name in names]
+        return [_definition(self.get(name)) for name in names]
 
     def describe(self) -> list[ToolDescription]:
         """All tools as `GET /tools` shows them."""
         return [ToolDescription(**_described(tool)) for tool in self._tool_by_name.values()]
+
+
+def _definition(tool: Tool) -> dict[str, Any]:
+    strict = {"strict": True} if tool.is_strict else {}
+    return {"type": "function", "function": {**_described(tool), **strict}}
 
 
 def _described(tool: Tool) -> Mapping[str, Any]:

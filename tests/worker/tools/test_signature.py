@@ -1,11 +1,14 @@
 import functools
+import json
+from dataclasses import dataclass
 from datetime import date
-from enum import Enum
-from typing import Annotated, Any, Literal
+from enum import Enum, IntEnum
+from typing import Annotated, Any, Literal, NotRequired, Optional
 
 import pytest
 from jsonschema import Draft202012Validator
 from pydantic import BaseModel, Field
+from typing_extensions import TypedDict
 
 from shared.errors import BadTool
 from worker.tools.context import ToolContext
@@ -212,3 +215,43 @@ def test_context_is_given_and_the_model_sees_nothing_of_it():
     assert bind(f, '{"x": 1}') == ([CONTEXT, 1], {"more": CONTEXT})
     with pytest.raises(BadArguments, match="context: Extra"):
         bind(f, '{"x": 1, "context": {}}')
+
+
+@dataclass
+class Point:
+    x: int
+    y: int = 0
+
+
+class Options(TypedDict):
+    deep: bool
+    limit: NotRequired[int]
+
+
+class Level(IntEnum):
+    LOW = 1
+
+
+@pytest.mark.parametrize(
+    ("hint", "given", "got", "refused"),
+    [
+        (Point, {"x": 1}, Point(1, 0), {"y": 1}),
+        (Options, {"deep": True}, {"deep": True}, {"deep": True, "more": 1}),
+        (Level, 1, Level.LOW, 2),
+        (Optional[int], None, None, "x"),  # noqa: UP045 - people write it
+        (tuple[int, str], [1, "a"], (1, "a"), [1]),
+        (set[int], [1, 1], {1}, ["a"]),
+        (dict[str, Point], {"a": {"x": 1}}, {"a": Point(1)}, {"a": 1}),
+        (list[Point | Level], [{"x": 1}, 1], [Point(1), Level.LOW], [2]),
+    ],
+    ids=str,
+)
+def test_types_are_those_that_people_write(hint: Any, given: Any, got: Any, refused: Any):
+    def f(x) -> None: ...
+
+    f.__annotations__["x"] = hint
+    schema = read_signature(f, "f").parameters
+    Draft202012Validator(schema).validate({"x": given})
+    assert bind(f, json.dumps({"x": given}))[1] == {"x": got}
+    with pytest.raises(BadArguments, match="x"):
+        bind(f, json.dumps({"x": refused}))
