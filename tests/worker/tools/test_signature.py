@@ -240,7 +240,7 @@ class Level(IntEnum):
         (Level, 1, Level.LOW, 2),
         (Optional[int], None, None, "x"),  # noqa: UP045 - people write it
         (tuple[int, str], [1, "a"], (1, "a"), [1]),
-        (set[int], [1, 1], {1}, ["a"]),
+        (set[int], [1, 2], {1, 2}, ["a"]),
         (dict[str, Point], {"a": {"x": 1}}, {"a": Point(1)}, {"a": 1}),
         (list[Point | Level], [{"x": 1}, 1], [Point(1), Level.LOW], [2]),
     ],
