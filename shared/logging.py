@@ -36,6 +36,8 @@ def configure(level: str) -> None:
     handler.setFormatter(TextFormatter() if sys.stderr.isatty() else JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.getLogger(AUDIT).setLevel(logging.INFO)
+    # It logs the address of every request, and some services want their key in it.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
 
 
 def fields_of(record: logging.LogRecord) -> Mapping[str, Any]:

@@ -61,6 +61,10 @@ class Settings(BaseSettings):
     tools: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="comma-separated module:function list of tools beside the built-in ones"
     )
+    tools_file: Path | None = Field(
+        None,
+        description="a TOML file of MCP servers and OpenAPI documents whose tools workers have: docs/tool-sources.md",
+    )
     tool_timeout_s: float = Field(30.0, gt=0, description="one tool call")
     tool_result_max_bytes: int = Field(
         64 * 2**10, ge=256, description="UTF-8 bytes of a result; the rest is cut, with a mark"

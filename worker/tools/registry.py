@@ -17,6 +17,7 @@ from worker.tools.egress import Egress
 from worker.tools.functions import FunctionBody, ToolOptions, options_of
 from worker.tools.signature import ToolFunction, read_signature
 from worker.tools.slots import CallSlots
+from worker.tools.source_loader import load_sources
 from worker.tools.sources import SourcedBody, SourcedTool, ToolSource
 from worker.tools.threads import ToolThreads
 from worker.tools.tool import Tool
@@ -74,8 +75,10 @@ class ToolRegistry(Toolset):
         Raises:
             BadTool: one of them cannot be found or used; the message says what to set right.
         """
-        weather = Weather.from_settings(settings, Egress.from_settings(settings))
-        return cls([weather.get_weather, *map(_load, settings.tools)], settings, weather=weather)
+        egress = Egress.from_settings(settings)
+        weather = Weather.from_settings(settings, egress)
+        functions = [weather.get_weather, *map(_load, settings.tools)]
+        return cls(functions, settings, weather=weather, sources=load_sources(settings, egress))
 
     async def start(self) -> None:
         """Let the sources begin; return when each has given its tools or has failed to for now."""

@@ -1,0 +1,69 @@
+"""The tools file: what it may say, and what is said of one that does not hold."""
+
+import sys
+
+import pytest
+
+from shared.errors import BadTool
+from shared.settings import Settings
+from worker.tools.registry import ToolRegistry
+
+
+@pytest.fixture
+def load(tmp_path):
+    """A registry out of a tools file's text; nothing in it is started."""
+
+    def load(text: str) -> ToolRegistry:
+        path = tmp_path / "tools.toml"
+        path.write_text(text)
+        return ToolRegistry.from_settings(Settings(tools_file=path))
+
+    return load
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        '[mcp.files]\ncommand = "npx"\nargs = ["-y", "x"]\nenv = { A = "b", B = { env = "C" } }\ncwd = "/tmp"',
+        '[mcp.a_b-c]\nurl = "https://mcp.example/mcp"\nheaders = { X-Key = { file = "/run/secrets/x" } }\ntimeout_s = 5',
+    ],
+)
+def test_file_holds(load, text):
+    assert load(text).names() == ("get_weather",)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[mcp", "no TOML"),
+        ("[mcp.files]", "mcp.files: has either a command or a url"),
+        ('[mcp.f]\ncommand = "a"\nurl = "http://b"', "has either a command or a url"),
+        ('[mcp.f]\nurl = "ftp://b"', r"mcp.f.url: a URL begins with http:// or https://"),
+        ('[mcp.f]\nurl = "http://me:hunter2@b"', "must hold no password"),
+        ('[mcp.f]\nurl = "http://b"\nargs = ["x"]', "args, env and cwd go with a command"),
+        ('[mcp.f]\ncommand = "b"\nheaders = {A = "x"}', "headers go with a url"),
+        ('[mcp.f]\ncommand = "b"\nsurprise = 1', "mcp.f.surprise: there is no such key; docs/tool-sources.md"),
+        ('[mcp.a__b]\ncommand = "b"', "mcp.a__b"),
+        ('[mcp."a.b"]\ncommand = "b"', "mcp.a.b"),
+        ('[mcp.f]\ncommand = "b"\nenv = {"A=B" = "x"}', "mcp.f.env.A=B"),
+        ('[mcp.f]\ncommand = "b"\ntimeout_s = 0', "mcp.f.timeout_s"),
+        ("[surprise.f]", "surprise: there is no such key"),
+    ],
+)
+def test_file_that_does_not_hold_stops_the_start_with_a_message(load, text, words):
+    with pytest.raises(BadTool, match=words) as caught:
+        load(text)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_file_that_is_not_there_is_said(tmp_path):
+    with pytest.raises(BadTool, match="STAGEBUS_TOOLS_FILE names it"):
+        ToolRegistry.from_settings(Settings(tools_file=tmp_path / "nothing"))
+
+
+def test_extra_that_is_missing_is_said(load, monkeypatch):
+    monkeypatch.setitem(sys.modules, "worker.tools.mcp_source", None)
+
+    with pytest.raises(BadTool, match=r"pip install 'stagebus\[mcp\]'"):
+        load('[mcp.f]\ncommand = "b"')

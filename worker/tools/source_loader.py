@@ -1,0 +1,27 @@
+"""The sources of tools that a worker has, out of its tools file."""
+
+from shared.errors import BadTool
+from shared.settings import Settings
+from worker.tools.egress import Egress
+from worker.tools.sources import ToolSource
+from worker.tools.sources_file import KIND, McpEntry, SourcesFile
+
+
+def load_sources(settings: Settings, egress: Egress) -> list[ToolSource]:
+    """Those that the file names; none where no file is set.
+
+    Raises:
+        BadTool: the file does not hold; the message says what to change in it.
+    """
+    if settings.tools_file is None:
+        return []
+    file = KIND.read(settings.tools_file, SourcesFile)
+    return [_mcp_source(name, entry, egress) for name, entry in file.mcp.items()]
+
+
+def _mcp_source(name: str, entry: McpEntry, egress: Egress) -> ToolSource:
+    try:
+        from worker.tools.mcp_source import McpSource  # takes 0.8 s, and is an extra
+    except ModuleNotFoundError as exc:
+        raise BadTool(f"mcp.{name}: MCP servers need one package more: pip install 'stagebus[mcp]'") from exc
+    return McpSource(name, entry, egress)

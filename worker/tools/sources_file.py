@@ -1,0 +1,94 @@
+"""The tools file, `STAGEBUS_TOOLS_FILE`: MCP servers and OpenAPI documents whose tools a worker has.
+
+[mcp.files]
+command = "npx"
+args = ["-y", "@modelcontextprotocol/server-filesystem", "/srv/docs"]
+include = ["read_*", "list_*"]
+
+[mcp.search]
+url = "https://mcp.example.com/mcp"
+headers = { Authorization = { env = "SEARCH_AUTHORIZATION" } }
+
+[openapi.pets]
+document = "pets.yaml"
+operations = ["listPets", "GET /pets/{petId}"]
+bearer = { file = "/run/secrets/pets" }
+"""
+
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Final, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from shared.config_file import ConfigEntry, ConfigKind, Secret
+from shared.errors import BadTool
+from worker.tools.egress import Origin
+
+KIND: Final = ConfigKind("STAGEBUS_TOOLS_FILE", "docs/tool-sources.md", BadTool)
+SOURCES_MAX: Final = 100
+OPERATIONS_MAX: Final = 500
+
+# No double underscore: that is what parts a source's name from a tool's.
+SourceName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9-]{1,24}(_[a-zA-Z0-9-]{1,24})*$", max_length=32)]
+HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")]
+VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
+
+
+def _check_url(url: str | None) -> str | None:
+    if url is not None:
+        Origin.of(url)
+        if "@" in url.partition("//")[2].partition("/")[0]:
+            raise ValueError("must hold no password; that is what keys and headers are for")
+    return url
+
+
+class SourceEntry(ConfigEntry):
+    """What all sources may say."""
+
+    timeout_s: float | None = Field(default=None, gt=0, description="one call; else STAGEBUS_TOOL_TIMEOUT_S")
+
+
+class McpEntry(SourceEntry):
+    """One MCP server: a command, or an address."""
+
+    command: str | None = Field(default=None, min_length=1, description="a program that speaks MCP over its pipes")
+    args: list[str] = Field(default=[], max_length=256, description="the command's arguments")
+    env: dict[VariableName, Secret] = Field(
+        default={},
+        description="its environment, beside PATH, HOME, USER, LOGNAME, SHELL and TERM; no more is inherited",
+    )
+    cwd: Path | None = Field(default=None, description="the folder that it runs in")
+    url: str | None = Field(default=None, description="a server that speaks MCP over streamable HTTP")
+    headers: dict[HeaderName, Secret] = Field(default={}, description="headers of each request")
+    include: list[str] = Field(default=["*"], description="the tools to offer, by the server's names; * and ? match")
+    exclude: list[str] = Field(default=[], description="of those, the ones not to offer")
+    connect_timeout_s: float = Field(
+        default=30.0, gt=0, description="until a server that was started has told its tools"
+    )
+
+    _check_url = field_validator("url")(_check_url)
+
+    @model_validator(mode="after")
+    def _check_one(self) -> Self:
+        if (self.command is None) == (self.url is None):
+            raise ValueError("has either a command or a url")
+        if self.url is not None and (self.args or self.env or self.cwd):
+            raise ValueError("args, env and cwd go with a command, not with a url")
+        if self.command is not None and self.headers:
+            raise ValueError("headers go with a url, not with a command")
+        return self
+
+    def offers(self, tool: str) -> bool:
+        """Whether a tool of the server's is wanted."""
+        return _matches(tool, self.include) and not _matches(tool, self.exclude)
+
+
+def _matches(name: str, patterns: list[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+class SourcesFile(ConfigEntry):
+    """The whole file."""
+
+    mcp: dict[SourceName, McpEntry] = Field(default={}, max_length=SOURCES_MAX)
