@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
-from gateway.messages import Message, Name, WireModel
+from gateway.messages import Message, WireModel
 from shared.errors import InvalidRequest
 from shared.requests import RunRequest
 from shared.runs import ROUNDS_MAX
@@ -37,10 +37,13 @@ def _word_or_tool(value: Any) -> str:
     return "tool" if isinstance(value, dict) else "word"
 
 
+ToolName = Annotated[str, Field(pattern=TOOL_NAME_PATTERN)]
+
+
 class ToolChoiceFunction(WireModel):
     """The function of a `NamedToolChoice`."""
 
-    name: Name
+    name: ToolName
 
 
 class NamedToolChoice(WireModel):
@@ -50,7 +53,6 @@ class NamedToolChoice(WireModel):
     function: ToolChoiceFunction
 
 
-ToolName = Annotated[str, Field(pattern=TOOL_NAME_PATTERN)]
 ToolChoice = Annotated[
     Annotated[ToolName, Tag("word")] | Annotated[NamedToolChoice, Tag("tool")], Discriminator(_word_or_tool)
 ]

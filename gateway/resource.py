@@ -1,5 +1,6 @@
 """One URL with all its methods, so that 405 and OPTIONS can name every one of them."""
 
+import re
 from collections.abc import Iterable
 from typing import Final
 
@@ -10,7 +11,9 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.auth.guard import Guarded
 
+NOT_FOUND: Final = 404
 METHOD_NOT_ALLOWED: Final = 405
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Resource:
@@ -27,6 +30,9 @@ class Resource:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        # A route's pattern ends before a last line feed: /metrics%0a would be /metrics, which a proxy did not see.
+        if _CONTROL.search(scope["path"]):
+            raise HTTPException(NOT_FOUND)
         app = self._apps.get(scope["method"])
         if app is not None:
             await app(scope, receive, send)

@@ -40,9 +40,9 @@ class RunByHand:
         """Append a stage's first event."""
         return await self.put(StageStarted(stage_id=stage_id, attempt=1))
 
-    async def end(self) -> EventId:
-        """Append `done`."""
-        event_id = self.producer.put(Done(), RunEnd(RunStatus.SUCCEEDED, retention_s=TTL_S))
+    async def end(self, event: Event | None = None) -> EventId:
+        """Append `done`, or another terminal event."""
+        event_id = self.producer.put(event or Done(), RunEnd(RunStatus.SUCCEEDED, retention_s=TTL_S))
         await self.producer.flush()
         return event_id
 
