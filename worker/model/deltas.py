@@ -122,7 +122,7 @@ class Merger:
             text=text,
             reasoning="".join(self._reasoning) + thoughts,
             refusal="".join(self._refusal),
-            tool_calls=list(_with_ids(calls, self._taken_ids)),
+            tool_calls=list(with_ids(calls, self._taken_ids)),
             finish_reason=self._ending.finish_reason,
             usage=self._usage,
             model=self._model,
@@ -144,7 +144,7 @@ def _texts(part: object, depth: int = 0) -> Iterator[str]:
         yield from _texts(inner, depth + 1)
 
 
-def _with_ids(calls: Iterable[Call], taken_ids: Collection[str]) -> Iterator[ToolCallRequest]:
+def with_ids(calls: Iterable[Call], taken_ids: Collection[str]) -> Iterator[ToolCallRequest]:
     """The calls, each under an id of its own: the provider's wherever that is one."""
     calls = list(calls)
     taken = set(taken_ids)

@@ -1,12 +1,14 @@
 """The model stages, extraction and synthesis: ask the model and pass on what it says as it arrives."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from shared.events import Event, ModelStageResult, StageCompleted, ToolCompletionChunk
+from shared.events import Event, ModelStageResult, StageCompleted, ToolCompletionChunk, Usage
 from worker.model.client import Model, ModelRequest
-from worker.model.deltas import Merger
+from worker.model.deltas import Merged, Merger, with_ids
+from worker.model.prompted import ask_again, find_faults, in_words, read_calls
 
 Chunk = dict[str, Any]
 
@@ -14,8 +16,30 @@ Chunk = dict[str, Any]
 _LEFT_OUT: Final = frozenset({"id", "object", "created", "model", "system_fingerprint", "service_tier", "obfuscation"})
 
 
+class BadCalls(Exception):
+    """What a prompted model called cannot be carried out: the stage is to be done once more, with this."""
+
+    def __init__(self, faults: Sequence[str], answer: str, usage: Usage | None) -> None:
+        super().__init__(f"the model's calls cannot be carried out: {' '.join(faults)}")
+        self.messages = ask_again(answer, faults)
+        self.usage = usage or Usage()
+
+
+@dataclass(frozen=True, slots=True)
+class Prompting:
+    """How to ask a model that cannot call tools by itself.
+
+    Attributes:
+        check: what is wrong with a call of that name with those arguments, or None.
+        again: what was wrong with its first answer; its second is taken as it is.
+    """
+
+    check: Callable[[str, str], str | None]
+    again: BadCalls | None = None
+
+
 async def model_stage(
-    stage_id: str, model: Model, request: ModelRequest, taken_call_ids: set[str]
+    stage_id: str, model: Model, request: ModelRequest, taken_call_ids: set[str], prompting: Prompting | None = None
 ) -> AsyncGenerator[Event, None]:
     """Ask the model and yield its answer chunk by chunk.
 
@@ -24,23 +48,67 @@ async def model_stage(
 
     Args:
         taken_call_ids: ids that calls of earlier rounds have; new ones differ.
+        prompting: set where the model is told of its tools in words.
 
     Yields:
         Any number of `ToolCompletionChunk`, then exactly one `StageCompleted`.
 
     Raises:
         ModelError: the provider failed; its `retryable` says whether to do the stage again.
+        BadCalls: a prompted model's first answer will not do.
     """
-    merger = Merger(tool_names=[tool["function"]["name"] for tool in request.tools or ()], taken_ids=taken_call_ids)
-    async with aclosing(model.stream(request)) as chunks:
+    names = [] if prompting is not None else [tool["function"]["name"] for tool in request.tools or ()]
+    merger = Merger(tool_names=names, taken_ids=taken_call_ids)
+    asked = request if prompting is None else _in_words(request, prompting)
+    async with aclosing(model.stream(asked)) as chunks:
         async for chunk in chunks:
             merger.add(chunk)
             yield ToolCompletionChunk.model_construct(stage_id=stage_id, tool_results=lean(chunk))
     merged = merger.result()
+    usage = merged.tokens
+    if prompting is not None:
+        merged = _read_words(merged, request, prompting, taken_call_ids)
+        if prompting.again is not None:
+            usage = prompting.again.usage + (usage or Usage())
     result = ModelStageResult(
         text=merged.text, tool_calls=merged.tool_calls, finish_reason=merged.finish_reason, model=merged.model
     )
-    yield StageCompleted(stage_id=stage_id, result=result.model_dump(exclude_none=True), usage=merged.tokens)
+    yield StageCompleted(stage_id=stage_id, result=result.model_dump(exclude_none=True), usage=usage)
+
+
+def _offered(request: ModelRequest) -> list[dict[str, Any]]:
+    """The tools that a prompted model is told of; where it may call none, it is told of none."""
+    return [] if request.tool_choice == "none" else request.tools or []
+
+
+def _in_words(request: ModelRequest, prompting: Prompting) -> ModelRequest:
+    is_one_call = request.parallel_tool_calls is False
+    messages = in_words(request.messages, _offered(request), request.tool_choice, is_one_call=is_one_call)
+    further = [] if prompting.again is None else prompting.again.messages
+    return replace(
+        request, messages=[*messages, *further], tools=None, tool_choice=None, parallel_tool_calls=None
+    )  # fmt: skip
+
+
+def _read_words(merged: Merged, request: ModelRequest, prompting: Prompting, taken_call_ids: set[str]) -> Merged:
+    """The answer with the calls that stand in its text.
+
+    Raises:
+        BadCalls: not all of them can be carried out, and the model has one more go.
+    """
+    names = [tool["function"]["name"] for tool in _offered(request)]
+    if not names:
+        return merged
+    rest, calls = merged.text, merged.tool_calls  # a server may have found the calls by itself
+    if not calls:
+        rest, found = read_calls(merged.text, names)
+        calls = list(with_ids(found, taken_call_ids))
+    if request.parallel_tool_calls is False:
+        calls = calls[:1]
+    faults = [] if prompting.again is not None else find_faults(rest, calls, request.tool_choice, prompting.check)
+    if faults:
+        raise BadCalls(faults, merged.text, merged.tokens)
+    return replace(merged, text=rest, tool_calls=calls)
 
 
 def lean(chunk: Chunk) -> Chunk:

@@ -8,7 +8,7 @@ import orjson
 
 from shared.events import ToolCallRequest, ToolResult
 from worker.tools.tool import Tool
-from worker.tools.toolset import Toolset
+from worker.tools.toolset import Toolset, no_such_tool
 
 OUTCOME_UNKNOWN: Final = (
     "the outcome of this call is unknown: its worker died while it ran, and the tool may not run twice; "
@@ -53,8 +53,7 @@ def plan_calls(
     for place, call in enumerate(calls):
         tool = toolset.find(call.name) if call.name in allowed else None
         if tool is None:
-            named = ", ".join(sorted(allowed)) or "none"
-            plan.append(PlannedCall(call, refusal=f"there is no tool {call.name[:64]!r} here; there are: {named}"))
+            plan.append(PlannedCall(call, refusal=no_such_tool(call.name, allowed)))
         elif place >= calls_max:
             plan.append(PlannedCall(call, refusal="too many calls at once; call it again on its own"))
         elif (first := first_by_key.setdefault(_key(call), call.id)) != call.id:

@@ -74,6 +74,14 @@ class Tool:
         """The JSON Schema of its arguments."""
         return self.body.parameters
 
+    def check(self, arguments: str) -> str | None:
+        """What is wrong with a call's arguments, in words for the model; None where they fit."""
+        try:
+            self.body.prepare(arguments, ToolContext(run_id="", call_id=""))
+        except BadArguments as exc:
+            return str(exc)
+        return None
+
     async def call(self, arguments: str, context: ToolContext) -> ToolReply:
         """Run it. Whatever goes wrong is a reply that the model can read; only a cancel raises.
 

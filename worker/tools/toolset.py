@@ -1,6 +1,6 @@
 """A set of tools by name: what a run may call, and how a model and `GET /tools` are told of it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from shared.catalog import ToolDescription
@@ -29,6 +29,15 @@ class Toolset:
         """The tool of that name, if there is one."""
         return self._tool_by_name.get(name)
 
+    def check(self, name: str, arguments: str, allowed: Collection[str]) -> str | None:
+        """What is wrong with a call, in words for the model; None where it can be carried out.
+
+        Args:
+            allowed: the tools that the request offers.
+        """
+        tool = self.find(name) if name in allowed else None
+        return no_such_tool(name, allowed) if tool is None else tool.check(arguments)
+
     def names(self) -> tuple[str, ...]:
         """All tools, the built-in ones first."""
         return tuple(self._tool_by_name)
@@ -44,6 +53,11 @@ class Toolset:
     def describe(self) -> list[ToolDescription]:
         """All tools as `GET /tools` shows them."""
         return [ToolDescription(**_described(tool)) for tool in self._tool_by_name.values()]
+
+
+def no_such_tool(name: str, allowed: Collection[str]) -> str:
+    """What a model is told that calls a tool which it was not offered."""
+    return f"there is no tool {name[:64]!r} here; there are: {', '.join(sorted(allowed)) or 'none'}"
 
 
 def _definition(tool: Tool) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The model stages: chunks as they come, lean, then one completion that holds the answer."""
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -12,7 +13,7 @@ from shared.errors import ModelUnavailable
 from shared.events import Event, ModelStageResult, StageCompleted, ToolCompletionChunk, Usage
 from worker.model.client import ModelRequest
 from worker.model.deltas import Merger
-from worker.stages.model import lean, model_stage
+from worker.stages.model import BadCalls, Prompting, lean, model_stage
 
 TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
 REQUEST = ModelRequest(model="m", messages=[{"role": "user", "content": "hi"}], tools=TOOLS)
@@ -151,6 +152,89 @@ async def test_cancelled_stage_closes_the_provider_s_connection() -> None:
         await running
 
     assert model.is_closed
+
+
+# --- models that are told of their tools in words ------------------------------
+
+SAID_CALL = '<tool_call>{"name": "get_weather", "arguments": {"city": "Köln"}}</tool_call>'
+BROKEN = '<tool_call>{"name": "get_wea'
+
+
+def check(name: str, arguments: str) -> str | None:
+    return None if name == "get_weather" and "city" in arguments else f"{name} does not take {arguments}"
+
+
+async def prompt(model: ScriptedModel, again: BadCalls | None = None, **fields: Any) -> list[Event]:
+    request = dataclasses.replace(REQUEST, **fields)
+    return [event async for event in model_stage("extraction", model, request, {"call00001"}, Prompting(check, again))]
+
+
+def says_all(text: str) -> ScriptedModel:
+    counts = chunk(usage={"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3})
+    return ScriptedModel(says(text[:12]), says(text[12:]), chunk({}, "stop"), counts)
+
+
+async def test_prompted_model_is_told_in_words_and_its_calls_are_read_from_its_text() -> None:
+    model = says_all(f"Let me see. {SAID_CALL}")
+    events = await prompt(model)
+
+    (asked,) = model.requests
+    assert (asked.tools, asked.tool_choice, asked.parallel_tool_calls) == (None, None, None)
+    assert "<tools>" in asked.messages[0]["content"]
+    result = result_of(events)
+    assert result.text == "Let me see."
+    assert [(call.id, call.name, call.arguments) for call in result.tool_calls] == [
+        ("call00002", "get_weather", '{"city":"Köln"}')
+    ]
+    raw = "".join(e.tool_results["choices"][0]["delta"].get("content", "") for e in events[:2])
+    assert raw == f"Let me see. {SAID_CALL}", "the log holds what the model said"
+
+
+async def test_prompted_model_has_a_second_go_and_its_tokens_are_counted_twice() -> None:
+    first = says_all(BROKEN)
+    with pytest.raises(BadCalls, match="no JSON object") as failure:
+        await prompt(first)
+    second = says_all(SAID_CALL)
+    events = await prompt(second, failure.value)
+
+    assert second.requests[0].messages[: len(first.requests[0].messages)] == first.requests[0].messages
+    assert second.requests[0].messages[-2] == {"role": "assistant", "content": BROKEN}
+    assert "no JSON object" in second.requests[0].messages[-1]["content"]
+    assert len(result_of(events).tool_calls) == 1
+    assert events[-1].usage == Usage(prompt_tokens=2, completion_tokens=4, total_tokens=6)
+
+
+@pytest.mark.parametrize(
+    ("text", "calls"), [(BROKEN, []), (SAID_CALL.replace("get_weather", "f"), ["f"]), ("It is warm.", [])]
+)
+async def test_second_answer_is_taken_as_it_is(text: str, calls: list[str]) -> None:
+    """What cannot be carried out then is an error result, as with any model."""
+    result = result_of(await prompt(says_all(text), BadCalls(["x"], "y", None), tool_choice="required"))
+
+    assert [call.name for call in result.tool_calls] == calls
+    assert result.text == ("" if calls else text)
+
+
+async def test_prompted_model_that_may_call_nothing_is_told_of_nothing() -> None:
+    model = says_all(SAID_CALL)
+    result = result_of(await prompt(model, tool_choice="none"))
+
+    assert model.requests[0].messages == REQUEST.messages
+    assert (result.text, result.tool_calls) == (SAID_CALL, [])
+
+
+async def test_prompted_model_s_one_call_is_the_first() -> None:
+    model = says_all(f"{SAID_CALL}\n{SAID_CALL.replace('Köln', 'Bonn')}")
+    result = result_of(await prompt(model, parallel_tool_calls=False))
+
+    assert [call.arguments for call in result.tool_calls] == ['{"city":"Köln"}']
+    assert "one <tool_call> at the most" in model.requests[0].messages[0]["content"]
+
+
+async def test_calls_that_the_server_found_by_itself_are_taken() -> None:
+    result = result_of(await prompt(ScriptedModel(calls(0, "c1", '{"city":"Köln"}'), chunk({}, "tool_calls"))))
+
+    assert [(call.id, call.name) for call in result.tool_calls] == [("c1", "get_weather")]
 
 
 # --- lean --------------------------------------------------------------------
