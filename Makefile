@@ -6,6 +6,7 @@
 #   make model   the model of the log protocol, walked further than the suite does
 #   make soak    RUNS= runs through one worker and one gateway: does either grow?
 #   make bench    every figure beside its rival, and docs/performance.md; QUICK=1 in under three minutes
+#   make client  what is made out of the schemas and of clients/js: its types, the page's copy of it
 #   make lint types format docs clean
 
 PYTHON ?= python3
@@ -21,16 +22,18 @@ QUICK ?=
 BIN := .venv/bin
 RUNTIME := .venv/.runtime-is-set-up
 DEV := .venv/.dev-is-set-up
+JS := clients/js
+NODE_MODULES := $(JS)/node_modules/.is-set-up
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: up test chaos model soak bench lint types format docs clean
+.PHONY: up test chaos model soak bench client lint types format docs clean
 
 # exec: make's child is stagebus itself, so that the SIGTERM that make passes on reaches it.
 up: $(RUNTIME)
 	@exec $(BIN)/stagebus up --host "$(HOST)" --port "$(PORT)"
 
-test: $(DEV)
+test: $(DEV) $(NODE_MODULES)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 chaos: $(DEV)
@@ -60,8 +63,13 @@ format: $(DEV)
 docs: $(RUNTIME)
 	$(BIN)/python -m shared.reference
 
+client: $(RUNTIME) $(NODE_MODULES)
+	$(BIN)/python $(JS)/scripts/schemas.py | node $(JS)/scripts/generate.mjs > $(JS)/src/.schema.ts
+	@mv $(JS)/src/.schema.ts $(JS)/src/schema.ts
+	cd $(JS) && npm run --silent build && npm run --silent bundle
+
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(JS)/node_modules $(JS)/dist .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
 
 $(RUNTIME): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "setting up .venv; this happens once"
@@ -72,6 +80,12 @@ $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "setting up .venv for development; this happens once"
 	@$(PIP) -e '.[dev]'
 	@touch $(RUNTIME) $@
+
+# Without Node the client's tests are skipped; in CI they fail.
+$(NODE_MODULES): $(JS)/package.json
+	@if command -v npm >/dev/null; then cd $(JS) && npm install --silent --no-progress; \
+		else mkdir -p $(@D); echo "no npm: the tests of clients/js are skipped" >&2; fi
+	@touch $@
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else \

@@ -107,6 +107,10 @@ EVENT_REPLIES: Final = {
         "The events after the cursor, then live until the run's terminal event; or a page of them as JSON. The data "
         "of each is described by /schema/events.json. Opens with `gap` where the cursor does not stand in the log.",
         {EVENT_STREAM: _TEXT, JSON: EventPage},
+        {
+            "X-Last-Event-Id": "a stream's: the log's end when it was asked; what comes up to it is history",
+            "X-Ping-S": "a stream's: it brings something, if only a comment, at least this often",
+        },
     ),
     204: Reply("The run has ended and the cursor is at its end: stop asking."),
 }

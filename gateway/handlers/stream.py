@@ -16,7 +16,7 @@ from gateway.views.full import FullChunksView
 from shared import ids, log
 from shared.cursor import EventId, parse_cursor
 from shared.errors import RunNotFound, StageNotFound, StorageUnavailable
-from shared.log import Page, StoredEvent
+from shared.log import Head, Page, StoredEvent
 from shared.redis import storage_errors
 from shared.runs import STAGE_IDS
 from shared.tenants import Scope
@@ -59,12 +59,15 @@ async def _answer(request: Request, stage_id: str | None) -> Response:
     if not wants_stream(request):
         return await _answer_page(request, run_id, stage_id, cursor)
     gateway = gateway_of(request)
-    if await _is_at_end(request, run_id, cursor):
-        return Response(status_code=204)
+    head = await _read_head(request, run_id)
+    if head is not None and head.is_ended and cursor == head.last_id:
+        return Response(status_code=204)  # there is nothing left to stream, ever
     view = view_of(stage_id)
     if request.query_params.get("chunks") == "full":
         view = FullChunksView(view, await _read_begun(request, run_id))
-    return EventStream(gateway, principal_of(request), run_id, cursor, stage_id=stage_id, view=view)
+    # What a client that is no EventSource can go by: when to think the connection dead, and what of it is history.
+    headers = {"X-Ping-S": f"{gateway.settings.ping_s:g}"} | ({"X-Last-Event-Id": str(head.last_id)} if head else {})
+    return EventStream(gateway, principal_of(request), run_id, cursor, stage_id=stage_id, view=view, headers=headers)
 
 
 async def _read_begun(request: Request, run_id: str) -> list[StoredEvent]:
@@ -76,16 +79,15 @@ async def _read_begun(request: Request, run_id: str) -> list[StoredEvent]:
     return [first for first, _ in ends]
 
 
-async def _is_at_end(request: Request, run_id: str, cursor: EventId) -> bool:
-    """Whether there is nothing left to stream, ever."""
+async def _read_head(request: Request, run_id: str) -> Head | None:
+    """Where the log ends; None while Redis is away."""
     try:
         with storage_errors():
-            head = await log.read_head(gateway_of(request).redis, run_id, principal_of(request).tenant)
+            return await log.read_head(gateway_of(request).redis, run_id, principal_of(request).tenant)
     except StorageUnavailable:
         # A passing trouble answers 200 and waits: any other status would end the
         # browser's EventSource for good.
-        return False
-    return head.is_ended and cursor == head.last_id
+        return None
 
 
 async def _answer_page(request: Request, run_id: str, stage_id: str | None, cursor: EventId) -> Response:

@@ -3,110 +3,82 @@
 //   /            the form
 //   /?run=<id>   that run, from its first event on, here or in any other browser
 
-import { cancelRun, getRun } from "./api.js";
+import { client } from "./api.js";
 import { initForm } from "./form.js";
 import { initRecents, markRecent, noteStatus, refreshRecents } from "./recents.js";
-import { applyEvents, dropFrom, emptyRun, isTerminal } from "./run_state.js";
-import { RunStream } from "./stream.js";
+import { emptyRun, isTerminal } from "./vendor/stagebus-client.js";
 import { $, announce, RunView, setBusy, showConnection, stageTitle } from "./view.js";
 
 const TICK_MS = 1000;
-const HIDDEN_RENDER_MS = 250; // a hidden page has no animation frames
-const ASLEEP_MS = 60_000; // a page hidden for longer may hold a dead connection
 const LOST_TEXT = "Part of this run’s log was lost or is no longer kept; this is what it holds now.";
 
 const view = new RunView();
 let open = null; // the OpenRun of the address, if it names one
 
-/** The run that the page shows: takes its events and renders them, many at once where many come. */
+/** The run that the page shows. */
 class OpenRun {
-  #run = emptyRun();
-  #arrived = []; // events that are not in #run yet
-  #isScheduled = false;
-  #connection = "";
+  #shown = emptyRun();
 
-  constructor(runId, { isNew = false, prompt = "" } = {}) {
-    this.id = runId;
+  constructor(run, { isNew = false, prompt = "" } = {}) {
+    this.id = run.id;
+    this.run = run;
     this.prompt = prompt;
     if (isNew) view.follow();
-    const listener = {
-      onEvent: (event) => this.#take(event),
-      onDrop: (sequence) => this.#drop(sequence),
-      onConnection: (state, losses) => this.#showConnection(state, losses),
-      probe: () => this.#probe(),
-    };
-    this.stream = new RunStream(runId, listener, { isNew });
-    this.stream.open();
+    this.watch = run.watch();
+    this.watch.subscribe(() => this.#show());
   }
 
-  #take(event) {
-    this.#arrived.push(event);
-    if (this.#isScheduled) return;
-    this.#isScheduled = true;
-    if (document.hidden) setTimeout(() => this.flush(), HIDDEN_RENDER_MS);
-    else requestAnimationFrame(() => this.flush());
-  }
-
-  /** Apply and show what has arrived. */
-  flush() {
-    this.#isScheduled = false;
-    if (open !== this || this.#arrived.length === 0) return;
-    const before = this.#run;
-    this.#run = applyEvents(before, this.#arrived);
-    this.#arrived = [];
-    view.render(this.#run);
+  #show() {
+    const before = this.#shown;
+    const state = this.watch.state;
+    this.#shown = state;
+    if (state.events !== before.events) view.render(state);
+    if (state.connection !== before.connection) this.#showConnection(before.connection.state);
+    if (this.watch.error) this.#giveUp(this.watch.error);
     this.#tell(before);
-  }
-
-  #drop(sequence) {
-    this.#run = dropFrom(applyEvents(this.#run, this.#arrived), sequence);
-    this.#arrived = [];
-    view.render(this.#run);
-    $("lost").textContent = LOST_TEXT;
-    announce(LOST_TEXT);
   }
 
   /** For those who listen, and for the tab's title: what begins and what ends, never the text as it streams. */
   #tell(before) {
-    const { status, stages } = this.#run;
+    const { status, stages, isLossy } = this.#shown;
     if (status !== before.status) {
       showTitle(status, this.prompt);
       noteStatus(status);
-      if (isTerminal(this.#run)) announce(`The run has ended: ${status}.`);
+      if (isTerminal(this.#shown)) announce(`The run has ended: ${status}.`);
     }
-    const isNewStage = stages.length > before.stages.length && !isTerminal(this.#run);
+    const isNewStage = stages.length > before.stages.length && !isTerminal(this.#shown);
     if (isNewStage) announce(`${stageTitle(stages.at(-1))} has begun.`);
+    if (isLossy && !before.isLossy) {
+      $("lost").textContent = LOST_TEXT;
+      announce(LOST_TEXT);
+    }
   }
 
-  #showConnection(state, losses) {
+  #showConnection(before) {
+    const { state, losses } = this.#shown.connection;
     showConnection(state, losses);
     if (state === "reconnecting" && losses === 1) announce("Connection lost, reconnecting.");
-    if (state === "live" && this.#connection === "reconnecting") announce("Connected again.");
-    if (state === "live" && !this.prompt) this.#describe();
-    this.#connection = state;
+    if (before === "reconnecting" && state !== "reconnecting" && state !== "ended") announce("Connected again.");
+    if ((state === "live" || state === "replaying") && !this.prompt) this.#describe();
   }
 
   /** What the log does not say: the prompt. The page works without it, too. */
   async #describe() {
-    const record = await getRun(this.id).catch(() => null);
+    const record = await this.run.get().catch(() => null);
     if (open !== this || !record) return;
     this.prompt = record.prompt;
     view.describe(record);
-    showTitle(this.#run.status ?? record.status, this.prompt);
-    if (!isTerminal(record) && !isTerminal(this.#run)) view.follow();
+    showTitle(this.#shown.status ?? record.status, this.prompt);
+    if (!isTerminal(record) && !isTerminal(this.#shown)) view.follow();
   }
 
-  async #probe() {
-    try {
-      await getRun(this.id);
-      return "known";
-    } catch ({ code }) {
-      // By its code: a proxy's 404 for a gateway that restarts says nothing of the run.
-      if (code !== "run_not_found") return "away";
-      $("unknown-id").textContent = this.id;
-      if (open === this) showSection("unknown");
-      return "unknown";
+  #giveUp(error) {
+    if (error.code !== "run_not_found") {
+      $("lost").textContent = error.message;
+      return;
     }
+    $("unknown-id").textContent = this.id;
+    showSection("unknown");
   }
 }
 
@@ -126,7 +98,7 @@ function go(runId, options) {
 
 function showAddress(options) {
   const runId = new URLSearchParams(location.search).get("run");
-  open?.stream.close();
+  open?.watch.close();
   open = null;
   view.reset(options?.prompt);
   scrollTo({ top: 0, behavior: "instant" });
@@ -134,7 +106,8 @@ function showAddress(options) {
   showSection(runId ? "run" : "home");
   if (runId) {
     showTitle(null, options?.prompt ?? "");
-    open = new OpenRun(runId, options);
+    showConnection("connecting");
+    open = new OpenRun(options?.run ?? client.runs.resume(runId), options);
     $("run-prompt").focus({ preventScroll: true });
   } else {
     document.title = "Stagebus";
@@ -160,12 +133,12 @@ history.scrollRestoration = "manual";
 // --- buttons ---
 
 $("cancel").addEventListener("click", async () => {
-  const { id } = open;
+  const { id, run } = open;
   if ($("cancel").ariaDisabled === "true") return;
   setBusy($("cancel"), true);
   $("cancel-error").textContent = "";
   try {
-    await cancelRun(id); // the run's own `cancel` event says when it is so
+    await run.cancel(); // the run's own `cancel` event says when it is so
   } catch (problem) {
     if (open?.id !== id) return;
     setBusy($("cancel"), false);
@@ -175,22 +148,12 @@ $("cancel").addEventListener("click", async () => {
 
 // --- the browser ---
 
-let hiddenAt = Infinity;
-document.addEventListener("visibilitychange", () => {
-  const now = Date.now();
-  open?.flush(); // a frame that was asked for may not come
-  if (!document.hidden) {
-    refreshRecents();
-    if (now - hiddenAt > ASLEEP_MS) open?.stream.reconnect();
-  }
-  hiddenAt = document.hidden ? now : Infinity;
-});
-addEventListener("online", () => open?.stream.reconnect());
+document.addEventListener("visibilitychange", () => document.hidden || refreshRecents());
 setInterval(() => view.tick(performance.now()), TICK_MS);
 
 initRecents((runId) => go(runId));
-initForm((created, body) => {
-  go(created.id, { isNew: true, prompt: body.user_prompt });
+initForm((run, body) => {
+  go(run.id, { run, isNew: true, prompt: body.user_prompt });
   refreshRecents();
 });
 showAddress();

@@ -1,6 +1,7 @@
 // The form that starts a run: what it sends, and errors at the field that they are about.
 
-import { createRun } from "./api.js";
+import { client } from "./api.js";
+import { isPassing } from "./vendor/stagebus-client.js";
 import { $, setBusy } from "./view.js";
 
 const INPUT_BY_FIELD = { user_prompt: "prompt", messages: "prompt", system_prompt: "system", model: "model" };
@@ -39,17 +40,18 @@ async function submit() {
   if (pending?.text !== text) pending = { text, key: newKey() };
   setBusy($("start"), true);
   try {
-    const run = await createRun(body, pending.key, (tries) => {
+    const onRetry = (tries) => {
       $("form-error").textContent = `The gateway does not answer; trying again (${tries}). No run is started twice.`;
-    });
+    };
+    const run = await client.runs.create(body, { idempotencyKey: pending.key, onRetry });
     pending = null;
     clearErrors();
     $("prompt").value = "";
     onCreated(run, body);
   } catch (problem) {
-    if (!problem.isPassing) pending = null;
+    if (!isPassing(problem)) pending = null;
     $("form-error").textContent = problem.message;
-    showErrors(problem.errors);
+    showErrors(problem.errors ?? []);
   } finally {
     setBusy($("start"), false);
   }

@@ -1,8 +1,10 @@
 // The list of recent runs: a column where there is room, a drawer where there is not.
 
-import { listRuns } from "./api.js";
+import { client } from "./api.js";
 import { ago } from "./format.js";
 import { $ } from "./view.js";
+
+const RECENT_RUNS_MAX = 20;
 
 const isNarrow = matchMedia("(width < 64rem)");
 
@@ -28,7 +30,7 @@ export function initRecents(onOpen) {
 /** Ask for the list. Without it the page works as well. */
 export async function refreshRecents() {
   try {
-    runs = (await listRuns()).runs ?? [];
+    runs = (await client.runs.list({ limit: RECENT_RUNS_MAX, triesMax: 1 })).runs;
     $("recents-note").textContent = runs.length ? "" : "None yet.";
   } catch {
     $("recents-note").textContent = "The list cannot be had right now.";

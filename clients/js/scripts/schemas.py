@@ -1,0 +1,24 @@
+"""What the gateway says of itself, as JSON on standard output: the types of `src/schema.ts` are made of it."""
+
+import sys
+
+import orjson
+
+from gateway.app import ROUTES
+from gateway.openapi import document
+from gateway.resource import guards
+from shared import events
+
+
+def main() -> None:
+    """Print the events' schema, the API's, and which events end a run."""
+    schemas = {
+        "events": events.json_schema(),
+        "api": document(guards(ROUTES), is_open=False)["components"]["schemas"],
+        "terminal": sorted(events.TERMINAL_NAMES),
+    }
+    sys.stdout.buffer.write(orjson.dumps(schemas))
+
+
+if __name__ == "__main__":
+    main()

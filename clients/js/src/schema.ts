@@ -1,0 +1,476 @@
+// Made by `make client` out of the gateway's own schemas. Do not edit.
+
+/** Where a run is in its life; the `status` field of its record. */
+export type RunStatus = "queued" | "running" | "succeeded" | "failed" | "cancelled";
+
+/** A new run. Exactly one of `user_prompt` and `messages` says what is asked. */
+export interface CreateRun {
+  /** a model's name; the operator's own choice where left out */
+  model?: string | null;
+  /** what the user asks */
+  user_prompt?: string | null;
+  /** what the model is told to be; goes with user_prompt */
+  system_prompt?: string | null;
+  /** a conversation, as chat completions have it */
+  messages?: (InstructionMessage | UserMessage | AssistantMessage | ToolMessage)[] | null;
+  /** names of tools to offer; all by default, none with [] */
+  tools?: string[] | null;
+  /** auto, none, required, or the tool to call: its name or chat completions' object */
+  tool_choice?: string | NamedToolChoice;
+  /** whether the model may ask for calls at once */
+  parallel_tool_calls?: boolean | null;
+  /** whether the model writes an answer from the tools' results */
+  synthesis?: boolean;
+  /** one number, or [extraction, synthesis] */
+  max_tokens?: (number | (number | null)[]) | null;
+  /** one number, or [extraction, synthesis] */
+  temperature?: (number | (number | null)[]) | null;
+  /** how often the model may ask for tools */
+  max_rounds?: number;
+  /** the run's time limit, within the operator's */
+  timeout_s?: number | null;
+  /** the client's own notes, given back with the run */
+  metadata?: {
+    [k: string]: string;
+  };
+}
+/** What the model is told to be. */
+export interface InstructionMessage {
+  role: "system" | "developer";
+  content: string | (TextPart | ImagePart | AudioPart | FilePart | RefusalPart)[];
+  name?: string | null;
+}
+/** A piece of text. */
+export interface TextPart {
+  type: "text";
+  text: string;
+}
+/** An image. */
+export interface ImagePart {
+  type: "image_url";
+  image_url: ImageUrl;
+}
+/** Where an image is, or the image itself as a data URL; the provider fetches it, Stagebus does not. */
+export interface ImageUrl {
+  url: string;
+  detail?: ("auto" | "low" | "high") | null;
+}
+/** A piece of sound. */
+export interface AudioPart {
+  type: "input_audio";
+  input_audio: InputAudio;
+}
+/** Sound, base64. */
+export interface InputAudio {
+  data: string;
+  format: "wav" | "mp3";
+}
+/** A file. */
+export interface FilePart {
+  type: "file";
+  file: InputFile;
+}
+/** A file, by its base64 data or by the provider's id. */
+export interface InputFile {
+  file_data?: string | null;
+  file_id?: string | null;
+  filename?: string | null;
+}
+/** What the model said instead of an answer. */
+export interface RefusalPart {
+  type: "refusal";
+  refusal: string;
+}
+/** What the user says. */
+export interface UserMessage {
+  role: "user";
+  content: string | (TextPart | ImagePart | AudioPart | FilePart | RefusalPart)[];
+  name?: string | null;
+}
+/** What the model said, or the calls that it asked for. */
+export interface AssistantMessage {
+  role: "assistant";
+  content?: (string | (TextPart | ImagePart | AudioPart | FilePart | RefusalPart)[]) | null;
+  tool_calls?: CallMessage[] | null;
+  refusal?: string | null;
+  name?: string | null;
+}
+/** A call that the model asked for. */
+export interface CallMessage {
+  id: string;
+  type: "function";
+  function: CalledFunction;
+}
+/** A call's function and the JSON text of its arguments, as the model wrote it. */
+export interface CalledFunction {
+  name: string;
+  arguments: string;
+}
+/** A call's result. */
+export interface ToolMessage {
+  role: "tool";
+  tool_call_id: string;
+  content: string | (TextPart | ImagePart | AudioPart | FilePart | RefusalPart)[];
+}
+/** The model has to call this tool. */
+export interface NamedToolChoice {
+  type: "function";
+  function: ToolChoiceFunction;
+}
+/** The function of a `NamedToolChoice`. */
+export interface ToolChoiceFunction {
+  name: string;
+}
+/** The models that a run may name. */
+export interface ModelList {
+  models: ModelView[];
+  /** whether any other name goes to the provider as it is */
+  any_model: boolean;
+}
+/** A model that a run may name. */
+export interface ModelView {
+  id: string;
+  is_default: boolean;
+}
+/** An error, RFC 9457. */
+export interface Problem {
+  /** stable; a URL that says more, or about:blank where the status says it all */
+  type: string;
+  status: number;
+  /** what to do */
+  detail: string;
+  /** stable */
+  code: string;
+  /** the fields that do not hold */
+  errors?: FieldError[];
+  title: string;
+}
+/** What is wrong with one field. */
+export interface FieldError {
+  /** its path, such as messages.0.content; empty for the whole body */
+  field: string;
+  message: string;
+}
+/** A run that exists: made, or asked to stop. */
+export interface RunAccepted {
+  id: string;
+  status: RunStatus;
+  created_at: string;
+  links: RunLinks;
+}
+/** Where to go on from a run. */
+export interface RunLinks {
+  self: string;
+  events: string;
+  cancel: string;
+}
+/** Runs, newest first. */
+export interface RunList {
+  runs: RunSummary[];
+  /** give it as `before` for the next page; null on the last one */
+  next: string | null;
+}
+/** A run in a list. */
+export interface RunSummary {
+  id: string;
+  status: RunStatus;
+  created_at: string;
+  links: RunLinks;
+  model: string;
+  started_at: string | null;
+  finished_at: string | null;
+  /** how the last user message begins, at most 200 characters */
+  prompt: string;
+  usage: Usage | null;
+  error: RunError | null;
+  metadata: {
+    [k: string]: string;
+  };
+}
+/** Tokens as the provider counted them, summed over the stages. */
+export interface Usage {
+  prompt_tokens: number;
+  completion_tokens: number;
+  total_tokens: number;
+}
+/** Why a run failed; `code` is stable. */
+export interface RunError {
+  error: string;
+  code: string;
+}
+/** A run. */
+export interface RunView {
+  id: string;
+  status: RunStatus;
+  created_at: string;
+  links: RunLinks;
+  model: string;
+  started_at: string | null;
+  finished_at: string | null;
+  /** how the last user message begins, at most 200 characters */
+  prompt: string;
+  usage: Usage | null;
+  error: RunError | null;
+  metadata: {
+    [k: string]: string;
+  };
+  /** the number of the last claim; it only grows */
+  attempt: number;
+  /** claims that followed a worker's death */
+  tries: number;
+  cancel_requested: boolean;
+  /** the cursor at the end of its log */
+  last_event_id: string;
+  stages: StageView[];
+  /** set once the run has succeeded */
+  result: RunResult | null;
+}
+/** A stage of a run. */
+export interface StageView {
+  stage_id: string;
+  /** incomplete: the run ended before the stage did */
+  status: "running" | "completed" | "incomplete";
+  /** the id of its first event */
+  first_id: string;
+  usage: Usage | null;
+  /** where its own stream is */
+  events: string;
+}
+/** What a run came to. */
+export interface RunResult {
+  text: string;
+}
+/** The tools that a run may name. */
+export interface ToolList {
+  tools: ToolDescription[];
+}
+/** A tool as a model, and a client of `GET /tools`, is told of it. */
+export interface ToolDescription {
+  name: string;
+  description: string;
+  /** the JSON Schema of its arguments */
+  parameters: {
+    [k: string]: unknown;
+  };
+}
+/** The run was cancelled. Terminal. */
+export interface CancelData {
+  /** the stage whose stream holds this event */
+  stage_id: string;
+}
+/** What every chat completion chunk of a stage repeats; `?chunks=full` puts it back. */
+export interface ChunkTemplate {
+  id: string;
+  object: "chat.completion.chunk";
+  /** Unix seconds */
+  created: number;
+  model: string;
+}
+/** The run succeeded. Terminal. */
+export interface DoneData {
+  /** the stage whose stream holds this event */
+  stage_id: string;
+  usage: Usage;
+}
+/**
+ * The run failed; `error` says why without secrets or provider internals. Terminal.
+ *
+ * `error` is also the name of EventSource's own connection event: a client tells
+ * them apart by `data`, which only this one has.
+ */
+export interface ErrorData {
+  /** the stage whose stream holds this event */
+  stage_id: string;
+  error: string;
+  /** stable: one of the codes in docs/design.md */
+  code: string;
+  failed_stage?: string | null;
+}
+/**
+ * A frame, not an event: the cursor does not stand in the run's log (trimmed or lost).
+ *
+ * It has no id. The stream goes on from `earliest`; the client drops what it has
+ * from that sequence on.
+ */
+export interface GapData {
+  requested: string;
+  earliest: string;
+  latest: string;
+}
+/** The `result` of extraction and synthesis. */
+export interface ModelStageResult {
+  text: string;
+  tool_calls: ToolCallRequest[];
+  finish_reason?: string | null;
+  /** as the provider names it */
+  model?: string | null;
+}
+/** A call that the model asks for. */
+export interface ToolCallRequest {
+  /** unique in the run, whatever the provider sent */
+  id: string;
+  name: string;
+  /** JSON text, as the model wrote it */
+  arguments: string;
+}
+/** A stage failed in a way that may pass; it is done again after the backoff. */
+export interface RetryScheduledData {
+  /** the stage whose stream holds this event */
+  stage_id: string;
+  /** the stage that is done again */
+  retry_of: string;
+  /** 1 for the first retry */
+  retry: number;
+  backoff_s: number;
+  reason: string;
+}
+/** The run exists: accepted, and never lost from here on. Always the first event, `0-1`. */
+export interface RunQueuedData {
+  /** the stage whose stream holds this event */
+  stage_id: string;
+  run_id: string;
+  model: string;
+}
+/** A worker has claimed the run; one for each attempt that went to work. */
+export interface RunStartedData {
+  /** the stage whose stream holds this event */
+  stage_id: string;
+  attempt: number;
+  worker: string;
+}
+/** A stage is done and never done again; always its stream's last event but for a run's end. */
+export interface StageCompletedData {
+  /** the stage whose stream holds this event */
+  stage_id: string;
+  /** what later stages need: see ModelStageResult and ToolStageResult */
+  result: {
+    [k: string]: unknown;
+  };
+  usage?: Usage | null;
+}
+/**
+ * An unfinished stage is done again; the first event of its new go.
+ *
+ * Every event of this stage from sequence `discard_from` on that came before this one
+ * is void; its `stage_started` still holds. A stage that resumes from checkpoints voids
+ * nothing: `discard_from` is then this event's own sequence.
+ */
+export interface StageRestartedData {
+  /** the stage whose stream holds this event */
+  stage_id: string;
+  attempt: number;
+  discard_from: number;
+}
+/** A stage begins. `chunk` stands for what its stored chunks leave out. */
+export interface StageStartedData {
+  /** the stage whose stream holds this event */
+  stage_id: string;
+  attempt: number;
+  chunk?: ChunkTemplate | null;
+}
+/** A tool is about to run. One for each call, whatever attempt runs it. */
+export interface ToolCallData {
+  /** the stage whose stream holds this event */
+  stage_id: string;
+  call_id: string;
+  name: string;
+  /** JSON text, as the model wrote it */
+  arguments: string;
+}
+/** One chat completion chunk of the model's output, lean: see `ChunkTemplate`. */
+export interface ToolCompletionChunkData {
+  /** the stage whose stream holds this event */
+  stage_id: string;
+  /** a chat completion chunk */
+  tool_results: {
+    [k: string]: unknown;
+  };
+}
+/** What became of one call. */
+export interface ToolOutcome {
+  call_id: string;
+  name: string;
+  arguments: string;
+  /** what the model is told; at most the tool's max_result_bytes of UTF-8 */
+  content: string;
+  is_error: boolean;
+}
+/** How far a call is, in its tool's own words. Between the call and its result; the newest one counts. */
+export interface ToolProgressData {
+  /** the stage whose stream holds this event */
+  stage_id: string;
+  call_id: string;
+  message: string;
+  /** of the work, where the tool knows */
+  fraction?: number | null;
+}
+/**
+ * One tool call has its result; the run never executes this call again.
+ *
+ * Exactly one per call, in the order in which the calls end.
+ */
+export interface ToolResultData {
+  /** the stage whose stream holds this event */
+  stage_id: string;
+  call_id: string;
+  name: string;
+  /** what the model is told; at most the tool's max_result_bytes of UTF-8 */
+  content: string;
+  is_error: boolean;
+  duration_ms: number;
+  /** the earlier call of the round, with the same name and arguments, that ran for both */
+  same_as?: string | null;
+}
+/** The `result` of tools. */
+export interface ToolStageResult {
+  outcomes: ToolOutcome[];
+}
+/** All calls of the round with their results, in the order in which the model asked. */
+export interface ToolSummaryData {
+  /** the stage whose stream holds this event */
+  stage_id: string;
+  tool_summary: ToolOutcome[];
+}
+
+/** The data of each event, by its name. */
+export interface EventDataByName {
+  run_queued: RunQueuedData;
+  run_started: RunStartedData;
+  retry_scheduled: RetryScheduledData;
+  stage_started: StageStartedData;
+  stage_restarted: StageRestartedData;
+  tool_completion_chunk: ToolCompletionChunkData;
+  tool_call: ToolCallData;
+  tool_progress: ToolProgressData;
+  tool_result: ToolResultData;
+  tool_summary: ToolSummaryData;
+  stage_completed: StageCompletedData;
+  done: DoneData;
+  cancel: CancelData;
+  error: ErrorData;
+}
+
+/** Every event that a log may hold. A plain EventSource gives only those that are asked for by name. */
+export const EVENT_NAMES = [
+  "run_queued",
+  "run_started",
+  "retry_scheduled",
+  "stage_started",
+  "stage_restarted",
+  "tool_completion_chunk",
+  "tool_call",
+  "tool_progress",
+  "tool_result",
+  "tool_summary",
+  "stage_completed",
+  "done",
+  "cancel",
+  "error",
+] as const;
+
+/** Those that end a run: one of them, always last. */
+export const TERMINAL_NAMES: ReadonlySet<string> = new Set([
+  "cancel",
+  "done",
+  "error",
+]);

@@ -1,0 +1,114 @@
+// What a model says, out of its chunks: text, thoughts and refusals, each under the names that servers have for them.
+
+export interface Said {
+  readonly text: string;
+  readonly reasoning: string;
+}
+
+/** What one chunk of a stage adds; other choices than the first are not shown. */
+export function deltaOf(chunk: unknown): { content: string; thoughts: string; refusal: string } {
+  const added = { content: "", thoughts: "", refusal: "" };
+  for (const choice of listOf(field(chunk, "choices"))) {
+    if (!choice || field(choice, "index")) continue;
+    const delta = field(choice, "delta") ?? field(choice, "message");
+    const content = field(delta, "content");
+    if (typeof content === "string") added.content += content;
+    for (const part of listOf(content)) {
+      if (isThought(part)) added.thoughts += textOf(part);
+      else added.content += textOf(part);
+    }
+    // Some servers send the same thought under both names.
+    const thought = field(delta, "reasoning_content") || field(delta, "reasoning");
+    if (typeof thought === "string") added.thoughts += thought;
+    const refusal = field(delta, "refusal");
+    if (typeof refusal === "string") added.refusal += refusal;
+  }
+  return added;
+}
+
+const OPEN = "<think>";
+const CLOSE = "</think>";
+
+/**
+ * Tells thoughts from text where a server leaves them in it: `<think>…</think>` at its start.
+ *
+ * A value like all of a state: `push` gives the next one, at the cost of what was added alone.
+ */
+export interface Splitter {
+  readonly phase: "start" | "thoughts" | "after" | "text";
+  readonly pending: string; // may yet turn out to be a tag, or space around one
+  readonly text: string;
+  readonly thoughts: string;
+}
+
+export const emptySplitter: Splitter = { phase: "start", pending: "", text: "", thoughts: "" };
+
+export function push(splitter: Splitter, added: string): Splitter {
+  if (added === "") return splitter;
+  const piece = splitter.pending + added;
+  switch (splitter.phase) {
+    case "start":
+      return pushStart(splitter, piece);
+    case "thoughts":
+      return pushThoughts(splitter, piece);
+    case "after":
+      return piece.trimStart() === "" ? splitter : { ...splitter, phase: "text", text: piece.trimStart() };
+    case "text":
+      return { ...splitter, text: splitter.text + added };
+  }
+}
+
+function pushStart(splitter: Splitter, piece: string): Splitter {
+  const begun = piece.trimStart();
+  if (begun.startsWith(OPEN)) {
+    return pushThoughts({ ...splitter, phase: "thoughts", pending: "" }, begun.slice(OPEN.length).trimStart());
+  }
+  if (OPEN.startsWith(begun)) return { ...splitter, pending: piece };
+  return { ...splitter, phase: "text", pending: "", text: piece };
+}
+
+function pushThoughts(splitter: Splitter, piece: string): Splitter {
+  const closeAt = piece.indexOf(CLOSE);
+  if (closeAt >= 0) {
+    const thoughts = (splitter.thoughts + piece.slice(0, closeAt)).trim();
+    return push({ phase: "after", pending: "", text: "", thoughts }, piece.slice(closeAt + CLOSE.length));
+  }
+  const held = heldBack(piece);
+  const added = piece.slice(0, piece.length - held);
+  const thoughts = splitter.thoughts === "" ? added.trimStart() : splitter.thoughts + added;
+  return { ...splitter, thoughts, pending: piece.slice(piece.length - held) };
+}
+
+/** How much of the end may be the beginning of the closing tag. */
+function heldBack(piece: string): number {
+  for (let length = Math.min(CLOSE.length - 1, piece.length); length > 0; length--) {
+    if (CLOSE.startsWith(piece.slice(-length))) return length;
+  }
+  return 0;
+}
+
+/** What is shown of it now. */
+export function shownText({ phase, pending, text }: Splitter): string {
+  return phase === "start" ? pending : text;
+}
+
+function isThought(part: unknown): boolean {
+  const type = field(part, "type");
+  return type === "thinking" || type === "reasoning";
+}
+
+function textOf(part: unknown): string {
+  if (typeof part === "string") return part;
+  if (Array.isArray(part)) return part.map(textOf).join("");
+  const inner = field(part, "text") ?? field(part, "thinking") ?? field(part, "reasoning");
+  return inner === undefined ? "" : textOf(inner);
+}
+
+function field(value: unknown, name: string): unknown {
+  if (typeof value !== "object" || value === null) return undefined;
+  return (value as Record<string, unknown>)[name] ?? undefined;
+}
+
+function listOf(value: unknown): unknown[] {
+  return Array.isArray(value) ? value : [];
+}

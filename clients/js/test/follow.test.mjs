@@ -1,0 +1,236 @@
+// A run's events over real sockets, whatever happens to the connection: each once, and in order.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { ProblemError, Stagebus, StreamBrokenError, UnreachableError } from "../dist/index.js";
+import { Follower } from "../dist/follow.js";
+import { answer, chunks, DONE, frame, RESET, RETRY, serve, stream } from "./scripted_server.mjs";
+
+Math.random = () => 0; // no test waits for a backoff
+
+const NOT_FOUND = { code: "run_not_found", title: "Run not found", detail: "there is no run" };
+
+async function follow(server, options = {}, cursor) {
+  const updates = [];
+  const run = new Stagebus({ baseUrl: server.url }).runs.resume("R 1", cursor);
+  for await (const update of run.updates(options)) updates.push(update);
+  return updates;
+}
+
+const sequences = (updates) => updates.filter(({ name }) => name !== "connection" && name !== "gap").map((e) => e.sequence);
+const states = (updates) => updates.filter(({ name }) => name === "connection").map(({ state, losses }) => state + (losses || ""));
+const gaps = (updates) => updates.filter(({ name }) => name === "gap").map(({ sequence }) => sequence);
+
+test("from connecting to live to ended, with parsed data", async (t) => {
+  const server = await serve(t, stream(RETRY + frame("0-1", "run_queued", { stage_id: "run", run_id: "R 1" }) + DONE("7-2")));
+  const updates = await follow(server);
+
+  assert.deepEqual(states(updates), ["connecting", "live", "ended"]);
+  assert.deepEqual(updates.slice(2, 4).map(({ id, sequence, name }) => [id, sequence, name]), [
+    ["0-1", 1, "run_queued"], ["7-2", 2, "done"],
+  ]);
+  assert.equal(updates[2].data.run_id, "R 1");
+  assert.equal(server.asked[0].path, "/runs/R%201/events");
+  assert.equal(server.asked[0].headers.accept, "text/event-stream");
+});
+
+test("each terminal event ends it, and nothing after it is taken", async (t) => {
+  for (const name of ["done", "cancel", "error"]) {
+    const server = await serve(t, stream(frame("7-1", name, { stage_id: "run" }) + chunks("7-2")));
+    assert.deepEqual(sequences(await follow(server)), [1], name);
+  }
+});
+
+test("bytes may be cut anywhere, within a character too", async (t) => {
+  const body = Buffer.from(`${RETRY}: ping\n\n${frame("7-1", "tool_call", { stage_id: "tools", name: "Zürich 🌦" })}${DONE("7-2")}`);
+  const bytes = [...body].map((byte) => Buffer.from([byte]));
+  const updates = await follow(await serve(t, stream("", { pieces: bytes })));
+
+  assert.equal(updates.find(({ name }) => name === "tool_call").data.name, "Zürich 🌦");
+  assert.deepEqual(sequences(updates), [1, 2]);
+});
+
+test("every place where a connection may end is survived", async (t) => {
+  const whole = chunks("7-1", "7-2") + DONE("7-3");
+  for (let cut = 0; cut < whole.length; cut += 5) {
+    const whatFollows = (cursor) => [chunks("7-1"), chunks("7-2"), DONE("7-3")].slice(cursor).join("");
+    const seen = Math.floor(cut / chunks("7-1").length);
+    const server = await serve(t, stream(RETRY + whole.slice(0, cut)), stream(whatFollows(seen)));
+    assert.deepEqual(sequences(await follow(server)), [1, 2, 3], `cut at ${cut}`);
+    assert.deepEqual(server.cursors(), ["", seen ? `7-${seen}` : ""]);
+  }
+});
+
+test("a proxy that makes CRLF of line ends is no trouble", async (t) => {
+  const body = (RETRY + chunks("7-1") + DONE("7-2")).replaceAll("\n", "\r\n");
+  assert.deepEqual(sequences(await follow(await serve(t, stream("", { pieces: [...body] })))), [1, 2]);
+});
+
+test("doubles are dropped", async (t) => {
+  const server = await serve(t, stream(chunks("7-1", "7-2", "7-1", "7-2", "7-3") + DONE("7-4")));
+  assert.deepEqual(sequences(await follow(server)), [1, 2, 3, 4]);
+  assert.equal(server.asked.length, 1);
+});
+
+test("a hole is filled by asking again from the last good id", async (t) => {
+  const server = await serve(t, stream(RETRY + chunks("7-1", "7-2", "7-4"), { isLeftOpen: true }), stream(chunks("7-3", "7-4") + DONE("7-5")));
+  const updates = await follow(server);
+
+  assert.deepEqual(sequences(updates), [1, 2, 3, 4, 5]);
+  assert.deepEqual(server.cursors(), ["", "7-2"]);
+  assert.deepEqual(gaps(updates), []);
+});
+
+test("an event that cannot follow in this log makes it ask again", async (t) => {
+  for (const odd of ["9-2", "6-4", "9-3", "nonsense"]) {
+    const server = await serve(t, stream(chunks("7-1", "7-2", "7-3", odd), { isLeftOpen: true }), stream(DONE("7-4")));
+    assert.deepEqual(sequences(await follow(server)), [1, 2, 3, 4], odd);
+    assert.deepEqual(server.cursors(), ["", "7-3"]);
+  }
+});
+
+test("a hole that no asking fills is one of the log: said as a gap, and passed over", async (t) => {
+  const server = await serve(t, stream(RETRY + chunks("7-1", "7-3") + DONE("7-4")));
+  const updates = await follow(server);
+
+  assert.deepEqual(sequences(updates), [1, 3, 4]);
+  assert.deepEqual(gaps(updates), [3]);
+  assert.equal(server.asked.length, 4);
+});
+
+test("what keeps sending what is no event is no gateway", async (t) => {
+  for (const bad of [chunks("x"), "id: 7-2\nevent: done\ndata: {\n\n", "id: 7-2\nevent: done\ndata: 1\n\n"]) {
+    const server = await serve(t, stream(RETRY + chunks("7-1") + bad));
+    await assert.rejects(follow(server), StreamBrokenError);
+  }
+});
+
+test("frames without an id are no events", async (t) => {
+  const server = await serve(t, stream("data: x\n\nevent: news\ndata: {}\n\n" + DONE("7-1")));
+  assert.deepEqual(sequences(await follow(server)), [1]);
+});
+
+test("a gap takes back everything from the earliest event on, and the log is read anew", async (t) => {
+  const gap = `event: gap\ndata: ${JSON.stringify({ requested: "7-3", earliest: "0-1", latest: "9-2" })}\n\n`;
+  const server = await serve(
+    t, stream(RETRY + chunks("7-1", "7-2", "7-3")), stream(gap + chunks("0-1")), stream(chunks("0-1", "9-2", "9-3") + DONE("9-4")),
+  );
+  const updates = await follow(server);
+
+  assert.deepEqual(gaps(updates), [1]);
+  assert.deepEqual(sequences(updates), [1, 2, 3, 1, 2, 3, 4]);
+  assert.deepEqual(states(updates).slice(2), ["reconnecting1", "live", "gap", "reconnecting1", "gap", "live", "ended"]);
+  assert.deepEqual(server.cursors(), ["", "7-3", "0-1"]);
+});
+
+test("a gap after a trimmed part goes on from the earliest event that there is", async (t) => {
+  const gap = `event: gap\ndata: ${JSON.stringify({ requested: "7-2", earliest: "7-9", latest: "7-10" })}\n\n`;
+  const updates = await follow(await serve(t, stream(gap + chunks("7-9", "7-10") + DONE("7-11"))), {}, "7-2");
+
+  assert.deepEqual(gaps(updates), [9]);
+  assert.deepEqual(sequences(updates), [9, 10, 11]);
+});
+
+test("a cursor resumes; 204 says that there is nothing left", async (t) => {
+  const server = await serve(t, answer(204));
+  const updates = await follow(server, {}, "7-9");
+
+  assert.deepEqual(states(updates), ["connecting", "ended"]);
+  assert.deepEqual(server.cursors(), ["7-9"]);
+  await assert.rejects(follow(server, { from: "nonsense" }), TypeError);
+});
+
+test("trouble that may pass is asked again: 503, 429, a proxy's 502 and 404, a reset, a refused connection", async (t) => {
+  const server = await serve(
+    t, stream(RETRY + chunks("7-1")), answer(503, { code: "draining" }, "content-type: application/problem+json\r\nretry-after: 0\r\n"),
+    answer(429, { code: "too_many_streams" }), answer(502, "bad gateway", "content-type: text/html\r\n"),
+    answer(404, "not here", "content-type: text/html\r\n"), RESET, stream(DONE("7-2")),
+  );
+  const updates = await follow(server);
+
+  assert.deepEqual(sequences(updates), [1, 2]);
+  const lost = ["reconnecting1", "reconnecting2", "reconnecting3", "reconnecting4", "reconnecting5", "reconnecting6"];
+  assert.deepEqual(states(updates), ["connecting", "live", ...lost, "live", "ended"]);
+  assert.deepEqual(server.cursors().slice(1), Array(6).fill("7-1"));
+});
+
+test("the gateway's own no ends it with its code", async (t) => {
+  const server = await serve(t, answer(404, NOT_FOUND));
+
+  await assert.rejects(follow(server), (error) => {
+    assert.ok(error instanceof ProblemError);
+    assert.deepEqual([error.code, error.status, error.message], ["run_not_found", 404, "there is no run"]);
+    return true;
+  });
+  assert.equal(server.asked.length, 1);
+});
+
+test("where nobody answers, patience ends", async () => {
+  await assert.rejects(follow({ url: "http://127.0.0.1:9" }, { patienceMs: 1 }), UnreachableError);
+});
+
+test("a connection that falls silent is given up for another; one that pings is not", async (t) => {
+  const server = await serve(t, stream(RETRY + chunks("7-1"), { isLeftOpen: true }), stream(DONE("7-2")));
+  const updates = await follow(server, { silenceMs: 30 });
+
+  assert.deepEqual(sequences(updates), [1, 2]);
+  assert.deepEqual(states(updates), ["connecting", "live", "reconnecting1", "live", "ended"]);
+});
+
+test("how long silence is goes by the gateway's pings", async (t) => {
+  const headers = "x-ping-s: 0.02\r\n";
+  const server = await serve(t, stream(RETRY + chunks("7-1"), { isLeftOpen: true, headers }), stream(DONE("7-2")));
+
+  assert.deepEqual(sequences(await follow(server)), [1, 2]);
+});
+
+test("a reader that takes its time does not make the connection silent", async (t) => {
+  const server = await serve(t, stream(RETRY + chunks("7-1", "7-2") + DONE("7-3")));
+  const run = new Stagebus({ baseUrl: server.url }).runs.resume("R");
+  for await (const _ of run.events({ silenceMs: 20 })) await new Promise((resolve) => setTimeout(resolve, 40));
+
+  assert.equal(server.asked.length, 1);
+});
+
+test("replayed events have no time, new ones have", async (t) => {
+  const headers = "x-last-event-id: 7-2\r\n";
+  const updates = await follow(await serve(t, stream(chunks("7-1", "7-2", "7-3") + DONE("7-4"), { headers })));
+
+  const events = updates.filter(({ at }) => at !== undefined);
+  assert.deepEqual(events.map(({ at }) => typeof at), ["object", "object", "number", "number"]);
+  assert.deepEqual(states(updates), ["connecting", "replaying", "live", "ended"]);
+});
+
+test("an aborted signal ends it at once, wherever it is", async (t) => {
+  const server = await serve(t, stream(chunks("7-1"), { isLeftOpen: true }));
+  for (const url of [server.url, "http://127.0.0.1:9"]) {
+    const controller = new AbortController();
+    setTimeout(() => controller.abort(new Error("enough")), 30);
+    await assert.rejects(follow({ url }, { signal: controller.signal }), /enough/);
+  }
+  await assert.rejects(follow(server, { signal: AbortSignal.abort(new Error("before")) }), /before/);
+});
+
+test("breaking off gives the connection up", async (t) => {
+  const server = await serve(t, stream(chunks("7-1", "7-2"), { isLeftOpen: true }));
+  const signals = [];
+  const fetch = (url, init) => (signals.push(init.signal), globalThis.fetch(url, init));
+  for await (const _ of new Stagebus({ baseUrl: server.url, fetch }).runs.resume("R")) break;
+
+  assert.deepEqual(signals.map(({ aborted }) => aborted), [true]);
+});
+
+test("the backoff doubles from the gateway's retry to its limit, and starts small again once an event came", (t) => {
+  t.mock.method(Math, "random", () => 1);
+  const follower = new Follower("", false, Infinity);
+  follower.retryMs = 2000;
+  const waits = Array.from({ length: 5 }, () => follower.lose());
+  follower.open("");
+  assert.equal(follower.lose(), 15_000, "a connection that brings nothing is no success");
+  follower.open("");
+  [...follower.take({ id: "7-1", name: "tool_call", text: "{}" })];
+
+  assert.deepEqual(waits, [2000, 4000, 8000, 15_000, 15_000]);
+  assert.equal(follower.lose(), 2000);
+});
