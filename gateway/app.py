@@ -27,6 +27,7 @@ from gateway.server import drain_with_server
 from gateway.state import Gateway
 from gateway.tenant_limits import TenantLimiter
 from shared import redis as redis_connections
+from shared.providers import Providers
 from shared.redis import check_server
 from shared.settings import Settings, load_settings
 
@@ -54,12 +55,16 @@ def create_app(settings: Settings | None = None) -> Starlette:
 
     Args:
         settings: those of the environment where left out.
+
+    Raises:
+        BadProviders: the providers file does not hold.
     """
     configured = settings or load_settings()
+    providers = Providers.from_settings(configured)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with _open_gateway(configured) as gateway:
+        async with _open_gateway(configured, providers) as gateway:
             app.state.gateway = gateway
             yield
 
@@ -70,7 +75,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
 
 
 @asynccontextmanager
-async def _open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
+async def _open_gateway(settings: Settings, providers: Providers) -> AsyncIterator[Gateway]:
     """Every part, opened in order and closed in the other.
 
     Raises:
@@ -85,7 +90,7 @@ async def _open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         await limiter.start()
         try:
             async with drain_with_server(hub):
-                yield Gateway(settings, redis, hub, Metrics(hub), _authenticator(settings, redis), limiter)
+                yield Gateway(settings, redis, hub, Metrics(hub), _authenticator(settings, redis), limiter, providers)
         finally:
             await limiter.stop()
             await hub.stop()

@@ -7,18 +7,20 @@ from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
 from gateway.messages import Message, WireModel
-from shared.errors import InvalidRequest
+from shared.errors import InvalidRequest, UnknownModel
+from shared.provider_entry import NAME_PATTERN
+from shared.providers import Providers
 from shared.requests import RunRequest
 from shared.runs import ROUNDS_MAX
 from shared.settings import Settings
 
-MODEL_PATTERN: Final = r"^[\x21-\x7e]{1,200}$"
 TOOL_NAME_PATTERN: Final = r"^[A-Za-z0-9_.-]{1,64}$"
 MESSAGES_MAX: Final = 1000
 TOOLS_MAX: Final = 128
 TOKENS_MAX: Final = 10_000_000
 TEMPERATURE_MAX: Final = 2.0
 METADATA_MAX: Final = 16
+MODEL_FIELDS: Final = ("model.extraction", "model.synthesis")
 METADATA_KEY_MAX_CHARS: Final = 64
 METADATA_VALUE_MAX_CHARS: Final = 512
 ERRORS_MAX: Final = 20
@@ -31,6 +33,10 @@ T = TypeVar("T")
 
 def _one_or_each(value: Any) -> str:
     return "each" if isinstance(value, list) else "one"
+
+
+def _name_or_stages(value: Any) -> str:
+    return "stages" if isinstance(value, dict) else "name"
 
 
 def _word_or_tool(value: Any) -> str:
@@ -53,6 +59,19 @@ class NamedToolChoice(WireModel):
     function: ToolChoiceFunction
 
 
+ModelName = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+
+class StageModels(WireModel):
+    """A model for each stage that asks one; a stage that is left out gets the operator's own choice."""
+
+    extraction: ModelName | None = None
+    synthesis: ModelName | None = None
+
+
+StageModel = Annotated[
+    Annotated[ModelName, Tag("name")] | Annotated[StageModels, Tag("stages")], Discriminator(_name_or_stages)
+]
 ToolChoice = Annotated[
     Annotated[ToolName, Tag("word")] | Annotated[NamedToolChoice, Tag("tool")], Discriminator(_word_or_tool)
 ]
@@ -90,8 +109,9 @@ class CreateRun(WireModel):
         }
     )
 
-    model: str | None = Field(
-        default=None, pattern=MODEL_PATTERN, description="a model's name; the operator's own choice where left out"
+    model: StageModel | None = Field(
+        default=None,
+        description="a model's name, or {extraction, synthesis} with one each; the operator's own choice where left out",
     )
     user_prompt: str | None = Field(default=None, min_length=1, description="what the user asks")
     system_prompt: str | None = Field(
@@ -117,8 +137,11 @@ class CreateRun(WireModel):
     )
 
 
-def parse_create_run(body: dict[str, Any], settings: Settings) -> RunRequest:
+def parse_create_run(body: dict[str, Any], settings: Settings, providers: Providers | None = None) -> RunRequest:
     """The request that a body asks for, with every default filled in.
+
+    Args:
+        providers: who serves the models; without them a model's name is not looked at.
 
     Raises:
         InvalidRequest: it does not hold; every wrong field is named.
@@ -131,10 +154,12 @@ def parse_create_run(body: dict[str, Any], settings: Settings) -> RunRequest:
     wrong = [*_check_prompt(form), *_check_tools(form)]
     if form.timeout_s is not None and form.timeout_s > settings.run_timeout_max_s:
         wrong.append(("timeout_s", f"at most {settings.run_timeout_max_s:g} s"))
+    model = _model(form.model, settings.model if providers is None else providers.default_model)
+    wrong += _check_models(model, providers)
     if wrong:
         raise _invalid(wrong)
     return RunRequest(
-        model=form.model or settings.model,
+        model=model,
         messages=_messages(form),
         tools=form.tools,
         tool_choice=_tool_choice(form.tool_choice),
@@ -165,6 +190,24 @@ def unknown_tools(request: RunRequest, unknown: set[str]) -> InvalidRequest:
             for name in sorted(unknown)
         ]
     )
+
+
+def _model(asked: str | StageModels | None, default: str) -> str | tuple[str, str]:
+    if isinstance(asked, StageModels):
+        return asked.extraction or default, asked.synthesis or default
+    return asked or default
+
+
+def _check_models(model: str | tuple[str, str], providers: Providers | None) -> Iterator[tuple[str, str]]:
+    names = {"model": model} if isinstance(model, str) else dict(zip(MODEL_FIELDS, model, strict=True))
+    for field, name in names.items():
+        try:
+            if not name:
+                yield field, "needed, as the operator has chosen none; GET /models lists those that there are"
+            elif providers is not None:
+                providers.routes(name)
+        except UnknownModel as exc:
+            yield field, str(exc)
 
 
 def _messages(form: CreateRun) -> list[dict[str, Any]]:

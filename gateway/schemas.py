@@ -1,6 +1,6 @@
 """What the gateway answers, as pydantic models; `/openapi.json` is made from them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 
@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema
 from gateway import routes
 from shared.catalog import ToolDescription
 from shared.events import Usage
+from shared.provider_entry import ANY, Abilities
+from shared.providers import Providers, Route
 from shared.runs import Run, RunStatus
 from shared.store import StageView as StoredStage
 from shared.store import answer_text
@@ -134,13 +136,28 @@ class ModelView(Answer):
 
     id: str
     is_default: bool
+    provider: str = Field(description="who serves it, as the operator calls them")
+    abilities: Abilities
+    fallbacks: list[str] = Field(description="what is asked in its place while it is down, in order")
 
 
 class ModelList(Answer):
     """The models that a run may name."""
 
     models: list[ModelView]
-    any_model: bool = Field(description="whether any other name goes to the provider as it is")
+    patterns: list[str] = Field(description="further names, where a * stands for anything")
+    any_model: bool = Field(description="whether any other name goes to a provider as it is")
+
+    @classmethod
+    def of(cls, providers: Providers, default: str) -> "ModelList":
+        """What the providers serve."""
+        names = dict.fromkeys([*providers.names(), *([default] if default else [])])
+        patterns = providers.patterns()
+        return cls(
+            models=[_model_view(name, providers.routes(name), default) for name in names],
+            patterns=[pattern for pattern in patterns if pattern != ANY],
+            any_model=ANY in patterns,
+        )
 
 
 class Health(Answer):
@@ -241,6 +258,19 @@ def _stage_view(run: Run, stage: StoredStage) -> StageView:
         first_id=str(stage.first_id),
         usage=stage.completed and stage.completed.usage,
         events=routes.stage_events_url(run.run_id, stage.stage_id),
+    )
+
+
+def _model_view(name: str, routes: Sequence[Route], default: str) -> ModelView:
+    first, *fallbacks = routes
+    if first.name != name:  # an alias, which stands for all of them
+        fallbacks = [*routes]
+    return ModelView(
+        id=name,
+        is_default=name == default,
+        provider=first.provider,
+        abilities=first.abilities,
+        fallbacks=[route.name for route in fallbacks],
     )
 
 

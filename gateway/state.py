@@ -10,6 +10,7 @@ from gateway.hub import Hub
 from gateway.metrics import Metrics
 from gateway.tenant_limits import TenantLimiter
 from shared.errors import Draining
+from shared.providers import Providers
 from shared.redis import storage_errors
 from shared.settings import Settings
 
@@ -24,6 +25,7 @@ class Gateway:
     metrics: Metrics
     authenticator: Authenticator
     limiter: TenantLimiter
+    providers: Providers
 
     async def check_ready(self) -> None:
         """Whether new clients may be sent here.

@@ -21,6 +21,7 @@ import typer
 from shared.client import Client
 from shared.errors import StagebusError
 from shared.key_commands import keys_app
+from shared.requests import parse_models
 from shared.runs import TERMINAL
 from shared.settings import load_settings
 from shared.terminal import excerpt
@@ -60,7 +61,7 @@ def up(
     """Start everything on this machine and print the page's address.
 
     Brings its own Valkey unless STAGEBUS_REDIS_URL is set, and a demo model unless
-    OPENAI_BASE_URL is set. Ctrl-C stops it; runs go on at the next start.
+    OPENAI_BASE_URL or STAGEBUS_PROVIDERS is set. Ctrl-C stops it; runs go on at the next start.
     """
     from shared import supervisor
 
@@ -92,7 +93,9 @@ def demo_model(host: Host = "127.0.0.1", port: Port = 0) -> None:
 @app.command()
 def run(
     prompt: Annotated[str, typer.Argument(help="what to ask; - reads it from stdin")],
-    model: Annotated[str | None, typer.Option(help="the model; else the gateway's STAGEBUS_MODEL")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="the model, or extraction=NAME,synthesis=NAME; else the operator's choice")
+    ] = None,
     system: Annotated[str | None, typer.Option(help="a system prompt")] = None,
     *,
     synthesis: Annotated[bool, typer.Option(help="let the model write an answer from the tools' results")] = True,
@@ -101,7 +104,8 @@ def run(
 ) -> None:
     """Make a run and follow it. Ctrl-C ends only the following."""
     body: dict[str, Any] = {"user_prompt": sys.stdin.read() if prompt == "-" else prompt, "synthesis": synthesis}
-    body |= {name: value for name, value in (("model", model), ("system_prompt", system)) if value is not None}
+    body |= {} if model is None else {"model": parse_models(model)}
+    body |= {} if system is None else {"system_prompt": system}
 
     async def create(client: Client) -> str:
         return str((await client.create_run(body))["id"])

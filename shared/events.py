@@ -56,6 +56,10 @@ class ToolCallRequest(BaseModel):
     id: str = Field(description="unique in the run, whatever the provider sent")
     name: str
     arguments: str = Field(description="JSON text, as the model wrote it")
+    extra_content: Json | None = Field(
+        default=None,
+        description="the provider's own notes on the call, which it wants back (Gemini's thought_signature)",
+    )
 
 
 class ToolOutcome(BaseModel):
@@ -89,7 +93,7 @@ class RunStarted(Event):
 
 
 class RetryScheduled(Event):
-    """A stage failed in a way that may pass; it is done again after the backoff."""
+    """A stage failed in a way that may pass; it is done again after the backoff, or by another model at once."""
 
     event: ClassVar[str] = "retry_scheduled"
     stage_id: StageId = RUN_STAGE
@@ -97,6 +101,7 @@ class RetryScheduled(Event):
     retry: int = Field(description="1 for the first retry")
     backoff_s: float
     reason: str
+    model: str | None = Field(default=None, description="the fallback that is asked now, where it is one")
 
 
 class ChunkTemplate(BaseModel):
@@ -201,6 +206,10 @@ class ModelStageResult(BaseModel):
     tool_calls: list[ToolCallRequest] = []
     finish_reason: str | None = None
     model: str | None = Field(default=None, description="as the provider names it")
+    provider: str | None = Field(default=None, description="who answered, as the providers file names it")
+    reasoning: str | None = Field(
+        default=None, description="what led to the calls; kept only for a provider that wants it back"
+    )
 
 
 class ToolStageResult(BaseModel):

@@ -26,6 +26,11 @@
     sb:tools                          hash    a tool's description, JSON, by name; the workers write it
     sb:tools:seen                     zset    tools by when a worker last said that it has them, ms; trimmed
     sb:sweep                          string  who sweeps now                     TTL: sweep_s
+    sb:provider:{<name>}:held         zset    slots held; score = when each is void, ms      TTL: of the last slot
+    sb:provider:{<name>}:line         zset    who waits for a slot; score = since when, ms   TTL: as `seen`
+    sb:provider:{<name>}:seen         zset    the same; score = when each counts as gone, ms TTL: of the last one
+    sb:provider:{<name>}:asked        zset    requests of the last minute; score = ms        TTL: 60 s
+    sb:provider:{<name>}:freed        channel a slot came back while somebody waited
     arq:job:<run_id>                  string  arq's job, JSON
     arq:in-progress:<run_id>          string  the lease: its holder's token      TTL: lease_s
     arq:retry:<run_id>                string  arq's own count, not used here
@@ -128,6 +133,17 @@ def job(run_id: str) -> str:
 def lease(run_id: str) -> str:
     """arq's in-progress key, which holds the token of the run's holder and expires with the lease."""
     return f"arq:in-progress:{run_id}"
+
+
+def provider_slots(provider: str) -> tuple[str, str, str, str]:
+    """A provider's `held`, `line`, `seen` and `asked`."""
+    held, line, seen, asked = (f"sb:provider:{{{provider}}}:{part}" for part in ("held", "line", "seen", "asked"))
+    return held, line, seen, asked
+
+
+def provider_freed(provider: str) -> str:
+    """The channel on which those who wait for a slot hear that one came back."""
+    return f"sb:provider:{{{provider}}}:freed"
 
 
 def arq_retry(run_id: str) -> str:

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
+from pydantic import ValidationError
+
 from shared.config_file import ConfigKind, Secret
 from shared.errors import BadProviders, UnknownModel
 from shared.provider_entry import ANY, Abilities, ModelEntry, ProviderEntry, ProvidersFile
@@ -27,6 +29,7 @@ from shared.settings import Settings
 # The one provider that there is without a file.
 ONLY: Final = "default"
 _KIND: Final = ConfigKind("STAGEBUS_PROVIDERS", "docs/providers.md", BadProviders)
+OPENAI_URL: Final = "https://api.openai.com/v1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +46,18 @@ class Route:
 class Providers:
     """Every provider by its name, and the way from a model's name to them."""
 
-    def __init__(self, file: ProvidersFile) -> None:
+    def __init__(self, file: ProvidersFile, default_model: str = "") -> None:
+        """`default_model` is for runs that name none; empty where they have to."""
+        self.default_model = default_model
         self.by_name: Mapping[str, ProviderEntry] = file.providers
-        self._aliases = file.aliases
+        self.aliases: Mapping[str, list[str]] = file.aliases
         self._exact: dict[str, tuple[str, ModelEntry]] = {}
         self._patterns: list[tuple[str, ModelEntry]] = []
-        for provider, entry in file.providers.items():
-            for model in entry.models:
-                if ANY in model.name:
-                    self._patterns.append((provider, model))
-                else:
-                    self._exact[model.name] = (provider, model)
+        for provider, model in self.entries():
+            if ANY in model.name:
+                self._patterns.append((provider, model))
+            else:
+                self._exact[model.name] = (provider, model)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -63,18 +67,42 @@ class Providers:
             BadProviders: the file does not hold; the message says what to change in it.
         """
         if settings.providers is not None:
-            return cls(read_file(settings.providers))
+            return cls._of_file(settings.providers, settings)
         key = settings.openai_api_key
-        entry = ProviderEntry(
-            base_url=settings.openai_base_url or "https://api.openai.com/v1",
-            key=Secret(value=key) if key is not None and key.get_secret_value() else None,
-            models=[ModelEntry(name=ANY)],
-        )
-        return cls(ProvidersFile(providers={ONLY: entry}))
+        has_key = key is not None and key.get_secret_value().strip()
+        try:
+            entry = ProviderEntry(
+                base_url=settings.openai_base_url or OPENAI_URL,
+                key=Secret(value=key) if has_key else None,
+                models=[ModelEntry(name=ANY)],
+            )
+        except ValidationError as exc:
+            reason = str(exc.errors()[0]["msg"]).removeprefix("Value error, ")
+            raise BadProviders(f"OPENAI_BASE_URL {reason}") from None
+        return cls(ProvidersFile(providers={ONLY: entry}), settings.model)
+
+    @classmethod
+    def _of_file(cls, path: Path, settings: Settings) -> Self:
+        providers = cls(read_file(path))
+        if "model" not in settings.model_fields_set:
+            providers.default_model = next(iter(providers.names()), "")
+            return providers
+        providers.default_model = settings.model
+        try:
+            providers.routes(settings.model)
+        except UnknownModel as exc:
+            raise BadProviders(f"STAGEBUS_MODEL does not go with {path}: {exc}") from None
+        return providers
+
+    def entries(self) -> Iterator[tuple[str, ModelEntry]]:
+        """Yield each model with its provider's name, as the file lists them."""
+        for provider, entry in self.by_name.items():
+            for model in entry.models:
+                yield provider, model
 
     def names(self) -> list[str]:
         """Every name that stands in the file as it is, aliases first."""
-        return [*self._aliases, *self._exact]
+        return [*self.aliases, *self._exact]
 
     def patterns(self) -> list[str]:
         """The names with a `*` that others are matched with."""
@@ -86,8 +114,8 @@ class Providers:
         Raises:
             UnknownModel: nobody serves it.
         """
-        if name in self._aliases:
-            return tuple(self._route(target) for target in self._aliases[name])
+        if name in self.aliases:
+            return tuple(self._route(target) for target in self.aliases[name])
         _, model = self._find(name)
         return tuple(self._route(target) for target in (name, *model.fallbacks))
 

@@ -29,8 +29,9 @@ the process with a message that names the variable. All processes of one system 
 not need one ignores it. This page is made from `shared/settings.py` by `make docs`.
 
 `stagebus up` needs none of them: where `STAGEBUS_REDIS_URL` is not set it starts its own Valkey, and where
-`OPENAI_BASE_URL` is not set the demo model. A system of separate processes needs those two and, for most
-providers, `OPENAI_API_KEY`.
+neither `OPENAI_BASE_URL` nor `STAGEBUS_PROVIDERS` is set the demo model. A system of separate processes needs a Redis
+and a provider: `OPENAI_BASE_URL` and for most `OPENAI_API_KEY`, or a providers file (see
+[providers](providers.md)).
 
 The command line's `run`, `tail`, `ls` and `cancel` are clients and read one variable, `STAGEBUS_URL`: where a
 gateway is (`http://127.0.0.1:8000` where it is not set).

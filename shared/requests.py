@@ -1,6 +1,7 @@
 """A run's request in the one form that is stored: the gateway makes it, the worker reads it."""
 
-from typing import Annotated, Any
+import re
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,7 +17,7 @@ class RunRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str
+    model: str | tuple[str, str] = Field(description="one, or those of extraction and synthesis")
     messages: list[dict[str, Any]] = Field(description="chat completion messages")
     tools: list[str] | None = Field(default=None, description="names; None: all that the worker has")
     tool_choice: str | dict[str, Any] = "auto"
@@ -27,3 +28,24 @@ class RunRequest(BaseModel):
     max_rounds: Annotated[int, Field(ge=1, le=ROUNDS_MAX)] = 1
     timeout_s: float
     metadata: dict[str, str] = {}
+
+    @property
+    def models(self) -> tuple[str, str]:
+        """The models of extraction and synthesis."""
+        return (self.model, self.model) if isinstance(self.model, str) else self.model
+
+    @property
+    def model_text(self) -> str:
+        """The model or models as a run's record, its list and its first event name them."""
+        extraction, synthesis = self.models
+        return extraction if extraction == synthesis else f"extraction={extraction},synthesis={synthesis}"
+
+
+# What `model_text` writes; a model's name may hold commas and equal signs, too.
+_MODELS: Final = re.compile(r"extraction=(.+?),synthesis=(.+)")
+
+
+def parse_models(text: str) -> str | dict[str, str]:
+    """A model's name, or one for each stage, as a command line gives them."""
+    match = _MODELS.fullmatch(text)
+    return {"extraction": match[1], "synthesis": match[2]} if match else text

@@ -86,9 +86,9 @@ async def _start(
         await supervisor.start(valkey.spec())
         env["STAGEBUS_REDIS_URL"] = valkey.url
         printer.say(f"runs are kept in {valkey.data_dir}; to look at them: redis-cli -p {valkey.port}")
-    if not settings.openai_base_url:
+    if not settings.openai_base_url and settings.providers is None:
         env |= demo_environment(await supervisor.start(_module("demo", "worker.model.demo", _LISTENING)))
-        printer.say("no OPENAI_BASE_URL is set, so the built-in demo model answers")
+        printer.say("neither OPENAI_BASE_URL nor STAGEBUS_PROVIDERS is set, so the built-in demo model answers")
     worker = _module("worker", "worker", _WORKER_READY)
     await supervisor.start(replace(worker, env=env, drains=True, stop_max_s=settings.drain_grace_s + DRAIN_MARGIN_S))
     insecure = ["--insecure"] if settings.insecure else []

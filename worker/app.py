@@ -17,6 +17,7 @@ from shared.settings import Settings
 from shared.tasks import cancel_and_wait
 from worker.lease import LeaseKeeper
 from worker.model.client import Model
+from worker.model.slots import Slots
 from worker.queue import LeasedWorker
 from worker.runner import Runner
 from worker.sweep import sweep_forever
@@ -39,9 +40,9 @@ class WorkerApp:
         self._redis: Redis = redis_connections.connect(settings)
         self._line = Line(self._redis, settings.redis_timeout_s)  # what all runs append over
         self._tools = ToolRegistry.from_settings(settings)
-        self._model = Model.from_settings(settings)
         self._keeper = LeaseKeeper(settings)
         self._channels = Channels(self._redis, on_reconnected=lambda: None)
+        self._model = Model.from_settings(settings, Slots(self._redis, self._channels))
         self._runner = Runner(
             self._redis,
             settings,

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from enum import StrEnum
 from typing import Any, Final
 
@@ -72,6 +72,22 @@ class Attempt:
         if self._interrupt is Interrupt.DRAIN:
             raise GivenBack("the worker shuts down")
         return self._interrupt
+
+    async def unless_draining(self, waiting: Awaitable[Any]) -> None:
+        """Wait, but no longer than until this worker shuts down.
+
+        Raises:
+            GivenBack: it does; the wait was cancelled.
+        """
+        wait = asyncio.ensure_future(waiting)
+        drain = asyncio.create_task(self.draining.wait())
+        try:
+            await asyncio.wait({wait, drain}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await cancel_and_wait(drain, wait)
+        if wait.cancelled():
+            raise GivenBack("while waiting")
+        wait.result()
 
     def stop(self, interrupt: Interrupt) -> None:
         """Interrupt the work; the first reason stands."""

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from shared.events import ModelStageResult, StageCompleted, ToolStageResult, Usage
 from shared.requests import RunRequest
 from shared.runs import EXTRACTION, SYNTHESIS, TOOLS, round_stage
+from worker.model.dialect import ORIGIN, Origin
 
 # Where max_tokens and temperature stand for each model stage.
 _STAGE_OPTION: Final = {EXTRACTION: 0, SYNTHESIS: 1}
@@ -63,9 +64,11 @@ def conversation(request: RunRequest, completed: Completed) -> list[Message]:
 def _assistant_message(result: ModelStageResult) -> Message:
     calls = [
         {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        | ({"extra_content": call.extra_content} if call.extra_content else {})
         for call in result.tool_calls
     ]
-    return {"role": "assistant", "content": result.text or None, "tool_calls": calls}
+    origin = Origin(result.provider, result.reasoning or "")
+    return {"role": "assistant", "content": result.text or None, "tool_calls": calls, ORIGIN: origin}
 
 
 def model_result(completed: StageCompleted) -> ModelStageResult:

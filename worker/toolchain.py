@@ -4,12 +4,13 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from contextlib import AsyncExitStack, aclosing, suppress
+from itertools import pairwise
 
 from redis.asyncio import Redis
 
 from shared.cursor import EventId
-from shared.errors import ModelError, UnknownTools
+from shared.errors import ModelError, ModelUnavailable, UnknownTools
 from shared.events import (
     ChunkTemplate,
     Event,
@@ -20,6 +21,7 @@ from shared.events import (
     StageStarted,
     ToolCompletionChunk,
 )
+from shared.providers import Route
 from shared.requests import RunRequest
 from shared.runs import EXTRACTION, TOOLS, Run, round_stage
 from shared.settings import Settings
@@ -62,6 +64,7 @@ class Toolchain:
         self.completed = dict(history.completed)
         self.stage_id: str | None = None
         self._has_output = False  # since the stage began or was restarted
+        self._retries = 0  # of the stage, by this attempt
 
     async def work(self, worker: str) -> None:
         """Do every stage that is not complete.
@@ -86,25 +89,53 @@ class Toolchain:
         if stage.kind == TOOLS:
             return await self._publish(await self._run_tools(stage))
         first_id = self._begin_model(stage)
-        for retry in range(1, self._settings.model_retries_max + 1):
+        self._retries = 0
+        for go in range(1, self._settings.model_retries_max + 1):
             try:
-                return await self._publish(self._ask_model(stage))
+                return await self._ask_in_turn(stage)
             except ModelError as exc:
                 if not exc.retryable:
                     raise
-                await self._back_off(stage, retry, exc)
+                await self._back_off(stage, go, exc)
             if self._has_output:
                 self._restart(stage, first_id.sequence + 1)
-        return await self._publish(self._ask_model(stage))
+        return await self._ask_in_turn(stage)
 
-    async def _back_off(self, stage: NextStage, retry: int, exc: ModelError) -> None:
+    async def _ask_in_turn(self, stage: NextStage) -> StageCompleted:
+        """Ask the stage's model, and one that is down before its first token leaves the stage to its next fallback."""
+        routes = self._model.routes(stage_option(self._request.models, stage))
+        for route, fallback in pairwise(routes):
+            try:
+                return await self._ask(stage, route)
+            except ModelUnavailable as exc:
+                if self._has_output:
+                    raise
+                self._model.fail(route, exc.retry_after_s)
+                self._announce(stage, exc, model=fallback.name)
+        return await self._ask(stage, routes[-1])
+
+    async def _ask(self, stage: NextStage, route: Route) -> StageCompleted:
+        """Ask one provider, once it has a slot for us. Only the wait ends at once where this worker shuts down."""
+        async with AsyncExitStack() as held:
+            await self._attempt.unless_draining(held.enter_async_context(self._model.slot(route)))
+            completed = await self._publish(self._ask_model(stage, route))
+        self._model.succeed(route)
+        return completed
+
+    async def _back_off(self, stage: NextStage, go: int, exc: ModelError) -> None:
         """Wait before the stage is done again; a worker that shuts down does not wait."""
-        backoff_s = backoff(self._settings, retry, exc.retry_after_s, random.random())  # noqa: S311 - jitter
-        logger.warning("run %s: %s: %s; again in %.1f s", self._run.run_id, stage.stage_id, exc, backoff_s)
-        self._put(RetryScheduled(retry_of=stage.stage_id, retry=retry, backoff_s=round(backoff_s, 3), reason=str(exc)))
+        backoff_s = backoff(self._settings, go, exc.retry_after_s, random.random())  # noqa: S311 - jitter
+        self._announce(stage, exc, backoff_s=round(backoff_s, 3))
         with suppress(TimeoutError):
             await asyncio.wait_for(self._attempt.draining.wait(), backoff_s)
             raise GivenBack("before a retry")
+
+    def _announce(self, stage: NextStage, exc: ModelError, *, backoff_s: float = 0, model: str | None = None) -> None:
+        self._retries += 1
+        what = f"{model} is asked in its place" if model else f"again in {backoff_s:.1f} s"
+        logger.warning("run %s: %s: %s; %s", self._run.run_id, stage.stage_id, exc, what)
+        retry_of, retry, reason = stage.stage_id, self._retries, str(exc)
+        self._put(RetryScheduled(retry_of=retry_of, retry=retry, backoff_s=backoff_s, reason=reason, model=model))
 
     async def _publish(self, events: AsyncGenerator[Event, None]) -> StageCompleted:
         """Put a stage's events as they come; its last one is its completion."""
@@ -131,7 +162,7 @@ class Toolchain:
         template = ChunkTemplate(
             id=f"chatcmpl-{self._run.run_id}-{stage.stage_id}",
             created=self._run.created_at // 1000,
-            model=self._request.model,
+            model=stage_option(self._request.models, stage),
         )
         self._has_output = False
         return self._put(StageStarted(stage_id=stage.stage_id, attempt=self._attempt.number, chunk=template))
@@ -141,10 +172,11 @@ class Toolchain:
         self._has_output = False
         self._put(StageRestarted(stage_id=stage.stage_id, attempt=self._attempt.number, discard_from=discard_from))
 
-    def _ask_model(self, stage: NextStage) -> AsyncGenerator[Event, None]:
+    def _ask_model(self, stage: NextStage, route: Route) -> AsyncGenerator[Event, None]:
         tools = self._tools.definitions(self._offered) if stage.kind == EXTRACTION and self._offered else None
         request = ModelRequest(
-            model=self._request.model,
+            model=route.name,
+            route=route,
             messages=conversation(self._request, self.completed),
             tools=tools,
             tool_choice=tool_choice(self._request, stage) if tools else None,

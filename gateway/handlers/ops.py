@@ -14,7 +14,7 @@ from gateway.answers import JSON, answer
 from gateway.auth.guard import needs, public
 from gateway.problems import problem_types
 from gateway.resource import guards
-from gateway.schemas import Health, ModelList, ModelView, ToolList
+from gateway.schemas import Health, ModelList, ToolList
 from gateway.state import gateway_of
 from shared import catalog, events, metrics
 from shared.tenants import Scope
@@ -69,9 +69,8 @@ async def list_tools(request: Request) -> Response:
 @needs(None)
 async def list_models(request: Request) -> Response:
     """GET /models: the operator's."""
-    settings = gateway_of(request).settings
-    default = ModelView(id=settings.model, is_default=True)
-    return answer(ModelList(models=[default], any_model=settings.openai_base_url is not None))
+    providers = gateway_of(request).providers
+    return answer(ModelList.of(providers, providers.default_model))
 
 
 @public

@@ -40,13 +40,13 @@ async def create_run(request: Request) -> Response:
         principal.check(Scope.RUNS_READ)
     idempotency_key = read_idempotency_key(request)
     body = await read_json(request, gateway.settings.body_max_bytes)
-    asked = parse_create_run(body, gateway.settings)
+    asked = parse_create_run(body, gateway.settings, gateway.providers)
     await _check_tools(gateway, asked)
     run_id = await store.create_run(
         gateway.redis,
         gateway.settings,
         tenant=principal.tenant,
-        model=asked.model,
+        model=asked.model_text,
         request=asked.model_dump(mode="json"),
         idempotency_key=idempotency_key,
     )

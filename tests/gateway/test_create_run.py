@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from gateway.create_run import ERRORS_MAX, METADATA_MAX, named_tools, parse_create_run, unknown_tools
 from shared.errors import InvalidRequest
+from shared.provider_entry import ProvidersFile
+from shared.providers import Providers
 from shared.requests import RunRequest
 from shared.settings import Settings
 
@@ -37,6 +39,30 @@ def test_defaults_are_filled_in() -> None:
         timeout_s=60,
         metadata={},
     )
+
+
+@pytest.mark.parametrize(
+    ("model", "stored"),
+    [
+        ("a", "a"),
+        ({"extraction": "a", "synthesis": "b"}, ("a", "b")),
+        ({"synthesis": "b"}, ("house-model", "b")),
+        ({}, ("house-model", "house-model")),
+    ],
+)
+def test_a_stage_may_have_its_own_model(model: Any, stored: Any) -> None:
+    assert parse(**HELLO, model=model).model == stored
+
+
+@pytest.mark.parametrize("model", [7, ["a", "b"], {"tools": "a"}, {"extraction": ""}, "a b"])
+def test_what_is_no_model_is_refused(model: Any) -> None:
+    assert wrong_fields({**HELLO, "model": model})[0].startswith("model")
+
+
+def test_model_has_to_be_named_where_the_operator_chose_none() -> None:
+    file = {"providers": {"p": {"base_url": "http://127.0.0.1:1", "models": ["x/*"]}}}
+    with pytest.raises(InvalidRequest, match="model: needed, as the operator has chosen none"):
+        parse_create_run(HELLO, SETTINGS, Providers(ProvidersFile.model_validate(file)))
 
 
 def test_prompts_become_messages() -> None:

@@ -77,6 +77,20 @@ def test_without_a_file_every_name_goes_to_the_one_provider() -> None:
     assert (route.provider, route.model_id) == (ONLY, "demo:delay_ms=0,x=*")
 
 
+def test_first_name_of_the_file_is_the_default_unless_the_operator_says_otherwise(tmp_path: Path) -> None:
+    path = write(tmp_path, TWO)
+
+    assert Providers.from_settings(Settings(providers=path)).default_model == "best"
+    assert Providers.from_settings(Settings(providers=path, model="fast")).default_model == "fast"
+    with pytest.raises(BadProviders, match=r"STAGEBUS_MODEL does not go with .*'gpt-9'"):
+        Providers.from_settings(Settings(providers=path, model="gpt-9"))
+
+
+def test_base_url_that_is_none_is_named_by_its_variable() -> None:
+    with pytest.raises(BadProviders, match=r"^OPENAI_BASE_URL must be an http"):
+        Providers.from_settings(Settings(openai_base_url="localhost:8000/v1"))
+
+
 @pytest.mark.parametrize(
     ("before", "after", "words"),
     [

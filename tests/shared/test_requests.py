@@ -4,7 +4,7 @@ import orjson
 import pytest
 from pydantic import ValidationError
 
-from shared.requests import RunRequest
+from shared.requests import RunRequest, parse_models
 from shared.runs import ROUNDS_MAX
 
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -23,7 +23,7 @@ FULL = RunRequest(
 )
 
 
-@pytest.mark.parametrize("request_", [FULL, RunRequest(model="m", messages=MESSAGES, timeout_s=60)])
+@pytest.mark.parametrize("request_", [FULL, RunRequest(model=("a", "b"), messages=MESSAGES, timeout_s=60)])
 def test_request_survives_its_storage(request_: RunRequest) -> None:
     assert RunRequest.model_validate(orjson.loads(orjson.dumps(request_.model_dump(mode="json")))) == request_
 
@@ -52,6 +52,22 @@ def test_defaults_leave_all_to_model_and_worker() -> None:
 def test_what_no_gateway_writes_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         RunRequest.model_validate({"model": "m", "messages": MESSAGES, "timeout_s": 60, **wrong})
+
+
+@pytest.mark.parametrize(
+    ("model", "text"),
+    [
+        ("demo:delay_ms=0,calls=2", "demo:delay_ms=0,calls=2"),
+        (("a", "a"), "a"),
+        (("a", "demo:x=1,y=2"), "extraction=a,synthesis=demo:x=1,y=2"),
+    ],
+)
+def test_models_of_the_stages_are_one_text(model: str | tuple[str, str], text: str) -> None:
+    request = RunRequest(model=model, messages=MESSAGES, timeout_s=60)
+    parsed = parse_models(request.model_text)
+
+    assert request.model_text == text
+    assert (parsed if isinstance(parsed, str) else tuple(parsed.values())) == (text if parsed == text else model)
 
 
 def test_request_cannot_be_changed() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from shared.events import ModelStageResult, StageCompleted, ToolCallRequest, ToolOutcome, ToolStageResult, Usage
 from shared.requests import RunRequest
+from worker.model.dialect import ORIGIN, Origin
 from worker.pipeline import call_ids, conversation, next_stage, stage_option, tool_choice, total_usage
 
 USER = {"role": "user", "content": "hi"}
@@ -26,6 +27,18 @@ def asked(stage_id: str, *call_ids: str, text: str = "") -> StageCompleted:
 def ran(stage_id: str, *call_ids: str) -> StageCompleted:
     outcomes = [ToolOutcome(call_id=i, name="f", arguments="{}", content=f"result of {i}") for i in call_ids]
     return StageCompleted(stage_id=stage_id, result=ToolStageResult(outcomes=outcomes).model_dump())
+
+
+def test_what_a_provider_wants_back_is_in_the_conversation_with_who_it_is() -> None:
+    """The dialect hands it to that provider, and to no other."""
+    notes = {"google": {"thought_signature": "abc="}}
+    call = ToolCallRequest(id="1", name="f", arguments="{}", extra_content=notes)
+    result = ModelStageResult(tool_calls=[call], provider="gemini", reasoning="because")
+    extraction = StageCompleted(stage_id="extraction", result=result.model_dump(exclude_none=True))
+    message = conversation(request(), {"extraction": extraction, "tools": ran("tools", "1")})[1]
+
+    assert message["tool_calls"][0]["extra_content"] == notes
+    assert message[ORIGIN] == Origin("gemini", "because")
 
 
 def walk(run: RunRequest, *completed: StageCompleted) -> str | None:

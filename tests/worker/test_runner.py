@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -9,7 +10,11 @@ from redis.asyncio import Redis
 
 from shared import keys, log, scripts, store
 from shared.cursor import START
+from shared.errors import ModelUnavailable
+from shared.events import RetryScheduled, StageCompleted
 from shared.line import Line
+from shared.provider_entry import ProvidersFile
+from shared.providers import Providers, Route
 from shared.pubsub import Channels
 from shared.runs import RunStatus
 from shared.settings import Settings
@@ -22,17 +27,37 @@ REQUEST = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "tools
 ANSWER = {"choices": [{"index": 0, "delta": {"content": "hello"}, "finish_reason": "stop"}]}
 
 
+MODELS = {"a": ["a", {"name": "m", "fallbacks": ["b", "c"]}], "b": ["b"], "c": ["c"]}
+PROVIDERS = {
+    "providers": {name: {"base_url": "http://127.0.0.1:1/v1", "models": models} for name, models in MODELS.items()}
+}
+
+
 class ScriptedModel(Model):
-    """Says hello; with `holds_on`, only once it is let go."""
+    """Says hello, once it is let go. Providers that are `down` fail before their first chunk, `cut` ones after it."""
 
     def __init__(self) -> None:
+        super().__init__(Settings(), Providers(ProvidersFile.model_validate(PROVIDERS)))
+        self.down: set[str] = set()
+        self.cut: set[str] = set()
+        self.was_asked: list[str] = []
+        self.is_full = asyncio.Event()
         self.lets_go = asyncio.Event()
         self.lets_go.set()
         self.asked = asyncio.Event()
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[dict[str, Any], None]:
         self.asked.set()
+        assert request.route is not None
+        provider = request.route.provider
+        self.was_asked.append(provider)
+        if provider in self.down:
+            raise ModelUnavailable("it is down")
         await self.lets_go.wait()
+        if provider in self.cut:
+            self.cut.remove(provider)
+            yield {"choices": [{"index": 0, "delta": {"content": "hel"}}]}
+            raise ModelUnavailable("it was cut")
         yield ANSWER
 
 
@@ -143,3 +168,68 @@ async def test_run_whose_log_cannot_be_read_ends(redis: Redis, settings: Setting
 
     assert await asyncio.wait_for(runner.run(run_id, "token"), 10) == Outcome(is_over=True)
     assert (await names(redis, run_id))[-1] == "error"
+
+
+async def test_fallbacks_are_asked_in_their_order_and_say_so(redis, settings, runner, model) -> None:
+    model.down = {"a", "b"}
+    run_id = await queued(redis, settings)
+    await asyncio.wait_for(runner.run(run_id, "token"), 10)
+    events = (await log.read_page(redis, run_id, START, 1000)).events
+    retries = [RetryScheduled.model_validate_json(e.data) for e in events if e.event == b"retry_scheduled"]
+    (completed,) = [StageCompleted.model_validate_json(e.data) for e in events if e.event == b"stage_completed"]
+
+    assert model.was_asked == ["a", "b", "c"]
+    assert [(retry.retry, retry.model, retry.backoff_s) for retry in retries] == [(1, "b", 0), (2, "c", 0)]
+    assert completed.result["provider"] == "c"
+
+
+async def test_who_was_down_just_now_is_not_asked_first_by_the_next_run(redis, settings, runner, model) -> None:
+    model.down = {"a"}
+    for _ in range(2):
+        await asyncio.wait_for(runner.run(await queued(redis, settings), "token"), 10)
+
+    assert model.was_asked == ["a", "b", "b"]
+
+
+async def test_after_a_first_token_there_is_no_fallback(redis, settings, runner, model) -> None:
+    """The stage is restarted, by the model that was asked for."""
+    model.cut = {"a"}
+    run_id = await queued(redis, settings)
+    await asyncio.wait_for(runner.run(run_id, "token"), 10)
+
+    assert model.was_asked == ["a", "a"]
+    assert "stage_restarted" in await names(redis, run_id)
+
+
+async def test_each_stage_may_have_its_own_model(redis, settings, runner, model) -> None:
+    run_id = await queued(redis, settings, {**REQUEST, "model": ["b", "c"]})
+    await asyncio.wait_for(runner.run(run_id, "token"), 10)
+
+    assert model.was_asked == ["b"]
+
+
+async def test_run_whose_model_nobody_serves_ends(redis, settings, runner, model) -> None:
+    run_id = await queued(redis, settings, {**REQUEST, "model": "nope"})
+    await asyncio.wait_for(runner.run(run_id, "token"), 10)
+
+    assert (await store.get_run(redis, run_id)).error["code"] == "unknown_model"
+
+
+async def test_run_that_waits_for_a_slot_is_given_back_as_soon_as_its_worker_drains(
+    redis, settings, runner, model, monkeypatch
+) -> None:
+    @asynccontextmanager
+    async def full(_route: Route) -> AsyncIterator[None]:
+        model.is_full.set()
+        await asyncio.Event().wait()
+        yield
+
+    monkeypatch.setattr(model, "slot", full)
+    run_id = await queued(redis, settings)
+    running = asyncio.create_task(runner.run(run_id, "token"))
+    await asyncio.wait_for(model.is_full.wait(), 10)
+    runner.begin_drain()
+
+    assert not (await asyncio.wait_for(running, 10)).is_over
+    assert model.was_asked == []
+    assert (await store.get_run(redis, run_id)).tries == 0

@@ -15,6 +15,7 @@ takes no further ones.
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -23,6 +24,8 @@ import orjson
 LEGACY_INDEX: Final = -1
 
 _NO_ARGUMENTS: Final = "{}"
+# What a provider puts beside a call for itself: Gemini's thought_signature.
+_NO_EXTRA: Final[Mapping[str, Any]] = MappingProxyType({})
 _MARK: Final = re.compile(r'["{}\\]')
 
 
@@ -34,6 +37,7 @@ class Fragment(NamedTuple):
     name: str
     arguments: str
     place: int = 0  # in the delta's list
+    extra_content: Mapping[str, Any] = _NO_EXTRA
 
 
 class Call(NamedTuple):
@@ -42,6 +46,7 @@ class Call(NamedTuple):
     id: str
     name: str
     arguments: str
+    extra_content: Mapping[str, Any] = _NO_EXTRA
 
 
 def parse_fragments(delta: Mapping[str, Any]) -> list[Fragment]:
@@ -62,12 +67,14 @@ def _parse(entry: Mapping[str, Any], place: int) -> Fragment:
     if not isinstance(function, dict):
         function = entry
     index = entry.get("index")
+    extra = entry.get("extra_content")
     return Fragment(
         call_index=int(index) if isinstance(index, int) or (isinstance(index, str) and index.isdecimal()) else None,
         id=_text(entry.get("id")),
         name=_text(function.get("name")),
         arguments=arguments_text(function.get("arguments")),
         place=place,
+        extra_content=extra if isinstance(extra, dict) else _NO_EXTRA,
     )
 
 
@@ -100,7 +107,11 @@ def assemble(fragments: Sequence[Fragment], tool_names: Collection[str] = ()) ->
     drafts = _Drafts(frozenset(tool_names), ids_churn=_ids_churn(fragments))
     for fragment in fragments:
         drafts.take(fragment)
-    return [Call(draft.id, draft.name, draft.final_arguments()) for draft in drafts.in_order() if draft.name]
+    return [
+        Call(draft.id, draft.name, draft.final_arguments(), draft.extra_content)
+        for draft in drafts.in_order()
+        if draft.name
+    ]
 
 
 def _ids_churn(fragments: Iterable[Fragment]) -> bool:
@@ -124,6 +135,7 @@ class _Draft:
         self.index = fragment.call_index
         self.id = fragment.id
         self.name = fragment.name
+        self.extra_content = dict(fragment.extra_content)
         self.has_arguments = False
         self._pieces: list[str] = []
         self._braces = _Braces()
@@ -140,6 +152,7 @@ class _Draft:
     def add(self, fragment: Fragment, name: str) -> None:
         self.id = self.id or fragment.id
         self.name = name
+        self.extra_content |= fragment.extra_content
         if self.is_whole:
             if fragment.arguments.isspace() or fragment.arguments == self.arguments():
                 return

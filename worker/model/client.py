@@ -1,21 +1,28 @@
 """What the stages ask: a request to a model by its name, and its answer as chunks."""
 
+import time
 from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, fields
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from shared.provider_entry import Abilities
-from shared.providers import Providers
+from shared.providers import Providers, Route
 from shared.settings import Settings
 from worker.model.chunks import Chunk
-from worker.model.provider import Provider, ProviderOptions
-
-_OF_TOOLS: Final = frozenset({"tools", "tool_choice", "parallel_tool_calls"})
+from worker.model.dialect import request_body
+from worker.model.provider import Provider
+from worker.model.rests import Rests
+from worker.model.slots import Slots
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """What to ask of a model. None leaves a field to the provider."""
+    """What to ask of a model. None leaves a field to the provider.
+
+    Attributes:
+        route: who is asked; where it is None, the first that serves the name.
+    """
 
     model: str
     messages: list[dict[str, Any]]
@@ -24,26 +31,33 @@ class ModelRequest:
     parallel_tool_calls: bool | None = None
     max_tokens: int | None = None
     temperature: float | None = None
+    route: Route | None = None
 
-    def body(self) -> dict[str, Any]:
-        """The fields that are set. Without tools, what speaks of tools is left out: providers reject it."""
-        body = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {
-            name: value for name, value in body.items() if value is not None and (self.tools or name not in _OF_TOOLS)
-        }
+    def body(self, route: Route) -> dict[str, Any]:
+        """The request's fields as the route's provider takes them."""
+        said = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "route"}
+        return request_body(said, route)
 
 
 class Model:
     """Every model that this process can ask, each by the provider that serves it."""
 
-    def __init__(self, provider: Provider, providers: Providers) -> None:
-        self._provider = provider
+    def __init__(self, settings: Settings, providers: Providers, slots: Slots | None = None) -> None:
+        """Without `slots` the providers' limits are not looked at."""
+        self._settings = settings
         self._providers = providers
+        self._slots = slots
+        self._rests = Rests()
+        self._open: dict[str, Provider] = {}
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self:
-        """With one provider, any model's name goes to it."""
-        return cls(Provider(ProviderOptions.from_settings(settings)), Providers.from_settings(settings))
+    def from_settings(cls, settings: Settings, slots: Slots | None = None) -> Self:
+        """The models of the providers file; without one, any name goes to the one provider.
+
+        Raises:
+            BadProviders: the file does not hold.
+        """
+        return cls(settings, Providers.from_settings(settings), slots)
 
     def abilities(self, name: str) -> Abilities:
         """What the model under a name can do; `tools` says whether it calls them natively.
@@ -53,6 +67,27 @@ class Model:
         """
         return self._providers.abilities(name)
 
+    def routes(self, name: str) -> list[Route]:
+        """Who may be asked for the name: it first, then its fallbacks; those that failed just now last.
+
+        Raises:
+            UnknownModel: no provider serves it.
+        """
+        return self._rests.order(self._providers.routes(name), time.monotonic())
+
+    def slot(self, route: Route) -> AbstractAsyncContextManager[None]:
+        """Hold one of the provider's slots, for which this may wait long; at once where it has no limits."""
+        entry = self._providers.by_name[route.provider]
+        return nullcontext() if self._slots is None else self._slots.hold(route.provider, entry)
+
+    def fail(self, route: Route, retry_after_s: float | None) -> None:
+        """Remember that a route gave nothing: where there are others, they are asked first for a while."""
+        self._rests.fail(route, time.monotonic(), retry_after_s)
+
+    def succeed(self, route: Route) -> None:
+        """Remember that a route answers."""
+        self._rests.succeed(route)
+
     def stream(self, request: ModelRequest) -> AsyncGenerator[Chunk, None]:
         """Ask, and yield the answer's chunks as they arrive.
 
@@ -60,14 +95,24 @@ class Model:
         so that no more tokens are paid for.
 
         Raises:
+            UnknownModel: no provider serves it.
             ModelUnavailable: refused, overloaded, silent or cut; may be asked again,
                 after `retry_after_s` where that is set.
             ModelRejected: this request will never be answered.
-            ModelUnauthorized: the operator's key is not accepted.
+            ModelUnauthorized: the operator's key is missing or not accepted.
             ModelOutputTooLong: the model does not stop.
         """
-        return self._provider.stream(request.body())
+        route = request.route or self._providers.routes(request.model)[0]
+        return self._provider(route.provider).stream(request.body(route))
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._provider.aclose()
+        for provider in self._open.values():
+            await provider.aclose()
+        if self._slots is not None:
+            await self._slots.aclose()
+
+    def _provider(self, name: str) -> Provider:
+        if name not in self._open:
+            self._open[name] = Provider(name, self._providers.by_name[name], self._settings)
+        return self._open[name]

@@ -158,7 +158,9 @@ def with_ids(calls: Iterable[Call], taken_ids: Collection[str]) -> Iterator[Tool
             made = f"call{number:05d}"
             call_id = "" if made in reserved else made
         taken.add(call_id)
-        yield ToolCallRequest(id=call_id, name=call.name, arguments=call.arguments)
+        yield ToolCallRequest(
+            id=call_id, name=call.name, arguments=call.arguments, extra_content=call.extra_content or None
+        )
 
 
 def _tokens(usage: Mapping[str, Any]) -> Usage:

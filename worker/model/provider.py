@@ -9,13 +9,21 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, aclosing
-from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import httpx2
 import openai
 
-from shared.errors import ModelError, ModelOutputTooLong, ModelRejected, ModelUnavailable
+from shared.errors import (
+    KeyMissing,
+    ModelError,
+    ModelOutputTooLong,
+    ModelRejected,
+    ModelUnauthorized,
+    ModelUnavailable,
+)
+from shared.provider_entry import ProviderEntry
+from shared.providers import ONLY
 from shared.settings import Settings
 from worker.model import faults
 from worker.model.answer import AnswerReader
@@ -28,43 +36,33 @@ _TAIL_S: Final = 5.0
 # After [DONE] only the body's end is due. Who reads it can use the connection again.
 _BODY_END_S: Final = 0.1
 _CAUSE_MAX_CHARS: Final = 500
-
-
-@dataclass(frozen=True, slots=True)
-class ProviderOptions:
-    """One provider: where it is, and how much is borne from it."""
-
-    base_url: str | None
-    api_key: str
-    connect_timeout_s: float
-    stall_timeout_s: float
-    output_max_bytes: int
-
-    @classmethod
-    def from_settings(cls, settings: Settings) -> Self:
-        """The provider of `OPENAI_BASE_URL` and `OPENAI_API_KEY`; without an address, OpenAI itself."""
-        key = settings.openai_api_key
-        return cls(
-            base_url=settings.openai_base_url,
-            api_key=key.get_secret_value() if key else "",
-            connect_timeout_s=settings.model_connect_timeout_s,
-            stall_timeout_s=settings.model_stall_timeout_s,
-            output_max_bytes=settings.model_output_max_bytes,
-        )
+AUTHORIZATION: Final = "Authorization"
 
 
 class Provider:
     """Streams answers. Safe to share among all runs of a process."""
 
-    def __init__(self, options: ProviderOptions) -> None:
-        self._options = options
+    def __init__(self, name: str, entry: ProviderEntry, settings: Settings) -> None:
+        self._name = name
+        self._entry = entry
+        self._output_max_bytes = settings.model_output_max_bytes
+        self._stall_timeout_s = entry.stall_timeout_s or settings.model_stall_timeout_s
+        connect_timeout_s = entry.connect_timeout_s or settings.model_connect_timeout_s
+        timeout = httpx2.Timeout(self._stall_timeout_s, connect=connect_timeout_s)
         self._client = openai.AsyncOpenAI(
-            base_url=options.base_url,
-            # The SDK insists on a key, and would look for one in the environment.
-            api_key=options.api_key or "none",
+            base_url=entry.base_url,
+            # The SDK insists on a key, and would look for one in the environment; ours is a header of each request.
+            api_key="none",
             max_retries=0,
-            timeout=httpx2.Timeout(options.stall_timeout_s, connect=options.connect_timeout_s),
+            timeout=timeout,
+            # A redirect would carry the conversation, and any key in a header of its own, to wherever it says.
+            http_client=openai.DefaultAsyncHttpxClient(timeout=timeout, follow_redirects=False),
         )
+        if name != ONLY:
+            # Out of OPENAI_ORG_ID and OPENAI_PROJECT_ID: nobody's business but OpenAI's.
+            self._client.organization = self._client.project = None
+        # What was sent last of what must not be shown.
+        self._secrets: set[str] = set()
 
     async def stream(self, body: dict[str, Any]) -> AsyncGenerator[Chunk, None]:
         """Ask, and yield the chunks as they arrive. Closing it closes the connection.
@@ -75,7 +73,7 @@ class Provider:
         Raises:
             ModelError: of the kind that `faults` says.
         """
-        reader = AnswerReader(self._options.output_max_bytes)
+        reader = AnswerReader(self._output_max_bytes)
         try:
             async with self._open(body) as response, aclosing(response.http_response.aiter_bytes()) as data:
                 if "json" in response.headers.get("content-type", ""):
@@ -88,13 +86,13 @@ class Provider:
                 for chunk in reader.finish():
                     yield chunk
         except ModelError as exc:
-            log.warning("the model's provider failed: %s: %s", exc, self._cause(exc))
+            log.warning("provider %s failed: %s: %s", self._name, exc, self._cause(exc))
             raise
         except (openai.OpenAIError, httpx2.HTTPError) as exc:
             # A connection that is cut after the last token has cost nothing.
             if not reader.is_complete:
                 failure = self._failure(exc)
-                log.warning("the model's provider failed: %s: %s", failure, self._cause(exc))
+                log.warning("provider %s failed: %s: %s", self._name, failure, self._cause(exc))
                 raise failure from exc
 
     async def aclose(self) -> None:
@@ -103,8 +101,36 @@ class Provider:
 
     def _open(self, body: dict[str, Any]) -> AbstractAsyncContextManager[openai.AsyncAPIResponse[Any]]:
         create = self._client.chat.completions.with_streaming_response.create
-        headers = {} if self._options.api_key else {"Authorization": openai.Omit()}
-        return create(stream=True, stream_options={"include_usage": True}, extra_headers=headers, **body)
+        return create(
+            model=body["model"],
+            messages=body["messages"],
+            stream=True,
+            # Past the SDK's own parameters, which know what OpenAI takes and nothing of others.
+            extra_body={name: value for name, value in body.items() if name not in ("model", "messages", "stream")},
+            **self._secret_parts(),
+        )
+
+    def _secret_parts(self) -> dict[str, Any]:
+        """The headers and query parameters of a request, out of the file, the environment or other files.
+
+        Raises:
+            ModelUnauthorized: one of them is missing there.
+        """
+        entry = self._entry
+        try:
+            headers: dict[str, Any] = {name: secret.read() for name, secret in entry.headers.items()}
+            query = {name: secret.read() for name, secret in entry.query.items()}
+            key = entry.key.read() if entry.key is not None else ""
+        except KeyMissing as exc:
+            raise ModelUnauthorized("the operator's key for the model's provider is missing") from exc
+        self._secrets = {key, *headers.values(), *query.values()} - {""}
+        if key and entry.auth_header.lower() == AUTHORIZATION.lower():
+            headers[AUTHORIZATION] = f"Bearer {key}"
+        elif key:
+            headers[entry.auth_header] = key
+        if AUTHORIZATION.lower() not in map(str.lower, headers):
+            headers[AUTHORIZATION] = openai.Omit()
+        return {"extra_headers": headers, "extra_query": query}
 
     async def _read_whole(self, data: AsyncIterator[bytes]) -> bytes:
         pieces = []
@@ -112,8 +138,8 @@ class Provider:
         async for piece in data:
             pieces.append(piece)
             size += len(piece)
-            if size > self._options.output_max_bytes + EVENT_MAX_BYTES:
-                raise ModelOutputTooLong(f"the model's output is longer than {self._options.output_max_bytes} bytes")
+            if size > self._output_max_bytes + EVENT_MAX_BYTES:
+                raise ModelOutputTooLong(f"the model's output is longer than {self._output_max_bytes} bytes")
         return b"".join(pieces)
 
     def _failure(self, exc: Exception) -> ModelError:
@@ -124,17 +150,17 @@ class Provider:
         if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.UnsupportedProtocol):
             return ModelUnavailable("the model's provider cannot be reached")
         if isinstance(cause, httpx2.TimeoutException):
-            return ModelUnavailable(f"the model's provider was silent for {self._options.stall_timeout_s:g} s")
+            return ModelUnavailable(f"the model's provider was silent for {self._stall_timeout_s:g} s")
         if isinstance(exc, openai.APIConnectionError | httpx2.HTTPError):
             return ModelUnavailable("the model's provider cut the connection")
         return ModelRejected("the model's provider could not be asked")
 
     def _cause(self, exc: BaseException) -> str:
-        """What the log may say of a failure: everything but the key."""
+        """What the log may say of a failure: everything but the key and what is kept like one."""
         cause = exc.__cause__ or exc
         text = f"{type(cause).__name__}: {cause}"
-        if self._options.api_key:
-            text = text.replace(self._options.api_key, "***")
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
         return text[:_CAUSE_MAX_CHARS]
 
 

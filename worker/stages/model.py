@@ -70,8 +70,15 @@ async def model_stage(
         merged = _read_words(merged, request, prompting, taken_call_ids)
         if prompting.again is not None:
             usage = prompting.again.usage + (usage or Usage())
+    route = request.route
+    wants_reasoning = route is not None and route.abilities.reasoning_field is not None
     result = ModelStageResult(
-        text=merged.text, tool_calls=merged.tool_calls, finish_reason=merged.finish_reason, model=merged.model
+        text=merged.text,
+        tool_calls=merged.tool_calls,
+        finish_reason=merged.finish_reason,
+        model=merged.model,
+        provider=None if route is None else route.provider,
+        reasoning=merged.reasoning if wants_reasoning and merged.tool_calls else None,
     )
     yield StageCompleted(stage_id=stage_id, result=result.model_dump(exclude_none=True), usage=usage)
 

@@ -12,6 +12,21 @@ from shared.catalog import ToolDescription
 from shared.errors import StorageUnfit
 from shared.settings import Settings
 
+PROVIDERS = """
+[providers.one]
+base_url = "http://127.0.0.1:1/v1"
+key = { env = "STAGEBUS_NO_SUCH_KEY" }
+models = [{ name = "a", fallbacks = ["b"] }, "x/*"]
+
+[providers.two]
+base_url = "http://127.0.0.1:2/v1"
+tools = "prompted"
+models = ["b"]
+
+[aliases]
+best = ["a", "b"]
+"""
+
 
 async def test_healthy_and_ready(api: httpx.AsyncClient) -> None:
     for path in ("/healthz", "/readyz"):
@@ -66,20 +81,35 @@ async def test_tools_are_those_that_workers_published(api: httpx.AsyncClient, re
     assert [tool["name"] for tool in (await api.get("/tools")).json()["tools"]] == ["a", "b"]
 
 
-async def test_models(api: httpx.AsyncClient, settings: Settings) -> None:
-    assert (await api.get("/models")).json() == {
-        "models": [{"id": settings.model, "is_default": True}],
-        "any_model": False,
-    }
+async def test_any_model_goes_to_the_one_provider(api: httpx.AsyncClient, settings: Settings) -> None:
+    models = (await api.get("/models")).json()
+
+    assert [(model["id"], model["is_default"]) for model in models["models"]] == [(settings.model, True)]
+    assert models["any_model"] is True
 
 
-async def test_any_model_goes_to_the_one_provider(redis: Redis, settings: Settings) -> None:
-    app = create_app(settings.model_copy(update={"openai_base_url": "http://127.0.0.1:1/v1"}))
+async def test_models_of_a_providers_file_are_listed_and_others_refused(redis, settings, tmp_path) -> None:
+    (tmp_path / "providers.toml").write_text(PROVIDERS)
+    app = create_app(settings.model_copy(update={"providers": tmp_path / "providers.toml"}))
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as api,
     ):
-        assert (await api.get("/models")).json()["any_model"] is True
+        models = (await api.get("/models")).json()
+        refused = await api.post("/runs", json={"user_prompt": "hi", "model": {"extraction": "a", "synthesis": "c"}})
+        taken = await api.post("/runs", json={"user_prompt": "hi", "model": {"extraction": "best", "synthesis": "x/1"}})
+        run = (await api.get(f"/runs/{taken.json()['id']}")).json()
+
+    assert [(m["id"], m["provider"], m["is_default"], m["fallbacks"]) for m in models["models"]] == [
+        ("best", "one", True, ["a", "b"]),
+        ("a", "one", False, ["b"]),
+        ("b", "two", False, []),
+    ]
+    assert models["models"][2]["abilities"]["tools"] == "prompted"
+    assert (models["patterns"], models["any_model"]) == (["x/*"], False)
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "model.synthesis")
+    assert "there are: best, a, b, x/*" in refused.json()["detail"]
+    assert run["model"] == "extraction=best,synthesis=x/1"
 
 
 async def test_event_schema(api: httpx.AsyncClient) -> None:

@@ -93,17 +93,6 @@ async def test_first_chunk_arrives_before_the_last_is_made(model: Model) -> None
         assert (await anext(chunks))["choices"][0]["delta"]["role"] == "assistant"
 
 
-def test_only_what_is_set_is_sent() -> None:
-    assert request(model="m", tool_choice="auto", parallel_tool_calls=True).body() == {
-        "model": "m",
-        "messages": [{"role": "user", "content": "Hello"}],
-    }
-    full = request(tools=TOOLS, tool_choice="auto", parallel_tool_calls=False, max_tokens=5, temperature=0.0)
-    assert set(full.body()) == {
-        "model", "messages", "tools", "tool_choice", "parallel_tool_calls", "max_tokens", "temperature",
-    }  # fmt: skip
-
-
 @pytest.mark.parametrize(
     ("script", "error", "words"),
     [
@@ -279,6 +268,6 @@ async def test_connection_is_used_again(model: Model) -> None:
     """Read to its end, an answer leaves its connection to the next one."""
     await ask(model, request())
     await ask(model, request())
-    pool = model._provider._client._client._transport._pool
+    pool = model._open["default"]._client._client._transport._pool
 
     assert len(pool.connections) == 1

@@ -30,7 +30,7 @@ def test_recording_merges_as_expected(recording: dict[str, Any]) -> None:
     expected = recording["expected"]
     merged = merge([(CORPUS / recording["file"]).read_bytes()])
 
-    calls = [call.model_dump() for call in merged.tool_calls]
+    calls = [call.model_dump(exclude_none=True) for call in merged.tool_calls]
     assert calls == expected["tool_calls"]
     assert merged.finish_reason == expected["finish_reason"]
     assert merged.usage == expected["usage"]

@@ -342,6 +342,18 @@ def test_both_forms_of_one_call_are_one():
     assert calls_of(chunk, then) == [("get_weather", PARIS)]
 
 
+def test_notes_beside_a_call_are_kept():
+    """Gemini wants its thought_signature back."""
+    notes = {"google": {"thought_signature": "abc="}}
+    first, second = merge(
+        calls_delta(part("get_weather", PARIS, index=0, id="a") | {"extra_content": notes}),
+        calls_delta(part("get_time", "{}", index=1, id="b") | {"extra_content": "no object"}),
+    ).tool_calls
+
+    assert first.extra_content == notes
+    assert second.extra_content is None
+
+
 def test_call_without_a_name_is_none():
     assert calls_of(calls_delta(part(None, PARIS, index=0, id="a"))) == []
 

@@ -1,0 +1,105 @@
+"""What a provider of the file is sent, and what it never gets."""
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+
+from shared.errors import ModelError, ModelRejected, ModelUnauthorized
+from shared.provider_entry import ProvidersFile
+from shared.providers import Providers
+from shared.settings import Settings
+from worker.model.client import Model, ModelRequest
+
+KEY = "sk-very-secret"
+ANSWER = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
+    b'data: {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]}\n\n'
+)
+Ask = Callable[..., Any]
+
+
+@pytest.fixture
+async def ask() -> AsyncIterator[Ask]:
+    """Asks a provider at an address, with these keys in its entry; the answer's chunks."""
+    models = []
+
+    async def ask(url: str, **entry: Any) -> list[dict[str, Any]]:
+        provider = {"base_url": f"{url}/v1", "models": ["m"], **entry}
+        file = ProvidersFile.model_validate({"providers": {"p": provider}})
+        models.append(Model(Settings(model_stall_timeout_s=5), Providers(file)))
+        request = ModelRequest(model="m", messages=[{"role": "user", "content": "Hello"}])
+        async with aclosing(models[-1].stream(request)) as chunks:
+            return [chunk async for chunk in chunks]
+
+    yield ask
+    for model in models:
+        await model.aclose()
+
+
+async def failure_of(asking: Any) -> ModelError:
+    with pytest.raises(ModelError) as failure:
+        await asking
+    return failure.value
+
+
+@pytest.mark.parametrize(
+    ("entry", "sent", "not_sent"),
+    [
+        ({"key": KEY}, [b"authorization: bearer sk-very-secret"], []),
+        ({"key": KEY, "auth_header": "api-key"}, [b"\napi-key: sk-very-secret"], [b"authorization"]),
+        ({}, [], [b"authorization", b"sk-"]),
+        ({"headers": {"Authorization": "Basic abc"}}, [b"authorization: basic abc"], []),
+        ({"headers": {"X-Title": {"env": "TITLE"}}}, [b"x-title: ours"], [b"openai-organization", b"openai-project"]),
+        ({"query": {"api-version": "2024-10-21"}}, [b"post /v1/chat/completions?api-version=2024-10-21 "], []),
+    ],
+)
+async def test_key_headers_and_query_are_sent_as_the_file_says(
+    byte_server, ask, monkeypatch, entry: dict[str, Any], sent: list[bytes], not_sent: list[bytes]
+) -> None:
+    for name, value in {"TITLE": "Ours", "OPENAI_API_KEY": "sk-of-openai", "OPENAI_ORG_ID": "org-1"}.items():
+        monkeypatch.setenv(name, value)
+    await ask(await byte_server.serve(ANSWER), **entry)
+    head = byte_server.requests[0].lower()
+
+    assert all(text in head for text in sent)
+    assert not any(text in head for text in not_sent)
+
+
+async def test_redirect_is_not_followed(byte_server, ask) -> None:
+    """It would carry the conversation, and keys in headers of their own, to another host."""
+    elsewhere = await byte_server.serve(ANSWER)
+    redirect = b"HTTP/1.1 307 Temporary Redirect\r\nlocation: %b/v1/chat/completions\r\n" % elsewhere.encode()
+    failure = await failure_of(
+        ask(await byte_server.serve(redirect + b"content-length: 0\r\n\r\n"), key=KEY, auth_header="api-key")
+    )
+
+    assert type(failure) is ModelRejected
+    assert "answered 307" in str(failure)
+    assert len(byte_server.requests) == 1
+
+
+async def test_missing_key_is_named_in_the_log_and_nothing_is_sent(byte_server, ask, caplog) -> None:
+    url = await byte_server.serve(ANSWER)
+    with caplog.at_level(logging.WARNING):
+        failure = await failure_of(ask(url, key={"env": "STAGEBUS_NO_SUCH_KEY"}))
+
+    assert type(failure) is ModelUnauthorized
+    assert "STAGEBUS_NO_SUCH_KEY" not in str(failure)
+    assert "provider p failed" in caplog.text
+    assert "STAGEBUS_NO_SUCH_KEY is empty or not set" in caplog.text
+    assert byte_server.requests == []
+
+
+async def test_whatever_is_kept_like_a_key_does_not_show(byte_server, ask, caplog) -> None:
+    body = b'{"error": {"message": "bad %b and other-secret"}}' % KEY.encode()
+    answer = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
+    with caplog.at_level(logging.WARNING):
+        failure = await failure_of(
+            ask(await byte_server.serve(answer + body), key=KEY, headers={"X-Gateway": "other-secret"})
+        )
+
+    assert "bad *** and ***" in caplog.text
+    assert not any(secret in caplog.text + str(failure) for secret in (KEY, "other-secret"))

@@ -1,0 +1,174 @@
+"""A provider's limits over several workers, on a real server; a worker here is its `Slots`."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+
+import pytest
+from redis.asyncio import Redis
+
+from shared import keys, slots
+from shared.provider_entry import ProviderEntry
+from shared.pubsub import Channels
+from shared.tasks import cancel_and_wait
+from worker.model import slots as waiting
+from worker.model.slots import Slots
+
+Worker = Callable[[], Slots]
+
+
+def entry(**limits: int) -> ProviderEntry:
+    return ProviderEntry.model_validate({"base_url": "http://127.0.0.1:1/v1", "models": ["*"], **limits})
+
+
+ONE = entry(concurrency_max=1)
+TWO = entry(concurrency_max=2)
+
+
+@pytest.fixture
+async def worker(redis: Redis) -> AsyncIterator[Worker]:
+    """Makes workers; all end with the test."""
+    async with AsyncExitStack() as ends:
+        channels = [Channels(redis, lambda: None) for _ in range(2)]
+        unused = list(channels)
+        for one in channels:
+            await one.start()
+            ends.push_async_callback(one.stop)
+            async with asyncio.timeout(5):
+                while not one.is_connected:  # a connection whose opening is cancelled stays open
+                    await asyncio.sleep(0.005)
+
+        def start() -> Slots:
+            made = Slots(redis, unused.pop())
+            ends.push_async_callback(made.aclose)
+            return made
+
+        yield start
+
+
+async def enter(redis: Redis, token: str, held_max: int = 0, minute_max: int = 0, **times: float) -> float | None:
+    times = {"waited_s": 0, "slot_s": 10, "seen_s": 5} | times
+    return await slots.enter(redis, "p", token, held_max=held_max, minute_max=minute_max, **times)
+
+
+async def line(redis: Redis, length: int) -> None:
+    """Return once so many wait in Redis."""
+    async with asyncio.timeout(5):
+        while await redis.zcard(keys.provider_slots("p")[1]) != length:
+            await asyncio.sleep(0.005)
+
+
+async def test_no_more_than_the_limit_are_in_over_all_workers(redis: Redis, worker: Worker) -> None:
+    inside, most = 0, 0
+    workers = [worker(), worker()]
+
+    async def ask(number: int) -> None:
+        nonlocal inside, most
+        async with workers[number % 2].hold("p", TWO):
+            inside += 1
+            most = max(most, inside)
+            await asyncio.sleep(0.01)
+            inside -= 1
+
+    async with asyncio.timeout(5):
+        await asyncio.gather(*(ask(number) for number in range(20)))
+    assert most == 2
+    assert await redis.keys("sb:provider:*") == [], "who left leaves nothing behind"
+
+
+async def test_slot_that_comes_back_wakes_another_worker_before_its_poll(
+    redis: Redis, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "POLL_S", 60.0)
+    first, second = worker(), worker()
+    async with AsyncExitStack() as other:
+        async with first.hold("p", ONE):
+            entering = asyncio.create_task(other.enter_async_context(second.hold("p", ONE)))
+            await line(redis, 1)
+            async with asyncio.timeout(5):
+                while (await redis.pubsub_numsub(keys.provider_freed("p")))[0][1] == 0:
+                    await asyncio.sleep(0.005)
+            assert not entering.done()
+        await asyncio.wait_for(entering, 5)
+
+
+async def test_line_is_served_in_the_order_of_its_coming(redis: Redis) -> None:
+    """Whoever asks first after a slot came back: who waits longest gets it."""
+    assert await enter(redis, "held", 1) is None
+    assert await enter(redis, "late", 1) == float("inf")
+    assert await enter(redis, "early", 1, waited_s=3) == float("inf")
+    await slots.leave(redis, "p", "held")
+
+    assert await enter(redis, "late", 1) == float("inf")
+    assert await enter(redis, "early", 1, waited_s=3) is None
+
+
+async def test_asking_again_is_harmless(redis: Redis) -> None:
+    """The answer was lost, so the same token asks once more."""
+    for _ in range(2):
+        assert await enter(redis, "a", 1, 1) is None
+
+    assert await redis.zcard(keys.provider_slots("p")[3]) == 1
+
+
+async def test_what_a_killed_worker_held_or_waited_for_comes_back(redis: Redis) -> None:
+    assert await enter(redis, "killed", 1, slot_s=0.05) is None
+    assert await enter(redis, "killed in the line", 1, seen_s=0.05) is not None
+    async with asyncio.timeout(5):
+        while await enter(redis, "next", 1) is not None:
+            await asyncio.sleep(0.01)
+
+
+async def test_slot_is_kept_while_its_worker_lives(redis, worker, monkeypatch) -> None:
+    monkeypatch.setattr(waiting, "SLOT_S", 0.2)
+    monkeypatch.setattr(waiting, "RENEW_S", 0.02)
+    async with worker().hold("p", ONE):
+        await asyncio.sleep(0.4)
+
+        assert await enter(redis, "other", 1) is not None
+
+
+async def test_requests_of_a_minute_are_counted(redis: Redis) -> None:
+    """The third waits for the first to be a minute old, the fourth for the second."""
+    assert await enter(redis, "1", minute_max=2) is None
+    await slots.leave(redis, "p", "1")
+    assert await enter(redis, "2", minute_max=2) is None
+    third, fourth = await enter(redis, "3", minute_max=2), await enter(redis, "4", minute_max=2)
+    held, _, _, asked = keys.provider_slots("p")
+
+    assert all(wait_s is not None and 55 < wait_s <= 60.1 for wait_s in (third, fourth))
+    await redis.zadd(asked, {"1": 1})
+    assert await enter(redis, "4", minute_max=2) is not None, "that one is the third's"
+    assert await enter(redis, "3", minute_max=2) is None
+    assert await redis.zcard(held) == 0, "only a limit of concurrency holds slots"
+
+
+async def test_who_gives_up_waiting_leaves_its_place(redis: Redis, worker: Worker) -> None:
+    impatient = worker()
+    async with impatient.hold("p", ONE):
+        entering = asyncio.create_task(AsyncExitStack().enter_async_context(impatient.hold("p", ONE)))
+        await line(redis, 1)
+        await cancel_and_wait(entering)
+
+        assert await redis.zcard(keys.provider_slots("p")[1]) == 0
+
+
+async def test_long_line_in_one_worker_costs_what_one_costs(redis: Redis, worker: Worker, monkeypatch) -> None:
+    monkeypatch.setattr(waiting, "POLL_S", 0.1)
+    one = worker()
+    async with one.hold("p", ONE):
+        crowd = [asyncio.create_task(AsyncExitStack().enter_async_context(one.hold("p", ONE))) for _ in range(50)]
+        await line(redis, 1)
+        before = (await redis.info("commandstats"))["cmdstat_evalsha"]["calls"]
+        since = asyncio.get_running_loop().time()
+        await asyncio.sleep(0.5)
+        polls = (asyncio.get_running_loop().time() - since) / 0.1
+        asked = (await redis.info("commandstats"))["cmdstat_evalsha"]["calls"] - before
+        await cancel_and_wait(*crowd)
+
+    assert asked <= polls + 2
+
+
+async def test_provider_without_limits_costs_nothing(redis: Redis, worker: Worker) -> None:
+    async with worker().hold("p", entry()):
+        assert await redis.keys("sb:provider:*") == []

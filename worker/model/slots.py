@@ -1,0 +1,130 @@
+"""Waiting for a provider that takes only so many requests at once or a minute, shared over all workers.
+
+Of those who wait in this process only the one that came first asks Redis; the others stand behind
+it here. So a long line costs one script a second and process, and one for each request that goes.
+Who leaves tells the others over pub/sub; the slow poll stands behind that.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+from uuid import uuid4
+
+from redis.asyncio import Redis
+
+from shared import keys, slots
+from shared.provider_entry import ProviderEntry
+from shared.pubsub import Channels
+from shared.redis import REDIS_AWAY
+from shared.tasks import cancel_and_wait
+
+logger = logging.getLogger(__name__)
+
+# A killed worker's slots come back after this.
+SLOT_S: Final = 10.0
+RENEW_S: Final = SLOT_S / 3
+# Who waits asks again at least this often, and counts as gone after SEEN_S.
+POLL_S: Final = 1.0
+SEEN_S: Final = 5.0
+
+
+class _Door:
+    """One provider as this process sees it."""
+
+    def __init__(self, provider: str) -> None:
+        self.provider = provider
+        self.head = asyncio.Lock()  # asyncio's lock lets those who wait in, in the order of their coming
+        self.freed = asyncio.Event()
+        self.held: set[str] = set()
+        # A renewal under way could bring back a slot that is given back beside it.
+        self.renewal = asyncio.Lock()
+        self.is_listening = False
+
+
+class Slots:
+    """Holds this process's slots of every provider."""
+
+    def __init__(self, redis: Redis, channels: Channels) -> None:
+        self._redis = redis
+        self._channels = channels
+        self._doors: dict[str, _Door] = {}
+        self._renewing: asyncio.Task[None] | None = None
+
+    @asynccontextmanager
+    async def hold(self, provider: str, entry: ProviderEntry) -> AsyncIterator[None]:
+        """Hold a slot; returns at once where the entry names no limits. To wait is no failure, and may be cancelled."""
+        if entry.concurrency_max is None and entry.requests_per_minute_max is None:
+            yield
+            return
+        door = self._doors.setdefault(provider, _Door(provider))
+        token = uuid4().hex
+        try:
+            await self._enter(door, token, entry)
+            door.held.add(token)
+            if self._renewing is None or self._renewing.done():
+                self._renewing = asyncio.create_task(self._renew())
+            yield
+        finally:
+            door.held.discard(token)
+            # Also where it is not known whether the token got in.
+            async with door.renewal:
+                with suppress(*REDIS_AWAY):
+                    await slots.leave(self._redis, provider, token)
+            door.freed.set()
+
+    async def aclose(self) -> None:
+        """Stop renewing; what is still held becomes void by itself."""
+        if self._renewing is not None:
+            await cancel_and_wait(self._renewing)
+
+    async def _enter(self, door: _Door, token: str, entry: ProviderEntry) -> None:
+        came = time.monotonic()
+        async with door.head:
+            while True:
+                door.freed.clear()
+                try:
+                    wait_s = await slots.enter(
+                        self._redis,
+                        door.provider,
+                        token,
+                        held_max=entry.concurrency_max,
+                        minute_max=entry.requests_per_minute_max,
+                        waited_s=time.monotonic() - came,
+                        slot_s=SLOT_S,
+                        seen_s=SEEN_S,
+                    )
+                except REDIS_AWAY as exc:
+                    logger.debug("provider %s: Redis is away (%s); asking for a slot again", door.provider, exc)
+                    wait_s = POLL_S
+                if wait_s is None:
+                    break
+                await self._listen(door)
+                # Not wait_for, which swallows a cancel that comes as it ends (Python 3.11).
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(min(wait_s, POLL_S)):
+                        await door.freed.wait()
+        waited_s = time.monotonic() - came
+        if waited_s > POLL_S:
+            logger.info("provider %s: waited %.1f s for a slot", door.provider, waited_s)
+
+    async def _listen(self, door: _Door) -> None:
+        """Hear of slots that come back; the poll does without it while pub/sub is away."""
+        if not door.is_listening:
+            door.is_listening = True
+            logger.debug("provider %s is at its limits; waiting for a slot", door.provider)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(POLL_S):
+                    await self._channels.subscribe(keys.provider_freed(door.provider), lambda _: door.freed.set())
+
+    async def _renew(self) -> None:
+        """Keep what is held, for as long as anything is."""
+        while any(door.held for door in self._doors.values()):
+            for door in list(self._doors.values()):
+                async with door.renewal:
+                    if door.held:
+                        with suppress(*REDIS_AWAY):
+                            await slots.stay(self._redis, door.provider, door.held, SLOT_S)
+            await asyncio.sleep(RENEW_S)
