@@ -5,7 +5,7 @@ Spec: https://modelcontextprotocol.io/specification/2025-11-25/server/tools
 
 import logging
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import Any
 
 import orjson
 from mcp_types import (
@@ -21,12 +21,9 @@ from mcp_types import (
 )
 
 from worker.tools.results import ToolReply, cut
+from worker.tools.sources import DESCRIPTION_MAX_BYTES, SCHEMA_MAX_BYTES
 
 logger = logging.getLogger(__name__)
-
-# A model pays for every token of it in every request.
-DESCRIPTION_MAX_BYTES: Final = 8 * 2**10
-SCHEMA_MAX_BYTES: Final = 64 * 2**10
 
 
 def description_of(tool: Tool) -> str:

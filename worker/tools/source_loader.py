@@ -1,10 +1,12 @@
 """The sources of tools that a worker has, out of its tools file."""
 
+from pathlib import Path
+
 from shared.errors import BadTool
 from shared.settings import Settings
 from worker.tools.egress import Egress
 from worker.tools.sources import ToolSource
-from worker.tools.sources_file import KIND, McpEntry, SourcesFile
+from worker.tools.sources_file import KIND, McpEntry, OpenApiEntry, SourcesFile
 
 
 def load_sources(settings: Settings, egress: Egress) -> list[ToolSource]:
@@ -16,7 +18,9 @@ def load_sources(settings: Settings, egress: Egress) -> list[ToolSource]:
     if settings.tools_file is None:
         return []
     file = KIND.read(settings.tools_file, SourcesFile)
-    return [_mcp_source(name, entry, egress) for name, entry in file.mcp.items()]
+    folder = settings.tools_file.parent
+    sources = [_mcp_source(name, entry, egress) for name, entry in file.mcp.items()]
+    return sources + [_openapi_source(name, entry, folder, settings, egress) for name, entry in file.openapi.items()]
 
 
 def _mcp_source(name: str, entry: McpEntry, egress: Egress) -> ToolSource:
@@ -25,3 +29,11 @@ def _mcp_source(name: str, entry: McpEntry, egress: Egress) -> ToolSource:
     except ModuleNotFoundError as exc:
         raise BadTool(f"mcp.{name}: MCP servers need one package more: pip install 'stagebus[mcp]'") from exc
     return McpSource(name, entry, egress)
+
+
+def _openapi_source(name: str, entry: OpenApiEntry, folder: Path, settings: Settings, egress: Egress) -> ToolSource:
+    from worker.tools.openapi_source import OpenApiSource  # its validator takes 0.1 s, for those who want it
+
+    if not entry.is_remote:
+        entry = entry.model_copy(update={"document": str(folder / entry.document)})
+    return OpenApiSource(name, entry, settings, egress)

@@ -7,12 +7,20 @@ stays as it is.
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from worker.tools.context import ToolContext
 from worker.tools.results import ToolReply, encode_result
 from worker.tools.signature import parse_object
 from worker.tools.tool import Prepared
+
+# A model pays for every token of them in every request.
+DESCRIPTION_MAX_BYTES: Final = 8 * 2**10
+SCHEMA_MAX_BYTES: Final = 64 * 2**10
+
+
+def _accept(_arguments: dict[str, Any]) -> None:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +30,8 @@ class SourcedTool:
     Attributes:
         name: unique among all tools of its source; 1 to 64 letters, digits, _ and -.
         parameters: the JSON Schema of its arguments, an object's.
-        call: carries out a call; gets the arguments as an object, which it checks by itself, and the context.
+        call: carries out a call; gets the arguments as an object, and the context.
+        check: raises BadArguments where the far side would not take them, if that can be known here.
         idempotent: whether the same call may run again when a worker died in it.
         timeout_s: its own limit, or None for that of all tools.
     """
@@ -33,6 +42,7 @@ class SourcedTool:
     call: Callable[[dict[str, Any], ToolContext], Awaitable[Any]]
     idempotent: bool = False
     timeout_s: float | None = None
+    check: Callable[[dict[str, Any]], None] = _accept
 
 
 class ToolSource(Protocol):
@@ -58,7 +68,7 @@ class ToolSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SourcedBody:
-    """A source's tool as a tool's body: any object will do as arguments, and the far side checks it."""
+    """A source's tool as a tool's body."""
 
     tool: SourcedTool
     result_max_bytes: int
@@ -77,9 +87,11 @@ class SourcedBody:
         """Take a call's arguments; awaiting what this returns asks the far side.
 
         Raises:
-            BadArguments: they are no JSON object.
+            BadArguments: they are no JSON object, or the source knows that they do not fit.
         """
-        return partial(self._run, parse_object(self.tool.name, arguments), context)
+        parsed = parse_object(self.tool.name, arguments)
+        self.tool.check(parsed)
+        return partial(self._run, parsed, context)
 
     async def _run(self, arguments: dict[str, Any], context: ToolContext) -> ToolReply:
         return encode_result(self.tool.name, await self.tool.call(arguments, context), self.result_max_bytes)

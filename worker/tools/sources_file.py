@@ -17,7 +17,7 @@ bearer = { file = "/run/secrets/pets" }
 
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Final, Self
+from typing import Annotated, Any, Final, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -88,7 +88,58 @@ def _matches(name: str, patterns: list[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
+class BasicAuth(ConfigEntry):
+    """A user and a password."""
+
+    user: str = Field(pattern=r"^[^:\x00-\x1f]{1,256}$")
+    password: Secret
+
+
+class OpenApiEntry(SourceEntry):
+    """One OpenAPI document, and what of it is offered."""
+
+    document: str = Field(min_length=1, description="the document, JSON or YAML: a file, or an address")
+    operations: list[str] = Field(
+        min_length=1, max_length=OPERATIONS_MAX, description="what becomes a tool: operationIds, or GET /path"
+    )
+    base_url: str | None = Field(default=None, description="where the service is; else the document's first server")
+    fixed: dict[str, Any] = Field(
+        default={}, description="parameters, and properties of bodies, that no model sees or sets"
+    )
+    bearer: Secret | None = Field(default=None, description="a token, for Authorization")
+    basic: BasicAuth | None = Field(default=None, description="a user and a password, for Authorization")
+    headers: dict[HeaderName, Secret] = Field(default={}, description="headers of each request, such as X-Api-Key")
+    query: dict[str, Secret] = Field(default={}, description="query parameters of each request, such as api_key")
+    idempotency_header: HeaderName | None = Field(
+        default=None,
+        description="the header by which the service knows a repeated call; then every call may be repeated",
+    )
+
+    _check_base_url = field_validator("base_url")(_check_url)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the document is at an address."""
+        return self.document.startswith(("http://", "https://"))
+
+    @model_validator(mode="after")
+    def _check_document(self) -> Self:
+        if self.is_remote:
+            _check_url(self.document)
+        if self.bearer is not None and self.basic is not None:
+            raise ValueError("has either bearer or basic")
+        return self
+
+
 class SourcesFile(ConfigEntry):
     """The whole file."""
 
     mcp: dict[SourceName, McpEntry] = Field(default={}, max_length=SOURCES_MAX)
+    openapi: dict[SourceName, OpenApiEntry] = Field(default={}, max_length=SOURCES_MAX)
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        both = sorted(self.mcp.keys() & self.openapi.keys())
+        if both:
+            raise ValueError(f"mcp and openapi both have {', '.join(both)}; their tools would be called alike")
+        return self

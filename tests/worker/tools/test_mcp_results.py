@@ -10,14 +10,8 @@ from mcp_types import (
     ToolAnnotations,
 )
 
-from worker.tools.mcp_results import (
-    DESCRIPTION_MAX_BYTES,
-    SCHEMA_MAX_BYTES,
-    description_of,
-    fit_tools,
-    is_idempotent,
-    reply_of,
-)
+from worker.tools.mcp_results import description_of, fit_tools, is_idempotent, reply_of
+from worker.tools.sources import DESCRIPTION_MAX_BYTES, SCHEMA_MAX_BYTES
 
 
 def text(words: str) -> TextContent:

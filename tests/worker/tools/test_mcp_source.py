@@ -140,8 +140,8 @@ async def test_calls_share_a_connection_and_do_not_wait_for_each_other(connect, 
 
 
 @pytest.mark.usefixtures("age")
-async def test_tool_that_comes_later_is_offered(connect):
-    registry = await connect(**STDIO)
+async def test_tool_that_comes_later_is_offered(connect, url, request):
+    registry = await connect(**({"url": url} if request.node.callspec.id == "auto" else STDIO))
     before = registry.snapshot()
     registry.changed.clear()
     await call(registry, "learn")
@@ -157,7 +157,16 @@ async def test_only_wanted_tools_are_offered(connect, url):
     assert registry.names() == ("ref__add", "ref__with_dots_and_more", "ref__show")
 
 
-async def test_process_gets_the_variables_that_it_was_given_and_no_others(connect, monkeypatch):
+def servers() -> set[str]:
+    """The processes of MCP servers that this one has started."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return {pid for pid in children if b"tests.mcp_server\0stdio" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+
+
+async def test_process_gets_the_variables_that_it_was_given_and_no_others_and_ends_with_its_source(
+    connect, monkeypatch
+):
+    before = servers()
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-worker")
     monkeypatch.setenv("FOR_IT", "for it alone")
     registry = await connect(**STDIO, env={"SECRET": {"env": "FOR_IT"}}, timeout_s=7)
@@ -166,6 +175,9 @@ async def test_process_gets_the_variables_that_it_was_given_and_no_others(connec
     names = (await call(registry, "variables")).content.split()
     assert set(names) <= {"SECRET", "PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "LC_CTYPE"}
     assert registry.get("ref__secret").timeout_s == 7
+    assert len(servers() - before) == 1
+    await registry.aclose()
+    assert servers() == before
 
 
 async def test_server_that_dies_in_a_call_gives_an_error_and_is_started_again(connect, tmp_path: Path):
@@ -185,22 +197,6 @@ async def test_server_that_dies_in_a_call_gives_an_error_and_is_started_again(co
             await asyncio.sleep(0.02)
 
 
-def servers() -> set[str]:
-    """The processes of MCP servers that this one has started."""
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    return {pid for pid in children if b"tests.mcp_server\0stdio" in Path(f"/proc/{pid}/cmdline").read_bytes()}
-
-
-async def test_server_s_process_ends_with_the_source(connect):
-    before = servers()
-    registry = await connect(**STDIO)
-    assert len(servers() - before) == 1
-    await registry.aclose()
-
-    assert servers() == before
-
-
-@pytest.mark.usefixtures("age")
 async def test_server_that_is_down_at_the_start_is_found_when_it_is_up(connect, caplog):
     port = free_port()
     registry = await connect(url=f"http://127.0.0.1:{port}/mcp")

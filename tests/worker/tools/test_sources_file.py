@@ -48,6 +48,14 @@ def test_file_holds(load, text):
         ('[mcp."a.b"]\ncommand = "b"', "mcp.a.b"),
         ('[mcp.f]\ncommand = "b"\nenv = {"A=B" = "x"}', "mcp.f.env.A=B"),
         ('[mcp.f]\ncommand = "b"\ntimeout_s = 0', "mcp.f.timeout_s"),
+        ('[openapi.f]\ndocument = "a.yaml"', "openapi.f.operations: Field required"),
+        ('[openapi.f]\ndocument = "a.yaml"\noperations = ["x"]', "a.yaml cannot be read"),
+        ('[openapi.f]\ndocument = "http://u:hunter2@b"\noperations = ["x"]', "must hold no password"),
+        (
+            '[openapi.f]\ndocument = "a"\noperations = ["x"]\nbearer = "x"\nbasic = {user="u",password="p"}',
+            "bearer or basic",
+        ),
+        ('[mcp.f]\ncommand = "b"\n[openapi.f]\ndocument = "a"\noperations = ["x"]', "mcp and openapi both have f"),
         ("[surprise.f]", "surprise: there is no such key"),
     ],
 )
