@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 HEADER: Final = "X-Request-ID"
 PATH_SHOWN_CHARS: Final = 200
 UNMATCHED: Final = "unmatched"
+# In a request's state: our `send`, for bodies of many parts. What Starlette wraps around it,
+# three times, only looks whether a response has begun, and costs 4 us a part.
+DIRECT_SEND: Final = "direct_send"
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # A client may invent methods; a label's values may not grow with them.
@@ -49,7 +52,6 @@ class Access:
             await self._app(scope, receive, send)
             return
         request_id = request_id_of(Headers(scope=scope).get(HEADER))
-        scope.setdefault("state", {})["request_id"] = request_id
         response = _Response()
 
         async def send_seen(message: Message) -> None:
@@ -64,6 +66,7 @@ class Access:
                 response.sent_bytes += len(message.get("body", b""))
             await send(message)
 
+        scope.setdefault("state", {}).update({"request_id": request_id, DIRECT_SEND: send_seen})
         started = time.perf_counter()
         try:
             await self._app(scope, receive, send_seen)

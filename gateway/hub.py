@@ -11,13 +11,14 @@ never come.
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
 
 from redis.asyncio import Redis
 
+from gateway.open_stream import OpenStream, Send
 from gateway.subscription import Subscription, View
 from shared import keys, live, log
 from shared.cursor import EventId
@@ -36,59 +37,20 @@ AWAY_BACKOFF_S: Final = (0.2, 1.0)  # spread, so that thousands of streams do no
 PAGES_AT_ONCE_MAX: Final = 8
 
 
-class Stream:
-    """One open stream: its subscription and what wakes the task that sends it."""
-
-    def __init__(self, run_id: str, stage_id: str | None, tenant: str | None, subscription: Subscription) -> None:
-        self.run_id = run_id
-        self.stage_id = stage_id
-        self.tenant = tenant
-        self.subscription = subscription
-        self.is_closed = False
-        self.quiet_since = asyncio.get_running_loop().time()
-        self.ping_due = False
-        self._waiting: asyncio.Future[None] | None = None
-
-    def wake(self) -> None:
-        """Something is to be done: go round."""
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
-
-    def fall_behind(self) -> None:
-        """Something may have been missed: look into the log."""
-        self.subscription.fall_behind()
-        self.wake()
-
-    def close(self) -> None:
-        """End the stream after what it is sending; the client comes back to another gateway."""
-        self.is_closed = True
-        self.wake()
-
-    async def wait(self) -> None:
-        """Sleep until there is something to do."""
-        if self.subscription.is_ready or self.is_closed or self.ping_due:
-            return
-        self._waiting = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiting
-        finally:
-            self._waiting = None
-
-
 class Hub:
     """Receives the live events of every run that a client here watches, and hands them out."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
         self._settings = settings
-        self._streams: dict[str, set[Stream]] = {}
+        self._streams: dict[str, set[OpenStream]] = {}
         self._channels = Channels(redis, self._catch_up_all)
         self._ticker: asyncio.Task[None] | None = None
         self._pages = asyncio.Semaphore(PAGES_AT_ONCE_MAX)
         self.is_draining = False
         self.open_streams = 0
-        self.bytes_relayed = 0
         self.events_relayed = 0
+        self._bytes_of_closed = 0
 
     async def start(self) -> None:
         """Open the pub/sub connection and start the clock of pings."""
@@ -101,6 +63,11 @@ class Hub:
         if self._ticker is not None:
             await cancel_and_wait(self._ticker)
         await self._channels.stop()
+
+    @property
+    def bytes_relayed(self) -> int:
+        """Bytes sent on streams so far."""
+        return self._bytes_of_closed + sum(stream.sent_bytes for stream in self._all_streams())
 
     def begin_drain(self) -> None:
         """From now on this process says that it is not ready."""
@@ -118,15 +85,22 @@ class Hub:
 
     @asynccontextmanager
     async def open(
-        self, run_id: str, cursor: EventId, view: View, stage_id: str | None = None, tenant: str | None = None
-    ) -> AsyncIterator[Stream]:
-        """A stream of the run from the cursor on.
+        self,
+        run_id: str,
+        cursor: EventId,
+        view: View,
+        send: Send,
+        stage_id: str | None = None,
+        tenant: str | None = None,
+    ) -> AsyncIterator[OpenStream]:
+        """A stream of the run from the cursor on; `relay` feeds it.
 
         Args:
             tenant: whose the run has to be; None: anybody's. The log's first page is read before
                 anything is relayed, and tells.
         """
-        stream = Stream(run_id, stage_id, tenant, Subscription(cursor, view, self._settings.stream_buffer_max_bytes))
+        subscription = Subscription(cursor, view, self._settings.stream_buffer_max_bytes)
+        stream = OpenStream(run_id, stage_id, tenant, subscription, send)
         self.open_streams += 1
         streams = self._streams.setdefault(run_id, set())
         streams.add(stream)
@@ -134,32 +108,33 @@ class Hub:
             yield stream
         finally:
             self.open_streams -= 1
+            self._bytes_of_closed += stream.sent_bytes
             streams.discard(stream)
             if not streams and self._streams.get(run_id) is streams:
                 del self._streams[run_id]
                 await self._channels.unsubscribe(keys.live(run_id))
 
-    async def relay(self, stream: Stream, send: Callable[[bytes], Awaitable[None]]) -> None:
+    async def relay(self, stream: OpenStream) -> None:
         """Send the stream's events until the run ends or the stream is closed.
 
         Redis being away costs a wait with pings, never the stream: any status but 200
         would make a browser give up for good.
         """
-        await self._subscribe(stream, send)
+        await self._subscribe(stream)
         subscription = stream.subscription
         while not stream.is_closed:
             data = subscription.take()
             if data:
-                await self._send(stream, send, data)
+                await stream.send(data)
             elif subscription.is_live and subscription.is_ended:
                 return
             elif not subscription.is_live:
-                await self._read_page(stream, send)
+                await self._read_page(stream)
             else:
                 await stream.wait()
-                await self._send_ping(stream, send)
+                await self._send_ping(stream)
 
-    async def _subscribe(self, stream: Stream, send: Callable[[bytes], Awaitable[None]]) -> None:
+    async def _subscribe(self, stream: OpenStream) -> None:
         # The first stream of a run subscribes its channel; a later one may come before that
         # is confirmed, so each asks: a second SUBSCRIBE is answered like the first.
         streams = self._streams[stream.run_id]
@@ -170,13 +145,13 @@ class Hub:
         try:
             while not asked.done() and not stream.is_closed:
                 await asyncio.wait([asked], timeout=TICK_S)
-                await self._send_ping(stream, send)
+                await self._send_ping(stream)
         finally:
             asked.cancel()
 
-    async def _read_page(self, stream: Stream, send: Callable[[bytes], Awaitable[None]]) -> None:
+    async def _read_page(self, stream: OpenStream) -> None:
         if not await self._may_read_page():
-            await self._send_ping(stream, send)
+            await self._send_ping(stream)
             return
         subscription = stream.subscription
         events_max = subscription.begin_page(self._settings.page_max_events)
@@ -198,7 +173,7 @@ class Hub:
             self._pages.release()
         if is_away:
             await asyncio.sleep(random.uniform(*AWAY_BACKOFF_S))  # noqa: S311 - jitter
-            await self._send_ping(stream, send)
+            await self._send_ping(stream)
 
     async def _may_read_page(self) -> bool:
         """Wait for the right to read a page, but not so long that a ping comes late; who gets it releases it."""
@@ -208,17 +183,11 @@ class Hub:
         except TimeoutError:
             return False
 
-    async def _send(self, stream: Stream, send: Callable[[bytes], Awaitable[None]], data: bytes) -> None:
-        stream.quiet_since = asyncio.get_running_loop().time()
-        stream.ping_due = False
-        self.bytes_relayed += len(data)
-        await send(data)
-
-    async def _send_ping(self, stream: Stream, send: Callable[[bytes], Awaitable[None]]) -> None:
+    async def _send_ping(self, stream: OpenStream) -> None:
         if stream.ping_due:
-            await self._send(stream, send, PING)
+            await stream.send(PING)
 
-    def _deliver(self, streams: set[Stream], message: bytes) -> None:
+    def _deliver(self, streams: set[OpenStream], message: bytes) -> None:
         try:
             batch = live.decode(message)
         except ValueError:
@@ -226,11 +195,9 @@ class Hub:
             for stream in streams:
                 stream.fall_behind()
             return
-        events = sum(count for _, count in batch.stages)
+        self.events_relayed += (batch.last.sequence - batch.before.sequence) * len(streams)
         for stream in streams:
-            stream.subscription.deliver(batch)
-            self.events_relayed += events
-            stream.wake()
+            stream.deliver(batch)
 
     def _catch_up_all(self) -> None:
         """Messages may have been missed: every stream looks into the log."""
@@ -251,15 +218,15 @@ class Hub:
                 stream.ping_due = True
                 stream.wake()
 
-    async def _compare(self, quiet: list[Stream]) -> None:
+    async def _compare(self, quiet: list[OpenStream]) -> None:
         last_ids = await log.read_last_ids(self._redis, [stream.run_id for stream in quiet])
         for stream, last_id in zip(quiet, last_ids, strict=True):
             if stream.subscription.is_live and last_id != stream.subscription.position:
                 stream.subscription.fall_behind()
 
-    def _all_streams(self) -> list[Stream]:
+    def _all_streams(self) -> list[OpenStream]:
         return [stream for streams in self._streams.values() for stream in streams]
 
-    def _close_streams(self, streams: list[Stream]) -> None:
+    def _close_streams(self, streams: list[OpenStream]) -> None:
         for stream in streams:
             stream.close()

@@ -8,8 +8,9 @@ from sse_starlette import EventSourceResponse
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from gateway.access import DIRECT_SEND
 from gateway.auth.principal import Principal
-from gateway.hub import Stream
+from gateway.open_stream import OpenStream
 from gateway.state import Gateway
 from gateway.subscription import View
 from gateway.views.sse import MERGED, StageView
@@ -69,24 +70,32 @@ class EventStream(EventSourceResponse):
     async def _stream(self, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": self._retry, "more_body": True})
+        send_part: Send = scope["state"][DIRECT_SEND]
 
         async def send_bytes(data: bytes) -> None:
-            await send({"type": "http.response.body", "body": data, "more_body": True})
+            await send_part({"type": "http.response.body", "body": data, "more_body": True})
 
         tenant = self._principal.tenant
-        async with self._hub.open(self._run_id, self._cursor, self._view, self._stage_id, tenant) as stream:
-            gone = asyncio.create_task(_close_when_gone(stream, receive))
-            # A task of its own: one that woke for each event under all the layers around this
-            # call would run through every one of them (3 us an event of the hub's own 15).
-            relaying = asyncio.create_task(self._hub.relay(stream, send_bytes))
+        async with self._hub.open(self._run_id, self._cursor, self._view, send_bytes, self._stage_id, tenant) as stream:
+            # A task of its own: one that woke under all the layers around this call would run
+            # through every one of them.
+            relaying = asyncio.create_task(self._relay(stream, send))
             try:
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+                stream.close()
                 await relaying
-            except RunNotFound:
-                pass  # its retention ended, or it is another tenant's; the client's next request gets 404
             finally:
                 relaying.cancel()
-                gone.cancel()
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _relay(self, stream: OpenStream, send: Send) -> None:
+        """Send the whole body; its end gives a disconnect to whoever waits for one."""
+        try:
+            await self._hub.relay(stream)
+        except RunNotFound:
+            pass  # its retention ended, or it is another tenant's; the client's next request gets 404
+        finally:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def ask_again(retry_ms: int, headers: Mapping[str, str] | None = None) -> Response:
@@ -97,12 +106,6 @@ def ask_again(retry_ms: int, headers: Mapping[str, str] | None = None) -> Respon
 def view_of(stage_id: str | None) -> View:
     """The events as they are stored: all, or one stage's."""
     return MERGED if stage_id is None else StageView(stage_id)
-
-
-async def _close_when_gone(stream: Stream, receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    stream.close()
 
 
 async def _nothing() -> AsyncIterator[bytes]:

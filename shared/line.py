@@ -12,17 +12,14 @@ of them were carried out. Each caller has one under way, so nothing piles up her
 
 import asyncio
 from collections import deque
-from typing import Any, Final
+from typing import Any
 
 import hiredis
-from redis.asyncio import Connection, Redis
+from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from shared.redis import REDIS_AWAY, open_connection
-from shared.tasks import cancel_and_wait
-
-READ_BYTES: Final = 64 * 1024
+from shared.wire import Wire
 
 
 class Line:
@@ -33,8 +30,7 @@ class Line:
         self._redis = redis
         self._timeout_s = timeout_s
         self._opening = asyncio.Lock()
-        self._connection: Connection | None = None
-        self._reading: asyncio.Task[None] | None = None
+        self._wire: Wire | None = None
         self._outgoing: list[bytes] = []
         self._waiting: deque[asyncio.Future[Any]] = deque()
         self._answers = 0
@@ -54,13 +50,13 @@ class Line:
 
     async def aclose(self) -> None:
         """Close the connection; who still waits for an answer gets an error."""
-        self._break(self._connection, RedisConnectionError("the line was closed"))
-        if self._reading is not None:
-            await cancel_and_wait(self._reading)
+        if (wire := self._wire) is not None:
+            wire.close(RedisConnectionError("the line was closed"))
+            await wire.wait_gone()
 
     async def _call(self, *args: Any) -> Any:
         command = hiredis.pack_command(args)
-        while self._connection is None:
+        while self._wire is None:
             await self._open()
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
@@ -74,36 +70,14 @@ class Line:
 
     async def _open(self) -> None:
         async with self._opening:
-            if self._connection is None:
-                connection = open_connection(self._redis)
-                await connection.connect()  # type: ignore[no-untyped-call]
-                self._connection = connection
-                self._reading = asyncio.create_task(self._read(connection))
+            if self._wire is None:
+                self._wire = await Wire.open(self._redis, self._answer)
+                self._wire.on_lost = self._fail
 
     def _flush(self) -> None:
         data, self._outgoing = b"".join(self._outgoing), []
-        connection = self._connection
-        if not data or connection is None:
-            return
-        writer = connection._writer  # noqa: SLF001 - redis-py 5.3 writes with a time-out or not at all
-        try:
-            assert writer is not None, "the connection is open"
-            writer.write(data)
-        except (RuntimeError, OSError) as exc:  # RuntimeError is uvloop's word for a transport that was closed
-            self._break(connection, RedisConnectionError(str(exc)))
-
-    async def _read(self, connection: Connection) -> None:
-        reader = connection._reader  # noqa: SLF001 - as in pubsub
-        assert reader is not None, "the connection is open"
-        parser = hiredis.Reader(replyError=connection._parser.parse_error)  # noqa: SLF001 - NOSCRIPT has a class
-        try:
-            while data := await reader.read(READ_BYTES):
-                parser.feed(data)
-                while (reply := parser.gets()) is not False:
-                    self._answer(reply)
-            self._break(connection, RedisConnectionError("Redis closed the connection"))
-        except REDIS_AWAY as exc:
-            self._break(connection, RedisConnectionError(str(exc)))
+        if data and self._wire is not None:
+            self._wire.send_packed(data)
 
     def _answer(self, reply: Any) -> None:
         self._answers += 1
@@ -117,16 +91,14 @@ class Line:
 
     def _look(self, answers: int) -> None:
         self._watch = None
-        if self._waiting and answers == self._answers:
-            self._break(self._connection, RedisTimeoutError("Redis does not answer"))
+        if self._waiting and answers == self._answers and self._wire is not None:
+            self._wire.close(RedisTimeoutError("Redis does not answer"))
         elif self._waiting:
             self._watch = asyncio.get_running_loop().call_later(self._timeout_s, self._look, self._answers)
 
-    def _break(self, connection: Connection | None, failure: Exception) -> None:
+    def _fail(self, failure: Exception) -> None:
         """Nothing more comes of this connection; all who wait hear of it, and may send again."""
-        if connection is None or connection is not self._connection:
-            return  # another took its place
-        self._connection = None
+        self._wire = None
         self._outgoing.clear()
         waiting, self._waiting = self._waiting, deque()
         for answer in waiting:
@@ -135,6 +107,3 @@ class Line:
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
-        if self._reading is not None:
-            self._reading.cancel()
-        connection._close()  # type: ignore[no-untyped-call]  # noqa: SLF001 - redis-py's own disconnect waits

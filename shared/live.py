@@ -13,22 +13,27 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from shared.cursor import EventId, parse_id
+from shared.cursor import EventId
 
 
 class LiveBatch(NamedTuple):
-    """One append as the gateways see it; `stages` are (stage id, number of events) in order."""
+    """One append as the gateways see it; `stages` as it came, since only a stage's own stream looks into it."""
 
     before: EventId
     last: EventId
     is_end: bool
-    stages: tuple[tuple[str, int], ...]
+    stages: bytes
     frames: bytes
 
     def frames_of(self, stage_id: str) -> bytes:
-        """The frames of one stage, and of the run's terminal event."""
+        """The frames of one stage, and of the run's terminal event.
+
+        Raises:
+            ValueError: the batch is no batch.
+        """
         frames = self.frames.split(b"\n\n")[:-1]  # a frame is one event: its data holds no blank line
-        owners = [stage for stage, count in self.stages for _ in range(count)]
+        counts = (stage.rpartition(":") for stage in self.stages.decode().split(" "))
+        owners = [stage for stage, _, count in counts for _ in range(int(count))]
         kept = [frame for frame, owner in zip(frames, owners, strict=False) if owner == stage_id]
         if self.is_end and stage_id != owners[-1]:
             kept.append(frames[-1])
@@ -45,9 +50,19 @@ def encode(
 
 
 def decode(message: bytes) -> LiveBatch:
-    """The batch that `encode` made."""
+    """The batch that `encode` made; for every event that comes, so it parses no more than every stream needs.
+
+    Raises:
+        ValueError: it is none.
+    """
     head, _, frames = message.partition(b"\n")
-    before, last, end, *stages = head.decode().split(" ")
-    pairs = (stage.rpartition(":") for stage in stages)
-    counts = tuple([(name, int(count)) for name, _, count in pairs])
-    return LiveBatch(parse_id(before), parse_id(last), end == "end", counts, frames)
+    before, last, end, stages = head.split(b" ", 3)
+    before_attempt, _, before_sequence = before.partition(b"-")
+    last_attempt, _, last_sequence = last.partition(b"-")
+    return LiveBatch(
+        EventId(int(before_attempt), int(before_sequence)),
+        EventId(int(last_attempt), int(last_sequence)),
+        end == b"end",
+        stages,
+        frames,
+    )

@@ -8,16 +8,17 @@ server that was replaced. It is opened anew, and the owner told to read what it 
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 from uuid import uuid4
 
-import hiredis
-from redis.asyncio import Connection, Redis
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 
-from shared.redis import REDIS_AWAY, open_connection
+from shared.redis import REDIS_AWAY
 from shared.tasks import cancel_and_wait
+from shared.wire import Wire
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,6 @@ Handler = Callable[[bytes], None]
 CANARY_S: Final = 0.6  # two of them may be missing before a deaf connection is given up: within 2 s
 RECONNECT_BACKOFF_S: Final = 0.1
 RECONNECT_BACKOFF_MAX_S: Final = 1.0
-READ_BYTES: Final = 256 * 1024
 SUBSCRIBE_AT_ONCE: Final = 1000
 
 
@@ -39,7 +39,9 @@ class Channels:
         self._on_reconnected = on_reconnected
         self._handlers: dict[bytes, Handler] = {}
         self._confirmations: dict[bytes, list[asyncio.Future[None]]] = {}
-        self._connection: Connection | None = None
+        self._wire: Wire | None = None
+        self._leaving: Counter[bytes] = Counter()  # by channel, how often it was left without the server's word yet
+        self._missing: set[bytes] = set()  # channels that this connection has not confirmed yet
         self._canary = f"sb:canary:{uuid4().hex}".encode()
         self._canaries_missing = 0
         self._handlers[self._canary] = self._hear_canary
@@ -64,7 +66,8 @@ class Channels:
         confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiting = self._confirmations.setdefault(name, [])
         waiting.append(confirmed)
-        self._send("SUBSCRIBE", name)
+        if self._wire is not None:  # else every channel is subscribed as soon as there is one
+            self._wire.send("SUBSCRIBE", name)
         try:
             await confirmed
         finally:
@@ -75,70 +78,66 @@ class Channels:
     async def unsubscribe(self, channel: str) -> None:
         """No more messages of the channel."""
         name = channel.encode()
-        if self._handlers.pop(name, None) is not None:
-            self._send("UNSUBSCRIBE", name)
-
-    def _send(self, command: str, name: bytes) -> None:
-        # Past redis-py's own sending, which closes the connection, and so everyone's, where
-        # whoever sends is cancelled in it, and opens a dead one again behind the listener's back.
-        writer = None if self._connection is None else self._connection._writer  # noqa: SLF001
-        if writer is None:
-            return  # every channel is subscribed as soon as there is a connection
-        try:
-            writer.write(hiredis.pack_command((command, name)))  # type: ignore[arg-type]  # the stub knows one word
-        except (RuntimeError, OSError):  # RuntimeError is uvloop's word for a transport that was closed
-            logger.debug("pub/sub connection is gone; the listener opens another")
+        if self._handlers.pop(name, None) is not None and self._wire is not None:
+            self._leaving[name] += 1
+            self._wire.send("UNSUBSCRIBE", name)
 
     async def _listen(self) -> None:
         backoff_s = RECONNECT_BACKOFF_S
         while True:
-            connection = open_connection(self._redis)
             try:
-                await connection.connect()  # type: ignore[no-untyped-call]
-                await self._subscribe_all(connection)
-                backoff_s = RECONNECT_BACKOFF_S
-                await self._read(connection)
+                wire = await Wire.open(self._redis, self._take)
             except REDIS_AWAY as exc:
                 logger.info("pub/sub: Redis is away (%s)", exc)
             except Exception:
-                logger.exception("pub/sub: the listener failed; opening another connection")
-            finally:
-                self._connection = None
-                self.is_connected = False
-                with suppress(*REDIS_AWAY):
-                    await connection.disconnect(nowait=True)
+                logger.exception("pub/sub: no connection; trying again")
+            else:
+                try:
+                    self._subscribe_all(wire)
+                    backoff_s = RECONNECT_BACKOFF_S
+                    logger.info("pub/sub: the connection ended (%s)", await wire.wait_gone())
+                finally:
+                    self._wire = None
+                    self.is_connected = False
+                    wire.close(RedisConnectionError("the listener was stopped"))
+                    await wire.wait_gone()
             await asyncio.sleep(backoff_s)
             backoff_s = min(backoff_s * 2, RECONNECT_BACKOFF_MAX_S)
 
-    async def _subscribe_all(self, connection: Connection) -> None:
-        self._connection = connection
+    def _subscribe_all(self, wire: Wire) -> None:
+        self._wire = wire
         self._canaries_missing = 0
+        self._leaving.clear()
         names = list(self._handlers)
+        self._missing = set(names)
         for at in range(0, len(names), SUBSCRIBE_AT_ONCE):
-            await connection.send_command("SUBSCRIBE", *names[at : at + SUBSCRIBE_AT_ONCE])
+            wire.send("SUBSCRIBE", *names[at : at + SUBSCRIBE_AT_ONCE])
 
-    async def _read(self, connection: Connection) -> None:
-        # Straight from redis-py's stream into hiredis: its own read_response costs more per
-        # message than everything that we do with it (redis-py 5.3), and a read here often
-        # brings many messages. `_reader` is the connection's asyncio.StreamReader.
-        reader = connection._reader  # noqa: SLF001
-        assert reader is not None, "the connection is open"
-        parser = hiredis.Reader()
-        missing = set(self._handlers)
-        while data := await reader.read(READ_BYTES):
-            parser.feed(data)
-            while (reply := parser.gets()) is not False:
-                kind, name, payload = reply
-                if kind == b"message":
-                    handler = self._handlers.get(name)
-                    if handler is not None:
-                        handler(payload)
-                elif kind == b"subscribe":
-                    self._confirm(name)
-                    missing.discard(name)
-                    if not missing and not self.is_connected:
-                        self.is_connected = True
-                        self._on_reconnected()
+    def _take(self, reply: Any) -> None:
+        kind, name, payload = reply
+        if kind == b"message":
+            handler = self._handlers.get(name)
+            if handler is not None:
+                self._hand_over(handler, payload)
+        elif kind == b"unsubscribe":
+            self._leaving[name] -= 1
+            if self._leaving[name] <= 0:
+                del self._leaving[name]
+        elif kind == b"subscribe":
+            # One that was left before it was confirmed says nothing of a later one.
+            if not self._leaving[name]:
+                self._confirm(name)
+            self._missing.discard(name)
+            if not self._missing and not self.is_connected:
+                self.is_connected = True
+                self._on_reconnected()
+
+    def _hand_over(self, handler: Handler, payload: bytes) -> None:
+        try:
+            handler(payload)
+        except Exception:
+            # Of this channel alone: a reconnect would make the owners of all others read what they missed.
+            logger.exception("pub/sub: a handler failed")
 
     def _confirm(self, name: bytes) -> None:
         for confirmed in self._confirmations.pop(name, []):
@@ -151,13 +150,11 @@ class Channels:
     async def _send_canaries(self) -> None:
         while True:
             await asyncio.sleep(CANARY_S)
-            connection = self._connection
-            if connection is None:
+            if self._wire is None:
                 continue
             if self._canaries_missing > 1:
                 logger.warning("pub/sub connection is deaf; opening another")
-                with suppress(*REDIS_AWAY):
-                    await connection.disconnect(nowait=True)
+                self._wire.close(RedisConnectionError("deaf"))
                 continue
             missing = self._canaries_missing
             self._canaries_missing += 1

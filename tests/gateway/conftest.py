@@ -101,8 +101,8 @@ class Watcher:
 
     async def _watch(self, hub: Hub, run_id: str, cursor: EventId, stage_id: str | None) -> None:
         view = MERGED if stage_id is None else StageView(stage_id)
-        async with hub.open(run_id, cursor, view, stage_id) as stream:
-            await hub.relay(stream, self._send)
+        async with hub.open(run_id, cursor, view, self._send, stage_id) as stream:
+            await hub.relay(stream)
 
     async def _send(self, data: bytes) -> None:
         await self.is_reading.wait()

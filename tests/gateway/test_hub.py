@@ -125,8 +125,8 @@ async def test_deaf_connection_is_noticed_within_two_seconds(
     """It stays open, but the server tells it nothing any more."""
     watcher = watch(run.run_id)
     await watcher.until(lambda w: len(w.frames) == 1)
-    connection = hub._channels._connection
-    await connection.send_command("UNSUBSCRIBE")
+    assert hub._channels._wire is not None
+    hub._channels._wire.send("UNSUBSCRIBE")
     await run.say("unheard")
 
     await watcher.until(lambda w: len(w.frames) == 2, timeout_s=2.5)

@@ -43,7 +43,7 @@ async def test_queue_is_as_redis_has_it(api: httpx.AsyncClient) -> None:
 
 async def test_streams_are_counted_by_the_hub(app: Starlette, api: httpx.AsyncClient) -> None:
     gateway: Gateway = app.state.gateway
-    gateway.hub.open_streams, gateway.hub.events_relayed, gateway.hub.bytes_relayed = 2, 30, 400
+    gateway.hub.open_streams, gateway.hub.events_relayed, gateway.hub._bytes_of_closed = 2, 30, 400
     found = samples((await api.get("/metrics")).text)
 
     assert found["stagebus_open_streams"] == 2

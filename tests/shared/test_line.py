@@ -69,9 +69,8 @@ async def test_a_cut_is_heard_and_the_next_command_opens_anew(redis: Redis, line
     await redis.client_pause(WAIT_MS, all=True)
     waiting = [asyncio.create_task(line.eval(ECHO, 0, str(i))) for i in range(3)]
     await asyncio.sleep(0)
-    assert line._connection is not None
-    assert line._connection._writer is not None
-    line._connection._writer.transport.abort()
+    assert line._wire is not None
+    line._wire._transport.abort()
 
     outcomes = await asyncio.gather(*waiting, return_exceptions=True)
     assert all(isinstance(outcome, RedisConnectionError) for outcome in outcomes)
@@ -82,7 +81,7 @@ async def test_a_connection_closed_by_the_server_is_opened_again(redis: Redis, l
     await line.eval(ECHO, 0, "open")
     await redis.client_kill_filter(_type="normal", skipme=True)
     async with asyncio.timeout(5):
-        while line._connection is not None:
+        while line._wire is not None:
             await asyncio.sleep(0.01)
 
     assert await line.eval(ECHO, 0, "again") == b"again"

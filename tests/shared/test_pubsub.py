@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
@@ -158,9 +159,8 @@ async def test_deaf_connection_is_given_up(far: Listener, redis: Redis, monkeypa
     await far.channels.start()
     await far.subscribe("a")
     told = far.reconnected
-    connection = far.channels._connection
-    assert connection is not None
-    await connection.send_command("UNSUBSCRIBE", far.channels._canary, "a")
+    assert far.channels._wire is not None
+    far.channels._wire.send("UNSUBSCRIBE", far.channels._canary, "a")
 
     await until(lambda: far.reconnected > told)
     assert await redis.publish("a", b"x") == 1
@@ -264,9 +264,46 @@ async def test_garbage_from_the_server_costs_a_reconnect(redis: Redis, listener:
     """An error in the place of a message, as an ACL may answer."""
     await listener.subscribe("a")
     told = listener.reconnected
-    connection = listener.channels._connection
-    assert connection is not None
-    await connection.send_command("NO-SUCH-COMMAND")
+    assert listener.channels._wire is not None
+    listener.channels._wire.send("NO-SUCH-COMMAND")
 
     await until(lambda: listener.reconnected > told)
     assert await redis.publish("a", b"x") == 1
+
+
+async def test_handler_that_fails_costs_nobody_else_a_message(redis: Redis, listener: Listener) -> None:
+    """One run's bad message must not make every other stream of the process read its log."""
+
+    def fail(_: bytes) -> None:
+        raise ZeroDivisionError
+
+    await listener.channels.subscribe("bad", fail)
+    await listener.subscribe("good")
+    told = listener.reconnected
+    await redis.publish("bad", b"x")
+    await redis.publish("good", b"y")
+
+    await until(lambda: listener.heard == [("good", b"y")])
+    assert listener.reconnected == told
+
+
+async def test_confirmation_of_a_subscription_that_was_left_confirms_no_later_one(redis: Redis) -> None:
+    """Between the two the server drops what it is told of the channel."""
+    sent: list[tuple[object, ...]] = []
+    channels = Channels(redis, on_reconnected=lambda: None)
+    channels._wire = SimpleNamespace(send=lambda *args: sent.append(args))  # type: ignore[assignment]
+    first = asyncio.create_task(channels.subscribe("a", print))
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.wait({first})
+    await channels.unsubscribe("a")
+    second = asyncio.create_task(channels.subscribe("a", print))
+    await asyncio.sleep(0)
+    assert [command for command, _ in sent] == ["SUBSCRIBE", "UNSUBSCRIBE", "SUBSCRIBE"]
+
+    channels._take([b"subscribe", b"a", 1])
+    channels._take([b"unsubscribe", b"a", 0])
+    done, _ = await asyncio.wait({second}, timeout=0.01)
+    assert not done
+    channels._take([b"subscribe", b"a", 1])
+    await second

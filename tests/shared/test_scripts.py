@@ -163,7 +163,7 @@ async def test_append_is_published_with_the_id_before_it(redis: Redis, run_id: s
 
     assert message is not None
     batch = live.decode(message["data"])
-    assert (batch.before, batch.last, batch.stages) == (EventId(0, 1), EventId(mine.attempt, 3), (("extraction", 2),))
+    assert (batch.before, batch.last, batch.stages) == (EventId(0, 1), EventId(mine.attempt, 3), b"extraction:2")
     page = await log.read_page(redis, run_id, EventId(0, 1), 10)
     assert batch.frames == page.frames(), "live and replayed frames are the same bytes"
 

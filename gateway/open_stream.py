@@ -1,0 +1,99 @@
+"""One open stream: a client's subscription, the way to it, and the task that is woken when that is not enough.
+
+A client that keeps up is sent a live batch as it comes, within the turn of the event loop
+that read it from Redis. The stream's task is for all else: pages of the log, pings, a
+client that reads slowly, the end.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from gateway.eager import Failed, Rest, begin
+from gateway.subscription import Subscription
+from shared.live import LiveBatch
+
+Send = Callable[[bytes], Coroutine[Any, Any, None]]
+
+
+class OpenStream:
+    """What the hub holds for a client."""
+
+    __slots__ = (
+        "_loop",
+        "_rest",
+        "_send",
+        "_waiting",
+        "is_closed",
+        "ping_due",
+        "quiet_since",
+        "run_id",
+        "sent_bytes",
+        "stage_id",
+        "subscription",
+        "tenant",
+    )
+
+    def __init__(
+        self, run_id: str, stage_id: str | None, tenant: str | None, subscription: Subscription, send: Send
+    ) -> None:
+        """`send` returns when the client, or a buffer on the way to it, has taken the bytes."""
+        self.run_id = run_id
+        self.stage_id = stage_id
+        self.tenant = tenant
+        self.subscription = subscription
+        self.is_closed = False
+        self.ping_due = False
+        self.sent_bytes = 0
+        self._send = send
+        self._loop = asyncio.get_running_loop()
+        self.quiet_since = self._loop.time()
+        self._waiting: asyncio.Future[None] | None = None
+        self._rest: Rest | Failed | None = None  # of a sending that was begun for the task while it waited
+
+    def deliver(self, batch: LiveBatch) -> None:
+        """A batch came over the live channel."""
+        subscription = self.subscription
+        subscription.deliver(batch)
+        if self._waiting is None or self._waiting.done():
+            return  # the task is at work and will see it
+        if subscription.is_live and (data := subscription.take()):
+            self._rest = begin(self.send(data))
+            if self._rest is None and not subscription.is_ended:
+                return
+        self._waiting.set_result(None)
+
+    def fall_behind(self) -> None:
+        """Something may have been missed: look into the log."""
+        self.subscription.fall_behind()
+        self.wake()
+
+    def close(self) -> None:
+        """End the stream after what it is sending; the client comes back to another gateway."""
+        self.is_closed = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Something is to be done: the task goes round."""
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    async def send(self, data: bytes) -> None:
+        """Send bytes; a ping that was due is not any more."""
+        self.quiet_since = self._loop.time()
+        self.ping_due = False
+        self.sent_bytes += len(data)
+        await self._send(data)
+
+    async def wait(self) -> None:
+        """Sleep until there is something for the task to do."""
+        if self.subscription.is_ready or self.is_closed or self.ping_due:
+            return
+        self._waiting = self._loop.create_future()
+        try:
+            await self._waiting
+        finally:
+            self._waiting = None
+        if self._rest is not None:
+            rest, self._rest = self._rest, None
+            await rest
