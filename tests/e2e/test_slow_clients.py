@@ -45,7 +45,7 @@ async def test_clients_that_stop_reading_cost_a_bounded_buffer(start: Callable[.
 
 async def _connect_and_stop_reading(port: int, path: str) -> asyncio.StreamWriter:
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
-    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     assert (await reader.readline()).startswith(b"HTTP/1.1 200")
     writer.transport.pause_reading()  # type: ignore[attr-defined]
     return writer
