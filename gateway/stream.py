@@ -65,14 +65,13 @@ class EventStream(EventSourceResponse):
             return
         async with self._gateway.limiter.stream(self._principal.tenant) as may_open:
             if may_open and self._hub.open_streams < self._gateway.settings.streams_max:
-                await self._stream(receive, send)
+                await self._stream(receive, send, scope["state"][DIRECT_SEND])
             else:
                 await ask_again(FULL_RETRY_MS, self._own_headers)(scope, receive, send)
 
-    async def _stream(self, receive: Receive, send: Send) -> None:
+    async def _stream(self, receive: Receive, send: Send, send_part: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": self._retry, "more_body": True})
-        send_part: Send = scope["state"][DIRECT_SEND]
 
         async def send_bytes(data: bytes) -> None:
             await send_part({"type": "http.response.body", "body": data, "more_body": True})
