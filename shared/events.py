@@ -93,7 +93,10 @@ class RunStarted(Event):
 
 
 class RetryScheduled(Event):
-    """A stage failed in a way that may pass; it is done again after the backoff, or by another model at once."""
+    """A stage failed in a way that may pass; it is done again after the backoff, or by another model at once.
+
+    So it is, at once, where a model that calls tools in words wrote a call that cannot be carried out.
+    """
 
     event: ClassVar[str] = "retry_scheduled"
     stage_id: StageId = RUN_STAGE

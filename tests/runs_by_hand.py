@@ -1,12 +1,15 @@
 """A run whose events a test appends by hand: for tests of the reading side."""
 
+from typing import Any
+
 from redis.asyncio import Redis
 
-from shared import ids, scripts
+from shared import ids, scripts, store
 from shared.cursor import EventId
 from shared.events import Done, Event, StageStarted, ToolCompletionChunk
 from shared.runs import RunStatus
 from shared.scripts import RunEnd
+from shared.settings import Settings
 from shared.tenants import DEFAULT_TENANT
 from worker.producer import Producer
 
@@ -55,6 +58,13 @@ async def start(redis: Redis) -> RunByHand:
         data=b'{"stage_id":"run","run_id":"x","model":"m"}', ttl_s=TTL_S,
     )  # fmt: skip
     return RunByHand(redis, run_id, await claim(redis, run_id))
+
+
+async def queued(redis: Redis, settings: Settings, request: dict[str, Any]) -> str:
+    """A run whose lease this worker has."""
+    run_id = await store.create_run(redis, settings, tenant="t", model="m", request=request)
+    assert await scripts.take(redis, run_id, "token", settings.lease_s)
+    return run_id
 
 
 async def claim(redis: Redis, run_id: str, worker: str = "w") -> Producer:

@@ -5,6 +5,7 @@ import logging
 import random
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing, suppress
+from functools import partial
 from itertools import pairwise
 
 from redis.asyncio import Redis
@@ -30,7 +31,7 @@ from worker.history import History, read_checkpoints
 from worker.model.client import Model, ModelRequest
 from worker.pipeline import NextStage, call_ids, conversation, model_result, next_stage, stage_option, tool_choice
 from worker.stages.calls import Origin
-from worker.stages.model import model_stage
+from worker.stages.model import BadCalls, Prompting, model_stage
 from worker.stages.planning import Checkpoints
 from worker.stages.tools import RoundLimits, tools_stage
 from worker.tools.toolset import Toolset
@@ -65,6 +66,7 @@ class Toolchain:
         self.stage_id: str | None = None
         self._has_output = False  # since the stage began or was restarted
         self._retries = 0  # of the stage, by this attempt
+        self._void_from = 0  # the sequence after the model stage's very first event
 
     async def work(self, worker: str) -> None:
         """Do every stage that is not complete.
@@ -88,7 +90,7 @@ class Toolchain:
     async def _do(self, stage: NextStage) -> StageCompleted:
         if stage.kind == TOOLS:
             return await self._publish(await self._run_tools(stage))
-        first_id = self._begin_model(stage)
+        self._void_from = self._begin_model(stage).sequence + 1
         self._retries = 0
         for go in range(1, self._settings.model_retries_max + 1):
             try:
@@ -98,7 +100,7 @@ class Toolchain:
                     raise
                 await self._back_off(stage, go, exc)
             if self._has_output:
-                self._restart(stage, first_id.sequence + 1)
+                self._restart(stage, self._void_from)
         return await self._ask_in_turn(stage)
 
     async def _ask_in_turn(self, stage: NextStage) -> StageCompleted:
@@ -114,11 +116,16 @@ class Toolchain:
                 self._announce(stage, exc, model=fallback.name)
         return await self._ask(stage, routes[-1])
 
-    async def _ask(self, stage: NextStage, route: Route) -> StageCompleted:
+    async def _ask(self, stage: NextStage, route: Route, again: BadCalls | None = None) -> StageCompleted:
         """Ask one provider, once it has a slot for us. Only the wait ends at once where this worker shuts down."""
-        async with AsyncExitStack() as held:
-            await self._attempt.unless_draining(held.enter_async_context(self._model.slot(route)))
-            completed = await self._publish(self._ask_model(stage, route))
+        try:
+            async with AsyncExitStack() as held:
+                await self._attempt.unless_draining(held.enter_async_context(self._model.slot(route)))
+                completed = await self._publish(self._ask_model(stage, route, again))
+        except BadCalls as exc:
+            self._announce(stage, exc)
+            self._restart(stage, self._void_from)
+            return await self._ask(stage, route, exc)
         self._model.succeed(route)
         return completed
 
@@ -130,7 +137,7 @@ class Toolchain:
             await asyncio.wait_for(self._attempt.draining.wait(), backoff_s)
             raise GivenBack("before a retry")
 
-    def _announce(self, stage: NextStage, exc: ModelError, *, backoff_s: float = 0, model: str | None = None) -> None:
+    def _announce(self, stage: NextStage, exc: Exception, *, backoff_s: float = 0, model: str | None = None) -> None:
         self._retries += 1
         what = f"{model} is asked in its place" if model else f"again in {backoff_s:.1f} s"
         logger.warning("run %s: %s: %s; %s", self._run.run_id, stage.stage_id, exc, what)
@@ -172,8 +179,9 @@ class Toolchain:
         self._has_output = False
         self._put(StageRestarted(stage_id=stage.stage_id, attempt=self._attempt.number, discard_from=discard_from))
 
-    def _ask_model(self, stage: NextStage, route: Route) -> AsyncGenerator[Event, None]:
-        tools = self._tools.definitions(self._offered) if stage.kind == EXTRACTION and self._offered else None
+    def _ask_model(self, stage: NextStage, route: Route, again: BadCalls | None) -> AsyncGenerator[Event, None]:
+        is_offered = stage.kind == EXTRACTION and self._offered and route.abilities.tools != "none"
+        tools = self._tools.definitions(self._offered) if is_offered else None
         request = ModelRequest(
             model=route.name,
             route=route,
@@ -184,7 +192,10 @@ class Toolchain:
             max_tokens=stage_option(self._request.max_tokens, stage),
             temperature=stage_option(self._request.temperature, stage),
         )
-        return model_stage(stage.stage_id, self._model, request, call_ids(self.completed))
+        prompting = None
+        if route.abilities.tools == "prompted":
+            prompting = Prompting(partial(self._tools.check, allowed=frozenset(self._offered)), again)
+        return model_stage(stage.stage_id, self._model, request, call_ids(self.completed), prompting)
 
     # --- tools ---------------------------------------------------------------
 

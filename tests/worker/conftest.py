@@ -1,4 +1,4 @@
-"""The demo model as a process of its own, and servers that answer any bytes at all."""
+"""A runner, the demo model as a process of its own, and servers that answer any bytes at all."""
 
 import asyncio
 import subprocess
@@ -8,6 +8,15 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
+
+from shared.line import Line
+from shared.pubsub import Channels
+from shared.settings import Settings
+from worker.lease import LeaseKeeper
+from worker.model.client import Model
+from worker.runner import Runner
+from worker.tools.registry import ToolRegistry
 
 
 class ByteServer:
@@ -68,3 +77,17 @@ async def byte_server() -> AsyncIterator[ByteServer]:
     server = ByteServer()
     yield server
     await server.stop()
+
+
+@pytest.fixture
+async def runner(redis: Redis, settings: Settings, model: Model) -> AsyncIterator[Runner]:
+    """Carries out runs with the fixture `model`, which each test file has of its own."""
+    line, channels, keeper = Line(redis, 5), Channels(redis, lambda: None), LeaseKeeper(settings)
+    tools = ToolRegistry.from_settings(settings)
+    await channels.start()
+    keeper.start()
+    yield Runner(redis, settings, line=line, worker="w", model=model, tools=tools, keeper=keeper, channels=channels)
+    keeper.stop()
+    await channels.stop()
+    await line.aclose()
+    await tools.aclose()

@@ -12,16 +12,13 @@ from shared import keys, log, scripts, store
 from shared.cursor import START
 from shared.errors import ModelUnavailable
 from shared.events import RetryScheduled, StageCompleted
-from shared.line import Line
 from shared.provider_entry import ProvidersFile
 from shared.providers import Providers, Route
-from shared.pubsub import Channels
 from shared.runs import RunStatus
 from shared.settings import Settings
-from worker.lease import LeaseKeeper
+from tests.runs_by_hand import queued
 from worker.model.client import Model, ModelRequest
 from worker.runner import Outcome, Runner
-from worker.tools.registry import ToolRegistry
 
 REQUEST = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "tools": [], "timeout_s": 60}
 ANSWER = {"choices": [{"index": 0, "delta": {"content": "hello"}, "finish_reason": "stop"}]}
@@ -66,33 +63,13 @@ def model() -> ScriptedModel:
     return ScriptedModel()
 
 
-@pytest.fixture
-async def runner(redis: Redis, settings: Settings, model: ScriptedModel) -> AsyncIterator[Runner]:
-    line, channels, keeper = Line(redis, 5), Channels(redis, lambda: None), LeaseKeeper(settings)
-    tools = ToolRegistry.from_settings(settings)
-    await channels.start()
-    keeper.start()
-    yield Runner(redis, settings, line=line, worker="w", model=model, tools=tools, keeper=keeper, channels=channels)
-    keeper.stop()
-    await channels.stop()
-    await line.aclose()
-    await tools.aclose()
-
-
-async def queued(redis: Redis, settings: Settings, request: dict[str, Any] | None = None) -> str:
-    """A run whose lease this worker has."""
-    run_id = await store.create_run(redis, settings, tenant="t", model="m", request=request or REQUEST)
-    assert await scripts.take(redis, run_id, "token", settings.lease_s)
-    return run_id
-
-
 async def names(redis: Redis, run_id: str) -> list[str]:
     page = await log.read_page(redis, run_id, START, 1000)
     return [event.event.decode() for event in page.events]
 
 
 async def test_run_is_carried_out_to_its_end(redis: Redis, settings: Settings, runner: Runner) -> None:
-    run_id = await queued(redis, settings)
+    run_id = await queued(redis, settings, REQUEST)
 
     assert await asyncio.wait_for(runner.run(run_id, "token"), 10) == Outcome(is_over=True)
     assert await names(redis, run_id) == [
@@ -103,7 +80,7 @@ async def test_run_is_carried_out_to_its_end(redis: Redis, settings: Settings, r
 
 
 async def test_run_that_has_ended_is_over_and_stays_as_it_is(redis: Redis, settings: Settings, runner: Runner) -> None:
-    run_id = await queued(redis, settings)
+    run_id = await queued(redis, settings, REQUEST)
     await store.cancel_run(redis, settings, run_id)
 
     assert await asyncio.wait_for(runner.run(run_id, "token"), 10) == Outcome(is_over=True)
@@ -114,7 +91,7 @@ async def test_cancel_reaches_a_model_that_says_nothing(
     redis: Redis, settings: Settings, runner: Runner, model: ScriptedModel
 ) -> None:
     model.lets_go.clear()
-    run_id = await queued(redis, settings)
+    run_id = await queued(redis, settings, REQUEST)
     running = asyncio.create_task(runner.run(run_id, "token"))
     await asyncio.wait_for(model.asked.wait(), 10)
     assert await scripts.cancel(redis, run_id)
@@ -129,7 +106,7 @@ async def test_drained_run_is_given_back_with_all_that_it_wrote(
     redis: Redis, settings: Settings, runner: Runner, model: ScriptedModel
 ) -> None:
     model.lets_go.clear()
-    run_id = await queued(redis, settings)
+    run_id = await queued(redis, settings, REQUEST)
     running = asyncio.create_task(runner.run(run_id, "token"))
     await asyncio.wait_for(model.asked.wait(), 10)
     runner.give_back_now()
@@ -157,7 +134,7 @@ async def test_run_whose_request_cannot_be_read_ends(
 
 async def test_run_whose_log_cannot_be_read_ends(redis: Redis, settings: Settings, runner: Runner) -> None:
     """A stage that a newer version completed, with a field that this one does not know."""
-    run_id = await queued(redis, settings)
+    run_id = await queued(redis, settings, REQUEST)
     claim = await scripts.claim(redis, run_id, "w")
     assert claim is not None
     data = b'{"stage_id":"extraction","result":{},"of_a_newer_worker":1}'
@@ -172,7 +149,7 @@ async def test_run_whose_log_cannot_be_read_ends(redis: Redis, settings: Setting
 
 async def test_fallbacks_are_asked_in_their_order_and_say_so(redis, settings, runner, model) -> None:
     model.down = {"a", "b"}
-    run_id = await queued(redis, settings)
+    run_id = await queued(redis, settings, REQUEST)
     await asyncio.wait_for(runner.run(run_id, "token"), 10)
     events = (await log.read_page(redis, run_id, START, 1000)).events
     retries = [RetryScheduled.model_validate_json(e.data) for e in events if e.event == b"retry_scheduled"]
@@ -186,7 +163,7 @@ async def test_fallbacks_are_asked_in_their_order_and_say_so(redis, settings, ru
 async def test_who_was_down_just_now_is_not_asked_first_by_the_next_run(redis, settings, runner, model) -> None:
     model.down = {"a"}
     for _ in range(2):
-        await asyncio.wait_for(runner.run(await queued(redis, settings), "token"), 10)
+        await asyncio.wait_for(runner.run(await queued(redis, settings, REQUEST), "token"), 10)
 
     assert model.was_asked == ["a", "b", "b"]
 
@@ -194,7 +171,7 @@ async def test_who_was_down_just_now_is_not_asked_first_by_the_next_run(redis, s
 async def test_after_a_first_token_there_is_no_fallback(redis, settings, runner, model) -> None:
     """The stage is restarted, by the model that was asked for."""
     model.cut = {"a"}
-    run_id = await queued(redis, settings)
+    run_id = await queued(redis, settings, REQUEST)
     await asyncio.wait_for(runner.run(run_id, "token"), 10)
 
     assert model.was_asked == ["a", "a"]
@@ -225,7 +202,7 @@ async def test_run_that_waits_for_a_slot_is_given_back_as_soon_as_its_worker_dra
         yield
 
     monkeypatch.setattr(model, "slot", full)
-    run_id = await queued(redis, settings)
+    run_id = await queued(redis, settings, REQUEST)
     running = asyncio.create_task(runner.run(run_id, "token"))
     await asyncio.wait_for(model.is_full.wait(), 10)
     runner.begin_drain()

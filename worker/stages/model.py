@@ -15,12 +15,16 @@ Chunk = dict[str, Any]
 # What a chunk repeats of its stage (`stage_started` has it once), or carries as noise.
 _LEFT_OUT: Final = frozenset({"id", "object", "created", "model", "system_fingerprint", "service_tier", "obfuscation"})
 
+# Of what is told to people; the model is told all of it.
+_FAULT_MAX_CHARS: Final = 200
+
 
 class BadCalls(Exception):
     """What a prompted model called cannot be carried out: the stage is to be done once more, with this."""
 
     def __init__(self, faults: Sequence[str], answer: str, usage: Usage | None) -> None:
-        super().__init__(f"the model's calls cannot be carried out: {' '.join(faults)}")
+        words = " ".join(faults[0].split())
+        super().__init__(f"the model's call cannot be carried out: {words[:_FAULT_MAX_CHARS]}")
         self.messages = ask_again(answer, faults)
         self.usage = usage or Usage()
 

@@ -1,0 +1,183 @@
+"""Whole runs against a model that follows a script: what it is asked in each round, and what the log says then."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from shared import log, store
+from shared.cursor import START
+from shared.provider_entry import ProvidersFile
+from shared.providers import Providers
+from shared.settings import Settings
+from tests.runs_by_hand import queued
+from worker.model.client import Model, ModelRequest
+from worker.runner import Runner
+from worker.tools.context import ToolContext
+
+PROVIDERS = {
+    "providers": {
+        "p": {
+            "base_url": "http://127.0.0.1:1/v1",
+            "models": ["native", *({"name": tools, "tools": tools} for tools in ("prompted", "none"))],
+        }
+    }
+}
+ADD = {"type": "function", "function": {"name": "add"}}
+USAGE = {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5}
+
+
+def add(a: int, b: int, context: ToolContext) -> int:
+    """Add two numbers."""
+    context.progress("carrying", 0.5)
+    return a + b
+
+
+def says(text: str) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": "stop"}], "usage": USAGE}
+
+
+def calls(arguments: str) -> dict[str, Any]:
+    function = {"name": "add", "arguments": arguments}
+    delta = {"tool_calls": [{"index": 0, "id": "c", "function": function}]}
+    return {"choices": [{"index": 0, "delta": delta, "finish_reason": "tool_calls"}], "usage": USAGE}
+
+
+SUM = '{"a": 2, "b": 3}'
+IN_WORDS = f'<tool_call>{{"name": "add", "arguments": {SUM}}}</tool_call>'
+
+
+class ScriptedModel(Model):
+    """Gives its answers in turn, and notes the bodies that its provider would get."""
+
+    def __init__(self) -> None:
+        super().__init__(Settings(), Providers(ProvidersFile.model_validate(PROVIDERS)))
+        self.answers: list[dict[str, Any]] = []
+        self.bodies: list[dict[str, Any]] = []
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[dict[str, Any], None]:
+        assert request.route is not None
+        self.bodies.append(request.body(request.route))
+        yield self.answers.pop(0)
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"tools": (f"{__name__}:add",)})
+
+
+@pytest.fixture
+def model() -> ScriptedModel:
+    return ScriptedModel()
+
+
+@pytest.fixture
+def run(redis: Redis, settings: Settings, runner: Runner, model: ScriptedModel) -> Any:
+    """Carry out a run to its end and give its events."""
+
+    async def run(*answers: dict[str, Any], **request: Any) -> list[tuple[str, dict[str, Any]]]:
+        model.answers = list(answers)
+        messages = [{"role": "user", "content": "How much is 2 and 3?"}]
+        asked = {"model": "native", "messages": messages, "tools": ["add"], "timeout_s": 60, **request}
+        run_id = await queued(redis, settings, asked)
+        await asyncio.wait_for(runner.run(run_id, "token"), 10)
+        assert model.answers == []
+        page = await log.read_page(redis, run_id, START, 1000)
+        return [(event.event.decode(), json.loads(event.data)) for event in page.events]
+
+    return run
+
+
+def of(events: list[tuple[str, dict[str, Any]]], name: str) -> list[dict[str, Any]]:
+    return [data for event, data in events if event == name]
+
+
+@pytest.mark.parametrize("parallel", [None, True, False])
+@pytest.mark.parametrize("choice", ["auto", "required", ADD], ids=["auto", "required", "named"])
+async def test_rounds_go_on_till_the_model_calls_nothing(
+    run: Any, model: ScriptedModel, choice: Any, parallel: bool | None
+) -> None:
+    """What makes the model call a tool holds in the first round."""
+    options = {"tool_choice": choice, "parallel_tool_calls": parallel, "max_rounds": 5}
+    events = await run(calls(SUM), calls('{"a": 5, "b": 5}'), says("It is 10."), **options)
+
+    assert [data["stage_id"] for data in of(events, "stage_completed")] == [
+        "extraction", "tools", "extraction.2", "tools.2", "extraction.3",
+    ]  # fmt: skip
+    assert [body["tool_choice"] for body in model.bodies] == [choice, "auto", "auto"]
+    assert [body.get("parallel_tool_calls") for body in model.bodies] == [parallel] * 3
+    assert [message["content"] for message in model.bodies[-1]["messages"] if message["role"] == "tool"] == ["5", "10"]
+    assert events[-1][0] == "done"
+
+
+async def test_rounds_have_an_end(run: Any, model: ScriptedModel) -> None:
+    events = await run(calls(SUM), calls(SUM), says("I tried."), tool_choice="required", max_rounds=2)
+
+    assert of(events, "stage_completed")[-1]["stage_id"] == "synthesis"
+    assert "tools" not in model.bodies[-1]
+    assert "tool_choice" not in model.bodies[-1]
+    assert len({data["call_id"] for data in of(events, "tool_call")}) == 2, "whatever ids the provider gives"
+
+
+@pytest.mark.parametrize(("model_name", "has_tools"), [("native", True), ("prompted", False), ("none", False)])
+async def test_choice_of_none_calls_nothing(run: Any, model: ScriptedModel, model_name: str, has_tools: bool) -> None:
+    events = await run(says("5, I guess."), tool_choice="none", model=model_name)
+
+    assert of(events, "tool_call") == []
+    assert ("tools" in model.bodies[0]) == has_tools
+    assert len(model.bodies[0]["messages"]) == 1, "told of no tool in words, either"
+
+
+async def test_progress_stands_between_the_call_and_its_result(run: Any) -> None:
+    events = await run(calls(SUM), says("It is 5."))
+
+    names = [event for event, data in events if data["stage_id"] == "tools"]
+    assert names == ["stage_started", "tool_call", "tool_progress", "tool_result", "tool_summary", "stage_completed"]
+    assert of(events, "tool_progress") == [
+        {"stage_id": "tools", "call_id": of(events, "tool_call")[0]["call_id"], "message": "carrying", "fraction": 0.5}
+    ]
+
+
+# --- models that are told of their tools in words ------------------------------
+
+
+async def test_prompted_model_runs_through_every_stage(run: Any, model: ScriptedModel) -> None:
+    events = await run(says(IN_WORDS), says("It is 5."), model="prompted")
+
+    assert all("tools" not in body for body in model.bodies)
+    first, last = (body["messages"] for body in model.bodies)
+    assert '"name": "add"' in first[0]["content"]
+    assert [message["role"] for message in last] == ["user", "assistant", "user"]
+    assert '<tool_response>\n{"name": "add", "content": "5"}' in last[-1]["content"]
+    assert of(events, "tool_completion_chunk")[0]["tool_results"]["choices"][0]["delta"]["content"] == IN_WORDS
+    assert events[-1][0] == "done"
+
+
+async def test_call_that_cannot_be_carried_out_is_asked_for_once_more(run: Any, model: ScriptedModel) -> None:
+    broken = '<tool_call>{"name": "add", "arguments": {"a": 2'
+    events = await run(says(broken), says(IN_WORDS), says("It is 5."), model="prompted")
+
+    (retry,) = of(events, "retry_scheduled")
+    assert (retry["retry_of"], retry["retry"], retry["backoff_s"]) == ("extraction", 1, 0)
+    assert "no JSON object" in retry["reason"]
+    started, restarted = (
+        place for place, (event, data) in enumerate(events, 1) if event in ("stage_started", "stage_restarted")
+        and data["stage_id"] == "extraction"
+    )  # fmt: skip
+    assert events[restarted - 1][1]["discard_from"] == started + 1
+    assert [message["content"] for message in model.bodies[1]["messages"]][-2] == broken
+    assert of(events, "tool_result")[0]["content"] == "5"
+    assert of(events, "done")[0]["usage"]["total_tokens"] == 15, "the void answer was paid for, too"
+
+
+@pytest.mark.parametrize("name", ["subtract", "add"])
+async def test_second_answer_s_bad_call_is_its_error_result(run: Any, redis: Redis, name: str) -> None:
+    bad = f'<tool_call>{{"name": "{name}", "arguments": {{"a": 2}}}}</tool_call>'
+    events = await run(says(bad), says(bad), says("I cannot."), model="prompted")
+
+    assert len(of(events, "retry_scheduled")) == 1
+    assert of(events, "tool_result")[0]["is_error"]
+    assert (await store.get_run(redis, of(events, "run_queued")[0]["run_id"])).status == "succeeded"
