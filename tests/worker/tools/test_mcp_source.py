@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import pytest
 
 from shared.addresses import AddressPolicy
 from shared.settings import Settings
+from tests.processes import children_of, is_alive, until
 from tests.system import ROOT, free_port
 from worker.tools import mcp_source
 from worker.tools.context import ToolContext
@@ -68,12 +69,6 @@ async def connect(monkeypatch):
 
 async def call(registry: ToolRegistry, name: str, arguments: str = "{}", report=lambda *_: None):
     return await registry.get(f"ref__{name}").call(arguments, ToolContext(run_id="r", call_id="c", report=report))
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 @pytest.mark.usefixtures("age")
@@ -157,16 +152,9 @@ async def test_only_wanted_tools_are_offered(connect, url):
     assert registry.names() == ("ref__add", "ref__with_dots_and_more", "ref__show")
 
 
-def servers() -> set[str]:
-    """The processes of MCP servers that this one has started."""
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    return {pid for pid in children if b"tests.mcp_server\0stdio" in Path(f"/proc/{pid}/cmdline").read_bytes()}
-
-
 async def test_process_gets_the_variables_that_it_was_given_and_no_others_and_ends_with_its_source(
     connect, monkeypatch
 ):
-    before = servers()
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-worker")
     monkeypatch.setenv("FOR_IT", "for it alone")
     registry = await connect(**STDIO, env={"SECRET": {"env": "FOR_IT"}}, timeout_s=7)
@@ -175,9 +163,9 @@ async def test_process_gets_the_variables_that_it_was_given_and_no_others_and_en
     names = (await call(registry, "variables")).content.split()
     assert set(names) <= {"SECRET", "PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "LC_CTYPE"}
     assert registry.get("ref__secret").timeout_s == 7
-    assert len(servers() - before) == 1
+    (server,) = (pid for pid, line in children_of(os.getpid()).items() if "tests.mcp_server stdio" in line)
     await registry.aclose()
-    assert servers() == before
+    assert not is_alive(server)
 
 
 async def test_server_that_dies_in_a_call_gives_an_error_and_is_started_again(connect, tmp_path: Path):

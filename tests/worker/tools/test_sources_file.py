@@ -1,12 +1,16 @@
 """The tools file: what it may say, and what is said of one that does not hold."""
 
+import re
 import sys
+import tomllib
 
 import pytest
 
 from shared.errors import BadTool
 from shared.settings import Settings
+from tests.system import ROOT
 from worker.tools.registry import ToolRegistry
+from worker.tools.sources_file import BasicAuth, McpEntry, OpenApiEntry, SourcesFile
 
 
 @pytest.fixture
@@ -75,3 +79,13 @@ def test_extra_that_is_missing_is_said(load, monkeypatch):
 
     with pytest.raises(BadTool, match=r"pip install 'stagebus\[mcp\]'"):
         load('[mcp.f]\ncommand = "b"')
+
+
+def test_page_s_examples_hold_and_its_tables_name_every_key():
+    page = (ROOT / "docs" / "tool-sources.md").read_text()
+    examples = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    files = [SourcesFile.model_validate(tomllib.loads(example)) for example in examples]
+    keys = {key for entry in (McpEntry, OpenApiEntry, BasicAuth) for key in entry.model_fields}
+
+    assert files[0].mcp.keys() | files[0].openapi.keys() == {"files", "search", "pets"}
+    assert not [key for key in keys if not re.search(rf"^\|.*\b{key}\b", page, re.MULTILINE)]
