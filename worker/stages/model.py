@@ -96,9 +96,7 @@ def _in_words(request: ModelRequest, prompting: Prompting) -> ModelRequest:
     is_one_call = request.parallel_tool_calls is False
     messages = in_words(request.messages, _offered(request), request.tool_choice, is_one_call=is_one_call)
     further = [] if prompting.again is None else prompting.again.messages
-    return replace(
-        request, messages=[*messages, *further], tools=None, tool_choice=None, parallel_tool_calls=None
-    )  # fmt: skip
+    return replace(request, messages=[*messages, *further], tools=None, tool_choice=None, parallel_tool_calls=None)
 
 
 def _read_words(merged: Merged, request: ModelRequest, prompting: Prompting, taken_call_ids: set[str]) -> Merged:
