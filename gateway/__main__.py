@@ -8,7 +8,7 @@ from gateway.app import create_app
 from gateway.server import GatewayServer
 from shared import redis as redis_connections
 from shared.errors import StagebusError
-from shared.exposure import check_exposure
+from shared.exposure import check_access, check_exposure
 from shared.logging import configure
 from shared.redis import check_server
 from shared.settings import Settings, load_settings
@@ -35,6 +35,7 @@ def main() -> None:
         settings = settings.model_copy(update={"insecure": True})
     configure(settings.log_level)
     try:
+        check_access(settings)
         check_exposure(settings, args.host)
         uvloop.run(_main(settings, args.host, args.port))
     except StagebusError as exc:

@@ -7,18 +7,14 @@ probes can see.
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from redis.asyncio import Redis
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Route
 
 from gateway import routes
 from gateway.access import Access
-from gateway.auth.anyone import Anyone
-from gateway.auth.credentials import Credentials
-from gateway.auth.key_ring import KeyRing
-from gateway.auth.principal import Authenticator
-from gateway.handlers import ops, runs, stream
+from gateway.auth.parts import open_auth
+from gateway.handlers import access, ops, runs, stream
 from gateway.hub import Hub
 from gateway.metrics import Metrics
 from gateway.problems import HANDLERS
@@ -37,6 +33,8 @@ ROUTES: tuple[BaseRoute, ...] = (
     Route(routes.RUN_EVENTS, Resource(GET=stream.stream_run)),
     Route(routes.STAGE_EVENTS, Resource(GET=stream.stream_stage)),
     Route(routes.RUN_CANCEL, Resource(POST=runs.cancel_run)),
+    Route(routes.RUN_TICKET, Resource(POST=access.create_ticket)),
+    Route(routes.SESSION, Resource(POST=access.create_session, GET=access.get_session, DELETE=access.end_session)),
     Route(routes.TOOLS, Resource(GET=ops.list_tools)),
     Route(routes.MODELS, Resource(GET=ops.list_models)),
     Route(routes.HEALTH, Resource(GET=ops.get_health)),
@@ -79,7 +77,7 @@ async def _open_gateway(settings: Settings, providers: Providers) -> AsyncIterat
     """Every part, opened in order and closed in the other.
 
     Raises:
-        StorageUnfit: Redis cannot carry runs; the message says what to do.
+        StorageUnfit, AccessUnset: Redis cannot carry runs, or settings are missing; the message says what to do.
     """
     redis = redis_connections.connect(settings)
     try:
@@ -89,17 +87,13 @@ async def _open_gateway(settings: Settings, providers: Providers) -> AsyncIterat
         await hub.start()
         await limiter.start()
         try:
-            async with drain_with_server(hub):
-                yield Gateway(settings, redis, hub, Metrics(hub), _authenticator(settings, redis), limiter, providers)
+            async with open_auth(settings, redis) as auth, drain_with_server(hub):
+                yield Gateway(settings, redis, hub, Metrics(hub), auth, limiter, providers)
         finally:
             await limiter.stop()
             await hub.stop()
     finally:
         await redis_connections.close(redis)
-
-
-def _authenticator(settings: Settings, redis: Redis) -> Authenticator:
-    return Anyone(settings) if settings.auth == "open" else Credentials(KeyRing(redis))
 
 
 def __getattr__(name: str) -> Starlette:

@@ -24,8 +24,8 @@ KEY_SHOWN_CHARS: Final = 64
 _JSON_TYPES: Final = frozenset({"", "application/json", "text/json"})
 
 
-async def read_json(request: Request, max_bytes: int) -> dict[str, Any]:
-    """The request's body as a JSON object.
+async def read_json(request: Request, max_bytes: int, *, is_optional: bool = False) -> dict[str, Any]:
+    """The request's body as a JSON object; where it is optional, no body at all is an empty one.
 
     Raises:
         UnsupportedMediaType: it is declared as something else, or compressed.
@@ -37,7 +37,8 @@ async def read_json(request: Request, max_bytes: int) -> dict[str, Any]:
         raise UnsupportedMediaType
     if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise UnsupportedMediaType
-    return parse_object(await _read(request, max_bytes))
+    body = await _read(request, max_bytes)
+    return {} if is_optional and not body else parse_object(body)
 
 
 async def _read(request: Request, max_bytes: int) -> bytes:

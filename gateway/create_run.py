@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import ConfigDict, Discriminator, Field, Tag
 
+from gateway.forms import invalid_fields, parse_form
 from gateway.messages import Message, WireModel
 from shared.errors import InvalidRequest, UnknownModel
 from shared.provider_entry import NAME_PATTERN
@@ -23,9 +23,6 @@ METADATA_MAX: Final = 16
 MODEL_FIELDS: Final = ("model.extraction", "model.synthesis")
 METADATA_KEY_MAX_CHARS: Final = 64
 METADATA_VALUE_MAX_CHARS: Final = 512
-ERRORS_MAX: Final = 20
-ERROR_MAX_CHARS: Final = 300
-PATH_PART_MAX_CHARS: Final = 64
 TOOL_CHOICES: Final = frozenset({"auto", "none", "required"})
 
 T = TypeVar("T")
@@ -146,18 +143,14 @@ def parse_create_run(body: dict[str, Any], settings: Settings, providers: Provid
     Raises:
         InvalidRequest: it does not hold; every wrong field is named.
     """
-    try:
-        form = CreateRun.model_validate(body)
-    except ValidationError as exc:
-        errors = exc.errors(include_url=False, include_context=False, include_input=False)
-        raise _invalid([(_path(error, body), error["msg"]) for error in errors]) from exc
+    form = parse_form(CreateRun, body)
     wrong = [*_check_prompt(form), *_check_tools(form)]
     if form.timeout_s is not None and form.timeout_s > settings.run_timeout_max_s:
         wrong.append(("timeout_s", f"at most {settings.run_timeout_max_s:g} s"))
     model = _model(form.model, settings.model if providers is None else providers.default_model)
     wrong += _check_models(model, providers)
     if wrong:
-        raise _invalid(wrong)
+        raise invalid_fields(wrong)
     return RunRequest(
         model=model,
         messages=_messages(form),
@@ -184,7 +177,7 @@ def named_tools(request: RunRequest) -> list[str]:
 def unknown_tools(request: RunRequest, unknown: set[str]) -> InvalidRequest:
     """The error of a request that names tools which no worker has."""
     where = {name: f"tools.{at}" for at, name in enumerate(request.tools or [])}
-    return _invalid(
+    return invalid_fields(
         [
             (where.get(name, "tool_choice"), f"there is no tool {name!r}; GET /tools lists those that there are")
             for name in sorted(unknown)
@@ -247,24 +240,3 @@ def _check_tools(form: CreateRun) -> Iterator[tuple[str, str]]:
         yield "tool_choice", "nothing can be required where tools is empty"
     if isinstance(choice, dict) and form.tools is not None and choice["function"]["name"] not in form.tools:
         yield "tool_choice", "the tool is not among tools"
-
-
-def _invalid(wrong: list[tuple[str, str]]) -> InvalidRequest:
-    errors = [{"field": field, "message": message[:ERROR_MAX_CHARS]} for field, message in wrong[:ERRORS_MAX]]
-    first = errors[0]
-    detail = f"{first['field'] or 'the body'}: {first['message']}"
-    return InvalidRequest(detail if len(wrong) == 1 else f"{detail} (and {len(wrong) - 1} more)", errors)
-
-
-def _path(error: ErrorDetails, body: dict[str, Any]) -> str:
-    """Where in the body an error is: pydantic's location without the names of its unions' members."""
-    path: list[str] = []
-    value: Any = body
-    for part in error["loc"]:
-        members = dict(enumerate(value)) if isinstance(value, list) else value
-        if isinstance(members, dict) and part in members:
-            value = members[part]
-            path.append(str(part)[:PATH_PART_MAX_CHARS])
-    if error["type"] == "missing":
-        path.append(str(error["loc"][-1]))
-    return ".".join(path)

@@ -12,6 +12,8 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from gateway.auth.guard import Guarded
+from gateway.auth.sessions import COOKIE, SECURE_COOKIE
+from gateway.auth.tickets import PARAMETER
 from gateway.operations import JSON, OPERATIONS, Operation, Parameter, Reply
 from gateway.problems import MEDIA_TYPE as PROBLEM
 from gateway.schemas import Problem
@@ -21,7 +23,23 @@ from shared.refusals import Forbidden, RateLimited, Unauthenticated
 Json = dict[str, Any]
 
 SECURITY_SCHEMES: Final = {
-    "bearer": {"type": "http", "scheme": "bearer", "description": "an API key, `sbk_…`, from `stagebus keys create`"},
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "an API key, `sbk_…`, from `stagebus keys create`; or a JWT of the issuer that the operator set",
+    },
+    "session": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": SECURE_COOKIE,
+        "description": f"from POST /session, for pages of this origin; without TLS it is called `{COOKIE}`",
+    },
+    "ticket": {
+        "type": "apiKey",
+        "in": "query",
+        "name": PARAMETER,
+        "description": "from POST /runs/{run_id}/ticket, for that run alone",
+    },
 }
 # What every guarded operation may answer.
 REFUSALS: Final = (Unauthenticated, Forbidden, RateLimited)
@@ -69,7 +87,10 @@ def _operation(operation: Operation, guard: Guarded, *, is_open: bool) -> Json:
         "security": _security(guard, is_open=is_open),
     }
     if operation.body is not None:
-        entry["requestBody"] = {"required": True, "content": {JSON: {"schema": _schema(operation.body)}}}
+        entry["requestBody"] = {
+            "required": not operation.is_body_optional,
+            "content": {JSON: {"schema": _schema(operation.body)}},
+        }
     return entry
 
 
@@ -77,7 +98,9 @@ def _security(guard: Guarded, *, is_open: bool) -> list[Json]:
     """The ways in, each good enough alone; none at all is one where everybody is let in."""
     if guard.is_public:
         return []
-    ways: list[Json] = [{"bearer": [] if guard.scope is None else [guard.scope.value]}]
+    roles = [] if guard.scope is None else [guard.scope.value]
+    names = ["bearer", "session", *(["ticket"] if guard.takes_ticket else [])]
+    ways: list[Json] = [{name: roles} for name in names]
     return [{}, *ways] if is_open else ways
 
 

@@ -22,8 +22,11 @@ from gateway.schemas import (
     RunAccepted,
     RunList,
     RunView,
+    SessionView,
+    TicketView,
     ToolList,
 )
+from gateway.ticket_request import TicketRequest
 from shared import ids
 from shared.errors import (
     BadCursor,
@@ -40,7 +43,7 @@ from shared.errors import (
     StorageUnavailable,
     UnsupportedMediaType,
 )
-from shared.refusals import TokensUsedUp, TooManyRuns
+from shared.refusals import CrossSite, TokensUsedUp, TooManyRuns
 from shared.runs import STAGE_IDS
 
 JSON: Final = "application/json"
@@ -81,6 +84,7 @@ class Operation:
     parameters: Sequence[Parameter] = ()
     body: type[BaseModel] | None = None
     errors: Sequence[type[StagebusError]] = ()
+    is_body_optional: bool = False
 
 
 _TEXT: Final = {"type": "string"}
@@ -166,6 +170,25 @@ OPERATIONS: Final = (
             200: Reply("It has ended, in whatever way.", {JSON: RunAccepted}),
         },
         [RUN_ID], errors=[RunNotFound, StorageUnavailable],
+    ),
+    Operation(
+        "post", routes.RUN_TICKET, "create_ticket", "A ticket for whoever is to look at this run, and at nothing else.",
+        {200: Reply("The ticket, for the query of an EventSource, and a link to pass on.", {JSON: TicketView})},
+        [RUN_ID], TicketRequest, is_body_optional=True,
+        errors=[BadJson, RunNotFound, BodyTooLarge, UnsupportedMediaType, InvalidRequest, StorageUnavailable],
+    ),
+    Operation(
+        "post", routes.SESSION, "create_session", "Let this browser's pages in, with a cookie instead of the key.",
+        {200: Reply("Who one is from now on.", {JSON: SessionView}, {"Set-Cookie": "the session"})},
+        errors=[CrossSite, StorageUnavailable],
+    ),
+    Operation(
+        "get", routes.SESSION, "get_session", "Who one is here, and what one may do.",
+        {200: Reply("This one.", {JSON: SessionView})}, errors=[StorageUnavailable],
+    ),
+    Operation(
+        "delete", routes.SESSION, "end_session", "Have this browser forget its session.",
+        {204: Reply("It has.", headers={"Set-Cookie": "no session"})}, errors=[CrossSite],
     ),
     Operation(
         "get", routes.TOOLS, "list_tools", "The tools that a run may name.",

@@ -5,6 +5,8 @@
 /runs/{run_id}/events                                          GET  its stream
 /runs/{run_id}/stages/{stage_id}/events                        GET  one stage's stream
 /runs/{run_id}/cancel                    POST  cancel
+/runs/{run_id}/ticket                    POST  a ticket to look at it
+/session                                 POST  begin           GET  who one is     DELETE  end
 /tools  /models                                                GET  what a run may name
 /healthz  /readyz  /metrics                                    GET  operation
 /schema/events.json  /openapi.json  /problems/{code}           GET  description
@@ -18,6 +20,8 @@ RUN: Final = "/runs/{run_id}"
 RUN_EVENTS: Final = "/runs/{run_id}/events"
 STAGE_EVENTS: Final = "/runs/{run_id}/stages/{stage_id}/events"
 RUN_CANCEL: Final = "/runs/{run_id}/cancel"
+RUN_TICKET: Final = "/runs/{run_id}/ticket"
+SESSION: Final = "/session"
 TOOLS: Final = "/tools"
 MODELS: Final = "/models"
 HEALTH: Final = "/healthz"
@@ -52,6 +56,15 @@ def run_links(run_id: str) -> dict[str, str]:
         "self": run_url(run_id),
         "events": RUN_EVENTS.format(run_id=run_id),
         "cancel": RUN_CANCEL.format(run_id=run_id),
+    }
+
+
+def ticket_links(run_id: str, ticket: str) -> dict[str, str]:
+    """Where a ticket leads: the fields of `schemas.TicketLinks`."""
+    return {
+        "events": f"{RUN_EVENTS.format(run_id=run_id)}?ticket={ticket}",
+        # Behind the #, which browsers keep to themselves: no server and no proxy logs it.
+        "page": f"{PAGE}?run={run_id}#ticket={ticket}",
     }
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema
 
 from gateway import routes
+from gateway.auth.principal import Principal
 from shared.catalog import ToolDescription
 from shared.events import Usage
 from shared.provider_entry import ANY, Abilities
@@ -14,6 +15,7 @@ from shared.providers import Providers, Route
 from shared.runs import Run, RunStatus
 from shared.store import StageView as StoredStage
 from shared.store import answer_text
+from shared.tenants import Scope
 
 PROMPT_EXCERPT_CHARS: Final = 200
 
@@ -123,6 +125,45 @@ class RunList(Answer):
 
     runs: list[RunSummary]
     next: str | None = Field(description="give it as `before` for the next page; null on the last one")
+
+
+class TicketLinks(Answer):
+    """Where a ticket leads."""
+
+    events: str = Field(description="the run's stream, for an EventSource")
+    page: str = Field(description="the page that shows the run, to pass on")
+
+
+class TicketView(Answer):
+    """A ticket for one run."""
+
+    ticket: str = Field(description="goes into the query, as `ticket`, of the run's URL and of its streams'")
+    expires_at: Timestamp
+    links: TicketLinks
+
+    @classmethod
+    def of(cls, text: str, expires_at: float, links: TicketLinks) -> "TicketView":
+        """The answer to those who asked for it."""
+        return cls(ticket=text, expires_at=timestamp(round(expires_at) * 1000), links=links)
+
+
+class SessionView(Answer):
+    """Who one is here."""
+
+    tenant: str
+    subject: str = Field(description="as the audit names them: key:<id>, jwt:<sub>, anyone")
+    scopes: list[Scope]
+    expires_at: Timestamp | None = Field(description="null: as long as the key holds")
+
+    @classmethod
+    def of(cls, principal: Principal) -> "SessionView":
+        """What those who ask may know of themselves."""
+        return cls(
+            tenant=principal.tenant,
+            subject=principal.subject,
+            scopes=sorted(principal.scopes),
+            expires_at=None if principal.expires_at is None else timestamp(round(principal.expires_at) * 1000),
+        )
 
 
 class ToolList(Answer):

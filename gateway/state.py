@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from redis.asyncio import Redis
 from starlette.requests import Request
 
-from gateway.auth.principal import Authenticator
+from gateway.auth.parts import Auth
 from gateway.hub import Hub
 from gateway.metrics import Metrics
 from gateway.tenant_limits import TenantLimiter
@@ -23,7 +23,7 @@ class Gateway:
     redis: Redis
     hub: Hub
     metrics: Metrics
-    authenticator: Authenticator
+    auth: Auth
     limiter: TenantLimiter
     providers: Providers
 

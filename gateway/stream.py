@@ -52,6 +52,7 @@ class EventStream(EventSourceResponse):
         self._own_headers = headers
         self._hub = gateway.hub
         self._principal = principal
+        self._vigil = gateway.auth.vigil
         self._run_id = run_id
         self._cursor = cursor
         self._stage_id = stage_id
@@ -82,10 +83,11 @@ class EventStream(EventSourceResponse):
             # through every one of them.
             relaying = asyncio.create_task(self._relay(stream, send))
             try:
-                while (await receive())["type"] != "http.disconnect":
-                    pass
-                stream.close()
-                await relaying
+                with self._vigil.over(self._principal, stream.close):
+                    while (await receive())["type"] != "http.disconnect":
+                        pass
+                    stream.close()
+                    await relaying
             finally:
                 relaying.cancel()
 

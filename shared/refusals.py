@@ -117,6 +117,18 @@ class GatewayExposed(StagebusError):
         )
 
 
+class IssuerUnavailable(StagebusError):
+    """The keys of the issuer of tokens cannot be had."""
+
+    code = "issuer_unavailable"
+    title = "Token issuer unavailable"
+    status_hint = 503
+    retryable = True
+
+    def __init__(self) -> None:
+        super().__init__("the keys of the tokens' issuer cannot be had at the moment; try again")
+
+
 class AccessUnset(StagebusError):
     """The settings ask for authentication, but not for all that it needs. The gateway does not start."""
 

@@ -148,6 +148,18 @@ class Settings(BaseSettings):
         "by commas: the first signs, all are good",
     )
 
+    ticket_ttl_s: float = Field(900.0, ge=10, description="a ticket for a run's stream, where the request says nothing")
+    ticket_ttl_max_s: float = Field(604800.0, ge=10, description="the longest that a request may ask for")
+    session_ttl_s: float = Field(43200.0, ge=60, description="a page's session, from its sign-in")
+    jwt_jwks: str | None = Field(None, description="the issuer's key set: a https URL, or a file")
+    jwt_issuer: str | None = Field(None, description="what `iss` has to be")
+    jwt_audience: str | None = Field(None, description="what `aud` has to hold")
+    jwt_tenant_claim: str = Field("tenant", min_length=1, description="the claim that names the tenant")
+    jwt_scopes_claim: str = Field("scope", min_length=1, description="the claim with the scopes: a text or a list")
+    metrics_open: bool = Field(
+        default=False, description="let everybody read /metrics; else it takes the scope `admin`: true, false"
+    )
+
     # All
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="the least that is logged")
     data_dir: Path = Field(Path(".stagebus"), description="where `stagebus up` keeps the embedded Valkey's files")

@@ -24,7 +24,7 @@ from shared.child import Child, ChildSpec
 from shared.child_output import Printer
 from shared.embedded import EmbeddedValkey
 from shared.errors import ChildFailed
-from shared.exposure import check_exposure
+from shared.exposure import check_access, check_exposure
 from shared.settings import Settings
 
 BACKOFF_S: Final = 0.5
@@ -52,8 +52,9 @@ async def up(options: UpOptions, settings: Settings) -> None:
     """Run everything until SIGINT, SIGTERM or SIGHUP, then stop it in order; a second signal stops it at once.
 
     Raises:
-        GatewayExposed, ChildFailed, StorageUnfit: something does not start; the message says what to do, and nothing is left running.
+        AccessUnset, GatewayExposed, ChildFailed, StorageUnfit: something does not start; the message says what to do, and nothing is left running.
     """
+    check_access(settings)
     check_exposure(settings, options.host)
     _check_port(options.host, options.port)
     printer = Printer()

@@ -1,50 +1,94 @@
-"""The gateway that knows its clients: by what a request carries, it tells who makes it."""
+"""The gateway that knows its clients: by what a request carries, it tells who makes it.
+
+    Authorization: Bearer sbk_…      an API key         everywhere
+    Authorization: Bearer eyJ…       an issuer's JWT    everywhere
+    ?ticket=eyJ…                     a ticket           on the run that it was made for
+    Cookie: __Host-stagebus=eyJ…     a session          for pages of ours
+
+The first that is there counts, alone: a bad key is not made good by a cookie.
+"""
 
 from typing import Final
 
 from starlette.requests import Request
 
+from gateway.auth import tickets
 from gateway.auth.key_ring import KeyRing
+from gateway.auth.origin import SAFE_METHODS, is_own_page
 from gateway.auth.principal import Principal
+from gateway.auth.sessions import Sessions
+from gateway.auth.tickets import Tickets
+from gateway.auth.tokens import Tokens
 from shared.api_keys import PREFIX, ApiKey
-from shared.refusals import Unauthenticated
+from shared.refusals import CrossSite, Unauthenticated
 
 CREDENTIAL_MAX_CHARS: Final = 8192
 
 
 class Credentials:
-    """Takes `Authorization: Bearer …` with an API key."""
+    """Takes what the settings say that it takes."""
 
-    def __init__(self, key_ring: KeyRing) -> None:
+    def __init__(
+        self, *, key_ring: KeyRing, sessions: Sessions, tickets: Tickets, tokens: Tokens | None, takes_keys: bool
+    ) -> None:
+        """Without `tokens` no JWTs are taken."""
         self._key_ring = key_ring
+        self._sessions = sessions
+        self._tickets = tickets
+        self._tokens = tokens
+        self._takes_keys = takes_keys
 
-    async def authenticate(self, request: Request, *, takes_ticket: bool) -> Principal:  # noqa: ARG002
+    async def authenticate(self, request: Request, *, takes_ticket: bool) -> Principal:
         """The one whose credential the request carries.
 
         Raises:
             Unauthenticated: it carries none, or one that does not hold.
-            StorageUnavailable: it cannot be told at the moment.
+            CrossSite: it rests on a cookie alone, and no page of ours made it.
+            StorageUnavailable, IssuerUnavailable: it cannot be told at the moment.
         """
         header = request.headers.get("authorization")
-        if header is None:
-            raise Unauthenticated(
-                "send an API key as `Authorization: Bearer …`; the command line reads STAGEBUS_API_KEY",
-                is_bad_token=False,
-            )
+        if header is not None:
+            return await self._of_header(header)
+        ticket = getattr(request.state, tickets.STATE, None) if takes_ticket else None
+        if ticket is not None:
+            return await self._of_ticket(ticket)
+        return await self._of_session(request)
+
+    async def _of_header(self, header: str) -> Principal:
         scheme, _, token = header.partition(" ")
         token = token.strip()
         if scheme.lower() != "bearer" or not token or len(token) > CREDENTIAL_MAX_CHARS:
-            raise Unauthenticated("the Authorization header has to be `Bearer ` and a key")
-        return await self._of_token(token)
-
-    async def _of_token(self, token: str) -> Principal:
-        if token.startswith(PREFIX):
+            raise Unauthenticated("the Authorization header has to be `Bearer ` and a key or token")
+        if token.startswith(PREFIX) and self._takes_keys:
             record = await self._key_ring.open(token)
             if record is not None:
                 return of_key(record)
+        elif not token.startswith(PREFIX) and self._tokens is not None:
+            return await self._tokens.open(token)
         raise Unauthenticated("this key is not known here: it never was, was revoked, or has expired")
 
+    async def _of_ticket(self, text: str) -> Principal:
+        holder = self._tickets.open(text) if len(text) <= CREDENTIAL_MAX_CHARS else None
+        if holder is None or (holder.key_id and await self._key_ring.find(holder.key_id) is None):
+            raise Unauthenticated("this ticket has expired or was taken back: ask for another one")
+        return holder
 
-def of_key(record: ApiKey) -> Principal:
+    async def _of_session(self, request: Request) -> Principal:
+        holder = self._sessions.open(request)
+        if holder is None:
+            raise Unauthenticated(
+                "send a key as `Authorization: Bearer …`; the command line reads STAGEBUS_API_KEY", is_bad_token=False
+            )
+        if request.method not in SAFE_METHODS and not is_own_page(request):
+            raise CrossSite
+        if not holder.key_id:
+            return holder
+        record = await self._key_ring.find(holder.key_id)
+        if record is None:
+            raise Unauthenticated("the key that this session began with was revoked or has expired")
+        return of_key(record, holder.expires_at)
+
+
+def of_key(record: ApiKey, expires_at: float | None = None) -> Principal:
     """The holder of a key."""
-    return Principal(record.tenant, f"key:{record.key_id}", record.scopes, key_id=record.key_id)
+    return Principal(record.tenant, f"key:{record.key_id}", record.scopes, record.key_id, expires_at)

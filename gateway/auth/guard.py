@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.state import gateway_of
+from shared import ids
 from shared.errors import RunNotFound
 from shared.refusals import RateLimited
 from shared.tenants import Scope
@@ -40,7 +41,7 @@ class Guarded:
 
     async def _check(self, request: Request) -> None:
         gateway = gateway_of(request)
-        principal = await gateway.authenticator.authenticate(request, takes_ticket=self.takes_ticket)
+        principal = await gateway.auth.authenticator.authenticate(request, takes_ticket=self.takes_ticket)
         request.state.principal = principal
         quota = await gateway.limiter.count_request(principal.tenant)
         if quota is not None:
@@ -49,9 +50,10 @@ class Guarded:
                 raise RateLimited(quota.retry_in_s)
         if self.scope is not None:
             principal.check(self.scope)
-        asked = request.path_params.get(RUN_ID, "")
-        if principal.run_id and asked != principal.run_id:
-            raise RunNotFound(asked)  # as anybody hears it of a run that is not theirs
+        asked = request.path_params.get(RUN_ID)
+        # A ticket's holder hears of other runs what anybody hears of a run that is not theirs.
+        if asked is not None and (not ids.is_run_id(asked) or principal.run_id not in ("", asked)):
+            raise RunNotFound(asked)
 
 
 def public(handler: Handler) -> Guarded:

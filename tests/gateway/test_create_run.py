@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.create_run import ERRORS_MAX, METADATA_MAX, named_tools, parse_create_run, unknown_tools
+from gateway.create_run import METADATA_MAX, named_tools, parse_create_run, unknown_tools
+from gateway.forms import ERRORS_MAX
 from shared.errors import InvalidRequest
 from shared.provider_entry import ProvidersFile
 from shared.providers import Providers

@@ -118,7 +118,7 @@ async def test_without_redis_it_cannot_be_told_and_a_stream_is_asked_for_again(
 ) -> None:
     """A browser's EventSource gives up for good at any error."""
     mine = await client_of("acme")
-    locked_app.state.gateway.authenticator._key_ring._redis = nowhere
+    locked_app.state.gateway.auth.authenticator._key_ring._redis = nowhere
     page = await mine.get(f"/runs/{new_run_id()}/events", headers={"Accept": "application/json"})
     stream = await mine.get(f"/runs/{new_run_id()}/events")
 

@@ -1,0 +1,54 @@
+"""What a gateway needs in order to tell who asks, built from its settings."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+
+from gateway.auth.anyone import Anyone
+from gateway.auth.credentials import Credentials
+from gateway.auth.key_ring import KeyRing
+from gateway.auth.principal import Authenticator
+from gateway.auth.sessions import Sessions
+from gateway.auth.tickets import Tickets
+from gateway.auth.tokens import Tokens
+from gateway.auth.vigil import Vigil
+from shared.exposure import check_access
+from shared.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Auth:
+    """One process's parts."""
+
+    authenticator: Authenticator
+    tickets: Tickets
+    sessions: Sessions
+    vigil: Vigil
+
+
+@asynccontextmanager
+async def open_auth(settings: Settings, redis: Redis) -> AsyncIterator[Auth]:
+    """Build the parts; while they are open, streams end with what they rest on.
+
+    Raises:
+        AccessUnset: the settings lack something; the message says what.
+    """
+    check_access(settings)
+    key_ring, tickets, sessions = KeyRing(redis), Tickets(settings), Sessions(settings)
+    authenticator: Authenticator = Anyone(settings)
+    if settings.auth != "open":
+        authenticator = Credentials(
+            key_ring=key_ring,
+            sessions=sessions,
+            tickets=tickets,
+            tokens=Tokens(settings) if settings.auth in ("jwt", "both") else None,
+            takes_keys=settings.auth in ("keys", "both"),
+        )
+    vigil = Vigil(key_ring)
+    vigil.start()
+    try:
+        yield Auth(authenticator, tickets, sessions, vigil)
+    finally:
+        await vigil.stop()

@@ -1,0 +1,72 @@
+"""Ends open streams whose key was revoked, or whose session or token has run out.
+
+A request is judged once, when it comes; a stream may stay for an hour. So now and then all
+keys that streams rest on are looked up at once: nothing is added to an event.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from gateway.auth.key_ring import KeyRing
+from gateway.auth.principal import Principal
+from shared.errors import StorageUnavailable
+from shared.tasks import cancel_and_wait
+
+logger = logging.getLogger(__name__)
+
+LOOK_EVERY_S: Final = 10.0
+
+
+class Vigil:
+    """Watches over the streams of one gateway."""
+
+    def __init__(self, key_ring: KeyRing) -> None:
+        self._key_ring = key_ring
+        self._watched: dict[Callable[[], None], Principal] = {}
+        self._looking: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._looking = asyncio.create_task(self._look_forever())
+
+    async def stop(self) -> None:
+        """Look no more."""
+        if self._looking is not None:
+            await cancel_and_wait(self._looking)
+
+    @contextmanager
+    def over(self, principal: Principal, close: Callable[[], None]) -> Iterator[None]:
+        """Call `close` as soon as the principal does not hold any more."""
+        if not principal.key_id and principal.expires_at is None:
+            yield  # nothing that could end
+            return
+        self._watched[close] = principal
+        try:
+            yield
+        finally:
+            del self._watched[close]
+
+    async def look(self) -> None:
+        """Look once."""
+        watched = dict(self._watched)
+        key_ids = sorted({principal.key_id for principal in watched.values() if principal.key_id})
+        try:
+            living = await self._key_ring.find_living(key_ids) if key_ids else set()
+        except StorageUnavailable:
+            living = set(key_ids)  # nothing can be revoked, or streamed, at the moment
+        now = time.time()
+        for close, principal in watched.items():
+            if principal.key_id and principal.key_id not in living:
+                logger.info("a stream of %s ends: its key was revoked or has expired", principal.subject)
+                close()
+            elif principal.expires_at is not None and principal.expires_at <= now:
+                close()
+
+    async def _look_forever(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            await self.look()

@@ -1,0 +1,79 @@
+"""Ways in that are made of others: tickets out of keys, sessions out of keys, and who one is."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway import routes
+from gateway.answers import answer
+from gateway.auth.anyone import ANYONE
+from gateway.auth.guard import needs, public
+from gateway.auth.origin import is_foreign
+from gateway.auth.principal import principal_of
+from gateway.body import read_json
+from gateway.schemas import SessionView, TicketLinks, TicketView
+from gateway.state import gateway_of
+from gateway.ticket_request import parse_ticket_request
+from shared import log
+from shared.audit import audit
+from shared.redis import storage_errors
+from shared.refusals import CrossSite, Unauthenticated
+from shared.tenants import Scope
+
+
+@needs(Scope.RUNS_READ)
+async def create_ticket(request: Request) -> Response:
+    """POST /runs/{run_id}/ticket: a ticket for whoever is to see this run, and nothing else.
+
+    Errors: bad_json 400, run_not_found 404, body_too_large 413, unsupported_media_type 415,
+    invalid_request 422.
+    """
+    gateway, principal, run_id = gateway_of(request), principal_of(request), request.path_params["run_id"]
+    body = await read_json(request, gateway.settings.body_max_bytes, is_optional=True)
+    asked = parse_ticket_request(body, gateway.settings)
+    with storage_errors():
+        await log.read_head(gateway.redis, run_id, principal.tenant)
+    ticket = gateway.auth.tickets.make(principal, run_id, asked.ttl_s)
+    audit(
+        "ticket.create", subject=principal.subject, tenant=principal.tenant, run=run_id,
+        request_id=request.state.request_id, share=asked.share, ttl_s=asked.ttl_s,
+    )  # fmt: skip
+    links = TicketLinks(**routes.ticket_links(run_id, ticket.text))
+    return answer(TicketView.of(ticket.text, ticket.expires_at, links))
+
+
+@needs(None)
+async def create_session(request: Request) -> Response:
+    """POST /session: let this browser's pages in with a cookie instead of the key.
+
+    Errors: unauthenticated 401, cross_site 403.
+    """
+    gateway, principal = gateway_of(request), principal_of(request)
+    if is_foreign(request):
+        raise CrossSite
+    if principal is ANYONE:
+        return answer(SessionView.of(principal))
+    if "authorization" not in request.headers:
+        raise Unauthenticated("a session begins with a key: send it as `Authorization: Bearer …`", is_bad_token=False)
+    response = Response()
+    holder = gateway.auth.sessions.begin(request, response, principal)
+    audit("session.create", subject=principal.subject, tenant=principal.tenant, request_id=request.state.request_id)
+    return answer(SessionView.of(holder), headers=response.headers)
+
+
+@public
+async def end_session(request: Request) -> Response:
+    """DELETE /session: have this browser forget its session.
+
+    Errors: cross_site 403.
+    """
+    if is_foreign(request):
+        raise CrossSite
+    response = Response(status_code=204)
+    gateway_of(request).auth.sessions.end(response)
+    return response
+
+
+@needs(None)
+async def get_session(request: Request) -> Response:
+    """GET /session: who one is here, and what one may do."""
+    return answer(SessionView.of(principal_of(request)))
