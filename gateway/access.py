@@ -1,30 +1,29 @@
-"""Around every request: its id, one log line, its metrics, and the answer to an unexpected error."""
+"""Around every request: its id, one log line, its metrics, headers, and the answer to an unexpected error."""
 
 import logging
-import re
 import time
 from dataclasses import dataclass
 from typing import Final
-from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import routes
+from gateway.auth.tickets import take_from_query
+from gateway.headers import DEFAULTS
 from gateway.metrics import Metrics
 from gateway.problems import answer_internal
 from gateway.stream import DIRECT_SEND
 from gateway.tenant_limits import headers_of
 from shared.logging import FIELDS
 from shared.quotas import Quota
+from shared.trace import REQUEST_ID, TRACEPARENT, Trace, bound
 
 logger = logging.getLogger(__name__)
 
-HEADER: Final = "X-Request-ID"
 PATH_SHOWN_CHARS: Final = 200
 UNMATCHED: Final = "unmatched"
 
-_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # A client may invent methods; a label's values may not grow with them.
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -49,40 +48,40 @@ class Access:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = request_id_of(Headers(scope=scope).get(HEADER))
+        take_from_query(scope)
+        given = Headers(scope=scope)
+        trace = Trace.of_headers(given.get(REQUEST_ID), given.get(TRACEPARENT))
         response = _Response()
 
         async def send_seen(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers[HEADER] = request_id
                 quota: Quota | None = scope["state"].get("quota")
                 headers.update(headers_of(quota) if quota else {})
+                headers[REQUEST_ID] = trace.request_id
+                for name, value in DEFAULTS.items():
+                    headers.setdefault(name, value)
                 response.status = message["status"]
                 response.is_stream = headers.get("content-type", "").startswith("text/event-stream")
             else:
                 response.sent_bytes += len(message.get("body", b""))
             await send(message)
 
-        scope.setdefault("state", {}).update({"request_id": request_id, DIRECT_SEND: send_seen})
+        scope.setdefault("state", {}).update({"trace": trace, DIRECT_SEND: send_seen})
         started = time.perf_counter()
-        try:
-            await self._app(scope, receive, send_seen)
-        except Exception:
-            logger.exception("internal error", extra={FIELDS: {"request_id": request_id}})
-            if response.status:
-                raise  # the server cuts the connection, so that nobody takes half an answer for a whole one
-            await answer_internal()(scope, receive, send_seen)
-        finally:
-            _report(scope, response, request_id, time.perf_counter() - started)
+        with bound(trace):
+            try:
+                await self._app(scope, receive, send_seen)
+            except Exception:
+                logger.exception("internal error")
+                if response.status:
+                    raise  # the server cuts the connection, so that nobody takes half an answer for a whole one
+                await answer_internal()(scope, receive, send_seen)
+            finally:
+                _report(scope, response, time.perf_counter() - started)
 
 
-def request_id_of(given: str | None) -> str:
-    """The client's own request id where it is a sane one, else a fresh one."""
-    return given if given is not None and _REQUEST_ID.fullmatch(given) else uuid4().hex
-
-
-def _report(scope: Scope, response: _Response, request_id: str, duration_s: float) -> None:
+def _report(scope: Scope, response: _Response, duration_s: float) -> None:
     route = scope["route"].path if "route" in scope else UNMATCHED
     method = scope["method"] if scope["method"] in _METHODS else "other"
     metrics: Metrics = scope["app"].state.gateway.metrics
@@ -92,11 +91,17 @@ def _report(scope: Scope, response: _Response, request_id: str, duration_s: floa
     is_probe = route in routes.PROBES and response.status < 400  # noqa: PLR2004 - the first error status
     fields = {
         "method": method,
-        "path": scope["path"][:PATH_SHOWN_CHARS],  # without the query, which may carry a ticket
+        "path": scope["path"][:PATH_SHOWN_CHARS],
         "status": response.status,
         "bytes": response.sent_bytes,
         "duration_ms": round(duration_s * 1000, 1),
-        "request_id": request_id,
         "client": scope["client"][0] if scope.get("client") else "",
+        **_who(scope),
     }
     logger.log(logging.DEBUG if is_probe else logging.INFO, "request", extra={FIELDS: fields})
+
+
+def _who(scope: Scope) -> dict[str, str]:
+    """The one whom `guard` let in, if it did."""
+    principal = scope["state"].get("principal")
+    return {} if principal is None else {"subject": principal.subject, "tenant": principal.tenant}

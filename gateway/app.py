@@ -9,12 +9,14 @@ from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute, Route
 
 from gateway import routes
 from gateway.access import Access
 from gateway.auth.parts import open_auth
 from gateway.handlers import access, ops, runs, stream
+from gateway.headers import CORS_ACCEPTED, CORS_EXPOSED, CORS_MAX_AGE_S, CORS_METHODS
 from gateway.hub import Hub
 from gateway.metrics import Metrics
 from gateway.problems import HANDLERS
@@ -66,10 +68,24 @@ def create_app(settings: Settings | None = None) -> Starlette:
             app.state.gateway = gateway
             yield
 
-    app = Starlette(routes=ROUTES, middleware=[Middleware(Access)], exception_handlers=HANDLERS, lifespan=lifespan)
+    app = Starlette(routes=ROUTES, middleware=_middleware(configured), exception_handlers=HANDLERS, lifespan=lifespan)
     # A redirect would carry the client's own Host header, and no route ends in a slash.
     app.router.redirect_slashes = False
     return app
+
+
+def _middleware(settings: Settings) -> list[Middleware]:
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=settings.cors_origins,
+        allow_methods=CORS_METHODS,
+        allow_headers=CORS_ACCEPTED,
+        expose_headers=CORS_EXPOSED,
+        # No cookies: a page of another origin brings a key or a ticket of its own.
+        allow_credentials=False,
+        max_age=CORS_MAX_AGE_S,
+    )
+    return [Middleware(Access), *([cors] if settings.cors_origins else [])]
 
 
 @asynccontextmanager

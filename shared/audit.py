@@ -16,6 +16,6 @@ _logger = logging.getLogger(AUDIT)
 
 
 def audit(action: str, *, subject: str, tenant: str, **facts: Any) -> None:
-    """Say who did what; facts that are empty are left out."""
+    """Say who did what; facts that are empty are left out, and the request's id stands there by itself."""
     fields = {"subject": subject, "tenant": tenant, **{name: value for name, value in facts.items() if value}}
     _logger.info(action, extra={FIELDS: fields})

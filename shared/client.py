@@ -9,6 +9,7 @@ What it keeps of a run is its cursor. `Place` is the whole rule book and does no
 """
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -96,12 +97,23 @@ class Place:
 class Client:
     """Calls one gateway, or several behind one address."""
 
-    def __init__(self, url: str, on_lost: Callable[[str, float], None] = lambda _cursor, _wait_s: None) -> None:
-        """`on_lost` hears of each lost stream: the cursor to go on from, and how soon that will be tried."""
+    def __init__(
+        self,
+        url: str,
+        on_lost: Callable[[str, float], None] = lambda _cursor, _wait_s: None,
+        api_key: str | None = None,
+    ) -> None:
+        """`on_lost` hears of each lost stream: the cursor to go on from, and how soon that will be tried.
+
+        Args:
+            api_key: a key or token; that of STAGEBUS_API_KEY where left out.
+        """
+        key = os.environ.get("STAGEBUS_API_KEY", "") if api_key is None else api_key
         self.url = url.rstrip("/")
         self._on_lost = on_lost
         self._http = httpx.AsyncClient(
             base_url=self.url,
+            headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx.Timeout(ANSWER_MAX_S, connect=CONNECT_MAX_S),
             # A proxy that the environment names is not the way to this machine.
             trust_env=not is_loopback(httpx.URL(self.url).host),

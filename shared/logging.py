@@ -3,7 +3,8 @@
     {"time": "2026-01-31T12:00:00.123Z", "level": "INFO", "logger": "gateway.access", "message": "request", "status": 202}
     12:00:00.123 INFO  gateway.access  request status=202
 
-Fields beside the message come through `extra={"fields": {...}}`. Whatever a client sent
+Fields beside the message come through `extra={"fields": {...}}`, and the request's and the
+run's ids out of `shared/trace.py`. Whatever a client sent
 stays inside its line: control characters are escaped in both forms.
 """
 
@@ -13,6 +14,8 @@ import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
+
+from shared import trace
 
 # What a fields mapping is called on a log record.
 FIELDS: Final = "fields"
@@ -41,9 +44,9 @@ def configure(level: str) -> None:
 
 
 def fields_of(record: logging.LogRecord) -> Mapping[str, Any]:
-    """What the caller gave beside the message."""
+    """What the caller gave beside the message, and whose work it is about."""
     fields: Mapping[str, Any] = getattr(record, FIELDS, {})
-    return fields
+    return {**trace.current().fields(), **fields}
 
 
 class JsonFormatter(logging.Formatter):

@@ -33,8 +33,9 @@ neither `OPENAI_BASE_URL` nor `STAGEBUS_PROVIDERS` is set the demo model. A syst
 and a provider: `OPENAI_BASE_URL` and for most `OPENAI_API_KEY`, or a providers file (see
 [providers](providers.md)).
 
-The command line's `run`, `tail`, `ls` and `cancel` are clients and read one variable, `STAGEBUS_URL`: where a
-gateway is (`http://127.0.0.1:8000` where it is not set).
+The command line's `run`, `tail`, `ls` and `cancel` are clients and read two variables: `STAGEBUS_URL`, where a gateway
+is (`http://127.0.0.1:8000` where it is not set), and `STAGEBUS_API_KEY`, the key or token that it is asked with.
+`stagebus keys` works on Redis itself. docs/security.md tells how a gateway is made safe to be reached by others.
 """
 _LIMITS: Final = (("exclusiveMinimum", ">"), ("minimum", "≥"), ("exclusiveMaximum", "<"), ("maximum", "≤"))
 

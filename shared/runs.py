@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from shared.cursor import START, EventId, parse_id
+from shared.trace import NOBODY, Trace
 
 
 class RunStatus(StrEnum):
@@ -67,6 +68,7 @@ class Run(NamedTuple):
     cancel: bool
     error: dict[str, Any] | None
     usage: dict[str, Any] | None
+    trace: Trace = NOBODY
 
     @property
     def is_terminal(self) -> bool:
@@ -105,4 +107,5 @@ def decode_run(run_id: str, fields: Mapping[bytes, bytes]) -> Run | None:
         cancel=bool(number("cancel")),
         error=json("error"),
         usage=json("usage"),
+        trace=Trace(text("request_id"), text("traceparent"), run_id),
     )

@@ -17,6 +17,7 @@ from shared.line import Line
 from shared.refusals import TokensUsedUp, TooManyRuns
 from shared.runs import RUN_STAGE, RunStatus
 from shared.script import Script
+from shared.trace import NOBODY, Trace
 
 # More bells than that wake no more workers: each takes all it can hold.
 BELLS_MAX: Final = 256
@@ -68,6 +69,7 @@ async def create(  # noqa: PLR0913 - a record has that many fields
     life_s: float = 0,
     idempotency: str = "",
     limits: TenantLimits = UNLIMITED,
+    trace: Trace = NOBODY,
 ) -> Created:
     """Write the run's record and its first event, `0-1`, unless the run exists.
 
@@ -75,6 +77,7 @@ async def create(  # noqa: PLR0913 - a record has that many fields
         life_s: longer than the keys of any run live, if that is longer than `ttl_s`.
         idempotency: the Redis key of the client's Idempotency-Key, if there is one.
         limits: those of tenants that have none of their own.
+        trace: the request's.
 
     Raises:
         TooManyRuns, TokensUsedUp: the tenant may have no more; nothing was changed.
@@ -84,6 +87,7 @@ async def create(  # noqa: PLR0913 - a record has that many fields
     key_list += [keys.TURN, keys.next_turn(tenant), *([idempotency] if idempotency else [])]
     args = [RunStatus.QUEUED.value, tenant, model, request, RUN_STAGE, event, data, _ms(ttl_s)]
     args += [run_id, ids.created_ms(run_id), _ms(max(ttl_s, life_s)), limits.runs_queued, limits.tokens_per_day]
+    args += [trace.request_id, trace.traceparent]
     match await _CREATE(redis, key_list, args):
         case [b"runs_queued", limit, _]:
             raise TooManyRuns(limit)

@@ -13,6 +13,7 @@ from shared.events import Cancel, Error, Event, RunQueued, StageCompleted, Usage
 from shared.log import StoredEvent
 from shared.runs import RUN_STAGE, TOOLS, Run, RunStatus, decode_run
 from shared.settings import Settings
+from shared.trace import NOBODY, Trace
 
 # For how long a client may come back to complete a creation that stopped at its first step.
 RESERVED_S: Final = 3600
@@ -26,6 +27,7 @@ async def create_run(
     model: str,
     request: dict[str, Any],
     idempotency_key: str | None = None,
+    trace: Trace = NOBODY,
 ) -> str:
     """Make a run and put it into the queue; every step is safe to repeat under the same id.
 
@@ -48,7 +50,7 @@ async def create_run(
     created = await scripts.create(
         redis, run_id, tenant=tenant, model=model, request=body, event=queued.event, data=queued.data(),
         idempotency=reserved, ttl_s=settings.live_ttl_s, life_s=settings.live_ttl_s + settings.retention_s,
-        limits=settings.tenant_limits,
+        limits=settings.tenant_limits, trace=trace,
     )  # fmt: skip
     run = None if created.is_new else await get_run(redis, run_id)
     if run is None or run.status is RunStatus.QUEUED:

@@ -32,6 +32,7 @@ from shared.runs import Run
 from shared.scripts import Claim
 from shared.settings import Settings
 from shared.tasks import cancel_and_wait
+from shared.trace import bound
 from worker.attempt import Attempt, GivenBack, Interrupt
 from worker.history import read_history
 from worker.lease import Held, LeaseKeeper
@@ -145,6 +146,11 @@ class Runner:
         claim = await scripts.claim(self._redis, run_id, self._worker)
         assert claim is not None, "a claim of held runs, too, always answers"
         run = await store.get_run(self._redis, run_id)
+        with bound(run.trace):
+            return await self._work(claim, run, token)
+
+    async def _work(self, claim: Claim, run: Run, token: str) -> Outcome:
+        run_id = run.run_id
         history = await read_history(self._redis, run_id)
         async with self._attempt(claim, run_id, history.stage_ids, token) as attempt:
             toolchain = Toolchain(

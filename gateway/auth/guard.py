@@ -10,6 +10,7 @@ from gateway.state import gateway_of
 from shared import ids
 from shared.errors import RunNotFound
 from shared.refusals import RateLimited
+from shared.settings import Settings
 from shared.tenants import Scope
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -21,10 +22,17 @@ class Guarded:
     """A handler, and what it takes to get to it."""
 
     def __init__(
-        self, handler: Handler, *, is_public: bool = False, scope: Scope | None = None, takes_ticket: bool = False
+        self,
+        handler: Handler,
+        *,
+        is_public: bool = False,
+        scope: Scope | None = None,
+        takes_ticket: bool = False,
+        unless: Callable[[Settings], bool] | None = None,
     ) -> None:
         self.handler = handler
         self.is_public = is_public
+        self.unless = unless
         self.scope = scope
         self.takes_ticket = takes_ticket
 
@@ -35,7 +43,7 @@ class Guarded:
             Unauthenticated, Forbidden, LoopbackOnly, CrossSite: it has no business here.
             RateLimited: its tenant asks too often.
         """
-        if not self.is_public:
+        if not (self.is_public or (self.unless and self.unless(gateway_of(request).settings))):
             await self._check(request)
         return await self.handler(request)
 
@@ -61,10 +69,13 @@ def public(handler: Handler) -> Guarded:
     return Guarded(handler, is_public=True)
 
 
-def needs(scope: Scope | None, *, takes_ticket: bool = False) -> Callable[[Handler], Guarded]:
+def needs(
+    scope: Scope | None, *, takes_ticket: bool = False, unless: Callable[[Settings], bool] | None = None
+) -> Callable[[Handler], Guarded]:
     """For those who are known and have the scope; None: for all who are known.
 
     Args:
         takes_ticket: also for those who hold a ticket for the run that the path names.
+        unless: the settings that make it public.
     """
-    return lambda handler: Guarded(handler, scope=scope, takes_ticket=takes_ticket)
+    return lambda handler: Guarded(handler, scope=scope, takes_ticket=takes_ticket, unless=unless)

@@ -41,7 +41,7 @@ class Sessions:
         response.set_cookie(
             SECURE_COOKIE if is_secure else COOKIE,
             token,
-            max_age=round(until(self._ttl_s, principal.expires_at) - until(0)),
+            max_age=round(expires_at - until(0)),
             secure=is_secure,
             httponly=True,
             samesite="lax",

@@ -41,6 +41,7 @@ class Signer:
         return None
 
 
-def until(ttl_s: float, *limits: float | None) -> float:
-    """The end of a time from now on, Unix s, but no later than any of the limits."""
-    return min(time.time() + ttl_s, *(limit for limit in limits if limit is not None), float("inf"))
+def until(ttl_s: float, limit: float | None = None) -> float:
+    """The end of a time from now on, in whole Unix s as tokens have it, but no later than the limit."""
+    end = time.time() + ttl_s
+    return float(int(end if limit is None else min(end, limit)))

@@ -34,8 +34,8 @@ async def create_ticket(request: Request) -> Response:
         await log.read_head(gateway.redis, run_id, principal.tenant)
     ticket = gateway.auth.tickets.make(principal, run_id, asked.ttl_s)
     audit(
-        "ticket.create", subject=principal.subject, tenant=principal.tenant, run=run_id,
-        request_id=request.state.request_id, share=asked.share, ttl_s=asked.ttl_s,
+        "ticket.create", subject=principal.subject, tenant=principal.tenant, run=run_id, share=asked.share,
+        ttl_s=asked.ttl_s,
     )  # fmt: skip
     links = TicketLinks(**routes.ticket_links(run_id, ticket.text))
     return answer(TicketView.of(ticket.text, ticket.expires_at, links))
@@ -56,7 +56,7 @@ async def create_session(request: Request) -> Response:
         raise Unauthenticated("a session begins with a key: send it as `Authorization: Bearer …`", is_bad_token=False)
     response = Response()
     holder = gateway.auth.sessions.begin(request, response, principal)
-    audit("session.create", subject=principal.subject, tenant=principal.tenant, request_id=request.state.request_id)
+    audit("session.create", subject=principal.subject, tenant=principal.tenant)
     return answer(SessionView.of(holder), headers=response.headers)
 
 

@@ -16,6 +16,7 @@ from gateway.schemas import RunAccepted, RunList, RunSummary, RunView
 from gateway.state import Gateway, gateway_of
 from gateway.stream import EventStream
 from shared import catalog, store
+from shared.audit import audit
 from shared.cursor import START
 from shared.requests import RunRequest
 from shared.tenants import Scope
@@ -49,7 +50,9 @@ async def create_run(request: Request) -> Response:
         model=asked.model_text,
         request=asked.model_dump(mode="json"),
         idempotency_key=idempotency_key,
+        trace=request.state.trace,
     )
+    audit("run.create", subject=principal.subject, tenant=principal.tenant, run=run_id)
     location = {"Location": routes.run_url(run_id)}
     if is_stream:
         return EventStream(gateway, principal, run_id, START, headers={**location, "X-Run-Id": run_id})
@@ -94,8 +97,9 @@ async def cancel_run(request: Request) -> Response:
     202 while its worker ends it, 200 once it has ended, in whatever way.
     Errors: run_not_found 404.
     """
-    gateway, tenant = gateway_of(request), principal_of(request).tenant
+    gateway, principal = gateway_of(request), principal_of(request)
     run_id = request.path_params["run_id"]
-    await store.cancel_run(gateway.redis, gateway.settings, run_id, tenant)
-    run = await store.get_run(gateway.redis, run_id, tenant)
+    await store.cancel_run(gateway.redis, gateway.settings, run_id, principal.tenant)
+    audit("run.cancel", subject=principal.subject, tenant=principal.tenant, run=run_id)
+    run = await store.get_run(gateway.redis, run_id, principal.tenant)
     return answer(RunAccepted.of(run), 200 if run.is_terminal else 202)

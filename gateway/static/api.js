@@ -2,4 +2,24 @@
 
 import { Stagebus } from "./vendor/stagebus-client.js";
 
-export const client = new Stagebus();
+// A shared link has a ticket for its one run behind the #, which browsers send to nobody.
+const ticket = new URLSearchParams(location.hash.slice(1)).get("ticket");
+const sharedPath = `/runs/${encodeURIComponent(new URLSearchParams(location.search).get("run"))}`;
+
+export const client = new Stagebus({ fetch: (path, init) => fetch(withTicket(path), init) });
+
+/** Whether an error says that the gateway wants to know who asks. */
+export function isSignInNeeded(error) {
+  return error?.code === "unauthenticated" && !ticket;
+}
+
+/** Let this browser's pages in: the key goes out once and comes back as a cookie that no script can read. */
+export async function signIn(key) {
+  const response = await fetch("/session", { method: "POST", headers: { Authorization: `Bearer ${key}` } });
+  if (!response.ok) throw new Error((await response.json()).detail);
+}
+
+function withTicket(path) {
+  if (!ticket || !path.startsWith(sharedPath)) return path;
+  return `${path}${path.includes("?") ? "&" : "?"}ticket=${encodeURIComponent(ticket)}`;
+}

@@ -3,9 +3,10 @@
 //   /            the form
 //   /?run=<id>   that run, from its first event on, here or in any other browser
 
-import { client } from "./api.js";
+import { client, isSignInNeeded } from "./api.js";
 import { initForm } from "./form.js";
 import { initRecents, markRecent, noteStatus, refreshRecents } from "./recents.js";
+import { initSignIn, showSignIn } from "./sign_in.js";
 import { emptyRun, isTerminal } from "./vendor/stagebus-client.js";
 import { $, announce, RunView, setBusy, showConnection, stageTitle } from "./view.js";
 
@@ -73,6 +74,7 @@ class OpenRun {
   }
 
   #giveUp(error) {
+    if (isSignInNeeded(error)) return showSignIn();
     if (error.code !== "run_not_found") {
       $("lost").textContent = error.message;
       return;
@@ -151,6 +153,7 @@ $("cancel").addEventListener("click", async () => {
 document.addEventListener("visibilitychange", () => document.hidden || refreshRecents());
 setInterval(() => view.tick(performance.now()), TICK_MS);
 
+initSignIn();
 initRecents((runId) => go(runId));
 initForm((run, body) => {
   go(run.id, { run, isNew: true, prompt: body.user_prompt });

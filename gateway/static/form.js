@@ -1,6 +1,7 @@
 // The form that starts a run: what it sends, and errors at the field that they are about.
 
-import { client } from "./api.js";
+import { client, isSignInNeeded } from "./api.js";
+import { showSignIn } from "./sign_in.js";
 import { isPassing } from "./vendor/stagebus-client.js";
 import { $, setBusy } from "./view.js";
 
@@ -49,6 +50,7 @@ async function submit() {
     $("prompt").value = "";
     onCreated(run, body);
   } catch (problem) {
+    if (isSignInNeeded(problem)) showSignIn();
     if (!isPassing(problem)) pending = null;
     $("form-error").textContent = problem.message;
     showErrors(problem.errors ?? []);

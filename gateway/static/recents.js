@@ -1,7 +1,8 @@
 // The list of recent runs: a column where there is room, a drawer where there is not.
 
-import { client } from "./api.js";
+import { client, isSignInNeeded } from "./api.js";
 import { ago } from "./format.js";
+import { showSignIn } from "./sign_in.js";
 import { $ } from "./view.js";
 
 const RECENT_RUNS_MAX = 20;
@@ -32,8 +33,9 @@ export async function refreshRecents() {
   try {
     runs = (await client.runs.list({ limit: RECENT_RUNS_MAX, triesMax: 1 })).runs;
     $("recents-note").textContent = runs.length ? "" : "None yet.";
-  } catch {
+  } catch (error) {
     $("recents-note").textContent = "The list cannot be had right now.";
+    if (isSignInNeeded(error)) showSignIn();
   }
   render();
 }

@@ -25,6 +25,8 @@
 -- ARGV[11] life_ms int     longer than any run's keys live
 -- ARGV[12] runs_queued     int  the limit where the tenant has none of its own; 0: none
 -- ARGV[13] tokens_per_day  int  in the same way
+-- ARGV[14] request_id  str  the trace of who asked, or ''
+-- ARGV[15] traceparent str  likewise
 -- Returns {'created' | 'exists', created_at in Unix ms, turn} or {limit's name, limit, ms until it may be otherwise}.
 --
 -- Safe to repeat: a second call finds the run and changes nothing.
@@ -64,7 +66,8 @@ end
 redis.call('DEL', KEYS[2], KEYS[3])
 redis.call('HSET', KEYS[1], 'status', ARGV[1], 'attempt', 0, 'tries', 0, 'last_id', '0-1', 'tenant', ARGV[2],
     'model', ARGV[3], 'request', ARGV[4], 'created_at', string.format('%d', now_ms), 'worker', '',
-    'idempotency', KEYS[12] or '', 'turn', string.format('%d', turn))
+    'idempotency', KEYS[12] or '', 'turn', string.format('%d', turn),
+    'request_id', ARGV[14], 'traceparent', ARGV[15])
 redis.call('RPUSH', KEYS[2], ARGV[5])
 redis.call('XADD', KEYS[3], '0-1', 'event', ARGV[6], 'data', ARGV[7])
 for _, i in ipairs({1, 2, 3, KEYS[12] and 12}) do

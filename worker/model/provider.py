@@ -14,6 +14,7 @@ from typing import Any, Final
 import httpx2
 import openai
 
+from shared import trace
 from shared.errors import (
     KeyMissing,
     ModelError,
@@ -130,7 +131,7 @@ class Provider:
             headers[entry.auth_header] = key
         if AUTHORIZATION.lower() not in map(str.lower, headers):
             headers[AUTHORIZATION] = openai.Omit()
-        return {"extra_headers": headers, "extra_query": query}
+        return {"extra_headers": {**trace.current().headers(), **headers}, "extra_query": query}
 
     async def _read_whole(self, data: AsyncIterator[bytes]) -> bytes:
         pieces = []

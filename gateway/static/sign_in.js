@@ -1,0 +1,33 @@
+// The form for those whom the gateway does not know: a key goes out once and comes back as a cookie that no script reads.
+
+import { signIn } from "./api.js";
+import { $, setBusy } from "./view.js";
+
+/** Make the form work. */
+export function initSignIn() {
+  $("sign-in-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    submit();
+  });
+}
+
+/** Ask for a key. */
+export function showSignIn() {
+  $("sign-in").hidden = false;
+  $("key").focus();
+}
+
+async function submit() {
+  const key = $("key").value.trim();
+  if (!key || $("sign-in-button").ariaDisabled === "true") return;
+  setBusy($("sign-in-button"), true);
+  try {
+    await signIn(key);
+    $("key").value = "";
+    location.reload();
+  } catch (problem) {
+    $("sign-in-error").textContent = problem.message;
+  } finally {
+    setBusy($("sign-in-button"), false);
+  }
+}

@@ -1,0 +1,105 @@
+"""Sessions: how a page comes by one, what it is good for, and who cannot use it."""
+
+import httpx
+import pytest
+from redis.asyncio import Redis
+from starlette.applications import Starlette
+
+from gateway.auth import key_ring
+from shared import api_keys
+from shared.tenants import Scope
+from tests.gateway.conftest import client
+
+HELLO = {"user_prompt": "Hello"}
+OWN_PAGE = {"Sec-Fetch-Site": "same-origin", "Origin": "http://localhost"}
+
+
+@pytest.fixture
+async def key(redis: Redis) -> str:
+    return (await api_keys.create(redis, tenant="acme", scopes=[Scope.RUNS_WRITE, Scope.RUNS_READ]))[1]
+
+
+async def sign_in(browser: httpx.AsyncClient, key: str, **headers: str) -> httpx.Response:
+    return await browser.post("/session", headers={"Authorization": f"Bearer {key}", **OWN_PAGE, **headers})
+
+
+async def test_page_signs_in_works_and_signs_out(locked_app: Starlette, key: str) -> None:
+    async with client(locked_app) as browser:
+        signed_in = await sign_in(browser, key)
+        cookie = signed_in.headers["set-cookie"]
+        assert signed_in.json()["tenant"] == "acme"
+        assert "HttpOnly" in cookie
+        assert "SameSite=lax" in cookie
+        assert key not in str(signed_in.headers)
+        assert (await browser.get("/session")).json() == signed_in.json()
+        created = await browser.post("/runs", json=HELLO, headers=OWN_PAGE)
+        assert created.status_code == 202
+        assert (await browser.get(created.headers["location"])).json()["status"] == "queued"
+        refused = await browser.post(f"{created.headers['location']}/cancel", headers=OWN_PAGE)
+        assert (refused.status_code, refused.json()["code"]) == (403, "forbidden"), "no more than the key may"
+        assert (await browser.delete("/session", headers=OWN_PAGE)).status_code == 204
+        assert (await browser.get("/runs")).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"},
+     {"Sec-Fetch-Site": "same-site", "Origin": "http://sub.localhost"}, {"Sec-Fetch-Site": "none"}],
+)  # fmt: skip
+async def test_cookie_changes_nothing_unless_the_browser_vouches_for_the_page(
+    locked_app: Starlette, key: str, headers: dict[str, str]
+) -> None:
+    async with client(locked_app) as browser:
+        await sign_in(browser, key)
+        response = await browser.post("/runs", json=HELLO, headers=headers)
+
+    assert (response.status_code, response.json()["code"]) == (403, "cross_site")
+
+
+async def test_other_site_can_sign_nobody_in_or_out(locked_app: Starlette, key: str) -> None:
+    async with client(locked_app) as browser:
+        foreign = await sign_in(browser, key, **{"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"})
+        assert (foreign.status_code, foreign.json()["code"]) == (403, "cross_site")
+        await sign_in(browser, key)
+        out = await browser.delete("/session", headers={"Origin": "https://evil.example"})
+        assert (out.status_code, out.json()["code"]) == (403, "cross_site")
+        assert (await browser.get("/runs")).status_code == 200
+
+
+async def test_over_tls_the_cookie_is_bound_to_it(locked_app: Starlette, key: str) -> None:
+    """Also behind a proxy that ends TLS: the browser says what it sees."""
+    async with client(locked_app) as browser:
+        response = await sign_in(browser, key, Origin="https://localhost")
+
+    cookie = response.headers["set-cookie"]
+    assert cookie.startswith("__Host-stagebus=")
+    assert "Secure" in cookie
+    assert "Path=/" in cookie
+    assert "Domain" not in cookie
+
+
+async def test_session_ends_with_its_key_and_begins_with_nothing_less(
+    locked_app: Starlette, redis: Redis, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key_ring, "REMEMBER_S", 0.0)
+    async with client(locked_app) as browser:
+        await sign_in(browser, key)
+        again = await browser.post("/session", headers=OWN_PAGE)
+        assert again.status_code == 401, "a session does not renew itself"
+        await api_keys.revoke(redis, key.split("_")[1])
+        assert (await browser.get("/runs")).status_code == 401
+
+
+async def test_bad_key_is_not_made_good_by_a_cookie(locked_app: Starlette, key: str) -> None:
+    async with client(locked_app) as browser:
+        await sign_in(browser, key)
+        response = await browser.get("/runs", headers={"Authorization": f"Bearer {key[:-1]}~"})
+
+    assert response.status_code == 401
+
+
+async def test_open_gateway_needs_no_session(api: httpx.AsyncClient) -> None:
+    response = await api.post("/session")
+
+    assert (response.status_code, response.json()["subject"]) == (200, "anyone")
+    assert "set-cookie" not in response.headers

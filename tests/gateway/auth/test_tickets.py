@@ -1,0 +1,140 @@
+"""Tickets, over the API: what they open, for how long, and that nothing keeps them."""
+
+import logging
+
+import httpx
+import pytest
+from redis.asyncio import Redis
+from starlette.applications import Starlette
+
+from gateway.auth import key_ring, signing
+from gateway.auth.tickets import take_from_query
+from shared import api_keys, sse
+from shared.ids import new_run_id
+from shared.logging import JsonFormatter
+from shared.tenants import Scope
+from tests.gateway.conftest import ClientOf, client
+
+HELLO = {"user_prompt": "Hello"}
+JSON = {"Accept": "application/json"}
+
+
+@pytest.fixture
+async def mine(client_of: ClientOf) -> httpx.AsyncClient:
+    return await client_of("acme")
+
+
+@pytest.fixture
+async def run_id(mine: httpx.AsyncClient) -> str:
+    """A run that has ended, so that its stream does."""
+    run_id = str((await mine.post("/runs", json=HELLO)).json()["id"])
+    await mine.post(f"/runs/{run_id}/cancel")
+    return run_id
+
+
+async def test_ticket_opens_its_run_and_nothing_else(
+    locked_app: Starlette, mine: httpx.AsyncClient, run_id: str
+) -> None:
+    made = (await mine.post(f"/runs/{run_id}/ticket")).json()
+    other = (await mine.post("/runs", json=HELLO)).json()["id"]
+    async with client(locked_app) as guest:
+        stream = await guest.get(made["links"]["events"])
+        assert [frame.event for frame in sse.decode(stream.content)] == ["run_queued", "cancel"]
+        params = {"ticket": made["ticket"]}
+        assert (await guest.get(f"/runs/{run_id}", params=params)).json()["id"] == run_id
+        stage = await guest.get(f"/runs/{run_id}/stages/run/events", params=params, headers=JSON)
+        assert len(stage.json()["events"]) == 2
+        refused = await guest.get(f"/runs/{other}", params=params)
+        assert (refused.status_code, refused.json()["code"]) == (404, "run_not_found")
+        for method, path in (("GET", "/runs"), ("POST", "/runs"), ("POST", f"/runs/{run_id}/cancel"),
+                             ("POST", f"/runs/{run_id}/ticket"), ("GET", "/session")):  # fmt: skip
+            assert (await guest.request(method, path, params=params)).status_code == 401
+
+
+async def test_ticket_is_for_a_run_of_one_s_own(client_of: ClientOf, mine: httpx.AsyncClient, run_id: str) -> None:
+    other = await client_of("umbrella")
+    for asked in (run_id, new_run_id(), "x"):
+        refused = await other.post(f"/runs/{asked}/ticket")
+        assert (refused.status_code, refused.json()["code"]) == (404, "run_not_found")
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [({}, 200), ({"ttl_s": 10}, 200), ({"share": True}, 200), ({"share": True, "ttl_s": 604800}, 200),
+     ({"ttl_s": 9}, 422), ({"ttl_s": 604801}, 422), ({"ttl_s": "60"}, 422), ({"for": "ever"}, 422)],
+)  # fmt: skip
+async def test_time_is_limited(mine: httpx.AsyncClient, run_id: str, body: dict[str, object], status: int) -> None:
+    assert (await mine.post(f"/runs/{run_id}/ticket", json=body)).status_code == status
+
+
+async def test_ticket_is_over_when_its_time_is(
+    locked_app: Starlette, mine: httpx.AsyncClient, run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signing, "until", lambda ttl_s, *_: 1000.0)
+    monkeypatch.setattr("gateway.auth.tickets.until", lambda ttl_s, *_: 1000.0)
+    link = (await mine.post(f"/runs/{run_id}/ticket")).json()["links"]["events"]
+    async with client(locked_app) as guest:
+        assert (await guest.get(link)).status_code == 401
+
+
+async def test_ticket_falls_with_the_key_that_it_was_made_with(
+    locked_app: Starlette, redis: Redis, run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key_ring, "REMEMBER_S", 0.0)
+    record, key = await api_keys.create(redis, tenant="acme", scopes=Scope)
+    async with client(locked_app) as guest:
+        made = await guest.post(f"/runs/{run_id}/ticket", headers={"Authorization": f"Bearer {key}"})
+        link = made.json()["links"]["events"]
+        assert (await guest.get(link)).status_code == 200
+        await api_keys.revoke(redis, record.key_id)
+        assert (await guest.get(link)).status_code == 401
+
+
+async def test_forged_tickets_open_nothing(locked_app: Starlette, mine: httpx.AsyncClient, run_id: str) -> None:
+    ticket = (await mine.post(f"/runs/{run_id}/ticket")).json()["ticket"]
+    head, body, signature = ticket.split(".")
+    unsigned = "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0"  # {"alg":"none","typ":"JWT"}
+    forged = [f"{unsigned}.{body}.", f"{head}.{body}.{signature[:-2]}AA", f"{head}.{body}", "x", "", "é", "x" * 9000]
+    async with client(locked_app) as guest:
+        for text in forged:
+            assert (await guest.get(f"/runs/{run_id}", params={"ticket": text})).status_code == 401
+        guest.cookies.set("stagebus", ticket)
+        assert (await guest.get("/runs")).status_code == 401, "a ticket is no session"
+
+
+async def test_no_log_has_a_ticket(
+    locked_app: Starlette, mine: httpx.AsyncClient, run_id: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.handler.setFormatter(JsonFormatter())
+    caplog.set_level(logging.INFO)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # the client's own
+    made = (await mine.post(f"/runs/{run_id}/ticket", json={"share": True})).json()
+    async with client(locked_app) as guest:
+        for path in (made["links"]["events"], f"/nowhere?ticket={made['ticket']}", f"/runs/x?ticket={made['ticket']}"):
+            response = await guest.get(path)
+            assert made["ticket"] not in response.text + str(response.headers)
+    assert made["ticket"] not in caplog.text
+    assert made["links"]["page"].startswith(f"/?run={run_id}#ticket="), "behind what browsers send"
+    assert f'"run": "{run_id}"' in next(line for line in caplog.text.splitlines() if "ticket.create" in line)
+
+
+@pytest.mark.parametrize(
+    ("query", "rest", "ticket"),
+    [
+        (b"", b"", None),
+        (b"limit=5", b"limit=5", None),
+        (b"ticket=a.b", b"", "a.b"),
+        (b"limit=5&ticket=a%2Eb&chunks=full", b"limit=5&chunks=full", "a.b"),
+        (b"%74icket=a", b"", "a"),
+        (b"ticket=a&ticket=b", b"", "b"),
+        (b"xticket=a&&=", b"xticket=a&&=", None),
+        (b"ticket=%ff\xff", b"", "\ufffd\xff"),
+    ],
+)
+def test_ticket_leaves_the_query(query: bytes, rest: bytes, ticket: str | None) -> None:
+    """Where servers such as uvicorn write it down."""
+    scope = {"query_string": query}
+    take_from_query(scope)
+
+    assert scope["query_string"] == rest
+    assert scope.get("state", {}).get("ticket") == ticket

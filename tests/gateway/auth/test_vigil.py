@@ -1,0 +1,70 @@
+"""Open streams end with what they rest on, and with nothing else."""
+
+import time
+from contextlib import ExitStack
+
+import pytest
+from redis.asyncio import Redis
+
+from gateway.auth.key_ring import KeyRing
+from gateway.auth.principal import Principal
+from gateway.auth.vigil import Vigil
+from shared import api_keys
+from shared.tenants import Scope
+
+READ = frozenset({Scope.RUNS_READ})
+
+
+@pytest.fixture
+async def key_id(redis: Redis) -> str:
+    return (await api_keys.create(redis, tenant="acme", scopes=READ))[0].key_id
+
+
+async def test_stream_ends_with_its_key(redis: Redis, key_id: str) -> None:
+    vigil, ended = Vigil(KeyRing(redis)), []
+    of_key = Principal("acme", f"key:{key_id}", READ, key_id)
+    of_ticket = Principal("acme", f"ticket of key:{key_id}", READ, key_id, run_id="r")
+    with vigil.over(of_key, lambda: ended.append("key")), vigil.over(of_ticket, lambda: ended.append("ticket")):
+        await vigil.look()
+        assert ended == []
+        await api_keys.revoke(redis, key_id)
+        await vigil.look()
+        assert sorted(ended) == ["key", "ticket"]
+    assert not vigil._watched
+
+
+async def test_stream_ends_with_its_token(redis: Redis) -> None:
+    vigil, ended = Vigil(KeyRing(redis)), []
+    now = time.time()
+    with (
+        vigil.over(Principal("acme", "jwt:a", READ, expires_at=now - 1), lambda: ended.append("over")),
+        vigil.over(Principal("acme", "jwt:b", READ, expires_at=now + 60), lambda: ended.append("not yet")),
+        vigil.over(Principal("default", "anyone", READ), lambda: ended.append("never")),
+    ):
+        assert len(vigil._watched) == 2, "what cannot end costs nothing"
+        await vigil.look()
+    assert ended == ["over"]
+
+
+async def test_redis_away_ends_no_stream(nowhere: Redis) -> None:
+    vigil, ended = Vigil(KeyRing(nowhere)), []
+    with vigil.over(Principal("acme", "key:k", READ, "k"), lambda: ended.append("key")):
+        await vigil.look()
+    assert ended == []
+
+
+async def test_many_streams_are_looked_after_at_once(redis: Redis, key_id: str) -> None:
+    """A key is asked for once, whatever the number of its streams."""
+    vigil = Vigil(KeyRing(redis))
+    principal = Principal("acme", f"key:{key_id}", READ, key_id)
+    with ExitStack() as stack:
+        for _ in range(500):
+            stack.enter_context(vigil.over(principal, [].clear))
+        before = await exists_calls(redis)
+        await vigil.look()
+        assert await exists_calls(redis) - before == 1
+
+
+async def exists_calls(redis: Redis) -> int:
+    stats = await redis.info("commandstats")
+    return int(stats.get("cmdstat_exists", {"calls": 0})["calls"])
