@@ -77,15 +77,17 @@ async def test_stream_goes_through_to_another_origin_s_page_as_it_comes(redis: R
 
 
 async def pieces(app: Starlette, path: str) -> list[dict]:
-    """Every message of an answer, to a client that stays."""
-    sent = []
+    """Every message of an answer, to a client that stays to its end."""
+    sent, ended = [], asyncio.Event()
 
     async def receive() -> dict:
-        await asyncio.Event().wait()
-        return {}
+        await ended.wait()
+        return {"type": "http.disconnect"}
 
     async def send(message: dict) -> None:
         sent.append(message)
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            ended.set()
 
     scope = {"type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"",
              "headers": [(b"host", b"localhost"), (b"origin", APP.encode())], "server": ("127.0.0.1", 80),
