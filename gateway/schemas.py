@@ -86,6 +86,8 @@ class StageView(Answer):
     )
     first_id: str = Field(description="the id of its first event")
     usage: Usage | None
+    model: str | None = Field(description="which model answered, as its provider names it")
+    provider: str | None = Field(description="which provider answered, as the operator calls it")
     events: str = Field(description="where its own stream is")
 
 
@@ -293,11 +295,14 @@ def _summary(run: Run) -> dict[str, Any]:
 
 def _stage_view(run: Run, stage: StoredStage) -> StageView:
     status: Literal["running", "completed", "incomplete"] = "incomplete" if run.is_terminal else "running"
+    result = stage.completed.result if stage.completed else {}
     return StageView(
         stage_id=stage.stage_id,
         status="completed" if stage.completed else status,
         first_id=str(stage.first_id),
         usage=stage.completed and stage.completed.usage,
+        model=result.get("model"),
+        provider=result.get("provider"),
         events=routes.stage_events_url(run.run_id, stage.stage_id),
     )
 

@@ -3,13 +3,13 @@
     stagebus up                     everything on this machine, for a first look
     stagebus gateway | worker       one process of a system
     stagebus run "…"                make a run and follow it; tail, ls and cancel go with it
+    stagebus models [check]         what a run may name, and what the models can do
     stagebus keys                   API keys: create, list, revoke
 
 Exit codes of `run` and `tail`: 0 done, 1 error, 2 cancelled or wrongly called, 130 detached by Ctrl-C.
 """
 
 import asyncio
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -18,9 +18,11 @@ import httpx
 import orjson
 import typer
 
+from shared.become import become
 from shared.client import Client
 from shared.errors import StagebusError
 from shared.key_commands import keys_app
+from shared.model_commands import models_app
 from shared.requests import parse_models
 from shared.runs import TERMINAL
 from shared.settings import load_settings
@@ -39,6 +41,7 @@ app = typer.Typer(
 )
 
 app.add_typer(keys_app, name="keys")
+app.add_typer(models_app, name="models")
 
 Host = Annotated[str, typer.Option(help="address to listen on")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="port to listen on; 0 takes any free one")]
@@ -75,19 +78,19 @@ def up(
 @app.command()
 def gateway(host: Host = "127.0.0.1", port: Port = 8000, *, insecure: Insecure = False) -> None:
     """Serve the HTTP API, the streams and the page; any number of these may run."""
-    _become("gateway", "--host", host, "--port", str(port), *(["--insecure"] if insecure else []))
+    become("gateway", "--host", host, "--port", str(port), *(["--insecure"] if insecure else []))
 
 
 @app.command()
 def worker() -> None:
     """Work on runs; any number of these may run, on any number of machines."""
-    _become("worker")
+    become("worker")
 
 
 @app.command()
 def demo_model(host: Host = "127.0.0.1", port: Port = 0) -> None:
     """Serve the demo model and its weather, for a system without a provider."""
-    _become("worker.model.demo", "--host", host, "--port", str(port))
+    become("worker.model.demo", "--host", host, "--port", str(port))
 
 
 @app.command()
@@ -166,11 +169,6 @@ def main() -> None:
     except (StagebusError, httpx.InvalidURL) as exc:
         typer.echo(f"stagebus: {exc}", err=True)
         raise SystemExit(1) from None
-
-
-def _become(module: str, *args: str) -> None:
-    """Let the module's process take this one's place: signals reach it as they are."""
-    os.execv(sys.executable, [sys.executable, "-m", module, *args])  # noqa: S606 - our own program
 
 
 def _row(summary: dict[str, Any]) -> str:

@@ -140,6 +140,10 @@ class Client:
         """The newest runs."""
         return list((await self._call("GET", "/runs", params={"limit": limit}))["runs"])
 
+    async def list_models(self) -> dict[str, Any]:
+        """What a run may name as its model."""
+        return await self._call("GET", "/models")
+
     async def get_run(self, run_id: str) -> dict[str, Any]:
         """One run with its stages and its result."""
         return await self._call("GET", _run_path(run_id))

@@ -162,3 +162,17 @@ async def test_mistakes_are_told(healthy: System, args: tuple[str, ...], code: i
     assert said in err
     assert out == ""
     assert "Traceback" not in err
+
+
+async def test_models_lists_what_a_run_may_name_and_each_stage_may_have_its_own(healthy: System) -> None:
+    code, out, _ = await stagebus(healthy, "models")
+    model = "extraction=demo:delay_ms=0,calls=1,synthesis=demo:delay_ms=0,tokens=3"
+    ran, _, err = await stagebus(healthy, "run", WEATHER, "--model", model)
+    run = await get_run(healthy.url, err.split()[1])
+
+    assert (code, ran) == (0, 0)
+    assert out.splitlines()[0].split()[:4] == ["demo:delay_ms=2", "default", "tools", "native;"]
+    assert out.splitlines()[-1].startswith("*  any name")
+    assert run["model"] == model
+    assert [stage["model"] for stage in run["stages"]] == ["demo:delay_ms=0,calls=1", None, "demo:delay_ms=0,tokens=3"]
+    assert run["stages"][0]["provider"] == "default"

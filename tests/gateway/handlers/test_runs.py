@@ -244,6 +244,8 @@ async def test_run_with_its_stages_and_result(api: httpx.AsyncClient, redis: Red
             "status": "completed",
             "first_id": str(started),
             "usage": None,
+            "model": None,
+            "provider": None,
             "events": f"/runs/{run_id}/stages/extraction/events",
         }
     ]
