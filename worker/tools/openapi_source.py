@@ -111,6 +111,9 @@ class OpenApiSource:
                     self._clients[origin] = self._egress.client([operation.base_url], timeout_s=self._timeout_s)
         except (BadTool, ValueError) as exc:
             raise BadTool(f"openapi.{self.name}: {exc}") from exc
+        except (AttributeError, TypeError, RecursionError) as exc:
+            # A list where an object belongs, say; to look for each would take more than all else here.
+            raise BadTool(f"openapi.{self.name}: the document is not built as OpenAPI says ({exc})") from exc
         named = name_tools(self.name, [operation.name for operation in operations])
         self._tools = [self._tool(named[operation.name], operation) for operation in operations]
 

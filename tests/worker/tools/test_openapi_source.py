@@ -312,6 +312,25 @@ async def test_document_that_does_not_hold_stops_the_start(offer, entry, words):
         await offer("listPets", **entry)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"openapi": "3.1.0", "paths": {"/a": {"get": {"operationId": "listPets", "parameters": ["x"]}}}}',
+        '{"openapi": "3.1.0", "paths": {"/a": {"get": {"operationId": "listPets", "requestBody": {"content": [1]}}}}}',
+        '{"openapi": "3.1.0", "paths": ["/a"]}',
+        "openapi: 3.1.0\npaths: {/a: {get: {operationId: listPets, requestBody: 7}}}",
+        "openapi: 3.1.0\na: &a [*a]",
+        "[" * 5000,
+        "\0",
+    ],
+)
+async def test_document_of_any_shape_is_told_of_in_words(offer, tmp_path, text):
+    (tmp_path / "odd").write_text(text)
+
+    with pytest.raises(BadTool, match=r"^openapi\.pets: "):
+        await offer("listPets", document=str(tmp_path / "odd"))
+
+
 async def test_servers_of_an_operation_outrank_the_document_s_and_are_guarded(offer):
     registry = await offer("elsewhere", base_url=None)
 
