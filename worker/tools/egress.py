@@ -146,24 +146,28 @@ class _GuardedBackend(httpcore2.AsyncNetworkBackend):
     ) -> httpcore2.AsyncNetworkStream:
         try:
             async with asyncio.timeout(timeout):
-                return await self._connect(host, port, local_address, socket_options)
+                addresses = await self._addresses(host, port)
+                # Each gets its share of the time, or one that swallows packets would leave none for the others.
+                share_s = timeout and timeout / max(1, len(addresses))
+                return await self._connect(addresses, port, share_s, local_address, socket_options)
         except TimeoutError as exc:
             raise httpcore2.ConnectTimeout(f"no connection to {host} within {timeout:g} s") from exc
 
     async def _connect(
         self,
-        host: str,
+        addresses: list[str],
         port: int,
+        share_s: float | None,
         local_address: str | None,
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None,
     ) -> httpcore2.AsyncNetworkStream:
-        failure: httpcore2.ConnectError | None = None
-        for address in await self._addresses(host, port):
+        failure: Exception = httpcore2.ConnectError("the host has no address")
+        for address in addresses:
             try:
-                return await self._inner.connect_tcp(address, port, None, local_address, socket_options)
-            except httpcore2.ConnectError as exc:
+                return await self._inner.connect_tcp(address, port, share_s, local_address, socket_options)
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as exc:
                 failure = exc
-        raise failure or httpcore2.ConnectError(f"{host} has no address")
+        raise failure
 
     async def _addresses(self, host: str, port: int) -> list[str]:
         try:

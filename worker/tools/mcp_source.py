@@ -59,7 +59,6 @@ class McpSource:
         self._tools: list[SourcedTool] = []
         self._listed: list[Tool] = []
         self._client: Client | None = None
-        self._trouble = "it has not answered yet"
         self._owner: asyncio.Task[None] | None = None
         self._tried = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -94,16 +93,16 @@ class McpSource:
             started = time.monotonic()
             try:
                 await self._hold()
-                self._trouble = "it closed the connection"
+                trouble = "it closed the connection"
             except Exception as exc:  # noqa: BLE001 - whatever a server, its process or the SDK comes up with
-                self._trouble = _innermost(exc)
+                trouble = _innermost(exc)
             finally:
                 self._client = None
                 self._tried.set()
             if time.monotonic() - started > BACKOFF_MAX_S:
                 backoff_s = BACKOFF_S
             if not self._stopping.is_set():
-                logger.warning("MCP server %s: %s; again in %.1f s", self.name, self._trouble, backoff_s)
+                logger.warning("MCP server %s: %s; again in %.1f s", self.name, trouble, backoff_s)
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), backoff_s * (0.5 + random.random() / 2))  # noqa: S311 - jitter
                 backoff_s = min(2 * backoff_s, BACKOFF_MAX_S)
@@ -134,9 +133,9 @@ class McpSource:
 
     async def _keep(self, client: Client) -> None:
         while not (self._stopping.is_set() or self._is_lost):
-            self._wake.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), LIST_S)
+            self._wake.clear()  # before the listing: what changes during it is looked at again
             if not (self._stopping.is_set() or self._is_lost):
                 async with asyncio.timeout(self._entry.connect_timeout_s):
                     await self._list(client)
@@ -154,7 +153,8 @@ class McpSource:
                 async for _ in news:
                     pass
         except SubscriptionLost:
-            self._lose()
+            if client is self._client:
+                self._lose()
         except Exception as exc:  # noqa: BLE001 - a server that does not know how to tell still has its tools
             logger.info("MCP server %s tells of no changes (%s); it is asked every %g s", self.name, exc, LIST_S)
 
