@@ -2,7 +2,7 @@
 #
 #   make up      the whole system on this machine; PORT= and HOST= choose where
 #   make test    every test, the browser's included; JOBS= at a time, ARGS= goes to pytest
-#   make chaos   a storm of faults over the whole system; MINUTES=, SEED=
+#   make chaos   a storm of faults over the whole system; MINUTES=, SEED=, CLIENT=js
 #   make model   the model of the log protocol, walked further than the suite does
 #   make soak    RUNS= runs through one worker and one gateway: does either grow?
 #   make bench    every figure beside its rival, and docs/performance.md; QUICK=1 in under three minutes
@@ -16,6 +16,7 @@ ARGS ?=
 JOBS ?= 2
 MINUTES ?= 1
 SEED ?= 1
+CLIENT ?= python
 RUNS ?= 10000
 QUICK ?=
 
@@ -24,6 +25,7 @@ RUNTIME := .venv/.runtime-is-set-up
 DEV := .venv/.dev-is-set-up
 JS := clients/js
 NODE_MODULES := $(JS)/node_modules/.is-set-up
+DIST := $(JS)/dist/.built
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 .DELETE_ON_ERROR:
@@ -36,8 +38,8 @@ up: $(RUNTIME)
 test: $(DEV) $(NODE_MODULES)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-chaos: $(DEV)
-	$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED)
+chaos: $(DEV) $(if $(filter js,$(CLIENT)),$(DIST))
+	$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED) --client $(CLIENT)
 
 model: $(DEV)
 	$(BIN)/python -m tests.model.log_protocol
@@ -67,6 +69,11 @@ client: $(RUNTIME) $(NODE_MODULES)
 	$(BIN)/python $(JS)/scripts/schemas.py | node $(JS)/scripts/generate.mjs > $(JS)/src/.schema.ts
 	@mv $(JS)/src/.schema.ts $(JS)/src/schema.ts
 	cd $(JS) && npm run --silent build && npm run --silent bundle
+	@touch $(DIST)
+
+$(DIST): $(wildcard $(JS)/src/*) $(JS)/tsconfig.json | $(NODE_MODULES)
+	cd $(JS) && npm run --silent build
+	@touch $@
 
 clean:
 	rm -rf $(JS)/node_modules $(JS)/dist .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -2,6 +2,7 @@
 
     python -m tests.chaos --minutes 10 --seed 7        (make chaos MINUTES=10 SEED=7)
 
+With `--client js` (CLIENT=js) the runs are followed by the JavaScript client, whose connections are cut at any byte.
 At the end a ledger. Lost, doubled, reordered, stranded, paid twice and immortal must be 0;
 the program's exit code says whether they are.
 """
@@ -15,7 +16,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ import orjson
 
 from shared import keys
 from tests.fault_tools import TOOLS
+from tests.js_client import JsClient, JsClients, js_clients
 from tests.proxy import Proxy
 from tests.strict_client import TERMINAL, StrictClient, Violation
 from tests.system import Process, System
@@ -77,13 +79,16 @@ class Ledger:
 class Storm:
     """Runs, clients and faults, all out of one seed."""
 
-    def __init__(self, system: System, proxy: Proxy, seed: int, parallel_runs: int, notes: Path) -> None:
+    def __init__(
+        self, system: System, proxy: Proxy, seed: int, parallel_runs: int, notes: Path, js: JsClients | None = None
+    ) -> None:
         self.system = system
         self.proxy = proxy
         self.random = random.Random(seed)
         self.ledger = Ledger(seed)
         self._parallel_runs = parallel_runs
         self._notes = notes
+        self._js = js
         self._number = 0
         self._is_over = False
         self._texts: dict[str, str] = {}
@@ -152,7 +157,7 @@ class Storm:
         return None
 
     async def _watch(self, run_id: str, body: dict[str, Any]) -> None:
-        clients = [StrictClient(self.system.urls, run_id)]
+        clients = [self._client(run_id)]
         if self.random.random() < 0.3:
             clients.append(
                 StrictClient(self.system.urls, run_id, self.random.choice(["run", "extraction", "tools", "synthesis"]))
@@ -172,6 +177,11 @@ class Storm:
                 task.cancel()
             await asyncio.gather(*following, return_exceptions=True)
         self._note(clients, body)
+
+    def _client(self, run_id: str) -> StrictClient:
+        if self._js is None:
+            return StrictClient(self.system.urls, run_id)
+        return JsClient(self._js, self.system.urls, run_id, self.random.choice([0, 5_000, 50_000]))
 
     def _patience(self) -> int | None:
         return self.random.choice([None, None, 1, 10, 50])
@@ -289,16 +299,16 @@ FAULTS: dict[str, Callable[[Storm], Awaitable[None]]] = {
 }
 
 
-async def storm(seconds: float, seed: int, parallel_runs: int, folder: Path) -> Ledger:
-    """A storm of so many seconds."""
+async def storm(seconds: float, seed: int, parallel_runs: int, folder: Path, client: str = "python") -> Ledger:
+    """A storm of so many seconds, followed by the strict client or by JavaScript's."""
     notes = folder / "tools.log"
     notes.touch()
     env = {"STAGEBUS_TOOLS": TOOLS, "FAULT_TOOLS_LOG": str(notes), "STAGEBUS_RUN_TRIES_MAX": "1000"}
     system = System(folder, gateways=GATEWAYS, workers=WORKERS, env=env)
     async with Proxy(system.redis_port) as proxy:
         system.set_env("STAGEBUS_REDIS_URL", f"redis://127.0.0.1:{proxy.port}/0")
-        async with system:
-            return await Storm(system, proxy, seed, parallel_runs, notes).rage(seconds)
+        async with system, js_clients() if client == "js" else nullcontext() as js:
+            return await Storm(system, proxy, seed, parallel_runs, notes, js).rage(seconds)
 
 
 def main() -> None:
@@ -307,11 +317,11 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--runs", type=int, default=100, help="runs at a time")
+    parser.add_argument("--client", choices=["python", "js"], default="python", help="who follows the runs")
     options = parser.parse_args()
     print(f"storm of {options.minutes:g} minutes, seed {options.seed}")
-    ledger = asyncio.run(
-        storm(options.minutes * 60, options.seed, options.runs, Path(tempfile.mkdtemp(prefix="storm-")))
-    )
+    folder = Path(tempfile.mkdtemp(prefix="storm-"))
+    ledger = asyncio.run(storm(options.minutes * 60, options.seed, options.runs, folder, options.client))
     print(ledger)
     sys.exit(0 if ledger.is_clean else 1)
 

@@ -36,9 +36,9 @@ def client_js(node: str) -> Path:
     return JS
 
 
-def run_node(*args: object, stdin: bytes | None = None, timeout_s: float = 60) -> bytes:
+def run_node(*args: object, stdin: bytes | None = None, cwd: Path = JS, timeout_s: float = 60) -> bytes:
     """What a program prints; fails the test with everything that it said if it fails."""
     command = ["node", *map(str, args)]
-    outcome = subprocess.run(command, input=stdin, capture_output=True, timeout=timeout_s, check=False, cwd=JS)
+    outcome = subprocess.run(command, input=stdin, capture_output=True, timeout=timeout_s, check=False, cwd=cwd)
     assert outcome.returncode == 0, (outcome.stdout + outcome.stderr).decode()
     return outcome.stdout

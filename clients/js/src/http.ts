@@ -10,6 +10,8 @@ export interface Options {
   baseUrl?: string;
   /** Sent as `Authorization: Bearer …`; a function is asked before each request, so that it may be renewed. */
   apiKey?: string | (() => string | Promise<string>);
+  /** Sent in the query, by those who hold a ticket for one run instead of a key. */
+  ticket?: string | (() => string | Promise<string>);
   /** Takes the place of the global `fetch`. */
   fetch?: Fetch;
 }
@@ -39,11 +41,13 @@ const PASSING_STATUSES: ReadonlySet<number> = new Set([408, 425, 429, 500, 502, 
 export class Http {
   readonly baseUrl: string;
   readonly #apiKey: Options["apiKey"];
+  readonly #ticket: Options["ticket"];
   readonly #fetch: Fetch;
 
-  constructor({ baseUrl = "", apiKey, fetch }: Options) {
+  constructor({ baseUrl = "", apiKey, ticket, fetch }: Options) {
     this.baseUrl = baseUrl.replace(/\/+$/, "");
     this.#apiKey = apiKey;
+    this.#ticket = ticket;
     // Not called as a method of this: a browser's fetch wants to be the window's.
     this.#fetch = fetch ?? ((input, init) => globalThis.fetch(input, init));
   }
@@ -65,9 +69,11 @@ export class Http {
   /** A response as it comes. */
   async send(path: string, init: RequestInit): Promise<Response> {
     const headers: Record<string, string> = { ...(init.headers as Record<string, string>) };
-    const key = typeof this.#apiKey === "function" ? await this.#apiKey() : this.#apiKey;
+    const key = await current(this.#apiKey);
     if (key) headers["Authorization"] = `Bearer ${key}`;
-    return this.#fetch(this.baseUrl + path, { ...init, headers });
+    const ticket = await current(this.#ticket);
+    const query = ticket ? `${path.includes("?") ? "&" : "?"}ticket=${encodeURIComponent(ticket)}` : "";
+    return this.#fetch(this.baseUrl + path + query, { ...init, headers });
   }
 
   async #callOnce(path: string, { method = "GET", body, headers, signal }: RequestParts): Promise<unknown> {
@@ -91,6 +97,10 @@ export class Http {
       release();
     }
   }
+}
+
+function current(secret: Options["apiKey"]): string | undefined | Promise<string> {
+  return typeof secret === "function" ? secret() : secret;
 }
 
 /** What an answer that is no success means: the gateway's own no, or somebody else's for one that is away. */

@@ -14,6 +14,25 @@ export interface RunOptions {
   isNew?: boolean;
 }
 
+export type Decision =
+  /** `arguments` take the place of the model's. */
+  | { decision: "approve"; arguments?: Record<string, unknown> }
+  | { decision: "deny"; reason?: string }
+  | { decision: "answer"; text: string };
+
+export interface TicketOptions extends CallOptions {
+  /** A link to pass on, which is good for longer. */
+  share?: boolean;
+  ttlS?: number;
+}
+
+export interface Ticket {
+  /** Goes into the query, as `ticket`, of the run's address and of its streams'. */
+  ticket: string;
+  expires_at: string;
+  links: { events: string; page: string };
+}
+
 export class Run {
   readonly id: string;
   readonly #http: Http;
@@ -75,6 +94,18 @@ export class Run {
   /** Ask for its end; its own `cancel` event says when it is so. */
   cancel(options: CallOptions = {}): Promise<RunAccepted> {
     return this.#http.call(`${this.#path}/cancel`, { ...options, method: "POST" });
+  }
+
+  /** Decide upon a call that waits: `approve` or `deny` what wants an approval, `answer` or `deny` a question. */
+  decide(callId: string, decision: Decision, options: CallOptions = {}): Promise<RunAccepted> {
+    const path = `${this.#path}/approvals/${encodeURIComponent(callId)}`;
+    return this.#http.call(path, { ...options, method: "POST", body: decision });
+  }
+
+  /** A ticket to look at this run and at nothing else: for a plain EventSource, or to pass on. */
+  ticket({ share, ttlS, ...options }: TicketOptions = {}): Promise<Ticket> {
+    const body = { ...(share !== undefined && { share }), ...(ttlS !== undefined && { ttl_s: ttlS }) };
+    return this.#http.call(`${this.#path}/ticket`, { ...options, method: "POST", body });
   }
 
   get #path(): string {

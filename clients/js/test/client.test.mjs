@@ -1,0 +1,170 @@
+// What a client asks: once or again, with which headers, and what its errors say.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import {
+  isPassing, ProblemError, RunCancelledError, RunFailedError, Stagebus, UnreachableError,
+} from "../dist/index.js";
+import { answer, chunks, DONE, RESET, RETRY, serve, stream } from "./scripted_server.mjs";
+
+Math.random = () => 0; // no test waits for a backoff
+
+const JSON_TYPE = "content-type: application/json\r\n";
+const ok = (body, status = 200) => answer(status, body, JSON_TYPE);
+const ACCEPTED = ok({ id: "R", status: "queued" }, 202);
+const record = (fields) => ok({ id: "R", status: "running", finished_at: null, last_event_id: "7-1", error: null, result: null, ...fields });
+const problem = (status, code, headers = "") => answer(status, { code, detail: `it is ${code}`, type: `/problems/${code}` }, `content-type: application/problem+json\r\n${headers}`);
+const clientOf = (server, options) => new Stagebus({ baseUrl: `${server.url}/`, ...options });
+
+test("one create makes one run, however often it has to be sent", async (t) => {
+  const busy = problem(503, "storage_unavailable", "retry-after: 0\r\n");
+  const server = await serve(t, RESET, busy, answer(502, "<html>", "content-type: text/html\r\n"), ACCEPTED);
+  const retried = [];
+  const onRetry = (tries, error) => retried.push([tries, error.code ?? error.name]);
+  const run = await clientOf(server, { apiKey: "sbk_x" }).runs.create({ user_prompt: "Grüße" }, { onRetry });
+
+  assert.equal(run.id, "R");
+  assert.deepEqual(retried, [[1, "UnreachableError"], [2, "storage_unavailable"], [3, "UnreachableError"]]);
+  assert.equal(new Set(server.asked.map(({ headers }) => headers["idempotency-key"])).size, 1);
+  assert.match(server.asked[0].headers["idempotency-key"], /^[\x21-\x7e]{16,255}$/);
+  const { method, path, headers, body } = server.asked[3];
+  assert.deepEqual([method, path, headers.authorization], ["POST", "/runs", "Bearer sbk_x"]);
+  assert.deepEqual(JSON.parse(body), { user_prompt: "Grüße" });
+});
+
+test("the caller's own idempotency key is sent, and each create has another", async (t) => {
+  const server = await serve(t, ACCEPTED);
+  await clientOf(server).runs.create({ user_prompt: "x" }, { idempotencyKey: "mine" });
+  await clientOf(server).runs.create({ user_prompt: "x" });
+  await clientOf(server).runs.create({ user_prompt: "x" });
+
+  const keys = server.asked.map(({ headers }) => headers["idempotency-key"]);
+  assert.equal(keys[0], "mine");
+  assert.equal(new Set(keys).size, 3);
+});
+
+test("Retry-After is waited for", async (t) => {
+  const server = await serve(t, problem(429, "rate_limited", "retry-after: 1\r\n"), ACCEPTED);
+  const begun = performance.now();
+  await clientOf(server).runs.create({ user_prompt: "x" });
+
+  assert.ok(performance.now() - begun >= 990);
+});
+
+test("the gateway's own no is thrown at once, with all that it says", async (t) => {
+  const body = {
+    type: "/problems/invalid_request", title: "Invalid request", status: 422, detail: "model: too long",
+    code: "invalid_request", errors: [{ field: "model", message: "too long" }],
+  };
+  const server = await serve(t, answer(422, body));
+
+  await assert.rejects(clientOf(server).runs.create({ model: "x" }), (error) => {
+    assert.ok(error instanceof ProblemError);
+    const { message, code, type, title, status, errors, retryAfterMs } = error;
+    assert.deepEqual({ detail: message, code, type, title, status, errors }, body);
+    assert.deepEqual([retryAfterMs, isPassing(error)], [null, false]);
+    return true;
+  });
+  assert.equal(server.asked.length, 1);
+});
+
+test("trouble that does not pass is given up, and says what it was", async (t) => {
+  const server = await serve(t, problem(503, "storage_full", "retry-after: 0\r\n"));
+  await assert.rejects(clientOf(server).tools(), (error) => {
+    assert.deepEqual([error.code, error.retryAfterMs, isPassing(error)], ["storage_full", 0, true]);
+    return true;
+  });
+  assert.equal(server.asked.length, 5);
+  await assert.rejects(clientOf(server).models({ triesMax: 1 }), ProblemError);
+  assert.equal(server.asked.length, 6);
+  await assert.rejects(clientOf({ url: "http://127.0.0.1:9" }).runs.list(), UnreachableError);
+});
+
+test("a page instead of JSON is nobody's answer", async (t) => {
+  const server = await serve(t, answer(200, "<html>", "content-type: text/html\r\n"));
+  await assert.rejects(clientOf(server).models({ triesMax: 1 }), UnreachableError);
+});
+
+test("an abort ends a call, and the wait before its next try", async (t) => {
+  const server = await serve(t, problem(503, "draining", "retry-after: 60\r\n"));
+  const controller = new AbortController();
+  const onRetry = () => controller.abort(new Error("enough"));
+
+  await assert.rejects(clientOf(server).models({ signal: controller.signal, onRetry }), /enough/);
+  await assert.rejects(clientOf(server).models({ signal: AbortSignal.abort(new Error("before")) }), /before/);
+});
+
+test("each call has its address", async (t) => {
+  const server = await serve(t, ok({}));
+  const client = clientOf(server);
+  const run = client.runs.resume("a/b");
+  const calls = [
+    [() => client.tools(), "GET /tools"],
+    [() => client.models(), "GET /models"],
+    [() => client.runs.list(), "GET /runs"],
+    [() => client.runs.list({ limit: 5, before: "R" }), "GET /runs?limit=5&before=R"],
+    [() => client.runs.get("R"), "GET /runs/R"],
+    [() => run.get(), "GET /runs/a%2Fb"],
+    [() => run.cancel(), "POST /runs/a%2Fb/cancel"],
+    [() => run.decide("c/1", { decision: "deny", reason: "no" }), 'POST /runs/a%2Fb/approvals/c%2F1 {"decision":"deny","reason":"no"}'],
+    [() => run.ticket({ share: true, ttlS: 60 }), 'POST /runs/a%2Fb/ticket {"share":true,"ttl_s":60}'],
+  ];
+  for (const [call, expected] of calls) {
+    await call();
+    const { method, path, body } = server.asked.at(-1);
+    assert.equal(`${method} ${path} ${body}`.trim(), expected);
+  }
+});
+
+test("keys and tickets may be renewed: they are asked for before each request", async (t) => {
+  const server = await serve(t, ok({}), stream(RETRY + chunks("7-1")), stream(DONE("7-2")));
+  let count = 0;
+  const client = clientOf(server, { apiKey: async () => `k${++count}`, ticket: () => `t ${count}` });
+  await client.runs.list({ limit: 1 });
+  for await (const _ of client.runs.resume("R").events()) continue;
+
+  const sent = server.asked.map(({ path, headers }) => [path, headers.authorization]);
+  assert.deepEqual(sent, [
+    ["/runs?limit=1&ticket=t%201", "Bearer k1"],
+    ["/runs/R/events?ticket=t%202", "Bearer k2"],
+    ["/runs/R/events?ticket=t%203", "Bearer k3"],
+  ]);
+});
+
+test("result and text wait for the end, from where the log was", async (t) => {
+  const done = record({ status: "succeeded", finished_at: "now", result: { text: "Mild." } });
+  const server = await serve(t, record({}), stream(DONE("7-2")), done);
+  const run = clientOf(server).runs.resume("R", "5-1");
+
+  assert.equal(await run.text(), "Mild.");
+  assert.deepEqual(server.cursors(), ["", "7-1", ""]);
+  assert.equal((await run.result()).status, "succeeded");
+});
+
+test("a run that failed or was cancelled has no result, and says why", async (t) => {
+  const failed = record({ status: "failed", finished_at: "now", error: { error: "too slow", code: "run_timeout" } });
+  const server = await serve(t, failed, record({ status: "cancelled", finished_at: "now" }));
+  const run = clientOf(server).runs.resume("R");
+
+  await assert.rejects(run.text(), (error) => {
+    assert.ok(error instanceof RunFailedError);
+    assert.deepEqual([error.message, error.code, error.runId], ["too slow", "run_timeout", "R"]);
+    return true;
+  });
+  await assert.rejects(run.text(), RunCancelledError);
+});
+
+test("a run that was just made has times from its first event on; what comes a second time is old", async (t) => {
+  const replay = { headers: "x-last-event-id: 7-2\r\n" };
+  const server = await serve(t, ACCEPTED, stream(chunks("7-1") + DONE("7-2"), replay));
+  const run = await clientOf(server).runs.create({ user_prompt: "x" });
+  const times = async () => {
+    const seen = [];
+    for await (const { at } of run) seen.push(typeof at);
+    return seen;
+  };
+
+  assert.deepEqual(await times(), ["number", "number"]);
+  assert.deepEqual(await times(), ["object", "object"]);
+});

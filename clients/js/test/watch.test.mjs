@@ -1,0 +1,89 @@
+// A run that is followed in the background, by itself and in React.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { Window } from "happy-dom";
+
+import { Stagebus } from "../dist/index.js";
+import { answer, chunks, DONE, frame, RETRY, serve, stream } from "./scripted_server.mjs";
+
+Math.random = () => 0; // no test waits for a backoff
+
+const text = (id, content) =>
+  frame(id, "tool_completion_chunk", { stage_id: "synthesis", tool_results: { choices: [{ delta: { content } }] } });
+const runOf = (server, cursor) => new Stagebus({ baseUrl: server.url }).runs.resume("R", cursor);
+
+/** Wait until the watch's state is so. */
+function until(watch, condition) {
+  return new Promise((resolve) => {
+    const look = () => condition(watch.state, watch.error) && resolve(watch.state);
+    watch.subscribe(look);
+    look();
+  });
+}
+
+const isEnded = ({ connection }) => connection.state === "ended";
+
+test("a watch follows from the start to the end, and tells of many events at once", async (t) => {
+  const many = Array.from({ length: 500 }, (_, index) => text(`7-${index + 1}`, "a"));
+  const watch = runOf(await serve(t, stream(RETRY + many.join("") + DONE("7-501"))), "7-100").watch();
+  let told = 0;
+  watch.subscribe(() => told++);
+  const state = await until(watch, isEnded);
+
+  assert.equal(state.status, "succeeded");
+  assert.equal(state.stages[0].text, "a".repeat(500));
+  assert.ok(told < 50, `${told}`);
+});
+
+test("what ends a watch is its error", async (t) => {
+  const watch = runOf(await serve(t, answer(404, { code: "run_not_found", detail: "no such run" }))).watch();
+  await until(watch, isEnded);
+
+  assert.equal(watch.error.code, "run_not_found");
+});
+
+test("a closed watch says nothing more and gives its connection up", async (t) => {
+  const server = await serve(t, stream(chunks("7-1"), { isLeftOpen: true }));
+  const signals = [];
+  const fetch = (url, init) => (signals.push(init.signal), globalThis.fetch(url, init));
+  const watch = new Stagebus({ baseUrl: server.url, fetch }).runs.resume("R").watch();
+  await until(watch, ({ events }) => events.length === 1);
+  let told = 0;
+  watch.subscribe(() => told++);
+  watch.close();
+  await new Promise(setImmediate);
+
+  assert.deepEqual(signals.map(({ aborted }) => aborted), [true]);
+  assert.deepEqual([told, watch.error], [0, null]);
+});
+
+test("in React: a component shows the run as it is, changes runs, and closes with itself", async (t) => {
+  const window = new Window();
+  const { document, navigator } = window;
+  for (const [name, value] of Object.entries({ window, document, navigator, IS_REACT_ACT_ENVIRONMENT: true })) {
+    Object.defineProperty(globalThis, name, { value, configurable: true, writable: true });
+  }
+  t.after(() => window.happyDOM.close());
+  const { createElement } = await import("react");
+  const { cleanup, render, waitFor } = await import("@testing-library/react");
+  const { useRun } = await import("../dist/react.js");
+  const View = ({ run }) => {
+    const { state, error } = useRun(run);
+    return createElement("p", null, `${state.connection.state} ${state.status} ${state.stages[0]?.text} ${error?.code}`);
+  };
+  const shows = (shown) => waitFor(() => assert.equal(document.querySelector("p").textContent, shown));
+
+  const open = await serve(t, stream(text("7-1", "Mild."), { isLeftOpen: true }));
+  const view = render(createElement(View, { run: null }));
+  await shows("connecting null undefined undefined");
+  view.rerender(createElement(View, { run: runOf(open) }));
+  await shows("live running Mild. undefined");
+  view.rerender(createElement(View, { run: runOf(await serve(t, stream(text("7-1", "Warm.") + DONE("7-2")))) }));
+  await shows("ended succeeded Warm. undefined");
+  view.rerender(createElement(View, { run: runOf(await serve(t, answer(404, { code: "run_not_found" }))) }));
+  await shows("ended null undefined run_not_found");
+  cleanup();
+  assert.equal(document.querySelector("p"), null);
+});
