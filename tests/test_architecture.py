@@ -19,9 +19,27 @@ NAMES_THAT_SAY_NOTHING = {"utils", "helpers", "base", "common", "misc"}
 # A path that exists on one machine alone.
 MACHINE_PATH = re.compile(r"(?<![\w.~])/(work|home|Users)/\w")
 IGNORED_FOLDERS = {"node_modules", "build", "dist"}
-TEXT_SUFFIXES = {".py", ".md", ".toml", ".txt", ".lua", ".js", ".css", ".html", ".yml", ".json", ".conf", ".svg", ""}
+TEXT_SUFFIXES = {
+    ".py",
+    ".md",
+    ".toml",
+    ".txt",
+    ".lua",
+    ".js",
+    ".css",
+    ".html",
+    ".mjs",
+    ".ts",
+    ".yml",
+    ".json",
+    ".conf",
+    ".svg",
+    "",
+}
 
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+PAGE_FILES = sorted((ROOT / "gateway" / "static").glob("*.*s"))
+CLIENT_FILES = sorted(path for path in (ROOT / "clients" / "js").glob("[st]*/*.*s") if path.name != "schema.ts")
 SCRIPTS = sorted((ROOT / "shared" / "lua").glob("*.lua"))
 
 
@@ -68,7 +86,7 @@ def test_streaming_routes_have_no_buffering_middleware() -> None:
     assert not [name_of(path) for path in MODULES if "BaseHTTPMiddleware" in path.read_text()]
 
 
-@pytest.mark.parametrize("path", [*MODULES, *SCRIPTS, *sorted((ROOT / "gateway" / "static").glob("*.*s"))], ids=name_of)
+@pytest.mark.parametrize("path", [*MODULES, *SCRIPTS, *PAGE_FILES, *CLIENT_FILES], ids=name_of)
 def test_file_can_be_read_in_one_sitting(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= FILE_LINES_MAX
     assert path.stem not in NAMES_THAT_SAY_NOTHING

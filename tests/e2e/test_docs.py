@@ -133,7 +133,12 @@ async def test_readme_s_tool_can_be_offered(tmp_path: Path, monkeypatch: pytest.
 
 
 async def test_links_between_the_pages_lead_somewhere(healthy: System) -> None:
-    pages = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+    pages = [
+        ROOT / "README.md",
+        ROOT / "CHANGELOG.md",
+        ROOT / "clients" / "js" / "README.md",
+        *sorted((ROOT / "docs").glob("*.md")),
+    ]
     async with httpx.AsyncClient(base_url=healthy.url) as http:
         for page in pages:
             for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text()):

@@ -10,7 +10,7 @@ export type { CallOptions, Fetch, Options } from "./http.js";
 export { isPassing } from "./http.js";
 export type { EventName, GapEvent, RunEvent } from "./place.js";
 export { Run } from "./run.js";
-export type { Decision, Ticket, TicketOptions } from "./run.js";
+export type { Decision, TicketOptions } from "./run.js";
 export * from "./schema.js";
 export type { CallState, Discarded, Note, StageState } from "./stage_state.js";
 export { answerStage, emptyRun, isTerminal, reduce } from "./state.js";

@@ -4,7 +4,7 @@ import { RunCancelledError, RunFailedError, StagebusError } from "./errors.js";
 import { follow, type FollowOptions, type RunUpdate } from "./follow.js";
 import type { CallOptions, Http } from "./http.js";
 import type { GapEvent, RunEvent } from "./place.js";
-import type { RunAccepted, RunView } from "./schema.js";
+import type { RunAccepted, RunView, TicketView } from "./schema.js";
 import { RunWatch, type WatchOptions } from "./watch.js";
 
 export interface RunOptions {
@@ -24,13 +24,6 @@ export interface TicketOptions extends CallOptions {
   /** A link to pass on, which is good for longer. */
   share?: boolean;
   ttlS?: number;
-}
-
-export interface Ticket {
-  /** Goes into the query, as `ticket`, of the run's address and of its streams'. */
-  ticket: string;
-  expires_at: string;
-  links: { events: string; page: string };
 }
 
 export class Run {
@@ -103,7 +96,7 @@ export class Run {
   }
 
   /** A ticket to look at this run and at nothing else: for a plain EventSource, or to pass on. */
-  ticket({ share, ttlS, ...options }: TicketOptions = {}): Promise<Ticket> {
+  ticket({ share, ttlS, ...options }: TicketOptions = {}): Promise<TicketView> {
     const body = { ...(share !== undefined && { share }), ...(ttlS !== undefined && { ttl_s: ttlS }) };
     return this.#http.call(`${this.#path}/ticket`, { ...options, method: "POST", body });
   }

@@ -5,8 +5,8 @@ export type RunStatus = "queued" | "running" | "succeeded" | "failed" | "cancell
 
 /** A new run. Exactly one of `user_prompt` and `messages` says what is asked. */
 export interface CreateRun {
-  /** a model's name; the operator's own choice where left out */
-  model?: string | null;
+  /** a model's name, or {extraction, synthesis} with one each; the operator's own choice where left out */
+  model?: (string | StageModels) | null;
   /** what the user asks */
   user_prompt?: string | null;
   /** what the model is told to be; goes with user_prompt */
@@ -33,6 +33,11 @@ export interface CreateRun {
   metadata?: {
     [k: string]: string;
   };
+}
+/** A model for each stage that asks one; a stage that is left out gets the operator's own choice. */
+export interface StageModels {
+  extraction?: string | null;
+  synthesis?: string | null;
 }
 /** What the model is told to be. */
 export interface InstructionMessage {
@@ -124,13 +129,41 @@ export interface ToolChoiceFunction {
 /** The models that a run may name. */
 export interface ModelList {
   models: ModelView[];
-  /** whether any other name goes to the provider as it is */
+  /** further names, where a * stands for anything */
+  patterns: string[];
+  /** whether any other name goes to a provider as it is */
   any_model: boolean;
 }
 /** A model that a run may name. */
 export interface ModelView {
   id: string;
   is_default: boolean;
+  /** who serves it, as the operator calls them */
+  provider: string;
+  abilities: Abilities;
+  /** what is asked in its place while it is down, in order */
+  fallbacks: string[];
+}
+/** What a model can do and how it wants to be asked. The defaults are OpenAI's own ways. */
+export interface Abilities {
+  /** native: it calls tools itself; prompted: it is told how in words; none: it is offered none */
+  tools?: "native" | "prompted" | "none";
+  /** it can ask for several calls at once; if not, the parameter is not sent */
+  parallel_tool_calls?: boolean;
+  /** what the limit on its output is called */
+  max_tokens_parameter?: "max_tokens" | "max_completion_tokens";
+  /** it takes stream_options, which asks for usage; some send usage unasked and reject it */
+  stream_options?: boolean;
+  /** where its reasoning is given back to it together with its calls; else it is not */
+  reasoning_field?: ("reasoning_content" | "reasoning") | null;
+  /** ids of calls must be nine letters and digits (Mistral) */
+  short_call_ids?: boolean;
+  /**
+   * parameters that it rejects: temperature, say
+   *
+   * @maxItems 32
+   */
+  leave_out?: string[];
 }
 /** An error, RFC 9457. */
 export interface Problem {
@@ -233,12 +266,30 @@ export interface StageView {
   /** the id of its first event */
   first_id: string;
   usage: Usage | null;
+  /** which model answered, as its provider names it */
+  model: string | null;
+  /** which provider answered, as the operator calls it */
+  provider: string | null;
   /** where its own stream is */
   events: string;
 }
 /** What a run came to. */
 export interface RunResult {
   text: string;
+}
+/** A ticket for one run. */
+export interface TicketView {
+  /** goes into the query, as `ticket`, of the run's URL and of its streams' */
+  ticket: string;
+  expires_at: string;
+  links: TicketLinks;
+}
+/** Where a ticket leads. */
+export interface TicketLinks {
+  /** the run's stream, for an EventSource */
+  events: string;
+  /** the page that shows the run, to pass on */
+  page: string;
 }
 /** The tools that a run may name. */
 export interface ToolList {
@@ -304,6 +355,10 @@ export interface ModelStageResult {
   finish_reason?: string | null;
   /** as the provider names it */
   model?: string | null;
+  /** who answered, as the providers file names it */
+  provider?: string | null;
+  /** what led to the calls; kept only for a provider that wants it back */
+  reasoning?: string | null;
 }
 /** A call that the model asks for. */
 export interface ToolCallRequest {
@@ -312,8 +367,16 @@ export interface ToolCallRequest {
   name: string;
   /** JSON text, as the model wrote it */
   arguments: string;
+  /** the provider's own notes on the call, which it wants back (Gemini's thought_signature) */
+  extra_content?: {
+    [k: string]: unknown;
+  } | null;
 }
-/** A stage failed in a way that may pass; it is done again after the backoff. */
+/**
+ * A stage failed in a way that may pass; it is done again after the backoff, or by another model at once.
+ *
+ * So it is, at once, where a model that calls tools in words wrote a call that cannot be carried out.
+ */
 export interface RetryScheduledData {
   /** the stage whose stream holds this event */
   stage_id: string;
@@ -323,6 +386,8 @@ export interface RetryScheduledData {
   retry: number;
   backoff_s: number;
   reason: string;
+  /** the fallback that is asked now, where it is one */
+  model?: string | null;
 }
 /** The run exists: accepted, and never lost from here on. Always the first event, `0-1`. */
 export interface RunQueuedData {

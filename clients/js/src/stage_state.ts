@@ -7,7 +7,8 @@ import { deltaOf, emptySplitter, push, shownText, type Splitter } from "./text.j
 
 /** What went wrong on the way. */
 export type Note =
-  | { readonly kind: "retry"; readonly retry: number; readonly backoffS: number; readonly reason: string }
+  /** Tried again after a backoff; `model` is the fallback that is asked now, where it is one. */
+  | { readonly kind: "retry"; readonly retry: number; readonly backoffS: number; readonly reason: string; readonly model: string | null }
   /** Done again; this is what became void by it. */
   | { readonly kind: "restart"; readonly attempt: number; readonly discarded: Discarded }
   /** Taken up again; nothing became void. */
@@ -65,8 +66,8 @@ export function emptyStage(id: string): StageState {
 export function reduceStage(stage: StageState, event: RunEvent, before: EventLog): StageState {
   if (event.name === "stage_restarted") return restarted(stage, event.sequence, event.data, before);
   if (event.name === "retry_scheduled") {
-    const { retry, backoff_s: backoffS, reason } = event.data;
-    return { ...stage, state: "waiting", notes: [...stage.notes, { kind: "retry", retry, backoffS, reason }] };
+    const { retry, backoff_s: backoffS, reason, model = null } = event.data;
+    return { ...stage, state: "waiting", notes: [...stage.notes, { kind: "retry", retry, backoffS, reason, model }] };
   }
   return applied(stage.state === "waiting" ? { ...stage, state: "running" } : stage, event);
 }

@@ -174,7 +174,9 @@ test("retry_scheduled makes its stage wait, and what comes next ends the wait", 
   const waiting = applyEvents(emptyRun(), events.slice(0, 2));
 
   assert.equal(stage(waiting, "extraction").state, "waiting");
-  assert.deepEqual(stage(waiting, "extraction").notes, [{ kind: "retry", retry: 1, backoffS: 0.5, reason: "cut" }]);
+  assert.deepEqual(stage(waiting, "extraction").notes, [
+    { kind: "retry", retry: 1, backoffS: 0.5, reason: "cut", model: null },
+  ]);
   assert.equal(stage(applyEvents(waiting, events.slice(2)), "extraction").state, "running");
 });
 
