@@ -3,7 +3,7 @@
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,22 +20,22 @@ from worker.tools.registry import ToolRegistry
 
 
 class ByteServer:
-    """Answers every request with the same bytes, then closes, or holds on till the client goes."""
+    """Answers every request with the same bytes, or by what it asks, then closes, or holds on till the client goes."""
 
     def __init__(self) -> None:
         self.requests: list[bytes] = []
         self._servers: list[asyncio.Server] = []
 
-    async def serve(self, answer: bytes, *, holds_on: bool = False) -> str:
-        """Start, and give the address."""
+    async def serve(self, answer: bytes | Callable[[bytes, bytes], bytes], *, holds_on: bool = False) -> str:
+        """Start, and give the address. A function gets each request's head and body."""
 
         async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             with suppress(ConnectionError, asyncio.IncompleteReadError):
                 head = await reader.readuntil(b"\r\n\r\n")
                 self.requests.append(head)
                 length = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
-                await reader.readexactly(int(length[0].split(b":")[1]) if length else 0)
-                writer.write(answer)
+                body = await reader.readexactly(int(length[0].split(b":")[1]) if length else 0)
+                writer.write(answer if isinstance(answer, bytes) else answer(head, body))
                 await writer.drain()
                 if holds_on:
                     await reader.read()
