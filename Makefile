@@ -4,6 +4,7 @@
 #   make test    every test, the browser's included; JOBS= at a time, ARGS= goes to pytest
 #   make chaos   a storm of faults over the whole system; MINUTES=, SEED=, CLIENT=js
 #   make model   the model of the log protocol, walked further than the suite does
+#   make fuzz    EXAMPLES= of junk at each parser, and Schemathesis over the API; SEED=
 #   make soak    RUNS= runs through one worker and one gateway: does either grow?
 #   make bench    every figure beside its rival, and docs/performance.md; QUICK=1 in under three minutes
 #   make client  what is made out of the schemas and of clients/js: its types, the page's copy of it
@@ -18,6 +19,7 @@ MINUTES ?= 1
 SEED ?= 1
 CLIENT ?= python
 RUNS ?= 10000
+EXAMPLES ?= 15000
 QUICK ?=
 
 BIN := .venv/bin
@@ -29,7 +31,7 @@ DIST := $(JS)/dist/.built
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: up test chaos model soak bench client lint types format docs clean
+.PHONY: up test chaos model fuzz soak bench client lint types format docs clean
 
 # exec: make's child is stagebus itself, so that the SIGTERM that make passes on reaches it.
 up: $(RUNTIME)
@@ -43,6 +45,9 @@ chaos: $(DEV) $(if $(filter js,$(CLIENT)),$(DIST))
 
 model: $(DEV)
 	$(BIN)/python -m tests.model.log_protocol
+
+fuzz: $(DEV)
+	$(BIN)/python -m tests.fuzz --examples $(EXAMPLES) --seed $(SEED)
 
 soak: $(DEV)
 	$(BIN)/python -m tests.soak --runs $(RUNS)

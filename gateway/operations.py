@@ -13,7 +13,7 @@ from gateway import routes
 from gateway.create_run import CreateRun
 from gateway.handlers.runs import LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX
 from gateway.handlers.stream import PAGE_LIMIT_DEFAULT, PAGE_LIMIT_MAX
-from gateway.query import IDEMPOTENCY_KEY_PATTERN
+from gateway.query import CHUNKS, IDEMPOTENCY_KEY_PATTERN
 from gateway.schemas import (
     EventPage,
     Health,
@@ -28,6 +28,7 @@ from gateway.schemas import (
 )
 from gateway.ticket_request import TicketRequest
 from shared import ids
+from shared.cursor import CURSOR_PATTERN
 from shared.errors import (
     BadCursor,
     BadIdempotencyKey,
@@ -88,8 +89,9 @@ class Operation:
 
 
 _TEXT: Final = {"type": "string"}
+_STREAM: Final[dict[str, Any]] = {}  # no schema of OpenAPI 3.1 is one of a stream's events; /schema/events.json is
 _OBJECT: Final = {"type": "object"}
-_CURSOR: Final = {"type": "string", "maxLength": 40, "examples": ["5204-118", "0", "-1"]}
+_CURSOR: Final = {"type": "string", "pattern": CURSOR_PATTERN, "examples": ["5204-118", "0", "-1"]}
 
 
 def _count(maximum: int, default: int) -> dict[str, Any]:
@@ -103,14 +105,14 @@ STAGE_ID: Final = Parameter(
 EVENT_PARAMETERS: Final = (
     Parameter("Last-Event-ID", "header", "the id of the last event seen; wins over the query", _CURSOR),
     Parameter("last_event_id", "query", "the same, for a page that was reloaded and has no header", _CURSOR),
-    Parameter("chunks", "query", "full: whole chat completion chunks instead of lean ones", {"enum": ["lean", "full"]}),
+    Parameter("chunks", "query", "full: whole chat completion chunks instead of lean ones", {"enum": CHUNKS}),
     Parameter("limit", "query", "events of a JSON page", _count(PAGE_LIMIT_MAX, PAGE_LIMIT_DEFAULT)),
 )
 EVENT_REPLIES: Final = {
     200: Reply(
         "The events after the cursor, then live until the run's terminal event; or a page of them as JSON. The data "
         "of each is described by /schema/events.json. Opens with `gap` where the cursor does not stand in the log.",
-        {EVENT_STREAM: _TEXT, JSON: EventPage},
+        {EVENT_STREAM: _STREAM, JSON: EventPage},
         {
             "X-Last-Event-Id": "a stream's: the log's end when it was asked; what comes up to it is history",
             "X-Ping-S": "a stream's: it brings something, if only a comment, at least this often",
@@ -125,7 +127,7 @@ OPERATIONS: Final = (
         {
             202: Reply("The run exists and is never lost.", {JSON: RunAccepted}, {"Location": "the run's URL"}),
             200: Reply(
-                "With Accept: text/event-stream, the run's stream from its first event.", {EVENT_STREAM: _TEXT},
+                "With Accept: text/event-stream, the run's stream from its first event.", {EVENT_STREAM: _STREAM},
                 {"Location": "the run's URL", "X-Run-Id": "the run's id"},
             ),
         },

@@ -9,6 +9,7 @@ from shared import ids
 from shared.errors import BadIdempotencyKey, InvalidRequest
 
 IDEMPOTENCY_KEY_PATTERN: Final = r"[\x21-\x7e]{1,255}"
+CHUNKS: Final = ["lean", "full"]
 _IDEMPOTENCY_KEY: Final = re.compile(IDEMPOTENCY_KEY_PATTERN)
 
 
@@ -22,6 +23,18 @@ def read_limit(request: Request, default: int, limit_max: int) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= len(str(limit_max)) and 1 <= int(text) <= limit_max):
         raise _invalid("limit", f"a number from 1 to {limit_max}")
     return int(text)
+
+
+def read_chunks(request: Request) -> str:
+    """Whether chunks are asked for as they are stored, or whole.
+
+    Raises:
+        InvalidRequest: another word.
+    """
+    chunks = request.query_params.get("chunks", CHUNKS[0])
+    if chunks not in CHUNKS:
+        raise _invalid("chunks", " or ".join(CHUNKS))
+    return chunks
 
 
 def read_before(request: Request) -> str | None:

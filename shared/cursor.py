@@ -15,7 +15,10 @@ from shared.errors import BadCursor
 
 # Redis's parts are unsigned 64 bit; an attempt counts ms since a run's birth, a sequence its events.
 _PART_DIGITS_MAX: Final = 15
-_EVENT_ID: Final = re.compile(rf"(0|[1-9][0-9]{{0,{_PART_DIGITS_MAX - 1}}})-([1-9][0-9]{{0,{_PART_DIGITS_MAX - 1}}})")
+_PART: Final = rf"[1-9][0-9]{{0,{_PART_DIGITS_MAX - 1}}}"
+_EVENT_ID: Final = re.compile(rf"(0|{_PART})-({_PART})")
+# What a client may send, for the API's description.
+CURSOR_PATTERN: Final = rf"^(-1|0|0-0|(0|{_PART})-{_PART})?$"
 _FROM_START: Final = frozenset({"", "0", "-1", "0-0"})
 
 

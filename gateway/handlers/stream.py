@@ -9,7 +9,7 @@ from starlette.responses import Response
 from gateway.answers import JSON
 from gateway.auth.guard import needs
 from gateway.auth.principal import principal_of
-from gateway.query import read_limit, wants_stream
+from gateway.query import read_chunks, read_limit, wants_stream
 from gateway.state import gateway_of
 from gateway.stream import EventStream, view_of
 from gateway.views.full import FullChunksView
@@ -33,7 +33,7 @@ async def stream_run(request: Request) -> Response:
     client never mistakes loss for silence. 204 when the run is over and the cursor at its
     end, which tells an EventSource to stop reconnecting. A JSON page for those who accept
     application/json.
-    Errors: bad_cursor 400, run_not_found 404.
+    Errors: bad_cursor 400, run_not_found 404, invalid_request 422.
     """
     return await _answer(request, None)
 
@@ -52,16 +52,18 @@ async def stream_stage(request: Request) -> Response:
 
 async def _answer(request: Request, stage_id: str | None) -> Response:
     run_id = request.path_params["run_id"]
-    # The header wins: an EventSource repeats the URL that it was made with.
-    cursor = parse_cursor(request.headers.get("last-event-id") or request.query_params.get("last_event_id"))
+    cursor = parse_cursor(request.query_params.get("last_event_id"))
+    if seen := request.headers.get("last-event-id"):
+        cursor = parse_cursor(seen)  # it wins: an EventSource repeats the URL that it was made with
+    limit, chunks = read_limit(request, PAGE_LIMIT_DEFAULT, PAGE_LIMIT_MAX), read_chunks(request)
     if not wants_stream(request):
-        return await _answer_page(request, run_id, stage_id, cursor)
+        return await _answer_page(request, run_id, stage_id, cursor, limit)
     gateway = gateway_of(request)
     head = await _read_head(request, run_id)
     if head is not None and head.is_ended and cursor == head.last_id:
         return Response(status_code=204)  # there is nothing left to stream, ever
     view = view_of(stage_id)
-    if request.query_params.get("chunks") == "full":
+    if chunks == "full":
         view = FullChunksView(view, await _read_begun(request, run_id))
     # What a client that is no EventSource can go by: when to think the connection dead, and what of it is history.
     headers = {"X-Ping-S": f"{gateway.settings.ping_s:g}"} | ({"X-Last-Event-Id": str(head.last_id)} if head else {})
@@ -88,8 +90,7 @@ async def _read_head(request: Request, run_id: str) -> Head | None:
         return None
 
 
-async def _answer_page(request: Request, run_id: str, stage_id: str | None, cursor: EventId) -> Response:
-    limit = read_limit(request, PAGE_LIMIT_DEFAULT, PAGE_LIMIT_MAX)
+async def _answer_page(request: Request, run_id: str, stage_id: str | None, cursor: EventId, limit: int) -> Response:
     tenant = principal_of(request).tenant
     with storage_errors():
         page = await log.read_page(gateway_of(request).redis, run_id, cursor, limit, stage_id=stage_id, tenant=tenant)
