@@ -57,7 +57,8 @@ async def create_session(request: Request) -> Response:
     response = Response()
     holder = gateway.auth.sessions.begin(request, response, principal)
     audit("session.create", subject=principal.subject, tenant=principal.tenant)
-    return answer(SessionView.of(holder), headers=response.headers)
+    # The cookie alone: an empty response also says how long it is.
+    return answer(SessionView.of(holder), headers={"Set-Cookie": response.headers["set-cookie"]})
 
 
 @public

@@ -31,6 +31,7 @@ async def test_page_signs_in_works_and_signs_out(locked_app: Starlette, key: str
         assert "HttpOnly" in cookie
         assert "SameSite=lax" in cookie
         assert key not in str(signed_in.headers)
+        assert signed_in.headers["content-length"] == str(len(signed_in.content)), "a server holds us to it"
         assert (await browser.get("/session")).json() == signed_in.json()
         created = await browser.post("/runs", json=HELLO, headers=OWN_PAGE)
         assert created.status_code == 202
