@@ -95,9 +95,8 @@ $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 
 # Without Node the client's tests are skipped; in CI they fail.
 $(NODE_MODULES): $(JS)/package.json
-	@if command -v npm >/dev/null; then cd $(JS) && npm install --silent --no-progress; \
-		else mkdir -p $(@D); echo "no npm: the tests of clients/js are skipped" >&2; fi
-	@touch $@
+	@if command -v npm >/dev/null; then cd $(JS) && npm install --silent --no-progress && touch ../../$@; \
+		else echo "no npm: the tests of clients/js are skipped" >&2; fi
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else \

@@ -32,7 +32,8 @@ export class EventLog implements Iterable<RunEvent> {
   }
 
   slice(start = 0, end = this.length): RunEvent[] {
-    return this.#shared.slice(0, this.length).slice(start, end);
+    const placeOf = (index: number) => Math.min(index < 0 ? Math.max(0, this.length + index) : index, this.length);
+    return this.#shared.slice(placeOf(start), placeOf(end));
   }
 
   *[Symbol.iterator](): Iterator<RunEvent> {

@@ -60,7 +60,7 @@ export async function* follow(
     yield follower.connection("connecting");
     while (!follower.isEnded) {
       const { controller, release } = linkedController(signal);
-      kick.aim(controller);
+      kick.aim(() => controller.abort(new Lost("the network is back")));
       try {
         const stream = await connect(http, path, follower.cursor, controller.signal, silenceMs);
         if (!stream) break;
@@ -79,7 +79,7 @@ export async function* follow(
       if (follower.isEnded) break;
       const waitMs = follower.lose();
       yield follower.connection("reconnecting");
-      await sleep(waitMs, signal, kick.aim(null));
+      if (!kick.isKicked) await sleep(waitMs, signal, new Promise<void>((wake) => kick.aim(wake)));
     }
     yield follower.connection("ended");
   } finally {
@@ -192,16 +192,16 @@ function parsed(text: string): object | null {
 
 /** Makes whatever is under way end at once: a connection that may be dead, or the wait for the next one. */
 class Kick {
-  #controller: AbortController | null = null;
-  #wake: () => void = () => undefined;
+  isKicked = false;
+  #act: () => void = () => undefined;
 
-  aim(controller: AbortController | null): Promise<void> {
-    this.#controller = controller;
-    return new Promise((resolve) => (this.#wake = resolve));
+  aim(act: () => void): void {
+    this.isKicked = false;
+    this.#act = act;
   }
 
   now(): void {
-    this.#controller?.abort(new Lost("the network is back"));
-    this.#wake();
+    this.isKicked = true;
+    this.#act();
   }
 }

@@ -212,6 +212,37 @@ test("an aborted signal ends it at once, wherever it is", async (t) => {
   await assert.rejects(follow(server, { signal: AbortSignal.abort(new Error("before")) }), /before/);
 });
 
+test("a page that is online again, or awake, connects at once", async (t) => {
+  const page = new EventTarget();
+  const fakes = {
+    addEventListener: page.addEventListener.bind(page), removeEventListener: page.removeEventListener.bind(page),
+    document: Object.assign(new EventTarget(), { hidden: false }),
+  };
+  Object.assign(globalThis, fakes);
+  t.after(() => Object.keys(fakes).forEach((name) => delete globalThis[name]));
+  const { document } = fakes;
+  const sleepFor = (ms) => {
+    t.mock.method(Date, "now", () => 0);
+    document.hidden = true;
+    document.dispatchEvent(new Event("visibilitychange"));
+    t.mock.method(Date, "now", () => ms);
+    document.hidden = false;
+    document.dispatchEvent(new Event("visibilitychange"));
+  };
+  const open = (id) => stream(`retry: 600000\n\n${chunks(id)}`, { isLeftOpen: true });
+  const server = await serve(t, open("7-1"), open("7-2"), RESET, stream(DONE("7-3")));
+  const seen = [];
+  for await (const { name, id, losses } of new Stagebus({ baseUrl: server.url }).runs.resume("R").updates()) {
+    seen.push(id ?? losses);
+    if (id === "7-1") sleepFor(30_000), setImmediate(sleepFor, 120_000);
+    if (id === "7-2") Math.random = () => 1, setImmediate(() => page.dispatchEvent(new Event("online")));
+    if (losses === 2) setImmediate(() => page.dispatchEvent(new Event("online"))); // within its backoff
+    if (name === "done") Math.random = () => 0;
+  }
+
+  assert.deepEqual(seen, [0, 0, "7-1", 1, 0, "7-2", 1, 2, 0, "7-3", 0]);
+});
+
 test("breaking off gives the connection up", async (t) => {
   const server = await serve(t, stream(chunks("7-1", "7-2"), { isLeftOpen: true }));
   const signals = [];
