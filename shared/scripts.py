@@ -98,9 +98,9 @@ async def create(  # noqa: PLR0913 - a record has that many fields
     raise AssertionError("create.lua says what it returns")
 
 
-async def read(redis: Redis, run_id: str, tenant: str | None) -> dict[bytes, bytes]:
+async def read(redis: Redis, run_id: str, tenant: str) -> dict[bytes, bytes]:
     """The fields of a run's record; none where there is no such run, or it is another tenant's."""
-    fields = await _READ(redis, [keys.run(run_id)], ["" if tenant is None else tenant])
+    fields = await _READ(redis, [keys.run(run_id)], [tenant])
     return dict(zip(fields[::2], fields[1::2], strict=True))
 
 

@@ -4,6 +4,7 @@ Names are `STAGEBUS_<FIELD>`; the three that other tools share have their own:
 `OPENAI_BASE_URL`, `OPENAI_API_KEY`. docs/configuration.md is made from this class.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Final, Self
 
@@ -178,6 +179,23 @@ class Settings(BaseSettings):
                 values[name] = _parts(text)
         return values
 
+    @field_validator("secret")
+    @classmethod
+    def _check_secret(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None and any(len(part) < SECRET_MIN_CHARS for part in _parts(secret.get_secret_value())):
+            raise ValueError(
+                f"at least {SECRET_MIN_CHARS} characters are needed; this makes them: openssl rand -hex 32"
+            )
+        return secret
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if not re.fullmatch(r"https?://[^/\s*?#@]+", origin):
+                raise ValueError(f"{origin!r} is no origin; one is such as https://app.example, with nothing behind it")
+        return origins
+
     @field_validator("egress_allow")
     @classmethod
     def _check_targets(cls, targets: tuple[str, ...]) -> tuple[str, ...]:
@@ -195,10 +213,6 @@ class Settings(BaseSettings):
             raise ValueError(
                 "STAGEBUS_LIVE_TTL_S must exceed STAGEBUS_QUEUE_WAIT_MAX_S and STAGEBUS_RUN_TIMEOUT_MAX_S "
                 "together: a run's keys must outlive its longest wait and its work"
-            )
-        if any(len(secret) < SECRET_MIN_CHARS for secret in self.secrets):
-            raise ValueError(
-                f"STAGEBUS_SECRET needs at least {SECRET_MIN_CHARS} characters; this makes one: openssl rand -hex 32"
             )
         return self
 

@@ -84,7 +84,13 @@ async def get_run(redis: Redis, run_id: str, tenant: str | None = None) -> Run:
     Raises:
         RunNotFound: no such run, or another tenant's.
     """
-    run = decode_run(run_id, await scripts.read(redis, run_id, tenant)) if ids.is_run_id(run_id) else None
+    if not ids.is_run_id(run_id):
+        raise RunNotFound(run_id)
+    if tenant is None:
+        fields = await redis.hgetall(keys.run(run_id))  # type: ignore[misc]
+    else:
+        fields = await scripts.read(redis, run_id, tenant)
+    run = decode_run(run_id, fields)
     if run is None:
         raise RunNotFound(run_id)
     return run

@@ -5,7 +5,6 @@ scripts call inside it. A change that makes one of these grow is a change that u
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from redis.asyncio import Redis
 from shared import keys, scripts
 from shared.line import Line
 from shared.settings import Settings
+from tests.redis_calls import calls
 from tests.runs_by_hand import RunByHand, chunk, start, stop
 from tests.system import System
 
@@ -23,12 +23,6 @@ WATCH_S = 2.0
 POLL_S = 1.0
 LEASE_S = 6.0
 HELD = 20
-
-
-async def calls(redis: Redis) -> Counter[str]:
-    """Calls of each command so far."""
-    stats = await redis.info("commandstats")
-    return Counter({name.removeprefix("cmdstat_"): int(value["calls"]) for name, value in stats.items()})
 
 
 async def sent(redis: Redis) -> int:

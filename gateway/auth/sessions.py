@@ -8,7 +8,8 @@ where the browser vouches that a page of ours made it.
 Spec: https://datatracker.ietf.org/doc/html/draft-ietf-httpbis-rfc6265bis
 """
 
-from typing import Any, Final
+from dataclasses import replace
+from typing import Any, Final, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -23,6 +24,13 @@ COOKIE: Final = "stagebus"
 SECURE_COOKIE: Final = f"__Host-{COOKIE}"
 
 
+class Session(NamedTuple):
+    """What a browser keeps, and who its pages are by it."""
+
+    token: str
+    holder: Principal
+
+
 class Sessions:
     """Makes sessions and takes them."""
 
@@ -30,23 +38,25 @@ class Sessions:
         self._signer = Signer("session", settings.secrets)
         self._ttl_s = settings.session_ttl_s
 
-    def begin(self, request: Request, response: Response, principal: Principal) -> Principal:
-        """Give the browser a session in somebody's name; that somebody, as long as it lasts."""
+    def begin(self, principal: Principal) -> Session:
+        """A session in somebody's name, which does not outlive their own."""
         expires_at = until(self._ttl_s, principal.expires_at)
         claims: dict[str, Any] = {"key": principal.key_id}
         if not principal.key_id:
             claims |= {"tenant": principal.tenant, "sub": principal.subject, "scopes": sorted(principal.scopes)}
-        token = self._signer.sign(claims, expires_at)
+        return Session(self._signer.sign(claims, expires_at), replace(principal, expires_at=expires_at))
+
+    def give(self, request: Request, response: Response, session: Session) -> None:
+        """Have the browser keep its session."""
         is_secure = _is_secure(request)
         response.set_cookie(
             SECURE_COOKIE if is_secure else COOKIE,
-            token,
-            max_age=round(expires_at - until(0)),
+            session.token,
+            max_age=round((session.holder.expires_at or 0.0) - until(0)),
             secure=is_secure,
             httponly=True,
             samesite="lax",
         )
-        return Principal(principal.tenant, principal.subject, principal.scopes, principal.key_id, expires_at)
 
     def end(self, response: Response) -> None:
         """Have the browser forget its session."""

@@ -54,11 +54,11 @@ async def create_session(request: Request) -> Response:
         return answer(SessionView.of(principal))
     if "authorization" not in request.headers:
         raise Unauthenticated("a session begins with a key: send it as `Authorization: Bearer …`", is_bad_token=False)
-    response = Response()
-    holder = gateway.auth.sessions.begin(request, response, principal)
+    session = gateway.auth.sessions.begin(principal)
     audit("session.create", subject=principal.subject, tenant=principal.tenant)
-    # The cookie alone: an empty response also says how long it is.
-    return answer(SessionView.of(holder), headers={"Set-Cookie": response.headers["set-cookie"]})
+    response = answer(SessionView.of(session.holder))
+    gateway.auth.sessions.give(request, response, session)
+    return response
 
 
 @public

@@ -56,7 +56,7 @@ async def create_run(request: Request) -> Response:
     location = {"Location": routes.run_url(run_id)}
     if is_stream:
         return EventStream(gateway, principal, run_id, START, headers={**location, "X-Run-Id": run_id})
-    run = await store.get_run(gateway.redis, run_id, principal.tenant)
+    run = await store.get_run(gateway.redis, run_id)
     return answer(RunAccepted.of(run), 202, location)
 
 

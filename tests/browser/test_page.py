@@ -15,6 +15,8 @@ import httpx
 import pytest
 from playwright.async_api import Page, Request, Route, expect
 
+from shared import api_keys
+from shared.tenants import Scope
 from tests.browser.conftest import OpenPage
 from tests.system import System
 
@@ -530,3 +532,44 @@ async def test_it_works_without_the_list(page: Page, stagebus_url: str) -> None:
 
     assert await answer(page) == await result_text(stagebus_url, run_id)
     await expect(page.locator("#recents-note")).not_to_be_empty()
+
+
+# --- who may look --------------------------------------------------------------
+
+
+async def test_page_of_a_locked_gateway_asks_for_a_key_and_shares_a_run_without_it(
+    system: System, open_page: OpenPage
+) -> None:
+    for name, value in (("STAGEBUS_AUTH", "keys"), ("STAGEBUS_SECRET", "x" * 32)):
+        system.set_env(name, value)
+    try:
+        url = await system.add_gateway().ready()
+    finally:
+        system.set_env("STAGEBUS_AUTH", "open")
+    _, key = await api_keys.create(system.redis, tenant="acme", scopes=Scope)
+    page = await open_page()
+    await page.goto(url)
+    await expect(page.locator("#sign-in")).to_be_visible()
+    await page.locator("#key").fill("sbk_wrong")
+    await page.locator("#sign-in-button").click()
+    await expect(page.locator("#sign-in-error")).to_contain_text("not known here")
+    await page.locator("#key").fill(key)
+    async with page.expect_navigation():
+        await page.locator("#sign-in-button").click()
+    await expect(page.locator("#sign-in")).to_be_hidden()
+    await page.locator("#prompt").fill(WEATHER)
+    await page.locator("#start").click()
+    await wait_for_end(page)
+    assert await page.evaluate("document.cookie") == "", "no script can read it"
+    run_id = parse_qs(urlsplit(page.url).query)["run"][0]
+    async with httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {key}"}) as http:
+        link = (await http.post(f"/runs/{run_id}/ticket", json={"share": True})).json()["links"]["page"]
+
+    guest = await open_page()
+    asked: list[str] = []
+    guest.on("request", lambda request: asked.append(request.headers.get("referer", "")))
+    await guest.goto(url + link)
+    await wait_for_end(guest)
+    await expect(guest.locator("#run-prompt")).to_have_text(WEATHER)
+    await expect(guest.locator("#sign-in")).to_be_hidden()
+    assert not any("ticket" in referer for referer in asked)

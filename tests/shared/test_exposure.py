@@ -1,7 +1,7 @@
 import pytest
 
-from shared.exposure import check_exposure, is_loopback
-from shared.refusals import GatewayExposed
+from shared.exposure import check_access, check_exposure, is_loopback
+from shared.refusals import AccessUnset, GatewayExposed
 from shared.settings import Settings
 
 
@@ -21,3 +21,26 @@ def test_open_gateway_listens_beyond_its_machine_only_where_somebody_insists() -
     check_exposure(Settings(), "127.0.0.1")
     check_exposure(Settings(insecure=True), "0.0.0.0")
     check_exposure(Settings(auth="keys"), "0.0.0.0")
+
+
+JWT = {"auth": "jwt", "secret": "x" * 32, "jwt_issuer": "i", "jwt_audience": "a"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"auth": "keys"}, "needs STAGEBUS_SECRET"),
+        (JWT, "needs STAGEBUS_JWT_JWKS"),
+        ({**JWT, "jwt_jwks": "http://login.example/jwks"}, "has to be https"),
+    ],
+)
+def test_half_of_what_authentication_needs_is_told(settings: dict[str, str], said: str) -> None:
+    with pytest.raises(AccessUnset, match=said):
+        check_access(Settings(**settings))
+
+
+def test_what_is_set_up_may_start() -> None:
+    check_access(Settings())
+    check_access(Settings(auth="keys", secret="x" * 32))
+    for source in ("https://login.example/jwks", "http://127.0.0.1:1/jwks", "jwks.json"):
+        check_access(Settings(**JWT, jwt_jwks=source))

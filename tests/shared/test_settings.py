@@ -43,7 +43,7 @@ def other_than(value: Any) -> str:
 def test_every_setting_is_read_from_its_variable(environment: pytest.MonkeyPatch, field: str) -> None:
     default = getattr(load_settings(), field)
 
-    environment.setenv(variable_of(field), other_than(default))
+    environment.setenv(variable_of(field), "https://app.example" if field == "cors_origins" else other_than(default))
     assert getattr(load_settings(), field) != default
 
 
@@ -75,6 +75,11 @@ def test_strange_variables_are_nothing_to_us(environment: pytest.MonkeyPatch) ->
         ("STAGEBUS_LOG_LEVEL", "INFO\n"),
         ("STAGEBUS_MODEL", ""),
         ("STAGEBUS_PING_S", "-1"),
+        ("STAGEBUS_SECRET", "x" * 31),
+        ("STAGEBUS_SECRET", "x" * 32 + ", short"),
+        ("STAGEBUS_CORS_ORIGINS", "*"),
+        ("STAGEBUS_CORS_ORIGINS", "https://app.example/"),
+        ("STAGEBUS_CORS_ORIGINS", "app.example"),
         ("STAGEBUS_EGRESS_ALLOW", "10.0.0.1/8"),
         ("STAGEBUS_RETENTION_S", "nan"),
         ("STAGEBUS_RETENTION_S", "inf"),

@@ -12,6 +12,7 @@ from shared import keys, sse
 from shared.ids import new_run_id
 from shared.tenants import Scope
 from tests.gateway.conftest import ClientOf, client
+from tests.redis_calls import calls
 
 HELLO = {"user_prompt": "Hello"}
 GUARDS = [(path, method, guard) for path, method, guard in guards(ROUTES) if method != "HEAD"]
@@ -126,3 +127,16 @@ async def test_without_redis_it_cannot_be_told_and_a_stream_is_asked_for_again(
     assert stream.status_code == 200
     assert stream.headers["content-type"].startswith("text/event-stream")
     assert stream.text == "retry: 1000\n\n"
+
+
+async def test_who_it_is_costs_one_look_into_redis_at_the_most(client_of: ClientOf, redis: Redis) -> None:
+    """The first request's; beside it the last use is written, once a minute."""
+    mine = await client_of("acme")
+    before = await calls(redis)
+    for _ in range(10):
+        assert (await mine.get("/session")).status_code == 200
+    used = await calls(redis) - before
+
+    assert used["hgetall"] == 1
+    assert used["zadd"] <= 1
+    assert used["get"] == used["hmget"] == used["exists"] == 0

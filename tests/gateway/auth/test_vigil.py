@@ -11,6 +11,7 @@ from gateway.auth.principal import Principal
 from gateway.auth.vigil import Vigil
 from shared import api_keys
 from shared.tenants import Scope
+from tests.redis_calls import calls
 
 READ = frozenset({Scope.RUNS_READ})
 
@@ -60,11 +61,6 @@ async def test_many_streams_are_looked_after_at_once(redis: Redis, key_id: str) 
     with ExitStack() as stack:
         for _ in range(500):
             stack.enter_context(vigil.over(principal, [].clear))
-        before = await exists_calls(redis)
+        before = await calls(redis)
         await vigil.look()
-        assert await exists_calls(redis) - before == 1
-
-
-async def exists_calls(redis: Redis) -> int:
-    stats = await redis.info("commandstats")
-    return int(stats.get("cmdstat_exists", {"calls": 0})["calls"])
+        assert (await calls(redis) - before)["exists"] == 1

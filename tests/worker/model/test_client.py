@@ -13,6 +13,8 @@ import pytest
 
 from shared.errors import ModelError, ModelOutputTooLong, ModelRejected, ModelUnauthorized, ModelUnavailable
 from shared.settings import Settings
+from shared.trace import Trace, bound
+from tests.fake_gateway import Answer, FakeGateway
 from worker.model.client import Model, ModelRequest
 from worker.model.deltas import Merged, Merger
 
@@ -271,3 +273,15 @@ async def test_connection_is_used_again(model: Model) -> None:
     pool = model._open["default"]._client._client._transport._pool
 
     assert len(pool.connections) == 1
+
+
+async def test_provider_hears_on_whose_behalf_it_is_asked(connect: Connect) -> None:
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    async with FakeGateway(lambda _: Answer(CHUNK + LAST)) as provider:
+        with bound(Trace("mine", parent)):
+            await ask(connect(provider.url), request())
+        await ask(connect(provider.url), request())
+
+    traced, untraced = (asked.headers for asked in provider.asked)
+    assert (traced["x-request-id"], traced["traceparent"]) == ("mine", parent)
+    assert "x-request-id" not in untraced

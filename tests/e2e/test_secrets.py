@@ -1,0 +1,115 @@
+"""A system that asks who comes: planted secrets are looked for in all that it leaves behind."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import httpx
+from redis.asyncio import Redis
+
+from shared import api_keys
+from shared.tenants import Scope
+from tests.system import Process, System, free_port
+
+SECRET = "planted-signing-secret-0123456789abcdef"
+PROVIDER_KEY = "sk-planted-provider-key-0123456789"
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+OWN_PAGE = {"Sec-Fetch-Site": "same-origin"}
+WEATHER = {"user_prompt": "What is the weather in Paris?", "model": "demo:delay_ms=0"}
+
+
+class Recorder(httpx.AsyncClient):
+    """Keeps every answer, headers and body."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(timeout=20, **options)
+        self.answers: list[str] = []
+
+    async def request(self, *args: Any, **options: Any) -> httpx.Response:
+        response = await super().request(*args, **options)
+        self.answers.append(f"{response.headers}\n{response.text}")
+        return response
+
+
+async def everything(redis: Redis) -> str:
+    """All keys of Redis with what they hold."""
+    held = []
+    async for key in redis.scan_iter():
+        match await redis.type(key):
+            case b"hash":
+                held.append((key, await redis.hgetall(key)))
+            case b"stream":
+                held.append((key, await redis.execute_command("XRANGE", key, "-", "+")))
+            case b"list":
+                held.append((key, await redis.lrange(key, 0, -1)))
+            case b"zset":
+                held.append((key, await redis.zrange(key, 0, -1, withscores=True)))
+            case _:
+                held.append((key, await redis.get(key)))
+    return str(held)
+
+
+async def test_no_secret_is_left_behind(tmp_path: Path) -> None:
+    env = {"STAGEBUS_AUTH": "keys", "STAGEBUS_SECRET": SECRET, "STAGEBUS_LOG_LEVEL": "DEBUG"}
+    async with System(tmp_path, workers=0, env=env) as system, Recorder(base_url=system.url) as http:
+        worker = system.add_worker({"OPENAI_API_KEY": PROVIDER_KEY})
+        port = free_port()
+        plain = system._process("uvicorn", ["-m", "uvicorn", "gateway.app:app", "--port", str(port)])
+        plain.start()
+        try:
+            _, key = await api_keys.create(system.redis, tenant="acme", scopes=Scope)
+            planted = {"signing secret": SECRET, "provider key": PROVIDER_KEY, "API key": key.rpartition("_")[2]}
+            await worker.ready("is ready for")
+            await plain.ready("running on ")
+            run_id = await live(http, key, planted, f"http://127.0.0.1:{port}")
+        finally:
+            if plain.is_running:
+                await plain.terminate()
+        left = {process.name: process.log() for process in [*system.gateways, *system.workers, plain]}
+        left["redis"] = await everything(system.redis)
+        left["answers"] = "\n".join(http.answers)
+
+    for where, text in left.items():
+        assert len(text) > 200, f"{where} was not looked at"
+        for what, secret in planted.items():
+            assert secret not in text, f"{what} in {where}"
+    assert f"/runs/{run_id}/events" in left["uvicorn"], "its access log tells of the request, and not of the ticket"
+    assert '"request_id": "planted-trace"' in left["worker0"], "the request's id is in the worker's log"
+    assert re.search(r'"stagebus.audit", "message": "run.create", "request_id": "planted-trace"', left["gateway0"])
+
+
+async def live(http: Recorder, key: str, planted: dict[str, str], plain_url: str) -> str:
+    """Do what a day brings, well and badly; tells the secrets that come of it."""
+    auth = {"Authorization": f"Bearer {key}"}
+    traced = {**auth, "X-Request-ID": "planted-trace", "traceparent": PARENT}
+    created = await http.post("/runs", json=WEATHER, headers=traced)
+    run_id = str(created.json()["id"])
+    # Answers that are made of secrets are no leak, and not kept.
+    ticket = (await http.send(http.build_request("POST", f"/runs/{run_id}/ticket", headers=auth))).json()["ticket"]
+    signed_in = await http.send(http.build_request("POST", "/session", headers={**auth, **OWN_PAGE}))
+    planted |= {"ticket": ticket, "session": signed_in.cookies["stagebus"]}
+    stream = await http.get(f"/runs/{run_id}/events", params={"ticket": ticket})
+    assert "event: done" in stream.text
+    failed = await http.post("/runs", json={**WEATHER, "model": "demo:status=401"}, headers=traced)
+    assert "event: error" in (await http.get(f"/runs/{failed.json()['id']}/events", headers=auth)).text
+    bad = {"Authorization": f"Bearer {key[:-1]}"}
+    for request in (
+        {"method": "GET", "url": "/runs", "headers": bad},
+        {"method": "GET", "url": f"/nowhere?ticket={ticket}"},
+        {"method": "GET", "url": f"/runs?ticket={ticket}&limit=x"},
+        {"method": "POST", "url": "/runs", "json": {"model": 7}, "headers": auth},
+        {"method": "GET", "url": "/metrics", "headers": auth},
+        {"method": "GET", "url": f"{plain_url}/runs/{run_id}/events?ticket={ticket}"},
+    ):
+        await http.request(**request)
+    return run_id
+
+
+async def test_open_gateway_does_not_start_where_others_can_reach_it(tmp_path: Path) -> None:
+    process = Process("gateway", ["-m", "gateway", "--host", "0.0.0.0", "--port", "0"], {}, tmp_path)
+    process.start()
+
+    assert await process.wait() == 1
+    assert "STAGEBUS_AUTH=keys" in process.log()
+    assert "--insecure" in process.log()
+    assert "Traceback" not in process.log()
