@@ -137,6 +137,13 @@ def test_design_page_names_every_code_that_ends_a_run() -> None:
     assert {code for code in codes if f"| `{code}` |" not in design} == set()
 
 
+def test_security_page_s_tests_are_there() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)`", (ROOT / "docs" / "security.md").read_text())
+
+    assert len(named) > 10
+    assert not [path for path in named if not (ROOT / path).is_file()]
+
+
 def family(error: type[StagebusError]) -> Iterator[type[StagebusError]]:
     yield error
     for child in error.__subclasses__():
