@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Route
 from gateway import routes
 from gateway.access import Access
 from gateway.auth.parts import open_auth
-from gateway.handlers import access, ops, runs, stream
+from gateway.handlers import access, approvals, ops, runs, stream
 from gateway.headers import CORS_ACCEPTED, CORS_EXPOSED, CORS_MAX_AGE_S, CORS_METHODS
 from gateway.hub import Hub
 from gateway.metrics import Metrics
@@ -35,6 +35,7 @@ ROUTES: tuple[BaseRoute, ...] = (
     Route(routes.RUN_EVENTS, Resource(GET=stream.stream_run)),
     Route(routes.STAGE_EVENTS, Resource(GET=stream.stream_stage)),
     Route(routes.RUN_CANCEL, Resource(POST=runs.cancel_run)),
+    Route(routes.RUN_APPROVAL_ROUTE, Resource(POST=approvals.decide_call)),
     Route(routes.RUN_TICKET, Resource(POST=access.create_ticket)),
     Route(routes.SESSION, Resource(POST=access.create_session, GET=access.get_session, DELETE=access.end_session)),
     Route(routes.TOOLS, Resource(GET=ops.list_tools)),
@@ -104,7 +105,7 @@ async def _open_gateway(settings: Settings, providers: Providers) -> AsyncIterat
         await limiter.start()
         try:
             async with open_auth(settings, redis) as auth, drain_with_server(hub):
-                yield Gateway(settings, redis, hub, Metrics(hub), auth, limiter, providers)
+                yield Gateway(settings, redis, hub, Metrics(hub, settings.lease_s), auth, limiter, providers)
         finally:
             await limiter.stop()
             await hub.stop()

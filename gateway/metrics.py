@@ -18,7 +18,8 @@ logger = logging.getLogger(__name__)
 class Metrics:
     """One gateway's numbers, in a registry of its own."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, lease_s: float) -> None:
+        self._lease_s = lease_s
         self._registry = registry = metrics.new_registry()
         registry.register(_HubCollector(hub))
         self.requests = Counter(
@@ -43,7 +44,7 @@ class Metrics:
     async def render(self, redis: Redis) -> bytes:
         """Everything as Prometheus reads it; without Redis, what this process knows by itself."""
         try:
-            load = await store.read_load(redis)
+            load = await store.read_load(redis, self._lease_s)
         except REDIS_AWAY as exc:
             logger.warning("metrics without those of the queue: %s", exc)
             self._redis_up.set(0)
@@ -51,7 +52,8 @@ class Metrics:
             self._redis_up.set(1)
             self._queue_depth.set(load.waiting)
             self._runs.labels("queued").set(load.waiting)
-            self._runs.labels("running").set(max(0, load.active - load.waiting))
+            self._runs.labels("running").set(max(0, load.active - load.waiting - load.parked))
+            self._runs.labels("parked").set(load.parked)
         return metrics.render(self._registry)
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from gateway import routes
 from gateway.create_run import CreateRun
+from gateway.decide import Decide
 from gateway.handlers.runs import LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX
 from gateway.handlers.stream import PAGE_LIMIT_DEFAULT, PAGE_LIMIT_MAX
 from gateway.query import CHUNKS, IDEMPOTENCY_KEY_PATTERN
@@ -30,6 +31,8 @@ from gateway.ticket_request import TicketRequest
 from shared import ids
 from shared.cursor import CURSOR_PATTERN
 from shared.errors import (
+    ApprovalConflict,
+    ApprovalNotFound,
     BadCursor,
     BadIdempotencyKey,
     BadJson,
@@ -37,6 +40,7 @@ from shared.errors import (
     Draining,
     IdempotencyConflict,
     InvalidRequest,
+    RunEnded,
     RunNotFound,
     StagebusError,
     StageNotFound,
@@ -172,6 +176,18 @@ OPERATIONS: Final = (
             200: Reply("It has ended, in whatever way.", {JSON: RunAccepted}),
         },
         [RUN_ID], errors=[RunNotFound, StorageUnavailable],
+    ),
+    Operation(
+        "post", routes.RUN_APPROVAL, "decide_call",
+        "Approve or deny a call that waits, or answer the model's question; safe to repeat.",
+        {
+            202: Reply("The decision stands, and the run goes on with it.", {JSON: RunAccepted}),
+            200: Reply("The same decision stands, and the run has ended since.", {JSON: RunAccepted}),
+        },
+        [RUN_ID, Parameter("call_id", "path", "the call, as `pending_approvals` names it", _TEXT)],
+        Decide,
+        [BadJson, BodyTooLarge, UnsupportedMediaType, InvalidRequest, RunNotFound, ApprovalNotFound, ApprovalConflict,
+         RunEnded, StorageUnavailable],
     ),
     Operation(
         "post", routes.RUN_TICKET, "create_ticket", "A ticket for whoever is to look at this run, and at nothing else.",

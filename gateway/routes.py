@@ -5,6 +5,7 @@
 /runs/{run_id}/events                                          GET  its stream
 /runs/{run_id}/stages/{stage_id}/events                        GET  one stage's stream
 /runs/{run_id}/cancel                    POST  cancel
+/runs/{run_id}/approvals/{call_id}       POST  decide
 /runs/{run_id}/ticket                    POST  a ticket to look at it
 /session                                 POST  begin           GET  who one is     DELETE  end
 /tools  /models                                                GET  what a run may name
@@ -14,12 +15,16 @@
 """
 
 from typing import Final
+from urllib.parse import quote
 
 RUNS: Final = "/runs"
 RUN: Final = "/runs/{run_id}"
 RUN_EVENTS: Final = "/runs/{run_id}/events"
 STAGE_EVENTS: Final = "/runs/{run_id}/stages/{stage_id}/events"
 RUN_CANCEL: Final = "/runs/{run_id}/cancel"
+RUN_APPROVAL: Final = "/runs/{run_id}/approvals/{call_id}"
+# As Starlette matches it: a call's id is the provider's own, and may hold a slash.
+RUN_APPROVAL_ROUTE: Final = "/runs/{run_id}/approvals/{call_id:path}"
 RUN_TICKET: Final = "/runs/{run_id}/ticket"
 SESSION: Final = "/session"
 TOOLS: Final = "/tools"
@@ -57,6 +62,11 @@ def run_links(run_id: str) -> dict[str, str]:
         "events": RUN_EVENTS.format(run_id=run_id),
         "cancel": RUN_CANCEL.format(run_id=run_id),
     }
+
+
+def approval_url(run_id: str, call_id: str) -> str:
+    """Where a call is decided upon."""
+    return RUN_APPROVAL.format(run_id=run_id, call_id=quote(call_id, safe=""))
 
 
 def ticket_links(run_id: str, ticket: str) -> dict[str, str]:

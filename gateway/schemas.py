@@ -8,8 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema
 
 from gateway import routes
 from gateway.auth.principal import Principal
-from shared.catalog import ToolDescription
-from shared.events import Usage
+from shared.approvals import Ask
+from shared.catalog import ASK_USER, ToolDescription
+from shared.events import InputRequired, Usage
 from shared.provider_entry import ANY, Abilities
 from shared.providers import Providers, Route
 from shared.runs import Run, RunStatus
@@ -91,6 +92,17 @@ class StageView(Answer):
     events: str = Field(description="where its own stream is")
 
 
+class PendingApproval(Answer):
+    """A call that waits for a person."""
+
+    call_id: str
+    name: str = Field(description="the tool")
+    arguments: str | None = Field(description="JSON text, as the model wrote it; null where it asks a question")
+    question: str | None = Field(description="what the model asks; null where a call wants an approval")
+    expires_at: Timestamp = Field(description="when the call counts as denied")
+    url: str = Field(description="where to POST the decision")
+
+
 class RunResult(Answer):
     """What a run came to."""
 
@@ -105,11 +117,12 @@ class RunView(RunSummary):
     cancel_requested: bool
     last_event_id: str = Field(description="the cursor at the end of its log")
     stages: list[StageView]
+    pending_approvals: list[PendingApproval] = Field(description="what the run asks persons now")
     result: RunResult | None = Field(description="set once the run has succeeded")
 
     @classmethod
-    def of_stages(cls, run: Run, stages: list[StoredStage]) -> "RunView":
-        """The view of a record and its stages."""
+    def of_stages(cls, run: Run, stages: list[StoredStage], pending: Sequence[Ask] = ()) -> "RunView":
+        """The view of a record, its stages and what it asks."""
         text = answer_text(stages) if run.status is RunStatus.SUCCEEDED else None
         return cls(
             **_summary(run),
@@ -118,6 +131,7 @@ class RunView(RunSummary):
             cancel_requested=run.cancel,
             last_event_id=str(run.last_id),
             stages=[_stage_view(run, stage) for stage in stages],
+            pending_approvals=[_pending_view(run, ask) for ask in pending],
             result=None if text is None else RunResult(text=text),
         )
 
@@ -317,6 +331,20 @@ def _model_view(name: str, routes: Sequence[Route], default: str) -> ModelView:
         provider=first.provider,
         abilities=first.abilities,
         fallbacks=[route.name for route in fallbacks],
+    )
+
+
+def _pending_view(run: Run, ask: Ask) -> PendingApproval:
+    asked: dict[str, str | None]
+    if isinstance(ask, InputRequired):
+        asked = {"name": ASK_USER, "arguments": None, "question": ask.question}
+    else:
+        asked = {"name": ask.name, "arguments": ask.arguments, "question": None}
+    return PendingApproval(
+        call_id=ask.call_id,
+        expires_at=timestamp(ask.expires_at),
+        url=routes.approval_url(run.run_id, ask.call_id),
+        **asked,
     )
 
 

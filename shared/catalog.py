@@ -20,6 +20,9 @@ TOOLS_TTL_S: Final = 30.0
 # Two of these may be lost before a tool is forgotten.
 KEEP_S: Final = TOOLS_TTL_S / 3
 
+# The tool by which a model asks a person.
+ASK_USER: Final = "ask_user"
+
 
 class ToolDescription(BaseModel):
     """A tool as a model, and a client of `GET /tools`, is told of it."""
@@ -29,6 +32,7 @@ class ToolDescription(BaseModel):
     name: str
     description: str
     parameters: dict[str, Any] = Field(description="the JSON Schema of its arguments")
+    requires_approval: bool = Field(default=False, description="whether a call waits for a person's approval")
 
 
 async def publish_tools(redis: Redis, tools: Iterable[ToolDescription], ttl_s: float = TOOLS_TTL_S) -> None:

@@ -109,6 +109,30 @@ class StageNotFound(StagebusError):
         super().__init__(f"no run has a stage {stage_id[:64]!r}; stages are run, extraction, tools and synthesis")
 
 
+class ApprovalNotFound(StagebusError):
+    """The run has never asked a person about a call of that id."""
+
+    code = "approval_not_found"
+    title = "Nothing was asked about this call"
+    status_hint = 404
+
+    def __init__(self, run_id: str, call_id: str) -> None:
+        super().__init__(
+            f"run {run_id} asks nobody about a call {call_id[:64]!r}; GET /runs/{run_id} has its pending_approvals"
+        )
+
+
+class ApprovalConflict(StagebusError):
+    """The call was decided in another way before. The first decision stands."""
+
+    code = "approval_conflict"
+    title = "Decided in another way"
+    status_hint = 409
+
+    def __init__(self, call_id: str, standing: str) -> None:
+        super().__init__(f"call {call_id[:64]!r}: {standing}; the first decision stands")
+
+
 class IdempotencyConflict(StagebusError):
     """The key was used before, with another body."""
 

@@ -150,13 +150,48 @@ class ToolCompletionChunk(Event):
         return orjson.dumps({"stage_id": self.stage_id, "tool_results": self.tool_results})
 
 
+class ApprovalRequired(Event):
+    """A call waits for a person's approval. One for each call that does.
+
+    The run parks once nothing else is left to do: it holds no worker until a decision
+    comes, or `expires_at`, when the call counts as denied.
+    """
+
+    event: ClassVar[str] = "approval_required"
+    call_id: str
+    name: str
+    arguments: str = Field(description="JSON text, as the model wrote it")
+    expires_at: int = Field(description="Unix ms, by Redis's clock")
+
+
+class InputRequired(Event):
+    """The model asks a person, by the tool `ask_user`. The run parks as it does for an approval."""
+
+    event: ClassVar[str] = "input_required"
+    call_id: str
+    question: str
+    expires_at: int = Field(description="Unix ms, by Redis's clock")
+
+
+class ApprovalDecided(Event):
+    """A call that waited was decided upon. One for each; the first decision stands."""
+
+    event: ClassVar[str] = "approval_decided"
+    call_id: str
+    decision: Literal["approve", "deny", "answer"]
+    is_expired: bool = Field(default=False, description="nobody decided in time, which denies")
+    arguments: str | None = Field(default=None, description="JSON text in the place of the model's, if it was changed")
+    reason: str | None = Field(default=None, description="why it was denied, as the model is told")
+    text: str | None = Field(default=None, description="the answer to the model's question")
+
+
 class ToolCall(Event):
     """A tool is about to run. One for each call, whatever attempt runs it."""
 
     event: ClassVar[str] = "tool_call"
     call_id: str
     name: str
-    arguments: str = Field(description="JSON text, as the model wrote it")
+    arguments: str = Field(description="JSON text, as the model wrote it or an approval changed it")
 
 
 class ToolProgress(Event):
@@ -269,8 +304,8 @@ class Gap(BaseModel):
 
 
 EVENTS: Final[tuple[type[Event], ...]] = (
-    RunQueued, RunStarted, RetryScheduled, StageStarted, StageRestarted, ToolCompletionChunk, ToolCall, ToolProgress,
-    ToolResult, ToolSummary, StageCompleted, Done, Cancel, Error,
+    RunQueued, RunStarted, RetryScheduled, StageStarted, StageRestarted, ToolCompletionChunk, ApprovalRequired,
+    InputRequired, ApprovalDecided, ToolCall, ToolProgress, ToolResult, ToolSummary, StageCompleted, Done, Cancel, Error,
 )  # fmt: skip
 EVENT_BY_NAME: Final = {event.event: event for event in EVENTS}
 TERMINAL_NAMES: Final = frozenset(event.event for event in EVENTS if event.is_terminal)

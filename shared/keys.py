@@ -4,7 +4,7 @@
     sb:run:{<run_id>}:stages          list    the stages begun, in order         TTL: as the record
     sb:run:{<run_id>}:stage:<stage>   stream  the stage's events                 TTL: as the record
     sb:run:{<run_id>}:live            channel each append, as SSE bytes
-    sb:run:{<run_id>}:control         channel cancel
+    sb:run:{<run_id>}:control         channel cancel, a decision
     sb:runs:<tenant>                  zset    run ids by creation time, ms       trimmed at each creation
     sb:active                         zset    runs that have not ended           emptied as they end
     sb:active:<tenant>                zset    those of one tenant                trimmed at each creation; TTL: a run's life
@@ -81,7 +81,7 @@ def live(run_id: str) -> str:
 
 
 def control(run_id: str) -> str:
-    """The channel on which a worker hears of a cancel."""
+    """The channel on which a worker hears of a cancel or a decision."""
     return f"{RUN_PREFIX}{{{run_id}}}:control"
 
 

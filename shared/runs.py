@@ -15,6 +15,7 @@ class RunStatus(StrEnum):
 
     QUEUED = "queued"
     RUNNING = "running"
+    PARKED = "parked"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -25,7 +26,11 @@ TRANSITIONS: Final[Mapping[RunStatus, frozenset[RunStatus]]] = {
     # The gateway may claim a queued run to end it; a claim always passes through running.
     RunStatus.QUEUED: frozenset({RunStatus.RUNNING}),
     # A claim of a running run is the next attempt.
-    RunStatus.RUNNING: frozenset({RunStatus.RUNNING, RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELLED}),
+    RunStatus.RUNNING: frozenset(
+        {RunStatus.RUNNING, RunStatus.PARKED, RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELLED}
+    ),
+    # It waits for a person, and no worker holds it.
+    RunStatus.PARKED: frozenset({RunStatus.RUNNING}),
     RunStatus.SUCCEEDED: frozenset(),
     RunStatus.FAILED: frozenset(),
     RunStatus.CANCELLED: frozenset(),
@@ -68,6 +73,8 @@ class Run(NamedTuple):
     cancel: bool
     error: dict[str, Any] | None
     usage: dict[str, Any] | None
+    decisions: dict[str, str]  # what persons decided, as `decisions.encode` has it, by call id
+    parked_ms: int  # how long it was parked, without the time since it was last
     trace: Trace = NOBODY
 
     @property
@@ -107,5 +114,7 @@ def decode_run(run_id: str, fields: Mapping[bytes, bytes]) -> Run | None:
         cancel=bool(number("cancel")),
         error=json("error"),
         usage=json("usage"),
+        decisions=json("decisions") or {},
+        parked_ms=number("parked_ms"),
         trace=Trace(text("request_id"), text("traceparent"), run_id),
     )

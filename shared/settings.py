@@ -83,12 +83,19 @@ class Settings(BaseSettings):
     egress_response_max_bytes: int = Field(4 * 2**20, ge=2**10, description="an answer to a tool over HTTP")
     weather_geocoding_url: str = Field("https://geocoding-api.open-meteo.com", description="Open-Meteo's geocoding API")
     weather_forecast_url: str = Field("https://api.open-meteo.com", description="Open-Meteo's forecast API")
+    approvals: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="comma-separated names of tools whose calls wait for a person's approval, `*` as in file names"
+    )
+    ask_user: bool = Field(default=False, description="offer `ask_user` to runs that name no tools, too")
 
     # Runs
     run_timeout_s: float = Field(600.0, gt=0, description="a run's time limit where the request sets none")
     run_timeout_max_s: float = Field(3600.0, gt=0, description="the longest that a request may ask for")
     run_tries_max: int = Field(3, ge=1, description="claims after a worker's death before the run is given up")
     queue_wait_max_s: float = Field(86400.0, gt=0, description="a run that no worker took by then ends with an error")
+    approval_wait_s: float = Field(
+        86400.0, gt=0, description="a call that waits for a person counts as denied after this"
+    )
     live_ttl_s: float = Field(
         172800.0, ge=60, description="TTL of a run's keys until it ends, renewed by its worker and by the sweep"
     )
@@ -173,7 +180,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _split_lists(cls, values: dict[str, object]) -> dict[str, object]:
-        for name in ("tools", "egress_allow", "cors_origins"):
+        for name in ("tools", "approvals", "egress_allow", "cors_origins"):
             text = values.get(name)
             if isinstance(text, str):
                 values[name] = _parts(text)
@@ -209,11 +216,15 @@ class Settings(BaseSettings):
             raise ValueError("STAGEBUS_POLL_S must not exceed STAGEBUS_LEASE_S: the poll finds leases that ran out")
         if self.run_timeout_s > self.run_timeout_max_s:
             raise ValueError("STAGEBUS_RUN_TIMEOUT_S must not exceed STAGEBUS_RUN_TIMEOUT_MAX_S")
-        if self.live_ttl_s < self.queue_wait_max_s + self.run_timeout_max_s:
-            raise ValueError(
-                "STAGEBUS_LIVE_TTL_S must exceed STAGEBUS_QUEUE_WAIT_MAX_S and STAGEBUS_RUN_TIMEOUT_MAX_S "
-                "together: a run's keys must outlive its longest wait and its work"
-            )
+        for variable, wait_s in (
+            ("STAGEBUS_QUEUE_WAIT_MAX_S", self.queue_wait_max_s),
+            ("STAGEBUS_APPROVAL_WAIT_S", self.approval_wait_s),
+        ):
+            if self.live_ttl_s < wait_s + self.run_timeout_max_s:
+                raise ValueError(
+                    f"STAGEBUS_LIVE_TTL_S must exceed {variable} and STAGEBUS_RUN_TIMEOUT_MAX_S "
+                    "together: a run's keys must outlive its longest wait and its work"
+                )
         return self
 
     @property

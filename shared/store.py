@@ -126,20 +126,24 @@ async def list_runs(redis: Redis, tenant: str, limit: int, before_id: str | None
 
 
 class Load(NamedTuple):
-    """How many runs have not ended, and how many of them are due and in no worker's hands."""
+    """How many runs have not ended; how many of them are due and in no worker's hands, how many are parked."""
 
     active: int
     waiting: int
+    parked: int
 
 
-async def read_load(redis: Redis) -> Load:
+async def read_load(redis: Redis, lease_s: float) -> Load:
     """Count the runs that have not ended."""
     seconds, microseconds = await redis.time()
+    now_ms = seconds * 1000 + microseconds // 1000
     async with redis.pipeline(transaction=False) as pipe:
         pipe.zcard(keys.ACTIVE)
-        pipe.zcount(keys.QUEUE, "-inf", seconds * 1000 + microseconds // 1000)
-        active, waiting = await pipe.execute()
-    return Load(active, waiting)
+        pipe.zcount(keys.QUEUE, "-inf", now_ms)
+        # A run that is held is due when its lease ends; what is due later waits for a person.
+        pipe.zcount(keys.QUEUE, now_ms + round(lease_s * 1000) + 1, keys.NEVER - 1)
+        active, waiting, parked = await pipe.execute()
+    return Load(active, waiting, parked)
 
 
 class StageView(NamedTuple):
@@ -206,6 +210,8 @@ async def end_unheld(redis: Redis, settings: Settings, run_id: str, event: Event
     try:
         while (claim := await scripts.claim(redis, run_id, "", only_unheld=True)) is not None:
             if await end_claimed(redis, settings, run_id, claim.attempt, claim.last_id, event):
+                # A parked run's job is due when its approvals expire: now is soon enough to take it away.
+                await redis.zadd(keys.QUEUE, {run_id: 0}, xx=True)
                 return True
     except Fenced:
         pass  # a worker claimed it after us, and sees what is stored

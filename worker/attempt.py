@@ -7,7 +7,8 @@ from enum import StrEnum
 from typing import Any, Final
 
 from shared.errors import Fenced, StagebusError
-from shared.scripts import Renewed
+from shared.parking import DECIDED_MESSAGE
+from shared.scripts import CANCEL_MESSAGE, Renewed
 from shared.tasks import cancel_and_wait
 from worker.producer import Producer
 
@@ -42,6 +43,7 @@ class Attempt:
         self.number = number
         self.producer = producer
         self.draining = asyncio.Event()
+        self.decided = asyncio.Event()  # a person decided on a call
         self._interrupt: Interrupt | None = None
         self._failure: StagebusError | None = None
         self._interrupted = asyncio.Event()
@@ -52,6 +54,7 @@ class Attempt:
         Raises:
             StagebusError: the work's own; or Fenced, RunEnded, TailLost: nothing more may be written.
             GivenBack: this worker shuts down.
+            Parked: the run waits for a person.
         """
         task = asyncio.create_task(work)
         interrupted = asyncio.create_task(self._interrupted.wait())
@@ -97,6 +100,13 @@ class Attempt:
     def cancel(self) -> None:
         """A client asked for a cancel."""
         self.stop(Interrupt.CANCEL)
+
+    def hear(self, message: bytes) -> None:
+        """What came over the run's control channel."""
+        if message == CANCEL_MESSAGE:
+            self.cancel()
+        elif message == DECIDED_MESSAGE:
+            self.decided.set()
 
     def fail(self, failure: StagebusError) -> None:
         """Nothing more may be written; that outweighs every other interrupt."""

@@ -2,15 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from redis.asyncio import Redis
 
 from shared import log
 from shared.cursor import EventId
-from shared.events import StageCompleted, ToolCall, ToolResult
+from shared.events import ApprovalDecided, ApprovalRequired, InputRequired, StageCompleted, ToolCall, ToolResult
 from shared.log import StoredEvent
 from shared.runs import RUN_STAGE
-from worker.stages.planning import Checkpoints
+from worker.stages import gate
+from worker.stages.planning import Asked, Checkpoints
+
+C = TypeVar("C", ToolCall, ToolResult, ApprovalRequired, InputRequired, ApprovalDecided)
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,20 @@ async def read_checkpoints(redis: Redis, run_id: str, stage_id: str) -> Checkpoi
 
 
 def checkpoints_of(events: list[StoredEvent]) -> Checkpoints:
-    """Calls that started and calls that have their result."""
-    started = [ToolCall.model_validate_json(e.data).call_id for e in events if e.event == ToolCall.event.encode()]
-    results = [ToolResult.model_validate_json(e.data) for e in events if e.event == ToolResult.event.encode()]
-    return Checkpoints(frozenset(started), {result.call_id: result for result in results})
+    """Calls that started, calls that have their result, and what a person was asked and decided."""
+    started, results = _by_call(events, ToolCall), _by_call(events, ToolResult)
+    asked = _by_call(events, ApprovalRequired) | _by_call(events, InputRequired)
+    decided = _by_call(events, ApprovalDecided)
+    return Checkpoints(
+        frozenset(started),
+        results,
+        Asked(
+            {call_id: event.expires_at for call_id, event in asked.items()},
+            {call_id: gate.decode(event) for call_id, event in decided.items()},
+        ),
+    )
+
+
+def _by_call(events: list[StoredEvent], kind: type[C]) -> dict[str, C]:
+    found = [kind.model_validate_json(e.data) for e in events if e.event == kind.event.encode()]
+    return {event.call_id: event for event in found}

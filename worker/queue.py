@@ -21,7 +21,7 @@ from arq.connections import ArqRedis
 from arq.utils import timestamp_ms
 from arq.worker import RetryJob, Worker, func
 
-from shared import keys, queue, scripts
+from shared import keys, parking, queue, scripts
 from shared.errors import Fenced
 from shared.redis import REDIS_AWAY
 from shared.settings import Settings
@@ -173,7 +173,11 @@ class LeasedWorker(Worker):
         if finish and outcome is not None:
             await scripts.finish(self.pool, job_id, token)
         elif outcome is not None:
-            await scripts.release(self.pool, job_id, token=token, attempt=outcome.attempt)
+            if outcome.parked is None or outcome.attempt is None:
+                await scripts.release(self.pool, job_id, token=token, attempt=outcome.attempt)
+            else:
+                due_ms, seen = outcome.parked.due_ms, outcome.parked.seen
+                await parking.park(self.pool, job_id, token=token, attempt=outcome.attempt, due_ms=due_ms, seen=seen)
             await scripts.leave(self.pool, job_id, self._settings.tenant_runs_running)
         # Else its work broke off in a way nobody foresaw: the lease runs out, which counts as a try.
 

@@ -39,6 +39,7 @@ from worker.lease import Held, LeaseKeeper
 from worker.model.client import Model
 from worker.pipeline import total_usage
 from worker.producer import Producer
+from worker.stages.gate import Parked
 from worker.toolchain import Toolchain
 from worker.tools.registry import ToolRegistry
 
@@ -49,10 +50,11 @@ INTERNAL_ERROR: Final = "an internal error; the worker's log has its cause"
 
 
 class Outcome(NamedTuple):
-    """What becomes of the run's job: over, or given back by this attempt."""
+    """What becomes of the run's job: over, or given back by this attempt, perhaps to wait for a person."""
 
     is_over: bool
     attempt: int | None = None
+    parked: Parked | None = None
 
 
 class Runner:
@@ -164,9 +166,9 @@ class Runner:
             )
             try:
                 event = await self._find_end(run, claim, attempt, toolchain)
-            except GivenBack:
+            except (GivenBack, Parked) as exc:
                 await attempt.producer.flush()
-                return Outcome(is_over=False, attempt=attempt.number)
+                return Outcome(is_over=False, attempt=attempt.number, parked=exc if isinstance(exc, Parked) else None)
             end = store.end_of(event, self._settings, total_usage(toolchain.completed))
             attempt.producer.put(event, end)
             await attempt.producer.flush()
@@ -208,8 +210,8 @@ class Runner:
                 await self._channels.unsubscribe(keys.control(run_id))
 
     async def _listen(self, attempt: Attempt) -> None:
-        """Hear of a cancel; one that came after the claim and before the channel was ours is stored."""
-        await self._channels.subscribe(keys.control(attempt.run_id), lambda _: attempt.cancel())
+        """Hear of a cancel and of decisions; a cancel that came after the claim and before the channel was ours is stored."""
+        await self._channels.subscribe(keys.control(attempt.run_id), attempt.hear)
         try:
             if await self._redis.hget(keys.run(attempt.run_id), "cancel"):  # type: ignore[misc]
                 attempt.cancel()
@@ -220,13 +222,14 @@ class Runner:
         """Do the run's work; returns its terminal event.
 
         Raises:
-            GivenBack: it does not end here.
+            GivenBack, Parked: it does not end here.
             Fenced, RunEnded, TailLost: nothing more may be written.
         """
         if claim.cancel or claim.tries >= self._settings.run_tries_max:
             return Cancel() if claim.cancel else _error(AttemptsExhausted(claim.tries))
         timeout_s = float(run.request["timeout_s"])
-        remaining_s = max(0.0, timeout_s - (claim.now - run.started_at) / 1000)
+        worked_ms = claim.now - run.started_at - run.parked_ms
+        remaining_s = max(0.0, timeout_s - worked_ms / 1000)
         deadline = asyncio.get_running_loop().call_later(remaining_s, attempt.stop, Interrupt.TIMEOUT)
         try:
             interrupt = await attempt.work(toolchain.work(self._worker))

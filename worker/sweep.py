@@ -97,9 +97,16 @@ async def _look_at(redis: Redis, settings: Settings, run_id: str, *, is_queued: 
 
 
 async def _keep_alive(redis: Redis, settings: Settings, run_id: str) -> None:
-    """Renew the TTLs of a run that waits: no worker does."""
-    if await redis.ttl(keys.run(run_id)) > settings.live_ttl_s / 2:
-        return
+    """Renew the TTLs of a run that waits: no worker does.
+
+    Its job's is looked at, too: a worker that holds the run does not renew that one, nor the
+    idempotency key's, which is as old.
+    """
+    async with redis.pipeline(transaction=False) as pipe:
+        pipe.ttl(keys.run(run_id))
+        pipe.ttl(keys.job(run_id))
+        if min(await pipe.execute()) > settings.live_ttl_s / 2:
+            return
     head = await log.read_head(redis, run_id)
     run_keys = [keys.run(run_id), keys.stages(run_id), keys.job(run_id)]
     run_keys += [keys.stage_stream(run_id, stage_id) for stage_id in head.stage_ids]

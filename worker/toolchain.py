@@ -26,11 +26,13 @@ from shared.providers import Route
 from shared.requests import RunRequest
 from shared.runs import EXTRACTION, TOOLS, Run, round_stage
 from shared.settings import Settings
+from worker.approvals import Approvals
 from worker.attempt import Attempt, GivenBack
 from worker.history import History, read_checkpoints
 from worker.model.client import Model, ModelRequest
 from worker.pipeline import NextStage, call_ids, conversation, model_result, next_stage, stage_option, tool_choice
 from worker.stages.calls import Origin
+from worker.stages.gate import Gate
 from worker.stages.model import BadCalls, Prompting, model_stage
 from worker.stages.planning import Checkpoints
 from worker.stages.tools import RoundLimits, tools_stage
@@ -61,7 +63,7 @@ class Toolchain:
         self._settings = settings
         self._model = model
         self._tools = tools
-        self._offered = tuple(tools.names() if self._request.tools is None else self._request.tools)
+        self._offered = tuple(tools.default_names() if self._request.tools is None else self._request.tools)
         self.completed = dict(history.completed)
         self.stage_id: str | None = None
         self._has_output = False  # since the stage began or was restarted
@@ -74,6 +76,7 @@ class Toolchain:
         Raises:
             RunFailed: the run cannot go on.
             GivenBack: this worker shuts down and the run is at a safe point.
+            Parked: the run waits for a person.
             Fenced, RunEnded, TailLost: nothing more may be written.
         """
         self._put(RunStarted(attempt=self._attempt.number, worker=worker))
@@ -207,6 +210,7 @@ class Toolchain:
             self._restart(stage, self._attempt.producer.next_sequence)
         else:
             self._put(StageStarted(stage_id=stage.stage_id, attempt=self._attempt.number))
+        approvals = Approvals(self._redis, self._run.run_id, self._attempt.decided)
         extraction = self.completed[round_stage(EXTRACTION, stage.round_number)]
         return tools_stage(
             stage.stage_id,
@@ -216,6 +220,7 @@ class Toolchain:
             allowed=frozenset(self._offered),
             limits=RoundLimits(self._settings.tool_calls_max, self._settings.tools_timeout_s),
             checkpoints=checkpoints,
+            gate=Gate(stage.stage_id, approvals, checkpoints.asked, self._settings.approval_wait_s),
             until_stored=self._attempt.producer.flush,
         )
 

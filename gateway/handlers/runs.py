@@ -15,7 +15,7 @@ from gateway.query import accepts, read_before, read_idempotency_key, read_limit
 from gateway.schemas import RunAccepted, RunList, RunSummary, RunView
 from gateway.state import Gateway, gateway_of
 from gateway.stream import EventStream
-from shared import catalog, store
+from shared import approvals, catalog, store
 from shared.audit import audit
 from shared.cursor import START
 from shared.requests import RunRequest
@@ -81,13 +81,14 @@ async def list_runs(request: Request) -> Response:
 
 @needs(Scope.RUNS_READ, takes_ticket=True)
 async def get_run(request: Request) -> Response:
-    """GET /runs/{run_id}: the record, the stages and what they came to.
+    """GET /runs/{run_id}: the record, the stages and what they came to, and what it asks persons.
 
     Errors: run_not_found 404.
     """
     gateway = gateway_of(request)
     run = await store.get_run(gateway.redis, request.path_params["run_id"], principal_of(request).tenant)
-    return answer(RunView.of_stages(run, await store.read_stages(gateway.redis, run.run_id)))
+    stages = await store.read_stages(gateway.redis, run.run_id)
+    return answer(RunView.of_stages(run, stages, await approvals.read_pending(gateway.redis, run)))
 
 
 @needs(Scope.RUNS_CANCEL)

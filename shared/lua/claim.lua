@@ -10,8 +10,9 @@
 -- tail: it is at least the ms since the run was made, by this server's clock.
 -- A claim is a try where another worker stands in the record: that one died, since who
 -- hands a run back takes its name out. Safe to repeat: the same worker's next claim is none.
+-- The time that the run was parked is summed up: it does not count as the run's own.
 local stored = redis.call('HMGET', KEYS[1], 'attempt', 'created_at', 'last_id', 'tries', 'cancel', 'worker',
-    'finished_at', 'started_at')
+    'finished_at', 'started_at', 'parked_at', 'parked_ms')
 if not stored[2] then
     return {'gone'}
 end
@@ -31,6 +32,11 @@ if worker ~= '' and worker ~= ARGV[1] then
 end
 local now = string.format('%d', now_ms)
 redis.call('HSET', KEYS[1], 'attempt', attempt, 'tries', tries, 'status', ARGV[2], 'worker', ARGV[1])
+if stored[9] then
+    local parked_ms = tonumber(stored[10] or '0') + math.max(0, now_ms - tonumber(stored[9]))
+    redis.call('HSET', KEYS[1], 'parked_ms', string.format('%d', parked_ms))
+    redis.call('HDEL', KEYS[1], 'parked_at')
+end
 if not stored[8] and ARGV[3] ~= '1' then
     redis.call('HSET', KEYS[1], 'started_at', now)
 end

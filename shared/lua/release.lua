@@ -1,4 +1,4 @@
--- release: give a run back unfinished: at once, at a due time, or never (park).
+-- release: give a run back unfinished: at once, or at a due time.
 --
 -- KEYS[1] queue     zset    keys.QUEUE
 -- KEYS[2] lease     string  keys.lease

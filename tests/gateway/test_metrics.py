@@ -63,7 +63,7 @@ async def test_without_redis_the_process_still_tells_of_itself(app: Starlette, r
 
 async def test_two_apps_in_one_process_share_no_numbers(app: Starlette) -> None:
     gateway: Gateway = app.state.gateway
-    other = Metrics(gateway.hub)
+    other = Metrics(gateway.hub, gateway.settings.lease_s)
 
     gateway.metrics.requests.labels("GET", "/", 200).inc()
 

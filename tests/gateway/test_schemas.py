@@ -10,7 +10,7 @@ RUN = Run(
     run_id="01J9ZK3V7Q8E5W2R4T6Y8V0P1A", status=RunStatus.SUCCEEDED, attempt=5204, tries=1, last_id=EventId(5204, 118),
     tenant="default", model="m", request={"messages": [{"role": "user", "content": "Hello"}], "metadata": {"a": "b"}},
     created_at=1769860800123, started_at=1769860801000, finished_at=1769860802000, worker="w", cancel=False,
-    error=None, usage={"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3},
+    error=None, usage={"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}, decisions={}, parked_ms=0,
 )  # fmt: skip
 DONE = StageView("extraction", EventId(0, 3), StageCompleted(stage_id="extraction", result={"text": "Hi"}))
 OPEN = StageView("tools", EventId(0, 9), None)

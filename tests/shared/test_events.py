@@ -14,12 +14,15 @@ from shared.events import (
     EVENT_BY_NAME,
     EVENTS,
     TERMINAL_NAMES,
+    ApprovalDecided,
+    ApprovalRequired,
     Cancel,
     ChunkTemplate,
     Done,
     Error,
     Event,
     Gap,
+    InputRequired,
     ModelStageResult,
     RetryScheduled,
     RunQueued,
@@ -54,6 +57,11 @@ FULL: list[Event] = [
     ),
     StageRestarted(stage_id="extraction", attempt=5205, discard_from=4),
     ToolCompletionChunk(stage_id="synthesis", tool_results=CHUNK),
+    ApprovalRequired(stage_id="tools", call_id="c1", name="pay", arguments="{}", expires_at=1735689600000),
+    InputRequired(stage_id="tools", call_id="c2", question="Which one?", expires_at=1735689600000),
+    ApprovalDecided(
+        stage_id="tools", call_id="c1", decision="deny", is_expired=True, arguments="{}", reason="no", text="yes"
+    ),
     ToolCall(stage_id="tools", call_id="c1", name="get_weather", arguments="{}"),
     ToolProgress(stage_id="tools", call_id="c1", message="half of it", fraction=0.5),
     ToolResult(
@@ -69,6 +77,7 @@ BARE: list[Event] = [
     StageStarted(stage_id="tools", attempt=1),
     ToolProgress(stage_id="tools", call_id="c1", message=""),
     ToolCompletionChunk(stage_id="extraction", tool_results={}),
+    ApprovalDecided(stage_id="tools", call_id="c1", decision="approve"),
     ToolResult(stage_id="tools", call_id="c1", name="f", content=""),
     ToolSummary(stage_id="tools", tool_summary=[]),
     StageCompleted(stage_id="extraction", result=ModelStageResult().model_dump()),
@@ -90,7 +99,8 @@ def test_names_are_never_changed() -> None:
     """Clients, and every log that stands, know them by these."""
     assert [event.event for event in EVENTS] == [
         "run_queued", "run_started", "retry_scheduled", "stage_started", "stage_restarted", "tool_completion_chunk",
-        "tool_call", "tool_progress", "tool_result", "tool_summary", "stage_completed", "done", "cancel", "error",
+        "approval_required", "input_required", "approval_decided", "tool_call", "tool_progress", "tool_result",
+        "tool_summary", "stage_completed", "done", "cancel", "error",
     ]  # fmt: skip
     assert {"done", "cancel", "error"} == TERMINAL_NAMES
     assert Gap.event == "gap"

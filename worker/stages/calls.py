@@ -1,7 +1,7 @@
 """The calls of one round at work, side by side, and what comes of them in the order in which it comes."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from shared.events import Event, ToolProgress, ToolResult
@@ -19,41 +19,58 @@ class Origin(NamedTuple):
     attempt: int
 
 
-async def run_calls(
-    stage_id: str, planned: Sequence[PlannedCall], origin: Origin, timeout_s: float
-) -> AsyncGenerator[Event, None]:
-    """Run calls, and refuse those that are to be refused. Closing it cancels what still runs.
+class CallsAtWork:
+    """Runs calls, and refuses those that are to be refused; further ones may be started at any time."""
 
-    Args:
-        timeout_s: for all of them together; a call without a result by then gets an error result.
+    def __init__(self, stage_id: str, origin: Origin, timeout_s: float) -> None:
+        """`timeout_s` is for all calls that start together; one without a result by then gets an error result."""
+        self._stage_id = stage_id
+        self._origin = origin
+        self._timeout_s = timeout_s
+        # Bounded: of each call its end, and one note of progress at a time.
+        self._inbox: asyncio.Queue[_CallAtWork | None] = asyncio.Queue()
+        self._unfinished: set[_CallAtWork] = set()
+        self._deadlines: list[asyncio.TimerHandle] = []
 
-    Yields:
-        Any number of `ToolProgress` and one `ToolResult` for each call.
-    """
-    # Bounded: of each call its end, and one note of progress at a time.
-    inbox: asyncio.Queue[_CallAtWork] = asyncio.Queue()
-    calls = [_CallAtWork(stage_id, call, origin, inbox) for call in planned]
-    unfinished = set(calls)
-    deadline = asyncio.get_running_loop().call_later(timeout_s, _cut, calls, timeout_s)
-    try:
-        while unfinished:
-            call = await inbox.get()
-            for event in call.tell():
-                yield event
-            if call.is_told:
-                unfinished.discard(call)
-    finally:
-        deadline.cancel()
-        for call in calls:
+    @property
+    def are_over(self) -> bool:
+        """Whether every call that was started has its result."""
+        return not self._unfinished
+
+    def start(self, planned: Sequence[PlannedCall]) -> None:
+        """Start these side by side."""
+        calls = [_CallAtWork(self._stage_id, call, self._origin, self._inbox) for call in planned]
+        self._unfinished.update(calls)
+        self._deadlines.append(asyncio.get_running_loop().call_later(self._timeout_s, _cut, calls, self._timeout_s))
+
+    def nudge(self) -> None:
+        """Let `news` return, though no call has any."""
+        self._inbox.put_nowait(None)
+
+    async def news(self) -> list[Event]:
+        """Wait for `ToolProgress`, or for a call's `ToolResult`, of which each has one."""
+        call = await self._inbox.get()
+        if call is None:
+            return []
+        events = list(call.tell())
+        if call.is_told:
+            self._unfinished.discard(call)
+        return events
+
+    async def aclose(self) -> None:
+        """Cancel what still runs."""
+        for deadline in self._deadlines:
+            deadline.cancel()
+        for call in self._unfinished:
             call.task.cancel()
-        await asyncio.gather(*(call.task for call in calls), return_exceptions=True)
+        await asyncio.gather(*(call.task for call in self._unfinished), return_exceptions=True)
 
 
 class _CallAtWork:
     """One call: its task, and what is yet to be told of it."""
 
     def __init__(
-        self, stage_id: str, planned: PlannedCall, origin: Origin, inbox: "asyncio.Queue[_CallAtWork]"
+        self, stage_id: str, planned: PlannedCall, origin: Origin, inbox: "asyncio.Queue[_CallAtWork | None]"
     ) -> None:
         self._stage_id = stage_id
         self._planned = planned

@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 
 import orjson
 
+from shared.decisions import Decision
 from shared.events import ToolCallRequest, ToolResult
 from worker.tools.tool import Tool
 from worker.tools.toolset import Toolset, no_such_tool
@@ -17,11 +18,20 @@ OUTCOME_UNKNOWN: Final = (
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """What the log says of the calls that waited: until when, and what was decided."""
+
+    expires_at: Mapping[str, int] = field(default_factory=dict)
+    decisions: Mapping[str, Decision] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoints:
-    """What the log says of a stage that was begun before: calls that started, and results."""
+    """What the log says of a stage that was begun before: calls that started, results, and what was asked."""
 
     started: frozenset[str] = frozenset()
     results: Mapping[str, ToolResult] = field(default_factory=dict)
+    asked: Asked = field(default_factory=Asked)
 
 
 class PlannedCall(NamedTuple):

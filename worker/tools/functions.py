@@ -38,6 +38,7 @@ class ToolOptions:
         concurrency: calls of it that one worker runs at once; as many as there are if not set.
         max_result_bytes: `tool_result_max_bytes` if not set.
         strict: whether the provider is to hold the model to the schema, by OpenAI's strict mode.
+        requires_approval: whether a call waits until a person has approved it.
     """
 
     name: str | None = None
@@ -46,6 +47,7 @@ class ToolOptions:
     concurrency: int | None = None
     max_result_bytes: int | None = None
     strict: bool = False
+    requires_approval: bool = False
 
 
 def tool(
@@ -56,9 +58,10 @@ def tool(
     concurrency: int | None = None,
     max_result_bytes: int | None = None,
     strict: bool = False,
+    requires_approval: bool = False,
 ) -> Callable[[F], F]:
     """Give a function options as a tool; the function itself stays as it is."""
-    options = ToolOptions(name, timeout_s, idempotent, concurrency, max_result_bytes, strict)
+    options = ToolOptions(name, timeout_s, idempotent, concurrency, max_result_bytes, strict, requires_approval)
 
     def mark(function: F) -> F:
         setattr(function, _OPTIONS, options)

@@ -4,6 +4,7 @@ STAGEBUS_TOOLS=mytools:book_table,mytools.search:find
 """
 
 import asyncio
+import fnmatch
 import importlib
 import inspect
 import logging
@@ -13,6 +14,7 @@ from typing import Final
 
 from shared.errors import BadTool
 from shared.settings import Settings
+from worker.tools.ask_user import ask_user
 from worker.tools.egress import Egress
 from worker.tools.functions import FunctionBody, ToolOptions, options_of
 from worker.tools.signature import ToolFunction, read_signature
@@ -67,6 +69,8 @@ class ToolRegistry(Toolset):
                 raise BadTool(f"two tools are called {made.name!r}; give one another name with @tool(name=…)")
             self._functions[made.name] = made
         super().__init__(self._functions)
+        if not self._sources and (unknown := self._find_unknown_approvals()):
+            raise BadTool(f"STAGEBUS_APPROVALS: {unknown[0]!r} is no tool; there are: {', '.join(self._functions)}")
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "ToolRegistry":
@@ -77,7 +81,7 @@ class ToolRegistry(Toolset):
         """
         egress = Egress.from_settings(settings)
         weather = Weather.from_settings(settings, egress)
-        functions = [weather.get_weather, *map(_load, settings.tools)]
+        functions = [weather.get_weather, ask_user, *map(_load, settings.tools)]
         return cls(functions, settings, weather=weather, sources=load_sources(settings, egress))
 
     async def start(self) -> None:
@@ -86,6 +90,8 @@ class ToolRegistry(Toolset):
             source.on_change = self._refresh
         await asyncio.gather(*(source.start() for source in self._sources))
         self._refresh()
+        if unknown := self._find_unknown_approvals():
+            logger.warning("STAGEBUS_APPROVALS: there is no tool yet that is called %s", ", ".join(unknown))
 
     def snapshot(self) -> Toolset:
         """The tools of this moment; a run's attempt keeps to one snapshot."""
@@ -119,6 +125,7 @@ class ToolRegistry(Toolset):
             result_max_bytes=max_bytes,
             slots=CallSlots(),
             idempotent=sourced.idempotent,
+            requires_approval=self._is_gated(sourced.name),
         )
 
     def _make(self, function: ToolFunction) -> Tool:
@@ -139,7 +146,18 @@ class ToolRegistry(Toolset):
             slots=CallSlots(options.concurrency),
             idempotent=options.idempotent,
             is_strict=options.strict,
+            requires_approval=options.requires_approval or self._is_gated(name),
+            asks_user=function is ask_user,
+            is_on_request=function is ask_user and not self._settings.ask_user,
         )
+
+    def _is_gated(self, name: str) -> bool:
+        """Whether the operator wants calls of it approved."""
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self._settings.approvals)
+
+    def _find_unknown_approvals(self) -> list[str]:
+        """What the operator wants approved and is no tool: a name that is written wrong would let all calls through."""
+        return [pattern for pattern in self._settings.approvals if not fnmatch.filter(self._tool_by_name, pattern)]
 
 
 def _check(name: str, options: ToolOptions) -> None:

@@ -54,6 +54,9 @@ class Tool:
         idempotent: whether the same call may run again when a worker died in it.
         slots: how many calls of it may be at work at once.
         is_strict: whether `parameters` are for OpenAI's strict mode.
+        requires_approval: whether a call waits until a person has approved it.
+        asks_user: it never runs: a person's answer is its result.
+        is_on_request: only runs that name it are offered it.
     """
 
     name: str
@@ -63,6 +66,9 @@ class Tool:
     slots: CallSlots
     idempotent: bool = True
     is_strict: bool = False
+    requires_approval: bool = False
+    asks_user: bool = False
+    is_on_request: bool = False
 
     @property
     def description(self) -> str:

@@ -42,6 +42,10 @@ class Toolset:
         """All tools, the built-in ones first."""
         return tuple(self._tool_by_name)
 
+    def default_names(self) -> tuple[str, ...]:
+        """The tools of a run that names none."""
+        return tuple(name for name, tool in self._tool_by_name.items() if not tool.is_on_request)
+
     def definitions(self, names: Iterable[str]) -> list[dict[str, Any]]:
         """The `tools` of a chat completion request.
 
@@ -52,7 +56,10 @@ class Toolset:
 
     def describe(self) -> list[ToolDescription]:
         """All tools as `GET /tools` shows them."""
-        return [ToolDescription(**_described(tool)) for tool in self._tool_by_name.values()]
+        return [
+            ToolDescription(**_described(tool), requires_approval=tool.requires_approval)
+            for tool in self._tool_by_name.values()
+        ]
 
 
 def no_such_tool(name: str, allowed: Collection[str]) -> str:

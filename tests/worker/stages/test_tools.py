@@ -8,8 +8,10 @@ import pytest
 
 from shared.events import Event, StageCompleted, ToolCall, ToolCallRequest, ToolProgress, ToolResult, ToolSummary
 from shared.settings import Settings
+from tests.person import Person
 from worker.stages.calls import Origin
-from worker.stages.planning import OUTCOME_UNKNOWN, Checkpoints
+from worker.stages.gate import Gate
+from worker.stages.planning import OUTCOME_UNKNOWN, Asked, Checkpoints
 from worker.stages.tools import RoundLimits, tools_stage
 from worker.tools.context import ToolContext
 from worker.tools.functions import tool
@@ -79,6 +81,7 @@ async def collect(registry: ToolRegistry, calls: Sequence[ToolCallRequest], **op
     async def stored() -> None:
         return None
 
+    checkpoints = options.pop("checkpoints", Checkpoints())
     stage = tools_stage(
         "tools",
         calls,
@@ -86,7 +89,8 @@ async def collect(registry: ToolRegistry, calls: Sequence[ToolCallRequest], **op
         origin=ORIGIN,
         allowed=options.pop("allowed", frozenset(registry.names())),
         limits=RoundLimits(options.pop("calls_max", 10), options.pop("timeout_s", 10)),
-        checkpoints=options.pop("checkpoints", Checkpoints()),
+        checkpoints=checkpoints,
+        gate=Gate("tools", Person(), checkpoints.asked, wait_s=60),
         until_stored=options.pop("until_stored", stored),
     )
     return [event async for event in stage]
@@ -183,7 +187,8 @@ async def test_closing_the_stage_cancels_its_tools(registry: ToolRegistry) -> No
 
     stage = tools_stage(
         "tools", [call("1", "forever", "{}")], registry, origin=ORIGIN, allowed=frozenset({"forever"}),
-        limits=RoundLimits(1, 10), checkpoints=Checkpoints(), until_stored=stored,
+        limits=RoundLimits(1, 10), checkpoints=Checkpoints(), gate=Gate("tools", Person(), Asked(), 60),
+        until_stored=stored,
     )  # fmt: skip
     await anext(stage)
     waiting = asyncio.create_task(anext(stage))

@@ -55,7 +55,7 @@ async def registry(mytools):
 
 
 async def test_built_in_and_own_tools_are_there(registry):
-    assert registry.names() == ("get_weather", "add", "once", "find")
+    assert registry.names() == ("get_weather", "ask_user", "add", "once", "find")
     assert (await registry.get("add").call('{"a": 2}', CONTEXT)).content == "3"
 
 

@@ -1,0 +1,32 @@
+"""What a run asks persons: decided here, carried out by a worker."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.answers import answer
+from gateway.auth.guard import needs
+from gateway.auth.principal import principal_of
+from gateway.body import read_json
+from gateway.decide import parse_decide
+from gateway.schemas import RunAccepted
+from gateway.state import gateway_of
+from shared import approvals, store
+from shared.tenants import Scope
+
+
+@needs(Scope.APPROVALS)
+async def decide_call(request: Request) -> Response:
+    """POST /runs/{run_id}/approvals/{call_id}: approve or deny a call, or answer the model's question.
+
+    202 once the decision stands; the run goes on with it. The same once more is the same
+    answer; 200 where the run has ended since.
+    Errors: bad_json 400, run_not_found and approval_not_found 404, approval_conflict and run_ended 409,
+    body_too_large 413, unsupported_media_type 415, invalid_request 422, storage_unavailable 503.
+    """
+    gateway, tenant = gateway_of(request), principal_of(request).tenant
+    run_id, call_id = request.path_params["run_id"], request.path_params["call_id"]
+    decision = parse_decide(await read_json(request, gateway.settings.body_max_bytes))
+    run = await store.get_run(gateway.redis, run_id, tenant)
+    await approvals.decide(gateway.redis, run, call_id, decision)
+    run = await store.get_run(gateway.redis, run_id, tenant)
+    return answer(RunAccepted.of(run), 200 if run.is_terminal else 202)
