@@ -6,10 +6,10 @@ extraction ──calls──▶ tools ──▶ synthesis ──▶ done
     └── no call: its text is the answer ──▶ done
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
-from shared.events import ModelStageResult, StageCompleted, ToolStageResult, Usage
+from shared.events import ModelStageResult, StageCompleted, ToolOutcome, ToolStageResult, Usage
 from shared.requests import RunRequest
 from shared.runs import EXTRACTION, SYNTHESIS, TOOLS, round_stage
 from worker.model.dialect import ORIGIN, Origin
@@ -53,17 +53,17 @@ def conversation(request: RunRequest, completed: Completed) -> list[Message]:
         tools = completed.get(round_stage(TOOLS, number))
         if extraction is None or tools is None:
             break
-        messages.append(_assistant_message(model_result(extraction)))
-        messages += [
-            {"role": "tool", "tool_call_id": outcome.call_id, "content": outcome.content}
-            for outcome in tool_result(tools).outcomes
-        ]
+        outcomes = tool_result(tools).outcomes
+        messages.append(_assistant_message(model_result(extraction), outcomes))
+        messages += [{"role": "tool", "tool_call_id": o.call_id, "content": o.content} for o in outcomes]
     return messages
 
 
-def _assistant_message(result: ModelStageResult) -> Message:
+def _assistant_message(result: ModelStageResult, outcomes: Sequence[ToolOutcome]) -> Message:
+    """What the model said, with the calls as they were carried out: an approval may have changed their arguments."""
+    arguments_by_id = {outcome.call_id: outcome.arguments for outcome in outcomes}
     calls = [
-        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments_by_id[call.id]}}
         | ({"extra_content": call.extra_content} if call.extra_content else {})
         for call in result.tool_calls
     ]
