@@ -45,7 +45,7 @@ class Resource:
 def guards(routes: Iterable[BaseRoute]) -> tuple[tuple[str, str, Guarded], ...]:
     """What stands before each method of each path."""
     return tuple(
-        (route.path, method, handler)
+        (route.path_format, method, handler)
         for route in routes
         if isinstance(route, Route) and isinstance(route.app, Resource)
         for method, handler in route.app.handlers.items()

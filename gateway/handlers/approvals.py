@@ -11,6 +11,7 @@ from gateway.decide import parse_decide
 from gateway.schemas import RunAccepted
 from gateway.state import gateway_of
 from shared import approvals, store
+from shared.audit import audit
 from shared.tenants import Scope
 
 
@@ -23,10 +24,11 @@ async def decide_call(request: Request) -> Response:
     Errors: bad_json 400, run_not_found and approval_not_found 404, approval_conflict and run_ended 409,
     body_too_large 413, unsupported_media_type 415, invalid_request 422, storage_unavailable 503.
     """
-    gateway, tenant = gateway_of(request), principal_of(request).tenant
+    gateway, principal = gateway_of(request), principal_of(request)
     run_id, call_id = request.path_params["run_id"], request.path_params["call_id"]
     decision = parse_decide(await read_json(request, gateway.settings.body_max_bytes))
-    run = await store.get_run(gateway.redis, run_id, tenant)
+    run = await store.get_run(gateway.redis, run_id, principal.tenant)
     await approvals.decide(gateway.redis, run, call_id, decision)
-    run = await store.get_run(gateway.redis, run_id, tenant)
+    audit(f"call.{decision.decision}", subject=principal.subject, tenant=principal.tenant, run=run_id, call=call_id)
+    run = await store.get_run(gateway.redis, run_id, principal.tenant)
     return answer(RunAccepted.of(run), 200 if run.is_terminal else 202)

@@ -26,7 +26,7 @@ def test_document_is_valid() -> None:
 def test_every_route_is_described_by_its_handlers_name() -> None:
     """Except for the page's own files, which are no API."""
     served = {
-        (route.path.replace(":path", ""), method.lower())
+        (route.path_format, method.lower())
         for route in ROUTES
         if isinstance(route, Route) and isinstance(route.app, Resource) and route.path != routes.STATIC
         for method in route.app.methods

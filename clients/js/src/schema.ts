@@ -1,7 +1,7 @@
 // Made by `make client` out of the gateway's own schemas. Do not edit.
 
 /** Where a run is in its life; the `status` field of its record. */
-export type RunStatus = "queued" | "running" | "succeeded" | "failed" | "cancelled";
+export type RunStatus = "queued" | "running" | "parked" | "succeeded" | "failed" | "cancelled";
 
 /** A new run. Exactly one of `user_prompt` and `messages` says what is asked. */
 export interface CreateRun {
@@ -255,6 +255,8 @@ export interface RunView {
   /** the cursor at the end of its log */
   last_event_id: string;
   stages: StageView[];
+  /** what the run asks persons now */
+  pending_approvals: PendingApproval[];
   /** set once the run has succeeded */
   result: RunResult | null;
 }
@@ -272,6 +274,20 @@ export interface StageView {
   provider: string | null;
   /** where its own stream is */
   events: string;
+}
+/** A call that waits for a person. */
+export interface PendingApproval {
+  call_id: string;
+  /** the tool */
+  name: string;
+  /** JSON text, as the model wrote it; null where it asks a question */
+  arguments: string | null;
+  /** what the model asks; null where a call wants an approval */
+  question: string | null;
+  /** when the call counts as denied */
+  expires_at: string;
+  /** where to POST the decision */
+  url: string;
 }
 /** What a run came to. */
 export interface RunResult {
@@ -303,6 +319,39 @@ export interface ToolDescription {
   parameters: {
     [k: string]: unknown;
   };
+  /** whether a call waits for a person's approval */
+  requires_approval?: boolean;
+}
+/** A call that waited was decided upon. One for each; the first decision stands. */
+export interface ApprovalDecidedData {
+  /** the stage whose stream holds this event */
+  stage_id: string;
+  call_id: string;
+  decision: "approve" | "deny" | "answer";
+  /** nobody decided in time, which denies */
+  is_expired: boolean;
+  /** JSON text in the place of the model's, if it was changed */
+  arguments?: string | null;
+  /** why it was denied, as the model is told */
+  reason?: string | null;
+  /** the answer to the model's question */
+  text?: string | null;
+}
+/**
+ * A call waits for a person's approval. One for each call that does.
+ *
+ * The run parks once nothing else is left to do: it holds no worker until a decision
+ * comes, or `expires_at`, when the call counts as denied.
+ */
+export interface ApprovalRequiredData {
+  /** the stage whose stream holds this event */
+  stage_id: string;
+  call_id: string;
+  name: string;
+  /** JSON text, as the model wrote it */
+  arguments: string;
+  /** Unix ms, by Redis's clock */
+  expires_at: number;
 }
 /** The run was cancelled. Terminal. */
 export interface CancelData {
@@ -347,6 +396,15 @@ export interface GapData {
   requested: string;
   earliest: string;
   latest: string;
+}
+/** The model asks a person, by the tool `ask_user`. The run parks as it does for an approval. */
+export interface InputRequiredData {
+  /** the stage whose stream holds this event */
+  stage_id: string;
+  call_id: string;
+  question: string;
+  /** Unix ms, by Redis's clock */
+  expires_at: number;
 }
 /** The `result` of extraction and synthesis. */
 export interface ModelStageResult {
@@ -439,7 +497,7 @@ export interface ToolCallData {
   stage_id: string;
   call_id: string;
   name: string;
-  /** JSON text, as the model wrote it */
+  /** JSON text, as the model wrote it or an approval changed it */
   arguments: string;
 }
 /** One chat completion chunk of the model's output, lean: see `ChunkTemplate`. */
@@ -505,6 +563,9 @@ export interface EventDataByName {
   stage_started: StageStartedData;
   stage_restarted: StageRestartedData;
   tool_completion_chunk: ToolCompletionChunkData;
+  approval_required: ApprovalRequiredData;
+  input_required: InputRequiredData;
+  approval_decided: ApprovalDecidedData;
   tool_call: ToolCallData;
   tool_progress: ToolProgressData;
   tool_result: ToolResultData;
@@ -523,6 +584,9 @@ export const EVENT_NAMES = [
   "stage_started",
   "stage_restarted",
   "tool_completion_chunk",
+  "approval_required",
+  "input_required",
+  "approval_decided",
   "tool_call",
   "tool_progress",
   "tool_result",
