@@ -207,11 +207,12 @@ async def end_unheld(redis: Redis, settings: Settings, run_id: str, event: Event
     Raises:
         RunEnded: it has ended already.
     """
+    is_parked = await redis.hget(keys.run(run_id), "status") == RunStatus.PARKED.encode()  # type: ignore[misc]
     try:
         while (claim := await scripts.claim(redis, run_id, "", only_unheld=True)) is not None:
             if await end_claimed(redis, settings, run_id, claim.attempt, claim.last_id, event):
-                # A parked run's job is due when its approvals expire: now is soon enough to take it away.
-                await redis.zadd(keys.QUEUE, {run_id: 0}, xx=True)
+                if is_parked:  # else its job would stand in the queue until its approvals expire
+                    await redis.zadd(keys.QUEUE, {run_id: 0}, xx=True)
                 return True
     except Fenced:
         pass  # a worker claimed it after us, and sees what is stored

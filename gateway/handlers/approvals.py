@@ -26,8 +26,8 @@ async def decide_call(request: Request) -> Response:
     """
     gateway, principal = gateway_of(request), principal_of(request)
     run_id, call_id = request.path_params["run_id"], request.path_params["call_id"]
-    decision = parse_decide(await read_json(request, gateway.settings.body_max_bytes))
     run = await store.get_run(gateway.redis, run_id, principal.tenant)
+    decision = parse_decide(await read_json(request, gateway.settings.body_max_bytes))
     await approvals.decide(gateway.redis, run, call_id, decision)
     audit(f"call.{decision.decision}", subject=principal.subject, tenant=principal.tenant, run=run_id, call=call_id)
     run = await store.get_run(gateway.redis, run_id, principal.tenant)

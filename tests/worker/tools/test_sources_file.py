@@ -34,7 +34,7 @@ def load(tmp_path):
     ],
 )
 def test_file_holds(load, text):
-    assert load(text).names() == ("get_weather",)
+    assert load(text).names() == ("get_weather", "ask_user")
 
 
 @pytest.mark.parametrize(
