@@ -136,6 +136,7 @@ async def test_links_between_the_pages_lead_somewhere(healthy: System) -> None:
     pages = [
         ROOT / "README.md",
         ROOT / "CHANGELOG.md",
+        ROOT / "SECURITY.md",
         ROOT / "clients" / "js" / "README.md",
         *sorted((ROOT / "docs").glob("*.md")),
     ]

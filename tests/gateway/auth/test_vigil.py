@@ -1,16 +1,19 @@
 """Open streams end with what they rest on, and with nothing else."""
 
+import asyncio
 import time
 from contextlib import ExitStack
 
 import pytest
 from redis.asyncio import Redis
+from starlette.applications import Starlette
 
 from gateway.auth.key_ring import KeyRing
 from gateway.auth.principal import Principal
 from gateway.auth.vigil import Vigil
-from shared import api_keys
+from shared import api_keys, sse
 from shared.tenants import Scope
+from tests.gateway.conftest import ClientOf
 from tests.redis_calls import calls
 
 READ = frozenset({Scope.RUNS_READ})
@@ -64,3 +67,22 @@ async def test_many_streams_are_looked_after_at_once(redis: Redis, key_id: str) 
         before = await calls(redis)
         await vigil.look()
         assert (await calls(redis) - before)["exists"] == 1
+
+
+async def test_open_stream_of_a_revoked_key_ends_without_an_end_of_the_run(
+    locked_app: Starlette, redis: Redis, client_of: ClientOf
+) -> None:
+    mine = await client_of("acme")
+    run_id = (await mine.post("/runs", json={"user_prompt": "Hello"})).json()["id"]
+    reading = asyncio.create_task(mine.get(f"/runs/{run_id}/events"))
+    vigil = locked_app.state.gateway.auth.vigil
+    async with asyncio.timeout(10):
+        while not vigil._watched:
+            await asyncio.sleep(0.01)
+        (listed,) = await api_keys.list_keys(redis)
+        await api_keys.revoke(redis, listed.key.key_id)
+        await vigil.look()
+        response = await reading
+
+    assert [frame.event for frame in sse.decode(response.content)] in (["run_queued"], [])
+    assert not vigil._watched
