@@ -98,12 +98,13 @@ export class RunView {
     }
   }
 
-  #showHead({ status, model, durationMs }) {
+  #showHead(run) {
+    const { status, model, durationMs } = run;
     $("run-status").dataset.status = status ?? "";
     setText($("run-status"), status === "queued" ? "queued: waiting for a worker" : status ?? "");
     setText($("run-model"), model);
     if (durationMs != null) setText($("run-time"), duration(durationMs));
-    $("cancel").hidden = status !== "queued" && status !== "running";
+    $("cancel").hidden = status === null || isTerminal(run);
   }
 
   #showStage(stage, isAnswer) {

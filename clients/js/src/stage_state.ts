@@ -2,7 +2,7 @@
 
 import type { EventLog } from "./event_log.js";
 import type { RunEvent } from "./place.js";
-import type { StageRestartedData, Usage } from "./schema.js";
+import type { ApprovalDecidedData, StageRestartedData, Usage } from "./schema.js";
 import { deltaOf, emptySplitter, push, shownText, type Splitter } from "./text.js";
 
 /** What went wrong on the way. */
@@ -20,12 +20,24 @@ export interface Discarded {
   readonly calls: readonly CallState[];
 }
 
+/** What a call asks a person: to let it run, or, where there is a question, to answer it. */
+export interface ApprovalState {
+  readonly question: string | null;
+  /** Unix ms; from then on the call counts as denied. */
+  readonly expiresAt: number;
+  /** Null as long as nobody has decided. */
+  readonly decided: ApprovalDecidedData | null;
+}
+
 export interface CallState {
   readonly id: string;
   readonly name: string;
   /** JSON text, as the model wrote it. */
   readonly arguments: string;
-  readonly state: "running" | "done" | "error" | "stopped";
+  /** `waiting` for a person. */
+  readonly state: "waiting" | "running" | "done" | "error" | "stopped";
+  /** Null where nobody is asked. */
+  readonly approval: ApprovalState | null;
   /** How far its tool says that it is; null before the first word and once it has its result. */
   readonly progress: { readonly message: string; readonly fraction: number | null } | null;
   /** The result. */
@@ -54,6 +66,8 @@ export interface StageState {
   readonly said: { readonly split: Splitter; readonly thoughts: string; readonly refusal: string };
 }
 
+const ASK_USER = "ask_user"; // the tool by which a model asks a person
+
 export function emptyStage(id: string): StageState {
   const [kind = id, round = "1"] = id.split(".");
   return {
@@ -75,8 +89,13 @@ export function reduceStage(stage: StageState, event: RunEvent, before: EventLog
 /** A stage that was open when the run ended. */
 export function stopStage(stage: StageState, state: "failed" | "stopped"): StageState {
   if (stage.state === "done") return stage;
-  const calls = stage.calls.map((call): CallState => (call.state === "running" ? { ...call, state: "stopped" } : call));
+  const calls = stage.calls.map((call): CallState => (isOpen(call) ? { ...call, state: "stopped" } : call));
   return { ...stage, state, calls };
+}
+
+/** Whether a call has no result yet. */
+export function isOpen({ state }: CallState): boolean {
+  return state === "running" || state === "waiting";
 }
 
 function applied(stage: StageState, event: RunEvent): StageState {
@@ -86,6 +105,18 @@ function applied(stage: StageState, event: RunEvent): StageState {
       return { ...stage, startedAt: at };
     case "tool_completion_chunk":
       return withDelta(stage, data.tool_results);
+    case "approval_required":
+      return withCall(stage, data.call_id, {
+        name: data.name, arguments: data.arguments, state: "waiting",
+        approval: { question: null, expiresAt: data.expires_at, decided: null },
+      });
+    case "input_required":
+      return withCall(stage, data.call_id, {
+        name: ASK_USER, state: "waiting",
+        approval: { question: data.question, expiresAt: data.expires_at, decided: null },
+      });
+    case "approval_decided":
+      return withDecision(stage, data);
     case "tool_call":
       return withCall(stage, data.call_id, {
         name: data.name, arguments: data.arguments, state: "running", startedAt: at,
@@ -149,11 +180,20 @@ function withDelta(stage: StageState, chunk: unknown): StageState {
   return { ...stage, said, text: shownText(said.split) || said.refusal, reasoning: said.thoughts + said.split.thoughts };
 }
 
+function withDecision(stage: StageState, data: ApprovalDecidedData): StageState {
+  const approval = stage.calls.find((call) => call.id === data.call_id)?.approval;
+  return withCall(stage, data.call_id, {
+    state: "running",
+    ...(approval && { approval: { ...approval, decided: data } }),
+    ...(data.arguments != null && { arguments: data.arguments }),
+  });
+}
+
 function withCall(stage: StageState, id: string, fields: Partial<CallState>): StageState {
   const calls = [...stage.calls];
   const index = calls.findIndex((call) => call.id === id);
   const call = calls[index] ?? {
-    id, name: "", arguments: "", state: "running", progress: null, content: "", sameAs: null, durationMs: null,
+    id, name: "", arguments: "", state: "running", approval: null, progress: null, content: "", sameAs: null, durationMs: null,
     startedAt: null,
   };
   calls[index < 0 ? calls.length : index] = { ...call, ...fields };

@@ -10,7 +10,7 @@ import { EventLog } from "./event_log.js";
 import type { ConnectionUpdate, RunUpdate } from "./follow.js";
 import type { RunEvent } from "./place.js";
 import type { ErrorData, RunStatus, Usage } from "./schema.js";
-import { emptyStage, reduceStage, type StageState, stopStage } from "./stage_state.js";
+import { type CallState, emptyStage, isOpen, reduceStage, type StageState, stopStage } from "./stage_state.js";
 
 export type { EventLog };
 
@@ -61,6 +61,11 @@ export function isTerminal({ status }: RunState): boolean {
   return status === "succeeded" || status === "failed" || status === "cancelled";
 }
 
+/** The calls that wait for a person, for `run.decide`. */
+export function waitingCalls({ stages }: RunState): CallState[] {
+  return stages.flatMap(({ calls }) => calls.filter((call) => call.state === "waiting"));
+}
+
 /** The stage whose text is the answer: synthesis, or an extraction that ended without a call; or null. */
 export function answerStage({ stages }: RunState): StageState | null {
   const last = stages.findLast((stage) => stage.kind !== "tools");
@@ -98,8 +103,16 @@ function applyEvent(state: RunState, event: RunEvent): RunState {
       return { ...ended(state, "failed", at), error: data, stages: stopped(state, data.failed_stage ?? undefined) };
     default:
       if (data.stage_id === RUN_STAGE) return state; // of another time
-      return changeStage(isTerminal(state) ? state : { ...state, status: "running" }, data.stage_id, event);
+      return atWork(changeStage(state, data.stage_id, event));
   }
+}
+
+/** A run parks once all that it has left to do waits for persons. */
+function atWork(state: RunState): RunState {
+  if (isTerminal(state)) return state;
+  const open = state.stages.flatMap(({ calls }) => calls.filter(isOpen));
+  const isParked = open.length > 0 && open.every((call) => call.state === "waiting");
+  return { ...state, status: isParked ? "parked" : "running" };
 }
 
 function ended(state: RunState, status: RunStatus, at: number | null): RunState {

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { answerStage, emptyRun, isTerminal, reduce } from "../dist/index.js";
+import { answerStage, emptyRun, isTerminal, reduce, waitingCalls } from "../dist/index.js";
 
 /** A log: numbers its events as the producer does; `at` says when they come, null for replayed ones. */
 function logOf(...entries) {
@@ -178,6 +178,34 @@ test("retry_scheduled makes its stage wait, and what comes next ends the wait", 
     { kind: "retry", retry: 1, backoffS: 0.5, reason: "cut", model: null },
   ]);
   assert.equal(stage(applyEvents(waiting, events.slice(2)), "extraction").state, "running");
+});
+
+test("calls that wait for persons: asked, decided, carried out or not; meanwhile the run is parked", () => {
+  const events = logOf(
+    ["approval_required", "tools", { call_id: "p", name: "pay", arguments: '{"amount":5}', expires_at: 9 }],
+    ["input_required", "tools", { call_id: "q", question: "Which?", expires_at: 9 }],
+    TOOL_CALL,
+    ["tool_result", "tools", { call_id: "c1", name: CALL.name, content: "14 °C" }],
+    ["approval_decided", "tools", { call_id: "p", decision: "approve", arguments: '{"amount":4}' }],
+    ["tool_call", "tools", { call_id: "p", name: "pay", arguments: '{"amount":4}' }],
+    ["tool_result", "tools", { call_id: "p", name: "pay", content: "paid 4" }],
+    ["approval_decided", "tools", { call_id: "q", decision: "deny", is_expired: true }],
+    ["tool_result", "tools", { call_id: "q", name: "ask_user", content: "nobody answered", is_error: true }],
+  );
+  const after = (count) => applyEvents(emptyRun(), events.slice(0, count));
+  const calls = (count) => stage(after(count), "tools").calls.map(({ id, state }) => `${id} ${state}`);
+
+  assert.deepEqual([1, 2, 3, 4, 5, 7, 8, 9].map((count) => after(count).status), [
+    "parked", "parked", "running", "parked", "running", "parked", "running", "running",
+  ]);
+  assert.deepEqual(waitingCalls(after(4)).map(({ id, approval }) => [id, approval.question]), [["p", null], ["q", "Which?"]]);
+  assert.deepEqual(calls(5), ["p running", "q waiting", "c1 done"]);
+  assert.deepEqual(calls(9), ["p done", "q error", "c1 done"]);
+  const [pay, ask] = stage(after(9), "tools").calls;
+  assert.deepEqual([pay.arguments, pay.approval.decided.decision], ['{"amount":4}', "approve"]);
+  assert.deepEqual([ask.name, ask.approval.decided.is_expired], ["ask_user", true]);
+  const cancelled = applyEvents(after(2), [{ ...logOf(["cancel", "run"])[0], sequence: 3 }]);
+  assert.deepEqual(stage(cancelled, "tools").calls.map(({ state }) => state), ["stopped", "stopped"]);
 });
 
 test("an error ends the run: its stage failed, other open ones and calls stopped", () => {
