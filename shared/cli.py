@@ -60,6 +60,7 @@ def up(
     ] = None,
     *,
     insecure: Insecure = False,
+    local: Annotated[bool, typer.Option("--local", help="answer from a small real model on this machine")] = False,
 ) -> None:
     """Start everything on this machine and print the page's address.
 
@@ -71,7 +72,7 @@ def up(
     settings = load_settings()
     if insecure:
         settings = settings.model_copy(update={"insecure": True})
-    options = supervisor.UpOptions(host, port, data_dir or settings.data_dir)
+    options = supervisor.UpOptions(host, port, data_dir or settings.data_dir, is_local=local)
     asyncio.run(supervisor.up(options, settings))
 
 

@@ -47,6 +47,7 @@ class Settings(BaseSettings):
         None, description="a providers file (TOML) for more than one provider; takes the place of OPENAI_BASE_URL"
     )
     model: str = Field("demo", min_length=1, description="the model of runs that name none")
+    local_model: Path | None = Field(None, description="the GGUF file that `stagebus up --local` answers from")
     model_connect_timeout_s: float = Field(10.0, gt=0, description="to reach the provider")
     model_stall_timeout_s: float = Field(60.0, gt=0, description="silence of a provider before it counts as cut")
     model_retries_max: int = Field(

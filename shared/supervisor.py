@@ -3,7 +3,8 @@
     valkey ─▶ demo model ─▶ worker ─▶ gateway     each waits for the one before it to be ready
     gateway and worker ─▶ demo model ─▶ valkey    the way down: first those that have something to finish
 
-Valkey and the demo model are started where the environment names no Redis and no provider.
+Valkey and the demo model are started where the environment names no Redis and no provider. With
+`--local` a small real model takes the demo model's place.
 """
 
 import asyncio
@@ -33,6 +34,7 @@ BACKOFF_MAX_S: Final = 15.0
 STEADY_S: Final = 30.0
 # Beyond what their settings grant gateway and worker for their drain, before SIGKILL.
 DRAIN_MARGIN_S: Final = 8.0
+LOCAL_MODEL: Final = "smollm2"
 
 _LISTENING: Final = re.compile(r"^listening on (http://\S+)$")
 _WORKER_READY: Final = re.compile(r"is ready for \d+ runs")
@@ -46,6 +48,7 @@ class UpOptions:
     host: str
     port: int
     data_dir: Path
+    is_local: bool = False
 
 
 async def up(options: UpOptions, settings: Settings) -> None:
@@ -87,8 +90,13 @@ async def _start(
         await supervisor.start(valkey.spec())
         env["STAGEBUS_REDIS_URL"] = valkey.url
         printer.say(f"runs are kept in {valkey.data_dir}; to look at them: redis-cli -p {valkey.port}")
-    if not settings.openai_base_url and settings.providers is None:
-        env |= demo_environment(await supervisor.start(_module("demo", "worker.model.demo", _LISTENING)))
+    if options.is_local:
+        local = _module("local", "worker.model.local", _LISTENING, "--port", "0")
+        env |= local_environment(await supervisor.start(local, again=_on_same_port), options.data_dir)
+        printer.say("a small model on this machine answers; it calls no tools")
+    elif not settings.openai_base_url and settings.providers is None:
+        demo = _module("demo", "worker.model.demo", _LISTENING, "--port", "0")
+        env |= demo_environment(await supervisor.start(demo, again=_on_same_port))
         printer.say("neither OPENAI_BASE_URL nor STAGEBUS_PROVIDERS is set, so the built-in demo model answers")
     worker = _module("worker", "worker", _WORKER_READY)
     await supervisor.start(replace(worker, env=env, drains=True, stop_max_s=settings.drain_grace_s + DRAIN_MARGIN_S))
@@ -118,10 +126,21 @@ def demo_environment(address: str) -> dict[str, str]:
     # Tools reach no loopback address of themselves.
     allowed = (os.environ.get("STAGEBUS_EGRESS_ALLOW"), address.removeprefix("http://"))
     env["STAGEBUS_EGRESS_ALLOW"] = ",".join(filter(None, allowed))
-    # A proxy that the environment names for the world outside would not find us.
-    for name in ("NO_PROXY", "no_proxy"):
-        env[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1")))
-    return {**env, "OPENAI_BASE_URL": f"{address}/v1", "OPENAI_API_KEY": "demo"}
+    return {**env, **_no_proxy(), "OPENAI_BASE_URL": f"{address}/v1", "OPENAI_API_KEY": "demo"}
+
+
+def local_environment(address: str, data_dir: Path) -> dict[str, str]:
+    """What makes gateway and worker use the local model: a providers file, as it has to say that it calls no tools."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    file = data_dir / "local-model.toml"
+    models = f'{{ name = "{LOCAL_MODEL}", tools = "none" }}'
+    file.write_text(f'[providers.local]\nbase_url = "{address}/v1"\nmodels = [{models}]\n')
+    return {"STAGEBUS_PROVIDERS": str(file.resolve()), "STAGEBUS_MODEL": LOCAL_MODEL, **_no_proxy()}
+
+
+def _no_proxy() -> dict[str, str]:
+    """A proxy that the environment names for the world outside would not find us."""
+    return {name: ",".join(filter(None, (os.environ.get(name), "127.0.0.1"))) for name in ("NO_PROXY", "no_proxy")}
 
 
 def _module(name: str, module: str, ready: re.Pattern[str], *args: str) -> ChildSpec:

