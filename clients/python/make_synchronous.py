@@ -1,0 +1,39 @@
+"""Writes the synchronous client out of the asynchronous one: the same logic stands once.
+
+python clients/python/make_synchronous.py       (make docs)
+"""
+
+import re
+from pathlib import Path
+from typing import Final
+
+CLIENT: Final = Path(__file__).parent / "stagebus" / "client"
+SOURCE: Final = CLIENT / "asynchronous.py"
+TARGET: Final = CLIENT / "synchronous.py"
+
+# In this order; words at their bounds only.
+_CHANGES: Final = (
+    (r'"""The client for asyncio\."""', '"""The client for threads and scripts. Made from asynchronous.py by make_synchronous.py."""'),
+    (r"\nimport asyncio\n", "\nimport time\n"),
+    (r"\bawait asyncio\.sleep\b", "time.sleep"),
+    (r"\bAsyncGenerator\[Received, None\]", "Generator[Received, None, None]"),
+    (r"\bAsync(Generator|Iterator|Stagebus|Run|Client)\b", r"\1"),
+    (r"\basync (with|def|for)\b", r"\1"),
+    (r"\(await ([\w.]+\([\w.]+\))\)", r"\1"),
+    (r"\bawait ", ""),
+    (r"\baconnect_sse\b", "connect_sse"),
+    (r"\b__a(enter|exit|iter)__\b", r"__\1__"),
+    (r"\b(aiter_sse|aclosing|aclose|aread)\b", lambda match: match[0][1:]),
+)  # fmt: skip
+
+
+def synchronous() -> str:
+    """The synchronous client's text."""
+    text = SOURCE.read_text()
+    for pattern, replacement in _CHANGES:
+        text = re.sub(pattern, replacement, text)
+    return text
+
+
+if __name__ == "__main__":
+    TARGET.write_text(synchronous())

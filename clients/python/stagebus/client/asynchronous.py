@@ -1,0 +1,186 @@
+"""The client for asyncio."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+import httpx
+from httpx_sse import aconnect_sse
+
+from stagebus.client import calls
+from stagebus.client.calls import Call, Json, RunFields
+from stagebus.client.errors import Unreachable
+from stagebus.client.following import BREAKS, SILENCE_MAX_S, Following, OnLost, jitter
+from stagebus.client.picture import Picture
+from stagebus.client.place import Place, Received
+from stagebus.client.results import Result, result_of
+
+
+class AsyncStagebus:
+    """Talks to one gateway, or to several behind one address.
+
+    Args:
+        url: else STAGEBUS_URL, else http://127.0.0.1:8000.
+        api_key: else STAGEBUS_API_KEY, else none.
+        on_lost: hears of each lost stream: the cursor to go on from, and how soon that will be tried.
+    """
+
+    def __init__(
+        self, url: str | None = None, *, api_key: str | None = None, on_lost: OnLost = lambda _cursor, _wait_s: None
+    ) -> None:
+        self._http = httpx.AsyncClient(**calls.connection(url, api_key))
+        self._on_lost = on_lost
+        self.url = str(self._http.base_url).rstrip("/")
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    async def create(self, *, idempotency_key: str | None = None, **fields: Unpack[RunFields]) -> "AsyncRun":
+        """Make a run. However often the request has to be sent, it makes one.
+
+        Raises:
+            Refused: the request does not hold, or cannot be taken now.
+            Unreachable: nobody answers.
+        """
+        return self.run((await self.call(calls.create(fields, idempotency_key)))["id"])
+
+    def run(self, run_id: str, cursor: str = "") -> "AsyncRun":
+        """A run that was made before, followed from the event after `cursor` on."""
+        return AsyncRun(self, run_id, cursor)
+
+    async def list_runs(self, limit: int = 20, before: str | None = None) -> Json:
+        """Runs, newest first: `runs`, and `next` for the page `before` which they go on."""
+        return await self.call(calls.list_runs(limit, before))
+
+    async def tools(self) -> list[Json]:
+        """The tools that a run may name."""
+        return list((await self.call(calls.TOOLS))["tools"])
+
+    async def models(self) -> list[Json]:
+        """The models that a run may name."""
+        return list((await self.call(calls.MODELS))["models"])
+
+    async def call(self, call: Call) -> Json:
+        """Send a request, again where that may help.
+
+        Raises:
+            Refused, Unreachable: it did not.
+        """
+        tries = 0
+        while True:
+            response: httpx.Response | None = None
+            failure: httpx.TransportError | None = None
+            try:
+                response = await self._http.request(
+                    call.method, call.path, json=call.json, params=call.params, headers=call.headers
+                )
+                if not response.is_error:
+                    return dict(response.json())
+            except httpx.TransportError as exc:
+                failure = exc
+            tries += 1
+            wait_s = calls.backoff_s(tries, response, jitter())
+            if wait_s is None:
+                raise calls.refusal(response) if response is not None else Unreachable(self.url) from failure
+            await asyncio.sleep(wait_s)
+
+    async def follow(self, run_id: str, place: Place) -> AsyncGenerator[Received, None]:
+        """A run's events after `place`, each once and in order, to the terminal one; it connects again by itself.
+
+        Raises:
+            Refused: no such run, or no cursor.
+            Unreachable: nobody answers for a long time.
+            StreamBroken: what is sent has holes.
+        """
+        following = Following(self.url, run_id, place, self._on_lost)
+        timeout = httpx.Timeout(SILENCE_MAX_S, connect=calls.CONNECT_MAX_S)
+        while not following.is_ended:
+            failure: Exception | None = None
+            try:
+                async with aconnect_sse(
+                    self._http, "GET", following.path, headers=following.headers, timeout=timeout
+                ) as source:
+                    if source.response.is_error:
+                        await source.response.aread()
+                    if following.open(source.response):
+                        async for frame in source.aiter_sse():
+                            if (received := following.take(frame)) is not None:
+                                yield received
+                            if following.is_ended:
+                                return
+            except BREAKS as exc:
+                failure = exc
+            if not following.is_ended:
+                await asyncio.sleep(following.wait_s(failure))
+
+
+class AsyncRun:
+    """One run: `async for` gives its events, each once; `picture` is what they came to so far."""
+
+    def __init__(self, client: AsyncStagebus, run_id: str, cursor: str = "") -> None:
+        self.id = run_id
+        self.picture = Picture()
+        self._client = client
+        self._place = Place(cursor)
+
+    @property
+    def cursor(self) -> str:
+        """The id of the last event that came: all that has to be kept to go on later."""
+        return self._place.cursor
+
+    def __aiter__(self) -> AsyncIterator[Received]:
+        return self.events()
+
+    async def events(self) -> AsyncGenerator[Received, None]:
+        """The events after `cursor`, to the terminal one. Within `contextlib.aclosing` a break closes at once."""
+        async for received in self._client.follow(self.id, self._place):
+            self.picture.add(received)
+            yield received
+
+    async def get(self) -> Json:
+        """The run as the gateway sees it."""
+        return await self._client.call(calls.get(self.id))
+
+    async def result(self) -> Result:
+        """Wait for the end; what the run came to.
+
+        Raises:
+            RunFailed, RunCancelled: it did not succeed.
+        """
+        async for _ in self:
+            pass
+        return result_of(await self.get())
+
+    async def text(self) -> str:
+        """Wait for the end; the answer's text."""
+        return (await self.result()).text
+
+    async def cancel(self) -> None:
+        """Stop it, in whatever state it is; safe to repeat."""
+        await self._client.call(calls.cancel(self.id))
+
+    async def approve(self, call_id: str, arguments: Mapping[str, Any] | None = None) -> None:
+        """Let a call run that waits for a person, with other arguments if they are given.
+
+        Raises:
+            Conflict: it was denied before.
+        """
+        await self._client.call(calls.decide(self.id, call_id, "approve", arguments=arguments))
+
+    async def deny(self, call_id: str, reason: str | None = None) -> None:
+        """Refuse a call that waits for a person; the model is told the reason."""
+        await self._client.call(calls.decide(self.id, call_id, "deny", reason=reason))
+
+    async def answer(self, call_id: str, text: str) -> None:
+        """Answer what the model asked."""
+        await self._client.call(calls.decide(self.id, call_id, "answer", text=text))

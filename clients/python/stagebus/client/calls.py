@@ -1,0 +1,133 @@
+"""Every request of the API as a value, what its answer means, and when to ask again; no I/O."""
+
+import os
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple, TypedDict
+from urllib.parse import quote
+from uuid import uuid4
+
+import httpx
+
+from shared.exposure import is_loopback
+from stagebus.client.errors import Refused
+
+URL_DEFAULT: Final = "http://127.0.0.1:8000"
+CONNECT_MAX_S: Final = 5.0
+ANSWER_MAX_S: Final = 15.0
+TRIES_MAX: Final = 4
+RETRY_S: Final = 0.25
+RETRY_AFTER_MAX_S: Final = 30.0
+
+# Answers of a trouble that passes: the same request may be asked again.
+PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+Json = dict[str, Any]
+
+
+class RunFields(TypedDict, total=False):
+    """The body of POST /runs; the gateway's /openapi.json says what each means."""
+
+    model: str | dict[str, str]
+    user_prompt: str
+    system_prompt: str
+    messages: list[Json]
+    tools: list[str]
+    tool_choice: str | Json
+    parallel_tool_calls: bool
+    synthesis: bool
+    max_tokens: int | list[int | None]
+    temperature: float | list[float | None]
+    max_rounds: int
+    timeout_s: float
+    metadata: dict[str, str]
+
+
+class Call(NamedTuple):
+    """One request; sending it again changes nothing more."""
+
+    method: str
+    path: str
+    json: Json | None = None
+    params: Mapping[str, str | int] = {}
+    headers: Mapping[str, str] = {}
+
+
+def create(fields: Mapping[str, Any], idempotency_key: str | None) -> Call:
+    """Make a run; one call makes one run, however often it is sent."""
+    return Call("POST", "/runs", dict(fields), headers={"Idempotency-Key": idempotency_key or uuid4().hex})
+
+
+def list_runs(limit: int, before: str | None) -> Call:
+    """The newest runs, or those before one."""
+    return Call("GET", "/runs", params={"limit": limit} | ({} if before is None else {"before": before}))
+
+
+def get(run_id: str) -> Call:
+    """One run with its stages and its result."""
+    return Call("GET", run_path(run_id))
+
+
+def cancel(run_id: str) -> Call:
+    """Cancel a run, in whatever state it is."""
+    return Call("POST", run_path(run_id) + "/cancel")
+
+
+def decide(run_id: str, call_id: str, decision: str, **details: Any) -> Call:
+    """Say what a parked run waits for: `approve`, `deny` or `answer`."""
+    given = {name: value for name, value in details.items() if value is not None}
+    return Call("POST", f"{run_path(run_id)}/approvals/{quote(call_id, safe='')}", {"decision": decision, **given})
+
+
+TOOLS: Final = Call("GET", "/tools")
+MODELS: Final = Call("GET", "/models")
+
+
+def run_path(run_id: str) -> str:
+    """A run's own path, whatever stands in the id."""
+    return f"/runs/{quote(run_id, safe='')}"
+
+
+def backoff_s(tries: int, response: httpx.Response | None, jitter: float) -> float | None:
+    """Seconds until the request is sent again; None where that would not help.
+
+    Args:
+        tries: how often it was sent.
+        response: None where nobody answered.
+    """
+    if tries >= TRIES_MAX or (response is not None and response.status_code not in PASSING):
+        return None
+    asked_s = retry_after_s(response) if response is not None else None
+    if asked_s is not None and asked_s > RETRY_AFTER_MAX_S:
+        return None
+    return max(RETRY_S * 2.0 ** (tries - 1) * jitter, asked_s or 0.0)
+
+
+def retry_after_s(response: httpx.Response) -> float | None:
+    """What the gateway's `Retry-After` says, which is always in seconds."""
+    text = response.headers.get("retry-after", "")
+    return float(text) if text.isdecimal() else None
+
+
+def refusal(response: httpx.Response) -> Refused:
+    """What an answer that is an error raises."""
+    try:
+        problem = response.json()
+    except ValueError:
+        problem = None
+    return Refused.of(response.status_code, problem if isinstance(problem, dict) else {}, retry_after_s(response))
+
+
+def connection(url: str | None, api_key: str | None) -> dict[str, Any]:
+    """The arguments of httpx's clients: where, with what key, and how long to wait.
+
+    What is not given comes from STAGEBUS_URL and STAGEBUS_API_KEY.
+    """
+    base_url = (url or os.environ.get("STAGEBUS_URL") or URL_DEFAULT).rstrip("/")
+    key = api_key or os.environ.get("STAGEBUS_API_KEY")
+    return {
+        "base_url": base_url,
+        "headers": {"Authorization": f"Bearer {key}"} if key else {},
+        "timeout": httpx.Timeout(ANSWER_MAX_S, connect=CONNECT_MAX_S),
+        # A proxy that the environment names is not the way to this machine.
+        "trust_env": not is_loopback(httpx.URL(base_url).host),
+    }

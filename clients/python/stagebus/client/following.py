@@ -1,0 +1,109 @@
+"""How a run is followed through every disconnect: what to ask, what an answer means, how long to wait; no I/O."""
+
+import random
+import time
+from collections.abc import Callable
+from typing import Final
+
+import httpx
+from httpx_sse import ServerSentEvent
+
+from stagebus.client.calls import PASSING, refusal, run_path
+from stagebus.client.errors import StreamBroken, Unreachable
+from stagebus.client.place import Hole, Place, Received
+
+# Three of the gateway's pings.
+SILENCE_MAX_S: Final = 35.0
+RETRY_S: Final = 1.0
+BACKOFF_MAX_S: Final = 15.0
+# How long to look for a gateway that was never there, and for one that was.
+FIRST_CONTACT_MAX_S: Final = 5.0
+PATIENCE_S: Final = 300.0
+HOLES_MAX: Final = 3
+
+_NO_CONTENT: Final = 204
+
+# Hears of each lost stream: the cursor to go on from, and how soon that will be tried.
+OnLost = Callable[[str, float], None]
+
+# What ends a connection but not the following.
+BREAKS: Final = (httpx.TransportError, httpx.StreamError, Hole, ValueError)
+
+
+class Following:
+    """One reader's way through one run."""
+
+    def __init__(self, url: str, run_id: str, place: Place, on_lost: OnLost) -> None:
+        self.place = place
+        self.path = run_path(run_id) + "/events"
+        self._url = url
+        self._run_id = run_id
+        self._on_lost = on_lost
+        self._retry_s = RETRY_S
+        self._failures = 0
+        self._holes = 0
+        self._give_up_at = time.monotonic() + FIRST_CONTACT_MAX_S
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether the run is over and all of it has come."""
+        return self.place.is_ended
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the next request says of the place."""
+        return {"Last-Event-ID": self.place.cursor} if self.place.cursor else {}
+
+    def open(self, response: httpx.Response) -> bool:
+        """Whether frames follow; the body of an error has been read.
+
+        Raises:
+            Refused: asking again would not help.
+        """
+        if response.status_code in PASSING:
+            return False
+        if response.is_error:
+            raise refusal(response)
+        self._reach()
+        self.place.is_ended = response.status_code == _NO_CONTENT
+        return not self.place.is_ended
+
+    def take(self, frame: ServerSentEvent) -> Received | None:
+        """The frame's event, if it brings a new one.
+
+        Raises:
+            Hole, ValueError: the connection is of no use.
+        """
+        if frame.retry is not None:
+            self._retry_s = frame.retry / 1000
+        received = self.place.take(frame)
+        if received is not None:
+            self._reach()
+            self._failures = self._holes = 0
+        return received
+
+    def wait_s(self, failure: Exception | None) -> float:
+        """How long to wait before the next connection; longer each time until an event comes.
+
+        Raises:
+            Unreachable: nobody has answered for too long.
+            StreamBroken: what is sent has holes, each time.
+        """
+        if isinstance(failure, Hole | ValueError):
+            self._holes += 1
+            if self._holes > HOLES_MAX:
+                raise StreamBroken(f"run {self._run_id}: {failure}, each time that it is asked for") from failure
+        if time.monotonic() > self._give_up_at:
+            raise Unreachable(self._url) from failure
+        wait_s = min(self._retry_s * 2.0**self._failures, BACKOFF_MAX_S) * jitter()
+        self._failures += 1
+        self._on_lost(self.place.cursor, wait_s)
+        return wait_s
+
+    def _reach(self) -> None:
+        self._give_up_at = time.monotonic() + PATIENCE_S
+
+
+def jitter() -> float:
+    """From 0.5 to 1, so that those who lost the same gateway do not all come back at once."""
+    return 0.5 + random.random() / 2  # noqa: S311 - no secret

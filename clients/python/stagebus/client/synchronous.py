@@ -1,0 +1,186 @@
+"""The client for threads and scripts. Made from asynchronous.py by make_synchronous.py."""
+
+import time
+from collections.abc import Generator, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+import httpx
+from httpx_sse import connect_sse
+
+from stagebus.client import calls
+from stagebus.client.calls import Call, Json, RunFields
+from stagebus.client.errors import Unreachable
+from stagebus.client.following import BREAKS, SILENCE_MAX_S, Following, OnLost, jitter
+from stagebus.client.picture import Picture
+from stagebus.client.place import Place, Received
+from stagebus.client.results import Result, result_of
+
+
+class Stagebus:
+    """Talks to one gateway, or to several behind one address.
+
+    Args:
+        url: else STAGEBUS_URL, else http://127.0.0.1:8000.
+        api_key: else STAGEBUS_API_KEY, else none.
+        on_lost: hears of each lost stream: the cursor to go on from, and how soon that will be tried.
+    """
+
+    def __init__(
+        self, url: str | None = None, *, api_key: str | None = None, on_lost: OnLost = lambda _cursor, _wait_s: None
+    ) -> None:
+        self._http = httpx.Client(**calls.connection(url, api_key))
+        self._on_lost = on_lost
+        self.url = str(self._http.base_url).rstrip("/")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._http.close()
+
+    def create(self, *, idempotency_key: str | None = None, **fields: Unpack[RunFields]) -> "Run":
+        """Make a run. However often the request has to be sent, it makes one.
+
+        Raises:
+            Refused: the request does not hold, or cannot be taken now.
+            Unreachable: nobody answers.
+        """
+        return self.run((self.call(calls.create(fields, idempotency_key)))["id"])
+
+    def run(self, run_id: str, cursor: str = "") -> "Run":
+        """A run that was made before, followed from the event after `cursor` on."""
+        return Run(self, run_id, cursor)
+
+    def list_runs(self, limit: int = 20, before: str | None = None) -> Json:
+        """Runs, newest first: `runs`, and `next` for the page `before` which they go on."""
+        return self.call(calls.list_runs(limit, before))
+
+    def tools(self) -> list[Json]:
+        """The tools that a run may name."""
+        return list(self.call(calls.TOOLS)["tools"])
+
+    def models(self) -> list[Json]:
+        """The models that a run may name."""
+        return list(self.call(calls.MODELS)["models"])
+
+    def call(self, call: Call) -> Json:
+        """Send a request, again where that may help.
+
+        Raises:
+            Refused, Unreachable: it did not.
+        """
+        tries = 0
+        while True:
+            response: httpx.Response | None = None
+            failure: httpx.TransportError | None = None
+            try:
+                response = self._http.request(
+                    call.method, call.path, json=call.json, params=call.params, headers=call.headers
+                )
+                if not response.is_error:
+                    return dict(response.json())
+            except httpx.TransportError as exc:
+                failure = exc
+            tries += 1
+            wait_s = calls.backoff_s(tries, response, jitter())
+            if wait_s is None:
+                raise calls.refusal(response) if response is not None else Unreachable(self.url) from failure
+            time.sleep(wait_s)
+
+    def follow(self, run_id: str, place: Place) -> Generator[Received, None, None]:
+        """A run's events after `place`, each once and in order, to the terminal one; it connects again by itself.
+
+        Raises:
+            Refused: no such run, or no cursor.
+            Unreachable: nobody answers for a long time.
+            StreamBroken: what is sent has holes.
+        """
+        following = Following(self.url, run_id, place, self._on_lost)
+        timeout = httpx.Timeout(SILENCE_MAX_S, connect=calls.CONNECT_MAX_S)
+        while not following.is_ended:
+            failure: Exception | None = None
+            try:
+                with connect_sse(
+                    self._http, "GET", following.path, headers=following.headers, timeout=timeout
+                ) as source:
+                    if source.response.is_error:
+                        source.response.read()
+                    if following.open(source.response):
+                        for frame in source.iter_sse():
+                            if (received := following.take(frame)) is not None:
+                                yield received
+                            if following.is_ended:
+                                return
+            except BREAKS as exc:
+                failure = exc
+            if not following.is_ended:
+                time.sleep(following.wait_s(failure))
+
+
+class Run:
+    """One run: `for` gives its events, each once; `picture` is what they came to so far."""
+
+    def __init__(self, client: Stagebus, run_id: str, cursor: str = "") -> None:
+        self.id = run_id
+        self.picture = Picture()
+        self._client = client
+        self._place = Place(cursor)
+
+    @property
+    def cursor(self) -> str:
+        """The id of the last event that came: all that has to be kept to go on later."""
+        return self._place.cursor
+
+    def __iter__(self) -> Iterator[Received]:
+        return self.events()
+
+    def events(self) -> Generator[Received, None, None]:
+        """The events after `cursor`, to the terminal one. Within `contextlib.closing` a break closes at once."""
+        for received in self._client.follow(self.id, self._place):
+            self.picture.add(received)
+            yield received
+
+    def get(self) -> Json:
+        """The run as the gateway sees it."""
+        return self._client.call(calls.get(self.id))
+
+    def result(self) -> Result:
+        """Wait for the end; what the run came to.
+
+        Raises:
+            RunFailed, RunCancelled: it did not succeed.
+        """
+        for _ in self:
+            pass
+        return result_of(self.get())
+
+    def text(self) -> str:
+        """Wait for the end; the answer's text."""
+        return (self.result()).text
+
+    def cancel(self) -> None:
+        """Stop it, in whatever state it is; safe to repeat."""
+        self._client.call(calls.cancel(self.id))
+
+    def approve(self, call_id: str, arguments: Mapping[str, Any] | None = None) -> None:
+        """Let a call run that waits for a person, with other arguments if they are given.
+
+        Raises:
+            Conflict: it was denied before.
+        """
+        self._client.call(calls.decide(self.id, call_id, "approve", arguments=arguments))
+
+    def deny(self, call_id: str, reason: str | None = None) -> None:
+        """Refuse a call that waits for a person; the model is told the reason."""
+        self._client.call(calls.decide(self.id, call_id, "deny", reason=reason))
+
+    def answer(self, call_id: str, text: str) -> None:
+        """Answer what the model asked."""
+        self._client.call(calls.decide(self.id, call_id, "answer", text=text))

@@ -1,0 +1,159 @@
+"""The Python client, both ways of it: each event once and in order, and what a run came to."""
+
+import asyncio
+import importlib.util
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import orjson
+import pytest
+
+from stagebus import client as stagebus_client
+from stagebus.client import (
+    AsyncStagebus,
+    InvalidRequest,
+    Picture,
+    RateLimited,
+    Received,
+    RunCancelled,
+    RunFailed,
+    Stagebus,
+    StreamBroken,
+    Unreachable,
+)
+from stagebus.client.results import result_of
+from tests.fake_gateway import DONE, RETRY, Answer, Asked, FakeGateway, frame
+
+LOG = [frame(1), frame(2), frame(3), frame(4, "done", DONE)]
+WHOLE = RETRY + b"".join(LOG)
+Follow = Callable[..., Awaitable[list[Received]]]
+
+
+async def _follow(url: str, run_id: str = "01J", cursor: str = "") -> list[Received]:
+    async with AsyncStagebus(url) as bus:
+        return [received async for received in bus.run(run_id, cursor)]
+
+
+async def _follow_in_a_thread(url: str, run_id: str = "01J", cursor: str = "") -> list[Received]:
+    def follow() -> list[Received]:
+        with Stagebus(url) as bus:
+            return list(bus.run(run_id, cursor))
+
+    return await asyncio.to_thread(follow)
+
+
+@pytest.fixture(params=[_follow, _follow_in_a_thread], ids=["asynchronous", "synchronous"])
+def follow(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Follow:
+    monkeypatch.setattr(stagebus_client.following, "RETRY_S", 0)
+    return request.param
+
+
+def test_synchronous_client_is_the_asynchronous_one_without_await() -> None:
+    path = Path(stagebus_client.__file__).parents[2] / "make_synchronous.py"
+    spec = importlib.util.spec_from_file_location("make_synchronous", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    assert module.TARGET.read_text() == module.synchronous(), "python clients/python/make_synchronous.py"
+
+
+async def test_cut_anywhere_loses_and_doubles_nothing(follow: Follow) -> None:
+    """Each run's first connection brings the bytes up to the cut, its next what the cursor asks for."""
+    seen: set[str] = set()
+
+    def answer(asked: Asked) -> Answer:
+        if asked.path not in seen:
+            seen.add(asked.path)
+            return Answer(WHOLE[: int(asked.path.split("/")[2])], is_cut=True)
+        cursor = asked.headers.get("last-event-id")
+        return Answer(RETRY + b"".join(LOG[int(cursor.split("-")[1]) if cursor else 0 :]))
+
+    async with FakeGateway(answer) as gateway:
+        for length in range(0, len(WHOLE), 7):
+            assert [event.sequence for event in await follow(gateway.url, str(length))] == [1, 2, 3, 4]
+
+
+async def test_gap_takes_back_what_the_log_lost(follow: Follow) -> None:
+    gap = b'event: gap\ndata: {"requested":"7-2","earliest":"0-1","latest":"9-2"}\n\n'
+    async with FakeGateway.scripted(Answer(RETRY + gap + b"".join(LOG))) as gateway:
+        events = await follow(gateway.url, cursor="7-2")
+
+    assert events[0].event == "gap"
+    assert [event.sequence for event in events] == [0, 1, 2, 3, 4]
+
+
+async def test_holes_without_end_are_told(follow: Follow) -> None:
+    async with FakeGateway(lambda _: Answer(RETRY + frame(2))) as gateway:
+        with pytest.raises(StreamBroken):
+            await follow(gateway.url)
+
+
+async def test_lost_answer_makes_no_second_run() -> None:
+    made = Answer(orjson.dumps({"id": "01J"}), 202, "application/json")
+    async with FakeGateway.scripted(Answer(b"{", is_cut=True), made) as gateway, AsyncStagebus(gateway.url) as bus:
+        run = await bus.create(user_prompt="x")
+
+    assert run.id == "01J"
+    keys = {asked.headers["idempotency-key"] for asked in gateway.asked}
+    assert len(gateway.asked) == 2
+    assert len(keys) == 1
+
+
+@pytest.mark.parametrize(("status", "kind"), [(422, InvalidRequest), (429, RateLimited)])
+async def test_refusal_says_what_to_do(monkeypatch: pytest.MonkeyPatch, status: int, kind: type[Exception]) -> None:
+    monkeypatch.setattr(stagebus_client.calls, "RETRY_S", 0)
+    problem = orjson.dumps({"detail": "do this", "code": "some_code"})
+    gateway = FakeGateway(lambda _: Answer(problem, status, "application/problem+json"))
+    async with gateway, AsyncStagebus(gateway.url, api_key="k") as bus:
+        with pytest.raises(kind, match="do this") as caught:
+            await bus.create(user_prompt="x")
+
+    assert caught.value.code == "some_code"
+    assert gateway.asked[0].headers["authorization"] == "Bearer k"
+
+
+async def test_nobody_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stagebus_client.calls, "RETRY_S", 0)
+    async with FakeGateway.scripted() as gateway:
+        url = gateway.url
+    async with AsyncStagebus(url) as bus:
+        with pytest.raises(Unreachable, match="STAGEBUS_URL"):
+            await bus.tools()
+
+
+def test_end_of_a_run_is_its_result_or_an_error() -> None:
+    run = {"id": "01J", "status": "succeeded", "result": {"text": "hi"}, "usage": None, "error": None}
+
+    assert result_of(run).text == "hi"
+    with pytest.raises(RunCancelled):
+        result_of(run | {"status": "cancelled"})
+    with pytest.raises(RunFailed, match="too long"):
+        result_of(run | {"status": "failed", "result": None, "error": {"error": "too long", "code": "c"}})
+
+
+def _chunk(sequence: int, text: str) -> Received:
+    delta = {"choices": [{"delta": {"content": text}}]}
+    return Received(f"7-{sequence}", "tool_completion_chunk", {"stage_id": "extraction", "tool_results": delta})
+
+
+def test_picture_has_nothing_that_is_void() -> None:
+    picture = Picture()
+    started = {"stage_id": "extraction", "attempt": 1}
+    for received in (
+        Received("7-2", "stage_started", started),
+        _chunk(3, "wrong"),
+        Received("8-4", "stage_restarted", started | {"discard_from": 3}),
+        _chunk(5, "right"),
+    ):
+        picture.add(received)
+
+    assert picture.text == "right"
+    picture.add(Received("", "gap", {"requested": "8-5", "earliest": "0-1", "latest": "0-1"}))
+    assert picture.stages == {}
+
+
+def test_typed_event_ignores_what_a_newer_gateway_adds() -> None:
+    received = Received("7-9", "done", {"stage_id": "run", "from_the_future": 1})
+
+    assert received.typed.event == "done"
+    assert Received("7-9", "from_the_future", {}).typed is None
