@@ -1,0 +1,168 @@
+"""Runs that wait for a person, over the whole system."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+import pytest_asyncio
+
+from shared import decisions, keys
+from tests.fault_tools import TOOLS
+from tests.strict_client import StrictClient, get_run, post_run
+from tests.system import System
+
+pytestmark = [pytest.mark.faults, pytest.mark.asyncio(loop_scope="module")]
+
+APPROVE, DENY = {"decision": "approve"}, {"decision": "deny", "reason": "too much"}
+
+
+@pytest.fixture(scope="module")
+def paid(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], list[str]]:
+    path = tmp_path_factory.mktemp("tools") / "tools.log"
+    os.environ["FAULT_TOOLS_LOG"] = str(path)
+    return lambda: path.read_text().splitlines() if path.exists() else []
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def system(tmp_path_factory: pytest.TempPathFactory, paid: Callable[[], list[str]]) -> AsyncIterator[System]:
+    """Two gateways, and a worker that holds one run at a time."""
+    env = {"STAGEBUS_TOOLS": TOOLS, "STAGEBUS_APPROVALS": "pay", "STAGEBUS_WORKER_CONCURRENCY": "1"}
+    async with System(tmp_path_factory.mktemp("system"), gateways=2, env=env) as system:
+        yield system
+
+
+def paying(n: int) -> dict[str, Any]:
+    return {"user_prompt": f'call pay {{"n": {n}, "seconds": 0}}', "model": "demo:delay_ms=0"}
+
+
+async def until_parked(system: System, run_id: str) -> dict[str, Any]:
+    """The run, once it waits for a person."""
+    async with asyncio.timeout(20):
+        while (run := await get_run(system.url, run_id))["status"] != "parked":
+            await asyncio.sleep(0.02)
+    return run
+
+
+async def decide(url: str, run_id: str, body: dict[str, Any]) -> httpx.Response:
+    """Decide on the one call that the run asks about, or asked about."""
+    async with httpx.AsyncClient(base_url=url, timeout=10) as http:
+        page = await http.get(f"/runs/{run_id}/events", headers={"Accept": "application/json"})
+        (call_id,) = {e["data"]["call_id"] for e in page.json()["events"] if e["event"].endswith("_required")}
+        return await http.post(f"/runs/{run_id}/approvals/{call_id}", json=body)
+
+
+async def restart_all(system: System) -> None:
+    """Kill every process, Redis as well, and start each of them again."""
+    for process in [*system.gateways, *system.workers]:
+        await process.kill()
+    system.valkey.terminate()  # by SIGKILL
+    system.valkey.start()
+    for process, url in zip(system.gateways, system.urls, strict=True):
+        process.args[-1] = str(httpx.URL(url).port)
+    for process in [*system.gateways, *system.workers]:
+        process.start()
+    for process in system.gateways:
+        await process.ready()
+    await system.workers[0].ready("is ready for")
+
+
+async def test_parked_runs_outlive_every_process_and_hold_no_slot(
+    system: System, paid: Callable[[], list[str]]
+) -> None:
+    run_ids = [await post_run(system.url, paying(n)) for n in range(5)]
+    for run_id in run_ids:
+        await until_parked(system, run_id)
+    assert (await StrictClient(system.urls, await post_run(system.url, {"user_prompt": "hi"})).follow()).names()[
+        -1
+    ] == "done"
+
+    client = StrictClient(system.urls, run_ids[0])
+    following = asyncio.create_task(client.follow())
+    await client.until(lambda c: "approval_required" in c.names())
+    await restart_all(system)
+    assert paid() == []
+    (pending,) = (await until_parked(system, run_ids[0]))["pending_approvals"]
+    assert (pending["name"], pending["arguments"]) == ("pay", '{"n": 0, "seconds": 0}')
+    bodies = [APPROVE, {**APPROVE, "arguments": {"n": 100, "seconds": 0}}, DENY, APPROVE, APPROVE]
+    for run_id, body in zip(run_ids, bodies, strict=True):
+        assert (await decide(system.urls[1], run_id, body)).status_code == 202
+    await following
+    others = [await StrictClient(system.urls, run_id).follow() for run_id in run_ids[1:]]
+
+    assert client.names().count("approval_required") == client.names().count("approval_decided") == 1
+    assert "paid 0" in client.text("synthesis")
+    assert "paid 100" in others[0].text("synthesis")
+    assert "too much" in others[1].text("synthesis")
+    assert sorted(paid()) == ["pay 0", "pay 100", "pay 3", "pay 4"], "each once, and none that was denied"
+    assert [(await get_run(system.url, run_id))["tries"] for run_id in run_ids] == [0] * 5
+
+
+async def test_decision_may_be_repeated_and_not_contradicted(system: System) -> None:
+    run_id = await post_run(system.url, paying(6))
+    await until_parked(system, run_id)
+    answers = [await decide(url, run_id, APPROVE) for url in system.urls]
+    await StrictClient(system.urls, run_id).follow()
+    answers.append(await decide(system.url, run_id, APPROVE))
+
+    assert {answer.status_code for answer in answers} <= {200, 202}
+    contradiction = await decide(system.url, run_id, DENY)
+    assert (contradiction.status_code, contradiction.json()["code"]) == (409, "approval_conflict")
+
+
+async def test_question_is_answered(system: System) -> None:
+    body = {
+        "user_prompt": 'call ask_user {"question": "Which one?"}',
+        "tools": ["ask_user"],
+        "model": "demo:delay_ms=0",
+    }
+    run_id = await post_run(system.url, body)
+    (pending,) = (await until_parked(system, run_id))["pending_approvals"]
+    assert (pending["name"], pending["question"]) == ("ask_user", "Which one?")
+    await decide(system.url, run_id, {"decision": "answer", "text": "the blue one"})
+    client = await StrictClient(system.urls, run_id).follow()
+
+    assert "the blue one" in client.text("synthesis")
+
+
+async def test_parked_run_is_cancelled_at_once_and_leaves_nothing_in_the_queue(system: System) -> None:
+    run_id = await post_run(system.url, paying(7))
+    await until_parked(system, run_id)
+    async with httpx.AsyncClient(base_url=system.url) as http:
+        assert (await http.post(f"/runs/{run_id}/cancel")).status_code == 200
+    names = (await StrictClient(system.urls, run_id).follow()).names()
+
+    assert names[-1] == "cancel"
+    assert (await decide(system.url, run_id, APPROVE)).json()["code"] == "run_ended"
+    async with asyncio.timeout(10):
+        while await system.redis.zscore(keys.QUEUE, run_id) is not None:
+            await asyncio.sleep(0.05)
+
+
+async def test_decision_that_rang_in_vain_is_found_by_the_poll(system: System) -> None:
+    run_id = await post_run(system.url, paying(8))
+    (pending,) = (await until_parked(system, run_id))["pending_approvals"]
+    stored = orjson.dumps({pending["call_id"]: decisions.encode(decisions.Decision(decision="approve"))})
+    await system.redis.hset(keys.run(run_id), "decisions", stored)
+    await system.redis.zadd(keys.QUEUE, {run_id: 0})
+
+    assert "paid 8" in (await StrictClient(system.urls, run_id).follow()).text("synthesis")
+
+
+async def test_parked_run_without_an_entry_in_the_queue_is_found_by_the_sweep(system: System) -> None:
+    """Nothing is decided when it comes back: it parks again, and asks nothing twice."""
+    run_id = await post_run(system.url, paying(9))
+    await until_parked(system, run_id)
+    await system.redis.zrem(keys.QUEUE, run_id)
+    client = StrictClient(system.urls, run_id)
+    following = asyncio.create_task(client.follow())
+    await client.until(lambda c: c.names().count("run_started") == 2)
+    await until_parked(system, run_id)
+    await decide(system.url, run_id, APPROVE)
+    await following
+
+    assert client.names().count("approval_required") == 1
+    assert "paid 9" in client.text("synthesis")
