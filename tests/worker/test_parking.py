@@ -1,0 +1,128 @@
+"""A run that parks, by the runner and its scripts: what its wait costs, and how it ends."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from shared import decisions, keys, log, parking, scripts, store
+from shared.cursor import START
+from shared.providers import Providers
+from shared.runs import RunStatus
+from shared.settings import Settings
+from tests.runs_by_hand import queued
+from worker.model.client import Model, ModelRequest
+from worker.runner import Outcome, Runner
+from worker.stages.gate import EXPIRED
+from worker.sweep import sweep
+
+REQUEST = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "tools": ["ask_user"], "timeout_s": 60}
+CALL = {
+    "index": 0,
+    "id": "q",
+    "type": "function",
+    "function": {"name": "ask_user", "arguments": '{"question": "Which?"}'},
+}
+WAIT_S = 0.3
+
+
+class AskingModel(Model):
+    """Asks the user, and then repeats what it was told."""
+
+    def __init__(self) -> None:
+        settings = Settings(openai_base_url="http://127.0.0.1:1/v1")
+        super().__init__(settings, Providers.from_settings(settings))
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[dict[str, Any], None]:
+        told = [message["content"] for message in request.messages if message["role"] == "tool"]
+        await asyncio.sleep(0.02 if told else 0)  # as a provider does; a limit that is over is not outrun
+        delta = {"content": told[0]} if told else {"tool_calls": [CALL]}
+        yield {"choices": [{"index": 0, "delta": delta, "finish_reason": "stop" if told else "tool_calls"}]}
+
+
+@pytest.fixture
+def model() -> Model:
+    return AskingModel()
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"approval_wait_s": WAIT_S})
+
+
+async def park(redis: Redis, settings: Settings, runner: Runner) -> str:
+    """A run that asked and left its worker."""
+    run_id = await queued(redis, settings, REQUEST)
+    outcome = await asyncio.wait_for(runner.run(run_id, "token"), 10)
+    assert outcome.parked is not None
+    assert outcome.attempt is not None
+    due_ms, seen = outcome.parked.due_ms, outcome.parked.seen
+    assert await parking.park(redis, run_id, token="token", attempt=outcome.attempt, due_ms=due_ms, seen=seen)
+    return run_id
+
+
+async def resume(redis: Redis, settings: Settings, runner: Runner, run_id: str) -> Outcome:
+    async with asyncio.timeout(10):
+        while run_id not in (await scripts.due(redis, 10)).run_ids:
+            await asyncio.sleep(0.02)
+    assert await scripts.take(redis, run_id, "token", settings.lease_s)
+    return await asyncio.wait_for(runner.run(run_id, "token"), 10)
+
+
+async def answer(redis: Redis, run_id: str) -> None:
+    decision = decisions.Decision(decision="answer", text="the blue one")
+    await parking.decide(redis, run_id, "q", decisions.encode(decision))
+
+
+async def text(redis: Redis, run_id: str) -> str | None:
+    return store.answer_text(await store.read_stages(redis, run_id))
+
+
+async def test_answer_goes_on_with_the_run(redis: Redis, settings: Settings, runner: Runner) -> None:
+    run_id = await park(redis, settings, runner)
+    assert (await store.get_run(redis, run_id)).status is RunStatus.PARKED
+    await answer(redis, run_id)
+
+    assert await resume(redis, settings, runner, run_id) == Outcome(is_over=True)
+    assert await text(redis, run_id) == "the blue one"
+
+
+async def test_question_that_nobody_answers_expires_by_itself(redis: Redis, settings: Settings, runner: Runner) -> None:
+    run_id = await park(redis, settings, runner)
+
+    assert await resume(redis, settings, runner, run_id) == Outcome(is_over=True)
+    assert await text(redis, run_id) == EXPIRED
+    page = await log.read_page(redis, run_id, START, 100)
+    (decided,) = [event.data for event in page.events if event.event == b"approval_decided"]
+    assert b'"is_expired":true' in decided
+
+
+@pytest.mark.parametrize(
+    ("moved", "end"),
+    [({"started_at", "parked_at"}, RunStatus.SUCCEEDED), ({"started_at"}, RunStatus.FAILED)],
+    ids=["parked", "at work"],
+)
+async def test_time_limit_is_for_the_work_and_not_for_the_wait(
+    redis: Redis, settings: Settings, runner: Runner, moved: set[str], end: RunStatus
+) -> None:
+    """Two minutes went by in it; the limit is one."""
+    run_id = await park(redis, settings, runner)
+    await answer(redis, run_id)
+    for field in moved:
+        await redis.hincrby(keys.run(run_id), field, -120_000)
+    await resume(redis, settings, runner, run_id)
+
+    assert (await store.get_run(redis, run_id)).status is end
+
+
+async def test_keys_of_a_parked_run_are_kept_as_long_as_it_waits(
+    redis: Redis, settings: Settings, runner: Runner
+) -> None:
+    """Its record was renewed by its worker; its job, which no worker renews, is as old as the run."""
+    run_id = await park(redis, settings, runner)
+    await redis.expire(keys.job(run_id), 60)
+    await sweep(redis, settings)
+
+    assert await redis.ttl(keys.job(run_id)) > settings.live_ttl_s - 60
