@@ -230,6 +230,8 @@ class Runner:
         timeout_s = float(run.request["timeout_s"])
         worked_ms = claim.now - run.started_at - run.parked_ms
         remaining_s = max(0.0, timeout_s - worked_ms / 1000)
+        if not remaining_s:
+            return _error(RunTimeout(timeout_s))  # nothing is begun that a quick stage might finish all the same
         deadline = asyncio.get_running_loop().call_later(remaining_s, attempt.stop, Interrupt.TIMEOUT)
         try:
             interrupt = await attempt.work(toolchain.work(self._worker))
