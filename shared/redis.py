@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
+from urllib.parse import urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
@@ -55,20 +56,29 @@ _HONEST: Final[dict[type, type]] = {
 }
 
 
+# What is for some kinds of connections alone. redis-py 5.3 looks at who signed a certificate and
+# not at whose it is; the URL's own `ssl_…` parameters win.
+_OF_SCHEME: Final[dict[str, dict[str, bool]]] = {
+    "redis": {"socket_keepalive": True},
+    "rediss": {"socket_keepalive": True, "ssl_check_hostname": True},
+}
+
+
 def connect(settings: Settings) -> Redis:
     """A client with its own pool; nothing is opened before the first command.
 
     A command whose pooled connection turns out dead is sent once more on a fresh one,
     which is safe as all our writes are safe to repeat.
     """
+    url = settings.redis_url.get_secret_value()
     pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
-        settings.redis_url.get_secret_value(),
+        url,
         max_connections=settings.redis_connections_max,
         timeout=settings.redis_timeout_s,
         socket_timeout=settings.redis_timeout_s,
         socket_connect_timeout=settings.redis_timeout_s,
-        socket_keepalive=True,
         retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+        **_OF_SCHEME.get(urlsplit(url).scheme, {}),
     )
     pool.connection_class = _HONEST[pool.connection_class]
     redis = Redis(connection_pool=pool)

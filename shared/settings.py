@@ -7,6 +7,7 @@ Names are `STAGEBUS_<FIELD>`; the three that other tools share have their own:
 import re
 from pathlib import Path
 from typing import Annotated, Final, Self
+from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -203,6 +204,19 @@ class Settings(BaseSettings):
             if not re.fullmatch(r"https?://[^/\s*?#@]+", origin):
                 raise ValueError(f"{origin!r} is no origin; one is such as https://app.example, with nothing behind it")
         return origins
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis_url(cls, url: SecretStr) -> SecretStr:
+        # Not redis-py's own words: they might hold the password.
+        try:
+            parts = urlsplit(url.get_secret_value())
+            is_good = parts.scheme in ("redis", "rediss", "unix") and parts.port != 0
+        except ValueError:
+            is_good = False
+        if not is_good:
+            raise ValueError("no redis://[user:password@]host:port/0, rediss://… or unix://… URL of Redis")
+        return url
 
     @field_validator("egress_allow")
     @classmethod

@@ -108,8 +108,16 @@ class System:
     """Valkey, the demo model, gateways and workers; each on a free port of its own."""
 
     def __init__(
-        self, folder: Path, *, gateways: int = 1, workers: int = 1, env: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        *,
+        gateways: int = 1,
+        workers: int = 1,
+        env: Mapping[str, str] | None = None,
+        acl: Path | None = None,
+        users: Mapping[str, str] | None = None,
     ) -> None:
+        """`users` are `name:password` of the server's `acl`, by who connects: gateway, worker, operator."""
         self._folder = folder
         self._env = {
             "STAGEBUS_LEASE_S": "1.5",
@@ -124,8 +132,10 @@ class System:
         self.valkey = ValkeyServer(
             port=self.redis_port,
             data_dir=folder / "valkey",
-            config={"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction", "save": ""},
+            config={"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction", "save": ""}
+            | ({} if acl is None else {"aclfile": str(acl)}),
         )
+        self._users = users or {}
         self.demo = self._process("demo", ["-m", "worker.model.demo", "--port", "0"])
         self.gateways: list[Process] = []
         self.workers: list[Process] = []
@@ -149,6 +159,14 @@ class System:
         """Where the processes find Redis."""
         return self._env["STAGEBUS_REDIS_URL"]
 
+    def redis_url_of(self, who: str) -> str:
+        """Where one kind of process finds Redis."""
+        user = f"{self._users[who]}@" if who in self._users else ""
+        return f"redis://{user}127.0.0.1:{self.redis_port}/0"
+
+    def _as(self, who: str) -> dict[str, str]:
+        return {"STAGEBUS_REDIS_URL": self.redis_url_of(who)} if who in self._users else {}
+
     async def __aenter__(self) -> Self:
         try:
             await self._start()
@@ -159,8 +177,8 @@ class System:
 
     async def _start(self) -> None:
         self.valkey.start()
-        self._env.setdefault("STAGEBUS_REDIS_URL", f"redis://127.0.0.1:{self.redis_port}/0")
-        self.redis = redis_connections.connect(Settings(redis_url=f"redis://127.0.0.1:{self.redis_port}/0"))
+        self._env.setdefault("STAGEBUS_REDIS_URL", self.redis_url_of("operator"))
+        self.redis = redis_connections.connect(Settings(redis_url=self.redis_url_of("operator")))
         self.demo.start()
         self.demo_url = await self.demo.ready()
         self._env |= {
@@ -191,14 +209,16 @@ class System:
 
     def add_worker(self, env: Mapping[str, str] | None = None) -> Process:
         """Start one more worker."""
-        self.workers.append(self._process(f"worker{len(self.workers)}", ["-m", "worker"], env))
+        self.workers.append(
+            self._process(f"worker{len(self.workers)}", ["-m", "worker"], {**self._as("worker"), **(env or {})})
+        )
         self.workers[-1].start()
         return self.workers[-1]
 
     def add_gateway(self, port: int = 0) -> Process:
         """Start one more gateway."""
         args = ["-m", "gateway", "--host", "127.0.0.1", "--port", str(port)]
-        self.gateways.append(self._process(f"gateway{len(self.gateways)}", args))
+        self.gateways.append(self._process(f"gateway{len(self.gateways)}", args, self._as("gateway")))
         self.gateways[-1].start()
         return self.gateways[-1]
 

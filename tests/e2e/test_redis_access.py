@@ -1,0 +1,224 @@
+"""Redis with users of least rights and over TLS; and its password, which is nowhere to be read."""
+
+import asyncio
+import datetime as dt
+import ipaddress
+import re
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoPermissionError
+
+from shared import keys, store
+from shared import redis as redis_connections
+from shared.settings import Settings, load_settings
+from shared.tenants import DEFAULT_TENANT
+from tests.strict_client import StrictClient, get_run, post_run
+from tests.system import ROOT, Process, System
+
+USERS = {who: f"{who}:Secret-of-{who}" for who in ("gateway", "worker", "operator")}
+WEATHER = {"user_prompt": "What is the weather in Paris?"}
+FORBIDDEN = [
+    ("KEYS", "*"), ("SCAN", 0), ("FLUSHALL",), ("FLUSHDB",), ("CONFIG", "GET", "*"), ("ACL", "LIST"), ("SHUTDOWN",),
+    ("CLIENT", "LIST"), ("MONITOR",), ("REPLICAOF", "NO", "ONE"), ("SCRIPT", "FLUSH"),
+    ("FUNCTION", "LIST"), ("GET", "else:where"), ("PUBLISH", "elsewhere", "x"), ("RENAME", "sb:queue", "sb:x"),
+    ("EVAL", "return redis.call('GET', 'else:where')", 0), ("EVAL", "return redis.call('FLUSHALL')", 0),
+    ("MODULE", "LIST"), ("SLAVEOF", "NO", "ONE"), ("SORT", "sb:bell"), ("PERSIST", "sb:run:{x}"),
+]  # fmt: skip
+
+
+def with_passwords(folder: Path) -> Path:
+    """The file as an operator makes it his own; the server's wheel asks for a PING by nobody."""
+    text = (ROOT / "docker" / "redis-users.acl").read_text()
+    for who, user in USERS.items():
+        text = text.replace(f"CHANGE-ME-{who.upper()}", user.partition(":")[2])
+    text = re.sub(r"^#.*\n", "", text, flags=re.MULTILINE).replace(
+        "user default off", "user default on nopass -@all +ping"
+    )
+    path = folder / "users.acl"
+    path.write_text(text)
+    return path
+
+
+def connect(system: System, who: str) -> Redis:
+    return redis_connections.connect(Settings(redis_url=system.redis_url_of(who)))
+
+
+async def test_system_runs_with_least_rights(tmp_path: Path) -> None:
+    """Create, stream, replay, cancel, list, limit, park and go on, sweep and drain; Redis refused nothing."""
+    folder = tmp_path / "system"
+    folder.mkdir()
+    async with System(folder, acl=with_passwords(tmp_path), users=USERS) as system:
+        limits = ("requests_per_s", 1000, "streams_open", 100, "runs_running", 1, "runs_queued", 100)
+        pairs = {f"{DEFAULT_TENANT}:{name}": limit for name, limit in zip(limits[::2], limits[1::2], strict=True)}
+        await system.redis.hset(keys.LIMITS, mapping=pairs)
+        run_ids = [await post_run(system.url, WEATHER) for _ in range(3)]
+        streams = await asyncio.gather(*(StrictClient(system.urls, run_id).follow() for run_id in run_ids))
+        assert [client.names()[-1] for client in streams] == ["done"] * 3
+        assert [event.id for event in (await StrictClient(system.urls, run_ids[0]).follow()).events] == [
+            event.id for event in streams[0].events
+        ]
+        slow = await post_run(system.url, {**WEATHER, "model": "demo:delay_ms=200"})
+        async with httpx.AsyncClient(base_url=system.url) as http:
+            await http.post(f"/runs/{slow}/cancel")
+            for path in ("/runs", "/tools", "/models", "/readyz", "/metrics", f"/runs/{slow}", f"/runs/{slow}/events"):
+                assert (await http.get(path)).status_code == 200
+            keyed = [await http.post("/runs", json=WEATHER, headers={"Idempotency-Key": "k"}) for _ in range(2)]
+            assert len({response.json()["id"] for response in keyed}) == 1
+        lost = keyed[0].json()["id"]
+        await system.redis.zrem(keys.QUEUE, lost)
+        await system.redis.delete(keys.job(lost))
+        assert (await StrictClient(system.urls, lost).follow()).names()[-1] == "done", "the sweep found it"
+        assert (await get_run(system.url, slow))["status"] == "cancelled"
+        await system.workers[0].terminate()
+        await system.gateways[0].terminate()
+
+        assert await system.redis.execute_command("ACL", "LOG") == []
+        logs = [process.log() for process in [*system.gateways, *system.workers]]
+        assert not [log for log in logs if "NOPERM" in log or "Secret-of" in log]
+        await _refused_what_they_do_not_need(system)
+
+
+async def _refused_what_they_do_not_need(system: System) -> None:
+    for who in ("gateway", "worker"):
+        redis = connect(system, who)
+        for command in FORBIDDEN:
+            with pytest.raises(NoPermissionError):
+                await redis.execute_command(*command)
+        with pytest.raises(NoPermissionError):
+            await redis.pubsub().subscribe("else:where")
+        await redis_connections.close(redis)
+    gateway = connect(system, "gateway")
+    for command in [("GET", keys.lease("01J")), ("BLPOP", keys.BELL, 1)]:
+        with pytest.raises(NoPermissionError):
+            await gateway.execute_command(*command)
+    await redis_connections.close(gateway)
+
+
+# --- TLS ---------------------------------------------------------------------
+
+
+def self_signed(folder: Path, host: str) -> tuple[Path, ssl.SSLContext]:
+    """A certificate, which is its own authority, and a server's side of it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host)])
+    now = dt.datetime.now(dt.UTC)
+    alt: x509.GeneralName = x509.DNSName(host)
+    with suppress(ValueError):
+        alt = x509.IPAddress(ipaddress.ip_address(host))
+    certificate = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+        .serial_number(x509.random_serial_number()).not_valid_before(now - dt.timedelta(hours=1))
+        .not_valid_after(now + dt.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([alt]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )  # fmt: skip
+    cert_path, key_path = folder / f"{host}.crt", folder / f"{host}.key"
+    cert_path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    key_path.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert_path, key_path)
+    return cert_path, context
+
+
+@asynccontextmanager
+async def tls_before(redis_url: str, context: ssl.SSLContext) -> AsyncIterator[int]:
+    """TLS in front of the server, which was built without; its port."""
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, ssl.SSLError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", urlsplit(redis_url).port)
+        await asyncio.gather(pass_on(reader, back), pass_on(there, writer))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+async def test_connections_are_encrypted_where_the_url_says_so(
+    redis: Redis, redis_url: str, settings: Settings, tmp_path: Path
+) -> None:
+    """Pool, pub/sub and the line of scripts alike; a gateway serves over it."""
+    authority, context = self_signed(tmp_path, "127.0.0.1")
+    async with tls_before(redis_url, context) as port:
+        url = f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={authority}"
+        secure = settings.model_copy(update={"redis_url": Settings(redis_url=url).redis_url})
+        client = redis_connections.connect(secure)
+        run_id = await store.create_run(client, secure, tenant="t", model="m", request={"timeout_s": 60})
+        await redis_connections.close(client)
+        gateway = Process("gateway", ["-m", "gateway", "--port", "0"], {"STAGEBUS_REDIS_URL": url}, tmp_path)
+        gateway.start()
+        async with httpx.AsyncClient(base_url=await gateway.ready()) as http:
+            assert (await http.get("/readyz")).status_code == 200
+        await gateway.terminate()
+
+    assert await redis.exists(keys.run(run_id)) == 1
+
+
+@pytest.mark.parametrize("case", ["an unknown authority", "another host's certificate"])
+async def test_certificate_that_does_not_hold_is_refused(
+    redis: Redis, redis_url: str, tmp_path: Path, case: str
+) -> None:
+    authority, context = self_signed(tmp_path, "redis.example" if case.startswith("another") else "127.0.0.1")
+    ca = f"?ssl_ca_certs={authority}" if case.startswith("another") else ""
+    async with tls_before(redis_url, context) as port:
+        client = redis_connections.connect(Settings(redis_url=f"rediss://127.0.0.1:{port}/0{ca}"))
+        with pytest.raises(RedisConnectionError, match="certificate verify failed"):
+            await client.ping()
+        await redis_connections.close(client)
+
+
+# --- the password ------------------------------------------------------------
+
+PASSWORD = "Pa55-that-nobody-reads"
+
+
+@pytest.mark.parametrize("url", ["redis://user:{}@{redis}/0", "unix://user:{}@/nowhere.sock"])
+async def test_password_is_in_no_message(redis_url: str, redis: Redis, tmp_path: Path, url: str) -> None:
+    """A user that the server does not know; a server that is not there."""
+    url = url.format(PASSWORD, redis=urlsplit(redis_url).netloc)
+    env = {"STAGEBUS_REDIS_URL": url, "STAGEBUS_LOG_LEVEL": "DEBUG"}
+    process = Process("gateway", ["-m", "gateway"], env, tmp_path)
+    process.start()
+
+    assert await process.wait() == 1
+    assert "STAGEBUS_REDIS_URL" in process.log(), "it says where to look"
+    assert PASSWORD not in process.log()
+    assert "Traceback" not in process.log()
+
+
+@pytest.mark.parametrize("url", ["redis://user:{}@localhost:port/0", "http://user:{}@localhost/", "user:{}@[::1"])
+def test_url_that_is_none_is_named_and_not_shown(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("STAGEBUS_REDIS_URL", url.format(PASSWORD))
+    with pytest.raises(SystemExit) as stopped:
+        load_settings()
+
+    assert "STAGEBUS_REDIS_URL: " in str(stopped.value)
+    assert PASSWORD not in str(stopped.value)
+
+
+def test_password_is_in_no_repr() -> None:
+    settings = Settings(redis_url=f"redis://user:{PASSWORD}@127.0.0.1/0")
+
+    assert PASSWORD not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
