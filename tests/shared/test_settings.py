@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from shared.settings import Settings, load_settings
 
@@ -31,12 +31,12 @@ def other_than(value: Any) -> str:
             return str(value + 1)
         case tuple():
             return "my.tools:1"
+        case SecretStr():
+            return "redis://elsewhere:6379/0"
         case None:
             return "elsewhere" * 4  # long enough for a secret
-        case "open":
-            return "keys"
         case _:
-            return "DEBUG" if value == "INFO" else "elsewhere"
+            return {"open": "keys", "INFO": "DEBUG"}.get(value, "elsewhere")
 
 
 @pytest.mark.parametrize("field", Settings.model_fields)
