@@ -23,6 +23,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix="STAGEBUS_",
+        env_ignore_empty=True,  # a compose file passes on what is not set as empty
         extra="ignore",
         frozen=True,
         populate_by_name=True,

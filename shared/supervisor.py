@@ -85,7 +85,7 @@ async def _start(
 ) -> str:
     """Start every child; the page's address."""
     env: dict[str, str] = {}
-    if "redis_url" not in settings.model_fields_set or not settings.redis_url.get_secret_value():
+    if "redis_url" not in settings.model_fields_set:
         valkey = stack.enter_context(EmbeddedValkey(options.data_dir))
         await supervisor.start(valkey.spec())
         env["STAGEBUS_REDIS_URL"] = valkey.url

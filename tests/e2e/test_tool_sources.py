@@ -32,7 +32,7 @@ async def test_tool_of_a_server_is_offered_called_and_its_server_ends_with_the_w
     client = await StrictClient([system.url], await post_run(system.url, body)).follow()
     (result,) = (event.data for event in client.events if event.event == "tool_result")
 
-    assert tools == ["get_weather", "ref__add", "ref__count"]
+    assert tools == ["ask_user", "get_weather", "ref__add", "ref__count"]
     assert unknown.status_code == 422
     assert (result["name"], result["content"], result["is_error"]) == ("ref__count", "counted", False)
     assert [e.data["fraction"] for e in client.events if e.event == "tool_progress"][-1] == 1.0
