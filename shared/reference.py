@@ -25,8 +25,8 @@ _HEAD: Final = """\
 # Configuration
 
 Every process reads its settings once, at its start, from environment variables. A value that does not hold stops
-the process with a message that names the variable. All processes of one system get the same settings; whoever does
-not need one ignores it. This page is made from `shared/settings.py` by `make docs`.
+the process with a message that names the variable; an empty one counts as not set. All processes of one system get
+the same settings; whoever does not need one ignores it. This page is made from `shared/settings.py` by `make docs`.
 
 `stagebus up` needs none of them: where `STAGEBUS_REDIS_URL` is not set it starts its own Valkey, and where
 neither `OPENAI_BASE_URL` nor `STAGEBUS_PROVIDERS` is set the demo model. A system of separate processes needs a Redis
