@@ -20,7 +20,7 @@ ARGUMENTS_MAX_BYTES: Final = 64 * 2**10
 class Decision(BaseModel):
     """One decision: approve, with other arguments if they are set, deny, or the answer to a question."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     decision: Literal["approve", "deny", "answer"]
     arguments: str | None = None  # JSON text

@@ -1,11 +1,13 @@
 """Every event that a run's log may hold, as pydantic models; their JSON Schema is served.
 
 An event is never renamed. Fields are added with defaults; what one means never changes.
+Readers ignore fields that they do not know, since while a system is upgraded a newer
+process writes what an older one reads; so the served schema allows them, too.
 `stage_id` is always the stage whose stream holds the event.
 """
 
 from functools import cache
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -19,7 +21,7 @@ StageId = Annotated[str, Field(description="the stage whose stream holds this ev
 class Event(BaseModel):
     """One thing that happened in a run. `event` is its name on the wire."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_mode_override="serialization")
+    model_config = ConfigDict(frozen=True, extra="ignore", json_schema_mode_override="serialization")
 
     event: ClassVar[str]
     is_terminal: ClassVar[bool] = False
@@ -29,6 +31,24 @@ class Event(BaseModel):
     def data(self) -> bytes:
         """The payload as one line of compact JSON; fields without a value are left out."""
         return orjson.dumps(self.model_dump(exclude_none=True))
+
+    def stamped(self, at: int) -> Self:  # noqa: ARG002 - those that have a time take it
+        """The event as it goes into the log at `at`, Unix ms."""
+        return self
+
+
+class TimedEvent(Event):
+    """An event that says when it was written; all do but those of which there are many, which stay small."""
+
+    at: int | None = Field(
+        default=None,
+        description="Unix ms by the clock of the process that wrote it, to be shown: the order of events is that of "
+        "their ids, and two machines' clocks differ. Absent in logs of older versions",
+    )
+
+    def stamped(self, at: int) -> Self:
+        """The event as it goes into the log at `at`, Unix ms."""
+        return self.model_copy(update={"at": at})
 
 
 class Usage(BaseModel):
@@ -74,7 +94,7 @@ class ToolOutcome(BaseModel):
     is_error: bool = False
 
 
-class RunQueued(Event):
+class RunQueued(TimedEvent):
     """The run exists: accepted, and never lost from here on. Always the first event, `0-1`."""
 
     event: ClassVar[str] = "run_queued"
@@ -83,7 +103,7 @@ class RunQueued(Event):
     model: str
 
 
-class RunStarted(Event):
+class RunStarted(TimedEvent):
     """A worker has claimed the run; one for each attempt that went to work."""
 
     event: ClassVar[str] = "run_started"
@@ -92,7 +112,7 @@ class RunStarted(Event):
     worker: str
 
 
-class RetryScheduled(Event):
+class RetryScheduled(TimedEvent):
     """A stage failed in a way that may pass; it is done again after the backoff, or by another model at once.
 
     So it is, at once, where a model that calls tools in words wrote a call that cannot be carried out.
@@ -118,7 +138,7 @@ class ChunkTemplate(BaseModel):
     model: str
 
 
-class StageStarted(Event):
+class StageStarted(TimedEvent):
     """A stage begins. `chunk` stands for what its stored chunks leave out."""
 
     event: ClassVar[str] = "stage_started"
@@ -126,7 +146,7 @@ class StageStarted(Event):
     chunk: ChunkTemplate | None = None
 
 
-class StageRestarted(Event):
+class StageRestarted(TimedEvent):
     """An unfinished stage is done again; the first event of its new go.
 
     Every event of this stage from sequence `discard_from` on that came before this one
@@ -150,7 +170,7 @@ class ToolCompletionChunk(Event):
         return orjson.dumps({"stage_id": self.stage_id, "tool_results": self.tool_results})
 
 
-class ApprovalRequired(Event):
+class ApprovalRequired(TimedEvent):
     """A call waits for a person's approval. One for each call that does.
 
     The run parks once nothing else is left to do: it holds no worker until a decision
@@ -164,7 +184,7 @@ class ApprovalRequired(Event):
     expires_at: int = Field(description="Unix ms, by Redis's clock")
 
 
-class InputRequired(Event):
+class InputRequired(TimedEvent):
     """The model asks a person, by the tool `ask_user`. The run parks as it does for an approval."""
 
     event: ClassVar[str] = "input_required"
@@ -173,7 +193,7 @@ class InputRequired(Event):
     expires_at: int = Field(description="Unix ms, by Redis's clock")
 
 
-class ApprovalDecided(Event):
+class ApprovalDecided(TimedEvent):
     """A call that waited was decided upon. One for each; the first decision stands."""
 
     event: ClassVar[str] = "approval_decided"
@@ -185,7 +205,7 @@ class ApprovalDecided(Event):
     text: str | None = Field(default=None, description="the answer to the model's question")
 
 
-class ToolCall(Event):
+class ToolCall(TimedEvent):
     """A tool is about to run. One for each call, whatever attempt runs it."""
 
     event: ClassVar[str] = "tool_call"
@@ -203,7 +223,7 @@ class ToolProgress(Event):
     fraction: float | None = Field(default=None, ge=0, le=1, description="of the work, where the tool knows")
 
 
-class ToolResult(Event):
+class ToolResult(TimedEvent):
     """One tool call has its result; the run never executes this call again.
 
     Exactly one per call, in the order in which the calls end.
@@ -214,25 +234,30 @@ class ToolResult(Event):
     name: str
     content: str = Field(description="what the model is told; at most the tool's max_result_bytes of UTF-8")
     is_error: bool = False
-    duration_ms: int = 0
+    duration_ms: int = Field(default=0, description="for how long the call ran; monotonic")
     same_as: str | None = Field(
         default=None, description="the earlier call of the round, with the same name and arguments, that ran for both"
     )
 
 
-class ToolSummary(Event):
+class ToolSummary(TimedEvent):
     """All calls of the round with their results, in the order in which the model asked."""
 
     event: ClassVar[str] = "tool_summary"
     tool_summary: list[ToolOutcome]
 
 
-class StageCompleted(Event):
+class StageCompleted(TimedEvent):
     """A stage is done and never done again; always its stream's last event but for a run's end."""
 
     event: ClassVar[str] = "stage_completed"
     result: Json = Field(description="what later stages need: see ModelStageResult and ToolStageResult")
     usage: Usage | None = None
+    duration_ms: int | None = Field(
+        default=None,
+        description="how long the attempt that completed it was at it, retries and waits included; monotonic. "
+        "Absent in logs of older versions",
+    )
 
 
 class ModelStageResult(BaseModel):
@@ -258,7 +283,7 @@ class ToolStageResult(BaseModel):
     outcomes: list[ToolOutcome]
 
 
-class Done(Event):
+class Done(TimedEvent):
     """The run succeeded. Terminal."""
 
     event: ClassVar[str] = "done"
@@ -267,7 +292,7 @@ class Done(Event):
     usage: Usage = Usage()
 
 
-class Cancel(Event):
+class Cancel(TimedEvent):
     """The run was cancelled. Terminal."""
 
     event: ClassVar[str] = "cancel"
@@ -275,7 +300,7 @@ class Cancel(Event):
     stage_id: StageId = RUN_STAGE
 
 
-class Error(Event):
+class Error(TimedEvent):
     """The run failed; `error` says why without secrets or provider internals. Terminal.
 
     `error` is also the name of EventSource's own connection event: a client tells

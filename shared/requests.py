@@ -1,4 +1,8 @@
-"""A run's request in the one form that is stored: the gateway makes it, the worker reads it."""
+"""A run's request in the one form that is stored: the gateway makes it, the worker reads it.
+
+Its reader ignores fields that it does not know: while a system is upgraded process by
+process, a newer gateway makes runs for older workers. What a client misspells, the gateway refuses.
+"""
 
 import re
 from typing import Annotated, Any, Final
@@ -15,7 +19,7 @@ StageFloats = tuple[float | None, float | None]
 class RunRequest(BaseModel):
     """What a run is to do, with every default filled in."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     model: str | tuple[str, str] = Field(description="one, or those of extraction and synthesis")
     messages: list[dict[str, Any]] = Field(description="chat completion messages")

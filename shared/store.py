@@ -7,6 +7,7 @@ import orjson
 from redis.asyncio import Redis
 
 from shared import ids, keys, live, log, queue, scripts, sse
+from shared.clock import wall_ms
 from shared.cursor import EventId
 from shared.errors import Fenced, IdempotencyConflict, RunEnded, RunNotFound
 from shared.events import Cancel, Error, Event, RunQueued, StageCompleted, Usage
@@ -46,7 +47,7 @@ async def create_run(
     reserved = "" if idempotency_key is None else keys.idempotency(tenant, idempotency_key)
     if reserved:
         run_id = await _reserve(redis, reserved, run_id, body)
-    queued = RunQueued(run_id=run_id, model=model)
+    queued = RunQueued(run_id=run_id, model=model, at=wall_ms())
     created = await scripts.create(
         redis, run_id, tenant=tenant, model=model, request=body, event=queued.event, data=queued.data(),
         idempotency=reserved, ttl_s=settings.live_ttl_s, life_s=settings.live_ttl_s + settings.retention_s,
@@ -236,7 +237,7 @@ async def end_claimed(
     redis: Redis, settings: Settings, run_id: str, attempt: int, before: EventId, event: Event
 ) -> bool:
     """Append a terminal event as the owner of `attempt`; False where the log lost its tail meanwhile."""
-    data = event.data()
+    data = event.stamped(wall_ms()).data()
     last = EventId(attempt, before.sequence + 1)
     frame = sse.encode(str(last).encode(), event.event.encode(), data)
     head = await log.read_head(redis, run_id)

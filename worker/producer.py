@@ -17,6 +17,7 @@ from typing import Final, Self
 from redis.asyncio import Redis
 
 from shared import live, scripts, sse
+from shared.clock import wall_ms
 from shared.cursor import EventId
 from shared.errors import StagebusError, TailLost
 from shared.events import Event, StageCompleted
@@ -103,7 +104,8 @@ class Producer:
         """
         self._raise_failure()
         event_id = EventId(self._attempt, self.next_sequence)
-        entry = LogEntry(event.stage_id, event.event, event.data())
+        # Stamped and encoded once: what is sent again is the same to the byte.
+        entry = LogEntry(event.stage_id, event.event, event.stamped(wall_ms()).data())
         if event.stage_id not in self.stage_ids:
             self.stage_ids.append(event.stage_id)
         self._kept.append(_Kept(entry, isinstance(event, StageCompleted), end))

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing, suppress
 from functools import partial
@@ -67,6 +68,7 @@ class Toolchain:
         self.completed = dict(history.completed)
         self.stage_id: str | None = None
         self._has_output = False  # since the stage began or was restarted
+        self._began_at = 0.0  # when this attempt went to the stage; monotonic
         self._retries = 0  # of the stage, by this attempt
         self._void_from = 0  # the sequence after the model stage's very first event
 
@@ -91,6 +93,7 @@ class Toolchain:
         self.stage_id = None
 
     async def _do(self, stage: NextStage) -> StageCompleted:
+        self._began_at = time.monotonic()
         if stage.kind == TOOLS:
             return await self._publish(await self._run_tools(stage))
         self._void_from = self._begin_model(stage).sequence + 1
@@ -149,13 +152,19 @@ class Toolchain:
 
     async def _publish(self, events: AsyncGenerator[Event, None]) -> StageCompleted:
         """Put a stage's events as they come; its last one is its completion."""
-        event: Event | None = None
+        last: Event | None = None
         async with aclosing(events):
             async for event in events:
-                self._put(event)
+                last = self._timed(event)
+                self._put(last)
                 await self._attempt.producer.wait_for_room()
-        assert isinstance(event, StageCompleted), "a stage ends with its completion"
-        return event
+        assert isinstance(last, StageCompleted), "a stage ends with its completion"
+        return last
+
+    def _timed(self, event: Event) -> Event:
+        if not isinstance(event, StageCompleted):
+            return event
+        return event.model_copy(update={"duration_ms": round(1000 * (time.monotonic() - self._began_at))})
 
     def _put(self, event: Event) -> EventId:
         self._has_output = self._has_output or isinstance(event, ToolCompletionChunk)

@@ -144,10 +144,12 @@ def test_picture_has_nothing_that_is_void() -> None:
         _chunk(3, "wrong"),
         Received("8-4", "stage_restarted", started | {"discard_from": 3}),
         _chunk(5, "right"),
+        Received("8-6", "stage_completed", {"stage_id": "extraction", "result": {}, "duration_ms": 42}),
     ):
         picture.add(received)
 
     assert picture.text == "right"
+    assert picture.stages["extraction"].duration_ms == 42
     picture.add(Received("", "gap", {"requested": "8-5", "earliest": "0-1", "latest": "0-1"}))
     assert picture.stages == {}
 

@@ -206,8 +206,8 @@ async def test_no_text_gets_out_of_its_frame(api: httpx.AsyncClient, run: RunByH
     page = (await api.get(f"/runs/{run.run_id}/events", headers={"Accept": "application/json"})).json()
 
     frames = parse_strictly(merged.content)
-    assert [(name, data) for _, name, data in frames[1:]] == [
-        (event.event, orjson.loads(event.data())) for event in [*put, end]
+    assert [(name, {**data, "at": 0}) for _, name, data in frames[1:]] == [
+        (event.event, {**orjson.loads(event.data()), "at": 0}) for event in [*put, end]
     ]
     assert [frame[0] for frame in frames] == [event["id"] for event in page["events"]]
     assert [frame[2] for frame in frames] == [event["data"] for event in page["events"]]

@@ -68,7 +68,9 @@ FULL: list[Event] = [
         stage_id="tools", call_id="c1", name="get_weather", content="14 °C", is_error=True, duration_ms=12, same_as="c0"
     ),
     ToolSummary(stage_id="tools", tool_summary=[OUTCOME]),
-    StageCompleted(stage_id="tools.2", result=ToolStageResult(outcomes=[OUTCOME]).model_dump(), usage=USAGE),
+    StageCompleted(
+        stage_id="tools.2", result=ToolStageResult(outcomes=[OUTCOME]).model_dump(), usage=USAGE, duration_ms=1250
+    ),
     Done(usage=USAGE),
     Cancel(),
     Error(error="the model's provider answered 500", code="model_unavailable", failed_stage="extraction"),
@@ -162,9 +164,17 @@ def test_served_schema_holds_for_every_event(event: Event) -> None:
 def test_served_schema_refuses_what_is_no_such_event(event: Event) -> None:
     payload = orjson.loads(event.data())
 
-    assert problems(event.event, {**payload, "surprise": 1})
     assert problems(event.event, {**payload, "stage_id": 1})
     assert problems(event.event, [payload])
+
+
+@pytest.mark.parametrize("event", [*FULL, *BARE], ids=name_of)
+def test_what_a_newer_version_adds_is_ignored(event: Event) -> None:
+    """While a system is upgraded, older processes and clients read what newer ones write."""
+    payload = {**orjson.loads(event.data()), "from_the_future": {"n": 1}}
+
+    assert events.decode(event.event, orjson.dumps(payload)) == event
+    assert problems(event.event, payload) == []
 
 
 def test_served_schema_holds_for_a_gap() -> None:
@@ -207,6 +217,16 @@ def test_fields_without_a_value_are_left_out() -> None:
 def test_what_is_no_event_is_an_error(name: str, data: bytes, error: type[Exception]) -> None:
     with pytest.raises(error):
         events.decode(name, data)
+
+
+@pytest.mark.parametrize("event", FULL, ids=name_of)
+def test_events_say_when_they_were_written_and_those_of_which_there_are_many_do_not(event: Event) -> None:
+    stamped = event.stamped(1769860800123)
+    is_lean = isinstance(event, ToolCompletionChunk | ToolProgress)
+
+    assert orjson.loads(stamped.data()) == orjson.loads(event.data()) | ({} if is_lean else {"at": 1769860800123})
+    assert problems(event.event, orjson.loads(stamped.data())) == []
+    assert events.decode(event.event, stamped.data()) == stamped
 
 
 def test_event_cannot_be_changed() -> None:

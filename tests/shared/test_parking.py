@@ -156,4 +156,5 @@ def test_decisions_are_encoded_one_way() -> None:
 
     assert decisions.encode(decision) == '{"arguments":"{\\"é\\":1}","decision":"approve"}'
     assert decisions.decode(decisions.encode(decision)) == decision
+    assert decisions.decode('{"decision":"approve","arguments":"{\\"é\\":1}","from_the_future":1}') == decision
     assert decisions.decode_all(None) == {}

@@ -3,11 +3,13 @@
 import asyncio
 from typing import Any
 
+import orjson
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from shared import ids, keys, queue, scripts, store
+from shared import ids, keys, log, queue, scripts, store
+from shared.cursor import START
 from shared.errors import IdempotencyConflict, RunNotFound
 from shared.runs import RunStatus
 from shared.settings import Settings
@@ -34,6 +36,18 @@ async def test_created_run_is_queued_and_due(redis: Redis, settings: Settings) -
     assert await is_whole(redis, run_id)
     assert (await scripts.due(redis, 5)).run_ids == [run_id]
     assert (await store.get_run(redis, run_id)).status is RunStatus.QUEUED
+
+
+async def test_what_a_gateway_writes_says_when(redis: Redis, settings: Settings) -> None:
+    """The first event and an end that no worker wrote."""
+    run_id = await create(redis, settings)
+    await store.cancel_run(redis, settings, run_id)
+    page = await log.read_page(redis, run_id, START, 10)
+
+    assert [event.event for event in page.events] == [b"run_queued", b"cancel"]
+    run = await store.get_run(redis, run_id)
+    for event, noted in zip(page.events, (run.created_at, run.finished_at), strict=True):
+        assert abs(orjson.loads(event.data)["at"] - noted) < 5_000, "both clocks are this machine's"
 
 
 async def test_clock_of_the_gateway_decides_nothing(

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+import orjson
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -11,7 +12,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from shared import ids, keys, log, scripts
 from shared.cursor import START, EventId
 from shared.errors import Fenced, TailLost
-from shared.events import StageCompleted, StageStarted, ToolCompletionChunk
+from shared.events import StageCompleted, StageRestarted, StageStarted, ToolCompletionChunk
 from shared.scripts import Appended
 from tests import snapshots
 from worker.producer import Producer
@@ -114,6 +115,25 @@ async def test_lost_tail_is_sent_again_with_the_same_ids(redis: Redis, run_id: s
     assert await texts(redis, run_id) == [str(i) for i in range(11)]
     page = await log.read_page(redis, run_id, EventId(0, 1), 100)
     assert [event.event_id for event in page.events] == put
+
+
+async def test_what_is_sent_again_keeps_its_time(redis: Redis, run_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One id has one meaning, to the byte."""
+    clock = iter([1000, 2000])
+    monkeypatch.setattr("worker.producer.wall_ms", lambda: next(clock))
+    async with producing(redis, run_id) as producer:
+        older = await snapshots.take(redis)
+        producer.put(StageStarted(stage_id="tools", attempt=1))
+        producer.put(StageRestarted(stage_id="tools", attempt=1, discard_from=2))
+        await producer.flush()
+        before = await log.read_page(redis, run_id, EventId(0, 1), 100)
+        await snapshots.restore(redis, older)
+        producer.compare(EventId(0, 1))
+        await producer.flush()
+        after = await log.read_page(redis, run_id, EventId(0, 1), 100)
+
+    assert [orjson.loads(event.data)["at"] for event in before.events] == [1000, 2000]
+    assert after.events == before.events
 
 
 async def test_lost_tail_shows_at_a_renewal_though_nothing_is_put(redis: Redis, run_id: str) -> None:

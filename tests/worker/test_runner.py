@@ -5,10 +5,12 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import orjson
 import pytest
 from redis.asyncio import Redis
 
 from shared import keys, log, scripts, store
+from shared.clock import wall_ms
 from shared.cursor import START
 from shared.errors import ModelUnavailable
 from shared.events import RetryScheduled, StageCompleted
@@ -79,6 +81,45 @@ async def test_run_is_carried_out_to_its_end(redis: Redis, settings: Settings, r
     assert await redis.zscore(keys.ACTIVE, run_id) is None
 
 
+async def test_events_say_when_they_were_and_stages_how_long_they_took(
+    redis: Redis, settings: Settings, runner: Runner
+) -> None:
+    began_at = wall_ms()
+    run_id = await queued(redis, settings, REQUEST)
+    await asyncio.wait_for(runner.run(run_id, "token"), 10)
+    took_ms = wall_ms() - began_at
+    payloads = {e.event.decode(): orjson.loads(e.data) for e in (await log.read_page(redis, run_id, START, 100)).events}
+
+    assert "at" not in payloads.pop("tool_completion_chunk")
+    times = [payload["at"] for payload in payloads.values()]
+    assert list(payloads) == ["run_queued", "run_started", "stage_started", "stage_completed", "done"]
+    assert [began_at, *times, began_at + took_ms] == sorted([began_at, *times, began_at + took_ms])
+    assert 0 <= payloads["stage_completed"]["duration_ms"] <= took_ms + 1
+
+
+@pytest.mark.parametrize("added", [b"", b',"at":1,"from_the_future":{"n":1}'], ids=["older", "newer"])
+async def test_run_of_another_version_goes_on(
+    redis: Redis, settings: Settings, runner: Runner, model: ScriptedModel, added: bytes
+) -> None:
+    """While a system is upgraded: a newer gateway made the run, or an older or newer worker its first stage."""
+    run_id = await queued(redis, settings, {**REQUEST, **({"from_the_future": 1} if added else {})})
+    claim = await scripts.claim(redis, run_id, "w")
+    assert claim is not None
+    started = b'{"stage_id":"extraction","attempt":1%b}' % added
+    completed = b'{"stage_id":"extraction","result":{"text":"hello","tool_calls":[]}%b}' % added
+    await scripts.append(
+        redis, run_id, attempt=claim.attempt, before=claim.last_id, message=b"", ttl_s=60,
+        entries=[
+            scripts.LogEntry("extraction", "stage_started", started),
+            scripts.LogEntry("extraction", "stage_completed", completed),
+        ],
+    )  # fmt: skip
+    await asyncio.wait_for(runner.run(run_id, "token"), 10)
+
+    assert (await names(redis, run_id))[-1] == "done"
+    assert model.was_asked == []
+
+
 async def test_run_that_has_ended_is_over_and_stays_as_it_is(redis: Redis, settings: Settings, runner: Runner) -> None:
     run_id = await queued(redis, settings, REQUEST)
     await store.cancel_run(redis, settings, run_id)
@@ -120,8 +161,8 @@ async def test_drained_run_is_given_back_with_all_that_it_wrote(
 
 @pytest.mark.parametrize(
     "request_",
-    [{**REQUEST, "of_a_newer_gateway": 1}, {**REQUEST, "timeout_s": "soon"}, {"model": "m"}],
-    ids=["unknown field", "no number", "half of it missing"],
+    [{**REQUEST, "timeout_s": "soon"}, {"model": "m"}],
+    ids=["no number", "half of it missing"],
 )
 async def test_run_whose_request_cannot_be_read_ends(
     redis: Redis, settings: Settings, runner: Runner, request_: dict[str, Any]
@@ -133,11 +174,10 @@ async def test_run_whose_request_cannot_be_read_ends(
 
 
 async def test_run_whose_log_cannot_be_read_ends(redis: Redis, settings: Settings, runner: Runner) -> None:
-    """A stage that a newer version completed, with a field that this one does not know."""
     run_id = await queued(redis, settings, REQUEST)
     claim = await scripts.claim(redis, run_id, "w")
     assert claim is not None
-    data = b'{"stage_id":"extraction","result":{},"of_a_newer_worker":1}'
+    data = b'{"stage_id":"extraction","result":"of another kind"}'
     await scripts.append(
         redis, run_id, attempt=claim.attempt, before=claim.last_id, message=b"", ttl_s=600,
         entries=[scripts.LogEntry("extraction", "stage_completed", data)],

@@ -158,4 +158,4 @@ def encode(stage_id: str, call_id: str, decision: Decision) -> ApprovalDecided:
 
 def decode(event: ApprovalDecided) -> Decision:
     """The inverse of `encode`."""
-    return Decision(**event.model_dump(exclude={"stage_id", "call_id"}))
+    return Decision(**event.model_dump(include=set(Decision.model_fields)))

@@ -326,6 +326,8 @@ export interface ToolDescription {
 export interface ApprovalDecidedData {
   /** the stage whose stream holds this event */
   stage_id: string;
+  /** Unix ms by the clock of the process that wrote it, to be shown: the order of events is that of their ids, and two machines' clocks differ. Absent in logs of older versions */
+  at?: number | null;
   call_id: string;
   decision: "approve" | "deny" | "answer";
   /** nobody decided in time, which denies */
@@ -346,6 +348,8 @@ export interface ApprovalDecidedData {
 export interface ApprovalRequiredData {
   /** the stage whose stream holds this event */
   stage_id: string;
+  /** Unix ms by the clock of the process that wrote it, to be shown: the order of events is that of their ids, and two machines' clocks differ. Absent in logs of older versions */
+  at?: number | null;
   call_id: string;
   name: string;
   /** JSON text, as the model wrote it */
@@ -357,6 +361,8 @@ export interface ApprovalRequiredData {
 export interface CancelData {
   /** the stage whose stream holds this event */
   stage_id: string;
+  /** Unix ms by the clock of the process that wrote it, to be shown: the order of events is that of their ids, and two machines' clocks differ. Absent in logs of older versions */
+  at?: number | null;
 }
 /** What every chat completion chunk of a stage repeats; `?chunks=full` puts it back. */
 export interface ChunkTemplate {
@@ -370,6 +376,8 @@ export interface ChunkTemplate {
 export interface DoneData {
   /** the stage whose stream holds this event */
   stage_id: string;
+  /** Unix ms by the clock of the process that wrote it, to be shown: the order of events is that of their ids, and two machines' clocks differ. Absent in logs of older versions */
+  at?: number | null;
   usage: Usage;
 }
 /**
@@ -381,6 +389,8 @@ export interface DoneData {
 export interface ErrorData {
   /** the stage whose stream holds this event */
   stage_id: string;
+  /** Unix ms by the clock of the process that wrote it, to be shown: the order of events is that of their ids, and two machines' clocks differ. Absent in logs of older versions */
+  at?: number | null;
   error: string;
   /** stable: one of the codes in docs/design.md */
   code: string;
@@ -401,6 +411,8 @@ export interface GapData {
 export interface InputRequiredData {
   /** the stage whose stream holds this event */
   stage_id: string;
+  /** Unix ms by the clock of the process that wrote it, to be shown: the order of events is that of their ids, and two machines' clocks differ. Absent in logs of older versions */
+  at?: number | null;
   call_id: string;
   question: string;
   /** Unix ms, by Redis's clock */
@@ -438,6 +450,8 @@ export interface ToolCallRequest {
 export interface RetryScheduledData {
   /** the stage whose stream holds this event */
   stage_id: string;
+  /** Unix ms by the clock of the process that wrote it, to be shown: the order of events is that of their ids, and two machines' clocks differ. Absent in logs of older versions */
+  at?: number | null;
   /** the stage that is done again */
   retry_of: string;
   /** 1 for the first retry */
@@ -451,6 +465,8 @@ export interface RetryScheduledData {
 export interface RunQueuedData {
   /** the stage whose stream holds this event */
   stage_id: string;
+  /** Unix ms by the clock of the process that wrote it, to be shown: the order of events is that of their ids, and two machines' clocks differ. Absent in logs of older versions */
+  at?: number | null;
   run_id: string;
   model: string;
 }
@@ -458,6 +474,8 @@ export interface RunQueuedData {
 export interface RunStartedData {
   /** the stage whose stream holds this event */
   stage_id: string;
+  /** Unix ms by the clock of the process that wrote it, to be shown: the order of events is that of their ids, and two machines' clocks differ. Absent in logs of older versions */
+  at?: number | null;
   attempt: number;
   worker: string;
 }
@@ -465,11 +483,15 @@ export interface RunStartedData {
 export interface StageCompletedData {
   /** the stage whose stream holds this event */
   stage_id: string;
+  /** Unix ms by the clock of the process that wrote it, to be shown: the order of events is that of their ids, and two machines' clocks differ. Absent in logs of older versions */
+  at?: number | null;
   /** what later stages need: see ModelStageResult and ToolStageResult */
   result: {
     [k: string]: unknown;
   };
   usage?: Usage | null;
+  /** how long the attempt that completed it was at it, retries and waits included; monotonic. Absent in logs of older versions */
+  duration_ms?: number | null;
 }
 /**
  * An unfinished stage is done again; the first event of its new go.
@@ -481,6 +503,8 @@ export interface StageCompletedData {
 export interface StageRestartedData {
   /** the stage whose stream holds this event */
   stage_id: string;
+  /** Unix ms by the clock of the process that wrote it, to be shown: the order of events is that of their ids, and two machines' clocks differ. Absent in logs of older versions */
+  at?: number | null;
   attempt: number;
   discard_from: number;
 }
@@ -488,6 +512,8 @@ export interface StageRestartedData {
 export interface StageStartedData {
   /** the stage whose stream holds this event */
   stage_id: string;
+  /** Unix ms by the clock of the process that wrote it, to be shown: the order of events is that of their ids, and two machines' clocks differ. Absent in logs of older versions */
+  at?: number | null;
   attempt: number;
   chunk?: ChunkTemplate | null;
 }
@@ -495,6 +521,8 @@ export interface StageStartedData {
 export interface ToolCallData {
   /** the stage whose stream holds this event */
   stage_id: string;
+  /** Unix ms by the clock of the process that wrote it, to be shown: the order of events is that of their ids, and two machines' clocks differ. Absent in logs of older versions */
+  at?: number | null;
   call_id: string;
   name: string;
   /** JSON text, as the model wrote it or an approval changed it */
@@ -535,11 +563,14 @@ export interface ToolProgressData {
 export interface ToolResultData {
   /** the stage whose stream holds this event */
   stage_id: string;
+  /** Unix ms by the clock of the process that wrote it, to be shown: the order of events is that of their ids, and two machines' clocks differ. Absent in logs of older versions */
+  at?: number | null;
   call_id: string;
   name: string;
   /** what the model is told; at most the tool's max_result_bytes of UTF-8 */
   content: string;
   is_error: boolean;
+  /** for how long the call ran; monotonic */
   duration_ms: number;
   /** the earlier call of the round, with the same name and arguments, that ran for both */
   same_as?: string | null;
@@ -552,6 +583,8 @@ export interface ToolStageResult {
 export interface ToolSummaryData {
   /** the stage whose stream holds this event */
   stage_id: string;
+  /** Unix ms by the clock of the process that wrote it, to be shown: the order of events is that of their ids, and two machines' clocks differ. Absent in logs of older versions */
+  at?: number | null;
   tool_summary: ToolOutcome[];
 }
 

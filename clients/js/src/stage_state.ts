@@ -129,7 +129,7 @@ function applied(stage: StageState, event: RunEvent): StageState {
         durationMs: data.duration_ms ?? null, sameAs: data.same_as ?? null,
       });
     case "stage_completed":
-      return completed(stage, data.result ?? {}, data.usage ?? null, at);
+      return completed(stage, data.result ?? {}, data.usage ?? null, data.duration_ms ?? watchedMs(stage, at));
     default:
       return stage;
   }
@@ -157,13 +157,16 @@ function validEvents(stageId: string, events: EventLog): RunEvent[] {
   return kept;
 }
 
-function completed(
-  stage: StageState, result: Record<string, unknown>, usage: Usage | null, at: number | null,
-): StageState {
-  const watchedMs = at === null || stage.startedAt === null ? null : at - stage.startedAt;
+/** How long a stage took as it was watched: for logs of before stages said it themselves. */
+function watchedMs(stage: StageState, at: number | null): number | null {
+  if (at === null || stage.startedAt === null) return null;
   // What comes at once seems to take no time; the calls know better.
-  const longestMs = Math.max(0, ...stage.calls.map((call) => call.durationMs ?? 0));
-  const durationMs = watchedMs === null ? null : Math.max(watchedMs, longestMs);
+  return Math.max(at - stage.startedAt, ...stage.calls.map((call) => call.durationMs ?? 0));
+}
+
+function completed(
+  stage: StageState, result: Record<string, unknown>, usage: Usage | null, durationMs: number | null,
+): StageState {
   // The result has the last word on the text.
   const text = typeof result["text"] === "string" ? result["text"] || stage.said.refusal : stage.text;
   return { ...stage, state: "done", result, usage, durationMs, text };

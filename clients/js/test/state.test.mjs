@@ -66,6 +66,15 @@ test("a whole run: stages in order, call with its result, answer, usage and time
   assert.equal(run.lastId, "7-16");
 });
 
+test("a stage that says how long it took is believed, however late one looks", () => {
+  const run = applyEvents(emptyRun(), logOf(
+    ["stage_started", "extraction", {}, 120],
+    ["stage_completed", "extraction", { result: { text: "hi" }, duration_ms: 4200 }, 121],
+  ));
+
+  assert.equal(stage(run, "extraction").durationMs, 4200);
+});
+
 test("a call's progress is its newest one, and gone with its result", () => {
   const say = (message, fraction) => ["tool_progress", "tools", { call_id: "c1", message, ...fraction }];
   const events = logOf(TOOL_CALL, say("begun"), say("halfway", { fraction: 0.5 }), say("nearly"), [

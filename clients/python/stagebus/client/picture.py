@@ -26,6 +26,7 @@ class CallPicture:
     question: str | None = None
     message: str | None = None
     fraction: float | None = None
+    duration_ms: int | None = None
 
 
 @dataclass
@@ -36,6 +37,7 @@ class StagePicture:
     status: str = "running"
     calls: dict[str, CallPicture] = field(default_factory=dict)
     usage: Json | None = None
+    duration_ms: int | None = None
     _text: list[tuple[int, str]] = field(default_factory=list)
     _reasoning: list[tuple[int, str]] = field(default_factory=list)
 
@@ -110,7 +112,7 @@ class Picture:
                 self._stage(data).say(received.sequence, data.get("tool_results") or {})
             case "stage_completed":
                 stage = self._stage(data)
-                stage.status, stage.usage = "completed", data.get("usage")
+                stage.status, stage.usage, stage.duration_ms = "completed", data.get("usage"), data.get("duration_ms")
             case "done" | "cancel" | "error":
                 self.status = _ENDS[received.event]
                 self.error = data if received.event == "error" else None
@@ -139,4 +141,4 @@ class Picture:
                 call.message, call.fraction = data.get("message"), data.get("fraction")
             case "tool_result":
                 call.status = "failed" if data.get("is_error") else "completed"
-                call.content = data["content"]
+                call.content, call.duration_ms = data["content"], data.get("duration_ms")
