@@ -10,11 +10,18 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from gateway import routes
-from gateway.create_run import CreateRun
+from gateway.create_run import METADATA_VALUE_MAX_CHARS, CreateRun
 from gateway.decide import Decide
 from gateway.handlers.runs import LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX
 from gateway.handlers.stream import PAGE_LIMIT_DEFAULT, PAGE_LIMIT_MAX
-from gateway.query import CHUNKS, IDEMPOTENCY_KEY_PATTERN
+from gateway.query import (
+    CHUNKS,
+    IDEMPOTENCY_KEY_PATTERN,
+    METADATA_PREFIX,
+    MODEL_PATTERN,
+    SEARCH_MAX_CHARS,
+    STATUSES_PATTERN,
+)
 from gateway.schemas import (
     EventPage,
     Health,
@@ -106,6 +113,32 @@ RUN_ID: Final = Parameter("run_id", "path", "a run's id, a ULID", {"type": "stri
 STAGE_ID: Final = Parameter(
     "stage_id", "path", "a stage; in a later round extraction.2, tools.2", {"type": "string", "enum": sorted(STAGE_IDS)}
 )
+FILTER_PARAMETERS: Final = (
+    Parameter(
+        "status",
+        "query",
+        "only runs in one of these states: queued,running",
+        {"type": "string", "pattern": f"^{STATUSES_PATTERN}$"},
+    ),
+    Parameter(
+        "model",
+        "query",
+        "only runs of this model, in any of their stages",
+        {"type": "string", "pattern": f"^{MODEL_PATTERN}$"},
+    ),
+    Parameter(
+        "q",
+        "query",
+        "only runs whose id begins so, or that have it in `prompt` or in a value of `metadata`, in any case",
+        {"type": "string", "minLength": 1, "maxLength": SEARCH_MAX_CHARS},
+    ),
+    Parameter(
+        f"{METADATA_PREFIX}<key>",
+        "query",
+        "only runs with this value in their metadata, such as metadata.user=42",
+        {"type": "string", "maxLength": METADATA_VALUE_MAX_CHARS},
+    ),
+)
 EVENT_PARAMETERS: Final = (
     Parameter("Last-Event-ID", "header", "the id of the last event seen; wins over the query", _CURSOR),
     Parameter("last_event_id", "query", "the same, for a page that was reloaded and has no header", _CURSOR),
@@ -146,11 +179,12 @@ OPERATIONS: Final = (
          TooManyRuns, TokensUsedUp, StorageFull, StorageUnavailable],
     ),
     Operation(
-        "get", routes.RUNS, "list_runs", "Runs, newest first.",
+        "get", routes.RUNS, "list_runs", "Runs, newest first; all, or those that every given filter wants.",
         {200: Reply("A page of runs.", {JSON: RunList})},
         [
             Parameter("limit", "query", "how many at the most", _count(LIST_LIMIT_MAX, LIST_LIMIT_DEFAULT)),
             Parameter("before", "query", "the `next` of the page before", RUN_ID.schema),
+            *FILTER_PARAMETERS,
         ],
         errors=[InvalidRequest, StorageUnavailable],
     ),

@@ -1,15 +1,29 @@
 """Parameters out of a request's query and headers."""
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 from starlette.requests import Request
 
+from gateway.create_run import METADATA_KEY_MAX_CHARS, METADATA_MAX, METADATA_VALUE_MAX_CHARS
+from gateway.forms import invalid_fields
 from shared import ids
 from shared.errors import BadIdempotencyKey, InvalidRequest
+from shared.run_list import RunFilter
+from shared.runs import RunStatus
 
 IDEMPOTENCY_KEY_PATTERN: Final = r"[\x21-\x7e]{1,255}"
 CHUNKS: Final = ["lean", "full"]
+FILTERS: Final = ("status", "model", "q")
+METADATA: Final = "metadata"
+METADATA_PREFIX: Final = "metadata."
+SEARCH_MAX_CHARS: Final = 200
+STATUSES_PATTERN: Final = "({0})(,({0}))*".format("|".join(RunStatus))
+# A name, or those of two stages as a run's `model` has them.
+MODEL_PATTERN: Final = r"[\x21-\x7e]{1,422}"
+_STATUSES: Final = re.compile(STATUSES_PATTERN)
+_MODEL: Final = re.compile(MODEL_PATTERN)
 _IDEMPOTENCY_KEY: Final = re.compile(IDEMPOTENCY_KEY_PATTERN)
 
 
@@ -47,6 +61,44 @@ def read_before(request: Request) -> str | None:
     if before is not None and not ids.is_run_id(before):
         raise _invalid("before", "a run's id, such as the `next` of the page before")
     return before
+
+
+def read_run_filter(request: Request) -> RunFilter:
+    """Which runs of a list are wanted.
+
+    Raises:
+        InvalidRequest: a filter cannot be one; each such is named.
+    """
+    params = request.query_params
+    asked = {name: params.getlist(name) for name in params if name in FILTERS or name.startswith(METADATA)}
+    wrong = [(name, fault) for name, values in asked.items() if (fault := _find_fault(name, values))]
+    metadata = {name.removeprefix(METADATA_PREFIX): values[0] for name, values in asked.items() if name not in FILTERS}
+    if len(metadata) > METADATA_MAX:
+        wrong.append((METADATA, f"at most {METADATA_MAX} of them"))
+    if wrong:
+        raise invalid_fields([(name[: METADATA_KEY_MAX_CHARS + len(METADATA_PREFIX)], fault) for name, fault in wrong])
+    status, model, text = (params.get(name, "") for name in FILTERS)
+    return RunFilter(frozenset(RunStatus(word) for word in status.split(",") if word), model, text, metadata)
+
+
+def _find_fault(name: str, values: Sequence[str]) -> str:
+    """What is wrong with a filter, in words; empty where nothing is."""
+    value, key = values[0], name.removeprefix(METADATA_PREFIX)
+    if len(values) > 1:
+        return "stands twice"
+    match name:
+        case "status":
+            is_fit, words = bool(_STATUSES.fullmatch(value)), f"of {', '.join(RunStatus)}, with commas between them"
+        case "model":
+            is_fit, words = bool(_MODEL.fullmatch(value)), "a model's name"
+        case "q":
+            is_fit, words = 1 <= len(value) <= SEARCH_MAX_CHARS, f"1 to {SEARCH_MAX_CHARS} characters"
+        case _ if not name.startswith(METADATA_PREFIX) or not 1 <= len(key) <= METADATA_KEY_MAX_CHARS:
+            is_fit, words = False, f"{METADATA_PREFIX}<key>, the key of 1 to {METADATA_KEY_MAX_CHARS} characters"
+        case _:
+            is_fit = len(value) <= METADATA_VALUE_MAX_CHARS
+            words = f"at most {METADATA_VALUE_MAX_CHARS} characters"
+    return "" if is_fit else words
 
 
 def read_idempotency_key(request: Request) -> str | None:

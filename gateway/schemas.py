@@ -1,8 +1,8 @@
 """What the gateway answers, as pydantic models; `/openapi.json` is made from them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema
 
@@ -13,12 +13,11 @@ from shared.catalog import ASK_USER, ToolDescription
 from shared.events import InputRequired, Usage
 from shared.provider_entry import ANY, Abilities
 from shared.providers import Providers, Route
+from shared.requests import PROMPT_EXCERPT_CHARS, prompt_excerpt
 from shared.runs import Run, RunStatus
 from shared.store import StageView as StoredStage
 from shared.store import answer_text
 from shared.tenants import Scope
-
-PROMPT_EXCERPT_CHARS: Final = 200
 
 
 class Answer(BaseModel):
@@ -140,7 +139,9 @@ class RunList(Answer):
     """Runs, newest first."""
 
     runs: list[RunSummary]
-    next: str | None = Field(description="give it as `before` for the next page; null on the last one")
+    next: str | None = Field(
+        description="give it as `before` for the next page, which there is even where this one is short; null on the last one"
+    )
 
 
 class TicketLinks(Answer):
@@ -346,14 +347,3 @@ def _pending_view(run: Run, ask: Ask) -> PendingApproval:
         url=routes.approval_url(run.run_id, ask.call_id),
         **asked,
     )
-
-
-def prompt_excerpt(messages: Iterable[dict[str, Any]]) -> str:
-    """How the last user message begins; the text parts of it where it has parts."""
-    asked = [message["content"] for message in messages if message.get("role") == "user"]
-    if not asked:
-        return ""
-    content = asked[-1]
-    if isinstance(content, list):
-        content = " ".join(part["text"] for part in content if part.get("type") == "text")
-    return str(content[:PROMPT_EXCERPT_CHARS])

@@ -137,14 +137,18 @@ def tail(
 def ls(
     limit: Annotated[int, typer.Option(min=1, max=LIST_MAX, help="how many")] = 20,
     *,
+    status: Annotated[str, typer.Option(help="only those in these states: queued,running")] = "",
+    model: Annotated[str, typer.Option(help="only those of this model")] = "",
+    search: Annotated[str, typer.Option("-q", help="only those with this in id, prompt or metadata")] = "",
     url: Url = URL_DEFAULT,
     as_json: Json = False,
 ) -> None:
     """List runs, newest first."""
+    filters = {name: value for name, value in {"status": status, "model": model, "q": search}.items() if value}
 
     async def show() -> None:
         async with Client(url) as client:
-            for summary in await client.list_runs(limit):
+            for summary in await client.list_runs(limit, **filters):
                 typer.echo(orjson.dumps(summary) if as_json else _row(summary))
 
     asyncio.run(show())

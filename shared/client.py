@@ -136,9 +136,17 @@ class Client:
         """
         return await self._call("POST", "/runs", json=dict(body), headers={"Idempotency-Key": uuid4().hex})
 
-    async def list_runs(self, limit: int) -> list[dict[str, Any]]:
-        """The newest runs."""
-        return list((await self._call("GET", "/runs", params={"limit": limit}))["runs"])
+    async def list_runs(self, limit: int, **filters: str) -> list[dict[str, Any]]:
+        """The newest runs that the filters want."""
+        found: list[dict[str, Any]] = []
+        params: dict[str, str | int] = {**filters, "limit": limit}
+        while True:
+            page = await self._call("GET", "/runs", params=params)
+            found += page["runs"]
+            # A page may be short: a search looks at so many runs at once.
+            if page["next"] is None or len(found) >= limit:
+                return found[:limit]
+            params["before"] = page["next"]
 
     async def list_models(self) -> dict[str, Any]:
         """What a run may name as its model."""

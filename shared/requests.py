@@ -5,11 +5,14 @@ process, a newer gateway makes runs for older workers. What a client misspells, 
 """
 
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.runs import ROUNDS_MAX
+
+PROMPT_EXCERPT_CHARS: Final = 200
 
 # One value for each model stage: extraction, synthesis.
 StageInts = tuple[int | None, int | None]
@@ -43,6 +46,17 @@ class RunRequest(BaseModel):
         """The model or models as a run's record, its list and its first event name them."""
         extraction, synthesis = self.models
         return extraction if extraction == synthesis else f"extraction={extraction},synthesis={synthesis}"
+
+
+def prompt_excerpt(messages: Iterable[dict[str, Any]]) -> str:
+    """How the last user message begins; the text parts of it where it has parts."""
+    asked = [message["content"] for message in messages if message.get("role") == "user"]
+    if not asked:
+        return ""
+    content = asked[-1]
+    if isinstance(content, list):
+        content = " ".join(part["text"] for part in content if part.get("type") == "text")
+    return str(content[:PROMPT_EXCERPT_CHARS])
 
 
 # What `model_text` writes; a model's name may hold commas and equal signs, too.

@@ -1,4 +1,4 @@
-"""Runs as a whole: made, looked up, listed, asked to cancel, and ended where no worker holds them."""
+"""Runs as a whole: made, looked up, asked to cancel, and ended where no worker holds them."""
 
 import hashlib
 from typing import Any, Final, NamedTuple
@@ -95,35 +95,6 @@ async def get_run(redis: Redis, run_id: str, tenant: str | None = None) -> Run:
     if run is None:
         raise RunNotFound(run_id)
     return run
-
-
-class RunPage(NamedTuple):
-    """Runs newest first, and the id after which the next page goes on."""
-
-    runs: list[Run]
-    next_id: str | None
-
-
-async def list_runs(redis: Redis, tenant: str, limit: int, before_id: str | None = None) -> RunPage:
-    """A tenant's runs, newest first, older than `before_id`."""
-    # Ids sort by time as scores do, so the run at the cursor is found by its score even when it is gone.
-    high = "+inf" if before_id is None else str(ids.created_ms(before_id))
-    found: list[Run] = []
-    offset = 0
-    while len(found) <= limit:
-        run_ids = await redis.zrevrangebyscore(keys.runs(tenant), high, "-inf", start=offset, num=limit + 1)
-        if not run_ids:
-            break
-        offset += len(run_ids)
-        names = [run_id.decode() for run_id in run_ids]
-        async with redis.pipeline(transaction=False) as pipe:
-            for name in names:
-                pipe.hgetall(keys.run(name))
-            records = await pipe.execute()
-        runs = (decode_run(name, record) for name, record in zip(names, records, strict=True))
-        found += [run for run in runs if run and (before_id is None or run.run_id < before_id)]
-    page = found[:limit]
-    return RunPage(page, page[-1].run_id if len(found) > limit else None)
 
 
 class Load(NamedTuple):

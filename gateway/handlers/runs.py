@@ -11,11 +11,11 @@ from gateway.auth.guard import needs
 from gateway.auth.principal import principal_of
 from gateway.body import read_json
 from gateway.create_run import named_tools, parse_create_run, unknown_tools
-from gateway.query import accepts, read_before, read_idempotency_key, read_limit
+from gateway.query import accepts, read_before, read_idempotency_key, read_limit, read_run_filter
 from gateway.schemas import RunAccepted, RunList, RunSummary, RunView
 from gateway.state import Gateway, gateway_of
 from gateway.stream import EventStream
-from shared import approvals, catalog, store
+from shared import approvals, catalog, run_list, store
 from shared.audit import audit
 from shared.cursor import START
 from shared.requests import RunRequest
@@ -69,13 +69,14 @@ async def _check_tools(gateway: Gateway, asked: RunRequest) -> None:
 
 @needs(Scope.RUNS_READ)
 async def list_runs(request: Request) -> Response:
-    """GET /runs: newest first; `before` goes on after the page that named it.
+    """GET /runs: newest first, all or those that the filters want; `before` goes on after the page that named it.
 
     Errors: invalid_request 422.
     """
     gateway = gateway_of(request)
     limit = read_limit(request, LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX)
-    page = await store.list_runs(gateway.redis, principal_of(request).tenant, limit, read_before(request))
+    before_id, wanted = read_before(request), read_run_filter(request)
+    page = await run_list.list_runs(gateway.redis, principal_of(request).tenant, limit, before_id, wanted)
     return answer(RunList(runs=[RunSummary.of(run) for run in page.runs], next=page.next_id))
 
 

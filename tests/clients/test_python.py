@@ -99,6 +99,18 @@ async def test_lost_answer_makes_no_second_run() -> None:
     assert len(keys) == 1
 
 
+async def test_list_may_be_of_some_runs() -> None:
+    page = Answer(b'{"runs": [], "next": null}', 200, "application/json")
+    async with FakeGateway(lambda _: page) as gateway, AsyncStagebus(gateway.url) as bus:
+        await bus.list_runs(5, status=["queued", "running"], q="a b", metadata={"user": "4/2"})
+        await bus.list_runs(status="parked", model="m", before="01J")
+
+    assert [asked.path for asked in gateway.asked] == [
+        "/runs?limit=5&status=queued%2Crunning&q=a+b&metadata.user=4%2F2",
+        "/runs?limit=20&before=01J&status=parked&model=m",
+    ]
+
+
 @pytest.mark.parametrize(("status", "kind"), [(422, InvalidRequest), (429, RateLimited)])
 async def test_refusal_says_what_to_do(monkeypatch: pytest.MonkeyPatch, status: int, kind: type[Exception]) -> None:
     monkeypatch.setattr(stagebus_client.calls, "RETRY_S", 0)

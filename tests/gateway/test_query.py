@@ -1,8 +1,10 @@
 import pytest
 from starlette.requests import Request
 
-from gateway.query import accepts, read_before, read_idempotency_key, read_limit
+from gateway.query import accepts, read_before, read_idempotency_key, read_limit, read_run_filter
 from shared.errors import BadIdempotencyKey, InvalidRequest
+from shared.run_list import EVERY_RUN, RunFilter
+from shared.runs import RunStatus
 
 
 def request(query: str = "", **headers: str) -> Request:
@@ -29,6 +31,33 @@ def test_before_is_a_run_id() -> None:
     for junk in ("", "x", "01j9zk3v7q8e5w2r4t6y8v0p1a", "01J9ZK3V7Q8E5W2R4T6Y8V0P1A%0A", "*"):
         with pytest.raises(InvalidRequest):
             read_before(request(f"before={junk}"))
+
+
+def test_filters_of_a_list() -> None:
+    asked = request("status=queued,running&model=a%2Fb&q=%C3%A4%20b&metadata.user=42&metadata.a.b=&other=1")
+
+    assert read_run_filter(asked) == RunFilter(
+        frozenset({RunStatus.QUEUED, RunStatus.RUNNING}), "a/b", "ä b", {"user": "42", "a.b": ""}
+    )
+    assert read_run_filter(request()) == EVERY_RUN
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("status=", "status"), ("status=done", "status"), ("status=queued,", "status"), ("status=queued%0A", "status"),
+        ("status=queued&status=running", "status"), ("model=", "model"), ("model=a%20b", "model"),
+        ("model=a%0A", "model"), ("model=" + "x" * 423, "model"), ("q=", "q"), ("q=" + "x" * 201, "q"),
+        ("q=a&q=b", "q"), ("metadata=x", "metadata"), ("metadata.=x", "metadata."), ("metadatax=1", "metadatax"),
+        ("metadata." + "k" * 65 + "=1", "metadata." + "k" * 64), ("metadata.k=" + "x" * 513, "metadata.k"),
+        ("&".join(f"metadata.k{n}=1" for n in range(17)), "metadata"),
+    ],
+)  # fmt: skip
+def test_bad_filter_is_named(query: str, field: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        read_run_filter(request(query))
+
+    assert [error["field"] for error in caught.value.errors] == [field]
 
 
 def test_idempotency_key_is_visible_ascii() -> None:

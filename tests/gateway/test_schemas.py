@@ -1,6 +1,6 @@
 import pytest
 
-from gateway.schemas import PROMPT_EXCERPT_CHARS, RunView, prompt_excerpt, timestamp
+from gateway.schemas import RunView, timestamp
 from shared.cursor import EventId
 from shared.events import StageCompleted, Usage
 from shared.runs import Run, RunStatus
@@ -50,21 +50,3 @@ def test_stage_that_is_not_complete_runs_as_long_as_its_run() -> None:
 
     assert stages(RunStatus.RUNNING) == ["completed", "running"]
     assert stages(RunStatus.CANCELLED) == ["completed", "incomplete"]
-
-
-@pytest.mark.parametrize(
-    ("messages", "excerpt"),
-    [
-        ([], ""),
-        ([{"role": "system", "content": "x"}], ""),
-        ([{"role": "user", "content": "first"}, {"role": "user", "content": "last"}], "last"),
-        ([{"role": "user", "content": "x" * 1000}], "x" * PROMPT_EXCERPT_CHARS),
-        (
-            [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url"},
-                                          {"type": "text", "text": "b"}]}],
-            "a b",
-        ),
-    ],
-)  # fmt: skip
-def test_prompt_excerpt(messages: list[dict[str, object]], excerpt: str) -> None:
-    assert prompt_excerpt(messages) == excerpt

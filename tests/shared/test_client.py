@@ -153,6 +153,16 @@ async def test_backoff_follows_the_server_s_retry_and_grows() -> None:
         assert longest_s / 2 <= wait_s <= longest_s
 
 
+async def test_list_goes_on_where_a_page_is_short() -> None:
+    """A search looks at so many runs for one page."""
+    pages = [{"runs": [], "next": "01B"}, {"runs": [{"id": "01A"}, {"id": "019"}], "next": "019"}]
+    answers = [Answer(orjson.dumps(page), 200, "application/json") for page in pages]
+    async with FakeGateway.scripted(*answers) as gateway, Client(gateway.url) as client:
+        assert await client.list_runs(1, q="x") == [{"id": "01A"}]
+
+    assert [asked.path for asked in gateway.asked] == ["/runs?q=x&limit=1", "/runs?q=x&limit=1&before=01B"]
+
+
 async def test_gateway_that_is_not_there_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_module, "FOLLOW_RETRY_S", 0)
     monkeypatch.setattr(client_module, "RETRY_S", 0)

@@ -4,7 +4,7 @@ import orjson
 import pytest
 from pydantic import ValidationError
 
-from shared.requests import RunRequest, parse_models
+from shared.requests import PROMPT_EXCERPT_CHARS, RunRequest, parse_models, prompt_excerpt
 from shared.runs import ROUNDS_MAX
 
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -79,3 +79,21 @@ def test_models_of_the_stages_are_one_text(model: str | tuple[str, str], text: s
 def test_request_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         FULL.model = "other"
+
+
+@pytest.mark.parametrize(
+    ("messages", "excerpt"),
+    [
+        ([], ""),
+        ([{"role": "system", "content": "x"}], ""),
+        ([{"role": "user", "content": "first"}, {"role": "user", "content": "last"}], "last"),
+        ([{"role": "user", "content": "x" * 1000}], "x" * PROMPT_EXCERPT_CHARS),
+        (
+            [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url"},
+                                          {"type": "text", "text": "b"}]}],
+            "a b",
+        ),
+    ],
+)  # fmt: skip
+def test_prompt_excerpt(messages: list[dict[str, object]], excerpt: str) -> None:
+    assert prompt_excerpt(messages) == excerpt

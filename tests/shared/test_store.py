@@ -158,18 +158,6 @@ async def test_unknown_run_cannot_be_cancelled(redis: Redis, settings: Settings)
         await store.cancel_run(redis, settings, ids.new_run_id())
 
 
-async def test_list_is_newest_first_in_pages(redis: Redis, settings: Settings) -> None:
-    run_ids = [await create(redis, settings) for _ in range(7)]
-    await redis.delete(keys.run(run_ids[3]))
-    first = await store.list_runs(redis, "t", 4)
-    second = await store.list_runs(redis, "t", 4, first.next_id)
-
-    listed = [run.run_id for run in (*first.runs, *second.runs)]
-    assert listed == sorted((r for r in run_ids if r != run_ids[3]), reverse=True)
-    assert second.next_id is None
-    assert (await store.list_runs(redis, "other", 4)).runs == []
-
-
 # --- the sweep ---------------------------------------------------------------
 
 

@@ -2,7 +2,7 @@
 
 import { type CallOptions, Http, type Options } from "./http.js";
 import { Run } from "./run.js";
-import type { CreateRun, ModelList, RunAccepted, RunList, RunView, ToolList } from "./schema.js";
+import type { CreateRun, ModelList, RunAccepted, RunList, RunStatus, RunView, ToolList } from "./schema.js";
 
 export interface CreateOptions extends CallOptions {
   /** The same key and body give the same run; one is made where it is left out. */
@@ -11,8 +11,14 @@ export interface CreateOptions extends CallOptions {
 
 export interface ListOptions extends CallOptions {
   limit?: number;
-  /** The `next` of the page before. */
+  /** The `next` of the page before; there is one even where that page was short or empty. */
   before?: string;
+  status?: RunStatus | RunStatus[];
+  /** The model, of any of a run's stages. */
+  model?: string;
+  /** How the id begins, or a part of the prompt or of a value of the metadata, in any case. */
+  q?: string;
+  metadata?: Record<string, string>;
 }
 
 export class Stagebus {
@@ -59,11 +65,12 @@ export class Runs {
     return this.resume(id).get(options);
   }
 
-  /** Runs, newest first. */
-  list({ limit, before, ...options }: ListOptions = {}): Promise<RunList> {
+  /** Runs, newest first; all, or those that everything given wants. */
+  list({ limit, before, status, model, q, metadata = {}, ...options }: ListOptions = {}): Promise<RunList> {
     const query = new URLSearchParams();
-    if (limit !== undefined) query.set("limit", String(limit));
-    if (before !== undefined) query.set("before", before);
+    const given = { limit, before, status, model, q };
+    for (const [name, value] of Object.entries(given)) if (value !== undefined) query.set(name, String(value));
+    for (const [key, value] of Object.entries(metadata)) query.set(`metadata.${key}`, value);
     return this.#http.call(query.size > 0 ? `/runs?${query}` : "/runs", options);
   }
 }

@@ -200,7 +200,7 @@ export interface RunLinks {
 /** Runs, newest first. */
 export interface RunList {
   runs: RunSummary[];
-  /** give it as `before` for the next page; null on the last one */
+  /** give it as `before` for the next page, which there is even where this one is short; null on the last one */
   next: string | null;
 }
 /** A run in a list. */

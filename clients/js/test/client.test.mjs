@@ -104,6 +104,8 @@ test("each call has its address", async (t) => {
     [() => client.models(), "GET /models"],
     [() => client.runs.list(), "GET /runs"],
     [() => client.runs.list({ limit: 5, before: "R" }), "GET /runs?limit=5&before=R"],
+    [() => client.runs.list({ status: ["queued", "running"], q: "a b", metadata: { user: "4/2" } }),
+      "GET /runs?status=queued%2Crunning&q=a+b&metadata.user=4%2F2"],
     [() => client.runs.get("R"), "GET /runs/R"],
     [() => run.get(), "GET /runs/a%2Fb"],
     [() => run.cancel(), "POST /runs/a%2Fb/cancel"],

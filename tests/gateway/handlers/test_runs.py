@@ -216,7 +216,17 @@ async def test_no_runs_are_an_empty_list(api: httpx.AsyncClient) -> None:
     assert (await api.get("/runs")).json() == {"runs": [], "next": None}
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=101", "before=x"])
+async def test_list_may_be_of_some_runs(api: httpx.AsyncClient) -> None:
+    wanted = (await create(api, {**HELLO, "metadata": {"user": "42"}})).json()["id"]
+    await create(api)
+
+    for query in ("metadata.user=42", "status=queued&q=42", f"q={wanted.lower()}&limit=1"):
+        page = (await api.get(f"/runs?{query}")).json()
+        assert ([run["id"] for run in page["runs"]], page["next"]) == ([wanted], None)
+    assert (await api.get("/runs?status=parked,failed")).json() == {"runs": [], "next": None}
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=101", "before=x", "status=done", "q=", "metadata=x"])
 async def test_bad_list_parameters_are_refused(api: httpx.AsyncClient, query: str) -> None:
     assert (await api.get(f"/runs?{query}")).status_code == 422
 

@@ -9,7 +9,7 @@ import httpx
 from httpx_sse import aconnect_sse
 
 from stagebus.client import calls
-from stagebus.client.calls import Call, Json, RunFields
+from stagebus.client.calls import Call, Json, RunFields, RunFilters
 from stagebus.client.errors import Unreachable
 from stagebus.client.following import BREAKS, SILENCE_MAX_S, Following, OnLost, jitter
 from stagebus.client.picture import Picture
@@ -58,9 +58,9 @@ class AsyncStagebus:
         """A run that was made before, followed from the event after `cursor` on."""
         return AsyncRun(self, run_id, cursor)
 
-    async def list_runs(self, limit: int = 20, before: str | None = None) -> Json:
-        """Runs, newest first: `runs`, and `next` for the page `before` which they go on."""
-        return await self.call(calls.list_runs(limit, before))
+    async def list_runs(self, limit: int = 20, before: str | None = None, **filters: Unpack[RunFilters]) -> Json:
+        """Runs, newest first: `runs`, and `next`, `before` which they go on, even where a page is short or empty."""
+        return await self.call(calls.list_runs(limit, before, filters))
 
     async def tools(self) -> list[Json]:
         """The tools that a run may name."""

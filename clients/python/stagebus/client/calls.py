@@ -42,6 +42,15 @@ class RunFields(TypedDict, total=False):
     metadata: dict[str, str]
 
 
+class RunFilters(TypedDict, total=False):
+    """Which runs a list is to have: all of these have to fit."""
+
+    status: str | list[str]
+    model: str
+    q: str  # how the id begins, or a part of the prompt or of a value of the metadata
+    metadata: dict[str, str]
+
+
 class Call(NamedTuple):
     """One request; sending it again changes nothing more."""
 
@@ -57,9 +66,15 @@ def create(fields: Mapping[str, Any], idempotency_key: str | None) -> Call:
     return Call("POST", "/runs", dict(fields), headers={"Idempotency-Key": idempotency_key or uuid4().hex})
 
 
-def list_runs(limit: int, before: str | None) -> Call:
-    """The newest runs, or those before one."""
-    return Call("GET", "/runs", params={"limit": limit} | ({} if before is None else {"before": before}))
+def list_runs(limit: int, before: str | None, filters: Mapping[str, Any]) -> Call:
+    """The newest runs, or those before one; all, or those that the filters want."""
+    params: dict[str, str | int] = {"limit": limit}
+    for name, value in {"before": before, **filters}.items():
+        if name == "metadata":
+            params |= {f"metadata.{key}": wanted for key, wanted in value.items()}
+        elif value is not None:
+            params[name] = value if isinstance(value, str) else ",".join(value)
+    return Call("GET", "/runs", params=params)
 
 
 def get(run_id: str) -> Call:

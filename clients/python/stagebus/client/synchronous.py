@@ -9,7 +9,7 @@ import httpx
 from httpx_sse import connect_sse
 
 from stagebus.client import calls
-from stagebus.client.calls import Call, Json, RunFields
+from stagebus.client.calls import Call, Json, RunFields, RunFilters
 from stagebus.client.errors import Unreachable
 from stagebus.client.following import BREAKS, SILENCE_MAX_S, Following, OnLost, jitter
 from stagebus.client.picture import Picture
@@ -58,9 +58,9 @@ class Stagebus:
         """A run that was made before, followed from the event after `cursor` on."""
         return Run(self, run_id, cursor)
 
-    def list_runs(self, limit: int = 20, before: str | None = None) -> Json:
-        """Runs, newest first: `runs`, and `next` for the page `before` which they go on."""
-        return self.call(calls.list_runs(limit, before))
+    def list_runs(self, limit: int = 20, before: str | None = None, **filters: Unpack[RunFilters]) -> Json:
+        """Runs, newest first: `runs`, and `next`, `before` which they go on, even where a page is short or empty."""
+        return self.call(calls.list_runs(limit, before, filters))
 
     def tools(self) -> list[Json]:
         """The tools that a run may name."""
