@@ -4,8 +4,10 @@
 probes can see.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from uuid import uuid4
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -24,10 +26,13 @@ from gateway.resource import Resource
 from gateway.server import drain_with_server
 from gateway.state import Gateway
 from gateway.tenant_limits import TenantLimiter
+from shared import keys
 from shared import redis as redis_connections
+from shared.presence import Presence
 from shared.providers import Providers
 from shared.redis import check_server
 from shared.settings import Settings, load_settings
+from shared.tasks import cancel_and_wait
 
 ROUTES: tuple[BaseRoute, ...] = (
     Route(routes.RUNS, Resource(GET=runs.list_runs, POST=runs.create_run)),
@@ -40,6 +45,7 @@ ROUTES: tuple[BaseRoute, ...] = (
     Route(routes.SESSION, Resource(POST=access.create_session, GET=access.get_session, DELETE=access.end_session)),
     Route(routes.TOOLS, Resource(GET=ops.list_tools)),
     Route(routes.MODELS, Resource(GET=ops.list_models)),
+    Route(routes.STATS, Resource(GET=ops.get_stats)),
     Route(routes.HEALTH, Resource(GET=ops.get_health)),
     Route(routes.READY, Resource(GET=ops.get_ready)),
     Route(routes.METRICS, Resource(GET=ops.get_metrics)),
@@ -103,10 +109,13 @@ async def _open_gateway(settings: Settings, providers: Providers) -> AsyncIterat
         limiter = TenantLimiter(redis, settings.tenant_limits)
         await hub.start()
         await limiter.start()
+        presence = Presence(redis, keys.GATEWAYS, uuid4().hex, lambda: {"streams_open": hub.open_streams})
+        saying = asyncio.create_task(presence.say_forever())
         try:
             async with open_auth(settings, redis) as auth, drain_with_server(hub):
                 yield Gateway(settings, redis, hub, Metrics(hub, settings.lease_s), auth, limiter, providers)
         finally:
+            await cancel_and_wait(saying)
             await limiter.stop()
             await hub.stop()
     finally:

@@ -52,7 +52,7 @@ class Metrics:
             self._redis_up.set(1)
             self._queue_depth.set(load.waiting)
             self._runs.labels("queued").set(load.waiting)
-            self._runs.labels("running").set(max(0, load.active - load.waiting - load.parked))
+            self._runs.labels("running").set(max(0, load.active - load.waiting - load.parked - load.held_back))
             self._runs.labels("parked").set(load.parked)
         return metrics.render(self._registry)
 

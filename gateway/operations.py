@@ -34,6 +34,7 @@ from gateway.schemas import (
     TicketView,
     ToolList,
 )
+from gateway.stats import Stats
 from gateway.ticket_request import TicketRequest
 from shared import ids
 from shared.cursor import CURSOR_PATTERN
@@ -258,6 +259,10 @@ OPERATIONS: Final = (
     Operation(
         "get", routes.METRICS, "get_metrics", "Prometheus metrics.",
         {200: Reply("The text format.", {"text/plain": _TEXT})},
+    ),
+    Operation(
+        "get", routes.STATS, "get_stats", "The queue, the workers and what they hold, and what all runs came to.",
+        {200: Reply("As of now.", {JSON: Stats})}, errors=[StorageUnavailable],
     ),
     Operation(
         "get", routes.EVENT_SCHEMA, "get_event_schema", "The events' payloads.",

@@ -9,7 +9,7 @@
 /runs/{run_id}/ticket                    POST  a ticket to look at it
 /session                                 POST  begin           GET  who one is     DELETE  end
 /tools  /models                                                GET  what a run may name
-/healthz  /readyz  /metrics                                    GET  operation
+/healthz  /readyz  /metrics  /stats                            GET  operation
 /schema/events.json  /openapi.json  /problems/{code}           GET  description
 /  /static/{path}                                              GET  the page
 """
@@ -32,6 +32,7 @@ MODELS: Final = "/models"
 HEALTH: Final = "/healthz"
 READY: Final = "/readyz"
 METRICS: Final = "/metrics"
+STATS: Final = "/stats"
 EVENT_SCHEMA: Final = "/schema/events.json"
 OPENAPI: Final = "/openapi.json"
 PROBLEM: Final = "/problems/{code}"

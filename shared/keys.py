@@ -25,6 +25,10 @@
     sb:bell                           list    the doorbell of waiting workers    bounded
     sb:tools                          hash    a tool's description, JSON, by name; the workers write it
     sb:tools:seen                     zset    tools by when a worker last said that it has them, ms; trimmed
+    sb:workers, sb:gateways           hash    what each process is at, JSON, by name; see shared/presence.py
+                                                                                 TTL: a few seconds of silence
+    sb:workers:seen, sb:gateways:seen zset    processes by when they last spoke, ms; trimmed; TTL: the same
+    sb:totals                         hash    what all ended runs came to: events, tokens, runs_<status>
     sb:sweep                          string  who sweeps now                     TTL: sweep_s
     sb:provider:{<name>}:held         zset    slots held; score = when each is void, ms      TTL: of the last slot
     sb:provider:{<name>}:line         zset    who waits for a slot; score = since when, ms   TTL: as `seen`
@@ -54,6 +58,9 @@ RUNNING: Final = "sb:running"
 HELD_BACK: Final = "sb:held-back"
 LIMITS: Final = "sb:limits"
 TURN: Final = "sb:turn"
+WORKERS: Final = "sb:workers"
+GATEWAYS: Final = "sb:gateways"
+TOTALS: Final = "sb:totals"
 
 # What a score in the queue may be: a turn, from FIRST_TIME on a time, and NEVER for what is held back.
 FIRST_TIME: Final = 10**12
@@ -93,6 +100,11 @@ def runs(tenant: str) -> str:
 def unended(tenant: str) -> str:
     """A tenant's runs that have not ended."""
     return f"{ACTIVE}:{tenant}"
+
+
+def seen(kind: str) -> str:
+    """When each process of a kind, WORKERS or GATEWAYS, last spoke."""
+    return f"{kind}:seen"
 
 
 def next_turn(tenant: str) -> str:

@@ -264,14 +264,20 @@ async def leave(redis: Redis, run_id: str, running_max: int = 0, *, tenant: str 
     return int(await _LEAVE(redis, key_list, [run_id, tenant, running_max, BELLS_MAX]))
 
 
-async def settle(redis: Redis, run_id: str, *, tenant: str, ended_at: int = 0, tokens: int = 0) -> bool:
-    """A run has ended: out of the active ones, and its tokens into its tenant's count; False where that was done.
+class Ended(NamedTuple):
+    """What a run came to; `at` in Unix ms by Redis's clock. The default is one whose record is gone."""
 
-    Args:
-        ended_at: Unix ms by Redis's clock.
-    """
-    key_list = [keys.ACTIVE, keys.unended(tenant), keys.tokens(tenant)]
-    return bool(await _SETTLE(redis, key_list, [run_id, ended_at // DAY_MS, tokens, TOKENS_TTL_MS]))
+    status: str = ""
+    at: int = 0
+    events: int = 0
+    tokens: int = 0
+
+
+async def settle(redis: Redis, run_id: str, *, tenant: str, ended: Ended) -> bool:
+    """A run has ended: out of the active ones, and into the totals and its tenant's count; False where that was done."""
+    key_list = [keys.ACTIVE, keys.unended(tenant), keys.tokens(tenant), keys.TOTALS]
+    args = [run_id, ended.at // DAY_MS, ended.tokens, TOKENS_TTL_MS, ended.status, ended.events]
+    return bool(await _SETTLE(redis, key_list, args))
 
 
 class Renewed(NamedTuple):

@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from shared import ids, keys, live, log, queue, scripts, sse
 from shared.clock import wall_ms
-from shared.cursor import EventId
+from shared.cursor import EventId, parse_id
 from shared.errors import Fenced, IdempotencyConflict, RunEnded, RunNotFound
 from shared.events import Cancel, Error, Event, RunQueued, StageCompleted, Usage
 from shared.log import StoredEvent
@@ -98,11 +98,13 @@ async def get_run(redis: Redis, run_id: str, tenant: str | None = None) -> Run:
 
 
 class Load(NamedTuple):
-    """How many runs have not ended; how many of them are due and in no worker's hands, how many are parked."""
+    """How many runs have not ended; how many of them are due and in no worker's hands, and so on."""
 
     active: int
     waiting: int
     parked: int
+    held_back: int
+    running: int
 
 
 async def read_load(redis: Redis, lease_s: float) -> Load:
@@ -114,8 +116,9 @@ async def read_load(redis: Redis, lease_s: float) -> Load:
         pipe.zcount(keys.QUEUE, "-inf", now_ms)
         # A run that is held is due when its lease ends; what is due later waits for a person.
         pipe.zcount(keys.QUEUE, now_ms + round(lease_s * 1000) + 1, keys.NEVER - 1)
-        active, waiting, parked = await pipe.execute()
-    return Load(active, waiting, parked)
+        pipe.zcard(keys.HELD_BACK)
+        pipe.zcard(keys.RUNNING)
+        return Load(*await pipe.execute())
 
 
 class StageView(NamedTuple):
@@ -231,12 +234,13 @@ async def end_claimed(
 
 async def settle(redis: Redis, settings: Settings, run_id: str) -> None:
     """Tidy up after a run's end: out of what the sweep looks through; its idempotency key lives as long as it."""
-    fields = ["tenant", "idempotency", "finished_at", "usage"]
-    tenant, reserved, ended_at, usage = await redis.hmget(keys.run(run_id), fields)  # type: ignore[misc]
-    tokens = orjson.loads(usage)["total_tokens"] if usage else 0
-    await scripts.settle(
-        redis, run_id, tenant=(tenant or b"").decode(), ended_at=int(ended_at or 0), tokens=tokens if ended_at else 0
-    )
+    fields = ["tenant", "idempotency", "finished_at", "usage", "status", "last_id"]
+    tenant, reserved, ended_at, usage, status, last_id = await redis.hmget(keys.run(run_id), fields)  # type: ignore[misc]
+    ended = scripts.Ended()
+    if ended_at:
+        tokens = orjson.loads(usage)["total_tokens"] if usage else 0
+        ended = scripts.Ended(status.decode(), int(ended_at), parse_id(last_id.decode()).sequence, tokens)
+    await scripts.settle(redis, run_id, tenant=(tenant or b"").decode(), ended=ended)
     await scripts.leave(redis, run_id, settings.tenant_runs_running)
     if reserved:
         await redis.expire(reserved, round(settings.retention_s))

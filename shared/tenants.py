@@ -22,7 +22,7 @@ class Scope(StrEnum):
     RUNS_READ = "runs:read"  # see runs, their lists and their events
     RUNS_CANCEL = "runs:cancel"  # stop runs
     APPROVALS = "approvals"  # decide on tool calls that wait for a person
-    ADMIN = "admin"  # what belongs to no tenant: the metrics
+    ADMIN = "admin"  # what belongs to no tenant: the metrics, the system's stats
 
 
 def is_tenant(name: object) -> bool:

@@ -4,13 +4,14 @@ import asyncio
 import logging
 import os
 import socket
-from typing import Final
+from typing import Any, Final
 
 from redis.asyncio import Redis
 
-from shared import catalog, queue
+from shared import catalog, keys, queue
 from shared import redis as redis_connections
 from shared.line import Line
+from shared.presence import Presence
 from shared.pubsub import Channels
 from shared.redis import check_server
 from shared.settings import Settings
@@ -54,6 +55,8 @@ class WorkerApp:
             channels=self._channels,
         )
 
+        self._presence = Presence(self._redis, keys.WORKERS, self.name, self._state)
+
     async def run(self) -> None:
         """Work until SIGTERM or SIGINT, then give back what is held.
 
@@ -75,17 +78,23 @@ class WorkerApp:
         )
         sweeping = asyncio.create_task(sweep_forever(self._redis, self._settings, self.name))
         publishing = asyncio.create_task(publish_forever(self._redis, self._tools, published))
+        saying = asyncio.create_task(self._presence.say_forever())
         logger.info("worker %s is ready for %d runs", self.name, self._settings.worker_concurrency)
         try:
             await worker.async_run()
         finally:
-            await cancel_and_wait(sweeping, publishing)
+            await cancel_and_wait(sweeping, publishing, saying)
             self._keeper.stop()
             await self._channels.stop()
             await self._line.aclose()
             await self._model.aclose()
             await self._tools.aclose()
             await redis_connections.close(self._redis)
+
+    def _state(self) -> dict[str, Any]:
+        """What this worker says of itself."""
+        runs = [{"id": run_id, "attempt": attempt} for run_id, attempt in self._runner.held()]
+        return {"concurrency": self._settings.worker_concurrency, "runs": runs}
 
     async def _drain(self) -> None:
         """Safe points first; after the grace everything."""

@@ -133,6 +133,10 @@ class Runner:
                 raise Fenced(run_id, 0)
             return
 
+    def held(self) -> list[tuple[str, int]]:
+        """The runs at work, each with its attempt."""
+        return [(attempt.run_id, attempt.number) for attempt in self._attempts]
+
     def begin_drain(self) -> None:
         """Give every run back at its next safe point."""
         self._is_draining = True

@@ -16,7 +16,8 @@ from gateway.problems import problem_types
 from gateway.resource import guards
 from gateway.schemas import Health, ModelList, ToolList
 from gateway.state import gateway_of
-from shared import catalog, events, metrics
+from gateway.stats import Stats
+from shared import catalog, events, metrics, stats
 from shared.tenants import Scope
 
 STATIC: Final = StaticFiles(directory=Path(__file__).parent.parent / "static")
@@ -56,6 +57,13 @@ async def get_metrics(request: Request) -> Response:
     """GET /metrics: Prometheus's text format."""
     gateway = gateway_of(request)
     return Response(await gateway.metrics.render(gateway.redis), headers={"Content-Type": metrics.CONTENT_TYPE})
+
+
+@needs(Scope.ADMIN)
+async def get_stats(request: Request) -> Response:
+    """GET /stats: the queue, the workers and what they hold, the streams, and what all runs came to."""
+    gateway = gateway_of(request)
+    return answer(Stats.of(await stats.read_stats(gateway.redis, gateway.settings.lease_s)))
 
 
 @needs(None)

@@ -86,7 +86,9 @@ async def test_every_block_of_operations_can_be_typed(healthy: System) -> None:
     assert "tool_completion_chunk" in output("XREAD")
     assert "event: tool_completion_chunk" in output("--max-time")
     assert "id: " in output("SUBSCRIBE")
+    assert run_id in output("-q weather")
     assert run_id in output("ZRANGE sb:queue")
+    assert output("HGETALL sb:workers").count(run_id) == 2, "in Redis, and over HTTP"
     assert run_id in output("curl -s -X POST")
     assert re.search(r"^sb:run:\{\w+\}:stage:\w+\t\d+$", output("sort -k2"), re.MULTILINE)
     assert "stagebus_redis_up 1.0" in output("readyz")

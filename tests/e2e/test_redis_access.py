@@ -72,7 +72,17 @@ async def test_system_runs_with_least_rights(tmp_path: Path) -> None:
         slow = await post_run(system.url, {**WEATHER, "model": "demo:delay_ms=200"})
         async with httpx.AsyncClient(base_url=system.url) as http:
             await http.post(f"/runs/{slow}/cancel")
-            for path in ("/runs", "/tools", "/models", "/readyz", "/metrics", f"/runs/{slow}", f"/runs/{slow}/events"):
+            for path in (
+                "/runs",
+                "/tools",
+                "/models",
+                "/readyz",
+                "/metrics",
+                "/stats",
+                "/runs?q=x",
+                f"/runs/{slow}",
+                f"/runs/{slow}/events",
+            ):
                 assert (await http.get(path)).status_code == 200
             keyed = [await http.post("/runs", json=WEATHER, headers={"Idempotency-Key": "k"}) for _ in range(2)]
             assert len({response.json()["id"] for response in keyed}) == 1
@@ -109,6 +119,8 @@ async def _refused_what_they_do_not_need(system: System) -> None:
         (gateway, ("HSET", keys.api_key("0"), "tenant", "mine")),
         (gateway, ("DEL", keys.api_key("0"))),
         (gateway, ("HSET", keys.TOOLS, "evil", "{}")),
+        (gateway, ("HSET", keys.WORKERS, "evil", "{}")),
+        (worker, ("HGETALL", keys.GATEWAYS)),
         (worker, ("HGETALL", keys.api_key("0"))),
         (worker, ("ZRANGE", keys.API_KEYS, 0, -1)),
     ]:

@@ -196,7 +196,7 @@ async def test_tokens_of_ended_runs_count_once_and_for_one_day(redis: Redis, set
     with pytest.raises(TokensUsedUp) as refused:
         await make(redis, limited, "t")
 
-    assert await redis.hget(keys.tokens("t"), "used") == b"100"
+    assert await redis.hget(keys.tokens("t"), "used") == await redis.hget(keys.TOTALS, "tokens") == b"100"
     assert 0 < refused.value.retry_after_s <= 86400
     await make(redis, limited, "other")
     await redis.hincrby(keys.tokens("t"), "day", -1)

@@ -30,7 +30,8 @@ def test_all_keys_of_a_run_hash_to_one_slot() -> None:
 def test_no_two_things_share_a_key() -> None:
     run_ids = [new_run_id(), new_run_id()]
     made = [key_of(run_id) for key_of in [*OF_A_RUN, keys.job, keys.lease, keys.arq_retry] for run_id in run_ids]
-    made += [keys.ACTIVE, keys.QUEUE, keys.BELL, keys.SWEEP, keys.TOOLS, keys.TOOLS_SEEN, keys.API_KEYS]
+    made += [keys.ACTIVE, keys.QUEUE, keys.BELL, keys.SWEEP, keys.TOOLS, keys.TOOLS_SEEN, keys.API_KEYS, keys.TOTALS]
+    made += [keys.WORKERS, keys.GATEWAYS, keys.seen(keys.WORKERS), keys.seen(keys.GATEWAYS)]
     made += [keys.api_key("a"), keys.api_key("s")]
     made += [keys.runs("public"), keys.runs("other"), keys.idempotency("public", "k"), keys.idempotency("other", "k")]
 

@@ -6,7 +6,7 @@ import { compile } from "json-schema-to-typescript";
 
 const BANNER = "// Made by `make client` out of the gateway's own schemas. Do not edit.\n";
 // The API's types that a user of the client meets; what they need comes with them.
-const API_ROOTS = ["CreateRun", "ModelList", "Problem", "RunAccepted", "RunList", "RunView", "TicketView", "ToolList"];
+const API_ROOTS = ["CreateRun", "ModelList", "Problem", "RunAccepted", "RunList", "RunView", "Stats", "TicketView", "ToolList"];
 
 const { events, api, terminal } = JSON.parse(await text(process.stdin));
 

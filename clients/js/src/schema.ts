@@ -293,6 +293,49 @@ export interface PendingApproval {
 export interface RunResult {
   text: string;
 }
+/** The whole system; what workers and gateways say of themselves is a few seconds old. */
+export interface Stats {
+  queue: QueueStats;
+  workers: WorkerStats[];
+  /** over all gateways */
+  streams_open: number;
+  totals: Totals;
+}
+/** The runs that have not ended, by what they wait for. */
+export interface QueueStats {
+  /** due, and in no worker's hands */
+  waiting: number;
+  /** due, but their tenant has enough running */
+  held_back: number;
+  /** in a worker's hands, or left behind by one that died */
+  running: number;
+  /** they wait for a person */
+  parked: number;
+}
+/** A worker, as it spoke of itself last. */
+export interface WorkerStats {
+  /** host:pid */
+  name: string;
+  /** how many runs it takes at most */
+  concurrency: number;
+  runs: HeldRunStats[];
+  seen_ms_ago: number;
+}
+/** A run that a worker holds. */
+export interface HeldRunStats {
+  id: string;
+  attempt: number;
+  /** unless it is renewed; below 0: another worker may take the run */
+  lease_ends_in_ms: number;
+}
+/** What all runs came to that have ended since Redis was new. */
+export interface Totals {
+  events: number;
+  runs_succeeded: number;
+  runs_failed: number;
+  runs_cancelled: number;
+  tokens: number;
+}
 /** A ticket for one run. */
 export interface TicketView {
   /** goes into the query, as `ticket`, of the run's URL and of its streams' */

@@ -1,16 +1,21 @@
 from dataclasses import replace
 
 import httpx
+import orjson
 import pytest
 from redis.asyncio import Redis
 from starlette.applications import Starlette
 
 from gateway.app import create_app
 from gateway.state import Gateway
-from shared import catalog, events
+from shared import catalog, events, ids, keys, scripts, store
 from shared.catalog import ToolDescription
 from shared.errors import StorageUnfit
+from shared.events import Error
+from shared.presence import Presence
 from shared.settings import Settings
+from shared.tenants import Scope
+from tests.gateway.conftest import ClientOf
 
 PROVIDERS = """
 [providers.one]
@@ -71,6 +76,58 @@ async def test_unreachable_redis_stops_the_start() -> None:
     with pytest.raises(StorageUnfit, match="STAGEBUS_REDIS_URL"):
         async with app.router.lifespan_context(app):
             pass
+
+
+# --- GET /stats --------------------------------------------------------------
+
+
+async def test_stats_are_of_the_whole_system(
+    api: httpx.AsyncClient, app: Starlette, redis: Redis, settings: Settings
+) -> None:
+    """One run is in a worker's hands, one is held back for it, one waits, and so do the jobs of three that have ended."""
+    made = [
+        await store.create_run(redis, settings, tenant=tenant, model="m", request={"timeout_s": 60})
+        for tenant in ("a", "a", "a", "b", "b", "b")
+    ]
+    await redis.hset(keys.LIMITS, "a:runs_running", 1)
+    held = made[0]
+    assert await scripts.take(redis, held, "token", settings.lease_s)
+    assert not await scripts.take(redis, made[1], "token", settings.lease_s)
+    claim = await scripts.claim(redis, held, "host:1")
+    assert claim is not None
+    runs = [{"id": held, "attempt": claim.attempt}, {"id": ids.new_run_id(), "attempt": 1}]
+    state = orjson.dumps({"concurrency": 4, "runs": runs})
+    await Presence(redis, keys.WORKERS, "host:1", dict)._say(state)
+    await Presence(redis, keys.GATEWAYS, "another", dict)._say(b'{"streams_open": 3}')
+    for run_id in made[3:5]:
+        await store.cancel_run(redis, settings, run_id)
+        await store.settle(redis, settings, run_id)  # once more, which counts nothing
+    failed = await store.end_unheld(redis, settings, made[5], Error(error="x", code="internal"))
+    answered = (await api.get("/stats")).json()
+
+    assert failed
+    (worker,) = answered["workers"]
+    (run,) = worker["runs"]
+    assert 0 < run.pop("lease_ends_in_ms") <= settings.lease_s * 1000
+    assert 0 <= worker.pop("seen_ms_ago") < 5_000
+    assert worker == {"name": "host:1", "concurrency": 4, "runs": [{"id": held, "attempt": claim.attempt}]}
+    assert answered["queue"] == {"waiting": 4, "held_back": 1, "running": 1, "parked": 0}
+    assert answered["totals"] == {
+        "events": 6, "runs_succeeded": 0, "runs_failed": 1, "runs_cancelled": 2, "tokens": 0,
+    }  # fmt: skip
+    assert answered["streams_open"] == 3, "over all gateways"
+
+
+async def test_stats_of_an_empty_system_are_noughts(api: httpx.AsyncClient) -> None:
+    answered = (await api.get("/stats")).json()
+
+    assert answered["workers"] == []
+    assert {*answered["queue"].values(), *answered["totals"].values()} == {0}
+
+
+async def test_stats_are_the_operator_s(client_of: ClientOf) -> None:
+    assert (await (await client_of("t", Scope.RUNS_READ)).get("/stats")).status_code == 403
+    assert (await (await client_of("t", Scope.ADMIN)).get("/stats")).status_code == 200
 
 
 async def test_tools_are_those_that_workers_published(api: httpx.AsyncClient, redis: Redis) -> None:
