@@ -9,7 +9,7 @@ COPY gateway gateway
 COPY worker worker
 COPY clients/python clients/python
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/stagebus/bin/pip install --disable-pip-version-check -c constraints.txt '.[mcp]'
+    /opt/stagebus/bin/pip install --disable-pip-version-check --only-binary :all: -c constraints.txt '.[mcp]'
 
 FROM python:3.11.14-slim-bookworm
 

