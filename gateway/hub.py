@@ -197,7 +197,12 @@ class Hub:
             return
         self.events_relayed += (batch.last.sequence - batch.before.sequence) * len(streams)
         for stream in streams:
-            stream.deliver(batch)
+            try:
+                stream.deliver(batch)
+            except Exception:
+                # Of this stream alone: the run's others get the batch, and this one reads the log.
+                logger.exception("run %s: a stream could not take a batch", stream.run_id)
+                stream.fall_behind()
 
     def _catch_up_all(self) -> None:
         """Messages may have been missed: every stream looks into the log."""
@@ -214,6 +219,9 @@ class Hub:
                 await self._compare(quiet)
             except REDIS_AWAY:
                 logger.debug("Redis is away; quiet streams are not compared")
+            except Exception:
+                # Without the ticker no stream of this process would ever get a ping again.
+                logger.exception("quiet streams could not be compared")
             for stream in quiet:
                 stream.ping_due = True
                 stream.wake()

@@ -94,11 +94,19 @@ async def read_head(redis: Redis, run_id: str, tenant: str | None = None) -> Hea
 
 
 async def read_last_ids(redis: Redis, run_ids: Sequence[str]) -> list[EventId | None]:
-    """Where several logs end, in one round trip; None for a run that is gone."""
+    """Where several logs end, in one round trip; None for a run that is gone, or whose record is none."""
     async with redis.pipeline(transaction=False) as pipe:
         for run_id in run_ids:
             pipe.hget(keys.run(run_id), "last_id")
-        return [last_id and parse_id(last_id.decode()) for last_id in await pipe.execute()]
+        return [_as_last_id(reply) for reply in await pipe.execute(raise_on_error=False)]
+
+
+def _as_last_id(reply: bytes | Exception | None) -> EventId | None:
+    # One bad record must not cost those that are asked for with it their answer.
+    try:
+        return parse_id(reply.decode()) if isinstance(reply, bytes) else None
+    except ValueError:
+        return None
 
 
 async def read_page(

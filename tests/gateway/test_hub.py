@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 import orjson
 import pytest
@@ -105,6 +106,60 @@ async def test_lost_last_message_shows_when_the_stream_is_quiet(
     await watcher.until_end(5)
     assert watcher.sequences == [1, 2, 3]
     await hub.stop()
+
+
+@pytest.mark.parametrize(
+    "fault", ["a record of another type", "a last id that is none", "an error that nobody foresaw"]
+)
+async def test_quiet_streams_are_pinged_whatever_is_wrong_with_another_run(
+    redis: Redis, settings: Settings, run: RunByHand, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """The ticker looks after all streams of its process: it must not end, and a lost last message still shows."""
+    hub = Hub(redis, settings.model_copy(update={"ping_s": 0.3}))
+    await hub.start()
+    broken = await runs_by_hand.start(redis)
+    watchers = [Watcher(hub, broken.run_id), Watcher(hub, run.run_id)]
+    for watcher in watchers:
+        await watcher.until(lambda w: len(w.frames) == 1)
+    if fault == "a record of another type":
+        await redis.set(keys.run(broken.run_id), "junk", ex=60)
+    elif fault == "a last id that is none":
+        await redis.hset(keys.run(broken.run_id), "last_id", "junk")
+    else:
+        errors = iter([RuntimeError("nobody foresaw it")])
+        real = hub._compare
+        monkeypatch.setattr(hub, "_compare", lambda quiet: _raise(e) if (e := next(errors, None)) else real(quiet))
+    for pings in (1, 2):
+        await watchers[1].until(lambda w, pings=pings: w.received.count(b"\n:") >= pings, 5)
+    async with _deaf(run):
+        await run.end()
+
+    await watchers[1].until_end(5)
+    assert watchers[1].sequences == [1, 2]
+    await hub.stop()
+    with suppress(Exception):
+        await watchers[0].until_end()
+    await runs_by_hand.stop(broken)
+
+
+def _raise(exc: Exception) -> None:
+    raise exc
+
+
+async def test_stream_that_cannot_take_a_message_costs_the_run_s_others_none(
+    hub: Hub, run: RunByHand, watch: Watch
+) -> None:
+    watchers = [watch(run.run_id) for _ in range(3)]
+    for watcher in watchers:
+        await watcher.until(lambda w: len(w.frames) == 1)
+    for stream in list(hub._streams[run.run_id])[:1]:
+        stream.subscription.deliver = lambda _: 1 / 0
+    await run.say("a")
+    await run.end()
+
+    for watcher in watchers:
+        await watcher.until_end()
+        assert watcher.sequences == [1, 2, 3], "the one that failed reads the log"
 
 
 async def test_cut_live_connection_costs_nothing(redis: Redis, run: RunByHand, watch: Watch) -> None:
