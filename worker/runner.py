@@ -166,7 +166,7 @@ class Runner:
                 redis=self._redis,
                 settings=self._settings,
                 model=self._model,
-                tools=self._tools.snapshot(),
+                tools=self._tools,
             )
             try:
                 event = await self._find_end(run, claim, attempt, toolchain)

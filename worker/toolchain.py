@@ -37,7 +37,7 @@ from worker.stages.gate import Gate
 from worker.stages.model import BadCalls, Prompting, model_stage
 from worker.stages.planning import Checkpoints
 from worker.stages.tools import RoundLimits, tools_stage
-from worker.tools.toolset import Toolset
+from worker.tools.registry import ToolRegistry
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Toolchain:
         redis: Redis,
         settings: Settings,
         model: Model,
-        tools: Toolset,
+        tools: ToolRegistry,
     ) -> None:
         self._run = run
         self._request = RunRequest.model_validate(run.request)
@@ -63,7 +63,8 @@ class Toolchain:
         self._redis = redis
         self._settings = settings
         self._model = model
-        self._tools = tools
+        self._registry = tools
+        self._tools = tools.snapshot()
         self._offered = tuple(tools.default_names() if self._request.tools is None else self._request.tools)
         self.completed = dict(history.completed)
         self.stage_id: str | None = None
@@ -82,15 +83,21 @@ class Toolchain:
             Fenced, RunEnded, TailLost: nothing more may be written.
         """
         self._put(RunStarted(attempt=self._attempt.number, worker=worker))
-        unknown = set(self._offered) - set(self._tools.names())
-        if unknown:
-            raise UnknownTools(sorted(unknown))
+        await self._find_tools()
         while (stage := next_stage(self._request, self.completed)) is not None:
             if self._attempt.draining.is_set():
                 raise GivenBack("between stages")
             self.stage_id = stage.stage_id
             self.completed[stage.stage_id] = await self._do(stage)
         self.stage_id = None
+
+    async def _find_tools(self) -> None:
+        """Look whether all that the request names is there, or comes once its source can be reached."""
+        if set(self._offered) - set(self._tools.names()):
+            await self._attempt.unless_draining(self._registry.wait_for(self._offered))
+            self._tools = self._registry.snapshot()
+        if unknown := set(self._offered) - set(self._tools.names()):
+            raise UnknownTools(sorted(unknown))
 
     async def _do(self, stage: NextStage) -> StageCompleted:
         self._began_at = time.monotonic()

@@ -1,7 +1,7 @@
 """The runner against a real server: a run comes to its end whatever stands in its record."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -21,6 +21,9 @@ from shared.settings import Settings
 from tests.runs_by_hand import queued
 from worker.model.client import Model, ModelRequest
 from worker.runner import Outcome, Runner
+from worker.tools.context import ToolContext
+from worker.tools.registry import ToolRegistry
+from worker.tools.sources import SourcedTool
 
 REQUEST = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "tools": [], "timeout_s": 60}
 ANSWER = {"choices": [{"index": 0, "delta": {"content": "hello"}, "finish_reason": "stop"}]}
@@ -118,6 +121,88 @@ async def test_run_of_another_version_goes_on(
 
     assert (await names(redis, run_id))[-1] == "done"
     assert model.was_asked == []
+
+
+class LateSource:
+    """Gives its one tool when the test says so."""
+
+    name = "late"
+
+    def __init__(self) -> None:
+        self.on_change: Callable[[], None] = lambda: None
+        self.is_known = False
+        self._tools: list[SourcedTool] = []
+
+    def give(self, *names: str) -> None:
+        self._tools = [SourcedTool(name, "d", {"type": "object"}, call=_never) for name in names]
+        self.is_known = True
+        self.on_change()
+
+    def tools(self) -> list[SourcedTool]:
+        return self._tools
+
+    async def start(self) -> None:
+        pass
+
+    async def aclose(self) -> None:
+        pass
+
+
+async def _never(_arguments: dict[str, Any], _context: ToolContext) -> None:
+    raise AssertionError("the model calls nothing")
+
+
+@pytest.fixture
+async def late(runner: Runner, settings: Settings) -> AsyncIterator[LateSource]:
+    """The source of the runner's tools, away since the worker began."""
+    late = LateSource()
+    registry = ToolRegistry([], settings, sources=[late])
+    await registry.start()
+    runner._tools = registry
+    yield late
+    await registry.aclose()
+
+
+async def begun(redis: Redis, run_id: str) -> None:
+    async with asyncio.timeout(10):
+        while await names(redis, run_id) != ["run_queued", "run_started"]:
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(("given", "end"), [(["late__one"], "done"), (["late__other"], "error"), ([], "error")])
+async def test_run_waits_for_a_source_that_was_away_since_the_worker_began(
+    redis: Redis, settings: Settings, runner: Runner, late: LateSource, given: list[str], end: str
+) -> None:
+    """Another worker had the tool, so the gateway took the run; what the source does not have, nobody has."""
+    run_id = await queued(redis, settings, {**REQUEST, "tools": ["late__one"]})
+    running = asyncio.create_task(runner.run(run_id, "token"))
+    await begun(redis, run_id)
+    late.give(*given)
+    await asyncio.wait_for(running, 10)
+    run = await store.get_run(redis, run_id)
+
+    assert (await names(redis, run_id))[-1] == end
+    assert run.error is None or run.error["code"] == "unknown_tools"
+
+
+@pytest.mark.parametrize("stop", ["a drain", "a cancel", "nothing"])
+async def test_wait_for_a_source_ends(
+    redis: Redis, settings: Settings, runner: Runner, late: LateSource, monkeypatch: pytest.MonkeyPatch, stop: str
+) -> None:
+    monkeypatch.setattr("worker.tools.registry.SOURCES_MAX_S", 60 if stop != "nothing" else 0.01)
+    run_id = await queued(redis, settings, {**REQUEST, "tools": ["late__one"]})
+    running = asyncio.create_task(runner.run(run_id, "token"))
+    if stop != "nothing":
+        await begun(redis, run_id)
+    if stop == "a drain":
+        runner.begin_drain()
+    elif stop == "a cancel":
+        await scripts.cancel(redis, run_id)
+    outcome = await asyncio.wait_for(running, 10)
+
+    assert outcome.is_over == (stop != "a drain")
+    end = {"a drain": "run_started", "a cancel": "cancel", "nothing": "error"}[stop]
+    assert (await names(redis, run_id))[-1] == end
 
 
 async def test_run_that_has_ended_is_over_and_stays_as_it_is(redis: Redis, settings: Settings, runner: Runner) -> None:

@@ -54,6 +54,7 @@ class McpSource:
     def __init__(self, name: str, entry: McpEntry, egress: Egress) -> None:
         self.name = name
         self.on_change: Callable[[], None] = lambda: None
+        self.is_known = False
         self._entry = entry
         self._egress = egress
         self._tools: list[SourcedTool] = []
@@ -174,7 +175,8 @@ class McpSource:
                 break
         else:
             logger.warning("MCP server %s has more than %d tools; the rest is left out", self.name, TOOLS_MAX)
-        if listed[:TOOLS_MAX] != self._listed:
+        if listed[:TOOLS_MAX] != self._listed or not self.is_known:
+            self.is_known = True
             self._listed = listed[:TOOLS_MAX]
             self._tools = self._offer(self._listed)
             self.on_change()

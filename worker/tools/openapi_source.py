@@ -49,6 +49,7 @@ class OpenApiSource:
         """Raises BadTool where the document is a file that does not hold."""
         self.name = name
         self.on_change: Callable[[], None] = lambda: None
+        self.is_known = False
         self._entry = entry
         self._egress = egress
         self._timeout_s = entry.timeout_s or settings.tool_timeout_s
@@ -116,6 +117,7 @@ class OpenApiSource:
             raise BadTool(f"openapi.{self.name}: the document is not built as OpenAPI says ({exc})") from exc
         named = name_tools(self.name, [operation.name for operation in operations])
         self._tools = [self._tool(named[operation.name], operation) for operation in operations]
+        self.is_known = True
 
     def _tool(self, name: str, operation: Operation) -> SourcedTool:
         validator = Draft202012Validator(operation.schema, registry=_NOWHERE)

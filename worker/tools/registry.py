@@ -9,7 +9,8 @@ import importlib
 import inspect
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from typing import Final
 
 from shared.errors import BadTool
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 # What OpenAI takes as a function's name, and so everyone.
 _NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+# A run whose tools are not there yet waits for so long for a source that never was.
+SOURCES_MAX_S: Final = 60.0
 # A cut result needs room for the mark that says so.
 _RESULT_MIN_BYTES: Final = 256
 
@@ -62,6 +65,7 @@ class ToolRegistry(Toolset):
         self._settings = settings
         self._sources = tuple(sources)
         self.changed = asyncio.Event()  # set at each change; who waits for the next clears it
+        self._next_change = asyncio.Event()  # set at the next change, when another takes its place
         self._functions: dict[str, Tool] = {}
         for function in functions:
             made = self._make(function)
@@ -97,6 +101,13 @@ class ToolRegistry(Toolset):
         """The tools of this moment; a run's attempt keeps to one snapshot."""
         return Toolset(self._tool_by_name)
 
+    async def wait_for(self, names: Collection[str]) -> None:
+        """Wait for tools that a source may yet give: one that was not to be had since this worker began."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SOURCES_MAX_S):
+                while not (set(names) <= self._tool_by_name.keys() or all(s.is_known for s in self._sources)):
+                    await self._next_change.wait()
+
     async def aclose(self) -> None:
         """Let go of threads and connections. Calls that still run are left to end with the process."""
         await asyncio.gather(*(source.aclose() for source in self._sources))
@@ -115,6 +126,8 @@ class ToolRegistry(Toolset):
                     tools[sourced.name] = self._adopt(sourced)
         self._tool_by_name = tools
         self.changed.set()
+        self._next_change.set()
+        self._next_change = asyncio.Event()
 
     def _adopt(self, sourced: SourcedTool) -> Tool:
         max_bytes = self._settings.tool_result_max_bytes

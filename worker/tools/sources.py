@@ -50,11 +50,14 @@ class ToolSource(Protocol):
 
     Attributes:
         name: what the operator called it.
-        on_change: called when `tools` would answer differently; set by who uses the source.
+        on_change: called when `tools` would answer differently, and when it gave them for the first time; set by
+            who uses the source.
+        is_known: whether it ever gave its tools: before that nobody can say what is none of them.
     """
 
     name: str
     on_change: Callable[[], None]
+    is_known: bool
 
     def tools(self) -> Sequence[SourcedTool]:
         """The tools of now. One whose server is away for a while stays; its calls say so."""
