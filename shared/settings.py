@@ -83,7 +83,9 @@ class Settings(BaseSettings):
         description="comma-separated networks, addresses and hosts, each with a port or not, that tools may reach "
         "although they are not public: 10.0.0.0/8,wiki.internal:443",
     )
-    egress_response_max_bytes: int = Field(4 * 2**20, ge=2**10, description="an answer to a tool over HTTP")
+    egress_response_max_bytes: int = Field(
+        4 * 2**20, ge=2**10, description="an answer to a tool over HTTP, or an MCP server's message"
+    )
     weather_geocoding_url: str = Field("https://geocoding-api.open-meteo.com", description="Open-Meteo's geocoding API")
     weather_forecast_url: str = Field("https://api.open-meteo.com", description="Open-Meteo's forecast API")
     approvals: Annotated[tuple[str, ...], NoDecode] = Field(

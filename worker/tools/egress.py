@@ -7,6 +7,7 @@ Redirects pass the same two checks. TLS still verifies the name, not the address
 
 import asyncio
 import logging
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
@@ -24,6 +25,8 @@ REDIRECTS_MAX: Final = 3
 CONNECT_TIMEOUT_S: Final = 10.0
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _EVENT_STREAM: Final = "text/event-stream"
+_EMPTY_LINE: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+_EMPTY_LINE_BYTES: Final = 4
 
 # The addresses of a host; raises OSError where it has none.
 Resolve = Callable[[str, int], Awaitable[list[str]]]
@@ -70,7 +73,7 @@ class Egress:
 
     def __init__(self, policy: AddressPolicy, response_max_bytes: int, resolve: Resolve | None = None) -> None:
         self._policy = policy
-        self._response_max_bytes = response_max_bytes
+        self.response_max_bytes = response_max_bytes
         self._resolve = resolve or resolve_host
         self._tls: ssl.SSLContext | None = None
 
@@ -91,7 +94,7 @@ class Egress:
 
         Args:
             timeout_s: for each part of an answer; the whole of it is the caller's to limit.
-            event_streams: those may be of any length; their reader limits each event.
+            event_streams: those may be of any length; each event has an answer's limit.
 
         Raises:
             ValueError: one of `urls` is no http or https URL.
@@ -102,7 +105,7 @@ class Egress:
             frozenset(origins),
             _GuardedBackend(self._policy, self._resolve),
             self._ssl_context(origins),
-            self._response_max_bytes,
+            self.response_max_bytes,
             event_streams=event_streams,
         )
         return httpx2.AsyncClient(
@@ -208,9 +211,9 @@ class _GuardedTransport(httpx2.AsyncHTTPTransport):
         if response.headers.get("Content-Encoding", "identity") != "identity":
             await response.aclose()
             raise ResponseTooLong("the answer is compressed, which was not asked for")
-        if not (self._event_streams and response.headers.get("Content-Type", "").startswith(_EVENT_STREAM)):
-            assert isinstance(response.stream, httpx2.AsyncByteStream)
-            response.stream = _LimitedStream(response.stream, self._response_max_bytes)
+        is_events = self._event_streams and response.headers.get("Content-Type", "").startswith(_EVENT_STREAM)
+        assert isinstance(response.stream, httpx2.AsyncByteStream)
+        response.stream = _LimitedStream(response.stream, self._response_max_bytes, is_events=is_events)
         return response
 
     def _is_ours(self, url: httpx2.URL) -> bool:
@@ -221,18 +224,26 @@ class _GuardedTransport(httpx2.AsyncHTTPTransport):
 
 
 class _LimitedStream(httpx2.AsyncByteStream):
-    """A body that ends with an error where it is too long."""
+    """A body that ends with an error where it is too long; of events, where one of them is."""
 
-    def __init__(self, body: httpx2.AsyncByteStream, max_bytes: int) -> None:
+    def __init__(self, body: httpx2.AsyncByteStream, max_bytes: int, *, is_events: bool) -> None:
         self._body = body
         self._max_bytes = max_bytes
+        self._is_events = is_events
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         length = 0
+        tail = b""
         async for part in self._body:
             length += len(part)
+            if self._is_events:
+                # An event ends with an empty line, which may come in two parts.
+                *ended, rest = _EMPTY_LINE.split(tail + part)
+                length = len(rest) if ended else length
+                tail = rest[1 - _EMPTY_LINE_BYTES :]
             if length > self._max_bytes:
-                raise ResponseTooLong(f"the answer is longer than {self._max_bytes} bytes")
+                what = "an event" if self._is_events else "the answer"
+                raise ResponseTooLong(f"{what} is longer than {self._max_bytes} bytes")
             yield part
 
     async def aclose(self) -> None:

@@ -6,10 +6,10 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 import anyio
-from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 
 from worker.tools.egress import Egress
+from worker.tools.mcp_pipes import open_pipes
 from worker.tools.sources_file import McpEntry
 
 T = TypeVar("T")
@@ -27,13 +27,7 @@ async def open_transport(entry: McpEntry, egress: Egress, on_end: Callable[[], N
         OSError: the command cannot be started.
     """
     if entry.command is not None:
-        server = StdioServerParameters(
-            command=entry.command,
-            args=entry.args,
-            env={name: value.read() for name, value in entry.env.items()},
-            cwd=entry.cwd,
-        )
-        async with stdio_client(server) as (reading, writing):
+        async with open_pipes(entry, egress.response_max_bytes) as (reading, writing):
             yield _WatchedStream(reading, on_end), writing
         return
     assert entry.url is not None, "an entry has a command or a URL"

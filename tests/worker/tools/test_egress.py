@@ -8,7 +8,7 @@ import pytest
 import trustme
 
 from shared.addresses import AddressPolicy
-from worker.tools.egress import REDIRECTS_MAX, Egress, EgressRefused, Origin, ResponseTooLong
+from worker.tools.egress import REDIRECTS_MAX, Egress, EgressRefused, Origin, ResponseTooLong, _LimitedStream
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nhi"
 
@@ -152,12 +152,35 @@ async def test_answer_has_a_limit(client, server):
 
 
 async def test_event_streams_are_unlimited_for_those_who_read_them(client, server):
-    stream = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n" + b"x" * 101
+    body = b"data: 12\n\ndata: 34\r\n\r\n" * 20
+    stream = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n" + body
     url = f"http://127.0.0.1:{await server(stream)}/"
 
-    assert len((await client(url, allow=["127.0.0.1"], max_bytes=9, event_streams=True).get(url)).content) == 101
+    assert (await client(url, allow=["127.0.0.1"], max_bytes=9, event_streams=True).get(url)).content == body
     with pytest.raises(ResponseTooLong):
         await client(url, allow=["127.0.0.1"], max_bytes=9).get(url)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+async def test_each_event_has_a_limit_however_it_is_cut(size):
+    """An event's length is its own, not that of the stream; one that never ends is none."""
+
+    class Cut(httpx2.AsyncByteStream):
+        def __init__(self, body):
+            self._body = body
+
+        async def __aiter__(self):
+            for at in range(0, len(self._body), size):
+                yield self._body[at : at + size]
+
+    async def read(body):
+        return b"".join([part async for part in _LimitedStream(Cut(body), 20, is_events=True)])
+
+    fine = b"id: 1\ndata: 34567\n\n" * 5 + b": ping\r\n\r\n" + b"data: 1\r\rdata: 2\n\n"
+    assert await read(fine) == fine
+    for bad in (b"data: " + b"x" * 40, fine + b"data: 1\n" * 8):
+        with pytest.raises(ResponseTooLong, match="an event is longer than 20 bytes"):
+            await read(bad)
 
 
 async def test_packed_answer_is_refused_unread(client, server, byte_server):

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from shared.addresses import AddressPolicy
 from shared.settings import Settings
 from tests.processes import children_of, is_alive, until
 from tests.system import ROOT, free_port
-from worker.tools import mcp_source
+from worker.tools import mcp_pipes, mcp_source
 from worker.tools.context import ToolContext
 from worker.tools.egress import Egress
 from worker.tools.mcp_source import McpSource
@@ -217,6 +218,40 @@ async def test_server_that_cannot_be_had_is_told_of_and_stops_nothing(connect, c
 
     assert registry.names() == ()
     assert words in caplog.text
+
+
+ENDLESS = """
+import sys
+for line in sys.stdin:
+    while True:
+        sys.stdout.write("x" * 65536)
+"""
+
+
+async def test_message_without_an_end_costs_the_worker_its_limit_and_no_more(connect, caplog, monkeypatch):
+    """The SDK's own reader collects it until memory is full, and copies all that has come with every part."""
+    monkeypatch.setattr(mcp_pipes, "END_MAX_S", 0.1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    registry = await connect(command=sys.executable, args=["-c", ENDLESS])
+
+    assert registry.names() == ()
+    assert "a message of more than 1048576 bytes" in caplog.text
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 * 1024  # KiB
+    await registry.aclose()
+    assert not [line for line in children_of(os.getpid()).values() if "65536" in line]
+
+
+async def test_server_that_heeds_no_end_is_killed(connect, monkeypatch):
+    monkeypatch.setattr(mcp_pipes, "END_MAX_S", 0.1)
+    deaf = (
+        "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); from tests.mcp_server import main; main('stdio')"
+    )
+    registry = await connect(command=sys.executable, args=["-c", f"{deaf}; signal.pause()"], cwd=str(ROOT))
+    (server,) = (pid for pid, line in children_of(os.getpid()).items() if "signal.pause" in line)
+    assert (await call(registry, "add", '{"a": 1}')).content == "2"
+    await registry.aclose()
+
+    assert not is_alive(server)
 
 
 async def test_server_that_says_nothing_holds_the_start_up_for_a_while_only(connect, monkeypatch):
