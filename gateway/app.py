@@ -42,6 +42,7 @@ ROUTES: tuple[BaseRoute, ...] = (
     Route(routes.RUN_CANCEL, Resource(POST=runs.cancel_run)),
     Route(routes.RUN_APPROVAL_ROUTE, Resource(POST=approvals.decide_call)),
     Route(routes.RUN_TICKET, Resource(POST=access.create_ticket)),
+    Route(routes.RUN_TICKET_ONE, Resource(DELETE=access.revoke_ticket)),
     Route(routes.SESSION, Resource(POST=access.create_session, GET=access.get_session, DELETE=access.end_session)),
     Route(routes.TOOLS, Resource(GET=ops.list_tools)),
     Route(routes.MODELS, Resource(GET=ops.list_models)),

@@ -10,6 +10,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from gateway import routes
+from gateway.auth.tickets import ID_PATTERN as TICKET_ID
 from gateway.create_run import METADATA_VALUE_MAX_CHARS, CreateRun
 from gateway.decide import Decide
 from gateway.handlers.runs import LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX
@@ -56,7 +57,7 @@ from shared.errors import (
     StorageUnavailable,
     UnsupportedMediaType,
 )
-from shared.refusals import CrossSite, TokensUsedUp, TooManyRuns
+from shared.refusals import CrossSite, TokensUsedUp, TooManyRevoked, TooManyRuns
 from shared.runs import STAGE_IDS
 
 JSON: Final = "application/json"
@@ -229,6 +230,13 @@ OPERATIONS: Final = (
         {200: Reply("The ticket, for the query of an EventSource, and a link to pass on.", {JSON: TicketView})},
         [RUN_ID], TicketRequest, is_body_optional=True,
         errors=[BadJson, RunNotFound, BodyTooLarge, UnsupportedMediaType, InvalidRequest, StorageUnavailable],
+    ),
+    Operation(
+        "delete", routes.RUN_TICKET_ONE, "revoke_ticket",
+        "Take a ticket back: nobody gets in by it any more, and streams that it opened end. Safe to repeat.",
+        {204: Reply("It is worthless.")},
+        [RUN_ID, Parameter("ticket_id", "path", "the ticket's `id`", {"type": "string", "pattern": f"^{TICKET_ID}$"})],
+        errors=[RunNotFound, TooManyRevoked, InvalidRequest, StorageUnavailable],
     ),
     Operation(
         "post", routes.SESSION, "create_session", "Let this browser's pages in, with a cookie instead of the key.",

@@ -6,6 +6,7 @@ from typing import Final
 
 from starlette.requests import Request
 
+from gateway.auth.tickets import ID_PATTERN as TICKET_ID
 from gateway.create_run import METADATA_KEY_MAX_CHARS, METADATA_MAX, METADATA_VALUE_MAX_CHARS
 from gateway.forms import invalid_fields
 from shared import ids
@@ -99,6 +100,18 @@ def _find_fault(name: str, values: Sequence[str]) -> str:
             is_fit = len(value) <= METADATA_VALUE_MAX_CHARS
             words = f"at most {METADATA_VALUE_MAX_CHARS} characters"
     return "" if is_fit else words
+
+
+def read_ticket_id(request: Request) -> str:
+    """The ticket that the path names.
+
+    Raises:
+        InvalidRequest: no ticket is called so.
+    """
+    ticket_id: str = request.path_params["ticket_id"]
+    if not re.fullmatch(TICKET_ID, ticket_id):
+        raise _invalid("ticket_id", "the `id` that came with the ticket")
+    return ticket_id
 
 
 def read_idempotency_key(request: Request) -> str | None:

@@ -7,6 +7,7 @@
 /runs/{run_id}/cancel                    POST  cancel
 /runs/{run_id}/approvals/{call_id}       POST  decide
 /runs/{run_id}/ticket                    POST  a ticket to look at it
+/runs/{run_id}/ticket/{ticket_id}        DELETE  take it back
 /session                                 POST  begin           GET  who one is     DELETE  end
 /tools  /models                                                GET  what a run may name
 /healthz  /readyz  /metrics  /stats                            GET  operation
@@ -26,6 +27,7 @@ RUN_APPROVAL: Final = "/runs/{run_id}/approvals/{call_id}"
 # As Starlette matches it: a call's id is the provider's own, and may hold a slash.
 RUN_APPROVAL_ROUTE: Final = "/runs/{run_id}/approvals/{call_id:path}"
 RUN_TICKET: Final = "/runs/{run_id}/ticket"
+RUN_TICKET_ONE: Final = "/runs/{run_id}/ticket/{ticket_id}"
 SESSION: Final = "/session"
 TOOLS: Final = "/tools"
 MODELS: Final = "/models"

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema
 
 from gateway import routes
 from gateway.auth.principal import Principal
+from gateway.auth.tickets import Ticket
 from shared.approvals import Ask
 from shared.catalog import ASK_USER, ToolDescription
 from shared.events import InputRequired, Usage
@@ -154,14 +155,16 @@ class TicketLinks(Answer):
 class TicketView(Answer):
     """A ticket for one run."""
 
+    id: str = Field(description="names it in logs, and where it is taken back")
     ticket: str = Field(description="goes into the query, as `ticket`, of the run's URL and of its streams'")
     expires_at: Timestamp
     links: TicketLinks
 
     @classmethod
-    def of(cls, text: str, expires_at: float, links: TicketLinks) -> "TicketView":
+    def of(cls, ticket: Ticket, links: TicketLinks) -> "TicketView":
         """The answer to those who asked for it."""
-        return cls(ticket=text, expires_at=timestamp(round(expires_at) * 1000), links=links)
+        expires_at = timestamp(round(ticket.expires_at) * 1000)
+        return cls(id=ticket.ticket_id, ticket=ticket.text, expires_at=expires_at, links=links)
 
 
 class SessionView(Answer):

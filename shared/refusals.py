@@ -103,6 +103,20 @@ class TokensUsedUp(OverLimit):
         )
 
 
+class TooManyRevoked(StagebusError):
+    """As many tickets of a run were taken back as can be."""
+
+    code = "too_many_revoked"
+    title = "Too many tickets were taken back"
+    status_hint = 409
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"{limit} tickets for this run were taken back already, which is all that can be: revoke the key that the "
+            "others were made with"
+        )
+
+
 class GatewayExposed(StagebusError):
     """A gateway that lets everybody in may not listen where others can reach it."""
 

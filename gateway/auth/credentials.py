@@ -8,6 +8,7 @@
 The first that is there counts, alone: a bad key is not made good by a cookie.
 """
 
+import asyncio
 from typing import Final
 
 from starlette.requests import Request
@@ -16,6 +17,7 @@ from gateway.auth import tickets
 from gateway.auth.key_ring import KeyRing
 from gateway.auth.origin import SAFE_METHODS, is_own_page
 from gateway.auth.principal import Principal
+from gateway.auth.revocations import Revocations
 from gateway.auth.sessions import Sessions
 from gateway.auth.tickets import Tickets
 from gateway.auth.tokens import Tokens
@@ -29,10 +31,18 @@ class Credentials:
     """Takes what the settings say that it takes."""
 
     def __init__(
-        self, *, key_ring: KeyRing, sessions: Sessions, tickets: Tickets, tokens: Tokens | None, takes_keys: bool
+        self,
+        *,
+        key_ring: KeyRing,
+        revocations: Revocations,
+        sessions: Sessions,
+        tickets: Tickets,
+        tokens: Tokens | None,
+        takes_keys: bool,
     ) -> None:
         """Without `tokens` no JWTs are taken."""
         self._key_ring = key_ring
+        self._revocations = revocations
         self._sessions = sessions
         self._tickets = tickets
         self._tokens = tokens
@@ -69,9 +79,17 @@ class Credentials:
 
     async def _of_ticket(self, text: str) -> Principal:
         holder = self._tickets.open(text) if len(text) <= CREDENTIAL_MAX_CHARS else None
-        if holder is None or (holder.key_id and await self._key_ring.find(holder.key_id) is None):
+        if holder is None or not await self._holds(holder):
             raise Unauthenticated("this ticket has expired or was taken back: ask for another one")
         return holder
+
+    async def _holds(self, holder: Principal) -> bool:
+        """Whether neither the ticket nor the key that it was made with was revoked: asked side by side."""
+        is_revoked, key = await asyncio.gather(
+            self._revocations.has(holder.run_id, holder.ticket_id),
+            self._key_ring.find(holder.key_id) if holder.key_id else _nothing(),
+        )
+        return not is_revoked and (key is not None or not holder.key_id)
 
     async def _of_session(self, request: Request) -> Principal:
         holder = self._sessions.open(request)
@@ -87,6 +105,10 @@ class Credentials:
         if record is None:
             raise Unauthenticated("the key that this session began with was revoked or has expired")
         return of_key(record, holder.expires_at)
+
+
+async def _nothing() -> None:
+    pass
 
 
 def of_key(record: ApiKey, expires_at: float | None = None) -> Principal:

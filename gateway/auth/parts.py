@@ -10,6 +10,7 @@ from gateway.auth.anyone import Anyone
 from gateway.auth.credentials import Credentials
 from gateway.auth.key_ring import KeyRing
 from gateway.auth.principal import Authenticator
+from gateway.auth.revocations import Revocations
 from gateway.auth.sessions import Sessions
 from gateway.auth.tickets import Tickets
 from gateway.auth.tokens import Tokens
@@ -24,6 +25,7 @@ class Auth:
 
     authenticator: Authenticator
     tickets: Tickets
+    revocations: Revocations
     sessions: Sessions
     vigil: Vigil
 
@@ -37,18 +39,20 @@ async def open_auth(settings: Settings, redis: Redis) -> AsyncIterator[Auth]:
     """
     check_access(settings)
     key_ring, tickets, sessions = KeyRing(redis), Tickets(settings), Sessions(settings)
+    revocations = Revocations(redis)
     authenticator: Authenticator = Anyone(settings)
     if settings.auth != "open":
         authenticator = Credentials(
             key_ring=key_ring,
+            revocations=revocations,
             sessions=sessions,
             tickets=tickets,
             tokens=Tokens(settings) if settings.auth in ("jwt", "both") else None,
             takes_keys=settings.auth in ("keys", "both"),
         )
-    vigil = Vigil(key_ring)
+    vigil = Vigil(key_ring, revocations)
     vigil.start()
     try:
-        yield Auth(authenticator, tickets, sessions, vigil)
+        yield Auth(authenticator, tickets, revocations, sessions, vigil)
     finally:
         await vigil.stop()

@@ -14,7 +14,7 @@ class Principal:
     """Somebody who was let in: whose runs they see, and what they may do there.
 
     `subject` names them in logs: `key:3f9c0a5d77e1`, `jwt:alice`, `anyone`. A ticket's holder has
-    `run_id` and sees nothing but that run. `key_id` is set where all rests on an API key, and
+    `run_id` and sees nothing but that run, and `ticket_id`, by which the ticket may be taken back. `key_id` is set where all rests on an API key, and
     `expires_at` (Unix s) where it ends by itself: open streams end with either.
     """
 
@@ -24,6 +24,7 @@ class Principal:
     key_id: str = ""
     expires_at: float | None = None
     run_id: str = ""
+    ticket_id: str = ""
 
     def check(self, scope: Scope) -> None:
         """Refuse what the principal may not do.

@@ -8,6 +8,7 @@ the request, so that no log has it. It rests on the key that it was made with, a
 worthless once that one is.
 """
 
+import secrets
 from typing import Final, NamedTuple
 from urllib.parse import unquote_plus
 
@@ -22,13 +23,16 @@ PARAMETER: Final = "ticket"
 # Where the ticket is found once it is out of the query: in the request's state.
 STATE: Final = "ticket"
 
+ID_BYTES: Final = 8
+ID_PATTERN: Final = "[0-9a-f]{16}"
 SCOPES: Final = frozenset({Scope.RUNS_READ})
 
 
 class Ticket(NamedTuple):
-    """A ticket and its end, Unix s."""
+    """A ticket, the id by which it can be taken back, and its end, Unix s."""
 
     text: str
+    ticket_id: str
     expires_at: float
 
 
@@ -41,8 +45,9 @@ class Tickets:
     def make(self, principal: Principal, run_id: str, ttl_s: float) -> Ticket:
         """A ticket in somebody's name, which does not outlive their own."""
         expires_at = until(ttl_s, principal.expires_at)
+        ticket_id = secrets.token_hex(ID_BYTES)
         claims = {"run": run_id, "tenant": principal.tenant, "sub": principal.subject, "key": principal.key_id}
-        return Ticket(self._signer.sign(claims, expires_at), expires_at)
+        return Ticket(self._signer.sign({**claims, "jti": ticket_id}, expires_at), ticket_id, expires_at)
 
     def open(self, text: str) -> Principal | None:
         """The holder of a ticket; None where it is none, or its time is over.
@@ -54,7 +59,10 @@ class Tickets:
         if claims is None:
             return None
         subject = f"ticket of {claims['sub']}"
-        return Principal(claims["tenant"], subject, SCOPES, key_id=claims["key"], run_id=claims["run"])
+        ticket_id = claims.get("jti", "")  # none in those of older versions
+        return Principal(
+            claims["tenant"], subject, SCOPES, key_id=claims["key"], run_id=claims["run"], ticket_id=ticket_id
+        )
 
 
 def take_from_query(scope: AsgiScope) -> None:

@@ -1,7 +1,7 @@
-"""Ends open streams whose key was revoked, or whose session or token has run out.
+"""Ends open streams whose key or ticket was revoked, or whose session or token has run out.
 
 A request is judged once, when it comes; a stream may stay for an hour. So now and then all
-keys that streams rest on are looked up at once: nothing is added to an event.
+keys and tickets that streams rest on are looked up at once: nothing is added to an event.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from typing import Final
 
 from gateway.auth.key_ring import KeyRing
 from gateway.auth.principal import Principal
+from gateway.auth.revocations import Revocations
 from shared.errors import StorageUnavailable
 from shared.tasks import cancel_and_wait
 
@@ -24,8 +25,9 @@ LOOK_EVERY_S: Final = 10.0
 class Vigil:
     """Watches over the streams of one gateway."""
 
-    def __init__(self, key_ring: KeyRing) -> None:
+    def __init__(self, key_ring: KeyRing, revocations: Revocations) -> None:
         self._key_ring = key_ring
+        self._revocations = revocations
         self._watched: dict[Callable[[], None], Principal] = {}
         self._looking: asyncio.Task[None] | None = None
 
@@ -41,7 +43,7 @@ class Vigil:
     @contextmanager
     def over(self, principal: Principal, close: Callable[[], None]) -> Iterator[None]:
         """Call `close` as soon as the principal does not hold any more."""
-        if not principal.key_id and principal.expires_at is None:
+        if not (principal.key_id or principal.ticket_id) and principal.expires_at is None:
             yield  # nothing that could end
             return
         self._watched[close] = principal
@@ -50,18 +52,29 @@ class Vigil:
         finally:
             del self._watched[close]
 
+    def end_ticket(self, run_id: str, ticket_id: str) -> None:
+        """A ticket was taken back by this gateway: its streams here end now, those elsewhere at the next look."""
+        for close, principal in list(self._watched.items()):
+            if (principal.run_id, principal.ticket_id) == (run_id, ticket_id):
+                close()
+
     async def look(self) -> None:
         """Look once."""
         watched = dict(self._watched)
         key_ids = sorted({principal.key_id for principal in watched.values() if principal.key_id})
+        run_ids = sorted({principal.run_id for principal in watched.values() if principal.ticket_id})
         try:
             living = await self._key_ring.find_living(key_ids) if key_ids else set()
+            revoked = await self._revocations.find(run_ids) if run_ids else {}
         except StorageUnavailable:
-            living = set(key_ids)  # nothing can be revoked, or streamed, at the moment
+            living, revoked = set(key_ids), {}  # nothing can be revoked, or streamed, at the moment
         now = time.time()
         for close, principal in watched.items():
             if principal.key_id and principal.key_id not in living:
                 logger.info("a stream of %s ends: its key was revoked or has expired", principal.subject)
+                close()
+            elif principal.ticket_id in revoked.get(principal.run_id, ()):
+                logger.info("a stream of %s ends: it was taken back", principal.subject)
                 close()
             elif principal.expires_at is not None and principal.expires_at <= now:
                 close()

@@ -10,6 +10,7 @@ from gateway.auth.guard import needs, public
 from gateway.auth.origin import is_foreign
 from gateway.auth.principal import principal_of
 from gateway.body import read_json
+from gateway.query import read_ticket_id
 from gateway.schemas import SessionView, TicketLinks, TicketView
 from gateway.state import gateway_of
 from gateway.ticket_request import parse_ticket_request
@@ -35,10 +36,24 @@ async def create_ticket(request: Request) -> Response:
     ticket = gateway.auth.tickets.make(principal, run_id, asked.ttl_s)
     audit(
         "ticket.create", subject=principal.subject, tenant=principal.tenant, run=run_id, share=asked.share,
-        ttl_s=asked.ttl_s,
+        ttl_s=asked.ttl_s, ticket=ticket.ticket_id,
     )  # fmt: skip
     links = TicketLinks(**routes.ticket_links(run_id, ticket.text))
-    return answer(TicketView.of(ticket.text, ticket.expires_at, links))
+    return answer(TicketView.of(ticket, links))
+
+
+@needs(Scope.RUNS_READ)
+async def revoke_ticket(request: Request) -> Response:
+    """DELETE /runs/{run_id}/ticket/{ticket_id}: take a ticket back; safe to repeat. Streams that it opened end.
+
+    Errors: run_not_found 404, too_many_revoked 409, invalid_request 422.
+    """
+    gateway, principal, run_id = gateway_of(request), principal_of(request), request.path_params["run_id"]
+    ticket_id = read_ticket_id(request)
+    await gateway.auth.revocations.revoke(run_id, principal.tenant, ticket_id)
+    audit("ticket.revoke", subject=principal.subject, tenant=principal.tenant, run=run_id, ticket=ticket_id)
+    gateway.auth.vigil.end_ticket(run_id, ticket_id)
+    return Response(status_code=204)
 
 
 @needs(None)

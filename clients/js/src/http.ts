@@ -35,6 +35,7 @@ const BACKOFF_MS = 500;
 const BACKOFF_MAX_MS = 10_000;
 const RETRY_AFTER_MAX_MS = 60_000;
 const ANSWER_MAX_MS = 30_000;
+const NO_CONTENT = 204;
 // So answers a gateway that restarts or has too much to do, or a proxy for it.
 const PASSING_STATUSES: ReadonlySet<number> = new Set([408, 425, 429, 500, 502, 503, 504]);
 
@@ -87,7 +88,7 @@ export class Http {
       }
       const response = await this.send(path, init);
       if (!response.ok) throw await refusal(response);
-      return await response.json();
+      return response.status === NO_CONTENT ? undefined : await response.json();
     } catch (error) {
       if (signal?.aborted) throw signal.reason;
       if (error instanceof StagebusError) throw error;

@@ -101,6 +101,11 @@ export class Run {
     return this.#http.call(`${this.#path}/ticket`, { ...options, method: "POST", body });
   }
 
+  /** Take a ticket back, by its `id`: streams that it opened end. */
+  revokeTicket(ticketId: string, options: CallOptions = {}): Promise<void> {
+    return this.#http.call(`${this.#path}/ticket/${encodeURIComponent(ticketId)}`, { ...options, method: "DELETE" });
+  }
+
   get #path(): string {
     return `/runs/${encodeURIComponent(this.id)}`;
   }

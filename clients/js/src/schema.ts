@@ -338,6 +338,8 @@ export interface Totals {
 }
 /** A ticket for one run. */
 export interface TicketView {
+  /** names it in logs, and where it is taken back */
+  id: string;
   /** goes into the query, as `ticket`, of the run's URL and of its streams' */
   ticket: string;
   expires_at: string;

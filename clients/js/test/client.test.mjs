@@ -111,6 +111,7 @@ test("each call has its address", async (t) => {
     [() => run.cancel(), "POST /runs/a%2Fb/cancel"],
     [() => run.decide("c/1", { decision: "deny", reason: "no" }), 'POST /runs/a%2Fb/approvals/c%2F1 {"decision":"deny","reason":"no"}'],
     [() => run.ticket({ share: true, ttlS: 60 }), 'POST /runs/a%2Fb/ticket {"share":true,"ttl_s":60}'],
+    [() => run.revokeTicket("t1"), "DELETE /runs/a%2Fb/ticket/t1"],
   ];
   for (const [call, expected] of calls) {
     await call();

@@ -21,7 +21,7 @@ OF_A_RUN = [(path, method) for path, method, _ in GUARDED if RUN_ID in path]
 
 
 def url(path: str, run_id: str) -> str:
-    return path.format(run_id=run_id, stage_id="extraction", call_id="c")
+    return path.format(run_id=run_id, stage_id="extraction", call_id="c", ticket_id="0" * 16)
 
 
 def test_public_is_what_tells_nothing_of_anybody() -> None:

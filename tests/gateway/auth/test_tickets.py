@@ -1,19 +1,24 @@
 """Tickets, over the API: what they open, for how long, and that nothing keeps them."""
 
+import asyncio
 import logging
+import time
 
 import httpx
 import pytest
 from redis.asyncio import Redis
 from starlette.applications import Starlette
 
-from gateway.auth import key_ring, signing
+from gateway.auth import key_ring, revocations, signing
+from gateway.auth.revocations import Revocations
 from gateway.auth.tickets import take_from_query
-from shared import api_keys, sse
+from shared import api_keys, keys, revoked_tickets, sse
 from shared.ids import new_run_id
 from shared.logging import JsonFormatter
 from shared.tenants import Scope
 from tests.gateway.conftest import ClientOf, client
+from tests.redis_calls import calls
+from tests.runs_by_hand import RunByHand
 
 HELLO = {"user_prompt": "Hello"}
 JSON = {"Accept": "application/json"}
@@ -88,6 +93,69 @@ async def test_ticket_falls_with_the_key_that_it_was_made_with(
         assert (await guest.get(link)).status_code == 200
         await api_keys.revoke(redis, record.key_id)
         assert (await guest.get(link)).status_code == 401
+
+
+async def test_one_ticket_is_taken_back_and_the_others_stay(
+    locked_app: Starlette, mine: httpx.AsyncClient, client_of: ClientOf, redis: Redis, run_id: str
+) -> None:
+    first, second = [(await mine.post(f"/runs/{run_id}/ticket", json={"share": True})).json() for _ in range(2)]
+    url = f"/runs/{run_id}/ticket/{first['id']}"
+    stranger, holder = await client_of("umbrella"), {"ticket": second["ticket"]}
+    async with client(locked_app) as guest:
+        assert (await guest.get(first["links"]["events"])).status_code == 200
+        assert (await stranger.delete(url)).status_code == 404
+        assert (await guest.delete(url, params=holder)).status_code == 401, "who holds a ticket takes none back"
+        assert [(await mine.delete(url)).status_code for _ in range(2)] == [204, 204]
+        refused = await guest.get(first["links"]["events"])
+        assert (refused.status_code, refused.json()["code"]) == (401, "unauthenticated")
+        assert (await guest.get(f"/runs/{run_id}", params={"ticket": first["ticket"]})).status_code == 401
+        assert (await guest.get(second["links"]["events"])).status_code == 200
+    assert await redis.hget(keys.run(run_id), "revoked") == first["id"].encode()
+    assert (await mine.delete(f"/runs/{new_run_id()}/ticket/{first['id']}")).status_code == 404
+
+
+@pytest.mark.parametrize("ticket_id", ["x", "0" * 15, "0" * 17, "G" * 16, "%20" * 16, "0" * 16 + "%0a"])
+async def test_what_is_no_ticket_s_id_is_refused(mine: httpx.AsyncClient, run_id: str, ticket_id: str) -> None:
+    assert (await mine.delete(f"/runs/{run_id}/ticket/{ticket_id}")).status_code in (422, 404)
+
+
+async def test_open_stream_ends_when_its_ticket_is_taken_back(locked_app: Starlette, mine: httpx.AsyncClient) -> None:
+    run_id = (await mine.post("/runs", json=HELLO)).json()["id"]
+    made = (await mine.post(f"/runs/{run_id}/ticket")).json()
+    async with client(locked_app) as guest, asyncio.timeout(10):
+        reading = asyncio.create_task(guest.get(made["links"]["events"]))
+        while not locked_app.state.gateway.auth.vigil._watched:
+            await asyncio.sleep(0.01)
+        await mine.delete(f"/runs/{run_id}/ticket/{made['id']}")
+        response = await reading
+
+    assert "cancel" not in response.text
+    assert (await mine.get(f"/runs/{run_id}")).json()["status"] == "queued"
+
+
+async def test_so_many_tickets_of_a_run_are_taken_back(
+    mine: httpx.AsyncClient, run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is remembered of a run is bounded; the first ones stay taken back."""
+    monkeypatch.setattr(revoked_tickets, "REVOKED_MAX", 2)
+    answers = [await mine.delete(f"/runs/{run_id}/ticket/{n:016x}") for n in (1, 2, 3, 1)]
+
+    assert [answer.status_code for answer in answers] == [204, 204, 409, 204]
+    assert answers[2].json()["code"] == "too_many_revoked"
+
+
+async def test_revoked_ticket_is_good_for_a_moment_elsewhere_and_no_longer(
+    redis: Redis, run: RunByHand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, elsewhere = Revocations(redis), Revocations(redis)
+    assert not await elsewhere.has(run.run_id, "one")
+    before = (await calls(redis))["hget"]
+    await here.revoke(run.run_id, "default", "one")
+    assert await here.has(run.run_id, "one")
+    assert not await elsewhere.has(run.run_id, "one")
+    assert (await calls(redis))["hget"] - before == 1, "a request costs one look at the most"
+    monkeypatch.setattr(revocations.time, "monotonic", lambda: time.monotonic_ns() / 1e9 + revocations.REMEMBER_S)
+    assert await elsewhere.has(run.run_id, "one")
 
 
 async def test_forged_tickets_open_nothing(locked_app: Starlette, mine: httpx.AsyncClient, run_id: str) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from contextlib import ExitStack
+from functools import partial
 
 import pytest
 from redis.asyncio import Redis
@@ -10,11 +11,13 @@ from starlette.applications import Starlette
 
 from gateway.auth.key_ring import KeyRing
 from gateway.auth.principal import Principal
+from gateway.auth.revocations import Revocations
 from gateway.auth.vigil import Vigil
-from shared import api_keys, sse
+from shared import api_keys, revoked_tickets, sse
 from shared.tenants import Scope
 from tests.gateway.conftest import ClientOf
 from tests.redis_calls import calls
+from tests.runs_by_hand import RunByHand
 
 READ = frozenset({Scope.RUNS_READ})
 
@@ -24,8 +27,12 @@ async def key_id(redis: Redis) -> str:
     return (await api_keys.create(redis, tenant="acme", scopes=READ))[0].key_id
 
 
+def vigil_of(redis: Redis) -> Vigil:
+    return Vigil(KeyRing(redis), Revocations(redis))
+
+
 async def test_stream_ends_with_its_key(redis: Redis, key_id: str) -> None:
-    vigil, ended = Vigil(KeyRing(redis)), []
+    vigil, ended = vigil_of(redis), []
     of_key = Principal("acme", f"key:{key_id}", READ, key_id)
     of_ticket = Principal("acme", f"ticket of key:{key_id}", READ, key_id, run_id="r")
     with vigil.over(of_key, lambda: ended.append("key")), vigil.over(of_ticket, lambda: ended.append("ticket")):
@@ -38,7 +45,7 @@ async def test_stream_ends_with_its_key(redis: Redis, key_id: str) -> None:
 
 
 async def test_stream_ends_with_its_token(redis: Redis) -> None:
-    vigil, ended = Vigil(KeyRing(redis)), []
+    vigil, ended = vigil_of(redis), []
     now = time.time()
     with (
         vigil.over(Principal("acme", "jwt:a", READ, expires_at=now - 1), lambda: ended.append("over")),
@@ -50,8 +57,24 @@ async def test_stream_ends_with_its_token(redis: Redis) -> None:
     assert ended == ["over"]
 
 
+async def test_stream_ends_with_its_ticket_and_others_stay(redis: Redis, run: RunByHand) -> None:
+    """At the gateway that took it back at once, at others when they look."""
+    here, elsewhere, ended = vigil_of(redis), vigil_of(redis), []
+    tickets = [Principal("default", "ticket of jwt:a", READ, run_id=run.run_id, ticket_id=n) for n in ("one", "two")]
+    with ExitStack() as stack:
+        for vigil, where in ((here, "here"), (elsewhere, "elsewhere")):
+            for ticket in tickets:
+                close = partial(ended.append, (where, ticket.ticket_id))
+                stack.enter_context(vigil.over(ticket, close))
+        await revoked_tickets.revoke(redis, run.run_id, "default", "one")
+        here.end_ticket(run.run_id, "one")
+        assert ended == [("here", "one")]
+        await elsewhere.look()
+        assert ended == [("here", "one"), ("elsewhere", "one")]
+
+
 async def test_redis_away_ends_no_stream(nowhere: Redis) -> None:
-    vigil, ended = Vigil(KeyRing(nowhere)), []
+    vigil, ended = vigil_of(nowhere), []
     with vigil.over(Principal("acme", "key:k", READ, "k"), lambda: ended.append("key")):
         await vigil.look()
     assert ended == []
@@ -59,7 +82,7 @@ async def test_redis_away_ends_no_stream(nowhere: Redis) -> None:
 
 async def test_many_streams_are_looked_after_at_once(redis: Redis, key_id: str) -> None:
     """A key is asked for once, whatever the number of its streams."""
-    vigil = Vigil(KeyRing(redis))
+    vigil = vigil_of(redis)
     principal = Principal("acme", f"key:{key_id}", READ, key_id)
     with ExitStack() as stack:
         for _ in range(500):
