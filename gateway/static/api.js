@@ -6,6 +6,9 @@ import { Stagebus } from "./vendor/stagebus-client.js";
 const ticket = new URLSearchParams(location.hash.slice(1)).get("ticket");
 const sharedPath = `/runs/${encodeURIComponent(new URLSearchParams(location.search).get("run"))}`;
 
+/** Whether the address is such a link: it shows one run, and may do nothing. */
+export const isGuest = ticket !== null;
+
 export const client = new Stagebus({ fetch: (path, init) => fetch(withTicket(path), init) });
 
 /** Whether an error says that the gateway wants to know who asks. */

@@ -2,18 +2,22 @@
 //
 //   /            the form
 //   /?run=<id>   that run, from its first event on, here or in any other browser
+//   /?view=ops   the system
 
-import { client, isSignInNeeded } from "./api.js";
+import { client, isGuest, isSignInNeeded } from "./api.js";
+import { $, announce, isPlainClick, setBusy } from "./dom.js";
 import { initForm } from "./form.js";
-import { initRecents, markRecent, noteStatus, refreshRecents } from "./recents.js";
+import { showOps } from "./ops.js";
+import { initRunsList, markRun, noteStatus, refreshRuns } from "./runs_list.js";
+import { initShare } from "./share.js";
 import { initSignIn, showSignIn } from "./sign_in.js";
 import { emptyRun, isTerminal } from "./vendor/stagebus-client.js";
-import { $, announce, RunView, setBusy, showConnection, stageTitle } from "./view.js";
+import { RunView, showConnection, stageTitle } from "./view.js";
 
 const TICK_MS = 1000;
 const LOST_TEXT = "Part of this run’s log was lost or is no longer kept; this is what it holds now.";
 
-const view = new RunView();
+const view = new RunView(isGuest ? null : (call, decision) => open.run.decide(call.id, decision));
 let open = null; // the OpenRun of the address, if it names one
 
 /** The run that the page shows. */
@@ -45,6 +49,7 @@ class OpenRun {
     if (status !== before.status) {
       showTitle(status, this.prompt);
       noteStatus(status);
+      if (status === "parked") announce("The run waits for you.");
       if (isTerminal(this.#shown)) announce(`The run has ended: ${status}.`);
     }
     const isNewStage = stages.length > before.stages.length && !isTerminal(this.#shown);
@@ -91,42 +96,45 @@ function showTitle(status, prompt) {
 
 // --- the address ---
 
-/** Go to a run, or to the form. */
-function go(runId, options) {
-  const address = runId ? `/?run=${encodeURIComponent(runId)}` : "/";
+/** Go to a run, or to an address of the page's. */
+function go(place, options) {
+  const address = place.startsWith("/") ? place : `/?run=${encodeURIComponent(place)}`;
   if (address !== location.pathname + location.search) history.pushState(null, "", address);
   showAddress(options);
 }
 
 function showAddress(options) {
-  const runId = new URLSearchParams(location.search).get("run");
+  const query = new URLSearchParams(location.search);
+  const runId = query.get("run");
+  const isOps = !runId && query.get("view") === "ops";
   open?.watch.close();
   open = null;
   view.reset(options?.prompt);
   scrollTo({ top: 0, behavior: "instant" });
-  markRecent(runId);
-  showSection(runId ? "run" : "home");
+  markRun(runId);
+  showOps(isOps);
+  showSection(runId ? "run" : isOps ? "ops" : "home");
   if (runId) {
     showTitle(null, options?.prompt ?? "");
     showConnection("connecting");
     open = new OpenRun(options?.run ?? client.runs.resume(runId), options);
     $("run-prompt").focus({ preventScroll: true });
   } else {
-    document.title = "Stagebus";
+    document.title = isOps ? "System · Stagebus" : "Stagebus";
     showConnection("idle");
-    $("prompt").focus();
+    $(isOps ? "main" : "prompt").focus();
   }
 }
 
 function showSection(shownId) {
-  for (const id of ["home", "run", "unknown"]) $(id).hidden = id !== shownId;
+  for (const id of ["home", "run", "ops", "unknown"]) $(id).hidden = id !== shownId;
 }
 
-for (const link of document.querySelectorAll("[data-home]")) {
+for (const link of document.querySelectorAll("[data-home], [data-ops]")) {
   link.addEventListener("click", (event) => {
-    if (event.metaKey || event.ctrlKey || event.shiftKey) return;
+    if (!isPlainClick(event)) return;
     event.preventDefault();
-    go(null);
+    go(link.getAttribute("href"));
   });
 }
 addEventListener("popstate", () => showAddress());
@@ -150,14 +158,14 @@ $("cancel").addEventListener("click", async () => {
 
 // --- the browser ---
 
-document.addEventListener("visibilitychange", () => document.hidden || refreshRecents());
 setInterval(() => view.tick(performance.now()), TICK_MS);
 
 initSignIn();
-initRecents((runId) => go(runId));
+initShare(() => open.run);
+initRunsList((runId) => go(runId));
 initForm((run, body) => {
   go(run.id, { run, isNew: true, prompt: body.user_prompt });
-  refreshRecents();
+  refreshRuns();
 });
 showAddress();
-refreshRecents();
+refreshRuns();

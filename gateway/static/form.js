@@ -1,15 +1,22 @@
-// The form that starts a run: what it sends, and errors at the field that they are about.
+// The form that starts a run: what it sends, what it remembers, and errors at the field that they are about.
 
 import { client, isSignInNeeded } from "./api.js";
+import { $, make, setBusy } from "./dom.js";
 import { showSignIn } from "./sign_in.js";
 import { isPassing } from "./vendor/stagebus-client.js";
-import { $, setBusy } from "./view.js";
 
-const INPUT_BY_FIELD = { user_prompt: "prompt", messages: "prompt", system_prompt: "system", model: "model" };
+const KEPT = "stagebus.form"; // in localStorage: how runs were made last, never what was asked
+const NUMBERS = { rounds: "max_rounds", timeout: "timeout_s", "max-tokens": "max_tokens", temperature: "temperature" };
+const INPUT_BY_FIELD = {
+  user_prompt: "prompt", messages: "prompt", system_prompt: "system", model: "model", tools: "tools", tool_choice: "tools",
+  metadata: "metadata", synthesis: "synthesis",
+  ...Object.fromEntries(Object.entries(NUMBERS).map(([input, field]) => [field, input])),
+};
 
 let onCreated;
 // One key for one body, as long as it is not known what became of it.
 let pending = null;
+let isLoaded = false; // what a run may name
 
 /** Make the form work; `listener(run, body)` is told of each run that it made. */
 export function initForm(listener) {
@@ -30,13 +37,19 @@ export function initForm(listener) {
       $("prompt").focus();
     });
   }
+  $("options").addEventListener("toggle", () => $("options").open && !isLoaded && loadChoices());
+  recall();
 }
 
 async function submit() {
   if ($("start").ariaDisabled === "true") return;
   clearErrors();
-  const body = readBody();
-  if (!body.user_prompt.trim()) return showErrors([{ field: "user_prompt", message: "Write a prompt first." }]);
+  let body;
+  try {
+    body = readBody();
+  } catch ({ field, message }) {
+    return showErrors([{ field, message }]);
+  }
   const text = JSON.stringify(body);
   if (pending?.text !== text) pending = { text, key: newKey() };
   setBusy($("start"), true);
@@ -47,6 +60,7 @@ async function submit() {
     const run = await client.runs.create(body, { idempotencyKey: pending.key, onRetry });
     pending = null;
     clearErrors();
+    keep();
     $("prompt").value = "";
     onCreated(run, body);
   } catch (problem) {
@@ -59,11 +73,97 @@ async function submit() {
   }
 }
 
+/** What the form says. Throws `{field, message}` where it says what cannot be. */
 function readBody() {
   const body = { user_prompt: $("prompt").value, synthesis: $("synthesis").checked };
+  if (!body.user_prompt.trim()) throw { field: "user_prompt", message: "Write a prompt first." };
   if ($("system").value.trim()) body.system_prompt = $("system").value;
   if ($("model").value.trim()) body.model = $("model").value.trim();
+  for (const [input, field] of Object.entries(NUMBERS)) {
+    const { value, validity } = $(input);
+    if (validity.badInput) throw { field, message: "This has to be a number." };
+    if (value !== "") body[field] = Number(value);
+  }
+  const boxes = toolBoxes();
+  const isStandard = boxes.every(({ checked, value }) => checked === isOfferedUnasked(value));
+  if (!isStandard) body.tools = boxes.filter(({ checked }) => checked).map(({ value }) => value);
+  const metadata = readMetadata();
+  if (metadata) body.metadata = metadata;
   return body;
+}
+
+function readMetadata() {
+  const lines = $("metadata").value.split("\n").map((line) => line.trim()).filter(Boolean);
+  const pairs = lines.map((line) => {
+    const [key, ...value] = line.split("=");
+    if (!key.trim() || value.length === 0) throw { field: "metadata", message: `“${line}” is no name=value.` };
+    return [key.trim(), value.join("=").trim()];
+  });
+  return pairs.length > 0 ? Object.fromEntries(pairs) : null;
+}
+
+/** Whether a run that names no tools is offered this one: a run without a person at hand would wait in vain. */
+function isOfferedUnasked(name) {
+  return name !== "ask_user";
+}
+
+function toolBoxes() {
+  return [...$("tools").querySelectorAll("input")];
+}
+
+/** What a run may name: asked for once somebody looks. */
+async function loadChoices() {
+  try {
+    const [{ tools }, { models, any_model: isAny }] = await Promise.all([client.tools(), client.models()]);
+    isLoaded = true;
+    const { tools: kept = {} } = recalled();
+    $("tools").replaceChildren(...tools.map((tool) => toolChoice(tool, kept[tool.name] ?? isOfferedUnasked(tool.name))));
+    if (tools.length === 0) $("tools").append("No worker offers any tool.");
+    $("models").replaceChildren(...models.map(({ id }) => Object.assign(make("option"), { value: id })));
+    const standard = models.find((model) => model.is_default)?.id;
+    $("model").placeholder = standard ? `${standard}, the gateway’s default` : "the gateway’s default";
+    $("model-hint").textContent = isAny ? "Any other name goes to the provider as it is." : "";
+  } catch (error) {
+    $("tools").textContent = "The tools cannot be had right now; a run is offered all of them.";
+    if (isSignInNeeded(error)) showSignIn();
+  }
+}
+
+function toolChoice({ name, description, parameters, requires_approval: asks }, isChecked) {
+  const box = Object.assign(make("input"), { type: "checkbox", value: name, checked: isChecked });
+  const label = make("label", "check", box, make("code", "", name), asks ? make("span", "muted", "asks first") : "");
+  const schema = make("pre", "", JSON.stringify(parameters, null, 2));
+  schema.tabIndex = 0;
+  const details = make("details", "", make("summary", "", description.split("\n")[0] || "its arguments"), schema);
+  return make("div", "tool", label, details);
+}
+
+function keep() {
+  const values = Object.fromEntries(["system", "model", ...Object.keys(NUMBERS)].map((id) => [id, $(id).value]));
+  const tools = isLoaded ? Object.fromEntries(toolBoxes().map(({ value, checked }) => [value, checked])) : recalled().tools;
+  try {
+    localStorage.setItem(KEPT, JSON.stringify({ values, tools, synthesis: $("synthesis").checked }));
+  } catch {
+    // A browser may keep nothing for this page; the form works all the same.
+  }
+}
+
+function recall() {
+  const { values = {}, tools = {}, synthesis = true } = recalled();
+  for (const [id, value] of Object.entries(values)) if ($(id)) $(id).value = value;
+  $("synthesis").checked = synthesis;
+  // A tool that was left out is left out again, and is seen to be.
+  const isChanged = Object.entries(tools).some(([name, isChosen]) => isChosen !== isOfferedUnasked(name));
+  if (isChanged) loadChoices();
+  if (isChanged || Object.values(values).some(Boolean)) $("options").open = true;
+}
+
+function recalled() {
+  try {
+    return JSON.parse(localStorage.getItem(KEPT)) ?? {};
+  } catch {
+    return {};
+  }
 }
 
 /** randomUUID is there in secure contexts only, and a gateway may well be asked by plain HTTP in a local network. */
@@ -75,9 +175,10 @@ function showErrors(errors) {
   let first = null;
   for (const { field, message } of errors) {
     const input = INPUT_BY_FIELD[field.split(".")[0]];
-    if (input) {
+    const place = input && $(`${input}-error`);
+    if (place) {
       $(input).ariaInvalid = "true";
-      $(`${input}-error`).textContent = message;
+      place.textContent = message;
       first ??= $(input);
     } else {
       $("form-error").append(` ${field}: ${message}`);
@@ -88,6 +189,6 @@ function showErrors(errors) {
 }
 
 function clearErrors() {
-  for (const error of document.querySelectorAll("#form-error, .field-error")) error.textContent = "";
+  for (const error of document.querySelectorAll("#form-error, #run-form .field-error")) error.textContent = "";
   for (const input of document.querySelectorAll("[aria-invalid]")) input.ariaInvalid = null;
 }

@@ -1,7 +1,7 @@
 // The form for those whom the gateway does not know: a key goes out once and comes back as a cookie that no script reads.
 
 import { signIn } from "./api.js";
-import { $, setBusy } from "./view.js";
+import { $, setBusy } from "./dom.js";
 
 /** Make the form work. */
 export function initSignIn() {

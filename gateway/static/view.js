@@ -1,6 +1,10 @@
-// The view of a run in the page. What came from a model, a tool or a person is set as text, never as HTML.
+// The view of a run in the page: its stages as a line, its answer, its events.
 
+import { showApproval } from "./approvals.js";
+import { $, clone, make, setBusy, setText } from "./dom.js";
+import { EventsView } from "./events_view.js";
 import { duration, elapsed, pretty } from "./format.js";
+import { MarkdownText } from "./markdown.js";
 import { answerStage, isTerminal } from "./vendor/stagebus-client.js";
 
 const STAGE_PURPOSE = {
@@ -8,27 +12,17 @@ const STAGE_PURPOSE = {
   tools: "The calls run side by side",
   synthesis: "The model writes from the tools’ results",
 };
+const CALL_STATE_TEXT = { waiting: "waiting for you" };
 const STATE_TEXT = { waiting: "waiting to retry", restarted: "started over" };
+const STATUS_TEXT = { queued: "queued: waiting for a worker", parked: "parked: waiting for you" };
 const CONNECTION_TEXT = { replaying: "catching up" };
 const PROMPT_EXCERPT_CHARS = 200; // the record holds no more of it
 // Page and reader agree that they are at the end of the text when no more than this is left below.
 const END_SLACK_PX = 48;
 
-export const $ = (id) => document.getElementById(id);
-
 export function showConnection(state, losses = 0) {
   document.body.dataset.connection = state;
   setText($("connection"), capital(CONNECTION_TEXT[state] ?? state) + (losses ? ` (${losses})` : ""));
-}
-
-/** Say something to those who listen to the page instead of looking at it. */
-export function announce(text) {
-  $("announcer").textContent = text;
-}
-
-/** Not `disabled`, which would take the focus away. */
-export function setBusy(button, isBusy) {
-  button.ariaDisabled = isBusy;
 }
 
 export function stageTitle({ kind, round }) {
@@ -37,11 +31,16 @@ export function stageTitle({ kind, round }) {
 
 export class RunView {
   #run = null;
-  #stages = new Map(); // stage id -> { item, stage, isAnswer, calls: call id -> { item, call } }
+  #stages = new Map(); // stage id -> { item, stage, isAnswer, notes, calls: call id -> { item, call } }
   #isFollowing = false;
   #top = 0;
+  #answer = new MarkdownText($("answer"));
+  #events = new EventsView();
+  #decide;
 
-  constructor() {
+  /** `decide(call, decision)` is told what a person decided; null where this page may not. */
+  constructor(decide) {
+    this.#decide = decide;
     addEventListener("scroll", () => this.#scrolled(), { passive: true });
     $("latest").addEventListener("click", () => this.follow());
   }
@@ -51,9 +50,11 @@ export class RunView {
     this.#stages.clear();
     this.#isFollowing = false;
     $("stages").replaceChildren();
-    const texts = "#run-status, #run-time, #run-model, #answer, #cancel-error, #lost, #facts";
+    this.#answer.show("");
+    this.#events.reset();
+    const texts = "#run-status, #run-time, #run-model, #cancel-error, #share-error, #lost, #facts, #usage";
     for (const element of document.querySelectorAll(texts)) element.textContent = "";
-    for (const id of ["answer-section", "end", "cancel", "latest"]) $(id).hidden = true;
+    for (const id of ["answer-section", "end", "cancel", "latest", "share-link"]) $(id).hidden = true;
     setText($("run-prompt"), prompt);
     setBusy($("cancel"), false);
     delete document.body.dataset.runStatus;
@@ -78,9 +79,10 @@ export class RunView {
     this.#showHead(run);
     prune(this.#stages, run.stages);
     for (const stage of run.stages) this.#showStage(stage, stage === answer);
-    showAnswer(run, answer);
+    this.#showAnswer(run, answer);
     showEnd(run);
     showFacts(run);
+    this.#events.render(run);
     if (this.#isFollowing) this.#scrollToEnd();
     this.#showLatestButton();
   }
@@ -88,8 +90,9 @@ export class RunView {
   /** Once a second: the times of what still goes on. */
   tick(now) {
     if (!this.#run || isTerminal(this.#run)) return;
-    const show = (element, since) => since != null && setText(element, elapsed(now - since));
-    show($("run-time"), this.#run.startedAt);
+    const show = (element, since) => since != null && setText(element, elapsed(Math.max(0, now - since)));
+    // Where its beginning was not seen, the two clocks have to do.
+    show($("run-time"), this.#run.startedAt ?? (this.#run.queuedAt && now - (Date.now() - this.#run.queuedAt)));
     for (const { item, stage, calls } of this.#stages.values()) {
       if (stage.state !== "done") show(item.querySelector(".time"), stage.startedAt);
       for (const { item: card, call } of calls.values()) {
@@ -101,7 +104,7 @@ export class RunView {
   #showHead(run) {
     const { status, model, durationMs } = run;
     $("run-status").dataset.status = status ?? "";
-    setText($("run-status"), status === "queued" ? "queued: waiting for a worker" : status ?? "");
+    setText($("run-status"), STATUS_TEXT[status] ?? status ?? "");
     setText($("run-model"), model);
     if (durationMs != null) setText($("run-time"), duration(durationMs));
     $("cancel").hidden = status === null || isTerminal(run);
@@ -114,14 +117,62 @@ export class RunView {
     const { item, calls } = shown;
     const part = (name) => item.querySelector(`:scope > ${name}`);
     item.dataset.state = stage.state;
-    setText(part(".head > .state"), stage.state === "done" ? "" : STATE_TEXT[stage.state] ?? stage.state);
+    setText(part(".head > .state"), stateText(stage));
     if (stage.state === "done") setText(part(".head > .time"), duration(stage.durationMs));
-    part(".notes").replaceChildren(...stage.notes.map(noteItem));
+    this.#showNotes(part(".notes"), shown, stage.notes);
     part(".reasoning").hidden = stage.reasoning === "";
     setText(part(".reasoning > .text"), stage.reasoning);
     setText(part(".own-text"), isAnswer ? "" : stage.text);
     prune(calls, stage.calls);
-    for (const call of stage.calls) showCall(part(".calls"), calls, call);
+    for (const call of stage.calls) this.#showCall(part(".calls"), calls, call);
+  }
+
+  /** What a restart voided is seen to go, by those who were there. */
+  #showNotes(list, shown, notes) {
+    const isGrown = shown.notes.every((note, n) => note === notes[n]);
+    if (!isGrown) list.replaceChildren(); // the log lost a part
+    const isWatched = this.#run.connection.state === "live";
+    for (const note of notes.slice(list.children.length)) {
+      list.append(noteItem(note));
+      if (!isWatched || !note.discarded?.text) continue;
+      const ghost = make("div", "text discarded", note.discarded.text);
+      ghost.ariaHidden = "true";
+      ghost.addEventListener("animationend", () => ghost.remove());
+      list.lastChild.append(ghost);
+    }
+    shown.notes = notes;
+  }
+
+  #showCall(list, shown, call) {
+    let entry = shown.get(call.id);
+    if (entry?.call === call) return;
+    if (!entry) {
+      entry = { item: clone("call-template") };
+      entry.item.dataset.callId = call.id;
+      shown.set(call.id, entry);
+      list.append(entry.item);
+    }
+    entry.call = call;
+    const put = (name, text) => setText(entry.item.querySelector(name), text);
+    entry.item.dataset.state = call.state;
+    put("h3", call.name);
+    put(".state", CALL_STATE_TEXT[call.state] ?? call.state);
+    put(".time", duration(call.durationMs));
+    put(".arguments", pretty(call.arguments));
+    put(".progress", progressText(call.progress));
+    showBar(entry.item.querySelector("progress"), call.progress);
+    put(".result", pretty(call.content));
+    put(".same", call.sameAs === null ? "" : "The same call as another one of this round, which ran for both.");
+    showApproval(entry.item, call, this.#decide);
+  }
+
+  #showAnswer(run, answer) {
+    const isWriting = answer !== null && answer.state !== "done" && !isTerminal(run);
+    const text = answer?.text ?? "";
+    $("answer-section").hidden = text === "" && !(isWriting && answer.kind === "synthesis");
+    $("answer-section").dataset.writing = isWriting;
+    setText($("answer-title"), run.status === "failed" || run.status === "cancelled" ? "Unfinished answer" : "Answer");
+    this.#answer.show(text);
   }
 
   #addStage(stage) {
@@ -129,7 +180,7 @@ export class RunView {
     item.dataset.stage = stage.id;
     item.querySelector("h2").textContent = stageTitle(stage);
     item.querySelector(".purpose").textContent = STAGE_PURPOSE[stage.kind] ?? "";
-    const shown = { item, calls: new Map() };
+    const shown = { item, calls: new Map(), notes: [] };
     this.#stages.set(stage.id, shown);
     $("stages").append(item);
     return shown;
@@ -144,7 +195,9 @@ export class RunView {
   }
 
   #scrollToEnd() {
-    scrollTo({ top: document.documentElement.scrollHeight, behavior: "instant" });
+    const asking = this.#run?.status === "parked" && document.querySelector("[data-call-id][data-state=waiting]");
+    if (asking) asking.scrollIntoView({ block: "center", behavior: "instant" });
+    else scrollTo({ top: document.documentElement.scrollHeight, behavior: "instant" });
     this.#top = scrollPlace().top;
   }
 
@@ -165,24 +218,15 @@ function prune(shown, those) {
   for (const [id, { item }] of shown) if (!ids.has(id)) item.remove(), shown.delete(id);
 }
 
-function showCall(list, shown, call) {
-  let entry = shown.get(call.id);
-  if (entry?.call === call) return;
-  if (!entry) {
-    entry = { item: clone("call-template") };
-    entry.item.dataset.callId = call.id;
-    shown.set(call.id, entry);
-    list.append(entry.item);
-  }
-  entry.call = call;
-  const put = (name, text) => setText(entry.item.querySelector(name), text);
-  entry.item.dataset.state = call.state;
-  put("h3", call.name);
-  put(".state", call.state);
-  put(".time", duration(call.durationMs));
-  put(".arguments", pretty(call.arguments));
-  put(".progress", progressText(call.progress));
-  put(".result", pretty(call.content));
+function showBar(bar, progress) {
+  bar.hidden = progress?.fraction == null;
+  if (!bar.hidden) bar.value = progress.fraction;
+}
+
+function stateText({ state, calls }) {
+  if (state === "done") return "";
+  const isAsking = calls.some((call) => call.state === "waiting") && !calls.some((call) => call.state === "running");
+  return isAsking ? CALL_STATE_TEXT.waiting : STATE_TEXT[state] ?? state;
 }
 
 function progressText(progress) {
@@ -198,18 +242,9 @@ function noteItem({ kind, retry, backoffS, reason, discarded }) {
   item.textContent = {
     retry: () => `${reason}. Retry ${retry} after ${duration(backoffS * 1000)}.`,
     restart: () => `Started over${chars ? `; ${chars} characters of unfinished text discarded` : ""}.`,
-    resume: () => "Taken up again by another attempt; finished calls were kept.",
+    resume: () => "Taken up again; finished calls were kept.",
   }[kind]();
   return item;
-}
-
-function showAnswer(run, answer) {
-  const isWriting = answer !== null && answer.state !== "done" && !isTerminal(run);
-  const text = answer?.text ?? "";
-  $("answer-section").hidden = text === "" && !(isWriting && answer.kind === "synthesis");
-  $("answer-section").dataset.writing = isWriting;
-  setText($("answer-title"), run.status === "failed" || run.status === "cancelled" ? "Unfinished answer" : "Answer");
-  setText($("answer"), text);
 }
 
 function showEnd({ status, error }) {
@@ -219,25 +254,21 @@ function showEnd({ status, error }) {
   setText($("end-text"), error?.error ?? "What was written until then is above.");
 }
 
-function showFacts({ id, lastId, attempts, usage }) {
+function showFacts({ id, lastId, attempts, usage, stages }) {
   const facts = [`Run ${id}`, `last event ${lastId}`];
   if (attempts > 1) facts.push(`${attempts} attempts`);
-  if (usage) facts.push(`${usage.total_tokens} tokens (${usage.prompt_tokens} in, ${usage.completion_tokens} out)`);
   setText($("facts"), facts.join(" · "));
+  // Until the end, what the stages have said so far.
+  const used = usage ?? stages.map((stage) => stage.usage).filter(Boolean).reduce(sum, null);
+  const { prompt_tokens: read, completion_tokens: written, total_tokens: total } = used ?? {};
+  setText($("usage"), total ? `${total.toLocaleString()} tokens (${read} in, ${written} out)` : "");
 }
 
-/** The element's text; text that only grew is appended, so that a selection in it stays. */
-function setText(element, text) {
-  const node = element.firstChild ?? element.appendChild(new Text());
-  if (node.data === text) return;
-  if (node.data && text.startsWith(node.data)) node.appendData(text.slice(node.length));
-  else node.data = text;
+function sum(all, usage) {
+  const add = (name) => (all?.[name] ?? 0) + usage[name];
+  return { prompt_tokens: add("prompt_tokens"), completion_tokens: add("completion_tokens"), total_tokens: add("total_tokens") };
 }
 
 function capital(word) {
   return word.charAt(0).toUpperCase() + word.slice(1);
-}
-
-function clone(templateId) {
-  return $(templateId).content.firstElementChild.cloneNode(true);
 }

@@ -34,8 +34,13 @@ OpenPage = Callable[..., Awaitable[Page]]
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
-    """One gateway, one worker, the demo model."""
-    async with System(tmp_path_factory.mktemp("browser")) as running:
+    """One gateway, one worker, the demo model; `pay` is a tool whose calls wait for a person."""
+    folder = tmp_path_factory.mktemp("browser")
+    env = {
+        "STAGEBUS_TOOLS": "tests.fault_tools:pay", "FAULT_TOOLS_LOG": str(folder / "tools.log"),
+        "STAGEBUS_APPROVALS": "pay", "STAGEBUS_SECRET": "x" * 32,
+    }  # fmt: skip
+    async with System(folder, env=env) as running:
         yield running
 
 

@@ -24,7 +24,7 @@ from tests.system import System
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 END_MS = 30_000
-PAGE_MAX_BYTES = 70_000
+PAGE_MAX_BYTES = 100_000  # over the wire
 PHONE = {"width": 390, "height": 844}
 
 WEATHER = "What is the weather in Paris and in Tokyo?"
@@ -144,7 +144,7 @@ async def test_from_the_prompt_to_the_answer(page: Page, stagebus_url: str) -> N
         await expect(card.get_by_label("Result")).to_contain_text(place)
     assert await answer(page) == await result_text(stagebus_url, run_id)
     await expect(page.locator("#facts")).to_contain_text((await fetch_run(stagebus_url, run_id))["last_event_id"])
-    await expect(page.locator("#facts")).to_contain_text("tokens")
+    await expect(page.locator("#usage")).to_contain_text("tokens")
     await expect(page.locator("#recents-list [aria-current]")).to_contain_text(WEATHER)
 
 
@@ -504,7 +504,7 @@ async def test_it_is_light_and_asks_nobody_else(page: Page, stagebus_url: str) -
     async with httpx.AsyncClient() as client:
         replies = await asyncio.gather(*(client.get(url) for url in files))
     assert all(reply.status_code == 200 for reply in replies)
-    assert sum(len(reply.content) for reply in replies) < PAGE_MAX_BYTES
+    assert sum(reply.num_bytes_downloaded for reply in replies) < PAGE_MAX_BYTES
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -515,11 +515,11 @@ async def test_it_fits_a_phone(open_page: OpenPage, scheme: str) -> None:
     await phone.goto("/")
     assert await phone.evaluate(too_wide) <= 0
     await expect(phone.locator("#recents")).to_be_hidden()
-    await phone.get_by_role("button", name="Recent runs").click()
+    await phone.get_by_role("button", name="Runs", exact=True).click()
     await expect(phone.locator("#recents")).to_be_visible()
     await phone.keyboard.press("Escape")
     await expect(phone.locator("#recents")).to_be_hidden()
-    await expect(phone.get_by_role("button", name="Recent runs")).to_be_focused()
+    await expect(phone.get_by_role("button", name="Runs", exact=True)).to_be_focused()
     await start(phone, f"{'W' * 300} in Paris and in Tokyo")
     await wait_for_end(phone)
     assert await phone.evaluate(too_wide) <= 0
@@ -540,8 +540,7 @@ async def test_it_works_without_the_list(page: Page, stagebus_url: str) -> None:
 async def test_page_of_a_locked_gateway_asks_for_a_key_and_shares_a_run_without_it(
     system: System, open_page: OpenPage
 ) -> None:
-    for name, value in (("STAGEBUS_AUTH", "keys"), ("STAGEBUS_SECRET", "x" * 32)):
-        system.set_env(name, value)
+    system.set_env("STAGEBUS_AUTH", "keys")
     try:
         url = await system.add_gateway().ready()
     finally:

@@ -2,7 +2,7 @@
 
 import { type CallOptions, Http, type Options } from "./http.js";
 import { Run } from "./run.js";
-import type { CreateRun, ModelList, RunAccepted, RunList, RunStatus, RunView, ToolList } from "./schema.js";
+import type { CreateRun, ModelList, RunAccepted, RunList, RunStatus, RunView, Stats, ToolList } from "./schema.js";
 
 export interface CreateOptions extends CallOptions {
   /** The same key and body give the same run; one is made where it is left out. */
@@ -38,6 +38,11 @@ export class Stagebus {
   /** The models that a run may name. */
   models(options: CallOptions = {}): Promise<ModelList> {
     return this.#http.call("/models", options);
+  }
+
+  /** The whole system: the queue, the workers, what all runs came to. Takes the scope `admin`. */
+  stats(options: CallOptions = {}): Promise<Stats> {
+    return this.#http.call("/stats", options);
   }
 }
 

@@ -27,6 +27,8 @@ export interface RunState {
   readonly lastId: string;
   /** When it began, by `performance.now()`; null where that was not seen. */
   readonly startedAt: number | null;
+  /** When it was made, in Unix ms by the gateway's clock; null in logs of older versions. */
+  readonly queuedAt: number | null;
   readonly durationMs: number | null;
   /** All that came and still stands in the log, void events included. */
   readonly events: EventLog;
@@ -41,7 +43,7 @@ const RUN_STAGE = "run";
 export function emptyRun(): RunState {
   return {
     id: "", status: null, model: "", attempts: 0, stages: [], usage: null, error: null, lastId: "",
-    startedAt: null, durationMs: null, events: EventLog.empty, isLossy: false,
+    startedAt: null, queuedAt: null, durationMs: null, events: EventLog.empty, isLossy: false,
     connection: { state: "connecting", losses: 0 },
   };
 }
@@ -90,17 +92,17 @@ function applyEvent(state: RunState, event: RunEvent): RunState {
   const { name, data, at } = event;
   switch (name) {
     case "run_queued":
-      return { ...state, id: data.run_id, model: data.model, status: "queued", startedAt: at };
+      return { ...state, id: data.run_id, model: data.model, status: "queued", startedAt: at, queuedAt: data.at ?? null };
     case "run_started":
       return { ...state, status: "running", attempts: state.attempts + 1 };
     case "retry_scheduled":
       return changeStage(state, data.retry_of, event);
     case "done":
-      return { ...ended(state, "succeeded", at), usage: data.usage ?? null };
+      return { ...ended(state, "succeeded", event), usage: data.usage ?? null };
     case "cancel":
-      return { ...ended(state, "cancelled", at), stages: stopped(state) };
+      return { ...ended(state, "cancelled", event), stages: stopped(state) };
     case "error":
-      return { ...ended(state, "failed", at), error: data, stages: stopped(state, data.failed_stage ?? undefined) };
+      return { ...ended(state, "failed", event), error: data, stages: stopped(state, data.failed_stage ?? undefined) };
     default:
       if (data.stage_id === RUN_STAGE) return state; // of another time
       return atWork(changeStage(state, data.stage_id, event));
@@ -115,7 +117,11 @@ function atWork(state: RunState): RunState {
   return { ...state, status: isParked ? "parked" : "running" };
 }
 
-function ended(state: RunState, status: RunStatus, at: number | null): RunState {
+function ended(state: RunState, status: RunStatus, { at, data }: RunEvent): RunState {
+  const writtenAt = "at" in data ? data.at : null;
+  if (writtenAt != null && state.queuedAt !== null) {
+    return { ...state, status, durationMs: Math.max(0, writtenAt - state.queuedAt) };
+  }
   const isSeen = at !== null && state.startedAt !== null;
   return { ...state, status, durationMs: isSeen ? at - state.startedAt : null };
 }

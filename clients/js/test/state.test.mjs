@@ -50,6 +50,14 @@ const WHOLE = logOf(
 
 const stage = (run, id) => run.stages.find((other) => other.id === id);
 
+test("a replayed run knows from its events how long it took", () => {
+  const queued = ["run_queued", "run", { run_id: "R", model: "demo", at: 1_000_000 }];
+  const run = applyEvents(emptyRun(), logOf(queued, STARTED, ["done", "run", { usage: {}, at: 1_004_200 }]));
+
+  assert.equal(run.queuedAt, 1_000_000);
+  assert.equal(run.durationMs, 4200);
+});
+
 test("a whole run: stages in order, call with its result, answer, usage and times", () => {
   const run = applyEvents(emptyRun(), WHOLE);
 

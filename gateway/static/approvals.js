@@ -1,0 +1,88 @@
+// What a call asks a person: two buttons, or a box for the answer; then what was decided.
+
+import { pretty } from "./format.js";
+import { ProblemError } from "./vendor/stagebus-client.js";
+import { clone, setBusy, setText } from "./dom.js";
+
+const DECIDED = { approve: "Approved", deny: "Denied", answer: "Answered" };
+const WAITS_UNTIL = { dateStyle: "medium", timeStyle: "short" };
+
+/** Show a call's question in its card. `decide(call, decision)` sends; null where this page may not. */
+export function showApproval(card, call, decide) {
+  const place = card.querySelector(".approval");
+  const { approval, state } = call;
+  setText(card.querySelector(".asked"), approval?.question ?? "");
+  if (approval?.decided) {
+    place.replaceChildren();
+    return setText(card.querySelector(".decided"), decidedText(approval.decided));
+  }
+  if (state !== "waiting") return place.replaceChildren();
+  if (!place.firstElementChild) place.append(form(call, decide));
+}
+
+function decidedText({ decision, reason, is_expired: isExpired, arguments: changed }) {
+  if (isExpired) return "Nobody decided in time, which counts as denied.";
+  const changes = changed == null ? "" : ", with other arguments";
+  return `${DECIDED[decision]}${changes}${reason ? `: ${reason}` : "."}`;
+}
+
+function form(call, decide) {
+  const { question, expiresAt } = call.approval;
+  const isQuestion = question !== null;
+  const form = clone(isQuestion ? "question-template" : "approval-template");
+  const part = (name) => form.querySelector(name);
+  part(".question").textContent = isQuestion ? "" : "May this call run?";
+  part(".until").textContent = `It waits until ${new Date(expiresAt).toLocaleString(undefined, WAITS_UNTIL)}.`;
+  if (!decide) {
+    for (const control of form.querySelectorAll("button, textarea, input, details")) control.remove();
+    part(".until").textContent += " This link shows the run; it cannot decide.";
+    return form;
+  }
+  if (!isQuestion) part(".changed").value = pretty(call.arguments);
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const buttons = [...form.querySelectorAll("button")];
+    if (buttons.some((button) => button.ariaDisabled === "true")) return;
+    part(".field-error").textContent = "";
+    for (const button of buttons) setBusy(button, true);
+    try {
+      await decide(call, decisionOf(event.submitter.value, part, call));
+      // The event that says so takes the form away, at this browser and at all others.
+    } catch (problem) {
+      part(".field-error").textContent = messageOf(problem);
+      for (const button of buttons) setBusy(button, false);
+    }
+  });
+  return form;
+}
+
+/** Throws where the arguments are no JSON object, or an answer is empty. */
+function decisionOf(decision, part, call) {
+  if (decision === "deny") {
+    const reason = part(".reason")?.value.trim();
+    return reason ? { decision, reason } : { decision };
+  }
+  if (decision === "answer") {
+    const text = part(".reply").value;
+    if (!text.trim()) throw new Error("Write an answer first.");
+    return { decision, text };
+  }
+  const changed = part(".changed").value;
+  return changed === pretty(call.arguments) ? { decision } : { decision, arguments: objectOf(changed) };
+}
+
+function objectOf(text) {
+  let value;
+  try {
+    value = JSON.parse(text);
+  } catch (error) {
+    throw new Error(`The arguments are no JSON: ${error.message}`);
+  }
+  if (value === null || typeof value !== "object" || Array.isArray(value)) throw new Error("The arguments have to be a JSON object.");
+  return value;
+}
+
+function messageOf(problem) {
+  if (problem instanceof ProblemError && problem.code === "approval_conflict") return "Somebody else has decided otherwise.";
+  return problem.message;
+}

@@ -1,0 +1,84 @@
+// The system at a glance: the queue, the workers and what they hold, and how fast it goes. Asked for while it is seen.
+
+import { client, isSignInNeeded } from "./api.js";
+import { $, make, setText } from "./dom.js";
+import { duration } from "./format.js";
+import { showSignIn } from "./sign_in.js";
+
+const ASK_MS = 2000;
+const RATES_OVER_MS = 10_000;
+const RUNS_SHOWN = 20; // of one worker
+const PER_MINUTE = 60_000;
+
+let timer = null;
+let seen = []; // { at, totals }: the last few, for rates
+
+/** Begin to ask, or stop. */
+export function showOps(isShown) {
+  clearInterval(timer);
+  timer = null;
+  seen = [];
+  if (!isShown) return;
+  timer = setInterval(() => document.hidden || refresh(), ASK_MS);
+  refresh();
+}
+
+async function refresh() {
+  try {
+    const stats = await client.stats({ triesMax: 1 });
+    if (timer === null) return;
+    setText($("ops-error"), "");
+    render(stats, performance.now());
+  } catch (error) {
+    setText($("ops-error"), `This is not known right now: ${error.message}`);
+    if (isSignInNeeded(error)) showSignIn();
+  }
+}
+
+function render({ queue, workers, streams_open: streams, totals }, now) {
+  seen = [...seen.filter(({ at }) => now - at <= RATES_OVER_MS), { at: now, totals }];
+  const ended = ({ runs_succeeded: good, runs_failed: bad, runs_cancelled: off }) => good + bad + off;
+  const failed = change(({ runs_failed: bad }) => bad);
+  const all = change(ended);
+  const figures = {
+    waiting: queue.waiting, running: queue.running, parked: queue.parked, "held-back": queue.held_back, streams,
+    ended: perMinute(all), tokens: perMinute(change(({ tokens }) => tokens)),
+    errors: all ? `${Math.round((100 * failed) / all)} %` : "–",
+    succeeded: totals.runs_succeeded, failed: totals.runs_failed, cancelled: totals.runs_cancelled, events: totals.events,
+  };
+  for (const [name, value] of Object.entries(figures)) {
+    setText(document.querySelector(`[data-figure=${name}]`), typeof value === "number" ? value.toLocaleString() : value);
+  }
+  $("workers").replaceChildren(...workers.map(workerRow));
+  setText($("workers-none"), workers.length ? "" : "No worker has been heard of: runs wait.");
+}
+
+/** By how much a figure grew over the last seconds; null where that is not known yet. */
+function change(figure) {
+  return seen.length > 1 ? figure(seen.at(-1).totals) - figure(seen[0].totals) : null;
+}
+
+function perMinute(grown) {
+  if (grown === null) return "–";
+  return Math.round((grown * PER_MINUTE) / (seen.at(-1).at - seen[0].at));
+}
+
+function workerRow({ name, concurrency, runs, seen_ms_ago: ago }) {
+  const load = make("meter", "");
+  Object.assign(load, { min: 0, max: concurrency, value: runs.length, ariaLabel: `Runs of ${name}` });
+  const held = runs.slice(0, RUNS_SHOWN).map(heldRun);
+  if (runs.length > RUNS_SHOWN) held.push(make("li", "muted", `and ${runs.length - RUNS_SHOWN} more`));
+  return make(
+    "li", "card worker",
+    make("div", "head", make("h3", "", name), make("span", "spacer"), make("span", "muted", `heard ${duration(ago)} ago`)),
+    make("div", "load", load, make("span", "muted", `${runs.length} of ${concurrency} runs`)),
+    make("ul", "held", ...held),
+  );
+}
+
+function heldRun({ id, attempt, lease_ends_in_ms: lease }) {
+  const link = make("a", "", id);
+  link.href = `/?run=${encodeURIComponent(id)}`;
+  const text = lease > 0 ? `lease for ${duration(lease)}` : "lease is over";
+  return make("li", "", link, make("span", "muted", `attempt ${attempt} · ${text}`));
+}

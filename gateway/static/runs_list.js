@@ -1,0 +1,203 @@
+// The list of runs: a column where there is room, a drawer where there is not. It is alive while it is seen.
+
+import { client, isGuest, isSignInNeeded } from "./api.js";
+import { $, isPlainClick, make, setBusy } from "./dom.js";
+import { ago, duration } from "./format.js";
+import { showSignIn } from "./sign_in.js";
+
+const PAGE_RUNS = 30;
+const REFRESH_RUNS_MAX = 100; // the gateway gives no more at once
+const REFRESH_MS = 3000;
+const TYPING_MS = 250;
+const EMPTY_PAGES_MAX = 20; // of a filter that matches little
+
+const isNarrow = matchMedia("(width < 64rem)");
+
+let runs = [];
+let next = null; // where the page after the last one begins
+let asked = 0; // number of the list that is wanted: an answer to an older question is dropped
+let isLoading = false;
+let openId = null;
+let openStatus = null;
+
+/** Make the list work; `onOpen(runId)` is told of a click. */
+export function initRunsList(onOpen) {
+  $("recents-list").addEventListener("click", (event) => {
+    const cancel = event.target.closest("button");
+    if (cancel) return cancelRun(cancel);
+    const link = event.target.closest("a");
+    if (!link || !isPlainClick(event)) return;
+    event.preventDefault();
+    onOpen(link.dataset.runId);
+  });
+  let typing;
+  $("runs-search").addEventListener("input", () => {
+    clearTimeout(typing);
+    typing = setTimeout(reload, TYPING_MS);
+  });
+  for (const id of ["runs-status", "runs-model"]) $(id).addEventListener("change", reload);
+  new IntersectionObserver(([end]) => end.isIntersecting && loadMore(), { root: $("recents") }).observe($("recents-end"));
+  $("recents-toggle").addEventListener("click", () => setDrawer(true));
+  for (const id of ["recents-close", "recents-shade"]) $(id).addEventListener("click", () => setDrawer(false));
+  addEventListener("keydown", (event) => event.key === "Escape" && setDrawer(false));
+  isNarrow.addEventListener("change", () => setDrawer(false));
+  document.addEventListener("visibilitychange", () => document.hidden || refreshRuns());
+  setInterval(() => isSeen() && refreshRuns(), REFRESH_MS);
+  if (isGuest) note("This link shows one run.");
+  setDrawer(false);
+}
+
+/** Ask anew for what the list shows. Without it the page works as well. */
+export async function refreshRuns() {
+  if (isGuest) return;
+  const list = asked;
+  try {
+    const limit = Math.min(REFRESH_RUNS_MAX, Math.max(PAGE_RUNS, runs.length));
+    const page = await ask({ limit });
+    if (list !== asked) return;
+    const last = page.runs.at(-1)?.id ?? "";
+    // What stands after the page that was asked for stays as it was.
+    const kept = page.next === null ? [] : runs.filter(({ id }) => id < (page.runs.length ? last : page.next));
+    if (kept.length === 0) next = page.next;
+    runs = [...page.runs, ...kept];
+    note(runs.length || next ? "" : isFiltered() ? "No run is like that." : "None yet.");
+  } catch (error) {
+    if (list === asked) note("The list cannot be had right now.");
+    if (isSignInNeeded(error)) showSignIn();
+  }
+  render();
+}
+
+/** The run that the page shows, if any. */
+export function markRun(runId) {
+  openId = runId;
+  openStatus = null;
+  setDrawer(false);
+  render();
+}
+
+/** The shown run's status: its stream knows it sooner than the list does. */
+export function noteStatus(status) {
+  openStatus = status;
+  render();
+}
+
+function reload() {
+  asked += 1;
+  runs = [];
+  next = null;
+  note("Loading…");
+  render();
+  refreshRuns().then(loadMore);
+}
+
+async function loadMore() {
+  if (isLoading || next === null) return;
+  const list = asked;
+  isLoading = true;
+  try {
+    for (let pages = 0, found = 0; next !== null && found === 0 && pages < EMPTY_PAGES_MAX; pages++) {
+      const page = await ask({ limit: PAGE_RUNS, before: next });
+      if (list !== asked) return;
+      const known = new Set(runs.map(({ id }) => id));
+      const more = page.runs.filter(({ id }) => !known.has(id));
+      runs = [...runs, ...more];
+      next = page.next;
+      found = more.length;
+    }
+    render();
+  } catch {
+    note("The rest of the list cannot be had right now.");
+  } finally {
+    isLoading = false;
+  }
+}
+
+function ask(options) {
+  const [q, status, model] = ["runs-search", "runs-status", "runs-model"].map((id) => $(id).value.trim());
+  return client.runs.list({
+    ...options, triesMax: 1, ...(q && { q }), ...(status && { status: status.split(",") }), ...(model && { model }),
+  });
+}
+
+function isFiltered() {
+  return ["runs-search", "runs-status", "runs-model"].some((id) => $(id).value.trim() !== "");
+}
+
+async function cancelRun(button) {
+  if (button.ariaDisabled === "true") return;
+  setBusy(button, true);
+  try {
+    await client.runs.resume(button.dataset.cancelId).cancel();
+    await refreshRuns();
+  } catch (error) {
+    note(`Not cancelled: ${error.message}`);
+    setBusy(button, false);
+  }
+}
+
+function render() {
+  const focused = document.activeElement;
+  const { runId, cancelId } = focused.dataset;
+  $("recents-list").replaceChildren(...runs.map(listItem));
+  $("recents-end").hidden = next === null;
+  const place = runId ? `[data-run-id="${runId}"]` : cancelId && `[data-cancel-id="${cancelId}"]`;
+  if (place && !focused.isConnected) $("recents-list").querySelector(place)?.focus({ preventScroll: true });
+}
+
+function listItem(run) {
+  const isOpen = run.id === openId;
+  const status = (isOpen && openStatus) || run.status;
+  const link = make("a", "", make("span", "title", run.prompt || run.id), make("span", "muted facts", ...facts(run, status)));
+  link.href = `/?run=${encodeURIComponent(run.id)}`;
+  link.dataset.runId = run.id;
+  link.title = Object.entries(run.metadata ?? {}).map(([key, value]) => `${key}: ${value}`).join("\n") || run.id;
+  if (isOpen) link.ariaCurrent = "page";
+  const item = make("li", "", link);
+  if (["queued", "running", "parked"].includes(status) && !isOpen) item.append(cancelButton(run));
+  return item;
+}
+
+function facts(run, status) {
+  const word = make("span", "status", status);
+  word.dataset.status = status;
+  const tokens = run.usage?.total_tokens;
+  const parts = [run.model, tookMs(run) === null ? "" : duration(tookMs(run)), tokens ? `${tokens} tokens` : ""];
+  const when = run.created_at ? ago(new Date(run.created_at), Date.now()) : "";
+  return [word, make("span", "more", parts.filter(Boolean).join(" · ")), make("span", "when", when)];
+}
+
+function tookMs({ created_at: createdAt, finished_at: finishedAt }) {
+  return createdAt && finishedAt ? new Date(finishedAt) - new Date(createdAt) : null;
+}
+
+function cancelButton(run) {
+  const button = make("button", "button quiet icon", make("span", "sr-only", `Cancel: ${run.prompt || run.id}`));
+  const icon = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  icon.append(document.createElementNS("http://www.w3.org/2000/svg", "use"));
+  icon.firstChild.setAttribute("href", "#i-cross");
+  icon.setAttribute("aria-hidden", "true");
+  button.prepend(icon);
+  button.title = "Cancel";
+  button.dataset.cancelId = run.id;
+  return button;
+}
+
+function note(text) {
+  $("recents-note").textContent = text;
+}
+
+function isSeen() {
+  return !document.hidden && (!isNarrow.matches || document.body.classList.contains("drawer-open"));
+}
+
+function setDrawer(isOpen) {
+  const wasOpen = $("main").inert;
+  document.body.classList.toggle("drawer-open", isOpen);
+  $("recents-toggle").ariaExpanded = isOpen;
+  $("recents").inert = isNarrow.matches && !isOpen;
+  $("main").inert = isOpen;
+  if (isOpen) refreshRuns();
+  if (isOpen) $("recents-close").focus();
+  else if (wasOpen) $("recents-toggle").focus();
+}

@@ -1,0 +1,346 @@
+"""What the page offers beside a run's stages: decisions, the list, the events, the form's options, the system."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from playwright.async_api import Page, expect
+
+from tests.browser.conftest import OpenPage
+from tests.needs import skip_or_fail
+from tests.strict_client import get_run, post_run
+
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
+
+AXE = Path(__file__).parent.parent.parent / "clients/js/node_modules/axe-core/axe.min.js"
+PHONE = {"width": 390, "height": 844}
+END_MS = 30_000
+PAY = {"user_prompt": 'call pay {"n": 3, "seconds": 0}', "tools": ["pay"]}
+ASK = {"user_prompt": 'call ask_user {"question": "Which card shall it be?"}', "tools": ["ask_user"]}
+ENDLESS = "demo:delay_ms=20,endless"
+MARKDOWN = """# Title
+
+Some *emphasis*, `code <b>` and [a link](https://example.org/).
+
+1. one
+2. two
+   - inner
+
+> quoted
+
+```js
+let a = "<i>";
+```
+
+| a | b |
+|---|---|
+| 1 | 2 |
+"""
+HOSTILE = """<img src=x onerror="document.title='owned'">
+
+[go](javascript:document.title='owned') ![pixel](https://evil.example/pixel.png) [data](data:text/html,<script>1</script>)
+
+<script>document.title='owned'</script><iframe src="https://evil.example"></iframe>
+"""
+
+
+async def show(page: Page, stagebus_url: str, body: dict[str, Any]) -> str:
+    """Make a run and open it; its id."""
+    run_id = await post_run(stagebus_url, body)
+    await page.goto(f"/?run={run_id}")
+    return run_id
+
+
+async def wait_for_end(page: Page, status: str = "succeeded") -> None:
+    await expect(page.locator("body")).to_have_attribute("data-run-status", status, timeout=END_MS)
+    await expect(page.locator("body")).to_have_attribute("data-connection", "ended")
+
+
+async def serve_text(page: Page, text: str) -> None:
+    """Open a run whose answer is this text, come in small pieces."""
+    run_id = "01J00000000000000000000000"
+    pieces = re.findall(r"[\s\S]{1,7}", text)
+    events = [
+        *(
+            ("tool_completion_chunk", {"tool_results": {"choices": [{"delta": {"content": piece}}]}})
+            for piece in pieces
+        ),
+        ("done", {"usage": {}}),
+    ]
+    frames = [
+        f"id: 7-{n}\nevent: {name}\ndata: {json.dumps({'stage_id': 'synthesis', **data})}\n\n"
+        for n, (name, data) in enumerate(events, 1)
+    ]
+    await page.route(f"**/runs/{run_id}/events*", lambda route: route.fulfill(
+        content_type="text/event-stream", body="".join(frames)
+    ))  # fmt: skip
+    await page.route(f"**/runs/{run_id}", lambda route: route.fulfill(json={"id": run_id, "prompt": "Hi"}))
+    await page.goto(f"/?run={run_id}")
+    await wait_for_end(page)
+
+
+async def axe_violations(page: Page) -> list[str]:
+    """What axe-core finds, as `rule: first place`."""
+    if not AXE.exists():
+        skip_or_fail("axe-core (npm)")
+    await page.evaluate(AXE.read_text())
+    found = await page.evaluate("() => axe.run()")
+    return [f"{one['id']}: {one['nodes'][0]['html']}" for one in found["violations"]]
+
+
+# --- decisions ---------------------------------------------------------------
+
+
+async def test_an_approval_survives_a_reload_and_lets_the_call_run(page: Page, stagebus_url: str) -> None:
+    """With the arguments that the person changed; another page that looks on sees the decision."""
+    run_id = await show(page, stagebus_url, PAY)
+    await expect(page.locator("#run-status")).to_contain_text("waiting for you")
+    await page.reload()
+    await page.get_by_text("Change the arguments").click()
+    await page.get_by_label("Arguments, as JSON").fill("[1]")
+    await page.get_by_role("button", name="Approve").click()
+    await expect(page.locator(".decide [role=alert]")).to_contain_text("JSON object")
+    await page.get_by_label("Arguments, as JSON").fill('{"n": 4, "seconds": 0}')
+    await page.get_by_role("button", name="Approve").click()
+    await wait_for_end(page)
+
+    card = page.locator("[data-call-id]")
+    await expect(card.get_by_label("Result")).to_have_text("paid 4")
+    await expect(card.locator(".decided")).to_have_text("Approved, with other arguments.")
+    await expect(page.locator(".decide")).to_have_count(0)
+    assert (await get_run(stagebus_url, run_id))["status"] == "succeeded"
+
+
+async def test_a_denial_tells_the_model_why(page: Page, stagebus_url: str) -> None:
+    await show(page, stagebus_url, PAY)
+    await page.get_by_label("Reason, if you deny").fill("too much")
+    await page.get_by_role("button", name="Deny").click()
+    await wait_for_end(page)
+
+    await expect(page.locator(".decided")).to_have_text("Denied: too much")
+    await expect(page.locator("[data-call-id]").get_by_label("Result")).to_contain_text("too much")
+
+
+async def test_a_question_is_answered_on_a_phone(open_page: OpenPage, stagebus_url: str) -> None:
+    phone = await open_page(viewport=PHONE)
+    await show(phone, stagebus_url, ASK)
+    await expect(phone.locator(".asked")).to_have_text("Which card shall it be?")
+    await phone.get_by_role("button", name="Answer").click()
+    await expect(phone.locator(".decide [role=alert]")).to_contain_text("Write an answer first")
+    await phone.get_by_label("Your answer").fill("the blue one")
+    await phone.get_by_role("button", name="Answer").click()
+    await wait_for_end(phone)
+
+    await expect(phone.locator("[data-call-id]").get_by_label("Result")).to_have_text("the blue one")
+
+
+async def test_a_shared_link_shows_a_question_and_decides_nothing(
+    page: Page, open_page: OpenPage, stagebus_url: str
+) -> None:
+    """The link is made by the page's own button."""
+    await show(page, stagebus_url, PAY)
+    await expect(page.locator(".decide")).to_be_visible()
+    await page.get_by_role("button", name="Share").click()
+    link = await page.get_by_label("Who has this link").input_value()
+    guest = await open_page()
+    await guest.goto(link)
+
+    await expect(guest.locator(".decide")).to_contain_text("cannot decide")
+    await expect(guest.locator(".decide button")).to_have_count(0)
+    await expect(guest.get_by_role("button", name="Share")).to_have_count(0)
+    await page.locator("#cancel").click()
+    await wait_for_end(page, "cancelled")
+
+
+# --- the list ----------------------------------------------------------------
+
+
+async def test_the_list_is_alive_and_finds_and_cancels(page: Page, stagebus_url: str) -> None:
+    """A run that somebody else made appears, is found by its metadata, and is ended from the list."""
+    await page.goto("/")
+    mark = "customer-4711"
+    body = {"user_prompt": "Find me", "model": ENDLESS, "metadata": {"customer": mark}}
+    run_id = await post_run(stagebus_url, body)
+    entry = page.locator(f"[data-run-id='{run_id}']")
+    await expect(entry).to_be_visible(timeout=10_000)
+    await page.get_by_label("Search by prompt").fill(mark.upper())
+    await page.get_by_label("Status").select_option("queued,running")
+    await expect(page.locator("#recents-list li")).to_have_count(1)
+    await expect(entry).to_contain_text("running", timeout=10_000)
+    await page.get_by_role("button", name="Cancel: Find me").click()
+
+    await expect(page.locator("#recents-note")).to_have_text("No run is like that.", timeout=10_000)
+    await page.get_by_label("Status").select_option("cancelled")
+    await expect(entry).to_contain_text("cancelled")
+    assert (await get_run(stagebus_url, run_id))["status"] == "cancelled"
+
+
+async def test_the_list_goes_on_as_it_is_scrolled(page: Page, stagebus_url: str) -> None:
+    """Older runs come as the end comes into sight, each once."""
+    wanted = 70
+    async with httpx.AsyncClient(base_url=stagebus_url) as http:
+        for n in range(wanted):
+            body = {"user_prompt": f"Scrolled {n}", "model": "demo:delay_ms=0,tokens=1"}
+            (await http.post("/runs", json=body)).raise_for_status()
+    await page.goto("/")
+    await page.get_by_label("Search by prompt").fill("scrolled")
+    entries = page.locator("#recents-list li")
+    await expect(page.locator("#recents-list")).to_contain_text("Scrolled 69")
+    for _ in range(wanted):
+        if await entries.count() >= wanted:
+            break
+        await entries.last.scroll_into_view_if_needed()
+        await page.mouse.move(100, 500)
+        await page.mouse.wheel(0, 3000)
+        await page.evaluate("() => new Promise(requestAnimationFrame)")
+
+    await expect(entries).to_have_count(wanted)
+    ids = await page.locator("#recents-list a").evaluate_all("all => all.map((a) => a.dataset.runId)")
+    assert ids == sorted(set(ids), reverse=True)
+
+
+# --- the events --------------------------------------------------------------
+
+
+async def test_ten_thousand_events_are_listed_filtered_and_copied(open_page: OpenPage, stagebus_url: str) -> None:
+    """Only what is in sight is drawn; an event can be had by hand, and its curl line gives it first."""
+    page = await open_page(viewport={"width": 1280, "height": 800}, permissions=["clipboard-read", "clipboard-write"])
+    run_id = await show(page, stagebus_url, {"user_prompt": "Hi", "model": "demo:delay_ms=0,tokens=10000"})
+    await wait_for_end(page)
+    await page.locator("#events > summary").click()
+    last_id = (await get_run(stagebus_url, run_id))["last_event_id"]
+    await expect(page.locator("#events-count")).to_have_text(re.compile(r"10,0\d\d"))
+    assert await page.locator(".event").count() < 100
+    await page.locator("#events-list").focus()
+    await page.keyboard.press("End")
+    await expect(page.locator("#event-title")).to_have_text(f"{last_id} done")
+    await page.get_by_label("Filter the events").fill("stage_completed")
+    await expect(page.locator(".event")).to_have_count(1)
+    await page.locator(".event").click()
+    await page.get_by_role("button", name="Copy as redis-cli").click()
+    redis_line = await page.evaluate("() => navigator.clipboard.readText()")
+    await page.get_by_role("button", name="Copy as curl").click()
+    curl_line = await page.evaluate("() => navigator.clipboard.readText()")
+
+    event_id, name = (await page.locator("#event-title").text_content() or "").split()
+    assert redis_line == f"redis-cli XRANGE 'sb:run:{{{run_id}}}:stage:extraction' {event_id} {event_id}"
+    cursor = re.search(r"Last-Event-ID: (\S+)'", curl_line)
+    assert cursor is not None
+    async with httpx.AsyncClient(base_url=stagebus_url) as http:
+        stream = await http.get(f"/runs/{run_id}/events", headers={"Last-Event-ID": cursor[1]})
+    assert stream.text.split("\n\n")[1].startswith(f"id: {event_id}\nevent: {name}\n")
+
+
+# --- the answer --------------------------------------------------------------
+
+
+async def test_markdown_is_shown_as_it_is_meant(page: Page) -> None:
+    await serve_text(page, MARKDOWN)
+
+    answer = page.locator("#answer")
+    for place, text in {
+        "h3": "Title", "em": "emphasis", "p > code": "code <b>", "ol > li:first-child": "one", "ul > li": "inner",
+        "blockquote": "quoted", "pre": 'let a = "<i>";', "td >> nth=1": "2",
+    }.items():  # fmt: skip
+        await expect(answer.locator(place)).to_have_text(text)
+    link = answer.get_by_role("link", name="a link")
+    assert await link.get_attribute("href") == "https://example.org/"
+    assert "noreferrer" in (await link.get_attribute("rel") or "")
+
+
+async def test_hostile_markdown_runs_and_loads_nothing(page: Page, stagebus_url: str) -> None:
+    urls: list[str] = []
+    page.on("request", lambda request: urls.append(request.url))
+    await serve_text(page, HOSTILE)
+
+    answer = page.locator("#answer")
+    await expect(answer.locator("img, script, iframe, [onerror], [href^=javascript], [href^=data]")).to_have_count(0)
+    await expect(answer).to_contain_text("<img src=x")
+    await expect(answer).to_contain_text("javascript:document.title")
+    assert "owned" not in await page.title()
+    assert all(url.startswith(stagebus_url) for url in urls)
+
+
+# --- the form ----------------------------------------------------------------
+
+
+async def test_options_reach_the_run_and_are_kept_for_the_next(page: Page) -> None:
+    bodies: list[dict[str, Any]] = []
+    page.on("request", lambda request: bodies.append(request.post_data_json) if request.method == "POST" else None)
+    await page.goto("/")
+    await page.get_by_text("Options").click()
+    await page.get_by_label("System prompt").fill("Be brief.")
+    await page.get_by_label("get_weather").uncheck()
+    await page.get_by_label("Rounds of tools").fill("2")
+    await page.get_by_label("Temperature").fill("0.5")
+    await page.locator("#metadata").fill("customer=acme")
+    await page.locator("#prompt").fill("Hi")
+    await page.locator("#start").click()
+    await wait_for_end(page)
+    await page.goto("/")
+
+    assert bodies == [{
+        "user_prompt": "Hi", "synthesis": True, "system_prompt": "Be brief.", "max_rounds": 2, "temperature": 0.5,
+        "tools": ["pay"], "metadata": {"customer": "acme"},
+    }]  # fmt: skip
+    await expect(page.get_by_label("System prompt")).to_have_value("Be brief.")
+    await expect(page.get_by_label("get_weather")).not_to_be_checked()
+    await expect(page.locator("#metadata")).to_have_value("")
+
+
+async def test_the_gateway_s_errors_stand_at_the_options(page: Page) -> None:
+    await page.goto("/")
+    await page.get_by_text("Options").click()
+    await page.get_by_label("Rounds of tools").fill("0")
+    await page.locator("#metadata").fill("no equals sign")
+    await page.locator("#prompt").fill("Hi")
+    await page.locator("#start").click()
+    await expect(page.locator("#metadata-error")).to_contain_text("name=value")
+    await page.locator("#metadata").fill("")
+    await page.locator("#start").click()
+
+    await expect(page.locator("#rounds-error")).not_to_be_empty()
+    await expect(page.get_by_label("Rounds of tools")).to_be_focused()
+
+
+# --- the system, and the page as such ----------------------------------------
+
+
+async def test_the_system_shows_who_works_on_what(page: Page, stagebus_url: str) -> None:
+    run_id = await post_run(stagebus_url, {"user_prompt": "Hi", "model": ENDLESS})
+    await page.goto("/")
+    await page.get_by_role("link", name="System").click()
+    held = page.locator("#workers").get_by_role("link", name=run_id)
+    await expect(held).to_be_visible(timeout=20_000)
+    await expect(page.locator("[data-figure=running]")).not_to_have_text("0")
+    await held.click()
+    await page.locator("#cancel").click()
+    await wait_for_end(page, "cancelled")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_axe_finds_nothing(open_page: OpenPage, stagebus_url: str, scheme: str) -> None:
+    """In the form with its options, in a run that asks, in one that is over with its events, in the system's view."""
+    found = {}
+    for size, viewport in {"phone": PHONE, "desktop": {"width": 1280, "height": 900}}.items():
+        page = await open_page(viewport=viewport, color_scheme=scheme, reduced_motion="reduce")
+        await page.goto("/")
+        await page.get_by_text("Options").click()
+        await expect(page.get_by_label("get_weather")).to_be_visible()
+        found[size, "form"] = await axe_violations(page)
+        await show(page, stagebus_url, PAY)
+        await expect(page.locator(".decide")).to_be_visible()
+        found[size, "asking"] = await axe_violations(page)
+        await page.get_by_role("button", name="Approve").click()
+        await wait_for_end(page)
+        await page.locator("#events > summary").click()
+        await page.locator(".event").first.click()
+        found[size, "ended"] = await axe_violations(page)
+        await page.goto("/?view=ops")
+        await expect(page.locator("#workers .worker")).to_have_count(1, timeout=20_000)
+        found[size, "system"] = await axe_violations(page)
+
+    assert {place: rules for place, rules in found.items() if rules} == {}
