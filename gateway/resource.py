@@ -47,6 +47,6 @@ def guards(routes: Iterable[BaseRoute]) -> tuple[tuple[str, str, Guarded], ...]:
     return tuple(
         (route.path_format, method, handler)
         for route in routes
-        if isinstance(route, Route) and isinstance(route.app, Resource)
-        for method, handler in route.app.handlers.items()
+        if isinstance(route, Route) and isinstance(route.endpoint, Resource)
+        for method, handler in route.endpoint.handlers.items()
     )

@@ -28,8 +28,8 @@ def test_every_route_is_described_by_its_handlers_name() -> None:
     served = {
         (route.path_format, method.lower())
         for route in ROUTES
-        if isinstance(route, Route) and isinstance(route.app, Resource) and route.path != routes.STATIC
-        for method in route.app.methods
+        if isinstance(route, Route) and isinstance(route.endpoint, Resource) and route.path != routes.STATIC
+        for method in route.endpoint.methods
         if method not in ("HEAD", "OPTIONS")
     }
 
