@@ -1,7 +1,7 @@
-"""Take, claim, append, renew, release, finish, cancel, sweep: many interleavings over the real scripts.
+"""Take, claim, append, renew, release, park, decide, finish, cancel, sweep: many interleavings over the real scripts.
 
-Two workers and the gateway are at one run; replies are lost, leases run out, Redis loses its
-tail. Each rule says what its script must answer and change; Redis must then hold just that.
+Two workers and the gateway are at one run; replies are lost, leases and approvals run out, Redis
+loses its tail. Each rule says what its script must answer and change; Redis must then hold just that.
 
 A rule brings about what it needs (an append claims first, a claim takes first), since
 Hypothesis leaves some rules out of each example: what takes three others would hardly ever come.
@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, ClassVar, NamedTuple
 
+import orjson
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from redis import Redis
 
-from shared import ids, keys, live, scripts
+from shared import decisions, ids, keys, live, parking, scripts
 from shared.cursor import START, EventId, parse_id
+from shared.decisions import Decision
 from shared.errors import Fenced, RunEnded
 from shared.runs import RUN_STAGE, RunStatus
 from shared.scripts import Appended, Claim, LogEntry, Renewed, RunEnd
@@ -31,6 +33,7 @@ RUN_KEYS = [keys.run(RUN), keys.stages(RUN), *STREAMS.values()]
 SHARED_KEYS = [keys.QUEUE, keys.BELL, keys.ACTIVE, keys.RUNNING, keys.HELD_BACK, keys.TURN]
 ALL_KEYS = [*RUN_KEYS, keys.lease(RUN), keys.job(RUN), *SHARED_KEYS, keys.next_turn("t"), keys.unended("t")]
 RUNNING_MAX = 1
+LATER_MS = 4 * 10**12  # when approvals expire, of themselves
 MINE, OTHER = f"t {RUN}", "t another run of the tenant"
 
 
@@ -49,6 +52,8 @@ class Stored(NamedTuple):
     is_running: bool = False  # it counts among its tenant's
     is_held_back: bool = False
     is_other_running: bool = False  # which is all that the tenant may have
+    decisions: tuple[tuple[str, str], ...] = ()
+    is_woken: bool = False  # parked, and something came that who parked it did not see
 
     @property
     def last_id(self) -> EventId:
@@ -72,9 +77,12 @@ class Worker:
     base: EventId = START  # the id before the events that it keeps
     kept: list[LogEntry] = field(default_factory=list)
     sent: int = 0  # how many of them it knows to stand
+    seen: bytes = b""  # the decisions, as it read them last
+    is_leaving: bool = False  # it sent its park, and never heard
 
     def drop(self) -> None:
         self.token = self.attempt = None
+        self.is_leaving = False
 
     def hear(self, answer: Any) -> None:
         """What an append said; where the log is behind, what is lost will be sent again."""
@@ -104,6 +112,7 @@ WORKERS = st.sampled_from(["w0", "w0", "w1"])
 ANYONE = st.sampled_from(["w0", "w0", "w0", "w1", GATEWAY])
 BATCHES = st.lists(st.lists(st.sampled_from(["extraction", "tools"]), min_size=1, max_size=3), min_size=1, max_size=3)
 RARELY = st.sampled_from([False] * 7 + [True])
+DECISIONS = [Decision(decision="approve"), Decision(decision="deny"), decisions.EXPIRED]
 
 
 class LogProtocol(RuleBasedStateMachine):
@@ -139,6 +148,7 @@ class LogProtocol(RuleBasedStateMachine):
         """With a new token, or with the one that it has; at once, or when the lease has run out."""
         worker = self.workers[name]
         if worker.token is None or not is_again:
+            worker.drop()
             worker.token, worker.attempt = f"{name}-{next(self.numbers)}", None
         if not is_hasty:
             self.sweep()
@@ -216,6 +226,46 @@ class LogProtocol(RuleBasedStateMachine):
         if not is_reply_lost:
             worker.drop()
 
+    @rule(name=WORKERS, is_looking=st.booleans(), is_reply_lost=st.booleans())
+    def park(self, name: str, is_looking: bool, is_reply_lost: bool) -> None:
+        """As a worker does that waits for a person; who does not hear that it is parked can but send it again."""
+        worker = self.workers[name] if self.workers[name].is_leaving else self._claimed(name)
+        if worker is None:
+            return
+        stands = self._decisions()
+        if is_looking and not worker.is_leaving:
+            worker.seen = stands
+        self._keep_copy()
+        stored = self.stored
+        is_mine = stored.holder in (None, worker.token) and worker.attempt == stored.attempt and not stored.is_ended
+        args = {"token": worker.token, "attempt": worker.attempt, "due_ms": LATER_MS, "seen": worker.seen}
+        assert self.call(parking.park, RUN, **args) == is_mine
+        if is_mine:
+            is_woken = stored.is_cancelled or stands != worker.seen
+            is_due = is_woken and stored.is_queued
+            self.change(holder=None, status=RunStatus.PARKED, worker="", is_due=is_due, is_woken=is_woken)
+        worker.is_leaving = True
+        if not is_reply_lost:
+            worker.drop()
+
+    def _decisions(self) -> bytes:
+        return self.client.hget(keys.run(RUN), "decisions") or b""
+
+    @rule(call_id=st.sampled_from(["c1", "c2"]), decision=st.sampled_from(DECISIONS))
+    def decide(self, call_id: str, decision: Decision) -> None:
+        """A person, or the clock. The first decision stands, and nobody's wake-up is missed."""
+        text, stored = decisions.encode(decision), self.stored
+        standing = dict(stored.decisions).get(call_id)
+        self._keep_copy()
+        answer = self.call(parking.decide, RUN, call_id, text)
+        if standing is not None or stored.is_ended:
+            assert answer == (standing or RunEnded)
+            return
+        assert answer == text
+        self.change(decisions=tuple(sorted([*stored.decisions, (call_id, text)])))
+        if not stored.worker:
+            self.change(is_due=stored.is_queued, is_woken=stored.status is RunStatus.PARKED)
+
     @rule(name=WORKERS)
     def finish(self, name: str) -> None:
         """Of a run that has ended; or of one whose job arq cannot run."""
@@ -250,14 +300,16 @@ class LogProtocol(RuleBasedStateMachine):
         assert claim.attempt > self.attempt_max, "attempts only grow, whatever was lost"
         tries = stored.tries + (stored.worker not in ("", who))
         assert claim == Claim(claim.attempt, stored.last_id, tries, stored.is_cancelled, claim.now)
-        self.change(attempt=claim.attempt, tries=tries, worker=who, status=RunStatus.RUNNING)
+        self.change(attempt=claim.attempt, tries=tries, worker=who, status=RunStatus.RUNNING, is_woken=False)
         self.attempt_max = worker.attempt = claim.attempt
         worker.base, worker.kept, worker.sent = claim.last_id, [], 0
+        worker.seen, worker.is_leaving = self._decisions(), False
 
     def _claimed(self, name: str) -> Worker | None:
-        if self.workers[name].attempt is None:
+        worker = self.workers[name]
+        if worker.attempt is None:
             self.claim(name)
-        return None if self.workers[name].attempt is None else self.workers[name]
+        return None if worker.attempt is None or worker.is_leaving else worker
 
     @rule(name=ANYONE, batches=BATCHES, is_reply_lost=st.booleans(), is_misread=RARELY)
     def append(self, name: str, batches: list[list[str]], is_reply_lost: bool, is_misread: bool) -> None:
@@ -339,12 +391,12 @@ class LogProtocol(RuleBasedStateMachine):
         due = self.call(scripts.due, 1)
         with self.client.pipeline(transaction=False) as pipe:
             pipe.hgetall(keys.run(RUN)).lrange(keys.stages(RUN), 0, -1).get(keys.lease(RUN))
-            pipe.zrange(keys.RUNNING, 0, -1).zcard(keys.HELD_BACK)
+            pipe.zrange(keys.RUNNING, 0, -1).zcard(keys.HELD_BACK).zscore(keys.QUEUE, RUN)
             for key in STREAMS.values():
                 pipe.xrange(key)
             for key in [*RUN_KEYS, keys.lease(RUN), keys.job(RUN)]:
                 pipe.pttl(key)
-            record, stage_ids, holder, running, held_back, *rest = pipe.execute()
+            record, stage_ids, holder, running, held_back, score, *rest = pipe.execute()
         streams, ttls_ms = rest[: len(STREAMS)], [ttl_ms for ttl_ms in rest[len(STREAMS) :] if ttl_ms != -2]
         log = [
             (parse_id(id_.decode()), LogEntry(stage_id, fields[b"event"].decode(), fields[b"data"]))
@@ -357,11 +409,15 @@ class LogProtocol(RuleBasedStateMachine):
             is_queued=bool(due.run_ids) or due.next_ms >= 0, is_due=bool(due.run_ids),
             is_cancelled=b"cancel" in record, holder=holder and holder.decode(),
             is_running=MINE.encode() in running, is_held_back=bool(held_back), is_other_running=OTHER.encode() in running,
+            decisions=tuple(sorted(orjson.loads(record.get(b"decisions", b"{}")).items())), is_woken=self.stored.is_woken,
         )  # fmt: skip
         assert held == self.stored
         assert parse_id(record[b"last_id"].decode()) == held.last_id
         assert [stage_id.decode() for stage_id in stage_ids] == held.stage_ids
         assert (b"finished_at" in record) == held.is_ended
+        assert (b"parked_at" in record) == (held.status is RunStatus.PARKED), "the wait is not counted as work"
+        is_on_its_way = score is None or held.is_held_back or score < LATER_MS
+        assert is_on_its_way or not held.is_woken, "a parked run that somebody woke is stranded"
         assert min(ttls_ms) > 0, "no key of a run is ever without a TTL"
         assert (ttls_ms[0] <= END.retention_s * 1000) == held.is_ended
 
