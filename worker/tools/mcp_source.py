@@ -30,6 +30,7 @@ from worker.tools.egress import Egress
 from worker.tools.mcp_results import description_of, fit_tools, is_idempotent, reply_of
 from worker.tools.mcp_transport import open_transport
 from worker.tools.results import ToolReply
+from worker.tools.slots import CallSlots
 from worker.tools.sources import SourcedTool
 from worker.tools.sources_file import McpEntry
 from worker.tools.tool import ToolError
@@ -57,6 +58,7 @@ class McpSource:
         self.is_known = False
         self._entry = entry
         self._egress = egress
+        self._slots = CallSlots(entry.concurrency)
         self._tools: list[SourcedTool] = []
         self._listed: list[Tool] = []
         self._client: Client | None = None
@@ -183,14 +185,20 @@ class McpSource:
 
     def _offer(self, listed: list[Tool]) -> list[SourcedTool]:
         fit = {tool.name: tool for tool in fit_tools(self.name, listed)}
+        entry = self._entry
+        if unknown := entry.unknown(fit.keys()):
+            logger.warning("MCP server %s has no tool that is called %s", self.name, ", ".join(unknown))
         return [
             SourcedTool(
                 name=ours,
                 description=description_of(fit[name]),
                 parameters=fit[name].input_schema,
                 call=partial(self._call, name),
-                idempotent=is_idempotent(fit[name]),
-                timeout_s=self._entry.timeout_s,
+                idempotent=entry.may_repeat(name, otherwise=is_idempotent(fit[name])),
+                timeout_s=entry.timeout_s,
+                result_max_bytes=entry.max_result_bytes,
+                requires_approval=entry.needs_approval(name),
+                slots=self._slots,
             )
             for name, ours in name_tools(self.name, fit).items()
         ]

@@ -65,6 +65,11 @@ class Operation:
     schema: Mapping[str, Any]
 
     @property
+    def names(self) -> tuple[str, str]:
+        """What the tools file may call it: its name, or `GET /path`."""
+        return self.name, f"{self.method.upper()} {self.path}"
+
+    @property
     def is_idempotent(self) -> bool:
         """Whether HTTP says that to ask twice is as good as to ask once."""
         return self.method in _IDEMPOTENT

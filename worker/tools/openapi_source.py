@@ -25,6 +25,7 @@ from worker.tools.openapi_document import Operation, parse_document, read_operat
 from worker.tools.openapi_request import OperationRequest, build_request
 from worker.tools.results import ToolReply, cut
 from worker.tools.signature import BadArguments
+from worker.tools.slots import CallSlots
 from worker.tools.sources import DESCRIPTION_MAX_BYTES, SourcedTool
 from worker.tools.sources_file import OpenApiEntry
 from worker.tools.tool import ToolError
@@ -53,6 +54,7 @@ class OpenApiSource:
         self._entry = entry
         self._egress = egress
         self._timeout_s = entry.timeout_s or settings.tool_timeout_s
+        self._slots = CallSlots(entry.concurrency)
         self._tools: list[SourcedTool] = []
         self._clients: dict[Origin, httpx2.AsyncClient] = {}
         self._fetching: asyncio.Task[None] | None = None
@@ -106,6 +108,7 @@ class OpenApiSource:
             operations = read_operations(
                 parse_document(text), entry.operations, base_url=entry.base_url, location=location, fixed=entry.fixed
             )
+            _check_names(entry, operations)
             for operation in operations:
                 origin = Origin.of(operation.base_url)
                 if origin not in self._clients:
@@ -121,13 +124,18 @@ class OpenApiSource:
 
     def _tool(self, name: str, operation: Operation) -> SourcedTool:
         validator = Draft202012Validator(operation.schema, registry=_NOWHERE)
+        entry = self._entry
+        is_idempotent = operation.is_idempotent or entry.idempotency_header is not None
         return SourcedTool(
             name=name,
             description=cut(operation.description, DESCRIPTION_MAX_BYTES),
             parameters=operation.schema,
             call=partial(self._call, operation),
-            idempotent=operation.is_idempotent or self._entry.idempotency_header is not None,
-            timeout_s=self._entry.timeout_s,
+            idempotent=entry.may_repeat(*operation.names, otherwise=is_idempotent),
+            timeout_s=entry.timeout_s,
+            result_max_bytes=entry.max_result_bytes,
+            requires_approval=entry.needs_approval(*operation.names),
+            slots=self._slots,
             check=partial(_check, name, validator, operation),
         )
 
@@ -179,6 +187,11 @@ def _read_file(path: Path, max_bytes: int) -> bytes:
     if len(text) > max_bytes:
         raise BadTool(f"{path} has more than {max_bytes} bytes (STAGEBUS_EGRESS_RESPONSE_MAX_BYTES)")
     return text
+
+
+def _check_names(entry: OpenApiEntry, operations: list[Operation]) -> None:
+    if unknown := entry.unknown([name for operation in operations for name in operation.names]):
+        raise BadTool(f"none of its operations is called {unknown[0]!r}")
 
 
 def _check(name: str, validator: Draft202012Validator, operation: Operation, arguments: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from shared.settings import Settings
 from worker.tools.ask_user import ask_user
 from worker.tools.egress import Egress
 from worker.tools.functions import FunctionBody, ToolOptions, options_of
+from worker.tools.results import RESULT_MIN_BYTES
 from worker.tools.signature import ToolFunction, read_signature
 from worker.tools.slots import CallSlots
 from worker.tools.source_loader import load_sources
@@ -35,8 +36,6 @@ logger = logging.getLogger(__name__)
 _NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 # A run whose tools are not there yet waits for so long for a source that never was.
 SOURCES_MAX_S: Final = 60.0
-# A cut result needs room for the mark that says so.
-_RESULT_MIN_BYTES: Final = 256
 
 
 class ToolRegistry(Toolset):
@@ -130,15 +129,15 @@ class ToolRegistry(Toolset):
         self._next_change = asyncio.Event()
 
     def _adopt(self, sourced: SourcedTool) -> Tool:
-        max_bytes = self._settings.tool_result_max_bytes
+        max_bytes = sourced.result_max_bytes or self._settings.tool_result_max_bytes
         return Tool(
             name=sourced.name,
             body=SourcedBody(sourced, max_bytes),
             timeout_s=sourced.timeout_s or self._settings.tool_timeout_s,
             result_max_bytes=max_bytes,
-            slots=CallSlots(),
+            slots=sourced.slots,
             idempotent=sourced.idempotent,
-            requires_approval=self._is_gated(sourced.name),
+            requires_approval=sourced.requires_approval or self._is_gated(sourced.name),
         )
 
     def _make(self, function: ToolFunction) -> Tool:
@@ -175,7 +174,7 @@ class ToolRegistry(Toolset):
 
 def _check(name: str, options: ToolOptions) -> None:
     least = {"timeout_s": (options.timeout_s, 0.001), "concurrency": (options.concurrency, 1),
-             "max_result_bytes": (options.max_result_bytes, _RESULT_MIN_BYTES)}  # fmt: skip
+             "max_result_bytes": (options.max_result_bytes, RESULT_MIN_BYTES)}  # fmt: skip
     for option, (value, minimum) in least.items():
         if value is not None and not value >= minimum:
             raise BadTool(f"tool {name!r}: {option} is {value}; it has to be at least {minimum}")

@@ -5,6 +5,9 @@ from typing import Any, Final, NamedTuple
 import orjson
 from pydantic_core import to_json, to_jsonable_python
 
+# A cut result needs room for the mark that says so.
+RESULT_MIN_BYTES: Final = 256
+
 _OPTIONS: Final = orjson.OPT_NON_STR_KEYS | orjson.OPT_NAIVE_UTC
 
 

@@ -5,13 +5,14 @@ stays as it is.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Protocol
 
 from worker.tools.context import ToolContext
 from worker.tools.results import ToolReply, encode_result
 from worker.tools.signature import parse_object
+from worker.tools.slots import CallSlots
 from worker.tools.tool import Prepared
 
 # A model pays for every token of them in every request.
@@ -34,6 +35,9 @@ class SourcedTool:
         check: raises BadArguments where the far side would not take them, if that can be known here.
         idempotent: whether the same call may run again when a worker died in it.
         timeout_s: its own limit, or None for that of all tools.
+        result_max_bytes: likewise.
+        requires_approval: whether a call waits until a person has approved it.
+        slots: how many calls may be at work at once; one for all tools of the source that share a limit.
     """
 
     name: str
@@ -42,6 +46,9 @@ class SourcedTool:
     call: Callable[[dict[str, Any], ToolContext], Awaitable[Any]]
     idempotent: bool = False
     timeout_s: float | None = None
+    result_max_bytes: int | None = None
+    requires_approval: bool = False
+    slots: CallSlots = field(default_factory=CallSlots)
     check: Callable[[dict[str, Any]], None] = _accept
 
 

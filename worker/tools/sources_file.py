@@ -3,7 +3,8 @@
 [mcp.files]
 command = "npx"
 args = ["-y", "@modelcontextprotocol/server-filesystem", "/srv/docs"]
-include = ["read_*", "list_*"]
+include = ["read_*", "list_*", "write_file"]
+requires_approval = ["write_*"]
 
 [mcp.search]
 url = "https://mcp.example.com/mcp"
@@ -15,6 +16,7 @@ operations = ["listPets", "GET /pets/{petId}"]
 bearer = { file = "/run/secrets/pets" }
 """
 
+from collections.abc import Collection
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
@@ -24,6 +26,7 @@ from pydantic import Field, field_validator, model_validator
 from shared.config_file import ConfigEntry, ConfigKind, Secret
 from shared.errors import BadTool
 from worker.tools.egress import Origin
+from worker.tools.results import RESULT_MIN_BYTES
 
 KIND: Final = ConfigKind("STAGEBUS_TOOLS_FILE", "docs/tool-sources.md", BadTool)
 SOURCES_MAX: Final = 100
@@ -47,6 +50,30 @@ class SourceEntry(ConfigEntry):
     """What all sources may say."""
 
     timeout_s: float | None = Field(default=None, gt=0, description="one call; else STAGEBUS_TOOL_TIMEOUT_S")
+    concurrency: int | None = Field(default=None, ge=1, description="calls that one worker has at work here at once")
+    max_result_bytes: int | None = Field(
+        default=None, ge=RESULT_MIN_BYTES, description="of a result; else STAGEBUS_TOOL_RESULT_MAX_BYTES"
+    )
+    requires_approval: list[str] = Field(
+        default=[], description="the tools whose calls wait for a person, by the source's names; * and ? match"
+    )
+    idempotent: list[str] | None = Field(
+        default=None,
+        description="the tools whose calls may run again if a worker dies in them, in place of what the source says",
+    )
+
+    def needs_approval(self, *names: str) -> bool:
+        """Whether calls of the tool of these names wait for a person."""
+        return any(_matches(name, self.requires_approval) for name in names)
+
+    def may_repeat(self, *names: str, otherwise: bool) -> bool:
+        """Whether the tool of these names is idempotent; `otherwise`: what its source says."""
+        return otherwise if self.idempotent is None else any(_matches(name, self.idempotent) for name in names)
+
+    def unknown(self, names: Collection[str]) -> list[str]:
+        """What is named and no tool of the source: a name written wrong would let its calls through unasked."""
+        patterns = dict.fromkeys([*self.requires_approval, *(self.idempotent or ())])
+        return [pattern for pattern in patterns if not any(_matches(name, [pattern]) for name in names)]
 
 
 class McpEntry(SourceEntry):

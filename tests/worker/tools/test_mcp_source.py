@@ -104,6 +104,28 @@ async def test_what_is_no_text_is_described_and_what_is_long_is_cut(connect, url
     assert len(long.encode()) <= 65536
 
 
+async def test_file_says_what_waits_for_a_person_and_what_may_run_again(connect, url, caplog):
+    registry = await connect(url=url, requires_approval=["re*", "ad", "wait"], idempotent=["with.*"])
+
+    gated = [name for name in registry.names() if registry.get(name).requires_approval]
+    assert gated == ["ref__wait", "ref__refuse"]
+    repeatable = [name for name in registry.names() if registry.get(name).idempotent]
+    assert repeatable == ["ref__with_dots_and_more"], "and not what only the server says"
+    assert "no tool that is called ad" in caplog.text
+
+
+async def test_file_limits_results_and_how_many_calls_are_at_work(connect, url, tmp_path: Path):
+    registry = await connect(url=url, max_result_bytes=300, concurrency=1)
+    assert (await call(registry, "long")).content.endswith("[cut: 200000 bytes, limit 300]")
+    first = asyncio.create_task(call(registry, "wait", f'{{"seconds": 60, "folder": "{tmp_path}"}}'))
+    await until((tmp_path / "began").exists)
+    second = asyncio.create_task(call(registry, "add", '{"a": 1}'))
+    assert not (await asyncio.wait({second}, timeout=0.2))[0], "another tool of the server waits, too"
+    first.cancel()
+
+    assert (await second).content == "2"
+
+
 @pytest.mark.usefixtures("age")
 async def test_progress_is_passed_on(connect, url):
     told = []

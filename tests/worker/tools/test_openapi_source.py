@@ -116,6 +116,33 @@ async def test_chosen_operations_become_tools(offer):
     assert [tool.name for tool in map(registry.get, registry.names()) if not tool.idempotent] == ["pets__addPet"]
 
 
+@pytest.mark.parametrize(
+    ("entry", "gated", "repeatable"),
+    [
+        ({"requires_approval": ["*"], "idempotent": []}, ["listPets", "addPet", "get_pets__petId_"], []),
+        ({"requires_approval": ["POST *"]}, ["addPet"], ["listPets", "get_pets__petId_"]),
+        ({"requires_approval": ["GET /pets/{petId}"], "idempotent": ["add*"]}, ["get_pets__petId_"], ["addPet"]),
+    ],
+)
+async def test_file_says_what_waits_for_a_person_and_what_may_run_again(offer, entry, gated, repeatable):
+    registry = await offer("listPets", "addPet", "GET /pets/{petId}", **entry)
+    tools = {name.removeprefix("pets__"): registry.get(name) for name in registry.names()}
+
+    assert [name for name, tool in tools.items() if tool.requires_approval] == gated
+    assert [name for name, tool in tools.items() if tool.idempotent] == repeatable
+
+
+async def test_gated_name_of_no_operation_stops_the_start(offer):
+    with pytest.raises(BadTool, match=r"openapi.pets: none of its operations is called 'addpet'"):
+        await offer("addPet", requires_approval=["addPet", "addpet"])
+
+
+async def test_file_limits_results(offer):
+    registry = await offer("listPets", max_result_bytes=256)
+
+    assert (await call(registry, "listPets", shop="s" * 300)).content.endswith(", limit 256]")
+
+
 async def test_schema_of_a_body_needs_no_document(offer):
     registry = await offer("addPet")
     parameters = registry.get("pets__addPet").parameters
