@@ -35,6 +35,7 @@ STEADY_S: Final = 30.0
 # Beyond what their settings grant gateway and worker for their drain, before SIGKILL.
 DRAIN_MARGIN_S: Final = 8.0
 LOCAL_MODEL: Final = "smollm2"
+DEMO_TOOL: Final = "worker.tools.demo:book_table"
 
 _LISTENING: Final = re.compile(r"^listening on (http://\S+)$")
 _WORKER_READY: Final = re.compile(r"is ready for \d+ runs")
@@ -116,11 +117,13 @@ def page_address(address: str) -> str:
 
 
 def demo_environment(address: str) -> dict[str, str]:
-    """What makes a worker use the demo model and its weather; what the operator set otherwise stays."""
+    """What makes a worker use the demo model, its weather and its table to book; what the operator set otherwise stays."""
     wanted = {
         "STAGEBUS_MODEL": "demo",
         "STAGEBUS_WEATHER_GEOCODING_URL": address,
         "STAGEBUS_WEATHER_FORECAST_URL": address,
+        "STAGEBUS_TOOLS": DEMO_TOOL,
+        "STAGEBUS_ASK_USER": "true",
     }
     env = {name: value for name, value in wanted.items() if not os.environ.get(name)}
     # Tools reach no loopback address of themselves.

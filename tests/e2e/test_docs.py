@@ -1,17 +1,14 @@
 """What the documentation tells people to type, typed into a live system."""
 
 import asyncio
-import os
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import httpx
 import pytest
 
 from shared.settings import Settings
+from tests.shell import blocks, need, type_in
 from tests.strict_client import StrictClient, get_run, post_run
 from tests.system import System
 from worker.tools.context import ToolContext
@@ -22,30 +19,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 ROOT = Path(__file__).parent.parent.parent
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 README = (ROOT / "README.md").read_text()
-BLOCK_S = 20
-# What redis-cli prints where Redis refuses a command; its exit code is 0 all the same.
-REFUSED = re.compile(r"^(\(error\)|ERR |WRONGTYPE|NOPERM|NOSCRIPT)", re.MULTILINE)
 LONG = {"user_prompt": "What is the weather in Paris and in Tokyo?", "model": "demo:delay_ms=400"}
-
-
-def blocks(page: str, language: str = "sh") -> list[str]:
-    """The fenced blocks of one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-
-
-async def type_in(script: str, **env: str) -> str:
-    """Run a block as a shell would; what it prints."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    process = await asyncio.create_subprocess_exec(
-        "bash", "-euo", "pipefail", "-c", script,
-        cwd=ROOT, env={**os.environ, **env, "PATH": path},
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    async with asyncio.timeout(BLOCK_S):
-        output, _ = await process.communicate()
-    assert process.returncode == 0, f"{script}\n{output.decode()}"
-    assert not REFUSED.search(output.decode()), f"{script}\n{output.decode()}"
-    return output.decode()
 
 
 async def begin(system: System) -> tuple[str, dict[str, str]]:
@@ -58,11 +32,6 @@ async def begin(system: System) -> tuple[str, dict[str, str]]:
     await asyncio.gather(following, return_exceptions=True)
     first = next(event.id for event in client.events if event.event == "tool_completion_chunk")
     return run_id, {"REDIS": system.redis_url, "URL": system.url, "RUN": run_id, "ID": first}
-
-
-def need(program: str) -> None:
-    if shutil.which(program) is None:
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"{program} is missing")
 
 
 async def test_every_block_of_operations_can_be_typed(healthy: System) -> None:

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from tests.processes import children_of, is_alive, until
+from tests.shell import ROOT, blocks, need, type_in
 from tests.strict_client import StrictClient, get_run, post_run
 from tests.system import Process
 
@@ -65,6 +66,18 @@ def parts_of(process: Process) -> dict[str, int]:
     return {part: pid for part, mark in PARTS.items() for pid, command in commands.items() if mark in f"{command} "}
 
 
+async def type_in_approvals(url: str) -> None:
+    """The page on approvals, as somebody types it who has nothing but the demo."""
+    need("curl")
+    booking, question = blocks((ROOT / "docs" / "approvals.md").read_text())
+    said = await type_in(booking.replace("http://127.0.0.1:8000", url))
+    assert "event: approval_required" in said
+    assert "A table for 4 at Luigi" in said
+    assert said.rstrip().splitlines()[-1].startswith("data: ")
+    assert "event: done" in said
+    assert "the blue one" in (await type_in(question, URL=url)).split("event: stage_completed")[-1]
+
+
 async def test_one_command_is_a_system_that_keeps_its_runs(up: Up) -> None:
     first = up()
     url = await first.ready(UP)
@@ -78,6 +91,7 @@ async def test_one_command_is_a_system_that_keeps_its_runs(up: Up) -> None:
     assert client.events[-1].event == "done"
     assert "demo" in client.text("synthesis")
     assert first.log().count(UP) == 1
+    await type_in_approvals(url)
 
     first.signal(signal.SIGTERM)
     assert await first.wait(STOP_S) == 0

@@ -133,6 +133,8 @@ def test_demo_environment_leaves_what_the_operator_set(monkeypatch: pytest.Monke
     monkeypatch.setenv("NO_PROXY", "intranet")
     monkeypatch.setenv("STAGEBUS_EGRESS_ALLOW", "10.1.0.0/16")
     monkeypatch.setenv("STAGEBUS_MODEL", "demo:delay_ms=2")
+    monkeypatch.setenv("STAGEBUS_TOOLS", "mytools:book_table")
+    monkeypatch.delenv("STAGEBUS_ASK_USER", raising=False)
 
     env = demo_environment("http://127.0.0.1:7")
     assert env == {
@@ -141,6 +143,7 @@ def test_demo_environment_leaves_what_the_operator_set(monkeypatch: pytest.Monke
         "STAGEBUS_WEATHER_GEOCODING_URL": "http://127.0.0.1:7",
         "STAGEBUS_WEATHER_FORECAST_URL": "http://127.0.0.1:7",
         "STAGEBUS_EGRESS_ALLOW": "10.1.0.0/16,127.0.0.1:7",
+        "STAGEBUS_ASK_USER": "true",
         "NO_PROXY": "intranet,127.0.0.1",
         "no_proxy": "127.0.0.1",
     }

@@ -1,9 +1,11 @@
 """What the demo model says and calls, given a request; sans-IO, and the same every time.
 
-It understands two things: places, for which it calls `get_weather`, and the exact names
-of other tools, with their arguments as a JSON object behind them:
+It understands places, for which it calls `get_weather`, two phrases that lead to a person,
+and the exact names of other tools, with their arguments as a JSON object behind them:
 
     What is the weather in Paris and in Tokyo?
+    Book a table for 4 at Luigi's                 calls book_table, if it is offered
+    Ask me what I like                            calls ask_user, if it is offered
     call slow_tool {"seconds": 3} and slow_tool {"seconds": 5}
 
 Once results stand at the end of the conversation, it quotes them.
@@ -20,11 +22,19 @@ from worker.model.demo_places import places_in
 from worker.model.demo_script import DemoScript, Stage
 
 WEATHER_TOOL: Final = "get_weather"
+TABLE_TOOL: Final = "book_table"
+QUESTION_TOOL: Final = "ask_user"
 CALLS_MAX: Final = 1000
 QUOTE_MAX_CHARS: Final = 200
 
 _TOKEN: Final = re.compile(r"\s*\S+")
 _ARGUMENT_CHARS: Final = 6  # of a call's arguments in one chunk
+_BOOKING: Final = re.compile(r"\bbook\b.*\btable\b", re.IGNORECASE | re.DOTALL)
+_ASKING: Final = re.compile(r"\bask me\b", re.IGNORECASE)
+_GUESTS: Final = re.compile(r"\bfor (\d{1,2}|one|two|three|four|five|six)\b", re.IGNORECASE)
+_NUMBER_WORDS: Final = ("one", "two", "three", "four", "five", "six")
+_RESTAURANT: Final = "the corner"
+_QUESTION: Final = "This is the demo model, and it asks because you told it to. What do you answer?"
 _PLACES: Final = ("Paris", "Tokyo", "London", "Berlin", "New York", "Nairobi", "Lima", "Sydney", "Oslo", "Mumbai")
 
 _CALLING: Final = "This is the demo model. I will look that up for you with {tools}."
@@ -138,10 +148,23 @@ def _weather_arguments(place: str, name: str) -> str:
 
 
 def _asked_calls(names: list[str], prompt: str) -> list[DemoCall]:
-    named = _named_calls(names, prompt)
-    if named or WEATHER_TOOL not in names:
-        return named
+    asked = _named_calls(names, prompt) or list(_calls_by_phrase(names, prompt))
+    if asked or WEATHER_TOOL not in names:
+        return asked
     return [DemoCall(WEATHER_TOOL, _weather_arguments(place, WEATHER_TOOL)) for place in places_in(prompt)]
+
+
+def _calls_by_phrase(names: list[str], prompt: str) -> Iterator[DemoCall]:
+    """The calls that wait for a person."""
+    if TABLE_TOOL in names and _BOOKING.search(prompt):
+        guests = _GUESTS.search(prompt)
+        arguments: dict[str, Any] = {"restaurant": next(iter(places_in(prompt)), _RESTAURANT)}
+        if guests:
+            word = guests[1].lower()
+            arguments["guests"] = int(word) if word.isdecimal() else _NUMBER_WORDS.index(word) + 1
+        yield DemoCall(TABLE_TOOL, json.dumps(arguments, ensure_ascii=False))
+    if QUESTION_TOOL in names and _ASKING.search(prompt):
+        yield DemoCall(QUESTION_TOOL, json.dumps({"question": _QUESTION}))
 
 
 def _named_calls(names: list[str], prompt: str) -> list[DemoCall]:

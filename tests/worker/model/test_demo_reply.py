@@ -72,6 +72,26 @@ def test_object_of_one_call_is_not_the_next_ones():
     ]
 
 
+@pytest.mark.parametrize(
+    ("prompt", "calls"),
+    [
+        ("Book a table for 4 at Luigi's", [("book_table", {"restaurant": "Luigi's", "guests": 4})]),
+        ("please book us a table for two", [("book_table", {"restaurant": "the corner", "guests": 2})]),
+        ("Book a table at Roma, but ask me first", ["book_table", "ask_user"]),
+        ("Ask me what I like", ["ask_user"]),
+        ("Weather in Oslo? Do not task me.", [("get_weather", {"city": "Oslo"})]),
+        ("a table in a book", []),
+    ],
+)
+def test_phrases_lead_to_the_tools_that_ask_a_person(prompt, calls):
+    made = calls_of(ask(prompt, "get_weather", "book_table", "ask_user"))
+
+    assert [call.name for call in made] == [call if isinstance(call, str) else call[0] for call in calls]
+    for call, wanted in zip(made, calls, strict=True):
+        assert isinstance(wanted, str) or json.loads(call.arguments) == wanted[1]
+    assert {call.name for call in calls_of(ask(prompt, "get_weather"))} <= {"get_weather"}, "only what is offered"
+
+
 @pytest.mark.parametrize("prompt", ["my_f", "f-g", "nothing", [{"type": "text", "text": "nothing"}], None])
 def test_nothing_named_calls_nothing(prompt):
     assert calls_of(ask(prompt, "f", "g")) == []
