@@ -1,18 +1,20 @@
 """Around every request: its id, one log line, its metrics, headers, and the answer to an unexpected error."""
 
+import asyncio
 import logging
 import time
 from dataclasses import dataclass
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import routes
 from gateway.auth.tickets import take_from_query
 from gateway.headers import DEFAULTS
 from gateway.metrics import Metrics
-from gateway.problems import answer_internal
+from gateway.problems import answer_cut_off, answer_internal
 from gateway.stream import DIRECT_SEND
 from gateway.tenant_limits import headers_of
 from shared.logging import FIELDS
@@ -72,6 +74,11 @@ class Access:
         with bound(trace):
             try:
                 await self._app(scope, receive, send_seen)
+            except asyncio.CancelledError:
+                if not response.status:
+                    # The grace of a shutdown is over; the server's own answer would be a bare 500.
+                    await (await answer_cut_off(Request(scope, receive)))(scope, receive, send_seen)
+                raise
             except Exception:
                 logger.exception("internal error")
                 if response.status:

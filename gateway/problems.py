@@ -29,7 +29,7 @@ from gateway.query import wants_stream
 from gateway.schemas import FieldError, Problem, ProblemType
 from gateway.state import gateway_of
 from gateway.stream import ask_again
-from shared.errors import InvalidRequest, StagebusError
+from shared.errors import Draining, InvalidRequest, StagebusError
 from shared.redis import storage_errors
 from shared.refusals import Forbidden, OverLimit, Unauthenticated
 
@@ -75,6 +75,11 @@ def _headers(exc: StagebusError) -> Mapping[str, str] | None:
 def answer_internal() -> Response:
     """What a client sees of an unexpected error."""
     return answer_error(StagebusError("an internal error; the gateway's log has its cause under this X-Request-ID"))
+
+
+async def answer_cut_off(request: Request) -> Response:
+    """What a client sees of a request that a shutdown could not wait for."""
+    return await _answer_stagebus(request, Draining())
 
 
 async def _answer_stagebus(request: Request, exc: Exception) -> Response:

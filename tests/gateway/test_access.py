@@ -1,3 +1,4 @@
+import asyncio
 import json
 import logging
 
@@ -7,6 +8,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Message
 
 from shared.logging import JsonFormatter, fields_of
 
@@ -87,6 +89,41 @@ async def test_error_within_an_answer_cuts_it(broken: Starlette, api: httpx.Asyn
     """Nothing is appended to half an answer."""
     with pytest.raises(RuntimeError):
         await api.get("/fail-later")
+
+
+@pytest.mark.parametrize(
+    ("path", "accept", "status", "body"),
+    [
+        ("/runs", b"application/json", 503, b'"code":"draining"'),
+        ("/runs/01M856EDQQNKBF89347810NFN9/events", b"text/event-stream", 200, b"retry: "),
+    ],
+)
+async def test_request_that_a_shutdown_cuts_off_is_told_to_ask_again(
+    app: Starlette, monkeypatch: pytest.MonkeyPatch, path: str, accept: bytes, status: int, body: bytes
+) -> None:
+    """The server's own answer is a bare 500, at which an EventSource gives up for good."""
+    waits, sent = asyncio.Event(), []
+
+    async def hang(*_: object, **__: object) -> None:
+        waits.set()
+        await asyncio.Event().wait()
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    monkeypatch.setattr("shared.log.read_head", hang)
+    monkeypatch.setattr("shared.run_list.list_runs", hang)
+    scope = {"type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"",
+             "headers": [(b"host", b"localhost"), (b"accept", accept)], "scheme": "http", "client": ("127.0.0.1", 1)}  # fmt: skip
+    request = asyncio.create_task(app(scope, asyncio.Event().wait, send))
+    await asyncio.wait_for(waits.wait(), 5)
+    request.cancel()
+    await asyncio.wait({request}, timeout=5)
+
+    assert request.cancelled()
+    assert sent[0]["status"] == status
+    assert body in b"".join(message.get("body", b"") for message in sent[1:])
+    assert not sent[-1].get("more_body")
 
 
 async def test_invented_methods_share_a_label(api: httpx.AsyncClient) -> None:
