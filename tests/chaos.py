@@ -25,6 +25,7 @@ import httpx
 import orjson
 
 from shared import keys
+from tests.deciders import Deciders
 from tests.fault_tools import TOOLS
 from tests.js_client import JsClient, JsClients, js_clients
 from tests.proxy import Proxy
@@ -34,6 +35,7 @@ from tests.system import Process, System
 WORKERS = 3
 GATEWAYS = 2
 SETTLE_S = 90  # the longest that a run may take once the storm is over
+APPROVAL_WAIT_S = 8  # so that some calls expire that nobody decides on
 ZEROS = ("violations", "stranded", "wrong_texts", "paid_twice", "immortal_keys", "left_active")
 
 
@@ -47,6 +49,7 @@ class Ledger:
     connections: int = 0
     ends: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
+    decisions: Counter[int] = field(default_factory=Counter)  # the gateways' answers to them
     restarts_of_stages: int = 0
     violations: list[str] = field(default_factory=list)  # lost, doubled, reordered
     stranded: list[str] = field(default_factory=list)
@@ -67,6 +70,7 @@ class Ledger:
             f"seed {self.seed}: {self.runs} runs, {self.events} events received over {self.connections} connections",
             f"ends: {dict(self.ends)}; stages done again: {self.restarts_of_stages}",
             f"faults: {dict(self.faults)}",
+            f"answers to decisions: {dict(self.decisions)}",
             ", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in counts.items()),
         ]
         for name in ZEROS:
@@ -125,6 +129,7 @@ class Storm:
             ("quick", {"n": number}),
             ("slow", {"n": number, "seconds": 0.5}),
             ("pay", {"n": number, "seconds": 0.5}),
+            ("sign", {"n": number, "seconds": 0.5}),
         ]
         match self.random.randrange(4):
             case 0:
@@ -163,6 +168,8 @@ class Storm:
                 StrictClient(self.system.urls, run_id, self.random.choice(["run", "extraction", "tools", "synthesis"]))
             )
         following = [asyncio.create_task(client.follow(10_000, self._patience)) for client in clients]
+        deciders = Deciders(clients[0], self.random, SETTLE_S)
+        deciding = asyncio.create_task(deciders.decide_all())
         if self.random.random() < 0.1:
             await self._cancel(run_id)
         try:
@@ -173,9 +180,11 @@ class Storm:
         except TimeoutError:
             self.ledger.stranded.append(f"{run_id} {body} {clients[0].names()[-3:]}")
         finally:
-            for task in following:
+            for task in (*following, deciding):
                 task.cancel()
-            await asyncio.gather(*following, return_exceptions=True)
+            await asyncio.gather(*following, deciding, return_exceptions=True)
+        self.ledger.violations += deciders.check()
+        self.ledger.decisions.update(deciders.answers)
         self._note(clients, body)
 
     def _client(self, run_id: str) -> StrictClient:
@@ -281,7 +290,7 @@ class Storm:
         async for key in redis.scan_iter("sb:run:*"):
             if await redis.ttl(key) == -1:
                 self.ledger.immortal_keys.append(key.decode())
-        paid = Counter(line for line in self._notes.read_text().splitlines() if line.startswith("pay "))
+        paid = Counter(line for line in self._notes.read_text().splitlines() if line.startswith(("pay ", "sign ")))
         self.ledger.paid_twice = [line for line, count in paid.items() if count > 1]
 
 
@@ -304,6 +313,7 @@ async def storm(seconds: float, seed: int, parallel_runs: int, folder: Path, cli
     notes = folder / "tools.log"
     notes.touch()
     env = {"STAGEBUS_TOOLS": TOOLS, "FAULT_TOOLS_LOG": str(notes), "STAGEBUS_RUN_TRIES_MAX": "1000"}
+    env["STAGEBUS_APPROVAL_WAIT_S"] = str(APPROVAL_WAIT_S)
     system = System(folder, gateways=GATEWAYS, workers=WORKERS, env=env)
     async with Proxy(system.redis_port) as proxy:
         system.set_env("STAGEBUS_REDIS_URL", f"redis://127.0.0.1:{proxy.port}/0")

@@ -36,6 +36,14 @@ async def pay(n: int, seconds: float = 1.0) -> str:
     return f"paid {n}"
 
 
+@tool(idempotent=False, requires_approval=True)
+async def sign(n: int, seconds: float = 1.0) -> str:
+    """Must not run twice, and not without a person's word."""
+    _note(f"sign {n}")
+    await asyncio.sleep(seconds)
+    return f"signed {n}"
+
+
 def blocking(seconds: float = 1.0) -> str:
     """Block a thread."""
     _note("blocking")
@@ -59,4 +67,4 @@ def poison() -> str:
     return "never"
 
 
-TOOLS = ",".join(f"tests.fault_tools:{name}" for name in ("quick", "slow", "pay", "blocking", "busy", "poison"))
+TOOLS = ",".join(f"tests.fault_tools:{name}" for name in ("quick", "slow", "pay", "sign", "blocking", "busy", "poison"))
