@@ -53,6 +53,19 @@ class TenantLimiter:
         if self._telling is not None:
             await cancel_and_wait(self._telling)
 
+    @asynccontextmanager
+    async def request(self) -> AsyncIterator["Counted"]:
+        """A request that is to be counted once it is known whose it is, or begun to be as soon as that is likely."""
+        counted = Counted(self)
+        try:
+            yield counted
+        finally:
+            await counted.settle()
+
+    def is_free(self, tenant: str) -> bool:
+        """Whether a request of the tenant costs nothing, as far as is remembered."""
+        return self._is_free("requests", tenant)
+
     async def count_request(self, tenant: str) -> Quota | None:
         """Count one request; None where nothing limits it."""
         if self._is_free("requests", tenant):
@@ -112,6 +125,32 @@ class TenantLimiter:
         if len(self._free_until) >= REMEMBERED_MAX:
             self._free_until.clear()
         self._free_until[what, tenant] = time.monotonic() + REMEMBER_S
+
+
+class Counted:
+    """One request's count."""
+
+    def __init__(self, limiter: TenantLimiter) -> None:
+        self._limiter = limiter
+        self._tenant = ""
+        self._begun: asyncio.Task[Quota | None] | None = None
+
+    def begin(self, tenant: str) -> None:
+        """Count it for the tenant, beside whatever else is asked of Redis."""
+        if self._begun is None and not self._limiter.is_free(tenant):
+            self._tenant = tenant
+            self._begun = asyncio.create_task(self._limiter.count_request(tenant))
+
+    async def for_tenant(self, tenant: str) -> Quota | None:
+        """What the count came to; None where nothing limits the tenant."""
+        if self._begun is not None and self._tenant == tenant:
+            return await self._begun
+        return await self._limiter.count_request(tenant)
+
+    async def settle(self) -> None:
+        """Leave nothing under way: what was begun for somebody who was not let in after all."""
+        if self._begun is not None:
+            await asyncio.wait({self._begun})
 
 
 def headers_of(quota: Quota) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Final
 from starlette.requests import Request
 
 from gateway.auth.origin import SAFE_METHODS, is_foreign
-from gateway.auth.principal import Principal
+from gateway.auth.principal import Ahead, Principal
 from shared.exposure import is_loopback
 from shared.refusals import CrossSite, LoopbackOnly
 from shared.settings import Settings
@@ -26,7 +26,7 @@ class Anyone:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    async def authenticate(self, request: Request, *, takes_ticket: bool) -> Principal:  # noqa: ARG002 - nobody needs one
+    async def authenticate(self, request: Request, *, takes_ticket: bool, ahead: Ahead) -> Principal:  # noqa: ARG002 - nobody needs either
         """Everybody is the same.
 
         Raises:

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from gateway.auth import tickets
 from gateway.auth.key_ring import KeyRing
 from gateway.auth.origin import SAFE_METHODS, is_own_page
-from gateway.auth.principal import Principal
+from gateway.auth.principal import Ahead, Principal
 from gateway.auth.revocations import Revocations
 from gateway.auth.sessions import Sessions
 from gateway.auth.tickets import Tickets
@@ -48,7 +48,7 @@ class Credentials:
         self._tokens = tokens
         self._takes_keys = takes_keys
 
-    async def authenticate(self, request: Request, *, takes_ticket: bool) -> Principal:
+    async def authenticate(self, request: Request, *, takes_ticket: bool, ahead: Ahead) -> Principal:
         """The one whose credential the request carries.
 
         Raises:
@@ -58,40 +58,44 @@ class Credentials:
         """
         header = request.headers.get("authorization")
         if header is not None:
-            return await self._of_header(header)
+            return await self._of_header(header, ahead)
         ticket = getattr(request.state, tickets.STATE, None) if takes_ticket else None
         if ticket is not None:
-            return await self._of_ticket(ticket)
-        return await self._of_session(request)
+            return await self._of_ticket(ticket, ahead)
+        return await self._of_session(request, ahead)
 
-    async def _of_header(self, header: str) -> Principal:
+    async def _of_header(self, header: str, ahead: Ahead) -> Principal:
         scheme, _, token = header.partition(" ")
         token = token.strip()
         if scheme.lower() != "bearer" or not token or len(token) > CREDENTIAL_MAX_CHARS:
             raise Unauthenticated("the Authorization header has to be `Bearer ` and a key or token")
         if token.startswith(PREFIX) and self._takes_keys:
-            record = await self._key_ring.open(token)
+            record = await self._key_ring.open(token, ahead)
             if record is not None:
                 return of_key(record)
         elif not token.startswith(PREFIX) and self._tokens is not None:
             return await self._tokens.open(token)
         raise Unauthenticated("this key is not known here: it never was, was revoked, or has expired")
 
-    async def _of_ticket(self, text: str) -> Principal:
+    async def _of_ticket(self, text: str, ahead: Ahead) -> Principal:
         holder = self._tickets.open(text) if len(text) <= CREDENTIAL_MAX_CHARS else None
-        if holder is None or not await self._holds(holder):
+        if holder is None or not await self._holds(holder, ahead):
             raise Unauthenticated("this ticket has expired or was taken back: ask for another one")
         return holder
 
-    async def _holds(self, holder: Principal) -> bool:
+    async def _holds(self, holder: Principal, ahead: Ahead) -> bool:
         """Whether neither the ticket nor the key that it was made with was revoked: asked side by side."""
+        has_key = not holder.key_id or self._key_ring.remembers(holder.key_id)
+        # Who holds what was taken back costs the tenant nothing.
+        if has_key and self._revocations.remembers_good(holder.run_id, holder.ticket_id):
+            ahead(holder.tenant)
         is_revoked, key = await asyncio.gather(
             self._revocations.has(holder.run_id, holder.ticket_id),
             self._key_ring.find(holder.key_id) if holder.key_id else _nothing(),
         )
         return not is_revoked and (key is not None or not holder.key_id)
 
-    async def _of_session(self, request: Request) -> Principal:
+    async def _of_session(self, request: Request, ahead: Ahead) -> Principal:
         holder = self._sessions.open(request)
         if holder is None:
             raise Unauthenticated(
@@ -101,7 +105,7 @@ class Credentials:
             raise CrossSite
         if not holder.key_id:
             return holder
-        record = await self._key_ring.find(holder.key_id)
+        record = await self._key_ring.find(holder.key_id, ahead)
         if record is None:
             raise Unauthenticated("the key that this session began with was revoked or has expired")
         return of_key(record, holder.expires_at)

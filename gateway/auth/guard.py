@@ -49,9 +49,12 @@ class Guarded:
 
     async def _check(self, request: Request) -> None:
         gateway = gateway_of(request)
-        principal = await gateway.auth.authenticator.authenticate(request, takes_ticket=self.takes_ticket)
-        request.state.principal = principal
-        quota = await gateway.limiter.count_request(principal.tenant)
+        async with gateway.limiter.request() as counted:
+            principal = await gateway.auth.authenticator.authenticate(
+                request, takes_ticket=self.takes_ticket, ahead=counted.begin
+            )
+            request.state.principal = principal
+            quota = await counted.for_tenant(principal.tenant)
         if quota is not None:
             request.state.quota = quota
             if not quota.is_kept:

@@ -1,5 +1,6 @@
 """Who makes a request, as every other part of the gateway sees them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,14 +37,19 @@ class Principal:
             raise Forbidden(scope)
 
 
+# Told of the tenant as soon as it is all but certain, and before it is: what is begun for it then costs no wait.
+Ahead = Callable[[str], None]
+
+
 class Authenticator(Protocol):
     """Tells who makes a request; which one a gateway has is a matter of its settings."""
 
-    async def authenticate(self, request: Request, *, takes_ticket: bool) -> Principal:
+    async def authenticate(self, request: Request, *, takes_ticket: bool, ahead: Ahead) -> Principal:
         """The one who asks.
 
         Args:
             takes_ticket: whether a ticket for one run is good enough here.
+            ahead: called with the tenant, if it is known, before Redis is asked whether all still holds.
 
         Raises:
             Unauthenticated: nobody that we know.

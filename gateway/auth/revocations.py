@@ -38,6 +38,10 @@ class Revocations:
             self._remembered[run_id] = (now + REMEMBER_S, revoked)
         return ticket_id in revoked
 
+    def remembers_good(self, run_id: str, ticket_id: str) -> bool:
+        """Whether the ticket had not been taken back when that was last looked up."""
+        return run_id in self._remembered and ticket_id not in self._remembered[run_id][1]
+
     async def find(self, run_ids: Collection[str]) -> dict[str, frozenset[str]]:
         """Each run's revoked tickets, as Redis says now.
 
