@@ -87,8 +87,9 @@ async def list_runs(
     Returns:
         At most `limit`; fewer with a `next_id` where the search went as far as one page may.
     """
-    run_ids = await _read_ids(redis, tenant, before_id)
-    candidates = await _read_candidates(redis, run_ids[:LOOKED_AT_MAX], wanted)
+    looked_at_max = limit + 1 if wanted == EVERY_RUN else LOOKED_AT_MAX
+    run_ids = await _read_ids(redis, tenant, before_id, looked_at_max)
+    candidates = await _read_candidates(redis, run_ids[:looked_at_max], wanted)
     readable = _within(candidates, READ_MAX_BYTES)
     found: list[Run] = []
     at_once = CHUNK if wanted.looks_into_requests else limit + 1
@@ -98,23 +99,23 @@ async def list_runs(
             return RunPage(found[:limit], found[limit - 1].run_id)
     if len(readable) < len(candidates):
         return RunPage(found, readable[-1])
-    return RunPage(found, run_ids[LOOKED_AT_MAX - 1] if len(run_ids) > LOOKED_AT_MAX else None)
+    return RunPage(found, run_ids[looked_at_max - 1] if len(run_ids) > looked_at_max else None)
 
 
-async def _read_ids(redis: Redis, tenant: str, before_id: str | None) -> list[str]:
+async def _read_ids(redis: Redis, tenant: str, before_id: str | None, looked_at_max: int) -> list[str]:
     """The ids from the cursor on: as many as may be looked at, and one more if there is one."""
     # Ids sort by time as scores do, so the run at the cursor is found by its score even when it is gone.
     high = "+inf" if before_id is None else str(ids.created_ms(before_id))
-    count = LOOKED_AT_MAX + SAME_MS
+    count = looked_at_max + SAME_MS
     run_ids: list[str] = []
     offset = 0
-    while len(run_ids) <= LOOKED_AT_MAX:
+    while len(run_ids) <= looked_at_max:
         found = await redis.zrevrangebyscore(keys.runs(tenant), high, "-inf", start=offset, num=count)
         run_ids += [run_id for run_id in map(bytes.decode, found) if before_id is None or run_id < before_id]
         if len(found) < count:
             break
         offset += count
-    return run_ids[: LOOKED_AT_MAX + 1]
+    return run_ids[: looked_at_max + 1]
 
 
 async def _read_candidates(redis: Redis, run_ids: Sequence[str], wanted: RunFilter) -> dict[str, int]:

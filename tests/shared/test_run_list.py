@@ -113,3 +113,15 @@ async def test_search_takes_few_round_trips(redis: Redis, settings: Settings) ->
 
     assert (used["zrevrangebyscore"], used["hgetall"]) == (2, 200)
     assert reads <= 2 * 2 + 2 + 4  # a pipeline of hundreds may come in more than one read
+
+
+async def test_list_of_all_runs_looks_at_its_page_alone(redis: Redis, settings: Settings) -> None:
+    """A page that is asked for every few seconds costs what it shows, however many runs there are."""
+    for _ in range(40):
+        await create(redis, settings)
+    before = await calls(redis)
+    page = await list_runs(redis, "t", 5)
+    after = await calls(redis)
+
+    assert len(page.runs) == 5
+    assert after["hmget"] - before["hmget"] == 6
