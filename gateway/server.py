@@ -19,6 +19,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from gateway.connection import connection_class
+from gateway.garbage import settle
 from gateway.hub import Hub
 from gateway.state import Gateway
 from shared.settings import Settings
@@ -59,6 +60,7 @@ class GatewayServer(uvicorn.Server):
         """Listen, and say where: the port may have been left to the system."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
+        settle()
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         sys.stdout.write(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}\n")
         sys.stdout.flush()
