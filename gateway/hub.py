@@ -11,14 +11,13 @@ never come.
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
 
 from redis.asyncio import Redis
 
-from gateway.open_stream import OpenStream, Send
+from gateway.open_stream import OpenStream
+from gateway.outlet import Outlet
 from gateway.subscription import Subscription, View
 from shared import keys, live, log
 from shared.cursor import EventId
@@ -83,16 +82,15 @@ class Hub:
             if remaining > 1 and self.open_streams:
                 await asyncio.sleep(TICK_S)
 
-    @asynccontextmanager
-    async def open(
+    def new_stream(
         self,
         run_id: str,
         cursor: EventId,
         view: View,
-        send: Send,
+        outlet: Outlet,
         stage_id: str | None = None,
         tenant: str | None = None,
-    ) -> AsyncIterator[OpenStream]:
+    ) -> OpenStream:
         """A stream of the run from the cursor on; `relay` feeds it.
 
         Args:
@@ -100,19 +98,7 @@ class Hub:
                 anything is relayed, and tells.
         """
         subscription = Subscription(cursor, view, self._settings.stream_buffer_max_bytes)
-        stream = OpenStream(run_id, stage_id, tenant, subscription, send)
-        self.open_streams += 1
-        streams = self._streams.setdefault(run_id, set())
-        streams.add(stream)
-        try:
-            yield stream
-        finally:
-            self.open_streams -= 1
-            self._bytes_of_closed += stream.sent_bytes
-            streams.discard(stream)
-            if not streams and self._streams.get(run_id) is streams:
-                del self._streams[run_id]
-                await self._channels.unsubscribe(keys.live(run_id))
+        return OpenStream(run_id, stage_id, tenant, subscription, outlet)
 
     async def relay(self, stream: OpenStream) -> None:
         """Send the stream's events until the run ends or the stream is closed.
@@ -120,7 +106,21 @@ class Hub:
         Redis being away costs a wait with pings, never the stream: any status but 200
         would make a browser give up for good.
         """
-        await self._subscribe(stream)
+        self.open_streams += 1
+        streams = self._streams.setdefault(stream.run_id, set())
+        streams.add(stream)
+        try:
+            await self._subscribe(stream)
+            await self._relay(stream)
+        finally:
+            self.open_streams -= 1
+            self._bytes_of_closed += stream.sent_bytes
+            streams.discard(stream)
+            if not streams and self._streams.get(stream.run_id) is streams:
+                del self._streams[stream.run_id]
+                await self._channels.unsubscribe(keys.live(stream.run_id))
+
+    async def _relay(self, stream: OpenStream) -> None:
         subscription = stream.subscription
         while not stream.is_closed:
             data = subscription.take()

@@ -6,14 +6,10 @@ client that reads slowly, the end.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
 
-from gateway.eager import Failed, Rest, begin
+from gateway.outlet import Outlet
 from gateway.subscription import Subscription
 from shared.live import LiveBatch
-
-Send = Callable[[bytes], Coroutine[Any, Any, None]]
 
 
 class OpenStream:
@@ -21,10 +17,9 @@ class OpenStream:
 
     __slots__ = (
         "_loop",
-        "_rest",
-        "_send",
         "_waiting",
         "is_closed",
+        "outlet",
         "ping_due",
         "quiet_since",
         "run_id",
@@ -35,21 +30,20 @@ class OpenStream:
     )
 
     def __init__(
-        self, run_id: str, stage_id: str | None, tenant: str | None, subscription: Subscription, send: Send
+        self, run_id: str, stage_id: str | None, tenant: str | None, subscription: Subscription, outlet: Outlet
     ) -> None:
-        """`send` returns when the client, or a buffer on the way to it, has taken the bytes."""
         self.run_id = run_id
         self.stage_id = stage_id
         self.tenant = tenant
         self.subscription = subscription
+        self.outlet = outlet
         self.is_closed = False
         self.ping_due = False
         self.sent_bytes = 0
-        self._send = send
         self._loop = asyncio.get_running_loop()
         self.quiet_since = self._loop.time()
         self._waiting: asyncio.Future[None] | None = None
-        self._rest: Rest | Failed | None = None  # of a sending that was begun for the task while it waited
+        outlet.on_lost = self.close
 
     def deliver(self, batch: LiveBatch) -> None:
         """A batch came over the live channel."""
@@ -57,9 +51,11 @@ class OpenStream:
         subscription.deliver(batch)
         if self._waiting is None or self._waiting.done():
             return  # the task is at work and will see it
-        if subscription.is_live and (data := subscription.take()):
-            self._rest = begin(self.send(data))
-            if self._rest is None and not subscription.is_ended:
+        if subscription.is_live and self.outlet.is_free:
+            if data := subscription.take():
+                self._note(data)
+                self.outlet.write(data)
+            if not subscription.is_ended:
                 return
         self._waiting.set_result(None)
 
@@ -69,7 +65,7 @@ class OpenStream:
         self.wake()
 
     def close(self) -> None:
-        """End the stream after what it is sending; the client comes back to another gateway."""
+        """End the stream after what it is sending; the client, if there is one, comes back to another gateway."""
         self.is_closed = True
         self.wake()
 
@@ -80,10 +76,8 @@ class OpenStream:
 
     async def send(self, data: bytes) -> None:
         """Send bytes; a ping that was due is not any more."""
-        self.quiet_since = self._loop.time()
-        self.ping_due = False
-        self.sent_bytes += len(data)
-        await self._send(data)
+        self._note(data)
+        await self.outlet.send(data)
 
     async def wait(self) -> None:
         """Sleep until there is something for the task to do."""
@@ -94,6 +88,8 @@ class OpenStream:
             await self._waiting
         finally:
             self._waiting = None
-        if self._rest is not None:
-            rest, self._rest = self._rest, None
-            await rest
+
+    def _note(self, data: bytes) -> None:
+        self.quiet_since = self._loop.time()
+        self.ping_due = False
+        self.sent_bytes += len(data)

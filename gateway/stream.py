@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from typing import Final
 
 from sse_starlette import EventSourceResponse
@@ -9,7 +10,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gateway.auth.principal import Principal
+from gateway.exchange import Exchange, exchange_of
 from gateway.open_stream import OpenStream
+from gateway.outlet import AsgiOutlet, outlet_of
 from gateway.state import Gateway
 from gateway.subscription import View
 from gateway.views.sse import MERGED, StageView
@@ -20,9 +23,6 @@ from shared.sse import encode_retry
 HEADERS: Final = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 # How soon a client comes back for which there was no room.
 FULL_RETRY_MS: Final = 5000
-# In a request's state: the outermost `send` of our own, for bodies of many parts. What Starlette wraps around it,
-# three times, only looks whether a response has begun, and costs 4 us a part.
-DIRECT_SEND: Final = "direct_send"
 
 
 class EventStream(EventSourceResponse):
@@ -50,9 +50,7 @@ class EventStream(EventSourceResponse):
         super().__init__(_nothing(), headers={**HEADERS, **(headers or {})}, sep="\n")
         self._gateway = gateway
         self._own_headers = headers
-        self._hub = gateway.hub
         self._principal = principal
-        self._vigil = gateway.auth.vigil
         self._run_id = run_id
         self._cursor = cursor
         self._stage_id = stage_id
@@ -60,45 +58,69 @@ class EventStream(EventSourceResponse):
         self._view = view or view_of(stage_id)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve the stream over ASGI."""
+        """Serve the stream, or begin it where the server can go on with it alone."""
         if scope["method"] == "HEAD":
             await super().__call__(scope, receive, send)
             return
-        async with self._gateway.limiter.stream(self._principal.tenant) as may_open:
-            if may_open and self._hub.open_streams < self._gateway.settings.streams_max:
-                await self._stream(receive, send, scope["state"][DIRECT_SEND])
-            else:
-                await ask_again(FULL_RETRY_MS, self._own_headers)(scope, receive, send)
-
-    async def _stream(self, receive: Receive, send: Send, send_part: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": self._retry, "more_body": True})
-
-        async def send_bytes(data: bytes) -> None:
-            await send_part({"type": "http.response.body", "body": data, "more_body": True})
-
-        tenant = self._principal.tenant
-        async with self._hub.open(self._run_id, self._cursor, self._view, send_bytes, self._stage_id, tenant) as stream:
-            # A task of its own: one that woke under all the layers around this call would run
-            # through every one of them.
-            relaying = asyncio.create_task(self._relay(stream, send))
-            try:
-                with self._vigil.over(self._principal, stream.close):
-                    while (await receive())["type"] != "http.disconnect":
-                        pass
-                    stream.close()
-                    await relaying
-            finally:
-                relaying.cancel()
-
-    async def _relay(self, stream: OpenStream, send: Send) -> None:
-        """Send the whole body; its end gives a disconnect to whoever waits for one."""
+        if not await self._may_open():
+            await ask_again(FULL_RETRY_MS, self._own_headers)(scope, receive, send)
+            return
+        direct = outlet_of(scope)
         try:
-            await self._hub.relay(stream)
-        except RunNotFound:
-            pass  # its retention ended, or it is another tenant's; the client's next request gets 404
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await send({"type": "http.response.body", "body": self._retry, "more_body": True})
+            outlet = direct or AsgiOutlet(send)
+            tenant, hub = self._principal.tenant, self._gateway.hub
+            stream = hub.new_stream(self._run_id, self._cursor, self._view, outlet, self._stage_id, tenant)
+        except BaseException:
+            await self._gateway.limiter.end_stream(self._principal.tenant)
+            raise
+        if direct is not None:
+            exchange = exchange_of(scope)
+            exchange.is_handed_over = True
+            direct.take_over(partial(_serve, self._gateway, self._principal, stream, exchange))
+            return
+        # A task of its own: one that woke under all the layers around this call would run
+        # through every one of them.
+        serving = asyncio.create_task(_serve(self._gateway, self._principal, stream))
+        try:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            stream.close()
+            await serving
         finally:
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            serving.cancel()
+
+    async def _may_open(self) -> bool:
+        """Whether there is room for one more; it counts from now on."""
+        limiter, tenant = self._gateway.limiter, self._principal.tenant
+        if not await limiter.begin_stream(tenant):
+            return False
+        if self._gateway.hub.open_streams < self._gateway.settings.streams_max:
+            return True
+        await limiter.end_stream(tenant)
+        return False
+
+
+async def _serve(gateway: Gateway, principal: Principal, stream: OpenStream, exchange: Exchange | None = None) -> None:
+    """Send the whole body. Its end gives a disconnect to whoever waits for one.
+
+    No layers and no context managers here: what this holds, it holds for each open stream.
+    """
+    if exchange is not None:
+        exchange.resume()
+    gateway.auth.vigil.watch(principal, stream.close)
+    try:
+        await gateway.hub.relay(stream)
+    except RunNotFound:
+        pass  # its retention ended, or it is another tenant's; the client's next request gets 404
+    finally:
+        gateway.auth.vigil.leave(stream.close)
+        await gateway.limiter.end_stream(principal.tenant)
+        await stream.outlet.end()
+        if exchange is not None:
+            exchange.sent_bytes += stream.sent_bytes
+            exchange.report()
 
 
 def ask_again(retry_ms: int, headers: Mapping[str, str] | None = None) -> Response:

@@ -10,7 +10,6 @@ a lost message, a reconnect, a slow client, a log that lost its tail. So none of
 costs an event.
 """
 
-from collections import deque
 from typing import Final, Protocol
 
 from shared.cursor import EventId
@@ -38,6 +37,20 @@ class View(Protocol):
 class Subscription:
     """What one client still has to get. The owner waits for `is_ready` and then takes."""
 
+    __slots__ = (
+        "_buffer",
+        "_buffer_max_bytes",
+        "_buffered_bytes",
+        "_event_bytes",
+        "_is_outdated",
+        "_kept",
+        "_kept_bytes",
+        "_view",
+        "is_ended",
+        "is_live",
+        "position",
+    )
+
     def __init__(self, cursor: EventId, view: View, buffer_max_bytes: int) -> None:
         self.position = cursor
         self.is_live = False
@@ -46,7 +59,7 @@ class Subscription:
         self._buffer_max_bytes = buffer_max_bytes
         self._buffer: list[bytes] = []
         self._buffered_bytes = 0
-        self._kept: deque[LiveBatch] = deque()
+        self._kept: list[LiveBatch] = []  # a few; a deque alone takes 760 bytes
         self._kept_bytes = 0
         self._event_bytes = FIRST_GUESS_BYTES  # an event's size, as the last page had it
         self._is_outdated = False  # the page that is being read may lack what came after it was asked for
@@ -104,7 +117,7 @@ class Subscription:
     def _go_live(self) -> None:
         """The log was read to its end: go on with the kept batches if they follow it without a hole."""
         self.is_live = True
-        kept, self._kept, self._kept_bytes = self._kept, deque(), 0
+        kept, self._kept, self._kept_bytes = self._kept, [], 0
         for batch in kept:
             # What the page covered already. After a lost tail it may be something else; then
             # the next batch does not follow, or the look at the quiet run's last id shows it.
@@ -124,7 +137,7 @@ class Subscription:
         self._kept_bytes += len(batch.frames)
         self._kept.append(batch)
         while self._kept_bytes > self._buffer_max_bytes:
-            self._kept_bytes -= len(self._kept.popleft().frames)
+            self._kept_bytes -= len(self._kept.pop(0).frames)
             self._is_outdated = True  # nothing kept may betray what was not
 
     def _put(self, data: bytes) -> None:

@@ -12,8 +12,6 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from math import ceil
 from typing import Final
 from uuid import uuid4
@@ -79,9 +77,8 @@ class TenantLimiter:
             self._remember_free("requests", tenant)
         return quota
 
-    @asynccontextmanager
-    async def stream(self, tenant: str) -> AsyncIterator[bool]:
-        """One more open stream for as long as the block lasts, if there may be one more: yields whether."""
+    async def begin_stream(self, tenant: str) -> bool:
+        """One more open stream, if there may be one more; `end_stream` has to follow."""
         self._streams[tenant] += 1
         try:
             may_open = await self._tell(tenant, is_new=True) is not Told.REFUSED
@@ -90,13 +87,12 @@ class TenantLimiter:
             raise
         if not may_open:
             self._streams[tenant] -= 1
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            self._streams[tenant] -= 1
-            await asyncio.shield(self._tell(tenant))
+        return may_open
+
+    async def end_stream(self, tenant: str) -> None:
+        """A stream that was begun is over."""
+        self._streams[tenant] -= 1
+        await asyncio.shield(self._tell(tenant))
 
     async def _tell(self, tenant: str, *, is_new: bool = False) -> Told:
         if self._is_free("streams", tenant):

@@ -58,6 +58,11 @@ def current() -> Trace:
     return _current.get()
 
 
+def bind(trace: Trace) -> None:
+    """The rest of this task is done on behalf of the trace."""
+    _current.set(trace)
+
+
 @contextmanager
 def bound(trace: Trace) -> Iterator[None]:
     """What is done within, and in tasks that begin within, is done on behalf of the trace."""

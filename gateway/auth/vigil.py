@@ -7,8 +7,7 @@ keys and tickets that streams rest on are looked up at once: nothing is added to
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Final
 
 from gateway.auth.key_ring import KeyRing
@@ -40,17 +39,14 @@ class Vigil:
         if self._looking is not None:
             await cancel_and_wait(self._looking)
 
-    @contextmanager
-    def over(self, principal: Principal, close: Callable[[], None]) -> Iterator[None]:
+    def watch(self, principal: Principal, close: Callable[[], None]) -> None:
         """Call `close` as soon as the principal does not hold any more."""
-        if not (principal.key_id or principal.ticket_id) and principal.expires_at is None:
-            yield  # nothing that could end
-            return
-        self._watched[close] = principal
-        try:
-            yield
-        finally:
-            del self._watched[close]
+        if principal.key_id or principal.ticket_id or principal.expires_at is not None:  # else nothing could end
+            self._watched[close] = principal
+
+    def leave(self, close: Callable[[], None]) -> None:
+        """The stream is over."""
+        self._watched.pop(close, None)
 
     def end_ticket(self, run_id: str, ticket_id: str) -> None:
         """A ticket was taken back by this gateway: its streams here end now, those elsewhere at the next look."""

@@ -101,14 +101,29 @@ class Watcher:
 
     async def _watch(self, hub: Hub, run_id: str, cursor: EventId, stage_id: str | None) -> None:
         view = MERGED if stage_id is None else StageView(stage_id)
-        async with hub.open(run_id, cursor, view, self._send, stage_id) as stream:
-            await hub.relay(stream)
+        await hub.relay(hub.new_stream(run_id, cursor, view, self, stage_id))
 
-    async def _send(self, data: bytes) -> None:
+    # --- Outlet --------------------------------------------------------------
+
+    on_lost: Callable[[], None]
+
+    @property
+    def is_free(self) -> bool:
+        return False  # as over ASGI
+
+    def write(self, data: bytes) -> None:
+        raise NotImplementedError
+
+    async def end(self) -> None:
+        pass
+
+    async def send(self, data: bytes) -> None:
         await self.is_reading.wait()
         async with self._changed:
             self.received += data
             self._changed.notify_all()
+
+    # --- for tests -----------------------------------------------------------
 
     @property
     def frames(self) -> list[Frame]:

@@ -128,8 +128,7 @@ async def test_redis_away_lets_everybody_through(nowhere: Redis) -> None:
     limiter = TenantLimiter(nowhere, TenantLimits(requests_per_s=1, streams_open=1))
 
     assert await limiter.count_request("t") is None
-    async with limiter.stream("t") as first, limiter.stream("t") as second:
-        assert (first, second) == (True, True)
+    assert [await limiter.begin_stream("t"), await limiter.begin_stream("t")] == [True, True]
 
 
 # --- streams -----------------------------------------------------------------
@@ -138,11 +137,15 @@ async def test_redis_away_lets_everybody_through(nowhere: Redis) -> None:
 async def test_streams_of_all_gateways_count_together(redis: Redis, others: TenantLimiter) -> None:
     mine = TenantLimiter(redis, TenantLimits(streams_open=2))
     others._limits = TenantLimits(streams_open=2)
-    async with mine.stream("t") as first:
-        async with others.stream("t") as second, mine.stream("t") as third:
-            assert (first, second, third) == (True, True, False)
-        async with mine.stream("t") as fourth, mine.stream("other") as of_another:
-            assert (fourth, of_another) == (True, True)
+    assert [await mine.begin_stream("t"), await others.begin_stream("t"), await mine.begin_stream("t")] == [
+        True,
+        True,
+        False,
+    ]
+    await others.end_stream("t")
+    assert [await mine.begin_stream("t"), await mine.begin_stream("other")] == [True, True]
+    for tenant in ("t", "t", "other"):
+        await mine.end_stream(tenant)
 
     assert await redis.exists(keys.streams("t"), keys.streams("other")) == 0
 
@@ -194,7 +197,8 @@ async def test_numbers_are_told_again(redis: Redis, settings: Settings, monkeypa
     monkeypatch.setattr("gateway.tenant_limits.GATEWAY_TTL_MS", 30)
     limiter = TenantLimiter(redis, TenantLimits(streams_open=5))
     await limiter.start()
-    async with limiter.stream("t"), asyncio.timeout(5):
+    await limiter.begin_stream("t")
+    async with asyncio.timeout(5):
         await redis.delete(keys.streams("t"))
         while not await redis.exists(keys.streams("t")):
             await asyncio.sleep(0.01)

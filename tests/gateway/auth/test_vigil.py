@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import pytest
@@ -31,11 +32,18 @@ def vigil_of(redis: Redis) -> Vigil:
     return Vigil(KeyRing(redis), Revocations(redis))
 
 
+@contextmanager
+def over(vigil: Vigil, principal: Principal, close: Callable[[], None]) -> Iterator[None]:
+    vigil.watch(principal, close)
+    yield
+    vigil.leave(close)
+
+
 async def test_stream_ends_with_its_key(redis: Redis, key_id: str) -> None:
     vigil, ended = vigil_of(redis), []
     of_key = Principal("acme", f"key:{key_id}", READ, key_id)
     of_ticket = Principal("acme", f"ticket of key:{key_id}", READ, key_id, run_id="r")
-    with vigil.over(of_key, lambda: ended.append("key")), vigil.over(of_ticket, lambda: ended.append("ticket")):
+    with over(vigil, of_key, lambda: ended.append("key")), over(vigil, of_ticket, lambda: ended.append("ticket")):
         await vigil.look()
         assert ended == []
         await api_keys.revoke(redis, key_id)
@@ -48,9 +56,9 @@ async def test_stream_ends_with_its_token(redis: Redis) -> None:
     vigil, ended = vigil_of(redis), []
     now = time.time()
     with (
-        vigil.over(Principal("acme", "jwt:a", READ, expires_at=now - 1), lambda: ended.append("over")),
-        vigil.over(Principal("acme", "jwt:b", READ, expires_at=now + 60), lambda: ended.append("not yet")),
-        vigil.over(Principal("default", "anyone", READ), lambda: ended.append("never")),
+        over(vigil, Principal("acme", "jwt:a", READ, expires_at=now - 1), lambda: ended.append("over")),
+        over(vigil, Principal("acme", "jwt:b", READ, expires_at=now + 60), lambda: ended.append("not yet")),
+        over(vigil, Principal("default", "anyone", READ), lambda: ended.append("never")),
     ):
         assert len(vigil._watched) == 2, "what cannot end costs nothing"
         await vigil.look()
@@ -65,7 +73,7 @@ async def test_stream_ends_with_its_ticket_and_others_stay(redis: Redis, run: Ru
         for vigil, where in ((here, "here"), (elsewhere, "elsewhere")):
             for ticket in tickets:
                 close = partial(ended.append, (where, ticket.ticket_id))
-                stack.enter_context(vigil.over(ticket, close))
+                stack.enter_context(over(vigil, ticket, close))
         await revoked_tickets.revoke(redis, run.run_id, "default", "one")
         here.end_ticket(run.run_id, "one")
         assert ended == [("here", "one")]
@@ -75,7 +83,7 @@ async def test_stream_ends_with_its_ticket_and_others_stay(redis: Redis, run: Ru
 
 async def test_redis_away_ends_no_stream(nowhere: Redis) -> None:
     vigil, ended = vigil_of(nowhere), []
-    with vigil.over(Principal("acme", "key:k", READ, "k"), lambda: ended.append("key")):
+    with over(vigil, Principal("acme", "key:k", READ, "k"), lambda: ended.append("key")):
         await vigil.look()
     assert ended == []
 
@@ -86,7 +94,7 @@ async def test_many_streams_are_looked_after_at_once(redis: Redis, key_id: str) 
     principal = Principal("acme", f"key:{key_id}", READ, key_id)
     with ExitStack() as stack:
         for _ in range(500):
-            stack.enter_context(vigil.over(principal, [].clear))
+            stack.enter_context(over(vigil, principal, [].clear))
         before = await calls(redis)
         await vigil.look()
         assert (await calls(redis) - before)["exists"] == 1

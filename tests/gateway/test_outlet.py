@@ -1,0 +1,198 @@
+"""A stream on our own server's connections: what it holds, and what else may happen on its connection."""
+
+import asyncio
+import gc
+import socket
+import tracemalloc
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.server import ServerState
+
+from gateway.connection import connection_class
+from gateway.hub import Hub
+from gateway.state import Gateway
+from shared.logging import fields_of
+from shared.settings import Settings
+from tests.runs_by_hand import RunByHand
+
+SOON_S = 10.0
+STREAM_MAX_BYTES = 16 * 2**10
+STREAMS = 100
+
+
+@pytest.fixture
+async def address(app: Starlette, settings: Settings) -> AsyncIterator[tuple[str, int]]:
+    """The app on connections of ours, in this process."""
+    config = uvicorn.Config(app, http=connection_class(settings), ws="none", lifespan="off", log_config=None)
+    config.load()
+    state = ServerState()
+    server = await asyncio.get_running_loop().create_server(
+        lambda: config.http_protocol_class(config=config, server_state=state, app_state={}), "127.0.0.1", 0
+    )
+    yield server.sockets[0].getsockname()
+    server.close()
+    for connection in list(state.connections):
+        connection.transport.abort()
+    async with asyncio.timeout(SOON_S):
+        while state.tasks:
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def hub(app: Starlette) -> Hub:
+    gateway: Gateway = app.state.gateway
+    return gateway.hub
+
+
+class Browser:
+    """A socket that asks for streams, without buffers of its own."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        self.socket = socket.create_connection(address)
+        self.socket.setblocking(False)
+        self.received = b""
+
+    async def ask(self, path: str) -> None:
+        head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
+        await asyncio.get_running_loop().sock_sendall(self.socket, head.encode())
+
+    async def until(self, text: bytes) -> None:
+        """Read until it has come; leaves what follows it."""
+        async with asyncio.timeout(SOON_S):
+            while text not in self.received:
+                data = await asyncio.get_running_loop().sock_recv(self.socket, 2**16)
+                assert data, "the connection is closed"
+                self.received += data
+        self.received = self.received.partition(text)[2]
+
+
+Connect = Callable[[], Browser]
+
+
+@pytest.fixture
+def connect(address: tuple[str, int]) -> Iterator[Connect]:
+    browsers: list[Browser] = []
+
+    def connect() -> Browser:
+        browsers.append(Browser(address))
+        return browsers[-1]
+
+    yield connect
+    for browser in browsers:
+        browser.socket.close()
+
+
+def events_of(run: RunByHand) -> str:
+    return f"/runs/{run.run_id}/events"
+
+
+async def until_open(hub: Hub, count: int) -> None:
+    async with asyncio.timeout(SOON_S):
+        while hub.open_streams != count:
+            await asyncio.sleep(0.01)
+
+
+async def test_connection_carries_another_request_after_a_stream(connect: Connect, run: RunByHand) -> None:
+    browser = connect()
+    await browser.ask(events_of(run))
+    await browser.until(b"event: run_queued")
+    await run.end()
+    await browser.until(b"event: done")
+    await browser.until(b"\r\n0\r\n\r\n")
+    await browser.ask("/healthz")
+    await browser.until(b'{"status":"ok"}')
+
+
+async def test_request_that_came_during_a_stream_is_answered_after_it(connect: Connect, run: RunByHand) -> None:
+    browser = connect()
+    await browser.ask(events_of(run))
+    await browser.until(b"event: run_queued")
+    await browser.ask("/healthz")
+    await run.begin("extraction")
+    await browser.until(b"event: stage_started")
+    await run.end()
+    await browser.until(b"event: done")
+    await browser.until(b"\r\n0\r\n\r\nHTTP/1.1 200 OK\r\n")
+
+
+async def test_body_that_nobody_reads_holds_nothing_up(connect: Connect, run: RunByHand) -> None:
+    browser, loop = connect(), asyncio.get_running_loop()
+    length = 2**18
+    head = f"GET {events_of(run)} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\nContent-Length: {length}\r\n\r\n"
+    await loop.sock_sendall(browser.socket, head.encode())
+    await browser.until(b"event: run_queued")
+    await loop.sock_sendall(browser.socket, b" " * length)
+    await run.end()
+    await browser.until(b"event: done")
+    await browser.until(b"\r\n0\r\n\r\n")
+
+
+async def test_stream_is_reported_when_it_is_over(
+    connect: Connect, run: RunByHand, hub: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "gateway")
+    browser = connect()
+    await browser.ask(events_of(run))
+    await browser.until(b"event: run_queued")
+    assert not caplog.records
+    browser.socket.close()
+    await until_open(hub, 0)
+    (line,) = [record for record in caplog.records if record.name == "gateway.access"]
+    fields = fields_of(line)
+
+    assert (fields["method"], fields["path"], fields["status"]) == ("GET", events_of(run), 200)
+    assert fields["bytes"] > len(b"event: run_queued")
+    assert (fields["subject"], fields["tenant"]) == ("anyone", "default")
+
+
+async def test_stream_that_ended_leaves_nothing_to_the_garbage_collector(
+    connect: Connect, run: RunByHand, hub: Hub
+) -> None:
+    """Which does not look at what was open when it last came."""
+    browser = connect()
+    await browser.ask(events_of(run))
+    await browser.until(b"event: run_queued")
+    (stream,) = hub._all_streams()
+    held = [weakref.ref(held) for held in (stream.outlet._protocol, stream.outlet)]
+    outlet_type = type(stream.outlet)
+    del stream
+    gc.collect()
+    gc.disable()
+    try:
+        browser.socket.close()
+        await until_open(hub, 0)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SOON_S):
+                while any(ref() is not None for ref in held):
+                    await asyncio.sleep(0.01)
+        assert [ref() for ref in held] == [None, None], outlet_type
+    finally:
+        gc.enable()
+
+
+async def test_open_stream_takes_little_memory(connect: Connect, run: RunByHand, hub: Hub) -> None:
+    """Of Python's own; a client here is a bare socket."""
+    first = connect()  # what is made once
+    await first.ask(events_of(run))
+    await until_open(hub, 1)
+    tracemalloc.start()
+    try:
+        gc.collect()
+        before, _ = tracemalloc.get_traced_memory()
+        browsers = [connect() for _ in range(STREAMS)]
+        for browser in browsers:
+            await browser.ask(events_of(run))
+            await browser.until(b"event: run_queued")
+            browser.received = b""
+        await until_open(hub, STREAMS + 1)
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert (after - before) / STREAMS <= STREAM_MAX_BYTES
