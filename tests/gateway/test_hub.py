@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from types import SimpleNamespace
 
 import orjson
 import pytest
 from redis.asyncio import Redis
 
 from gateway.hub import Hub
+from gateway.views.sse import MERGED
 from shared import keys, scripts
 from shared.cursor import EventId
 from shared.settings import Settings
@@ -153,7 +155,7 @@ async def test_stream_that_cannot_take_a_message_costs_the_run_s_others_none(
     for watcher in watchers:
         await watcher.until(lambda w: len(w.frames) == 1)
     for stream in list(hub._streams[run.run_id])[:1]:
-        stream.subscription.deliver = lambda _: 1 / 0
+        stream.subscription._view = SimpleNamespace(of_page=MERGED.of_page, of_batch=lambda _: 1 / 0)
     await run.say("a")
     await run.end()
 
