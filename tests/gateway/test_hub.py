@@ -154,9 +154,11 @@ async def test_stream_that_cannot_take_a_message_costs_the_run_s_others_none(
     watchers = [watch(run.run_id) for _ in range(3)]
     for watcher in watchers:
         await watcher.until(lambda w: len(w.frames) == 1)
-    for stream in list(hub._streams[run.run_id])[:1]:
-        stream.subscription._view = SimpleNamespace(of_page=MERGED.of_page, of_batch=lambda _: 1 / 0)
+    for stream in hub._streams[run.run_id]:
+        if stream.outlet is watchers[0]:
+            stream.subscription._view = SimpleNamespace(of_page=MERGED.of_page, of_batch=lambda _: 1 / 0)
     await run.say("a")
+    await watchers[0].until(lambda w: len(w.frames) == 2)
     await run.end()
 
     for watcher in watchers:
