@@ -44,8 +44,12 @@ async def create(http: httpx.AsyncClient) -> str:
     return f"/runs/{response.json()['id']}/events"
 
 
-async def read_until_end(stream: httpx.Response) -> list[str]:
-    body = b"".join([part async for part in stream.aiter_bytes()])
+async def read_until_end(stream: httpx.Response, at_first_event: Callable[[], None] = lambda: None) -> list[str]:
+    body, parts = b"", stream.aiter_bytes()
+    while b"event: " not in body:
+        body += await anext(parts)
+    at_first_event()
+    body += b"".join([part async for part in parts])
     return [frame.event for frame in sse.decode(body)]
 
 
@@ -97,8 +101,7 @@ async def test_plain_uvicorn_ends_streams_too(start: Start) -> None:
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http,
         http.stream("GET", await create(http)) as stream,
     ):
-        process.signal(signal.SIGTERM)
-        events = await read_until_end(stream)
+        events = await read_until_end(stream, lambda: process.signal(signal.SIGTERM))
     await process.wait(timeout_s=5)
 
     assert events == ["run_queued"]
