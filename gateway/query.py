@@ -89,7 +89,10 @@ def _find_fault(name: str, values: Sequence[str]) -> str:
         return "stands twice"
     match name:
         case "status":
-            is_fit, words = bool(_STATUSES.fullmatch(value)), f"of {', '.join(RunStatus)}, with commas between them"
+            is_fit, words = (
+                bool(_STATUSES.fullmatch(value)),
+                f"one or more of {', '.join(RunStatus)}, with commas between them",
+            )
         case "model":
             is_fit, words = bool(_MODEL.fullmatch(value)), "a model's name"
         case "q":

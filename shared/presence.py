@@ -20,9 +20,9 @@ from shared.script import Script
 
 logger = logging.getLogger(__name__)
 
-SAY_S: Final = 5.0
-# Two of these may be lost before a process is forgotten.
-SILENT_MAX_S: Final = 3 * SAY_S
+SAY_S: Final = 2.0
+# Some of these may be late or lost before a process is forgotten.
+SILENT_MAX_S: Final = 5 * SAY_S
 
 _SAY: Final = Script("say")
 

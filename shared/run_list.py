@@ -18,7 +18,7 @@ from shared.runs import Run, RunStatus, decode_run
 
 # What one page may cost at the most: runs looked at, and bytes of requests read for it.
 LOOKED_AT_MAX: Final = 500
-READ_MAX_BYTES: Final = 16 * 2**20
+READ_MAX_BYTES: Final = 4 * 2**20
 # Records that are read at once where each has to be looked into.
 CHUNK: Final = 100
 # Of the ids that come at once, so many may be the cursor's own and newer ones of its millisecond.

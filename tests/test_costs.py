@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 
 from shared import keys, scripts
 from shared.line import Line
+from shared.presence import SAY_S
 from shared.settings import Settings
 from tests.redis_calls import calls
 from tests.runs_by_hand import RunByHand, chunk, start, stop
@@ -110,8 +111,9 @@ async def test_what_waiting_holding_and_creating_cost(tmp_path: Path) -> None:
     }
     async with System(tmp_path, env=env) as system, httpx.AsyncClient(base_url=system.url) as http:
         idle = await _sent_in(system.redis, WATCH_S)
-        # A worker's and the gateway's canary, the worker's poll with its wait on the bell, and those that look.
-        assert idle <= WATCH_S * (2 / 0.6 + 2 / POLL_S) + 4
+        # A worker's and the gateway's canary and what they say of themselves, the worker's poll with its wait on the
+        # bell, and those that look.
+        assert idle <= WATCH_S * (2 / 0.6 + 2 / SAY_S + 2 / POLL_S) + 4
 
         body = {"model": "demo:stall_after=1,delay_ms=1", "user_prompt": "hold", "tools": [], "synthesis": False}
         before = await calls(system.redis)

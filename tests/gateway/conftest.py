@@ -74,6 +74,11 @@ def client(app: Starlette, headers: Mapping[str, str] | None = None) -> httpx.As
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost", headers=headers)
 
 
+async def keys_of_clients(redis: Redis) -> list[bytes]:
+    """All keys but what a gateway says of itself."""
+    return [key for key in await redis.keys("*") if not key.startswith(b"sb:gateways")]
+
+
 @pytest.fixture
 async def hub(redis: Redis, settings: Settings) -> AsyncIterator[Hub]:
     hub = Hub(redis, settings)

@@ -7,6 +7,8 @@ from gateway.metrics import Metrics
 from gateway.state import Gateway
 from shared import redis as redis_connections
 from shared.settings import Settings
+from shared.tenants import Scope
+from tests.gateway.conftest import ClientOf
 
 
 def samples(text: str) -> dict[str, float]:
@@ -28,6 +30,24 @@ async def test_requests_are_counted_by_route_and_not_by_path(api: httpx.AsyncCli
     assert found["stagebus_http_requests_total method=GET route=/runs/{run_id} status=404"] == 2
     assert found["stagebus_http_requests_total method=GET route=unmatched status=404"] == 1
     assert found["stagebus_http_request_seconds_count method=GET route=/runs/{run_id}"] == 2
+
+
+async def test_no_label_tells_of_a_tenant_a_run_or_a_key(locked_app: Starlette, client_of: ClientOf) -> None:
+    """Whoever scrapes is not whoever may see runs; and a label for each would grow without end."""
+    acme, admin = await client_of("acme-tenant"), await client_of("ops", Scope.ADMIN)
+    run_id = (await acme.post("/runs", json={"user_prompt": "Hello", "model": "secret-model"})).json()["id"]
+    for path in (
+        f"/runs/{run_id}",
+        f"/runs/{run_id}/events?limit=1",
+        f"/runs?q=acme-tenant&metadata.{run_id}=1",
+        "/x/acme-tenant",
+    ):
+        await acme.get(path, headers={"Accept": "application/json", "X-Request-ID": "acme-tenant"})
+    scraped = (await admin.get("/metrics")).text
+
+    assert "stagebus_http_requests_total" in scraped
+    for told in ("acme-tenant", run_id, "secret-model", acme.headers["authorization"].split("_")[1]):
+        assert told not in scraped
 
 
 async def test_queue_is_as_redis_has_it(api: httpx.AsyncClient) -> None:

@@ -18,6 +18,7 @@ from shared.runs import RunStatus
 from shared.scripts import RunEnd
 from shared.settings import Settings
 from tests import runs_by_hand
+from tests.gateway.conftest import keys_of_clients
 from tests.runs_by_hand import RunByHand
 
 HELLO = {"user_prompt": "Hello"}
@@ -133,7 +134,7 @@ async def test_bad_request_makes_no_run(
     response = await api.post("/runs", **request_)
 
     assert (response.status_code, response.json()["code"]) == (status, code)
-    assert {key.partition(b":seen")[0] for key in await redis.keys("*")} <= {b"sb:gateways"}
+    assert await keys_of_clients(redis) == []
 
 
 async def test_tenant_with_enough_waiting_is_told_when_to_ask_again(api: httpx.AsyncClient, redis: Redis) -> None:
