@@ -84,6 +84,8 @@ async def test_system_runs_with_least_rights(tmp_path: Path) -> None:
                 f"/runs/{slow}/events",
             ):
                 assert (await http.get(path)).status_code == 200
+            ticket = (await http.post(f"/runs/{slow}/ticket")).json()["id"]
+            assert (await http.delete(f"/runs/{slow}/ticket/{ticket}")).status_code == 204
             keyed = [await http.post("/runs", json=WEATHER, headers={"Idempotency-Key": "k"}) for _ in range(2)]
             assert len({response.json()["id"] for response in keyed}) == 1
         lost = keyed[0].json()["id"]

@@ -26,8 +26,12 @@ from worker.history import History, checkpoints_of, read_checkpoints, read_histo
 from worker.stages.tools import Checkpoints
 
 
+AT = 1769860800123
+
+
 @pytest.fixture
-async def run(redis: Redis) -> AsyncIterator[RunByHand]:
+async def run(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RunByHand]:
+    monkeypatch.setattr("worker.producer.wall_ms", lambda: AT)
     run = await runs_by_hand.start(redis)
     yield run
     await runs_by_hand.stop(run)
@@ -56,7 +60,7 @@ async def test_complete_stages_hold_their_results_and_begun_ones_their_first_eve
     await run.put(RunStarted(attempt=2, worker="w2"))
 
     history = await read_history(redis, run.run_id)
-    assert history == History(["run", "extraction", "tools"], {"extraction": extracted}, {"tools": first})
+    assert history == History(["run", "extraction", "tools"], {"extraction": extracted.stamped(AT)}, {"tools": first})
 
 
 async def test_stage_that_was_restarted_is_known_by_its_very_first_event(redis: Redis, run: RunByHand) -> None:
@@ -92,7 +96,8 @@ async def test_checkpoints_are_the_calls_and_results_in_the_log(redis: Redis, ru
     await run.put(answered("3", "c"), answered("1", "a"))
 
     checkpoints = await read_checkpoints(redis, run.run_id, "tools")
-    assert checkpoints == Checkpoints(frozenset("123"), {"1": answered("1", "a"), "3": answered("3", "c")})
+    results = {call_id: answered(call_id, content).stamped(AT) for call_id, content in (("1", "a"), ("3", "c"))}
+    assert checkpoints == Checkpoints(frozenset("123"), results)
 
 
 def test_checkpoints_survive_restarts_and_need_no_call_before_a_result() -> None:
