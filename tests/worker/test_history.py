@@ -25,7 +25,6 @@ from tests.runs_by_hand import RunByHand, chunk
 from worker.history import History, checkpoints_of, read_checkpoints, read_history
 from worker.stages.tools import Checkpoints
 
-
 AT = 1769860800123
 
 
