@@ -1,6 +1,7 @@
 // All events of a run as they are, in a list that draws what is in sight only; and how to get one by hand.
 
 import { $, make, setBusy } from "./dom.js";
+import { EVENT_NAMES } from "./vendor/stagebus-client.js";
 
 const ROW_PX = 28;
 const SPARE_ROWS = 8; // above and below what is in sight
@@ -126,7 +127,8 @@ export class EventsView {
 function isWanted(event, words) {
   if (words.length === 0) return true;
   const text = `${event.id} ${event.name} ${JSON.stringify(event.data)}`.toLowerCase();
-  return words.every((word) => text.includes(word));
+  // A whole name is meant as one: the data of every chunk has `tool_results` in it.
+  return words.every((word) => (EVENT_NAMES.includes(word) ? event.name === word : text.includes(word)));
 }
 
 /** For a shell: what a model or a tool wrote must not become a command. */

@@ -234,6 +234,21 @@ async def test_ten_thousand_events_are_listed_filtered_and_copied(open_page: Ope
     assert stream.text.split("\n\n")[1].startswith(f"id: {event_id}\nevent: {name}\n")
 
 
+async def test_a_filter_that_is_an_event_s_name_finds_events_of_that_name(page: Page, stagebus_url: str) -> None:
+    """Every chunk has `tool_results` in its data, which is no `tool_result`; a part of a name still finds."""
+    await show(page, stagebus_url, {"user_prompt": "What is the weather in Paris and in Tokyo?"})
+    await wait_for_end(page)
+    await page.locator("#events > summary").click()
+    names = page.locator(".event .name")
+    await page.get_by_label("Filter the events").fill("tool_result")
+    await expect(names).to_have_text(["tool_result", "tool_result"])
+    await page.get_by_label("Filter the events").fill("tool_result tokyo")
+    await expect(names).to_have_text(["tool_result"])
+    await page.get_by_label("Filter the events").fill("stage_comp")
+
+    await expect(names).to_have_text(["stage_completed"] * 3)
+
+
 # --- the answer --------------------------------------------------------------
 
 
