@@ -117,6 +117,7 @@ export class RunView {
     const { item, calls } = shown;
     const part = (name) => item.querySelector(`:scope > ${name}`);
     item.dataset.state = stage.state;
+    item.classList.toggle("asking", isAsking(stage));
     setText(part(".head > .state"), stateText(stage));
     if (stage.state === "done") setText(part(".head > .time"), duration(stage.durationMs));
     this.#showNotes(part(".notes"), shown, stage.notes);
@@ -223,10 +224,15 @@ function showBar(bar, progress) {
   if (!bar.hidden) bar.value = progress.fraction;
 }
 
-function stateText({ state, calls }) {
-  if (state === "done") return "";
-  const isAsking = calls.some((call) => call.state === "waiting") && !calls.some((call) => call.state === "running");
-  return isAsking ? CALL_STATE_TEXT.waiting : STATE_TEXT[state] ?? state;
+function stateText(stage) {
+  if (stage.state === "done") return "";
+  return isAsking(stage) ? CALL_STATE_TEXT.waiting : STATE_TEXT[stage.state] ?? stage.state;
+}
+
+/** Whether all that the stage has left to do waits for a person. */
+function isAsking({ state, calls }) {
+  const has = (wanted) => calls.some((call) => call.state === wanted);
+  return state !== "done" && has("waiting") && !has("running");
 }
 
 function progressText(progress) {
