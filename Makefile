@@ -8,6 +8,7 @@
 #   make soak    RUNS= runs through one worker and one gateway: does either grow?
 #   make bench    every figure beside its rival, and docs/performance.md; QUICK=1 in under three minutes
 #   make sbom    what an installed Stagebus brings along, as CycloneDX in sbom.json, and its licences
+#   make screenshots   the pictures of the page in docs/, with the demo model
 #   make client  what is made out of the schemas and of clients/js: its types, the page's copy of it
 #   make lint types format docs clean
 
@@ -33,7 +34,7 @@ DIST := $(JS)/dist/.built
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --only-binary :all: -c constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: up test chaos model fuzz soak bench sbom client lint types format docs clean
+.PHONY: up test chaos model fuzz soak bench sbom screenshots client lint types format docs clean
 
 # exec: make's child is stagebus itself, so that the SIGTERM that make passes on reaches it.
 up: $(RUNTIME)
@@ -74,6 +75,9 @@ format: $(DEV)
 # What is made out of the code: the settings' table and the diagram of a run's states.
 docs: $(RUNTIME)
 	$(BIN)/python -m shared.reference
+
+screenshots: $(DEV)
+	$(BIN)/python -m tests.browser.screenshots
 
 client: $(RUNTIME) $(NODE_MODULES)
 	$(BIN)/python $(JS)/scripts/schemas.py | node $(JS)/scripts/generate.mjs > $(JS)/src/.schema.ts
