@@ -4,10 +4,13 @@ import { isGuest } from "./api.js";
 import { $, setBusy } from "./dom.js";
 import { copy } from "./events_view.js";
 
-/** Make the button work; `openRun()` is the run that the page shows. */
+let shared = null; // { run, id }: the link that is shown
+
+/** Make the buttons work; `openRun()` is the run that the page shows. */
 export function initShare(openRun) {
   $("share").hidden = isGuest;
   $("share").addEventListener("click", () => share(openRun()));
+  $("share-revoke").addEventListener("click", revoke);
   $("share-copy").addEventListener("click", () => copy($("share-copy"), $("share-url").value));
 }
 
@@ -16,7 +19,8 @@ async function share(run) {
   setBusy($("share"), true);
   $("share-error").textContent = "";
   try {
-    const { links, expires_at: expiresAt } = await run.ticket({ share: true });
+    const { id, links, expires_at: expiresAt } = await run.ticket({ share: true });
+    shared = { run, id };
     $("share-url").value = location.origin + links.page;
     $("share-until").textContent = new Date(expiresAt).toLocaleString();
     $("share-link").hidden = false;
@@ -25,5 +29,21 @@ async function share(run) {
     $("share-error").textContent = problem.message;
   } finally {
     setBusy($("share"), false);
+  }
+}
+
+/** Nobody gets in by the link any more, and who watches by it is sent away. */
+async function revoke() {
+  if ($("share-revoke").ariaDisabled === "true") return;
+  setBusy($("share-revoke"), true);
+  $("share-error").textContent = "";
+  try {
+    await shared.run.revokeTicket(shared.id);
+    $("share-link").hidden = true;
+    $("share").focus();
+  } catch (problem) {
+    $("share-error").textContent = problem.message;
+  } finally {
+    setBusy($("share-revoke"), false);
   }
 }

@@ -560,15 +560,20 @@ async def test_page_of_a_locked_gateway_asks_for_a_key_and_shares_a_run_without_
     await page.locator("#start").click()
     await wait_for_end(page)
     assert await page.evaluate("document.cookie") == "", "no script can read it"
-    run_id = parse_qs(urlsplit(page.url).query)["run"][0]
-    async with httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {key}"}) as http:
-        link = (await http.post(f"/runs/{run_id}/ticket", json={"share": True})).json()["links"]["page"]
+    await page.locator("#share").click()
+    await expect(page.locator("#share-link")).to_be_visible()
+    link = await page.locator("#share-url").input_value()
 
     guest = await open_page()
     asked: list[str] = []
     guest.on("request", lambda request: asked.append(request.headers.get("referer", "")))
-    await guest.goto(url + link)
+    await guest.goto(link)
     await wait_for_end(guest)
     await expect(guest.locator("#run-prompt")).to_have_text(WEATHER)
     await expect(guest.locator("#sign-in")).to_be_hidden()
     assert not any("ticket" in referer for referer in asked)
+
+    await page.locator("#share-revoke").click()
+    await expect(page.locator("#share-link")).to_be_hidden()
+    await guest.reload()
+    await expect(guest.locator("body")).to_contain_text("this ticket has expired or was taken back")
