@@ -66,16 +66,23 @@ def _parse(entry: Mapping[str, Any], place: int) -> Fragment:
     function = entry.get("function")
     if not isinstance(function, dict):
         function = entry
-    index = entry.get("index")
+    arguments = function.get("arguments")
     extra = entry.get("extra_content")
     return Fragment(
-        call_index=int(index) if isinstance(index, int) or (isinstance(index, str) and index.isdecimal()) else None,
+        call_index=_index(entry.get("index")),
         id=_text(entry.get("id")),
         name=_text(function.get("name")),
-        arguments=arguments_text(function.get("arguments")),
+        arguments=arguments_text(function.get("parameters") if arguments is None else arguments),
         place=place,
         extra_content=extra if isinstance(extra, dict) else _NO_EXTRA,
     )
+
+
+def _index(value: object) -> int | None:
+    """A call's place; some servers say -1 where they know none."""
+    if isinstance(value, str) and value.isdecimal():
+        return int(value)
+    return int(value) if isinstance(value, int | float) and value >= 0 else None
 
 
 def _text(value: object) -> str:

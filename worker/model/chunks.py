@@ -16,16 +16,24 @@ Spec: https://platform.openai.com/docs/api-reference/chat-streaming
 """
 
 import json
+import re
 from typing import Any, Final
 
 import orjson
 
 Chunk = dict[str, Any]
 
+_SPACE: Final = re.compile(r"\s*")
+_PYTHON: Final = json.JSONDecoder(parse_constant=lambda _: None)
+
 EVENT_MAX_BYTES: Final = 4 * 2**20
 
 _BOM: Final = b"\xef\xbb\xbf"
 _DONE: Final = b"[DONE]"
+_FIELD: Final = b"data:"
+_ERROR_EVENT: Final = b"error"
+# Events of these names, and of none, hold chunks; what others hold is not ours where it is no JSON.
+_CHUNK_EVENTS: Final = (b"", b"message")
 
 
 class BadChunk(ValueError):
@@ -141,27 +149,59 @@ class ChunkDecoder:
             chunk = orjson.loads(data)
         except orjson.JSONDecodeError:
             data = data.strip()
+            while data.startswith(_FIELD):  # a proxy that wraps what is wrapped
+                data = data.removeprefix(_FIELD).lstrip()
             if not data or self.is_done:
                 return
             if data == _DONE:
                 self.is_done = True
                 return
-            chunk = _loads_leniently(data)
-        if not isinstance(chunk, dict):
-            raise BadChunk(data)
-        if self._event == b"error" and "error" not in chunk:
-            chunk = {"error": chunk}
-        chunks.append(chunk)
+            self._take_lenient(data, chunks)
+            return
+        if isinstance(chunk, dict):
+            chunks.append(chunk if self._event != _ERROR_EVENT or "error" in chunk else {"error": chunk})
+        else:
+            self._take_other(chunk, data, chunks)
+
+    def _take_lenient(self, data: bytes, chunks: list[Chunk]) -> None:
+        try:
+            for chunk in _loads_leniently(data):
+                self._take_other(chunk, data, chunks)
+        except BadChunk:
+            if self._event in _CHUNK_EVENTS:
+                raise
+            if self._event == _ERROR_EVENT:
+                chunks.append({"error": data.decode(errors="replace")})
+
+    def _take_other(self, value: Any, data: bytes, chunks: list[Chunk]) -> None:
+        """What is no chunk by itself: nothing, a list of chunks, or the words of an error."""
+        values = value if isinstance(value, list) else [] if value is None else [value]
+        for item in values:
+            if self._event == _ERROR_EVENT and not (isinstance(item, dict) and "error" in item):
+                chunks.append({"error": item})
+            elif isinstance(item, dict):
+                chunks.append(item)
+            else:
+                raise BadChunk(data)
 
 
-def _loads_leniently(data: bytes) -> Any:
-    r"""JSON as Python's own parser takes it: with NaN, and with half of a surrogate pair.
+def _loads_leniently(data: bytes) -> list[Any]:
+    r"""JSON as Python's own parser takes it: with NaN, with half of a surrogate pair, and one text after the other.
 
-    Both occur: NaN among logprobs, and `"\ud83d"` where a server cut an emoji between
-    two tokens. Nobody could encode them again, so they become null and U+FFFD.
+    All occur: NaN among logprobs, `"\ud83d"` where a server cut an emoji between two
+    tokens, two chunks on one line. Nobody could encode the first two again, so they
+    become null and U+FFFD.
     """
     try:
-        text = json.dumps(json.loads(data, parse_constant=lambda _: None), ensure_ascii=False)
-        return orjson.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        text = data.decode()
+        values: list[Any] = []
+        end = 0
+        while end < len(text):
+            value, end = _PYTHON.raw_decode(text, end)
+            values.append(value)
+            end = _SPACE.match(text, end).end()  # type: ignore[union-attr]  # it matches nothing, too
+        text = json.dumps(values, ensure_ascii=False)
+        loaded = orjson.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
     except (ValueError, RecursionError):
         raise BadChunk(data) from None
+    return list(loaded)

@@ -25,6 +25,7 @@ _REASONING_FIELDS: Final = ("reasoning_content", "reasoning")
 _CALL_FIELDS: Final = ("tool_calls", "function_call")
 _TEXT_PARTS: Final = ("text", "output_text")
 _REASONING_PARTS: Final = ("thinking", "reasoning")
+_PART_TEXTS: Final = ("text", "thinking", "reasoning", "summary")
 _PART_DEPTH_MAX: Final = 8
 _TOKENS_MAX: Final = 2**53  # what JSON's readers agree on
 _TOKEN_COUNTS: Final = (
@@ -80,14 +81,22 @@ class Merger:
             self._model = model or None
         if isinstance(usage := chunk.get("usage"), dict) and usage:
             self._usage = usage
+        elif "x_groq" in chunk and self._usage is None:
+            self._usage = _groq_usage(chunk["x_groq"])
         for choice in first_choice(chunk):
             delta = choice.get("delta")
             if delta is None:
-                delta = choice.get("message")
+                delta = self._rest_of(choice.get("message"))
             if isinstance(delta, dict):
                 self._add_delta(delta)
             if isinstance(usage := choice.get("usage"), dict) and usage:
                 self._usage = usage
+
+    def _rest_of(self, message: object) -> object:
+        """A message in a delta's place; at the end of a stream it says all of the text once more."""
+        if isinstance(message, dict) and self._text and message.get("content") == "".join(self._text):
+            return {name: value for name, value in message.items() if name == "tool_calls"}
+        return message
 
     def _add_delta(self, delta: Mapping[str, Any]) -> None:
         content = delta.get("content")
@@ -95,6 +104,8 @@ class Merger:
             self._text.append(content)
         elif isinstance(content, list):
             self._add_parts(content)
+        elif isinstance(content, dict):
+            self._add_parts([content])
         for field in _REASONING_FIELDS:
             if (reasoning := delta.get(field)) and isinstance(reasoning, str):
                 self._reasoning.append(reasoning)
@@ -130,6 +141,12 @@ class Merger:
         )
 
 
+def _groq_usage(note: object) -> dict[str, Any] | None:
+    """Groq's, where it was not asked for usage as others are."""
+    usage = note.get("usage") if isinstance(note, dict) else None
+    return usage if isinstance(usage, dict) and usage else None
+
+
 def _texts(part: object, depth: int = 0) -> Iterator[str]:
     """The texts of a content part, however deep it wraps them."""
     if isinstance(part, str):
@@ -140,7 +157,7 @@ def _texts(part: object, depth: int = 0) -> Iterator[str]:
         for item in part:
             yield from _texts(item, depth + 1)
     elif isinstance(part, dict):
-        inner = next((part[field] for field in ("text", "thinking", "reasoning") if field in part), None)
+        inner = next((part[field] for field in _PART_TEXTS if field in part), None)
         yield from _texts(inner, depth + 1)
 
 

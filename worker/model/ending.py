@@ -8,7 +8,7 @@ is complete once it gave a finish reason, whether `[DONE]` follows or not.
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from worker.model.faults import ProviderError, error_in
+from worker.model.faults import ProviderError, error_in, parse_error
 
 # What stands for "not yet" beside null itself.
 _NO_REASON: Final = ("", "null")
@@ -23,9 +23,11 @@ class Ending:
 
     def see(self, chunk: Mapping[str, Any]) -> None:
         """Take note of a chunk's finish reason or error."""
-        if ("error" in chunk or "choices" not in chunk) and self.finish_reason is None:
+        if ("error" in chunk or not chunk.get("choices")) and self.finish_reason is None:
             self.error = self.error or error_in(chunk)
         for choice in first_choice(chunk):
+            if (error := choice.get("error")) and self.finish_reason is None:
+                self.error = self.error or parse_error(error)
             reason = choice.get("finish_reason")
             if isinstance(reason, str) and reason not in _NO_REASON:
                 self._finish(reason)

@@ -28,6 +28,17 @@ _REASONS: Final[Mapping[str, str]] = {
     "tool_use_failed": "the model called a tool in a way that does not hold",
 }
 
+# What servers call an error's words.
+_MESSAGES: Final = ("message", "detail", "msg", "error_msg")
+# A code beside the usage, by which a server says that all is well (Spark).
+_NO_FAULT_CODES: Final = (0, "0")
+# MiniMax answers 200 to everything, and says in `base_resp` what it means.
+# Spec: https://platform.minimax.io/docs/api-reference/errorcode
+_MINIMAX_CODES: Final = {
+    "1000": "server_error", "1001": "timeout", "1002": "rate_limit", "1004": "authentication_error", "1008": "insufficient_quota",
+    "1024": "internal_error", "1033": "server_error", "1039": "rate_limit", "2049": "invalid_api_key",
+}  # fmt: skip
+
 _SOUNDS_PASSING: Final = re.compile(
     r"rate.?limit|too.?many|overload|server.?error|internal|unavailable|time.?d?.?out|timeout|capacity|busy|throttl"
     r"|exhausted|bad.?gateway|try.?again",
@@ -50,9 +61,13 @@ def error_in(chunk: Mapping[str, Any]) -> ProviderError | None:
     error = chunk.get("error")
     if error:
         return parse_error(error)
-    if "choices" in chunk:
+    verdict = chunk.get("base_resp")
+    if isinstance(verdict, Mapping) and verdict.get("status_code"):
+        code = _MINIMAX_CODES.get(str(verdict["status_code"]), "")
+        return ProviderError(str(verdict.get("status_msg") or ""), code)
+    if "choices" in chunk or chunk.get("code") in _NO_FAULT_CODES:
         return None
-    if chunk.get("object") == "error" or chunk.get("type") == "error" or {"message", "detail"} & chunk.keys():
+    if chunk.get("object") == "error" or chunk.get("type") == "error" or set(_MESSAGES) & chunk.keys():
         return parse_error(chunk)
     return None
 
@@ -66,7 +81,7 @@ def parse_error(error: object) -> ProviderError:
     code = error.get("code")
     status = next((s for s in map(error.get, ("status_code", "status", "code")) if _is_status(s)), None)
     return ProviderError(
-        message=str(error.get("message") or error.get("detail") or ""),
+        message=str(next((error[name] for name in _MESSAGES if error.get(name)), "")),
         code="" if code is None else str(code),
         type=str(error.get("type") or ""),
         status=int(status) if status is not None else None,

@@ -69,7 +69,9 @@ def test_events_without_blank_lines_between_are_told_apart():
     assert decoder.is_done
 
 
-@pytest.mark.parametrize("data", [b"oops", b'{"a":', b"[1]", b'"text"', b"1", b'{"a": "\xff"}', b"[" * 100_000])
+@pytest.mark.parametrize(
+    "data", [b"oops", b'{"a":', b'{"a": 1} oops', b"[1]", b'"text"', b"1", b'{"a": "\xff"}', b"[" * 100_000]
+)
 def test_garbage_is_an_error(data):
     with pytest.raises(BadChunk):
         ChunkDecoder().feed(b"data: " + data + b"\n\n")
@@ -79,6 +81,31 @@ def test_error_event_without_an_error_field_becomes_one():
     raw = b'event: error\ndata: {"message": "overloaded"}\n\nevent: error\ndata: {"error": "x"}\n\ndata: {"a": 1}\n\n'
 
     assert decode(raw) == [{"error": {"message": "overloaded"}}, {"error": "x"}, {"a": 1}]
+
+
+@pytest.mark.parametrize(
+    ("data", "error"), [(b"overloaded", "overloaded"), (b'"overloaded"', "overloaded"), (b'["a"]', "a"), (b"7", 7)]
+)
+def test_error_event_may_hold_no_object(data, error):
+    assert decode(b"event: error\ndata: " + data + b"\n\n") == [{"error": error}]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'data: {"a": 1}{"a": 2}\n\n',
+        b'data: {"a": 1} \t{"a": 2} \n\n',
+        b'data: [{"a": 1}, {"a": 2}]\n\n',
+        b'data: data: {"a": 1}\n\ndata: data:{"a": 2}\n\ndata: data: [DONE]\n\n',
+        b'data: {"a": 1}\n\ndata: null\n\ndata: \n\ndata: {"a": 2}\n\n',
+        b'event: ping\ndata: ping\n\ndata: {"a": 1}\n\nevent: keep-alive\ndata: 7:\n\ndata: {"a": 2}\n\n',
+        b': OPENROUTER PROCESSING\n\ndata: {"a": 1}\n\n: OPENROUTER PROCESSING\n\ndata: {"a": 2}\n\n',
+        b'id: 1\nevent: chunk\ndata: {"a": 1}\n\nid: 2\nevent: chunk\ndata: {"a": 2}\n\ndata: [DONE] \r\n\r\n',
+    ],
+)
+def test_what_stands_around_and_between_chunks_is_looked_through(raw):
+    for cut in range(len(raw)):
+        assert decode(raw[:cut], raw[cut:]) == [{"a": 1}, {"a": 2}]
 
 
 def test_what_only_python_takes_for_json_is_made_fit_for_everyone():

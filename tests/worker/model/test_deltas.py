@@ -68,6 +68,44 @@ TWO_CALLS = {
         calls_delta(part("get_weather", PARIS, index="0", id="a")),
         calls_delta(part("get_weather", TOKYO, index="1", id="b")),
     ],
+    "index as a number with a point": [
+        calls_delta(part("get_weather", PARIS, index=0.0, id="a")),
+        calls_delta(part("get_weather", TOKYO, index=1.0, id="b")),
+    ],
+    "index -1 for all": [
+        calls_delta(part("get_weather", "", index=-1, id="a")),
+        calls_delta(part(arguments=PARIS, index=-1)),
+        calls_delta(part("get_weather", "", index=-1, id="b")),
+        calls_delta(part(arguments=TOKYO, index=-1)),
+    ],
+    "id as a number": [
+        calls_delta(part("get_weather", PARIS, index=0, id=0)),
+        calls_delta(part("get_weather", TOKYO, index=0, id=1)),
+    ],
+    "one index, id by the call's number": [
+        calls_delta(part("get_weather", "", index=0, id="0")),
+        calls_delta(part(None, PARIS, index=0, id="0")),
+        calls_delta(part("get_weather", "", index=0, id="1")),
+        calls_delta(part(None, TOKYO, index=0, id="1")),
+    ],
+    "an object in the place of the list": [
+        delta(tool_calls=part("get_weather", "", index=0, id="")),
+        delta(tool_calls=part("", PARIS[:5], index=0, id="")),
+        delta(tool_calls=part("", PARIS[5:], index=0, id="")),
+        delta(tool_calls=part("get_weather", "", index=1, id="")),
+        delta(tool_calls=part("", TOKYO, index=1, id="")),
+    ],
+    "arguments as parameters": [
+        calls_delta({"id": "a", "function": {"name": "get_weather", "parameters": PARIS}}),
+        calls_delta({"id": "b", "function": {"name": "get_weather", "parameters": TOKYO}}),
+    ],
+    "nulls for all that is not new": [
+        calls_delta(part("get_weather", "", index=0, id="a", type="function")),
+        calls_delta(part(None, PARIS, index=0, id=None, type=None)),
+        calls_delta(part("get_weather", "", index=1, id="b", type="function")),
+        calls_delta(part(None, TOKYO, index=1, id=None, type=None)),
+        delta("tool_calls", content=None, tool_calls=None, function_call=None),
+    ],
     "index counted from one": [
         calls_delta(part("get_weather", PARIS, index=1, id="a")),
         calls_delta(part("get_weather", TOKYO, index=2, id="b")),
@@ -384,6 +422,14 @@ def test_id_is_never_one_of_an_earlier_round():
         ([{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}], "Hello"),
         ([{"text": "Hello"}], "Hello"),
         (["Hello"], "Hello"),
+        ({"type": "text", "text": "Hello"}, "Hello"),
+        (
+            [
+                {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm"}]},
+                {"type": "text", "text": "Hello"},
+            ],
+            "Hello",
+        ),
         ([{"type": "text", "text": {"text": "Hello"}}], "Hello"),
         ([{"type": "image_url", "image_url": "x"}, None, 1, {"type": ["odd"]}], ""),
         (None, ""),
@@ -488,6 +534,88 @@ def test_error_after_the_finish_reason_takes_nothing_back():
     assert merge(delta("length", content="Hel"), {"error": {"message": "limit"}}).error is None
 
 
+@pytest.mark.parametrize(
+    ("chunk", "message"),
+    [
+        ({"choices": [{"index": 0, "delta": {}, "error": {"code": 502, "message": "gone"}}]}, "gone"),
+        ({"choices": [{"index": 0, "delta": {}, "finish_reason": "error", "error": {"message": "gone"}}]}, "gone"),
+        ({"choices": [], "error": "gone"}, "gone"),
+        (
+            {"choices": None, "base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}},
+            "insufficient balance",
+        ),
+        ({"base_resp": {"status_code": 1002, "status_msg": "rate limit"}}, "rate limit"),
+        ({"code": 1302, "msg": "rate limit"}, "rate limit"),
+        ({"error_msg": "busy", "error_code": 18}, "busy"),
+        ({"object": "error", "message": "gone"}, "gone"),
+        ({"type": "error", "error": {"type": "overloaded_error", "message": "gone"}}, "gone"),
+    ],
+)
+def test_error_stands_in_many_places(chunk, message):
+    error = merge(delta(content="Hel"), chunk).error
+
+    assert error is not None
+    assert error.message == message
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        {"code": 0, "message": "Success", "sid": "cha0", "usage": {"total_tokens": 3}},
+        {"choices": [], "base_resp": {"status_code": 0, "status_msg": ""}, "usage": {"total_tokens": 3}},
+        {"choices": [], "error": None, "usage": {"total_tokens": 3}},
+        {"type": "ping", "usage": {"total_tokens": 3}},
+    ],
+)
+def test_saying_that_all_is_well_is_no_error(chunk):
+    merged = merge(delta(content="Hi"), chunk)
+
+    assert (merged.error, merged.usage) == (None, {"total_tokens": 3})
+
+
+def test_message_at_the_end_says_nothing_twice():
+    whole = {"role": "assistant", "content": "Hello", "tool_calls": [part("get_weather", PARIS, id="a")]}
+    merged = merge(
+        delta(content="Hel"), delta(content="lo"), {"choices": [{"message": whole, "finish_reason": "stop"}]}
+    )
+
+    assert merged.text == "Hello"
+    assert [call.name for call in merged.tool_calls] == ["get_weather"]
+    assert (
+        merge({"choices": [{"message": {"content": "Hel"}}]}, {"choices": [{"message": {"content": "lo"}}]}).text
+        == "Hello"
+    )
+
+
+def test_usage_may_stand_in_groq_s_note():
+    note = {"x_groq": {"id": "r", "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}}}
+    asked = {"choices": [], "usage": {"total_tokens": 7}}
+
+    assert merge(delta("stop") | note).usage == note["x_groq"]["usage"]
+    assert merge(delta("stop") | note, asked).usage == merge(asked, delta("stop") | note).usage == {"total_tokens": 7}
+    assert merge(delta("stop") | {"x_groq": {"id": "r"}}).usage is None
+
+
+@pytest.mark.parametrize(
+    "reason", ["function_call", "eos", "eos_token", "stop_sequence", "content_filter", "sensitive"]
+)
+def test_finish_reason_of_any_name_is_kept(reason):
+    assert merge(delta(content="a"), delta(reason)).finish_reason == reason
+
+
+def test_what_is_said_beside_the_text_leaves_it_alone():
+    """Perplexity's sources, logprobs, annotations, a note of Hunyuan's, sound, Cloudflare's padding."""
+    merged = merge(
+        {**delta(content="Hi", role="assistant", annotations=[{"type": "url_citation"}], audio={"id": "x"}, p="abc"),
+         "citations": ["https://a.example"], "search_results": [{"title": "A"}], "note": "made by AI"},
+        {"choices": [{"delta": {"content": " there"}, "logprobs": {"content": [{"token": "x", "logprob": None}]}}]},
+        {"choices": [{"delta": None, "finish_reason": "stop"}]},
+        {"choices": None, "usage": None},
+    )  # fmt: skip
+
+    assert (merged.text, merged.tool_calls, merged.finish_reason, merged.error) == ("Hi there", [], "stop", None)
+
+
 def test_other_choices_are_passed_over():
     two = {"choices": [{"index": 1, "delta": {"content": "no"}}, {"index": 0, "delta": {"content": "yes"}}]}
 
@@ -497,6 +625,7 @@ def test_other_choices_are_passed_over():
 FIELDS = st.sampled_from([
     "choices", "index", "delta", "message", "content", "type", "text", "tool_calls", "function", "name", "id",
     "arguments", "function_call", "usage", "error", "code", "finish_reason", "reasoning", "model", "total_tokens",
+    "base_resp", "status_code", "x_groq", "msg", "parameters", "summary",
 ])  # fmt: skip
 JSON = st.recursive(
     st.sampled_from([None, True, 0, -1, 2.5, 1e300, "", "x", "text", "thinking", "{}", "<think>", "[TOOL_CALLS]f{}"]),

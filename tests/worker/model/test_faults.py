@@ -54,6 +54,9 @@ def test_known_reasons_are_said():
         ("the server is overloaded", ModelUnavailable),
         ({}, ModelRejected),
         (["odd"], ModelRejected),
+        ({"code": 1302, "msg": "too many requests"}, ModelRejected),
+        ({"msg": "too many requests"}, ModelUnavailable),
+        ({"error_msg": "the service is busy"}, ModelUnavailable),
     ],
 )
 def test_error_within_a_stream_is_judged_by_what_it_says(error, kind):
