@@ -34,6 +34,7 @@
     sb:provider:{<name>}:line         zset    who waits for a slot; score = since when, ms   TTL: as `seen`
     sb:provider:{<name>}:seen         zset    the same; score = when each counts as gone, ms TTL: of the last one
     sb:provider:{<name>}:asked        zset    requests of the last minute; score = ms        TTL: 60 s
+    sb:provider:{<name>}:tokens       string  when all tokens of a minute are there, us      TTL: until then
     sb:provider:{<name>}:freed        channel a slot came back while somebody waited
     arq:job:<run_id>                  string  arq's job, JSON
     arq:in-progress:<run_id>          string  the lease: its holder's token      TTL: lease_s
@@ -151,6 +152,11 @@ def provider_slots(provider: str) -> tuple[str, str, str, str]:
     """A provider's `held`, `line`, `seen` and `asked`."""
     held, line, seen, asked = (f"sb:provider:{{{provider}}}:{part}" for part in ("held", "line", "seen", "asked"))
     return held, line, seen, asked
+
+
+def provider_tokens(provider: str) -> str:
+    """What a provider's limit of tokens a minute is counted by."""
+    return f"sb:provider:{{{provider}}}:tokens"
 
 
 def provider_freed(provider: str) -> str:

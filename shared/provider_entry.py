@@ -105,6 +105,9 @@ class ProviderEntry(Abilities):
     requests_per_minute_max: int | None = Field(
         default=None, ge=1, le=100_000, description="requests within any minute, over all workers"
     )
+    tokens_per_minute_max: int | None = Field(
+        default=None, ge=1, le=10**9, description="tokens a minute, of questions and answers, over all workers"
+    )
     models: list[ModelEntry] = Field(min_length=1, max_length=MODELS_MAX, description='names, tables, or "*"')
 
     @field_validator("models", mode="before")

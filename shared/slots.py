@@ -14,6 +14,7 @@ from shared.script import Script
 _ENTER: Final = Script("slot_enter")
 _LEAVE: Final = Script("slot_leave")
 _STAY: Final = Script("slot_stay")
+_TOKENS: Final = Script("tokens")
 
 
 async def enter(
@@ -55,3 +56,12 @@ async def leave(redis: Redis, provider: str, token: str) -> None:
     """Give a slot back, or a place in the line; nothing happens where the token has neither."""
     held, line, seen, _ = keys.provider_slots(provider)
     await _LEAVE(redis, [held, line, seen, keys.provider_freed(provider)], [token])
+
+
+async def take_tokens(redis: Redis, provider: str, tokens: int, per_minute: int) -> float:
+    """Count tokens against a provider's minute; negative ones give back what was not used.
+
+    Returns:
+        Seconds until the tokens that were taken may be used.
+    """
+    return int(await _TOKENS(redis, [keys.provider_tokens(provider)], [tokens, per_minute])) / 1000

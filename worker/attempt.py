@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Coroutine
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from shared.errors import Fenced, StagebusError
 from shared.parking import DECIDED_MESSAGE
@@ -13,6 +13,8 @@ from shared.tasks import cancel_and_wait
 from worker.producer import Producer
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # A tool that does not heed its cancellation is left behind after this; its result is dropped.
 STOP_GRACE_S: Final = 5.0
@@ -76,8 +78,8 @@ class Attempt:
             raise GivenBack("the worker shuts down")
         return self._interrupt
 
-    async def unless_draining(self, waiting: Awaitable[Any]) -> None:
-        """Wait, but no longer than until this worker shuts down.
+    async def unless_draining(self, waiting: Awaitable[T]) -> T:
+        """Wait, but no longer than until this worker shuts down; what was waited for.
 
         Raises:
             GivenBack: it does; the wait was cancelled.
@@ -90,7 +92,7 @@ class Attempt:
             await cancel_and_wait(drain, wait)
         if wait.cancelled():
             raise GivenBack("while waiting")
-        wait.result()
+        return wait.result()
 
     def stop(self, interrupt: Interrupt) -> None:
         """Interrupt the work; the first reason stands."""

@@ -133,8 +133,12 @@ class Toolchain:
         """Ask one provider, once it has a slot for us. Only the wait ends at once where this worker shuts down."""
         try:
             async with AsyncExitStack() as held:
-                await self._attempt.unless_draining(held.enter_async_context(self._model.slot(route)))
-                completed = await self._publish(self._ask_model(stage, route, again))
+                request = self._model_request(stage, route)
+                slot = self._model.slot(route, request)
+                spending = await self._attempt.unless_draining(held.enter_async_context(slot))
+                completed = await self._publish(self._ask_model(stage, request, again))
+                if completed.usage is not None:
+                    spending.tokens = completed.usage.total_tokens - (again.usage.total_tokens if again else 0)
         except BadCalls as exc:
             self._announce(stage, exc)
             self._restart(stage, self._void_from)
@@ -198,10 +202,10 @@ class Toolchain:
         self._has_output = False
         self._put(StageRestarted(stage_id=stage.stage_id, attempt=self._attempt.number, discard_from=discard_from))
 
-    def _ask_model(self, stage: NextStage, route: Route, again: BadCalls | None) -> AsyncGenerator[Event, None]:
+    def _model_request(self, stage: NextStage, route: Route) -> ModelRequest:
         is_offered = stage.kind == EXTRACTION and self._offered and route.abilities.tools != "none"
         tools = self._tools.definitions(self._offered) if is_offered else None
-        request = ModelRequest(
+        return ModelRequest(
             model=route.name,
             route=route,
             messages=conversation(self._request, self.completed),
@@ -211,8 +215,12 @@ class Toolchain:
             max_tokens=stage_option(self._request.max_tokens, stage),
             temperature=stage_option(self._request.temperature, stage),
         )
+
+    def _ask_model(
+        self, stage: NextStage, request: ModelRequest, again: BadCalls | None
+    ) -> AsyncGenerator[Event, None]:
         prompting = None
-        if route.abilities.tools == "prompted":
+        if request.route is not None and request.route.abilities.tools == "prompted":
             prompting = Prompting(partial(self._tools.check, allowed=frozenset(self._offered)), again)
         return model_stage(stage.stage_id, self._model, request, call_ids(self.completed), prompting)
 

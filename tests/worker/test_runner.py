@@ -15,11 +15,12 @@ from shared.cursor import START
 from shared.errors import ModelUnavailable
 from shared.events import RetryScheduled, StageCompleted
 from shared.provider_entry import ProvidersFile
-from shared.providers import Providers, Route
+from shared.providers import Providers
 from shared.runs import RunStatus
 from shared.settings import Settings
 from tests.runs_by_hand import queued
 from worker.model.client import Model, ModelRequest
+from worker.model.slots import Spending
 from worker.runner import Outcome, Runner
 from worker.tools.context import ToolContext
 from worker.tools.registry import ToolRegistry
@@ -317,11 +318,31 @@ async def test_run_whose_model_nobody_serves_ends(redis, settings, runner, model
     assert (await store.get_run(redis, run_id)).error["code"] == "unknown_model"
 
 
+@pytest.mark.parametrize(("usage", "tokens"), [({"total_tokens": 12}, 12), (None, 500)], ids=["told", "estimated"])
+async def test_request_is_counted_as_what_its_answer_used(
+    redis, settings, runner, model, monkeypatch, usage: dict | None, tokens: int
+) -> None:
+    spent = []
+
+    @asynccontextmanager
+    async def slot(*_: object) -> AsyncIterator[Spending]:
+        spending = Spending(500)
+        yield spending
+        spent.append(spending.tokens)
+
+    monkeypatch.setattr(model, "slot", slot)
+    monkeypatch.setitem(ANSWER, "usage", usage)
+    run_id = await queued(redis, settings, REQUEST)
+    await asyncio.wait_for(runner.run(run_id, "token"), 10)
+
+    assert spent == [tokens]
+
+
 async def test_run_that_waits_for_a_slot_is_given_back_as_soon_as_its_worker_drains(
     redis, settings, runner, model, monkeypatch
 ) -> None:
     @asynccontextmanager
-    async def full(_route: Route) -> AsyncIterator[None]:
+    async def full(*_: object) -> AsyncIterator[None]:
         model.is_full.set()
         await asyncio.Event().wait()
         yield

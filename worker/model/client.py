@@ -4,7 +4,9 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Any, Final, Self
+
+import orjson
 
 from shared.provider_entry import Abilities
 from shared.providers import Providers, Route
@@ -13,7 +15,11 @@ from worker.model.chunks import Chunk
 from worker.model.dialect import request_body
 from worker.model.provider import Provider
 from worker.model.rests import Rests
-from worker.model.slots import Slots
+from worker.model.slots import Slots, Spending
+
+BYTES_PER_TOKEN: Final = 4
+# Of an answer whose length nobody limits.
+ANSWER_TOKENS: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +38,11 @@ class ModelRequest:
     max_tokens: int | None = None
     temperature: float | None = None
     route: Route | None = None
+
+    def estimate_tokens(self) -> int:
+        """What it will come to, before anybody knows: four bytes a token, and the longest answer that it allows."""
+        asked = len(orjson.dumps([self.messages, self.tools or []])) // BYTES_PER_TOKEN
+        return asked + (self.max_tokens or ANSWER_TOKENS)
 
     def body(self, route: Route) -> dict[str, Any]:
         """The request's fields as the route's provider takes them."""
@@ -75,10 +86,11 @@ class Model:
         """
         return self._rests.order(self._providers.routes(name), time.monotonic())
 
-    def slot(self, route: Route) -> AbstractAsyncContextManager[None]:
-        """Hold one of the provider's slots, for which this may wait long; at once where it has no limits."""
+    def slot(self, route: Route, request: ModelRequest) -> AbstractAsyncContextManager[Spending]:
+        """Hold one of the provider's slots, and tokens, for which this may wait long; at once where it has no limits."""
         entry = self._providers.by_name[route.provider]
-        return nullcontext() if self._slots is None else self._slots.hold(route.provider, entry)
+        estimate = 0 if entry.tokens_per_minute_max is None else request.estimate_tokens()
+        return nullcontext(Spending(0)) if self._slots is None else self._slots.hold(route.provider, entry, estimate)
 
     def fail(self, route: Route, retry_after_s: float | None) -> None:
         """Remember that a route gave nothing: where there are others, they are asked first for a while."""

@@ -1,8 +1,10 @@
-"""Waiting for a provider that takes only so many requests at once or a minute, shared over all workers.
+"""Waiting for a provider that takes only so many requests at once, or requests or tokens a minute, over all workers.
 
 Of those who wait in this process only the one that came first asks Redis; the others stand behind
 it here. So a long line costs one script a second and process, and one for each request that goes.
 Who leaves tells the others over pub/sub; the slow poll stands behind that.
+
+Tokens are taken when a request goes, as an estimate, and put right when its answer has told its usage.
 """
 
 import asyncio
@@ -31,6 +33,17 @@ POLL_S: Final = 1.0
 SEEN_S: Final = 5.0
 
 
+class Spending:
+    """What one request is counted as: an estimate, until its answer says what it was.
+
+    Attributes:
+        tokens: may be set; what it is at the end counts.
+    """
+
+    def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
+
+
 class _Door:
     """One provider as this process sees it."""
 
@@ -54,8 +67,40 @@ class Slots:
         self._renewing: asyncio.Task[None] | None = None
 
     @asynccontextmanager
-    async def hold(self, provider: str, entry: ProviderEntry) -> AsyncIterator[None]:
-        """Hold a slot; returns at once where the entry names no limits. To wait is no failure, and may be cancelled."""
+    async def hold(self, provider: str, entry: ProviderEntry, tokens: int = 0) -> AsyncIterator[Spending]:
+        """Hold a slot and take tokens, at once where the entry names no limits. To wait is no failure, and may be cancelled."""
+        async with self._slot(provider, entry), self._tokens(provider, entry, tokens) as spending:
+            yield spending
+
+    @asynccontextmanager
+    async def _tokens(self, provider: str, entry: ProviderEntry, estimate: int) -> AsyncIterator[Spending]:
+        spending, limit = Spending(estimate), entry.tokens_per_minute_max
+        if limit is None:
+            yield spending
+            return
+        wait_s = await self._take_tokens(provider, estimate, limit)
+        if wait_s > POLL_S:
+            logger.info("provider %s: waits %.1f s for its tokens a minute", provider, wait_s)
+        is_used = False
+        try:
+            await asyncio.sleep(wait_s)
+            is_used = True
+            yield spending
+        finally:
+            if rest := (spending.tokens if is_used else 0) - estimate:
+                with suppress(*REDIS_AWAY):
+                    await slots.take_tokens(self._redis, provider, rest, limit)
+
+    async def _take_tokens(self, provider: str, tokens: int, limit: int) -> float:
+        while True:
+            try:
+                return await slots.take_tokens(self._redis, provider, tokens, limit)
+            except REDIS_AWAY as exc:
+                logger.debug("provider %s: Redis is away (%s); asking for tokens again", provider, exc)
+                await asyncio.sleep(POLL_S)
+
+    @asynccontextmanager
+    async def _slot(self, provider: str, entry: ProviderEntry) -> AsyncIterator[None]:
         if entry.concurrency_max is None and entry.requests_per_minute_max is None:
             yield
             return

@@ -81,6 +81,14 @@ async def test_answer_arrives_whole_with_its_usage(model: Model) -> None:
     assert merged.tokens.completion_tokens == len(merged.text.split())
 
 
+def test_estimate_counts_what_is_asked_and_the_longest_answer() -> None:
+    short = ModelRequest(model="m", messages=[{"role": "user", "content": "x" * 400}], max_tokens=50)
+    open_ended = ModelRequest(model="m", messages=short.messages, tools=TOOLS)
+
+    assert 150 <= short.estimate_tokens() < 165
+    assert 625 <= open_ended.estimate_tokens() < 640
+
+
 async def test_parallel_calls_arrive_whole(model: Model) -> None:
     merged = await ask(model, request(prompt="What is the weather in Paris and in Tokyo?", tools=TOOLS))
 

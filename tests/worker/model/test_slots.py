@@ -172,3 +172,51 @@ async def test_long_line_in_one_worker_costs_what_one_costs(redis: Redis, worker
 async def test_provider_without_limits_costs_nothing(redis: Redis, worker: Worker) -> None:
     async with worker().hold("p", entry()):
         assert await redis.keys("sb:provider:*") == []
+
+
+SIXTY = entry(tokens_per_minute_max=60)  # one a second
+
+
+async def take(redis: Redis, tokens: int, per_minute: int = 60) -> float:
+    return await slots.take_tokens(redis, "p", tokens, per_minute)
+
+
+async def test_tokens_of_a_minute_go_in_the_order_of_asking(redis: Redis) -> None:
+    """A minute's worth at once; then each waits until what it takes has come in behind those before it."""
+    assert await take(redis, 40) == 0
+    assert await take(redis, 20) == 0
+    assert await take(redis, 10) == pytest.approx(10, abs=0.5)
+    assert await take(redis, 5) == pytest.approx(15, abs=0.5)
+    await take(redis, -10)
+
+    assert await take(redis, 0) == pytest.approx(5, abs=0.5), "what comes back is there for the next"
+    assert 0 < await redis.pttl(keys.provider_tokens("p")) <= 65_500
+
+
+async def test_request_larger_than_a_minute_s_tokens_waits_for_a_full_bucket_and_no_longer(redis: Redis) -> None:
+    assert await take(redis, 600) == 0
+    assert await take(redis, 600) == pytest.approx(600, abs=0.5)
+    await take(redis, -1200)
+
+    assert await redis.keys("sb:provider:*") == [], "a full bucket is nothing to keep"
+
+
+async def test_tokens_are_shared_over_workers_and_put_right_by_what_was_used(redis: Redis, worker: Worker) -> None:
+    first, second = worker(), worker()
+    async with first.hold("p", SIXTY, 50) as spending:
+        entering = asyncio.create_task(AsyncExitStack().enter_async_context(second.hold("p", SIXTY, 20)))
+        assert not (await asyncio.wait({entering}, timeout=0.2))[0]
+        assert await take(redis, 0) == pytest.approx(10, abs=0.5)
+        await cancel_and_wait(entering)
+        assert await take(redis, 0) == 0, "who gives up takes nothing"
+        spending.tokens = 65
+
+    assert await take(redis, 0) == pytest.approx(5, abs=1)
+
+
+async def test_answer_that_tells_no_usage_counts_as_estimated(redis: Redis, worker: Worker) -> None:
+    with pytest.raises(ConnectionError):
+        async with worker().hold("p", SIXTY, 70):
+            raise ConnectionError
+
+    assert await take(redis, 0) == pytest.approx(10, abs=1)
