@@ -19,7 +19,7 @@ from shared.runs import RUN_STAGE, RunStatus
 from shared.script import Script
 from shared.trace import NOBODY, Trace
 
-# More bells than that wake no more workers: each takes all it can hold.
+# More bells than that wake no more workers: each takes all it can hold. A bell is the id of a run that is due.
 BELLS_MAX: Final = 256
 DAY_MS: Final = 24 * 3600 * 1000
 TOKENS_TTL_MS: Final = 2 * DAY_MS
@@ -70,24 +70,27 @@ async def create(  # noqa: PLR0913 - a record has that many fields
     idempotency: str = "",
     limits: TenantLimits = UNLIMITED,
     trace: Trace = NOBODY,
+    job: bytes = b"",
 ) -> Created:
-    """Write the run's record and its first event, `0-1`, unless the run exists.
+    """Write the run's record and its first event, `0-1`, queue its job and ring, unless the run exists.
 
     Args:
         life_s: longer than the keys of any run live, if that is longer than `ttl_s`.
         idempotency: the Redis key of the client's Idempotency-Key, if there is one.
         limits: those of tenants that have none of their own.
         trace: the request's.
+        job: arq's, serialised; without one the run is not queued.
 
     Raises:
         TooManyRuns, TokensUsedUp: the tenant may have no more; nothing was changed.
     """
     key_list = [keys.run(run_id), keys.stages(run_id), keys.stage_stream(run_id, RUN_STAGE), keys.ACTIVE]
     key_list += [keys.runs(tenant), keys.unended(tenant), keys.RUNNING, keys.LIMITS, keys.tokens(tenant)]
-    key_list += [keys.TURN, keys.next_turn(tenant), *([idempotency] if idempotency else [])]
+    key_list += [keys.TURN, keys.next_turn(tenant), keys.QUEUE, keys.job(run_id), keys.BELL]
+    key_list += [idempotency] if idempotency else []
     args = [RunStatus.QUEUED.value, tenant, model, request, RUN_STAGE, event, data, _ms(ttl_s)]
     args += [run_id, ids.created_ms(run_id), _ms(max(ttl_s, life_s)), limits.runs_queued, limits.tokens_per_day]
-    args += [trace.request_id, trace.traceparent]
+    args += [trace.request_id, trace.traceparent, job, BELLS_MAX]
     match await _CREATE(redis, key_list, args):
         case [b"runs_queued", limit, _]:
             raise TooManyRuns(limit)
@@ -105,16 +108,21 @@ async def read(redis: Redis, run_id: str, tenant: str) -> dict[bytes, bytes]:
 
 
 class Claim(NamedTuple):
-    """A run's next attempt. `now` is Redis's time of the claim, Unix ms."""
+    """A run's next attempt, and what whoever takes it up reads first.
+
+    `now` is Redis's time of the claim, Unix ms; `record` the run's fields after it; `stage_ids` the stages begun.
+    """
 
     attempt: int
     last_id: EventId
     tries: int
     cancel: bool
     now: int
+    record: Mapping[bytes, bytes]
+    stage_ids: list[str]
 
 
-async def claim(redis: Redis, run_id: str, worker: str, *, only_unheld: bool = False) -> Claim | None:
+async def claim(redis: Redis | Line, run_id: str, worker: str, *, only_unheld: bool = False) -> Claim | None:
     """Fence every older attempt off and own the run.
 
     Returns:
@@ -123,10 +131,13 @@ async def claim(redis: Redis, run_id: str, worker: str, *, only_unheld: bool = F
     Raises:
         RunEnded: the run has ended or is gone; nothing was changed.
     """
-    answer = await _CLAIM(redis, [keys.run(run_id)], [worker, RunStatus.RUNNING.value, int(only_unheld)])
-    match answer:
-        case [b"claimed", attempt, last_id, tries, cancel, now]:
-            return Claim(int(attempt), parse_id(last_id.decode()), int(tries), cancel == b"1", int(now))
+    args = [worker, RunStatus.RUNNING.value, int(only_unheld)]
+    match await _CLAIM(redis, [keys.run(run_id), keys.stages(run_id)], args):
+        case [b"claimed", attempt, last_id, tries, cancel, now, fields, stage_ids]:
+            record = dict(zip(fields[::2], fields[1::2], strict=True))
+            stages = [stage_id.decode() for stage_id in stage_ids]
+            last = parse_id(last_id.decode())
+            return Claim(int(attempt), last, int(tries), cancel == b"1", int(now), record, stages)
         case [b"held", _]:
             return None
         case _:
@@ -236,13 +247,13 @@ class Due(NamedTuple):
     next_ms: int
 
 
-async def due(redis: Redis, limit: int) -> Due:
+async def due(redis: Redis | Line, limit: int) -> Due:
     """Look for jobs whose time has come; held ones are not among them."""
     next_ms, *run_ids = await _DUE(redis, [keys.QUEUE], [limit, keys.FIRST_TIME])
     return Due([run_id.decode() for run_id in run_ids], int(next_ms))
 
 
-async def take(redis: Redis, run_id: str, token: str, lease_s: float, running_max: int = 0) -> bool:
+async def take(redis: Redis | Line, run_id: str, token: str, lease_s: float, running_max: int = 0) -> bool:
     """Get the lease of a due job; False where it is gone, not due, another's, or has to wait for its tenant's others.
 
     Args:
@@ -253,7 +264,7 @@ async def take(redis: Redis, run_id: str, token: str, lease_s: float, running_ma
     return bool(await _TAKE(redis, key_list, args))
 
 
-async def leave(redis: Redis, run_id: str, running_max: int = 0, *, tenant: str = "") -> int:
+async def leave(redis: Redis | Line, run_id: str, running_max: int = 0, *, tenant: str = "") -> int:
     """A run ended or was given back: let in what waits for that; how many.
 
     Args:
@@ -273,7 +284,7 @@ class Ended(NamedTuple):
     tokens: int = 0
 
 
-async def settle(redis: Redis, run_id: str, *, tenant: str, ended: Ended) -> bool:
+async def settle(redis: Redis | Line, run_id: str, *, tenant: str, ended: Ended) -> bool:
     """A run has ended: out of the active ones, and into the totals and its tenant's count; False where that was done."""
     key_list = [keys.ACTIVE, keys.unended(tenant), keys.tokens(tenant), keys.TOTALS]
     args = [run_id, ended.at // DAY_MS, ended.tokens, TOKENS_TTL_MS, ended.status, ended.events]
@@ -312,14 +323,14 @@ async def renew(
             return None
 
 
-async def release(redis: Redis, run_id: str, *, token: str, attempt: int | None, delay_s: float = 0) -> bool:
+async def release(redis: Redis | Line, run_id: str, *, token: str, attempt: int | None, delay_s: float = 0) -> bool:
     """Give a run back unfinished, due after `delay_s`; False where another holds it by now."""
     key_list = [keys.QUEUE, keys.lease(run_id), keys.run(run_id), keys.BELL]
     args = [run_id, token, "" if attempt is None else attempt, _ms(delay_s), int(delay_s == 0), BELLS_MAX]
     return bool(await _RELEASE(redis, key_list, args))
 
 
-async def finish(redis: Redis, run_id: str, token: str) -> bool:
+async def finish(redis: Redis | Line, run_id: str, token: str) -> bool:
     """Take the job of an ended run out of the queue; False where the lease is not ours any more."""
     key_list = [keys.QUEUE, keys.lease(run_id), keys.job(run_id), keys.arq_retry(run_id)]
     return bool(await _FINISH(redis, key_list, [run_id, token]))

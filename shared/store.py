@@ -30,10 +30,10 @@ async def create_run(
     idempotency_key: str | None = None,
     trace: Trace = NOBODY,
 ) -> str:
-    """Make a run and put it into the queue; every step is safe to repeat under the same id.
+    """Make a run and put it into the queue; both steps are safe to repeat under the same id.
 
-    The order is idempotency key, record with all that lists it, job, bell. Whoever dies on
-    the way leaves what the same POST completes, or what the sweep queues or forgets.
+    They are the idempotency key, then one script: what lists the run, its record, its job, the bell. Whoever dies
+    between them leaves what the same POST completes.
 
     Returns:
         The run's id; that of the first call where the key was used before.
@@ -51,13 +51,14 @@ async def create_run(
     created = await scripts.create(
         redis, run_id, tenant=tenant, model=model, request=body, event=queued.event, data=queued.data(),
         idempotency=reserved, ttl_s=settings.live_ttl_s, life_s=settings.live_ttl_s + settings.retention_s,
-        limits=settings.tenant_limits, trace=trace,
+        limits=settings.tenant_limits, trace=trace, job=queue.new_job(run_id),
     )  # fmt: skip
-    run = None if created.is_new else await get_run(redis, run_id)
-    if run is None or run.status is RunStatus.QUEUED:
-        await queue.enqueue(redis, run_id, created.turn, settings.live_ttl_s)
-    elif run.is_terminal:
-        await settle(redis, settings, run_id)
+    if not created.is_new:
+        run = await get_run(redis, run_id)
+        if run.status is RunStatus.QUEUED:
+            await queue.requeue(redis, run_id, settings.live_ttl_s)
+        elif run.is_terminal:
+            await settle(redis, settings, run_id)
     return run_id
 
 
@@ -185,7 +186,7 @@ async def end_unheld(redis: Redis, settings: Settings, run_id: str, event: Event
     is_parked = await redis.hget(keys.run(run_id), "status") == RunStatus.PARKED.encode()  # type: ignore[misc]
     try:
         while (claim := await scripts.claim(redis, run_id, "", only_unheld=True)) is not None:
-            if await end_claimed(redis, settings, run_id, claim.attempt, claim.last_id, event):
+            if await end_claimed(redis, settings, run_id, claim, event):
                 if is_parked:  # else its job would stand in the queue until its approvals expire
                     await redis.zadd(keys.QUEUE, {run_id: 0}, xx=True)
                 return True
@@ -207,24 +208,21 @@ def end_of(event: Event, settings: Settings, usage: Usage | None = None) -> scri
             return scripts.RunEnd(RunStatus.SUCCEEDED, settings.retention_s, usage=usage_json)
 
 
-async def end_claimed(
-    redis: Redis, settings: Settings, run_id: str, attempt: int, before: EventId, event: Event
-) -> bool:
-    """Append a terminal event as the owner of `attempt`; False where the log lost its tail meanwhile."""
+async def end_claimed(redis: Redis, settings: Settings, run_id: str, claim: scripts.Claim, event: Event) -> bool:
+    """Append a terminal event as the owner of the claim; False where the log lost its tail meanwhile."""
     data = event.stamped(wall_ms()).data()
-    last = EventId(attempt, before.sequence + 1)
+    before, last = claim.last_id, EventId(claim.attempt, claim.last_id.sequence + 1)
     frame = sse.encode(str(last).encode(), event.event.encode(), data)
-    head = await log.read_head(redis, run_id)
     appended = await scripts.append(
         redis,
         run_id,
-        attempt=attempt,
+        attempt=claim.attempt,
         before=before,
         entries=[scripts.LogEntry(RUN_STAGE, event.event, data)],
         message=live.encode(before, last, [RUN_STAGE], [frame], is_end=True),
         ttl_s=settings.live_ttl_s,
         end=end_of(event, settings),
-        stage_ids=head.stage_ids,
+        stage_ids=claim.stage_ids,
     )
     if appended.is_behind:
         return False

@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from shared import catalog, keys, queue
 from shared import redis as redis_connections
+from shared.collector import spare_what_stands
 from shared.line import Line
 from shared.presence import Presence
 from shared.pubsub import Channels
@@ -68,10 +69,12 @@ class WorkerApp:
         published = self._tools.describe()
         await catalog.publish_tools(self._redis, published)
         await self._channels.start()
+        await self._model.open()
         self._keeper.start()
         worker = LeasedWorker(
             queue.job_client(self._redis),
             self._settings,
+            line=self._line,
             run=self._runner.run,
             renew_now=self._keeper.renew_now,
             on_drain=self._drain,
@@ -79,6 +82,7 @@ class WorkerApp:
         sweeping = asyncio.create_task(sweep_forever(self._redis, self._settings, self.name))
         publishing = asyncio.create_task(publish_forever(self._redis, self._tools, published))
         saying = asyncio.create_task(self._presence.say_forever())
+        spare_what_stands()
         logger.info("worker %s is ready for %d runs", self.name, self._settings.worker_concurrency)
         try:
             await worker.async_run()

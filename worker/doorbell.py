@@ -19,8 +19,10 @@ class Doorbell:
         self._redis = redis
         self._connection: Connection | None = None
 
-    async def wait(self, timeout_s: float) -> bool:
-        """Sleep until the bell rings or the time is over; whether it rang.
+    async def wait(self, timeout_s: float) -> str | None:
+        """Sleep until the bell rings or the time is over; which run it rang for, if it rang.
+
+        It may be taken already, or never have been one: older processes ring for nobody by name.
 
         Raises:
             RedisError, OSError: Redis is away.
@@ -38,7 +40,7 @@ class Doorbell:
             await connection.disconnect(nowait=True)
             raise
         self._connection = connection
-        return reply is not None
+        return None if reply is None else reply[1].decode()
 
     async def close(self) -> None:
         """Close the connection."""

@@ -26,22 +26,21 @@ class History:
     begun: Mapping[str, EventId]
 
 
-async def read_history(redis: Redis, run_id: str) -> History:
+async def read_history(redis: Redis, run_id: str, stage_ids: list[str]) -> History:
     """Read the ends of every stage's stream; a complete stage's last event holds its result.
 
-    Raises:
-        RunNotFound: the run is gone.
+    Args:
+        stage_ids: the stages begun, as the claim tells; of a new run there is nothing to read.
     """
-    head = await log.read_head(redis, run_id)
-    stage_ids = [stage_id for stage_id in head.stage_ids if stage_id != RUN_STAGE]
     completed: dict[str, StageCompleted] = {}
     begun: dict[str, EventId] = {}
-    for first, last in await log.read_stage_ends(redis, run_id, stage_ids):
+    to_read = [stage_id for stage_id in stage_ids if stage_id != RUN_STAGE]
+    for first, last in await log.read_stage_ends(redis, run_id, to_read):
         if last.event == StageCompleted.event.encode():
             completed[last.stage_id] = StageCompleted.model_validate_json(last.data)
         else:
             begun[first.stage_id] = first.event_id
-    return History(head.stage_ids, completed, begun)
+    return History(stage_ids, completed, begun)
 
 
 async def read_checkpoints(redis: Redis, run_id: str, stage_id: str) -> Checkpoints:

@@ -23,6 +23,7 @@ from arq.worker import RetryJob, Worker, func
 
 from shared import keys, parking, queue, scripts
 from shared.errors import Fenced
+from shared.line import Line
 from shared.redis import REDIS_AWAY
 from shared.settings import Settings
 from shared.tasks import cancel_and_wait
@@ -45,6 +46,7 @@ class LeasedWorker(Worker):
         redis: ArqRedis,
         settings: Settings,
         *,
+        line: Line,
         run: Callable[[str, str], Awaitable[Outcome]],
         renew_now: Callable[[], Awaitable[None]],
         on_drain: Callable[[], Awaitable[None]],
@@ -52,6 +54,7 @@ class LeasedWorker(Worker):
         """Call in the event loop that runs it.
 
         Args:
+            line: the queue's scripts go over it.
             run: does the work of a run id under a lease's token.
             renew_now: renews what this worker holds; called when Redis is back.
             on_drain: gives the held runs back; returns when it has asked all.
@@ -69,6 +72,7 @@ class LeasedWorker(Worker):
             log_results=False,
         )
         self._settings = settings
+        self._line = line
         self._run = run
         self._renew_now = renew_now
         self._on_drain = on_drain
@@ -77,6 +81,8 @@ class LeasedWorker(Worker):
         self._outcomes: dict[str, Outcome] = {}
         self._draining = asyncio.Event()
         self._slot_freed = asyncio.Event()
+        self._rung: str | None = None  # the run that the bell rang for
+        self._passed_over = 0  # how many of those that are due this worker works on already
 
     # --- the loop ------------------------------------------------------------
 
@@ -111,20 +117,29 @@ class LeasedWorker(Worker):
             self._slot_freed.clear()
             await self._slot_freed.wait()
             return
-        limit = min(free, TAKE_AT_ONCE_MAX)
-        due = await scripts.due(self.pool, limit)
-        taken = [run_id for run_id in due.run_ids if await self._take(run_id)]
-        if not taken and len(due.run_ids) < limit:
-            await self.heart_beat()
-            next_s = due.next_ms / 1000 if due.next_ms >= 0 else self._settings.poll_s
-            await self._doorbell.wait(min(next_s, self._settings.poll_s))
+        rung, self._rung = self._rung, None
+        limit = min(free, TAKE_AT_ONCE_MAX) + self._passed_over
+        # One write. A bell that is heard means a free slot and nothing else that was due: its run passes nobody by.
+        is_taken, due = await asyncio.gather(self._take(rung), scripts.due(self._line, limit))
+        others = [run_id for run_id in due.run_ids if run_id not in self.tasks]
+        self._passed_over = len(due.run_ids) - len(others)
+        free -= is_taken
+        if any(await asyncio.gather(*map(self._take, others[:free]))) or len(due.run_ids) >= limit or free <= 0:
+            return
+        await self.heart_beat()
+        next_s = due.next_ms / 1000 if due.next_ms >= 0 else self._settings.poll_s
+        poll_at = self.loop.time() + min(next_s, self._settings.poll_s)
+        # Of a burst that was taken with one look the bells are still there: they wake nobody for long.
+        while (rung := await self._doorbell.wait(poll_at - self.loop.time())) in self.tasks:
+            pass
+        self._rung = rung
 
-    async def _take(self, run_id: str) -> bool:
-        if run_id in self.tasks:  # its lease ran out while this worker still works on it: left to others
+    async def _take(self, run_id: str | None) -> bool:
+        if not run_id or run_id in self.tasks:  # its lease ran out while this worker still works on it: left to others
             return False
         token = uuid4().hex
         settings = self._settings
-        is_taken = await scripts.take(self.pool, run_id, token, settings.lease_s, settings.tenant_runs_running)
+        is_taken = await scripts.take(self._line, run_id, token, settings.lease_s, settings.tenant_runs_running)
         if is_taken:
             self._start(run_id, token)
         return is_taken
@@ -171,20 +186,20 @@ class LeasedWorker(Worker):
         if token is None:
             return
         if finish and outcome is not None:
-            await scripts.finish(self.pool, job_id, token)
+            await scripts.finish(self._line, job_id, token)
         elif outcome is not None:
             if outcome.parked is None or outcome.attempt is None:
-                await scripts.release(self.pool, job_id, token=token, attempt=outcome.attempt)
+                await scripts.release(self._line, job_id, token=token, attempt=outcome.attempt)
             else:
                 due_ms, seen = outcome.parked.due_ms, outcome.parked.seen
                 await parking.park(self.pool, job_id, token=token, attempt=outcome.attempt, due_ms=due_ms, seen=seen)
-            await scripts.leave(self.pool, job_id, self._settings.tenant_runs_running)
+            await scripts.leave(self._line, job_id, self._settings.tenant_runs_running)
         # Else its work broke off in a way nobody foresaw: the lease runs out, which counts as a try.
 
     async def finish_failed_job(self, job_id: str, result_data: bytes | None) -> None:  # noqa: ARG002
         """A job that arq cannot run: expired, undecodable, unknown. The run gets a sound one."""
         token = self._tokens.get(job_id)
-        if token is not None and await scripts.finish(self.pool, job_id, token):
+        if token is not None and await scripts.finish(self._line, job_id, token):
             await queue.requeue(self.pool, job_id, self._settings.live_ttl_s)
 
     # --- the end -------------------------------------------------------------
@@ -198,7 +213,7 @@ class LeasedWorker(Worker):
     async def _drain(self) -> None:
         await self._doorbell.close()
         try:
-            await queue.ring(self.pool)  # the bell may have rung for this worker
+            await queue.ring(self.pool, self._rung or "")  # the bell may have rung for this worker
         except REDIS_AWAY:
             logger.debug("Redis is away; other workers poll")
         await self._on_drain()

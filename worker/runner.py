@@ -28,7 +28,7 @@ from shared.events import Cancel, Done, Error, Event
 from shared.line import Line
 from shared.pubsub import Channels
 from shared.redis import REDIS_AWAY, is_passing
-from shared.runs import Run
+from shared.runs import Run, decode_run
 from shared.scripts import Claim
 from shared.settings import Settings
 from shared.tasks import cancel_and_wait
@@ -113,7 +113,7 @@ class Runner:
         claim = await scripts.claim(self._redis, run_id, self._worker)
         if claim is not None:
             event = Error(error=INTERNAL_ERROR, code="internal")
-            await store.end_claimed(self._redis, self._settings, run_id, claim.attempt, claim.last_id, event)
+            await store.end_claimed(self._redis, self._settings, run_id, claim, event)
 
     async def _hold_still(self, run_id: str, token: str) -> None:
         """Return when the lease is certainly ours, so that the next claim takes the run from nobody.
@@ -149,15 +149,16 @@ class Runner:
             attempt.stop(Interrupt.DRAIN)
 
     async def _claim_and_work(self, run_id: str, token: str) -> Outcome:
-        claim = await scripts.claim(self._redis, run_id, self._worker)
+        claim = await scripts.claim(self._line, run_id, self._worker)
         assert claim is not None, "a claim of held runs, too, always answers"
-        run = await store.get_run(self._redis, run_id)
+        run = decode_run(run_id, claim.record)
+        assert run is not None, "what was claimed has a record"
         with bound(run.trace):
             return await self._work(claim, run, token)
 
     async def _work(self, claim: Claim, run: Run, token: str) -> Outcome:
         run_id = run.run_id
-        history = await read_history(self._redis, run_id)
+        history = await read_history(self._redis, run_id, claim.stage_ids)
         async with self._attempt(claim, run_id, history.stage_ids, token) as attempt:
             toolchain = Toolchain(
                 run,

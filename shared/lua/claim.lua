@@ -1,10 +1,12 @@
 -- claim: give a run its next attempt, which fences every older one off.
 --
 -- KEYS[1] run          hash  keys.run
+-- KEYS[2] stages       list  keys.stages
 -- ARGV[1] worker       str   who claims
 -- ARGV[2] status       str   the state of a claimed run
 -- ARGV[3] only_unheld  0|1   1: leave a run alone that a worker holds
--- Returns {'claimed', attempt, last_id, tries, cancel, now_ms}, {'held', worker}, {'ended'} or {'gone'}.
+-- Returns {'claimed', attempt, last_id, tries, cancel, now_ms, the record's fields and values, stage ids},
+-- {'held', worker}, {'ended'} or {'gone'}.
 --
 -- An attempt is never used twice, though the claim that took it be lost with the log's
 -- tail: it is at least the ms since the run was made, by this server's clock.
@@ -40,4 +42,5 @@ end
 if not stored[8] and ARGV[3] ~= '1' then
     redis.call('HSET', KEYS[1], 'started_at', now)
 end
-return {'claimed', attempt, stored[3], tries, stored[5] or '0', now}
+return {'claimed', attempt, stored[3], tries, stored[5] or '0', now, redis.call('HGETALL', KEYS[1]),
+    redis.call('LRANGE', KEYS[2], 0, -1)}

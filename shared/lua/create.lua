@@ -1,4 +1,4 @@
--- create: write a run's record with its first event, 0-1, unless the run exists or its tenant may have no more.
+-- create: write a run's record with its first event, 0-1, queue it and ring, unless it exists or may not.
 --
 -- KEYS[1] run      hash    keys.run
 -- KEYS[2] stages   list    keys.stages
@@ -11,7 +11,10 @@
 -- KEYS[9] tokens   hash    keys.tokens(tenant)
 -- KEYS[10] turn    string  keys.TURN
 -- KEYS[11] next    string  keys.next_turn(tenant)
--- KEYS[12] reserved string keys.idempotency, if the client gave one
+-- KEYS[12] queue   zset    keys.QUEUE
+-- KEYS[13] job     string  keys.job
+-- KEYS[14] bell    list    keys.BELL
+-- KEYS[15] reserved string keys.idempotency, if the client gave one
 -- ARGV[1] status   str     the first state
 -- ARGV[2] tenant   str
 -- ARGV[3] model    str
@@ -27,9 +30,12 @@
 -- ARGV[13] tokens_per_day  int  in the same way
 -- ARGV[14] request_id  str  the trace of who asked, or ''
 -- ARGV[15] traceparent str  likewise
+-- ARGV[16] job     bytes   arq's serialised job, or '': it is not queued
+-- ARGV[17] bells   int     the bell's bound
 -- Returns {'created' | 'exists', created_at in Unix ms, turn} or {limit's name, limit, ms until it may be otherwise}.
 --
--- Safe to repeat: a second call finds the run and changes nothing.
+-- Safe to repeat: a second call finds the run and changes nothing. Its order is what a reader may see, and what a
+-- log of commands that breaks off here leaves: lists, record, job, bell. The bell says whose it is.
 -- A turn is a place in the order in which waiting runs are taken: each run's is one after
 -- its tenant's last one, but none lies before the turn that was taken last. So tenants
 -- alternate, and who comes with one run waits for one of each other's, however many they have.
@@ -66,11 +72,17 @@ end
 redis.call('DEL', KEYS[2], KEYS[3])
 redis.call('HSET', KEYS[1], 'status', ARGV[1], 'attempt', 0, 'tries', 0, 'last_id', '0-1', 'tenant', ARGV[2],
     'model', ARGV[3], 'request', ARGV[4], 'created_at', string.format('%d', now_ms), 'worker', '',
-    'idempotency', KEYS[12] or '', 'turn', string.format('%d', turn),
+    'idempotency', KEYS[15] or '', 'turn', string.format('%d', turn),
     'request_id', ARGV[14], 'traceparent', ARGV[15])
 redis.call('RPUSH', KEYS[2], ARGV[5])
 redis.call('XADD', KEYS[3], '0-1', 'event', ARGV[6], 'data', ARGV[7])
-for _, i in ipairs({1, 2, 3, KEYS[12] and 12}) do
+for _, i in ipairs({1, 2, 3, KEYS[15] and 15}) do
     redis.call('PEXPIRE', KEYS[i], ARGV[8])
+end
+if ARGV[16] ~= '' then
+    redis.call('SET', KEYS[13], ARGV[16], 'PX', ARGV[8])
+    redis.call('ZADD', KEYS[12], string.format('%d', turn), ARGV[9])
+    redis.call('RPUSH', KEYS[14], ARGV[9])
+    redis.call('LTRIM', KEYS[14], -ARGV[17], -1)
 end
 return {'created', string.format('%d', now_ms), string.format('%d', turn)}

@@ -29,7 +29,7 @@ redis.call('PUBLISH', KEYS[2], ARGV[4])
 if not stored[4] or stored[4] == '' then
     local time = redis.call('TIME')
     redis.call('ZADD', KEYS[3], 'XX', string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000)), ARGV[1])
-    redis.call('RPUSH', KEYS[4], '1')
+    redis.call('RPUSH', KEYS[4], ARGV[1])
     redis.call('LTRIM', KEYS[4], -ARGV[5], -1)
 end
 return {'stands', ARGV[3]}

@@ -29,8 +29,9 @@ local free = limit > 0 and limit - redis.call('ZLEXCOUNT', KEYS[3], from, to) or
 local let_in = redis.call('ZRANGEBYLEX', KEYS[4], from, to, 'LIMIT', 0, math.max(0, free))
 for _, member in ipairs(let_in) do
     redis.call('ZREM', KEYS[4], member)
-    redis.call('ZADD', KEYS[2], 'XX', next, string.sub(member, #tenant + 2))
-    redis.call('RPUSH', KEYS[7], '1')
+    local run_id = string.sub(member, #tenant + 2)
+    redis.call('ZADD', KEYS[2], 'XX', next, run_id)
+    redis.call('RPUSH', KEYS[7], run_id)
 end
 redis.call('LTRIM', KEYS[7], -ARGV[4], -1)
 return #let_in

@@ -27,7 +27,7 @@ redis.call('ZADD', KEYS[1], 'XX', is_due and now or ARGV[4], ARGV[1])
 redis.call('HSET', KEYS[3], 'status', ARGV[6], 'worker', '', 'parked_at', now)
 redis.call('DEL', KEYS[2])
 if is_due then
-    redis.call('RPUSH', KEYS[4], '1')
+    redis.call('RPUSH', KEYS[4], ARGV[1])
     redis.call('LTRIM', KEYS[4], -ARGV[7], -1)
 end
 return 1

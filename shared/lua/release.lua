@@ -29,7 +29,7 @@ if ARGV[3] ~= '' then
 end
 redis.call('DEL', KEYS[2])
 if ARGV[5] == '1' then
-    redis.call('RPUSH', KEYS[4], '1')
+    redis.call('RPUSH', KEYS[4], ARGV[1])
     redis.call('LTRIM', KEYS[4], -ARGV[6], -1)
 end
 return 1

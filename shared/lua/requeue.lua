@@ -16,7 +16,7 @@ local time = redis.call('TIME')
 local now = string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000))
 local added = redis.call('ZADD', KEYS[1], 'NX', now, ARGV[1])
 if added == 1 then
-    redis.call('RPUSH', KEYS[3], '1')
+    redis.call('RPUSH', KEYS[3], ARGV[1])
     redis.call('LTRIM', KEYS[3], -ARGV[4], -1)
 end
 return added

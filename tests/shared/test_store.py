@@ -8,7 +8,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from shared import ids, keys, log, queue, scripts, store
+from shared import ids, keys, log, scripts, store
 from shared.cursor import START
 from shared.errors import IdempotencyConflict, RunNotFound
 from shared.runs import RunStatus
@@ -54,26 +54,22 @@ async def test_clock_of_the_gateway_decides_nothing(
     redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An hour ahead, the job is due all the same."""
-    monkeypatch.setattr("arq.connections.timestamp_ms", lambda: 4_000_000_000_000)
+    monkeypatch.setattr("shared.queue.wall_ms", lambda: 4_000_000_000_000)
 
     run_id = await create(redis, settings)
     assert (await scripts.due(redis, 5)).run_ids == [run_id]
 
 
-STEPS = {
-    "after the key": "zadd",
-    "after sb:active": "create",
-    "after the record": "enqueue",
-}
-
-
-@pytest.mark.parametrize("step", STEPS)
-async def test_creation_that_stopped_is_completed_by_the_same_post(
-    redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch, step: str
+async def test_creation_that_stopped_after_the_key_is_completed_by_the_same_post(
+    redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No key without its run."""
+    """No key without its run. What comes after the key is one script."""
+
+    async def fail(*_: object, **__: object) -> None:
+        raise RedisConnectionError("the gateway died here")
+
     with monkeypatch.context() as patch:
-        _fail_at(patch, STEPS[step])
+        patch.setattr(scripts, "create", fail)
         with pytest.raises(RedisConnectionError):
             await create(redis, settings, key="k")
     reserved = (await redis.get(keys.idempotency("t", "k"))).decode().split(" ")[0]
@@ -82,31 +78,24 @@ async def test_creation_that_stopped_is_completed_by_the_same_post(
     assert await is_whole(redis, reserved)
 
 
-async def test_record_without_a_job_is_queued_by_the_sweep(
-    redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No run without a job."""
-    with monkeypatch.context() as patch:
-        _fail_at(patch, "enqueue")
-        with pytest.raises(RedisConnectionError):
-            await create(redis, settings)
-    (run_id,) = [name.decode() for name in await redis.zrange(keys.ACTIVE, 0, -1)]
-    await sweep(redis, settings)
+@pytest.mark.parametrize("mend", ["post", "sweep"])
+async def test_record_without_a_job_is_queued(redis: Redis, settings: Settings, mend: str) -> None:
+    """By whatever it came to be so; no run without a job."""
+    run_id = await create(redis, settings, key="k")
+    await redis.zrem(keys.QUEUE, run_id)
+    await redis.delete(keys.job(run_id))
+    if mend == "post":
+        await create(redis, settings, key="k")
+    else:
+        await sweep(redis, settings)
 
     assert await is_whole(redis, run_id)
 
 
-def _fail_at(patch: pytest.MonkeyPatch, step: str) -> None:
-    async def fail(*_: object, **__: object) -> None:
-        raise RedisConnectionError("the gateway died here")
+async def test_bell_says_whose_it_is(redis: Redis, settings: Settings) -> None:
+    run_id = await create(redis, settings)
 
-    match step:
-        case "zadd":
-            patch.setattr("redis.asyncio.client.Pipeline.execute", fail)
-        case "create":
-            patch.setattr(scripts, "create", fail)
-        case "enqueue":
-            patch.setattr(queue, "enqueue", fail)
+    assert await redis.lrange(keys.BELL, 0, -1) == [run_id.encode()]
 
 
 async def test_key_makes_one_run_however_many_ask_at_once(redis: Redis, settings: Settings) -> None:

@@ -34,27 +34,27 @@ async def test_one_ring_wakes_one_of_two(redis: Redis, bell: Doorbell) -> None:
     other = Doorbell(redis)
     waits = {asyncio.create_task(one.wait(20)) for one in (bell, other)}
     await until_waiting(redis, 2)
-    await queue.ring(redis)
+    await queue.ring(redis, "run")
     woken, asleep = await asyncio.wait(waits, timeout=5, return_when=asyncio.FIRST_COMPLETED)
 
-    assert [task.result() for task in woken] == [True]
+    assert [task.result() for task in woken] == ["run"]
     await until_waiting(redis, 1)
-    await queue.ring(redis)
-    assert [await asyncio.wait_for(task, 5) for task in asleep] == [True]
+    await queue.ring(redis, "run")
+    assert [await asyncio.wait_for(task, 5) for task in asleep] == ["run"]
     await other.close()
 
 
 async def test_ring_before_the_wait_is_heard_once(redis: Redis, bell: Doorbell) -> None:
-    await queue.ring(redis)
+    await queue.ring(redis, "run")
 
     assert await asyncio.wait_for(bell.wait(20), 5)
-    assert not await bell.wait(0.02)
+    assert await bell.wait(0.02) is None
 
 
 @pytest.mark.parametrize("timeout_s", [0.05, 0.0, -1.0, 0.0001])
 async def test_silence_ends_the_wait(bell: Doorbell, timeout_s: float) -> None:
     """Also where nothing is left of the time: Redis takes 0 for ever."""
-    assert not await asyncio.wait_for(bell.wait(timeout_s), 5)
+    assert await asyncio.wait_for(bell.wait(timeout_s), 5) is None
 
 
 async def test_waits_share_one_connection(redis: Redis, bell: Doorbell) -> None:
@@ -73,7 +73,7 @@ async def test_cancelled_wait_leaves_nobody_who_hears_the_next_ring(redis: Redis
     with pytest.raises(asyncio.CancelledError):
         await waiting
     await until_waiting(redis, 0)
-    await queue.ring(redis)
+    await queue.ring(redis, "run")
 
     assert await redis.llen(keys.BELL) == 1
     assert await asyncio.wait_for(bell.wait(20), 5)
@@ -120,7 +120,7 @@ async def test_redis_that_goes_away_ends_the_wait_and_the_next_one_finds_it_agai
         await asyncio.wait_for(far.wait(20), 5)
 
     await proxy.__aenter__()
-    await queue.ring(redis)
+    await queue.ring(redis, "run")
     assert await asyncio.wait_for(far.wait(20), 5)
 
 
@@ -135,7 +135,7 @@ async def test_connection_that_answers_nothing_any_more_counts_as_dead(
         await asyncio.wait_for(far.wait(0.1), 5)
     proxy.flow()
     await until_waiting(redis, 0)
-    await queue.ring(redis)
+    await queue.ring(redis, "run")
 
     assert await asyncio.wait_for(far.wait(20), 5)
-    assert not await far.wait(0.02)
+    assert await far.wait(0.02) is None

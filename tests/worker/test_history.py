@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
-from shared import ids
+from shared import ids, log
 from shared.cursor import EventId
 from shared.errors import RunNotFound
 from shared.events import (
@@ -36,6 +36,10 @@ async def run(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Ru
     await runs_by_hand.stop(run)
 
 
+async def begun(redis: Redis, run: RunByHand) -> list[str]:
+    return (await log.read_head(redis, run.run_id)).stage_ids
+
+
 def called(call_id: str) -> ToolCall:
     return ToolCall(stage_id="tools", call_id=call_id, name="f", arguments="{}")
 
@@ -47,7 +51,7 @@ def answered(call_id: str, content: str = "x") -> ToolResult:
 async def test_fresh_run_has_nothing_behind_it(redis: Redis, run: RunByHand) -> None:
     await run.put(RunStarted(attempt=1, worker="w"))
 
-    assert await read_history(redis, run.run_id) == History(["run"], {}, {})
+    assert await read_history(redis, run.run_id, await begun(redis, run)) == History(["run"], {}, {})
 
 
 async def test_complete_stages_hold_their_results_and_begun_ones_their_first_event(
@@ -58,7 +62,7 @@ async def test_complete_stages_hold_their_results_and_begun_ones_their_first_eve
     first, *_ = await run.put(StageStarted(stage_id="tools", attempt=1), called("1"), answered("1"))
     await run.put(RunStarted(attempt=2, worker="w2"))
 
-    history = await read_history(redis, run.run_id)
+    history = await read_history(redis, run.run_id, await begun(redis, run))
     assert history == History(["run", "extraction", "tools"], {"extraction": extracted.stamped(AT)}, {"tools": first})
 
 
@@ -67,7 +71,7 @@ async def test_stage_that_was_restarted_is_known_by_its_very_first_event(redis: 
     (first, *_) = await run.put(StageStarted(stage_id="extraction", attempt=1), chunk("a"))
     await run.put(StageRestarted(stage_id="extraction", attempt=2, discard_from=first.sequence + 1), chunk("b"))
 
-    assert (await read_history(redis, run.run_id)).begun == {"extraction": first}
+    assert (await read_history(redis, run.run_id, await begun(redis, run))).begun == {"extraction": first}
 
 
 async def test_stages_of_later_rounds_are_stages_of_their_own(redis: Redis, run: RunByHand) -> None:
@@ -75,7 +79,7 @@ async def test_stages_of_later_rounds_are_stages_of_their_own(redis: Redis, run:
         await run.put(
             StageStarted(stage_id=stage_id, attempt=1), StageCompleted(stage_id=stage_id, result={"of": stage_id})
         )
-    history = await read_history(redis, run.run_id)
+    history = await read_history(redis, run.run_id, await begun(redis, run))
 
     assert {stage_id: done.result["of"] for stage_id, done in history.completed.items()} == {
         "extraction": "extraction",
@@ -87,7 +91,7 @@ async def test_stages_of_later_rounds_are_stages_of_their_own(redis: Redis, run:
 
 async def test_run_that_is_gone_is_not_found(redis: Redis) -> None:
     with pytest.raises(RunNotFound):
-        await read_history(redis, ids.new_run_id())
+        await read_history(redis, ids.new_run_id(), ["run", "extraction"])
 
 
 async def test_checkpoints_are_the_calls_and_results_in_the_log(redis: Redis, run: RunByHand) -> None:

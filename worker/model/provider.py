@@ -37,6 +37,12 @@ _TAIL_S: Final = 5.0
 # After [DONE] only the body's end is due. Who reads it can use the connection again.
 _BODY_END_S: Final = 0.1
 _CAUSE_MAX_CHARS: Final = 500
+# The SDK's own, but that an idle connection is kept for longer than 5 s: TLS anew costs a run three round trips.
+LIMITS: Final = httpx2.Limits(
+    max_connections=openai.DEFAULT_CONNECTION_LIMITS.max_connections,
+    max_keepalive_connections=openai.DEFAULT_CONNECTION_LIMITS.max_keepalive_connections,
+    keepalive_expiry=30.0,
+)
 AUTHORIZATION: Final = "Authorization"
 
 
@@ -57,11 +63,12 @@ class Provider:
             max_retries=0,
             timeout=timeout,
             # A redirect would carry the conversation, and any key in a header of its own, to wherever it says.
-            http_client=openai.DefaultAsyncHttpxClient(timeout=timeout, follow_redirects=False),
+            http_client=openai.DefaultAsyncHttpxClient(timeout=timeout, follow_redirects=False, limits=LIMITS),
         )
         if name != ONLY:
             # Out of OPENAI_ORG_ID and OPENAI_PROJECT_ID: nobody's business but OpenAI's.
             self._client.organization = self._client.project = None
+        self._create = self._client.chat.completions.with_streaming_response.create  # imports it: 40 ms
         # What was sent last of what must not be shown.
         self._secrets: set[str] = set()
 
@@ -101,8 +108,7 @@ class Provider:
         await self._client.close()
 
     def _open(self, body: dict[str, Any]) -> AbstractAsyncContextManager[openai.AsyncAPIResponse[Any]]:
-        create = self._client.chat.completions.with_streaming_response.create
-        return create(
+        return self._create(
             model=body["model"],
             messages=body["messages"],
             stream=True,

@@ -47,6 +47,18 @@ def model(demo_url: str, connect: Connect) -> Model:
     return connect(demo_url)
 
 
+async def test_first_request_finds_its_client_built(connect: Connect, byte_server) -> None:
+    """A worker builds its clients as it starts, and asks nobody before there is a run."""
+    model = connect(await byte_server.serve(HEAD + b"\r\n" + CHUNK + LAST))
+    await model.open()
+    built = dict(model._open)
+    assert built
+    assert not byte_server.requests
+    await ask(model, request())
+
+    assert model._open == built
+
+
 def request(model: str = "demo:delay_ms=0", prompt: str = "Hello", **fields: object) -> ModelRequest:
     return ModelRequest(model=model, messages=[{"role": "user", "content": prompt}], **fields)
 
