@@ -127,15 +127,15 @@ async def test_what_waiting_holding_and_creating_cost(tmp_path: Path) -> None:
         appends = used["xadd"] - HELD  # if each event went alone, which is the most that it can be
         assert appends <= HELD * EVENTS
         # Creating, taking and claiming, and no more than a look at the queue for each bell. The rest is as much as the
-        # time was: polls, renewals; and scripts that are sent again, as the server did not know them.
-        by_time = took_s * (2 / POLL_S + HELD * 3 / LEASE_S) + len(list(LUA.glob("*.lua")))
+        # time was: polls, renewals, what is said; and scripts that are sent again, as the server did not know them.
+        by_time = took_s * (2 / POLL_S + 2 / SAY_S + HELD * 3 / LEASE_S) + len(list(LUA.glob("*.lua")))
         assert used["evalsha"] + used["eval"] - appends <= HELD * (3 + 1) + by_time
 
         before = await calls(system.redis)
         await asyncio.sleep(WATCH_S)
         used = await calls(system.redis) - before
-        # Three renewals a lease, of which one more may fall into the time that was looked at; and the polls.
-        assert used["evalsha"] <= HELD * (WATCH_S * 3 / LEASE_S + 1) + 2 * WATCH_S / POLL_S
+        # Three renewals a lease, of which one more may fall into the time that was looked at; the polls; what is said.
+        assert used["evalsha"] <= HELD * (WATCH_S * 3 / LEASE_S + 1) + 2 * WATCH_S / POLL_S + 2 * (WATCH_S / SAY_S + 1)
         assert used["hgetall"] == used["xadd"] == used["xrange"] == 0
 
 

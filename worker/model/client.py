@@ -6,9 +6,8 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, fields
 from typing import Any, Final, Self
 
-import orjson
-
 import anyio.lowlevel
+import orjson
 
 from shared.provider_entry import Abilities
 from shared.providers import Providers, Route
