@@ -348,6 +348,13 @@ class ChildFailed(StagebusError):
     """A process that `stagebus up` needs does not run."""
 
 
+class PortTaken(StagebusError):
+    """A process cannot listen where a setting says."""
+
+    def __init__(self, setting: str, host: str, port: int, reason: str) -> None:
+        super().__init__(f"{setting}: cannot listen on {host}, port {port}: {reason}")
+
+
 class GatewayUnreachable(StagebusError):
     """The command line finds no gateway; the run, if there is one, is not touched by that."""
 

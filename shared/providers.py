@@ -41,6 +41,7 @@ class Route:
     model_id: str
     abilities: Abilities
     extra_body: Mapping[str, Any]
+    listed: str = ""  # the name as the file has it, which may have a `*` where a client's own words stand
 
 
 class Providers:
@@ -144,6 +145,7 @@ class Providers:
             model_id=(model.id or model.name).replace(ANY, _matched(model.name, name) or ""),
             abilities=model.abilities_within(entry),
             extra_body={**entry.extra_body, **model.extra_body},
+            listed=model.name,
         )
 
 

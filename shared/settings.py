@@ -128,6 +128,14 @@ class Settings(BaseSettings):
         4 * 2**20, gt=0, description="events of a run that wait for Redis before the model is held back"
     )
 
+    worker_metrics_port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="where a worker answers Prometheus; 0: nowhere. Each worker needs a port of its own",
+    )
+    worker_metrics_host: str = Field("127.0.0.1", min_length=1, description="the address of that port")
+
     # Gateway
     body_max_bytes: int = Field(2**20, gt=0, description="a request's body")
     body_timeout_s: float = Field(30.0, gt=0, description="from a request's headers to the end of its body")

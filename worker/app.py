@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import socket
+from contextlib import ExitStack
 from typing import Any, Final
 
 from redis.asyncio import Redis
@@ -18,6 +19,7 @@ from shared.redis import check_server
 from shared.settings import Settings
 from shared.tasks import cancel_and_wait
 from worker.lease import LeaseKeeper
+from worker.metrics import WorkerMetrics
 from worker.model.client import Model
 from worker.model.slots import Slots
 from worker.queue import LeasedWorker
@@ -43,6 +45,7 @@ class WorkerApp:
         self._line = Line(self._redis, settings.redis_timeout_s)  # what all runs append over
         self._tools = ToolRegistry.from_settings(settings)
         self._keeper = LeaseKeeper(settings)
+        self._metrics = WorkerMetrics()
         self._channels = Channels(self._redis, on_reconnected=lambda: None)
         self._model = Model.from_settings(settings, Slots(self._redis, self._channels))
         self._runner = Runner(
@@ -54,6 +57,7 @@ class WorkerApp:
             tools=self._tools,
             keeper=self._keeper,
             channels=self._channels,
+            metrics=self._metrics,
         )
 
         self._presence = Presence(self._redis, keys.WORKERS, self.name, self._state)
@@ -63,8 +67,15 @@ class WorkerApp:
 
         Raises:
             StorageUnfit: Redis cannot carry runs; the message says what to do.
+            PortTaken: the metrics' port is.
         """
         await check_server(self._redis)
+        with ExitStack() as stack:
+            if port := self._settings.worker_metrics_port:
+                stack.callback(self._metrics.serve(self._settings.worker_metrics_host, port))
+            await self._work()
+
+    async def _work(self) -> None:
         await self._tools.start()
         published = self._tools.describe()
         await catalog.publish_tools(self._redis, published)

@@ -69,6 +69,8 @@ class Producer:
         # Set by the owner: an append's reply tells of a cancel, perhaps more than once; nothing more can be written.
         self.on_cancel: Callable[[], None] = _ignore
         self.on_failure: Callable[[StagebusError], None] = _ignore
+        # Likewise: so many events went into an append, which took so many seconds. None costs nothing.
+        self.on_appended: Callable[[int, float], None] | None = None
         self._base = last_id  # the id before the first kept event
         self._kept: list[_Kept] = []
         self._stored = 0  # how many of the kept events stand in the log
@@ -189,6 +191,7 @@ class Producer:
             sse.encode(b"%d-%d" % (self._attempt, sequence), entry.event.encode(), entry.data)
             for sequence, entry in enumerate(entries, before.sequence + 1)
         ]
+        began_at = time.monotonic()
         appended = await scripts.append(
             self._redis,
             self._run_id,
@@ -204,6 +207,8 @@ class Producer:
             self._rewind(appended.last_id)
             return
         self._advance(appended.last_id.sequence - self._base.sequence)
+        if self.on_appended is not None:
+            self.on_appended(len(batch), time.monotonic() - began_at)
         if appended.cancel:
             self.on_cancel()
 

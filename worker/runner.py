@@ -36,6 +36,7 @@ from shared.trace import bound
 from worker.attempt import Attempt, GivenBack, Interrupt
 from worker.history import read_history
 from worker.lease import Held, LeaseKeeper
+from worker.metrics import WorkerMetrics
 from worker.model.client import Model
 from worker.pipeline import total_usage
 from worker.producer import Producer
@@ -71,6 +72,7 @@ class Runner:
         tools: ToolRegistry,
         keeper: LeaseKeeper,
         channels: Channels,
+        metrics: WorkerMetrics,
     ) -> None:
         self._redis = redis
         self._line = line
@@ -80,6 +82,8 @@ class Runner:
         self._tools = tools
         self._keeper = keeper
         self._channels = channels
+        self._metrics = metrics
+        metrics.watch_runs(lambda: len(self._attempts))
         self._attempts: set[Attempt] = set()
         self._is_draining = False
 
@@ -168,6 +172,7 @@ class Runner:
                 settings=self._settings,
                 model=self._model,
                 tools=self._tools,
+                metrics=self._metrics,
             )
             try:
                 event = await self._find_end(run, claim, attempt, toolchain)
@@ -177,6 +182,7 @@ class Runner:
             end = store.end_of(event, self._settings, total_usage(toolchain.completed))
             attempt.producer.put(event, end)
             await attempt.producer.flush()
+        self._metrics.run_ended(end.status)
         await self._settle(run_id)
         return Outcome(is_over=True)
 
@@ -198,6 +204,8 @@ class Runner:
             ttl_s=self._settings.live_ttl_s,
             pending_max_bytes=self._settings.pending_max_bytes,
         ) as producer:
+            if self._settings.worker_metrics_port:
+                producer.on_appended = self._metrics.appended
             attempt = Attempt(run_id, claim.attempt, producer)
             producer.on_cancel, producer.on_failure = attempt.cancel, attempt.fail
             held = Held(run_id, token, attempt.number, producer.stage_ids, attempt.renewed, attempt.lose)

@@ -22,6 +22,7 @@ from shared.events import (
     StageRestarted,
     StageStarted,
     ToolCompletionChunk,
+    ToolResult,
 )
 from shared.providers import Route
 from shared.requests import RunRequest
@@ -30,6 +31,7 @@ from shared.settings import Settings
 from worker.approvals import Approvals
 from worker.attempt import Attempt, GivenBack
 from worker.history import History, read_checkpoints
+from worker.metrics import ModelAsked, WorkerMetrics
 from worker.model.client import Model, ModelRequest
 from worker.pipeline import NextStage, call_ids, conversation, model_result, next_stage, stage_option, tool_choice
 from worker.stages.calls import Origin
@@ -55,8 +57,10 @@ class Toolchain:
         settings: Settings,
         model: Model,
         tools: ToolRegistry,
+        metrics: WorkerMetrics,
     ) -> None:
         self._run = run
+        self._metrics = metrics
         self._request = RunRequest.model_validate(run.request)
         self._attempt = attempt
         self._history = history
@@ -71,6 +75,7 @@ class Toolchain:
         self._has_output = False  # since the stage began or was restarted
         self._began_at = 0.0  # when this attempt went to the stage; monotonic
         self._retries = 0  # of the stage, by this attempt
+        self._asked: ModelAsked | None = None  # the last request to a provider
         self._void_from = 0  # the sequence after the model stage's very first event
 
     async def work(self, worker: str) -> None:
@@ -88,7 +93,9 @@ class Toolchain:
             if self._attempt.draining.is_set():
                 raise GivenBack("between stages")
             self.stage_id = stage.stage_id
-            self.completed[stage.stage_id] = await self._do(stage)
+            completed = await self._do(stage)
+            self._metrics.stage_ended(stage.kind, (completed.duration_ms or 0) / 1000)
+            self.completed[stage.stage_id] = completed
         self.stage_id = None
 
     async def _find_tools(self) -> None:
@@ -136,9 +143,15 @@ class Toolchain:
                 request = self._model_request(stage, route)
                 slot = self._model.slot(route, request)
                 spending = await self._attempt.unless_draining(held.enter_async_context(slot))
+                self._asked = self._metrics.model_asked(route)
                 completed = await self._publish(self._ask_model(stage, request, again))
                 if completed.usage is not None:
+                    self._asked.used(completed.usage)
                     spending.tokens = completed.usage.total_tokens - (again.usage.total_tokens if again else 0)
+        except ModelError as exc:
+            if self._asked is not None:
+                self._asked.failed(exc.code)
+            raise
         except BadCalls as exc:
             self._announce(stage, exc)
             self._restart(stage, self._void_from)
@@ -156,6 +169,8 @@ class Toolchain:
 
     def _announce(self, stage: NextStage, exc: Exception, *, backoff_s: float = 0, model: str | None = None) -> None:
         self._retries += 1
+        if self._asked is not None:
+            self._asked.retried()
         what = f"{model} is asked in its place" if model else f"again in {backoff_s:.1f} s"
         logger.warning("run %s: %s: %s; %s", self._run.run_id, stage.stage_id, exc, what)
         retry_of, retry, reason = stage.stage_id, self._retries, str(exc)
@@ -173,12 +188,17 @@ class Toolchain:
         return last
 
     def _timed(self, event: Event) -> Event:
+        if isinstance(event, ToolResult):
+            self._metrics.tool_ended(event, is_known=event.name in self._tools.names())
         if not isinstance(event, StageCompleted):
             return event
         return event.model_copy(update={"duration_ms": round(1000 * (time.monotonic() - self._began_at))})
 
     def _put(self, event: Event) -> EventId:
-        self._has_output = self._has_output or isinstance(event, ToolCompletionChunk)
+        if not self._has_output and isinstance(event, ToolCompletionChunk):
+            self._has_output = True
+            if self._asked is not None:
+                self._asked.began()
         return self._attempt.producer.put(event)
 
     # --- model stages --------------------------------------------------------

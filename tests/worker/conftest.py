@@ -14,6 +14,7 @@ from shared.line import Line
 from shared.pubsub import Channels
 from shared.settings import Settings
 from worker.lease import LeaseKeeper
+from worker.metrics import WorkerMetrics
 from worker.model.client import Model
 from worker.runner import Runner
 from worker.tools.registry import ToolRegistry
@@ -80,13 +81,21 @@ async def byte_server() -> AsyncIterator[ByteServer]:
 
 
 @pytest.fixture
-async def runner(redis: Redis, settings: Settings, model: Model) -> AsyncIterator[Runner]:
+def metrics() -> WorkerMetrics:
+    return WorkerMetrics()
+
+
+@pytest.fixture
+async def runner(redis: Redis, settings: Settings, model: Model, metrics: WorkerMetrics) -> AsyncIterator[Runner]:
     """Carries out runs with the fixture `model`, which each test file has of its own."""
     line, channels, keeper = Line(redis, 5), Channels(redis, lambda: None), LeaseKeeper(settings)
     tools = ToolRegistry.from_settings(settings)
     await channels.start()
     keeper.start()
-    yield Runner(redis, settings, line=line, worker="w", model=model, tools=tools, keeper=keeper, channels=channels)
+    yield Runner(
+        redis, settings, line=line, worker="w", model=model, tools=tools, keeper=keeper, channels=channels,
+        metrics=metrics,
+    )  # fmt: skip
     keeper.stop()
     await channels.stop()
     await line.aclose()
