@@ -1,18 +1,10 @@
 """What a gateway must have before it lets anybody in, and from where an open one may be reached."""
 
-from ipaddress import ip_address
 from urllib.parse import urlsplit
 
+from shared.loopback import is_loopback
 from shared.refusals import AccessUnset, GatewayExposed
 from shared.settings import Settings
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address, or the name that every machine has for itself, is this machine's own."""
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def check_exposure(settings: Settings, host: str) -> None:

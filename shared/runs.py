@@ -37,6 +37,13 @@ TRANSITIONS: Final[Mapping[RunStatus, frozenset[RunStatus]]] = {
 }
 TERMINAL: Final = frozenset(status for status, nexts in TRANSITIONS.items() if not nexts)
 
+# The events that end a run, and the status that each leaves it in.
+STATUS_BY_END: Final[Mapping[str, RunStatus]] = {
+    "done": RunStatus.SUCCEEDED,
+    "cancel": RunStatus.CANCELLED,
+    "error": RunStatus.FAILED,
+}
+
 # The stages that a run may have, in the order of one round; later rounds are `extraction.2` and so on.
 RUN_STAGE: Final = "run"
 EXTRACTION: Final = "extraction"

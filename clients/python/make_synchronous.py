@@ -17,7 +17,7 @@ _CHANGES: Final = (
     (r"\nimport asyncio\n", "\nimport time\n"),
     (r"\bawait asyncio\.sleep\b", "time.sleep"),
     (r"\bAsyncGenerator\[Received, None\]", "Generator[Received, None, None]"),
-    (r"\bAsync(Generator|Iterator|Stagebus|Run|Client)\b", r"\1"),
+    (r"\bAsync(Generator|Iterator|Stagebus|Runs?|Client|BaseTransport)\b", r"\1"),
     (r"\basync (with|def|for)\b", r"\1"),
     (r"\(await ([\w.]+\([\w.]+\))\)", r"\1"),
     (r"\bawait ", ""),

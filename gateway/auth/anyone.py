@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from gateway.auth.origin import SAFE_METHODS, is_foreign
 from gateway.auth.principal import Ahead, Principal
-from shared.exposure import is_loopback
+from shared.loopback import is_loopback
 from shared.refusals import CrossSite, LoopbackOnly
 from shared.settings import Settings
 from shared.tenants import DEFAULT_TENANT, Scope

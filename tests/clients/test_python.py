@@ -31,13 +31,13 @@ Follow = Callable[..., Awaitable[list[Received]]]
 
 async def _follow(url: str, run_id: str = "01J", cursor: str = "") -> list[Received]:
     async with AsyncStagebus(url) as bus:
-        return [received async for received in bus.run(run_id, cursor)]
+        return [received async for received in bus.runs.resume(run_id, cursor)]
 
 
 async def _follow_in_a_thread(url: str, run_id: str = "01J", cursor: str = "") -> list[Received]:
     def follow() -> list[Received]:
         with Stagebus(url) as bus:
-            return list(bus.run(run_id, cursor))
+            return list(bus.runs.resume(run_id, cursor))
 
     return await asyncio.to_thread(follow)
 
@@ -91,7 +91,7 @@ async def test_holes_without_end_are_told(follow: Follow) -> None:
 async def test_lost_answer_makes_no_second_run() -> None:
     made = Answer(orjson.dumps({"id": "01J"}), 202, "application/json")
     async with FakeGateway.scripted(Answer(b"{", is_cut=True), made) as gateway, AsyncStagebus(gateway.url) as bus:
-        run = await bus.create(user_prompt="x")
+        run = await bus.runs.create(user_prompt="x")
 
     assert run.id == "01J"
     keys = {asked.headers["idempotency-key"] for asked in gateway.asked}
@@ -102,8 +102,8 @@ async def test_lost_answer_makes_no_second_run() -> None:
 async def test_list_may_be_of_some_runs() -> None:
     page = Answer(b'{"runs": [], "next": null}', 200, "application/json")
     async with FakeGateway(lambda _: page) as gateway, AsyncStagebus(gateway.url) as bus:
-        await bus.list_runs(5, status=["queued", "running"], q="a b", metadata={"user": "4/2"})
-        await bus.list_runs(status="parked", model="m", before="01J")
+        await bus.runs.list(5, status=["queued", "running"], q="a b", metadata={"user": "4/2"})
+        await bus.runs.list(status="parked", model="m", before="01J")
 
     assert [asked.path for asked in gateway.asked] == [
         "/runs?limit=5&status=queued%2Crunning&q=a+b&metadata.user=4%2F2",
@@ -118,7 +118,7 @@ async def test_refusal_says_what_to_do(monkeypatch: pytest.MonkeyPatch, status: 
     gateway = FakeGateway(lambda _: Answer(problem, status, "application/problem+json"))
     async with gateway, AsyncStagebus(gateway.url, api_key="k") as bus:
         with pytest.raises(kind, match="do this") as caught:
-            await bus.create(user_prompt="x")
+            await bus.runs.create(user_prompt="x")
 
     assert caught.value.code == "some_code"
     assert gateway.asked[0].headers["authorization"] == "Bearer k"

@@ -40,6 +40,7 @@ from shared.events import (
     ToolSummary,
     Usage,
 )
+from shared.runs import STATUS_BY_END
 
 OUTCOME = ToolOutcome(
     call_id="c1", name="get_weather", arguments='{"city": "Köln"}', content="14 °C\u2028", is_error=True
@@ -104,7 +105,7 @@ def test_names_are_never_changed() -> None:
         "approval_required", "input_required", "approval_decided", "tool_call", "tool_progress", "tool_result",
         "tool_summary", "stage_completed", "done", "cancel", "error",
     ]  # fmt: skip
-    assert {"done", "cancel", "error"} == TERMINAL_NAMES
+    assert {"done", "cancel", "error"} == TERMINAL_NAMES == set(STATUS_BY_END)
     assert Gap.event == "gap"
 
 

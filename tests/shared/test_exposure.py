@@ -1,6 +1,7 @@
 import pytest
 
-from shared.exposure import check_access, check_exposure, is_loopback
+from shared.exposure import check_access, check_exposure
+from shared.loopback import is_loopback
 from shared.refusals import AccessUnset, GatewayExposed
 from shared.settings import Settings
 

@@ -3,16 +3,16 @@
     from stagebus.client import Stagebus
 
     with Stagebus("http://127.0.0.1:8000") as bus:
-        run = bus.create(user_prompt="What is the weather in Paris?")
+        run = bus.runs.create(user_prompt="What is the weather in Paris?")
         for received in run:
             print(received.event, received.data)
         print(run.result().text)
 
 `AsyncStagebus` has the same words with `await` and `async for`. What a client keeps of a run
-is `run.cursor`; `bus.run(run_id, cursor)` goes on from it, in another process, too.
+is `run.cursor`; `bus.runs.resume(run_id, cursor)` goes on from it, in another process, too.
 """
 
-from stagebus.client.asynchronous import AsyncRun, AsyncStagebus
+from stagebus.client.asynchronous import AsyncRun, AsyncRuns, AsyncStagebus
 from stagebus.client.errors import (
     ClientError,
     Conflict,
@@ -30,11 +30,11 @@ from stagebus.client.errors import (
 )
 from stagebus.client.picture import CallPicture, Picture, StagePicture
 from stagebus.client.place import Received
-from stagebus.client.results import Result
-from stagebus.client.synchronous import Run, Stagebus
+from stagebus.client.results import Result, Ticket
+from stagebus.client.synchronous import Run, Runs, Stagebus
 
 __all__ = [
-    "AsyncRun", "AsyncStagebus", "CallPicture", "ClientError", "Conflict", "Forbidden", "InvalidRequest", "NotFound",
-    "Picture", "RateLimited", "Received", "Refused", "Result", "Run", "RunCancelled", "RunFailed", "StagePicture",
-    "Stagebus", "StreamBroken", "Unauthenticated", "Unavailable", "Unreachable",
+    "AsyncRun", "AsyncRuns", "AsyncStagebus", "CallPicture", "ClientError", "Conflict", "Forbidden", "InvalidRequest", "NotFound",
+    "Picture", "RateLimited", "Received", "Refused", "Result", "Run", "RunCancelled", "RunFailed", "Runs", "StagePicture",
+    "Stagebus", "StreamBroken", "Ticket", "Unauthenticated", "Unavailable", "Unreachable",
 ]  # fmt: skip

@@ -14,7 +14,7 @@ from stagebus.client.errors import Unreachable
 from stagebus.client.following import BREAKS, SILENCE_MAX_S, Following, OnLost, jitter
 from stagebus.client.picture import Picture
 from stagebus.client.place import Place, Received
-from stagebus.client.results import Result, result_of
+from stagebus.client.results import Result, Ticket, result_of, ticket_of
 
 
 class AsyncStagebus:
@@ -23,15 +23,24 @@ class AsyncStagebus:
     Args:
         url: else STAGEBUS_URL, else http://127.0.0.1:8000.
         api_key: else STAGEBUS_API_KEY, else none.
+        ticket: in the place of a key, where one run is all that is to be looked at.
         on_lost: hears of each lost stream: the cursor to go on from, and how soon that will be tried.
+        transport: another way to the gateway than httpx's own.
     """
 
     def __init__(
-        self, url: str | None = None, *, api_key: str | None = None, on_lost: OnLost = lambda _cursor, _wait_s: None
+        self,
+        url: str | None = None,
+        *,
+        api_key: str | None = None,
+        ticket: str | None = None,
+        on_lost: OnLost = lambda _cursor, _wait_s: None,
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._http = httpx.AsyncClient(**calls.connection(url, api_key))
+        self._http = httpx.AsyncClient(**calls.connection(url, api_key, ticket), transport=transport)
         self._on_lost = on_lost
         self.url = str(self._http.base_url).rstrip("/")
+        self.runs = AsyncRuns(self)
 
     async def __aenter__(self) -> Self:
         return self
@@ -44,23 +53,6 @@ class AsyncStagebus:
     async def aclose(self) -> None:
         """Close all connections."""
         await self._http.aclose()
-
-    async def create(self, *, idempotency_key: str | None = None, **fields: Unpack[RunFields]) -> "AsyncRun":
-        """Make a run. However often the request has to be sent, it makes one.
-
-        Raises:
-            Refused: the request does not hold, or cannot be taken now.
-            Unreachable: nobody answers.
-        """
-        return self.run((await self.call(calls.create(fields, idempotency_key)))["id"])
-
-    def run(self, run_id: str, cursor: str = "") -> "AsyncRun":
-        """A run that was made before, followed from the event after `cursor` on."""
-        return AsyncRun(self, run_id, cursor)
-
-    async def list_runs(self, limit: int = 20, before: str | None = None, **filters: Unpack[RunFilters]) -> Json:
-        """Runs, newest first: `runs`, and `next`, `before` which they go on, even where a page is short or empty."""
-        return await self.call(calls.list_runs(limit, before, filters))
 
     async def tools(self) -> list[Json]:
         """The tools that a run may name."""
@@ -124,6 +116,34 @@ class AsyncStagebus:
                 await asyncio.sleep(following.wait_s(failure))
 
 
+class AsyncRuns:
+    """The runs of a gateway."""
+
+    def __init__(self, client: AsyncStagebus) -> None:
+        self._client = client
+
+    async def create(self, *, idempotency_key: str | None = None, **fields: Unpack[RunFields]) -> "AsyncRun":
+        """Make a run. However often the request has to be sent, it makes one.
+
+        Raises:
+            Refused: the request does not hold, or cannot be taken now.
+            Unreachable: nobody answers.
+        """
+        return self.resume((await self._client.call(calls.create(fields, idempotency_key)))["id"])
+
+    def resume(self, run_id: str, cursor: str = "") -> "AsyncRun":
+        """A run that was made before, followed from the event after `cursor` on.
+
+        Raises:
+            BadCursor: it is neither an event id nor a word for the start.
+        """
+        return AsyncRun(self._client, run_id, cursor)
+
+    async def list(self, limit: int = 20, before: str | None = None, **filters: Unpack[RunFilters]) -> Json:
+        """Runs, newest first: `runs`, and `next`, `before` which they go on, even where a page is short or empty."""
+        return await self._client.call(calls.list_runs(limit, before, filters))
+
+
 class AsyncRun:
     """One run: `async for` gives its events, each once; `picture` is what they came to so far."""
 
@@ -184,3 +204,11 @@ class AsyncRun:
     async def answer(self, call_id: str, text: str) -> None:
         """Answer what the model asked."""
         await self._client.call(calls.decide(self.id, call_id, "answer", text=text))
+
+    async def ticket(self, *, share: bool = False, ttl_s: int | None = None) -> Ticket:
+        """What lets somebody without a key look at this run, and at nothing else.
+
+        Args:
+            share: a link to pass on, good for a day where `ttl_s` does not say otherwise.
+        """
+        return ticket_of(self._client.url, await self._client.call(calls.ticket(self.id, share=share, ttl_s=ttl_s)))

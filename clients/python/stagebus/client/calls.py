@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import httpx
 
-from shared.exposure import is_loopback
+from shared.loopback import is_loopback
 from stagebus.client.errors import Refused
 
 URL_DEFAULT: Final = "http://127.0.0.1:8000"
@@ -93,6 +93,11 @@ def decide(run_id: str, call_id: str, decision: str, **details: Any) -> Call:
     return Call("POST", f"{run_path(run_id)}/approvals/{quote(call_id, safe='')}", {"decision": decision, **given})
 
 
+def ticket(run_id: str, *, share: bool, ttl_s: int | None) -> Call:
+    """Ask for a ticket to look at the run."""
+    return Call("POST", run_path(run_id) + "/ticket", {"share": share, **({} if ttl_s is None else {"ttl_s": ttl_s})})
+
+
 TOOLS: Final = Call("GET", "/tools")
 MODELS: Final = Call("GET", "/models")
 
@@ -132,16 +137,17 @@ def refusal(response: httpx.Response) -> Refused:
     return Refused.of(response.status_code, problem if isinstance(problem, dict) else {}, retry_after_s(response))
 
 
-def connection(url: str | None, api_key: str | None) -> dict[str, Any]:
+def connection(url: str | None, api_key: str | None, ticket: str | None) -> dict[str, Any]:
     """The arguments of httpx's clients: where, with what key, and how long to wait.
 
-    What is not given comes from STAGEBUS_URL and STAGEBUS_API_KEY.
+    What is not given comes from STAGEBUS_URL and STAGEBUS_API_KEY; an empty key is none.
     """
     base_url = (url or os.environ.get("STAGEBUS_URL") or URL_DEFAULT).rstrip("/")
-    key = api_key or os.environ.get("STAGEBUS_API_KEY")
+    key = None if ticket else os.environ.get("STAGEBUS_API_KEY") if api_key is None else api_key
     return {
         "base_url": base_url,
         "headers": {"Authorization": f"Bearer {key}"} if key else {},
+        "params": {"ticket": ticket} if ticket else {},
         "timeout": httpx.Timeout(ANSWER_MAX_S, connect=CONNECT_MAX_S),
         # A proxy that the environment names is not the way to this machine.
         "trust_env": not is_loopback(httpx.URL(base_url).host),

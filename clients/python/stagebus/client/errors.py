@@ -5,7 +5,7 @@
       Unauthenticated       401: no key, or one that does not hold
       Forbidden             403: the key may not do this
       NotFound              404: no such run, stage or approval
-      Conflict              409: it was decided or ended otherwise
+      Conflict              409: it was decided or ended otherwise, or the idempotency key made another run
       RateLimited           429: `retry_after_s` says when to come again
       Unavailable           5xx: tried again for a while, in vain
     Unreachable             nobody answers
@@ -37,6 +37,9 @@ class Refused(ClientError):
     def of(cls, status: int, problem: Mapping[str, Any], retry_after_s: float | None = None) -> "Refused":
         """The refusal of the kind that the status says."""
         kind = _KIND_BY_STATUS.get(status, Unavailable if status >= _SERVER_ERRORS_FROM else Refused)
+        # A 422, but nothing in the request would mend it.
+        if problem.get("code") == "idempotency_conflict":
+            kind = Conflict
         return kind(status, problem, retry_after_s)
 
 

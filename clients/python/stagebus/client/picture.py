@@ -7,11 +7,10 @@ the log goes on, so the picture is always the log's.
 from dataclasses import dataclass, field
 from typing import Any
 
-from shared.runs import TOOLS
-from stagebus.client.place import Received
+from shared.runs import STATUS_BY_END, TOOLS
+from stagebus.client.place import GAP, Received
 
 Json = dict[str, Any]
-_ENDS = {"done": "succeeded", "cancel": "cancelled", "error": "failed"}
 
 
 @dataclass
@@ -89,7 +88,7 @@ class Picture:
 
     def add(self, received: Received) -> None:
         """Go on by one event or gap."""
-        if received.event == "gap":
+        if received.event == GAP:
             earliest = int(received.data["earliest"].partition("-")[2])
             kept = [event for event in self._events if event.sequence < earliest]
             self.__init__()  # type: ignore[misc]
@@ -114,7 +113,7 @@ class Picture:
                 stage = self._stage(data)
                 stage.status, stage.usage, stage.duration_ms = "completed", data.get("usage"), data.get("duration_ms")
             case "done" | "cancel" | "error":
-                self.status = _ENDS[received.event]
+                self.status = STATUS_BY_END[received.event].value
                 self.error = data if received.event == "error" else None
                 self.usage = data.get("usage")
             case _ if "call_id" in data:

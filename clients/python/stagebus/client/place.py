@@ -4,13 +4,18 @@ What a client keeps is its cursor. Each event's sequence has to follow the last 
 one is known already, a higher one shows a hole. A `gap` takes back what the log lost.
 """
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 from httpx_sse import ServerSentEvent
 
 from shared.cursor import parse_cursor, parse_id
-from shared.events import EVENT_BY_NAME, TERMINAL_NAMES, Event, Gap
+from shared.runs import STATUS_BY_END
+
+if TYPE_CHECKING:
+    from stagebus.events import Event, Gap
+
+GAP: Final = "gap"
 
 
 class Received(NamedTuple):
@@ -26,13 +31,16 @@ class Received(NamedTuple):
         return parse_id(self.id).sequence if self.id else 0
 
     @property
-    def typed(self) -> Event | Gap | None:
+    def typed(self) -> "Event | Gap | None":
         """The event as its class in `stagebus.events`; None where this version knows none of that name.
 
         Raises:
             pydantic.ValidationError: the payload is not that event's.
         """
-        kind = Gap if self.event == Gap.event else EVENT_BY_NAME.get(self.event)
+        # Here, since they take longer to import than all else that a client needs.
+        from stagebus.events import EVENT_BY_NAME, Gap
+
+        kind = Gap if self.event == GAP else EVENT_BY_NAME.get(self.event)
         # A newer gateway's further fields are none of ours.
         return None if kind is None else kind.model_validate(self.data, extra="ignore")
 
@@ -65,7 +73,7 @@ class Place:
         if not frame.data:  # a retry frame
             return None
         received = Received(frame.id, frame.event, orjson.loads(frame.data))
-        if received.event == Gap.event:
+        if received.event == GAP:
             # The log lost what came from here on; what it has now comes instead.
             self._sequence = parse_id(received.data["earliest"]).sequence - 1
             return received._replace(id="")
@@ -75,5 +83,5 @@ class Place:
             raise Hole(f"{received.id} after sequence {self._sequence}")
         self._sequence = received.sequence
         self.cursor = received.id
-        self.is_ended = received.event in TERMINAL_NAMES
+        self.is_ended = received.event in STATUS_BY_END
         return received

@@ -1,4 +1,4 @@
-"""What a run came to."""
+"""What a run came to, and what shows it to others."""
 
 from typing import Any, NamedTuple
 
@@ -11,6 +11,21 @@ class Result(NamedTuple):
     text: str
     usage: dict[str, int]
     run: dict[str, Any]
+
+
+class Ticket(NamedTuple):
+    """A way to look at one run without a key."""
+
+    text: str  # for `Stagebus(ticket=…)`
+    expires_at: str
+    page: str  # a link to the page that shows the run
+    events: str  # its stream, for an EventSource
+
+
+def ticket_of(url: str, answer: dict[str, Any]) -> Ticket:
+    """The ticket out of a gateway's answer, its links from `url` on."""
+    links = answer["links"]
+    return Ticket(answer["ticket"], answer["expires_at"], url + links["page"], url + links["events"])
 
 
 def result_of(run: dict[str, Any]) -> Result:
