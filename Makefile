@@ -2,7 +2,7 @@
 #
 #   make up      the whole system on this machine; PORT= and HOST= choose where
 #   make test    every test, the browser's included; JOBS= at a time, ARGS= goes to pytest
-#   make chaos   a storm of faults over the whole system; MINUTES=, SEED=, CLIENT=js
+#   make chaos   a storm of faults over the whole system; MINUTES=, SEED=, CLIENT=python or js
 #   make model   the model of the log protocol, walked further than the suite does
 #   make fuzz    EXAMPLES= of junk at each parser, and Schemathesis over the API; SEED=
 #   make soak    RUNS= runs through one worker and one gateway: does either grow?
@@ -19,7 +19,7 @@ ARGS ?=
 JOBS ?= 2
 MINUTES ?= 1
 SEED ?= 1
-CLIENT ?= python
+CLIENT ?= strict
 RUNS ?= 10000
 EXAMPLES ?= 15000
 QUICK ?=

@@ -10,7 +10,7 @@ import sys
 from contextlib import suppress
 from typing import Any, Final
 
-from shared.terminal import printable
+from shared.printable import printable
 
 _OWN: Final = frozenset({"time", "level", "logger", "message", "exception"})
 

@@ -353,20 +353,3 @@ class PortTaken(StagebusError):
 
     def __init__(self, setting: str, host: str, port: int, reason: str) -> None:
         super().__init__(f"{setting}: cannot listen on {host}, port {port}: {reason}")
-
-
-class GatewayUnreachable(StagebusError):
-    """The command line finds no gateway; the run, if there is one, is not touched by that."""
-
-
-class RequestRefused(StagebusError):
-    """A gateway answered with a problem; `problem` is its body."""
-
-    def __init__(self, status: int, problem: dict[str, object]) -> None:
-        super().__init__(str(problem.get("detail") or problem.get("title") or f"HTTP status {status}"))
-        self.status = status
-        self.problem = problem
-
-
-class StreamBroken(StagebusError):
-    """A stream keeps skipping events, however often it is asked again: whatever sends it is no gateway of ours."""

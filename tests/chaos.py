@@ -2,7 +2,7 @@
 
     python -m tests.chaos --minutes 10 --seed 7        (make chaos MINUTES=10 SEED=7)
 
-With `--client js` (CLIENT=js) the runs are followed by the JavaScript client, whose connections are cut at any byte.
+With `--client js` or `python` (CLIENT=js) the runs are followed by that client, whose connections are cut at any byte.
 At the end a ledger. Lost, doubled, reordered, stranded, paid twice and immortal must be 0;
 the program's exit code says whether they are.
 """
@@ -29,6 +29,7 @@ from tests.deciders import Deciders
 from tests.fault_tools import TOOLS
 from tests.js_client import JsClient, JsClients, js_clients
 from tests.proxy import Proxy
+from tests.python_client import PythonClient
 from tests.strict_client import TERMINAL, StrictClient, Violation
 from tests.system import Process, System
 
@@ -84,7 +85,14 @@ class Storm:
     """Runs, clients and faults, all out of one seed."""
 
     def __init__(
-        self, system: System, proxy: Proxy, seed: int, parallel_runs: int, notes: Path, js: JsClients | None = None
+        self,
+        system: System,
+        proxy: Proxy,
+        seed: int,
+        parallel_runs: int,
+        notes: Path,
+        client: str = "strict",
+        js: JsClients | None = None,
     ) -> None:
         self.system = system
         self.proxy = proxy
@@ -92,6 +100,7 @@ class Storm:
         self.ledger = Ledger(seed)
         self._parallel_runs = parallel_runs
         self._notes = notes
+        self._client_name = client
         self._js = js
         self._number = 0
         self._is_over = False
@@ -188,9 +197,12 @@ class Storm:
         self._note(clients, body)
 
     def _client(self, run_id: str) -> StrictClient:
-        if self._js is None:
+        if self._client_name == "strict":
             return StrictClient(self.system.urls, run_id)
-        return JsClient(self._js, self.system.urls, run_id, self.random.choice([0, 5_000, 50_000]))
+        cut_max = self.random.choice([0, 5_000, 50_000])
+        if self._js is not None:
+            return JsClient(self._js, self.system.urls, run_id, cut_max)
+        return PythonClient(self.system.urls, run_id, cut_max)
 
     def _patience(self) -> int | None:
         return self.random.choice([None, None, 1, 10, 50])
@@ -308,8 +320,8 @@ FAULTS: dict[str, Callable[[Storm], Awaitable[None]]] = {
 }
 
 
-async def storm(seconds: float, seed: int, parallel_runs: int, folder: Path, client: str = "python") -> Ledger:
-    """A storm of so many seconds, followed by the strict client or by JavaScript's."""
+async def storm(seconds: float, seed: int, parallel_runs: int, folder: Path, client: str = "strict") -> Ledger:
+    """A storm of so many seconds, followed by the strict client, by `stagebus.client` or by JavaScript's."""
     notes = folder / "tools.log"
     notes.touch()
     env = {"STAGEBUS_TOOLS": TOOLS, "FAULT_TOOLS_LOG": str(notes), "STAGEBUS_RUN_TRIES_MAX": "1000"}
@@ -318,7 +330,7 @@ async def storm(seconds: float, seed: int, parallel_runs: int, folder: Path, cli
     async with Proxy(system.redis_port) as proxy:
         system.set_env("STAGEBUS_REDIS_URL", f"redis://127.0.0.1:{proxy.port}/0")
         async with system, js_clients() if client == "js" else nullcontext() as js:
-            return await Storm(system, proxy, seed, parallel_runs, notes, js).rage(seconds)
+            return await Storm(system, proxy, seed, parallel_runs, notes, client, js).rage(seconds)
 
 
 def main() -> None:
@@ -327,7 +339,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--runs", type=int, default=100, help="runs at a time")
-    parser.add_argument("--client", choices=["python", "js"], default="python", help="who follows the runs")
+    parser.add_argument("--client", choices=["strict", "python", "js"], default="strict", help="who follows the runs")
     options = parser.parse_args()
     print(f"storm of {options.minutes:g} minutes, seed {options.seed}")
     folder = Path(tempfile.mkdtemp(prefix="storm-"))

@@ -11,7 +11,14 @@ from shared.errors import RunFailed, StagebusError
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("gateway", "worker", "shared")
-MAY_IMPORT = {"gateway": {"gateway", "shared"}, "worker": {"worker", "shared"}, "shared": {"shared"}}
+MAY_IMPORT = {
+    "gateway": {"gateway", "shared"},
+    "worker": {"worker", "shared"},
+    "shared": {"shared"},
+    "stagebus": {"stagebus", "shared"},
+    "clients/python/stagebus/tools.py": {"worker"},  # what people import of it who write tools
+    "shared/cli.py": {"stagebus"},  # where the command once was
+}
 MAY_IMPORT_ARQ = {"shared/queue.py", "worker/queue.py", "worker/app.py"}
 FILE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 60
@@ -37,7 +44,8 @@ TEXT_SUFFIXES = {
     "",
 }
 
-MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+CLIENT = ROOT / "clients" / "python" / "stagebus"
+MODULES = sorted(path for folder in (*(ROOT / p for p in PACKAGES), CLIENT) for path in folder.rglob("*.py"))
 PAGE_FILES = sorted((ROOT / "gateway" / "static").glob("*.*s"))
 CLIENT_FILES = sorted(path for path in (ROOT / "clients" / "js").glob("[st]*/*.*s") if path.name != "schema.ts")
 SCRIPTS = sorted((ROOT / "shared" / "lua").glob("*.lua"))
@@ -68,11 +76,17 @@ def text_files() -> Iterator[Path]:
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_packages_meet_only_in_shared(path: Path) -> None:
-    """gateway → shared ← worker; the command line starts the others as processes."""
-    package = path.relative_to(ROOT).parts[0]
-    ours = {module.split(".")[0] for module in imports_of(path)} & set(PACKAGES)
+    """gateway → shared ← worker, and the client's package ← its users' programs; it starts the others as processes."""
+    package = path.relative_to(CLIENT.parent if path.is_relative_to(CLIENT) else ROOT).parts[0]
+    ours = {module.split(".")[0] for module in imports_of(path)} & {*PACKAGES, "stagebus"}
 
-    assert ours <= MAY_IMPORT[package]
+    assert ours <= MAY_IMPORT[name_of(path) if name_of(path) in MAY_IMPORT else package]
+
+
+def test_client_knows_nothing_of_its_command() -> None:
+    importers = {name_of(path) for path in MODULES if any(m.startswith("stagebus.cli.") for m in imports_of(path))}
+
+    assert importers <= {name_of(path) for path in (CLIENT / "cli").iterdir()} | {"shared/cli.py"}
 
 
 def test_arq_has_few_doors() -> None:

@@ -12,8 +12,8 @@ import pytest
 import typer
 import yaml
 
-from shared.cli import app
 from shared.settings import Settings
+from stagebus.cli.main import app
 
 ROOT = Path(__file__).parent.parent
 OWN_IMAGE = "stagebus:"

@@ -1,7 +1,8 @@
-"""`stagebus run`, `tail`, `ls` and `cancel` against a live system."""
+"""`stagebus run`, `tail`, `ls`, `show` and `cancel` in pipes, against a live system."""
 
 import asyncio
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ SLOW = {"user_prompt": WEATHER, "model": "demo:delay_ms=300"}
 
 async def start(system: System, *args: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "shared.cli", *args, "--url", system.url, cwd=ROOT,
+        sys.executable, "-m", "stagebus.cli", *args, "--url", system.url, cwd=ROOT,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
@@ -44,7 +45,8 @@ async def test_run_streams_the_text_and_tells_the_rest(healthy: System) -> None:
     assert out == f"{client.text('extraction')}\n{client.text('synthesis')}\n"
     assert err.count("\nget_weather {") == 2
     assert err.count("\nget_weather: {") == 2
-    assert err.splitlines()[-1].startswith("done: 2 calls, ")
+    assert re.fullmatch(r"done in \d+\.\d s: 2 calls, \d+ tokens", err.splitlines()[-1])
+    assert "\x1b" not in out + err
 
 
 async def test_run_without_synthesis_has_the_first_text_alone(healthy: System) -> None:
@@ -83,7 +85,7 @@ async def test_failed_run_is_exit_code_1(healthy: System) -> None:
     assert err.splitlines()[-1].startswith("error: ")
 
 
-async def test_cancel_ends_the_run_and_its_follower_with_2(healthy: System) -> None:
+async def test_cancel_ends_the_run_and_its_follower_with_3(healthy: System) -> None:
     run_id = await post_run(healthy.url, SLOW)
     tailing = await start(healthy, "tail", run_id)
     assert tailing.stdout is not None
@@ -93,7 +95,7 @@ async def test_cancel_ends_the_run_and_its_follower_with_2(healthy: System) -> N
 
     assert code == 0
     assert out in (f"{run_id} is being cancelled\n", f"{run_id} cancelled\n")
-    assert tailing.returncode == 2
+    assert tailing.returncode == 3
     assert err.decode().splitlines()[-1] == "cancelled"
     assert (await stagebus(healthy, "cancel", run_id))[1] == f"{run_id} cancelled\n"
 
@@ -147,10 +149,10 @@ async def test_list_shows_the_newest_first(healthy: System) -> None:
 @pytest.mark.parametrize(
     ("args", "code", "said"),
     [
-        (("tail", "01J00000000000000000000000"), 1, "there is no run"),
-        (("tail", "01J00000000000000000000000", "--from", "junk"), 1, "a cursor is an event id"),
-        (("cancel", "nope"), 1, "there is no run"),
-        (("run", ""), 1, "user_prompt"),
+        (("tail", "01J00000000000000000000000"), 4, "there is no run"),
+        (("tail", "01J00000000000000000000000", "--from", "junk"), 2, "a cursor is an event id"),
+        (("cancel", "nope"), 4, "there is no run"),
+        (("run", ""), 4, "user_prompt"),
         (("run",), 2, "Missing argument"),
         (("walk",), 2, "No such command"),
     ],

@@ -19,6 +19,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 ROOT = Path(__file__).parent.parent.parent
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 README = (ROOT / "README.md").read_text()
+CLI = (ROOT / "docs" / "cli.md").read_text()
+PYTHON = (ROOT / "docs" / "python.md").read_text()
 LONG = {"user_prompt": "What is the weather in Paris and in Tokyo?", "model": "demo:delay_ms=400"}
 
 
@@ -85,6 +87,29 @@ async def test_readme_s_curl_lines_show_a_resume(healthy: System) -> None:
     assert ids.count("1") == 1
     assert "event: done" in output
     assert [int(sequence) for sequence in ids] == list(range(1, len(ids) + 1)), "the rest, and nothing twice"
+
+
+async def test_command_line_s_page_can_be_typed(healthy: System, tmp_path: Path) -> None:
+    """In one go, as its lines build on each other; what it writes goes to a folder of its own."""
+    (script,) = blocks(CLI)
+    output = await type_in(f"cd {tmp_path}\n{script}", URL=healthy.url, XDG_CONFIG_HOME=str(tmp_path))
+
+    assert "here is what the tools found" in output
+    assert (tmp_path / "events.jsonl").read_text().count('"event":"done"') == 1
+    assert "metadata user=42" in output
+    assert re.search(r"^01\w+  succeeded ", output, re.MULTILINE)
+    assert '"metadata":{"user":"42"}' in output
+    assert "done in " in output.splitlines()[-1]
+
+
+async def test_python_client_s_page_can_be_run(healthy: System) -> None:
+    scripts = [block.replace("http://127.0.0.1:8000", healthy.url) for block in blocks(PYTHON, "python")]
+    outputs = await asyncio.gather(*(type_in('python -c "$SCRIPT"', SCRIPT=script) for script in scripts))
+
+    assert len(outputs) == 5
+    assert "get_weather" in outputs[0]
+    assert "calls get_weather" in outputs[1]
+    assert "the blue one" in outputs[4]
 
 
 async def test_readme_s_tool_can_be_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,7 @@ async def up(tmp_path: Path) -> AsyncIterator[Up]:
     def make(*args: str) -> Process:
         process = Process(
             f"up{len(made)}",
-            ["-m", "shared.cli", "up", "--port", "0", "--data-dir", str(tmp_path / "data"), *args],
+            ["-m", "stagebus.cli", "up", "--port", "0", "--data-dir", str(tmp_path / "data"), *args],
             ENV,
             tmp_path,
         )

@@ -33,7 +33,10 @@ BREAKS: Final = (httpx.TransportError, httpx.StreamError, Hole, ValueError)
 class Following:
     """One reader's way through one run."""
 
-    def __init__(self, url: str, run_id: str, place: Place, on_lost: OnLost) -> None:
+    def __init__(
+        self, url: str, run_id: str, place: Place, on_lost: OnLost, patience_s: float | None, *, is_found: bool
+    ) -> None:
+        """`is_found`: a gateway answered before, so that there is one to wait for."""
         self.place = place
         self.path = run_path(run_id) + "/events"
         self._url = url
@@ -42,7 +45,9 @@ class Following:
         self._retry_s = RETRY_S
         self._failures = 0
         self._holes = 0
-        self._give_up_at = time.monotonic() + FIRST_CONTACT_MAX_S
+        self._patience_s = PATIENCE_S if patience_s is None else patience_s
+        is_first_contact = patience_s is None and not is_found
+        self._give_up_at = time.monotonic() + (FIRST_CONTACT_MAX_S if is_first_contact else self._patience_s)
 
     @property
     def is_ended(self) -> bool:
@@ -101,7 +106,7 @@ class Following:
         return wait_s
 
     def _reach(self) -> None:
-        self._give_up_at = time.monotonic() + PATIENCE_S
+        self._give_up_at = time.monotonic() + self._patience_s
 
 
 def jitter() -> float:

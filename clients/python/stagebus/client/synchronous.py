@@ -24,6 +24,7 @@ class Stagebus:
         url: else STAGEBUS_URL, else http://127.0.0.1:8000.
         api_key: else STAGEBUS_API_KEY, else none.
         ticket: in the place of a key, where one run is all that is to be looked at.
+        patience_s: for how long a stream looks for a gateway; else for 5 s, and for 300 s where one was there.
         on_lost: hears of each lost stream: the cursor to go on from, and how soon that will be tried.
         transport: another way to the gateway than httpx's own.
     """
@@ -34,11 +35,14 @@ class Stagebus:
         *,
         api_key: str | None = None,
         ticket: str | None = None,
+        patience_s: float | None = None,
         on_lost: OnLost = lambda _cursor, _wait_s: None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._http = httpx.Client(**calls.connection(url, api_key, ticket), transport=transport)
+        self._patience_s = patience_s
         self._on_lost = on_lost
+        self._is_found = False
         self.url = str(self._http.base_url).rstrip("/")
         self.runs = Runs(self)
 
@@ -76,6 +80,7 @@ class Stagebus:
                 response = self._http.request(
                     call.method, call.path, json=call.json, params=call.params, headers=call.headers
                 )
+                self._is_found = True
                 if not response.is_error:
                     return dict(response.json())
             except httpx.TransportError as exc:
@@ -94,7 +99,7 @@ class Stagebus:
             Unreachable: nobody answers for a long time.
             StreamBroken: what is sent has holes.
         """
-        following = Following(self.url, run_id, place, self._on_lost)
+        following = Following(self.url, run_id, place, self._on_lost, self._patience_s, is_found=self._is_found)
         timeout = httpx.Timeout(SILENCE_MAX_S, connect=calls.CONNECT_MAX_S)
         while not following.is_ended:
             failure: Exception | None = None

@@ -7,8 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from shared.errors import InvalidRequest
-from shared.key_commands import keys_app, parse_duration, parse_scopes
 from shared.tenants import Scope
+from stagebus.cli.keys import keys_app, parse_duration, parse_scopes
 
 KEY = re.compile(r"sbk_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
 
@@ -17,7 +17,7 @@ KEY = re.compile(r"sbk_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
 def type_in(redis_url: str, monkeypatch: pytest.MonkeyPatch):
     """Runs a command; its exit code, stdout and stderr."""
     monkeypatch.setenv("STAGEBUS_REDIS_URL", redis_url)
-    monkeypatch.setattr("shared.key_commands.configure", lambda _level: None)  # pytest's handlers stay
+    monkeypatch.setattr("stagebus.cli.keys.configure", lambda _level: None)  # pytest's handlers stay
 
     def run(*args: str) -> tuple[int, str, str]:
         result = CliRunner().invoke(keys_app, args)

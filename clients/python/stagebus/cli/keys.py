@@ -1,24 +1,22 @@
 """`stagebus keys`: the operator's tool for API keys. It talks to Redis itself, past any gateway."""
 
-import asyncio
 import getpass
 import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Annotated, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import typer
-from redis.asyncio import Redis
 
-from shared import api_keys
-from shared import redis as redis_connections
-from shared.api_keys import NAME_MAX_CHARS, ListedKey
 from shared.audit import audit
 from shared.errors import InvalidRequest
 from shared.logging import configure
-from shared.redis import storage_errors
-from shared.settings import load_settings
 from shared.tenants import DEFAULT_TENANT, TENANT_PATTERN, Scope, is_tenant
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from shared.api_keys import ListedKey
 
 T = TypeVar("T")
 
@@ -38,13 +36,15 @@ def create_key(
     name: Annotated[str, typer.Option(help="what you call it")] = "",
 ) -> None:
     """Make a key and print it; it is shown this once."""
+    from shared import api_keys
+
     if not is_tenant(tenant):
         raise InvalidRequest(f"a tenant's name is {TENANT_PATTERN}")
-    if len(name) > NAME_MAX_CHARS or not name.isprintable():
-        raise InvalidRequest(f"a key's name has at most {NAME_MAX_CHARS} printable characters")
+    if len(name) > api_keys.NAME_MAX_CHARS or not name.isprintable():
+        raise InvalidRequest(f"a key's name has at most {api_keys.NAME_MAX_CHARS} printable characters")
     wanted, ttl_s = parse_scopes(scopes), parse_duration(expires)
 
-    async def make(redis: Redis) -> str:
+    async def make(redis: "Redis") -> str:
         record, key = await api_keys.create(redis, tenant=tenant, scopes=wanted, name=name, ttl_s=ttl_s)
         audit(
             "key.create", subject=_operator(), tenant=tenant, key=record.key_id, name=name,
@@ -60,6 +60,8 @@ def create_key(
 @keys_app.command("list")
 def list_keys(tenant: Annotated[str | None, typer.Option(help="only this tenant's")] = None) -> None:
     """List the keys that hold, the oldest first: id, tenant, scopes, expiry, last use, name."""
+    from shared import api_keys
+
     for listed in _with_redis(lambda redis: api_keys.list_keys(redis, tenant)):
         typer.echo(_row(listed))
 
@@ -67,6 +69,8 @@ def list_keys(tenant: Annotated[str | None, typer.Option(help="only this tenant'
 @keys_app.command("revoke")
 def revoke_key(key_id: Annotated[str, typer.Argument(help="its id, as `list` shows it; sbk_<id> will do")]) -> None:
     """Make a key worthless, with every session and ticket that came of it."""
+    from shared import api_keys
+
     found = re.fullmatch(r"(?:sbk_)?([0-9a-f]{12})(?:_.*)?", key_id)
     record = _with_redis(lambda redis: api_keys.revoke(redis, found[1])) if found else None
     if record is None:
@@ -102,7 +106,13 @@ def parse_duration(text: str) -> float | None:
     return int(match[1]) * float(_UNIT_S[match[2]])
 
 
-def _with_redis(ask: Callable[[Redis], Awaitable[T]]) -> T:
+def _with_redis(ask: "Callable[[Redis], Awaitable[T]]") -> T:
+    import asyncio
+
+    from shared import redis as redis_connections
+    from shared.redis import storage_errors
+    from shared.settings import load_settings
+
     settings = load_settings()
     configure(settings.log_level)
 
@@ -124,7 +134,7 @@ def _operator() -> str:
         return "operator"
 
 
-def _row(listed: ListedKey) -> str:
+def _row(listed: "ListedKey") -> str:
     key = listed.key
     last_use = _when(listed.last_used_at) or "never used"
     expiry = _when(key.expires_at) or "does not expire"

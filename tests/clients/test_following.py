@@ -5,10 +5,11 @@ from contextlib import aclosing
 
 import orjson
 import pytest
+from httpx_sse import ServerSentEvent
 
-from shared import client as client_module
-from shared.client import Client, Followed, Hole, Place
-from shared.errors import BadCursor, GatewayUnreachable, RequestRefused, StreamBroken
+from shared.errors import BadCursor
+from stagebus.client import AsyncStagebus, NotFound, Received, Refused, StreamBroken, Unreachable, calls, following
+from stagebus.client.place import Hole, Place
 from tests.fake_gateway import DONE, RETRY, Answer, Asked, FakeGateway, frame
 
 PROBLEM = "application/problem+json"
@@ -17,17 +18,17 @@ LOG = [frame(1), frame(2), frame(3), END]
 WHOLE = Answer(RETRY + b"".join(LOG))
 
 
-async def follow(gateway: FakeGateway, cursor: str = "", **options) -> list[Followed]:
+async def follow(gateway: FakeGateway, cursor: str = "", **options) -> list[Received]:
     """All that the client says of the run."""
     async with (
         asyncio.timeout(10),
-        Client(gateway.url, **options) as client,
-        aclosing(client.follow("01J", cursor)) as events,
+        AsyncStagebus(gateway.url, **options) as client,
+        aclosing(client.runs.resume("01J", cursor).events()) as events,
     ):
         return [event async for event in events]
 
 
-def sequences(events: list[Followed]) -> list[int]:
+def sequences(events: list[Received]) -> list[int]:
     return [int(event.id.split("-")[1]) for event in events]
 
 
@@ -41,7 +42,7 @@ async def test_events_come_to_the_terminal_one() -> None:
         events = await follow(gateway)
 
     assert sequences(events) == [1, 2, 3, 4]
-    assert events[-1] == Followed("7-4", "done", {"stage_id": "run"})
+    assert events[-1] == Received("7-4", "done", {"stage_id": "run"})
     assert gateway.asked[0].path == "/runs/01J/events"
     assert gateway.cursors() == [None]
 
@@ -54,7 +55,7 @@ async def test_stream_that_stays_open_after_the_end_is_left() -> None:
 @pytest.mark.parametrize("is_cut", [False, True])
 async def test_cut_at_every_byte_loses_and_doubles_nothing(monkeypatch: pytest.MonkeyPatch, is_cut: bool) -> None:
     """Each run's first connection brings the bytes up to the cut, its others what the cursor asks for."""
-    monkeypatch.setattr(client_module, "FOLLOW_RETRY_S", 0)
+    monkeypatch.setattr(following, "RETRY_S", 0)
     seen: set[str] = set()
 
     def answer(asked: Asked) -> Answer:
@@ -64,9 +65,9 @@ async def test_cut_at_every_byte_loses_and_doubles_nothing(monkeypatch: pytest.M
             return Answer(WHOLE.body[:length], is_cut=is_cut)
         return Answer(RETRY + after(asked.headers.get("last-event-id")))
 
-    async with FakeGateway(answer) as gateway, Client(gateway.url) as client:
+    async with FakeGateway(answer) as gateway, AsyncStagebus(gateway.url) as client:
         for length in range(len(WHOLE.body) + 1):
-            async with aclosing(client.follow(str(length))) as events:
+            async with aclosing(client.runs.resume(str(length)).events()) as events:
                 assert sequences([event async for event in events]) == [1, 2, 3, 4]
 
 
@@ -115,14 +116,14 @@ async def test_204_means_that_the_client_has_it_all() -> None:
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
 async def test_passing_trouble_is_waited_out(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
-    monkeypatch.setattr(client_module, "FOLLOW_RETRY_S", 0)
+    monkeypatch.setattr(following, "RETRY_S", 0)
     async with FakeGateway.scripted(Answer(status=status), WHOLE) as gateway:
         assert len(await follow(gateway)) == 4
 
 
 async def test_answer_of_another_kind_is_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     """The page of a hotel's network, say."""
-    monkeypatch.setattr(client_module, "FOLLOW_RETRY_S", 0)
+    monkeypatch.setattr(following, "RETRY_S", 0)
     async with FakeGateway.scripted(Answer(b"<html>", media_type="text/html"), WHOLE) as gateway:
         assert len(await follow(gateway)) == 4
 
@@ -130,10 +131,10 @@ async def test_answer_of_another_kind_is_no_stream(monkeypatch: pytest.MonkeyPat
 async def test_unknown_run_is_refused_with_the_gateway_s_words() -> None:
     problem = Answer(b'{"detail":"there is no run","code":"run_not_found"}', 404, PROBLEM)
     async with FakeGateway.scripted(problem) as gateway:
-        with pytest.raises(RequestRefused, match="there is no run") as caught:
+        with pytest.raises(NotFound, match="there is no run") as caught:
             await follow(gateway)
     assert caught.value.status == 404
-    assert caught.value.problem["code"] == "run_not_found"
+    assert caught.value.code == "run_not_found"
 
 
 async def test_line_separators_inside_the_data_are_no_line_ends() -> None:
@@ -153,33 +154,39 @@ async def test_backoff_follows_the_server_s_retry_and_grows() -> None:
         assert longest_s / 2 <= wait_s <= longest_s
 
 
-async def test_list_goes_on_where_a_page_is_short() -> None:
-    """A search looks at so many runs for one page."""
-    pages = [{"runs": [], "next": "01B"}, {"runs": [{"id": "01A"}, {"id": "019"}], "next": "019"}]
-    answers = [Answer(orjson.dumps(page), 200, "application/json") for page in pages]
-    async with FakeGateway.scripted(*answers) as gateway, Client(gateway.url) as client:
-        assert await client.list_runs(1, q="x") == [{"id": "01A"}]
-
-    assert [asked.path for asked in gateway.asked] == ["/runs?q=x&limit=1", "/runs?q=x&limit=1&before=01B"]
-
-
 async def test_gateway_that_is_not_there_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "FOLLOW_RETRY_S", 0)
-    monkeypatch.setattr(client_module, "RETRY_S", 0)
-    monkeypatch.setattr(client_module, "FIRST_CONTACT_MAX_S", 0)
+    monkeypatch.setattr(following, "RETRY_S", 0)
+    monkeypatch.setattr(calls, "RETRY_S", 0)
+    monkeypatch.setattr(following, "FIRST_CONTACT_MAX_S", 0)
     async with FakeGateway.scripted() as gateway:
         url = gateway.url
 
-    async with Client(url) as client:
-        with pytest.raises(GatewayUnreachable, match="stagebus up"):
-            await client.list_runs(1)
-        async with aclosing(client.follow("01J")) as events:
-            with pytest.raises(GatewayUnreachable):
+    async with AsyncStagebus(url) as client:
+        with pytest.raises(Unreachable, match="stagebus up"):
+            await client.runs.list(1)
+        async with aclosing(client.runs.resume("01J").events()) as events:
+            with pytest.raises(Unreachable):
                 await anext(events)
 
 
+async def test_gateway_that_answered_any_request_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that was just made is not given up because the gateway restarts."""
+    monkeypatch.setattr(following, "FIRST_CONTACT_MAX_S", -1)
+    monkeypatch.setattr(following, "RETRY_S", 0)
+    made = Answer(b'{"id":"01J"}', 202, "application/json")
+    async with FakeGateway.scripted(made, Answer(status=503), WHOLE) as gateway, AsyncStagebus(gateway.url) as bus:
+        run = await bus.runs.create(user_prompt="hi")
+        assert sequences([event async for event in run]) == [1, 2, 3, 4]
+
+    async with FakeGateway(lambda _: Answer(status=503)) as gateway:
+        with pytest.raises(Unreachable):
+            await follow(gateway)
+        with pytest.raises(Unreachable):
+            await follow(gateway, patience_s=0)
+
+
 async def test_gateway_that_was_there_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "FIRST_CONTACT_MAX_S", 0)
+    monkeypatch.setattr(following, "FIRST_CONTACT_MAX_S", 0)
     async with FakeGateway.scripted(
         Answer(RETRY + frame(1)), Answer(status=503), Answer(status=503), Answer(after("7-1"))
     ) as gateway:
@@ -187,12 +194,12 @@ async def test_gateway_that_was_there_is_waited_for(monkeypatch: pytest.MonkeyPa
 
 
 async def test_create_is_sent_again_under_the_same_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "RETRY_S", 0)
+    monkeypatch.setattr(calls, "RETRY_S", 0)
     created = Answer(b'{"id":"01J","status":"queued"}', 202, "application/json")
     async with FakeGateway.scripted(
         Answer(b"{", 200, is_cut=True), Answer(b"", 503), created
-    ) as gateway, Client(gateway.url) as client:  # fmt: skip
-        assert (await client.create_run({"user_prompt": "hi"}))["id"] == "01J"
+    ) as gateway, AsyncStagebus(gateway.url) as client:  # fmt: skip
+        assert (await client.runs.create(user_prompt="hi")).id == "01J"
 
     assert len({asked.headers["idempotency-key"] for asked in gateway.asked}) == 1
     assert all(orjson.loads(asked.body) == {"user_prompt": "hi"} for asked in gateway.asked)
@@ -201,15 +208,15 @@ async def test_create_is_sent_again_under_the_same_key(monkeypatch: pytest.Monke
 
 async def test_refused_create_is_not_sent_again() -> None:
     refusal = Answer(b'{"title":"Invalid request","detail":"model: unknown"}', 422, PROBLEM)
-    async with FakeGateway.scripted(refusal) as gateway, Client(gateway.url) as client:
-        with pytest.raises(RequestRefused, match="model: unknown"):
-            await client.create_run({})
+    async with FakeGateway.scripted(refusal) as gateway, AsyncStagebus(gateway.url) as client:
+        with pytest.raises(Refused, match="model: unknown"):
+            await client.runs.create()
 
 
 async def test_run_id_stays_inside_its_path() -> None:
-    async with FakeGateway(lambda _: Answer(b"{}", 404, PROBLEM)) as gateway, Client(gateway.url) as client:
-        with pytest.raises(RequestRefused, match="HTTP status 404"):
-            await client.cancel_run("../x?y=/z")
+    async with FakeGateway(lambda _: Answer(b"{}", 404, PROBLEM)) as gateway, AsyncStagebus(gateway.url) as client:
+        with pytest.raises(Refused, match="answered 404"):
+            await client.runs.resume("../x?y=/z").cancel()
 
     assert gateway.asked[0].path == "/runs/..%2Fx%3Fy%3D%2Fz/cancel"
 
@@ -224,11 +231,14 @@ def test_place_starts_where_it_is_told() -> None:
 def test_place_takes_the_next_event_only() -> None:
     place = Place("5-2")
 
-    assert place.take("5-2", "a", {}) is None
+    def take(event_id: str, event: str = "a") -> Received | None:
+        return place.take(ServerSentEvent(event=event, data="{}", id=event_id))
+
+    assert take("5-2") is None
     with pytest.raises(Hole):
-        place.take("5-4", "a", {})
-    assert place.take("9-3", "a", {}) == Followed("9-3", "a", {})
+        take("5-4")
+    assert take("9-3") == Received("9-3", "a", {})
     assert place.cursor == "9-3"
     assert not place.is_ended
-    assert place.take("9-4", "error", {}) is not None
+    assert take("9-4", "error") is not None
     assert place.is_ended

@@ -4,16 +4,18 @@ import io
 
 import pytest
 
-from shared.client import Followed
-from shared.terminal import RunView, excerpt, exit_code, printable
+from shared.printable import printable
+from stagebus.cli.screen import Screen
+from stagebus.cli.words import excerpt
+from stagebus.client import Received
 
 
 def shown(*events: tuple[str, dict]) -> tuple[str, str]:
     """What goes to stdout and to stderr."""
     out, err = io.StringIO(), io.StringIO()
-    view = RunView(out, err)
+    view = Screen(out, err)
     for sequence, (event, data) in enumerate(events, 1):
-        view.show(Followed(f"1-{sequence}", event, data))
+        view.show(Received(f"1-{sequence}", event, data))
     return out.getvalue(), err.getvalue()
 
 
@@ -55,19 +57,42 @@ def test_progress_is_a_line() -> None:
     assert shown(CALL, PROGRESS, untold)[1].splitlines()[1:] == ["get_weather: 25 % found the place", "get_weather: on"]
 
 
+HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
 
 
-def test_progress_at_a_terminal_is_one_line_that_changes() -> None:
+def test_last_line_at_a_terminal_goes_before_the_next_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
     err = Terminal()
-    view = RunView(io.StringIO(), err)
-    for event, data in (CALL, PROGRESS, PROGRESS, ("tool_result", RESULT)):
-        view.show(Followed("1-1", event, data))
+    screen = Screen(io.StringIO(), err)
+    for event, data in (("stage_started", {"stage_id": "tools"}), CALL, PROGRESS):
+        screen.show(Received("1-1", event, data))
+    screen._notes._live.refresh()  # as its thread does, eight times a second
+    before = len(err.getvalue())
+    screen.show(Received("1-2", "tool_result", RESULT))
 
-    line, cleared = "get_weather: 25 % found the place", "\r\x1b[K"
-    assert err.getvalue().split("\n", 1)[1] == f"{line}{cleared}{line}{cleared}get_weather: 18 °C  (0.3 s)\n"
+    assert HIDE in err.getvalue()[:before]
+    assert "tools  get_weather: 25 % found the place  0.0 s" in err.getvalue()[:before]
+    _, shown, note = err.getvalue()[before:].rpartition(SHOW)
+    assert (shown, note) == (SHOW, "\r\x1b[1A\x1b[2Kget_weather: 18 °C  (0.3 s)\n")
+
+
+def test_no_color_leaves_no_styles(monkeypatch: pytest.MonkeyPatch) -> None:
+    def note() -> str:
+        err = Terminal()
+        Screen(io.StringIO(), err).show(Received("1-1", "error", {"error": "[red]broken[/]"}))
+        return err.getvalue()
+
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert note() == "\x1b[1;31merror: [red]broken[/]\x1b[0m\n"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert note() == "error: [red]broken[/]\n"
 
 
 def test_failed_call_says_so() -> None:
@@ -118,7 +143,3 @@ def test_printable_leaves_every_script_alone() -> None:
 def test_excerpt_is_one_line_of_bounded_length() -> None:
     assert excerpt("a\n  b\tc") == "a b c"
     assert excerpt("x" * 1000) == "x" * 159 + "…"
-
-
-def test_exit_codes() -> None:
-    assert [exit_code(event) for event in ("done", "error", "cancel")] == [0, 1, 2]

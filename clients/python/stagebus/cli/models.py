@@ -1,13 +1,12 @@
 """`stagebus models`: what a gateway offers, and what the models really do."""
 
-import asyncio
 from typing import Annotated, Any, Final
 
-import orjson
 import typer
 
 from shared.become import become
-from shared.client import Client
+from stagebus.cli.options import Json, Profile, Url
+from stagebus.cli.runs import connect
 
 models_app = typer.Typer(invoke_without_command=True, help="List the models that a run may name; check tries them.")
 
@@ -17,24 +16,26 @@ _UNSAID: Final = "-"
 @models_app.callback()
 def list_models(
     context: typer.Context,
-    url: Annotated[str, typer.Option(envvar="STAGEBUS_URL", help="where a gateway is")] = "http://127.0.0.1:8000",
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
+    url: Url = None,
+    profile: Profile = None,
+    as_json: Json = False,
 ) -> None:
     """List the models that a run may name."""
     if context.invoked_subcommand is not None:
         return
 
-    async def show() -> None:
-        async with Client(url) as client:
-            listed = await client.list_models()
-        for model in listed["models"]:
-            typer.echo(orjson.dumps(model) if as_json else _row(model))
-        if not as_json:
-            for pattern in [*listed["patterns"], *(["*"] if listed["any_model"] else [])]:
-                typer.echo(f"{pattern}  any name of this form")
+    import orjson
 
-    asyncio.run(show())
+    from stagebus.client import calls
+
+    with connect(url, profile) as bus:
+        listed = bus.call(calls.MODELS)
+    for model in listed["models"]:
+        typer.echo(orjson.dumps(model) if as_json else _row(model))
+    if not as_json:
+        for pattern in [*listed["patterns"], *(["*"] if listed["any_model"] else [])]:
+            typer.echo(f"{pattern}  any name of this form")
 
 
 @models_app.command("check")

@@ -1,0 +1,1 @@
+"""The `stagebus` command; `python -m stagebus.cli` is the same."""

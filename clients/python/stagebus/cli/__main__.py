@@ -1,0 +1,5 @@
+"""`python -m stagebus.cli`."""
+
+from stagebus.cli.main import main
+
+main()

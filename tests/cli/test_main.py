@@ -1,0 +1,179 @@
+"""What the command makes of its arguments, and what scripts can go by."""
+
+import asyncio
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import orjson
+import pytest
+from typer.testing import CliRunner, Result
+
+from stagebus import client
+from stagebus.cli.exits import Exit, exit_of
+from stagebus.cli.main import app
+from tests.fake_gateway import DONE, RETRY, Answer, Asked, FakeGateway, frame
+
+ROOT = Path(__file__).parent.parent.parent
+MADE = Answer(b'{"id": "01J"}', 202, "application/json")
+STREAM = Answer(RETRY + frame(1) + frame(2, "done", DONE))
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    for name in ("STAGEBUS_URL", "STAGEBUS_API_KEY", "STAGEBUS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(client.calls, "RETRY_S", 0)
+
+
+def type_in(*args: str, stdin: str = "") -> Result:
+    return CliRunner().invoke(app, list(args), input=stdin)
+
+
+async def ask(gateway: FakeGateway, *args: str, stdin: str = "") -> Result:
+    return await asyncio.to_thread(type_in, *args, "--url", gateway.url, stdin=stdin)
+
+
+async def test_every_option_of_run_reaches_the_request() -> None:
+    async with FakeGateway(lambda _: MADE) as gateway:
+        result = await ask(
+            gateway, "run", "-", "--model", "extraction=a,synthesis=b", "--system", "Be brief.", "--tool", "x", "--tool",
+            "y", "--no-synthesis", "--max-rounds", "3", "--timeout", "2.5", "--metadata", "a=b=c", "--metadata", "d=",
+            "--detach", stdin="long\nprompt",
+        )  # fmt: skip
+
+    assert (result.exit_code, result.stdout) == (0, "01J\n")
+    assert orjson.loads(gateway.asked[0].body) == {
+        "user_prompt": "long\nprompt", "model": {"extraction": "a", "synthesis": "b"}, "system_prompt": "Be brief.",
+        "tools": ["x", "y"], "synthesis": False, "max_rounds": 3, "timeout_s": 2.5, "metadata": {"a": "b=c", "d": ""},
+    }  # fmt: skip
+
+
+async def test_run_asks_for_nothing_that_was_not_said() -> None:
+    async with FakeGateway(lambda _: MADE) as gateway:
+        await ask(gateway, "run", "hi", "-d")
+        await ask(gateway, "run", "hi", "-d", "--no-tools")
+
+    assert [orjson.loads(asked.body) for asked in gateway.asked] == [
+        {"user_prompt": "hi"},
+        {"user_prompt": "hi", "tools": []},
+    ]
+
+
+async def test_list_filters_and_goes_on_where_a_page_is_short() -> None:
+    """A search looks at so many runs for one page."""
+    record = {"id": "01A", "status": "failed", "created_at": "2026-01-31T12:00:00.123Z", "prompt": "x"}
+    pages = [{"runs": [], "next": "01B"}, {"runs": [record, record], "next": "019"}]
+    answers = [Answer(orjson.dumps(page), 200, "application/json") for page in pages]
+    async with FakeGateway.scripted(*answers) as gateway:
+        result = await ask(gateway, "ls", "--limit", "1", "-q", "x", "--status", "failed", "--metadata", "a=b")
+
+    assert result.stdout == "01A  failed     2026-01-31T12:00:00.123Z  x\n"
+    assert [asked.path for asked in gateway.asked] == [
+        "/runs?limit=1&status=failed&q=x&metadata.a=b",
+        "/runs?limit=1&before=01B&status=failed&q=x&metadata.a=b",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("args", "sent", "said"),
+    [
+        (("approve", "01J", "c/1"), {"decision": "approve"}, "c/1 is approved\n"),
+        (("approve", "01J", "c/1", "--arguments", '{"n": 1}'), {"decision": "approve", "arguments": {"n": 1}},
+         "c/1 is approved\n"),
+        (("deny", "01J", "c/1", "--reason", "no"), {"decision": "deny", "reason": "no"}, "c/1 is denied\n"),
+        (("answer", "01J", "c/1", "blue"), {"decision": "answer", "text": "blue"}, "c/1 is answered\n"),
+    ],
+)  # fmt: skip
+async def test_decisions(args: tuple[str, ...], sent: dict, said: str) -> None:
+    async with FakeGateway(lambda _: Answer(b"{}", 202, "application/json")) as gateway:
+        result = await ask(gateway, *args)
+
+    assert result.stdout == said
+    assert gateway.asked[0].path == "/runs/01J/approvals/c%2F1"
+    assert orjson.loads(gateway.asked[0].body) == sent
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("run", "hi", "--metadata", "novalue"),
+        ("run", "hi", "--tool", "x", "--no-tools"),
+        ("run", "hi", "--max-rounds", "0"),
+        ("approve", "01J", "c", "--arguments", "[1]"),
+        ("tail", "01J", "--url", "nowhere"),
+    ],
+)
+def test_wrong_calls_are_2(args: tuple[str, ...]) -> None:
+    result = type_in(*args)
+
+    assert (result.exit_code if result.exit_code == 2 else exit_of(result.exception)) == Exit.USAGE
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(400, 4), (401, 5), (403, 5), (404, 4), (409, 4), (422, 4), (429, 4), (500, 6), (503, 6)],
+)
+async def test_what_the_gateway_says_is_an_exit_code(status: int, code: int) -> None:
+    async with FakeGateway(lambda _: Answer(b"{}", status, "application/problem+json")) as gateway:
+        result = await ask(gateway, "show", "01J")
+
+    assert exit_of(result.exception) == code
+
+
+async def test_nobody_there_is_6_and_says_what_to_do() -> None:
+    async with FakeGateway.scripted() as gateway:
+        url = gateway.url
+    result = type_in("ls", "--url", url)
+
+    assert exit_of(result.exception) == Exit.UNREACHABLE
+    assert "stagebus up" in str(result.exception)
+
+
+async def test_parked_run_in_a_pipe_is_7_and_says_how_to_decide() -> None:
+    asks = frame(
+        1, "approval_required", '{"stage_id":"tools","call_id":"c","name":"pay","arguments":"{}","expires_at":1}'
+    )
+
+    def answer(asked: Asked) -> Answer:
+        if asked.path.endswith("/events"):
+            return Answer(RETRY + asks, is_left_open=True)
+        return Answer(b'{"pending_approvals": [{"call_id": "c"}]}', 200, "application/json")
+
+    async with FakeGateway(answer) as gateway:
+        process = subprocess.Popen(  # noqa: ASYNC220 - it returns at once
+            [sys.executable, "-m", "stagebus.cli", "tail", "01J", "--url", gateway.url],
+            cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        _, err = await asyncio.to_thread(process.communicate, timeout=20)
+
+    assert process.returncode == Exit.PARKED
+    assert "stagebus approve 01J c" in err
+    assert "stagebus tail 01J --from 7-1" in err
+
+
+async def test_run_ids_are_completed_out_of_the_newest() -> None:
+    from stagebus.cli.options import complete_run_id
+
+    runs = [{"id": "01JA", "status": "queued", "prompt": "a\nb"}, {"id": "01JB", "status": "queued", "prompt": "01JA"}]
+    page = Answer(orjson.dumps({"runs": runs}), 200, "application/json")
+    async with FakeGateway(lambda _: page) as gateway:
+        context = SimpleNamespace(params={"url": gateway.url, "profile": None})
+        assert await asyncio.to_thread(complete_run_id, context, "01JA") == [("01JA", "queued: a b")]
+    assert await asyncio.to_thread(complete_run_id, context, "01JA") == [], "nobody is there: that is no error"
+
+
+def test_exit_codes_are_the_page_s() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text()
+
+    assert {int(code) for code in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)} == {int(code) for code in Exit}
+
+
+def test_help_imports_nothing_that_takes_long() -> None:
+    heavy = ("asyncio", "httpx", "orjson", "pydantic", "redis", "rich")
+    script = f"import sys, stagebus.cli.main; print([m for m in {heavy!r} if m in sys.modules])"
+
+    assert subprocess.check_output([sys.executable, "-c", script], cwd=ROOT, text=True) == "[]\n"

@@ -1,0 +1,95 @@
+"""Which gateway the command talks to, and that no key goes anywhere else."""
+
+from pathlib import Path
+
+import pytest
+
+from stagebus.cli.exits import Misused
+from stagebus.cli.profile import Target, config_path, find_target
+
+FILE = """
+url = "https://prod.example/"
+api_key = "sbk_prod"
+
+[profiles.staging]
+url = "https://staging.example"
+api_key = "sbk_staging"
+
+[profiles.bare]
+url = "https://bare.example"
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty environment, and a file that only its owner can read."""
+    for name in ("STAGEBUS_URL", "STAGEBUS_API_KEY", "STAGEBUS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    path = tmp_path / "stagebus" / "config.toml"
+    path.parent.mkdir()
+    path.write_text(FILE)
+    path.chmod(0o600)
+    return path
+
+
+def test_nothing_set_is_this_machine(config: Path) -> None:
+    config.unlink()
+
+    assert find_target(None, None) == Target("http://127.0.0.1:8000", "")
+
+
+def test_file_is_where_xdg_says_else_at_home(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert config_path() == config
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    monkeypatch.setenv("HOME", "/somebody")
+    assert config_path() == Path("/somebody/.config/stagebus/config.toml")
+
+
+def test_nearer_wins(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find_target(None, None) == Target("https://prod.example", "sbk_prod")
+    assert find_target(None, "staging") == Target("https://staging.example", "sbk_staging")
+    monkeypatch.setenv("STAGEBUS_API_KEY", "sbk_env")
+    assert find_target(None, None) == Target("https://prod.example", "sbk_env")
+    monkeypatch.setenv("STAGEBUS_URL", "https://env.example")
+    assert find_target(None, None) == Target("https://env.example", "sbk_env")
+    assert find_target("https://option.example/", None) == Target("https://option.example", "sbk_env")
+    monkeypatch.setenv("STAGEBUS_PROFILE", "staging")
+    assert find_target(None, None) == Target("https://staging.example", "sbk_staging")
+
+
+def test_key_goes_to_its_own_url_alone(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find_target("https://other.example", None) == Target("https://other.example", "")
+    assert find_target("https://prod.example", "staging") == Target("https://prod.example", "")
+    assert find_target("https://prod.example", None) == Target("https://prod.example", "sbk_prod")
+    monkeypatch.setenv("STAGEBUS_API_KEY", "sbk_env")
+    assert find_target(None, "bare") == Target("https://bare.example", "")
+    monkeypatch.setenv("STAGEBUS_API_KEY", "")
+    monkeypatch.setenv("STAGEBUS_URL", "https://env.example")
+    assert find_target(None, None) == Target("https://env.example", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "profile", "said"),
+    [
+        (FILE, "none", "no profile 'none'"),
+        ("url = ", None, "is no TOML"),
+        ('url = "ftp://x"', None, "begins with http"),
+        ("url = 7", None, "as texts"),
+        ('key = "sbk_x"', None, "key: it has `url` and `api_key`"),
+    ],
+)
+def test_mistakes_are_told(config: Path, text: str, profile: str | None, said: str) -> None:
+    config.write_text(text)
+
+    with pytest.raises(Misused, match=said):
+        find_target(None, profile)
+
+
+def test_key_that_others_can_read_is_warned_of(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    find_target(None, None)
+    assert capsys.readouterr().err == ""
+    config.chmod(0o640)
+    find_target(None, None)
+
+    assert f"chmod 600 {config}" in capsys.readouterr().err
