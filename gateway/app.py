@@ -29,6 +29,7 @@ from gateway.state import Gateway
 from gateway.tenant_limits import TenantLimiter
 from shared import keys
 from shared import redis as redis_connections
+from shared.line import Line
 from shared.presence import Presence
 from shared.providers import Providers
 from shared.redis import check_server
@@ -111,7 +112,8 @@ async def _open_gateway(settings: Settings, providers: Providers) -> AsyncIterat
     try:
         await check_server(redis)
         hub = Hub(redis, settings)
-        limiter = TenantLimiter(redis, settings.tenant_limits)
+        line = Line(redis, settings.redis_timeout_s)
+        limiter = TenantLimiter(line, settings.tenant_limits)
         await hub.start()
         await limiter.start()
         presence = Presence(redis, keys.GATEWAYS, uuid4().hex, lambda: {"streams_open": hub.open_streams})
@@ -123,6 +125,7 @@ async def _open_gateway(settings: Settings, providers: Providers) -> AsyncIterat
             await cancel_and_wait(saying)
             await limiter.stop()
             await hub.stop()
+            await line.aclose()
     finally:
         await redis_connections.close(redis)
 

@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 from redis.asyncio import Redis
 
 from shared import keys
+from shared.line import Line
 from shared.script import Script
 
 # A gateway that has said nothing for this long holds no streams any more.
@@ -26,7 +27,7 @@ class Quota(NamedTuple):
     retry_in_s: float
 
 
-async def count_request(redis: Redis, tenant: str, requests_per_s: float) -> Quota | None:
+async def count_request(redis: Redis | Line, tenant: str, requests_per_s: float) -> Quota | None:
     """Count one request; None where the tenant may make any number.
 
     Args:
@@ -47,7 +48,9 @@ class Told(StrEnum):
     REFUSED = "refused"
 
 
-async def tell_streams(redis: Redis, tenant: str, gateway: str, count: int, streams_open: int, *, is_new: bool) -> Told:
+async def tell_streams(
+    redis: Redis | Line, tenant: str, gateway: str, count: int, streams_open: int, *, is_new: bool
+) -> Told:
     """Say how many streams of the tenant this gateway holds; with `is_new`, ask whether the last of them may be."""
     args = [tenant, gateway, count, int(is_new), streams_open, GATEWAY_TTL_MS]
     return Told((await _STREAMS(redis, [keys.streams(tenant), keys.LIMITS], args)).decode())
