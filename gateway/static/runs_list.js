@@ -13,6 +13,7 @@ const EMPTY_PAGES_MAX = 20; // of a filter that matches little
 
 const isNarrow = matchMedia("(width < 64rem)");
 
+const items = new Map(); // run id -> { says, item }: the entries that are shown
 let runs = [];
 let next = null; // where the page after the last one begins
 let asked = 0; // number of the list that is wanted: an answer to an older question is dropped
@@ -139,15 +140,33 @@ async function cancelRun(button) {
 function render() {
   const focused = document.activeElement;
   const { runId, cancelId } = focused.dataset;
-  $("recents-list").replaceChildren(...runs.map(listItem));
+  placeItems($("recents-list"), runs.map(itemOf));
   $("recents-end").hidden = next === null;
   const place = runId ? `[data-run-id="${runId}"]` : cancelId && `[data-cancel-id="${cancelId}"]`;
   if (place && !focused.isConnected) $("recents-list").querySelector(place)?.focus({ preventScroll: true });
 }
 
-function listItem(run) {
+/** A run's entry; the one that is shown already where it says the same, since it may be under the pointer just now. */
+function itemOf(run) {
   const isOpen = run.id === openId;
   const status = (isOpen && openStatus) || run.status;
+  const says = JSON.stringify([run, isOpen, status, whenText(run)]);
+  const shown = items.get(run.id);
+  if (shown?.says === says) return shown.item;
+  const item = listItem(run, isOpen, status);
+  items.set(run.id, { says, item });
+  return item;
+}
+
+/** Make these the list's entries, and touch none that has its place already. */
+function placeItems(list, wanted) {
+  const isWanted = new Set(wanted);
+  for (const item of [...list.children]) if (!isWanted.has(item)) item.remove();
+  wanted.forEach((item, n) => list.children[n] === item || list.insertBefore(item, list.children[n] ?? null));
+  for (const [id, { item }] of items) if (!isWanted.has(item)) items.delete(id);
+}
+
+function listItem(run, isOpen, status) {
   const link = make("a", "", make("span", "title", run.prompt || run.id), make("span", "muted facts", ...facts(run, status)));
   link.href = `/?run=${encodeURIComponent(run.id)}`;
   link.dataset.runId = run.id;
@@ -163,8 +182,11 @@ function facts(run, status) {
   word.dataset.status = status;
   const tokens = run.usage?.total_tokens;
   const parts = [run.model, tookMs(run) === null ? "" : duration(tookMs(run)), tokens ? `${tokens} tokens` : ""];
-  const when = run.created_at ? ago(new Date(run.created_at), Date.now()) : "";
-  return [word, make("span", "more", parts.filter(Boolean).join(" · ")), make("span", "when", when)];
+  return [word, make("span", "more", parts.filter(Boolean).join(" · ")), make("span", "when", whenText(run))];
+}
+
+function whenText({ created_at: createdAt }) {
+  return createdAt ? ago(new Date(createdAt), Date.now()) : "";
 }
 
 function tookMs({ created_at: createdAt, finished_at: finishedAt }) {
