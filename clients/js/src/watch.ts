@@ -9,6 +9,8 @@ export interface WatchOptions extends Omit<FollowOptions, "from" | "signal"> {
   schedule?: (notify: () => void) => void;
 }
 
+// What takes long to show is shown less often: listeners get no more than about a third of the time.
+const REST = 2;
 const HIDDEN_MS = 250; // a hidden page has no frames, even those that it asked for before
 
 export class RunWatch {
@@ -19,6 +21,7 @@ export class RunWatch {
   readonly #closing = new AbortController();
   readonly #schedule: (notify: () => void) => void;
   #isScheduled = false;
+  #restsUntil = 0;
 
   constructor(
     readonly run: Run,
@@ -33,7 +36,7 @@ export class RunWatch {
     return this.#state;
   }
 
-  /** Hear of changes: of events many at once, of the connection each. Returns how to stop. */
+  /** Hear of changes: of events many at once, the more the longer listeners take; of the connection each. Returns how to stop. */
   subscribe = (listener: () => void): (() => void) => {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
@@ -63,14 +66,20 @@ export class RunWatch {
   #notifySoon(): void {
     if (this.#isScheduled) return;
     this.#isScheduled = true;
-    this.#schedule(() => {
+    const notify = () => {
       this.#isScheduled = false;
       this.#notify();
-    });
+    };
+    const restMs = this.#restsUntil - performance.now();
+    if (restMs > 0) setTimeout(() => this.#schedule(notify), restMs);
+    else this.#schedule(notify);
   }
 
   #notify(): void {
+    const startedAt = performance.now();
     for (const listener of [...this.#listeners]) listener();
+    const endedAt = performance.now();
+    this.#restsUntil = endedAt + REST * (endedAt - startedAt);
   }
 }
 

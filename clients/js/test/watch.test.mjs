@@ -37,6 +37,27 @@ test("a watch follows from the start to the end, and tells of many events at onc
   assert.ok(told < 50, `${told}`);
 });
 
+test("a listener that takes long is told less often, and of the end all the same", async (t) => {
+  const pieces = Array.from({ length: 300 }, (_, index) => text(`7-${index + 1}`, "a"));
+  const watch = runOf(await serve(t, stream("", { pieces: [RETRY, ...pieces, DONE("7-301")] }))).watch();
+  const rests = [];
+  let shown = watch.state;
+  let shownAt = 0;
+  watch.subscribe(() => {
+    const startedAt = performance.now();
+    // How the connection is comes at once; it is rare.
+    if (shown.events.length > 0 && watch.state.connection === shown.connection) rests.push(startedAt - shownAt);
+    shown = watch.state;
+    while (performance.now() - startedAt < 20); // draws
+    shownAt = performance.now();
+  });
+  const state = await until(watch, isEnded);
+
+  assert.equal(state.events.length, 301);
+  assert.ok(rests.length > 0);
+  assert.ok(Math.min(...rests) > 35, `${Math.min(...rests)}`); // a timer may be early by a little
+});
+
 test("what ends a watch is its error", async (t) => {
   const watch = runOf(await serve(t, answer(404, { code: "run_not_found", detail: "no such run" }))).watch();
   await until(watch, isEnded);
