@@ -60,11 +60,11 @@ class PseudoTerminal:
         """Press keys; those of a line end with \\n."""
         os.write(self._fd, keys.encode())
 
-    async def until(self, text: str, timeout_s: float = 20) -> None:
-        """Wait until it has written this."""
+    async def until(self, text: str, times: int = 1, timeout_s: float = 20) -> None:
+        """Wait until it has written this, so often."""
         try:
             async with asyncio.timeout(timeout_s):
-                while text not in self.text:
+                while self.text.count(text) < times:
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:

@@ -44,6 +44,27 @@ def test_text_goes_to_stdout_and_the_rest_to_stderr() -> None:
     assert err == 'get_weather {"city":"Paris"}\nget_weather: 18 °C  (0.3 s)\ndone: 1 call, 42 tokens\n'
 
 
+def test_note_in_the_middle_of_a_piped_text_leaves_the_text_whole() -> None:
+    """`stagebus run … > answer` through a lost connection."""
+    out = io.StringIO()
+    screen = Screen(out, io.StringIO())
+    screen.show(Received("1-1", *chunk("In Pa")))
+    screen.note("lost the stream")
+    screen.show(Received("1-2", *chunk("ris.")))
+    screen.close()
+
+    assert out.getvalue() == "In Paris.\n"
+
+
+def test_note_at_a_terminal_has_its_own_line() -> None:
+    out = Terminal()
+    screen = Screen(out, io.StringIO())
+    screen.show(Received("1-1", *chunk("In Pa")))
+    screen.note("lost the stream")
+
+    assert out.getvalue() == "In Pa\n"
+
+
 def test_chunk_without_choices_is_no_text() -> None:
     assert shown(("tool_completion_chunk", {"stage_id": "extraction", "tool_results": {"usage": {}}}))[0] == ""
 
@@ -130,7 +151,7 @@ def test_terminal_gets_no_orders_from_models_and_tools() -> None:
         chunk("\x1b]0;title\x07a\u202eb\r\nc\td"), ("tool_result", {**RESULT, "content": "\x1b[2J\nx\x9b1m"})
     )
 
-    assert out == "\ufffd]0;title\ufffda\ufffdb\ufffd\nc\td\n"
+    assert out == "\ufffd]0;title\ufffda\ufffdb\ufffd\nc\td"
     assert "\ufffd[2J x\ufffd1m" in err
 
 

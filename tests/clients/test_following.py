@@ -162,7 +162,7 @@ async def test_gateway_that_is_not_there_is_given_up(monkeypatch: pytest.MonkeyP
         url = gateway.url
 
     async with AsyncStagebus(url) as client:
-        with pytest.raises(Unreachable, match="stagebus up"):
+        with pytest.raises(Unreachable, match=r"\(All connection attempts failed\): start one with `stagebus up`"):
             await client.runs.list(1)
         async with aclosing(client.runs.resume("01J").events()) as events:
             with pytest.raises(Unreachable):

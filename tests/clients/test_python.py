@@ -8,17 +8,24 @@ from pathlib import Path
 import orjson
 import pytest
 
+from gateway.problems import problem_types
 from stagebus import client as stagebus_client
 from stagebus.client import (
     AsyncStagebus,
+    Conflict,
+    Forbidden,
     InvalidRequest,
+    NotFound,
     Picture,
     RateLimited,
     Received,
+    Refused,
     RunCancelled,
     RunFailed,
     Stagebus,
     StreamBroken,
+    Unauthenticated,
+    Unavailable,
 )
 from stagebus.client.results import result_of
 from tests.fake_gateway import DONE, RETRY, Answer, Asked, FakeGateway, frame
@@ -110,6 +117,45 @@ async def test_refusal_says_what_to_do(monkeypatch: pytest.MonkeyPatch, status: 
 
     assert caught.value.code == "some_code"
     assert gateway.asked[0].headers["authorization"] == "Bearer k"
+
+
+async def test_ticket_leads_to_the_run_and_is_taken_back() -> None:
+    links = {"page": "/?run=01J#ticket=t", "events": "/runs/01J/events?ticket=t"}
+    made = {"id": "ab", "ticket": "t", "expires_at": "2026-01-31T12:00:00.123Z", "links": links}
+    answers = [Answer(orjson.dumps(made), 200, "application/json"), Answer(status=204)]
+    async with FakeGateway.scripted(*answers) as gateway, AsyncStagebus(gateway.url) as bus:
+        ticket = await bus.runs.resume("01J").ticket(share=True, ttl_s=60)
+        await bus.runs.resume("01J").revoke_ticket(ticket.id)
+
+    assert (ticket.text, ticket.page) == ("t", f"{bus.url}/?run=01J#ticket=t")
+    assert orjson.loads(gateway.asked[0].body) == {"share": True, "ttl_s": 60}
+    assert (gateway.asked[1].method, gateway.asked[1].path) == ("DELETE", "/runs/01J/ticket/ab")
+
+
+async def test_ticket_goes_in_the_place_of_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STAGEBUS_API_KEY", "sbk_x")
+    async with FakeGateway.scripted(Answer(WHOLE)) as gateway, AsyncStagebus(gateway.url, ticket="a b") as bus:
+        async for _ in bus.runs.resume("01J"):
+            pass
+
+    assert gateway.asked[0].path == "/runs/01J/events?ticket=a+b"
+    assert "authorization" not in gateway.asked[0].headers
+
+
+def test_every_problem_of_the_gateway_has_its_class() -> None:
+    kinds = {
+        problem.code: type(Refused.of(problem.status, {"code": problem.code, "detail": "x"}))
+        for problem in problem_types()
+    }
+
+    assert Refused not in kinds.values()
+    assert kinds["run_not_found"] is kinds["stage_not_found"] is kinds["approval_not_found"] is NotFound
+    assert kinds["invalid_request"] is kinds["bad_cursor"] is kinds["body_too_large"] is InvalidRequest
+    assert kinds["idempotency_conflict"] is kinds["approval_conflict"] is kinds["run_ended"] is Conflict
+    assert kinds["unauthenticated"] is Unauthenticated
+    assert kinds["forbidden"] is kinds["loopback_only"] is kinds["cross_site"] is Forbidden
+    assert kinds["rate_limited"] is kinds["too_many_runs"] is kinds["tokens_used_up"] is RateLimited
+    assert kinds["storage_full"] is kinds["draining"] is kinds["internal"] is Unavailable
 
 
 def test_end_of_a_run_is_its_result_or_an_error() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest_asyncio
 
 from shared import decisions, keys
 from tests.fault_tools import TOOLS
+from tests.pseudo_terminal import PseudoTerminal
 from tests.strict_client import StrictClient, get_run, post_run
 from tests.system import System
 
@@ -126,6 +128,27 @@ async def test_question_is_answered(system: System) -> None:
     client = await StrictClient(system.urls, run_id).follow()
 
     assert "the blue one" in client.text("synthesis")
+
+
+async def test_approval_is_asked_at_a_terminal_and_may_change_the_arguments(system: System) -> None:
+    run_id = await post_run(system.url, paying(10))
+    args = [sys.executable, "-m", "stagebus.cli", "tail", run_id, "--url", system.url]
+    async with PseudoTerminal(args) as terminal:
+        await terminal.until("Return for later:")
+        assert 'pay {"n": 10, "seconds": 0} waits to be approved: call ' in terminal.text
+        terminal.type("e\n")
+        await terminal.until("the arguments, as JSON:")
+        terminal.type("[1]\n")
+        await terminal.until("Return for later:", 2)
+        assert "have to be a JSON object" in terminal.text
+        terminal.type("e\n")
+        await terminal.until("the arguments, as JSON:", 2)
+        terminal.type('{"n": 11, "seconds": 0}\n')
+        code = await terminal.exit_code()
+
+    assert code == 0
+    assert " is approved: " in terminal.text
+    assert "paid 11" in terminal.text
 
 
 async def test_parked_run_is_cancelled_at_once_and_leaves_nothing_in_the_queue(system: System) -> None:

@@ -58,7 +58,7 @@ async def test_return_goes_on_where_it_was(healthy: System) -> None:
     assert client.text("extraction") in text
 
 
-@pytest.mark.parametrize("keys", [CTRL_C, CTRL_D, "d\n"])
+@pytest.mark.parametrize("keys", [CTRL_C, CTRL_D])
 async def test_second_ctrl_c_detaches(healthy: System, keys: str) -> None:
     async with terminal(healthy, *SLOW) as shown:
         await shown.until("This is the")

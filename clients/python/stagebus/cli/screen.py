@@ -54,9 +54,11 @@ class Screen:
             case _:
                 self._show_way(received.event, data)
 
-    def note(self, line: str, style: str = "dim") -> None:
-        """A line beside the text."""
-        self._end_line()
+    def note(self, line: str, style: str = "dim", *, ends_text: bool = False) -> None:
+        """A line beside the text; in a pipe, which has the text alone, it breaks no line of it."""
+        self._notes.rest()
+        if ends_text or self._question or self._out.isatty():
+            self._end_line()
         self._notes.write(printable(line), style)
         if self._question:
             self.ask(self._question)
@@ -93,7 +95,8 @@ class Screen:
             case "stage_completed":
                 self._notes.rest()
             case "stage_restarted":
-                self.note(f"{data['stage_id']} starts again{self._what_is_void(data['stage_id'])}", "yellow")
+                void = self._what_is_void(data["stage_id"])
+                self.note(f"{data['stage_id']} starts again{void}", "yellow", ends_text=bool(void))
                 self._work_on(data["stage_id"])
             case "retry_scheduled":
                 by = f" by {data['model']}" if data.get("model") else ""
@@ -108,15 +111,15 @@ class Screen:
         match event:
             case "gap":
                 lost = f"Redis lost a part of the run: what came from event {data['earliest']} on comes again"
-                self.note(lost, "red")
+                self.note(lost, "red", ends_text=True)
             case "error":
-                self.note(f"error: {data['error']}", "bold red")
+                self.note(f"error: {data['error']}", "bold red", ends_text=True)
             case "cancel":
-                self.note("cancelled", "yellow")
+                self.note("cancelled", "yellow", ends_text=True)
             case _:
                 took = f" in {seconds(data['at'] - self._began_at)}" if self._began_at and data.get("at") else ""
                 calls = f"{self._calls} call{'s' if self._calls > 1 else ''}, " if self._calls else ""
-                self.note(f"done{took}: {calls}{tokens(data.get('usage')) or '0 tokens'}", "green")
+                self.note(f"done{took}: {calls}{tokens(data.get('usage')) or '0 tokens'}", "green", ends_text=True)
 
     def _show_call(self, event: str, data: dict[str, Any]) -> None:
         call_id = data["call_id"]

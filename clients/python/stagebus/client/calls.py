@@ -98,6 +98,11 @@ def ticket(run_id: str, *, share: bool, ttl_s: int | None) -> Call:
     return Call("POST", run_path(run_id) + "/ticket", {"share": share, **({} if ttl_s is None else {"ttl_s": ttl_s})})
 
 
+def revoke_ticket(run_id: str, ticket_id: str) -> Call:
+    """Take a ticket back."""
+    return Call("DELETE", f"{run_path(run_id)}/ticket/{quote(ticket_id, safe='')}")
+
+
 TOOLS: Final = Call("GET", "/tools")
 MODELS: Final = Call("GET", "/models")
 

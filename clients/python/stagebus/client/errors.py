@@ -74,9 +74,10 @@ class Unavailable(Refused):
 class Unreachable(ClientError):
     """Nobody answers at the gateway's address."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, cause: BaseException | None = None) -> None:
+        why = f" ({cause})" if cause is not None and str(cause) else ""
         super().__init__(
-            f"no gateway answers at {url}: start one with `stagebus up`, or say where it is, "
+            f"no gateway answers at {url}{why}: start one with `stagebus up`, or say where it is, "
             "by the client's url, by --url or by STAGEBUS_URL"
         )
 

@@ -99,7 +99,7 @@ class Following:
             if self._holes > HOLES_MAX:
                 raise StreamBroken(f"run {self._run_id}: {failure}, each time that it is asked for") from failure
         if time.monotonic() > self._give_up_at:
-            raise Unreachable(self._url) from failure
+            raise Unreachable(self._url, failure) from failure
         wait_s = min(self._retry_s * 2.0**self._failures, BACKOFF_MAX_S) * jitter()
         self._failures += 1
         self._on_lost(self.place.cursor, wait_s)

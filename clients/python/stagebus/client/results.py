@@ -16,6 +16,7 @@ class Result(NamedTuple):
 class Ticket(NamedTuple):
     """A way to look at one run without a key."""
 
+    id: str  # for `run.revoke_ticket(…)`
     text: str  # for `Stagebus(ticket=…)`
     expires_at: str
     page: str  # a link to the page that shows the run
@@ -25,7 +26,7 @@ class Ticket(NamedTuple):
 def ticket_of(url: str, answer: dict[str, Any]) -> Ticket:
     """The ticket out of a gateway's answer, its links from `url` on."""
     links = answer["links"]
-    return Ticket(answer["ticket"], answer["expires_at"], url + links["page"], url + links["events"])
+    return Ticket(answer["id"], answer["ticket"], answer["expires_at"], url + links["page"], url + links["events"])
 
 
 def result_of(run: dict[str, Any]) -> Result:

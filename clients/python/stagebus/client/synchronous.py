@@ -82,13 +82,13 @@ class Stagebus:
                 )
                 self._is_found = True
                 if not response.is_error:
-                    return dict(response.json())
+                    return dict(response.json()) if response.content else {}
             except httpx.TransportError as exc:
                 failure = exc
             tries += 1
             wait_s = calls.backoff_s(tries, response, jitter())
             if wait_s is None:
-                raise calls.refusal(response) if response is not None else Unreachable(self.url) from failure
+                raise calls.refusal(response) if response is not None else Unreachable(self.url, failure) from failure
             time.sleep(wait_s)
 
     def follow(self, run_id: str, place: Place) -> Generator[Received, None, None]:
@@ -217,3 +217,7 @@ class Run:
             share: a link to pass on, good for a day where `ttl_s` does not say otherwise.
         """
         return ticket_of(self._client.url, self._client.call(calls.ticket(self.id, share=share, ttl_s=ttl_s)))
+
+    def revoke_ticket(self, ticket_id: str) -> None:
+        """Take a ticket back, by its `id`: streams that it opened end. Safe to repeat."""
+        self._client.call(calls.revoke_ticket(self.id, ticket_id))
