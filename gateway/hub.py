@@ -34,6 +34,10 @@ AWAY_BACKOFF_S: Final = (0.2, 1.0)  # spread, so that thousands of streams do no
 # Pages of the log that are read at once: each is in memory as reply, events and frames. A hundred
 # slow clients that fell behind together grew the process by 87 MiB where eight at a time grew it by 61.
 PAGES_AT_ONCE_MAX: Final = 8
+# Their answers come in one turn of the event loop, in which nobody else is served. Pages of many events, some 2 us
+# each, are two at a time; a client that comes back to a run reads a short one.
+LONG_PAGES_AT_ONCE_MAX: Final = 2
+LONG_PAGE_EVENTS: Final = 200
 
 
 class Hub:
@@ -45,7 +49,8 @@ class Hub:
         self._streams: dict[str, set[OpenStream]] = {}
         self._channels = Channels(redis, self._catch_up_all)
         self._ticker: asyncio.Task[None] | None = None
-        self._pages = asyncio.Semaphore(PAGES_AT_ONCE_MAX)
+        self._short_pages = asyncio.Semaphore(PAGES_AT_ONCE_MAX - LONG_PAGES_AT_ONCE_MAX)
+        self._long_pages = asyncio.Semaphore(LONG_PAGES_AT_ONCE_MAX)
         self.is_draining = False
         self.open_streams = 0
         self.events_relayed = 0
@@ -150,10 +155,12 @@ class Hub:
             asked.cancel()
 
     async def _read_page(self, stream: OpenStream) -> None:
-        if not await self._may_read_page():
+        subscription = stream.subscription
+        is_short = subscription.events_of_page(self._settings.page_max_events) < LONG_PAGE_EVENTS
+        pages = self._short_pages if is_short else self._long_pages
+        if not await _may_read_page(pages):
             await self._send_ping(stream)
             return
-        subscription = stream.subscription
         events_max = subscription.begin_page(self._settings.page_max_events)
         try:
             page = await log.read_page(
@@ -170,18 +177,10 @@ class Hub:
         except REDIS_AWAY:
             is_away = True
         finally:
-            self._pages.release()
+            pages.release()
         if is_away:
             await asyncio.sleep(random.uniform(*AWAY_BACKOFF_S))  # noqa: S311 - jitter
             await self._send_ping(stream)
-
-    async def _may_read_page(self) -> bool:
-        """Wait for the right to read a page, but not so long that a ping comes late; who gets it releases it."""
-        try:
-            async with asyncio.timeout(TICK_S):
-                return await self._pages.acquire()
-        except TimeoutError:
-            return False
 
     async def _send_ping(self, stream: OpenStream) -> None:
         if stream.ping_due:
@@ -238,3 +237,12 @@ class Hub:
     def _close_streams(self, streams: list[OpenStream]) -> None:
         for stream in streams:
             stream.close()
+
+
+async def _may_read_page(pages: asyncio.Semaphore) -> bool:
+    """Wait for the right to read a page, but not so long that a ping comes late; who gets it releases it."""
+    try:
+        async with asyncio.timeout(TICK_S):
+            return await pages.acquire()
+    except TimeoutError:
+        return False

@@ -92,12 +92,16 @@ class Subscription:
         self.is_live = False
         self._is_outdated = True
 
+    def events_of_page(self, events_max: int) -> int:
+        """How many events the next page may have, so that about the buffer's size is read at once."""
+        return max(1, min(events_max, self._buffer_max_bytes // self._event_bytes))
+
     def begin_page(self, events_max: int) -> int:
-        """A page is asked for now; how many events it may have, so that about the buffer's size is read at once."""
+        """A page is asked for now; how many events it may have."""
         self._is_outdated = False
         self._kept.clear()  # the page has what was kept before it was asked for
         self._kept_bytes = 0
-        return max(1, min(events_max, self._buffer_max_bytes // self._event_bytes))
+        return self.events_of_page(events_max)
 
     def read(self, page: Page) -> None:
         """The page of the log after `position` came."""

@@ -64,7 +64,8 @@ class Page(NamedTuple):
 
     def frames(self) -> bytes:
         """The page as SSE bytes."""
-        return b"".join([sse.encode(id_, event, data) for id_, _, event, data in self.events])
+        frame = sse.FRAME  # not `sse.encode`: of a page of 500 events, calling it is a fifth of the time
+        return b"".join([frame % (id_, event, data) for id_, _, event, data in self.events])
 
 
 class Head(NamedTuple):
@@ -202,7 +203,8 @@ async def _read_earliest(redis: Redis, run_id: str, head: Head) -> EventId:
 
 
 def _decode(stage_id: str, reply: list[Any]) -> list[StoredEvent]:
-    return [StoredEvent(id_, stage_id, fields[1], fields[3]) for id_, fields in reply]
+    new = tuple.__new__  # what `StoredEvent(…)` does after a Python call, which doubles its time
+    return [new(StoredEvent, (id_, stage_id, fields[1], fields[3])) for id_, fields in reply]
 
 
 def _merge(
