@@ -65,7 +65,7 @@ async def up(options: UpOptions, settings: Settings) -> None:
     told = asyncio.Event()
     with ExitStack() as stack:
         supervisor = Supervisor(printer.show)
-        _on_signals(told, supervisor.kill)
+        on_signals(told, supervisor.kill)
         starting = asyncio.create_task(_start(supervisor, options, settings, printer, stack))
         waiting = asyncio.create_task(told.wait())
         try:
@@ -174,7 +174,9 @@ def _check_port(host: str, port: int) -> None:
         raise ChildFailed(f"cannot listen on {host}, port {port}: {exc.strerror or exc}") from exc
 
 
-def _on_signals(told: asyncio.Event, kill: Callable[[], None]) -> None:
+def on_signals(told: asyncio.Event, kill: Callable[[], None]) -> None:
+    """Set `told` at the first signal to end, and call `kill` at each further one."""
+
     def on_signal() -> None:
         if told.is_set():
             kill()

@@ -63,9 +63,16 @@ def up(
 
 
 @app.command()
-def gateway(host: Host = "127.0.0.1", port: Port = 8000, *, insecure: Insecure = False) -> None:
+def gateway(
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    workers: Annotated[int, typer.Option(min=1, help="processes on the port; one uses one core")] = 1,
+    *,
+    insecure: Insecure = False,
+) -> None:
     """Serve the HTTP API, the streams and the page; any number of these may run."""
-    become("gateway", "--host", host, "--port", str(port), *(["--insecure"] if insecure else []))
+    options = ["--host", host, "--port", str(port), "--workers", str(workers)]
+    become("gateway", *options, *(["--insecure"] if insecure else []))
 
 
 @app.command()
