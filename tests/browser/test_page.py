@@ -18,6 +18,8 @@ from playwright.async_api import Page, Request, Route, expect
 from shared import api_keys
 from shared.tenants import Scope
 from tests.browser.conftest import OpenPage
+from tests.proxy import Proxy
+from tests.strict_client import post_run
 from tests.system import System
 
 # One loop for all, as they share the browser.
@@ -270,6 +272,27 @@ async def test_a_gateway_restart_in_mid_stream(page: Page, stagebus_url: str, sy
     assert text.startswith(before)
     assert text == await result_text(stagebus_url, run_id)
     assert (await connection_states(page))[-3:] == ["reconnecting", "live", "ended"]
+
+
+async def test_the_network_goes_and_comes_back(page: Page, stagebus_url: str) -> None:
+    """The page says so at once and counts; it waits for no backoff when the network is back, and has missed nothing."""
+    async with Proxy(urlsplit(stagebus_url).port or 0) as network:
+        run_id = await post_run(stagebus_url, {"user_prompt": WEATHER, "model": SLOW})
+        await page.add_init_script("Math.random = () => 0.999")  # a backoff is as long as it may be
+        await page.goto(f"http://127.0.0.1:{network.port}/?run={run_id}")
+        before = await wait_for_text(page, 5)
+        await page.context.set_offline(True)  # which cuts no connection that stands
+        network.cut()
+        connection = page.locator("#connection")
+        await expect(connection).to_have_text("Reconnecting (3)", timeout=END_MS)
+        assert (await answer(page)).startswith(before)
+        await page.context.set_offline(False)
+        # By itself the next try is seconds away.
+        await expect(connection).not_to_have_text(re.compile("Reconnecting"), timeout=1000)
+        await wait_for_end(page)
+
+    assert await answer(page) == await result_text(stagebus_url, run_id)
+    await expect(page.locator("[data-call-id][data-state=done]")).to_have_count(2)
 
 
 async def test_a_page_that_opens_while_the_gateway_is_away(page: Page) -> None:
