@@ -23,10 +23,11 @@ PROGRAM_S = 900
 
 
 def main(names: list[str]) -> int:
-    """Measure and write; 1 where a measurement failed, never where one was slow."""
+    """Measure and write; 1 where a measurement failed or gave no figure, never where one was slow."""
     failed = []
     for name in names or PROGRAMS:
         started = time.monotonic()
+        (lab.RESULTS / f"{name}.json").unlink(missing_ok=True)  # no figure of an earlier run stands in for this one's
         ended = subprocess.run(
             [sys.executable, "-m", f"benchmarks.{name}"],
             cwd=lab.ROOT,
@@ -37,6 +38,10 @@ def main(names: list[str]) -> int:
         failed += [name] * (ended.returncode != 0)
         print(f"{name}: {'failed' if ended.returncode else 'done'} in {time.monotonic() - started:.0f} s", flush=True)
     results = page.read_results()
+    for name in names or PROGRAMS:
+        if name not in failed and not list(figures.of({name: results.get(name, {})})):
+            print(f"{name}: gave no figure", flush=True)
+            failed.append(name)
     print(f"\n{page.table(figures.of(results))}\n{page.write(results).relative_to(lab.ROOT)} is written")
     return 1 if failed else 0
 

@@ -47,17 +47,17 @@ class OpenStream:
 
     def deliver(self, batch: LiveBatch) -> None:
         """A batch came over the live channel."""
-        subscription = self.subscription
-        subscription.deliver(batch)
-        if self._waiting is None or self._waiting.done():
-            return  # the task is at work and will see it
-        if subscription.is_live and self.outlet.is_free:
-            if data := subscription.take():
+        waiting = self._waiting
+        is_idle = waiting is not None and not waiting.done()  # else the task is at work and will see it
+        if is_idle and self.outlet.is_free and (data := self.subscription.pass_on(batch)) is not None:
+            if data:
                 self._note(data)
                 self.outlet.write(data)
-            if not subscription.is_ended:
+            if not self.subscription.is_ended:
                 return
-        self._waiting.set_result(None)
+        else:
+            self.subscription.deliver(batch)
+        self.wake()
 
     def fall_behind(self) -> None:
         """Something may have been missed: look into the log."""

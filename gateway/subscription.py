@@ -78,6 +78,15 @@ class Subscription:
         self._buffered_bytes = 0
         return data
 
+    def pass_on(self, batch: LiveBatch) -> bytes | None:
+        """The bytes of a batch that nothing stands before, for the client at once; None: `deliver` it."""
+        if batch.before != self.position or self._buffer or not self.is_live or self.is_ended:
+            return None
+        frames = self._view.of_batch(batch)
+        self.position = batch.last
+        self.is_ended = batch.is_end
+        return frames
+
     def deliver(self, batch: LiveBatch) -> None:
         """A batch came over the live channel."""
         if self.is_ended:

@@ -132,8 +132,13 @@ class World:
 
     def deliver(self, index: int, *, is_kept: bool = False) -> None:
         if self.channel and not self.is_over:
+            may_pass = index % 2 == 0 and self.page is None  # the owner may be at work
             index %= len(self.channel)
-            self.subscription.deliver(self.channel[index] if is_kept else self.channel.pop(index))
+            batch = self.channel[index] if is_kept else self.channel.pop(index)
+            if may_pass and (data := self.subscription.pass_on(batch)) is not None:
+                self.received += data
+            else:
+                self.subscription.deliver(batch)
 
     def lose_message(self, index: int) -> None:
         if self.channel:
