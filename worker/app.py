@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import secrets
 import socket
 from contextlib import ExitStack
 from typing import Any, Final
@@ -40,13 +41,15 @@ class WorkerApp:
     def __init__(self, settings: Settings) -> None:
         """Build everything; nothing is opened yet. Call in the event loop that runs it."""
         self._settings = settings
-        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        # A container that is started again has its host's name and its process id of before; whoever came back under
+        # its old name would take its runs up without a try, and one that kills its worker each time would never end.
+        self.name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
         self._redis: Redis = redis_connections.connect(settings)
         self._line = Line(self._redis, settings.redis_timeout_s)  # what all runs append over
         self._tools = ToolRegistry.from_settings(settings)
         self._keeper = LeaseKeeper(settings)
         self._metrics = WorkerMetrics()
-        self._channels = Channels(self._redis, on_reconnected=lambda: None)
+        self._channels = Channels(self._redis, on_reconnected=self._on_reconnected)
         self._model = Model.from_settings(settings, Slots(self._redis, self._channels))
         self._runner = Runner(
             self._redis,
@@ -105,6 +108,9 @@ class WorkerApp:
             await self._model.aclose()
             await self._tools.aclose()
             await redis_connections.close(self._redis)
+
+    def _on_reconnected(self) -> None:
+        self._runner.look_again()
 
     def _state(self) -> dict[str, Any]:
         """What this worker says of itself."""

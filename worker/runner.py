@@ -152,6 +152,11 @@ class Runner:
         for attempt in self._attempts:
             attempt.stop(Interrupt.DRAIN)
 
+    def look_again(self) -> None:
+        """Decisions may have been missed; a cancel's flag comes with every renewal as well."""
+        for attempt in self._attempts:
+            attempt.decided.set()
+
     async def _claim_and_work(self, run_id: str, token: str) -> Outcome:
         claim = await scripts.claim(self._line, run_id, self._worker)
         assert claim is not None, "a claim of held runs, too, always answers"
@@ -223,8 +228,9 @@ class Runner:
                 await self._channels.unsubscribe(keys.control(run_id))
 
     async def _listen(self, attempt: Attempt) -> None:
-        """Hear of a cancel and of decisions; a cancel that came after the claim and before the channel was ours is stored."""
+        """Hear of a cancel and of decisions; those that came after the claim and before the channel was ours are stored."""
         await self._channels.subscribe(keys.control(attempt.run_id), attempt.hear)
+        attempt.decided.set()
         try:
             if await self._redis.hget(keys.run(attempt.run_id), "cancel"):  # type: ignore[misc]
                 attempt.cancel()

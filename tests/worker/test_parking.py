@@ -1,9 +1,10 @@
 """A run that parks, by the runner and its scripts: what its wait costs, and how it ends."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
+import orjson
 import pytest
 from redis.asyncio import Redis
 
@@ -17,6 +18,8 @@ from worker.model.client import Model, ModelRequest
 from worker.runner import Outcome, Runner
 from worker.stages.gate import EXPIRED
 from worker.sweep import sweep
+from worker.tools.ask_user import ask_user
+from worker.tools.registry import ToolRegistry
 
 REQUEST = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "tools": ["ask_user"], "timeout_s": 60}
 CALL = {
@@ -126,3 +129,60 @@ async def test_keys_of_a_parked_run_are_kept_as_long_as_it_waits(
     await sweep(redis, settings)
 
     assert await redis.ttl(keys.job(run_id)) > settings.live_ttl_s - 60
+
+
+class BusyModel(AskingModel):
+    """Calls a tool that takes its time beside the question."""
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[dict[str, Any], None]:
+        async for chunk in super().stream(request):
+            for choice in chunk["choices"]:
+                if "tool_calls" in choice["delta"]:
+                    function = {"name": "take_time", "arguments": "{}"}
+                    slow = {"index": 1, "id": "t", "type": "function", "function": function}
+                    choice["delta"] = {"tool_calls": [CALL, slow]}
+            yield chunk
+
+
+async def until_logged(redis: Redis, run_id: str, name: bytes) -> None:
+    for _ in range(500):
+        if name in [event.event for event in (await log.read_page(redis, run_id, START, 100)).events]:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"no {name.decode()}")
+
+
+@pytest.mark.parametrize("missed", ["before the channel was subscribed", "while pub/sub was away"])
+async def test_decision_that_nobody_told_of_is_seen_while_another_call_goes_on(
+    redis: Redis, settings: Settings, runner: Runner, monkeypatch: pytest.MonkeyPatch, missed: str
+) -> None:
+    go_on = asyncio.Event()
+
+    async def take_time() -> str:
+        """Take time."""
+        await go_on.wait()
+        return "taken"
+
+    async def decide_unheard() -> None:
+        await until_logged(redis, run_id, b"tool_call")
+        decision = decisions.encode(decisions.Decision(decision="answer", text="the blue one"))
+        await redis.hset(keys.run(run_id), "decisions", orjson.dumps({"q": decision}).decode())  # type: ignore[misc]
+
+    async def subscribe(channel: str, handler: Callable[[bytes], None]) -> None:
+        if missed == "before the channel was subscribed":
+            await decide_unheard()
+        await really_subscribe(channel, handler)
+
+    really_subscribe = runner._channels.subscribe
+    monkeypatch.setattr(runner._channels, "subscribe", subscribe)
+    runner._model, runner._tools = BusyModel(), ToolRegistry([ask_user, take_time], settings)
+    runner._settings = settings.model_copy(update={"approval_wait_s": 60})
+    run_id = await queued(redis, settings, {**REQUEST, "tools": ["ask_user", "take_time"]})
+    running = asyncio.create_task(runner.run(run_id, "token"))
+    if missed == "while pub/sub was away":
+        await decide_unheard()
+        runner.look_again()
+
+    await until_logged(redis, run_id, b"approval_decided")
+    go_on.set()
+    assert await asyncio.wait_for(running, 10) == Outcome(is_over=True)
