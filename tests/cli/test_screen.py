@@ -137,13 +137,18 @@ def test_what_happens_to_the_run_is_a_line(event: str, data: dict, line: str) ->
 
 
 def test_restarted_stage_says_that_its_text_is_void() -> None:
-    restarted = ("stage_restarted", {"stage_id": "synthesis", "attempt": 9, "discard_from": 3})
+    restarted = ("stage_restarted", {"stage_id": "synthesis", "attempt": 9, "discard_from": 0})
 
     assert shown(restarted)[1] == "synthesis starts again\n"
     assert shown(chunk("In P", "synthesis"), restarted) == (
         "In P\n",
         "synthesis starts again; its text above is void\n",
     )
+
+
+def test_stage_that_goes_on_from_what_it_has_voids_nothing() -> None:
+    """As tools do after a person's decision, and after a crash."""
+    assert shown(("stage_restarted", {"stage_id": "tools", "attempt": 9, "discard_from": 1}))[1] == "tools goes on\n"
 
 
 def test_terminal_gets_no_orders_from_models_and_tools() -> None:

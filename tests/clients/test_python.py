@@ -12,6 +12,7 @@ from gateway.problems import problem_types
 from stagebus import client as stagebus_client
 from stagebus.client import (
     AsyncStagebus,
+    BadKey,
     Conflict,
     Forbidden,
     InvalidRequest,
@@ -26,6 +27,7 @@ from stagebus.client import (
     StreamBroken,
     Unauthenticated,
     Unavailable,
+    calls,
 )
 from stagebus.client.results import result_of
 from tests.fake_gateway import DONE, RETRY, Answer, Asked, FakeGateway, frame
@@ -130,6 +132,15 @@ async def test_ticket_leads_to_the_run_and_is_taken_back() -> None:
     assert (ticket.text, ticket.page) == ("t", f"{bus.url}/?run=01J#ticket=t")
     assert orjson.loads(gateway.asked[0].body) == {"share": True, "ttl_s": 60}
     assert (gateway.asked[1].method, gateway.asked[1].path) == ("DELETE", "/runs/01J/ticket/ab")
+
+
+@pytest.mark.parametrize("key", ["sbk_a\nb", "sbk_schön", "sbk_a b"])
+def test_what_cannot_be_a_key_is_told_and_not_repeated(key: str) -> None:
+    with pytest.raises(BadKey) as caught:
+        Stagebus(api_key=key)
+
+    assert "sbk_" not in str(caught.value)
+    assert calls.connection(None, "sbk_a\n", None)["headers"] == {"Authorization": "Bearer sbk_a"}
 
 
 async def test_ticket_goes_in_the_place_of_a_key(monkeypatch: pytest.MonkeyPatch) -> None:

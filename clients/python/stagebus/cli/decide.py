@@ -46,7 +46,9 @@ class Asker:
         """An event of the run came."""
         match received.event:
             case "approval_required" | "input_required":
-                self._waiting.append(received)
+                # After a gap it comes again.
+                if received.data["call_id"] not in {asked.data["call_id"] for asked in self._waiting}:
+                    self._waiting.append(received)
                 self.go_on()
             case "approval_decided":
                 call_id = received.data["call_id"]

@@ -6,6 +6,7 @@ import httpx
 
 from shared.errors import BadCursor, StagebusError
 from stagebus.client.errors import (
+    BadKey,
     ClientError,
     Forbidden,
     Refused,
@@ -48,7 +49,7 @@ def exit_of(exc: BaseException) -> Exit | None:
     match exc:
         case Misused() | BadCursor() | httpx.InvalidURL():
             return Exit.USAGE
-        case Unauthenticated() | Forbidden():
+        case BadKey() | Unauthenticated() | Forbidden():
             return Exit.UNAUTHORIZED
         case Unreachable() | Unavailable() | StreamBroken():
             return Exit.UNREACHABLE

@@ -52,7 +52,7 @@ class Screen:
             case "approval_required" | "input_required" | "approval_decided":
                 self._show_decision(received.event, data)
             case _:
-                self._show_way(received.event, data)
+                self._show_way(received)
 
     def note(self, line: str, style: str = "dim", *, ends_text: bool = False) -> None:
         """A line beside the text; in a pipe, which has the text alone, it breaks no line of it."""
@@ -83,7 +83,8 @@ class Screen:
 
     # --- what happened -------------------------------------------------------
 
-    def _show_way(self, event: str, data: dict[str, Any]) -> None:
+    def _show_way(self, received: Received) -> None:
+        event, data = received.event, received.data
         match event:
             case "run_queued":
                 self._began_at = data.get("at")
@@ -95,8 +96,7 @@ class Screen:
             case "stage_completed":
                 self._notes.rest()
             case "stage_restarted":
-                void = self._what_is_void(data["stage_id"])
-                self.note(f"{data['stage_id']} starts again{void}", "yellow", ends_text=bool(void))
+                self._show_restart(received)
                 self._work_on(data["stage_id"])
             case "retry_scheduled":
                 by = f" by {data['model']}" if data.get("model") else ""
@@ -106,6 +106,15 @@ class Screen:
                 self._work_on(f"{data['retry_of']} after a retry")
             case "gap" | "error" | "cancel" | "done":
                 self._show_end(event, data)
+
+    def _show_restart(self, received: Received) -> None:
+        stage_id = received.data["stage_id"]
+        if received.data["discard_from"] >= received.sequence:  # what it has so far stands
+            self.note(f"{stage_id} goes on")
+            return
+        is_void = stage_id == self._text_stage
+        void = "; its text above is void" if is_void else ""
+        self.note(f"{stage_id} starts again{void}", "yellow", ends_text=is_void)
 
     def _show_end(self, event: str, data: dict[str, Any]) -> None:
         match event:
@@ -185,9 +194,6 @@ class Screen:
                 return
             self._out.write("\n")
             self._out.flush()
-
-    def _what_is_void(self, stage_id: str) -> str:
-        return "; its text above is void" if stage_id == self._text_stage else ""
 
 
 class _Notes:

@@ -9,7 +9,7 @@ from uuid import uuid4
 import httpx
 
 from shared.loopback import is_loopback
-from stagebus.client.errors import Refused
+from stagebus.client.errors import BadKey, Refused
 
 URL_DEFAULT: Final = "http://127.0.0.1:8000"
 CONNECT_MAX_S: Final = 5.0
@@ -146,9 +146,15 @@ def connection(url: str | None, api_key: str | None, ticket: str | None) -> dict
     """The arguments of httpx's clients: where, with what key, and how long to wait.
 
     What is not given comes from STAGEBUS_URL and STAGEBUS_API_KEY; an empty key is none.
+
+    Raises:
+        BadKey: it cannot be one.
     """
     base_url = (url or os.environ.get("STAGEBUS_URL") or URL_DEFAULT).rstrip("/")
-    key = None if ticket else os.environ.get("STAGEBUS_API_KEY") if api_key is None else api_key
+    key = "" if ticket else os.environ.get("STAGEBUS_API_KEY", "") if api_key is None else api_key
+    key = key.strip()  # a file's last line end comes along easily
+    if not all("!" <= character <= "~" for character in key):
+        raise BadKey
     return {
         "base_url": base_url,
         "headers": {"Authorization": f"Bearer {key}"} if key else {},

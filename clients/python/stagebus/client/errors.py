@@ -8,6 +8,7 @@
       Conflict              409: it was decided or ended otherwise, or the idempotency key made another run
       RateLimited           429: `retry_after_s` says when to come again
       Unavailable           5xx: tried again for a while, in vain
+    BadKey                  what is given as a key cannot be one
     Unreachable             nobody answers
     StreamBroken            a stream has holes, however often it is asked for
     RunFailed, RunCancelled the run's own end, where its result was asked for
@@ -69,6 +70,14 @@ class RateLimited(Refused):
 
 class Unavailable(Refused):
     """The gateway cannot do it now."""
+
+
+class BadKey(ClientError):
+    """What is given as a key cannot be one; nothing was sent."""
+
+    def __init__(self) -> None:
+        # Not the key itself: messages are logged.
+        super().__init__("the key has characters that no key has: line ends, spaces or letters beyond ASCII")
 
 
 class Unreachable(ClientError):
