@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -92,17 +91,14 @@ async def test_second_signal_skips_the_wait(start: Start) -> None:
 
 
 async def test_plain_uvicorn_ends_streams_too(start: Start) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = start("-m", "uvicorn", "gateway.app:app", "--port", str(port))
-    await process.ready("running on ")
+    process = start("-m", "uvicorn", "gateway.app:app", "--port", "0")
+    url, *_ = (await process.ready("running on ")).split()
     async with (
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http,
+        httpx.AsyncClient(base_url=url) as http,
         http.stream("GET", await create(http)) as stream,
     ):
         events = await read_until_end(stream, lambda: process.signal(signal.SIGTERM))
-    await process.wait(timeout_s=5)
+    await process.wait()
 
     assert events == ["run_queued"]
 
