@@ -110,10 +110,11 @@ class Provider:
     def _open(self, body: dict[str, Any]) -> AbstractAsyncContextManager[openai.AsyncAPIResponse[Any]]:
         return self._create(
             model=body["model"],
-            messages=body["messages"],
+            messages=(),
             stream=True,
-            # Past the SDK's own parameters, which know what OpenAI takes and nothing of others.
-            extra_body={name: value for name, value in body.items() if name not in ("model", "messages", "stream")},
+            # Past the SDK's own parameters, which know what OpenAI takes and nothing of others, and which look at each
+            # part of each message by its type, and hold the event loop meanwhile: 350 ms for a thousand messages (openai 3.54).
+            extra_body={name: value for name, value in body.items() if name not in ("model", "stream")},
             **self._secret_parts(),
         )
 

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import logging
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -61,6 +62,29 @@ async def test_first_request_finds_its_client_built(connect: Connect, byte_serve
 
 def request(model: str = "demo:delay_ms=0", prompt: str = "Hello", **fields: object) -> ModelRequest:
     return ModelRequest(model=model, messages=[{"role": "user", "content": prompt}], **fields)
+
+
+async def test_long_conversation_costs_little_more_than_a_short_one(connect: Connect, byte_server) -> None:
+    """Calls of functions, counted: the SDK's typed parameters took hundreds a message, all in one go."""
+    model = connect(await byte_server.serve(HEAD + b"\r\n" + CHUNK + LAST))
+    called = 0
+
+    def count(_frame: object, event: str, _what: object) -> None:
+        nonlocal called
+        called += event == "call"
+
+    async def calls_of(messages: int) -> int:
+        nonlocal called
+        called = 0
+        sys.setprofile(count)
+        try:
+            await ask(model, ModelRequest(model="m", messages=[{"role": "user", "content": "Hello"}] * messages))
+        finally:
+            sys.setprofile(None)
+        return called
+
+    await calls_of(1)
+    assert await calls_of(501) < await calls_of(1) + 5 * 500
 
 
 async def ask(model: Model, asked: ModelRequest) -> Merged:
