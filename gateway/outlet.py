@@ -92,6 +92,8 @@ class DirectOutlet:
                 rest, self._rest, self._app = self._rest, None, None
                 self._forget_request()
                 del scope, receive, send
+                if self._is_lost:  # before anybody could be told
+                    self.on_lost()
                 await rest()
 
     def take_over(self, rest: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -101,6 +103,7 @@ class DirectOutlet:
     def lose(self) -> None:
         """The connection is gone."""
         self._is_lost = True
+        self._cycle.disconnected = True  # uvicorn says so to the connection's last request alone
         self.on_lost()
 
     def has_taken_over(self, cycle: RequestResponseCycle) -> bool:

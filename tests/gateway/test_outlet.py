@@ -15,6 +15,8 @@ from uvicorn.server import ServerState
 
 from gateway.connection import connection_class
 from gateway.hub import Hub
+from gateway.open_stream import OpenStream
+from gateway.outlet import DirectOutlet
 from gateway.state import Gateway
 from shared.logging import fields_of
 from shared.settings import Settings
@@ -148,6 +150,45 @@ async def test_stream_is_reported_when_it_is_over(
     assert (fields["method"], fields["path"], fields["status"]) == ("GET", events_of(run), 200)
     assert fields["bytes"] > len(b"event: run_queued")
     assert (fields["subject"], fields["tenant"]) == ("anyone", "default")
+
+
+async def test_client_that_went_before_its_stream_began_leaves_none(
+    app: Starlette, connect: Connect, run: RunByHand, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limiter, relayed = app.state.gateway.limiter, asyncio.Event()
+    asked, may_go_on, begin, relay = asyncio.Event(), asyncio.Event(), limiter.begin_stream, hub.relay
+
+    async def begin_late(tenant: str) -> bool:
+        asked.set()
+        await may_go_on.wait()
+        return await begin(tenant)
+
+    async def relay_noted(stream: OpenStream) -> None:
+        await relay(stream)
+        relayed.set()
+
+    monkeypatch.setattr(limiter, "begin_stream", begin_late)
+    monkeypatch.setattr(hub, "relay", relay_noted)
+    lost = asyncio.Event()
+    monkeypatch.setattr(DirectOutlet, "lose", _and_then(DirectOutlet.lose, lost.set))
+    browser = connect()
+    await browser.ask(events_of(run))
+    async with asyncio.timeout(SOON_S):
+        await asked.wait()
+        browser.socket.close()
+        await lost.wait()
+        may_go_on.set()
+        await relayed.wait()
+
+    assert hub.open_streams == 0
+
+
+def _and_then(first: Callable[[DirectOutlet], None], then: Callable[[], None]) -> Callable[[DirectOutlet], None]:
+    def both(outlet: DirectOutlet) -> None:
+        first(outlet)
+        then()
+
+    return both
 
 
 async def test_stream_that_ended_leaves_nothing_to_the_garbage_collector(
