@@ -36,7 +36,7 @@ from tests.system import Process, System
 WORKERS = 3
 GATEWAYS = 2
 SETTLE_S = 90  # the longest that a run may take once the storm is over
-APPROVAL_WAIT_S = 8  # so that some calls expire that nobody decides on
+APPROVAL_WAIT_S = 4  # so that some calls expire that nobody decides on
 ZEROS = ("violations", "stranded", "wrong_texts", "paid_twice", "immortal_keys", "left_active")
 
 

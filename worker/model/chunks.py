@@ -148,9 +148,7 @@ class ChunkDecoder:
         try:
             chunk = orjson.loads(data)
         except orjson.JSONDecodeError:
-            data = data.strip()
-            while data.startswith(_FIELD):  # a proxy that wraps what is wrapped
-                data = data.removeprefix(_FIELD).lstrip()
+            data = data.strip().removeprefix(_FIELD).lstrip()  # some proxies wrap what is wrapped
             if not data or self.is_done:
                 return
             if data == _DONE:
