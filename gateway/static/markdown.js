@@ -59,6 +59,8 @@ const NODE = {
   paragraph: ({ tokens }) => element("p", inline(tokens)),
   // Below the page's own headings.
   heading: ({ depth, tokens }) => element(`h${Math.min(6, depth + 2)}`, inline(tokens)),
+  // As it is written; marked has the empty lines after it in it.
+  html: ({ raw, block: isBlock }) => (isBlock ? element("p", [raw.trimEnd()]) : new Text(raw)),
   blockquote: ({ tokens }) => element("blockquote", tokens.map(block)),
   hr: () => element("hr"),
   code: ({ text }) => {

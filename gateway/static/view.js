@@ -14,7 +14,7 @@ const STAGE_PURPOSE = {
 };
 const CALL_STATE_TEXT = { waiting: "waiting for you" };
 const STATE_TEXT = { waiting: "waiting to retry", restarted: "started over" };
-const STATUS_TEXT = { queued: "queued: waiting for a worker", parked: "parked: waiting for you" };
+const STATUS_TEXT = { queued: "queued: waiting for a worker", parked: "waiting for you" };
 const CONNECTION_TEXT = { replaying: "catching up" };
 const PROMPT_EXCERPT_CHARS = 200; // the record holds no more of it
 // Page and reader agree that they are at the end of the text when no more than this is left below.
@@ -260,8 +260,8 @@ function showEnd({ status, error }) {
   setText($("end-text"), error?.error ?? "What was written until then is above.");
 }
 
-function showFacts({ id, lastId, attempts, usage, stages }) {
-  const facts = [`Run ${id}`, `last event ${lastId}`];
+function showFacts({ id, model, lastId, attempts, usage, stages }) {
+  const facts = [`Run ${id}`, model, `last event ${lastId}`].filter(Boolean);
   if (attempts > 1) facts.push(`${attempts} attempts`);
   setText($("facts"), facts.join(" · "));
   // Until the end, what the stages have said so far.
