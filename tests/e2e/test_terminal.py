@@ -1,5 +1,6 @@
 """`stagebus run` and `tail` at a real terminal: what is asked there, and what the answers do."""
 
+import asyncio
 import sys
 
 import pytest
@@ -59,18 +60,24 @@ async def test_return_goes_on_where_it_was(healthy: System) -> None:
 
 
 @pytest.mark.parametrize("keys", [CTRL_C, CTRL_D])
-async def test_second_ctrl_c_detaches(healthy: System, keys: str) -> None:
+async def test_second_ctrl_c_detaches_after_the_last_event_that_was_shown(healthy: System, keys: str) -> None:
     async with terminal(healthy, *SLOW) as shown:
         await shown.until("This is the")
         shown.type(CTRL_C)
         await shown.until(CTRL_C_ASKS)
+        client = StrictClient(healthy.urls, run_id_of(shown))
+        following = asyncio.create_task(client.follow())
+        await client.until(lambda c: c.names().count("tool_completion_chunk") > 2)
+        came = len(client.events)
+        await client.until(lambda c: len(c.events) > came + 3)
         shown.type(keys)
         code = await shown.exit_code()
-    run_id = run_id_of(shown)
+    await following
+    last_id = shown.text.split(f"detached; the run goes on: stagebus tail {client.run_id} --from ")[1].split()[0]
 
     assert code == 130
-    assert f"detached; the run goes on: stagebus tail {run_id} --from " in shown.text
-    assert (await get_run(healthy.url, run_id))["status"] in ("running", "succeeded")
+    client.events = [event for event in client.events if event.sequence <= int(last_id.split("-")[1])]
+    assert shown.text[shown.text.index("This is the") :].split("^C")[0] == client.text("extraction")
 
 
 async def test_question_of_the_model_is_answered_at_once(healthy: System) -> None:

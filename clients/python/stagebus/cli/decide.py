@@ -9,7 +9,7 @@ import orjson
 from stagebus.cli.exits import Misused
 from stagebus.cli.person import Person
 from stagebus.cli.screen import Screen
-from stagebus.client import AsyncRun, Conflict, Received
+from stagebus.client import AsyncRun, Conflict, Received, Refused
 
 _APPROVAL: Final = "[a]pprove, [d]eny, [e]dit its arguments, or Return for later:"
 _ANSWER: Final = "your answer, or Return for later:"
@@ -95,8 +95,8 @@ class Asker:
         ask = self._ask_question if asked.event == "input_required" else self._ask_approval
         try:
             is_decided = await ask(asked.data["call_id"], asked.data)
-        except Conflict as exc:
-            self._screen.note(f"too late: {exc}", "yellow")
+        except Refused as exc:
+            self._screen.note(f"{'too late' if isinstance(exc, Conflict) else 'not decided'}: {exc}", "yellow")
             return
         if not is_decided:
             how = "answer {} {} TEXT" if asked.event == "input_required" else "approve {} {}"

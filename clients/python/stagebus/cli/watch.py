@@ -15,7 +15,7 @@ from stagebus.cli.exits import EXIT_BY_EVENT, EXIT_BY_STATUS, Exit
 from stagebus.cli.person import Person
 from stagebus.cli.profile import Target
 from stagebus.cli.screen import Screen
-from stagebus.client import AsyncRun, AsyncStagebus, Received
+from stagebus.client import AsyncRun, AsyncStagebus, Received, Refused
 
 _ASKED: Final = frozenset({"approval_required", "input_required"})
 _CTRL_C: Final = "Ctrl-C: [d]etach and let it run, [c]ancel the run, or Return to go on:"
@@ -34,6 +34,7 @@ class Watch:
         self._screen = Screen(sys.stdout, sys.stderr)
         self._person = Person(self._screen) if Person.is_there() else None
         self._run: AsyncRun | None = None
+        self._cursor = ""  # of the last event that was shown, which may be behind the last that came
         self._interrupted = asyncio.Event()
         self._may_go_on = asyncio.Event()  # not while Ctrl-C's question stands
 
@@ -63,6 +64,7 @@ class Watch:
     async def _watch(self, find_run: FindRun) -> Exit:
         async with AsyncStagebus(self._target.url, api_key=self._target.api_key, on_lost=self._on_lost) as bus:
             self._run = run = await find_run(bus)
+            self._cursor = run.cursor
             self._screen.note(f"run {run.id}")
             self._may_go_on.set()
             # Where a loop has no such handler, Ctrl-C is a KeyboardInterrupt and detaches.
@@ -111,8 +113,11 @@ class Watch:
         if answer is None or answer[:1].lower() == "d":
             return False
         if answer[:1].lower() == "c":
-            await run.cancel()
-            self._screen.note("asked to cancel; Ctrl-C again leaves without waiting for its end")
+            try:
+                await run.cancel()
+                self._screen.note("asked to cancel; Ctrl-C again leaves without waiting for its end")
+            except Refused as exc:
+                self._screen.note(f"it is not cancelled: {exc}", "red")
         self._may_go_on.set()
         asker.go_on()
         return True
@@ -151,11 +156,12 @@ class Watch:
             sys.stdout.flush()
         else:
             self._screen.show(received)
+        self._cursor = received.id or self._cursor
 
     def _on_lost(self, cursor: str, wait_s: float) -> None:
         self._screen.note(f"lost the stream after event {cursor or 0}; asking again in {wait_s:.1f} s", "yellow")
 
     def _say_detached(self) -> None:
         if self._run is not None:
-            after = f" --from {self._run.cursor}" if self._run.cursor else ""
+            after = f" --from {self._cursor}" if self._cursor else ""
             self._screen.note(f"detached; the run goes on: stagebus tail {self._run.id}{after}")
