@@ -37,7 +37,7 @@ system's `write` and a turn of the event loop. The gateway took 11-13 s for 1,00
 for 1,000 runs with a client each, which have an event each to be read from Redis and taken apart (2 busy cores,
 processes' CPU, measured in turn).
 
-So one gateway process, which is one core, relays some 25,000 events a second; at 8 KiB a stream its memory is no bound.
+So one gateway process, which is one core, relays some 25,000 events a second; at 8 to 10 KiB a stream its memory is no bound.
 What has to be added before that is time: when a gateway uses more than half a core for long, start another. On one
 machine `stagebus gateway --workers N` starts N processes on one port, starts again those that die and drains all
 of them at the first signal; more of them than cores bring nothing. Each counts for itself at `/metrics`, and the kernel
