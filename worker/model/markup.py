@@ -2,6 +2,8 @@ r"""What models write into their text that is no text: thoughts and calls; sans-
 
     <think>…</think>                                              DeepSeek R1, Qwen
     <tool_call>{"name": "f", "arguments": {…}}</tool_call>        Hermes, Qwen
+    <tool_call>f<arg_key>city</arg_key><arg_value>Paris</arg_value></tool_call>    GLM
+    <|tool_call_begin|>functions.f:0<|tool_call_argument_begin|>{…}<|tool_call_end|>    Kimi
     <function=f><parameter=city>Paris</parameter></function>      Qwen Coder; with JSON inside: Llama
     <|python_tag|>{"name": "f", "parameters": {…}}; …             Llama; also f.call(city="Paris")
     [TOOL_CALLS][{"name": "f", "arguments": {…}}, …]              Mistral; also f[ARGS]{…} and f{…}
@@ -22,7 +24,16 @@ import orjson
 
 from worker.model.calls import Call, arguments_text
 
-_MARKER: Final = re.compile(r"<tool_call>|<\|python_tag\|>|\[TOOL_CALLS\]|<function=")
+_MARKER: Final = re.compile(
+    r"(?:<\|tool_calls_section_begin\|>\s*)?(<tool_call>|<\|python_tag\|>|\[TOOL_CALLS\]|<function=|<\|tool_call_begin\|>)"
+)
+_GLM_NAME: Final = re.compile(r"\s*([\w.:-]+)\s*(?=<arg_key>)")
+# No value reaches into the next call, so that many calls without an end cost no more than their length.
+_GLM_ARGUMENT: Final = re.compile(
+    r"\s*<arg_key>([^<]*)</arg_key>\s*<arg_value>((?:(?!<tool_call>).)*?)</arg_value>", re.DOTALL
+)
+_KIMI_NAME: Final = re.compile(r"\s*(?:functions\.)?([\w.-]+)(?::\d+)?\s*<\|tool_call_argument_begin\|>\s*(?=\{)")
+_KIMI_END: Final = re.compile(r"\s*<\|tool_call_end\|>(?:\s*<\|tool_calls_section_end\|>)?")
 _SPACE: Final = re.compile(r"\s*")
 _CLOSING: Final = re.compile(r"\s*</tool_call>")
 _BETWEEN_LLAMA: Final = re.compile(r"[\s;]*(?:<\|(?:eom_id|eot_id)\|>)?")
@@ -59,7 +70,7 @@ def split_calls(text: str) -> tuple[str, list[Call]]:
     calls: list[Call] = []
     position = 0
     while marker := _MARKER.search(text, position):
-        found = _PARSERS[marker[0]](text, marker.end())
+        found = _PARSERS[marker[1]](text, marker.end())
         if found.calls:
             kept.append(text[position : marker.start()])
             calls += found.calls
@@ -75,8 +86,31 @@ def _hermes(text: str, start: int) -> _Found:
     found = _objects(text, start, _SPACE)
     if not found.calls:
         found = _function(text, start)
+    if not found.calls:
+        found = _glm(text, start)
     closing = _CLOSING.match(text, found.end)
     return _Found(found.calls, closing.end() if closing else found.end)
+
+
+def _glm(text: str, start: int) -> _Found:
+    name = _GLM_NAME.match(text, start)
+    if name is None:
+        return _Found([], start)
+    arguments: dict[str, Any] = {}
+    end = name.end()
+    while match := _GLM_ARGUMENT.match(text, end):
+        arguments[match[1].strip()] = _loose_value(match[2].strip())
+        end = match.end()
+    return _Found([Call("", name[1], orjson.dumps(arguments).decode())] if arguments else [], end)
+
+
+def _kimi(text: str, start: int) -> _Found:
+    name = _KIMI_NAME.match(text, start)
+    decoded = None if name is None else _decode(text, name.end())
+    if name is None or decoded is None:
+        return _Found([], start)
+    arguments, end = decoded
+    return _Found([Call("", name[1], arguments_text(arguments))], _skip(_KIMI_END, text, end))
 
 
 def _llama(text: str, start: int) -> _Found:
@@ -195,4 +229,5 @@ _PARSERS: Final[Mapping[str, Callable[[str, int], _Found]]] = {
     "<|python_tag|>": _llama,
     "[TOOL_CALLS]": _mistral,
     "<function=": _function,
+    "<|tool_call_begin|>": _kimi,
 }

@@ -8,6 +8,8 @@ TOKYO = Call("", "get_weather", '{"city":"Tokyo"}')
 HERMES = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "%s"}}\n</tool_call>'
 LLAMA = '{"name": "get_weather", "parameters": {"city": "%s"}}'
 MISTRAL = '{"name": "get_weather", "arguments": {"city": "%s"}}'
+GLM = "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>%s</arg_value>\n</tool_call>"
+KIMI = '<|tool_call_begin|>functions.get_weather:%d<|tool_call_argument_begin|>{"city": "%s"}<|tool_call_end|>'
 CODER = "<function=get_weather>\n<parameter=city>\n%s\n</parameter>\n</function>"
 
 
@@ -21,6 +23,10 @@ CODER = "<function=get_weather>\n<parameter=city>\n%s\n</parameter>\n</function>
         f"<tool_call>\n{CODER % 'Paris'}\n</tool_call>\n<tool_call>\n{CODER % 'Tokyo'}\n</tool_call>",
         f"{CODER % 'Paris'}\n{CODER % 'Tokyo'}",
         '<function=get_weather>{"city": "Paris"}</function><function=get_weather>{"city": "Tokyo"}</function>',
+        f"{GLM % 'Paris'}\n{GLM % 'Tokyo'}",
+        f"{GLM % 'Paris'}{GLM % 'Tokyo'}".replace("\n", ""),
+        f"<|tool_calls_section_begin|>{KIMI % (0, 'Paris')}{KIMI % (1, 'Tokyo')}<|tool_calls_section_end|>",
+        f"{KIMI % (0, 'Paris')}\n{KIMI % (1, 'Tokyo')}",
         f"<|python_tag|>{LLAMA % 'Paris'}; {LLAMA % 'Tokyo'}<|eom_id|>",
         f"<|python_tag|>{LLAMA % 'Paris'}\n{LLAMA % 'Tokyo'}",
         f"<|python_tag|>{LLAMA % 'Paris'}<|python_tag|>{LLAMA % 'Tokyo'}",
@@ -33,6 +39,12 @@ CODER = "<function=get_weather>\n<parameter=city>\n%s\n</parameter>\n</function>
 )
 def test_calls_are_found(text):
     assert split_calls(text) == ("", [PARIS, TOKYO])
+
+
+def test_many_calls_without_an_end_cost_no_more_than_their_length():
+    text = "<tool_call>f<arg_key>k</arg_key><arg_value>v" * 20_000
+
+    assert split_calls(text) == (text, [])
 
 
 def test_ids_in_text_are_kept():
