@@ -239,6 +239,8 @@ async def settle(redis: Redis, settings: Settings, run_id: str) -> None:
         tokens = orjson.loads(usage)["total_tokens"] if usage else 0
         ended = scripts.Ended(status.decode(), int(ended_at), parse_id(last_id.decode()).sequence, tokens)
     await scripts.settle(redis, run_id, tenant=(tenant or b"").decode(), ended=ended)
-    await scripts.leave(redis, run_id, settings.tenant_runs_running)
-    if reserved:
-        await redis.expire(reserved, round(settings.retention_s))
+    await scripts.leave(redis, run_id, settings.tenant_runs_running, has_ended=True)
+    if reserved and ended_at:
+        # From the run's end on: a key that is used late would outlive its run, and make another one of the same id.
+        now_s, _ = await redis.time()
+        await redis.expire(reserved, max(1, int(int(ended_at) / 1000 + settings.retention_s) - now_s))

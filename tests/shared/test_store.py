@@ -122,6 +122,18 @@ async def test_key_of_an_ended_run_does_not_run_it_again(redis: Redis, settings:
     assert await redis.ttl(keys.idempotency("t", "k")) <= settings.retention_s, "it lives as long as its run"
 
 
+async def test_key_that_is_used_late_does_not_outlive_its_run(redis: Redis, settings: Settings) -> None:
+    """It would make another run under the id of the one that is gone."""
+    run_id = await create(redis, settings, key="k")
+    await store.cancel_run(redis, settings, run_id)
+    seconds, _ = await redis.time()
+    ended_at = (seconds - round(settings.retention_s) + 100) * 1000
+    await redis.hset(keys.run(run_id), "finished_at", ended_at)  # type: ignore[misc]
+
+    assert await create(redis, settings, key="k") == run_id
+    assert 90 <= await redis.ttl(keys.idempotency("t", "k")) <= 101
+
+
 async def test_queued_run_is_cancelled_by_the_gateway(redis: Redis, settings: Settings) -> None:
     run_id = await create(redis, settings)
     await store.cancel_run(redis, settings, run_id)
