@@ -264,14 +264,18 @@ async def take(redis: Redis | Line, run_id: str, token: str, lease_s: float, run
     return bool(await _TAKE(redis, key_list, args))
 
 
-async def leave(redis: Redis | Line, run_id: str, running_max: int = 0, *, tenant: str = "") -> int:
+async def leave(
+    redis: Redis | Line, run_id: str, running_max: int = 0, *, tenant: str = "", has_ended: bool = False
+) -> int:
     """A run ended or was given back: let in what waits for that; how many.
 
     Args:
         running_max: as in `take`.
         tenant: whose it was, where the record may be gone.
+        has_ended: it cannot go on; else one that another worker took since stays among those that run.
     """
     key_list = [keys.run(run_id), keys.QUEUE, keys.RUNNING, keys.HELD_BACK, keys.LIMITS, keys.TURN, keys.BELL]
+    key_list += [] if has_ended else [keys.lease(run_id)]
     return int(await _LEAVE(redis, key_list, [run_id, tenant, running_max, BELLS_MAX]))
 
 

@@ -192,8 +192,10 @@ class LogProtocol(RuleBasedStateMachine):
     def leave(self, is_another: bool) -> None:
         """This run's, or another's: what is held back is let in where there is room."""
         run_id = OTHER.removeprefix("t ") if is_another else RUN
-        fields = {"is_other_running": False} if is_another else {"is_running": False}
-        self.change(**fields)
+        if is_another:
+            self.change(is_other_running=False)
+        elif self.stored.holder is None or self.stored.is_ended:  # else another worker took it since
+            self.change(is_running=False)
         is_let_in = self.stored.is_held_back and not self.stored.is_other_running and not self.stored.is_running
         is_out = self.stored.is_held_back and self.stored.is_ended and not is_another
         assert self.call(scripts.leave, run_id, RUNNING_MAX, tenant="t") == (is_let_in and not is_out)

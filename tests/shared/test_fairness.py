@@ -118,6 +118,19 @@ async def test_end_lets_the_next_one_in(redis: Redis, settings: Settings) -> Non
     assert await redis.exists(keys.RUNNING, keys.HELD_BACK, keys.QUEUE) == 0
 
 
+async def test_run_that_another_worker_took_at_once_still_counts(redis: Redis, settings: Settings) -> None:
+    """Its first worker gives it back and then leaves; the bell may have been heard in between."""
+    first, second = await make(redis, settings, "t", 2)
+    assert [await take_next(redis, 1), await take_next(redis, 1)] == [first, None]
+    await give_back(redis, first)
+    assert await take_next(redis, 1) == first
+
+    assert await scripts.leave(redis, first, 1) == 0
+    assert await take_next(redis, 1) is None
+    assert await redis.zrange(keys.RUNNING, 0, -1) == [f"t {first}".encode()]
+    assert await redis.zrange(keys.HELD_BACK, 0, -1) == [f"t {second}".encode()]
+
+
 async def test_tenant_s_own_limit_wins_and_may_be_lifted(redis: Redis, settings: Settings) -> None:
     await redis.hset(keys.LIMITS, "t:runs_running", 1)
     run_ids = await make(redis, settings, "t", 3)
