@@ -158,11 +158,15 @@ async def test_parked_run_in_a_pipe_is_7_and_says_how_to_decide() -> None:
 async def test_run_ids_are_completed_out_of_the_newest() -> None:
     from stagebus.cli.options import complete_run_id
 
-    runs = [{"id": "01JA", "status": "queued", "prompt": "a\nb"}, {"id": "01JB", "status": "queued", "prompt": "01JA"}]
+    runs = [
+        {"id": "01JA", "status": "queued", "prompt": "$(id)"},
+        {"id": "01JB", "status": "queued", "prompt": "01JA"},
+        {"id": "01JA$(id)", "status": "queued", "prompt": ""},
+    ]
     page = Answer(orjson.dumps({"runs": runs}), 200, "application/json")
     async with FakeGateway(lambda _: page) as gateway:
         context = SimpleNamespace(params={"url": gateway.url, "profile": None})
-        assert await asyncio.to_thread(complete_run_id, context, "01JA") == [("01JA", "queued: a b")]
+        assert await asyncio.to_thread(complete_run_id, context, "01JA") == [("01JA", "queued")]
     assert await asyncio.to_thread(complete_run_id, context, "01JA") == [], "nobody is there: that is no error"
 
 

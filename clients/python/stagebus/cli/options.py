@@ -10,7 +10,6 @@ COMPLETED_MAX: Final = 50
 def complete_run_id(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     """The newest runs whose ids begin so, for the shell; nothing where no gateway says any at once."""
     from stagebus.cli.profile import find_target
-    from stagebus.cli.words import excerpt
     from stagebus.client import calls
 
     try:
@@ -20,10 +19,11 @@ def complete_run_id(context: typer.Context, incomplete: str) -> list[tuple[str, 
         # No second try and no long wait: somebody sits before a prompt.
         with httpx.Client(**(calls.connection(target.url, target.api_key, None) | {"timeout": 1.0})) as http:
             found = http.get("/runs", params={"limit": COMPLETED_MAX, "q": incomplete} if incomplete else {}).json()
-        runs = [run for run in found["runs"] if run["id"].startswith(incomplete)]
+        runs = [(run["id"], run["status"]) for run in found["runs"] if run["id"].startswith(incomplete)]
     except Exception:  # noqa: BLE001 - whatever it is, a shell's prompt is no place to say so
         return []
-    return [(run["id"], f"{run['status']}: {excerpt(run['prompt'])}") for run in runs]
+    # Shells evaluate what completes: no prompt, which anybody may have written, and nothing but plain words.
+    return [(run_id, status) for run_id, status in runs if run_id.isalnum() and status.isalpha()]
 
 
 Url = Annotated[str | None, typer.Option(help="where a gateway is; else STAGEBUS_URL, else the profile's")]
