@@ -33,6 +33,9 @@ async def sweep_forever(redis: Redis, settings: Settings, worker: str) -> None:
                 await sweep(redis, settings)
         except REDIS_AWAY as exc:
             logger.warning("the sweep waits for Redis: %s", exc)
+        except Exception:
+            # It would end for good, silently, and with it what brings back runs that no queue knows.
+            logger.exception("a sweep failed; the next one comes")
         await asyncio.sleep(settings.sweep_s / 2)
 
 

@@ -158,3 +158,22 @@ async def test_one_worker_sweeps_for_all_and_lives_through_redis_being_away(
     await cancel_and_wait(*sweeping)
 
     assert outcomes == []
+
+
+async def test_sweep_that_fails_is_not_the_last_one(
+    redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swept = asyncio.Queue[int]()
+
+    async def fail(_redis: Redis, _settings: Settings) -> None:
+        swept.put_nowait(1)
+        await redis.delete(keys.SWEEP)
+        raise ValueError("a member that nobody can read")
+
+    monkeypatch.setattr(sweep_module, "sweep", fail)
+    sweeping = asyncio.create_task(sweep_forever(redis, settings.model_copy(update={"sweep_s": 0.05}), "w"))
+    try:
+        await asyncio.wait_for(swept.get(), 5)
+        await asyncio.wait_for(swept.get(), 5)
+    finally:
+        await cancel_and_wait(sweeping)
