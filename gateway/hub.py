@@ -222,8 +222,7 @@ class Hub:
                 # Without the ticker no stream of this process would ever get a ping again.
                 logger.exception("quiet streams could not be compared")
             for stream in quiet:
-                stream.ping_due = True
-                stream.wake()
+                stream.ping()
 
     async def _compare(self, quiet: list[OpenStream]) -> None:
         last_ids = await log.read_last_ids(self._redis, [stream.run_id for stream in quiet])

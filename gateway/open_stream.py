@@ -10,6 +10,7 @@ import asyncio
 from gateway.outlet import Outlet
 from gateway.subscription import Subscription
 from shared.live import LiveBatch
+from shared.sse import PING
 
 
 class OpenStream:
@@ -47,9 +48,7 @@ class OpenStream:
 
     def deliver(self, batch: LiveBatch) -> None:
         """A batch came over the live channel."""
-        waiting = self._waiting
-        is_idle = waiting is not None and not waiting.done()  # else the task is at work and will see it
-        if is_idle and self.outlet.is_free and (data := self.subscription.pass_on(batch)) is not None:
+        if self._is_idle and self.outlet.is_free and (data := self.subscription.pass_on(batch)) is not None:
             if data:
                 self._note(data)
                 self.outlet.write(data)
@@ -58,6 +57,20 @@ class OpenStream:
         else:
             self.subscription.deliver(batch)
         self.wake()
+
+    def ping(self) -> None:
+        """The stream was quiet for long: at once where nothing is to be done before it, without the task."""
+        if self._is_idle and self.outlet.is_free and not self.subscription.is_ready:
+            self._note(PING)
+            self.outlet.write(PING)
+        else:
+            self.ping_due = True
+            self.wake()
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether the task sleeps; else it is at work and will see what came."""
+        return self._waiting is not None and not self._waiting.done()
 
     def fall_behind(self) -> None:
         """Something may have been missed: look into the log."""
@@ -71,7 +84,7 @@ class OpenStream:
 
     def wake(self) -> None:
         """Something is to be done: the task goes round."""
-        if self._waiting is not None and not self._waiting.done():
+        if self._is_idle and self._waiting is not None:
             self._waiting.set_result(None)
 
     async def send(self, data: bytes) -> None:

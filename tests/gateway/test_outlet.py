@@ -152,6 +152,18 @@ async def test_stream_is_reported_when_it_is_over(
     assert (fields["subject"], fields["tenant"]) == ("anyone", "default")
 
 
+async def test_quiet_stream_gets_pings_and_then_what_comes(connect: Connect, run: RunByHand, hub: Hub) -> None:
+    hub._settings = hub._settings.model_copy(update={"ping_s": 0.1})
+    browser = connect()
+    await browser.ask(events_of(run))
+    await browser.until(b"event: run_queued")
+    for _ in range(2):
+        await browser.until(b"8\r\n: ping\n\n\r\n")
+    await run.end()
+    await browser.until(b"event: done")
+    await browser.until(b"\r\n0\r\n\r\n")
+
+
 async def test_client_that_went_before_its_stream_began_leaves_none(
     app: Starlette, connect: Connect, run: RunByHand, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
