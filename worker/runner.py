@@ -93,11 +93,15 @@ class Runner:
         Raises:
             Fenced: another attempt owns the run; nothing of it is ours to touch.
         """
+        losses = 0
         while True:
             try:
                 return await self._claim_and_work(run_id, token)
             except TailLost as exc:
                 logger.warning("%s; claiming anew", exc)
+                losses += 1
+                if losses > 1:  # whatever Redis has against this run, each claim may ask, and pay, a provider
+                    await asyncio.sleep(AWAY_BACKOFF_S)
             except (RunEnded, RunNotFound):
                 await self._settle(run_id)
                 return Outcome(is_over=True)

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from shared import keys, log, scripts, store
 from shared.clock import wall_ms
@@ -18,6 +19,7 @@ from shared.provider_entry import ProvidersFile
 from shared.providers import Providers
 from shared.runs import RunStatus
 from shared.settings import Settings
+from shared.tasks import cancel_and_wait
 from tests.runs_by_hand import queued
 from worker.model.client import Model, ModelRequest
 from worker.model.slots import Spending
@@ -356,3 +358,28 @@ async def test_run_that_waits_for_a_slot_is_given_back_as_soon_as_its_worker_dra
     assert not (await asyncio.wait_for(running, 10)).is_over
     assert model.was_asked == []
     assert (await store.get_run(redis, run_id)).tries == 0
+
+
+async def test_run_that_redis_refuses_for_good_is_not_begun_again_without_a_pause(
+    redis: Redis, settings: Settings, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user of Redis that lost a right, say: each claim asks the provider anew."""
+    claims = 0
+    claim = scripts.claim
+
+    async def count(*args: Any, **named: Any) -> scripts.Claim | None:
+        nonlocal claims
+        claims += 1
+        return await claim(*args, **named)
+
+    async def refuse(*_: Any, **__: Any) -> scripts.Appended:
+        raise ResponseError("NOPERM this user has no permissions")
+
+    monkeypatch.setattr(scripts, "claim", count)
+    monkeypatch.setattr(scripts, "append", refuse)
+    run_id = await queued(redis, settings, REQUEST)
+    running = asyncio.create_task(runner.run(run_id, "token"))
+    await asyncio.wait({running}, timeout=0.8)
+    await cancel_and_wait(running)
+
+    assert 2 <= claims <= 4
