@@ -1,7 +1,7 @@
 """Which workers and gateways there are, and what each is at: they say so themselves, again and again.
 
-sb:workers    host:4711   {"concurrency": 10, "runs": [{"id": "01J…", "attempt": 5204}]}
-sb:gateways   9f3c…       {"streams_open": 17}
+sb:workers    host:4711:9f3c21   {"concurrency": 10, "runs": [{"id": "01J…", "attempt": 5204}]}
+sb:gateways   9f3c…              {"streams_open": 17}
 
 It is for people who look. Nothing is decided by it: who holds a run its lease says.
 """
