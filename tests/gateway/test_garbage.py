@@ -1,6 +1,7 @@
 """The collector after start: what lives long is not looked at again."""
 
 import gc
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -37,3 +38,21 @@ def test_a_page_of_the_log_starts_no_collection() -> None:
         del page
 
     assert [generation["collections"] for generation in gc.get_stats()] == before
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_cycle_that_was_in_use_at_a_collection_goes_in_the_end() -> None:
+    class Request:
+        def __init__(self) -> None:
+            self.me = self
+
+    request = Request()
+    seen = weakref.ref(request)
+    gc.collect()
+    del request
+    for _ in range(garbage.THOROUGH_EVERY - 2):
+        gc.collect()
+    assert seen() is not None, "collections look at what is new"
+    gc.collect()
+
+    assert seen() is None
