@@ -99,9 +99,9 @@ class Process:
         return await self.wait(timeout_s)
 
 
-def worker_name(pid: int) -> str:
-    """What a worker calls itself in a run's record."""
-    return f"{socket.gethostname()}:{pid}"
+def names_worker(name: str, pid: int) -> bool:
+    """Whether that is what a worker calls itself in a run's record; its last part is another at each start."""
+    return name.startswith(f"{socket.gethostname()}:{pid}:")
 
 
 class System:
@@ -225,7 +225,7 @@ class System:
     async def holder_of(self, run_id: str) -> Process:
         """The worker that holds a run."""
         name = (await self.redis.hget(keys.run(run_id), "worker") or b"").decode()
-        return next(worker for worker in self.workers if worker.is_running and name == worker_name(worker.pid))
+        return next(worker for worker in self.workers if worker.is_running and names_worker(name, worker.pid))
 
     async def restart_gateway(self, index: int = 0, *, is_killed: bool = False) -> None:
         """End a gateway and start it again on its port."""
