@@ -17,7 +17,6 @@ MAY_IMPORT = {
     "shared": {"shared"},
     "stagebus": {"stagebus", "shared"},
     "clients/python/stagebus/tools.py": {"worker"},  # what people import of it who write tools
-    "shared/cli.py": {"stagebus"},  # where the command once was
 }
 MAY_IMPORT_ARQ = {"shared/queue.py", "worker/queue.py", "worker/app.py"}
 FILE_LINES_MAX = 400
@@ -86,7 +85,7 @@ def test_packages_meet_only_in_shared(path: Path) -> None:
 def test_client_knows_nothing_of_its_command() -> None:
     importers = {name_of(path) for path in MODULES if any(m.startswith("stagebus.cli.") for m in imports_of(path))}
 
-    assert importers <= {name_of(path) for path in (CLIENT / "cli").iterdir()} | {"shared/cli.py"}
+    assert importers <= {name_of(path) for path in (CLIENT / "cli").iterdir()}
 
 
 def test_arq_has_few_doors() -> None:
