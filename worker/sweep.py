@@ -7,20 +7,21 @@ those that have ended or never began, and lets in what no limit holds back any m
 
 import asyncio
 import logging
-from typing import Final
+from typing import Final, NamedTuple
 
 from redis.asyncio import Redis
 
 from shared import ids, keys, log, queue, scripts, store
-from shared.errors import QueueTimeout, RunEnded, RunNotFound
+from shared.errors import QueueTimeout, RunEnded
 from shared.events import Cancel, Error
 from shared.redis import REDIS_AWAY, is_passing
-from shared.runs import Run, RunStatus
+from shared.runs import TERMINAL, RunStatus
 from shared.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 BATCH: Final = 500
+FIELDS: Final = ("status", "worker", "cancel", "created_at")
 # A creation that stopped before its record may still be completed by its client for this long.
 HALF_MADE_S: Final = 3600.0
 
@@ -39,6 +40,15 @@ async def sweep_forever(redis: Redis, settings: Settings, worker: str) -> None:
         await asyncio.sleep(settings.sweep_s / 2)
 
 
+class Glance(NamedTuple):
+    """What of a run tells whether anything is to be done about it. Its request, up to a megabyte, is none of it."""
+
+    run_id: str
+    fields: list[bytes | None] | Exception  # FIELDS of its record, all None where there is none
+    ttls_s: tuple[int, int]  # of its record and its job
+    is_queued: bool
+
+
 async def sweep(redis: Redis, settings: Settings) -> None:
     """Look at every active run once."""
     seconds, microseconds = await redis.time()
@@ -46,19 +56,29 @@ async def sweep(redis: Redis, settings: Settings) -> None:
     offset = 0
     while run_ids := await redis.zrange(keys.ACTIVE, offset, offset + BATCH - 1):
         offset += len(run_ids)
-        names = [run_id.decode() for run_id in run_ids]
-        scores = await redis.zmscore(keys.QUEUE, names)
-        for run_id, score in zip(names, scores, strict=True):
+        for glance in await _glance_at(redis, [run_id.decode() for run_id in run_ids]):
             try:
-                offset -= await _look_at(redis, settings, run_id, is_queued=score is not None, now_ms=now_ms)
+                offset -= await _put_right(redis, settings, glance, now_ms)
             except RunEnded:
-                logger.debug("run %s ended while it was looked at", run_id)
+                logger.debug("run %s ended while it was looked at", glance.run_id)
             except Exception as exc:
                 if isinstance(exc, REDIS_AWAY) and is_passing(exc):
                     raise
                 # One bad record must not cost all others their sweep.
-                logger.exception("run %s cannot be looked at", run_id)
+                logger.exception("run %s cannot be looked at", glance.run_id)
     await _let_in(redis, settings, now_ms)
+
+
+async def _glance_at(redis: Redis, run_ids: list[str]) -> list[Glance]:
+    async with redis.pipeline(transaction=False) as pipe:
+        pipe.zmscore(keys.QUEUE, run_ids)
+        for run_id in run_ids:
+            pipe.hmget(keys.run(run_id), list(FIELDS))
+            pipe.ttl(keys.run(run_id))
+            pipe.ttl(keys.job(run_id))
+        scores, *replies = await pipe.execute(raise_on_error=False)
+    each = zip(run_ids, replies[::3], replies[1::3], replies[2::3], scores, strict=True)
+    return [Glance(run_id, fields, (ttl, job_ttl), score is not None) for run_id, fields, ttl, job_ttl, score in each]
 
 
 async def _let_in(redis: Redis, settings: Settings, now_ms: int) -> None:
@@ -78,23 +98,27 @@ async def _let_in(redis: Redis, settings: Settings, now_ms: int) -> None:
         await scripts.leave(redis, run_id, settings.tenant_runs_running, tenant=tenant)
 
 
-async def _look_at(redis: Redis, settings: Settings, run_id: str, *, is_queued: bool, now_ms: int) -> int:
+async def _put_right(redis: Redis, settings: Settings, glance: Glance, now_ms: int) -> int:
     """Put one run right; 1 where it left `sb:active`."""
-    try:
-        run = await store.get_run(redis, run_id)
-    except RunNotFound:
+    run_id = glance.run_id
+    if isinstance(glance.fields, Exception):
+        raise glance.fields
+    status, worker, cancel, created_at = (field or b"" for field in glance.fields)
+    if not status:
         if now_ms - ids.created_ms(run_id) < HALF_MADE_S * 1000:
             return 0
         await store.settle(redis, settings, run_id)
         return 1
-    if run.is_terminal:
+    if RunStatus(status.decode()) in TERMINAL:
         await store.settle(redis, settings, run_id)
         return 1
-    if not run.worker:
-        if await _end_overdue(redis, settings, run, now_ms):
+    if not worker:
+        queued_ms = now_ms - int(created_at) if status == RunStatus.QUEUED.encode() else 0
+        if await _end_overdue(redis, settings, run_id, queued_ms, is_cancelled=cancel == b"1"):
             return 1
-        await _keep_alive(redis, settings, run_id)
-    if not is_queued and await queue.requeue(redis, run_id, settings.live_ttl_s):
+        if min(glance.ttls_s) <= settings.live_ttl_s / 2:
+            await _keep_alive(redis, settings, run_id)
+    if not glance.is_queued and await queue.requeue(redis, run_id, settings.live_ttl_s):
         logger.warning("run %s had no entry in the queue; it has one again", run_id)
     return 0
 
@@ -105,11 +129,6 @@ async def _keep_alive(redis: Redis, settings: Settings, run_id: str) -> None:
     Its job's is looked at, too: a worker that holds the run does not renew that one, nor the
     idempotency key's, which is as old.
     """
-    async with redis.pipeline(transaction=False) as pipe:
-        pipe.ttl(keys.run(run_id))
-        pipe.ttl(keys.job(run_id))
-        if min(await pipe.execute()) > settings.live_ttl_s / 2:
-            return
     head = await log.read_head(redis, run_id)
     run_keys = [keys.run(run_id), keys.stages(run_id), keys.job(run_id)]
     run_keys += [keys.stage_stream(run_id, stage_id) for stage_id in head.stage_ids]
@@ -121,11 +140,11 @@ async def _keep_alive(redis: Redis, settings: Settings, run_id: str) -> None:
         await pipe.execute()
 
 
-async def _end_overdue(redis: Redis, settings: Settings, run: Run, now_ms: int) -> bool:
+async def _end_overdue(redis: Redis, settings: Settings, run_id: str, queued_ms: int, *, is_cancelled: bool) -> bool:
     """End a run that nobody holds and that is cancelled or waited too long."""
-    if run.cancel:
-        return await store.end_unheld(redis, settings, run.run_id, Cancel())
-    if run.status is RunStatus.QUEUED and now_ms - run.created_at > settings.queue_wait_max_s * 1000:
+    if is_cancelled:
+        return await store.end_unheld(redis, settings, run_id, Cancel())
+    if queued_ms > settings.queue_wait_max_s * 1000:
         failure = QueueTimeout(settings.queue_wait_max_s)
-        return await store.end_unheld(redis, settings, run.run_id, Error(error=str(failure), code=failure.code))
+        return await store.end_unheld(redis, settings, run_id, Error(error=str(failure), code=failure.code))
     return False

@@ -10,6 +10,7 @@ from shared.errors import RunNotFound
 from shared.runs import RunStatus
 from shared.settings import Settings
 from shared.tasks import cancel_and_wait
+from tests.redis_calls import calls
 from worker import sweep as sweep_module
 from worker.sweep import sweep, sweep_forever
 
@@ -114,14 +115,28 @@ async def test_half_made_run_is_left_to_its_client_for_a_while(redis: Redis, set
 
 
 async def test_one_bad_record_costs_no_other_run_its_sweep(redis: Redis, settings: Settings) -> None:
-    """A state of a newer version, a record out of someone's hands, a member that is no run id at all."""
-    bad, stranded = await create(redis, settings), await create(redis, settings)
+    """A state of a newer version, a key of another type, a member that is no run id at all."""
+    bad, odd, stranded = [await create(redis, settings) for _ in range(3)]
     await redis.hset(keys.run(bad), "status", "paused")
-    await redis.zadd(keys.ACTIVE, {"not-a-run": 0, bad: 1, stranded: 2})
+    await redis.set(keys.run(odd), "?", ex=60)
+    await redis.zadd(keys.ACTIVE, {"not-a-run": 0, bad: 1, odd: 1, stranded: 2})
     await strand(redis, stranded)
     await sweep(redis, settings)
 
     assert await is_queued(redis, stranded)
+
+
+async def test_sweep_of_sound_runs_reads_no_request_and_asks_once_a_batch(redis: Redis, settings: Settings) -> None:
+    """Ten thousand runs that wait, each with a long conversation, cost little."""
+    for _ in range(20):
+        await create(redis, settings)
+    before = await calls(redis)
+    await sweep(redis, settings)
+    after = await calls(redis)
+
+    assert after["hgetall"] == before["hgetall"]
+    assert after["hmget"] - before["hmget"] == 20
+    assert sum((after - before).values()) < 20 * 3 + 10
 
 
 async def test_waiting_run_keeps_its_keys_its_job_and_its_idempotency_key(redis: Redis, settings: Settings) -> None:
