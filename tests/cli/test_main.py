@@ -4,6 +4,7 @@ import asyncio
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -35,6 +36,12 @@ def type_in(*args: str, stdin: str = "") -> Result:
 
 async def ask(gateway: FakeGateway, *args: str, stdin: str = "") -> Result:
     return await asyncio.to_thread(type_in, *args, "--url", gateway.url, stdin=stdin)
+
+
+def test_version_is_the_package_s() -> None:
+    result = type_in("--version")
+
+    assert (result.exit_code, result.output.strip()) == (0, version("stagebus"))
 
 
 async def test_every_option_of_run_reaches_the_request() -> None:

@@ -26,8 +26,26 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Durable background runs of LLM toolchains, streamed to clients that can always resume.",
 )
+
+
+def _say_version(is_asked: bool) -> None:  # noqa: FBT001 - what typer hands over
+    if is_asked:
+        from importlib.metadata import version
+
+        typer.echo(version("stagebus"))
+        raise typer.Exit
+
+
+@app.callback()
+def stagebus(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", help="say which version this is", callback=_say_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Durable background runs of LLM toolchains, streamed to clients that can always resume."""
+
 
 Host = Annotated[str, typer.Option(help="address to listen on")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="port to listen on; 0 takes any free one")]
