@@ -271,7 +271,9 @@ async def test_a_gateway_restart_in_mid_stream(page: Page, stagebus_url: str, sy
     text = await answer(page)
     assert text.startswith(before)
     assert text == await result_text(stagebus_url, run_id)
-    assert (await connection_states(page))[-3:] == ["reconnecting", "live", "ended"]
+    states = await connection_states(page)
+    # On a slow machine the run is over before the gateway is back.
+    assert [state for state in states[states.index("reconnecting") :] if state != "live"] == ["reconnecting", "ended"]
 
 
 async def test_the_network_goes_and_comes_back(page: Page, stagebus_url: str) -> None:

@@ -170,6 +170,9 @@ async def test_worker_gives_its_runs_back_at_sigterm(start: Start, env: dict[str
     """At a safe point at once, in mid-text after the grace; the next attempt does not wait for the lease."""
     lease = {"STAGEBUS_LEASE_S": "8", "STAGEBUS_POLL_S": "2", "STAGEBUS_DRAIN_GRACE_S": "0.5"}
     system: System = await start(workers=1, env={**env, **lease})
+    old, new = system.workers[0], system.add_worker()
+    await new.ready("is ready for")
+    new.signal(signal.SIGSTOP)  # until there is something to be taken over
     run_ids = [
         await post_run(system.url, {"user_prompt": "talk", "model": "demo:delay_ms=10,tokens=400"}),
         await post_run(system.url, call("demo:delay_ms=1", ("slow", {"n": 1, "seconds": 4}))),
@@ -178,8 +181,7 @@ async def test_worker_gives_its_runs_back_at_sigterm(start: Start, env: dict[str
     following = asyncio.gather(*(client.follow() for client in clients))
     await clients[0].until(has("tool_completion_chunk", "extraction", 5))
     await clients[1].until(has("tool_call", "tools"))
-    old = system.workers[0]
-    await system.add_worker().ready("is ready for")
+    new.signal(signal.SIGCONT)
     assert await old.terminate(timeout_s=10) == 0
     asked = asyncio.get_running_loop().time()
     for client in clients:

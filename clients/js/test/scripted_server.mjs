@@ -11,10 +11,10 @@ export const RETRY = "retry: 0\n\n";
 export const chunks = (...ids) => ids.map((id) => frame(id)).join("");
 export const DONE = (id) => frame(id, "done", { stage_id: "run", usage: {} });
 
-/** A stream's answer that its end ends; `pieces` go out one by one. */
+/** A stream's answer that its end ends; `pieces` go out one by one, those that are promises once they are kept. */
 export function stream(body, { headers = "", isLeftOpen = false, pieces = [body] } = {}) {
   const head = `HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\nconnection: close\r\n${headers}\r\n`;
-  return { head, pieces: [...pieces.map(chunk), ...(isLeftOpen ? [] : [LAST_CHUNK])], isLeftOpen };
+  return { head, pieces: [...pieces.map((piece) => (piece.then ? piece.then(chunk) : chunk(piece))), ...(isLeftOpen ? [] : [LAST_CHUNK])], isLeftOpen };
 }
 
 const LAST_CHUNK = "0\r\n\r\n";
@@ -75,7 +75,8 @@ async function reply(socket, { head, pieces, isLeftOpen, isReset }) {
   if (isReset) return socket.resetAndDestroy();
   socket.setNoDelay(true);
   socket.write(head);
-  for (const piece of pieces) {
+  for (const promised of pieces) {
+    const piece = await promised;
     if (piece.length > 0) socket.write(piece);
     if (pieces.length > 1) await new Promise(setImmediate);
   }
