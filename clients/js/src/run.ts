@@ -61,7 +61,7 @@ export class Run {
 
   /** Follow it in the background, as a state that changes. */
   watch(options: WatchOptions = {}): RunWatch {
-    return new RunWatch(this, options);
+    return new RunWatch((following) => this.updates(following), options);
   }
 
   /** Its record as it is now. */

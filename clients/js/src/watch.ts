@@ -1,7 +1,6 @@
 // A run that is followed in the background, as a state that changes: for pages and other things that show it.
 
-import type { FollowOptions } from "./follow.js";
-import type { Run } from "./run.js";
+import type { FollowOptions, RunUpdate } from "./follow.js";
 import { emptyRun, reduce, type RunState } from "./state.js";
 
 export interface WatchOptions extends Omit<FollowOptions, "from" | "signal"> {
@@ -24,7 +23,7 @@ export class RunWatch {
   #restsUntil = 0;
 
   constructor(
-    readonly run: Run,
+    private readonly updates: (options: FollowOptions) => AsyncIterable<RunUpdate>,
     { schedule = nextFrame, ...options }: WatchOptions = {},
   ) {
     this.#schedule = schedule;
@@ -50,7 +49,7 @@ export class RunWatch {
 
   async #follow(options: FollowOptions): Promise<void> {
     try {
-      for await (const update of this.run.updates({ ...options, from: "0", signal: this.#closing.signal })) {
+      for await (const update of this.updates({ ...options, from: "0", signal: this.#closing.signal })) {
         this.#state = reduce(this.#state, update);
         if (update.name === "connection") this.#notify();
         else this.#notifySoon();
