@@ -161,7 +161,7 @@ $("cancel").addEventListener("click", async () => {
 setInterval(() => view.tick(performance.now()), TICK_MS);
 
 initSignIn();
-initShare(() => open.run);
+initShare(() => open?.run);
 initRunsList((runId) => go(runId));
 initForm((run, body) => {
   go(run.id, { run, isNew: true, prompt: body.user_prompt });

@@ -9,24 +9,25 @@ let shared = null; // { run, id }: the link that is shown
 /** Make the buttons work; `openRun()` is the run that the page shows. */
 export function initShare(openRun) {
   $("share").hidden = isGuest;
-  $("share").addEventListener("click", () => share(openRun()));
+  $("share").addEventListener("click", () => share(openRun(), openRun));
   $("share-revoke").addEventListener("click", revoke);
   $("share-copy").addEventListener("click", () => copy($("share-copy"), $("share-url").value));
 }
 
-async function share(run) {
+async function share(run, openRun) {
   if ($("share").ariaDisabled === "true") return;
   setBusy($("share"), true);
   $("share-error").textContent = "";
   try {
     const { id, links, expires_at: expiresAt } = await run.ticket({ share: true });
+    if (openRun() !== run) return; // the reader went on to another one, whose link this is not
     shared = { run, id };
     $("share-url").value = location.origin + links.page;
     $("share-until").textContent = new Date(expiresAt).toLocaleString();
     $("share-link").hidden = false;
     $("share-url").select();
   } catch (problem) {
-    $("share-error").textContent = problem.message;
+    if (openRun() === run) $("share-error").textContent = problem.message;
   } finally {
     setBusy($("share"), false);
   }

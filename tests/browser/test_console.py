@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, Route, expect
 
 from tests.browser.conftest import OpenPage
 from tests.needs import skip_or_fail
@@ -83,6 +83,15 @@ async def serve_text(page: Page, text: str) -> None:
     await wait_for_end(page)
 
 
+async def copied(page: Page, label: str) -> str:
+    """What stands in the clipboard once the button says that it does."""
+    button = page.get_by_role("button", name=label)
+    place = await button.get_attribute("data-copy")
+    await button.click()
+    await expect(page.locator(f"[data-copy={place}]")).to_have_text("Copied")
+    return str(await page.evaluate("() => navigator.clipboard.readText()"))
+
+
 async def axe_violations(page: Page) -> list[str]:
     """What axe-core finds on a phone and on a desktop, in light and in dark, as `rule: first place`."""
     if not AXE.exists():
@@ -156,6 +165,7 @@ async def test_a_shared_link_shows_a_question_and_decides_nothing(
     await show(page, stagebus_url, PAY)
     await expect(page.locator(".decide")).to_be_visible()
     await page.get_by_role("button", name="Share").click()
+    await expect(page.locator("#share-link")).to_be_visible()
     link = await page.get_by_label("Who has this link").input_value()
     guest = await open_page()
     await guest.goto(link)
@@ -165,6 +175,22 @@ async def test_a_shared_link_shows_a_question_and_decides_nothing(
     await expect(guest.get_by_role("button", name="Share")).to_have_count(0)
     await page.locator("#cancel").click()
     await wait_for_end(page, "cancelled")
+
+
+async def test_a_link_that_comes_late_is_not_shown_with_another_run(page: Page) -> None:
+    """The reader went on to the next run before the first one's ticket was there."""
+    ticket: list[Route] = []
+    await page.route("**/ticket", ticket.append)
+    await serve_text(page, "One run's answer.")
+    async with page.expect_request("**/ticket"):
+        await page.get_by_role("button", name="Share").click()
+    await page.evaluate("history.pushState(null, '', '?run=01J00000000000000000000001')")
+    await page.evaluate("dispatchEvent(new PopStateEvent('popstate'))")
+    links = {"page": "/?run=01J00000000000000000000000#ticket=x", "events": ""}
+    await ticket[0].fulfill(json={"id": "x", "links": links, "expires_at": "2030-01-01T00:00:00Z"})
+
+    await expect(page.locator("#share")).to_have_attribute("aria-disabled", "false")
+    await expect(page.locator("#share-link")).to_have_attribute("hidden", "")
 
 
 # --- the list ----------------------------------------------------------------
@@ -239,6 +265,7 @@ async def test_ten_thousand_events_are_listed_filtered_and_copied(open_page: Ope
     await page.locator("#events > summary").click()
     last_id = (await get_run(stagebus_url, run_id))["last_event_id"]
     await expect(page.locator("#events-count")).to_have_text(re.compile(r"10,0\d\d"))
+    await expect(page.locator(".event").first).to_be_visible()
     assert await page.locator(".event").count() < 100
     await page.locator("#events-list").focus()
     await page.keyboard.press("End")
@@ -246,10 +273,8 @@ async def test_ten_thousand_events_are_listed_filtered_and_copied(open_page: Ope
     await page.get_by_label("Filter the events").fill("stage_completed")
     await expect(page.locator(".event")).to_have_count(1)
     await page.locator(".event").click()
-    await page.get_by_role("button", name="Copy as redis-cli").click()
-    redis_line = await page.evaluate("() => navigator.clipboard.readText()")
-    await page.get_by_role("button", name="Copy as curl").click()
-    curl_line = await page.evaluate("() => navigator.clipboard.readText()")
+    redis_line = await copied(page, "Copy as redis-cli")
+    curl_line = await copied(page, "Copy as curl")
 
     event_id, name = (await page.locator("#event-title").text_content() or "").split()
     assert redis_line == f"redis-cli XRANGE 'sb:run:{{{run_id}}}:stage:extraction' {event_id} {event_id}"
