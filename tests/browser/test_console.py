@@ -180,7 +180,11 @@ async def test_a_shared_link_shows_a_question_and_decides_nothing(
 async def test_a_link_that_comes_late_is_not_shown_with_another_run(page: Page) -> None:
     """The reader went on to the next run before the first one's ticket was there."""
     ticket: list[Route] = []
-    await page.route("**/ticket", ticket.append)
+
+    async def hold(route: Route) -> None:
+        ticket.append(route)
+
+    await page.route("**/ticket", hold)
     await serve_text(page, "One run's answer.")
     async with page.expect_request("**/ticket"):
         await page.get_by_role("button", name="Share").click()
