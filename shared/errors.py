@@ -258,6 +258,13 @@ class RunFailed(StagebusError):
     title = "Run failed"
 
 
+class LogIncomplete(RunFailed):
+    """A part of the log that the run rests on is gone, or Redis takes nothing more for it."""
+
+    def __init__(self) -> None:
+        super().__init__("a part of the run's log was lost, and it cannot go on without it")
+
+
 class RunTimeout(RunFailed):
     """The run's own time limit."""
 

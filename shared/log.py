@@ -154,11 +154,7 @@ async def read_stage(redis: Redis, run_id: str, stage_id: str) -> list[StoredEve
 
 
 async def read_stage_ends(redis: Redis, run_id: str, stage_ids: Sequence[str]) -> list[tuple[StoredEvent, StoredEvent]]:
-    """The first and the last event of each stage.
-
-    Raises:
-        RunNotFound: a stage has none any more: the run's retention ended just now.
-    """
+    """The first and the last event of each stage that has any: the run's retention may end just now."""
     async with redis.pipeline(transaction=False) as pipe:
         for stage_id in stage_ids:
             key = keys.stage_stream(run_id, stage_id)
@@ -166,9 +162,7 @@ async def read_stage_ends(redis: Redis, run_id: str, stage_ids: Sequence[str]) -
             pipe.execute_command("XREVRANGE", key, "+", "-", "COUNT", 1)
         replies = await pipe.execute()
     ends = [_decode(stage_id, replies[2 * i] + replies[2 * i + 1]) for i, stage_id in enumerate(stage_ids)]
-    if not all(ends):
-        raise RunNotFound(run_id)
-    return [(first, last) for first, last in ends]
+    return [(both[0], both[1]) for both in ends if both]
 
 
 async def _read_ranges(

@@ -135,10 +135,7 @@ async def read_stages(redis: Redis, run_id: str) -> list[StageView]:
     head = await log.read_head(redis, run_id)
     stage_ids = [stage_id for stage_id in head.stage_ids if stage_id != RUN_STAGE]
     ends = await log.read_stage_ends(redis, run_id, stage_ids)
-    return [
-        StageView(stage_id, first.event_id, _as_completed(last))
-        for stage_id, (first, last) in zip(stage_ids, ends, strict=True)
-    ]
+    return [StageView(first.stage_id, first.event_id, _as_completed(last)) for first, last in ends]
 
 
 def _as_completed(event: StoredEvent) -> StageCompleted | None:

@@ -8,6 +8,7 @@ from redis.asyncio import Redis
 
 from shared import log
 from shared.cursor import EventId
+from shared.errors import LogIncomplete
 from shared.events import ApprovalDecided, ApprovalRequired, InputRequired, StageCompleted, ToolCall, ToolResult
 from shared.log import StoredEvent
 from shared.runs import RUN_STAGE
@@ -31,11 +32,17 @@ async def read_history(redis: Redis, run_id: str, stage_ids: list[str]) -> Histo
 
     Args:
         stage_ids: the stages begun, as the claim tells; of a new run there is nothing to read.
+
+    Raises:
+        LogIncomplete: a stage that was begun has no event any more, or no stage is known: not even the journal.
     """
     completed: dict[str, StageCompleted] = {}
     begun: dict[str, EventId] = {}
     to_read = [stage_id for stage_id in stage_ids if stage_id != RUN_STAGE]
-    for first, last in await log.read_stage_ends(redis, run_id, to_read):
+    ends = await log.read_stage_ends(redis, run_id, to_read)
+    if len(ends) < len(to_read) or not stage_ids:
+        raise LogIncomplete
+    for first, last in ends:
         if last.event == StageCompleted.event.encode():
             completed[last.stage_id] = StageCompleted.model_validate_json(last.data)
         else:

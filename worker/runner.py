@@ -17,9 +17,9 @@ from shared import keys, scripts, store
 from shared.errors import (
     AttemptsExhausted,
     Fenced,
+    LogIncomplete,
     RunEnded,
     RunFailed,
-    RunNotFound,
     RunTimeout,
     StagebusError,
     TailLost,
@@ -28,7 +28,7 @@ from shared.events import Cancel, Done, Error, Event
 from shared.line import Line
 from shared.pubsub import Channels
 from shared.redis import REDIS_AWAY, is_passing
-from shared.runs import Run, decode_run
+from shared.runs import Run, RunStatus, decode_run
 from shared.scripts import Claim
 from shared.settings import Settings
 from shared.tasks import cancel_and_wait
@@ -47,6 +47,9 @@ from worker.tools.registry import ToolRegistry
 logger = logging.getLogger(__name__)
 
 AWAY_BACKOFF_S: Final = 0.5
+# A log that loses its tail so often in one worker's hands is one that takes nothing more; each claim asks, and pays, a
+# provider.
+LOSSES_MAX: Final = 10
 INTERNAL_ERROR: Final = "an internal error; the worker's log has its cause"
 
 
@@ -98,30 +101,48 @@ class Runner:
             try:
                 return await self._claim_and_work(run_id, token)
             except TailLost as exc:
-                logger.warning("%s; claiming anew", exc)
                 losses += 1
-                if losses > 1:  # whatever Redis has against this run, each claim may ask, and pay, a provider
+                logger.warning("%s; claiming anew", exc)
+                if losses > LOSSES_MAX:
+                    return await self._end_broken(run_id, token, _error(LogIncomplete()))
+                if losses > 1:
                     await asyncio.sleep(AWAY_BACKOFF_S)
-            except (RunEnded, RunNotFound):
-                await self._settle(run_id)
-                return Outcome(is_over=True)
-            except StagebusError:
+            except RunEnded:
+                return await self._over(run_id)
+            except LogIncomplete as exc:
+                logger.error("run %s: %s", run_id, exc)  # noqa: TRY400 - there is nothing more to tell
+                return await self._end_broken(run_id, token, _error(exc))
+            except Fenced:
                 raise
             except Exception as exc:
                 if not (isinstance(exc, REDIS_AWAY) and is_passing(exc)):
                     # A record or a log that this worker cannot read, say: no other could, either.
                     logger.exception("run %s: internal error", run_id)
-                    await self._end_broken(run_id)
-                    return Outcome(is_over=True)
+                    return await self._end_broken(run_id, token, Error(error=INTERNAL_ERROR, code="internal"))
                 logger.warning("run %s: Redis is away (%s); claiming anew", run_id, exc)
             await self._hold_still(run_id, token)
 
-    async def _end_broken(self, run_id: str) -> None:
-        """End a run that cannot even be begun, by nothing but its claim."""
-        claim = await scripts.claim(self._redis, run_id, self._worker)
-        if claim is not None:
-            event = Error(error=INTERNAL_ERROR, code="internal")
-            await store.end_claimed(self._redis, self._settings, run_id, claim, event)
+    async def _end_broken(self, run_id: str, token: str, event: Error) -> Outcome:
+        """End a run that cannot be carried out, by nothing but its claim.
+
+        Raises:
+            Fenced: another attempt owns the run.
+        """
+        while True:
+            await self._hold_still(run_id, token)
+            try:
+                claim = await scripts.claim(self._redis, run_id, self._worker)
+                assert claim is not None, "a claim of held runs, too, always answers"
+                if await store.end_claimed(self._redis, self._settings, run_id, claim, event):
+                    self._metrics.run_ended(RunStatus.FAILED)
+                    return Outcome(is_over=True)
+            except RunEnded:
+                return await self._over(run_id)
+            except REDIS_AWAY as exc:
+                if not is_passing(exc):
+                    raise
+                logger.warning("run %s: its end waits for Redis: %s", run_id, exc)
+                await asyncio.sleep(AWAY_BACKOFF_S)
 
     async def _hold_still(self, run_id: str, token: str) -> None:
         """Return when the lease is certainly ours, so that the next claim takes the run from nobody.
@@ -134,7 +155,9 @@ class Runner:
                 is_ours = await scripts.take(
                     self._redis, run_id, token, self._settings.lease_s, self._settings.tenant_runs_running
                 )
-            except REDIS_AWAY:
+            except REDIS_AWAY as exc:
+                if not is_passing(exc):
+                    raise
                 await asyncio.sleep(AWAY_BACKOFF_S)
                 continue
             if not is_ours:
@@ -192,14 +215,14 @@ class Runner:
             attempt.producer.put(event, end)
             await attempt.producer.flush()
         self._metrics.run_ended(end.status)
-        await self._settle(run_id)
-        return Outcome(is_over=True)
+        return await self._over(run_id)
 
-    async def _settle(self, run_id: str) -> None:
+    async def _over(self, run_id: str) -> Outcome:
         try:
             await store.settle(self._redis, self._settings, run_id)
         except REDIS_AWAY:
             logger.info("run %s has ended; the sweep tidies up", run_id)
+        return Outcome(is_over=True)
 
     @asynccontextmanager
     async def _attempt(self, claim: Claim, run_id: str, stage_ids: list[str], token: str) -> AsyncIterator[Attempt]:

@@ -42,6 +42,24 @@ end
 if stored[4] then
     return {'ended'}
 end
+-- Once: a stream that was lost is listed already, and readers of a list that names it twice have its events twice.
+local function enlist(i)
+    for _, stage in ipairs(redis.call('LRANGE', KEYS[3], 0, -1)) do
+        if stage == ARGV[5 + i] then
+            return
+        end
+    end
+    redis.call('RPUSH', KEYS[3], ARGV[5 + i])
+end
+-- The end is told whatever became of the keys: what is no part of a log any more goes out of its way.
+if ARGV[5] ~= '' then
+    for i = 3, #KEYS do
+        local read = i == 3 and redis.pcall('LRANGE', KEYS[i], 0, 0) or redis.pcall('XRANGE', KEYS[i], '-', '-')
+        if read.err and string.find(read.err, 'WRONGTYPE', 1, true) then
+            redis.call('DEL', KEYS[i])
+        end
+    end
+end
 local seen = {}
 for i = skip, count - 1 do
     local at = first + 3 * i
@@ -50,8 +68,9 @@ for i = skip, count - 1 do
     seen[stream] = true
     redis.call('XADD', stream, ARGV[1] .. '-' .. before + i + 1, 'event', ARGV[at + 1], 'data', ARGV[at + 2])
     if is_new then
-        redis.call('RPUSH', KEYS[3], ARGV[8 + ARGV[at]])
+        enlist(3 + ARGV[at])
         redis.call('PEXPIRE', stream, ARGV[4])
+        redis.call('PEXPIRE', KEYS[3], ARGV[4])
     end
 end
 local last_id = ARGV[1] .. '-' .. before + count
@@ -60,6 +79,11 @@ if ARGV[5] ~= '' then
     local time = redis.call('TIME')
     redis.call('HSET', KEYS[1], 'status', ARGV[5], 'worker', '', 'error', ARGV[6], 'usage', ARGV[7],
         'finished_at', string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000)))
+    for i = 4, #KEYS do
+        if redis.call('EXISTS', KEYS[i]) == 1 then
+            enlist(i)
+        end
+    end
     for i, key in ipairs(KEYS) do
         if i ~= 2 then
             redis.call('PEXPIRE', key, ARGV[8])

@@ -12,6 +12,7 @@
 -- tail: it is at least the ms since the run was made, by this server's clock.
 -- A claim is a try where another worker stands in the record: that one died, since who
 -- hands a run back takes its name out. Safe to repeat: the same worker's next claim is none.
+-- A list of stages that is none has none: whoever claimed can end the run all the same.
 -- The time that the run was parked is summed up: it does not count as the run's own.
 local stored = redis.call('HMGET', KEYS[1], 'attempt', 'created_at', 'last_id', 'tries', 'cancel', 'worker',
     'finished_at', 'started_at', 'parked_at', 'parked_ms')
@@ -42,5 +43,9 @@ end
 if not stored[8] and ARGV[3] ~= '1' then
     redis.call('HSET', KEYS[1], 'started_at', now)
 end
+local stages = redis.pcall('LRANGE', KEYS[2], 0, -1)
+if stages.err and not string.find(stages.err, 'WRONGTYPE', 1, true) then
+    return stages
+end
 return {'claimed', attempt, stored[3], tries, stored[5] or '0', now, redis.call('HGETALL', KEYS[1]),
-    redis.call('LRANGE', KEYS[2], 0, -1)}
+    stages.err and {} or stages}

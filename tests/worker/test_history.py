@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 
 from shared import ids, log
 from shared.cursor import EventId
-from shared.errors import RunNotFound
+from shared.errors import LogIncomplete
 from shared.events import (
     Event,
     RunStarted,
@@ -89,9 +89,10 @@ async def test_stages_of_later_rounds_are_stages_of_their_own(redis: Redis, run:
     assert history.stage_ids == ["run", "extraction", "tools", "extraction.2"]
 
 
-async def test_run_that_is_gone_is_not_found(redis: Redis) -> None:
-    with pytest.raises(RunNotFound):
-        await read_history(redis, ids.new_run_id(), ["run", "extraction"])
+async def test_log_that_lacks_a_stage_which_was_begun_is_incomplete(redis: Redis) -> None:
+    for stage_ids in (["run", "extraction"], []):
+        with pytest.raises(LogIncomplete):
+            await read_history(redis, ids.new_run_id(), stage_ids)
 
 
 async def test_checkpoints_are_the_calls_and_results_in_the_log(redis: Redis, run: RunByHand) -> None:

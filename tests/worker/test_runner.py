@@ -275,6 +275,66 @@ async def test_run_whose_log_cannot_be_read_ends(redis: Redis, settings: Setting
     assert (await names(redis, run_id))[-1] == "error"
 
 
+ENDS = {"done", "error", "cancel"}
+
+
+async def spoil(redis: Redis, run_id: str, part: str, *, is_deleted: bool) -> None:
+    key = keys.stages(run_id) if part == "stages" else keys.stage_stream(run_id, part)
+    await redis.delete(key)
+    if not is_deleted:
+        await redis.set(key, "of another type", ex=600)
+
+
+@pytest.mark.parametrize("is_deleted", [True, False], ids=["deleted", "replaced"])
+@pytest.mark.parametrize("part", ["extraction", "run", "stages"])
+async def test_run_whose_log_lost_a_part_before_it_was_taken_up_has_one_end(
+    redis: Redis, settings: Settings, runner: Runner, monkeypatch: pytest.MonkeyPatch, part: str, is_deleted: bool
+) -> None:
+    monkeypatch.setattr("worker.runner.AWAY_BACKOFF_S", 0.01)
+    run_id = await queued(redis, settings, REQUEST)
+    claim = await scripts.claim(redis, run_id, "w")
+    assert claim is not None
+    await scripts.append(
+        redis, run_id, attempt=claim.attempt, before=claim.last_id, message=b"", ttl_s=600,
+        entries=[scripts.LogEntry("extraction", "stage_started", b'{"stage_id":"extraction","attempt":1}')],
+    )  # fmt: skip
+    await spoil(redis, run_id, part, is_deleted=is_deleted)
+
+    assert await asyncio.wait_for(runner.run(run_id, "token"), 20) == Outcome(is_over=True)
+    told = await names(redis, run_id)
+    assert [name for name in told if name in ENDS] == told[-1:]
+    assert (await store.get_run(redis, run_id)).is_terminal
+    assert await redis.zscore(keys.ACTIVE, run_id) is None
+
+
+@pytest.mark.parametrize("is_deleted", [True, False], ids=["deleted", "replaced"])
+@pytest.mark.parametrize("part", ["extraction", "run", "stages"])
+async def test_run_whose_log_loses_a_part_at_work_has_one_end_and_nothing_twice(
+    redis: Redis,
+    settings: Settings,
+    runner: Runner,
+    model: ScriptedModel,
+    monkeypatch: pytest.MonkeyPatch,
+    part: str,
+    is_deleted: bool,
+) -> None:
+    monkeypatch.setattr("worker.runner.AWAY_BACKOFF_S", 0.01)
+    model.lets_go.clear()
+    run_id = await queued(redis, settings, REQUEST)
+    running = asyncio.create_task(runner.run(run_id, "token"))
+    async with asyncio.timeout(10):
+        while "stage_started" not in await names(redis, run_id):
+            await asyncio.sleep(0.01)
+    await spoil(redis, run_id, part, is_deleted=is_deleted)
+    model.lets_go.set()
+    await asyncio.wait_for(running, 20)
+    events = (await log.read_page(redis, run_id, START, 1000)).events
+
+    assert [e.event for e in events if e.is_terminal] == [events[-1].event]
+    assert len({e.event_id.sequence for e in events}) == len(events)
+    assert (await store.get_run(redis, run_id)).is_terminal
+
+
 async def test_fallbacks_are_asked_in_their_order_and_say_so(redis, settings, runner, model) -> None:
     model.down = {"a", "b"}
     run_id = await queued(redis, settings, REQUEST)
