@@ -6,7 +6,7 @@ r"""Fragments of tool calls, put together as the model meant them; sans-IO.
 
 So it should be. Servers leave out the index or give every call index 0, leave out the
 id, repeat it or make up a new one for each fragment, split the name, repeat it or send
-it last, send the arguments whole, as an object, or twice. So no single field says where
+it last, send the arguments whole, as an object, encoded twice, or said twice. So no single field says where
 a call begins. The fragments are kept and judged together at the end, by one question:
 can this fragment be more of that call? A call whose arguments are a whole JSON object
 takes no further ones.
@@ -128,7 +128,7 @@ def _ids_churn(fragments: Iterable[Fragment]) -> bool:
         if not fragment.id:
             continue
         before = id_by_index.get(fragment.call_index, fragment.id)
-        arguments = fragment.arguments.lstrip()
+        arguments = _unwrapped(fragment.arguments).lstrip()
         if before != fragment.id and arguments and not arguments.startswith("{"):
             return True
         id_by_index[fragment.call_index] = fragment.id
@@ -174,11 +174,15 @@ class _Draft:
         if text.strip() in ("", "null"):
             return _NO_ARGUMENTS
         last = self._pieces[-1]
+        if text.lstrip().startswith('"'):
+            return _unwrapped(text)
         if not _is_object(text) and _is_object(last) and all(last.startswith(piece) for piece in self._pieces):
             return last  # each piece said all of it so far
         return text
 
     def _append(self, arguments: str) -> None:
+        if not self._pieces:
+            arguments = _unwrapped(arguments)
         if arguments:
             self._pieces.append(arguments)
             self._braces.feed(arguments)
@@ -221,6 +225,8 @@ class _Drafts:
 
     def take(self, fragment: Fragment) -> None:
         draft = self._candidate(fragment)
+        if draft is not None and draft.is_whole and fragment.arguments and self._last_goes_on(fragment):
+            draft = self._drafts[-1]
         if draft is not None and self._continues(draft, fragment):
             draft.add(fragment, self._joined(draft.name, fragment.name))
         else:
@@ -246,9 +252,16 @@ class _Drafts:
         if fragment.call_index is None:
             return known or last
         # A new index without a name of its own: the id, or the lack of all indexes so far, says more.
-        if not fragment.name and known is not None:
+        if fragment.name or last is None:
+            return None
+        if known is not None:
             return known
-        return last if last is not None and last.index is None and not fragment.name else None
+        return last if last.index is None or self._last_goes_on(fragment) else None
+
+    def _last_goes_on(self, fragment: Fragment) -> bool:
+        """Whether the last call may go on under another index than it began at."""
+        last = self._drafts[-1]
+        return not fragment.name and not fragment.id and bool(last.name) and not last.is_whole
 
     def _continues(self, draft: _Draft, fragment: Fragment) -> bool:
         is_same_id = bool(fragment.id) and fragment.id == draft.id
@@ -286,6 +299,17 @@ class _Drafts:
         if before + name in self._tool_names:
             return before + name
         return name if name.startswith(before) else before + name
+
+
+def _unwrapped(arguments: str) -> str:
+    """Arguments that were encoded twice, a JSON text in a JSON string, as they were meant; others as they are."""
+    if not arguments.lstrip().startswith('"'):
+        return arguments
+    try:
+        inner = orjson.loads(arguments)
+    except orjson.JSONDecodeError:
+        return arguments
+    return inner if isinstance(inner, str) and _is_object(inner) else arguments
 
 
 def _is_object(text: str) -> bool:

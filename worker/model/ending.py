@@ -12,6 +12,7 @@ from worker.model.faults import ProviderError, error_in, parse_error
 
 # What stands for "not yet" beside null itself.
 _NO_REASON: Final = ("", "null")
+_FIRST: Final = (0, None, "0", "")
 
 
 class Ending:
@@ -49,4 +50,4 @@ def choices(chunk: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def first_choice(chunk: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield what a chunk holds of choice 0, usually one piece. Others were never asked for."""
-    return (choice for choice in choices(chunk) if not choice.get("index"))
+    return (choice for choice in choices(chunk) if choice.get("index") in _FIRST)

@@ -287,6 +287,33 @@ TWO_CALLS = {
         calls_delta({"index": 0, "id": "a", "name": "get_weather", "arguments": PARIS}),
         calls_delta({"index": 1, "id": "b", "name": "get_weather", "arguments": TOKYO}),
     ],
+    "second call's rest at an index of its own": [
+        calls_delta(part("get_weather", PARIS, index=0, id="a")),
+        calls_delta(part("get_weather", "", index=0, id="b")),
+        calls_delta(part(arguments=TOKYO[:6], index=1)),
+        calls_delta(part(arguments=TOKYO[6:], index=1)),
+    ],
+    "every call's rest at the index before": [
+        calls_delta(part("get_weather", "", index=1, id="a")),
+        calls_delta(part(arguments=PARIS, index=0)),
+        calls_delta(part("get_weather", "", index=2, id="b")),
+        calls_delta(part(arguments=TOKYO, index=1)),
+    ],
+    "arguments encoded twice": [
+        calls_delta(part("get_weather", json.dumps(PARIS), index=0, id="a")),
+        calls_delta(part("get_weather", json.dumps(TOKYO), index=0, id="b")),
+    ],
+    "arguments encoded twice, in fragments": [
+        calls_delta(part("get_weather", "", index=0, id="a")),
+        calls_delta(part(arguments=json.dumps(PARIS)[:9], index=0)),
+        calls_delta(part(arguments=json.dumps(PARIS)[9:], index=0)),
+        calls_delta(part("get_weather", json.dumps(TOKYO), index=1, id="b")),
+    ],
+    "index of the choice as a string": [
+        {"choices": [{"index": "0", "delta": {"tool_calls": [part("get_weather", PARIS, id="a")]}}]},
+        {"choices": [{"index": "1", "delta": {"tool_calls": [part("get_time", "{}", id="x")]}}]},
+        {"choices": [{"index": "0", "delta": {"tool_calls": [part("get_weather", TOKYO, id="b")]}}]},
+    ],
     "in a message instead of a delta": [
         {
             "choices": [
@@ -390,6 +417,15 @@ def test_notes_beside_a_call_are_kept():
 
     assert first.extra_content == notes
     assert second.extra_content is None
+
+
+def test_strings_that_hold_json_within_arguments_stay_strings():
+    template = json.dumps({"city": "{}", "more": '"{}"'})
+    chunks = [calls_delta(part("get_weather", "", index=0, id="a"))]
+    chunks += [calls_delta(part(arguments=piece, index=0)) for piece in ('{"city": ', '"{}"', ', "more": ', '"\\"{}\\""', "}")]
+
+    assert calls_of(*chunks) == [("get_weather", template)]
+    assert calls_of(calls_delta(part("get_weather", '"Paris"', index=0))) == [("get_weather", '"Paris"')]
 
 
 def test_call_without_a_name_is_none():
