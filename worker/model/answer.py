@@ -4,8 +4,9 @@ Joins the decoder and the ending, and holds the limit on a model's output. Whate
 wrong with the body leaves here as a `ModelError`, after the chunks before it.
 """
 
+import re
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
@@ -16,6 +17,7 @@ from worker.model.ending import Ending, choices
 
 # What a chunk counts as, however little it says: empty ones without end are an output, too.
 CHUNK_MIN_BYTES: Final = 32
+_MEDIA_TYPE: Final = re.compile(r"[\w.+-]{1,40}/[\w.+-]{1,40}", re.ASCII)
 
 
 class ErrorChunk(Exception):
@@ -32,6 +34,8 @@ class AnswerReader:
     def __init__(self, output_max_bytes: int) -> None:
         self._output_max_bytes = output_max_bytes
         self._output_bytes = 0
+        self._has_bytes = False
+        self._has_chunks = False
         self._decoder = ChunkDecoder()
         self._ending = Ending()
 
@@ -51,63 +55,66 @@ class AnswerReader:
         Raises:
             ModelError: garbage, an error in a chunk's place, or too much output.
         """
+        self._has_bytes = True
         try:
             chunks = self._decoder.feed(data)
         except BadChunk as exc:
             raise ModelUnavailable("the model's provider sent something that is no chat completion chunk") from exc
         except EventTooLong as exc:
-            raise self._too_long() from exc
+            raise ModelOutputTooLong(f"the model's provider sent {exc}") from exc
         yield from self._checked(chunks)
 
-    def finish(self) -> Iterator[Chunk]:
-        """Yield what the body's end completes.
+    def finish(self, content_type: str = "") -> Iterator[Chunk]:
+        """Yield what the body's end completes: its last event, or all of a completion that was not streamed.
+
+        Args:
+            content_type: what the provider called the body; told where it was no answer.
 
         Raises:
-            ModelUnavailable: the body ended before the answer did.
+            ModelError: the body ended before the answer did, or held none, or an error.
         """
         yield from self._checked(self._decoder.finish())
-        if not self.is_complete:
+        if self.is_complete:
+            return
+        if self._has_chunks:
             raise ModelUnavailable("the model's provider broke off in the middle of its answer")
-
-    def take_whole(self, body: bytes) -> Iterator[Chunk]:
-        """Yield a chat completion that was not streamed, as one chunk: some servers cannot stream.
-
-        Raises:
-            ModelError: it is no chat completion.
-        """
-        try:
-            completion = orjson.loads(body)
-        except orjson.JSONDecodeError:
-            completion = None
-        if not isinstance(completion, dict):
-            raise ModelUnavailable("the model's provider sent something that is no chat completion")
-        for choice in choices(completion):
-            if "message" in choice:
-                choice["delta"] = choice.pop("message")
-        yield from self._checked([completion])
-        yield from self.finish()
+        if not self._has_bytes:
+            raise ModelUnavailable("the model's provider sent an empty answer")
+        kind = _MEDIA_TYPE.match(content_type)
+        raise ModelUnavailable(
+            "the model's provider sent something that is no chat completion" + (f": {kind[0]}" if kind else "")
+        )
 
     def _checked(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
         for chunk in chunks:
             self._ending.see(chunk)
             if self._ending.error is not None:
                 raise faults.from_error(self._ending.error) from ErrorChunk(self._ending.error)
-            self._output_bytes += _output_bytes(chunk)
+            self._output_bytes += max(self._size_of(chunk), CHUNK_MIN_BYTES)
             if self._output_bytes > self._output_max_bytes:
-                raise self._too_long()
+                raise ModelOutputTooLong(f"the model's output is longer than {self._output_max_bytes} bytes")
+            self._has_chunks = True
             yield chunk
 
-    def _too_long(self) -> ModelOutputTooLong:
-        return ModelOutputTooLong(f"the model's output is longer than {self._output_max_bytes} bytes")
+    def _size_of(self, chunk: Chunk) -> int:
+        """How many bytes the model says in it."""
+        size = 0
+        for choice in choices(chunk):
+            said = choice.get("delta")
+            if said is None:
+                said = self._message_in(choice)
+            if isinstance(said, dict):
+                for value in said.values():
+                    if isinstance(value, str):
+                        size += len(value) if value.isascii() else len(value.encode())
+                    elif value:
+                        size += len(orjson.dumps(value))
+        return size
 
-
-def _output_bytes(chunk: Chunk) -> int:
-    size = 0
-    for choice in choices(chunk):
-        if isinstance(delta := choice.get("delta"), dict):
-            for value in delta.values():
-                if isinstance(value, str):
-                    size += len(value) if value.isascii() else len(value.encode())
-                elif value:
-                    size += len(orjson.dumps(value))
-    return max(size, CHUNK_MIN_BYTES)
+    def _message_in(self, choice: dict[str, Any]) -> object:
+        """A message in a delta's place. The first chunk's becomes one; a later one only says again what deltas said."""
+        message = choice.get("message")
+        if isinstance(message, dict) and not self._has_chunks:
+            del choice["message"]
+            choice["delta"] = message
+        return message

@@ -9,6 +9,8 @@ r"""A provider's event stream, from bytes to chat completion chunks; sans-IO.
 
     data: [DONE]
 
+    {"error":{"message":"a JSON text that stands there bare, on one line or on many"}}
+
 Providers keep to the specification more or less; what they break without making the
 stream ambiguous is taken as meant.
 Spec: https://html.spec.whatwg.org/multipage/server-sent-events.html
@@ -17,6 +19,7 @@ Spec: https://platform.openai.com/docs/api-reference/chat-streaming
 
 import json
 import re
+from contextlib import suppress
 from typing import Any, Final
 
 import orjson
@@ -27,10 +30,15 @@ _SPACE: Final = re.compile(r"\s*")
 _PYTHON: Final = json.JSONDecoder(parse_constant=lambda _: None)
 
 EVENT_MAX_BYTES: Final = 4 * 2**20
+_HALVES_MAX: Final = 100
 
 _BOM: Final = b"\xef\xbb\xbf"
 _DONE: Final = b"[DONE]"
 _FIELD: Final = b"data:"
+# A JSON text without a field's name: chunks a line each, or one whole completion or error.
+_BARE: Final = (b"{", b"[")
+# By this field llama.cpp sent its errors.
+_ERROR_FIELD: Final = b"error:"
 _ERROR_EVENT: Final = b"error"
 # Events of these names, and of none, hold chunks; what others hold is not ours where it is no JSON.
 _CHUNK_EVENTS: Final = (b"", b"message")
@@ -63,6 +71,9 @@ class ChunkDecoder:
         self._data: list[bytes] = []  # the data lines of an event that has not ended
         self._data_bytes = 0
         self._event = b""
+        self._bare: list[bytes] = []  # the lines of a bare JSON text that is more than one line
+        self._bare_bytes = 0
+        self._halves = _Halves()
 
     def feed(self, data: bytes) -> list[Chunk]:
         """The chunks that these bytes complete; nothing after `[DONE]`.
@@ -96,12 +107,13 @@ class ChunkDecoder:
         Call it once, when the body has ended.
         """
         chunks: list[Chunk] = []
-        try:
+        # What is incomplete is dropped: whoever counts on it sees no end of the answer.
+        with suppress(BadChunk):
             self._take_line(b"".join(self._line), chunks)
             self._take_line(b"", chunks)
-        except BadChunk:
-            # An event without its blank line is incomplete: whoever counts on it sees no end of the answer.
-            return []
+        if self._bare and not self.is_done:
+            with suppress(BadChunk):
+                self._take_data(b"\n".join(self._bare), chunks)
         return chunks
 
     def _with_lf(self, data: bytes) -> bytes:
@@ -128,6 +140,27 @@ class ChunkDecoder:
                 raise EventTooLong(self._event_max_bytes)
         elif line.startswith(b"event:"):
             self._event = line[6:].strip()
+        elif self._bare or line.startswith(_BARE):
+            self._take_bare(line, chunks)
+        elif line.startswith(_ERROR_FIELD):
+            self._event = _ERROR_EVENT
+            self._data.append(line.removeprefix(_ERROR_FIELD))
+            self._data_bytes += len(line)
+
+    def _take_bare(self, line: bytes, chunks: list[Chunk]) -> None:
+        if self.is_done:
+            return
+        if not self._bare:
+            try:
+                self._take_data(line, chunks)
+            except BadChunk:
+                pass  # it may go on in the next line; how far shows at the body's end
+            else:
+                return
+        self._bare.append(line)
+        self._bare_bytes += len(line) + 1
+        if self._bare_bytes > self._event_max_bytes:
+            raise EventTooLong(self._event_max_bytes)
 
     def _end_event(self, chunks: list[Chunk]) -> None:
         lines = self._data
@@ -163,7 +196,7 @@ class ChunkDecoder:
 
     def _take_lenient(self, data: bytes, chunks: list[Chunk]) -> None:
         try:
-            for chunk in _loads_leniently(data):
+            for chunk in _loads_leniently(data, self._halves):
                 self._take_other(chunk, data, chunks)
         except BadChunk:
             if self._event in _CHUNK_EVENTS:
@@ -183,12 +216,38 @@ class ChunkDecoder:
                 raise BadChunk(data)
 
 
-def _loads_leniently(data: bytes) -> list[Any]:
+class _Halves:
+    """Halves of surrogate pairs that a server cut in two.
+
+    The second comes at the beginning of the same field of a later chunk, and the first waits for
+    it there. One whose other half never comes is no character.
+    """
+
+    def __init__(self) -> None:
+        self._half_by_path: dict[tuple[str | int, ...], str] = {}
+
+    def join(self, value: Any, path: tuple[str | int, ...] = ()) -> Any:
+        """The value with halves that fit put together."""
+        if isinstance(value, dict):
+            return {name: self.join(item, (*path, name)) for name, item in value.items()}
+        if isinstance(value, list):
+            return [self.join(item, (*path, place)) for place, item in enumerate(value)]
+        if not isinstance(value, str) or not value:
+            return value
+        if "\udc00" <= value[0] <= "\udfff":
+            value = self._half_by_path.pop(path, "") + value
+        if "\ud800" <= value[-1] <= "\udbff" and len(self._half_by_path) < _HALVES_MAX:
+            self._half_by_path[path] = value[-1]
+            return value[:-1]
+        return value
+
+
+def _loads_leniently(data: bytes, halves: _Halves) -> list[Any]:
     r"""JSON as Python's own parser takes it: with NaN, with half of a surrogate pair, and one text after the other.
 
     All occur: NaN among logprobs, `"\ud83d"` where a server cut an emoji between two
-    tokens, two chunks on one line. Nobody could encode the first two again, so they
-    become null and U+FFFD.
+    tokens, two chunks on one line. Nobody could encode NaN again, nor a half that
+    nothing follows, so they become null and nothing or U+FFFD.
     """
     try:
         text = data.decode()
@@ -196,7 +255,7 @@ def _loads_leniently(data: bytes) -> list[Any]:
         end = 0
         while end < len(text):
             value, end = _PYTHON.raw_decode(text, end)
-            values.append(value)
+            values.append(halves.join(value))
             end = _SPACE.match(text, end).end()  # type: ignore[union-attr]  # it matches nothing, too
         text = json.dumps(values, ensure_ascii=False)
         loaded = orjson.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))

@@ -6,7 +6,7 @@ Spec: https://platform.openai.com/docs/guides/error-codes
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -29,9 +29,12 @@ _REASONS: Final[Mapping[str, str]] = {
 }
 
 # What servers call an error's words.
-_MESSAGES: Final = ("message", "detail", "msg", "error_msg")
+_MESSAGES: Final = ("message", "detail", "msg", "error_msg", "error_message")
+_CODES: Final = ("code", "error_code")
+_TYPES: Final = ("type", "error_type", "__type", "status")
+_STATUSES: Final = ("status_code", "statusCode", "status", "code", "error_code")
 # A code beside the usage, by which a server says that all is well (Spark).
-_NO_FAULT_CODES: Final = (0, "0")
+_NO_FAULT_CODES: Final = (0, "0", 200, "200")
 # MiniMax answers 200 to everything, and says in `base_resp` what it means.
 # Spec: https://platform.minimax.io/docs/api-reference/errorcode
 _MINIMAX_CODES: Final = {
@@ -40,7 +43,7 @@ _MINIMAX_CODES: Final = {
 }  # fmt: skip
 
 _SOUNDS_PASSING: Final = re.compile(
-    r"rate.?limit|too.?many|overload|server.?error|internal|unavailable|time.?d?.?out|timeout|capacity|busy|throttl"
+    r"rate.?limit|request.?limit|too.?many|overload|server.?error|internal|unavailable|time.?d?.?out|timeout|capacity|busy|throttl"
     r"|exhausted|bad.?gateway|try.?again",
     re.IGNORECASE,
 )
@@ -60,7 +63,11 @@ def error_in(chunk: Mapping[str, Any]) -> ProviderError | None:
     """The error that stands where a chunk was due; None in an ordinary chunk."""
     error = chunk.get("error")
     if error:
-        return parse_error(error)
+        # Hugging Face's servers put what kind of error it is beside its words.
+        return parse_error(error if isinstance(error, Mapping) else {**chunk, "message": error})
+    errors = chunk.get("errors")
+    if isinstance(errors, list) and errors:
+        return parse_error(errors[0])
     verdict = chunk.get("base_resp")
     if isinstance(verdict, Mapping) and verdict.get("status_code"):
         code = _MINIMAX_CODES.get(str(verdict["status_code"]), "")
@@ -76,16 +83,20 @@ def parse_error(error: object) -> ProviderError:
     """The error out of any shape that it comes in: OpenAI's object, a bare string, others' own fields."""
     if not isinstance(error, Mapping):
         return ProviderError(str(error))
-    if isinstance(error.get("error"), Mapping):
-        return parse_error(error["error"])
-    code = error.get("code")
-    status = next((s for s in map(error.get, ("status_code", "status", "code")) if _is_status(s)), None)
+    inner = error.get("error")
+    if isinstance(inner, Mapping):
+        return parse_error(inner)
+    status = next((s for s in map(error.get, _STATUSES) if _is_status(s)), None)
     return ProviderError(
-        message=str(next((error[name] for name in _MESSAGES if error.get(name)), "")),
-        code="" if code is None else str(code),
-        type=str(error.get("type") or ""),
+        message=_said(error, _MESSAGES) or _said(error, ("error",)),
+        code=_said(error, _CODES),
+        type=_said(error, _TYPES),
         status=int(status) if status is not None else None,
     )
+
+
+def _said(error: Mapping[str, Any], names: Iterable[str]) -> str:
+    return str(next((error[name] for name in names if error.get(name)), ""))
 
 
 def _is_status(value: object) -> bool:

@@ -18,7 +18,6 @@ from shared import trace
 from shared.errors import (
     KeyMissing,
     ModelError,
-    ModelOutputTooLong,
     ModelRejected,
     ModelUnauthorized,
     ModelUnavailable,
@@ -28,7 +27,7 @@ from shared.providers import ONLY
 from shared.settings import Settings
 from worker.model import faults
 from worker.model.answer import AnswerReader
-from worker.model.chunks import EVENT_MAX_BYTES, Chunk
+from worker.model.chunks import Chunk
 
 log = logging.getLogger(__name__)
 
@@ -84,14 +83,10 @@ class Provider:
         reader = AnswerReader(self._output_max_bytes)
         try:
             async with self._open(body) as response, aclosing(response.http_response.aiter_bytes()) as data:
-                if "json" in response.headers.get("content-type", ""):
-                    for chunk in reader.take_whole(await self._read_whole(data)):
-                        yield chunk
-                    return
                 while piece := await _next(data, reader):
                     for chunk in reader.feed(piece):
                         yield chunk
-                for chunk in reader.finish():
+                for chunk in reader.finish(response.headers.get("content-type", "")):
                     yield chunk
         except ModelError as exc:
             log.warning("provider %s failed: %s: %s", self._name, exc, self._cause(exc))
@@ -139,16 +134,6 @@ class Provider:
         if AUTHORIZATION.lower() not in map(str.lower, headers):
             headers[AUTHORIZATION] = openai.Omit()
         return {"extra_headers": {**trace.current().headers(), **headers}, "extra_query": query}
-
-    async def _read_whole(self, data: AsyncIterator[bytes]) -> bytes:
-        pieces = []
-        size = 0
-        async for piece in data:
-            pieces.append(piece)
-            size += len(piece)
-            if size > self._output_max_bytes + EVENT_MAX_BYTES:
-                raise ModelOutputTooLong(f"the model's output is longer than {self._output_max_bytes} bytes")
-        return b"".join(pieces)
 
     def _failure(self, exc: Exception) -> ModelError:
         if isinstance(exc, openai.APIStatusError):

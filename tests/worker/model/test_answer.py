@@ -5,6 +5,14 @@ import pytest
 from shared.errors import ModelOutputTooLong, ModelRejected, ModelUnavailable
 from worker.model.answer import CHUNK_MIN_BYTES, AnswerReader
 
+MESSAGE = {"role": "assistant", "content": "Hi \u2028 there"}
+COMPLETION = {
+    "object": "chat.completion",
+    "choices": [{"index": 0, "message": MESSAGE, "finish_reason": "stop"}],
+    "usage": {"total_tokens": 3},
+}
+WHOLE = json.dumps(COMPLETION).encode()
+
 
 def event(**chunk: object) -> bytes:
     return b"data: %b\n\n" % json.dumps(chunk).encode()
@@ -34,10 +42,44 @@ def test_answer_with_a_reason_or_done_is_complete(body):
     assert read(body)[0]["choices"][0]["delta"] == {"content": "Hi"}
 
 
-@pytest.mark.parametrize("body", [b"", say("Hi"), say("Hi")[:-9], b"<html>Busy</html>", b": only comments\n\n"])
+@pytest.mark.parametrize("body", [say("Hi"), say("Hi") + say(" there")[:-9]])
 def test_answer_without_an_end_is_cut(body):
     with pytest.raises(ModelUnavailable, match="broke off"):
         read(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<!DOCTYPE html>\n<html><script>\n{\n} [data]\n</script>Busy</html>",
+        b"Service Unavailable",
+        b": only comments\n\n",
+        say("Hi")[:-9],
+        WHOLE[:-9],
+        b"[1]",
+        b"{",
+        b"\x1f\x8b\x08 compressed unasked",
+    ],
+)
+def test_body_that_is_no_answer_says_what_it_is(body):
+    reader = AnswerReader(10_000)
+    assert list(reader.feed(body)) == []
+
+    with pytest.raises(ModelUnavailable, match=r"no chat completion: text/html$"):
+        list(reader.finish("text/html; charset=utf-8"))
+
+
+def test_body_without_a_byte_is_an_empty_answer():
+    with pytest.raises(ModelUnavailable, match="empty answer"):
+        list(AnswerReader(10_000).finish())
+
+
+def test_content_type_is_told_only_where_it_is_one():
+    reader = AnswerReader(10_000)
+    list(reader.feed(b"Busy"))
+
+    with pytest.raises(ModelUnavailable, match=r"no chat completion$"):
+        list(reader.finish("<script>"))
 
 
 def test_chunks_before_the_error_come_out_first():
@@ -70,24 +112,58 @@ def test_chunks_that_say_nothing_count_too():
         read(event(choices=7) * 11, output_max_bytes=CHUNK_MIN_BYTES * 10)
 
 
-def test_whole_completion_becomes_one_chunk():
-    message = {"role": "assistant", "content": "Hi"}
-    body = json.dumps({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}).encode()
-    (chunk,) = AnswerReader(10_000).take_whole(body)
+@pytest.mark.parametrize(
+    "body",
+    [
+        WHOLE,
+        b"\xef\xbb\xbf" + WHOLE,
+        json.dumps(COMPLETION, indent=2).encode(),
+        json.dumps(COMPLETION, indent=2).replace("\n", "\r\n").encode() + b"\r\n",
+        json.dumps([COMPLETION], indent="\t").encode(),
+        b"data: " + WHOLE + b"\n\n",
+        b": OPENROUTER PROCESSING\n\n" + WHOLE,
+    ],
+)
+def test_completion_that_was_not_streamed_becomes_one_chunk(body):
+    chunk = {**COMPLETION, "choices": [{"index": 0, "delta": MESSAGE, "finish_reason": "stop"}]}
 
-    assert chunk == {"choices": [{"index": 0, "delta": message, "finish_reason": "stop"}]}
+    for cut in range(len(body)):
+        reader = AnswerReader(10_000)
+        assert [*reader.feed(body[:cut]), *reader.feed(body[cut:]), *reader.finish()] == [chunk]
+
+
+def test_message_after_deltas_stays_a_message_and_counts():
+    last = event(choices=[{"index": 0, "message": {"content": "Hi"}, "finish_reason": "stop"}])
+
+    assert read(say("Hi") + last)[1]["choices"][0]["message"] == {"content": "Hi"}
+    with pytest.raises(ModelOutputTooLong):
+        read(say("Hi") + event(choices=[{"message": {"content": "x" * 1001}}]), output_max_bytes=1000)
 
 
 @pytest.mark.parametrize(
     ("body", "error"),
     [
-        (b"", ModelUnavailable),
-        (b"[]", ModelUnavailable),
-        (b"{}", ModelUnavailable),
         (b'{"error": {"message": "x", "code": 400}}', ModelRejected),
-        (b'{"choices": 1}', ModelUnavailable),
+        (b'{"error": "the model is overloaded", "error_type": "overloaded"}', ModelUnavailable),
+        (json.dumps([{"error": {"code": 400, "message": "x"}}], indent=2).encode(), ModelRejected),
+        (b'{"detail": "Internal Server Error"}\n', ModelUnavailable),
+        (b'{"object": "error", "message": "x", "type": "BadRequestError", "code": 400}', ModelRejected),
+        (b'error: {"code": 500, "message": "x", "type": "server_error"}\n\n', ModelUnavailable),
+        (b'event: error\n{"message": "x", "type": "invalid_request_error"}\n\n', ModelRejected),
+        (say("Hi") + b'{"error": {"message": "x", "code": 503}}\n', ModelUnavailable),
+        (b'{"errors": [{"code": 7003, "message": "no route"}], "success": false}', ModelRejected),
     ],
 )
-def test_whole_body_that_is_no_completion_is_an_error(body, error):
-    with pytest.raises(error):
-        list(AnswerReader(10_000).take_whole(body))
+def test_error_in_an_answer_s_place_is_told_as_one(body, error):
+    for cut in range(len(body)):
+        reader = AnswerReader(10_000)
+        with pytest.raises(error, match=r"answered \d|with an error"):
+            [*reader.feed(body[:cut]), *reader.feed(body[cut:]), *reader.finish()]
+
+
+def test_event_without_an_end_is_too_long():
+    reader = AnswerReader(10**9)
+    pieces = [b"data: ", *[b"x" * 2**20] * 4]
+
+    with pytest.raises(ModelOutputTooLong, match="an event of more than"):
+        [chunk for piece in pieces for chunk in reader.feed(piece)]

@@ -100,6 +100,11 @@ def test_error_event_may_hold_no_object(data, error):
         b'data: {"a": 1}\n\ndata: null\n\ndata: \n\ndata: {"a": 2}\n\n',
         b'event: ping\ndata: ping\n\ndata: {"a": 1}\n\nevent: keep-alive\ndata: 7:\n\ndata: {"a": 2}\n\n',
         b': OPENROUTER PROCESSING\n\ndata: {"a": 1}\n\n: OPENROUTER PROCESSING\n\ndata: {"a": 2}\n\n',
+        b'{"a": 1}\n{"a": 2}\n',
+        b'\xef\xbb\xbf{"a": 1}\r\n\r\n[{"a": 2}]',
+        b'{"a": 1}\n\ndata: {"a": 2}\n\ndata: [DONE]\n\n{"a": 3}\n',
+        b'{\n  "a": 1\n}\n{\n\n  "a": 2\n}',
+        b'data: {"a": 1}\r\rdata: {"a": 2}\r\rdata: [DONE]\r\rdata: [DONE]\r\r',
         b'id: 1\nevent: chunk\ndata: {"a": 1}\n\nid: 2\nevent: chunk\ndata: {"a": 2}\n\ndata: [DONE] \r\n\r\n',
     ],
 )
@@ -109,9 +114,28 @@ def test_what_stands_around_and_between_chunks_is_looked_through(raw):
 
 
 def test_what_only_python_takes_for_json_is_made_fit_for_everyone():
-    assert decode(b'data: {"logprob": NaN, "text": "\\ud83d", "n": -Infinity}\n\n') == [
-        {"logprob": None, "text": "\ufffd", "n": None}
+    assert decode(b'data: {"logprob": NaN, "text": "\\ud83d!", "n": -Infinity}\n\n') == [
+        {"logprob": None, "text": "\ufffd!", "n": None}
     ]
+
+
+def say(text: str) -> bytes:
+    return b'data: {"a": [{"text": "%b", "x": "\\ude00"}], "b": "same"}\n\n' % text.encode()
+
+
+def test_halves_of_a_character_in_two_chunks_become_one():
+    raw = say("Hi \\ud83d") + say("") + say("\\ude00 and \\ud83d") + say("\\ude00")
+
+    for cut in range(len(raw)):
+        texts = [chunk["a"][0]["text"] for chunk in decode(raw[:cut], raw[cut:])]
+        assert texts == ["Hi ", "", "😀 and ", "😀"]
+
+
+def test_half_that_nothing_follows_is_no_character():
+    raw = b'data: {"a": "Hi \\ud83d"}\n\ndata: {"a": " there"}\n\ndata: {"a": "\\ude00"}\n\n'
+
+    assert [chunk["a"] for chunk in decode(raw)] == ["Hi ", " there", "😀"]
+    assert decode(b'data: {"b": "\\ude00", "a": "\\ud83d"}\n\n') == [{"b": "\ufffd", "a": ""}]
 
 
 def test_event_has_a_limit():
@@ -123,6 +147,8 @@ def test_event_has_a_limit():
         ChunkDecoder(event_max_bytes=100).feed(long.rstrip())
     with pytest.raises(EventTooLong):
         ChunkDecoder(event_max_bytes=100).feed(b"data:\n" * 50)
+    with pytest.raises(EventTooLong):
+        ChunkDecoder(event_max_bytes=100).feed(b"{\n" * 51)
     decoder = ChunkDecoder(event_max_bytes=100)
     for _ in range(100):
         assert decoder.feed(b'data: {"a": "' + b"x" * 50 + b'"}\n\n')

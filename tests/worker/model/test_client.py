@@ -16,6 +16,7 @@ from shared.errors import ModelError, ModelOutputTooLong, ModelRejected, ModelUn
 from shared.settings import Settings
 from shared.trace import Trace, bound
 from tests.fake_gateway import Answer, FakeGateway
+from worker.model.chunks import EVENT_MAX_BYTES
 from worker.model.client import Model, ModelRequest
 from worker.model.deltas import Merged, Merger
 
@@ -275,19 +276,58 @@ async def test_answer_that_is_cut_or_none_at_all_may_be_asked_for_again(byte_ser
     assert type(await failure_of(ask(connect(await byte_server.serve(body)), request()))) is ModelUnavailable
 
 
+JSON_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+HTML_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/html; charset=utf-8\r\n"
+REDIRECT = b"HTTP/1.1 302 Found\r\nlocation: https://elsewhere.example/login\r\ncontent-length: 0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "words"),
+    [
+        (b"", ModelUnavailable, "cut the connection"),
+        (HEAD + b"content-length: 0\r\n\r\n", ModelUnavailable, "sent an empty answer"),
+        (HTML_HEAD + b"\r\n<html>Sign in</html>", ModelUnavailable, "no chat completion: text/html"),
+        (JSON_HEAD + b"\r\n" + b'{"error": {"message": "x", "code": 429}}', ModelUnavailable, "answered 429"),
+        (JSON_HEAD + b"\r\n" + b'{"error": "bad", "error_type": "validation"}', ModelRejected, "with an error"),
+        (REDIRECT, ModelRejected, "answered 302"),
+        (
+            HEAD + b"\r\ndata: " + b"x" * (EVENT_MAX_BYTES + 1),
+            ModelOutputTooLong,
+            "an event of more than 4194304 bytes",
+        ),
+        (HEAD + b"\r\n" + b"x" * (EVENT_MAX_BYTES + 1), ModelOutputTooLong, "an event of more than 4194304 bytes"),
+        (HEAD + b"content-encoding: br\r\n\r\n" + b"\x8b\x05\x80" * 9, ModelUnavailable, "no chat completion"),
+    ],
+)
+async def test_what_is_no_answer_at_all_is_told_as_what_it_is(byte_server, connect, answer, error, words) -> None:
+    """Of servers that hold on: nothing but the answer itself may end the wait."""
+    url = await byte_server.serve(answer, holds_on=len(answer) > EVENT_MAX_BYTES)
+    failure = await failure_of(ask(connect(url), request()))
+
+    assert type(failure) is error
+    assert words in str(failure)
+    assert "elsewhere" not in str(failure)
+
+
 async def test_compressed_answer_is_read(byte_server, connect) -> None:
     body = HEAD + b"content-encoding: gzip\r\n\r\n" + gzip.compress(CHUNK + LAST)
 
     assert (await ask(connect(await byte_server.serve(body)), request())).text == "Hi"
 
 
-async def test_answer_that_was_not_streamed_is_read(byte_server, connect) -> None:
+@pytest.mark.parametrize("head", [JSON_HEAD, HEAD])
+async def test_answer_that_was_not_streamed_is_read(byte_server, connect, head) -> None:
     body = b'{"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}], "usage": {"total_tokens": 3}}'
-    merged = await ask(
-        connect(await byte_server.serve(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n" + body)), request()
-    )
+    merged = await ask(connect(await byte_server.serve(head + b"\r\n" + body)), request())
 
     assert (merged.text, merged.finish_reason, merged.usage) == ("Hi", "stop", {"total_tokens": 3})
+
+
+async def test_stream_under_json_s_name_is_read_as_it_comes(byte_server, connect) -> None:
+    model = connect(await byte_server.serve(JSON_HEAD + b"\r\n" + CHUNK, holds_on=True))
+
+    async with aclosing(model.stream(request())) as chunks:
+        assert (await anext(chunks))["choices"][0]["delta"] == {"content": "Hi"}
 
 
 async def test_key_is_sent_but_never_shown(byte_server, connect, caplog) -> None:

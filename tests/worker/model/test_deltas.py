@@ -422,7 +422,9 @@ def test_notes_beside_a_call_are_kept():
 def test_strings_that_hold_json_within_arguments_stay_strings():
     template = json.dumps({"city": "{}", "more": '"{}"'})
     chunks = [calls_delta(part("get_weather", "", index=0, id="a"))]
-    chunks += [calls_delta(part(arguments=piece, index=0)) for piece in ('{"city": ', '"{}"', ', "more": ', '"\\"{}\\""', "}")]
+    chunks += [
+        calls_delta(part(arguments=piece, index=0)) for piece in ('{"city": ', '"{}"', ', "more": ', '"\\"{}\\""', "}")
+    ]
 
     assert calls_of(*chunks) == [("get_weather", template)]
     assert calls_of(calls_delta(part("get_weather", '"Paris"', index=0))) == [("get_weather", '"Paris"')]

@@ -57,6 +57,11 @@ def test_known_reasons_are_said():
         ({"code": 1302, "msg": "too many requests"}, ModelRejected),
         ({"msg": "too many requests"}, ModelUnavailable),
         ({"error_msg": "the service is busy"}, ModelUnavailable),
+        ({"error_code": "REQUEST_LIMIT_EXCEEDED", "message": "Rate limit exceeded"}, ModelUnavailable),
+        ({"error_code": 503, "message": "x"}, ModelUnavailable),
+        ({"statusCode": 401, "message": "x"}, ModelUnauthorized),
+        ({"__type": "ThrottlingException", "message": "x"}, ModelUnavailable),
+        ({"code": None, "status": "UNAVAILABLE", "message": "x", "type": None}, ModelUnavailable),
     ],
 )
 def test_error_within_a_stream_is_judged_by_what_it_says(error, kind):
@@ -73,6 +78,10 @@ def test_error_within_a_stream_is_judged_by_what_it_says(error, kind):
         {"type": "error", "error": {"message": "x"}},
         {"detail": "x"},
         {"code": "Throttling", "message": "x"},
+        {"errors": [{"code": 7003, "message": "x"}], "success": False, "choices": []},
+        {"error": "x", "error_type": "overloaded"},
+        {"error": {"error": "x"}},
+        {"error_message": "x"},
     ],
 )
 def test_error_is_found_in_every_shape(chunk):
@@ -82,7 +91,24 @@ def test_error_is_found_in_every_shape(chunk):
     assert error.message == "x"
 
 
-@pytest.mark.parametrize("chunk", [{"choices": []}, {"choices": [], "error": None}, {"usage": {}}, {}])
+def test_kind_of_an_error_may_stand_beside_its_words():
+    error = faults.error_in({"error": "Input validation error", "error_type": "overloaded"})
+
+    assert error is not None
+    assert type(faults.from_error(error)) is ModelUnavailable
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        {"choices": []},
+        {"choices": [], "error": None},
+        {"choices": [], "error": {}, "errors": []},
+        {"usage": {}},
+        {"code": 200, "msg": "success", "usage": {}},
+        {},
+    ],
+)
 def test_ordinary_chunk_is_no_error(chunk):
     assert faults.error_in(chunk) is None
 
