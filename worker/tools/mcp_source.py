@@ -60,7 +60,7 @@ class McpSource:
         self._egress = egress
         self._slots = CallSlots(entry.concurrency)
         self._tools: list[SourcedTool] = []
-        self._listed: list[Tool] = []
+        self._listed: tuple[list[Tool], set[str]] = [], set()
         self._client: Client | None = None
         self._owner: asyncio.Task[None] | None = None
         self._tried = asyncio.Event()
@@ -168,25 +168,34 @@ class McpSource:
 
     async def _list(self, client: Client) -> None:
         listed: list[Tool] = []
+        names: set[str] = set()  # of those that are not offered, too
         cursor: str | None = None
         while len(listed) < TOOLS_MAX:
             page = await client.list_tools(cursor=cursor)
+            names |= {tool.name for tool in page.tools}
             listed += [tool for tool in page.tools if self._entry.offers(tool.name)]
             cursor = page.next_cursor
             if cursor is None or not page.tools:
                 break
         else:
             logger.warning("MCP server %s has more than %d tools; the rest is left out", self.name, TOOLS_MAX)
-        if listed[:TOOLS_MAX] != self._listed or not self.is_known:
+        if (listed[:TOOLS_MAX], names) != self._listed or not self.is_known:
             self.is_known = True
-            self._listed = listed[:TOOLS_MAX]
-            self._tools = self._offer(self._listed)
+            self._listed = listed[:TOOLS_MAX], names
+            self._tools = self._offer(*self._listed)
             self.on_change()
 
-    def _offer(self, listed: list[Tool]) -> list[SourcedTool]:
+    def _offer(self, listed: list[Tool], names: set[str]) -> list[SourcedTool]:
         fit = {tool.name: tool for tool in fit_tools(self.name, listed)}
         entry = self._entry
-        if unknown := entry.unknown(fit.keys()):
+        if names and (unguarded := entry.unknown(entry.requires_approval, names)):
+            # One of its tools has another name than was meant, and nobody can tell which: it would run unasked.
+            logger.error(
+                "MCP server %s: none of its tools is offered, since it has none that is called %s, which requires_approval names",
+                self.name, ", ".join(unguarded),
+            )  # fmt: skip
+            return []
+        if unknown := entry.unknown(entry.idempotent or [], names):
             logger.warning("MCP server %s has no tool that is called %s", self.name, ", ".join(unknown))
         return [
             SourcedTool(

@@ -190,7 +190,8 @@ def _read_file(path: Path, max_bytes: int) -> bytes:
 
 
 def _check_names(entry: OpenApiEntry, operations: list[Operation]) -> None:
-    if unknown := entry.unknown([name for operation in operations for name in operation.names]):
+    patterns = [*entry.requires_approval, *(entry.idempotent or ())]
+    if unknown := entry.unknown(patterns, [name for operation in operations for name in operation.names]):
         raise BadTool(f"none of its operations is called {unknown[0]!r}")
 
 

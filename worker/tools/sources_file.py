@@ -16,7 +16,7 @@ operations = ["listPets", "GET /pets/{petId}"]
 bearer = { file = "/run/secrets/pets" }
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
@@ -70,10 +70,9 @@ class SourceEntry(ConfigEntry):
         """Whether the tool of these names is idempotent; `otherwise`: what its source says."""
         return otherwise if self.idempotent is None else any(_matches(name, self.idempotent) for name in names)
 
-    def unknown(self, names: Collection[str]) -> list[str]:
-        """What is named and no tool of the source: a name written wrong would let its calls through unasked."""
-        patterns = dict.fromkeys([*self.requires_approval, *(self.idempotent or ())])
-        return [pattern for pattern in patterns if not any(_matches(name, [pattern]) for name in names)]
+    def unknown(self, patterns: Iterable[str], names: Collection[str]) -> list[str]:
+        """Those of an option's patterns that are no tool of the source: written wrong, or the tool is gone."""
+        return [pattern for pattern in dict.fromkeys(patterns) if not any(_matches(name, [pattern]) for name in names)]
 
 
 class McpEntry(SourceEntry):

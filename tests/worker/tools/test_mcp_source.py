@@ -105,13 +105,26 @@ async def test_what_is_no_text_is_described_and_what_is_long_is_cut(connect, url
 
 
 async def test_file_says_what_waits_for_a_person_and_what_may_run_again(connect, url, caplog):
-    registry = await connect(url=url, requires_approval=["re*", "ad", "wait"], idempotent=["with.*"])
+    registry = await connect(url=url, requires_approval=["re*", "wait"], idempotent=["with.*", "ad"])
 
     gated = [name for name in registry.names() if registry.get(name).requires_approval]
     assert gated == ["ref__wait", "ref__refuse"]
     repeatable = [name for name in registry.names() if registry.get(name).idempotent]
     assert repeatable == ["ref__with_dots_and_more"], "and not what only the server says"
     assert "no tool that is called ad" in caplog.text
+
+
+async def test_name_written_wrong_lets_no_call_through_that_was_to_wait(connect, url, caplog):
+    registry = await connect(url=url, requires_approval=["wait", "ad"])
+
+    assert [name for name in registry.names() if name.startswith("ref__")] == []
+    assert "none that is called ad" in caplog.text
+
+
+async def test_what_waits_for_a_person_may_be_named_though_it_is_not_offered(connect, url):
+    registry = await connect(url=url, requires_approval=["wait"], exclude=["wait"])
+
+    assert registry.get("ref__refuse") is not None
 
 
 async def test_file_limits_results_and_how_many_calls_are_at_work(connect, url, tmp_path: Path):
