@@ -72,8 +72,9 @@ class ToolRegistry(Toolset):
                 raise BadTool(f"two tools are called {made.name!r}; give one another name with @tool(name=…)")
             self._functions[made.name] = made
         super().__init__(self._functions)
-        if not self._sources and (unknown := self._find_unknown_approvals()):
-            raise BadTool(f"STAGEBUS_APPROVALS: {unknown[0]!r} is no tool; there are: {', '.join(self._functions)}")
+        never = [p for p in self._find_unknown_approvals() if not any(_may_name(p, source) for source in self._sources)]
+        if never:
+            raise BadTool(f"STAGEBUS_APPROVALS: {never[0]!r} is no tool; there are: {', '.join(self._functions)}")
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "ToolRegistry":
@@ -170,6 +171,12 @@ class ToolRegistry(Toolset):
     def _find_unknown_approvals(self) -> list[str]:
         """What the operator wants approved and is no tool: a name that is written wrong would let all calls through."""
         return [pattern for pattern in self._settings.approvals if not fnmatch.filter(self._tool_by_name, pattern)]
+
+
+def _may_name(pattern: str, source: ToolSource) -> bool:
+    """Whether a tool that the source may yet give could be of that name."""
+    literal, prefix = re.split(r"[*?[]", pattern, maxsplit=1)[0], f"{source.name}__"
+    return literal.startswith(prefix) or (literal != pattern and prefix.startswith(literal))
 
 
 def _check(name: str, options: ToolOptions) -> None:

@@ -1,4 +1,6 @@
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 
@@ -199,3 +201,33 @@ async def test_function_outranks_a_sourced_tool_of_its_name(shelved, caplog):
     assert registry.names() == ("own", "find")
     assert (await registry.get("own").call("", CONTEXT)).content == "1"
     assert "there is a tool 'own' already" in caplog.text
+
+
+class Later:
+    """A source that has given no tools yet."""
+
+    name = "github"
+    is_known = False
+
+    def __init__(self) -> None:
+        self.on_change: Callable[[], None] = lambda: None
+
+    def tools(self) -> list[SourcedTool]:
+        return []
+
+    async def start(self) -> None:
+        pass
+
+    async def aclose(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "may_come"),
+    [("github__merge", True), ("git*", True), ("*", True), ("book_tabel", False), ("gitlab__*", False)],
+)
+def test_approval_of_a_tool_that_can_never_come_stops_the_worker(name: str, may_come: bool) -> None:
+    """Written wrong, it would let the calls through that were to wait."""
+    settings = Settings(approvals=(name,))
+    with nullcontext() if may_come else pytest.raises(BadTool, match="is no tool"):
+        ToolRegistry([], settings, sources=[Later()])
