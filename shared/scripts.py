@@ -49,11 +49,15 @@ def _ms(seconds: float) -> int:
 
 
 class Created(NamedTuple):
-    """What `create` found or made; `created_at` in Unix ms by Redis's clock, `turn` its score in the queue."""
+    """What `create` found or made; `created_at` in Unix ms by Redis's clock, `turn` its score in the queue.
+
+    `held` is what the client's Idempotency-Key holds already, where that is another run: this one was not made.
+    """
 
     is_new: bool
-    created_at: int
-    turn: int
+    created_at: int = 0
+    turn: int = 0
+    held: str = ""
 
 
 async def create(  # noqa: PLR0913 - a record has that many fields
@@ -68,6 +72,7 @@ async def create(  # noqa: PLR0913 - a record has that many fields
     ttl_s: float,
     life_s: float = 0,
     idempotency: str = "",
+    reservation: str = "",
     limits: TenantLimits = UNLIMITED,
     trace: Trace = NOBODY,
     job: bytes = b"",
@@ -77,6 +82,7 @@ async def create(  # noqa: PLR0913 - a record has that many fields
     Args:
         life_s: longer than the keys of any run live, if that is longer than `ttl_s`.
         idempotency: the Redis key of the client's Idempotency-Key, if there is one.
+        reservation: what that is to hold, of this run and no other.
         limits: those of tenants that have none of their own.
         trace: the request's.
         job: arq's, serialised; without one the run is not queued.
@@ -90,8 +96,10 @@ async def create(  # noqa: PLR0913 - a record has that many fields
     key_list += [idempotency] if idempotency else []
     args = [RunStatus.QUEUED.value, tenant, model, request, RUN_STAGE, event, data, _ms(ttl_s)]
     args += [run_id, ids.created_ms(run_id), _ms(max(ttl_s, life_s)), limits.runs_queued, limits.tokens_per_day]
-    args += [trace.request_id, trace.traceparent, job, BELLS_MAX]
+    args += [trace.request_id, trace.traceparent, job, BELLS_MAX, reservation]
     match await _CREATE(redis, key_list, args):
+        case [b"reserved", held, _]:
+            return Created(is_new=False, held=held.decode())
         case [b"runs_queued", limit, _]:
             raise TooManyRuns(limit)
         case [b"tokens_per_day", limit, retry_ms]:

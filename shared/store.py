@@ -1,7 +1,7 @@
 """Runs as a whole: made, looked up, asked to cancel, and ended where no worker holds them."""
 
 import hashlib
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 from redis.asyncio import Redis
@@ -16,9 +16,6 @@ from shared.runs import RUN_STAGE, TOOLS, Run, RunStatus, decode_run
 from shared.settings import Settings
 from shared.trace import NOBODY, Trace
 
-# For how long a client may come back to complete a creation that stopped at its first step.
-RESERVED_S: Final = 3600
-
 
 async def create_run(
     redis: Redis,
@@ -30,10 +27,9 @@ async def create_run(
     idempotency_key: str | None = None,
     trace: Trace = NOBODY,
 ) -> str:
-    """Make a run and put it into the queue; both steps are safe to repeat under the same id.
+    """Make a run and put it into the queue: one script, safe to repeat under the same key.
 
-    They are the idempotency key, then one script: what lists the run, its record, its job, the bell. Whoever dies
-    between them leaves what the same POST completes.
+    Whoever dies before its answer has made all of it or nothing, and what is refused leaves the key free.
 
     Returns:
         The run's id; that of the first call where the key was used before.
@@ -43,16 +39,22 @@ async def create_run(
         TooManyRuns, TokensUsedUp: the tenant may have no more at the moment.
     """
     body = orjson.dumps(request, option=orjson.OPT_SORT_KEYS)
+    digest = hashlib.sha256(body).hexdigest()
     run_id = ids.new_run_id()
-    reserved = "" if idempotency_key is None else keys.idempotency(tenant, idempotency_key)
-    if reserved:
-        run_id = await _reserve(redis, reserved, run_id, body)
-    queued = RunQueued(run_id=run_id, model=model, at=wall_ms())
-    created = await scripts.create(
-        redis, run_id, tenant=tenant, model=model, request=body, event=queued.event, data=queued.data(),
-        idempotency=reserved, ttl_s=settings.live_ttl_s, life_s=settings.live_ttl_s + settings.retention_s,
-        limits=settings.tenant_limits, trace=trace, job=queue.new_job(run_id),
-    )  # fmt: skip
+    while True:
+        queued = RunQueued(run_id=run_id, model=model, at=wall_ms())
+        created = await scripts.create(
+            redis, run_id, tenant=tenant, model=model, request=body, event=queued.event, data=queued.data(),
+            idempotency="" if idempotency_key is None else keys.idempotency(tenant, idempotency_key),
+            reservation=f"{run_id} {digest}", ttl_s=settings.live_ttl_s,
+            life_s=settings.live_ttl_s + settings.retention_s, limits=settings.tenant_limits, trace=trace,
+            job=queue.new_job(run_id),
+        )  # fmt: skip
+        if not created.held:
+            break
+        run_id, held_digest = created.held.split(" ")
+        if held_digest != digest:
+            raise IdempotencyConflict
     if not created.is_new:
         run = await get_run(redis, run_id)
         if run.status is RunStatus.QUEUED:
@@ -60,21 +62,6 @@ async def create_run(
         elif run.is_terminal:
             await settle(redis, settings, run_id)
     return run_id
-
-
-async def _reserve(redis: Redis, key: str, run_id: str, body: bytes) -> str:
-    """Bind the key to a run id, or find the one that it is bound to."""
-    digest = hashlib.sha256(body).hexdigest()
-    # The run's creation makes it live as long as the run; where that is refused it goes soon.
-    if await redis.set(key, f"{run_id} {digest}", nx=True, ex=RESERVED_S):
-        return run_id
-    held = await redis.get(key)
-    if held is None:  # it expired between the two commands
-        return await _reserve(redis, key, run_id, body)
-    held_id, held_digest = held.decode().split(" ")
-    if held_digest != digest:
-        raise IdempotencyConflict
-    return str(held_id)
 
 
 async def get_run(redis: Redis, run_id: str, tenant: str | None = None) -> Run:

@@ -32,16 +32,23 @@
 -- ARGV[15] traceparent str  likewise
 -- ARGV[16] job     bytes   arq's serialised job, or '': it is not queued
 -- ARGV[17] bells   int     the bell's bound
--- Returns {'created' | 'exists', created_at in Unix ms, turn} or {limit's name, limit, ms until it may be otherwise}.
+-- ARGV[18] reservation str what the client's key is to hold
+-- Returns {'created' | 'exists', created_at in Unix ms, turn}, {limit's name, limit, ms until it may be otherwise} or
+-- {'reserved', what the client's key holds, ''}.
 --
 -- Safe to repeat: a second call finds the run and changes nothing. Its order is what a reader may see, and what a
 -- log of commands that breaks off here leaves: lists, record, job, bell. The bell says whose it is.
+-- The client's key is bound by nothing but the run: what was refused leaves it free for another body.
 -- A turn is a place in the order in which waiting runs are taken: each run's is one after
 -- its tenant's last one, but none lies before the turn that was taken last. So tenants
 -- alternate, and who comes with one run waits for one of each other's, however many they have.
 local stored = redis.call('HMGET', KEYS[1], 'created_at', 'turn')
 if stored[1] then
     return {'exists', stored[1], stored[2] or '0'}
+end
+local reserved = KEYS[15] and redis.call('GET', KEYS[15])
+if reserved and reserved ~= ARGV[18] then
+    return {'reserved', reserved, ''}
 end
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -76,8 +83,11 @@ redis.call('HSET', KEYS[1], 'status', ARGV[1], 'attempt', 0, 'tries', 0, 'last_i
     'request_id', ARGV[14], 'traceparent', ARGV[15])
 redis.call('RPUSH', KEYS[2], ARGV[5])
 redis.call('XADD', KEYS[3], '0-1', 'event', ARGV[6], 'data', ARGV[7])
-for _, i in ipairs({1, 2, 3, KEYS[15] and 15}) do
+for i = 1, 3 do
     redis.call('PEXPIRE', KEYS[i], ARGV[8])
+end
+if KEYS[15] then
+    redis.call('SET', KEYS[15], ARGV[18], 'PX', ARGV[8])
 end
 if ARGV[16] ~= '' then
     redis.call('SET', KEYS[13], ARGV[16], 'PX', ARGV[8])

@@ -7,6 +7,7 @@ import orjson
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import OutOfMemoryError
 
 from shared import ids, keys, log, scripts, store
 from shared.cursor import START
@@ -60,22 +61,43 @@ async def test_clock_of_the_gateway_decides_nothing(
     assert (await scripts.due(redis, 5)).run_ids == [run_id]
 
 
-async def test_creation_that_stopped_after_the_key_is_completed_by_the_same_post(
+async def test_creation_whose_answer_was_lost_is_found_by_the_same_post(
     redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No key without its run. What comes after the key is one script."""
+    """All of it is one script, the key as well: there is no half of it."""
+    really_create = scripts.create
 
-    async def fail(*_: object, **__: object) -> None:
+    async def cut(*args: Any, **named: Any) -> None:
+        await really_create(*args, **named)
         raise RedisConnectionError("the gateway died here")
 
     with monkeypatch.context() as patch:
-        patch.setattr(scripts, "create", fail)
+        patch.setattr(scripts, "create", cut)
         with pytest.raises(RedisConnectionError):
             await create(redis, settings, key="k")
-    reserved = (await redis.get(keys.idempotency("t", "k"))).decode().split(" ")[0]
+    run_id = await create(redis, settings, key="k")
 
-    assert await create(redis, settings, key="k") == reserved
-    assert await is_whole(redis, reserved)
+    assert await is_whole(redis, run_id)
+    assert await redis.zrange(keys.ACTIVE, 0, -1) == [run_id.encode()]
+
+
+async def test_key_of_a_run_whose_record_is_gone_makes_it_again(redis: Redis, settings: Settings) -> None:
+    run_id = await create(redis, settings, key="k")
+    await redis.delete(keys.run(run_id))
+
+    assert await create(redis, settings, key="k") == run_id
+    assert await is_whole(redis, run_id)
+
+
+async def test_key_of_what_a_full_redis_refused_is_free(redis: Redis, settings: Settings) -> None:
+    await redis.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(OutOfMemoryError):
+            await create(redis, settings, key="k")
+    finally:
+        await redis.config_set("maxmemory", 0)
+
+    assert await create(redis, settings, key="k", timeout_s=61)
 
 
 @pytest.mark.parametrize("mend", ["post", "sweep"])
