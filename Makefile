@@ -6,7 +6,7 @@
 #   make model   the model of the log protocol, walked further than the suite does
 #   make fuzz    EXAMPLES= of junk at each parser, and Schemathesis over the API; SEED=
 #   make soak    RUNS= runs through one worker and one gateway: does either grow?
-#   make bench    every figure beside its rival, and docs/performance.md; QUICK=1 in under three minutes
+#   make bench   every figure beside its rival, and docs/performance.md; QUICK=1 in under three minutes, without the page
 #   make sbom    what an installed Stagebus brings along, as CycloneDX in sbom.json, and its licences
 #   make screenshots   the pictures of the page in docs/, with the demo model
 #   make client  what is made out of the schemas and of clients/js: its types, the page's copy of it

@@ -7,10 +7,11 @@ import orjson
 from redis.asyncio import Redis
 
 from benchmarks import lab
-from benchmarks.publisher import Appender, stamped
+from benchmarks.latency import EVENT, STAGE, stamped
+from benchmarks.publisher import Appender
 from shared import keys
 
-EVENTS = lab.sized(20_000, 4_000)
+EVENTS = lab.sized(20_000, 2_000)
 BURSTS = (1, 4, 16, 64)
 
 
@@ -25,9 +26,9 @@ async def measure() -> dict[str, Any]:
             result["by_burst"][burst] = await _cost(
                 place, redis, lambda n=number, b=burst: appender.publish(n, b), burst
             )
-            stored = await redis.memory_usage(keys.stage_stream(run_id, "synthesis"), samples=0)
+            stored = await redis.memory_usage(keys.stage_stream(run_id, STAGE), samples=0)
             result["by_burst"][burst]["memory_bytes_an_event"] = stored / await redis.xlen(
-                keys.stage_stream(run_id, "synthesis")
+                keys.stage_stream(run_id, STAGE)
             )
         result["memory_bytes_a_token_event"] = await _memory_bytes(redis)
         result["one_by_one"] = await _cost(place, redis, lambda: _append_one_by_one(redis), 1)
@@ -40,12 +41,12 @@ async def _memory_bytes(redis: Redis) -> float:
         {"stage_id": "synthesis", "tool_results": {"choices": [{"index": 0, "delta": {"content": " token"}}]}}
     )
     for sequence in range(1, EVENTS + 1):
-        await redis.xadd("tokens", {"event": "tool_completion_chunk", "data": data}, id=f"5204-{sequence}")
+        await redis.xadd("tokens", {"event": EVENT, "data": data}, id=f"5204-{sequence}")
     return float(await redis.memory_usage("tokens", samples=0)) / EVENTS
 
 
 async def _append_one_by_one(redis: Redis) -> None:
-    entry_id = await redis.xadd("plain", {"event": "tool_completion_chunk", "data": stamped()})
+    entry_id = await redis.xadd("plain", {"event": EVENT, "data": stamped()})
     await redis.hset("plain:run", "last_id", entry_id)
     await redis.publish("plain:live", stamped())
 

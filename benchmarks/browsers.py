@@ -12,7 +12,6 @@ be cheaper than what it measures: its own CPU stands in every report.
 
 import asyncio
 import json
-import re
 import resource
 import sys
 import time
@@ -20,14 +19,12 @@ from typing import Any, Final
 
 import uvloop
 
-from benchmarks.lab import percentile
+from benchmarks.latency import latencies_ns, percentile
 
 CONNECT_AT_ONCE: Final = 100
 OPEN_S: Final = 120
 QUIET_S: Final = 5
 STEP_S: Final = 0.02
-# A publisher's stamp, or a provider's, whose text it is.
-STAMP: Final = re.compile(rb'"(?:t"|content"):"? ?(\d+)')
 
 
 class Tally:
@@ -38,8 +35,8 @@ class Tally:
         self.received_bytes = 0
         self.reads = 0
         self.closed = 0
+        self.asked_ns = 0
         self.latencies_ns: list[int] = []
-        self.first_ns = 0
         self.last_ns = 0
 
 
@@ -55,6 +52,7 @@ class Browser(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
+        self.tally.asked_ns = self.tally.asked_ns or time.monotonic_ns()
         transport.write(self.request)
 
     def data_received(self, data: bytes) -> None:
@@ -77,9 +75,8 @@ class Browser(asyncio.Protocol):
         tally.events += count + data.startswith(b"data: ")
         tally.reads += 1
         tally.received_bytes += len(data)
-        tally.first_ns = tally.first_ns or now
         tally.last_ns = now
-        tally.latencies_ns += [now - int(stamp) for stamp in STAMP.findall(data)]
+        tally.latencies_ns += latencies_ns(data, now)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the protocol's signature
         self.tally.closed += 1
@@ -135,7 +132,7 @@ class Browsers:
             "reads": tally.reads,
             "closed": tally.closed,
             "latency_ms": {f"p{p}": percentile(tally.latencies_ns, p) / 1e6 for p in (50, 90, 99, 100)},
-            "span_s": (tally.last_ns - tally.first_ns) / 1e9,
+            "asked_to_last_s": (tally.last_ns - tally.asked_ns) / 1e9 if tally.asked_ns else None,
             "cpu_s": usage.ru_utime + usage.ru_stime,
         }
 

@@ -12,7 +12,7 @@ PER_S = 10
 CHUNKS = lab.sized(250, 60)
 WORKERS = 2
 POST_AT_ONCE = 10
-SETTLE_S = 2.0
+SETTLED = RUNS * PER_S  # events: a second of them
 MORE = 6  # events of a run beside its tokens
 
 
@@ -23,23 +23,26 @@ async def measure() -> dict[str, Any]:
         provider = await place.python("benchmarks.provider")
         place.use_provider(await provider.line_with("listening on ") + "/v1")
         gateway, url = await place.start_gateway()
-        workers = [await place.start_worker(STAGEBUS_WORKER_CONCURRENCY=str(RUNS)) for _ in range(WORKERS)]
         browsers = await place.python("benchmarks.browsers")
+        slots = str(RUNS)
+        workers = await asyncio.gather(*(place.start_worker(STAGEBUS_WORKER_CONCURRENCY=slots) for _ in range(WORKERS)))
         processes = {"gateway": gateway, "redis": place.redis_process, "provider": provider}
         processes |= {f"worker {number}": worker for number, worker in enumerate(workers, 1)}
         before = {name: process.cpu_s() for name, process in processes.items()}
         paths = await _post(url)
         await browsers.ask({"open": paths, "port": relaying.port_of(url), "events": 1})
         # What was said before a stream was open comes as its replay, late for no fault of the way.
-        await asyncio.sleep(SETTLE_S)
+        replayed = await browsers.ask("report")
+        await browsers.ask({"wait": SETTLED})
         early = await browsers.ask("report")
-        await browsers.ask({"wait": RUNS * (CHUNKS + MORE) - early["events"]})
+        events, stamped = (replayed[name] + early[name] for name in ("events", "stamped"))
+        await browsers.ask({"wait": RUNS * (CHUNKS + MORE) - events})
         came = await browsers.ask("report")
         return {
             "runs": RUNS,
             "per_s": PER_S,
             "tokens": came["stamped"],
-            "lost": RUNS * CHUNKS - came["stamped"] - early["stamped"],
+            "lost": RUNS * CHUNKS - came["stamped"] - stamped,
             "latency_ms": came["latency_ms"],
             "cpu_s": {name: process.cpu_s() - before[name] for name, process in processes.items()},
             "browsers_cpu_s": came["cpu_s"],

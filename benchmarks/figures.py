@@ -1,5 +1,6 @@
 """The figures out of the raw results: what was measured, ours, the rivals', and the target."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,11 @@ class Figure:
         if self.target is None:
             return None
         return self.ours >= self.target if self.is_more_better else self.ours <= self.target
+
+    @property
+    def is_number(self) -> bool:
+        """Whether ours and all rivals' were measured: a percentile of nothing is NaN."""
+        return all(map(math.isfinite, (self.ours, *self.rivals.values())))
 
     def ratio(self, rival: float) -> float:
         """How many times better ours is."""

@@ -1,6 +1,7 @@
 """Held runs: as many as there are slots, and the commands that holding them and waiting for them cost."""
 
 import asyncio
+import contextlib
 from typing import Any
 
 import httpx
@@ -10,9 +11,11 @@ from benchmarks import lab
 
 RUNS = lab.sized(1000, 200)
 WORKERS = lab.sized(5, 2)
-WATCH_S = lab.sized(12, 4)
+WATCH_S = lab.sized(12, 3)
 POST_AT_ONCE = 20
 HELD_S = 60
+LOOK_S = 0.5
+EVENTS = 2  # of a run's stage that is held: it began, and the model's first word
 
 
 async def measure() -> dict[str, Any]:
@@ -54,14 +57,22 @@ async def _post(url: str) -> None:
 
 
 async def _until_held(redis: Redis) -> int:
+    """Until every run is held and has said its first words, or no more of them will be; how many are held."""
     held = 0
-    for _ in range(HELD_S * 2):
-        held = sum([1 async for _ in redis.scan_iter("arq:in-progress:*", count=1000)])
-        if held == RUNS:
-            break
-        await asyncio.sleep(0.5)
-    await asyncio.sleep(3)  # their first events
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(HELD_S):
+            while held < RUNS or await _silent(redis):
+                held = sum([1 async for _ in redis.scan_iter("arq:in-progress:*", count=1000)])
+                await asyncio.sleep(LOOK_S)
     return held
+
+
+async def _silent(redis: Redis) -> int:
+    streams = [key async for key in redis.scan_iter("sb:run:*:stage:extraction", count=1000)]
+    async with redis.pipeline(transaction=False) as pipe:
+        for key in streams:
+            pipe.xlen(key)
+        return RUNS - sum(length >= EVENTS for length in await pipe.execute())
 
 
 async def _commands_per_s(redis: Redis) -> tuple[float, float]:

@@ -25,8 +25,8 @@ from shared.embedded import find_binary
 from shared.settings import Settings
 
 ROOT: Final = Path(__file__).parent.parent
-RESULTS: Final = ROOT / "benchmarks" / "results"
 IS_QUICK: Final = os.environ.get("QUICK", "") not in ("", "0")
+RESULTS: Final = ROOT / "benchmarks" / "results" / ("quick" if IS_QUICK else "full")
 START_S: Final = 120  # twenty workers that start at once on two cores
 ANSWER_S: Final = 300
 LINE_MAX_BYTES: Final = 64 * 2**20
@@ -205,12 +205,6 @@ def _family(pid: int) -> Iterator[int]:
         yield from _family(int(child))
 
 
-def percentile(values: Sequence[float], percent: float) -> float:
-    """The value that so many percent do not exceed."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] if ordered else float("nan")
-
-
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
     model = next(
@@ -245,5 +239,10 @@ def run(name: str, measure: Callable[[], Awaitable[dict[str, Any]]]) -> None:
 
 def save(name: str, result: dict[str, Any]) -> None:
     """Keep a raw result."""
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps({"machine": machine(), **result}, indent=1) + "\n")
+
+
+def read_results() -> dict[str, Any]:
+    """The raw results of this size that are there, by name."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}

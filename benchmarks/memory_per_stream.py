@@ -4,7 +4,7 @@ from typing import Any
 
 from benchmarks import lab, relaying
 
-STREAMS = lab.sized(1000, 300)
+STREAMS = lab.sized(1000, 200)
 WARM_UP = 50
 ROUNDS = 3
 EVENTS_A_STREAM = lab.sized(5, 3)

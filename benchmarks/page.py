@@ -1,6 +1,5 @@
 """docs/performance.md out of the raw results, with a bar chart for each figure that has a rival."""
 
-import json
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
@@ -21,7 +20,8 @@ _HEAD: Final = """\
 # Performance
 
 Made by `make bench`; every figure stands beside what a user would use instead, measured in
-the same run on the same machine. `make bench QUICK=1` does it smaller, in under three minutes.
+the same run on the same machine. Raw results are in `benchmarks/results/full/`. `make bench QUICK=1` does it smaller, in
+under three minutes, and leaves this page alone; CI runs it, so that every figure can be had, with no limit on any time.
 
 Claims rest on the CPU that processes used, as the scheduler counts it, and on ratios. Latencies
 are of a machine whose cores the publisher, Redis, the server and the load generator share; they
@@ -43,11 +43,6 @@ machine `stagebus gateway --workers N` starts N processes on one port, starts ag
 of them at the first signal; more of them than cores bring nothing. Each counts for itself at `/metrics`, and the kernel
 chooses whom a scrape reaches: where each has to be seen, start them one by one on ports of their own, behind a proxy.
 """
-
-
-def read_results() -> dict[str, Any]:
-    """The raw results that are there, by name."""
-    return {path.stem: json.loads(path.read_text()) for path in sorted(lab.RESULTS.glob("*.json"))}
 
 
 def write(results: dict[str, Any]) -> Path:
@@ -103,6 +98,12 @@ def plot(row: Figure) -> str:
     )
 
 
+def skipped(results: dict[str, Any]) -> list[str]:
+    """Why rivals were left out."""
+    rows = (row for result in results.values() for row in result.values() if isinstance(row, dict))
+    return sorted({row["skipped"] for row in rows if "skipped" in row})
+
+
 def _conditions(results: dict[str, Any]) -> list[str]:
     machines = [result["machine"] for result in results.values()]
     if not machines:
@@ -110,10 +111,9 @@ def _conditions(results: dict[str, Any]) -> list[str]:
     last = machines[-1]
     packages = ", ".join(f"{name} {version}" for name, version in last["packages"].items())
     loads = [machine["load_1m"] for machine in machines]
-    sizes = "QUICK=1" if any(machine["is_quick"] for machine in machines) else "full size"
     lines = [
         "## Conditions\n",
-        f"- {last['cpu']}, {last['cores']} cores, Linux {last['kernel']}; sizes: {sizes}",
+        f"- {last['cpu']}, {last['cores']} cores, Linux {last['kernel']}",
         f"- load average over a minute, at the end of each measurement: {min(loads):.1f} to {max(loads):.1f}, its own processes included",
         f"- Python {last['python']}, Valkey {last['valkey']} (append-only file, fsync every second); {packages}",
         "- rivals: `benchmarks/rivals/`; the CPU of nchan holds that of taking the publisher's requests, as its publishers speak HTTP",
@@ -122,15 +122,7 @@ def _conditions(results: dict[str, Any]) -> list[str]:
     if many := results.get("relay_many_runs"):
         own = many["stagebus"]["generator_cpu_s_per_million"]
         lines.append(f"- the load generator's own CPU: {_number(own)} s a million events, in a process of its own")
-    skipped = sorted(
-        {
-            row["skipped"]
-            for result in results.values()
-            for row in result.values()
-            if isinstance(row, dict) and "skipped" in row
-        }
-    )
-    return [*lines, *(f"- skipped: {why}" for why in skipped), ""]
+    return [*lines, *(f"- skipped: {why}" for why in skipped(results)), ""]
 
 
 def _number(value: float) -> str:

@@ -14,11 +14,13 @@ import asyncio
 import json
 import sys
 import time
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import orjson
 import uvloop
 
+from benchmarks.latency import EVENT, STAGE, stamped
 from benchmarks.rivals.publishing import Poster, Xadder
 from shared import ids, live, scripts, sse
 from shared import redis as redis_connections
@@ -28,15 +30,8 @@ from shared.scripts import LogEntry
 from shared.settings import Settings
 
 TTL_S: Final = 3600
-EVENT: Final = "tool_completion_chunk"
-STAGE: Final = "synthesis"
+MAKE_AT_ONCE: Final = 50
 BEHIND_MAX: Final = 500  # events under way at once
-
-
-def stamped(text: str = " token") -> bytes:
-    """A model's chunk as the log keeps it, and when it was made."""
-    delta = {"choices": [{"index": 0, "delta": {"content": text}}]}
-    return orjson.dumps({"stage_id": STAGE, "tool_results": delta, "t": time.monotonic_ns()})
 
 
 class Publishing(Protocol):
@@ -58,53 +53,63 @@ class Appender:
         settings = Settings(redis_url=redis_url)
         self._redis = redis_connections.connect(settings)
         self._line = Line(self._redis, settings.redis_timeout_s)
-        self._run_ids: list[str] = []
-        self._attempts: list[int] = []
-        self._last: list[EventId] = []
-        self._locks: list[asyncio.Lock] = []
+        self._runs: list[_Run] = []
 
     async def make(self, count: int) -> list[str]:
         """Claimed runs that have begun to say something."""
-        run_ids = [ids.new_run_id() for _ in range(count)]
-        for run_id in run_ids:
-            await scripts.create(
-                self._redis, run_id, tenant="default", model="bench", request=b"{}", event="run_queued",
-                data=orjson.dumps({"stage_id": "run", "run_id": run_id, "model": "bench"}), ttl_s=TTL_S,
-            )  # fmt: skip
-            claim = await scripts.claim(self._redis, run_id, "bench")
-            assert claim is not None
-            self._run_ids.append(run_id)
-            self._attempts.append(claim.attempt)
-            self._last.append(claim.last_id)
-            self._locks.append(asyncio.Lock())
-            await self._append(len(self._run_ids) - 1, 1)
-        return run_ids
+        slots = asyncio.Semaphore(MAKE_AT_ONCE)
+
+        async def make_one() -> _Run:
+            async with slots:
+                run = await self._claim(ids.new_run_id())
+                await self._append(run, 1)
+                return run
+
+        made = await asyncio.gather(*(make_one() for _ in range(count)))
+        self._runs += made
+        return [run.run_id for run in made]
 
     async def publish(self, number: int, burst: int) -> None:
         """One append of so many events."""
-        async with self._locks[number]:
-            await self._append(number, burst)
+        run = self._runs[number]
+        async with run.lock:
+            await self._append(run, burst)
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._line.aclose()
         await redis_connections.close(self._redis)
 
-    async def _append(self, number: int, burst: int) -> None:
-        attempt = self._attempts[number]
-        before = self._last[number]
-        last = EventId(attempt, before.sequence + burst)
+    async def _claim(self, run_id: str) -> "_Run":
+        await scripts.create(
+            self._redis, run_id, tenant="default", model="bench", request=b"{}", event="run_queued",
+            data=orjson.dumps({"stage_id": "run", "run_id": run_id, "model": "bench"}), ttl_s=TTL_S,
+        )  # fmt: skip
+        claim = await scripts.claim(self._redis, run_id, "bench")
+        assert claim is not None
+        return _Run(run_id, claim.attempt, claim.last_id)
+
+    async def _append(self, run: "_Run", burst: int) -> None:
+        last = EventId(run.attempt, run.last.sequence + burst)
         entries = [LogEntry(STAGE, EVENT, stamped()) for _ in range(burst)]
         frames = [
-            sse.encode(b"%d-%d" % (attempt, sequence), EVENT.encode(), entry.data)
-            for sequence, entry in enumerate(entries, before.sequence + 1)
+            sse.encode(b"%d-%d" % (run.attempt, sequence), EVENT.encode(), entry.data)
+            for sequence, entry in enumerate(entries, run.last.sequence + 1)
         ]
-        message = live.encode(before, last, [STAGE] * burst, frames)
+        message = live.encode(run.last, last, [STAGE] * burst, frames)
         await scripts.append(
-            self._line, self._run_ids[number], attempt=attempt, before=before, entries=entries, message=message,
+            self._line, run.run_id, attempt=run.attempt, before=run.last, entries=entries, message=message,
             ttl_s=TTL_S,
         )  # fmt: skip
-        self._last[number] = last
+        run.last = last
+
+
+@dataclass
+class _Run:
+    run_id: str
+    attempt: int
+    last: EventId
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 async def pace(publishing: Publishing, streams: int, events: int, per_s: float, burst: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from benchmarks import lab, relaying
 
 CLIENTS = lab.sized(1000, 200)
 PER_S = lab.sized(10, 20)
-EVENTS = lab.sized(60, 40)
+EVENTS = lab.sized(60, 30)
 
 
 async def measure() -> dict[str, Any]:

@@ -56,8 +56,9 @@ class Relay:
 async def stagebus(lab: Lab) -> Relay:
     """Our gateway."""
     await lab.start_redis()
+    tools = await _tools(lab, "stagebus", lab.redis_url)
     gateway, url = await lab.start_gateway()
-    return Relay(gateway, port_of(url), *await _tools(lab, "stagebus", lab.redis_url), "/runs/{}/events")
+    return Relay(gateway, port_of(url), *tools, "/runs/{}/events")
 
 
 def port_of(url: str) -> int:
@@ -66,7 +67,7 @@ def port_of(url: str) -> int:
 
 
 async def _tools(lab: Lab, way: str, target: str) -> tuple[Process, Process]:
-    """A publisher and browsers."""
+    """A publisher and browsers, which start while the server does."""
     return await lab.python("benchmarks.publisher", way, target), await lab.python("benchmarks.browsers")
 
 
@@ -74,9 +75,10 @@ async def naive(lab: Lab) -> Relay:
     """Starlette and sse-starlette with an XREAD for each client."""
     await lab.start_redis()
     port = free_port()
+    tools = await _tools(lab, "xadd", lab.redis_url)
     server = await lab.python("benchmarks.rivals.naive", lab.redis_url, str(port))
     await until_listening(port)
-    return Relay(server, port, *await _tools(lab, "xadd", lab.redis_url), "/events/{}")
+    return Relay(server, port, *tools, "/events/{}")
 
 
 async def nchan_memory(lab: Lab) -> Relay:

@@ -27,10 +27,10 @@ from worker.producer import Producer
 from worker.stages.model import model_stage
 
 TTL_S = 3600
-CHUNKS = lab.sized(20_000, 5_000)
-ANSWERS = lab.sized(100, 40)
+CHUNKS = lab.sized(20_000, 3_000)
+ANSWERS = lab.sized(100, 20)
 PER_S = 20
-PACED_CHUNKS = lab.sized(200, 60)
+PACED_CHUNKS = lab.sized(200, 40)
 MESSAGES = [{"role": "user", "content": "hello"}]
 
 

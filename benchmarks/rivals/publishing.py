@@ -1,21 +1,15 @@
 """How events get to the rivals' streams: as the publisher of each would send them."""
 
 import asyncio
-import time
 from typing import Final
 from uuid import uuid4
 
-import orjson
 from redis.asyncio import Redis
+
+from benchmarks.latency import EVENT, stamped
 
 TTL_S: Final = 3600
 CONNECTIONS: Final = 16
-
-
-def stamped(text: str = " token") -> bytes:
-    """The same payload as ours."""
-    delta = {"choices": [{"index": 0, "delta": {"content": text}}]}
-    return orjson.dumps({"stage_id": "synthesis", "tool_results": delta, "t": time.monotonic_ns()})
 
 
 class Xadder:
@@ -28,20 +22,22 @@ class Xadder:
     async def make(self, count: int) -> list[str]:
         """Streams with one event each."""
         names = [uuid4().hex for _ in range(count)]
-        for name in names:
-            await self._redis.xadd(name, {"event": "tool_completion_chunk", "data": stamped()})
-            await self._redis.expire(name, TTL_S)
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for name in names:
+                pipe.xadd(name, {"event": EVENT, "data": stamped()})
+                pipe.expire(name, TTL_S)
+            await pipe.execute()
         self._names += names
         return names
 
     async def publish(self, number: int, burst: int) -> None:
         """Each event alone where it comes alone; a burst as a pipeline."""
         if burst == 1:
-            await self._redis.xadd(self._names[number], {"event": "tool_completion_chunk", "data": stamped()})
+            await self._redis.xadd(self._names[number], {"event": EVENT, "data": stamped()})
             return
         async with self._redis.pipeline(transaction=False) as pipe:
             for _ in range(burst):
-                pipe.xadd(self._names[number], {"event": "tool_completion_chunk", "data": stamped()})
+                pipe.xadd(self._names[number], {"event": EVENT, "data": stamped()})
             await pipe.execute()
 
 
@@ -58,8 +54,7 @@ class Poster:
         """Channels with one message each, which their subscribers get first."""
         names = [uuid4().hex for _ in range(count)]
         self._names += names
-        for number in range(len(self._names) - count, len(self._names)):
-            await self.publish(number, 1)
+        await asyncio.gather(*(self.publish(len(self._names) - count + at, 1) for at in range(count)))
         return names
 
     async def publish(self, number: int, burst: int) -> None:
@@ -70,8 +65,8 @@ class Poster:
         reader, writer = await self._free.get()
         for _ in range(burst):
             body = stamped()
-            head = b"POST /pub/%b HTTP/1.1\r\nHost: localhost\r\nX-EventSource-Event: tool_completion_chunk\r\nContent-Length: %d\r\n\r\n"
-            writer.write(head % (self._names[number].encode(), len(body)) + body)
+            head = b"POST /pub/%b HTTP/1.1\r\nHost: localhost\r\nX-EventSource-Event: %b\r\nContent-Length: %d\r\n\r\n"
+            writer.write(head % (self._names[number].encode(), EVENT.encode(), len(body)) + body)
             answer = await reader.readuntil(b"\r\n\r\n")
             length = next(
                 (line for line in answer.lower().split(b"\r\n") if line.startswith(b"content-length:")), b":0"
