@@ -11,6 +11,7 @@ never come.
 import asyncio
 import logging
 import random
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
@@ -21,6 +22,7 @@ from gateway.outlet import Outlet
 from gateway.subscription import Subscription, View
 from shared import keys, live, log
 from shared.cursor import EventId
+from shared.line import Line
 from shared.pubsub import Channels
 from shared.redis import REDIS_AWAY
 from shared.settings import Settings
@@ -48,6 +50,7 @@ class Hub:
         self._settings = settings
         self._streams: dict[str, set[OpenStream]] = {}
         self._channels = Channels(redis, self._catch_up_all)
+        self._line = Line(redis, settings.redis_timeout_s)
         self._ticker: asyncio.Task[None] | None = None
         self._short_pages = asyncio.Semaphore(PAGES_AT_ONCE_MAX - LONG_PAGES_AT_ONCE_MAX)
         self._long_pages = asyncio.Semaphore(LONG_PAGES_AT_ONCE_MAX)
@@ -67,6 +70,7 @@ class Hub:
         if self._ticker is not None:
             await cancel_and_wait(self._ticker)
         await self._channels.stop()
+        await self._line.aclose()
 
     @property
     def bytes_relayed(self) -> int:
@@ -95,15 +99,17 @@ class Hub:
         outlet: Outlet,
         stage_id: str | None = None,
         tenant: str | None = None,
+        stages_begun: Sequence[str] = (),
     ) -> OpenStream:
         """A stream of the run from the cursor on; `relay` feeds it.
 
         Args:
             tenant: whose the run has to be; None: anybody's. The log's first page is read before
                 anything is relayed, and tells.
+            stages_begun: by the run, as far as is known; a page of the log is read by them.
         """
         subscription = Subscription(cursor, view, self._settings.stream_buffer_max_bytes)
-        return OpenStream(run_id, stage_id, tenant, subscription, outlet)
+        return OpenStream(run_id, stage_id, tenant, subscription, outlet, stages_begun)
 
     async def relay(self, stream: OpenStream) -> None:
         """Send the stream's events until the run ends or the stream is closed.
@@ -164,15 +170,17 @@ class Hub:
         events_max = subscription.begin_page(self._settings.page_max_events)
         try:
             page = await log.read_page(
-                self._redis,
+                self._line,
                 stream.run_id,
                 subscription.position,
                 events_max,
                 stage_id=stream.stage_id,
                 tenant=stream.tenant,
+                stage_ids=stream.stages_begun,
             )
+            stream.stages_begun = page.stage_ids
             subscription.read(page)
-            self.events_relayed += len(page.events)
+            self.events_relayed += page.event_count
             is_away = False
         except REDIS_AWAY:
             is_away = True

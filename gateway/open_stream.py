@@ -6,6 +6,7 @@ client that reads slowly, the end.
 """
 
 import asyncio
+from collections.abc import Sequence
 
 from gateway.outlet import Outlet
 from gateway.subscription import Subscription
@@ -26,16 +27,24 @@ class OpenStream:
         "run_id",
         "sent_bytes",
         "stage_id",
+        "stages_begun",
         "subscription",
         "tenant",
     )
 
     def __init__(
-        self, run_id: str, stage_id: str | None, tenant: str | None, subscription: Subscription, outlet: Outlet
+        self,
+        run_id: str,
+        stage_id: str | None,
+        tenant: str | None,
+        subscription: Subscription,
+        outlet: Outlet,
+        stages_begun: Sequence[str],
     ) -> None:
         self.run_id = run_id
         self.stage_id = stage_id
         self.tenant = tenant
+        self.stages_begun = stages_begun
         self.subscription = subscription
         self.outlet = outlet
         self.is_closed = False

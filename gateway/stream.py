@@ -1,7 +1,7 @@
 """The response that carries a stream: status, headers, first frame, then what the hub has."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -46,6 +46,7 @@ class EventStream(EventSourceResponse):
         stage_id: str | None = None,
         view: View | None = None,
         headers: Mapping[str, str] | None = None,
+        stages_begun: Sequence[str] = (),
     ) -> None:
         super().__init__(_nothing(), headers={**HEADERS, **(headers or {})}, sep="\n")
         self._gateway = gateway
@@ -54,6 +55,7 @@ class EventStream(EventSourceResponse):
         self._run_id = run_id
         self._cursor = cursor
         self._stage_id = stage_id
+        self._stages_begun = stages_begun
         self._retry = encode_retry(gateway.settings.sse_retry_ms)
         self._view = view or view_of(stage_id)
 
@@ -71,7 +73,9 @@ class EventStream(EventSourceResponse):
             await send({"type": "http.response.body", "body": self._retry, "more_body": True})
             outlet = direct or AsgiOutlet(send)
             tenant, hub = self._principal.tenant, self._gateway.hub
-            stream = hub.new_stream(self._run_id, self._cursor, self._view, outlet, self._stage_id, tenant)
+            stream = hub.new_stream(
+                self._run_id, self._cursor, self._view, outlet, self._stage_id, tenant, self._stages_begun
+            )
         except BaseException:
             await self._gateway.limiter.end_stream(self._principal.tenant)
             raise

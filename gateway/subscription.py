@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from shared.cursor import EventId
 from shared.events import Gap
 from shared.live import LiveBatch
-from shared.log import Page
+from shared.page import Page
 from shared.sse import encode_without_id
 
 # Before a page tells better: with the default buffer, a first page of 128 events.
@@ -119,8 +119,8 @@ class Subscription:
             gap = Gap(requested=requested, earliest=earliest, latest=latest)
             self._put(encode_without_id(gap.event, gap.model_dump_json()))
         frames = self._view.of_page(page)
-        if page.events:
-            self._event_bytes = max(1, len(frames) // len(page.events))
+        if page.event_count:
+            self._event_bytes = max(1, len(frames) // page.event_count)
         self._put(frames)
         self.position = page.position
         if page.is_last and not self._is_outdated:

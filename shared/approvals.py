@@ -12,7 +12,7 @@ from shared import decisions, log, parking
 from shared.decisions import Decision
 from shared.errors import ApprovalConflict, ApprovalNotFound, InvalidRequest
 from shared.events import ApprovalDecided, ApprovalRequired, InputRequired, ToolResult, decode
-from shared.log import StoredEvent
+from shared.page import StoredEvent
 from shared.runs import TOOLS, Run
 
 Ask = ApprovalRequired | InputRequired

@@ -12,6 +12,7 @@ of them were carried out. Each caller has one under way, so nothing piles up her
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import hiredis
@@ -21,9 +22,11 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared.wire import Wire
 
+Command = tuple[str | int | float | bytes, ...]
+
 
 class Line:
-    """Sends scripts; opens its connection with the first, and again after it broke."""
+    """Sends scripts and transactions; opens its connection with the first, and again after it broke."""
 
     def __init__(self, redis: Redis, timeout_s: float) -> None:
         """A server that answers nothing for `timeout_s`, while something is asked of it, counts as away."""
@@ -32,7 +35,7 @@ class Line:
         self._opening = asyncio.Lock()
         self._wire: Wire | None = None
         self._outgoing: list[bytes] = []
-        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._waiting: deque[asyncio.Future[Any] | None] = deque()  # None: nobody looks at this answer
         self._answers = 0
         self._watch: asyncio.TimerHandle | None = None
 
@@ -48,6 +51,20 @@ class Line:
         """EVAL, in the same way."""
         return await self._call("EVAL", *args)
 
+    async def transaction(self, commands: Sequence[Command]) -> list[Any]:
+        """Commands that are carried out at one moment, with nobody else's between them.
+
+        Raises:
+            RedisError, OSError: Redis is away, or one of them failed.
+        """
+        whole: list[Command] = [("MULTI",), *commands, ("EXEC",)]
+        packed = b"".join([hiredis.pack_command(command) for command in whole])  # type: ignore[arg-type]  # as in Wire
+        replies: list[Any] = await self._send(packed, len(commands) + 1)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return replies
+
     async def aclose(self) -> None:
         """Close the connection; who still waits for an answer gets an error."""
         if (wire := self._wire) is not None:
@@ -55,11 +72,15 @@ class Line:
             await wire.wait_gone()
 
     async def _call(self, *args: Any) -> Any:
-        command = hiredis.pack_command(args)
+        return await self._send(hiredis.pack_command(args), 0)
+
+    async def _send(self, command: bytes, skipped: int) -> Any:
+        """The answer that comes after so many others."""
         while self._wire is None:
             await self._open()
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
+        self._waiting.extend([None] * skipped)
         self._waiting.append(answer)
         if not self._outgoing:
             loop.call_soon(self._flush)
@@ -82,7 +103,7 @@ class Line:
     def _answer(self, reply: Any) -> None:
         self._answers += 1
         answer = self._waiting.popleft()
-        if answer.done():  # its caller was cancelled
+        if answer is None or answer.done():  # its caller was cancelled
             return
         if isinstance(reply, Exception):
             answer.set_exception(reply)
@@ -102,7 +123,7 @@ class Line:
         self._outgoing.clear()
         waiting, self._waiting = self._waiting, deque()
         for answer in waiting:
-            if not answer.done():
+            if answer is not None and not answer.done():
                 answer.set_exception(failure)
         if self._watch is not None:
             self._watch.cancel()

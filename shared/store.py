@@ -11,7 +11,7 @@ from shared.clock import wall_ms
 from shared.cursor import EventId, parse_id
 from shared.errors import Fenced, IdempotencyConflict, RunEnded, RunNotFound
 from shared.events import Cancel, Error, Event, RunQueued, StageCompleted, Usage
-from shared.log import StoredEvent
+from shared.page import StoredEvent
 from shared.runs import RUN_STAGE, TOOLS, Run, RunStatus, decode_run
 from shared.settings import Settings
 from shared.trace import NOBODY, Trace

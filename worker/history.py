@@ -10,7 +10,7 @@ from shared import log
 from shared.cursor import EventId
 from shared.errors import LogIncomplete
 from shared.events import ApprovalDecided, ApprovalRequired, InputRequired, StageCompleted, ToolCall, ToolResult
-from shared.log import StoredEvent
+from shared.page import StoredEvent
 from shared.runs import RUN_STAGE
 from worker.stages import gate
 from worker.stages.planning import Asked, Checkpoints

@@ -16,7 +16,8 @@ from gateway.views.full import FullChunksView
 from shared import log
 from shared.cursor import EventId, parse_cursor
 from shared.errors import StageNotFound, StorageUnavailable
-from shared.log import Head, Page, StoredEvent
+from shared.log import Head
+from shared.page import Page, StoredEvent
 from shared.redis import storage_errors
 from shared.runs import STAGE_IDS
 from shared.tenants import Scope
@@ -67,7 +68,10 @@ async def _answer(request: Request, stage_id: str | None) -> Response:
         view = FullChunksView(view, await _read_begun(request, run_id))
     # What a client that is no EventSource can go by: when to think the connection dead, and what of it is history.
     headers = {"X-Ping-S": f"{gateway.settings.ping_s:g}"} | ({"X-Last-Event-Id": str(head.last_id)} if head else {})
-    return EventStream(gateway, principal_of(request), run_id, cursor, stage_id=stage_id, view=view, headers=headers)
+    return EventStream(
+        gateway, principal_of(request), run_id, cursor, stage_id=stage_id, view=view, headers=headers,
+        stages_begun=head.stage_ids if head else (),
+    )  # fmt: skip
 
 
 async def _read_begun(request: Request, run_id: str) -> list[StoredEvent]:

@@ -12,7 +12,7 @@ from gateway.subscription import View
 from shared import sse
 from shared.events import StageStarted, ToolCompletionChunk
 from shared.live import LiveBatch
-from shared.log import Page, StoredEvent
+from shared.page import Page, StoredEvent
 
 _STARTED = StageStarted.event
 _CHUNK = ToolCompletionChunk.event

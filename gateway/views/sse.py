@@ -3,7 +3,7 @@
 from typing import Final
 
 from shared.live import LiveBatch
-from shared.log import Page
+from shared.page import Page
 
 
 class MergedView:

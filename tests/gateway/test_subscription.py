@@ -18,7 +18,7 @@ from gateway.views.sse import MERGED, StageView
 from shared import live, sse
 from shared.cursor import START, EventId, parse_id
 from shared.live import LiveBatch
-from shared.log import Lost, Page, StoredEvent
+from shared.page import Lost, Page, StoredEvent
 from shared.sse import Frame
 
 STAGES = ("run", "extraction", "synthesis")

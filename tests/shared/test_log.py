@@ -10,7 +10,7 @@ from shared import ids, keys, log
 from shared.cursor import START, EventId, parse_id
 from shared.errors import RunNotFound
 from shared.events import RetryScheduled, RunStarted
-from shared.log import Lost, Page
+from shared.page import Lost, Page
 from shared.runs import RUN_STAGE
 from tests import runs_by_hand, snapshots
 from tests.runs_by_hand import RunByHand, chunk

@@ -19,7 +19,7 @@ from shared.events import (
     ToolSummary,
     Usage,
 )
-from shared.log import StoredEvent
+from shared.page import StoredEvent
 from tests import runs_by_hand
 from tests.runs_by_hand import RunByHand, chunk
 from worker.history import History, checkpoints_of, read_checkpoints, read_history

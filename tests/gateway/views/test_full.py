@@ -11,7 +11,7 @@ from shared import live, sse
 from shared.cursor import EventId
 from shared.events import ChunkTemplate, Done, Event, StageCompleted, StageRestarted, StageStarted, ToolCompletionChunk
 from shared.live import LiveBatch
-from shared.log import Page, StoredEvent
+from shared.page import Page, StoredEvent
 from shared.sse import Frame
 from worker.stages.model import lean
 

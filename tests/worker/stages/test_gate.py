@@ -9,7 +9,7 @@ import pytest
 from shared.cursor import EventId
 from shared.decisions import Decision
 from shared.events import ApprovalRequired, Event, ToolCall, ToolCallRequest, ToolResult, ToolSummary
-from shared.log import StoredEvent
+from shared.page import StoredEvent
 from shared.settings import Settings
 from tests.person import Person
 from worker.history import checkpoints_of
