@@ -13,7 +13,8 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from shared import keys, scripts
+from shared import keys, log, scripts
+from shared.cursor import START
 from shared.line import Line
 from shared.presence import SAY_S
 from shared.settings import Settings
@@ -89,6 +90,23 @@ async def test_a_token_event_takes_little_memory(redis: Redis, run: RunByHand) -
 
     assert len(chunk(" token").data()) < 100
     assert await redis.memory_usage(stream, samples=0) / await redis.xlen(stream) <= 140
+
+
+async def test_a_page_of_a_replay_is_one_round_trip(redis: Redis, settings: Settings, run: RunByHand) -> None:
+    """Of a stream whose stages are known: its first page is, too, since the request's answer told them."""
+    line = Line(redis, settings.redis_timeout_s)
+    await run.say(*"abcdef")
+    page = await log.read_page(line, run.run_id, START, 3)
+    before, sent_before = await calls(redis), await sent(redis)
+    for _ in range(2):
+        page = await log.read_page(line, run.run_id, page.position, 3, stage_ids=page.stage_ids)
+    used, reads = await calls(redis) - before, await sent(redis) - sent_before
+    await line.aclose()
+
+    del used["info"]
+    assert page.is_last
+    assert used == {"multi": 2, "hmget": 2, "lrange": 2, "xrange": 4, "exec": 2}
+    assert reads <= 2 + 2  # the two that look
 
 
 async def test_a_renewal_is_one_round_trip(redis: Redis, run: RunByHand) -> None:

@@ -18,7 +18,7 @@ from gateway.views.sse import MERGED, StageView
 from shared import live, sse
 from shared.cursor import START, EventId, parse_id
 from shared.live import LiveBatch
-from shared.page import Lost, Page, StoredEvent
+from shared.page import Lost, Page, Part
 from shared.sse import Frame
 
 STAGES = ("run", "extraction", "synthesis")
@@ -32,6 +32,10 @@ class Entry(NamedTuple):
     stage_id: str
     event: bytes
     data: bytes
+
+    @property
+    def stored(self) -> list[object]:
+        return [str(self.id).encode(), [b"event", self.event, b"data", self.data]]
 
     @property
     def frame(self) -> bytes:
@@ -92,10 +96,8 @@ class Log:
         ]
         is_last = len(found) <= limit
         position = self.last_id if is_last else found[limit - 1].id
-        events = [
-            StoredEvent(str(e.id).encode(), e.stage_id, e.event, e.data) for e in found[:limit] if _is_of(e, stage_id)
-        ]
-        return Page(events, position, is_last, self.is_ended, lost)
+        parts = [Part(e.stage_id, [e.stored]) for e in found[:limit] if _is_of(e, stage_id)]
+        return Page(parts, position, is_last, self.is_ended, lost)
 
 
 def _make(event_id: EventId, stage_id: str, size: int) -> Entry:

@@ -64,10 +64,41 @@ async def test_a_cancelled_caller_shifts_no_answer(line: Line) -> None:
     assert first.cancelled()
 
 
+async def test_a_transaction_has_nobody_between_its_commands(redis: Redis, line: Line) -> None:
+    """Each sets and reads the same key, all at once; what one wrote nobody else overwrites before it reads."""
+    key = b"between"
+    alone = line.eval(ECHO, 0, "alone")
+    answers = await asyncio.gather(
+        *(line.transaction([("SET", key, str(i), "EX", 60), ("GET", key)]) for i in range(50)), alone
+    )
+
+    assert answers == [*([b"OK", str(i).encode()] for i in range(50)), b"alone"]
+
+
+async def test_a_transaction_that_fails_is_its_callers_alone(redis: Redis, line: Line) -> None:
+    """A command that fails as it is carried out, or that the server will not take at all; or the caller went away."""
+    await redis.set("text", "x", ex=60)
+    gone = asyncio.create_task(line.transaction([("GET", "text")]))
+    await asyncio.sleep(0)
+    gone.cancel()
+    outcomes = await asyncio.gather(
+        line.transaction([("GET", "text"), ("LPUSH", "text", "y")]),
+        line.transaction([("NO-SUCH-COMMAND",)]),
+        line.transaction([("GET", "text")]),
+        line.eval(ECHO, 0, "b"),
+        return_exceptions=True,
+    )
+
+    assert isinstance(outcomes[0], ResponseError)
+    assert isinstance(outcomes[1], ResponseError)
+    assert outcomes[2:] == [[b"x"], b"b"]
+
+
 async def test_a_cut_is_heard_and_the_next_command_opens_anew(redis: Redis, line: Line) -> None:
     await line.eval(ECHO, 0, "open")
     await redis.client_pause(WAIT_MS, all=True)
     waiting = [asyncio.create_task(line.eval(ECHO, 0, str(i))) for i in range(3)]
+    waiting.append(asyncio.create_task(line.transaction([("PING",)])))
     await asyncio.sleep(0)
     assert line._wire is not None
     line._wire._transport.abort()

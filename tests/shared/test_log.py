@@ -10,8 +10,10 @@ from shared import ids, keys, log
 from shared.cursor import START, EventId, parse_id
 from shared.errors import RunNotFound
 from shared.events import RetryScheduled, RunStarted
+from shared.line import Line
 from shared.page import Lost, Page
 from shared.runs import RUN_STAGE
+from shared.settings import Settings
 from tests import runs_by_hand, snapshots
 from tests.runs_by_hand import RunByHand, chunk
 
@@ -138,20 +140,44 @@ async def test_page_is_one_picture_though_events_come_while_it_is_read(
         for stage_id in ("synthesis", "extraction", "tools"):
             await run.say("meanwhile", stage_id=stage_id)
 
-    monkeypatch.setattr(log, "read_head", _then(log.read_head, go_on))
+    monkeypatch.setattr(log, "_at_once", _then(log._at_once, go_on))
     page = await log.read_page(redis, run.run_id, START, 100)
+    known = await log.read_page(redis, run.run_id, before[-1], 100, stage_ids=page.stage_ids)
 
-    assert ids_of([page]) == before
-    assert page.position == before[-1]
+    for one in (page, known):
+        first = 1 if one is page else before[-1].sequence + 1
+        assert [event_id.sequence for event_id in ids_of([one])] == list(range(first, one.position.sequence + 1))
+    assert ids_of([page])[: len(before)] == before
+    assert (await log.read_head(redis, run.run_id)).last_id > known.position > page.position, "it did go on"
 
 
-def _then(read: Callable[..., Awaitable[log.Head]], happen: Callable[[], Awaitable[object]]) -> Callable[..., object]:
-    async def read_and_then(*args: object) -> log.Head:
-        head = await read(*args)
+def _then(ask: Callable[..., Awaitable[object]], happen: Callable[[], Awaitable[object]]) -> Callable[..., object]:
+    async def ask_and_then(*args: object) -> object:
+        answer = await ask(*args)
         await happen()
-        return head
+        return answer
 
-    return read_and_then
+    return ask_and_then
+
+
+@pytest.mark.parametrize("over", ["a connection of the pool", "a line"])
+@pytest.mark.parametrize("stage_id", [None, "synthesis"])
+async def test_a_stage_that_begins_between_two_pages_is_in_the_second(
+    redis: Redis, settings: Settings, run: RunByHand, over: str, stage_id: str | None
+) -> None:
+    """What is known of the stages saves a round trip, and no more."""
+    line = Line(redis, settings.redis_timeout_s)
+    way = line if over == "a line" else redis
+    await run.say("a")
+    first = await log.read_page(way, run.run_id, START, 100, stage_id=stage_id)
+    (later,) = await run.say("b", stage_id="synthesis")
+    second = await log.read_page(way, run.run_id, first.position, 100, stage_id=stage_id, stage_ids=first.stage_ids)
+
+    assert first.stage_ids == [RUN_STAGE, "extraction"]
+    assert ids_of([second]) == [later]
+    with pytest.raises(RunNotFound):
+        await log.read_page(way, ids.new_run_id(), START, 10, stage_ids=first.stage_ids)
+    await line.aclose()
 
 
 @pytest.mark.parametrize("stage_id", [None, "synthesis"])

@@ -11,7 +11,7 @@ from shared import live, sse
 from shared.cursor import EventId
 from shared.events import ChunkTemplate, Done, Event, StageCompleted, StageRestarted, StageStarted, ToolCompletionChunk
 from shared.live import LiveBatch
-from shared.page import Page, StoredEvent
+from shared.page import Page, Part, StoredEvent
 from shared.sse import Frame
 from worker.stages.model import lean
 
@@ -39,7 +39,8 @@ def stored(*events: Event, first: int = 2) -> list[StoredEvent]:
 
 
 def page_of(*events: Event) -> Page:
-    return Page(stored(*events), EventId(7, len(events) + 1), is_last=True, is_ended=False)
+    parts = [Part(e.stage_id, [[e.id, [b"event", e.event, b"data", e.data]]]) for e in stored(*events)]
+    return Page(parts, EventId(7, len(events) + 1), is_last=True, is_ended=False)
 
 
 def batch_of(*events: Event) -> LiveBatch:
