@@ -3,12 +3,23 @@
 import asyncio
 from contextlib import aclosing
 
+import httpx
 import orjson
 import pytest
 from httpx_sse import ServerSentEvent
 
-from shared.errors import BadCursor
-from stagebus.client import AsyncStagebus, NotFound, Received, Refused, StreamBroken, Unreachable, calls, following
+from stagebus.client import (
+    AsyncStagebus,
+    BadCursor,
+    NotFound,
+    Received,
+    Refused,
+    StreamBroken,
+    Unreachable,
+    calls,
+    following,
+)
+from stagebus.client.following import Following
 from stagebus.client.place import Hole, Place
 from tests.fake_gateway import DONE, RETRY, Answer, Asked, FakeGateway, frame
 
@@ -193,6 +204,22 @@ async def test_gateway_that_was_there_is_waited_for(monkeypatch: pytest.MonkeyPa
         assert sequences(await follow(gateway)) == [1, 2, 3, 4]
 
 
+def test_quiet_connection_that_is_lost_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that waits for a person sends pings alone, for longer than a gateway that is away is waited for."""
+    now = 0.0
+    monkeypatch.setattr(following.time, "monotonic", lambda: now)
+    place = Place("7-1")
+    way = Following("http://gateway", "01J", place, lambda _cursor, _wait_s: None, None, is_found=True)
+    for _ in range(5):
+        way.open(httpx.Response(200))
+        now += following.PATIENCE_S + 1
+
+        assert way.wait_s(httpx.ReadError("")) <= following.RETRY_S
+    now += following.PATIENCE_S + 1
+    with pytest.raises(Unreachable):
+        way.wait_s(httpx.ConnectError(""))
+
+
 async def test_create_is_sent_again_under_the_same_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls, "RETRY_S", 0)
     created = Answer(b'{"id":"01J","status":"queued"}', 202, "application/json")
@@ -224,7 +251,7 @@ async def test_run_id_stays_inside_its_path() -> None:
 def test_place_starts_where_it_is_told() -> None:
     assert Place("0").cursor == Place("-1").cursor == Place("").cursor == ""
     assert Place("5204-118").cursor == "5204-118"
-    with pytest.raises(BadCursor):
+    with pytest.raises(BadCursor, match="such as 5204-118"):
         Place("junk")
 
 

@@ -202,6 +202,21 @@ def test_picture_has_nothing_that_is_void() -> None:
     assert picture.stages == {}
 
 
+def test_picture_is_parked_while_all_that_is_left_waits() -> None:
+    picture = Picture()
+    call = {"stage_id": "tools", "name": "danger", "arguments": "{}"}
+
+    def status_after(sequence: int, event: str, call_id: str, **data: object) -> str:
+        picture.add(Received(f"7-{sequence}", event, call | {"call_id": call_id} | data))
+        return picture.status
+
+    assert status_after(2, "tool_call", "other") == "running"
+    assert status_after(3, "approval_required", "asked") == "running"
+    assert status_after(4, "tool_result", "other", content="") == "parked"
+    # Decided before the run had left its worker: no other attempt begins.
+    assert status_after(5, "approval_decided", "asked", decision="approve") == "running"
+
+
 def test_typed_event_ignores_what_a_newer_gateway_adds() -> None:
     received = Received("7-9", "done", {"stage_id": "run", "from_the_future": 1})
 

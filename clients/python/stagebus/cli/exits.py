@@ -4,8 +4,9 @@ from enum import IntEnum
 
 import httpx
 
-from shared.errors import BadCursor, StagebusError
+from shared.errors import StagebusError
 from stagebus.client.errors import (
+    BadCursor,
     BadKey,
     ClientError,
     Forbidden,

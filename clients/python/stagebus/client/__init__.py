@@ -14,6 +14,7 @@ is `run.cursor`; `bus.runs.resume(run_id, cursor)` goes on from it, in another p
 
 from stagebus.client.asynchronous import AsyncRun, AsyncRuns, AsyncStagebus
 from stagebus.client.errors import (
+    BadCursor,
     BadKey,
     ClientError,
     Conflict,
@@ -35,7 +36,7 @@ from stagebus.client.results import Result, Ticket
 from stagebus.client.synchronous import Run, Runs, Stagebus
 
 __all__ = [
-    "AsyncRun", "AsyncRuns", "AsyncStagebus", "BadKey", "CallPicture", "ClientError", "Conflict", "Forbidden", "InvalidRequest", "NotFound",
+    "AsyncRun", "AsyncRuns", "AsyncStagebus", "BadCursor", "BadKey", "CallPicture", "ClientError", "Conflict", "Forbidden", "InvalidRequest", "NotFound",
     "Picture", "RateLimited", "Received", "Refused", "Result", "Run", "RunCancelled", "RunFailed", "Runs", "StagePicture",
     "Stagebus", "StreamBroken", "Ticket", "Unauthenticated", "Unavailable", "Unreachable",
 ]  # fmt: skip

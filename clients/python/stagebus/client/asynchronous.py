@@ -144,6 +144,10 @@ class AsyncRuns:
         """
         return AsyncRun(self._client, run_id, cursor)
 
+    async def get(self, run_id: str) -> Json:
+        """A run as the gateway sees it: status, stages, usage, result, and what it waits for."""
+        return await self._client.call(calls.get(run_id))
+
     async def list(self, limit: int = 20, before: str | None = None, **filters: Unpack[RunFilters]) -> Json:
         """Runs, newest first: `runs`, and `next`, `before` which they go on, even where a page is short or empty."""
         return await self._client.call(calls.list_runs(limit, before, filters))
@@ -174,7 +178,7 @@ class AsyncRun:
 
     async def get(self) -> Json:
         """The run as the gateway sees it."""
-        return await self._client.call(calls.get(self.id))
+        return await self._client.runs.get(self.id)
 
     async def result(self) -> Result:
         """Wait for the end; what the run came to.

@@ -9,6 +9,7 @@
       RateLimited           429: `retry_after_s` says when to come again
       Unavailable           5xx: tried again for a while, in vain
     BadKey                  what is given as a key cannot be one
+    BadCursor               what is given as a cursor cannot be one
     Unreachable             nobody answers
     StreamBroken            a stream has holes, however often it is asked for
     RunFailed, RunCancelled the run's own end, where its result was asked for
@@ -78,6 +79,10 @@ class BadKey(ClientError):
     def __init__(self) -> None:
         # Not the key itself: messages are logged.
         super().__init__("the key has characters that no key has: line ends, spaces or letters beyond ASCII")
+
+
+class BadCursor(ClientError):
+    """What is given as a cursor is neither an event's id nor a word for the start."""
 
 
 class Unreachable(ClientError):

@@ -45,6 +45,7 @@ class Following:
         self._retry_s = RETRY_S
         self._failures = 0
         self._holes = 0
+        self._opened_at: float | None = None  # while a connection stands
         self._patience_s = PATIENCE_S if patience_s is None else patience_s
         is_first_contact = patience_s is None and not is_found
         self._give_up_at = time.monotonic() + (FIRST_CONTACT_MAX_S if is_first_contact else self._patience_s)
@@ -70,6 +71,7 @@ class Following:
         if response.is_error:
             raise refusal(response)
         self._reach()
+        self._opened_at = time.monotonic()
         self.place.is_ended = response.status_code == _NO_CONTENT
         return not self.place.is_ended
 
@@ -98,6 +100,12 @@ class Following:
             self._holes += 1
             if self._holes > HOLES_MAX:
                 raise StreamBroken(f"run {self._run_id}: {failure}, each time that it is asked for") from failure
+        if self._opened_at is not None:
+            # It stood until now, quiet or not: a run may wait for a person for a day.
+            self._reach()
+            if time.monotonic() - self._opened_at > BACKOFF_MAX_S:
+                self._failures = 0
+            self._opened_at = None
         if time.monotonic() > self._give_up_at:
             raise Unreachable(self._url, failure) from failure
         wait_s = min(self._retry_s * 2.0**self._failures, BACKOFF_MAX_S) * jitter()

@@ -131,7 +131,6 @@ class Picture:
         match event:
             case "approval_required" | "input_required":
                 call.status, call.question = "waiting", data.get("question")
-                self.status = "parked"
             case "tool_call":
                 call.status, call.arguments = "running", data["arguments"]
             case "approval_decided":
@@ -141,3 +140,6 @@ class Picture:
             case "tool_result":
                 call.status = "failed" if data.get("is_error") else "completed"
                 call.content, call.duration_ms = data["content"], data.get("duration_ms")
+        # A run parks once all that it has left to do waits for persons.
+        unfinished = [call for call in calls.values() if call.status in ("running", "waiting")]
+        self.status = "parked" if unfinished and all(call.status == "waiting" for call in unfinished) else "running"

@@ -10,7 +10,9 @@ import orjson
 from httpx_sse import ServerSentEvent
 
 from shared.cursor import parse_cursor, parse_id
+from shared.errors import BadCursor as NoCursor
 from shared.runs import STATUS_BY_END
+from stagebus.client.errors import BadCursor
 
 if TYPE_CHECKING:
     from stagebus.events import Event, Gap
@@ -58,7 +60,10 @@ class Place:
         Raises:
             BadCursor: it is neither an event id nor a word for the start.
         """
-        start = parse_cursor(cursor)
+        try:
+            start = parse_cursor(cursor)
+        except NoCursor as exc:
+            raise BadCursor(str(exc)) from None
         self.cursor = str(start) if start.sequence else ""
         self.is_ended = False
         self._sequence = start.sequence

@@ -144,6 +144,10 @@ class Runs:
         """
         return Run(self._client, run_id, cursor)
 
+    def get(self, run_id: str) -> Json:
+        """A run as the gateway sees it: status, stages, usage, result, and what it waits for."""
+        return self._client.call(calls.get(run_id))
+
     def list(self, limit: int = 20, before: str | None = None, **filters: Unpack[RunFilters]) -> Json:
         """Runs, newest first: `runs`, and `next`, `before` which they go on, even where a page is short or empty."""
         return self._client.call(calls.list_runs(limit, before, filters))
@@ -174,7 +178,7 @@ class Run:
 
     def get(self) -> Json:
         """The run as the gateway sees it."""
-        return self._client.call(calls.get(self.id))
+        return self._client.runs.get(self.id)
 
     def result(self) -> Result:
         """Wait for the end; what the run came to.
