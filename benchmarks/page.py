@@ -29,7 +29,7 @@ take what else it was doing, and the load below says how much that was.
 """
 
 _NOTES: Final = """\
-## What bounds a relay, and how many gateways it takes
+## What one gateway carries, and when to add another
 
 A bare uvloop server that writes the same bytes to 1,000 connections and does nothing else takes 6-8 s of CPU a million
 writes where it writes to all of them at once, and 13-14 s where one event comes at a time, 2,000 a second: that is the

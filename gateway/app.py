@@ -118,10 +118,13 @@ async def _open_gateway(settings: Settings, providers: Providers) -> AsyncIterat
         await limiter.start()
         presence = Presence(redis, keys.GATEWAYS, uuid4().hex, lambda: {"streams_open": hub.open_streams})
         saying = asyncio.create_task(presence.say_forever())
+        metrics = Metrics(hub, settings.lease_s)
+        metrics.loop_lag.start()
         try:
             async with open_auth(settings, redis) as auth, drain_with_server(hub):
-                yield Gateway(settings, redis, hub, Metrics(hub, settings.lease_s), auth, limiter, providers)
+                yield Gateway(settings, redis, hub, metrics, auth, limiter, providers)
         finally:
+            metrics.loop_lag.stop()
             await cancel_and_wait(saying)
             await limiter.stop()
             await hub.stop()

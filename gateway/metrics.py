@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from gateway.hub import Hub
 from shared import metrics, store
+from shared.loop_lag import LoopLag
 from shared.redis import REDIS_AWAY
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,7 @@ class Metrics:
         self._lease_s = lease_s
         self._registry = registry = metrics.new_registry()
         registry.register(_HubCollector(hub))
+        self.loop_lag = LoopLag(registry)
         self.requests = Counter(
             "http_requests", "requests answered", ["method", "route", "status"],
             namespace=metrics.NAMESPACE, registry=registry,

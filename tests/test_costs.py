@@ -5,6 +5,7 @@ scripts call inside it. A change that makes one of these grow is a change that u
 """
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,11 +17,12 @@ from redis.asyncio import Redis
 from shared import keys, log, scripts
 from shared.cursor import START
 from shared.line import Line
+from shared.loop_lag import LOOK_S
 from shared.presence import SAY_S
 from shared.settings import Settings
 from tests.redis_calls import calls
 from tests.runs_by_hand import RunByHand, chunk, start, stop
-from tests.system import System
+from tests.system import System, free_port
 
 WATCH_S = 2.0
 POLL_S = 1.0
@@ -129,12 +131,18 @@ async def test_what_waiting_holding_and_creating_cost(tmp_path: Path) -> None:
         "STAGEBUS_LEASE_S": str(LEASE_S),
         "STAGEBUS_POLL_S": str(POLL_S),
         "STAGEBUS_SWEEP_S": "60",
+        "STAGEBUS_WORKER_METRICS_PORT": str(free_port()),
     }
+    worker_url = f"http://127.0.0.1:{env['STAGEBUS_WORKER_METRICS_PORT']}"
     async with System(tmp_path, env=env) as system, httpx.AsyncClient(base_url=system.url) as http:
+        looks = [await _looks_at_loop(http, url) for url in (system.url, worker_url)]
+        started_at = time.monotonic()
         idle = await _sent_in(system.redis, WATCH_S)
         # A worker's and the gateway's canary and what they say of themselves, the worker's poll with its wait on the
         # bell, and those that look.
         assert idle <= WATCH_S * (2 / 0.6 + 2 / SAY_S + 2 / POLL_S) + 4
+        for before, url in zip(looks, (system.url, worker_url), strict=True):
+            assert 0 < await _looks_at_loop(http, url) - before <= (time.monotonic() - started_at) / LOOK_S + 1
 
         body = {"model": "demo:stall_after=1,delay_ms=1", "user_prompt": "hold", "tools": [], "synthesis": False}
         started_at, before = time.monotonic(), await calls(system.redis)
@@ -155,6 +163,15 @@ async def test_what_waiting_holding_and_creating_cost(tmp_path: Path) -> None:
         # Three renewals a lease, of which one more may fall into the time that was looked at; the polls; what is said.
         assert used["evalsha"] <= HELD * (WATCH_S * 3 / LEASE_S + 1) + 2 * WATCH_S / POLL_S + 2 * (WATCH_S / SAY_S + 1)
         assert used["hgetall"] == used["xadd"] == used["xrange"] == 0
+
+
+async def _looks_at_loop(http: httpx.AsyncClient, url: str) -> float:
+    """How often a process woke to see how late its event loop is."""
+    found = re.search(
+        r"^stagebus_event_loop_lag_seconds_count (\S+)", (await http.get(f"{url}/metrics")).text, re.MULTILINE
+    )
+    assert found is not None
+    return float(found[1])
 
 
 async def _sent_in(redis: Redis, seconds: float) -> int:

@@ -76,6 +76,8 @@ class WorkerApp:
         with ExitStack() as stack:
             if port := self._settings.worker_metrics_port:
                 stack.callback(self._metrics.serve(self._settings.worker_metrics_host, port))
+                self._metrics.loop_lag.start()
+                stack.callback(self._metrics.loop_lag.stop)
             await self._work()
 
     async def _work(self) -> None:

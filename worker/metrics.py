@@ -13,6 +13,7 @@ from prometheus_client import Counter, Gauge, Histogram, start_http_server
 from shared import metrics
 from shared.errors import PortTaken
 from shared.events import ToolResult, Usage
+from shared.loop_lag import LoopLag
 from shared.providers import Route
 
 UNKNOWN_TOOL: Final = "unknown"
@@ -26,6 +27,7 @@ class WorkerMetrics:
 
     def __init__(self) -> None:
         self._registry = metrics.new_registry()
+        self.loop_lag = LoopLag(self._registry)
         by_model = ["provider", "model"]
         self._runs_ended = self._counter("runs_ended", "runs that this worker ended", ["status"])
         self._runs_held = Gauge(

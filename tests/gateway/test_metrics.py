@@ -1,3 +1,6 @@
+import asyncio
+import time
+
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 from redis.asyncio import Redis
@@ -5,6 +8,7 @@ from starlette.applications import Starlette
 
 from gateway.metrics import Metrics
 from gateway.state import Gateway
+from shared import loop_lag
 from shared import redis as redis_connections
 from shared.settings import Settings
 from shared.tenants import Scope
@@ -69,6 +73,21 @@ async def test_streams_are_counted_by_the_hub(app: Starlette, api: httpx.AsyncCl
     assert found["stagebus_open_streams"] == 2
     assert found["stagebus_events_relayed_total"] == 30
     assert found["stagebus_bytes_relayed_total"] == 400
+
+
+async def test_loop_that_is_held_up_shows(app: Starlette, api: httpx.AsyncClient) -> None:
+    """Whatever holds it, a whole period of the timer or longer is seen for certain."""
+
+    async def late() -> float:
+        found = samples((await api.get("/metrics")).text)
+        return found[f"{name}_count"] - found[f"{name}_bucket le=0.1"]
+
+    name = "stagebus_event_loop_lag_seconds"
+    before = await late()
+    time.sleep(loop_lag.LOOK_S + 0.15)  # noqa: ASYNC251 - the lag
+    async with asyncio.timeout(5):
+        while await late() <= before:
+            await asyncio.sleep(0.01)
 
 
 async def test_without_redis_the_process_still_tells_of_itself(app: Starlette, redis: Redis) -> None:
