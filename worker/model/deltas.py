@@ -10,7 +10,7 @@
 Spec: https://platform.openai.com/docs/api-reference/chat-streaming
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,7 +18,8 @@ from shared.events import ToolCallRequest, Usage
 from worker.model.calls import Call, Fragment, assemble, parse_fragments
 from worker.model.ending import Ending, first_choice
 from worker.model.faults import ProviderError
-from worker.model.markup import split_calls, split_thoughts
+from worker.model.markup import offered, split_calls
+from worker.model.thoughts import split_thoughts
 
 # The first that a delta has counts: some servers send the same thought under two names.
 _REASONING_FIELDS: Final = ("reasoning_content", "reasoning")
@@ -27,6 +28,7 @@ _TEXT_PARTS: Final = ("text", "output_text")
 _REASONING_PARTS: Final = ("thinking", "reasoning")
 _PART_TEXTS: Final = ("text", "thinking", "reasoning", "summary")
 _PART_DEPTH_MAX: Final = 8
+_GROWING_MIN: Final = 4
 _TOKENS_MAX: Final = 2**53  # what JSON's readers agree on
 _TOKEN_COUNTS: Final = (
     ("prompt_tokens", "input_tokens"),
@@ -125,20 +127,41 @@ class Merger:
 
     def result(self) -> Merged:
         """The answer so far."""
-        text, thoughts = split_thoughts("".join(self._text))
+        text, thoughts = split_thoughts(_joined(self._text))
+        reasoning = _joined(self._reasoning) + thoughts
         calls = assemble(self._fragments, self._tool_names)
         if self._tool_names and not calls:
-            text, calls = split_calls(text)
+            text, calls = self._written_calls(text, reasoning)
         return Merged(
             text=text,
-            reasoning="".join(self._reasoning) + thoughts,
+            reasoning=reasoning,
             refusal="".join(self._refusal),
-            tool_calls=list(with_ids(calls, self._taken_ids)),
+            tool_calls=list(with_ids((offered(call, self._tool_names) for call in calls), self._taken_ids)),
             finish_reason=self._ending.finish_reason,
             usage=self._usage,
             model=self._model,
             error=self._ending.error,
         )
+
+    def _written_calls(self, text: str, reasoning: str) -> tuple[str, list[Call]]:
+        """Calls as text; those of thoughts that nothing follows, too: then the model took them for its answer."""
+        rest, calls = split_calls(text, self._tool_names, looks_into_code=False)
+        if not calls and not text.strip() and not self._refusal:
+            _, calls = split_calls(reasoning, self._tool_names, looks_into_code=False)
+            calls = [call for call in calls if offered(call, self._tool_names).name in self._tool_names]
+        return rest, calls
+
+
+def _joined(pieces: Sequence[str]) -> str:
+    """The pieces as one text. Where each says all of it so far, and the next ones say more, it is the last.
+
+    Four that grow are no chance, unless they are a few characters over and over, such as a line of dashes.
+    """
+    said = [piece for piece in pieces if piece]
+    whole = said[-1] if said else ""
+    lengths = [len(piece) for piece in said] if all(whole.startswith(piece) for piece in said) else []
+    is_growing = len(set(lengths)) >= _GROWING_MIN and lengths == sorted(lengths) and len(set(whole)) >= _GROWING_MIN
+    return whole if is_growing else "".join(said)
 
 
 def _groq_usage(note: object) -> dict[str, Any] | None:

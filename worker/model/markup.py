@@ -1,233 +1,152 @@
-r"""What models write into their text that is no text: thoughts and calls; sans-IO.
+r"""What models write into their text that is no text: calls; sans-IO.
 
-    <think>…</think>                                              DeepSeek R1, Qwen
-    <tool_call>{"name": "f", "arguments": {…}}</tool_call>        Hermes, Qwen
-    <tool_call>f<arg_key>city</arg_key><arg_value>Paris</arg_value></tool_call>    GLM
-    <|tool_call_begin|>functions.f:0<|tool_call_argument_begin|>{…}<|tool_call_end|>    Kimi
-    <function=f><parameter=city>Paris</parameter></function>      Qwen Coder; with JSON inside: Llama
-    <|python_tag|>{"name": "f", "parameters": {…}}; …             Llama; also f.call(city="Paris")
-    [TOOL_CALLS][{"name": "f", "arguments": {…}}, …]              Mistral; also f[ARGS]{…} and f{…}
+    <tool_call>{"name": "f", "arguments": {…}}</tool_call>
+    <｜tool▁calls▁begin｜>…    <|python_tag|>…    [TOOL_CALLS]…    <minimax:tool_call>…    functools[…]
 
-A server without the right parser for its model passes these on as content. They are
-looked at once, in the whole text, so that it does not matter where it was cut. What
-only resembles a call stays text.
-Source: https://github.com/vllm-project/vllm/tree/main/vllm/entrypoints/openai/tool_parsers
+A server without the right parser for its model passes these on as content. They are looked at once, in the
+whole text, so that it does not matter where it was cut. What only resembles a call stays text, and so does what
+stands in a block of code: an answer may be about calls. How the calls themselves are written: `call_forms`.
 """
 
-import ast
-import json
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Final
 
-import orjson
+from worker.model import call_forms as forms
+from worker.model.call_forms import Found
+from worker.model.calls import Call
+from worker.model.code_spans import code_end
 
-from worker.model.calls import Call, arguments_text
+Reader = Callable[[str, int], Found]
 
+_IN_TAGS: Final[Sequence[Reader]] = (
+    forms.read_objects, forms.read_function, forms.read_glm, forms.read_invokes, forms.read_python,
+)  # fmt: skip
+_LLAMA: Final[Sequence[Reader]] = (forms.read_objects, forms.read_python)
+_MISTRAL: Final[Sequence[Reader]] = (forms.read_mistral, forms.read_objects)
+_OBJECTS: Final[Sequence[Reader]] = (forms.read_objects,)
+
+# How the calls behind each marker may be written.
+_READERS: Final[Mapping[str, Sequence[Reader]]] = {
+    "<tool_call>": _IN_TAGS,
+    "<minimax:tool_call>": _IN_TAGS,
+    "<seed:tool_call>": _IN_TAGS,
+    "<｜DSML｜function_calls>": _IN_TAGS,
+    "<|tool_call|>": _IN_TAGS,
+    "<|tool_call_start|>": _IN_TAGS,
+    "<|START_ACTION|>": _OBJECTS,
+    "<|action_start|><|plugin|>": _OBJECTS,
+    "<TOOLCALL>": _OBJECTS,
+    "<|python_tag|>": _LLAMA,
+    "<|python_start|>": _LLAMA,
+    "[TOOL_CALLS]": _MISTRAL,
+    "<function=": (forms.read_function,),
+    "<|tool_call_begin|>": (forms.read_kimi,),
+    "<｜tool▁calls▁begin｜>": (forms.read_deepseek,),
+    "<｜tool▁call▁begin｜>": (forms.read_deepseek,),
+}
+# These are plain words or common tags: they hold calls only where they name tools that were offered.
+_READERS_OF_KNOWN: Final[Mapping[str, Sequence[Reader]]] = {
+    "<antml:function_calls>": _IN_TAGS,
+    "<function_calls>": _IN_TAGS,
+    "<function_call>": _IN_TAGS,
+    "<tool_calls>": _IN_TAGS,
+    "functools": _OBJECTS,
+    "Action: ```json": _OBJECTS,
+    "```tool_code": (forms.read_python,),
+    ">>>": (forms.read_functionary,),
+}
+_KIMI_SECTION: Final = "<|tool_calls_section_begin|>"
+# Begins with a plain character in each of its branches, and so finds its places quickly.
 _MARKER: Final = re.compile(
-    r"(?:<\|tool_calls_section_begin\|>\s*)?(<tool_call>|<\|python_tag\|>|\[TOOL_CALLS\]|<function=|<\|tool_call_begin\|>)"
+    "|".join(map(re.escape, sorted((*_READERS, *_READERS_OF_KNOWN), key=len, reverse=True)))
+    + rf"|{re.escape(_KIMI_SECTION)}\s*<\|tool_call_begin\|>|<invoke(?= name=)|<antml:invoke(?= name=)"
 )
-_GLM_NAME: Final = re.compile(r"\s*([\w.:-]+)\s*(?=<arg_key>)")
-# No value reaches into the next call, so that many calls without an end cost no more than their length.
-_GLM_ARGUMENT: Final = re.compile(
-    r"\s*<arg_key>([^<]*)</arg_key>\s*<arg_value>((?:(?!<tool_call>).)*?)</arg_value>", re.DOTALL
+_CLOSING: Final = re.compile(
+    r"(?:\s*(?:"
+    r"</(?:tool_calls?|minimax:tool_call|seed:tool_call|(?:｜DSML｜|antml:)?function_calls?|TOOLCALL)>"
+    r"|<\|(?:tool_call_end|END_ACTION|action_end|python_end|eom_id|eot_id)\|>"
+    r"|<[｜|]tool▁calls▁end[｜|]>"
+    r"))+"
 )
-_KIMI_NAME: Final = re.compile(r"\s*(?:functions\.)?([\w.-]+)(?::\d+)?\s*<\|tool_call_argument_begin\|>\s*(?=\{)")
-_KIMI_END: Final = re.compile(r"\s*<\|tool_call_end\|>(?:\s*<\|tool_calls_section_end\|>)?")
-_SPACE: Final = re.compile(r"\s*")
-_CLOSING: Final = re.compile(r"\s*</tool_call>")
-_BETWEEN_LLAMA: Final = re.compile(r"[\s;]*(?:<\|(?:eom_id|eot_id)\|>)?")
-_FUNCTION: Final = re.compile(r"\s*(?:<function=)?([\w.:-]+)>(.*?)(?:</function>|\Z)", re.DOTALL)
-_PARAMETER: Final = re.compile(r"<parameter=([\w.:-]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
-_MISTRAL_NAME: Final = re.compile(r"\s*([\w.:-]+)\s*(?:\[CALL_ID\]\s*(\w+))?\s*(?:\[ARGS\])?\s*(?=\{)")
-_PYTHON_CALL: Final = re.compile(r"\s*([\w.]+)\(.*?\)(?=\s*(?:;|\n|<\||\Z))", re.DOTALL)
-_THOUGHTS: Final = re.compile(r"\s*<think>(.*?)(?:</think>\s*|\Z)", re.DOTALL)
-# Some templates open the thoughts in the prompt, so that the answer holds nothing but their end.
-_THOUGHTS_END: Final = re.compile(r"(?:^|\n)</think>\n\s*")
-
-_JSON: Final = json.JSONDecoder(strict=False)
+_FENCE_END: Final = re.compile(r"\s*```")
+# What an answer that is all calls may end in.
+_END_TOKENS: Final = re.compile(r"(?:\s|<\|(?:eom_id|eot_id|im_end|end|endoftext)\|>|</s>)*")
+_BARE: Final[Sequence[Reader]] = (forms.read_bare_objects, forms.read_python, forms.read_functionary)
+# After so many markers that open nothing the rest is text: each may cost a look at all that follows.
+_MISSES_MAX: Final = 100
+_NAMESPACES: Final = ("functions.", "default_api.", "tools.")
 
 
-class _Found(NamedTuple):
-    calls: list[Call]
-    end: int
+def split_calls(
+    text: str, tool_names: Collection[str] | None = None, *, looks_into_code: bool = True
+) -> tuple[str, list[Call]]:
+    """A text without the calls that it holds, and those calls.
 
-
-def split_thoughts(text: str) -> tuple[str, str]:
-    """A text's answer and the thoughts that it opens with."""
-    thoughts = []
-    while match := _THOUGHTS.match(text):
-        thoughts.append(match[1].strip())
-        text = text[match.end() :]
-    if not thoughts and "<think>" not in text and (match := _THOUGHTS_END.search(text)):
-        return text[match.end() :], text[: match.start()].strip()
-    return text, "\n".join(thoughts)
-
-
-def split_calls(text: str) -> tuple[str, list[Call]]:
-    """A text without the calls that it holds, and those calls."""
+    Args:
+        tool_names: what the model was offered; None where that is not known.
+        looks_into_code: whether what stands in a block of code may be a call, too.
+    """
+    if tool_names is not None and (bare := _bare_calls(text, tool_names)):
+        return "", bare
     kept: list[str] = []
     calls: list[Call] = []
-    position = 0
-    while marker := _MARKER.search(text, position):
-        found = _PARSERS[marker[1]](text, marker.end())
+    position = misses = 0
+    while misses < _MISSES_MAX and (marker := _MARKER.search(text, position)):
+        code = 0 if looks_into_code else code_end(text, position, marker.start())
+        found = Found([], code) if code else _read(text, marker, tool_names)
         if found.calls:
             kept.append(text[position : marker.start()])
             calls += found.calls
+            position = found.end
         else:
-            kept.append(text[position : marker.end()])
-        position = found.end if found.calls else marker.end()
-    if not calls:
-        return text, []
-    return "".join((*kept, text[position:])).strip(), calls
+            after = code or max(marker.end(), code_end(text, marker.start(), marker.end()))
+            kept.append(text[position:after])
+            position = after
+            misses += not code
+    if calls:
+        return "".join((*kept, text[position:])).strip(), calls
+    return text, []
 
 
-def _hermes(text: str, start: int) -> _Found:
-    found = _objects(text, start, _SPACE)
-    if not found.calls:
-        found = _function(text, start)
-    if not found.calls:
-        found = _glm(text, start)
-    closing = _CLOSING.match(text, found.end)
-    return _Found(found.calls, closing.end() if closing else found.end)
+def offered(call: Call, tool_names: Collection[str]) -> Call:
+    """The call under its tool's own name, where it stands in a namespace of the model's or between spaces."""
+    if call.name in tool_names:
+        return call
+    name = call.name.strip()
+    for namespace in _NAMESPACES:
+        name = name.removeprefix(namespace)
+    return call._replace(name=name) if name in tool_names else call
 
 
-def _glm(text: str, start: int) -> _Found:
-    name = _GLM_NAME.match(text, start)
-    if name is None:
-        return _Found([], start)
-    arguments: dict[str, Any] = {}
-    end = name.end()
-    while match := _GLM_ARGUMENT.match(text, end):
-        arguments[match[1].strip()] = _loose_value(match[2].strip())
-        end = match.end()
-    return _Found([Call("", name[1], orjson.dumps(arguments).decode())] if arguments else [], end)
+def _read(text: str, marker: re.Match[str], tool_names: Collection[str] | None) -> Found:
+    """The calls that a marker opens."""
+    opened = marker[0].removeprefix(_KIMI_SECTION).lstrip()
+    readers = _READERS.get(opened)
+    is_of_known = readers is None
+    # A tag that is a part of the call itself is read once more.
+    start = marker.start() if opened.endswith(("=", "invoke")) else marker.end()
+    if readers is None:
+        readers = _READERS_OF_KNOWN.get(opened, (forms.read_invokes,))
+    for reader in readers:
+        found = reader(text, start)
+        if found.calls:
+            if is_of_known and not _are_known(found.calls, tool_names):
+                break
+            closing = (_FENCE_END if "```" in opened else _CLOSING).match(text, found.end)
+            return Found(found.calls, closing.end() if closing else found.end)
+    return Found([], start)
 
 
-def _kimi(text: str, start: int) -> _Found:
-    name = _KIMI_NAME.match(text, start)
-    decoded = None if name is None else _decode(text, name.end())
-    if name is None or decoded is None:
-        return _Found([], start)
-    arguments, end = decoded
-    return _Found([Call("", name[1], arguments_text(arguments))], _skip(_KIMI_END, text, end))
+def _are_known(calls: Collection[Call], tool_names: Collection[str] | None) -> bool:
+    return tool_names is not None and all(offered(call, tool_names).name in tool_names for call in calls)
 
 
-def _llama(text: str, start: int) -> _Found:
-    found = _objects(text, start, _BETWEEN_LLAMA)
-    return found if found.calls else _python_calls(text, start)
-
-
-def _mistral(text: str, start: int) -> _Found:
-    calls: list[Call] = []
-    end = start
-    while match := _MISTRAL_NAME.match(text, end):
-        decoded = _decode(text, match.end())
-        if decoded is None:
-            break
-        arguments, end = decoded
-        calls.append(Call(match[2] or "", match[1], arguments_text(arguments)))
-    return _Found(calls, end) if calls else _objects(text, start, _SPACE)
-
-
-def _function(text: str, start: int) -> _Found:
-    match = _FUNCTION.match(text, start)
-    if match is None:
-        return _Found([], start)
-    body = match[2].strip()
-    if body.startswith("{"):
-        decoded = _decode(body, 0)
-        if decoded is None:
-            return _Found([], start)
-        return _Found([Call("", match[1], arguments_text(decoded[0]))], match.end())
-    arguments = {name: _loose_value(value) for name, value in _PARAMETER.findall(body)}
-    return _Found([Call("", match[1], orjson.dumps(arguments).decode())], match.end())
-
-
-def _loose_value(text: str) -> Any:
-    """A parameter's value: JSON where it is some, or else the text itself."""
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return text
-
-
-def _objects(text: str, start: int, between: re.Pattern[str]) -> _Found:
-    """Calls as JSON objects, or lists of them, one after the other."""
-    calls: list[Call] = []
-    end = start
-    while decoded := _decode(text, _skip(between, text, end)):
-        value, after = decoded
-        these = [_call(item) for item in (value if isinstance(value, list) else [value])]
-        if not these or None in these:
-            break
-        calls += [call for call in these if call is not None]
-        end = _skip(between, text, after)
-    return _Found(calls, end)
-
-
-def _skip(pattern: re.Pattern[str], text: str, start: int) -> int:
-    match = pattern.match(text, start)
-    return match.end() if match else start
-
-
-def _decode(text: str, start: int) -> tuple[Any, int] | None:
-    if text[start : start + 1] not in ("{", "["):
-        return None
-    try:
-        return _JSON.raw_decode(text, start)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _call(value: object) -> Call | None:
-    if not isinstance(value, Mapping):
-        return None
-    function = value.get("function")
-    holder = function if isinstance(function, Mapping) else value
-    name = holder.get("name") or (function if isinstance(function, str) else None)
-    if not isinstance(name, str):
-        return None
-    arguments = next((holder[key] for key in ("arguments", "parameters") if key in holder), None)
-    call_id = value.get("id")
-    return Call(call_id if isinstance(call_id, str) else "", name, arguments_text(arguments) or "{}")
-
-
-def _python_calls(text: str, start: int) -> _Found:
-    calls: list[Call] = []
-    end = start
-    while match := _PYTHON_CALL.match(text, end):
-        call = _python_call(match[0].strip())
-        if call is None:
-            break
-        calls.append(call)
-        end = _skip(_BETWEEN_LLAMA, text, match.end())
-    return _Found(calls, end)
-
-
-def _python_call(source: str) -> Call | None:
-    """The call that `f.call(city="Paris")` asks for; nothing of it is run."""
-    try:
-        node = ast.parse(source, mode="eval").body
-        if not isinstance(node, ast.Call) or node.args:
-            return None
-        arguments = dict(_keywords(node))
-        return Call("", ast.unparse(node.func).removesuffix(".call"), orjson.dumps(arguments).decode())
-    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
-        return None
-
-
-def _keywords(node: ast.Call) -> Iterator[tuple[str, Any]]:
-    for keyword in node.keywords:
-        if keyword.arg is None:
-            raise ValueError("a mapping in the place of a keyword")
-        yield keyword.arg, ast.literal_eval(keyword.value)
-
-
-_PARSERS: Final[Mapping[str, Callable[[str, int], _Found]]] = {
-    "<tool_call>": _hermes,
-    "<|python_tag|>": _llama,
-    "[TOOL_CALLS]": _mistral,
-    "<function=": _function,
-    "<|tool_call_begin|>": _kimi,
-}
+def _bare_calls(text: str, tool_names: Collection[str]) -> list[Call]:
+    """The calls of an answer that is nothing else: JSON or Python with no mark, as Llama's models write it."""
+    for reader in _BARE:
+        found = reader(text, len(text) - len(text.lstrip()))
+        end = _END_TOKENS.match(text, found.end)
+        if found.calls and end is not None and end.end() == len(text) and _are_known(found.calls, tool_names):
+            return found.calls
+    return []

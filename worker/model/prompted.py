@@ -69,7 +69,7 @@ def in_words(
 
 def read_calls(text: str, tool_names: Collection[str]) -> tuple[str, list[Call]]:
     """A text without its calls, and those calls, whatever their tools and arguments."""
-    rest, calls = split_calls(text)
+    rest, calls = split_calls(text, tool_names)
     if calls or _MARKER in text:
         return rest, calls
     whole = text.strip()

@@ -523,6 +523,81 @@ def test_calls_in_text_are_left_alone_beside_real_ones():
     assert merged.text == text
 
 
+HARMONY = (
+    "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>commentary to=functions.get_weather "
+    f"<|constrain|>json<|message|>{PARIS}<|call|>"
+)
+WRITTEN = {
+    "hermes": f'<tool_call>{{"name": "get_weather", "arguments": {PARIS}}}</tool_call>',
+    "deepseek": f"<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>{PARIS}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+    "minimax": '<minimax:tool_call><invoke name="get_weather"><parameter name="city">Paris</parameter></invoke></minimax:tool_call>',
+    "bare": f'{{"name": "get_weather", "parameters": {PARIS}}}',
+    "pythonic": '[get_weather(city="Paris")]',
+    "harmony": HARMONY,
+    "in thoughts that never end": f'<think>Hm. <tool_call>{{"name": "functions.get_weather", "arguments": {PARIS}}}</tool_call>',
+}
+
+
+@pytest.mark.parametrize("text", WRITTEN.values(), ids=WRITTEN.keys())
+def test_written_call_is_a_call_wherever_it_is_cut(text):
+    for cut in range(0, len(text), 3):
+        merged = merge(delta(content=text[:cut]), delta(content=text[cut:]), delta("stop"))
+        assert [(call.name, json.loads(call.arguments)) for call in merged.tool_calls] == [
+            ("get_weather", {"city": "Paris"})
+        ]
+        assert merged.text == ""
+    assert merge(delta(content=text), tools=()).tool_calls == []
+
+
+def test_call_in_the_reasoning_counts_only_where_nothing_follows():
+    call = WRITTEN["hermes"]
+
+    assert calls_of(delta(reasoning_content=call), delta("stop")) == [("get_weather", '{"city":"Paris"}')]
+    assert calls_of(delta(reasoning_content=call), delta(content="It is warm.")) == []
+    assert calls_of(delta(reasoning_content=f"`{call}`")) == []
+    assert calls_of(delta(reasoning_content=call.replace("get_weather", "get_rich"))) == []
+
+
+def test_example_of_a_call_in_code_is_text():
+    text = f"Models call so:\n```\n{WRITTEN['hermes']}\n```\n"
+
+    assert merge(delta(content=text)).text == text
+    assert calls_of(delta(content=text)) == []
+
+
+def test_name_in_a_namespace_is_the_tool_s():
+    assert calls_of(calls_delta(part("functions.get_weather", PARIS, index=0))) == [("get_weather", PARIS)]
+    assert calls_of(calls_delta(part("functions.other", "{}", index=0))) == [("functions.other", "{}")]
+
+
+def growing(text: str, step: int = 5) -> list[str]:
+    return [text[:end] for end in range(step, len(text) + step, step)]
+
+
+def test_text_that_each_chunk_says_from_its_beginning_counts_once():
+    text = "It is 18 °C in Paris, and clear."
+    chunks = [delta(content=piece, reasoning_content=piece.upper()) for piece in growing(text)]
+
+    for ends in ([], [delta("stop", content="")], [delta("stop", content=text)]):
+        merged = merge(delta(role="assistant", content=""), *chunks, *ends)
+        assert (merged.text, merged.reasoning) == (text, text.upper())
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        ["ha", "haha", "hahaha", "hahahaha", "hahahahaha"],
+        [" ", "  ", "   ", "    ", "     "],
+        ["I", "I am", "I am a"],
+        ["ab", "abcd", "abcdef", "abcdefgh", "x"],
+        ["Paris", "Paris", "Paris", "Paris", "Paris, France"],
+        ["--", "----", "------", "--------|", "--------|--"],
+    ],
+)
+def test_text_that_only_repeats_itself_is_kept_as_it_is(pieces):
+    assert merge(*(delta(content=piece) for piece in pieces)).text == "".join(pieces)
+
+
 def test_usage_is_the_last_that_says_something():
     merged = merge(
         {"choices": [], "prompt_filter_results": []},
