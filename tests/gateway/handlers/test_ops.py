@@ -1,4 +1,7 @@
+import re
 from dataclasses import replace
+from typing import Final
+from urllib.parse import urljoin
 
 import httpx
 import orjson
@@ -17,6 +20,8 @@ from shared.settings import Settings
 from shared.tenants import Scope
 from tests.gateway.conftest import ClientOf
 
+PAGE_MAX_BYTES: Final = 100_000  # over the wire
+IMPORTS: Final = re.compile(r'^import .*? from "([^"]+)";$', re.MULTILINE)
 PROVIDERS = """
 [providers.one]
 base_url = "http://127.0.0.1:1/v1"
@@ -201,6 +206,23 @@ async def test_static_files_are_kept_by_browsers_but_asked_for(api: httpx.AsyncC
     assert first.headers["cache-control"] == "no-cache"
     assert (first.status_code, again.status_code) == (200, 304)
     assert "content-security-policy" in again.headers
+
+
+async def test_page_is_two_steps_away_and_small(api: httpx.AsyncClient) -> None:
+    """Each module that the page's script leads to is asked for by the page itself; and all of it is under 100 KB."""
+    page = await api.get("/")
+    (script,) = re.findall(r'<script type="module" src="([^"]+)"', page.text)
+    preloaded = re.findall(r'<link rel="modulepreload" href="([^"]+)"', page.text)
+    others = re.findall(r'<link rel="(?:icon|stylesheet)" href="([^"]+)"', page.text)
+    modules = {script: await api.get(script)}
+    while new := {urljoin(at, to) for at, got in modules.items() for to in IMPORTS.findall(got.text)} - modules.keys():
+        modules |= {path: await api.get(path) for path in new}
+    replies = [page, *modules.values(), *[await api.get(path) for path in others]]
+
+    assert sorted(preloaded) == sorted(modules.keys() - {script})
+    assert len(others) == 2
+    assert all(reply.status_code == 200 for reply in replies)
+    assert sum(reply.num_bytes_downloaded for reply in replies) < PAGE_MAX_BYTES
 
 
 @pytest.mark.parametrize("path", ["", "none", "..%2fapp.py", "%2e%2e/app.py", "%2fetc%2fpasswd", "%00", "x" * 5000])
