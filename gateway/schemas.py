@@ -11,7 +11,7 @@ from gateway.auth.principal import Principal
 from gateway.auth.tickets import Ticket
 from shared.approvals import Ask
 from shared.catalog import ASK_USER, ToolDescription
-from shared.events import InputRequired, Usage
+from shared.events import InputRequired
 from shared.provider_entry import ANY, Abilities
 from shared.providers import Providers, Route
 from shared.requests import PROMPT_EXCERPT_CHARS, prompt_excerpt
@@ -19,6 +19,7 @@ from shared.runs import Run, RunStatus
 from shared.store import StageView as StoredStage
 from shared.store import answer_text
 from shared.tenants import Scope
+from shared.usage import Usage
 
 
 class Answer(BaseModel):
@@ -192,6 +193,15 @@ class ToolList(Answer):
     tools: list[ToolDescription]
 
 
+class ModelPrice(Answer):
+    """What a million tokens of a model cost."""
+
+    input: float
+    output: float
+    cached: float = Field(description="of those tokens of a prompt that the provider had at hand")
+    currency: str = Field(description="ISO 4217")
+
+
 class ModelView(Answer):
     """A model that a run may name."""
 
@@ -200,6 +210,7 @@ class ModelView(Answer):
     provider: str = Field(description="who serves it, as the operator calls them")
     abilities: Abilities
     fallbacks: list[str] = Field(description="what is asked in its place while it is down, in order")
+    price: ModelPrice | None = Field(description="the operator's; null where none is set")
 
 
 class ModelList(Answer):
@@ -335,7 +346,16 @@ def _model_view(name: str, routes: Sequence[Route], default: str) -> ModelView:
         provider=first.provider,
         abilities=first.abilities,
         fallbacks=[route.name for route in fallbacks],
+        price=_price_view(first),
     )
+
+
+def _price_view(route: Route) -> ModelPrice | None:
+    price = route.price
+    if price is None:
+        return None
+    cached = price.input if price.cached is None else price.cached
+    return ModelPrice(input=price.input, output=price.output, cached=cached, currency=route.currency)
 
 
 def _pending_view(run: Run, ask: Ask) -> PendingApproval:

@@ -13,6 +13,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from shared.runs import RUN_STAGE
+from shared.usage import Usage
 
 Json = dict[str, Any]
 StageId = Annotated[str, Field(description="the stage whose stream holds this event", examples=["extraction"])]
@@ -49,23 +50,6 @@ class TimedEvent(Event):
     def stamped(self, at: int) -> Self:
         """The event as it goes into the log at `at`, Unix ms."""
         return self.model_copy(update={"at": at})
-
-
-class Usage(BaseModel):
-    """Tokens as the provider counted them, summed over the stages."""
-
-    model_config = ConfigDict(frozen=True)
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    total_tokens: int = 0
-
-    def __add__(self, other: "Usage") -> "Usage":
-        return Usage(
-            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
-            completion_tokens=self.completion_tokens + other.completion_tokens,
-            total_tokens=self.total_tokens + other.total_tokens,
-        )
 
 
 class ToolCallRequest(BaseModel):

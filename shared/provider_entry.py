@@ -15,11 +15,22 @@ HEADER_PATTERN: Final = r"^[A-Za-z0-9-]{1,64}$"
 MODELS_MAX: Final = 1000
 PROVIDERS_MAX: Final = 100
 FALLBACKS_MAX: Final = 8
+PRICE_MAX: Final = 10**9
 
 # What Stagebus itself says in a request; extra_body adds to it and overrides none of it.
 _OUR_FIELDS: Final = frozenset({"model", "messages", "stream", "tools"})
 
 ModelName = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+
+class Price(ConfigEntry):
+    """What a million tokens of a model cost, in the file's currency."""
+
+    input: float = Field(ge=0, le=PRICE_MAX, description="of prompts")
+    output: float = Field(ge=0, le=PRICE_MAX, description="of answers, reasoning included")
+    cached: float | None = Field(
+        default=None, ge=0, le=PRICE_MAX, description="of those of prompts that the provider had at hand; else as input"
+    )
 
 
 class Abilities(ConfigEntry):
@@ -54,6 +65,7 @@ class ModelEntry(Abilities):
         default=[], max_length=FALLBACKS_MAX, description="models to ask in this one's place while it is down, in order"
     )
     extra_body: dict[str, Any] = Field(default={}, description="further fields of its requests")
+    price: Price | None = Field(default=None, description="what it costs; runs say what they cost where it is known")
 
     @model_validator(mode="before")
     @classmethod
@@ -151,3 +163,4 @@ class ProvidersFile(ConfigEntry):
     aliases: dict[ModelName, Annotated[list[ModelName], Field(min_length=1, max_length=FALLBACKS_MAX)]] = Field(
         default={}, description="further names: the first of their models that is not down answers"
     )
+    currency: str = Field(default="USD", pattern=r"^[A-Z]{3}$", description="of all prices, as ISO 4217 has it")

@@ -23,12 +23,14 @@ from pydantic import ValidationError
 
 from shared.config_file import ConfigKind, Secret
 from shared.errors import BadProviders, UnknownModel
-from shared.provider_entry import ANY, Abilities, ModelEntry, ProviderEntry, ProvidersFile
+from shared.provider_entry import ANY, Abilities, ModelEntry, Price, ProviderEntry, ProvidersFile
 from shared.settings import Settings
+from shared.usage import COST_DECIMALS, Cost, Usage
 
 # The one provider that there is without a file.
 ONLY: Final = "default"
 _KIND: Final = ConfigKind("STAGEBUS_PROVIDERS", "docs/providers.md", BadProviders)
+TOKENS_PRICED: Final = 1_000_000  # what prices are of
 OPENAI_URL: Final = "https://api.openai.com/v1"
 
 
@@ -42,6 +44,19 @@ class Route:
     abilities: Abilities
     extra_body: Mapping[str, Any]
     listed: str = ""  # the name as the file has it, which may have a `*` where a client's own words stand
+    price: Price | None = None
+    currency: str = ""
+
+    def cost(self, usage: Usage) -> Cost | None:
+        """What these tokens cost here; None where the model has no price."""
+        if self.price is None:
+            return None
+        cached = min(usage.cached_tokens or 0, usage.prompt_tokens)
+        cached_price = self.price.input if self.price.cached is None else self.price.cached
+        amount = (usage.prompt_tokens - cached) * self.price.input + cached * cached_price
+        # Some providers count reasoning in the total alone.
+        amount += max(usage.completion_tokens, usage.total_tokens - usage.prompt_tokens) * self.price.output
+        return Cost(amount=round(amount / TOKENS_PRICED, COST_DECIMALS), currency=self.currency)
 
 
 class Providers:
@@ -52,6 +67,7 @@ class Providers:
         self.default_model = default_model
         self.by_name: Mapping[str, ProviderEntry] = file.providers
         self.aliases: Mapping[str, list[str]] = file.aliases
+        self.currency = file.currency
         self._exact: dict[str, tuple[str, ModelEntry]] = {}
         self._patterns: list[tuple[str, ModelEntry]] = []
         for provider, model in self.entries():
@@ -146,6 +162,8 @@ class Providers:
             abilities=model.abilities_within(entry),
             extra_body={**entry.extra_body, **model.extra_body},
             listed=model.name,
+            price=model.price,
+            currency=self.currency,
         )
 
 

@@ -10,11 +10,12 @@ from shared import ids, keys, live, log, queue, scripts, sse
 from shared.clock import wall_ms
 from shared.cursor import EventId, parse_id
 from shared.errors import Fenced, IdempotencyConflict, RunEnded, RunNotFound
-from shared.events import Cancel, Error, Event, RunQueued, StageCompleted, Usage
+from shared.events import Cancel, Error, Event, RunQueued, StageCompleted
 from shared.page import StoredEvent
 from shared.runs import RUN_STAGE, TOOLS, Run, RunStatus, decode_run
 from shared.settings import Settings
 from shared.trace import NOBODY, Trace
+from shared.usage import Usage
 
 
 async def create_run(
@@ -181,7 +182,7 @@ async def end_unheld(redis: Redis, settings: Settings, run_id: str, event: Event
 
 def end_of(event: Event, settings: Settings, usage: Usage | None = None) -> scripts.RunEnd:
     """What a terminal event sets in the record."""
-    usage_json = orjson.dumps(usage.model_dump()) if usage else b""
+    usage_json = orjson.dumps(usage.model_dump(exclude_none=True)) if usage else b""
     match event:
         case Error(error=text, code=code):
             error = orjson.dumps({"error": text, "code": code})

@@ -12,9 +12,10 @@ from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
 from shared import metrics
 from shared.errors import PortTaken
-from shared.events import ToolResult, Usage
+from shared.events import ToolResult
 from shared.loop_lag import LoopLag
 from shared.providers import Route
+from shared.usage import Usage
 
 UNKNOWN_TOOL: Final = "unknown"
 

@@ -9,9 +9,10 @@ extraction ──calls──▶ tools ──▶ synthesis ──▶ done
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
-from shared.events import ModelStageResult, StageCompleted, ToolOutcome, ToolStageResult, Usage
+from shared.events import ModelStageResult, StageCompleted, ToolOutcome, ToolStageResult
 from shared.requests import RunRequest
 from shared.runs import EXTRACTION, SYNTHESIS, TOOLS, round_stage
+from shared.usage import Usage
 from worker.model.dialect import ORIGIN, Origin
 
 # Where max_tokens and temperature stand for each model stage.

@@ -6,12 +6,22 @@ import { showSignIn } from "./sign_in.js";
 import { isPassing } from "./vendor/stagebus-client.js";
 
 const KEPT = "stagebus.form"; // in localStorage: how runs were made last, never what was asked
-const NUMBERS = { rounds: "max_rounds", timeout: "timeout_s", "max-tokens": "max_tokens", temperature: "temperature" };
+const NUMBERS = { rounds: "max_rounds", timeout: "timeout_s" };
+const STAGE_NUMBERS = { "max-tokens": "max_tokens", temperature: "temperature" }; // each stage may have its own
+const KEPT_INPUTS = [
+  "system", "model", "synthesis-model", "tool-choice",
+  ...Object.keys(NUMBERS), ...Object.keys(STAGE_NUMBERS).flatMap((id) => [id, `synthesis-${id}`]),
+];
+// A field is where its path begins.
 const INPUT_BY_FIELD = {
-  user_prompt: "prompt", messages: "prompt", system_prompt: "system", model: "model", tools: "tools", tool_choice: "tools",
-  metadata: "metadata", synthesis: "synthesis",
+  user_prompt: "prompt", messages: "prompt", system_prompt: "system", tools: "tools", tool_choice: "tool-choice",
+  metadata: "metadata", "model.synthesis": "synthesis-model", model: "model",
+  "max_tokens.1": "synthesis-max-tokens", max_tokens: "max-tokens",
+  "temperature.1": "synthesis-temperature", temperature: "temperature",
   ...Object.fromEntries(Object.entries(NUMBERS).map(([input, field]) => [field, input])),
 };
+
+const hasNoPointer = matchMedia("(hover: none)");
 
 let onCreated;
 // One key for one body, as long as it is not known what became of it.
@@ -26,7 +36,8 @@ export function initForm(listener) {
     submit();
   });
   $("prompt").addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    // A keyboard on a screen has no other way to a new line.
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing || hasNoPointer.matches) return;
     event.preventDefault();
     $("run-form").requestSubmit();
   });
@@ -66,7 +77,7 @@ async function submit() {
   } catch (problem) {
     if (isSignInNeeded(problem)) showSignIn();
     if (!isPassing(problem)) pending = null;
-    $("form-error").textContent = problem.message;
+    $("form-error").textContent = problem.errors?.length ? "" : problem.message;
     showErrors(problem.errors ?? []);
   } finally {
     setBusy($("start"), false);
@@ -78,11 +89,19 @@ function readBody() {
   const body = { user_prompt: $("prompt").value, synthesis: $("synthesis").checked };
   if (!body.user_prompt.trim()) throw { field: "user_prompt", message: "Write a prompt first." };
   if ($("system").value.trim()) body.system_prompt = $("system").value;
-  if ($("model").value.trim()) body.model = $("model").value.trim();
+  if ($("tool-choice").value) body.tool_choice = $("tool-choice").value;
+  const [model, other] = ["model", "synthesis-model"].map((id) => $(id).value.trim());
+  if (other && other !== model) body.model = { ...(model && { extraction: model }), synthesis: other };
+  else if (model) body.model = model;
   for (const [input, field] of Object.entries(NUMBERS)) {
-    const { value, validity } = $(input);
-    if (validity.badInput) throw { field, message: "This has to be a number." };
-    if (value !== "") body[field] = Number(value);
+    const value = readNumber(input, field);
+    if (value !== null) body[field] = value;
+  }
+  for (const [input, field] of Object.entries(STAGE_NUMBERS)) {
+    const value = readNumber(input, field);
+    const other = readNumber(`synthesis-${input}`, `${field}.1`);
+    if (other !== null && other !== value) body[field] = [value, other];
+    else if (value !== null) body[field] = value;
   }
   const boxes = toolBoxes();
   const isStandard = boxes.every(({ checked, value }) => checked === isOfferedUnasked(value));
@@ -90,6 +109,13 @@ function readBody() {
   const metadata = readMetadata();
   if (metadata) body.metadata = metadata;
   return body;
+}
+
+/** Null where nothing is said. */
+function readNumber(input, field) {
+  const { value, validity } = $(input);
+  if (validity.badInput) throw { field, message: "This has to be a number." };
+  return value === "" ? null : Number(value);
 }
 
 function readMetadata() {
@@ -121,7 +147,7 @@ async function loadChoices() {
     if (tools.length === 0) $("tools").append("No worker offers any tool.");
     $("models").replaceChildren(...models.map(({ id }) => Object.assign(make("option"), { value: id })));
     const standard = models.find((model) => model.is_default)?.id;
-    $("model").placeholder = standard ? `${standard}, the gateway’s default` : "the gateway’s default";
+    $("model").placeholder = standard ? `${standard} (standard)` : "the gateway’s default";
     $("model-hint").textContent = isAny ? "Any other name goes to the provider as it is." : "";
   } catch (error) {
     $("tools").textContent = "The tools cannot be had right now; a run is offered all of them.";
@@ -139,7 +165,7 @@ function toolChoice({ name, description, parameters, requires_approval: asks }, 
 }
 
 function keep() {
-  const values = Object.fromEntries(["system", "model", ...Object.keys(NUMBERS)].map((id) => [id, $(id).value]));
+  const values = Object.fromEntries(KEPT_INPUTS.map((id) => [id, $(id).value]));
   const tools = isLoaded ? Object.fromEntries(toolBoxes().map(({ value, checked }) => [value, checked])) : recalled().tools;
   try {
     localStorage.setItem(KEPT, JSON.stringify({ values, tools, synthesis: $("synthesis").checked }));
@@ -172,18 +198,17 @@ function newKey() {
 }
 
 function showErrors(errors) {
-  let first = null;
   for (const { field, message } of errors) {
-    const input = INPUT_BY_FIELD[field.split(".")[0]];
+    const input = INPUT_BY_FIELD[Object.keys(INPUT_BY_FIELD).find((path) => `${field}.`.startsWith(`${path}.`))];
     const place = input && $(`${input}-error`);
     if (place) {
       $(input).ariaInvalid = "true";
       place.textContent = message;
-      first ??= $(input);
     } else {
       $("form-error").append(` ${field}: ${message}`);
     }
   }
+  const first = document.querySelector("#run-form [aria-invalid=true]"); // as one reads the page
   if (first) $("options").open ||= $("options").contains(first);
   first?.focus();
 }

@@ -1,5 +1,6 @@
 // Times and JSON as text for people.
 
+const CENT_PARTS = 5; // decimals of what is less than 1
 const LINE_MAX = 44; // JSON that is no longer stands on one line
 
 /** 320 ms, 3.4 s, 2 min 05 s; nothing where it is not known. */
@@ -21,6 +22,16 @@ export function ago(date, now) {
   if (minutes < 1) return "just now";
   if (minutes < 60) return `${minutes} min ago`;
   return minutes < 24 * 60 ? `${Math.floor(minutes / 60)} h ago` : date.toLocaleDateString();
+}
+
+/** $0.0123, EUR 4.50; nothing where it is not known. */
+export function money(cost) {
+  if (cost == null) return "";
+  const { amount, currency } = cost;
+  const maximumFractionDigits = amount < 1 ? CENT_PARTS : 2;
+  const least = 10 ** -CENT_PARTS;
+  const text = (value) => value.toLocaleString(undefined, { style: "currency", currency, minimumFractionDigits: 2, maximumFractionDigits });
+  return amount > 0 && amount < least ? `< ${text(least)}` : text(amount);
 }
 
 /** JSON text with room to breathe where it is an object or a list; any other text as it is. */

@@ -2,13 +2,14 @@
 
 import { client, isGuest, isSignInNeeded } from "./api.js";
 import { $, isPlainClick, make, setBusy } from "./dom.js";
-import { ago, duration } from "./format.js";
+import { ago, duration, money } from "./format.js";
 import { showSignIn } from "./sign_in.js";
 
 const PAGE_RUNS = 30;
 const REFRESH_RUNS_MAX = 100; // the gateway gives no more at once
 const REFRESH_MS = 3000;
 const TYPING_MS = 250;
+const STATUS_TEXT = { parked: "waiting for you" };
 const EMPTY_PAGES_MAX = 20; // of a filter that matches little
 
 const isNarrow = matchMedia("(width < 64rem)");
@@ -167,7 +168,8 @@ function placeItems(list, wanted) {
 }
 
 function listItem(run, isOpen, status) {
-  const link = make("a", "", make("span", "title", run.prompt || run.id), make("span", "muted facts", ...facts(run, status)));
+  const head = make("span", "head", make("span", "title", run.prompt || run.id), make("span", "muted when", whenText(run)));
+  const link = make("a", "", head, make("span", "muted facts", ...facts(run, status)));
   link.href = `/?run=${encodeURIComponent(run.id)}`;
   link.dataset.runId = run.id;
   link.title = Object.entries(run.metadata ?? {}).map(([key, value]) => `${key}: ${value}`).join("\n") || run.id;
@@ -178,11 +180,12 @@ function listItem(run, isOpen, status) {
 }
 
 function facts(run, status) {
-  const word = make("span", "status", status);
+  const word = make("span", "status", STATUS_TEXT[status] ?? status);
   word.dataset.status = status;
   const tokens = run.usage?.total_tokens;
-  const parts = [run.model, tookMs(run) === null ? "" : duration(tookMs(run)), tokens ? `${tokens} tokens` : ""];
-  return [word, make("span", "more", parts.filter(Boolean).join(" · ")), make("span", "when", whenText(run))];
+  // The model's name comes last, since it may be long and what is too much is cut.
+  const parts = [duration(tookMs(run)), tokens ? `${tokens.toLocaleString()} tokens` : "", money(run.usage?.cost), run.model];
+  return [word, make("span", "more", parts.filter(Boolean).join(" · "))];
 }
 
 function whenText({ created_at: createdAt }) {

@@ -3,7 +3,7 @@
 import { showApproval } from "./approvals.js";
 import { $, clone, make, setBusy, setText } from "./dom.js";
 import { EventsView } from "./events_view.js";
-import { duration, elapsed, pretty } from "./format.js";
+import { duration, elapsed, money, pretty } from "./format.js";
 import { MarkdownText } from "./markdown.js";
 import { answerStage, isTerminal } from "./vendor/stagebus-client.js";
 
@@ -267,12 +267,18 @@ function showFacts({ id, model, lastId, attempts, usage, stages }) {
   // Until the end, what the stages have said so far.
   const used = usage ?? stages.map((stage) => stage.usage).filter(Boolean).reduce(sum, null);
   const { prompt_tokens: read, completion_tokens: written, total_tokens: total } = used ?? {};
-  setText($("usage"), total ? `${total.toLocaleString()} tokens (${read} in, ${written} out)` : "");
+  const tokens = total ? `${total.toLocaleString()} tokens (${read.toLocaleString()} in, ${written.toLocaleString()} out)` : "";
+  setText($("usage"), [tokens, money(used?.cost)].filter(Boolean).join(" · "));
 }
 
 function sum(all, usage) {
-  const add = (name) => (all?.[name] ?? 0) + usage[name];
-  return { prompt_tokens: add("prompt_tokens"), completion_tokens: add("completion_tokens"), total_tokens: add("total_tokens") };
+  if (all === null) return usage;
+  const add = (name) => all[name] + usage[name];
+  const isPriced = all.cost && usage.cost;
+  return {
+    prompt_tokens: add("prompt_tokens"), completion_tokens: add("completion_tokens"), total_tokens: add("total_tokens"),
+    cost: isPriced ? { ...all.cost, amount: all.cost.amount + usage.cost.amount } : undefined,
+  };
 }
 
 function capital(word) {

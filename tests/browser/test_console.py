@@ -345,7 +345,11 @@ async def test_options_reach_the_run_and_are_kept_for_the_next(page: Page) -> No
     await page.get_by_label("System prompt").fill("Be brief.")
     await page.get_by_label("get_weather").uncheck()
     await page.get_by_label("Rounds of tools").fill("2")
-    await page.get_by_label("Temperature").fill("0.5")
+    await page.get_by_label("Temperature", exact=True).fill("0.5")
+    await page.get_by_label("Its temperature").fill("0.9")
+    await page.get_by_label("Its model").fill("demo:delay_ms=1")
+    await page.get_by_label("Its tokens").fill("200")
+    await page.get_by_label("Calls").select_option("none")
     await page.locator("#metadata").fill("customer=acme")
     await page.locator("#prompt").fill("Hi")
     await page.locator("#start").click()
@@ -353,11 +357,13 @@ async def test_options_reach_the_run_and_are_kept_for_the_next(page: Page) -> No
     await page.goto("/")
 
     assert bodies == [{
-        "user_prompt": "Hi", "synthesis": True, "system_prompt": "Be brief.", "max_rounds": 2, "temperature": 0.5,
-        "tools": ["pay"], "metadata": {"customer": "acme"},
+        "user_prompt": "Hi", "synthesis": True, "system_prompt": "Be brief.", "max_rounds": 2, "temperature": [0.5, 0.9],
+        "model": {"synthesis": "demo:delay_ms=1"}, "max_tokens": [None, 200], "tool_choice": "none", "tools": ["pay"],
+        "metadata": {"customer": "acme"},
     }]  # fmt: skip
     await expect(page.get_by_label("System prompt")).to_have_value("Be brief.")
     await expect(page.get_by_label("get_weather")).not_to_be_checked()
+    await expect(page.get_by_label("Its tokens")).to_have_value("200")
     await expect(page.locator("#metadata")).to_have_value("")
 
 
@@ -365,6 +371,7 @@ async def test_the_gateway_s_errors_stand_at_the_options(page: Page) -> None:
     await page.goto("/")
     await page.get_by_text("Options").click()
     await page.get_by_label("Rounds of tools").fill("0")
+    await page.get_by_label("Its temperature").fill("3")
     await page.locator("#metadata").fill("no equals sign")
     await page.locator("#prompt").fill("Hi")
     await page.locator("#start").click()
@@ -372,7 +379,9 @@ async def test_the_gateway_s_errors_stand_at_the_options(page: Page) -> None:
     await page.locator("#metadata").fill("")
     await page.locator("#start").click()
 
+    await expect(page.locator("#synthesis-temperature-error")).to_contain_text("less than or equal to 2")
     await expect(page.locator("#rounds-error")).not_to_be_empty()
+    await expect(page.locator("#form-error")).to_be_empty()
     await expect(page.get_by_label("Rounds of tools")).to_be_focused()
 
 

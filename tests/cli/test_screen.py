@@ -37,11 +37,11 @@ def test_text_goes_to_stdout_and_the_rest_to_stderr() -> None:
         ("tool_result", RESULT),
         chunk("It is ", "synthesis"),
         chunk("18 °C.", "synthesis"),
-        ("done", {"stage_id": "run", "usage": {"total_tokens": 42}}),
+        ("done", {"stage_id": "run", "usage": {"total_tokens": 42, "cost": {"amount": 0.00123, "currency": "EUR"}}}),
     )
 
     assert out == "I look it up.\nIt is 18 °C.\n"
-    assert err == 'get_weather {"city":"Paris"}\nget_weather: 18 °C  (0.3 s)\ndone: 1 call, 42 tokens\n'
+    assert err == 'get_weather {"city":"Paris"}\nget_weather: 18 °C  (0.3 s)\ndone: 1 call, 42 tokens, 0.00123 EUR\n'
 
 
 def test_note_in_the_middle_of_a_piped_text_leaves_the_text_whole() -> None:

@@ -2,9 +2,10 @@ import pytest
 
 from gateway.schemas import RunView, timestamp
 from shared.cursor import EventId
-from shared.events import StageCompleted, Usage
+from shared.events import StageCompleted
 from shared.runs import Run, RunStatus
 from shared.store import StageView
+from shared.usage import Usage
 
 RUN = Run(
     run_id="01J9ZK3V7Q8E5W2R4T6Y8V0P1A", status=RunStatus.SUCCEEDED, attempt=5204, tries=1, last_id=EventId(5204, 118),

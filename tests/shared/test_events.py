@@ -38,9 +38,9 @@ from shared.events import (
     ToolResult,
     ToolStageResult,
     ToolSummary,
-    Usage,
 )
 from shared.runs import STATUS_BY_END
+from shared.usage import Usage
 
 OUTCOME = ToolOutcome(
     call_id="c1", name="get_weather", arguments='{"city": "Köln"}', content="14 °C\u2028", is_error=True
@@ -233,10 +233,6 @@ def test_events_say_when_they_were_written_and_those_of_which_there_are_many_do_
 def test_event_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Cancel().stage_id = "tools"
-
-
-def test_usage_adds_up() -> None:
-    assert Usage() + USAGE + USAGE == Usage(prompt_tokens=2, completion_tokens=4, total_tokens=6)
 
 
 def test_stage_results_survive_their_event() -> None:

@@ -8,6 +8,7 @@ from shared.config_file import Secret
 from shared.errors import BadProviders, KeyMissing, UnknownModel
 from shared.providers import ONLY, Providers, read_file
 from shared.settings import Settings
+from shared.usage import Cost, Usage
 
 KEY = "sk-never-to-be-seen"
 TWO = f"""
@@ -51,6 +52,49 @@ def test_name_leads_to_its_provider_by_the_id_that_this_one_knows(two: Providers
 
 def test_alias_leads_to_its_models_in_order(two: Providers) -> None:
     assert [route.name for route in two.routes("best")] == ["gpt-4.1", "local/qwen3"]
+
+
+PRICED = """
+currency = "EUR"
+
+[providers.p]
+base_url = "http://127.0.0.1:1/v1"
+models = [
+    { name = "cheap", price = { input = 2, output = 8 } },
+    { name = "cached/*", id = "*", price = { input = 2, output = 8, cached = 0.5 } },
+    "free",
+]
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "usage", "amount"),
+    [
+        ("cheap", Usage(prompt_tokens=1000, completion_tokens=100, total_tokens=1100), 0.0028),
+        ("cheap", Usage(prompt_tokens=1000, completion_tokens=100, total_tokens=1100, cached_tokens=400), 0.0028),
+        ("cached/x", Usage(prompt_tokens=1000, completion_tokens=100, total_tokens=1100, cached_tokens=400), 0.0022),
+        ("cached/x", Usage(prompt_tokens=1, completion_tokens=0, total_tokens=1, cached_tokens=99), 0.0000005),
+        # Reasoning that is counted in the total alone is written as well.
+        ("cheap", Usage(prompt_tokens=1000, completion_tokens=100, total_tokens=2100), 0.0108),
+        ("cheap", Usage(), 0),
+    ],
+)
+def test_cost_is_by_the_model_s_own_price(tmp_path: Path, name: str, usage: Usage, amount: float) -> None:
+    (route,) = Providers(read_file(write(tmp_path, PRICED))).routes(name)
+
+    assert route.cost(usage) == Cost(amount=amount, currency="EUR")
+
+
+def test_model_without_a_price_has_no_cost(tmp_path: Path) -> None:
+    (route,) = Providers(read_file(write(tmp_path, PRICED))).routes("free")
+
+    assert route.cost(Usage(prompt_tokens=1, total_tokens=1)) is None
+
+
+@pytest.mark.parametrize("price", ["{ input = -1, output = 1 }", "{ input = 1 }", "{ input = 1, output = nan }", "3"])
+def test_price_that_is_none_is_refused(tmp_path: Path, price: str) -> None:
+    with pytest.raises(BadProviders, match="price"):
+        read_file(write(tmp_path, PRICED.replace("{ input = 2, output = 8 }", price)))
 
 
 def test_what_a_model_does_not_say_its_provider_does(two: Providers) -> None:

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from shared.events import ModelStageResult, StageCompleted, ToolCallRequest, ToolOutcome, ToolStageResult, Usage
+from shared.events import ModelStageResult, StageCompleted, ToolCallRequest, ToolOutcome, ToolStageResult
 from shared.requests import RunRequest
+from shared.usage import Usage
 from worker.model.dialect import ORIGIN, Origin
 from worker.pipeline import call_ids, conversation, next_stage, stage_option, tool_choice, total_usage
 

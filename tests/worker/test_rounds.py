@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from shared import log, store
 from shared.cursor import START
+from shared.errors import ModelUnavailable
 from shared.provider_entry import ProvidersFile
 from shared.providers import Providers
 from shared.settings import Settings
@@ -22,7 +23,12 @@ PROVIDERS = {
     "providers": {
         "p": {
             "base_url": "http://127.0.0.1:1/v1",
-            "models": ["native", *({"name": tools, "tools": tools} for tools in ("prompted", "none"))],
+            "models": [
+                "native",
+                *({"name": tools, "tools": tools} for tools in ("prompted", "none")),
+                {"name": "down", "price": {"input": 100, "output": 100}, "fallbacks": ["priced"]},
+                {"name": "priced", "price": {"input": 1, "output": 10}},
+            ],
         }
     }
 }
@@ -60,6 +66,8 @@ class ScriptedModel(Model):
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[dict[str, Any], None]:
         assert request.route is not None
+        if request.route.name == "down":
+            raise ModelUnavailable("overloaded")
         self.bodies.append(request.body(request.route))
         yield self.answers.pop(0)
 
@@ -111,6 +119,18 @@ async def test_rounds_go_on_till_the_model_calls_nothing(
     assert [body.get("parallel_tool_calls") for body in model.bodies] == [parallel] * 3
     assert [message["content"] for message in model.bodies[-1]["messages"] if message["role"] == "tool"] == ["5", "10"]
     assert events[-1][0] == "done"
+
+
+async def test_run_costs_what_the_models_cost_that_answered(run: Any) -> None:
+    """A fallback's answer has the fallback's price; a stage without one leaves the run without a cost."""
+    events = await run(calls(SUM), says("It is 5."), model="down")
+    assert of(events, "retry_scheduled")[0]["model"] == "priced"
+    each = USAGE | {"cost": {"amount": 0.000032, "currency": "USD"}}
+    assert [data["usage"] for data in of(events, "stage_completed") if "usage" in data] == [each, each]
+    assert of(events, "done")[0]["usage"]["cost"] == {"amount": 0.000064, "currency": "USD"}
+
+    events = await run(calls(SUM), says("It is 5."), model=["priced", "native"])
+    assert of(events, "done")[0]["usage"] == {"prompt_tokens": 4, "completion_tokens": 6, "total_tokens": 10}
 
 
 async def test_rounds_have_an_end(run: Any, model: ScriptedModel) -> None:

@@ -14,7 +14,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from shared.events import ToolCallRequest, Usage
+from shared.events import ToolCallRequest
+from shared.usage import Usage
 from worker.model.calls import Call, Fragment, assemble, parse_fragments
 from worker.model.ending import Ending, first_choice
 from worker.model.faults import ProviderError
@@ -35,6 +36,8 @@ _TOKEN_COUNTS: Final = (
     ("completion_tokens", "output_tokens"),
     ("total_tokens", "total_tokens"),
 )
+
+_PROMPT_DETAILS: Final = ("prompt_tokens_details", "input_tokens_details")
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,4 +212,11 @@ def _tokens(usage: Mapping[str, Any]) -> Usage:
         return int(value) if isinstance(value, int | float) and 0 <= value <= _TOKENS_MAX else 0
 
     prompt, completion, total = (count(names) for names in _TOKEN_COUNTS)
-    return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=total or prompt + completion)
+    cached = next(filter(None, (_cached(usage.get(name)) for name in _PROMPT_DETAILS)), None)
+    total = total or prompt + completion
+    return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=total, cached_tokens=cached)
+
+
+def _cached(details: object) -> int | None:
+    value = details.get("cached_tokens") if isinstance(details, Mapping) else None
+    return int(value) if isinstance(value, int | float) and 0 <= value <= _TOKENS_MAX else None

@@ -5,7 +5,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from shared.events import Event, ModelStageResult, StageCompleted, ToolCompletionChunk, Usage
+from shared.events import Event, ModelStageResult, StageCompleted, ToolCompletionChunk
+from shared.usage import Usage
 from worker.model.client import Model, ModelRequest
 from worker.model.deltas import Merged, Merger, with_ids
 from worker.model.prompted import ask_again, find_faults, in_words, read_calls
@@ -75,6 +76,8 @@ async def model_stage(
         if prompting.again is not None:
             usage = prompting.again.usage + (usage or Usage())
     route = request.route
+    if usage is not None and route is not None:
+        usage = usage.model_copy(update={"cost": route.cost(usage)})
     wants_reasoning = route is not None and route.abilities.reasoning_field is not None
     result = ModelStageResult(
         text=merged.text,

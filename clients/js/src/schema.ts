@@ -143,6 +143,8 @@ export interface ModelView {
   abilities: Abilities;
   /** what is asked in its place while it is down, in order */
   fallbacks: string[];
+  /** the operator's; null where none is set */
+  price: ModelPrice | null;
 }
 /** What a model can do and how it wants to be asked. The defaults are OpenAI's own ways. */
 export interface Abilities {
@@ -164,6 +166,15 @@ export interface Abilities {
    * @maxItems 32
    */
   leave_out?: string[];
+}
+/** What a million tokens of a model cost. */
+export interface ModelPrice {
+  input: number;
+  output: number;
+  /** of those tokens of a prompt that the provider had at hand */
+  cached: number;
+  /** ISO 4217 */
+  currency: string;
 }
 /** An error, RFC 9457. */
 export interface Problem {
@@ -225,6 +236,16 @@ export interface Usage {
   prompt_tokens: number;
   completion_tokens: number;
   total_tokens: number;
+  /** those of prompt_tokens that the provider had at hand; absent where none says so */
+  cached_tokens?: number | null;
+  /** of all these tokens, by the models that answered; absent where one has no price */
+  cost?: Cost | null;
+}
+/** What tokens cost, by the operator's prices. */
+export interface Cost {
+  amount: number;
+  /** ISO 4217, such as EUR */
+  currency: string;
 }
 /** Why a run failed; `code` is stable. */
 export interface RunError {

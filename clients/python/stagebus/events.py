@@ -25,11 +25,11 @@ from shared.events import (
     ToolProgress,
     ToolResult,
     ToolSummary,
-    Usage,
 )
+from shared.usage import Cost, Usage
 
 __all__ = [
-    "EVENT_BY_NAME", "ApprovalDecided", "ApprovalRequired", "Cancel", "Done", "Error", "Event", "Gap", "InputRequired",
+    "EVENT_BY_NAME", "ApprovalDecided", "ApprovalRequired", "Cancel", "Cost", "Done", "Error", "Event", "Gap", "InputRequired",
     "RetryScheduled", "RunQueued", "RunStarted", "StageCompleted", "StageRestarted", "StageStarted", "ToolCall",
     "ToolCompletionChunk", "ToolProgress", "ToolResult", "ToolSummary", "Usage",
 ]  # fmt: skip

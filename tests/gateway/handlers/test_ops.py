@@ -26,7 +26,7 @@ PROVIDERS = """
 [providers.one]
 base_url = "http://127.0.0.1:1/v1"
 key = { env = "STAGEBUS_NO_SUCH_KEY" }
-models = [{ name = "a", fallbacks = ["b"] }, "x/*"]
+models = [{ name = "a", fallbacks = ["b"], price = { input = 2, output = 8 } }, "x/*"]
 
 [providers.two]
 base_url = "http://127.0.0.1:2/v1"
@@ -168,6 +168,8 @@ async def test_models_of_a_providers_file_are_listed_and_others_refused(redis, s
         ("b", "two", False, []),
     ]
     assert models["models"][2]["abilities"]["tools"] == "prompted"
+    price = {"input": 2, "output": 8, "cached": 2, "currency": "USD"}
+    assert [model["price"] for model in models["models"]] == [price, price, None]
     assert (models["patterns"], models["any_model"]) == (["x/*"], False)
     assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "model.synthesis")
     assert "there are: best, a, b, x/*" in refused.json()["detail"]

@@ -242,7 +242,10 @@ async def test_run_with_its_stages_and_result(api: httpx.AsyncClient, redis: Red
         StageStarted(stage_id="extraction", attempt=1), StageCompleted(stage_id="extraction", result={"text": "Hi"})
     )
     running = (await api.get(f"/runs/{run_id}")).json()
-    usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+    usage = {
+        "prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3, "cached_tokens": 1,
+        "cost": {"amount": 0.5, "currency": "EUR"},
+    }  # fmt: skip
     run.producer.put(Done(), RunEnd(RunStatus.SUCCEEDED, retention_s=60, usage=orjson.dumps(usage)))
     await run.producer.flush()
     await runs_by_hand.stop(run)

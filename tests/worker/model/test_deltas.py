@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.events import Usage
+from shared.usage import Usage
 from worker.model.chunks import ChunkDecoder
 from worker.model.deltas import Merged, Merger
 
@@ -616,6 +616,18 @@ def test_usage_may_stand_in_the_choice_and_under_other_names():
 
     assert merged.tokens == Usage(prompt_tokens=3, completion_tokens=2, total_tokens=5)
     assert merge(delta(content="x")).tokens is None
+
+
+def test_prompt_tokens_out_of_a_cache_are_counted():
+    usage = {"prompt_tokens": 9, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 8}}
+
+    assert merge({"choices": [], "usage": usage}).tokens == Usage(
+        prompt_tokens=9, completion_tokens=1, total_tokens=10, cached_tokens=8
+    )
+    for details in (None, 3, {}, {"cached_tokens": "8"}, {"cached_tokens": -1}):
+        assert merge({"choices": [], "usage": usage | {"prompt_tokens_details": details}}).tokens == Usage(
+            prompt_tokens=9, completion_tokens=1, total_tokens=10
+        )
 
 
 def test_first_model_name_stands():

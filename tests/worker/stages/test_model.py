@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import ModelUnavailable
-from shared.events import Event, ModelStageResult, StageCompleted, ToolCompletionChunk, Usage
+from shared.events import Event, ModelStageResult, StageCompleted, ToolCompletionChunk
+from shared.usage import Usage
 from worker.model.client import ModelRequest
 from worker.model.deltas import Merger
 from worker.stages.model import BadCalls, Prompting, lean, model_stage

@@ -10,7 +10,7 @@ import typer
 
 from shared.printable import printable
 from stagebus.cli.screen import console_of
-from stagebus.cli.words import excerpt, seconds, tokens
+from stagebus.cli.words import excerpt, money, seconds, tokens
 
 _WIDE_COLUMNS: Final = 110
 _STYLE_BY_STATUS: Final = {
@@ -83,6 +83,8 @@ def _facts(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if run["usage"]:
         usage = run["usage"]
         yield "usage", f"{tokens(usage)}: {usage['prompt_tokens']} of prompts, {usage['completion_tokens']} written"
+    if cost := money(run["usage"]):
+        yield "cost", cost
     if run["tries"]:
         yield "tries", f"{run['tries']} after workers that died"
     if run["error"]:

@@ -16,7 +16,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from shared.printable import printable
-from stagebus.cli.words import excerpt, seconds, tokens
+from stagebus.cli.words import excerpt, money, seconds, tokens
 from stagebus.client.place import Received
 
 if TYPE_CHECKING:
@@ -128,7 +128,9 @@ class Screen:
             case _:
                 took = f" in {seconds(data['at'] - self._began_at)}" if self._began_at and data.get("at") else ""
                 calls = f"{self._calls} call{'s' if self._calls > 1 else ''}, " if self._calls else ""
-                self.note(f"done{took}: {calls}{tokens(data.get('usage')) or '0 tokens'}", "green", ends_text=True)
+                usage = data.get("usage")
+                used = ", ".join(part for part in (tokens(usage) or "0 tokens", money(usage)) if part)
+                self.note(f"done{took}: {calls}{used}", "green", ends_text=True)
 
     def _show_call(self, event: str, data: dict[str, Any]) -> None:
         call_id = data["call_id"]

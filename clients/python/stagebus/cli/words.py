@@ -25,6 +25,15 @@ def seconds(ms: float | None) -> str:
     return f"{hours} h {minutes_of_it:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
+def money(usage: dict[str, Any] | None) -> str:
+    """What it cost; empty where that is not known."""
+    cost = (usage or {}).get("cost")
+    if cost is None:
+        return ""
+    decimals = 2 if cost["amount"] >= 1 else 5
+    return f"{cost['amount']:.{decimals}f} {cost['currency']}"
+
+
 def tokens(usage: dict[str, Any] | None) -> str:
     """How many tokens; empty where nobody counted."""
     count = (usage or {}).get("total_tokens")

@@ -6,10 +6,10 @@ from stagebus.client.errors import RunCancelled, RunFailed
 
 
 class Result(NamedTuple):
-    """A run that succeeded: its answer, its tokens, and the whole record as `GET /runs/{id}` gives it."""
+    """A run that succeeded: its answer, its tokens and cost, and the whole record as `GET /runs/{id}` gives it."""
 
     text: str
-    usage: dict[str, int]
+    usage: dict[str, Any]
     run: dict[str, Any]
 
 

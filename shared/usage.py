@@ -1,0 +1,51 @@
+"""What a run's answers took: tokens as providers count them, and what they cost by the operator's prices; sans-IO."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+COST_DECIMALS: Final = 9  # more than any price has, and fewer than a sum of floats is wrong by
+
+
+class Cost(BaseModel):
+    """What tokens cost, by the operator's prices."""
+
+    model_config = ConfigDict(frozen=True)
+
+    amount: float
+    currency: str = Field(description="ISO 4217, such as EUR")
+
+
+class Usage(BaseModel):
+    """Tokens as the provider counted them, summed over the stages."""
+
+    model_config = ConfigDict(frozen=True)
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+    cached_tokens: int | None = Field(
+        default=None, description="those of prompt_tokens that the provider had at hand; absent where none says so"
+    )
+    cost: Cost | None = Field(
+        default=None, description="of all these tokens, by the models that answered; absent where one has no price"
+    )
+
+    def __add__(self, other: "Usage") -> "Usage":
+        cached = [part.cached_tokens for part in (self, other) if part.cached_tokens is not None]
+        return Usage(
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+            total_tokens=self.total_tokens + other.total_tokens,
+            cached_tokens=sum(cached) if cached else None,
+            cost=_total_cost([part for part in (self, other) if part.total_tokens]),
+        )
+
+
+def _total_cost(parts: Sequence[Usage]) -> Cost | None:
+    """A sum says what it is of, so a part without a price leaves the whole without one."""
+    costs = [part.cost for part in parts if part.cost is not None]
+    if not costs or len(costs) < len(parts) or len({cost.currency for cost in costs}) > 1:
+        return None
+    return Cost(amount=round(sum(cost.amount for cost in costs), COST_DECIMALS), currency=costs[0].currency)
