@@ -42,7 +42,7 @@ NAMES = {"naive": "XREAD a client", "nchan_redis": "nchan, Redis", "nchan_memory
 
 def of(results: Results) -> Iterator[Figure]:
     """Yield every figure whose raw result is there."""
-    makers = (_relay, _memory, _replay, _append, _worker, _pickup, _held, _fairness, _end_to_end, _growth)
+    makers = (_relay, _capacity, _memory, _replay, _append, _worker, _pickup, _held, _fairness, _end_to_end, _growth)
     for make in makers:
         yield from make(results)
 
@@ -68,6 +68,14 @@ def _relay(results: Results) -> Iterator[Figure]:
         ours = one["stagebus"]
         what = f"relay, {ours['clients']} clients on one run: CPU a million events"
         yield Figure(what, "s", ours["cpu_s_per_million"], 22, _rivals(one, "cpu_s_per_million"))
+
+
+def _capacity(results: Results) -> Iterator[Figure]:
+    if capacity := results.get("gateway_capacity"):
+        for clients, carried in capacity["by_clients_a_run"].items():
+            watched = "a client on each run" if int(clients) == 1 else f"{clients} clients on each run"
+            what = f"a gateway at {capacity['share']:.0%} of a core, {capacity['streams']} streams, {watched}"
+            yield Figure(what, "events/s", carried["events_per_s"], is_more_better=True)
 
 
 def _memory(results: Results) -> Iterator[Figure]:

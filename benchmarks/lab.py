@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 from redis.asyncio import Redis
 
@@ -25,6 +25,8 @@ from shared.embedded import find_binary
 from shared.settings import Settings
 
 ROOT: Final = Path(__file__).parent.parent
+Size = TypeVar("Size")
+
 IS_QUICK: Final = os.environ.get("QUICK", "") not in ("", "0")
 RESULTS: Final = ROOT / "benchmarks" / "results" / ("quick" if IS_QUICK else "full")
 START_S: Final = 120  # twenty workers that start at once on two cores
@@ -44,7 +46,7 @@ PACKAGES: Final = (
 )
 
 
-def sized(full: int, quick: int) -> int:
+def sized(full: Size, quick: Size) -> Size:
     """A measurement's size: the whole one, or that of QUICK=1."""
     return quick if IS_QUICK else full
 

@@ -37,8 +37,12 @@ system's `write` and a turn of the event loop. The gateway took 11-13 s for 1,00
 for 1,000 runs with a client each, which have an event each to be read from Redis and taken apart (2 busy cores,
 processes' CPU, measured in turn).
 
-So one gateway process, which is one core, relays some 25,000 events a second; at 8 to 10 KiB a stream its memory is no bound.
-What has to be added before that is time: when a gateway uses more than half a core for long, start another. On one
+So a gateway process, which is one core, is full by events and not by streams, whose 8 to 10 KiB are no bound. The table's
+rows "a gateway at 80 % of a core" say how many events a second that is: publishers go faster step by step, and what an
+event costs at the last pace that this machine carries is reckoned up to 80 %. The less happens at once, the more an event
+costs, so count on the row of one client on each run; at 30 events a second of a model that streams, 15,000 are 500 runs
+that are watched. What is late grows before a core is full: where a gateway uses more than 0.6 of one for long, or its
+event loop's lag has a p99 over 20 ms ([operations](operations.md#when-the-event-loop-is-late)), start another. On one
 machine `stagebus gateway --workers N` starts N processes on one port, starts again those that die and drains all
 of them at the first signal; more of them than cores bring nothing. Each counts for itself at `/metrics`, and the kernel
 chooses whom a scrape reaches: where each has to be seen, start them one by one on ports of their own, behind a proxy.

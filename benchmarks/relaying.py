@@ -1,5 +1,6 @@
 """What the relay measurements share: N streams open, events at an even pace, and what that cost."""
 
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,35 +22,46 @@ class Relay:
     publisher: Process
     browsers: Process
     path: str
+    runs: int = 0
+    clients: int = 0
 
-    async def measure(self, streams: int, clients: int, events: int, per_s: float, burst: int = 1) -> dict[str, Any]:
-        """Open `clients` streams spread over so many runs, publish, and count what it cost."""
-        names = await self.publisher.ask({"make": streams})
-        paths = [self.path.format(names[i % streams]) for i in range(clients)]
-        before_open = self.server.memory_bytes()
+    async def measure(self, runs: int, clients: int, events: int, per_s: float) -> dict[str, Any]:
+        """Open streams, publish, and count what it cost."""
+        opened = await self.open(runs, clients)
+        return {**opened, **await self.load(events, per_s)}
+
+    async def open(self, runs: int, clients: int) -> dict[str, Any]:
+        """Open `clients` streams, spread over so many runs."""
+        self.runs, self.clients = runs, clients
+        names = await self.publisher.ask({"make": runs})
+        paths = [self.path.format(names[i % runs]) for i in range(clients)]
+        before = self.server.memory_bytes()
         opened = await self.browsers.ask({"open": paths, "port": self.port, "events": 1})
+        return {"opened": opened, "memory_per_stream_bytes": (self.server.memory_bytes() - before) / clients}
+
+    async def load(self, events: int, per_s: float) -> dict[str, Any]:
+        """Publish at that pace, and count what it cost until all has come."""
         await self.browsers.ask("report")
         own = (await self.browsers.ask("report"))["cpu_s"]
-        cpu = self.server.cpu_s()
-        published = await self.publisher.ask({"events": events, "per_s": per_s, "burst": burst, "streams": streams})
-        expected = published["events"] * clients // streams
+        cpu, started = self.server.cpu_s(), time.monotonic()
+        published = await self.publisher.ask({"events": events, "per_s": per_s, "streams": self.runs})
+        expected = published["events"] * self.clients // self.runs
         await self.browsers.ask({"wait": expected})
-        cpu = self.server.cpu_s() - cpu
+        cpu, seconds = self.server.cpu_s() - cpu, time.monotonic() - started
         came = await self.browsers.ask("report")
         return {
-            "runs": streams,
-            "clients": clients,
-            "opened": opened,
+            "runs": self.runs,
+            "clients": self.clients,
             "per_s": per_s,
-            "burst": burst,
             "published": published,
             "delivered": came["events"],
             "lost": expected - came["events"],
+            "seconds": seconds,
+            "core_share": cpu / seconds,
             "cpu_s_per_million": cpu / max(came["events"], 1) * 1e6,
             "latency_ms": came["latency_ms"],
             "writes_per_event": came["reads"] / max(came["events"], 1),
             "generator_cpu_s_per_million": (came["cpu_s"] - own) / max(came["events"], 1) * 1e6,
-            "memory_per_stream_bytes": (self.server.memory_bytes() - before_open) / clients,
         }
 
 
