@@ -184,7 +184,7 @@ function facts(run, status) {
   word.dataset.status = status;
   const tokens = run.usage?.total_tokens;
   // The model's name comes last, since it may be long and what is too much is cut.
-  const parts = [duration(tookMs(run)), tokens ? `${tokens.toLocaleString()} tokens` : "", money(run.usage?.cost), run.model];
+  const parts = [duration(tookMs(run)), money(run.usage?.cost), tokens ? `${tokens.toLocaleString()} tokens` : "", run.model];
   return [word, make("span", "more", parts.filter(Boolean).join(" · "))];
 }
 

@@ -349,7 +349,7 @@ async def test_options_reach_the_run_and_are_kept_for_the_next(page: Page) -> No
     await page.get_by_label("Its temperature").fill("0.9")
     await page.get_by_label("Its model").fill("demo:delay_ms=1")
     await page.get_by_label("Its tokens").fill("200")
-    await page.get_by_label("Calls").select_option("none")
+    await page.get_by_label("Tool calls").select_option("none")
     await page.locator("#metadata").fill("customer=acme")
     await page.locator("#prompt").fill("Hi")
     await page.locator("#start").click()

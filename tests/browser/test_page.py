@@ -377,6 +377,31 @@ async def test_the_end_is_followed_until_the_reader_scrolls_up(page: Page) -> No
     await wait_for_end(page, "cancelled")
 
 
+async def test_watching_one_run_after_another_keeps_nothing_of_them(page: Page) -> None:
+    """Neither elements nor memory: of a long run that was looked at, only what the page shows is left."""
+    text = [chunk(f"7-{n}", f"word {n} ") for n in range(1, 1501)]
+    await serve(page, stream([*text, ("7-1501", *DONE)]))
+    devtools = await page.context.new_cdp_session(page)
+
+    async def watch(times: int) -> tuple[int, int]:
+        for _ in range(times):
+            for address in ("/", f"/?run={FAKE_RUN}"):
+                await page.evaluate("(to) => history.pushState(null, '', to)", address)
+                await page.evaluate("() => dispatchEvent(new PopStateEvent('popstate'))")
+            await wait_for_end(page)
+        for _ in range(2):  # what the first one frees holds more
+            await devtools.send("HeapProfiler.collectGarbage")
+        nodes = (await devtools.send("Memory.getDOMCounters"))["nodes"]
+        return nodes, (await devtools.send("Runtime.getHeapUsage"))["usedSize"]
+
+    await page.goto("/")
+    nodes_before, bytes_before = await watch(2)
+    nodes, used_bytes = await watch(6)
+
+    assert nodes <= nodes_before + 20, "the list of runs may have grown"
+    assert used_bytes < bytes_before + 500_000, "a run of these is as much"
+
+
 # --- what is wrong -----------------------------------------------------------
 
 

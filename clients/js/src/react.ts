@@ -8,16 +8,18 @@ import type { RunWatch } from "./watch.js";
 
 /** The state of a run, followed while the component is mounted; of none while `run` is null. */
 export function useRun(run: Run | null): { state: RunState; error: Error | null } {
-  const [watch, setWatch] = useState<RunWatch | null>(null);
+  const [opened, setOpened] = useState<{ run: Run; watch: RunWatch } | null>(null);
   useEffect(() => {
     if (!run) return;
-    const opened = run.watch();
-    setWatch(opened);
+    const watch = run.watch();
+    setOpened({ run, watch });
     return () => {
-      opened.close();
-      setWatch(null);
+      watch.close();
+      setOpened(null);
     };
   }, [run]);
+  // Effects come after what is drawn: until then the watch is of the run before.
+  const watch = opened?.run === run ? opened?.watch : undefined;
   const state = useSyncExternalStore(watch?.subscribe ?? nothing, () => watch?.state ?? EMPTY, () => EMPTY);
   return { state, error: watch?.error ?? null };
 }

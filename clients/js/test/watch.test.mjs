@@ -102,21 +102,26 @@ test("in React: a component shows the run as it is, changes runs, and closes wit
   const { createElement } = await import("react");
   const { cleanup, render, waitFor } = await import("@testing-library/react");
   const { useRun } = await import("../dist/react.js");
+  const drawn = []; // texts, each with the run that it was drawn for
   const View = ({ run }) => {
     const { state, error } = useRun(run);
+    drawn.push([run, state.stages[0]?.text]);
     return createElement("p", null, `${state.connection.state} ${state.status} ${state.stages[0]?.text} ${error?.code}`);
   };
   const shows = (shown) => waitFor(() => assert.equal(document.querySelector("p").textContent, shown));
 
   const open = await serve(t, stream(text("7-1", "Mild."), { isLeftOpen: true }));
-  const view = render(createElement(View, { run: null }));
+  // Strict: each effect is run, taken back and run again.
+  const view = render(createElement(View, { run: null }), { reactStrictMode: true });
   await shows("connecting null undefined undefined");
-  view.rerender(createElement(View, { run: runOf(open) }));
+  const first = runOf(open);
+  view.rerender(createElement(View, { run: first }));
   await shows("live running Mild. undefined");
   view.rerender(createElement(View, { run: runOf(await serve(t, stream(text("7-1", "Warm.") + DONE("7-2")))) }));
   await shows("ended succeeded Warm. undefined");
   view.rerender(createElement(View, { run: runOf(await serve(t, answer(404, { code: "run_not_found" }))) }));
   await shows("ended null undefined run_not_found");
+  assert.ok(drawn.every(([run, shown]) => run === first || shown !== "Mild."), "one run's text is never drawn as another's");
   cleanup();
   assert.equal(document.querySelector("p"), null);
 });
