@@ -257,6 +257,9 @@ class ModelStageResult(BaseModel):
     reasoning: str | None = Field(
         default=None, description="what led to the calls; kept only for a provider that wants it back"
     )
+    reasoning_details: list[Json] | None = Field(
+        default=None, description="the same in the provider's own blocks, for one that wants those back"
+    )
 
 
 class ToolStageResult(BaseModel):

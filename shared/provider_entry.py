@@ -16,6 +16,8 @@ MODELS_MAX: Final = 1000
 PROVIDERS_MAX: Final = 100
 FALLBACKS_MAX: Final = 8
 PRICE_MAX: Final = 10**9
+# The one form of reasoning that is no text: blocks, which only who made them takes back.
+REASONING_DETAILS: Final = "reasoning_details"
 
 # What Stagebus itself says in a request; extra_body adds to it and overrides none of it.
 _OUR_FIELDS: Final = frozenset({"model", "messages", "stream", "tools"})
@@ -49,7 +51,7 @@ class Abilities(ConfigEntry):
     stream_options: bool = Field(
         default=True, description="it takes stream_options, which asks for usage; some send usage unasked and reject it"
     )
-    reasoning_field: Literal["reasoning_content", "reasoning"] | None = Field(
+    reasoning_field: Literal["reasoning_content", "reasoning", "reasoning_details"] | None = Field(
         default=None, description="where its reasoning is given back to it together with its calls; else it is not"
     )
     short_call_ids: bool = Field(default=False, description="ids of calls must be nine letters and digits (Mistral)")

@@ -68,7 +68,7 @@ def _assistant_message(result: ModelStageResult, outcomes: Sequence[ToolOutcome]
         | ({"extra_content": call.extra_content} if call.extra_content else {})
         for call in result.tool_calls
     ]
-    origin = Origin(result.provider, result.reasoning or "")
+    origin = Origin(result.provider, result.reasoning or "", result.reasoning_details or ())
     return {"role": "assistant", "content": result.text or None, "tool_calls": calls, ORIGIN: origin}
 
 

@@ -10,8 +10,8 @@
 Spec: https://platform.openai.com/docs/api-reference/chat-streaming
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from shared.events import ToolCallRequest
@@ -20,6 +20,8 @@ from worker.model.calls import Call, Fragment, assemble, parse_fragments
 from worker.model.ending import Ending, first_choice
 from worker.model.faults import ProviderError
 from worker.model.markup import offered, split_calls
+from worker.model.pieces import joined
+from worker.model.reasoning_details import Detail, details_in, merge_details, texts_of
 from worker.model.thoughts import split_thoughts
 
 # The first that a delta has counts: some servers send the same thought under two names.
@@ -29,7 +31,6 @@ _TEXT_PARTS: Final = ("text", "output_text")
 _REASONING_PARTS: Final = ("thinking", "reasoning")
 _PART_TEXTS: Final = ("text", "thinking", "reasoning", "summary")
 _PART_DEPTH_MAX: Final = 8
-_GROWING_MIN: Final = 4
 _TOKENS_MAX: Final = 2**53  # what JSON's readers agree on
 _TOKEN_COUNTS: Final = (
     ("prompt_tokens", "input_tokens"),
@@ -52,6 +53,7 @@ class Merged:
     usage: dict[str, Any] | None
     model: str | None
     error: ProviderError | None
+    reasoning_details: list[Detail] = field(default_factory=list)
 
     @property
     def tokens(self) -> Usage | None:
@@ -74,6 +76,7 @@ class Merger:
         self._ending = Ending()
         self._text: list[str] = []
         self._reasoning: list[str] = []
+        self._details: list[Detail] = []
         self._refusal: list[str] = []
         self._fragments: list[Fragment] = []
         self._usage: dict[str, Any] | None = None
@@ -111,13 +114,20 @@ class Merger:
             self._add_parts(content)
         elif isinstance(content, dict):
             self._add_parts([content])
-        for field in _REASONING_FIELDS:
-            if (reasoning := delta.get(field)) and isinstance(reasoning, str):
+        details = None
+        if "reasoning_details" in delta:
+            details = details_in(delta)
+            self._details += details
+        for name in _REASONING_FIELDS:
+            if (reasoning := delta.get(name)) and isinstance(reasoning, str):
                 self._reasoning.append(reasoning)
                 break
+        else:
+            if details:
+                self._reasoning.extend(texts_of(details))
         if (refusal := delta.get("refusal")) and isinstance(refusal, str):
             self._refusal.append(refusal)
-        if any(delta.get(field) for field in _CALL_FIELDS):
+        if any(delta.get(name) for name in _CALL_FIELDS):
             self._fragments += parse_fragments(delta)
 
     def _add_parts(self, parts: Iterable[object]) -> None:
@@ -130,8 +140,8 @@ class Merger:
 
     def result(self) -> Merged:
         """The answer so far."""
-        text, thoughts = split_thoughts(_joined(self._text))
-        reasoning = _joined(self._reasoning) + thoughts
+        text, thoughts = split_thoughts(joined(self._text))
+        reasoning = joined(self._reasoning) + thoughts
         calls = assemble(self._fragments, self._tool_names)
         if self._tool_names and not calls:
             text, calls = self._written_calls(text, reasoning)
@@ -144,6 +154,7 @@ class Merger:
             usage=self._usage,
             model=self._model,
             error=self._ending.error,
+            reasoning_details=merge_details(self._details),
         )
 
     def _written_calls(self, text: str, reasoning: str) -> tuple[str, list[Call]]:
@@ -153,18 +164,6 @@ class Merger:
             _, calls = split_calls(reasoning, self._tool_names, looks_into_code=False)
             calls = [call for call in calls if offered(call, self._tool_names).name in self._tool_names]
         return rest, calls
-
-
-def _joined(pieces: Sequence[str]) -> str:
-    """The pieces as one text. Where each says all of it so far, and the next ones say more, it is the last.
-
-    Four that grow are no chance, unless they are a few characters over and over, such as a line of dashes.
-    """
-    said = [piece for piece in pieces if piece]
-    whole = said[-1] if said else ""
-    lengths = [len(piece) for piece in said] if all(whole.startswith(piece) for piece in said) else []
-    is_growing = len(set(lengths)) >= _GROWING_MIN and lengths == sorted(lengths) and len(set(whole)) >= _GROWING_MIN
-    return whole if is_growing else "".join(said)
 
 
 def _groq_usage(note: object) -> dict[str, Any] | None:
@@ -183,7 +182,7 @@ def _texts(part: object, depth: int = 0) -> Iterator[str]:
         for item in part:
             yield from _texts(item, depth + 1)
     elif isinstance(part, dict):
-        inner = next((part[field] for field in _PART_TEXTS if field in part), None)
+        inner = next((part[name] for name in _PART_TEXTS if name in part), None)
         yield from _texts(inner, depth + 1)
 
 

@@ -7,12 +7,12 @@ Spec: https://platform.openai.com/docs/api-reference/chat/create
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2s
 from typing import Any, Final
 
-from shared.provider_entry import Abilities
+from shared.provider_entry import REASONING_DETAILS, Abilities
 from shared.providers import Route
 
 Message = dict[str, Any]
@@ -30,6 +30,7 @@ class Origin:
 
     provider: str | None = None
     reasoning: str = ""
+    reasoning_details: Sequence[Any] = ()
 
 
 def request_body(fields: Mapping[str, Any], route: Route) -> dict[str, Any]:
@@ -67,9 +68,13 @@ def _message(message: Message, route: Route) -> Message:
     if "tool_calls" in adapted:
         is_own = origin is not None and origin.provider == route.provider
         adapted["tool_calls"] = [_call(call, route.abilities, is_own=is_own) for call in adapted["tool_calls"]]
-        if origin is not None and route.abilities.reasoning_field is not None:
+        field = route.abilities.reasoning_field
+        if origin is not None and field == REASONING_DETAILS:
+            if is_own and origin.reasoning_details:
+                adapted[field] = origin.reasoning_details
+        elif origin is not None and field is not None:
             # Even an empty one: DeepSeek rejects calls without the field.
-            adapted[route.abilities.reasoning_field] = origin.reasoning
+            adapted[field] = origin.reasoning
     if "tool_call_id" in adapted:
         adapted["tool_call_id"] = _call_id(adapted["tool_call_id"], route.abilities)
     return adapted

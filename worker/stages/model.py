@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from shared.events import Event, ModelStageResult, StageCompleted, ToolCompletionChunk
+from shared.provider_entry import REASONING_DETAILS
 from shared.usage import Usage
 from worker.model.client import Model, ModelRequest
 from worker.model.deltas import Merged, Merger, with_ids
@@ -78,14 +79,15 @@ async def model_stage(
     route = request.route
     if usage is not None and route is not None:
         usage = usage.model_copy(update={"cost": route.cost(usage)})
-    wants_reasoning = route is not None and route.abilities.reasoning_field is not None
+    wanted = route.abilities.reasoning_field if route is not None and merged.tool_calls else None
     result = ModelStageResult(
         text=merged.text,
         tool_calls=merged.tool_calls,
         finish_reason=merged.finish_reason,
         model=merged.model,
         provider=None if route is None else route.provider,
-        reasoning=merged.reasoning if wants_reasoning and merged.tool_calls else None,
+        reasoning=merged.reasoning if wanted not in (None, REASONING_DETAILS) else None,
+        reasoning_details=merged.reasoning_details if wanted == REASONING_DETAILS else None,
     )
     yield StageCompleted(stage_id=stage_id, result=result.model_dump(exclude_none=True), usage=usage)
 

@@ -157,7 +157,7 @@ export interface Abilities {
   /** it takes stream_options, which asks for usage; some send usage unasked and reject it */
   stream_options?: boolean;
   /** where its reasoning is given back to it together with its calls; else it is not */
-  reasoning_field?: ("reasoning_content" | "reasoning") | null;
+  reasoning_field?: ("reasoning_content" | "reasoning" | "reasoning_details") | null;
   /** ids of calls must be nine letters and digits (Mistral) */
   short_call_ids?: boolean;
   /**
@@ -495,6 +495,12 @@ export interface ModelStageResult {
   provider?: string | null;
   /** what led to the calls; kept only for a provider that wants it back */
   reasoning?: string | null;
+  /** the same in the provider's own blocks, for one that wants those back */
+  reasoning_details?:
+    | {
+        [k: string]: unknown;
+      }[]
+    | null;
 }
 /** A call that the model asks for. */
 export interface ToolCallRequest {

@@ -495,6 +495,16 @@ def test_reasoning_has_several_names_and_counts_once(fields):
     assert (merged.text, merged.reasoning) == ("Yes", "Hm")
 
 
+def test_reasoning_in_blocks_is_reasoning_where_no_other_field_says_it():
+    blocks = [{"type": "reasoning.text", "text": "Hm", "index": 0}, {"type": "reasoning.summary", "summary": "!"}]
+
+    assert merge(delta(reasoning_details=blocks)).reasoning == "Hm!"
+    assert merge(delta(reasoning_details=blocks, reasoning="Hm?")).reasoning == "Hm?"
+    assert merge(delta(reasoning_details=blocks, reasoning="Hm?")).reasoning_details == blocks
+    for odd in (None, "x", 7, {"text": "x"}, [None, "x", {"text": 7}, {}]):
+        assert merge(delta(content="Hi", reasoning_details=odd)).reasoning == ""
+
+
 def test_think_at_the_beginning_is_reasoning_wherever_it_is_cut():
     text = "<think>\nHm, well\n</think>\n\nYes, <think> is a tag."
 
@@ -750,7 +760,7 @@ def test_other_choices_are_passed_over():
 FIELDS = st.sampled_from([
     "choices", "index", "delta", "message", "content", "type", "text", "tool_calls", "function", "name", "id",
     "arguments", "function_call", "usage", "error", "code", "finish_reason", "reasoning", "model", "total_tokens",
-    "base_resp", "status_code", "x_groq", "msg", "parameters", "summary",
+    "base_resp", "status_code", "reasoning_details", "data", "x_groq", "msg", "parameters", "summary",
 ])  # fmt: skip
 JSON = st.recursive(
     st.sampled_from([None, True, 0, -1, 2.5, 1e300, "", "x", "text", "thinking", "{}", "<think>", "[TOOL_CALLS]f{}"]),

@@ -85,6 +85,20 @@ def test_reasoning_goes_back_with_calls_where_it_is_wanted_even_an_empty_one() -
         assert "reasoning_content" not in body({**ASKED, "messages": messages})["messages"][0]
 
 
+def test_blocks_of_reasoning_go_back_to_who_made_them_and_only_if_there_are_any() -> None:
+    blocks = [{"type": "reasoning.encrypted", "data": "x"}]
+    for origin, given in (
+        (Origin("p", "because", blocks), blocks),
+        (Origin("q", "", blocks), None),
+        (Origin("p"), None),
+    ):
+        made = request_body(
+            {**ASKED, "messages": [assistant(origin=origin)]}, route(provider="p", reasoning_field="reasoning_details")
+        )
+
+        assert made["messages"][0].get("reasoning_details") == given
+
+
 def test_long_call_ids_become_short_ones_that_still_belong_together() -> None:
     answer = {"role": "tool", "tool_call_id": "call_1", "content": "12 °C"}
     messages = [assistant(origin=Origin("p")), answer, assistant("abcDEF123"), {**answer, "tool_call_id": "abcDEF123"}]

@@ -36,6 +36,12 @@ OPENAI = COMMON | {"stream_options", "max_completion_tokens", "temperature"}
 OLDER = COMMON | {"stream_options", "max_tokens", "temperature"}
 SIGNATURE = {"google": {"thought_signature": "c2lnbmF0dXJl"}}
 
+DETAILS = [
+    {"type": "reasoning.text", "text": "Let me", "signature": None, "format": "x", "index": 0},
+    {"type": "reasoning.text", "text": " look.", "signature": "c2ln", "index": 0},
+    {"type": "reasoning.encrypted", "data": "ZGF0YQ==", "id": "call_abc123", "index": 1},
+]
+
 Deltas = list[dict[str, Any]]
 Body = dict[str, Any]
 
@@ -75,6 +81,13 @@ def gives_reasoning_back(body: Body) -> bool:
     return body["messages"][1].get("reasoning_content") == "Let me look."
 
 
+def gives_details_back(body: Body) -> bool:
+    return body["messages"][1].get("reasoning_details") == [
+        {"type": "reasoning.text", "text": "Let me look.", "signature": "c2ln", "format": "x", "index": 0},
+        DETAILS[2],
+    ]
+
+
 def has_short_ids(body: Body) -> bool:
     made = body["messages"][1]["tool_calls"][0]["id"]
     return bool(re.fullmatch("[A-Za-z0-9]{9}", made)) and body["messages"][2]["tool_call_id"] == made
@@ -92,7 +105,12 @@ MANNERS = {
     "vllm": Manner("/v1/chat/completions", OLDER, auth=None),
     "llamacpp": Manner("/v1/chat/completions", OLDER, auth=None),
     "ollama": Manner("/v1/chat/completions", OLDER | {"options"}, lambda: indexed(call("call_1")), auth=None),
-    "openrouter": Manner("/api/v1/chat/completions", OLDER, before=b": OPENROUTER PROCESSING\n\n" * 3),
+    "openrouter": Manner(
+        "/api/v1/chat/completions", OLDER,
+        lambda: [*({"reasoning": "Hm.", "reasoning_details": [detail]} for detail in DETAILS), *indexed(call(pieces=2))],
+        before=b": OPENROUTER PROCESSING\n\n" * 3,
+        message_fields={"reasoning_details"}, check=gives_details_back,
+    ),
     "groq": Manner("/openai/v1/chat/completions", OPENAI, lambda: indexed(call())),
     "deepseek": Manner(
         "/chat/completions", OLDER,
