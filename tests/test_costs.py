@@ -7,6 +7,7 @@ scripts call inside it. A change that makes one of these grow is a change that u
 import asyncio
 import re
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from shared.line import Line
 from shared.loop_lag import LOOK_S
 from shared.presence import SAY_S
 from shared.settings import Settings
-from tests.redis_calls import calls
+from tests.redis_calls import bytes_taken, calls, sent
 from tests.runs_by_hand import RunByHand, chunk, start, stop
 from tests.system import System, free_port
 
@@ -30,11 +31,6 @@ LEASE_S = 6.0
 HELD = 20
 EVENTS = 4  # of a held run: it and its stage begin, who speaks, and the first word
 LUA = Path(scripts.__file__).parent / "lua"
-
-
-async def sent(redis: Redis) -> int:
-    """Reads from clients so far: a pipeline, or what a line sends in one turn of the loop, is one."""
-    return int((await redis.info("stats"))["total_reads_processed"])
 
 
 @pytest.fixture
@@ -67,6 +63,37 @@ async def test_a_burst_is_one_round_trip(redis: Redis, run: RunByHand) -> None:
     assert used["evalsha"] == used["hmget"] == used["publish"] == used["hset"] == used["exists"] == 1
     assert used["xadd"] == 200
     assert reads <= 4  # a batch of 200 may come in more than one read
+
+
+@pytest.mark.parametrize(("burst", "bytes_max"), [(1, 700), (100, 310)])
+async def test_a_token_event_is_few_bytes_on_its_way_to_redis(
+    redis: Redis, run: RunByHand, burst: int, bytes_max: int
+) -> None:
+    """It goes there twice, to be kept and to be sent on; what an append needs beside is shared by its events."""
+    await run.say("the stage begins")
+    before = await bytes_taken(redis)
+    for _ in range(10):
+        await run.say(*(" token" for _ in range(burst)))
+
+    assert (await bytes_taken(redis) - before) / (10 * burst) <= bytes_max
+
+
+async def test_an_append_late_in_a_run_is_as_one_early(redis: Redis, run: RunByHand) -> None:
+    """What came before is neither read nor sent again."""
+
+    async def cost_of_one() -> tuple[Counter[str], int]:
+        before, taken = await calls(redis), await bytes_taken(redis)
+        await run.say(" token")
+        taken = await bytes_taken(redis) - taken
+        return await calls(redis) - before, taken
+
+    await run.say("the stage begins")
+    early, early_bytes = await cost_of_one()
+    await run.say(*(" token" for _ in range(2000)))
+    late, late_bytes = await cost_of_one()
+
+    assert late == early
+    assert late_bytes <= early_bytes + 20  # longer numbers
 
 
 async def test_appends_of_many_runs_share_their_round_trips(redis: Redis, settings: Settings) -> None:

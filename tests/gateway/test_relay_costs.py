@@ -1,0 +1,62 @@
+"""What relaying and replaying ask of Redis, counted by the server: nothing for a live event, and few pages for old ones."""
+
+import asyncio
+import math
+from collections.abc import Callable
+
+from redis.asyncio import Redis
+
+from gateway.hub import Hub
+from shared.settings import Settings
+from tests import runs_by_hand
+from tests.gateway.conftest import Watcher
+from tests.redis_calls import calls, sent
+from tests.runs_by_hand import RunByHand
+
+Watch = Callable[..., Watcher]
+
+RUNS = 3
+CLIENTS = 4  # on each
+LIVE_EVENTS = 20
+OLD_EVENTS = 2000
+
+
+async def test_live_events_ask_redis_nothing(redis: Redis, hub: Hub, watch: Watch) -> None:
+    """However many runs and clients: an event costs its append, and the message goes to the gateway once."""
+    runs = [await runs_by_hand.start(redis) for _ in range(RUNS)]
+    watchers = [watch(run.run_id) for run in runs for _ in range(CLIENTS)]
+    for run in runs:
+        await run.say("the stage begins")
+    for watcher in watchers:
+        await watcher.until(lambda w: len(w.sequences) == 2)
+    async with asyncio.timeout(5):
+        while not all(stream.subscription.is_live for stream in hub._all_streams()):
+            await asyncio.sleep(0.01)
+
+    before = await calls(redis)
+    for number in range(LIVE_EVENTS):
+        for run in runs:
+            await run.say(str(number))
+    for watcher in watchers:
+        await watcher.until(lambda w: len(w.sequences) == 2 + LIVE_EVENTS)
+    used = await calls(redis) - before
+    for run in runs:
+        await runs_by_hand.stop(run)
+
+    assert used["xadd"] == used["evalsha"] == used["hmget"] == used["hset"] == RUNS * LIVE_EVENTS
+    assert used.keys() - {"info"} == {"xadd", "evalsha", "hmget", "hset", "exists", "publish"}
+
+
+async def test_replay_is_a_page_a_round_trip(redis: Redis, settings: Settings, run: RunByHand, watch: Watch) -> None:
+    """Of two streams: the journal and the stage. The first page learns of the stages, the last that nothing follows."""
+    await watch(run.run_id).until(lambda w: len(w.sequences) == 1)  # what it reads over is open
+    await run.say(*(" token" for _ in range(OLD_EVENTS)))
+    pages = math.ceil(OLD_EVENTS / settings.page_max_events) + 2
+
+    before, sent_before = await calls(redis), await sent(redis)
+    await watch(run.run_id).until(lambda w: len(w.sequences) == 1 + OLD_EVENTS)
+    used, reads = await calls(redis) - before, await sent(redis) - sent_before
+
+    assert used["xrange"] <= 2 * pages
+    assert used["hmget"] <= pages
+    assert reads <= pages + 4  # a SUBSCRIBE, a canary, the two that look
