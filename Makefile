@@ -33,6 +33,9 @@ DIST := $(JS)/dist/.built
 # Wheels alone: nothing that somebody else wrote runs while it is installed.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --only-binary :all: -c constraints.txt
 
+# An environment that forbids Python's compiled files makes each of the many processes that are started compile anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DELETE_ON_ERROR:
 .PHONY: up test chaos model fuzz soak bench sbom screenshots client lint types format docs clean
 

@@ -9,7 +9,7 @@ The first that is there counts, alone: a bad key is not made good by a cookie.
 """
 
 import asyncio
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from starlette.requests import Request
 
@@ -20,9 +20,11 @@ from gateway.auth.principal import Ahead, Principal
 from gateway.auth.revocations import Revocations
 from gateway.auth.sessions import Sessions
 from gateway.auth.tickets import Tickets
-from gateway.auth.tokens import Tokens
 from shared.api_keys import PREFIX, ApiKey
 from shared.refusals import CrossSite, Unauthenticated
+
+if TYPE_CHECKING:
+    from gateway.auth.tokens import Tokens
 
 CREDENTIAL_MAX_CHARS: Final = 8192
 
@@ -37,7 +39,7 @@ class Credentials:
         revocations: Revocations,
         sessions: Sessions,
         tickets: Tickets,
-        tokens: Tokens | None,
+        tokens: "Tokens | None",
         takes_keys: bool,
     ) -> None:
         """Without `tokens` no JWTs are taken."""

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from redis.asyncio import Redis
 
@@ -13,10 +14,12 @@ from gateway.auth.principal import Authenticator
 from gateway.auth.revocations import Revocations
 from gateway.auth.sessions import Sessions
 from gateway.auth.tickets import Tickets
-from gateway.auth.tokens import Tokens
 from gateway.auth.vigil import Vigil
 from shared.exposure import check_access
 from shared.settings import Settings
+
+if TYPE_CHECKING:
+    from gateway.auth.tokens import Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ async def open_auth(settings: Settings, redis: Redis) -> AsyncIterator[Auth]:
             revocations=revocations,
             sessions=sessions,
             tickets=tickets,
-            tokens=Tokens(settings) if settings.auth in ("jwt", "both") else None,
+            tokens=_tokens(settings),
             takes_keys=settings.auth in ("keys", "both"),
         )
     vigil = Vigil(key_ring, revocations)
@@ -56,3 +59,11 @@ async def open_auth(settings: Settings, redis: Redis) -> AsyncIterator[Auth]:
         yield Auth(authenticator, tickets, revocations, sessions, vigil)
     finally:
         await vigil.stop()
+
+
+def _tokens(settings: Settings) -> "Tokens | None":
+    if settings.auth not in ("jwt", "both"):
+        return None
+    from gateway.auth.tokens import Tokens  # an HTTP client comes with it: a tenth of a gateway's start
+
+    return Tokens(settings)

@@ -2,7 +2,9 @@
 
 import gc
 
-from shared.collector import spare_what_stands
+import pytest
+
+from shared.collector import paused, spare_what_stands
 
 
 def test_collection_passes_over_what_stood_before() -> None:
@@ -14,3 +16,21 @@ def test_collection_passes_over_what_stood_before() -> None:
         assert not looked_at & {id(one) for one in standing}
     finally:
         gc.unfreeze()
+
+
+def test_nothing_is_collected_while_it_is_paused() -> None:
+    before = [generation["collections"] for generation in gc.get_stats()]
+    with paused():
+        kept = [[number] for number in range(10_000)]
+        during = [generation["collections"] for generation in gc.get_stats()]
+
+    assert len(kept) == 10_000
+    assert during == before
+    assert gc.isenabled()
+
+
+def test_failed_import_does_not_leave_it_paused() -> None:
+    with pytest.raises(ImportError), paused():
+        raise ImportError
+
+    assert gc.isenabled()
