@@ -83,6 +83,7 @@ export class RunView {
     showEnd(run);
     showFacts(run);
     this.#events.render(run);
+    if ($("run-time").textContent === "") this.tick(performance.now());
     if (this.#isFollowing) this.#scrollToEnd();
     this.#showLatestButton();
   }
@@ -260,7 +261,8 @@ function showEnd({ status, error }) {
   setText($("end-text"), error?.error ?? "What was written until then is above.");
 }
 
-function showFacts({ id, model, lastId, attempts, usage, stages }) {
+function showFacts(run) {
+  const { id, model, lastId, attempts, usage, stages } = run;
   const facts = [`Run ${id}`, model, `last event ${lastId}`].filter(Boolean);
   if (attempts > 1) facts.push(`${attempts} attempts`);
   setText($("facts"), facts.join(" · "));
@@ -268,7 +270,8 @@ function showFacts({ id, model, lastId, attempts, usage, stages }) {
   const used = usage ?? stages.map((stage) => stage.usage).filter(Boolean).reduce(sum, null);
   const { prompt_tokens: read, completion_tokens: written, total_tokens: total } = used ?? {};
   const tokens = total ? `${total.toLocaleString()} tokens (${read.toLocaleString()} in, ${written.toLocaleString()} out)` : "";
-  setText($("usage"), [tokens, money(used?.cost)].filter(Boolean).join(" · "));
+  const cost = isTerminal(run) ? money(used?.cost) : ""; // of a part it would only mislead
+  setText($("usage"), [tokens, cost].filter(Boolean).join(" · "));
 }
 
 function sum(all, usage) {

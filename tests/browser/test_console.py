@@ -40,6 +40,9 @@ let a = "<i>";
 |---|---|
 | 1 | 2 |
 """
+USAGE = {
+    "prompt_tokens": 1000, "completion_tokens": 200, "total_tokens": 1200, "cost": {"amount": 0.0042, "currency": "EUR"},
+}  # fmt: skip
 HOSTILE = """<img src=x onerror="document.title='owned'">
 
 [go](javascript:document.title='owned') ![pixel](https://evil.example/pixel.png) [data](data:text/html,<script>1</script>)
@@ -69,7 +72,7 @@ async def serve_text(page: Page, text: str) -> None:
             ("tool_completion_chunk", {"tool_results": {"choices": [{"delta": {"content": piece}}]}})
             for piece in pieces
         ),
-        ("done", {"usage": {}}),
+        ("done", {"usage": USAGE}),
     ]
     frames = [
         f"id: 7-{n}\nevent: {name}\ndata: {json.dumps({'stage_id': 'synthesis', **data})}\n\n"
@@ -319,6 +322,12 @@ async def test_markdown_is_shown_as_it_is_meant(page: Page) -> None:
     link = answer.get_by_role("link", name="a link")
     assert await link.get_attribute("href") == "https://example.org/"
     assert "noreferrer" in (await link.get_attribute("rel") or "")
+
+
+async def test_the_end_says_what_it_took_and_what_it_cost(page: Page) -> None:
+    await serve_text(page, "Mild.")
+
+    await expect(page.locator("#usage")).to_have_text("1,200 tokens (1,000 in, 200 out) · €0.0042")
 
 
 async def test_hostile_markdown_runs_and_loads_nothing(page: Page, stagebus_url: str) -> None:
