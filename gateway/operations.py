@@ -141,23 +141,28 @@ FILTER_PARAMETERS: Final = (
         {"type": "string", "maxLength": METADATA_VALUE_MAX_CHARS},
     ),
 )
-EVENT_PARAMETERS: Final = (
+STREAM_PARAMETERS: Final = (
     Parameter("Last-Event-ID", "header", "the id of the last event seen; wins over the query", _CURSOR),
     Parameter("last_event_id", "query", "the same, for a page that was reloaded and has no header", _CURSOR),
     Parameter("chunks", "query", "full: whole chat completion chunks instead of lean ones", {"enum": CHUNKS}),
+)
+EVENT_PARAMETERS: Final = (
+    *STREAM_PARAMETERS,
     Parameter("limit", "query", "events of a JSON page", _count(PAGE_LIMIT_MAX, PAGE_LIMIT_DEFAULT)),
 )
+STREAM_HEADERS: Final = {
+    "X-Last-Event-Id": "a stream's: the log's end when it was asked; what comes up to it is history",
+    "X-Ping-S": "a stream's: it brings something, if only a comment, at least this often",
+}
+OVER: Final = Reply("The run has ended and the cursor is at its end: stop asking.")
 EVENT_REPLIES: Final = {
     200: Reply(
         "The events after the cursor, then live until the run's terminal event; or a page of them as JSON. The data "
         "of each is described by /schema/events.json. Opens with `gap` where the cursor does not stand in the log.",
         {EVENT_STREAM: _STREAM, JSON: EventPage},
-        {
-            "X-Last-Event-Id": "a stream's: the log's end when it was asked; what comes up to it is history",
-            "X-Ping-S": "a stream's: it brings something, if only a comment, at least this often",
-        },
+        STREAM_HEADERS,
     ),
-    204: Reply("The run has ended and the cursor is at its end: stop asking."),
+    204: OVER,
 }
 
 OPERATIONS: Final = (
@@ -166,18 +171,21 @@ OPERATIONS: Final = (
         {
             202: Reply("The run exists and is never lost.", {JSON: RunAccepted}, {"Location": "the run's URL"}),
             200: Reply(
-                "With Accept: text/event-stream, the run's stream from its first event.", {EVENT_STREAM: _STREAM},
-                {"Location": "the run's URL", "X-Run-Id": "the run's id"},
+                "With Accept: text/event-stream, the run's stream; where the Idempotency-Key made it before, after the "
+                "cursor.", {EVENT_STREAM: _STREAM},
+                {"Location": "the run's URL", "X-Run-Id": "the run's id", **STREAM_HEADERS},
             ),
+            204: OVER,
         },
         [
             Parameter(
                 "Idempotency-Key", "header", "the same key and body give the same run again",
                 {"type": "string", "pattern": f"^{IDEMPOTENCY_KEY_PATTERN}$"},
-            )
+            ),
+            *STREAM_PARAMETERS,
         ],
         CreateRun,
-        [BadJson, BadIdempotencyKey, BodyTooLarge, UnsupportedMediaType, InvalidRequest, IdempotencyConflict,
+        [BadJson, BadCursor, BadIdempotencyKey, BodyTooLarge, UnsupportedMediaType, InvalidRequest, IdempotencyConflict,
          TooManyRuns, TokensUsedUp, StorageFull, StorageUnavailable],
     ),
     Operation(

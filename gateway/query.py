@@ -10,6 +10,7 @@ from gateway.auth.tickets import ID_PATTERN as TICKET_ID
 from gateway.create_run import METADATA_KEY_MAX_CHARS, METADATA_MAX, METADATA_VALUE_MAX_CHARS
 from gateway.forms import invalid_fields
 from shared import ids
+from shared.cursor import EventId, parse_cursor
 from shared.errors import BadIdempotencyKey, InvalidRequest
 from shared.run_list import RunFilter
 from shared.runs import RunStatus
@@ -38,6 +39,18 @@ def read_limit(request: Request, default: int, limit_max: int) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= len(str(limit_max)) and 1 <= int(text) <= limit_max):
         raise _invalid("limit", f"a number from 1 to {limit_max}")
     return int(text)
+
+
+def read_cursor(request: Request) -> EventId:
+    """Where the client stands in the run's log.
+
+    Raises:
+        BadCursor: what it says is no event id.
+    """
+    cursor = parse_cursor(request.query_params.get("last_event_id"))
+    if seen := request.headers.get("last-event-id"):
+        cursor = parse_cursor(seen)  # it wins: an EventSource repeats the URL that it was made with
+    return cursor
 
 
 def read_chunks(request: Request) -> str:

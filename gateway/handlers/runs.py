@@ -11,13 +11,21 @@ from gateway.auth.guard import needs
 from gateway.auth.principal import principal_of
 from gateway.body import read_json
 from gateway.create_run import named_tools, parse_create_run, unknown_tools
-from gateway.query import accepts, read_before, read_idempotency_key, read_limit, read_run_filter
+from gateway.handlers.stream import answer_stream
+from gateway.query import (
+    accepts,
+    read_before,
+    read_chunks,
+    read_cursor,
+    read_idempotency_key,
+    read_limit,
+    read_run_filter,
+)
 from gateway.schemas import RunAccepted, RunList, RunSummary, RunView
 from gateway.state import Gateway, gateway_of
 from gateway.stream import EventStream
 from shared import approvals, catalog, run_list, store
 from shared.audit import audit
-from shared.cursor import START
 from shared.requests import RunRequest
 from shared.tenants import Scope
 
@@ -30,8 +38,9 @@ async def create_run(request: Request) -> Response:
     """POST /runs: make a run and put it into the queue.
 
     202 with the run's id, status and links; 200 and the run's stream itself for those who
-    accept text/event-stream. The same Idempotency-Key and body give the same run again.
-    Errors: bad_json and bad_idempotency_key 400, body_too_large 413, unsupported_media_type
+    accept text/event-stream. The same Idempotency-Key and body give the same run again, and
+    its stream goes on after a cursor.
+    Errors: bad_json, bad_cursor and bad_idempotency_key 400, body_too_large 413, unsupported_media_type
     415, invalid_request and idempotency_conflict 422, too_many_runs and tokens_used_up 429,
     storage_full and storage_unavailable 503.
     """
@@ -39,7 +48,7 @@ async def create_run(request: Request) -> Response:
     is_stream = accepts(request, EventStream.media_type)
     if is_stream:
         principal.check(Scope.RUNS_READ)
-    idempotency_key = read_idempotency_key(request)
+    idempotency_key, cursor, chunks = read_idempotency_key(request), read_cursor(request), read_chunks(request)
     body = await read_json(request, gateway.settings.body_max_bytes)
     asked = parse_create_run(body, gateway.settings, gateway.providers)
     await _check_tools(gateway, asked)
@@ -55,7 +64,7 @@ async def create_run(request: Request) -> Response:
     audit("run.create", subject=principal.subject, tenant=principal.tenant, run=run_id)
     location = {"Location": routes.run_url(run_id)}
     if is_stream:
-        return EventStream(gateway, principal, run_id, START, headers={**location, "X-Run-Id": run_id})
+        return await answer_stream(request, run_id, cursor, chunks, headers={**location, "X-Run-Id": run_id})
     run = await store.get_run(gateway.redis, run_id)
     return answer(RunAccepted.of(run), 202, location)
 

@@ -1,5 +1,6 @@
 """A run's events: the merged stream or one stage's, as server-sent events or as a JSON page."""
 
+from collections.abc import Mapping
 from typing import Final
 
 import orjson
@@ -9,12 +10,12 @@ from starlette.responses import Response
 from gateway.answers import JSON
 from gateway.auth.guard import needs
 from gateway.auth.principal import principal_of
-from gateway.query import read_chunks, read_limit, wants_stream
+from gateway.query import read_chunks, read_cursor, read_limit, wants_stream
 from gateway.state import gateway_of
 from gateway.stream import EventStream, view_of
 from gateway.views.full import FullChunksView
 from shared import log
-from shared.cursor import EventId, parse_cursor
+from shared.cursor import EventId
 from shared.errors import StageNotFound, StorageUnavailable
 from shared.log import Head
 from shared.page import Page, StoredEvent
@@ -53,23 +54,34 @@ async def stream_stage(request: Request) -> Response:
 
 async def _answer(request: Request, stage_id: str | None) -> Response:
     run_id = request.path_params["run_id"]
-    cursor = parse_cursor(request.query_params.get("last_event_id"))
-    if seen := request.headers.get("last-event-id"):
-        cursor = parse_cursor(seen)  # it wins: an EventSource repeats the URL that it was made with
-    limit, chunks = read_limit(request, PAGE_LIMIT_DEFAULT, PAGE_LIMIT_MAX), read_chunks(request)
+    cursor, chunks = read_cursor(request), read_chunks(request)
+    limit = read_limit(request, PAGE_LIMIT_DEFAULT, PAGE_LIMIT_MAX)
     if not wants_stream(request):
         return await _answer_page(request, run_id, stage_id, cursor, limit)
+    return await answer_stream(request, run_id, cursor, chunks, stage_id=stage_id)
+
+
+async def answer_stream(
+    request: Request,
+    run_id: str,
+    cursor: EventId,
+    chunks: str,
+    *,
+    stage_id: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """The stream after the cursor, or 204 where nothing is left of it."""
     gateway = gateway_of(request)
     head = await _read_head(request, run_id)
     if head is not None and head.is_ended and cursor == head.last_id:
-        return Response(status_code=204)  # there is nothing left to stream, ever
+        return Response(status_code=204, headers=headers)  # there is nothing left to stream, ever
     view = view_of(stage_id)
     if chunks == "full":
         view = FullChunksView(view, await _read_begun(request, run_id))
     # What a client that is no EventSource can go by: when to think the connection dead, and what of it is history.
-    headers = {"X-Ping-S": f"{gateway.settings.ping_s:g}"} | ({"X-Last-Event-Id": str(head.last_id)} if head else {})
+    news = {"X-Ping-S": f"{gateway.settings.ping_s:g}"} | ({"X-Last-Event-Id": str(head.last_id)} if head else {})
     return EventStream(
-        gateway, principal_of(request), run_id, cursor, stage_id=stage_id, view=view, headers=headers,
+        gateway, principal_of(request), run_id, cursor, stage_id=stage_id, view=view, headers={**news, **(headers or {})},
         stages_begun=head.stage_ids if head else (),
     )  # fmt: skip
 

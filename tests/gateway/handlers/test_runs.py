@@ -163,6 +163,23 @@ async def test_stream_of_the_new_run_itself(api: httpx.AsyncClient, redis: Redis
     assert [frame.event for frame in sse.decode(response.content)] == ["run_queued", "cancel"]
 
 
+async def test_stream_that_is_posted_for_again_goes_on_after_its_cursor(api: httpx.AsyncClient, redis: Redis) -> None:
+    """So do clients of event streams that can POST: they send their request again, with the last id."""
+    made = await create(api, HELLO, Idempotency_Key="k")
+    await api.post(made.json()["links"]["cancel"])
+    posted = {"Idempotency_Key": "k", "Accept": "text/event-stream"}
+    whole = await create(api, HELLO, **posted)
+    last_id = whole.headers["x-last-event-id"]
+
+    rest = await create(api, HELLO, **posted, Last_Event_ID="0-1")
+    assert [frame.id for frame in sse.decode(rest.content)] == [last_id]
+    assert rest.headers["x-ping-s"]
+    assert (await create(api, HELLO, **posted, Last_Event_ID=last_id)).status_code == 204
+    junk = await create(api, HELLO, Idempotency_Key="k2", Accept="text/event-stream", Last_Event_ID="junk")
+    assert (junk.status_code, junk.json()["code"]) == (400, "bad_cursor")
+    assert len((await api.get("/runs")).json()["runs"]) == 1
+
+
 async def test_redis_away_is_a_problem_that_passes(app: Starlette, api: httpx.AsyncClient, redis: Redis) -> None:
     gateway: Gateway = app.state.gateway
     app.state.gateway = replace(gateway, redis=Redis(host="127.0.0.1", port=1, retry_on_timeout=False))
