@@ -24,6 +24,9 @@ import orjson
 LEGACY_INDEX: Final = -1
 
 _NO_ARGUMENTS: Final = "{}"
+# How else "none" is said; a list where PHP encoded an empty map.
+_NOTHING: Final = ("", "null", "[]", '""')
+_ARGUMENTS: Final = ("arguments", "parameters", "input")
 # What a provider puts beside a call for itself: Gemini's thought_signature.
 _NO_EXTRA: Final[Mapping[str, Any]] = MappingProxyType({})
 _MARK: Final = re.compile(r'["{}\\]')
@@ -66,13 +69,13 @@ def _parse(entry: Mapping[str, Any], place: int) -> Fragment:
     function = entry.get("function")
     if not isinstance(function, dict):
         function = entry
-    arguments = function.get("arguments")
+    arguments = next((value for name in _ARGUMENTS if (value := function.get(name)) is not None), None)
     extra = entry.get("extra_content")
     return Fragment(
         call_index=_index(entry.get("index")),
         id=_text(entry.get("id")),
         name=_text(function.get("name")),
-        arguments=arguments_text(function.get("parameters") if arguments is None else arguments),
+        arguments=arguments_text(arguments),
         place=place,
         extra_content=extra if isinstance(extra, dict) else _NO_EXTRA,
     )
@@ -171,7 +174,7 @@ class _Draft:
 
     def final_arguments(self) -> str:
         text = self.arguments()
-        if text.strip() in ("", "null"):
+        if text.strip() in _NOTHING:
             return _NO_ARGUMENTS
         last = self._pieces[-1]
         if text.lstrip().startswith('"'):

@@ -10,6 +10,7 @@
 Spec: https://platform.openai.com/docs/api-reference/chat-streaming
 """
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -27,6 +28,7 @@ from worker.model.thoughts import split_thoughts
 # The first that a delta has counts: some servers send the same thought under two names.
 _REASONING_FIELDS: Final = ("reasoning_content", "reasoning")
 _CALL_FIELDS: Final = ("tool_calls", "function_call")
+_CALL_REASONS: Final = ("tool_calls", "function_call")
 _TEXT_PARTS: Final = ("text", "output_text")
 _REASONING_PARTS: Final = ("thinking", "reasoning")
 _PART_TEXTS: Final = ("text", "thinking", "reasoning", "summary")
@@ -39,6 +41,8 @@ _TOKEN_COUNTS: Final = (
 )
 
 _PROMPT_DETAILS: Final = ("prompt_tokens_details", "input_tokens_details")
+_CACHED: Final = ("cached_tokens", "prompt_cache_hit_tokens")
+_DIGITS: Final = re.compile(r"[0-9]{1,16}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +106,13 @@ class Merger:
 
     def _rest_of(self, message: object) -> object:
         """A message in a delta's place; at the end of a stream it says all of the text once more."""
-        if isinstance(message, dict) and self._text and message.get("content") == "".join(self._text):
-            return {name: value for name, value in message.items() if name == "tool_calls"}
-        return message
+        if not isinstance(message, dict) or not self._text or not isinstance(content := message.get("content"), str):
+            return message
+        before = joined(self._text)
+        if not before.strip() or not content.strip().startswith(before.strip()):
+            return message
+        rest = content.strip()[len(before.strip()) :]
+        return {"content": rest, "tool_calls": message.get("tool_calls")}
 
     def _add_delta(self, delta: Mapping[str, Any]) -> None:
         content = delta.get("content")
@@ -159,7 +167,9 @@ class Merger:
 
     def _written_calls(self, text: str, reasoning: str) -> tuple[str, list[Call]]:
         """Calls as text; those of thoughts that nothing follows, too: then the model took them for its answer."""
-        rest, calls = split_calls(text, self._tool_names, looks_into_code=False)
+        # Who says that it calls, and made no call yet, has it in the text wherever that stands.
+        says_so = self._ending.finish_reason in _CALL_REASONS
+        rest, calls = split_calls(text, self._tool_names, looks_into_code=says_so)
         if not calls and not text.strip() and not self._refusal:
             _, calls = split_calls(reasoning, self._tool_names, looks_into_code=False)
             calls = [call for call in calls if offered(call, self._tool_names).name in self._tool_names]
@@ -206,16 +216,15 @@ def with_ids(calls: Iterable[Call], taken_ids: Collection[str]) -> Iterator[Tool
 
 
 def _tokens(usage: Mapping[str, Any]) -> Usage:
-    def count(names: tuple[str, ...]) -> int:
-        value = next((usage[name] for name in names if usage.get(name)), 0)
-        return int(value) if isinstance(value, int | float) and 0 <= value <= _TOKENS_MAX else 0
-
-    prompt, completion, total = (count(names) for names in _TOKEN_COUNTS)
-    cached = next(filter(None, (_cached(usage.get(name)) for name in _PROMPT_DETAILS)), None)
+    prompt, completion, total = (next(filter(None, map(_count, map(usage.get, names))), 0) for names in _TOKEN_COUNTS)
+    details = [usage[name] for name in _PROMPT_DETAILS if isinstance(usage.get(name), Mapping)]
+    counts = [_count(place.get(name)) for place in (*details, usage) for name in _CACHED if name in place]
+    cached = next((count for count in counts if count is not None), None)
     total = total or prompt + completion
     return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=total, cached_tokens=cached)
 
 
-def _cached(details: object) -> int | None:
-    value = details.get("cached_tokens") if isinstance(details, Mapping) else None
+def _count(value: object) -> int | None:
+    if isinstance(value, str) and _DIGITS.fullmatch(value):
+        value = int(value)
     return int(value) if isinstance(value, int | float) and 0 <= value <= _TOKENS_MAX else None

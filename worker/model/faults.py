@@ -65,9 +65,8 @@ def error_in(chunk: Mapping[str, Any]) -> ProviderError | None:
     if error:
         # Hugging Face's servers put what kind of error it is beside its words.
         return parse_error(error if isinstance(error, Mapping) else {**chunk, "message": error})
-    errors = chunk.get("errors")
-    if isinstance(errors, list) and errors:
-        return parse_error(errors[0])
+    if isinstance(chunk.get("errors"), list) and chunk["errors"]:
+        return parse_error(chunk["errors"])
     verdict = chunk.get("base_resp")
     if isinstance(verdict, Mapping) and verdict.get("status_code"):
         code = _MINIMAX_CODES.get(str(verdict["status_code"]), "")
@@ -81,6 +80,8 @@ def error_in(chunk: Mapping[str, Any]) -> ProviderError | None:
 
 def parse_error(error: object) -> ProviderError:
     """The error out of any shape that it comes in: OpenAI's object, a bare string, others' own fields."""
+    if isinstance(error, list) and error:
+        return parse_error(error[0])
     if not isinstance(error, Mapping):
         return ProviderError(str(error))
     inner = error.get("error")

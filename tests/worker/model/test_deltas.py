@@ -99,6 +99,10 @@ TWO_CALLS = {
         calls_delta({"id": "a", "function": {"name": "get_weather", "parameters": PARIS}}),
         calls_delta({"id": "b", "function": {"name": "get_weather", "parameters": TOKYO}}),
     ],
+    "arguments as input": [
+        calls_delta({"id": "a", "name": "get_weather", "input": PARIS}),
+        calls_delta({"id": "b", "name": "get_weather", "input": TOKYO}),
+    ],
     "nulls for all that is not new": [
         calls_delta(part("get_weather", "", index=0, id="a", type="function")),
         calls_delta(part(None, PARIS, index=0, id=None, type=None)),
@@ -354,7 +358,7 @@ def test_arguments_as_an_object_become_text():
     assert calls_of(chunk) == [("get_weather", '{"city":"Zürich","days":[1,2]}')]
 
 
-@pytest.mark.parametrize("nothing", ["", None, "null", " ", "{}", {}, ...])
+@pytest.mark.parametrize("nothing", ["", None, "null", " ", "{}", {}, [], '""', ...])
 def test_no_arguments_are_an_empty_object(nothing):
     assert calls_of(calls_delta(part("get_time", nothing, index=0, id="a"))) == [("get_time", "{}")]
 
@@ -634,7 +638,7 @@ def test_prompt_tokens_out_of_a_cache_are_counted():
     assert merge({"choices": [], "usage": usage}).tokens == Usage(
         prompt_tokens=9, completion_tokens=1, total_tokens=10, cached_tokens=8
     )
-    for details in (None, 3, {}, {"cached_tokens": "8"}, {"cached_tokens": -1}):
+    for details in (None, 3, {}, {"cached_tokens": "few"}, {"cached_tokens": -1}):
         assert merge({"choices": [], "usage": usage | {"prompt_tokens_details": details}}).tokens == Usage(
             prompt_tokens=9, completion_tokens=1, total_tokens=10
         )
@@ -720,6 +724,40 @@ def test_message_at_the_end_says_nothing_twice():
         merge({"choices": [{"message": {"content": "Hel"}}]}, {"choices": [{"message": {"content": "lo"}}]}).text
         == "Hello"
     )
+
+
+@pytest.mark.parametrize("whole", ["Hello", "Hello there", " Hello\n"])
+def test_message_at_the_end_may_say_more_or_less_than_the_deltas(whole):
+    merged = merge(delta(content="\nHel"), delta(content="lo"), {"choices": [{"message": {"content": whole}}]})
+
+    assert merged.text.strip() == whole.strip()
+
+
+def test_call_in_code_counts_where_the_answer_says_that_it_calls():
+    text = f"```json\n{WRITTEN['hermes']}\n```"
+
+    assert calls_of(delta(content=text), delta("stop")) == []
+    assert calls_of(delta(content=text), delta("tool_calls")) == [("get_weather", '{"city":"Paris"}')]
+
+
+@pytest.mark.parametrize(
+    ("usage", "counted"),
+    [
+        ({"prompt_tokens": "3", "completion_tokens": "2"}, (3, 2, 5, None)),
+        ({"prompt_tokens": None, "completion_tokens": 2, "total_tokens": None}, (0, 2, 2, None)),
+        ({"completion_tokens": 2.0, "total_tokens": 7}, (0, 2, 7, None)),
+        ({"prompt_tokens": -1, "total_tokens": "many", "completion_tokens": [1]}, (0, 0, 0, None)),
+        ({"prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": 1}, "cached_tokens": 2}, (3, 0, 3, 1)),
+        ({"prompt_tokens": 3, "cached_tokens": 2}, (3, 0, 3, 2)),
+        ({"prompt_tokens": 3, "prompt_cache_hit_tokens": 2, "prompt_tokens_details": None}, (3, 0, 3, 2)),
+        ({"prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": None}}, (3, 0, 3, None)),
+    ],
+)
+def test_usage_is_counted_in_whatever_form(usage, counted):
+    tokens = merge({"choices": [], "usage": usage}).tokens
+
+    assert tokens is not None
+    assert (tokens.prompt_tokens, tokens.completion_tokens, tokens.total_tokens, tokens.cached_tokens) == counted
 
 
 def test_usage_may_stand_in_groq_s_note():

@@ -53,6 +53,8 @@ def test_known_reasons_are_said():
         ({"error": {"message": "x", "code": 500}}, ModelUnavailable),
         ("the server is overloaded", ModelUnavailable),
         ({}, ModelRejected),
+        ([{"error": {"code": 503, "message": "x", "status": "UNAVAILABLE"}}], ModelUnavailable),
+        ([[[]]], ModelRejected),
         (["odd"], ModelRejected),
         ({"code": 1302, "msg": "too many requests"}, ModelRejected),
         ({"msg": "too many requests"}, ModelUnavailable),
