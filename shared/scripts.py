@@ -130,17 +130,24 @@ class Claim(NamedTuple):
     stage_ids: list[str]
 
 
-async def claim(redis: Redis | Line, run_id: str, worker: str, *, only_unheld: bool = False) -> Claim | None:
+async def claim(
+    redis: Redis | Line, run_id: str, worker: str, *, only_unheld: bool = False, token: str = ""
+) -> Claim | None:
     """Fence every older attempt off and own the run.
+
+    Args:
+        token: from `take`; the claim is refused where another has taken the run since.
 
     Returns:
         The claim, or None where `only_unheld` is set and a worker holds the run.
 
     Raises:
         RunEnded: the run has ended or is gone; nothing was changed.
+        Fenced: its lease is another's.
     """
-    args = [worker, RunStatus.RUNNING.value, int(only_unheld)]
-    match await _CLAIM(redis, [keys.run(run_id), keys.stages(run_id)], args):
+    key_list = [keys.run(run_id), keys.stages(run_id), *([keys.lease(run_id)] if token else [])]
+    args = [worker, RunStatus.RUNNING.value, int(only_unheld), token]
+    match await _CLAIM(redis, key_list, args):
         case [b"claimed", attempt, last_id, tries, cancel, now, fields, stage_ids]:
             record = dict(zip(fields[::2], fields[1::2], strict=True))
             stages = [stage_id.decode() for stage_id in stage_ids]
@@ -148,6 +155,8 @@ async def claim(redis: Redis | Line, run_id: str, worker: str, *, only_unheld: b
             return Claim(int(attempt), last, int(tries), cancel == b"1", int(now), record, stages)
         case [b"held", _]:
             return None
+        case [b"fenced"]:
+            raise Fenced(run_id, 0)
         case _:
             raise RunEnded(run_id)
 

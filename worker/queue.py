@@ -13,6 +13,7 @@ methods (arq 0.28) these are replaced, as its own cannot carry long jobs on many
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from signal import Signals
 from typing import Any, Final
 from uuid import uuid4
@@ -24,7 +25,7 @@ from arq.worker import RetryJob, Worker, func
 from shared import keys, parking, queue, scripts
 from shared.errors import Fenced
 from shared.line import Line
-from shared.redis import REDIS_AWAY
+from shared.redis import REDIS_AWAY, is_passing
 from shared.settings import Settings
 from shared.tasks import cancel_and_wait
 from worker.doorbell import Doorbell
@@ -82,6 +83,8 @@ class LeasedWorker(Worker):
         self._draining = asyncio.Event()
         self._slot_freed = asyncio.Event()
         self._rung: str | None = None  # the run that the bell rang for
+        self._takings: set[asyncio.Task[bool]] = set()
+        self._unsure: dict[str, str] = {}  # runs that may have been taken, by a token: Redis's answer has not come
         self._passed_over = 0  # how many of those that are due this worker works on already
 
     # --- the loop ------------------------------------------------------------
@@ -99,10 +102,14 @@ class LeasedWorker(Worker):
             try:
                 turn.result()
                 backoff_s = AWAY_BACKOFF_S
+                continue
             except REDIS_AWAY as exc:
                 logger.warning("the queue waits for Redis: %s", exc)
-                await asyncio.sleep(backoff_s)
-                backoff_s = min(2 * backoff_s, AWAY_BACKOFF_MAX_S)
+            except Exception:
+                # The process would end, and with it all runs that it holds.
+                logger.exception("the queue could not be looked at; trying again")
+            await asyncio.sleep(backoff_s)
+            backoff_s = min(2 * backoff_s, AWAY_BACKOFF_MAX_S)
         await self._drain()
 
     async def _turn(self, *, is_back: bool) -> None:
@@ -116,6 +123,9 @@ class LeasedWorker(Worker):
         if free <= 0:
             self._slot_freed.clear()
             await self._slot_freed.wait()
+            return
+        if self._unsure:
+            await asyncio.gather(*map(self._take, list(self._unsure)[:free]))
             return
         rung, self._rung = self._rung, None
         limit = min(free, TAKE_AT_ONCE_MAX) + self._passed_over
@@ -137,12 +147,30 @@ class LeasedWorker(Worker):
     async def _take(self, run_id: str | None) -> bool:
         if not run_id or run_id in self.tasks:  # its lease ran out while this worker still works on it: left to others
             return False
-        token = uuid4().hex
+        # Not cut where the turn is: whether a run was taken must be known, or it waits for the end of a lease.
+        taking = self.loop.create_task(self._take_for_certain(run_id))
+        self._takings.add(taking)
+        taking.add_done_callback(self._takings.discard)
+        return await asyncio.shield(taking)
+
+    async def _take_for_certain(self, run_id: str) -> bool:
+        token = self._unsure.setdefault(run_id, uuid4().hex)
         settings = self._settings
-        is_taken = await scripts.take(self._line, run_id, token, settings.lease_s, settings.tenant_runs_running)
-        if is_taken:
+        try:
+            is_taken = await scripts.take(self._line, run_id, token, settings.lease_s, settings.tenant_runs_running)
+        except REDIS_AWAY as exc:
+            if is_passing(exc):
+                raise
+            logger.exception("run %s cannot be taken", run_id)  # no reason to leave all others
+            is_taken = False
+        if self._unsure.pop(run_id, None) is None or not is_taken:  # asked twice; the first answer counts
+            return False
+        if self._draining.is_set():
+            await scripts.release(self._line, run_id, token=token, attempt=None)
+            await scripts.leave(self._line, run_id, settings.tenant_runs_running)
+        else:
             self._start(run_id, token)
-        return is_taken
+        return True
 
     def _start(self, run_id: str, token: str) -> None:
         self._tokens[run_id] = token
@@ -185,16 +213,35 @@ class LeasedWorker(Worker):
         outcome = self._outcomes.get(job_id)
         if token is None:
             return
-        if finish and outcome is not None:
-            await scripts.finish(self._line, job_id, token)
-        elif outcome is not None:
-            if outcome.parked is None or outcome.attempt is None:
-                await scripts.release(self._line, job_id, token=token, attempt=outcome.attempt)
+        if outcome is None:
+            return  # its work broke off in a way nobody foresaw: the lease runs out, which counts as a try
+        if finish:
+            await self._patiently(job_id, partial(scripts.finish, self._line, job_id, token))
+            return
+        if outcome.parked is None or outcome.attempt is None:
+            give_back = partial(scripts.release, self._line, job_id, token=token, attempt=outcome.attempt)
+        else:
+            due_ms, seen = outcome.parked.due_ms, outcome.parked.seen
+            give_back = partial(
+                parking.park, self.pool, job_id, token=token, attempt=outcome.attempt, due_ms=due_ms, seen=seen
+            )
+        await self._patiently(job_id, give_back)
+        await self._patiently(job_id, partial(scripts.leave, self._line, job_id, self._settings.tenant_runs_running))
+
+    async def _patiently(self, run_id: str, step: Callable[[], Awaitable[object]]) -> None:
+        """Take a step that is safe to repeat, though Redis is away: a run that is left to its lease pays it with a try."""
+        backoff_s = AWAY_BACKOFF_S
+        while True:
+            try:
+                await step()
+            except REDIS_AWAY as exc:
+                if not is_passing(exc):
+                    raise
+                logger.warning("run %s: to let go of it waits for Redis: %s", run_id, exc)
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(2 * backoff_s, AWAY_BACKOFF_MAX_S)
             else:
-                due_ms, seen = outcome.parked.due_ms, outcome.parked.seen
-                await parking.park(self.pool, job_id, token=token, attempt=outcome.attempt, due_ms=due_ms, seen=seen)
-            await scripts.leave(self._line, job_id, self._settings.tenant_runs_running)
-        # Else its work broke off in a way nobody foresaw: the lease runs out, which counts as a try.
+                return
 
     async def finish_failed_job(self, job_id: str, result_data: bytes | None) -> None:  # noqa: ARG002
         """A job that arq cannot run: expired, undecodable, unknown. The run gets a sound one."""
@@ -217,5 +264,8 @@ class LeasedWorker(Worker):
         except REDIS_AWAY:
             logger.debug("Redis is away; other workers poll")
         await self._on_drain()
+        await asyncio.gather(*self._takings, return_exceptions=True)
+        # Once more, where the answer was lost; if Redis is away, the lease has to run out.
+        await asyncio.gather(*map(self._take, list(self._unsure)), return_exceptions=True)
         if self.tasks:
             await asyncio.wait(self.tasks.values())

@@ -131,7 +131,7 @@ class Runner:
         while True:
             await self._hold_still(run_id, token)
             try:
-                claim = await scripts.claim(self._redis, run_id, self._worker)
+                claim = await scripts.claim(self._redis, run_id, self._worker, token=token)
                 assert claim is not None, "a claim of held runs, too, always answers"
                 if await store.end_claimed(self._redis, self._settings, run_id, claim, event):
                     self._metrics.run_ended(RunStatus.FAILED)
@@ -185,7 +185,7 @@ class Runner:
             attempt.decided.set()
 
     async def _claim_and_work(self, run_id: str, token: str) -> Outcome:
-        claim = await scripts.claim(self._line, run_id, self._worker)
+        claim = await scripts.claim(self._line, run_id, self._worker, token=token)
         assert claim is not None, "a claim of held runs, too, always answers"
         run = decode_run(run_id, claim.record)
         assert run is not None, "what was claimed has a record"

@@ -2,14 +2,17 @@
 --
 -- KEYS[1] run          hash  keys.run
 -- KEYS[2] stages       list  keys.stages
+-- KEYS[3] lease        str   keys.lease, where the claim is for its holder alone
 -- ARGV[1] worker       str   who claims
 -- ARGV[2] status       str   the state of a claimed run
 -- ARGV[3] only_unheld  0|1   1: leave a run alone that a worker holds
+-- ARGV[4] token        str   from take, with KEYS[3]
 -- Returns {'claimed', attempt, last_id, tries, cancel, now_ms, the record's fields and values, stage ids},
--- {'held', worker}, {'ended'} or {'gone'}.
+-- {'held', worker}, {'fenced'}, {'ended'} or {'gone'}.
 --
 -- An attempt is never used twice, though the claim that took it be lost with the log's
 -- tail: it is at least the ms since the run was made, by this server's clock.
+-- Who took the run and slept until its lease was over must not take it from who has it by now.
 -- A claim is a try where another worker stands in the record: that one died, since who
 -- hands a run back takes its name out. Safe to repeat: the same worker's next claim is none.
 -- A list of stages that is none has none: whoever claimed can end the run all the same.
@@ -21,6 +24,10 @@ if not stored[2] then
 end
 if stored[7] then
     return {'ended'}
+end
+local holder = KEYS[3] and redis.call('GET', KEYS[3])
+if holder and holder ~= ARGV[4] then
+    return {'fenced'}
 end
 local worker = stored[6] or ''
 if ARGV[3] == '1' and worker ~= '' then

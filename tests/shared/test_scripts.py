@@ -286,3 +286,16 @@ async def test_bell_is_bounded(redis: Redis) -> None:
         await scripts.requeue(redis, ids.new_run_id(), b"{}", TTL_S)
 
     assert await redis.llen(keys.BELL) == scripts.BELLS_MAX
+
+
+async def test_who_slept_between_taking_and_claiming_takes_the_run_from_nobody(redis: Redis, run_id: str) -> None:
+    await redis.zadd(keys.QUEUE, {run_id: 0})
+    assert await scripts.take(redis, run_id, "mine", 10)
+    await redis.delete(keys.lease(run_id))
+    assert await scripts.claim(redis, run_id, "w1", token="mine"), "nobody has taken it since"
+    await redis.zadd(keys.QUEUE, {run_id: 0})
+    assert await scripts.take(redis, run_id, "theirs", 10)
+    with pytest.raises(Fenced):
+        await scripts.claim(redis, run_id, "w1", token="mine")
+
+    assert await scripts.claim(redis, run_id, "w2", token="theirs")
