@@ -56,13 +56,9 @@ def decode(message: bytes) -> LiveBatch:
         ValueError: it is none.
     """
     head, _, frames = message.partition(b"\n")
-    before, last, end, stages = head.split(b" ", 3)
-    before_attempt, _, before_sequence = before.partition(b"-")
-    last_attempt, _, last_sequence = last.partition(b"-")
-    return LiveBatch(
-        EventId(int(before_attempt), int(before_sequence)),
-        EventId(int(last_attempt), int(last_sequence)),
-        end == b"end",
-        stages,
-        frames,
-    )
+    # The two ids' dashes become spaces, so that one split takes the head apart.
+    attempt, sequence, last_attempt, last_sequence, end, stages = head.replace(b"-", b" ", 2).split(b" ", 5)
+    new = tuple.__new__  # what `EventId(…)` does after a Python call, which doubles its time
+    before = new(EventId, (int(attempt), int(sequence)))
+    last = new(EventId, (int(last_attempt), int(last_sequence)))
+    return new(LiveBatch, (before, last, end == b"end", stages, frames))
