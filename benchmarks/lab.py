@@ -12,8 +12,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
@@ -125,6 +125,7 @@ class Lab:
     def __init__(self) -> None:
         self._stack = AsyncExitStack()
         self._settings_env: dict[str, str] = {}
+        self._processes: list[Process] = []
 
     async def __aenter__(self) -> Self:
         self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="stagebus-bench-")))
@@ -142,8 +143,29 @@ class Lab:
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log, limit=LINE_MAX_BYTES,
             )  # fmt: skip
         process = Process(popen, log_path)
+        self._processes.append(process)
         self._stack.push_async_callback(process.stop)
         return process
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[bool]:
+        """Its processes come before all other work of the machine, where the system permits that; whether it does.
+
+        Who wakes while others use every core waits for the scheduler's next tick, which is 4 ms: of a relay's
+        latency, that would be the tail. Not for loads that fill the cores for long: nobody else would get anything.
+        """
+        pids = [pid for process in self._processes for pid in _family(process.pid)]
+        threads = [int(task.name) for pid in pids for task in Path(f"/proc/{pid}/task").iterdir()]
+        try:
+            _schedule(threads, os.SCHED_RR, 1)
+            _schedule([os.getpid()], os.SCHED_RR, 2)  # another client, if it is one, not one that waits for theirs
+        except PermissionError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            _schedule([*threads, os.getpid()], os.SCHED_OTHER, 0)
 
     async def python(self, module: str, *args: str, env: Mapping[str, str] | None = None) -> Process:
         """Start a module of ours."""
@@ -190,6 +212,12 @@ async def _until_logged(process: Process, text: str) -> None:
     async with asyncio.timeout(START_S):
         while text not in process._log_path.read_text():  # noqa: ASYNC110, SLF001 - a file says nothing when it grows
             await asyncio.sleep(0.02)
+
+
+def _schedule(threads: Iterable[int], policy: int, priority: int) -> None:
+    for thread in threads:
+        with suppress(ProcessLookupError):  # it has ended
+            os.sched_setscheduler(thread, policy, os.sched_param(priority))
 
 
 def _cpu_s(pid: int) -> float:

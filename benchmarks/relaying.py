@@ -17,6 +17,7 @@ class Missing(Exception):
 class Relay:
     """A server to measure, and how it is reached."""
 
+    lab: Lab
     server: Process
     port: int
     publisher: Process
@@ -26,9 +27,10 @@ class Relay:
     clients: int = 0
 
     async def measure(self, runs: int, clients: int, events: int, per_s: float) -> dict[str, Any]:
-        """Open streams, publish, and count what it cost."""
+        """Open streams, publish, and count what it cost; at a pace that leaves the cores free for most of the time."""
         opened = await self.open(runs, clients)
-        return {**opened, **await self.load(events, per_s)}
+        with self.lab.undisturbed() as is_undisturbed:
+            return {**opened, **await self.load(events, per_s), "is_undisturbed": is_undisturbed}
 
     async def open(self, runs: int, clients: int) -> dict[str, Any]:
         """Open `clients` streams, spread over so many runs."""
@@ -70,7 +72,7 @@ async def stagebus(lab: Lab) -> Relay:
     await lab.start_redis()
     tools = await _tools(lab, "stagebus", lab.redis_url)
     gateway, url = await lab.start_gateway()
-    return Relay(gateway, port_of(url), *tools, "/runs/{}/events")
+    return Relay(lab, gateway, port_of(url), *tools, "/runs/{}/events")
 
 
 def port_of(url: str) -> int:
@@ -90,7 +92,7 @@ async def naive(lab: Lab) -> Relay:
     tools = await _tools(lab, "xadd", lab.redis_url)
     server = await lab.python("benchmarks.rivals.naive", lab.redis_url, str(port))
     await until_listening(port)
-    return Relay(server, port, *tools, "/events/{}")
+    return Relay(lab, server, port, *tools, "/events/{}")
 
 
 async def nchan_memory(lab: Lab) -> Relay:
@@ -110,7 +112,7 @@ async def _nchan(lab: Lab, redis_url: str | None) -> Relay:
     port = free_port()
     server = await lab.start("nginx", ["nginx", "-c", str(nchan.write_config(lab.folder, port, redis_url))])
     await until_listening(port)
-    return Relay(server, port, *await _tools(lab, "post", str(port)), "/sub/{}")
+    return Relay(lab, server, port, *await _tools(lab, "post", str(port)), "/sub/{}")
 
 
 WAYS: Final[dict[str, Callable[[Lab], Awaitable[Relay]]]] = {
