@@ -64,7 +64,7 @@ export async function refreshRuns() {
     runs = [...page.runs, ...kept];
     note(runs.length || next ? "" : isFiltered() ? "No run is like that." : "None yet.");
   } catch (error) {
-    if (list === asked) note("The list cannot be had right now.");
+    if (list === asked) note(isSignInNeeded(error) ? "Sign in to see them." : "The list cannot be had right now.");
     if (isSignInNeeded(error)) showSignIn();
   }
   render();

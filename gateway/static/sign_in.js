@@ -14,6 +14,7 @@ export function initSignIn() {
 /** Ask for a key. */
 export function showSignIn() {
   $("sign-in").hidden = false;
+  $("home").hidden ||= $("prompt").value === ""; // what was written there is not put out of sight
   $("key").focus();
 }
 

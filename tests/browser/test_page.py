@@ -556,10 +556,9 @@ async def test_a_hostile_prompt_is_text(page: Page, open_page: OpenPage) -> None
 # --- the page as such --------------------------------------------------------
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_it_fits_a_phone(open_page: OpenPage, scheme: str) -> None:
-    """Nothing is wider than the screen, in the form, in the drawer and in a run with long words."""
-    phone = await open_page(viewport=PHONE, color_scheme=scheme)
+async def test_it_fits_a_phone(open_page: OpenPage) -> None:
+    """Nothing is wider than the screen, in the form, in the drawer, in a run with long words, or without a connection."""
+    phone = await open_page(viewport=PHONE)
     too_wide = "() => document.documentElement.scrollWidth - innerWidth"
     await phone.goto("/")
     assert await phone.evaluate(too_wide) <= 0
@@ -571,6 +570,10 @@ async def test_it_fits_a_phone(open_page: OpenPage, scheme: str) -> None:
     await expect(phone.get_by_role("button", name="Runs", exact=True)).to_be_focused()
     await start(phone, f"{'W' * 300} in Paris and in Tokyo")
     await wait_for_end(phone)
+    assert await phone.evaluate(too_wide) <= 0
+    await serve(phone, stream([chunk("7-1", "Half an answer")]), {"status": 502, "body": "bad gateway"})
+    await phone.goto(f"/?run={FAKE_RUN}")
+    await expect(phone.locator("#connection")).to_have_text(re.compile("Reconnecting"))
     assert await phone.evaluate(too_wide) <= 0
 
 
@@ -598,6 +601,7 @@ async def test_page_of_a_locked_gateway_asks_for_a_key_and_shares_a_run_without_
     page = await open_page()
     await page.goto(url)
     await expect(page.locator("#sign-in")).to_be_visible()
+    await expect(page.locator("#home")).to_be_hidden()
     await page.locator("#key").fill("sbk_wrong")
     await page.locator("#sign-in-button").click()
     await expect(page.locator("#sign-in-error")).to_contain_text("not known here")
