@@ -114,8 +114,12 @@ class TenantLimiter:
     async def _tell_all(self) -> None:
         while True:
             await asyncio.sleep(GATEWAY_TTL_MS / 1000 / 3)
-            for tenant in [tenant for tenant, count in self._streams.items() if count]:
-                await self._tell(tenant)
+            try:
+                for tenant in [tenant for tenant, count in self._streams.items() if count]:
+                    await self._tell(tenant)
+            except Exception:
+                # The other gateways would forget this one's streams, and let in as many anew.
+                logger.exception("the numbers of open streams could not be told; trying again")
             self._streams += Counter()  # drops those at 0
 
     def _is_free(self, what: str, tenant: str) -> bool:

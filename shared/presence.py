@@ -43,7 +43,11 @@ class Presence:
         """Say it every `SAY_S`; when cancelled, take it back."""
         try:
             while True:
-                await self._say(orjson.dumps(self._state()))
+                try:
+                    await self._say(orjson.dumps(self._state()))
+                except Exception:
+                    # Nobody would see this process any more, though it works.
+                    logger.exception("%s could not say what it is at", self._name)
                 await asyncio.sleep(SAY_S)
         finally:
             await self._say(b"")

@@ -78,4 +78,8 @@ class Vigil:
     async def _look_forever(self) -> None:
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
-            await self.look()
+            try:
+                await self.look()
+            except Exception:
+                # Without it no stream of this process would end with its key any more.
+                logger.exception("keys and tickets of open streams could not be looked up; trying again")

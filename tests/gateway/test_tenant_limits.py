@@ -212,3 +212,21 @@ async def test_default_limits_come_from_the_settings(redis: Redis, settings: Set
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client,
     ):
         assert [(await client.get("/models")).status_code for _ in range(2)] == [200, 429]
+
+
+async def test_numbers_that_could_not_be_told_are_told_again(
+    redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.tenant_limits.GATEWAY_TTL_MS", 30)
+    limiter, tells = TenantLimiter(redis, settings.tenant_limits), asyncio.Queue[str]()
+    await limiter.begin_stream("t")
+
+    async def tell(tenant: str) -> None:
+        tells.put_nowait(tenant)
+        raise ValueError("a field that somebody wrote by hand")
+
+    monkeypatch.setattr(limiter, "_tell", tell)
+    await limiter.start()
+    async with asyncio.timeout(5):
+        assert [await tells.get() for _ in range(2)] == ["t", "t"]
+    await limiter.stop()

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 from redis.asyncio import Redis
 
 from shared import keys, presence
@@ -29,6 +30,14 @@ async def test_process_is_there_until_it_goes(redis: Redis) -> None:
     await cancel_and_wait(saying)
 
     assert await names(redis) == []
+
+
+async def test_what_a_process_cannot_say_once_it_says_later(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presence, "SAY_S", 0.01)
+    states = iter([{"n": object()}])
+    saying = asyncio.create_task(Presence(redis, keys.WORKERS, "w", lambda: next(states, {})).say_forever())
+    await until_heard(redis, "w")
+    await cancel_and_wait(saying)
 
 
 async def test_silent_process_is_forgotten(redis: Redis) -> None:

@@ -10,9 +10,9 @@ Tokens are taken when a request goes, as an estimate, and put right when its ans
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
-from typing import Final
+from typing import Any, Final
 from uuid import uuid4
 
 from redis.asyncio import Redis
@@ -65,6 +65,7 @@ class Slots:
         self._channels = channels
         self._doors: dict[str, _Door] = {}
         self._renewing: asyncio.Task[None] | None = None
+        self._giving_back: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def hold(self, provider: str, entry: ProviderEntry, tokens: int = 0) -> AsyncIterator[Spending]:
@@ -88,8 +89,18 @@ class Slots:
             yield spending
         finally:
             if rest := (spending.tokens if is_used else 0) - estimate:
-                with suppress(*REDIS_AWAY):
-                    await slots.take_tokens(self._redis, provider, rest, limit)
+                await self._for_certain(self._put_right(provider, rest, limit))
+
+    async def _put_right(self, provider: str, tokens: int, limit: int) -> None:
+        with suppress(*REDIS_AWAY):
+            await slots.take_tokens(self._redis, provider, tokens, limit)
+
+    async def _for_certain(self, giving_back: Coroutine[Any, Any, None]) -> None:
+        """Give something back, though whoever held it is cancelled again while Redis takes its time."""
+        task = asyncio.create_task(giving_back)
+        self._giving_back.add(task)
+        task.add_done_callback(self._giving_back.discard)
+        await asyncio.shield(task)
 
     async def _take_tokens(self, provider: str, tokens: int, limit: int) -> float:
         while True:
@@ -115,13 +126,17 @@ class Slots:
         finally:
             door.held.discard(token)
             # Also where it is not known whether the token got in.
-            async with door.renewal:
-                with suppress(*REDIS_AWAY):
-                    await slots.leave(self._redis, provider, token)
-            door.freed.set()
+            await self._for_certain(self._leave(door, token))
+
+    async def _leave(self, door: _Door, token: str) -> None:
+        async with door.renewal:
+            with suppress(*REDIS_AWAY):
+                await slots.leave(self._redis, door.provider, token)
+        door.freed.set()
 
     async def aclose(self) -> None:
-        """Stop renewing; what is still held becomes void by itself."""
+        """Give back what is on its way and stop renewing; what is still held becomes void by itself."""
+        await asyncio.gather(*self._giving_back)
         if self._renewing is not None:
             await cancel_and_wait(self._renewing)
 
@@ -170,6 +185,14 @@ class Slots:
             for door in list(self._doors.values()):
                 async with door.renewal:
                     if door.held:
-                        with suppress(*REDIS_AWAY):
-                            await slots.stay(self._redis, door.provider, door.held, SLOT_S)
+                        await self._stay(door)
             await asyncio.sleep(RENEW_S)
+
+    async def _stay(self, door: _Door) -> None:
+        try:
+            await slots.stay(self._redis, door.provider, door.held, SLOT_S)
+        except REDIS_AWAY as exc:
+            logger.debug("provider %s: Redis is away (%s); its slots are renewed later", door.provider, exc)
+        except Exception:
+            # Nobody would renew any slot of this process until the next request takes one.
+            logger.exception("provider %s: its slots could not be renewed", door.provider)

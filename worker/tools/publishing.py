@@ -23,15 +23,19 @@ async def publish_forever(redis: Redis, tools: ToolRegistry, published: list[Too
         with suppress(TimeoutError):
             await asyncio.wait_for(tools.changed.wait(), catalog.KEEP_S)
         tools.changed.clear()
-        described = tools.describe()
         try:
+            described = tools.describe()
             if described == published:
                 await catalog.keep_tools(redis, described)
             else:
                 await catalog.publish_tools(redis, described)
                 logger.info("%d tools are published", len(described))
             published = described
+            continue
         except REDIS_AWAY as exc:
             logger.warning("the tools' catalogue waits for Redis: %s", exc)
-            tools.changed.set()
-            await asyncio.sleep(AWAY_BACKOFF_S)
+        except Exception:
+            # Half a minute after this task's end the gateways would know no tool of this worker's any more.
+            logger.exception("the tools could not be published; trying again")
+        tools.changed.set()
+        await asyncio.sleep(AWAY_BACKOFF_S)

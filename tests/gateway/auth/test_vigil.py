@@ -117,3 +117,19 @@ async def test_open_stream_of_a_revoked_key_ends_without_an_end_of_the_run(
 
     assert [frame.event for frame in sse.decode(response.content)] in (["run_queued"], [])
     assert not vigil._watched
+
+
+async def test_look_that_fails_is_not_the_last(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.auth.vigil.LOOK_EVERY_S", 0.01)
+    vigil, looks = vigil_of(redis), asyncio.Queue[None]()
+
+    async def look() -> None:
+        looks.put_nowait(None)
+        raise ValueError("a record that cannot be read")
+
+    monkeypatch.setattr(vigil, "look", look)
+    vigil.start()
+    async with asyncio.timeout(5):
+        for _ in range(2):
+            await looks.get()
+    await vigil.stop()

@@ -220,3 +220,34 @@ async def test_answer_that_tells_no_usage_counts_as_estimated(redis: Redis, work
             raise ConnectionError
 
     assert await take(redis, 0) == pytest.approx(10, abs=1)
+
+
+@pytest.mark.parametrize("script", ["leave", "take_tokens"])
+async def test_what_is_given_back_slowly_is_given_back_however_often_its_holder_is_cancelled(
+    redis: Redis, worker: Worker, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    really, asked, goes_on = getattr(slots, script), asyncio.Event(), asyncio.Event()
+
+    async def give_back_slowly(*args: object) -> object:
+        asked.set()
+        await goes_on.wait()
+        return await really(*args)
+
+    async def hold() -> None:
+        async with worker().hold("p", entry(concurrency_max=1, tokens_per_minute_max=60), 60) as spending:
+            spending.tokens = 0
+            monkeypatch.setattr(slots, script, give_back_slowly)
+            held.set()
+            await asyncio.Event().wait()
+
+    held = asyncio.Event()
+    holding = asyncio.create_task(hold())
+    await asyncio.wait_for(held.wait(), 5)
+    await cancel_and_wait(holding)  # again and again, as long as it goes on
+    await asyncio.wait_for(asked.wait(), 5)
+    goes_on.set()
+    monkeypatch.setattr(slots, script, really)
+
+    async with asyncio.timeout(5):
+        while await redis.exists(keys.provider_slots("p")[0], keys.provider_tokens("p")):
+            await asyncio.sleep(0.005)

@@ -47,11 +47,15 @@ async def test_tools_are_said_again_without_a_change(redis, publishing, monkeypa
     await until_published(redis, "a", "b")
 
 
-async def test_redis_away_is_waited_for(redis, publishing, monkeypatch, caplog):
+@pytest.mark.parametrize(
+    ("trouble", "words"),
+    [(ConnectionError("away"), "waits for Redis"), (ValueError("a bug"), "could not be published")],
+)
+async def test_no_trouble_ends_the_publishing(redis, publishing, monkeypatch, caplog, trouble, words):
     monkeypatch.setattr("worker.tools.publishing.AWAY_BACKOFF_S", 0.01)
     await until_published(redis, "a", "b")
     publish = catalog.keep_tools
-    failures = iter([ConnectionError("away"), ConnectionError("away")])
+    failures = iter([trouble, trouble])
 
     async def fail(*args):
         for failure in failures:
@@ -63,4 +67,4 @@ async def test_redis_away_is_waited_for(redis, publishing, monkeypatch, caplog):
     publishing.changed.set()
 
     await until_published(redis, "a", "b")
-    assert caplog.text.count("waits for Redis") == 2
+    assert caplog.text.count(words) == 2
