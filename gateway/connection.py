@@ -70,6 +70,18 @@ class _Pipeline(list[Any]):
         self.insert(0, item)
 
 
+class _AnyLength(int):
+    """A length of 0 that whatever is sent neither exceeds nor uses up."""
+
+    __slots__ = ()
+
+    def __lt__(self, other: object) -> bool:
+        return False
+
+    def __sub__(self, other: int) -> "_AnyLength":
+        return self
+
+
 class Connection(HttpToolsProtocol):
     """uvicorn's connection with the limits of the settings."""
 
@@ -142,6 +154,10 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._outlet = DirectOutlet(app, self, cycle)
+        if cycle.scope["http_version"] == "1.0":
+            # uvicorn would send chunks, which such a client takes for the body (RFC 9112, section 7): the connection's
+            # end is the body's, and uvicorn closes it after each answer.
+            cycle.chunked_encoding, cycle.expected_content_length = False, _AnyLength()
         super()._start_asgi_task(cycle, self._outlet)  # type: ignore[arg-type]
 
     def data_received(self, data: bytes) -> None:

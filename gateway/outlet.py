@@ -127,8 +127,9 @@ class DirectOutlet:
         return not (self._cycle.flow.write_paused or self._is_lost)
 
     def write(self, data: bytes) -> None:
-        """Send a chunk, as `RequestResponseCycle.send` does (uvicorn 0.54)."""
-        self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        """Send a part, as `RequestResponseCycle.send` does (uvicorn 0.54)."""
+        is_chunked = self._cycle.chunked_encoding
+        self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(data), data) if is_chunked else data)
 
     async def send(self, data: bytes) -> None:
         """Send a chunk when the socket takes it."""

@@ -59,9 +59,16 @@ class Browser:
         self.socket.setblocking(False)
         self.received = b""
 
-    async def ask(self, path: str) -> None:
-        head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
+    async def ask(self, path: str, version: str = "1.1") -> None:
+        head = f"GET {path} HTTP/{version}\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
         await asyncio.get_running_loop().sock_sendall(self.socket, head.encode())
+
+    async def to_the_end(self) -> bytes:
+        """Read until the connection is closed; all that came."""
+        async with asyncio.timeout(SOON_S):
+            while data := await asyncio.get_running_loop().sock_recv(self.socket, 2**16):
+                self.received += data
+        return self.received
 
     async def until(self, text: bytes) -> None:
         """Read until it has come; leaves what follows it."""
@@ -97,6 +104,34 @@ async def until_open(hub: Hub, count: int) -> None:
     async with asyncio.timeout(SOON_S):
         while hub.open_streams != count:
             await asyncio.sleep(0.01)
+
+
+async def test_client_of_http_1_0_gets_the_stream_without_chunks_until_the_connection_ends(
+    connect: Connect, run: RunByHand
+) -> None:
+    """Old proxies ask like that; some do by default."""
+    browser = connect()
+    await browser.ask(events_of(run), version="1.0")
+    await run.say("live")
+    await run.end()
+    head, _, body = (await browser.to_the_end()).partition(b"\r\n\r\n")
+
+    assert b"transfer-encoding" not in head.lower()
+    assert b"\r" not in body
+    assert body.startswith(b"retry: ")
+    assert [line for line in body.split(b"\n") if line.startswith(b"event: ")] == [
+        b"event: run_queued", b"event: tool_completion_chunk", b"event: done",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/runs/nope"])
+async def test_client_of_http_1_0_gets_whole_answers(connect: Connect, path: str) -> None:
+    browser = connect()
+    await browser.ask(path, version="1.0")
+    head, _, body = (await browser.to_the_end()).partition(b"\r\n\r\n")
+
+    assert b"content-length: %d\r\n" % len(body) in head + b"\r\n"
+    assert body.startswith(b"{")
 
 
 async def test_connection_carries_another_request_after_a_stream(connect: Connect, run: RunByHand) -> None:
@@ -135,7 +170,7 @@ async def test_body_that_nobody_reads_holds_nothing_up(connect: Connect, run: Ru
 
 
 async def test_stream_is_reported_when_it_is_over(
-    connect: Connect, run: RunByHand, hub: Hub, caplog: pytest.LogCaptureFixture
+    connect: Connect, run: RunByHand, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "gateway")
     browser = connect()
@@ -143,8 +178,10 @@ async def test_stream_is_reported_when_it_is_over(
     await browser.until(b"event: run_queued")
     assert not caplog.records
     browser.socket.close()
-    await until_open(hub, 0)
-    (line,) = [record for record in caplog.records if record.name == "gateway.access"]
+    async with asyncio.timeout(SOON_S):
+        while not (lines := [record for record in caplog.records if record.name == "gateway.access"]):
+            await asyncio.sleep(0.01)
+    (line,) = lines
     fields = fields_of(line)
 
     assert (fields["method"], fields["path"], fields["status"]) == ("GET", events_of(run), 200)
