@@ -8,7 +8,7 @@ and yet name the id after which the search goes on.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from redis.asyncio import Redis
 
@@ -118,14 +118,21 @@ async def _read_ids(redis: Redis, tenant: str, before_id: str | None, looked_at_
     return run_ids[: looked_at_max + 1]
 
 
+def _is_no_record(reply: Any) -> bool:
+    """Whether something else stands in a record's place: it must not cost the others theirs in the list."""
+    if isinstance(reply, Exception) and not str(reply).startswith("WRONGTYPE"):
+        raise reply
+    return isinstance(reply, Exception)
+
+
 async def _read_candidates(redis: Redis, run_ids: Sequence[str], wanted: RunFilter) -> dict[str, int]:
     """The size of each request of those whose status and model are wanted."""
     async with redis.pipeline(transaction=False) as pipe:
         for run_id in run_ids:
             pipe.hmget(keys.run(run_id), ["status", "model"])
             pipe.hstrlen(keys.run(run_id), "request")
-        replies = await pipe.execute()
-    heads = zip(run_ids, replies[::2], replies[1::2], strict=True)
+        replies = await pipe.execute(raise_on_error=False)
+    heads = [head for head in zip(run_ids, replies[::2], replies[1::2], strict=True) if not _is_no_record(head[1])]
     return {
         run_id: size
         for run_id, (status, model), size in heads

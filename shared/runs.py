@@ -91,8 +91,8 @@ class Run(NamedTuple):
 
 
 def decode_run(run_id: str, fields: Mapping[bytes, bytes]) -> Run | None:
-    """The record out of HGETALL's fields; None where there is no such run."""
-    if not fields:
+    """The record out of HGETALL's fields; None where there is no such run, or what is left of it is none."""
+    if not fields.get(b"status"):
         return None
 
     def text(name: str) -> str:
@@ -107,7 +107,7 @@ def decode_run(run_id: str, fields: Mapping[bytes, bytes]) -> Run | None:
 
     return Run(
         run_id=run_id,
-        status=RunStatus(text("status")),
+        status=_read_status(text("status"), is_over=bool(text("finished_at")), has_error=bool(text("error"))),
         attempt=number("attempt"),
         tries=number("tries"),
         last_id=parse_id(text("last_id")) if text("last_id") else START,
@@ -125,3 +125,13 @@ def decode_run(run_id: str, fields: Mapping[bytes, bytes]) -> Run | None:
         parked_ms=number("parked_ms"),
         trace=Trace(text("request_id"), text("traceparent"), run_id),
     )
+
+
+def _read_status(word: str, *, is_over: bool, has_error: bool) -> RunStatus:
+    """A state that only a newer version knows is the nearest of ours: both work side by side while a system is upgraded."""
+    try:
+        return RunStatus(word)
+    except ValueError:
+        if not is_over:
+            return RunStatus.RUNNING
+        return RunStatus.FAILED if has_error else RunStatus.SUCCEEDED

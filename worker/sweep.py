@@ -109,7 +109,7 @@ async def _put_right(redis: Redis, settings: Settings, glance: Glance, now_ms: i
             return 0
         await store.settle(redis, settings, run_id)
         return 1
-    if RunStatus(status.decode()) in TERMINAL:
+    if status.decode() in TERMINAL:  # a newer version's word is none of them, and a worker finds out
         await store.settle(redis, settings, run_id)
         return 1
     if not worker:

@@ -230,6 +230,19 @@ async def test_list_is_limited_and_summarises(api: httpx.AsyncClient) -> None:
     assert "stages" not in page["runs"][0]
 
 
+async def test_record_of_a_newer_version_and_one_that_is_none_cost_nobody_the_list(
+    api: httpx.AsyncClient, redis: Redis
+) -> None:
+    """While a system is upgraded, a newer worker may have put the run into a state that this gateway does not know."""
+    newer, spoilt, sound = [(await create(api)).json()["id"] for _ in range(3)]
+    await redis.hset(keys.run(newer), "status", "resting")
+    await redis.set(keys.run(spoilt), "no record", ex=60)
+    runs = (await api.get("/runs")).json()["runs"]
+
+    assert [(run["id"], run["status"]) for run in runs] == [(sound, "queued"), (newer, "running")]
+    assert (await api.get(f"/runs/{newer}")).json()["status"] == "running"
+
+
 async def test_no_runs_are_an_empty_list(api: httpx.AsyncClient) -> None:
     assert (await api.get("/runs")).json() == {"runs": [], "next": None}
 
