@@ -41,8 +41,9 @@ def main(names: list[str]) -> int:
         print(f"{name}: {why or 'done'} in {time.monotonic() - started:.0f} s", flush=True)
         failed += [name] * bool(why)
     results = lab.read_results()
-    print(f"\n{page.table(figures.of(results))}")
-    for why in page.skipped(results):
+    measured = {name: results[name] for name in names or PROGRAMS if name in results}
+    print(f"\n{page.table(figures.of(measured))}")
+    for why in page.skipped(measured):
         print(f"skipped: {why}")
     if not lab.IS_QUICK and set(PROGRAMS) <= set(results):
         print(f"{page.write(results).relative_to(lab.ROOT)} is written")

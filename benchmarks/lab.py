@@ -201,6 +201,13 @@ class Lab:
         """Workers that start later ask this provider."""
         self._settings_env |= {"OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": "bench"}
 
+    async def start_arq_worker(self, slots: int) -> Process:
+        """One worker of arq's own, for the provider and the Redis that there are."""
+        argv = (self.redis_url, self._settings_env["OPENAI_BASE_URL"], str(slots))
+        process = await self.python("benchmarks.rivals.arq_worker", *argv)
+        await process.line_with("ready")
+        return process
+
     async def start_worker(self, **env: str) -> Process:
         """One worker; it takes runs from now on."""
         process = await self.python("worker", env={**env, "STAGEBUS_LOG_LEVEL": "INFO"})

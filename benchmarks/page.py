@@ -138,7 +138,8 @@ def _conditions(results: dict[str, Any]) -> list[str]:
         f"- load average over a minute, at the end of each measurement: {min(loads):.1f} to {max(loads):.1f}, its own processes included",
         f"- Python {last['python']}, Valkey {last['valkey']} (append-only file, fsync every second); {packages}",
         "- rivals: `benchmarks/rivals/`; the CPU of nchan holds that of taking the publisher's requests, as its publishers speak HTTP",
-        "- arq's figures are of arq 0.28 as it comes, measured once, not in this run",
+        "- arq's worker asks for jobs every 0.5 s, so of many that wait one asks sooner; where a worker's slots are all taken it asks for none",
+        "- it reads 5 times as many jobs as it has slots, from the oldest on, those that others hold among them: on many workers with few slots each, some stay empty",
     ]
     if many := results.get("relay_many_runs"):
         way = "before all other work" if many["stagebus"].get("is_undisturbed") else "as the equals of all other work"

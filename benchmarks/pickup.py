@@ -1,10 +1,13 @@
-"""Pick-up: from POST /runs to the provider's server being asked, with one and with many waiting workers."""
+"""Pick-up: from POST /runs to the provider's server being asked, with one and with many waiting workers; beside arq."""
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
+import arq
 import httpx
+from arq.connections import RedisSettings
 
 from benchmarks import lab
 from benchmarks.latency import percentile
@@ -14,40 +17,83 @@ POSTS = lab.sized(100, 30)
 PAUSE_S = 0.03
 WARM_UP = 4  # posts a worker: its first run opens its connections
 ASKED_S = 30
+SLOTS = 100  # more than there are posts between two looks of arq's: none of them waits for a slot
+MODEL = "chunks=1"
+
+Post = Callable[[str], Awaitable[None]]
 
 
 async def measure() -> dict[str, Any]:
     """Each POST alone, so that every worker waits."""
-    result: dict[str, Any] = {"posts": POSTS, "by_workers": {}}
+    return {"posts": POSTS, "by_workers": await _ours(), "arq_by_workers": await _arq()}
+
+
+async def _ours() -> dict[int, dict[str, float]]:
+    async with lab.Lab() as place, httpx.AsyncClient() as http:
+        await place.start_redis()
+        provider_url = await _start_provider(place)
+        _, url = await place.start_gateway()
+
+        async def post(prompt: str) -> None:
+            body = {"model": MODEL, "user_prompt": prompt, "tools": [], "synthesis": False}
+            (await http.post(f"{url}/runs", json=body)).raise_for_status()
+
+        return await _by_workers(provider_url, lambda: place.start_worker(STAGEBUS_WORKER_CONCURRENCY=str(SLOTS)), post)
+
+
+async def _arq() -> dict[int, dict[str, float]]:
+    """Without a gateway: the job is enqueued by this program."""
     async with lab.Lab() as place:
         await place.start_redis()
-        provider = await place.python("benchmarks.provider")
-        provider_url = await provider.line_with("listening on ")
-        place.use_provider(f"{provider_url}/v1")
-        _, url = await place.start_gateway()
-        there = 0
-        for workers in WORKERS:
-            await asyncio.gather(*(place.start_worker() for _ in range(workers - there)))
-            there = workers
-            result["by_workers"][workers] = await _pick_up(url, provider_url, workers * WARM_UP)
+        provider_url = await _start_provider(place)
+        pool = await arq.create_pool(RedisSettings.from_dsn(place.redis_url))
+
+        async def post(prompt: str) -> None:
+            await pool.enqueue_job("ask", MODEL, prompt)
+
+        try:
+            return await _by_workers(provider_url, lambda: place.start_arq_worker(SLOTS), post)
+        finally:
+            await pool.aclose()
+
+
+async def _start_provider(place: lab.Lab) -> str:
+    provider = await place.python("benchmarks.provider")
+    url = await provider.line_with("listening on ")
+    place.use_provider(f"{url}/v1")
+    return url
+
+
+async def _by_workers(
+    provider_url: str, start_worker: Callable[[], Awaitable[lab.Process]], post: Post
+) -> dict[int, dict[str, float]]:
+    result: dict[int, dict[str, float]] = {}
+    there = 0
+    for workers in WORKERS:
+        await asyncio.gather(*(start_worker() for _ in range(workers - there)))
+        there = workers
+        result[workers] = await _pick_up(provider_url, post, workers * WARM_UP)
     return result
 
 
-async def _pick_up(url: str, provider_url: str, warm_up: int) -> dict[str, float]:
+async def _pick_up(provider_url: str, post: Post, warm_up: int) -> dict[str, float]:
+    await _waits_ms(provider_url, post, warm_up)
+    waits_ms = await _waits_ms(provider_url, post, POSTS)
+    return {f"p{percent}_ms": percentile(waits_ms, percent) for percent in (50, 90, 99)}
+
+
+async def _waits_ms(provider_url: str, post: Post, posts: int) -> list[float]:
     posted: dict[str, int] = {}
     asked: dict[str, int] = {}
-    async with httpx.AsyncClient() as http:
-        for number in range(warm_up + POSTS):
-            body = {"model": "chunks=1", "user_prompt": str(number), "tools": [], "synthesis": False}
-            posted[str(number)] = time.monotonic_ns()
-            (await http.post(f"{url}/runs", json=body)).raise_for_status()
+    for prompt in map(str, range(posts)):
+        posted[prompt] = time.monotonic_ns()
+        await post(prompt)
+        await asyncio.sleep(PAUSE_S)
+    async with asyncio.timeout(ASKED_S), httpx.AsyncClient() as http:
+        while len(asked) < posts:
+            asked |= (await http.get(f"{provider_url}/asked")).json()
             await asyncio.sleep(PAUSE_S)
-        async with asyncio.timeout(ASKED_S):
-            while len(asked) < len(posted):
-                asked |= (await http.get(f"{provider_url}/asked")).json()
-                await asyncio.sleep(PAUSE_S)
-    times = [(asked[prompt] - posted[prompt]) / 1e6 for prompt in posted if int(prompt) >= warm_up]
-    return {"asked": len(times), **{f"p{percent}_ms": percentile(times, percent) for percent in (50, 90, 99)}}
+    return [(asked[prompt] - at_ns) / 1e6 for prompt, at_ns in posted.items()]
 
 
 if __name__ == "__main__":
