@@ -19,6 +19,7 @@ WATCH_S = lab.sized(12, 2)
 POST_AT_ONCE = 20
 STILL_S = 10  # so long after the last one that was taken, no more of them will be
 LOOK_S = 0.5
+SETTLED_S = 1
 EVENTS = 2  # of a run's stage that is held: it began, and the model's first word
 MODEL = "demo:stall_after=1,delay_ms=1"
 
@@ -74,6 +75,7 @@ async def _cost(
 ) -> dict[str, Any]:
     others = await _commands_per_s(redis)  # the gateway's canary, and this program's own
     workers = await asyncio.gather(*(start_worker() for _ in range(WORKERS)))
+    await _until_settled(redis)
     idle = await _commands_per_s(redis)
     await _post_all(post)
     held = await _until_held(redis, silent)
@@ -88,6 +90,14 @@ async def _cost(
         "cpu_share_worker": (sum(worker.cpu_s() for worker in workers) - cpu) / WATCH_S / WORKERS,
         "cpu_share_redis": (place.redis_process.cpu_s() - redis_cpu) / WATCH_S,
     }
+
+
+async def _until_settled(redis: Redis) -> None:
+    """Until nobody opens a connection any more: what a worker says as it starts is no idle talk."""
+    before, now = -1, 0
+    while before != now:
+        await asyncio.sleep(SETTLED_S)
+        before, now = now, (await redis.info("stats"))["total_connections_received"]
 
 
 async def _post_all(post: Post) -> None:
