@@ -305,7 +305,7 @@ async def test_the_network_goes_and_comes_back(page: Page, stagebus_url: str) ->
         assert (await answer(page)).startswith(before)
         await page.context.set_offline(False)
         # By itself the next try is seconds away.
-        await expect(connection).not_to_have_text(re.compile("Reconnecting"), timeout=1000)
+        await expect(connection).not_to_have_text(re.compile("Reconnecting"), timeout=2500)
         await wait_for_end(page)
 
     assert await answer(page) == await result_text(stagebus_url, run_id)
