@@ -3,35 +3,78 @@
 import asyncio
 import random
 import signal
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import orjson
 import pytest
+import pytest_asyncio
 
 from shared import keys
 from tests.fault_tools import TOOLS
 from tests.proxy import Proxy
-from tests.strict_client import StrictClient, get_run, post_run
-from tests.system import System
+from tests.strict_client import StrictClient, cancel_run, get_run, post_run
+from tests.system import Process, System
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.asyncio(loop_scope="module")]
 
-Start = Callable[..., Any]
+Noted = Callable[[], list[str]]
+
+
+@pytest.fixture(scope="module")
+def tools_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tools") / "tools.log"
+    path.touch()
+    return path
 
 
 @pytest.fixture
-def noted(tmp_path: Path) -> Callable[[], list[str]]:
-    path = tmp_path / "tools.log"
-    return lambda: path.read_text().splitlines() if path.exists() else []
+def noted(tools_log: Path) -> Noted:
+    """What tools have said since the test began."""
+    before = len(tools_log.read_text().splitlines())
+    return lambda: tools_log.read_text().splitlines()[before:]
 
 
-@pytest.fixture
-def env(tmp_path: Path) -> dict[str, str]:
-    return {"STAGEBUS_TOOLS": TOOLS, "FAULT_TOOLS_LOG": str(tmp_path / "tools.log")}
+@pytest.fixture(scope="module")
+def env(tools_log: Path) -> dict[str, str]:
+    return {"STAGEBUS_TOOLS": TOOLS, "FAULT_TOOLS_LOG": str(tools_log)}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def system(tmp_path_factory: pytest.TempPathFactory, env: dict[str, str]) -> AsyncIterator[System]:
+    """A gateway and two workers, which each test leaves alive."""
+    async with System(tmp_path_factory.mktemp("system"), workers=2, env=env) as system:
+        yield system
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def patient(tmp_path_factory: pytest.TempPathFactory, env: dict[str, str]) -> AsyncIterator[System]:
+    """Two gateways and two workers whose leases are long: who takes a run up at once did not wait for one."""
+    lease = {"STAGEBUS_LEASE_S": "8", "STAGEBUS_POLL_S": "2", "STAGEBUS_DRAIN_GRACE_S": "0.5"}
+    async with System(tmp_path_factory.mktemp("patient"), gateways=2, workers=2, env={**env, **lease}) as system:
+        yield system
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def unattended(tmp_path_factory: pytest.TempPathFactory, env: dict[str, str]) -> AsyncIterator[System]:
+    """A gateway without a worker."""
+    async with System(tmp_path_factory.mktemp("unattended"), workers=0, env=env) as system:
+        yield system
+
+
+@asynccontextmanager
+async def one_worker(system: System, env: dict[str, str] | None = None) -> AsyncIterator[Process]:
+    """A worker for as long as this lasts."""
+    worker = system.add_worker(env)
+    await worker.ready("is ready for")
+    try:
+        yield worker
+    finally:
+        if worker.is_running:
+            await worker.kill()
 
 
 def call(model: str, *calls: tuple[str, dict[str, Any]]) -> dict[str, Any]:
@@ -53,11 +96,8 @@ MOMENTS = {
 }
 
 
-async def test_killed_workers_run_goes_on_elsewhere(
-    start: Start, env: dict[str, str], noted: Callable[[], list[str]]
-) -> None:
-    """Complete stages and finished calls are not done again; the text comes out right. At each moment, in one system."""
-    system: System = await start(workers=2, env=env)
+async def test_killed_workers_run_goes_on_elsewhere(system: System, noted: Noted) -> None:
+    """Complete stages and finished calls are not done again; the text comes out right. At each moment."""
     body = call("demo:delay_ms=15", ("slow", {"n": 1, "seconds": 1.0}), ("quick", {"n": 2}))
     undisturbed = await StrictClient(system.urls, await post_run(system.url, body)).follow()
     for moment, (condition, restarted) in MOMENTS.items():
@@ -83,9 +123,8 @@ async def test_killed_workers_run_goes_on_elsewhere(
         assert (await get_run(system.url, run_id))["tries"] == 1, moment
 
 
-async def test_frozen_worker_is_fenced_and_stays_useful(start: Start, env: dict[str, str]) -> None:
-    system: System = await start(workers=2, env=env)
-    run_id = await post_run(system.url, {"user_prompt": "talk", "model": "demo:delay_ms=20,tokens=200"})
+async def test_frozen_worker_is_fenced_and_stays_useful(system: System) -> None:
+    run_id = await post_run(system.url, {"user_prompt": "talk", "model": "demo:delay_ms=20,tokens=80"})
     client = StrictClient(system.urls, run_id)
     following = asyncio.create_task(client.follow())
     await client.until(has("tool_completion_chunk", "extraction", 5))
@@ -103,19 +142,20 @@ async def test_frozen_worker_is_fenced_and_stays_useful(start: Start, env: dict[
     async with httpx.AsyncClient() as http, asyncio.timeout(5):
         while (await http.get(f"{system.demo_url}/demo/stats")).json()["open_streams"]:
             await asyncio.sleep(0.02)
+    other.start()
+    await other.ready("is ready for")
 
 
-async def test_once_only_tool_is_not_run_twice(
-    start: Start, env: dict[str, str], noted: Callable[[], list[str]]
-) -> None:
-    system: System = await start(workers=2, env=env)
+async def test_once_only_tool_is_not_run_twice(system: System, noted: Noted) -> None:
     run_id = await post_run(system.url, call("demo:delay_ms=1", ("pay", {"n": 7, "seconds": 30})))
     client = StrictClient(system.urls, run_id)
     following = asyncio.create_task(client.follow())
     async with asyncio.timeout(10):
         while "pay 7" not in noted():
             await asyncio.sleep(0.02)
-    await (await system.holder_of(run_id)).kill()
+    holder = await system.holder_of(run_id)
+    await holder.kill()
+    holder.start()
     await following
 
     assert noted().count("pay 7") == 1
@@ -123,12 +163,10 @@ async def test_once_only_tool_is_not_run_twice(
     assert result.data["is_error"]
     assert "outcome of this call is unknown" in result.data["content"]
     assert client.names()[-1] == "done"
+    await holder.ready("is ready for")
 
 
-async def test_run_that_kills_its_workers_is_given_up(
-    start: Start, env: dict[str, str], noted: Callable[[], list[str]]
-) -> None:
-    system: System = await start(workers=1, env=env)
+async def test_run_that_kills_its_workers_is_given_up(system: System, noted: Noted) -> None:
     run_id = await post_run(system.url, call("demo:delay_ms=1", ("poison", {})))
     client = StrictClient(system.urls, run_id)
     following = asyncio.create_task(client.follow())
@@ -136,8 +174,10 @@ async def test_run_that_kills_its_workers_is_given_up(
         async with asyncio.timeout(15):
             while noted().count("poison") < deaths:
                 await asyncio.sleep(0.02)
-        await system.workers[-1].wait()
-        await system.add_worker().ready("is ready for")
+        async with asyncio.timeout(5):
+            while not (dead := [worker for worker in system.workers if not worker.is_running]):
+                await asyncio.sleep(0.02)
+        dead[0].start()
     await following
 
     assert client.events[-1].event == "error"
@@ -146,16 +186,15 @@ async def test_run_that_kills_its_workers_is_given_up(
     assert (run["status"], run["error"]["code"]) == ("failed", "attempts_exhausted")
     other = await StrictClient(system.urls, await post_run(system.url, {"user_prompt": "hello"})).follow()
     assert other.names()[-1] == "done", "others do not suffer"
+    for worker in system.workers:
+        await worker.ready("is ready for")
 
 
 BLOCKERS = ("blocking", "busy")
 
 
-async def test_blocked_worker_keeps_its_lease(
-    start: Start, env: dict[str, str], noted: Callable[[], list[str]]
-) -> None:
+async def test_blocked_worker_keeps_its_lease(system: System, noted: Noted) -> None:
     """Twice the lease, in a thread and in the event loop itself."""
-    system: System = await start(workers=2, env=env)
     bodies = [call("demo:delay_ms=1", (name, {"seconds": 3.5})) for name in BLOCKERS]
     clients = [StrictClient(system.urls, await post_run(system.url, body)) for body in bodies]
     await asyncio.gather(*(client.follow() for client in clients))
@@ -166,16 +205,13 @@ async def test_blocked_worker_keeps_its_lease(
     assert sorted(noted()) == sorted(BLOCKERS)
 
 
-async def test_worker_gives_its_runs_back_at_sigterm(start: Start, env: dict[str, str]) -> None:
+async def test_worker_gives_its_runs_back_at_sigterm(patient: System) -> None:
     """At a safe point at once, in mid-text after the grace; the next attempt does not wait for the lease."""
-    lease = {"STAGEBUS_LEASE_S": "8", "STAGEBUS_POLL_S": "2", "STAGEBUS_DRAIN_GRACE_S": "0.5"}
-    system: System = await start(workers=1, env={**env, **lease})
-    old, new = system.workers[0], system.add_worker()
-    await new.ready("is ready for")
+    system, (old, new) = patient, patient.workers
     new.signal(signal.SIGSTOP)  # until there is something to be taken over
     run_ids = [
-        await post_run(system.url, {"user_prompt": "talk", "model": "demo:delay_ms=10,tokens=400"}),
-        await post_run(system.url, call("demo:delay_ms=1", ("slow", {"n": 1, "seconds": 4}))),
+        await post_run(system.url, {"user_prompt": "talk", "model": "demo:delay_ms=10,tokens=200"}),
+        await post_run(system.url, call("demo:delay_ms=1", ("slow", {"n": 1, "seconds": 3}))),
     ]
     clients = [StrictClient(system.urls, run_id) for run_id in run_ids]
     following = asyncio.gather(*(client.follow() for client in clients))
@@ -183,6 +219,7 @@ async def test_worker_gives_its_runs_back_at_sigterm(start: Start, env: dict[str
     await clients[1].until(has("tool_call", "tools"))
     new.signal(signal.SIGCONT)
     assert await old.terminate(timeout_s=10) == 0
+    old.start()
     asked = asyncio.get_running_loop().time()
     for client in clients:
         await client.until(lambda c: c.names().count("run_started") == 2, timeout_s=10)
@@ -193,61 +230,48 @@ async def test_worker_gives_its_runs_back_at_sigterm(start: Start, env: dict[str
     for run_id, client in zip(run_ids, clients, strict=True):
         assert client.names()[-1] == "done"
         assert (await get_run(system.url, run_id))["tries"] == 0, "a drain costs no try"
+    await old.ready("is ready for")
 
 
-async def test_job_that_vanished_or_broke_is_put_right_by_the_sweep(start: Start, env: dict[str, str]) -> None:
-    system: System = await start(workers=0, env=env)
+async def test_job_that_vanished_or_broke_is_put_right_by_the_sweep(unattended: System) -> None:
+    system = unattended
     run_ids = [await post_run(system.url, {"user_prompt": f"hello {i}", "model": "demo:delay_ms=1"}) for i in range(5)]
     gone, expired, garbage, unknown, sound = run_ids
     await system.redis.zrem(keys.QUEUE, gone)
     await system.redis.delete(keys.job(expired))
     await system.redis.set(keys.job(garbage), b"\x80\x04 no json", ex=600)
     await system.redis.set(keys.job(unknown), b'{"t":null,"f":"nobody","a":[],"k":{},"et":1}', ex=600)
-    await system.add_worker().ready("is ready for")
-
     clients = [StrictClient(system.urls, run_id) for run_id in run_ids]
-    await asyncio.gather(*(client.follow() for client in clients))
+    async with one_worker(system):
+        await asyncio.gather(*(client.follow() for client in clients))
     assert [client.names()[-1] for client in clients] == ["done"] * 5
     assert await system.redis.zcard(keys.ACTIVE) == 0
     assert sound in run_ids
 
 
-async def test_cancel_in_every_state(start: Start, env: dict[str, str]) -> None:
+async def test_cancel_in_every_state(unattended: System) -> None:
     """Queued with no worker, in a tool, in a tool's thread, while the model is silent, while a retry is awaited."""
-    system: System = await start(workers=0, env=env)
+    system = unattended
     queued = await post_run(system.url, {"user_prompt": "never begun"})
-    async with httpx.AsyncClient(base_url=system.url) as http:
-        await http.post(f"/runs/{queued}/cancel")
-        assert (await http.get(f"/runs/{queued}")).json()["status"] == "cancelled"
-        await system.add_worker().ready("is ready for")
-        bodies = [
-            (call("demo:delay_ms=1", ("slow", {"n": 1, "seconds": 60})), has("tool_call", "tools")),
-            (call("demo:delay_ms=1", ("blocking", {"seconds": 3})), has("tool_call", "tools")),
-            ({"user_prompt": "x", "model": "demo:first_token_ms=60000"}, has("stage_started", "extraction")),
-            ({"user_prompt": "x", "model": "demo:status=503,retry_after=20"}, has("retry_scheduled", "run")),
-        ]
+    await cancel_run(system.url, queued)
+    assert (await get_run(system.url, queued))["status"] == "cancelled"
+    bodies = [
+        (call("demo:delay_ms=1", ("slow", {"n": 1, "seconds": 60})), has("tool_call", "tools")),
+        (call("demo:delay_ms=1", ("blocking", {"seconds": 3})), has("tool_call", "tools")),
+        ({"user_prompt": "x", "model": "demo:first_token_ms=60000"}, has("stage_started", "extraction")),
+        ({"user_prompt": "x", "model": "demo:status=503,retry_after=20"}, has("retry_scheduled", "run")),
+    ]
+    async with one_worker(system):
         for body, condition in bodies:
             run_id = await post_run(system.url, body)
             client = StrictClient(system.urls, run_id)
             following = asyncio.create_task(client.follow())
             await client.until(condition)
             asked = asyncio.get_running_loop().time()
-            await http.post(f"/runs/{run_id}/cancel")
+            await cancel_run(system.url, run_id)
             await following
             assert client.names()[-1] == "cancel"
             assert asyncio.get_running_loop().time() - asked < 1.0, body
-
-
-async def test_run_and_provider_limits_end_with_an_error_that_names_them(start: Start, env: dict[str, str]) -> None:
-    system: System = await start(env={**env, "STAGEBUS_MODEL_STALL_TIMEOUT_S": "1", "STAGEBUS_MODEL_RETRIES_MAX": "0"})
-    late = {"user_prompt": "x", "model": "demo:delay_ms=50,endless=1", "timeout_s": 1}
-    silent = {"user_prompt": "x", "model": "demo:stall_after=2"}
-
-    for body, code, said in ((late, "run_timeout", "1 s"), (silent, "model_unavailable", "silent for 1 s")):
-        client = await StrictClient(system.urls, await post_run(system.url, body)).follow()
-        assert client.events[-1].event == "error"
-        assert client.events[-1].data["code"] == code
-        assert said in client.events[-1].data["error"]
 
 
 PROVIDER_TROUBLE = {
@@ -259,26 +283,30 @@ PROVIDER_TROUBLE = {
     "status=401": "model_unauthorized",
     "status=400": "model_rejected",
     "status=503": "model_unavailable",
+    "stall_after=2": "model_unavailable",
     "endless=1,delay_ms=0": "model_output_too_long",
+    "endless=1,delay_ms=50": "run_timeout",
 }
 
 
-async def test_provider_trouble_is_retried_where_that_helps(start: Start, env: dict[str, str]) -> None:
+async def test_provider_trouble_is_retried_where_that_helps(tmp_path: Path, env: dict[str, str]) -> None:
+    """A run that takes too long and one whose model falls silent end with an error that names the limit."""
     limits = {
         "STAGEBUS_MODEL_RETRIES_MAX": "1",
         "STAGEBUS_MODEL_BACKOFF_S": "0.1",
         "STAGEBUS_MODEL_OUTPUT_MAX_BYTES": "20000",
+        "STAGEBUS_MODEL_STALL_TIMEOUT_S": "1",
     }
-    system: System = await start(env={**env, **limits})
-    healthy = await StrictClient(system.urls, await post_run(system.url, {"user_prompt": "hi"})).follow()
+    async with System(tmp_path, env={**env, **limits}) as system:
+        healthy = await StrictClient(system.urls, await post_run(system.url, {"user_prompt": "hi"})).follow()
 
-    async def run(trouble: str) -> StrictClient:
-        model = f"demo:delay_ms=1,{trouble}"
-        return await StrictClient(
-            system.urls, await post_run(system.url, {"user_prompt": "hi", "model": model})
-        ).follow()
+        async def run(trouble: str, expected: str) -> StrictClient:
+            body = {"user_prompt": "hi", "model": f"demo:delay_ms=1,{trouble}"}
+            body |= {"timeout_s": 1} if expected == "run_timeout" else {}
+            return await StrictClient(system.urls, await post_run(system.url, body)).follow()
 
-    clients = dict(zip(PROVIDER_TROUBLE, await asyncio.gather(*map(run, PROVIDER_TROUBLE)), strict=True))
+        following = (run(trouble, expected) for trouble, expected in PROVIDER_TROUBLE.items())
+        clients = dict(zip(PROVIDER_TROUBLE, await asyncio.gather(*following), strict=True))
     for trouble, expected in PROVIDER_TROUBLE.items():
         last = clients[trouble].events[-1]
         assert (last.event if last.event == "done" else last.data["code"]) == expected, trouble
@@ -286,34 +314,35 @@ async def test_provider_trouble_is_retried_where_that_helps(start: Start, env: d
             assert clients[trouble].text("extraction") == healthy.text("extraction"), trouble
     assert "stage_restarted" in clients["cut_after=3,fail_times=1"].names()
     assert "stage_restarted" not in clients["status=503,fail_times=1"].names(), "before the first token nothing is void"
+    assert "silent for 1 s" in clients["stall_after=2"].events[-1].data["error"]
+    assert "1 s" in clients["endless=1,delay_ms=50"].events[-1].data["error"]
 
 
-async def test_worker_killed_between_an_append_and_its_reply(start: Start, env: dict[str, str]) -> None:
+async def test_worker_killed_between_an_append_and_its_reply(unattended: System) -> None:
     """What it wrote stands, though it never knew; its successor takes up after that."""
-    system: System = await start(workers=0, env=env)
+    system = unattended
     async with Proxy(system.redis_port) as proxy:
-        doomed = system.add_worker({"STAGEBUS_REDIS_URL": f"redis://127.0.0.1:{proxy.port}/0"})
-        await doomed.ready("is ready for")
-        run_id = await post_run(system.url, {"user_prompt": "talk", "model": "demo:delay_ms=10,tokens=100"})
-        client = StrictClient(system.urls, run_id)
-        following = asyncio.create_task(client.follow())
-        await client.until(has("tool_completion_chunk", "extraction", 5))
-        proxy.drop_replies = True
-        async with asyncio.timeout(5):
-            while not proxy.dropped:
-                await asyncio.sleep(0.001)
-        await doomed.kill()
-        await system.add_worker().ready("is ready for")
-        await following
+        url = f"redis://127.0.0.1:{proxy.port}/0"
+        async with one_worker(system, {"STAGEBUS_REDIS_URL": url}):
+            run_id = await post_run(system.url, {"user_prompt": "talk", "model": "demo:delay_ms=10,tokens=100"})
+            client = StrictClient(system.urls, run_id)
+            following = asyncio.create_task(client.follow())
+            await client.until(has("tool_completion_chunk", "extraction", 5))
+            proxy.drop_replies = True
+            async with asyncio.timeout(5):
+                while not proxy.dropped:
+                    await asyncio.sleep(0.001)
+        async with one_worker(system):
+            await following
 
     assert client.names()[-1] == "done"
     assert client.names().count("stage_restarted") == 1
 
 
-async def test_rolling_restart_loses_nothing_and_pauses_nobody_for_long(start: Start, env: dict[str, str]) -> None:
-    """Every process, one after another, under load; the grace for streaming text is 1 s here."""
-    system: System = await start(gateways=2, workers=2, env={**env, "STAGEBUS_LEASE_S": "8", "STAGEBUS_POLL_S": "2"})
-    body = {"user_prompt": "talk", "model": "demo:delay_ms=20,tokens=150"}
+async def test_rolling_restart_loses_nothing_and_pauses_nobody_for_long(patient: System) -> None:
+    """Every process, one after another, under load; the grace for streaming text is half a second here."""
+    system = patient
+    body = {"user_prompt": "talk", "model": "demo:delay_ms=20,tokens=100"}
     is_over = asyncio.Event()
     clients: list[StrictClient] = []
 
