@@ -9,7 +9,7 @@
     [aliases]
     best = ["gpt-4.1", "fast"]
 
-Gateways read names and abilities of it, workers all; a key is looked up only when a worker
+Gateways read names, abilities and prices of it, workers all; a key is looked up only when a worker
 asks its provider. Without a file there is one provider, of `OPENAI_BASE_URL`, for every name.
 Spec: https://toml.io/en/v1.0.0
 """

@@ -575,6 +575,8 @@ async def test_it_fits_a_phone(open_page: OpenPage) -> None:
     await phone.goto(f"/?run={FAKE_RUN}")
     await expect(phone.locator("#connection")).to_have_text(re.compile("Reconnecting"))
     assert await phone.evaluate(too_wide) <= 0
+    await phone.set_viewport_size({"width": 320, "height": 568})
+    assert await phone.evaluate(too_wide) <= 0
 
 
 async def test_it_works_without_the_list(page: Page, stagebus_url: str) -> None:
