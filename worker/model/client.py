@@ -6,7 +6,6 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, fields
 from typing import Any, Final, Self
 
-import anyio.lowlevel
 import orjson
 
 from shared.provider_entry import Abilities
@@ -122,7 +121,6 @@ class Model:
         """Build what a first request would build: 190 ms of CPU, which no run should wait for. Asks nobody."""
         for name in self._providers.by_name:
             self._provider(name)
-        await anyio.lowlevel.checkpoint()  # imports its part for asyncio, which httpx2 reads by
 
     async def aclose(self) -> None:
         """Close all connections."""

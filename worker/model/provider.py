@@ -1,14 +1,14 @@
 """The connections to one provider, over the openai SDK.
 
-The SDK speaks HTTP and knows the errors; its typed chunks are left aside, as one costs
-ten times what ours does. Its retries are off: a retry is an event of the run, so the
+The SDK makes the requests and knows the errors; its typed chunks are left aside, as one costs
+ten times what ours does, and its way of HTTP is `transport`. Its retries are off: a retry is an event of the run, so the
 stage decides on it.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AbstractAsyncContextManager, aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
 import httpx2
@@ -62,7 +62,7 @@ class Provider:
             max_retries=0,
             timeout=timeout,
             # A redirect would carry the conversation, and any key in a header of its own, to wherever it says.
-            http_client=openai.DefaultAsyncHttpxClient(timeout=timeout, follow_redirects=False, limits=LIMITS),
+            http_client=_http_client(timeout=timeout, follow_redirects=False, limits=LIMITS),
         )
         if name != ONLY:
             # Out of OPENAI_ORG_ID and OPENAI_PROJECT_ID: nobody's business but OpenAI's.
@@ -82,8 +82,9 @@ class Provider:
         """
         reader = AnswerReader(self._output_max_bytes)
         try:
-            async with self._open(body) as response, aclosing(response.http_response.aiter_bytes()) as data:
-                while piece := await _next(data, reader):
+            async with self._open(body) as response:
+                read = _reader_of(response.http_response)
+                while piece := await _next(read, reader):
                     for chunk in reader.feed(piece):
                         yield chunk
                 for chunk in reader.finish(response.headers.get("content-type", "")):
@@ -157,12 +158,30 @@ class Provider:
         return text[:_CAUSE_MAX_CHARS]
 
 
-async def _next(data: AsyncGenerator[bytes, None] | AsyncIterator[bytes], reader: AnswerReader) -> bytes:
-    """The body's next bytes; none at its end, and none where a complete answer is followed by silence."""
-    if not reader.is_complete:
-        return await anext(data, b"")
+def _http_client(**options: Any) -> httpx2.AsyncClient:
     try:
-        async with asyncio.timeout(_BODY_END_S if reader.is_done else _TAIL_S):
-            return await anext(data, b"")
+        from worker.model.transport import Client
+    except ImportError:
+        # An environment from before aiohttp was needed goes on until it is made anew, at more CPU a token.
+        return openai.DefaultAsyncHttpxClient(**options)
+    return Client(**options)
+
+
+def _reader_of(response: httpx2.Response) -> Callable[[], Awaitable[bytes]]:
+    """What reads the body's next bytes; none at its end."""
+    if "read" in response.extensions and "content-encoding" not in response.headers:
+        read: Callable[[], Awaitable[bytes]] = response.extensions["read"]
+        return read  # past httpx's decoders: five generators around each piece
+    decoded = response.aiter_bytes()
+    return lambda: anext(decoded, b"")
+
+
+async def _next(read: Callable[[], Awaitable[bytes]], answer: AnswerReader) -> bytes:
+    """The body's next bytes; none at its end, and none where a complete answer is followed by silence."""
+    if not answer.is_complete:
+        return await read()
+    try:
+        async with asyncio.timeout(_BODY_END_S if answer.is_done else _TAIL_S):
+            return await read()
     except TimeoutError:
         return b""

@@ -350,15 +350,6 @@ async def test_no_key_sends_no_authorization(byte_server, connect) -> None:
     assert b"authorization" not in byte_server.requests[0].lower()
 
 
-async def test_connection_is_used_again(model: Model) -> None:
-    """Read to its end, an answer leaves its connection to the next one."""
-    await ask(model, request())
-    await ask(model, request())
-    pool = model._open["default"]._client._client._transport._pool
-
-    assert len(pool.connections) == 1
-
-
 async def test_provider_hears_on_whose_behalf_it_is_asked(connect: Connect) -> None:
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     async with FakeGateway(lambda _: Answer(CHUNK + LAST)) as provider:

@@ -1,0 +1,159 @@
+"""What the transport under the openai SDK does with servers, proxies and certificates, as the worker sees it."""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+import trustme
+
+from shared.errors import ModelUnavailable
+from shared.provider_entry import ProvidersFile
+from shared.providers import Providers
+from shared.settings import Settings
+from worker.model.client import Model, ModelRequest
+
+BODY = b'data: {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
+ANSWER = HEAD + b"connection: close\r\n\r\n" + BODY
+REFUSED = b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n"
+STALL_S = 0.2
+Ask = Callable[..., Any]
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]
+Serve = Callable[..., Any]
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Serve]:
+    """Servers of any handler; the port of each."""
+    servers = []
+
+    async def serve(handler: Handler, **options: Any) -> int:
+        servers.append(await asyncio.start_server(handler, "127.0.0.1", 0, **options))
+        port: int = servers[-1].sockets[0].getsockname()[1]
+        return port
+
+    yield serve
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
+async def model() -> AsyncIterator[Callable[..., Model]]:
+    """Models at an address, with these fields in the provider's entry."""
+    models = []
+
+    def model(url: str, **entry: Any) -> Model:
+        file = ProvidersFile.model_validate({"providers": {"p": {"base_url": f"{url}/v1", "models": ["m"], **entry}}})
+        settings = Settings(model_stall_timeout_s=STALL_S, model_connect_timeout_s=STALL_S)
+        models.append(Model(settings, Providers(file)))
+        return models[-1]
+
+    yield model
+    for each in models:
+        await each.aclose()
+
+
+async def ask(model: Model, prompt: str = "Hello") -> str:
+    request = ModelRequest(model="m", messages=[{"role": "user", "content": prompt}])
+    async with aclosing(model.stream(request)) as chunks:
+        return "".join([chunk["choices"][0]["delta"]["content"] async for chunk in chunks])
+
+
+async def failure_of(model: Model, prompt: str = "Hello") -> str:
+    with pytest.raises(ModelUnavailable) as failure:
+        await ask(model, prompt)
+    return str(failure.value)
+
+
+async def test_answers_that_are_read_to_their_end_share_a_connection(serve: Serve, model) -> None:
+    connections = 0
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+            await reader.readexactly(int(length[15:]))
+            writer.write(HEAD + b"transfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY))
+
+    provider = model(f"http://127.0.0.1:{await serve(handle)}")
+
+    assert [await ask(provider) for _ in range(3)] == ["Hi"] * 3
+    assert connections == 1
+
+
+async def test_server_that_hangs_up_without_a_word_was_reached(byte_server, model) -> None:
+    assert "cut the connection" in await failure_of(model(await byte_server.serve(b"")))
+
+
+async def test_server_that_takes_no_bytes_is_given_up(serve: Serve, model) -> None:
+    """The request is larger than what both sides' buffers hold."""
+
+    writers = []
+
+    async def handle(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writers.append(writer)
+
+    provider = model(f"http://127.0.0.1:{await serve(handle)}")
+
+    assert f"silent for {STALL_S} s" in await failure_of(provider, "x" * 20_000_000)
+    writers[0].transport.abort()
+
+
+async def test_long_header_is_read(byte_server, model) -> None:
+    """A content security policy or a cookie can be longer than aiohttp takes by itself."""
+    answer = HEAD + b"connection: close\r\nx-long: " + b"x" * 30_000 + b"\r\n\r\n" + BODY
+
+    assert await ask(model(await byte_server.serve(answer))) == "Hi"
+
+
+@pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH_9.6\r\n", b"HTTP/1.1 200 OK\r\nbad name: x\r\n\r\n"])
+async def test_key_in_the_address_does_not_show(byte_server, model, caplog, answer: bytes) -> None:
+    """In an address it looks different from how it stands in the file, so that nobody would find it in a text."""
+    provider = model(await byte_server.serve(answer), query={"key": "se/cr+et=="})
+    with caplog.at_level(logging.WARNING):
+        said = await failure_of(provider)
+
+    assert b"cr" in byte_server.requests[0]
+    assert "provider p failed" in caplog.text
+    assert not any(secret in caplog.text + said for secret in ("se/cr", "cr%2Bet", "cr+et"))
+
+
+async def test_proxy_of_the_environment_is_asked(byte_server, model, monkeypatch) -> None:
+    proxy = await byte_server.serve(lambda head, _: REFUSED if head.startswith(b"CONNECT") else ANSWER)
+    address = proxy.removeprefix("http://")
+    monkeypatch.setenv("ALL_PROXY", f"http://user:word@{address}")
+    monkeypatch.setenv("NO_PROXY", "direct.invalid")
+
+    assert await ask(model("http://provider.invalid")) == "Hi"
+    assert "cut the connection" in await failure_of(model("https://provider.invalid"))
+    assert "cannot be reached" in await failure_of(model("http://direct.invalid"))
+    plain, tunnel = byte_server.requests
+    assert plain.startswith(b"POST http://provider.invalid/v1/chat/completions ")
+    assert tunnel.startswith(b"CONNECT provider.invalid:443 ")
+    assert all(b"proxy-authorization: basic dxnlcjp3b3jk" in head.lower() for head in (plain, tunnel))
+
+
+async def test_certificate_has_to_be_of_the_host_and_signed_by_whom_we_know(
+    serve: Serve, model, monkeypatch, tmp_path
+) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(ANSWER)
+        writer.close()
+
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(context)
+    port = await serve(handle, ssl=context)
+
+    assert "cannot be reached" in await failure_of(model(f"https://localhost:{port}"))
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    assert await ask(model(f"https://localhost:{port}")) == "Hi"
+    assert "cannot be reached" in await failure_of(model(f"https://127.0.0.1:{port}"))
