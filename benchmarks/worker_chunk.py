@@ -67,7 +67,8 @@ class Ours:
             async with aclosing(model_stage("extraction", self._model, request, set())) as events:
                 async for event in events:
                     producer.put(event)
-                    await producer.wait_for_room()
+                    if producer.is_full:
+                        await producer.wait_for_room()
             await producer.flush()
 
 

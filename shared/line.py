@@ -12,7 +12,7 @@ of them were carried out. Each caller has one under way, so nothing piles up her
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 import hiredis
@@ -39,17 +39,18 @@ class Line:
         self._answers = 0
         self._watch: asyncio.TimerHandle | None = None
 
-    async def evalsha(self, *args: Any) -> Any:
+    def evalsha(self, *args: Any) -> Awaitable[Any]:
         """EVALSHA, as redis-py has it.
 
         Raises:
             RedisError, OSError: Redis is away, or the script failed; it may have been carried out.
         """
-        return await self._call("EVALSHA", *args)
+        command = hiredis.pack_command(("EVALSHA", *args))
+        return self._open_and_send(command) if self._wire is None else self._send(command)
 
     async def eval(self, *args: Any) -> Any:
         """EVAL, in the same way."""
-        return await self._call("EVAL", *args)
+        return await self._open_and_send(hiredis.pack_command(("EVAL", *args)))
 
     async def transaction(self, commands: Sequence[Command]) -> list[Any]:
         """Commands that are carried out at one moment, with nobody else's between them.
@@ -59,7 +60,7 @@ class Line:
         """
         whole: list[Command] = [("MULTI",), *commands, ("EXEC",)]
         packed = b"".join([hiredis.pack_command(command) for command in whole])  # type: ignore[arg-type]  # as in Wire
-        replies: list[Any] = await self._send(packed, len(commands) + 1)
+        replies: list[Any] = await self._open_and_send(packed, len(commands) + 1)
         for reply in replies:
             if isinstance(reply, Exception):
                 raise reply
@@ -71,23 +72,24 @@ class Line:
             wire.close(RedisConnectionError("the line was closed"))
             await wire.wait_gone()
 
-    async def _call(self, *args: Any) -> Any:
-        return await self._send(hiredis.pack_command(args), 0)
-
-    async def _send(self, command: bytes, skipped: int) -> Any:
-        """The answer that comes after so many others."""
+    async def _open_and_send(self, command: bytes, skipped: int = 0) -> Any:
         while self._wire is None:
             await self._open()
+        return await self._send(command, skipped)
+
+    def _send(self, command: bytes, skipped: int = 0) -> asyncio.Future[Any]:
+        """The answer that comes after so many others."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
-        self._waiting.extend([None] * skipped)
+        if skipped:
+            self._waiting.extend([None] * skipped)
         self._waiting.append(answer)
         if not self._outgoing:
             loop.call_soon(self._flush)
         self._outgoing.append(command)
         if self._watch is None:
             self._watch = loop.call_later(self._timeout_s, self._look, self._answers)
-        return await answer
+        return answer
 
     async def _open(self) -> None:
         async with self._opening:

@@ -44,7 +44,10 @@ def encode(
     before: EventId, last: EventId, stage_ids: Sequence[str], frames: Sequence[bytes], *, is_end: bool = False
 ) -> bytes:
     """The message of a batch; `stage_ids` and `frames` go event by event."""
-    stages = " ".join([f"{stage}:{len(list(group))}" for stage, group in groupby(stage_ids)])
+    if stage_ids.count(stage_ids[0]) == len(stage_ids):  # nearly every batch
+        stages = f"{stage_ids[0]}:{len(stage_ids)}"
+    else:
+        stages = " ".join([f"{stage}:{len(list(group))}" for stage, group in groupby(stage_ids)])
     head = f"{before} {last} {'end' if is_end else '-'} {stages}\n"
     return head.encode() + b"".join(frames)
 

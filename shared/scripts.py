@@ -5,6 +5,7 @@ All are safe to repeat, so a caller whose connection failed may simply call agai
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from redis.asyncio import Redis
@@ -23,6 +24,8 @@ from shared.trace import NOBODY, Trace
 BELLS_MAX: Final = 256
 DAY_MS: Final = 24 * 3600 * 1000
 TOKENS_TTL_MS: Final = 2 * DAY_MS
+# Of so many runs of this process the keys of an append are known without making them.
+_APPENDING_RUNS: Final = 1024
 
 
 _APPEND = Script("append")
@@ -161,8 +164,7 @@ async def claim(
             raise RunEnded(run_id)
 
 
-@dataclass(frozen=True, slots=True)
-class LogEntry:
+class LogEntry(NamedTuple):
     """One event on its way into the log."""
 
     stage_id: str
@@ -215,16 +217,14 @@ async def append(
         Fenced: another attempt owns the run.
         RunEnded: a terminal event stands, or the run is gone.
     """
-    streams = list(dict.fromkeys([*stage_ids, *(entry.stage_id for entry in entries)]))
+    streams = tuple(dict.fromkeys([*stage_ids, *[entry.stage_id for entry in entries]]))
     number = {stage_id: i for i, stage_id in enumerate(streams, start=1)}
     args: list[Any] = [attempt, str(before), message, _ms(ttl_s)]
-    args += ["", "", "", 0] if end is None else [end.status.value, end.error, end.usage, _ms(end.retention_s)]
+    args += ("", "", "", 0) if end is None else (end.status.value, end.error, end.usage, _ms(end.retention_s))
     args += streams
     for entry in entries:
         args += (number[entry.stage_id], entry.event, entry.data)
-    key_list = [keys.run(run_id), keys.live(run_id), keys.stages(run_id)]
-    key_list += [keys.stage_stream(run_id, stage_id) for stage_id in streams]
-    match await _APPEND(redis, key_list, args):
+    match await _APPEND(redis, _append_keys(run_id, streams), args):
         case [b"ok", last_id, cancel]:
             return Appended(parse_id(last_id.decode()), cancel == b"1")
         case [b"behind", last_id]:
@@ -233,6 +233,13 @@ async def append(
             raise Fenced(run_id, attempt)
         case _:
             raise RunEnded(run_id)
+
+
+@lru_cache(maxsize=_APPENDING_RUNS)
+def _append_keys(run_id: str, streams: tuple[str, ...]) -> tuple[str, ...]:
+    """Kept, as a run says many things one by one in the same stage."""
+    stage_streams = [keys.stage_stream(run_id, stage_id) for stage_id in streams]
+    return (keys.run(run_id), keys.live(run_id), keys.stages(run_id), *stage_streams)
 
 
 CANCEL_MESSAGE: Final = b"cancel"

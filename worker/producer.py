@@ -11,8 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from redis.asyncio import Redis
 
@@ -34,8 +33,7 @@ BACKOFF_S: Final = 0.05
 BACKOFF_MAX_S: Final = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
+class _Kept(NamedTuple):
     """An event that may have to be sent again: kept until its stage is complete."""
 
     entry: LogEntry
@@ -77,7 +75,7 @@ class Producer:
         self._advanced_at = -math.inf  # when an append last said so; monotonic
         self._pending_bytes = 0
         self._wake = asyncio.Event()
-        self._progress = asyncio.Condition()
+        self._waiting: list[asyncio.Future[None]] = []  # until an append has come to something
         self._failure: StagebusError | None = None
         self._task: asyncio.Task[None] | None = None
         self.stage_ids = list(stage_ids)
@@ -115,14 +113,18 @@ class Producer:
         self._wake.set()
         return event_id
 
+    @property
+    def is_full(self) -> bool:
+        """Whether so much is pending that the model has to wait."""
+        return self._pending_bytes > self._pending_max_bytes
+
     async def wait_for_room(self) -> None:
         """Hold the model back while Redis is away and too much is pending.
 
         Raises:
             Fenced, RunEnded, TailLost: as `put`.
         """
-        if self._pending_bytes > self._pending_max_bytes:
-            await self._wait_until(lambda: self._pending_bytes <= self._pending_max_bytes)
+        await self._wait_until(lambda: not self.is_full)
 
     async def flush(self) -> None:
         """Wait until every event put so far stands in the log.
@@ -145,13 +147,20 @@ class Producer:
             self._wake.set()
 
     async def _wait_until(self, is_reached: Callable[[], bool]) -> None:
-        async with self._progress:
-            await self._progress.wait_for(lambda: self._failure is not None or is_reached())
+        while self._failure is None and not is_reached():
+            self._waiting.append(asyncio.get_running_loop().create_future())
+            await self._waiting[-1]
         self._raise_failure()
+
+    def _tell_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_result(None)
 
     def _fail(self, failure: StagebusError) -> None:
         self._failure = failure
-        self._wake.set()  # those who wait for an append hear of it
+        self._tell_waiting()
         self.on_failure(failure)
 
     def _raise_failure(self) -> None:
@@ -178,8 +187,6 @@ class Producer:
                     # Nobody foresaw it; the same batch would fail for ever and its run hang.
                     logger.exception("run %s: the producer failed; its worker claims anew", self._run_id)
                     self._fail(TailLost(self._run_id, str(self._id_at(self._stored))))
-            async with self._progress:
-                self._progress.notify_all()
 
     async def _send_batch(self) -> None:
         batch = self._next_batch()
@@ -213,9 +220,12 @@ class Producer:
             self.on_cancel()
 
     def _next_batch(self) -> list[_Kept]:
+        pending = self._kept[self._stored : self._stored + BATCH_EVENTS_MAX]
+        if len(pending) == 1:
+            return pending
         batch: list[_Kept] = []
         size = 0
-        for kept in self._kept[self._stored : self._stored + BATCH_EVENTS_MAX]:
+        for kept in pending:
             size += len(kept.entry.data)
             if batch and size > BATCH_BYTES_MAX:
                 break
@@ -224,12 +234,17 @@ class Producer:
 
     def _advance(self, stored: int) -> None:
         """So many of the kept events stand; those of complete stages need not be kept any longer."""
-        self._pending_bytes -= sum(len(kept.entry.data) for kept in self._kept[self._stored : stored])
-        ends = [i for i in range(self._stored, stored) if self._kept[i].is_stage_end]
+        done = 0
+        for count, kept in enumerate(self._kept[self._stored : stored], self._stored + 1):
+            self._pending_bytes -= len(kept.entry.data)
+            if kept.is_stage_end:
+                done = count
         self._stored = stored
         self._advanced_at = time.monotonic()
-        if ends:
-            self._forget(ends[-1] + 1)
+        if done:
+            self._forget(done)
+        if self._waiting:
+            self._tell_waiting()
 
     def _forget(self, count: int) -> None:
         self._base = self._id_at(count)

@@ -183,7 +183,8 @@ class Toolchain:
             async for event in events:
                 last = self._timed(event)
                 self._put(last)
-                await self._attempt.producer.wait_for_room()
+                if self._attempt.producer.is_full:
+                    await self._attempt.producer.wait_for_room()
         assert isinstance(last, StageCompleted), "a stage ends with its completion"
         return last
 

@@ -27,7 +27,6 @@ from worker.model.thoughts import split_thoughts
 
 # The first that a delta has counts: some servers send the same thought under two names.
 _REASONING_FIELDS: Final = ("reasoning_content", "reasoning")
-_CALL_FIELDS: Final = ("tool_calls", "function_call")
 _CALL_REASONS: Final = ("tool_calls", "function_call")
 _TEXT_PARTS: Final = ("text", "output_text")
 _REASONING_PARTS: Final = ("thinking", "reasoning")
@@ -135,7 +134,7 @@ class Merger:
                 self._reasoning.extend(texts_of(details))
         if (refusal := delta.get("refusal")) and isinstance(refusal, str):
             self._refusal.append(refusal)
-        if any(delta.get(name) for name in _CALL_FIELDS):
+        if delta.get("tool_calls") or delta.get("function_call"):
             self._fragments += parse_fragments(delta)
 
     def _add_parts(self, parts: Iterable[object]) -> None:

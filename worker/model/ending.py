@@ -5,7 +5,7 @@ complete before it (some providers report a limit after the last token), and an 
 is complete once it gave a finish reason, whether `[DONE]` follows or not.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from worker.model.faults import ProviderError, error_in, parse_error
@@ -39,15 +39,19 @@ class Ending:
         self.finish_reason = reason
 
 
-def choices(chunk: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield a chunk's choices, as far as they are objects."""
+def choices(chunk: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
+    """A chunk's choices, as far as they are objects."""
     pieces = chunk.get("choices")
-    if isinstance(pieces, list):
-        for choice in pieces:
-            if isinstance(choice, dict):
-                yield choice
+    if not isinstance(pieces, list):
+        return ()
+    if len(pieces) == 1 and isinstance(pieces[0], dict):  # nearly every chunk
+        return pieces
+    return [choice for choice in pieces if isinstance(choice, dict)]
 
 
-def first_choice(chunk: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield what a chunk holds of choice 0, usually one piece. Others were never asked for."""
-    return (choice for choice in choices(chunk) if choice.get("index") in _FIRST)
+def first_choice(chunk: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
+    """What a chunk holds of choice 0, usually one piece. Others were never asked for."""
+    found = choices(chunk)
+    if len(found) == 1 and found[0].get("index") in _FIRST:
+        return found
+    return [choice for choice in found if choice.get("index") in _FIRST]

@@ -84,7 +84,7 @@ class Provider:
         try:
             async with self._open(body) as response:
                 read = _reader_of(response.http_response)
-                while piece := await _next(read, reader):
+                while piece := await (_rest(read, reader) if reader.is_complete else read()):
                     for chunk in reader.feed(piece):
                         yield chunk
                 for chunk in reader.finish(response.headers.get("content-type", "")):
@@ -176,10 +176,8 @@ def _reader_of(response: httpx2.Response) -> Callable[[], Awaitable[bytes]]:
     return lambda: anext(decoded, b"")
 
 
-async def _next(read: Callable[[], Awaitable[bytes]], answer: AnswerReader) -> bytes:
-    """The body's next bytes; none at its end, and none where a complete answer is followed by silence."""
-    if not answer.is_complete:
-        return await read()
+async def _rest(read: Callable[[], Awaitable[bytes]], answer: AnswerReader) -> bytes:
+    """What follows a complete answer; none at the body's end, and none where there is silence."""
     try:
         async with asyncio.timeout(_BODY_END_S if answer.is_done else _TAIL_S):
             return await read()

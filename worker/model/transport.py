@@ -18,6 +18,8 @@ import aiohttp
 import httpx2
 from aiohttp.http_exceptions import HttpProcessingError
 
+# Of the event loop, in which it hears that a server has closed a connection that would be used again.
+_TURNS: Final = 3
 # aiohttp sends more than that piece by piece, if asked to.
 _AT_ONCE_BYTES: Final = 1 << 20
 # A connection that is closed before all was sent goes after that, though its server takes nothing.
@@ -68,6 +70,8 @@ class Transport(httpx2.AsyncBaseTransport):
         timeouts = request.extensions["timeout"]
         limits = [timeouts[part] for part in ("pool", "connect", "write", "read")]
         content = await request.aread()
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
         is_tunnel = request.url.scheme == "https"
         try:
             # aiohttp's own do not watch a server that takes no bytes.
@@ -87,7 +91,10 @@ class Transport(httpx2.AsyncBaseTransport):
                 )
         except _FAILURES as exc:
             raise _translated(exc) from exc
-        body = Body(response)
+        if (connection := response.connection) is not None and connection.protocol is not None:
+            # aiohttp makes and drops a timer for each read; the body has one in all.
+            connection.protocol.read_timeout = None
+        body = Body(response, timeouts["read"])
         return httpx2.Response(
             response.status, headers=response.raw_headers, stream=body, request=request, extensions={"read": body.read}
         )
@@ -100,8 +107,14 @@ class Transport(httpx2.AsyncBaseTransport):
 class Body(httpx2.AsyncByteStream):
     """An answer's bytes as they come, as the server encoded them."""
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, stall_timeout_s: float | None) -> None:
         self._response = response
+        self._stall_timeout_s = stall_timeout_s
+        self._loop = asyncio.get_running_loop()
+        self._asked_at: float | None = None  # since when bytes are waited for
+        self._watch: asyncio.TimerHandle | None = None
+        if stall_timeout_s is not None:
+            self._watch = self._loop.call_later(stall_timeout_s, self._look)
 
     async def read(self) -> bytes:
         """Wait for the next bytes; none at the end.
@@ -109,10 +122,13 @@ class Body(httpx2.AsyncByteStream):
         Raises:
             httpx2.TransportError: it is cut, or silent for too long.
         """
+        self._asked_at = self._loop.time()
         try:
             data: bytes = await self._response.content.readany()
         except _FAILURES as exc:
             raise _translated(exc) from exc
+        finally:
+            self._asked_at = None
         return data
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -121,7 +137,18 @@ class Body(httpx2.AsyncByteStream):
 
     async def aclose(self) -> None:
         """Read to its end, the body has left its connection to the next request; else that closes."""
+        if self._watch is not None:
+            self._watch.cancel()
         self._response.close()
+
+    def _look(self) -> None:
+        assert self._stall_timeout_s is not None, "else nothing calls this"
+        now = self._loop.time()
+        due_at = (now if self._asked_at is None else self._asked_at) + self._stall_timeout_s
+        if due_at <= now:
+            self._response.content.set_exception(aiohttp.SocketTimeoutError("nothing came"))
+        else:
+            self._watch = self._loop.call_at(due_at, self._look)
 
 
 def _open_socket(address: aiohttp.AddrInfoType) -> socket.socket:

@@ -69,7 +69,7 @@ async def model_stage(
     async with aclosing(model.stream(asked)) as chunks:
         async for chunk in chunks:
             merger.add(chunk)
-            yield ToolCompletionChunk.model_construct(stage_id=stage_id, tool_results=lean(chunk))
+            yield ToolCompletionChunk.of(stage_id, lean(chunk))
     merged = merger.result()
     usage = merged.tokens
     if prompting is not None:
