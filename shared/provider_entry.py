@@ -42,6 +42,9 @@ class Abilities(ConfigEntry):
         default="native",
         description="native: it calls tools itself; prompted: it is told how in words; none: it is offered none",
     )
+    worked_example: bool = Field(
+        default=False, description="a prompted model is shown a call before the conversation; very small ones need it"
+    )
     parallel_tool_calls: bool = Field(
         default=True, description="it can ask for several calls at once; if not, the parameter is not sent"
     )

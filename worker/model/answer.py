@@ -74,11 +74,11 @@ class AnswerReader:
             ModelError: the body ended before the answer did, or held none, or an error.
         """
         yield from self._checked(self._decoder.finish())
-        if self.is_complete:
+        if self.is_complete and self._has_chunks:
             return
         if self._has_chunks:
             raise ModelUnavailable("the model's provider broke off in the middle of its answer")
-        if not self._has_bytes:
+        if not self._has_bytes or self.is_done:
             raise ModelUnavailable("the model's provider sent an empty answer")
         kind = _MEDIA_TYPE.match(content_type)
         raise ModelUnavailable(

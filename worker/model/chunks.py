@@ -140,7 +140,9 @@ class ChunkDecoder:
                 raise EventTooLong(self._event_max_bytes)
         elif line.startswith(b"event:"):
             self._event = line[6:].strip()
-        elif self._bare or line.startswith(_BARE):
+        elif line.startswith(b" ") and not self._bare and line.lstrip().startswith(_FIELD):
+            self._take_line(line.lstrip(), chunks)
+        elif self._bare or line.lstrip().startswith(_BARE):
             self._take_bare(line, chunks)
         elif line.startswith(_ERROR_FIELD):
             self._event = _ERROR_EVENT

@@ -6,12 +6,13 @@
 
 The form is that of Hermes and Qwen, on which many models were trained. `in_words` makes a
 request of it, `read_calls` reads the answer; a call that cannot be carried out is asked for
-again once, with what was wrong (`find_faults`, `ask_again`).
+again once, with what was wrong (`find_faults`, `ask_again`). A very small model does not do
+what it is told but what was done before, so it may be shown a call (`example_of`).
 """
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from shared.events import ToolCallRequest
@@ -40,6 +41,8 @@ _REQUIRED: Final = "You have to call at least one tool now, whatever you are ask
 _NAMED: Final = "You have to call the tool {name} now, and no other."
 _SEVERAL: Final = "For several calls, write one <tool_call> after the other."
 _ONE: Final = "Write one <tool_call> at the most."
+_EXAMPLE: Final = "Show me how you call {name}."
+_EXAMPLE_VALUES: Final = {"string": "example", "integer": 1, "number": 1.5, "boolean": True, "array": [], "null": None}
 _AGAIN: Final = """\
 That could not be carried out:
 {faults}
@@ -51,20 +54,49 @@ _AS_CALL: Final = r"<tool_call>\1</tool_call>"
 
 
 def in_words(
-    messages: Sequence[Message], tools: Sequence[dict[str, Any]], choice: ToolChoice, *, is_one_call: bool
+    messages: Sequence[Message],
+    tools: Sequence[dict[str, Any]],
+    choice: ToolChoice,
+    *,
+    is_one_call: bool,
+    has_example: bool = False,
 ) -> list[Message]:
     """The conversation with all that has to do with tools as text.
 
     Args:
         tools: as chat completions define them; without any, only earlier calls and results become text.
         is_one_call: whether the model may make one call at the most.
+        has_example: whether it is shown a call first.
     """
     told = list(_as_text(messages))
     if not tools:
         return told
     wish = f"{_wish(choice)} {_ONE if is_one_call else _SEVERAL}"
     described = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
-    return _with_system(told, _INTRODUCTION.format(tools=described, wish=wish))
+    system, *rest = _with_system(told, _INTRODUCTION.format(tools=described, wish=wish))
+    return [system, *(example_of(tools[0]["function"]) if has_example else ()), *rest]
+
+
+def example_of(function: Mapping[str, Any]) -> list[Message]:
+    """A question and the call that answers it, as if both had been made; its result is left out, or it is repeated."""
+    schema = function.get("parameters") or {}
+    properties = schema.get("properties", {})
+    arguments = {name: _example_value(properties.get(name, {})) for name in schema.get("required", ())}
+    call = {"name": function["name"], "arguments": json.dumps(arguments)}
+    return [
+        {"role": "user", "content": _EXAMPLE.format(name=function["name"])},
+        {"role": "assistant", "content": _call(call)},
+    ]
+
+
+def _example_value(schema: Mapping[str, Any]) -> Any:
+    """A value of the kind that a parameter takes: one that its schema names, where it names any."""
+    named = [*schema.get("examples", ()), *schema.get("enum", ())]
+    if named or "const" in schema:
+        return named[0] if named else schema["const"]
+    kinds = [schema, *schema.get("anyOf", ())]
+    kind = next((kind["type"] for kind in kinds if isinstance(kind.get("type"), str)), "object")
+    return _EXAMPLE_VALUES.get(kind, {})
 
 
 def read_calls(text: str, tool_names: Collection[str]) -> tuple[str, list[Call]]:

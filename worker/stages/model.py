@@ -63,7 +63,8 @@ async def model_stage(
         ModelError: the provider failed; its `retryable` says whether to do the stage again.
         BadCalls: a prompted model's first answer will not do.
     """
-    names = [] if prompting is not None else [tool["function"]["name"] for tool in request.tools or ()]
+    # Where no call is wanted, what looks like one is text.
+    names = [] if prompting is not None else [tool["function"]["name"] for tool in _offered(request)]
     merger = Merger(tool_names=names, taken_ids=taken_call_ids)
     asked = request if prompting is None else _in_words(request, prompting)
     async with aclosing(model.stream(asked)) as chunks:
@@ -93,13 +94,16 @@ async def model_stage(
 
 
 def _offered(request: ModelRequest) -> list[dict[str, Any]]:
-    """The tools that a prompted model is told of; where it may call none, it is told of none."""
+    """The tools that the model may call."""
     return [] if request.tool_choice == "none" else request.tools or []
 
 
 def _in_words(request: ModelRequest, prompting: Prompting) -> ModelRequest:
     is_one_call = request.parallel_tool_calls is False
-    messages = in_words(request.messages, _offered(request), request.tool_choice, is_one_call=is_one_call)
+    has_example = request.route is not None and request.route.abilities.worked_example
+    messages = in_words(
+        request.messages, _offered(request), request.tool_choice, is_one_call=is_one_call, has_example=has_example
+    )
     further = [] if prompting.again is None else prompting.again.messages
     return replace(request, messages=[*messages, *further], tools=None, tool_choice=None, parallel_tool_calls=None)
 

@@ -150,6 +150,8 @@ export interface ModelView {
 export interface Abilities {
   /** native: it calls tools itself; prompted: it is told how in words; none: it is offered none */
   tools?: "native" | "prompted" | "none";
+  /** a prompted model is shown a call before the conversation; very small ones need it */
+  worked_example?: boolean;
   /** it can ask for several calls at once; if not, the parameter is not sent */
   parallel_tool_calls?: boolean;
   /** what the limit on its output is called */

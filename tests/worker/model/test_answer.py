@@ -69,9 +69,12 @@ def test_body_that_is_no_answer_says_what_it_is(body):
         list(reader.finish("text/html; charset=utf-8"))
 
 
-def test_body_without_a_byte_is_an_empty_answer():
+def test_body_that_says_nothing_is_an_empty_answer():
     with pytest.raises(ModelUnavailable, match="empty answer"):
         list(AnswerReader(10_000).finish())
+    for body in (b"data: [DONE]\n\n", b": PROCESSING\n\ndata: [DONE]\n\ndata: [DONE]\n\n"):
+        with pytest.raises(ModelUnavailable, match="empty answer"):
+            read(body)
 
 
 def test_content_type_is_told_only_where_it_is_one():
@@ -122,6 +125,7 @@ def test_chunks_that_say_nothing_count_too():
         json.dumps([COMPLETION], indent="\t").encode(),
         b"data: " + WHOLE + b"\n\n",
         b": OPENROUTER PROCESSING\n\n" + WHOLE,
+        b"\n\n \n" + b" " * 9 + WHOLE + b"\n\n",
     ],
 )
 def test_completion_that_was_not_streamed_becomes_one_chunk(body):

@@ -101,6 +101,7 @@ def test_error_event_may_hold_no_object(data, error):
         b'event: ping\ndata: ping\n\ndata: {"a": 1}\n\nevent: keep-alive\ndata: 7:\n\ndata: {"a": 2}\n\n',
         b': OPENROUTER PROCESSING\n\ndata: {"a": 1}\n\n: OPENROUTER PROCESSING\n\ndata: {"a": 2}\n\n',
         b'{"a": 1}\n{"a": 2}\n',
+        b'  data: {"a": 1}\n\n  data:{"a": 2}\n\n',
         b'\xef\xbb\xbf{"a": 1}\r\n\r\n[{"a": 2}]',
         b'{"a": 1}\n\ndata: {"a": 2}\n\ndata: [DONE]\n\n{"a": 3}\n',
         b'{\n  "a": 1\n}\n{\n\n  "a": 2\n}',

@@ -352,6 +352,34 @@ def test_cut_at_every_byte_merges_the_same(chunks):
         assert calls_of(*decoder.feed(raw[:cut]), *decoder.feed(raw[cut:]), *decoder.finish()) == BOTH
 
 
+NOISE = [
+    {"choices": None, "usage": None},
+    {"choices": []},
+    {"choices": [], "prompt_filter_results": [{"prompt_index": 0}], "model": "", "id": ""},
+    {"choices": [{"index": 0, "delta": None, "finish_reason": None}]},
+    {"choices": [{"index": 0, "finish_reason": "", "content_filter_offsets": {"end_offset": 44}}]},
+    {"choices": [{"index": 1, "delta": {"tool_calls": [part("get_time", "{}", index=0, id="x")], "content": "no"}}]},
+    {"choices": [{"index": "1", "delta": {"function_call": {"name": "get_time", "arguments": ""}}}]},
+    {"type": "ping"},
+    {},
+    delta(role="assistant", content="", tool_calls=[], function_call=None, refusal=None, reasoning_content=""),
+    delta(tool_calls=[None, "x", 7]),
+    delta(content=None, tool_calls=None),
+    {"choices": ["x", None, {"index": 0, "delta": "x"}], "usage": "many", "error": None},
+    {"object": "chat.completion.chunk", "usage": {"prompt_tokens": 1}, "choices": [{"delta": {}, "logprobs": {}}]},
+]
+
+
+@pytest.mark.parametrize("chunks", TWO_CALLS.values(), ids=TWO_CALLS.keys())
+def test_noise_between_chunks_changes_nothing(chunks):
+    noisy = [noise for chunk in chunks for noise in (*NOISE, chunk)]
+    merged = merge(*noisy, *NOISE)
+
+    assert [(call.name, call.arguments) for call in merged.tool_calls] == BOTH
+    assert (merged.text, merged.reasoning, merged.refusal, merged.error) == ("", "", "", None)
+    assert merged.tool_calls == merge(*chunks).tool_calls
+
+
 def test_arguments_as_an_object_become_text():
     chunk = calls_delta(part("get_weather", {"city": "Zürich", "days": [1, 2]}, index=0, id="a"))
 

@@ -1,12 +1,15 @@
 """Tools in words: what a model without native calls is told, and what is read out of its answer."""
 
+import json
+import re
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from worker.model.calls import Call
-from worker.model.prompted import ask_again, find_faults, in_words, read_calls
+from worker.model.prompted import ask_again, example_of, find_faults, in_words, read_calls
 
 WEATHER = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
 NAMED = {"type": "function", "function": {"name": "get_weather"}}
@@ -79,6 +82,47 @@ def test_calls_and_results_become_text_even_where_no_tool_is_offered_any_more() 
     assert results["content"].count("<tool_response>") == 2
     assert '{"name": "get_weather", "content": "18 °C"}' in results["content"]
     assert read_calls(assistant["content"], ["get_weather"])[1][0] == KOELN, "it reads what it is told to write"
+
+
+BOOKING = {
+    "name": "book",
+    "parameters": {
+        "properties": {
+            "place": {"type": "string"},
+            "table": {"type": "string", "examples": ["window"]},
+            "room": {"enum": ["inside", "outside"]},
+            "guests": {"type": "integer"},
+            "price": {"anyOf": [{"type": "number"}, {"type": "null"}]},
+            "smokes": {"type": "boolean"},
+            "kind": {"const": "dinner"},
+            "dishes": {"type": "array", "items": {"type": "string"}},
+            "who": {"$ref": "#/$defs/Person"},
+            "note": {"type": "string"},
+        },
+        "required": ["place", "table", "room", "guests", "price", "smokes", "kind", "dishes", "who"],
+    },
+}
+
+
+def test_example_stands_between_system_and_conversation_as_the_page_shows_it() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "tools.md").read_text()
+    *example, asked = json.loads(re.findall(r"```json\n(\[\n  \{\"role\".+?)```", page, re.DOTALL)[0])
+    parameters = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    tools = [{"type": "function", "function": {"name": "get_weather", "parameters": parameters}}, WEATHER]
+
+    system, *rest = in_words([asked], tools, "auto", is_one_call=False, has_example=True)
+    assert rest == [*example, asked]
+    assert system == in_words([asked], tools, "auto", is_one_call=False)[0]
+    assert in_words([asked], [], "auto", is_one_call=False, has_example=True) == [asked]
+
+
+def test_example_s_arguments_are_of_the_kinds_that_the_tool_needs() -> None:
+    (call,) = read_calls(example_of(BOOKING)[1]["content"], ["book"])[1]
+
+    assert json.loads(call.arguments) == {
+        "place": "example", "table": "window", "room": "inside", "guests": 1, "price": 1.5, "smokes": True,
+        "kind": "dinner", "dishes": [], "who": {},
+    }  # fmt: skip
 
 
 def test_arguments_that_are_no_json_are_told_as_they_were() -> None:

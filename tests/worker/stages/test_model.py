@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from shared.errors import ModelUnavailable
 from shared.events import Event, ModelStageResult, StageCompleted, ToolCompletionChunk
+from shared.provider_entry import Abilities
+from shared.providers import Route
 from shared.usage import Usage
 from worker.model.client import ModelRequest
 from worker.model.deltas import Merger
@@ -155,6 +157,17 @@ async def test_cancelled_stage_closes_the_provider_s_connection() -> None:
     assert model.is_closed
 
 
+@pytest.mark.parametrize(("choice", "called"), [("auto", True), ("none", False)])
+async def test_written_call_is_one_where_calls_are_wanted(choice: str, called: bool) -> None:
+    said = '[get_weather(city="Paris")]'
+    model = ScriptedModel(says(said), chunk({}, "stop"))
+    request = dataclasses.replace(REQUEST, tool_choice=choice)
+    result = result_of([event async for event in model_stage("extraction", model, request, set())])
+
+    assert bool(result.tool_calls) is called
+    assert result.text == ("" if called else said)
+
+
 # --- models that are told of their tools in words ------------------------------
 
 SAID_CALL = '<tool_call>{"name": "get_weather", "arguments": {"city": "Köln"}}</tool_call>'
@@ -189,6 +202,18 @@ async def test_prompted_model_is_told_in_words_and_its_calls_are_read_from_its_t
     ]
     raw = "".join(e.tool_results["choices"][0]["delta"].get("content", "") for e in events[:2])
     assert raw == f"Let me see. {SAID_CALL}", "the log holds what the model said"
+
+
+async def test_prompted_model_is_shown_a_call_where_its_abilities_say_so() -> None:
+    model, shown = says_all("It is warm."), says_all("It is warm.")
+    await prompt(model)
+    await prompt(shown, route=Route("m", "p", "m", Abilities(tools="prompted", worked_example=True), {}))
+
+    system, *rest = model.requests[0].messages
+    first, asked, called, *others = shown.requests[0].messages
+    assert (first, others) == (system, rest)
+    assert (asked["role"], called["role"]) == ("user", "assistant")
+    assert "<tool_call>" in called["content"]
 
 
 async def test_prompted_model_has_a_second_go_and_its_tokens_are_counted_twice() -> None:

@@ -73,7 +73,7 @@ async def test_tools_of_the_page_do_what_it_says(registry: ToolRegistry) -> None
 
 
 async def test_what_a_model_is_told_is_what_the_page_shows(registry: ToolRegistry) -> None:
-    (shown,) = blocks("json")
+    shown, _ = blocks("json")
     (definition,) = registry.definitions(["count_words"])
 
     assert json.loads(shown) == definition
