@@ -119,7 +119,11 @@ class FunctionBody:
 
     def _run_plain(self, function: Callable[[], Any]) -> ToolReply | Awaitable[Any]:
         """In a thread: the reply itself, as a large result takes its time to encode."""
-        result = function()
+        try:
+            result = function()
+        except StopIteration as exc:
+            # asyncio's futures take any exception but this one: who waits for it would wait for ever (Python 3.11).
+            raise RuntimeError("the function raised StopIteration") from exc
         return result if inspect.isawaitable(result) else self._reply(result)
 
     def _reply(self, result: Any) -> ToolReply:

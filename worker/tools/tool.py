@@ -118,12 +118,12 @@ class Tool:
         try:
             reply = await prepared()
             return reply._replace(content=cut(reply.content, self.result_max_bytes))
-        except StillAtWork:
+        except (StillAtWork, asyncio.CancelledError, GeneratorExit):
             raise
         except ToolError as exc:
             return self._failed(f"{self.name}: {exc}")
-        except (Exception, SystemExit) as exc:
-            # SystemExit, too: a tool that calls sys.exit must not end the worker and its other runs.
+        except BaseException as exc:
+            # Not only an Exception: sys.exit must not end the worker and its other runs, nor a panic in Rust this one.
             log.warning("tool %s failed", self.name, exc_info=exc)
             return self._failed(f"{self.name} failed: {_describe(exc)}")
 

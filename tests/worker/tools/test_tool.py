@@ -91,7 +91,20 @@ async def test_bad_arguments_never_reach_the_function(make: Make) -> None:
     assert "- x: Input should be a valid integer" in reply.content
 
 
-@pytest.mark.parametrize("error", [ValueError("no luck"), SystemExit("no luck"), TimeoutError("no luck")])
+class Panic(BaseException):
+    """As that of a library in Rust."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("no luck"),
+        TimeoutError("no luck"),
+        SystemExit("no luck"),
+        KeyboardInterrupt("no luck"),
+        Panic("no luck"),
+    ],
+)
 @pytest.mark.parametrize("is_async", [True, False])
 async def test_exception_is_a_reply_without_traceback(
     make: Make, caplog, error: BaseException, *, is_async: bool
@@ -107,6 +120,21 @@ async def test_exception_is_a_reply_without_traceback(
     name = "awaited" if is_async else "plain"
     assert reply == ToolReply(f"{name} failed: {type(error).__name__}: no luck", is_error=True)
     assert "Traceback" in caplog.text
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_end_of_an_iterator_is_an_exception_like_others(make: Make, *, is_async: bool) -> None:
+    """`next` of nothing: asyncio's futures take any exception but this one (Python 3.11)."""
+
+    def plain() -> None:
+        next(iter(()))
+
+    async def awaited() -> None:
+        next(iter(()))
+
+    reply = await asyncio.wait_for(make(awaited if is_async else plain).call("", CONTEXT), 5)
+    assert reply.is_error
+    assert "StopIteration" in reply.content
 
 
 async def test_tools_own_words_are_the_reply(make: Make) -> None:
