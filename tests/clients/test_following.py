@@ -135,8 +135,14 @@ async def test_passing_trouble_is_waited_out(monkeypatch: pytest.MonkeyPatch, st
 async def test_answer_of_another_kind_is_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     """The page of a hotel's network, say."""
     monkeypatch.setattr(following, "RETRY_S", 0)
-    async with FakeGateway.scripted(Answer(b"<html>", media_type="text/html"), WHOLE) as gateway:
+    page, no_route = Answer(b"<html>", media_type="text/html"), Answer(b"404 page not found", 404, "text/plain")
+    async with FakeGateway.scripted(page, no_route, WHOLE) as gateway:
         assert len(await follow(gateway)) == 4
+    async with FakeGateway(lambda _: page) as gateway, AsyncStagebus(gateway.url) as client:
+        with pytest.raises(Unreachable):
+            await follow(gateway, patience_s=0)
+        with pytest.raises(Unreachable, match="not a Stagebus gateway"):
+            await client.runs.list()
 
 
 async def test_unknown_run_is_refused_with_the_gateway_s_words() -> None:
@@ -211,7 +217,7 @@ def test_quiet_connection_that_is_lost_is_made_again(monkeypatch: pytest.MonkeyP
     place = Place("7-1")
     way = Following("http://gateway", "01J", place, lambda _cursor, _wait_s: None, None, is_found=True)
     for _ in range(5):
-        way.open(httpx.Response(200))
+        assert way.open(httpx.Response(200, headers={"content-type": "text/event-stream"}))
         now += following.PATIENCE_S + 1
 
         assert way.wait_s(httpx.ReadError("")) <= following.RETRY_S

@@ -51,6 +51,10 @@ export async function connect(
     const response = await watch.during(http.send(path, { headers, cache: "no-store", signal: watch.signal }));
     if (response.status === 204) return watch.stop(), null;
     if (response.status !== 200 || !response.body) throw await refusal(response);
+    if (!response.headers.get("content-type")?.startsWith("text/event-stream")) {
+      void response.body.cancel().catch(() => undefined);
+      throw new UnreachableError("a page, and not a Stagebus gateway's stream");
+    }
     const pingS = Number(response.headers.get("x-ping-s"));
     if (silenceMs === undefined && pingS > 0) watch.expect(silenceOf(pingS * 1000));
     return { lastId: response.headers.get("x-last-event-id") ?? "", batches: readBatches(response.body, watch) };

@@ -166,6 +166,14 @@ test("the gateway's own no ends it with its code", async (t) => {
   assert.equal(server.asked.length, 1);
 });
 
+test("a page in the place of a stream is nobody's answer", async (t) => {
+  const page = answer(200, "<html>", "content-type: text/html\r\n");
+  const updates = await follow(await serve(t, page, stream(DONE("7-1"))));
+
+  assert.deepEqual(states(updates), ["connecting", "reconnecting1", "live", "ended"]);
+  await assert.rejects(follow(await serve(t, page), { patienceMs: 1 }), UnreachableError);
+});
+
 test("where nobody answers, patience ends", async () => {
   await assert.rejects(follow({ url: "http://127.0.0.1:9" }, { patienceMs: 1 }), UnreachableError);
 });

@@ -80,11 +80,12 @@ class AsyncStagebus:
                 response = await self._http.request(
                     call.method, call.path, json=call.json, params=call.params, headers=call.headers
                 )
+                answer = None if response.is_error else calls.answer_of(response)
                 self._is_found = True
-                if not response.is_error:
-                    return dict(response.json()) if response.content else {}
+                if answer is not None:
+                    return answer
             except httpx.TransportError as exc:
-                failure = exc
+                response, failure = None, exc
             tries += 1
             wait_s = calls.backoff_s(tries, response, jitter())
             if wait_s is None:

@@ -133,6 +133,28 @@ def retry_after_s(response: httpx.Response) -> float | None:
     return float(text) if text.isdecimal() else None
 
 
+def answer_of(response: httpx.Response) -> Json:
+    """What an answer that is no error says.
+
+    Raises:
+        httpx.RemoteProtocolError: nothing that a gateway would say.
+    """
+    if not response.content:
+        return {}
+    try:
+        answer = response.json()
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise httpx.RemoteProtocolError("what answers there is not a Stagebus gateway", request=response.request)
+    return answer
+
+
+def is_json(response: httpx.Response) -> bool:
+    """Whether a gateway may have written an error: a proxy's page is none."""
+    return "json" in response.headers.get("content-type", "")
+
+
 def refusal(response: httpx.Response) -> Refused:
     """What an answer that is an error raises."""
     try:

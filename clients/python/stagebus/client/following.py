@@ -8,7 +8,7 @@ from typing import Final
 import httpx
 from httpx_sse import ServerSentEvent
 
-from stagebus.client.calls import PASSING, refusal, run_path
+from stagebus.client.calls import PASSING, is_json, refusal, run_path
 from stagebus.client.errors import StreamBroken, Unreachable
 from stagebus.client.place import Hole, Place, Received
 
@@ -68,8 +68,10 @@ class Following:
         """
         if response.status_code in PASSING:
             return False
-        if response.is_error:
+        if response.is_error and is_json(response):
             raise refusal(response)
+        if response.status_code != _NO_CONTENT and not _is_stream(response):
+            return False  # a proxy's own page, or another server's
         self._reach()
         self._opened_at = time.monotonic()
         self.place.is_ended = response.status_code == _NO_CONTENT
@@ -115,6 +117,10 @@ class Following:
 
     def _reach(self) -> None:
         self._give_up_at = time.monotonic() + self._patience_s
+
+
+def _is_stream(response: httpx.Response) -> bool:
+    return not response.is_error and response.headers.get("content-type", "").startswith("text/event-stream")
 
 
 def jitter() -> float:
