@@ -226,6 +226,18 @@ def test_quiet_connection_that_is_lost_is_made_again(monkeypatch: pytest.MonkeyP
         way.wait_s(httpx.ConnectError(""))
 
 
+def test_how_long_silence_is_goes_by_the_gateway_s_pings() -> None:
+    way = Following("http://gateway", "01J", Place(), lambda _cursor, _wait_s: None, None, is_found=True)
+    head = {"content-type": "text/event-stream"}
+
+    assert way.open(httpx.Response(200, headers=head))
+    assert way.silence_s == 35
+    assert way.open(httpx.Response(200, headers=head | {"x-ping-s": "60"}))
+    assert way.silence_s == 210
+    assert way.open(httpx.Response(200, headers=head | {"x-ping-s": "inf"}))
+    assert way.silence_s == 210
+
+
 async def test_create_is_sent_again_under_the_same_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls, "RETRY_S", 0)
     created = Answer(b'{"id":"01J","status":"queued"}', 202, "application/json")

@@ -11,7 +11,7 @@ from httpx_sse import aconnect_sse
 from stagebus.client import calls
 from stagebus.client.calls import Call, Json, RunFields, RunFilters
 from stagebus.client.errors import Unreachable
-from stagebus.client.following import BREAKS, SILENCE_MAX_S, Following, OnLost, jitter
+from stagebus.client.following import BREAKS, Following, OnLost, jitter
 from stagebus.client.picture import Picture
 from stagebus.client.place import Place, Received
 from stagebus.client.results import Result, Ticket, result_of, ticket_of
@@ -101,8 +101,8 @@ class AsyncStagebus:
             StreamBroken: what is sent has holes.
         """
         following = Following(self.url, run_id, place, self._on_lost, self._patience_s, is_found=self._is_found)
-        timeout = httpx.Timeout(SILENCE_MAX_S, connect=calls.CONNECT_MAX_S)
         while not following.is_ended:
+            timeout = httpx.Timeout(following.silence_s, connect=calls.CONNECT_MAX_S)
             failure: Exception | None = None
             try:
                 async with aconnect_sse(

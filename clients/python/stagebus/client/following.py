@@ -12,8 +12,9 @@ from stagebus.client.calls import PASSING, is_json, refusal, run_path
 from stagebus.client.errors import StreamBroken, Unreachable
 from stagebus.client.place import Hole, Place, Received
 
-# Three of the gateway's pings.
-SILENCE_MAX_S: Final = 35.0
+# Of the gateway's pings, and of those of its default setting until it says otherwise.
+SILENT_PINGS: Final = 3.5
+PING_S: Final = 10.0
 RETRY_S: Final = 1.0
 BACKOFF_MAX_S: Final = 15.0
 # How long to look for a gateway that was never there, and for one that was.
@@ -43,6 +44,7 @@ class Following:
         self._run_id = run_id
         self._on_lost = on_lost
         self._retry_s = RETRY_S
+        self.silence_s = PING_S * SILENT_PINGS  # how long the next connection may bring nothing
         self._failures = 0
         self._holes = 0
         self._opened_at: float | None = None  # while a connection stands
@@ -74,6 +76,8 @@ class Following:
             return False  # a proxy's own page, or another server's
         self._reach()
         self._opened_at = time.monotonic()
+        if (ping := response.headers.get("x-ping-s", "")).replace(".", "", 1).isdecimal():
+            self.silence_s = max(float(ping) * SILENT_PINGS, 1.0)
         self.place.is_ended = response.status_code == _NO_CONTENT
         return not self.place.is_ended
 
