@@ -11,8 +11,9 @@ export function initSignIn() {
   });
 }
 
-/** Ask for a key. */
+/** Ask for a key; who is at it already is left alone, though the list is refused again and again. */
 export function showSignIn() {
+  if (!$("sign-in").hidden) return;
   $("sign-in").hidden = false;
   $("home").hidden ||= $("prompt").value === ""; // what was written there is not put out of sight
   $("key").focus();

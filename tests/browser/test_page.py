@@ -604,6 +604,11 @@ async def test_page_of_a_locked_gateway_asks_for_a_key_and_shares_a_run_without_
     await page.goto(url)
     await expect(page.locator("#sign-in")).to_be_visible()
     await expect(page.locator("#home")).to_be_hidden()
+    await page.locator("#sign-in-button").focus()
+    async with page.expect_response("**/runs?*"):  # the list asks again, and is refused again
+        await page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
+    await expect(page.locator("#recents-note")).to_have_text("Sign in to see them.")
+    await expect(page.locator("#sign-in-button")).to_be_focused()
     await page.locator("#key").fill("sbk_wrong")
     await page.locator("#sign-in-button").click()
     await expect(page.locator("#sign-in-error")).to_contain_text("not known here")
