@@ -33,6 +33,13 @@ export function make(name, className, ...children) {
   return element;
 }
 
+/** Make these the element's children, and touch none that has its place already: it may have the focus or the pointer. */
+export function placeChildren(element, wanted) {
+  const isWanted = new Set(wanted);
+  for (const child of [...element.children]) if (!isWanted.has(child)) child.remove();
+  wanted.forEach((child, n) => element.children[n] === child || element.insertBefore(child, element.children[n] ?? null));
+}
+
 /** Whether a click on a link is meant for this page, and not for a new tab. */
 export function isPlainClick(event) {
   return event.button === 0 && !event.metaKey && !event.ctrlKey && !event.shiftKey && !event.altKey;

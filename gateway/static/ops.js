@@ -1,7 +1,7 @@
 // The system at a glance: the queue, the workers and what they hold, and how fast it goes. Asked for while it is seen.
 
 import { client, isSignInNeeded } from "./api.js";
-import { $, make, setText } from "./dom.js";
+import { $, make, placeChildren, setText } from "./dom.js";
 import { duration } from "./format.js";
 import { showSignIn } from "./sign_in.js";
 
@@ -11,6 +11,7 @@ const RUNS_SHOWN = 20; // of one worker
 const PER_MINUTE = 60_000;
 
 let timer = null;
+const rows = new Map(); // worker name -> its row, which stays as long as the worker does
 let seen = []; // { at, totals }: the last few, for rates
 
 /** Begin to ask, or stop. */
@@ -49,7 +50,8 @@ function render({ queue, workers, streams_open: streams, totals }, now) {
   for (const [name, value] of Object.entries(figures)) {
     setText(document.querySelector(`[data-figure=${name}]`), typeof value === "number" ? value.toLocaleString() : value);
   }
-  $("workers").replaceChildren(...workers.map(workerRow));
+  placeChildren($("workers"), workers.map(showWorker));
+  for (const name of rows.keys()) if (!workers.some((worker) => worker.name === name)) rows.delete(name);
   setText($("workers-none"), workers.length ? "" : "No worker has been heard of: runs wait.");
 }
 
@@ -63,22 +65,37 @@ function perMinute(grown) {
   return Math.round((grown * PER_MINUTE) / (seen.at(-1).at - seen[0].at));
 }
 
-function workerRow({ name, concurrency, runs, seen_ms_ago: ago }) {
-  const load = make("meter", "");
-  Object.assign(load, { min: 0, max: concurrency, value: runs.length, ariaLabel: `Runs of ${name}` });
-  const held = runs.slice(0, RUNS_SHOWN).map(heldRun);
-  if (runs.length > RUNS_SHOWN) held.push(make("li", "muted", `and ${runs.length - RUNS_SHOWN} more`));
-  return make(
-    "li", "card worker",
-    make("div", "head", make("h3", "", name), make("span", "spacer"), make("span", "muted", `heard ${duration(ago)} ago`)),
-    make("div", "load", load, make("span", "muted", `${runs.length} of ${concurrency} runs`)),
-    make("ul", "held", ...held),
-  );
+function showWorker({ name, concurrency, runs, seen_ms_ago: ago }) {
+  if (!rows.has(name)) rows.set(name, workerRow(name));
+  const { item, load, heard, count, held, more } = rows.get(name);
+  Object.assign(load, { max: concurrency, value: runs.length });
+  setText(heard, `heard ${duration(ago)} ago`);
+  setText(count, `${runs.length} of ${concurrency} runs`);
+  const shown = new Map([...held.children].map((row) => [row.dataset.held, row]));
+  const rest = runs.length - RUNS_SHOWN;
+  setText(more, `and ${rest} more`);
+  placeChildren(held, [...runs.slice(0, RUNS_SHOWN).map((run) => showHeld(shown.get(run.id), run)), ...(rest > 0 ? [more] : [])]);
+  return item;
 }
 
-function heldRun({ id, attempt, lease_ends_in_ms: lease }) {
+function workerRow(name) {
+  const load = Object.assign(make("meter", ""), { min: 0, ariaLabel: `Runs of ${name}` });
+  const [heard, count] = [make("span", "muted"), make("span", "muted")];
+  const held = make("ul", "held");
+  const head = make("div", "head", make("h3", "", name), make("span", "spacer"), heard);
+  return { item: make("li", "card worker", head, make("div", "load", load, count), held), load, heard, count, held, more: make("li", "muted") };
+}
+
+function showHeld(shown, { id, attempt, lease_ends_in_ms: lease }) {
+  const row = shown ?? heldRow(id);
+  setText(row.lastChild, `attempt ${attempt} · ${lease > 0 ? `lease for ${duration(lease)}` : "lease is over"}`);
+  return row;
+}
+
+function heldRow(id) {
   const link = make("a", "", id);
   link.href = `/?run=${encodeURIComponent(id)}`;
-  const text = lease > 0 ? `lease for ${duration(lease)}` : "lease is over";
-  return make("li", "", link, make("span", "muted", `attempt ${attempt} · ${text}`));
+  const row = make("li", "", link, make("span", "muted"));
+  row.dataset.held = id;
+  return row;
 }

@@ -1,7 +1,7 @@
 // The list of runs: a column where there is room, a drawer where there is not. It is alive while it is seen.
 
 import { client, isGuest, isSignInNeeded } from "./api.js";
-import { $, isPlainClick, make, setBusy } from "./dom.js";
+import { $, isPlainClick, make, placeChildren, setBusy } from "./dom.js";
 import { ago, duration, money } from "./format.js";
 import { showSignIn } from "./sign_in.js";
 
@@ -141,7 +141,9 @@ async function cancelRun(button) {
 function render() {
   const focused = document.activeElement;
   const { runId, cancelId } = focused.dataset;
-  placeItems($("recents-list"), runs.map(itemOf));
+  placeChildren($("recents-list"), runs.map(itemOf));
+  const ids = new Set(runs.map(({ id }) => id));
+  for (const id of items.keys()) if (!ids.has(id)) items.delete(id);
   $("recents-end").hidden = next === null;
   const place = runId ? `[data-run-id="${runId}"]` : cancelId && `[data-cancel-id="${cancelId}"]`;
   if (place && !focused.isConnected) $("recents-list").querySelector(place)?.focus({ preventScroll: true });
@@ -157,14 +159,6 @@ function itemOf(run) {
   const item = listItem(run, isOpen, status);
   items.set(run.id, { says, item });
   return item;
-}
-
-/** Make these the list's entries, and touch none that has its place already. */
-function placeItems(list, wanted) {
-  const isWanted = new Set(wanted);
-  for (const item of [...list.children]) if (!isWanted.has(item)) item.remove();
-  wanted.forEach((item, n) => list.children[n] === item || list.insertBefore(item, list.children[n] ?? null));
-  for (const [id, { item }] of items) if (!isWanted.has(item)) items.delete(id);
 }
 
 function listItem(run, isOpen, status) {
