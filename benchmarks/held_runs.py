@@ -73,6 +73,7 @@ async def _cost(
     post: Post,
     silent: Callable[[Redis], Awaitable[int]],
 ) -> dict[str, Any]:
+    await _until_settled(redis)
     others = await _commands_per_s(redis)  # the gateway's canary, and this program's own
     workers = await asyncio.gather(*(start_worker() for _ in range(WORKERS)))
     await _until_settled(redis)
@@ -93,7 +94,7 @@ async def _cost(
 
 
 async def _until_settled(redis: Redis) -> None:
-    """Until nobody opens a connection any more: what a worker says as it starts is no idle talk."""
+    """Until nobody opens a connection any more: what a process says as it starts is no idle talk."""
     before, now = -1, 0
     while before != now:
         await asyncio.sleep(SETTLED_S)

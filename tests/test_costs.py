@@ -20,6 +20,7 @@ from shared.cursor import START
 from shared.line import Line
 from shared.loop_lag import LOOK_S
 from shared.presence import SAY_S
+from shared.pubsub import CANARY_S, IDLE_CANARY_EVERY
 from shared.settings import Settings
 from tests.redis_calls import bytes_taken, calls, sent
 from tests.runs_by_hand import RunByHand, chunk, start, stop
@@ -167,7 +168,7 @@ async def test_what_waiting_holding_and_creating_cost(tmp_path: Path) -> None:
         idle = await _sent_in(system.redis, WATCH_S)
         # A worker's and the gateway's canary and what they say of themselves, the worker's poll with its wait on the
         # bell, and those that look.
-        assert idle <= WATCH_S * (2 / 0.6 + 2 / SAY_S + 2 / POLL_S) + 4
+        assert idle <= WATCH_S * (2 / CANARY_S / IDLE_CANARY_EVERY + 2 / SAY_S + 2 / POLL_S) + 4
         for before, url in zip(looks, (system.url, worker_url), strict=True):
             assert 0 < await _looks_at_loop(http, url) - before <= (time.monotonic() - started_at) / LOOK_S + 1
 

@@ -1,6 +1,7 @@
 """The pub/sub connection against a real server: confirmed subscriptions, and every way to lose the connection."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
 from urllib.parse import urlsplit
@@ -166,6 +167,21 @@ async def test_deaf_connection_is_given_up(far: Listener, redis: Redis, monkeypa
     assert await redis.publish("a", b"x") == 1
     await _hear(redis, far.channels._canary.decode(), 4)
     assert far.reconnected == told + 1, "the new one is not given up in its turn"
+
+
+async def test_canaries_are_few_while_nobody_listens(
+    far: Listener, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And as many as ever as soon as somebody does."""
+    monkeypatch.setattr(pubsub, "CANARY_S", 0.02)
+    await far.channels.start()
+    began = time.monotonic()
+    await _hear(redis, far.channels._canary.decode(), 3)
+    assert time.monotonic() - began >= 2 * pubsub.IDLE_CANARY_EVERY * pubsub.CANARY_S
+
+    monkeypatch.setattr(pubsub, "IDLE_CANARY_EVERY", 10**9)
+    await far.subscribe("a")
+    await _hear(redis, far.channels._canary.decode(), 3)
 
 
 async def _hear(redis: Redis, channel: str, count: int) -> None:
