@@ -12,7 +12,7 @@ import asyncio
 import re
 import socket
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Final
 
@@ -79,8 +79,11 @@ def bind_shared(host: str, port: int) -> list[socket.socket]:
 
 def _show(name: str, line: str) -> None:
     """Lines of the log as they are; what else is said, of whom it is."""
-    sys.stderr.write(f"{line}\n" if line.startswith("{") else f"{name}: {line}\n")
-    sys.stderr.flush()
+    with suppress(
+        OSError
+    ):  # nobody reads any more: else none of them would be started again, and each stop at its next line
+        sys.stderr.write(f"{line}\n" if line.startswith("{") else f"{name}: {line}\n")
+        sys.stderr.flush()
 
 
 def _spec(settings: Settings, host: str, port: int) -> ChildSpec:

@@ -5,12 +5,14 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
 from redis.asyncio import Redis
 
+from gateway import workers
 from gateway.workers import bind_shared
 from shared import sse
 from shared.errors import ChildFailed
@@ -111,3 +113,15 @@ def test_port_of_the_system_s_choice_is_one_for_all_addresses() -> None:
 
     assert len(ports) == 1
     assert ports != {0}
+
+
+def test_log_that_nobody_reads_any_more_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else no gateway would be started again, and each would stop at the next line that it says."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w", buffering=1) as nobody:
+        monkeypatch.setattr("sys.stderr", nobody)
+        workers._show("gateway 1", "a line")
+        monkeypatch.undo()
+        with suppress(OSError):
+            nobody.close()

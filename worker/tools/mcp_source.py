@@ -74,7 +74,7 @@ class McpSource:
 
     async def start(self) -> None:
         """Begin to connect, and wait for the first go at it, but not for long."""
-        self._owner = asyncio.create_task(self._own(), name=f"mcp {self.name}")
+        self._take_over(None)
         with suppress(TimeoutError):
             await asyncio.wait_for(self._tried.wait(), START_MAX_S)
 
@@ -90,14 +90,24 @@ class McpSource:
 
     # --- the owner -----------------------------------------------------------
 
-    async def _own(self) -> None:
+    def _take_over(self, ended: asyncio.Task[None] | None) -> None:
+        """Have an owner, and another where the one before ended though nobody here told it to: a cancel of the SDK's own."""
+        if self._stopping.is_set():
+            return
+        if ended is not None:
+            logger.error("MCP server %s: its connection's task was cancelled by nobody here; beginning anew", self.name)
+        self._owner = asyncio.create_task(self._own(0 if ended is None else BACKOFF_S), name=f"mcp {self.name}")
+        self._owner.add_done_callback(self._take_over)
+
+    async def _own(self, wait_s: float) -> None:
+        await asyncio.sleep(wait_s)
         backoff_s = BACKOFF_S
         while not self._stopping.is_set():
             started = time.monotonic()
             try:
                 await self._hold()
                 trouble = "it closed the connection"
-            except Exception as exc:  # noqa: BLE001 - whatever a server, its process or the SDK comes up with
+            except (Exception, BaseExceptionGroup) as exc:  # noqa: BLE001 - whatever a server, its process or the SDK comes up with
                 trouble = _innermost(exc)
             finally:
                 self._client = None

@@ -89,7 +89,7 @@ class OpenApiSource:
                 self._offer(text, location)
                 self.on_change()
                 return
-            except (BadTool, httpx2.HTTPError, TimeoutError) as exc:
+            except Exception as exc:  # noqa: BLE001 - whatever a server answers: nobody would ask it again
                 words = str(exc) or type(exc).__name__
                 logger.warning("openapi.%s: no document: %s; again in %.0f s", self.name, words, backoff_s)
             await asyncio.sleep(backoff_s)

@@ -114,6 +114,21 @@ async def test_file_says_what_waits_for_a_person_and_what_may_run_again(connect,
     assert "no tool that is called ad" in caplog.text
 
 
+async def test_cancel_that_nobody_asked_for_is_not_the_end_of_a_server(connect, url, monkeypatch):
+    """A cancel scope of the SDK's that is left in a wrong order, say."""
+    really_hold, cancels = McpSource._hold, iter([asyncio.CancelledError()])
+
+    async def hold(source: McpSource) -> None:
+        for cancelled in cancels:
+            raise cancelled
+        await really_hold(source)
+
+    monkeypatch.setattr(McpSource, "_hold", hold)
+    registry = await connect(url=url)
+
+    await until(lambda: "ref__refuse" in registry.names())
+
+
 async def test_name_written_wrong_lets_no_call_through_that_was_to_wait(connect, url, caplog):
     registry = await connect(url=url, requires_approval=["wait", "ad"])
 

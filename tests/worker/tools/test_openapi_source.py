@@ -306,6 +306,24 @@ async def test_document_at_an_address_is_asked_for_and_its_servers_are_its_own(o
     assert (await asked(registry, "listPets", shop="s"))["path"] == "/v1/pets"
 
 
+async def test_no_surprise_in_a_document_is_the_end_of_asking_for_it(offer, url, monkeypatch, caplog):
+    really_offer, surprises = openapi_source.OpenApiSource._offer, iter([KeyError("in"), IndexError("servers")])
+
+    def fail(*args: object) -> None:
+        for surprise in surprises:
+            raise surprise
+        really_offer(*args)
+
+    monkeypatch.setattr(openapi_source, "BACKOFF_S", 0.02)
+    monkeypatch.setattr(openapi_source.OpenApiSource, "_offer", fail)
+    registry = await offer("listPets", document=f"{url}/petshop.yaml")
+
+    async with asyncio.timeout(5):
+        while not registry.names():
+            await asyncio.sleep(0.01)
+    assert caplog.text.count("no document") == 2
+
+
 async def test_document_that_is_away_comes_later(offer, url, monkeypatch, caplog):
     monkeypatch.setattr(openapi_source, "FETCH_MAX_S", 0.2)
     monkeypatch.setattr(openapi_source, "BACKOFF_S", 0.02)
