@@ -1,6 +1,6 @@
 """A run's events: the merged stream or one stage's, as server-sent events or as a JSON page."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import orjson
@@ -57,7 +57,7 @@ async def _answer(request: Request, stage_id: str | None) -> Response:
     cursor, chunks = read_cursor(request), read_chunks(request)
     limit = read_limit(request, PAGE_LIMIT_DEFAULT, PAGE_LIMIT_MAX)
     if not wants_stream(request):
-        return await _answer_page(request, run_id, stage_id, cursor, limit)
+        return await _answer_page(request, run_id, stage_id, cursor, limit, chunks)
     return await answer_stream(request, run_id, cursor, chunks, stage_id=stage_id)
 
 
@@ -106,20 +106,25 @@ async def _read_head(request: Request, run_id: str) -> Head | None:
         return None
 
 
-async def _answer_page(request: Request, run_id: str, stage_id: str | None, cursor: EventId, limit: int) -> Response:
+async def _answer_page(
+    request: Request, run_id: str, stage_id: str | None, cursor: EventId, limit: int, chunks: str
+) -> Response:
     tenant = principal_of(request).tenant
     with storage_errors():
         page = await log.read_page(gateway_of(request).redis, run_id, cursor, limit, stage_id=stage_id, tenant=tenant)
-    return Response(_encode_page(page), media_type=JSON)
+    events: Iterable[StoredEvent] = page.events
+    if chunks == "full":
+        events = FullChunksView(view_of(stage_id), await _read_begun(request, run_id)).of_events(events)
+    return Response(_encode_page(page, events), media_type=JSON)
 
 
-def _encode_page(page: Page) -> bytes:
+def _encode_page(page: Page, events: Iterable[StoredEvent]) -> bytes:
     gap = page.lost and {name: str(event_id) for name, event_id in page.lost._asdict().items()}
     return orjson.dumps(
         {
             "events": [
                 {"id": event.id.decode(), "event": event.event.decode(), "data": orjson.Fragment(event.data)}
-                for event in page.events
+                for event in events
             ],
             # Not the last event's: a stage's page may be empty and yet not the last.
             "last_event_id": str(page.position),

@@ -36,16 +36,20 @@ class FullChunksView:
         """The batch with whole chunks."""
         return self._fill(self._inner.of_batch(batch))
 
+    def of_events(self, events: Iterable[StoredEvent]) -> list[StoredEvent]:
+        """The events with whole chunks."""
+        return [event._replace(data=self._filled(event.event.decode(), event.data)) for event in events]
+
     def _fill(self, frames: bytes) -> bytes:
-        filled = []
-        for frame in sse.decode(frames):
-            data = frame.data.encode()
-            if frame.event == _STARTED:
-                self._learn(orjson.loads(data))
-            elif frame.event == _CHUNK:
-                data = orjson.dumps(self._whole(orjson.loads(data)))
-            filled.append(sse.encode(frame.id.encode(), frame.event.encode(), data))
-        return b"".join(filled)
+        return b"".join(
+            sse.encode(frame.id.encode(), frame.event.encode(), self._filled(frame.event, frame.data.encode()))
+            for frame in sse.decode(frames)
+        )
+
+    def _filled(self, name: str, data: bytes) -> bytes:
+        if name == _STARTED:
+            self._learn(orjson.loads(data))
+        return orjson.dumps(self._whole(orjson.loads(data))) if name == _CHUNK else data
 
     def _learn(self, started: dict[str, Any]) -> None:
         if started.get("chunk"):

@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from shared.cursor import EventId
+from shared.events import StageStarted
 from tests.runs_by_hand import RunByHand
 
 JSON = {"Accept": "application/json"}
@@ -49,6 +50,21 @@ async def test_page_says_where_the_next_one_goes_on(api: httpx.AsyncClient, run:
         "event": "run_queued",
         "data": {"stage_id": "run", "run_id": "x", "model": "m"},
     }
+
+
+async def test_page_has_whole_chunks_for_those_who_want_them(api: httpx.AsyncClient, run: RunByHand) -> None:
+    """After any cursor: what all chunks of a stage repeat stands before it."""
+    template = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    await run.put(StageStarted(stage_id="extraction", attempt=1, chunk=template))
+    first, second = await run.say("a", "b")
+
+    for path in ("events", "stages/extraction/events"):
+        params = {"last_event_id": str(first), "chunks": "full"}
+        page = (await api.get(f"/runs/{run.run_id}/{path}", params=params, headers=JSON)).json()
+
+        assert [event["id"] for event in page["events"]] == [str(second)]
+        choice = {"index": 0, "delta": {"content": "b"}, "logprobs": None, "finish_reason": None}
+        assert page["events"][0]["data"]["tool_results"] == template | {"choices": [choice]}
 
 
 async def test_page_at_a_lost_cursor_tells_of_the_gap(api: httpx.AsyncClient, run: RunByHand) -> None:
