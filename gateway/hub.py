@@ -50,7 +50,7 @@ class Hub:
         self._settings = settings
         self._streams: dict[str, set[OpenStream]] = {}
         self._channels = Channels(redis, self._catch_up_all)
-        self._line = Line(redis, settings.redis_timeout_s)
+        self.line = Line(redis, settings.redis_timeout_s)  # for what is read of a log before and between live batches
         self._ticker: asyncio.Task[None] | None = None
         self._short_pages = asyncio.Semaphore(PAGES_AT_ONCE_MAX - LONG_PAGES_AT_ONCE_MAX)
         self._long_pages = asyncio.Semaphore(LONG_PAGES_AT_ONCE_MAX)
@@ -70,7 +70,7 @@ class Hub:
         if self._ticker is not None:
             await cancel_and_wait(self._ticker)
         await self._channels.stop()
-        await self._line.aclose()
+        await self.line.aclose()
 
     @property
     def bytes_relayed(self) -> int:
@@ -170,7 +170,7 @@ class Hub:
         events_max = subscription.begin_page(self._settings.page_max_events)
         try:
             page = await log.read_page(
-                self._line,
+                self.line,
                 stream.run_id,
                 subscription.position,
                 events_max,

@@ -20,6 +20,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from shared.tasks import cancel_and_wait
 from shared.wire import Wire
 
 Command = tuple[str | int | float | bytes, ...]
@@ -32,7 +33,7 @@ class Line:
         """A server that answers nothing for `timeout_s`, while something is asked of it, counts as away."""
         self._redis = redis
         self._timeout_s = timeout_s
-        self._opening = asyncio.Lock()
+        self._opening: asyncio.Task[None] | None = None
         self._wire: Wire | None = None
         self._outgoing: list[bytes] = []
         self._waiting: deque[asyncio.Future[Any] | None] = deque()  # None: nobody looks at this answer
@@ -68,6 +69,9 @@ class Line:
 
     async def aclose(self) -> None:
         """Close the connection; who still waits for an answer gets an error."""
+        if self._opening is not None:
+            opening, self._opening = self._opening, None  # one that has not begun clears nothing up
+            await cancel_and_wait(opening)
         if (wire := self._wire) is not None:
             wire.close(RedisConnectionError("the line was closed"))
             await wire.wait_gone()
@@ -92,10 +96,21 @@ class Line:
         return answer
 
     async def _open(self) -> None:
-        async with self._opening:
-            if self._wire is None:
-                self._wire = await Wire.open(self._redis, self._answer)
-                self._wire.on_lost = self._fail
+        """Connect, or wait with the others for who does: a failure is that of all, not of one after the other."""
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._connect())
+        opening = self._opening
+        await asyncio.wait([opening])
+        if opening.cancelled():
+            raise RedisConnectionError("the line was closed")
+        opening.result()
+
+    async def _connect(self) -> None:
+        try:
+            self._wire = await Wire.open(self._redis, self._answer)
+            self._wire.on_lost = self._fail
+        finally:
+            self._opening = None
 
     def _flush(self) -> None:
         data, self._outgoing = b"".join(self._outgoing), []

@@ -99,7 +99,7 @@ async def _read_head(request: Request, run_id: str) -> Head | None:
     """Where the log ends; None while Redis is away."""
     try:
         with storage_errors():
-            return await log.read_head(gateway_of(request).redis, run_id, principal_of(request).tenant)
+            return await log.read_head(gateway_of(request).hub.line, run_id, principal_of(request).tenant)
     except StorageUnavailable:
         # A passing trouble answers 200 and waits: any other status would end the
         # browser's EventSource for good.

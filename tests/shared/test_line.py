@@ -10,6 +10,7 @@ from redis.exceptions import NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared.line import Line
+from shared.wire import Wire
 
 ECHO = "return ARGV[1]"
 WAIT_MS = 600
@@ -147,3 +148,44 @@ async def test_nobody_listens(settings) -> None:
     with pytest.raises(RedisConnectionError):
         await line.eval(ECHO, 0, "x")
     await line.aclose()
+
+
+async def test_all_who_wait_for_a_connection_that_fails_hear_of_it_at_once(
+    redis: Redis, line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server whose machine is gone answers no connection before the time-out: one after the other, the last would wait for all."""
+    open_wire, opened = Wire.open, 0
+    is_over = asyncio.Event()
+
+    async def hang(*args: object) -> Wire:
+        nonlocal opened
+        opened += 1
+        if opened > 1:
+            return await open_wire(*args)
+        await is_over.wait()
+        raise RedisConnectionError("no way to it")
+
+    monkeypatch.setattr(Wire, "open", hang)
+    waiting = [asyncio.create_task(line.eval(ECHO, 0, "x")) for _ in range(20)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    is_over.set()
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+
+    assert isinstance(outcomes[0], asyncio.CancelledError), "who goes away takes nobody along"
+    assert all(isinstance(outcome, RedisConnectionError) for outcome in outcomes[1:])
+    assert opened == 1
+    assert await line.eval(ECHO, 0, "again") == b"again"
+
+
+async def test_a_line_that_is_closed_while_it_connects_fails_who_waits(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = Line(redis, timeout_s=5)
+    monkeypatch.setattr(Wire, "open", lambda *_: asyncio.Event().wait())
+    waiting = asyncio.create_task(line.eval(ECHO, 0, "x"))
+    await asyncio.sleep(0)
+    await line.aclose()
+
+    with pytest.raises(RedisConnectionError):
+        await waiting
