@@ -85,7 +85,10 @@ class LeasedWorker(Worker):
         self._rung: str | None = None  # the run that the bell rang for
         self._takings: set[asyncio.Task[bool]] = set()
         self._unsure: dict[str, str] = {}  # runs that may have been taken, by a token: Redis's answer has not come
-        self._passed_over = 0  # how many of those that are due this worker works on already
+        self._refused: set[str] = (
+            set()
+        )  # runs that Redis lets nobody take, since the last sleep; no reason to leave all others
+        self._passed_over = 0  # how many of those that are due this worker works on already, or cannot take
 
     # --- the loop ------------------------------------------------------------
 
@@ -131,11 +134,12 @@ class LeasedWorker(Worker):
         limit = min(free, TAKE_AT_ONCE_MAX) + self._passed_over
         # One write. A bell that is heard means a free slot and nothing else that was due: its run passes nobody by.
         is_taken, due = await asyncio.gather(self._take(rung), scripts.due(self._line, limit))
-        others = [run_id for run_id in due.run_ids if run_id not in self.tasks]
+        others = [run_id for run_id in due.run_ids if run_id not in self.tasks and run_id not in self._refused]
         self._passed_over = len(due.run_ids) - len(others)
         free -= is_taken
         if any(await asyncio.gather(*map(self._take, others[:free]))) or len(due.run_ids) >= limit or free <= 0:
             return
+        self._refused.clear()
         await self.heart_beat()
         next_s = due.next_ms / 1000 if due.next_ms >= 0 else self._settings.poll_s
         poll_at = self.loop.time() + min(next_s, self._settings.poll_s)
@@ -161,7 +165,8 @@ class LeasedWorker(Worker):
         except REDIS_AWAY as exc:
             if is_passing(exc):
                 raise
-            logger.exception("run %s cannot be taken", run_id)  # no reason to leave all others
+            logger.exception("run %s cannot be taken", run_id)
+            self._refused.add(run_id)
             is_taken = False
         if self._unsure.pop(run_id, None) is None or not is_taken:  # asked twice; the first answer counts
             return False

@@ -196,3 +196,20 @@ async def test_run_whose_taking_was_answered_to_nobody_is_begun_by_who_took_it(
 
     assert works.begun == [run_id]
     assert await redis.get(keys.lease(run_id)) == token, "it waited for no lease's end"
+
+
+async def test_run_that_cannot_be_taken_keeps_no_other_from_the_last_slot(
+    redis: Redis,
+    settings: Settings,
+    works: Works,
+    work: Callable[[int], LeasedWorker],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Something else stands in its record's place; it is due for as long as it stands in the queue."""
+    spoilt, other = await create(redis, settings), await create(redis, settings)
+    await redis.set(keys.run(spoilt), "no record", ex=60)
+    work(1)
+    await works.until_begun(1)
+
+    assert works.begun == [other]
+    assert 1 <= caplog.text.count(f"run {spoilt} cannot be taken") <= 3
