@@ -5,10 +5,9 @@ import asyncio
 
 import uvloop
 
-from gateway.app import create_app
-from gateway.server import GatewayServer
 from gateway.workers import bind_shared, serve_many
 from shared import redis as redis_connections
+from shared.collector import paused
 from shared.errors import StagebusError
 from shared.exposure import check_access, check_exposure
 from shared.logging import configure
@@ -17,6 +16,9 @@ from shared.settings import Settings, load_settings
 
 
 async def _main(settings: Settings, args: argparse.Namespace) -> None:
+    with paused():  # not needed by who only starts others, or says what is wrong with the settings
+        from gateway.app import create_app
+        from gateway.server import GatewayServer
     redis = redis_connections.connect(settings)
     try:
         await check_server(redis)  # the app does so, too, but would say it inside a traceback

@@ -36,7 +36,7 @@ async def test_run_goes_through_its_stages_to_the_answer(healthy: System) -> Non
 
 async def test_every_event_id_is_a_cursor_that_gives_exactly_the_rest(healthy: System) -> None:
     """By header and by query, merged and per stage."""
-    run_id = await post_run(healthy.url, {**WEATHER, "model": "demo:delay_ms=0"})
+    run_id = await post_run(healthy.url, {**WEATHER, "model": "demo:delay_ms=0,tokens=10"})
     whole = (await StrictClient(healthy.urls, run_id).follow()).events
     stages = [None, "run", "extraction", "tools", "synthesis"]
 

@@ -15,7 +15,7 @@ pytestmark = [
 
 
 async def test_storm_loses_doubles_reorders_and_strands_nothing(tmp_path: Path) -> None:
-    ledger = await storm(60, seed=2026, parallel_runs=40, folder=tmp_path)
+    ledger = await storm(60, seed=2026, parallel_runs=25, folder=tmp_path)
 
     assert ledger.is_clean, str(ledger)
     assert ledger.runs > 40

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
+from shared.collector import paused
+
 Id = tuple[int, int]  # attempt, sequence
 START: Id = (0, 0)
 
@@ -128,9 +130,10 @@ def is_ended(log: tuple[Entry, ...]) -> bool:
 
 def steps(state: State, rules: Rules) -> Iterator[State]:
     """Every state that may come next."""
+    log = state.redis.log
     for index in range(len(state.workers)):
-        yield from _worker_steps(state, rules, index)
-    for client, spent in _client_steps(state.client, state.redis.log, rules):
+        yield from _worker_steps(state, log, rules, index)
+    for client, spent in _client_steps(state.client, log, rules):
         if spent <= state.budget.messages:
             yield state._replace(client=client, budget=state.budget._replace(messages=state.budget.messages - spent))
     if state.budget.tails:
@@ -139,9 +142,8 @@ def steps(state: State, rules: Rules) -> Iterator[State]:
             yield state._replace(redis=Redis(state.redis.writes[:length]), budget=budget)
 
 
-def _worker_steps(state: State, rules: Rules, index: int) -> Iterator[State]:
+def _worker_steps(state: State, log: tuple[Entry, ...], rules: Rules, index: int) -> Iterator[State]:
     worker = state.workers[index]
-    log = state.redis.log
     if state.budget.claims and not is_ended(log):
         # Redis's time grows with every claim; it does not lose its tail.
         number = state.claims_made + 1 if rules.attempts_never_reused else state.redis.attempt + 1
@@ -157,11 +159,10 @@ def _worker_steps(state: State, rules: Rules, index: int) -> Iterator[State]:
     if worker.base[1] + worker.kept < LENGTH:
         yield state._replace(workers=_with(state.workers, index, worker._replace(kept=worker.kept + 1)))
     if worker.kept > worker.stored:
-        yield from _append_steps(state, index, worker)
+        yield from _append_steps(state, log, index, worker)
 
 
-def _append_steps(state: State, index: int, worker: Worker) -> Iterator[State]:
-    log = state.redis.log
+def _append_steps(state: State, log: tuple[Entry, ...], index: int, worker: Worker) -> Iterator[State]:
     if state.redis.attempt != worker.attempt or is_ended(log):
         yield state._replace(workers=_with(state.workers, index, None))
         return
@@ -270,6 +271,11 @@ def explore(budget: Budget, rules: Rules = ALL_RULES, *, first_sequence: int = 1
     Clients change nothing for each other, so one at a time is enough: that of the merged
     stream, or with `first_sequence` STAGE_TWO that of the second stage.
     """
+    with paused():  # states refer to none that come after them, and all are kept: there is nothing to collect
+        return _explore(budget, rules, first_sequence, states_max)
+
+
+def _explore(budget: Budget, rules: Rules, first_sequence: int, states_max: int) -> Walk:
     frontier = [initial(budget, first_sequence)]
     seen = set(frontier)
     while frontier:
