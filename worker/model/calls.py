@@ -29,6 +29,8 @@ _NOTHING: Final = ("", "null", "[]", '""')
 _ARGUMENTS: Final = ("arguments", "parameters", "input")
 # What a provider puts beside a call for itself: Gemini's thought_signature.
 _NO_EXTRA: Final[Mapping[str, Any]] = MappingProxyType({})
+# So many pieces that grow are no chance, even where they would make JSON one behind the other.
+_GROWING_MIN: Final = 3
 _MARK: Final = re.compile(r'["{}\\]')
 
 
@@ -149,15 +151,24 @@ class _Draft:
         self.has_arguments = False
         self._pieces: list[str] = []
         self._braces = _Braces()
+        self._is_growing = True  # whether each piece says all of the one before, and more
+        self._last_braces = _Braces()  # of the last piece alone, as long as they grow
         self._append(fragment.arguments)
 
     @property
     def is_whole(self) -> bool:
         """Whether the arguments are an object that has ended."""
-        return self._braces.are_closed
+        if not self._is_growing or len(self._pieces) == 1:
+            return self._braces.are_closed
+        return self._last_braces.are_closed and (self._braces.are_closed or self.is_growing)
+
+    @property
+    def is_growing(self) -> bool:
+        """Whether the pieces certainly say all of it so far, each."""
+        return self._is_growing and len(self._pieces) >= _GROWING_MIN
 
     def arguments(self) -> str:
-        return "".join(self._pieces)
+        return self._pieces[-1] if self.is_growing and self.is_whole else "".join(self._pieces)
 
     def add(self, fragment: Fragment, name: str) -> None:
         self.id = self.id or fragment.id
@@ -170,6 +181,7 @@ class _Draft:
                 # An empty object, which only stood for the arguments to come.
                 self._pieces = []
                 self._braces = _Braces()
+                self._is_growing = True
         self._append(fragment.arguments)
 
     def final_arguments(self) -> str:
@@ -179,14 +191,18 @@ class _Draft:
         last = self._pieces[-1]
         if text.lstrip().startswith('"'):
             return _unwrapped(text)
-        if not _is_object(text) and _is_object(last) and all(last.startswith(piece) for piece in self._pieces):
-            return last  # each piece said all of it so far
+        if self._is_growing and not _is_object(text) and _is_object(last):
+            return last
         return text
 
     def _append(self, arguments: str) -> None:
         if not self._pieces:
             arguments = _unwrapped(arguments)
         if arguments:
+            self._is_growing = self._is_growing and arguments.startswith(self._pieces[-1] if self._pieces else "")
+            if self._is_growing:
+                self._last_braces = _Braces()
+                self._last_braces.feed(arguments)
             self._pieces.append(arguments)
             self._braces.feed(arguments)
             self.has_arguments = self.has_arguments or not arguments.isspace()
@@ -284,7 +300,7 @@ class _Drafts:
         if not fragment.arguments.strip():
             return is_nameless or not draft.name or not self._begins_by_name(draft, fragment)
         if fragment.arguments == draft.arguments():
-            return is_nameless
+            return is_nameless or draft.is_growing
         return is_nameless and draft.arguments().strip() == _NO_ARGUMENTS
 
     def _begins_by_name(self, draft: _Draft, fragment: Fragment) -> bool:

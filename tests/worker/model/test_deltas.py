@@ -1,6 +1,7 @@
 """A case of our own for each way in which servers stream what they mean."""
 
 import json
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -407,6 +408,41 @@ def test_braces_within_strings_end_no_arguments():
     chunks += [calls_delta(part("get_weather", letter, index=0)) for letter in tricky]
 
     assert calls_of(*chunks) == [("get_weather", tricky)]
+
+
+GROWING = '{"a": {"b": [1, {"c": "}{"}]}, "d": "x\\"y", "r": {"s": 1}}'
+
+
+@given(
+    cuts=st.sets(st.integers(1, len(GROWING) - 1), min_size=1),
+    repeats=st.sets(st.sampled_from(["id", "name", "end"])),
+)
+def test_arguments_that_each_fragment_says_from_their_beginning_count_once(cuts, repeats):
+    pieces = [
+        GROWING[:cut] for cut in (*sorted(cuts), len(GROWING), *[len(GROWING)] * ("end" in repeats and len(cuts) > 1))
+    ]
+    chunks = [
+        calls_delta(
+            part("get_weather" if not n or "name" in repeats else ..., piece, index=0)
+            | ({"id": "a"} if not n or "id" in repeats else {})
+        )
+        for n, piece in enumerate(pieces)
+    ]
+
+    assert calls_of(*chunks) == [("get_weather", GROWING)]
+
+
+@given(cuts=st.sets(st.integers(1, len(GROWING) - 1)), name_again=st.booleans())
+def test_arguments_cut_anywhere_are_the_same(cuts, name_again):
+    nested = '{"a": {"a": {"a": {"a": 1}}}, "b": "{\\"a\\": "}'
+    for text in (GROWING, nested):
+        bounds = [0, *sorted(cut for cut in cuts if cut < len(text)), len(text)]
+        chunks = [
+            calls_delta(part("get_weather" if not a or name_again else ..., text[a:b], index=0))
+            for a, b in pairwise(bounds)
+        ]
+
+        assert calls_of(*chunks) == [("get_weather", text)]
 
 
 def test_broken_arguments_are_passed_on_as_the_model_wrote_them():
