@@ -18,7 +18,7 @@ from typing import Any, Final
 from shared.events import ToolCallRequest
 from shared.usage import Usage
 from worker.model.calls import Call, Fragment, assemble, parse_fragments
-from worker.model.ending import Ending, first_choice
+from worker.model.ending import Ending, choices, first_choice
 from worker.model.faults import ProviderError
 from worker.model.markup import offered, split_calls
 from worker.model.pieces import joined
@@ -77,6 +77,8 @@ class Merger:
         self._tool_names = tool_names
         self._taken_ids = taken_ids
         self._ending = Ending()
+        self._has_first = False
+        self._of_others: list[Mapping[str, Any]] = []
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._details: list[Detail] = []
@@ -94,14 +96,37 @@ class Merger:
             self._usage = usage
         elif "x_groq" in chunk and self._usage is None:
             self._usage = _groq_usage(chunk["x_groq"])
+        if not self._has_first and not self._look_for_first(chunk):
+            return
         for choice in first_choice(chunk):
-            delta = choice.get("delta")
-            if delta is None:
-                delta = self._rest_of(choice.get("message"))
-            if isinstance(delta, dict):
-                self._add_delta(delta)
-            if isinstance(usage := choice.get("usage"), dict) and usage:
-                self._usage = usage
+            self._add_choice(choice)
+
+    def _add_choice(self, choice: Mapping[str, Any]) -> None:
+        delta = choice.get("delta")
+        if delta is None:
+            delta = self._rest_of(choice.get("message"))
+        if isinstance(delta, dict):
+            self._add_delta(delta)
+        if isinstance(usage := choice.get("usage"), dict) and usage:
+            self._usage = usage
+
+    def _look_for_first(self, chunk: Mapping[str, Any]) -> bool:
+        """Whether choice 0 is there; the chunks of others are kept till then, as some servers count from one."""
+        there = list(choices(chunk))
+        self._has_first = any(True for _ in first_choice(chunk))
+        if there and not self._has_first:
+            self._of_others.append(chunk)
+        return self._has_first
+
+    def _take_others(self) -> None:
+        """The lowest choice in the place of choice 0, which never came."""
+        others = [choice for chunk in self._of_others for choice in choices(chunk) if isinstance(choice["index"], int)]
+        lowest = min((choice["index"] for choice in others), default=None)
+        self._of_others = []
+        for choice in others:
+            if choice["index"] == lowest:
+                self._has_first = True
+                self._add_choice(choice)
 
     def _rest_of(self, message: object) -> object:
         """A message in a delta's place; at the end of a stream it says all of the text once more."""
@@ -147,6 +172,8 @@ class Merger:
 
     def result(self) -> Merged:
         """The answer so far."""
+        if not self._has_first:
+            self._take_others()
         text, thoughts = split_thoughts(joined(self._text))
         reasoning = joined(self._reasoning) + thoughts
         calls = assemble(self._fragments, self._tool_names)

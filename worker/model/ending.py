@@ -19,13 +19,22 @@ class Ending:
     """Follows a stream chunk by chunk."""
 
     def __init__(self) -> None:
-        self.finish_reason: str | None = None
         self.error: ProviderError | None = None
+        self._reason: str | None = None
+        self._reason_of_others: str | None = None
+        self._has_first = False
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the answer ended; None as long as it has not."""
+        return self._reason if self._has_first else self._reason_of_others
 
     def see(self, chunk: Mapping[str, Any]) -> None:
         """Take note of a chunk's finish reason or error."""
         if ("error" in chunk or not chunk.get("choices")) and self.finish_reason is None:
             self.error = self.error or error_in(chunk)
+        if not self._has_first:
+            self._look_for_first(chunk)
         for choice in first_choice(chunk):
             if (error := choice.get("error")) and self.finish_reason is None:
                 self.error = self.error or parse_error(error)
@@ -36,7 +45,16 @@ class Ending:
     def _finish(self, reason: str) -> None:
         if reason == "error" and self.finish_reason is None:
             self.error = self.error or ProviderError("finish_reason is error", type="server_error")
-        self.finish_reason = reason
+        self._reason = reason
+
+    def _look_for_first(self, chunk: Mapping[str, Any]) -> None:
+        """Take note of choice 0, and of how others ended as long as there is none: some servers count from one."""
+        for choice in choices(chunk):
+            reason = choice.get("finish_reason")
+            if choice.get("index") in _FIRST:
+                self._has_first = True
+            elif isinstance(reason, str) and reason not in _NO_REASON:
+                self._reason_of_others = reason
 
 
 def choices(chunk: Mapping[str, Any]) -> Sequence[dict[str, Any]]:

@@ -19,14 +19,16 @@ _PAIRS: Final = (
     (r"<thinking>", r"</thinking>"),
     (r"<thought>", r"</thought>"),
     (r"<seed:think>", r"</seed:think>"),
+    (r"<mm:think>", r"</mm:think>"),
     (r"\[THINK\]", r"\[/THINK\]"),
     (r"◁think▷", r"◁/think▷"),
     (r"<\|START_THINKING\|>", r"<\|END_THINKING\|>"),
 )
 _OPENING: Final = re.compile(r"\s*(?:" + "|".join(f"({opening})" for opening, _ in _PAIRS) + ")")
 _MARKS: Final = [re.compile(f"{opening}|({closing})") for opening, closing in _PAIRS]
-# Some templates open the thoughts in the prompt, so that the answer holds nothing but their end.
-_END_ALONE: Final = re.compile(r"(?:\A\s*|\n|(?<=[.!?。！？…]))</think>(?:\n\s*|\Z)|(?:\A\s*|\n)</think>\s*")
+# Some templates open the thoughts in the prompt, so that the answer holds nothing but their end. One between
+# spaces, or behind a quote or a bracket, is spoken of.
+_END_ALONE: Final = re.compile(r"""(?:\A\s*|\n[ \t]*|(?<=[^\s`"'(<>\[{/=]))</think>\s*""")
 _HARMONY: Final = re.compile(
     r"(?:<\|start\|>\w+)?(?:\s*to=([\w.]+))?\s*<\|channel\|>(\w+)(?:\s*to=([\w.]+))?\s*(?:<\|constrain\|>)?\s*(?:json)?\s*"
     r"<\|message\|>((?:(?!<\|(?:end|call|return|start)\|>).)*)(?:<\|(?:end|call|return)\|>)?\s*",

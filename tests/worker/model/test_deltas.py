@@ -859,6 +859,20 @@ def test_other_choices_are_passed_over():
     assert merge(two, {"choices": [{"index": 1, "delta": {}, "finish_reason": "stop"}]}) == merge(delta(content="yes"))
 
 
+def test_choices_that_are_counted_from_one_are_the_answer_where_there_is_no_other():
+    def counted(index: object, chunk: dict) -> dict:
+        return {**chunk, "choices": [{**choice, "index": index} for choice in chunk["choices"]]}
+
+    for chunks in TWO_CALLS.values():
+        if all(choice.get("index", 0) == 0 for chunk in chunks for choice in chunk["choices"]):
+            assert calls_of(*(counted(1, chunk) for chunk in chunks)) == BOTH
+    both = [counted(2, delta(content="no")), counted(1, delta(content="yes")), counted(1, delta("stop"))]
+    assert merge(*both).text == "yes"
+    assert merge(*both).finish_reason == "stop"
+    assert merge(*both, delta(content="first")).text == "first"
+    assert merge(counted("x", delta(content="odd")), counted([1], delta(content="odd"))).text == ""
+
+
 FIELDS = st.sampled_from([
     "choices", "index", "delta", "message", "content", "type", "text", "tool_calls", "function", "name", "id",
     "arguments", "function_call", "usage", "error", "code", "finish_reason", "reasoning", "model", "total_tokens",

@@ -14,7 +14,14 @@ def choice(reason: object, index: int = 0) -> dict:
 
 def test_answer_ends_with_its_own_choices_reason():
     assert see(choice(None), choice("stop", index=1)).finish_reason is None
+    assert see(choice("stop", index=1), choice(None)).finish_reason is None
     assert see(choice("stop")).finish_reason == "stop"
+
+
+def test_other_choice_s_reason_counts_where_there_is_no_first():
+    assert see(choice(None, index=1), choice("length", index=1)).finish_reason == "length"
+    assert see(choice("length", index=1), choice(None)).finish_reason is None
+    assert see({"choices": [{"index": [0], "finish_reason": "stop"}]}).finish_reason == "stop"
 
 
 def test_finish_reason_error_is_an_error_only_before_any_other():
