@@ -61,6 +61,7 @@ export async function* follow(
     while (!follower.isEnded) {
       const { controller, release } = linkedController(signal);
       kick.aim(() => controller.abort(new Lost("the network is back")));
+      let failure: unknown;
       try {
         const stream = await connect(http, path, follower.cursor, controller.signal, silenceMs);
         if (!stream) break;
@@ -72,12 +73,13 @@ export async function* follow(
         }
       } catch (error) {
         if (signal?.aborted || !(error instanceof Lost || controller.signal.aborted)) throw error;
+        failure = error instanceof Lost ? error.cause : error;
       } finally {
         release();
         controller.abort();
       }
       if (follower.isEnded) break;
-      const waitMs = follower.lose();
+      const waitMs = follower.lose(failure);
       yield follower.connection("reconnecting");
       if (!kick.isKicked) await sleep(waitMs, signal, new Promise<void>((wake) => kick.aim(wake)));
     }
@@ -157,15 +159,15 @@ export class Follower {
     if (state !== this.#state && !this.isEnded) yield this.connection(state);
   }
 
-  /** The connection is gone; how long to wait before the next. */
-  lose(): number {
+  /** The connection is gone, and why, if that is known; how long to wait before the next. */
+  lose(cause?: unknown): number {
     this.isNew = false;
     this.#losses += 1;
     const now = performance.now();
     if (this.#awaySince === null && now - this.#openedAt > BACKOFF_MAX_MS) this.#failures = 0;
     this.#awaySince ??= now;
     if (now - this.#awaySince > this.#patienceMs) {
-      throw new UnreachableError(`no gateway has answered for ${Math.round(this.#patienceMs / 1000)} s`);
+      throw new UnreachableError(`no gateway has answered for ${Math.round(this.#patienceMs / 1000)} s`, { cause });
     }
     const isFirstHole = this.#isHole && this.#place.asked === 1;
     this.#isHole = false;

@@ -176,6 +176,9 @@ test("a page in the place of a stream is nobody's answer", async (t) => {
 
 test("where nobody answers, patience ends", async () => {
   await assert.rejects(follow({ url: "http://127.0.0.1:9" }, { patienceMs: 1 }), UnreachableError);
+  const signedOut = () => Promise.reject(new Error("sign in first"));
+  const events = new Stagebus({ baseUrl: "http://127.0.0.1:9", apiKey: signedOut }).runs.resume("R").events({ patienceMs: 1 });
+  await assert.rejects(events.next(), ({ cause }) => cause.message === "sign in first");
 });
 
 test("a connection that falls silent is given up for another; one that pings is not", async (t) => {
