@@ -132,11 +132,12 @@ class Merger:
         """A message in a delta's place; at the end of a stream it says all of the text once more."""
         if not isinstance(message, dict) or not self._text or not isinstance(content := message.get("content"), str):
             return message
-        before = joined(self._text)
-        if not before.strip() or not content.strip().startswith(before.strip()):
+        content = content.strip()
+        begin = next((piece.strip() for piece in self._text if not piece.isspace() and piece), "")
+        # Looked at first, as a server may send a message for each token.
+        if not begin or not content.startswith(begin) or not content.startswith(before := joined(self._text).strip()):
             return message
-        rest = content.strip()[len(before.strip()) :]
-        return {"content": rest, "tool_calls": message.get("tool_calls")}
+        return {"content": content[len(before) :], "tool_calls": message.get("tool_calls")}
 
     def _add_delta(self, delta: Mapping[str, Any]) -> None:
         content = delta.get("content")
