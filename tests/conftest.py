@@ -35,9 +35,9 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.stop()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def settings(redis_url: str) -> Settings:
-    """Settings that nothing in the environment changes."""
+    """Settings that nothing in the environment changes, nor any test: to build them takes as long as most tests do."""
     return Settings(redis_url=redis_url, lease_s=1.5, poll_s=0.3, sweep_s=0.5)
 
 
