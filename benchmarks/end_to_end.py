@@ -9,7 +9,7 @@ from benchmarks import lab, relaying
 
 RUNS = lab.sized(500, 50)
 PER_S = 10
-CHUNKS = lab.sized(250, 60)
+CHUNKS = lab.sized(250, 40)
 WORKERS = 2
 POST_AT_ONCE = 10
 SETTLED = RUNS * PER_S  # events: a second of them

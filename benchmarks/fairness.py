@@ -11,7 +11,7 @@ from shared import keys, store
 from shared.runs import TERMINAL
 from shared.settings import Settings
 
-RUNS = lab.sized(10_000, 150)
+RUNS = lab.sized(10_000, 100)
 SLOTS = 10
 CREATE_AT_ONCE = 50
 WAIT_MAX_S = 800

@@ -7,9 +7,9 @@ from benchmarks import lab, relaying
 FEW = 10
 MANY = lab.sized(3000, 300)
 PER_S = lab.sized(2000, 1000)
-EVENTS = lab.sized(12_000, 2_000)
+EVENTS = lab.sized(12_000, 1_000)
 LONG = lab.sized(50_000, 8_000)
-PART = lab.sized(5_000, 1_500)
+PART = lab.sized(5_000, 1_000)
 BURST = 16
 LATE_PER_S = 1000
 

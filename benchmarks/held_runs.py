@@ -15,11 +15,11 @@ from benchmarks import lab
 WORKERS = lab.sized(20, 2)
 SLOTS = lab.sized(50, 80)
 RUNS = WORKERS * SLOTS
-WATCH_S = lab.sized(12, 2)
+WATCH_S = lab.sized(12.0, 1.5)
 POST_AT_ONCE = 20
 STILL_S = 10  # so long after the last one that was taken, no more of them will be
 LOOK_S = 0.5
-SETTLED_S = 1
+SETTLED_S = lab.sized(1.0, 0.3)
 EVENTS = 2  # of a run's stage that is held: it began, and the model's first word
 MODEL = "demo:stall_after=1,delay_ms=1"
 

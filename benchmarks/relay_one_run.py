@@ -5,7 +5,7 @@ from typing import Any
 from benchmarks import lab, relaying
 
 CLIENTS = lab.sized(1000, 200)
-PER_S = lab.sized(10, 20)
+PER_S = lab.sized(10, 40)
 EVENTS = lab.sized(60, 30)
 
 

@@ -10,7 +10,7 @@ where nearly every chunk is an append of its own.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 import httpx
@@ -30,7 +30,7 @@ TTL_S = 3600
 CHUNKS = lab.sized(20_000, 3_000)
 ANSWERS = lab.sized(100, 20)
 PER_S = 20
-PACED_CHUNKS = lab.sized(200, 40)
+PACED_CHUNKS = lab.sized(200, 20)
 MESSAGES = [{"role": "user", "content": "hello"}]
 
 
@@ -71,6 +71,11 @@ class Ours:
                         await producer.wait_for_room()
             await producer.flush()
 
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._model.aclose()
+        await self._line.aclose()
+
 
 async def _sdk_typed(client: openai.AsyncOpenAI, script: str) -> None:
     stream = await client.chat.completions.create(model=script, messages=MESSAGES, stream=True)
@@ -97,7 +102,7 @@ async def _httpx(client: httpx.AsyncClient, script: str) -> None:
 
 async def measure() -> dict[str, Any]:
     """Every way at both paces, in this process."""
-    async with lab.Lab() as place:
+    async with lab.Lab() as place, AsyncExitStack() as stack:
         redis = await place.start_redis()
         provider = await place.python("benchmarks.provider")
         url = await provider.line_with("listening on ") + "/v1"
@@ -105,6 +110,8 @@ async def measure() -> dict[str, Any]:
         sdk = openai.AsyncOpenAI(base_url=url, api_key="bench", max_retries=0)
         plain = httpx.AsyncClient(base_url=url, limits=httpx.Limits(max_connections=None), timeout=60)
         ours = Ours(redis, settings)
+        for close in (ours.aclose, sdk.close, plain.aclose):
+            stack.push_async_callback(close)
         ways: dict[str, Callable[[str], Awaitable[None]]] = {
             "ours": ours.answer,
             "sdk_typed": lambda script: _sdk_typed(sdk, script),
