@@ -1,8 +1,8 @@
 """The connections to one provider, over the openai SDK.
 
-The SDK makes the requests and knows the errors; its typed chunks are left aside, as one costs
-ten times what ours does, and its way of HTTP is `transport`. Its retries are off: a retry is an event of the run, so the
-stage decides on it.
+The SDK makes the requests and knows the errors; `transport` carries them. Its typed chunks
+are left aside, as one costs ten times what ours does. Its retries are off: a retry is an
+event of the run, so the stage decides on it.
 """
 
 import asyncio
