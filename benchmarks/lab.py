@@ -20,6 +20,7 @@ from typing import Any, Final, Self, TypeVar
 
 from redis.asyncio import Redis
 
+from benchmarks.rivals import nchan
 from shared import redis as redis_connections
 from shared.embedded import find_binary
 from shared.settings import Settings
@@ -42,6 +43,8 @@ PACKAGES: Final = (
     "hiredis",
     "orjson",
     "openai",
+    "aiohttp",
+    "httpx",
     "arq",
 )
 
@@ -259,6 +262,7 @@ def machine() -> dict[str, Any]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "valkey": next((word[2:] for word in valkey.split() if word.startswith("v=")), valkey.strip()),
+        "nchan": nchan.versions(),
         "packages": {name: version(name) for name in PACKAGES},
         "load_1m": os.getloadavg()[0],
         "is_quick": IS_QUICK,

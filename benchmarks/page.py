@@ -137,15 +137,17 @@ def _conditions(results: dict[str, Any]) -> list[str]:
         f"- {last['cpu']}, {last['cores']} cores, Linux {last['kernel']}",
         f"- load average over a minute, at the end of each measurement: {min(loads):.1f} to {max(loads):.1f}, its own processes included",
         f"- Python {last['python']}, Valkey {last['valkey']} (append-only file, fsync every second); {packages}",
-        "- rivals: `benchmarks/rivals/`; the CPU of nchan holds that of taking the publisher's requests, as its publishers speak HTTP",
+        f"- rivals: `benchmarks/rivals/`; {last['nchan'] or 'no nchan'}; the CPU of nchan holds that of taking the publisher's requests, as its publishers speak HTTP",
         "- arq's worker asks for jobs every 0.5 s, so of many that wait one asks sooner; where a worker's slots are all taken it asks for none",
         "- it reads 5 times as many jobs as it has slots, from the oldest on, those that others hold among them: on many workers with few slots each, some stay empty",
     ]
     if many := results.get("relay_many_runs"):
         way = "before all other work" if many["stagebus"].get("is_undisturbed") else "as the equals of all other work"
         lines.append(f"- relays, replays and growth: processes ran {way}")
-        own = many["stagebus"]["generator_cpu_s_per_million"]
-        lines.append(f"- the load generator's own CPU: {_number(own)} s a million events, in a process of its own")
+        own, published = many["stagebus"]["generator_cpu_s_per_million"], many["stagebus"]["published"]
+        publisher = published["cpu_s"] / published["events"] * 1e6
+        lines.append(f"- the load generator's own CPU, in processes of their own: {_number(own)} s a million events")
+        lines[-1] += f" that come to {many['stagebus']['clients']} clients, {_number(publisher)} s a million published"
     return [*lines, *(f"- skipped: {why}" for why in skipped(results)), ""]
 
 

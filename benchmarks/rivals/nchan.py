@@ -1,9 +1,11 @@
 """Rival: nginx with nchan, its messages in memory or in Redis. Debian: apt-get install libnginx-mod-nchan."""
 
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Final
 
+MODULE_PACKAGE: Final = "libnginx-mod-nchan"
 MODULE: Final = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
 # Debian's build makes its folders in there whatever the configuration says.
 STATE: Final = Path("/var/lib/nginx")
@@ -48,10 +50,20 @@ http {{
 def find_missing() -> str:
     """Why it cannot run here; nothing where it can."""
     if shutil.which("nginx") is None or not MODULE.exists():
-        return "nchan is not installed: apt-get install libnginx-mod-nchan"
+        return f"nchan is not installed: apt-get install {MODULE_PACKAGE}"
     if not STATE.is_dir():
         return f"nginx does not start without {STATE}: make that folder"
     return ""
+
+
+def versions() -> str:
+    """Of nginx and nchan, as Debian names them; nothing where it cannot run."""
+    if find_missing():
+        return ""
+    if shutil.which("dpkg-query") is None:
+        return "nchan of an unknown version"
+    query = ["dpkg-query", "--show", "--showformat", "${Package} ${Version}, ", "nginx", MODULE_PACKAGE]
+    return subprocess.run(query, capture_output=True, text=True, check=False).stdout.removesuffix(", ")
 
 
 def write_config(folder: Path, port: int, redis_url: str | None) -> Path:
