@@ -16,6 +16,7 @@ Source: https://github.com/vllm-project/vllm/tree/main/vllm/tool_parsers
 import ast
 import json
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -260,7 +261,8 @@ def _python_list(source: str) -> list[Call]:
 
 def _parsed(source: str) -> ast.expr | None:
     try:
-        return ast.parse(source, mode="eval").body
+        with warnings.catch_warnings(action="ignore"):  # of a model's "\\d", which is no concern of the operator's
+            return ast.parse(source, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
 

@@ -147,6 +147,10 @@ def test_parameters_of_every_form_keep_their_type():
     ]
 
 
+def test_backslash_that_python_warns_of_is_a_backslash():
+    assert split_calls(r'<|python_tag|>f.call(pattern="\d+")')[1] == [Call("", "f", r'{"pattern":"\\d+"}')]
+
+
 @pytest.mark.parametrize("name", ["functions.get_weather", "default_api.get_weather", " get_weather"])
 def test_tool_is_known_in_a_namespace_too(name):
     assert offered(Call("", name, "{}"), NAMES).name == "get_weather"
