@@ -13,12 +13,13 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 from types import FrameType
+from uuid import uuid4
 
 import httpx
 import pytest
 from redis.asyncio import Redis
 
-from shared import keys, log, scripts
+from shared import keys, log, scripts, store
 from shared.cursor import START
 from shared.line import Line
 from shared.loop_lag import LOOK_S
@@ -142,6 +143,21 @@ async def test_a_page_of_a_replay_is_one_round_trip(redis: Redis, settings: Sett
     assert page.is_last
     assert used == {"multi": 2, "hmget": 2, "lrange": 2, "xrange": 4, "exec": 2}
     assert reads <= 2 + 2  # the two that look
+
+
+async def test_a_run_is_made_in_one_round_trip(redis: Redis, settings: Settings) -> None:
+    """With its first event, its place in the queue and a ring of the bell, whatever limits its tenant has."""
+
+    async def create() -> None:
+        await store.create_run(redis, settings, tenant="t", model="m", request={}, idempotency_key=uuid4().hex)
+
+    await create()  # the script is known now
+    before, sent_before = await calls(redis), await sent(redis)
+    await create()
+    used, reads = await calls(redis) - before, await sent(redis) - sent_before
+
+    assert used["evalsha"] == used["xadd"] == 1
+    assert reads <= 1 + 2  # the two that look
 
 
 async def test_a_renewal_is_one_round_trip(redis: Redis, run: RunByHand) -> None:
