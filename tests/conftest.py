@@ -1,7 +1,9 @@
 """What all tests share: a real server, a clean database, settings that point at it."""
 
+import os
 import sys
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -14,6 +16,11 @@ from tests.system import free_port
 
 # Comes with `make sbom`. Where it is, jsonschema compiles its forty grammars as it is imported: 1.6 s.
 sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
+
+# Tests speak over plain HTTP, or make an authority of their own. To read the machine's takes 45 ms of each client made,
+# here and in the processes that we start; this folder has none.
+os.environ.pop("SSL_CERT_FILE", None)
+os.environ["SSL_CERT_DIR"] = str(Path(__file__).parent)
 
 # How long an example takes is the machine's business: a busy one took 400 ms for what takes 2.
 hypothesis.settings.register_profile("suite", deadline=None)
