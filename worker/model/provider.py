@@ -28,8 +28,9 @@ from shared.settings import Settings
 from worker.model import faults
 from worker.model.answer import AnswerReader
 from worker.model.chunks import Chunk
+from worker.model.transport import Client
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 # A complete answer waits this long for what may still follow: usage, or [DONE].
 _TAIL_S: Final = 5.0
@@ -62,7 +63,7 @@ class Provider:
             max_retries=0,
             timeout=timeout,
             # A redirect would carry the conversation, and any key in a header of its own, to wherever it says.
-            http_client=_http_client(timeout=timeout, follow_redirects=False, limits=LIMITS),
+            http_client=Client(timeout=timeout, follow_redirects=False, limits=LIMITS),
         )
         if name != ONLY:
             # Out of OPENAI_ORG_ID and OPENAI_PROJECT_ID: nobody's business but OpenAI's.
@@ -90,13 +91,13 @@ class Provider:
                 for chunk in reader.finish(response.headers.get("content-type", "")):
                     yield chunk
         except ModelError as exc:
-            log.warning("provider %s failed: %s: %s", self._name, exc, self._cause(exc))
+            logger.warning("provider %s failed: %s: %s", self._name, exc, self._cause(exc))
             raise
         except (openai.OpenAIError, httpx2.HTTPError) as exc:
             # A connection that is cut after the last token has cost nothing.
             if not reader.is_complete:
                 failure = self._failure(exc)
-                log.warning("provider %s failed: %s: %s", self._name, failure, self._cause(exc))
+                logger.warning("provider %s failed: %s: %s", self._name, failure, self._cause(exc))
                 raise failure from exc
 
     async def aclose(self) -> None:
@@ -156,15 +157,6 @@ class Provider:
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return text[:_CAUSE_MAX_CHARS]
-
-
-def _http_client(**options: Any) -> httpx2.AsyncClient:
-    try:
-        from worker.model.transport import Client
-    except ImportError:
-        # An environment from before aiohttp was needed goes on until it is made anew, at more CPU a token.
-        return openai.DefaultAsyncHttpxClient(**options)
-    return Client(**options)
 
 
 def _reader_of(response: httpx2.Response) -> Callable[[], Awaitable[bytes]]:

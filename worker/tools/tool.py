@@ -11,7 +11,7 @@ from worker.tools.results import ToolReply, cut
 from worker.tools.signature import BadArguments
 from worker.tools.slots import CallSlots, StillAtWork
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 # A tool that is cancelled may tidy up for this long; then it is left alone.
 _CANCEL_GRACE_S: Final = 1.0
@@ -124,7 +124,7 @@ class Tool:
             return self._failed(f"{self.name}: {exc}")
         except BaseException as exc:
             # Not only an Exception: sys.exit must not end the worker and its other runs, nor a panic in Rust this one.
-            log.warning("tool %s failed", self.name, exc_info=exc)
+            logger.warning("tool %s failed", self.name, exc_info=exc)
             return self._failed(f"{self.name} failed: {_describe(exc)}")
 
     def _failed(self, message: str) -> ToolReply:
