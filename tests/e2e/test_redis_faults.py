@@ -126,18 +126,19 @@ async def test_lost_tail_is_a_gap_and_the_run_ends_right(system: System) -> None
     assert (await get_run(system.url, run_id))["result"]["text"] == late.text("extraction")
 
 
-async def test_lost_claim_is_never_repeated_with_other_content(system: System) -> None:
+async def test_lost_claim_is_never_repeated_with_other_content(tmp_path: Path) -> None:
     """The copy is older than the claim itself: the run is queued again, while its worker still writes."""
-    run_id = await post_run(system.url, {**TALK, "model": "demo:delay_ms=10,tokens=200,first_token_ms=300"})
-    client = StrictClient(system.urls, run_id)
-    older = await snapshots.take(system.redis)
-    following = asyncio.create_task(client.follow())
-    await client.until(lambda c: chunks(c) > 5)
-    seen = {event.id: event.data for event in client.events}
-    await snapshots.restore(system.redis, older)
-    await following
+    async with System(tmp_path, workers=2) as system:
+        run_id = await post_run(system.url, {**TALK, "model": "demo:delay_ms=10,tokens=200,first_token_ms=300"})
+        client = StrictClient(system.urls, run_id)
+        older = await snapshots.take(system.redis)
+        following = asyncio.create_task(client.follow())
+        await client.until(lambda c: chunks(c) > 5)
+        seen = {event.id: event.data for event in client.events}
+        await snapshots.restore(system.redis, older)
+        await following
 
-    late = await StrictClient(system.urls, run_id).follow()
+        late = await StrictClient(system.urls, run_id).follow()
     assert late.names()[-1] == "done"
     assert client.events == late.events
     for event in late.events:
