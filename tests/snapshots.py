@@ -7,12 +7,17 @@ Snapshot = dict[bytes, tuple[bytes, int]]
 
 async def take(redis: Redis) -> Snapshot:
     """Every key with its TTL in ms (0: none), all of one moment, as a replica has them."""
-    names = [key async for key in redis.scan_iter()]
-    async with redis.pipeline(transaction=True) as pipe:
-        for name in names:
-            pipe.dump(name)
-            pipe.pttl(name)
-        replies = await pipe.execute()
+    names: list[bytes] = []
+    while True:  # a key that came between its being named and its being read would be missing from the copy
+        async with redis.pipeline(transaction=True) as pipe:
+            for name in names:
+                pipe.dump(name)
+                pipe.pttl(name)
+            pipe.keys()
+            *replies, there = await pipe.execute()
+        if set(there) <= set(names):
+            break
+        names = there
     values = zip(names, replies[::2], replies[1::2], strict=True)
     return {name: (value, max(0, ttl_ms)) for name, value, ttl_ms in values if value is not None}
 
