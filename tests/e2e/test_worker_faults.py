@@ -210,8 +210,8 @@ async def test_worker_gives_its_runs_back_at_sigterm(patient: System) -> None:
     system, (old, new) = patient, patient.workers
     new.signal(signal.SIGSTOP)  # until there is something to be taken over
     run_ids = [
-        await post_run(system.url, {"user_prompt": "talk", "model": "demo:delay_ms=10,tokens=200"}),
-        await post_run(system.url, call("demo:delay_ms=1", ("slow", {"n": 1, "seconds": 3}))),
+        await post_run(system.url, {"user_prompt": "talk", "model": "demo:delay_ms=10,tokens=400"}),
+        await post_run(system.url, call("demo:delay_ms=1", ("slow", {"n": 1, "seconds": 4}))),
     ]
     clients = [StrictClient(system.urls, run_id) for run_id in run_ids]
     following = asyncio.gather(*(client.follow() for client in clients))
