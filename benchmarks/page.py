@@ -63,6 +63,13 @@ connection that was last used a second ago has left the cache, and for the same 
 
 A page of 500 events, the stride of a replay, is 0.5 ms of the gateway's CPU: 0.2 to parse Redis's reply, 0.12 to make the
 frames, the rest to read and write them; and 0.2 ms of Redis's. Pages of 250, 1,000 and 1,500 events cost the same an event.
+
+## What bounds the way from end to end
+
+Provider, two workers, Redis, gateway and 500 browsers share the two cores, and 5,000 tokens a second, each of which comes
+alone, take 1.3 to 1.6 of them: the workers 0.17-0.20 ms of CPU a token, Redis 0.05, the gateway 0.03, provider and browsers
+0.04. So p50 is 3 to 6 ms and p99 33 to 66, as the host lets them run: that is waiting for a core. With 250 runs, 0.95 of
+the two cores, the same way takes 1.3 ms, p99 6.5.
 """
 
 
