@@ -115,8 +115,6 @@ async def test_question_left_for_later_can_be_met_again(healthy: System) -> None
         await shown.until(f"later: stagebus answer {run_id} ")
         shown.type(CTRL_C)
         await shown.until(CTRL_C_ASKS)
-        shown.type("\n")
-        shown.type(CTRL_C)
         shown.type(CTRL_C)
         assert await shown.exit_code() == 130
     async with terminal(healthy, "tail", run_id) as shown:
