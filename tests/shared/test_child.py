@@ -30,7 +30,7 @@ async def started(program: str, lines: list[str], **options):
         await child.stop(0)
 
 
-SERVE = "import time; print('hello'); print('ready at x'); print('on'); time.sleep(600)"
+SERVE = "import signal; print('hello'); print('ready at x'); print('on'); signal.pause()"
 
 
 async def test_start_returns_what_the_ready_line_says() -> None:
@@ -58,7 +58,7 @@ async def test_child_that_does_not_exist_has_failed() -> None:
 
 async def test_child_that_is_never_ready_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child_module, "START_MAX_S", 0.5)
-    child = Child(spec("import time; time.sleep(600)"), print)
+    child = Child(spec("import signal; signal.pause()"), print)
 
     with pytest.raises(ChildFailed, match="is not ready after"):
         await child.start()
@@ -89,7 +89,8 @@ async def test_stop_asks_first_and_kills_after_its_time() -> None:
 
 async def test_kill_takes_the_child_s_own_children_along() -> None:
     program = (
-        "import subprocess, time; p = subprocess.Popen(['sleep', '600']); print('ready at', p.pid); time.sleep(600)"
+        "import signal, subprocess; p = subprocess.Popen(['tail', '-f', '/dev/null']); print('ready at', p.pid); "
+        "signal.pause()"
     )
     async with started(program, []) as (child, grandchild):
         child.kill()
@@ -99,7 +100,7 @@ async def test_kill_takes_the_child_s_own_children_along() -> None:
 
 async def test_endless_line_is_no_end_of_reading() -> None:
     lines: list[str] = []
-    program = "import time; print('x' * 3_000_000); print('ready at x'); print('on'); time.sleep(600)"
+    program = "import signal; print('x' * 3_000_000); print('ready at x'); print('on'); signal.pause()"
     async with started(program, lines):
         await until(lambda: lines and lines[-1] == "on")
         assert all(len(line) < 3_000_000 for line in lines)

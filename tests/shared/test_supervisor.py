@@ -1,5 +1,6 @@
 """Children that are kept running, and stopped in order."""
 
+import asyncio
 import os
 import re
 import signal
@@ -15,18 +16,19 @@ from shared.errors import ChildFailed
 from shared.supervisor import Supervisor, demo_environment, describe_exit, page_address
 from tests.processes import is_alive, until
 
+# It leaves once the pipe that it is given has a line for it.
 SERVE = """
-import os, signal, sys, time
+import os, signal, sys
 def leave(*_):
-    time.sleep(float(sys.argv[1])); print("left"); sys.exit()
+    sys.argv[1] and open(sys.argv[1]).readline(); print("left"); sys.exit()
 signal.signal(15, leave)
 print("pid", os.getpid()); print("ready at", os.getpid())
 while True: signal.pause()
 """
 
 
-def spec(name: str, leave_s: float = 0.0, **options) -> ChildSpec:
-    argv = (sys.executable, "-u", "-c", SERVE, str(leave_s))
+def spec(name: str, leave_at: object = "", **options) -> ChildSpec:
+    argv = (sys.executable, "-u", "-c", SERVE, str(leave_at))
     return ChildSpec(name, argv, re.compile(r"^ready at (\d+)$"), **options)
 
 
@@ -66,7 +68,7 @@ async def test_dead_child_starts_again(kept: Kept) -> None:
 async def test_child_that_does_not_come_back_is_tried_on(kept: Kept, tmp_path) -> None:
     flag = tmp_path / "fail"
     program = f"import os, sys; os.path.exists({str(flag)!r}) and sys.exit(4)\n{SERVE}"
-    await kept.supervisor.start(replace(spec("a"), argv=(sys.executable, "-u", "-c", program, "0")))
+    await kept.supervisor.start(replace(spec("a"), argv=(sys.executable, "-u", "-c", program, "")))
     flag.touch()
     os.kill(kept.pids("a")[0], signal.SIGKILL)
     await until(lambda: kept.lines.count("a: a ended at its start with code 4") >= 2)
@@ -88,16 +90,22 @@ async def test_first_start_that_fails_is_an_error(kept: Kept) -> None:
         await kept.supervisor.start(ChildSpec("a", (sys.executable, "-c", ""), re.compile("x")))
 
 
-async def test_stop_goes_down_in_order(kept: Kept) -> None:
+async def test_stop_goes_down_in_order(kept: Kept, tmp_path) -> None:
     """Those that drain leave together, though one takes long; what they stand on leaves after them."""
-    for name, leave_s, drains in (
-        ("valkey", 0, False),
-        ("demo", 0, False),
-        ("worker", 0.4, True),
-        ("gateway", 0, True),
+    os.mkfifo(tmp_path / "leave")
+    for name, leave_at, drains in (
+        ("valkey", "", False),
+        ("demo", "", False),
+        ("worker", tmp_path / "leave", True),
+        ("gateway", "", True),
     ):
-        await kept.supervisor.start(spec(name, leave_s, drains=drains))
-    await kept.supervisor.stop()
+        await kept.supervisor.start(spec(name, leave_at, drains=drains))
+    stopping = asyncio.create_task(kept.supervisor.stop())
+    await until(lambda: "gateway: left" in kept.lines)
+    pipe = os.open(tmp_path / "leave", os.O_RDWR)  # for reading, too: so it waits for nobody
+    os.write(pipe, b"\n")
+    await stopping
+    os.close(pipe)
 
     assert [line for line in kept.lines if line.endswith(": left")] == [
         "gateway: left", "worker: left", "demo: left", "valkey: left",
@@ -106,8 +114,9 @@ async def test_stop_goes_down_in_order(kept: Kept) -> None:
     assert not any(is_alive(pid) for name in ("valkey", "demo", "worker", "gateway") for pid in kept.pids(name))
 
 
-async def test_stop_is_bounded(kept: Kept) -> None:
-    await kept.supervisor.start(spec("a", leave_s=600, stop_max_s=0.2))
+async def test_stop_is_bounded(kept: Kept, tmp_path) -> None:
+    os.mkfifo(tmp_path / "never")
+    await kept.supervisor.start(spec("a", tmp_path / "never", stop_max_s=0.2))
     await kept.supervisor.stop()
 
     assert not is_alive(kept.pids("a")[0])
@@ -117,8 +126,8 @@ async def test_stop_in_the_middle_of_a_restart_leaves_nothing(
     kept: Kept, monkeypatch: pytest.MonkeyPatch, tmp_path
 ) -> None:
     flag = tmp_path / "mute"
-    program = f"import os, time; print('pid', os.getpid()); os.path.exists({str(flag)!r}) and time.sleep(600)\n{SERVE}"
-    await kept.supervisor.start(replace(spec("a"), argv=(sys.executable, "-u", "-c", program, "0")))
+    program = f"import os, signal; print('pid', os.getpid()); os.path.exists({str(flag)!r}) and signal.pause()\n{SERVE}"
+    await kept.supervisor.start(replace(spec("a"), argv=(sys.executable, "-u", "-c", program, "")))
     flag.touch()
     os.kill(kept.pids("a")[0], signal.SIGKILL)
     await until(lambda: len(kept.pids("a")) == 3)  # the first printed its pid twice

@@ -52,7 +52,7 @@ _INVOKE: Final = re.compile(
 _INVOKE_PARAMETER: Final = re.compile(
     rf'<{_PREFIX}parameter name="([^"<>]+)"(?: string="(true|false)")?>(\n?)(.*?)\3</{_PREFIX}parameter>', re.DOTALL
 )
-_MISTRAL_NAME: Final = re.compile(r"\s*([\w.:-]+)\s*(?:\[CALL_ID\]\s*(\w+))?\s*(?:\[ARGS\])?\s*(?=\{)")
+_MISTRAL_NAME: Final = re.compile(r"\s*([\w.:-]+)\s*(?:\[CALL_ID\]\s*(?P<id>\w+))?\s*(?:\[ARGS\])?\s*(?=\{)")
 _FUNCTIONARY_NAME: Final = re.compile(r"\s*(?:>>>)?([\w.-]+)\n(?=\{)")
 _PYTHON_NAME: Final = re.compile(r"\s*(?=[\w.]+\()")
 _PYTHON_MARK: Final = re.compile(r"\\.|[\"'()\[\]{}]", re.DOTALL)
@@ -112,43 +112,22 @@ def read_glm(text: str, start: int) -> Found:
 
 def read_kimi(text: str, start: int) -> Found:
     """Kimi's one call."""
-    name = _KIMI_NAME.match(text, start)
-    decoded = None if name is None else _decode(text, name.end())
-    if name is None or decoded is None:
-        return Found([], start)
-    arguments, end = decoded
-    return Found([Call("", name[1], arguments_text(arguments))], _skip(_KIMI_END, text, end))
+    return _read_named(text, start, _KIMI_NAME, _KIMI_END)
 
 
 def read_deepseek(text: str, start: int) -> Found:
     """DeepSeek's calls, V3's and R1's with their JSON in a block of code."""
-    calls: list[Call] = []
-    end = start
-    while (name := _DEEPSEEK_NAME.match(text, end)) and (decoded := _decode(text, name.end())):
-        arguments, end = decoded
-        calls.append(Call("", name[1], arguments_text(arguments)))
-        end = _skip(_DEEPSEEK_END, text, end)
-    return Found(calls, end)
+    return _read_named(text, start, _DEEPSEEK_NAME, _DEEPSEEK_END)
 
 
 def read_mistral(text: str, start: int) -> Found:
-    """Mistral's calls, each a name before its arguments."""
-    calls: list[Call] = []
-    end = start
-    while (name := _MISTRAL_NAME.match(text, end)) and (decoded := _decode(text, name.end())):
-        arguments, end = decoded
-        calls.append(Call(name[2] or "", name[1], arguments_text(arguments)))
-    return Found(calls, end)
+    """Mistral's calls, each a name, perhaps with an id, before its arguments."""
+    return _read_named(text, start, _MISTRAL_NAME)
 
 
 def read_functionary(text: str, start: int) -> Found:
     """Functionary's calls, each a name on a line before its arguments."""
-    calls: list[Call] = []
-    end = start
-    while (name := _FUNCTIONARY_NAME.match(text, end)) and (decoded := _decode(text, name.end())):
-        arguments, end = decoded
-        calls.append(Call("", name[1], arguments_text(arguments)))
-    return Found(calls, end)
+    return _read_named(text, start, _FUNCTIONARY_NAME)
 
 
 def read_function(text: str, start: int) -> Found:
@@ -192,6 +171,20 @@ def read_python(text: str, start: int) -> Found:
             break
         calls.append(call)
         end = _skip(_BETWEEN, text, after)
+    return Found(calls, end)
+
+
+def _read_named(
+    text: str, start: int, name_pattern: re.Pattern[str], end_pattern: re.Pattern[str] | None = None
+) -> Found:
+    """Calls that are each a name, perhaps with an id, then JSON arguments, then perhaps a mark of their end."""
+    calls: list[Call] = []
+    end = start
+    while (name := name_pattern.match(text, end)) and (decoded := _decode(text, name.end())):
+        arguments, end = decoded
+        calls.append(Call(name.groupdict().get("id") or "", name[1], arguments_text(arguments)))
+        if end_pattern is not None:
+            end = _skip(end_pattern, text, end)
     return Found(calls, end)
 
 
