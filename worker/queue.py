@@ -85,9 +85,8 @@ class LeasedWorker(Worker):
         self._rung: str | None = None  # the run that the bell rang for
         self._takings: set[asyncio.Task[bool]] = set()
         self._unsure: dict[str, str] = {}  # runs that may have been taken, by a token: Redis's answer has not come
-        self._refused: set[str] = (
-            set()
-        )  # runs that Redis lets nobody take, since the last sleep; no reason to leave all others
+        # Runs that Redis lets nobody take, since the last sleep: no reason to leave all others.
+        self._refused: set[str] = set()
         self._passed_over = 0  # how many of those that are due this worker works on already, or cannot take
 
     # --- the loop ------------------------------------------------------------
