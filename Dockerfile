@@ -7,7 +7,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY shared shared
 COPY gateway gateway
 COPY worker worker
-COPY clients/python clients/python
+COPY src src
 RUN --mount=type=cache,target=/root/.cache/pip \
     /opt/stagebus/bin/pip install --disable-pip-version-check --only-binary :all: -c constraints.txt '.[mcp]'
 

@@ -47,22 +47,22 @@ test: $(DEV) $(NODE_MODULES)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 chaos: $(DEV) $(if $(filter js,$(CLIENT)),$(DIST))
-	$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED) --client $(CLIENT)
+	$(BIN)/python -m tests.support.chaos --minutes $(MINUTES) --seed $(SEED) --client $(CLIENT)
 
 model: $(DEV)
 	$(BIN)/python -m tests.model.log_protocol
 
 fuzz: $(DEV)
-	$(BIN)/python -m tests.fuzz --examples $(EXAMPLES) --seed $(SEED)
+	$(BIN)/python -m tests.support.fuzz --examples $(EXAMPLES) --seed $(SEED)
 
 soak: $(DEV)
-	$(BIN)/python -m tests.soak --runs $(RUNS)
+	$(BIN)/python -m tests.support.soak --runs $(RUNS)
 
 bench: $(DEV)
 	QUICK=$(QUICK) $(BIN)/python -m benchmarks
 
 sbom: $(DEV)
-	$(BIN)/python -m tests.supply sbom.json
+	$(BIN)/python -m tests.support.supply sbom.json
 
 lint: $(DEV)
 	$(BIN)/ruff check .
@@ -77,7 +77,7 @@ format: $(DEV)
 
 # What is made out of the code: the settings' table and the diagram of a run's states.
 docs: $(RUNTIME)
-	$(BIN)/python -m shared.reference
+	$(BIN)/python -m docs.generate
 
 screenshots: $(DEV)
 	$(BIN)/python -m tests.browser.screenshots

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from benchmarks import lab
 from benchmarks.latency import EVENT, STAGE, stamped
 from benchmarks.publisher import Appender
-from shared import keys
+from stagebus.shared.storage import keys
 
 EVENTS = lab.sized(20_000, 2_000)
 BURSTS = (1, 4, 16, 64)

@@ -7,9 +7,10 @@ from typing import Any
 from redis.asyncio import Redis
 
 from benchmarks import lab
-from shared import keys, store
-from shared.runs import TERMINAL
-from shared.settings import Settings
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.domain.runs import TERMINAL
+from stagebus.shared.storage import keys
+from stagebus.shared.store import run_store
 
 RUNS = lab.sized(10_000, 100)
 SLOTS = 10
@@ -52,13 +53,13 @@ async def _create(redis: Redis, settings: Settings, tenant: str) -> str:
         "model": "chunks=5,per_s=20", "messages": [{"role": "user", "content": "x"}], "tools": [], "synthesis": False,
         "timeout_s": 600,
     }  # fmt: skip
-    return await store.create_run(redis, settings, tenant=tenant, model=request["model"], request=request)
+    return await run_store.create_run(redis, settings, tenant=tenant, model=request["model"], request=request)
 
 
 async def _wait_of(redis: Redis, run_id: str) -> float:
     """From its creation to a worker's claim, by the record's own times."""
     deadline = time.monotonic() + WAIT_MAX_S
-    while not (run := await store.get_run(redis, run_id)).started_at:
+    while not (run := await run_store.get_run(redis, run_id)).started_at:
         if run.status in TERMINAL or time.monotonic() > deadline:
             raise RuntimeError(f"the run was never begun: {run.status}")
         await asyncio.sleep(LOOK_S)

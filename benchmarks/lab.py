@@ -21,9 +21,9 @@ from typing import Any, Final, Self, TypeVar
 from redis.asyncio import Redis
 
 from benchmarks.rivals import nchan
-from shared import redis as redis_connections
-from shared.embedded import find_binary
-from shared.settings import Settings
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.local.embedded_valkey import find_binary
+from stagebus.shared.storage import redis_client
 
 ROOT: Final = Path(__file__).parent.parent
 Size = TypeVar("Size")
@@ -184,18 +184,18 @@ class Lab:
         self.redis_url = f"redis://127.0.0.1:{port}/0"
         self._settings_env |= {"STAGEBUS_REDIS_URL": self.redis_url, "STAGEBUS_LOG_LEVEL": "WARNING"}
         self.settings = Settings(redis_url=self.redis_url)
-        redis = redis_connections.connect(self.settings)
-        self._stack.push_async_callback(redis_connections.close, redis)
+        redis = redis_client.connect(self.settings)
+        self._stack.push_async_callback(redis_client.close, redis)
         return redis
 
     async def start_gateway(self) -> tuple[Process, str]:
         """One gateway process and its address."""
-        process = await self.python("gateway", "--port", "0")
+        process = await self.python("stagebus.gateway", "--port", "0")
         return process, await process.line_with("listening on ")
 
     async def start_demo(self) -> str:
         """The demo model's address; later workers ask it."""
-        process = await self.python("worker.model.demo", "--port", "0")
+        process = await self.python("stagebus.worker.demo.demo_model", "--port", "0")
         address = await process.line_with("listening on ")
         self.use_provider(f"{address}/v1")
         return address
@@ -213,7 +213,7 @@ class Lab:
 
     async def start_worker(self, **env: str) -> Process:
         """One worker; it takes runs from now on."""
-        process = await self.python("worker", env={**env, "STAGEBUS_LOG_LEVEL": "INFO"})
+        process = await self.python("stagebus.worker", env={**env, "STAGEBUS_LOG_LEVEL": "INFO"})
         await _until_logged(process, "is ready for")
         return process
 

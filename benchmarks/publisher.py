@@ -22,12 +22,13 @@ import uvloop
 
 from benchmarks.latency import EVENT, STAGE, stamped
 from benchmarks.rivals.publishing import Poster, Xadder
-from shared import ids, live, scripts, sse
-from shared import redis as redis_connections
-from shared.cursor import EventId
-from shared.line import Line
-from shared.scripts import LogEntry
-from shared.settings import Settings
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.domain import ids
+from stagebus.shared.domain.cursor import EventId
+from stagebus.shared.log import live_batch, sse
+from stagebus.shared.storage import redis_client, scripts
+from stagebus.shared.storage.pipelined import PipelinedConnection
+from stagebus.shared.storage.scripts import LogEntry
 
 TTL_S: Final = 3600
 MAKE_AT_ONCE: Final = 50
@@ -51,8 +52,8 @@ class Appender:
 
     def __init__(self, redis_url: str) -> None:
         settings = Settings(redis_url=redis_url)
-        self._redis = redis_connections.connect(settings)
-        self._line = Line(self._redis, settings.redis_timeout_s)
+        self._redis = redis_client.connect(settings)
+        self._line = PipelinedConnection(self._redis, settings.redis_timeout_s)
         self._runs: list[_Run] = []
 
     async def make(self, count: int) -> list[str]:
@@ -78,7 +79,7 @@ class Appender:
     async def aclose(self) -> None:
         """Close the connections."""
         await self._line.aclose()
-        await redis_connections.close(self._redis)
+        await redis_client.close(self._redis)
 
     async def _claim(self, run_id: str) -> "_Run":
         await scripts.create(
@@ -96,7 +97,7 @@ class Appender:
             sse.encode(b"%d-%d" % (run.attempt, sequence), EVENT.encode(), entry.data)
             for sequence, entry in enumerate(entries, run.last.sequence + 1)
         ]
-        message = live.encode(run.last, last, [STAGE] * burst, frames)
+        message = live_batch.encode(run.last, last, [STAGE] * burst, frames)
         await scripts.append(
             self._line, run.run_id, attempt=run.attempt, before=run.last, entries=entries, message=message,
             ttl_s=TTL_S,

@@ -19,12 +19,13 @@ import orjson
 from redis.asyncio import Redis
 
 from benchmarks import lab
-from shared import ids, scripts
-from shared.line import Line
-from shared.settings import Settings
-from worker.model.client import Model, ModelRequest
-from worker.producer import Producer
-from worker.stages.model import model_stage
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.domain import ids
+from stagebus.shared.storage import scripts
+from stagebus.shared.storage.pipelined import PipelinedConnection
+from stagebus.worker.execution.producer import Producer
+from stagebus.worker.model.model_client import Model, ModelRequest
+from stagebus.worker.stages.model_stage import model_stage
 
 TTL_S = 3600
 CHUNKS = lab.sized(20_000, 3_000)
@@ -39,7 +40,7 @@ class Ours:
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
-        self._line = Line(redis, settings.redis_timeout_s)
+        self._line = PipelinedConnection(redis, settings.redis_timeout_s)
         self._settings = settings
         self._model = Model.from_settings(settings)
 

@@ -1,8 +1,58 @@
-"""`python -m gateway`: one gateway process, or several on one port."""
+"""`python -m stagebus.gateway`: runs one gateway process, or several on one port."""
 
-from shared.collector import paused
+import argparse
+import asyncio
+
+import uvloop
+
+from stagebus.gateway.server.prefork import bind_shared, serve_many
+from stagebus.shared.config.settings import Settings, load_settings
+from stagebus.shared.config.startup_checks import check_access, check_exposure
+from stagebus.shared.errors import StagebusError
+from stagebus.shared.observability.logging import configure
+from stagebus.shared.runtime.startup_gc import paused
+from stagebus.shared.storage import redis_client
+from stagebus.shared.storage.redis_client import check_server
+
+
+async def _main(settings: Settings, args: argparse.Namespace) -> None:
+    with paused():  # not needed by who only starts others, or says what is wrong with the settings
+        from stagebus.gateway.app import create_app
+        from stagebus.gateway.server.uvicorn_server import GatewayServer
+    redis = redis_client.connect(settings)
+    try:
+        await check_server(redis)  # the app does so, too, but would say it inside a traceback
+    finally:
+        await redis_client.close(redis)
+    sockets = bind_shared(args.host, args.port) if args.shares_port else None
+    await GatewayServer(create_app(settings), settings, args.host, args.port).serve(sockets)
+
+
+def main() -> None:
+    """Run a gateway until SIGTERM or SIGINT."""
+    parser = argparse.ArgumentParser(prog="gateway", description="Serve the HTTP API and the page.")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--insecure", action="store_true", help="let others reach a gateway that is open")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0 takes a free one")
+    parser.add_argument("--workers", type=int, default=1, help="processes on the port")
+    parser.add_argument("--shares-port", action="store_true", help=argparse.SUPPRESS)  # one of several
+    args = parser.parse_args()
+    settings = load_settings()
+    if args.insecure:
+        settings = settings.model_copy(update={"insecure": True})
+    configure(settings.log_level)
+    try:
+        check_access(settings)
+        check_exposure(settings, args.host)
+        if args.workers > 1:
+            asyncio.run(serve_many(settings, args.host, args.port, args.workers))
+        else:
+            uvloop.run(_main(settings, args))
+    except StagebusError as exc:
+        raise SystemExit(f"stagebus gateway: {exc}") from None
+    except KeyboardInterrupt:
+        pass  # uvicorn has shut down, and raises the signal that told it so
+
 
 if __name__ == "__main__":
-    with paused():
-        from gateway.command import main
     main()

@@ -1,6 +1,6 @@
 """The gateway as an ASGI app: its parts, its routes, its start and stop.
 
-`uvicorn gateway.app:app` serves it; `python -m gateway` does so with a drain that readiness
+`uvicorn stagebus.gateway.app:app` serves it; `python -m stagebus.gateway` does so with a drain that readiness
 probes can see.
 """
 
@@ -15,51 +15,63 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import BaseRoute, Route
 
-from gateway import routes
-from gateway.access import Access
-from gateway.auth.parts import open_auth
-from gateway.handlers import access, approvals, ops, runs, stream
-from gateway.headers import CORS_ACCEPTED, CORS_EXPOSED, CORS_MAX_AGE_S, CORS_METHODS
-from gateway.hub import Hub
-from gateway.metrics import Metrics
-from gateway.problems import HANDLERS
-from gateway.resource import Resource
-from gateway.server import drain_with_server
-from gateway.state import Gateway
-from gateway.tenant_limits import TenantLimiter
-from shared import keys
-from shared import redis as redis_connections
-from shared.line import Line
-from shared.presence import Presence
-from shared.providers import Providers
-from shared.redis import check_server
-from shared.settings import Settings, load_settings
-from shared.tasks import cancel_and_wait
+from stagebus.gateway.api import (
+    approval_endpoints,
+    event_endpoints,
+    routes,
+    run_endpoints,
+    session_endpoints,
+    system_endpoints,
+)
+from stagebus.gateway.api.headers import CORS_ACCEPTED, CORS_EXPOSED, CORS_MAX_AGE_S, CORS_METHODS
+from stagebus.gateway.api.method_router import MethodRouter
+from stagebus.gateway.api.problems import HANDLERS
+from stagebus.gateway.auth.factory import open_auth
+from stagebus.gateway.context import Gateway
+from stagebus.gateway.gateway_metrics import Metrics
+from stagebus.gateway.server.middleware import RequestMiddleware
+from stagebus.gateway.server.uvicorn_server import drain_with_server
+from stagebus.gateway.streaming.hub import Hub
+from stagebus.gateway.tenant_limiter import TenantLimiter
+from stagebus.shared.config.providers import Providers
+from stagebus.shared.config.settings import Settings, load_settings
+from stagebus.shared.runtime.tasks import cancel_and_wait
+from stagebus.shared.storage import keys, redis_client
+from stagebus.shared.storage.pipelined import PipelinedConnection
+from stagebus.shared.storage.redis_client import check_server
+from stagebus.shared.store.heartbeats import Heartbeat
 
 # The page in a third of its bytes. On these two routes alone: a stream is never compressed.
 _COMPRESSED = (Middleware(GZipMiddleware),)
 
 ROUTES: tuple[BaseRoute, ...] = (
-    Route(routes.RUNS, Resource(GET=runs.list_runs, POST=runs.create_run)),
-    Route(routes.RUN, Resource(GET=runs.get_run)),
-    Route(routes.RUN_EVENTS, Resource(GET=stream.stream_run)),
-    Route(routes.STAGE_EVENTS, Resource(GET=stream.stream_stage)),
-    Route(routes.RUN_CANCEL, Resource(POST=runs.cancel_run)),
-    Route(routes.RUN_APPROVAL_ROUTE, Resource(POST=approvals.decide_call)),
-    Route(routes.RUN_TICKET, Resource(POST=access.create_ticket)),
-    Route(routes.RUN_TICKET_ONE, Resource(DELETE=access.revoke_ticket)),
-    Route(routes.SESSION, Resource(POST=access.create_session, GET=access.get_session, DELETE=access.end_session)),
-    Route(routes.TOOLS, Resource(GET=ops.list_tools)),
-    Route(routes.MODELS, Resource(GET=ops.list_models)),
-    Route(routes.STATS, Resource(GET=ops.get_stats)),
-    Route(routes.HEALTH, Resource(GET=ops.get_health)),
-    Route(routes.READY, Resource(GET=ops.get_ready)),
-    Route(routes.METRICS, Resource(GET=ops.get_metrics)),
-    Route(routes.EVENT_SCHEMA, Resource(GET=ops.get_event_schema)),
-    Route(routes.OPENAPI, Resource(GET=ops.get_openapi)),
-    Route(routes.PROBLEM, Resource(GET=ops.get_problem_type)),
-    Route(routes.PAGE, Resource(GET=ops.get_page), middleware=_COMPRESSED),
-    Route(routes.STATIC, Resource(GET=ops.get_static), middleware=_COMPRESSED),
+    Route(routes.RUNS, MethodRouter(GET=run_endpoints.list_runs, POST=run_endpoints.create_run)),
+    Route(routes.RUN, MethodRouter(GET=run_endpoints.get_run)),
+    Route(routes.RUN_EVENTS, MethodRouter(GET=event_endpoints.stream_run)),
+    Route(routes.STAGE_EVENTS, MethodRouter(GET=event_endpoints.stream_stage)),
+    Route(routes.RUN_CANCEL, MethodRouter(POST=run_endpoints.cancel_run)),
+    Route(routes.RUN_APPROVAL_ROUTE, MethodRouter(POST=approval_endpoints.decide_call)),
+    Route(routes.RUN_TICKET, MethodRouter(POST=session_endpoints.create_ticket)),
+    Route(routes.RUN_TICKET_ONE, MethodRouter(DELETE=session_endpoints.revoke_ticket)),
+    Route(
+        routes.SESSION,
+        MethodRouter(
+            POST=session_endpoints.create_session,
+            GET=session_endpoints.get_session,
+            DELETE=session_endpoints.end_session,
+        ),
+    ),
+    Route(routes.TOOLS, MethodRouter(GET=system_endpoints.list_tools)),
+    Route(routes.MODELS, MethodRouter(GET=system_endpoints.list_models)),
+    Route(routes.STATS, MethodRouter(GET=system_endpoints.get_stats)),
+    Route(routes.HEALTH, MethodRouter(GET=system_endpoints.get_health)),
+    Route(routes.READY, MethodRouter(GET=system_endpoints.get_ready)),
+    Route(routes.METRICS, MethodRouter(GET=system_endpoints.get_metrics)),
+    Route(routes.EVENT_SCHEMA, MethodRouter(GET=system_endpoints.get_event_schema)),
+    Route(routes.OPENAPI, MethodRouter(GET=system_endpoints.get_openapi)),
+    Route(routes.PROBLEM, MethodRouter(GET=system_endpoints.get_problem_type)),
+    Route(routes.PAGE, MethodRouter(GET=system_endpoints.get_page), middleware=_COMPRESSED),
+    Route(routes.STATIC, MethodRouter(GET=system_endpoints.get_static), middleware=_COMPRESSED),
 )
 
 
@@ -98,7 +110,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
         allow_credentials=False,
         max_age=CORS_MAX_AGE_S,
     )
-    return [Middleware(Access), *([cors] if settings.cors_origins else [])]
+    return [Middleware(RequestMiddleware), *([cors] if settings.cors_origins else [])]
 
 
 @asynccontextmanager
@@ -108,15 +120,15 @@ async def _open_gateway(settings: Settings, providers: Providers) -> AsyncIterat
     Raises:
         StorageUnfit, AccessUnset: Redis cannot carry runs, or settings are missing; the message says what to do.
     """
-    redis = redis_connections.connect(settings)
+    redis = redis_client.connect(settings)
     try:
         await check_server(redis)
         hub = Hub(redis, settings)
-        line = Line(redis, settings.redis_timeout_s)
+        line = PipelinedConnection(redis, settings.redis_timeout_s)
         limiter = TenantLimiter(line, settings.tenant_limits)
         await hub.start()
         await limiter.start()
-        presence = Presence(redis, keys.GATEWAYS, uuid4().hex, lambda: {"streams_open": hub.open_streams})
+        presence = Heartbeat(redis, keys.GATEWAYS, uuid4().hex, lambda: {"streams_open": hub.open_streams})
         saying = asyncio.create_task(presence.say_forever())
         metrics = Metrics(hub, settings.lease_s)
         metrics.loop_lag.start()
@@ -130,7 +142,7 @@ async def _open_gateway(settings: Settings, providers: Providers) -> AsyncIterat
             await hub.stop()
             await line.aclose()
     finally:
-        await redis_connections.close(redis)
+        await redis_client.close(redis)
 
 
 def __getattr__(name: str) -> Starlette:

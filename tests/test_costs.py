@@ -19,18 +19,20 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from shared import keys, log, scripts, store
-from shared.cursor import START
-from shared.line import Line
-from shared.loop_lag import LOOK_S
-from shared.presence import SAY_S
-from shared.pubsub import CANARY_S, IDLE_CANARY_EVERY
-from shared.settings import Settings
-from tests.redis_calls import bytes_taken, calls, sent
-from tests.runs_by_hand import RunByHand, chunk, start, stop
-from tests.system import System, free_port
-from worker.model.client import Model, ModelRequest
-from worker.stages.model import model_stage
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.domain.cursor import START
+from stagebus.shared.log import log_reader
+from stagebus.shared.observability.loop_lag import LOOK_S
+from stagebus.shared.storage import keys, scripts
+from stagebus.shared.storage.pipelined import PipelinedConnection
+from stagebus.shared.storage.pubsub import CANARY_S, IDLE_CANARY_EVERY
+from stagebus.shared.store import run_store
+from stagebus.shared.store.heartbeats import SAY_S
+from stagebus.worker.model.model_client import Model, ModelRequest
+from stagebus.worker.stages.model_stage import model_stage
+from tests.support.redis_calls import bytes_taken, calls, sent
+from tests.support.runs_by_hand import RunByHand, chunk, start, stop
+from tests.support.system import System, free_port
 
 WATCH_S = 2.0
 POLL_S = 1.0
@@ -105,7 +107,7 @@ async def test_an_append_late_in_a_run_is_as_one_early(redis: Redis, run: RunByH
 
 async def test_appends_of_many_runs_share_their_round_trips(redis: Redis, settings: Settings) -> None:
     """Runs that have something to say at the same moment say it in one write."""
-    line = Line(redis, settings.redis_timeout_s)
+    line = PipelinedConnection(redis, settings.redis_timeout_s)
     runs = [await start(redis) for _ in range(20)]
     for run in runs:
         run.producer._redis = line
@@ -130,12 +132,12 @@ async def test_a_token_event_takes_little_memory(redis: Redis, run: RunByHand) -
 
 async def test_a_page_of_a_replay_is_one_round_trip(redis: Redis, settings: Settings, run: RunByHand) -> None:
     """Of a stream whose stages are known: its first page is, too, since the request's answer told them."""
-    line = Line(redis, settings.redis_timeout_s)
+    line = PipelinedConnection(redis, settings.redis_timeout_s)
     await run.say(*"abcdef")
-    page = await log.read_page(line, run.run_id, START, 3)
+    page = await log_reader.read_page(line, run.run_id, START, 3)
     before, sent_before = await calls(redis), await sent(redis)
     for _ in range(2):
-        page = await log.read_page(line, run.run_id, page.position, 3, stage_ids=page.stage_ids)
+        page = await log_reader.read_page(line, run.run_id, page.position, 3, stage_ids=page.stage_ids)
     used, reads = await calls(redis) - before, await sent(redis) - sent_before
     await line.aclose()
 
@@ -149,7 +151,7 @@ async def test_a_run_is_made_in_one_round_trip(redis: Redis, settings: Settings)
     """With its first event, its place in the queue and a ring of the bell, whatever limits its tenant has."""
 
     async def create() -> None:
-        await store.create_run(redis, settings, tenant="t", model="m", request={}, idempotency_key=uuid4().hex)
+        await run_store.create_run(redis, settings, tenant="t", model="m", request={}, idempotency_key=uuid4().hex)
 
     await create()  # the script is known now
     before, sent_before = await calls(redis), await sent(redis)
@@ -194,7 +196,7 @@ async def test_a_token_alone_takes_few_calls(redis: Redis, settings: Settings, r
         writer.close()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    line = Line(redis, settings.redis_timeout_s)
+    line = PipelinedConnection(redis, settings.redis_timeout_s)
     run.producer._redis = line
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
     model = Model.from_settings(Settings(openai_base_url=url, openai_api_key="k"))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.fuzz import KINDS, fuzz
+from tests.support.fuzz import KINDS, fuzz
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -6,7 +6,7 @@ import re
 import pytest
 from packaging.utils import canonicalize_name
 
-from tests.supply import ROOT, is_allowed, licence_of, only, packages
+from tests.support.supply import ROOT, is_allowed, licence_of, only, packages
 
 
 def test_everything_that_runs_is_under_a_licence_that_may_be_passed_on() -> None:

@@ -1,8 +1,27 @@
-"""`python -m worker`: one worker process."""
+"""`python -m stagebus.worker`: runs one worker process."""
 
-from shared.collector import paused
+import uvloop
+
+from stagebus.shared.config.settings import load_settings
+from stagebus.shared.errors import StagebusError
+from stagebus.shared.observability.logging import configure
+from stagebus.shared.runtime.startup_gc import paused
+
+
+async def _main() -> None:
+    with paused():
+        from stagebus.worker.worker_app import WorkerApp
+    await WorkerApp(load_settings()).run()
+
+
+def main() -> None:
+    """Run a worker until SIGTERM or SIGINT."""
+    configure(load_settings().log_level)
+    try:
+        uvloop.run(_main())
+    except StagebusError as exc:
+        raise SystemExit(f"stagebus worker: {exc}") from None
+
 
 if __name__ == "__main__":
-    with paused():
-        from worker.command import main
     main()

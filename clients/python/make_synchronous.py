@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-CLIENT: Final = Path(__file__).parent / "stagebus" / "client"
+CLIENT: Final = Path(__file__).parents[2] / "src" / "stagebus" / "client"
 SOURCE: Final = CLIENT / "asynchronous.py"
 TARGET: Final = CLIENT / "synchronous.py"
 

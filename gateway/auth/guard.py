@@ -6,12 +6,12 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.state import gateway_of
-from shared import ids
-from shared.errors import RunNotFound
-from shared.refusals import RateLimited
-from shared.settings import Settings
-from shared.tenants import Scope
+from stagebus.gateway.context import gateway_of
+from stagebus.shared.access_errors import RateLimited
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.domain import ids
+from stagebus.shared.domain.tenants import Scope
+from stagebus.shared.errors import RunNotFound
 
 Handler = Callable[[Request], Awaitable[Response]]
 

@@ -18,7 +18,7 @@ import httpx
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt import PyJWK, PyJWKSet, PyJWTError
 
-from shared.refusals import IssuerUnavailable, Unauthenticated
+from stagebus.shared.access_errors import IssuerUnavailable, Unauthenticated
 
 logger = logging.getLogger(__name__)
 

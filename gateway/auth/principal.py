@@ -6,8 +6,8 @@ from typing import Protocol
 
 from starlette.requests import Request
 
-from shared.refusals import Forbidden
-from shared.tenants import Scope
+from stagebus.shared.access_errors import Forbidden
+from stagebus.shared.domain.tenants import Scope
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,8 @@ import time
 from collections.abc import Collection
 from typing import Final
 
-from redis.asyncio import Redis
-
-from shared import revoked_tickets
-from shared.redis import storage_errors
+from stagebus.shared.storage.redis_client import Redis, storage_errors
+from stagebus.shared.store import revoked_tickets
 
 REMEMBER_S: Final = 5.0
 REMEMBERED_MAX: Final = 10_000

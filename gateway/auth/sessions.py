@@ -14,10 +14,10 @@ from typing import Any, Final, NamedTuple
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.auth.principal import Principal
-from gateway.auth.signing import Signer, until
-from shared.settings import Settings
-from shared.tenants import Scope
+from stagebus.gateway.auth.principal import Principal
+from stagebus.gateway.auth.signing import Signer, until
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.domain.tenants import Scope
 
 COOKIE: Final = "stagebus"
 # Over TLS the prefix makes browsers refuse one that a neighbouring host, or anybody without TLS, sets.

@@ -14,10 +14,10 @@ from urllib.parse import unquote_plus
 
 from starlette.types import Scope as AsgiScope
 
-from gateway.auth.principal import Principal
-from gateway.auth.signing import Signer, until
-from shared.settings import Settings
-from shared.tenants import Scope
+from stagebus.gateway.auth.principal import Principal
+from stagebus.gateway.auth.signing import Signer, until
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.domain.tenants import Scope
 
 PARAMETER: Final = "ticket"
 # Where the ticket is found once it is out of the query: in the request's state.

@@ -8,8 +8,8 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, async_playwright
 
-from tests.needs import skip_or_fail
-from tests.system import System
+from tests.support.needs import skip_or_fail
+from tests.support.system import System
 
 CHROMIUM_ARGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -37,7 +37,7 @@ async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Syst
     """One gateway, one worker, the demo model; `pay` is a tool whose calls wait for a person."""
     folder = tmp_path_factory.mktemp("browser")
     env = {
-        "STAGEBUS_TOOLS": "tests.fault_tools:pay", "FAULT_TOOLS_LOG": str(folder / "tools.log"),
+        "STAGEBUS_TOOLS": "tests.support.fault_tools:pay", "FAULT_TOOLS_LOG": str(folder / "tools.log"),
         "STAGEBUS_APPROVALS": "pay", "STAGEBUS_SECRET": "x" * 32,
     }  # fmt: skip
     async with System(folder, env=env) as running:

@@ -15,10 +15,10 @@ from typing import Final
 
 from playwright.async_api import Browser, Page, async_playwright, expect
 
-from shared.supervisor import DEMO_TOOL
+from stagebus.shared.local.supervisor import DEMO_TOOL
 from tests.browser.conftest import CHROMIUM_ARGS, CHROMIUM_NAMES
-from tests.strict_client import StrictClient, post_run
-from tests.system import System
+from tests.support.strict_client import StrictClient, post_run
+from tests.support.system import System
 
 DOCS: Final = Path(__file__).parent.parent.parent / "docs"
 VIEWPORT: Final = {"width": 1200, "height": 1080}

@@ -10,8 +10,8 @@ import pytest
 from playwright.async_api import Page, Route, expect
 
 from tests.browser.conftest import OpenPage
-from tests.needs import skip_or_fail
-from tests.strict_client import get_run, post_run
+from tests.support.needs import skip_or_fail
+from tests.support.strict_client import get_run, post_run
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 

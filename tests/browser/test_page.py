@@ -14,12 +14,12 @@ import httpx
 import pytest
 from playwright.async_api import Page, Request, Route, expect
 
-from shared import api_keys
-from shared.tenants import Scope
+from stagebus.shared.domain.tenants import Scope
+from stagebus.shared.store import api_keys
 from tests.browser.conftest import OpenPage
-from tests.proxy import Proxy
-from tests.strict_client import StrictClient, post_run
-from tests.system import System
+from tests.support.proxy import Proxy
+from tests.support.strict_client import StrictClient, post_run
+from tests.support.system import System
 
 # One loop for all, as they share the browser.
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]

@@ -13,9 +13,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from stagebus import client
-from stagebus.cli.exits import Exit, exit_of
+from stagebus.cli.exit_codes import Exit, exit_of
 from stagebus.cli.main import app
-from tests.fake_gateway import DONE, RETRY, Answer, Asked, FakeGateway, frame
+from tests.support.fake_gateway import DONE, RETRY, Answer, Asked, FakeGateway, frame
 
 ROOT = Path(__file__).parent.parent.parent
 MADE = Answer(b'{"id": "01J"}', 202, "application/json")
@@ -27,7 +27,7 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     for name in ("STAGEBUS_URL", "STAGEBUS_API_KEY", "STAGEBUS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(client.calls, "RETRY_S", 0)
+    monkeypatch.setattr(client.api_requests, "RETRY_S", 0)
 
 
 def type_in(*args: str, stdin: str = "") -> Result:
@@ -163,7 +163,7 @@ async def test_parked_run_in_a_pipe_is_7_and_says_how_to_decide() -> None:
 
 
 async def test_run_ids_are_completed_out_of_the_newest() -> None:
-    from stagebus.cli.options import complete_run_id
+    from stagebus.cli.shared_options import complete_run_id
 
     runs = [
         {"id": "01JA", "status": "queued", "prompt": "$(id)"},

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from stagebus.cli.exits import Misused
+from stagebus.cli.exit_codes import Misused
 from stagebus.cli.profile import Target, config_path, find_target
 
 FILE = """

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.system import System
+from tests.support.system import System
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from redis.asyncio import Redis
 
-from tests.api_fuzz import fuzz_api
+from tests.support.api_fuzz import fuzz_api
 
 
 async def test_no_request_finds_an_undescribed_answer(tmp_path: Path, redis_url: str, redis: Redis) -> None:

@@ -11,11 +11,12 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from shared import decisions, keys
-from tests.fault_tools import TOOLS
-from tests.pseudo_terminal import PseudoTerminal
-from tests.strict_client import StrictClient, get_run, post_run
-from tests.system import System
+from stagebus.shared.domain import decisions
+from stagebus.shared.storage import keys
+from tests.support.fault_tools import TOOLS
+from tests.support.pseudo_terminal import PseudoTerminal
+from tests.support.strict_client import StrictClient, get_run, post_run
+from tests.support.system import System
 
 pytestmark = [pytest.mark.faults, pytest.mark.asyncio(loop_scope="module")]
 

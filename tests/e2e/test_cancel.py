@@ -9,8 +9,8 @@ import httpx
 import orjson
 import pytest
 
-from tests.strict_client import StrictClient, post_run
-from tests.system import System
+from tests.support.strict_client import StrictClient, post_run
+from tests.support.system import System
 
 pytestmark = pytest.mark.faults
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.strict_client import StrictClient, get_run, post_run
-from tests.system import System
+from tests.support.strict_client import StrictClient, get_run, post_run
+from tests.support.system import System
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from shared.settings import Settings
-from tests.shell import blocks, need, type_in
-from tests.strict_client import StrictClient, get_run, post_run
-from tests.system import System
-from worker.tools.context import ToolContext
-from worker.tools.registry import ToolRegistry
+from stagebus.shared.config.settings import Settings
+from stagebus.worker.tools.context import ToolContext
+from stagebus.worker.tools.registry import ToolRegistry
+from tests.support.shell import blocks, need, type_in
+from tests.support.strict_client import StrictClient, get_run, post_run
+from tests.support.system import System
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

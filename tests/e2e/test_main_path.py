@@ -5,8 +5,8 @@ import asyncio
 import httpx
 import pytest
 
-from tests.strict_client import StrictClient, get_run, post_run, stream_lines
-from tests.system import System
+from tests.support.strict_client import StrictClient, get_run, post_run, stream_lines
+from tests.support.system import System
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

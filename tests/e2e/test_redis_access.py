@@ -19,13 +19,13 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError, ResponseError
 
-from shared import keys, store
-from shared import redis as redis_connections
-from shared.settings import Settings, load_settings
-from shared.tasks import cancel_and_wait
-from shared.tenants import DEFAULT_TENANT
-from tests.strict_client import StrictClient, get_run, post_run
-from tests.system import ROOT, Process, System
+from stagebus.shared.config.settings import Settings, load_settings
+from stagebus.shared.domain.tenants import DEFAULT_TENANT
+from stagebus.shared.runtime.tasks import cancel_and_wait
+from stagebus.shared.storage import keys, redis_client
+from stagebus.shared.store import run_store
+from tests.support.strict_client import StrictClient, get_run, post_run
+from tests.support.system import ROOT, Process, System
 
 USERS = {who: f"{who}:Secret-of-{who}" for who in ("gateway", "worker", "operator")}
 WEATHER = {"user_prompt": "What is the weather in Paris?"}
@@ -52,7 +52,7 @@ def with_passwords(folder: Path) -> Path:
 
 
 def connect(system: System, who: str) -> Redis:
-    return redis_connections.connect(Settings(redis_url=system.redis_url_of(who)))
+    return redis_client.connect(Settings(redis_url=system.redis_url_of(who)))
 
 
 async def test_system_runs_with_least_rights(tmp_path: Path) -> None:
@@ -113,11 +113,11 @@ async def _refused_what_they_do_not_need(system: System) -> None:
         with pytest.raises(NoPermissionError):
             await listener.get_message(timeout=5)
         await listener.aclose()
-        await redis_connections.close(redis)
+        await redis_client.close(redis)
     gateway, worker = connect(system, "gateway"), connect(system, "worker")
     for client, command in [
         (gateway, ("GET", keys.lease("01J"))),
-        (gateway, ("BLPOP", keys.BELL, 1)),
+        (gateway, ("BLPOP", keys.WAKEUP, 1)),
         (gateway, ("HSET", keys.api_key("0"), "tenant", "mine")),
         (gateway, ("DEL", keys.api_key("0"))),
         (gateway, ("HSET", keys.TOOLS, "evil", "{}")),
@@ -128,8 +128,8 @@ async def _refused_what_they_do_not_need(system: System) -> None:
     ]:
         with pytest.raises(NoPermissionError):
             await client.execute_command(*command)
-    await redis_connections.close(gateway)
-    await redis_connections.close(worker)
+    await redis_client.close(gateway)
+    await redis_client.close(worker)
 
 
 # --- TLS ---------------------------------------------------------------------
@@ -195,10 +195,10 @@ async def test_connections_are_encrypted_where_the_url_says_so(
     async with tls_before(redis_url, context) as port:
         url = f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={authority}"
         secure = settings.model_copy(update={"redis_url": Settings(redis_url=url).redis_url})
-        client = redis_connections.connect(secure)
-        run_id = await store.create_run(client, secure, tenant="t", model="m", request={"timeout_s": 60})
-        await redis_connections.close(client)
-        gateway = Process("gateway", ["-m", "gateway", "--port", "0"], {"STAGEBUS_REDIS_URL": url}, tmp_path)
+        client = redis_client.connect(secure)
+        run_id = await run_store.create_run(client, secure, tenant="t", model="m", request={"timeout_s": 60})
+        await redis_client.close(client)
+        gateway = Process("gateway", ["-m", "stagebus.gateway", "--port", "0"], {"STAGEBUS_REDIS_URL": url}, tmp_path)
         gateway.start()
         async with httpx.AsyncClient(base_url=await gateway.ready()) as http:
             assert (await http.get("/readyz")).status_code == 200
@@ -214,10 +214,10 @@ async def test_certificate_that_does_not_hold_is_refused(
     authority, context = self_signed(tmp_path, "redis.example" if case.startswith("another") else "127.0.0.1")
     ca = f"?ssl_ca_certs={authority}" if case.startswith("another") else ""
     async with tls_before(redis_url, context) as port:
-        client = redis_connections.connect(Settings(redis_url=f"rediss://127.0.0.1:{port}/0{ca}"))
+        client = redis_client.connect(Settings(redis_url=f"rediss://127.0.0.1:{port}/0{ca}"))
         with pytest.raises(RedisConnectionError, match="certificate verify failed"):
             await client.ping()
-        await redis_connections.close(client)
+        await redis_client.close(client)
 
 
 # --- the password ------------------------------------------------------------
@@ -230,7 +230,7 @@ async def test_password_is_in_no_message(redis_url: str, redis: Redis, tmp_path:
     """A user that the server does not know; a server that is not there."""
     url = url.format(PASSWORD, redis=urlsplit(redis_url).netloc)
     env = {"STAGEBUS_REDIS_URL": url, "STAGEBUS_LOG_LEVEL": "DEBUG"}
-    process = Process("gateway", ["-m", "gateway"], env, tmp_path)
+    process = Process("gateway", ["-m", "stagebus.gateway"], env, tmp_path)
     process.start()
 
     assert await process.wait() == 1

@@ -8,11 +8,11 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from shared import keys
-from tests import snapshots
-from tests.proxy import Proxy
-from tests.strict_client import StrictClient, get_run, post_run
-from tests.system import System
+from stagebus.shared.storage import keys
+from tests.support import snapshots
+from tests.support.proxy import Proxy
+from tests.support.strict_client import StrictClient, get_run, post_run
+from tests.support.system import System
 
 pytestmark = [pytest.mark.faults, pytest.mark.asyncio(loop_scope="module")]
 

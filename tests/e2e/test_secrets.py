@@ -7,9 +7,9 @@ from typing import Any
 import httpx
 from redis.asyncio import Redis
 
-from shared import api_keys
-from shared.tenants import Scope
-from tests.system import Process, System, free_port
+from stagebus.shared.domain.tenants import Scope
+from stagebus.shared.store import api_keys
+from tests.support.system import Process, System, free_port
 
 SECRET = "planted-signing-secret-0123456789abcdef"
 PROVIDER_KEY = "sk-planted-provider-key-0123456789"
@@ -54,7 +54,7 @@ async def test_no_secret_is_left_behind(tmp_path: Path) -> None:
     async with System(tmp_path, workers=0, env=env) as system, Recorder(base_url=system.url) as http:
         worker = system.add_worker({"OPENAI_API_KEY": PROVIDER_KEY})
         port = free_port()
-        plain = system._process("uvicorn", ["-m", "uvicorn", "gateway.app:app", "--port", str(port)])
+        plain = system._process("uvicorn", ["-m", "uvicorn", "stagebus.gateway.app:app", "--port", str(port)])
         plain.start()
         try:
             _, key = await api_keys.create(system.redis, tenant="acme", scopes=Scope)
@@ -106,7 +106,7 @@ async def live(http: Recorder, key: str, planted: dict[str, str], plain_url: str
 
 
 async def test_open_gateway_does_not_start_where_others_can_reach_it(tmp_path: Path) -> None:
-    process = Process("gateway", ["-m", "gateway", "--host", "0.0.0.0", "--port", "0"], {}, tmp_path)
+    process = Process("gateway", ["-m", "stagebus.gateway", "--host", "0.0.0.0", "--port", "0"], {}, tmp_path)
     process.start()
 
     assert await process.wait() == 1

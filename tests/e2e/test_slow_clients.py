@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from shared.settings import Settings
-from tests import runs_by_hand
-from tests.soak import resident_kib
-from tests.strict_client import StrictClient
-from tests.system import System
+from stagebus.shared.config.settings import Settings
+from tests.support import runs_by_hand
+from tests.support.soak import resident_kib
+from tests.support.strict_client import StrictClient
+from tests.support.system import System
 
 pytestmark = pytest.mark.faults
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import storm
+from tests.support.chaos import storm
 
 pytestmark = [
     pytest.mark.faults,

@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from tests.pseudo_terminal import CTRL_C, CTRL_D, PseudoTerminal
-from tests.strict_client import StrictClient, cancel_run, get_run, post_run
-from tests.system import System
+from tests.support.pseudo_terminal import CTRL_C, CTRL_D, PseudoTerminal
+from tests.support.strict_client import StrictClient, cancel_run, get_run, post_run
+from tests.support.system import System
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -6,14 +6,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.processes import children_of, is_alive, until
-from tests.strict_client import StrictClient, post_run
-from tests.system import ROOT
+from tests.support.processes import children_of, is_alive, until
+from tests.support.strict_client import StrictClient, post_run
+from tests.support.system import ROOT
 
 TOOLS = f"""
 [mcp.ref]
 command = {sys.executable!r}
-args = ["-m", "tests.mcp_server", "stdio"]
+args = ["-m", "tests.support.mcp_server", "stdio"]
 cwd = {str(ROOT)!r}
 include = ["add", "count"]
 """
@@ -38,6 +38,8 @@ async def test_tool_of_a_server_is_offered_called_and_its_server_ends_with_the_w
     assert [e.data["fraction"] for e in client.events if e.event == "tool_progress"][-1] == 1.0
     assert client.events[-1].event == "done"
 
-    (server,) = (pid for pid, line in children_of(system.workers[0].pid).items() if "tests.mcp_server stdio" in line)
+    (server,) = (
+        pid for pid, line in children_of(system.workers[0].pid).items() if "tests.support.mcp_server stdio" in line
+    )
     await system.workers[0].kill()
     await until(lambda: not is_alive(server))

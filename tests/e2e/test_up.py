@@ -13,15 +13,20 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.processes import children_of, is_alive, until
-from tests.shell import ROOT, blocks, need, type_in
-from tests.strict_client import StrictClient, get_run, post_run
-from tests.system import Process
+from tests.support.processes import children_of, is_alive, until
+from tests.support.shell import ROOT, blocks, need, type_in
+from tests.support.strict_client import StrictClient, get_run, post_run
+from tests.support.system import Process
 
 pytestmark = pytest.mark.faults
 
 UP = "Stagebus is up: "
-PARTS = {"valkey": "valkey-server ", "demo": "-m worker.model.demo ", "worker": "-m worker ", "gateway": "-m gateway "}
+PARTS = {
+    "valkey": "valkey-server ",
+    "demo": "-m stagebus.worker.demo.demo_model ",
+    "worker": "-m stagebus.worker ",
+    "gateway": "-m stagebus.gateway ",
+}
 STOP_S = 30
 # Nothing of what the developer has set, and quick ends.
 ENV = {

@@ -13,11 +13,11 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from shared import keys
-from tests.fault_tools import TOOLS
-from tests.proxy import Proxy
-from tests.strict_client import StrictClient, cancel_run, get_run, post_run
-from tests.system import Process, System
+from stagebus.shared.storage import keys
+from tests.support.fault_tools import TOOLS
+from tests.support.proxy import Proxy
+from tests.support.strict_client import StrictClient, cancel_run, get_run, post_run
+from tests.support.system import Process, System
 
 pytestmark = [pytest.mark.faults, pytest.mark.asyncio(loop_scope="module")]
 

@@ -10,16 +10,17 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 from starlette.applications import Starlette
 
-from gateway.app import create_app
-from gateway.hub import Hub
-from gateway.views.sse import MERGED, StageView
-from shared import api_keys, sse
-from shared.cursor import START, EventId, parse_id
-from shared.settings import Settings
-from shared.sse import Frame
-from shared.tenants import Scope
-from tests import runs_by_hand
-from tests.runs_by_hand import RunByHand
+from stagebus.gateway.app import create_app
+from stagebus.gateway.streaming.hub import Hub
+from stagebus.gateway.streaming.lean_view import MERGED, StageView
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.domain.cursor import START, EventId, parse_id
+from stagebus.shared.domain.tenants import Scope
+from stagebus.shared.log import sse
+from stagebus.shared.log.sse import Frame
+from stagebus.shared.store import api_keys
+from tests.support import runs_by_hand
+from tests.support.runs_by_hand import RunByHand
 
 SECRET = "a secret of the tests, long enough"
 

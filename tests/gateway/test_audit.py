@@ -8,8 +8,8 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from shared import store
-from shared.logging import JsonFormatter
+from stagebus.shared.observability.logging import JsonFormatter
+from stagebus.shared.store import run_store
 from tests.gateway.conftest import ClientOf
 
 HELLO = {"user_prompt": "What is my password?"}
@@ -47,8 +47,8 @@ async def test_every_deed_is_a_line_with_who_what_where_and_by_which_request(
 async def test_request_s_trace_goes_into_the_run_s_record(api: httpx.AsyncClient, redis: Redis) -> None:
     created = await api.post("/runs", json=HELLO, headers={"X-Request-ID": "mine", "traceparent": PARENT})
     other = await api.post("/runs", json=HELLO, headers={"X-Request-ID": "two words", "traceparent": "x"})
-    run = await store.get_run(redis, created.json()["id"])
-    made = await store.get_run(redis, other.json()["id"])
+    run = await run_store.get_run(redis, created.json()["id"])
+    made = await run_store.get_run(redis, other.json()["id"])
 
     assert run.trace.headers() == {"X-Request-ID": "mine", "traceparent": PARENT}
     assert made.trace.headers() == {"X-Request-ID": other.headers["x-request-id"]}

@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 from starlette.applications import Starlette
 
-from shared.events import (
+from stagebus.shared.domain.events import (
     Error,
     Event,
     RetryScheduled,
@@ -23,9 +23,9 @@ from shared.events import (
     ToolResult,
     ToolSummary,
 )
-from shared.logging import JsonFormatter, TextFormatter
+from stagebus.shared.observability.logging import JsonFormatter, TextFormatter
 from tests.gateway.conftest import ClientOf, keys_of_clients
-from tests.runs_by_hand import RunByHand
+from tests.support.runs_by_hand import RunByHand
 
 RUN = "01J9ZK3V7Q8E5W2R4T6Y8V0P1A"
 PARTS = [
@@ -221,7 +221,7 @@ async def test_no_text_begins_a_line_of_the_log(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     await api.get(f"/{httpx.URL('/', params={'x': text}).query.decode()[2:]}", headers={"User-Agent": "x"})
-    records = [record for record in caplog.records if record.name == "gateway.access"]
+    records = [record for record in caplog.records if record.name == "stagebus.access"]
 
     assert len(records) == 1
     for formatter in (JsonFormatter(), TextFormatter()):

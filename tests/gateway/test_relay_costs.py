@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 from redis.asyncio import Redis
 
-from gateway.hub import Hub
-from shared.settings import Settings
-from tests import runs_by_hand
+from stagebus.gateway.streaming.hub import Hub
+from stagebus.shared.config.settings import Settings
 from tests.gateway.conftest import Watcher
-from tests.redis_calls import calls, sent
-from tests.runs_by_hand import RunByHand
+from tests.support import runs_by_hand
+from tests.support.redis_calls import calls, sent
+from tests.support.runs_by_hand import RunByHand
 
 Watch = Callable[..., Watcher]
 

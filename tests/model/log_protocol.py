@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
-from shared.collector import paused
+from stagebus.shared.runtime.startup_gc import paused
 
 Id = tuple[int, int]  # attempt, sequence
 START: Id = (0, 0)

@@ -17,12 +17,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from redis import Redis
 
-from shared import decisions, ids, keys, live, parking, scripts
-from shared.cursor import START, EventId, parse_id
-from shared.decisions import Decision
-from shared.errors import Fenced, RunEnded
-from shared.runs import RUN_STAGE, RunStatus
-from shared.scripts import Appended, LogEntry, Renewed, RunEnd
+from stagebus.shared.domain import decisions, ids
+from stagebus.shared.domain.cursor import START, EventId, parse_id
+from stagebus.shared.domain.decisions import Decision
+from stagebus.shared.domain.runs import RUN_STAGE, RunStatus
+from stagebus.shared.errors import Fenced, RunEnded
+from stagebus.shared.log import live_batch
+from stagebus.shared.storage import keys, scripts
+from stagebus.shared.storage.scripts import Appended, LogEntry, Renewed, RunEnd
+from stagebus.shared.store import parking
 
 TTL_S, LEASE_S = 600, 60
 GATEWAY = "gateway"
@@ -30,7 +33,7 @@ END = RunEnd(RunStatus.SUCCEEDED, retention_s=60)
 RUN = ids.new_run_id()
 STREAMS = {stage_id: keys.stage_stream(RUN, stage_id) for stage_id in [RUN_STAGE, "extraction", "tools"]}
 RUN_KEYS = [keys.run(RUN), keys.stages(RUN), *STREAMS.values()]
-SHARED_KEYS = [keys.QUEUE, keys.BELL, keys.ACTIVE, keys.RUNNING, keys.HELD_BACK, keys.TURN]
+SHARED_KEYS = [keys.QUEUE, keys.WAKEUP, keys.ACTIVE, keys.RUNNING, keys.THROTTLED, keys.TURN]
 ALL_KEYS = [*RUN_KEYS, keys.lease(RUN), keys.job(RUN), *SHARED_KEYS, keys.next_turn("t"), keys.unended("t")]
 RUNNING_MAX = 1
 LATER_MS = 4 * 10**12  # when approvals expire, of themselves
@@ -220,7 +223,10 @@ class LogProtocol(RuleBasedStateMachine):
         worker = self._taken(name)
         if worker.token is None:  # held back
             return
-        is_mine = self.stored.holder in (None, worker.token) and worker.attempt in (None, self.stored.attempt)
+        is_mine = self.stored.holder in (None, worker.token) and worker.attempt in (
+            None,
+            self.stored.attempt,
+        )
         assert is_mine == self.call(scripts.release, RUN, token=worker.token, attempt=worker.attempt, delay_s=delay_s)
         if is_mine:
             named = self.stored.worker if worker.attempt is None else ""
@@ -240,7 +246,12 @@ class LogProtocol(RuleBasedStateMachine):
         self._keep_copy()
         stored = self.stored
         is_mine = stored.holder in (None, worker.token) and worker.attempt == stored.attempt and not stored.is_ended
-        args = {"token": worker.token, "attempt": worker.attempt, "due_ms": LATER_MS, "seen": worker.seen}
+        args = {
+            "token": worker.token,
+            "attempt": worker.attempt,
+            "due_ms": LATER_MS,
+            "seen": worker.seen,
+        }
         assert self.call(parking.park, RUN, **args) == is_mine
         if is_mine:
             is_woken = stored.is_cancelled or stands != worker.seen
@@ -344,7 +355,7 @@ class LogProtocol(RuleBasedStateMachine):
         self._keep_copy()
         answer = self.call(
             scripts.append, RUN, attempt=worker.attempt, before=before, entries=entries, ttl_s=TTL_S,
-            message=live.encode(before, batch[-1][0], [entry.stage_id for entry in entries], []),
+            message=live_batch.encode(before, batch[-1][0], [entry.stage_id for entry in entries], []),
             end=END if is_end else None, stage_ids=stored.stage_ids if is_end else (),
         )  # fmt: skip
         if worker.attempt != stored.attempt:
@@ -394,7 +405,7 @@ class LogProtocol(RuleBasedStateMachine):
         due = self.call(scripts.due, 1)
         with self.client.pipeline(transaction=False) as pipe:
             pipe.hgetall(keys.run(RUN)).lrange(keys.stages(RUN), 0, -1).get(keys.lease(RUN))
-            pipe.zrange(keys.RUNNING, 0, -1).zcard(keys.HELD_BACK).zscore(keys.QUEUE, RUN)
+            pipe.zrange(keys.RUNNING, 0, -1).zcard(keys.THROTTLED).zscore(keys.QUEUE, RUN)
             for key in STREAMS.values():
                 pipe.xrange(key)
             for key in [*RUN_KEYS, keys.lease(RUN), keys.job(RUN)]:

@@ -3,18 +3,19 @@
 import pytest
 from redis.asyncio import Redis
 
-from shared import keys, scripts, store
-from shared.refusals import TokensUsedUp, TooManyRuns
-from shared.settings import Settings
-from tests import runs_by_hand
-from worker.sweep import sweep
+from stagebus.shared.access_errors import TokensUsedUp, TooManyRuns
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.storage import keys, scripts
+from stagebus.shared.store import run_store
+from stagebus.worker.execution.sweep import sweep
+from tests.support import runs_by_hand
 
 LEASE_S = 60
 
 
 async def make(redis: Redis, settings: Settings, tenant: str, count: int = 1) -> list[str]:
     return [
-        await store.create_run(redis, settings, tenant=tenant, model="m", request={"timeout_s": 60})
+        await run_store.create_run(redis, settings, tenant=tenant, model="m", request={"timeout_s": 60})
         for _ in range(count)
     ]
 
@@ -33,7 +34,7 @@ async def give_back(redis: Redis, run_id: str) -> None:
 
 async def end(redis: Redis, settings: Settings, run_id: str) -> None:
     """As a worker does it: the terminal event, what that settles, and the job's end."""
-    await store.cancel_run(redis, settings, run_id)
+    await run_store.cancel_run(redis, settings, run_id)
     await scripts.finish(redis, run_id, f"token of {run_id}")
 
 
@@ -110,12 +111,12 @@ async def test_end_lets_the_next_one_in(redis: Redis, settings: Settings) -> Non
     while run_id := await take_next(redis, 1):
         taken.append(run_id)
         assert await take_next(redis, 1) is None
-        await redis.delete(keys.BELL)
+        await redis.delete(keys.WAKEUP)
         await end(redis, limited, run_id)
-        assert await redis.llen(keys.BELL) == (len(taken) < len(run_ids)), "and wakes a worker"
+        assert await redis.llen(keys.WAKEUP) == (len(taken) < len(run_ids)), "and wakes a worker"
 
     assert sorted(taken) == sorted(run_ids)
-    assert await redis.exists(keys.RUNNING, keys.HELD_BACK, keys.QUEUE) == 0
+    assert await redis.exists(keys.RUNNING, keys.THROTTLED, keys.QUEUE) == 0
 
 
 async def test_run_that_another_worker_took_at_once_still_counts(redis: Redis, settings: Settings) -> None:
@@ -128,7 +129,7 @@ async def test_run_that_another_worker_took_at_once_still_counts(redis: Redis, s
     assert await scripts.leave(redis, first, 1) == 0
     assert await take_next(redis, 1) is None
     assert await redis.zrange(keys.RUNNING, 0, -1) == [f"t {first}".encode()]
-    assert await redis.zrange(keys.HELD_BACK, 0, -1) == [f"t {second}".encode()]
+    assert await redis.zrange(keys.THROTTLED, 0, -1) == [f"t {second}".encode()]
 
 
 async def test_tenant_s_own_limit_wins_and_may_be_lifted(redis: Redis, settings: Settings) -> None:
@@ -145,9 +146,9 @@ async def test_run_that_ends_while_it_is_held_back_leaves_nothing(redis: Redis, 
     limited = settings.model_copy(update={"tenant_runs_running": 1})
     first, second = await make(redis, limited, "t", 2)
     assert [await take_next(redis, 1), await take_next(redis, 1)] == [first, None]
-    await store.cancel_run(redis, limited, second)
+    await run_store.cancel_run(redis, limited, second)
 
-    assert await redis.zcard(keys.HELD_BACK) == 0
+    assert await redis.zcard(keys.THROTTLED) == 0
     assert await take_next(redis, 1) == second, "a worker takes its job out of the queue"
 
 
@@ -160,7 +161,7 @@ async def test_sweep_lets_in_what_a_dead_process_did_not(redis: Redis, settings:
     assert given_back
     assert gone
     assert await take_next(redis, 3) is None
-    await store.end_unheld(redis, limited, ended, runs_by_hand.Done())
+    await run_store.end_unheld(redis, limited, ended, runs_by_hand.Done())
     await redis.zadd(keys.RUNNING, {f"t {ended}": 0})
     await scripts.release(redis, given_back, token=f"token of {given_back}", attempt=None, delay_s=LEASE_S)
     await redis.delete(keys.run(gone), keys.lease(gone))
@@ -190,11 +191,15 @@ async def test_refused_key_makes_its_run_later_whatever_the_body_then_is(redis: 
     limited = settings.model_copy(update={"tenant_runs_queued": 1})
     (waiting,) = await make(redis, limited, "t")
     with pytest.raises(TooManyRuns):
-        await store.create_run(redis, limited, tenant="t", model="m", request={"timeout_s": 60}, idempotency_key="k")
+        await run_store.create_run(
+            redis, limited, tenant="t", model="m", request={"timeout_s": 60}, idempotency_key="k"
+        )
     assert not await redis.exists(keys.idempotency("t", "k"))
-    await store.cancel_run(redis, limited, waiting)
+    await run_store.cancel_run(redis, limited, waiting)
 
-    assert await store.create_run(redis, limited, tenant="t", model="m", request={"timeout_s": 61}, idempotency_key="k")
+    assert await run_store.create_run(
+        redis, limited, tenant="t", model="m", request={"timeout_s": 61}, idempotency_key="k"
+    )
     assert await redis.ttl(keys.idempotency("t", "k")) > settings.live_ttl_s - 60
 
 
@@ -204,7 +209,7 @@ async def test_tokens_of_ended_runs_count_once_and_for_one_day(redis: Redis, set
     await redis.hset(keys.run(run_id), "usage", b'{"total_tokens":100}')
     await redis.hset(keys.run(run_id), "finished_at", (await redis.time())[0] * 1000)
     for _ in range(2):
-        await store.settle(redis, limited, run_id)
+        await run_store.settle(redis, limited, run_id)
     with pytest.raises(TokensUsedUp) as refused:
         await make(redis, limited, "t")
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from shared.line import Line
-from shared.pubsub import Channels
-from shared.settings import Settings
-from worker.lease import LeaseKeeper
-from worker.metrics import WorkerMetrics
-from worker.model.client import Model
-from worker.runner import Runner
-from worker.tools.registry import ToolRegistry
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.storage.pipelined import PipelinedConnection
+from stagebus.shared.storage.pubsub import Channels
+from stagebus.worker.execution.lease import LeaseKeeper
+from stagebus.worker.execution.runner import Runner
+from stagebus.worker.model.model_client import Model
+from stagebus.worker.tools.registry import ToolRegistry
+from stagebus.worker.worker_metrics import WorkerMetrics
 
 
 class ByteServer:
@@ -59,7 +59,7 @@ def demo_url() -> Iterator[str]:
     """The demo's address; `/v1` behind it is the provider's, and the weather stands beside it."""
     repo = Path(__file__).parents[2]
     with subprocess.Popen(
-        [sys.executable, "-m", "worker.model.demo", "--port", "0"],
+        [sys.executable, "-m", "stagebus.worker.demo.demo_model", "--port", "0"],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -88,7 +88,7 @@ def metrics() -> WorkerMetrics:
 @pytest.fixture
 async def runner(redis: Redis, settings: Settings, model: Model, metrics: WorkerMetrics) -> AsyncIterator[Runner]:
     """Carries out runs with the fixture `model`, which each test file has of its own."""
-    line, channels, keeper = Line(redis, 5), Channels(redis, lambda: None), LeaseKeeper(settings)
+    line, channels, keeper = PipelinedConnection(redis, 5), Channels(redis, lambda: None), LeaseKeeper(settings)
     tools = ToolRegistry.from_settings(settings)
     await channels.start()
     keeper.start()

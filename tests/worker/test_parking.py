@@ -8,18 +8,21 @@ import orjson
 import pytest
 from redis.asyncio import Redis
 
-from shared import decisions, keys, log, parking, scripts, store
-from shared.cursor import START
-from shared.providers import Providers
-from shared.runs import RunStatus
-from shared.settings import Settings
-from tests.runs_by_hand import queued
-from worker.model.client import Model, ModelRequest
-from worker.runner import Outcome, Runner
-from worker.stages.gate import EXPIRED
-from worker.sweep import sweep
-from worker.tools.ask_user import ask_user
-from worker.tools.registry import ToolRegistry
+from stagebus.shared.config.providers import Providers
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.domain import decisions
+from stagebus.shared.domain.cursor import START
+from stagebus.shared.domain.runs import RunStatus
+from stagebus.shared.log import log_reader
+from stagebus.shared.storage import keys, scripts
+from stagebus.shared.store import parking, run_store
+from stagebus.worker.execution.runner import Outcome, Runner
+from stagebus.worker.execution.sweep import sweep
+from stagebus.worker.model.model_client import Model, ModelRequest
+from stagebus.worker.stages.approval_gate import EXPIRED
+from stagebus.worker.tools.ask_user import ask_user
+from stagebus.worker.tools.registry import ToolRegistry
+from tests.support.runs_by_hand import queued
 
 REQUEST = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "tools": ["ask_user"], "timeout_s": 60}
 CALL = {
@@ -80,12 +83,12 @@ async def answer(redis: Redis, run_id: str) -> None:
 
 
 async def text(redis: Redis, run_id: str) -> str | None:
-    return store.answer_text(await store.read_stages(redis, run_id))
+    return run_store.answer_text(await run_store.read_stages(redis, run_id))
 
 
 async def test_answer_goes_on_with_the_run(redis: Redis, settings: Settings, runner: Runner) -> None:
     run_id = await park(redis, settings, runner)
-    assert (await store.get_run(redis, run_id)).status is RunStatus.PARKED
+    assert (await run_store.get_run(redis, run_id)).status is RunStatus.PARKED
     await answer(redis, run_id)
 
     assert await resume(redis, settings, runner, run_id) == Outcome(is_over=True)
@@ -97,7 +100,7 @@ async def test_question_that_nobody_answers_expires_by_itself(redis: Redis, sett
 
     assert await resume(redis, settings, runner, run_id) == Outcome(is_over=True)
     assert await text(redis, run_id) == EXPIRED
-    page = await log.read_page(redis, run_id, START, 100)
+    page = await log_reader.read_page(redis, run_id, START, 100)
     (decided,) = [event.data for event in page.events if event.event == b"approval_decided"]
     assert b'"is_expired":true' in decided
 
@@ -117,7 +120,7 @@ async def test_time_limit_is_for_the_work_and_not_for_the_wait(
         await redis.hincrby(keys.run(run_id), field, -120_000)
     await resume(redis, settings, runner, run_id)
 
-    assert (await store.get_run(redis, run_id)).status is end
+    assert (await run_store.get_run(redis, run_id)).status is end
 
 
 async def test_keys_of_a_parked_run_are_kept_as_long_as_it_waits(
@@ -146,7 +149,7 @@ class BusyModel(AskingModel):
 
 async def until_logged(redis: Redis, run_id: str, name: bytes) -> None:
     for _ in range(500):
-        if name in [event.event for event in (await log.read_page(redis, run_id, START, 100)).events]:
+        if name in [event.event for event in (await log_reader.read_page(redis, run_id, START, 100)).events]:
             return
         await asyncio.sleep(0.01)
     raise AssertionError(f"no {name.decode()}")

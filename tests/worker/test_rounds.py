@@ -8,16 +8,17 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from shared import log, store
-from shared.cursor import START
-from shared.errors import ModelUnavailable
-from shared.provider_entry import ProvidersFile
-from shared.providers import Providers
-from shared.settings import Settings
-from tests.runs_by_hand import queued
-from worker.model.client import Model, ModelRequest
-from worker.runner import Runner
-from worker.tools.context import ToolContext
+from stagebus.shared.config.provider_schema import ProvidersFile
+from stagebus.shared.config.providers import Providers
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.domain.cursor import START
+from stagebus.shared.errors import ModelUnavailable
+from stagebus.shared.log import log_reader
+from stagebus.shared.store import run_store
+from stagebus.worker.execution.runner import Runner
+from stagebus.worker.model.model_client import Model, ModelRequest
+from stagebus.worker.tools.context import ToolContext
+from tests.support.runs_by_hand import queued
 
 PROVIDERS = {
     "providers": {
@@ -93,7 +94,7 @@ def run(redis: Redis, settings: Settings, runner: Runner, model: ScriptedModel) 
         run_id = await queued(redis, settings, asked)
         await asyncio.wait_for(runner.run(run_id, "token"), 10)
         assert model.answers == []
-        page = await log.read_page(redis, run_id, START, 1000)
+        page = await log_reader.read_page(redis, run_id, START, 1000)
         return [(event.event.decode(), json.loads(event.data)) for event in page.events]
 
     return run
@@ -200,4 +201,4 @@ async def test_second_answer_s_bad_call_is_its_error_result(run: Any, redis: Red
 
     assert len(of(events, "retry_scheduled")) == 1
     assert of(events, "tool_result")[0]["is_error"]
-    assert (await store.get_run(redis, of(events, "run_queued")[0]["run_id"])).status == "succeeded"
+    assert (await run_store.get_run(redis, of(events, "run_queued")[0]["run_id"])).status == "succeeded"

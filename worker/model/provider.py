@@ -14,21 +14,15 @@ from typing import Any, Final
 import httpx2
 import openai
 
-from shared import trace
-from shared.errors import (
-    KeyMissing,
-    ModelError,
-    ModelRejected,
-    ModelUnauthorized,
-    ModelUnavailable,
-)
-from shared.provider_entry import ProviderEntry
-from shared.providers import ONLY
-from shared.settings import Settings
-from worker.model import faults
-from worker.model.answer import AnswerReader
-from worker.model.chunks import Chunk
-from worker.model.transport import Client
+from stagebus.shared.config.provider_schema import ProviderEntry
+from stagebus.shared.config.providers import ONLY
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.errors import KeyMissing, ModelError, ModelRejected, ModelUnauthorized, ModelUnavailable
+from stagebus.shared.observability import trace
+from stagebus.worker.model import provider_errors
+from stagebus.worker.model.chunks import Chunk
+from stagebus.worker.model.response_reader import AnswerReader
+from stagebus.worker.model.transport import Client
 
 logger = logging.getLogger(__name__)
 
@@ -139,8 +133,10 @@ class Provider:
 
     def _failure(self, exc: Exception) -> ModelError:
         if isinstance(exc, openai.APIStatusError):
-            error = faults.parse_error(exc.body or "")
-            return faults.from_status(exc.status_code, error, faults.parse_retry_after(exc.response.headers))
+            error = provider_errors.parse_error(exc.body or "")
+            return provider_errors.from_status(
+                exc.status_code, error, provider_errors.parse_retry_after(exc.response.headers)
+            )
         cause = exc.__cause__ if isinstance(exc, openai.APIConnectionError) else exc
         if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.UnsupportedProtocol):
             return ModelUnavailable("the model's provider cannot be reached")

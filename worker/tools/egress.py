@@ -16,8 +16,8 @@ from typing import Final, NamedTuple, Self
 import httpcore2
 import httpx2
 
-from shared.addresses import AddressPolicy, normal_host
-from shared.settings import Settings
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.runtime.net import AddressPolicy, normal_host
 
 logger = logging.getLogger(__name__)
 

@@ -13,20 +13,20 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 from typing import Final
 
-from shared.errors import BadTool
-from shared.settings import Settings
-from worker.tools.ask_user import ask_user
-from worker.tools.egress import Egress
-from worker.tools.functions import FunctionBody, ToolOptions, options_of
-from worker.tools.results import RESULT_MIN_BYTES
-from worker.tools.signature import ToolFunction, read_signature
-from worker.tools.slots import CallSlots
-from worker.tools.source_loader import load_sources
-from worker.tools.sources import SourcedBody, SourcedTool, ToolSource
-from worker.tools.threads import ToolThreads
-from worker.tools.tool import Tool
-from worker.tools.toolset import Toolset
-from worker.tools.weather import Weather
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.errors import BadTool
+from stagebus.worker.tools.ask_user import ask_user
+from stagebus.worker.tools.call_limits import CallSlots
+from stagebus.worker.tools.egress import Egress
+from stagebus.worker.tools.function_tool import FunctionBody, ToolOptions, options_of
+from stagebus.worker.tools.signature import ToolFunction, read_signature
+from stagebus.worker.tools.source_loader import load_sources
+from stagebus.worker.tools.sources import SourcedBody, SourcedTool, ToolSource
+from stagebus.worker.tools.thread_pool import ToolThreads
+from stagebus.worker.tools.tool import Tool
+from stagebus.worker.tools.tool_results import RESULT_MIN_BYTES
+from stagebus.worker.tools.toolset import Toolset
+from stagebus.worker.tools.weather import Weather
 
 __all__ = ["Tool", "ToolRegistry"]
 

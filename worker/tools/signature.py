@@ -14,10 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticUserError
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaWarningKind
 
-from shared.errors import BadTool
-from worker.tools.context import ToolContext
-from worker.tools.docstrings import parse_docstring
-from worker.tools.strict import NotStrict, to_strict, without_nulls
+from stagebus.shared.errors import BadTool
+from stagebus.worker.tools.context import ToolContext
+from stagebus.worker.tools.docstrings import parse_docstring
+from stagebus.worker.tools.strict_schema import NotStrict, to_strict, without_nulls
 
 ToolFunction = Callable[..., Any]
 

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from shared.errors import BadTool
-from shared.settings import Settings
-from worker.tools.egress import Egress
-from worker.tools.sources import ToolSource
-from worker.tools.sources_file import KIND, McpEntry, OpenApiEntry, SourcesFile
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.errors import BadTool
+from stagebus.worker.tools.egress import Egress
+from stagebus.worker.tools.sources import ToolSource
+from stagebus.worker.tools.sources_file import KIND, McpEntry, OpenApiEntry, SourcesFile
 
 
 def load_sources(settings: Settings, egress: Egress) -> list[ToolSource]:
@@ -25,14 +25,16 @@ def load_sources(settings: Settings, egress: Egress) -> list[ToolSource]:
 
 def _mcp_source(name: str, entry: McpEntry, egress: Egress) -> ToolSource:
     try:
-        from worker.tools.mcp_source import McpSource  # takes 0.8 s, and is an extra
+        from stagebus.worker.tools.mcp.mcp_source import McpSource  # takes 0.8 s, and is an extra
     except ModuleNotFoundError as exc:
         raise BadTool(f"mcp.{name}: MCP servers need one package more: pip install 'stagebus[mcp]'") from exc
     return McpSource(name, entry, egress)
 
 
 def _openapi_source(name: str, entry: OpenApiEntry, folder: Path, settings: Settings, egress: Egress) -> ToolSource:
-    from worker.tools.openapi_source import OpenApiSource  # its validator takes 0.1 s, for those who want it
+    from stagebus.worker.tools.openapi.openapi_source import (
+        OpenApiSource,  # its validator takes 0.1 s, for those who want it
+    )
 
     if not entry.is_remote:
         entry = entry.model_copy(update={"document": str(folder / entry.document)})

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Protocol
 
-from worker.tools.context import ToolContext
-from worker.tools.results import ToolReply, encode_result
-from worker.tools.signature import parse_object
-from worker.tools.slots import CallSlots
-from worker.tools.tool import Prepared
+from stagebus.worker.tools.call_limits import CallSlots
+from stagebus.worker.tools.context import ToolContext
+from stagebus.worker.tools.signature import parse_object
+from stagebus.worker.tools.tool import Prepared
+from stagebus.worker.tools.tool_results import ToolReply, encode_result
 
 # A model pays for every token of them in every request.
 DESCRIPTION_MAX_BYTES: Final = 8 * 2**10

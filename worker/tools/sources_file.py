@@ -23,10 +23,10 @@ from typing import Annotated, Any, Final, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from shared.config_file import ConfigEntry, ConfigKind, Secret
-from shared.errors import BadTool
-from worker.tools.egress import Origin
-from worker.tools.results import RESULT_MIN_BYTES
+from stagebus.shared.config.config_file import ConfigEntry, ConfigKind, Secret
+from stagebus.shared.errors import BadTool
+from stagebus.worker.tools.egress import Origin
+from stagebus.worker.tools.tool_results import RESULT_MIN_BYTES
 
 KIND: Final = ConfigKind("STAGEBUS_TOOLS_FILE", "docs/tool-sources.md", BadTool)
 SOURCES_MAX: Final = 100

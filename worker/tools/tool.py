@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from worker.tools.context import ToolContext
-from worker.tools.results import ToolReply, cut
-from worker.tools.signature import BadArguments
-from worker.tools.slots import CallSlots, StillAtWork
+from stagebus.worker.tools.call_limits import CallSlots, StillAtWork
+from stagebus.worker.tools.context import ToolContext
+from stagebus.worker.tools.signature import BadArguments
+from stagebus.worker.tools.tool_results import ToolReply, cut
 
 logger = logging.getLogger(__name__)
 

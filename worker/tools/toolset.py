@@ -3,9 +3,9 @@
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from shared.catalog import ToolDescription
-from shared.errors import UnknownTools
-from worker.tools.tool import Tool
+from stagebus.shared.errors import UnknownTools
+from stagebus.shared.store.tool_catalog import ToolDescription
+from stagebus.worker.tools.tool import Tool
 
 
 class Toolset:

@@ -13,10 +13,10 @@ from typing import Any, Final
 import httpx2
 import orjson
 
-from shared.errors import BadTool
-from shared.settings import Settings
-from worker.tools.egress import Egress, EgressRefused
-from worker.tools.tool import ToolError
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.errors import BadTool
+from stagebus.worker.tools.egress import Egress, EgressRefused
+from stagebus.worker.tools.tool import ToolError
 
 _TIMEOUT_S: Final = 10.0
 # So many places of the name are looked through where the model also says a country or region.

@@ -4,10 +4,10 @@ import sys
 
 import orjson
 
-from gateway.app import ROUTES
-from gateway.openapi import document
-from gateway.resource import guards
-from shared import events
+from stagebus.gateway.api.method_router import guards
+from stagebus.gateway.api.openapi import document
+from stagebus.gateway.app import ROUTES
+from stagebus.shared.domain import events
 
 
 def main() -> None:

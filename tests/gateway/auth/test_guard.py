@@ -6,16 +6,18 @@ import pytest
 from redis.asyncio import Redis
 from starlette.applications import Starlette
 
-from gateway import routes
-from gateway.app import ROUTES
-from gateway.auth import key_ring, revocations
-from gateway.auth.guard import RUN_ID, Guarded
-from gateway.resource import guards
-from shared import api_keys, keys, quotas, sse
-from shared.ids import new_run_id
-from shared.tenants import Scope
+from stagebus.gateway.api import routes
+from stagebus.gateway.api.method_router import guards
+from stagebus.gateway.app import ROUTES
+from stagebus.gateway.auth import api_key_cache, revocations
+from stagebus.gateway.auth.guard import RUN_ID, Guarded
+from stagebus.shared.domain.ids import new_run_id
+from stagebus.shared.domain.tenants import Scope
+from stagebus.shared.log import sse
+from stagebus.shared.storage import keys
+from stagebus.shared.store import api_keys, quotas
 from tests.gateway.conftest import ClientOf, client
-from tests.redis_calls import calls
+from tests.support.redis_calls import calls
 
 HELLO = {"user_prompt": "Hello"}
 GUARDS = [(path, method, guard) for path, method, guard in guards(ROUTES) if method != "HEAD"]
@@ -153,7 +155,7 @@ async def test_known_key_is_looked_up_while_its_tenant_s_request_is_counted(
     locked_app: Starlette, client_of: ClientOf, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One wait for Redis and not two; for keys, sessions and tickets. Who knows a key's id alone costs its tenant nothing."""
-    monkeypatch.setattr(key_ring, "REMEMBER_S", 0.0)
+    monkeypatch.setattr(api_key_cache, "REMEMBER_S", 0.0)
     monkeypatch.setattr(revocations, "REMEMBER_S", 0.0)
     await redis.hset(keys.LIMITS, "acme:requests_per_s", 100)
     mine = await client_of("acme")

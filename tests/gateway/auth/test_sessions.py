@@ -5,9 +5,9 @@ import pytest
 from redis.asyncio import Redis
 from starlette.applications import Starlette
 
-from gateway.auth import key_ring
-from shared import api_keys
-from shared.tenants import Scope
+from stagebus.gateway.auth import api_key_cache
+from stagebus.shared.domain.tenants import Scope
+from stagebus.shared.store import api_keys
 from tests.gateway.conftest import client
 
 HELLO = {"user_prompt": "Hello"}
@@ -82,7 +82,7 @@ async def test_over_tls_the_cookie_is_bound_to_it(locked_app: Starlette, key: st
 async def test_session_ends_with_its_key_and_begins_with_nothing_less(
     locked_app: Starlette, redis: Redis, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(key_ring, "REMEMBER_S", 0.0)
+    monkeypatch.setattr(api_key_cache, "REMEMBER_S", 0.0)
     async with client(locked_app) as browser:
         await sign_in(browser, key)
         again = await browser.post("/session", headers=OWN_PAGE)

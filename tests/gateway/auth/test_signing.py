@@ -1,6 +1,6 @@
 import time
 
-from gateway.auth.signing import Signer, until
+from stagebus.gateway.auth.signing import Signer, until
 
 OLD, NEW = "the old secret, which was long enough", "the new secret, which is long enough"
 LATER = time.time() + 86400  # the suite takes its time between collecting and running

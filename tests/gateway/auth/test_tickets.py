@@ -9,16 +9,18 @@ import pytest
 from redis.asyncio import Redis
 from starlette.applications import Starlette
 
-from gateway.auth import key_ring, revocations, signing
-from gateway.auth.revocations import Revocations
-from gateway.auth.tickets import take_from_query
-from shared import api_keys, keys, revoked_tickets, sse
-from shared.ids import new_run_id
-from shared.logging import JsonFormatter
-from shared.tenants import Scope
+from stagebus.gateway.auth import api_key_cache, revocations, signing
+from stagebus.gateway.auth.revocations import Revocations
+from stagebus.gateway.auth.tickets import take_from_query
+from stagebus.shared.domain.ids import new_run_id
+from stagebus.shared.domain.tenants import Scope
+from stagebus.shared.log import sse
+from stagebus.shared.observability.logging import JsonFormatter
+from stagebus.shared.storage import keys
+from stagebus.shared.store import api_keys, revoked_tickets
 from tests.gateway.conftest import ClientOf, client
-from tests.redis_calls import calls
-from tests.runs_by_hand import RunByHand
+from tests.support.redis_calls import calls
+from tests.support.runs_by_hand import RunByHand
 
 HELLO = {"user_prompt": "Hello"}
 JSON = {"Accept": "application/json"}
@@ -76,7 +78,7 @@ async def test_ticket_is_over_when_its_time_is(
     locked_app: Starlette, mine: httpx.AsyncClient, run_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(signing, "until", lambda ttl_s, *_: 1000.0)
-    monkeypatch.setattr("gateway.auth.tickets.until", lambda ttl_s, *_: 1000.0)
+    monkeypatch.setattr("stagebus.gateway.auth.tickets.until", lambda ttl_s, *_: 1000.0)
     link = (await mine.post(f"/runs/{run_id}/ticket")).json()["links"]["events"]
     async with client(locked_app) as guest:
         assert (await guest.get(link)).status_code == 401
@@ -85,7 +87,7 @@ async def test_ticket_is_over_when_its_time_is(
 async def test_ticket_falls_with_the_key_that_it_was_made_with(
     locked_app: Starlette, redis: Redis, run_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(key_ring, "REMEMBER_S", 0.0)
+    monkeypatch.setattr(api_key_cache, "REMEMBER_S", 0.0)
     record, key = await api_keys.create(redis, tenant="acme", scopes=Scope)
     async with client(locked_app) as guest:
         made = await guest.post(f"/runs/{run_id}/ticket", headers={"Authorization": f"Bearer {key}"})

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from worker.model.chunks import ChunkDecoder
-from worker.model.deltas import Merged, Merger
+from stagebus.worker.model.chunks import ChunkDecoder
+from stagebus.worker.model.delta_merger import Merged, Merger
 
 CORPUS = Path(os.environ.get("STAGEBUS_CORPUS") or Path(__file__).parents[4] / "shared" / "corpus")
 MANIFEST = CORPUS / "manifest.jsonl"

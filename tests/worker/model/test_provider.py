@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from shared.errors import ModelError, ModelRejected, ModelUnauthorized
-from shared.provider_entry import ProvidersFile
-from shared.providers import Providers
-from shared.settings import Settings
-from worker.model.client import Model, ModelRequest
+from stagebus.shared.config.provider_schema import ProvidersFile
+from stagebus.shared.config.providers import Providers
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.errors import ModelError, ModelRejected, ModelUnauthorized
+from stagebus.worker.model.model_client import Model, ModelRequest
 
 KEY = "sk-very-secret"
 ANSWER = (

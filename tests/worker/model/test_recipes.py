@@ -13,14 +13,14 @@ from typing import Any
 import orjson
 import pytest
 
-from shared.events import StageCompleted, ToolOutcome, ToolStageResult
-from shared.provider_entry import Abilities, ModelEntry, ProviderEntry, ProvidersFile
-from shared.providers import Providers, Route
-from shared.requests import RunRequest
-from shared.settings import Settings
-from worker.model.client import Model, ModelRequest
-from worker.pipeline import conversation, model_result
-from worker.stages.model import model_stage
+from stagebus.shared.config.provider_schema import Abilities, ModelEntry, ProviderEntry, ProvidersFile
+from stagebus.shared.config.providers import Providers, Route
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.domain.events import StageCompleted, ToolOutcome, ToolStageResult
+from stagebus.shared.domain.requests import RunRequest
+from stagebus.worker.execution.pipeline import conversation, model_result
+from stagebus.worker.model.model_client import Model, ModelRequest
+from stagebus.worker.stages.model_stage import model_stage
 
 PAGE = (Path(__file__).parents[3] / "docs" / "providers.md").read_text()
 RECIPES = {

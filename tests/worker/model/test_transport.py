@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import trustme
 
-from shared.errors import ModelUnavailable
-from shared.provider_entry import ProvidersFile
-from shared.providers import Providers
-from shared.settings import Settings
-from worker.model.client import Model, ModelRequest
+from stagebus.shared.config.provider_schema import ProvidersFile
+from stagebus.shared.config.providers import Providers
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.errors import ModelUnavailable
+from stagebus.worker.model.model_client import Model, ModelRequest
 
 BODY = b'data: {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"

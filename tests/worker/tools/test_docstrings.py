@@ -1,6 +1,6 @@
 import pytest
 
-from worker.tools.docstrings import parse_docstring
+from stagebus.worker.tools.docstrings import parse_docstring
 
 
 def test_description_is_what_stands_before_the_sections():

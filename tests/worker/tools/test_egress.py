@@ -7,8 +7,8 @@ import httpx2
 import pytest
 import trustme
 
-from shared.addresses import AddressPolicy
-from worker.tools.egress import REDIRECTS_MAX, Egress, EgressRefused, Origin, ResponseTooLong, _LimitedStream
+from stagebus.shared.runtime.net import AddressPolicy
+from stagebus.worker.tools.egress import REDIRECTS_MAX, Egress, EgressRefused, Origin, ResponseTooLong, _LimitedStream
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nhi"
 

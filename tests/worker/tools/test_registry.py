@@ -4,17 +4,17 @@ from contextlib import nullcontext
 
 import pytest
 
-from shared.errors import BadTool, UnknownTools
-from shared.settings import Settings
-from worker.tools.context import ToolContext
-from worker.tools.functions import tool
-from worker.tools.registry import ToolRegistry
-from worker.tools.results import ToolReply
-from worker.tools.sources import SourcedTool
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.errors import BadTool, UnknownTools
+from stagebus.worker.tools.context import ToolContext
+from stagebus.worker.tools.function_tool import tool
+from stagebus.worker.tools.registry import ToolRegistry
+from stagebus.worker.tools.sources import SourcedTool
+from stagebus.worker.tools.tool_results import ToolReply
 
 CONTEXT = ToolContext(run_id="r", call_id="c")
 MODULE = '''
-from worker.tools.functions import tool
+from stagebus.worker.tools.function_tool import tool
 
 def add(a: int, b: int = 1) -> int:
     """Add two numbers."""

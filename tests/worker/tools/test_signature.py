@@ -10,9 +10,9 @@ from jsonschema import Draft202012Validator
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
-from shared.errors import BadTool
-from worker.tools.context import ToolContext
-from worker.tools.signature import BadArguments, read_signature
+from stagebus.shared.errors import BadTool
+from stagebus.worker.tools.context import ToolContext
+from stagebus.worker.tools.signature import BadArguments, read_signature
 
 CONTEXT = ToolContext(run_id="r", call_id="c")
 

@@ -6,11 +6,11 @@ import tomllib
 
 import pytest
 
-from shared.errors import BadTool
-from shared.settings import Settings
-from tests.system import ROOT
-from worker.tools.registry import ToolRegistry
-from worker.tools.sources_file import BasicAuth, McpEntry, OpenApiEntry, SourcesFile
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.errors import BadTool
+from stagebus.worker.tools.registry import ToolRegistry
+from stagebus.worker.tools.sources_file import BasicAuth, McpEntry, OpenApiEntry, SourcesFile
+from tests.support.system import ROOT
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_file_that_is_not_there_is_said(tmp_path):
 
 
 def test_extra_that_is_missing_is_said(load, monkeypatch):
-    monkeypatch.setitem(sys.modules, "worker.tools.mcp_source", None)
+    monkeypatch.setitem(sys.modules, "stagebus.worker.tools.mcp.mcp_source", None)
 
     with pytest.raises(BadTool, match=r"pip install 'stagebus\[mcp\]'"):
         load('[mcp.f]\ncommand = "b"')

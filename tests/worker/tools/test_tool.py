@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from shared.settings import Settings
-from worker.tools.context import ToolContext
-from worker.tools.functions import tool
-from worker.tools.registry import Tool, ToolRegistry
-from worker.tools.results import ToolReply
-from worker.tools.tool import ToolError
+from stagebus.shared.config.settings import Settings
+from stagebus.worker.tools.context import ToolContext
+from stagebus.worker.tools.function_tool import tool
+from stagebus.worker.tools.registry import Tool, ToolRegistry
+from stagebus.worker.tools.tool import ToolError
+from stagebus.worker.tools.tool_results import ToolReply
 
 CONTEXT = ToolContext(run_id="r", call_id="c")
 Make = Callable[..., Tool]

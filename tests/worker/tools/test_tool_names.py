@@ -3,7 +3,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.tools.tool_names import name_tools
+from stagebus.worker.tools.tool_names import name_tools
 
 
 def test_name_is_the_source_s_and_the_tool_s():

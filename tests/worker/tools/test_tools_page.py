@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from shared.settings import Settings
-from worker.tools.context import PROGRESS_MESSAGE_MAX_CHARS, ToolContext
-from worker.tools.functions import ToolOptions
-from worker.tools.progress import PROGRESS_INTERVAL_S
-from worker.tools.registry import ToolRegistry
+from stagebus.shared.config.settings import Settings
+from stagebus.worker.tools.call_progress import PROGRESS_INTERVAL_S
+from stagebus.worker.tools.context import PROGRESS_MESSAGE_MAX_CHARS, ToolContext
+from stagebus.worker.tools.function_tool import ToolOptions
+from stagebus.worker.tools.registry import ToolRegistry
 
 PAGE = (Path(__file__).parents[3] / "docs" / "tools.md").read_text()
 CONTEXT = ToolContext(run_id="R", call_id="C", tenant="acme", tool="the-tool")

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from shared.settings import Settings
-from worker.tools.context import ToolContext
-from worker.tools.registry import ToolRegistry
-from worker.tools.results import ToolReply
+from stagebus.shared.config.settings import Settings
+from stagebus.worker.tools.context import ToolContext
+from stagebus.worker.tools.registry import ToolRegistry
+from stagebus.worker.tools.tool_results import ToolReply
 
 CONTEXT = ToolContext(run_id="r", call_id="c")
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n"

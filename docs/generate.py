@@ -1,0 +1,116 @@
+"""`python -m docs.generate`: the pages and parts of pages that are made out of the code.
+
+    docs/configuration.md    the settings
+    README.md                between its markers, a run's states
+
+Run it from the repository's root (`make docs`); a test says where a page is out of date.
+"""
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import SecretStr
+
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.domain.runs import TERMINAL, TRANSITIONS, RunStatus
+
+CONFIGURATION: Final = Path("docs/configuration.md")
+README: Final = Path("README.md")
+STATES_BEGIN: Final = "<!-- states: made by `make docs` -->"
+STATES_END: Final = "<!-- states end -->"
+
+_HEAD: Final = """\
+# Configuration
+
+Every process reads its settings once, at its start, from environment variables. A value that does not hold stops
+the process with a message that names the variable; an empty one counts as not set. All processes of one system get
+the same settings; whoever does not need one ignores it. This page is made from `shared/config/settings.py` by `make docs`.
+
+`stagebus up` needs none of them: where `STAGEBUS_REDIS_URL` is not set it starts its own Valkey, and where
+neither `OPENAI_BASE_URL` nor `STAGEBUS_PROVIDERS` is set the demo model. A system of separate processes needs a Redis
+and a provider: `OPENAI_BASE_URL` and for most `OPENAI_API_KEY`, or a providers file (see
+[providers](providers.md)).
+
+The command line's `run`, `tail`, `ls` and `cancel` are clients and read two variables: `STAGEBUS_URL`, where a gateway
+is (`http://127.0.0.1:8000` where it is not set), and `STAGEBUS_API_KEY`, the key or token that it is asked with.
+`stagebus keys` works on Redis itself. docs/security.md tells how a gateway is made safe to be reached by others.
+"""
+_LIMITS: Final = (("exclusiveMinimum", ">"), ("minimum", "≥"), ("exclusiveMaximum", "<"), ("maximum", "≤"))
+
+
+def configuration_page() -> str:
+    """docs/configuration.md."""
+    properties = Settings.model_json_schema()["properties"]
+    parts = [_HEAD]
+    for section, names in _sections().items():
+        rows = [_row(name, properties) for name in names]
+        parts.append(
+            "\n".join([f"## {section}", "", "| variable | default | values | |", "|---|---|---|---|", *rows, ""])
+        )
+    return "\n".join(parts)
+
+
+def states_diagram() -> str:
+    """A run's states and what it may do, as Mermaid draws it."""
+    lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {RunStatus.QUEUED}"]
+    for status, nexts in TRANSITIONS.items():
+        for following in (other for other in RunStatus if other in nexts):
+            note = " : next attempt" if following is status else ""
+            lines.append(f"    {status} --> {following}{note}")
+    lines += [f"    {status} --> [*]" for status in RunStatus if status in TERMINAL]
+    return "\n".join([*lines, "```"])
+
+
+def with_states(readme: str) -> str:
+    """The README with the diagram of now between its markers.
+
+    Raises:
+        ValueError: it has no markers.
+    """
+    before, begin, rest = readme.partition(STATES_BEGIN)
+    _, end, after = rest.partition(STATES_END)
+    if not (begin and end):
+        raise ValueError(f"{README} has no {STATES_BEGIN} … {STATES_END}")
+    return f"{before}{begin}\n{states_diagram()}\n{end}{after}"
+
+
+def _sections() -> dict[str, list[str]]:
+    """The settings' names under the comment that stands above them in the class."""
+    sections: dict[str, list[str]] = {}
+    for line in inspect.getsource(Settings).splitlines():
+        if heading := re.fullmatch(r" {4}# (\w+)", line):
+            sections[heading[1]] = []
+        elif (field := re.match(r" {4}(\w+): ", line)) and field[1] in Settings.model_fields:
+            sections[next(reversed(sections))].append(field[1])
+    return sections
+
+
+def _row(name: str, properties: dict[str, dict[str, Any]]) -> str:
+    shared = name.upper()
+    variable, schema = (
+        (shared, properties[shared]) if shared in properties else (f"STAGEBUS_{shared}", properties[name])
+    )
+    values = [f"{sign} {schema[key]}" for key, sign in _LIMITS if key in schema]
+    if "pattern" in schema:
+        values = [schema["pattern"].strip("^()$").replace("|", ", ")]
+    return f"| `{variable}` | {_default(name)} | {', '.join(values)} | {schema['description']} |"
+
+
+def _default(name: str) -> str:
+    default = Settings.model_fields[name].default
+    if default is None or default == ():
+        return "not set"
+    value = default.get_secret_value() if isinstance(default, SecretStr) else default
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def main() -> None:
+    """Write them."""
+    CONFIGURATION.write_text(configuration_page())
+    README.write_text(with_states(README.read_text()))
+
+
+if __name__ == "__main__":
+    main()

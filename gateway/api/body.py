@@ -1,0 +1,99 @@
+"""Request bodies: read up to a limit and parsed as strict JSON.
+
+Refused beside what is no JSON: NaN and Infinity, invalid UTF-8, lone surrogates, duplicate
+keys (two parsers would see two requests), and nesting that no request needs.
+Spec: https://www.rfc-editor.org/rfc/rfc8259, and https://www.rfc-editor.org/rfc/rfc7493 for the strictness
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, Final
+
+import orjson
+from starlette.requests import Request
+
+from stagebus.shared.errors import BadJson, BodyTooLarge, UnsupportedMediaType
+
+DEPTH_MAX: Final = 32
+VALUES_MAX: Final = 20_000
+DETAIL_MAX_CHARS: Final = 200
+LENGTH_MAX_DIGITS: Final = 18
+KEY_SHOWN_CHARS: Final = 64
+
+_JSON_TYPES: Final = frozenset({"", "application/json", "text/json"})
+
+
+async def read_json(request: Request, max_bytes: int, *, is_optional: bool = False) -> dict[str, Any]:
+    """The request's body as a JSON object; where it is optional, no body at all is an empty one.
+
+    Raises:
+        UnsupportedMediaType: it is declared as something else, or compressed.
+        BodyTooLarge: it is longer than `max_bytes`; the rest of it is not read.
+        BadJson: it is no JSON object.
+    """
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type not in _JSON_TYPES and not (media_type.startswith("application/") and media_type.endswith("+json")):
+        raise UnsupportedMediaType
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise UnsupportedMediaType
+    body = await _read(request, max_bytes)
+    return {} if is_optional and not body else parse_object(body)
+
+
+async def _read(request: Request, max_bytes: int) -> bytes:
+    declared = request.headers.get("content-length", "0")
+    # By its digits first: Python refuses to read a number of thousands of them.
+    if declared.isdecimal() and (len(declared) > LENGTH_MAX_DIGITS or int(declared) > max_bytes):
+        raise BodyTooLarge(max_bytes)
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > max_bytes:
+            raise BodyTooLarge(max_bytes)
+    return bytes(body)
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """A JSON object out of bytes.
+
+    Raises:
+        BadJson: anything else; the message says where it breaks.
+    """
+    try:
+        value = orjson.loads(body)
+    except ValueError as exc:
+        raise BadJson(f"the body is not valid JSON: {exc}"[:DETAIL_MAX_CHARS]) from exc
+    if not isinstance(value, dict):
+        raise BadJson('the body has to be a JSON object, such as {"user_prompt": "Hello"}')
+    _check_size(value)
+    # orjson is strict where the standard parser is not; that one tells of duplicate keys.
+    parsed: dict[str, Any] = json.loads(body, object_pairs_hook=_unique)
+    return parsed
+
+
+def _check_size(value: dict[str, Any]) -> None:
+    """Refuse what would keep the validation busy: it collects an error for every wrong value."""
+    level: list[Any] = [value]
+    values = 0
+    for _ in range(DEPTH_MAX):
+        values += sum(map(len, level))
+        if values > VALUES_MAX:
+            raise BadJson(f"the body holds more than {VALUES_MAX} values")
+        level = [child for parent in level for child in _containers(parent)]
+        if not level:
+            return
+    raise BadJson(f"the body is nested deeper than {DEPTH_MAX}")
+
+
+def _containers(value: dict[str, Any] | list[Any]) -> Iterator[dict[str, Any] | list[Any]]:
+    members = value.values() if isinstance(value, dict) else value
+    return (member for member in members if isinstance(member, dict | list))
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
+        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise BadJson(f"the key {twice[:KEY_SHOWN_CHARS]!r} stands twice in one object of the body")
+    return unique

@@ -1,0 +1,49 @@
+"""Bodies against their models: every field that does not hold is named, in words that show no input."""
+
+from typing import Any, Final, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from stagebus.shared.errors import InvalidRequest
+
+ERRORS_MAX: Final = 20
+ERROR_MAX_CHARS: Final = 300
+PATH_PART_MAX_CHARS: Final = 64
+
+Form = TypeVar("Form", bound=BaseModel)
+
+
+def parse_form(form: type[Form], body: dict[str, Any]) -> Form:
+    """The body as its model.
+
+    Raises:
+        InvalidRequest: it does not hold; every wrong field is named.
+    """
+    try:
+        return form.model_validate(body)
+    except ValidationError as exc:
+        errors = exc.errors(include_url=False, include_context=False, include_input=False)
+        raise invalid_fields([(_path(error, body), error["msg"]) for error in errors]) from exc
+
+
+def invalid_fields(wrong: list[tuple[str, str]]) -> InvalidRequest:
+    """The error of a body whose fields do not hold: each one's path and what is wrong with it."""
+    errors = [{"field": field, "message": message[:ERROR_MAX_CHARS]} for field, message in wrong[:ERRORS_MAX]]
+    first = errors[0]
+    detail = f"{first['field'] or 'the body'}: {first['message']}"
+    return InvalidRequest(detail if len(wrong) == 1 else f"{detail} (and {len(wrong) - 1} more)", errors)
+
+
+def _path(error: ErrorDetails, body: dict[str, Any]) -> str:
+    """Where in the body an error is: pydantic's location without the names of its unions' members."""
+    path: list[str] = []
+    value: Any = body
+    for part in error["loc"]:
+        members = dict(enumerate(value)) if isinstance(value, list) else value
+        if isinstance(members, dict) and part in members:
+            value = members[part]
+            path.append(str(part)[:PATH_PART_MAX_CHARS])
+    if error["type"] == "missing":
+        path.append(str(error["loc"][-1]))
+    return ".".join(path)

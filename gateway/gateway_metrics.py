@@ -1,0 +1,78 @@
+"""What a gateway measures: its own requests and streams, and the queue as Redis has it."""
+
+import logging
+from collections.abc import Iterator
+
+from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from stagebus.gateway.streaming.hub import Hub
+from stagebus.shared.observability import collectors
+from stagebus.shared.observability.loop_lag import LoopLag
+from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis
+from stagebus.shared.store import run_store
+
+logger = logging.getLogger(__name__)
+
+
+class Metrics:
+    """One gateway's numbers, in a registry of its own."""
+
+    def __init__(self, hub: Hub, lease_s: float) -> None:
+        self._lease_s = lease_s
+        self._registry = registry = collectors.new_registry()
+        registry.register(_HubCollector(hub))
+        self.loop_lag = LoopLag(registry)
+        self.requests = Counter(
+            "http_requests", "requests answered", ["method", "route", "status"],
+            namespace=collectors.NAMESPACE, registry=registry,
+        )  # fmt: skip
+        self.request_seconds = Histogram(
+            "http_request_seconds", "from a request to the end of its answer; streams are not among them",
+            ["method", "route"], namespace=collectors.NAMESPACE, registry=registry, buckets=collectors.LATENCY_BUCKETS_S,
+        )  # fmt: skip
+        self._redis_up = Gauge(
+            "redis_up", "1 where Redis answered this scrape", namespace=collectors.NAMESPACE, registry=registry
+        )
+        self._queue_depth = Gauge(
+            "queue_depth",
+            "runs that are due and that no worker holds",
+            namespace=collectors.NAMESPACE,
+            registry=registry,
+        )
+        self._runs = Gauge(
+            "runs", "runs that have not ended, by status; running includes those that wait for a retry", ["status"],
+            namespace=collectors.NAMESPACE, registry=registry,
+        )  # fmt: skip
+
+    async def render(self, redis: Redis) -> bytes:
+        """Everything as Prometheus reads it; without Redis, what this process knows by itself."""
+        try:
+            load = await run_store.read_load(redis, self._lease_s)
+        except REDIS_AWAY as exc:
+            logger.warning("metrics without those of the queue: %s", exc)
+            self._redis_up.set(0)
+        else:
+            self._redis_up.set(1)
+            self._queue_depth.set(load.waiting)
+            self._runs.labels("queued").set(load.waiting)
+            self._runs.labels("running").set(max(0, load.active - load.waiting - load.parked - load.held_back))
+            self._runs.labels("parked").set(load.parked)
+        return collectors.render(self._registry)
+
+
+class _HubCollector(Collector):
+    """The hub counts by plain integers, which its hot path can afford."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(f"{collectors.NAMESPACE}_open_streams", "streams open now", self._hub.open_streams)
+        yield CounterMetricFamily(
+            f"{collectors.NAMESPACE}_events_relayed", "events sent to clients", self._hub.events_relayed
+        )
+        yield CounterMetricFamily(
+            f"{collectors.NAMESPACE}_bytes_relayed", "bytes sent to clients", self._hub.bytes_relayed
+        )

@@ -1,0 +1,107 @@
+"""The server process: where it listens, and how it leaves.
+
+    SIGTERM ─▶ not ready ─drain_delay_s─▶ takes no connection, ends its streams ─drain_spread_s─▶ exits
+
+It stops listening before its streams end, so that their clients come back to another
+gateway. A second signal skips the rest.
+"""
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import FrameType
+from typing import Final
+
+import uvicorn
+from starlette.applications import Starlette
+
+from stagebus.gateway.context import Gateway
+from stagebus.gateway.server.connection import connection_class
+from stagebus.gateway.server.stream_gc import settle
+from stagebus.gateway.streaming.hub import Hub
+from stagebus.shared.config.settings import Settings
+
+# Longer than a proxy keeps an idle connection, so that a proxy never sends into one that closes.
+KEEP_ALIVE_S: Final = 75
+# For requests under way at the end, beside the streams.
+SHUTDOWN_GRACE_S: Final = 5
+WATCH_S: Final = 0.1
+
+
+class GatewayServer(uvicorn.Server):
+    """uvicorn with a time between the signal and the end, in which readiness probes see the drain."""
+
+    def __init__(self, app: Starlette, settings: Settings, host: str, port: int) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=host,
+                port=port,
+                loop="uvloop",
+                http=connection_class(settings),
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=round(settings.drain_spread_s + SHUTDOWN_GRACE_S),
+            )
+        )
+        self._app = app
+        self._drain_delay_s = settings.drain_delay_s
+        self._is_told = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say where: the port may have been left to the system."""
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+        settle()
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        sys.stdout.write(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}\n")
+        sys.stdout.flush()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal came: from now on not ready; after the delay, uvicorn's own shutdown."""
+        gateway: Gateway | None = getattr(self._app.state, "gateway", None)
+        if self._is_told or gateway is None or self._loop is None:
+            self.force_exit = self._is_told
+            super().handle_exit(sig, frame)
+            return
+        self._is_told = True
+        gateway.hub.begin_drain()
+        # A signal interrupts the loop's own code, which may touch its timers at this moment.
+        self._loop.call_soon_threadsafe(self._loop.call_later, self._drain_delay_s, super().handle_exit, sig, frame)
+
+
+@asynccontextmanager
+async def drain_with_server(hub: Hub) -> AsyncIterator[None]:
+    """End the streams when the uvicorn around us begins its shutdown.
+
+    It waits for open responses before it ends the app's lifespan, and streams do not end by
+    themselves. Under another server nothing is watched, and `Hub.stop` ends them.
+    """
+    watching = asyncio.create_task(_drain_on_exit(hub))
+    try:
+        yield
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+
+async def _drain_on_exit(hub: Hub) -> None:
+    server = _running_server()
+    if server is not None:
+        while not server.should_exit:  # noqa: ASYNC110 - uvicorn tells by a flag
+            await asyncio.sleep(WATCH_S)
+        await hub.drain()
+
+
+def _running_server() -> uvicorn.Server | None:
+    # uvicorn gives apps no reference to their server; its signal handler is a method of it (0.54).
+    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    return server if isinstance(server, uvicorn.Server) else None

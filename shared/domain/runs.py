@@ -1,0 +1,137 @@
+"""A run: its states, its record, and the request that made it."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from stagebus.shared.domain.cursor import START, EventId, parse_id
+from stagebus.shared.observability.trace import NOBODY, Trace
+
+
+class RunStatus(StrEnum):
+    """Where a run is in its life; the `status` field of its record."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    PARKED = "parked"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+# Everything a run may do, and so everything it may not.
+TRANSITIONS: Final[Mapping[RunStatus, frozenset[RunStatus]]] = {
+    # The gateway may claim a queued run to end it; a claim always passes through running.
+    RunStatus.QUEUED: frozenset({RunStatus.RUNNING}),
+    # A claim of a running run is the next attempt.
+    RunStatus.RUNNING: frozenset(
+        {RunStatus.RUNNING, RunStatus.PARKED, RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELLED}
+    ),
+    # It waits for a person, and no worker holds it.
+    RunStatus.PARKED: frozenset({RunStatus.RUNNING}),
+    RunStatus.SUCCEEDED: frozenset(),
+    RunStatus.FAILED: frozenset(),
+    RunStatus.CANCELLED: frozenset(),
+}
+TERMINAL: Final = frozenset(status for status, nexts in TRANSITIONS.items() if not nexts)
+
+# The events that end a run, and the status that each leaves it in.
+STATUS_BY_END: Final[Mapping[str, RunStatus]] = {
+    "done": RunStatus.SUCCEEDED,
+    "cancel": RunStatus.CANCELLED,
+    "error": RunStatus.FAILED,
+}
+
+# The stages that a run may have, in the order of one round; later rounds are `extraction.2` and so on.
+RUN_STAGE: Final = "run"
+EXTRACTION: Final = "extraction"
+TOOLS: Final = "tools"
+SYNTHESIS: Final = "synthesis"
+ROUNDS_MAX: Final = 16
+
+
+def round_stage(stage: str, round_number: int) -> str:
+    """The stage id of a stage in a round; the first round has no number."""
+    return stage if round_number == 1 else f"{stage}.{round_number}"
+
+
+STAGE_IDS: Final = frozenset(
+    {RUN_STAGE, SYNTHESIS} | {round_stage(s, n) for s in (EXTRACTION, TOOLS) for n in range(1, ROUNDS_MAX + 1)}
+)
+
+
+class Run(NamedTuple):
+    """A run's record as Redis holds it. Times are Unix ms by Redis's clock; 0 where not yet."""
+
+    run_id: str
+    status: RunStatus
+    attempt: int
+    tries: int
+    last_id: EventId
+    tenant: str
+    model: str
+    request: dict[str, Any]
+    created_at: int
+    started_at: int
+    finished_at: int
+    worker: str
+    cancel: bool
+    error: dict[str, Any] | None
+    usage: dict[str, Any] | None
+    decisions: dict[str, str]  # what persons decided, as `decisions.encode` has it, by call id
+    parked_ms: int  # how long it was parked, without the time since it was last
+    trace: Trace = NOBODY
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the run has ended."""
+        return self.status in TERMINAL
+
+
+def decode_run(run_id: str, fields: Mapping[bytes, bytes]) -> Run | None:
+    """The record out of HGETALL's fields; None where there is no such run, or what is left of it is none."""
+    if not fields.get(b"status"):
+        return None
+
+    def text(name: str) -> str:
+        return fields.get(name.encode(), b"").decode()
+
+    def number(name: str) -> int:
+        return int(fields.get(name.encode(), b"") or 0)
+
+    def json(name: str) -> Any:
+        raw = fields.get(name.encode())
+        return orjson.loads(raw) if raw else None
+
+    return Run(
+        run_id=run_id,
+        status=_read_status(text("status"), is_over=bool(text("finished_at")), has_error=bool(text("error"))),
+        attempt=number("attempt"),
+        tries=number("tries"),
+        last_id=parse_id(text("last_id")) if text("last_id") else START,
+        tenant=text("tenant"),
+        model=text("model"),
+        request=json("request") or {},
+        created_at=number("created_at"),
+        started_at=number("started_at"),
+        finished_at=number("finished_at"),
+        worker=text("worker"),
+        cancel=bool(number("cancel")),
+        error=json("error"),
+        usage=json("usage"),
+        decisions=json("decisions") or {},
+        parked_ms=number("parked_ms"),
+        trace=Trace(text("request_id"), text("traceparent"), run_id),
+    )
+
+
+def _read_status(word: str, *, is_over: bool, has_error: bool) -> RunStatus:
+    """A state that only a newer version knows is the nearest of ours: both work side by side while a system is upgraded."""
+    try:
+        return RunStatus(word)
+    except ValueError:
+        if not is_over:
+            return RunStatus.RUNNING
+        return RunStatus.FAILED if has_error else RunStatus.SUCCEEDED

@@ -1,0 +1,41 @@
+"""Tickets that were taken back one by one: their ids stand in the record of the run that they were for.
+
+sb:run:{01J…}   revoked   "9f3c0a5d77e11b2c 4be1…"
+"""
+
+from collections.abc import Collection
+from typing import Final
+
+from stagebus.shared.access_errors import TooManyRevoked
+from stagebus.shared.errors import RunNotFound
+from stagebus.shared.storage import keys
+from stagebus.shared.storage.lua_script import Script
+from stagebus.shared.storage.redis_client import Redis
+
+# Of one run; who made so many links takes back the key that they were made with.
+REVOKED_MAX: Final = 1000
+
+_REVOKE: Final = Script("revoke_ticket")
+
+
+async def revoke(redis: Redis, run_id: str, tenant: str, ticket_id: str) -> None:
+    """Take a ticket back.
+
+    Raises:
+        RunNotFound: no such run, or another tenant's.
+        TooManyRevoked: so many of this run were already.
+    """
+    match await _REVOKE(redis, [keys.run(run_id)], [tenant, ticket_id, REVOKED_MAX]):
+        case b"gone":
+            raise RunNotFound(run_id)
+        case b"full":
+            raise TooManyRevoked(REVOKED_MAX)
+
+
+async def read(redis: Redis, run_ids: Collection[str]) -> dict[str, frozenset[str]]:
+    """The ids of each run's revoked tickets, in one round trip."""
+    async with redis.pipeline(transaction=False) as pipe:
+        for run_id in run_ids:
+            pipe.hget(keys.run(run_id), "revoked")
+        fields = await pipe.execute()
+    return {run_id: frozenset((field or b"").decode().split()) for run_id, field in zip(run_ids, fields, strict=True)}

@@ -1,0 +1,234 @@
+"""Runs as a whole: made, looked up, asked to cancel, and ended where no worker holds them."""
+
+import hashlib
+from typing import Any, NamedTuple
+
+import orjson
+
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.domain import ids
+from stagebus.shared.domain.cursor import EventId, parse_id
+from stagebus.shared.domain.events import Cancel, Error, Event, RunQueued, StageCompleted
+from stagebus.shared.domain.runs import RUN_STAGE, TOOLS, Run, RunStatus, decode_run
+from stagebus.shared.domain.usage import Usage
+from stagebus.shared.errors import Fenced, IdempotencyConflict, RunEnded, RunNotFound
+from stagebus.shared.log import live_batch, log_reader, sse
+from stagebus.shared.log.log_page import StoredEvent
+from stagebus.shared.observability.trace import NOBODY, Trace
+from stagebus.shared.runtime.clock import wall_ms
+from stagebus.shared.storage import keys, scripts
+from stagebus.shared.storage.redis_client import Redis
+from stagebus.shared.store import run_queue
+
+
+async def create_run(
+    redis: Redis,
+    settings: Settings,
+    *,
+    tenant: str,
+    model: str,
+    request: dict[str, Any],
+    idempotency_key: str | None = None,
+    trace: Trace = NOBODY,
+) -> str:
+    """Make a run and put it into the queue: one script, safe to repeat under the same key.
+
+    Whoever dies before its answer has made all of it or nothing, and what is refused leaves the key free.
+
+    Returns:
+        The run's id; that of the first call where the key was used before.
+
+    Raises:
+        IdempotencyConflict: the key made a run from another request.
+        TooManyRuns, TokensUsedUp: the tenant may have no more at the moment.
+    """
+    body = orjson.dumps(request, option=orjson.OPT_SORT_KEYS)
+    digest = hashlib.sha256(body).hexdigest()
+    run_id = ids.new_run_id()
+    while True:
+        queued = RunQueued(run_id=run_id, model=model, at=wall_ms())
+        created = await scripts.create(
+            redis, run_id, tenant=tenant, model=model, request=body, event=queued.event, data=queued.data(),
+            idempotency="" if idempotency_key is None else keys.idempotency(tenant, idempotency_key),
+            reservation=f"{run_id} {digest}", ttl_s=settings.live_ttl_s,
+            life_s=settings.live_ttl_s + settings.retention_s, limits=settings.tenant_limits, trace=trace,
+            job=run_queue.new_job(run_id),
+        )  # fmt: skip
+        if not created.held:
+            break
+        run_id, held_digest = created.held.split(" ")
+        if held_digest != digest:
+            raise IdempotencyConflict
+    if not created.is_new:
+        run = await get_run(redis, run_id)
+        if run.status is RunStatus.QUEUED:
+            await run_queue.requeue(redis, run_id, settings.live_ttl_s)
+        elif run.is_terminal:
+            await settle(redis, settings, run_id)
+    return run_id
+
+
+async def get_run(redis: Redis, run_id: str, tenant: str | None = None) -> Run:
+    """A run's record.
+
+    Args:
+        tenant: whose it has to be; None: anybody's.
+
+    Raises:
+        RunNotFound: no such run, or another tenant's.
+    """
+    if not ids.is_run_id(run_id):
+        raise RunNotFound(run_id)
+    if tenant is None:
+        fields = await redis.hgetall(keys.run(run_id))  # type: ignore[misc]
+    else:
+        fields = await scripts.read(redis, run_id, tenant)
+    run = decode_run(run_id, fields)
+    if run is None:
+        raise RunNotFound(run_id)
+    return run
+
+
+class Load(NamedTuple):
+    """How many runs have not ended; how many of them are due and in no worker's hands, and so on."""
+
+    active: int
+    waiting: int
+    parked: int
+    held_back: int
+    running: int
+
+
+async def read_load(redis: Redis, lease_s: float) -> Load:
+    """Count the runs that have not ended."""
+    seconds, microseconds = await redis.time()
+    now_ms = seconds * 1000 + microseconds // 1000
+    async with redis.pipeline(transaction=False) as pipe:
+        pipe.zcard(keys.ACTIVE)
+        pipe.zcount(keys.QUEUE, "-inf", now_ms)
+        # A run that is held is due when its lease ends; what is due later waits for a person.
+        pipe.zcount(keys.QUEUE, now_ms + round(lease_s * 1000) + 1, keys.NEVER - 1)
+        pipe.zcard(keys.THROTTLED)
+        pipe.zcard(keys.RUNNING)
+        return Load(*await pipe.execute())
+
+
+class StageView(NamedTuple):
+    """One stage of a run for those who look at it; the outcome is None until it is complete."""
+
+    stage_id: str
+    first_id: EventId
+    completed: StageCompleted | None
+
+
+async def read_stages(redis: Redis, run_id: str) -> list[StageView]:
+    """The stages that the run began, in order, without the journal."""
+    head = await log_reader.read_head(redis, run_id)
+    stage_ids = [stage_id for stage_id in head.stage_ids if stage_id != RUN_STAGE]
+    ends = await log_reader.read_stage_ends(redis, run_id, stage_ids)
+    return [StageView(first.stage_id, first.event_id, _as_completed(last)) for first, last in ends]
+
+
+def _as_completed(event: StoredEvent) -> StageCompleted | None:
+    if event.event != StageCompleted.event.encode():
+        return None
+    return StageCompleted.model_validate_json(event.data)
+
+
+def answer_text(stages: list[StageView]) -> str | None:
+    """The run's text: what the last model stage wrote; None before one is complete."""
+    for stage in reversed(stages):
+        if stage.completed is not None and not stage.stage_id.startswith(TOOLS):
+            return str(stage.completed.result.get("text", ""))
+    return None
+
+
+async def cancel_run(redis: Redis, settings: Settings, run_id: str, tenant: str | None = None) -> None:
+    """Cancel a run in whatever state; a run that has ended stays as it is.
+
+    Where a worker holds it, that one ends it; where none does, this call does.
+
+    Args:
+        tenant: whose it has to be; None: anybody's.
+
+    Raises:
+        RunNotFound: no such run, or another tenant's.
+    """
+    await get_run(redis, run_id, tenant)
+    try:
+        if not await scripts.cancel(redis, run_id):
+            await end_unheld(redis, settings, run_id, Cancel())
+    except RunEnded:
+        return
+
+
+async def end_unheld(redis: Redis, settings: Settings, run_id: str, event: Event) -> bool:
+    """End a run that no worker holds: claim it, then append its terminal event.
+
+    Returns:
+        False where a worker holds it, which ends it by itself.
+
+    Raises:
+        RunEnded: it has ended already.
+    """
+    is_parked = await redis.hget(keys.run(run_id), "status") == RunStatus.PARKED.encode()  # type: ignore[misc]
+    try:
+        while (claim := await scripts.claim(redis, run_id, "", only_unheld=True)) is not None:
+            if await end_claimed(redis, settings, run_id, claim, event):
+                if is_parked:  # else its job would stand in the queue until its approvals expire
+                    await redis.zadd(keys.QUEUE, {run_id: 0}, xx=True)
+                return True
+    except Fenced:
+        pass  # a worker claimed it after us, and sees what is stored
+    return False
+
+
+def end_of(event: Event, settings: Settings, usage: Usage | None = None) -> scripts.RunEnd:
+    """What a terminal event sets in the record."""
+    usage_json = orjson.dumps(usage.model_dump(exclude_none=True)) if usage else b""
+    match event:
+        case Error(error=text, code=code):
+            error = orjson.dumps({"error": text, "code": code})
+            return scripts.RunEnd(RunStatus.FAILED, settings.retention_s, error, usage_json)
+        case Cancel():
+            return scripts.RunEnd(RunStatus.CANCELLED, settings.retention_s, usage=usage_json)
+        case _:
+            return scripts.RunEnd(RunStatus.SUCCEEDED, settings.retention_s, usage=usage_json)
+
+
+async def end_claimed(redis: Redis, settings: Settings, run_id: str, claim: scripts.Claim, event: Event) -> bool:
+    """Append a terminal event as the owner of the claim; False where the log lost its tail meanwhile."""
+    data = event.stamped(wall_ms()).data()
+    before, last = claim.last_id, EventId(claim.attempt, claim.last_id.sequence + 1)
+    frame = sse.encode(str(last).encode(), event.event.encode(), data)
+    appended = await scripts.append(
+        redis,
+        run_id,
+        attempt=claim.attempt,
+        before=before,
+        entries=[scripts.LogEntry(RUN_STAGE, event.event, data)],
+        message=live_batch.encode(before, last, [RUN_STAGE], [frame], is_end=True),
+        ttl_s=settings.live_ttl_s,
+        end=end_of(event, settings),
+        stage_ids=claim.stage_ids,
+    )
+    if appended.is_behind:
+        return False
+    await settle(redis, settings, run_id)
+    return True
+
+
+async def settle(redis: Redis, settings: Settings, run_id: str) -> None:
+    """Tidy up after a run's end: out of what the sweep looks through; its idempotency key lives as long as it."""
+    fields = ["tenant", "idempotency", "finished_at", "usage", "status", "last_id"]
+    tenant, reserved, ended_at, usage, status, last_id = await redis.hmget(keys.run(run_id), fields)  # type: ignore[misc]
+    ended = scripts.Ended()
+    if ended_at:
+        tokens = orjson.loads(usage)["total_tokens"] if usage else 0
+        ended = scripts.Ended(status.decode(), int(ended_at), parse_id(last_id.decode()).sequence, tokens)
+    await scripts.settle(redis, run_id, tenant=(tenant or b"").decode(), ended=ended)
+    await scripts.leave(redis, run_id, settings.tenant_runs_running, has_ended=True)
+    if reserved and ended_at:
+        # From the run's end on: a key that is used late would outlive its run, and make another one of the same id.
+        now_s, _ = await redis.time()
+        await redis.expire(reserved, max(1, int(int(ended_at) / 1000 + settings.retention_s) - now_s))

@@ -1,0 +1,72 @@
+"""The whole system at one glance: the queue, who works on what, and what all runs came to."""
+
+from typing import Final, NamedTuple
+
+from stagebus.shared.storage import keys
+from stagebus.shared.storage.redis_client import Redis
+from stagebus.shared.store import run_store
+from stagebus.shared.store.heartbeats import read_present
+from stagebus.shared.store.run_store import Load
+
+# What is counted as runs leave `sb:active`, over all tenants and times: the fields of `sb:totals`.
+TOTALS: Final = ("events", "runs_succeeded", "runs_failed", "runs_cancelled", "tokens")
+
+
+class HeldRun(NamedTuple):
+    """A run in a worker's hands, and the ms until its lease ends unless it is renewed."""
+
+    run_id: str
+    attempt: int
+    lease_ends_in_ms: int
+
+
+class Worker(NamedTuple):
+    """A worker, what it holds, and how long ago it said so."""
+
+    name: str
+    concurrency: int
+    runs: list[HeldRun]
+    seen_ms_ago: int
+
+
+class Stats(NamedTuple):
+    """The system; `streams_open` over all gateways, `totals` by the names in `TOTALS`."""
+
+    load: Load
+    workers: list[Worker]
+    streams_open: int
+    totals: dict[str, int]
+
+
+async def read_stats(redis: Redis, lease_s: float) -> Stats:
+    """Look at everything once; some of it is as old as its process's last word."""
+    workers = await read_present(redis, keys.WORKERS)
+    gateways = await read_present(redis, keys.GATEWAYS)
+    ends = await _read_lease_ends(redis, [run["id"] for worker in workers for run in worker.state["runs"]])
+    counted = await redis.hgetall(keys.TOTALS)  # type: ignore[misc]
+    return Stats(
+        await run_store.read_load(redis, lease_s),
+        [
+            Worker(
+                name,
+                state["concurrency"],
+                [HeldRun(run["id"], run["attempt"], ends[run["id"]]) for run in state["runs"] if run["id"] in ends],
+                seen_ms_ago,
+            )
+            for name, state, seen_ms_ago in workers
+        ],
+        sum(gateway.state["streams_open"] for gateway in gateways),
+        {name: int(counted.get(name.encode(), 0)) for name in TOTALS},
+    )
+
+
+async def _read_lease_ends(redis: Redis, run_ids: list[str]) -> dict[str, int]:
+    """The ms until each run's lease ends; those that ended meanwhile are not among them."""
+    if not run_ids:
+        return {}
+    async with redis.pipeline(transaction=False) as pipe:
+        pipe.time()
+        pipe.zmscore(keys.QUEUE, run_ids)
+        (seconds, microseconds), scores = await pipe.execute()
+    now_ms = seconds * 1000 + microseconds // 1000
+    return {run_id: int(score) - now_ms for run_id, score in zip(run_ids, scores, strict=True) if score is not None}

@@ -1,0 +1,144 @@
+"""`stagebus keys`: the operator's tool for API keys. It talks to Redis itself, past any gateway."""
+
+import getpass
+import re
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
+
+import typer
+
+from stagebus.shared.domain.tenants import DEFAULT_TENANT, TENANT_PATTERN, Scope, is_tenant
+from stagebus.shared.errors import InvalidRequest
+from stagebus.shared.observability.audit import audit
+from stagebus.shared.observability.logging import configure
+
+if TYPE_CHECKING:
+    from stagebus.shared.storage.redis_client import Redis
+    from stagebus.shared.store.api_keys import ListedKey
+
+T = TypeVar("T")
+
+SCOPES_DEFAULT: Final = (Scope.RUNS_WRITE, Scope.RUNS_READ, Scope.RUNS_CANCEL)
+
+_DURATION: Final = re.compile(r"([1-9][0-9]{0,5})([smhd])")
+_UNIT_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+keys_app = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys, in the Redis of STAGEBUS_REDIS_URL.")
+
+
+@keys_app.command("create")
+def create_key(
+    tenant: Annotated[str, typer.Option(help="whose runs the key makes and sees")] = DEFAULT_TENANT,
+    scopes: Annotated[str, typer.Option(help=f"comma-separated, out of {', '.join(Scope)}")] = ",".join(SCOPES_DEFAULT),
+    expires: Annotated[str, typer.Option(help="a time such as 90d, 12h or 30m; else it does not expire")] = "",
+    name: Annotated[str, typer.Option(help="what you call it")] = "",
+) -> None:
+    """Make a key and print it; it is shown this once."""
+    from stagebus.shared.store import api_keys
+
+    if not is_tenant(tenant):
+        raise InvalidRequest(f"a tenant's name is {TENANT_PATTERN}")
+    if len(name) > api_keys.NAME_MAX_CHARS or not name.isprintable():
+        raise InvalidRequest(f"a key's name has at most {api_keys.NAME_MAX_CHARS} printable characters")
+    wanted, ttl_s = parse_scopes(scopes), parse_duration(expires)
+
+    async def make(redis: "Redis") -> str:
+        record, key = await api_keys.create(redis, tenant=tenant, scopes=wanted, name=name, ttl_s=ttl_s)
+        audit(
+            "key.create", subject=_operator(), tenant=tenant, key=record.key_id, name=name,
+            scopes=sorted(record.scopes), expires=_when(record.expires_at),
+        )  # fmt: skip
+        return key
+
+    key = _with_redis(make)
+    typer.echo(key)
+    typer.echo("this key is shown once and stored nowhere: keep it now", err=True)
+
+
+@keys_app.command("list")
+def list_keys(tenant: Annotated[str | None, typer.Option(help="only this tenant's")] = None) -> None:
+    """List the keys that hold, the oldest first: id, tenant, scopes, expiry, last use, name."""
+    from stagebus.shared.store import api_keys
+
+    for listed in _with_redis(lambda redis: api_keys.list_keys(redis, tenant)):
+        typer.echo(_row(listed))
+
+
+@keys_app.command("revoke")
+def revoke_key(key_id: Annotated[str, typer.Argument(help="its id, as `list` shows it; sbk_<id> will do")]) -> None:
+    """Make a key worthless, with every session and ticket that came of it."""
+    from stagebus.shared.store import api_keys
+
+    found = re.fullmatch(r"(?:sbk_)?([0-9a-f]{12})(?:_.*)?", key_id)
+    record = _with_redis(lambda redis: api_keys.revoke(redis, found[1])) if found else None
+    if record is None:
+        raise InvalidRequest("there is no such key; `stagebus keys list` shows those that there are")
+    audit("key.revoke", subject=_operator(), tenant=record.tenant, key=record.key_id, name=record.name)
+    typer.echo(f"{record.key_id} is revoked; gateways take notice within seconds")
+
+
+def parse_scopes(text: str) -> frozenset[Scope]:
+    """Scopes out of a comma-separated list.
+
+    Raises:
+        InvalidRequest: one of them is none, or there is none.
+    """
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    unknown = [name for name in names if name not in set(Scope)]
+    if unknown or not names:
+        raise InvalidRequest(f"scopes are {', '.join(Scope)}; {', '.join(unknown) or 'nothing'} is none of them")
+    return frozenset(Scope(name) for name in names)
+
+
+def parse_duration(text: str) -> float | None:
+    """Seconds out of `90d`, `12h`, `30m` or `45s`; None out of nothing.
+
+    Raises:
+        InvalidRequest: it is no such time.
+    """
+    if not text:
+        return None
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise InvalidRequest("a time is a number and a unit: 90d, 12h, 30m or 45s")
+    return int(match[1]) * float(_UNIT_S[match[2]])
+
+
+def _with_redis(ask: "Callable[[Redis], Awaitable[T]]") -> T:
+    import asyncio
+
+    from stagebus.shared.config.settings import load_settings
+    from stagebus.shared.storage import redis_client
+    from stagebus.shared.storage.redis_client import storage_errors
+
+    settings = load_settings()
+    configure(settings.log_level)
+
+    async def connected() -> T:
+        redis = redis_client.connect(settings)
+        try:
+            with storage_errors():
+                return await ask(redis)
+        finally:
+            await redis_client.close(redis)
+
+    return asyncio.run(connected())
+
+
+def _operator() -> str:
+    try:
+        return f"operator:{getpass.getuser()}"
+    except (KeyError, OSError):  # a container's user may have no name
+        return "operator"
+
+
+def _row(listed: "ListedKey") -> str:
+    key = listed.key
+    last_use = _when(listed.last_used_at) or "never used"
+    expiry = _when(key.expires_at) or "does not expire"
+    return "  ".join([key.key_id, key.tenant, ",".join(sorted(key.scopes)), expiry, last_use, key.name])
+
+
+def _when(unix_ms: int) -> str:
+    return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="seconds") if unix_ms else ""

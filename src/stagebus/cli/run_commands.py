@@ -1,0 +1,203 @@
+"""The commands that make, follow, find and decide on runs, over a gateway."""
+
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from stagebus.cli.shared_options import CallId, Json, Profile, RunId, Url, Wait
+
+if TYPE_CHECKING:
+    from stagebus.client import Stagebus
+
+LIST_MAX: Final = 100
+
+runs_app = typer.Typer()
+
+
+def connect(url: str | None, profile: str | None) -> "Stagebus":
+    """A client of the gateway that the options, the environment and the file come to."""
+    from stagebus.cli.profile import find_target
+    from stagebus.client import Stagebus
+
+    target = find_target(url, profile)
+    return Stagebus(target.url, api_key=target.api_key)
+
+
+@runs_app.command()
+def run(  # noqa: PLR0913 - each is an option of the command
+    prompt: Annotated[str, typer.Argument(help="what to ask; - reads it from stdin")],
+    model: Annotated[
+        str | None, typer.Option(help="the model, or extraction=NAME,synthesis=NAME; else the operator's choice")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="a system prompt")] = None,
+    tool: Annotated[list[str] | None, typer.Option(help="offer this tool; may be given again; else all")] = None,
+    *,
+    no_tools: Annotated[bool, typer.Option("--no-tools", help="offer no tools")] = False,
+    synthesis: Annotated[bool, typer.Option(help="let the model write an answer from the tools' results")] = True,
+    max_rounds: Annotated[int | None, typer.Option(min=1, help="how often the model may ask for tools")] = None,
+    timeout: Annotated[float | None, typer.Option(help="the run's time limit in seconds")] = None,
+    metadata: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="may be given again")] = None,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="print the run's id, and do not follow it")] = False,
+    wait: Wait = False,
+    url: Url = None,
+    profile: Profile = None,
+    as_json: Json = False,
+) -> None:
+    """Make a run and follow it. Ctrl-C asks whether to leave it running or to cancel it."""
+    from stagebus.shared.domain.requests import parse_models
+
+    if no_tools and tool:
+        raise typer.BadParameter("--tool and --no-tools exclude each other")
+    given = {
+        "user_prompt": sys.stdin.read() if prompt == "-" else prompt,
+        "model": None if model is None else parse_models(model),
+        "system_prompt": system,
+        "tools": [] if no_tools else tool or None,
+        "synthesis": None if synthesis else False,
+        "max_rounds": max_rounds,
+        "timeout_s": timeout,
+        "metadata": parse_metadata(metadata or ()) or None,
+    }
+    fields: Any = {name: value for name, value in given.items() if value is not None}
+    if detach:
+        with connect(url, profile) as bus:
+            typer.echo(bus.runs.create(**fields).id)
+        return
+    from stagebus.cli.profile import find_target
+    from stagebus.cli.run_watcher import Watch
+
+    raise typer.Exit(
+        Watch(find_target(url, profile), as_json=as_json, waits=wait).run(lambda bus: bus.runs.create(**fields))
+    )
+
+
+@runs_app.command()
+def tail(
+    run_id: RunId,
+    from_id: Annotated[str, typer.Option("--from", metavar="EVENT_ID", help="go on after this event")] = "",
+    *,
+    wait: Wait = False,
+    url: Url = None,
+    profile: Profile = None,
+    as_json: Json = False,
+) -> None:
+    """Follow a run, from its start or from an event's id on."""
+    from stagebus.cli.profile import find_target
+    from stagebus.cli.run_watcher import Watch
+    from stagebus.client import AsyncRun, AsyncStagebus
+
+    async def find(bus: AsyncStagebus) -> AsyncRun:
+        return bus.runs.resume(run_id, from_id)
+
+    raise typer.Exit(Watch(find_target(url, profile), as_json=as_json, waits=wait).run(find))
+
+
+@runs_app.command()
+def ls(
+    limit: Annotated[int, typer.Option(min=1, max=LIST_MAX, help="how many")] = 20,
+    *,
+    status: Annotated[str, typer.Option(help="only those in these states: queued,running")] = "",
+    model: Annotated[str, typer.Option(help="only those of this model")] = "",
+    search: Annotated[str, typer.Option("--search", "-q", help="only those with this in id, prompt or metadata")] = "",
+    metadata: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="only those with this")] = None,
+    url: Url = None,
+    profile: Profile = None,
+    as_json: Json = False,
+) -> None:
+    """List runs, newest first."""
+    from stagebus.cli.run_tables import show_list
+
+    wanted = {"status": status, "model": model, "q": search, "metadata": parse_metadata(metadata or ())}
+    filters: Any = {name: value for name, value in wanted.items() if value}
+    with connect(url, profile) as bus:
+        found: list[dict[str, Any]] = []
+        before: str | None = None
+        while True:
+            page = bus.runs.list(limit, before, **filters)
+            found += page["runs"]
+            before = page["next"]
+            # A page may be short: a search looks at so many runs at once.
+            if before is None or len(found) >= limit:
+                break
+    show_list(found[:limit], as_json=as_json)
+
+
+@runs_app.command()
+def show(run_id: RunId, *, url: Url = None, profile: Profile = None, as_json: Json = False) -> None:
+    """Show a run: its record, its stages, what it waits for, its usage and its answer."""
+    from stagebus.cli.run_tables import show_run
+
+    with connect(url, profile) as bus:
+        show_run(bus.runs.resume(run_id).get(), as_json=as_json)
+
+
+@runs_app.command()
+def cancel(run_id: RunId, *, url: Url = None, profile: Profile = None) -> None:
+    """Cancel a run, in whatever state it is."""
+    from stagebus.cli.exit_codes import EXIT_BY_STATUS
+
+    with connect(url, profile) as bus:
+        run = bus.runs.resume(run_id)
+        run.cancel()
+        status = run.get()["status"]
+    # A worker ends its run by itself, a moment later.
+    is_ended = status in EXIT_BY_STATUS and status != "parked"
+    typer.echo(f"{run_id} {status if is_ended else 'is being cancelled'}")
+
+
+@runs_app.command()
+def approve(
+    run_id: RunId,
+    call_id: CallId,
+    arguments: Annotated[str | None, typer.Option(metavar="JSON", help="in the place of the model's")] = None,
+    *,
+    url: Url = None,
+    profile: Profile = None,
+) -> None:
+    """Let a tool call run that waits for a person."""
+    from stagebus.cli.approval_prompt import parse_arguments
+
+    given = None if arguments is None else parse_arguments(arguments)
+    with connect(url, profile) as bus:
+        bus.runs.resume(run_id).approve(call_id, given)
+    typer.echo(f"{call_id} is approved")
+
+
+@runs_app.command()
+def deny(
+    run_id: RunId,
+    call_id: CallId,
+    reason: Annotated[str | None, typer.Option(help="what the model is told")] = None,
+    *,
+    url: Url = None,
+    profile: Profile = None,
+) -> None:
+    """Refuse a tool call that waits for a person."""
+    with connect(url, profile) as bus:
+        bus.runs.resume(run_id).deny(call_id, reason)
+    typer.echo(f"{call_id} is denied")
+
+
+@runs_app.command()
+def answer(
+    run_id: RunId,
+    call_id: CallId,
+    text: Annotated[str, typer.Argument(help="the answer; - reads it from stdin")],
+    *,
+    url: Url = None,
+    profile: Profile = None,
+) -> None:
+    """Answer a question that the model asks."""
+    with connect(url, profile) as bus:
+        bus.runs.resume(run_id).answer(call_id, sys.stdin.read() if text == "-" else text)
+    typer.echo(f"{call_id} is answered")
+
+
+def parse_metadata(pairs: Iterable[str]) -> dict[str, str]:
+    """Metadata out of `key=value` pairs; a value may hold further equal signs."""
+    split = [pair.partition("=") for pair in pairs]
+    if wrong := [key for key, sign, _ in split if not sign or not key]:
+        raise typer.BadParameter(f"--metadata is KEY=VALUE; {wrong[0]!r} is not")
+    return {key: value for key, _, value in split}

@@ -1,0 +1,112 @@
+"""Runs as `stagebus ls` and `stagebus show` print them: aligned and coloured at a terminal, plain lines in a pipe."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import orjson
+import typer
+
+from stagebus.cli.formatting import excerpt, money, seconds, tokens
+from stagebus.cli.renderer import console_of
+from stagebus.shared.runtime.sanitize import sanitize
+
+_WIDE_COLUMNS: Final = 110
+_STYLE_BY_STATUS: Final = {
+    "queued": "dim", "running": "cyan", "parked": "bold magenta", "succeeded": "green", "failed": "red",
+    "cancelled": "yellow",
+}  # fmt: skip
+
+
+def show_list(runs: Sequence[dict[str, Any]], *, as_json: bool) -> None:
+    """A line for each run."""
+    if as_json or not sys.stdout.isatty():
+        for run in runs:
+            typer.echo(orjson.dumps(run) if as_json else _row(run))
+        return
+    from rich.text import Text
+
+    console = console_of(sys.stdout)
+    is_wide = console.width >= _WIDE_COLUMNS
+    for run in runs:
+        # A narrow window cuts the prompt, never the id, which is there to be copied.
+        line = Text(f"{run['id']}  ").append(f"{run['status']:<9}", _STYLE_BY_STATUS.get(run["status"], ""))
+        line.append(f"  {_clock(run['created_at']):>12}", "dim")
+        if is_wide:
+            line.append(f"  {_took(run):>10}  {tokens(run['usage']):>12}", "dim")
+        line.append(f"  {excerpt(run['prompt'])}")
+        line.truncate(console.width, overflow="ellipsis")
+        console.print(line, soft_wrap=True)
+
+
+def show_run(run: dict[str, Any], *, as_json: bool) -> None:
+    """All that is known of one run."""
+    if as_json:
+        typer.echo(orjson.dumps(run))
+        return
+    console = console_of(sys.stdout) if sys.stdout.isatty() else None
+    for name, text in _facts(run):
+        line = sanitize(text)
+        if console is None:
+            typer.echo(f"{name:<9}{line}")
+        else:
+            style = _STYLE_BY_STATUS.get(text, "") if name == "status" else "red" if name == "error" else ""
+            console.print(f"{name:<9}", style="dim", end="", highlight=False)
+            console.print(line, style=style or None, markup=False, highlight=False, emoji=False, soft_wrap=True)
+    if run["result"] is not None:
+        typer.echo(f"\n{sanitize(run['result']['text'], keep=chr(10) + chr(9))}")
+
+
+def _facts(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "run", run["id"]
+    yield "status", run["status"]
+    if run["cancel_requested"] and run["finished_at"] is None:
+        yield "", "asked to cancel"
+    yield "model", run["model"]
+    yield "made", run["created_at"]
+    if took := _took(run):
+        yield "took", took
+    yield "prompt", excerpt(run["prompt"])
+    for key, value in run["metadata"].items():
+        yield "metadata", f"{key}={value}"
+    for stage in run["stages"]:
+        by = " of ".join(name for name in (stage["model"], stage["provider"]) if name)
+        yield (
+            "stage",
+            "  ".join(part for part in (stage["stage_id"], stage["status"], by, tokens(stage["usage"])) if part),
+        )
+    for pending in run["pending_approvals"]:
+        what = pending["question"] if pending["question"] is not None else f"{pending['name']} {pending['arguments']}"
+        yield "waits for", ""
+        yield "", f"call {pending['call_id']}: {excerpt(what)}  (until {pending['expires_at']})"
+    if run["usage"]:
+        usage = run["usage"]
+        yield "usage", f"{tokens(usage)}: {usage['prompt_tokens']} of prompts, {usage['completion_tokens']} written"
+    if cost := money(run["usage"]):
+        yield "cost", cost
+    if run["tries"]:
+        yield "tries", f"{run['tries']} after workers that died"
+    if run["error"]:
+        yield "error", f"{run['error']['error']} ({run['error']['code']})"
+    yield "cursor", run["last_event_id"]
+
+
+def _row(run: dict[str, Any]) -> str:
+    return f"{run['id']}  {run['status']:<9}  {run['created_at']}  {excerpt(run['prompt'])}"
+
+
+def _took(run: dict[str, Any]) -> str:
+    if run["started_at"] is None or run["finished_at"] is None:
+        return ""
+    return seconds(1000 * (_time(run["finished_at"]) - _time(run["started_at"])).total_seconds())
+
+
+def _clock(timestamp: str) -> str:
+    """The reader's own time; with the date where it is not today's."""
+    moment = _time(timestamp).astimezone()
+    return moment.strftime("%H:%M:%S" if moment.date() == datetime.now().astimezone().date() else "%b %d %H:%M")
+
+
+def _time(timestamp: str) -> datetime:
+    return datetime.fromisoformat(timestamp)

@@ -1,0 +1,66 @@
+"""A client of Stagebus: makes runs, and follows them through every disconnect.
+
+    from stagebus.client import Stagebus
+
+    with Stagebus("http://127.0.0.1:8000") as bus:
+        run = bus.runs.create(user_prompt="What is the weather in Paris?")
+        for received in run:
+            print(received.event, received.data)
+        print(run.result().text)
+
+`AsyncStagebus` has the same words with `await` and `async for`. What a client keeps of a run
+is `run.cursor`; `bus.runs.resume(run_id, cursor)` goes on from it, in another process, too.
+"""
+
+from stagebus.client.asynchronous import AsyncRun, AsyncRuns, AsyncStagebus
+from stagebus.client.client_errors import (
+    BadCursor,
+    BadKey,
+    ClientError,
+    Conflict,
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    RateLimited,
+    Refused,
+    RunCancelled,
+    RunFailed,
+    StreamBroken,
+    Unauthenticated,
+    Unavailable,
+    Unreachable,
+)
+from stagebus.client.event_sequencer import Received
+from stagebus.client.results import Result, Ticket
+from stagebus.client.run_state import CallState, RunState, StageState
+from stagebus.client.synchronous import Run, Runs, Stagebus
+
+__all__ = [
+    "AsyncRun",
+    "AsyncRuns",
+    "AsyncStagebus",
+    "BadCursor",
+    "BadKey",
+    "CallState",
+    "ClientError",
+    "Conflict",
+    "Forbidden",
+    "InvalidRequest",
+    "NotFound",
+    "RateLimited",
+    "Received",
+    "Refused",
+    "Result",
+    "Run",
+    "RunCancelled",
+    "RunFailed",
+    "RunState",
+    "Runs",
+    "StageState",
+    "Stagebus",
+    "StreamBroken",
+    "Ticket",
+    "Unauthenticated",
+    "Unavailable",
+    "Unreachable",
+]  # fmt: skip

@@ -1,0 +1,10 @@
+"""For those who write tools; docs/tools.md shows how.
+
+from stagebus.tools import ToolContext, ToolError, tool
+"""
+
+from stagebus.worker.tools.context import ToolContext
+from stagebus.worker.tools.function_tool import tool
+from stagebus.worker.tools.tool import ToolError
+
+__all__ = ["ToolContext", "ToolError", "tool"]

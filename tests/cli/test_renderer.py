@@ -1,0 +1,171 @@
+"""What a run looks like at a terminal."""
+
+import io
+
+import pytest
+
+from stagebus.cli.formatting import excerpt
+from stagebus.cli.renderer import Screen
+from stagebus.client import Received
+from stagebus.shared.runtime.sanitize import sanitize
+
+
+def shown(*events: tuple[str, dict]) -> tuple[str, str]:
+    """What goes to stdout and to stderr."""
+    out, err = io.StringIO(), io.StringIO()
+    view = Screen(out, err)
+    for sequence, (event, data) in enumerate(events, 1):
+        view.show(Received(f"1-{sequence}", event, data))
+    return out.getvalue(), err.getvalue()
+
+
+def chunk(text: str | None, stage_id: str = "extraction") -> tuple[str, dict]:
+    return "tool_completion_chunk", {"stage_id": stage_id, "tool_results": {"choices": [{"delta": {"content": text}}]}}
+
+
+CALL = ("tool_call", {"stage_id": "tools", "call_id": "c", "name": "get_weather", "arguments": '{"city":"Paris"}'})
+RESULT = {"stage_id": "tools", "call_id": "c", "name": "get_weather", "content": "18 °C", "duration_ms": 312}
+
+
+def test_text_goes_to_stdout_and_the_rest_to_stderr() -> None:
+    out, err = shown(
+        ("run_queued", {"stage_id": "run"}),
+        chunk("I look "),
+        chunk(None),
+        chunk("it up."),
+        CALL,
+        ("tool_result", RESULT),
+        chunk("It is ", "synthesis"),
+        chunk("18 °C.", "synthesis"),
+        ("done", {"stage_id": "run", "usage": {"total_tokens": 42, "cost": {"amount": 0.00123, "currency": "EUR"}}}),
+    )
+
+    assert out == "I look it up.\nIt is 18 °C.\n"
+    assert err == 'get_weather {"city":"Paris"}\nget_weather: 18 °C  (0.3 s)\ndone: 1 call, 42 tokens, 0.00123 EUR\n'
+
+
+def test_note_in_the_middle_of_a_piped_text_leaves_the_text_whole() -> None:
+    """`stagebus run … > answer` through a lost connection."""
+    out = io.StringIO()
+    screen = Screen(out, io.StringIO())
+    screen.show(Received("1-1", *chunk("In Pa")))
+    screen.note("lost the stream")
+    screen.show(Received("1-2", *chunk("ris.")))
+    screen.close()
+
+    assert out.getvalue() == "In Paris.\n"
+
+
+def test_note_at_a_terminal_has_its_own_line() -> None:
+    out = Terminal()
+    screen = Screen(out, io.StringIO())
+    screen.show(Received("1-1", *chunk("In Pa")))
+    screen.note("lost the stream")
+
+    assert out.getvalue() == "In Pa\n"
+
+
+def test_chunk_without_choices_is_no_text() -> None:
+    assert shown(("tool_completion_chunk", {"stage_id": "extraction", "tool_results": {"usage": {}}}))[0] == ""
+
+
+PROGRESS = ("tool_progress", {"stage_id": "tools", "call_id": "c", "message": "found\nthe place", "fraction": 0.254})
+
+
+def test_progress_is_a_line() -> None:
+    untold = ("tool_progress", {"stage_id": "tools", "call_id": "c", "message": "on"})
+
+    assert shown(CALL, PROGRESS, untold)[1].splitlines()[1:] == ["get_weather: 25 % found the place", "get_weather: on"]
+
+
+HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_last_line_at_a_terminal_goes_before_the_next_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    err = Terminal()
+    screen = Screen(io.StringIO(), err)
+    for event, data in (("stage_started", {"stage_id": "tools"}), CALL, PROGRESS):
+        screen.show(Received("1-1", event, data))
+    screen._notes._live.refresh()  # as its thread does, eight times a second
+    before = len(err.getvalue())
+    screen.show(Received("1-2", "tool_result", RESULT))
+
+    assert HIDE in err.getvalue()[:before]
+    assert "tools  get_weather: 25 % found the place  0.0 s" in err.getvalue()[:before]
+    _, shown, note = err.getvalue()[before:].rpartition(SHOW)
+    assert (shown, note) == (SHOW, "\r\x1b[1A\x1b[2Kget_weather: 18 °C  (0.3 s)\n")
+
+
+def test_no_color_leaves_no_styles(monkeypatch: pytest.MonkeyPatch) -> None:
+    def note() -> str:
+        err = Terminal()
+        Screen(io.StringIO(), err).show(Received("1-1", "error", {"error": "[red]broken[/]"}))
+        return err.getvalue()
+
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert note() == "\x1b[1;31merror: [red]broken[/]\x1b[0m\n"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert note() == "error: [red]broken[/]\n"
+
+
+def test_failed_call_says_so() -> None:
+    assert "get_weather failed: 18" in shown(("tool_result", {**RESULT, "is_error": True}))[1]
+
+
+@pytest.mark.parametrize(
+    ("event", "data", "line"),
+    [
+        ("error", {"stage_id": "run", "error": "the model is away", "code": "x"}, "error: the model is away\n"),
+        ("cancel", {"stage_id": "run"}, "cancelled\n"),
+        ("done", {"stage_id": "run"}, "done: 0 tokens\n"),
+        ("gap", {"requested": "5-9", "earliest": "0-1", "latest": "0-4"},
+         "Redis lost a part of the run: what came from event 0-1 on comes again\n"),
+        ("retry_scheduled", {"stage_id": "run", "retry_of": "synthesis", "retry": 1, "backoff_s": 0.52,
+         "reason": "overloaded"}, "synthesis is tried again in 0.5 s: overloaded\n"),
+    ],
+)  # fmt: skip
+def test_what_happens_to_the_run_is_a_line(event: str, data: dict, line: str) -> None:
+    assert shown((event, data)) == ("", line)
+
+
+def test_restarted_stage_says_that_its_text_is_void() -> None:
+    restarted = ("stage_restarted", {"stage_id": "synthesis", "attempt": 9, "discard_from": 0})
+
+    assert shown(restarted)[1] == "synthesis starts again\n"
+    assert shown(chunk("In P", "synthesis"), restarted) == (
+        "In P\n",
+        "synthesis starts again; its text above is void\n",
+    )
+
+
+def test_stage_that_goes_on_from_what_it_has_voids_nothing() -> None:
+    """As tools do after a person's decision, and after a crash."""
+    assert shown(("stage_restarted", {"stage_id": "tools", "attempt": 9, "discard_from": 1}))[1] == "tools goes on\n"
+
+
+def test_terminal_gets_no_orders_from_models_and_tools() -> None:
+    out, err = shown(
+        chunk("\x1b]0;title\x07a\u202eb\r\nc\td"), ("tool_result", {**RESULT, "content": "\x1b[2J\nx\x9b1m"})
+    )
+
+    assert out == "\ufffd]0;title\ufffda\ufffdb\ufffd\nc\td"
+    assert "\ufffd[2J x\ufffd1m" in err
+
+
+def test_printable_leaves_every_script_alone() -> None:
+    text = "naïve Привет 日本語 👩‍👩‍👧 עברית"
+
+    assert sanitize(text) == text
+
+
+def test_excerpt_is_one_line_of_bounded_length() -> None:
+    assert excerpt("a\n  b\tc") == "a b c"
+    assert excerpt("x" * 1000) == "x" * 159 + "…"

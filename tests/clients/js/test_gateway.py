@@ -1,0 +1,69 @@
+"""The JavaScript client against a real gateway that is killed, behind a network that is cut."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from tests.clients.js.conftest import run_node
+from tests.support.js_client import JsClient, js_clients
+from tests.support.proxy import Proxy
+from tests.support.strict_client import StrictClient, post_run
+from tests.support.system import System
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.faults]
+
+WEATHER = "What is the weather in Paris and in Tokyo?"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
+    """One gateway, one worker."""
+    async with System(tmp_path_factory.mktemp("js"), env={"STAGEBUS_SSE_RETRY_MS": "100"}) as running:
+        yield running
+
+
+async def test_each_event_once_through_a_killed_gateway_and_cut_connections(client_js: Path, system: System) -> None:
+    """Over a proxy that cuts, with connections that end at any byte, and a gateway that is killed and drained."""
+    async with Proxy(int(httpx.URL(system.url).port or 0)) as proxy, js_clients() as clients:
+        urls = [f"http://127.0.0.1:{proxy.port}"]
+        run_id = await post_run(system.url, {"user_prompt": WEATHER, "model": "demo:delay_ms=60"})
+        whole, cut = JsClient(clients, urls, run_id), JsClient(clients, urls, run_id, cut_max=4_000)
+        following = asyncio.gather(whole.follow())
+        for fault in (proxy.cut, lambda: system.restart_gateway(is_killed=True), proxy.cut, system.restart_gateway):
+            seen = len(whole.events)
+            await whole.until(lambda client, seen=seen: len(client.events) > seen)
+            await (fault() or asyncio.sleep(0))
+        await following
+        await cut.follow()
+        strict = await StrictClient(system.urls, run_id).follow()
+
+    assert whole.events == cut.events == strict.events
+    assert whole.events[-1].event == "done"
+    assert whole.connections > 2
+    assert cut.connections > 4
+
+
+async def test_readme_s_quickstart_does_what_it_says(client_js: Path, system: System) -> None:
+    (script, *others) = re.findall(
+        r"^```js\n(.*?)^```$", (client_js / "README.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    script = script.replace("http://127.0.0.1:8000", system.url)
+    shown = await asyncio.to_thread(run_node, "--input-type=module", "--eval", script)
+    assert "Paris" in shown.decode()
+    assert "Tokyo" in shown.decode()
+
+    run_id = await post_run(system.url, {"user_prompt": WEATHER})
+    for other in others:
+        before = f"""
+            import {{ Stagebus }} from "@stagebus/client";
+            const client = new Stagebus({{ baseUrl: {json.dumps(system.url)} }});
+            const run = client.runs.resume({json.dumps(run_id)});
+            const [runId, cursor, show] = [run.id, "0-1", () => undefined];
+        """
+        await asyncio.to_thread(run_node, "--input-type=module", "--eval", before + other)

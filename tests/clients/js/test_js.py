@@ -1,0 +1,93 @@
+"""The JavaScript client: its own tests in Node, and that what is made of it is up to date."""
+
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from stagebus.shared.domain.events import EVENT_BY_NAME, TERMINAL_NAMES
+from tests.clients.js.conftest import JS, run_node
+
+VENDOR = JS.parent.parent / "gateway" / "static" / "vendor"
+# Events are told apart by their names, and each has its own data.
+USER = """
+import { answerStage, emptyRun, reduce, Stagebus, type RunState } from "@stagebus/client";
+import { useRun } from "@stagebus/client/react";
+
+const run = await new Stagebus({ apiKey: async () => "key" }).runs.create({ user_prompt: "Hi", max_rounds: 2 });
+for await (const event of run) {
+  if (event.name === "tool_call") event.data.arguments.length;
+  if (event.name === "gap") event.data.earliest.length;
+  // @ts-expect-error: no other event has arguments
+  if (event.name === "done") event.data.arguments;
+}
+let state: RunState = emptyRun();
+for await (const update of run.updates({ signal: AbortSignal.timeout(1) })) state = reduce(state, update);
+const text: string | undefined = answerStage(state)?.text;
+// @ts-expect-error: a state is never changed
+state.status = "queued";
+// @ts-expect-error: no such field
+await new Stagebus().runs.create({ prompt: "Hi" });
+const shown: RunState = useRun(run).state;
+"""
+MAKE = "run `make client`"
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (JS / "test").glob("*.test.mjs")))
+def test_modules(client_js: Path, name: str) -> None:
+    run_node("--test", client_js / "test" / name)
+
+
+def test_types_are_those_of_the_gateway_s_schemas(client_js: Path) -> None:
+    schemas = subprocess.run([sys.executable, JS / "scripts" / "schemas.py"], capture_output=True, check=True).stdout
+
+    made = run_node(client_js / "scripts" / "generate.mjs", stdin=schemas)
+    assert made.decode() == (client_js / "src" / "schema.ts").read_text(), MAKE
+
+
+def test_the_page_s_copy_is_this_client(client_js: Path, tmp_path: Path) -> None:
+    """Built again it has the same bytes, so those who run the gateway need no Node."""
+    run_node(client_js / "scripts" / "bundle.mjs", tmp_path)
+
+    for made in tmp_path.iterdir():
+        assert made.read_bytes() == (VENDOR / made.name).read_bytes(), MAKE
+
+
+def test_the_package_is_clean_and_complete(client_js: Path, tmp_path: Path) -> None:
+    """What is packed can be imported and type-checked where nothing else of this repository is."""
+    pack = ["npm", "pack", "--json", "--silent", "--ignore-scripts", "--pack-destination", tmp_path]
+    (packed,) = json.loads(subprocess.run(pack, cwd=client_js, capture_output=True, check=True).stdout)
+    names = {file["path"] for file in packed["files"]}
+    assert {"package.json", "README.md", "LICENSE", "examples/eventsource.html"} <= names
+    assert {name.split("/")[0] for name in names} == {"package.json", "README.md", "LICENSE", "examples", "dist"}
+    assert {Path(name).suffix for name in names if name.startswith("dist/")} - {""} == {".js", ".ts", ".map"}
+
+    modules = tmp_path / "node_modules"
+    (modules / "@stagebus").mkdir(parents=True)
+    for name in ("eventsource-parser", "react", "@types"):
+        (modules / name).symlink_to(client_js / "node_modules" / name)
+    with tarfile.open(tmp_path / packed["filename"]) as tarball:
+        tarball.extractall(modules, filter="data")
+    (modules / "package").rename(modules / "@stagebus" / "client")
+    (tmp_path / "user.mts").write_text(USER)
+    command = ["--ignoreConfig", "--noEmit", "--strict", "--target", "es2023", "--module", "nodenext", "--types"]
+    run_node(client_js / "node_modules" / "typescript" / "bin" / "tsc", *command, "", tmp_path / "user.mts")
+    script = (
+        'for (const name of ["", "/react"]) console.log(Object.keys(await import(`@stagebus/client${name}`)).length)'
+    )
+    assert int(run_node("--input-type=module", "--eval", script, cwd=tmp_path).split()[0]) > 10
+
+
+def test_it_knows_every_event(client_js: Path) -> None:
+    """An EventSource gives only the events that are asked for by name; one too few would look like a loss."""
+    script = f"""
+        import {{ EVENT_NAMES, TERMINAL_NAMES }} from {json.dumps((VENDOR / "stagebus-client.js").as_uri())};
+        console.log(JSON.stringify([EVENT_NAMES, [...TERMINAL_NAMES]]));
+    """
+    names, terminal_names = json.loads(run_node("--input-type=module", "--eval", script))
+
+    assert set(names) == set(EVENT_BY_NAME), MAKE
+    assert set(terminal_names) == TERMINAL_NAMES

@@ -1,0 +1,221 @@
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stagebus.gateway.api.schemas.create_run import METADATA_MAX, named_tools, parse_create_run, unknown_tools
+from stagebus.gateway.api.schemas.validation import ERRORS_MAX
+from stagebus.shared.config.provider_schema import ProvidersFile
+from stagebus.shared.config.providers import Providers
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.domain.requests import RunRequest
+from stagebus.shared.errors import InvalidRequest
+
+SETTINGS = Settings(model="house-model", run_timeout_s=60, run_timeout_max_s=120)
+HELLO = {"user_prompt": "Hello"}
+
+
+def parse(**fields: Any) -> RunRequest:
+    return parse_create_run(fields, SETTINGS)
+
+
+def wrong_fields(body: dict[str, Any]) -> list[str]:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_create_run(body, SETTINGS)
+    return [error["field"] for error in caught.value.errors]
+
+
+def test_defaults_are_filled_in() -> None:
+    assert parse(**HELLO) == RunRequest(
+        model="house-model",
+        messages=[{"role": "user", "content": "Hello"}],
+        tools=None,
+        tool_choice="auto",
+        parallel_tool_calls=None,
+        synthesis=True,
+        max_tokens=(None, None),
+        temperature=(None, None),
+        max_rounds=1,
+        timeout_s=60,
+        metadata={},
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "stored"),
+    [
+        ("a", "a"),
+        ({"extraction": "a", "synthesis": "b"}, ("a", "b")),
+        ({"synthesis": "b"}, ("house-model", "b")),
+        ({}, ("house-model", "house-model")),
+    ],
+)
+def test_a_stage_may_have_its_own_model(model: Any, stored: Any) -> None:
+    assert parse(**HELLO, model=model).model == stored
+
+
+@pytest.mark.parametrize("model", [7, ["a", "b"], {"tools": "a"}, {"extraction": ""}, "a b"])
+def test_what_is_no_model_is_refused(model: Any) -> None:
+    assert wrong_fields({**HELLO, "model": model})[0].startswith("model")
+
+
+def test_model_has_to_be_named_where_the_operator_chose_none() -> None:
+    file = {"providers": {"p": {"base_url": "http://127.0.0.1:1", "models": ["x/*"]}}}
+    with pytest.raises(InvalidRequest, match="model: needed, as the operator has chosen none"):
+        parse_create_run(HELLO, SETTINGS, Providers(ProvidersFile.model_validate(file)))
+
+
+def test_prompts_become_messages() -> None:
+    assert parse(user_prompt="Hello", system_prompt="Be brief.").messages == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hello"},
+    ]
+
+
+def test_messages_pass_as_the_client_wrote_them() -> None:
+    """No field is added: some providers refuse nulls that they did not expect."""
+    messages = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "What is this?"},
+                                     {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}]},
+        {"role": "assistant", "content": None, "tool_calls": [
+            {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": "{}"}}]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "A tree."},
+        {"role": "user", "content": "Thanks", "name": "ann"},
+    ]  # fmt: skip
+
+    assert parse(messages=messages).messages == messages
+
+
+@pytest.mark.parametrize(
+    ("given", "stored"),
+    [
+        ("auto", "auto"),
+        ("none", "none"),
+        ("required", "required"),
+        ("get_weather", {"type": "function", "function": {"name": "get_weather"}}),
+        (
+            {"type": "function", "function": {"name": "get_weather"}},
+            {"type": "function", "function": {"name": "get_weather"}},
+        ),
+    ],
+)
+def test_tool_choice_is_stored_as_providers_know_it(given: Any, stored: Any) -> None:
+    assert parse(**HELLO, tool_choice=given).tool_choice == stored
+
+
+def test_one_number_is_for_both_stages_and_two_are_one_each() -> None:
+    assert parse(**HELLO, max_tokens=100, temperature=0).max_tokens == (100, 100)
+    assert parse(**HELLO, max_tokens=100, temperature=0).temperature == (0.0, 0.0)
+    assert parse(**HELLO, max_tokens=[10, 200], temperature=[0, 1.5]).max_tokens == (10, 200)
+    assert parse(**HELLO, max_tokens=[None, 200]).max_tokens == (None, 200)
+
+
+@pytest.mark.parametrize("request_", [HELLO, {**HELLO, "tools": ["a"], "max_tokens": [1, 2], "timeout_s": 5}])
+def test_what_is_stored_is_read_again(request_: dict[str, Any]) -> None:
+    stored = parse_create_run(request_, SETTINGS)
+
+    assert RunRequest.model_validate_json(stored.model_dump_json()) == stored
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        ({}, ["user_prompt"]),
+        ({"user_prompt": None}, ["user_prompt"]),
+        ({"user_prompt": ""}, ["user_prompt"]),
+        ({"user_prompt": 5}, ["user_prompt"]),
+        ({**HELLO, "messages": [{"role": "user", "content": "x"}]}, ["user_prompt"]),
+        ({"system_prompt": "x", "messages": [{"role": "user", "content": "x"}]}, ["system_prompt"]),
+        ({**HELLO, "model": "two words"}, ["model"]),
+        ({**HELLO, "model": "line\nbreak"}, ["model"]),
+        ({**HELLO, "colour": "red"}, ["colour"]),
+        ({**HELLO, "base_url": "http://elsewhere"}, ["base_url"]),
+        ({"messages": []}, ["messages"]),
+        ({"messages": "x"}, ["messages"]),
+        ({"messages": [{"role": "user"}]}, ["messages.0.content"]),
+        ({"messages": [{"role": "bob", "content": "x"}]}, ["messages.0"]),
+        ({"messages": [{"role": "user", "content": 7}]}, ["messages.0.content"]),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, ["messages.0.content.0.text"]),
+        ({"messages": [{"role": "user", "content": [{"type": "video"}]}]}, ["messages.0.content.0"]),
+        ({"messages": [{"role": "assistant"}]}, ["messages.0"]),
+        ({"messages": [{"role": "user", "content": "x", "cache": 1}]}, ["messages.0.cache"]),
+        ({**HELLO, "tools": ["a", "b", "a"]}, ["tools.2"]),
+        ({**HELLO, "tools": ["a b"]}, ["tools.0"]),
+        ({**HELLO, "tools": "get_weather"}, ["tools"]),
+        ({**HELLO, "tools": [], "tool_choice": "required"}, ["tool_choice"]),
+        ({**HELLO, "tools": ["a"], "tool_choice": "b"}, ["tool_choice"]),
+        ({**HELLO, "tool_choice": {"type": "function", "function": {}}}, ["tool_choice.function.name"]),
+        ({**HELLO, "tool_choice": 1}, ["tool_choice"]),
+        ({**HELLO, "max_tokens": 0}, ["max_tokens"]),
+        ({**HELLO, "max_tokens": "100"}, ["max_tokens"]),
+        ({**HELLO, "max_tokens": 1.5}, ["max_tokens"]),
+        ({**HELLO, "max_tokens": True}, ["max_tokens"]),
+        ({**HELLO, "max_tokens": [1]}, ["max_tokens"]),
+        ({**HELLO, "max_tokens": [1, 2, 3]}, ["max_tokens"]),
+        ({**HELLO, "max_tokens": [1, -2]}, ["max_tokens.1"]),
+        ({**HELLO, "max_tokens": 10**300}, ["max_tokens"]),
+        ({**HELLO, "temperature": 2.1}, ["temperature"]),
+        ({**HELLO, "synthesis": "yes"}, ["synthesis"]),
+        ({**HELLO, "synthesis": 1}, ["synthesis"]),
+        ({**HELLO, "max_rounds": 0}, ["max_rounds"]),
+        ({**HELLO, "max_rounds": 17}, ["max_rounds"]),
+        ({**HELLO, "timeout_s": 0}, ["timeout_s"]),
+        ({**HELLO, "timeout_s": 121}, ["timeout_s"]),
+        ({**HELLO, "metadata": {"a": 1}}, ["metadata.a"]),
+        ({**HELLO, "metadata": {"a": "x" * 513}}, ["metadata.a"]),
+        ({**HELLO, "metadata": {f"k{i}": "x" for i in range(METADATA_MAX + 1)}}, ["metadata"]),
+        ({"user_prompt": 1, "synthesis": 2, "max_rounds": 3.5}, ["user_prompt", "synthesis", "max_rounds"]),
+    ],
+)
+def test_wrong_field_is_named(body: dict[str, Any], fields: list[str]) -> None:
+    assert wrong_fields(body) == fields
+
+
+def test_errors_are_bounded_and_show_no_more_of_the_input_than_needed() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_create_run({"x" * 10_000 + str(i): 1 for i in range(100)}, SETTINGS)
+
+    assert len(caught.value.errors) == ERRORS_MAX
+    assert len(str(caught.value.errors)) < 10_000
+
+
+def test_secret_input_is_not_in_the_error() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_create_run({"user_prompt": ["s3cret"]}, SETTINGS)
+
+    assert "s3cret" not in str(caught.value) + str(caught.value.errors) + str(caught.value.__cause__)
+
+
+def test_every_named_tool_is_looked_up() -> None:
+    assert named_tools(parse(**HELLO)) == []
+    assert named_tools(parse(**HELLO, tools=["a", "b"])) == ["a", "b"]
+    assert named_tools(parse(**HELLO, tool_choice="c")) == ["c"]
+
+
+def test_unknown_tool_names_its_place() -> None:
+    error = unknown_tools(parse(**HELLO, tools=["a", "b"]), {"b"})
+
+    assert [e["field"] for e in error.errors] == ["tools.1"]
+    assert [e["field"] for e in unknown_tools(parse(**HELLO, tool_choice="c"), {"c"}).errors] == ["tool_choice"]
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+FIELDS = [
+    "model", "user_prompt", "system_prompt", "messages", "tools", "tool_choice", "parallel_tool_calls", "synthesis",
+    "max_tokens", "temperature", "max_rounds", "timeout_s", "metadata",
+]  # fmt: skip
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), json_values))
+def test_anything_is_taken_or_refused(body: dict[str, Any]) -> None:
+    try:
+        stored = parse_create_run(body, SETTINGS)
+    except InvalidRequest:
+        return
+    assert RunRequest.model_validate_json(stored.model_dump_json()) == stored

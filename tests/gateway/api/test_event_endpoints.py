@@ -1,0 +1,76 @@
+"""The JSON pages of a run's events; the streams themselves are tested on real sockets, in e2e."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from stagebus.shared.domain.cursor import EventId
+from stagebus.shared.domain.events import StageStarted
+from tests.support.runs_by_hand import RunByHand
+
+JSON = {"Accept": "application/json"}
+
+
+async def read_pages(api: httpx.AsyncClient, path: str, limit: int) -> list[dict[str, Any]]:
+    """Page by page, as a client does that knows nothing of ids."""
+    pages: list[dict[str, Any]] = []
+    cursor = "0"
+    while not pages or pages[-1]["has_more"]:
+        response = await api.get(path, params={"last_event_id": cursor, "limit": limit}, headers=JSON)
+        pages.append(response.json())
+        assert pages[-1]["last_event_id"] != cursor, "each page brings its reader on"
+        cursor = pages[-1]["last_event_id"]
+    return pages
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 100])
+async def test_pages_of_a_stage_come_to_their_end(api: httpx.AsyncClient, run: RunByHand, limit: int) -> None:
+    """Though a page may be all of what other stages have."""
+    mine = await run.begin("synthesis")
+    await run.say("x", "y", "z")
+    mine += await run.say("a", "b", stage_id="synthesis")
+    mine.append(await run.end())
+
+    pages = await read_pages(api, f"/runs/{run.run_id}/stages/synthesis/events", limit)
+
+    assert [event["id"] for page in pages for event in page["events"]] == [str(event_id) for event_id in mine]
+    assert [page["is_ended"] for page in pages] == [False] * (len(pages) - 1) + [True]
+
+
+async def test_page_says_where_the_next_one_goes_on(api: httpx.AsyncClient, run: RunByHand) -> None:
+    said = [EventId(0, 1), *await run.say("a", "b", "c")]
+
+    pages = await read_pages(api, f"/runs/{run.run_id}/events", 2)
+
+    assert [page["last_event_id"] for page in pages] == [str(said[1]), str(said[3])]
+    assert [page["has_more"] for page in pages] == [True, False], "a full page that is the last says so"
+    assert pages[0]["events"][0] == {
+        "id": "0-1",
+        "event": "run_queued",
+        "data": {"stage_id": "run", "run_id": "x", "model": "m"},
+    }
+
+
+async def test_page_has_whole_chunks_for_those_who_want_them(api: httpx.AsyncClient, run: RunByHand) -> None:
+    """After any cursor: what all chunks of a stage repeat stands before it."""
+    template = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    await run.put(StageStarted(stage_id="extraction", attempt=1, chunk=template))
+    first, second = await run.say("a", "b")
+
+    for path in ("events", "stages/extraction/events"):
+        params = {"last_event_id": str(first), "chunks": "full"}
+        page = (await api.get(f"/runs/{run.run_id}/{path}", params=params, headers=JSON)).json()
+
+        assert [event["id"] for event in page["events"]] == [str(second)]
+        choice = {"index": 0, "delta": {"content": "b"}, "logprobs": None, "finish_reason": None}
+        assert page["events"][0]["data"]["tool_results"] == template | {"choices": [choice]}
+
+
+async def test_page_at_a_lost_cursor_tells_of_the_gap(api: httpx.AsyncClient, run: RunByHand) -> None:
+    (last,) = await run.say("a")
+
+    page = (await api.get(f"/runs/{run.run_id}/events", params={"last_event_id": "999999-9"}, headers=JSON)).json()
+
+    assert page["gap"] == {"requested": "999999-9", "earliest": "0-1", "latest": str(last)}
+    assert [event["id"] for event in page["events"]] == ["0-1", str(last)]

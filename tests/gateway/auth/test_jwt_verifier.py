@@ -1,0 +1,208 @@
+"""An issuer's tokens: what of them is checked, and how the issuer's keys come and go."""
+
+import asyncio
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+
+from stagebus.gateway.auth import jwks as jwks_module
+from stagebus.gateway.auth.jwks import Jwks, read_keys
+from stagebus.gateway.auth.jwt_verifier import JwtVerifier
+from stagebus.shared.access_errors import IssuerUnavailable, Unauthenticated
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.domain.tenants import Scope
+from tests.support.fake_gateway import Answer, FakeGateway
+
+ISSUER, AUDIENCE = "https://login.example/", "stagebus"
+RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+EC = ec.generate_private_key(ec.SECP256R1())
+ED = ed25519.Ed25519PrivateKey.generate()
+PRIVATE = {"RS256": RSA, "ES256": EC, "EdDSA": ED}
+MAKERS = {"RS256": RSAAlgorithm, "ES256": ECAlgorithm, "EdDSA": OKPAlgorithm}
+
+
+def public(alg: str, kid: str, **more: Any) -> dict[str, Any]:
+    made = MAKERS[alg].to_jwk(PRIVATE[alg].public_key(), as_dict=True)
+    return {**made, "kid": kid, "use": "sig", **more}
+
+
+def claims(**more: Any) -> dict[str, Any]:
+    made = {"iss": ISSUER, "aud": AUDIENCE, "sub": "alice", "exp": time.time() + 60, "tenant": "acme",
+            "scope": "runs:read runs:write openid"} | more  # fmt: skip
+    return {name: value for name, value in made.items() if value is not None}
+
+
+def token(alg: str = "RS256", kid: str | None = "RS256", key: Any = None, **more: Any) -> str:
+    return jwt.encode(claims(**more), key or PRIVATE[alg], alg, headers={} if kid is None else {"kid": kid})
+
+
+@pytest.fixture
+def key_set(tmp_path: Path) -> Path:
+    path = tmp_path / "jwks.json"
+    path.write_text(json.dumps({"keys": [public(alg, alg) for alg in PRIVATE]}))
+    return path
+
+
+@pytest.fixture
+def tokens(key_set: Path) -> JwtVerifier:
+    return JwtVerifier(Settings(auth="jwt", jwt_jwks=str(key_set), jwt_issuer=ISSUER, jwt_audience=AUDIENCE))
+
+
+@pytest.mark.parametrize("alg", PRIVATE)
+async def test_issuer_s_token_says_who_it_is(tokens: JwtVerifier, alg: str) -> None:
+    principal = await tokens.open(token(alg, alg))
+
+    assert (principal.tenant, principal.subject) == ("acme", "jwt:alice")
+    assert principal.scopes == {Scope.RUNS_READ, Scope.RUNS_WRITE}, "others are nothing to us"
+    assert principal.expires_at == pytest.approx(time.time() + 60, abs=5)
+
+
+async def test_claims_have_the_names_that_the_operator_says(key_set: Path) -> None:
+    settings = Settings(jwt_jwks=str(key_set), jwt_issuer=ISSUER, jwt_audience=AUDIENCE, jwt_tenant_claim="org",
+                        jwt_scopes_claim="permissions")  # fmt: skip
+    principal = await JwtVerifier(settings).open(token(org="umbrella", permissions=["approvals", 7, "x"]))
+
+    assert (principal.tenant, principal.scopes) == ("umbrella", {Scope.APPROVALS})
+
+
+PEM = RSA.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def confused() -> str:
+    """Signed with the public key as if it were a shared secret."""
+    import base64
+    import hmac
+
+    def encode(data: bytes) -> str:
+        return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+    head = encode(json.dumps({"alg": "HS256", "kid": "RS256"}).encode())
+    body = encode(json.dumps(claims()).encode())
+    return f"{head}.{body}.{encode(hmac.digest(PEM, f'{head}.{body}'.encode(), 'sha256'))}"
+
+
+OTHER = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (lambda: token(exp=time.time() - 60), "expired"),
+        (lambda: token(exp=None), "no exp"),
+        (lambda: token(nbf=time.time() + 60), "not valid yet"),
+        (lambda: token(iss="https://evil.example/"), "another issuer"),
+        (lambda: token(iss=None), "no iss"),
+        (lambda: token(aud="others"), "somebody else"),
+        (lambda: token(aud=None), "no aud"),
+        (lambda: token(sub=None), "no sub"),
+        (lambda: token(sub=7), "no JWT"),
+        (lambda: token(tenant=None), "no tenant"),
+        (lambda: token(tenant="a:b"), "no tenant"),
+        (lambda: token(tenant=["acme"]), "no tenant"),
+        (lambda: token(key=OTHER), "signature"),
+        (lambda: token("ES256", "RS256"), "signature"),
+        (lambda: jwt.encode(claims(), None, "none", headers={"kid": "RS256"}), "signature"),
+        (confused, "signature"),
+        (lambda: token("RS256", "RS256")[:-4] + "AAAA", "signature"),
+        (lambda: token(kid="unknown"), "does not publish"),
+        (lambda: token(kid=None), "does not publish"),
+        (lambda: jwt.encode(claims(), RSA, "RS512", headers={"kid": "RS256"}), "signature"),
+        (lambda: "x.y.z", "no JWT"),
+        (lambda: "é", "no JWT"),
+    ],
+)
+async def test_other_tokens_are_refused_with_the_reason(tokens: JwtVerifier, made: Any, said: str) -> None:
+    with pytest.raises(Unauthenticated, match=said):
+        await tokens.open(made())
+
+
+def test_only_keys_that_can_sign_alone_are_taken() -> None:
+    weak = RSAAlgorithm.to_jwk(
+        rsa.generate_private_key(public_exponent=65537, key_size=1024).public_key(), as_dict=True
+    )
+    keys = [
+        public("RS256", "good"),
+        public("RS256", "other-use", use="enc"),
+        {**public("RS256", "other-alg"), "alg": "RS512"},
+        {**public("RS256", "symmetric-alg"), "alg": "HS256"},
+        {"kty": "oct", "kid": "shared", "k": "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"},
+        {**weak, "kid": "weak"},
+        {"kty": "RSA"},
+        "junk",
+    ]
+
+    assert [key.key_id for key in read_keys(json.dumps({"keys": keys}).encode())] == ["good"]
+
+
+class Clock:
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(jwks_module, "time", clock)
+    return clock
+
+
+async def test_new_key_is_found_and_old_one_goes_over_http(clock: Clock) -> None:
+    """A token with an unknown key makes us ask, all at once only once, and not for every one of them."""
+    published, asked = [public("RS256", "old")], []
+
+    def answer(_: Any) -> Answer:
+        asked.append(clock.now)
+        return Answer(json.dumps({"keys": published}).encode())
+
+    async with FakeGateway(answer) as issuer:
+        jwks = Jwks(f"{issuer.url}/jwks.json")
+        await asyncio.gather(*(jwks.find("old") for _ in range(20)))
+        assert len(asked) == 1
+        published[:] = [public("ES256", "new")]
+        for _ in range(20):
+            with pytest.raises(Unauthenticated):
+                await jwks.find("new")
+        assert len(asked) == 1, "asked a moment ago"
+        clock.now += jwks_module.ASK_EVERY_S
+        assert (await jwks.find("new")).key_id == "new"
+        with pytest.raises(Unauthenticated):
+            await jwks.find("old")
+        assert len(asked) == 2
+        clock.now += jwks_module.FRESH_S + 1
+        published[:] = [public("EdDSA", "newer")]
+        assert (await jwks.find("new")).key_id == "new", "nobody waits for a refresh"
+        assert jwks._fetching is not None
+        await jwks._fetching
+        assert (await jwks.find("newer")).key_id == "newer"
+
+
+async def test_issuer_that_is_away_is_a_trouble_that_passes(clock: Clock, key_set: Path) -> None:
+    jwks = Jwks(str(key_set))
+    await jwks.find("RS256")
+    hidden = key_set.rename(key_set.with_suffix(".away"))  # noqa: ASYNC240 - a rename is quick
+    clock.now += jwks_module.ASK_EVERY_S
+    with pytest.raises(IssuerUnavailable):
+        await jwks.find("new")
+    assert (await jwks.find("RS256")).key_id == "RS256", "what was fetched holds"
+    hidden.rename(key_set)
+    clock.now += jwks_module.ASK_EVERY_S
+    with pytest.raises(Unauthenticated):
+        await jwks.find("new")
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"keys": []}', b'{"keys": 7}', b"\xff", b'{"keys": [{}]}'])
+async def test_what_is_no_key_set_is_no_answer(tmp_path: Path, body: bytes) -> None:
+    path = tmp_path / "jwks.json"
+    path.write_bytes(body)
+
+    with pytest.raises(IssuerUnavailable):
+        await Jwks(str(path)).find("a")

@@ -1,0 +1,227 @@
+"""Raw bytes at a real gateway: what is too long, too slow, too many, or no HTTP at all."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+
+import httpx
+import pytest
+
+from tests.support.system import Process
+
+HEADERS_S, BODY_S = 0.4, 0.8
+HEADERS_MAX = 4096
+CONNECTIONS_MAX = 24
+SOON_S = 5.0
+GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
+POST = b"POST /runs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+
+
+@pytest.fixture(scope="module")
+def address(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, int]:
+    """One gateway for the module, with little patience."""
+    env = {
+        "STAGEBUS_REDIS_URL": redis_url,
+        "STAGEBUS_HEADERS_TIMEOUT_S": str(HEADERS_S),
+        "STAGEBUS_BODY_TIMEOUT_S": str(BODY_S),
+        "STAGEBUS_HEADERS_MAX_BYTES": str(HEADERS_MAX),
+        "STAGEBUS_CONNECTIONS_MAX": str(CONNECTIONS_MAX),
+    }
+    folder = tmp_path_factory.mktemp("gateway")
+    process = Process("gateway", ["-m", "stagebus.gateway", "--port", "0"], env, folder)
+    process.start()
+    try:
+        url = httpx.URL(asyncio.run(process.ready()))
+        yield url.host, url.port
+    finally:
+        asyncio.run(process.kill())
+
+
+class Client:
+    """A connection that is spoken to in bytes."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    async def send(self, data: bytes) -> None:
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def status(self) -> int:
+        """The status of the next answer; 0 where the connection is gone."""
+        async with asyncio.timeout(SOON_S):
+            try:
+                head = await self._reader.readuntil(b"\r\n\r\n")
+            except (asyncio.IncompleteReadError, ConnectionError):
+                return 0
+            lines = head.decode().lower().split("\r\n")
+            length = next((line for line in lines if line.startswith("content-length:")), "content-length: 0")
+            await self._reader.readexactly(int(length.split(":")[1]))
+            return int(head.split()[1])
+
+    async def is_closed(self) -> bool:
+        """Wait for the end of the connection."""
+        async with asyncio.timeout(SOON_S):
+            try:
+                while await self._reader.read(65536):
+                    pass
+            except ConnectionError:
+                pass
+            return True
+
+
+@pytest.fixture
+async def connect(address: tuple[str, int]) -> AsyncIterator[Callable]:
+    async with AsyncExitStack() as stack:
+
+        @asynccontextmanager
+        async def open_one():
+            reader, writer = await asyncio.open_connection(*address)
+            try:
+                yield Client(reader, writer)
+            finally:
+                writer.close()
+
+        yield lambda: stack.enter_async_context(open_one())
+
+
+# --- too long ----------------------------------------------------------------
+
+LONG = b"x" * (HEADERS_MAX + 1)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        GET + b"X-Long: " + LONG + b"\r\n\r\n",
+        GET + b"X-Endless: " + LONG,  # nothing of it is ever complete
+        GET + LONG,
+        b"GET /" + LONG + b" HTTP/1.1\r\n\r\n",
+        b"GET /?" + LONG,
+        GET + b"a: b\r\n" * HEADERS_MAX + b"\r\n",
+        GET + b"Cookie: a=b\r\n" * HEADERS_MAX,
+    ],
+    ids=lambda head: head[:60].decode(),
+)
+async def test_head_that_is_too_long_is_refused(connect: Callable, head: bytes) -> None:
+    client = await connect()
+    await client.send(head)
+
+    assert await client.status() == 431
+    assert await client.is_closed()
+
+
+async def test_head_within_the_limit_passes_again_and_again(connect: Callable) -> None:
+    """Each request of a connection has the whole of it."""
+    client = await connect()
+    for _ in range(3):
+        await client.send(GET + b"X-Long: " + b"x" * (HEADERS_MAX - 200) + b"\r\n\r\n")
+        assert await client.status() == 200
+
+
+# --- too slow ----------------------------------------------------------------
+
+
+async def trickle(client: Client, data: bytes, pause_s: float) -> None:
+    for at in range(len(data)):
+        await client.send(data[at : at + 1])
+        await asyncio.sleep(pause_s)
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "limit_s"),
+    [
+        (b"", b"", HEADERS_S),
+        (b"", GET, HEADERS_S),
+        (GET + b"\r\n", b"\r\n" * 200, HEADERS_S),  # empty lines between two requests are none
+        (GET + b"\r\n", b"GET /healthz", HEADERS_S),
+        (GET + b"\r\n" + GET, b"X-Slow: yes", HEADERS_S),
+        (POST + b"Content-Length: 1000\r\n\r\n", b" " * 1000, BODY_S),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n" * 100, BODY_S),
+        (GET + b"Content-Length: 1000\r\n\r\n", b" " * 1000, BODY_S),  # its answer is out long before
+    ],
+    ids=["silence", "head", "empty lines", "second head", "pipelined", "body", "chunks", "body nobody reads"],
+)
+async def test_slow_sender_loses_its_connection(connect: Callable, first: bytes, then: bytes, limit_s: float) -> None:
+    client = await connect()
+    started = time.monotonic()
+    await client.send(first)
+    sending = asyncio.create_task(trickle(client, then, 0.03))
+    assert await client.is_closed()
+    took_s = time.monotonic() - started
+    sending.cancel()
+    await asyncio.gather(sending, return_exceptions=True)
+
+    assert limit_s * 0.8 <= took_s <= limit_s + 1.5
+
+
+async def test_idle_connection_between_two_requests_is_kept(connect: Callable) -> None:
+    client = await connect()
+    for _ in range(2):
+        await client.send(GET + b"\r\n")
+        assert await client.status() == 200
+        await asyncio.sleep(HEADERS_S * 1.5)
+
+
+async def test_stream_is_no_slow_sender(connect: Callable, address: tuple[str, int]) -> None:
+    """It says nothing for as long as the run takes."""
+    async with httpx.AsyncClient(base_url=f"http://localhost:{address[1]}") as http:
+        events = (await http.post("/runs", json={"user_prompt": "Hello"})).json()["links"]["events"]
+    client = await connect()
+    await client.send(f"GET {events} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    assert await client.status() == 200
+    reading = asyncio.create_task(client.is_closed())
+    done, _ = await asyncio.wait([reading], timeout=BODY_S * 1.5)
+    reading.cancel()
+
+    assert not done
+
+
+# --- too many, and no HTTP at all --------------------------------------------
+
+
+async def test_connections_over_the_limit_are_closed_at_once(connect: Callable) -> None:
+    clients = [await connect() for _ in range(CONNECTIONS_MAX + 4)]
+    for client in clients:
+        with suppress(ConnectionError):
+            await client.send(GET + b"\r\n")
+    statuses = [await client.status() for client in clients]
+
+    assert statuses.count(200) <= CONNECTIONS_MAX
+    assert 4 <= statuses.count(0) < CONNECTIONS_MAX
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # a TLS greeting
+        b"\0\0\0\0\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /\0 HTTP/1.1\r\n\r\n",
+        b"GET /\xff\xfe HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"G\xc3\x89T / HTTP/1.1\r\n\r\n",
+        GET + b"X-Nul: a\0b\r\n\r\n",
+        GET + b"Bad Name: x\r\n\r\n",
+        GET + b" folded: x\r\n\r\n",
+        b"GET /static/../server.py HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /static/..%2f..%2f..%2fetc/passwd HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET //etc/passwd HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /runs/../metrics HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        POST + b"Content-Length: -1\r\n\r\n",
+        POST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n{}",
+        POST + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}",
+        POST + b"Content-Length: 99999999999999999999999\r\n\r\n{}",
+        POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}",
+        POST + b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffffffff\r\n{}",
+    ],
+    ids=repr,
+)
+async def test_what_is_no_http_is_refused(connect: Callable, data: bytes) -> None:
+    client = await connect()
+    await client.send(data)
+
+    assert await client.status() in (0, 400, 404, 505)
+    other = await connect()
+    await other.send(GET + b"\r\n")
+    assert await other.status() == 200, "and hurts nobody else"

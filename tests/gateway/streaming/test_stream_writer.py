@@ -1,0 +1,288 @@
+"""A stream on our own server's connections: what it holds, and what else may happen on its connection."""
+
+import asyncio
+import gc
+import socket
+import tracemalloc
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.server import ServerState
+
+from stagebus.gateway.context import Gateway
+from stagebus.gateway.server.connection import connection_class
+from stagebus.gateway.streaming.client_stream import OpenStream
+from stagebus.gateway.streaming.hub import Hub
+from stagebus.gateway.streaming.stream_writer import SocketWriter
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.observability.logging import fields_of
+from tests.support.runs_by_hand import RunByHand
+
+SOON_S = 10.0
+STREAM_MAX_BYTES = 16 * 2**10
+STREAMS = 100
+
+
+@pytest.fixture
+async def address(app: Starlette, settings: Settings) -> AsyncIterator[tuple[str, int]]:
+    """The app on connections of ours, in this process."""
+    config = uvicorn.Config(app, http=connection_class(settings), ws="none", lifespan="off", log_config=None)
+    config.load()
+    state = ServerState()
+    server = await asyncio.get_running_loop().create_server(
+        lambda: config.http_protocol_class(config=config, server_state=state, app_state={}), "127.0.0.1", 0
+    )
+    yield server.sockets[0].getsockname()
+    server.close()
+    for connection in list(state.connections):
+        connection.transport.abort()
+    async with asyncio.timeout(SOON_S):
+        while state.tasks:
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def hub(app: Starlette) -> Hub:
+    gateway: Gateway = app.state.gateway
+    return gateway.hub
+
+
+class Browser:
+    """A socket that asks for streams, without buffers of its own."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        self.socket = socket.create_connection(address)
+        self.socket.setblocking(False)
+        self.received = b""
+
+    async def ask(self, path: str, version: str = "1.1") -> None:
+        head = f"GET {path} HTTP/{version}\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
+        await asyncio.get_running_loop().sock_sendall(self.socket, head.encode())
+
+    async def to_the_end(self) -> bytes:
+        """Read until the connection is closed; all that came."""
+        async with asyncio.timeout(SOON_S):
+            while data := await asyncio.get_running_loop().sock_recv(self.socket, 2**16):
+                self.received += data
+        return self.received
+
+    async def until(self, text: bytes) -> None:
+        """Read until it has come; leaves what follows it."""
+        async with asyncio.timeout(SOON_S):
+            while text not in self.received:
+                data = await asyncio.get_running_loop().sock_recv(self.socket, 2**16)
+                assert data, "the connection is closed"
+                self.received += data
+        self.received = self.received.partition(text)[2]
+
+
+Connect = Callable[[], Browser]
+
+
+@pytest.fixture
+def connect(address: tuple[str, int]) -> Iterator[Connect]:
+    browsers: list[Browser] = []
+
+    def connect() -> Browser:
+        browsers.append(Browser(address))
+        return browsers[-1]
+
+    yield connect
+    for browser in browsers:
+        browser.socket.close()
+
+
+def events_of(run: RunByHand) -> str:
+    return f"/runs/{run.run_id}/events"
+
+
+async def until_open(hub: Hub, count: int) -> None:
+    async with asyncio.timeout(SOON_S):
+        while hub.open_streams != count:
+            await asyncio.sleep(0.01)
+
+
+async def test_client_of_http_1_0_gets_the_stream_without_chunks_until_the_connection_ends(
+    connect: Connect, run: RunByHand
+) -> None:
+    """Old proxies ask like that; some do by default."""
+    browser = connect()
+    await browser.ask(events_of(run), version="1.0")
+    await run.say("live")
+    await run.end()
+    head, _, body = (await browser.to_the_end()).partition(b"\r\n\r\n")
+
+    assert b"transfer-encoding" not in head.lower()
+    assert b"\r" not in body
+    assert body.startswith(b"retry: ")
+    assert [line for line in body.split(b"\n") if line.startswith(b"event: ")] == [
+        b"event: run_queued", b"event: tool_completion_chunk", b"event: done",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/runs/nope"])
+async def test_client_of_http_1_0_gets_whole_answers(connect: Connect, path: str) -> None:
+    browser = connect()
+    await browser.ask(path, version="1.0")
+    head, _, body = (await browser.to_the_end()).partition(b"\r\n\r\n")
+
+    assert b"content-length: %d\r\n" % len(body) in head + b"\r\n"
+    assert body.startswith(b"{")
+
+
+async def test_connection_carries_another_request_after_a_stream(connect: Connect, run: RunByHand) -> None:
+    browser = connect()
+    await browser.ask(events_of(run))
+    await browser.until(b"event: run_queued")
+    await run.end()
+    await browser.until(b"event: done")
+    await browser.until(b"\r\n0\r\n\r\n")
+    await browser.ask("/healthz")
+    await browser.until(b'{"status":"ok"}')
+
+
+async def test_request_that_came_during_a_stream_is_answered_after_it(connect: Connect, run: RunByHand) -> None:
+    browser = connect()
+    await browser.ask(events_of(run))
+    await browser.until(b"event: run_queued")
+    await browser.ask("/healthz")
+    await run.begin("extraction")
+    await browser.until(b"event: stage_started")
+    await run.end()
+    await browser.until(b"event: done")
+    await browser.until(b"\r\n0\r\n\r\nHTTP/1.1 200 OK\r\n")
+
+
+async def test_body_that_nobody_reads_holds_nothing_up(connect: Connect, run: RunByHand) -> None:
+    browser, loop = connect(), asyncio.get_running_loop()
+    length = 2**18
+    head = f"GET {events_of(run)} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\nContent-Length: {length}\r\n\r\n"
+    await loop.sock_sendall(browser.socket, head.encode())
+    await browser.until(b"event: run_queued")
+    await loop.sock_sendall(browser.socket, b" " * length)
+    await run.end()
+    await browser.until(b"event: done")
+    await browser.until(b"\r\n0\r\n\r\n")
+
+
+async def test_stream_is_reported_when_it_is_over(
+    connect: Connect, run: RunByHand, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "stagebus")
+    browser = connect()
+    await browser.ask(events_of(run))
+    await browser.until(b"event: run_queued")
+    assert not caplog.records
+    browser.socket.close()
+    async with asyncio.timeout(SOON_S):
+        while not (lines := [record for record in caplog.records if record.name == "stagebus.access"]):
+            await asyncio.sleep(0.01)
+    (line,) = lines
+    fields = fields_of(line)
+
+    assert (fields["method"], fields["path"], fields["status"]) == ("GET", events_of(run), 200)
+    assert fields["bytes"] > len(b"event: run_queued")
+    assert (fields["subject"], fields["tenant"]) == ("anyone", "default")
+
+
+async def test_quiet_stream_gets_pings_and_then_what_comes(connect: Connect, run: RunByHand, hub: Hub) -> None:
+    hub._settings = hub._settings.model_copy(update={"ping_s": 0.1})
+    browser = connect()
+    await browser.ask(events_of(run))
+    await browser.until(b"event: run_queued")
+    for _ in range(2):
+        await browser.until(b"8\r\n: ping\n\n\r\n")
+    await run.end()
+    await browser.until(b"event: done")
+    await browser.until(b"\r\n0\r\n\r\n")
+
+
+async def test_client_that_went_before_its_stream_began_leaves_none(
+    app: Starlette, connect: Connect, run: RunByHand, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limiter, relayed = app.state.gateway.limiter, asyncio.Event()
+    asked, may_go_on, begin, relay = asyncio.Event(), asyncio.Event(), limiter.begin_stream, hub.relay
+
+    async def begin_late(tenant: str) -> bool:
+        asked.set()
+        await may_go_on.wait()
+        return await begin(tenant)
+
+    async def relay_noted(stream: OpenStream) -> None:
+        await relay(stream)
+        relayed.set()
+
+    monkeypatch.setattr(limiter, "begin_stream", begin_late)
+    monkeypatch.setattr(hub, "relay", relay_noted)
+    lost = asyncio.Event()
+    monkeypatch.setattr(SocketWriter, "lose", _and_then(SocketWriter.lose, lost.set))
+    browser = connect()
+    await browser.ask(events_of(run))
+    async with asyncio.timeout(SOON_S):
+        await asked.wait()
+        browser.socket.close()
+        await lost.wait()
+        may_go_on.set()
+        await relayed.wait()
+
+    assert hub.open_streams == 0
+
+
+def _and_then(first: Callable[[SocketWriter], None], then: Callable[[], None]) -> Callable[[SocketWriter], None]:
+    def both(outlet: SocketWriter) -> None:
+        first(outlet)
+        then()
+
+    return both
+
+
+async def test_stream_that_ended_leaves_nothing_to_the_garbage_collector(
+    connect: Connect, run: RunByHand, hub: Hub
+) -> None:
+    """Which does not look at what was open when it last came."""
+    browser = connect()
+    await browser.ask(events_of(run))
+    await browser.until(b"event: run_queued")
+    (stream,) = hub._all_streams()
+    held = [weakref.ref(held) for held in (stream.outlet._protocol, stream.outlet)]
+    outlet_type = type(stream.outlet)
+    del stream
+    gc.collect()
+    gc.disable()
+    try:
+        browser.socket.close()
+        await until_open(hub, 0)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SOON_S):
+                while any(ref() is not None for ref in held):
+                    await asyncio.sleep(0.01)
+        assert [ref() for ref in held] == [None, None], outlet_type
+    finally:
+        gc.enable()
+
+
+async def test_open_stream_takes_little_memory(connect: Connect, run: RunByHand, hub: Hub) -> None:
+    """Of Python's own; a client here is a bare socket."""
+    first = connect()  # what is made once
+    await first.ask(events_of(run))
+    await until_open(hub, 1)
+    tracemalloc.start()
+    try:
+        gc.collect()
+        before, _ = tracemalloc.get_traced_memory()
+        browsers = [connect() for _ in range(STREAMS)]
+        for browser in browsers:
+            await browser.ask(events_of(run))
+            await browser.until(b"event: run_queued")
+            browser.received = b""
+        await until_open(hub, STREAMS + 1)
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert (after - before) / STREAMS <= STREAM_MAX_BYTES

@@ -1,0 +1,203 @@
+"""The providers file: what it may say, where a name leads, and what is said of a file that does not hold."""
+
+from pathlib import Path
+
+import pytest
+
+from stagebus.shared.config.config_file import Secret
+from stagebus.shared.config.providers import ONLY, Providers, read_file
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.domain.usage import Cost, Usage
+from stagebus.shared.errors import BadProviders, KeyMissing, UnknownModel
+
+KEY = "sk-never-to-be-seen"
+TWO = f"""
+[providers.openai]
+base_url = "https://api.openai.com/v1"
+key = "{KEY}"
+max_tokens_parameter = "max_completion_tokens"
+extra_body = {{ seed = 1, user = "us" }}
+models = [
+    "gpt-4.1",
+    {{ name = "fast", id = "gpt-4.1-mini", fallbacks = ["local/qwen3"], extra_body = {{ seed = 2 }} }},
+]
+
+[providers.ollama]
+base_url = "http://127.0.0.1:11434/v1"
+tools = "prompted"
+models = [{{ name = "local/*", id = "*" }}, {{ name = "local/big-*", id = "big-*", tools = "native" }}]
+
+[aliases]
+best = ["gpt-4.1", "local/qwen3"]
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "providers.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Providers:
+    return Providers(read_file(write(tmp_path, TWO)))
+
+
+def test_name_leads_to_its_provider_by_the_id_that_this_one_knows(two: Providers) -> None:
+    route, fallback = two.routes("fast")
+
+    assert (route.provider, route.model_id, route.extra_body) == ("openai", "gpt-4.1-mini", {"seed": 2, "user": "us"})
+    assert (fallback.provider, fallback.model_id) == ("ollama", "qwen3")
+
+
+def test_alias_leads_to_its_models_in_order(two: Providers) -> None:
+    assert [route.name for route in two.routes("best")] == ["gpt-4.1", "local/qwen3"]
+
+
+PRICED = """
+currency = "EUR"
+
+[providers.p]
+base_url = "http://127.0.0.1:1/v1"
+models = [
+    { name = "cheap", price = { input = 2, output = 8 } },
+    { name = "cached/*", id = "*", price = { input = 2, output = 8, cached = 0.5 } },
+    "free",
+]
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "usage", "amount"),
+    [
+        ("cheap", Usage(prompt_tokens=1000, completion_tokens=100, total_tokens=1100), 0.0028),
+        ("cheap", Usage(prompt_tokens=1000, completion_tokens=100, total_tokens=1100, cached_tokens=400), 0.0028),
+        ("cached/x", Usage(prompt_tokens=1000, completion_tokens=100, total_tokens=1100, cached_tokens=400), 0.0022),
+        ("cached/x", Usage(prompt_tokens=1, completion_tokens=0, total_tokens=1, cached_tokens=99), 0.0000005),
+        # Reasoning that is counted in the total alone is written as well.
+        ("cheap", Usage(prompt_tokens=1000, completion_tokens=100, total_tokens=2100), 0.0108),
+        ("cheap", Usage(), 0),
+    ],
+)
+def test_cost_is_by_the_model_s_own_price(tmp_path: Path, name: str, usage: Usage, amount: float) -> None:
+    (route,) = Providers(read_file(write(tmp_path, PRICED))).routes(name)
+
+    assert route.cost(usage) == Cost(amount=amount, currency="EUR")
+
+
+def test_model_without_a_price_has_no_cost(tmp_path: Path) -> None:
+    (route,) = Providers(read_file(write(tmp_path, PRICED))).routes("free")
+
+    assert route.cost(Usage(prompt_tokens=1, total_tokens=1)) is None
+
+
+@pytest.mark.parametrize("price", ["{ input = -1, output = 1 }", "{ input = 1 }", "{ input = 1, output = nan }", "3"])
+def test_price_that_is_none_is_refused(tmp_path: Path, price: str) -> None:
+    with pytest.raises(BadProviders, match="price"):
+        read_file(write(tmp_path, PRICED.replace("{ input = 2, output = 8 }", price)))
+
+
+def test_what_a_model_does_not_say_its_provider_does(two: Providers) -> None:
+    assert two.abilities("gpt-4.1").max_tokens_parameter == "max_completion_tokens"
+    assert two.abilities("gpt-4.1").tools == "native"
+    assert two.abilities("local/qwen3").tools == "prompted"
+    assert two.abilities("local/qwen3").max_tokens_parameter == "max_tokens"
+
+
+def test_first_pattern_that_matches_counts_and_needs_something_to_match(two: Providers) -> None:
+    assert two.routes("local/big-one")[0].model_id == "big-one"
+    with pytest.raises(UnknownModel):
+        two.routes("local/")
+
+
+def test_unknown_name_is_told_with_those_that_there_are(two: Providers) -> None:
+    with pytest.raises(UnknownModel, match=r"'gpt-5'; there are: best, gpt-4\.1, fast, local/"):
+        two.routes("gpt-5")
+
+
+def test_without_a_file_every_name_goes_to_the_one_provider() -> None:
+    (route,) = Providers.from_settings(Settings(openai_base_url="http://127.0.0.1:1/v1")).routes("demo:delay_ms=0,x=*")
+
+    assert (route.provider, route.model_id) == (ONLY, "demo:delay_ms=0,x=*")
+
+
+def test_first_name_of_the_file_is_the_default_unless_the_operator_says_otherwise(tmp_path: Path) -> None:
+    path = write(tmp_path, TWO)
+
+    assert Providers.from_settings(Settings(providers=path)).default_model == "best"
+    assert Providers.from_settings(Settings(providers=path, model="fast")).default_model == "fast"
+    with pytest.raises(BadProviders, match=r"STAGEBUS_MODEL does not go with .*'gpt-9'"):
+        Providers.from_settings(Settings(providers=path, model="gpt-9"))
+
+
+def test_base_url_that_is_none_is_named_by_its_variable() -> None:
+    with pytest.raises(BadProviders, match=r"^OPENAI_BASE_URL must be an http"):
+        Providers.from_settings(Settings(openai_base_url="localhost:8000/v1"))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ('base_url = "https://api.openai.com/v1"', "", "providers.openai.base_url: Field required"),
+        ("https://api.openai.com/v1", "ftp://x", "providers.openai.base_url: must be an http"),
+        ("https://api", "https://me:pw@api", "base_url: must hold no password"),
+        ("openai.com/v1", "openai.com/v1?key=1", "base_url: must have no ?"),
+        ("openai.com/v1", "openai.com/v1/chat/completions", "base_url: must end before"),
+        (f'key = "{KEY}"', "key = { environment = 'X' }", "providers.openai.key.environment: there is no such key"),
+        (f'key = "{KEY}"', "key = {}", "providers.openai.key: is one of"),
+        (f'key = "{KEY}"', "key = 7", "providers.openai.key: is a text"),
+        (f'key = "{KEY}"', f'kye = "{KEY}"', "providers.openai.kye: there is no such key"),
+        ("seed = 1", "stream = false", "providers.openai.extra_body: must not set stream"),
+        ('tools = "prompted"', 'tools = "maybe"', "providers.ollama.tools: Input should be 'native', 'prompted'"),
+        ('"gpt-4.1",', '"gpt-4.1", "gpt-4.1",', "'gpt-4.1' is served by 'openai' already"),
+        ('"gpt-4.1",', '{ name = "a", id = "*" },', "id has a * and name has none"),
+        ('"gpt-4.1",', '"a*b*",', "may have one * only"),
+        ('fallbacks = ["local/qwen3"]', 'fallbacks = ["nope"]', "models.fast.fallbacks: no provider serves 'nope'"),
+        ("best = [", "fast = [", "aliases.fast: is the name of a model"),
+        ('best = ["gpt-4.1"', 'best = ["gpt-9"', "aliases.best: no provider serves 'gpt-9'"),
+        ("best = [", "best = ", "no TOML: "),
+    ],
+)  # fmt: skip
+def test_file_that_does_not_hold_says_where_and_never_what(tmp_path, before: str, after: str, words: str) -> None:
+    assert before in TWO
+    path = write(tmp_path, TWO.replace(before, after, 1))
+    with pytest.raises(BadProviders) as failure:
+        read_file(path)
+
+    assert words in str(failure.value)
+    assert str(path) in str(failure.value)
+    assert KEY not in str(failure.value)
+    assert failure.value.__cause__ is None
+
+
+def test_file_that_is_not_there_is_named_with_its_variable(tmp_path: Path) -> None:
+    with pytest.raises(BadProviders, match=r"none\.toml cannot be read .*STAGEBUS_PROVIDERS"):
+        read_file(tmp_path / "none.toml")
+
+
+def test_key_never_shows(two: Providers) -> None:
+    assert KEY not in repr(two.by_name)
+    assert KEY not in str(two.by_name["openai"].model_dump())
+
+
+def test_key_of_a_file_is_read_at_each_use(tmp_path: Path) -> None:
+    """A key that is rotated needs no restart."""
+    secret = Secret(file=tmp_path / "key")
+    for key in ("one", "two"):
+        (tmp_path / "key").write_text(f"{key}\n")
+        assert secret.read() == key
+
+
+@pytest.mark.parametrize(
+    ("secret", "words"),
+    [
+        (Secret(env="STAGEBUS_NO_SUCH_KEY"), "the environment variable STAGEBUS_NO_SUCH_KEY is empty or not set"),
+        (Secret(file=Path("no/such/file")), "the file no/such/file cannot be read (FileNotFoundError)"),
+        (Secret.model_validate("a\nb"), "no printable ASCII text"),
+    ],
+)
+def test_key_that_is_missing_says_where_it_should_be(secret: Secret, words: str) -> None:
+    with pytest.raises(KeyMissing) as failure:
+        secret.read()
+
+    assert words in str(failure.value)

@@ -1,0 +1,191 @@
+"""One connection for many commands: order, failures, and what a caller hears of them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from stagebus.shared.storage.pipelined import PipelinedConnection
+from stagebus.shared.storage.raw_connection import RedisProtocol
+
+ECHO = "return ARGV[1]"
+WAIT_MS = 600
+
+
+@pytest.fixture
+async def line(redis: Redis) -> AsyncIterator[PipelinedConnection]:
+    line = PipelinedConnection(redis, timeout_s=5)
+    yield line
+    await line.aclose()
+
+
+async def connections(redis: Redis) -> int:
+    return int((await redis.info("clients"))["connected_clients"])
+
+
+async def test_answers_go_to_their_callers(line: PipelinedConnection) -> None:
+    """Many commands are under way at once, and each caller gets its own answer."""
+    answers = await asyncio.gather(*(line.eval(ECHO, 0, str(i)) for i in range(500)))
+
+    assert answers == [str(i).encode() for i in range(500)]
+
+
+async def test_takes_one_connection(redis: Redis, line: PipelinedConnection) -> None:
+    before = await connections(redis)
+    await asyncio.gather(*(line.eval(ECHO, 0, "x") for _ in range(50)))
+
+    assert await connections(redis) == before + 1
+
+
+async def test_an_error_is_its_callers_alone(line: PipelinedConnection) -> None:
+    """A script that fails, or that the server does not know, fails nobody else's command."""
+    outcomes = await asyncio.gather(
+        line.eval(ECHO, 0, "a"), line.evalsha("0" * 40, 0), line.eval("return error", 0), line.eval("return {err='ERR no'}", 0),
+        line.eval(ECHO, 0, "b"), return_exceptions=True,
+    )  # fmt: skip
+
+    assert outcomes[0] == b"a"
+    assert isinstance(outcomes[1], NoScriptError)
+    assert isinstance(outcomes[3], ResponseError)
+    assert outcomes[4] == b"b"
+
+
+async def test_a_cancelled_caller_shifts_no_answer(line: PipelinedConnection) -> None:
+    await line.eval(ECHO, 0, "open")
+    first = asyncio.create_task(line.eval(ECHO, 0, "first"))
+    second = asyncio.create_task(line.eval(ECHO, 0, "second"))
+    await asyncio.sleep(0)
+    first.cancel()
+
+    assert await second == b"second"
+    assert first.cancelled()
+
+
+async def test_a_transaction_has_nobody_between_its_commands(redis: Redis, line: PipelinedConnection) -> None:
+    """Each sets and reads the same key, all at once; what one wrote nobody else overwrites before it reads."""
+    key = b"between"
+    alone = line.eval(ECHO, 0, "alone")
+    answers = await asyncio.gather(
+        *(line.transaction([("SET", key, str(i), "EX", 60), ("GET", key)]) for i in range(50)), alone
+    )
+
+    assert answers == [*([b"OK", str(i).encode()] for i in range(50)), b"alone"]
+
+
+async def test_a_transaction_that_fails_is_its_callers_alone(redis: Redis, line: PipelinedConnection) -> None:
+    """A command that fails as it is carried out, or that the server will not take at all; or the caller went away."""
+    await redis.set("text", "x", ex=60)
+    gone = asyncio.create_task(line.transaction([("GET", "text")]))
+    await asyncio.sleep(0)
+    gone.cancel()
+    outcomes = await asyncio.gather(
+        line.transaction([("GET", "text"), ("LPUSH", "text", "y")]),
+        line.transaction([("NO-SUCH-COMMAND",)]),
+        line.transaction([("GET", "text")]),
+        line.eval(ECHO, 0, "b"),
+        return_exceptions=True,
+    )
+
+    assert isinstance(outcomes[0], ResponseError)
+    assert isinstance(outcomes[1], ResponseError)
+    assert outcomes[2:] == [[b"x"], b"b"]
+
+
+async def test_a_cut_is_heard_and_the_next_command_opens_anew(redis: Redis, line: PipelinedConnection) -> None:
+    await line.eval(ECHO, 0, "open")
+    await redis.client_pause(WAIT_MS, all=True)
+    waiting = [asyncio.create_task(line.eval(ECHO, 0, str(i))) for i in range(3)]
+    waiting.append(asyncio.create_task(line.transaction([("PING",)])))
+    await asyncio.sleep(0)
+    assert line._wire is not None
+    line._wire._transport.abort()
+
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(outcome, RedisConnectionError) for outcome in outcomes)
+    assert await line.eval(ECHO, 0, "again") == b"again"
+
+
+async def test_a_connection_closed_by_the_server_is_opened_again(redis: Redis, line: PipelinedConnection) -> None:
+    await line.eval(ECHO, 0, "open")
+    await redis.client_kill_filter(_type="normal", skipme=True)
+    async with asyncio.timeout(5):
+        while line._wire is not None:
+            await asyncio.sleep(0.01)
+
+    assert await line.eval(ECHO, 0, "again") == b"again"
+
+
+async def test_a_silent_server_counts_as_away(redis: Redis) -> None:
+    """Who waits longer than the time-out gets an error, though TCP tells of none."""
+    line = PipelinedConnection(redis, timeout_s=0.1)
+    await line.eval(ECHO, 0, "open")
+    await redis.client_pause(WAIT_MS, all=True)
+
+    with pytest.raises(RedisTimeoutError):
+        await line.eval(ECHO, 0, "x")
+    await line.aclose()
+
+
+async def test_a_closed_line_answers_nobody(redis: Redis) -> None:
+    line = PipelinedConnection(redis, timeout_s=5)
+    await line.eval(ECHO, 0, "open")
+    waiting = asyncio.create_task(line.eval(ECHO, 0, "x"))
+    await asyncio.sleep(0)
+    await line.aclose()
+
+    with pytest.raises(RedisConnectionError):
+        await waiting
+
+
+async def test_nobody_listens(settings) -> None:
+    """A server that is not there fails the command, not the line."""
+    line = PipelinedConnection(Redis(port=1), timeout_s=1)
+
+    with pytest.raises(RedisConnectionError):
+        await line.eval(ECHO, 0, "x")
+    await line.aclose()
+
+
+async def test_all_who_wait_for_a_connection_that_fails_hear_of_it_at_once(
+    redis: Redis, line: PipelinedConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server whose machine is gone answers no connection before the time-out: one after the other, the last would wait for all."""
+    open_wire, opened = RedisProtocol.open, 0
+    is_over = asyncio.Event()
+
+    async def hang(*args: object) -> RedisProtocol:
+        nonlocal opened
+        opened += 1
+        if opened > 1:
+            return await open_wire(*args)
+        await is_over.wait()
+        raise RedisConnectionError("no way to it")
+
+    monkeypatch.setattr(RedisProtocol, "open", hang)
+    waiting = [asyncio.create_task(line.eval(ECHO, 0, "x")) for _ in range(20)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    is_over.set()
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+
+    assert isinstance(outcomes[0], asyncio.CancelledError), "who goes away takes nobody along"
+    assert all(isinstance(outcome, RedisConnectionError) for outcome in outcomes[1:])
+    assert opened == 1
+    assert await line.eval(ECHO, 0, "again") == b"again"
+
+
+async def test_a_line_that_is_closed_while_it_connects_fails_who_waits(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = PipelinedConnection(redis, timeout_s=5)
+    monkeypatch.setattr(RedisProtocol, "open", lambda *_: asyncio.Event().wait())
+    waiting = asyncio.create_task(line.eval(ECHO, 0, "x"))
+    await asyncio.sleep(0)
+    await line.aclose()
+
+    with pytest.raises(RedisConnectionError):
+        await waiting

@@ -1,0 +1,161 @@
+"""The scripts of runs that wait for a person, against a real server."""
+
+import pytest
+from redis.asyncio import Redis
+
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.domain import decisions
+from stagebus.shared.domain.events import Cancel
+from stagebus.shared.domain.runs import decode_run
+from stagebus.shared.errors import RunEnded
+from stagebus.shared.storage import keys, scripts
+from stagebus.shared.storage.scripts import Claim
+from stagebus.shared.store import parking
+from stagebus.shared.store.run_store import end_unheld
+from tests.support import runs_by_hand
+
+APPROVE, DENY = '{"decision":"approve"}', '{"decision":"deny"}'
+LATER_MS = 4 * 10**12
+
+
+async def claim(redis: Redis, run_id: str, worker: str = "w1") -> Claim:
+    claimed = await scripts.claim(redis, run_id, worker)
+    assert claimed is not None
+    return claimed
+
+
+async def park(redis: Redis, run_id: str, attempt: int, seen: bytes = b"") -> bool:
+    return await parking.park(redis, run_id, token="token", attempt=attempt, due_ms=LATER_MS, seen=seen)
+
+
+async def is_due(redis: Redis, run_id: str) -> bool:
+    return run_id in (await scripts.due(redis, 10)).run_ids
+
+
+@pytest.fixture
+async def held(redis: Redis, settings: Settings) -> tuple[str, int]:
+    """A run that this worker holds, and its attempt."""
+    run_id = await runs_by_hand.queued(redis, settings, {"a": 1})
+    attempt = (await claim(redis, run_id)).attempt
+    await redis.delete(keys.WAKEUP)
+    return run_id, attempt
+
+
+@pytest.fixture
+async def parked(redis: Redis, held: tuple[str, int]) -> str:
+    run_id, attempt = held
+    assert await park(redis, run_id, attempt)
+    return run_id
+
+
+async def test_parked_run_names_no_worker_and_is_due_when_it_expires(redis: Redis, parked: str) -> None:
+    assert await redis.hmget(keys.run(parked), ["status", "worker"]) == [b"parked", b""]
+    assert await redis.zscore(keys.QUEUE, parked) == LATER_MS
+    assert not await redis.exists(keys.lease(parked), keys.WAKEUP)
+    assert (await claim(redis, parked, "w2")).tries == 0, "parking costs no try"
+    assert await redis.hget(keys.run(parked), "status") == b"running"
+
+
+async def test_parked_time_is_summed_up(redis: Redis, parked: str) -> None:
+    """A run's time limit is for its work."""
+    for waited_ms in (5000, 3000):
+        parked_at = int(await redis.hget(keys.run(parked), "parked_at"))
+        await redis.hset(keys.run(parked), "parked_at", parked_at - waited_ms)
+        await claim(redis, parked)
+        assert await park(redis, parked, (await claim(redis, parked)).attempt)
+
+    assert 8000 <= int(await redis.hget(keys.run(parked), "parked_ms")) < 9000
+
+
+async def test_decision_makes_a_parked_run_due_and_rings(redis: Redis, parked: str) -> None:
+    assert await parking.decide(redis, parked, "c1", APPROVE) == APPROVE
+
+    assert await is_due(redis, parked)
+    assert await redis.llen(keys.WAKEUP) == 1
+
+
+async def test_first_decision_stands(redis: Redis, parked: str) -> None:
+    """And it is kept byte for byte, past the script's JSON, which knows no numbers but its own."""
+    texts = {"c1": '{"arguments":"{\\"a/b\\":[],\\"é\\":1e400}","decision":"approve"}', "2": DENY}
+    for call_id, text in texts.items():
+        assert await parking.decide(redis, parked, call_id, text) == text
+    for call_id, text in texts.items():
+        assert await parking.decide(redis, parked, call_id, text) == text, "the same again is fine"
+        assert await parking.decide(redis, parked, call_id, '{"decision":"other"}') == text
+
+    run = decode_run(parked, await redis.hgetall(keys.run(parked)))
+    assert run is not None
+    assert run.decisions == texts
+
+
+async def test_decision_wakes_the_worker_that_holds_the_run_and_leaves_it_its_lease(
+    redis: Redis, held: tuple[str, int]
+) -> None:
+    run_id, _ = held
+    score = await redis.zscore(keys.QUEUE, run_id)
+    async with redis.pubsub() as pubsub:
+        await pubsub.subscribe(keys.control(run_id))
+        await pubsub.get_message(timeout=2)
+        await parking.decide(redis, run_id, "c1", APPROVE)
+        message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=2)
+
+    assert message is not None
+    assert message["data"] == parking.DECIDED_MESSAGE
+    assert await redis.zscore(keys.QUEUE, run_id) == score
+
+
+@pytest.mark.parametrize("comes", ["a decision", "a cancel", "nothing"])
+async def test_what_the_worker_did_not_see_as_it_parked_makes_the_run_due(
+    redis: Redis, held: tuple[str, int], comes: str
+) -> None:
+    """Between its last look and its leave, when it listens no longer."""
+    run_id, attempt = held
+    await parking.decide(redis, run_id, "c1", DENY)
+    seen = await redis.hget(keys.run(run_id), "decisions")
+    if comes == "a decision":
+        await parking.decide(redis, run_id, "c2", APPROVE)
+    elif comes == "a cancel":
+        await scripts.cancel(redis, run_id)
+    assert await park(redis, run_id, attempt, seen)
+
+    assert await is_due(redis, run_id) == (comes != "nothing")
+    assert await redis.llen(keys.WAKEUP) == (comes != "nothing")
+
+
+async def test_park_may_be_sent_again_and_hides_no_decision(redis: Redis, held: tuple[str, int]) -> None:
+    """Its first reply was lost."""
+    run_id, attempt = held
+    assert await park(redis, run_id, attempt)
+    await parking.decide(redis, run_id, "c1", APPROVE)
+    assert await park(redis, run_id, attempt)
+
+    assert await is_due(redis, run_id)
+
+
+async def test_late_worker_does_not_park_what_another_holds(redis: Redis, held: tuple[str, int]) -> None:
+    run_id, attempt = held
+    await claim(redis, run_id, "w2")
+
+    assert not await park(redis, run_id, attempt)
+    assert await redis.hmget(keys.run(run_id), ["status", "worker"]) == [b"running", b"w2"]
+
+
+async def test_ended_run_takes_no_decision_and_keeps_those_that_it_has(
+    redis: Redis, settings: Settings, parked: str
+) -> None:
+    await parking.decide(redis, parked, "c1", APPROVE)
+    assert await end_unheld(redis, settings, parked, Cancel())
+
+    assert await parking.decide(redis, parked, "c1", APPROVE) == APPROVE
+    with pytest.raises(RunEnded):
+        await parking.decide(redis, parked, "c2", APPROVE)
+    assert await is_due(redis, parked), "so that its job goes now, and not when its approvals expire"
+
+
+def test_decisions_are_encoded_one_way() -> None:
+    decision = decisions.Decision(decision="approve", arguments='{"é":1}')
+
+    assert decisions.encode(decision) == '{"arguments":"{\\"é\\":1}","decision":"approve"}'
+    assert decisions.decode(decisions.encode(decision)) == decision
+    assert decisions.decode('{"decision":"approve","arguments":"{\\"é\\":1}","from_the_future":1}') == decision
+    assert decisions.decode_all(None) == {}

@@ -1,0 +1,81 @@
+import asyncio
+
+from redis.asyncio import Redis
+
+from stagebus.shared.storage import keys
+from stagebus.shared.store import tool_catalog
+from stagebus.shared.store.tool_catalog import ToolDescription
+
+SOON_S = 0.05
+
+
+def tool(name: str, description: str = "d") -> ToolDescription:
+    return ToolDescription(name=name, description=description, parameters={"type": "object"})
+
+
+async def names(redis: Redis) -> list[str]:
+    return [tool.name for tool in await tool_catalog.read_tools(redis)]
+
+
+async def test_what_workers_publish_is_read_by_name(redis: Redis) -> None:
+    await tool_catalog.publish_tools(redis, [tool("b"), tool("a", "old")])
+    await tool_catalog.publish_tools(redis, [tool("a", "new")])
+
+    assert await tool_catalog.read_tools(redis) == [tool("a", "new"), tool("b")]
+
+
+async def test_worker_without_tools_publishes_nothing(redis: Redis) -> None:
+    await tool_catalog.publish_tools(redis, [])
+    await tool_catalog.keep_tools(redis, [])
+
+    assert await tool_catalog.read_tools(redis) == []
+
+
+async def test_unknown_tools_are_those_that_nobody_published(redis: Redis) -> None:
+    assert await tool_catalog.find_unknown(redis, ["a"]) == set()  # no worker has started yet
+    await tool_catalog.publish_tools(redis, [tool("a")])
+
+    assert await tool_catalog.find_unknown(redis, ["a", "b"]) == {"b"}
+    assert await tool_catalog.find_unknown(redis, []) == set()
+
+
+async def test_tool_that_no_worker_has_any_longer_is_forgotten(redis: Redis) -> None:
+    await tool_catalog.publish_tools(redis, [tool("gone"), tool("kept")])
+    async with asyncio.timeout(5):
+        while "gone" in await names(redis):
+            await tool_catalog.keep_tools(redis, [tool("kept")], SOON_S)
+
+    assert await names(redis) == ["kept"]
+    assert await tool_catalog.find_unknown(redis, ["gone", "kept"]) == {"gone"}
+    assert await redis.zcard(keys.TOOLS_SEEN) == 1
+
+
+async def test_tool_that_any_worker_keeps_is_not_forgotten(redis: Redis) -> None:
+    """A worker that lost a tool says nothing of it; one that still has it goes on to."""
+    ours, theirs = [tool("a")], [tool("a"), tool("b")]
+    await tool_catalog.publish_tools(redis, theirs)
+    loop = asyncio.get_running_loop()
+    end = loop.time() + 3 * SOON_S
+    while loop.time() < end:
+        await tool_catalog.keep_tools(redis, ours, SOON_S)
+        await tool_catalog.keep_tools(redis, theirs, SOON_S)
+
+    assert await names(redis) == ["a", "b"]
+
+
+async def test_nothing_is_forgotten_while_nobody_says_anything(redis: Redis) -> None:
+    """Between the last worker of one deployment and the first of the next, runs can still be made."""
+    await tool_catalog.publish_tools(redis, [tool("a")], SOON_S)
+    await redis.zadd(keys.TOOLS_SEEN, {"a": 1})  # ms: in 1970
+
+    assert await names(redis) == ["a"]
+    assert await tool_catalog.find_unknown(redis, ["a"]) == set()
+    assert await redis.ttl(keys.TOOLS) == await redis.ttl(keys.TOOLS_SEEN) == -1
+
+
+async def test_kept_tools_come_back_whole_where_redis_lost_them(redis: Redis) -> None:
+    await tool_catalog.publish_tools(redis, [tool("a"), tool("b")])
+    await redis.hdel(keys.TOOLS, "a")
+    await tool_catalog.keep_tools(redis, [tool("a", "newer"), tool("b", "newer")])
+
+    assert await tool_catalog.read_tools(redis) == [tool("a", "newer"), tool("b")]

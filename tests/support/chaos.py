@@ -1,0 +1,352 @@
+"""A storm: the whole system as real processes, a hundred runs at a time, faults at random.
+
+    python -m tests.support.chaos --minutes 10 --seed 7        (make chaos MINUTES=10 SEED=7)
+
+With `--client js` or `python` (CLIENT=js) the runs are followed by that client, whose connections are cut at any byte.
+At the end a ledger. Lost, doubled, reordered, stranded, paid twice and immortal must be 0;
+the program's exit code says whether they are.
+"""
+
+import argparse
+import asyncio
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+
+from stagebus.shared.storage import keys
+from tests.support.deciders import Deciders
+from tests.support.fault_tools import TOOLS
+from tests.support.js_client import JsClient, JsClients, js_clients
+from tests.support.proxy import Proxy
+from tests.support.python_client import PythonClient
+from tests.support.strict_client import TERMINAL, StrictClient, Violation
+from tests.support.system import Process, System
+
+WORKERS = 3
+GATEWAYS = 2
+SETTLE_S = 90  # the longest that a run may take once the storm is over
+APPROVAL_WAIT_S = 4  # so that some calls expire that nobody decides on
+ZEROS = ("violations", "stranded", "wrong_texts", "paid_twice", "immortal_keys", "left_active")
+
+
+@dataclass
+class Ledger:
+    """What happened."""
+
+    seed: int
+    runs: int = 0
+    events: int = 0
+    connections: int = 0
+    ends: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    decisions: Counter[int] = field(default_factory=Counter)  # the gateways' answers to them
+    restarts_of_stages: int = 0
+    violations: list[str] = field(default_factory=list)  # lost, doubled, reordered
+    stranded: list[str] = field(default_factory=list)
+    wrong_texts: list[str] = field(default_factory=list)
+    paid_twice: list[str] = field(default_factory=list)
+    immortal_keys: list[str] = field(default_factory=list)
+    left_active: int = 0
+
+    @property
+    def is_clean(self) -> bool:
+        return not any(getattr(self, name) for name in ZEROS)
+
+    def __str__(self) -> str:
+        counts = {
+            name: value if isinstance(value, int) else len(value) for name, value in vars(self).items() if name in ZEROS
+        }
+        lines = [
+            f"seed {self.seed}: {self.runs} runs, {self.events} events received over {self.connections} connections",
+            f"ends: {dict(self.ends)}; stages done again: {self.restarts_of_stages}",
+            f"faults: {dict(self.faults)}",
+            f"answers to decisions: {dict(self.decisions)}",
+            ", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in counts.items()),
+        ]
+        for name in ZEROS:
+            value = getattr(self, name)
+            if value and not isinstance(value, int):
+                lines += [f"{name}: {item}" for item in value[:5]]
+        return "\n".join(lines)
+
+
+class Storm:
+    """Runs, clients and faults, all out of one seed."""
+
+    def __init__(
+        self,
+        system: System,
+        proxy: Proxy,
+        seed: int,
+        parallel_runs: int,
+        notes: Path,
+        client: str = "strict",
+        js: JsClients | None = None,
+    ) -> None:
+        self.system = system
+        self.proxy = proxy
+        self.random = random.Random(seed)
+        self.ledger = Ledger(seed)
+        self._parallel_runs = parallel_runs
+        self._notes = notes
+        self._client_name = client
+        self._js = js
+        self._number = 0
+        self._is_over = False
+        self._texts: dict[str, str] = {}
+
+    async def rage(self, seconds: float) -> Ledger:
+        """Make faults for so long, then let everything settle and count."""
+        lanes = [asyncio.create_task(self._lane()) for _ in range(self._parallel_runs)]
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            await asyncio.sleep(self.random.uniform(0.2, 1.2))
+            name = self.random.choice(list(FAULTS))
+            self.ledger.faults[name] += 1
+            await FAULTS[name](self)
+        self._is_over = True
+        await self._calm_down()
+        await asyncio.gather(*lanes)
+        await self._count()
+        return self.ledger
+
+    # --- runs and their clients ----------------------------------------------
+
+    async def _lane(self) -> None:
+        while not self._is_over:
+            self._number += 1
+            body = self._body(self._number)
+            run_id = await self._post(body)
+            if run_id is not None:
+                self.ledger.runs += 1
+                await self._watch(run_id, body)
+
+    def _body(self, number: int) -> dict[str, Any]:
+        pace = f"delay_ms={self.random.choice([5, 20, 40])}"
+        calls = [
+            ("quick", {"n": number}),
+            ("slow", {"n": number, "seconds": 0.5}),
+            ("pay", {"n": number, "seconds": 0.5}),
+            ("sign", {"n": number, "seconds": 0.5}),
+        ]
+        match self.random.randrange(4):
+            case 0:
+                return {"user_prompt": f"talk {number}", "model": f"demo:{pace},tokens=60"}
+            case 1:
+                trouble = self.random.choice(["status=503", "cut_after=4", "garbage_after=3", "status=429"])
+                return {"user_prompt": f"talk {number}", "model": f"demo:{pace},tokens=40,fail_times=1,{trouble}"}
+            case _:
+                chosen = self.random.sample(calls, k=self.random.randint(1, 3))
+                text = " and ".join(f"{name} {orjson.dumps(arguments).decode()}" for name, arguments in chosen)
+                return {"user_prompt": f"call {text}", "model": f"demo:{pace}"}
+
+    async def _post(self, body: dict[str, Any]) -> str | None:
+        """A client that repeats its POST under one key until it is answered."""
+        headers = {"Idempotency-Key": f"storm-{self._number}"}
+        deadline = time.monotonic() + SETTLE_S
+        async with httpx.AsyncClient(timeout=15) as http:
+            while time.monotonic() < deadline:
+                with suppress(httpx.TransportError):
+                    response = await http.post(
+                        f"{self.random.choice(self.system.urls)}/runs", json=body, headers=headers
+                    )
+                    if response.status_code == 202:
+                        return str(response.json()["id"])
+                    if response.status_code != 503:
+                        self.ledger.violations.append(f"POST: {response.status_code} {response.text}")
+                        return None
+                await asyncio.sleep(0.1)
+        self.ledger.stranded.append("a POST that was never answered")
+        return None
+
+    async def _watch(self, run_id: str, body: dict[str, Any]) -> None:
+        clients = [self._client(run_id)]
+        if self.random.random() < 0.3:
+            clients.append(
+                StrictClient(self.system.urls, run_id, self.random.choice(["run", "extraction", "tools", "synthesis"]))
+            )
+        following = [asyncio.create_task(client.follow(10_000, self._patience)) for client in clients]
+        deciders = Deciders(clients[0], self.random, SETTLE_S)
+        deciding = asyncio.create_task(deciders.decide_all())
+        if self.random.random() < 0.1:
+            await self._cancel(run_id)
+        try:
+            async with asyncio.timeout(SETTLE_S * 4):
+                await asyncio.gather(*following)
+        except Violation as exc:
+            self.ledger.violations.append(str(exc))
+        except TimeoutError:
+            self.ledger.stranded.append(f"{run_id} {body} {clients[0].names()[-3:]}")
+        finally:
+            for task in (*following, deciding):
+                task.cancel()
+            await asyncio.gather(*following, deciding, return_exceptions=True)
+        self.ledger.violations += deciders.check()
+        self.ledger.decisions.update(deciders.answers)
+        self._note(clients, body)
+
+    def _client(self, run_id: str) -> StrictClient:
+        if self._client_name == "strict":
+            return StrictClient(self.system.urls, run_id)
+        cut_max = self.random.choice([0, 5_000, 50_000])
+        if self._js is not None:
+            return JsClient(self._js, self.system.urls, run_id, cut_max)
+        return PythonClient(self.system.urls, run_id, cut_max)
+
+    def _patience(self) -> int | None:
+        return self.random.choice([None, None, 1, 10, 50])
+
+    async def _cancel(self, run_id: str) -> None:
+        await asyncio.sleep(self.random.uniform(0, 2))
+        async with httpx.AsyncClient(timeout=15) as http:
+            with suppress(httpx.TransportError):
+                await http.post(f"{self.random.choice(self.system.urls)}/runs/{run_id}/cancel")
+
+    def _note(self, clients: list[StrictClient], body: dict[str, Any]) -> None:
+        merged = clients[0]
+        self.ledger.events += sum(len(client.events) for client in clients)
+        self.ledger.connections += sum(client.connections for client in clients)
+        if not merged.events:
+            return
+        last = merged.events[-1]
+        self.ledger.ends[last.event if last.event != "error" else f"error {last.data.get('code')}"] += 1
+        self.ledger.restarts_of_stages += merged.names().count("stage_restarted")
+        if last.event == "done" and body["user_prompt"].startswith("talk"):
+            # The demo answers the same prompt shape with the same words, but for the prompt in it.
+            shape = f"{body['model'].split('tokens=')[1].split(',')[0]} {len(body['user_prompt'])}"
+            text = merged.text("extraction").replace(body["user_prompt"], "…")
+            if self._texts.setdefault(shape, text) != text:
+                self.ledger.wrong_texts.append(f"{merged.run_id}: {text!r} and {self._texts[shape]!r}")
+        for client in clients[1:]:
+            mine = [e for e in merged.events if e.data["stage_id"] == client.stage_id or e.event in TERMINAL]
+            if client.events != mine:
+                self.ledger.violations.append(
+                    f"{client.run_id}: the stream of {client.stage_id} differs from the merged one"
+                )
+
+    # --- faults --------------------------------------------------------------
+
+    async def kill_worker(self) -> None:
+        await self._restart(self.random.choice(self.system.workers), is_killed=True)
+
+    async def drain_worker(self) -> None:
+        await self._restart(self.random.choice(self.system.workers), is_killed=False)
+
+    async def _restart(self, worker: Process, *, is_killed: bool) -> None:
+        worker.signal(signal.SIGCONT)
+        await (worker.kill() if is_killed else worker.terminate(60))
+        worker.start()
+
+    async def freeze_worker(self) -> None:
+        worker = self.random.choice(self.system.workers)
+        worker.signal(signal.SIGSTOP)
+        asyncio.get_running_loop().call_later(self.random.uniform(0.5, 4), self._thaw, worker, worker.pid)
+
+    def _thaw(self, worker: Process, pid: int) -> None:
+        if worker.is_running and worker.pid == pid:
+            worker.signal(signal.SIGCONT)
+
+    async def kill_gateway(self) -> None:
+        await self.system.restart_gateway(self.random.randrange(GATEWAYS), is_killed=True)
+
+    async def drain_gateway(self) -> None:
+        await self.system.restart_gateway(self.random.randrange(GATEWAYS))
+
+    async def cut_connections(self) -> None:
+        self.proxy.cut()
+
+    async def lose_replies(self) -> None:
+        self.proxy.drop_replies = True
+        await asyncio.sleep(0.05)
+        self.proxy.drop_replies = False
+        self.proxy.cut()
+
+    async def hang_network(self) -> None:
+        self.proxy.hang()
+        await asyncio.sleep(self.random.uniform(0.3, 3))
+        self.proxy.flow()
+
+    async def cut_pubsub(self) -> None:
+        await self.system.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+
+    async def restart_redis(self) -> None:
+        self.system.valkey.stop()
+        await asyncio.sleep(self.random.uniform(0, 2))
+        self.system.valkey.start()
+
+    # --- the end -------------------------------------------------------------
+
+    async def _calm_down(self) -> None:
+        self.proxy.flow()
+        for worker in self.system.workers:
+            if worker.is_running:
+                worker.signal(signal.SIGCONT)
+
+    async def _count(self) -> None:
+        redis = self.system.redis
+        deadline = time.monotonic() + 30
+        while await redis.zcard(keys.ACTIVE) and time.monotonic() < deadline:
+            await asyncio.sleep(0.1)
+        self.ledger.left_active = await redis.zcard(keys.ACTIVE)
+        async for key in redis.scan_iter("sb:run:*"):
+            if await redis.ttl(key) == -1:
+                self.ledger.immortal_keys.append(key.decode())
+        paid = Counter(line for line in self._notes.read_text().splitlines() if line.startswith(("pay ", "sign ")))
+        self.ledger.paid_twice = [line for line, count in paid.items() if count > 1]
+
+
+FAULTS: dict[str, Callable[[Storm], Awaitable[None]]] = {
+    "worker killed": Storm.kill_worker,
+    "worker drained": Storm.drain_worker,
+    "worker frozen": Storm.freeze_worker,
+    "gateway killed": Storm.kill_gateway,
+    "gateway drained": Storm.drain_gateway,
+    "connections cut": Storm.cut_connections,
+    "replies lost": Storm.lose_replies,
+    "network hung": Storm.hang_network,
+    "pub/sub cut": Storm.cut_pubsub,
+    "Redis restarted": Storm.restart_redis,
+}
+
+
+async def storm(seconds: float, seed: int, parallel_runs: int, folder: Path, client: str = "strict") -> Ledger:
+    """A storm of so many seconds, followed by the strict client, by `stagebus.client` or by JavaScript's."""
+    notes = folder / "tools.log"
+    notes.touch()
+    env = {"STAGEBUS_TOOLS": TOOLS, "FAULT_TOOLS_LOG": str(notes), "STAGEBUS_RUN_TRIES_MAX": "1000"}
+    env["STAGEBUS_APPROVAL_WAIT_S"] = str(APPROVAL_WAIT_S)
+    system = System(folder, gateways=GATEWAYS, workers=WORKERS, env=env)
+    async with Proxy(system.redis_port) as proxy:
+        system.set_env("STAGEBUS_REDIS_URL", f"redis://127.0.0.1:{proxy.port}/0")
+        async with system, js_clients() if client == "js" else nullcontext() as js:
+            return await Storm(system, proxy, seed, parallel_runs, notes, client, js).rage(seconds)
+
+
+def main() -> None:
+    """Make a storm and print its ledger."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    parser.add_argument("--runs", type=int, default=100, help="runs at a time")
+    parser.add_argument("--client", choices=["strict", "python", "js"], default="strict", help="who follows the runs")
+    options = parser.parse_args()
+    print(f"storm of {options.minutes:g} minutes, seed {options.seed}")
+    folder = Path(tempfile.mkdtemp(prefix="storm-"))
+    ledger = asyncio.run(storm(options.minutes * 60, options.seed, options.runs, folder, options.client))
+    print(ledger)
+    sys.exit(0 if ledger.is_clean else 1)
+
+
+if __name__ == "__main__":
+    main()

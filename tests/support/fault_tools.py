@@ -1,0 +1,72 @@
+"""Tools for tests of faults. Each run is noted in the file `FAULT_TOOLS_LOG`, across all workers."""
+
+import asyncio
+import os
+import signal
+import time
+from pathlib import Path
+
+from stagebus.worker.tools.function_tool import tool
+
+
+def _note(line: str) -> None:
+    with Path(os.environ["FAULT_TOOLS_LOG"]).open("a") as output:
+        output.write(line + "\n")
+
+
+def quick(n: int) -> str:
+    """Return at once."""
+    _note(f"quick {n}")
+    return f"quick {n}"
+
+
+async def slow(n: int, seconds: float = 1.0) -> str:
+    """Take a while."""
+    _note(f"slow {n}")
+    await asyncio.sleep(seconds)
+    _note(f"slow {n} done")
+    return f"slow {n}"
+
+
+@tool(idempotent=False)
+async def pay(n: int, seconds: float = 1.0) -> str:
+    """Must not run twice."""
+    _note(f"pay {n}")
+    await asyncio.sleep(seconds)
+    return f"paid {n}"
+
+
+@tool(idempotent=False, requires_approval=True)
+async def sign(n: int, seconds: float = 1.0) -> str:
+    """Must not run twice, and not without a person's word."""
+    _note(f"sign {n}")
+    await asyncio.sleep(seconds)
+    return f"signed {n}"
+
+
+def blocking(seconds: float = 1.0) -> str:
+    """Block a thread."""
+    _note("blocking")
+    time.sleep(seconds)
+    return "blocked"
+
+
+async def busy(seconds: float = 1.0) -> str:
+    """Block the event loop itself."""
+    _note("busy")
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
+    return "was busy"
+
+
+def poison() -> str:
+    """Kill the worker."""
+    _note("poison")
+    os.kill(os.getpid(), signal.SIGKILL)
+    return "never"
+
+
+TOOLS = ",".join(
+    f"tests.support.fault_tools:{name}" for name in ("quick", "slow", "pay", "sign", "blocking", "busy", "poison")
+)

@@ -1,0 +1,84 @@
+"""A run whose events a test appends by hand: for tests of the reading side."""
+
+from typing import Any
+
+from redis.asyncio import Redis
+
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.domain import ids
+from stagebus.shared.domain.cursor import EventId
+from stagebus.shared.domain.events import Done, Event, StageStarted, ToolCompletionChunk
+from stagebus.shared.domain.runs import RunStatus
+from stagebus.shared.domain.tenants import DEFAULT_TENANT
+from stagebus.shared.storage import scripts
+from stagebus.shared.storage.scripts import RunEnd
+from stagebus.shared.store import run_store
+from stagebus.worker.execution.producer import Producer
+
+TTL_S = 600
+
+
+def chunk(text: str, stage_id: str = "extraction") -> ToolCompletionChunk:
+    """A model's chunk that says `text`."""
+    return ToolCompletionChunk(stage_id=stage_id, tool_results={"choices": [{"index": 0, "delta": {"content": text}}]})
+
+
+class RunByHand:
+    """A run and its producer; each method returns when its events stand in the log."""
+
+    def __init__(self, redis: Redis, run_id: str, producer: Producer) -> None:
+        self.redis = redis
+        self.run_id = run_id
+        self.producer = producer
+
+    async def put(self, *events: Event) -> list[EventId]:
+        """Append events."""
+        event_ids = [self.producer.put(event) for event in events]
+        await self.producer.flush()
+        return event_ids
+
+    async def say(self, *texts: str, stage_id: str = "extraction") -> list[EventId]:
+        """Append chunks."""
+        return await self.put(*(chunk(text, stage_id) for text in texts))
+
+    async def begin(self, stage_id: str) -> list[EventId]:
+        """Append a stage's first event."""
+        return await self.put(StageStarted(stage_id=stage_id, attempt=1))
+
+    async def end(self, event: Event | None = None) -> EventId:
+        """Append `done`, or another terminal event."""
+        event_id = self.producer.put(event or Done(), RunEnd(RunStatus.SUCCEEDED, retention_s=TTL_S))
+        await self.producer.flush()
+        return event_id
+
+
+async def start(redis: Redis) -> RunByHand:
+    """A claimed run; its producer works until `stop`."""
+    run_id = ids.new_run_id()
+    await scripts.create(
+        redis, run_id, tenant=DEFAULT_TENANT, model="m", request=b"{}", event="run_queued",
+        data=b'{"stage_id":"run","run_id":"x","model":"m"}', ttl_s=TTL_S,
+    )  # fmt: skip
+    return RunByHand(redis, run_id, await claim(redis, run_id))
+
+
+async def queued(redis: Redis, settings: Settings, request: dict[str, Any]) -> str:
+    """A run whose lease this worker has."""
+    run_id = await run_store.create_run(redis, settings, tenant="t", model="m", request=request)
+    assert await scripts.take(redis, run_id, "token", settings.lease_s)
+    return run_id
+
+
+async def claim(redis: Redis, run_id: str, worker: str = "w") -> Producer:
+    """The next attempt's producer."""
+    claimed = await scripts.claim(redis, run_id, worker)
+    assert claimed is not None
+    producer = Producer(
+        redis, run_id, claimed.attempt, claimed.last_id, stage_ids=["run"], ttl_s=TTL_S, pending_max_bytes=1 << 20
+    )
+    return await producer.__aenter__()
+
+
+async def stop(run: RunByHand) -> None:
+    """End the producer."""
+    await run.producer.__aexit__(None, None, None)

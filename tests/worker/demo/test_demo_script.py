@@ -1,0 +1,43 @@
+import pytest
+
+from stagebus.worker.demo.demo_script import BadScript, DemoScript, parse_script
+
+
+@pytest.mark.parametrize("model", ["demo", "demo:", "gpt-4o", "qwen2.5:7b", "demolition:delay_ms=0"])
+def test_plain_name_is_served_plainly(model):
+    assert parse_script(model) == DemoScript()
+
+
+def test_every_key_is_read():
+    text = (
+        "demo:delay_ms=1,first_token_ms=2,tokens=3,calls=4,stall_after=5,cut_after=6,garbage_after=7,error_after=8,"
+        "endless=1,no_done,status=503,retry_after=9,fail_times=10,on=synthesis"
+    )
+
+    assert parse_script(text) == DemoScript(1, 2, 3, 4, 5, 6, 7, 8, True, True, 503, 9, 10, "synthesis")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "speed=1",
+        "delay_ms",
+        "delay_ms=-1",
+        "delay_ms=1.5",
+        "status=200",
+        "on=tools",
+        "endless=yes",
+        "tokens=99999999",
+    ],
+)
+def test_unknown_key_or_value_is_named(text):
+    with pytest.raises(BadScript, match=f"'{text.partition('=')[0]}'"):
+        parse_script(f"demo:{text}")
+
+
+def test_trouble_can_be_taken_out():
+    script = parse_script("demo:delay_ms=1,first_token_ms=2,tokens=3,calls=4,cut_after=6,on=extraction")
+
+    assert script.without_trouble() == DemoScript(delay_ms=1, first_token_ms=2, tokens=3, calls=4)
+    assert script.is_meant_for("extraction")
+    assert not script.is_meant_for("synthesis")

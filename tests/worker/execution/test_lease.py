@@ -1,0 +1,350 @@
+"""The lease keeper against a real server: what it renews, what it lets go, and when it ends."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from urllib.parse import urlsplit
+
+import pytest
+import redis as blocking_redis
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.domain.events import StageCompleted, StageStarted
+from stagebus.shared.storage import keys, scripts
+from stagebus.shared.storage.scripts import Renewed
+from stagebus.worker.execution import lease
+from stagebus.worker.execution.attempt import Attempt
+from stagebus.worker.execution.lease import HeldLease, LeaseKeeper
+from tests.support import runs_by_hand
+from tests.support.proxy import Proxy
+from tests.support.runs_by_hand import TTL_S, RunByHand
+
+LEASE_S = 0.6
+Keep = Callable[..., LeaseKeeper]
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"lease_s": LEASE_S})
+
+
+class Holder:
+    """A worker that holds one run, and what it was told of its lease."""
+
+    def __init__(self, run: RunByHand, token: str) -> None:
+        self.run = run
+        self.renewals: list[Renewed] = []
+        self.losses = 0
+        self.changed = asyncio.Event()
+        self.held = HeldLease(
+            run.run_id, token, run.producer._attempt, run.producer.stage_ids, self._renewed, self._lost
+        )
+
+    @property
+    def key(self) -> str:
+        return keys.lease(self.run.run_id)
+
+    def _renewed(self, renewed: Renewed, _asked_at: float) -> None:
+        self.renewals.append(renewed)
+        self.changed.set()
+
+    def _lost(self) -> None:
+        self.losses += 1
+        self.changed.set()
+
+    async def until(self, condition: Callable[["Holder"], bool], timeout_s: float = 10) -> None:
+        async with asyncio.timeout(timeout_s):
+            while not condition(self):
+                self.changed.clear()
+                await self.changed.wait()
+
+
+async def hold(redis: Redis, run: RunByHand, token: str = "mine") -> Holder:
+    """Queue the run and take its lease."""
+    await scripts.requeue(redis, run.run_id, b"{}", TTL_S)
+    assert await scripts.take(redis, run.run_id, token, LEASE_S)
+    return Holder(run, token)
+
+
+@pytest.fixture
+async def run(redis: Redis) -> AsyncIterator[RunByHand]:
+    run = await runs_by_hand.start(redis)
+    yield run
+    await runs_by_hand.stop(run)
+
+
+@pytest.fixture
+async def holder(redis: Redis, run: RunByHand) -> Holder:
+    return await hold(redis, run)
+
+
+@pytest.fixture
+async def keep(settings: Settings) -> AsyncIterator[Keep]:
+    """Starts a keeper with settings of its own."""
+    keepers: list[LeaseKeeper] = []
+
+    def start(**changed: object) -> LeaseKeeper:
+        keepers.append(LeaseKeeper(settings.model_copy(update=changed)))
+        keepers[-1].start()
+        return keepers[-1]
+
+    yield start
+    for keeper in keepers:
+        keeper.stop()
+
+
+@pytest.fixture
+async def keeper(keep: Keep) -> LeaseKeeper:
+    return keep()
+
+
+@pytest.fixture
+def watch(redis_url: str) -> blocking_redis.Redis:
+    """A client for a test that keeps the event loop busy."""
+    return blocking_redis.Redis.from_url(redis_url)
+
+
+async def until(condition: Callable[[], Awaitable[object]], timeout_s: float = 10) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not await condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_held_lease_outlives_its_length_and_a_dropped_one_does_not(
+    redis: Redis, keeper: LeaseKeeper, holder: Holder
+) -> None:
+    keeper.hold(holder.held)
+    await holder.until(lambda h: len(h.renewals) >= 5)
+    assert await redis.get(holder.key) == b"mine"
+
+    keeper.drop(holder.held)
+    await until(lambda: _is_gone(redis, holder.key))
+    assert holder.losses == 0
+
+
+async def _is_gone(redis: Redis, key: str) -> bool:
+    return not await redis.exists(key)
+
+
+async def test_renewals_tell_of_a_cancel_and_of_where_the_log_ends(
+    redis: Redis, keeper: LeaseKeeper, holder: Holder
+) -> None:
+    keeper.hold(holder.held)
+    (last,) = await holder.run.say("a")
+    await holder.until(lambda h: Renewed(cancel=False, last_id=last) in h.renewals)
+    await scripts.cancel(redis, holder.run.run_id)
+
+    await holder.until(lambda h: h.renewals[-1].cancel)
+
+
+async def test_tool_that_keeps_the_event_loop_busy_loses_nothing(
+    watch: blocking_redis.Redis, keeper: LeaseKeeper, holder: Holder
+) -> None:
+    keeper.hold(holder.held)
+    busy_until = time.monotonic() + 1.7 * LEASE_S
+
+    while time.monotonic() < busy_until:
+        assert watch.get(holder.key) == b"mine"
+
+
+async def test_loop_that_is_stuck_for_too_long_loses_its_runs_and_takes_them_up_when_it_stirs(
+    redis: Redis, watch: blocking_redis.Redis, keep: Keep, holder: Holder
+) -> None:
+    keeper = keep(loop_stall_max_s=2 * lease.STIR_S)
+    keeper.hold(holder.held)
+    await holder.until(lambda h: bool(h.renewals))
+    deadline = time.monotonic() + 10
+    while watch.exists(holder.key):
+        assert time.monotonic() < deadline, "others would wait for ever"
+
+    await until(lambda: redis.exists(holder.key))
+    assert await redis.get(holder.key) == b"mine"
+    assert holder.losses == 0, "nobody took it since"
+
+
+async def test_holder_that_is_fenced_is_told(redis: Redis, keeper: LeaseKeeper, holder: Holder) -> None:
+    keeper.hold(holder.held)
+    await holder.until(lambda h: bool(h.renewals))
+    await scripts.claim(redis, holder.run.run_id, "w2")
+
+    await holder.until(lambda h: bool(h.losses))
+
+
+async def test_lease_that_another_took_stays_the_other_s(redis: Redis, keeper: LeaseKeeper, holder: Holder) -> None:
+    await redis.set(holder.key, "other", px=60_000)
+    keeper.hold(holder.held)
+
+    await holder.until(lambda h: bool(h.losses))
+    assert await redis.get(holder.key) == b"other"
+    assert await redis.pttl(holder.key) > 30_000
+
+
+async def test_lease_that_ran_out_and_that_nobody_took_is_taken_up_again(
+    redis: Redis, keeper: LeaseKeeper, holder: Holder
+) -> None:
+    keeper.hold(holder.held)
+    await holder.until(lambda h: bool(h.renewals))
+    await redis.delete(holder.key)
+
+    await until(lambda: redis.exists(holder.key))
+    assert await redis.get(holder.key) == b"mine"
+    assert holder.losses == 0
+
+
+async def test_ended_run_is_renewed_no_more(redis: Redis, keeper: LeaseKeeper, holder: Holder) -> None:
+    """Its retention would start anew with each renewal."""
+    await holder.run.end()
+    keeper.hold(holder.held)
+
+    await holder.until(lambda h: bool(h.losses))
+    assert await redis.ttl(keys.run(holder.run.run_id)) <= TTL_S
+
+
+async def test_every_key_of_a_run_gets_its_ttl_soon_after_it_is_held(
+    redis: Redis, keeper: LeaseKeeper, holder: Holder
+) -> None:
+    """A run may have waited for most of it, and then runs for longer than what is left."""
+    await holder.run.begin("extraction")
+    await holder.run.begin("tools")
+    for key in await _keys_of(redis, holder.run.run_id):
+        await redis.expire(key, 30)
+    keeper.hold(holder.held)
+
+    await until(lambda: _all_live(redis, holder.run.run_id))
+    assert len(await _keys_of(redis, holder.run.run_id)) == 5
+
+
+async def _keys_of(redis: Redis, run_id: str) -> list[bytes]:
+    return [key async for key in redis.scan_iter(f"{keys.run(run_id)}*")]
+
+
+async def _all_live(redis: Redis, run_id: str) -> bool:
+    return all([await redis.ttl(key) > 1000 for key in await _keys_of(redis, run_id)])
+
+
+async def test_ttls_are_renewed_again_while_the_run_goes_on(redis: Redis, keep: Keep, holder: Holder) -> None:
+    """Seldom, as they are many times a lease; a stage that began since is among them."""
+    keeper = keep(live_ttl_s=3.0)
+    keeper.hold(holder.held)
+    await holder.until(lambda h: bool(h.renewals))
+    await holder.run.begin("synthesis")
+
+    await until(lambda: _all_within(redis, holder.run.run_id, 3000))
+    await redis.pexpire(keys.stage_stream(holder.run.run_id, "synthesis"), 1500)
+    await until(lambda: _lives_longer(redis, keys.stage_stream(holder.run.run_id, "synthesis"), 1600))
+
+
+async def _all_within(redis: Redis, run_id: str, ttl_ms: int) -> bool:
+    return all([0 < await redis.pttl(key) <= ttl_ms for key in await _keys_of(redis, run_id)])
+
+
+async def _lives_longer(redis: Redis, key: str, ttl_ms: int) -> bool:
+    return await redis.pttl(key) > ttl_ms
+
+
+async def test_all_are_renewed_at_once_when_redis_is_back(redis: Redis, keep: Keep, holder: Holder) -> None:
+    keeper = keep(lease_s=60.0)
+    keeper.hold(holder.held)
+    await redis.pexpire(holder.key, 5000)
+    await asyncio.wait_for(keeper.renew_now(), 5)
+
+    assert await redis.pttl(holder.key) > 30_000
+
+
+async def test_renewal_waits_for_redis_and_then_is_prompt(redis_url: str, keep: Keep, holder: Holder) -> None:
+    async with Proxy(urlsplit(redis_url).port or 0) as proxy:
+        keeper = keep(redis_url=Settings(redis_url=f"redis://127.0.0.1:{proxy.port}/0").redis_url)
+        keeper.hold(holder.held)
+        await holder.until(lambda h: bool(h.renewals))
+        await proxy.close()
+        renewing = asyncio.create_task(keeper.renew_now())
+        done, _ = await asyncio.wait({renewing}, timeout=2 * lease.AWAY_BACKOFF_S)
+        assert not done
+        assert holder.losses == 0, "nobody else can have taken it"
+
+        await proxy.__aenter__()
+        await asyncio.wait_for(renewing, 5)
+
+
+async def test_stop_ends_the_thread_promptly_though_nothing_is_due(settings: Settings) -> None:
+    keeper = LeaseKeeper(settings.model_copy(update={"lease_s": 300.0}))
+    keeper.start()
+    await asyncio.wait_for(keeper.renew_now(), 5)
+    started = time.monotonic()
+    keeper.stop()
+
+    assert time.monotonic() - started < 2
+    assert not keeper._thread.is_alive()
+
+
+async def test_stop_right_after_the_start_ends_the_thread(settings: Settings) -> None:
+    for _ in range(10):
+        keeper = LeaseKeeper(settings)
+        keeper.start()
+        keeper.stop()
+        assert not keeper._thread.is_alive()
+
+
+async def test_one_run_that_cannot_be_renewed_costs_no_other_its_lease(
+    redis: Redis, keeper: LeaseKeeper, holder: Holder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "RENEW_AT_ONCE", 1)
+    spoilt = await runs_by_hand.start(redis)
+    first = await hold(redis, spoilt)
+    real = scripts.renew
+
+    async def renew(redis: Redis, run_id: str, **options: object) -> Renewed | None:
+        if run_id == spoilt.run_id:
+            raise ResponseError("WRONGTYPE")
+        return await real(redis, run_id, **options)
+
+    monkeypatch.setattr(scripts, "renew", renew)
+    keeper.hold(first.held)
+    keeper.hold(holder.held)
+
+    await holder.until(lambda h: len(h.renewals) >= 3)
+    keeper.drop(first.held)
+    await runs_by_hand.stop(spoilt)
+
+
+async def test_renewal_that_comes_after_the_release_does_not_take_the_run_back(redis: Redis, holder: Holder) -> None:
+    """It was on its way when the run was given back: the next worker would wait for a lease that nobody holds."""
+    held = holder.held
+    assert await scripts.release(redis, held.run_id, token=held.token, attempt=held.attempt)
+
+    renewed = await scripts.renew(redis, held.run_id, token=held.token, attempt=held.attempt, lease_s=LEASE_S)
+
+    assert renewed is None
+    assert (await scripts.due(redis, 10)).run_ids == [held.run_id]
+    assert await scripts.take(redis, held.run_id, "next", LEASE_S)
+
+
+async def test_renewal_that_an_append_overtook_is_no_lost_tail(
+    redis: Redis, keeper: LeaseKeeper, holder: Holder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answer is older than what the producer knows; a stage that is complete could not be sent again."""
+    main = asyncio.get_running_loop()
+    answered, overtaken = asyncio.Event(), asyncio.Event()
+    real = scripts.renew
+
+    async def renew(*args: object, **options: object) -> Renewed | None:
+        renewed = await real(*args, **options)
+        main.call_soon_threadsafe(answered.set)
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(overtaken.wait(), main))
+        return renewed
+
+    monkeypatch.setattr(scripts, "renew", renew)
+    producer, failures = holder.run.producer, []
+    producer.on_failure = failures.append
+    attempt = Attempt(holder.run.run_id, holder.held.attempt, producer)
+    holder.held.on_renewed = attempt.renewed
+    keeper.hold(holder.held)
+    await asyncio.wait_for(answered.wait(), 5)
+    await holder.run.put(StageStarted(stage_id="tools", attempt=1), StageCompleted(stage_id="tools", result={}))
+    overtaken.set()
+    await asyncio.wait_for(keeper.renew_now(), 5)
+
+    assert failures == []
+    await holder.run.say("the next stage")

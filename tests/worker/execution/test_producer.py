@@ -1,0 +1,232 @@
+"""The producer against a real server, with the faults that it must live through."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import orjson
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from stagebus.shared.domain import ids
+from stagebus.shared.domain.cursor import START, EventId
+from stagebus.shared.domain.events import StageCompleted, StageRestarted, StageStarted, ToolCompletionChunk
+from stagebus.shared.errors import Fenced, TailLost
+from stagebus.shared.log import log_reader
+from stagebus.shared.storage import keys, scripts
+from stagebus.shared.storage.scripts import Appended
+from stagebus.worker.execution.producer import Producer
+from tests.support import snapshots
+
+
+@pytest.fixture
+async def run_id(redis: Redis) -> str:
+    run_id = ids.new_run_id()
+    await scripts.create(
+        redis, run_id, tenant="t", model="m", request=b"{}", event="run_queued", data=b'{"stage_id":"run"}', ttl_s=600
+    )
+    return run_id
+
+
+@asynccontextmanager
+async def producing(redis: Redis, run_id: str, *, pending_max_bytes: int = 1 << 20) -> AsyncIterator[Producer]:
+    claim = await scripts.claim(redis, run_id, "w")
+    assert claim is not None
+    async with Producer(
+        redis, run_id, claim.attempt, claim.last_id, stage_ids=["run"], ttl_s=600, pending_max_bytes=pending_max_bytes
+    ) as producer:
+        yield producer
+
+
+def chunk(text: str) -> ToolCompletionChunk:
+    return ToolCompletionChunk(stage_id="extraction", tool_results={"choices": [{"delta": {"content": text}}]})
+
+
+async def texts(redis: Redis, run_id: str) -> list[str]:
+    page = await log_reader.read_page(redis, run_id, START, 10_000)
+    sequences = [event.event_id.sequence for event in page.events]
+    assert sequences == list(range(1, len(sequences) + 1)), "no hole, no double, no step back"
+    chunks = [e for e in page.events if e.event == b"tool_completion_chunk"]
+    return [
+        ToolCompletionChunk.model_validate_json(e.data).tool_results["choices"][0]["delta"]["content"] for e in chunks
+    ]
+
+
+async def test_events_stand_in_order(redis: Redis, run_id: str) -> None:
+    async with producing(redis, run_id) as producer:
+        put = [producer.put(chunk(str(i))) for i in range(2000)]
+        await producer.flush()
+
+    assert await texts(redis, run_id) == [str(i) for i in range(2000)]
+    assert [event_id.sequence for event_id in put] == list(range(2, 2002))
+
+
+async def test_burst_travels_together(redis: Redis, run_id: str) -> None:
+    async with producing(redis, run_id) as producer:
+        before = await calls_of_evalsha(redis)
+        for i in range(500):
+            producer.put(chunk(str(i)))
+        await producer.flush()
+
+    assert await calls_of_evalsha(redis) - before <= 3
+
+
+async def calls_of_evalsha(redis: Redis) -> int:
+    return (await redis.info("commandstats")).get("cmdstat_evalsha", {}).get("calls", 0)
+
+
+async def test_lost_replies_add_nothing_twice(redis: Redis, run_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every second append is carried out, but its reply never arrives."""
+    lose = iter([True, False] * 1000)
+    monkeypatch.setattr(scripts, "append", _losing_replies(scripts.append, lambda: next(lose)))
+
+    async with producing(redis, run_id) as producer:
+        for i in range(50):
+            producer.put(chunk(str(i)))
+            if i % 7 == 0:
+                await producer.flush()
+        await producer.flush()
+
+    assert await texts(redis, run_id) == [str(i) for i in range(50)]
+
+
+def _losing_replies(
+    append: Callable[..., Awaitable[Appended]], is_lost: Callable[[], bool]
+) -> Callable[..., Awaitable[Appended]]:
+    async def losing(*args: object, **kwargs: object) -> Appended:
+        appended = await append(*args, **kwargs)
+        if is_lost():
+            raise RedisConnectionError("the reply was lost")
+        return appended
+
+    return losing
+
+
+async def test_lost_tail_is_sent_again_with_the_same_ids(redis: Redis, run_id: str) -> None:
+    async with producing(redis, run_id) as producer:
+        put = [producer.put(chunk(str(i))) for i in range(6)]
+        await producer.flush()
+        older = await snapshots.take(redis)
+        put += [producer.put(chunk(str(i))) for i in range(6, 10)]
+        await producer.flush()
+        await snapshots.restore(redis, older)
+        put.append(producer.put(chunk("10")))
+        await producer.flush()
+
+    assert await texts(redis, run_id) == [str(i) for i in range(11)]
+    page = await log_reader.read_page(redis, run_id, EventId(0, 1), 100)
+    assert [event.event_id for event in page.events] == put
+
+
+async def test_what_is_sent_again_keeps_its_time(redis: Redis, run_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One id has one meaning, to the byte."""
+    clock = iter([1000, 2000])
+    monkeypatch.setattr("stagebus.worker.execution.producer.wall_ms", lambda: next(clock))
+    async with producing(redis, run_id) as producer:
+        older = await snapshots.take(redis)
+        producer.put(StageStarted(stage_id="tools", attempt=1))
+        producer.put(StageRestarted(stage_id="tools", attempt=1, discard_from=2))
+        await producer.flush()
+        before = await log_reader.read_page(redis, run_id, EventId(0, 1), 100)
+        await snapshots.restore(redis, older)
+        producer.compare(EventId(0, 1))
+        await producer.flush()
+        after = await log_reader.read_page(redis, run_id, EventId(0, 1), 100)
+
+    assert [orjson.loads(event.data)["at"] for event in before.events] == [1000, 2000]
+    assert after.events == before.events
+
+
+async def test_lost_tail_shows_at_a_renewal_though_nothing_is_put(redis: Redis, run_id: str) -> None:
+    async with producing(redis, run_id) as producer:
+        first = producer.put(chunk("0"))
+        await producer.flush()
+        older = await snapshots.take(redis)
+        for text in "123":
+            producer.put(chunk(text))
+        await producer.flush()
+        await snapshots.restore(redis, older)
+        producer.compare(first)
+        await producer.flush()
+
+    assert await texts(redis, run_id) == ["0", "1", "2", "3"]
+
+
+async def test_tail_before_the_kept_events_makes_the_worker_claim_anew(redis: Redis, run_id: str) -> None:
+    """Events of a complete stage are not kept; a log that lost them is taken up from what it has."""
+    failures = []
+    async with producing(redis, run_id) as producer:
+        producer.on_failure = failures.append
+        producer.put(StageStarted(stage_id="extraction", attempt=1))
+        await producer.flush()
+        older = await snapshots.take(redis)
+        producer.put(StageCompleted(stage_id="extraction", result={}))
+        await producer.flush()
+        await snapshots.restore(redis, older)
+        producer.put(chunk("x"))
+        with pytest.raises(TailLost):
+            await producer.flush()
+        with pytest.raises(TailLost):
+            producer.put(chunk("y"))
+
+    assert [type(failure) for failure in failures] == [TailLost]
+
+
+async def test_fenced_producer_writes_nothing_and_tells_its_owner(redis: Redis, run_id: str) -> None:
+    failures = []
+    async with producing(redis, run_id) as producer:
+        producer.on_failure = failures.append
+        await scripts.claim(redis, run_id, "w2")
+        producer.put(chunk("late"))
+        with pytest.raises(Fenced):
+            await producer.flush()
+
+    assert [type(failure) for failure in failures] == [Fenced]
+    assert await texts(redis, run_id) == []
+
+
+async def test_pending_events_wait_for_redis_and_hold_the_model_back(
+    redis: Redis, run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_away = True
+    real = scripts.append
+
+    async def append(*args: object, **kwargs: object) -> Appended:
+        if is_away:
+            raise RedisConnectionError("away")
+        return await real(*args, **kwargs)
+
+    monkeypatch.setattr(scripts, "append", append)
+    async with producing(redis, run_id, pending_max_bytes=2000) as producer:
+        for i in range(40):
+            producer.put(chunk(str(i)))
+        room = asyncio.create_task(producer.wait_for_room())
+        done, _ = await asyncio.wait({room}, timeout=0.3)
+        assert not done, "more than pending_max_bytes wait"
+        is_away = False
+        await asyncio.wait_for(room, 5)
+        await producer.flush()
+
+    assert await texts(redis, run_id) == [str(i) for i in range(40)]
+
+
+async def test_append_tells_of_a_cancel(redis: Redis, run_id: str) -> None:
+    told = asyncio.Event()
+    async with producing(redis, run_id) as producer:
+        producer.on_cancel = told.set
+        await scripts.cancel(redis, run_id)
+        producer.put(chunk("x"))
+        await asyncio.wait_for(told.wait(), 5)
+
+
+async def test_append_that_can_never_succeed_is_not_tried_for_ever(redis: Redis, run_id: str) -> None:
+    """A stream ahead of its record: whatever made it so, the run must not hang."""
+    async with producing(redis, run_id) as producer:
+        first = producer.put(chunk("a"))
+        await producer.flush()
+        ahead = f"{first.attempt}-{first.sequence + 1}"
+        await redis.xadd(keys.stage_stream(run_id, "extraction"), {"event": "x", "data": "{}"}, id=ahead)
+        producer.put(chunk("b"))
+        with pytest.raises(TailLost):
+            await asyncio.wait_for(producer.flush(), 5)

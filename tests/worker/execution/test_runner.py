@@ -1,0 +1,449 @@
+"""The runner against a real server: a run comes to its end whatever stands in its record."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from stagebus.shared.config.provider_schema import ProvidersFile
+from stagebus.shared.config.providers import Providers
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.domain.cursor import START
+from stagebus.shared.domain.events import RetryScheduled, StageCompleted
+from stagebus.shared.domain.runs import RunStatus
+from stagebus.shared.errors import ModelUnavailable
+from stagebus.shared.log import log_reader
+from stagebus.shared.runtime.clock import wall_ms
+from stagebus.shared.runtime.tasks import cancel_and_wait
+from stagebus.shared.storage import keys, scripts
+from stagebus.shared.store import run_store
+from stagebus.worker.execution.runner import Outcome, Runner
+from stagebus.worker.model.model_client import Model, ModelRequest
+from stagebus.worker.model.provider_limiter import TokenReservation
+from stagebus.worker.tools.context import ToolContext
+from stagebus.worker.tools.registry import ToolRegistry
+from stagebus.worker.tools.sources import SourcedTool
+from tests.support.runs_by_hand import queued
+
+REQUEST = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "tools": [], "timeout_s": 60}
+ANSWER = {"choices": [{"index": 0, "delta": {"content": "hello"}, "finish_reason": "stop"}]}
+
+
+MODELS = {"a": ["a", {"name": "m", "fallbacks": ["b", "c"]}], "b": ["b"], "c": ["c"]}
+PROVIDERS = {
+    "providers": {name: {"base_url": "http://127.0.0.1:1/v1", "models": models} for name, models in MODELS.items()}
+}
+
+
+class ScriptedModel(Model):
+    """Says hello, once it is let go. Providers that are `down` fail before their first chunk, `cut` ones after it."""
+
+    def __init__(self) -> None:
+        super().__init__(Settings(), Providers(ProvidersFile.model_validate(PROVIDERS)))
+        self.down: set[str] = set()
+        self.cut: set[str] = set()
+        self.was_asked: list[str] = []
+        self.is_full = asyncio.Event()
+        self.lets_go = asyncio.Event()
+        self.lets_go.set()
+        self.asked = asyncio.Event()
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[dict[str, Any], None]:
+        self.asked.set()
+        assert request.route is not None
+        provider = request.route.provider
+        self.was_asked.append(provider)
+        if provider in self.down:
+            raise ModelUnavailable("it is down")
+        await self.lets_go.wait()
+        if provider in self.cut:
+            self.cut.remove(provider)
+            yield {"choices": [{"index": 0, "delta": {"content": "hel"}}]}
+            raise ModelUnavailable("it was cut")
+        yield ANSWER
+
+
+@pytest.fixture
+def model() -> ScriptedModel:
+    return ScriptedModel()
+
+
+async def names(redis: Redis, run_id: str) -> list[str]:
+    page = await log_reader.read_page(redis, run_id, START, 1000)
+    return [event.event.decode() for event in page.events]
+
+
+async def test_run_is_carried_out_to_its_end(redis: Redis, settings: Settings, runner: Runner) -> None:
+    run_id = await queued(redis, settings, REQUEST)
+
+    assert await asyncio.wait_for(runner.run(run_id, "token"), 10) == Outcome(is_over=True)
+    assert await names(redis, run_id) == [
+        "run_queued", "run_started", "stage_started", "tool_completion_chunk", "stage_completed", "done",
+    ]  # fmt: skip
+    assert (await run_store.get_run(redis, run_id)).status is RunStatus.SUCCEEDED
+    assert await redis.zscore(keys.ACTIVE, run_id) is None
+
+
+async def test_events_say_when_they_were_and_stages_how_long_they_took(
+    redis: Redis, settings: Settings, runner: Runner
+) -> None:
+    began_at = wall_ms()
+    run_id = await queued(redis, settings, REQUEST)
+    await asyncio.wait_for(runner.run(run_id, "token"), 10)
+    took_ms = wall_ms() - began_at
+    payloads = {
+        e.event.decode(): orjson.loads(e.data) for e in (await log_reader.read_page(redis, run_id, START, 100)).events
+    }
+
+    assert "at" not in payloads.pop("tool_completion_chunk")
+    times = [payload["at"] for payload in payloads.values()]
+    assert list(payloads) == ["run_queued", "run_started", "stage_started", "stage_completed", "done"]
+    assert [began_at, *times, began_at + took_ms] == sorted([began_at, *times, began_at + took_ms])
+    assert 0 <= payloads["stage_completed"]["duration_ms"] <= took_ms + 1
+
+
+@pytest.mark.parametrize("added", [b"", b',"at":1,"from_the_future":{"n":1}'], ids=["older", "newer"])
+async def test_run_of_another_version_goes_on(
+    redis: Redis, settings: Settings, runner: Runner, model: ScriptedModel, added: bytes
+) -> None:
+    """While a system is upgraded: a newer gateway made the run, or an older or newer worker its first stage."""
+    run_id = await queued(redis, settings, {**REQUEST, **({"from_the_future": 1} if added else {})})
+    claim = await scripts.claim(redis, run_id, "w")
+    assert claim is not None
+    started = b'{"stage_id":"extraction","attempt":1%b}' % added
+    completed = b'{"stage_id":"extraction","result":{"text":"hello","tool_calls":[]}%b}' % added
+    await scripts.append(
+        redis, run_id, attempt=claim.attempt, before=claim.last_id, message=b"", ttl_s=60,
+        entries=[
+            scripts.LogEntry("extraction", "stage_started", started),
+            scripts.LogEntry("extraction", "stage_completed", completed),
+        ],
+    )  # fmt: skip
+    await asyncio.wait_for(runner.run(run_id, "token"), 10)
+
+    assert (await names(redis, run_id))[-1] == "done"
+    assert model.was_asked == []
+
+
+class LateSource:
+    """Gives its one tool when the test says so."""
+
+    name = "late"
+
+    def __init__(self) -> None:
+        self.on_change: Callable[[], None] = lambda: None
+        self.is_known = False
+        self._tools: list[SourcedTool] = []
+
+    def give(self, *names: str) -> None:
+        self._tools = [SourcedTool(name, "d", {"type": "object"}, call=_never) for name in names]
+        self.is_known = True
+        self.on_change()
+
+    def tools(self) -> list[SourcedTool]:
+        return self._tools
+
+    async def start(self) -> None:
+        pass
+
+    async def aclose(self) -> None:
+        pass
+
+
+async def _never(_arguments: dict[str, Any], _context: ToolContext) -> None:
+    raise AssertionError("the model calls nothing")
+
+
+@pytest.fixture
+async def late(runner: Runner, settings: Settings) -> AsyncIterator[LateSource]:
+    """The source of the runner's tools, away since the worker began."""
+    late = LateSource()
+    registry = ToolRegistry([], settings, sources=[late])
+    await registry.start()
+    runner._tools = registry
+    yield late
+    await registry.aclose()
+
+
+async def begun(redis: Redis, run_id: str) -> None:
+    async with asyncio.timeout(10):
+        while await names(redis, run_id) != ["run_queued", "run_started"]:
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(("given", "end"), [(["late__one"], "done"), (["late__other"], "error"), ([], "error")])
+async def test_run_waits_for_a_source_that_was_away_since_the_worker_began(
+    redis: Redis, settings: Settings, runner: Runner, late: LateSource, given: list[str], end: str
+) -> None:
+    """Another worker had the tool, so the gateway took the run; what the source does not have, nobody has."""
+    run_id = await queued(redis, settings, {**REQUEST, "tools": ["late__one"]})
+    running = asyncio.create_task(runner.run(run_id, "token"))
+    await begun(redis, run_id)
+    late.give(*given)
+    await asyncio.wait_for(running, 10)
+    run = await run_store.get_run(redis, run_id)
+
+    assert (await names(redis, run_id))[-1] == end
+    assert run.error is None or run.error["code"] == "unknown_tools"
+
+
+@pytest.mark.parametrize("stop", ["a drain", "a cancel", "nothing"])
+async def test_wait_for_a_source_ends(
+    redis: Redis, settings: Settings, runner: Runner, late: LateSource, monkeypatch: pytest.MonkeyPatch, stop: str
+) -> None:
+    monkeypatch.setattr("stagebus.worker.tools.registry.SOURCES_MAX_S", 60 if stop != "nothing" else 0.01)
+    run_id = await queued(redis, settings, {**REQUEST, "tools": ["late__one"]})
+    running = asyncio.create_task(runner.run(run_id, "token"))
+    if stop != "nothing":
+        await begun(redis, run_id)
+    if stop == "a drain":
+        runner.begin_drain()
+    elif stop == "a cancel":
+        await scripts.cancel(redis, run_id)
+    outcome = await asyncio.wait_for(running, 10)
+
+    assert outcome.is_over == (stop != "a drain")
+    end = {"a drain": "run_started", "a cancel": "cancel", "nothing": "error"}[stop]
+    assert (await names(redis, run_id))[-1] == end
+
+
+async def test_run_that_has_ended_is_over_and_stays_as_it_is(redis: Redis, settings: Settings, runner: Runner) -> None:
+    run_id = await queued(redis, settings, REQUEST)
+    await run_store.cancel_run(redis, settings, run_id)
+
+    assert await asyncio.wait_for(runner.run(run_id, "token"), 10) == Outcome(is_over=True)
+    assert await names(redis, run_id) == ["run_queued", "cancel"]
+
+
+async def test_cancel_reaches_a_model_that_says_nothing(
+    redis: Redis, settings: Settings, runner: Runner, model: ScriptedModel
+) -> None:
+    model.lets_go.clear()
+    run_id = await queued(redis, settings, REQUEST)
+    running = asyncio.create_task(runner.run(run_id, "token"))
+    await asyncio.wait_for(model.asked.wait(), 10)
+    assert await scripts.cancel(redis, run_id)
+    await asyncio.wait_for(running, 10)
+
+    assert (await names(redis, run_id))[-1] == "cancel"
+    assert runner._channels._handlers.keys() == {runner._channels._canary}, "the run's channel was given up"
+    assert runner._keeper._held == {}
+
+
+async def test_drained_run_is_given_back_with_all_that_it_wrote(
+    redis: Redis, settings: Settings, runner: Runner, model: ScriptedModel
+) -> None:
+    model.lets_go.clear()
+    run_id = await queued(redis, settings, REQUEST)
+    running = asyncio.create_task(runner.run(run_id, "token"))
+    await asyncio.wait_for(model.asked.wait(), 10)
+    runner.give_back_now()
+    outcome = await asyncio.wait_for(running, 10)
+    run = await run_store.get_run(redis, run_id)
+
+    assert outcome == Outcome(is_over=False, attempt=run.attempt)
+    assert run.status is RunStatus.RUNNING
+    assert (await names(redis, run_id))[-1] == "stage_started"
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [{**REQUEST, "timeout_s": "soon"}, {"model": "m"}],
+    ids=["no number", "half of it missing"],
+)
+async def test_run_whose_request_cannot_be_read_ends(
+    redis: Redis, settings: Settings, runner: Runner, request_: dict[str, Any]
+) -> None:
+    run_id = await queued(redis, settings, request_)
+
+    assert await asyncio.wait_for(runner.run(run_id, "token"), 10) == Outcome(is_over=True)
+    assert (await names(redis, run_id))[-1] == "error"
+
+
+async def test_run_whose_log_cannot_be_read_ends(redis: Redis, settings: Settings, runner: Runner) -> None:
+    run_id = await queued(redis, settings, REQUEST)
+    claim = await scripts.claim(redis, run_id, "w")
+    assert claim is not None
+    data = b'{"stage_id":"extraction","result":"of another kind"}'
+    await scripts.append(
+        redis, run_id, attempt=claim.attempt, before=claim.last_id, message=b"", ttl_s=600,
+        entries=[scripts.LogEntry("extraction", "stage_completed", data)],
+    )  # fmt: skip
+
+    assert await asyncio.wait_for(runner.run(run_id, "token"), 10) == Outcome(is_over=True)
+    assert (await names(redis, run_id))[-1] == "error"
+
+
+ENDS = {"done", "error", "cancel"}
+
+
+async def spoil(redis: Redis, run_id: str, part: str, *, is_deleted: bool) -> None:
+    key = keys.stages(run_id) if part == "stages" else keys.stage_stream(run_id, part)
+    await redis.delete(key)
+    if not is_deleted:
+        await redis.set(key, "of another type", ex=600)
+
+
+@pytest.mark.parametrize("is_deleted", [True, False], ids=["deleted", "replaced"])
+@pytest.mark.parametrize("part", ["extraction", "run", "stages"])
+async def test_run_whose_log_lost_a_part_before_it_was_taken_up_has_one_end(
+    redis: Redis, settings: Settings, runner: Runner, monkeypatch: pytest.MonkeyPatch, part: str, is_deleted: bool
+) -> None:
+    monkeypatch.setattr("stagebus.worker.execution.runner.AWAY_BACKOFF_S", 0.01)
+    run_id = await queued(redis, settings, REQUEST)
+    claim = await scripts.claim(redis, run_id, "w")
+    assert claim is not None
+    await scripts.append(
+        redis, run_id, attempt=claim.attempt, before=claim.last_id, message=b"", ttl_s=600,
+        entries=[scripts.LogEntry("extraction", "stage_started", b'{"stage_id":"extraction","attempt":1}')],
+    )  # fmt: skip
+    await spoil(redis, run_id, part, is_deleted=is_deleted)
+
+    assert await asyncio.wait_for(runner.run(run_id, "token"), 20) == Outcome(is_over=True)
+    told = await names(redis, run_id)
+    assert [name for name in told if name in ENDS] == told[-1:]
+    assert (await run_store.get_run(redis, run_id)).is_terminal
+    assert await redis.zscore(keys.ACTIVE, run_id) is None
+
+
+@pytest.mark.parametrize("is_deleted", [True, False], ids=["deleted", "replaced"])
+@pytest.mark.parametrize("part", ["extraction", "run", "stages"])
+async def test_run_whose_log_loses_a_part_at_work_has_one_end_and_nothing_twice(
+    redis: Redis,
+    settings: Settings,
+    runner: Runner,
+    model: ScriptedModel,
+    monkeypatch: pytest.MonkeyPatch,
+    part: str,
+    is_deleted: bool,
+) -> None:
+    monkeypatch.setattr("stagebus.worker.execution.runner.AWAY_BACKOFF_S", 0.01)
+    model.lets_go.clear()
+    run_id = await queued(redis, settings, REQUEST)
+    running = asyncio.create_task(runner.run(run_id, "token"))
+    async with asyncio.timeout(10):
+        while "stage_started" not in await names(redis, run_id):
+            await asyncio.sleep(0.01)
+    await spoil(redis, run_id, part, is_deleted=is_deleted)
+    model.lets_go.set()
+    await asyncio.wait_for(running, 20)
+    events = (await log_reader.read_page(redis, run_id, START, 1000)).events
+
+    assert [e.event for e in events if e.is_terminal] == [events[-1].event]
+    assert len({e.event_id.sequence for e in events}) == len(events)
+    assert (await run_store.get_run(redis, run_id)).is_terminal
+
+
+async def test_fallbacks_are_asked_in_their_order_and_say_so(redis, settings, runner, model) -> None:
+    model.down = {"a", "b"}
+    run_id = await queued(redis, settings, REQUEST)
+    await asyncio.wait_for(runner.run(run_id, "token"), 10)
+    events = (await log_reader.read_page(redis, run_id, START, 1000)).events
+    retries = [RetryScheduled.model_validate_json(e.data) for e in events if e.event == b"retry_scheduled"]
+    (completed,) = [StageCompleted.model_validate_json(e.data) for e in events if e.event == b"stage_completed"]
+
+    assert model.was_asked == ["a", "b", "c"]
+    assert [(retry.retry, retry.model, retry.backoff_s) for retry in retries] == [(1, "b", 0), (2, "c", 0)]
+    assert completed.result["provider"] == "c"
+
+
+async def test_who_was_down_just_now_is_not_asked_first_by_the_next_run(redis, settings, runner, model) -> None:
+    model.down = {"a"}
+    for _ in range(2):
+        await asyncio.wait_for(runner.run(await queued(redis, settings, REQUEST), "token"), 10)
+
+    assert model.was_asked == ["a", "b", "b"]
+
+
+async def test_after_a_first_token_there_is_no_fallback(redis, settings, runner, model) -> None:
+    """The stage is restarted, by the model that was asked for."""
+    model.cut = {"a"}
+    run_id = await queued(redis, settings, REQUEST)
+    await asyncio.wait_for(runner.run(run_id, "token"), 10)
+
+    assert model.was_asked == ["a", "a"]
+    assert "stage_restarted" in await names(redis, run_id)
+
+
+async def test_each_stage_may_have_its_own_model(redis, settings, runner, model) -> None:
+    run_id = await queued(redis, settings, {**REQUEST, "model": ["b", "c"]})
+    await asyncio.wait_for(runner.run(run_id, "token"), 10)
+
+    assert model.was_asked == ["b"]
+
+
+async def test_run_whose_model_nobody_serves_ends(redis, settings, runner, model) -> None:
+    run_id = await queued(redis, settings, {**REQUEST, "model": "nope"})
+    await asyncio.wait_for(runner.run(run_id, "token"), 10)
+
+    assert (await run_store.get_run(redis, run_id)).error["code"] == "unknown_model"
+
+
+@pytest.mark.parametrize(("usage", "tokens"), [({"total_tokens": 12}, 12), (None, 500)], ids=["told", "estimated"])
+async def test_request_is_counted_as_what_its_answer_used(
+    redis, settings, runner, model, monkeypatch, usage: dict | None, tokens: int
+) -> None:
+    spent = []
+
+    @asynccontextmanager
+    async def slot(*_: object) -> AsyncIterator[TokenReservation]:
+        spending = TokenReservation(500)
+        yield spending
+        spent.append(spending.tokens)
+
+    monkeypatch.setattr(model, "slot", slot)
+    monkeypatch.setitem(ANSWER, "usage", usage)
+    run_id = await queued(redis, settings, REQUEST)
+    await asyncio.wait_for(runner.run(run_id, "token"), 10)
+
+    assert spent == [tokens]
+
+
+async def test_run_that_waits_for_a_slot_is_given_back_as_soon_as_its_worker_drains(
+    redis, settings, runner, model, monkeypatch
+) -> None:
+    @asynccontextmanager
+    async def full(*_: object) -> AsyncIterator[None]:
+        model.is_full.set()
+        await asyncio.Event().wait()
+        yield
+
+    monkeypatch.setattr(model, "slot", full)
+    run_id = await queued(redis, settings, REQUEST)
+    running = asyncio.create_task(runner.run(run_id, "token"))
+    await asyncio.wait_for(model.is_full.wait(), 10)
+    runner.begin_drain()
+
+    assert not (await asyncio.wait_for(running, 10)).is_over
+    assert model.was_asked == []
+    assert (await run_store.get_run(redis, run_id)).tries == 0
+
+
+async def test_run_that_redis_refuses_for_good_is_not_begun_again_without_a_pause(
+    redis: Redis, settings: Settings, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user of Redis that lost a right, say: each claim asks the provider anew."""
+    claims = 0
+    claim = scripts.claim
+
+    async def count(*args: Any, **named: Any) -> scripts.Claim | None:
+        nonlocal claims
+        claims += 1
+        return await claim(*args, **named)
+
+    async def refuse(*_: Any, **__: Any) -> scripts.Appended:
+        raise ResponseError("NOPERM this user has no permissions")
+
+    monkeypatch.setattr(scripts, "claim", count)
+    monkeypatch.setattr(scripts, "append", refuse)
+    run_id = await queued(redis, settings, REQUEST)
+    running = asyncio.create_task(runner.run(run_id, "token"))
+    await asyncio.wait({running}, timeout=0.8)
+    await cancel_and_wait(running)
+
+    assert 2 <= claims <= 4

@@ -1,0 +1,198 @@
+"""The sweep against a real server: nobody's run is stranded, and one bad record costs no other its sweep."""
+
+import asyncio
+
+import pytest
+from redis.asyncio import Redis
+
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.domain import ids
+from stagebus.shared.domain.runs import RunStatus
+from stagebus.shared.errors import RunNotFound
+from stagebus.shared.runtime.tasks import cancel_and_wait
+from stagebus.shared.storage import keys, scripts
+from stagebus.shared.store import run_store
+from stagebus.worker.execution import sweep as sweep_module
+from stagebus.worker.execution.sweep import sweep, sweep_forever
+from tests.support.redis_calls import calls
+
+
+async def create(redis: Redis, settings: Settings) -> str:
+    return await run_store.create_run(redis, settings, tenant="t", model="m", request={"a": 1})
+
+
+async def strand(redis: Redis, run_id: str) -> None:
+    """Its job vanishes out of the queue."""
+    await redis.zrem(keys.QUEUE, run_id)
+    await redis.delete(keys.job(run_id))
+
+
+async def is_queued(redis: Redis, run_id: str) -> bool:
+    return await redis.zscore(keys.QUEUE, run_id) is not None and await redis.exists(keys.job(run_id)) == 1
+
+
+async def is_active(redis: Redis, run_id: str) -> bool:
+    return await redis.zscore(keys.ACTIVE, run_id) is not None
+
+
+async def test_run_without_a_job_gets_one(redis: Redis, settings: Settings) -> None:
+    stranded, sound = await create(redis, settings), await create(redis, settings)
+    score = await redis.zscore(keys.QUEUE, sound)
+    await strand(redis, stranded)
+    await sweep(redis, settings)
+
+    assert await is_queued(redis, stranded)
+    assert await redis.zscore(keys.QUEUE, sound) == score, "the others stay where they are"
+    assert (await scripts.due(redis, 10)).run_ids
+
+
+async def test_every_batch_is_looked_through(redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where runs leave the set while it is walked."""
+    monkeypatch.setattr(sweep_module, "BATCH", 2)
+    run_ids = [await create(redis, settings) for _ in range(9)]
+    for run_id in run_ids[::2]:
+        await run_store.cancel_run(redis, settings, run_id)
+        await redis.zadd(keys.ACTIVE, {run_id: 0})
+    for run_id in run_ids[1::2]:
+        await strand(redis, run_id)
+    await sweep(redis, settings)
+
+    assert [await is_active(redis, run_id) for run_id in run_ids] == [False, True] * 4 + [False]
+    assert all([await is_queued(redis, run_id) for run_id in run_ids[1::2]])
+
+
+async def test_run_that_no_worker_took_in_time_ends_with_an_error(redis: Redis, settings: Settings) -> None:
+    run_id = await create(redis, settings)
+    await redis.hincrby(keys.run(run_id), "created_at", -round(settings.queue_wait_max_s * 1000) - 1000)
+    await sweep(redis, settings)
+
+    run = await run_store.get_run(redis, run_id)
+    assert run.status is RunStatus.FAILED
+    assert run.error is not None
+    assert run.error["code"] == "queue_timeout"
+    assert not await is_active(redis, run_id)
+
+
+async def test_cancel_that_its_worker_did_not_live_to_see_is_carried_out(redis: Redis, settings: Settings) -> None:
+    """The run was given back, so it names no worker."""
+    run_id = await create(redis, settings)
+    await scripts.claim(redis, run_id, "w")
+    await scripts.cancel(redis, run_id)
+    await redis.hset(keys.run(run_id), "worker", "")
+    await sweep(redis, settings)
+
+    assert (await run_store.get_run(redis, run_id)).status is RunStatus.CANCELLED
+
+
+async def test_held_run_is_left_to_its_worker(redis: Redis, settings: Settings) -> None:
+    run_id = await create(redis, settings)
+    await scripts.claim(redis, run_id, "w")
+    await scripts.cancel(redis, run_id)
+    await redis.hincrby(keys.run(run_id), "created_at", -round(settings.queue_wait_max_s * 1000) - 1000)
+    await sweep(redis, settings)
+
+    assert (await run_store.get_run(redis, run_id)).status is RunStatus.RUNNING
+
+
+async def test_run_that_was_begun_and_given_back_may_wait_again(redis: Redis, settings: Settings) -> None:
+    """It has a time limit of its own from its first claim on."""
+    run_id = await create(redis, settings)
+    await scripts.claim(redis, run_id, "w")
+    await redis.hset(keys.run(run_id), "worker", "")
+    await redis.hincrby(keys.run(run_id), "created_at", -round(settings.queue_wait_max_s * 1000) - 1000)
+    await sweep(redis, settings)
+
+    assert (await run_store.get_run(redis, run_id)).status is RunStatus.RUNNING
+    assert await is_queued(redis, run_id)
+
+
+async def test_half_made_run_is_left_to_its_client_for_a_while(redis: Redis, settings: Settings) -> None:
+    fresh, old = ids.new_run_id(), "01J9ZK3V7Q8E5W2R4T6Y8A0P1A"
+    await redis.zadd(keys.ACTIVE, {fresh: 1, old: 2})
+    await sweep(redis, settings)
+
+    assert (await is_active(redis, fresh), await is_active(redis, old)) == (True, False)
+    with pytest.raises(RunNotFound):
+        await run_store.get_run(redis, old)
+
+
+async def test_one_bad_record_costs_no_other_run_its_sweep(redis: Redis, settings: Settings) -> None:
+    """A state of a newer version, a key of another type, a member that is no run id at all."""
+    bad, odd, stranded = [await create(redis, settings) for _ in range(3)]
+    await redis.hset(keys.run(bad), "status", "paused")
+    await redis.set(keys.run(odd), "?", ex=60)
+    await redis.zadd(keys.ACTIVE, {"not-a-run": 0, bad: 1, odd: 1, stranded: 2})
+    await strand(redis, stranded)
+    await sweep(redis, settings)
+
+    assert await is_queued(redis, stranded)
+
+
+async def test_sweep_of_sound_runs_reads_no_request_and_asks_once_a_batch(redis: Redis, settings: Settings) -> None:
+    """Ten thousand runs that wait, each with a long conversation, cost little."""
+    for _ in range(20):
+        await create(redis, settings)
+    before = await calls(redis)
+    await sweep(redis, settings)
+    after = await calls(redis)
+
+    assert after["hgetall"] == before["hgetall"]
+    assert after["hmget"] - before["hmget"] == 20
+    assert sum((after - before).values()) < 20 * 3 + 10
+
+
+async def test_waiting_run_keeps_its_keys_its_job_and_its_idempotency_key(redis: Redis, settings: Settings) -> None:
+    """It was given back, and no worker was free for nearly as long as its keys were to live."""
+    run_id = await run_store.create_run(
+        redis, settings, tenant="t", model="m", request={"a": 1}, idempotency_key="mine"
+    )
+    await scripts.claim(redis, run_id, "w")
+    await redis.hset(keys.run(run_id), "worker", "")
+    kept = [key async for key in redis.scan_iter(f"{keys.run(run_id)}*")]
+    kept += [keys.job(run_id).encode(), keys.idempotency("t", "mine").encode()]
+    for key in kept:
+        await redis.expire(key, 60)
+    await sweep(redis, settings)
+
+    assert len(kept) == 5
+    assert all([await redis.ttl(key) > settings.live_ttl_s - 60 for key in kept])
+
+
+async def test_one_worker_sweeps_for_all_and_lives_through_redis_being_away(
+    redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swept = asyncio.Event()
+    outcomes = [ConnectionError("away"), None]
+
+    async def look(*_: object) -> None:
+        outcome = outcomes.pop(0)
+        if outcome is not None:
+            raise outcome
+        swept.set()
+
+    monkeypatch.setattr(sweep_module, "sweep", look)
+    often = settings.model_copy(update={"sweep_s": 0.05})
+    sweeping = [asyncio.create_task(sweep_forever(redis, often, name)) for name in ("w1", "w2")]
+    await asyncio.wait_for(swept.wait(), 5)
+    await cancel_and_wait(*sweeping)
+
+    assert outcomes == []
+
+
+async def test_sweep_that_fails_is_not_the_last_one(
+    redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swept = asyncio.Queue[int]()
+
+    async def fail(_redis: Redis, _settings: Settings) -> None:
+        swept.put_nowait(1)
+        await redis.delete(keys.SWEEP)
+        raise ValueError("a member that nobody can read")
+
+    monkeypatch.setattr(sweep_module, "sweep", fail)
+    sweeping = asyncio.create_task(sweep_forever(redis, settings.model_copy(update={"sweep_s": 0.05}), "w"))
+    try:
+        await asyncio.wait_for(swept.get(), 5)
+        await asyncio.wait_for(swept.get(), 5)
+    finally:
+        await cancel_and_wait(sweeping)

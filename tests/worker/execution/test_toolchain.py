@@ -1,0 +1,36 @@
+"""The wait before a stage is done again."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stagebus.shared.config.settings import Settings
+from stagebus.worker.execution.toolchain import backoff
+
+SETTINGS = Settings(model_backoff_s=0.5, model_backoff_max_s=30)
+retries = st.integers(1, 100_000)
+jitters = st.floats(0, 1)
+wishes = st.none() | st.floats(0, 1e9)
+
+
+@given(retries, wishes, jitters)
+def test_backoff_is_never_longer_than_its_bound(retry: int, retry_after_s: float | None, jitter: float) -> None:
+    """Whatever the provider wishes: a run has its own time limit."""
+    assert 0.25 <= backoff(SETTINGS, retry, retry_after_s, jitter) <= 30
+
+
+@given(retries, st.floats(0, 30), jitters)
+def test_provider_s_wish_is_respected_up_to_the_bound(retry: int, retry_after_s: float, jitter: float) -> None:
+    assert backoff(SETTINGS, retry, retry_after_s, jitter) >= retry_after_s
+
+
+@pytest.mark.parametrize(("retry", "longest"), [(1, 0.5), (2, 1), (3, 2), (6, 16), (7, 30), (100, 30)])
+def test_backoff_doubles_and_half_of_it_is_jitter(retry: int, longest: float) -> None:
+    """All who were refused at once do not come back at once."""
+    assert backoff(SETTINGS, retry, None, 1.0) == longest
+    assert backoff(SETTINGS, retry, None, 0.0) == longest / 2
+    assert backoff(SETTINGS, retry, None, 0.5) == longest * 0.75
+
+
+def test_first_backoff_that_is_longer_than_the_bound_is_cut() -> None:
+    assert backoff(Settings(model_backoff_s=60, model_backoff_max_s=2), 1, None, 1.0) == 2

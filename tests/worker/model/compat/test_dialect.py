@@ -1,0 +1,112 @@
+"""The same request in each provider's words."""
+
+from typing import Any
+
+import pytest
+
+from stagebus.shared.config.provider_schema import Abilities
+from stagebus.shared.config.providers import Route
+from stagebus.worker.model.compat.dialect import ORIGIN, Origin, request_body
+
+TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
+SIGNATURE = {"google": {"thought_signature": "abc="}}
+ASKED = {
+    "model": "what clients say",
+    "messages": [{"role": "user", "content": "Hello"}],
+    "tools": TOOLS,
+    "tool_choice": "auto",
+    "parallel_tool_calls": False,
+    "max_tokens": 5,
+    "temperature": 0.0,
+}
+
+
+def route(extra_body: dict[str, Any] | None = None, provider: str = "p", **abilities: Any) -> Route:
+    return Route("what clients say", provider, "its-id", Abilities(**abilities), extra_body or {})
+
+
+def body(asked: dict[str, Any] = ASKED, extra_body: dict[str, Any] | None = None, **abilities: Any) -> dict[str, Any]:
+    return request_body(asked, route(extra_body, **abilities))
+
+
+def assistant(call_id: str = "call_1", origin: Origin | None = None) -> dict[str, Any]:
+    call = {"id": call_id, "type": "function", "function": {"name": "f", "arguments": "{}"}, "extra_content": SIGNATURE}
+    return {"role": "assistant", "content": None, "tool_calls": [call]} | ({} if origin is None else {ORIGIN: origin})
+
+
+def test_openai_gets_all_that_is_set_under_the_id_that_it_knows() -> None:
+    assert body() == {
+        **ASKED, "model": "its-id", "stream": True, "stream_options": {"include_usage": True},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("tools", [None, []])
+def test_without_tools_nothing_speaks_of_them(tools: list[Any] | None) -> None:
+    """Providers reject it."""
+    assert body({**ASKED, "tools": tools}).keys().isdisjoint({"tools", "tool_choice", "parallel_tool_calls"})
+
+
+@pytest.mark.parametrize(
+    ("abilities", "gone", "there"),
+    [
+        ({"tools": "prompted"}, {"tools", "tool_choice", "parallel_tool_calls"}, {}),
+        ({"tools": "none"}, {"tools", "tool_choice", "parallel_tool_calls"}, {}),
+        ({"parallel_tool_calls": False}, {"parallel_tool_calls"}, {"tool_choice": "auto"}),
+        ({"max_tokens_parameter": "max_completion_tokens"}, {"max_tokens"}, {"max_completion_tokens": 5}),
+        ({"stream_options": False}, {"stream_options"}, {"stream": True}),
+        ({"leave_out": ["temperature", "tool_choice"]}, {"temperature", "tool_choice"}, {"tools": TOOLS}),
+        ({"extra_body": {"options": {"num_ctx": 8192}}}, set(), {"options": {"num_ctx": 8192}}),
+        ({"extra_body": {"temperature": 1, "top_p": 0.5}}, set(), {"temperature": 0.0, "top_p": 0.5}),
+    ],
+)
+def test_ability_shapes_the_request(abilities: dict[str, Any], gone: set[str], there: dict[str, Any]) -> None:
+    made = body(**abilities)
+
+    assert gone.isdisjoint(made)
+    assert there.items() <= made.items()
+
+
+def test_a_provider_s_notes_go_back_to_it_and_to_nobody_else() -> None:
+    message = assistant(origin=Origin("gemini"))
+    own = request_body({**ASKED, "messages": [message]}, route(provider="gemini"))["messages"][0]
+    other = request_body({**ASKED, "messages": [message]}, route(provider="openai"))["messages"][0]
+
+    assert own == assistant()
+    assert "extra_content" not in other["tool_calls"][0]
+    assert ORIGIN not in other
+
+
+def test_reasoning_goes_back_with_calls_where_it_is_wanted_even_an_empty_one() -> None:
+    for reasoning in ("because", ""):
+        messages = [assistant(origin=Origin("p", reasoning))]
+        (message,) = body({**ASKED, "messages": messages}, reasoning_field="reasoning_content")["messages"]
+
+        assert message["reasoning_content"] == reasoning
+        assert "reasoning_content" not in body({**ASKED, "messages": messages})["messages"][0]
+
+
+def test_blocks_of_reasoning_go_back_to_who_made_them_and_only_if_there_are_any() -> None:
+    blocks = [{"type": "reasoning.encrypted", "data": "x"}]
+    for origin, given in (
+        (Origin("p", "because", blocks), blocks),
+        (Origin("q", "", blocks), None),
+        (Origin("p"), None),
+    ):
+        made = request_body(
+            {**ASKED, "messages": [assistant(origin=origin)]}, route(provider="p", reasoning_field="reasoning_details")
+        )
+
+        assert made["messages"][0].get("reasoning_details") == given
+
+
+def test_long_call_ids_become_short_ones_that_still_belong_together() -> None:
+    answer = {"role": "tool", "tool_call_id": "call_1", "content": "12 °C"}
+    messages = [assistant(origin=Origin("p")), answer, assistant("abcDEF123"), {**answer, "tool_call_id": "abcDEF123"}]
+    made = body({**ASKED, "messages": messages}, short_call_ids=True)["messages"]
+    short = made[0]["tool_calls"][0]["id"]
+
+    assert len(short) == 9
+    assert short.isalnum()
+    assert made[1]["tool_call_id"] == short
+    assert made[2]["tool_calls"][0]["id"] == made[3]["tool_call_id"] == "abcDEF123"
+    assert messages[1]["tool_call_id"] == "call_1", "the conversation itself stays as it is"

@@ -1,0 +1,216 @@
+"""Tools in words: what a model without native calls is told, and what is read out of its answer."""
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stagebus.worker.model.compat.call_assembly import Call
+from stagebus.worker.model.compat.prompted_tools import ask_again, example_of, find_faults, in_words, read_calls
+
+WEATHER = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
+NAMED = {"type": "function", "function": {"name": "get_weather"}}
+USER = {"role": "user", "content": "Is it warm in Köln?"}
+CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Köln"}}\n</tool_call>'
+KOELN = Call("", "get_weather", '{"city":"Köln"}')
+
+
+def called(call_id: str, city: str) -> dict[str, Any]:
+    return {
+        "id": call_id,
+        "type": "function",
+        "function": {"name": "get_weather", "arguments": f'{{"city": "{city}"}}'},
+    }
+
+
+def told(messages: list[dict[str, Any]], choice: Any = "auto", *, is_one_call: bool = False) -> list[dict[str, Any]]:
+    return in_words(messages, [WEATHER], choice, is_one_call=is_one_call)
+
+
+def test_tools_are_told_in_the_system_s_message() -> None:
+    system, user = told([USER])
+
+    assert system["role"] == "system"
+    assert '<tools>\n{"name": "get_weather", "parameters": {"type": "object"}}\n</tools>' in system["content"]
+    assert user == USER
+
+
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_system_s_own_words_stay_and_come_first(role: str) -> None:
+    parts = [{"type": "text", "text": "Be kind."}]
+
+    assert told([{"role": role, "content": "Be kind."}, USER])[0]["content"].startswith(
+        "Be kind.\n\nYou may call tools."
+    )
+    assert told([{"role": role, "content": parts}, USER])[0]["content"][0] == parts[0]
+    assert len(told([{"role": role, "content": parts}, USER])) == 2
+
+
+@pytest.mark.parametrize(
+    ("choice", "is_one_call", "words"),
+    [
+        ("auto", False, ["If you need no tool", "one <tool_call> after the other"]),
+        ("required", False, ["You have to call at least one tool now"]),
+        (NAMED, True, ["You have to call the tool get_weather now, and no other", "one <tool_call> at the most"]),
+    ],
+)
+def test_choice_is_put_in_words(choice: Any, is_one_call: bool, words: list[str]) -> None:
+    content = told([USER], choice, is_one_call=is_one_call)[0]["content"]
+
+    assert all(word in content for word in words)
+    assert ("If you need no tool" in content) == (choice == "auto")
+
+
+def test_calls_and_results_become_text_even_where_no_tool_is_offered_any_more() -> None:
+    messages = [
+        USER,
+        {"role": "assistant", "content": "Let me see.", "tool_calls": [called("1", "Köln"), called("2", "Bonn")]},
+        {"role": "tool", "tool_call_id": "1", "content": "18 °C"},
+        {"role": "tool", "tool_call_id": "2", "content": [{"type": "text", "text": "19 °C"}]},
+    ]
+
+    user, assistant, results = in_words(messages, [], None, is_one_call=False)
+    assert user == USER
+    assert assistant == {
+        "role": "assistant",
+        "content": f"Let me see.\n{CALL}\n{CALL.replace('Köln', 'Bonn')}",
+    }
+    assert results["role"] == "user"
+    assert results["content"].count("<tool_response>") == 2
+    assert '{"name": "get_weather", "content": "18 °C"}' in results["content"]
+    assert read_calls(assistant["content"], ["get_weather"])[1][0] == KOELN, "it reads what it is told to write"
+
+
+BOOKING = {
+    "name": "book",
+    "parameters": {
+        "properties": {
+            "place": {"type": "string"},
+            "table": {"type": "string", "examples": ["window"]},
+            "room": {"enum": ["inside", "outside"]},
+            "guests": {"type": "integer"},
+            "price": {"anyOf": [{"type": "number"}, {"type": "null"}]},
+            "smokes": {"type": "boolean"},
+            "kind": {"const": "dinner"},
+            "dishes": {"type": "array", "items": {"type": "string"}},
+            "who": {"$ref": "#/$defs/Person"},
+            "note": {"type": "string"},
+        },
+        "required": ["place", "table", "room", "guests", "price", "smokes", "kind", "dishes", "who"],
+    },
+}
+
+
+def test_example_stands_between_system_and_conversation_as_the_page_shows_it() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "tools.md").read_text()
+    *example, asked = json.loads(re.findall(r"```json\n(\[\n  \{\"role\".+?)```", page, re.DOTALL)[0])
+    parameters = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    tools = [{"type": "function", "function": {"name": "get_weather", "parameters": parameters}}, WEATHER]
+
+    system, *rest = in_words([asked], tools, "auto", is_one_call=False, has_example=True)
+    assert rest == [*example, asked]
+    assert system == in_words([asked], tools, "auto", is_one_call=False)[0]
+    assert in_words([asked], [], "auto", is_one_call=False, has_example=True) == [asked]
+
+
+def test_example_s_arguments_are_of_the_kinds_that_the_tool_needs() -> None:
+    (call,) = read_calls(example_of(BOOKING)[1]["content"], ["book"])[1]
+
+    assert json.loads(call.arguments) == {
+        "place": "example", "table": "window", "room": "inside", "guests": 1, "price": 1.5, "smokes": True,
+        "kind": "dinner", "dishes": [], "who": {},
+    }  # fmt: skip
+
+
+def test_arguments_that_are_no_json_are_told_as_they_were() -> None:
+    broken = {"id": "1", "function": {"name": "f", "arguments": "{oops"}}
+    messages = [USER, {"role": "assistant", "content": None, "tool_calls": [broken]}]
+
+    assert '"arguments": "{oops"' in in_words(messages, [], None, is_one_call=False)[1]["content"]
+
+
+JSON = '{"name": "get_weather", "arguments": {"city": "Köln"}}'
+
+
+@pytest.mark.parametrize(
+    ("text", "rest"),
+    [
+        (CALL, ""),
+        (f"Let me see.\n{CALL}", "Let me see."),
+        (CALL.removesuffix("</tool_call>"), ""),
+        (f"Let me see.\n```json\n{JSON}\n```", "Let me see."),
+        (f"```\n[{JSON}]\n```", ""),
+        (f"\n{JSON} ", ""),
+        (f"[{JSON}]", ""),
+    ],
+)
+def test_call_is_read_in_whatever_form_models_write_it(text: str, rest: str) -> None:
+    assert read_calls(text, ["get_weather"]) == (rest, [KOELN])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "It is warm.",
+        '{"city": "Köln"}',
+        '{"name": "Ann", "arguments": {}}',
+        f"Write `{JSON}` here.",
+        "```json\n{}\n```",
+        "",
+    ],
+)
+def test_what_is_no_call_of_these_tools_is_the_answer(text: str) -> None:
+    assert read_calls(text, ["get_weather"]) == (text, [])
+
+
+def test_call_of_no_tool_there_is_is_read_where_it_is_marked() -> None:
+    assert [call.name for call in read_calls(CALL.replace("get_weather", "get_rich"), ["get_weather"])[1]] == [
+        "get_rich"
+    ]
+
+
+@pytest.mark.parametrize("text", ["```{" * 100_000, "```" + "{] " * 100_000, "{" * 300_000, "[" * 300_000 + "]"])
+def test_garbage_is_read_in_linear_time(text: str) -> None:
+    started = time.perf_counter()
+
+    assert read_calls(text, ["get_weather"]) == (text, [])
+    assert time.perf_counter() - started < 2
+
+
+def check(name: str, arguments: str) -> str | None:
+    return None if (name, arguments) == ("get_weather", KOELN.arguments) else f"{name} does not take {arguments}"
+
+
+@pytest.mark.parametrize(
+    ("text", "choice", "faults"),
+    [
+        (CALL, "auto", []),
+        ("It is warm.", "auto", []),
+        (CALL, NAMED, []),
+        (CALL.replace("Köln", "Bonn"), "auto", ['get_weather does not take {"city":"Bonn"}']),
+        ('<tool_call>{"name": "get_wea', "auto", ["no JSON object"]),
+        (f"{CALL}<tool_call>{{oops}}</tool_call>", "auto", ["no JSON object"]),
+        ("It is warm.", "required", ["No tool was called; one has to be."]),
+        ("It is warm.", NAMED, ["No tool was called; get_weather has to be."]),
+        (CALL.replace("get_weather", "f"), NAMED, ["f does not take", "No other tool than get_weather"]),
+    ],
+)
+def test_what_cannot_be_carried_out_is_said(text: str, choice: Any, faults: list[str]) -> None:
+    found = find_faults(*read_calls(text, ["get_weather"]), choice, check)
+
+    assert len(found) == len(faults)
+    assert all(words in fault for words, fault in zip(faults, found, strict=True))
+
+
+def test_faults_have_an_end() -> None:
+    assert len(find_faults("", [Call("", str(i), "{}") for i in range(100)], "auto", check)) == 5
+
+
+def test_model_is_asked_again_with_what_it_said() -> None:
+    said, asked = ask_again("<tool_call>{oops", ["What stands there is no JSON.", "And more."])
+
+    assert said == {"role": "assistant", "content": "<tool_call>{oops"}
+    assert "- What stands there is no JSON.\n- And more.\n" in asked["content"]

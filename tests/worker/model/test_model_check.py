@@ -1,0 +1,78 @@
+"""What `stagebus models check` finds out, at the demo model and at servers that take less."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from stagebus.shared.config.provider_schema import ProvidersFile
+from stagebus.shared.config.providers import Providers
+from stagebus.shared.config.settings import Settings
+from stagebus.worker.model import model_check
+from stagebus.worker.model.model_client import Model
+
+REFUSAL = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
+ANSWER = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
+    b'data: {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]}\n\n'
+)
+
+
+async def find(url: str, **entry: object) -> list[model_check.Finding]:
+    file = {"providers": {"p": {"base_url": f"{url}/v1", "models": ["m"], **entry}}}
+    providers = Providers(ProvidersFile.model_validate(file), "m")
+    return await model_check.check_all(Model(Settings(), providers), model_check.routes_of(providers, []))
+
+
+def test_command_tells_of_the_demo_in_a_table(demo_url: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    """The demo does as the file says; a model that is down makes the exit code 1, and says so."""
+    models = '[{ name = "demo", id = "demo:delay_ms=0" }, { name = "gone", id = "demo:status=503" }]'
+    (tmp_path / "p.toml").write_text(f'[providers.demo]\nbase_url = "{demo_url}/v1"\nmodels = {models}')
+    monkeypatch.setenv("STAGEBUS_PROVIDERS", str(tmp_path / "p.toml"))
+    shown = {}
+    for names in (["demo"], []):
+        monkeypatch.setattr(sys, "argv", ["check", *names])
+        with pytest.raises(SystemExit) as end:
+            model_check.main()
+        shown[end.value.code] = capsys.readouterr().out.splitlines()
+
+    assert shown[0][0].split() == ["model", "provider", "answers", "usage", "tools", "parallel", "limit"]
+    assert shown[0][1].split()[3:] == ["s", "yes", "native", "yes", "max_tokens"]
+    assert "gone   demo      no: the model's provider answered 503" in shown[1][2]
+
+
+async def test_what_the_file_should_say_is_said(byte_server) -> None:
+    """It takes whatever it is sent, counts no tokens, and calls no tool."""
+    (finding,) = await find(await byte_server.serve(ANSWER))
+
+    assert finding.row()[3:] == ("no", "no calls", "no", "max_tokens")
+    assert list(finding.contradictions()) == ['tools = "prompted" or "none", as it called no tool']
+
+
+async def test_other_ways_are_tried_where_the_file_s_is_rejected(monkeypatch) -> None:
+    file = {"providers": {"p": {"base_url": "http://127.0.0.1:1/v1", "models": ["m"], "tools": "none"}}}
+    providers = Providers(ProvidersFile.model_validate(file))
+    model = Model(Settings(), providers)
+    tried = []
+
+    async def stream(request):
+        body = request.body(request.route)
+        tried.append(("max_tokens" in body, "stream_options" in body))
+        if "tools" not in body and ("max_tokens" in body or "stream_options" in body):
+            raise model_check.ModelRejected("no")
+        yield {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]}
+
+    monkeypatch.setattr(model, "stream", stream)
+    finding = await model_check.check(model, providers.routes("m")[0])
+
+    assert tried[:4] == [(True, True), (True, False), (False, True), (False, False)]
+    assert list(finding.contradictions()) == [
+        'max_tokens_parameter = "max_completion_tokens", as it rejects "max_tokens"',
+        "stream_options = false, as it rejects true",
+    ]
+
+
+async def test_model_that_rejects_everything_is_no_answer(byte_server) -> None:
+    (finding,) = await find(await byte_server.serve(REFUSAL))
+
+    assert finding.row() == ("m", "p", "no: the model's provider answered 400: bad request")

@@ -1,0 +1,362 @@
+"""The client against the demo model, and against servers that break off in ways the demo cannot."""
+
+import asyncio
+import gzip
+import logging
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+
+import httpx
+import pytest
+
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.errors import ModelError, ModelOutputTooLong, ModelRejected, ModelUnauthorized, ModelUnavailable
+from stagebus.shared.observability.trace import Trace, bound
+from stagebus.worker.model.chunks import EVENT_MAX_BYTES
+from stagebus.worker.model.delta_merger import Merged, Merger
+from stagebus.worker.model.model_client import Model, ModelRequest
+from tests.support.fake_gateway import Answer, FakeGateway
+
+KEY = "sk-very-secret"
+TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
+CHUNK = b'data: {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": null}]}\n\n'
+LAST = b'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}\n\n'
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
+Connect = Callable[..., Model]
+
+
+@pytest.fixture
+async def connect() -> AsyncIterator[Connect]:
+    """Models at any address; all closed at the end."""
+    models = []
+
+    def connect(url: str, **settings: object) -> Model:
+        fields = {"openai_base_url": f"{url}/v1", "openai_api_key": KEY, "model_stall_timeout_s": 5, **settings}
+        models.append(Model.from_settings(Settings(**fields)))
+        return models[-1]
+
+    yield connect
+    for model in models:
+        await model.aclose()
+
+
+@pytest.fixture
+def model(demo_url: str, connect: Connect) -> Model:
+    """A model that asks the demo."""
+    return connect(demo_url)
+
+
+async def test_first_request_finds_its_client_built(connect: Connect, byte_server) -> None:
+    """A worker builds its clients as it starts, and asks nobody before there is a run."""
+    model = connect(await byte_server.serve(HEAD + b"\r\n" + CHUNK + LAST))
+    await model.open()
+    built = dict(model._open)
+    assert built
+    assert not byte_server.requests
+    await ask(model, request())
+
+    assert model._open == built
+
+
+def request(model: str = "demo:delay_ms=0", prompt: str = "Hello", **fields: object) -> ModelRequest:
+    return ModelRequest(model=model, messages=[{"role": "user", "content": prompt}], **fields)
+
+
+async def test_long_conversation_costs_little_more_than_a_short_one(connect: Connect, byte_server) -> None:
+    """Calls of functions, counted: the SDK's typed parameters took hundreds a message, all in one go."""
+    model = connect(await byte_server.serve(HEAD + b"\r\n" + CHUNK + LAST))
+    called = 0
+
+    def count(_frame: object, event: str, _what: object) -> None:
+        nonlocal called
+        called += event == "call"
+
+    async def calls_of(messages: int) -> int:
+        nonlocal called
+        called = 0
+        sys.setprofile(count)
+        try:
+            await ask(model, ModelRequest(model="m", messages=[{"role": "user", "content": "Hello"}] * messages))
+        finally:
+            sys.setprofile(None)
+        return called
+
+    await calls_of(1)
+    assert await calls_of(501) < await calls_of(1) + 5 * 500
+
+
+async def ask(model: Model, asked: ModelRequest) -> Merged:
+    merger = Merger(tool_names=[tool["function"]["name"] for tool in asked.tools or ()])
+    async with aclosing(model.stream(asked)) as chunks:
+        async for chunk in chunks:
+            merger.add(chunk)
+    return merger.result()
+
+
+async def failure_of(asking: Awaitable[Merged]) -> ModelError:
+    with pytest.raises(ModelError) as failure:
+        await asking
+    return failure.value
+
+
+async def streams_are_closed(demo_url: str) -> None:
+    """Return once no stream is open at the demo."""
+    async with asyncio.timeout(5), httpx.AsyncClient() as client:
+        while (await client.get(f"{demo_url}/demo/stats")).json()["open_streams"]:
+            pass
+
+
+async def test_answer_arrives_whole_with_its_usage(model: Model) -> None:
+    merged = await ask(model, request())
+
+    assert merged.text.startswith("This is the demo model")
+    assert merged.finish_reason == "stop"
+    assert merged.tokens is not None
+    assert merged.tokens.completion_tokens == len(merged.text.split())
+
+
+def test_estimate_counts_what_is_asked_and_the_longest_answer() -> None:
+    short = ModelRequest(model="m", messages=[{"role": "user", "content": "x" * 400}], max_tokens=50)
+    open_ended = ModelRequest(model="m", messages=short.messages, tools=TOOLS)
+
+    assert 150 <= short.estimate_tokens() < 165
+    assert 625 <= open_ended.estimate_tokens() < 640
+
+
+async def test_parallel_calls_arrive_whole(model: Model) -> None:
+    merged = await ask(model, request(prompt="What is the weather in Paris and in Tokyo?", tools=TOOLS))
+
+    assert [(call.name, call.arguments) for call in merged.tool_calls] == [
+        ("get_weather", '{"city": "Paris"}'),
+        ("get_weather", '{"city": "Tokyo"}'),
+    ]
+
+
+async def test_first_chunk_arrives_before_the_last_is_made(model: Model) -> None:
+    async with aclosing(model.stream(request("demo:delay_ms=0,stall_after=1"))) as chunks:
+        assert (await anext(chunks))["choices"][0]["delta"]["role"] == "assistant"
+
+
+@pytest.mark.parametrize(
+    ("script", "error", "words"),
+    [
+        ("status=400", ModelRejected, "answered 400"),
+        ("status=401", ModelUnauthorized, "answered 401"),
+        ("status=403", ModelUnauthorized, "answered 403"),
+        ("status=404", ModelRejected, "answered 404"),
+        ("status=408", ModelUnavailable, "answered 408"),
+        ("status=409", ModelUnavailable, "answered 409"),
+        ("status=429", ModelUnavailable, "answered 429: too many requests"),
+        ("status=500", ModelUnavailable, "answered 500"),
+        ("status=529", ModelUnavailable, "answered 529"),
+        ("cut_after=0", ModelUnavailable, "cut the connection"),
+        ("cut_after=3", ModelUnavailable, "cut the connection"),
+        ("garbage_after=3", ModelUnavailable, "no chat completion chunk"),
+        ("error_after=3", ModelUnavailable, "broke off its answer with an error"),
+        ("oops=3", ModelRejected, "answered 400"),
+    ],
+)
+async def test_failure_has_its_kind_and_shows_nothing_inner(
+    model: Model, demo_url: str, script: str, error: type[ModelError], words: str
+) -> None:
+    failure = await failure_of(ask(model, request(f"demo:delay_ms=0,{script}")))
+
+    assert type(failure) is error
+    assert words in str(failure)
+    assert not any(inner in str(failure) for inner in (KEY, demo_url, "127.0.0.1", "told to fail"))
+    assert failure.__cause__ is not None
+
+
+async def test_retry_after_is_passed_on(model: Model) -> None:
+    failure = await failure_of(ask(model, request("demo:status=429,retry_after=7")))
+
+    assert failure.retry_after_s == 7
+
+
+async def test_a_failure_is_not_tried_again_here(model: Model) -> None:
+    """The second request finds the demo mended, so the first one was asked just once."""
+    asked = request("demo:delay_ms=0,status=503,fail_times=1", prompt="once")
+    await failure_of(ask(model, asked))
+
+    assert (await ask(model, asked)).finish_reason == "stop"
+
+
+@pytest.mark.parametrize("stall_after", [0, 3])
+async def test_silence_is_a_failure(demo_url: str, connect: Connect, stall_after: int) -> None:
+    model = connect(demo_url, model_stall_timeout_s=0.2)
+    failure = await failure_of(ask(model, request(f"demo:delay_ms=0,stall_after={stall_after}")))
+
+    assert type(failure) is ModelUnavailable
+    assert "silent for 0.2 s" in str(failure)
+    await streams_are_closed(demo_url)
+
+
+async def test_nobody_listening_is_a_failure(connect: Connect) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    failure = await failure_of(ask(connect(f"http://127.0.0.1:{port}"), request()))
+
+    assert type(failure) is ModelUnavailable
+    assert str(failure) == "the model's provider cannot be reached"
+
+
+async def test_closing_the_answer_closes_the_connection(model: Model, demo_url: str) -> None:
+    async with aclosing(model.stream(request("demo:delay_ms=1,endless"))) as chunks:
+        await anext(chunks)
+    await streams_are_closed(demo_url)
+
+
+async def test_cancelling_the_reader_closes_the_connection(model: Model, demo_url: str) -> None:
+    reading = asyncio.Event()
+
+    async def read() -> None:
+        async with aclosing(model.stream(request("demo:delay_ms=0,stall_after=1"))) as chunks:
+            async for _ in chunks:
+                reading.set()
+
+    task = asyncio.create_task(read())
+    await reading.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await streams_are_closed(demo_url)
+
+
+async def test_endless_answer_is_given_up(demo_url: str, connect: Connect) -> None:
+    model = connect(demo_url, model_output_max_bytes=2000)
+    failure = await failure_of(ask(model, request("demo:delay_ms=0,endless")))
+
+    assert type(failure) is ModelOutputTooLong
+    await streams_are_closed(demo_url)
+
+
+async def test_stream_without_done_is_complete(model: Model) -> None:
+    assert (await ask(model, request("demo:delay_ms=0,no_done"))).finish_reason == "stop"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        HEAD + b"\r\n" + CHUNK + LAST,
+        HEAD + b"content-length: 9999\r\n\r\n" + CHUNK + LAST,
+        HEAD + b"transfer-encoding: chunked\r\n\r\n%x\r\n" % len(CHUNK + LAST) + CHUNK + LAST + b"\r\n",
+    ],
+)
+async def test_connection_that_is_cut_after_the_last_token_costs_nothing(byte_server, connect, body) -> None:
+    merged = await ask(connect(await byte_server.serve(body)), request())
+
+    assert (merged.text, merged.finish_reason) == ("Hi", "stop")
+
+
+async def test_provider_that_never_hangs_up_is_left_after_done(byte_server, connect) -> None:
+    url = await byte_server.serve(HEAD + b"\r\n" + CHUNK + LAST + b"data: [DONE]\n\n", holds_on=True)
+    started = time.monotonic()
+
+    assert (await ask(connect(url), request())).text == "Hi"
+    assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\n\r\n<html>Sign in</html>",
+        HEAD + b"\r\n" + CHUNK,
+        HEAD + b"\r\n" + CHUNK + LAST[:-10],
+        HEAD + b"content-length: 9999\r\n\r\n" + CHUNK,
+        HEAD + b"content-encoding: gzip\r\n\r\n" + CHUNK,
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+    ],
+)
+async def test_answer_that_is_cut_or_none_at_all_may_be_asked_for_again(byte_server, connect, body) -> None:
+    assert type(await failure_of(ask(connect(await byte_server.serve(body)), request()))) is ModelUnavailable
+
+
+JSON_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+HTML_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/html; charset=utf-8\r\n"
+REDIRECT = b"HTTP/1.1 302 Found\r\nlocation: https://elsewhere.example/login\r\ncontent-length: 0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "words"),
+    [
+        (b"", ModelUnavailable, "cut the connection"),
+        (HEAD + b"content-length: 0\r\n\r\n", ModelUnavailable, "sent an empty answer"),
+        (HTML_HEAD + b"\r\n<html>Sign in</html>", ModelUnavailable, "no chat completion: text/html"),
+        (JSON_HEAD + b"\r\n" + b'{"error": {"message": "x", "code": 429}}', ModelUnavailable, "answered 429"),
+        (JSON_HEAD + b"\r\n" + b'{"error": "bad", "error_type": "validation"}', ModelRejected, "with an error"),
+        (REDIRECT, ModelRejected, "answered 302"),
+        (
+            HEAD + b"\r\ndata: " + b"x" * (EVENT_MAX_BYTES + 1),
+            ModelOutputTooLong,
+            "an event of more than 4194304 bytes",
+        ),
+        (HEAD + b"\r\n" + b"x" * (EVENT_MAX_BYTES + 1), ModelOutputTooLong, "an event of more than 4194304 bytes"),
+        (HEAD + b"content-encoding: br\r\n\r\n" + b"\x8b\x05\x80" * 9, ModelUnavailable, "no chat completion"),
+    ],
+)
+async def test_what_is_no_answer_at_all_is_told_as_what_it_is(byte_server, connect, answer, error, words) -> None:
+    """Of servers that hold on: nothing but the answer itself may end the wait."""
+    url = await byte_server.serve(answer, holds_on=len(answer) > EVENT_MAX_BYTES)
+    failure = await failure_of(ask(connect(url), request()))
+
+    assert type(failure) is error
+    assert words in str(failure)
+    assert "elsewhere" not in str(failure)
+
+
+async def test_compressed_answer_is_read(byte_server, connect) -> None:
+    body = HEAD + b"content-encoding: gzip\r\n\r\n" + gzip.compress(CHUNK + LAST)
+
+    assert (await ask(connect(await byte_server.serve(body)), request())).text == "Hi"
+
+
+@pytest.mark.parametrize("head", [JSON_HEAD, HEAD])
+async def test_answer_that_was_not_streamed_is_read(byte_server, connect, head) -> None:
+    body = b'{"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}], "usage": {"total_tokens": 3}}'
+    merged = await ask(connect(await byte_server.serve(head + b"\r\n" + body)), request())
+
+    assert (merged.text, merged.finish_reason, merged.usage) == ("Hi", "stop", {"total_tokens": 3})
+
+
+async def test_stream_under_json_s_name_is_read_as_it_comes(byte_server, connect) -> None:
+    model = connect(await byte_server.serve(JSON_HEAD + b"\r\n" + CHUNK, holds_on=True))
+
+    async with aclosing(model.stream(request())) as chunks:
+        assert (await anext(chunks))["choices"][0]["delta"] == {"content": "Hi"}
+
+
+async def test_key_is_sent_but_never_shown(byte_server, connect, caplog) -> None:
+    body = b'{"error": {"message": "Incorrect API key provided: %s", "code": "invalid_api_key"}}' % KEY.encode()
+    url = await byte_server.serve(b"HTTP/1.1 401 Unauthorized\r\ncontent-type: application/json\r\n\r\n" + body)
+    with caplog.at_level(logging.WARNING):
+        failure = await failure_of(ask(connect(url), request()))
+
+    assert f"authorization: bearer {KEY}".encode() in byte_server.requests[0].lower()
+    assert type(failure) is ModelUnauthorized
+    assert KEY not in str(failure)
+    assert "Incorrect API key provided: ***" in caplog.text
+    assert KEY not in caplog.text
+
+
+async def test_no_key_sends_no_authorization(byte_server, connect) -> None:
+    url = await byte_server.serve(HEAD + b"\r\n" + CHUNK + LAST)
+
+    assert (await ask(connect(url, openai_api_key=None), request())).finish_reason == "stop"
+    assert b"authorization" not in byte_server.requests[0].lower()
+
+
+async def test_provider_hears_on_whose_behalf_it_is_asked(connect: Connect) -> None:
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    async with FakeGateway(lambda _: Answer(CHUNK + LAST)) as provider:
+        with bound(Trace("mine", parent)):
+            await ask(connect(provider.url), request())
+        await ask(connect(provider.url), request())
+
+    traced, untraced = (asked.headers for asked in provider.asked)
+    assert (traced["x-request-id"], traced["traceparent"]) == ("mine", parent)
+    assert "x-request-id" not in untraced

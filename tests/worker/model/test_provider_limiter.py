@@ -1,0 +1,254 @@
+"""A provider's limits over several workers, on a real server; a worker here is its `ProviderLimiter`."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+
+import pytest
+from redis.asyncio import Redis
+
+from stagebus.shared.config.provider_schema import ProviderEntry
+from stagebus.shared.runtime.tasks import cancel_and_wait
+from stagebus.shared.storage import keys
+from stagebus.shared.storage.pubsub import Channels
+from stagebus.shared.store import provider_slots
+from stagebus.worker.model import provider_limiter as waiting
+from stagebus.worker.model.provider_limiter import ProviderLimiter
+
+Worker = Callable[[], ProviderLimiter]
+
+
+def entry(**limits: int) -> ProviderEntry:
+    return ProviderEntry.model_validate({"base_url": "http://127.0.0.1:1/v1", "models": ["*"], **limits})
+
+
+ONE = entry(concurrency_max=1)
+TWO = entry(concurrency_max=2)
+
+
+@pytest.fixture
+async def worker(redis: Redis) -> AsyncIterator[Worker]:
+    """Makes workers; all end with the test."""
+    async with AsyncExitStack() as ends:
+        channels = [Channels(redis, lambda: None) for _ in range(2)]
+        unused = list(channels)
+        for one in channels:
+            await one.start()
+            ends.push_async_callback(one.stop)
+            async with asyncio.timeout(5):
+                while not one.is_connected:  # a connection whose opening is cancelled stays open
+                    await asyncio.sleep(0.005)
+
+        def start() -> ProviderLimiter:
+            made = ProviderLimiter(redis, unused.pop())
+            ends.push_async_callback(made.aclose)
+            return made
+
+        yield start
+
+
+async def enter(redis: Redis, token: str, held_max: int = 0, minute_max: int = 0, **times: float) -> float | None:
+    times = {"waited_s": 0, "slot_s": 10, "seen_s": 5} | times
+    return await provider_slots.enter(redis, "p", token, held_max=held_max, minute_max=minute_max, **times)
+
+
+async def line(redis: Redis, length: int) -> None:
+    """Return once so many wait in Redis."""
+    async with asyncio.timeout(5):
+        while await redis.zcard(keys.provider_slots("p")[1]) != length:
+            await asyncio.sleep(0.005)
+
+
+async def test_no_more_than_the_limit_are_in_over_all_workers(redis: Redis, worker: Worker) -> None:
+    inside, most = 0, 0
+    workers = [worker(), worker()]
+
+    async def ask(number: int) -> None:
+        nonlocal inside, most
+        async with workers[number % 2].hold("p", TWO):
+            inside += 1
+            most = max(most, inside)
+            await asyncio.sleep(0.01)
+            inside -= 1
+
+    async with asyncio.timeout(5):
+        await asyncio.gather(*(ask(number) for number in range(20)))
+    assert most == 2
+    assert await redis.keys("sb:provider:*") == [], "who left leaves nothing behind"
+
+
+async def test_slot_that_comes_back_wakes_another_worker_before_its_poll(
+    redis: Redis, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "POLL_S", 60.0)
+    first, second = worker(), worker()
+    async with AsyncExitStack() as other:
+        async with first.hold("p", ONE):
+            entering = asyncio.create_task(other.enter_async_context(second.hold("p", ONE)))
+            await line(redis, 1)
+            async with asyncio.timeout(5):
+                while (await redis.pubsub_numsub(keys.provider_freed("p")))[0][1] == 0:
+                    await asyncio.sleep(0.005)
+            assert not entering.done()
+        await asyncio.wait_for(entering, 5)
+
+
+async def test_line_is_served_in_the_order_of_its_coming(redis: Redis) -> None:
+    """Whoever asks first after a slot came back: who waits longest gets it."""
+    assert await enter(redis, "held", 1) is None
+    assert await enter(redis, "late", 1) == float("inf")
+    assert await enter(redis, "early", 1, waited_s=3) == float("inf")
+    await provider_slots.leave(redis, "p", "held")
+
+    assert await enter(redis, "late", 1) == float("inf")
+    assert await enter(redis, "early", 1, waited_s=3) is None
+
+
+async def test_asking_again_is_harmless(redis: Redis) -> None:
+    """The answer was lost, so the same token asks once more."""
+    for _ in range(2):
+        assert await enter(redis, "a", 1, 1) is None
+
+    assert await redis.zcard(keys.provider_slots("p")[3]) == 1
+
+
+async def test_what_a_killed_worker_held_or_waited_for_comes_back(redis: Redis) -> None:
+    assert await enter(redis, "killed", 1, slot_s=0.05) is None
+    assert await enter(redis, "killed in the line", 1, seen_s=0.05) is not None
+    async with asyncio.timeout(5):
+        while await enter(redis, "next", 1) is not None:
+            await asyncio.sleep(0.01)
+
+
+async def test_slot_is_kept_while_its_worker_lives(redis, worker, monkeypatch) -> None:
+    monkeypatch.setattr(waiting, "SLOT_S", 0.2)
+    monkeypatch.setattr(waiting, "RENEW_S", 0.02)
+    async with worker().hold("p", ONE):
+        await asyncio.sleep(0.4)
+
+        assert await enter(redis, "other", 1) is not None
+
+
+async def test_requests_of_a_minute_are_counted(redis: Redis) -> None:
+    """The third waits for the first to be a minute old, the fourth for the second."""
+    assert await enter(redis, "1", minute_max=2) is None
+    await provider_slots.leave(redis, "p", "1")
+    assert await enter(redis, "2", minute_max=2) is None
+    third, fourth = await enter(redis, "3", minute_max=2), await enter(redis, "4", minute_max=2)
+    held, _, _, asked = keys.provider_slots("p")
+
+    assert all(wait_s is not None and 55 < wait_s <= 60.1 for wait_s in (third, fourth))
+    await redis.zadd(asked, {"1": 1})
+    assert await enter(redis, "4", minute_max=2) is not None, "that one is the third's"
+    assert await enter(redis, "3", minute_max=2) is None
+    assert await redis.zcard(held) == 0, "only a limit of concurrency holds slots"
+
+
+async def test_who_gives_up_waiting_leaves_its_place(redis: Redis, worker: Worker) -> None:
+    impatient = worker()
+    async with impatient.hold("p", ONE):
+        entering = asyncio.create_task(AsyncExitStack().enter_async_context(impatient.hold("p", ONE)))
+        await line(redis, 1)
+        await cancel_and_wait(entering)
+
+        assert await redis.zcard(keys.provider_slots("p")[1]) == 0
+
+
+async def test_long_line_in_one_worker_costs_what_one_costs(redis: Redis, worker: Worker, monkeypatch) -> None:
+    monkeypatch.setattr(waiting, "POLL_S", 0.1)
+    one = worker()
+    async with one.hold("p", ONE):
+        crowd = [asyncio.create_task(AsyncExitStack().enter_async_context(one.hold("p", ONE))) for _ in range(50)]
+        await line(redis, 1)
+        before = (await redis.info("commandstats"))["cmdstat_evalsha"]["calls"]
+        since = asyncio.get_running_loop().time()
+        await asyncio.sleep(0.5)
+        polls = (asyncio.get_running_loop().time() - since) / 0.1
+        asked = (await redis.info("commandstats"))["cmdstat_evalsha"]["calls"] - before
+        await cancel_and_wait(*crowd)
+
+    assert asked <= polls + 2
+
+
+async def test_provider_without_limits_costs_nothing(redis: Redis, worker: Worker) -> None:
+    async with worker().hold("p", entry()):
+        assert await redis.keys("sb:provider:*") == []
+
+
+SIXTY = entry(tokens_per_minute_max=60)  # one a second
+
+
+async def take(redis: Redis, tokens: int, per_minute: int = 60) -> float:
+    return await provider_slots.take_tokens(redis, "p", tokens, per_minute)
+
+
+async def test_tokens_of_a_minute_go_in_the_order_of_asking(redis: Redis) -> None:
+    """A minute's worth at once; then each waits until what it takes has come in behind those before it."""
+    assert await take(redis, 40) == 0
+    assert await take(redis, 20) == 0
+    assert await take(redis, 10) == pytest.approx(10, abs=0.5)
+    assert await take(redis, 5) == pytest.approx(15, abs=0.5)
+    await take(redis, -10)
+
+    assert await take(redis, 0) == pytest.approx(5, abs=0.5), "what comes back is there for the next"
+    assert 0 < await redis.pttl(keys.provider_tokens("p")) <= 65_500
+
+
+async def test_request_larger_than_a_minute_s_tokens_waits_for_a_full_bucket_and_no_longer(redis: Redis) -> None:
+    assert await take(redis, 600) == 0
+    assert await take(redis, 600) == pytest.approx(600, abs=0.5)
+    await take(redis, -1200)
+
+    assert await redis.keys("sb:provider:*") == [], "a full bucket is nothing to keep"
+
+
+async def test_tokens_are_shared_over_workers_and_put_right_by_what_was_used(redis: Redis, worker: Worker) -> None:
+    first, second = worker(), worker()
+    async with first.hold("p", SIXTY, 50) as spending:
+        entering = asyncio.create_task(AsyncExitStack().enter_async_context(second.hold("p", SIXTY, 20)))
+        assert not (await asyncio.wait({entering}, timeout=0.2))[0]
+        assert await take(redis, 0) == pytest.approx(10, abs=0.5)
+        await cancel_and_wait(entering)
+        assert await take(redis, 0) == 0, "who gives up takes nothing"
+        spending.tokens = 65
+
+    assert await take(redis, 0) == pytest.approx(5, abs=1)
+
+
+async def test_answer_that_tells_no_usage_counts_as_estimated(redis: Redis, worker: Worker) -> None:
+    with pytest.raises(ConnectionError):
+        async with worker().hold("p", SIXTY, 70):
+            raise ConnectionError
+
+    assert await take(redis, 0) == pytest.approx(10, abs=1)
+
+
+@pytest.mark.parametrize("script", ["leave", "take_tokens"])
+async def test_what_is_given_back_slowly_is_given_back_however_often_its_holder_is_cancelled(
+    redis: Redis, worker: Worker, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    really, asked, goes_on = getattr(provider_slots, script), asyncio.Event(), asyncio.Event()
+
+    async def give_back_slowly(*args: object) -> object:
+        asked.set()
+        await goes_on.wait()
+        return await really(*args)
+
+    async def hold() -> None:
+        async with worker().hold("p", entry(concurrency_max=1, tokens_per_minute_max=60), 60) as spending:
+            spending.tokens = 0
+            monkeypatch.setattr(provider_slots, script, give_back_slowly)
+            held.set()
+            await asyncio.Event().wait()
+
+    held = asyncio.Event()
+    holding = asyncio.create_task(hold())
+    await asyncio.wait_for(held.wait(), 5)
+    await cancel_and_wait(holding)  # again and again, as long as it goes on
+    await asyncio.wait_for(asked.wait(), 5)
+    goes_on.set()
+    monkeypatch.setattr(provider_slots, script, really)
+
+    async with asyncio.timeout(5):
+        while await redis.exists(keys.provider_slots("p")[0], keys.provider_tokens("p")):
+            await asyncio.sleep(0.005)

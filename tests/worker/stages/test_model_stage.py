@@ -1,0 +1,321 @@
+"""The model stages: chunks as they come, lean, then one completion that holds the answer."""
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stagebus.shared.config.provider_schema import Abilities
+from stagebus.shared.config.providers import Route
+from stagebus.shared.domain.events import Event, ModelStageResult, StageCompleted, ToolCompletionChunk
+from stagebus.shared.domain.usage import Usage
+from stagebus.shared.errors import ModelUnavailable
+from stagebus.worker.model.delta_merger import Merger
+from stagebus.worker.model.model_client import ModelRequest
+from stagebus.worker.stages.model_stage import BadCalls, Prompting, lean, model_stage
+
+TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
+REQUEST = ModelRequest(model="m", messages=[{"role": "user", "content": "hi"}], tools=TOOLS)
+
+
+class ScriptedModel:
+    """Answers with given chunks, then fails, hangs or ends."""
+
+    def __init__(self, *chunks: dict[str, Any], failure: Exception | None = None, hangs: bool = False) -> None:
+        self.chunks = chunks
+        self.failure = failure
+        self.hangs = hangs
+        self.requests: list[ModelRequest] = []
+        self.is_closed = False
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[dict[str, Any], None]:
+        self.requests.append(request)
+        try:
+            for chunk in self.chunks:
+                yield chunk
+            if self.hangs:
+                await asyncio.Event().wait()
+            if self.failure is not None:
+                raise self.failure
+        finally:
+            self.is_closed = True
+
+
+def chunk(delta: dict[str, Any] | None = None, finish_reason: str | None = None, **fields: Any) -> dict[str, Any]:
+    """As a provider sends it, with all that repeats."""
+    choices = [] if delta is None else [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}]
+    return {
+        "id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1735689600, "model": "m-1",
+        "system_fingerprint": "fp", "service_tier": "default", "obfuscation": "xyz", "usage": None, "choices": choices,
+        **fields,
+    }  # fmt: skip
+
+
+def says(text: str) -> dict[str, Any]:
+    return chunk({"content": text})
+
+
+def calls(index: int, call_id: str, arguments: str) -> dict[str, Any]:
+    function = {"name": "get_weather", "arguments": arguments}
+    return chunk({"tool_calls": [{"index": index, "id": call_id, "type": "function", "function": function}]})
+
+
+async def collect(model: ScriptedModel, taken: set[str] | None = None, request: ModelRequest = REQUEST) -> list[Event]:
+    return [event async for event in model_stage("extraction", model, request, taken or set())]
+
+
+def result_of(events: list[Event]) -> ModelStageResult:
+    assert isinstance(events[-1], StageCompleted)
+    return ModelStageResult.model_validate(events[-1].result)
+
+
+async def test_every_chunk_is_an_event_and_one_completion_follows() -> None:
+    counts = chunk(usage={"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3})
+    model = ScriptedModel(chunk({"role": "assistant"}), says("Grü"), says("ße"), chunk({}, "stop"), counts)
+
+    events = await collect(model)
+
+    assert [type(event) for event in events] == [ToolCompletionChunk] * 5 + [StageCompleted]
+    assert {event.stage_id for event in events} == {"extraction"}
+    assert result_of(events) == ModelStageResult(text="Grüße", finish_reason="stop", model="m-1")
+    assert events[-1].usage == Usage(prompt_tokens=1, completion_tokens=2, total_tokens=3)
+    assert model.requests == [REQUEST]
+    assert model.is_closed
+
+
+async def test_calls_are_in_the_completion_and_in_the_chunks() -> None:
+    model = ScriptedModel(calls(0, "c1", '{"city":'), calls(0, "", '"Köln"}'), chunk({}, "tool_calls"))
+
+    events = await collect(model)
+
+    (call,) = result_of(events).tool_calls
+    assert (call.id, call.name, call.arguments) == ("c1", "get_weather", '{"city":"Köln"}')
+    assert "tool_calls" in events[0].tool_results["choices"][0]["delta"]
+
+
+async def test_call_gets_an_id_that_no_earlier_round_has() -> None:
+    """Some providers number the calls of each answer from the start."""
+    model = ScriptedModel(calls(0, "call_0", "{}"), chunk({}, "tool_calls"))
+
+    (call,) = result_of(await collect(model, {"call_0"})).tool_calls
+    assert call.id not in {"", "call_0"}
+
+
+async def test_calls_are_looked_for_in_text_only_where_tools_were_offered() -> None:
+    text = '<tool_call>{"name": "get_weather", "arguments": {"city": "Köln"}}</tool_call>'
+    without = ModelRequest(model="m", messages=[])
+
+    offered = result_of(await collect(ScriptedModel(says(text), chunk({}, "stop"))))
+    plain = result_of(await collect(ScriptedModel(says(text), chunk({}, "stop")), request=without))
+    assert [call.name for call in offered.tool_calls] == ["get_weather"]
+    assert (plain.tool_calls, plain.text) == ([], text)
+
+
+async def test_answer_without_usage_or_model_has_none() -> None:
+    events = await collect(
+        ScriptedModel({"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": "stop"}]})
+    )
+
+    assert events[-1].usage is None
+    assert events[-1].result == {"text": "x", "tool_calls": [], "finish_reason": "stop"}
+
+
+async def test_model_that_fails_leaves_a_stage_without_its_completion() -> None:
+    """What it said before that was passed on already; the stage is done again."""
+    model = ScriptedModel(says("a"), failure=ModelUnavailable("cut"))
+    stage = model_stage("extraction", model, REQUEST, set())
+    said = await anext(stage)
+
+    with pytest.raises(ModelUnavailable, match="cut"):
+        await anext(stage)
+    assert isinstance(said, ToolCompletionChunk)
+    assert model.is_closed
+
+
+async def test_closed_stage_closes_the_provider_s_connection() -> None:
+    model = ScriptedModel(says("a"), says("b"))
+    stage = model_stage("extraction", model, REQUEST, set())
+    await anext(stage)
+    await stage.aclose()
+
+    assert model.is_closed
+
+
+async def test_cancelled_stage_closes_the_provider_s_connection() -> None:
+    model = ScriptedModel(hangs=True)
+    running = asyncio.create_task(collect(model))
+    while not model.requests:
+        await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+    assert model.is_closed
+
+
+@pytest.mark.parametrize(("choice", "called"), [("auto", True), ("none", False)])
+async def test_written_call_is_one_where_calls_are_wanted(choice: str, called: bool) -> None:
+    said = '[get_weather(city="Paris")]'
+    model = ScriptedModel(says(said), chunk({}, "stop"))
+    request = dataclasses.replace(REQUEST, tool_choice=choice)
+    result = result_of([event async for event in model_stage("extraction", model, request, set())])
+
+    assert bool(result.tool_calls) is called
+    assert result.text == ("" if called else said)
+
+
+# --- models that are told of their tools in words ------------------------------
+
+SAID_CALL = '<tool_call>{"name": "get_weather", "arguments": {"city": "Köln"}}</tool_call>'
+BROKEN = '<tool_call>{"name": "get_wea'
+
+
+def check(name: str, arguments: str) -> str | None:
+    return None if name == "get_weather" and "city" in arguments else f"{name} does not take {arguments}"
+
+
+async def prompt(model: ScriptedModel, again: BadCalls | None = None, **fields: Any) -> list[Event]:
+    request = dataclasses.replace(REQUEST, **fields)
+    return [event async for event in model_stage("extraction", model, request, {"call00001"}, Prompting(check, again))]
+
+
+def says_all(text: str) -> ScriptedModel:
+    counts = chunk(usage={"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3})
+    return ScriptedModel(says(text[:12]), says(text[12:]), chunk({}, "stop"), counts)
+
+
+async def test_prompted_model_is_told_in_words_and_its_calls_are_read_from_its_text() -> None:
+    model = says_all(f"Let me see. {SAID_CALL}")
+    events = await prompt(model)
+
+    (asked,) = model.requests
+    assert (asked.tools, asked.tool_choice, asked.parallel_tool_calls) == (None, None, None)
+    assert "<tools>" in asked.messages[0]["content"]
+    result = result_of(events)
+    assert result.text == "Let me see."
+    assert [(call.id, call.name, call.arguments) for call in result.tool_calls] == [
+        ("call00002", "get_weather", '{"city":"Köln"}')
+    ]
+    raw = "".join(e.tool_results["choices"][0]["delta"].get("content", "") for e in events[:2])
+    assert raw == f"Let me see. {SAID_CALL}", "the log holds what the model said"
+
+
+async def test_prompted_model_is_shown_a_call_where_its_abilities_say_so() -> None:
+    model, shown = says_all("It is warm."), says_all("It is warm.")
+    await prompt(model)
+    await prompt(shown, route=Route("m", "p", "m", Abilities(tools="prompted", worked_example=True), {}))
+
+    system, *rest = model.requests[0].messages
+    first, asked, called, *others = shown.requests[0].messages
+    assert (first, others) == (system, rest)
+    assert (asked["role"], called["role"]) == ("user", "assistant")
+    assert "<tool_call>" in called["content"]
+
+
+async def test_prompted_model_has_a_second_go_and_its_tokens_are_counted_twice() -> None:
+    first = says_all(BROKEN)
+    with pytest.raises(BadCalls, match="no JSON object") as failure:
+        await prompt(first)
+    second = says_all(SAID_CALL)
+    events = await prompt(second, failure.value)
+
+    assert second.requests[0].messages[: len(first.requests[0].messages)] == first.requests[0].messages
+    assert second.requests[0].messages[-2] == {"role": "assistant", "content": BROKEN}
+    assert "no JSON object" in second.requests[0].messages[-1]["content"]
+    assert len(result_of(events).tool_calls) == 1
+    assert events[-1].usage == Usage(prompt_tokens=2, completion_tokens=4, total_tokens=6)
+
+
+@pytest.mark.parametrize(
+    ("text", "calls"), [(BROKEN, []), (SAID_CALL.replace("get_weather", "f"), ["f"]), ("It is warm.", [])]
+)
+async def test_second_answer_is_taken_as_it_is(text: str, calls: list[str]) -> None:
+    """What cannot be carried out then is an error result, as with any model."""
+    result = result_of(await prompt(says_all(text), BadCalls(["x"], "y", None), tool_choice="required"))
+
+    assert [call.name for call in result.tool_calls] == calls
+    assert result.text == ("" if calls else text)
+
+
+async def test_prompted_model_that_may_call_nothing_is_told_of_nothing() -> None:
+    model = says_all(SAID_CALL)
+    result = result_of(await prompt(model, tool_choice="none"))
+
+    assert model.requests[0].messages == REQUEST.messages
+    assert (result.text, result.tool_calls) == (SAID_CALL, [])
+
+
+async def test_prompted_model_s_one_call_is_the_first() -> None:
+    model = says_all(f"{SAID_CALL}\n{SAID_CALL.replace('Köln', 'Bonn')}")
+    result = result_of(await prompt(model, parallel_tool_calls=False))
+
+    assert [call.arguments for call in result.tool_calls] == ['{"city":"Köln"}']
+    assert "one <tool_call> at the most" in model.requests[0].messages[0]["content"]
+
+
+async def test_calls_that_the_server_found_by_itself_are_taken() -> None:
+    result = result_of(await prompt(ScriptedModel(calls(0, "c1", '{"city":"Köln"}'), chunk({}, "tool_calls"))))
+
+    assert [(call.id, call.name) for call in result.tool_calls] == [("c1", "get_weather")]
+
+
+# --- lean --------------------------------------------------------------------
+
+
+def test_what_every_chunk_repeats_is_left_out() -> None:
+    assert lean(says("a")) == {"choices": [{"index": 0, "delta": {"content": "a"}}]}
+
+
+def test_what_a_chunk_says_is_kept() -> None:
+    said = {
+        "choices": [
+            {
+                "index": 1,
+                "delta": {"role": "assistant", "content": "", "reasoning_content": "hm", "tool_calls": [{"id": None}]},
+                "finish_reason": "stop",
+                "logprobs": {"content": None},
+            }
+        ],
+        "usage": {"prompt_tokens": 0, "details": None},
+        "x_vendor": {"id": None},
+    }
+
+    assert lean({**chunk(), **said}) == said
+
+
+def test_nulls_of_choices_and_deltas_are_left_out() -> None:
+    nulls = chunk({"content": "a", "role": None, "tool_calls": None, "refusal": None}, usage=None, citations=None)
+
+    assert lean(nulls) == {"choices": [{"index": 0, "delta": {"content": "a"}}]}
+
+
+@pytest.mark.parametrize("choices", ["x", 7, {}, [None], ["x"], [[]], [{"delta": "x"}], [{"delta": []}]])
+def test_choices_that_are_none_are_kept_as_they_came(choices: Any) -> None:
+    assert lean({"choices": choices}) == {"choices": choices}
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "content": st.none() | st.text(max_size=5),
+                "reasoning": st.none() | st.text(max_size=5),
+                "refusal": st.none() | st.text(max_size=5),
+            },
+        ),
+        max_size=5,
+    )
+)
+def test_lean_chunks_give_the_same_answer(deltas: list[dict[str, Any]]) -> None:
+    """All but the model's name, which the completion has."""
+    whole, left = Merger(), Merger()
+    for delta in deltas:
+        whole.add(chunk(delta, model=None))
+        left.add(lean(chunk(delta, model=None)))
+
+    assert left.result() == whole.result()

@@ -1,0 +1,86 @@
+"""Where a value from a model may get to: its own place, and no other."""
+
+from contextlib import suppress
+from urllib.parse import parse_qsl, unquote
+
+import httpx2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stagebus.worker.tools.openapi.openapi_document import Operation, Parameter
+from stagebus.worker.tools.openapi.openapi_request import build_request
+from stagebus.worker.tools.signature import BadArguments
+
+TEXT = st.text(max_size=20) | st.sampled_from(
+    ["..", "a/../b", "?x=1", "#", "&k=v", "%2e%2e%2f", "\r\n", "//evil.example", "\\"]
+)
+
+
+def operation(*parameters: Parameter) -> Operation:
+    return Operation(
+        name="o", method="get", base_url="https://api.example/v1", path="/a/{id}/b", description="",
+        parameters={parameter.name: parameter for parameter in parameters}, fixed=(), fixed_body={}, schema={},
+    )  # fmt: skip
+
+
+ID = Parameter("id", "path", "simple", explode=False)
+
+
+@given(TEXT, TEXT)
+def test_no_text_leaves_its_place(path_value, query_value):
+    with suppress(BadArguments):
+        url = httpx2.URL(
+            build_request(
+                operation(ID, Parameter("q", "query")), {"id": path_value, "q": query_value}, {"key": "ours"}
+            ).url
+        )
+        path, _, query = url.raw_path.decode().partition("?")
+        segments = path.split("/")
+
+        assert (url.scheme, url.host, url.fragment) == ("https", "api.example", "")
+        assert [segments[0], segments[1], segments[2], segments[4:]] == ["", "v1", "a", ["b"]]
+        assert unquote(segments[3]) == path_value
+        assert parse_qsl(query, keep_blank_values=True) == [("key", "ours"), ("q", query_value)]
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value", "query"),
+    [
+        (Parameter("q", "query", "form", explode=False), ["a,b", "c"], "q=a%2Cb,c"),
+        (Parameter("q", "query", "form", explode=False), {"a": 1, "b": True}, "q=a,1,b,true"),
+        (Parameter("q", "query", "spaceDelimited", explode=False), ["a", "b"], "q=a%20b"),
+        (Parameter("q", "query", "pipeDelimited", explode=False), ["a", "b"], "q=a%7Cb"),
+        (Parameter("q", "query", "deepObject"), {"a": [1, 2]}, "q[a]=1&q[a]=2"),
+        (Parameter("q", "query", is_json=True), {"a": [1]}, "q=%7B%22a%22%3A%5B1%5D%7D"),
+        (Parameter("q&r", "query"), "x", "q%26r=x"),
+        (Parameter("q", "query"), [], ""),
+    ],
+)
+def test_query_parameter_is_written_in_its_style(parameter, value, query):
+    url = build_request(operation(ID, parameter), {"id": "1", parameter.name: value}, {}).url
+
+    assert url.partition("?")[2] == query
+
+
+@pytest.mark.parametrize(
+    ("explode", "value", "written"),
+    [
+        (False, [1, 2], "1,2"),
+        (False, {"a": 1}, "a,1"),
+        (True, {"a": 1}, "a=1"),
+        (False, True, "true"),
+        (False, 1.5, "1.5"),
+    ],
+)
+def test_header_and_path_are_written_simply(explode, value, written):
+    asked = build_request(
+        operation(
+            Parameter("id", "path", "simple", explode=explode), Parameter("X-A", "header", "simple", explode=explode)
+        ),
+        {"id": value, "X-A": value},
+        {},
+    )
+
+    assert asked.headers["X-A"] == written
+    assert unquote(asked.url) == f"https://api.example/v1/a/{written}/b"

@@ -1,0 +1,70 @@
+import pytest
+
+from stagebus.shared.errors import BadTool
+from stagebus.worker.tools.openapi import openapi_schema
+from stagebus.worker.tools.openapi.openapi_schema import SchemaMaker, follow
+
+OLD, NEW = {"openapi": "3.0.4"}, {"openapi": "3.1.1"}
+
+
+@pytest.mark.parametrize(
+    ("document", "schema", "made"),
+    [
+        (OLD, {"type": "string", "nullable": True, "enum": ["a"]}, {"type": ["string", "null"], "enum": ["a", None]}),
+        (OLD, {"minimum": 1, "exclusiveMinimum": True}, {"exclusiveMinimum": 1}),
+        (OLD, {"maximum": 1, "exclusiveMaximum": False}, {"maximum": 1}),
+        (NEW, {"exclusiveMinimum": 1, "type": ["string", "null"]}, {"exclusiveMinimum": 1, "type": ["string", "null"]}),
+        (
+            NEW,
+            {"type": "array", "items": {"example": 1, "x-a": 2, "const": 3}},
+            {"type": "array", "items": {"const": 3}},
+        ),
+        (NEW, {"properties": {"title": {"title": "T"}}}, {"properties": {"title": {}}}),
+        (NEW, {"additionalProperties": False, "not": True}, {"additionalProperties": False, "not": True}),
+        (NEW, None, {}),
+    ],
+)
+def test_schema_is_one_of_2020(document, schema, made):
+    assert SchemaMaker(document).make(schema) == made
+
+
+def test_references_of_one_name_are_told_apart_and_cycles_end():
+    document = NEW | {
+        "a": {"Node": {"properties": {"next": {"$ref": "#/a/Node"}, "other": {"$ref": "#/b/Node"}}}},
+        "b": {"Node": {"type": "string"}},
+    }
+    maker = SchemaMaker(document)
+
+    assert maker.make({"$ref": "#/a/Node", "description": "d"}) == {"$ref": "#/$defs/Node", "description": "d"}
+    assert maker.definitions == {
+        "Node": {"properties": {"next": {"$ref": "#/$defs/Node"}, "other": {"$ref": "#/$defs/Node_1"}}},
+        "Node_1": {"type": "string"},
+    }
+    assert SchemaMaker({**document, **OLD}).make({"$ref": "#/b/Node", "description": "d"}) == {"$ref": "#/$defs/Node"}
+
+
+def test_pointers_are_read_as_written():
+    assert follow({"a/b": [{"~": 1}]}, {"$ref": "#/a~1b/0/~0"}) == 1
+
+
+@pytest.mark.parametrize(
+    ("reference", "words"),
+    [
+        ("other.yaml#/a", "leads out of the document"), ("http://evil.example/#/a", "leads out"), ("#", "leads out"),
+        ("#/nowhere", "leads nowhere"), ("#/list/9", "leads nowhere"), ("#/loop", "back to itself"),
+    ],
+)  # fmt: skip
+def test_reference_that_cannot_be_followed_is_said(reference, words):
+    with pytest.raises(BadTool, match=words):
+        follow({"list": [1], "loop": {"$ref": "#/loop"}}, {"$ref": reference})
+
+
+def test_schema_that_is_too_much_is_refused(monkeypatch):
+    """YAML's aliases make a billion parts out of a few lines."""
+    monkeypatch.setattr(openapi_schema, "NODES_MAX", 1000)
+    shared: dict = {"type": "string"}
+    for _ in range(20):
+        shared = {"allOf": [shared, shared]}
+
+    with pytest.raises(BadTool, match="more than 1000 parts"):
+        SchemaMaker(NEW).make(shared)

@@ -1,0 +1,382 @@
+"""Tools of an OpenAPI document, over a real server that says what it was asked."""
+
+import asyncio
+import json
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.errors import BadTool
+from stagebus.shared.runtime.net import AddressPolicy
+from stagebus.worker.tools.context import ToolContext
+from stagebus.worker.tools.egress import Egress
+from stagebus.worker.tools.openapi import openapi_source
+from stagebus.worker.tools.openapi.openapi_source import OpenApiSource
+from stagebus.worker.tools.registry import ToolRegistry
+from stagebus.worker.tools.sources_file import OpenApiEntry
+
+DOCUMENT = Path(__file__).parent / "petshop.yaml"
+SPECIAL = {
+    "gone": PlainTextResponse("no such pet", 404),
+    "picture": Response(b"\x89PNG\x00", media_type="image/png"),
+    "nothing": Response(status_code=204),
+    "away": RedirectResponse("http://169.254.169.254/latest/meta-data/"),
+    "moved": RedirectResponse("/v1/pets?shop=moved", 303),
+    "packed": Response(b"x", headers={"Content-Encoding": "gzip"}),
+    "endless": Response(b"x" * 2**18),
+}
+
+
+async def echo(request: Request) -> Response:
+    """What was asked, or what the pet of that name is for."""
+    special = SPECIAL.get(request.url.path.rpartition("/")[2])
+    if special is not None:
+        return special
+    body = await request.body()
+    return JSONResponse(
+        {
+            "method": request.method,
+            "path": request.scope["raw_path"].decode(),
+            "query": request.url.query,
+            "headers": {name: value for name, value in request.headers.items() if name != "user-agent"},
+            "body": json.loads(body) if body else None,
+        }
+    )
+
+
+async def document(_request: Request) -> Response:
+    return PlainTextResponse(DOCUMENT.read_text())
+
+
+@pytest.fixture(scope="module")
+def url():
+    """The service."""
+    methods = ["GET", "POST", "PUT", "DELETE"]
+    app = Starlette(routes=[Route("/petshop.yaml", document), Route("/v1/{path:path}", echo, methods=methods)])
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.005)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture
+async def offer(url):
+    """A registry of the operations that a test chooses."""
+    registries = []
+
+    async def offer(*operations: str, allow=("127.0.0.1",), **entry) -> ToolRegistry:
+        settings = Settings(tool_timeout_s=5, egress_response_max_bytes=2**17)
+        entry = {"document": str(DOCUMENT), "base_url": f"{url}/v1", "operations": list(operations)} | entry
+        egress = Egress(AddressPolicy(allow), settings.egress_response_max_bytes)
+        source = OpenApiSource("pets", OpenApiEntry.model_validate(entry), settings, egress)
+        registries.append(ToolRegistry([], settings, sources=[source]))
+        await registries[-1].start()
+        return registries[-1]
+
+    yield offer
+    for registry in registries:
+        await registry.aclose()
+
+
+async def call(registry: ToolRegistry, name: str, **arguments):
+    return await registry.get(f"pets__{name}").call(json.dumps(arguments), ToolContext(run_id="r", call_id="c"))
+
+
+async def asked(registry: ToolRegistry, name: str, **arguments) -> dict:
+    """What the service was asked by a call."""
+    reply = await call(registry, name, **arguments)
+    status, _, body = reply.content.partition("\n")
+    assert (status, reply.is_error) == ("HTTP 200", False), reply
+    return json.loads(body)
+
+
+async def test_chosen_operations_become_tools(offer):
+    registry = await offer("listPets", "addPet", "replacePet", "removePet", "GET /pets/{petId}")
+    listed = registry.get("pets__listPets")
+
+    assert registry.names() == (
+        "pets__listPets", "pets__addPet", "pets__replacePet", "pets__removePet", "pets__get_pets__petId_",
+    )  # fmt: skip
+    assert listed.description == "List pets.\n\nAll of a shop's pets."
+    assert listed.parameters["required"] == ["shop"]
+    assert listed.parameters["properties"]["limit"] == {"type": ["integer", "null"], "exclusiveMinimum": 0}
+    assert "session" not in listed.parameters["properties"]
+    assert [tool.name for tool in map(registry.get, registry.names()) if not tool.idempotent] == ["pets__addPet"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "gated", "repeatable"),
+    [
+        ({"requires_approval": ["*"], "idempotent": []}, ["listPets", "addPet", "get_pets__petId_"], []),
+        ({"requires_approval": ["POST *"]}, ["addPet"], ["listPets", "get_pets__petId_"]),
+        ({"requires_approval": ["GET /pets/{petId}"], "idempotent": ["add*"]}, ["get_pets__petId_"], ["addPet"]),
+    ],
+)
+async def test_file_says_what_waits_for_a_person_and_what_may_run_again(offer, entry, gated, repeatable):
+    registry = await offer("listPets", "addPet", "GET /pets/{petId}", **entry)
+    tools = {name.removeprefix("pets__"): registry.get(name) for name in registry.names()}
+
+    assert [name for name, tool in tools.items() if tool.requires_approval] == gated
+    assert [name for name, tool in tools.items() if tool.idempotent] == repeatable
+
+
+async def test_gated_name_of_no_operation_stops_the_start(offer):
+    with pytest.raises(BadTool, match=r"openapi.pets: none of its operations is called 'addpet'"):
+        await offer("addPet", requires_approval=["addPet", "addpet"])
+
+
+async def test_file_limits_results(offer):
+    registry = await offer("listPets", max_result_bytes=256)
+
+    assert (await call(registry, "listPets", shop="s" * 300)).content.endswith(", limit 256]")
+
+
+async def test_schema_of_a_body_needs_no_document(offer):
+    registry = await offer("addPet")
+    parameters = registry.get("pets__addPet").parameters
+    pet = parameters["$defs"]["Pet"]
+
+    assert parameters["properties"]["body"] == {"$ref": "#/$defs/Pet"}
+    assert parameters["required"] == ["shop", "body"]
+    assert pet["required"] == ["name"]  # the service gives the id
+    assert pet["properties"].keys() == {"name", "owner", "example", "kind", "parent"}
+    assert pet["properties"]["name"] == {"type": "string"}
+    assert pet["properties"]["parent"] == {"$ref": "#/$defs/Pet"}
+    assert pet["properties"]["kind"]["oneOf"][1] == {"$ref": "#/$defs/Kind"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "query"),
+    [
+        ({}, ""),
+        ({"limit": 5}, "&limit=5"),
+        ({"limit": None}, ""),
+        ({"tags": ["a b", "c&d=e"]}, "&tags=a%20b&tags=c%26d%3De"),
+        ({"ids": [1, 2]}, "&ids=1,2"),
+        ({"filter": {"a": 1, "b[": "x"}}, "&filter[a]=1&filter[b%5B]=x"),
+        ({"extra": {"free": True}}, "&free=true"),
+    ],
+)
+async def test_query_is_written_as_the_document_says(offer, arguments, query):
+    registry = await offer("listPets")
+
+    assert (await asked(registry, "listPets", shop="s#1", **arguments))["query"] == f"shop=s%231{query}"
+
+
+async def test_header_and_body_go_where_they_belong(offer):
+    registry = await offer("listPets", "addPet")
+    listed = await asked(registry, "listPets", shop="s", **{"X-Trace": "t1"})
+    added = await asked(registry, "addPet", shop="s", body={"name": "Rex", "kind": "dog"})
+
+    assert listed["headers"]["x-trace"] == "t1"
+    assert (added["method"], added["path"], added["body"]) == ("POST", "/v1/pets", {"name": "Rex", "kind": "dog"})
+    assert added["headers"]["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize(
+    ("pet", "path"),
+    [
+        ("a/b", "a%2Fb"), ("a?b=c", "a%3Fb%3Dc"), ("a#b", "a%23b"), ("%2e%2e", "%252e%252e"), ("ü ", "%C3%BC%20"),
+        ("a\rX: y", "a%0DX%3A%20y"), ("..a", "..a"), ("a;b", "a%3Bb"), ("@evil.example", "%40evil.example"),
+    ],
+)  # fmt: skip
+async def test_value_stays_in_its_part_of_the_path(offer, pet, path):
+    registry = await offer("GET /pets/{petId}")
+
+    assert (await asked(registry, "get_pets__petId_", petId=pet))["path"] == f"/v1/pets/{path}"
+
+
+@pytest.mark.parametrize("pet", ["", ".", "..", "../admin", "a/../../b", "..\\admin", "./x", "a\0"])
+async def test_value_that_would_climb_out_of_the_path_is_refused(offer, pet):
+    registry = await offer("removePet")
+    reply = await call(registry, "removePet", petId=pet)
+
+    assert reply.is_error
+    assert "cannot be a part of a path" in reply.content
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({}, "'shop' is a required property"),
+        ({"shop": "s", "limit": 0}, "limit: 0 is less than or equal"),
+        ({"shop": "s", "surprise": 1}, "'surprise' was unexpected"),
+        ({"shop": "s", "X-Trace": "a\r\nHost: evil"}, "printable ASCII"),
+        ({"shop": "s", "extra": {"key": "mine"}}, "there is no key to set"),
+    ],
+)
+async def test_arguments_that_do_not_fit_are_told_and_not_sent(offer, arguments, words):
+    registry = await offer("listPets", "GET /pets/{petId}", fixed={}, query={"key": "secret"})
+    reply = await call(registry, "listPets", **arguments)
+
+    assert reply.is_error
+    assert words in reply.content
+
+
+async def test_what_the_operator_fixed_is_sent_and_not_shown(offer):
+    registry = await offer("listPets", "addPet", fixed={"shop": "ours", "owner": "us"})
+    added = await asked(registry, "addPet", body={"name": "Rex"})
+    refused = await call(registry, "addPet", body={"name": "Rex", "owner": "me"})
+
+    assert "shop" not in registry.get("pets__listPets").parameters["properties"]
+    assert (added["query"], added["body"]) == ("shop=ours", {"name": "Rex", "owner": "us"})
+    assert (await asked(registry, "addPet", body={"name": "Rex", "example": "e"}))["body"]["owner"] == "us"
+    assert not refused.is_error
+    assert json.loads(refused.content.partition("\n")[2])["body"]["owner"] == "us"  # whatever a model says
+
+
+@pytest.mark.parametrize(
+    ("entry", "header", "value"),
+    [
+        ({"bearer": {"env": "PETS_KEY"}}, "authorization", "Bearer k-1"),
+        ({"basic": {"user": "u", "password": "p"}}, "authorization", "Basic dTpw"),
+        ({"headers": {"X-Trace": {"env": "PETS_KEY"}}}, "x-trace", "k-1"),
+        ({"idempotency_header": "Idempotency-Key"}, "idempotency-key", "r:c"),
+    ],
+)
+async def test_operator_s_headers_are_sent_over_the_model_s(offer, monkeypatch, entry, header, value):
+    monkeypatch.setenv("PETS_KEY", "k-1")
+    registry = await offer("listPets", **entry)
+    got = await asked(registry, "listPets", shop="s", **{"X-Trace": "the model's"})
+
+    assert got["headers"][header] == value
+    assert "k-1" not in json.dumps(registry.get("pets__listPets").parameters)
+
+
+async def test_key_in_the_query_is_sent_and_not_logged(offer, caplog):
+    registry = await offer("listPets", query={"api_key": "k&1"})
+
+    assert (await asked(registry, "listPets", shop="s"))["query"] == "api_key=k%261&shop=s"
+    assert "k%261" not in "".join(record.getMessage() for record in caplog.records if record.name != "httpx2")
+
+
+async def test_key_that_is_missing_is_an_error_result_without_its_place(offer, caplog):
+    registry = await offer("listPets", bearer={"env": "STAGEBUS_NO_SUCH_KEY"})
+    reply = await call(registry, "listPets", shop="s")
+
+    assert reply == (
+        "pets__listPets: the operator's key for this service is missing", True,
+    )  # fmt: skip
+    assert "STAGEBUS_NO_SUCH_KEY" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("pet", "told", "is_error"),
+    [
+        ("gone", "HTTP 404\nno such pet", True),
+        ("picture", "HTTP 200\n[image/png, 5 bytes, not shown]", False),
+        ("nothing", "HTTP 204", False),
+        ("away", "pets__get_pets__petId_: the service may not be reached: 169.254.169.254 is not among", True),
+        ("moved", 'HTTP 200\n{"method":"GET","path":"/v1/pets","query":"shop=moved"', False),
+        ("packed", "pets__get_pets__petId_: the service broke off: the answer is compressed", True),
+        ("endless", "pets__get_pets__petId_: the service broke off: the answer is longer than 131072 bytes", True),
+    ],
+)
+async def test_answer_is_told_with_its_status(offer, pet, told, is_error):
+    reply = await call(await offer("GET /pets/{petId}"), "get_pets__petId_", petId=pet)
+
+    assert reply.content.startswith(told)
+    assert reply.is_error is is_error
+
+
+async def test_service_that_is_away_or_private_is_an_error_result(offer, byte_server):
+    closed = await offer("addPet", base_url=await byte_server.serve(b""))
+    private = await offer("addPet", allow=())
+    broke_off = await call(closed, "addPet", shop="s", body={"name": "x"})
+
+    assert "whether it took effect is unknown" in broke_off.content
+    assert "the service may not be reached" in (await call(private, "addPet", shop="s", body={"name": "x"})).content
+
+
+async def test_document_at_an_address_is_asked_for_and_its_servers_are_its_own(offer, url):
+    registry = await offer("listPets", document=f"{url}/petshop.yaml", base_url=None)
+
+    assert (await asked(registry, "listPets", shop="s"))["path"] == "/v1/pets"
+
+
+async def test_no_surprise_in_a_document_is_the_end_of_asking_for_it(offer, url, monkeypatch, caplog):
+    really_offer, surprises = openapi_source.OpenApiSource._offer, iter([KeyError("in"), IndexError("servers")])
+
+    def fail(*args: object) -> None:
+        for surprise in surprises:
+            raise surprise
+        really_offer(*args)
+
+    monkeypatch.setattr(openapi_source, "BACKOFF_S", 0.02)
+    monkeypatch.setattr(openapi_source.OpenApiSource, "_offer", fail)
+    registry = await offer("listPets", document=f"{url}/petshop.yaml")
+
+    async with asyncio.timeout(5):
+        while not registry.names():
+            await asyncio.sleep(0.01)
+    assert caplog.text.count("no document") == 2
+
+
+async def test_document_that_is_away_comes_later(offer, url, monkeypatch, caplog):
+    monkeypatch.setattr(openapi_source, "FETCH_MAX_S", 0.2)
+    monkeypatch.setattr(openapi_source, "BACKOFF_S", 0.02)
+    monkeypatch.setattr(DOCUMENT.__class__, "read_text", lambda _path: "{}")
+    registry = await offer("listPets", document=f"{url}/petshop.yaml")
+    assert registry.names() == ()
+    monkeypatch.undo()
+
+    async with asyncio.timeout(5):
+        await registry.changed.wait()
+        while not registry.names():
+            await asyncio.sleep(0.01)
+    assert "no OpenAPI document of version 3.0 or 3.1" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"operations": ["nothing"]}, "there is no operation 'nothing'; there are: listPets, addPet"),
+        ({"operations": ["upload"]}, "its body is image/png; only JSON"),
+        ({"operations": ["broken"]}, "leads out of the document"),
+        ({"operations": ["crumbs"]}, "style 'matrix', which is not supported"),
+        ({"operations": ["listPets"], "base_url": None}, "names no server; set base_url"),
+        ({"operations": ["listPets"], "fixed": {"shpo": 1}}, "no chosen operation has a parameter shpo"),
+        ({"document": "/no/such/file"}, "cannot be read"),
+        ({"document": __file__}, "openapi.pets: it is"),
+    ],
+)
+async def test_document_that_does_not_hold_stops_the_start(offer, entry, words):
+    with pytest.raises(BadTool, match=words):
+        await offer("listPets", **entry)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"openapi": "3.1.0", "paths": {"/a": {"get": {"operationId": "listPets", "parameters": ["x"]}}}}',
+        '{"openapi": "3.1.0", "paths": {"/a": {"get": {"operationId": "listPets", "requestBody": {"content": [1]}}}}}',
+        '{"openapi": "3.1.0", "paths": ["/a"]}',
+        "openapi: 3.1.0\npaths: {/a: {get: {operationId: listPets, requestBody: 7}}}",
+        "openapi: 3.1.0\na: &a [*a]",
+        "[" * 5000,
+        "\0",
+    ],
+)
+async def test_document_of_any_shape_is_told_of_in_words(offer, tmp_path, text):
+    (tmp_path / "odd").write_text(text)
+
+    with pytest.raises(BadTool, match=r"^openapi\.pets: "):
+        await offer("listPets", document=str(tmp_path / "odd"))
+
+
+async def test_servers_of_an_operation_outrank_the_document_s_and_are_guarded(offer):
+    registry = await offer("elsewhere", base_url=None)
+
+    assert "no public address" in (await call(registry, "elsewhere")).content

@@ -1,0 +1,237 @@
+"""The demo model: a server that speaks chat completions and needs no key.
+
+    python -m stagebus.worker.demo.demo_model --host 127.0.0.1 --port 8001
+
+It answers `stagebus up` where no provider is set, and the tests script it, so there is
+one fake model and no mock of the SDK. See `demo_script` for what it can be told, and
+`demo_reply` for what it says. The demo weather stands beside it.
+Spec: https://platform.openai.com/docs/api-reference/chat
+"""
+
+import argparse
+import asyncio
+import socket
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Iterable, Mapping
+from hashlib import blake2s
+from typing import Any, Final
+
+import orjson
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from stagebus.worker.demo import demo_weather, demo_wire
+from stagebus.worker.demo.demo_reply import reply_to, stage_of
+from stagebus.worker.demo.demo_script import MODEL, BadScript, DemoScript, parse_script
+
+COUNTED_REQUESTS_MAX: Final = 10_000
+COUNTED_MODELS_MAX: Final = 1_000
+
+_DONE: Final = b"data: [DONE]\n\n"
+_GARBAGE: Final = b'data: {"choices": [{"delta"\n\n'
+_ERROR: Final = b'data: {"error": {"message": "the demo was told to fail", "type": "server_error"}}\n\n'
+_SHUTDOWN_S: Final = 1
+
+
+class _Cut(Exception):
+    """The script says to cut the connection."""
+
+
+class DemoCounts:
+    """What the demo has seen: for `GET /demo/stats`, and for scripts that fail a number of times."""
+
+    def __init__(self) -> None:
+        self.open_streams = 0
+        self._requests = 0
+        self._by_model: Counter[str] = Counter()
+        self._by_request: OrderedDict[bytes, int] = OrderedDict()
+
+    def count(self, request: Mapping[str, Any]) -> int:
+        """Count a request; the answer says how often the same model was asked the same before."""
+        self._requests += 1
+        model = request["model"]
+        if model in self._by_model or len(self._by_model) < COUNTED_MODELS_MAX:
+            self._by_model[model] += 1
+        key = blake2s(orjson.dumps([model, request["messages"]])).digest()
+        before = self._by_request.pop(key, 0)
+        self._by_request[key] = before + 1
+        if len(self._by_request) > COUNTED_REQUESTS_MAX:
+            self._by_request.popitem(last=False)
+        return before
+
+    def as_json(self) -> dict[str, Any]:
+        """The counts so far."""
+        return {"requests": self._requests, "open_streams": self.open_streams, "requests_by_model": self._by_model}
+
+
+class DemoStream(Response):
+    """A body that stops the moment its client has gone, even in the middle of a silence.
+
+    Starlette's own notices on some servers only when it has something to send. Where the
+    script cuts, the call returns without the last message, and uvicorn closes the socket.
+    """
+
+    def __init__(self, body: AsyncIterator[bytes], counts: DemoCounts, media_type: str) -> None:
+        super().__init__(headers={"cache-control": "no-cache"}, media_type=media_type)
+        del self.headers["content-length"]
+        self._body = body
+        self._counts = counts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+        """Send the body till it ends or nobody is left to read it."""
+        sending = asyncio.create_task(self._send(send))
+        leaving = asyncio.create_task(_disconnected(receive))
+        self._counts.open_streams += 1
+        try:
+            await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._counts.open_streams -= 1
+            sending.cancel()
+            leaving.cancel()
+            outcome, _ = await asyncio.gather(sending, leaving, return_exceptions=True)
+        if isinstance(outcome, Exception) and not isinstance(outcome, _Cut):
+            raise outcome
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async for data in self._body:
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def create_demo_app() -> Starlette:
+    """The demo model and its weather."""
+    counts = DemoCounts()
+
+    async def complete(request: Request) -> Response:
+        """POST /v1/chat/completions: an answer, streamed or whole; errors in OpenAI's shape."""
+        try:
+            asked = _parse(await request.body())
+            script = parse_script(asked["model"])
+        except BadScript as exc:
+            return _error(400, str(exc))
+        before = counts.count(asked)
+        is_over = script.fail_times is not None and before >= script.fail_times
+        if is_over or not script.is_meant_for(stage_of(asked)):
+            script = script.without_trouble()
+        if script.status is not None:
+            return _error(script.status, "the demo was told to fail", script.retry_after)
+        reply = reply_to(asked, script)
+        if asked.get("stream") is True:
+            return DemoStream(_stream(demo_wire.chunks(asked, reply), script), counts, "text/event-stream")
+        return DemoStream(_whole(demo_wire.completion(asked, reply), script), counts, "application/json")
+
+    async def list_models(_: Request) -> Response:
+        """GET /v1/models: the one that there is."""
+        model = {"id": MODEL, "object": "model", "created": 0, "owned_by": "stagebus"}
+        return JSONResponse({"object": "list", "data": [model]})
+
+    async def stats(_: Request) -> Response:
+        """GET /demo/stats: what was asked so far, and how many streams are open."""
+        return JSONResponse(counts.as_json())
+
+    return Starlette(
+        routes=[
+            Route("/v1/chat/completions", complete, methods=["POST"]),
+            Route("/v1/models", list_models),
+            Route("/demo/stats", stats),
+            *demo_weather.ROUTES,
+        ]
+    )
+
+
+def _parse(body: bytes) -> dict[str, Any]:
+    """The request, as far as the demo relies on it.
+
+    Raises:
+        BadScript: it is no chat completion request.
+    """
+    try:
+        asked = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise BadScript("the body is no JSON") from None
+    if not isinstance(asked, dict) or not isinstance(asked.get("model"), str):
+        raise BadScript("the body must be an object that names a model")
+    messages = asked.get("messages")
+    if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
+        raise BadScript("messages must be a list of at least one object")
+    return asked
+
+
+def _error(status: int, message: str, retry_after_s: int | None = None) -> Response:
+    by_status = {401: "authentication_error", 429: "rate_limit_error"}
+    kind = by_status.get(status, "server_error" if status >= 500 else "invalid_request_error")  # noqa: PLR2004 - HTTP's
+    headers = {} if retry_after_s is None else {"retry-after": str(retry_after_s)}
+    error = {"message": message, "type": kind, "param": None, "code": None}
+    return JSONResponse({"error": error}, status_code=status, headers=headers)
+
+
+async def _stream(chunks: Iterable[dict[str, Any]], script: DemoScript) -> AsyncIterator[bytes]:
+    """The answer's events at the script's pace, with its trouble in its place."""
+    wait_ms = script.delay_ms if script.first_token_ms is None else script.first_token_ms
+    for number, chunk in enumerate(chunks):
+        if number == script.stall_after:
+            await asyncio.Event().wait()
+        if number == script.cut_after:
+            raise _Cut
+        await asyncio.sleep(wait_ms / 1000)
+        wait_ms = script.delay_ms
+        if number in (script.garbage_after, script.error_after):
+            yield _GARBAGE if number == script.garbage_after else _ERROR
+            return
+        yield b"data: %b\n\n" % orjson.dumps(chunk)
+    if not script.no_done:
+        yield _DONE
+
+
+async def _whole(completion: Mapping[str, Any], script: DemoScript) -> AsyncIterator[bytes]:
+    """The answer in one piece, where any trouble befalls all of it."""
+    if script.stall_after is not None:
+        await asyncio.Event().wait()
+    if script.cut_after is not None:
+        raise _Cut
+    await asyncio.sleep((script.first_token_ms or 0) / 1000)
+    if script.garbage_after is not None:
+        yield _GARBAGE
+        return
+    yield orjson.dumps(completion)
+
+
+def serve(host: str, port: int) -> None:
+    """Serve until SIGINT or SIGTERM; the first line on stdout is the address."""
+    listening = socket.create_server((host, port), backlog=2048)
+    bound_host, bound_port = listening.getsockname()[:2]
+    print(f"listening on http://{bound_host}:{bound_port}", flush=True)  # noqa: T201 - whoever started it reads this
+    config = uvicorn.Config(
+        create_demo_app(),
+        lifespan="off",
+        ws="none",
+        access_log=False,
+        log_level="warning",
+        timeout_graceful_shutdown=_SHUTDOWN_S,
+    )
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def main() -> None:
+    """Start it from the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m stagebus.worker.demo.demo_model", description="The Stagebus demo model"
+    )
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0, help="0 takes any free one")
+    arguments = parser.parse_args()
+    serve(arguments.host, arguments.port)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""The demo's replies in chat completions' terms, streamed and whole; sans-IO.
+
+    {"choices": [{"index": 0, "delta": {"content": " Paris"}, "finish_reason": null}], …}
+
+Spec: https://platform.openai.com/docs/api-reference/chat-streaming
+"""
+
+from collections.abc import Iterator, Mapping
+from hashlib import blake2s
+from itertools import count, islice
+from typing import Any, Final
+
+import orjson
+
+from stagebus.worker.demo.demo_reply import DemoCall, DemoReply
+
+# A whole answer has an end, even where the script has none.
+WHOLE_TOKENS_MAX: Final = 10_000
+
+
+def chunks(request: Mapping[str, Any], reply: DemoReply) -> Iterator[dict[str, Any]]:
+    """The reply as the chunks of a stream, usage last where the request asks for it."""
+    options = request.get("stream_options")
+    with_usage = isinstance(options, dict) and bool(options.get("include_usage"))
+    head = _head(request, "chat.completion.chunk") | ({"usage": None} if with_usage else {})
+    deltas = count()
+    for delta in _deltas(request, reply):
+        next(deltas)
+        yield head | {"choices": [_choice("delta", delta)]}
+    yield head | {"choices": [_choice("delta", {}, reply.finish_reason)]}
+    if with_usage:
+        # The first delta holds no token.
+        yield head | {"choices": [], "usage": _usage(request, next(deltas) - 1)}
+
+
+def completion(request: Mapping[str, Any], reply: DemoReply) -> dict[str, Any]:
+    """The reply as one object."""
+    tokens = list(islice(reply.tokens, WHOLE_TOKENS_MAX))
+    message: dict[str, Any] = {"role": "assistant", "content": "".join(tokens)}
+    if reply.calls:
+        message["tool_calls"] = [
+            _call(call_id, call, call.arguments) for call_id, call in zip(_ids(request), reply.calls, strict=False)
+        ]
+    return _head(request, "chat.completion") | {
+        "choices": [_choice("message", message, reply.finish_reason)],
+        "usage": _usage(request, len(tokens) + sum(len(list(call.pieces())) for call in reply.calls)),
+    }
+
+
+def _deltas(request: Mapping[str, Any], reply: DemoReply) -> Iterator[dict[str, Any]]:
+    yield {"role": "assistant", "content": ""}
+    for token in reply.tokens:
+        yield {"content": token}
+    for index, (call_id, call) in enumerate(zip(_ids(request), reply.calls, strict=False)):
+        yield {"tool_calls": [{"index": index} | _call(call_id, call, "")]}
+        for piece in call.pieces():
+            yield {"tool_calls": [{"index": index, "function": {"arguments": piece}}]}
+
+
+def _call(call_id: str, call: DemoCall, arguments: str) -> dict[str, Any]:
+    return {"id": call_id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
+
+
+def _choice(kind: str, content: Mapping[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+    return {"index": 0, kind: content, "logprobs": None, "finish_reason": finish_reason}
+
+
+def _head(request: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    return {"id": f"chatcmpl-{_digest(request)}", "object": kind, "created": 0, "model": request["model"]}
+
+
+def _ids(request: Mapping[str, Any]) -> Iterator[str]:
+    """Ids of calls: other ones for another conversation, the same for the same."""
+    digest = _digest(request)
+    return (f"call_{digest}{number}" for number in count())
+
+
+def _digest(request: Mapping[str, Any]) -> str:
+    return blake2s(orjson.dumps([request["model"], request["messages"]]), digest_size=6).hexdigest()
+
+
+def _usage(request: Mapping[str, Any], completion_tokens: int) -> dict[str, int]:
+    """A word counts as a token."""
+    prompt_tokens = sum(len(str(message.get("content") or "").split()) for message in request["messages"])
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }

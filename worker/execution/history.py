@@ -1,0 +1,81 @@
+"""What a run's log says of the work done so far: where a claim takes it up."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from stagebus.shared.domain.cursor import EventId
+from stagebus.shared.domain.events import (
+    ApprovalDecided,
+    ApprovalRequired,
+    InputRequired,
+    StageCompleted,
+    ToolCall,
+    ToolResult,
+)
+from stagebus.shared.domain.runs import RUN_STAGE
+from stagebus.shared.errors import LogIncomplete
+from stagebus.shared.log import log_reader
+from stagebus.shared.log.log_page import StoredEvent
+from stagebus.shared.storage.redis_client import Redis
+from stagebus.worker.stages import approval_gate
+from stagebus.worker.stages.call_plan import Asked, Checkpoints
+
+C = TypeVar("C", ToolCall, ToolResult, ApprovalRequired, InputRequired, ApprovalDecided)
+
+
+@dataclass(frozen=True)
+class History:
+    """The stages in order; what the complete ones hold; the first event of those that are not."""
+
+    stage_ids: list[str]
+    completed: Mapping[str, StageCompleted]
+    begun: Mapping[str, EventId]
+
+
+async def read_history(redis: Redis, run_id: str, stage_ids: list[str]) -> History:
+    """Read the ends of every stage's stream; a complete stage's last event holds its result.
+
+    Args:
+        stage_ids: the stages begun, as the claim tells; of a new run there is nothing to read.
+
+    Raises:
+        LogIncomplete: a stage that was begun has no event any more, or no stage is known: not even the journal.
+    """
+    completed: dict[str, StageCompleted] = {}
+    begun: dict[str, EventId] = {}
+    to_read = [stage_id for stage_id in stage_ids if stage_id != RUN_STAGE]
+    ends = await log_reader.read_stage_ends(redis, run_id, to_read)
+    if len(ends) < len(to_read) or not stage_ids:
+        raise LogIncomplete
+    for first, last in ends:
+        if last.event == StageCompleted.event.encode():
+            completed[last.stage_id] = StageCompleted.model_validate_json(last.data)
+        else:
+            begun[first.stage_id] = first.event_id
+    return History(stage_ids, completed, begun)
+
+
+async def read_checkpoints(redis: Redis, run_id: str, stage_id: str) -> Checkpoints:
+    """The calls and results that a tools stage has in the log."""
+    return checkpoints_of(await log_reader.read_stage(redis, run_id, stage_id))
+
+
+def checkpoints_of(events: list[StoredEvent]) -> Checkpoints:
+    """Calls that started, calls that have their result, and what a person was asked and decided."""
+    started, results = _by_call(events, ToolCall), _by_call(events, ToolResult)
+    asked = _by_call(events, ApprovalRequired) | _by_call(events, InputRequired)
+    decided = _by_call(events, ApprovalDecided)
+    return Checkpoints(
+        frozenset(started),
+        results,
+        Asked(
+            {call_id: event.expires_at for call_id, event in asked.items()},
+            {call_id: approval_gate.decode(event) for call_id, event in decided.items()},
+        ),
+    )
+
+
+def _by_call(events: list[StoredEvent], kind: type[C]) -> dict[str, C]:
+    found = [kind.model_validate_json(e.data) for e in events if e.event == kind.event.encode()]
+    return {event.call_id: event for event in found}

@@ -1,0 +1,110 @@
+"""The toolchain: which stage comes next, and the conversation that it is given. Sans-IO.
+
+extraction ──calls──▶ tools ──▶ synthesis ──▶ done
+    │  ▲                │
+    │  └── next round ──┘   while max_rounds allows
+    └── no call: its text is the answer ──▶ done
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
+
+from stagebus.shared.domain.events import ModelStageResult, StageCompleted, ToolOutcome, ToolStageResult
+from stagebus.shared.domain.requests import RunRequest
+from stagebus.shared.domain.runs import EXTRACTION, SYNTHESIS, TOOLS, round_stage
+from stagebus.shared.domain.usage import Usage
+from stagebus.worker.model.compat.dialect import ORIGIN, Origin
+
+# Where max_tokens and temperature stand for each model stage.
+_STAGE_OPTION: Final = {EXTRACTION: 0, SYNTHESIS: 1}
+
+Message = dict[str, Any]
+T = TypeVar("T")
+Completed = Mapping[str, StageCompleted]
+
+
+class NextStage(NamedTuple):
+    """A stage to run: its id, its kind and its round, from 1."""
+
+    stage_id: str
+    kind: str
+    round_number: int
+
+
+def next_stage(request: RunRequest, completed: Completed) -> NextStage | None:
+    """The first stage that is not complete; None when the run has its answer."""
+    for number in range(1, request.max_rounds + 1):
+        extraction, tools = round_stage(EXTRACTION, number), round_stage(TOOLS, number)
+        if extraction not in completed:
+            return NextStage(extraction, EXTRACTION, number)
+        if not model_result(completed[extraction]).tool_calls:
+            return None
+        if tools not in completed:
+            return NextStage(tools, TOOLS, number)
+    if request.synthesis and SYNTHESIS not in completed:
+        return NextStage(SYNTHESIS, SYNTHESIS, request.max_rounds)
+    return None
+
+
+def conversation(request: RunRequest, completed: Completed) -> list[Message]:
+    """The request's messages, then each round's calls and their results."""
+    messages = [*request.messages]
+    for number in range(1, request.max_rounds + 1):
+        extraction = completed.get(round_stage(EXTRACTION, number))
+        tools = completed.get(round_stage(TOOLS, number))
+        if extraction is None or tools is None:
+            break
+        outcomes = tool_result(tools).outcomes
+        messages.append(_assistant_message(model_result(extraction), outcomes))
+        messages += [{"role": "tool", "tool_call_id": o.call_id, "content": o.content} for o in outcomes]
+    return messages
+
+
+def _assistant_message(result: ModelStageResult, outcomes: Sequence[ToolOutcome]) -> Message:
+    """What the model said, with the calls as they were carried out: an approval may have changed their arguments."""
+    arguments_by_id = {outcome.call_id: outcome.arguments for outcome in outcomes}
+    calls = [
+        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments_by_id[call.id]}}
+        | ({"extra_content": call.extra_content} if call.extra_content else {})
+        for call in result.tool_calls
+    ]
+    origin = Origin(result.provider, result.reasoning or "", result.reasoning_details or ())
+    return {"role": "assistant", "content": result.text or None, "tool_calls": calls, ORIGIN: origin}
+
+
+def model_result(completed: StageCompleted) -> ModelStageResult:
+    """The result of an extraction or a synthesis."""
+    return ModelStageResult.model_validate(completed.result)
+
+
+def tool_result(completed: StageCompleted) -> ToolStageResult:
+    """The result of a tools stage."""
+    return ToolStageResult.model_validate(completed.result)
+
+
+def tool_choice(request: RunRequest, stage: NextStage) -> str | dict[str, Any]:
+    """What the request says of calling tools, for this stage.
+
+    A model that has to call a tool has to in the first round; in a further one it would
+    never come to its answer.
+    """
+    return "auto" if stage.round_number > 1 and request.tool_choice != "none" else request.tool_choice
+
+
+def stage_option(options: tuple[T, T], stage: NextStage) -> T:
+    """What a request that gives one value a model stage says for this one."""
+    return options[_STAGE_OPTION[stage.kind]]
+
+
+def total_usage(completed: Completed) -> Usage:
+    """The tokens of all stages."""
+    return sum((stage.usage for stage in completed.values() if stage.usage is not None), Usage())
+
+
+def call_ids(completed: Completed) -> set[str]:
+    """The ids of all calls so far; a later round may not use them again."""
+    ids: set[str] = set()
+    for stage_id, stage in completed.items():
+        if not stage_id.startswith(TOOLS):
+            ids |= {call.id for call in model_result(stage).tool_calls}
+    return ids

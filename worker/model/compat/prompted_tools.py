@@ -1,0 +1,205 @@
+"""Tools for a model that cannot call them by itself: told of in words, and called in words; sans-IO.
+
+    system     … <tools>{"name": "get_weather", "description": …, "parameters": {…}}</tools> …
+    assistant  <tool_call>{"name": "get_weather", "arguments": {"city": "Paris"}}</tool_call>
+    user       <tool_response>{"name": "get_weather", "content": "18 °C"}</tool_response>
+
+The form is that of Hermes and Qwen, on which many models were trained. `in_words` makes a
+request of it, `read_calls` reads the answer; a call that cannot be carried out is asked for
+again once, with what was wrong (`find_faults`, `ask_again`). A very small model does not do
+what it is told but what was done before, so it may be shown a call (`example_of`).
+"""
+
+import json
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from stagebus.shared.domain.events import ToolCallRequest
+from stagebus.worker.model.compat.call_assembly import Call
+from stagebus.worker.model.compat.text_calls import split_calls
+
+Message = dict[str, Any]
+ToolChoice = str | dict[str, Any] | None
+
+_MARKER: Final = "<tool_call>"
+_FAULTS_MAX: Final = 5
+_SYSTEM_ROLES: Final = ("system", "developer")
+
+_INTRODUCTION: Final = """\
+You may call tools. Here they are, each with the JSON Schema of its arguments:
+<tools>
+{tools}
+</tools>
+To call one, write exactly this and nothing after it; its result comes in <tool_response>:
+<tool_call>
+{{"name": "the tool's name", "arguments": {{"the argument's name": "its value"}}}}
+</tool_call>
+{wish}"""
+_AUTO: Final = "If you need no tool, answer as usual and write no <tool_call>."
+_REQUIRED: Final = "You have to call at least one tool now, whatever you are asked."
+_NAMED: Final = "You have to call the tool {name} now, and no other."
+_SEVERAL: Final = "For several calls, write one <tool_call> after the other."
+_ONE: Final = "Write one <tool_call> at the most."
+_EXAMPLE: Final = "Show me how you call {name}."
+_EXAMPLE_VALUES: Final = {"string": "example", "integer": 1, "number": 1.5, "boolean": True, "array": [], "null": None}
+_AGAIN: Final = """\
+That could not be carried out:
+{faults}
+Answer again from the start, with every <tool_call> whole and right."""
+
+# Models that know no <tool_call> put the same JSON into a block of code, or write nothing else.
+_FENCED: Final = re.compile(r"```(?:json|tool_call|tool_code)?\s*([\[{][^`]*[\]}])\s*```")
+_AS_CALL: Final = r"<tool_call>\1</tool_call>"
+
+
+def in_words(
+    messages: Sequence[Message],
+    tools: Sequence[dict[str, Any]],
+    choice: ToolChoice,
+    *,
+    is_one_call: bool,
+    has_example: bool = False,
+) -> list[Message]:
+    """The conversation with all that has to do with tools as text.
+
+    Args:
+        tools: as chat completions define them; without any, only earlier calls and results become text.
+        is_one_call: whether the model may make one call at the most.
+        has_example: whether it is shown a call first.
+    """
+    told = list(_as_text(messages))
+    if not tools:
+        return told
+    wish = f"{_wish(choice)} {_ONE if is_one_call else _SEVERAL}"
+    described = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
+    system, *rest = _with_system(told, _INTRODUCTION.format(tools=described, wish=wish))
+    return [system, *(example_of(tools[0]["function"]) if has_example else ()), *rest]
+
+
+def example_of(function: Mapping[str, Any]) -> list[Message]:
+    """A question and the call that answers it, as if both had been made; its result is left out, or it is repeated."""
+    schema = function.get("parameters") or {}
+    properties = schema.get("properties", {})
+    arguments = {name: _example_value(properties.get(name, {})) for name in schema.get("required", ())}
+    call = {"name": function["name"], "arguments": json.dumps(arguments)}
+    return [
+        {"role": "user", "content": _EXAMPLE.format(name=function["name"])},
+        {"role": "assistant", "content": _call(call)},
+    ]
+
+
+def _example_value(schema: Mapping[str, Any]) -> Any:
+    """A value of the kind that a parameter takes: one that its schema names, where it names any."""
+    named = [*schema.get("examples", ()), *schema.get("enum", ())]
+    if named or "const" in schema:
+        return named[0] if named else schema["const"]
+    kinds = [schema, *schema.get("anyOf", ())]
+    kind = next((kind["type"] for kind in kinds if isinstance(kind.get("type"), str)), "object")
+    return _EXAMPLE_VALUES.get(kind, {})
+
+
+def read_calls(text: str, tool_names: Collection[str]) -> tuple[str, list[Call]]:
+    """A text without its calls, and those calls, whatever their tools and arguments."""
+    rest, calls = split_calls(text, tool_names)
+    if calls or _MARKER in text:
+        return rest, calls
+    whole = text.strip()
+    bare = f"<tool_call>{whole}</tool_call>" if whole[:1] in ("{", "[") else text
+    for marked in (_FENCED.sub(_AS_CALL, text), bare):
+        rest, calls = split_calls(marked)
+        # JSON that is no call of one of these tools is a part of the answer.
+        if calls and all(call.name in tool_names for call in calls):
+            return rest, calls
+    return text, []
+
+
+def find_faults(
+    rest: str, calls: Sequence[Call | ToolCallRequest], choice: ToolChoice, check: Callable[[str, str], str | None]
+) -> list[str]:
+    """What of an answer's calls cannot be carried out, in words for the model; empty where all can.
+
+    Args:
+        rest: the answer's text without its calls.
+        check: what is wrong with a call of that name with those arguments, or None.
+    """
+    faults = [fault for call in calls if (fault := check(call.name, call.arguments))]
+    if _MARKER in rest:
+        faults.append('What stands in a <tool_call> is no JSON object of the form {"name": …, "arguments": {…}}.')
+    name = _named(choice)
+    if name and any(call.name != name for call in calls):
+        faults.append(f"No other tool than {name} may be called now.")
+    if not calls and not faults and (name or choice == "required"):
+        faults.append(f"No tool was called; {name or 'one'} has to be.")
+    return faults[:_FAULTS_MAX]
+
+
+def ask_again(answer: str, faults: Iterable[str]) -> list[Message]:
+    """What follows in the conversation so that the model does better."""
+    listed = "\n".join(f"- {fault}" for fault in faults)
+    said = [{"role": "assistant", "content": answer}] if answer else []
+    return [*said, {"role": "user", "content": _AGAIN.format(faults=listed)}]
+
+
+def _named(choice: ToolChoice) -> str | None:
+    return choice["function"]["name"] if isinstance(choice, dict) else None
+
+
+def _wish(choice: ToolChoice) -> str:
+    if name := _named(choice):
+        return _NAMED.format(name=name)
+    return _REQUIRED if choice == "required" else _AUTO
+
+
+def _as_text(messages: Iterable[Message]) -> Iterator[Message]:
+    """Yield the messages, calls and results as text; results that follow one another are one message."""
+    name_by_id: dict[str, str] = {}
+    responses: list[str] = []
+    for message in messages:
+        if message["role"] == "tool":
+            name = name_by_id.get(message.get("tool_call_id", ""), "tool")
+            responses.append(_response(name, _text_of(message.get("content"))))
+            continue
+        if responses:
+            yield {"role": "user", "content": "\n".join(responses)}
+            responses = []
+        calls = message.get("tool_calls")
+        if not calls:
+            yield message
+            continue
+        name_by_id |= {call["id"]: call["function"]["name"] for call in calls}
+        parts = [_text_of(message.get("content")), *(_call(call["function"]) for call in calls)]
+        yield {"role": "assistant", "content": "\n".join(filter(None, parts))}
+    if responses:
+        yield {"role": "user", "content": "\n".join(responses)}
+
+
+def _call(function: dict[str, Any]) -> str:
+    try:
+        arguments = json.loads(function["arguments"] or "{}")
+    except ValueError:
+        arguments = function["arguments"]
+    said = json.dumps({"name": function["name"], "arguments": arguments}, ensure_ascii=False)
+    return f"<tool_call>\n{said}\n</tool_call>"
+
+
+def _response(name: str, content: str) -> str:
+    said = json.dumps({"name": name, "content": content}, ensure_ascii=False)
+    return f"<tool_response>\n{said}\n</tool_response>"
+
+
+def _text_of(content: object) -> str:
+    """A message's text; the text parts of it where it has parts."""
+    if isinstance(content, list):
+        return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return content if isinstance(content, str) else ""
+
+
+def _with_system(messages: list[Message], words: str) -> list[Message]:
+    """The messages with further words of the system's, in its first message if there is one: many models know one."""
+    if not messages or messages[0]["role"] not in _SYSTEM_ROLES:
+        return [{"role": "system", "content": words}, *messages]
+    first = messages[0]
+    content = first["content"]
+    added = [*content, {"type": "text", "text": words}] if isinstance(content, list) else f"{content}\n\n{words}"
+    return [{**first, "content": added}, *messages[1:]]

@@ -1,0 +1,291 @@
+r"""The forms in which models write calls into their text, each with its reader; sans-IO.
+
+    {"name": "f", "arguments": {…}}                               Hermes, Qwen, Granite, Hunyuan, Nemotron
+    f<arg_key>city</arg_key><arg_value>Paris</arg_value>          GLM
+    functions.f:0<|tool_call_argument_begin|>{…}                  Kimi
+    f<｜tool▁sep｜>{…}                                             DeepSeek
+    <function=f><parameter=city>Paris</parameter></function>      Qwen Coder, Seed; with JSON inside: Llama
+    <invoke name="f"><parameter name="city">Paris</parameter></invoke>    MiniMax, Claude's likes
+    [f(city="Paris"), g()]                                        Llama 3.2 and 4, LFM2, Gemma
+
+A reader gets the whole text and where the form may begin. It gives the calls, and where they end;
+none where this is no such form. Each costs no more than it reads, whatever the text.
+Source: https://github.com/vllm-project/vllm/tree/main/vllm/tool_parsers
+"""
+
+import ast
+import json
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from stagebus.worker.model.compat.call_assembly import Call, arguments_text
+
+_JSON: Final = json.JSONDecoder(strict=False)
+_SPACE: Final = re.compile(r"\s*")
+_BETWEEN: Final = re.compile(r"[\s;]*(?:<\|(?:eom_id|eot_id)\|>)?\s*")
+_NAMES: Final = ("name", "tool_name")
+_ARGUMENTS: Final = ("arguments", "parameters", "args")
+_CALL_KEYS: Final = frozenset({*_NAMES, *_ARGUMENTS, "type", "id"})
+
+# No value and no body reaches into the next call, so that many calls without an end cost no more than their length.
+_GLM_NAME: Final = re.compile(r"\s*([\w.:-]+)\s*(?=<arg_key>)")
+_GLM_ARGUMENT: Final = re.compile(
+    r"\s*<arg_key>([^<]*)</arg_key>\s*<arg_value>((?:(?!<tool_call>).)*?)</arg_value>", re.DOTALL
+)
+_KIMI_NAME: Final = re.compile(r"\s*(?:functions\.)?([\w.-]+)(?::\d+)?\s*<\|tool_call_argument_begin\|>\s*(?=\{)")
+_KIMI_END: Final = re.compile(r"\s*<\|tool_call_end\|>(?:\s*<\|tool_calls_section_end\|>)?")
+_DEEPSEEK_NAME: Final = re.compile(
+    r"\s*(?:<[｜|]tool▁call▁begin[｜|]>\s*)?(?:function<[｜|]tool▁sep[｜|]>)?([\w.:-]+)\s*"
+    r"(?:<[｜|]tool▁sep[｜|]>\s*)?(?:```(?:json)?\s*)?(?=\{)"
+)
+_DEEPSEEK_END: Final = re.compile(r"\s*(?:```\s*)?<[｜|]tool▁call▁end[｜|]>")
+_FUNCTION: Final = re.compile(r"\s*<function=([\w.:-]+)>((?:(?!<function=).)*?)(?:</function>|\Z)", re.DOTALL)
+_FUNCTION_PARAMETER: Final = re.compile(r"<parameter=([\w.:-]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
+_PREFIX: Final = "(?:antml:|｜DSML｜)?"
+_INVOKE: Final = re.compile(
+    rf'\s*<{_PREFIX}invoke name="([^"<>]+)">((?:(?!<{_PREFIX}invoke ).)*?)</{_PREFIX}invoke>', re.DOTALL
+)
+_INVOKE_PARAMETER: Final = re.compile(
+    rf'<{_PREFIX}parameter name="([^"<>]+)"(?: string="(true|false)")?>(\n?)(.*?)\3</{_PREFIX}parameter>', re.DOTALL
+)
+_MISTRAL_NAME: Final = re.compile(r"\s*([\w.:-]+)\s*(?:\[CALL_ID\]\s*(?P<id>\w+))?\s*(?:\[ARGS\])?\s*(?=\{)")
+_FUNCTIONARY_NAME: Final = re.compile(r"\s*(?:>>>)?([\w.-]+)\n(?=\{)")
+_PYTHON_NAME: Final = re.compile(r"\s*(?=[\w.]+\()")
+_PYTHON_MARK: Final = re.compile(r"\\.|[\"'()\[\]{}]", re.DOTALL)
+_PYTHON_MAX_CHARS: Final = 20_000
+_CONSTANTS: Final[Mapping[str, bool | None]] = {"true": True, "false": False, "null": None}
+
+
+class Found(NamedTuple):
+    """The calls that a reader found, and where the text goes on behind them."""
+
+    calls: list[Call]
+    end: int
+
+
+def read_objects(text: str, start: int) -> Found:
+    """Calls as JSON objects, or lists of them, one after the other."""
+    return _read_objects(text, start, lambda _: True)
+
+
+def read_bare_objects(text: str, start: int) -> Found:
+    """As `read_objects`, but what may as well be other JSON, such as a tool's description, is no call."""
+    return _read_objects(text, start, _is_call_alone)
+
+
+def _read_objects(text: str, start: int, is_call: Callable[[Any], bool]) -> Found:
+    calls: list[Call] = []
+    end = start
+    while decoded := _decode(text, _skip(_BETWEEN, text, end)):
+        value, after = decoded
+        these = [_call(item) if is_call(item) else None for item in (value if isinstance(value, list) else [value])]
+        if not these or None in these:
+            break
+        calls += [call for call in these if call is not None]
+        end = after
+    return Found(calls, _skip(_SPACE, text, end) if calls else start)
+
+
+def _is_call_alone(value: Any) -> bool:
+    if not isinstance(value, Mapping) or not value.keys() <= _CALL_KEYS:
+        return False
+    arguments = next((value[key] for key in _ARGUMENTS if key in value), None)
+    return isinstance(arguments, Mapping) and not {"type", "properties"} <= arguments.keys()
+
+
+def read_glm(text: str, start: int) -> Found:
+    """GLM's one call: its name, then keys and values in tags."""
+    name = _GLM_NAME.match(text, start)
+    if name is None:
+        return Found([], start)
+    arguments: dict[str, Any] = {}
+    end = name.end()
+    while match := _GLM_ARGUMENT.match(text, end):
+        arguments[match[1].strip()] = _loose_value(match[2].strip())
+        end = match.end()
+    return Found([_named(name[1], arguments)] if arguments else [], end)
+
+
+def read_kimi(text: str, start: int) -> Found:
+    """Kimi's one call."""
+    return _read_named(text, start, _KIMI_NAME, _KIMI_END)
+
+
+def read_deepseek(text: str, start: int) -> Found:
+    """DeepSeek's calls, V3's and R1's with their JSON in a block of code."""
+    return _read_named(text, start, _DEEPSEEK_NAME, _DEEPSEEK_END)
+
+
+def read_mistral(text: str, start: int) -> Found:
+    """Mistral's calls, each a name, perhaps with an id, before its arguments."""
+    return _read_named(text, start, _MISTRAL_NAME)
+
+
+def read_functionary(text: str, start: int) -> Found:
+    """Functionary's calls, each a name on a line before its arguments."""
+    return _read_named(text, start, _FUNCTIONARY_NAME)
+
+
+def read_function(text: str, start: int) -> Found:
+    """One call as a tag that holds the function's name."""
+    match = _FUNCTION.match(text, start)
+    if match is None:
+        return Found([], start)
+    body = match[2].strip()
+    if body.startswith("{"):
+        decoded = _decode(body, 0)
+        return Found([Call("", match[1], arguments_text(decoded[0]))] if decoded else [], match.end())
+    arguments = {name: _loose_value(value) for name, value in _FUNCTION_PARAMETER.findall(body)}
+    return Found([_named(match[1], arguments)] if arguments or not body else [], match.end())
+
+
+def read_invokes(text: str, start: int) -> Found:
+    """Calls as `invoke` tags, one after the other."""
+    calls: list[Call] = []
+    end = start
+    while match := _INVOKE.match(text, end):
+        arguments = {
+            name: value if is_text == "true" else _loose_value(value)
+            for name, is_text, _, value in _INVOKE_PARAMETER.findall(match[2])
+        }
+        calls.append(_named(match[1], arguments))
+        end = match.end()
+    return Found(calls, end)
+
+
+def read_python(text: str, start: int) -> Found:
+    """A list of Python calls, or several one after the other; nothing of them is run."""
+    calls: list[Call] = []
+    end = _skip(_SPACE, text, start)
+    if text.startswith("[", end):
+        after = _python_end(text, end)
+        return Found(_python_list(text[end:after]), after)
+    while name := _PYTHON_NAME.match(text, end):
+        after = _python_end(text, name.end())
+        call = _call_of(_parsed(text[name.end() : after]))
+        if call is None:
+            break
+        calls.append(call)
+        end = _skip(_BETWEEN, text, after)
+    return Found(calls, end)
+
+
+def _read_named(
+    text: str, start: int, name_pattern: re.Pattern[str], end_pattern: re.Pattern[str] | None = None
+) -> Found:
+    """Calls that are each a name, perhaps with an id, then JSON arguments, then perhaps a mark of their end."""
+    calls: list[Call] = []
+    end = start
+    while (name := name_pattern.match(text, end)) and (decoded := _decode(text, name.end())):
+        arguments, end = decoded
+        calls.append(Call(name.groupdict().get("id") or "", name[1], arguments_text(arguments)))
+        if end_pattern is not None:
+            end = _skip(end_pattern, text, end)
+    return Found(calls, end)
+
+
+def _named(name: str, arguments: Mapping[str, Any]) -> Call:
+    return Call("", name, orjson.dumps(arguments).decode())
+
+
+def _loose_value(text: str) -> Any:
+    """A parameter's value: JSON where it is some, or else the text itself."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text
+
+
+def _skip(pattern: re.Pattern[str], text: str, start: int) -> int:
+    match = pattern.match(text, start)
+    return match.end() if match else start
+
+
+def _decode(text: str, start: int) -> tuple[Any, int] | None:
+    if text[start : start + 1] not in ("{", "["):
+        return None
+    try:
+        return _JSON.raw_decode(text, start)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _call(value: object) -> Call | None:
+    if not isinstance(value, Mapping):
+        return None
+    function = value.get("function")
+    holder = function if isinstance(function, Mapping) else value
+    name = next((holder[key] for key in _NAMES if key in holder), function)
+    if not isinstance(name, str):
+        return None
+    arguments = next((holder[key] for key in _ARGUMENTS if key in holder), None)
+    call_id = value.get("id")
+    return Call(call_id if isinstance(call_id, str) else "", name, arguments_text(arguments) or "{}")
+
+
+def _python_end(text: str, start: int) -> int:
+    """Where the brackets close that open from here on; the start where they do not, or are far apart."""
+    depth = 0
+    quote = ""
+    for match in _PYTHON_MARK.finditer(text, start, start + _PYTHON_MAX_CHARS):
+        mark = match[0]
+        if quote:
+            quote = "" if mark == quote else quote
+        elif mark in "\"'":
+            quote = mark
+        elif mark in "([{":
+            depth += 1
+        elif mark in ")]}":
+            depth -= 1
+            if depth <= 0:
+                return match.end()
+    return start
+
+
+def _python_list(source: str) -> list[Call]:
+    tree = _parsed(source)
+    calls = [_call_of(node) for node in tree.elts] if isinstance(tree, ast.List) else [None]
+    return [] if None in calls else [call for call in calls if call is not None]
+
+
+def _parsed(source: str) -> ast.expr | None:
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of a model's "\\d", which is no concern of the operator's
+            return ast.parse(source, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def _call_of(node: ast.expr | None) -> Call | None:
+    """The call that `f.call(city="Paris")` asks for."""
+    if (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "print"
+        and len(node.args) == 1
+    ):
+        node = node.args[0]  # as Gemma writes it
+    if not isinstance(node, ast.Call) or node.args:
+        return None
+    try:
+        return _named(ast.unparse(node.func).removesuffix(".call"), dict(_keywords(node)))
+    except (ValueError, TypeError, RecursionError, MemoryError):
+        return None
+
+
+def _keywords(node: ast.Call) -> Iterator[tuple[str, Any]]:
+    for keyword in node.keywords:
+        if keyword.arg is None:
+            raise ValueError("a mapping in the place of a keyword")
+        yield keyword.arg, ast.literal_eval(_JsonNames().visit(keyword.value))
+
+
+class _JsonNames(ast.NodeTransformer):
+    """Takes JSON's words for what they are in Python."""
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return ast.Constant(_CONSTANTS[node.id]) if node.id in _CONSTANTS else node

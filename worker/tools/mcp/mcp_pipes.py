@@ -1,0 +1,123 @@
+"""An MCP server as a process of ours: one JSON-RPC message a line over its pipes, each of a bounded length.
+
+The SDK's own client (2.3) collects a line before it looks at it, however long that grows, so
+a server that never ends its line would take the worker's memory with all its runs.
+Spec: https://modelcontextprotocol.io/specification/2025-11-25/basic/transports#stdio
+"""
+
+import asyncio
+import logging
+import os
+import signal
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from mcp.client.stdio import get_default_environment
+from mcp.shared.message import SessionMessage
+from mcp_types import jsonrpc_message_adapter
+
+from stagebus.shared.runtime.tasks import cancel_and_wait
+from stagebus.worker.tools.sources_file import McpEntry
+
+logger = logging.getLogger(__name__)
+
+# What was accepted is written, then the server sees the end of its input, then SIGTERM, then SIGKILL.
+FLUSH_MAX_S: Final = 0.5
+END_MAX_S: Final = 2.0
+_POLL_S: Final = 0.01
+_DRAIN_BYTES: Final = 2**16
+
+Incoming = MemoryObjectSendStream[SessionMessage | Exception]
+Outgoing = MemoryObjectReceiveStream[SessionMessage]
+
+
+@asynccontextmanager
+async def open_pipes(entry: McpEntry, message_max_bytes: int) -> AsyncIterator[tuple[Any, Any]]:
+    """Start the server; the streams from and to it.
+
+    Raises:
+        KeyMissing: a value of `env` is not where the file says.
+        OSError: the command cannot be started.
+    """
+    assert entry.command is not None, "an entry without a URL has a command"
+    variables = get_default_environment() | {name: value.read() for name, value in entry.env.items()}
+    process = await asyncio.create_subprocess_exec(
+        entry.command, *entry.args, stdin=PIPE, stdout=PIPE, env=variables, cwd=entry.cwd,
+        start_new_session=True, limit=message_max_bytes,
+    )  # fmt: skip
+    incoming, reading = anyio.create_memory_object_stream[SessionMessage | Exception](0)
+    writing, outgoing = anyio.create_memory_object_stream[SessionMessage](0)
+    reader = asyncio.create_task(_read(process, incoming, message_max_bytes))
+    writer = asyncio.create_task(_write(process, outgoing, incoming))
+    try:
+        yield reading, writing
+    finally:
+        reading.close()
+        writing.close()
+        # Whoever is cancelled here leaves no process behind.
+        await asyncio.shield(asyncio.ensure_future(_end(process, reader, writer)))
+
+
+async def _read(process: Process, incoming: Incoming, message_max_bytes: int) -> None:
+    assert process.stdout is not None, "it was started with pipes"
+    async with incoming:
+        try:
+            while line := await process.stdout.readline():
+                await incoming.send(_parse(line))
+        except ValueError:
+            logger.warning(
+                "an MCP server sent a message of more than %d bytes (STAGEBUS_EGRESS_RESPONSE_MAX_BYTES); it is given up",
+                message_max_bytes,
+            )
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            pass  # the session is over
+    # A server that cannot write does not see that its input ended.
+    while await process.stdout.read(_DRAIN_BYTES):
+        pass
+
+
+async def _write(process: Process, outgoing: Outgoing, incoming: Incoming) -> None:
+    assert process.stdin is not None, "it was started with pipes"
+    try:
+        async with outgoing:
+            async for sent in outgoing:
+                process.stdin.write(sent.message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n")
+                await process.stdin.drain()
+    except OSError:
+        incoming.close()  # so that those who wait for an answer hear of it
+
+
+def _parse(line: bytes) -> SessionMessage | Exception:
+    """The line's message; its error goes to the session, which tells of it."""
+    try:
+        return SessionMessage(jsonrpc_message_adapter.validate_json(line, by_name=False))
+    except ValueError as exc:
+        return exc
+
+
+async def _end(process: Process, reader: asyncio.Task[None], writer: asyncio.Task[None]) -> None:
+    assert process.stdin is not None, "it was started with pipes"
+    await asyncio.wait({writer}, timeout=FLUSH_MAX_S)
+    process.stdin.close()
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        if await _has_ended(process):
+            break
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, sign)
+    await _has_ended(process)
+    await cancel_and_wait(reader, writer)
+    # What it started itself may hold the pipes open; to close ours has no name in asyncio.
+    process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+async def _has_ended(process: Process) -> bool:
+    """Whether it ends within `END_MAX_S`. Not by `wait`, which waits for those that inherited its pipes, too."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(END_MAX_S):
+            while process.returncode is None:  # noqa: ASYNC110 - only `wait` could tell of it
+                await asyncio.sleep(_POLL_S)
+    return process.returncode is not None

@@ -1,0 +1,122 @@
+"""A call's arguments as an HTTP request; sans-IO.
+
+A value from a model goes where its parameter goes and nowhere else: it can neither leave its
+segment of the path nor add a header or a further parameter.
+Spec: https://spec.openapis.org/oas/v3.1.1.html#style-values
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import quote
+
+import orjson
+
+from stagebus.worker.tools.openapi.openapi_document import Operation, Parameter
+from stagebus.worker.tools.signature import BadArguments
+
+_DELIMITERS: Final = {"form": ",", "spaceDelimited": "%20", "pipeDelimited": "%7C"}
+_HEADER_VALUE: Final = re.compile(r"[\x20-\x7e]{0,4096}")
+_SEGMENTS: Final = re.compile(r"[/\\]")
+
+
+@dataclass(slots=True)
+class OperationRequest:
+    """What is to be sent."""
+
+    method: str
+    url: str
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+
+
+def build_request(operation: Operation, arguments: Mapping[str, Any], query: Mapping[str, str]) -> OperationRequest:
+    """The request of a call whose arguments fit the operation's schema.
+
+    Args:
+        query: further parameters that the operator has set.
+
+    Raises:
+        BadArguments: a value cannot stand where it belongs.
+    """
+    given = [*((operation.parameters[key], value) for key, value in arguments.items()), *operation.fixed]
+    ours = {*query, *(parameter.name for parameter, _ in operation.fixed)}
+    path = operation.path
+    pairs = [(quote(name, safe=""), quote(value, safe="")) for name, value in query.items()]
+    request = OperationRequest(operation.method.upper(), "")
+    body: Any = None
+    for parameter, value in given:
+        if parameter.place == "body":
+            body = value
+        elif parameter.place == "path":
+            path = path.replace(f"{{{parameter.name}}}", _path_value(parameter, value))
+        elif value is None:
+            continue
+        elif parameter.place == "query":
+            if isinstance(value, dict) and ours & value.keys():
+                raise BadArguments(f"{parameter.name}: there is no {', '.join(sorted(ours & value.keys()))} to set")
+            pairs += _query_pairs(parameter, value)
+        else:
+            request.headers[parameter.name] = _header_value(parameter, value)
+    if operation.fixed_body:
+        body = {**(body if isinstance(body, dict) else {}), **operation.fixed_body}
+    if body is not None:
+        request.headers["Content-Type"] = "application/json"
+        request.body = orjson.dumps(body)
+    written = "&".join(f"{name}={value}" for name, value in pairs)
+    request.url = f"{operation.base_url}{path}{f'?{written}' if written else ''}"
+    return request
+
+
+def _path_value(parameter: Parameter, value: Any) -> str:
+    text = orjson.dumps(value).decode() if parameter.is_json else ",".join(_flat(value, explode=parameter.explode))
+    # A server that undoes the encoding too early would walk up by such a part.
+    if not text or "\0" in text or any(part in (".", "..") for part in _SEGMENTS.split(text)):
+        raise BadArguments(f"{parameter.name}: {text!r} cannot be a part of a path")
+    return quote(text, safe=",")
+
+
+def _header_value(parameter: Parameter, value: Any) -> str:
+    text = orjson.dumps(value).decode() if parameter.is_json else ",".join(_flat(value, explode=parameter.explode))
+    if not _HEADER_VALUE.fullmatch(text):
+        raise BadArguments(f"{parameter.name}: a header's value is at most 4096 characters of printable ASCII")
+    return text
+
+
+def _query_pairs(parameter: Parameter, value: Any) -> Iterator[tuple[str, str]]:
+    name = quote(parameter.name, safe="")
+    if parameter.is_json:
+        yield name, quote(orjson.dumps(value).decode(), safe="")
+    elif isinstance(value, dict) and parameter.style == "deepObject":
+        for key, inner in value.items():
+            for part in inner if isinstance(inner, list) else [inner]:
+                yield f"{name}[{quote(str(key), safe='')}]", _quoted(part)
+    elif isinstance(value, dict) and parameter.explode:
+        yield from ((quote(str(key), safe=""), _quoted(inner)) for key, inner in value.items())
+    elif isinstance(value, list) and parameter.explode:
+        yield from ((name, _quoted(part)) for part in value)
+    else:
+        delimiter = _DELIMITERS.get(parameter.style, ",")
+        yield name, delimiter.join(quote(part, safe="") for part in _flat(value, explode=False))
+
+
+def _flat(value: Any, *, explode: bool) -> Iterable[str]:
+    """A value as the parts of which OpenAPI's simple and form styles make one text."""
+    if isinstance(value, list):
+        return [_text(part) for part in value]
+    if isinstance(value, dict):
+        if explode:
+            return [f"{key}={_text(inner)}" for key, inner in value.items()]
+        return [part for key, inner in value.items() for part in (str(key), _text(inner))]
+    return [_text(value)]
+
+
+def _quoted(value: Any) -> str:
+    return quote(_text(value), safe="")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return "" if value is None else orjson.dumps(value).decode()

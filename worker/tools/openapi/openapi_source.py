@@ -1,0 +1,222 @@
+"""The tools of one OpenAPI document: its chosen operations, asked through the guard.
+
+A document in a file is read before the worker starts, so that what is wrong in it stops the
+start. One at an address is asked for again until it is there; the worker goes on without it.
+"""
+
+import asyncio
+import base64
+import logging
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import httpx2
+from jsonschema import Draft202012Validator
+from referencing import Registry
+
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.errors import BadTool, KeyMissing
+from stagebus.shared.runtime.tasks import cancel_and_wait
+from stagebus.worker.tools.call_limits import CallSlots
+from stagebus.worker.tools.context import ToolContext
+from stagebus.worker.tools.egress import Egress, EgressRefused, Origin
+from stagebus.worker.tools.openapi.openapi_document import Operation, parse_document, read_operations
+from stagebus.worker.tools.openapi.openapi_request import OperationRequest, build_request
+from stagebus.worker.tools.signature import BadArguments
+from stagebus.worker.tools.sources import DESCRIPTION_MAX_BYTES, SourcedTool
+from stagebus.worker.tools.sources_file import OpenApiEntry
+from stagebus.worker.tools.tool import ToolError
+from stagebus.worker.tools.tool_names import name_tools
+from stagebus.worker.tools.tool_results import ToolReply, cut
+
+logger = logging.getLogger(__name__)
+
+# A worker waits this long for a document before it takes runs without its tools.
+FETCH_MAX_S: Final = 10.0
+BACKOFF_S: Final = 1.0
+BACKOFF_MAX_S: Final = 60.0
+_ERRORS_MAX: Final = 10
+_ERROR_MAX_CHARS: Final = 200
+# No reference in a tool's schema leads out of it, and none is fetched.
+_NOWHERE: Final[Registry[Any]] = Registry()
+
+
+class OpenApiSource:
+    """One document's operations, and the clients of the origins that they are at."""
+
+    def __init__(self, name: str, entry: OpenApiEntry, settings: Settings, egress: Egress) -> None:
+        """Raises BadTool where the document is a file that does not hold."""
+        self.name = name
+        self.on_change: Callable[[], None] = lambda: None
+        self.is_known = False
+        self._entry = entry
+        self._egress = egress
+        self._timeout_s = entry.timeout_s or settings.tool_timeout_s
+        self._slots = CallSlots(entry.concurrency)
+        self._tools: list[SourcedTool] = []
+        self._clients: dict[Origin, httpx2.AsyncClient] = {}
+        self._fetching: asyncio.Task[None] | None = None
+        if not entry.is_remote:
+            self._offer(_read_file(Path(entry.document), settings.egress_response_max_bytes), "")
+
+    def tools(self) -> list[SourcedTool]:
+        """One for each chosen operation, once the document is there."""
+        return self._tools
+
+    async def start(self) -> None:
+        """Ask for the document, if it is not a file, and wait for the first answer."""
+        if self._entry.is_remote:
+            self._fetching = asyncio.create_task(self._fetch_until_there())
+            await asyncio.wait({self._fetching}, timeout=FETCH_MAX_S)
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        if self._fetching is not None:
+            await cancel_and_wait(self._fetching)
+        for client in self._clients.values():
+            await client.aclose()
+
+    # --- the document --------------------------------------------------------
+
+    async def _fetch_until_there(self) -> None:
+        backoff_s = BACKOFF_S
+        while True:
+            try:
+                async with asyncio.timeout(FETCH_MAX_S):
+                    text, location = await self._fetch()
+                self._offer(text, location)
+                self.on_change()
+                return
+            except Exception as exc:  # noqa: BLE001 - whatever a server answers: nobody would ask it again
+                words = str(exc) or type(exc).__name__
+                logger.warning("openapi.%s: no document: %s; again in %.0f s", self.name, words, backoff_s)
+            await asyncio.sleep(backoff_s)
+            backoff_s = min(2 * backoff_s, BACKOFF_MAX_S)
+
+    async def _fetch(self) -> tuple[bytes, str]:
+        async with self._egress.client([self._entry.document], timeout_s=FETCH_MAX_S) as client:
+            response = await client.get(self._entry.document)
+            if not response.is_success:
+                raise BadTool(f"its address answered {response.status_code}")
+            return response.content, str(response.url)
+
+    def _offer(self, text: bytes, location: str) -> None:
+        entry = self._entry
+        try:
+            operations = read_operations(
+                parse_document(text), entry.operations, base_url=entry.base_url, location=location, fixed=entry.fixed
+            )
+            _check_names(entry, operations)
+            for operation in operations:
+                origin = Origin.of(operation.base_url)
+                if origin not in self._clients:
+                    self._clients[origin] = self._egress.client([operation.base_url], timeout_s=self._timeout_s)
+        except (BadTool, ValueError) as exc:
+            raise BadTool(f"openapi.{self.name}: {exc}") from exc
+        except (AttributeError, TypeError, RecursionError) as exc:
+            # A list where an object belongs, say; to look for each would take more than all else here.
+            raise BadTool(f"openapi.{self.name}: the document is not built as OpenAPI says ({exc})") from exc
+        named = name_tools(self.name, [operation.name for operation in operations])
+        self._tools = [self._tool(named[operation.name], operation) for operation in operations]
+        self.is_known = True
+
+    def _tool(self, name: str, operation: Operation) -> SourcedTool:
+        validator = Draft202012Validator(operation.schema, registry=_NOWHERE)
+        entry = self._entry
+        is_idempotent = operation.is_idempotent or entry.idempotency_header is not None
+        return SourcedTool(
+            name=name,
+            description=cut(operation.description, DESCRIPTION_MAX_BYTES),
+            parameters=operation.schema,
+            call=partial(self._call, operation),
+            idempotent=entry.may_repeat(*operation.names, otherwise=is_idempotent),
+            timeout_s=entry.timeout_s,
+            result_max_bytes=entry.max_result_bytes,
+            requires_approval=entry.needs_approval(*operation.names),
+            slots=self._slots,
+            check=partial(_check, name, validator, operation),
+        )
+
+    # --- calls ---------------------------------------------------------------
+
+    async def _call(self, operation: Operation, arguments: dict[str, Any], context: ToolContext) -> ToolReply:
+        client = self._clients[Origin.of(operation.base_url)]
+        try:
+            request = build_request(operation, arguments, {n: v.read() for n, v in self._entry.query.items()})
+            response = await client.request(
+                request.method, request.url, headers=self._headers(request, context), content=request.body
+            )
+        except KeyMissing as exc:
+            logger.warning("openapi.%s: %s", self.name, exc)
+            raise ToolError("the operator's key for this service is missing") from exc
+        except httpx2.TooManyRedirects as exc:
+            raise ToolError("the service redirects too often") from exc
+        except EgressRefused as exc:
+            raise ToolError(f"the service may not be reached: {exc}") from exc
+        except httpx2.ConnectError as exc:
+            raise ToolError("the service cannot be reached") from exc
+        except httpx2.HTTPError as exc:
+            unknown = "" if operation.is_idempotent else "; whether it took effect is unknown"
+            words = "did not answer in time" if isinstance(exc, httpx2.TimeoutException) else f"broke off: {exc}"
+            raise ToolError(f"the service {words}{unknown}") from exc
+        return _reply_of(response)
+
+    def _headers(self, request: OperationRequest, context: ToolContext) -> httpx2.Headers:
+        """The model's headers under the operator's: those it cannot set."""
+        entry = self._entry
+        headers = httpx2.Headers(request.headers)
+        if entry.idempotency_header is not None:
+            headers[entry.idempotency_header] = context.idempotency_key
+        if entry.bearer is not None:
+            headers["Authorization"] = f"Bearer {entry.bearer.read()}"
+        if entry.basic is not None:
+            pair = f"{entry.basic.user}:{entry.basic.password.read()}"
+            headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
+        headers.update({name: value.read() for name, value in entry.headers.items()})
+        return headers
+
+
+def _read_file(path: Path, max_bytes: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            text = file.read(max_bytes + 1)
+    except OSError as exc:
+        raise BadTool(f"{path} cannot be read ({exc.strerror}); the tools file names it") from exc
+    if len(text) > max_bytes:
+        raise BadTool(f"{path} has more than {max_bytes} bytes (STAGEBUS_EGRESS_RESPONSE_MAX_BYTES)")
+    return text
+
+
+def _check_names(entry: OpenApiEntry, operations: list[Operation]) -> None:
+    patterns = [*entry.requires_approval, *(entry.idempotent or ())]
+    if unknown := entry.unknown(patterns, [name for operation in operations for name in operation.names]):
+        raise BadTool(f"none of its operations is called {unknown[0]!r}")
+
+
+def _check(name: str, validator: Draft202012Validator, operation: Operation, arguments: dict[str, Any]) -> None:
+    lines = []
+    for error in validator.iter_errors(arguments):
+        where = ".".join(str(part) for part in error.absolute_path) or "arguments"
+        lines.append(f"- {where}: {error.message[:_ERROR_MAX_CHARS]}")
+        if len(lines) == _ERRORS_MAX:
+            break
+    if lines:
+        raise BadArguments("\n".join([f"The arguments do not fit {name}:", *lines]))
+    build_request(operation, arguments, {})
+
+
+def _reply_of(response: httpx2.Response) -> ToolReply:
+    """An answer's status, and its body where that is text."""
+    kind = response.headers.get("Content-Type", "").partition(";")[0].strip() or "no type"
+    body = response.content
+    try:
+        text = body.decode(response.charset_encoding or "utf-8")
+    except (UnicodeDecodeError, LookupError):
+        text = "\0"
+    if "\0" in text:
+        text = f"[{kind}, {len(body)} bytes, not shown]"
+    return ToolReply(
+        f"HTTP {response.status_code}\n{text}" if text else f"HTTP {response.status_code}", not response.is_success
+    )

@@ -1,0 +1,131 @@
+"""The worker process: everything built from the settings, started, drained and stopped."""
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+from contextlib import ExitStack
+from typing import Any, Final
+
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.runtime.startup_gc import spare_what_stands
+from stagebus.shared.runtime.tasks import cancel_and_wait
+from stagebus.shared.storage import keys, redis_client
+from stagebus.shared.storage.pipelined import PipelinedConnection
+from stagebus.shared.storage.pubsub import Channels
+from stagebus.shared.storage.redis_client import Redis, check_server
+from stagebus.shared.store import run_queue, tool_catalog
+from stagebus.shared.store.heartbeats import Heartbeat
+from stagebus.worker.execution.lease import LeaseKeeper
+from stagebus.worker.execution.leased_worker import LeasedWorker
+from stagebus.worker.execution.runner import Runner
+from stagebus.worker.execution.sweep import sweep_forever
+from stagebus.worker.model.model_client import Model
+from stagebus.worker.model.provider_limiter import ProviderLimiter
+from stagebus.worker.tools.catalog_publisher import publish_forever
+from stagebus.worker.tools.registry import ToolRegistry
+from stagebus.worker.worker_metrics import WorkerMetrics
+
+logger = logging.getLogger(__name__)
+
+# After the grace: what flushing the last events may take before the process ends anyway.
+FLUSH_S: Final = 5.0
+
+
+class WorkerApp:
+    """One worker: a runner, its lease keeper and the queue's loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Build everything; nothing is opened yet. Call in the event loop that runs it."""
+        self._settings = settings
+        # A container that is started again has its host's name and its process id of before; whoever came back under
+        # its old name would take its runs up without a try, and one that kills its worker each time would never end.
+        self.name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+        self._redis: Redis = redis_client.connect(settings)
+        self._line = PipelinedConnection(self._redis, settings.redis_timeout_s)  # what all runs append over
+        self._tools = ToolRegistry.from_settings(settings)
+        self._keeper = LeaseKeeper(settings)
+        self._metrics = WorkerMetrics()
+        self._channels = Channels(self._redis, on_reconnected=self._on_reconnected)
+        self._model = Model.from_settings(settings, ProviderLimiter(self._redis, self._channels))
+        self._runner = Runner(
+            self._redis,
+            settings,
+            line=self._line,
+            worker=self.name,
+            model=self._model,
+            tools=self._tools,
+            keeper=self._keeper,
+            channels=self._channels,
+            metrics=self._metrics,
+        )
+
+        self._presence = Heartbeat(self._redis, keys.WORKERS, self.name, self._state)
+
+    async def run(self) -> None:
+        """Work until SIGTERM or SIGINT, then give back what is held.
+
+        Raises:
+            StorageUnfit: Redis cannot carry runs; the message says what to do.
+            PortTaken: the metrics' port is.
+        """
+        await check_server(self._redis)
+        with ExitStack() as stack:
+            if port := self._settings.worker_metrics_port:
+                stack.callback(self._metrics.serve(self._settings.worker_metrics_host, port))
+                self._metrics.loop_lag.start()
+                stack.callback(self._metrics.loop_lag.stop)
+            await self._work()
+
+    async def _work(self) -> None:
+        await self._tools.start()
+        published = self._tools.describe()
+        await tool_catalog.publish_tools(self._redis, published)
+        await self._channels.start()
+        await self._model.open()
+        self._keeper.start()
+        worker = LeasedWorker(
+            run_queue.job_client(self._redis),
+            self._settings,
+            line=self._line,
+            run=self._runner.run,
+            renew_now=self._keeper.renew_now,
+            on_drain=self._drain,
+        )
+        sweeping = asyncio.create_task(sweep_forever(self._redis, self._settings, self.name))
+        publishing = asyncio.create_task(publish_forever(self._redis, self._tools, published))
+        saying = asyncio.create_task(self._presence.say_forever())
+        spare_what_stands()
+        logger.info("worker %s is ready for %d runs", self.name, self._settings.worker_concurrency)
+        try:
+            await worker.async_run()
+        finally:
+            await cancel_and_wait(sweeping, publishing, saying)
+            self._keeper.stop()
+            await self._channels.stop()
+            await self._line.aclose()
+            await self._model.aclose()
+            await self._tools.aclose()
+            await redis_client.close(self._redis)
+
+    def _on_reconnected(self) -> None:
+        self._runner.look_again()
+
+    def _state(self) -> dict[str, Any]:
+        """What this worker says of itself."""
+        runs = [{"id": run_id, "attempt": attempt} for run_id, attempt in self._runner.held()]
+        return {"concurrency": self._settings.worker_concurrency, "runs": runs}
+
+    async def _drain(self) -> None:
+        """Safe points first; after the grace everything."""
+        self._runner.begin_drain()
+        loop = asyncio.get_running_loop()
+        loop.call_later(self._settings.drain_grace_s, self._runner.give_back_now)
+        loop.call_later(self._settings.drain_grace_s + FLUSH_S, _give_up)
+
+
+def _give_up() -> None:
+    """Redis takes no last events: what is held moves on as its lease runs out."""
+    logger.error("the drain took too long; held runs move on when their leases run out")
+    os._exit(1)

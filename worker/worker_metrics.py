@@ -1,0 +1,137 @@
+"""What a worker measures, for Prometheus, on a port of its own where the operator wants one.
+
+Labels are what the operator wrote: providers, models as the providers file lists them, tools. What a
+client or a model made up is none of them, so their number does not grow.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from prometheus_client import Counter, Gauge, Histogram, start_http_server
+
+from stagebus.shared.config.providers import Route
+from stagebus.shared.domain.events import ToolResult
+from stagebus.shared.domain.usage import Usage
+from stagebus.shared.errors import PortTaken
+from stagebus.shared.observability import collectors
+from stagebus.shared.observability.loop_lag import LoopLag
+
+UNKNOWN_TOOL: Final = "unknown"
+
+_WORK_BUCKETS_S: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+_BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+class WorkerMetrics:
+    """One worker's numbers, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self._registry = collectors.new_registry()
+        self.loop_lag = LoopLag(self._registry)
+        by_model = ["provider", "model"]
+        self._runs_ended = self._counter("runs_ended", "runs that this worker ended", ["status"])
+        self._runs_held = Gauge(
+            "runs_held", "runs that this worker holds", namespace=collectors.NAMESPACE, registry=self._registry
+        )
+        self._stage_seconds = self._histogram("stage_seconds", "a stage from its begin to its completion", ["stage"])
+        self._requests = self._counter("model_requests", "requests to a provider", by_model)
+        self.errors = self._counter(
+            "model_errors", "requests that failed, by the code of the failure", [*by_model, "code"]
+        )
+        self.retries = self._counter("model_retries", "requests that were asked again, or of another model", by_model)
+        self.tokens = self._counter("model_tokens", "tokens as the provider counted them", [*by_model, "kind"])
+        self.first_token_s = self._histogram("model_first_token_seconds", "from a request to its first chunk", by_model)
+        self._tool_calls = self._counter("tool_calls", "tool calls that ended", ["tool", "outcome"])
+        self._tool_seconds = self._histogram("tool_seconds", "a tool call from its start to its result", ["tool"])
+        self._append_seconds = self._histogram(
+            "append_seconds", "an append to a log, to its reply", buckets=collectors.LATENCY_BUCKETS_S
+        )
+        self._append_events = self._histogram("append_events", "events in an append", buckets=_BATCH_BUCKETS)
+
+    def _counter(self, name: str, says: str, labels: list[str]) -> Counter:
+        return Counter(name, says, labels, namespace=collectors.NAMESPACE, registry=self._registry)
+
+    def _histogram(
+        self, name: str, says: str, labels: list[str] | None = None, buckets: tuple[float, ...] = _WORK_BUCKETS_S
+    ) -> Histogram:
+        return Histogram(
+            name, says, labels or [], namespace=collectors.NAMESPACE, registry=self._registry, buckets=buckets
+        )
+
+    def serve(self, host: str, port: int) -> Callable[[], None]:
+        """Answer scrapes, in a thread; returns what ends it.
+
+        Raises:
+            PortTaken: nobody can listen there.
+        """
+        try:
+            server, thread = start_http_server(port, host, self._registry)
+        except OSError as exc:
+            raise PortTaken("STAGEBUS_WORKER_METRICS_PORT", host, port, exc.strerror or str(exc)) from exc
+
+        def stop() -> None:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+        return stop
+
+    def render(self) -> bytes:
+        """Everything as Prometheus reads it."""
+        return collectors.render(self._registry)
+
+    def watch_runs(self, held: Callable[[], int]) -> None:
+        """`held` says how many runs are held, at each scrape."""
+        self._runs_held.set_function(held)
+
+    def run_ended(self, status: str) -> None:
+        """This worker ended a run."""
+        self._runs_ended.labels(status).inc()
+
+    def stage_ended(self, kind: str, seconds: float) -> None:
+        """A stage is complete."""
+        self._stage_seconds.labels(kind).observe(seconds)
+
+    def model_asked(self, route: Route) -> "ModelAsked":
+        """A request goes out; what becomes of it is told to the answer of this."""
+        self._requests.labels(route.provider, route.listed).inc()
+        return ModelAsked(self, route)
+
+    def tool_ended(self, result: ToolResult, *, is_known: bool) -> None:
+        """A call has its result; `is_known`: there is such a tool, and a model did not make it up."""
+        tool = result.name if is_known else UNKNOWN_TOOL
+        self._tool_calls.labels(tool, "error" if result.is_error else "ok").inc()
+        if result.same_as is None:
+            self._tool_seconds.labels(tool).observe(result.duration_ms / 1000)
+
+    def appended(self, events: int, seconds: float) -> None:
+        """An append stands in the log."""
+        self._append_events.observe(events)
+        self._append_seconds.observe(seconds)
+
+
+class ModelAsked:
+    """One request to a provider."""
+
+    def __init__(self, counts: WorkerMetrics, route: Route) -> None:
+        self._counts = counts
+        self._labels = (route.provider, route.listed)
+        self._asked_at = time.monotonic()
+
+    def began(self) -> None:
+        """Its first chunk is here."""
+        self._counts.first_token_s.labels(*self._labels).observe(time.monotonic() - self._asked_at)
+
+    def used(self, usage: Usage) -> None:
+        """Its answer is complete, and the provider told what it came to."""
+        self._counts.tokens.labels(*self._labels, "prompt").inc(usage.prompt_tokens)
+        self._counts.tokens.labels(*self._labels, "completion").inc(usage.completion_tokens)
+
+    def failed(self, code: str) -> None:
+        """It came to nothing, or to a part of an answer."""
+        self._counts.errors.labels(*self._labels, code).inc()
+
+    def retried(self) -> None:
+        """Its stage is done again, or left to another model."""
+        self._counts.retries.labels(*self._labels).inc()
