@@ -10,13 +10,13 @@ from stagebus.shared.config.settings import Settings, load_settings
 from stagebus.shared.config.startup_checks import check_access, check_exposure
 from stagebus.shared.errors import StagebusError
 from stagebus.shared.observability.logging import configure
-from stagebus.shared.runtime.startup_gc import paused
+from stagebus.shared.runtime.startup_gc import gc_paused
 from stagebus.shared.storage import redis_client
 from stagebus.shared.storage.redis_client import check_server
 
 
 async def _main(settings: Settings, args: argparse.Namespace) -> None:
-    with paused():  # not needed by who only starts others, or says what is wrong with the settings
+    with gc_paused():  # not needed by who only starts others, or says what is wrong with the settings
         from stagebus.gateway.app import create_app
         from stagebus.gateway.server.uvicorn_server import GatewayServer
     redis = redis_client.connect(settings)

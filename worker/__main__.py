@@ -5,11 +5,11 @@ import uvloop
 from stagebus.shared.config.settings import load_settings
 from stagebus.shared.errors import StagebusError
 from stagebus.shared.observability.logging import configure
-from stagebus.shared.runtime.startup_gc import paused
+from stagebus.shared.runtime.startup_gc import gc_paused
 
 
 async def _main() -> None:
-    with paused():
+    with gc_paused():
         from stagebus.worker.worker_app import WorkerApp
     await WorkerApp(load_settings()).run()
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from typing import Any, Final
 
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.runtime.startup_gc import spare_what_stands
+from stagebus.shared.runtime.startup_gc import freeze_startup_objects
 from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage import keys, redis_client
 from stagebus.shared.storage.pipelined import PipelinedConnection
@@ -96,7 +96,7 @@ class WorkerApp:
         sweeping = asyncio.create_task(sweep_forever(self._redis, self._settings, self.name))
         publishing = asyncio.create_task(publish_forever(self._redis, self._tools, published))
         saying = asyncio.create_task(self._presence.say_forever())
-        spare_what_stands()
+        freeze_startup_objects()
         logger.info("worker %s is ready for %d runs", self.name, self._settings.worker_concurrency)
         try:
             await worker.async_run()

@@ -10,7 +10,7 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
-from stagebus.shared.config.providers import Route
+from stagebus.shared.config.providers import ModelRoute
 from stagebus.shared.domain.events import ToolResult
 from stagebus.shared.domain.usage import Usage
 from stagebus.shared.errors import PortTaken
@@ -93,7 +93,7 @@ class WorkerMetrics:
         """A stage is complete."""
         self._stage_seconds.labels(kind).observe(seconds)
 
-    def model_asked(self, route: Route) -> "ModelAsked":
+    def model_asked(self, route: ModelRoute) -> "ModelAsked":
         """A request goes out; what becomes of it is told to the answer of this."""
         self._requests.labels(route.provider, route.listed).inc()
         return ModelAsked(self, route)
@@ -114,7 +114,7 @@ class WorkerMetrics:
 class ModelAsked:
     """One request to a provider."""
 
-    def __init__(self, counts: WorkerMetrics, route: Route) -> None:
+    def __init__(self, counts: WorkerMetrics, route: ModelRoute) -> None:
         self._counts = counts
         self._labels = (route.provider, route.listed)
         self._asked_at = time.monotonic()

@@ -15,7 +15,7 @@ from stagebus.gateway.auth.principal import Ahead, Principal
 from stagebus.shared.access_errors import CrossSite, LoopbackOnly
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.tenants import DEFAULT_TENANT, Scope
-from stagebus.shared.runtime.loopback import is_loopback
+from stagebus.shared.runtime.net import is_loopback
 
 ANYONE: Final = Principal(DEFAULT_TENANT, "anyone", frozenset(Scope))
 

@@ -31,7 +31,7 @@ class RequestMiddleware:
             return
         take_from_query(scope)
         given = Headers(scope=scope)
-        trace = Trace.of_headers(given.get(REQUEST_ID), given.get(TRACEPARENT))
+        trace = Trace.from_headers(given.get(REQUEST_ID), given.get(TRACEPARENT))
         exchange = AccessRecord(trace)
 
         async def send_seen(message: Message) -> None:

@@ -9,21 +9,15 @@ Source: socket(7), SO_REUSEPORT
 """
 
 import asyncio
-import re
 import socket
 import sys
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from typing import Final
 
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.errors import ChildFailed
 from stagebus.shared.local.process import ChildSpec
-from stagebus.shared.local.supervisor import Supervisor, on_signals
-
-# Beyond what the settings grant a drain, before SIGKILL.
-DRAIN_MARGIN_S: Final = 8.0
-_LISTENING: Final = re.compile(r"^listening on (http://\S+)$")
+from stagebus.shared.local.supervisor import DRAIN_MARGIN_S, LISTENING, Supervisor, on_signals
 
 
 async def serve_many(settings: Settings, host: str, port: int, workers: int) -> None:
@@ -90,4 +84,4 @@ def _spec(settings: Settings, host: str, port: int) -> ChildSpec:
     insecure = ["--insecure"] if settings.insecure else []
     argv = (sys.executable, "-m", "stagebus.gateway", "--shares-port", "--host", host, *insecure, "--port", str(port))
     stop_max_s = settings.drain_delay_s + settings.drain_spread_s + DRAIN_MARGIN_S
-    return ChildSpec("gateway", argv, _LISTENING, drains=True, stop_max_s=stop_max_s)
+    return ChildSpec("gateway", argv, LISTENING, drains=True, stop_max_s=stop_max_s)

@@ -28,14 +28,14 @@ from stagebus.shared.domain.usage import COST_DECIMALS, Cost, Usage
 from stagebus.shared.errors import BadProviders, UnknownModel
 
 # The one provider that there is without a file.
-ONLY: Final = "default"
+DEFAULT_PROVIDER: Final = "default"
 _KIND: Final = ConfigKind("STAGEBUS_PROVIDERS", "docs/providers.md", BadProviders)
 TOKENS_PRICED: Final = 1_000_000  # what prices are of
 OPENAI_URL: Final = "https://api.openai.com/v1"
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class ModelRoute:
     """One way to an answer: a model's name, as clients say it, and who is asked for what."""
 
     name: str
@@ -96,7 +96,7 @@ class Providers:
         except ValidationError as exc:
             reason = str(exc.errors()[0]["msg"]).removeprefix("Value error, ")
             raise BadProviders(f"OPENAI_BASE_URL {reason}") from None
-        return cls(ProvidersFile(providers={ONLY: entry}), settings.model)
+        return cls(ProvidersFile(providers={DEFAULT_PROVIDER: entry}), settings.model)
 
     @classmethod
     def _of_file(cls, path: Path, settings: Settings) -> Self:
@@ -125,7 +125,7 @@ class Providers:
         """The names with a `*` that others are matched with."""
         return [model.name for _, model in self._patterns]
 
-    def routes(self, name: str) -> tuple[Route, ...]:
+    def routes(self, name: str) -> tuple[ModelRoute, ...]:
         """The ways to an answer under a name, the preferred one first.
 
         Raises:
@@ -152,10 +152,10 @@ class Providers:
                 return provider, model
         raise UnknownModel(name, [*self.names(), *self.patterns()])
 
-    def _route(self, name: str) -> Route:
+    def _route(self, name: str) -> ModelRoute:
         provider, model = self._find(name)
         entry = self.by_name[provider]
-        return Route(
+        return ModelRoute(
             name=name,
             provider=provider,
             model_id=(model.id or model.name).replace(ANY, _matched(model.name, name) or ""),

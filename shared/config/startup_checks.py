@@ -4,7 +4,7 @@ from urllib.parse import urlsplit
 
 from stagebus.shared.access_errors import AccessUnset, GatewayExposed
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.runtime.loopback import is_loopback
+from stagebus.shared.runtime.net import is_loopback
 
 
 def check_exposure(settings: Settings, host: str) -> None:

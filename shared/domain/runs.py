@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from stagebus.shared.domain.cursor import START, EventId, parse_id
-from stagebus.shared.observability.trace import NOBODY, Trace
+from stagebus.shared.observability.trace import NO_TRACE, Trace
 
 
 class RunStatus(StrEnum):
@@ -38,7 +38,7 @@ TRANSITIONS: Final[Mapping[RunStatus, frozenset[RunStatus]]] = {
 TERMINAL: Final = frozenset(status for status, nexts in TRANSITIONS.items() if not nexts)
 
 # The events that end a run, and the status that each leaves it in.
-STATUS_BY_END: Final[Mapping[str, RunStatus]] = {
+STATUS_BY_TERMINAL_EVENT: Final[Mapping[str, RunStatus]] = {
     "done": RunStatus.SUCCEEDED,
     "cancel": RunStatus.CANCELLED,
     "error": RunStatus.FAILED,
@@ -62,7 +62,7 @@ STAGE_IDS: Final = frozenset(
 )
 
 
-class Run(NamedTuple):
+class RunRecord(NamedTuple):
     """A run's record as Redis holds it. Times are Unix ms by Redis's clock; 0 where not yet."""
 
     run_id: str
@@ -82,7 +82,7 @@ class Run(NamedTuple):
     usage: dict[str, Any] | None
     decisions: dict[str, str]  # what persons decided, as `decisions.encode` has it, by call id
     parked_ms: int  # how long it was parked, without the time since it was last
-    trace: Trace = NOBODY
+    trace: Trace = NO_TRACE
 
     @property
     def is_terminal(self) -> bool:
@@ -90,7 +90,7 @@ class Run(NamedTuple):
         return self.status in TERMINAL
 
 
-def decode_run(run_id: str, fields: Mapping[bytes, bytes]) -> Run | None:
+def decode_run(run_id: str, fields: Mapping[bytes, bytes]) -> RunRecord | None:
     """The record out of HGETALL's fields; None where there is no such run, or what is left of it is none."""
     if not fields.get(b"status"):
         return None
@@ -105,7 +105,7 @@ def decode_run(run_id: str, fields: Mapping[bytes, bytes]) -> Run | None:
         raw = fields.get(name.encode())
         return orjson.loads(raw) if raw else None
 
-    return Run(
+    return RunRecord(
         run_id=run_id,
         status=_read_status(text("status"), is_over=bool(text("finished_at")), has_error=bool(text("error"))),
         attempt=number("attempt"),

@@ -38,7 +38,7 @@ DRAIN_MARGIN_S: Final = 8.0
 LOCAL_MODEL: Final = "smollm2"
 DEMO_TOOL: Final = "stagebus.worker.demo.demo_tools:book_table"
 
-_LISTENING: Final = re.compile(r"^listening on (http://\S+)$")
+LISTENING: Final = re.compile(r"^listening on (http://\S+)$")
 _WORKER_READY: Final = re.compile(r"is ready for \d+ runs")
 _ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - looked for, not bound to
 
@@ -93,17 +93,17 @@ async def _start(
         env["STAGEBUS_REDIS_URL"] = valkey.url
         printer.say(f"runs are kept in {valkey.data_dir}; to look at them: redis-cli -p {valkey.port}")
     if options.is_local:
-        local = _module("local", "stagebus.worker.demo.local_model", _LISTENING, "--port", "0")
+        local = _module("local", "stagebus.worker.demo.local_model", LISTENING, "--port", "0")
         env |= local_environment(await supervisor.start(local, again=_on_same_port), options.data_dir)
         printer.say("a small model on this machine answers; it calls no tools")
     elif not settings.openai_base_url and settings.providers is None:
-        demo = _module("demo", "stagebus.worker.demo.demo_model", _LISTENING, "--port", "0")
+        demo = _module("demo", "stagebus.worker.demo.demo_model", LISTENING, "--port", "0")
         env |= demo_environment(await supervisor.start(demo, again=_on_same_port))
         printer.say("neither OPENAI_BASE_URL nor STAGEBUS_PROVIDERS is set, so the built-in demo model answers")
     worker = _module("worker", "stagebus.worker", _WORKER_READY)
     insecure = ["--insecure"] if settings.insecure else []
     gateway = _module(
-        "gateway", "stagebus.gateway", _LISTENING, "--host", options.host, *insecure, "--port", str(options.port)
+        "gateway", "stagebus.gateway", LISTENING, "--host", options.host, *insecure, "--port", str(options.port)
     )
     drain_s = settings.drain_delay_s + settings.drain_spread_s
     starting = [

@@ -32,7 +32,7 @@ class Trace:
     run_id: str = ""
 
     @classmethod
-    def of_headers(cls, request_id: str | None, traceparent: str | None) -> "Trace":
+    def from_headers(cls, request_id: str | None, traceparent: str | None) -> "Trace":
         """A request's trace: what a client sent where it is sane, and an id of ours where its own is not."""
         is_sane = request_id is not None and _REQUEST_ID.fullmatch(request_id)
         is_trace = traceparent is not None and _TRACEPARENT.fullmatch(traceparent)
@@ -49,8 +49,8 @@ class Trace:
         return {name: value for name, value in named.items() if value}
 
 
-NOBODY: Final = Trace()
-_current: Final[ContextVar[Trace]] = ContextVar("trace", default=NOBODY)
+NO_TRACE: Final = Trace()
+_current: Final[ContextVar[Trace]] = ContextVar("trace", default=NO_TRACE)
 
 
 def current() -> Trace:

@@ -111,6 +111,14 @@ class AddressPolicy:
         return is_public(parsed) or any(target.covers(host, port, parsed) for target in self._allowed)
 
 
+def is_loopback(host: str) -> bool:
+    """Returns whether `host` is a loopback address or `localhost`."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def normal_host(host: str) -> str:
-    """A host's name in the one form in which names are compared."""
+    """Returns a host name in lower case and without the final dot, so that names can be compared."""
     return host.lower().removesuffix(".")

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def paused() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """Import in here what a process needs.
 
     Nearly all of that stays, and the collector would look through it a hundred times as it grows:
@@ -19,7 +19,7 @@ def paused() -> Iterator[None]:
         gc.enable()
 
 
-def spare_what_stands() -> None:
+def freeze_startup_objects() -> None:
     """Call once a process is built: what exists then lives as long as it does.
 
     A full collection looks at every object and everything waits meanwhile: 60 ms in a worker

@@ -16,7 +16,7 @@ from stagebus.shared.domain.cursor import EventId, parse_id
 from stagebus.shared.domain.limits import UNLIMITED, TenantLimits
 from stagebus.shared.domain.runs import RUN_STAGE, RunStatus
 from stagebus.shared.errors import Fenced, RunEnded
-from stagebus.shared.observability.trace import NOBODY, Trace
+from stagebus.shared.observability.trace import NO_TRACE, Trace
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.lua_script import Script
 from stagebus.shared.storage.pipelined import PipelinedConnection
@@ -78,7 +78,7 @@ async def create(  # noqa: PLR0913 - a record has that many fields
     idempotency: str = "",
     reservation: str = "",
     limits: TenantLimits = UNLIMITED,
-    trace: Trace = NOBODY,
+    trace: Trace = NO_TRACE,
     job: bytes = b"",
 ) -> Created:
     """Write the run's record and its first event, `0-1`, queue its job and ring, unless the run exists.

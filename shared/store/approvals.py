@@ -9,7 +9,7 @@ from typing import Final
 from stagebus.shared.domain import decisions
 from stagebus.shared.domain.decisions import Decision
 from stagebus.shared.domain.events import ApprovalDecided, ApprovalRequired, InputRequired, ToolResult, decode
-from stagebus.shared.domain.runs import TOOLS, Run
+from stagebus.shared.domain.runs import TOOLS, RunRecord
 from stagebus.shared.errors import ApprovalConflict, ApprovalNotFound, InvalidRequest
 from stagebus.shared.log import log_reader
 from stagebus.shared.log.log_page import StoredEvent
@@ -22,7 +22,7 @@ _NAMES: Final = frozenset(event.event.encode() for event in (ApprovalRequired, I
 _SETTLED: Final = frozenset(event.event.encode() for event in (ApprovalDecided, ToolResult))
 
 
-async def read_pending(redis: Redis, run: Run) -> list[Ask]:
+async def read_pending(redis: Redis, run: RunRecord) -> list[Ask]:
     """What the run asks now, in the order of asking; nothing that was decided upon."""
     stage_ids = [] if run.is_terminal else await _tools_stages(redis, run.run_id)
     asks: dict[str, Ask] = {}
@@ -31,7 +31,7 @@ async def read_pending(redis: Redis, run: Run) -> list[Ask]:
     return [ask for call_id, ask in asks.items() if call_id not in run.decisions]
 
 
-async def decide(redis: Redis, run: Run, call_id: str, decision: Decision) -> None:
+async def decide(redis: Redis, run: RunRecord, call_id: str, decision: Decision) -> None:
     """Decide upon a call; the same once more changes nothing.
 
     Raises:

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from stagebus.shared.domain import ids
 from stagebus.shared.domain.requests import parse_models, prompt_excerpt
-from stagebus.shared.domain.runs import Run, RunStatus, decode_run
+from stagebus.shared.domain.runs import RunRecord, RunStatus, decode_run
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.redis_client import Redis
 
@@ -49,7 +49,7 @@ class RunFilter:
         """Whether a run with these may be wanted."""
         return not (self.statuses and status not in self.statuses) and not (self.model and not self._is_model(model))
 
-    def wants(self, run: Run) -> bool:
+    def wants(self, run: RunRecord) -> bool:
         """Whether the run is wanted."""
         if not self.may_want(run.status, run.model):
             return False
@@ -64,7 +64,7 @@ class RunFilter:
         return self.model == model or (isinstance(models, dict) and self.model in models.values())
 
 
-def _texts(run: Run) -> Iterator[str]:
+def _texts(run: RunRecord) -> Iterator[str]:
     yield prompt_excerpt(run.request.get("messages", []))
     yield from run.request.get("metadata", {}).values()
 
@@ -75,7 +75,7 @@ EVERY_RUN: Final = RunFilter()
 class RunPage(NamedTuple):
     """Runs newest first, and the id after which the next page goes on."""
 
-    runs: list[Run]
+    runs: list[RunRecord]
     next_id: str | None
 
 
@@ -91,7 +91,7 @@ async def list_runs(
     run_ids = await _read_ids(redis, tenant, before_id, looked_at_max)
     candidates = await _read_candidates(redis, run_ids[:looked_at_max], wanted)
     readable = _within(candidates, READ_MAX_BYTES)
-    found: list[Run] = []
+    found: list[RunRecord] = []
     at_once = CHUNK if wanted.looks_into_requests else limit + 1
     for at in range(0, len(readable), at_once):
         found += [run for run in await _read_runs(redis, readable[at : at + at_once]) if wanted.wants(run)]
@@ -148,7 +148,7 @@ def _within(sizes: Mapping[str, int], max_bytes: int) -> list[str]:
     ]
 
 
-async def _read_runs(redis: Redis, run_ids: Sequence[str]) -> list[Run]:
+async def _read_runs(redis: Redis, run_ids: Sequence[str]) -> list[RunRecord]:
     async with redis.pipeline(transaction=False) as pipe:
         for run_id in run_ids:
             pipe.hgetall(keys.run(run_id))

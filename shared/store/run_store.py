@@ -9,12 +9,12 @@ from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain import ids
 from stagebus.shared.domain.cursor import EventId, parse_id
 from stagebus.shared.domain.events import Cancel, Error, Event, RunQueued, StageCompleted
-from stagebus.shared.domain.runs import RUN_STAGE, TOOLS, Run, RunStatus, decode_run
+from stagebus.shared.domain.runs import RUN_STAGE, TOOLS, RunRecord, RunStatus, decode_run
 from stagebus.shared.domain.usage import Usage
 from stagebus.shared.errors import Fenced, IdempotencyConflict, RunEnded, RunNotFound
 from stagebus.shared.log import live_batch, log_reader, sse
 from stagebus.shared.log.log_page import StoredEvent
-from stagebus.shared.observability.trace import NOBODY, Trace
+from stagebus.shared.observability.trace import NO_TRACE, Trace
 from stagebus.shared.runtime.clock import wall_ms
 from stagebus.shared.storage import keys, scripts
 from stagebus.shared.storage.redis_client import Redis
@@ -29,7 +29,7 @@ async def create_run(
     model: str,
     request: dict[str, Any],
     idempotency_key: str | None = None,
-    trace: Trace = NOBODY,
+    trace: Trace = NO_TRACE,
 ) -> str:
     """Make a run and put it into the queue: one script, safe to repeat under the same key.
 
@@ -68,7 +68,7 @@ async def create_run(
     return run_id
 
 
-async def get_run(redis: Redis, run_id: str, tenant: str | None = None) -> Run:
+async def get_run(redis: Redis, run_id: str, tenant: str | None = None) -> RunRecord:
     """A run's record.
 
     Args:

@@ -3,8 +3,8 @@
 from stagebus.tools import ToolContext, ToolError, tool
 """
 
-from stagebus.worker.tools.context import ToolContext
 from stagebus.worker.tools.function_tool import tool
 from stagebus.worker.tools.tool import ToolError
+from stagebus.worker.tools.tool_context import ToolContext
 
 __all__ = ["ToolContext", "ToolError", "tool"]

@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from stagebus.shared.config.settings import Settings
-from stagebus.worker.tools.context import ToolContext
 from stagebus.worker.tools.registry import ToolRegistry
+from stagebus.worker.tools.tool_context import ToolContext
 from tests.support.shell import blocks, need, type_in
 from tests.support.strict_client import StrictClient, get_run, post_run
 from tests.support.system import System

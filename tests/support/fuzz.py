@@ -105,7 +105,7 @@ def take_api_key(text: str) -> bool:
 
 
 def take_request_id(text: str) -> bool:
-    kept = Trace.of_headers(text, None).request_id
+    kept = Trace.from_headers(text, None).request_id
     assert re.fullmatch(r"[A-Za-z0-9._-]{1,128}", kept)
     return kept == text
 

@@ -17,7 +17,7 @@ from stagebus.shared.log import log_reader
 from stagebus.shared.store import run_store
 from stagebus.worker.execution.runner import Runner
 from stagebus.worker.model.model_client import Model, ModelRequest
-from stagebus.worker.tools.context import ToolContext
+from stagebus.worker.tools.tool_context import ToolContext
 from tests.support.runs_by_hand import queued
 
 PROVIDERS = {

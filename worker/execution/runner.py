@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.events import Cancel, Done, Error, Event
-from stagebus.shared.domain.runs import Run, RunStatus, decode_run
+from stagebus.shared.domain.runs import RunRecord, RunStatus, decode_run
 from stagebus.shared.errors import (
     AttemptsExhausted,
     Fenced,
@@ -191,7 +191,7 @@ class Runner:
         with bound(run.trace):
             return await self._work(claim, run, token)
 
-    async def _work(self, claim: Claim, run: Run, token: str) -> Outcome:
+    async def _work(self, claim: Claim, run: RunRecord, token: str) -> Outcome:
         run_id = run.run_id
         history = await read_history(self._redis, run_id, claim.stage_ids)
         async with self._attempt(claim, run_id, history.stage_ids, token) as attempt:
@@ -263,7 +263,7 @@ class Runner:
         except REDIS_AWAY:
             logger.debug("run %s: the next renewal tells of a cancel", attempt.run_id)
 
-    async def _find_end(self, run: Run, claim: Claim, attempt: Attempt, toolchain: Toolchain) -> Event:
+    async def _find_end(self, run: RunRecord, claim: Claim, attempt: Attempt, toolchain: Toolchain) -> Event:
         """Do the run's work; returns its terminal event.
 
         Raises:

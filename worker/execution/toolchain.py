@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, aclosing, suppress
 from functools import partial
 from itertools import pairwise
 
-from stagebus.shared.config.providers import Route
+from stagebus.shared.config.providers import ModelRoute
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.cursor import EventId
 from stagebus.shared.domain.events import (
@@ -24,7 +24,7 @@ from stagebus.shared.domain.events import (
     ToolResult,
 )
 from stagebus.shared.domain.requests import RunRequest
-from stagebus.shared.domain.runs import EXTRACTION, TOOLS, Run, round_stage
+from stagebus.shared.domain.runs import EXTRACTION, TOOLS, RunRecord, round_stage
 from stagebus.shared.errors import ModelError, ModelUnavailable, UnknownTools
 from stagebus.shared.storage.redis_client import Redis
 from stagebus.worker.execution.attempt import Attempt, GivenBack
@@ -56,7 +56,7 @@ class Toolchain:
 
     def __init__(
         self,
-        run: Run,
+        run: RunRecord,
         attempt: Attempt,
         history: History,
         *,
@@ -143,7 +143,7 @@ class Toolchain:
                 self._announce(stage, exc, model=fallback.name)
         return await self._ask(stage, routes[-1])
 
-    async def _ask(self, stage: NextStage, route: Route, again: BadCalls | None = None) -> StageCompleted:
+    async def _ask(self, stage: NextStage, route: ModelRoute, again: BadCalls | None = None) -> StageCompleted:
         """Ask one provider, once it has a slot for us. Only the wait ends at once where this worker shuts down."""
         try:
             async with AsyncExitStack() as held:
@@ -230,7 +230,7 @@ class Toolchain:
         self._has_output = False
         self._put(StageRestarted(stage_id=stage.stage_id, attempt=self._attempt.number, discard_from=discard_from))
 
-    def _model_request(self, stage: NextStage, route: Route) -> ModelRequest:
+    def _model_request(self, stage: NextStage, route: ModelRoute) -> ModelRequest:
         is_offered = stage.kind == EXTRACTION and self._offered and route.abilities.tools != "none"
         tools = self._tools.definitions(self._offered) if is_offered else None
         return ModelRequest(

@@ -8,7 +8,7 @@ itself, and then one run alone tries: the others go on to the fallback until tha
 from collections.abc import Sequence
 from typing import Final
 
-from stagebus.shared.config.providers import Route
+from stagebus.shared.config.providers import ModelRoute
 
 REST_S: Final = 15.0
 REST_MAX_S: Final = 300.0
@@ -25,7 +25,7 @@ class CircuitBreaker:
     def __init__(self) -> None:
         self._until: dict[_Key, float] = {}
 
-    def order(self, routes: Sequence[Route], now: float) -> list[Route]:
+    def order(self, routes: Sequence[ModelRoute], now: float) -> list[ModelRoute]:
         """The routes, those that rest last. Who is put first out of a rest that is over is its one trial."""
         if len(routes) == 1 or not self._until:
             return list(routes)
@@ -35,17 +35,17 @@ class CircuitBreaker:
             self._until[first] = max(self._until[first], now + REST_S)
         return ordered
 
-    def fail(self, route: Route, now: float, retry_after_s: float | None) -> None:
+    def fail(self, route: ModelRoute, now: float, retry_after_s: float | None) -> None:
         """It was asked and gave nothing."""
         if len(self._until) >= RESTS_MAX:
             # Clients name models as they like where an operator serves any.
             self._until = {key: until for key, until in self._until.items() if until > now}
         self._until[_key(route)] = now + min(max(REST_S, retry_after_s or 0.0), REST_MAX_S)
 
-    def succeed(self, route: Route) -> None:
+    def succeed(self, route: ModelRoute) -> None:
         """It answered."""
         self._until.pop(_key(route), None)
 
 
-def _key(route: Route) -> _Key:
+def _key(route: ModelRoute) -> _Key:
     return route.provider, route.model_id

@@ -18,7 +18,7 @@ from itertools import product
 from typing import Any, Final
 
 from stagebus.shared.config.provider_schema import Abilities
-from stagebus.shared.config.providers import Providers, Route
+from stagebus.shared.config.providers import ModelRoute, Providers
 from stagebus.shared.config.settings import load_settings
 from stagebus.shared.errors import ModelError, ModelRejected, StagebusError
 from stagebus.worker.model.delta_merger import Merged, Merger
@@ -43,7 +43,7 @@ HEADS: Final = ("model", "provider", "answers", "usage", "tools", "parallel", "l
 class Finding:
     """What became of asking one model."""
 
-    route: Route
+    route: ModelRoute
     error: str = ""
     first_token_s: float = 0.0
     usage: bool = False
@@ -74,7 +74,7 @@ class Finding:
             yield "parallel_tool_calls = false, as it made one call where two were asked for"
 
 
-async def check(model: Model, route: Route) -> Finding:
+async def check(model: Model, route: ModelRoute) -> Finding:
     """Ask a model for a word, then for two calls."""
     finding = Finding(route)
     try:
@@ -111,7 +111,7 @@ async def _say_hello(model: Model, finding: Finding) -> None:
     raise failure
 
 
-def _request(route: Route, prompt: str) -> ModelRequest:
+def _request(route: ModelRoute, prompt: str) -> ModelRequest:
     return ModelRequest(model=route.name, route=route, messages=[{"role": "user", "content": prompt}])
 
 
@@ -127,11 +127,11 @@ async def _ask(model: Model, request: ModelRequest) -> tuple[Merged, float]:
     return merger.result(), first_s or 0.0
 
 
-async def check_all(model: Model, routes: Sequence[Route]) -> list[Finding]:
+async def check_all(model: Model, routes: Sequence[ModelRoute]) -> list[Finding]:
     """Check several at once, but not so many that a provider minds."""
     turn = asyncio.Semaphore(AT_ONCE)
 
-    async def check_one(route: Route) -> Finding:
+    async def check_one(route: ModelRoute) -> Finding:
         async with turn:
             return await check(model, route)
 
@@ -141,7 +141,7 @@ async def check_all(model: Model, routes: Sequence[Route]) -> list[Finding]:
         await model.aclose()
 
 
-def routes_of(providers: Providers, names: Iterable[str]) -> list[Route]:
+def routes_of(providers: Providers, names: Iterable[str]) -> list[ModelRoute]:
     """Who serves each name; without names, each that stands in the file, and the default.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import Any, Final, Self
 import orjson
 
 from stagebus.shared.config.provider_schema import Abilities
-from stagebus.shared.config.providers import Providers, Route
+from stagebus.shared.config.providers import ModelRoute, Providers
 from stagebus.shared.config.settings import Settings
 from stagebus.worker.model.chunks import Chunk
 from stagebus.worker.model.circuit_breaker import CircuitBreaker
@@ -37,14 +37,14 @@ class ModelRequest:
     parallel_tool_calls: bool | None = None
     max_tokens: int | None = None
     temperature: float | None = None
-    route: Route | None = None
+    route: ModelRoute | None = None
 
     def estimate_tokens(self) -> int:
         """What it will come to, before anybody knows: four bytes a token, and the longest answer that it allows."""
         asked = len(orjson.dumps([self.messages, self.tools or []])) // BYTES_PER_TOKEN
         return asked + (self.max_tokens or ANSWER_TOKENS)
 
-    def body(self, route: Route) -> dict[str, Any]:
+    def body(self, route: ModelRoute) -> dict[str, Any]:
         """The request's fields as the route's provider takes them."""
         said = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "route"}
         return request_body(said, route)
@@ -78,7 +78,7 @@ class Model:
         """
         return self._providers.abilities(name)
 
-    def routes(self, name: str) -> list[Route]:
+    def routes(self, name: str) -> list[ModelRoute]:
         """Who may be asked for the name: it first, then its fallbacks; those that failed just now last.
 
         Raises:
@@ -86,7 +86,7 @@ class Model:
         """
         return self._rests.order(self._providers.routes(name), time.monotonic())
 
-    def slot(self, route: Route, request: ModelRequest) -> AbstractAsyncContextManager[TokenReservation]:
+    def slot(self, route: ModelRoute, request: ModelRequest) -> AbstractAsyncContextManager[TokenReservation]:
         """Hold one of the provider's slots, and tokens, for which this may wait long; at once where it has no limits."""
         entry = self._providers.by_name[route.provider]
         estimate = 0 if entry.tokens_per_minute_max is None else request.estimate_tokens()
@@ -96,11 +96,11 @@ class Model:
             else self._slots.hold(route.provider, entry, estimate)
         )
 
-    def fail(self, route: Route, retry_after_s: float | None) -> None:
+    def fail(self, route: ModelRoute, retry_after_s: float | None) -> None:
         """Remember that a route gave nothing: where there are others, they are asked first for a while."""
         self._rests.fail(route, time.monotonic(), retry_after_s)
 
-    def succeed(self, route: Route) -> None:
+    def succeed(self, route: ModelRoute) -> None:
         """Remember that a route answers."""
         self._rests.succeed(route)
 

@@ -15,7 +15,7 @@ import httpx2
 import openai
 
 from stagebus.shared.config.provider_schema import ProviderEntry
-from stagebus.shared.config.providers import ONLY
+from stagebus.shared.config.providers import DEFAULT_PROVIDER
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.errors import KeyMissing, ModelError, ModelRejected, ModelUnauthorized, ModelUnavailable
 from stagebus.shared.observability import trace
@@ -59,7 +59,7 @@ class Provider:
             # A redirect would carry the conversation, and any key in a header of its own, to wherever it says.
             http_client=Client(timeout=timeout, follow_redirects=False, limits=LIMITS),
         )
-        if name != ONLY:
+        if name != DEFAULT_PROVIDER:
             # Out of OPENAI_ORG_ID and OPENAI_PROJECT_ID: nobody's business but OpenAI's.
             self._client.organization = self._client.project = None
         self._create = self._client.chat.completions.with_streaming_response.create  # imports it: 40 ms

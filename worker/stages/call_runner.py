@@ -7,7 +7,7 @@ from typing import NamedTuple
 from stagebus.shared.domain.events import Event, ToolProgress, ToolResult
 from stagebus.worker.stages.call_plan import PlannedCall
 from stagebus.worker.tools.call_progress import CallProgress
-from stagebus.worker.tools.context import ToolContext
+from stagebus.worker.tools.tool_context import ToolContext
 from stagebus.worker.tools.tool_results import ToolReply
 
 

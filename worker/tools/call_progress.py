@@ -17,7 +17,7 @@ PROGRESS_INTERVAL_S: Final = 0.1
 PROGRESS_INTERVAL_SHARE: Final = 0.01
 
 
-class Said(NamedTuple):
+class ProgressUpdate(NamedTuple):
     """What a tool last said of its progress."""
 
     message: str
@@ -36,7 +36,7 @@ class CallProgress:
         self._loop = asyncio.get_running_loop()
         self._began_at = self._taken_at = self._loop.time()
         self._lock = threading.Lock()
-        self._newest: Said | None = None
+        self._newest: ProgressUpdate | None = None
         self._is_announced = False
         self._is_closed = False
 
@@ -45,14 +45,14 @@ class CallProgress:
         with self._lock:
             if self._is_closed:
                 return
-            self._newest = Said(message, fraction)
+            self._newest = ProgressUpdate(message, fraction)
             if self._is_announced:
                 return
             self._is_announced = True
         with suppress(RuntimeError):  # the loop is closed: nobody is left to tell
             self._loop.call_soon_threadsafe(self._announce_when_due)
 
-    def take(self) -> Said | None:
+    def take(self) -> ProgressUpdate | None:
         """The newest message, once; in the event loop."""
         with self._lock:
             said, self._newest = self._newest, None
@@ -60,7 +60,7 @@ class CallProgress:
             self._taken_at = self._loop.time()
         return said
 
-    def close(self) -> Said | None:
+    def close(self) -> ProgressUpdate | None:
         """Take no more; returns what nobody has taken yet."""
         with self._lock:
             self._is_closed = True

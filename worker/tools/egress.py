@@ -40,7 +40,7 @@ class ResponseTooLong(httpx2.ReadError):
     """A response is longer than the client's limit, or may be once it is unpacked."""
 
 
-class Origin(NamedTuple):
+class HttpOrigin(NamedTuple):
     """A scheme, a host and a port."""
 
     scheme: str
@@ -63,9 +63,9 @@ class Origin(NamedTuple):
         host = normal_host(parsed.raw_host.decode())
         return cls(parsed.scheme, host, parsed.port or _DEFAULT_PORTS[parsed.scheme])
 
-    def upgraded(self) -> "Origin":
+    def upgraded(self) -> "HttpOrigin":
         """The same over TLS, where both are at their default ports: what a site's own redirect leads to."""
-        return Origin("https", self.host, 443) if self[::2] == ("http", 80) else self
+        return HttpOrigin("https", self.host, 443) if self[::2] == ("http", 80) else self
 
 
 class Egress:
@@ -99,7 +99,7 @@ class Egress:
         Raises:
             ValueError: one of `urls` is no http or https URL.
         """
-        origins = {Origin.of(url) for url in urls}
+        origins = {HttpOrigin.of(url) for url in urls}
         origins |= {origin.upgraded() for origin in origins}
         transport = _GuardedTransport(
             frozenset(origins),
@@ -117,7 +117,7 @@ class Egress:
             max_redirects=REDIRECTS_MAX,
         )
 
-    def _ssl_context(self, origins: Iterable[Origin]) -> ssl.SSLContext:
+    def _ssl_context(self, origins: Iterable[HttpOrigin]) -> ssl.SSLContext:
         """One for all clients, since to read what the system trusts takes 0.2 s; where none is needed, it trusts nobody."""
         if all(origin.scheme == "http" for origin in origins):
             return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -190,7 +190,7 @@ class _GuardedTransport(httpx2.AsyncHTTPTransport):
 
     def __init__(
         self,
-        origins: frozenset[Origin],
+        origins: frozenset[HttpOrigin],
         backend: httpcore2.AsyncNetworkBackend,
         ssl_context: ssl.SSLContext,
         response_max_bytes: int,
@@ -218,7 +218,7 @@ class _GuardedTransport(httpx2.AsyncHTTPTransport):
 
     def _is_ours(self, url: httpx2.URL) -> bool:
         try:
-            return Origin.of(url) in self._origins
+            return HttpOrigin.of(url) in self._origins
         except ValueError:
             return False
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from stagebus.worker.tools.call_limits import StillAtWork
-from stagebus.worker.tools.context import ToolContext
+from stagebus.worker.tools.call_limiter import ThreadStillRunning
 from stagebus.worker.tools.signature import Signature, ToolFunction
-from stagebus.worker.tools.tool import Prepared
+from stagebus.worker.tools.tool import PreparedCall
+from stagebus.worker.tools.tool_context import ToolContext
 from stagebus.worker.tools.tool_results import ToolReply, encode_result
 
 F = TypeVar("F", bound=ToolFunction)
@@ -96,7 +96,7 @@ class FunctionBody:
         """The JSON Schema of its arguments."""
         return self.signature.parameters
 
-    def prepare(self, arguments: str, context: ToolContext) -> Prepared:
+    def prepare(self, arguments: str, context: ToolContext) -> PreparedCall:
         """Check a call's arguments; awaiting what this returns runs the function.
 
         Raises:
@@ -114,7 +114,7 @@ class FunctionBody:
         except asyncio.CancelledError:
             if future.done():
                 raise
-            raise StillAtWork(future) from None
+            raise ThreadStillRunning(future) from None
         return outcome if isinstance(outcome, ToolReply) else self._reply(await outcome)
 
     def _run_plain(self, function: Callable[[], Any]) -> ToolReply | Awaitable[Any]:

@@ -16,13 +16,13 @@ from typing import Final
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.errors import BadTool
 from stagebus.worker.tools.ask_user import ask_user
-from stagebus.worker.tools.call_limits import CallSlots
+from stagebus.worker.tools.call_limiter import CallLimiter
+from stagebus.worker.tools.daemon_thread_pool import DaemonThreadPool
 from stagebus.worker.tools.egress import Egress
 from stagebus.worker.tools.function_tool import FunctionBody, ToolOptions, options_of
 from stagebus.worker.tools.signature import ToolFunction, read_signature
 from stagebus.worker.tools.source_loader import load_sources
 from stagebus.worker.tools.sources import SourcedBody, SourcedTool, ToolSource
-from stagebus.worker.tools.thread_pool import ToolThreads
 from stagebus.worker.tools.tool import Tool
 from stagebus.worker.tools.tool_results import RESULT_MIN_BYTES
 from stagebus.worker.tools.toolset import Toolset
@@ -60,7 +60,7 @@ class ToolRegistry(Toolset):
         sources: Iterable[ToolSource] = (),
     ) -> None:
         self._weather = weather
-        self._threads = ToolThreads(settings.tool_threads)
+        self._threads = DaemonThreadPool(settings.tool_threads)
         self._settings = settings
         self._sources = tuple(sources)
         self.changed = asyncio.Event()  # set at each change; who waits for the next clears it
@@ -136,7 +136,7 @@ class ToolRegistry(Toolset):
             body=SourcedBody(sourced, max_bytes),
             timeout_s=sourced.timeout_s or self._settings.tool_timeout_s,
             result_max_bytes=max_bytes,
-            slots=sourced.slots,
+            limiter=sourced.limiter,
             idempotent=sourced.idempotent,
             requires_approval=sourced.requires_approval or self._is_gated(sourced.name),
         )
@@ -156,7 +156,7 @@ class ToolRegistry(Toolset):
             body=FunctionBody(name, function, signature, self._threads, max_bytes),
             timeout_s=options.timeout_s or self._settings.tool_timeout_s,
             result_max_bytes=max_bytes,
-            slots=CallSlots(options.concurrency),
+            limiter=CallLimiter(options.concurrency),
             idempotent=options.idempotent,
             is_strict=options.strict,
             requires_approval=options.requires_approval or self._is_gated(name),

@@ -15,9 +15,9 @@ from pydantic.errors import PydanticUserError
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaWarningKind
 
 from stagebus.shared.errors import BadTool
-from stagebus.worker.tools.context import ToolContext
 from stagebus.worker.tools.docstrings import parse_docstring
 from stagebus.worker.tools.strict_schema import NotStrict, to_strict, without_nulls
+from stagebus.worker.tools.tool_context import ToolContext
 
 ToolFunction = Callable[..., Any]
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Protocol
 
-from stagebus.worker.tools.call_limits import CallSlots
-from stagebus.worker.tools.context import ToolContext
+from stagebus.worker.tools.call_limiter import CallLimiter
 from stagebus.worker.tools.signature import parse_object
-from stagebus.worker.tools.tool import Prepared
+from stagebus.worker.tools.tool import PreparedCall
+from stagebus.worker.tools.tool_context import ToolContext
 from stagebus.worker.tools.tool_results import ToolReply, encode_result
 
 # A model pays for every token of them in every request.
@@ -48,7 +48,7 @@ class SourcedTool:
     timeout_s: float | None = None
     result_max_bytes: int | None = None
     requires_approval: bool = False
-    slots: CallSlots = field(default_factory=CallSlots)
+    limiter: CallLimiter = field(default_factory=CallLimiter)
     check: Callable[[dict[str, Any]], None] = _accept
 
 
@@ -93,7 +93,7 @@ class SourcedBody:
         """As the source has them."""
         return dict(self.tool.parameters)
 
-    def prepare(self, arguments: str, context: ToolContext) -> Prepared:
+    def prepare(self, arguments: str, context: ToolContext) -> PreparedCall:
         """Take a call's arguments; awaiting what this returns asks the far side.
 
         Raises:

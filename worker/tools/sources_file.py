@@ -25,7 +25,7 @@ from pydantic import Field, field_validator, model_validator
 
 from stagebus.shared.config.config_file import ConfigEntry, ConfigKind, Secret
 from stagebus.shared.errors import BadTool
-from stagebus.worker.tools.egress import Origin
+from stagebus.worker.tools.egress import HttpOrigin
 from stagebus.worker.tools.tool_results import RESULT_MIN_BYTES
 
 KIND: Final = ConfigKind("STAGEBUS_TOOLS_FILE", "docs/tool-sources.md", BadTool)
@@ -40,7 +40,7 @@ VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
 
 def _check_url(url: str | None) -> str | None:
     if url is not None:
-        Origin.of(url)
+        HttpOrigin.of(url)
         if "@" in url.partition("//")[2].partition("/")[0]:
             raise ValueError("must hold no password; that is what keys and headers are for")
     return url

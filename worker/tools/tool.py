@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from stagebus.worker.tools.call_limits import CallSlots, StillAtWork
-from stagebus.worker.tools.context import ToolContext
+from stagebus.worker.tools.call_limiter import CallLimiter, ThreadStillRunning
 from stagebus.worker.tools.signature import BadArguments
+from stagebus.worker.tools.tool_context import ToolContext
 from stagebus.worker.tools.tool_results import ToolReply, cut
 
 logger = logging.getLogger(__name__)
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 _CANCEL_GRACE_S: Final = 1.0
 
 # A call whose arguments are checked; nothing runs before it is called and awaited.
-Prepared = Callable[[], Awaitable[ToolReply]]
+PreparedCall = Callable[[], Awaitable[ToolReply]]
 
 
 class ToolError(Exception):
@@ -35,7 +35,7 @@ class ToolBody(Protocol):
     def parameters(self) -> dict[str, Any]:
         """The JSON Schema of its arguments."""
 
-    def prepare(self, arguments: str, context: ToolContext) -> Prepared:
+    def prepare(self, arguments: str, context: ToolContext) -> PreparedCall:
         """Check a call's arguments, without any effect. The call itself may raise what it likes.
 
         Args:
@@ -63,7 +63,7 @@ class Tool:
     body: ToolBody
     timeout_s: float
     result_max_bytes: int
-    slots: CallSlots
+    limiter: CallLimiter
     idempotent: bool = True
     is_strict: bool = False
     requires_approval: bool = False
@@ -100,9 +100,9 @@ class Tool:
             prepared = self.body.prepare(arguments, context)
         except BadArguments as exc:
             return self._failed(str(exc))
-        await self.slots.take()
+        await self.limiter.acquire()
         running = asyncio.create_task(self._run(prepared))
-        self.slots.give_back_after(running)
+        self.limiter.release_after(running)
         try:
             done, _ = await asyncio.wait({running}, timeout=self.timeout_s)
         finally:
@@ -114,11 +114,11 @@ class Tool:
             return self._failed(f"{self.name} gave no result within its limit of {self.timeout_s:g} s.")
         return self._failed(f"{self.name} was cancelled.") if running.cancelled() else running.result()
 
-    async def _run(self, prepared: Prepared) -> ToolReply:
+    async def _run(self, prepared: PreparedCall) -> ToolReply:
         try:
             reply = await prepared()
             return reply._replace(content=cut(reply.content, self.result_max_bytes))
-        except (StillAtWork, asyncio.CancelledError, GeneratorExit):
+        except (ThreadStillRunning, asyncio.CancelledError, GeneratorExit):
             raise
         except ToolError as exc:
             return self._failed(f"{self.name}: {exc}")

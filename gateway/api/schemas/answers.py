@@ -10,10 +10,10 @@ from stagebus.gateway.api import routes
 from stagebus.gateway.auth.principal import Principal
 from stagebus.gateway.auth.tickets import Ticket
 from stagebus.shared.config.provider_schema import ANY, Abilities
-from stagebus.shared.config.providers import Providers, Route
+from stagebus.shared.config.providers import ModelRoute, Providers
 from stagebus.shared.domain.events import InputRequired
 from stagebus.shared.domain.requests import PROMPT_EXCERPT_CHARS, prompt_excerpt
-from stagebus.shared.domain.runs import Run, RunStatus
+from stagebus.shared.domain.runs import RunRecord, RunStatus
 from stagebus.shared.domain.tenants import Scope
 from stagebus.shared.domain.usage import Usage
 from stagebus.shared.store.approvals import Ask
@@ -50,7 +50,7 @@ class RunAccepted(Answer):
     links: RunLinks
 
     @classmethod
-    def of(cls, run: Run) -> "RunAccepted":
+    def of(cls, run: RunRecord) -> "RunAccepted":
         """The answer to those who acted on a run."""
         return cls(id=run.run_id, status=run.status, created_at=timestamp(run.created_at), links=links_of(run))
 
@@ -74,7 +74,7 @@ class RunSummary(RunAccepted):
     metadata: dict[str, str]
 
     @classmethod
-    def of(cls, run: Run) -> "RunSummary":
+    def of(cls, run: RunRecord) -> "RunSummary":
         """The summary of a record."""
         return cls(**_summary(run))
 
@@ -122,7 +122,7 @@ class RunView(RunSummary):
     result: RunResult | None = Field(description="set once the run has succeeded")
 
     @classmethod
-    def of_stages(cls, run: Run, stages: list[StoredStage], pending: Sequence[Ask] = ()) -> "RunView":
+    def of_stages(cls, run: RunRecord, stages: list[StoredStage], pending: Sequence[Ask] = ()) -> "RunView":
         """The view of a record, its stages and what it asks."""
         text = answer_text(stages) if run.status is RunStatus.SUCCEEDED else None
         return cls(
@@ -301,12 +301,12 @@ def timestamp(unix_ms: int) -> str:
     return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def links_of(run: Run) -> RunLinks:
+def links_of(run: RunRecord) -> RunLinks:
     """A run's links."""
     return RunLinks(**routes.run_links(run.run_id))
 
 
-def _summary(run: Run) -> dict[str, Any]:
+def _summary(run: RunRecord) -> dict[str, Any]:
     return {
         "id": run.run_id,
         "status": run.status,
@@ -322,7 +322,7 @@ def _summary(run: Run) -> dict[str, Any]:
     }
 
 
-def _stage_view(run: Run, stage: StoredStage) -> StageView:
+def _stage_view(run: RunRecord, stage: StoredStage) -> StageView:
     status: Literal["running", "completed", "incomplete"] = "incomplete" if run.is_terminal else "running"
     result = stage.completed.result if stage.completed else {}
     return StageView(
@@ -336,7 +336,7 @@ def _stage_view(run: Run, stage: StoredStage) -> StageView:
     )
 
 
-def _model_view(name: str, routes: Sequence[Route], default: str) -> ModelView:
+def _model_view(name: str, routes: Sequence[ModelRoute], default: str) -> ModelView:
     first, *fallbacks = routes
     if first.name != name:  # an alias, which stands for all of them
         fallbacks = [*routes]
@@ -350,7 +350,7 @@ def _model_view(name: str, routes: Sequence[Route], default: str) -> ModelView:
     )
 
 
-def _price_view(route: Route) -> ModelPrice | None:
+def _price_view(route: ModelRoute) -> ModelPrice | None:
     price = route.price
     if price is None:
         return None
@@ -358,7 +358,7 @@ def _price_view(route: Route) -> ModelPrice | None:
     return ModelPrice(input=price.input, output=price.output, cached=cached, currency=route.currency)
 
 
-def _pending_view(run: Run, ask: Ask) -> PendingApproval:
+def _pending_view(run: RunRecord, ask: Ask) -> PendingApproval:
     asked: dict[str, str | None]
     if isinstance(ask, InputRequired):
         asked = {"name": ASK_USER, "arguments": None, "question": ask.question}

@@ -10,7 +10,7 @@ from uuid import uuid4
 import httpx
 
 from stagebus.client.client_errors import BadKey, Refused
-from stagebus.shared.runtime.loopback import is_loopback
+from stagebus.shared.runtime.net import is_loopback
 
 URL_DEFAULT: Final = "http://127.0.0.1:8000"
 CONNECT_MAX_S: Final = 5.0

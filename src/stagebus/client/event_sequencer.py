@@ -11,7 +11,7 @@ from httpx_sse import ServerSentEvent
 
 from stagebus.client.client_errors import BadCursor
 from stagebus.shared.domain.cursor import parse_cursor, parse_id
-from stagebus.shared.domain.runs import STATUS_BY_END
+from stagebus.shared.domain.runs import STATUS_BY_TERMINAL_EVENT
 from stagebus.shared.errors import BadCursor as NoCursor
 
 if TYPE_CHECKING:
@@ -88,5 +88,5 @@ class EventSequencer:
             raise SequenceGap(f"{received.id} after sequence {self._sequence}")
         self._sequence = received.sequence
         self.cursor = received.id
-        self.is_ended = received.event in STATUS_BY_END
+        self.is_ended = received.event in STATUS_BY_TERMINAL_EVENT
         return received

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stagebus.client.event_sequencer import GAP, Received
-from stagebus.shared.domain.runs import STATUS_BY_END, TOOLS
+from stagebus.shared.domain.runs import STATUS_BY_TERMINAL_EVENT, TOOLS
 
 Json = dict[str, Any]
 
@@ -113,7 +113,7 @@ class RunState:
                 stage = self._stage(data)
                 stage.status, stage.usage, stage.duration_ms = "completed", data.get("usage"), data.get("duration_ms")
             case "done" | "cancel" | "error":
-                self.status = STATUS_BY_END[received.event].value
+                self.status = STATUS_BY_TERMINAL_EVENT[received.event].value
                 self.error = data if received.event == "error" else None
                 self.usage = data.get("usage")
             case _ if "call_id" in data:

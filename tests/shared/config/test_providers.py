@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from stagebus.shared.config.config_file import Secret
-from stagebus.shared.config.providers import ONLY, Providers, read_file
+from stagebus.shared.config.providers import DEFAULT_PROVIDER, Providers, read_file
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.usage import Cost, Usage
 from stagebus.shared.errors import BadProviders, KeyMissing, UnknownModel
@@ -118,7 +118,7 @@ def test_unknown_name_is_told_with_those_that_there_are(two: Providers) -> None:
 def test_without_a_file_every_name_goes_to_the_one_provider() -> None:
     (route,) = Providers.from_settings(Settings(openai_base_url="http://127.0.0.1:1/v1")).routes("demo:delay_ms=0,x=*")
 
-    assert (route.provider, route.model_id) == (ONLY, "demo:delay_ms=0,x=*")
+    assert (route.provider, route.model_id) == (DEFAULT_PROVIDER, "demo:delay_ms=0,x=*")
 
 
 def test_first_name_of_the_file_is_the_default_unless_the_operator_says_otherwise(tmp_path: Path) -> None:

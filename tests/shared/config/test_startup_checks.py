@@ -3,7 +3,7 @@ import pytest
 from stagebus.shared.access_errors import AccessUnset, GatewayExposed
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.config.startup_checks import check_access, check_exposure
-from stagebus.shared.runtime.loopback import is_loopback
+from stagebus.shared.runtime.net import is_loopback
 
 
 @pytest.mark.parametrize(

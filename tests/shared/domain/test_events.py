@@ -39,7 +39,7 @@ from stagebus.shared.domain.events import (
     ToolStageResult,
     ToolSummary,
 )
-from stagebus.shared.domain.runs import STATUS_BY_END
+from stagebus.shared.domain.runs import STATUS_BY_TERMINAL_EVENT
 from stagebus.shared.domain.usage import Usage
 
 OUTCOME = ToolOutcome(
@@ -105,7 +105,7 @@ def test_names_are_never_changed() -> None:
         "approval_required", "input_required", "approval_decided", "tool_call", "tool_progress", "tool_result",
         "tool_summary", "stage_completed", "done", "cancel", "error",
     ]  # fmt: skip
-    assert {"done", "cancel", "error"} == TERMINAL_NAMES == set(STATUS_BY_END)
+    assert {"done", "cancel", "error"} == TERMINAL_NAMES == set(STATUS_BY_TERMINAL_EVENT)
     assert Gap.event == "gap"
 
 

@@ -10,12 +10,12 @@ PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 @pytest.mark.parametrize("given", ["a", "0af7651916cd43dd8448eb211c80319c", "A.b_c-9", "x" * 128])
 def test_sane_request_id_is_kept(given: str) -> None:
-    assert Trace.of_headers(given, None).request_id == given
+    assert Trace.from_headers(given, None).request_id == given
 
 
 @pytest.mark.parametrize("given", [None, "", "x" * 129, "two words", "a\nb", "a;b", "é"])
 def test_other_request_ids_are_replaced(given: str | None) -> None:
-    made = Trace.of_headers(given, None).request_id
+    made = Trace.from_headers(given, None).request_id
 
     assert made != given
     assert len(made) == 32
@@ -36,7 +36,7 @@ def test_other_request_ids_are_replaced(given: str | None) -> None:
     ],
 )
 def test_only_what_is_a_traceparent_is_passed_on(given: str | None, is_kept: bool) -> None:
-    made = Trace.of_headers("id", given)
+    made = Trace.from_headers("id", given)
 
     assert made.headers() == {"X-Request-ID": "id"} | ({"traceparent": given} if is_kept else {})
 
@@ -52,4 +52,4 @@ async def test_tasks_work_on_behalf_of_whoever_began_them() -> None:
         of_b = asyncio.create_task(whose())
 
     assert [(await task).request_id for task in (of_a, of_b)] == ["a", "b"]
-    assert trace.current() == trace.NOBODY
+    assert trace.current() == trace.NO_TRACE

@@ -4,12 +4,12 @@ import gc
 
 import pytest
 
-from stagebus.shared.runtime.startup_gc import paused, spare_what_stands
+from stagebus.shared.runtime.startup_gc import freeze_startup_objects, gc_paused
 
 
 def test_collection_passes_over_what_stood_before() -> None:
     standing = [[] for _ in range(100)]
-    spare_what_stands()
+    freeze_startup_objects()
     try:
         looked_at = {id(one) for one in gc.get_objects()}
 
@@ -20,7 +20,7 @@ def test_collection_passes_over_what_stood_before() -> None:
 
 def test_nothing_is_collected_while_it_is_paused() -> None:
     before = [generation["collections"] for generation in gc.get_stats()]
-    with paused():
+    with gc_paused():
         kept = [[number] for number in range(10_000)]
         during = [generation["collections"] for generation in gc.get_stats()]
 
@@ -30,7 +30,7 @@ def test_nothing_is_collected_while_it_is_paused() -> None:
 
 
 def test_failed_import_does_not_leave_it_paused() -> None:
-    with pytest.raises(ImportError), paused():
+    with pytest.raises(ImportError), gc_paused():
         raise ImportError
 
     assert gc.isenabled()

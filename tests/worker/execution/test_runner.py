@@ -25,9 +25,9 @@ from stagebus.shared.store import run_store
 from stagebus.worker.execution.runner import Outcome, Runner
 from stagebus.worker.model.model_client import Model, ModelRequest
 from stagebus.worker.model.provider_limiter import TokenReservation
-from stagebus.worker.tools.context import ToolContext
 from stagebus.worker.tools.registry import ToolRegistry
 from stagebus.worker.tools.sources import SourcedTool
+from stagebus.worker.tools.tool_context import ToolContext
 from tests.support.runs_by_hand import queued
 
 REQUEST = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "tools": [], "timeout_s": 60}

@@ -3,10 +3,10 @@
 import pytest
 
 from stagebus.shared.config.provider_schema import Abilities
-from stagebus.shared.config.providers import Route
+from stagebus.shared.config.providers import ModelRoute
 from stagebus.worker.model.circuit_breaker import REST_MAX_S, REST_S, CircuitBreaker
 
-A, B, C = (Route(name, "p", name, Abilities(), {}) for name in "abc")
+A, B, C = (ModelRoute(name, "p", name, Abilities(), {}) for name in "abc")
 
 
 @pytest.fixture

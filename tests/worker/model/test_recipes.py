@@ -14,7 +14,7 @@ import orjson
 import pytest
 
 from stagebus.shared.config.provider_schema import Abilities, ModelEntry, ProviderEntry, ProvidersFile
-from stagebus.shared.config.providers import Providers, Route
+from stagebus.shared.config.providers import ModelRoute, Providers
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.events import StageCompleted, ToolOutcome, ToolStageResult
 from stagebus.shared.domain.requests import RunRequest
@@ -176,7 +176,7 @@ def moved(provider: dict[str, Any], url: str) -> dict[str, Any]:
     return provider | {"base_url": base_url} | ({"key": KEY} if "key" in provider else {})
 
 
-async def do_stage(model: Model, route: Route, stage_id: str, messages: Any, tools: Any) -> StageCompleted:
+async def do_stage(model: Model, route: ModelRoute, stage_id: str, messages: Any, tools: Any) -> StageCompleted:
     asked = ModelRequest(
         model=route.name, route=route, messages=messages, tools=tools, max_tokens=50, temperature=0.5,
         tool_choice="auto" if tools else None, parallel_tool_calls=True if tools else None,

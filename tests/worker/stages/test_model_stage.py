@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stagebus.shared.config.provider_schema import Abilities
-from stagebus.shared.config.providers import Route
+from stagebus.shared.config.providers import ModelRoute
 from stagebus.shared.domain.events import Event, ModelStageResult, StageCompleted, ToolCompletionChunk
 from stagebus.shared.domain.usage import Usage
 from stagebus.shared.errors import ModelUnavailable
@@ -207,7 +207,7 @@ async def test_prompted_model_is_told_in_words_and_its_calls_are_read_from_its_t
 async def test_prompted_model_is_shown_a_call_where_its_abilities_say_so() -> None:
     model, shown = says_all("It is warm."), says_all("It is warm.")
     await prompt(model)
-    await prompt(shown, route=Route("m", "p", "m", Abilities(tools="prompted", worked_example=True), {}))
+    await prompt(shown, route=ModelRoute("m", "p", "m", Abilities(tools="prompted", worked_example=True), {}))
 
     system, *rest = model.requests[0].messages
     first, asked, called, *others = shown.requests[0].messages

@@ -20,9 +20,9 @@ from stagebus.worker.stages.approval_gate import ApprovalGate
 from stagebus.worker.stages.call_plan import OUTCOME_UNKNOWN, Asked, Checkpoints
 from stagebus.worker.stages.call_runner import Origin
 from stagebus.worker.stages.tools_stage import RoundLimits, tools_stage
-from stagebus.worker.tools.context import ToolContext
 from stagebus.worker.tools.function_tool import tool
 from stagebus.worker.tools.registry import ToolRegistry
+from stagebus.worker.tools.tool_context import ToolContext
 from tests.support.person import Person
 
 ORIGIN = Origin("01RUN", "acme", 7)

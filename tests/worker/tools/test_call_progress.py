@@ -3,8 +3,8 @@ import threading
 
 import pytest
 
-from stagebus.worker.tools.call_progress import PROGRESS_INTERVAL_S, CallProgress, Said
-from stagebus.worker.tools.context import PROGRESS_MESSAGE_MAX_CHARS, ToolContext
+from stagebus.worker.tools.call_progress import PROGRESS_INTERVAL_S, CallProgress, ProgressUpdate
+from stagebus.worker.tools.tool_context import PROGRESS_MESSAGE_MAX_CHARS, ToolContext
 
 
 class Watched(CallProgress):
@@ -19,7 +19,7 @@ class Watched(CallProgress):
         self.announced_at.append(asyncio.get_running_loop().time())
         self.news.set()
 
-    async def next(self) -> Said | None:
+    async def next(self) -> ProgressUpdate | None:
         async with asyncio.timeout(5):
             await self.news.wait()
         self.news.clear()
@@ -29,11 +29,11 @@ class Watched(CallProgress):
 async def test_news_come_at_once_and_then_no_sooner_than_the_interval() -> None:
     progress = Watched()
     progress.report("one", 0.1)
-    assert await progress.next() == Said("one", 0.1)
+    assert await progress.next() == ProgressUpdate("one", 0.1)
 
     progress.report("two", None)
     progress.report("three", 0.3)
-    assert await progress.next() == Said("three", 0.3)
+    assert await progress.next() == ProgressUpdate("three", 0.3)
     first, second = progress.announced_at
     assert second - first >= PROGRESS_INTERVAL_S * 0.9
 
@@ -51,7 +51,7 @@ async def test_flood_from_a_thread_is_one_note_and_one_message() -> None:
     while thread.is_alive():
         await asyncio.sleep(0.01)
     assert len(progress.announced_at) <= 1
-    assert progress.close() == Said("99999", None)
+    assert progress.close() == ProgressUpdate("99999", None)
     progress.report("too late", None)
     assert progress.take() is None
 

@@ -8,7 +8,14 @@ import pytest
 import trustme
 
 from stagebus.shared.runtime.net import AddressPolicy
-from stagebus.worker.tools.egress import REDIRECTS_MAX, Egress, EgressRefused, Origin, ResponseTooLong, _LimitedStream
+from stagebus.worker.tools.egress import (
+    REDIRECTS_MAX,
+    Egress,
+    EgressRefused,
+    HttpOrigin,
+    ResponseTooLong,
+    _LimitedStream,
+)
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nhi"
 
@@ -257,5 +264,5 @@ def test_what_is_no_web_address_makes_no_client(client, url):
 
 
 def test_site_may_lead_to_its_own_tls():
-    assert Origin.of("http://a.example").upgraded() == Origin.of("https://A.example./x")
-    assert Origin.of("http://a.example:81").upgraded() == Origin.of("http://a.example:81")
+    assert HttpOrigin.of("http://a.example").upgraded() == HttpOrigin.of("https://A.example./x")
+    assert HttpOrigin.of("http://a.example:81").upgraded() == HttpOrigin.of("http://a.example:81")

@@ -6,10 +6,10 @@ import pytest
 
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.errors import BadTool, UnknownTools
-from stagebus.worker.tools.context import ToolContext
 from stagebus.worker.tools.function_tool import tool
 from stagebus.worker.tools.registry import ToolRegistry
 from stagebus.worker.tools.sources import SourcedTool
+from stagebus.worker.tools.tool_context import ToolContext
 from stagebus.worker.tools.tool_results import ToolReply
 
 CONTEXT = ToolContext(run_id="r", call_id="c")

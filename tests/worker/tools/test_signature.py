@@ -11,8 +11,8 @@ from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
 from stagebus.shared.errors import BadTool
-from stagebus.worker.tools.context import ToolContext
 from stagebus.worker.tools.signature import BadArguments, read_signature
+from stagebus.worker.tools.tool_context import ToolContext
 
 CONTEXT = ToolContext(run_id="r", call_id="c")
 

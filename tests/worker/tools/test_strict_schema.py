@@ -11,10 +11,10 @@ from pydantic import BaseModel, Field
 
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.errors import BadTool
-from stagebus.worker.tools.context import ToolContext
 from stagebus.worker.tools.function_tool import tool
 from stagebus.worker.tools.registry import ToolRegistry
 from stagebus.worker.tools.signature import read_signature
+from stagebus.worker.tools.tool_context import ToolContext
 
 CONTEXT = ToolContext(run_id="r", call_id="c")
 # What OpenAI's guide to structured outputs names; anything else is refused there.

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from stagebus.shared.config.settings import Settings
-from stagebus.worker.tools.context import ToolContext
 from stagebus.worker.tools.function_tool import tool
 from stagebus.worker.tools.registry import Tool, ToolRegistry
 from stagebus.worker.tools.tool import ToolError
+from stagebus.worker.tools.tool_context import ToolContext
 from stagebus.worker.tools.tool_results import ToolReply
 
 CONTEXT = ToolContext(run_id="r", call_id="c")

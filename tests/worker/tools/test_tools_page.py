@@ -14,9 +14,9 @@ import pytest
 
 from stagebus.shared.config.settings import Settings
 from stagebus.worker.tools.call_progress import PROGRESS_INTERVAL_S
-from stagebus.worker.tools.context import PROGRESS_MESSAGE_MAX_CHARS, ToolContext
 from stagebus.worker.tools.function_tool import ToolOptions
 from stagebus.worker.tools.registry import ToolRegistry
+from stagebus.worker.tools.tool_context import PROGRESS_MESSAGE_MAX_CHARS, ToolContext
 
 PAGE = (Path(__file__).parents[3] / "docs" / "tools.md").read_text()
 CONTEXT = ToolContext(run_id="R", call_id="C", tenant="acme", tool="the-tool")

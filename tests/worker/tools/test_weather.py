@@ -5,8 +5,8 @@ import json
 import pytest
 
 from stagebus.shared.config.settings import Settings
-from stagebus.worker.tools.context import ToolContext
 from stagebus.worker.tools.registry import ToolRegistry
+from stagebus.worker.tools.tool_context import ToolContext
 from stagebus.worker.tools.tool_results import ToolReply
 
 CONTEXT = ToolContext(run_id="r", call_id="c")

@@ -13,7 +13,7 @@ from hashlib import blake2s
 from typing import Any, Final
 
 from stagebus.shared.config.provider_schema import REASONING_DETAILS, Abilities
-from stagebus.shared.config.providers import Route
+from stagebus.shared.config.providers import ModelRoute
 
 Message = dict[str, Any]
 
@@ -33,7 +33,7 @@ class Origin:
     reasoning_details: Sequence[Any] = ()
 
 
-def request_body(fields: Mapping[str, Any], route: Route) -> dict[str, Any]:
+def request_body(fields: Mapping[str, Any], route: ModelRoute) -> dict[str, Any]:
     """The fields of a chat completion request as the route's provider takes them.
 
     Args:
@@ -60,7 +60,7 @@ def request_body(fields: Mapping[str, Any], route: Route) -> dict[str, Any]:
     return {**route.extra_body, **body}
 
 
-def _message(message: Message, route: Route) -> Message:
+def _message(message: Message, route: ModelRoute) -> Message:
     origin = message.get(ORIGIN)
     if origin is None and not route.abilities.short_call_ids:
         return message

@@ -25,14 +25,14 @@ from mcp_types import CONNECTION_CLOSED, Tool, ToolListChangedNotification
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from stagebus.shared.runtime.tasks import cancel_and_wait
-from stagebus.worker.tools.call_limits import CallSlots
-from stagebus.worker.tools.context import ToolContext
+from stagebus.worker.tools.call_limiter import CallLimiter
 from stagebus.worker.tools.egress import Egress
 from stagebus.worker.tools.mcp.mcp_results import description_of, fit_tools, is_idempotent, reply_of
 from stagebus.worker.tools.mcp.mcp_transport import open_transport
 from stagebus.worker.tools.sources import SourcedTool
 from stagebus.worker.tools.sources_file import McpEntry
 from stagebus.worker.tools.tool import ToolError
+from stagebus.worker.tools.tool_context import ToolContext
 from stagebus.worker.tools.tool_names import name_tools
 from stagebus.worker.tools.tool_results import ToolReply
 
@@ -58,7 +58,7 @@ class McpSource:
         self.is_known = False
         self._entry = entry
         self._egress = egress
-        self._slots = CallSlots(entry.concurrency)
+        self._limiter = CallLimiter(entry.concurrency)
         self._tools: list[SourcedTool] = []
         self._listed: tuple[list[Tool], set[str]] = [], set()
         self._client: Client | None = None
@@ -217,7 +217,7 @@ class McpSource:
                 timeout_s=entry.timeout_s,
                 result_max_bytes=entry.max_result_bytes,
                 requires_approval=entry.needs_approval(name),
-                slots=self._slots,
+                limiter=self._limiter,
             )
             for name, ours in name_tools(self.name, fit).items()
         ]

@@ -31,7 +31,7 @@ _STYLES: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Parameter:
+class OpenApiParameter:
     """One parameter: where it goes and how it is written there. In the body there is one, the whole of it."""
 
     name: str
@@ -42,7 +42,7 @@ class Parameter:
 
 
 @dataclass(frozen=True, slots=True)
-class Operation:
+class OpenApiOperation:
     """One operation, as a tool needs it.
 
     Attributes:
@@ -59,8 +59,8 @@ class Operation:
     base_url: str
     path: str
     description: str
-    parameters: Mapping[str, Parameter]
-    fixed: tuple[tuple[Parameter, Any], ...]
+    parameters: Mapping[str, OpenApiParameter]
+    fixed: tuple[tuple[OpenApiParameter, Any], ...]
     fixed_body: Mapping[str, Any]
     schema: Mapping[str, Any]
 
@@ -97,7 +97,7 @@ def parse_document(text: bytes) -> Mapping[str, Any]:
 
 def read_operations(
     document: Mapping[str, Any], chosen: Iterable[str], *, base_url: str | None, location: str, fixed: Mapping[str, Any]
-) -> list[Operation]:
+) -> list[OpenApiOperation]:
     """The operations that were chosen, by operationId or as `GET /path`.
 
     Args:
@@ -162,11 +162,13 @@ class _Read:
     """An operation whose server is not looked for yet."""
 
     operation: dict[str, Any]
-    fixed: tuple[tuple[Parameter, Any], ...]
+    fixed: tuple[tuple[OpenApiParameter, Any], ...]
     fixed_body: Mapping[str, Any]
 
-    def at(self, base_url: str) -> Operation:
-        return Operation(base_url=base_url.rstrip("/"), fixed=self.fixed, fixed_body=self.fixed_body, **self.operation)
+    def at(self, base_url: str) -> OpenApiOperation:
+        return OpenApiOperation(
+            base_url=base_url.rstrip("/"), fixed=self.fixed, fixed_body=self.fixed_body, **self.operation
+        )
 
 
 class _Reader:
@@ -176,10 +178,10 @@ class _Reader:
         self._document = document
         self._maker = SchemaMaker(document)
         self._values = fixed
-        self._parameters: dict[str, Parameter] = {}
+        self._parameters: dict[str, OpenApiParameter] = {}
         self._properties: dict[str, Any] = {}
         self._required: list[str] = []
-        self._fixed: list[tuple[Parameter, Any]] = []
+        self._fixed: list[tuple[OpenApiParameter, Any]] = []
         self._fixed_body: dict[str, Any] = {}
 
     def read(self, method: str, path: str, item: Mapping[str, Any], operation: Mapping[str, Any]) -> _Read:
@@ -231,7 +233,7 @@ class _Reader:
         if isinstance(content, Mapping) and content:
             schema = next(iter(content.values())).get("schema", {})
         explode = node.get("explode")
-        parameter = Parameter(
+        parameter = OpenApiParameter(
             name, place, style, explode if isinstance(explode, bool) else style in ("form", "deepObject"), bool(content)
         )
         if name in self._values:
@@ -251,13 +253,13 @@ class _Reader:
         self._fixed_body = {name: value for name, value in self._values.items() if name in properties}
         if self._fixed_body:
             schema = _without(follow({"$defs": self._maker.definitions}, schema), self._fixed_body)
-        self._offer("body", Parameter("body", "body"), schema, is_required=node.get("required") is True)
+        self._offer("body", OpenApiParameter("body", "body"), schema, is_required=node.get("required") is True)
 
     def _described(self, schema: Any, description: Any) -> Any:
         made = self._maker.make(schema)
         return {**made, "description": str(description)} if description and isinstance(made, dict) else made
 
-    def _offer(self, name: str, parameter: Parameter, schema: Any, *, is_required: bool) -> None:
+    def _offer(self, name: str, parameter: OpenApiParameter, schema: Any, *, is_required: bool) -> None:
         key = (
             "".join(char if char.isascii() and (char.isalnum() or char in "_.-") else "_" for char in name)[:64] or "_"
         )

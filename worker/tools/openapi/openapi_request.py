@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import orjson
 
-from stagebus.worker.tools.openapi.openapi_document import Operation, Parameter
+from stagebus.worker.tools.openapi.openapi_document import OpenApiOperation, OpenApiParameter
 from stagebus.worker.tools.signature import BadArguments
 
 _DELIMITERS: Final = {"form": ",", "spaceDelimited": "%20", "pipeDelimited": "%7C"}
@@ -31,7 +31,9 @@ class OperationRequest:
     body: bytes | None = None
 
 
-def build_request(operation: Operation, arguments: Mapping[str, Any], query: Mapping[str, str]) -> OperationRequest:
+def build_request(
+    operation: OpenApiOperation, arguments: Mapping[str, Any], query: Mapping[str, str]
+) -> OperationRequest:
     """The request of a call whose arguments fit the operation's schema.
 
     Args:
@@ -69,7 +71,7 @@ def build_request(operation: Operation, arguments: Mapping[str, Any], query: Map
     return request
 
 
-def _path_value(parameter: Parameter, value: Any) -> str:
+def _path_value(parameter: OpenApiParameter, value: Any) -> str:
     text = orjson.dumps(value).decode() if parameter.is_json else ",".join(_flat(value, explode=parameter.explode))
     # A server that undoes the encoding too early would walk up by such a part.
     if not text or "\0" in text or any(part in (".", "..") for part in _SEGMENTS.split(text)):
@@ -77,14 +79,14 @@ def _path_value(parameter: Parameter, value: Any) -> str:
     return quote(text, safe=",")
 
 
-def _header_value(parameter: Parameter, value: Any) -> str:
+def _header_value(parameter: OpenApiParameter, value: Any) -> str:
     text = orjson.dumps(value).decode() if parameter.is_json else ",".join(_flat(value, explode=parameter.explode))
     if not _HEADER_VALUE.fullmatch(text):
         raise BadArguments(f"{parameter.name}: a header's value is at most 4096 characters of printable ASCII")
     return text
 
 
-def _query_pairs(parameter: Parameter, value: Any) -> Iterator[tuple[str, str]]:
+def _query_pairs(parameter: OpenApiParameter, value: Any) -> Iterator[tuple[str, str]]:
     name = quote(parameter.name, safe="")
     if parameter.is_json:
         yield name, quote(orjson.dumps(value).decode(), safe="")

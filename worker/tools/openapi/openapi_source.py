@@ -19,15 +19,15 @@ from referencing import Registry
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.errors import BadTool, KeyMissing
 from stagebus.shared.runtime.tasks import cancel_and_wait
-from stagebus.worker.tools.call_limits import CallSlots
-from stagebus.worker.tools.context import ToolContext
-from stagebus.worker.tools.egress import Egress, EgressRefused, Origin
-from stagebus.worker.tools.openapi.openapi_document import Operation, parse_document, read_operations
+from stagebus.worker.tools.call_limiter import CallLimiter
+from stagebus.worker.tools.egress import Egress, EgressRefused, HttpOrigin
+from stagebus.worker.tools.openapi.openapi_document import OpenApiOperation, parse_document, read_operations
 from stagebus.worker.tools.openapi.openapi_request import OperationRequest, build_request
 from stagebus.worker.tools.signature import BadArguments
 from stagebus.worker.tools.sources import DESCRIPTION_MAX_BYTES, SourcedTool
 from stagebus.worker.tools.sources_file import OpenApiEntry
 from stagebus.worker.tools.tool import ToolError
+from stagebus.worker.tools.tool_context import ToolContext
 from stagebus.worker.tools.tool_names import name_tools
 from stagebus.worker.tools.tool_results import ToolReply, cut
 
@@ -54,9 +54,9 @@ class OpenApiSource:
         self._entry = entry
         self._egress = egress
         self._timeout_s = entry.timeout_s or settings.tool_timeout_s
-        self._slots = CallSlots(entry.concurrency)
+        self._limiter = CallLimiter(entry.concurrency)
         self._tools: list[SourcedTool] = []
-        self._clients: dict[Origin, httpx2.AsyncClient] = {}
+        self._clients: dict[HttpOrigin, httpx2.AsyncClient] = {}
         self._fetching: asyncio.Task[None] | None = None
         if not entry.is_remote:
             self._offer(_read_file(Path(entry.document), settings.egress_response_max_bytes), "")
@@ -110,7 +110,7 @@ class OpenApiSource:
             )
             _check_names(entry, operations)
             for operation in operations:
-                origin = Origin.of(operation.base_url)
+                origin = HttpOrigin.of(operation.base_url)
                 if origin not in self._clients:
                     self._clients[origin] = self._egress.client([operation.base_url], timeout_s=self._timeout_s)
         except (BadTool, ValueError) as exc:
@@ -122,7 +122,7 @@ class OpenApiSource:
         self._tools = [self._tool(named[operation.name], operation) for operation in operations]
         self.is_known = True
 
-    def _tool(self, name: str, operation: Operation) -> SourcedTool:
+    def _tool(self, name: str, operation: OpenApiOperation) -> SourcedTool:
         validator = Draft202012Validator(operation.schema, registry=_NOWHERE)
         entry = self._entry
         is_idempotent = operation.is_idempotent or entry.idempotency_header is not None
@@ -135,14 +135,14 @@ class OpenApiSource:
             timeout_s=entry.timeout_s,
             result_max_bytes=entry.max_result_bytes,
             requires_approval=entry.needs_approval(*operation.names),
-            slots=self._slots,
+            limiter=self._limiter,
             check=partial(_check, name, validator, operation),
         )
 
     # --- calls ---------------------------------------------------------------
 
-    async def _call(self, operation: Operation, arguments: dict[str, Any], context: ToolContext) -> ToolReply:
-        client = self._clients[Origin.of(operation.base_url)]
+    async def _call(self, operation: OpenApiOperation, arguments: dict[str, Any], context: ToolContext) -> ToolReply:
+        client = self._clients[HttpOrigin.of(operation.base_url)]
         try:
             request = build_request(operation, arguments, {n: v.read() for n, v in self._entry.query.items()})
             response = await client.request(
@@ -189,13 +189,13 @@ def _read_file(path: Path, max_bytes: int) -> bytes:
     return text
 
 
-def _check_names(entry: OpenApiEntry, operations: list[Operation]) -> None:
+def _check_names(entry: OpenApiEntry, operations: list[OpenApiOperation]) -> None:
     patterns = [*entry.requires_approval, *(entry.idempotent or ())]
     if unknown := entry.unknown(patterns, [name for operation in operations for name in operation.names]):
         raise BadTool(f"none of its operations is called {unknown[0]!r}")
 
 
-def _check(name: str, validator: Draft202012Validator, operation: Operation, arguments: dict[str, Any]) -> None:
+def _check(name: str, validator: Draft202012Validator, operation: OpenApiOperation, arguments: dict[str, Any]) -> None:
     lines = []
     for error in validator.iter_errors(arguments):
         where = ".".join(str(part) for part in error.absolute_path) or "arguments"

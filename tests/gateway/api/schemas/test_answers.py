@@ -3,11 +3,11 @@ import pytest
 from stagebus.gateway.api.schemas.answers import RunView, timestamp
 from stagebus.shared.domain.cursor import EventId
 from stagebus.shared.domain.events import StageCompleted
-from stagebus.shared.domain.runs import Run, RunStatus
+from stagebus.shared.domain.runs import RunRecord, RunStatus
 from stagebus.shared.domain.usage import Usage
 from stagebus.shared.store.run_store import StageView
 
-RUN = Run(
+RUN = RunRecord(
     run_id="01J9ZK3V7Q8E5W2R4T6Y8V0P1A", status=RunStatus.SUCCEEDED, attempt=5204, tries=1, last_id=EventId(5204, 118),
     tenant="default", model="m", request={"messages": [{"role": "user", "content": "Hello"}], "metadata": {"a": "b"}},
     created_at=1769860800123, started_at=1769860801000, finished_at=1769860802000, worker="w", cancel=False,

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from stagebus.shared.config.provider_schema import Abilities
-from stagebus.shared.config.providers import Route
+from stagebus.shared.config.providers import ModelRoute
 from stagebus.worker.model.compat.dialect import ORIGIN, Origin, request_body
 
 TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
@@ -21,8 +21,8 @@ ASKED = {
 }
 
 
-def route(extra_body: dict[str, Any] | None = None, provider: str = "p", **abilities: Any) -> Route:
-    return Route("what clients say", provider, "its-id", Abilities(**abilities), extra_body or {})
+def route(extra_body: dict[str, Any] | None = None, provider: str = "p", **abilities: Any) -> ModelRoute:
+    return ModelRoute("what clients say", provider, "its-id", Abilities(**abilities), extra_body or {})
 
 
 def body(asked: dict[str, Any] = ASKED, extra_body: dict[str, Any] | None = None, **abilities: Any) -> dict[str, Any]:

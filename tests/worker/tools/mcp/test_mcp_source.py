@@ -16,12 +16,12 @@ import pytest
 
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.runtime.net import AddressPolicy
-from stagebus.worker.tools.context import ToolContext
 from stagebus.worker.tools.egress import Egress
 from stagebus.worker.tools.mcp import mcp_pipes, mcp_source
 from stagebus.worker.tools.mcp.mcp_source import McpSource
 from stagebus.worker.tools.registry import ToolRegistry
 from stagebus.worker.tools.sources_file import McpEntry
+from stagebus.worker.tools.tool_context import ToolContext
 from tests.support.processes import children_of, is_alive, until
 from tests.support.system import ROOT, free_port
 

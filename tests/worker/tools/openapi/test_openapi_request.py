@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagebus.worker.tools.openapi.openapi_document import Operation, Parameter
+from stagebus.worker.tools.openapi.openapi_document import OpenApiOperation, OpenApiParameter
 from stagebus.worker.tools.openapi.openapi_request import build_request
 from stagebus.worker.tools.signature import BadArguments
 
@@ -17,14 +17,14 @@ TEXT = st.text(max_size=20) | st.sampled_from(
 )
 
 
-def operation(*parameters: Parameter) -> Operation:
-    return Operation(
+def operation(*parameters: OpenApiParameter) -> OpenApiOperation:
+    return OpenApiOperation(
         name="o", method="get", base_url="https://api.example/v1", path="/a/{id}/b", description="",
         parameters={parameter.name: parameter for parameter in parameters}, fixed=(), fixed_body={}, schema={},
     )  # fmt: skip
 
 
-ID = Parameter("id", "path", "simple", explode=False)
+ID = OpenApiParameter("id", "path", "simple", explode=False)
 
 
 @given(TEXT, TEXT)
@@ -32,7 +32,7 @@ def test_no_text_leaves_its_place(path_value, query_value):
     with suppress(BadArguments):
         url = httpx2.URL(
             build_request(
-                operation(ID, Parameter("q", "query")), {"id": path_value, "q": query_value}, {"key": "ours"}
+                operation(ID, OpenApiParameter("q", "query")), {"id": path_value, "q": query_value}, {"key": "ours"}
             ).url
         )
         path, _, query = url.raw_path.decode().partition("?")
@@ -47,14 +47,14 @@ def test_no_text_leaves_its_place(path_value, query_value):
 @pytest.mark.parametrize(
     ("parameter", "value", "query"),
     [
-        (Parameter("q", "query", "form", explode=False), ["a,b", "c"], "q=a%2Cb,c"),
-        (Parameter("q", "query", "form", explode=False), {"a": 1, "b": True}, "q=a,1,b,true"),
-        (Parameter("q", "query", "spaceDelimited", explode=False), ["a", "b"], "q=a%20b"),
-        (Parameter("q", "query", "pipeDelimited", explode=False), ["a", "b"], "q=a%7Cb"),
-        (Parameter("q", "query", "deepObject"), {"a": [1, 2]}, "q[a]=1&q[a]=2"),
-        (Parameter("q", "query", is_json=True), {"a": [1]}, "q=%7B%22a%22%3A%5B1%5D%7D"),
-        (Parameter("q&r", "query"), "x", "q%26r=x"),
-        (Parameter("q", "query"), [], ""),
+        (OpenApiParameter("q", "query", "form", explode=False), ["a,b", "c"], "q=a%2Cb,c"),
+        (OpenApiParameter("q", "query", "form", explode=False), {"a": 1, "b": True}, "q=a,1,b,true"),
+        (OpenApiParameter("q", "query", "spaceDelimited", explode=False), ["a", "b"], "q=a%20b"),
+        (OpenApiParameter("q", "query", "pipeDelimited", explode=False), ["a", "b"], "q=a%7Cb"),
+        (OpenApiParameter("q", "query", "deepObject"), {"a": [1, 2]}, "q[a]=1&q[a]=2"),
+        (OpenApiParameter("q", "query", is_json=True), {"a": [1]}, "q=%7B%22a%22%3A%5B1%5D%7D"),
+        (OpenApiParameter("q&r", "query"), "x", "q%26r=x"),
+        (OpenApiParameter("q", "query"), [], ""),
     ],
 )
 def test_query_parameter_is_written_in_its_style(parameter, value, query):
@@ -76,7 +76,8 @@ def test_query_parameter_is_written_in_its_style(parameter, value, query):
 def test_header_and_path_are_written_simply(explode, value, written):
     asked = build_request(
         operation(
-            Parameter("id", "path", "simple", explode=explode), Parameter("X-A", "header", "simple", explode=explode)
+            OpenApiParameter("id", "path", "simple", explode=explode),
+            OpenApiParameter("X-A", "header", "simple", explode=explode),
         ),
         {"id": value, "X-A": value},
         {},

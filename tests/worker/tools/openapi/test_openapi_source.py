@@ -16,12 +16,12 @@ from starlette.routing import Route
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.errors import BadTool
 from stagebus.shared.runtime.net import AddressPolicy
-from stagebus.worker.tools.context import ToolContext
 from stagebus.worker.tools.egress import Egress
 from stagebus.worker.tools.openapi import openapi_source
 from stagebus.worker.tools.openapi.openapi_source import OpenApiSource
 from stagebus.worker.tools.registry import ToolRegistry
 from stagebus.worker.tools.sources_file import OpenApiEntry
+from stagebus.worker.tools.tool_context import ToolContext
 
 DOCUMENT = Path(__file__).parent / "petshop.yaml"
 SPECIAL = {

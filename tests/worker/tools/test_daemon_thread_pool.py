@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from stagebus.worker.tools.thread_pool import ToolThreads
+from stagebus.worker.tools.daemon_thread_pool import DaemonThreadPool
 
 
 def test_calls_run_side_by_side_up_to_the_limit():
-    threads = ToolThreads(3)
+    threads = DaemonThreadPool(3)
     meeting = threading.Barrier(3)
     futures = [threads.submit(lambda: meeting.wait(5) and threading.current_thread().name) for _ in range(3)]
 
@@ -22,7 +22,7 @@ def test_calls_run_side_by_side_up_to_the_limit():
 
 
 def test_further_calls_wait_and_can_be_cancelled():
-    threads = ToolThreads(1)
+    threads = DaemonThreadPool(1)
     gate = threading.Event()
     first = threads.submit(gate.wait, 5)
     second, third = threads.submit(str, 2), threads.submit(str, 3)
@@ -34,7 +34,7 @@ def test_further_calls_wait_and_can_be_cancelled():
 
 
 def test_errors_belong_to_the_caller():
-    threads = ToolThreads(1)
+    threads = DaemonThreadPool(1)
 
     with pytest.raises(SystemExit):
         threads.submit(sys.exit, 3).result(5)
@@ -46,8 +46,8 @@ def test_errors_belong_to_the_caller():
 
 def test_call_that_hangs_does_not_keep_its_process():
     source = (
-        "import threading; from stagebus.worker.tools.thread_pool import ToolThreads\n"
-        "t = ToolThreads(2); started = threading.Event()\n"
+        "import threading; from stagebus.worker.tools.daemon_thread_pool import DaemonThreadPool\n"
+        "t = DaemonThreadPool(2); started = threading.Event()\n"
         "t.submit(lambda: (started.set(), threading.Event().wait())); started.wait(); t.shutdown()"
     )
     done = subprocess.run([sys.executable, "-c", source], cwd=Path(__file__).parents[3], timeout=20, check=False)

@@ -17,7 +17,7 @@ T = TypeVar("T")
 _Work = Callable[[], None]
 
 
-class ToolThreads(Executor):
+class DaemonThreadPool(Executor):
     """At most so many threads, each begun when it is first needed. Further calls wait for one."""
 
     def __init__(self, threads_max: int) -> None:
