@@ -37,7 +37,7 @@ class SourcedTool:
         timeout_s: its own limit, or None for that of all tools.
         result_max_bytes: likewise.
         requires_approval: whether a call waits until a person has approved it.
-        slots: how many calls may be at work at once; one for all tools of the source that share a limit.
+        limiter: how many calls may be at work at once; one for all tools of the source that share a limit.
     """
 
     name: str

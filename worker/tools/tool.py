@@ -52,7 +52,7 @@ class Tool:
 
     Attributes:
         idempotent: whether the same call may run again when a worker died in it.
-        slots: how many calls of it may be at work at once.
+        limiter: how many calls of it may be at work at once.
         is_strict: whether `parameters` are for OpenAI's strict mode.
         requires_approval: whether a call waits until a person has approved it.
         asks_user: it never runs: a person's answer is its result.
