@@ -24,7 +24,7 @@ from stagebus.shared.domain import ids
 from stagebus.shared.storage import scripts
 from stagebus.shared.storage.pipelined import PipelinedConnection
 from stagebus.worker.execution.producer import Producer
-from stagebus.worker.model.model_client import Model, ModelRequest
+from stagebus.worker.model.model_client import ModelClient, ModelRequest
 from stagebus.worker.stages.model_stage import model_stage
 
 TTL_S = 3600
@@ -42,7 +42,7 @@ class Ours:
         self._redis = redis
         self._line = PipelinedConnection(redis, settings.redis_timeout_s)
         self._settings = settings
-        self._model = Model.from_settings(settings)
+        self._model = ModelClient.from_settings(settings)
 
     async def answer(self, script: str) -> None:
         """One model stage of one run."""

@@ -28,7 +28,7 @@ from stagebus.shared.storage.pipelined import PipelinedConnection
 from stagebus.shared.storage.pubsub import CANARY_S, IDLE_CANARY_EVERY
 from stagebus.shared.store import run_store
 from stagebus.shared.store.heartbeats import SAY_S
-from stagebus.worker.model.model_client import Model, ModelRequest
+from stagebus.worker.model.model_client import ModelClient, ModelRequest
 from stagebus.worker.stages.model_stage import model_stage
 from tests.support.redis_calls import bytes_taken, calls, sent
 from tests.support.runs_by_hand import RunByHand, chunk, start, stop
@@ -199,7 +199,7 @@ async def test_a_token_alone_takes_few_calls(redis: Redis, settings: Settings, r
     line = PipelinedConnection(redis, settings.redis_timeout_s)
     run.producer._redis = line
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-    model = Model.from_settings(Settings(openai_base_url=url, openai_api_key="k"))
+    model = ModelClient.from_settings(Settings(openai_base_url=url, openai_api_key="k"))
     request = ModelRequest(model="m", messages=[{"role": "user", "content": "Hello"}])
     try:
         async with aclosing(model_stage("extraction", model, request, set())) as events:

@@ -21,7 +21,7 @@ from stagebus.worker.execution.lease import LeaseKeeper
 from stagebus.worker.execution.leased_worker import LeasedWorker
 from stagebus.worker.execution.runner import Runner
 from stagebus.worker.execution.sweep import sweep_forever
-from stagebus.worker.model.model_client import Model
+from stagebus.worker.model.model_client import ModelClient
 from stagebus.worker.model.provider_limiter import ProviderLimiter
 from stagebus.worker.tools.catalog_publisher import publish_forever
 from stagebus.worker.tools.registry import ToolRegistry
@@ -48,7 +48,7 @@ class WorkerApp:
         self._keeper = LeaseKeeper(settings)
         self._metrics = WorkerMetrics()
         self._channels = Channels(self._redis, on_reconnected=self._on_reconnected)
-        self._model = Model.from_settings(settings, ProviderLimiter(self._redis, self._channels))
+        self._model = ModelClient.from_settings(settings, ProviderLimiter(self._redis, self._channels))
         self._runner = Runner(
             self._redis,
             settings,
@@ -83,7 +83,7 @@ class WorkerApp:
         published = self._tools.describe()
         await tool_catalog.publish_tools(self._redis, published)
         await self._channels.start()
-        await self._model.open()
+        await self._model.warm_up()
         self._keeper.start()
         worker = LeasedWorker(
             run_queue.job_client(self._redis),

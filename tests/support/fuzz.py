@@ -37,8 +37,8 @@ from stagebus.shared.log import live_batch
 from stagebus.shared.observability.trace import Trace
 from stagebus.shared.store import api_keys, run_queue
 from stagebus.shared.store.run_list import EVERY_RUN
-from stagebus.worker.model.chunks import BadChunk, ChunkDecoder, EventTooLong
-from stagebus.worker.model.delta_merger import Merger
+from stagebus.worker.model.chat_chunks import BadChunk, ChunkDecoder, EventTooLong
+from stagebus.worker.model.delta_merger import DeltaMerger
 from tests.support.api_fuzz import fuzz_api
 from tests.support.system import free_port
 
@@ -218,7 +218,7 @@ def take_stream(data: tuple[bytes, int]) -> bool:
 
 
 def take_chunks(chunks: list[dict[str, Any]]) -> bool:
-    merger = Merger(tool_names=("f",))
+    merger = DeltaMerger(tool_names=("f",))
     for chunk in chunks:
         merger.add(chunk)
     merged = merger.result()

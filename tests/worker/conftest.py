@@ -15,7 +15,7 @@ from stagebus.shared.storage.pipelined import PipelinedConnection
 from stagebus.shared.storage.pubsub import Channels
 from stagebus.worker.execution.lease import LeaseKeeper
 from stagebus.worker.execution.runner import Runner
-from stagebus.worker.model.model_client import Model
+from stagebus.worker.model.model_client import ModelClient
 from stagebus.worker.tools.registry import ToolRegistry
 from stagebus.worker.worker_metrics import WorkerMetrics
 
@@ -86,7 +86,7 @@ def metrics() -> WorkerMetrics:
 
 
 @pytest.fixture
-async def runner(redis: Redis, settings: Settings, model: Model, metrics: WorkerMetrics) -> AsyncIterator[Runner]:
+async def runner(redis: Redis, settings: Settings, model: ModelClient, metrics: WorkerMetrics) -> AsyncIterator[Runner]:
     """Carries out runs with the fixture `model`, which each test file has of its own."""
     line, channels, keeper = PipelinedConnection(redis, 5), Channels(redis, lambda: None), LeaseKeeper(settings)
     tools = ToolRegistry.from_settings(settings)

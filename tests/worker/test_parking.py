@@ -18,7 +18,7 @@ from stagebus.shared.storage import keys, scripts
 from stagebus.shared.store import parking, run_store
 from stagebus.worker.execution.runner import Outcome, Runner
 from stagebus.worker.execution.sweep import sweep
-from stagebus.worker.model.model_client import Model, ModelRequest
+from stagebus.worker.model.model_client import ModelClient, ModelRequest
 from stagebus.worker.stages.approval_gate import EXPIRED
 from stagebus.worker.tools.ask_user import ask_user
 from stagebus.worker.tools.registry import ToolRegistry
@@ -34,7 +34,7 @@ CALL = {
 WAIT_S = 0.3
 
 
-class AskingModel(Model):
+class AskingModel(ModelClient):
     """Asks the user, and then repeats what it was told."""
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class AskingModel(Model):
 
 
 @pytest.fixture
-def model() -> Model:
+def model() -> ModelClient:
     return AskingModel()
 
 

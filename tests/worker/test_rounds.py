@@ -16,7 +16,7 @@ from stagebus.shared.errors import ModelUnavailable
 from stagebus.shared.log import log_reader
 from stagebus.shared.store import run_store
 from stagebus.worker.execution.runner import Runner
-from stagebus.worker.model.model_client import Model, ModelRequest
+from stagebus.worker.model.model_client import ModelClient, ModelRequest
 from stagebus.worker.tools.tool_context import ToolContext
 from tests.support.runs_by_hand import queued
 
@@ -57,7 +57,7 @@ SUM = '{"a": 2, "b": 3}'
 IN_WORDS = f'<tool_call>{{"name": "add", "arguments": {SUM}}}</tool_call>'
 
 
-class ScriptedModel(Model):
+class ScriptedModel(ModelClient):
     """Gives its answers in turn, and notes the bodies that its provider would get."""
 
     def __init__(self) -> None:

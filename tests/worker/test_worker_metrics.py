@@ -15,7 +15,7 @@ from stagebus.shared.config.settings import Settings
 from stagebus.shared.errors import ModelUnavailable, PortTaken
 from stagebus.shared.store import run_store
 from stagebus.worker.execution.runner import Runner
-from stagebus.worker.model.model_client import Model, ModelRequest
+from stagebus.worker.model.model_client import ModelClient, ModelRequest
 from stagebus.worker.worker_metrics import WorkerMetrics
 from tests.support.runs_by_hand import queued
 from tests.support.system import ROOT, free_port
@@ -29,7 +29,7 @@ CALLS = [
 BY_MODEL = "model=any/* provider=p"
 
 
-class CallingModel(Model):
+class CallingModel(ModelClient):
     """Is down once, then calls two tools, one of which there is not, and answers."""
 
     def __init__(self) -> None:

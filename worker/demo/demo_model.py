@@ -24,7 +24,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from stagebus.worker.demo import demo_weather, demo_wire
+from stagebus.worker.demo import demo_chat, demo_weather
 from stagebus.worker.demo.demo_reply import reply_to, stage_of
 from stagebus.worker.demo.demo_script import MODEL, BadScript, DemoScript, parse_script
 
@@ -127,8 +127,8 @@ def create_demo_app() -> Starlette:
             return _error(script.status, "the demo was told to fail", script.retry_after)
         reply = reply_to(asked, script)
         if asked.get("stream") is True:
-            return DemoStream(_stream(demo_wire.chunks(asked, reply), script), counts, "text/event-stream")
-        return DemoStream(_whole(demo_wire.completion(asked, reply), script), counts, "application/json")
+            return DemoStream(_stream(demo_chat.chunks(asked, reply), script), counts, "text/event-stream")
+        return DemoStream(_whole(demo_chat.completion(asked, reply), script), counts, "application/json")
 
     async def list_models(_: Request) -> Response:
         """GET /v1/models: the one that there is."""

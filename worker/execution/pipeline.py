@@ -13,7 +13,7 @@ from stagebus.shared.domain.events import ModelStageResult, StageCompleted, Tool
 from stagebus.shared.domain.requests import RunRequest
 from stagebus.shared.domain.runs import EXTRACTION, SYNTHESIS, TOOLS, round_stage
 from stagebus.shared.domain.usage import Usage
-from stagebus.worker.model.compat.dialect import ORIGIN, Origin
+from stagebus.worker.model.chat_request import ORIGIN_KEY, MessageOrigin
 
 # Where max_tokens and temperature stand for each model stage.
 _STAGE_OPTION: Final = {EXTRACTION: 0, SYNTHESIS: 1}
@@ -68,8 +68,8 @@ def _assistant_message(result: ModelStageResult, outcomes: Sequence[ToolOutcome]
         | ({"extra_content": call.extra_content} if call.extra_content else {})
         for call in result.tool_calls
     ]
-    origin = Origin(result.provider, result.reasoning or "", result.reasoning_details or ())
-    return {"role": "assistant", "content": result.text or None, "tool_calls": calls, ORIGIN: origin}
+    origin = MessageOrigin(result.provider, result.reasoning or "", result.reasoning_details or ())
+    return {"role": "assistant", "content": result.text or None, "tool_calls": calls, ORIGIN_KEY: origin}
 
 
 def model_result(completed: StageCompleted) -> ModelStageResult:

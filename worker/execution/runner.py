@@ -38,7 +38,7 @@ from stagebus.worker.execution.lease import HeldLease, LeaseKeeper
 from stagebus.worker.execution.pipeline import total_usage
 from stagebus.worker.execution.producer import Producer
 from stagebus.worker.execution.toolchain import Toolchain
-from stagebus.worker.model.model_client import Model
+from stagebus.worker.model.model_client import ModelClient
 from stagebus.worker.stages.approval_gate import Parked
 from stagebus.worker.tools.registry import ToolRegistry
 from stagebus.worker.worker_metrics import WorkerMetrics
@@ -70,7 +70,7 @@ class Runner:
         *,
         line: PipelinedConnection,
         worker: str,
-        model: Model,
+        model: ModelClient,
         tools: ToolRegistry,
         keeper: LeaseKeeper,
         channels: Channels,

@@ -39,7 +39,7 @@ from stagebus.worker.execution.pipeline import (
     stage_option,
     tool_choice,
 )
-from stagebus.worker.model.model_client import Model, ModelRequest
+from stagebus.worker.model.model_client import ModelClient, ModelRequest
 from stagebus.worker.stages.approval_gate import ApprovalGate
 from stagebus.worker.stages.call_plan import Checkpoints
 from stagebus.worker.stages.call_runner import Origin
@@ -62,7 +62,7 @@ class Toolchain:
         *,
         redis: Redis,
         settings: Settings,
-        model: Model,
+        model: ModelClient,
         tools: ToolRegistry,
         metrics: WorkerMetrics,
     ) -> None:
@@ -139,7 +139,7 @@ class Toolchain:
             except ModelUnavailable as exc:
                 if self._has_output:
                     raise
-                self._model.fail(route, exc.retry_after_s)
+                self._model.record_failure(route, exc.retry_after_s)
                 self._announce(stage, exc, model=fallback.name)
         return await self._ask(stage, routes[-1])
 
@@ -148,7 +148,7 @@ class Toolchain:
         try:
             async with AsyncExitStack() as held:
                 request = self._model_request(stage, route)
-                slot = self._model.slot(route, request)
+                slot = self._model.reserve(route, request)
                 spending = await self._attempt.unless_draining(held.enter_async_context(slot))
                 self._asked = self._metrics.model_asked(route)
                 completed = await self._publish(self._ask_model(stage, request, again))
@@ -163,7 +163,7 @@ class Toolchain:
             self._announce(stage, exc)
             self._restart(stage, self._void_from)
             return await self._ask(stage, route, exc)
-        self._model.succeed(route)
+        self._model.record_success(route)
         return completed
 
     async def _back_off(self, stage: NextStage, go: int, exc: ModelError) -> None:

@@ -10,10 +10,10 @@ from typing import Final
 
 from stagebus.shared.config.providers import ModelRoute
 
-REST_S: Final = 15.0
-REST_MAX_S: Final = 300.0
+COOLDOWN_S: Final = 15.0
+COOLDOWN_MAX_S: Final = 300.0
 # Beyond this many models, those whose rest is over are forgotten.
-RESTS_MAX: Final = 1000
+OPEN_CIRCUITS_MAX: Final = 1000
 
 # A model at a provider: one that is overloaded says nothing of its neighbours.
 _Key = tuple[str, str]
@@ -32,17 +32,17 @@ class CircuitBreaker:
         ordered = sorted(routes, key=lambda route: self._until.get(_key(route), now) > now)
         first = _key(ordered[0])
         if first in self._until:
-            self._until[first] = max(self._until[first], now + REST_S)
+            self._until[first] = max(self._until[first], now + COOLDOWN_S)
         return ordered
 
-    def fail(self, route: ModelRoute, now: float, retry_after_s: float | None) -> None:
+    def record_failure(self, route: ModelRoute, now: float, retry_after_s: float | None) -> None:
         """It was asked and gave nothing."""
-        if len(self._until) >= RESTS_MAX:
+        if len(self._until) >= OPEN_CIRCUITS_MAX:
             # Clients name models as they like where an operator serves any.
             self._until = {key: until for key, until in self._until.items() if until > now}
-        self._until[_key(route)] = now + min(max(REST_S, retry_after_s or 0.0), REST_MAX_S)
+        self._until[_key(route)] = now + min(max(COOLDOWN_S, retry_after_s or 0.0), COOLDOWN_MAX_S)
 
-    def succeed(self, route: ModelRoute) -> None:
+    def record_success(self, route: ModelRoute) -> None:
         """It answered."""
         self._until.pop(_key(route), None)
 

@@ -1,6 +1,6 @@
 """Chat completion chunks, merged into the answer that they are the pieces of; sans-IO.
 
-    merger = Merger(tool_names=("get_weather",))
+    merger = DeltaMerger(tool_names=("get_weather",))
     for chunk in chunks:
         merger.add(chunk)
     merger.result().tool_calls
@@ -17,13 +17,13 @@ from typing import Any, Final
 
 from stagebus.shared.domain.events import ToolCallRequest
 from stagebus.shared.domain.usage import Usage
-from stagebus.worker.model.compat.call_assembly import Call, Fragment, assemble, parse_fragments
-from stagebus.worker.model.compat.fragments import joined
-from stagebus.worker.model.compat.reasoning_details import Detail, details_in, merge_details, texts_of
-from stagebus.worker.model.compat.reasoning_text import split_thoughts
-from stagebus.worker.model.compat.text_calls import offered, split_calls
-from stagebus.worker.model.finish import Ending, choices, first_choice
-from stagebus.worker.model.provider_errors import ProviderError
+from stagebus.worker.model.compat.call_assembly import CallFragment, ParsedCall, assemble_calls, parse_call_fragments
+from stagebus.worker.model.compat.reasoning_details import Detail, merge_details, parse_details, readable_texts
+from stagebus.worker.model.compat.reasoning_text import split_reasoning
+from stagebus.worker.model.compat.text_fragments import join_fragments
+from stagebus.worker.model.compat.text_tool_calls import offered, split_text_calls
+from stagebus.worker.model.finish import FinishTracker, choices, first_choice
+from stagebus.worker.model.provider_errors import ReportedError
 
 # The first that a delta has counts: some servers send the same thought under two names.
 _REASONING_FIELDS: Final = ("reasoning_content", "reasoning")
@@ -45,7 +45,7 @@ _DIGITS: Final = re.compile(r"[0-9]{1,16}")
 
 
 @dataclass(frozen=True, slots=True)
-class Merged:
+class MergedAnswer:
     """A model's answer. `error` is set where it ended in one; what came before it stands beside it."""
 
     text: str
@@ -55,7 +55,7 @@ class Merged:
     finish_reason: str | None
     usage: dict[str, Any] | None
     model: str | None
-    error: ProviderError | None
+    error: ReportedError | None
     reasoning_details: list[Detail] = field(default_factory=list)
 
     @property
@@ -64,7 +64,7 @@ class Merged:
         return None if self.usage is None else _tokens(self.usage)
 
 
-class Merger:
+class DeltaMerger:
     """Collects one answer.
 
     Args:
@@ -76,14 +76,14 @@ class Merger:
     def __init__(self, tool_names: Collection[str] = (), taken_ids: Collection[str] = ()) -> None:
         self._tool_names = tool_names
         self._taken_ids = taken_ids
-        self._ending = Ending()
+        self._ending = FinishTracker()
         self._has_first = False
         self._of_others: list[Mapping[str, Any]] = []
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._details: list[Detail] = []
         self._refusal: list[str] = []
-        self._fragments: list[Fragment] = []
+        self._fragments: list[CallFragment] = []
         self._usage: dict[str, Any] | None = None
         self._model: str | None = None
 
@@ -135,7 +135,11 @@ class Merger:
         content = content.strip()
         begin = next((piece.strip() for piece in self._text if not piece.isspace() and piece), "")
         # Looked at first, as a server may send a message for each token.
-        if not begin or not content.startswith(begin) or not content.startswith(before := joined(self._text).strip()):
+        if (
+            not begin
+            or not content.startswith(begin)
+            or not content.startswith(before := join_fragments(self._text).strip())
+        ):
             return message
         return {"content": content[len(before) :], "tool_calls": message.get("tool_calls")}
 
@@ -149,7 +153,7 @@ class Merger:
             self._add_parts([content])
         details = None
         if "reasoning_details" in delta:
-            details = details_in(delta)
+            details = parse_details(delta)
             self._details += details
         for name in _REASONING_FIELDS:
             if (reasoning := delta.get(name)) and isinstance(reasoning, str):
@@ -157,11 +161,11 @@ class Merger:
                 break
         else:
             if details:
-                self._reasoning.extend(texts_of(details))
+                self._reasoning.extend(readable_texts(details))
         if (refusal := delta.get("refusal")) and isinstance(refusal, str):
             self._refusal.append(refusal)
         if delta.get("tool_calls") or delta.get("function_call"):
-            self._fragments += parse_fragments(delta)
+            self._fragments += parse_call_fragments(delta)
 
     def _add_parts(self, parts: Iterable[object]) -> None:
         for part in parts:
@@ -171,20 +175,20 @@ class Merger:
             elif kind in _REASONING_PARTS:
                 self._reasoning.extend(_texts(part))
 
-    def result(self) -> Merged:
+    def result(self) -> MergedAnswer:
         """The answer so far."""
         if not self._has_first:
             self._take_others()
-        text, thoughts = split_thoughts(joined(self._text))
-        reasoning = joined(self._reasoning) + thoughts
-        calls = assemble(self._fragments, self._tool_names)
+        text, thoughts = split_reasoning(join_fragments(self._text))
+        reasoning = join_fragments(self._reasoning) + thoughts
+        calls = assemble_calls(self._fragments, self._tool_names)
         if self._tool_names and not calls:
             text, calls = self._written_calls(text, reasoning)
-        return Merged(
+        return MergedAnswer(
             text=text,
             reasoning=reasoning,
             refusal="".join(self._refusal),
-            tool_calls=list(with_ids((offered(call, self._tool_names) for call in calls), self._taken_ids)),
+            tool_calls=list(assign_call_ids((offered(call, self._tool_names) for call in calls), self._taken_ids)),
             finish_reason=self._ending.finish_reason,
             usage=self._usage,
             model=self._model,
@@ -192,13 +196,13 @@ class Merger:
             reasoning_details=merge_details(self._details),
         )
 
-    def _written_calls(self, text: str, reasoning: str) -> tuple[str, list[Call]]:
+    def _written_calls(self, text: str, reasoning: str) -> tuple[str, list[ParsedCall]]:
         """Calls as text; those of thoughts that nothing follows, too: then the model took them for its answer."""
         # Who says that it calls, and made no call yet, has it in the text wherever that stands.
         says_so = self._ending.finish_reason in _CALL_REASONS
-        rest, calls = split_calls(text, self._tool_names, looks_into_code=says_so)
+        rest, calls = split_text_calls(text, self._tool_names, looks_into_code=says_so)
         if not calls and not text.strip() and not self._refusal:
-            _, calls = split_calls(reasoning, self._tool_names, looks_into_code=False)
+            _, calls = split_text_calls(reasoning, self._tool_names, looks_into_code=False)
             calls = [call for call in calls if offered(call, self._tool_names).name in self._tool_names]
         return rest, calls
 
@@ -223,7 +227,7 @@ def _texts(part: object, depth: int = 0) -> Iterator[str]:
         yield from _texts(inner, depth + 1)
 
 
-def with_ids(calls: Iterable[Call], taken_ids: Collection[str]) -> Iterator[ToolCallRequest]:
+def assign_call_ids(calls: Iterable[ParsedCall], taken_ids: Collection[str]) -> Iterator[ToolCallRequest]:
     """The calls, each under an id of its own: the provider's wherever that is one."""
     calls = list(calls)
     taken = set(taken_ids)

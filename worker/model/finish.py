@@ -8,18 +8,18 @@ is complete once it gave a finish reason, whether `[DONE]` follows or not.
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from stagebus.worker.model.provider_errors import ProviderError, error_in, parse_error
+from stagebus.worker.model.provider_errors import ReportedError, error_in_chunk, parse_error
 
 # What stands for "not yet" beside null itself.
 _NO_REASON: Final = ("", "null")
 _FIRST: Final = (0, None, "0", "")
 
 
-class Ending:
+class FinishTracker:
     """Follows a stream chunk by chunk."""
 
     def __init__(self) -> None:
-        self.error: ProviderError | None = None
+        self.error: ReportedError | None = None
         self._reason: str | None = None
         self._reason_of_others: str | None = None
         self._has_first = False
@@ -32,7 +32,7 @@ class Ending:
     def see(self, chunk: Mapping[str, Any]) -> None:
         """Take note of a chunk's finish reason or error."""
         if ("error" in chunk or not chunk.get("choices")) and self.finish_reason is None:
-            self.error = self.error or error_in(chunk)
+            self.error = self.error or error_in_chunk(chunk)
         if not self._has_first:
             self._look_for_first(chunk)
         for choice in first_choice(chunk):
@@ -44,7 +44,7 @@ class Ending:
 
     def _finish(self, reason: str) -> None:
         if reason == "error" and self.finish_reason is None:
-            self.error = self.error or ProviderError("finish_reason is error", type="server_error")
+            self.error = self.error or ReportedError("finish_reason is error", type="server_error")
         self._reason = reason
 
     def _look_for_first(self, chunk: Mapping[str, Any]) -> None:

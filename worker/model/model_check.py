@@ -21,8 +21,8 @@ from stagebus.shared.config.provider_schema import Abilities
 from stagebus.shared.config.providers import ModelRoute, Providers
 from stagebus.shared.config.settings import load_settings
 from stagebus.shared.errors import ModelError, ModelRejected, StagebusError
-from stagebus.worker.model.delta_merger import Merged, Merger
-from stagebus.worker.model.model_client import Model, ModelRequest
+from stagebus.worker.model.delta_merger import DeltaMerger, MergedAnswer
+from stagebus.worker.model.model_client import ModelClient, ModelRequest
 
 AT_ONCE: Final = 4
 HELLO: Final = "Say hello in one word."
@@ -40,7 +40,7 @@ HEADS: Final = ("model", "provider", "answers", "usage", "tools", "parallel", "l
 
 
 @dataclass
-class Finding:
+class ModelReport:
     """What became of asking one model."""
 
     route: ModelRoute
@@ -74,9 +74,9 @@ class Finding:
             yield "parallel_tool_calls = false, as it made one call where two were asked for"
 
 
-async def check(model: Model, route: ModelRoute) -> Finding:
+async def check(model: ModelClient, route: ModelRoute) -> ModelReport:
     """Ask a model for a word, then for two calls."""
-    finding = Finding(route)
+    finding = ModelReport(route)
     try:
         await _say_hello(model, finding)
         try:
@@ -90,7 +90,7 @@ async def check(model: Model, route: ModelRoute) -> Finding:
     return finding
 
 
-async def _say_hello(model: Model, finding: Finding) -> None:
+async def _say_hello(model: ModelClient, finding: ModelReport) -> None:
     """Ask as the file says; where that is rejected, in the other ways that there are."""
     said = finding.route.abilities
     failure: ModelRejected | None = None
@@ -115,9 +115,9 @@ def _request(route: ModelRoute, prompt: str) -> ModelRequest:
     return ModelRequest(model=route.name, route=route, messages=[{"role": "user", "content": prompt}])
 
 
-async def _ask(model: Model, request: ModelRequest) -> tuple[Merged, float]:
+async def _ask(model: ModelClient, request: ModelRequest) -> tuple[MergedAnswer, float]:
     """The answer, and seconds to its first chunk. Calls in its text are none: prompted mode reads those."""
-    merger = Merger()
+    merger = DeltaMerger()
     started = time.monotonic()
     first_s: float | None = None
     async with aclosing(model.stream(request)) as chunks:
@@ -127,11 +127,11 @@ async def _ask(model: Model, request: ModelRequest) -> tuple[Merged, float]:
     return merger.result(), first_s or 0.0
 
 
-async def check_all(model: Model, routes: Sequence[ModelRoute]) -> list[Finding]:
+async def check_all(model: ModelClient, routes: Sequence[ModelRoute]) -> list[ModelReport]:
     """Check several at once, but not so many that a provider minds."""
     turn = asyncio.Semaphore(AT_ONCE)
 
-    async def check_one(route: ModelRoute) -> Finding:
+    async def check_one(route: ModelRoute) -> ModelReport:
         async with turn:
             return await check(model, route)
 
@@ -180,7 +180,7 @@ def main() -> None:
         routes = routes_of(providers, parser.parse_args().names)
         if not routes:
             raise SystemExit("stagebus: the providers file has names with a * only; say which models to check")
-        findings = asyncio.run(check_all(Model(settings, providers), routes))
+        findings = asyncio.run(check_all(ModelClient(settings, providers), routes))
     except StagebusError as exc:
         raise SystemExit(f"stagebus: {exc}") from None
     print(table(finding.row() for finding in findings))  # noqa: T201 - the command's answer

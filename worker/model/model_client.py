@@ -11,9 +11,9 @@ import orjson
 from stagebus.shared.config.provider_schema import Abilities
 from stagebus.shared.config.providers import ModelRoute, Providers
 from stagebus.shared.config.settings import Settings
-from stagebus.worker.model.chunks import Chunk
+from stagebus.worker.model.chat_chunks import Chunk
+from stagebus.worker.model.chat_request import chat_request_body
 from stagebus.worker.model.circuit_breaker import CircuitBreaker
-from stagebus.worker.model.compat.dialect import request_body
 from stagebus.worker.model.provider import Provider
 from stagebus.worker.model.provider_limiter import ProviderLimiter, TokenReservation
 
@@ -47,28 +47,28 @@ class ModelRequest:
     def body(self, route: ModelRoute) -> dict[str, Any]:
         """The request's fields as the route's provider takes them."""
         said = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "route"}
-        return request_body(said, route)
+        return chat_request_body(said, route)
 
 
-class Model:
+class ModelClient:
     """Every model that this process can ask, each by the provider that serves it."""
 
-    def __init__(self, settings: Settings, providers: Providers, slots: ProviderLimiter | None = None) -> None:
-        """Without `slots` the providers' limits are not looked at."""
+    def __init__(self, settings: Settings, providers: Providers, limiter: ProviderLimiter | None = None) -> None:
+        """Without `limiter` the providers' limits are not looked at."""
         self._settings = settings
         self._providers = providers
-        self._slots = slots
-        self._rests = CircuitBreaker()
-        self._open: dict[str, Provider] = {}
+        self._limiter = limiter
+        self._circuit_breaker = CircuitBreaker()
+        self._provider_by_name: dict[str, Provider] = {}
 
     @classmethod
-    def from_settings(cls, settings: Settings, slots: ProviderLimiter | None = None) -> Self:
+    def from_settings(cls, settings: Settings, limiter: ProviderLimiter | None = None) -> Self:
         """The models of the providers file; without one, any name goes to the one provider.
 
         Raises:
             BadProviders: the file does not hold.
         """
-        return cls(settings, Providers.from_settings(settings), slots)
+        return cls(settings, Providers.from_settings(settings), limiter)
 
     def abilities(self, name: str) -> Abilities:
         """What the model under a name can do; `tools` says whether it calls them natively.
@@ -84,25 +84,25 @@ class Model:
         Raises:
             UnknownModel: no provider serves it.
         """
-        return self._rests.order(self._providers.routes(name), time.monotonic())
+        return self._circuit_breaker.order(self._providers.routes(name), time.monotonic())
 
-    def slot(self, route: ModelRoute, request: ModelRequest) -> AbstractAsyncContextManager[TokenReservation]:
+    def reserve(self, route: ModelRoute, request: ModelRequest) -> AbstractAsyncContextManager[TokenReservation]:
         """Hold one of the provider's slots, and tokens, for which this may wait long; at once where it has no limits."""
         entry = self._providers.by_name[route.provider]
         estimate = 0 if entry.tokens_per_minute_max is None else request.estimate_tokens()
         return (
             nullcontext(TokenReservation(0))
-            if self._slots is None
-            else self._slots.hold(route.provider, entry, estimate)
+            if self._limiter is None
+            else self._limiter.reserve(route.provider, entry, estimate)
         )
 
-    def fail(self, route: ModelRoute, retry_after_s: float | None) -> None:
+    def record_failure(self, route: ModelRoute, retry_after_s: float | None) -> None:
         """Remember that a route gave nothing: where there are others, they are asked first for a while."""
-        self._rests.fail(route, time.monotonic(), retry_after_s)
+        self._circuit_breaker.record_failure(route, time.monotonic(), retry_after_s)
 
-    def succeed(self, route: ModelRoute) -> None:
+    def record_success(self, route: ModelRoute) -> None:
         """Remember that a route answers."""
-        self._rests.succeed(route)
+        self._circuit_breaker.record_success(route)
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[Chunk, None]:
         """Ask, and yield the answer's chunks as they arrive.
@@ -121,19 +121,19 @@ class Model:
         route = request.route or self._providers.routes(request.model)[0]
         return self._provider(route.provider).stream(request.body(route))
 
-    async def open(self) -> None:
+    async def warm_up(self) -> None:
         """Build what a first request would build: 190 ms of CPU, which no run should wait for. Asks nobody."""
         for name in self._providers.by_name:
             self._provider(name)
 
     async def aclose(self) -> None:
         """Close all connections."""
-        for provider in self._open.values():
+        for provider in self._provider_by_name.values():
             await provider.aclose()
-        if self._slots is not None:
-            await self._slots.aclose()
+        if self._limiter is not None:
+            await self._limiter.aclose()
 
     def _provider(self, name: str) -> Provider:
-        if name not in self._open:
-            self._open[name] = Provider(name, self._providers.by_name[name], self._settings)
-        return self._open[name]
+        if name not in self._provider_by_name:
+            self._provider_by_name[name] = Provider(name, self._providers.by_name[name], self._settings)
+        return self._provider_by_name[name]

@@ -20,9 +20,9 @@ from stagebus.shared.config.settings import Settings
 from stagebus.shared.errors import KeyMissing, ModelError, ModelRejected, ModelUnauthorized, ModelUnavailable
 from stagebus.shared.observability import trace
 from stagebus.worker.model import provider_errors
-from stagebus.worker.model.chunks import Chunk
-from stagebus.worker.model.response_reader import AnswerReader
-from stagebus.worker.model.transport import Client
+from stagebus.worker.model.chat_chunks import Chunk
+from stagebus.worker.model.chat_response import ChatResponseReader
+from stagebus.worker.model.transport import AiohttpClient
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Provider:
             max_retries=0,
             timeout=timeout,
             # A redirect would carry the conversation, and any key in a header of its own, to wherever it says.
-            http_client=Client(timeout=timeout, follow_redirects=False, limits=LIMITS),
+            http_client=AiohttpClient(timeout=timeout, follow_redirects=False, limits=LIMITS),
         )
         if name != DEFAULT_PROVIDER:
             # Out of OPENAI_ORG_ID and OPENAI_PROJECT_ID: nobody's business but OpenAI's.
@@ -75,7 +75,7 @@ class Provider:
         Raises:
             ModelError: of the kind that `faults` says.
         """
-        reader = AnswerReader(self._output_max_bytes)
+        reader = ChatResponseReader(self._output_max_bytes)
         try:
             async with self._open(body) as response:
                 read = _reader_of(response.http_response)
@@ -134,7 +134,7 @@ class Provider:
     def _failure(self, exc: Exception) -> ModelError:
         if isinstance(exc, openai.APIStatusError):
             error = provider_errors.parse_error(exc.body or "")
-            return provider_errors.from_status(
+            return provider_errors.error_from_status(
                 exc.status_code, error, provider_errors.parse_retry_after(exc.response.headers)
             )
         cause = exc.__cause__ if isinstance(exc, openai.APIConnectionError) else exc
@@ -164,7 +164,7 @@ def _reader_of(response: httpx2.Response) -> Callable[[], Awaitable[bytes]]:
     return lambda: anext(decoded, b"")
 
 
-async def _rest(read: Callable[[], Awaitable[bytes]], answer: AnswerReader) -> bytes:
+async def _rest(read: Callable[[], Awaitable[bytes]], answer: ChatResponseReader) -> bytes:
     """What follows a complete answer; none at the body's end, and none where there is silence."""
     try:
         async with asyncio.timeout(_BODY_END_S if answer.is_done else _TAIL_S):

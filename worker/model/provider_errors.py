@@ -50,7 +50,7 @@ _SOUNDS_PASSING: Final = re.compile(
 _SOUNDS_UNAUTHORIZED: Final = re.compile(r"auth|api.?key|permission|forbidden", re.IGNORECASE)
 
 
-class ProviderError(NamedTuple):
+class ReportedError(NamedTuple):
     """An error as the provider words it: for the log, not for clients."""
 
     message: str
@@ -59,7 +59,7 @@ class ProviderError(NamedTuple):
     status: int | None = None
 
 
-def error_in(chunk: Mapping[str, Any]) -> ProviderError | None:
+def error_in_chunk(chunk: Mapping[str, Any]) -> ReportedError | None:
     """The error that stands where a chunk was due; None in an ordinary chunk."""
     error = chunk.get("error")
     if error:
@@ -70,7 +70,7 @@ def error_in(chunk: Mapping[str, Any]) -> ProviderError | None:
     verdict = chunk.get("base_resp")
     if isinstance(verdict, Mapping) and verdict.get("status_code"):
         code = _MINIMAX_CODES.get(str(verdict["status_code"]), "")
-        return ProviderError(str(verdict.get("status_msg") or ""), code)
+        return ReportedError(str(verdict.get("status_msg") or ""), code)
     if "choices" in chunk or chunk.get("code") in _NO_FAULT_CODES:
         return None
     if chunk.get("object") == "error" or chunk.get("type") == "error" or set(_MESSAGES) & chunk.keys():
@@ -78,17 +78,17 @@ def error_in(chunk: Mapping[str, Any]) -> ProviderError | None:
     return None
 
 
-def parse_error(error: object) -> ProviderError:
+def parse_error(error: object) -> ReportedError:
     """The error out of any shape that it comes in: OpenAI's object, a bare string, others' own fields."""
     if isinstance(error, list) and error:
         return parse_error(error[0])
     if not isinstance(error, Mapping):
-        return ProviderError(str(error))
+        return ReportedError(str(error))
     inner = error.get("error")
     if isinstance(inner, Mapping):
         return parse_error(inner)
     status = next((s for s in map(error.get, _STATUSES) if _is_status(s)), None)
-    return ProviderError(
+    return ReportedError(
         message=_said(error, _MESSAGES) or _said(error, ("error",)),
         code=_said(error, _CODES),
         type=_said(error, _TYPES),
@@ -104,7 +104,7 @@ def _is_status(value: object) -> bool:
     return isinstance(value, int | str) and re.fullmatch(r"[45]\d\d", str(value)) is not None
 
 
-def from_status(status: int, error: ProviderError, retry_after_s: float | None = None) -> ModelError:
+def error_from_status(status: int, error: ReportedError, retry_after_s: float | None = None) -> ModelError:
     """The failure that an HTTP status stands for."""
     detail = f"the model's provider answered {_in_words(status, error)}"
     if status in _UNAUTHORIZED:
@@ -114,10 +114,10 @@ def from_status(status: int, error: ProviderError, retry_after_s: float | None =
     return ModelRejected(detail)
 
 
-def from_error(error: ProviderError) -> ModelError:
+def error_from_report(error: ReportedError) -> ModelError:
     """The failure that an error inside a 200 stream stands for."""
     if error.status is not None:
-        return from_status(error.status, error)
+        return error_from_status(error.status, error)
     reason = _REASONS.get(error.code)
     detail = "the model's provider broke off its answer with an error" + (f": {reason}" if reason else "")
     # A message may mention anything, so it counts only where nothing else says what happened.
@@ -129,7 +129,7 @@ def from_error(error: ProviderError) -> ModelError:
     return ModelRejected(detail)
 
 
-def _in_words(status: int, error: ProviderError) -> str:
+def _in_words(status: int, error: ReportedError) -> str:
     reason = _REASONS.get(error.code)
     if reason is None:
         try:

@@ -25,11 +25,11 @@ from stagebus.shared.store import provider_slots
 logger = logging.getLogger(__name__)
 
 # A killed worker's slots come back after this.
-SLOT_S: Final = 10.0
-RENEW_S: Final = SLOT_S / 3
-# Who waits asks again at least this often, and counts as gone after SEEN_S.
+SLOT_TTL_S: Final = 10.0
+SLOT_RENEW_S: Final = SLOT_TTL_S / 3
+# Who waits asks again at least this often, and counts as gone after WAITER_TTL_S.
 POLL_S: Final = 1.0
-SEEN_S: Final = 5.0
+WAITER_TTL_S: Final = 5.0
 
 
 class TokenReservation:
@@ -67,7 +67,7 @@ class ProviderLimiter:
         self._giving_back: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
-    async def hold(self, provider: str, entry: ProviderEntry, tokens: int = 0) -> AsyncIterator[TokenReservation]:
+    async def reserve(self, provider: str, entry: ProviderEntry, tokens: int = 0) -> AsyncIterator[TokenReservation]:
         """Hold a slot and take tokens, at once where the entry names no limits. To wait is no failure, and may be cancelled."""
         async with self._slot(provider, entry), self._tokens(provider, entry, tokens) as spending:
             yield spending
@@ -152,8 +152,8 @@ class ProviderLimiter:
                         held_max=entry.concurrency_max,
                         minute_max=entry.requests_per_minute_max,
                         waited_s=time.monotonic() - came,
-                        slot_s=SLOT_S,
-                        seen_s=SEEN_S,
+                        slot_s=SLOT_TTL_S,
+                        seen_s=WAITER_TTL_S,
                     )
                 except REDIS_AWAY as exc:
                     logger.debug("provider %s: Redis is away (%s); asking for a slot again", door.provider, exc)
@@ -185,11 +185,11 @@ class ProviderLimiter:
                 async with door.renewal:
                     if door.held:
                         await self._stay(door)
-            await asyncio.sleep(RENEW_S)
+            await asyncio.sleep(SLOT_RENEW_S)
 
     async def _stay(self, door: _Door) -> None:
         try:
-            await provider_slots.stay(self._redis, door.provider, door.held, SLOT_S)
+            await provider_slots.stay(self._redis, door.provider, door.held, SLOT_TTL_S)
         except REDIS_AWAY as exc:
             logger.debug("provider %s: Redis is away (%s); its slots are renewed later", door.provider, exc)
         except Exception:

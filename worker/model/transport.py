@@ -29,17 +29,17 @@ _HEADER_MAX_BYTES: Final = 64 * 1024
 _FAILURES: Final = (aiohttp.ClientError, HttpProcessingError, OSError)
 
 
-class Client(httpx2.AsyncClient):
+class AiohttpClient(httpx2.AsyncClient):
     """httpx's client, proxies of the environment and all, with this module's transports."""
 
     def _init_transport(self, *_: Any, **options: Any) -> httpx2.AsyncBaseTransport:
-        return Transport(httpx2.create_ssl_context(), options["limits"])
+        return AiohttpTransport(httpx2.create_ssl_context(), options["limits"])
 
     def _init_proxy_transport(self, proxy: httpx2.Proxy, *_: Any, **options: Any) -> httpx2.AsyncBaseTransport:
-        return Transport(httpx2.create_ssl_context(), options["limits"], proxy)
+        return AiohttpTransport(httpx2.create_ssl_context(), options["limits"], proxy)
 
 
-class Transport(httpx2.AsyncBaseTransport):
+class AiohttpTransport(httpx2.AsyncBaseTransport):
     """A pool of connections."""
 
     def __init__(self, context: ssl.SSLContext, limits: httpx2.Limits, proxy: httpx2.Proxy | None = None) -> None:
@@ -94,7 +94,7 @@ class Transport(httpx2.AsyncBaseTransport):
         if (connection := response.connection) is not None and connection.protocol is not None:
             # aiohttp makes and drops a timer for each read; the body has one in all.
             connection.protocol.read_timeout = None
-        body = Body(response, timeouts["read"])
+        body = ResponseBody(response, timeouts["read"])
         return httpx2.Response(
             response.status, headers=response.raw_headers, stream=body, request=request, extensions={"read": body.read}
         )
@@ -104,7 +104,7 @@ class Transport(httpx2.AsyncBaseTransport):
         await self._session.close()
 
 
-class Body(httpx2.AsyncByteStream):
+class ResponseBody(httpx2.AsyncByteStream):
     """An answer's bytes as they come, as the server encoded them."""
 
     def __init__(self, response: aiohttp.ClientResponse, stall_timeout_s: float | None) -> None:

@@ -8,9 +8,14 @@ from typing import Any, Final
 from stagebus.shared.config.provider_schema import REASONING_DETAILS
 from stagebus.shared.domain.events import Event, ModelStageResult, StageCompleted, ToolCompletionChunk
 from stagebus.shared.domain.usage import Usage
-from stagebus.worker.model.compat.prompted_tools import ask_again, find_faults, in_words, read_calls
-from stagebus.worker.model.delta_merger import Merged, Merger, with_ids
-from stagebus.worker.model.model_client import Model, ModelRequest
+from stagebus.worker.model.compat.prompted_tools import (
+    correction_messages,
+    find_call_faults,
+    parse_prompted_calls,
+    prompt_with_tools,
+)
+from stagebus.worker.model.delta_merger import DeltaMerger, MergedAnswer, assign_call_ids
+from stagebus.worker.model.model_client import ModelClient, ModelRequest
 
 Chunk = dict[str, Any]
 
@@ -27,7 +32,7 @@ class BadCalls(Exception):
     def __init__(self, faults: Sequence[str], answer: str, usage: Usage | None) -> None:
         words = " ".join(faults[0].split())
         super().__init__(f"the model's call cannot be carried out: {words[:_FAULT_MAX_CHARS]}")
-        self.messages = ask_again(answer, faults)
+        self.messages = correction_messages(answer, faults)
         self.usage = usage or Usage()
 
 
@@ -45,7 +50,11 @@ class Prompting:
 
 
 async def model_stage(
-    stage_id: str, model: Model, request: ModelRequest, taken_call_ids: set[str], prompting: Prompting | None = None
+    stage_id: str,
+    model: ModelClient,
+    request: ModelRequest,
+    taken_call_ids: set[str],
+    prompting: Prompting | None = None,
 ) -> AsyncGenerator[Event, None]:
     """Ask the model and yield its answer chunk by chunk.
 
@@ -65,7 +74,7 @@ async def model_stage(
     """
     # Where no call is wanted, what looks like one is text.
     names = [] if prompting is not None else [tool["function"]["name"] for tool in _offered(request)]
-    merger = Merger(tool_names=names, taken_ids=taken_call_ids)
+    merger = DeltaMerger(tool_names=names, taken_ids=taken_call_ids)
     asked = request if prompting is None else _in_words(request, prompting)
     async with aclosing(model.stream(asked)) as chunks:
         async for chunk in chunks:
@@ -101,14 +110,16 @@ def _offered(request: ModelRequest) -> list[dict[str, Any]]:
 def _in_words(request: ModelRequest, prompting: Prompting) -> ModelRequest:
     is_one_call = request.parallel_tool_calls is False
     has_example = request.route is not None and request.route.abilities.worked_example
-    messages = in_words(
+    messages = prompt_with_tools(
         request.messages, _offered(request), request.tool_choice, is_one_call=is_one_call, has_example=has_example
     )
     further = [] if prompting.again is None else prompting.again.messages
     return replace(request, messages=[*messages, *further], tools=None, tool_choice=None, parallel_tool_calls=None)
 
 
-def _read_words(merged: Merged, request: ModelRequest, prompting: Prompting, taken_call_ids: set[str]) -> Merged:
+def _read_words(
+    merged: MergedAnswer, request: ModelRequest, prompting: Prompting, taken_call_ids: set[str]
+) -> MergedAnswer:
     """The answer with the calls that stand in its text.
 
     Raises:
@@ -119,11 +130,11 @@ def _read_words(merged: Merged, request: ModelRequest, prompting: Prompting, tak
         return merged
     rest, calls = merged.text, merged.tool_calls  # a server may have found the calls by itself
     if not calls:
-        rest, found = read_calls(merged.text, names)
-        calls = list(with_ids(found, taken_call_ids))
+        rest, found = parse_prompted_calls(merged.text, names)
+        calls = list(assign_call_ids(found, taken_call_ids))
     if request.parallel_tool_calls is False:
         calls = calls[:1]
-    faults = [] if prompting.again is not None else find_faults(rest, calls, request.tool_choice, prompting.check)
+    faults = [] if prompting.again is not None else find_call_faults(rest, calls, request.tool_choice, prompting.check)
     if faults:
         raise BadCalls(faults, merged.text, merged.tokens)
     return replace(merged, text=rest, tool_calls=calls)

@@ -21,7 +21,7 @@ from stagebus.worker.execution.pipeline import (
     tool_choice,
     total_usage,
 )
-from stagebus.worker.model.compat.dialect import ORIGIN, Origin
+from stagebus.worker.model.chat_request import ORIGIN_KEY, MessageOrigin
 
 USER = {"role": "user", "content": "hi"}
 
@@ -52,7 +52,7 @@ def test_what_a_provider_wants_back_is_in_the_conversation_with_who_it_is() -> N
     message = conversation(request(), {"extraction": extraction, "tools": ran("tools", "1")})[1]
 
     assert message["tool_calls"][0]["extra_content"] == notes
-    assert message[ORIGIN] == Origin("gemini", "because")
+    assert message[ORIGIN_KEY] == MessageOrigin("gemini", "because")
 
 
 def walk(run: RunRequest, *completed: StageCompleted) -> str | None:

@@ -23,7 +23,7 @@ from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage import keys, scripts
 from stagebus.shared.store import run_store
 from stagebus.worker.execution.runner import Outcome, Runner
-from stagebus.worker.model.model_client import Model, ModelRequest
+from stagebus.worker.model.model_client import ModelClient, ModelRequest
 from stagebus.worker.model.provider_limiter import TokenReservation
 from stagebus.worker.tools.registry import ToolRegistry
 from stagebus.worker.tools.sources import SourcedTool
@@ -40,7 +40,7 @@ PROVIDERS = {
 }
 
 
-class ScriptedModel(Model):
+class ScriptedModel(ModelClient):
     """Says hello, once it is let go. Providers that are `down` fail before their first chunk, `cut` ones after it."""
 
     def __init__(self) -> None:
@@ -396,7 +396,7 @@ async def test_request_is_counted_as_what_its_answer_used(
         yield spending
         spent.append(spending.tokens)
 
-    monkeypatch.setattr(model, "slot", slot)
+    monkeypatch.setattr(model, "reserve", slot)
     monkeypatch.setitem(ANSWER, "usage", usage)
     run_id = await queued(redis, settings, REQUEST)
     await asyncio.wait_for(runner.run(run_id, "token"), 10)
@@ -413,7 +413,7 @@ async def test_run_that_waits_for_a_slot_is_given_back_as_soon_as_its_worker_dra
         await asyncio.Event().wait()
         yield
 
-    monkeypatch.setattr(model, "slot", full)
+    monkeypatch.setattr(model, "reserve", full)
     run_id = await queued(redis, settings, REQUEST)
     running = asyncio.create_task(runner.run(run_id, "token"))
     await asyncio.wait_for(model.is_full.wait(), 10)

@@ -4,46 +4,46 @@ import pytest
 
 from stagebus.shared.config.provider_schema import Abilities
 from stagebus.shared.config.providers import ModelRoute
-from stagebus.worker.model.circuit_breaker import REST_MAX_S, REST_S, CircuitBreaker
+from stagebus.worker.model.circuit_breaker import COOLDOWN_MAX_S, COOLDOWN_S, CircuitBreaker
 
 A, B, C = (ModelRoute(name, "p", name, Abilities(), {}) for name in "abc")
 
 
 @pytest.fixture
-def rests() -> CircuitBreaker:
-    rests = CircuitBreaker()
-    rests.fail(A, now=100, retry_after_s=None)
-    return rests
+def breaker() -> CircuitBreaker:
+    breaker = CircuitBreaker()
+    breaker.record_failure(A, now=100, retry_after_s=None)
+    return breaker
 
 
-def test_who_failed_is_asked_last_for_a_while(rests: CircuitBreaker) -> None:
-    assert rests.order([A, B, C], 100 + REST_S - 1) == [B, C, A]
+def test_who_failed_is_asked_last_for_a_while(breaker: CircuitBreaker) -> None:
+    assert breaker.order([A, B, C], 100 + COOLDOWN_S - 1) == [B, C, A]
 
 
-def test_after_its_rest_one_run_alone_tries(rests: CircuitBreaker) -> None:
+def test_after_its_rest_one_run_alone_tries(breaker: CircuitBreaker) -> None:
     """The others do not wait out the same time-out, and once it answered all come back."""
-    after = 100 + REST_S
+    after = 100 + COOLDOWN_S
 
-    assert rests.order([A, B], after) == [A, B]
-    assert rests.order([A, B], after) == [B, A]
-    rests.succeed(A)
-    assert rests.order([A, B], after) == [A, B]
-
-
-def test_where_all_rest_all_are_asked_in_their_order(rests: CircuitBreaker) -> None:
-    rests.fail(B, now=100, retry_after_s=None)
-
-    assert rests.order([A, B], 101) == [A, B]
+    assert breaker.order([A, B], after) == [A, B]
+    assert breaker.order([A, B], after) == [B, A]
+    breaker.record_success(A)
+    assert breaker.order([A, B], after) == [A, B]
 
 
-def test_only_one_is_asked_whatever_it_did(rests: CircuitBreaker) -> None:
-    assert rests.order([A], 100) == [A]
+def test_where_all_rest_all_are_asked_in_their_order(breaker: CircuitBreaker) -> None:
+    breaker.record_failure(B, now=100, retry_after_s=None)
+
+    assert breaker.order([A, B], 101) == [A, B]
 
 
-@pytest.mark.parametrize(("retry_after_s", "rest_s"), [(1, REST_S), (60, 60), (10_000, REST_MAX_S)])
-def test_rest_is_as_long_as_the_provider_asks_within_bounds(retry_after_s: float, rest_s: float) -> None:
-    rests = CircuitBreaker()
-    rests.fail(A, now=0, retry_after_s=retry_after_s)
+def test_only_one_is_asked_whatever_it_did(breaker: CircuitBreaker) -> None:
+    assert breaker.order([A], 100) == [A]
 
-    assert rests.order([A, B], rest_s - 0.1) == [B, A]
-    assert rests.order([A, B], rest_s) == [A, B]
+
+@pytest.mark.parametrize(("retry_after_s", "cooldown_s"), [(1, COOLDOWN_S), (60, 60), (10_000, COOLDOWN_MAX_S)])
+def test_rest_is_as_long_as_the_provider_asks_within_bounds(retry_after_s: float, cooldown_s: float) -> None:
+    breaker = CircuitBreaker()
+    breaker.record_failure(A, now=0, retry_after_s=retry_after_s)
+
+    assert breaker.order([A, B], cooldown_s - 0.1) == [B, A]
+    assert breaker.order([A, B], cooldown_s) == [A, B]

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from stagebus.worker.model.chunks import ChunkDecoder
-from stagebus.worker.model.delta_merger import Merged, Merger
+from stagebus.worker.model.chat_chunks import ChunkDecoder
+from stagebus.worker.model.delta_merger import DeltaMerger, MergedAnswer
 
 CORPUS = Path(os.environ.get("STAGEBUS_CORPUS") or Path(__file__).parents[4] / "shared" / "corpus")
 MANIFEST = CORPUS / "manifest.jsonl"
@@ -18,8 +18,8 @@ RECORDINGS = [json.loads(line) for line in MANIFEST.read_text().splitlines()] if
 pytestmark = pytest.mark.skipif(not RECORDINGS, reason=f"no recordings in {CORPUS}")
 
 
-def merge(pieces: list[bytes]) -> Merged:
-    decoder, merger = ChunkDecoder(), Merger(tool_names=("get_weather",))
+def merge(pieces: list[bytes]) -> MergedAnswer:
+    decoder, merger = ChunkDecoder(), DeltaMerger(tool_names=("get_weather",))
     for chunk in [chunk for piece in pieces for chunk in decoder.feed(piece)] + decoder.finish():
         merger.add(chunk)
     return merger.result()

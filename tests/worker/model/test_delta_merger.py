@@ -8,15 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stagebus.shared.domain.usage import Usage
-from stagebus.worker.model.chunks import ChunkDecoder
-from stagebus.worker.model.delta_merger import Merged, Merger
+from stagebus.worker.model.chat_chunks import ChunkDecoder
+from stagebus.worker.model.delta_merger import DeltaMerger, MergedAnswer
 
 PARIS = '{"city": "Paris"}'
 TOKYO = '{"city": "Tokyo"}'
 
 
-def merge(*chunks: dict, tools: tuple[str, ...] = ("get_weather", "get_time"), taken: tuple[str, ...] = ()) -> Merged:
-    merger = Merger(tool_names=tools, taken_ids=taken)
+def merge(
+    *chunks: dict, tools: tuple[str, ...] = ("get_weather", "get_time"), taken: tuple[str, ...] = ()
+) -> MergedAnswer:
+    merger = DeltaMerger(tool_names=tools, taken_ids=taken)
     for chunk in chunks:
         merger.add(chunk)
     return merger.result()

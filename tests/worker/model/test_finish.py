@@ -1,8 +1,8 @@
-from stagebus.worker.model.finish import Ending
+from stagebus.worker.model.finish import FinishTracker
 
 
-def see(*chunks: dict) -> Ending:
-    ending = Ending()
+def see(*chunks: dict) -> FinishTracker:
+    ending = FinishTracker()
     for chunk in chunks:
         ending.see(chunk)
     return ending

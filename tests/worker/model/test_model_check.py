@@ -9,7 +9,7 @@ from stagebus.shared.config.provider_schema import ProvidersFile
 from stagebus.shared.config.providers import Providers
 from stagebus.shared.config.settings import Settings
 from stagebus.worker.model import model_check
-from stagebus.worker.model.model_client import Model
+from stagebus.worker.model.model_client import ModelClient
 
 REFUSAL = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
 ANSWER = (
@@ -18,10 +18,10 @@ ANSWER = (
 )
 
 
-async def find(url: str, **entry: object) -> list[model_check.Finding]:
+async def find(url: str, **entry: object) -> list[model_check.ModelReport]:
     file = {"providers": {"p": {"base_url": f"{url}/v1", "models": ["m"], **entry}}}
     providers = Providers(ProvidersFile.model_validate(file), "m")
-    return await model_check.check_all(Model(Settings(), providers), model_check.routes_of(providers, []))
+    return await model_check.check_all(ModelClient(Settings(), providers), model_check.routes_of(providers, []))
 
 
 def test_command_tells_of_the_demo_in_a_table(demo_url: str, tmp_path: Path, monkeypatch, capsys) -> None:
@@ -52,7 +52,7 @@ async def test_what_the_file_should_say_is_said(byte_server) -> None:
 async def test_other_ways_are_tried_where_the_file_s_is_rejected(monkeypatch) -> None:
     file = {"providers": {"p": {"base_url": "http://127.0.0.1:1/v1", "models": ["m"], "tools": "none"}}}
     providers = Providers(ProvidersFile.model_validate(file))
-    model = Model(Settings(), providers)
+    model = ModelClient(Settings(), providers)
     tried = []
 
     async def stream(request):

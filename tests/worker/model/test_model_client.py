@@ -15,9 +15,9 @@ import pytest
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.errors import ModelError, ModelOutputTooLong, ModelRejected, ModelUnauthorized, ModelUnavailable
 from stagebus.shared.observability.trace import Trace, bound
-from stagebus.worker.model.chunks import EVENT_MAX_BYTES
-from stagebus.worker.model.delta_merger import Merged, Merger
-from stagebus.worker.model.model_client import Model, ModelRequest
+from stagebus.worker.model.chat_chunks import EVENT_MAX_BYTES
+from stagebus.worker.model.delta_merger import DeltaMerger, MergedAnswer
+from stagebus.worker.model.model_client import ModelClient, ModelRequest
 from tests.support.fake_gateway import Answer, FakeGateway
 
 KEY = "sk-very-secret"
@@ -25,7 +25,7 @@ TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": 
 CHUNK = b'data: {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": null}]}\n\n'
 LAST = b'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}\n\n'
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
-Connect = Callable[..., Model]
+Connect = Callable[..., ModelClient]
 
 
 @pytest.fixture
@@ -33,9 +33,9 @@ async def connect() -> AsyncIterator[Connect]:
     """Models at any address; all closed at the end."""
     models = []
 
-    def connect(url: str, **settings: object) -> Model:
+    def connect(url: str, **settings: object) -> ModelClient:
         fields = {"openai_base_url": f"{url}/v1", "openai_api_key": KEY, "model_stall_timeout_s": 5, **settings}
-        models.append(Model.from_settings(Settings(**fields)))
+        models.append(ModelClient.from_settings(Settings(**fields)))
         return models[-1]
 
     yield connect
@@ -44,7 +44,7 @@ async def connect() -> AsyncIterator[Connect]:
 
 
 @pytest.fixture
-def model(demo_url: str, connect: Connect) -> Model:
+def model(demo_url: str, connect: Connect) -> ModelClient:
     """A model that asks the demo."""
     return connect(demo_url)
 
@@ -52,13 +52,13 @@ def model(demo_url: str, connect: Connect) -> Model:
 async def test_first_request_finds_its_client_built(connect: Connect, byte_server) -> None:
     """A worker builds its clients as it starts, and asks nobody before there is a run."""
     model = connect(await byte_server.serve(HEAD + b"\r\n" + CHUNK + LAST))
-    await model.open()
-    built = dict(model._open)
+    await model.warm_up()
+    built = dict(model._provider_by_name)
     assert built
     assert not byte_server.requests
     await ask(model, request())
 
-    assert model._open == built
+    assert model._provider_by_name == built
 
 
 def request(model: str = "demo:delay_ms=0", prompt: str = "Hello", **fields: object) -> ModelRequest:
@@ -88,15 +88,15 @@ async def test_long_conversation_costs_little_more_than_a_short_one(connect: Con
     assert await calls_of(501) < await calls_of(1) + 5 * 500
 
 
-async def ask(model: Model, asked: ModelRequest) -> Merged:
-    merger = Merger(tool_names=[tool["function"]["name"] for tool in asked.tools or ()])
+async def ask(model: ModelClient, asked: ModelRequest) -> MergedAnswer:
+    merger = DeltaMerger(tool_names=[tool["function"]["name"] for tool in asked.tools or ()])
     async with aclosing(model.stream(asked)) as chunks:
         async for chunk in chunks:
             merger.add(chunk)
     return merger.result()
 
 
-async def failure_of(asking: Awaitable[Merged]) -> ModelError:
+async def failure_of(asking: Awaitable[MergedAnswer]) -> ModelError:
     with pytest.raises(ModelError) as failure:
         await asking
     return failure.value
@@ -109,7 +109,7 @@ async def streams_are_closed(demo_url: str) -> None:
             pass
 
 
-async def test_answer_arrives_whole_with_its_usage(model: Model) -> None:
+async def test_answer_arrives_whole_with_its_usage(model: ModelClient) -> None:
     merged = await ask(model, request())
 
     assert merged.text.startswith("This is the demo model")
@@ -126,7 +126,7 @@ def test_estimate_counts_what_is_asked_and_the_longest_answer() -> None:
     assert 625 <= open_ended.estimate_tokens() < 640
 
 
-async def test_parallel_calls_arrive_whole(model: Model) -> None:
+async def test_parallel_calls_arrive_whole(model: ModelClient) -> None:
     merged = await ask(model, request(prompt="What is the weather in Paris and in Tokyo?", tools=TOOLS))
 
     assert [(call.name, call.arguments) for call in merged.tool_calls] == [
@@ -135,7 +135,7 @@ async def test_parallel_calls_arrive_whole(model: Model) -> None:
     ]
 
 
-async def test_first_chunk_arrives_before_the_last_is_made(model: Model) -> None:
+async def test_first_chunk_arrives_before_the_last_is_made(model: ModelClient) -> None:
     async with aclosing(model.stream(request("demo:delay_ms=0,stall_after=1"))) as chunks:
         assert (await anext(chunks))["choices"][0]["delta"]["role"] == "assistant"
 
@@ -160,7 +160,7 @@ async def test_first_chunk_arrives_before_the_last_is_made(model: Model) -> None
     ],
 )
 async def test_failure_has_its_kind_and_shows_nothing_inner(
-    model: Model, demo_url: str, script: str, error: type[ModelError], words: str
+    model: ModelClient, demo_url: str, script: str, error: type[ModelError], words: str
 ) -> None:
     failure = await failure_of(ask(model, request(f"demo:delay_ms=0,{script}")))
 
@@ -170,13 +170,13 @@ async def test_failure_has_its_kind_and_shows_nothing_inner(
     assert failure.__cause__ is not None
 
 
-async def test_retry_after_is_passed_on(model: Model) -> None:
+async def test_retry_after_is_passed_on(model: ModelClient) -> None:
     failure = await failure_of(ask(model, request("demo:status=429,retry_after=7")))
 
     assert failure.retry_after_s == 7
 
 
-async def test_a_failure_is_not_tried_again_here(model: Model) -> None:
+async def test_a_failure_is_not_tried_again_here(model: ModelClient) -> None:
     """The second request finds the demo mended, so the first one was asked just once."""
     asked = request("demo:delay_ms=0,status=503,fail_times=1", prompt="once")
     await failure_of(ask(model, asked))
@@ -203,13 +203,13 @@ async def test_nobody_listening_is_a_failure(connect: Connect) -> None:
     assert str(failure) == "the model's provider cannot be reached"
 
 
-async def test_closing_the_answer_closes_the_connection(model: Model, demo_url: str) -> None:
+async def test_closing_the_answer_closes_the_connection(model: ModelClient, demo_url: str) -> None:
     async with aclosing(model.stream(request("demo:delay_ms=1,endless"))) as chunks:
         await anext(chunks)
     await streams_are_closed(demo_url)
 
 
-async def test_cancelling_the_reader_closes_the_connection(model: Model, demo_url: str) -> None:
+async def test_cancelling_the_reader_closes_the_connection(model: ModelClient, demo_url: str) -> None:
     reading = asyncio.Event()
 
     async def read() -> None:
@@ -233,7 +233,7 @@ async def test_endless_answer_is_given_up(demo_url: str, connect: Connect) -> No
     await streams_are_closed(demo_url)
 
 
-async def test_stream_without_done_is_complete(model: Model) -> None:
+async def test_stream_without_done_is_complete(model: ModelClient) -> None:
     assert (await ask(model, request("demo:delay_ms=0,no_done"))).finish_reason == "stop"
 
 

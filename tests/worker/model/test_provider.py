@@ -11,7 +11,7 @@ from stagebus.shared.config.provider_schema import ProvidersFile
 from stagebus.shared.config.providers import Providers
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.errors import ModelError, ModelRejected, ModelUnauthorized
-from stagebus.worker.model.model_client import Model, ModelRequest
+from stagebus.worker.model.model_client import ModelClient, ModelRequest
 
 KEY = "sk-very-secret"
 ANSWER = (
@@ -29,7 +29,7 @@ async def ask() -> AsyncIterator[Ask]:
     async def ask(url: str, **entry: Any) -> list[dict[str, Any]]:
         provider = {"base_url": f"{url}/v1", "models": ["m"], **entry}
         file = ProvidersFile.model_validate({"providers": {"p": provider}})
-        models.append(Model(Settings(model_stall_timeout_s=5), Providers(file)))
+        models.append(ModelClient(Settings(model_stall_timeout_s=5), Providers(file)))
         request = ModelRequest(model="m", messages=[{"role": "user", "content": "Hello"}])
         async with aclosing(models[-1].stream(request)) as chunks:
             return [chunk async for chunk in chunks]

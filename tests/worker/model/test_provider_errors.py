@@ -2,42 +2,44 @@ import pytest
 
 from stagebus.shared.errors import ModelRejected, ModelUnauthorized, ModelUnavailable
 from stagebus.worker.model import provider_errors
-from stagebus.worker.model.provider_errors import ProviderError
+from stagebus.worker.model.provider_errors import ReportedError
 
-SECRET = ProviderError("key sk-123 at http://10.0.0.1 is bad", code="weird_code", type="weird")
+SECRET = ReportedError("key sk-123 at http://10.0.0.1 is bad", code="weird_code", type="weird")
 
 
 @pytest.mark.parametrize("status", [408, 409, 425, 429, 500, 502, 503, 504, 529])
 def test_passing_statuses_may_be_tried_again(status):
-    assert type(provider_errors.from_status(status, SECRET)) is ModelUnavailable
+    assert type(provider_errors.error_from_status(status, SECRET)) is ModelUnavailable
 
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_refused_keys_are_the_operators_business(status):
-    assert type(provider_errors.from_status(status, SECRET)) is ModelUnauthorized
+    assert type(provider_errors.error_from_status(status, SECRET)) is ModelUnauthorized
 
 
 @pytest.mark.parametrize("status", [400, 404, 405, 413, 422])
 def test_other_statuses_are_final(status):
-    assert type(provider_errors.from_status(status, SECRET)) is ModelRejected
+    assert type(provider_errors.error_from_status(status, SECRET)) is ModelRejected
 
 
 @pytest.mark.parametrize("status", [400, 401, 429, 500, 529, 599])
 def test_message_names_the_status_and_nothing_of_the_provider(status):
     for failure in (
-        provider_errors.from_status(status, SECRET),
-        provider_errors.from_error(SECRET._replace(status=status)),
+        provider_errors.error_from_status(status, SECRET),
+        provider_errors.error_from_report(SECRET._replace(status=status)),
     ):
         assert str(status) in str(failure)
         assert not any(word in str(failure) for word in ("sk-123", "10.0.0.1", "weird"))
 
 
 def test_known_reasons_are_said():
-    error = ProviderError("…", code="context_length_exceeded")
+    error = ReportedError("…", code="context_length_exceeded")
 
-    assert str(provider_errors.from_status(400, error)).endswith("400: the conversation is too long for the model")
-    assert str(provider_errors.from_error(error)).endswith("the conversation is too long for the model")
-    assert str(provider_errors.from_status(429, SECRET)) == "the model's provider answered 429: too many requests"
+    assert str(provider_errors.error_from_status(400, error)).endswith(
+        "400: the conversation is too long for the model"
+    )
+    assert str(provider_errors.error_from_report(error)).endswith("the conversation is too long for the model")
+    assert str(provider_errors.error_from_status(429, SECRET)) == "the model's provider answered 429: too many requests"
 
 
 @pytest.mark.parametrize(
@@ -70,7 +72,7 @@ def test_known_reasons_are_said():
     ],
 )
 def test_error_within_a_stream_is_judged_by_what_it_says(error, kind):
-    assert type(provider_errors.from_error(provider_errors.parse_error(error))) is kind
+    assert type(provider_errors.error_from_report(provider_errors.parse_error(error))) is kind
 
 
 @pytest.mark.parametrize(
@@ -90,17 +92,17 @@ def test_error_within_a_stream_is_judged_by_what_it_says(error, kind):
     ],
 )
 def test_error_is_found_in_every_shape(chunk):
-    error = provider_errors.error_in(chunk)
+    error = provider_errors.error_in_chunk(chunk)
 
     assert error is not None
     assert error.message == "x"
 
 
 def test_kind_of_an_error_may_stand_beside_its_words():
-    error = provider_errors.error_in({"error": "Input validation error", "error_type": "overloaded"})
+    error = provider_errors.error_in_chunk({"error": "Input validation error", "error_type": "overloaded"})
 
     assert error is not None
-    assert type(provider_errors.from_error(error)) is ModelUnavailable
+    assert type(provider_errors.error_from_report(error)) is ModelUnavailable
 
 
 @pytest.mark.parametrize(
@@ -115,7 +117,7 @@ def test_kind_of_an_error_may_stand_beside_its_words():
     ],
 )
 def test_ordinary_chunk_is_no_error(chunk):
-    assert provider_errors.error_in(chunk) is None
+    assert provider_errors.error_in_chunk(chunk) is None
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ async def test_no_more_than_the_limit_are_in_over_all_workers(redis: Redis, work
 
     async def ask(number: int) -> None:
         nonlocal inside, most
-        async with workers[number % 2].hold("p", TWO):
+        async with workers[number % 2].reserve("p", TWO):
             inside += 1
             most = max(most, inside)
             await asyncio.sleep(0.01)
@@ -83,8 +83,8 @@ async def test_slot_that_comes_back_wakes_another_worker_before_its_poll(
     monkeypatch.setattr(waiting, "POLL_S", 60.0)
     first, second = worker(), worker()
     async with AsyncExitStack() as other:
-        async with first.hold("p", ONE):
-            entering = asyncio.create_task(other.enter_async_context(second.hold("p", ONE)))
+        async with first.reserve("p", ONE):
+            entering = asyncio.create_task(other.enter_async_context(second.reserve("p", ONE)))
             await line(redis, 1)
             async with asyncio.timeout(5):
                 while (await redis.pubsub_numsub(keys.provider_freed("p")))[0][1] == 0:
@@ -121,9 +121,9 @@ async def test_what_a_killed_worker_held_or_waited_for_comes_back(redis: Redis) 
 
 
 async def test_slot_is_kept_while_its_worker_lives(redis, worker, monkeypatch) -> None:
-    monkeypatch.setattr(waiting, "SLOT_S", 0.2)
-    monkeypatch.setattr(waiting, "RENEW_S", 0.02)
-    async with worker().hold("p", ONE):
+    monkeypatch.setattr(waiting, "SLOT_TTL_S", 0.2)
+    monkeypatch.setattr(waiting, "SLOT_RENEW_S", 0.02)
+    async with worker().reserve("p", ONE):
         await asyncio.sleep(0.4)
 
         assert await enter(redis, "other", 1) is not None
@@ -146,8 +146,8 @@ async def test_requests_of_a_minute_are_counted(redis: Redis) -> None:
 
 async def test_who_gives_up_waiting_leaves_its_place(redis: Redis, worker: Worker) -> None:
     impatient = worker()
-    async with impatient.hold("p", ONE):
-        entering = asyncio.create_task(AsyncExitStack().enter_async_context(impatient.hold("p", ONE)))
+    async with impatient.reserve("p", ONE):
+        entering = asyncio.create_task(AsyncExitStack().enter_async_context(impatient.reserve("p", ONE)))
         await line(redis, 1)
         await cancel_and_wait(entering)
 
@@ -157,8 +157,8 @@ async def test_who_gives_up_waiting_leaves_its_place(redis: Redis, worker: Worke
 async def test_long_line_in_one_worker_costs_what_one_costs(redis: Redis, worker: Worker, monkeypatch) -> None:
     monkeypatch.setattr(waiting, "POLL_S", 0.1)
     one = worker()
-    async with one.hold("p", ONE):
-        crowd = [asyncio.create_task(AsyncExitStack().enter_async_context(one.hold("p", ONE))) for _ in range(50)]
+    async with one.reserve("p", ONE):
+        crowd = [asyncio.create_task(AsyncExitStack().enter_async_context(one.reserve("p", ONE))) for _ in range(50)]
         await line(redis, 1)
         before = (await redis.info("commandstats"))["cmdstat_evalsha"]["calls"]
         since = asyncio.get_running_loop().time()
@@ -171,7 +171,7 @@ async def test_long_line_in_one_worker_costs_what_one_costs(redis: Redis, worker
 
 
 async def test_provider_without_limits_costs_nothing(redis: Redis, worker: Worker) -> None:
-    async with worker().hold("p", entry()):
+    async with worker().reserve("p", entry()):
         assert await redis.keys("sb:provider:*") == []
 
 
@@ -204,8 +204,8 @@ async def test_request_larger_than_a_minute_s_tokens_waits_for_a_full_bucket_and
 
 async def test_tokens_are_shared_over_workers_and_put_right_by_what_was_used(redis: Redis, worker: Worker) -> None:
     first, second = worker(), worker()
-    async with first.hold("p", SIXTY, 50) as spending:
-        entering = asyncio.create_task(AsyncExitStack().enter_async_context(second.hold("p", SIXTY, 20)))
+    async with first.reserve("p", SIXTY, 50) as spending:
+        entering = asyncio.create_task(AsyncExitStack().enter_async_context(second.reserve("p", SIXTY, 20)))
         assert not (await asyncio.wait({entering}, timeout=0.2))[0]
         assert await take(redis, 0) == pytest.approx(10, abs=0.5)
         await cancel_and_wait(entering)
@@ -217,7 +217,7 @@ async def test_tokens_are_shared_over_workers_and_put_right_by_what_was_used(red
 
 async def test_answer_that_tells_no_usage_counts_as_estimated(redis: Redis, worker: Worker) -> None:
     with pytest.raises(ConnectionError):
-        async with worker().hold("p", SIXTY, 70):
+        async with worker().reserve("p", SIXTY, 70):
             raise ConnectionError
 
     assert await take(redis, 0) == pytest.approx(10, abs=1)
@@ -235,7 +235,7 @@ async def test_what_is_given_back_slowly_is_given_back_however_often_its_holder_
         return await really(*args)
 
     async def hold() -> None:
-        async with worker().hold("p", entry(concurrency_max=1, tokens_per_minute_max=60), 60) as spending:
+        async with worker().reserve("p", entry(concurrency_max=1, tokens_per_minute_max=60), 60) as spending:
             spending.tokens = 0
             monkeypatch.setattr(provider_slots, script, give_back_slowly)
             held.set()

@@ -19,7 +19,7 @@ from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.events import StageCompleted, ToolOutcome, ToolStageResult
 from stagebus.shared.domain.requests import RunRequest
 from stagebus.worker.execution.pipeline import conversation, model_result
-from stagebus.worker.model.model_client import Model, ModelRequest
+from stagebus.worker.model.model_client import ModelClient, ModelRequest
 from stagebus.worker.stages.model_stage import model_stage
 
 PAGE = (Path(__file__).parents[3] / "docs" / "providers.md").read_text()
@@ -176,7 +176,7 @@ def moved(provider: dict[str, Any], url: str) -> dict[str, Any]:
     return provider | {"base_url": base_url} | ({"key": KEY} if "key" in provider else {})
 
 
-async def do_stage(model: Model, route: ModelRoute, stage_id: str, messages: Any, tools: Any) -> StageCompleted:
+async def do_stage(model: ModelClient, route: ModelRoute, stage_id: str, messages: Any, tools: Any) -> StageCompleted:
     asked = ModelRequest(
         model=route.name, route=route, messages=messages, tools=tools, max_tokens=50, temperature=0.5,
         tool_choice="auto" if tools else None, parallel_tool_calls=True if tools else None,
@@ -209,7 +209,7 @@ async def test_recipe_makes_a_call_and_answers_from_its_result(byte_server, prov
     (entry,) = [recipe["providers"][provider] for recipe in RECIPES.values() if provider in recipe["providers"]]
     url = await byte_server.serve(lambda head, body: answer(MANNERS[provider], head.decode(), orjson.loads(body)))
     file = ProvidersFile.model_validate({"providers": {provider: moved(entry, url)}})
-    model, providers = Model(Settings(), Providers(file)), Providers(file)
+    model, providers = ModelClient(Settings(), Providers(file)), Providers(file)
     run = RunRequest(model=name, messages=[{"role": "user", "content": "What is the weather?"}], timeout_s=60)
 
     (route,) = providers.routes(name)

@@ -14,7 +14,7 @@ from stagebus.shared.config.provider_schema import ProvidersFile
 from stagebus.shared.config.providers import Providers
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.errors import ModelUnavailable
-from stagebus.worker.model.model_client import Model, ModelRequest
+from stagebus.worker.model.model_client import ModelClient, ModelRequest
 
 BODY = b'data: {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
@@ -42,14 +42,14 @@ async def serve() -> AsyncIterator[Serve]:
 
 
 @pytest.fixture
-async def model() -> AsyncIterator[Callable[..., Model]]:
+async def model() -> AsyncIterator[Callable[..., ModelClient]]:
     """Models at an address, with these fields in the provider's entry."""
     models = []
 
-    def model(url: str, **entry: Any) -> Model:
+    def model(url: str, **entry: Any) -> ModelClient:
         file = ProvidersFile.model_validate({"providers": {"p": {"base_url": f"{url}/v1", "models": ["m"], **entry}}})
         settings = Settings(model_stall_timeout_s=STALL_S, model_connect_timeout_s=STALL_S)
-        models.append(Model(settings, Providers(file)))
+        models.append(ModelClient(settings, Providers(file)))
         return models[-1]
 
     yield model
@@ -57,13 +57,13 @@ async def model() -> AsyncIterator[Callable[..., Model]]:
         await each.aclose()
 
 
-async def ask(model: Model, prompt: str = "Hello") -> str:
+async def ask(model: ModelClient, prompt: str = "Hello") -> str:
     request = ModelRequest(model="m", messages=[{"role": "user", "content": prompt}])
     async with aclosing(model.stream(request)) as chunks:
         return "".join([chunk["choices"][0]["delta"]["content"] async for chunk in chunks])
 
 
-async def failure_of(model: Model, prompt: str = "Hello") -> str:
+async def failure_of(model: ModelClient, prompt: str = "Hello") -> str:
     with pytest.raises(ModelUnavailable) as failure:
         await ask(model, prompt)
     return str(failure.value)

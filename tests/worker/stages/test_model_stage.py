@@ -14,7 +14,7 @@ from stagebus.shared.config.providers import ModelRoute
 from stagebus.shared.domain.events import Event, ModelStageResult, StageCompleted, ToolCompletionChunk
 from stagebus.shared.domain.usage import Usage
 from stagebus.shared.errors import ModelUnavailable
-from stagebus.worker.model.delta_merger import Merger
+from stagebus.worker.model.delta_merger import DeltaMerger
 from stagebus.worker.model.model_client import ModelRequest
 from stagebus.worker.stages.model_stage import BadCalls, Prompting, lean, model_stage
 
@@ -313,7 +313,7 @@ def test_choices_that_are_none_are_kept_as_they_came(choices: Any) -> None:
 )
 def test_lean_chunks_give_the_same_answer(deltas: list[dict[str, Any]]) -> None:
     """All but the model's name, which the completion has."""
-    whole, left = Merger(), Merger()
+    whole, left = DeltaMerger(), DeltaMerger()
     for delta in deltas:
         whole.add(chunk(delta, model=None))
         left.add(lean(chunk(delta, model=None)))

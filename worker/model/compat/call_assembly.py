@@ -34,7 +34,7 @@ _GROWING_MIN: Final = 3
 _MARK: Final = re.compile(r'["{}\\]')
 
 
-class Fragment(NamedTuple):
+class CallFragment(NamedTuple):
     """A piece of a call, as one delta brought it. Fields without a value are empty."""
 
     call_index: int | None
@@ -45,7 +45,7 @@ class Fragment(NamedTuple):
     extra_content: Mapping[str, Any] = _NO_EXTRA
 
 
-class Call(NamedTuple):
+class ParsedCall(NamedTuple):
     """A whole call; its id is as the provider sent it, so it may be empty or not its own."""
 
     id: str
@@ -54,7 +54,7 @@ class Call(NamedTuple):
     extra_content: Mapping[str, Any] = _NO_EXTRA
 
 
-def parse_fragments(delta: Mapping[str, Any]) -> list[Fragment]:
+def parse_call_fragments(delta: Mapping[str, Any]) -> list[CallFragment]:
     """What a delta says of calls."""
     entries = delta.get("tool_calls")
     if isinstance(entries, dict):
@@ -63,17 +63,17 @@ def parse_fragments(delta: Mapping[str, Any]) -> list[Fragment]:
         return [_parse(entry, place) for place, entry in enumerate(entries) if isinstance(entry, dict)]
     legacy = delta.get("function_call")
     if isinstance(legacy, dict):
-        return [Fragment(LEGACY_INDEX, "", _text(legacy.get("name")), arguments_text(legacy.get("arguments")))]
+        return [CallFragment(LEGACY_INDEX, "", _text(legacy.get("name")), arguments_text(legacy.get("arguments")))]
     return []
 
 
-def _parse(entry: Mapping[str, Any], place: int) -> Fragment:
+def _parse(entry: Mapping[str, Any], place: int) -> CallFragment:
     function = entry.get("function")
     if not isinstance(function, dict):
         function = entry
     arguments = next((value for name in _ARGUMENTS if (value := function.get(name)) is not None), None)
     extra = entry.get("extra_content")
-    return Fragment(
+    return CallFragment(
         call_index=_index(entry.get("index")),
         id=_text(entry.get("id")),
         name=_text(function.get("name")),
@@ -106,7 +106,7 @@ def arguments_text(arguments: object) -> str:
         return json.dumps(arguments)
 
 
-def assemble(fragments: Sequence[Fragment], tool_names: Collection[str] = ()) -> list[Call]:
+def assemble_calls(fragments: Sequence[CallFragment], tool_names: Collection[str] = ()) -> list[ParsedCall]:
     """The calls that the fragments make up, in the model's order; one without a name is none.
 
     Args:
@@ -120,13 +120,13 @@ def assemble(fragments: Sequence[Fragment], tool_names: Collection[str] = ()) ->
     for fragment in fragments:
         drafts.take(fragment)
     return [
-        Call(draft.id, draft.name, draft.final_arguments(), draft.extra_content)
+        ParsedCall(draft.id, draft.name, draft.final_arguments(), draft.extra_content)
         for draft in drafts.in_order()
         if draft.name
     ]
 
 
-def _ids_churn(fragments: Iterable[Fragment]) -> bool:
+def _ids_churn(fragments: Iterable[CallFragment]) -> bool:
     """Whether ids say nothing, as one changes in the middle of a call's arguments."""
     id_by_index: dict[int | None, str] = {}
     for fragment in fragments:
@@ -143,7 +143,7 @@ def _ids_churn(fragments: Iterable[Fragment]) -> bool:
 class _Draft:
     """A call that may still grow."""
 
-    def __init__(self, fragment: Fragment) -> None:
+    def __init__(self, fragment: CallFragment) -> None:
         self.index = fragment.call_index
         self.id = fragment.id
         self.name = fragment.name
@@ -170,7 +170,7 @@ class _Draft:
     def arguments(self) -> str:
         return self._pieces[-1] if self.is_growing and self.is_whole else "".join(self._pieces)
 
-    def add(self, fragment: Fragment, name: str) -> None:
+    def add(self, fragment: CallFragment, name: str) -> None:
         self.id = self.id or fragment.id
         self.name = name
         self.extra_content |= fragment.extra_content
@@ -242,7 +242,7 @@ class _Drafts:
         self._by_index: dict[int, _Draft] = {}
         self._by_id: dict[str, _Draft] = {}
 
-    def take(self, fragment: Fragment) -> None:
+    def take(self, fragment: CallFragment) -> None:
         draft = self._candidate(fragment)
         if draft is not None and draft.is_whole and fragment.arguments and self._last_goes_on(fragment):
             draft = self._drafts[-1]
@@ -262,7 +262,7 @@ class _Drafts:
             return self._drafts
         return sorted(self._drafts, key=lambda draft: draft.index or 0)
 
-    def _candidate(self, fragment: Fragment) -> _Draft | None:
+    def _candidate(self, fragment: CallFragment) -> _Draft | None:
         """The one call that the fragment may be more of."""
         if fragment.call_index is not None and fragment.call_index in self._by_index:
             return self._by_index[fragment.call_index]
@@ -277,12 +277,12 @@ class _Drafts:
             return known
         return last if last.index is None or self._last_goes_on(fragment) else None
 
-    def _last_goes_on(self, fragment: Fragment) -> bool:
+    def _last_goes_on(self, fragment: CallFragment) -> bool:
         """Whether the last call may go on under another index than it began at."""
         last = self._drafts[-1]
         return not fragment.name and not fragment.id and bool(last.name) and not last.is_whole
 
-    def _continues(self, draft: _Draft, fragment: Fragment) -> bool:
+    def _continues(self, draft: _Draft, fragment: CallFragment) -> bool:
         is_same_id = bool(fragment.id) and fragment.id == draft.id
         is_other_id = bool(fragment.id and draft.id) and not is_same_id and not self._ids_churn
         if draft.is_whole:
@@ -293,7 +293,7 @@ class _Drafts:
             return fragment.name == draft.name
         return not is_other_id and not self._begins_by_name(draft, fragment)
 
-    def _continues_whole(self, draft: _Draft, fragment: Fragment, *, is_same_id: bool, is_other_id: bool) -> bool:
+    def _continues_whole(self, draft: _Draft, fragment: CallFragment, *, is_same_id: bool, is_other_id: bool) -> bool:
         if is_other_id:
             return False
         is_nameless = is_same_id or not fragment.name
@@ -303,7 +303,7 @@ class _Drafts:
             return is_nameless or draft.is_growing
         return is_nameless and draft.arguments().strip() == _NO_ARGUMENTS
 
-    def _begins_by_name(self, draft: _Draft, fragment: Fragment) -> bool:
+    def _begins_by_name(self, draft: _Draft, fragment: CallFragment) -> bool:
         """Whether a name after a name, with no new arguments between, is a second call's."""
         if fragment.place > 0:
             return True

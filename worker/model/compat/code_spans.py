@@ -12,7 +12,7 @@ _OPENING: Final = re.compile(r"(?:(?<=\n)|\A)[ \t]*(```+|~~~+)[^\n]*|(`+)")
 _RUN: Final = re.compile(r"`+")
 
 
-def code_end(text: str, start: int, place: int) -> int:
+def find_code_end(text: str, start: int, place: int) -> int:
     """Where the code ends that the place stands in; 0 where it stands in none.
 
     Args:

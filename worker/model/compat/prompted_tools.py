@@ -4,10 +4,10 @@
     assistant  <tool_call>{"name": "get_weather", "arguments": {"city": "Paris"}}</tool_call>
     user       <tool_response>{"name": "get_weather", "content": "18 °C"}</tool_response>
 
-The form is that of Hermes and Qwen, on which many models were trained. `in_words` makes a
-request of it, `read_calls` reads the answer; a call that cannot be carried out is asked for
-again once, with what was wrong (`find_faults`, `ask_again`). A very small model does not do
-what it is told but what was done before, so it may be shown a call (`example_of`).
+The form is that of Hermes and Qwen, on which many models were trained. `prompt_with_tools` makes a
+request of it, `parse_prompted_calls` reads the answer; a call that cannot be carried out is asked for
+again once, with what was wrong (`find_call_faults`, `correction_messages`). A very small model does not do
+what it is told but what was done before, so it may be shown a call (`example_call`).
 """
 
 import json
@@ -16,8 +16,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import Any, Final
 
 from stagebus.shared.domain.events import ToolCallRequest
-from stagebus.worker.model.compat.call_assembly import Call
-from stagebus.worker.model.compat.text_calls import split_calls
+from stagebus.worker.model.compat.call_assembly import ParsedCall
+from stagebus.worker.model.compat.text_tool_calls import split_text_calls
 
 Message = dict[str, Any]
 ToolChoice = str | dict[str, Any] | None
@@ -53,7 +53,7 @@ _FENCED: Final = re.compile(r"```(?:json|tool_call|tool_code)?\s*([\[{][^`]*[\]}
 _AS_CALL: Final = r"<tool_call>\1</tool_call>"
 
 
-def in_words(
+def prompt_with_tools(
     messages: Sequence[Message],
     tools: Sequence[dict[str, Any]],
     choice: ToolChoice,
@@ -74,10 +74,10 @@ def in_words(
     wish = f"{_wish(choice)} {_ONE if is_one_call else _SEVERAL}"
     described = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
     system, *rest = _with_system(told, _INTRODUCTION.format(tools=described, wish=wish))
-    return [system, *(example_of(tools[0]["function"]) if has_example else ()), *rest]
+    return [system, *(example_call(tools[0]["function"]) if has_example else ()), *rest]
 
 
-def example_of(function: Mapping[str, Any]) -> list[Message]:
+def example_call(function: Mapping[str, Any]) -> list[Message]:
     """A question and the call that answers it, as if both had been made; its result is left out, or it is repeated."""
     schema = function.get("parameters") or {}
     properties = schema.get("properties", {})
@@ -99,23 +99,26 @@ def _example_value(schema: Mapping[str, Any]) -> Any:
     return _EXAMPLE_VALUES.get(kind, {})
 
 
-def read_calls(text: str, tool_names: Collection[str]) -> tuple[str, list[Call]]:
+def parse_prompted_calls(text: str, tool_names: Collection[str]) -> tuple[str, list[ParsedCall]]:
     """A text without its calls, and those calls, whatever their tools and arguments."""
-    rest, calls = split_calls(text, tool_names)
+    rest, calls = split_text_calls(text, tool_names)
     if calls or _MARKER in text:
         return rest, calls
     whole = text.strip()
     bare = f"<tool_call>{whole}</tool_call>" if whole[:1] in ("{", "[") else text
     for marked in (_FENCED.sub(_AS_CALL, text), bare):
-        rest, calls = split_calls(marked)
+        rest, calls = split_text_calls(marked)
         # JSON that is no call of one of these tools is a part of the answer.
         if calls and all(call.name in tool_names for call in calls):
             return rest, calls
     return text, []
 
 
-def find_faults(
-    rest: str, calls: Sequence[Call | ToolCallRequest], choice: ToolChoice, check: Callable[[str, str], str | None]
+def find_call_faults(
+    rest: str,
+    calls: Sequence[ParsedCall | ToolCallRequest],
+    choice: ToolChoice,
+    check: Callable[[str, str], str | None],
 ) -> list[str]:
     """What of an answer's calls cannot be carried out, in words for the model; empty where all can.
 
@@ -134,7 +137,7 @@ def find_faults(
     return faults[:_FAULTS_MAX]
 
 
-def ask_again(answer: str, faults: Iterable[str]) -> list[Message]:
+def correction_messages(answer: str, faults: Iterable[str]) -> list[Message]:
     """What follows in the conversation so that the model does better."""
     listed = "\n".join(f"- {fault}" for fault in faults)
     said = [{"role": "assistant", "content": answer}] if answer else []

@@ -11,7 +11,7 @@ Spec: https://openrouter.ai/docs/use-cases/reasoning-tokens
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from stagebus.worker.model.compat.fragments import joined
+from stagebus.worker.model.compat.text_fragments import join_fragments
 
 Detail = dict[str, Any]
 
@@ -20,13 +20,13 @@ _TEXTS: Final = ("text", "summary")
 _GROWING: Final = (*_TEXTS, "data")
 
 
-def details_in(delta: Mapping[str, Any]) -> list[Detail]:
+def parse_details(delta: Mapping[str, Any]) -> list[Detail]:
     """The pieces of blocks that a delta brings."""
     details = delta.get("reasoning_details")
     return [item for item in details if isinstance(item, dict)] if isinstance(details, list) else []
 
 
-def texts_of(details: Sequence[Detail]) -> Iterator[str]:
+def readable_texts(details: Sequence[Detail]) -> Iterator[str]:
     """Yield what may be read of them."""
     for detail in details:
         yield from (text for name in _TEXTS if isinstance(text := detail.get(name), str))
@@ -47,7 +47,7 @@ def merge_details(pieces: Sequence[Detail]) -> list[Detail]:
             elif value is not None or name not in blocks[place]:
                 blocks[place][name] = value
     return [
-        block | {name: joined(values) for name, values in said.items()}
+        block | {name: join_fragments(values) for name, values in said.items()}
         for block, said in zip(blocks, texts, strict=True)
     ]
 

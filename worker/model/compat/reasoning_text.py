@@ -11,7 +11,7 @@ Spec: https://cookbook.openai.com/articles/openai-harmony
 import re
 from typing import Final
 
-from stagebus.worker.model.compat.code_spans import code_end
+from stagebus.worker.model.compat.code_spans import find_code_end
 
 # How each pair opens and closes. Only the first is taken for thoughts where it never closes.
 _PAIRS: Final = (
@@ -37,7 +37,7 @@ _HARMONY: Final = re.compile(
 _HARMONY_STARTS: Final = ("<|channel|>", "<|start|>")
 
 
-def split_thoughts(text: str) -> tuple[str, str]:
+def split_reasoning(text: str) -> tuple[str, str]:
     """A text's answer and the thoughts that it opens with."""
     if text.lstrip().startswith(_HARMONY_STARTS):
         return _split_harmony(text)
@@ -50,7 +50,7 @@ def split_thoughts(text: str) -> tuple[str, str]:
         text = text[end[1] :].lstrip()
     if not thoughts and "<think>" not in text:
         end_alone = _END_ALONE.search(text)
-        if end_alone is not None and not code_end(text, 0, end_alone.end()):
+        if end_alone is not None and not find_code_end(text, 0, end_alone.end()):
             return text[end_alone.end() :], text[: end_alone.start()].strip()
     return text, "\n".join(thoughts)
 

@@ -8,14 +8,20 @@ from typing import Any
 
 import pytest
 
-from stagebus.worker.model.compat.call_assembly import Call
-from stagebus.worker.model.compat.prompted_tools import ask_again, example_of, find_faults, in_words, read_calls
+from stagebus.worker.model.compat.call_assembly import ParsedCall
+from stagebus.worker.model.compat.prompted_tools import (
+    correction_messages,
+    example_call,
+    find_call_faults,
+    parse_prompted_calls,
+    prompt_with_tools,
+)
 
 WEATHER = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
 NAMED = {"type": "function", "function": {"name": "get_weather"}}
 USER = {"role": "user", "content": "Is it warm in Köln?"}
 CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Köln"}}\n</tool_call>'
-KOELN = Call("", "get_weather", '{"city":"Köln"}')
+KOELN = ParsedCall("", "get_weather", '{"city":"Köln"}')
 
 
 def called(call_id: str, city: str) -> dict[str, Any]:
@@ -27,7 +33,7 @@ def called(call_id: str, city: str) -> dict[str, Any]:
 
 
 def told(messages: list[dict[str, Any]], choice: Any = "auto", *, is_one_call: bool = False) -> list[dict[str, Any]]:
-    return in_words(messages, [WEATHER], choice, is_one_call=is_one_call)
+    return prompt_with_tools(messages, [WEATHER], choice, is_one_call=is_one_call)
 
 
 def test_tools_are_told_in_the_system_s_message() -> None:
@@ -72,7 +78,7 @@ def test_calls_and_results_become_text_even_where_no_tool_is_offered_any_more() 
         {"role": "tool", "tool_call_id": "2", "content": [{"type": "text", "text": "19 °C"}]},
     ]
 
-    user, assistant, results = in_words(messages, [], None, is_one_call=False)
+    user, assistant, results = prompt_with_tools(messages, [], None, is_one_call=False)
     assert user == USER
     assert assistant == {
         "role": "assistant",
@@ -81,7 +87,9 @@ def test_calls_and_results_become_text_even_where_no_tool_is_offered_any_more() 
     assert results["role"] == "user"
     assert results["content"].count("<tool_response>") == 2
     assert '{"name": "get_weather", "content": "18 °C"}' in results["content"]
-    assert read_calls(assistant["content"], ["get_weather"])[1][0] == KOELN, "it reads what it is told to write"
+    assert parse_prompted_calls(assistant["content"], ["get_weather"])[1][0] == KOELN, (
+        "it reads what it is told to write"
+    )
 
 
 BOOKING = {
@@ -110,14 +118,14 @@ def test_example_stands_between_system_and_conversation_as_the_page_shows_it() -
     parameters = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
     tools = [{"type": "function", "function": {"name": "get_weather", "parameters": parameters}}, WEATHER]
 
-    system, *rest = in_words([asked], tools, "auto", is_one_call=False, has_example=True)
+    system, *rest = prompt_with_tools([asked], tools, "auto", is_one_call=False, has_example=True)
     assert rest == [*example, asked]
-    assert system == in_words([asked], tools, "auto", is_one_call=False)[0]
-    assert in_words([asked], [], "auto", is_one_call=False, has_example=True) == [asked]
+    assert system == prompt_with_tools([asked], tools, "auto", is_one_call=False)[0]
+    assert prompt_with_tools([asked], [], "auto", is_one_call=False, has_example=True) == [asked]
 
 
 def test_example_s_arguments_are_of_the_kinds_that_the_tool_needs() -> None:
-    (call,) = read_calls(example_of(BOOKING)[1]["content"], ["book"])[1]
+    (call,) = parse_prompted_calls(example_call(BOOKING)[1]["content"], ["book"])[1]
 
     assert json.loads(call.arguments) == {
         "place": "example", "table": "window", "room": "inside", "guests": 1, "price": 1.5, "smokes": True,
@@ -129,7 +137,7 @@ def test_arguments_that_are_no_json_are_told_as_they_were() -> None:
     broken = {"id": "1", "function": {"name": "f", "arguments": "{oops"}}
     messages = [USER, {"role": "assistant", "content": None, "tool_calls": [broken]}]
 
-    assert '"arguments": "{oops"' in in_words(messages, [], None, is_one_call=False)[1]["content"]
+    assert '"arguments": "{oops"' in prompt_with_tools(messages, [], None, is_one_call=False)[1]["content"]
 
 
 JSON = '{"name": "get_weather", "arguments": {"city": "Köln"}}'
@@ -148,7 +156,7 @@ JSON = '{"name": "get_weather", "arguments": {"city": "Köln"}}'
     ],
 )
 def test_call_is_read_in_whatever_form_models_write_it(text: str, rest: str) -> None:
-    assert read_calls(text, ["get_weather"]) == (rest, [KOELN])
+    assert parse_prompted_calls(text, ["get_weather"]) == (rest, [KOELN])
 
 
 @pytest.mark.parametrize(
@@ -163,20 +171,20 @@ def test_call_is_read_in_whatever_form_models_write_it(text: str, rest: str) -> 
     ],
 )
 def test_what_is_no_call_of_these_tools_is_the_answer(text: str) -> None:
-    assert read_calls(text, ["get_weather"]) == (text, [])
+    assert parse_prompted_calls(text, ["get_weather"]) == (text, [])
 
 
 def test_call_of_no_tool_there_is_is_read_where_it_is_marked() -> None:
-    assert [call.name for call in read_calls(CALL.replace("get_weather", "get_rich"), ["get_weather"])[1]] == [
-        "get_rich"
-    ]
+    assert [
+        call.name for call in parse_prompted_calls(CALL.replace("get_weather", "get_rich"), ["get_weather"])[1]
+    ] == ["get_rich"]
 
 
 @pytest.mark.parametrize("text", ["```{" * 100_000, "```" + "{] " * 100_000, "{" * 300_000, "[" * 300_000 + "]"])
 def test_garbage_is_read_in_linear_time(text: str) -> None:
     started = time.perf_counter()
 
-    assert read_calls(text, ["get_weather"]) == (text, [])
+    assert parse_prompted_calls(text, ["get_weather"]) == (text, [])
     assert time.perf_counter() - started < 2
 
 
@@ -199,18 +207,18 @@ def check(name: str, arguments: str) -> str | None:
     ],
 )
 def test_what_cannot_be_carried_out_is_said(text: str, choice: Any, faults: list[str]) -> None:
-    found = find_faults(*read_calls(text, ["get_weather"]), choice, check)
+    found = find_call_faults(*parse_prompted_calls(text, ["get_weather"]), choice, check)
 
     assert len(found) == len(faults)
     assert all(words in fault for words, fault in zip(faults, found, strict=True))
 
 
 def test_faults_have_an_end() -> None:
-    assert len(find_faults("", [Call("", str(i), "{}") for i in range(100)], "auto", check)) == 5
+    assert len(find_call_faults("", [ParsedCall("", str(i), "{}") for i in range(100)], "auto", check)) == 5
 
 
 def test_model_is_asked_again_with_what_it_said() -> None:
-    said, asked = ask_again("<tool_call>{oops", ["What stands there is no JSON.", "And more."])
+    said, asked = correction_messages("<tool_call>{oops", ["What stands there is no JSON.", "And more."])
 
     assert said == {"role": "assistant", "content": "<tool_call>{oops"}
     assert "- What stands there is no JSON.\n- And more.\n" in asked["content"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stagebus.worker.model.compat.reasoning_text import split_thoughts
+from stagebus.worker.model.compat.reasoning_text import split_reasoning
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ from stagebus.worker.model.compat.reasoning_text import split_thoughts
     ],
 )
 def test_thoughts_are_split_off(text, split):
-    assert split_thoughts(text) == split
+    assert split_reasoning(text) == split
 
 
 @pytest.mark.parametrize(
@@ -60,4 +60,4 @@ def test_thoughts_are_split_off(text, split):
 def test_calls_of_harmony_become_such_as_others_write(header):
     text = f'<|start|>assistant<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant{header}{{"a": 1}}<|call|>'
 
-    assert split_thoughts(text) == ('<tool_call>{"name": "functions.f", "arguments": {"a": 1}}</tool_call>', "Hm.")
+    assert split_reasoning(text) == ('<tool_call>{"name": "functions.f", "arguments": {"a": 1}}</tool_call>', "Hm.")

@@ -6,7 +6,7 @@ import pytest
 
 from stagebus.shared.config.provider_schema import Abilities
 from stagebus.shared.config.providers import ModelRoute
-from stagebus.worker.model.compat.dialect import ORIGIN, Origin, request_body
+from stagebus.worker.model.chat_request import ORIGIN_KEY, MessageOrigin, chat_request_body
 
 TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
 SIGNATURE = {"google": {"thought_signature": "abc="}}
@@ -26,12 +26,14 @@ def route(extra_body: dict[str, Any] | None = None, provider: str = "p", **abili
 
 
 def body(asked: dict[str, Any] = ASKED, extra_body: dict[str, Any] | None = None, **abilities: Any) -> dict[str, Any]:
-    return request_body(asked, route(extra_body, **abilities))
+    return chat_request_body(asked, route(extra_body, **abilities))
 
 
-def assistant(call_id: str = "call_1", origin: Origin | None = None) -> dict[str, Any]:
+def assistant(call_id: str = "call_1", origin: MessageOrigin | None = None) -> dict[str, Any]:
     call = {"id": call_id, "type": "function", "function": {"name": "f", "arguments": "{}"}, "extra_content": SIGNATURE}
-    return {"role": "assistant", "content": None, "tool_calls": [call]} | ({} if origin is None else {ORIGIN: origin})
+    return {"role": "assistant", "content": None, "tool_calls": [call]} | (
+        {} if origin is None else {ORIGIN_KEY: origin}
+    )
 
 
 def test_openai_gets_all_that_is_set_under_the_id_that_it_knows() -> None:
@@ -67,18 +69,18 @@ def test_ability_shapes_the_request(abilities: dict[str, Any], gone: set[str], t
 
 
 def test_a_provider_s_notes_go_back_to_it_and_to_nobody_else() -> None:
-    message = assistant(origin=Origin("gemini"))
-    own = request_body({**ASKED, "messages": [message]}, route(provider="gemini"))["messages"][0]
-    other = request_body({**ASKED, "messages": [message]}, route(provider="openai"))["messages"][0]
+    message = assistant(origin=MessageOrigin("gemini"))
+    own = chat_request_body({**ASKED, "messages": [message]}, route(provider="gemini"))["messages"][0]
+    other = chat_request_body({**ASKED, "messages": [message]}, route(provider="openai"))["messages"][0]
 
     assert own == assistant()
     assert "extra_content" not in other["tool_calls"][0]
-    assert ORIGIN not in other
+    assert ORIGIN_KEY not in other
 
 
 def test_reasoning_goes_back_with_calls_where_it_is_wanted_even_an_empty_one() -> None:
     for reasoning in ("because", ""):
-        messages = [assistant(origin=Origin("p", reasoning))]
+        messages = [assistant(origin=MessageOrigin("p", reasoning))]
         (message,) = body({**ASKED, "messages": messages}, reasoning_field="reasoning_content")["messages"]
 
         assert message["reasoning_content"] == reasoning
@@ -88,11 +90,11 @@ def test_reasoning_goes_back_with_calls_where_it_is_wanted_even_an_empty_one() -
 def test_blocks_of_reasoning_go_back_to_who_made_them_and_only_if_there_are_any() -> None:
     blocks = [{"type": "reasoning.encrypted", "data": "x"}]
     for origin, given in (
-        (Origin("p", "because", blocks), blocks),
-        (Origin("q", "", blocks), None),
-        (Origin("p"), None),
+        (MessageOrigin("p", "because", blocks), blocks),
+        (MessageOrigin("q", "", blocks), None),
+        (MessageOrigin("p"), None),
     ):
-        made = request_body(
+        made = chat_request_body(
             {**ASKED, "messages": [assistant(origin=origin)]}, route(provider="p", reasoning_field="reasoning_details")
         )
 
@@ -101,7 +103,12 @@ def test_blocks_of_reasoning_go_back_to_who_made_them_and_only_if_there_are_any(
 
 def test_long_call_ids_become_short_ones_that_still_belong_together() -> None:
     answer = {"role": "tool", "tool_call_id": "call_1", "content": "12 °C"}
-    messages = [assistant(origin=Origin("p")), answer, assistant("abcDEF123"), {**answer, "tool_call_id": "abcDEF123"}]
+    messages = [
+        assistant(origin=MessageOrigin("p")),
+        answer,
+        assistant("abcDEF123"),
+        {**answer, "tool_call_id": "abcDEF123"},
+    ]
     made = body({**ASKED, "messages": messages}, short_call_ids=True)["messages"]
     short = made[0]["tool_calls"][0]["id"]
 

@@ -12,12 +12,12 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
-from stagebus.worker.model.compat import text_call_formats as forms
-from stagebus.worker.model.compat.call_assembly import Call
-from stagebus.worker.model.compat.code_spans import code_end
-from stagebus.worker.model.compat.text_call_formats import Found
+from stagebus.worker.model.compat import text_tool_call_formats as forms
+from stagebus.worker.model.compat.call_assembly import ParsedCall
+from stagebus.worker.model.compat.code_spans import find_code_end
+from stagebus.worker.model.compat.text_tool_call_formats import FoundCalls
 
-Reader = Callable[[str, int], Found]
+Reader = Callable[[str, int], FoundCalls]
 
 _IN_TAGS: Final[Sequence[Reader]] = (
     forms.read_objects, forms.read_function, forms.read_glm, forms.read_invokes, forms.read_python,
@@ -78,9 +78,9 @@ _MISSES_MAX: Final = 100
 _NAMESPACES: Final = ("functions.", "default_api.", "tools.")
 
 
-def split_calls(
+def split_text_calls(
     text: str, tool_names: Collection[str] | None = None, *, looks_into_code: bool = True
-) -> tuple[str, list[Call]]:
+) -> tuple[str, list[ParsedCall]]:
     """A text without the calls that it holds, and those calls.
 
     Args:
@@ -90,17 +90,17 @@ def split_calls(
     if tool_names is not None and (bare := _bare_calls(text, tool_names)):
         return "", bare
     kept: list[str] = []
-    calls: list[Call] = []
+    calls: list[ParsedCall] = []
     position = misses = 0
     while misses < _MISSES_MAX and (marker := _MARKER.search(text, position)):
-        code = 0 if looks_into_code else code_end(text, position, marker.start())
-        found = Found([], code) if code else _read(text, marker, tool_names)
+        code = 0 if looks_into_code else find_code_end(text, position, marker.start())
+        found = FoundCalls([], code) if code else _read(text, marker, tool_names)
         if found.calls:
             kept.append(text[position : marker.start()])
             calls += found.calls
             position = found.end
         else:
-            after = code or max(marker.end(), code_end(text, marker.start(), marker.end()))
+            after = code or max(marker.end(), find_code_end(text, marker.start(), marker.end()))
             kept.append(text[position:after])
             position = after
             misses += not code
@@ -109,7 +109,7 @@ def split_calls(
     return text, []
 
 
-def offered(call: Call, tool_names: Collection[str]) -> Call:
+def offered(call: ParsedCall, tool_names: Collection[str]) -> ParsedCall:
     """The call under its tool's own name, where it stands in a namespace of the model's or between spaces."""
     if call.name in tool_names:
         return call
@@ -119,7 +119,7 @@ def offered(call: Call, tool_names: Collection[str]) -> Call:
     return call._replace(name=name) if name in tool_names else call
 
 
-def _read(text: str, marker: re.Match[str], tool_names: Collection[str] | None) -> Found:
+def _read(text: str, marker: re.Match[str], tool_names: Collection[str] | None) -> FoundCalls:
     """The calls that a marker opens."""
     opened = marker[0].removeprefix(_KIMI_SECTION).lstrip()
     readers = _READERS.get(opened)
@@ -134,15 +134,15 @@ def _read(text: str, marker: re.Match[str], tool_names: Collection[str] | None) 
             if is_of_known and not _are_known(found.calls, tool_names):
                 break
             closing = (_FENCE_END if "```" in opened else _CLOSING).match(text, found.end)
-            return Found(found.calls, closing.end() if closing else found.end)
-    return Found([], start)
+            return FoundCalls(found.calls, closing.end() if closing else found.end)
+    return FoundCalls([], start)
 
 
-def _are_known(calls: Collection[Call], tool_names: Collection[str] | None) -> bool:
+def _are_known(calls: Collection[ParsedCall], tool_names: Collection[str] | None) -> bool:
     return tool_names is not None and all(offered(call, tool_names).name in tool_names for call in calls)
 
 
-def _bare_calls(text: str, tool_names: Collection[str]) -> list[Call]:
+def _bare_calls(text: str, tool_names: Collection[str]) -> list[ParsedCall]:
     """The calls of an answer that is nothing else: JSON or Python with no mark, as Llama's models write it."""
     for reader in _BARE:
         found = reader(text, len(text) - len(text.lstrip()))

@@ -18,14 +18,14 @@ from stagebus.shared.config.providers import ModelRoute
 Message = dict[str, Any]
 
 # Notes on an assistant's message, for this module alone: they are never sent.
-ORIGIN: Final = "stagebus_origin"
+ORIGIN_KEY: Final = "stagebus_origin"
 
 _OF_TOOLS: Final = ("tools", "tool_choice", "parallel_tool_calls")
 _SHORT_ID: Final = re.compile(r"[A-Za-z0-9]{9}")
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class MessageOrigin:
     """Who wrote an assistant's message, and the reasoning that led to it."""
 
     provider: str | None = None
@@ -33,11 +33,11 @@ class Origin:
     reasoning_details: Sequence[Any] = ()
 
 
-def request_body(fields: Mapping[str, Any], route: ModelRoute) -> dict[str, Any]:
+def chat_request_body(fields: Mapping[str, Any], route: ModelRoute) -> dict[str, Any]:
     """The fields of a chat completion request as the route's provider takes them.
 
     Args:
-        fields: OpenAI's own, the messages' `ORIGIN` notes among them; None is left to the provider.
+        fields: OpenAI's own, the messages' `ORIGIN_KEY` notes among them; None is left to the provider.
     """
     abilities = route.abilities
     body = {name: value for name, value in fields.items() if value is not None}
@@ -61,10 +61,10 @@ def request_body(fields: Mapping[str, Any], route: ModelRoute) -> dict[str, Any]
 
 
 def _message(message: Message, route: ModelRoute) -> Message:
-    origin = message.get(ORIGIN)
+    origin = message.get(ORIGIN_KEY)
     if origin is None and not route.abilities.short_call_ids:
         return message
-    adapted = {name: value for name, value in message.items() if name != ORIGIN}
+    adapted = {name: value for name, value in message.items() if name != ORIGIN_KEY}
     if "tool_calls" in adapted:
         is_own = origin is not None and origin.provider == route.provider
         adapted["tool_calls"] = [_call(call, route.abilities, is_own=is_own) for call in adapted["tool_calls"]]

@@ -4,12 +4,12 @@ import time
 
 import pytest
 
-from stagebus.worker.model.compat.call_assembly import Call
-from stagebus.worker.model.compat.reasoning_text import split_thoughts
-from stagebus.worker.model.compat.text_calls import offered, split_calls
+from stagebus.worker.model.compat.call_assembly import ParsedCall
+from stagebus.worker.model.compat.reasoning_text import split_reasoning
+from stagebus.worker.model.compat.text_tool_calls import offered, split_text_calls
 
-PARIS = Call("", "get_weather", '{"city":"Paris"}')
-TOKYO = Call("", "get_weather", '{"city":"Tokyo"}')
+PARIS = ParsedCall("", "get_weather", '{"city":"Paris"}')
+TOKYO = ParsedCall("", "get_weather", '{"city":"Tokyo"}')
 HERMES = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "%s"}}\n</tool_call>'
 LLAMA = '{"name": "get_weather", "parameters": {"city": "%s"}}'
 MISTRAL = '{"name": "get_weather", "arguments": {"city": "%s"}}'
@@ -66,7 +66,7 @@ NAMES = ("get_weather", "get_time")
 )
 def test_calls_are_found(text):
     for names in (None, NAMES):
-        assert split_calls(text, names, looks_into_code=False) == ("", [PARIS, TOKYO])
+        assert split_text_calls(text, names, looks_into_code=False) == ("", [PARIS, TOKYO])
 
 
 @pytest.mark.parametrize(
@@ -89,10 +89,10 @@ def test_calls_are_found(text):
     ],
 )
 def test_what_may_be_no_call_is_one_of_a_tool_that_was_offered(text):
-    rest, calls = split_calls(text, NAMES, looks_into_code=False)
+    rest, calls = split_text_calls(text, NAMES, looks_into_code=False)
 
     assert (rest, [offered(call, NAMES) for call in calls]) == ("", [PARIS, TOKYO])
-    assert split_calls(text, ["get_time"], looks_into_code=False) == (text, [])
+    assert split_text_calls(text, ["get_time"], looks_into_code=False) == (text, [])
 
 
 @pytest.mark.parametrize(
@@ -123,39 +123,41 @@ def test_what_may_be_no_call_is_one_of_a_tool_that_was_offered(text):
     ],
 )
 def test_what_is_about_calls_stays_text(text):
-    assert split_calls(text, NAMES, looks_into_code=False) == (text, [])
+    assert split_text_calls(text, NAMES, looks_into_code=False) == (text, [])
 
 
 def test_code_before_a_call_hides_it_not_nor_does_code_within():
     text = f"```py\nx\n```\nThe ` is odd, `so` is this.\n{HERMES % 'Paris'}\n`<tool_call>`\n{HERMES % 'Tokyo'}"
-    rest, calls = split_calls(text, NAMES, looks_into_code=False)
+    rest, calls = split_text_calls(text, NAMES, looks_into_code=False)
     fenced = '<tool_call>{"name": "f", "arguments": {"code": "```py\\nx\\n```"}}</tool_call>'
 
     assert calls == [PARIS, TOKYO]
     assert "`<tool_call>`" in rest
-    assert split_calls(fenced, ["f"], looks_into_code=False)[0] == ""
+    assert split_text_calls(fenced, ["f"], looks_into_code=False)[0] == ""
 
 
 def test_parameters_of_every_form_keep_their_type():
     invoke = '<invoke name="f"><parameter name="n">3</parameter><parameter name="s">a\nb</parameter></invoke>'
     dsml = '<｜DSML｜invoke name="f"><｜DSML｜parameter name="n" string="false">3</｜DSML｜parameter><｜DSML｜parameter name="s" string="true">4</｜DSML｜parameter></｜DSML｜invoke>'
 
-    assert split_calls(f"<minimax:tool_call>{invoke}</minimax:tool_call>")[1] == [Call("", "f", '{"n":3,"s":"a\\nb"}')]
-    assert split_calls(f"<｜DSML｜function_calls>{dsml}")[1] == [Call("", "f", '{"n":3,"s":"4"}')]
-    assert split_calls("<|python_tag|>f.call(n=-3, s='a)', t=[True, null], d={'x': 1.5})")[1] == [
-        Call("", "f", '{"n":-3,"s":"a)","t":[true,null],"d":{"x":1.5}}')
+    assert split_text_calls(f"<minimax:tool_call>{invoke}</minimax:tool_call>")[1] == [
+        ParsedCall("", "f", '{"n":3,"s":"a\\nb"}')
+    ]
+    assert split_text_calls(f"<｜DSML｜function_calls>{dsml}")[1] == [ParsedCall("", "f", '{"n":3,"s":"4"}')]
+    assert split_text_calls("<|python_tag|>f.call(n=-3, s='a)', t=[True, null], d={'x': 1.5})")[1] == [
+        ParsedCall("", "f", '{"n":-3,"s":"a)","t":[true,null],"d":{"x":1.5}}')
     ]
 
 
 def test_backslash_that_python_warns_of_is_a_backslash():
-    assert split_calls(r'<|python_tag|>f.call(pattern="\d+")')[1] == [Call("", "f", r'{"pattern":"\\d+"}')]
+    assert split_text_calls(r'<|python_tag|>f.call(pattern="\d+")')[1] == [ParsedCall("", "f", r'{"pattern":"\\d+"}')]
 
 
 @pytest.mark.parametrize("name", ["functions.get_weather", "default_api.get_weather", " get_weather"])
 def test_tool_is_known_in_a_namespace_too(name):
-    assert offered(Call("", name, "{}"), NAMES).name == "get_weather"
-    assert offered(Call("", name, "{}"), ["get_time"]).name == name
-    assert offered(Call("", name, "{}"), [name]).name == name
+    assert offered(ParsedCall("", name, "{}"), NAMES).name == "get_weather"
+    assert offered(ParsedCall("", name, "{}"), ["get_time"]).name == name
+    assert offered(ParsedCall("", name, "{}"), [name]).name == name
 
 
 @pytest.mark.parametrize(
@@ -183,8 +185,8 @@ def test_garbage_costs_no_more_than_its_length(piece):
     text = piece * (400_000 // len(piece))
     started = time.perf_counter()
 
-    rest, thoughts = split_thoughts(text)
-    assert split_calls(rest, NAMES, looks_into_code=False)[1] == []
+    rest, thoughts = split_reasoning(text)
+    assert split_text_calls(rest, NAMES, looks_into_code=False)[1] == []
     assert thoughts in text
     assert time.perf_counter() - started < 3
 
@@ -193,13 +195,13 @@ def test_ids_in_text_are_kept():
     listed = '[TOOL_CALLS][{"name": "f", "arguments": "{}", "id": "abc123def"}]'
     inline = "[TOOL_CALLS]f[CALL_ID]abc123def[ARGS]{}"
 
-    assert split_calls(listed) == ("", [Call("abc123def", "f", "{}")])
-    assert split_calls(inline) == ("", [Call("abc123def", "f", "{}")])
+    assert split_text_calls(listed) == ("", [ParsedCall("abc123def", "f", "{}")])
+    assert split_text_calls(inline) == ("", [ParsedCall("abc123def", "f", "{}")])
 
 
 def test_text_around_calls_stays():
     text = f"Let me look.\n{HERMES % 'Paris'}\nand there\n{HERMES % 'Tokyo'}\nDone."
-    rest, calls = split_calls(text)
+    rest, calls = split_text_calls(text)
 
     assert calls == [PARIS, TOKYO]
     assert rest.split() == ["Let", "me", "look.", "and", "there", "Done."]
@@ -209,7 +211,7 @@ def test_text_around_calls_stays():
 def test_no_arguments_are_an_empty_object(arguments):
     text = '<tool_call>{"name": "f"%s}</tool_call>' % arguments  # noqa: UP031 - braces
 
-    assert split_calls(text) == ("", [Call("", "f", "{}")])
+    assert split_text_calls(text) == ("", [ParsedCall("", "f", "{}")])
 
 
 def test_parameters_that_are_json_keep_their_type():
@@ -217,13 +219,13 @@ def test_parameters_that_are_json_keep_their_type():
         "<function=f><parameter=n>3</parameter><parameter=tags>[1]</parameter><parameter=s>a < b</parameter></function>"
     )
 
-    assert split_calls(text)[1] == [Call("", "f", '{"n":3,"tags":[1],"s":"a < b"}')]
+    assert split_text_calls(text)[1] == [ParsedCall("", "f", '{"n":3,"tags":[1],"s":"a < b"}')]
 
 
 def test_closing_tag_within_a_string_ends_nothing():
     text = '<tool_call>{"name": "f", "arguments": {"s": "</tool_call>"}}</tool_call>'
 
-    assert split_calls(text) == ("", [Call("", "f", '{"s":"</tool_call>"}')])
+    assert split_text_calls(text) == ("", [ParsedCall("", "f", '{"s":"</tool_call>"}')])
 
 
 @pytest.mark.parametrize(
@@ -245,4 +247,4 @@ def test_closing_tag_within_a_string_ends_nothing():
     ],
 )
 def test_what_only_resembles_a_call_stays_text(text):
-    assert split_calls(text) == (text, [])
+    assert split_text_calls(text) == (text, [])

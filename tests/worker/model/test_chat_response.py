@@ -3,7 +3,7 @@ import json
 import pytest
 
 from stagebus.shared.errors import ModelOutputTooLong, ModelRejected, ModelUnavailable
-from stagebus.worker.model.response_reader import CHUNK_MIN_BYTES, AnswerReader
+from stagebus.worker.model.chat_response import CHUNK_MIN_BYTES, ChatResponseReader
 
 MESSAGE = {"role": "assistant", "content": "Hi \u2028 there"}
 COMPLETION = {
@@ -23,7 +23,7 @@ def say(text: str, finish_reason: str | None = None) -> bytes:
 
 
 def read(body: bytes, output_max_bytes: int = 10_000) -> list:
-    reader = AnswerReader(output_max_bytes)
+    reader = ChatResponseReader(output_max_bytes)
     return [*reader.feed(body), *reader.finish()]
 
 
@@ -62,7 +62,7 @@ def test_answer_without_an_end_is_cut(body):
     ],
 )
 def test_body_that_is_no_answer_says_what_it_is(body):
-    reader = AnswerReader(10_000)
+    reader = ChatResponseReader(10_000)
     assert list(reader.feed(body)) == []
 
     with pytest.raises(ModelUnavailable, match=r"no chat completion: text/html$"):
@@ -71,14 +71,14 @@ def test_body_that_is_no_answer_says_what_it_is(body):
 
 def test_body_that_says_nothing_is_an_empty_answer():
     with pytest.raises(ModelUnavailable, match="empty answer"):
-        list(AnswerReader(10_000).finish())
+        list(ChatResponseReader(10_000).finish())
     for body in (b"data: [DONE]\n\n", b": PROCESSING\n\ndata: [DONE]\n\ndata: [DONE]\n\n"):
         with pytest.raises(ModelUnavailable, match="empty answer"):
             read(body)
 
 
 def test_content_type_is_told_only_where_it_is_one():
-    reader = AnswerReader(10_000)
+    reader = ChatResponseReader(10_000)
     list(reader.feed(b"Busy"))
 
     with pytest.raises(ModelUnavailable, match=r"no chat completion$"):
@@ -86,7 +86,7 @@ def test_content_type_is_told_only_where_it_is_one():
 
 
 def test_chunks_before_the_error_come_out_first():
-    reader = AnswerReader(10_000)
+    reader = ChatResponseReader(10_000)
     chunks = reader.feed(say("Hi") + event(error={"message": "secret", "type": "invalid_request_error"}))
 
     assert next(chunks)["choices"][0]["delta"] == {"content": "Hi"}
@@ -132,7 +132,7 @@ def test_completion_that_was_not_streamed_becomes_one_chunk(body):
     chunk = {**COMPLETION, "choices": [{"index": 0, "delta": MESSAGE, "finish_reason": "stop"}]}
 
     for cut in range(len(body)):
-        reader = AnswerReader(10_000)
+        reader = ChatResponseReader(10_000)
         assert [*reader.feed(body[:cut]), *reader.feed(body[cut:]), *reader.finish()] == [chunk]
 
 
@@ -160,13 +160,13 @@ def test_message_after_deltas_stays_a_message_and_counts():
 )
 def test_error_in_an_answer_s_place_is_told_as_one(body, error):
     for cut in range(len(body)):
-        reader = AnswerReader(10_000)
+        reader = ChatResponseReader(10_000)
         with pytest.raises(error, match=r"answered \d|with an error"):
             [*reader.feed(body[:cut]), *reader.feed(body[cut:]), *reader.finish()]
 
 
 def test_event_without_an_end_is_too_long():
-    reader = AnswerReader(10**9)
+    reader = ChatResponseReader(10**9)
     pieces = [b"data: ", *[b"x" * 2**20] * 4]
 
     with pytest.raises(ModelOutputTooLong, match="an event of more than"):

@@ -6,7 +6,7 @@ from typing import Final
 _GROWING_MIN: Final = 4
 
 
-def joined(pieces: Sequence[str]) -> str:
+def join_fragments(pieces: Sequence[str]) -> str:
     """The pieces as one text. Where each says all of it so far, and the next ones say more, it is the last.
 
     Four that grow are no chance, unless they are a few characters over and over, such as a line of dashes.

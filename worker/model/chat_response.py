@@ -12,8 +12,8 @@ import orjson
 
 from stagebus.shared.errors import ModelOutputTooLong, ModelUnavailable
 from stagebus.worker.model import provider_errors
-from stagebus.worker.model.chunks import BadChunk, Chunk, ChunkDecoder, EventTooLong
-from stagebus.worker.model.finish import Ending, choices
+from stagebus.worker.model.chat_chunks import BadChunk, Chunk, ChunkDecoder, EventTooLong
+from stagebus.worker.model.finish import FinishTracker, choices
 
 # What a chunk counts as, however little it says: empty ones without end are an output, too.
 CHUNK_MIN_BYTES: Final = 32
@@ -24,7 +24,7 @@ class ErrorChunk(Exception):
     """A provider's error in the place of a chunk: the cause, for the log."""
 
 
-class AnswerReader:
+class ChatResponseReader:
     """Takes a 200's body and gives its chunks.
 
     Args:
@@ -37,7 +37,7 @@ class AnswerReader:
         self._has_bytes = False
         self._has_chunks = False
         self._decoder = ChunkDecoder()
-        self._ending = Ending()
+        self._ending = FinishTracker()
 
     @property
     def is_done(self) -> bool:
@@ -89,7 +89,7 @@ class AnswerReader:
         for chunk in chunks:
             self._ending.see(chunk)
             if self._ending.error is not None:
-                raise provider_errors.from_error(self._ending.error) from ErrorChunk(self._ending.error)
+                raise provider_errors.error_from_report(self._ending.error) from ErrorChunk(self._ending.error)
             self._output_bytes += max(self._size_of(chunk), CHUNK_MIN_BYTES)
             if self._output_bytes > self._output_max_bytes:
                 raise ModelOutputTooLong(f"the model's output is longer than {self._output_max_bytes} bytes")

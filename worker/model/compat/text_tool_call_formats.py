@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from stagebus.worker.model.compat.call_assembly import Call, arguments_text
+from stagebus.worker.model.compat.call_assembly import ParsedCall, arguments_text
 
 _JSON: Final = json.JSONDecoder(strict=False)
 _SPACE: Final = re.compile(r"\s*")
@@ -60,25 +60,25 @@ _PYTHON_MAX_CHARS: Final = 20_000
 _CONSTANTS: Final[Mapping[str, bool | None]] = {"true": True, "false": False, "null": None}
 
 
-class Found(NamedTuple):
+class FoundCalls(NamedTuple):
     """The calls that a reader found, and where the text goes on behind them."""
 
-    calls: list[Call]
+    calls: list[ParsedCall]
     end: int
 
 
-def read_objects(text: str, start: int) -> Found:
+def read_objects(text: str, start: int) -> FoundCalls:
     """Calls as JSON objects, or lists of them, one after the other."""
     return _read_objects(text, start, lambda _: True)
 
 
-def read_bare_objects(text: str, start: int) -> Found:
+def read_bare_objects(text: str, start: int) -> FoundCalls:
     """As `read_objects`, but what may as well be other JSON, such as a tool's description, is no call."""
     return _read_objects(text, start, _is_call_alone)
 
 
-def _read_objects(text: str, start: int, is_call: Callable[[Any], bool]) -> Found:
-    calls: list[Call] = []
+def _read_objects(text: str, start: int, is_call: Callable[[Any], bool]) -> FoundCalls:
+    calls: list[ParsedCall] = []
     end = start
     while decoded := _decode(text, _skip(_BETWEEN, text, end)):
         value, after = decoded
@@ -87,7 +87,7 @@ def _read_objects(text: str, start: int, is_call: Callable[[Any], bool]) -> Foun
             break
         calls += [call for call in these if call is not None]
         end = after
-    return Found(calls, _skip(_SPACE, text, end) if calls else start)
+    return FoundCalls(calls, _skip(_SPACE, text, end) if calls else start)
 
 
 def _is_call_alone(value: Any) -> bool:
@@ -97,55 +97,55 @@ def _is_call_alone(value: Any) -> bool:
     return isinstance(arguments, Mapping) and not {"type", "properties"} <= arguments.keys()
 
 
-def read_glm(text: str, start: int) -> Found:
+def read_glm(text: str, start: int) -> FoundCalls:
     """GLM's one call: its name, then keys and values in tags."""
     name = _GLM_NAME.match(text, start)
     if name is None:
-        return Found([], start)
+        return FoundCalls([], start)
     arguments: dict[str, Any] = {}
     end = name.end()
     while match := _GLM_ARGUMENT.match(text, end):
         arguments[match[1].strip()] = _loose_value(match[2].strip())
         end = match.end()
-    return Found([_named(name[1], arguments)] if arguments else [], end)
+    return FoundCalls([_named(name[1], arguments)] if arguments else [], end)
 
 
-def read_kimi(text: str, start: int) -> Found:
+def read_kimi(text: str, start: int) -> FoundCalls:
     """Kimi's one call."""
     return _read_named(text, start, _KIMI_NAME, _KIMI_END)
 
 
-def read_deepseek(text: str, start: int) -> Found:
+def read_deepseek(text: str, start: int) -> FoundCalls:
     """DeepSeek's calls, V3's and R1's with their JSON in a block of code."""
     return _read_named(text, start, _DEEPSEEK_NAME, _DEEPSEEK_END)
 
 
-def read_mistral(text: str, start: int) -> Found:
+def read_mistral(text: str, start: int) -> FoundCalls:
     """Mistral's calls, each a name, perhaps with an id, before its arguments."""
     return _read_named(text, start, _MISTRAL_NAME)
 
 
-def read_functionary(text: str, start: int) -> Found:
+def read_functionary(text: str, start: int) -> FoundCalls:
     """Functionary's calls, each a name on a line before its arguments."""
     return _read_named(text, start, _FUNCTIONARY_NAME)
 
 
-def read_function(text: str, start: int) -> Found:
+def read_function(text: str, start: int) -> FoundCalls:
     """One call as a tag that holds the function's name."""
     match = _FUNCTION.match(text, start)
     if match is None:
-        return Found([], start)
+        return FoundCalls([], start)
     body = match[2].strip()
     if body.startswith("{"):
         decoded = _decode(body, 0)
-        return Found([Call("", match[1], arguments_text(decoded[0]))] if decoded else [], match.end())
+        return FoundCalls([ParsedCall("", match[1], arguments_text(decoded[0]))] if decoded else [], match.end())
     arguments = {name: _loose_value(value) for name, value in _FUNCTION_PARAMETER.findall(body)}
-    return Found([_named(match[1], arguments)] if arguments or not body else [], match.end())
+    return FoundCalls([_named(match[1], arguments)] if arguments or not body else [], match.end())
 
 
-def read_invokes(text: str, start: int) -> Found:
+def read_invokes(text: str, start: int) -> FoundCalls:
     """Calls as `invoke` tags, one after the other."""
-    calls: list[Call] = []
+    calls: list[ParsedCall] = []
     end = start
     while match := _INVOKE.match(text, end):
         arguments = {
@@ -154,16 +154,16 @@ def read_invokes(text: str, start: int) -> Found:
         }
         calls.append(_named(match[1], arguments))
         end = match.end()
-    return Found(calls, end)
+    return FoundCalls(calls, end)
 
 
-def read_python(text: str, start: int) -> Found:
+def read_python(text: str, start: int) -> FoundCalls:
     """A list of Python calls, or several one after the other; nothing of them is run."""
-    calls: list[Call] = []
+    calls: list[ParsedCall] = []
     end = _skip(_SPACE, text, start)
     if text.startswith("[", end):
         after = _python_end(text, end)
-        return Found(_python_list(text[end:after]), after)
+        return FoundCalls(_python_list(text[end:after]), after)
     while name := _PYTHON_NAME.match(text, end):
         after = _python_end(text, name.end())
         call = _call_of(_parsed(text[name.end() : after]))
@@ -171,25 +171,25 @@ def read_python(text: str, start: int) -> Found:
             break
         calls.append(call)
         end = _skip(_BETWEEN, text, after)
-    return Found(calls, end)
+    return FoundCalls(calls, end)
 
 
 def _read_named(
     text: str, start: int, name_pattern: re.Pattern[str], end_pattern: re.Pattern[str] | None = None
-) -> Found:
+) -> FoundCalls:
     """Calls that are each a name, perhaps with an id, then JSON arguments, then perhaps a mark of their end."""
-    calls: list[Call] = []
+    calls: list[ParsedCall] = []
     end = start
     while (name := name_pattern.match(text, end)) and (decoded := _decode(text, name.end())):
         arguments, end = decoded
-        calls.append(Call(name.groupdict().get("id") or "", name[1], arguments_text(arguments)))
+        calls.append(ParsedCall(name.groupdict().get("id") or "", name[1], arguments_text(arguments)))
         if end_pattern is not None:
             end = _skip(end_pattern, text, end)
-    return Found(calls, end)
+    return FoundCalls(calls, end)
 
 
-def _named(name: str, arguments: Mapping[str, Any]) -> Call:
-    return Call("", name, orjson.dumps(arguments).decode())
+def _named(name: str, arguments: Mapping[str, Any]) -> ParsedCall:
+    return ParsedCall("", name, orjson.dumps(arguments).decode())
 
 
 def _loose_value(text: str) -> Any:
@@ -214,7 +214,7 @@ def _decode(text: str, start: int) -> tuple[Any, int] | None:
         return None
 
 
-def _call(value: object) -> Call | None:
+def _call(value: object) -> ParsedCall | None:
     if not isinstance(value, Mapping):
         return None
     function = value.get("function")
@@ -224,7 +224,7 @@ def _call(value: object) -> Call | None:
         return None
     arguments = next((holder[key] for key in _ARGUMENTS if key in holder), None)
     call_id = value.get("id")
-    return Call(call_id if isinstance(call_id, str) else "", name, arguments_text(arguments) or "{}")
+    return ParsedCall(call_id if isinstance(call_id, str) else "", name, arguments_text(arguments) or "{}")
 
 
 def _python_end(text: str, start: int) -> int:
@@ -246,7 +246,7 @@ def _python_end(text: str, start: int) -> int:
     return start
 
 
-def _python_list(source: str) -> list[Call]:
+def _python_list(source: str) -> list[ParsedCall]:
     tree = _parsed(source)
     calls = [_call_of(node) for node in tree.elts] if isinstance(tree, ast.List) else [None]
     return [] if None in calls else [call for call in calls if call is not None]
@@ -260,7 +260,7 @@ def _parsed(source: str) -> ast.expr | None:
         return None
 
 
-def _call_of(node: ast.expr | None) -> Call | None:
+def _call_of(node: ast.expr | None) -> ParsedCall | None:
     """The call that `f.call(city="Paris")` asks for."""
     if (
         isinstance(node, ast.Call)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagebus.worker.model.chunks import BadChunk, ChunkDecoder, EventTooLong
+from stagebus.worker.model.chat_chunks import BadChunk, ChunkDecoder, EventTooLong
 
 STREAM = (
     "\ufeff: hello\n\n"
