@@ -10,7 +10,7 @@ from stagebus.shared.config.settings import Settings, load_settings
 from stagebus.shared.config.startup_checks import check_access, check_exposure
 from stagebus.shared.errors import StagebusError
 from stagebus.shared.observability.logging import configure
-from stagebus.shared.runtime.startup_gc import gc_paused
+from stagebus.shared.runtime.gc_tuning import gc_paused
 from stagebus.shared.storage import redis_client
 from stagebus.shared.storage.redis_client import check_server
 

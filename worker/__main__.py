@@ -5,7 +5,7 @@ import uvloop
 from stagebus.shared.config.settings import load_settings
 from stagebus.shared.errors import StagebusError
 from stagebus.shared.observability.logging import configure
-from stagebus.shared.runtime.startup_gc import gc_paused
+from stagebus.shared.runtime.gc_tuning import gc_paused
 
 
 async def _main() -> None:

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from typing import Any, Final
 
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.runtime.startup_gc import freeze_startup_objects
+from stagebus.shared.runtime.gc_tuning import freeze_startup_objects
 from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage import keys, redis_client
 from stagebus.shared.storage.pipelined import PipelinedConnection

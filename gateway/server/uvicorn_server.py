@@ -20,9 +20,9 @@ from starlette.applications import Starlette
 
 from stagebus.gateway.context import Gateway
 from stagebus.gateway.server.connection import connection_class
-from stagebus.gateway.server.stream_gc import settle
 from stagebus.gateway.streaming.hub import Hub
 from stagebus.shared.config.settings import Settings
+from stagebus.shared.runtime.gc_tuning import tune_for_streaming
 
 # Longer than a proxy keeps an idle connection, so that a proxy never sends into one that closes.
 KEEP_ALIVE_S: Final = 75
@@ -60,7 +60,7 @@ class GatewayServer(uvicorn.Server):
         """Listen, and say where: the port may have been left to the system."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
-        settle()
+        tune_for_streaming()
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         sys.stdout.write(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}\n")
         sys.stdout.flush()

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
-from stagebus.shared.runtime.startup_gc import paused
+from stagebus.shared.runtime.gc_tuning import gc_paused
 
 Id = tuple[int, int]  # attempt, sequence
 START: Id = (0, 0)
@@ -271,7 +271,7 @@ def explore(budget: Budget, rules: Rules = ALL_RULES, *, first_sequence: int = 1
     Clients change nothing for each other, so one at a time is enough: that of the merged
     stream, or with `first_sequence` STAGE_TWO that of the second stage.
     """
-    with paused():  # states refer to none that come after them, and all are kept: there is nothing to collect
+    with gc_paused():  # states refer to none that come after them, and all are kept: there is nothing to collect
         return _explore(budget, rules, first_sequence, states_max)
 
 
