@@ -132,10 +132,13 @@ def demo_environment(address: str) -> dict[str, str]:
         "STAGEBUS_MODEL": "demo",
         "STAGEBUS_WEATHER_GEOCODING_URL": address,
         "STAGEBUS_WEATHER_FORECAST_URL": address,
-        "STAGEBUS_TOOLS": DEMO_TOOL,
         "STAGEBUS_ASK_USER": "true",
     }
     env = {name: value for name, value in wanted.items() if not os.environ.get(name)}
+    tools = os.environ.get("STAGEBUS_TOOLS", "")
+    if DEMO_TOOL not in tools:
+        # First, since an operator's tool of the same name replaces it.
+        env["STAGEBUS_TOOLS"] = ",".join(filter(None, (DEMO_TOOL, tools)))
     # Tools reach no loopback address of themselves.
     allowed = (os.environ.get("STAGEBUS_EGRESS_ALLOW"), address.removeprefix("http://"))
     env["STAGEBUS_EGRESS_ALLOW"] = ",".join(filter(None, allowed))

@@ -1,58 +1,51 @@
-"""What a tool's docstring tells the model; sans-IO.
+"""Reads the docstring of a tool: the description of the tool and of each parameter; sans-IO.
 
-Google's sections: the text before them describes the tool, `Args` its parameters, and
-the rest is for people.
+The text before the first section describes the tool. Other sections than that of the parameters are for people.
+The docstring's style is the one in which the most sections are found.
 Spec: https://google.github.io/styleguide/pyguide.html#383-functions-and-methods
+Spec: https://numpydoc.readthedocs.io/en/latest/format.html
+Spec: https://www.sphinx-doc.org/en/master/usage/domains/python.html#info-field-lists
 """
 
-import inspect
-import re
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-_SECTION: Final = re.compile(
-    r"^(Args|Arguments|Parameters|Returns?|Yields?|Raises|Examples?|Notes?|Attributes|See Also|Todo|Warnings?):\s*$"
-)
-_OF_PARAMETERS: Final = frozenset({"Args", "Arguments", "Parameters"})
-_PARAMETER: Final = re.compile(r"^\*{0,2}(\w+)\s*(?:\([^)]*\))?\s*:\s*(.*)$")
+if TYPE_CHECKING:
+    from docstring_parser import Docstring
+
+# Sections of Google's style that docstring-parser 0.18 takes for a part of the description.
+_FURTHER_SECTIONS: Final = ("Note", "Notes", "See Also", "Todo", "Warning", "Warnings")
 
 
 class Documentation(NamedTuple):
-    """A docstring, taken apart."""
+    """A parsed docstring."""
 
     description: str
     parameters: dict[str, str]
 
 
 def parse_docstring(docstring: str | None) -> Documentation:
-    """The tool's description, and that of each parameter that has one."""
-    described: list[str] = []
-    arguments: list[str] = []
-    section = ""
-    for line in inspect.cleandoc(docstring or "").splitlines():
-        match = _SECTION.match(line)
-        if match:
-            section = match[1]
-        elif not section:
-            described.append(line)
-        elif section in _OF_PARAMETERS:
-            arguments.append(line)
-    return Documentation("\n".join(described).strip(), _parameters(arguments))
+    """Returns the description of a tool, and those of its parameters that have one."""
+    # Imported here: `stagebus.tools` works without the server's dependencies.
+    from docstring_parser import ParseError, google, numpydoc, rest
+
+    sections = [google.Section(title, title.lower(), google.SectionType.SINGULAR) for title in _FURTHER_SECTIONS]
+    parsed: list[Docstring] = []
+    for parse in (google.GoogleParser([*google.DEFAULT_SECTIONS, *sections]).parse, numpydoc.parse, rest.parse):
+        try:
+            parsed.append(parse(docstring or ""))
+        except ParseError:
+            continue
+    if not parsed:
+        return Documentation((docstring or "").strip(), {})
+    best = max(parsed, key=lambda found: len(found.meta))
+    return Documentation((best.description or "").strip(), _parameters(best))
 
 
-def _parameters(lines: list[str]) -> dict[str, str]:
-    indents = [_indent(line) for line in lines if line.strip()]
-    outermost = min(indents, default=0)
-    words: dict[str, list[str]] = {}
-    name = ""
-    for line in lines:
-        match = _PARAMETER.match(line.strip()) if _indent(line) == outermost else None
-        if match:
-            name = match[1]
-            words[name] = [match[2]]
-        elif name:
-            words[name].append(line.strip())
-    return {name: " ".join(part for part in parts if part) for name, parts in words.items() if any(parts)}
-
-
-def _indent(line: str) -> int:
-    return len(line) - len(line.lstrip())
+def _parameters(parsed: "Docstring") -> dict[str, str]:
+    described: dict[str, str] = {}
+    for parameter in parsed.params:
+        words = " ".join((parameter.description or "").split())
+        if words and parameter.args[0] != "attribute":
+            # NumPy's style allows one description for several parameters.
+            described |= {name.strip().lstrip("*"): words for name in parameter.arg_name.split(",")}
+    return described

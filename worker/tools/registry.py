@@ -1,4 +1,4 @@
-"""The tools of this worker: the built-in ones, those of `STAGEBUS_TOOLS`, and those of its sources.
+"""The tools of a worker: the built-in ones, those of `STAGEBUS_TOOLS`, and those of its sources.
 
 STAGEBUS_TOOLS=mytools:book_table,mytools.search:find
 """
@@ -32,23 +32,25 @@ __all__ = ["Tool", "ToolRegistry"]
 
 logger = logging.getLogger(__name__)
 
-# What OpenAI takes as a function's name, and so everyone.
+# Modules of the built-in tools, the demo's among them.
+_OWN_MODULES: Final = "stagebus.worker."
+# OpenAI accepts these function names, so every provider does.
 _NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-# A run whose tools are not there yet waits for so long for a source that never was.
+# A run that names missing tools waits this long for sources that have not connected since the worker started.
 SOURCES_MAX_S: Final = 60.0
 
 
 class ToolRegistry(Toolset):
-    """The tools of now, and what they share: threads, limits, connections.
+    """The current tools and what they share: threads, limits and connections.
 
     Args:
-        functions: each becomes a tool.
-        settings: the limits.
-        weather: whose `get_weather` is among the functions, if it is; closed with the registry.
-        sources: give further tools once they are started; closed with the registry.
+        functions: each becomes a tool; a later one replaces a built-in one of its name.
+        settings: the default limits.
+        weather: the owner of `get_weather` if that is among the functions; closed with the registry.
+        sources: provide further tools once they are started; closed with the registry.
 
     Raises:
-        BadTool: a function cannot be a tool, or two have one name.
+        BadTool: a function cannot be a tool, or two of the operator's functions have the same name.
     """
 
     def __init__(
@@ -63,25 +65,24 @@ class ToolRegistry(Toolset):
         self._threads = DaemonThreadPool(settings.tool_threads)
         self._settings = settings
         self._sources = tuple(sources)
-        self.changed = asyncio.Event()  # set at each change; who waits for the next clears it
-        self._next_change = asyncio.Event()  # set at the next change, when another takes its place
+        self.changed = asyncio.Event()  # set at each change; the catalog publisher clears it
+        self._next_change = asyncio.Event()  # set at the next change, then replaced by a new one
         self._functions: dict[str, Tool] = {}
         for function in functions:
-            made = self._make(function)
-            if made.name in self._functions:
-                raise BadTool(f"two tools are called {made.name!r}; give one another name with @tool(name=…)")
-            self._functions[made.name] = made
+            self._add_function(function)
         super().__init__(self._functions)
-        never = [p for p in self._find_unknown_approvals() if not any(_may_name(p, source) for source in self._sources)]
-        if never:
-            raise BadTool(f"STAGEBUS_APPROVALS: {never[0]!r} is no tool; there are: {', '.join(self._functions)}")
+        wrong = [
+            p for p in self._find_unknown_approvals() if not any(_may_match(p, source) for source in self._sources)
+        ]
+        if wrong:
+            raise BadTool(f"STAGEBUS_APPROVALS: {wrong[0]!r} is no tool; available tools: {', '.join(self._functions)}")
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "ToolRegistry":
-        """The built-in tools, and those that the settings name.
+        """Creates the registry of the built-in tools and those named in the settings.
 
         Raises:
-            BadTool: one of them cannot be found or used; the message says what to set right.
+            BadTool: a tool cannot be found or used; the message says what to correct.
         """
         egress = Egress.from_settings(settings)
         weather = Weather.from_settings(settings, egress)
@@ -89,39 +90,49 @@ class ToolRegistry(Toolset):
         return cls(functions, settings, weather=weather, sources=load_sources(settings, egress))
 
     async def start(self) -> None:
-        """Let the sources begin; return when each has given its tools or has failed to for now."""
+        """Starts the sources. Returns when each has listed its tools or its first try has failed."""
         for source in self._sources:
             source.on_change = self._refresh
         await asyncio.gather(*(source.start() for source in self._sources))
         self._refresh()
         if unknown := self._find_unknown_approvals():
-            logger.warning("STAGEBUS_APPROVALS: there is no tool yet that is called %s", ", ".join(unknown))
+            logger.warning("STAGEBUS_APPROVALS: no tool is called %s yet", ", ".join(unknown))
 
     def snapshot(self) -> Toolset:
-        """The tools of this moment; a run's attempt keeps to one snapshot."""
+        """Returns the current tools; an attempt at a run uses one snapshot throughout."""
         return Toolset(self._tool_by_name)
 
     async def wait_for(self, names: Collection[str]) -> None:
-        """Wait for tools that a source may yet give: one that was not to be had since this worker began."""
+        """Waits for tools of these names while a source has not listed its tools since the worker started."""
         with suppress(TimeoutError):
             async with asyncio.timeout(SOURCES_MAX_S):
                 while not (set(names) <= self._tool_by_name.keys() or all(s.is_known for s in self._sources)):
                     await self._next_change.wait()
 
     async def aclose(self) -> None:
-        """Let go of threads and connections. Calls that still run are left to end with the process."""
+        """Closes threads and connections. Calls that still run end with the process."""
         await asyncio.gather(*(source.aclose() for source in self._sources))
         self._threads.shutdown()
         if self._weather is not None:
             await self._weather.aclose()
 
+    def _add_function(self, function: ToolFunction) -> None:
+        added = self._make(function)
+        existing = self._functions.get(added.name)
+        if existing is not None:
+            if not _is_built_in(existing):
+                raise BadTool(f"two tools are called {added.name!r}; rename one of them with @tool(name=…)")
+            where = f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', added.name)}"
+            logger.info("%s replaces the built-in tool %r", where, added.name)
+        self._functions[added.name] = added
+
     def _refresh(self) -> None:
-        """Ask the sources anew. A new mapping takes the old one's place, so that snapshots stay as they are."""
+        """Collects the tools of all sources. Replaces the mapping, so that snapshots do not change."""
         tools = dict(self._functions)
         for source in self._sources:
             for sourced in source.tools():
                 if sourced.name in tools:
-                    logger.warning("%s: there is a tool %r already; this one is left out", source.name, sourced.name)
+                    logger.warning("%s: tool %r is left out: another tool has this name", source.name, sourced.name)
                 else:
                     tools[sourced.name] = self._adopt(sourced)
         self._tool_by_name = tools
@@ -147,7 +158,7 @@ class ToolRegistry(Toolset):
         if not _NAME.fullmatch(name):
             raise BadTool(f"tool {name!r}: a name has 1 to 64 letters, digits, _ and -; set one with @tool(name=…)")
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise BadTool(f"tool {name!r}: a tool returns its result; a generator cannot be one")
+            raise BadTool(f"tool {name!r}: a generator cannot be a tool; return the result")
         _check(name, options)
         signature = read_signature(function, name, is_strict=options.strict)
         max_bytes = options.max_result_bytes or self._settings.tool_result_max_bytes
@@ -165,16 +176,24 @@ class ToolRegistry(Toolset):
         )
 
     def _is_gated(self, name: str) -> bool:
-        """Whether the operator wants calls of it approved."""
+        """Returns whether `STAGEBUS_APPROVALS` matches the tool's name."""
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self._settings.approvals)
 
     def _find_unknown_approvals(self) -> list[str]:
-        """What the operator wants approved and is no tool: a name that is written wrong would let all calls through."""
+        """Returns the entries of `STAGEBUS_APPROVALS` that match no tool.
+
+        A misspelt name would let all calls run without an approval.
+        """
         return [pattern for pattern in self._settings.approvals if not fnmatch.filter(self._tool_by_name, pattern)]
 
 
-def _may_name(pattern: str, source: ToolSource) -> bool:
-    """Whether a tool that the source may yet give could be of that name."""
+def _is_built_in(tool: Tool) -> bool:
+    body = tool.body
+    return isinstance(body, FunctionBody) and str(getattr(body.function, "__module__", "")).startswith(_OWN_MODULES)
+
+
+def _may_match(pattern: str, source: ToolSource) -> bool:
+    """Returns whether the pattern could match a tool that the source has not listed yet."""
     literal, prefix = re.split(r"[*?[]", pattern, maxsplit=1)[0], f"{source.name}__"
     return literal.startswith(prefix) or (literal != pattern and prefix.startswith(literal))
 
@@ -184,18 +203,18 @@ def _check(name: str, options: ToolOptions) -> None:
              "max_result_bytes": (options.max_result_bytes, RESULT_MIN_BYTES)}  # fmt: skip
     for option, (value, minimum) in least.items():
         if value is not None and not value >= minimum:
-            raise BadTool(f"tool {name!r}: {option} is {value}; it has to be at least {minimum}")
+            raise BadTool(f"tool {name!r}: {option} is {value}; it must be at least {minimum}")
 
 
 def _load(path: str) -> ToolFunction:
-    """The function that `module:function` names."""
+    """Imports the function named by `module:function`."""
     module_name, colon, attribute = path.partition(":")
     if not (module_name and colon and attribute):
         raise BadTool(f"STAGEBUS_TOOLS: {path!r} is not of the form module:function")
     try:
         found: object = importlib.import_module(module_name)
     except Exception as exc:
-        # A stranger's module may raise anything while it is imported.
+        # The import of a user's module can raise any exception.
         raise BadTool(f"STAGEBUS_TOOLS: {module_name!r} cannot be imported: {type(exc).__name__}: {exc}") from exc
     for part in attribute.split("."):
         found = getattr(found, part, None)

@@ -13,7 +13,7 @@ import pytest
 from stagebus.shared.errors import ChildFailed
 from stagebus.shared.local import supervisor as supervisor_module
 from stagebus.shared.local.process import ChildSpec
-from stagebus.shared.local.supervisor import Supervisor, demo_environment, describe_exit, page_address
+from stagebus.shared.local.supervisor import DEMO_TOOL, Supervisor, demo_environment, describe_exit, page_address
 from tests.support.processes import is_alive, until
 
 # It leaves once the pipe that it is given has a line for it.
@@ -152,10 +152,20 @@ def test_demo_environment_leaves_what_the_operator_set(monkeypatch: pytest.Monke
         "STAGEBUS_WEATHER_GEOCODING_URL": "http://127.0.0.1:7",
         "STAGEBUS_WEATHER_FORECAST_URL": "http://127.0.0.1:7",
         "STAGEBUS_EGRESS_ALLOW": "10.1.0.0/16,127.0.0.1:7",
+        "STAGEBUS_TOOLS": f"{DEMO_TOOL},mytools:book_table",
         "STAGEBUS_ASK_USER": "true",
         "NO_PROXY": "intranet,127.0.0.1",
         "no_proxy": "127.0.0.1",
     }
+
+
+@pytest.mark.parametrize(("own", "tools"), [("", DEMO_TOOL), (f"{DEMO_TOOL},m:f", None)])
+def test_demo_environment_has_the_demo_s_tool_once(
+    own: str, tools: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAGEBUS_TOOLS", own)
+
+    assert demo_environment("http://127.0.0.1:7").get("STAGEBUS_TOOLS") == tools
 
 
 def test_exits_in_words() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.errors import BadTool, UnknownTools
+from stagebus.shared.local.supervisor import DEMO_TOOL
 from stagebus.worker.tools.function_tool import tool
 from stagebus.worker.tools.registry import ToolRegistry
 from stagebus.worker.tools.sources import SourcedTool
@@ -29,10 +30,19 @@ class Desk:
     def find(x: str) -> str:
         return x
 
+    @staticmethod
+    def add() -> None: ...
+
 number = 3
 
 def get_weather() -> str:
-    return "sunny"
+    return "my own"
+
+ask_user = tool(name="ask_user")(lambda: "my own")
+ask_user.__qualname__ = "ask_user"
+
+def book_table() -> str:
+    return "my own"
 
 def every():
     yield 1
@@ -100,14 +110,39 @@ async def test_unknown_name_is_an_error_that_names_it(registry):
         ("broken:f", "'broken' cannot be imported: ValueError: half a file"),
         ("mytools:subtract", "'mytools' has no function 'subtract'"),
         ("mytools:number", "'mytools' has no function 'number'"),
-        ("mytools:get_weather", "two tools are called 'get_weather'"),
-        ("mytools:every", "a generator cannot be one"),
+        ("mytools:add,mytools:Desk.add", "two tools are called 'add'"),
+        ("mytools:every", "a generator cannot be a tool"),
     ],
 )
 @pytest.mark.usefixtures("mytools")
 def test_bad_tool_stops_the_start_with_a_message(path, words):
     with pytest.raises(BadTool, match=words):
         ToolRegistry.from_settings(Settings(tools=path))
+
+
+@pytest.mark.parametrize("name", ["get_weather", "ask_user"])
+@pytest.mark.usefixtures("mytools")
+async def test_tool_replaces_the_built_in_one_of_its_name(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        registry = ToolRegistry.from_settings(Settings(tools=f"mytools:add,mytools:{name}"))
+
+    assert registry.names() == ("get_weather", "ask_user", "add")
+    assert (await registry.get(name).call("", CONTEXT)).content == "my own"
+    assert not registry.get(name).asks_user
+    assert name in registry.default_names()
+    assert [record.message for record in caplog.records] == [f"mytools.{name} replaces the built-in tool {name!r}"]
+    await registry.aclose()
+
+
+@pytest.mark.usefixtures("mytools")
+async def test_tool_replaces_the_demo_s_of_its_name(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        registry = ToolRegistry.from_settings(Settings(tools=f"{DEMO_TOOL},mytools:book_table"))
+
+    assert (await registry.get("book_table").call("", CONTEXT)).content == "my own"
+    assert not registry.get("book_table").requires_approval
+    assert "mytools.book_table replaces the built-in tool 'book_table'" in caplog.text
+    await registry.aclose()
 
 
 @pytest.mark.parametrize("name", ["with space", "dot.ted", "ümlaut", "x" * 65, "<lambda>"])
@@ -200,7 +235,7 @@ async def test_function_outranks_a_sourced_tool_of_its_name(shelved, caplog):
 
     assert registry.names() == ("own", "find")
     assert (await registry.get("own").call("", CONTEXT)).content == "1"
-    assert "there is a tool 'own' already" in caplog.text
+    assert "tool 'own' is left out" in caplog.text
 
 
 class Later:
