@@ -214,7 +214,9 @@ async def test_tokens_of_ended_runs_count_once_and_for_one_day(redis: Redis, set
         await make(redis, limited, "t")
 
     assert await redis.hget(keys.tokens("t"), "used") == await redis.hget(keys.TOTALS, "tokens") == b"100"
-    assert 0 < refused.value.retry_after_s <= 86400
+    seconds, _ = await redis.time()
+    assert refused.value.retry_after_s == pytest.approx(86400 - seconds % 86400, abs=2)
+    assert str(refused.value).startswith("this tenant has used its 100 tokens of the day")
     await make(redis, limited, "other")
     await redis.hincrby(keys.tokens("t"), "day", -1)
     assert await make(redis, limited, "t"), "yesterday's are over"
