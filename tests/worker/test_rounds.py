@@ -2,37 +2,30 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
-from stagebus.shared.config.provider_schema import ProvidersFile
-from stagebus.shared.config.providers import Providers
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.cursor import START
-from stagebus.shared.errors import ModelUnavailable
 from stagebus.shared.log import log_reader
 from stagebus.shared.store import run_store
 from stagebus.worker.execution.runner import Runner
-from stagebus.worker.model.model_client import ModelClient, ModelRequest
 from stagebus.worker.tools.tool_context import ToolContext
 from tests.support.runs_by_hand import queued
+from tests.support.scripted_model import ScriptedModel, providers_of
 
-PROVIDERS = {
-    "providers": {
-        "p": {
-            "base_url": "http://127.0.0.1:1/v1",
-            "models": [
-                "native",
-                *({"name": tools, "tools": tools} for tools in ("prompted", "none")),
-                {"name": "down", "price": {"input": 100, "output": 100}, "fallbacks": ["priced"]},
-                {"name": "priced", "price": {"input": 1, "output": 10}},
-            ],
-        }
+PROVIDERS = providers_of(
+    {
+        "p": [
+            "native",
+            *({"name": tools, "tools": tools} for tools in ("prompted", "none")),
+            {"name": "down", "price": {"input": 100, "output": 100}, "fallbacks": ["priced"]},
+            {"name": "priced", "price": {"input": 1, "output": 10}},
+        ]
     }
-}
+)
 ADD = {"type": "function", "function": {"name": "add"}}
 USAGE = {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5}
 
@@ -57,22 +50,6 @@ SUM = '{"a": 2, "b": 3}'
 IN_WORDS = f'<tool_call>{{"name": "add", "arguments": {SUM}}}</tool_call>'
 
 
-class ScriptedModel(ModelClient):
-    """Gives its answers in turn, and notes the bodies that its provider would get."""
-
-    def __init__(self) -> None:
-        super().__init__(Settings(), Providers(ProvidersFile.model_validate(PROVIDERS)))
-        self.answers: list[dict[str, Any]] = []
-        self.bodies: list[dict[str, Any]] = []
-
-    async def stream(self, request: ModelRequest) -> AsyncGenerator[dict[str, Any], None]:
-        assert request.route is not None
-        if request.route.name == "down":
-            raise ModelUnavailable("overloaded")
-        self.bodies.append(request.body(request.route))
-        yield self.answers.pop(0)
-
-
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"tools": (f"{__name__}:add",)})
@@ -80,7 +57,9 @@ def settings(settings: Settings) -> Settings:
 
 @pytest.fixture
 def model() -> ScriptedModel:
-    return ScriptedModel()
+    model = ScriptedModel(providers=PROVIDERS)
+    model.down = {"down"}
+    return model
 
 
 @pytest.fixture
@@ -88,7 +67,7 @@ def run(redis: Redis, settings: Settings, runner: Runner, model: ScriptedModel) 
     """Carry out a run to its end and give its events."""
 
     async def run(*answers: dict[str, Any], **request: Any) -> list[tuple[str, dict[str, Any]]]:
-        model.answers = list(answers)
+        model.answers = [[answer] for answer in answers]
         messages = [{"role": "user", "content": "How much is 2 and 3?"}]
         asked = {"model": "native", "messages": messages, "tools": ["add"], "timeout_s": 60, **request}
         run_id = await queued(redis, settings, asked)

@@ -1,7 +1,7 @@
 """The runner against a real server: a run comes to its end whatever stands in its record."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -10,8 +10,6 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from stagebus.shared.config.provider_schema import ProvidersFile
-from stagebus.shared.config.providers import Providers
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.cursor import START
 from stagebus.shared.domain.events import RetryScheduled, StageCompleted
@@ -23,54 +21,24 @@ from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage import keys, scripts
 from stagebus.shared.store import run_store
 from stagebus.worker.execution.runner import Outcome, Runner
-from stagebus.worker.model.model_client import ModelClient, ModelRequest
 from stagebus.worker.model.provider_limiter import TokenReservation
 from stagebus.worker.tools.registry import ToolRegistry
 from stagebus.worker.tools.sources import SourcedTool
 from stagebus.worker.tools.tool_context import ToolContext
 from tests.support.runs_by_hand import queued
+from tests.support.scripted_model import ScriptedModel, providers_of
 
 REQUEST = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "tools": [], "timeout_s": 60}
 ANSWER = {"choices": [{"index": 0, "delta": {"content": "hello"}, "finish_reason": "stop"}]}
 
 
-MODELS = {"a": ["a", {"name": "m", "fallbacks": ["b", "c"]}], "b": ["b"], "c": ["c"]}
-PROVIDERS = {
-    "providers": {name: {"base_url": "http://127.0.0.1:1/v1", "models": models} for name, models in MODELS.items()}
-}
-
-
-class ScriptedModel(ModelClient):
-    """Says hello, once it is let go. Providers that are `down` fail before their first chunk, `cut` ones after it."""
-
-    def __init__(self) -> None:
-        super().__init__(Settings(), Providers(ProvidersFile.model_validate(PROVIDERS)))
-        self.down: set[str] = set()
-        self.cut: set[str] = set()
-        self.was_asked: list[str] = []
-        self.is_full = asyncio.Event()
-        self.lets_go = asyncio.Event()
-        self.lets_go.set()
-        self.asked = asyncio.Event()
-
-    async def stream(self, request: ModelRequest) -> AsyncGenerator[dict[str, Any], None]:
-        self.asked.set()
-        assert request.route is not None
-        provider = request.route.provider
-        self.was_asked.append(provider)
-        if provider in self.down:
-            raise ModelUnavailable("it is down")
-        await self.lets_go.wait()
-        if provider in self.cut:
-            self.cut.remove(provider)
-            yield {"choices": [{"index": 0, "delta": {"content": "hel"}}]}
-            raise ModelUnavailable("it was cut")
-        yield ANSWER
+PROVIDERS = providers_of({"a": ["a", {"name": "m", "fallbacks": ["b", "c"]}], "b": ["b"], "c": ["c"]})
 
 
 @pytest.fixture
 def model() -> ScriptedModel:
-    return ScriptedModel()
+    """Says hello, as often as it is asked."""
+    return ScriptedModel(default=[ANSWER], providers=PROVIDERS)
 
 
 async def names(redis: Redis, run_id: str) -> list[str]:
@@ -127,7 +95,7 @@ async def test_run_of_another_version_goes_on(
     await asyncio.wait_for(runner.run(run_id, "token"), 10)
 
     assert (await names(redis, run_id))[-1] == "done"
-    assert model.was_asked == []
+    assert model.asked_providers == []
 
 
 class LateSource:
@@ -223,10 +191,10 @@ async def test_run_that_has_ended_is_over_and_stays_as_it_is(redis: Redis, setti
 async def test_cancel_reaches_a_model_that_says_nothing(
     redis: Redis, settings: Settings, runner: Runner, model: ScriptedModel
 ) -> None:
-    model.lets_go.clear()
+    model.may_answer.clear()
     run_id = await queued(redis, settings, REQUEST)
     running = asyncio.create_task(runner.run(run_id, "token"))
-    await asyncio.wait_for(model.asked.wait(), 10)
+    await asyncio.wait_for(model.is_asked.wait(), 10)
     assert await scripts.cancel(redis, run_id)
     await asyncio.wait_for(running, 10)
 
@@ -238,10 +206,10 @@ async def test_cancel_reaches_a_model_that_says_nothing(
 async def test_drained_run_is_given_back_with_all_that_it_wrote(
     redis: Redis, settings: Settings, runner: Runner, model: ScriptedModel
 ) -> None:
-    model.lets_go.clear()
+    model.may_answer.clear()
     run_id = await queued(redis, settings, REQUEST)
     running = asyncio.create_task(runner.run(run_id, "token"))
-    await asyncio.wait_for(model.asked.wait(), 10)
+    await asyncio.wait_for(model.is_asked.wait(), 10)
     runner.give_back_now()
     outcome = await asyncio.wait_for(running, 10)
     run = await run_store.get_run(redis, run_id)
@@ -323,14 +291,14 @@ async def test_run_whose_log_loses_a_part_at_work_has_one_end_and_nothing_twice(
     is_deleted: bool,
 ) -> None:
     monkeypatch.setattr("stagebus.worker.execution.runner.AWAY_BACKOFF_S", 0.01)
-    model.lets_go.clear()
+    model.may_answer.clear()
     run_id = await queued(redis, settings, REQUEST)
     running = asyncio.create_task(runner.run(run_id, "token"))
     async with asyncio.timeout(10):
         while "stage_started" not in await names(redis, run_id):
             await asyncio.sleep(0.01)
     await spoil(redis, run_id, part, is_deleted=is_deleted)
-    model.lets_go.set()
+    model.may_answer.set()
     await asyncio.wait_for(running, 20)
     events = (await log_reader.read_page(redis, run_id, START, 1000)).events
 
@@ -347,7 +315,7 @@ async def test_fallbacks_are_asked_in_their_order_and_say_so(redis, settings, ru
     retries = [RetryScheduled.model_validate_json(e.data) for e in events if e.event == b"retry_scheduled"]
     (completed,) = [StageCompleted.model_validate_json(e.data) for e in events if e.event == b"stage_completed"]
 
-    assert model.was_asked == ["a", "b", "c"]
+    assert model.asked_providers == ["a", "b", "c"]
     assert [(retry.retry, retry.model, retry.backoff_s) for retry in retries] == [(1, "b", 0), (2, "c", 0)]
     assert completed.result["provider"] == "c"
 
@@ -357,16 +325,16 @@ async def test_who_was_down_just_now_is_not_asked_first_by_the_next_run(redis, s
     for _ in range(2):
         await asyncio.wait_for(runner.run(await queued(redis, settings, REQUEST), "token"), 10)
 
-    assert model.was_asked == ["a", "b", "b"]
+    assert model.asked_providers == ["a", "b", "b"]
 
 
 async def test_after_a_first_token_there_is_no_fallback(redis, settings, runner, model) -> None:
     """The stage is restarted, by the model that was asked for."""
-    model.cut = {"a"}
+    model.answers = [[{"choices": [{"index": 0, "delta": {"content": "hel"}}]}, ModelUnavailable("it was cut")]]
     run_id = await queued(redis, settings, REQUEST)
     await asyncio.wait_for(runner.run(run_id, "token"), 10)
 
-    assert model.was_asked == ["a", "a"]
+    assert model.asked_providers == ["a", "a"]
     assert "stage_restarted" in await names(redis, run_id)
 
 
@@ -374,7 +342,7 @@ async def test_each_stage_may_have_its_own_model(redis, settings, runner, model)
     run_id = await queued(redis, settings, {**REQUEST, "model": ["b", "c"]})
     await asyncio.wait_for(runner.run(run_id, "token"), 10)
 
-    assert model.was_asked == ["b"]
+    assert model.asked_providers == ["b"]
 
 
 async def test_run_whose_model_nobody_serves_ends(redis, settings, runner, model) -> None:
@@ -407,20 +375,22 @@ async def test_request_is_counted_as_what_its_answer_used(
 async def test_run_that_waits_for_a_slot_is_given_back_as_soon_as_its_worker_drains(
     redis, settings, runner, model, monkeypatch
 ) -> None:
+    is_waiting = asyncio.Event()
+
     @asynccontextmanager
     async def full(*_: object) -> AsyncIterator[None]:
-        model.is_full.set()
+        is_waiting.set()
         await asyncio.Event().wait()
         yield
 
     monkeypatch.setattr(model, "reserve", full)
     run_id = await queued(redis, settings, REQUEST)
     running = asyncio.create_task(runner.run(run_id, "token"))
-    await asyncio.wait_for(model.is_full.wait(), 10)
+    await asyncio.wait_for(is_waiting.wait(), 10)
     runner.begin_drain()
 
     assert not (await asyncio.wait_for(running, 10)).is_over
-    assert model.was_asked == []
+    assert model.asked_providers == []
     assert (await run_store.get_run(redis, run_id)).tries == 0
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -17,32 +16,14 @@ from stagebus.shared.errors import ModelUnavailable
 from stagebus.worker.model.delta_merger import DeltaMerger
 from stagebus.worker.model.model_client import ModelRequest
 from stagebus.worker.stages.model_stage import BadCalls, Prompting, lean, model_stage
+from tests.support.scripted_model import ScriptedModel
 
 TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
 REQUEST = ModelRequest(model="m", messages=[{"role": "user", "content": "hi"}], tools=TOOLS)
 
 
-class ScriptedModel:
-    """Answers with given chunks, then fails, hangs or ends."""
-
-    def __init__(self, *chunks: dict[str, Any], failure: Exception | None = None, hangs: bool = False) -> None:
-        self.chunks = chunks
-        self.failure = failure
-        self.hangs = hangs
-        self.requests: list[ModelRequest] = []
-        self.is_closed = False
-
-    async def stream(self, request: ModelRequest) -> AsyncGenerator[dict[str, Any], None]:
-        self.requests.append(request)
-        try:
-            for chunk in self.chunks:
-                yield chunk
-            if self.hangs:
-                await asyncio.Event().wait()
-            if self.failure is not None:
-                raise self.failure
-        finally:
-            self.is_closed = True
+def answering(*steps: dict[str, Any] | Exception) -> ScriptedModel:
+    return ScriptedModel(steps)
 
 
 def chunk(delta: dict[str, Any] | None = None, finish_reason: str | None = None, **fields: Any) -> dict[str, Any]:
@@ -75,7 +56,7 @@ def result_of(events: list[Event]) -> ModelStageResult:
 
 async def test_every_chunk_is_an_event_and_one_completion_follows() -> None:
     counts = chunk(usage={"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3})
-    model = ScriptedModel(chunk({"role": "assistant"}), says("Grü"), says("ße"), chunk({}, "stop"), counts)
+    model = answering(chunk({"role": "assistant"}), says("Grü"), says("ße"), chunk({}, "stop"), counts)
 
     events = await collect(model)
 
@@ -88,7 +69,7 @@ async def test_every_chunk_is_an_event_and_one_completion_follows() -> None:
 
 
 async def test_calls_are_in_the_completion_and_in_the_chunks() -> None:
-    model = ScriptedModel(calls(0, "c1", '{"city":'), calls(0, "", '"Köln"}'), chunk({}, "tool_calls"))
+    model = answering(calls(0, "c1", '{"city":'), calls(0, "", '"Köln"}'), chunk({}, "tool_calls"))
 
     events = await collect(model)
 
@@ -99,7 +80,7 @@ async def test_calls_are_in_the_completion_and_in_the_chunks() -> None:
 
 async def test_call_gets_an_id_that_no_earlier_round_has() -> None:
     """Some providers number the calls of each answer from the start."""
-    model = ScriptedModel(calls(0, "call_0", "{}"), chunk({}, "tool_calls"))
+    model = answering(calls(0, "call_0", "{}"), chunk({}, "tool_calls"))
 
     (call,) = result_of(await collect(model, {"call_0"})).tool_calls
     assert call.id not in {"", "call_0"}
@@ -109,16 +90,14 @@ async def test_calls_are_looked_for_in_text_only_where_tools_were_offered() -> N
     text = '<tool_call>{"name": "get_weather", "arguments": {"city": "Köln"}}</tool_call>'
     without = ModelRequest(model="m", messages=[])
 
-    offered = result_of(await collect(ScriptedModel(says(text), chunk({}, "stop"))))
-    plain = result_of(await collect(ScriptedModel(says(text), chunk({}, "stop")), request=without))
+    offered = result_of(await collect(answering(says(text), chunk({}, "stop"))))
+    plain = result_of(await collect(answering(says(text), chunk({}, "stop")), request=without))
     assert [call.name for call in offered.tool_calls] == ["get_weather"]
     assert (plain.tool_calls, plain.text) == ([], text)
 
 
 async def test_answer_without_usage_or_model_has_none() -> None:
-    events = await collect(
-        ScriptedModel({"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": "stop"}]})
-    )
+    events = await collect(answering({"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": "stop"}]}))
 
     assert events[-1].usage is None
     assert events[-1].result == {"text": "x", "tool_calls": [], "finish_reason": "stop"}
@@ -126,7 +105,7 @@ async def test_answer_without_usage_or_model_has_none() -> None:
 
 async def test_model_that_fails_leaves_a_stage_without_its_completion() -> None:
     """What it said before that was passed on already; the stage is done again."""
-    model = ScriptedModel(says("a"), failure=ModelUnavailable("cut"))
+    model = answering(says("a"), ModelUnavailable("cut"))
     stage = model_stage("extraction", model, REQUEST, set())
     said = await anext(stage)
 
@@ -137,7 +116,7 @@ async def test_model_that_fails_leaves_a_stage_without_its_completion() -> None:
 
 
 async def test_closed_stage_closes_the_provider_s_connection() -> None:
-    model = ScriptedModel(says("a"), says("b"))
+    model = answering(says("a"), says("b"))
     stage = model_stage("extraction", model, REQUEST, set())
     await anext(stage)
     await stage.aclose()
@@ -146,10 +125,10 @@ async def test_closed_stage_closes_the_provider_s_connection() -> None:
 
 
 async def test_cancelled_stage_closes_the_provider_s_connection() -> None:
-    model = ScriptedModel(hangs=True)
+    model = answering()
+    model.may_answer.clear()
     running = asyncio.create_task(collect(model))
-    while not model.requests:
-        await asyncio.sleep(0)
+    await model.is_asked.wait()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
@@ -160,7 +139,7 @@ async def test_cancelled_stage_closes_the_provider_s_connection() -> None:
 @pytest.mark.parametrize(("choice", "called"), [("auto", True), ("none", False)])
 async def test_written_call_is_one_where_calls_are_wanted(choice: str, called: bool) -> None:
     said = '[get_weather(city="Paris")]'
-    model = ScriptedModel(says(said), chunk({}, "stop"))
+    model = answering(says(said), chunk({}, "stop"))
     request = dataclasses.replace(REQUEST, tool_choice=choice)
     result = result_of([event async for event in model_stage("extraction", model, request, set())])
 
@@ -185,7 +164,7 @@ async def prompt(model: ScriptedModel, again: BadCalls | None = None, **fields: 
 
 def says_all(text: str) -> ScriptedModel:
     counts = chunk(usage={"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3})
-    return ScriptedModel(says(text[:12]), says(text[12:]), chunk({}, "stop"), counts)
+    return answering(says(text[:12]), says(text[12:]), chunk({}, "stop"), counts)
 
 
 async def test_prompted_model_is_told_in_words_and_its_calls_are_read_from_its_text() -> None:
@@ -258,7 +237,7 @@ async def test_prompted_model_s_one_call_is_the_first() -> None:
 
 
 async def test_calls_that_the_server_found_by_itself_are_taken() -> None:
-    result = result_of(await prompt(ScriptedModel(calls(0, "c1", '{"city":"Köln"}'), chunk({}, "tool_calls"))))
+    result = result_of(await prompt(answering(calls(0, "c1", '{"city":"Köln"}'), chunk({}, "tool_calls"))))
 
     assert [(call.id, call.name) for call in result.tool_calls] == [("c1", "get_weather")]
 
