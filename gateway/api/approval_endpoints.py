@@ -4,10 +4,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from stagebus.gateway.api.body import read_json
+from stagebus.gateway.api.guard import needs
 from stagebus.gateway.api.responses import answer
 from stagebus.gateway.api.schemas.answers import RunAccepted
 from stagebus.gateway.api.schemas.approval_decision import parse_decide
-from stagebus.gateway.auth.guard import needs
 from stagebus.gateway.auth.principal import principal_of
 from stagebus.gateway.context import gateway_of
 from stagebus.shared.domain.tenants import Scope

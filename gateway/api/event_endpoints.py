@@ -7,9 +7,9 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from stagebus.gateway.api.guard import needs
 from stagebus.gateway.api.params import read_chunks, read_cursor, read_limit, wants_stream
 from stagebus.gateway.api.responses import JSON
-from stagebus.gateway.auth.guard import needs
 from stagebus.gateway.auth.principal import principal_of
 from stagebus.gateway.context import gateway_of
 from stagebus.gateway.streaming.full_view import FullChunksView

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, request_response
 from starlette.types import Receive, Scope, Send
 
-from stagebus.gateway.auth.guard import Guarded
+from stagebus.gateway.api.guard import Guarded
 
 NOT_FOUND: Final = 404
 METHOD_NOT_ALLOWED: Final = 405

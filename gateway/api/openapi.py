@@ -11,10 +11,10 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from stagebus.gateway.api.guard import Guarded
 from stagebus.gateway.api.operations import JSON, OPERATIONS, Operation, Parameter, Reply
 from stagebus.gateway.api.problems import MEDIA_TYPE as PROBLEM
 from stagebus.gateway.api.schemas.answers import Problem
-from stagebus.gateway.auth.guard import Guarded
 from stagebus.gateway.auth.sessions import COOKIE, SECURE_COOKIE
 from stagebus.gateway.auth.tickets import PARAMETER
 from stagebus.shared.access_errors import Forbidden, RateLimited, Unauthenticated

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from stagebus.gateway.api import routes
 from stagebus.gateway.api.body import read_json
 from stagebus.gateway.api.event_endpoints import answer_stream
+from stagebus.gateway.api.guard import needs
 from stagebus.gateway.api.params import (
     accepts,
     read_before,
@@ -20,7 +21,6 @@ from stagebus.gateway.api.params import (
 from stagebus.gateway.api.responses import answer
 from stagebus.gateway.api.schemas.answers import RunAccepted, RunList, RunSummary, RunView
 from stagebus.gateway.api.schemas.create_run import named_tools, parse_create_run, unknown_tools
-from stagebus.gateway.auth.guard import needs
 from stagebus.gateway.auth.principal import principal_of
 from stagebus.gateway.context import Gateway, gateway_of
 from stagebus.gateway.streaming.response import EventStream

@@ -5,13 +5,13 @@ from starlette.responses import Response
 
 from stagebus.gateway.api import routes
 from stagebus.gateway.api.body import read_json
+from stagebus.gateway.api.guard import needs, public
 from stagebus.gateway.api.params import read_ticket_id
 from stagebus.gateway.api.responses import answer
 from stagebus.gateway.api.schemas.answers import SessionView, TicketLinks, TicketView
 from stagebus.gateway.api.schemas.ticket_request import parse_ticket_request
 from stagebus.gateway.auth.anonymous import ANYONE
-from stagebus.gateway.auth.csrf import is_foreign
-from stagebus.gateway.auth.guard import needs, public
+from stagebus.gateway.auth.csrf import is_cross_site
 from stagebus.gateway.auth.principal import principal_of
 from stagebus.gateway.context import gateway_of
 from stagebus.shared.access_errors import CrossSite, Unauthenticated
@@ -33,7 +33,7 @@ async def create_ticket(request: Request) -> Response:
     asked = parse_ticket_request(body, gateway.settings)
     with storage_errors():
         await log_reader.read_head(gateway.redis, run_id, principal.tenant)
-    ticket = gateway.auth.tickets.make(principal, run_id, asked.ttl_s)
+    ticket = gateway.auth.tickets.issue(principal, run_id, asked.ttl_s)
     audit(
         "ticket.create", subject=principal.subject, tenant=principal.tenant, run=run_id, share=asked.share,
         ttl_s=asked.ttl_s, ticket=ticket.ticket_id,
@@ -52,7 +52,7 @@ async def revoke_ticket(request: Request) -> Response:
     ticket_id = read_ticket_id(request)
     await gateway.auth.revocations.revoke(run_id, principal.tenant, ticket_id)
     audit("ticket.revoke", subject=principal.subject, tenant=principal.tenant, run=run_id, ticket=ticket_id)
-    gateway.auth.vigil.end_ticket(run_id, ticket_id)
+    gateway.auth.credential_monitor.end_ticket(run_id, ticket_id)
     return Response(status_code=204)
 
 
@@ -63,16 +63,16 @@ async def create_session(request: Request) -> Response:
     Errors: unauthenticated 401, cross_site 403.
     """
     gateway, principal = gateway_of(request), principal_of(request)
-    if is_foreign(request):
+    if is_cross_site(request):
         raise CrossSite
     if principal is ANYONE:
         return answer(SessionView.of(principal))
     if "authorization" not in request.headers:
         raise Unauthenticated("a session begins with a key: send it as `Authorization: Bearer …`", is_bad_token=False)
-    session = gateway.auth.sessions.begin(principal)
+    session = gateway.auth.sessions.create(principal)
     audit("session.create", subject=principal.subject, tenant=principal.tenant)
     response = answer(SessionView.of(session.holder))
-    gateway.auth.sessions.give(request, response, session)
+    gateway.auth.sessions.set_cookie(request, response, session)
     return response
 
 
@@ -82,10 +82,10 @@ async def end_session(request: Request) -> Response:
 
     Errors: cross_site 403.
     """
-    if is_foreign(request):
+    if is_cross_site(request):
         raise CrossSite
     response = Response(status_code=204)
-    gateway_of(request).auth.sessions.end(response)
+    gateway_of(request).auth.sessions.delete_cookie(response)
     return response
 
 

@@ -10,12 +10,12 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
 from stagebus.gateway.api import openapi
+from stagebus.gateway.api.guard import needs, public
 from stagebus.gateway.api.method_router import guards
 from stagebus.gateway.api.problems import problem_types
 from stagebus.gateway.api.responses import JSON, answer
 from stagebus.gateway.api.schemas.answers import Health, ModelList, ToolList
 from stagebus.gateway.api.schemas.stats_answer import Stats
-from stagebus.gateway.auth.guard import needs, public
 from stagebus.gateway.context import gateway_of
 from stagebus.shared.domain import events
 from stagebus.shared.domain.tenants import Scope

@@ -1,17 +1,17 @@
-"""The open gateway: everybody on this machine may do everything, and nobody else anything.
+"""The open gateway's authenticator: local requests may do everything, all others are refused.
 
-An address of this machine alone is not enough. A page of any site may send requests to
-localhost out of its visitor's browser, and one whose name its owner lets point to 127.0.0.1
-may even read the answers. So the name that was asked for counts, and what browsers say of
-the page that asks.
+A loopback address alone does not prove that a request is meant for this gateway. Any site's
+page can send requests to localhost from its visitor's browser, and a site whose DNS name
+resolves to 127.0.0.1 can even read the answers (DNS rebinding). So the Host header is checked
+too, and for requests that change something, what the browser says about the page.
 """
 
 from typing import Final
 
 from starlette.requests import Request
 
-from stagebus.gateway.auth.csrf import SAFE_METHODS, is_foreign
-from stagebus.gateway.auth.principal import Ahead, Principal
+from stagebus.gateway.auth.csrf import SAFE_METHODS, is_cross_site
+from stagebus.gateway.auth.principal import Principal
 from stagebus.shared.access_errors import CrossSite, LoopbackOnly
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.tenants import DEFAULT_TENANT, Scope
@@ -21,21 +21,21 @@ ANYONE: Final = Principal(DEFAULT_TENANT, "anyone", frozenset(Scope))
 
 
 class AnonymousAuthenticator:
-    """Lets in whoever is on this machine."""
+    """Accepts every request from this machine as the same principal, `ANYONE`."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    async def authenticate(self, request: Request, *, takes_ticket: bool, ahead: Ahead) -> Principal:  # noqa: ARG002 - nobody needs either
-        """Everybody is the same.
+    async def authenticate(self, request: Request, *, takes_ticket: bool) -> Principal:  # noqa: ARG002 - of the protocol
+        """Returns `ANYONE`.
 
         Raises:
-            LoopbackOnly: the request came in by another address, or under a name that is not this machine's.
+            LoopbackOnly: the request came in at another address, or its Host is not a name of this machine.
             CrossSite: another site's page wants to change something.
         """
         if not (self._settings.insecure or _is_local(request)):
             raise LoopbackOnly
-        if request.method not in SAFE_METHODS and is_foreign(request, self._settings.cors_origins):
+        if request.method not in SAFE_METHODS and is_cross_site(request, self._settings.cors_origins):
             raise CrossSite
         return ANYONE
 

@@ -1,7 +1,8 @@
-"""Ends open streams whose key or ticket was revoked, or whose session or token has run out.
+"""Ends open streams when their key or ticket is revoked, or their session or token expires.
 
-A request is judged once, when it comes; a stream may stay for an hour. So now and then all
-keys and tickets that streams rest on are looked up at once: nothing is added to an event.
+A request is authenticated once, when it arrives, but its stream may stay open for an hour.
+So all keys and tickets of open streams are looked up together from time to time. This adds
+no cost to sending an event.
 """
 
 import asyncio
@@ -18,68 +19,77 @@ from stagebus.shared.runtime.tasks import cancel_and_wait
 
 logger = logging.getLogger(__name__)
 
-LOOK_EVERY_S: Final = 10.0
+CHECK_INTERVAL_S: Final = 10.0
 
 
 class CredentialMonitor:
-    """Watches over the streams of one gateway."""
+    """Checks the credentials of one gateway's open streams."""
 
-    def __init__(self, key_ring: ApiKeyCache, revocations: Revocations) -> None:
-        self._key_ring = key_ring
+    def __init__(self, api_keys: ApiKeyCache, revocations: Revocations) -> None:
+        self._api_keys = api_keys
         self._revocations = revocations
-        self._watched: dict[Callable[[], None], Principal] = {}
-        self._looking: asyncio.Task[None] | None = None
+        self._principal_by_close: dict[Callable[[], None], Principal] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def watched(self) -> int:
+        """The number of streams that are watched."""
+        return len(self._principal_by_close)
 
     def start(self) -> None:
-        """Begin to look."""
-        self._looking = asyncio.create_task(self._look_forever())
+        """Starts the periodic check."""
+        self._task = asyncio.create_task(self._check_forever())
 
     async def stop(self) -> None:
-        """Look no more."""
-        if self._looking is not None:
-            await cancel_and_wait(self._looking)
+        """Stops the periodic check."""
+        if self._task is not None:
+            await cancel_and_wait(self._task)
 
     def watch(self, principal: Principal, close: Callable[[], None]) -> None:
-        """Call `close` as soon as the principal does not hold any more."""
-        if principal.key_id or principal.ticket_id or principal.expires_at is not None:  # else nothing could end
-            self._watched[close] = principal
+        """Registers an open stream: `close` is called once the principal's credential has ended.
 
-    def leave(self, close: Callable[[], None]) -> None:
-        """The stream is over."""
-        self._watched.pop(close, None)
+        A principal whose credential cannot end is not registered.
+        """
+        if principal.key_id or principal.ticket_id or principal.expires_at is not None:
+            self._principal_by_close[close] = principal
+
+    def unwatch(self, close: Callable[[], None]) -> None:
+        """Removes a stream that has ended."""
+        self._principal_by_close.pop(close, None)
 
     def end_ticket(self, run_id: str, ticket_id: str) -> None:
-        """A ticket was taken back by this gateway: its streams here end now, those elsewhere at the next look."""
-        for close, principal in list(self._watched.items()):
+        """Closes the streams of a ticket that this gateway revoked; other gateways close theirs at their next check."""
+        for close, principal in list(self._principal_by_close.items()):
             if (principal.run_id, principal.ticket_id) == (run_id, ticket_id):
                 close()
 
-    async def look(self) -> None:
-        """Look once."""
-        watched = dict(self._watched)
+    async def check(self) -> None:
+        """Looks up all watched credentials and closes the streams of those that have ended."""
+        watched = dict(self._principal_by_close)
         key_ids = sorted({principal.key_id for principal in watched.values() if principal.key_id})
         run_ids = sorted({principal.run_id for principal in watched.values() if principal.ticket_id})
         try:
-            living = await self._key_ring.find_living(key_ids) if key_ids else set()
+            living = await self._api_keys.find_living(key_ids) if key_ids else set()
             revoked = await self._revocations.find(run_ids) if run_ids else {}
         except StorageUnavailable:
-            living, revoked = set(key_ids), {}  # nothing can be revoked, or streamed, at the moment
+            # Without Redis nothing is revoked and no event is sent, so streams stay open until the next check.
+            living, revoked = set(key_ids), {}
         now = time.time()
         for close, principal in watched.items():
             if principal.key_id and principal.key_id not in living:
-                logger.info("a stream of %s ends: its key was revoked or has expired", principal.subject)
+                logger.info("closing a stream of %s: its key was revoked or has expired", principal.subject)
                 close()
             elif principal.ticket_id in revoked.get(principal.run_id, ()):
-                logger.info("a stream of %s ends: it was taken back", principal.subject)
+                logger.info("closing a stream of %s: the ticket was revoked", principal.subject)
                 close()
             elif principal.expires_at is not None and principal.expires_at <= now:
                 close()
 
-    async def _look_forever(self) -> None:
+    async def _check_forever(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(CHECK_INTERVAL_S)
             try:
-                await self.look()
+                await self.check()
             except Exception:
-                # Without it no stream of this process would end with its key any more.
-                logger.exception("keys and tickets of open streams could not be looked up; trying again")
+                # If the task ended here, streams would outlive their credentials.
+                logger.exception("could not check the credentials of open streams; trying again")

@@ -1,6 +1,6 @@
-"""Which page makes a request, as browsers tell it. Other clients tell nothing.
+"""CSRF checks: which page makes a request, by the Origin and Sec-Fetch-Site headers.
 
-Browsers set both headers themselves; a page cannot change them.
+Browsers set both headers themselves, and a page cannot change them. Other clients send neither.
 Spec: https://www.w3.org/TR/fetch-metadata/, https://fetch.spec.whatwg.org/#origin-header
 """
 
@@ -10,30 +10,30 @@ from urllib.parse import urlsplit
 
 from starlette.requests import Request
 
-# What changes nothing. An answer to another site's page is kept from it by the browser.
+# These change nothing, and browsers do not let another site's page read the response.
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-def is_foreign(request: Request, allowed: Container[str] = ()) -> bool:
-    """Whether another site's page makes the request, and not one of the allowed origins."""
+def is_cross_site(request: Request, allowed_origins: Container[str] = ()) -> bool:
+    """Returns whether a page of another site, not of an allowed origin, makes the request."""
     origin = request.headers.get("origin")
     if origin is not None:
-        return origin not in allowed and not _is_same(origin, request)
-    # A form or a link of an older browser; typed into the address bar is `none`.
+        return origin not in allowed_origins and not _has_host_of(origin, request)
+    # Without an Origin: a form or a link, in an older browser. `none` is an address typed by the user.
     return request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none")
 
 
-def is_own_page(request: Request) -> bool:
-    """Whether a browser vouches that a page of ours makes the request."""
+def is_same_origin(request: Request) -> bool:
+    """Returns whether a browser confirms that a page of this origin makes the request."""
     origin = request.headers.get("origin")
     site = request.headers.get("sec-fetch-site")
     if site is not None:
         return site == "same-origin"
-    return origin is not None and _is_same(origin, request)
+    return origin is not None and _has_host_of(origin, request)
 
 
-def _is_same(origin: str, request: Request) -> bool:
-    # Not the scheme: behind a proxy that ends TLS it differs, and the host is what tells sites apart.
+def _has_host_of(origin: str, request: Request) -> bool:
+    # The scheme is not compared: it differs behind a proxy that terminates TLS, and the host identifies the site.
     try:
         return urlsplit(origin).netloc == request.headers.get("host", "")
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a gateway needs in order to tell who asks, built from its settings."""
+"""Builds a gateway's authentication from its settings."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,8 +11,8 @@ from stagebus.gateway.auth.authenticator import CredentialAuthenticator
 from stagebus.gateway.auth.credential_monitor import CredentialMonitor
 from stagebus.gateway.auth.principal import Authenticator
 from stagebus.gateway.auth.revocations import Revocations
-from stagebus.gateway.auth.sessions import Sessions
-from stagebus.gateway.auth.tickets import Tickets
+from stagebus.gateway.auth.sessions import SessionCookies
+from stagebus.gateway.auth.tickets import TicketSigner
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.config.startup_checks import check_access
 from stagebus.shared.storage.redis_client import Redis
@@ -23,48 +23,47 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Auth:
-    """One process's parts."""
+    """The authentication of one gateway process."""
 
     authenticator: Authenticator
-    tickets: Tickets
+    tickets: TicketSigner
     revocations: Revocations
-    sessions: Sessions
-    vigil: CredentialMonitor
+    sessions: SessionCookies
+    credential_monitor: CredentialMonitor
 
 
 @asynccontextmanager
-async def open_auth(settings: Settings, redis: Redis) -> AsyncIterator[Auth]:
-    """Build the parts; while they are open, streams end with what they rest on.
+async def build_auth(settings: Settings, redis: Redis) -> AsyncIterator[Auth]:
+    """Builds the authentication, and runs its credential monitor until the context ends.
 
     Raises:
-        AccessUnset: the settings lack something; the message says what.
+        AccessUnset: a setting is missing; the message names it.
     """
     check_access(settings)
-    key_ring, tickets, sessions = ApiKeyCache(redis), Tickets(settings), Sessions(settings)
+    api_keys, tickets, sessions = ApiKeyCache(redis), TicketSigner(settings), SessionCookies(settings)
     revocations = Revocations(redis)
     authenticator: Authenticator = AnonymousAuthenticator(settings)
     if settings.auth != "open":
         authenticator = CredentialAuthenticator(
-            key_ring=key_ring,
+            api_keys=api_keys,
             revocations=revocations,
             sessions=sessions,
             tickets=tickets,
-            tokens=_tokens(settings),
+            jwt_verifier=_build_jwt_verifier(settings),
             takes_keys=settings.auth in ("keys", "both"),
         )
-    vigil = CredentialMonitor(key_ring, revocations)
-    vigil.start()
+    monitor = CredentialMonitor(api_keys, revocations)
+    monitor.start()
     try:
-        yield Auth(authenticator, tickets, revocations, sessions, vigil)
+        yield Auth(authenticator, tickets, revocations, sessions, monitor)
     finally:
-        await vigil.stop()
+        await monitor.stop()
 
 
-def _tokens(settings: Settings) -> "JwtVerifier | None":
+def _build_jwt_verifier(settings: Settings) -> "JwtVerifier | None":
     if settings.auth not in ("jwt", "both"):
         return None
-    from stagebus.gateway.auth.jwt_verifier import (
-        JwtVerifier,  # an HTTP client comes with it: a tenth of a gateway's start
-    )
+    # Imported here because it brings an HTTP client, which takes a tenth of a gateway's start.
+    from stagebus.gateway.auth.jwt_verifier import JwtVerifier
 
     return JwtVerifier(settings)

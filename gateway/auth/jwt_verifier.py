@@ -39,7 +39,7 @@ class JwtVerifier:
         self._settings = settings
         self._jwks = Jwks(settings.jwt_jwks)
 
-    async def open(self, token: str) -> Principal:
+    async def verify(self, token: str) -> Principal:
         """The one whom the issuer vouches for.
 
         Raises:

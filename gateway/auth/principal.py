@@ -1,6 +1,5 @@
-"""Who makes a request, as every other part of the gateway sees them."""
+"""The authenticated caller of a request, and the interface of authenticators."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,11 +11,12 @@ from stagebus.shared.domain.tenants import Scope
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Somebody who was let in: whose runs they see, and what they may do there.
+    """An authenticated caller: the tenant whose runs it sees, and the scopes it has there.
 
-    `subject` names them in logs: `key:3f9c0a5d77e1`, `jwt:alice`, `anyone`. A ticket's holder has
-    `run_id` and sees nothing but that run, and `ticket_id`, by which the ticket may be taken back. `key_id` is set where all rests on an API key, and
-    `expires_at` (Unix s) where it ends by itself: open streams end with either.
+    `subject` names it in logs: `key:3f9c0a5d77e1`, `jwt:alice`, `anyone`. A ticket's holder
+    has a `run_id`, the only run that it may see, and a `ticket_id`, by which the ticket may be
+    revoked. `key_id` is set if the credential depends on an API key, and `expires_at` (Unix s)
+    if it expires by itself: open streams end with either.
     """
 
     tenant: str
@@ -28,38 +28,33 @@ class Principal:
     ticket_id: str = ""
 
     def check(self, scope: Scope) -> None:
-        """Refuse what the principal may not do.
+        """Checks that the principal has a scope.
 
         Raises:
-            Forbidden: they lack the scope.
+            Forbidden: it does not.
         """
         if scope not in self.scopes:
             raise Forbidden(scope)
 
 
-# Told of the tenant as soon as it is all but certain, and before it is: what is begun for it then costs no wait.
-Ahead = Callable[[str], None]
-
-
 class Authenticator(Protocol):
-    """Tells who makes a request; which one a gateway has is a matter of its settings."""
+    """Finds out who makes a request. The settings decide which implementation a gateway has."""
 
-    async def authenticate(self, request: Request, *, takes_ticket: bool, ahead: Ahead) -> Principal:
-        """The one who asks.
+    async def authenticate(self, request: Request, *, takes_ticket: bool) -> Principal:
+        """Returns the request's principal.
 
         Args:
-            takes_ticket: whether a ticket for one run is good enough here.
-            ahead: called with the tenant, if it is known, before Redis is asked whether all still holds.
+            takes_ticket: whether the endpoint accepts a ticket for one run.
 
         Raises:
-            Unauthenticated: nobody that we know.
-            LoopbackOnly, CrossSite: not from there.
-            StorageUnavailable: it cannot be told at the moment.
+            Unauthenticated: no valid credential.
+            LoopbackOnly, CrossSite: not accepted from this address or page.
+            StorageUnavailable, IssuerUnavailable: the credential cannot be checked at the moment.
         """
         ...
 
 
 def principal_of(request: Request) -> Principal:
-    """The one whom `guard` let in."""
+    """Returns the principal that the endpoint's guard authenticated."""
     principal: Principal = request.state.principal
     return principal

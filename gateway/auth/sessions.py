@@ -1,10 +1,10 @@
-"""Sessions: a page's key, kept by the browser in a cookie that no script can read.
+"""Sessions: a browser's login, kept in a cookie that no script can read.
 
     POST /session   Authorization: Bearer sbk_…   ─▶  Set-Cookie: __Host-stagebus=…; HttpOnly; SameSite=Lax; Secure
 
-What the cookie holds is not the key, but its id, signed: the session ends with the key.
-Browsers send cookies whoever asks them to, so a request that changes something counts only
-where the browser vouches that a page of ours made it.
+The cookie does not hold the API key but its id, signed, so the session ends when the key is
+revoked. Browsers attach cookies to requests of any site's page. A request that changes
+something is therefore accepted only if the browser confirms that a page of this origin made it.
 Spec: https://datatracker.ietf.org/doc/html/draft-ietf-httpbis-rfc6265bis
 """
 
@@ -15,61 +15,61 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from stagebus.gateway.auth.principal import Principal
-from stagebus.gateway.auth.signing import Signer, until
+from stagebus.gateway.auth.signing import Signer, expiry
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.tenants import Scope
 
 COOKIE: Final = "stagebus"
-# Over TLS the prefix makes browsers refuse one that a neighbouring host, or anybody without TLS, sets.
+# Over TLS the prefix makes browsers refuse a cookie that was set by a sibling host or without TLS.
 SECURE_COOKIE: Final = f"__Host-{COOKIE}"
 
 
 class Session(NamedTuple):
-    """What a browser keeps, and who its pages are by it."""
+    """A new session: the cookie's value and its principal."""
 
     token: str
     holder: Principal
 
 
-class Sessions:
-    """Makes sessions and takes them."""
+class SessionCookies:
+    """Creates session cookies and verifies them."""
 
     def __init__(self, settings: Settings) -> None:
         self._signer = Signer("session", settings.secrets)
         self._ttl_s = settings.session_ttl_s
 
-    def begin(self, principal: Principal) -> Session:
-        """A session in somebody's name, which does not outlive their own."""
-        expires_at = until(self._ttl_s, principal.expires_at)
+    def create(self, principal: Principal) -> Session:
+        """Creates a session for a principal; it does not outlive the principal's own credential."""
+        expires_at = expiry(self._ttl_s, principal.expires_at)
         claims: dict[str, Any] = {"key": principal.key_id}
         if not principal.key_id:
             claims |= {"tenant": principal.tenant, "sub": principal.subject, "scopes": sorted(principal.scopes)}
         return Session(self._signer.sign(claims, expires_at), replace(principal, expires_at=expires_at))
 
-    def give(self, request: Request, response: Response, session: Session) -> None:
-        """Have the browser keep its session."""
+    def set_cookie(self, request: Request, response: Response, session: Session) -> None:
+        """Sets the session's cookie."""
         is_secure = _is_secure(request)
         response.set_cookie(
             SECURE_COOKIE if is_secure else COOKIE,
             session.token,
-            max_age=round((session.holder.expires_at or 0.0) - until(0)),
+            max_age=round((session.holder.expires_at or 0.0) - expiry(0)),
             secure=is_secure,
             httponly=True,
             samesite="lax",
         )
 
-    def end(self, response: Response) -> None:
-        """Have the browser forget its session."""
+    def delete_cookie(self, response: Response) -> None:
+        """Deletes the session's cookie, under both of its names."""
         response.delete_cookie(SECURE_COOKIE, secure=True, httponly=True, samesite="lax")
         response.delete_cookie(COOKIE, httponly=True, samesite="lax")
 
-    def open(self, request: Request) -> Principal | None:
-        """The one whose browser asks; None without a session.
+    def verify(self, request: Request) -> Principal | None:
+        """Returns the principal of the request's session, or None without a valid session.
 
-        Of a session that rests on a key only `key_id` and `expires_at` are told: the key's record says the rest.
+        If the session depends on an API key, only `key_id` and `expires_at` are set: the key's record has the rest.
         """
         token = request.cookies.get(SECURE_COOKIE) or request.cookies.get(COOKIE)
-        claims = self._signer.read(token) if token else None
+        claims = self._signer.verify(token) if token else None
         if claims is None:
             return None
         scopes = frozenset(Scope(name) for name in claims.get("scopes", ()) if name in set(Scope))
@@ -79,5 +79,5 @@ class Sessions:
 
 
 def _is_secure(request: Request) -> bool:
-    # Behind a proxy that ends TLS our own scheme is http; the browser says what it sees.
+    # Behind a proxy that terminates TLS, the scheme here is http; the browser's Origin has the real one.
     return request.url.scheme == "https" or request.headers.get("origin", "").startswith("https:")

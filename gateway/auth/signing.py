@@ -1,7 +1,7 @@
-"""What this system signs for itself: tickets and sessions, as JWTs that nobody else makes or takes.
+"""Signs and verifies the gateway's own tokens, tickets and sessions, as JWTs.
 
-Each purpose has a key of its own, derived from `STAGEBUS_SECRET`, so that a ticket is no
-session, whatever it says.
+Each purpose has its own key, derived from `STAGEBUS_SECRET`, so a ticket is never accepted as
+a session, whatever its claims say.
 Spec: https://www.rfc-editor.org/rfc/rfc7519
 """
 
@@ -17,19 +17,19 @@ ALGORITHM: Final = "HS256"
 
 
 class Signer:
-    """Signs claims for a time, and reads what it has signed."""
+    """Signs claims for one purpose, and verifies what it has signed."""
 
     def __init__(self, purpose: str, signing_secrets: Sequence[str]) -> None:
-        """The first secret signs, all are good; with none, only this process reads what it signs."""
+        """Signs with the first secret and accepts all of them; without any, a random one of this process."""
         known = signing_secrets or (secrets.token_hex(),)
         self._keys = [hmac.digest(secret.encode(), f"stagebus {purpose}".encode(), "sha256") for secret in known]
 
     def sign(self, claims: dict[str, Any], expires_at: float) -> str:
-        """The claims as a token that is good until `expires_at`, Unix s."""
+        """Returns the claims as a token that is valid until `expires_at`, Unix s."""
         return jwt.encode({**claims, "exp": int(expires_at)}, self._keys[0], ALGORITHM)
 
-    def read(self, token: str) -> dict[str, Any] | None:
-        """The claims of a token; None where it is none of ours or its time is over."""
+    def verify(self, token: str) -> dict[str, Any] | None:
+        """Returns the claims of a token, or None if it was not signed here or has expired."""
         for key in self._keys:
             try:
                 claims: dict[str, Any] = jwt.decode(token, key, [ALGORITHM], options={"require": ["exp"]})
@@ -41,7 +41,7 @@ class Signer:
         return None
 
 
-def until(ttl_s: float, limit: float | None = None) -> float:
-    """The end of a time from now on, in whole Unix s as tokens have it, but no later than the limit."""
+def expiry(ttl_s: float, limit: float | None = None) -> float:
+    """Returns the time `ttl_s` from now in whole Unix s, as tokens have it, but no later than `limit`."""
     end = time.time() + ttl_s
     return float(int(end if limit is None else min(end, limit)))

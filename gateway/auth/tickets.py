@@ -1,11 +1,11 @@
-"""Tickets: one run, to look at, for a time, in an address.
+"""Tickets: signed, time-limited read access to one run, carried in the URL.
 
     GET /runs/01M8…/events?ticket=eyJ…
 
-An EventSource cannot send headers, and whom a link is shown to has no key. So a ticket
-stands in the query, where keys never do; it is taken out of there before anything else sees
-the request, so that no log has it. It rests on the key that it was made with, and is
-worthless once that one is.
+An EventSource cannot send headers, and a person who opens a shared link has no API key. So a
+ticket, unlike a key, may stand in the query. It is removed from there before anything else
+sees the request, so that no log contains it. A ticket depends on the key that it was made
+with, and stops working when that key is revoked.
 """
 
 import secrets
@@ -15,12 +15,12 @@ from urllib.parse import unquote_plus
 from starlette.types import Scope as AsgiScope
 
 from stagebus.gateway.auth.principal import Principal
-from stagebus.gateway.auth.signing import Signer, until
+from stagebus.gateway.auth.signing import Signer, expiry
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.tenants import Scope
 
 PARAMETER: Final = "ticket"
-# Where the ticket is found once it is out of the query: in the request's state.
+# The name in the request's state under which `take_from_query` puts the ticket.
 STATE: Final = "ticket"
 
 ID_BYTES: Final = 8
@@ -28,45 +28,45 @@ ID_PATTERN: Final = "[0-9a-f]{16}"
 SCOPES: Final = frozenset({Scope.RUNS_READ})
 
 
-class Ticket(NamedTuple):
-    """A ticket, the id by which it can be taken back, and its end, Unix s."""
+class SignedTicket(NamedTuple):
+    """A ticket's text, the id by which it can be revoked, and its end, Unix s."""
 
     text: str
     ticket_id: str
     expires_at: float
 
 
-class Tickets:
-    """Makes tickets and takes them."""
+class TicketSigner:
+    """Issues tickets and verifies them."""
 
     def __init__(self, settings: Settings) -> None:
         self._signer = Signer("ticket", settings.secrets)
 
-    def make(self, principal: Principal, run_id: str, ttl_s: float) -> Ticket:
-        """A ticket in somebody's name, which does not outlive their own."""
-        expires_at = until(ttl_s, principal.expires_at)
+    def issue(self, principal: Principal, run_id: str, ttl_s: float) -> SignedTicket:
+        """Issues a ticket in a principal's name; it does not outlive the principal's own credential."""
+        expires_at = expiry(ttl_s, principal.expires_at)
         ticket_id = secrets.token_hex(ID_BYTES)
         claims = {"run": run_id, "tenant": principal.tenant, "sub": principal.subject, "key": principal.key_id}
-        return Ticket(self._signer.sign({**claims, "jti": ticket_id}, expires_at), ticket_id, expires_at)
+        return SignedTicket(self._signer.sign({**claims, "jti": ticket_id}, expires_at), ticket_id, expires_at)
 
-    def open(self, text: str) -> Principal | None:
-        """The holder of a ticket; None where it is none, or its time is over.
+    def verify(self, text: str) -> Principal | None:
+        """Returns the principal of a ticket's holder, or None if the ticket is invalid or expired.
 
-        A stream that was opened in time goes on: an EventSource cannot change its address, and
-        would give up for good.
+        The principal has no `expires_at`, so a stream that was opened in time stays open: an EventSource
+        cannot change its URL, and would give up for good.
         """
-        claims = self._signer.read(text)
+        claims = self._signer.verify(text)
         if claims is None:
             return None
         subject = f"ticket of {claims['sub']}"
-        ticket_id = claims.get("jti", "")  # none in those of older versions
+        ticket_id = claims.get("jti", "")  # tickets of older versions have none
         return Principal(
             claims["tenant"], subject, SCOPES, key_id=claims["key"], run_id=claims["run"], ticket_id=ticket_id
         )
 
 
 def take_from_query(scope: AsgiScope) -> None:
-    """Move a ticket out of the query, which servers and proxies log, into the request's state."""
+    """Moves a ticket from the query, which servers and proxies log, into the request's state."""
     query: bytes = scope.get("query_string", b"")
     if not query:
         return

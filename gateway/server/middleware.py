@@ -11,7 +11,7 @@ from stagebus.gateway.api.headers import DEFAULTS
 from stagebus.gateway.api.problems import answer_cut_off, answer_internal
 from stagebus.gateway.auth.tickets import take_from_query
 from stagebus.gateway.server.access_log import ACCESS_RECORD, AccessRecord
-from stagebus.gateway.tenant_limiter import headers_of
+from stagebus.gateway.tenant_limiter import ratelimit_headers
 from stagebus.shared.observability.trace import REQUEST_ID, TRACEPARENT, Trace, bound
 from stagebus.shared.store.quotas import Quota
 
@@ -38,7 +38,7 @@ class RequestMiddleware:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 quota: Quota | None = scope["state"].get("quota")
-                headers.update(headers_of(quota) if quota else {})
+                headers.update(ratelimit_headers(quota) if quota else {})
                 headers[REQUEST_ID] = trace.request_id
                 for name, value in DEFAULTS.items():
                     headers.setdefault(name, value)

@@ -115,13 +115,13 @@ async def _serve(
     """
     if exchange is not None:
         exchange.resume()
-    gateway.auth.vigil.watch(principal, stream.close)
+    gateway.auth.credential_monitor.watch(principal, stream.close)
     try:
         await gateway.hub.relay(stream)
     except RunNotFound:
         pass  # its retention ended, or it is another tenant's; the client's next request gets 404
     finally:
-        gateway.auth.vigil.leave(stream.close)
+        gateway.auth.credential_monitor.unwatch(stream.close)
         await gateway.limiter.end_stream(principal.tenant)
         await stream.outlet.end()
         if exchange is not None:

@@ -1,12 +1,12 @@
-"""API keys: made, looked up, listed, revoked.
+"""Creates, finds, lists and revokes API keys.
 
     sbk_3f9c0a5d77e1_Zr0v…43 characters…        `sbk_<id>_<secret>`, shown once
 
-The id finds the record. Of the secret only a keyed hash is stored: it has 256 random bits,
-so nobody can guess it, and a slow hash would cost every request what it saves nobody. The
-hash does not depend on `STAGEBUS_SECRET`, so that one can be changed without new keys.
+The id finds the record. Of the secret only a keyed hash is stored. The secret has 256 random
+bits, so a fast keyed hash is enough; a slow hash would only add latency to every request. The
+hash does not depend on `STAGEBUS_SECRET`, so that setting can change while keys stay valid.
 
-A record expires by Redis's own clock. `sb:keys` lists the ids by their last use.
+A record expires by Redis's own clock. `sb:keys` holds the ids by their last use.
 """
 
 import re
@@ -33,7 +33,7 @@ _SALT_BYTES: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key's record. Times are Unix ms by Redis's clock; `expires_at` is 0 for one that does not expire."""
+    """A key's record. Times are Unix ms by Redis's clock; `expires_at` is 0 if the key does not expire."""
 
     key_id: str
     tenant: str
@@ -44,13 +44,13 @@ class ApiKey:
     salt: bytes = field(repr=False)
     digest: bytes = field(repr=False)
 
-    def is_opened_by(self, secret: str) -> bool:
-        """Whether this is the key's secret; takes the same time whatever is wrong with it."""
+    def has_secret(self, secret: str) -> bool:
+        """Returns whether this is the key's secret. Takes constant time."""
         return compare_digest(_digest(secret, self.salt), self.digest)
 
     @classmethod
     def of(cls, key_id: str, fields: Mapping[bytes, bytes]) -> Self | None:
-        """The record out of HGETALL's fields; None where there is no such key."""
+        """Parses the fields that HGETALL returned. Returns None if there are none: no such key."""
         if not fields:
             return None
         return cls(
@@ -66,7 +66,7 @@ class ApiKey:
 
 
 def split(text: str) -> tuple[str, str] | None:
-    """A key's id and its secret; None where the text cannot be a key."""
+    """Splits a key into its id and its secret. Returns None if the text does not have the form of a key."""
     match = PATTERN.fullmatch(text)
     return (match[1], match[2]) if match else None
 
@@ -78,7 +78,11 @@ def _digest(secret: str, salt: bytes) -> bytes:
 async def create(
     redis: Redis, *, tenant: str, scopes: Iterable[Scope], name: str = "", ttl_s: float | None = None
 ) -> tuple[ApiKey, str]:
-    """Make a key; the second value is the key itself, which nobody can ever read again."""
+    """Creates a key.
+
+    Returns:
+        The record, and the key's text, which is not stored and cannot be recovered.
+    """
     key_id, secret, salt = (
         secrets.token_hex(_ID_BYTES),
         secrets.token_urlsafe(_SECRET_BYTES),
@@ -109,12 +113,12 @@ async def create(
 
 
 async def find(redis: Redis, key_id: str) -> ApiKey | None:
-    """A key's record; None where it never was, was revoked, or has expired."""
+    """Returns a key's record, or None if the key is unknown, revoked or expired."""
     return ApiKey.of(key_id, await redis.hgetall(keys.api_key(key_id)))  # type: ignore[misc]
 
 
 async def find_living(redis: Redis, key_ids: Sequence[str]) -> set[str]:
-    """Which of these keys still hold, in one round trip."""
+    """Returns the ids of those keys that are neither revoked nor expired, in one round trip."""
     async with redis.pipeline(transaction=False) as pipe:
         for key_id in key_ids:
             pipe.exists(keys.api_key(key_id))
@@ -122,40 +126,40 @@ async def find_living(redis: Redis, key_ids: Sequence[str]) -> set[str]:
     return {key_id for key_id, is_there in zip(key_ids, found, strict=True) if is_there}
 
 
-async def note_use(redis: Redis, key_id: str) -> None:
-    """Write the last use of a key; one that was revoked meanwhile does not come back by it."""
+async def record_use(redis: Redis, key_id: str) -> None:
+    """Writes the time of a key's last use. Does nothing if the key was revoked in the meantime."""
     await redis.zadd(keys.API_KEYS, {key_id: round(time.time() * 1000)}, xx=True)
 
 
 @dataclass(frozen=True, slots=True)
 class ListedKey:
-    """A key and when it was last used, Unix ms; 0 for never."""
+    """A key, and the time of its last use, Unix ms; 0 if it was never used."""
 
     key: ApiKey
     last_used_at: int
 
 
 async def list_keys(redis: Redis, tenant: str | None = None) -> list[ListedKey]:
-    """All keys that hold, or one tenant's, the oldest first."""
-    listed = await redis.zrange(keys.API_KEYS, 0, -1, withscores=True)
+    """Returns all valid keys, or those of one tenant, oldest first. Removes expired ids from the list."""
+    ids_by_use = await redis.zrange(keys.API_KEYS, 0, -1, withscores=True)
     async with redis.pipeline(transaction=False) as pipe:
-        for key_id, _ in listed:
+        for key_id, _ in ids_by_use:
             pipe.hgetall(keys.api_key(key_id.decode()))
         records = await pipe.execute()
-    found, gone = [], []
-    for (key_id, last_used_at), fields in zip(listed, records, strict=True):
+    found, expired_ids = [], []
+    for (key_id, last_used_at), fields in zip(ids_by_use, records, strict=True):
         record = ApiKey.of(key_id.decode(), fields)
         if record is None:
-            gone.append(key_id)
+            expired_ids.append(key_id)
         elif tenant in (None, record.tenant):
             found.append(ListedKey(record, int(last_used_at)))
-    if gone:
-        await redis.zrem(keys.API_KEYS, *gone)
-    return sorted(found, key=lambda one: one.key.created_at)
+    if expired_ids:
+        await redis.zrem(keys.API_KEYS, *expired_ids)
+    return sorted(found, key=lambda listed: listed.key.created_at)
 
 
 async def revoke(redis: Redis, key_id: str) -> ApiKey | None:
-    """Make a key worthless; its record as it was, or None where there was none."""
+    """Revokes a key. Returns the record that it had, or None if there was none."""
     record = await find(redis, key_id)
     async with redis.pipeline(transaction=True) as pipe:
         pipe.delete(keys.api_key(key_id))

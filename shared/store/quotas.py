@@ -1,4 +1,4 @@
-"""A tenant's requests and open streams, counted in Redis over all gateways."""
+"""Counts each tenant's requests and open streams in Redis, over all gateways."""
 
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -8,7 +8,7 @@ from stagebus.shared.storage.lua_script import Script
 from stagebus.shared.storage.pipelined import PipelinedConnection
 from stagebus.shared.storage.redis_client import Redis
 
-# A gateway that has said nothing for this long holds no streams any more.
+# After this long without a report, a gateway's streams are no longer counted.
 GATEWAY_TTL_MS: Final = 30_000
 
 _RATE: Final = Script("rate")
@@ -16,7 +16,7 @@ _STREAMS: Final = Script("streams")
 
 
 class Quota(NamedTuple):
-    """Where a tenant stands with its requests; times in s."""
+    """A tenant's request quota after a request was counted; times in s."""
 
     is_kept: bool
     quota: int
@@ -27,10 +27,10 @@ class Quota(NamedTuple):
 
 
 async def count_request(redis: Redis | PipelinedConnection, tenant: str, requests_per_s: float) -> Quota | None:
-    """Count one request; None where the tenant may make any number.
+    """Counts one request. Returns None if the tenant's requests are not limited.
 
     Args:
-        requests_per_s: the limit of a tenant that has none of its own.
+        requests_per_s: the limit for a tenant that has none of its own.
     """
     match await _RATE(redis, [keys.rate(tenant), keys.LIMITS], [tenant, requests_per_s]):
         case [is_kept, quota, window_s, remaining, full_in_us, retry_in_us]:
@@ -39,17 +39,23 @@ async def count_request(redis: Redis | PipelinedConnection, tenant: str, request
             return None
 
 
-class Told(StrEnum):
-    """What Redis makes of a gateway's number of streams."""
+class StreamsVerdict(StrEnum):
+    """The answer to a gateway's report of its open streams."""
 
     UNLIMITED = "unlimited"
     OK = "ok"
     REFUSED = "refused"
 
 
-async def tell_streams(
+async def report_streams(
     redis: Redis | PipelinedConnection, tenant: str, gateway: str, count: int, streams_open: int, *, is_new: bool
-) -> Told:
-    """Say how many streams of the tenant this gateway holds; with `is_new`, ask whether the last of them may be."""
+) -> StreamsVerdict:
+    """Reports how many streams of a tenant a gateway has open.
+
+    Args:
+        gateway: the gateway's id.
+        streams_open: the limit for a tenant that has none of its own.
+        is_new: whether the last of the streams is new, and refused if it exceeds the limit.
+    """
     args = [tenant, gateway, count, int(is_new), streams_open, GATEWAY_TTL_MS]
-    return Told((await _STREAMS(redis, [keys.streams(tenant), keys.LIMITS], args)).decode())
+    return StreamsVerdict((await _STREAMS(redis, [keys.streams(tenant), keys.LIMITS], args)).decode())

@@ -1,4 +1,4 @@
-"""Tickets that were taken back one by one: their ids stand in the record of the run that they were for.
+"""Revoked tickets: their ids are a field of the record of the run that they were for.
 
 sb:run:{01J…}   revoked   "9f3c0a5d77e11b2c 4be1…"
 """
@@ -12,18 +12,18 @@ from stagebus.shared.storage import keys
 from stagebus.shared.storage.lua_script import Script
 from stagebus.shared.storage.redis_client import Redis
 
-# Of one run; who made so many links takes back the key that they were made with.
+# Per run. To revoke more tickets than this, revoke the key that they were made with.
 REVOKED_MAX: Final = 1000
 
 _REVOKE: Final = Script("revoke_ticket")
 
 
 async def revoke(redis: Redis, run_id: str, tenant: str, ticket_id: str) -> None:
-    """Take a ticket back.
+    """Revokes a ticket. Safe to repeat.
 
     Raises:
-        RunNotFound: no such run, or another tenant's.
-        TooManyRevoked: so many of this run were already.
+        RunNotFound: there is no such run, or it is another tenant's.
+        TooManyRevoked: `REVOKED_MAX` tickets of the run are revoked already.
     """
     match await _REVOKE(redis, [keys.run(run_id)], [tenant, ticket_id, REVOKED_MAX]):
         case b"gone":
@@ -33,7 +33,7 @@ async def revoke(redis: Redis, run_id: str, tenant: str, ticket_id: str) -> None
 
 
 async def read(redis: Redis, run_ids: Collection[str]) -> dict[str, frozenset[str]]:
-    """The ids of each run's revoked tickets, in one round trip."""
+    """Returns the ids of each run's revoked tickets, in one round trip."""
     async with redis.pipeline(transaction=False) as pipe:
         for run_id in run_ids:
             pipe.hget(keys.run(run_id), "revoked")

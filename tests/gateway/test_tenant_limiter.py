@@ -17,7 +17,7 @@ from stagebus.shared.domain.limits import TenantLimits
 from stagebus.shared.log import sse
 from stagebus.shared.storage import keys
 from stagebus.shared.store import quotas
-from stagebus.shared.store.quotas import Told
+from stagebus.shared.store.quotas import StreamsVerdict
 from tests.gateway.conftest import ClientOf
 from tests.support.runs_by_hand import RunByHand
 
@@ -153,16 +153,16 @@ async def test_streams_of_all_gateways_count_together(redis: Redis, others: Tena
 
 
 async def test_gateway_that_died_is_forgotten(redis: Redis) -> None:
-    async def tell(gateway: str, count: int, *, is_new: bool = True) -> Told:
-        return await quotas.tell_streams(redis, "t", gateway, count, 1, is_new=is_new)
+    async def tell(gateway: str, count: int, *, is_new: bool = True) -> StreamsVerdict:
+        return await quotas.report_streams(redis, "t", gateway, count, 1, is_new=is_new)
 
-    assert [await tell("dead", 1), await tell("mine", 1)] == [Told.OK, Told.REFUSED]
+    assert [await tell("dead", 1), await tell("mine", 1)] == [StreamsVerdict.OK, StreamsVerdict.REFUSED]
     until = int((await redis.hget(keys.streams("t"), "dead")).split()[1])
     assert 0 < await redis.pttl(keys.streams("t")) <= quotas.GATEWAY_TTL_MS
     await redis.hset(keys.streams("t"), "dead", f"1 {until - quotas.GATEWAY_TTL_MS - 1}")
 
-    assert await tell("mine", 1) is Told.OK
-    assert await tell("mine", 0, is_new=False) is Told.OK
+    assert await tell("mine", 1) is StreamsVerdict.OK
+    assert await tell("mine", 0, is_new=False) is StreamsVerdict.OK
     assert await redis.hlen(keys.streams("t")) == 0
 
 
@@ -173,7 +173,7 @@ async def test_stream_without_room_ends_and_is_asked_for_again(
     gateway: Gateway = app.state.gateway
     if whose == "the tenant":
         await redis.hset(keys.LIMITS, "default:streams_open", 1)
-        assert await quotas.tell_streams(redis, "default", "other", 1, 0, is_new=True) is Told.OK
+        assert await quotas.report_streams(redis, "default", "other", 1, 0, is_new=True) is StreamsVerdict.OK
     else:
         gateway.hub.open_streams += settings.streams_max
     full = await api.get(f"/runs/{run.run_id}/events", headers=STREAM)
@@ -188,7 +188,7 @@ async def test_stream_without_room_ends_and_is_asked_for_again(
 
 async def test_new_run_whose_stream_finds_no_room_is_named_all_the_same(api: httpx.AsyncClient, redis: Redis) -> None:
     await redis.hset(keys.LIMITS, "default:streams_open", 1)
-    await quotas.tell_streams(redis, "default", "other", 1, 0, is_new=True)
+    await quotas.report_streams(redis, "default", "other", 1, 0, is_new=True)
     response = await api.post("/runs", json={"user_prompt": "Hello"}, headers=STREAM)
 
     assert (response.status_code, response.text) == (200, "retry: 5000\n\n")
@@ -227,7 +227,7 @@ async def test_numbers_that_could_not_be_told_are_told_again(
         tells.put_nowait(tenant)
         raise ValueError("a field that somebody wrote by hand")
 
-    monkeypatch.setattr(limiter, "_tell", tell)
+    monkeypatch.setattr(limiter, "_report", tell)
     await limiter.start()
     async with asyncio.timeout(5):
         assert [await tells.get() for _ in range(2)] == ["t", "t"]

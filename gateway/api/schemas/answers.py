@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema
 
 from stagebus.gateway.api import routes
 from stagebus.gateway.auth.principal import Principal
-from stagebus.gateway.auth.tickets import Ticket
+from stagebus.gateway.auth.tickets import SignedTicket
 from stagebus.shared.config.provider_schema import ANY, Abilities
 from stagebus.shared.config.providers import ModelRoute, Providers
 from stagebus.shared.domain.events import InputRequired
@@ -162,7 +162,7 @@ class TicketView(Answer):
     links: TicketLinks
 
     @classmethod
-    def of(cls, ticket: Ticket, links: TicketLinks) -> "TicketView":
+    def of(cls, ticket: SignedTicket, links: TicketLinks) -> "TicketView":
         """The answer to those who asked for it."""
         expires_at = timestamp(round(ticket.expires_at) * 1000)
         return cls(id=ticket.ticket_id, ticket=ticket.text, expires_at=expires_at, links=links)

@@ -5,8 +5,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from stagebus.gateway.api.guard import public
 from stagebus.gateway.api.method_router import MethodRouter
-from stagebus.gateway.auth.guard import public
 
 
 @public

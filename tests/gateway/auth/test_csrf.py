@@ -1,7 +1,7 @@
 import pytest
 from starlette.requests import Request
 
-from stagebus.gateway.auth.csrf import is_foreign, is_own_page
+from stagebus.gateway.auth.csrf import is_cross_site, is_same_origin
 
 
 def request(**headers: str) -> Request:
@@ -30,5 +30,5 @@ def request(**headers: str) -> Request:
 )
 def test_pages_are_told_apart(headers: dict[str, str], foreign: bool, own: bool) -> None:
     """`https://app.example` is allowed; that makes it no page of ours, which could use a session."""
-    assert is_foreign(request(**headers), {"https://app.example"}) is foreign
-    assert is_own_page(request(**headers)) is own
+    assert is_cross_site(request(**headers), {"https://app.example"}) is foreign
+    assert is_same_origin(request(**headers)) is own

@@ -51,13 +51,13 @@ def key_set(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def tokens(key_set: Path) -> JwtVerifier:
+def verifier(key_set: Path) -> JwtVerifier:
     return JwtVerifier(Settings(auth="jwt", jwt_jwks=str(key_set), jwt_issuer=ISSUER, jwt_audience=AUDIENCE))
 
 
 @pytest.mark.parametrize("alg", PRIVATE)
-async def test_issuer_s_token_says_who_it_is(tokens: JwtVerifier, alg: str) -> None:
-    principal = await tokens.open(token(alg, alg))
+async def test_issuer_s_token_says_who_it_is(verifier: JwtVerifier, alg: str) -> None:
+    principal = await verifier.verify(token(alg, alg))
 
     assert (principal.tenant, principal.subject) == ("acme", "jwt:alice")
     assert principal.scopes == {Scope.RUNS_READ, Scope.RUNS_WRITE}, "others are nothing to us"
@@ -67,7 +67,7 @@ async def test_issuer_s_token_says_who_it_is(tokens: JwtVerifier, alg: str) -> N
 async def test_claims_have_the_names_that_the_operator_says(key_set: Path) -> None:
     settings = Settings(jwt_jwks=str(key_set), jwt_issuer=ISSUER, jwt_audience=AUDIENCE, jwt_tenant_claim="org",
                         jwt_scopes_claim="permissions")  # fmt: skip
-    principal = await JwtVerifier(settings).open(token(org="umbrella", permissions=["approvals", 7, "x"]))
+    principal = await JwtVerifier(settings).verify(token(org="umbrella", permissions=["approvals", 7, "x"]))
 
     assert (principal.tenant, principal.scopes) == ("umbrella", {Scope.APPROVALS})
 
@@ -118,9 +118,9 @@ OTHER = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         (lambda: "é", "no JWT"),
     ],
 )
-async def test_other_tokens_are_refused_with_the_reason(tokens: JwtVerifier, made: Any, said: str) -> None:
+async def test_other_tokens_are_refused_with_the_reason(verifier: JwtVerifier, made: Any, said: str) -> None:
     with pytest.raises(Unauthenticated, match=said):
-        await tokens.open(made())
+        await verifier.verify(made())
 
 
 def test_only_keys_that_can_sign_alone_are_taken() -> None:

@@ -5,10 +5,11 @@ import pytest
 from redis.asyncio import Redis
 from starlette.applications import Starlette
 
-from stagebus.gateway.auth import api_key_cache
+from stagebus.gateway.auth.api_key_cache import CACHE_TTL_S
 from stagebus.shared.domain.tenants import Scope
 from stagebus.shared.store import api_keys
 from tests.gateway.conftest import client
+from tests.support.fake_time import FakeTime
 
 HELLO = {"user_prompt": "Hello"}
 OWN_PAGE = {"Sec-Fetch-Site": "same-origin", "Origin": "http://localhost"}
@@ -80,14 +81,14 @@ async def test_over_tls_the_cookie_is_bound_to_it(locked_app: Starlette, key: st
 
 
 async def test_session_ends_with_its_key_and_begins_with_nothing_less(
-    locked_app: Starlette, redis: Redis, key: str, monkeypatch: pytest.MonkeyPatch
+    locked_app: Starlette, redis: Redis, key: str, cache_time: FakeTime
 ) -> None:
-    monkeypatch.setattr(api_key_cache, "REMEMBER_S", 0.0)
     async with client(locked_app) as browser:
         await sign_in(browser, key)
         again = await browser.post("/session", headers=OWN_PAGE)
         assert again.status_code == 401, "a session does not renew itself"
         await api_keys.revoke(redis, key.split("_")[1])
+        cache_time.now += CACHE_TTL_S
         assert (await browser.get("/runs")).status_code == 401
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 
 import httpx
 import pytest
@@ -19,6 +18,7 @@ from stagebus.shared.observability.logging import JsonFormatter
 from stagebus.shared.storage import keys
 from stagebus.shared.store import api_keys, revoked_tickets
 from tests.gateway.conftest import ClientOf, client
+from tests.support.fake_time import FakeTime
 from tests.support.redis_calls import calls
 from tests.support.runs_by_hand import RunByHand
 
@@ -77,23 +77,23 @@ async def test_time_is_limited(mine: httpx.AsyncClient, run_id: str, body: dict[
 async def test_ticket_is_over_when_its_time_is(
     locked_app: Starlette, mine: httpx.AsyncClient, run_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(signing, "until", lambda ttl_s, *_: 1000.0)
-    monkeypatch.setattr("stagebus.gateway.auth.tickets.until", lambda ttl_s, *_: 1000.0)
+    monkeypatch.setattr(signing, "expiry", lambda ttl_s, *_: 1000.0)
+    monkeypatch.setattr("stagebus.gateway.auth.tickets.expiry", lambda ttl_s, *_: 1000.0)
     link = (await mine.post(f"/runs/{run_id}/ticket")).json()["links"]["events"]
     async with client(locked_app) as guest:
         assert (await guest.get(link)).status_code == 401
 
 
 async def test_ticket_falls_with_the_key_that_it_was_made_with(
-    locked_app: Starlette, redis: Redis, run_id: str, monkeypatch: pytest.MonkeyPatch
+    locked_app: Starlette, redis: Redis, run_id: str, cache_time: FakeTime
 ) -> None:
-    monkeypatch.setattr(api_key_cache, "REMEMBER_S", 0.0)
     record, key = await api_keys.create(redis, tenant="acme", scopes=Scope)
     async with client(locked_app) as guest:
         made = await guest.post(f"/runs/{run_id}/ticket", headers={"Authorization": f"Bearer {key}"})
         link = made.json()["links"]["events"]
         assert (await guest.get(link)).status_code == 200
         await api_keys.revoke(redis, record.key_id)
+        cache_time.now += api_key_cache.CACHE_TTL_S
         assert (await guest.get(link)).status_code == 401
 
 
@@ -126,7 +126,7 @@ async def test_open_stream_ends_when_its_ticket_is_taken_back(locked_app: Starle
     made = (await mine.post(f"/runs/{run_id}/ticket")).json()
     async with client(locked_app) as guest, asyncio.timeout(10):
         reading = asyncio.create_task(guest.get(made["links"]["events"]))
-        while not locked_app.state.gateway.auth.vigil._watched:
+        while not locked_app.state.gateway.auth.credential_monitor.watched:
             await asyncio.sleep(0.01)
         await mine.delete(f"/runs/{run_id}/ticket/{made['id']}")
         response = await reading
@@ -147,17 +147,17 @@ async def test_so_many_tickets_of_a_run_are_taken_back(
 
 
 async def test_revoked_ticket_is_good_for_a_moment_elsewhere_and_no_longer(
-    redis: Redis, run: RunByHand, monkeypatch: pytest.MonkeyPatch
+    redis: Redis, run: RunByHand, cache_time: FakeTime
 ) -> None:
     here, elsewhere = Revocations(redis), Revocations(redis)
-    assert not await elsewhere.has(run.run_id, "one")
+    assert not await elsewhere.is_revoked(run.run_id, "one")
     before = (await calls(redis))["hget"]
     await here.revoke(run.run_id, "default", "one")
-    assert await here.has(run.run_id, "one")
-    assert not await elsewhere.has(run.run_id, "one")
+    assert await here.is_revoked(run.run_id, "one")
+    assert not await elsewhere.is_revoked(run.run_id, "one")
     assert (await calls(redis))["hget"] - before == 1, "a request costs one look at the most"
-    monkeypatch.setattr(revocations.time, "monotonic", lambda: time.monotonic_ns() / 1e9 + revocations.REMEMBER_S)
-    assert await elsewhere.has(run.run_id, "one")
+    cache_time.now += revocations.CACHE_TTL_S
+    assert await elsewhere.is_revoked(run.run_id, "one")
 
 
 async def test_forged_tickets_open_nothing(locked_app: Starlette, mine: httpx.AsyncClient, run_id: str) -> None:

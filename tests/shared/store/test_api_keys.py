@@ -17,8 +17,8 @@ async def test_key_is_found_by_its_id_and_opened_by_its_secret_alone(redis: Redi
 
     assert found == made
     assert (found.tenant, found.scopes, found.name, found.expires_at) == ("acme", READ, "ci", 0)
-    assert found.is_opened_by(secret)
-    assert not found.is_opened_by(secret[:-1] + ("A" if secret[-1] != "A" else "B"))
+    assert found.has_secret(secret)
+    assert not found.has_secret(secret[:-1] + ("A" if secret[-1] != "A" else "B"))
     assert len({(await api_keys.create(redis, tenant="acme", scopes=READ))[1] for _ in range(50)}) == 50
 
 
@@ -55,14 +55,14 @@ async def test_revoked_key_is_gone_and_no_use_brings_it_back(redis: Redis) -> No
 
     assert await api_keys.revoke(redis, made.key_id) == made
     assert await api_keys.revoke(redis, made.key_id) is None
-    await api_keys.note_use(redis, made.key_id)
+    await api_keys.record_use(redis, made.key_id)
     assert await redis.keys("*") == []
 
 
 async def test_list_is_of_one_tenant_or_of_all_with_the_last_use(redis: Redis) -> None:
     mine, _ = await api_keys.create(redis, tenant="acme", scopes=READ)
     other, _ = await api_keys.create(redis, tenant="umbrella", scopes=READ)
-    await api_keys.note_use(redis, mine.key_id)
+    await api_keys.record_use(redis, mine.key_id)
 
     assert {one.key.key_id for one in await api_keys.list_keys(redis)} == {mine.key_id, other.key_id}
     (listed,) = await api_keys.list_keys(redis, "acme")

@@ -1,4 +1,7 @@
-"""What stands before a handler: who may call it. A handler without a guard cannot be routed to."""
+"""The checks before an endpoint: authentication, the tenant's rate limit, the scope and the run's id.
+
+An endpoint without a guard cannot be routed to.
+"""
 
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -15,11 +18,11 @@ from stagebus.shared.errors import RunNotFound
 
 Handler = Callable[[Request], Awaitable[Response]]
 
-RUN_ID: Final = "run_id"  # what paths call it
+RUN_ID: Final = "run_id"  # the path parameter's name
 
 
 class Guarded:
-    """A handler, and what it takes to get to it."""
+    """A handler together with the conditions under which it may be called."""
 
     def __init__(
         self,
@@ -37,11 +40,13 @@ class Guarded:
         self.takes_ticket = takes_ticket
 
     async def __call__(self, request: Request) -> Response:
-        """Let the request through, or not.
+        """Runs the checks, then the handler.
 
         Raises:
-            Unauthenticated, Forbidden, LoopbackOnly, CrossSite: it has no business here.
-            RateLimited: its tenant asks too often.
+            Unauthenticated, LoopbackOnly, CrossSite: the request's caller is not known here.
+            RateLimited: the tenant exceeds its rate limit.
+            Forbidden: the credential lacks the scope.
+            RunNotFound: the path has no valid run id, or the ticket is for another run.
         """
         if not (self.is_public or (self.unless and self.unless(gateway_of(request).settings))):
             await self._check(request)
@@ -49,36 +54,34 @@ class Guarded:
 
     async def _check(self, request: Request) -> None:
         gateway = gateway_of(request)
-        async with gateway.limiter.request() as counted:
-            principal = await gateway.auth.authenticator.authenticate(
-                request, takes_ticket=self.takes_ticket, ahead=counted.begin
-            )
-            request.state.principal = principal
-            quota = await counted.for_tenant(principal.tenant)
+        principal = await gateway.auth.authenticator.authenticate(request, takes_ticket=self.takes_ticket)
+        request.state.principal = principal
+        quota = await gateway.limiter.count_request(principal.tenant)
         if quota is not None:
             request.state.quota = quota
             if not quota.is_kept:
                 raise RateLimited(quota.retry_in_s)
         if self.scope is not None:
             principal.check(self.scope)
-        asked = request.path_params.get(RUN_ID)
-        # A ticket's holder hears of other runs what anybody hears of a run that is not theirs.
-        if asked is not None and (not ids.is_run_id(asked) or principal.run_id not in ("", asked)):
-            raise RunNotFound(asked)
+        run_id = request.path_params.get(RUN_ID)
+        # For a ticket's holder all other runs do not exist, as another tenant's runs do not.
+        if run_id is not None and (not ids.is_run_id(run_id) or principal.run_id not in ("", run_id)):
+            raise RunNotFound(run_id)
 
 
 def public(handler: Handler) -> Guarded:
-    """For everybody, known or not."""
+    """Opens an endpoint to everybody, without authentication."""
     return Guarded(handler, is_public=True)
 
 
 def needs(
     scope: Scope | None, *, takes_ticket: bool = False, unless: Callable[[Settings], bool] | None = None
 ) -> Callable[[Handler], Guarded]:
-    """For those who are known and have the scope; None: for all who are known.
+    """Restricts an endpoint to authenticated callers.
 
     Args:
-        takes_ticket: also for those who hold a ticket for the run that the path names.
-        unless: the settings that make it public.
+        scope: the scope that the credential must have; with None any credential will do.
+        takes_ticket: whether a ticket for the run in the path is accepted, too.
+        unless: makes the endpoint public where it returns true for the settings.
     """
     return lambda handler: Guarded(handler, scope=scope, takes_ticket=takes_ticket, unless=unless)

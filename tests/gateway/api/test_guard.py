@@ -1,21 +1,17 @@
 """Who may do what, over the whole API: every operation, with and without a key, a scope, the run's tenant."""
 
-import asyncio
-
 import pytest
 from redis.asyncio import Redis
 from starlette.applications import Starlette
 
 from stagebus.gateway.api import routes
+from stagebus.gateway.api.guard import RUN_ID, Guarded
 from stagebus.gateway.api.method_router import guards
 from stagebus.gateway.app import ROUTES
-from stagebus.gateway.auth import api_key_cache, revocations
-from stagebus.gateway.auth.guard import RUN_ID, Guarded
 from stagebus.shared.domain.ids import new_run_id
 from stagebus.shared.domain.tenants import Scope
 from stagebus.shared.log import sse
 from stagebus.shared.storage import keys
-from stagebus.shared.store import api_keys, quotas
 from tests.gateway.conftest import ClientOf, client
 from tests.support.redis_calls import calls
 
@@ -125,7 +121,7 @@ async def test_without_redis_it_cannot_be_told_and_a_stream_is_asked_for_again(
 ) -> None:
     """A browser's EventSource gives up for good at any error."""
     mine = await client_of("acme")
-    locked_app.state.gateway.auth.authenticator._key_ring._redis = nowhere
+    locked_app.state.gateway.auth.authenticator._api_keys._redis = nowhere
     page = await mine.get(f"/runs/{new_run_id()}/events", headers={"Accept": "application/json"})
     stream = await mine.get(f"/runs/{new_run_id()}/events")
 
@@ -146,46 +142,3 @@ async def test_who_it_is_costs_one_look_into_redis_at_the_most(client_of: Client
     assert used["hgetall"] == 1
     assert used["zadd"] <= 1
     assert used["get"] == used["hmget"] == used["exists"] == 0
-
-
-# --- what it costs -----------------------------------------------------------
-
-
-async def test_known_key_is_looked_up_while_its_tenant_s_request_is_counted(
-    locked_app: Starlette, client_of: ClientOf, redis: Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One wait for Redis and not two; for keys, sessions and tickets. Who knows a key's id alone costs its tenant nothing."""
-    monkeypatch.setattr(api_key_cache, "REMEMBER_S", 0.0)
-    monkeypatch.setattr(revocations, "REMEMBER_S", 0.0)
-    await redis.hset(keys.LIMITS, "acme:requests_per_s", 100)
-    mine = await client_of("acme")
-    run_id = (await mine.post("/runs", json=HELLO)).json()["id"]
-    ticket = (await mine.post(f"/runs/{run_id}/ticket")).json()["ticket"]
-    cookies = (await mine.post("/session")).cookies
-    is_counted = asyncio.Event()
-    real_count, real_find = quotas.count_request, api_keys.find
-
-    async def count(*args: object) -> object:
-        is_counted.set()
-        return await real_count(*args)
-
-    async def find(*args: object) -> object:
-        await asyncio.wait_for(is_counted.wait(), 5)
-        return await real_find(*args)
-
-    monkeypatch.setattr(quotas, "count_request", count)
-    monkeypatch.setattr(api_keys, "find", find)
-    async with client(locked_app) as guest, client(locked_app) as page:
-        page.cookies = cookies
-        is_counted.set()
-        await guest.get(f"/runs/{run_id}", params={"ticket": ticket})  # at first sight nothing is likely
-        for asking in (mine.get("/runs"), page.get("/runs"), guest.get(f"/runs/{run_id}", params={"ticket": ticket})):
-            is_counted.clear()
-            answer = await asking
-            assert answer.status_code == 200
-            assert "r=9" in answer.headers["ratelimit"], "counted once"
-        monkeypatch.setattr(api_keys, "find", real_find)
-        is_counted.clear()
-        guess = mine.headers["authorization"][:-4] + "AAAA"
-        assert (await guest.get("/runs", headers={"Authorization": guess})).status_code == 401
-        assert not is_counted.is_set()
