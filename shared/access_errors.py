@@ -99,7 +99,7 @@ class TokensUsedUp(OverLimit):
 
     def __init__(self, limit: int, retry_after_s: float) -> None:
         super().__init__(
-            f"this tenant has used its {limit} tokens of the day, which ends at midnight UTC; ask again after Retry-After"
+            f"this tenant has used its {limit} tokens of the day, which ends at midnight UTC; try again after Retry-After"
         )
         self.retry_after_s = retry_after_s
 
