@@ -43,7 +43,7 @@ class WorkerApp:
         # its old name would take its runs up without a try, and one that kills its worker each time would never end.
         self.name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
         self._redis: Redis = redis_client.connect(settings)
-        self._line = PipelinedConnection(self._redis, settings.redis_timeout_s)  # what all runs append over
+        self._connection = PipelinedConnection(self._redis, settings.redis_timeout_s)  # what all runs append over
         self._tools = ToolRegistry.from_settings(settings)
         self._keeper = LeaseKeeper(settings)
         self._metrics = WorkerMetrics()
@@ -52,7 +52,7 @@ class WorkerApp:
         self._runner = Runner(
             self._redis,
             settings,
-            line=self._line,
+            connection=self._connection,
             worker=self.name,
             model=self._model,
             tools=self._tools,
@@ -61,7 +61,7 @@ class WorkerApp:
             metrics=self._metrics,
         )
 
-        self._presence = Heartbeat(self._redis, keys.WORKERS, self.name, self._state)
+        self._heartbeat = Heartbeat(self._redis, keys.WORKERS, self.name, self._state)
 
     async def run(self) -> None:
         """Work until SIGTERM or SIGINT, then give back what is held.
@@ -88,14 +88,14 @@ class WorkerApp:
         worker = LeasedWorker(
             run_queue.job_client(self._redis),
             self._settings,
-            line=self._line,
+            connection=self._connection,
             run=self._runner.run,
             renew_now=self._keeper.renew_now,
             on_drain=self._drain,
         )
         sweeping = asyncio.create_task(sweep_forever(self._redis, self._settings, self.name))
         publishing = asyncio.create_task(publish_forever(self._redis, self._tools, published))
-        saying = asyncio.create_task(self._presence.say_forever())
+        saying = asyncio.create_task(self._heartbeat.say_forever())
         freeze_startup_objects()
         logger.info("worker %s is ready for %d runs", self.name, self._settings.worker_concurrency)
         try:
@@ -104,7 +104,7 @@ class WorkerApp:
             await cancel_and_wait(sweeping, publishing, saying)
             self._keeper.stop()
             await self._channels.stop()
-            await self._line.aclose()
+            await self._connection.aclose()
             await self._model.aclose()
             await self._tools.aclose()
             await redis_client.close(self._redis)

@@ -93,10 +93,10 @@ class WorkerMetrics:
         """A stage is complete."""
         self._stage_seconds.labels(kind).observe(seconds)
 
-    def model_asked(self, route: ModelRoute) -> "ModelAsked":
+    def request_started(self, route: ModelRoute) -> "ModelRequestMetrics":
         """A request goes out; what becomes of it is told to the answer of this."""
         self._requests.labels(route.provider, route.listed).inc()
-        return ModelAsked(self, route)
+        return ModelRequestMetrics(self, route)
 
     def tool_ended(self, result: ToolResult, *, is_known: bool) -> None:
         """A call has its result; `is_known`: there is such a tool, and a model did not make it up."""
@@ -111,7 +111,7 @@ class WorkerMetrics:
         self._append_seconds.observe(seconds)
 
 
-class ModelAsked:
+class ModelRequestMetrics:
     """One request to a provider."""
 
     def __init__(self, counts: WorkerMetrics, route: ModelRoute) -> None:

@@ -5,7 +5,7 @@ import asyncio
 import orjson
 
 from stagebus.shared.domain.decisions import EXPIRED, Decision
-from stagebus.worker.stages.approval_gate import Look
+from stagebus.worker.stages.approval_gate import DecisionSnapshot
 
 
 class Person:
@@ -20,8 +20,8 @@ class Person:
         self.decisions[call_id] = decision
         self._decided.set()
 
-    async def look(self) -> Look:
-        return Look(dict(self.decisions), self.now_ms, orjson.dumps(sorted(self.decisions)))
+    async def look(self) -> DecisionSnapshot:
+        return DecisionSnapshot(dict(self.decisions), self.now_ms, orjson.dumps(sorted(self.decisions)))
 
     async def expire(self, call_id: str) -> Decision:
         return self.decisions.setdefault(call_id, EXPIRED)

@@ -88,15 +88,15 @@ def metrics() -> WorkerMetrics:
 @pytest.fixture
 async def runner(redis: Redis, settings: Settings, model: ModelClient, metrics: WorkerMetrics) -> AsyncIterator[Runner]:
     """Carries out runs with the fixture `model`, which each test file has of its own."""
-    line, channels, keeper = PipelinedConnection(redis, 5), Channels(redis, lambda: None), LeaseKeeper(settings)
+    connection, channels, keeper = PipelinedConnection(redis, 5), Channels(redis, lambda: None), LeaseKeeper(settings)
     tools = ToolRegistry.from_settings(settings)
     await channels.start()
     keeper.start()
     yield Runner(
-        redis, settings, line=line, worker="w", model=model, tools=tools, keeper=keeper, channels=channels,
+        redis, settings, connection=connection, worker="w", model=model, tools=tools, keeper=keeper, channels=channels,
         metrics=metrics,
     )  # fmt: skip
     keeper.stop()
     await channels.stop()
-    await line.aclose()
+    await connection.aclose()
     await tools.aclose()

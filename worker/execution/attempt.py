@@ -115,11 +115,11 @@ class Attempt:
         self._failure = self._failure or failure
         self.stop(Interrupt.FAILURE)
 
-    def lose(self) -> None:
+    def on_lease_lost(self) -> None:
         """The lease could not be renewed: another attempt owns the run, or it has ended."""
         self.fail(Fenced(self.run_id, self.number))
 
-    def renewed(self, renewed: Renewed, asked_at: float) -> None:
+    def on_renewed(self, renewed: Renewed, asked_at: float) -> None:
         """The lease was renewed; a cancel or a lost tail shows there while no event is on its way."""
         if renewed.cancel:
             self.cancel()

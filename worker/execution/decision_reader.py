@@ -10,7 +10,7 @@ from stagebus.shared.domain.decisions import Decision
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis, is_passing
 from stagebus.shared.store import parking
-from stagebus.worker.stages.approval_gate import Look
+from stagebus.worker.stages.approval_gate import DecisionSnapshot
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ AWAY_BACKOFF_S: Final = 0.5
 T = TypeVar("T")
 
 
-class Approvals:
+class DecisionReader:
     """One run's decisions. Waits while Redis is away: other calls of the stage may be under way."""
 
     def __init__(self, redis: Redis, run_id: str, decided: asyncio.Event) -> None:
@@ -28,7 +28,7 @@ class Approvals:
         self._run_id = run_id
         self._decided = decided
 
-    async def look(self) -> Look:
+    async def look(self) -> DecisionSnapshot:
         """All decisions by now."""
         return await self._patiently(self._look)
 
@@ -46,12 +46,12 @@ class Approvals:
         await self._decided.wait()
         self._decided.clear()
 
-    async def _look(self) -> Look:
+    async def _look(self) -> DecisionSnapshot:
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.hget(keys.run(self._run_id), "decisions")
             pipe.time()
             seen, (seconds, microseconds) = await pipe.execute()
-        return Look(decisions.decode_all(seen), seconds * 1000 + microseconds // 1000, seen or b"")
+        return DecisionSnapshot(decisions.decode_all(seen), seconds * 1000 + microseconds // 1000, seen or b"")
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
         while True:

@@ -19,7 +19,7 @@ from stagebus.shared.log import log_reader
 from stagebus.shared.log.log_page import StoredEvent
 from stagebus.shared.storage.redis_client import Redis
 from stagebus.worker.stages import approval_gate
-from stagebus.worker.stages.call_plan import Asked, Checkpoints
+from stagebus.worker.stages.call_plan import Checkpoints, LoggedApprovals
 
 C = TypeVar("C", ToolCall, ToolResult, ApprovalRequired, InputRequired, ApprovalDecided)
 
@@ -69,7 +69,7 @@ def checkpoints_of(events: list[StoredEvent]) -> Checkpoints:
     return Checkpoints(
         frozenset(started),
         results,
-        Asked(
+        LoggedApprovals(
             {call_id: event.expires_at for call_id, event in asked.items()},
             {call_id: approval_gate.decode(event) for call_id, event in decided.items()},
         ),

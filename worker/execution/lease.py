@@ -23,8 +23,8 @@ from stagebus.shared.storage.scripts import Renewed
 logger = logging.getLogger(__name__)
 
 RENEWALS_A_LEASE: Final = 3
-RENEW_AT_ONCE: Final = 32
-STIR_S: Final = 0.25
+RENEW_CONCURRENCY: Final = 32
+BEAT_S: Final = 0.25
 AWAY_BACKOFF_S: Final = 0.2
 
 
@@ -53,8 +53,8 @@ class LeaseKeeper:
         self._lock = threading.Lock()
         self._main: asyncio.AbstractEventLoop | None = None
         self._own: asyncio.AbstractEventLoop | None = None
-        self._stirred_at = time.monotonic()
-        self._hurry: asyncio.Event | None = None
+        self._beat_at = time.monotonic()
+        self._wake: asyncio.Event | None = None
         self._thread = threading.Thread(target=self._run, name="lease-keeper", daemon=True)
         self._is_stopping = False
         self._passes = 0
@@ -62,13 +62,13 @@ class LeaseKeeper:
     def start(self) -> None:
         """Start the thread; call from the main loop."""
         self._main = asyncio.get_running_loop()
-        self._stir()
+        self._beat()
         self._thread.start()
 
     def stop(self) -> None:
         """Stop renewing; leases that are still held run out by themselves."""
         self._is_stopping = True
-        self._wake()
+        self._wake_thread()
         self._thread.join(timeout=self._settings.redis_timeout_s + 1)
 
     def hold(self, held: HeldLease) -> None:
@@ -86,24 +86,24 @@ class LeaseKeeper:
         """Return once every lease held now was renewed; after Redis was away."""
         passes = self._passes
         while self._passes < passes + 2 and not self._is_stopping:
-            self._wake()
+            self._wake_thread()
             await asyncio.sleep(AWAY_BACKOFF_S / 4)
 
-    def _stir(self) -> None:
-        self._stirred_at = time.monotonic()
+    def _beat(self) -> None:
+        self._beat_at = time.monotonic()
         if self._main is not None and not self._is_stopping:
-            self._main.call_later(STIR_S, self._stir)
+            self._main.call_later(BEAT_S, self._beat)
 
-    def _wake(self) -> None:
-        if self._own is not None and self._hurry is not None and not self._own.is_closed():
-            self._own.call_soon_threadsafe(self._hurry.set)
+    def _wake_thread(self) -> None:
+        if self._own is not None and self._wake is not None and not self._own.is_closed():
+            self._own.call_soon_threadsafe(self._wake.set)
 
     def _run(self) -> None:
         asyncio.run(self._renew_forever())
 
     async def _renew_forever(self) -> None:
         self._own = asyncio.get_running_loop()
-        self._hurry = asyncio.Event()
+        self._wake = asyncio.Event()
         redis = redis_client.connect(self._settings)
         try:
             while not self._is_stopping:
@@ -118,19 +118,19 @@ class LeaseKeeper:
                     logger.exception("leases could not be renewed; trying again")
                     pause_s = AWAY_BACKOFF_S
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._hurry.wait(), pause_s)
-                self._hurry.clear()
+                    await asyncio.wait_for(self._wake.wait(), pause_s)
+                self._wake.clear()
         finally:
             await redis_client.close(redis)
 
     async def _renew_all(self, redis: Redis) -> None:
-        if time.monotonic() - self._stirred_at > self._settings.loop_stall_max_s:
+        if time.monotonic() - self._beat_at > self._settings.loop_stall_max_s:
             logger.error("the event loop is stuck; its runs are left to other workers")
             return
         with self._lock:
             held = list(self._held.values())
-        for at in range(0, len(held), RENEW_AT_ONCE):
-            await asyncio.gather(*(self._renew(redis, one) for one in held[at : at + RENEW_AT_ONCE]))
+        for at in range(0, len(held), RENEW_CONCURRENCY):
+            await asyncio.gather(*(self._renew(redis, one) for one in held[at : at + RENEW_CONCURRENCY]))
 
     async def _renew(self, redis: Redis, held: HeldLease) -> None:
         try:

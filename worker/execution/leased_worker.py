@@ -48,7 +48,7 @@ class LeasedWorker(Worker):
         redis: ArqRedis,
         settings: Settings,
         *,
-        line: PipelinedConnection,
+        connection: PipelinedConnection,
         run: Callable[[str, str], Awaitable[Outcome]],
         renew_now: Callable[[], Awaitable[None]],
         on_drain: Callable[[], Awaitable[None]],
@@ -56,7 +56,7 @@ class LeasedWorker(Worker):
         """Call in the event loop that runs it.
 
         Args:
-            line: the queue's scripts go over it.
+            connection: the queue's scripts go over it.
             run: does the work of a run id under a lease's token.
             renew_now: renews what this worker holds; called when Redis is back.
             on_drain: gives the held runs back; returns when it has asked all.
@@ -74,7 +74,7 @@ class LeasedWorker(Worker):
             log_results=False,
         )
         self._settings = settings
-        self._line = line
+        self._connection = connection
         self._run = run
         self._renew_now = renew_now
         self._on_drain = on_drain
@@ -116,7 +116,7 @@ class LeasedWorker(Worker):
         await self._drain()
 
     async def _turn(self, *, is_back: bool) -> None:
-        """Look for due runs, take them, and sleep until there may be more."""
+        """DecisionSnapshot for due runs, take them, and sleep until there may be more."""
         if is_back:
             # Leases may have run out while Redis was away: all who hold runs renew them first.
             await self.pool.ping()
@@ -133,7 +133,7 @@ class LeasedWorker(Worker):
         rung, self._rung = self._rung, None
         limit = min(free, TAKE_AT_ONCE_MAX) + self._passed_over
         # One write. A bell that is heard means a free slot and nothing else that was due: its run passes nobody by.
-        is_taken, due = await asyncio.gather(self._take(rung), scripts.due(self._line, limit))
+        is_taken, due = await asyncio.gather(self._take(rung), scripts.due(self._connection, limit))
         others = [run_id for run_id in due.run_ids if run_id not in self.tasks and run_id not in self._refused]
         self._passed_over = len(due.run_ids) - len(others)
         free -= is_taken
@@ -161,7 +161,9 @@ class LeasedWorker(Worker):
         token = self._unsure.setdefault(run_id, uuid4().hex)
         settings = self._settings
         try:
-            is_taken = await scripts.take(self._line, run_id, token, settings.lease_s, settings.tenant_runs_running)
+            is_taken = await scripts.take(
+                self._connection, run_id, token, settings.lease_s, settings.tenant_runs_running
+            )
         except REDIS_AWAY as exc:
             if is_passing(exc):
                 raise
@@ -171,8 +173,8 @@ class LeasedWorker(Worker):
         if self._unsure.pop(run_id, None) is None or not is_taken:  # asked twice; the first answer counts
             return False
         if self._draining.is_set():
-            await scripts.release(self._line, run_id, token=token, attempt=None)
-            await scripts.leave(self._line, run_id, settings.tenant_runs_running)
+            await scripts.release(self._connection, run_id, token=token, attempt=None)
+            await scripts.leave(self._connection, run_id, settings.tenant_runs_running)
         else:
             self._start(run_id, token)
         return True
@@ -221,17 +223,19 @@ class LeasedWorker(Worker):
         if outcome is None:
             return  # its work broke off in a way nobody foresaw: the lease runs out, which counts as a try
         if finish:
-            await self._patiently(job_id, partial(scripts.finish, self._line, job_id, token))
+            await self._patiently(job_id, partial(scripts.finish, self._connection, job_id, token))
             return
         if outcome.parked is None or outcome.attempt is None:
-            give_back = partial(scripts.release, self._line, job_id, token=token, attempt=outcome.attempt)
+            give_back = partial(scripts.release, self._connection, job_id, token=token, attempt=outcome.attempt)
         else:
             due_ms, seen = outcome.parked.due_ms, outcome.parked.seen
             give_back = partial(
                 parking.park, self.pool, job_id, token=token, attempt=outcome.attempt, due_ms=due_ms, seen=seen
             )
         await self._patiently(job_id, give_back)
-        await self._patiently(job_id, partial(scripts.leave, self._line, job_id, self._settings.tenant_runs_running))
+        await self._patiently(
+            job_id, partial(scripts.leave, self._connection, job_id, self._settings.tenant_runs_running)
+        )
 
     async def _patiently(self, run_id: str, step: Callable[[], Awaitable[object]]) -> None:
         """Take a step that is safe to repeat, though Redis is away: a run that is left to its lease pays it with a try."""
@@ -251,7 +255,7 @@ class LeasedWorker(Worker):
     async def finish_failed_job(self, job_id: str, result_data: bytes | None) -> None:  # noqa: ARG002
         """A job that arq cannot run: expired, undecodable, unknown. The run gets a sound one."""
         token = self._tokens.get(job_id)
-        if token is not None and await scripts.finish(self._line, job_id, token):
+        if token is not None and await scripts.finish(self._connection, job_id, token):
             await run_queue.requeue(self.pool, job_id, self._settings.live_ttl_s)
 
     # --- the end -------------------------------------------------------------

@@ -32,7 +32,7 @@ BACKOFF_S: Final = 0.05
 BACKOFF_MAX_S: Final = 1.0
 
 
-class _Kept(NamedTuple):
+class _RetainedEvent(NamedTuple):
     """An event that may have to be sent again: kept until its stage is complete."""
 
     entry: LogEntry
@@ -69,7 +69,7 @@ class Producer:
         # Likewise: so many events went into an append, which took so many seconds. None costs nothing.
         self.on_appended: Callable[[int, float], None] | None = None
         self._base = last_id  # the id before the first kept event
-        self._kept: list[_Kept] = []
+        self._kept: list[_RetainedEvent] = []
         self._stored = 0  # how many of the kept events stand in the log
         self._advanced_at = -math.inf  # when an append last said so; monotonic
         self._pending_bytes = 0
@@ -107,7 +107,7 @@ class Producer:
         entry = LogEntry(event.stage_id, event.event, event.stamped(wall_ms()).data())
         if event.stage_id not in self.stage_ids:
             self.stage_ids.append(event.stage_id)
-        self._kept.append(_Kept(entry, isinstance(event, StageCompleted), end))
+        self._kept.append(_RetainedEvent(entry, isinstance(event, StageCompleted), end))
         self._pending_bytes += len(entry.data)
         self._wake.set()
         return event_id
@@ -135,7 +135,7 @@ class Producer:
         await self._wait_until(lambda: self._base.sequence + self._stored >= goal)
 
     def compare(self, last_id: EventId, asked_at: float = math.inf) -> None:
-        """Look at where the log ends, as a lease's renewal tells: a lost tail is sent again.
+        """DecisionSnapshot at where the log ends, as a lease's renewal tells: a lost tail is sent again.
 
         Args:
             asked_at: the monotonic time at which that was asked for; an answer that an append
@@ -218,11 +218,11 @@ class Producer:
         if appended.cancel:
             self.on_cancel()
 
-    def _next_batch(self) -> list[_Kept]:
+    def _next_batch(self) -> list[_RetainedEvent]:
         pending = self._kept[self._stored : self._stored + BATCH_EVENTS_MAX]
         if len(pending) == 1:
             return pending
-        batch: list[_Kept] = []
+        batch: list[_RetainedEvent] = []
         size = 0
         for kept in pending:
             size += len(kept.entry.data)

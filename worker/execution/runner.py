@@ -68,7 +68,7 @@ class Runner:
         redis: Redis,
         settings: Settings,
         *,
-        line: PipelinedConnection,
+        connection: PipelinedConnection,
         worker: str,
         model: ModelClient,
         tools: ToolRegistry,
@@ -77,7 +77,7 @@ class Runner:
         metrics: WorkerMetrics,
     ) -> None:
         self._redis = redis
-        self._line = line
+        self._connection = connection
         self._settings = settings
         self._worker = worker
         self._model = model
@@ -184,7 +184,7 @@ class Runner:
             attempt.decided.set()
 
     async def _claim_and_work(self, run_id: str, token: str) -> Outcome:
-        claim = await scripts.claim(self._line, run_id, self._worker, token=token)
+        claim = await scripts.claim(self._connection, run_id, self._worker, token=token)
         assert claim is not None, "a claim of held runs, too, always answers"
         run = decode_run(run_id, claim.record)
         assert run is not None, "what was claimed has a record"
@@ -227,7 +227,7 @@ class Runner:
     async def _attempt(self, claim: Claim, run_id: str, stage_ids: list[str], token: str) -> AsyncIterator[Attempt]:
         """An attempt with its producer at work, its lease renewed and its cancel listened for."""
         async with Producer(
-            self._line,
+            self._connection,
             run_id,
             claim.attempt,
             claim.last_id,
@@ -239,7 +239,9 @@ class Runner:
                 producer.on_appended = self._metrics.appended
             attempt = Attempt(run_id, claim.attempt, producer)
             producer.on_cancel, producer.on_failure = attempt.cancel, attempt.fail
-            held = HeldLease(run_id, token, attempt.number, producer.stage_ids, attempt.renewed, attempt.lose)
+            held = HeldLease(
+                run_id, token, attempt.number, producer.stage_ids, attempt.on_renewed, attempt.on_lease_lost
+            )
             listening = asyncio.create_task(self._listen(attempt))
             self._keeper.hold(held)
             self._attempts.add(attempt)

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 BATCH: Final = 500
 FIELDS: Final = ("status", "worker", "cancel", "created_at")
 # A creation that stopped before its record may still be completed by its client for this long.
-HALF_MADE_S: Final = 3600.0
+INCOMPLETE_MAX_S: Final = 3600.0
 
 
 async def sweep_forever(redis: Redis, settings: Settings, worker: str) -> None:
@@ -51,26 +51,26 @@ class RunSummary(NamedTuple):
 
 
 async def sweep(redis: Redis, settings: Settings) -> None:
-    """Look at every active run once."""
+    """DecisionSnapshot at every active run once."""
     seconds, microseconds = await redis.time()
     now_ms = seconds * 1000 + microseconds // 1000
     offset = 0
     while run_ids := await redis.zrange(keys.ACTIVE, offset, offset + BATCH - 1):
         offset += len(run_ids)
-        for glance in await _glance_at(redis, [run_id.decode() for run_id in run_ids]):
+        for summary in await _read_summaries(redis, [run_id.decode() for run_id in run_ids]):
             try:
-                offset -= await _put_right(redis, settings, glance, now_ms)
+                offset -= await _repair(redis, settings, summary, now_ms)
             except RunEnded:
-                logger.debug("run %s ended while it was looked at", glance.run_id)
+                logger.debug("run %s ended while it was looked at", summary.run_id)
             except Exception as exc:
                 if isinstance(exc, REDIS_AWAY) and is_passing(exc):
                     raise
                 # One bad record must not cost all others their sweep.
-                logger.exception("run %s cannot be looked at", glance.run_id)
-    await _let_in(redis, settings, now_ms)
+                logger.exception("run %s cannot be looked at", summary.run_id)
+    await _admit(redis, settings, now_ms)
 
 
-async def _glance_at(redis: Redis, run_ids: list[str]) -> list[RunSummary]:
+async def _read_summaries(redis: Redis, run_ids: list[str]) -> list[RunSummary]:
     async with redis.pipeline(transaction=False) as pipe:
         pipe.zmscore(keys.QUEUE, run_ids)
         for run_id in run_ids:
@@ -84,7 +84,7 @@ async def _glance_at(redis: Redis, run_ids: list[str]) -> list[RunSummary]:
     ]
 
 
-async def _let_in(redis: Redis, settings: Settings, now_ms: int) -> None:
+async def _admit(redis: Redis, settings: Settings, now_ms: int) -> None:
     """Let in what is held back, as far as limits allow, though a process died before it could do so."""
     for member in await redis.zrange(keys.RUNNING, 0, -1):
         tenant, _, run_id = member.decode().rpartition(" ")
@@ -101,14 +101,14 @@ async def _let_in(redis: Redis, settings: Settings, now_ms: int) -> None:
         await scripts.leave(redis, run_id, settings.tenant_runs_running, tenant=tenant)
 
 
-async def _put_right(redis: Redis, settings: Settings, glance: RunSummary, now_ms: int) -> int:
+async def _repair(redis: Redis, settings: Settings, summary: RunSummary, now_ms: int) -> int:
     """Put one run right; 1 where it left `sb:active`."""
-    run_id = glance.run_id
-    if isinstance(glance.fields, Exception):
-        raise glance.fields
-    status, worker, cancel, created_at = (field or b"" for field in glance.fields)
+    run_id = summary.run_id
+    if isinstance(summary.fields, Exception):
+        raise summary.fields
+    status, worker, cancel, created_at = (field or b"" for field in summary.fields)
     if not status:
-        if now_ms - ids.created_ms(run_id) < HALF_MADE_S * 1000:
+        if now_ms - ids.created_ms(run_id) < INCOMPLETE_MAX_S * 1000:
             return 0
         await run_store.settle(redis, settings, run_id)
         return 1
@@ -119,9 +119,9 @@ async def _put_right(redis: Redis, settings: Settings, glance: RunSummary, now_m
         queued_ms = now_ms - int(created_at) if status == RunStatus.QUEUED.encode() else 0
         if await _end_overdue(redis, settings, run_id, queued_ms, is_cancelled=cancel == b"1"):
             return 1
-        if min(glance.ttls_s) <= settings.live_ttl_s / 2:
+        if min(summary.ttls_s) <= settings.live_ttl_s / 2:
             await _keep_alive(redis, settings, run_id)
-    if not glance.is_queued and await run_queue.requeue(redis, run_id, settings.live_ttl_s):
+    if not summary.is_queued and await run_queue.requeue(redis, run_id, settings.live_ttl_s):
         logger.warning("run %s had no entry in the queue; it has one again", run_id)
     return 0
 

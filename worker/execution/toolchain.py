@@ -28,7 +28,7 @@ from stagebus.shared.domain.runs import EXTRACTION, TOOLS, RunRecord, round_stag
 from stagebus.shared.errors import ModelError, ModelUnavailable, UnknownTools
 from stagebus.shared.storage.redis_client import Redis
 from stagebus.worker.execution.attempt import Attempt, GivenBack
-from stagebus.worker.execution.decision_reader import Approvals
+from stagebus.worker.execution.decision_reader import DecisionReader
 from stagebus.worker.execution.history import History, read_checkpoints
 from stagebus.worker.execution.pipeline import (
     NextStage,
@@ -42,11 +42,11 @@ from stagebus.worker.execution.pipeline import (
 from stagebus.worker.model.model_client import ModelClient, ModelRequest
 from stagebus.worker.stages.approval_gate import ApprovalGate
 from stagebus.worker.stages.call_plan import Checkpoints
-from stagebus.worker.stages.call_runner import Origin
-from stagebus.worker.stages.model_stage import BadCalls, Prompting, model_stage
+from stagebus.worker.stages.call_runner import RunIdentity
+from stagebus.worker.stages.model_stage import InvalidToolCalls, PromptedTools, model_stage
 from stagebus.worker.stages.tools_stage import RoundLimits, tools_stage
 from stagebus.worker.tools.registry import ToolRegistry
-from stagebus.worker.worker_metrics import ModelAsked, WorkerMetrics
+from stagebus.worker.worker_metrics import ModelRequestMetrics, WorkerMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class Toolchain:
         self._has_output = False  # since the stage began or was restarted
         self._began_at = 0.0  # when this attempt went to the stage; monotonic
         self._retries = 0  # of the stage, by this attempt
-        self._asked: ModelAsked | None = None  # the last request to a provider
+        self._asked: ModelRequestMetrics | None = None  # the last request to a provider
         self._void_from = 0  # the sequence after the model stage's very first event
 
     async def work(self, worker: str) -> None:
@@ -106,7 +106,7 @@ class Toolchain:
         self.stage_id = None
 
     async def _find_tools(self) -> None:
-        """Look whether all that the request names is there, or comes once its source can be reached."""
+        """DecisionSnapshot whether all that the request names is there, or comes once its source can be reached."""
         if set(self._offered) - set(self._tools.names()):
             await self._attempt.unless_draining(self._registry.wait_for(self._offered))
             self._tools = self._registry.snapshot()
@@ -143,14 +143,14 @@ class Toolchain:
                 self._announce(stage, exc, model=fallback.name)
         return await self._ask(stage, routes[-1])
 
-    async def _ask(self, stage: NextStage, route: ModelRoute, again: BadCalls | None = None) -> StageCompleted:
+    async def _ask(self, stage: NextStage, route: ModelRoute, again: InvalidToolCalls | None = None) -> StageCompleted:
         """Ask one provider, once it has a slot for us. Only the wait ends at once where this worker shuts down."""
         try:
             async with AsyncExitStack() as held:
                 request = self._model_request(stage, route)
                 slot = self._model.reserve(route, request)
                 spending = await self._attempt.unless_draining(held.enter_async_context(slot))
-                self._asked = self._metrics.model_asked(route)
+                self._asked = self._metrics.request_started(route)
                 completed = await self._publish(self._ask_model(stage, request, again))
                 if completed.usage is not None:
                     self._asked.used(completed.usage)
@@ -159,7 +159,7 @@ class Toolchain:
             if self._asked is not None:
                 self._asked.failed(exc.code)
             raise
-        except BadCalls as exc:
+        except InvalidToolCalls as exc:
             self._announce(stage, exc)
             self._restart(stage, self._void_from)
             return await self._ask(stage, route, exc)
@@ -245,11 +245,11 @@ class Toolchain:
         )
 
     def _ask_model(
-        self, stage: NextStage, request: ModelRequest, again: BadCalls | None
+        self, stage: NextStage, request: ModelRequest, again: InvalidToolCalls | None
     ) -> AsyncGenerator[Event, None]:
         prompting = None
         if request.route is not None and request.route.abilities.tools == "prompted":
-            prompting = Prompting(partial(self._tools.check, allowed=frozenset(self._offered)), again)
+            prompting = PromptedTools(partial(self._tools.check, allowed=frozenset(self._offered)), again)
         return model_stage(stage.stage_id, self._model, request, call_ids(self.completed), prompting)
 
     # --- tools ---------------------------------------------------------------
@@ -262,13 +262,13 @@ class Toolchain:
             self._restart(stage, self._attempt.producer.next_sequence)
         else:
             self._put(StageStarted(stage_id=stage.stage_id, attempt=self._attempt.number))
-        approvals = Approvals(self._redis, self._run.run_id, self._attempt.decided)
+        approvals = DecisionReader(self._redis, self._run.run_id, self._attempt.decided)
         extraction = self.completed[round_stage(EXTRACTION, stage.round_number)]
         return tools_stage(
             stage.stage_id,
             model_result(extraction).tool_calls,
             self._tools,
-            origin=Origin(self._run.run_id, self._run.tenant, self._attempt.number),
+            identity=RunIdentity(self._run.run_id, self._run.tenant, self._attempt.number),
             allowed=frozenset(self._offered),
             limits=RoundLimits(self._settings.tool_calls_max, self._settings.tools_timeout_s),
             checkpoints=checkpoints,

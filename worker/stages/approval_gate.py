@@ -10,14 +10,14 @@ from typing import NamedTuple, Protocol
 from stagebus.shared.domain.decisions import Decision
 from stagebus.shared.domain.events import ApprovalDecided, ApprovalRequired, InputRequired, ToolCallRequest
 from stagebus.shared.errors import StagebusError
-from stagebus.worker.stages.call_plan import Asked, PlannedCall
+from stagebus.worker.stages.call_plan import LoggedApprovals, PlannedCall
 from stagebus.worker.tools.tool_results import ToolReply
 
 EXPIRED = "nobody decided on this call in time; it was not run"
 DENIED = "this call was denied; it was not run"
 
 
-class Look(NamedTuple):
+class DecisionSnapshot(NamedTuple):
     """The decisions by now, Redis's time in Unix ms, and the record's field as it was read."""
 
     decisions: Mapping[str, Decision]
@@ -25,10 +25,10 @@ class Look(NamedTuple):
     seen: bytes
 
 
-class Approvals(Protocol):
+class DecisionSource(Protocol):
     """Where decisions are found."""
 
-    async def look(self) -> Look:
+    async def look(self) -> DecisionSnapshot:
         """All decisions by now."""
 
     async def expire(self, call_id: str) -> Decision:
@@ -55,7 +55,7 @@ class Parked(StagebusError):
         self.seen = seen
 
 
-class Waiting(NamedTuple):
+class WaitingCall(NamedTuple):
     """A call that waits, and the question where it is the model that asks."""
 
     call: ToolCallRequest
@@ -65,18 +65,18 @@ class Waiting(NamedTuple):
 class ApprovalGate:
     """The calls of one stage that wait."""
 
-    def __init__(self, stage_id: str, approvals: Approvals, asked: Asked, wait_s: float) -> None:
+    def __init__(self, stage_id: str, approvals: DecisionSource, asked: LoggedApprovals, wait_s: float) -> None:
         """`asked` is what the log has; further calls wait for `wait_s`."""
         self._stage_id = stage_id
         self._approvals = approvals
         self._expires_at = dict(asked.expires_at)
         self._decisions = dict(asked.decisions)
         self._wait_ms = round(wait_s * 1000)
-        self._waiting: dict[str, Waiting] = {}
+        self._waiting: dict[str, WaitingCall] = {}
         self._seen = b""
 
     @property
-    def is_closed(self) -> bool:
+    def is_waiting(self) -> bool:
         """Whether calls wait."""
         return bool(self._waiting)
 
@@ -84,7 +84,7 @@ class ApprovalGate:
         """Whether this call waits, or the one whose result it shares."""
         return _decided_id(planned) in self._waiting
 
-    async def hold(self, waiting: Sequence[Waiting]) -> list[ApprovalRequired | InputRequired]:
+    async def hold(self, waiting: Sequence[WaitingCall]) -> list[ApprovalRequired | InputRequired]:
         """Let these calls wait, if nothing was decided yet; the events for those that were never asked for."""
         waiting = [held for held in waiting if held.call.id not in self._decisions]
         new = [held for held in waiting if held.call.id not in self._expires_at]
@@ -137,7 +137,7 @@ class ApprovalGate:
             await self._approvals.until_decided()
             on_decided()
 
-    def _ask(self, held: Waiting, expires_at: int) -> ApprovalRequired | InputRequired:
+    def _ask(self, held: WaitingCall, expires_at: int) -> ApprovalRequired | InputRequired:
         stage_id, call = self._stage_id, held.call
         if held.question is not None:
             return InputRequired(stage_id=stage_id, call_id=call.id, question=held.question, expires_at=expires_at)

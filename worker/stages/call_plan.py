@@ -18,7 +18,7 @@ OUTCOME_UNKNOWN: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class LoggedApprovals:
     """What the log says of the calls that waited: until when, and what was decided."""
 
     expires_at: Mapping[str, int] = field(default_factory=dict)
@@ -31,7 +31,7 @@ class Checkpoints:
 
     started: frozenset[str] = frozenset()
     results: Mapping[str, ToolResult] = field(default_factory=dict)
-    asked: Asked = field(default_factory=Asked)
+    asked: LoggedApprovals = field(default_factory=LoggedApprovals)
 
 
 class PlannedCall(NamedTuple):

@@ -11,7 +11,7 @@ from stagebus.worker.tools.tool_context import ToolContext
 from stagebus.worker.tools.tool_results import ToolReply
 
 
-class Origin(NamedTuple):
+class RunIdentity(NamedTuple):
     """Whose calls these are; what a tool may know of it."""
 
     run_id: str
@@ -22,32 +22,32 @@ class Origin(NamedTuple):
 class CallRunner:
     """Runs calls, and refuses those that are to be refused; further ones may be started at any time."""
 
-    def __init__(self, stage_id: str, origin: Origin, timeout_s: float) -> None:
+    def __init__(self, stage_id: str, identity: RunIdentity, timeout_s: float) -> None:
         """`timeout_s` is for all calls that start together; one without a result by then gets an error result."""
         self._stage_id = stage_id
-        self._origin = origin
+        self._identity = identity
         self._timeout_s = timeout_s
         # Bounded: of each call its end, and one note of progress at a time.
-        self._inbox: asyncio.Queue[_CallAtWork | None] = asyncio.Queue()
-        self._unfinished: set[_CallAtWork] = set()
+        self._inbox: asyncio.Queue[_RunningCall | None] = asyncio.Queue()
+        self._unfinished: set[_RunningCall] = set()
         self._deadlines: list[asyncio.TimerHandle] = []
 
     @property
-    def are_over(self) -> bool:
+    def is_idle(self) -> bool:
         """Whether every call that was started has its result."""
         return not self._unfinished
 
     def start(self, planned: Sequence[PlannedCall]) -> None:
         """Start these side by side."""
-        calls = [_CallAtWork(self._stage_id, call, self._origin, self._inbox) for call in planned]
+        calls = [_RunningCall(self._stage_id, call, self._identity, self._inbox) for call in planned]
         self._unfinished.update(calls)
         self._deadlines.append(asyncio.get_running_loop().call_later(self._timeout_s, _cut, calls, self._timeout_s))
 
-    def nudge(self) -> None:
+    def wake(self) -> None:
         """Let `news` return, though no call has any."""
         self._inbox.put_nowait(None)
 
-    async def news(self) -> list[Event]:
+    async def next_events(self) -> list[Event]:
         """Wait for `ToolProgress`, or for a call's `ToolResult`, of which each has one."""
         call = await self._inbox.get()
         if call is None:
@@ -66,11 +66,11 @@ class CallRunner:
         await asyncio.gather(*(call.task for call in self._unfinished), return_exceptions=True)
 
 
-class _CallAtWork:
+class _RunningCall:
     """One call: its task, and what is yet to be told of it."""
 
     def __init__(
-        self, stage_id: str, planned: PlannedCall, origin: Origin, inbox: "asyncio.Queue[_CallAtWork | None]"
+        self, stage_id: str, planned: PlannedCall, identity: RunIdentity, inbox: "asyncio.Queue[_RunningCall | None]"
     ) -> None:
         self._stage_id = stage_id
         self._planned = planned
@@ -78,8 +78,8 @@ class _CallAtWork:
         self._began_at = self._loop.time()
         self._progress = CallProgress(lambda _: inbox.put_nowait(self))
         self.is_told = False
-        self.cut_words = ""  # what the model is told if the task was cancelled
-        self.task = asyncio.create_task(self._run(origin))
+        self.timeout_message = ""  # what the model is told if the task was cancelled
+        self.task = asyncio.create_task(self._run(identity))
         self.task.add_done_callback(lambda _: inbox.put_nowait(self))
 
     def tell(self) -> Iterator[Event]:
@@ -92,7 +92,7 @@ class _CallAtWork:
         if said is not None:
             yield ToolProgress(stage_id=self._stage_id, call_id=call.id, message=said.message, fraction=said.fraction)
         if self.is_told:
-            reply = ToolReply(self.cut_words, is_error=True) if self.task.cancelled() else self.task.result()
+            reply = ToolReply(self.timeout_message, is_error=True) if self.task.cancelled() else self.task.result()
             yield ToolResult(
                 stage_id=self._stage_id,
                 call_id=call.id,
@@ -102,24 +102,24 @@ class _CallAtWork:
                 duration_ms=round((self._loop.time() - self._began_at) * 1000),
             )
 
-    async def _run(self, origin: Origin) -> ToolReply:
+    async def _run(self, identity: RunIdentity) -> ToolReply:
         call, tool = self._planned.request, self._planned.tool
         if tool is None:
             return ToolReply(self._planned.refusal, is_error=True)
         context = ToolContext(
-            run_id=origin.run_id,
+            run_id=identity.run_id,
             call_id=call.id,
-            tenant=origin.tenant,
+            tenant=identity.tenant,
             tool=call.name,
-            attempt=origin.attempt,
+            attempt=identity.attempt,
             report=self._progress.report,
         )
         return await tool.call(call.arguments, context)
 
 
-def _cut(calls: Sequence[_CallAtWork], timeout_s: float) -> None:
+def _cut(calls: Sequence[_RunningCall], timeout_s: float) -> None:
     for call in calls:
-        call.cut_words = (
+        call.timeout_message = (
             f"no result came before the calls of this round reached their limit of {timeout_s:g} s together"
         )
         call.task.cancel()

@@ -26,7 +26,7 @@ _LEFT_OUT: Final = frozenset({"id", "object", "created", "model", "system_finger
 _FAULT_MAX_CHARS: Final = 200
 
 
-class BadCalls(Exception):
+class InvalidToolCalls(Exception):
     """What a prompted model called cannot be carried out: the stage is to be done once more, with this."""
 
     def __init__(self, faults: Sequence[str], answer: str, usage: Usage | None) -> None:
@@ -37,7 +37,7 @@ class BadCalls(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Prompting:
+class PromptedTools:
     """How to ask a model that cannot call tools by itself.
 
     Attributes:
@@ -46,7 +46,7 @@ class Prompting:
     """
 
     check: Callable[[str, str], str | None]
-    again: BadCalls | None = None
+    again: InvalidToolCalls | None = None
 
 
 async def model_stage(
@@ -54,7 +54,7 @@ async def model_stage(
     model: ModelClient,
     request: ModelRequest,
     taken_call_ids: set[str],
-    prompting: Prompting | None = None,
+    prompting: PromptedTools | None = None,
 ) -> AsyncGenerator[Event, None]:
     """Ask the model and yield its answer chunk by chunk.
 
@@ -70,7 +70,7 @@ async def model_stage(
 
     Raises:
         ModelError: the provider failed; its `retryable` says whether to do the stage again.
-        BadCalls: a prompted model's first answer will not do.
+        InvalidToolCalls: a prompted model's first answer will not do.
     """
     # Where no call is wanted, what looks like one is text.
     names = [] if prompting is not None else [tool["function"]["name"] for tool in _offered(request)]
@@ -79,7 +79,7 @@ async def model_stage(
     async with aclosing(model.stream(asked)) as chunks:
         async for chunk in chunks:
             merger.add(chunk)
-            yield ToolCompletionChunk.of(stage_id, lean(chunk))
+            yield ToolCompletionChunk.of(stage_id, strip_chunk(chunk))
     merged = merger.result()
     usage = merged.tokens
     if prompting is not None:
@@ -107,7 +107,7 @@ def _offered(request: ModelRequest) -> list[dict[str, Any]]:
     return [] if request.tool_choice == "none" else request.tools or []
 
 
-def _in_words(request: ModelRequest, prompting: Prompting) -> ModelRequest:
+def _in_words(request: ModelRequest, prompting: PromptedTools) -> ModelRequest:
     is_one_call = request.parallel_tool_calls is False
     has_example = request.route is not None and request.route.abilities.worked_example
     messages = prompt_with_tools(
@@ -118,12 +118,12 @@ def _in_words(request: ModelRequest, prompting: Prompting) -> ModelRequest:
 
 
 def _read_words(
-    merged: MergedAnswer, request: ModelRequest, prompting: Prompting, taken_call_ids: set[str]
+    merged: MergedAnswer, request: ModelRequest, prompting: PromptedTools, taken_call_ids: set[str]
 ) -> MergedAnswer:
     """The answer with the calls that stand in its text.
 
     Raises:
-        BadCalls: not all of them can be carried out, and the model has one more go.
+        InvalidToolCalls: not all of them can be carried out, and the model has one more go.
     """
     names = [tool["function"]["name"] for tool in _offered(request)]
     if not names:
@@ -136,20 +136,20 @@ def _read_words(
         calls = calls[:1]
     faults = [] if prompting.again is not None else find_call_faults(rest, calls, request.tool_choice, prompting.check)
     if faults:
-        raise BadCalls(faults, merged.text, merged.tokens)
+        raise InvalidToolCalls(faults, merged.text, merged.tokens)
     return replace(merged, text=rest, tool_calls=calls)
 
 
-def lean(chunk: Chunk) -> Chunk:
+def strip_chunk(chunk: Chunk) -> Chunk:
     """The chunk without what its stage's every chunk repeats, and without nulls."""
     kept = {name: value for name, value in chunk.items() if value is not None and name not in _LEFT_OUT}
     choices = kept.get("choices")
     if isinstance(choices, list):
-        kept["choices"] = [_lean_choice(choice) if isinstance(choice, dict) else choice for choice in choices]
+        kept["choices"] = [_strip_choice(choice) if isinstance(choice, dict) else choice for choice in choices]
     return kept
 
 
-def _lean_choice(choice: Chunk) -> Chunk:
+def _strip_choice(choice: Chunk) -> Chunk:
     kept = {name: value for name, value in choice.items() if value is not None}
     delta = kept.get("delta")
     if isinstance(delta, dict):

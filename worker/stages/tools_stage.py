@@ -18,9 +18,9 @@ from stagebus.shared.domain.events import (
     ToolSummary,
 )
 from stagebus.shared.runtime.tasks import cancel_and_wait
-from stagebus.worker.stages.approval_gate import ApprovalGate, Waiting
+from stagebus.worker.stages.approval_gate import ApprovalGate, WaitingCall
 from stagebus.worker.stages.call_plan import Checkpoints, PlannedCall, plan_calls
-from stagebus.worker.stages.call_runner import CallRunner, Origin
+from stagebus.worker.stages.call_runner import CallRunner, RunIdentity
 from stagebus.worker.tools.toolset import Toolset
 
 
@@ -36,7 +36,7 @@ async def tools_stage(
     calls: Sequence[ToolCallRequest],
     toolset: Toolset,
     *,
-    origin: Origin,
+    identity: RunIdentity,
     allowed: frozenset[str],
     limits: RoundLimits,
     checkpoints: Checkpoints,
@@ -68,7 +68,7 @@ async def tools_stage(
     open_calls = [planned for planned in plan if planned.request.id not in results]
     for ask in await gate.hold([held for planned in open_calls if (held := _waiting(planned, checkpoints))]):
         yield ask
-    work = CallRunner(stage_id, origin, limits.timeout_s)
+    work = CallRunner(stage_id, identity, limits.timeout_s)
     events = _carry_out(stage_id, open_calls, work, gate, checkpoints, until_stored)
     async with aclosing(events):
         async for event in events:
@@ -92,26 +92,26 @@ async def _carry_out(
     ready = [planned for planned in plan if not gate.holds(planned)]
     ended: Collection[ToolResult] = checkpoints.results.values()
     is_nudged = True
-    watching = asyncio.create_task(gate.watch(work.nudge))
+    watching = asyncio.create_task(gate.watch(work.wake))
     try:
-        while ready or ended or not work.are_over or gate.is_closed:
+        while ready or ended or not work.is_idle or gate.is_waiting:
             runs = [gate.approved(planned) for planned in ready if gate.reply_to(planned) is None]
             for call in (planned.request for planned in runs if planned.request.id not in checkpoints.started):
                 yield ToolCall(stage_id=stage_id, call_id=call.id, name=call.name, arguments=call.arguments)
             if any(planned.tool is not None and not planned.tool.idempotent for planned in runs):
                 await until_stored()
             work.start([planned for planned in runs if planned.same_as is None])
-            for result in (*_turned_away(stage_id, ready, gate), *_copies(plan, ended, gate)):
+            for result in (*_rejected(stage_id, ready, gate), *_copies(plan, ended, gate)):
                 yield result
             ready, ended = [], []
-            if gate.is_closed and (is_nudged or work.are_over):
+            if gate.is_waiting and (is_nudged or work.is_idle):
                 for decided in await gate.decided():
                     yield decided
                     ready += [planned for planned in plan if decided.call_id in (planned.request.id, planned.same_as)]
-                if work.are_over and not ready:
+                if work.is_idle and not ready:
                     raise gate.park()
-            if not ready and not work.are_over:
-                news = await work.news()
+            if not ready and not work.is_idle:
+                news = await work.next_events()
                 for event in news:
                     yield event
                 is_nudged, ended = not news, [event for event in news if isinstance(event, ToolResult)]
@@ -120,7 +120,7 @@ async def _carry_out(
         await work.aclose()
 
 
-def _waiting(planned: PlannedCall, checkpoints: Checkpoints) -> Waiting | None:
+def _waiting(planned: PlannedCall, checkpoints: Checkpoints) -> WaitingCall | None:
     """The call as one that waits for a person; None for one that needs none, or whose arguments do not fit anyway."""
     call, tool = planned.request, planned.tool
     if tool is None or call.id in checkpoints.started:
@@ -128,10 +128,10 @@ def _waiting(planned: PlannedCall, checkpoints: Checkpoints) -> Waiting | None:
     is_asked = call.id in checkpoints.asked.expires_at  # whatever its tool needs by now
     if not (tool.requires_approval or tool.asks_user or is_asked) or tool.check(call.arguments) is not None:
         return None
-    return Waiting(call, orjson.loads(call.arguments)["question"] if tool.asks_user else None)
+    return WaitingCall(call, orjson.loads(call.arguments)["question"] if tool.asks_user else None)
 
 
-def _turned_away(stage_id: str, plan: Sequence[PlannedCall], gate: ApprovalGate) -> Iterator[ToolResult]:
+def _rejected(stage_id: str, plan: Sequence[PlannedCall], gate: ApprovalGate) -> Iterator[ToolResult]:
     """Yield the results of the calls that do not run, since a person denied or answered them."""
     for planned in plan:
         reply = gate.reply_to(planned)

@@ -21,7 +21,7 @@ from stagebus.shared.log import live_batch, sse
 from stagebus.shared.log.live_batch import LiveBatch
 from stagebus.shared.log.log_page import Page, Part, StoredEvent
 from stagebus.shared.log.sse import Frame
-from stagebus.worker.stages.model_stage import lean
+from stagebus.worker.stages.model_stage import strip_chunk
 
 TEMPLATE = ChunkTemplate(id="chatcmpl-1", created=1735689600, model="m")
 OTHER = ChunkTemplate(id="chatcmpl-2", created=1735689601, model="n")
@@ -86,15 +86,17 @@ PROVIDER_S = {
 def test_lean_chunk_is_made_whole_again() -> None:
     view = FullChunksView(MERGED, [])
 
-    assert chunks(view.of_page(page_of(begin(), chunk(lean(PROVIDER_S))))) == [PROVIDER_S]
-    assert chunks(view.of_batch(batch_of(chunk(lean(PROVIDER_S))))) == [PROVIDER_S]
+    assert chunks(view.of_page(page_of(begin(), chunk(strip_chunk(PROVIDER_S))))) == [PROVIDER_S]
+    assert chunks(view.of_batch(batch_of(chunk(strip_chunk(PROVIDER_S))))) == [PROVIDER_S]
 
 
 def test_last_chunks_of_an_answer_are_whole_too() -> None:
     ends = {**PROVIDER_S, "choices": [{"index": 0, "delta": {}, "logprobs": None, "finish_reason": "stop"}]}
     counts = {**PROVIDER_S, "choices": [], "usage": {"total_tokens": 3}}
 
-    whole = chunks(FullChunksView(MERGED, []).of_page(page_of(begin(), chunk(lean(ends)), chunk(lean(counts)))))
+    whole = chunks(
+        FullChunksView(MERGED, []).of_page(page_of(begin(), chunk(strip_chunk(ends)), chunk(strip_chunk(counts))))
+    )
     assert whole == [ends, counts]
 
 

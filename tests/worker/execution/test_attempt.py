@@ -186,9 +186,9 @@ async def test_work_that_was_cancelled_by_nobody_has_not_succeeded(attempt: Atte
 @pytest.mark.parametrize(
     ("tell", "failure"),
     [
-        (Attempt.lose, Fenced),
-        (lambda attempt: attempt.renewed(Renewed(cancel=False, last_id=EventId(5204, 3)), 1.0), TailLost),
-        (lambda attempt: attempt.renewed(Renewed(cancel=True, last_id=EventId(1, 1)), 1.0), TailLost),
+        (Attempt.on_lease_lost, Fenced),
+        (lambda attempt: attempt.on_renewed(Renewed(cancel=False, last_id=EventId(5204, 3)), 1.0), TailLost),
+        (lambda attempt: attempt.on_renewed(Renewed(cancel=True, last_id=EventId(1, 1)), 1.0), TailLost),
     ],
     ids=["lost lease", "lost tail", "lost tail and cancel"],
 )
@@ -203,7 +203,7 @@ async def test_news_of_the_lease_stop_the_work(
 
 
 async def test_renewal_tells_of_a_cancel(attempt: Attempt) -> None:
-    attempt.renewed(Renewed(cancel=False, last_id=LAST), 1.0)
-    attempt.renewed(Renewed(cancel=True, last_id=LAST), 2.0)
+    attempt.on_renewed(Renewed(cancel=False, last_id=LAST), 1.0)
+    attempt.on_renewed(Renewed(cancel=True, last_id=LAST), 2.0)
 
     assert await end(forever(), attempt) is Interrupt.CANCEL

@@ -152,7 +152,7 @@ async def test_tool_that_keeps_the_event_loop_busy_loses_nothing(
 async def test_loop_that_is_stuck_for_too_long_loses_its_runs_and_takes_them_up_when_it_stirs(
     redis: Redis, watch: blocking_redis.Redis, keep: Keep, holder: Holder
 ) -> None:
-    keeper = keep(loop_stall_max_s=2 * lease.STIR_S)
+    keeper = keep(loop_stall_max_s=2 * lease.BEAT_S)
     keeper.hold(holder.held)
     await holder.until(lambda h: bool(h.renewals))
     deadline = time.monotonic() + 10
@@ -290,7 +290,7 @@ async def test_stop_right_after_the_start_ends_the_thread(settings: Settings) ->
 async def test_one_run_that_cannot_be_renewed_costs_no_other_its_lease(
     redis: Redis, keeper: LeaseKeeper, holder: Holder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease, "RENEW_AT_ONCE", 1)
+    monkeypatch.setattr(lease, "RENEW_CONCURRENCY", 1)
     spoilt = await runs_by_hand.start(redis)
     first = await hold(redis, spoilt)
     real = scripts.renew
@@ -339,7 +339,7 @@ async def test_renewal_that_an_append_overtook_is_no_lost_tail(
     producer, failures = holder.run.producer, []
     producer.on_failure = failures.append
     attempt = Attempt(holder.run.run_id, holder.held.attempt, producer)
-    holder.held.on_renewed = attempt.renewed
+    holder.held.on_renewed = attempt.on_renewed
     keeper.hold(holder.held)
     await asyncio.wait_for(answered.wait(), 5)
     await holder.run.put(StageStarted(stage_id="tools", attempt=1), StageCompleted(stage_id="tools", result={}))

@@ -51,7 +51,7 @@ def works() -> Works:
 @pytest.fixture
 async def work(redis: Redis, settings: Settings, works: Works) -> AsyncIterator[Callable[[int], LeasedWorker]]:
     """Starts a worker with so many slots."""
-    line, tasks, workers = PipelinedConnection(redis, 5), [], []
+    connection, tasks, workers = PipelinedConnection(redis, 5), [], []
 
     async def nothing() -> None:
         pass
@@ -59,7 +59,9 @@ async def work(redis: Redis, settings: Settings, works: Works) -> AsyncIterator[
     def start(slots: int) -> LeasedWorker:
         few = settings.model_copy(update={"worker_concurrency": slots})
         client = run_queue.job_client(redis)
-        worker = LeasedWorker(client, few, line=line, run=works.run, renew_now=nothing, on_drain=works.let_go)
+        worker = LeasedWorker(
+            client, few, connection=connection, run=works.run, renew_now=nothing, on_drain=works.let_go
+        )
         workers.append(worker)
         tasks.append(asyncio.create_task(worker.main()))
         return worker
@@ -68,7 +70,7 @@ async def work(redis: Redis, settings: Settings, works: Works) -> AsyncIterator[
     for worker in workers:
         worker._draining.set()
     await asyncio.gather(*tasks)
-    await line.aclose()
+    await connection.aclose()
 
 
 async def create(redis: Redis, settings: Settings) -> str:

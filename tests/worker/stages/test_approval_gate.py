@@ -14,7 +14,7 @@ from stagebus.shared.log.log_page import StoredEvent
 from stagebus.worker.execution.history import checkpoints_of
 from stagebus.worker.stages.approval_gate import DENIED, EXPIRED, ApprovalGate, Parked
 from stagebus.worker.stages.call_plan import OUTCOME_UNKNOWN
-from stagebus.worker.stages.call_runner import Origin
+from stagebus.worker.stages.call_runner import RunIdentity
 from stagebus.worker.stages.tools_stage import RoundLimits, tools_stage
 from stagebus.worker.tools.function_tool import tool
 from stagebus.worker.tools.registry import ToolRegistry
@@ -75,7 +75,7 @@ class Stage:
         checkpoints = checkpoints_of(stored)
         events = tools_stage(
             "tools", self._calls, self._registry, allowed=frozenset(self._registry.names()),
-            origin=Origin("01RUN", "acme", 7), limits=RoundLimits(9, 60),
+            identity=RunIdentity("01RUN", "acme", 7), limits=RoundLimits(9, 60),
             checkpoints=checkpoints, gate=ApprovalGate("tools", self._person, checkpoints.asked, WAIT_S),
             until_stored=lambda: asyncio.sleep(0),
         )  # fmt: skip

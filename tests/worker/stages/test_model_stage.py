@@ -1,4 +1,4 @@
-"""The model stages: chunks as they come, lean, then one completion that holds the answer."""
+"""The model stages: chunks as they come, strip_chunk, then one completion that holds the answer."""
 
 import asyncio
 import dataclasses
@@ -15,7 +15,7 @@ from stagebus.shared.domain.usage import Usage
 from stagebus.shared.errors import ModelUnavailable
 from stagebus.worker.model.delta_merger import DeltaMerger
 from stagebus.worker.model.model_client import ModelRequest
-from stagebus.worker.stages.model_stage import BadCalls, Prompting, lean, model_stage
+from stagebus.worker.stages.model_stage import InvalidToolCalls, PromptedTools, model_stage, strip_chunk
 from tests.support.scripted_model import ScriptedModel
 
 TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
@@ -157,9 +157,11 @@ def check(name: str, arguments: str) -> str | None:
     return None if name == "get_weather" and "city" in arguments else f"{name} does not take {arguments}"
 
 
-async def prompt(model: ScriptedModel, again: BadCalls | None = None, **fields: Any) -> list[Event]:
+async def prompt(model: ScriptedModel, again: InvalidToolCalls | None = None, **fields: Any) -> list[Event]:
     request = dataclasses.replace(REQUEST, **fields)
-    return [event async for event in model_stage("extraction", model, request, {"call00001"}, Prompting(check, again))]
+    return [
+        event async for event in model_stage("extraction", model, request, {"call00001"}, PromptedTools(check, again))
+    ]
 
 
 def says_all(text: str) -> ScriptedModel:
@@ -197,7 +199,7 @@ async def test_prompted_model_is_shown_a_call_where_its_abilities_say_so() -> No
 
 async def test_prompted_model_has_a_second_go_and_its_tokens_are_counted_twice() -> None:
     first = says_all(BROKEN)
-    with pytest.raises(BadCalls, match="no JSON object") as failure:
+    with pytest.raises(InvalidToolCalls, match="no JSON object") as failure:
         await prompt(first)
     second = says_all(SAID_CALL)
     events = await prompt(second, failure.value)
@@ -214,7 +216,7 @@ async def test_prompted_model_has_a_second_go_and_its_tokens_are_counted_twice()
 )
 async def test_second_answer_is_taken_as_it_is(text: str, calls: list[str]) -> None:
     """What cannot be carried out then is an error result, as with any model."""
-    result = result_of(await prompt(says_all(text), BadCalls(["x"], "y", None), tool_choice="required"))
+    result = result_of(await prompt(says_all(text), InvalidToolCalls(["x"], "y", None), tool_choice="required"))
 
     assert [call.name for call in result.tool_calls] == calls
     assert result.text == ("" if calls else text)
@@ -246,7 +248,7 @@ async def test_calls_that_the_server_found_by_itself_are_taken() -> None:
 
 
 def test_what_every_chunk_repeats_is_left_out() -> None:
-    assert lean(says("a")) == {"choices": [{"index": 0, "delta": {"content": "a"}}]}
+    assert strip_chunk(says("a")) == {"choices": [{"index": 0, "delta": {"content": "a"}}]}
 
 
 def test_what_a_chunk_says_is_kept() -> None:
@@ -263,18 +265,18 @@ def test_what_a_chunk_says_is_kept() -> None:
         "x_vendor": {"id": None},
     }
 
-    assert lean({**chunk(), **said}) == said
+    assert strip_chunk({**chunk(), **said}) == said
 
 
 def test_nulls_of_choices_and_deltas_are_left_out() -> None:
     nulls = chunk({"content": "a", "role": None, "tool_calls": None, "refusal": None}, usage=None, citations=None)
 
-    assert lean(nulls) == {"choices": [{"index": 0, "delta": {"content": "a"}}]}
+    assert strip_chunk(nulls) == {"choices": [{"index": 0, "delta": {"content": "a"}}]}
 
 
 @pytest.mark.parametrize("choices", ["x", 7, {}, [None], ["x"], [[]], [{"delta": "x"}], [{"delta": []}]])
 def test_choices_that_are_none_are_kept_as_they_came(choices: Any) -> None:
-    assert lean({"choices": choices}) == {"choices": choices}
+    assert strip_chunk({"choices": choices}) == {"choices": choices}
 
 
 @given(
@@ -295,6 +297,6 @@ def test_lean_chunks_give_the_same_answer(deltas: list[dict[str, Any]]) -> None:
     whole, left = DeltaMerger(), DeltaMerger()
     for delta in deltas:
         whole.add(chunk(delta, model=None))
-        left.add(lean(chunk(delta, model=None)))
+        left.add(strip_chunk(chunk(delta, model=None)))
 
     assert left.result() == whole.result()

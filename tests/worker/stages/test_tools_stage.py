@@ -17,15 +17,15 @@ from stagebus.shared.domain.events import (
     ToolSummary,
 )
 from stagebus.worker.stages.approval_gate import ApprovalGate
-from stagebus.worker.stages.call_plan import OUTCOME_UNKNOWN, Asked, Checkpoints
-from stagebus.worker.stages.call_runner import Origin
+from stagebus.worker.stages.call_plan import OUTCOME_UNKNOWN, Checkpoints, LoggedApprovals
+from stagebus.worker.stages.call_runner import RunIdentity
 from stagebus.worker.stages.tools_stage import RoundLimits, tools_stage
 from stagebus.worker.tools.function_tool import tool
 from stagebus.worker.tools.registry import ToolRegistry
 from stagebus.worker.tools.tool_context import ToolContext
 from tests.support.person import Person
 
-ORIGIN = Origin("01RUN", "acme", 7)
+IDENTITY = RunIdentity("01RUN", "acme", 7)
 
 ran: list[str] = []
 
@@ -94,7 +94,7 @@ async def collect(registry: ToolRegistry, calls: Sequence[ToolCallRequest], **op
         "tools",
         calls,
         registry,
-        origin=ORIGIN,
+        identity=IDENTITY,
         allowed=options.pop("allowed", frozenset(registry.names())),
         limits=RoundLimits(options.pop("calls_max", 10), options.pop("timeout_s", 10)),
         checkpoints=checkpoints,
@@ -194,8 +194,8 @@ async def test_closing_the_stage_cancels_its_tools(registry: ToolRegistry) -> No
         return None
 
     stage = tools_stage(
-        "tools", [call("1", "forever", "{}")], registry, origin=ORIGIN, allowed=frozenset({"forever"}),
-        limits=RoundLimits(1, 10), checkpoints=Checkpoints(), gate=ApprovalGate("tools", Person(), Asked(), 60),
+        "tools", [call("1", "forever", "{}")], registry, identity=IDENTITY, allowed=frozenset({"forever"}),
+        limits=RoundLimits(1, 10), checkpoints=Checkpoints(), gate=ApprovalGate("tools", Person(), LoggedApprovals(), 60),
         until_stored=stored,
     )  # fmt: skip
     await anext(stage)
