@@ -1,9 +1,10 @@
-"""`python -m docs.generate`: the pages and parts of pages that are made out of the code.
+"""`python -m docs.generate` writes the pages that are made from the code.
 
     docs/configuration.md    the settings
-    README.md                between its markers, a run's states
+    docs/http-api.md         the endpoints, events and error codes
+    README.md                the diagram of a run's states, between its markers
 
-Run it from the repository's root (`make docs`); a test says where a page is out of date.
+Run it in the repository's root (`make docs`). A test fails if a page is out of date.
 """
 
 import inspect
@@ -13,10 +14,12 @@ from typing import Any, Final
 
 from pydantic import SecretStr
 
+from docs.http_api_page import LIMITS, http_api_page
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.runs import TERMINAL, TRANSITIONS, RunStatus
 
 CONFIGURATION: Final = Path("docs/configuration.md")
+HTTP_API: Final = Path("docs/http-api.md")
 README: Final = Path("README.md")
 STATES_BEGIN: Final = "<!-- states: made by `make docs` -->"
 STATES_END: Final = "<!-- states end -->"
@@ -37,11 +40,10 @@ The command line's `run`, `tail`, `ls` and `cancel` are clients and read two var
 is (`http://127.0.0.1:8000` where it is not set), and `STAGEBUS_API_KEY`, the key or token that it is asked with.
 `stagebus keys` works on Redis itself. docs/security.md tells how a gateway is made safe to be reached by others.
 """
-_LIMITS: Final = (("exclusiveMinimum", ">"), ("minimum", "≥"), ("exclusiveMaximum", "<"), ("maximum", "≤"))
 
 
 def configuration_page() -> str:
-    """docs/configuration.md."""
+    """Returns docs/configuration.md."""
     properties = Settings.model_json_schema()["properties"]
     parts = [_HEAD]
     for section, names in _sections().items():
@@ -53,7 +55,7 @@ def configuration_page() -> str:
 
 
 def states_diagram() -> str:
-    """A run's states and what it may do, as Mermaid draws it."""
+    """Returns the states of a run and their transitions as a Mermaid diagram."""
     lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {RunStatus.QUEUED}"]
     for status, nexts in TRANSITIONS.items():
         for following in (other for other in RunStatus if other in nexts):
@@ -64,10 +66,10 @@ def states_diagram() -> str:
 
 
 def with_states(readme: str) -> str:
-    """The README with the diagram of now between its markers.
+    """Returns the README with the current diagram between its markers.
 
     Raises:
-        ValueError: it has no markers.
+        ValueError: the README has no markers.
     """
     before, begin, rest = readme.partition(STATES_BEGIN)
     _, end, after = rest.partition(STATES_END)
@@ -77,7 +79,7 @@ def with_states(readme: str) -> str:
 
 
 def _sections() -> dict[str, list[str]]:
-    """The settings' names under the comment that stands above them in the class."""
+    """Returns the names of the settings by the comment above them in the class."""
     sections: dict[str, list[str]] = {}
     for line in inspect.getsource(Settings).splitlines():
         if heading := re.fullmatch(r" {4}# (\w+)", line):
@@ -92,7 +94,7 @@ def _row(name: str, properties: dict[str, dict[str, Any]]) -> str:
     variable, schema = (
         (shared, properties[shared]) if shared in properties else (f"STAGEBUS_{shared}", properties[name])
     )
-    values = [f"{sign} {schema[key]}" for key, sign in _LIMITS if key in schema]
+    values = [f"{sign} {schema[key]}" for key, sign in LIMITS if key in schema]
     if "pattern" in schema:
         values = [schema["pattern"].strip("^()$").replace("|", ", ")]
     return f"| `{variable}` | {_default(name)} | {', '.join(values)} | {schema['description']} |"
@@ -107,7 +109,8 @@ def _default(name: str) -> str:
 
 
 def main() -> None:
-    """Write them."""
+    """Writes the pages."""
+    HTTP_API.write_text(http_api_page())
     CONFIGURATION.write_text(configuration_page())
     README.write_text(with_states(README.read_text()))
 

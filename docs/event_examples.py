@@ -1,0 +1,71 @@
+"""An example of each event, made by the event classes, so that it is never out of date."""
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from pydantic import BaseModel
+
+from stagebus.shared.domain import events
+from stagebus.shared.domain.cursor import EventId
+from stagebus.shared.domain.runs import EXTRACTION, SYNTHESIS, TOOLS
+from stagebus.shared.domain.usage import Cost, Usage
+from stagebus.shared.log import sse
+
+_RUN_ID: Final = "01J9ZK3V7Q8E5W2R4T6Y8U0P1A"
+_ATTEMPT: Final = 5204
+_BEGAN_AT: Final = 1_769_860_800_000
+_EXPIRES_AT: Final = _BEGAN_AT + 86_400_000
+_USAGE: Final = Usage(
+    prompt_tokens=212, completion_tokens=48, total_tokens=260, cost=Cost(amount=0.000808, currency="USD")
+)
+_ARGUMENTS: Final = '{"city":"Paris"}'
+_WEATHER: Final = '{"place":"Paris, France","temperature_c":18.5}'
+_BOOKING: Final = '{"restaurant":"Chez Ann"}'
+_TEMPLATE: Final = events.ChunkTemplate(id="chatcmpl-7", created=_BEGAN_AT // 1000, model="gpt-4.1")
+_CALL: Final = events.ToolCallRequest(id="call_1", name="get_weather", arguments=_ARGUMENTS)
+_OUTCOME: Final = events.ToolOutcome(call_id="call_1", name="get_weather", arguments=_ARGUMENTS, content=_WEATHER)
+
+_EXAMPLES: Final[tuple[events.Event, ...]] = (
+    events.RunQueued(run_id=_RUN_ID, model="gpt-4.1"),
+    events.RunStarted(attempt=_ATTEMPT, worker="host-1:4711"),
+    events.StageStarted(stage_id=EXTRACTION, attempt=_ATTEMPT, chunk=_TEMPLATE),
+    events.RetryScheduled(
+        retry_of=EXTRACTION, retry=1, backoff_s=0.5, reason="the provider answered 503", stage_id="run"
+    ),
+    events.StageRestarted(stage_id=EXTRACTION, attempt=_ATTEMPT, discard_from=4),
+    events.StageCompleted(
+        stage_id=EXTRACTION,
+        result=events.ModelStageResult(finish_reason="tool_calls", tool_calls=[_CALL]).model_dump(exclude_none=True),
+        usage=_USAGE,
+        duration_ms=912,
+    ),
+    events.ApprovalRequired(
+        stage_id=TOOLS, call_id="call_2", name="book_table", arguments=_BOOKING, expires_at=_EXPIRES_AT
+    ),
+    events.InputRequired(stage_id=TOOLS, call_id="call_3", question="For how many guests?", expires_at=_EXPIRES_AT),
+    events.ApprovalDecided(stage_id=TOOLS, call_id="call_2", decision="deny", reason="we have a table already"),
+    events.ToolCall(stage_id=TOOLS, call_id="call_1", name="get_weather", arguments=_ARGUMENTS),
+    events.ToolProgress(stage_id=TOOLS, call_id="call_1", message="asking the weather service", fraction=0.5),
+    events.ToolResult(stage_id=TOOLS, call_id="call_1", name="get_weather", content=_WEATHER, duration_ms=240),
+    events.ToolSummary(stage_id=TOOLS, tool_summary=[_OUTCOME]),
+    events.ToolCompletionChunk.of(SYNTHESIS, {"choices": [{"index": 0, "delta": {"content": "It is mild"}}]}),
+    events.Done(usage=_USAGE),
+    events.Cancel(),
+    events.Error(error="no worker took the run within 86400 s", code="queue_timeout"),
+)
+_GAP: Final = events.Gap(requested="5204-3", earliest="5204-90", latest="5204-118")
+
+
+def example_frames() -> Mapping[type[BaseModel], str]:
+    """Returns an example of each event as its frame in the stream, by its class."""
+    gap = sse.encode_without_id(_GAP.event, _GAP.model_dump_json()).decode().strip()
+    return {**dict(_frames()), events.Gap: gap}
+
+
+def _frames() -> Iterator[tuple[type[BaseModel], str]]:
+    example_by_class = {type(event): event for event in _EXAMPLES}
+    for sequence, event_class in enumerate(events.EVENTS, start=1):
+        event = example_by_class[event_class]
+        event_id = EventId(0 if sequence == 1 else _ATTEMPT, sequence)
+        data = event.stamped(_BEGAN_AT + 100 * sequence).data()
+        yield event_class, sse.encode(str(event_id).encode(), event.event.encode(), data).decode().strip()
