@@ -30,7 +30,7 @@ async def measure() -> dict[str, Any]:
         await _until_busy(redis)
         by_turns = await _wait_of(redis, await _create(redis, place.settings, "single"))
         last = await _create(redis, place.settings, "another")
-        await redis.zadd(keys.QUEUE, {last: keys.FIRST_TIME - 1}, xx=True)  # behind everybody, as by time
+        await redis.zadd(keys.QUEUE, {last: keys.TIME_SCORE_MIN - 1}, xx=True)  # behind everybody, as by time
         by_time = await _wait_of(redis, last)
         return {"runs": len(many), "slots": SLOTS, "wait_s_by_turns": by_turns, "wait_s_by_time": by_time}
 

@@ -26,9 +26,9 @@ from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain import ids
 from stagebus.shared.domain.cursor import EventId
 from stagebus.shared.log import live_batch, sse
-from stagebus.shared.storage import redis_client, scripts
+from stagebus.shared.storage import redis_client, run_scripts
 from stagebus.shared.storage.pipelined import PipelinedConnection
-from stagebus.shared.storage.scripts import LogEntry
+from stagebus.shared.storage.run_scripts import LogEntry
 
 TTL_S: Final = 3600
 MAKE_AT_ONCE: Final = 50
@@ -82,11 +82,11 @@ class Appender:
         await redis_client.close(self._redis)
 
     async def _claim(self, run_id: str) -> "_Run":
-        await scripts.create(
+        await run_scripts.create(
             self._redis, run_id, tenant="default", model="bench", request=b"{}", event="run_queued",
             data=orjson.dumps({"stage_id": "run", "run_id": run_id, "model": "bench"}), ttl_s=TTL_S,
         )  # fmt: skip
-        claim = await scripts.claim(self._redis, run_id, "bench")
+        claim = await run_scripts.claim(self._redis, run_id, "bench")
         assert claim is not None
         return _Run(run_id, claim.attempt, claim.last_id)
 
@@ -98,7 +98,7 @@ class Appender:
             for sequence, entry in enumerate(entries, run.last.sequence + 1)
         ]
         message = live_batch.encode(run.last, last, [STAGE] * burst, frames)
-        await scripts.append(
+        await run_scripts.append(
             self._line, run.run_id, attempt=run.attempt, before=run.last, entries=entries, message=message,
             ttl_s=TTL_S,
         )  # fmt: skip

@@ -21,7 +21,7 @@ from redis.asyncio import Redis
 from benchmarks import lab
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain import ids
-from stagebus.shared.storage import scripts
+from stagebus.shared.storage import run_scripts
 from stagebus.shared.storage.pipelined import PipelinedConnection
 from stagebus.worker.execution.producer import Producer
 from stagebus.worker.model.model_client import ModelClient, ModelRequest
@@ -47,7 +47,7 @@ class Ours:
     async def answer(self, script: str) -> None:
         """One model stage of one run."""
         run_id = ids.new_run_id()
-        await scripts.create(
+        await run_scripts.create(
             self._redis,
             run_id,
             tenant="default",
@@ -57,7 +57,7 @@ class Ours:
             data=b"{}",
             ttl_s=TTL_S,
         )
-        claim = await scripts.claim(self._redis, run_id, "bench")
+        claim = await run_scripts.claim(self._redis, run_id, "bench")
         assert claim is not None
         producer = Producer(
             self._line, run_id, claim.attempt, claim.last_id, stage_ids=["run"], ttl_s=TTL_S,

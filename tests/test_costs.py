@@ -23,7 +23,7 @@ from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.cursor import START
 from stagebus.shared.log import log_reader
 from stagebus.shared.observability.loop_lag import LOOK_S
-from stagebus.shared.storage import keys, scripts
+from stagebus.shared.storage import keys, queue_scripts, run_scripts
 from stagebus.shared.storage.pipelined import PipelinedConnection
 from stagebus.shared.storage.pubsub import CANARY_S, IDLE_CANARY_EVERY
 from stagebus.shared.store import run_store
@@ -39,7 +39,7 @@ POLL_S = 1.0
 LEASE_S = 6.0
 HELD = 20
 EVENTS = 4  # of a held run: it and its stage begin, who speaks, and the first word
-LUA = Path(scripts.__file__).parent / "lua"
+LUA = Path(run_scripts.__file__).parent / "lua"
 
 
 @pytest.fixture
@@ -165,10 +165,12 @@ async def test_a_run_is_made_in_one_round_trip(redis: Redis, settings: Settings)
 async def test_a_renewal_is_one_round_trip(redis: Redis, run: RunByHand) -> None:
     attempt = run.producer._attempt
     await redis.zadd(keys.QUEUE, {run.run_id: 1})
-    assert await scripts.take(redis, run.run_id, "token", 5)
-    assert await scripts.renew(redis, run.run_id, token="token", attempt=attempt, lease_s=5)  # the script is known now
+    assert await queue_scripts.acquire(redis, run.run_id, "token", 5)
+    assert await queue_scripts.renew(
+        redis, run.run_id, token="token", attempt=attempt, lease_s=5
+    )  # the script is known now
     before = await calls(redis)
-    assert await scripts.renew(redis, run.run_id, token="token", attempt=attempt, lease_s=5)
+    assert await queue_scripts.renew(redis, run.run_id, token="token", attempt=attempt, lease_s=5)
     used = await calls(redis) - before
 
     del used["info"]

@@ -10,9 +10,9 @@
     sb:active:<tenant>                zset    those of one tenant                trimmed at each creation; TTL: a run's life
     sb:running                        zset    "<tenant> <run_id>" of runs that were taken and neither ended nor
                                               were given back                    emptied as they leave
-    sb:held-back                      zset    "<tenant> <run_id>" of due runs whose tenant has enough running
-    sb:turn                           string  the turn that was taken last       TTL: a run's life
-    sb:turn:<tenant>                  string  the tenant's next turn             TTL: a run's life
+    sb:throttled                      zset    "<tenant> <run_id>" of due runs whose tenant has enough running
+    sb:fair:vtime                           string  the turn that was taken last       TTL: a run's life
+    sb:fair:vtime:<tenant>                  string  the tenant's next turn             TTL: a run's life
     sb:limits                         hash    "<tenant>:<limit>": a tenant's own limits; the operator writes it
     sb:rate:<tenant>                  string  when all its requests are back, µs TTL: until then
     sb:streams:<tenant>               hash    "<open> <until, ms>" by gateway    TTL: half a minute
@@ -22,7 +22,7 @@
     sb:keys                           zset    API key ids by last use, Unix ms
     sb:queue                          zset    arq's queue; score = a new run's turn, the end of a lease, a due
                                               time (Unix ms), or NEVER
-    sb:bell                           list    the doorbell of waiting workers    bounded
+    sb:wakeup                           list    the doorbell of waiting workers    bounded
     sb:tools                          hash    a tool's description, JSON, by name; the workers write it
     sb:tools:seen                     zset    tools by when a worker last said that it has them, ms; trimmed
     sb:workers, sb:gateways           hash    what each process is at, JSON, by name; see shared/store/heartbeats.py
@@ -50,22 +50,24 @@ from typing import Final
 RUN_PREFIX: Final = "sb:run:"
 ACTIVE: Final = "sb:active"
 QUEUE: Final = "sb:queue"
-WAKEUP: Final = "sb:bell"
+WAKEUP: Final = "sb:wakeup"
+# More entries would wake no more workers: each worker takes all the due runs that it can hold.
+WAKEUPS_MAX: Final = 256
 SWEEP: Final = "sb:sweep"
 TOOLS: Final = "sb:tools"
 API_KEYS: Final = "sb:keys"
 TOOLS_SEEN: Final = "sb:tools:seen"
 RUNNING: Final = "sb:running"
-THROTTLED: Final = "sb:held-back"
+THROTTLED: Final = "sb:throttled"
 LIMITS: Final = "sb:limits"
-TURN: Final = "sb:turn"
+VIRTUAL_TIME: Final = "sb:fair:vtime"
 WORKERS: Final = "sb:workers"
 GATEWAYS: Final = "sb:gateways"
 TOTALS: Final = "sb:totals"
 
 # What a score in the queue may be: a turn, from FIRST_TIME on a time, and NEVER for what is held back.
-FIRST_TIME: Final = 10**12
-NEVER: Final = 10**15
+TIME_SCORE_MIN: Final = 10**12
+THROTTLED_SCORE: Final = 10**15
 
 
 def run(run_id: str) -> str:
@@ -98,7 +100,7 @@ def runs(tenant: str) -> str:
     return f"sb:runs:{tenant}"
 
 
-def unended(tenant: str) -> str:
+def active_of_tenant(tenant: str) -> str:
     """A tenant's runs that have not ended."""
     return f"{ACTIVE}:{tenant}"
 
@@ -108,9 +110,9 @@ def seen(kind: str) -> str:
     return f"{kind}:seen"
 
 
-def next_turn(tenant: str) -> str:
+def tenant_virtual_time(tenant: str) -> str:
     """The turn of a tenant's next run."""
-    return f"{TURN}:{tenant}"
+    return f"{VIRTUAL_TIME}:{tenant}"
 
 
 def rate(tenant: str) -> str:

@@ -1,17 +1,21 @@
-"""One Lua script: sent by its hash, and whole where the server does not know it (after a restart).
+"""One Lua script. EVALSHA sends its hash; EVAL sends its text where the server does not know the hash.
 
 Spec: https://redis.io/docs/latest/develop/programmability/eval-intro/
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from hashlib import sha1
 from importlib.resources import files
-from typing import Any
+from typing import Any, Protocol
 
-from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
-from stagebus.shared.storage.pipelined import PipelinedConnection
+
+class ScriptConnection(Protocol):
+    """A connection that runs scripts: a client with its pool, or a `PipelinedConnection`."""
+
+    def execute_command(self, *args: Any) -> Awaitable[Any]:
+        """Sends one command and returns the server's reply."""
 
 
 class Script:
@@ -19,12 +23,16 @@ class Script:
 
     def __init__(self, name: str) -> None:
         self.text = (files("stagebus.shared.storage") / "lua" / f"{name}.lua").read_text()
-        # Not for security: EVALSHA names scripts by SHA-1.
+        # EVALSHA names scripts by SHA-1; it protects nothing.
         self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
-    async def __call__(self, redis: Redis | PipelinedConnection, key_list: Sequence[str], args: Sequence[Any]) -> Any:
-        """Run it; what the server answers."""
+    async def __call__(self, connection: ScriptConnection, key_list: Sequence[str], args: Sequence[Any]) -> Any:
+        """Runs the script and returns the server's reply.
+
+        Raises:
+            RedisError, OSError: Redis is away or the script failed; the script may have run.
+        """
         try:
-            return await redis.evalsha(self.sha, len(key_list), *key_list, *args)  # type: ignore[misc]
-        except NoScriptError:
-            return await redis.eval(self.text, len(key_list), *key_list, *args)  # type: ignore[misc]
+            return await connection.execute_command("EVALSHA", self.sha, len(key_list), *key_list, *args)
+        except NoScriptError:  # the server was restarted
+            return await connection.execute_command("EVAL", self.text, len(key_list), *key_list, *args)

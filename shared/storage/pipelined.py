@@ -40,18 +40,14 @@ class PipelinedConnection:
         self._answers = 0
         self._watch: asyncio.TimerHandle | None = None
 
-    def evalsha(self, *args: Any) -> Awaitable[Any]:
-        """EVALSHA, as redis-py has it.
+    def execute_command(self, *args: Any) -> Awaitable[Any]:
+        """Sends one command and returns its reply, as redis-py's method of this name does.
 
         Raises:
-            RedisError, OSError: Redis is away, or the script failed; it may have been carried out.
+            RedisError, OSError: Redis is away or the command failed; the server may have executed it.
         """
-        command = hiredis.pack_command(("EVALSHA", *args))
+        command = hiredis.pack_command(args)
         return self._open_and_send(command) if self._wire is None else self._send(command)
-
-    async def eval(self, *args: Any) -> Any:
-        """EVAL, in the same way."""
-        return await self._open_and_send(hiredis.pack_command(("EVAL", *args)))
 
     async def transaction(self, commands: Sequence[Command]) -> list[Any]:
         """Commands that are carried out at one moment, with nobody else's between them.

@@ -23,7 +23,7 @@ SAY_S: Final = 2.0
 # Some of these may be late or lost before a process is forgotten.
 SILENT_MAX_S: Final = 5 * SAY_S
 
-_SAY: Final = Script("say")
+_SAY: Final = Script("heartbeat")
 
 Json = dict[str, Any]
 

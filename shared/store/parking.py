@@ -1,6 +1,6 @@
 """The scripts of runs that wait for a person: given back parked, and decided upon.
 
-As in `scripts.py`: one script, one verb, one function, and each may simply be called again.
+As in `run_scripts`: one script, one verb, one function, and each may simply be called again.
 """
 
 from typing import Final
@@ -10,7 +10,6 @@ from stagebus.shared.errors import RunEnded
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.lua_script import Script
 from stagebus.shared.storage.redis_client import Redis
-from stagebus.shared.storage.scripts import WAKEUPS_MAX
 
 # What the worker that holds the run hears over its control channel.
 DECIDED_MESSAGE: Final = b"decided"
@@ -27,7 +26,7 @@ async def park(redis: Redis, run_id: str, *, token: str, attempt: int, due_ms: i
         seen: the record's `decisions` as they were read last; where there are more, it is due at once.
     """
     key_list = [keys.QUEUE, keys.lease(run_id), keys.run(run_id), keys.WAKEUP]
-    args = [run_id, token, attempt, due_ms, seen, RunStatus.PARKED.value, WAKEUPS_MAX]
+    args = [run_id, token, attempt, due_ms, seen, RunStatus.PARKED.value, keys.WAKEUPS_MAX]
     return bool(await _PARK(redis, key_list, args))
 
 
@@ -41,7 +40,7 @@ async def decide(redis: Redis, run_id: str, call_id: str, decision: str) -> str:
         RunEnded: it has ended without one, or is gone.
     """
     key_list = [keys.run(run_id), keys.control(run_id), keys.QUEUE, keys.WAKEUP]
-    match await _DECIDE(redis, key_list, [run_id, call_id, decision, DECIDED_MESSAGE, WAKEUPS_MAX]):
+    match await _DECIDE(redis, key_list, [run_id, call_id, decision, DECIDED_MESSAGE, keys.WAKEUPS_MAX]):
         case [b"stands", standing]:
             return str(standing.decode())
         case _:

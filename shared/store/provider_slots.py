@@ -10,13 +10,13 @@ from stagebus.shared.storage import keys
 from stagebus.shared.storage.lua_script import Script
 from stagebus.shared.storage.redis_client import Redis
 
-_ENTER: Final = Script("slot_enter")
-_LEAVE: Final = Script("slot_leave")
-_STAY: Final = Script("slot_stay")
+_ACQUIRE: Final = Script("slot_acquire")
+_RELEASE: Final = Script("slot_release")
+_RENEW: Final = Script("slot_renew")
 _TOKENS: Final = Script("tokens")
 
 
-async def enter(
+async def acquire(
     redis: Redis,
     provider: str,
     token: str,
@@ -38,23 +38,23 @@ async def enter(
         None with a slot; else seconds until asking again may help, endless where only another's leaving does.
     """
     times_ms = [round(seconds * 1000) for seconds in (waited_s, slot_s, seen_s)]
-    match await _ENTER(redis, keys.provider_slots(provider), [token, held_max or 0, minute_max or 0, *times_ms]):
+    match await _ACQUIRE(redis, keys.provider_slots(provider), [token, held_max or 0, minute_max or 0, *times_ms]):
         case [b"wait", wait_ms]:
             return wait_ms / 1000 if wait_ms >= 0 else float("inf")
         case _:
             return None
 
 
-async def stay(redis: Redis, provider: str, tokens: Collection[str], slot_s: float) -> None:
+async def renew(redis: Redis, provider: str, tokens: Collection[str], slot_s: float) -> None:
     """Keep the slots of these tokens for another lease."""
     held, *_ = keys.provider_slots(provider)
-    await _STAY(redis, [held], [round(slot_s * 1000), *tokens])
+    await _RENEW(redis, [held], [round(slot_s * 1000), *tokens])
 
 
-async def leave(redis: Redis, provider: str, token: str) -> None:
+async def release(redis: Redis, provider: str, token: str) -> None:
     """Give a slot back, or a place in the line; nothing happens where the token has neither."""
     held, line, seen, _ = keys.provider_slots(provider)
-    await _LEAVE(redis, [held, line, seen, keys.provider_freed(provider)], [token])
+    await _RELEASE(redis, [held, line, seen, keys.provider_freed(provider)], [token])
 
 
 async def take_tokens(redis: Redis, provider: str, tokens: int, per_minute: int) -> float:

@@ -10,7 +10,7 @@ from arq.connections import ArqRedis
 from arq.jobs import serialize_job
 
 from stagebus.shared.runtime.clock import wall_ms
-from stagebus.shared.storage import keys, scripts
+from stagebus.shared.storage import keys, queue_scripts
 from stagebus.shared.storage.redis_client import Redis
 
 FUNCTION: Final = "run_toolchain"
@@ -54,12 +54,12 @@ def new_job(run_id: str) -> bytes:
 
 async def requeue(redis: Redis, run_id: str, ttl_s: float) -> bool:
     """Make sure that a run has a job; True where it had none. Overwrites a job that cannot be read."""
-    return await scripts.requeue(redis, run_id, new_job(run_id), ttl_s)
+    return await queue_scripts.requeue(redis, run_id, new_job(run_id), ttl_s)
 
 
 async def ring(redis: Redis, run_id: str) -> None:
     """Wake one waiting worker, which looks for this run first."""
     async with redis.pipeline(transaction=False) as pipe:
         pipe.rpush(keys.WAKEUP, run_id)
-        pipe.ltrim(keys.WAKEUP, -scripts.WAKEUPS_MAX, -1)
+        pipe.ltrim(keys.WAKEUP, -keys.WAKEUPS_MAX, -1)
         await pipe.execute()

@@ -16,7 +16,7 @@ from stagebus.shared.log import live_batch, log_reader, sse
 from stagebus.shared.log.log_page import StoredEvent
 from stagebus.shared.observability.trace import NO_TRACE, Trace
 from stagebus.shared.runtime.clock import wall_ms
-from stagebus.shared.storage import keys, scripts
+from stagebus.shared.storage import keys, queue_scripts, run_scripts
 from stagebus.shared.storage.redis_client import Redis
 from stagebus.shared.store import run_queue
 
@@ -47,16 +47,16 @@ async def create_run(
     run_id = ids.new_run_id()
     while True:
         queued = RunQueued(run_id=run_id, model=model, at=wall_ms())
-        created = await scripts.create(
+        created = await run_scripts.create(
             redis, run_id, tenant=tenant, model=model, request=body, event=queued.event, data=queued.data(),
             idempotency="" if idempotency_key is None else keys.idempotency(tenant, idempotency_key),
             reservation=f"{run_id} {digest}", ttl_s=settings.live_ttl_s,
             life_s=settings.live_ttl_s + settings.retention_s, limits=settings.tenant_limits, trace=trace,
             job=run_queue.new_job(run_id),
         )  # fmt: skip
-        if not created.held:
+        if not created.reserved_for:
             break
-        run_id, held_digest = created.held.split(" ")
+        run_id, held_digest = created.reserved_for.split(" ")
         if held_digest != digest:
             raise IdempotencyConflict
     if not created.is_new:
@@ -82,7 +82,7 @@ async def get_run(redis: Redis, run_id: str, tenant: str | None = None) -> RunRe
     if tenant is None:
         fields = await redis.hgetall(keys.run(run_id))  # type: ignore[misc]
     else:
-        fields = await scripts.read(redis, run_id, tenant)
+        fields = await run_scripts.read(redis, run_id, tenant)
     run = decode_run(run_id, fields)
     if run is None:
         raise RunNotFound(run_id)
@@ -107,7 +107,7 @@ async def read_load(redis: Redis, lease_s: float) -> Load:
         pipe.zcard(keys.ACTIVE)
         pipe.zcount(keys.QUEUE, "-inf", now_ms)
         # A run that is held is due when its lease ends; what is due later waits for a person.
-        pipe.zcount(keys.QUEUE, now_ms + round(lease_s * 1000) + 1, keys.NEVER - 1)
+        pipe.zcount(keys.QUEUE, now_ms + round(lease_s * 1000) + 1, keys.THROTTLED_SCORE - 1)
         pipe.zcard(keys.THROTTLED)
         pipe.zcard(keys.RUNNING)
         return Load(*await pipe.execute())
@@ -156,7 +156,7 @@ async def cancel_run(redis: Redis, settings: Settings, run_id: str, tenant: str 
     """
     await get_run(redis, run_id, tenant)
     try:
-        if not await scripts.cancel(redis, run_id):
+        if not await run_scripts.cancel(redis, run_id):
             await end_unheld(redis, settings, run_id, Cancel())
     except RunEnded:
         return
@@ -173,7 +173,7 @@ async def end_unheld(redis: Redis, settings: Settings, run_id: str, event: Event
     """
     is_parked = await redis.hget(keys.run(run_id), "status") == RunStatus.PARKED.encode()  # type: ignore[misc]
     try:
-        while (claim := await scripts.claim(redis, run_id, "", only_unheld=True)) is not None:
+        while (claim := await run_scripts.claim(redis, run_id, "", only_unheld=True)) is not None:
             if await end_claimed(redis, settings, run_id, claim, event):
                 if is_parked:  # else its job would stand in the queue until its approvals expire
                     await redis.zadd(keys.QUEUE, {run_id: 0}, xx=True)
@@ -183,30 +183,30 @@ async def end_unheld(redis: Redis, settings: Settings, run_id: str, event: Event
     return False
 
 
-def end_of(event: Event, settings: Settings, usage: Usage | None = None) -> scripts.RunEnd:
+def end_of(event: Event, settings: Settings, usage: Usage | None = None) -> run_scripts.TerminalState:
     """What a terminal event sets in the record."""
     usage_json = orjson.dumps(usage.model_dump(exclude_none=True)) if usage else b""
     match event:
         case Error(error=text, code=code):
             error = orjson.dumps({"error": text, "code": code})
-            return scripts.RunEnd(RunStatus.FAILED, settings.retention_s, error, usage_json)
+            return run_scripts.TerminalState(RunStatus.FAILED, settings.retention_s, error, usage_json)
         case Cancel():
-            return scripts.RunEnd(RunStatus.CANCELLED, settings.retention_s, usage=usage_json)
+            return run_scripts.TerminalState(RunStatus.CANCELLED, settings.retention_s, usage=usage_json)
         case _:
-            return scripts.RunEnd(RunStatus.SUCCEEDED, settings.retention_s, usage=usage_json)
+            return run_scripts.TerminalState(RunStatus.SUCCEEDED, settings.retention_s, usage=usage_json)
 
 
-async def end_claimed(redis: Redis, settings: Settings, run_id: str, claim: scripts.Claim, event: Event) -> bool:
+async def end_claimed(redis: Redis, settings: Settings, run_id: str, claim: run_scripts.Claim, event: Event) -> bool:
     """Append a terminal event as the owner of the claim; False where the log lost its tail meanwhile."""
     data = event.stamped(wall_ms()).data()
     before, last = claim.last_id, EventId(claim.attempt, claim.last_id.sequence + 1)
     frame = sse.encode(str(last).encode(), event.event.encode(), data)
-    appended = await scripts.append(
+    appended = await run_scripts.append(
         redis,
         run_id,
         attempt=claim.attempt,
         before=before,
-        entries=[scripts.LogEntry(RUN_STAGE, event.event, data)],
+        entries=[run_scripts.LogEntry(RUN_STAGE, event.event, data)],
         message=live_batch.encode(before, last, [RUN_STAGE], [frame], is_end=True),
         ttl_s=settings.live_ttl_s,
         end=end_of(event, settings),
@@ -222,12 +222,12 @@ async def settle(redis: Redis, settings: Settings, run_id: str) -> None:
     """Tidy up after a run's end: out of what the sweep looks through; its idempotency key lives as long as it."""
     fields = ["tenant", "idempotency", "finished_at", "usage", "status", "last_id"]
     tenant, reserved, ended_at, usage, status, last_id = await redis.hmget(keys.run(run_id), fields)  # type: ignore[misc]
-    ended = scripts.Ended()
+    ended = queue_scripts.EndedRun()
     if ended_at:
         tokens = orjson.loads(usage)["total_tokens"] if usage else 0
-        ended = scripts.Ended(status.decode(), int(ended_at), parse_id(last_id.decode()).sequence, tokens)
-    await scripts.settle(redis, run_id, tenant=(tenant or b"").decode(), ended=ended)
-    await scripts.leave(redis, run_id, settings.tenant_runs_running, has_ended=True)
+        ended = queue_scripts.EndedRun(status.decode(), int(ended_at), parse_id(last_id.decode()).sequence, tokens)
+    await queue_scripts.account(redis, run_id, tenant=(tenant or b"").decode(), ended=ended)
+    await queue_scripts.admit(redis, run_id, settings.tenant_runs_running, has_ended=True)
     if reserved and ended_at:
         # From the run's end on: a key that is used late would outlive its run, and make another one of the same id.
         now_s, _ = await redis.time()

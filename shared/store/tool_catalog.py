@@ -7,18 +7,21 @@ for `TOOLS_TTL_S` is forgotten by the next one that says anything; while there i
 all, nothing is. A worker that lacks a run's tool still says so itself.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from stagebus.shared.storage import keys, scripts
+from stagebus.shared.storage import keys
+from stagebus.shared.storage.lua_script import Script
 from stagebus.shared.storage.redis_client import Redis
 
 TOOLS_TTL_S: Final = 30.0
 # Two of these may be lost before a tool is forgotten.
 KEEP_S: Final = TOOLS_TTL_S / 3
+
+_PUBLISH: Final = Script("publish_tools")
 
 # The tool by which a model asks a person.
 ASK_USER: Final = "ask_user"
@@ -35,14 +38,29 @@ class ToolDescription(BaseModel):
     requires_approval: bool = Field(default=False, description="whether a call waits for a person's approval")
 
 
+async def _publish(redis: Redis, described: Mapping[str, bytes], ttl_s: float) -> set[str]:
+    """Refreshes a worker's tools and drops those that no worker has published for `ttl_s`.
+
+    Args:
+        described: descriptions by name; empty if the tool was published before.
+
+    Returns:
+        The names whose descriptions Redis does not have.
+    """
+    args = [part for name, description in described.items() for part in (name, description)]
+    return {
+        name.decode() for name in await _PUBLISH(redis, [keys.TOOLS, keys.TOOLS_SEEN], [round(ttl_s * 1000), *args])
+    }
+
+
 async def publish_tools(redis: Redis, tools: Iterable[ToolDescription], ttl_s: float = TOOLS_TTL_S) -> None:
     """Make a worker's tools known for `ttl_s`; a newer description takes the place of an older one."""
-    await scripts.publish_tools(redis, {tool.name: orjson.dumps(tool.model_dump()) for tool in tools}, ttl_s)
+    await _publish(redis, {tool.name: orjson.dumps(tool.model_dump()) for tool in tools}, ttl_s)
 
 
 async def keep_tools(redis: Redis, tools: Sequence[ToolDescription], ttl_s: float = TOOLS_TTL_S) -> None:
     """Say again that a worker has the tools that it published: by their names, or whole where Redis lost them."""
-    missing = await scripts.publish_tools(redis, dict.fromkeys((tool.name for tool in tools), b""), ttl_s)
+    missing = await _publish(redis, dict.fromkeys((tool.name for tool in tools), b""), ttl_s)
     if missing:
         await publish_tools(redis, [tool for tool in tools if tool.name in missing], ttl_s)
 

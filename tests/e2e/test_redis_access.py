@@ -34,7 +34,7 @@ FORBIDDEN = [
     ("CLIENT", "LIST"), ("MONITOR",), ("REPLICAOF", "NO", "ONE"), ("SCRIPT", "FLUSH"),
     ("FUNCTION", "LIST"), ("GET", "else:where"), ("PUBLISH", "elsewhere", "x"), ("RENAME", "sb:queue", "sb:x"),
     ("EVAL", "return redis.call('GET', 'else:where')", 0), ("EVAL", "return redis.call('FLUSHALL')", 0),
-    ("MODULE", "LIST"), ("SLAVEOF", "NO", "ONE"), ("SORT", "sb:bell"), ("PERSIST", "sb:run:{x}"),
+    ("MODULE", "LIST"), ("SLAVEOF", "NO", "ONE"), ("SORT", "sb:wakeup"), ("PERSIST", "sb:run:{x}"),
 ]  # fmt: skip
 
 

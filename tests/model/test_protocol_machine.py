@@ -23,18 +23,26 @@ from stagebus.shared.domain.decisions import Decision
 from stagebus.shared.domain.runs import RUN_STAGE, RunStatus
 from stagebus.shared.errors import Fenced, RunEnded
 from stagebus.shared.log import live_batch
-from stagebus.shared.storage import keys, scripts
-from stagebus.shared.storage.scripts import Appended, LogEntry, Renewed, RunEnd
+from stagebus.shared.storage import keys, queue_scripts, run_scripts
+from stagebus.shared.storage.queue_scripts import Renewal
+from stagebus.shared.storage.run_scripts import AppendResult, LogEntry, TerminalState
 from stagebus.shared.store import parking
 
 TTL_S, LEASE_S = 600, 60
 GATEWAY = "gateway"
-END = RunEnd(RunStatus.SUCCEEDED, retention_s=60)
+END = TerminalState(RunStatus.SUCCEEDED, retention_s=60)
 RUN = ids.new_run_id()
 STREAMS = {stage_id: keys.stage_stream(RUN, stage_id) for stage_id in [RUN_STAGE, "extraction", "tools"]}
 RUN_KEYS = [keys.run(RUN), keys.stages(RUN), *STREAMS.values()]
-SHARED_KEYS = [keys.QUEUE, keys.WAKEUP, keys.ACTIVE, keys.RUNNING, keys.THROTTLED, keys.TURN]
-ALL_KEYS = [*RUN_KEYS, keys.lease(RUN), keys.job(RUN), *SHARED_KEYS, keys.next_turn("t"), keys.unended("t")]
+SHARED_KEYS = [keys.QUEUE, keys.WAKEUP, keys.ACTIVE, keys.RUNNING, keys.THROTTLED, keys.VIRTUAL_TIME]
+ALL_KEYS = [
+    *RUN_KEYS,
+    keys.lease(RUN),
+    keys.job(RUN),
+    *SHARED_KEYS,
+    keys.tenant_virtual_time("t"),
+    keys.active_of_tenant("t"),
+]
 RUNNING_MAX = 1
 LATER_MS = 4 * 10**12  # when approvals expire, of themselves
 MINE, OTHER = f"t {RUN}", "t another run of the tenant"
@@ -91,7 +99,7 @@ class Worker:
         """What an append said; where the log is behind, what is lost will be sent again."""
         if answer is Fenced:
             self.drop()
-        elif isinstance(answer, Appended):
+        elif isinstance(answer, AppendResult):
             last_id, self.sent = answer.last_id, answer.last_id.sequence - self.base.sequence
             if last_id != self.base and (last_id.attempt != self.attempt or not 0 < self.sent <= len(self.kept)):
                 self.attempt = None
@@ -99,15 +107,12 @@ class Worker:
 
 @dataclass
 class Direct:
-    """What scripts.py asks of a client, by one that blocks: no event loop, a third of the time."""
+    """A blocking client behind the scripts' functions: without an event loop they take a third of the time."""
 
     client: Redis
 
-    async def evalsha(self, *args: Any) -> Any:
-        return self.client.evalsha(*args)
-
-    async def eval(self, *args: Any) -> Any:
-        return self.client.eval(*args)
+    async def execute_command(self, *args: Any) -> Any:
+        return self.client.execute_command(*args)
 
 
 # Names; one of them mostly, so that an attempt gets somewhere.
@@ -130,7 +135,7 @@ class LogProtocol(RuleBasedStateMachine):
         self.client.delete(*ALL_KEYS)
         first = {"event": "run_queued", "data": b"{}"}
         self.stored = Stored(log=((EventId(0, 1), LogEntry(RUN_STAGE, **first)),))
-        created = self.call(scripts.create, RUN, tenant="t", model="m", request=b"{}", ttl_s=TTL_S, **first)
+        created = self.call(run_scripts.create, RUN, tenant="t", model="m", request=b"{}", ttl_s=TTL_S, **first)
         self.created_at = created.created_at
         self.sweep()
 
@@ -159,7 +164,7 @@ class LogProtocol(RuleBasedStateMachine):
         is_mine = self.stored.holder == worker.token
         is_free = self.stored.is_due and self.stored.holder is None
         may_run = not self.stored.is_other_running or self.stored.is_running or self.stored.is_ended
-        is_taken = self.call(scripts.take, RUN, worker.token, LEASE_S, RUNNING_MAX)
+        is_taken = self.call(queue_scripts.acquire, RUN, worker.token, LEASE_S, RUNNING_MAX)
         assert is_taken == (self.stored.is_queued if is_mine else is_free and may_run)
         if is_free and not is_mine:
             self.change(is_held_back=not may_run, is_running=may_run, is_due=False)
@@ -201,7 +206,7 @@ class LogProtocol(RuleBasedStateMachine):
             self.change(is_running=False)
         is_let_in = self.stored.is_held_back and not self.stored.is_other_running and not self.stored.is_running
         is_out = self.stored.is_held_back and self.stored.is_ended and not is_another
-        assert self.call(scripts.leave, run_id, RUNNING_MAX, tenant="t") == (is_let_in and not is_out)
+        assert self.call(queue_scripts.admit, run_id, RUNNING_MAX, tenant="t") == (is_let_in and not is_out)
         if is_let_in or is_out:
             self.change(is_held_back=False, is_due=self.stored.is_queued)
 
@@ -211,8 +216,8 @@ class LogProtocol(RuleBasedStateMachine):
         if worker is None:
             return
         is_mine = stored.holder in (None, worker.token) and worker.attempt == stored.attempt and stored.worker != ""
-        renewed = self.call(scripts.renew, RUN, token=worker.token, attempt=worker.attempt, lease_s=LEASE_S)
-        assert renewed == (Renewed(stored.is_cancelled, stored.last_id) if is_mine else None)
+        renewed = self.call(queue_scripts.renew, RUN, token=worker.token, attempt=worker.attempt, lease_s=LEASE_S)
+        assert renewed == (Renewal(stored.is_cancelled, stored.last_id) if is_mine else None)
         if is_mine:
             self.change(holder=worker.token, is_due=False)
         else:
@@ -227,7 +232,9 @@ class LogProtocol(RuleBasedStateMachine):
             None,
             self.stored.attempt,
         )
-        assert is_mine == self.call(scripts.release, RUN, token=worker.token, attempt=worker.attempt, delay_s=delay_s)
+        assert is_mine == self.call(
+            queue_scripts.release, RUN, token=worker.token, attempt=worker.attempt, delay_s=delay_s
+        )
         if is_mine:
             named = self.stored.worker if worker.attempt is None else ""
             self.change(holder=None, is_due=self.stored.is_queued and delay_s == 0, worker=named)
@@ -286,7 +293,7 @@ class LogProtocol(RuleBasedStateMachine):
         if worker.token is None:
             return
         is_mine = self.stored.holder == worker.token
-        assert self.call(scripts.finish, RUN, worker.token) == is_mine
+        assert self.call(queue_scripts.finish, RUN, worker.token) == is_mine
         if is_mine:
             self.change(holder=None, is_queued=False, is_due=False)
         worker.drop()
@@ -295,7 +302,7 @@ class LogProtocol(RuleBasedStateMachine):
     @rule()
     def sweep(self) -> None:
         is_new = not self.stored.is_queued
-        assert self.call(scripts.requeue, RUN, b"{}", TTL_S) == is_new
+        assert self.call(queue_scripts.requeue, RUN, b"{}", TTL_S) == is_new
         self.change(is_queued=True, is_due=is_new or self.stored.is_due)
 
     @rule(name=ANYONE)
@@ -306,7 +313,7 @@ class LogProtocol(RuleBasedStateMachine):
         if worker.token is None and not is_gateway:
             return
         self._keep_copy()
-        claim = self.call(scripts.claim, RUN, who, only_unheld=is_gateway)
+        claim = self.call(run_scripts.claim, RUN, who, only_unheld=is_gateway)
         if stored.is_ended or (is_gateway and stored.worker):
             assert claim == (RunEnded if stored.is_ended else None)
             return
@@ -354,19 +361,19 @@ class LogProtocol(RuleBasedStateMachine):
         is_end = entries[-1].event == "done"
         self._keep_copy()
         answer = self.call(
-            scripts.append, RUN, attempt=worker.attempt, before=before, entries=entries, ttl_s=TTL_S,
+            run_scripts.append, RUN, attempt=worker.attempt, before=before, entries=entries, ttl_s=TTL_S,
             message=live_batch.encode(before, batch[-1][0], [entry.stage_id for entry in entries], []),
             end=END if is_end else None, stage_ids=stored.stage_ids if is_end else (),
         )  # fmt: skip
         if worker.attempt != stored.attempt:
             assert answer is Fenced
         elif stored.last_id != before and (stored.last_id.attempt != worker.attempt or stored.last_id < before):
-            assert answer == Appended(stored.last_id, is_behind=True)
+            assert answer == AppendResult(stored.last_id, is_behind=True)
         elif rest and stored.is_ended:
             assert answer is RunEnded
         else:
             self.change(log=(*stored.log, *rest))
-            assert answer == Appended(self.stored.last_id, stored.is_cancelled)
+            assert answer == AppendResult(self.stored.last_id, stored.is_cancelled)
             if rest and is_end:
                 self.change(status=END.status, worker="")
         if not is_reply_lost:
@@ -375,7 +382,7 @@ class LogProtocol(RuleBasedStateMachine):
     @precondition(lambda self: self.stored.is_ended or not self.stored.is_cancelled)
     @rule()
     def cancel(self) -> None:
-        assert self.call(scripts.cancel, RUN) == (RunEnded if self.stored.is_ended else bool(self.stored.worker))
+        assert self.call(run_scripts.cancel, RUN) == (RunEnded if self.stored.is_ended else bool(self.stored.worker))
         self.change(is_cancelled=self.stored.is_cancelled or not self.stored.is_ended)
 
     @precondition(lambda self: self.copies)
@@ -402,7 +409,7 @@ class LogProtocol(RuleBasedStateMachine):
 
     @invariant()
     def redis_holds_what_the_rules_say(self) -> None:
-        due = self.call(scripts.due, 1)
+        due = self.call(queue_scripts.list_due, 1)
         with self.client.pipeline(transaction=False) as pipe:
             pipe.hgetall(keys.run(RUN)).lrange(keys.stages(RUN), 0, -1).get(keys.lease(RUN))
             pipe.zrange(keys.RUNNING, 0, -1).zcard(keys.THROTTLED).zscore(keys.QUEUE, RUN)

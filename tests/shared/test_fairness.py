@@ -5,7 +5,7 @@ from redis.asyncio import Redis
 
 from stagebus.shared.access_errors import TokensUsedUp, TooManyRuns
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.storage import keys, scripts
+from stagebus.shared.storage import keys, queue_scripts
 from stagebus.shared.store import run_store
 from stagebus.worker.execution.sweep import sweep
 from tests.support import runs_by_hand
@@ -22,20 +22,20 @@ async def make(redis: Redis, settings: Settings, tenant: str, count: int = 1) ->
 
 async def take_next(redis: Redis, running_max: int = 0) -> str | None:
     """As a worker with one free slot does: the first of what is due that it gets."""
-    while run_ids := (await scripts.due(redis, 1)).run_ids:
-        if await scripts.take(redis, run_ids[0], f"token of {run_ids[0]}", LEASE_S, running_max):
+    while run_ids := (await queue_scripts.list_due(redis, 1)).run_ids:
+        if await queue_scripts.acquire(redis, run_ids[0], f"token of {run_ids[0]}", LEASE_S, running_max):
             return run_ids[0]
     return None
 
 
 async def give_back(redis: Redis, run_id: str) -> None:
-    assert await scripts.release(redis, run_id, token=f"token of {run_id}", attempt=None)
+    assert await queue_scripts.release(redis, run_id, token=f"token of {run_id}", attempt=None)
 
 
 async def end(redis: Redis, settings: Settings, run_id: str) -> None:
     """As a worker does it: the terminal event, what that settles, and the job's end."""
     await run_store.cancel_run(redis, settings, run_id)
-    await scripts.finish(redis, run_id, f"token of {run_id}")
+    await queue_scripts.finish(redis, run_id, f"token of {run_id}")
 
 
 # --- turns -------------------------------------------------------------------
@@ -85,7 +85,7 @@ async def test_what_has_begun_comes_before_what_is_new(redis: Redis, settings: S
 async def test_order_survives_the_loss_of_the_turns(redis: Redis, settings: Settings) -> None:
     """They expire when nothing was made for longer than a run lives; all is taken all the same."""
     run_ids = await make(redis, settings, "t", 3)
-    await redis.delete(keys.TURN, keys.next_turn("t"))
+    await redis.delete(keys.VIRTUAL_TIME, keys.tenant_virtual_time("t"))
     run_ids += await make(redis, settings, "t", 3)
 
     assert {await take_next(redis) for _ in range(6)} == set(run_ids)
@@ -101,7 +101,7 @@ async def test_no_more_run_than_may_and_others_pass(redis: Redis, settings: Sett
     taken = [await take_next(redis, 2) for _ in range(4)]
 
     assert set(taken) == {*held[:2], other, None}
-    assert (await scripts.due(redis, 10)).run_ids == [], "what is held back is not polled"
+    assert (await queue_scripts.list_due(redis, 10)).run_ids == [], "what is held back is not polled"
 
 
 async def test_end_lets_the_next_one_in(redis: Redis, settings: Settings) -> None:
@@ -126,7 +126,7 @@ async def test_run_that_another_worker_took_at_once_still_counts(redis: Redis, s
     await give_back(redis, first)
     assert await take_next(redis, 1) == first
 
-    assert await scripts.leave(redis, first, 1) == 0
+    assert await queue_scripts.admit(redis, first, 1) == 0
     assert await take_next(redis, 1) is None
     assert await redis.zrange(keys.RUNNING, 0, -1) == [f"t {first}".encode()]
     assert await redis.zrange(keys.THROTTLED, 0, -1) == [f"t {second}".encode()]
@@ -163,7 +163,7 @@ async def test_sweep_lets_in_what_a_dead_process_did_not(redis: Redis, settings:
     assert await take_next(redis, 3) is None
     await run_store.end_unheld(redis, limited, ended, runs_by_hand.Done())
     await redis.zadd(keys.RUNNING, {f"t {ended}": 0})
-    await scripts.release(redis, given_back, token=f"token of {given_back}", attempt=None, delay_s=LEASE_S)
+    await queue_scripts.release(redis, given_back, token=f"token of {given_back}", attempt=None, delay_s=LEASE_S)
     await redis.delete(keys.run(gone), keys.lease(gone))
     await redis.zrem(keys.ACTIVE, gone)
     await sweep(redis, limited)

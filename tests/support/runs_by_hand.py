@@ -10,8 +10,8 @@ from stagebus.shared.domain.cursor import EventId
 from stagebus.shared.domain.events import Done, Event, StageStarted, ToolCompletionChunk
 from stagebus.shared.domain.runs import RunStatus
 from stagebus.shared.domain.tenants import DEFAULT_TENANT
-from stagebus.shared.storage import scripts
-from stagebus.shared.storage.scripts import RunEnd
+from stagebus.shared.storage import queue_scripts, run_scripts
+from stagebus.shared.storage.run_scripts import TerminalState
 from stagebus.shared.store import run_store
 from stagebus.worker.execution.producer import Producer
 
@@ -47,7 +47,7 @@ class RunByHand:
 
     async def end(self, event: Event | None = None) -> EventId:
         """Append `done`, or another terminal event."""
-        event_id = self.producer.put(event or Done(), RunEnd(RunStatus.SUCCEEDED, retention_s=TTL_S))
+        event_id = self.producer.put(event or Done(), TerminalState(RunStatus.SUCCEEDED, retention_s=TTL_S))
         await self.producer.flush()
         return event_id
 
@@ -55,7 +55,7 @@ class RunByHand:
 async def start(redis: Redis) -> RunByHand:
     """A claimed run; its producer works until `stop`."""
     run_id = ids.new_run_id()
-    await scripts.create(
+    await run_scripts.create(
         redis, run_id, tenant=DEFAULT_TENANT, model="m", request=b"{}", event="run_queued",
         data=b'{"stage_id":"run","run_id":"x","model":"m"}', ttl_s=TTL_S,
     )  # fmt: skip
@@ -65,13 +65,13 @@ async def start(redis: Redis) -> RunByHand:
 async def queued(redis: Redis, settings: Settings, request: dict[str, Any]) -> str:
     """A run whose lease this worker has."""
     run_id = await run_store.create_run(redis, settings, tenant="t", model="m", request=request)
-    assert await scripts.take(redis, run_id, "token", settings.lease_s)
+    assert await queue_scripts.acquire(redis, run_id, "token", settings.lease_s)
     return run_id
 
 
 async def claim(redis: Redis, run_id: str, worker: str = "w") -> Producer:
     """The next attempt's producer."""
-    claimed = await scripts.claim(redis, run_id, worker)
+    claimed = await run_scripts.claim(redis, run_id, worker)
     assert claimed is not None
     producer = Producer(
         redis, run_id, claimed.attempt, claimed.last_id, stage_ids=["run"], ttl_s=TTL_S, pending_max_bytes=1 << 20

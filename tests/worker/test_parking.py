@@ -14,7 +14,7 @@ from stagebus.shared.domain import decisions
 from stagebus.shared.domain.cursor import START
 from stagebus.shared.domain.runs import RunStatus
 from stagebus.shared.log import log_reader
-from stagebus.shared.storage import keys, scripts
+from stagebus.shared.storage import keys, queue_scripts
 from stagebus.shared.store import parking, run_store
 from stagebus.worker.execution.runner import Outcome, Runner
 from stagebus.worker.execution.sweep import sweep
@@ -71,9 +71,9 @@ async def park(redis: Redis, settings: Settings, runner: Runner) -> str:
 
 async def resume(redis: Redis, settings: Settings, runner: Runner, run_id: str) -> Outcome:
     async with asyncio.timeout(10):
-        while run_id not in (await scripts.due(redis, 10)).run_ids:
+        while run_id not in (await queue_scripts.list_due(redis, 10)).run_ids:
             await asyncio.sleep(0.02)
-    assert await scripts.take(redis, run_id, "token", settings.lease_s)
+    assert await queue_scripts.acquire(redis, run_id, "token", settings.lease_s)
     return await asyncio.wait_for(runner.run(run_id, "token"), 10)
 
 

@@ -8,7 +8,8 @@ from typing import Any, Final, TypeVar
 
 from stagebus.shared.errors import Fenced, StagebusError
 from stagebus.shared.runtime.tasks import cancel_and_wait
-from stagebus.shared.storage.scripts import CANCEL_MESSAGE, Renewed
+from stagebus.shared.storage.queue_scripts import Renewal
+from stagebus.shared.storage.run_scripts import CANCEL_MESSAGE
 from stagebus.shared.store.parking import DECIDED_MESSAGE
 from stagebus.worker.execution.producer import Producer
 
@@ -119,7 +120,7 @@ class Attempt:
         """The lease could not be renewed: another attempt owns the run, or it has ended."""
         self.fail(Fenced(self.run_id, self.number))
 
-    def on_renewed(self, renewed: Renewed, asked_at: float) -> None:
+    def on_renewed(self, renewed: Renewal, asked_at: float) -> None:
         """The lease was renewed; a cancel or a lost tail shows there while no event is on its way."""
         if renewed.cancel:
             self.cancel()

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.storage import redis_client, scripts
+from stagebus.shared.storage import queue_scripts, redis_client
+from stagebus.shared.storage.queue_scripts import Renewal
 from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis, is_passing
-from stagebus.shared.storage.scripts import Renewed
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class HeldLease:
     token: str
     attempt: int
     stage_ids: Sequence[str]
-    on_renewed: Callable[[Renewed, float], None]
+    on_renewed: Callable[[Renewal, float], None]
     on_lost: Callable[[], None]
     ttl_renewed_at: float = -math.inf  # the run may have waited for most of its TTL
 
@@ -145,7 +145,7 @@ class LeaseKeeper:
         now = time.monotonic()
         # The keys' TTL is many times a lease: it is renewed seldom.
         is_ttl_due = now - held.ttl_renewed_at > self._settings.live_ttl_s / 10
-        renewed = await scripts.renew(
+        renewed = await queue_scripts.renew(
             redis,
             held.run_id,
             token=held.token,

@@ -25,7 +25,7 @@ from arq.worker import RetryJob, Worker, func
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.errors import Fenced
 from stagebus.shared.runtime.tasks import cancel_and_wait
-from stagebus.shared.storage import keys, scripts
+from stagebus.shared.storage import keys, queue_scripts
 from stagebus.shared.storage.pipelined import PipelinedConnection
 from stagebus.shared.storage.redis_client import REDIS_AWAY, is_passing
 from stagebus.shared.store import parking, run_queue
@@ -133,7 +133,7 @@ class LeasedWorker(Worker):
         rung, self._rung = self._rung, None
         limit = min(free, TAKE_AT_ONCE_MAX) + self._passed_over
         # One write. A bell that is heard means a free slot and nothing else that was due: its run passes nobody by.
-        is_taken, due = await asyncio.gather(self._take(rung), scripts.due(self._connection, limit))
+        is_taken, due = await asyncio.gather(self._take(rung), queue_scripts.list_due(self._connection, limit))
         others = [run_id for run_id in due.run_ids if run_id not in self.tasks and run_id not in self._refused]
         self._passed_over = len(due.run_ids) - len(others)
         free -= is_taken
@@ -161,7 +161,7 @@ class LeasedWorker(Worker):
         token = self._unsure.setdefault(run_id, uuid4().hex)
         settings = self._settings
         try:
-            is_taken = await scripts.take(
+            is_taken = await queue_scripts.acquire(
                 self._connection, run_id, token, settings.lease_s, settings.tenant_runs_running
             )
         except REDIS_AWAY as exc:
@@ -173,8 +173,8 @@ class LeasedWorker(Worker):
         if self._unsure.pop(run_id, None) is None or not is_taken:  # asked twice; the first answer counts
             return False
         if self._draining.is_set():
-            await scripts.release(self._connection, run_id, token=token, attempt=None)
-            await scripts.leave(self._connection, run_id, settings.tenant_runs_running)
+            await queue_scripts.release(self._connection, run_id, token=token, attempt=None)
+            await queue_scripts.admit(self._connection, run_id, settings.tenant_runs_running)
         else:
             self._start(run_id, token)
         return True
@@ -223,10 +223,10 @@ class LeasedWorker(Worker):
         if outcome is None:
             return  # its work broke off in a way nobody foresaw: the lease runs out, which counts as a try
         if finish:
-            await self._patiently(job_id, partial(scripts.finish, self._connection, job_id, token))
+            await self._patiently(job_id, partial(queue_scripts.finish, self._connection, job_id, token))
             return
         if outcome.parked is None or outcome.attempt is None:
-            give_back = partial(scripts.release, self._connection, job_id, token=token, attempt=outcome.attempt)
+            give_back = partial(queue_scripts.release, self._connection, job_id, token=token, attempt=outcome.attempt)
         else:
             due_ms, seen = outcome.parked.due_ms, outcome.parked.seen
             give_back = partial(
@@ -234,7 +234,7 @@ class LeasedWorker(Worker):
             )
         await self._patiently(job_id, give_back)
         await self._patiently(
-            job_id, partial(scripts.leave, self._connection, job_id, self._settings.tenant_runs_running)
+            job_id, partial(queue_scripts.admit, self._connection, job_id, self._settings.tenant_runs_running)
         )
 
     async def _patiently(self, run_id: str, step: Callable[[], Awaitable[object]]) -> None:
@@ -255,7 +255,7 @@ class LeasedWorker(Worker):
     async def finish_failed_job(self, job_id: str, result_data: bytes | None) -> None:  # noqa: ARG002
         """A job that arq cannot run: expired, undecodable, unknown. The run gets a sound one."""
         token = self._tokens.get(job_id)
-        if token is not None and await scripts.finish(self._connection, job_id, token):
+        if token is not None and await queue_scripts.finish(self._connection, job_id, token):
             await run_queue.requeue(self.pool, job_id, self._settings.live_ttl_s)
 
     # --- the end -------------------------------------------------------------

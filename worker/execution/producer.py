@@ -19,10 +19,10 @@ from stagebus.shared.errors import StagebusError, TailLost
 from stagebus.shared.log import live_batch, sse
 from stagebus.shared.runtime.clock import wall_ms
 from stagebus.shared.runtime.tasks import cancel_and_wait
-from stagebus.shared.storage import scripts
+from stagebus.shared.storage import run_scripts
 from stagebus.shared.storage.pipelined import PipelinedConnection
 from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis, is_passing
-from stagebus.shared.storage.scripts import LogEntry, RunEnd
+from stagebus.shared.storage.run_scripts import LogEntry, TerminalState
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class _RetainedEvent(NamedTuple):
 
     entry: LogEntry
     is_stage_end: bool
-    end: RunEnd | None
+    end: TerminalState | None
 
 
 def _ignore(*_: object) -> None:
@@ -92,7 +92,7 @@ class Producer:
         """The sequence that the next event gets."""
         return self._base.sequence + len(self._kept) + 1
 
-    def put(self, event: Event, end: RunEnd | None = None) -> EventId:
+    def put(self, event: Event, end: TerminalState | None = None) -> EventId:
         """Take an event; it is on its way when this returns.
 
         Args:
@@ -198,7 +198,7 @@ class Producer:
             for sequence, entry in enumerate(entries, before.sequence + 1)
         ]
         began_at = time.monotonic()
-        appended = await scripts.append(
+        appended = await run_scripts.append(
             self._redis,
             self._run_id,
             attempt=self._attempt,

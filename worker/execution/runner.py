@@ -26,11 +26,11 @@ from stagebus.shared.errors import (
 )
 from stagebus.shared.observability.trace import bound
 from stagebus.shared.runtime.tasks import cancel_and_wait
-from stagebus.shared.storage import keys, scripts
+from stagebus.shared.storage import keys, queue_scripts, run_scripts
 from stagebus.shared.storage.pipelined import PipelinedConnection
 from stagebus.shared.storage.pubsub import Channels
 from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis, is_passing
-from stagebus.shared.storage.scripts import Claim
+from stagebus.shared.storage.run_scripts import Claim
 from stagebus.shared.store import run_store
 from stagebus.worker.execution.attempt import Attempt, GivenBack, Interrupt
 from stagebus.worker.execution.history import read_history
@@ -130,7 +130,7 @@ class Runner:
         while True:
             await self._hold_still(run_id, token)
             try:
-                claim = await scripts.claim(self._redis, run_id, self._worker, token=token)
+                claim = await run_scripts.claim(self._redis, run_id, self._worker, token=token)
                 assert claim is not None, "a claim of held runs, too, always answers"
                 if await run_store.end_claimed(self._redis, self._settings, run_id, claim, event):
                     self._metrics.run_ended(RunStatus.FAILED)
@@ -151,7 +151,7 @@ class Runner:
         """
         while True:
             try:
-                is_ours = await scripts.take(
+                is_ours = await queue_scripts.acquire(
                     self._redis, run_id, token, self._settings.lease_s, self._settings.tenant_runs_running
                 )
             except REDIS_AWAY as exc:
@@ -184,7 +184,7 @@ class Runner:
             attempt.decided.set()
 
     async def _claim_and_work(self, run_id: str, token: str) -> Outcome:
-        claim = await scripts.claim(self._connection, run_id, self._worker, token=token)
+        claim = await run_scripts.claim(self._connection, run_id, self._worker, token=token)
         assert claim is not None, "a claim of held runs, too, always answers"
         run = decode_run(run_id, claim.record)
         assert run is not None, "what was claimed has a record"

@@ -15,7 +15,7 @@ from stagebus.shared.domain.events import Cancel, Error
 from stagebus.shared.domain.runs import TERMINAL, RunStatus
 from stagebus.shared.errors import QueueTimeout, RunEnded
 from stagebus.shared.log import log_reader
-from stagebus.shared.storage import keys, scripts
+from stagebus.shared.storage import keys, queue_scripts
 from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis, is_passing
 from stagebus.shared.store import run_queue, run_store
 
@@ -95,10 +95,10 @@ async def _admit(redis: Redis, settings: Settings, now_ms: int) -> None:
             active, is_held, score = await pipe.execute()
         # One whose lease ran out is still counted: it goes on as soon as a worker takes it.
         if active is None or (not is_held and (score is None or score > now_ms)):
-            await scripts.leave(redis, run_id, settings.tenant_runs_running, tenant=tenant)
+            await queue_scripts.admit(redis, run_id, settings.tenant_runs_running, tenant=tenant)
     waiting = (member.decode().rpartition(" ") for member in await redis.zrange(keys.THROTTLED, 0, -1))
     for tenant, run_id in {tenant: run_id for tenant, _, run_id in waiting}.items():
-        await scripts.leave(redis, run_id, settings.tenant_runs_running, tenant=tenant)
+        await queue_scripts.admit(redis, run_id, settings.tenant_runs_running, tenant=tenant)
 
 
 async def _repair(redis: Redis, settings: Settings, summary: RunSummary, now_ms: int) -> int:

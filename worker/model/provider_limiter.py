@@ -130,7 +130,7 @@ class ProviderLimiter:
     async def _leave(self, door: _Door, token: str) -> None:
         async with door.renewal:
             with suppress(*REDIS_AWAY):
-                await provider_slots.leave(self._redis, door.provider, token)
+                await provider_slots.release(self._redis, door.provider, token)
         door.freed.set()
 
     async def aclose(self) -> None:
@@ -145,7 +145,7 @@ class ProviderLimiter:
             while True:
                 door.freed.clear()
                 try:
-                    wait_s = await provider_slots.enter(
+                    wait_s = await provider_slots.acquire(
                         self._redis,
                         door.provider,
                         token,
@@ -189,7 +189,7 @@ class ProviderLimiter:
 
     async def _stay(self, door: _Door) -> None:
         try:
-            await provider_slots.stay(self._redis, door.provider, door.held, SLOT_TTL_S)
+            await provider_slots.renew(self._redis, door.provider, door.held, SLOT_TTL_S)
         except REDIS_AWAY as exc:
             logger.debug("provider %s: Redis is away (%s); its slots are renewed later", door.provider, exc)
         except Exception:

@@ -5,12 +5,12 @@
 -- KEYS[3] journal  stream  keys.stage_stream(run)
 -- KEYS[4] active   zset    keys.ACTIVE
 -- KEYS[5] runs     zset    keys.runs(tenant)
--- KEYS[6] unended  zset    keys.unended(tenant)
+-- KEYS[6] unended  zset    keys.active_of_tenant(tenant)
 -- KEYS[7] running  zset    keys.RUNNING
 -- KEYS[8] limits   hash    keys.LIMITS
 -- KEYS[9] tokens   hash    keys.tokens(tenant)
--- KEYS[10] turn    string  keys.TURN
--- KEYS[11] next    string  keys.next_turn(tenant)
+-- KEYS[10] turn    string  keys.VIRTUAL_TIME
+-- KEYS[11] next    string  keys.tenant_virtual_time(tenant)
 -- KEYS[12] queue   zset    keys.QUEUE
 -- KEYS[13] job     string  keys.job
 -- KEYS[14] bell    list    keys.BELL

@@ -20,7 +20,7 @@ from stagebus.shared.domain.events import (
 )
 from stagebus.shared.domain.ids import new_run_id
 from stagebus.shared.domain.runs import RunStatus
-from stagebus.shared.storage import keys, scripts
+from stagebus.shared.storage import keys, run_scripts
 from stagebus.shared.store import parking
 from tests.support.runs_by_hand import RunByHand
 
@@ -117,7 +117,7 @@ async def test_only_what_was_asked_can_be_decided(api: httpx.AsyncClient, asking
 
 async def test_ended_run_takes_the_decision_that_it_has_and_no_other(api: httpx.AsyncClient, asking: RunByHand) -> None:
     await decide(api, asking.run_id, "q", ANSWER)
-    asking.producer.put(Cancel(), scripts.RunEnd(RunStatus.CANCELLED, retention_s=60))
+    asking.producer.put(Cancel(), run_scripts.TerminalState(RunStatus.CANCELLED, retention_s=60))
     await asking.producer.flush()
 
     assert await pending(api, asking.run_id) == []

@@ -15,8 +15,8 @@ from stagebus.shared.domain.events import Done, StageCompleted, StageStarted
 from stagebus.shared.domain.ids import is_run_id, new_run_id
 from stagebus.shared.domain.runs import RunStatus
 from stagebus.shared.log import sse
-from stagebus.shared.storage import keys, scripts
-from stagebus.shared.storage.scripts import RunEnd
+from stagebus.shared.storage import keys, run_scripts
+from stagebus.shared.storage.run_scripts import TerminalState
 from stagebus.shared.store import run_store, tool_catalog
 from stagebus.shared.store.tool_catalog import ToolDescription
 from tests.gateway.conftest import keys_of_clients
@@ -278,7 +278,7 @@ async def test_run_with_its_stages_and_result(api: httpx.AsyncClient, redis: Red
         "prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3, "cached_tokens": 1,
         "cost": {"amount": 0.5, "currency": "EUR"},
     }  # fmt: skip
-    run.producer.put(Done(), RunEnd(RunStatus.SUCCEEDED, retention_s=60, usage=orjson.dumps(usage)))
+    run.producer.put(Done(), TerminalState(RunStatus.SUCCEEDED, retention_s=60, usage=orjson.dumps(usage)))
     await run.producer.flush()
     await runs_by_hand.stop(run)
     ended = (await api.get(f"/runs/{run_id}")).json()
@@ -322,7 +322,7 @@ async def test_queued_run_is_ended_at_once(api: httpx.AsyncClient, redis: Redis)
 
 async def test_running_run_is_left_to_its_worker(api: httpx.AsyncClient, redis: Redis) -> None:
     run_id = (await create(api)).json()["id"]
-    await scripts.claim(redis, run_id, "w")
+    await run_scripts.claim(redis, run_id, "w")
 
     response = await api.post(f"/runs/{run_id}/cancel")
 

@@ -16,7 +16,7 @@ from stagebus.shared.domain import events, ids
 from stagebus.shared.domain.events import Error
 from stagebus.shared.domain.tenants import Scope
 from stagebus.shared.errors import StorageUnfit
-from stagebus.shared.storage import keys, scripts
+from stagebus.shared.storage import keys, queue_scripts, run_scripts
 from stagebus.shared.store import run_store, tool_catalog
 from stagebus.shared.store.heartbeats import Heartbeat
 from stagebus.shared.store.tool_catalog import ToolDescription
@@ -98,9 +98,9 @@ async def test_stats_are_of_the_whole_system(
     ]
     await redis.hset(keys.LIMITS, "a:runs_running", 1)
     held = made[0]
-    assert await scripts.take(redis, held, "token", settings.lease_s)
-    assert not await scripts.take(redis, made[1], "token", settings.lease_s)
-    claim = await scripts.claim(redis, held, "host:1")
+    assert await queue_scripts.acquire(redis, held, "token", settings.lease_s)
+    assert not await queue_scripts.acquire(redis, made[1], "token", settings.lease_s)
+    claim = await run_scripts.claim(redis, held, "host:1")
     assert claim is not None
     runs = [{"id": held, "attempt": claim.attempt}, {"id": ids.new_run_id(), "attempt": 1}]
     state = orjson.dumps({"concurrency": 4, "runs": runs})

@@ -13,7 +13,7 @@ from stagebus.gateway.streaming.hub import Hub
 from stagebus.gateway.streaming.lean_view import MERGED
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.cursor import EventId
-from stagebus.shared.storage import keys, scripts
+from stagebus.shared.storage import keys, run_scripts
 from tests.gateway.conftest import Watcher
 from tests.support import runs_by_hand, snapshots
 from tests.support.runs_by_hand import RunByHand
@@ -77,9 +77,9 @@ class _deaf:  # noqa: N801 - reads as a word
         self._run = run
 
     async def __aenter__(self) -> None:
-        self._real = scripts.append
+        self._real = run_scripts.append
 
-        async def append(*args: object, **kwargs: object) -> scripts.Appended:
+        async def append(*args: object, **kwargs: object) -> run_scripts.AppendResult:
             original = keys.live
             keys.live = lambda run_id: f"nobody:{{{run_id}}}"
             try:
@@ -87,10 +87,10 @@ class _deaf:  # noqa: N801 - reads as a word
             finally:
                 keys.live = original
 
-        scripts.append = append
+        run_scripts.append = append
 
     async def __aexit__(self, *_: object) -> None:
-        scripts.append = self._real
+        run_scripts.append = self._real
 
 
 async def test_lost_last_message_shows_when_the_stream_is_quiet(

@@ -6,7 +6,7 @@ from redis.asyncio import Redis
 from stagebus.shared.domain import ids
 from stagebus.shared.domain.cursor import START, EventId
 from stagebus.shared.domain.runs import ROUNDS_MAX, STAGE_IDS, TERMINAL, TRANSITIONS, RunStatus, decode_run, round_stage
-from stagebus.shared.storage import keys, scripts
+from stagebus.shared.storage import keys, run_scripts
 
 FULL = {
     b"status": b"failed",
@@ -101,12 +101,12 @@ def test_state_of_a_newer_version_is_the_nearest_that_there_is(fields: dict[byte
 
 async def test_record_is_read_as_the_scripts_write_it(redis: Redis) -> None:
     run_id = ids.new_run_id()
-    created = await scripts.create(
+    created = await run_scripts.create(
         redis, run_id, tenant="t", model="m", request=b'{"a":1}', event="run_queued", data=b"{}", ttl_s=60
     )
     queued = decode_run(run_id, await redis.hgetall(keys.run(run_id)))
-    claimed = await scripts.claim(redis, run_id, "w")
-    await scripts.cancel(redis, run_id)
+    claimed = await run_scripts.claim(redis, run_id, "w")
+    await run_scripts.cancel(redis, run_id)
     running = decode_run(run_id, await redis.hgetall(keys.run(run_id)))
 
     assert queued is not None

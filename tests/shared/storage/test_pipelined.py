@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -14,6 +15,10 @@ from stagebus.shared.storage.raw_connection import RedisProtocol
 
 ECHO = "return ARGV[1]"
 WAIT_MS = 600
+
+
+async def evaluate(connection: PipelinedConnection, *args: str | int) -> Any:
+    return await connection.execute_command("EVAL", *args)
 
 
 @pytest.fixture
@@ -29,14 +34,14 @@ async def connections(redis: Redis) -> int:
 
 async def test_answers_go_to_their_callers(line: PipelinedConnection) -> None:
     """Many commands are under way at once, and each caller gets its own answer."""
-    answers = await asyncio.gather(*(line.eval(ECHO, 0, str(i)) for i in range(500)))
+    answers = await asyncio.gather(*(evaluate(line, ECHO, 0, str(i)) for i in range(500)))
 
     assert answers == [str(i).encode() for i in range(500)]
 
 
 async def test_takes_one_connection(redis: Redis, line: PipelinedConnection) -> None:
     before = await connections(redis)
-    await asyncio.gather(*(line.eval(ECHO, 0, "x") for _ in range(50)))
+    await asyncio.gather(*(evaluate(line, ECHO, 0, "x") for _ in range(50)))
 
     assert await connections(redis) == before + 1
 
@@ -44,8 +49,8 @@ async def test_takes_one_connection(redis: Redis, line: PipelinedConnection) -> 
 async def test_an_error_is_its_callers_alone(line: PipelinedConnection) -> None:
     """A script that fails, or that the server does not know, fails nobody else's command."""
     outcomes = await asyncio.gather(
-        line.eval(ECHO, 0, "a"), line.evalsha("0" * 40, 0), line.eval("return error", 0), line.eval("return {err='ERR no'}", 0),
-        line.eval(ECHO, 0, "b"), return_exceptions=True,
+        evaluate(line, ECHO, 0, "a"), line.execute_command("EVALSHA", "0" * 40, 0), evaluate(line, "return error", 0), evaluate(line, "return {err='ERR no'}", 0),
+        evaluate(line, ECHO, 0, "b"), return_exceptions=True,
     )  # fmt: skip
 
     assert outcomes[0] == b"a"
@@ -55,9 +60,9 @@ async def test_an_error_is_its_callers_alone(line: PipelinedConnection) -> None:
 
 
 async def test_a_cancelled_caller_shifts_no_answer(line: PipelinedConnection) -> None:
-    await line.eval(ECHO, 0, "open")
-    first = asyncio.create_task(line.eval(ECHO, 0, "first"))
-    second = asyncio.create_task(line.eval(ECHO, 0, "second"))
+    await evaluate(line, ECHO, 0, "open")
+    first = asyncio.create_task(evaluate(line, ECHO, 0, "first"))
+    second = asyncio.create_task(evaluate(line, ECHO, 0, "second"))
     await asyncio.sleep(0)
     first.cancel()
 
@@ -68,7 +73,7 @@ async def test_a_cancelled_caller_shifts_no_answer(line: PipelinedConnection) ->
 async def test_a_transaction_has_nobody_between_its_commands(redis: Redis, line: PipelinedConnection) -> None:
     """Each sets and reads the same key, all at once; what one wrote nobody else overwrites before it reads."""
     key = b"between"
-    alone = line.eval(ECHO, 0, "alone")
+    alone = evaluate(line, ECHO, 0, "alone")
     answers = await asyncio.gather(
         *(line.transaction([("SET", key, str(i), "EX", 60), ("GET", key)]) for i in range(50)), alone
     )
@@ -86,7 +91,7 @@ async def test_a_transaction_that_fails_is_its_callers_alone(redis: Redis, line:
         line.transaction([("GET", "text"), ("LPUSH", "text", "y")]),
         line.transaction([("NO-SUCH-COMMAND",)]),
         line.transaction([("GET", "text")]),
-        line.eval(ECHO, 0, "b"),
+        evaluate(line, ECHO, 0, "b"),
         return_exceptions=True,
     )
 
@@ -96,9 +101,9 @@ async def test_a_transaction_that_fails_is_its_callers_alone(redis: Redis, line:
 
 
 async def test_a_cut_is_heard_and_the_next_command_opens_anew(redis: Redis, line: PipelinedConnection) -> None:
-    await line.eval(ECHO, 0, "open")
+    await evaluate(line, ECHO, 0, "open")
     await redis.client_pause(WAIT_MS, all=True)
-    waiting = [asyncio.create_task(line.eval(ECHO, 0, str(i))) for i in range(3)]
+    waiting = [asyncio.create_task(evaluate(line, ECHO, 0, str(i))) for i in range(3)]
     waiting.append(asyncio.create_task(line.transaction([("PING",)])))
     await asyncio.sleep(0)
     assert line._wire is not None
@@ -106,34 +111,34 @@ async def test_a_cut_is_heard_and_the_next_command_opens_anew(redis: Redis, line
 
     outcomes = await asyncio.gather(*waiting, return_exceptions=True)
     assert all(isinstance(outcome, RedisConnectionError) for outcome in outcomes)
-    assert await line.eval(ECHO, 0, "again") == b"again"
+    assert await evaluate(line, ECHO, 0, "again") == b"again"
 
 
 async def test_a_connection_closed_by_the_server_is_opened_again(redis: Redis, line: PipelinedConnection) -> None:
-    await line.eval(ECHO, 0, "open")
+    await evaluate(line, ECHO, 0, "open")
     await redis.client_kill_filter(_type="normal", skipme=True)
     async with asyncio.timeout(5):
         while line._wire is not None:
             await asyncio.sleep(0.01)
 
-    assert await line.eval(ECHO, 0, "again") == b"again"
+    assert await evaluate(line, ECHO, 0, "again") == b"again"
 
 
 async def test_a_silent_server_counts_as_away(redis: Redis) -> None:
     """Who waits longer than the time-out gets an error, though TCP tells of none."""
     line = PipelinedConnection(redis, timeout_s=0.1)
-    await line.eval(ECHO, 0, "open")
+    await evaluate(line, ECHO, 0, "open")
     await redis.client_pause(WAIT_MS, all=True)
 
     with pytest.raises(RedisTimeoutError):
-        await line.eval(ECHO, 0, "x")
+        await evaluate(line, ECHO, 0, "x")
     await line.aclose()
 
 
 async def test_a_closed_line_answers_nobody(redis: Redis) -> None:
     line = PipelinedConnection(redis, timeout_s=5)
-    await line.eval(ECHO, 0, "open")
-    waiting = asyncio.create_task(line.eval(ECHO, 0, "x"))
+    await evaluate(line, ECHO, 0, "open")
+    waiting = asyncio.create_task(evaluate(line, ECHO, 0, "x"))
     await asyncio.sleep(0)
     await line.aclose()
 
@@ -146,7 +151,7 @@ async def test_nobody_listens(settings) -> None:
     line = PipelinedConnection(Redis(port=1), timeout_s=1)
 
     with pytest.raises(RedisConnectionError):
-        await line.eval(ECHO, 0, "x")
+        await evaluate(line, ECHO, 0, "x")
     await line.aclose()
 
 
@@ -166,7 +171,7 @@ async def test_all_who_wait_for_a_connection_that_fails_hear_of_it_at_once(
         raise RedisConnectionError("no way to it")
 
     monkeypatch.setattr(RedisProtocol, "open", hang)
-    waiting = [asyncio.create_task(line.eval(ECHO, 0, "x")) for _ in range(20)]
+    waiting = [asyncio.create_task(evaluate(line, ECHO, 0, "x")) for _ in range(20)]
     await asyncio.sleep(0)
     waiting[0].cancel()
     is_over.set()
@@ -175,7 +180,7 @@ async def test_all_who_wait_for_a_connection_that_fails_hear_of_it_at_once(
     assert isinstance(outcomes[0], asyncio.CancelledError), "who goes away takes nobody along"
     assert all(isinstance(outcome, RedisConnectionError) for outcome in outcomes[1:])
     assert opened == 1
-    assert await line.eval(ECHO, 0, "again") == b"again"
+    assert await evaluate(line, ECHO, 0, "again") == b"again"
 
 
 async def test_a_line_that_is_closed_while_it_connects_fails_who_waits(
@@ -183,7 +188,7 @@ async def test_a_line_that_is_closed_while_it_connects_fails_who_waits(
 ) -> None:
     line = PipelinedConnection(redis, timeout_s=5)
     monkeypatch.setattr(RedisProtocol, "open", lambda *_: asyncio.Event().wait())
-    waiting = asyncio.create_task(line.eval(ECHO, 0, "x"))
+    waiting = asyncio.create_task(evaluate(line, ECHO, 0, "x"))
     await asyncio.sleep(0)
     await line.aclose()
 

@@ -8,8 +8,8 @@ from stagebus.shared.domain import decisions
 from stagebus.shared.domain.events import Cancel
 from stagebus.shared.domain.runs import decode_run
 from stagebus.shared.errors import RunEnded
-from stagebus.shared.storage import keys, scripts
-from stagebus.shared.storage.scripts import Claim
+from stagebus.shared.storage import keys, queue_scripts, run_scripts
+from stagebus.shared.storage.run_scripts import Claim
 from stagebus.shared.store import parking
 from stagebus.shared.store.run_store import end_unheld
 from tests.support import runs_by_hand
@@ -19,7 +19,7 @@ LATER_MS = 4 * 10**12
 
 
 async def claim(redis: Redis, run_id: str, worker: str = "w1") -> Claim:
-    claimed = await scripts.claim(redis, run_id, worker)
+    claimed = await run_scripts.claim(redis, run_id, worker)
     assert claimed is not None
     return claimed
 
@@ -29,7 +29,7 @@ async def park(redis: Redis, run_id: str, attempt: int, seen: bytes = b"") -> bo
 
 
 async def is_due(redis: Redis, run_id: str) -> bool:
-    return run_id in (await scripts.due(redis, 10)).run_ids
+    return run_id in (await queue_scripts.list_due(redis, 10)).run_ids
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ async def test_what_the_worker_did_not_see_as_it_parked_makes_the_run_due(
     if comes == "a decision":
         await parking.decide(redis, run_id, "c2", APPROVE)
     elif comes == "a cancel":
-        await scripts.cancel(redis, run_id)
+        await run_scripts.cancel(redis, run_id)
     assert await park(redis, run_id, attempt, seen)
 
     assert await is_due(redis, run_id) == (comes != "nothing")

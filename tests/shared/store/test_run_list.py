@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain import ids
 from stagebus.shared.domain.runs import RunStatus
-from stagebus.shared.storage import keys, scripts
+from stagebus.shared.storage import keys, run_scripts
 from stagebus.shared.store import run_list, run_store
 from stagebus.shared.store.run_list import RunFilter, list_runs
 from tests.support.redis_calls import calls
@@ -104,7 +104,7 @@ async def test_search_reads_so_many_bytes_for_a_page(
 async def test_search_takes_few_round_trips(redis: Redis, settings: Settings) -> None:
     """What is known by status and model alone is not read; 200 runs are looked into in two reads."""
     for n in range(200):
-        await scripts.create(
+        await run_scripts.create(
             redis, ids.new_run_id(), tenant="t", model="m", request=b'{"n":%d}' % n, event="run_queued",
             data=b"{}", ttl_s=600,
         )  # fmt: skip

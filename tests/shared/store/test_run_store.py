@@ -15,7 +15,7 @@ from stagebus.shared.domain.cursor import START
 from stagebus.shared.domain.runs import RunStatus
 from stagebus.shared.errors import IdempotencyConflict, RunNotFound
 from stagebus.shared.log import log_reader
-from stagebus.shared.storage import keys, scripts
+from stagebus.shared.storage import keys, queue_scripts, run_scripts
 from stagebus.shared.store import run_store
 from stagebus.worker.execution.sweep import sweep
 
@@ -38,7 +38,7 @@ async def test_created_run_is_queued_and_due(redis: Redis, settings: Settings) -
     run_id = await create(redis, settings)
 
     assert await is_whole(redis, run_id)
-    assert (await scripts.due(redis, 5)).run_ids == [run_id]
+    assert (await queue_scripts.list_due(redis, 5)).run_ids == [run_id]
     assert (await run_store.get_run(redis, run_id)).status is RunStatus.QUEUED
 
 
@@ -61,21 +61,21 @@ async def test_clock_of_the_gateway_decides_nothing(
     monkeypatch.setattr("stagebus.shared.store.run_queue.wall_ms", lambda: 4_000_000_000_000)
 
     run_id = await create(redis, settings)
-    assert (await scripts.due(redis, 5)).run_ids == [run_id]
+    assert (await queue_scripts.list_due(redis, 5)).run_ids == [run_id]
 
 
 async def test_creation_whose_answer_was_lost_is_found_by_the_same_post(
     redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of it is one script, the key as well: there is no half of it."""
-    really_create = scripts.create
+    really_create = run_scripts.create
 
     async def cut(*args: Any, **named: Any) -> None:
         await really_create(*args, **named)
         raise RedisConnectionError("the gateway died here")
 
     with monkeypatch.context() as patch:
-        patch.setattr(scripts, "create", cut)
+        patch.setattr(run_scripts, "create", cut)
         with pytest.raises(RedisConnectionError):
             await create(redis, settings, key="k")
     run_id = await create(redis, settings, key="k")
@@ -172,7 +172,7 @@ async def test_queued_run_is_cancelled_by_the_gateway(redis: Redis, settings: Se
 
 async def test_held_run_is_left_to_its_worker(redis: Redis, settings: Settings) -> None:
     run_id = await create(redis, settings)
-    await scripts.claim(redis, run_id, "w")
+    await run_scripts.claim(redis, run_id, "w")
     await run_store.cancel_run(redis, settings, run_id)
 
     run = await run_store.get_run(redis, run_id)
@@ -202,7 +202,7 @@ async def test_sweep_ends_a_run_that_waited_too_long(redis: Redis, settings: Set
 async def test_sweep_ends_a_cancelled_run_that_nobody_holds(redis: Redis, settings: Settings) -> None:
     """The gateway stored the flag and died before it ended the run."""
     run_id = await create(redis, settings)
-    await scripts.cancel(redis, run_id)
+    await run_scripts.cancel(redis, run_id)
     await sweep(redis, settings)
 
     assert (await run_store.get_run(redis, run_id)).status is RunStatus.CANCELLED
@@ -212,7 +212,7 @@ async def test_sweep_forgets_what_has_ended_and_leaves_what_is_held(redis: Redis
     ended, held = await create(redis, settings), await create(redis, settings)
     await run_store.cancel_run(redis, settings, ended)
     await redis.zadd(keys.ACTIVE, {ended: 1, "01J00000000000000000000000": 1})
-    await scripts.take(redis, held, "token", lease_s=5)
+    await queue_scripts.acquire(redis, held, "token", lease_s=5)
     await sweep(redis, settings)
 
     assert await redis.zrange(keys.ACTIVE, 0, -1) == [held.encode()]

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from stagebus.shared.domain.cursor import EventId
 from stagebus.shared.errors import Fenced, ModelUnavailable, RunEnded, TailLost
-from stagebus.shared.storage.scripts import Renewed
+from stagebus.shared.storage.queue_scripts import Renewal
 from stagebus.worker.execution import attempt as attempt_module
 from stagebus.worker.execution.attempt import Attempt, GivenBack, Interrupt
 from stagebus.worker.execution.producer import Producer
@@ -187,8 +187,8 @@ async def test_work_that_was_cancelled_by_nobody_has_not_succeeded(attempt: Atte
     ("tell", "failure"),
     [
         (Attempt.on_lease_lost, Fenced),
-        (lambda attempt: attempt.on_renewed(Renewed(cancel=False, last_id=EventId(5204, 3)), 1.0), TailLost),
-        (lambda attempt: attempt.on_renewed(Renewed(cancel=True, last_id=EventId(1, 1)), 1.0), TailLost),
+        (lambda attempt: attempt.on_renewed(Renewal(cancel=False, last_id=EventId(5204, 3)), 1.0), TailLost),
+        (lambda attempt: attempt.on_renewed(Renewal(cancel=True, last_id=EventId(1, 1)), 1.0), TailLost),
     ],
     ids=["lost lease", "lost tail", "lost tail and cancel"],
 )
@@ -203,7 +203,7 @@ async def test_news_of_the_lease_stop_the_work(
 
 
 async def test_renewal_tells_of_a_cancel(attempt: Attempt) -> None:
-    attempt.on_renewed(Renewed(cancel=False, last_id=LAST), 1.0)
-    attempt.on_renewed(Renewed(cancel=True, last_id=LAST), 2.0)
+    attempt.on_renewed(Renewal(cancel=False, last_id=LAST), 1.0)
+    attempt.on_renewed(Renewal(cancel=True, last_id=LAST), 2.0)
 
     assert await end(forever(), attempt) is Interrupt.CANCEL

@@ -12,8 +12,8 @@ from redis.exceptions import ResponseError
 
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.events import StageCompleted, StageStarted
-from stagebus.shared.storage import keys, scripts
-from stagebus.shared.storage.scripts import Renewed
+from stagebus.shared.storage import keys, queue_scripts, run_scripts
+from stagebus.shared.storage.queue_scripts import Renewal
 from stagebus.worker.execution import lease
 from stagebus.worker.execution.attempt import Attempt
 from stagebus.worker.execution.lease import HeldLease, LeaseKeeper
@@ -35,7 +35,7 @@ class Holder:
 
     def __init__(self, run: RunByHand, token: str) -> None:
         self.run = run
-        self.renewals: list[Renewed] = []
+        self.renewals: list[Renewal] = []
         self.losses = 0
         self.changed = asyncio.Event()
         self.held = HeldLease(
@@ -46,7 +46,7 @@ class Holder:
     def key(self) -> str:
         return keys.lease(self.run.run_id)
 
-    def _renewed(self, renewed: Renewed, _asked_at: float) -> None:
+    def _renewed(self, renewed: Renewal, _asked_at: float) -> None:
         self.renewals.append(renewed)
         self.changed.set()
 
@@ -63,8 +63,8 @@ class Holder:
 
 async def hold(redis: Redis, run: RunByHand, token: str = "mine") -> Holder:
     """Queue the run and take its lease."""
-    await scripts.requeue(redis, run.run_id, b"{}", TTL_S)
-    assert await scripts.take(redis, run.run_id, token, LEASE_S)
+    await queue_scripts.requeue(redis, run.run_id, b"{}", TTL_S)
+    assert await queue_scripts.acquire(redis, run.run_id, token, LEASE_S)
     return Holder(run, token)
 
 
@@ -133,8 +133,8 @@ async def test_renewals_tell_of_a_cancel_and_of_where_the_log_ends(
 ) -> None:
     keeper.hold(holder.held)
     (last,) = await holder.run.say("a")
-    await holder.until(lambda h: Renewed(cancel=False, last_id=last) in h.renewals)
-    await scripts.cancel(redis, holder.run.run_id)
+    await holder.until(lambda h: Renewal(cancel=False, last_id=last) in h.renewals)
+    await run_scripts.cancel(redis, holder.run.run_id)
 
     await holder.until(lambda h: h.renewals[-1].cancel)
 
@@ -167,7 +167,7 @@ async def test_loop_that_is_stuck_for_too_long_loses_its_runs_and_takes_them_up_
 async def test_holder_that_is_fenced_is_told(redis: Redis, keeper: LeaseKeeper, holder: Holder) -> None:
     keeper.hold(holder.held)
     await holder.until(lambda h: bool(h.renewals))
-    await scripts.claim(redis, holder.run.run_id, "w2")
+    await run_scripts.claim(redis, holder.run.run_id, "w2")
 
     await holder.until(lambda h: bool(h.losses))
 
@@ -293,14 +293,14 @@ async def test_one_run_that_cannot_be_renewed_costs_no_other_its_lease(
     monkeypatch.setattr(lease, "RENEW_CONCURRENCY", 1)
     spoilt = await runs_by_hand.start(redis)
     first = await hold(redis, spoilt)
-    real = scripts.renew
+    real = queue_scripts.renew
 
-    async def renew(redis: Redis, run_id: str, **options: object) -> Renewed | None:
+    async def renew(redis: Redis, run_id: str, **options: object) -> Renewal | None:
         if run_id == spoilt.run_id:
             raise ResponseError("WRONGTYPE")
         return await real(redis, run_id, **options)
 
-    monkeypatch.setattr(scripts, "renew", renew)
+    monkeypatch.setattr(queue_scripts, "renew", renew)
     keeper.hold(first.held)
     keeper.hold(holder.held)
 
@@ -312,13 +312,13 @@ async def test_one_run_that_cannot_be_renewed_costs_no_other_its_lease(
 async def test_renewal_that_comes_after_the_release_does_not_take_the_run_back(redis: Redis, holder: Holder) -> None:
     """It was on its way when the run was given back: the next worker would wait for a lease that nobody holds."""
     held = holder.held
-    assert await scripts.release(redis, held.run_id, token=held.token, attempt=held.attempt)
+    assert await queue_scripts.release(redis, held.run_id, token=held.token, attempt=held.attempt)
 
-    renewed = await scripts.renew(redis, held.run_id, token=held.token, attempt=held.attempt, lease_s=LEASE_S)
+    renewed = await queue_scripts.renew(redis, held.run_id, token=held.token, attempt=held.attempt, lease_s=LEASE_S)
 
     assert renewed is None
-    assert (await scripts.due(redis, 10)).run_ids == [held.run_id]
-    assert await scripts.take(redis, held.run_id, "next", LEASE_S)
+    assert (await queue_scripts.list_due(redis, 10)).run_ids == [held.run_id]
+    assert await queue_scripts.acquire(redis, held.run_id, "next", LEASE_S)
 
 
 async def test_renewal_that_an_append_overtook_is_no_lost_tail(
@@ -327,15 +327,15 @@ async def test_renewal_that_an_append_overtook_is_no_lost_tail(
     """Its answer is older than what the producer knows; a stage that is complete could not be sent again."""
     main = asyncio.get_running_loop()
     answered, overtaken = asyncio.Event(), asyncio.Event()
-    real = scripts.renew
+    real = queue_scripts.renew
 
-    async def renew(*args: object, **options: object) -> Renewed | None:
+    async def renew(*args: object, **options: object) -> Renewal | None:
         renewed = await real(*args, **options)
         main.call_soon_threadsafe(answered.set)
         await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(overtaken.wait(), main))
         return renewed
 
-    monkeypatch.setattr(scripts, "renew", renew)
+    monkeypatch.setattr(queue_scripts, "renew", renew)
     producer, failures = holder.run.producer, []
     producer.on_failure = failures.append
     attempt = Attempt(holder.run.run_id, holder.held.attempt, producer)

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.storage import keys, scripts
+from stagebus.shared.storage import keys, queue_scripts, run_scripts
 from stagebus.shared.storage.pipelined import PipelinedConnection
 from stagebus.shared.store import parking, run_queue, run_store
 from stagebus.worker.execution.leased_worker import LeasedWorker
@@ -85,7 +85,7 @@ async def test_own_run_whose_lease_ran_out_keeps_no_other_from_the_last_slot(
     stuck = await create(redis, settings)
     await works.until_begun(1)
     await redis.delete(keys.lease(stuck))
-    await redis.zadd(keys.QUEUE, {stuck: keys.FIRST_TIME})
+    await redis.zadd(keys.QUEUE, {stuck: keys.TIME_SCORE_MIN})
     before = await calls(redis)
     await asyncio.sleep(settings.poll_s)
     looks = (await calls(redis) - before)["evalsha"]
@@ -130,7 +130,7 @@ def break_off(monkeypatch: pytest.MonkeyPatch, module: Any, script: str, *, carr
 
 @pytest.mark.parametrize(
     ("module", "script", "waits"),
-    [(scripts, "release", None), (parking, "park", Parked(0, b""))],
+    [(queue_scripts, "release", None), (parking, "park", Parked(0, b""))],
     ids=["back", "parked"],
 )
 async def test_run_that_is_let_go_while_redis_is_away_costs_no_try(
@@ -147,12 +147,12 @@ async def test_run_that_is_let_go_while_redis_is_away_costs_no_try(
     work(1)
     run_id = await create(redis, settings)
     await works.until_begun(1)
-    claim = await scripts.claim(redis, run_id, "w")
+    claim = await run_scripts.claim(redis, run_id, "w")
     assert claim is not None
     works.outcome = Outcome(is_over=False, attempt=claim.attempt, parked=waits)
     await works.let_go()
     await works.until_begun(2)
-    again = await scripts.claim(redis, run_id, "another")
+    again = await run_scripts.claim(redis, run_id, "another")
 
     assert again is not None
     assert again.tries == 0
@@ -162,7 +162,7 @@ async def test_run_that_is_let_go_while_redis_is_away_costs_no_try(
 async def test_run_whose_taking_was_cut_by_the_drain_waits_for_no_lease(
     redis: Redis, settings: Settings, works: Works, work: Callable[[int], LeasedWorker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    really_take, taken, goes_on = scripts.take, asyncio.Event(), asyncio.Event()
+    really_take, taken, goes_on = queue_scripts.acquire, asyncio.Event(), asyncio.Event()
 
     async def take(*args: Any) -> bool:
         is_taken = await really_take(*args)
@@ -170,7 +170,7 @@ async def test_run_whose_taking_was_cut_by_the_drain_waits_for_no_lease(
         await goes_on.wait()
         return is_taken
 
-    monkeypatch.setattr(scripts, "take", take)
+    monkeypatch.setattr(queue_scripts, "acquire", take)
     worker = work(1)
     run_id = await create(redis, settings)
     await asyncio.wait_for(taken.wait(), 10)
@@ -178,7 +178,7 @@ async def test_run_whose_taking_was_cut_by_the_drain_waits_for_no_lease(
     await asyncio.sleep(0)
     goes_on.set()
     async with asyncio.timeout(settings.lease_s / 2):
-        while run_id not in (await scripts.due(redis, 1)).run_ids:
+        while run_id not in (await queue_scripts.list_due(redis, 1)).run_ids:
             await asyncio.sleep(0.01)
 
     assert works.begun == []
@@ -189,7 +189,7 @@ async def test_run_whose_taking_was_cut_by_the_drain_waits_for_no_lease(
 async def test_run_whose_taking_was_answered_to_nobody_is_begun_by_who_took_it(
     redis: Redis, settings: Settings, works: Works, work: Callable[[int], LeasedWorker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    break_off(monkeypatch, scripts, "take", carried_out=[True])
+    break_off(monkeypatch, queue_scripts, "acquire", carried_out=[True])
     work(2)
     run_id = await create(redis, settings)
     async with asyncio.timeout(10):

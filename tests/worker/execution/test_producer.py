@@ -14,8 +14,8 @@ from stagebus.shared.domain.cursor import START, EventId
 from stagebus.shared.domain.events import StageCompleted, StageRestarted, StageStarted, ToolCompletionChunk
 from stagebus.shared.errors import Fenced, TailLost
 from stagebus.shared.log import log_reader
-from stagebus.shared.storage import keys, scripts
-from stagebus.shared.storage.scripts import Appended
+from stagebus.shared.storage import keys, run_scripts
+from stagebus.shared.storage.run_scripts import AppendResult
 from stagebus.worker.execution.producer import Producer
 from tests.support import snapshots
 
@@ -23,7 +23,7 @@ from tests.support import snapshots
 @pytest.fixture
 async def run_id(redis: Redis) -> str:
     run_id = ids.new_run_id()
-    await scripts.create(
+    await run_scripts.create(
         redis, run_id, tenant="t", model="m", request=b"{}", event="run_queued", data=b'{"stage_id":"run"}', ttl_s=600
     )
     return run_id
@@ -31,7 +31,7 @@ async def run_id(redis: Redis) -> str:
 
 @asynccontextmanager
 async def producing(redis: Redis, run_id: str, *, pending_max_bytes: int = 1 << 20) -> AsyncIterator[Producer]:
-    claim = await scripts.claim(redis, run_id, "w")
+    claim = await run_scripts.claim(redis, run_id, "w")
     assert claim is not None
     async with Producer(
         redis, run_id, claim.attempt, claim.last_id, stage_ids=["run"], ttl_s=600, pending_max_bytes=pending_max_bytes
@@ -79,7 +79,7 @@ async def calls_of_evalsha(redis: Redis) -> int:
 async def test_lost_replies_add_nothing_twice(redis: Redis, run_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every second append is carried out, but its reply never arrives."""
     lose = iter([True, False] * 1000)
-    monkeypatch.setattr(scripts, "append", _losing_replies(scripts.append, lambda: next(lose)))
+    monkeypatch.setattr(run_scripts, "append", _losing_replies(run_scripts.append, lambda: next(lose)))
 
     async with producing(redis, run_id) as producer:
         for i in range(50):
@@ -92,9 +92,9 @@ async def test_lost_replies_add_nothing_twice(redis: Redis, run_id: str, monkeyp
 
 
 def _losing_replies(
-    append: Callable[..., Awaitable[Appended]], is_lost: Callable[[], bool]
-) -> Callable[..., Awaitable[Appended]]:
-    async def losing(*args: object, **kwargs: object) -> Appended:
+    append: Callable[..., Awaitable[AppendResult]], is_lost: Callable[[], bool]
+) -> Callable[..., Awaitable[AppendResult]]:
+    async def losing(*args: object, **kwargs: object) -> AppendResult:
         appended = await append(*args, **kwargs)
         if is_lost():
             raise RedisConnectionError("the reply was lost")
@@ -177,7 +177,7 @@ async def test_fenced_producer_writes_nothing_and_tells_its_owner(redis: Redis, 
     failures = []
     async with producing(redis, run_id) as producer:
         producer.on_failure = failures.append
-        await scripts.claim(redis, run_id, "w2")
+        await run_scripts.claim(redis, run_id, "w2")
         producer.put(chunk("late"))
         with pytest.raises(Fenced):
             await producer.flush()
@@ -190,14 +190,14 @@ async def test_pending_events_wait_for_redis_and_hold_the_model_back(
     redis: Redis, run_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     is_away = True
-    real = scripts.append
+    real = run_scripts.append
 
-    async def append(*args: object, **kwargs: object) -> Appended:
+    async def append(*args: object, **kwargs: object) -> AppendResult:
         if is_away:
             raise RedisConnectionError("away")
         return await real(*args, **kwargs)
 
-    monkeypatch.setattr(scripts, "append", append)
+    monkeypatch.setattr(run_scripts, "append", append)
     async with producing(redis, run_id, pending_max_bytes=2000) as producer:
         for i in range(40):
             producer.put(chunk(str(i)))
@@ -215,7 +215,7 @@ async def test_append_tells_of_a_cancel(redis: Redis, run_id: str) -> None:
     told = asyncio.Event()
     async with producing(redis, run_id) as producer:
         producer.on_cancel = told.set
-        await scripts.cancel(redis, run_id)
+        await run_scripts.cancel(redis, run_id)
         producer.put(chunk("x"))
         await asyncio.wait_for(told.wait(), 5)
 

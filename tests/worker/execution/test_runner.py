@@ -18,7 +18,7 @@ from stagebus.shared.errors import ModelUnavailable
 from stagebus.shared.log import log_reader
 from stagebus.shared.runtime.clock import wall_ms
 from stagebus.shared.runtime.tasks import cancel_and_wait
-from stagebus.shared.storage import keys, scripts
+from stagebus.shared.storage import keys, run_scripts
 from stagebus.shared.store import run_store
 from stagebus.worker.execution.runner import Outcome, Runner
 from stagebus.worker.model.provider_limiter import TokenReservation
@@ -81,15 +81,15 @@ async def test_run_of_another_version_goes_on(
 ) -> None:
     """While a system is upgraded: a newer gateway made the run, or an older or newer worker its first stage."""
     run_id = await queued(redis, settings, {**REQUEST, **({"from_the_future": 1} if added else {})})
-    claim = await scripts.claim(redis, run_id, "w")
+    claim = await run_scripts.claim(redis, run_id, "w")
     assert claim is not None
     started = b'{"stage_id":"extraction","attempt":1%b}' % added
     completed = b'{"stage_id":"extraction","result":{"text":"hello","tool_calls":[]}%b}' % added
-    await scripts.append(
+    await run_scripts.append(
         redis, run_id, attempt=claim.attempt, before=claim.last_id, message=b"", ttl_s=60,
         entries=[
-            scripts.LogEntry("extraction", "stage_started", started),
-            scripts.LogEntry("extraction", "stage_completed", completed),
+            run_scripts.LogEntry("extraction", "stage_started", started),
+            run_scripts.LogEntry("extraction", "stage_completed", completed),
         ],
     )  # fmt: skip
     await asyncio.wait_for(runner.run(run_id, "token"), 10)
@@ -172,7 +172,7 @@ async def test_wait_for_a_source_ends(
     if stop == "a drain":
         runner.begin_drain()
     elif stop == "a cancel":
-        await scripts.cancel(redis, run_id)
+        await run_scripts.cancel(redis, run_id)
     outcome = await asyncio.wait_for(running, 10)
 
     assert outcome.is_over == (stop != "a drain")
@@ -195,7 +195,7 @@ async def test_cancel_reaches_a_model_that_says_nothing(
     run_id = await queued(redis, settings, REQUEST)
     running = asyncio.create_task(runner.run(run_id, "token"))
     await asyncio.wait_for(model.is_asked.wait(), 10)
-    assert await scripts.cancel(redis, run_id)
+    assert await run_scripts.cancel(redis, run_id)
     await asyncio.wait_for(running, 10)
 
     assert (await names(redis, run_id))[-1] == "cancel"
@@ -235,12 +235,12 @@ async def test_run_whose_request_cannot_be_read_ends(
 
 async def test_run_whose_log_cannot_be_read_ends(redis: Redis, settings: Settings, runner: Runner) -> None:
     run_id = await queued(redis, settings, REQUEST)
-    claim = await scripts.claim(redis, run_id, "w")
+    claim = await run_scripts.claim(redis, run_id, "w")
     assert claim is not None
     data = b'{"stage_id":"extraction","result":"of another kind"}'
-    await scripts.append(
+    await run_scripts.append(
         redis, run_id, attempt=claim.attempt, before=claim.last_id, message=b"", ttl_s=600,
-        entries=[scripts.LogEntry("extraction", "stage_completed", data)],
+        entries=[run_scripts.LogEntry("extraction", "stage_completed", data)],
     )  # fmt: skip
 
     assert await asyncio.wait_for(runner.run(run_id, "token"), 10) == Outcome(is_over=True)
@@ -264,11 +264,11 @@ async def test_run_whose_log_lost_a_part_before_it_was_taken_up_has_one_end(
 ) -> None:
     monkeypatch.setattr("stagebus.worker.execution.runner.AWAY_BACKOFF_S", 0.01)
     run_id = await queued(redis, settings, REQUEST)
-    claim = await scripts.claim(redis, run_id, "w")
+    claim = await run_scripts.claim(redis, run_id, "w")
     assert claim is not None
-    await scripts.append(
+    await run_scripts.append(
         redis, run_id, attempt=claim.attempt, before=claim.last_id, message=b"", ttl_s=600,
-        entries=[scripts.LogEntry("extraction", "stage_started", b'{"stage_id":"extraction","attempt":1}')],
+        entries=[run_scripts.LogEntry("extraction", "stage_started", b'{"stage_id":"extraction","attempt":1}')],
     )  # fmt: skip
     await spoil(redis, run_id, part, is_deleted=is_deleted)
 
@@ -399,18 +399,18 @@ async def test_run_that_redis_refuses_for_good_is_not_begun_again_without_a_paus
 ) -> None:
     """A user of Redis that lost a right, say: each claim asks the provider anew."""
     claims = 0
-    claim = scripts.claim
+    claim = run_scripts.claim
 
-    async def count(*args: Any, **named: Any) -> scripts.Claim | None:
+    async def count(*args: Any, **named: Any) -> run_scripts.Claim | None:
         nonlocal claims
         claims += 1
         return await claim(*args, **named)
 
-    async def refuse(*_: Any, **__: Any) -> scripts.Appended:
+    async def refuse(*_: Any, **__: Any) -> run_scripts.AppendResult:
         raise ResponseError("NOPERM this user has no permissions")
 
-    monkeypatch.setattr(scripts, "claim", count)
-    monkeypatch.setattr(scripts, "append", refuse)
+    monkeypatch.setattr(run_scripts, "claim", count)
+    monkeypatch.setattr(run_scripts, "append", refuse)
     run_id = await queued(redis, settings, REQUEST)
     running = asyncio.create_task(runner.run(run_id, "token"))
     await asyncio.wait({running}, timeout=0.8)

@@ -10,7 +10,7 @@ from stagebus.shared.domain import ids
 from stagebus.shared.domain.runs import RunStatus
 from stagebus.shared.errors import RunNotFound
 from stagebus.shared.runtime.tasks import cancel_and_wait
-from stagebus.shared.storage import keys, scripts
+from stagebus.shared.storage import keys, queue_scripts, run_scripts
 from stagebus.shared.store import run_store
 from stagebus.worker.execution import sweep as sweep_module
 from stagebus.worker.execution.sweep import sweep, sweep_forever
@@ -43,7 +43,7 @@ async def test_run_without_a_job_gets_one(redis: Redis, settings: Settings) -> N
 
     assert await is_queued(redis, stranded)
     assert await redis.zscore(keys.QUEUE, sound) == score, "the others stay where they are"
-    assert (await scripts.due(redis, 10)).run_ids
+    assert (await queue_scripts.list_due(redis, 10)).run_ids
 
 
 async def test_every_batch_is_looked_through(redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,8 +76,8 @@ async def test_run_that_no_worker_took_in_time_ends_with_an_error(redis: Redis, 
 async def test_cancel_that_its_worker_did_not_live_to_see_is_carried_out(redis: Redis, settings: Settings) -> None:
     """The run was given back, so it names no worker."""
     run_id = await create(redis, settings)
-    await scripts.claim(redis, run_id, "w")
-    await scripts.cancel(redis, run_id)
+    await run_scripts.claim(redis, run_id, "w")
+    await run_scripts.cancel(redis, run_id)
     await redis.hset(keys.run(run_id), "worker", "")
     await sweep(redis, settings)
 
@@ -86,8 +86,8 @@ async def test_cancel_that_its_worker_did_not_live_to_see_is_carried_out(redis: 
 
 async def test_held_run_is_left_to_its_worker(redis: Redis, settings: Settings) -> None:
     run_id = await create(redis, settings)
-    await scripts.claim(redis, run_id, "w")
-    await scripts.cancel(redis, run_id)
+    await run_scripts.claim(redis, run_id, "w")
+    await run_scripts.cancel(redis, run_id)
     await redis.hincrby(keys.run(run_id), "created_at", -round(settings.queue_wait_max_s * 1000) - 1000)
     await sweep(redis, settings)
 
@@ -97,7 +97,7 @@ async def test_held_run_is_left_to_its_worker(redis: Redis, settings: Settings) 
 async def test_run_that_was_begun_and_given_back_may_wait_again(redis: Redis, settings: Settings) -> None:
     """It has a time limit of its own from its first claim on."""
     run_id = await create(redis, settings)
-    await scripts.claim(redis, run_id, "w")
+    await run_scripts.claim(redis, run_id, "w")
     await redis.hset(keys.run(run_id), "worker", "")
     await redis.hincrby(keys.run(run_id), "created_at", -round(settings.queue_wait_max_s * 1000) - 1000)
     await sweep(redis, settings)
@@ -146,7 +146,7 @@ async def test_waiting_run_keeps_its_keys_its_job_and_its_idempotency_key(redis:
     run_id = await run_store.create_run(
         redis, settings, tenant="t", model="m", request={"a": 1}, idempotency_key="mine"
     )
-    await scripts.claim(redis, run_id, "w")
+    await run_scripts.claim(redis, run_id, "w")
     await redis.hset(keys.run(run_id), "worker", "")
     kept = [key async for key in redis.scan_iter(f"{keys.run(run_id)}*")]
     kept += [keys.job(run_id).encode(), keys.idempotency("t", "mine").encode()]

@@ -49,7 +49,7 @@ async def worker(redis: Redis) -> AsyncIterator[Worker]:
 
 async def enter(redis: Redis, token: str, held_max: int = 0, minute_max: int = 0, **times: float) -> float | None:
     times = {"waited_s": 0, "slot_s": 10, "seen_s": 5} | times
-    return await provider_slots.enter(redis, "p", token, held_max=held_max, minute_max=minute_max, **times)
+    return await provider_slots.acquire(redis, "p", token, held_max=held_max, minute_max=minute_max, **times)
 
 
 async def line(redis: Redis, length: int) -> None:
@@ -98,7 +98,7 @@ async def test_line_is_served_in_the_order_of_its_coming(redis: Redis) -> None:
     assert await enter(redis, "held", 1) is None
     assert await enter(redis, "late", 1) == float("inf")
     assert await enter(redis, "early", 1, waited_s=3) == float("inf")
-    await provider_slots.leave(redis, "p", "held")
+    await provider_slots.release(redis, "p", "held")
 
     assert await enter(redis, "late", 1) == float("inf")
     assert await enter(redis, "early", 1, waited_s=3) is None
@@ -132,7 +132,7 @@ async def test_slot_is_kept_while_its_worker_lives(redis, worker, monkeypatch) -
 async def test_requests_of_a_minute_are_counted(redis: Redis) -> None:
     """The third waits for the first to be a minute old, the fourth for the second."""
     assert await enter(redis, "1", minute_max=2) is None
-    await provider_slots.leave(redis, "p", "1")
+    await provider_slots.release(redis, "p", "1")
     assert await enter(redis, "2", minute_max=2) is None
     third, fourth = await enter(redis, "3", minute_max=2), await enter(redis, "4", minute_max=2)
     held, _, _, asked = keys.provider_slots("p")
@@ -223,7 +223,7 @@ async def test_answer_that_tells_no_usage_counts_as_estimated(redis: Redis, work
     assert await take(redis, 0) == pytest.approx(10, abs=1)
 
 
-@pytest.mark.parametrize("script", ["leave", "take_tokens"])
+@pytest.mark.parametrize("script", ["release", "take_tokens"])
 async def test_what_is_given_back_slowly_is_given_back_however_often_its_holder_is_cancelled(
     redis: Redis, worker: Worker, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:

@@ -1,4 +1,4 @@
--- slot_leave: give a slot back, or a place in the line, and tell those who wait.
+-- slot_release: give a slot back, or a place in the line, and tell those who wait.
 --
 -- KEYS[1] held   zset     keys.provider_slots
 -- KEYS[2] line   zset

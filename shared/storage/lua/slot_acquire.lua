@@ -1,4 +1,4 @@
--- slot_enter: take a slot of a provider, or keep a place in the line before it.
+-- slot_acquire: take a slot of a provider, or keep a place in the line before it.
 --
 -- KEYS[1] held        zset  keys.provider_slots
 -- KEYS[2] line        zset

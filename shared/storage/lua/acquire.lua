@@ -1,4 +1,4 @@
--- take: get the lease of a job that is due, if its tenant may have one more run running.
+-- acquire: get the lease of a job that is due, if its tenant may have one more run running.
 --
 -- KEYS[1] queue     zset    keys.QUEUE
 -- KEYS[2] lease     string  keys.lease
@@ -6,7 +6,7 @@
 -- KEYS[4] running   zset    keys.RUNNING
 -- KEYS[5] held_back zset    keys.HELD_BACK
 -- KEYS[6] limits    hash    keys.LIMITS
--- KEYS[7] turn      string  keys.TURN
+-- KEYS[7] turn      string  keys.VIRTUAL_TIME
 -- ARGV[1] run_id    str
 -- ARGV[2] token     str     unique to this taking
 -- ARGV[3] lease_ms  int

@@ -1,7 +1,7 @@
--- settle: a run has ended: take it out of what the sweep looks through, and count what it came to.
+-- account: a run has ended: take it out of what the sweep looks through, and count what it came to.
 --
 -- KEYS[1] active   zset    keys.ACTIVE
--- KEYS[2] unended  zset    keys.unended(tenant)
+-- KEYS[2] unended  zset    keys.active_of_tenant(tenant)
 -- KEYS[3] tokens   hash    keys.tokens(tenant)
 -- KEYS[4] totals   hash    keys.TOTALS
 -- ARGV[1] run_id   str

@@ -1,4 +1,4 @@
--- due: jobs that may be taken now: those whose lease has run out, due retries, and new ones by their turn.
+-- list_due: jobs that may be taken now: those whose lease has run out, due retries, and new ones by their turn.
 --
 -- KEYS[1] queue  zset  keys.QUEUE
 -- ARGV[1] limit  int   how many at the most

@@ -10,11 +10,11 @@ from stagebus.shared.domain.cursor import START, EventId
 from stagebus.shared.domain.runs import RunStatus
 from stagebus.shared.errors import Fenced, RunEnded
 from stagebus.shared.log import live_batch, log_reader, sse
-from stagebus.shared.storage import keys, scripts
-from stagebus.shared.storage.scripts import Appended, Claim, LogEntry, RunEnd
+from stagebus.shared.storage import keys, queue_scripts, run_scripts
+from stagebus.shared.storage.run_scripts import AppendResult, Claim, LogEntry, TerminalState
 
 TTL_S = 600
-DONE = RunEnd(RunStatus.SUCCEEDED, retention_s=60)
+DONE = TerminalState(RunStatus.SUCCEEDED, retention_s=60)
 
 
 @pytest.fixture
@@ -24,14 +24,14 @@ async def run_id(redis: Redis) -> str:
     return run_id
 
 
-async def create(redis: Redis, run_id: str) -> scripts.Created:
-    return await scripts.create(
+async def create(redis: Redis, run_id: str) -> run_scripts.CreateResult:
+    return await run_scripts.create(
         redis, run_id, tenant="t", model="m", request=b"{}", event="run_queued", data=b'{"stage_id":"run"}', ttl_s=TTL_S
     )
 
 
 async def claim(redis: Redis, run_id: str, worker: str = "w1") -> Claim:
-    claimed = await scripts.claim(redis, run_id, worker)
+    claimed = await run_scripts.claim(redis, run_id, worker)
     assert claimed is not None
     return claimed
 
@@ -41,15 +41,15 @@ def entries(*names: str, stage_id: str = "extraction") -> list[LogEntry]:
 
 
 async def append(
-    redis: Redis, run_id: str, attempt: int, before: EventId, batch: list[LogEntry], end: RunEnd | None = None
-) -> Appended:
+    redis: Redis, run_id: str, attempt: int, before: EventId, batch: list[LogEntry], end: TerminalState | None = None
+) -> AppendResult:
     last = EventId(attempt, before.sequence + len(batch))
     frames = [
         sse.encode(b"%d-%d" % (attempt, before.sequence + i), entry.event.encode(), entry.data)
         for i, entry in enumerate(batch, 1)
     ]
     message = live_batch.encode(before, last, [entry.stage_id for entry in batch], frames, is_end=end is not None)
-    return await scripts.append(
+    return await run_scripts.append(
         redis, run_id, attempt=attempt, before=before, entries=batch, message=message, ttl_s=TTL_S, end=end,
         stage_ids=(await log_reader.read_head(redis, run_id)).stage_ids if end else (),
     )  # fmt: skip
@@ -74,7 +74,7 @@ async def test_appended_events_get_consecutive_sequences_over_stages(redis: Redi
 
     appended = await append(redis, run_id, mine.attempt, mine.last_id, batch)
 
-    assert appended == Appended(EventId(mine.attempt, 4))
+    assert appended == AppendResult(EventId(mine.attempt, 4))
     page = await log_reader.read_page(redis, run_id, START, 10)
     assert [event.event_id.sequence for event in page.events] == [1, 2, 3, 4]
     assert (await log_reader.read_head(redis, run_id)).stage_ids == ["run", "extraction", "tools"]
@@ -119,7 +119,7 @@ async def test_log_that_lost_its_tail_says_so_and_takes_nothing(redis: Redis, ru
 
     behind = await append(redis, run_id, mine.attempt, EventId(mine.attempt, 7), entries("z"))
 
-    assert behind == Appended(EventId(mine.attempt, 2), is_behind=True)
+    assert behind == AppendResult(EventId(mine.attempt, 2), is_behind=True)
     assert await names(redis, run_id) == ["run_queued", "a"]
 
 
@@ -132,9 +132,9 @@ async def test_nothing_follows_a_terminal_event(redis: Redis, run_id: str) -> No
     with pytest.raises(RunEnded):
         await append(redis, run_id, mine.attempt, ended.last_id, entries("late"))
     with pytest.raises(RunEnded):
-        await scripts.claim(redis, run_id, "w2")
+        await run_scripts.claim(redis, run_id, "w2")
     with pytest.raises(RunEnded):
-        await scripts.cancel(redis, run_id)
+        await run_scripts.cancel(redis, run_id)
     assert await names(redis, run_id) == ["run_queued", "done"]
 
 
@@ -151,7 +151,7 @@ async def test_end_gives_every_key_the_retention_ttl(redis: Redis, run_id: str) 
 async def test_append_tells_of_a_cancel(redis: Redis, run_id: str) -> None:
     mine = await claim(redis, run_id)
 
-    assert await scripts.cancel(redis, run_id), "a worker holds the run"
+    assert await run_scripts.cancel(redis, run_id), "a worker holds the run"
     assert (await append(redis, run_id, mine.attempt, mine.last_id, entries("a"))).cancel
 
 
@@ -181,7 +181,7 @@ async def test_claim_after_a_death_is_a_try_and_others_are_not(redis: Redis, run
 async def test_only_unheld_claim_leaves_a_held_run_alone(redis: Redis, run_id: str) -> None:
     mine = await claim(redis, run_id)
 
-    assert await scripts.claim(redis, run_id, "", only_unheld=True) is None
+    assert await run_scripts.claim(redis, run_id, "", only_unheld=True) is None
     await append(redis, run_id, mine.attempt, mine.last_id, entries("still mine"))
 
 
@@ -190,63 +190,63 @@ async def test_only_unheld_claim_leaves_a_held_run_alone(redis: Redis, run_id: s
 
 @pytest.fixture
 async def queued(redis: Redis, run_id: str) -> str:
-    assert await scripts.requeue(redis, run_id, b"{}", TTL_S)
+    assert await queue_scripts.requeue(redis, run_id, b"{}", TTL_S)
     return run_id
 
 
 async def test_taken_job_is_not_due_until_its_lease_runs_out(redis: Redis, queued: str) -> None:
-    assert (await scripts.due(redis, 10)).run_ids == [queued]
-    assert await scripts.take(redis, queued, "t1", lease_s=0.2)
-    due = await scripts.due(redis, 10)
+    assert (await queue_scripts.list_due(redis, 10)).run_ids == [queued]
+    assert await queue_scripts.acquire(redis, queued, "t1", lease_s=0.2)
+    due = await queue_scripts.list_due(redis, 10)
     assert due.run_ids == []
     assert 0 < due.next_ms <= 200
-    assert not await scripts.take(redis, queued, "t2", lease_s=1)
+    assert not await queue_scripts.acquire(redis, queued, "t2", lease_s=1)
 
     async with asyncio.timeout(5):
-        while not await scripts.take(redis, queued, "t2", lease_s=1):
+        while not await queue_scripts.acquire(redis, queued, "t2", lease_s=1):
             await asyncio.sleep(0.02)
-    assert not await scripts.take(redis, queued, "t1", lease_s=1), "the first holder has lost it"
+    assert not await queue_scripts.acquire(redis, queued, "t1", lease_s=1), "the first holder has lost it"
 
 
 async def test_repeated_take_of_the_holder_succeeds(redis: Redis, queued: str) -> None:
-    assert await scripts.take(redis, queued, "t1", lease_s=5)
-    assert await scripts.take(redis, queued, "t1", lease_s=5), "its first reply was lost"
+    assert await queue_scripts.acquire(redis, queued, "t1", lease_s=5)
+    assert await queue_scripts.acquire(redis, queued, "t1", lease_s=5), "its first reply was lost"
 
 
 async def test_renewal_answers_with_cancel_and_last_id(redis: Redis, queued: str) -> None:
-    await scripts.take(redis, queued, "t1", lease_s=5)
+    await queue_scripts.acquire(redis, queued, "t1", lease_s=5)
     mine = await claim(redis, queued)
-    await scripts.cancel(redis, queued)
+    await run_scripts.cancel(redis, queued)
 
-    renewed = await scripts.renew(redis, queued, token="t1", attempt=mine.attempt, lease_s=5)
+    renewed = await queue_scripts.renew(redis, queued, token="t1", attempt=mine.attempt, lease_s=5)
 
-    assert renewed == scripts.Renewed(cancel=True, last_id=EventId(0, 1))
+    assert renewed == queue_scripts.Renewal(cancel=True, last_id=EventId(0, 1))
 
 
 async def test_lease_that_ran_out_unnoticed_is_taken_up_again_by_its_holder(redis: Redis, queued: str) -> None:
     """Redis was away for longer than the lease and nobody took the run since."""
-    await scripts.take(redis, queued, "t1", lease_s=5)
+    await queue_scripts.acquire(redis, queued, "t1", lease_s=5)
     mine = await claim(redis, queued)
     await redis.delete(keys.lease(queued))
 
-    assert await scripts.renew(redis, queued, token="t1", attempt=mine.attempt, lease_s=5)
-    assert not await scripts.take(redis, queued, "t2", lease_s=5)
+    assert await queue_scripts.renew(redis, queued, token="t1", attempt=mine.attempt, lease_s=5)
+    assert not await queue_scripts.acquire(redis, queued, "t2", lease_s=5)
 
 
 async def test_renewal_of_a_fenced_attempt_is_refused(redis: Redis, queued: str) -> None:
-    await scripts.take(redis, queued, "t1", lease_s=5)
+    await queue_scripts.acquire(redis, queued, "t1", lease_s=5)
     old = await claim(redis, queued)
     await claim(redis, queued, "w2")
 
-    assert await scripts.renew(redis, queued, token="t1", attempt=old.attempt, lease_s=5) is None
+    assert await queue_scripts.renew(redis, queued, token="t1", attempt=old.attempt, lease_s=5) is None
 
 
 async def test_renewal_refreshes_the_ttl_of_every_key(redis: Redis, queued: str) -> None:
-    await scripts.take(redis, queued, "t1", lease_s=5)
+    await queue_scripts.acquire(redis, queued, "t1", lease_s=5)
     mine = await claim(redis, queued)
     await append(redis, queued, mine.attempt, mine.last_id, entries("a"))
 
-    await scripts.renew(
+    await queue_scripts.renew(
         redis, queued, token="t1", attempt=mine.attempt, lease_s=5, ttl_s=9000, stage_ids=["run", "extraction"]
     )
 
@@ -254,13 +254,13 @@ async def test_renewal_refreshes_the_ttl_of_every_key(redis: Redis, queued: str)
 
 
 async def test_released_run_is_due_at_once_names_no_worker_and_rings(redis: Redis, queued: str) -> None:
-    await scripts.take(redis, queued, "t1", lease_s=5)
+    await queue_scripts.acquire(redis, queued, "t1", lease_s=5)
     mine = await claim(redis, queued)
     await redis.delete(keys.WAKEUP)
 
-    assert await scripts.release(redis, queued, token="t1", attempt=mine.attempt)
+    assert await queue_scripts.release(redis, queued, token="t1", attempt=mine.attempt)
 
-    assert (await scripts.due(redis, 10)).run_ids == [queued]
+    assert (await queue_scripts.list_due(redis, 10)).run_ids == [queued]
     assert await redis.llen(keys.WAKEUP) == 1
     assert await redis.hget(keys.run(queued), "worker") == b""
     assert (await claim(redis, queued, "w2")).tries == 0, "giving back costs no try"
@@ -268,36 +268,36 @@ async def test_released_run_is_due_at_once_names_no_worker_and_rings(redis: Redi
 
 async def test_late_worker_neither_releases_nor_finishes_what_another_holds(redis: Redis, queued: str) -> None:
     """A worker that was frozen at its job's end deletes nothing of the new holder's."""
-    await scripts.take(redis, queued, "t1", lease_s=5)
+    await queue_scripts.acquire(redis, queued, "t1", lease_s=5)
     old = await claim(redis, queued)
     await redis.delete(keys.lease(queued))
     await redis.zadd(keys.QUEUE, {queued: 0})
-    await scripts.take(redis, queued, "t2", lease_s=5)
+    await queue_scripts.acquire(redis, queued, "t2", lease_s=5)
     await claim(redis, queued, "w2")
 
-    assert not await scripts.finish(redis, queued, "t1")
-    assert not await scripts.release(redis, queued, token="t1", attempt=old.attempt)
+    assert not await queue_scripts.finish(redis, queued, "t1")
+    assert not await queue_scripts.release(redis, queued, token="t1", attempt=old.attempt)
     assert await redis.get(keys.lease(queued)) == b"t2"
     assert await redis.exists(keys.job(queued))
-    assert await scripts.finish(redis, queued, "t2")
+    assert await queue_scripts.finish(redis, queued, "t2")
     assert not await redis.exists(keys.lease(queued), keys.job(queued), keys.QUEUE)
 
 
 async def test_bell_is_bounded(redis: Redis) -> None:
-    for _ in range(scripts.WAKEUPS_MAX + 20):
-        await scripts.requeue(redis, ids.new_run_id(), b"{}", TTL_S)
+    for _ in range(keys.WAKEUPS_MAX + 20):
+        await queue_scripts.requeue(redis, ids.new_run_id(), b"{}", TTL_S)
 
-    assert await redis.llen(keys.WAKEUP) == scripts.WAKEUPS_MAX
+    assert await redis.llen(keys.WAKEUP) == keys.WAKEUPS_MAX
 
 
 async def test_who_slept_between_taking_and_claiming_takes_the_run_from_nobody(redis: Redis, run_id: str) -> None:
     await redis.zadd(keys.QUEUE, {run_id: 0})
-    assert await scripts.take(redis, run_id, "mine", 10)
+    assert await queue_scripts.acquire(redis, run_id, "mine", 10)
     await redis.delete(keys.lease(run_id))
-    assert await scripts.claim(redis, run_id, "w1", token="mine"), "nobody has taken it since"
+    assert await run_scripts.claim(redis, run_id, "w1", token="mine"), "nobody has taken it since"
     await redis.zadd(keys.QUEUE, {run_id: 0})
-    assert await scripts.take(redis, run_id, "theirs", 10)
+    assert await queue_scripts.acquire(redis, run_id, "theirs", 10)
     with pytest.raises(Fenced):
-        await scripts.claim(redis, run_id, "w1", token="mine")
+        await run_scripts.claim(redis, run_id, "w1", token="mine")
 
-    assert await scripts.claim(redis, run_id, "w2", token="theirs")
+    assert await run_scripts.claim(redis, run_id, "w2", token="theirs")

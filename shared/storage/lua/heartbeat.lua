@@ -1,4 +1,4 @@
--- say: a process says what it is at, and those that have said nothing for a while are forgotten.
+-- heartbeat: a process says what it is at, and those that have said nothing for a while are forgotten.
 --
 -- KEYS[1] said    hash  keys.WORKERS or keys.GATEWAYS
 -- KEYS[2] seen    zset  the same with `:seen`

@@ -1,4 +1,4 @@
--- slot_stay: keep the slots that a worker holds of a provider.
+-- slot_renew: keep the slots that a worker holds of a provider.
 --
 -- KEYS[1] held     zset  keys.provider_slots
 -- ARGV[1] slot_ms  int   they are void after this, unless `slot_stay` comes again

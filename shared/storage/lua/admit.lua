@@ -1,11 +1,11 @@
--- leave: count a run no longer among its tenant's running ones, and let in what was held back for it.
+-- admit: count a run no longer among its tenant's running ones, and let in what was held back for it.
 --
 -- KEYS[1] run       hash    keys.run
 -- KEYS[2] queue     zset    keys.QUEUE
 -- KEYS[3] running   zset    keys.RUNNING
 -- KEYS[4] held_back zset    keys.HELD_BACK
 -- KEYS[5] limits    hash    keys.LIMITS
--- KEYS[6] turn      string  keys.TURN
+-- KEYS[6] turn      string  keys.VIRTUAL_TIME
 -- KEYS[7] bell      list    keys.BELL
 -- KEYS[8] lease     string  keys.lease, unless the run has ended
 -- ARGV[1] run_id    str

@@ -1,0 +1,158 @@
+"""The Lua scripts of the queue, its leases and its limits as typed functions: one script, one verb, one function.
+
+As in `run_scripts`, all are safe to repeat.
+"""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from stagebus.shared.domain.cursor import EventId, parse_id
+from stagebus.shared.storage import keys
+from stagebus.shared.storage.lua_script import Script, ScriptConnection
+
+DAY_MS: Final = 24 * 3600 * 1000
+TOKENS_TTL_MS: Final = 2 * DAY_MS
+
+_ACCOUNT = Script("account")
+_ACQUIRE = Script("acquire")
+_ADMIT = Script("admit")
+_FINISH = Script("finish")
+_LIST_DUE = Script("list_due")
+_RELEASE = Script("release")
+_RENEW = Script("renew")
+_REQUEUE = Script("requeue")
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+class DueRuns(NamedTuple):
+    """Runs that a worker may acquire now, and the ms until the next run is due (-1: no run waits)."""
+
+    run_ids: list[str]
+    next_ms: int
+
+
+async def list_due(connection: ScriptConnection, limit: int) -> DueRuns:
+    """Returns at most `limit` runs that are due. Runs with a current lease are not due."""
+    next_ms, *run_ids = await _LIST_DUE(connection, [keys.QUEUE], [limit, keys.TIME_SCORE_MIN])
+    return DueRuns([run_id.decode() for run_id in run_ids], int(next_ms))
+
+
+async def acquire(connection: ScriptConnection, run_id: str, token: str, lease_s: float, running_max: int = 0) -> bool:
+    """Acquires the lease of a due run.
+
+    Args:
+        running_max: how many runs a tenant without its own limit may have running; 0: any number.
+
+    Returns:
+        False if the run is gone, not due, held by another token, or throttled by its tenant's limit.
+    """
+    key_list = [keys.QUEUE, keys.lease(run_id), keys.run(run_id), keys.RUNNING, keys.THROTTLED, keys.LIMITS]
+    key_list += [keys.VIRTUAL_TIME]
+    args = [run_id, token, _ms(lease_s), running_max, keys.TIME_SCORE_MIN, keys.THROTTLED_SCORE]
+    return bool(await _ACQUIRE(connection, key_list, args))
+
+
+async def admit(
+    connection: ScriptConnection, run_id: str, running_max: int = 0, *, tenant: str = "", has_ended: bool = False
+) -> int:
+    """Removes a run from its tenant's running ones and makes throttled runs due in its place.
+
+    Args:
+        running_max: as in `acquire`.
+        tenant: the run's tenant, needed if the record may be gone.
+        has_ended: the run cannot continue. Without it, a run that another worker has acquired still counts as running.
+
+    Returns:
+        How many throttled runs were admitted.
+    """
+    key_list = [keys.run(run_id), keys.QUEUE, keys.RUNNING, keys.THROTTLED, keys.LIMITS, keys.VIRTUAL_TIME, keys.WAKEUP]
+    key_list += [] if has_ended else [keys.lease(run_id)]
+    return int(await _ADMIT(connection, key_list, [run_id, tenant, running_max, keys.WAKEUPS_MAX]))
+
+
+class EndedRun(NamedTuple):
+    """A run's result for the totals; `at` in Unix ms by Redis's clock. The default is a run whose record is gone."""
+
+    status: str = ""
+    at: int = 0
+    events: int = 0
+    tokens: int = 0
+
+
+async def account(connection: ScriptConnection, run_id: str, *, tenant: str, ended: EndedRun) -> bool:
+    """Removes an ended run from the active ones and adds it to the totals and its tenant's token count.
+
+    Returns:
+        False if the run was accounted before.
+    """
+    key_list = [keys.ACTIVE, keys.active_of_tenant(tenant), keys.tokens(tenant), keys.TOTALS]
+    args = [run_id, ended.at // DAY_MS, ended.tokens, TOKENS_TTL_MS, ended.status, ended.events]
+    return bool(await _ACCOUNT(connection, key_list, args))
+
+
+class Renewal(NamedTuple):
+    """The reply of a renewal. It reaches a worker even while a tool appends nothing."""
+
+    cancel: bool
+    last_id: EventId
+
+
+async def renew(
+    connection: ScriptConnection,
+    run_id: str,
+    *,
+    token: str,
+    attempt: int,
+    lease_s: float,
+    ttl_s: float = 0,
+    stage_ids: Sequence[str] = (),
+) -> Renewal | None:
+    """Renews the lease and, with `ttl_s`, the TTL of the run's keys.
+
+    Returns:
+        None if the lease is lost: another attempt owns the run, or it has ended.
+    """
+    key_list = [keys.QUEUE, keys.lease(run_id), keys.run(run_id)]
+    if ttl_s:
+        key_list += [keys.stages(run_id), *(keys.stage_stream(run_id, stage_id) for stage_id in stage_ids)]
+    match await _RENEW(connection, key_list, [run_id, token, attempt, _ms(lease_s), _ms(ttl_s)]):
+        case [b"ok", cancel, last_id]:
+            return Renewal(cancel == b"1", parse_id(last_id.decode()))
+        case _:
+            return None
+
+
+async def release(
+    connection: ScriptConnection, run_id: str, *, token: str, attempt: int | None, delay_s: float = 0
+) -> bool:
+    """Gives an unfinished run back, due after `delay_s`.
+
+    Returns:
+        False if another token holds the run.
+    """
+    key_list = [keys.QUEUE, keys.lease(run_id), keys.run(run_id), keys.WAKEUP]
+    args = [run_id, token, "" if attempt is None else attempt, _ms(delay_s), int(delay_s == 0), keys.WAKEUPS_MAX]
+    return bool(await _RELEASE(connection, key_list, args))
+
+
+async def finish(connection: ScriptConnection, run_id: str, token: str) -> bool:
+    """Removes the job of an ended run from the queue.
+
+    Returns:
+        False if `token` no longer holds the lease.
+    """
+    key_list = [keys.QUEUE, keys.lease(run_id), keys.job(run_id), keys.arq_retry(run_id)]
+    return bool(await _FINISH(connection, key_list, [run_id, token]))
+
+
+async def requeue(connection: ScriptConnection, run_id: str, job: bytes, ttl_s: float) -> bool:
+    """Ensures that the run has a job and an entry in the queue.
+
+    Returns:
+        True if the queue had no entry for it.
+    """
+    key_list = [keys.QUEUE, keys.job(run_id), keys.WAKEUP]
+    return bool(await _REQUEUE(connection, key_list, [run_id, job, _ms(ttl_s), keys.WAKEUPS_MAX]))

@@ -1,0 +1,248 @@
+"""The Lua scripts of a run's record and its log as typed functions: one script, one verb, one function.
+
+The scripts hold every rule about writes. All are safe to repeat, so a caller whose connection failed calls again.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
+
+from stagebus.shared.access_errors import TokensUsedUp, TooManyRuns
+from stagebus.shared.domain import ids
+from stagebus.shared.domain.cursor import EventId, parse_id
+from stagebus.shared.domain.limits import UNLIMITED, TenantLimits
+from stagebus.shared.domain.runs import RUN_STAGE, RunStatus
+from stagebus.shared.errors import Fenced, RunEnded
+from stagebus.shared.observability.trace import NO_TRACE, Trace
+from stagebus.shared.storage import keys
+from stagebus.shared.storage.lua_script import Script, ScriptConnection
+
+# The keys of an append are cached for this many runs of the process.
+_APPENDING_RUNS: Final = 1024
+
+_APPEND = Script("append")
+_CANCEL = Script("cancel")
+_CLAIM = Script("claim")
+_CREATE = Script("create")
+_READ = Script("read")
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+class CreateResult(NamedTuple):
+    """The run that `create` made or found.
+
+    Attributes:
+        created_at: Unix ms by Redis's clock.
+        vtime: the run's score in the queue.
+        reserved_for: the value of the client's Idempotency-Key, if it belongs to another run; nothing was created.
+    """
+
+    is_new: bool
+    created_at: int = 0
+    vtime: int = 0
+    reserved_for: str = ""
+
+
+async def create(  # noqa: PLR0913 - a record has that many fields
+    connection: ScriptConnection,
+    run_id: str,
+    *,
+    tenant: str,
+    model: str,
+    request: bytes,
+    event: str,
+    data: bytes,
+    ttl_s: float,
+    life_s: float = 0,
+    idempotency: str = "",
+    reservation: str = "",
+    limits: TenantLimits = UNLIMITED,
+    trace: Trace = NO_TRACE,
+    job: bytes = b"",
+) -> CreateResult:
+    """Writes the run's record and its first event, `0-1`, queues its job and wakes a worker, unless the run exists.
+
+    Args:
+        life_s: longer than the keys of any run live, if that is longer than `ttl_s`.
+        idempotency: the Redis key of the client's Idempotency-Key, if there is one.
+        reservation: the value that this key gets. It names this run.
+        limits: the limits of tenants without their own.
+        trace: the request's trace.
+        job: the serialised arq job; without one the run is not queued.
+
+    Raises:
+        TooManyRuns, TokensUsedUp: the tenant is at its limit; nothing was changed.
+    """
+    key_list = [keys.run(run_id), keys.stages(run_id), keys.stage_stream(run_id, RUN_STAGE), keys.ACTIVE]
+    key_list += [keys.runs(tenant), keys.active_of_tenant(tenant), keys.RUNNING, keys.LIMITS, keys.tokens(tenant)]
+    key_list += [keys.VIRTUAL_TIME, keys.tenant_virtual_time(tenant), keys.QUEUE, keys.job(run_id), keys.WAKEUP]
+    key_list += [idempotency] if idempotency else []
+    args = [RunStatus.QUEUED.value, tenant, model, request, RUN_STAGE, event, data, _ms(ttl_s)]
+    args += [run_id, ids.created_ms(run_id), _ms(max(ttl_s, life_s)), limits.runs_queued, limits.tokens_per_day]
+    args += [trace.request_id, trace.traceparent, job, keys.WAKEUPS_MAX, reservation]
+    match await _CREATE(connection, key_list, args):
+        case [b"reserved", value, _]:
+            return CreateResult(is_new=False, reserved_for=value.decode())
+        case [b"runs_queued", limit, _]:
+            raise TooManyRuns(limit)
+        case [b"tokens_per_day", limit, retry_ms]:
+            raise TokensUsedUp(limit, retry_ms / 1000)
+        case reply, created_at, vtime:
+            return CreateResult(reply == b"created", int(created_at), int(vtime))
+    raise AssertionError("create.lua returns one of these")
+
+
+async def read(connection: ScriptConnection, run_id: str, tenant: str) -> dict[bytes, bytes]:
+    """Returns the fields of a run's record; an empty dict if the tenant has no such run."""
+    fields = await _READ(connection, [keys.run(run_id)], [tenant])
+    return dict(zip(fields[::2], fields[1::2], strict=True))
+
+
+class Claim(NamedTuple):
+    """A run's next attempt, and what its worker reads first.
+
+    Attributes:
+        now: Redis's time of the claim, Unix ms.
+        record: the run's fields after the claim.
+        stage_ids: the stages that the run has begun.
+    """
+
+    attempt: int
+    last_id: EventId
+    tries: int
+    cancel: bool
+    now: int
+    record: Mapping[bytes, bytes]
+    stage_ids: list[str]
+
+
+async def claim(
+    connection: ScriptConnection, run_id: str, worker: str, *, only_unheld: bool = False, token: str = ""
+) -> Claim | None:
+    """Starts a run's next attempt and fences all older ones.
+
+    Args:
+        token: from `queue_scripts.acquire`.
+
+    Returns:
+        The claim, or None if `only_unheld` is set and a worker holds the run.
+
+    Raises:
+        RunEnded: the run has ended or is gone; nothing was changed.
+        Fenced: another token holds the run's lease.
+    """
+    key_list = [keys.run(run_id), keys.stages(run_id), *([keys.lease(run_id)] if token else [])]
+    args = [worker, RunStatus.RUNNING.value, int(only_unheld), token]
+    match await _CLAIM(connection, key_list, args):
+        case [b"claimed", attempt, last_id, tries, cancel, now, fields, stage_ids]:
+            record = dict(zip(fields[::2], fields[1::2], strict=True))
+            stages = [stage_id.decode() for stage_id in stage_ids]
+            last = parse_id(last_id.decode())
+            return Claim(int(attempt), last, int(tries), cancel == b"1", int(now), record, stages)
+        case [b"held", _]:
+            return None
+        case [b"fenced"]:
+            raise Fenced(run_id, 0)
+        case _:
+            raise RunEnded(run_id)
+
+
+class LogEntry(NamedTuple):
+    """One event to append to the log."""
+
+    stage_id: str
+    event: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TerminalState:
+    """The fields that a terminal event sets in the record; `error` and `usage` are JSON or empty."""
+
+    status: RunStatus
+    retention_s: float
+    error: bytes = b""
+    usage: bytes = b""
+
+
+class AppendResult(NamedTuple):
+    """The log's last id, whether a cancel was requested, and whether the log lost its tail."""
+
+    last_id: EventId
+    cancel: bool = False
+    is_behind: bool = False
+
+
+async def append(
+    connection: ScriptConnection,
+    run_id: str,
+    *,
+    attempt: int,
+    before: EventId,
+    entries: Sequence[LogEntry],
+    message: bytes,
+    ttl_s: float,
+    end: TerminalState | None = None,
+    stage_ids: Sequence[str] = (),
+) -> AppendResult:
+    """Appends a batch to the log; events that the log already has are skipped.
+
+    Args:
+        before: the log's last id before the batch.
+        message: the batch for the live channel, from `live_batch.encode`.
+        end: set if the batch's last event is terminal.
+        stage_ids: with `end`, every stage that the run began, so that all its keys get their TTL.
+
+    Returns:
+        `is_behind` if the log ends before `before`; nothing was appended then.
+
+    Raises:
+        Fenced: another attempt owns the run.
+        RunEnded: the log has a terminal event, or the run is gone.
+    """
+    streams = tuple(dict.fromkeys([*stage_ids, *[entry.stage_id for entry in entries]]))
+    number = {stage_id: i for i, stage_id in enumerate(streams, start=1)}
+    args: list[Any] = [attempt, str(before), message, _ms(ttl_s)]
+    args += ("", "", "", 0) if end is None else (end.status.value, end.error, end.usage, _ms(end.retention_s))
+    args += streams
+    for entry in entries:
+        args += (number[entry.stage_id], entry.event, entry.data)
+    match await _APPEND(connection, _append_keys(run_id, streams), args):
+        case [b"ok", last_id, cancel]:
+            return AppendResult(parse_id(last_id.decode()), cancel == b"1")
+        case [b"behind", last_id]:
+            return AppendResult(parse_id(last_id.decode()), is_behind=True)
+        case [b"fenced", _]:
+            raise Fenced(run_id, attempt)
+        case _:
+            raise RunEnded(run_id)
+
+
+@lru_cache(maxsize=_APPENDING_RUNS)
+def _append_keys(run_id: str, streams: tuple[str, ...]) -> tuple[str, ...]:
+    """Cached, since a run appends many single events to one stage."""
+    stage_streams = [keys.stage_stream(run_id, stage_id) for stage_id in streams]
+    return (keys.run(run_id), keys.live(run_id), keys.stages(run_id), *stage_streams)
+
+
+CANCEL_MESSAGE: Final = b"cancel"
+
+
+async def cancel(connection: ScriptConnection, run_id: str) -> bool:
+    """Stores the cancel request and sends it to the run's worker.
+
+    Returns:
+        Whether a worker holds the run. If none does, the caller ends the run.
+
+    Raises:
+        RunEnded: the run has ended already or is gone.
+    """
+    match await _CANCEL(connection, [keys.run(run_id), keys.control(run_id)], [CANCEL_MESSAGE]):
+        case [b"asked", worker]:
+            return bool(worker)
+        case _:
+            raise RunEnded(run_id)
