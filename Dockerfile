@@ -1,4 +1,4 @@
-# One image for every process; the command says which: `gateway`, `worker`, `demo-model`.
+# One image for all processes; the command selects one: `gateway`, `worker` or `demo-model`.
 FROM python:3.11.14-slim-bookworm AS build
 
 WORKDIR /src
@@ -9,7 +9,7 @@ COPY gateway gateway
 COPY worker worker
 COPY src src
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/stagebus/bin/pip install --disable-pip-version-check --only-binary :all: -c constraints.txt '.[mcp]'
+    /opt/stagebus/bin/pip install --disable-pip-version-check --only-binary :all: -c constraints.txt '.[server,mcp]'
 
 FROM python:3.11.14-slim-bookworm
 
@@ -19,7 +19,7 @@ ENV PATH=/opt/stagebus/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1
 
-# A module that is mounted here can be named in STAGEBUS_TOOLS.
+# Modules mounted here can be named in STAGEBUS_TOOLS.
 WORKDIR /tools
 USER stagebus
 EXPOSE 8000

@@ -1,16 +1,17 @@
-# Everything that a developer or CI runs. Each target sets up what it needs; a second run finds it there.
+# The commands of developers and CI. Each target installs what it needs; a second run finds it installed.
 #
-#   make up      the whole system on this machine; PORT= and HOST= choose where
-#   make test    every test, the browser's included; JOBS= at a time, ARGS= goes to pytest
-#   make chaos   a storm of faults over the whole system; MINUTES=, SEED=, CLIENT=python or js
-#   make model   the model of the log protocol, walked further than the suite does
-#   make fuzz    EXAMPLES= of junk at each parser, and Schemathesis over the API; SEED=
-#   make soak    RUNS= runs through one worker and one gateway: does either grow?
-#   make bench   every figure beside its rival, and docs/performance.md; QUICK=1 in under three minutes, without the page
-#   make sbom    what an installed Stagebus brings along, as CycloneDX in sbom.json, and its licences
-#   make screenshots   the pictures of the page in docs/, with the demo model
-#   make client  what is made out of the schemas and of clients/js: its types, the page's copy of it
-#   make lint types format docs clean
+#   make up      run the whole system on this machine; PORT= and HOST= set the address
+#   make test    run every test, including those in a browser; JOBS= in parallel, ARGS= for pytest
+#   make chaos   run the whole system in a storm of faults; MINUTES=, SEED=, CLIENT=python or js
+#   make model   check the model of the log protocol more deeply than the test suite does
+#   make fuzz    feed EXAMPLES= random inputs to each parser, and run Schemathesis on the API; SEED=
+#   make soak    send RUNS= runs through one worker and one gateway and check that neither grows
+#   make bench   measure everything beside its alternatives and write docs/performance.md; QUICK=1: three minutes, no page
+#   make sbom    write the bill of materials of an installed Stagebus to sbom.json (CycloneDX), and print the licences
+#   make screenshots   take the pictures in docs/ with the demo model
+#   make client  generate the JavaScript client's types, and the bundle that the gateway's page uses
+#   make docs    generate the settings table and the diagram of a run's states
+#   make lint types format clean
 
 PYTHON ?= python3
 HOST ?= 127.0.0.1
@@ -30,16 +31,25 @@ DEV := .venv/.dev-is-set-up
 JS := clients/js
 NODE_MODULES := $(JS)/node_modules/.is-set-up
 DIST := $(JS)/dist/.built
-# Wheels alone: nothing that somebody else wrote runs while it is installed.
+# Only wheels: no foreign code runs during installation.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --only-binary :all: -c constraints.txt
 
-# An environment that forbids Python's compiled files makes each of the many processes that are started compile anew.
+# Installs one set of packages and says so before and after: the first installation takes half a minute.
+#   $(1) what it is called, $(2) its requirement
+define INSTALL
+	@echo "installing $(1) into .venv; the first time takes up to a minute"
+	@started=$$(date +%s); $(PIP) -e '$(2)' && \
+		echo "installed: .venv has $$(ls -d .venv/lib/python*/site-packages/*.dist-info | wc -l) packages," \
+		"after $$(($$(date +%s) - started)) s"
+endef
+
+# If the environment forbids compiled files, each of the many processes that are started compiles every module again.
 export PYTHONDONTWRITEBYTECODE :=
 
 .DELETE_ON_ERROR:
 .PHONY: up test chaos model fuzz soak bench sbom screenshots client lint types format docs clean
 
-# exec: make's child is stagebus itself, so that the SIGTERM that make passes on reaches it.
+# exec makes stagebus itself make's child, so that it receives the SIGTERM that make passes on.
 up: $(RUNTIME)
 	@exec $(BIN)/stagebus up --host "$(HOST)" --port "$(PORT)"
 
@@ -75,7 +85,6 @@ format: $(DEV)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# What is made out of the code: the settings' table and the diagram of a run's states.
 docs: $(RUNTIME)
 	$(BIN)/python -m docs.generate
 
@@ -96,22 +105,24 @@ clean:
 	rm -rf $(JS)/node_modules $(JS)/dist .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
 
 $(RUNTIME): pyproject.toml constraints.txt | $(BIN)/python
-	@echo "setting up .venv; this happens once"
-	@$(PIP) -e .
+	$(call INSTALL,Stagebus with its server,.[server])
 	@touch $@
 
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
-	@echo "setting up .venv for development; this happens once"
-	@$(PIP) -e '.[dev]'
+	$(call INSTALL,Stagebus with its development tools,.[dev])
 	@touch $(RUNTIME) $@
 
-# Without Node the client's tests are skipped; in CI they fail.
+# Without Node the JavaScript client's tests are skipped; in CI they fail.
 $(NODE_MODULES): $(JS)/package.json
-	@if command -v npm >/dev/null; then cd $(JS) && npm install --silent --no-progress && touch ../../$@; \
-		else echo "no npm: the tests of clients/js are skipped" >&2; fi
+	@if command -v npm >/dev/null; then \
+		echo "installing the npm packages of $(JS)"; \
+		cd $(JS) && npm install --silent --no-progress && touch ../../$@ && \
+		echo "installed: $(JS)/node_modules has $$(ls node_modules | wc -l) packages"; \
+		else echo "npm is not installed: the tests of clients/js are skipped" >&2; fi
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else \
-		"Stagebus needs Python 3.11 or newer; name one with PYTHON=")'
+		"Stagebus needs Python 3.11 or newer; set PYTHON= to its path")'
+	@echo "creating .venv with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv .venv || { rm -rf .venv; \
-		echo "python venv failed; on Debian: apt-get install python3-venv" >&2; exit 1; }
+		echo "could not create .venv; on Debian: apt-get install python3-venv" >&2; exit 1; }

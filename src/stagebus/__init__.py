@@ -1,1 +1,1 @@
-"""What people import who write for Stagebus: `stagebus.tools` for tools."""
+"""Durable background runs of LLM toolchains. Import `stagebus.client`, `stagebus.tools` and `stagebus.events`."""

@@ -51,7 +51,7 @@ def test_key_is_shown_once_then_listed_then_revoked(type_in, caplog: pytest.LogC
     ("args", "said"),
     [
         (("create", "--tenant", "a:b"), "a tenant's name"),
-        (("create", "--scopes", "runs:write,root"), "root is none of them"),
+        (("create", "--scopes", "runs:write,root"), "unknown scope root"),
         (("create", "--expires", "soon"), "90d, 12h"),
         (("create", "--name", "a\nb"), "printable"),
         (("revoke", "*"), "no such key"),

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from stagebus import client
-from stagebus.cli.exit_codes import Exit, exit_of
+from stagebus.cli.exit_codes import ExitCode, exit_code_of
 from stagebus.cli.main import app
 from tests.support.fake_gateway import DONE, RETRY, Answer, Asked, FakeGateway, frame
 
@@ -117,7 +117,7 @@ async def test_decisions(args: tuple[str, ...], sent: dict, said: str) -> None:
 def test_wrong_calls_are_2(args: tuple[str, ...]) -> None:
     result = type_in(*args)
 
-    assert (result.exit_code if result.exit_code == 2 else exit_of(result.exception)) == Exit.USAGE
+    assert (result.exit_code if result.exit_code == 2 else exit_code_of(result.exception)) == ExitCode.USAGE
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ async def test_what_the_gateway_says_is_an_exit_code(status: int, code: int) -> 
     async with FakeGateway(lambda _: Answer(b"{}", status, "application/problem+json")) as gateway:
         result = await ask(gateway, "show", "01J")
 
-    assert exit_of(result.exception) == code
+    assert exit_code_of(result.exception) == code
 
 
 async def test_nobody_there_is_6_and_says_what_to_do() -> None:
@@ -136,7 +136,7 @@ async def test_nobody_there_is_6_and_says_what_to_do() -> None:
         url = gateway.url
     result = type_in("ls", "--url", url)
 
-    assert exit_of(result.exception) == Exit.UNREACHABLE
+    assert exit_code_of(result.exception) == ExitCode.UNREACHABLE
     assert "stagebus up" in str(result.exception)
 
 
@@ -157,7 +157,7 @@ async def test_parked_run_in_a_pipe_is_7_and_says_how_to_decide() -> None:
         )  # fmt: skip
         _, err = await asyncio.to_thread(process.communicate, timeout=20)
 
-    assert process.returncode == Exit.PARKED
+    assert process.returncode == ExitCode.PARKED
     assert "stagebus approve 01J c" in err
     assert "stagebus tail 01J --from 7-1" in err
 
@@ -180,7 +180,7 @@ async def test_run_ids_are_completed_out_of_the_newest() -> None:
 def test_exit_codes_are_the_page_s() -> None:
     page = (ROOT / "docs" / "cli.md").read_text()
 
-    assert {int(code) for code in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)} == {int(code) for code in Exit}
+    assert {int(code) for code in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)} == {int(code) for code in ExitCode}
 
 
 def test_help_imports_nothing_that_takes_long() -> None:

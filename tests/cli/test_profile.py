@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from stagebus.cli.exit_codes import Misused
+from stagebus.cli.exit_codes import UsageError
 from stagebus.cli.profile import Target, config_path, find_target
 
 FILE = """
@@ -73,16 +73,16 @@ def test_key_goes_to_its_own_url_alone(config: Path, monkeypatch: pytest.MonkeyP
     ("text", "profile", "said"),
     [
         (FILE, "none", "no profile 'none'"),
-        ("url = ", None, "is no TOML"),
-        ('url = "ftp://x"', None, "begins with http"),
-        ("url = 7", None, "as texts"),
-        ('key = "sbk_x"', None, "key: it has `url` and `api_key`"),
+        ("url = ", None, "is not valid TOML"),
+        ('url = "ftp://x"', None, "must begin with http"),
+        ("url = 7", None, "as strings"),
+        ('key = "sbk_x"', None, "key: only `url` and `api_key`"),
     ],
 )
 def test_mistakes_are_told(config: Path, text: str, profile: str | None, said: str) -> None:
     config.write_text(text)
 
-    with pytest.raises(Misused, match=said):
+    with pytest.raises(UsageError, match=said):
         find_target(None, profile)
 
 

@@ -5,7 +5,7 @@ import io
 import pytest
 
 from stagebus.cli.formatting import excerpt
-from stagebus.cli.renderer import Screen
+from stagebus.cli.renderer import Renderer
 from stagebus.client import Received
 from stagebus.shared.runtime.sanitize import sanitize
 
@@ -13,7 +13,7 @@ from stagebus.shared.runtime.sanitize import sanitize
 def shown(*events: tuple[str, dict]) -> tuple[str, str]:
     """What goes to stdout and to stderr."""
     out, err = io.StringIO(), io.StringIO()
-    view = Screen(out, err)
+    view = Renderer(out, err)
     for sequence, (event, data) in enumerate(events, 1):
         view.show(Received(f"1-{sequence}", event, data))
     return out.getvalue(), err.getvalue()
@@ -47,7 +47,7 @@ def test_text_goes_to_stdout_and_the_rest_to_stderr() -> None:
 def test_note_in_the_middle_of_a_piped_text_leaves_the_text_whole() -> None:
     """`stagebus run … > answer` through a lost connection."""
     out = io.StringIO()
-    screen = Screen(out, io.StringIO())
+    screen = Renderer(out, io.StringIO())
     screen.show(Received("1-1", *chunk("In Pa")))
     screen.note("lost the stream")
     screen.show(Received("1-2", *chunk("ris.")))
@@ -58,7 +58,7 @@ def test_note_in_the_middle_of_a_piped_text_leaves_the_text_whole() -> None:
 
 def test_note_at_a_terminal_has_its_own_line() -> None:
     out = Terminal()
-    screen = Screen(out, io.StringIO())
+    screen = Renderer(out, io.StringIO())
     screen.show(Received("1-1", *chunk("In Pa")))
     screen.note("lost the stream")
 
@@ -90,10 +90,10 @@ def test_last_line_at_a_terminal_goes_before_the_next_is_written(monkeypatch: py
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
     err = Terminal()
-    screen = Screen(io.StringIO(), err)
+    screen = Renderer(io.StringIO(), err)
     for event, data in (("stage_started", {"stage_id": "tools"}), CALL, PROGRESS):
         screen.show(Received("1-1", event, data))
-    screen._notes._live.refresh()  # as its thread does, eight times a second
+    screen._status._live.refresh()  # as its thread does, eight times a second
     before = len(err.getvalue())
     screen.show(Received("1-2", "tool_result", RESULT))
 
@@ -106,7 +106,7 @@ def test_last_line_at_a_terminal_goes_before_the_next_is_written(monkeypatch: py
 def test_no_color_leaves_no_styles(monkeypatch: pytest.MonkeyPatch) -> None:
     def note() -> str:
         err = Terminal()
-        Screen(io.StringIO(), err).show(Received("1-1", "error", {"error": "[red]broken[/]"}))
+        Renderer(io.StringIO(), err).show(Received("1-1", "error", {"error": "[red]broken[/]"}))
         return err.getvalue()
 
     monkeypatch.setenv("TERM", "xterm-256color")
@@ -127,9 +127,9 @@ def test_failed_call_says_so() -> None:
         ("cancel", {"stage_id": "run"}, "cancelled\n"),
         ("done", {"stage_id": "run"}, "done: 0 tokens\n"),
         ("gap", {"requested": "5-9", "earliest": "0-1", "latest": "0-4"},
-         "Redis lost a part of the run: what came from event 0-1 on comes again\n"),
+         "Redis lost part of the run: the events from 0-1 on follow again\n"),
         ("retry_scheduled", {"stage_id": "run", "retry_of": "synthesis", "retry": 1, "backoff_s": 0.52,
-         "reason": "overloaded"}, "synthesis is tried again in 0.5 s: overloaded\n"),
+         "reason": "overloaded"}, "synthesis is retried in 0.5 s: overloaded\n"),
     ],
 )  # fmt: skip
 def test_what_happens_to_the_run_is_a_line(event: str, data: dict, line: str) -> None:
@@ -142,13 +142,13 @@ def test_restarted_stage_says_that_its_text_is_void() -> None:
     assert shown(restarted)[1] == "synthesis starts again\n"
     assert shown(chunk("In P", "synthesis"), restarted) == (
         "In P\n",
-        "synthesis starts again; its text above is void\n",
+        "synthesis starts again; ignore its text above\n",
     )
 
 
 def test_stage_that_goes_on_from_what_it_has_voids_nothing() -> None:
     """As tools do after a person's decision, and after a crash."""
-    assert shown(("stage_restarted", {"stage_id": "tools", "attempt": 9, "discard_from": 1}))[1] == "tools goes on\n"
+    assert shown(("stage_restarted", {"stage_id": "tools", "attempt": 9, "discard_from": 1}))[1] == "tools resumes\n"
 
 
 def test_terminal_gets_no_orders_from_models_and_tools() -> None:

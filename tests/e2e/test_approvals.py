@@ -136,7 +136,7 @@ async def test_approval_is_asked_at_a_terminal_and_may_change_the_arguments(syst
     args = [sys.executable, "-m", "stagebus.cli", "tail", run_id, "--url", system.url]
     async with PseudoTerminal(args) as terminal:
         await terminal.until("Return for later:")
-        assert 'pay {"n": 10, "seconds": 0} waits to be approved: call ' in terminal.text
+        assert 'pay {"n": 10, "seconds": 0} waits for approval: call ' in terminal.text
         terminal.type("e\n")
         await terminal.until("the arguments, as JSON:")
         terminal.type("[1]\n")

@@ -109,7 +109,7 @@ async def test_ctrl_c_detaches_and_says_how_to_come_back(healthy: System) -> Non
     *_, run_id, _, last_id = err.decode().split()
 
     assert process.returncode == 130
-    assert "detached; the run goes on: stagebus tail" in err.decode()
+    assert "detached; the run continues: stagebus tail" in err.decode()
     assert (await get_run(healthy.url, run_id))["status"] == "running"
     rest = await start(healthy, "tail", run_id, "--from", last_id, "--json")
     assert rest.stdout is not None

@@ -75,7 +75,7 @@ async def test_second_ctrl_c_detaches_after_the_last_event_that_was_shown(health
     assert (await get_run(healthy.url, client.run_id))["status"] == "running"
     await cancel_run(healthy.url, client.run_id)
     await following
-    last_id = shown.text.split(f"detached; the run goes on: stagebus tail {client.run_id} --from ")[1].split()[0]
+    last_id = shown.text.split(f"detached; the run continues: stagebus tail {client.run_id} --from ")[1].split()[0]
 
     assert code == 130
     client.events = [event for event in client.events if event.sequence <= int(last_id.split("-")[1])]

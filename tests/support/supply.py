@@ -24,7 +24,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT: Final = Path(__file__).parents[2]
-EXTRAS: Final = frozenset({"mcp"})
+EXTRAS: Final = frozenset({"server", "mcp"})
 
 # What may be passed on with an Apache-2.0 program, as it is installed: unchanged, each with its own notice.
 ALLOWED: Final = frozenset({

@@ -1,1 +1,1 @@
-"""The `stagebus` command; `python -m stagebus.cli` is the same."""
+"""The `stagebus` command, also available as `python -m stagebus.cli`."""

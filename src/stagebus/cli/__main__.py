@@ -1,4 +1,4 @@
-"""`python -m stagebus.cli`."""
+"""Runs the command for `python -m stagebus.cli`."""
 
 from stagebus.cli.main import main
 

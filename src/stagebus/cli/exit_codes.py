@@ -1,4 +1,4 @@
-"""Exit codes, which scripts go by; docs/cli.md has their table."""
+"""Exit codes of the command, for scripts; docs/cli.md has the table."""
 
 from enum import IntEnum
 
@@ -18,8 +18,8 @@ from stagebus.client.client_errors import (
 from stagebus.shared.errors import StagebusError
 
 
-class Exit(IntEnum):
-    """What became of the command."""
+class ExitCode(IntEnum):
+    """The outcome of a command."""
 
     SUCCEEDED = 0
     FAILED = 1  # the run, or the command
@@ -32,31 +32,31 @@ class Exit(IntEnum):
     DETACHED = 130
 
 
-EXIT_BY_EVENT = {"done": Exit.SUCCEEDED, "error": Exit.FAILED, "cancel": Exit.CANCELLED}
-EXIT_BY_STATUS = {
-    "succeeded": Exit.SUCCEEDED,
-    "failed": Exit.FAILED,
-    "cancelled": Exit.CANCELLED,
-    "parked": Exit.PARKED,
+EXIT_CODE_BY_EVENT = {"done": ExitCode.SUCCEEDED, "error": ExitCode.FAILED, "cancel": ExitCode.CANCELLED}
+EXIT_CODE_BY_STATUS = {
+    "succeeded": ExitCode.SUCCEEDED,
+    "failed": ExitCode.FAILED,
+    "cancelled": ExitCode.CANCELLED,
+    "parked": ExitCode.PARKED,
 }
 
 
-class Misused(Exception):
-    """The command was called wrongly; the message says how it goes."""
+class UsageError(Exception):
+    """The command was called wrongly; the message says how to call it."""
 
 
-def exit_of(exc: BaseException) -> Exit | None:
-    """The exit code of an error that is raised on purpose; None of any other."""
+def exit_code_of(exc: BaseException) -> ExitCode | None:
+    """Return the exit code of an expected error; None for an unexpected one."""
     match exc:
-        case Misused() | BadCursor() | httpx.InvalidURL():
-            return Exit.USAGE
+        case UsageError() | BadCursor() | httpx.InvalidURL():
+            return ExitCode.USAGE
         case BadKey() | Unauthenticated() | Forbidden():
-            return Exit.UNAUTHORIZED
+            return ExitCode.UNAUTHORIZED
         case Unreachable() | Unavailable() | StreamBroken():
-            return Exit.UNREACHABLE
+            return ExitCode.UNREACHABLE
         case Refused():
-            return Exit.REFUSED
+            return ExitCode.REFUSED
         case ClientError() | StagebusError():
-            return Exit.FAILED
+            return ExitCode.FAILED
         case _:
             return None

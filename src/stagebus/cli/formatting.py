@@ -1,4 +1,4 @@
-"""How texts of runs are shown on one line."""
+"""Formats texts, durations, costs and token counts for one line of output."""
 
 from typing import Any, Final
 
@@ -9,24 +9,24 @@ _MINUTE_S: Final = 60
 
 
 def excerpt(text: str) -> str:
-    """`text` on one line, cut where it is long."""
+    """Return `text` on one line, cut to `EXCERPT_MAX_CHARS`."""
     line = sanitize(" ".join(text.split()))
     return line if len(line) <= EXCERPT_MAX_CHARS else line[: EXCERPT_MAX_CHARS - 1] + "…"
 
 
 def seconds(ms: float | None) -> str:
-    """A duration as a person reads it; empty where it is not known."""
+    """Format a duration for people; empty if it is unknown."""
     if ms is None:
         return ""
     if round(ms / 1000, 1) < _MINUTE_S:
         return f"{ms / 1000:.1f} s"
-    minutes, rest = divmod(round(ms / 1000), _MINUTE_S)
-    hours, minutes_of_it = divmod(minutes, 60)
-    return f"{hours} h {minutes_of_it:02d} min" if hours else f"{minutes} min {rest:02d} s"
+    minutes, remaining_s = divmod(round(ms / 1000), _MINUTE_S)
+    hours, minutes_in_hour = divmod(minutes, 60)
+    return f"{hours} h {minutes_in_hour:02d} min" if hours else f"{minutes} min {remaining_s:02d} s"
 
 
 def money(usage: dict[str, Any] | None) -> str:
-    """What it cost; empty where that is not known."""
+    """Format the cost; empty if it is unknown."""
     cost = (usage or {}).get("cost")
     if cost is None:
         return ""
@@ -35,6 +35,6 @@ def money(usage: dict[str, Any] | None) -> str:
 
 
 def tokens(usage: dict[str, Any] | None) -> str:
-    """How many tokens; empty where nobody counted."""
+    """Format the total token count; empty if it is unknown."""
     count = (usage or {}).get("total_tokens")
     return "" if count is None else f"{count} token{'' if count == 1 else 's'}"

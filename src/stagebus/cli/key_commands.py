@@ -1,4 +1,4 @@
-"""`stagebus keys`: the operator's tool for API keys. It talks to Redis itself, past any gateway."""
+"""`stagebus keys`: the operator's commands for API keys. They access Redis directly, without a gateway."""
 
 import getpass
 import re
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import typer
 
+from stagebus.cli.server_extra import require_server
 from stagebus.shared.domain.tenants import DEFAULT_TENANT, TENANT_PATTERN, Scope, is_tenant
 from stagebus.shared.errors import InvalidRequest
 from stagebus.shared.observability.audit import audit
@@ -24,41 +25,47 @@ SCOPES_DEFAULT: Final = (Scope.RUNS_WRITE, Scope.RUNS_READ, Scope.RUNS_CANCEL)
 _DURATION: Final = re.compile(r"([1-9][0-9]{0,5})([smhd])")
 _UNIT_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
-keys_app = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys, in the Redis of STAGEBUS_REDIS_URL.")
+keys_app = typer.Typer(no_args_is_help=True)
+
+
+@keys_app.callback()
+def check_server() -> None:
+    """Create, list and revoke API keys, in the Redis of STAGEBUS_REDIS_URL."""
+    require_server("keys")
 
 
 @keys_app.command("create")
 def create_key(
-    tenant: Annotated[str, typer.Option(help="whose runs the key makes and sees")] = DEFAULT_TENANT,
-    scopes: Annotated[str, typer.Option(help=f"comma-separated, out of {', '.join(Scope)}")] = ",".join(SCOPES_DEFAULT),
-    expires: Annotated[str, typer.Option(help="a time such as 90d, 12h or 30m; else it does not expire")] = "",
-    name: Annotated[str, typer.Option(help="what you call it")] = "",
+    tenant: Annotated[str, typer.Option(help="the tenant whose runs the key gives access to")] = DEFAULT_TENANT,
+    scopes: Annotated[str, typer.Option(help=f"comma-separated list of {', '.join(Scope)}")] = ",".join(SCOPES_DEFAULT),
+    expires: Annotated[str, typer.Option(help="a duration such as 90d, 12h or 30m; default: never")] = "",
+    name: Annotated[str, typer.Option(help="a name to recognise the key by")] = "",
 ) -> None:
-    """Make a key and print it; it is shown this once."""
+    """Create a key and print it. It is shown only once."""
     from stagebus.shared.store import api_keys
 
     if not is_tenant(tenant):
-        raise InvalidRequest(f"a tenant's name is {TENANT_PATTERN}")
+        raise InvalidRequest(f"a tenant's name must match {TENANT_PATTERN}")
     if len(name) > api_keys.NAME_MAX_CHARS or not name.isprintable():
         raise InvalidRequest(f"a key's name has at most {api_keys.NAME_MAX_CHARS} printable characters")
-    wanted, ttl_s = parse_scopes(scopes), parse_duration(expires)
+    requested, ttl_s = parse_scopes(scopes), parse_duration(expires)
 
-    async def make(redis: "Redis") -> str:
-        record, key = await api_keys.create(redis, tenant=tenant, scopes=wanted, name=name, ttl_s=ttl_s)
+    async def create(redis: "Redis") -> str:
+        record, key = await api_keys.create(redis, tenant=tenant, scopes=requested, name=name, ttl_s=ttl_s)
         audit(
             "key.create", subject=_operator(), tenant=tenant, key=record.key_id, name=name,
             scopes=sorted(record.scopes), expires=_when(record.expires_at),
         )  # fmt: skip
         return key
 
-    key = _with_redis(make)
+    key = _with_redis(create)
     typer.echo(key)
-    typer.echo("this key is shown once and stored nowhere: keep it now", err=True)
+    typer.echo("this key is shown once and not stored: copy it now", err=True)
 
 
 @keys_app.command("list")
-def list_keys(tenant: Annotated[str | None, typer.Option(help="only this tenant's")] = None) -> None:
-    """List the keys that hold, the oldest first: id, tenant, scopes, expiry, last use, name."""
+def list_keys(tenant: Annotated[str | None, typer.Option(help="only keys of this tenant")] = None) -> None:
+    """List valid keys, oldest first: id, tenant, scopes, expiry, last use, name."""
     from stagebus.shared.store import api_keys
 
     for listed in _with_redis(lambda redis: api_keys.list_keys(redis, tenant)):
@@ -66,46 +73,48 @@ def list_keys(tenant: Annotated[str | None, typer.Option(help="only this tenant'
 
 
 @keys_app.command("revoke")
-def revoke_key(key_id: Annotated[str, typer.Argument(help="its id, as `list` shows it; sbk_<id> will do")]) -> None:
-    """Make a key worthless, with every session and ticket that came of it."""
+def revoke_key(
+    key_id: Annotated[str, typer.Argument(help="the key's id as shown by `list`, with or without sbk_")],
+) -> None:
+    """Revoke a key and every session and ticket created with it."""
     from stagebus.shared.store import api_keys
 
     found = re.fullmatch(r"(?:sbk_)?([0-9a-f]{12})(?:_.*)?", key_id)
     record = _with_redis(lambda redis: api_keys.revoke(redis, found[1])) if found else None
     if record is None:
-        raise InvalidRequest("there is no such key; `stagebus keys list` shows those that there are")
+        raise InvalidRequest("there is no such key; `stagebus keys list` shows all keys")
     audit("key.revoke", subject=_operator(), tenant=record.tenant, key=record.key_id, name=record.name)
-    typer.echo(f"{record.key_id} is revoked; gateways take notice within seconds")
+    typer.echo(f"{record.key_id} is revoked; gateways refuse it within seconds")
 
 
 def parse_scopes(text: str) -> frozenset[Scope]:
-    """Scopes out of a comma-separated list.
+    """Parse a comma-separated list of scopes.
 
     Raises:
-        InvalidRequest: one of them is none, or there is none.
+        InvalidRequest: a scope is unknown, or the list is empty.
     """
     names = [part.strip() for part in text.split(",") if part.strip()]
     unknown = [name for name in names if name not in set(Scope)]
     if unknown or not names:
-        raise InvalidRequest(f"scopes are {', '.join(Scope)}; {', '.join(unknown) or 'nothing'} is none of them")
+        raise InvalidRequest(f"unknown scope {', '.join(unknown) or '(empty)'}: scopes are {', '.join(Scope)}")
     return frozenset(Scope(name) for name in names)
 
 
 def parse_duration(text: str) -> float | None:
-    """Seconds out of `90d`, `12h`, `30m` or `45s`; None out of nothing.
+    """Parse `90d`, `12h`, `30m` or `45s` into seconds; an empty text into None.
 
     Raises:
-        InvalidRequest: it is no such time.
+        InvalidRequest: the text is not a duration.
     """
     if not text:
         return None
     match = _DURATION.fullmatch(text)
     if match is None:
-        raise InvalidRequest("a time is a number and a unit: 90d, 12h, 30m or 45s")
+        raise InvalidRequest("a duration is a number and a unit: 90d, 12h, 30m or 45s")
     return int(match[1]) * float(_UNIT_S[match[2]])
 
 
-def _with_redis(ask: "Callable[[Redis], Awaitable[T]]") -> T:
+def _with_redis(query: "Callable[[Redis], Awaitable[T]]") -> T:
     import asyncio
 
     from stagebus.shared.config.settings import load_settings
@@ -115,21 +124,21 @@ def _with_redis(ask: "Callable[[Redis], Awaitable[T]]") -> T:
     settings = load_settings()
     configure(settings.log_level)
 
-    async def connected() -> T:
+    async def connect_and_query() -> T:
         redis = redis_client.connect(settings)
         try:
             with storage_errors():
-                return await ask(redis)
+                return await query(redis)
         finally:
             await redis_client.close(redis)
 
-    return asyncio.run(connected())
+    return asyncio.run(connect_and_query())
 
 
 def _operator() -> str:
     try:
         return f"operator:{getpass.getuser()}"
-    except (KeyError, OSError):  # a container's user may have no name
+    except (KeyError, OSError):  # the user of a container may have no name
         return "operator"
 
 

@@ -1,14 +1,16 @@
 """The `stagebus` command.
 
-    stagebus up                     everything on this machine, for a first look
-    stagebus gateway | worker       one process of a system
-    stagebus run "…"                make a run and follow it; tail, ls, show and cancel go with it
-    stagebus approve | deny | answer    decide what a run waits for
-    stagebus models [check]         what a run may name, and what the models can do
-    stagebus keys                   API keys: create, list, revoke
+    stagebus up                         run the whole system on this machine
+    stagebus gateway | worker           run one process of a system
+    stagebus run "…"                    create a run and follow it
+    stagebus tail | ls | show | cancel  follow, list, show and cancel runs
+    stagebus approve | deny | answer    decide on a call that waits for a person
+    stagebus models [check]             list the models that a run may name, check their abilities
+    stagebus keys                       create, list and revoke API keys
 
-What takes long to import is imported by the command that needs it: `--help` and a shell's
-completion come at once. Exit codes are in `exits.py` and docs/cli.md.
+The commands that run processes, `keys` and `models check` need `stagebus[server]`. Each command
+imports its slow dependencies itself, so that `--help` and shell completion are fast. Exit codes
+are in `exit_codes.py` and docs/cli.md.
 """
 
 import sys
@@ -20,6 +22,7 @@ import typer
 from stagebus.cli.key_commands import keys_app
 from stagebus.cli.model_commands import models_app
 from stagebus.cli.run_commands import runs_app
+from stagebus.cli.server_extra import require_server
 from stagebus.shared.local.exec_module import exec_module
 
 app = typer.Typer(
@@ -29,8 +32,8 @@ app = typer.Typer(
 )
 
 
-def _say_version(is_asked: bool) -> None:  # noqa: FBT001 - what typer hands over
-    if is_asked:
+def _print_version(is_requested: bool) -> None:  # noqa: FBT001 - typer passes it by position
+    if is_requested:
         from importlib.metadata import version
 
         typer.echo(version("stagebus"))
@@ -41,15 +44,15 @@ def _say_version(is_asked: bool) -> None:  # noqa: FBT001 - what typer hands ove
 def stagebus(
     *,
     version: Annotated[
-        bool, typer.Option("--version", help="say which version this is", callback=_say_version, is_eager=True)
+        bool, typer.Option("--version", help="print the version", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """Durable background runs of LLM toolchains, streamed to clients that can always resume."""
 
 
 Host = Annotated[str, typer.Option(help="address to listen on")]
-Port = Annotated[int, typer.Option(min=0, max=65535, help="port to listen on; 0 takes any free one")]
-Insecure = Annotated[bool, typer.Option("--insecure", help="let others reach a gateway that asks nobody who he is")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="port to listen on; 0 chooses a free one")]
+Insecure = Annotated[bool, typer.Option("--insecure", help="allow access from other machines without authentication")]
 
 
 @app.command()
@@ -57,17 +60,18 @@ def up(
     host: Host = "127.0.0.1",
     port: Port = 8000,
     data_dir: Annotated[
-        Path | None, typer.Option(help="where the embedded Valkey keeps its data; STAGEBUS_DATA_DIR, else .stagebus")
+        Path | None, typer.Option(help="the embedded Valkey's data folder; default: STAGEBUS_DATA_DIR, then .stagebus")
     ] = None,
     *,
     insecure: Insecure = False,
-    local: Annotated[bool, typer.Option("--local", help="answer from a small real model on this machine")] = False,
+    local: Annotated[bool, typer.Option("--local", help="use a small real model that runs on this machine")] = False,
 ) -> None:
-    """Start everything on this machine and print the page's address.
+    """Start the whole system on this machine and print the web page's address.
 
-    Brings its own Valkey unless STAGEBUS_REDIS_URL is set, and a demo model unless
-    OPENAI_BASE_URL or STAGEBUS_PROVIDERS is set. Ctrl-C stops it; runs go on at the next start.
+    Starts its own Valkey unless STAGEBUS_REDIS_URL is set, and a demo model unless
+    OPENAI_BASE_URL or STAGEBUS_PROVIDERS is set. Ctrl-C stops it; unfinished runs continue at the next start.
     """
+    require_server("up")
     import asyncio
 
     from stagebus.shared.config.settings import load_settings
@@ -84,24 +88,29 @@ def up(
 def gateway(
     host: Host = "127.0.0.1",
     port: Port = 8000,
-    workers: Annotated[int, typer.Option(min=1, help="processes on the port; one uses one core")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, help="number of processes that share the port; each uses one core")
+    ] = 1,
     *,
     insecure: Insecure = False,
 ) -> None:
-    """Serve the HTTP API, the streams and the page; any number of these may run."""
+    """Serve the HTTP API, the event streams and the web page. Any number of gateways may run."""
+    require_server("gateway")
     options = ["--host", host, "--port", str(port), "--workers", str(workers)]
     exec_module("stagebus.gateway", *options, *(["--insecure"] if insecure else []))
 
 
 @app.command()
 def worker() -> None:
-    """Work on runs; any number of these may run, on any number of machines."""
+    """Execute runs. Any number of workers may run, on any number of machines."""
+    require_server("worker")
     exec_module("stagebus.worker")
 
 
 @app.command()
 def demo_model(host: Host = "127.0.0.1", port: Port = 0) -> None:
-    """Serve the demo model and its weather, for a system without a provider."""
+    """Serve the demo model and the demo weather service, for a system without a provider."""
+    require_server("demo-model")
     exec_module("stagebus.worker.demo.demo_model", "--host", host, "--port", str(port))
 
 
@@ -111,16 +120,16 @@ app.add_typer(keys_app, name="keys")
 
 
 def main() -> None:
-    """Run the command; what goes wrong on purpose is one line on stderr and its exit code."""
+    """Run the command. An expected error becomes one line on stderr and an exit code."""
     for stream in (sys.stdout, sys.stderr):
-        # A character that the terminal's encoding lacks is no reason to lose a run's text.
+        # Replace characters that the terminal's encoding lacks, instead of losing a run's text to an exception.
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
         app()
     except Exception as exc:
-        from stagebus.cli.exit_codes import exit_of
+        from stagebus.cli.exit_codes import exit_code_of
 
-        code = exit_of(exc)
+        code = exit_code_of(exc)
         if code is None:
             raise
         typer.echo(f"stagebus: {exc}", err=True)

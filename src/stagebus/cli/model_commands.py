@@ -1,16 +1,17 @@
-"""`stagebus models`: what a gateway offers, and what the models really do."""
+"""`stagebus models`: lists the models that a gateway offers, and checks what they can do."""
 
 from typing import Annotated, Any, Final
 
 import typer
 
 from stagebus.cli.run_commands import connect
+from stagebus.cli.server_extra import require_server
 from stagebus.cli.shared_options import Json, Profile, Url
 from stagebus.shared.local.exec_module import exec_module
 
-models_app = typer.Typer(invoke_without_command=True, help="List the models that a run may name; check tries them.")
+models_app = typer.Typer(invoke_without_command=True, help="List the models that a run may name; `check` tries them.")
 
-_UNSAID: Final = "-"
+_UNKNOWN: Final = "-"
 
 
 @models_app.callback()
@@ -35,17 +36,18 @@ def list_models(
         typer.echo(orjson.dumps(model) if as_json else _row(model))
     if not as_json:
         for pattern in [*listed["patterns"], *(["*"] if listed["any_model"] else [])]:
-            typer.echo(f"{pattern}  any name of this form")
+            typer.echo(f"{pattern}  any name that matches")
 
 
 @models_app.command("check")
 def check_models(
-    names: Annotated[list[str] | None, typer.Argument(help="models; all of the providers file where left out")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="models; default: all of the providers file")] = None,
 ) -> None:
-    """Ask models what they can do. It needs a worker's environment: its providers file and its keys.
+    """Test what models can do. Needs a worker's environment: its providers file and its keys.
 
-    Exit code 0: each answers, and does what the providers file says of it.
+    Exits with 0 if every model answers and has the abilities that the providers file claims.
     """
+    require_server("models check")
     exec_module("stagebus.worker.model.model_check", *(names or []))
 
 
@@ -58,4 +60,4 @@ def _row(model: dict[str, Any]) -> str:
         notes.append(f"then {', '.join(model['fallbacks'])}")
     if model["is_default"]:
         notes.append("default")
-    return f"{model['id']}  {model['provider'] or _UNSAID}  {'; '.join(notes)}"
+    return f"{model['id']}  {model['provider'] or _UNKNOWN}  {'; '.join(notes)}"

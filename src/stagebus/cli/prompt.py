@@ -1,30 +1,30 @@
-"""Whoever sits at the terminal, and is asked one thing at a time."""
+"""Reads answers from the terminal, one question at a time."""
 
 import asyncio
 import os
 import sys
 from typing import Final
 
-from stagebus.cli.renderer import Screen
+from stagebus.cli.renderer import Renderer
 
 LINE_MAX_BYTES: Final = 4096
 
 
-class Person:
-    """Asks at the screen, and reads what is typed."""
+class Prompt:
+    """Asks through the renderer and reads the line that is typed."""
 
-    def __init__(self, screen: Screen) -> None:
-        self._screen = screen
+    def __init__(self, renderer: Renderer) -> None:
+        self._renderer = renderer
 
     @staticmethod
-    def is_there() -> bool:
-        """Whether anybody can be asked: both what is read and what is shown are a terminal."""
+    def is_interactive() -> bool:
+        """Return True if both input and messages are a terminal."""
         return sys.stdin.isatty() and sys.stderr.isatty()
 
     async def ask(self, question: str) -> str | None:
-        """The line that is typed, without the spaces around it; None at Ctrl-D.
+        """Show a question and return the typed line, stripped; None for Ctrl-D.
 
-        What was typed before the question stood is no answer to it.
+        Input from before the question is discarded: it was not meant as an answer.
         """
         import termios
 
@@ -37,12 +37,12 @@ class Person:
                 typed.set_result(os.read(fd, LINE_MAX_BYTES))
 
         termios.tcflush(fd, termios.TCIFLUSH)
-        self._screen.ask(question)
+        self._renderer.show_question(question)
         loop.add_reader(fd, read)
         line = b""
         try:
             line = await typed
         finally:
             loop.remove_reader(fd)
-            self._screen.answered(is_typed=line.endswith(b"\n"))
+            self._renderer.close_question(is_typed=line.endswith(b"\n"))
         return line.decode(errors="replace").strip() if line else None

@@ -1,4 +1,4 @@
-"""A run's events as a person at a terminal reads them.
+"""Renders a run's events as text for a person at a terminal.
 
     get_weather {"city":"Paris"}
     get_weather: 50 % found the place
@@ -6,9 +6,9 @@
     In Paris it is 18 °C and clear.
     done in 2.1 s: 2 calls, 412 tokens
 
-The model's text goes to stdout, all else to stderr, so that `stagebus run "…" > answer` holds
-the text alone. At a terminal there are colours, and a last line that says what goes on; in a
-pipe the same lines are plain. Control characters of models and tools do not reach the terminal.
+The model's text goes to stdout and everything else to stderr, so that `stagebus run "…" > answer`
+contains only the text. A terminal also gets colours and a status line at the bottom; a pipe gets
+the same lines without them. Control characters from models and tools never reach the terminal.
 """
 
 import os
@@ -28,106 +28,108 @@ _FRAMES: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 REFRESHES_A_SECOND: Final = 8
 
 
-class Screen:
-    """Writes a run's events as they come."""
+class Renderer:
+    """Writes a run's events as they arrive."""
 
     def __init__(self, out: TextIO, err: TextIO) -> None:
         self._out = out
-        self._notes = _Notes(err)
-        self._is_in_line = False
+        self._status = _StatusLines(err)
+        self._is_line_open = False
         self._question = ""
         self._text_stage = ""
-        self._calls = 0
+        self._call_count = 0
         self._name_by_call: dict[str, str] = {}
-        self._began_at: int | None = None
+        self._queued_at: int | None = None
 
     def show(self, received: Received) -> None:
-        """Write one event; some need no line."""
+        """Write one event; some events write nothing."""
         data = received.data
         match received.event:
             case "tool_completion_chunk":
-                self._write_text(data["stage_id"], _content(data["tool_results"]))
+                self._write_text(data["stage_id"], _text_of(data["tool_results"]))
             case "tool_call" | "tool_progress" | "tool_result":
                 self._show_call(received.event, data)
             case "approval_required" | "input_required" | "approval_decided":
                 self._show_decision(received.event, data)
             case _:
-                self._show_way(received)
+                self._show_progress(received)
 
     def note(self, line: str, style: str = "dim", *, ends_text: bool = False) -> None:
-        """A line beside the text; in a pipe, which has the text alone, it breaks no line of it."""
-        self._notes.rest()
+        """Write a line to stderr.
+
+        Args:
+            ends_text: end the current line of the text first, even if stdout is a pipe.
+        """
+        self._status.hide()
         if ends_text or self._question or self._out.isatty():
             self._end_line()
-        self._notes.write(sanitize(line), style)
+        self._status.write(sanitize(line), style)
         if self._question:
-            self.ask(self._question)
+            self.show_question(self._question)
 
-    def ask(self, question: str) -> None:
-        """Show a question at whose end the answer is typed; what is noted before that repeats it."""
+    def show_question(self, question: str) -> None:
+        """Show a question and leave the cursor behind it; a note that comes before the answer repeats the question."""
         self._end_line()
         self._question = question
-        self._notes.ask(sanitize(question))
-        self._is_in_line = True
+        self._status.write_question(sanitize(question))
+        self._is_line_open = True
 
-    def answered(self, *, is_typed: bool) -> None:
-        """The question is over; Return ended its line only where somebody typed it."""
-        if self._is_in_line and not is_typed:
-            self._notes.end_line()
-        self._question, self._is_in_line = "", False
+    def close_question(self, *, is_typed: bool) -> None:
+        """End the question's line, unless the Return of a typed answer has ended it already."""
+        if self._is_line_open and not is_typed:
+            self._status.end_line()
+        self._question, self._is_line_open = "", False
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """End the open line and remove the status line."""
         self._end_line()
-        self._notes.rest()
+        self._status.hide()
 
-    # --- what happened -------------------------------------------------------
+    # --- events -------------------------------------------------------
 
-    def _show_way(self, received: Received) -> None:
+    def _show_progress(self, received: Received) -> None:
         event, data = received.event, received.data
         match event:
             case "run_queued":
-                self._began_at = data.get("at")
-                self._work_on("waiting for a worker")
+                self._queued_at = data.get("at")
+                self._update_status("waiting for a worker")
             case "run_started":
-                self._work_on("starting")
+                self._update_status("starting")
             case "stage_started":
-                self._work_on(data["stage_id"])
+                self._update_status(data["stage_id"])
             case "stage_completed":
-                self._notes.rest()
+                self._status.hide()
             case "stage_restarted":
                 self._show_restart(received)
-                self._work_on(data["stage_id"])
+                self._update_status(data["stage_id"])
             case "retry_scheduled":
                 by = f" by {data['model']}" if data.get("model") else ""
-                self.note(
-                    f"{data['retry_of']} is tried again{by} in {data['backoff_s']:.1f} s: {data['reason']}", "yellow"
-                )
-                self._work_on(f"{data['retry_of']} after a retry")
+                self.note(f"{data['retry_of']} is retried{by} in {data['backoff_s']:.1f} s: {data['reason']}", "yellow")
+                self._update_status(f"{data['retry_of']} after a retry")
             case "gap" | "error" | "cancel" | "done":
                 self._show_end(event, data)
 
     def _show_restart(self, received: Received) -> None:
         stage_id = received.data["stage_id"]
-        if received.data["discard_from"] >= received.sequence:  # what it has so far stands
-            self.note(f"{stage_id} goes on")
+        if received.data["discard_from"] >= received.sequence:  # nothing is discarded
+            self.note(f"{stage_id} resumes")
             return
         is_void = stage_id == self._text_stage
-        void = "; its text above is void" if is_void else ""
+        void = "; ignore its text above" if is_void else ""
         self.note(f"{stage_id} starts again{void}", "yellow", ends_text=is_void)
 
     def _show_end(self, event: str, data: dict[str, Any]) -> None:
         match event:
             case "gap":
-                lost = f"Redis lost a part of the run: what came from event {data['earliest']} on comes again"
-                self.note(lost, "red", ends_text=True)
+                gap = f"Redis lost part of the run: the events from {data['earliest']} on follow again"
+                self.note(gap, "red", ends_text=True)
             case "error":
                 self.note(f"error: {data['error']}", "bold red", ends_text=True)
             case "cancel":
                 self.note("cancelled", "yellow", ends_text=True)
             case _:
-                took = f" in {seconds(data['at'] - self._began_at)}" if self._began_at and data.get("at") else ""
-                calls = f"{self._calls} call{'s' if self._calls > 1 else ''}, " if self._calls else ""
+                took = f" in {seconds(data['at'] - self._queued_at)}" if self._queued_at and data.get("at") else ""
+                calls = f"{self._call_count} call{'s' if self._call_count > 1 else ''}, " if self._call_count else ""
                 usage = data.get("usage")
                 used = ", ".join(part for part in (tokens(usage) or "0 tokens", money(usage)) if part)
                 self.note(f"done{took}: {calls}{used}", "green", ends_text=True)
@@ -135,21 +137,21 @@ class Screen:
     def _show_call(self, event: str, data: dict[str, Any]) -> None:
         call_id = data["call_id"]
         if event == "tool_call":
-            self._calls += 1
+            self._call_count += 1
             self._name_by_call[call_id] = data["name"]
             self.note(f"{data['name']} {excerpt(data['arguments'])}", "cyan")
-            self._work_on(data["stage_id"], call_id, data["name"])
+            self._update_status(data["stage_id"], call_id, data["name"])
         elif event == "tool_result":
             mark = " failed" if data.get("is_error") else ""
-            same = f"  (as {data['same_as']})" if data.get("same_as") else f"  ({seconds(data.get('duration_ms', 0))})"
-            self._notes.end_call(call_id)
-            self.note(f"{data['name']}{mark}: {excerpt(data['content'])}{same}", "red" if mark else "dim")
+            origin = f"same as {data['same_as']}" if data.get("same_as") else seconds(data.get("duration_ms", 0))
+            self._status.end_call(call_id)
+            self.note(f"{data['name']}{mark}: {excerpt(data['content'])}  ({origin})", "red" if mark else "dim")
         else:
             share = f"{100 * data['fraction']:.0f} % " if data.get("fraction") is not None else ""
             name = self._name_by_call.get(call_id, "call")
             line = f"{name}: {share}{excerpt(data['message'])}"
-            if self._notes.is_terminal:
-                self._work_on(data["stage_id"], call_id, line)
+            if self._status.is_terminal:
+                self._update_status(data["stage_id"], call_id, line)
             else:
                 self.note(line)
 
@@ -159,47 +161,47 @@ class Screen:
             case "approval_required":
                 self._name_by_call[call] = data["name"]
                 self.note(
-                    f"{data['name']} {excerpt(data['arguments'])} waits to be approved: call {call}", "bold magenta"
+                    f"{data['name']} {excerpt(data['arguments'])} waits for approval: call {call}", "bold magenta"
                 )
             case "input_required":
                 self.note(f"the model asks: {excerpt(data['question'])}  (call {call})", "bold magenta")
             case _:
                 said = {"approve": "approved", "deny": "denied", "answer": "answered"}[data["decision"]]
-                why = ", as nobody decided in time" if data.get("is_expired") else ""
+                why = " because nobody decided in time" if data.get("is_expired") else ""
                 more = data.get("reason") or data.get("text") or data.get("arguments")
                 self.note(
                     f"{self._name_by_call.get(call, 'call')} {call} is {said}{why}{f': {excerpt(more)}' if more else ''}"
                 )
 
-    # --- how it is written ---------------------------------------------------
+    # --- output ---------------------------------------------------
 
-    def _work_on(self, stage_id: str, call_id: str = "", line: str = "") -> None:
-        self._notes.work_on(stage_id, call_id, line, is_shown=not self._is_in_line)
+    def _update_status(self, stage_id: str, call_id: str = "", line: str = "") -> None:
+        self._status.update(stage_id, call_id, line, is_shown=not self._is_line_open)
 
     def _write_text(self, stage_id: str, text: str) -> None:
         if not text:
             return
-        self._notes.rest()
+        self._status.hide()
         if stage_id != self._text_stage:
             self._end_line()
             self._text_stage = stage_id
         self._out.write(sanitize(text, keep=_LINE_ENDS))
         self._out.flush()
-        self._is_in_line = not text.endswith("\n")
+        self._is_line_open = not text.endswith("\n")
 
     def _end_line(self) -> None:
-        self._notes.rest()
-        if self._is_in_line:
-            self._is_in_line = False
+        self._status.hide()
+        if self._is_line_open:
+            self._is_line_open = False
             if self._question:
-                self._notes.end_line()
+                self._status.end_line()
                 return
             self._out.write("\n")
             self._out.flush()
 
 
-class _Notes:
-    """Lines on stderr; at a terminal also a last one that moves until the next is written."""
+class _StatusLines:
+    """Writes lines to stderr; at a terminal also a status line, which the next line replaces."""
 
     def __init__(self, err: TextIO) -> None:
         self._err = err
@@ -208,20 +210,20 @@ class _Notes:
         self._live: Live | None = None
         self._stage_id = ""
         self._line_by_call: dict[str, str] = {}
-        self._since = 0.0
+        self._stage_started_s = 0.0
         if self.is_terminal:
-            self._console = console_of(err)
+            self._console = make_console(err)
 
     def write(self, line: str, style: str) -> None:
-        """One line."""
-        self.rest()
+        """Write one line."""
+        self.hide()
         if self._console is None:
             print(line, file=self._err, flush=True)
         else:
             self._console.print(line, style=style, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
-    def ask(self, question: str) -> None:
-        """A line that does not end."""
+    def write_question(self, question: str) -> None:
+        """Write a line without its end."""
         if self._console is not None:
             self._console.print(
                 question, style="bold", end=" ", markup=False, highlight=False, emoji=False, soft_wrap=True
@@ -229,15 +231,19 @@ class _Notes:
             self._err.flush()
 
     def end_line(self) -> None:
-        """End what `ask` began."""
+        """End the question's line."""
         print(file=self._err, flush=True)
 
-    def work_on(self, stage_id: str, call_id: str, line: str, *, is_shown: bool) -> None:
-        """Say in the last line what goes on."""
+    def update(self, stage_id: str, call_id: str, line: str, *, is_shown: bool) -> None:
+        """Set what the status line shows.
+
+        Args:
+            is_shown: show the status line if it is hidden.
+        """
         if self._console is None:
             return
         if stage_id != self._stage_id:
-            self._stage_id, self._since = stage_id, time.monotonic()
+            self._stage_id, self._stage_started_s = stage_id, time.monotonic()
             self._line_by_call.clear()
         if call_id:
             self._line_by_call[call_id] = line
@@ -245,37 +251,37 @@ class _Notes:
             from rich.live import Live
 
             self._live = Live(
-                get_renderable=self._moving, console=self._console, transient=True, redirect_stdout=False,
+                get_renderable=self._render_status, console=self._console, transient=True, redirect_stdout=False,
                 redirect_stderr=False, refresh_per_second=REFRESHES_A_SECOND,
             )  # fmt: skip
             self._live.start(refresh=True)
 
     def end_call(self, call_id: str) -> None:
-        """The call is no longer under way."""
+        """Remove a finished call from the status line."""
         self._line_by_call.pop(call_id, None)
 
-    def rest(self) -> None:
-        """Take the last line away."""
+    def hide(self) -> None:
+        """Remove the status line."""
         if self._live is not None:
             live, self._live = self._live, None
             live.stop()
 
-    def _moving(self) -> "RenderableType":
+    def _render_status(self) -> "RenderableType":
         from rich.text import Text
 
         now = time.monotonic()
         frame = _FRAMES[int(now * REFRESHES_A_SECOND) % len(_FRAMES)]
-        parts = [self._stage_id, *list(self._line_by_call.values()), seconds(1000 * (now - self._since))]
+        parts = [self._stage_id, *list(self._line_by_call.values()), seconds(1000 * (now - self._stage_started_s))]
         return Text(f"{frame} {sanitize('  '.join(parts))}", style="dim", no_wrap=True, overflow="ellipsis")
 
 
-def console_of(file: TextIO) -> "Console":
-    """Rich's console; with NO_COLOR it has no styles at all."""
+def make_console(file: TextIO) -> "Console":
+    """Return a Rich console for a file; NO_COLOR switches all styles off."""
     from rich.console import Console
 
     return Console(file=file, color_system=None if os.environ.get("NO_COLOR") else "auto")
 
 
-def _content(chunk: dict[str, Any]) -> str:
-    """The text that a chat completion chunk adds."""
+def _text_of(chunk: dict[str, Any]) -> str:
+    """Return the text that a chat completion chunk adds."""
     return "".join(choice.get("delta", {}).get("content") or "" for choice in chunk.get("choices", []))

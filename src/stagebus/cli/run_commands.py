@@ -1,4 +1,4 @@
-"""The commands that make, follow, find and decide on runs, over a gateway."""
+"""Commands that create, follow, list and cancel runs and decide on their calls, through a gateway."""
 
 import sys
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ runs_app = typer.Typer()
 
 
 def connect(url: str | None, profile: str | None) -> "Stagebus":
-    """A client of the gateway that the options, the environment and the file come to."""
+    """Return a client for the gateway that options, environment and configuration file name."""
     from stagebus.cli.profile import find_target
     from stagebus.client import Stagebus
 
@@ -27,29 +27,31 @@ def connect(url: str | None, profile: str | None) -> "Stagebus":
 
 @runs_app.command()
 def run(  # noqa: PLR0913 - each is an option of the command
-    prompt: Annotated[str, typer.Argument(help="what to ask; - reads it from stdin")],
+    prompt: Annotated[str, typer.Argument(help="the prompt; - reads it from stdin")],
     model: Annotated[
-        str | None, typer.Option(help="the model, or extraction=NAME,synthesis=NAME; else the operator's choice")
+        str | None, typer.Option(help="the model, or extraction=NAME,synthesis=NAME; default: the operator's choice")
     ] = None,
     system: Annotated[str | None, typer.Option(help="a system prompt")] = None,
-    tool: Annotated[list[str] | None, typer.Option(help="offer this tool; may be given again; else all")] = None,
+    tool: Annotated[list[str] | None, typer.Option(help="offer this tool; repeatable; default: all tools")] = None,
     *,
     no_tools: Annotated[bool, typer.Option("--no-tools", help="offer no tools")] = False,
-    synthesis: Annotated[bool, typer.Option(help="let the model write an answer from the tools' results")] = True,
-    max_rounds: Annotated[int | None, typer.Option(min=1, help="how often the model may ask for tools")] = None,
+    synthesis: Annotated[bool, typer.Option(help="let the model write an answer from the tool results")] = True,
+    max_rounds: Annotated[
+        int | None, typer.Option(min=1, help="limit of rounds in which the model may call tools")
+    ] = None,
     timeout: Annotated[float | None, typer.Option(help="the run's time limit in seconds")] = None,
-    metadata: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="may be given again")] = None,
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="print the run's id, and do not follow it")] = False,
+    metadata: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="attach metadata; repeatable")] = None,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="print the run's id and do not follow it")] = False,
     wait: Wait = False,
     url: Url = None,
     profile: Profile = None,
     as_json: Json = False,
 ) -> None:
-    """Make a run and follow it. Ctrl-C asks whether to leave it running or to cancel it."""
+    """Create a run and follow it. Ctrl-C asks whether to detach from the run or cancel it."""
     from stagebus.shared.domain.requests import parse_models
 
     if no_tools and tool:
-        raise typer.BadParameter("--tool and --no-tools exclude each other")
+        raise typer.BadParameter("--tool and --no-tools cannot be combined")
     given = {
         "user_prompt": sys.stdin.read() if prompt == "-" else prompt,
         "model": None if model is None else parse_models(model),
@@ -66,42 +68,46 @@ def run(  # noqa: PLR0913 - each is an option of the command
             typer.echo(bus.runs.create(**fields).id)
         return
     from stagebus.cli.profile import find_target
-    from stagebus.cli.run_watcher import Watch
+    from stagebus.cli.run_watcher import RunWatcher
 
     raise typer.Exit(
-        Watch(find_target(url, profile), as_json=as_json, waits=wait).run(lambda bus: bus.runs.create(**fields))
+        RunWatcher(find_target(url, profile), as_json=as_json, waits=wait).run(lambda bus: bus.runs.create(**fields))
     )
 
 
 @runs_app.command()
 def tail(
     run_id: RunId,
-    from_id: Annotated[str, typer.Option("--from", metavar="EVENT_ID", help="go on after this event")] = "",
+    from_id: Annotated[str, typer.Option("--from", metavar="EVENT_ID", help="start after this event")] = "",
     *,
     wait: Wait = False,
     url: Url = None,
     profile: Profile = None,
     as_json: Json = False,
 ) -> None:
-    """Follow a run, from its start or from an event's id on."""
+    """Follow a run from its start, or from after a given event."""
     from stagebus.cli.profile import find_target
-    from stagebus.cli.run_watcher import Watch
+    from stagebus.cli.run_watcher import RunWatcher
     from stagebus.client import AsyncRun, AsyncStagebus
 
     async def find(bus: AsyncStagebus) -> AsyncRun:
         return bus.runs.resume(run_id, from_id)
 
-    raise typer.Exit(Watch(find_target(url, profile), as_json=as_json, waits=wait).run(find))
+    raise typer.Exit(RunWatcher(find_target(url, profile), as_json=as_json, waits=wait).run(find))
 
 
 @runs_app.command()
 def ls(
-    limit: Annotated[int, typer.Option(min=1, max=LIST_MAX, help="how many")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=LIST_MAX, help="number of runs")] = 20,
     *,
-    status: Annotated[str, typer.Option(help="only those in these states: queued,running")] = "",
-    model: Annotated[str, typer.Option(help="only those of this model")] = "",
-    search: Annotated[str, typer.Option("--search", "-q", help="only those with this in id, prompt or metadata")] = "",
-    metadata: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="only those with this")] = None,
+    status: Annotated[str, typer.Option(help="only runs in these states, such as queued,running")] = "",
+    model: Annotated[str, typer.Option(help="only runs of this model")] = "",
+    search: Annotated[
+        str, typer.Option("--search", "-q", help="only runs with this text in id, prompt or metadata")
+    ] = "",
+    metadata: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="only runs with this metadata; repeatable")
+    ] = None,
     url: Url = None,
     profile: Profile = None,
     as_json: Json = False,
@@ -118,7 +124,7 @@ def ls(
             page = bus.runs.list(limit, before, **filters)
             found += page["runs"]
             before = page["next"]
-            # A page may be short: a search looks at so many runs at once.
+            # A page may be short: the gateway searches a bounded number of runs per page.
             if before is None or len(found) >= limit:
                 break
     show_list(found[:limit], as_json=as_json)
@@ -126,7 +132,7 @@ def ls(
 
 @runs_app.command()
 def show(run_id: RunId, *, url: Url = None, profile: Profile = None, as_json: Json = False) -> None:
-    """Show a run: its record, its stages, what it waits for, its usage and its answer."""
+    """Show a run: its record, stages, pending calls, usage and answer."""
     from stagebus.cli.run_tables import show_run
 
     with connect(url, profile) as bus:
@@ -135,15 +141,15 @@ def show(run_id: RunId, *, url: Url = None, profile: Profile = None, as_json: Js
 
 @runs_app.command()
 def cancel(run_id: RunId, *, url: Url = None, profile: Profile = None) -> None:
-    """Cancel a run, in whatever state it is."""
-    from stagebus.cli.exit_codes import EXIT_BY_STATUS
+    """Cancel a run, whatever its state."""
+    from stagebus.cli.exit_codes import EXIT_CODE_BY_STATUS
 
     with connect(url, profile) as bus:
         run = bus.runs.resume(run_id)
         run.cancel()
         status = run.get()["status"]
-    # A worker ends its run by itself, a moment later.
-    is_ended = status in EXIT_BY_STATUS and status != "parked"
+    # A running run ends a moment later, when its worker sees the request.
+    is_ended = status in EXIT_CODE_BY_STATUS and status != "parked"
     typer.echo(f"{run_id} {status if is_ended else 'is being cancelled'}")
 
 
@@ -151,12 +157,12 @@ def cancel(run_id: RunId, *, url: Url = None, profile: Profile = None) -> None:
 def approve(
     run_id: RunId,
     call_id: CallId,
-    arguments: Annotated[str | None, typer.Option(metavar="JSON", help="in the place of the model's")] = None,
+    arguments: Annotated[str | None, typer.Option(metavar="JSON", help="replace the model's arguments")] = None,
     *,
     url: Url = None,
     profile: Profile = None,
 ) -> None:
-    """Let a tool call run that waits for a person."""
+    """Approve a tool call that waits for a person."""
     from stagebus.cli.approval_prompt import parse_arguments
 
     given = None if arguments is None else parse_arguments(arguments)
@@ -169,12 +175,12 @@ def approve(
 def deny(
     run_id: RunId,
     call_id: CallId,
-    reason: Annotated[str | None, typer.Option(help="what the model is told")] = None,
+    reason: Annotated[str | None, typer.Option(help="a reason for the model")] = None,
     *,
     url: Url = None,
     profile: Profile = None,
 ) -> None:
-    """Refuse a tool call that waits for a person."""
+    """Deny a tool call that waits for a person."""
     with connect(url, profile) as bus:
         bus.runs.resume(run_id).deny(call_id, reason)
     typer.echo(f"{call_id} is denied")
@@ -189,15 +195,15 @@ def answer(
     url: Url = None,
     profile: Profile = None,
 ) -> None:
-    """Answer a question that the model asks."""
+    """Answer a question of the model."""
     with connect(url, profile) as bus:
         bus.runs.resume(run_id).answer(call_id, sys.stdin.read() if text == "-" else text)
     typer.echo(f"{call_id} is answered")
 
 
 def parse_metadata(pairs: Iterable[str]) -> dict[str, str]:
-    """Metadata out of `key=value` pairs; a value may hold further equal signs."""
+    """Parse `key=value` pairs; a value may contain equal signs."""
     split = [pair.partition("=") for pair in pairs]
     if wrong := [key for key, sign, _ in split if not sign or not key]:
-        raise typer.BadParameter(f"--metadata is KEY=VALUE; {wrong[0]!r} is not")
+        raise typer.BadParameter(f"--metadata takes KEY=VALUE, unlike {wrong[0]!r}")
     return {key: value for key, _, value in split}

@@ -1,4 +1,4 @@
-"""Runs as `stagebus ls` and `stagebus show` print them: aligned and coloured at a terminal, plain lines in a pipe."""
+"""Prints runs for `stagebus ls` and `stagebus show`: aligned and coloured at a terminal, plain lines in a pipe."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ import orjson
 import typer
 
 from stagebus.cli.formatting import excerpt, money, seconds, tokens
-from stagebus.cli.renderer import console_of
+from stagebus.cli.renderer import make_console
 from stagebus.shared.runtime.sanitize import sanitize
 
 _WIDE_COLUMNS: Final = 110
@@ -20,17 +20,17 @@ _STYLE_BY_STATUS: Final = {
 
 
 def show_list(runs: Sequence[dict[str, Any]], *, as_json: bool) -> None:
-    """A line for each run."""
+    """Print one line per run."""
     if as_json or not sys.stdout.isatty():
         for run in runs:
             typer.echo(orjson.dumps(run) if as_json else _row(run))
         return
     from rich.text import Text
 
-    console = console_of(sys.stdout)
+    console = make_console(sys.stdout)
     is_wide = console.width >= _WIDE_COLUMNS
     for run in runs:
-        # A narrow window cuts the prompt, never the id, which is there to be copied.
+        # A narrow window cuts the prompt, never the id: people copy it.
         line = Text(f"{run['id']}  ").append(f"{run['status']:<9}", _STYLE_BY_STATUS.get(run["status"], ""))
         line.append(f"  {_clock(run['created_at']):>12}", "dim")
         if is_wide:
@@ -41,11 +41,11 @@ def show_list(runs: Sequence[dict[str, Any]], *, as_json: bool) -> None:
 
 
 def show_run(run: dict[str, Any], *, as_json: bool) -> None:
-    """All that is known of one run."""
+    """Print one run's record."""
     if as_json:
         typer.echo(orjson.dumps(run))
         return
-    console = console_of(sys.stdout) if sys.stdout.isatty() else None
+    console = make_console(sys.stdout) if sys.stdout.isatty() else None
     for name, text in _facts(run):
         line = sanitize(text)
         if console is None:
@@ -62,19 +62,19 @@ def _facts(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "run", run["id"]
     yield "status", run["status"]
     if run["cancel_requested"] and run["finished_at"] is None:
-        yield "", "asked to cancel"
+        yield "", "cancel requested"
     yield "model", run["model"]
-    yield "made", run["created_at"]
+    yield "created", run["created_at"]
     if took := _took(run):
         yield "took", took
     yield "prompt", excerpt(run["prompt"])
     for key, value in run["metadata"].items():
         yield "metadata", f"{key}={value}"
     for stage in run["stages"]:
-        by = " of ".join(name for name in (stage["model"], stage["provider"]) if name)
+        model = " of ".join(name for name in (stage["model"], stage["provider"]) if name)
         yield (
             "stage",
-            "  ".join(part for part in (stage["stage_id"], stage["status"], by, tokens(stage["usage"])) if part),
+            "  ".join(part for part in (stage["stage_id"], stage["status"], model, tokens(stage["usage"])) if part),
         )
     for pending in run["pending_approvals"]:
         what = pending["question"] if pending["question"] is not None else f"{pending['name']} {pending['arguments']}"
@@ -82,11 +82,11 @@ def _facts(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "", f"call {pending['call_id']}: {excerpt(what)}  (until {pending['expires_at']})"
     if run["usage"]:
         usage = run["usage"]
-        yield "usage", f"{tokens(usage)}: {usage['prompt_tokens']} of prompts, {usage['completion_tokens']} written"
+        yield "usage", f"{tokens(usage)}: {usage['prompt_tokens']} prompt, {usage['completion_tokens']} completion"
     if cost := money(run["usage"]):
         yield "cost", cost
     if run["tries"]:
-        yield "tries", f"{run['tries']} after workers that died"
+        yield "tries", f"{run['tries']} after a worker crashed"
     if run["error"]:
         yield "error", f"{run['error']['error']} ({run['error']['code']})"
     yield "cursor", run["last_event_id"]
@@ -103,7 +103,7 @@ def _took(run: dict[str, Any]) -> str:
 
 
 def _clock(timestamp: str) -> str:
-    """The reader's own time; with the date where it is not today's."""
+    """Format a timestamp in local time; without the date if it is today."""
     moment = _time(timestamp).astimezone()
     return moment.strftime("%H:%M:%S" if moment.date() == datetime.now().astimezone().date() else "%b %d %H:%M")
 

@@ -1,4 +1,4 @@
-"""`stagebus run` and `stagebus tail`: a run followed at the terminal until it ends or the reader leaves."""
+"""Follows a run for `stagebus run` and `stagebus tail`, until it ends or the user detaches."""
 
 import asyncio
 import os
@@ -10,98 +10,100 @@ from typing import Any, Final
 
 import orjson
 
-from stagebus.cli.approval_prompt import Asker
-from stagebus.cli.exit_codes import EXIT_BY_EVENT, EXIT_BY_STATUS, Exit
+from stagebus.cli.approval_prompt import ApprovalPrompt
+from stagebus.cli.exit_codes import EXIT_CODE_BY_EVENT, EXIT_CODE_BY_STATUS, ExitCode
 from stagebus.cli.profile import Target
-from stagebus.cli.prompt import Person
-from stagebus.cli.renderer import Screen
+from stagebus.cli.prompt import Prompt
+from stagebus.cli.renderer import Renderer
 from stagebus.client import AsyncRun, AsyncStagebus, Received, Refused
 
-_ASKED: Final = frozenset({"approval_required", "input_required"})
-_CTRL_C: Final = "Ctrl-C: [d]etach and let it run, [c]ancel the run, or Return to go on:"
+_DECISION_EVENTS: Final = frozenset({"approval_required", "input_required"})
+_CTRL_C_QUESTION: Final = "Ctrl-C: [d]etach and let it run, [c]ancel the run, or Return to go on:"
 
 FindRun = Callable[[AsyncStagebus], Awaitable[AsyncRun]]
 
 
-class Watch:
-    """Follows one run and writes it to stdout."""
+class RunWatcher:
+    """Follows one run and writes its events to the terminal or pipe."""
 
     def __init__(self, target: Target, *, as_json: bool, waits: bool) -> None:
-        """`waits`: go on where a person has to decide, though nobody sits at the terminal."""
+        """`waits`: keep following a run that waits for a decision, even without a terminal to ask at."""
         self._target = target
         self._as_json = as_json
         self._waits = waits
-        self._screen = Screen(sys.stdout, sys.stderr)
-        self._person = Person(self._screen) if Person.is_there() else None
+        self._renderer = Renderer(sys.stdout, sys.stderr)
+        self._prompt = Prompt(self._renderer) if Prompt.is_interactive() else None
         self._run: AsyncRun | None = None
-        self._cursor = ""  # of the last event that was shown, which may be behind the last that came
+        self._cursor = ""  # of the last event shown, which may be behind the last one received
         self._interrupted = asyncio.Event()
-        self._may_go_on = asyncio.Event()  # not while Ctrl-C's question stands
+        self._may_show = asyncio.Event()  # cleared while the Ctrl-C question is open
 
-    def run(self, find_run: FindRun) -> Exit:
-        """Follow the run that `find_run` makes or names.
+    def run(self, find_run: FindRun) -> ExitCode:
+        """Follow the run that `find_run` creates or names.
 
         Returns:
-            The command's exit code; Ctrl-C and a reader of stdout that left detach, and the run goes on.
+            The command's exit code. Ctrl-C and a closed stdout detach from the run, which continues.
 
         Raises:
-            ClientError: there is no such run, or no gateway.
+            ClientError: there is no such run, or no gateway answers.
         """
         try:
             return asyncio.run(self._watch(find_run))
-        except KeyboardInterrupt:  # before there was a run
-            return Exit.DETACHED
+        except KeyboardInterrupt:  # before the run was created
+            return ExitCode.DETACHED
         except BrokenPipeError:
-            # Python flushes stdout at its exit, and would complain there.
+            # Python flushes stdout when it exits, and would print an error then.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             with suppress(OSError):
                 self._say_detached()
-            return Exit.DETACHED
+            return ExitCode.DETACHED
         finally:
             with suppress(OSError):
-                self._screen.close()
+                self._renderer.close()
 
-    async def _watch(self, find_run: FindRun) -> Exit:
+    async def _watch(self, find_run: FindRun) -> ExitCode:
         async with AsyncStagebus(self._target.url, api_key=self._target.api_key, on_lost=self._on_lost) as bus:
             self._run = run = await find_run(bus)
             self._cursor = run.cursor
-            self._screen.note(f"run {run.id}")
-            self._may_go_on.set()
-            # Where a loop has no such handler, Ctrl-C is a KeyboardInterrupt and detaches.
+            self._renderer.note(f"run {run.id}")
+            self._may_show.set()
+            # If the loop supports no signal handlers, Ctrl-C raises KeyboardInterrupt and detaches.
             with suppress(NotImplementedError):
                 asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self._interrupted.set)
-            asker = None if self._person is None else Asker(run, self._screen, self._person)
-            following = asyncio.create_task(self._follow(run, asker))
+            approvals = None if self._prompt is None else ApprovalPrompt(run, self._renderer, self._prompt)
+            following = asyncio.create_task(self._follow(run, approvals))
             try:
-                return await self._until_end(run, following, asker)
+                return await self._until_end(run, following, approvals)
             finally:
                 following.cancel()
                 await asyncio.gather(following, return_exceptions=True)
-                if asker is not None:
-                    await asker.pause()
+                if approvals is not None:
+                    await approvals.pause()
 
-    async def _until_end(self, run: AsyncRun, following: "asyncio.Task[Exit]", asker: Asker | None) -> Exit:
+    async def _until_end(
+        self, run: AsyncRun, following: "asyncio.Task[ExitCode]", approvals: ApprovalPrompt | None
+    ) -> ExitCode:
         while True:
             interrupted = asyncio.create_task(self._interrupted.wait())
-            failing: set[asyncio.Future[None]] = set() if asker is None else {asker.failed}
+            failing: set[asyncio.Future[None]] = set() if approvals is None else {approvals.failed}
             watched: set[asyncio.Future[Any]] = {following, interrupted, *failing}
             await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
             interrupted.cancel()
             if following.done():
                 return following.result()
-            if asker is not None and asker.failed.done():
-                asker.failed.result()
+            if approvals is not None and approvals.failed.done():
+                approvals.failed.result()
             self._interrupted.clear()
-            if asker is None or not await self._goes_on(run, asker):
+            if approvals is None or not await self._ask_to_continue(run, approvals):
                 self._say_detached()
-                return Exit.DETACHED
+                return ExitCode.DETACHED
 
-    async def _goes_on(self, run: AsyncRun, asker: Asker) -> bool:
-        """Ask whether to; Ctrl-C once more, and Ctrl-D, mean that one is leaving."""
-        assert self._person is not None
-        self._may_go_on.clear()
-        await asker.pause()
-        answering = asyncio.create_task(self._person.ask(_CTRL_C))
+    async def _ask_to_continue(self, run: AsyncRun, approvals: ApprovalPrompt) -> bool:
+        """Ask what to do after Ctrl-C; False means detach, as do a second Ctrl-C and Ctrl-D."""
+        assert self._prompt is not None
+        self._may_show.clear()
+        await approvals.pause()
+        answering = asyncio.create_task(self._prompt.ask(_CTRL_C_QUESTION))
         again = asyncio.create_task(self._interrupted.wait())
         await asyncio.wait({answering, again}, return_when=asyncio.FIRST_COMPLETED)
         again.cancel()
@@ -115,39 +117,39 @@ class Watch:
         if answer[:1].lower() == "c":
             try:
                 await run.cancel()
-                self._screen.note("asked to cancel; Ctrl-C again leaves without waiting for its end")
+                self._renderer.note("cancel requested; Ctrl-C again leaves without waiting for the end")
             except Refused as exc:
-                self._screen.note(f"it is not cancelled: {exc}", "red")
-        self._may_go_on.set()
-        asker.go_on()
+                self._renderer.note(f"not cancelled: {exc}", "red")
+        self._may_show.set()
+        approvals.resume()
         return True
 
-    async def _follow(self, run: AsyncRun, asker: Asker | None) -> Exit:
-        end: Exit | None = None
+    async def _follow(self, run: AsyncRun, approvals: ApprovalPrompt | None) -> ExitCode:
+        end: ExitCode | None = None
         async with aclosing(run.events()) as events:
             async for received in events:
-                await self._may_go_on.wait()
+                await self._may_show.wait()
                 self._show(received)
-                end = EXIT_BY_EVENT.get(received.event)
-                if asker is not None:
-                    asker.see(received)
-                elif received.event in _ASKED and not self._waits and await self._is_waiting(run, received):
-                    return Exit.PARKED
-        if end is None:  # the cursor was the end
+                end = EXIT_CODE_BY_EVENT.get(received.event)
+                if approvals is not None:
+                    approvals.handle(received)
+                elif received.event in _DECISION_EVENTS and not self._waits and await self._is_waiting(run, received):
+                    return ExitCode.PARKED
+        if end is None:  # nothing followed the cursor
             status = (await run.get())["status"]
-            self._screen.note(f"{status}; nothing came after event {run.cursor}")
-            end = EXIT_BY_STATUS.get(status, Exit.FAILED)
+            self._renderer.note(f"{status}; there is nothing after event {run.cursor}")
+            end = EXIT_CODE_BY_STATUS.get(status, ExitCode.FAILED)
         return end
 
-    async def _is_waiting(self, run: AsyncRun, asked: Received) -> bool:
-        """Whether the call still waits, and nobody is here to decide."""
+    async def _is_waiting(self, run: AsyncRun, pending: Received) -> bool:
+        """Return True if the call still waits for a decision, and print how to make it."""
         record = await run.get()
-        call_id = asked.data["call_id"]
-        if call_id not in {pending["call_id"] for pending in record["pending_approvals"]}:
+        call_id = pending.data["call_id"]
+        if call_id not in {call["call_id"] for call in record["pending_approvals"]}:
             return False
-        how = "answer {} {} TEXT" if asked.event == "input_required" else "approve {} {}"
-        self._screen.note(f"the run waits for a person: stagebus {how.format(run.id, call_id)}")
-        self._screen.note(f"then go on with: stagebus tail {run.id} --from {run.cursor}")
+        command = "answer {} {} TEXT" if pending.event == "input_required" else "approve {} {}"
+        self._renderer.note(f"the run waits for a person: stagebus {command.format(run.id, call_id)}")
+        self._renderer.note(f"then continue with: stagebus tail {run.id} --from {run.cursor}")
         return True
 
     def _show(self, received: Received) -> None:
@@ -155,13 +157,13 @@ class Watch:
             sys.stdout.write(orjson.dumps(received._asdict()).decode() + "\n")
             sys.stdout.flush()
         else:
-            self._screen.show(received)
+            self._renderer.show(received)
         self._cursor = received.id or self._cursor
 
     def _on_lost(self, cursor: str, wait_s: float) -> None:
-        self._screen.note(f"lost the stream after event {cursor or 0}; asking again in {wait_s:.1f} s", "yellow")
+        self._renderer.note(f"lost the stream after event {cursor or 0}; reconnecting in {wait_s:.1f} s", "yellow")
 
     def _say_detached(self) -> None:
         if self._run is not None:
             after = f" --from {self._cursor}" if self._cursor else ""
-            self._screen.note(f"detached; the run goes on: stagebus tail {self._run.id}{after}")
+            self._renderer.note(f"detached; the run continues: stagebus tail {self._run.id}{after}")
