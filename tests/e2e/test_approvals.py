@@ -141,7 +141,7 @@ async def test_approval_is_asked_at_a_terminal_and_may_change_the_arguments(syst
         await terminal.until("the arguments, as JSON:")
         terminal.type("[1]\n")
         await terminal.until("Return for later:", 2)
-        assert "have to be a JSON object" in terminal.text
+        assert "must be a JSON object" in terminal.text
         terminal.type("e\n")
         await terminal.until("the arguments, as JSON:", 2)
         terminal.type('{"n": 11, "seconds": 0}\n')
