@@ -1,9 +1,9 @@
-"""Tokens of an issuer: JWTs that somebody else signed for their users.
+"""Verifies the JWTs that an external issuer signs for its users.
 
     {"iss": "https://login.example/", "aud": "stagebus", "exp": 1769860800, "sub": "alice",
      "tenant": "acme", "scope": "runs:write runs:read"}
 
-Which key and which algorithm is good is said by the issuer's key set, never by the token.
+The issuer's key set determines the key and the algorithm, never the token.
 Spec: https://www.rfc-editor.org/rfc/rfc8725
 """
 
@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import jwt
 
-from stagebus.gateway.auth.jwks import Jwks
+from stagebus.gateway.auth.jwks import JwksCache
 from stagebus.gateway.auth.principal import Principal
 from stagebus.shared.access_errors import Unauthenticated
 from stagebus.shared.config.settings import Settings
@@ -20,31 +20,33 @@ from stagebus.shared.domain.tenants import Scope, is_tenant
 
 LEEWAY_S: Final = 10.0
 SUBJECT_MAX_CHARS: Final = 128
+# The last second of the year 9999, the latest time that can be written as a date.
+EXPIRY_MAX: Final = 253_402_300_799
 
 _REASONS: Final[Mapping[type[jwt.PyJWTError], str]] = {
     jwt.ExpiredSignatureError: "it has expired",
-    jwt.ImmatureSignatureError: "it is not valid yet; look at the clocks",
-    jwt.InvalidIssuerError: "it is of another issuer",
-    jwt.InvalidAudienceError: "it is for somebody else",
+    jwt.ImmatureSignatureError: "it is not valid yet; check the clocks",
+    jwt.InvalidIssuerError: "it is from another issuer",
+    jwt.InvalidAudienceError: "it is for another audience",
     jwt.InvalidSignatureError: "its signature is wrong",
     jwt.InvalidAlgorithmError: "its signature is wrong",
 }
 
 
 class JwtVerifier:
-    """Takes the tokens of one issuer."""
+    """Verifies the tokens of one issuer."""
 
     def __init__(self, settings: Settings) -> None:
-        assert settings.jwt_jwks is not None, "`check_access` has looked"
+        assert settings.jwt_jwks is not None, "`check_access` has checked it"
         self._settings = settings
-        self._jwks = Jwks(settings.jwt_jwks)
+        self._jwks = JwksCache(settings.jwt_jwks)
 
     async def verify(self, token: str) -> Principal:
-        """The one whom the issuer vouches for.
+        """Returns the principal that the token names.
 
         Raises:
-            Unauthenticated: the token does not hold; the message says why.
-            IssuerUnavailable: its key cannot be had at the moment.
+            Unauthenticated: the token is not valid; the message says why.
+            IssuerUnavailable: the token's key cannot be fetched at the moment.
         """
         try:
             kid = jwt.get_unverified_header(token).get("kid")
@@ -59,26 +61,36 @@ class JwtVerifier:
                 options={"require": ["exp", "iss", "aud", "sub"]},
             )
         except jwt.PyJWTError as exc:
-            raise Unauthenticated(f"this token does not hold: {_reason(exc)}") from exc
+            raise Unauthenticated(f"this token is not valid: {_reason(exc)}") from exc
         return self._principal(claims)
 
     def _principal(self, claims: dict[str, Any]) -> Principal:
         tenant = claims.get(self._settings.jwt_tenant_claim)
         if not is_tenant(tenant):
             raise Unauthenticated(f"this token names no tenant in its claim {self._settings.jwt_tenant_claim!r}")
-        subject = f"jwt:{claims['sub'][:SUBJECT_MAX_CHARS]}"
-        scopes = _scopes(claims.get(self._settings.jwt_scopes_claim))
-        return Principal(str(tenant), subject, scopes, expires_at=float(claims["exp"]))
+        expires_at = int(claims["exp"])
+        if expires_at > EXPIRY_MAX:
+            raise Unauthenticated("this token is not valid: its exp is out of range")
+        scopes = _parse_scopes(claims.get(self._settings.jwt_scopes_claim))
+        return Principal(str(tenant), f"jwt:{_parse_subject(claims['sub'])}", scopes, expires_at=float(expires_at))
 
 
 def _reason(exc: jwt.PyJWTError) -> str:
-    """Why, in words that hold nothing of the token."""
+    """Returns why a token is refused, in words that repeat nothing from the token."""
     if isinstance(exc, jwt.MissingRequiredClaimError):
         return f"it has no {exc.claim}"
     return next((reason for error, reason in _REASONS.items() if isinstance(exc, error)), "it is no JWT")
 
 
-def _scopes(claim: object) -> frozenset[Scope]:
-    """Ours among the scopes of a token, which come as one text (RFC 8693) or as a list."""
+def _parse_subject(claim: str) -> str:
+    try:
+        claim.encode()
+    except UnicodeEncodeError as exc:  # JSON's \ud800 is half a character; neither logs nor answers can hold it
+        raise Unauthenticated("this token is not valid: its sub is not Unicode text") from exc
+    return claim[:SUBJECT_MAX_CHARS]
+
+
+def _parse_scopes(claim: object) -> frozenset[Scope]:
+    """Returns the known scopes of a token, whose claim is a text (RFC 8693) or a list."""
     names = claim.split() if isinstance(claim, str) else claim if isinstance(claim, list) else []
     return frozenset(Scope(name) for name in names if isinstance(name, str) and name in set(Scope))
