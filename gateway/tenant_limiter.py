@@ -115,6 +115,6 @@ class TenantLimiter:
 def ratelimit_headers(quota: Quota) -> dict[str, str]:
     """Returns the RateLimit headers that tell a client its quota."""
     return {
-        "RateLimit-Policy": f'"requests";q={quota.quota};w={quota.window_s}',
-        "RateLimit": f'"requests";r={quota.remaining};t={ceil(quota.full_in_s)}',
+        "RateLimit-Policy": f'"requests";q={quota.limit};w={quota.window_s}',
+        "RateLimit": f'"requests";r={quota.remaining};t={ceil(quota.reset_in_s)}',
     }

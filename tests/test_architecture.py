@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("stagebus.cli",),
     ("stagebus.client", "stagebus.gateway", "stagebus.tools"),
-    ("stagebus.worker", "stagebus.events"),
+    ("stagebus.worker", "stagebus.events", "stagebus.gateway.auth"),
     ("stagebus.shared.local",),
     ("stagebus.shared.store",),
     ("stagebus.shared.log",),
@@ -27,7 +27,12 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("stagebus.shared.errors", "stagebus.shared.observability", "stagebus.shared.runtime"),
 )
 # Beyond their floors: processes are started, not imported.
-NEVER_IMPORTS = {"stagebus.cli": {"stagebus.gateway", "stagebus.worker"}, "stagebus.gateway": {"stagebus.worker"}}
+NEVER_IMPORTS = {
+    "stagebus.cli": {"stagebus.gateway", "stagebus.gateway.auth", "stagebus.worker"},
+    "stagebus.client": {"stagebus.gateway.auth"},
+    "stagebus.tools": {"stagebus.gateway.auth"},
+    "stagebus.gateway": {"stagebus.worker"},
+}
 # A library with a room of its own: no other module may import it.
 MAY_IMPORT = {
     "arq": {"stagebus.shared.store.run_queue", "stagebus.worker"},

@@ -59,8 +59,8 @@ class Guarded:
         quota = await gateway.limiter.count_request(principal.tenant)
         if quota is not None:
             request.state.quota = quota
-            if not quota.is_kept:
-                raise RateLimited(quota.retry_in_s)
+            if not quota.is_allowed:
+                raise RateLimited(quota.retry_after_s)
         if self.scope is not None:
             principal.check(self.scope)
         run_id = request.path_params.get(RUN_ID)

@@ -18,12 +18,12 @@ _STREAMS: Final = Script("streams")
 class Quota(NamedTuple):
     """A tenant's request quota after a request was counted; times in s."""
 
-    is_kept: bool
-    quota: int
+    is_allowed: bool
+    limit: int
     window_s: int
     remaining: int
-    full_in_s: float
-    retry_in_s: float
+    reset_in_s: float
+    retry_after_s: float
 
 
 async def count_request(redis: Redis | PipelinedConnection, tenant: str, requests_per_s: float) -> Quota | None:
@@ -33,8 +33,8 @@ async def count_request(redis: Redis | PipelinedConnection, tenant: str, request
         requests_per_s: the limit for a tenant that has none of its own.
     """
     match await _RATE(redis, [keys.rate(tenant), keys.LIMITS], [tenant, requests_per_s]):
-        case [is_kept, quota, window_s, remaining, full_in_us, retry_in_us]:
-            return Quota(bool(is_kept), quota, window_s, remaining, full_in_us / 1e6, retry_in_us / 1e6)
+        case [is_allowed, limit, window_s, remaining, full_in_us, retry_in_us]:
+            return Quota(bool(is_allowed), limit, window_s, remaining, full_in_us / 1e6, retry_in_us / 1e6)
         case _:
             return None
 

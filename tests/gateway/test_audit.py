@@ -1,4 +1,4 @@
-"""Who did what stands in the log, and goes with the run."""
+"""The audit log, and the request's trace in the run's record."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ def audited(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
     return [line for line in lines if line["logger"] == "stagebus.audit"]
 
 
-async def test_every_deed_is_a_line_with_who_what_where_and_by_which_request(
+async def test_audit_logs_each_change_with_subject_tenant_run_and_request(
     client_of: ClientOf, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.handler.setFormatter(JsonFormatter())
@@ -35,16 +35,16 @@ async def test_every_deed_is_a_line_with_who_what_where_and_by_which_request(
     await other.post(f"/runs/{run_id}/cancel")
     await other.post("/runs", json={})
     lines = audited(caplog)
-    who = (await mine.get("/session")).json()["subject"]
+    subject = (await mine.get("/session")).json()["subject"]
 
     assert [(line["message"], line["request_id"]) for line in lines] == [
         ("run.create", "one"), ("ticket.create", "two"), ("run.cancel", "three"),
     ]  # fmt: skip
-    assert {(line["subject"], line["tenant"], line["run"]) for line in lines} == {(who, "acme", run_id)}
+    assert {(line["subject"], line["tenant"], line["run"]) for line in lines} == {(subject, "acme", run_id)}
     assert "password" not in caplog.text
 
 
-async def test_request_s_trace_goes_into_the_run_s_record(api: httpx.AsyncClient, redis: Redis) -> None:
+async def test_request_trace_is_stored_in_the_run_record(api: httpx.AsyncClient, redis: Redis) -> None:
     created = await api.post("/runs", json=HELLO, headers={"X-Request-ID": "mine", "traceparent": PARENT})
     other = await api.post("/runs", json=HELLO, headers={"X-Request-ID": "two words", "traceparent": "x"})
     run = await run_store.get_run(redis, created.json()["id"])

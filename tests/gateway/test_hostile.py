@@ -1,4 +1,4 @@
-"""Input that means harm, at every door: nothing breaks, nothing gets out of its place, nothing is made of it."""
+"""Hostile input at every endpoint: nothing breaks, nothing escapes its context, nothing is created."""
 
 import logging
 import re
@@ -37,7 +37,7 @@ PATHS = ["/static/{}", "/runs/{}", "/runs/{}/events", f"/runs/{RUN}/stages/{{}}/
 
 
 def is_sane(response: httpx.Response) -> bool:
-    """A refusal that says why, and has nothing of a file or of another header in it."""
+    """Returns whether the response is a problem with a 4xx status, without an injected header."""
     assert response.headers["content-type"] == "application/problem+json", response.text
     assert "x-evil" not in response.headers
     assert response.json()["status"] == response.status_code
@@ -45,18 +45,18 @@ def is_sane(response: httpx.Response) -> bool:
 
 
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part[:30])
-async def test_tricks_in_paths_lead_nowhere(api: httpx.AsyncClient, redis: Redis, part: str) -> None:
+async def test_hostile_path_is_refused_and_writes_no_key(api: httpx.AsyncClient, redis: Redis, part: str) -> None:
     for path in PATHS:
         for method in ("GET", "POST"):
             response = await api.request(method, path.format(part), headers={"Accept": "application/json"})
             assert is_sane(response)
 
-    assert await keys_of_clients(redis) == [], "nor to a key"
+    assert await keys_of_clients(redis) == []
 
 
 @pytest.mark.parametrize("path", ["/", "/runs", "/metrics", "/static/app.js", "/openapi.json"])
-async def test_path_with_a_line_feed_is_another_path(api: httpx.AsyncClient, path: str) -> None:
-    """A proxy that keeps /metrics to itself sees no /metrics in it."""
+async def test_path_with_a_trailing_control_character_is_not_found(api: httpx.AsyncClient, path: str) -> None:
+    """A proxy that blocks /metrics would let /metrics%0a pass."""
     assert (await api.get(path)).status_code == 200
     for end in ("%0a", "%0d", "%00", "%0a%0a"):
         assert (await api.get(path + end)).status_code == 404
@@ -80,7 +80,7 @@ async def test_path_with_a_line_feed_is_another_path(api: httpx.AsyncClient, pat
     ],
     ids=lambda headers: str(headers)[:50],
 )
-async def test_no_header_breaks_anything(
+async def test_hostile_header_gives_no_server_error(
     app: Starlette, api: httpx.AsyncClient, client_of: ClientOf, headers: dict[str, str]
 ) -> None:
     keyed = await client_of("t")
@@ -102,7 +102,7 @@ async def test_no_header_breaks_anything(
         f"metadata.{'k' * 5000}=1", "&".join(f"metadata.{n}=1" for n in range(500)),
     ],
 )  # fmt: skip
-async def test_junk_in_a_query_is_refused(api: httpx.AsyncClient, run: RunByHand, query: str) -> None:
+async def test_hostile_query_is_refused(api: httpx.AsyncClient, run: RunByHand, query: str) -> None:
     path = f"/runs/{run.run_id}/events" if "last_event_id" in query else "/runs"
 
     assert is_sane(await api.get(f"{path}?{query}", headers={"Accept": "application/json"}))
@@ -139,21 +139,19 @@ BODIES = [
 
 
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: body[:60].decode(errors="replace"))
-async def test_hostile_body_makes_nothing(api: httpx.AsyncClient, redis: Redis, body: bytes) -> None:
+async def test_hostile_body_is_refused_and_creates_nothing(api: httpx.AsyncClient, redis: Redis, body: bytes) -> None:
     assert is_sane(await api.post("/runs", content=body))
     assert await keys_of_clients(redis) == []
 
 
 @pytest.mark.parametrize("key", ["{x}", "*", "a:b", "sb:run:{" + RUN + "}", "../..", "[a]", "?", "\\", '"' * 255])
-async def test_idempotency_key_is_but_the_end_of_a_key(api: httpx.AsyncClient, redis: Redis, key: str) -> None:
+async def test_idempotency_key_cannot_escape_its_redis_key(api: httpx.AsyncClient, redis: Redis, key: str) -> None:
     made = [(await api.post("/runs", json={"user_prompt": "a"}, headers={"Idempotency-Key": key})) for _ in range(2)]
 
     assert made[0].json()["id"] == made[1].json()["id"]
     assert await redis.exists(f"sb:idempotency:default:{key}") == 1
     assert len([name async for name in redis.scan_iter("sb:run:*", count=100)]) == 3, "record, stages and journal"
 
-
-# --- what comes back out -----------------------------------------------------
 
 EVIL = (
     "\n\nid: 9-9\nevent: done\ndata: {}\n\n", "\r\n\r\ndata: x\r\n\r\n", "\r", "\0", "\u2028\u2029\x85\x0b\x0c\x1c",
@@ -163,7 +161,7 @@ EVIL = (
 
 
 def events_with(text: str) -> list[Event]:
-    """The text in every place that models, tools, providers and workers can write to."""
+    """Returns events with the text in every field that models, tools, providers and workers can write."""
     outcome = ToolOutcome(call_id=text, name=text, arguments=text, content=text)
     chunk = {"id": text, "model": text, "choices": [{"index": 0, "delta": {text: text, "content": text}}]}
     return [
@@ -179,7 +177,7 @@ def events_with(text: str) -> list[Event]:
 
 
 def parse_strictly(body: bytes) -> list[tuple[str, str, Any]]:
-    """As a browser does it: lines end in CR LF, LF or CR, and in nothing else."""
+    """Parses SSE as a browser does: lines end in CR LF, LF or CR, and in nothing else."""
     lines = re.split(rb"\r\n|\n|\r", body)
     frames, fields = [], {}
     for line in lines:
@@ -190,7 +188,7 @@ def parse_strictly(body: bytes) -> list[tuple[str, str, Any]]:
                 frames.append((fields[b"id"].decode(), fields[b"event"].decode(), data))
             fields = {}
         elif name in (b"id", b"event", b"data"):
-            assert name not in fields, "one line of each"
+            assert name not in fields, "one line per field"
             fields[name] = value
         else:
             assert name in (b"retry", b""), line
@@ -198,7 +196,7 @@ def parse_strictly(body: bytes) -> list[tuple[str, str, Any]]:
 
 
 @pytest.mark.parametrize("text", EVIL, ids=repr)
-async def test_no_text_gets_out_of_its_frame(api: httpx.AsyncClient, run: RunByHand, text: str) -> None:
+async def test_hostile_text_cannot_break_an_sse_frame(api: httpx.AsyncClient, run: RunByHand, text: str) -> None:
     put, end = events_with(text), Error(error=text, code="internal")
     await run.put(*put)
     await run.end(end)
@@ -216,7 +214,7 @@ async def test_no_text_gets_out_of_its_frame(api: httpx.AsyncClient, run: RunByH
 
 
 @pytest.mark.parametrize("text", EVIL, ids=repr)
-async def test_no_text_begins_a_line_of_the_log(
+async def test_hostile_text_cannot_start_a_log_line(
     api: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, text: str
 ) -> None:
     caplog.set_level(logging.DEBUG)

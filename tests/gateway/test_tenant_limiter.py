@@ -1,4 +1,4 @@
-"""What a tenant may ask for: counted over all gateways, told in headers, and never an error for a stream."""
+"""Tenant limits: counted over all gateways, reported in headers, and never an error for a stream."""
 
 import asyncio
 from collections import Counter
@@ -25,48 +25,45 @@ STREAM = {"Accept": "text/event-stream"}
 
 
 @pytest.fixture
-async def others(redis: Redis, settings: Settings) -> AsyncIterator[TenantLimiter]:
-    """Another gateway's."""
+async def other_limiter(redis: Redis, settings: Settings) -> AsyncIterator[TenantLimiter]:
+    """The limiter of another gateway."""
     limiter = TenantLimiter(redis, settings.tenant_limits)
     await limiter.start()
     yield limiter
     await limiter.stop()
 
 
-# --- requests ----------------------------------------------------------------
+async def test_rate_limit_allows_a_burst_of_one_second(redis: Redis) -> None:
+    counted = [await quotas.count_request(redis, "t", 5) for _ in range(8)]
 
-
-async def test_a_second_s_worth_at_once_and_no_more(redis: Redis) -> None:
-    kept = [await quotas.count_request(redis, "t", 5) for _ in range(8)]
-
-    assert [quota.is_kept for quota in kept if quota].count(True) in (5, 6), (
-        "what passes while it is counted comes back"
+    assert [quota.is_allowed for quota in counted if quota].count(True) in (5, 6), (
+        "the bucket refills while requests are counted"
     )
-    assert kept[0] == quotas.Quota(
-        is_kept=True, quota=5, window_s=1, remaining=4, full_in_s=pytest.approx(0.2, abs=0.01), retry_in_s=0
+    assert counted[0] == quotas.Quota(
+        is_allowed=True, limit=5, window_s=1, remaining=4, reset_in_s=pytest.approx(0.2, abs=0.01), retry_after_s=0
     )
-    assert kept[-1]
-    assert 0 < kept[-1].retry_in_s <= 0.2
+    assert counted[-1]
+    assert 0 < counted[-1].retry_after_s <= 0.2
     assert 0 < await redis.pttl(keys.rate("t")) <= 1001
 
 
 @pytest.mark.parametrize("per_s", [0.05, 1, 2.5, 1000])
-async def test_everything_is_back_after_the_window(redis: Redis, per_s: float) -> None:
-    """The stored time is moved, as if so much had passed."""
+async def test_rate_limit_is_full_again_after_its_window(redis: Redis, per_s: float) -> None:
+    """The stored time is moved back instead of waiting for the window."""
     quota = await quotas.count_request(redis, "t", per_s)
     assert quota
-    while (last := await quotas.count_request(redis, "t", per_s)) and last.is_kept:
+    while (last := await quotas.count_request(redis, "t", per_s)) and last.is_allowed:
         pass
     full = int(await redis.get(keys.rate("t")))
     await redis.set(keys.rate("t"), full - quota.window_s * 1_000_000)
 
     again = await quotas.count_request(redis, "t", per_s)
     assert again
-    assert (again.is_kept, again.quota) == (True, max(1, int(per_s)))
+    assert (again.is_allowed, again.limit) == (True, max(1, int(per_s)))
     assert again.remaining >= quota.remaining - 1
 
 
-async def test_answers_tell_what_is_left_and_when_to_come_back(api: httpx.AsyncClient, redis: Redis) -> None:
+async def test_rate_limit_headers_report_the_quota_and_retry_after(api: httpx.AsyncClient, redis: Redis) -> None:
     await redis.hset(keys.LIMITS, "default:requests_per_s", 0.1)
     first, second = await api.get("/runs"), await api.get("/runs")
 
@@ -78,23 +75,23 @@ async def test_answers_tell_what_is_left_and_when_to_come_back(api: httpx.AsyncC
     assert second.headers["ratelimit-policy"] == first.headers["ratelimit-policy"]
     assert second.json()["code"] == "rate_limited"
     assert 9 <= int(second.headers["retry-after"]) <= 10
-    assert (await api.get("/healthz")).status_code == 200, "what is nobody's is not counted"
+    assert (await api.get("/healthz")).status_code == 200, "public endpoints are not counted"
 
 
-async def test_without_a_limit_there_is_no_header(api: httpx.AsyncClient) -> None:
+async def test_rate_limit_headers_are_absent_without_a_limit(api: httpx.AsyncClient) -> None:
     assert "ratelimit" not in (await api.get("/runs")).headers
 
 
-async def test_one_tenant_s_requests_are_not_another_s(client_of: ClientOf, redis: Redis) -> None:
+async def test_rate_limit_is_counted_per_tenant(client_of: ClientOf, redis: Redis) -> None:
     await redis.hset(keys.LIMITS, mapping={"a:requests_per_s": 0.1, "b:requests_per_s": 0.1})
     a, b = await client_of("a"), await client_of("b")
-    statuses = [(await one.get("/runs")).status_code for one in (a, a, b, b)]
+    statuses = [(await api.get("/runs")).status_code for api in (a, a, b, b)]
 
     assert statuses == [200, 429, 200, 429]
 
 
-async def test_stream_over_the_rate_is_told_to_ask_again(api: httpx.AsyncClient, redis: Redis, run: RunByHand) -> None:
-    """Any other status would make a browser give up for good."""
+async def test_rate_limited_stream_ends_with_a_retry_time(api: httpx.AsyncClient, redis: Redis, run: RunByHand) -> None:
+    """A browser's EventSource gives up for good at any status but 200."""
     await redis.hset(keys.LIMITS, "default:requests_per_s", 0.1)
     await api.get("/runs")
     response = await api.get(f"/runs/{run.run_id}/events", headers=STREAM)
@@ -105,10 +102,10 @@ async def test_stream_over_the_rate_is_told_to_ask_again(api: httpx.AsyncClient,
     assert page.status_code == 429
 
 
-async def test_a_request_costs_one_round_trip_where_there_is_a_limit(
+async def test_rate_limit_costs_one_round_trip_per_request(
     api: httpx.AsyncClient, client_of: ClientOf, redis: Redis
 ) -> None:
-    """And none where there is none; the key was looked up with the first one."""
+    """A tenant without a limit costs none. The key is cached after the first request."""
     mine = await client_of("mine")
     await redis.hset(keys.LIMITS, "mine:requests_per_s", 1000)
     for client, expected in ((api, 0), (mine, 1)):
@@ -126,25 +123,22 @@ async def scripts_run(redis: Redis) -> int:
     return calls["evalsha"] + calls["eval"] + calls["hgetall"]
 
 
-async def test_redis_away_lets_everybody_through(nowhere: Redis) -> None:
+async def test_limits_are_not_enforced_while_redis_is_away(nowhere: Redis) -> None:
     limiter = TenantLimiter(nowhere, TenantLimits(requests_per_s=1, streams_open=1))
 
     assert await limiter.count_request("t") is None
     assert [await limiter.begin_stream("t"), await limiter.begin_stream("t")] == [True, True]
 
 
-# --- streams -----------------------------------------------------------------
-
-
-async def test_streams_of_all_gateways_count_together(redis: Redis, others: TenantLimiter) -> None:
+async def test_stream_limit_counts_the_streams_of_all_gateways(redis: Redis, other_limiter: TenantLimiter) -> None:
     mine = TenantLimiter(redis, TenantLimits(streams_open=2))
-    others._limits = TenantLimits(streams_open=2)
-    assert [await mine.begin_stream("t"), await others.begin_stream("t"), await mine.begin_stream("t")] == [
+    other_limiter._limits = TenantLimits(streams_open=2)
+    assert [await mine.begin_stream("t"), await other_limiter.begin_stream("t"), await mine.begin_stream("t")] == [
         True,
         True,
         False,
     ]
-    await others.end_stream("t")
+    await other_limiter.end_stream("t")
     assert [await mine.begin_stream("t"), await mine.begin_stream("other")] == [True, True]
     for tenant in ("t", "t", "other"):
         await mine.end_stream(tenant)
@@ -152,26 +146,26 @@ async def test_streams_of_all_gateways_count_together(redis: Redis, others: Tena
     assert await redis.exists(keys.streams("t"), keys.streams("other")) == 0
 
 
-async def test_gateway_that_died_is_forgotten(redis: Redis) -> None:
-    async def tell(gateway: str, count: int, *, is_new: bool = True) -> StreamsVerdict:
+async def test_stream_limit_drops_the_streams_of_a_dead_gateway(redis: Redis) -> None:
+    async def report(gateway: str, count: int, *, is_new: bool = True) -> StreamsVerdict:
         return await quotas.report_streams(redis, "t", gateway, count, 1, is_new=is_new)
 
-    assert [await tell("dead", 1), await tell("mine", 1)] == [StreamsVerdict.OK, StreamsVerdict.REFUSED]
+    assert [await report("dead", 1), await report("mine", 1)] == [StreamsVerdict.OK, StreamsVerdict.REFUSED]
     until = int((await redis.hget(keys.streams("t"), "dead")).split()[1])
     assert 0 < await redis.pttl(keys.streams("t")) <= quotas.GATEWAY_TTL_MS
     await redis.hset(keys.streams("t"), "dead", f"1 {until - quotas.GATEWAY_TTL_MS - 1}")
 
-    assert await tell("mine", 1) is StreamsVerdict.OK
-    assert await tell("mine", 0, is_new=False) is StreamsVerdict.OK
+    assert await report("mine", 1) is StreamsVerdict.OK
+    assert await report("mine", 0, is_new=False) is StreamsVerdict.OK
     assert await redis.hlen(keys.streams("t")) == 0
 
 
-@pytest.mark.parametrize("whose", ["the tenant", "the process"])
-async def test_stream_without_room_ends_and_is_asked_for_again(
-    app: Starlette, api: httpx.AsyncClient, redis: Redis, settings: Settings, run: RunByHand, whose: str
+@pytest.mark.parametrize("limited", ["tenant", "process"])
+async def test_stream_over_the_stream_limit_ends_with_a_retry_time(
+    app: Starlette, api: httpx.AsyncClient, redis: Redis, settings: Settings, run: RunByHand, limited: str
 ) -> None:
     gateway: Gateway = app.state.gateway
-    if whose == "the tenant":
+    if limited == "tenant":
         await redis.hset(keys.LIMITS, "default:streams_open", 1)
         assert await quotas.report_streams(redis, "default", "other", 1, 0, is_new=True) is StreamsVerdict.OK
     else:
@@ -186,7 +180,7 @@ async def test_stream_without_room_ends_and_is_asked_for_again(
     assert [frame.event for frame in sse.decode(free.content)] == ["run_queued", "done"]
 
 
-async def test_new_run_whose_stream_finds_no_room_is_named_all_the_same(api: httpx.AsyncClient, redis: Redis) -> None:
+async def test_created_run_is_named_though_its_stream_is_over_the_limit(api: httpx.AsyncClient, redis: Redis) -> None:
     await redis.hset(keys.LIMITS, "default:streams_open", 1)
     await quotas.report_streams(redis, "default", "other", 1, 0, is_new=True)
     response = await api.post("/runs", json={"user_prompt": "Hello"}, headers=STREAM)
@@ -195,7 +189,7 @@ async def test_new_run_whose_stream_finds_no_room_is_named_all_the_same(api: htt
     assert (await api.get(response.headers["location"])).json()["id"] == response.headers["x-run-id"]
 
 
-async def test_numbers_are_told_again(redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stream_counts_are_reported_periodically(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stagebus.gateway.tenant_limiter.GATEWAY_TTL_MS", 30)
     limiter = TenantLimiter(redis, TenantLimits(streams_open=5))
     await limiter.start()
@@ -207,7 +201,7 @@ async def test_numbers_are_told_again(redis: Redis, settings: Settings, monkeypa
     await limiter.stop()
 
 
-async def test_default_limits_come_from_the_settings(redis: Redis, settings: Settings) -> None:
+async def test_default_rate_limit_comes_from_the_settings(redis: Redis, settings: Settings) -> None:
     app = create_app(settings.model_copy(update={"tenant_requests_per_s": 0.5}))
     async with (
         app.router.lifespan_context(app),
@@ -216,19 +210,19 @@ async def test_default_limits_come_from_the_settings(redis: Redis, settings: Set
         assert [(await client.get("/models")).status_code for _ in range(2)] == [200, 429]
 
 
-async def test_numbers_that_could_not_be_told_are_told_again(
+async def test_failed_stream_report_is_repeated(
     redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stagebus.gateway.tenant_limiter.GATEWAY_TTL_MS", 30)
-    limiter, tells = TenantLimiter(redis, settings.tenant_limits), asyncio.Queue[str]()
+    limiter, reports = TenantLimiter(redis, settings.tenant_limits), asyncio.Queue[str]()
     await limiter.begin_stream("t")
 
-    async def tell(tenant: str) -> None:
-        tells.put_nowait(tenant)
-        raise ValueError("a field that somebody wrote by hand")
+    async def fail(tenant: str) -> None:
+        reports.put_nowait(tenant)
+        raise ValueError("an unreadable field")
 
-    monkeypatch.setattr(limiter, "_report", tell)
+    monkeypatch.setattr(limiter, "_report", fail)
     await limiter.start()
     async with asyncio.timeout(5):
-        assert [await tells.get() for _ in range(2)] == ["t", "t"]
+        assert [await reports.get() for _ in range(2)] == ["t", "t"]
     await limiter.stop()

@@ -1,4 +1,4 @@
-"""Who may do what, over the whole API: every operation, with and without a key, a scope, the run's tenant."""
+"""Access control over the whole API: every operation with and without a key, the scope and the run's tenant."""
 
 import pytest
 from redis.asyncio import Redis
@@ -25,7 +25,7 @@ def url(path: str, run_id: str) -> str:
     return path.format(run_id=run_id, stage_id="extraction", call_id="c", ticket_id="0" * 16)
 
 
-def test_public_is_what_tells_nothing_of_anybody() -> None:
+def test_public_endpoints_are_those_without_tenant_data() -> None:
     assert {path for path, method, guard in GUARDS if guard.is_public and (path, method) != (routes.SESSION, "DELETE")} == {
         routes.HEALTH, routes.READY, routes.EVENT_SCHEMA, routes.OPENAPI, routes.PROBLEM, routes.PAGE,
         routes.STATIC.replace(":path", ""),
@@ -35,10 +35,10 @@ def test_public_is_what_tells_nothing_of_anybody() -> None:
 @pytest.mark.parametrize(
     ("path", "method", "guard"), GUARDED, ids=lambda value: value if isinstance(value, str) else ""
 )
-async def test_every_operation_asks_who_it_is_and_for_its_scope(
+async def test_operation_requires_authentication_and_its_scope(
     locked_app: Starlette, client_of: ClientOf, path: str, method: str, guard: Guarded
 ) -> None:
-    """Before anything else: not even a run's being there shows."""
+    """These checks come first, so that not even the existence of a run shows."""
     target = url(path, new_run_id())
     async with client(locked_app) as stranger:
         unknown = await stranger.request(method, target)
@@ -61,33 +61,33 @@ async def test_every_operation_asks_who_it_is_and_for_its_scope(
 
 
 @pytest.mark.parametrize(("path", "method"), OF_A_RUN)
-async def test_other_tenant_s_run_is_not_there(client_of: ClientOf, path: str, method: str) -> None:
-    """In the same words as a run that never was."""
+async def test_run_of_another_tenant_is_not_found(client_of: ClientOf, path: str, method: str) -> None:
+    """The answer is the same as for a run that does not exist."""
     mine, other = await client_of("acme"), await client_of("umbrella")
     run_id, none = (await mine.post("/runs", json=HELLO)).json()["id"], new_run_id()
     headers = {"Accept": "application/json"}
-    theirs = await other.request(method, url(path, run_id), headers=headers)
-    nobodys = await other.request(method, url(path, none), headers=headers)
+    foreign = await other.request(method, url(path, run_id), headers=headers)
+    missing = await other.request(method, url(path, none), headers=headers)
 
-    assert (theirs.status_code, theirs.json()["code"]) == (404, "run_not_found")
-    assert theirs.text.replace(run_id, none) == nobodys.text
-    assert (await mine.get(f"/runs/{run_id}")).json()["status"] == "queued", "nor was it touched"
+    assert (foreign.status_code, foreign.json()["code"]) == (404, "run_not_found")
+    assert foreign.text.replace(run_id, none) == missing.text
+    assert (await mine.get(f"/runs/{run_id}")).json()["status"] == "queued", "the run is untouched"
 
 
-async def test_stream_of_another_tenant_s_run_is_not_there_either(client_of: ClientOf) -> None:
+async def test_stream_of_a_run_of_another_tenant_is_not_found(client_of: ClientOf) -> None:
     mine, other = await client_of("acme"), await client_of("umbrella")
     run_id = (await mine.post("/runs", json=HELLO)).json()["id"]
     await mine.post(f"/runs/{run_id}/cancel")
-    theirs = await other.get(f"/runs/{run_id}/events")
+    foreign = await other.get(f"/runs/{run_id}/events")
 
-    assert (theirs.status_code, theirs.json()["code"]) == (404, "run_not_found")
+    assert (foreign.status_code, foreign.json()["code"]) == (404, "run_not_found")
     assert [frame.event for frame in sse.decode((await mine.get(f"/runs/{run_id}/events")).content)] == [
         "run_queued",
         "cancel",
     ]
 
 
-async def test_lists_and_idempotency_keys_are_each_tenant_s_own(client_of: ClientOf) -> None:
+async def test_run_lists_and_idempotency_keys_are_per_tenant(client_of: ClientOf) -> None:
     mine, other = await client_of("acme"), await client_of("umbrella")
     again = {"Idempotency-Key": "k"}
     first = (await mine.post("/runs", json=HELLO, headers=again)).json()["id"]
@@ -97,7 +97,7 @@ async def test_lists_and_idempotency_keys_are_each_tenant_s_own(client_of: Clien
     assert [run["id"] for run in (await other.get("/runs")).json()["runs"]] == [second]
 
 
-async def test_who_may_only_make_runs_does_not_see_what_comes_of_them(client_of: ClientOf, redis: Redis) -> None:
+async def test_create_scope_alone_does_not_allow_the_stream(client_of: ClientOf, redis: Redis) -> None:
     writer = await client_of("acme", Scope.RUNS_WRITE)
     response = await writer.post("/runs", json=HELLO, headers={"Accept": "text/event-stream"})
 
@@ -108,7 +108,7 @@ async def test_who_may_only_make_runs_does_not_see_what_comes_of_them(client_of:
 @pytest.mark.parametrize(
     "header", ["", "Bearer", "Basic eDp5", "Bearer  ", "sbk_x", "Bearer " + "x" * 9000, "Bearer x y"]
 )
-async def test_other_headers_are_refused(locked_app: Starlette, header: str) -> None:
+async def test_malformed_authorization_header_is_refused(locked_app: Starlette, header: str) -> None:
     async with client(locked_app) as stranger:
         response = await stranger.get("/runs", headers={"Authorization": header})
 
@@ -116,10 +116,10 @@ async def test_other_headers_are_refused(locked_app: Starlette, header: str) -> 
     assert "x" * 100 not in response.text
 
 
-async def test_without_redis_it_cannot_be_told_and_a_stream_is_asked_for_again(
+async def test_redis_away_gives_503_or_a_stream_with_a_retry_time(
     locked_app: Starlette, client_of: ClientOf, nowhere: Redis
 ) -> None:
-    """A browser's EventSource gives up for good at any error."""
+    """A browser's EventSource gives up for good at any error status."""
     mine = await client_of("acme")
     locked_app.state.gateway.auth.authenticator._api_keys._redis = nowhere
     page = await mine.get(f"/runs/{new_run_id()}/events", headers={"Accept": "application/json"})
@@ -131,8 +131,8 @@ async def test_without_redis_it_cannot_be_told_and_a_stream_is_asked_for_again(
     assert stream.text == "retry: 1000\n\n"
 
 
-async def test_who_it_is_costs_one_look_into_redis_at_the_most(client_of: ClientOf, redis: Redis) -> None:
-    """The first request's; beside it the last use is written, once a minute."""
+async def test_authentication_costs_at_most_one_redis_lookup(client_of: ClientOf, redis: Redis) -> None:
+    """Only the first request looks the key up. Its last use is written once a minute."""
     mine = await client_of("acme")
     before = await calls(redis)
     for _ in range(10):

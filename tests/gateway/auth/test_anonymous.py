@@ -1,4 +1,4 @@
-"""The open gateway answers its own machine, and no page of another site."""
+"""The open gateway answers requests from its own machine, but no page of another site."""
 
 import httpx
 import pytest
@@ -11,13 +11,13 @@ HELLO = {"user_prompt": "Hello"}
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "localhost:8000"])
-async def test_own_names_are_answered(api: httpx.AsyncClient, host: str) -> None:
+async def test_open_gateway_answers_local_host_names(api: httpx.AsyncClient, host: str) -> None:
     assert (await api.get("/runs", headers={"Host": host})).status_code == 200
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "10.0.0.7:8000"])
-async def test_names_that_lead_here_by_another_s_will_are_not(api: httpx.AsyncClient, host: str) -> None:
-    """A site may let its own name point to this machine, and its pages read what they like."""
+async def test_open_gateway_refuses_foreign_host_names(api: httpx.AsyncClient, host: str) -> None:
+    """With DNS rebinding a site's own name resolves to this machine, and its pages could read the answers."""
     response = await api.get("/runs", headers={"Host": host})
 
     assert (response.status_code, response.json()["code"]) == (403, "loopback_only")
@@ -25,8 +25,8 @@ async def test_names_that_lead_here_by_another_s_will_are_not(api: httpx.AsyncCl
     assert (await api.get("/healthz", headers={"Host": host})).status_code == 200
 
 
-async def test_address_that_others_reach_is_not_answered(app: Starlette) -> None:
-    """`uvicorn stagebus.gateway.app:app --host 0.0.0.0`: the app cannot know it before somebody asks."""
+async def test_open_gateway_refuses_requests_to_another_address(app: Starlette) -> None:
+    """`uvicorn stagebus.gateway.app:app --host 0.0.0.0`: the app learns its address only from requests."""
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://10.0.0.7") as api:
         response = await api.get("/runs", headers={"Host": "localhost"})
@@ -34,7 +34,7 @@ async def test_address_that_others_reach_is_not_answered(app: Starlette) -> None
     assert (response.status_code, response.json()["code"]) == (403, "loopback_only")
 
 
-async def test_page_of_another_site_can_change_nothing(api: httpx.AsyncClient) -> None:
+async def test_open_gateway_refuses_changes_from_another_site(api: httpx.AsyncClient) -> None:
     foreign = await api.post("/runs", json=HELLO, headers={"Origin": "https://evil.example"})
     own = await api.post("/runs", json=HELLO, headers={"Origin": "http://localhost"})
 
@@ -42,7 +42,7 @@ async def test_page_of_another_site_can_change_nothing(api: httpx.AsyncClient) -
     assert own.status_code == 202
 
 
-async def test_who_insists_is_reached_under_any_name(settings: Settings) -> None:
+async def test_insecure_setting_admits_any_host_name(settings: Settings) -> None:
     app = create_app(settings.model_copy(update={"insecure": True}))
     async with (
         app.router.lifespan_context(app),

@@ -28,7 +28,7 @@ async def lookups(redis: Redis) -> int:
     return (await calls(redis))["hgetall"]
 
 
-async def test_key_opens_and_others_do_not(redis: Redis, key: str) -> None:
+async def test_api_key_is_verified_and_others_are_refused(redis: Redis, key: str) -> None:
     cache = ApiKeyCache(redis)
     record = await cache.verify(key)
 
@@ -38,21 +38,21 @@ async def test_key_opens_and_others_do_not(redis: Redis, key: str) -> None:
         assert await cache.verify(other) is None
 
 
-async def test_a_request_costs_one_look_at_the_most_and_the_next_ones_none(
-    redis: Redis, key: str, cache_time: FakeTime
-) -> None:
+async def test_api_key_cache_looks_a_key_up_once_per_ttl(redis: Redis, key: str, cache_time: FakeTime) -> None:
     cache = ApiKeyCache(redis)
     before = await lookups(redis)
     for _ in range(20):
         await cache.verify(key)
-        await cache.verify(f"sbk_{'0' * 12}_{'a' * 43}")  # what is not there is remembered as well
+        await cache.verify(f"sbk_{'0' * 12}_{'a' * 43}")  # unknown ids are cached as well
     assert await lookups(redis) - before == 2
     cache_time.now += CACHE_TTL_S + 0.1
     await cache.verify(key)
     assert await lookups(redis) - before == 3
 
 
-async def test_revoked_key_is_good_for_a_moment_and_no_longer(redis: Redis, key: str, cache_time: FakeTime) -> None:
+async def test_revoked_api_key_is_refused_when_its_cache_entry_expires(
+    redis: Redis, key: str, cache_time: FakeTime
+) -> None:
     cache = ApiKeyCache(redis)
     assert await cache.verify(key)
     await api_keys.revoke(redis, id_of(key))
@@ -62,7 +62,7 @@ async def test_revoked_key_is_good_for_a_moment_and_no_longer(redis: Redis, key:
     assert await cache.verify(key) is None
 
 
-async def test_last_use_is_written_once_a_minute_and_only_for_who_has_the_secret(
+async def test_api_key_use_is_recorded_once_a_minute_and_only_with_its_secret(
     redis: Redis, key: str, cache_time: FakeTime
 ) -> None:
     cache = ApiKeyCache(redis)
@@ -82,7 +82,7 @@ async def test_last_use_is_written_once_a_minute_and_only_for_who_has_the_secret
     assert (await redis.zscore(keys.API_KEYS, id_of(key)) or 0) > 1
 
 
-async def test_what_is_remembered_is_bounded(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_api_key_cache_is_bounded(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api_key_cache, "CACHE_ENTRIES_MAX", 5)
     cache = ApiKeyCache(redis)
     for number in range(20):
@@ -91,6 +91,6 @@ async def test_what_is_remembered_is_bounded(redis: Redis, monkeypatch: pytest.M
     assert len(cache._keys) <= 5
 
 
-async def test_without_redis_it_cannot_be_told(nowhere: Redis, key: str) -> None:
+async def test_api_key_cannot_be_verified_while_redis_is_away(nowhere: Redis, key: str) -> None:
     with pytest.raises(StorageUnavailable):
         await ApiKeyCache(nowhere).verify(key)

@@ -1,4 +1,4 @@
-"""Open streams end with what they rest on, and with nothing else."""
+"""Open streams end when their key, ticket or token does, and not before."""
 
 import asyncio
 import time
@@ -34,17 +34,20 @@ def monitor_of(redis: Redis) -> CredentialMonitor:
 
 
 @contextmanager
-def over(monitor: CredentialMonitor, principal: Principal, close: Callable[[], None]) -> Iterator[None]:
+def watched(monitor: CredentialMonitor, principal: Principal, close: Callable[[], None]) -> Iterator[None]:
     monitor.watch(principal, close)
     yield
     monitor.unwatch(close)
 
 
-async def test_stream_ends_with_its_key(redis: Redis, key_id: str) -> None:
+async def test_monitor_closes_streams_of_a_revoked_key(redis: Redis, key_id: str) -> None:
     monitor, ended = monitor_of(redis), []
     of_key = Principal("acme", f"key:{key_id}", READ, key_id)
     of_ticket = Principal("acme", f"ticket of key:{key_id}", READ, key_id, run_id="r")
-    with over(monitor, of_key, lambda: ended.append("key")), over(monitor, of_ticket, lambda: ended.append("ticket")):
+    with (
+        watched(monitor, of_key, lambda: ended.append("key")),
+        watched(monitor, of_ticket, lambda: ended.append("ticket")),
+    ):
         await monitor.check()
         assert ended == []
         await api_keys.revoke(redis, key_id)
@@ -53,55 +56,54 @@ async def test_stream_ends_with_its_key(redis: Redis, key_id: str) -> None:
     assert not monitor.watched
 
 
-async def test_stream_ends_with_its_token(redis: Redis) -> None:
+async def test_monitor_closes_streams_of_an_expired_token(redis: Redis) -> None:
     monitor, ended = monitor_of(redis), []
     now = time.time()
     with (
-        over(monitor, Principal("acme", "jwt:a", READ, expires_at=now - 1), lambda: ended.append("over")),
-        over(monitor, Principal("acme", "jwt:b", READ, expires_at=now + 60), lambda: ended.append("not yet")),
-        over(monitor, Principal("default", "anyone", READ), lambda: ended.append("never")),
+        watched(monitor, Principal("acme", "jwt:a", READ, expires_at=now - 1), lambda: ended.append("expired")),
+        watched(monitor, Principal("acme", "jwt:b", READ, expires_at=now + 60), lambda: ended.append("valid")),
+        watched(monitor, Principal("default", "anyone", READ), lambda: ended.append("endless")),
     ):
-        assert monitor.watched == 2, "what cannot end costs nothing"
+        assert monitor.watched == 2, "a credential without an end is not watched"
         await monitor.check()
-    assert ended == ["over"]
+    assert ended == ["expired"]
 
 
-async def test_stream_ends_with_its_ticket_and_others_stay(redis: Redis, run: RunByHand) -> None:
-    """At the gateway that took it back at once, at others when they look."""
-    here, elsewhere, ended = monitor_of(redis), monitor_of(redis), []
+async def test_monitor_closes_only_streams_of_the_revoked_ticket(redis: Redis, run: RunByHand) -> None:
+    """The gateway that revokes it closes them immediately, others at their next check."""
+    local, remote, ended = monitor_of(redis), monitor_of(redis), []
     tickets = [Principal("default", "ticket of jwt:a", READ, run_id=run.run_id, ticket_id=n) for n in ("one", "two")]
     with ExitStack() as stack:
-        for monitor, where in ((here, "here"), (elsewhere, "elsewhere")):
+        for monitor, where in ((local, "local"), (remote, "remote")):
             for ticket in tickets:
                 close = partial(ended.append, (where, ticket.ticket_id))
-                stack.enter_context(over(monitor, ticket, close))
+                stack.enter_context(watched(monitor, ticket, close))
         await revoked_tickets.revoke(redis, run.run_id, "default", "one")
-        here.end_ticket(run.run_id, "one")
-        assert ended == [("here", "one")]
-        await elsewhere.check()
-        assert ended == [("here", "one"), ("elsewhere", "one")]
+        local.end_ticket(run.run_id, "one")
+        assert ended == [("local", "one")]
+        await remote.check()
+        assert ended == [("local", "one"), ("remote", "one")]
 
 
-async def test_redis_away_ends_no_stream(nowhere: Redis) -> None:
+async def test_monitor_closes_no_stream_while_redis_is_away(nowhere: Redis) -> None:
     monitor, ended = monitor_of(nowhere), []
-    with over(monitor, Principal("acme", "key:k", READ, "k"), lambda: ended.append("key")):
+    with watched(monitor, Principal("acme", "key:k", READ, "k"), lambda: ended.append("key")):
         await monitor.check()
     assert ended == []
 
 
-async def test_many_streams_are_looked_after_at_once(redis: Redis, key_id: str) -> None:
-    """A key is asked for once, whatever the number of its streams."""
+async def test_monitor_looks_a_key_up_once_for_all_its_streams(redis: Redis, key_id: str) -> None:
     monitor = monitor_of(redis)
     principal = Principal("acme", f"key:{key_id}", READ, key_id)
     with ExitStack() as stack:
         for _ in range(500):
-            stack.enter_context(over(monitor, principal, [].clear))
+            stack.enter_context(watched(monitor, principal, [].clear))
         before = await calls(redis)
         await monitor.check()
         assert (await calls(redis) - before)["exists"] == 1
 
 
-async def test_open_stream_of_a_revoked_key_ends_without_an_end_of_the_run(
+async def test_stream_of_a_revoked_key_ends_without_a_terminal_event(
     locked_app: Starlette, redis: Redis, client_of: ClientOf
 ) -> None:
     mine = await client_of("acme")
@@ -120,17 +122,17 @@ async def test_open_stream_of_a_revoked_key_ends_without_an_end_of_the_run(
     assert not monitor.watched
 
 
-async def test_look_that_fails_is_not_the_last(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_monitor_goes_on_after_a_failed_check(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stagebus.gateway.auth.credential_monitor.CHECK_INTERVAL_S", 0.01)
-    monitor, looks = monitor_of(redis), asyncio.Queue[None]()
+    monitor, checks = monitor_of(redis), asyncio.Queue[None]()
 
-    async def look() -> None:
-        looks.put_nowait(None)
+    async def fail() -> None:
+        checks.put_nowait(None)
         raise ValueError("a record that cannot be read")
 
-    monkeypatch.setattr(monitor, "check", look)
+    monkeypatch.setattr(monitor, "check", fail)
     monitor.start()
     async with asyncio.timeout(5):
         for _ in range(2):
-            await looks.get()
+            await checks.get()
     await monitor.stop()

@@ -10,7 +10,7 @@ def request(**headers: str) -> Request:
 
 
 @pytest.mark.parametrize(
-    ("headers", "foreign", "own"),
+    ("headers", "cross_site", "same_origin"),
     [
         ({}, False, False),  # curl, an SDK
         ({"origin": "https://bus.example"}, False, True),
@@ -28,7 +28,9 @@ def request(**headers: str) -> Request:
         ({"sec_fetch_site": "same-origin"}, False, True),
     ],
 )
-def test_pages_are_told_apart(headers: dict[str, str], foreign: bool, own: bool) -> None:
-    """`https://app.example` is allowed; that makes it no page of ours, which could use a session."""
-    assert is_cross_site(request(**headers), {"https://app.example"}) is foreign
-    assert is_same_origin(request(**headers)) is own
+def test_csrf_checks_classify_the_origin_of_a_request(
+    headers: dict[str, str], cross_site: bool, same_origin: bool
+) -> None:
+    """`https://app.example` is an allowed origin, but not the same origin, so it cannot use a session."""
+    assert is_cross_site(request(**headers), {"https://app.example"}) is cross_site
+    assert is_same_origin(request(**headers)) is same_origin

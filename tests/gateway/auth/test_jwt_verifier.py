@@ -1,4 +1,4 @@
-"""An issuer's tokens: what of them is checked, and how the issuer's keys come and go."""
+"""JWTs of an issuer: the checks on tokens, and the cache of the issuer's keys."""
 
 import asyncio
 import json
@@ -57,15 +57,15 @@ def verifier(key_set: Path) -> JwtVerifier:
 
 
 @pytest.mark.parametrize("alg", PRIVATE)
-async def test_issuer_s_token_says_who_it_is(verifier: JwtVerifier, alg: str) -> None:
+async def test_jwt_gives_tenant_subject_scopes_and_expiry(verifier: JwtVerifier, alg: str) -> None:
     principal = await verifier.verify(token(alg, alg))
 
     assert (principal.tenant, principal.subject) == ("acme", "jwt:alice")
-    assert principal.scopes == {Scope.RUNS_READ, Scope.RUNS_WRITE}, "others are nothing to us"
+    assert principal.scopes == {Scope.RUNS_READ, Scope.RUNS_WRITE}, "unknown scopes are ignored"
     assert principal.expires_at == pytest.approx(time.time() + 60, abs=5)
 
 
-async def test_claims_have_the_names_that_the_operator_says(key_set: Path) -> None:
+async def test_jwt_claim_names_come_from_the_settings(key_set: Path) -> None:
     settings = Settings(jwt_jwks=str(key_set), jwt_issuer=ISSUER, jwt_audience=AUDIENCE, jwt_tenant_claim="org",
                         jwt_scopes_claim="permissions")  # fmt: skip
     principal = await JwtVerifier(settings).verify(token(org="umbrella", permissions=["approvals", 7, "x"]))
@@ -77,7 +77,7 @@ PEM = RSA.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyI
 
 
 def confused() -> str:
-    """Signed with the public key as if it were a shared secret."""
+    """Returns a token signed with the public key as if it were a shared secret (algorithm confusion)."""
     import base64
     import hmac
 
@@ -93,7 +93,7 @@ OTHER = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
 @pytest.mark.parametrize(
-    ("made", "said"),
+    ("make", "reason"),
     [
         (lambda: token(exp=time.time() - 60), "expired"),
         (lambda: token(exp=None), "no exp"),
@@ -119,12 +119,12 @@ OTHER = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         (lambda: "é", "no JWT"),
     ],
 )
-async def test_other_tokens_are_refused_with_the_reason(verifier: JwtVerifier, made: Any, said: str) -> None:
-    with pytest.raises(Unauthenticated, match=said):
-        await verifier.verify(made())
+async def test_invalid_jwt_is_refused_with_the_reason(verifier: JwtVerifier, make: Any, reason: str) -> None:
+    with pytest.raises(Unauthenticated, match=reason):
+        await verifier.verify(make())
 
 
-def test_only_keys_that_can_sign_alone_are_taken() -> None:
+def test_jwks_skips_weak_symmetric_and_foreign_keys() -> None:
     weak = RSAAlgorithm.to_jwk(
         rsa.generate_private_key(public_exponent=65537, key_size=1024).public_key(), as_dict=True
     )
@@ -149,44 +149,44 @@ def jwks_time(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
     return fake
 
 
-async def test_new_key_is_found_and_old_one_goes_over_http(jwks_time: FakeTime) -> None:
-    """A token with an unknown key makes us ask, all at once only once, and not for every one of them."""
-    published, asked = [public("RS256", "old")], []
+async def test_jwks_key_rotation_over_http(jwks_time: FakeTime) -> None:
+    """A token with an unknown key causes a fetch: one for all that wait, and at most one per interval."""
+    published, fetches = [public("RS256", "old")], []
 
     def answer(_: Any) -> Answer:
-        asked.append(jwks_time.now)
+        fetches.append(jwks_time.now)
         return Answer(json.dumps({"keys": published}).encode())
 
     async with FakeGateway(answer) as issuer:
         cache = JwksCache(f"{issuer.url}/jwks.json")
         await asyncio.gather(*(cache.find("old") for _ in range(20)))
-        assert len(asked) == 1
+        assert len(fetches) == 1
         published[:] = [public("ES256", "new")]
         for _ in range(20):
             with pytest.raises(Unauthenticated):
                 await cache.find("new")
-        assert len(asked) == 1, "asked a moment ago"
+        assert len(fetches) == 1, "the last fetch was less than an interval ago"
         jwks_time.now += FETCH_INTERVAL_S
         assert (await cache.find("new")).key_id == "new"
         with pytest.raises(Unauthenticated):
             await cache.find("old")
-        assert len(asked) == 2
+        assert len(fetches) == 2
         jwks_time.now += SET_TTL_S + 1
         published[:] = [public("EdDSA", "newer")]
-        assert (await cache.find("new")).key_id == "new", "nobody waits for a refresh"
+        assert (await cache.find("new")).key_id == "new", "a known key does not wait for the fetch"
         assert cache._fetch is not None
         await cache._fetch
         assert (await cache.find("newer")).key_id == "newer"
 
 
-async def test_issuer_that_is_away_is_a_trouble_that_passes(jwks_time: FakeTime, key_set: Path) -> None:
+async def test_jwks_keeps_known_keys_while_the_issuer_is_down(jwks_time: FakeTime, key_set: Path) -> None:
     cache = JwksCache(str(key_set))
     await cache.find("RS256")
     hidden = key_set.rename(key_set.with_suffix(".away"))  # noqa: ASYNC240 - a rename is quick
     jwks_time.now += FETCH_INTERVAL_S
     with pytest.raises(IssuerUnavailable):
         await cache.find("new")
-    assert (await cache.find("RS256")).key_id == "RS256", "what was fetched holds"
+    assert (await cache.find("RS256")).key_id == "RS256", "the last key set stays in use"
     hidden.rename(key_set)
     jwks_time.now += FETCH_INTERVAL_S
     with pytest.raises(Unauthenticated):

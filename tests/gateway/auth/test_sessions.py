@@ -1,4 +1,4 @@
-"""Sessions: how a page comes by one, what it is good for, and who cannot use it."""
+"""Sessions: login, logout, CSRF protection and the cookie's attributes."""
 
 import httpx
 import pytest
@@ -24,7 +24,7 @@ async def sign_in(browser: httpx.AsyncClient, key: str, **headers: str) -> httpx
     return await browser.post("/session", headers={"Authorization": f"Bearer {key}", **OWN_PAGE, **headers})
 
 
-async def test_page_signs_in_works_and_signs_out(locked_app: Starlette, key: str) -> None:
+async def test_session_lasts_from_login_to_logout(locked_app: Starlette, key: str) -> None:
     async with client(locked_app) as browser:
         signed_in = await sign_in(browser, key)
         cookie = signed_in.headers["set-cookie"]
@@ -32,13 +32,15 @@ async def test_page_signs_in_works_and_signs_out(locked_app: Starlette, key: str
         assert "HttpOnly" in cookie
         assert "SameSite=lax" in cookie
         assert key not in str(signed_in.headers)
-        assert signed_in.headers["content-length"] == str(len(signed_in.content)), "a server holds us to it"
+        assert signed_in.headers["content-length"] == str(len(signed_in.content)), "servers enforce it"
         assert (await browser.get("/session")).json() == signed_in.json()
         created = await browser.post("/runs", json=HELLO, headers=OWN_PAGE)
         assert created.status_code == 202
         assert (await browser.get(created.headers["location"])).json()["status"] == "queued"
         refused = await browser.post(f"{created.headers['location']}/cancel", headers=OWN_PAGE)
-        assert (refused.status_code, refused.json()["code"]) == (403, "forbidden"), "no more than the key may"
+        assert (refused.status_code, refused.json()["code"]) == (403, "forbidden"), (
+            "a session has the scopes of its key"
+        )
         assert (await browser.delete("/session", headers=OWN_PAGE)).status_code == 204
         assert (await browser.get("/runs")).status_code == 401
 
@@ -48,7 +50,7 @@ async def test_page_signs_in_works_and_signs_out(locked_app: Starlette, key: str
     [{}, {"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"},
      {"Sec-Fetch-Site": "same-site", "Origin": "http://sub.localhost"}, {"Sec-Fetch-Site": "none"}],
 )  # fmt: skip
-async def test_cookie_changes_nothing_unless_the_browser_vouches_for_the_page(
+async def test_session_cookie_allows_changes_only_from_the_same_origin(
     locked_app: Starlette, key: str, headers: dict[str, str]
 ) -> None:
     async with client(locked_app) as browser:
@@ -58,7 +60,7 @@ async def test_cookie_changes_nothing_unless_the_browser_vouches_for_the_page(
     assert (response.status_code, response.json()["code"]) == (403, "cross_site")
 
 
-async def test_other_site_can_sign_nobody_in_or_out(locked_app: Starlette, key: str) -> None:
+async def test_session_cannot_be_started_or_ended_from_another_site(locked_app: Starlette, key: str) -> None:
     async with client(locked_app) as browser:
         foreign = await sign_in(browser, key, **{"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"})
         assert (foreign.status_code, foreign.json()["code"]) == (403, "cross_site")
@@ -68,8 +70,8 @@ async def test_other_site_can_sign_nobody_in_or_out(locked_app: Starlette, key: 
         assert (await browser.get("/runs")).status_code == 200
 
 
-async def test_over_tls_the_cookie_is_bound_to_it(locked_app: Starlette, key: str) -> None:
-    """Also behind a proxy that ends TLS: the browser says what it sees."""
+async def test_session_cookie_is_secure_over_tls(locked_app: Starlette, key: str) -> None:
+    """Behind a proxy that terminates TLS, the browser's Origin shows the scheme."""
     async with client(locked_app) as browser:
         response = await sign_in(browser, key, Origin="https://localhost")
 
@@ -80,7 +82,7 @@ async def test_over_tls_the_cookie_is_bound_to_it(locked_app: Starlette, key: st
     assert "Domain" not in cookie
 
 
-async def test_session_ends_with_its_key_and_begins_with_nothing_less(
+async def test_session_ends_with_its_key_and_cannot_renew_itself(
     locked_app: Starlette, redis: Redis, key: str, cache_time: FakeTime
 ) -> None:
     async with client(locked_app) as browser:
@@ -92,7 +94,7 @@ async def test_session_ends_with_its_key_and_begins_with_nothing_less(
         assert (await browser.get("/runs")).status_code == 401
 
 
-async def test_bad_key_is_not_made_good_by_a_cookie(locked_app: Starlette, key: str) -> None:
+async def test_session_cookie_does_not_replace_a_bad_key(locked_app: Starlette, key: str) -> None:
     async with client(locked_app) as browser:
         await sign_in(browser, key)
         response = await browser.get("/runs", headers={"Authorization": f"Bearer {key[:-1]}~"})
@@ -100,7 +102,7 @@ async def test_bad_key_is_not_made_good_by_a_cookie(locked_app: Starlette, key: 
     assert response.status_code == 401
 
 
-async def test_open_gateway_needs_no_session(api: httpx.AsyncClient) -> None:
+async def test_open_gateway_sets_no_session_cookie(api: httpx.AsyncClient) -> None:
     response = await api.post("/session")
 
     assert (response.status_code, response.json()["subject"]) == (200, "anyone")

@@ -1,4 +1,4 @@
-"""Tickets, over the API: what they open, for how long, and that nothing keeps them."""
+"""Tickets over the API: access to one run, expiry, revocation, and that no log contains them."""
 
 import asyncio
 import logging
@@ -33,15 +33,13 @@ async def mine(client_of: ClientOf) -> httpx.AsyncClient:
 
 @pytest.fixture
 async def run_id(mine: httpx.AsyncClient) -> str:
-    """A run that has ended, so that its stream does."""
+    """A run that has ended, so that its stream ends."""
     run_id = str((await mine.post("/runs", json=HELLO)).json()["id"])
     await mine.post(f"/runs/{run_id}/cancel")
     return run_id
 
 
-async def test_ticket_opens_its_run_and_nothing_else(
-    locked_app: Starlette, mine: httpx.AsyncClient, run_id: str
-) -> None:
+async def test_ticket_gives_access_to_its_run_only(locked_app: Starlette, mine: httpx.AsyncClient, run_id: str) -> None:
     made = (await mine.post(f"/runs/{run_id}/ticket")).json()
     other = (await mine.post("/runs", json=HELLO)).json()["id"]
     async with client(locked_app) as guest:
@@ -58,7 +56,9 @@ async def test_ticket_opens_its_run_and_nothing_else(
             assert (await guest.request(method, path, params=params)).status_code == 401
 
 
-async def test_ticket_is_for_a_run_of_one_s_own(client_of: ClientOf, mine: httpx.AsyncClient, run_id: str) -> None:
+async def test_ticket_cannot_be_made_for_a_run_of_another_tenant(
+    client_of: ClientOf, mine: httpx.AsyncClient, run_id: str
+) -> None:
     other = await client_of("umbrella")
     for asked in (run_id, new_run_id(), "x"):
         refused = await other.post(f"/runs/{asked}/ticket")
@@ -70,11 +70,13 @@ async def test_ticket_is_for_a_run_of_one_s_own(client_of: ClientOf, mine: httpx
     [({}, 200), ({"ttl_s": 10}, 200), ({"share": True}, 200), ({"share": True, "ttl_s": 604800}, 200),
      ({"ttl_s": 9}, 422), ({"ttl_s": 604801}, 422), ({"ttl_s": "60"}, 422), ({"for": "ever"}, 422)],
 )  # fmt: skip
-async def test_time_is_limited(mine: httpx.AsyncClient, run_id: str, body: dict[str, object], status: int) -> None:
+async def test_ticket_ttl_is_validated(
+    mine: httpx.AsyncClient, run_id: str, body: dict[str, object], status: int
+) -> None:
     assert (await mine.post(f"/runs/{run_id}/ticket", json=body)).status_code == status
 
 
-async def test_ticket_is_over_when_its_time_is(
+async def test_expired_ticket_is_refused(
     locked_app: Starlette, mine: httpx.AsyncClient, run_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(signing, "expiry", lambda ttl_s, *_: 1000.0)
@@ -84,7 +86,7 @@ async def test_ticket_is_over_when_its_time_is(
         assert (await guest.get(link)).status_code == 401
 
 
-async def test_ticket_falls_with_the_key_that_it_was_made_with(
+async def test_ticket_ends_with_the_key_that_it_was_made_with(
     locked_app: Starlette, redis: Redis, run_id: str, cache_time: FakeTime
 ) -> None:
     record, key = await api_keys.create(redis, tenant="acme", scopes=Scope)
@@ -97,7 +99,7 @@ async def test_ticket_falls_with_the_key_that_it_was_made_with(
         assert (await guest.get(link)).status_code == 401
 
 
-async def test_one_ticket_is_taken_back_and_the_others_stay(
+async def test_revoked_ticket_is_refused_and_others_stay_valid(
     locked_app: Starlette, mine: httpx.AsyncClient, client_of: ClientOf, redis: Redis, run_id: str
 ) -> None:
     first, second = [(await mine.post(f"/runs/{run_id}/ticket", json={"share": True})).json() for _ in range(2)]
@@ -106,7 +108,7 @@ async def test_one_ticket_is_taken_back_and_the_others_stay(
     async with client(locked_app) as guest:
         assert (await guest.get(first["links"]["events"])).status_code == 200
         assert (await stranger.delete(url)).status_code == 404
-        assert (await guest.delete(url, params=holder)).status_code == 401, "who holds a ticket takes none back"
+        assert (await guest.delete(url, params=holder)).status_code == 401, "a ticket cannot revoke tickets"
         assert [(await mine.delete(url)).status_code for _ in range(2)] == [204, 204]
         refused = await guest.get(first["links"]["events"])
         assert (refused.status_code, refused.json()["code"]) == (401, "unauthenticated")
@@ -117,11 +119,11 @@ async def test_one_ticket_is_taken_back_and_the_others_stay(
 
 
 @pytest.mark.parametrize("ticket_id", ["x", "0" * 15, "0" * 17, "G" * 16, "%20" * 16, "0" * 16 + "%0a"])
-async def test_what_is_no_ticket_s_id_is_refused(mine: httpx.AsyncClient, run_id: str, ticket_id: str) -> None:
+async def test_malformed_ticket_id_is_refused(mine: httpx.AsyncClient, run_id: str, ticket_id: str) -> None:
     assert (await mine.delete(f"/runs/{run_id}/ticket/{ticket_id}")).status_code in (422, 404)
 
 
-async def test_open_stream_ends_when_its_ticket_is_taken_back(locked_app: Starlette, mine: httpx.AsyncClient) -> None:
+async def test_open_stream_ends_when_its_ticket_is_revoked(locked_app: Starlette, mine: httpx.AsyncClient) -> None:
     run_id = (await mine.post("/runs", json=HELLO)).json()["id"]
     made = (await mine.post(f"/runs/{run_id}/ticket")).json()
     async with client(locked_app) as guest, asyncio.timeout(10):
@@ -135,10 +137,10 @@ async def test_open_stream_ends_when_its_ticket_is_taken_back(locked_app: Starle
     assert (await mine.get(f"/runs/{run_id}")).json()["status"] == "queued"
 
 
-async def test_so_many_tickets_of_a_run_are_taken_back(
+async def test_revoked_tickets_of_a_run_are_limited(
     mine: httpx.AsyncClient, run_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is remembered of a run is bounded; the first ones stay taken back."""
+    """The first ones stay revoked."""
     monkeypatch.setattr(revoked_tickets, "REVOKED_MAX", 2)
     answers = [await mine.delete(f"/runs/{run_id}/ticket/{n:016x}") for n in (1, 2, 3, 1)]
 
@@ -146,21 +148,21 @@ async def test_so_many_tickets_of_a_run_are_taken_back(
     assert answers[2].json()["code"] == "too_many_revoked"
 
 
-async def test_revoked_ticket_is_good_for_a_moment_elsewhere_and_no_longer(
+async def test_ticket_revoked_elsewhere_is_valid_until_the_cache_expires(
     redis: Redis, run: RunByHand, cache_time: FakeTime
 ) -> None:
-    here, elsewhere = Revocations(redis), Revocations(redis)
-    assert not await elsewhere.is_revoked(run.run_id, "one")
+    local, remote = Revocations(redis), Revocations(redis)
+    assert not await remote.is_revoked(run.run_id, "one")
     before = (await calls(redis))["hget"]
-    await here.revoke(run.run_id, "default", "one")
-    assert await here.is_revoked(run.run_id, "one")
-    assert not await elsewhere.is_revoked(run.run_id, "one")
-    assert (await calls(redis))["hget"] - before == 1, "a request costs one look at the most"
+    await local.revoke(run.run_id, "default", "one")
+    assert await local.is_revoked(run.run_id, "one")
+    assert not await remote.is_revoked(run.run_id, "one")
+    assert (await calls(redis))["hget"] - before == 1, "a request costs at most one look-up"
     cache_time.now += revocations.CACHE_TTL_S
-    assert await elsewhere.is_revoked(run.run_id, "one")
+    assert await remote.is_revoked(run.run_id, "one")
 
 
-async def test_forged_tickets_open_nothing(locked_app: Starlette, mine: httpx.AsyncClient, run_id: str) -> None:
+async def test_forged_ticket_is_refused(locked_app: Starlette, mine: httpx.AsyncClient, run_id: str) -> None:
     ticket = (await mine.post(f"/runs/{run_id}/ticket")).json()["ticket"]
     head, body, signature = ticket.split(".")
     unsigned = "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0"  # {"alg":"none","typ":"JWT"}
@@ -169,22 +171,22 @@ async def test_forged_tickets_open_nothing(locked_app: Starlette, mine: httpx.As
         for text in forged:
             assert (await guest.get(f"/runs/{run_id}", params={"ticket": text})).status_code == 401
         guest.cookies.set("stagebus", ticket)
-        assert (await guest.get("/runs")).status_code == 401, "a ticket is no session"
+        assert (await guest.get("/runs")).status_code == 401, "a ticket is not accepted as a session"
 
 
-async def test_no_log_has_a_ticket(
+async def test_ticket_appears_in_no_log(
     locked_app: Starlette, mine: httpx.AsyncClient, run_id: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.handler.setFormatter(JsonFormatter())
     caplog.set_level(logging.INFO)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # the client's own
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # the test client's own
     made = (await mine.post(f"/runs/{run_id}/ticket", json={"share": True})).json()
     async with client(locked_app) as guest:
         for path in (made["links"]["events"], f"/nowhere?ticket={made['ticket']}", f"/runs/x?ticket={made['ticket']}"):
             response = await guest.get(path)
             assert made["ticket"] not in response.text + str(response.headers)
     assert made["ticket"] not in caplog.text
-    assert made["links"]["page"].startswith(f"/?run={run_id}#ticket="), "behind what browsers send"
+    assert made["links"]["page"].startswith(f"/?run={run_id}#ticket="), "browsers do not send the fragment"
     assert f'"run": "{run_id}"' in next(line for line in caplog.text.splitlines() if "ticket.create" in line)
 
 
@@ -201,8 +203,8 @@ async def test_no_log_has_a_ticket(
         (b"ticket=%ff\xff", b"", "\ufffd\xff"),
     ],
 )
-def test_ticket_leaves_the_query(query: bytes, rest: bytes, ticket: str | None) -> None:
-    """Where servers such as uvicorn write it down."""
+def test_ticket_is_removed_from_the_query(query: bytes, rest: bytes, ticket: str | None) -> None:
+    """Servers such as uvicorn log the query."""
     scope = {"query_string": query}
     take_from_query(scope)
 

@@ -1,4 +1,4 @@
-"""API keys: what is stored of them, and what becomes of them."""
+"""API keys: what Redis stores, expiry, revocation and lists."""
 
 import pytest
 from redis.asyncio import Redis
@@ -10,7 +10,7 @@ from stagebus.shared.store import api_keys
 READ = frozenset({Scope.RUNS_READ})
 
 
-async def test_key_is_found_by_its_id_and_opened_by_its_secret_alone(redis: Redis) -> None:
+async def test_api_key_is_found_by_id_and_has_only_its_own_secret(redis: Redis) -> None:
     made, text = await api_keys.create(redis, tenant="acme", scopes=READ, name="ci")
     key_id, secret = api_keys.split(text) or ("", "")
     found = await api_keys.find(redis, key_id)
@@ -22,7 +22,7 @@ async def test_key_is_found_by_its_id_and_opened_by_its_secret_alone(redis: Redi
     assert len({(await api_keys.create(redis, tenant="acme", scopes=READ))[1] for _ in range(50)}) == 50
 
 
-async def test_nothing_that_is_stored_or_shown_holds_the_secret(redis: Redis) -> None:
+async def test_api_key_secret_is_neither_stored_nor_shown(redis: Redis) -> None:
     made, text = await api_keys.create(redis, tenant="acme", scopes=READ)
     _, secret = api_keys.split(text) or ("", "")
     stored = await redis.hgetall(keys.api_key(made.key_id))
@@ -35,11 +35,11 @@ async def test_nothing_that_is_stored_or_shown_holds_the_secret(redis: Redis) ->
     "text", ["", "sbk_", "sbk_3f9c0a5d77e1_", "sbk_3F9C0A5D77E1_" + "a" * 43, "sbk_3f9c0a5d77e1_" + "a" * 44,
              "sbk_3f9c0a5d77e1_" + "a" * 42 + "\n", "sbk_*{}: 3f9c0_" + "a" * 43, "skb_3f9c0a5d77e1_" + "a" * 43],
 )  # fmt: skip
-def test_what_cannot_be_a_key_is_not_looked_up(text: str) -> None:
+def test_malformed_api_key_is_not_split(text: str) -> None:
     assert api_keys.split(text) is None
 
 
-async def test_expired_key_is_gone_by_redis_s_clock(redis: Redis) -> None:
+async def test_api_key_expires_by_the_clock_of_redis(redis: Redis) -> None:
     made, _ = await api_keys.create(redis, tenant="acme", scopes=READ, ttl_s=60)
 
     assert 59_000 < await redis.pttl(keys.api_key(made.key_id)) <= 60_000
@@ -47,10 +47,10 @@ async def test_expired_key_is_gone_by_redis_s_clock(redis: Redis) -> None:
     await redis.pexpire(keys.api_key(made.key_id), 0)
     assert await api_keys.find(redis, made.key_id) is None
     assert await api_keys.list_keys(redis) == []
-    assert await redis.zcard(keys.API_KEYS) == 0, "the list forgets it, too"
+    assert await redis.zcard(keys.API_KEYS) == 0, "its id is removed from the list"
 
 
-async def test_revoked_key_is_gone_and_no_use_brings_it_back(redis: Redis) -> None:
+async def test_revoked_api_key_does_not_return_when_its_use_is_recorded(redis: Redis) -> None:
     made, _ = await api_keys.create(redis, tenant="acme", scopes=READ)
 
     assert await api_keys.revoke(redis, made.key_id) == made
@@ -59,28 +59,28 @@ async def test_revoked_key_is_gone_and_no_use_brings_it_back(redis: Redis) -> No
     assert await redis.keys("*") == []
 
 
-async def test_list_is_of_one_tenant_or_of_all_with_the_last_use(redis: Redis) -> None:
+async def test_api_key_list_has_the_last_use_and_filters_by_tenant(redis: Redis) -> None:
     mine, _ = await api_keys.create(redis, tenant="acme", scopes=READ)
     other, _ = await api_keys.create(redis, tenant="umbrella", scopes=READ)
     await api_keys.record_use(redis, mine.key_id)
 
-    assert {one.key.key_id for one in await api_keys.list_keys(redis)} == {mine.key_id, other.key_id}
+    assert {listed.key.key_id for listed in await api_keys.list_keys(redis)} == {mine.key_id, other.key_id}
     (listed,) = await api_keys.list_keys(redis, "acme")
     assert listed.key == mine
     assert listed.last_used_at > 0
     assert (await api_keys.list_keys(redis, "umbrella"))[0].last_used_at == 0
 
 
-async def test_living_keys_are_told_from_others(redis: Redis) -> None:
+async def test_find_living_returns_only_valid_api_keys(redis: Redis) -> None:
     made, _ = await api_keys.create(redis, tenant="acme", scopes=READ)
 
     assert await api_keys.find_living(redis, [made.key_id, "0" * 12]) == {made.key_id}
 
 
 @pytest.mark.parametrize(
-    ("name", "is_one"),
+    ("name", "is_valid"),
     [("acme", True), ("A-1.b_c", True), ("x" * 64, True), ("", False), ("x" * 65, False), ("-a", False), ("a:b", False),
      ("a b", False), ("{a}", False), ("a*", False), ("a\n", False), ("é", False), (7, False), (None, False)],
 )  # fmt: skip
-def test_tenants_have_plain_names(name: object, is_one: bool) -> None:
-    assert is_tenant(name) is is_one
+def test_tenant_name_is_validated(name: object, is_valid: bool) -> None:
+    assert is_tenant(name) is is_valid
