@@ -9,6 +9,7 @@ from stagebus.shared.domain import events
 from stagebus.shared.domain.cursor import EventId
 from stagebus.shared.domain.runs import EXTRACTION, SYNTHESIS, TOOLS
 from stagebus.shared.domain.usage import Cost, Usage
+from stagebus.shared.errors import QueueTimeout
 from stagebus.shared.log import sse
 
 _RUN_ID: Final = "01J9ZK3V7Q8E5W2R4T6Y8U0P1A"
@@ -51,7 +52,7 @@ _EXAMPLES: Final[tuple[events.Event, ...]] = (
     events.ToolCompletionChunk.of(SYNTHESIS, {"choices": [{"index": 0, "delta": {"content": "It is mild"}}]}),
     events.Done(usage=_USAGE),
     events.Cancel(),
-    events.Error(error="no worker took the run within 86400 s", code="queue_timeout"),
+    events.Error(error=str(QueueTimeout(86400)), code=QueueTimeout.code),
 )
 _GAP: Final = events.Gap(requested="5204-3", earliest="5204-90", latest="5204-118")
 

@@ -50,7 +50,7 @@ _ERRORS_HEAD: Final = """\
   "type": "/problems/run_not_found",
   "title": "Run not found",
   "status": 404,
-  "detail": "there is no run '01J…'; it never was, or its retention is over",
+  "detail": "there is no run '01J…': it never existed, or its retention time is over",
   "code": "run_not_found",
   "errors": []
 }

@@ -1,18 +1,17 @@
-"""Every error that Stagebus raises on purpose. Each carries its own consequences.
+"""The errors that Stagebus raises on purpose. The docstrings of those with a code are shown in docs/http-api.md.
 
-`code` is stable and part of the HTTP API; `status_hint` is what the gateway answers
-when nothing nearer handles the error; `retryable` says whether the same call may be
-made again. The message is safe to show to a client.
+`code` is stable and part of the HTTP API. `status_hint` is the HTTP status if no handler catches the error.
+`retryable` says whether the same call may be repeated. The message is safe to show to a client.
 """
 
 from typing import ClassVar, Final
 
-# Names of models that a message lists; GET /models has them all.
+# The most model names that a message lists; GET /models lists all.
 MODELS_SHOWN_MAX: Final = 20
 
 
 class StagebusError(Exception):
-    """The root of the hierarchy."""
+    """An unexpected error. Its cause is in the log, under the request's `X-Request-ID`."""
 
     code: ClassVar[str] = "internal"
     title: ClassVar[str] = "Internal error"
@@ -20,11 +19,11 @@ class StagebusError(Exception):
     retryable: ClassVar[bool] = False
 
 
-# --- asked for by a client ---------------------------------------------------
+# --- requests ----------------------------------------------------------------
 
 
 class InvalidRequest(StagebusError):
-    """The request's body or parameters do not hold; `errors` names each field."""
+    """The body or the parameters of the request are invalid; `errors` names each field."""
 
     code = "invalid_request"
     title = "Invalid request"
@@ -36,7 +35,7 @@ class InvalidRequest(StagebusError):
 
 
 class BadJson(StagebusError):
-    """The body is no JSON object."""
+    """The body is not a JSON object."""
 
     code = "bad_json"
     title = "Body is not a JSON object"
@@ -51,11 +50,11 @@ class BodyTooLarge(StagebusError):
     status_hint = 413
 
     def __init__(self, limit_bytes: int) -> None:
-        super().__init__(f"the body may have at most {limit_bytes} bytes; shorten the messages")
+        super().__init__(f"the body is longer than the limit of {limit_bytes} bytes; shorten the messages")
 
 
 class UnsupportedMediaType(StagebusError):
-    """The body is declared as something other than plain JSON."""
+    """The `Content-Type` is not JSON, or the body is compressed."""
 
     code = "unsupported_media_type"
     title = "Unsupported media type"
@@ -66,18 +65,18 @@ class UnsupportedMediaType(StagebusError):
 
 
 class BadCursor(StagebusError):
-    """A Last-Event-ID that is no event id at all."""
+    """The `Last-Event-ID` is not an event id."""
 
     code = "bad_cursor"
     title = "Bad cursor"
     status_hint = 400
 
     def __init__(self) -> None:
-        super().__init__("a cursor is an event id such as 5204-118, or 0 for the start")
+        super().__init__("the cursor must be an event id such as 5204-118, or 0 for the start")
 
 
 class BadIdempotencyKey(StagebusError):
-    """An Idempotency-Key that cannot be one."""
+    """The `Idempotency-Key` is empty, too long or not visible ASCII."""
 
     code = "bad_idempotency_key"
     title = "Bad Idempotency-Key"
@@ -88,63 +87,63 @@ class BadIdempotencyKey(StagebusError):
 
 
 class RunNotFound(StagebusError):
-    """No such run, or its retention is over."""
+    """The run does not exist, belongs to another tenant, or has been deleted after its retention time."""
 
     code = "run_not_found"
     title = "Run not found"
     status_hint = 404
 
     def __init__(self, run_id: str) -> None:
-        super().__init__(f"there is no run {run_id[:64]!r}; it never was, or its retention is over")
+        super().__init__(f"there is no run {run_id[:64]!r}: it never existed, or its retention time is over")
 
 
 class StageNotFound(StagebusError):
-    """A stage that no run can have."""
+    """No run has a stage of this id."""
 
     code = "stage_not_found"
     title = "Stage not found"
     status_hint = 404
 
     def __init__(self, stage_id: str) -> None:
-        super().__init__(f"no run has a stage {stage_id[:64]!r}; stages are run, extraction, tools and synthesis")
+        super().__init__(f"there is no stage {stage_id[:64]!r}; stages are run, extraction, tools and synthesis")
 
 
 class ApprovalNotFound(StagebusError):
-    """The run has never asked a person about a call of that id."""
+    """The run has no tool call of this id that waits for a decision, or ever did."""
 
     code = "approval_not_found"
-    title = "Nothing was asked about this call"
+    title = "No such approval"
     status_hint = 404
 
     def __init__(self, run_id: str, call_id: str) -> None:
         super().__init__(
-            f"run {run_id} asks nobody about a call {call_id[:64]!r}; GET /runs/{run_id} has its pending_approvals"
+            f"run {run_id} has no approval for a call {call_id[:64]!r}; GET /runs/{run_id} lists its pending_approvals"
         )
 
 
 class ApprovalConflict(StagebusError):
-    """The call was decided in another way before. The first decision stands."""
+    """Another decision on the call was made before. The first decision is final."""
 
     code = "approval_conflict"
-    title = "Decided in another way"
+    title = "Already decided"
     status_hint = 409
 
     def __init__(self, call_id: str, standing: str) -> None:
-        super().__init__(f"call {call_id[:64]!r}: {standing}; the first decision stands")
+        super().__init__(f"call {call_id[:64]!r}: {standing}; the first decision is final")
 
 
 class IdempotencyConflict(StagebusError):
-    """The key was used before, with another body."""
+    """The `Idempotency-Key` was used before with a different body."""
 
     code = "idempotency_conflict"
-    title = "Idempotency-Key was used with another body"
+    title = "Idempotency-Key reused with a different body"
     status_hint = 422
 
     def __init__(self) -> None:
-        super().__init__("this Idempotency-Key made a run from another body; use a new key for a new run")
+        super().__init__("this Idempotency-Key created a run from a different body; use a new key for a new run")
 
 
-# --- of the log and the lease ------------------------------------------------
+# --- the log and the lease ---------------------------------------------------
 
 
 class Fenced(StagebusError):
@@ -159,7 +158,7 @@ class Fenced(StagebusError):
 
 
 class RunEnded(StagebusError):
-    """A terminal event stands, or the run is gone: nothing is ever appended after it."""
+    """The run has a terminal event or was deleted. No further event can be appended."""
 
     code = "run_ended"
     title = "The run has ended"
@@ -170,7 +169,10 @@ class RunEnded(StagebusError):
 
 
 class TailLost(StagebusError):
-    """The log is shorter than the producer can mend: the worker claims anew and takes up from the log."""
+    """Redis lost the end of the run's log, and more than the producer can send again.
+
+    The worker claims the run again and continues from the log.
+    """
 
     code = "tail_lost"
     title = "The log lost its tail"
@@ -178,14 +180,16 @@ class TailLost(StagebusError):
     retryable = True
 
     def __init__(self, run_id: str, last_id: str) -> None:
-        super().__init__(f"run {run_id}: the log ends at {last_id}, before what this attempt can send again")
+        super().__init__(
+            f"run {run_id}: the log ends at {last_id}, before the first event that this attempt can send again"
+        )
 
 
-# --- of what Stagebus stands on ----------------------------------------------
+# --- storage and configuration -----------------------------------------------
 
 
 class StorageUnavailable(StagebusError):
-    """Redis does not answer."""
+    """Redis does not answer. Nothing is lost."""
 
     code = "storage_unavailable"
     title = "Storage unavailable"
@@ -193,11 +197,11 @@ class StorageUnavailable(StagebusError):
     retryable = True
 
     def __init__(self) -> None:
-        super().__init__("Redis does not answer at the moment; nothing was lost, try again")
+        super().__init__("Redis does not answer at the moment; nothing is lost, try again")
 
 
 class StorageFull(StagebusError):
-    """Redis has reached its maxmemory and may not evict."""
+    """Redis has reached its `maxmemory` limit, so it accepts no new run."""
 
     code = "storage_full"
     title = "Storage full"
@@ -205,39 +209,39 @@ class StorageFull(StagebusError):
     retryable = True
 
     def __init__(self) -> None:
-        super().__init__("Redis is at its memory limit, so no new run can be taken; try again later")
+        super().__init__("Redis has reached its memory limit and accepts no new run; try again later")
 
 
 class StorageUnfit(StagebusError):
-    """The Redis server cannot carry Stagebus: too old, or set to evict keys."""
+    """The Redis server cannot be used: it is too old, or it is configured to evict keys."""
 
     code = "storage_unfit"
     title = "Storage unfit"
 
 
 class BadTool(StagebusError):
-    """A tool that the settings name cannot be offered. The worker does not start."""
+    """A configured tool cannot be offered. The worker does not start."""
 
     code = "bad_tool"
     title = "Bad tool"
 
 
 class BadProviders(StagebusError):
-    """The providers file does not hold. The process does not start."""
+    """The providers file is invalid. The process does not start."""
 
     code = "bad_providers"
     title = "Bad providers file"
 
 
 class KeyMissing(StagebusError):
-    """A key is not where its file says. The message is for the log, and never holds a key."""
+    """A secret is missing from the place that a configuration file names. The message is for the log and has no secret in it."""
 
     code = "key_missing"
     title = "Key missing"
 
 
 class Draining(StagebusError):
-    """This process is shutting down."""
+    """The gateway process is shutting down. Another one answers a repeated request."""
 
     code = "draining"
     title = "Shutting down"
@@ -245,28 +249,28 @@ class Draining(StagebusError):
     retryable = True
 
     def __init__(self) -> None:
-        super().__init__("this gateway is shutting down; ask again, another one answers")
+        super().__init__("this gateway is shutting down; try again, another one will answer")
 
 
-# --- of a run: these end it with an `error` event ----------------------------
+# --- failed runs: each ends a run with an `error` event ----------------------
 
 
 class RunFailed(StagebusError):
-    """The run cannot go on. The message is the text of its `error` event."""
+    """The run cannot continue. The message is the text of its `error` event."""
 
     code = "run_failed"
     title = "Run failed"
 
 
 class LogIncomplete(RunFailed):
-    """A part of the log that the run rests on is gone, or Redis takes nothing more for it."""
+    """Redis lost events that the run needs, or refuses further events of it."""
 
     def __init__(self) -> None:
-        super().__init__("a part of the run's log was lost, and it cannot go on without it")
+        super().__init__("a part of the run's log was lost, so the run cannot continue")
 
 
 class RunTimeout(RunFailed):
-    """The run's own time limit."""
+    """The run did not end within its `timeout_s`."""
 
     code = "run_timeout"
 
@@ -275,46 +279,46 @@ class RunTimeout(RunFailed):
 
 
 class UnknownTools(RunFailed):
-    """The request names tools that this worker does not have."""
+    """The request names tools that the worker does not have."""
 
     code = "unknown_tools"
 
     def __init__(self, names: list[str]) -> None:
         super().__init__(
-            f"no such tools: {', '.join(name[:64] for name in names)}; GET /tools lists those that there are"
+            f"unknown tools: {', '.join(name[:64] for name in names)}; GET /tools lists the available ones"
         )
 
 
 class UnknownModel(RunFailed):
-    """The request names a model that no provider serves."""
+    """No configured provider serves the requested model."""
 
     code = "unknown_model"
 
     def __init__(self, name: str, served: list[str]) -> None:
         listed = ", ".join(served[:MODELS_SHOWN_MAX]) + (" …" if len(served) > MODELS_SHOWN_MAX else "")
-        super().__init__(f"no provider serves a model {name[:64]!r}; there are: {listed} (GET /models lists them)")
+        super().__init__(f"no provider serves the model {name[:64]!r}; available models: {listed} (see GET /models)")
 
 
 class AttemptsExhausted(RunFailed):
-    """The run's workers died too often."""
+    """Workers died during the run more often than `STAGEBUS_RUN_TRIES_MAX` allows."""
 
     code = "attempts_exhausted"
 
     def __init__(self, tries: int) -> None:
-        super().__init__(f"the run's worker died {tries} times; it is not tried again")
+        super().__init__(f"the run's worker died {tries} times; the run is not tried again")
 
 
 class QueueTimeout(RunFailed):
-    """No worker took the run in time."""
+    """No worker started the run within `STAGEBUS_QUEUE_WAIT_MAX_S`."""
 
     code = "queue_timeout"
 
     def __init__(self, limit_s: float) -> None:
-        super().__init__(f"no worker took the run within {limit_s:g} s")
+        super().__init__(f"no worker started the run within {limit_s:g} s")
 
 
 class ModelError(RunFailed):
-    """The provider failed; `retry_after_s` is its own wish."""
+    """The provider failed. `retry_after_s` is the wait that it asked for."""
 
     code = "model_error"
 
@@ -324,39 +328,39 @@ class ModelError(RunFailed):
 
 
 class ModelUnavailable(ModelError):
-    """Refused, overloaded, cut or silent: worth another try."""
+    """The provider is unreachable, overloaded or silent, or the connection broke. A retry may succeed."""
 
     code = "model_unavailable"
     retryable = True
 
 
 class ModelRejected(ModelError):
-    """The provider will not answer this request, however often it is asked."""
+    """The provider rejects this request. A retry cannot succeed."""
 
     code = "model_rejected"
 
 
 class ModelUnauthorized(ModelError):
-    """The operator's key is not accepted."""
+    """The provider does not accept the operator's API key."""
 
     code = "model_unauthorized"
 
 
 class ModelOutputTooLong(ModelError):
-    """The model does not stop."""
+    """The model wrote more than `STAGEBUS_MODEL_OUTPUT_MAX_BYTES` in one stage."""
 
     code = "model_output_too_long"
 
 
-# --- of the command line -----------------------------------------------------
+# --- local processes ---------------------------------------------------------
 
 
 class ChildFailed(StagebusError):
-    """A process that `stagebus up` needs does not run."""
+    """A child process did not start or did not become ready."""
 
 
 class PortTaken(StagebusError):
-    """A process cannot listen where a setting says."""
+    """A process cannot listen on the configured address."""
 
     def __init__(self, setting: str, host: str, port: int, reason: str) -> None:
         super().__init__(f"{setting}: cannot listen on {host}, port {port}: {reason}")

@@ -4,7 +4,7 @@
     content-type: application/problem+json
 
     {"type": "/problems/run_not_found", "title": "Run not found", "status": 404, "code": "run_not_found",
-     "detail": "there is no run '01J…'; it never was, or its retention is over", "errors": []}
+     "detail": "there is no run '01J…': it never existed, or its retention time is over", "errors": []}
 
 Redis's errors become ours here, once for all handlers. What a plain HTTP status says all
 about has the type `about:blank`.

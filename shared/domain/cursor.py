@@ -1,10 +1,10 @@
-"""Event ids, which are at once the Redis entry id, the SSE id and the client's cursor.
+"""Event ids. One id is the Redis entry id, the SSE id and the client's cursor.
 
     5204-118      event 118 of the run, written by attempt 5204
-    0             a cursor: from the start (so is -1, and none at all)
+    0             as a cursor: from the start; -1 and an empty cursor mean the same
 
-Redis orders entry ids by both parts, as tuples order here. Sequences of a run are
-consecutive, so whoever reads them sees that nothing is missing.
+Redis orders entry ids by both parts, as tuples are ordered here. The sequences of a run are consecutive, so a reader
+can detect a missing event.
 Spec: https://redis.io/docs/latest/develop/data-types/streams/#entry-ids
 """
 
@@ -13,17 +13,17 @@ from typing import Final, NamedTuple
 
 from stagebus.shared.errors import BadCursor
 
-# Redis's parts are unsigned 64 bit; an attempt counts ms since a run's birth, a sequence its events.
+# Both parts are unsigned 64-bit in Redis. An attempt counts ms since the run's creation, a sequence counts its events.
 _PART_DIGITS_MAX: Final = 15
 _PART: Final = rf"[1-9][0-9]{{0,{_PART_DIGITS_MAX - 1}}}"
 _EVENT_ID: Final = re.compile(rf"(0|{_PART})-({_PART})")
-# What a client may send, for the API's description.
+# The cursors that clients may send, for the OpenAPI document.
 CURSOR_PATTERN: Final = rf"^(-1|0|0-0|(0|{_PART})-{_PART})?$"
 _FROM_START: Final = frozenset({"", "0", "-1", "0-0"})
 
 
 class EventId(NamedTuple):
-    """One event's place: the attempt that wrote it and its run-wide sequence."""
+    """The attempt that wrote an event, and the sequence of the event in the run."""
 
     attempt: int
     sequence: int
@@ -36,22 +36,22 @@ START: Final = EventId(0, 0)
 
 
 def parse_id(text: str) -> EventId:
-    """The id out of what Redis or a frame says; the inverse of `str`.
+    """Parses an event id from Redis or from a frame; the inverse of `str`.
 
     Raises:
-        ValueError: not of the form `<attempt>-<sequence>`.
+        ValueError: the text is not of the form `<attempt>-<sequence>`.
     """
     attempt, dash, sequence = text.partition("-")
     if not dash:
-        raise ValueError(f"no event id: {text!r}")
+        raise ValueError(f"not an event id: {text!r}")
     return EventId(int(attempt), int(sequence))
 
 
 def parse_cursor(text: str | None) -> EventId:
-    """The cursor that a client sent; `START` where it asks for everything.
+    """Parses the cursor that a client sent. Returns `START` if there is none.
 
     Raises:
-        BadCursor: neither an event id nor a word for the start.
+        BadCursor: the text is neither an event id nor one of the values for the start.
     """
     text = (text or "").strip(" ")
     if text in _FROM_START:

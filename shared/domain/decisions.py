@@ -1,9 +1,8 @@
-r"""What a person decided on a call that waited: the text in the record's field `decisions`, by call id.
+r"""Codec of a person's decisions on waiting calls, in the field `decisions` of a run's record, by call id.
 
 {"call_1": "{\"decision\":\"approve\",\"arguments\":\"{\\\"n\\\":2}\"}"}
 
-The decisions are texts within that object, so that the script which adds one leaves the
-others as they are, byte for byte.
+Each decision is a JSON text inside the object, so the script that adds one keeps the others byte for byte.
 """
 
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ ARGUMENTS_MAX_BYTES: Final = 64 * 2**10
 
 
 class Decision(BaseModel):
-    """One decision: approve, with other arguments if they are set, deny, or the answer to a question."""
+    """A decision: approve (with new arguments if they are set), deny, or the answer to a question."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -30,24 +29,24 @@ class Decision(BaseModel):
 
     @property
     def is_approval(self) -> bool:
-        """Whether the call may run."""
+        """Returns whether the call may run."""
         return self.decision == "approve"
 
 
-# Nobody decided in time.
+# The decision if nobody decides in time.
 EXPIRED: Final = Decision(decision="deny", is_expired=True)
 
 
 def encode(decision: Decision) -> str:
-    """One text for one decision: whether two are the same shows in it."""
+    """Encodes a decision. Equal decisions give equal texts."""
     return orjson.dumps(decision.model_dump(exclude_defaults=True), option=orjson.OPT_SORT_KEYS).decode()
 
 
 def decode(text: str) -> Decision:
-    """The inverse of `encode`."""
+    """Decodes a decision; the inverse of `encode`."""
     return Decision.model_validate_json(text)
 
 
 def decode_all(field: bytes | None) -> Mapping[str, Decision]:
-    """All decisions of a run, out of its record's field."""
+    """Decodes the field `decisions` of a run's record, by call id."""
     return {call_id: decode(text) for call_id, text in orjson.loads(field or b"{}").items()}

@@ -1,9 +1,8 @@
-"""Every event that a run's log may hold, as pydantic models; their JSON Schema is served.
+"""The events of a run's log as pydantic models. Their JSON Schema is served at `GET /schema/events.json`.
 
-An event is never renamed. Fields are added with defaults; what one means never changes.
-Readers ignore fields that they do not know, since while a system is upgraded a newer
-process writes what an older one reads; so the served schema allows them, too.
-`stage_id` is always the stage whose stream holds the event.
+An event is never renamed. New fields have defaults, and the meaning of a field never changes. Readers ignore unknown
+fields: during an upgrade a newer process writes events that an older one reads. The served schema allows such fields.
+Docstrings and field descriptions are shown in docs/http-api.md.
 """
 
 from functools import cache
@@ -16,11 +15,11 @@ from stagebus.shared.domain.runs import RUN_STAGE
 from stagebus.shared.domain.usage import Usage
 
 Json = dict[str, Any]
-StageId = Annotated[str, Field(description="the stage whose stream holds this event", examples=["extraction"])]
+StageId = Annotated[str, Field(description="the stage whose stream contains this event", examples=["extraction"])]
 
 
 class Event(BaseModel):
-    """One thing that happened in a run. `event` is its name on the wire."""
+    """The base class of all events. `event` is the name in the stream."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", json_schema_mode_override="serialization")
 
@@ -30,89 +29,89 @@ class Event(BaseModel):
     stage_id: StageId
 
     def data(self) -> bytes:
-        """The payload as one line of compact JSON; fields without a value are left out."""
+        """Returns the payload as one line of compact JSON, without the fields that are None."""
         return orjson.dumps(self.model_dump(exclude_none=True))
 
-    def stamped(self, at: int) -> Self:  # noqa: ARG002 - those that have a time take it
-        """The event as it goes into the log at `at`, Unix ms."""
+    def stamped(self, at: int) -> Self:  # noqa: ARG002 - events with a time override it
+        """Returns the event with its time, if it has one; `at` is in Unix ms."""
         return self
 
 
 class TimedEvent(Event):
-    """An event that says when it was written; all do but those of which there are many, which stay small."""
+    """An event with the time when it was written. The frequent events have none, to stay small."""
 
     at: int | None = Field(
         default=None,
-        description="Unix ms by the clock of the process that wrote it, to be shown: the order of events is that of "
-        "their ids, and two machines' clocks differ. Absent in logs of older versions",
+        description="time of writing in Unix ms, by the writer's clock, for display; use the ids to order events, since the "
+        "clocks of two machines differ; absent in logs of older versions",
     )
 
     def stamped(self, at: int) -> Self:
-        """The event as it goes into the log at `at`, Unix ms."""
+        """Returns the event with its time, if it has one; `at` is in Unix ms."""
         return self.model_copy(update={"at": at})
 
 
 class ToolCallRequest(BaseModel):
-    """A call that the model asks for."""
+    """A tool call requested by the model."""
 
     model_config = ConfigDict(frozen=True)
 
-    id: str = Field(description="unique in the run, whatever the provider sent")
-    name: str
+    id: str = Field(description="unique in the run, even if the provider repeats its ids")
+    name: str = Field(description="name of the tool")
     arguments: str = Field(description="JSON text, as the model wrote it")
     extra_content: Json | None = Field(
         default=None,
-        description="the provider's own notes on the call, which it wants back (Gemini's thought_signature)",
+        description="data of the provider that later requests must return to it, such as Gemini's thought_signature",
     )
 
 
 class ToolOutcome(BaseModel):
-    """What became of one call."""
+    """A tool call with its result."""
 
     model_config = ConfigDict(frozen=True)
 
     call_id: str
-    name: str
-    arguments: str
-    content: str = Field(description="what the model is told; at most the tool's max_result_bytes of UTF-8")
+    name: str = Field(description="name of the tool")
+    arguments: str = Field(description="JSON text")
+    content: str = Field(description="the result as the model gets it; at most the tool's max_result_bytes of UTF-8")
     is_error: bool = False
 
 
 class RunQueued(TimedEvent):
-    """The run exists: accepted, and never lost from here on. Always the first event, `0-1`."""
+    """The run is accepted and stored. Always the first event, with the id `0-1`."""
 
     event: ClassVar[str] = "run_queued"
     stage_id: StageId = RUN_STAGE
     run_id: str
-    model: str
+    model: str = Field(description="the requested model, or `extraction=…,synthesis=…` if the stages use two")
 
 
 class RunStarted(TimedEvent):
-    """A worker has claimed the run; one for each attempt that went to work."""
+    """A worker has claimed the run. One event for each attempt."""
 
     event: ClassVar[str] = "run_started"
     stage_id: StageId = RUN_STAGE
-    attempt: int
-    worker: str
+    attempt: int = Field(description="number of the attempt; it only grows")
+    worker: str = Field(description="name of the worker")
 
 
 class RetryScheduled(TimedEvent):
-    """A stage failed in a way that may pass; it is done again after the backoff, or by another model at once.
+    """A stage failed for a temporary reason and is retried, after a backoff or immediately with a fallback model.
 
-    So it is, at once, where a model that calls tools in words wrote a call that cannot be carried out.
+    A stage is also retried, immediately, if a model with `tools = "prompted"` wrote an invalid tool call.
     """
 
     event: ClassVar[str] = "retry_scheduled"
     stage_id: StageId = RUN_STAGE
-    retry_of: str = Field(description="the stage that is done again")
+    retry_of: str = Field(description="the stage that is retried")
     retry: int = Field(description="1 for the first retry")
-    backoff_s: float
-    reason: str
-    model: str | None = Field(default=None, description="the fallback that is asked now, where it is one")
+    backoff_s: float = Field(description="seconds until the retry")
+    reason: str = Field(description="why the stage failed")
+    model: str | None = Field(default=None, description="the fallback model, if the retry uses one")
 
 
 class ChunkTemplate(BaseModel):
-    """What every chat completion chunk of a stage repeats; `?chunks=full` puts it back."""
+    """The fields that are equal in all chat completion chunks of a stage. `?chunks=full` puts them back into each chunk."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -123,35 +122,35 @@ class ChunkTemplate(BaseModel):
 
 
 class StageStarted(TimedEvent):
-    """A stage begins. `chunk` stands for what its stored chunks leave out."""
+    """A stage begins."""
 
     event: ClassVar[str] = "stage_started"
-    attempt: int
-    chunk: ChunkTemplate | None = None
+    attempt: int = Field(description="the attempt that runs the stage")
+    chunk: ChunkTemplate | None = Field(default=None, description="the fields that the stage's chunks leave out")
 
 
 class StageRestarted(TimedEvent):
-    """An unfinished stage is done again; the first event of its new go.
+    """An unfinished stage starts again. This is the first event of the new try.
 
-    Every event of this stage from sequence `discard_from` on that came before this one
-    is void; its `stage_started` still holds. A stage that resumes from checkpoints voids
-    nothing: `discard_from` is then this event's own sequence.
+    Discard the earlier events of this stage whose sequence is `discard_from` or higher; its `stage_started` stays valid.
+    The tools stage resumes from its stored results and discards nothing: `discard_from` is then this event's own
+    sequence.
     """
 
     event: ClassVar[str] = "stage_restarted"
-    attempt: int
-    discard_from: int
+    attempt: int = Field(description="the attempt that runs the stage now")
+    discard_from: int = Field(description="first sequence to discard")
 
 
 class ToolCompletionChunk(Event):
-    """One chat completion chunk of the model's output, lean: see `ChunkTemplate`."""
+    """One chat completion chunk of the model's output, without the fields of `ChunkTemplate`."""
 
     event: ClassVar[str] = "tool_completion_chunk"
     tool_results: Json = Field(description="a chat completion chunk")
 
     @classmethod
     def of(cls, stage_id: str, chunk: Json) -> Self:
-        """The event, unchecked; `model_construct` by hand, as this is every token's way."""
+        """Creates the event without validation. Faster than `model_construct`, since this runs for every token."""
         event = cls.__new__(cls)
         put = object.__setattr__
         put(event, "__dict__", {"stage_id": stage_id, "tool_results": chunk})
@@ -161,120 +160,125 @@ class ToolCompletionChunk(Event):
         return event
 
     def data(self) -> bytes:
-        """The payload; by hand, as this is every token's way: `model_dump` costs four times as much."""
+        """Returns the payload. Does not use `model_dump`, which costs four times as much: this runs for every token."""
         return orjson.dumps({"stage_id": self.stage_id, "tool_results": self.tool_results})
 
 
 class ApprovalRequired(TimedEvent):
-    """A call waits for a person's approval. One for each call that does.
+    """A tool call waits for a person's approval. One event for each such call.
 
-    The run parks once nothing else is left to do: it holds no worker until a decision
-    comes, or `expires_at`, when the call counts as denied.
+    Once the run has nothing else to do, it is parked: no worker holds it until a decision arrives. At `expires_at` the
+    call is denied.
     """
 
     event: ClassVar[str] = "approval_required"
     call_id: str
-    name: str
+    name: str = Field(description="name of the tool")
     arguments: str = Field(description="JSON text, as the model wrote it")
-    expires_at: int = Field(description="Unix ms, by Redis's clock")
+    expires_at: int = Field(description="Unix ms by the clock of Redis")
 
 
 class InputRequired(TimedEvent):
-    """The model asks a person, by the tool `ask_user`. The run parks as it does for an approval."""
+    """The model asks a person a question with the tool `ask_user`. The run is parked as it is for an approval."""
 
     event: ClassVar[str] = "input_required"
     call_id: str
-    question: str
-    expires_at: int = Field(description="Unix ms, by Redis's clock")
+    question: str = Field(description="the question, as the model wrote it")
+    expires_at: int = Field(description="Unix ms by the clock of Redis")
 
 
 class ApprovalDecided(TimedEvent):
-    """A call that waited was decided upon. One for each; the first decision stands."""
+    """A person decided on a call that waited, or the time ran out. One event for each call; the first decision is final."""
 
     event: ClassVar[str] = "approval_decided"
     call_id: str
     decision: Literal["approve", "deny", "answer"]
-    is_expired: bool = Field(default=False, description="nobody decided in time, which denies")
-    arguments: str | None = Field(default=None, description="JSON text in the place of the model's, if it was changed")
-    reason: str | None = Field(default=None, description="why it was denied, as the model is told")
+    is_expired: bool = Field(default=False, description="nobody decided in time, so the call is denied")
+    arguments: str | None = Field(
+        default=None, description="JSON text that replaces the model's arguments, if they were changed"
+    )
+    reason: str | None = Field(default=None, description="reason of a denial; the model gets it")
     text: str | None = Field(default=None, description="the answer to the model's question")
 
 
 class ToolCall(TimedEvent):
-    """A tool is about to run. One for each call, whatever attempt runs it."""
+    """A tool is about to run. One event for each call, even if several attempts run it."""
 
     event: ClassVar[str] = "tool_call"
     call_id: str
-    name: str
-    arguments: str = Field(description="JSON text, as the model wrote it or an approval changed it")
+    name: str = Field(description="name of the tool")
+    arguments: str = Field(description="JSON text, as the model wrote it or as an approval changed it")
 
 
 class ToolProgress(Event):
-    """How far a call is, in its tool's own words. Between the call and its result; the newest one counts."""
+    """The progress of a running call, reported by the tool. Comes between the call and its result; the newest one counts."""
 
     event: ClassVar[str] = "tool_progress"
     call_id: str
-    message: str
-    fraction: float | None = Field(default=None, ge=0, le=1, description="of the work, where the tool knows")
+    message: str = Field(description="text for people; the model does not get it")
+    fraction: float | None = Field(
+        default=None, ge=0, le=1, description="finished part of the work, from 0 to 1, if the tool knows it"
+    )
 
 
 class ToolResult(TimedEvent):
-    """One tool call has its result; the run never executes this call again.
+    """A tool call has a result. The run never executes this call again.
 
-    Exactly one per call, in the order in which the calls end.
+    Exactly one event for each call, in the order in which the calls end.
     """
 
     event: ClassVar[str] = "tool_result"
     call_id: str
-    name: str
-    content: str = Field(description="what the model is told; at most the tool's max_result_bytes of UTF-8")
+    name: str = Field(description="name of the tool")
+    content: str = Field(description="the result as the model gets it; at most the tool's max_result_bytes of UTF-8")
     is_error: bool = False
-    duration_ms: int = Field(default=0, description="for how long the call ran; monotonic")
+    duration_ms: int = Field(default=0, description="duration of the call, by a monotonic clock")
     same_as: str | None = Field(
-        default=None, description="the earlier call of the round, with the same name and arguments, that ran for both"
+        default=None,
+        description="id of an earlier call of the round with the same name and arguments, which ran for both",
     )
 
 
 class ToolSummary(TimedEvent):
-    """All calls of the round with their results, in the order in which the model asked."""
+    """All calls of a round with their results, in the order of the model's requests."""
 
     event: ClassVar[str] = "tool_summary"
     tool_summary: list[ToolOutcome]
 
 
 class StageCompleted(TimedEvent):
-    """A stage is done and never done again; always its stream's last event but for a run's end."""
+    """A stage is complete and never runs again. The last event of its stream, except for a terminal event."""
 
     event: ClassVar[str] = "stage_completed"
-    result: Json = Field(description="what later stages need: see ModelStageResult and ToolStageResult")
+    result: Json = Field(description="the input of later stages: a ModelStageResult or a ToolStageResult")
     usage: Usage | None = None
     duration_ms: int | None = Field(
         default=None,
-        description="how long the attempt that completed it was at it, retries and waits included; monotonic. "
-        "Absent in logs of older versions",
+        description="duration of the stage in the attempt that completed it, with retries and waits, by a monotonic "
+        "clock; absent in logs of older versions",
     )
 
 
 class ModelStageResult(BaseModel):
-    """The `result` of extraction and synthesis."""
+    """The `result` of the stages extraction and synthesis."""
 
     model_config = ConfigDict(frozen=True)
 
     text: str = ""
     tool_calls: list[ToolCallRequest] = []
     finish_reason: str | None = None
-    model: str | None = Field(default=None, description="as the provider names it")
-    provider: str | None = Field(default=None, description="who answered, as the providers file names it")
+    model: str | None = Field(default=None, description="the model that answered, as the provider calls it")
+    provider: str | None = Field(default=None, description="the provider that answered, as the providers file calls it")
     reasoning: str | None = Field(
-        default=None, description="what led to the calls; kept only for a provider that wants it back"
+        default=None, description="the model's reasoning before the calls; kept only if the provider needs it back"
     )
     reasoning_details: list[Json] | None = Field(
-        default=None, description="the same in the provider's own blocks, for one that wants those back"
+        default=None, description="the same as blocks in the provider's format, kept only if it needs them back"
     )
 
 
 class ToolStageResult(BaseModel):
-    """The `result` of tools."""
+    """The `result` of the stage tools."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -299,31 +303,29 @@ class Cancel(TimedEvent):
 
 
 class Error(TimedEvent):
-    """The run failed; `error` says why without secrets or provider internals. Terminal.
+    """The run failed. Terminal.
 
-    `error` is also the name of EventSource's own connection event: a client tells
-    them apart by `data`, which only this one has.
+    The browser's EventSource fires an `error` event of its own when the connection breaks. Only this one has `data`.
     """
 
     event: ClassVar[str] = "error"
     is_terminal: ClassVar[bool] = True
     stage_id: StageId = RUN_STAGE
-    error: str
-    code: str = Field(description="stable: one of the codes in docs/design.md")
-    failed_stage: str | None = None
+    error: str = Field(description="the reason in words, without secrets or provider internals")
+    code: str = Field(description="stable; one of the codes in docs/design.md")
+    failed_stage: str | None = Field(default=None, description="the stage that failed")
 
 
 class Gap(BaseModel):
-    """A frame, not an event: the cursor does not stand in the run's log (trimmed or lost).
+    """The client's cursor is not in the run's log, because events were trimmed or lost. A frame without an id.
 
-    It has no id. The stream goes on from `earliest`; the client drops what it has
-    from that sequence on.
+    The stream continues at `earliest`. Discard the events that you have from that sequence on.
     """
 
     event: ClassVar[str] = "gap"
-    requested: str
-    earliest: str
-    latest: str
+    requested: str = Field(description="the cursor that the client sent")
+    earliest: str = Field(description="the first id of the log")
+    latest: str = Field(description="the last id of the log")
 
 
 EVENTS: Final[tuple[type[Event], ...]] = (
@@ -335,18 +337,18 @@ TERMINAL_NAMES: Final = frozenset(event.event for event in EVENTS if event.is_te
 
 
 def decode(name: str, data: bytes) -> Event:
-    """The event that `Event.data` encoded under `name`.
+    """Decodes the payload of the event called `name`; the inverse of `Event.data`.
 
     Raises:
-        KeyError: no event has that name.
-        pydantic.ValidationError: the payload is not that event's.
+        KeyError: no event has this name.
+        pydantic.ValidationError: the payload does not fit the event.
     """
     return EVENT_BY_NAME[name].model_validate_json(data)
 
 
 @cache
 def json_schema() -> Json:
-    """One JSON Schema (2020-12): `$defs` by class, and `x-events` from event name to its definition.
+    """Returns one JSON Schema (2020-12) with `$defs` by class name and `x-events` by event name.
 
     Spec: https://json-schema.org/draft/2020-12
     """
@@ -360,7 +362,7 @@ def json_schema() -> Json:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": "/schema/events.json",
         "title": "Stagebus events",
-        "description": "The data of each server-sent event, by its name.",
+        "description": "The data of each server-sent event, by the name of the event.",
         "oneOf": [{"$ref": f"#/$defs/{model.__name__}"} for model in frames],
         "x-events": {model.event: {"$ref": f"#/$defs/{model.__name__}"} for model in frames},
         "$defs": definitions,

@@ -1,4 +1,4 @@
-"""Run ids: ULIDs, so that ids sort by the time of creation.
+"""Run ids. They are ULIDs, so they sort by creation time.
 
     01J9ZK3V7Q8E5W2R4T6Y8U0P1A
     |--------||--------------|
@@ -17,15 +17,15 @@ _RUN_ID: Final = re.compile(PATTERN)
 
 
 def new_run_id() -> str:
-    """A fresh run id by this machine's clock; only its order among others rests on that clock."""
+    """Creates a run id by this machine's clock, which only affects the order of ids."""
     return str(ULID())
 
 
 def is_run_id(text: str) -> bool:
-    """Whether `text` has the form of a run id, and so is safe inside a key."""
+    """Returns whether `text` has the form of a run id, and so is safe in a Redis key."""
     return _RUN_ID.fullmatch(text) is not None
 
 
 def created_ms(run_id: str) -> int:
-    """The time inside a run id, in Unix ms."""
+    """Returns the creation time in a run id, in Unix ms."""
     return ULID.from_str(run_id).milliseconds

@@ -1,17 +1,16 @@
-"""What a tenant may have: the settings' limits, and its own in Redis, which win.
+"""The limits of a tenant. Those in Redis override those of the settings.
 
-    HSET sb:limits acme:runs_running 5 acme:runs_queued 100     at once and for all processes
+    HSET sb:limits acme:runs_running 5 acme:runs_queued 100     takes effect immediately in all processes
     HDEL sb:limits acme:runs_running                               back to the settings
 
-0 is no limit. The scripts that decide read the hash themselves, so a limit and what it
-counts are looked at in one moment.
+0 means no limit. The Lua scripts read the hash themselves, so that they check a limit and its count atomically.
 """
 
 from typing import Final, NamedTuple
 
 
 class TenantLimits(NamedTuple):
-    """One tenant's limits; the fields' names are those in the hash."""
+    """The limits of one tenant. The fields are called as in the hash."""
 
     requests_per_s: float = 0
     streams_open: int = 0

@@ -1,7 +1,7 @@
-"""A run's request in the one form that is stored: the gateway makes it, the worker reads it.
+"""The stored form of a run's request. The gateway writes it and the worker reads it.
 
-Its reader ignores fields that it does not know: while a system is upgraded process by
-process, a newer gateway makes runs for older workers. What a client misspells, the gateway refuses.
+Readers ignore unknown fields: during an upgrade a newer gateway creates runs for older workers. The gateway rejects
+unknown fields of clients.
 """
 
 import re
@@ -14,19 +14,19 @@ from stagebus.shared.domain.runs import ROUNDS_MAX
 
 PROMPT_EXCERPT_CHARS: Final = 200
 
-# One value for each model stage: extraction, synthesis.
+# The values of extraction and synthesis.
 StageInts = tuple[int | None, int | None]
 StageFloats = tuple[float | None, float | None]
 
 
 class RunRequest(BaseModel):
-    """What a run is to do, with every default filled in."""
+    """The request of a run, with all defaults filled in."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    model: str | tuple[str, str] = Field(description="one, or those of extraction and synthesis")
+    model: str | tuple[str, str] = Field(description="one model, or those of extraction and synthesis")
     messages: list[dict[str, Any]] = Field(description="chat completion messages")
-    tools: list[str] | None = Field(default=None, description="names; None: all that the worker has")
+    tools: list[str] | None = Field(default=None, description="names of tools; None for all tools of the worker")
     tool_choice: str | dict[str, Any] = "auto"
     parallel_tool_calls: bool | None = None
     synthesis: bool = True
@@ -38,18 +38,18 @@ class RunRequest(BaseModel):
 
     @property
     def models(self) -> tuple[str, str]:
-        """The models of extraction and synthesis."""
+        """Returns the models of extraction and synthesis."""
         return (self.model, self.model) if isinstance(self.model, str) else self.model
 
     @property
     def model_text(self) -> str:
-        """The model or models as a run's record, its list and its first event name them."""
+        """Returns the model or models as text, for the run's record, the list of runs and the first event."""
         extraction, synthesis = self.models
         return extraction if extraction == synthesis else f"extraction={extraction},synthesis={synthesis}"
 
 
 def prompt_excerpt(messages: Iterable[dict[str, Any]]) -> str:
-    """How the last user message begins; the text parts of it where it has parts."""
+    """Returns the beginning of the last user message, or of its text parts."""
     asked = [message["content"] for message in messages if message.get("role") == "user"]
     if not asked:
         return ""
@@ -59,11 +59,11 @@ def prompt_excerpt(messages: Iterable[dict[str, Any]]) -> str:
     return str(content[:PROMPT_EXCERPT_CHARS])
 
 
-# What `model_text` writes; a model's name may hold commas and equal signs, too.
+# The form that `model_text` writes. Model names may contain commas and equal signs.
 _MODELS: Final = re.compile(r"extraction=(.+?),synthesis=(.+)")
 
 
 def parse_models(text: str) -> str | dict[str, str]:
-    """A model's name, or one for each stage, as a command line gives them."""
+    """Parses `model_text`: returns a model's name, or the name for each stage."""
     match = _MODELS.fullmatch(text)
     return {"extraction": match[1], "synthesis": match[2]} if match else text

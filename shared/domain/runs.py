@@ -1,4 +1,4 @@
-"""A run: its states, its record, and the request that made it."""
+"""The states, the stages and the stored record of a run."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -11,7 +11,7 @@ from stagebus.shared.observability.trace import NO_TRACE, Trace
 
 
 class RunStatus(StrEnum):
-    """Where a run is in its life; the `status` field of its record."""
+    """The state of a run."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -21,15 +21,15 @@ class RunStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
-# Everything a run may do, and so everything it may not.
+# All allowed transitions; every other one is forbidden.
 TRANSITIONS: Final[Mapping[RunStatus, frozenset[RunStatus]]] = {
-    # The gateway may claim a queued run to end it; a claim always passes through running.
+    # The gateway may claim a queued run to end it; every claim passes through running.
     RunStatus.QUEUED: frozenset({RunStatus.RUNNING}),
-    # A claim of a running run is the next attempt.
+    # A claim of a running run starts the next attempt.
     RunStatus.RUNNING: frozenset(
         {RunStatus.RUNNING, RunStatus.PARKED, RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELLED}
     ),
-    # It waits for a person, and no worker holds it.
+    # The run waits for a person, and no worker holds it.
     RunStatus.PARKED: frozenset({RunStatus.RUNNING}),
     RunStatus.SUCCEEDED: frozenset(),
     RunStatus.FAILED: frozenset(),
@@ -37,14 +37,14 @@ TRANSITIONS: Final[Mapping[RunStatus, frozenset[RunStatus]]] = {
 }
 TERMINAL: Final = frozenset(status for status, nexts in TRANSITIONS.items() if not nexts)
 
-# The events that end a run, and the status that each leaves it in.
+# The terminal events and the status after each.
 STATUS_BY_TERMINAL_EVENT: Final[Mapping[str, RunStatus]] = {
     "done": RunStatus.SUCCEEDED,
     "cancel": RunStatus.CANCELLED,
     "error": RunStatus.FAILED,
 }
 
-# The stages that a run may have, in the order of one round; later rounds are `extraction.2` and so on.
+# The stages of a run in the order of one round. In later rounds they are called `extraction.2` and so on.
 RUN_STAGE: Final = "run"
 EXTRACTION: Final = "extraction"
 TOOLS: Final = "tools"
@@ -53,7 +53,7 @@ ROUNDS_MAX: Final = 16
 
 
 def round_stage(stage: str, round_number: int) -> str:
-    """The stage id of a stage in a round; the first round has no number."""
+    """Returns the id of a stage in a round. The first round has no number."""
     return stage if round_number == 1 else f"{stage}.{round_number}"
 
 
@@ -63,7 +63,7 @@ STAGE_IDS: Final = frozenset(
 
 
 class RunRecord(NamedTuple):
-    """A run's record as Redis holds it. Times are Unix ms by Redis's clock; 0 where not yet."""
+    """The record of a run in Redis. Times are Unix ms by the clock of Redis, or 0 if they are not set yet."""
 
     run_id: str
     status: RunStatus
@@ -80,18 +80,18 @@ class RunRecord(NamedTuple):
     cancel: bool
     error: dict[str, Any] | None
     usage: dict[str, Any] | None
-    decisions: dict[str, str]  # what persons decided, as `decisions.encode` has it, by call id
-    parked_ms: int  # how long it was parked, without the time since it was last
+    decisions: dict[str, str]  # encoded by `decisions.encode`, by call id
+    parked_ms: int  # total parked time, without the current parking
     trace: Trace = NO_TRACE
 
     @property
     def is_terminal(self) -> bool:
-        """Whether the run has ended."""
+        """Returns whether the run has ended."""
         return self.status in TERMINAL
 
 
 def decode_run(run_id: str, fields: Mapping[bytes, bytes]) -> RunRecord | None:
-    """The record out of HGETALL's fields; None where there is no such run, or what is left of it is none."""
+    """Decodes the fields of the run's hash. Returns None if there is no run or its record is incomplete."""
     if not fields.get(b"status"):
         return None
 
@@ -128,7 +128,7 @@ def decode_run(run_id: str, fields: Mapping[bytes, bytes]) -> RunRecord | None:
 
 
 def _read_status(word: str, *, is_over: bool, has_error: bool) -> RunStatus:
-    """A state that only a newer version knows is the nearest of ours: both work side by side while a system is upgraded."""
+    """Maps a status of a newer version to the nearest known one, since two versions work together during an upgrade."""
     try:
         return RunStatus(word)
     except ValueError:

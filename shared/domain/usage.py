@@ -1,24 +1,24 @@
-"""What a run's answers took: tokens as providers count them, and what they cost by the operator's prices; sans-IO."""
+"""Token usage as providers count it, and its cost by the operator's prices; sans-IO."""
 
 from collections.abc import Sequence
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-COST_DECIMALS: Final = 9  # more than any price has, and fewer than a sum of floats is wrong by
+COST_DECIMALS: Final = 9  # more than any price has, but coarser than the rounding error of a sum
 
 
 class Cost(BaseModel):
-    """What tokens cost, by the operator's prices."""
+    """The cost of tokens by the operator's prices."""
 
     model_config = ConfigDict(frozen=True)
 
     amount: float
-    currency: str = Field(description="ISO 4217, such as EUR")
+    currency: str = Field(description="ISO 4217 code, such as EUR")
 
 
 class Usage(BaseModel):
-    """Tokens as the provider counted them, summed over the stages."""
+    """Tokens as the providers count them, summed over the stages."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -26,10 +26,10 @@ class Usage(BaseModel):
     completion_tokens: int = 0
     total_tokens: int = 0
     cached_tokens: int | None = Field(
-        default=None, description="those of prompt_tokens that the provider had at hand; absent where none says so"
+        default=None, description="part of prompt_tokens that the provider had cached; absent if no provider reports it"
     )
     cost: Cost | None = Field(
-        default=None, description="of all these tokens, by the models that answered; absent where one has no price"
+        default=None, description="cost of all these tokens; absent if one of the models has no price"
     )
 
     def __add__(self, other: "Usage") -> "Usage":
@@ -44,7 +44,7 @@ class Usage(BaseModel):
 
 
 def _total_cost(parts: Sequence[Usage]) -> Cost | None:
-    """A sum says what it is of, so a part without a price leaves the whole without one."""
+    """Returns None if a part has no cost: a sum of the rest would look like the cost of all tokens."""
     costs = [part.cost for part in parts if part.cost is not None]
     if not costs or len(costs) < len(parts) or len({cost.currency for cost in costs}) > 1:
         return None

@@ -150,7 +150,7 @@ async def test_list_shows_the_newest_first(healthy: System) -> None:
     ("args", "code", "said"),
     [
         (("tail", "01J00000000000000000000000"), 4, "there is no run"),
-        (("tail", "01J00000000000000000000000", "--from", "junk"), 2, "a cursor is an event id"),
+        (("tail", "01J00000000000000000000000", "--from", "junk"), 2, "the cursor must be an event id"),
         (("cancel", "nope"), 4, "there is no run"),
         (("run", ""), 4, "user_prompt"),
         (("run",), 2, "Missing argument"),

@@ -1,6 +1,6 @@
 // Made by `make client` out of the gateway's own schemas. Do not edit.
 
-/** Where a run is in its life; the `status` field of its record. */
+/** The state of a run. */
 export type RunStatus = "queued" | "running" | "parked" | "succeeded" | "failed" | "cancelled";
 
 /** A new run. Exactly one of `user_prompt` and `messages` says what is asked. */
@@ -233,20 +233,20 @@ export interface RunSummary {
     [k: string]: string;
   };
 }
-/** Tokens as the provider counted them, summed over the stages. */
+/** Tokens as the providers count them, summed over the stages. */
 export interface Usage {
   prompt_tokens: number;
   completion_tokens: number;
   total_tokens: number;
-  /** those of prompt_tokens that the provider had at hand; absent where none says so */
+  /** part of prompt_tokens that the provider had cached; absent if no provider reports it */
   cached_tokens?: number | null;
-  /** of all these tokens, by the models that answered; absent where one has no price */
+  /** cost of all these tokens; absent if one of the models has no price */
   cost?: Cost | null;
 }
-/** What tokens cost, by the operator's prices. */
+/** The cost of tokens by the operator's prices. */
 export interface Cost {
   amount: number;
-  /** ISO 4217, such as EUR */
+  /** ISO 4217 code, such as EUR */
   currency: string;
 }
 /** Why a run failed; `code` is stable. */
@@ -390,49 +390,50 @@ export interface ToolDescription {
   /** whether a call waits for a person's approval */
   requires_approval?: boolean;
 }
-/** A call that waited was decided upon. One for each; the first decision stands. */
+/** A person decided on a call that waited, or the time ran out. One event for each call; the first decision is final. */
 export interface ApprovalDecidedData {
-  /** the stage whose stream holds this event */
+  /** the stage whose stream contains this event */
   stage_id: string;
-  /** Unix ms by the clock of the process that wrote it, to be shown: the order of events is that of their ids, and two machines' clocks differ. Absent in logs of older versions */
+  /** time of writing in Unix ms, by the writer's clock, for display; use the ids to order events, since the clocks of two machines differ; absent in logs of older versions */
   at?: number | null;
   call_id: string;
   decision: "approve" | "deny" | "answer";
-  /** nobody decided in time, which denies */
+  /** nobody decided in time, so the call is denied */
   is_expired: boolean;
-  /** JSON text in the place of the model's, if it was changed */
+  /** JSON text that replaces the model's arguments, if they were changed */
   arguments?: string | null;
-  /** why it was denied, as the model is told */
+  /** reason of a denial; the model gets it */
   reason?: string | null;
   /** the answer to the model's question */
   text?: string | null;
 }
 /**
- * A call waits for a person's approval. One for each call that does.
+ * A tool call waits for a person's approval. One event for each such call.
  *
- * The run parks once nothing else is left to do: it holds no worker until a decision
- * comes, or `expires_at`, when the call counts as denied.
+ * Once the run has nothing else to do, it is parked: no worker holds it until a decision arrives. At `expires_at` the
+ * call is denied.
  */
 export interface ApprovalRequiredData {
-  /** the stage whose stream holds this event */
+  /** the stage whose stream contains this event */
   stage_id: string;
-  /** Unix ms by the clock of the process that wrote it, to be shown: the order of events is that of their ids, and two machines' clocks differ. Absent in logs of older versions */
+  /** time of writing in Unix ms, by the writer's clock, for display; use the ids to order events, since the clocks of two machines differ; absent in logs of older versions */
   at?: number | null;
   call_id: string;
+  /** name of the tool */
   name: string;
   /** JSON text, as the model wrote it */
   arguments: string;
-  /** Unix ms, by Redis's clock */
+  /** Unix ms by the clock of Redis */
   expires_at: number;
 }
 /** The run was cancelled. Terminal. */
 export interface CancelData {
-  /** the stage whose stream holds this event */
+  /** the stage whose stream contains this event */
   stage_id: string;
-  /** Unix ms by the clock of the process that wrote it, to be shown: the order of events is that of their ids, and two machines' clocks differ. Absent in logs of older versions */
+  /** time of writing in Unix ms, by the writer's clock, for display; use the ids to order events, since the clocks of two machines differ; absent in logs of older versions */
   at?: number | null;
 }
-/** What every chat completion chunk of a stage repeats; `?chunks=full` puts it back. */
+/** The fields that are equal in all chat completion chunks of a stage. `?chunks=full` puts them back into each chunk. */
 export interface ChunkTemplate {
   id: string;
   object: "chat.completion.chunk";
@@ -442,222 +443,241 @@ export interface ChunkTemplate {
 }
 /** The run succeeded. Terminal. */
 export interface DoneData {
-  /** the stage whose stream holds this event */
+  /** the stage whose stream contains this event */
   stage_id: string;
-  /** Unix ms by the clock of the process that wrote it, to be shown: the order of events is that of their ids, and two machines' clocks differ. Absent in logs of older versions */
+  /** time of writing in Unix ms, by the writer's clock, for display; use the ids to order events, since the clocks of two machines differ; absent in logs of older versions */
   at?: number | null;
   usage: Usage;
 }
 /**
- * The run failed; `error` says why without secrets or provider internals. Terminal.
+ * The run failed. Terminal.
  *
- * `error` is also the name of EventSource's own connection event: a client tells
- * them apart by `data`, which only this one has.
+ * The browser's EventSource fires an `error` event of its own when the connection breaks. Only this one has `data`.
  */
 export interface ErrorData {
-  /** the stage whose stream holds this event */
+  /** the stage whose stream contains this event */
   stage_id: string;
-  /** Unix ms by the clock of the process that wrote it, to be shown: the order of events is that of their ids, and two machines' clocks differ. Absent in logs of older versions */
+  /** time of writing in Unix ms, by the writer's clock, for display; use the ids to order events, since the clocks of two machines differ; absent in logs of older versions */
   at?: number | null;
+  /** the reason in words, without secrets or provider internals */
   error: string;
-  /** stable: one of the codes in docs/design.md */
+  /** stable; one of the codes in docs/design.md */
   code: string;
+  /** the stage that failed */
   failed_stage?: string | null;
 }
 /**
- * A frame, not an event: the cursor does not stand in the run's log (trimmed or lost).
+ * The client's cursor is not in the run's log, because events were trimmed or lost. A frame without an id.
  *
- * It has no id. The stream goes on from `earliest`; the client drops what it has
- * from that sequence on.
+ * The stream continues at `earliest`. Discard the events that you have from that sequence on.
  */
 export interface GapData {
+  /** the cursor that the client sent */
   requested: string;
+  /** the first id of the log */
   earliest: string;
+  /** the last id of the log */
   latest: string;
 }
-/** The model asks a person, by the tool `ask_user`. The run parks as it does for an approval. */
+/** The model asks a person a question with the tool `ask_user`. The run is parked as it is for an approval. */
 export interface InputRequiredData {
-  /** the stage whose stream holds this event */
+  /** the stage whose stream contains this event */
   stage_id: string;
-  /** Unix ms by the clock of the process that wrote it, to be shown: the order of events is that of their ids, and two machines' clocks differ. Absent in logs of older versions */
+  /** time of writing in Unix ms, by the writer's clock, for display; use the ids to order events, since the clocks of two machines differ; absent in logs of older versions */
   at?: number | null;
   call_id: string;
+  /** the question, as the model wrote it */
   question: string;
-  /** Unix ms, by Redis's clock */
+  /** Unix ms by the clock of Redis */
   expires_at: number;
 }
-/** The `result` of extraction and synthesis. */
+/** The `result` of the stages extraction and synthesis. */
 export interface ModelStageResult {
   text: string;
   tool_calls: ToolCallRequest[];
   finish_reason?: string | null;
-  /** as the provider names it */
+  /** the model that answered, as the provider calls it */
   model?: string | null;
-  /** who answered, as the providers file names it */
+  /** the provider that answered, as the providers file calls it */
   provider?: string | null;
-  /** what led to the calls; kept only for a provider that wants it back */
+  /** the model's reasoning before the calls; kept only if the provider needs it back */
   reasoning?: string | null;
-  /** the same in the provider's own blocks, for one that wants those back */
+  /** the same as blocks in the provider's format, kept only if it needs them back */
   reasoning_details?:
     | {
         [k: string]: unknown;
       }[]
     | null;
 }
-/** A call that the model asks for. */
+/** A tool call requested by the model. */
 export interface ToolCallRequest {
-  /** unique in the run, whatever the provider sent */
+  /** unique in the run, even if the provider repeats its ids */
   id: string;
+  /** name of the tool */
   name: string;
   /** JSON text, as the model wrote it */
   arguments: string;
-  /** the provider's own notes on the call, which it wants back (Gemini's thought_signature) */
+  /** data of the provider that later requests must return to it, such as Gemini's thought_signature */
   extra_content?: {
     [k: string]: unknown;
   } | null;
 }
 /**
- * A stage failed in a way that may pass; it is done again after the backoff, or by another model at once.
+ * A stage failed for a temporary reason and is retried, after a backoff or immediately with a fallback model.
  *
- * So it is, at once, where a model that calls tools in words wrote a call that cannot be carried out.
+ * A stage is also retried, immediately, if a model with `tools = "prompted"` wrote an invalid tool call.
  */
 export interface RetryScheduledData {
-  /** the stage whose stream holds this event */
+  /** the stage whose stream contains this event */
   stage_id: string;
-  /** Unix ms by the clock of the process that wrote it, to be shown: the order of events is that of their ids, and two machines' clocks differ. Absent in logs of older versions */
+  /** time of writing in Unix ms, by the writer's clock, for display; use the ids to order events, since the clocks of two machines differ; absent in logs of older versions */
   at?: number | null;
-  /** the stage that is done again */
+  /** the stage that is retried */
   retry_of: string;
   /** 1 for the first retry */
   retry: number;
+  /** seconds until the retry */
   backoff_s: number;
+  /** why the stage failed */
   reason: string;
-  /** the fallback that is asked now, where it is one */
+  /** the fallback model, if the retry uses one */
   model?: string | null;
 }
-/** The run exists: accepted, and never lost from here on. Always the first event, `0-1`. */
+/** The run is accepted and stored. Always the first event, with the id `0-1`. */
 export interface RunQueuedData {
-  /** the stage whose stream holds this event */
+  /** the stage whose stream contains this event */
   stage_id: string;
-  /** Unix ms by the clock of the process that wrote it, to be shown: the order of events is that of their ids, and two machines' clocks differ. Absent in logs of older versions */
+  /** time of writing in Unix ms, by the writer's clock, for display; use the ids to order events, since the clocks of two machines differ; absent in logs of older versions */
   at?: number | null;
   run_id: string;
+  /** the requested model, or `extraction=…,synthesis=…` if the stages use two */
   model: string;
 }
-/** A worker has claimed the run; one for each attempt that went to work. */
+/** A worker has claimed the run. One event for each attempt. */
 export interface RunStartedData {
-  /** the stage whose stream holds this event */
+  /** the stage whose stream contains this event */
   stage_id: string;
-  /** Unix ms by the clock of the process that wrote it, to be shown: the order of events is that of their ids, and two machines' clocks differ. Absent in logs of older versions */
+  /** time of writing in Unix ms, by the writer's clock, for display; use the ids to order events, since the clocks of two machines differ; absent in logs of older versions */
   at?: number | null;
+  /** number of the attempt; it only grows */
   attempt: number;
+  /** name of the worker */
   worker: string;
 }
-/** A stage is done and never done again; always its stream's last event but for a run's end. */
+/** A stage is complete and never runs again. The last event of its stream, except for a terminal event. */
 export interface StageCompletedData {
-  /** the stage whose stream holds this event */
+  /** the stage whose stream contains this event */
   stage_id: string;
-  /** Unix ms by the clock of the process that wrote it, to be shown: the order of events is that of their ids, and two machines' clocks differ. Absent in logs of older versions */
+  /** time of writing in Unix ms, by the writer's clock, for display; use the ids to order events, since the clocks of two machines differ; absent in logs of older versions */
   at?: number | null;
-  /** what later stages need: see ModelStageResult and ToolStageResult */
+  /** the input of later stages: a ModelStageResult or a ToolStageResult */
   result: {
     [k: string]: unknown;
   };
   usage?: Usage | null;
-  /** how long the attempt that completed it was at it, retries and waits included; monotonic. Absent in logs of older versions */
+  /** duration of the stage in the attempt that completed it, with retries and waits, by a monotonic clock; absent in logs of older versions */
   duration_ms?: number | null;
 }
 /**
- * An unfinished stage is done again; the first event of its new go.
+ * An unfinished stage starts again. This is the first event of the new try.
  *
- * Every event of this stage from sequence `discard_from` on that came before this one
- * is void; its `stage_started` still holds. A stage that resumes from checkpoints voids
- * nothing: `discard_from` is then this event's own sequence.
+ * Discard the earlier events of this stage whose sequence is `discard_from` or higher; its `stage_started` stays valid.
+ * The tools stage resumes from its stored results and discards nothing: `discard_from` is then this event's own
+ * sequence.
  */
 export interface StageRestartedData {
-  /** the stage whose stream holds this event */
+  /** the stage whose stream contains this event */
   stage_id: string;
-  /** Unix ms by the clock of the process that wrote it, to be shown: the order of events is that of their ids, and two machines' clocks differ. Absent in logs of older versions */
+  /** time of writing in Unix ms, by the writer's clock, for display; use the ids to order events, since the clocks of two machines differ; absent in logs of older versions */
   at?: number | null;
+  /** the attempt that runs the stage now */
   attempt: number;
+  /** first sequence to discard */
   discard_from: number;
 }
-/** A stage begins. `chunk` stands for what its stored chunks leave out. */
+/** A stage begins. */
 export interface StageStartedData {
-  /** the stage whose stream holds this event */
+  /** the stage whose stream contains this event */
   stage_id: string;
-  /** Unix ms by the clock of the process that wrote it, to be shown: the order of events is that of their ids, and two machines' clocks differ. Absent in logs of older versions */
+  /** time of writing in Unix ms, by the writer's clock, for display; use the ids to order events, since the clocks of two machines differ; absent in logs of older versions */
   at?: number | null;
+  /** the attempt that runs the stage */
   attempt: number;
+  /** the fields that the stage's chunks leave out */
   chunk?: ChunkTemplate | null;
 }
-/** A tool is about to run. One for each call, whatever attempt runs it. */
+/** A tool is about to run. One event for each call, even if several attempts run it. */
 export interface ToolCallData {
-  /** the stage whose stream holds this event */
+  /** the stage whose stream contains this event */
   stage_id: string;
-  /** Unix ms by the clock of the process that wrote it, to be shown: the order of events is that of their ids, and two machines' clocks differ. Absent in logs of older versions */
+  /** time of writing in Unix ms, by the writer's clock, for display; use the ids to order events, since the clocks of two machines differ; absent in logs of older versions */
   at?: number | null;
   call_id: string;
+  /** name of the tool */
   name: string;
-  /** JSON text, as the model wrote it or an approval changed it */
+  /** JSON text, as the model wrote it or as an approval changed it */
   arguments: string;
 }
-/** One chat completion chunk of the model's output, lean: see `ChunkTemplate`. */
+/** One chat completion chunk of the model's output, without the fields of `ChunkTemplate`. */
 export interface ToolCompletionChunkData {
-  /** the stage whose stream holds this event */
+  /** the stage whose stream contains this event */
   stage_id: string;
   /** a chat completion chunk */
   tool_results: {
     [k: string]: unknown;
   };
 }
-/** What became of one call. */
+/** A tool call with its result. */
 export interface ToolOutcome {
   call_id: string;
+  /** name of the tool */
   name: string;
+  /** JSON text */
   arguments: string;
-  /** what the model is told; at most the tool's max_result_bytes of UTF-8 */
+  /** the result as the model gets it; at most the tool's max_result_bytes of UTF-8 */
   content: string;
   is_error: boolean;
 }
-/** How far a call is, in its tool's own words. Between the call and its result; the newest one counts. */
+/** The progress of a running call, reported by the tool. Comes between the call and its result; the newest one counts. */
 export interface ToolProgressData {
-  /** the stage whose stream holds this event */
+  /** the stage whose stream contains this event */
   stage_id: string;
   call_id: string;
+  /** text for people; the model does not get it */
   message: string;
-  /** of the work, where the tool knows */
+  /** finished part of the work, from 0 to 1, if the tool knows it */
   fraction?: number | null;
 }
 /**
- * One tool call has its result; the run never executes this call again.
+ * A tool call has a result. The run never executes this call again.
  *
- * Exactly one per call, in the order in which the calls end.
+ * Exactly one event for each call, in the order in which the calls end.
  */
 export interface ToolResultData {
-  /** the stage whose stream holds this event */
+  /** the stage whose stream contains this event */
   stage_id: string;
-  /** Unix ms by the clock of the process that wrote it, to be shown: the order of events is that of their ids, and two machines' clocks differ. Absent in logs of older versions */
+  /** time of writing in Unix ms, by the writer's clock, for display; use the ids to order events, since the clocks of two machines differ; absent in logs of older versions */
   at?: number | null;
   call_id: string;
+  /** name of the tool */
   name: string;
-  /** what the model is told; at most the tool's max_result_bytes of UTF-8 */
+  /** the result as the model gets it; at most the tool's max_result_bytes of UTF-8 */
   content: string;
   is_error: boolean;
-  /** for how long the call ran; monotonic */
+  /** duration of the call, by a monotonic clock */
   duration_ms: number;
-  /** the earlier call of the round, with the same name and arguments, that ran for both */
+  /** id of an earlier call of the round with the same name and arguments, which ran for both */
   same_as?: string | null;
 }
-/** The `result` of tools. */
+/** The `result` of the stage tools. */
 export interface ToolStageResult {
   outcomes: ToolOutcome[];
 }
-/** All calls of the round with their results, in the order in which the model asked. */
+/** All calls of a round with their results, in the order of the model's requests. */
 export interface ToolSummaryData {
-  /** the stage whose stream holds this event */
+  /** the stage whose stream contains this event */
   stage_id: string;
-  /** Unix ms by the clock of the process that wrote it, to be shown: the order of events is that of their ids, and two machines' clocks differ. Absent in logs of older versions */
+  /** time of writing in Unix ms, by the writer's clock, for display; use the ids to order events, since the clocks of two machines differ; absent in logs of older versions */
   at?: number | null;
   tool_summary: ToolOutcome[];
 }

@@ -174,7 +174,7 @@ async def test_models_of_a_providers_file_are_listed_and_others_refused(redis, s
     assert [model["price"] for model in models["models"]] == [price, price, None]
     assert (models["patterns"], models["any_model"]) == (["x/*"], False)
     assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "model.synthesis")
-    assert "there are: best, a, b, x/*" in refused.json()["detail"]
+    assert "available models: best, a, b, x/*" in refused.json()["detail"]
     assert run["model"] == "extraction=best,synthesis=x/1"
 
 

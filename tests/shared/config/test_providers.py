@@ -111,7 +111,7 @@ def test_first_pattern_that_matches_counts_and_needs_something_to_match(two: Pro
 
 
 def test_unknown_name_is_told_with_those_that_there_are(two: Providers) -> None:
-    with pytest.raises(UnknownModel, match=r"'gpt-5'; there are: best, gpt-4\.1, fast, local/"):
+    with pytest.raises(UnknownModel, match=r"'gpt-5'; available models: best, gpt-4\.1, fast, local/"):
         two.routes("gpt-5")
 
 
