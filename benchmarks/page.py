@@ -1,4 +1,4 @@
-"""docs/performance.md out of the raw results, with a bar chart for each figure that has a rival."""
+"""Writes docs/performance.md from the raw results, with a bar chart for each figure that has a rival."""
 
 from collections.abc import Iterable
 from html import escape
@@ -19,62 +19,61 @@ _COLOURS: Final = ("#2563eb", "#94a3b8")
 _HEAD: Final = """\
 # Performance
 
-Made by `make bench`; every figure stands beside what a user would use instead, measured in
-the same run on the same machine. Raw results are in `benchmarks/results/full/`. `make bench QUICK=1` does it smaller, in
-under three minutes, and leaves this page alone; CI runs it, so that every figure can be had, with no limit on any time.
+`make bench` makes this page. Every figure is compared with what one would use instead, measured in the same run on the same
+machine. Raw results are in `benchmarks/results/full/`. `make bench QUICK=1` measures a smaller size in under three minutes and
+leaves this page unchanged; CI runs it to check that every figure can be measured, without limits on time.
 
-Claims rest on the CPU that processes used, as the scheduler counts it, and on ratios. Latencies
-are of a machine whose cores the publisher, Redis, the server and the load generator share; they
-take what else it was doing, and the load below says how much that was. Relays and replays, ours and
-the rivals', come before all other work where the system permits that.
+The comparisons rest on CPU time as the scheduler counts it, and on ratios. Publisher, Redis, server and load generator share the
+cores, so latencies depend on what else the machine was doing; the load average is listed below. Relays and replays, those of the
+rivals included, run at real-time priority if the system permits it.
 """
 
 _NOTES: Final = """\
-## What one gateway carries, and when to add another
+## How much one gateway carries, and when to add another
 
-A bare uvloop server that writes the same bytes to 1,000 connections and does nothing else takes 6-8 s of CPU a million
-writes where it writes to all of them at once, and 13-14 s where one event comes at a time, 2,000 a second: that is the
-system's `write` and a turn of the event loop. The gateway took 11-13 s for 1,000 clients on one run beside it, and 27-34 s
-for 1,000 runs with a client each, which have an event each to be read from Redis and taken apart (2 busy cores,
-processes' CPU, measured in turn).
+A bare uvloop server that writes the same bytes to 1,000 connections and does nothing else uses 6-8 s of CPU per million writes
+if it writes to all connections together, and 13-14 s if events come one at a time, 2,000 per second: the cost of the system call
+`write` and of an iteration of the event loop. In the same session the gateway used 11-13 s for 1,000 clients on one run, and
+27-34 s for 1,000 runs with one client each, where every event has to be read from Redis and parsed (2 busy cores, CPU time of the
+processes, measured in turn).
 
-So a gateway process, which is one core, is full by events and not by streams, whose 8 to 10 KiB are no bound. The table's
-rows "a gateway at 80 % of a core" say how many events a second that is: publishers go faster step by step, and what an
-event costs at the last pace that this machine carries is reckoned up to 80 %. The less happens at once, the more an event
-costs, so count on the row of one client on each run; at 30 events a second of a model that streams, 15,000 are 500 runs
-that are watched. What is late grows before a core is full: where a gateway uses more than 0.6 of one for long, or its
-event loop's lag has a p99 over 20 ms ([operations](operations.md#when-the-event-loop-is-late)), start another. On one
-machine `stagebus gateway --workers N` starts N processes on one port, starts again those that die and drains all
-of them at the first signal; more of them than cores bring nothing. Each counts for itself at `/metrics`, and the kernel
-chooses whom a scrape reaches: where each has to be seen, start them one by one on ports of their own, behind a proxy.
+The limit of a gateway process, which uses one core, is therefore events and not streams (8 to 10 KiB each). The rows "a gateway
+at 80 % of a core" give the number of events per second: publishers speed up step by step, and the cost of an event at the last
+pace that this machine sustains is extrapolated to 80 %. An event costs more the less happens at the same time, so plan with the
+row of one client per run: with a model that streams 30 events per second, 15,000 events per second are 500 watched runs. Latency
+grows before a core is full. If a gateway uses more than 0.6 of a core for long, or its event-loop lag has a p99 over 20 ms
+([operations](operations.md#when-the-event-loop-is-late)), start another one. `stagebus gateway --workers N` starts N processes on
+one port, restarts those that die and drains all of them at the first signal; more processes than cores do not help. Each process
+has its own `/metrics`, and the kernel chooses which one a scrape reaches: to monitor each, start them on ports of their own behind
+a proxy.
 
-## What makes the tail of a relay, and what grows
+## The tail of a relay, and what grows
 
-At 2,000 events a second over 1,000 runs an event is with its client after 0.4 ms, p99 0.7-0.8, while ten other jobs want the
-same two cores, if all that takes part comes before them (real-time priority); as their equal it is 6 ms, and nchan without
-Redis or a log has 5. So that tail is the scheduler's: who wakes while every core is busy waits for its next tick, 4 ms.
-Of the 0.4 ms, 0.3 pass between the publisher's stamp and the gateway's read; the gateway itself holds an event for 0.08 ms,
-p99 0.16. No garbage collection falls into it: one of 5 ms comes when some thousand streams have been opened.
+At 2,000 events per second over 1,000 runs an event reaches its client after 0.4 ms (p99 0.7-0.8 ms) while ten other jobs compete
+for the two cores, if all participating processes have real-time priority. At normal priority the p99 is 6 ms; nchan without Redis
+or a log has 5. The tail is thus the scheduler's: a process that wakes while every core is busy waits for the next tick, 4 ms. Of
+the 0.4 ms, 0.3 pass between the publisher's timestamp and the gateway's read; the gateway itself holds an event for 0.08 ms
+(p99 0.16). Garbage collection does not interfere: one collection of 5 ms happens after some thousand streams were opened.
 
-With 3,000 runs in the place of 10 an event costs the gateway 1.0 to 1.15 times as much, with 5,000 now and then 1.4, where
-other jobs want the processor's cache, too. Neither wake-ups nor system calls grow: 2.4-2.6 events a wake-up and one `write`
-an event, with 10 as with 3,000. What grows is the time of each: `write` from 10 to 12-15 us, as the kernel's part of a
-connection that was last used a second ago has left the cache, and for the same reason a stream's own objects, 1-5 us.
+With 3,000 runs instead of 10 an event costs the gateway 1.0 to 1.15 times as much; with 5,000, occasionally 1.4 times, when other
+jobs compete for the processor's cache. The numbers of wake-ups and system calls do not grow: 2.4-2.6 events per wake-up and one
+`write` per event in both cases. The time of each grows: `write` from 10 to 12-15 us, because the kernel's data of a connection that
+was last used a second ago has left the cache, and for the same reason access to a stream's own objects by 1-5 us.
 
-A page of 500 events, the stride of a replay, is 0.5 ms of the gateway's CPU: 0.2 to parse Redis's reply, 0.12 to make the
-frames, the rest to read and write them; and 0.2 ms of Redis's. Pages of 250, 1,000 and 1,500 events cost the same an event.
+A page of 500 events, the unit of a replay, costs the gateway 0.5 ms of CPU: 0.2 to parse Redis's reply, 0.12 to build the frames,
+the rest to read and write; and Redis 0.2 ms. Pages of 250, 1,000 and 1,500 events cost the same per event.
 
-## What bounds the way from end to end
+## The limit end to end
 
-Provider, two workers, Redis, gateway and 500 browsers share the two cores, and 5,000 tokens a second, each of which comes
-alone, take 1.3 to 1.6 of them: the workers 0.17-0.20 ms of CPU a token, Redis 0.05, the gateway 0.03, provider and browsers
-0.04. So p50 is 3 to 6 ms and p99 33 to 66, as the host lets them run: that is waiting for a core. With 250 runs, 0.95 of
-the two cores, the same way takes 1.3 ms, p99 6.5.
+Provider, two workers, Redis, gateway and 500 browsers share the two cores. 5,000 tokens per second, each on its own, use 1.3 to 1.6
+cores: the workers 0.17-0.20 ms of CPU per token, Redis 0.05, the gateway 0.03, provider and browsers 0.04. p50 is 3 to 6 ms and p99
+33 to 66 ms, depending on the host: the time is spent waiting for a core. With 250 runs, which use 0.95 cores, p50 is 1.3 ms and p99
+6.5 ms.
 """
 
 
 def write(results: dict[str, Any]) -> Path:
-    """The page and its plots."""
+    """Writes the page and its plots; returns the page's path."""
     rows = list(figures.of(results))
     PLOTS.mkdir(parents=True, exist_ok=True)
     for old in PLOTS.glob("*.svg"):
@@ -93,8 +92,8 @@ def write(results: dict[str, Any]) -> Path:
 
 
 def table(rows: Iterable[Figure]) -> str:
-    """The figures as a table."""
-    lines = ["| what | ours | target | beside it |", "|---|---|---|---|"]
+    """Returns the figures as a Markdown table."""
+    lines = ["| measurement | ours | target | alternatives |", "|---|---|---|---|"]
     for row in rows:
         rivals = "; ".join(f"{name} {_number(value)} ({row.ratio(value):.1f}x)" for name, value in row.rivals.items())
         target = "" if row.target is None else f"{'≥' if row.is_more_better else '≤'} {_number(row.target)}"
@@ -104,7 +103,7 @@ def table(rows: Iterable[Figure]) -> str:
 
 
 def plot(row: Figure) -> str:
-    """One figure as bars; ours first."""
+    """Returns one figure as an SVG bar chart, ours first."""
     bars = [("Stagebus", row.ours), *row.rivals.items()]
     most = max(value for _, value in bars) or 1
     parts = []
@@ -127,7 +126,7 @@ def plot(row: Figure) -> str:
 
 
 def skipped(results: dict[str, Any]) -> list[str]:
-    """Why rivals were left out."""
+    """Returns the reasons why rivals were skipped."""
     rows = (row for result in results.values() for row in result.values() if isinstance(row, dict))
     return sorted({row["skipped"] for row in rows if "skipped" in row})
 
@@ -142,19 +141,19 @@ def _conditions(results: dict[str, Any]) -> list[str]:
     lines = [
         "## Conditions\n",
         f"- {last['cpu']}, {last['cores']} cores, Linux {last['kernel']}",
-        f"- load average over a minute, at the end of each measurement: {min(loads):.1f} to {max(loads):.1f}, its own processes included",
+        f"- load average over one minute at the end of each measurement: {min(loads):.1f} to {max(loads):.1f}, including the measured processes",
         f"- Python {last['python']}, Valkey {last['valkey']} (append-only file, fsync every second); {packages}",
-        f"- rivals: `benchmarks/rivals/`; {last['nchan'] or 'no nchan'}; the CPU of nchan holds that of taking the publisher's requests, as its publishers speak HTTP",
-        "- arq's worker asks for jobs every 0.5 s, so of many that wait one asks sooner; where a worker's slots are all taken it asks for none",
-        "- it reads 5 times as many jobs as it has slots, from the oldest on, those that others hold among them: on many workers with few slots each, some stay empty",
+        f"- rivals: `benchmarks/rivals/`; {last['nchan'] or 'no nchan'}; nchan's CPU includes handling the publisher's requests, because its publishers use HTTP",
+        "- arq's workers poll every 0.5 s, so with many waiting workers one polls sooner; a worker without free slots does not poll",
+        "- an arq worker reads 5 times as many jobs as it has slots, oldest first, including those that other workers hold: with many workers of few slots, some slots stay empty",
     ]
     if many := results.get("relay_many_runs"):
-        way = "before all other work" if many["stagebus"].get("is_undisturbed") else "as the equals of all other work"
+        way = "at real-time priority" if many["stagebus"].get("is_undisturbed") else "at normal priority"
         lines.append(f"- relays, replays and growth: processes ran {way}")
         own, published = many["stagebus"]["generator_cpu_s_per_million"], many["stagebus"]["published"]
         publisher = published["cpu_s"] / published["events"] * 1e6
-        lines.append(f"- the load generator's own CPU, in processes of their own: {_number(own)} s a million events")
-        lines[-1] += f" that come to {many['stagebus']['clients']} clients, {_number(publisher)} s a million published"
+        lines.append(f"- CPU of the load generator, which runs in its own processes: {_number(own)} s per million events")
+        lines[-1] += f" received by {many['stagebus']['clients']} clients, {_number(publisher)} s per million published"
     return [*lines, *(f"- skipped: {why}" for why in skipped(results)), ""]
 
 
