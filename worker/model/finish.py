@@ -1,22 +1,22 @@
-"""How an answer ends: with a reason, with an error, or not at all; sans-IO.
+"""Tracks how an answer ends: with a finish reason, with an error, or not at all; sans-IO.
 
-One rule for all who read a provider's stream: an error counts unless the answer was
-complete before it (some providers report a limit after the last token), and an answer
-is complete once it gave a finish reason, whether `[DONE]` follows or not.
+The response reader and the delta merger share two rules. An error counts unless the answer was
+complete before it, since some providers report a limit after the last token. An answer is complete
+once it has a finish reason, whether or not `[DONE]` follows.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from stagebus.worker.model.provider_errors import ReportedError, error_in_chunk, parse_error
+from stagebus.worker.model.compat.error_shapes import ReportedError, error_in_chunk, parse_error
 
-# What stands for "not yet" beside null itself.
+# Besides null, these also mean "not finished".
 _NO_REASON: Final = ("", "null")
-_FIRST: Final = (0, None, "0", "")
+_FIRST_INDEX: Final = (0, None, "0", "")
 
 
 class FinishTracker:
-    """Follows a stream chunk by chunk."""
+    """Follows one stream chunk by chunk."""
 
     def __init__(self) -> None:
         self.error: ReportedError | None = None
@@ -26,11 +26,11 @@ class FinishTracker:
 
     @property
     def finish_reason(self) -> str | None:
-        """Why the answer ended; None as long as it has not."""
+        """The finish reason, or None until there is one."""
         return self._reason if self._has_first else self._reason_of_others
 
-    def see(self, chunk: Mapping[str, Any]) -> None:
-        """Take note of a chunk's finish reason or error."""
+    def observe(self, chunk: Mapping[str, Any]) -> None:
+        """Records the finish reason or the error of a chunk."""
         if ("error" in chunk or not chunk.get("choices")) and self.finish_reason is None:
             self.error = self.error or error_in_chunk(chunk)
         if not self._has_first:
@@ -48,28 +48,28 @@ class FinishTracker:
         self._reason = reason
 
     def _look_for_first(self, chunk: Mapping[str, Any]) -> None:
-        """Take note of choice 0, and of how others ended as long as there is none: some servers count from one."""
+        """Looks for choice 0. Until it is found, the reasons of other choices count: some servers count from one."""
         for choice in choices(chunk):
             reason = choice.get("finish_reason")
-            if choice.get("index") in _FIRST:
+            if choice.get("index") in _FIRST_INDEX:
                 self._has_first = True
             elif isinstance(reason, str) and reason not in _NO_REASON:
                 self._reason_of_others = reason
 
 
 def choices(chunk: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
-    """A chunk's choices, as far as they are objects."""
-    pieces = chunk.get("choices")
-    if not isinstance(pieces, list):
+    """Returns those of a chunk's choices that are objects."""
+    items = chunk.get("choices")
+    if not isinstance(items, list):
         return ()
-    if len(pieces) == 1 and isinstance(pieces[0], dict):  # nearly every chunk
-        return pieces
-    return [choice for choice in pieces if isinstance(choice, dict)]
+    if len(items) == 1 and isinstance(items[0], dict):  # nearly every chunk
+        return items
+    return [choice for choice in items if isinstance(choice, dict)]
 
 
 def first_choice(chunk: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
-    """What a chunk holds of choice 0, usually one piece. Others were never asked for."""
+    """Returns the entries for choice 0, usually one. A request never asks for further choices."""
     found = choices(chunk)
-    if len(found) == 1 and found[0].get("index") in _FIRST:
+    if len(found) == 1 and found[0].get("index") in _FIRST_INDEX:
         return found
-    return [choice for choice in found if choice.get("index") in _FIRST]
+    return [choice for choice in found if choice.get("index") in _FIRST_INDEX]

@@ -1,4 +1,9 @@
-"""What the stages ask: a request to a model by its name, and its answer as chunks."""
+"""The client that the stages use: it takes a request for a model by name and streams the answer as chunks.
+
+A request goes through three files: here the model's name becomes a route and the circuit breaker and
+the rate limiter have their say, `chat_request` writes the body, and `provider` sends it and reads
+the answer with `chat_response`. What works around faulty servers and models is in `compat`.
+"""
 
 import time
 from collections.abc import AsyncGenerator
@@ -18,16 +23,16 @@ from stagebus.worker.model.provider import Provider
 from stagebus.worker.model.provider_limiter import ProviderLimiter, TokenReservation
 
 BYTES_PER_TOKEN: Final = 4
-# Of an answer whose length nobody limits.
-ANSWER_TOKENS: Final = 500
+# The estimate for an answer without `max_tokens`.
+DEFAULT_ANSWER_TOKENS: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """What to ask of a model. None leaves a field to the provider.
+    """One request to a model. The provider decides on every field that is None.
 
     Attributes:
-        route: who is asked; where it is None, the first that serves the name.
+        route: the provider to ask and the model's id there. None means the first route of `model`.
     """
 
     model: str
@@ -40,21 +45,21 @@ class ModelRequest:
     route: ModelRoute | None = None
 
     def estimate_tokens(self) -> int:
-        """What it will come to, before anybody knows: four bytes a token, and the longest answer that it allows."""
-        asked = len(orjson.dumps([self.messages, self.tools or []])) // BYTES_PER_TOKEN
-        return asked + (self.max_tokens or ANSWER_TOKENS)
+        """Estimates the tokens of the request and its answer: four bytes per token, and the longest answer allowed."""
+        prompt_tokens = len(orjson.dumps([self.messages, self.tools or []])) // BYTES_PER_TOKEN
+        return prompt_tokens + (self.max_tokens or DEFAULT_ANSWER_TOKENS)
 
     def body(self, route: ModelRoute) -> dict[str, Any]:
-        """The request's fields as the route's provider takes them."""
-        said = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "route"}
-        return chat_request_body(said, route)
+        """Returns the JSON body in the form that the route's provider accepts."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "route"}
+        return chat_request_body(values, route)
 
 
 class ModelClient:
-    """Every model that this process can ask, each by the provider that serves it."""
+    """Asks every model that the providers file names. One instance serves all runs of a process."""
 
     def __init__(self, settings: Settings, providers: Providers, limiter: ProviderLimiter | None = None) -> None:
-        """Without `limiter` the providers' limits are not looked at."""
+        """Without a `limiter`, the providers' rate limits are ignored."""
         self._settings = settings
         self._providers = providers
         self._limiter = limiter
@@ -63,15 +68,15 @@ class ModelClient:
 
     @classmethod
     def from_settings(cls, settings: Settings, limiter: ProviderLimiter | None = None) -> Self:
-        """The models of the providers file; without one, any name goes to the one provider.
+        """Builds the client from the providers file. Without a file, one provider serves every name.
 
         Raises:
-            BadProviders: the file does not hold.
+            BadProviders: the file is invalid.
         """
         return cls(settings, Providers.from_settings(settings), limiter)
 
     def abilities(self, name: str) -> Abilities:
-        """What the model under a name can do; `tools` says whether it calls them natively.
+        """Returns what a model can do. Its field `tools` says whether the model calls tools natively.
 
         Raises:
             UnknownModel: no provider serves it.
@@ -79,7 +84,7 @@ class ModelClient:
         return self._providers.abilities(name)
 
     def routes(self, name: str) -> list[ModelRoute]:
-        """Who may be asked for the name: it first, then its fallbacks; those that failed just now last.
+        """Returns the model's own route and its fallbacks, in the order to try. Routes that failed recently are last.
 
         Raises:
             UnknownModel: no provider serves it.
@@ -87,7 +92,10 @@ class ModelClient:
         return self._circuit_breaker.order(self._providers.routes(name), time.monotonic())
 
     def reserve(self, route: ModelRoute, request: ModelRequest) -> AbstractAsyncContextManager[TokenReservation]:
-        """Hold one of the provider's slots, and tokens, for which this may wait long; at once where it has no limits."""
+        """Context manager: waits until the provider's limits allow the request and holds its slot.
+
+        The wait may be long. Without limits there is none.
+        """
         entry = self._providers.by_name[route.provider]
         estimate = 0 if entry.tokens_per_minute_max is None else request.estimate_tokens()
         return (
@@ -97,37 +105,37 @@ class ModelClient:
         )
 
     def record_failure(self, route: ModelRoute, retry_after_s: float | None) -> None:
-        """Remember that a route gave nothing: where there are others, they are asked first for a while."""
+        """Records that a route failed before its first token. Its fallbacks are tried first for a while."""
         self._circuit_breaker.record_failure(route, time.monotonic(), retry_after_s)
 
     def record_success(self, route: ModelRoute) -> None:
-        """Remember that a route answers."""
+        """Records that a route answered."""
         self._circuit_breaker.record_success(route)
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[Chunk, None]:
-        """Ask, and yield the answer's chunks as they arrive.
+        """Sends the request and yields the chunks of the answer as they arrive.
 
-        Use it within `contextlib.aclosing`: closing it closes the provider's connection,
-        so that no more tokens are paid for.
+        Use it within `contextlib.aclosing`. Closing it closes the connection to the provider,
+        so that no further tokens are paid for.
 
         Raises:
             UnknownModel: no provider serves it.
-            ModelUnavailable: refused, overloaded, silent or cut; may be asked again,
-                after `retry_after_s` where that is set.
-            ModelRejected: this request will never be answered.
+            ModelUnavailable: the provider refused, was overloaded, fell silent or cut the
+                connection. Retry, after `retry_after_s` if that is set.
+            ModelRejected: the provider will never answer this request.
             ModelUnauthorized: the operator's key is missing or not accepted.
-            ModelOutputTooLong: the model does not stop.
+            ModelOutputTooLong: the answer exceeds the output limit.
         """
         route = request.route or self._providers.routes(request.model)[0]
         return self._provider(route.provider).stream(request.body(route))
 
     async def warm_up(self) -> None:
-        """Build what a first request would build: 190 ms of CPU, which no run should wait for. Asks nobody."""
+        """Builds all provider clients without a request, so that no run waits for it: it takes 190 ms of CPU."""
         for name in self._providers.by_name:
             self._provider(name)
 
     async def aclose(self) -> None:
-        """Close all connections."""
+        """Closes all connections."""
         for provider in self._provider_by_name.values():
             await provider.aclose()
         if self._limiter is not None:

@@ -1,8 +1,8 @@
-"""The connections to one provider, over the openai SDK.
+"""One provider's HTTP client, built on the openai SDK.
 
-The SDK makes the requests and knows the errors; `transport` carries them. Its typed chunks
-are left aside, as one costs ten times what ours does. Its retries are off: a retry is an
-event of the run, so the stage decides on it.
+The SDK makes the requests and maps the errors, and `transport` sends them. The SDK's typed chunks are not
+used, since one costs ten times as much CPU as a plain dictionary. The SDK's retries are off: a retry is
+an event of the run, so the stage decides on it.
 """
 
 import asyncio
@@ -22,16 +22,17 @@ from stagebus.shared.observability import trace
 from stagebus.worker.model import provider_errors
 from stagebus.worker.model.chat_chunks import Chunk
 from stagebus.worker.model.chat_response import ChatResponseReader
+from stagebus.worker.model.compat.error_shapes import parse_error
 from stagebus.worker.model.transport import AiohttpClient
 
 logger = logging.getLogger(__name__)
 
-# A complete answer waits this long for what may still follow: usage, or [DONE].
-_TAIL_S: Final = 5.0
-# After [DONE] only the body's end is due. Who reads it can use the connection again.
-_BODY_END_S: Final = 0.1
+# After the finish reason, the usage and [DONE] may still follow. This is how long to wait for them.
+_TRAILER_WAIT_S: Final = 5.0
+# After [DONE] only the end of the body follows. Once it is read, the connection can be reused.
+_BODY_END_WAIT_S: Final = 0.1
 _CAUSE_MAX_CHARS: Final = 500
-# The SDK's own, but that an idle connection is kept for longer than 5 s: TLS anew costs a run three round trips.
+# The SDK's limits, but idle connections stay open longer than 5 s: a new TLS connection costs a run three round trips.
 LIMITS: Final = httpx2.Limits(
     max_connections=openai.DEFAULT_CONNECTION_LIMITS.max_connections,
     max_keepalive_connections=openai.DEFAULT_CONNECTION_LIMITS.max_keepalive_connections,
@@ -41,7 +42,7 @@ AUTHORIZATION: Final = "Authorization"
 
 
 class Provider:
-    """Streams answers. Safe to share among all runs of a process."""
+    """Streams answers from one provider. All runs of a process share it."""
 
     def __init__(self, name: str, entry: ProviderEntry, settings: Settings) -> None:
         self._name = name
@@ -52,50 +53,50 @@ class Provider:
         timeout = httpx2.Timeout(self._stall_timeout_s, connect=connect_timeout_s)
         self._client = openai.AsyncOpenAI(
             base_url=entry.base_url,
-            # The SDK insists on a key, and would look for one in the environment; ours is a header of each request.
+            # The SDK requires a key and would take one from the environment. Ours is a header of each request.
             api_key="none",
             max_retries=0,
             timeout=timeout,
-            # A redirect would carry the conversation, and any key in a header of its own, to wherever it says.
+            # A redirect could send the conversation, and a key in a custom header, to any other host.
             http_client=AiohttpClient(timeout=timeout, follow_redirects=False, limits=LIMITS),
         )
         if name != DEFAULT_PROVIDER:
-            # Out of OPENAI_ORG_ID and OPENAI_PROJECT_ID: nobody's business but OpenAI's.
+            # The SDK reads OPENAI_ORG_ID and OPENAI_PROJECT_ID. Other providers must not see them.
             self._client.organization = self._client.project = None
-        self._create = self._client.chat.completions.with_streaming_response.create  # imports it: 40 ms
-        # What was sent last of what must not be shown.
+        self._create = self._client.chat.completions.with_streaming_response.create  # this import takes 40 ms
+        # The secrets of the last request, to be masked in log lines.
         self._secrets: set[str] = set()
 
     async def stream(self, body: dict[str, Any]) -> AsyncGenerator[Chunk, None]:
-        """Ask, and yield the chunks as they arrive. Closing it closes the connection.
+        """Sends a request and yields the answer's chunks as they arrive. Closing it closes the connection.
 
         Args:
-            body: a chat completion request's fields.
+            body: the fields of a chat completion request.
 
         Raises:
-            ModelError: of the kind that `faults` says.
+            ModelError: a subclass that says whether a retry makes sense; see `provider_errors`.
         """
         reader = ChatResponseReader(self._output_max_bytes)
         try:
             async with self._open(body) as response:
-                read = _reader_of(response.http_response)
-                while piece := await (_rest(read, reader) if reader.is_complete else read()):
-                    for chunk in reader.feed(piece):
+                read = _body_reader(response.http_response)
+                while data := await (_read_trailer(read, reader) if reader.is_complete else read()):
+                    for chunk in reader.feed(data):
                         yield chunk
                 for chunk in reader.finish(response.headers.get("content-type", "")):
                     yield chunk
         except ModelError as exc:
-            logger.warning("provider %s failed: %s: %s", self._name, exc, self._cause(exc))
+            logger.warning("provider %s failed: %s: %s", self._name, exc, self._masked_cause(exc))
             raise
         except (openai.OpenAIError, httpx2.HTTPError) as exc:
-            # A connection that is cut after the last token has cost nothing.
+            # If the connection breaks after the finish reason, nothing is lost.
             if not reader.is_complete:
-                failure = self._failure(exc)
-                logger.warning("provider %s failed: %s: %s", self._name, failure, self._cause(exc))
+                failure = self._to_model_error(exc)
+                logger.warning("provider %s failed: %s: %s", self._name, failure, self._masked_cause(exc))
                 raise failure from exc
 
     async def aclose(self) -> None:
-        """Close all connections."""
+        """Closes all connections."""
         await self._client.close()
 
     def _open(self, body: dict[str, Any]) -> AbstractAsyncContextManager[openai.AsyncAPIResponse[Any]]:
@@ -103,17 +104,17 @@ class Provider:
             model=body["model"],
             messages=(),
             stream=True,
-            # Past the SDK's own parameters, which know what OpenAI takes and nothing of others, and which look at each
-            # part of each message by its type, and hold the event loop meanwhile: 350 ms for a thousand messages (openai 3.54).
+            # Not the SDK's typed parameters: they know only OpenAI's fields, and they convert every part of every
+            # message by its type. A thousand messages block the event loop for 350 ms (openai 3.54).
             extra_body={name: value for name, value in body.items() if name not in ("model", "stream")},
-            **self._secret_parts(),
+            **self._secret_options(),
         )
 
-    def _secret_parts(self) -> dict[str, Any]:
-        """The headers and query parameters of a request, out of the file, the environment or other files.
+    def _secret_options(self) -> dict[str, Any]:
+        """Reads the headers and query parameters of a request, whose values may be in the environment or in files.
 
         Raises:
-            ModelUnauthorized: one of them is missing there.
+            ModelUnauthorized: one of them is missing.
         """
         entry = self._entry
         try:
@@ -131,9 +132,9 @@ class Provider:
             headers[AUTHORIZATION] = openai.Omit()
         return {"extra_headers": {**trace.current().headers(), **headers}, "extra_query": query}
 
-    def _failure(self, exc: Exception) -> ModelError:
+    def _to_model_error(self, exc: Exception) -> ModelError:
         if isinstance(exc, openai.APIStatusError):
-            error = provider_errors.parse_error(exc.body or "")
+            error = parse_error(exc.body or "")
             return provider_errors.error_from_status(
                 exc.status_code, error, provider_errors.parse_retry_after(exc.response.headers)
             )
@@ -146,8 +147,8 @@ class Provider:
             return ModelUnavailable("the model's provider cut the connection")
         return ModelRejected("the model's provider could not be asked")
 
-    def _cause(self, exc: BaseException) -> str:
-        """What the log may say of a failure: everything but the key and what is kept like one."""
+    def _masked_cause(self, exc: BaseException) -> str:
+        """Returns a failure's cause for the log, with keys and other secrets masked."""
         cause = exc.__cause__ or exc
         text = f"{type(cause).__name__}: {cause}"
         for secret in self._secrets:
@@ -155,19 +156,19 @@ class Provider:
         return text[:_CAUSE_MAX_CHARS]
 
 
-def _reader_of(response: httpx2.Response) -> Callable[[], Awaitable[bytes]]:
-    """What reads the body's next bytes; none at its end."""
+def _body_reader(response: httpx2.Response) -> Callable[[], Awaitable[bytes]]:
+    """Returns the function that reads the body's next bytes. It returns no bytes at the end."""
     if "read" in response.extensions and "content-encoding" not in response.headers:
         read: Callable[[], Awaitable[bytes]] = response.extensions["read"]
-        return read  # past httpx's decoders: five generators around each piece
+        return read  # bypasses httpx's decoders, which are five nested generators for each read
     decoded = response.aiter_bytes()
     return lambda: anext(decoded, b"")
 
 
-async def _rest(read: Callable[[], Awaitable[bytes]], answer: ChatResponseReader) -> bytes:
-    """What follows a complete answer; none at the body's end, and none where there is silence."""
+async def _read_trailer(read: Callable[[], Awaitable[bytes]], answer: ChatResponseReader) -> bytes:
+    """Reads what follows a complete answer. Returns no bytes at the end of the body or after a time-out."""
     try:
-        async with asyncio.timeout(_BODY_END_S if answer.is_done else _TAIL_S):
+        async with asyncio.timeout(_BODY_END_WAIT_S if answer.is_done else _TRAILER_WAIT_S):
             return await read()
     except TimeoutError:
         return b""

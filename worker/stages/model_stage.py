@@ -8,13 +8,14 @@ from typing import Any, Final
 from stagebus.shared.config.provider_schema import REASONING_DETAILS
 from stagebus.shared.domain.events import Event, ModelStageResult, StageCompleted, ToolCompletionChunk
 from stagebus.shared.domain.usage import Usage
+from stagebus.worker.model.call_ids import assign_call_ids
 from stagebus.worker.model.compat.prompted_tools import (
     correction_messages,
     find_call_faults,
     parse_prompted_calls,
     prompt_with_tools,
 )
-from stagebus.worker.model.delta_merger import DeltaMerger, MergedAnswer, assign_call_ids
+from stagebus.worker.model.delta_merger import DeltaMerger, MergedAnswer
 from stagebus.worker.model.model_client import ModelClient, ModelRequest
 
 Chunk = dict[str, Any]

@@ -154,8 +154,8 @@ async def test_first_chunk_arrives_before_the_last_is_made(model: ModelClient) -
         ("status=529", ModelUnavailable, "answered 529"),
         ("cut_after=0", ModelUnavailable, "cut the connection"),
         ("cut_after=3", ModelUnavailable, "cut the connection"),
-        ("garbage_after=3", ModelUnavailable, "no chat completion chunk"),
-        ("error_after=3", ModelUnavailable, "broke off its answer with an error"),
+        ("garbage_after=3", ModelUnavailable, "not a chat completion chunk"),
+        ("error_after=3", ModelUnavailable, "ended its answer with an error"),
         ("oops=3", ModelRejected, "answered 400"),
     ],
 )
@@ -286,7 +286,7 @@ REDIRECT = b"HTTP/1.1 302 Found\r\nlocation: https://elsewhere.example/login\r\n
     [
         (b"", ModelUnavailable, "cut the connection"),
         (HEAD + b"content-length: 0\r\n\r\n", ModelUnavailable, "sent an empty answer"),
-        (HTML_HEAD + b"\r\n<html>Sign in</html>", ModelUnavailable, "no chat completion: text/html"),
+        (HTML_HEAD + b"\r\n<html>Sign in</html>", ModelUnavailable, "not a chat completion: text/html"),
         (JSON_HEAD + b"\r\n" + b'{"error": {"message": "x", "code": 429}}', ModelUnavailable, "answered 429"),
         (JSON_HEAD + b"\r\n" + b'{"error": "bad", "error_type": "validation"}', ModelRejected, "with an error"),
         (REDIRECT, ModelRejected, "answered 302"),
@@ -296,7 +296,7 @@ REDIRECT = b"HTTP/1.1 302 Found\r\nlocation: https://elsewhere.example/login\r\n
             "an event of more than 4194304 bytes",
         ),
         (HEAD + b"\r\n" + b"x" * (EVENT_MAX_BYTES + 1), ModelOutputTooLong, "an event of more than 4194304 bytes"),
-        (HEAD + b"content-encoding: br\r\n\r\n" + b"\x8b\x05\x80" * 9, ModelUnavailable, "no chat completion"),
+        (HEAD + b"content-encoding: br\r\n\r\n" + b"\x8b\x05\x80" * 9, ModelUnavailable, "not a chat completion"),
     ],
 )
 async def test_what_is_no_answer_at_all_is_told_as_what_it_is(byte_server, connect, answer, error, words) -> None:

@@ -1,146 +1,69 @@
-r"""Fragments of tool calls, put together as the model meant them; sans-IO.
+r"""Assembles tool calls from their fragments; sans-IO.
 
     {"index":0,"id":"call_a","function":{"name":"get_weather","arguments":""}}
     {"index":0,"function":{"arguments":"{\"city\":"}}
     {"index":0,"function":{"arguments":"\"Paris\"}"}}
 
-So it should be. Servers leave out the index or give every call index 0, leave out the
-id, repeat it or make up a new one for each fragment, split the name, repeat it or send
-it last, send the arguments whole, as an object, encoded twice, or said twice. So no single field says where
-a call begins. The fragments are kept and judged together at the end, by one question:
-can this fragment be more of that call? A call whose arguments are a whole JSON object
-takes no further ones.
+This is the form in the specification. In practice servers omit the index or give every call index 0; they
+omit the id, repeat it or invent a new one for each fragment; they split the name, repeat it or send it last;
+they send the arguments whole, as an object, encoded twice or twice in a row. So no single field says where
+a call begins. All fragments are kept and assembled at the end of the answer, with two questions for each one:
+which call may it belong to (`_candidate`), and does it belong there or begin a new call (`_belongs_to`)?
+Each question has a table of rules; the first rule that applies decides.
 """
 
-import json
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from collections.abc import Collection, Iterable, Sequence
+from typing import Final
 
 import orjson
 
-# The index of the one call of the `function_call` that came before `tool_calls`.
-LEGACY_INDEX: Final = -1
+from stagebus.worker.model.compat.call_fragments import LEGACY_INDEX, CallFragment, ParsedCall
 
 _NO_ARGUMENTS: Final = "{}"
-# How else "none" is said; a list where PHP encoded an empty map.
-_NOTHING: Final = ("", "null", "[]", '""')
-_ARGUMENTS: Final = ("arguments", "parameters", "input")
-# What a provider puts beside a call for itself: Gemini's thought_signature.
-_NO_EXTRA: Final[Mapping[str, Any]] = MappingProxyType({})
-# So many pieces that grow are no chance, even where they would make JSON one behind the other.
-_GROWING_MIN: Final = 3
+# Other ways to say "no arguments". A list is how PHP encodes an empty map.
+_EMPTY_ARGUMENTS: Final = ("", "null", "[]", '""')
+# With this many pieces, each of which starts with the one before, the arguments are cumulative, even if the pieces
+# would also be JSON when concatenated. Fewer may be a coincidence.
+_CUMULATIVE_MIN: Final = 3
 _MARK: Final = re.compile(r'["{}\\]')
 
 
-class CallFragment(NamedTuple):
-    """A piece of a call, as one delta brought it. Fields without a value are empty."""
-
-    call_index: int | None
-    id: str
-    name: str
-    arguments: str
-    place: int = 0  # in the delta's list
-    extra_content: Mapping[str, Any] = _NO_EXTRA
-
-
-class ParsedCall(NamedTuple):
-    """A whole call; its id is as the provider sent it, so it may be empty or not its own."""
-
-    id: str
-    name: str
-    arguments: str
-    extra_content: Mapping[str, Any] = _NO_EXTRA
-
-
-def parse_call_fragments(delta: Mapping[str, Any]) -> list[CallFragment]:
-    """What a delta says of calls."""
-    entries = delta.get("tool_calls")
-    if isinstance(entries, dict):
-        entries = [entries]
-    if isinstance(entries, list):
-        return [_parse(entry, place) for place, entry in enumerate(entries) if isinstance(entry, dict)]
-    legacy = delta.get("function_call")
-    if isinstance(legacy, dict):
-        return [CallFragment(LEGACY_INDEX, "", _text(legacy.get("name")), arguments_text(legacy.get("arguments")))]
-    return []
-
-
-def _parse(entry: Mapping[str, Any], place: int) -> CallFragment:
-    function = entry.get("function")
-    if not isinstance(function, dict):
-        function = entry
-    arguments = next((value for name in _ARGUMENTS if (value := function.get(name)) is not None), None)
-    extra = entry.get("extra_content")
-    return CallFragment(
-        call_index=_index(entry.get("index")),
-        id=_text(entry.get("id")),
-        name=_text(function.get("name")),
-        arguments=arguments_text(arguments),
-        place=place,
-        extra_content=extra if isinstance(extra, dict) else _NO_EXTRA,
-    )
-
-
-def _index(value: object) -> int | None:
-    """A call's place; some servers say -1 where they know none."""
-    if isinstance(value, str) and value.isdecimal():
-        return int(value)
-    return int(value) if isinstance(value, int | float) and value >= 0 else None
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else "" if value is None else str(value)
-
-
-def arguments_text(arguments: object) -> str:
-    """Arguments as JSON text: some servers send the object itself."""
-    if arguments is None:
-        return ""
-    if isinstance(arguments, str):
-        return arguments
-    try:
-        return orjson.dumps(arguments).decode()
-    except TypeError:  # half of a surrogate pair, or a number beyond 64 bits
-        return json.dumps(arguments)
-
-
 def assemble_calls(fragments: Sequence[CallFragment], tool_names: Collection[str] = ()) -> list[ParsedCall]:
-    """The calls that the fragments make up, in the model's order; one without a name is none.
+    """Returns the calls that the fragments form, in the model's order. Calls without a name are dropped.
 
     Args:
-        fragments: of one answer, as they came.
-        tool_names: what the model was offered; tells a name in pieces from two names.
+        fragments: all fragments of one answer, in order of arrival.
+        tool_names: the tools that the model was offered. They distinguish a split name from two names.
     """
     if any(fragment.call_index != LEGACY_INDEX for fragment in fragments):
         # A server that sends both forms means one call by both.
         fragments = [fragment for fragment in fragments if fragment.call_index != LEGACY_INDEX]
-    drafts = _Drafts(frozenset(tool_names), ids_churn=_ids_churn(fragments))
+    assembler = _CallAssembler(frozenset(tool_names), ids_are_unreliable=_ids_change_within_calls(fragments))
     for fragment in fragments:
-        drafts.take(fragment)
+        assembler.add(fragment)
     return [
-        ParsedCall(draft.id, draft.name, draft.final_arguments(), draft.extra_content)
-        for draft in drafts.in_order()
-        if draft.name
+        ParsedCall(call.id, call.name, call.final_arguments(), call.extra_content)
+        for call in assembler.in_order()
+        if call.name
     ]
 
 
-def _ids_churn(fragments: Iterable[CallFragment]) -> bool:
-    """Whether ids say nothing, as one changes in the middle of a call's arguments."""
+def _ids_change_within_calls(fragments: Iterable[CallFragment]) -> bool:
+    """Returns whether an id changes in the middle of a call's arguments, so that ids identify nothing."""
     id_by_index: dict[int | None, str] = {}
     for fragment in fragments:
         if not fragment.id:
             continue
         before = id_by_index.get(fragment.call_index, fragment.id)
-        arguments = _unwrapped(fragment.arguments).lstrip()
+        arguments = _decode_twice_encoded(fragment.arguments).lstrip()
         if before != fragment.id and arguments and not arguments.startswith("{"):
             return True
         id_by_index[fragment.call_index] = fragment.id
     return False
 
 
-class _Draft:
+class _OpenCall:
     """A call that may still grow."""
 
     def __init__(self, fragment: CallFragment) -> None:
@@ -150,72 +73,73 @@ class _Draft:
         self.extra_content = dict(fragment.extra_content)
         self.has_arguments = False
         self._pieces: list[str] = []
-        self._braces = _Braces()
-        self._is_growing = True  # whether each piece says all of the one before, and more
-        self._last_braces = _Braces()  # of the last piece alone, as long as they grow
+        self._scanner = _BraceScanner()
+        self._may_be_cumulative = True  # so far each piece repeats the one before and adds to it
+        self._last_piece_scanner = _BraceScanner()  # of the last piece alone, while they may be cumulative
         self._append(fragment.arguments)
 
     @property
-    def is_whole(self) -> bool:
-        """Whether the arguments are an object that has ended."""
-        if not self._is_growing or len(self._pieces) == 1:
-            return self._braces.are_closed
-        return self._last_braces.are_closed and (self._braces.are_closed or self.is_growing)
+    def is_complete(self) -> bool:
+        """Whether the arguments are an object that has been closed."""
+        if not self._may_be_cumulative or len(self._pieces) == 1:
+            return self._scanner.is_closed
+        return self._last_piece_scanner.is_closed and (self._scanner.is_closed or self.is_cumulative)
 
     @property
-    def is_growing(self) -> bool:
-        """Whether the pieces certainly say all of it so far, each."""
-        return self._is_growing and len(self._pieces) >= _GROWING_MIN
+    def is_cumulative(self) -> bool:
+        """Whether each piece certainly holds all of the arguments so far."""
+        return self._may_be_cumulative and len(self._pieces) >= _CUMULATIVE_MIN
 
     def arguments(self) -> str:
-        return self._pieces[-1] if self.is_growing and self.is_whole else "".join(self._pieces)
+        return self._pieces[-1] if self.is_cumulative and self.is_complete else "".join(self._pieces)
 
     def add(self, fragment: CallFragment, name: str) -> None:
         self.id = self.id or fragment.id
         self.name = name
         self.extra_content |= fragment.extra_content
-        if self.is_whole:
+        if self.is_complete:
             if fragment.arguments.isspace() or fragment.arguments == self.arguments():
                 return
             if fragment.arguments:
-                # An empty object, which only stood for the arguments to come.
+                # The arguments so far are an empty object, a placeholder for these.
                 self._pieces = []
-                self._braces = _Braces()
-                self._is_growing = True
+                self._scanner = _BraceScanner()
+                self._may_be_cumulative = True
         self._append(fragment.arguments)
 
     def final_arguments(self) -> str:
         text = self.arguments()
-        if text.strip() in _NOTHING:
+        if text.strip() in _EMPTY_ARGUMENTS:
             return _NO_ARGUMENTS
         last = self._pieces[-1]
         if text.lstrip().startswith('"'):
-            return _unwrapped(text)
-        if self._is_growing and not _is_object(text) and _is_object(last):
+            return _decode_twice_encoded(text)
+        if self._may_be_cumulative and not _is_object(text) and _is_object(last):
             return last
         return text
 
     def _append(self, arguments: str) -> None:
         if not self._pieces:
-            arguments = _unwrapped(arguments)
+            arguments = _decode_twice_encoded(arguments)
         if arguments:
-            self._is_growing = self._is_growing and arguments.startswith(self._pieces[-1] if self._pieces else "")
-            if self._is_growing:
-                self._last_braces = _Braces()
-                self._last_braces.feed(arguments)
+            last_piece = self._pieces[-1] if self._pieces else ""
+            self._may_be_cumulative = self._may_be_cumulative and arguments.startswith(last_piece)
+            if self._may_be_cumulative:
+                self._last_piece_scanner = _BraceScanner()
+                self._last_piece_scanner.feed(arguments)
             self._pieces.append(arguments)
-            self._braces.feed(arguments)
+            self._scanner.feed(arguments)
             self.has_arguments = self.has_arguments or not arguments.isspace()
 
 
-class _Braces:
-    """Where a JSON text stands that comes in pieces; linear in its length, however it is cut."""
+class _BraceScanner:
+    """Counts the braces of a JSON text that arrives in pieces, in linear time however it is split."""
 
     def __init__(self) -> None:
-        self.are_closed = False
+        self.is_closed = False
         self._depth = 0
         self._is_in_string = False
-        self._is_escaped = False  # the next character is no mark
+        self._is_escaped = False  # the next character follows a backslash
 
     def feed(self, piece: str) -> None:
         start = int(self._is_escaped)
@@ -229,99 +153,141 @@ class _Braces:
                 start += 1
             elif not self._is_in_string:
                 self._depth += 1 if mark == "{" else -1
-                self.are_closed = self._depth <= 0
+                self.is_closed = self._depth <= 0
 
 
-class _Drafts:
-    """The calls so far, and which of them a fragment belongs to."""
+class _CallAssembler:
+    """Decides which call each fragment belongs to."""
 
-    def __init__(self, tool_names: frozenset[str], *, ids_churn: bool) -> None:
+    def __init__(self, tool_names: frozenset[str], *, ids_are_unreliable: bool) -> None:
         self._tool_names = tool_names
-        self._ids_churn = ids_churn
-        self._drafts: list[_Draft] = []
-        self._by_index: dict[int, _Draft] = {}
-        self._by_id: dict[str, _Draft] = {}
+        self._ids_are_unreliable = ids_are_unreliable
+        self._calls: list[_OpenCall] = []
+        self._by_index: dict[int, _OpenCall] = {}
+        self._by_id: dict[str, _OpenCall] = {}
 
-    def take(self, fragment: CallFragment) -> None:
-        draft = self._candidate(fragment)
-        if draft is not None and draft.is_whole and fragment.arguments and self._last_goes_on(fragment):
-            draft = self._drafts[-1]
-        if draft is not None and self._continues(draft, fragment):
-            draft.add(fragment, self._joined(draft.name, fragment.name))
+    def add(self, fragment: CallFragment) -> None:
+        call = self._candidate(fragment)
+        if call is not None and self._belongs_to(call, fragment):
+            call.add(fragment, self._joined_name(call.name, fragment.name))
         else:
-            draft = _Draft(fragment)
-            self._drafts.append(draft)
+            call = _OpenCall(fragment)
+            self._calls.append(call)
         if fragment.call_index is not None:
-            self._by_index[fragment.call_index] = draft
-        if draft.id:
-            self._by_id[draft.id] = draft
+            self._by_index[fragment.call_index] = call
+        if call.id:
+            self._by_id[call.id] = call
 
-    def in_order(self) -> list[_Draft]:
-        indexes = [draft.index for draft in self._drafts]
+    def in_order(self) -> list[_OpenCall]:
+        indexes = [call.index for call in self._calls]
         if None in indexes or len(set(indexes)) < len(indexes):
-            return self._drafts
-        return sorted(self._drafts, key=lambda draft: draft.index or 0)
+            return self._calls
+        return sorted(self._calls, key=lambda call: call.index or 0)
 
-    def _candidate(self, fragment: CallFragment) -> _Draft | None:
-        """The one call that the fragment may be more of."""
+    def _candidate(self, fragment: CallFragment) -> _OpenCall | None:
+        """Returns the one call that the fragment may belong to, or None if it begins a new call."""
+        call = self._call_by_index_or_id(fragment)
+        if call is not None and call.is_complete and fragment.arguments and self._continues_last(fragment):
+            return self._calls[-1]  # the call at that index takes no more arguments, and the last one does
+        return call
+
+    def _call_by_index_or_id(self, fragment: CallFragment) -> _OpenCall | None:
+        """Applies the first of these rules.
+
+        | the fragment's index | and                                                          | candidate     |
+        |----------------------|--------------------------------------------------------------|---------------|
+        | of a call            |                                                              | that call     |
+        | none                 | it has the id of a call                                      | that call     |
+        | none                 |                                                              | the last call |
+        | new                  | it has a name, or there is no call yet                       | none          |
+        | new                  | it has the id of a call                                      | that call     |
+        | new                  | the last call has no index                                   | the last call |
+        | new                  | it has neither name nor id, and the last call is not complete | the last call |
+        | new                  |                                                              | none          |
+        """
         if fragment.call_index is not None and fragment.call_index in self._by_index:
             return self._by_index[fragment.call_index]
         known = self._by_id.get(fragment.id)
-        last = self._drafts[-1] if self._drafts else None
+        last = self._calls[-1] if self._calls else None
         if fragment.call_index is None:
             return known or last
-        # A new index without a name of its own: the id, or the lack of all indexes so far, says more.
         if fragment.name or last is None:
             return None
         if known is not None:
             return known
-        return last if last.index is None or self._last_goes_on(fragment) else None
+        return last if last.index is None or self._continues_last(fragment) else None
 
-    def _last_goes_on(self, fragment: CallFragment) -> bool:
-        """Whether the last call may go on under another index than it began at."""
-        last = self._drafts[-1]
-        return not fragment.name and not fragment.id and bool(last.name) and not last.is_whole
+    def _continues_last(self, fragment: CallFragment) -> bool:
+        """Returns whether a fragment without name and id may continue the last call, whatever its index."""
+        last = self._calls[-1]
+        return not fragment.name and not fragment.id and bool(last.name) and not last.is_complete
 
-    def _continues(self, draft: _Draft, fragment: CallFragment) -> bool:
-        is_same_id = bool(fragment.id) and fragment.id == draft.id
-        is_other_id = bool(fragment.id and draft.id) and not is_same_id and not self._ids_churn
-        if draft.is_whole:
-            return self._continues_whole(draft, fragment, is_same_id=is_same_id, is_other_id=is_other_id)
-        if not fragment.name or not draft.name or is_same_id:
-            return True
-        if draft.has_arguments:
-            return fragment.name == draft.name
-        return not is_other_id and not self._begins_by_name(draft, fragment)
+    def _belongs_to(self, call: _OpenCall, fragment: CallFragment) -> bool:
+        """Returns whether the fragment belongs to its candidate. Otherwise it begins a new call.
 
-    def _continues_whole(self, draft: _Draft, fragment: CallFragment, *, is_same_id: bool, is_other_id: bool) -> bool:
-        if is_other_id:
-            return False
+        | the call's arguments  | the fragment                             | belongs to the call                     |
+        |-----------------------|------------------------------------------|-----------------------------------------|
+        | complete              |                                          | see `_belongs_to_complete`              |
+        | open                  | nameless, or the call has no name yet    | yes                                     |
+        | open, with content    | has a name                               | if it is the call's name                |
+        | open, without content | has another id                           | no                                      |
+        | open, without content | has a name                               | unless it begins a call by its name     |
+
+        "Nameless" is a fragment without a name, or with the id of the call.
+        """
+        is_same_id = bool(fragment.id) and fragment.id == call.id
+        is_other_id = bool(fragment.id and call.id) and not is_same_id and not self._ids_are_unreliable
         is_nameless = is_same_id or not fragment.name
-        if not fragment.arguments.strip():
-            return is_nameless or not draft.name or not self._begins_by_name(draft, fragment)
-        if fragment.arguments == draft.arguments():
-            return is_nameless or draft.is_growing
-        return is_nameless and draft.arguments().strip() == _NO_ARGUMENTS
+        if call.is_complete:
+            return not is_other_id and self._belongs_to_complete(call, fragment, is_nameless=is_nameless)
+        if is_nameless or not call.name:
+            return True
+        if call.has_arguments:
+            return fragment.name == call.name
+        return not is_other_id and not self._name_begins_call(call, fragment)
 
-    def _begins_by_name(self, draft: _Draft, fragment: CallFragment) -> bool:
-        """Whether a name after a name, with no new arguments between, is a second call's."""
+    def _belongs_to_complete(self, call: _OpenCall, fragment: CallFragment, *, is_nameless: bool) -> bool:
+        """Returns whether the fragment belongs to a call whose arguments are complete. Its id is not another one.
+
+        | the fragment's arguments | belongs to the call                                                          |
+        |--------------------------|------------------------------------------------------------------------------|
+        | empty                    | if nameless, or the call has no name yet, or unless it begins a call by name |
+        | the same again           | if nameless, or the arguments are cumulative                                 |
+        | others                   | if nameless, and the call's "{}" was a placeholder for them                  |
+        """
+        if not fragment.arguments.strip():
+            return is_nameless or not call.name or not self._name_begins_call(call, fragment)
+        if fragment.arguments == call.arguments():
+            return is_nameless or call.is_cumulative
+        return is_nameless and call.arguments().strip() == _NO_ARGUMENTS
+
+    def _name_begins_call(self, call: _OpenCall, fragment: CallFragment) -> bool:
+        """Returns whether a name that follows a call's name, without new arguments between, begins a second call.
+
+        | the fragment                                                  | begins a call                          |
+        |---------------------------------------------------------------|----------------------------------------|
+        | is not the first in its delta                                 | yes                                    |
+        | repeats the call's name, or completes it to a tool's name     | no                                     |
+        | has another name, and the tools are known                     | if both names are tools                |
+        | has another name                                              | if the call is complete, or no index   |
+        """
         if fragment.place > 0:
             return True
-        if fragment.name == draft.name or draft.name + fragment.name in self._tool_names:
+        if fragment.name == call.name or call.name + fragment.name in self._tool_names:
             return False
         if self._tool_names:
-            return draft.name in self._tool_names and fragment.name in self._tool_names
-        return draft.is_whole or fragment.call_index is None
+            return call.name in self._tool_names and fragment.name in self._tool_names
+        return call.is_complete or fragment.call_index is None
 
-    def _joined(self, before: str, name: str) -> str:
-        """A name and what came after it: a further piece, the same again, or all of it so far."""
+    def _joined_name(self, before: str, name: str) -> str:
+        """Joins two parts of a name. The second is a further piece, a repetition, or the whole name so far."""
         if before + name in self._tool_names:
             return before + name
         return name if name.startswith(before) else before + name
 
 
-def _unwrapped(arguments: str) -> str:
-    """Arguments that were encoded twice, a JSON text in a JSON string, as they were meant; others as they are."""
+def _decode_twice_encoded(arguments: str) -> str:
+    """Decodes arguments that are a JSON object inside a JSON string, and returns any other text unchanged."""
     if not arguments.lstrip().startswith('"'):
         return arguments
     try:

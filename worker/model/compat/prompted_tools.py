@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import Any, Final
 
 from stagebus.shared.domain.events import ToolCallRequest
-from stagebus.worker.model.compat.call_assembly import ParsedCall
+from stagebus.worker.model.compat.call_fragments import ParsedCall
 from stagebus.worker.model.compat.text_tool_calls import split_text_calls
 
 Message = dict[str, Any]

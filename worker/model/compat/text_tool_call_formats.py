@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from stagebus.worker.model.compat.call_assembly import ParsedCall, arguments_text
+from stagebus.worker.model.compat.call_fragments import ParsedCall, arguments_text
 
 _JSON: Final = json.JSONDecoder(strict=False)
 _SPACE: Final = re.compile(r"\s*")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
 from stagebus.worker.model.compat import text_tool_call_formats as forms
-from stagebus.worker.model.compat.call_assembly import ParsedCall
+from stagebus.worker.model.compat.call_fragments import ParsedCall
 from stagebus.worker.model.compat.code_spans import find_code_end
 from stagebus.worker.model.compat.text_tool_call_formats import FoundCalls
 
@@ -109,7 +109,7 @@ def split_text_calls(
     return text, []
 
 
-def offered(call: ParsedCall, tool_names: Collection[str]) -> ParsedCall:
+def match_tool_name(call: ParsedCall, tool_names: Collection[str]) -> ParsedCall:
     """The call under its tool's own name, where it stands in a namespace of the model's or between spaces."""
     if call.name in tool_names:
         return call
@@ -139,7 +139,7 @@ def _read(text: str, marker: re.Match[str], tool_names: Collection[str] | None) 
 
 
 def _are_known(calls: Collection[ParsedCall], tool_names: Collection[str] | None) -> bool:
-    return tool_names is not None and all(offered(call, tool_names).name in tool_names for call in calls)
+    return tool_names is not None and all(match_tool_name(call, tool_names).name in tool_names for call in calls)
 
 
 def _bare_calls(text: str, tool_names: Collection[str]) -> list[ParsedCall]:

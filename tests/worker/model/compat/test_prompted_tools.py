@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stagebus.worker.model.compat.call_assembly import ParsedCall
+from stagebus.worker.model.compat.call_fragments import ParsedCall
 from stagebus.worker.model.compat.prompted_tools import (
     correction_messages,
     example_call,

@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from stagebus.worker.model.compat.call_assembly import ParsedCall
+from stagebus.worker.model.compat.call_fragments import ParsedCall
 from stagebus.worker.model.compat.reasoning_text import split_reasoning
-from stagebus.worker.model.compat.text_tool_calls import offered, split_text_calls
+from stagebus.worker.model.compat.text_tool_calls import match_tool_name, split_text_calls
 
 PARIS = ParsedCall("", "get_weather", '{"city":"Paris"}')
 TOKYO = ParsedCall("", "get_weather", '{"city":"Tokyo"}')
@@ -91,7 +91,7 @@ def test_calls_are_found(text):
 def test_what_may_be_no_call_is_one_of_a_tool_that_was_offered(text):
     rest, calls = split_text_calls(text, NAMES, looks_into_code=False)
 
-    assert (rest, [offered(call, NAMES) for call in calls]) == ("", [PARIS, TOKYO])
+    assert (rest, [match_tool_name(call, NAMES) for call in calls]) == ("", [PARIS, TOKYO])
     assert split_text_calls(text, ["get_time"], looks_into_code=False) == (text, [])
 
 
@@ -155,9 +155,9 @@ def test_backslash_that_python_warns_of_is_a_backslash():
 
 @pytest.mark.parametrize("name", ["functions.get_weather", "default_api.get_weather", " get_weather"])
 def test_tool_is_known_in_a_namespace_too(name):
-    assert offered(ParsedCall("", name, "{}"), NAMES).name == "get_weather"
-    assert offered(ParsedCall("", name, "{}"), ["get_time"]).name == name
-    assert offered(ParsedCall("", name, "{}"), [name]).name == name
+    assert match_tool_name(ParsedCall("", name, "{}"), NAMES).name == "get_weather"
+    assert match_tool_name(ParsedCall("", name, "{}"), ["get_time"]).name == name
+    assert match_tool_name(ParsedCall("", name, "{}"), [name]).name == name
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,45 @@
+"""Reads token counts from the usage objects of all providers; sans-IO.
+
+{"prompt_tokens": 9, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 8}}    OpenAI
+{"input_tokens": 9, "output_tokens": 1}
+{"prompt_tokens": 9, "completion_tokens": 1, "prompt_cache_hit_tokens": 8}                     DeepSeek
+{"x_groq": {"usage": {…}}}                                                                     Groq
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from stagebus.shared.domain.usage import Usage
+
+_COUNT_MAX: Final = 2**53  # JSON readers agree on integers up to this
+_COUNT_FIELDS: Final = (
+    ("prompt_tokens", "input_tokens"),
+    ("completion_tokens", "output_tokens"),
+    ("total_tokens", "total_tokens"),
+)
+_DETAILS_FIELDS: Final = ("prompt_tokens_details", "input_tokens_details")
+_CACHED_FIELDS: Final = ("cached_tokens", "prompt_cache_hit_tokens")
+_DIGITS: Final = re.compile(r"[0-9]{1,16}")
+
+
+def parse_usage(usage: Mapping[str, Any]) -> Usage:
+    """Returns the token counts of a usage object. A count that is missing or invalid is 0."""
+    prompt, completion, total = (next(filter(None, map(_count, map(usage.get, names))), 0) for names in _COUNT_FIELDS)
+    details = [usage[name] for name in _DETAILS_FIELDS if isinstance(usage.get(name), Mapping)]
+    counts = [_count(place.get(name)) for place in (*details, usage) for name in _CACHED_FIELDS if name in place]
+    cached = next((count for count in counts if count is not None), None)
+    total = total or prompt + completion
+    return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=total, cached_tokens=cached)
+
+
+def groq_usage(extension: object) -> dict[str, Any] | None:
+    """Returns the usage in Groq's `x_groq` field, which it sends when the request did not ask for usage."""
+    usage = extension.get("usage") if isinstance(extension, dict) else None
+    return usage if isinstance(usage, dict) and usage else None
+
+
+def _count(value: object) -> int | None:
+    if isinstance(value, str) and _DIGITS.fullmatch(value):
+        value = int(value)
+    return int(value) if isinstance(value, int | float) and 0 <= value <= _COUNT_MAX else None
