@@ -1,1 +1,1 @@
-"""What Stagebus costs, measured beside what a user would use instead. `make bench` runs all of it."""
+"""Benchmarks of Stagebus beside the alternatives a user would choose. `make bench` runs all of them."""

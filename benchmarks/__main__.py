@@ -1,4 +1,4 @@
-"""Every measurement, each in a process of its own, then the figures. Some names alone: only those.
+"""Runs every measurement, each in its own process, then prints the figures. Arguments select measurements.
 
 Where a result of every measurement at full size is there, docs/performance.md is made out of them. `QUICK=1` keeps
 its results elsewhere and leaves the page as it is: its sizes show that everything works, and no more.
@@ -32,7 +32,7 @@ PROGRAM_S = lab.sized(900, 120)
 
 
 def main(names: list[str]) -> int:
-    """Measure and tell; 1 where a measurement failed or gave no figure, never where one was slow."""
+    """Runs the measurements; returns 1 if one failed or gave no figure, never because one was slow."""
     failed = []
     for name in names or PROGRAMS:
         started = time.monotonic()
@@ -51,7 +51,7 @@ def main(names: list[str]) -> int:
 
 
 def _run(name: str) -> str:
-    """What went wrong; nothing where nothing did."""
+    """Returns the failures; empty if there are none."""
     program = subprocess.Popen(
         [sys.executable, "-m", f"benchmarks.{name}"], cwd=lab.ROOT, stdout=subprocess.DEVNULL, start_new_session=True
     )

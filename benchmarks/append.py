@@ -1,4 +1,4 @@
-"""Appending: round trips, Redis's CPU and Redis's memory an event, beside XADD, HSET and PUBLISH one by one."""
+"""Append: round trips, and Redis's CPU and memory per event, beside separate XADD, HSET and PUBLISH."""
 
 import time
 from typing import Any
@@ -16,7 +16,7 @@ BURSTS = (1, 4, 16, 64)
 
 
 async def measure() -> dict[str, Any]:
-    """Events alone and in bursts, each kind to a run of its own."""
+    """Measures single events and bursts, each kind with its own run."""
     async with lab.Lab() as place:
         redis = await place.start_redis()
         appender = Appender(place.redis_url)
@@ -36,7 +36,7 @@ async def measure() -> dict[str, Any]:
 
 
 async def _memory_bytes(redis: Redis) -> float:
-    """A token's event as it is stored, without the stamp that a benchmark adds."""
+    """Returns the memory of a token's event as stored, without the benchmark's timestamp."""
     data = orjson.dumps(
         {"stage_id": "synthesis", "tool_results": {"choices": [{"index": 0, "delta": {"content": " token"}}]}}
     )
@@ -67,7 +67,7 @@ async def _cost(place: lab.Lab, redis: Redis, append: Any, burst: int) -> dict[s
 
 
 async def _round_trips(redis: Redis) -> int:
-    """Times the server read from a client."""
+    """Returns how often the server read from a client."""
     return int((await redis.info("stats"))["total_reads_processed"])
 
 

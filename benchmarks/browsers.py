@@ -1,4 +1,4 @@
-"""Many browsers in one process: opens event streams and notes when each event comes.
+"""Simulates many browsers in one process: opens event streams and records when each event arrives.
 
 Takes orders as lines of JSON on stdin, and answers each with a line:
 
@@ -28,7 +28,7 @@ STEP_S: Final = 0.02
 
 
 class Tally:
-    """What came, over all streams."""
+    """Counts what all streams received."""
 
     def __init__(self) -> None:
         self.events = 0
@@ -83,14 +83,14 @@ class Browser(asyncio.Protocol):
 
 
 class Browsers:
-    """All streams of this process."""
+    """Holds all streams of this process."""
 
     def __init__(self) -> None:
         self.tally = Tally()
         self.browsers: list[Browser] = []
 
     async def open(self, paths: list[str], port: int, events: int, headers: dict[str, str]) -> dict[str, Any]:
-        """Open streams, a hundred at a time, until each has had so many events."""
+        """Opens streams, a hundred at a time, until each has received that many events."""
         loop = asyncio.get_running_loop()
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         for at in range(0, len(paths), CONNECT_AT_ONCE):
@@ -110,7 +110,7 @@ class Browsers:
         return {"open": len(self.browsers), "wrong": wrong[:5]}
 
     async def wait(self, events: int) -> dict[str, Any]:
-        """Wait for so many events since the last report."""
+        """Waits for that many events since the last report."""
         quiet_since, seen = time.monotonic(), -1
         while self.tally.events < events and time.monotonic() - quiet_since < QUIET_S:
             if self.tally.events != seen:
@@ -119,7 +119,7 @@ class Browsers:
         return {"events": self.tally.events}
 
     def report(self) -> dict[str, Any]:
-        """What came since the last report."""
+        """Returns what was received since the last report."""
         tally = self.tally
         self.tally = Tally()
         for browser in self.browsers:

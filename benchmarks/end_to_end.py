@@ -1,4 +1,4 @@
-"""End to end: from the provider's byte to the browser's, many runs at a model's pace on this one machine.
+"""End to end: latency from the provider's byte to the browser's, for many runs at a model's pace on one machine.
 
 What is timed is the time in which all of them stream. They are all made at once and so all end at once, which no
 pace of arrivals would give: those moments stand in the results for themselves.
@@ -22,7 +22,7 @@ MORE = 6  # events of a run beside its tokens
 
 
 async def measure() -> dict[str, Any]:
-    """Provider, workers, Redis, gateway and browsers, all real processes."""
+    """Measures with real processes for provider, workers, Redis, gateway and browsers."""
     async with lab.Lab() as place:
         await place.start_redis()
         provider = await place.python("benchmarks.provider")

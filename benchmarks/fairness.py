@@ -1,4 +1,4 @@
-"""The wait of one run behind another tenant's thousands: by turns, and first come, first served."""
+"""Measures the wait of one run behind another tenant's thousands: with fair queueing, and first come, first served."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ LOOK_S = 0.05
 
 
 async def measure() -> dict[str, Any]:
-    """One worker; the single run comes when every slot has one of the others'."""
+    """Uses one worker; the single run arrives when every slot is taken by the other tenant."""
     async with lab.Lab() as place:
         redis = await place.start_redis()
         provider = await place.python("benchmarks.provider")
@@ -57,7 +57,7 @@ async def _create(redis: Redis, settings: Settings, tenant: str) -> str:
 
 
 async def _wait_of(redis: Redis, run_id: str) -> float:
-    """From its creation to a worker's claim, by the record's own times."""
+    """Returns the time from creation to a worker's claim, by the record's own times."""
     deadline = time.monotonic() + WAIT_MAX_S
     while not (run := await run_store.get_run(redis, run_id)).started_at:
         if run.status in TERMINAL or time.monotonic() > deadline:

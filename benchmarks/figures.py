@@ -1,4 +1,4 @@
-"""The figures out of the raw results: what was measured, ours, the rivals', and the target."""
+"""Derives the figures from the raw results: ours, the rivals', and the target."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,7 @@ Results = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Figure:
-    """One row: smaller is better, except where `is_more_better`."""
+    """One row. Smaller is better unless `is_more_better`."""
 
     what: str
     unit: str
@@ -21,18 +21,18 @@ class Figure:
 
     @property
     def is_met(self) -> bool | None:
-        """Whether the target is; None where there is none."""
+        """Returns whether the target is met; None without a target."""
         if self.target is None:
             return None
         return self.ours >= self.target if self.is_more_better else self.ours <= self.target
 
     @property
     def is_number(self) -> bool:
-        """Whether ours and all rivals' were measured: a percentile of nothing is NaN."""
+        """Returns whether our value and all rivals' are numbers: a percentile of nothing is NaN."""
         return all(map(math.isfinite, (self.ours, *self.rivals.values())))
 
     def ratio(self, rival: float) -> float:
-        """How many times better ours is."""
+        """Returns how many times better our value is."""
         better, worse = (self.ours, rival) if self.is_more_better else (rival, self.ours)
         return better / worse if worse else float("inf")
 
@@ -41,7 +41,7 @@ NAMES = {"naive": "XREAD a client", "nchan_redis": "nchan, Redis", "nchan_memory
 
 
 def of(results: Results) -> Iterator[Figure]:
-    """Yield every figure whose raw result is there."""
+    """Yields every figure that has a raw result."""
     makers = (_relay, _capacity, _memory, _replay, _append, _worker, _pickup, _held, _fairness, _end_to_end, _growth)
     for make in makers:
         yield from make(results)

@@ -1,4 +1,4 @@
-"""What one gateway process can carry: events a second to clients, at 80 % of the core that it is."""
+"""Measures how many events per second one gateway process delivers at 80 % of a core."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ LATE_MAX = 1.1
 
 
 async def measure() -> dict[str, Any]:
-    """Each way of watching, in a lab of its own."""
+    """Measures each distribution of clients in its own lab."""
     result: dict[str, Any] = {"streams": STREAMS, "share": SHARE, "by_clients_a_run": {}}
     for clients, paces in PACES.items():
         async with lab.Lab() as place:

@@ -1,4 +1,4 @@
-"""Growth: what an event costs the gateway with few and with many live runs, and early and late in one run."""
+"""Growth: the cost of an event with few and with many live runs, and early and late in one run."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ LATE_PER_S = 1000
 
 
 async def measure() -> dict[str, Any]:
-    """Gateway and server, both as CPU an event."""
+    """Measures gateway and server as CPU per event."""
     async with lab.Lab() as place:
         relay = await relaying.stagebus(place)
         few = await relay.measure(FEW, FEW, EVENTS, PER_S)
@@ -30,7 +30,7 @@ async def measure() -> dict[str, Any]:
 
 
 async def _one_run(place: lab.Lab, relay: relaying.Relay) -> dict[str, float]:
-    """The first of the few, which is watched; the others are silent."""
+    """Measures one watched run; the others are silent."""
     await relay.browsers.ask("report")
     gateway, redis = relay.server.cpu_s(), place.redis_process.cpu_s()
     with place.undisturbed():

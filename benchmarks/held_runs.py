@@ -1,4 +1,4 @@
-"""Held runs: as many as there are slots, and the commands that holding them and waiting for them cost; beside arq."""
+"""Held runs: fills all slots and counts the Redis commands for holding runs and for waiting; beside arq."""
 
 import asyncio
 import time
@@ -27,7 +27,7 @@ Post = Callable[[], Awaitable[None]]
 
 
 async def measure() -> dict[str, Any]:
-    """Commands that clients sent, with nothing to do and with every slot taken by a silent model."""
+    """Counts commands while idle and while a silent model occupies every slot."""
     return {"runs": RUNS, "workers": WORKERS, "slots": SLOTS, "stagebus": await _ours(), "arq": await _arq()}
 
 
@@ -48,7 +48,7 @@ async def _ours() -> dict[str, Any]:
 
 
 async def _arq() -> dict[str, Any]:
-    """Without a gateway: the jobs are enqueued by this program."""
+    """Measures arq without a gateway: this program enqueues the jobs."""
     async with lab.Lab() as place:
         redis = await place.start_redis()
         await place.start_demo()
@@ -94,7 +94,7 @@ async def _cost(
 
 
 async def _until_settled(redis: Redis) -> None:
-    """Until nobody opens a connection any more: what a process says as it starts is no idle talk."""
+    """Waits until no new connection is opened, so that start-up commands are not counted as idle ones."""
     before, now = -1, 0
     while before != now:
         await asyncio.sleep(SETTLED_S)
@@ -112,7 +112,7 @@ async def _post_all(post: Post) -> None:
 
 
 async def _until_held(redis: Redis, silent: Callable[[Redis], Awaitable[int]]) -> int:
-    """Until every run is held and has said its first words, or no more of them will be; how many are held."""
+    """Waits until every run is held and has sent its first chunk, or no progress is made; returns the number held."""
     held, grew_at = 0, time.monotonic()
     while (held < RUNS or await silent(redis)) and time.monotonic() - grew_at < STILL_S:
         await asyncio.sleep(LOOK_S)
@@ -132,7 +132,7 @@ async def _silent(redis: Redis) -> int:
 
 
 async def _commands_per_s(redis: Redis) -> tuple[float, float]:
-    """What clients sent, and all that the server did, the commands that scripts call included."""
+    """Returns the commands that clients sent, and all commands the server executed, including those within scripts."""
     before, started = await redis.info("stats"), time.monotonic()
     await asyncio.sleep(WATCH_S)
     after, seconds = await redis.info("stats"), time.monotonic() - started

@@ -1,4 +1,4 @@
-"""Where measurements are made: real processes on free ports of this machine, and what they have used.
+"""Starts real processes on free ports for a measurement and reads their CPU and memory.
 
 Claims rest on the CPU that a process used, and on ratios within one run: both hold on a
 machine that has other work, too. Times on the clock are given beside them.
@@ -50,19 +50,19 @@ PACKAGES: Final = (
 
 
 def sized(full: Size, quick: Size) -> Size:
-    """A measurement's size: the whole one, or that of QUICK=1."""
+    """Returns the size of a measurement: full, or small with QUICK=1."""
     return quick if IS_QUICK else full
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Returns a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 async def until_listening(port: int) -> None:
-    """Wait for a server that prints nothing."""
+    """Waits until a server that prints nothing accepts connections."""
     async with asyncio.timeout(START_S):
         while True:
             try:
@@ -75,7 +75,7 @@ async def until_listening(port: int) -> None:
 
 
 class Process:
-    """A child that is spoken to in lines of JSON where it takes them, and whose CPU and memory are read."""
+    """A child process, optionally controlled by lines of JSON, whose CPU and memory can be read."""
 
     def __init__(self, popen: asyncio.subprocess.Process, log_path: Path) -> None:
         self._popen = popen
@@ -83,20 +83,20 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """Returns the process id."""
         return self._popen.pid
 
     def cpu_s(self) -> float:
-        """CPU that it and its children have used so far, all threads, in user and kernel."""
+        """Returns the CPU time used by the process and its children: all threads, user and kernel."""
         return sum(_cpu_s(pid) for pid in _family(self.pid))
 
     def memory_bytes(self) -> int:
-        """Its resident memory without what it shares with files."""
+        """Returns the resident memory without file-backed pages."""
         lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
         return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
     async def line_with(self, text: str) -> str:
-        """Wait for a line of its output; what follows `text` in it."""
+        """Waits for an output line that contains `text`; returns the rest of the line."""
         assert self._popen.stdout is not None
         async with asyncio.timeout(START_S):
             while line := (await self._popen.stdout.readline()).decode():
@@ -105,7 +105,7 @@ class Process:
         raise RuntimeError(f"a process ended before it was ready: {self._log_path.read_text()[-2000:]}")
 
     async def ask(self, order: Any) -> Any:
-        """Send one order and wait for its answer."""
+        """Sends one command and waits for its answer."""
         assert self._popen.stdin is not None
         assert self._popen.stdout is not None
         self._popen.stdin.write(json.dumps(order).encode() + b"\n")
@@ -116,14 +116,14 @@ class Process:
         return json.loads(answer)
 
     async def stop(self) -> None:
-        """SIGKILL: nothing that it holds is needed any more."""
+        """Kills the process (SIGKILL)."""
         if self._popen.returncode is None:
             self._popen.kill()
         await self._popen.wait()
 
 
 class Lab:
-    """A folder and processes that all go when the measurement ends."""
+    """A folder and processes that are removed when the measurement ends."""
 
     def __init__(self) -> None:
         self._stack = AsyncExitStack()
@@ -138,7 +138,7 @@ class Lab:
         await self._stack.aclose()
 
     async def start(self, name: str, argv: Sequence[str], env: Mapping[str, str] | None = None) -> Process:
-        """Start a process that ends with the lab."""
+        """Starts a process that ends with the lab."""
         log_path = self.folder / f"{name}-{free_port()}.log"
         with log_path.open("wb") as log:
             popen = await asyncio.create_subprocess_exec(
@@ -152,7 +152,7 @@ class Lab:
 
     @contextmanager
     def undisturbed(self) -> Iterator[bool]:
-        """Its processes come before all other work of the machine, where the system permits that; whether it does.
+        """Gives its processes real-time priority if the system permits; returns whether it does.
 
         Who wakes while others use every core waits for the scheduler's next tick, which is 4 ms: of a relay's
         latency, that would be the tail. Not for loads that fill the cores for long: nobody else would get anything.
@@ -171,11 +171,11 @@ class Lab:
             _schedule([*threads, os.getpid()], os.SCHED_OTHER, 0)
 
     async def python(self, module: str, *args: str, env: Mapping[str, str] | None = None) -> Process:
-        """Start a module of ours."""
+        """Starts a Python module as a process."""
         return await self.start(module, [sys.executable, "-u", "-m", module, *args], env)
 
     async def start_redis(self) -> Redis:
-        """The Valkey that `stagebus up` brings, set as there; later processes use it."""
+        """Starts the Valkey of `stagebus up` with the same settings; later processes use it."""
         port = free_port()
         argv = [str(find_binary()), "--bind", "127.0.0.1", "--port", str(port), "--dir", str(self.folder)]
         argv += ["--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--maxmemory-policy", "noeviction"]
@@ -189,30 +189,30 @@ class Lab:
         return redis
 
     async def start_gateway(self) -> tuple[Process, str]:
-        """One gateway process and its address."""
+        """Starts one gateway process; returns it and its URL."""
         process = await self.python("stagebus.gateway", "--port", "0")
         return process, await process.line_with("listening on ")
 
     async def start_demo(self) -> str:
-        """The demo model's address; later workers ask it."""
+        """Starts the demo model and returns its URL; later workers use it."""
         process = await self.python("stagebus.worker.demo.demo_model", "--port", "0")
         address = await process.line_with("listening on ")
         self.use_provider(f"{address}/v1")
         return address
 
     def use_provider(self, base_url: str) -> None:
-        """Workers that start later ask this provider."""
+        """Makes workers that start later use this provider."""
         self._settings_env |= {"OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": "bench"}
 
     async def start_arq_worker(self, slots: int) -> Process:
-        """One worker of arq's own, for the provider and the Redis that there are."""
+        """Starts one plain arq worker for the current provider and Redis."""
         argv = (self.redis_url, self._settings_env["OPENAI_BASE_URL"], str(slots))
         process = await self.python("benchmarks.rivals.arq_worker", *argv)
         await process.line_with("ready")
         return process
 
     async def start_worker(self, **env: str) -> Process:
-        """One worker; it takes runs from now on."""
+        """Starts one worker and waits until it is ready."""
         process = await self.python("stagebus.worker", env={**env, "STAGEBUS_LOG_LEVEL": "INFO"})
         await _until_logged(process, "is ready for")
         return process
@@ -231,7 +231,7 @@ def _schedule(threads: Iterable[int], policy: int, priority: int) -> None:
 
 
 def _cpu_s(pid: int) -> float:
-    """In ns by the scheduler's own count, where /proc/<pid>/stat has hundredths of a second."""
+    """Returns the scheduler's count in seconds, with ns resolution; /proc/<pid>/stat has hundredths of a second only."""
     total = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
         total += int((task / "schedstat").read_text().split()[0])
@@ -246,7 +246,7 @@ def _family(pid: int) -> Iterator[int]:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Describes the machine."""
     model = next(
         (
             line.partition(":")[2].strip()
@@ -270,7 +270,7 @@ def machine() -> dict[str, Any]:
 
 
 def run(name: str, measure: Callable[[], Awaitable[dict[str, Any]]]) -> None:
-    """A measurement as a program: print the result and keep it as JSON."""
+    """Runs a measurement as a program: prints the result and saves it as JSON."""
     import uvloop
 
     result = uvloop.run(measure())
@@ -279,11 +279,11 @@ def run(name: str, measure: Callable[[], Awaitable[dict[str, Any]]]) -> None:
 
 
 def save(name: str, result: dict[str, Any]) -> None:
-    """Keep a raw result."""
+    """Saves a raw result."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps({"machine": machine(), **result}, indent=1) + "\n")
 
 
 def read_results() -> dict[str, Any]:
-    """The raw results of this size that are there, by name."""
+    """Returns the saved raw results of this size by name."""
     return {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}

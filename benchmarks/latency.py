@@ -1,4 +1,4 @@
-"""How late an event comes: the stamp that its publisher sets into its data, read back by the browser's side."""
+"""Latency of events: the publisher puts a timestamp into the data, and the browser's side reads it."""
 
 import re
 import time
@@ -14,17 +14,17 @@ _STAMP: Final = re.compile(rb'"(?:t"|content"):"? ?(\d+)')
 
 
 def stamped() -> bytes:
-    """A model's chunk as the log keeps it, and when it was made; the same for us and for the rivals."""
+    """Returns a model's chunk as the log stores it, with a timestamp; the same for us and the rivals."""
     delta = {"choices": [{"index": 0, "delta": {"content": " token"}}]}
     return orjson.dumps({"stage_id": STAGE, "tool_results": delta, "t": time.monotonic_ns()})
 
 
 def latencies_ns(data: bytes, now_ns: int) -> list[int]:
-    """How old each stamped event in `data` is."""
+    """Returns the age of each timestamped event in `data`."""
     return [now_ns - int(stamp) for stamp in _STAMP.findall(data)]
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The value that so many percent do not exceed; NaN where there are none."""
+    """Returns the given percentile; NaN without values."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] if ordered else float("nan")

@@ -1,4 +1,4 @@
-"""Gateway memory for each open stream, after opening and after traffic; it has to stay flat."""
+"""Measures gateway memory per open stream, after opening and after traffic; it must stay flat."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ PER_S = 2000
 
 
 async def measure() -> dict[str, Any]:
-    """Private memory of the process over what it had with a few streams."""
+    """Measures private memory beyond that with a few streams."""
     async with lab.Lab() as place:
         relay = await relaying.stagebus(place)
         await relay.measure(WARM_UP, WARM_UP, WARM_UP * 4, PER_S)

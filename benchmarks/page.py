@@ -152,7 +152,9 @@ def _conditions(results: dict[str, Any]) -> list[str]:
         lines.append(f"- relays, replays and growth: processes ran {way}")
         own, published = many["stagebus"]["generator_cpu_s_per_million"], many["stagebus"]["published"]
         publisher = published["cpu_s"] / published["events"] * 1e6
-        lines.append(f"- CPU of the load generator, which runs in its own processes: {_number(own)} s per million events")
+        lines.append(
+            f"- CPU of the load generator, which runs in its own processes: {_number(own)} s per million events"
+        )
         lines[-1] += f" received by {many['stagebus']['clients']} clients, {_number(publisher)} s per million published"
     return [*lines, *(f"- skipped: {why}" for why in skipped(results)), ""]
 

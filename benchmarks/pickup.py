@@ -1,4 +1,4 @@
-"""Pick-up: from POST /runs to the provider's server being asked, with one and with many waiting workers; beside arq."""
+"""Pick-up: time from POST /runs to the request at the provider, with one and with many waiting workers; beside arq."""
 
 import asyncio
 import time
@@ -24,7 +24,7 @@ Post = Callable[[str], Awaitable[None]]
 
 
 async def measure() -> dict[str, Any]:
-    """Each POST alone, so that every worker waits."""
+    """Sends each POST alone, so that every worker waits."""
     return {"posts": POSTS, "by_workers": await _ours(), "arq_by_workers": await _arq()}
 
 
@@ -42,7 +42,7 @@ async def _ours() -> dict[int, dict[str, float]]:
 
 
 async def _arq() -> dict[int, dict[str, float]]:
-    """Without a gateway: the job is enqueued by this program."""
+    """Measures arq without a gateway: this program enqueues the job."""
     async with lab.Lab() as place:
         await place.start_redis()
         provider_url = await _start_provider(place)

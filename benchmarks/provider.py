@@ -1,4 +1,4 @@
-"""A provider that streams prepared chunks from memory, so that its own cost is near nothing.
+"""A provider that streams prepared chunks from memory, so that its own cost is negligible.
 
     python -m benchmarks.provider        prints `listening on http://127.0.0.1:…`
 
@@ -19,7 +19,7 @@ HEAD: Final = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-E
 
 
 def chunk(delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
-    """A chunk as OpenAI sends it, in HTTP's chunked coding."""
+    """Returns a chunk in OpenAI's format, in HTTP chunked encoding."""
     body = orjson.dumps({
         "id": "chatcmpl-B9MBs8CjcvOU2jLn4n570S5qMJKcT", "object": "chat.completion.chunk", "created": 1741569952,
         "model": "gpt-4.1-2025-04-14", "service_tier": "default", "system_fingerprint": "fp_50cad350e4",
@@ -38,12 +38,12 @@ _BEFORE, _, _AFTER = chunk({"content": " 0123456789abcdef"}).partition(b"0123456
 
 
 def stamped() -> bytes:
-    """A token's chunk whose text is the time of its sending."""
+    """Returns a token's chunk whose text is the time of sending."""
     return b"%b%016d%b" % (_BEFORE, time.monotonic_ns(), _AFTER)
 
 
 class Provider(asyncio.Protocol):
-    """One connection of a worker's."""
+    """One connection of a worker."""
 
     asked: dict[str, int] = {}  # noqa: RUF012 - of the whole process
 

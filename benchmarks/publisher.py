@@ -1,4 +1,4 @@
-"""Publishes events at an even pace, each with the time of its making in its data.
+"""Publishes events at an even pace, each with its creation time in its data.
 
 Takes orders as lines of JSON on stdin, and answers each with a line:
 
@@ -39,16 +39,16 @@ class Publishing(Protocol):
     """A way to publish."""
 
     async def make(self, count: int) -> list[str]:
-        """New streams, each with its first event."""
+        """Creates streams, each with its first event."""
         ...
 
     async def publish(self, number: int, burst: int) -> None:
-        """Events to the stream of that number."""
+        """Publishes events to the stream of that number."""
         ...
 
 
 class Appender:
-    """Appends to runs by the script that workers use; one append of a run at a time, as a producer does."""
+    """Appends to runs with the script that workers use; one append per run at a time, as a producer does."""
 
     def __init__(self, redis_url: str) -> None:
         settings = Settings(redis_url=redis_url)
@@ -57,7 +57,7 @@ class Appender:
         self._runs: list[_Run] = []
 
     async def make(self, count: int) -> list[str]:
-        """Claimed runs that have begun to say something."""
+        """Creates claimed runs with a first chunk."""
         slots = asyncio.Semaphore(MAKE_AT_ONCE)
 
         async def make_one() -> _Run:
@@ -71,13 +71,13 @@ class Appender:
         return [run.run_id for run in made]
 
     async def publish(self, number: int, burst: int) -> None:
-        """One append of so many events."""
+        """Appends that many events at once."""
         run = self._runs[number]
         async with run.lock:
             await self._append(run, burst)
 
     async def aclose(self) -> None:
-        """Close the connections."""
+        """Closes the connections."""
         await self._line.aclose()
         await redis_client.close(self._redis)
 
@@ -114,7 +114,7 @@ class _Run:
 
 
 async def pace(publishing: Publishing, streams: int, events: int, per_s: float, burst: int) -> dict[str, Any]:
-    """Publish at an even pace; says how far behind its own clock it fell."""
+    """Publishes at an even pace; returns how far it fell behind."""
     started = time.monotonic()
     cpu_started = time.process_time()
     lag_max_s = 0.0

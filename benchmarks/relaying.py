@@ -1,4 +1,4 @@
-"""What the relay measurements share: N streams open, events at an even pace, and what that cost."""
+"""Shared parts of the relay measurements: open N streams, publish at an even pace, measure the cost."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -15,7 +15,7 @@ class Missing(Exception):
 
 @dataclass
 class Relay:
-    """A server to measure, and how it is reached."""
+    """A server to measure, and its URLs."""
 
     lab: Lab
     server: Process
@@ -27,13 +27,13 @@ class Relay:
     clients: int = 0
 
     async def measure(self, runs: int, clients: int, events: int, per_s: float) -> dict[str, Any]:
-        """Open streams, publish, and count what it cost; at a pace that leaves the cores free for most of the time."""
+        """Opens streams, publishes and measures the cost, at a pace that leaves the cores idle most of the time."""
         opened = await self.open(runs, clients)
         with self.lab.undisturbed() as is_undisturbed:
             return {**opened, **await self.load(events, per_s), "is_undisturbed": is_undisturbed}
 
     async def open(self, runs: int, clients: int) -> dict[str, Any]:
-        """Open `clients` streams, spread over so many runs."""
+        """Opens `clients` streams, spread over that many runs."""
         self.runs, self.clients = runs, clients
         names = await self.publisher.ask({"make": runs})
         paths = [self.path.format(names[i % runs]) for i in range(clients)]
@@ -42,7 +42,7 @@ class Relay:
         return {"opened": opened, "memory_per_stream_bytes": (self.server.memory_bytes() - before) / clients}
 
     async def load(self, events: int, per_s: float) -> dict[str, Any]:
-        """Publish at that pace, and count what it cost until all has come."""
+        """Publishes at that pace and measures the cost until everything was received."""
         await self.browsers.ask("report")
         own = (await self.browsers.ask("report"))["cpu_s"]
         cpu, started = self.server.cpu_s(), time.monotonic()
@@ -68,7 +68,7 @@ class Relay:
 
 
 async def stagebus(lab: Lab) -> Relay:
-    """Our gateway."""
+    """Starts our gateway."""
     await lab.start_redis()
     tools = await _tools(lab, "stagebus", lab.redis_url)
     gateway, url = await lab.start_gateway()
@@ -76,17 +76,17 @@ async def stagebus(lab: Lab) -> Relay:
 
 
 def port_of(url: str) -> int:
-    """The port of an address."""
+    """Returns the port of a URL."""
     return int(url.rsplit(":", 1)[1])
 
 
 async def _tools(lab: Lab, way: str, target: str) -> tuple[Process, Process]:
-    """A publisher and browsers, which start while the server does."""
+    """Starts a publisher and browsers while the server starts."""
     return await lab.python("benchmarks.publisher", way, target), await lab.python("benchmarks.browsers")
 
 
 async def naive(lab: Lab) -> Relay:
-    """Starlette and sse-starlette with an XREAD for each client."""
+    """Starts Starlette and sse-starlette with one XREAD per client."""
     await lab.start_redis()
     port = free_port()
     tools = await _tools(lab, "xadd", lab.redis_url)
@@ -96,12 +96,12 @@ async def naive(lab: Lab) -> Relay:
 
 
 async def nchan_memory(lab: Lab) -> Relay:
-    """Nginx with nchan, which keeps no log beyond its own life."""
+    """Starts nginx with nchan, whose log lives in memory only."""
     return await _nchan(lab, None)
 
 
 async def nchan_redis(lab: Lab) -> Relay:
-    """Nginx with nchan and Redis behind it."""
+    """Starts nginx with nchan and Redis."""
     await lab.start_redis()
     return await _nchan(lab, lab.redis_url.removesuffix("/0"))
 
@@ -124,7 +124,7 @@ WAYS: Final[dict[str, Callable[[Lab], Awaitable[Relay]]]] = {
 
 
 async def compare(streams: int, clients: int, events: int, per_s: float) -> dict[str, Any]:
-    """The same load on every way, one after the other, each in a lab of its own."""
+    """Runs the same load on every server, one after the other, each in its own lab."""
     result: dict[str, Any] = {}
     for name, start in WAYS.items():
         async with Lab() as place:

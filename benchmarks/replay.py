@@ -1,4 +1,4 @@
-"""Replay: a long run that has been written already, to one client; and what that does to other streams.
+"""Replay: sends a long finished log to one client, and measures the effect on other streams.
 
 Its time is from the request to the last event, as the client has them.
 
@@ -19,7 +19,7 @@ BURST = 50
 
 
 async def measure() -> dict[str, Any]:
-    """Ours and each rival."""
+    """Measures ours and each rival."""
     result: dict[str, Any] = {"events": EVENTS}
     for name, start in relaying.WAYS.items():
         async with lab.Lab() as place:

@@ -1,4 +1,4 @@
-"""A model's chunk through a worker: CPU from the provider's socket to the append sent.
+"""Measures a worker's CPU per chunk of a model, from the provider's socket to the append.
 
 `ours` is the worker's own way of a model stage: the openai SDK's connection, the decoder,
 the merger, the producer and its appends to a real server. Beside it what only reads:
@@ -36,7 +36,7 @@ MESSAGES = [{"role": "user", "content": "hello"}]
 
 
 class Ours:
-    """A model stage as the worker does it."""
+    """A model stage as the worker runs it."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
@@ -45,7 +45,7 @@ class Ours:
         self._model = ModelClient.from_settings(settings)
 
     async def answer(self, script: str) -> None:
-        """One model stage of one run."""
+        """Runs one model stage of one run."""
         run_id = ids.new_run_id()
         await run_scripts.create(
             self._redis,
@@ -73,7 +73,7 @@ class Ours:
             await producer.flush()
 
     async def aclose(self) -> None:
-        """Close all connections."""
+        """Closes all connections."""
         await self._model.aclose()
         await self._line.aclose()
 
@@ -102,7 +102,7 @@ async def _httpx(client: httpx.AsyncClient, script: str) -> None:
 
 
 async def measure() -> dict[str, Any]:
-    """Every way at both paces, in this process."""
+    """Measures every reader at both paces, in this process."""
     async with lab.Lab() as place, AsyncExitStack() as stack:
         redis = await place.start_redis()
         provider = await place.python("benchmarks.provider")
@@ -127,7 +127,7 @@ async def measure() -> dict[str, Any]:
 
 
 async def _cost(ask: Callable[[str], Awaitable[None]], answers: int, chunks: int, per_s: float) -> float:
-    """By the difference between short and long answers, so that asking itself does not count."""
+    """Measures the difference between short and long answers, so that the request itself does not count."""
     await ask("chunks=50")
     few = chunks // 10
     short = await _cpu_s(ask, answers, few, per_s)

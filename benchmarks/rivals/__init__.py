@@ -1,1 +1,1 @@
-"""What a user would use instead, as a competent one would write it."""
+"""The alternatives, as a competent user would write them."""

@@ -1,4 +1,4 @@
-"""Rival: arq's own worker, a job a run, which asks the provider by OpenAI's SDK.
+"""Rival: a plain arq worker with one job per run, which uses OpenAI's SDK.
 
     python -m benchmarks.rivals.arq_worker redis://127.0.0.1:6379/0 http://127.0.0.1:8000/v1 10     prints `ready`
 
@@ -19,7 +19,7 @@ JOB_S = 3600
 
 
 async def ask(context: dict[str, Any], model: str, prompt: str) -> None:
-    """The job: read the model's answer."""
+    """Reads the model's answer; this is the job."""
     messages: Any = [{"role": "user", "content": prompt}]
     client: openai.AsyncOpenAI = context["openai"]
     async for _ in await client.chat.completions.create(model=model, messages=messages, stream=True):

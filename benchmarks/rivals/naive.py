@@ -1,4 +1,4 @@
-"""Rival: Starlette and sse-starlette, one `XREAD BLOCK` for each client.
+"""Rival: Starlette and sse-starlette with one `XREAD BLOCK` per client.
 
     python -m benchmarks.rivals.naive redis://127.0.0.1:6379/0 8000
 
@@ -22,7 +22,7 @@ PAGE = 500
 
 
 def create_app(redis_url: str) -> Starlette:
-    """One route."""
+    """Builds an app with one route."""
     redis = Redis(connection_pool=ConnectionPool.from_url(redis_url, max_connections=20_000))
 
     async def events(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""Rival: nginx with nchan, its messages in memory or in Redis. Debian: apt-get install libnginx-mod-nchan."""
+"""Rival: nginx with nchan, with messages in memory or in Redis. Debian package: libnginx-mod-nchan."""
 
 import shutil
 import subprocess
@@ -48,7 +48,7 @@ http {{
 
 
 def find_missing() -> str:
-    """Why it cannot run here; nothing where it can."""
+    """Returns the reason why it cannot run here; empty if it can."""
     if shutil.which("nginx") is None or not MODULE.exists():
         return f"nchan is not installed: apt-get install {MODULE_PACKAGE}"
     if not STATE.is_dir():
@@ -57,7 +57,7 @@ def find_missing() -> str:
 
 
 def versions() -> str:
-    """Of nginx and nchan, as Debian names them; nothing where it cannot run."""
+    """Returns the Debian versions of nginx and nchan; empty if it cannot run."""
     if find_missing():
         return ""
     if shutil.which("dpkg-query") is None:
@@ -67,7 +67,7 @@ def versions() -> str:
 
 
 def write_config(folder: Path, port: int, redis_url: str | None) -> Path:
-    """The configuration of one nginx process."""
+    """Returns the configuration of one nginx process."""
     upstream = f"  upstream storage {{ nchan_redis_server {redis_url}; }}" if redis_url else ""
     text = _CONFIG.format(
         module=MODULE, folder=folder, port=port, upstream=upstream,

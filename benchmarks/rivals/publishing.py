@@ -1,4 +1,4 @@
-"""How events get to the rivals' streams: as the publisher of each would send them."""
+"""Publishes events to the rivals' streams, as each one's publisher would."""
 
 import asyncio
 from typing import Final
@@ -13,14 +13,14 @@ CONNECTIONS: Final = 16
 
 
 class Xadder:
-    """XADD to a stream for each job."""
+    """Publishes with XADD to one stream per job."""
 
     def __init__(self, redis_url: str) -> None:
         self._redis = Redis.from_url(redis_url)
         self._names: list[str] = []
 
     async def make(self, count: int) -> list[str]:
-        """Streams with one event each."""
+        """Creates streams with one event each."""
         names = [uuid4().hex for _ in range(count)]
         async with self._redis.pipeline(transaction=False) as pipe:
             for name in names:
@@ -31,7 +31,7 @@ class Xadder:
         return names
 
     async def publish(self, number: int, burst: int) -> None:
-        """Each event alone where it comes alone; a burst as a pipeline."""
+        """Publishes a single event alone and a burst as a pipeline."""
         if burst == 1:
             await self._redis.xadd(self._names[number], {"event": EVENT, "data": stamped()})
             return
@@ -42,7 +42,7 @@ class Xadder:
 
 
 class Poster:
-    """POST to nchan's publisher location, over connections that stay."""
+    """Publishes with POST to nchan's publisher location over persistent connections."""
 
     def __init__(self, port: str) -> None:
         self._port = int(port)
@@ -51,14 +51,14 @@ class Poster:
         self._opened = 0
 
     async def make(self, count: int) -> list[str]:
-        """Channels with one message each, which their subscribers get first."""
+        """Creates channels with one message each, which subscribers get first."""
         names = [uuid4().hex for _ in range(count)]
         self._names += names
         await asyncio.gather(*(self.publish(len(self._names) - count + at, 1) for at in range(count)))
         return names
 
     async def publish(self, number: int, burst: int) -> None:
-        """A request an event, as nchan has it."""
+        """Sends one request per event, as nchan requires."""
         if self._free.empty() and self._opened < CONNECTIONS:
             self._opened += 1
             self._free.put_nowait(await asyncio.open_connection("127.0.0.1", self._port))
