@@ -20,12 +20,12 @@ class Person:
         self.decisions[call_id] = decision
         self._decided.set()
 
-    async def look(self) -> DecisionSnapshot:
+    async def read(self) -> DecisionSnapshot:
         return DecisionSnapshot(dict(self.decisions), self.now_ms, orjson.dumps(sorted(self.decisions)))
 
     async def expire(self, call_id: str) -> Decision:
         return self.decisions.setdefault(call_id, EXPIRED)
 
-    async def until_decided(self) -> None:
+    async def wait_for_change(self) -> None:
         await self._decided.wait()
         self._decided.clear()

@@ -28,7 +28,7 @@ class DecisionReader:
         self._run_id = run_id
         self._decided = decided
 
-    async def look(self) -> DecisionSnapshot:
+    async def read(self) -> DecisionSnapshot:
         """All decisions by now."""
         return await self._patiently(self._look)
 
@@ -41,7 +41,7 @@ class DecisionReader:
 
         return await self._patiently(decide)
 
-    async def until_decided(self) -> None:
+    async def wait_for_change(self) -> None:
         """Return when a look may show more."""
         await self._decided.wait()
         self._decided.clear()

@@ -272,7 +272,7 @@ class Toolchain:
             allowed=frozenset(self._offered),
             limits=RoundLimits(self._settings.tool_calls_max, self._settings.tools_timeout_s),
             checkpoints=checkpoints,
-            gate=ApprovalGate(stage.stage_id, approvals, checkpoints.asked, self._settings.approval_wait_s),
+            gate=ApprovalGate(stage.stage_id, approvals, checkpoints.approvals, self._settings.approval_wait_s),
             until_stored=self._attempt.producer.flush,
         )
 

@@ -1,7 +1,7 @@
-"""The gate of a tools stage: calls wait at it for a person, and pass, or are turned away.
+"""The approval gate of a tools stage: calls wait here until a person approves, denies or answers them.
 
-Each is asked for once, by an event; the answer comes into the run's record, or the clock
-denies it. When nothing else is left to do the stage parks: see `Parked`.
+Each call is asked about once, by an event. The decision arrives in the run's record, or the call
+expires, which denies it. When nothing else is left to do, the stage parks the run: see `Parked`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ DENIED = "this call was denied; it was not run"
 
 
 class DecisionSnapshot(NamedTuple):
-    """The decisions by now, Redis's time in Unix ms, and the record's field as it was read."""
+    """The decisions stored so far, Redis's time in Unix ms, and the record's field as it was read."""
 
     decisions: Mapping[str, Decision]
     now_ms: int
@@ -26,20 +26,20 @@ class DecisionSnapshot(NamedTuple):
 
 
 class DecisionSource(Protocol):
-    """Where decisions are found."""
+    """Reads the decisions of one run."""
 
-    async def look(self) -> DecisionSnapshot:
-        """All decisions by now."""
+    async def read(self) -> DecisionSnapshot:
+        """Return all decisions stored so far."""
 
     async def expire(self, call_id: str) -> Decision:
-        """Decide a call whose time is over; the decision that stands."""
+        """Deny an expired call, unless a person was faster; return the decision that counts."""
 
-    async def until_decided(self) -> None:
-        """Return when a look may show more."""
+    async def wait_for_change(self) -> None:
+        """Return when another `read` may find more."""
 
 
 class Parked(StagebusError):
-    """Nothing is left to do until somebody decides; the run leaves its worker.
+    """Every call that is left waits for a decision; the run leaves its worker.
 
     Attributes:
         due_ms: when the first of its calls expires, Unix ms by Redis's clock.
@@ -56,66 +56,66 @@ class Parked(StagebusError):
 
 
 class WaitingCall(NamedTuple):
-    """A call that waits, and the question where it is the model that asks."""
+    """A call that waits for a decision; `question` is set when the model asks the user."""
 
     call: ToolCallRequest
     question: str | None = None
 
 
 class ApprovalGate:
-    """The calls of one stage that wait."""
+    """Holds the calls of one stage that wait for a decision."""
 
-    def __init__(self, stage_id: str, approvals: DecisionSource, asked: LoggedApprovals, wait_s: float) -> None:
-        """`asked` is what the log has; further calls wait for `wait_s`."""
+    def __init__(self, stage_id: str, source: DecisionSource, logged: LoggedApprovals, wait_s: float) -> None:
+        """`logged` holds the requests and decisions of earlier attempts; new requests expire after `wait_s`."""
         self._stage_id = stage_id
-        self._approvals = approvals
-        self._expires_at = dict(asked.expires_at)
-        self._decisions = dict(asked.decisions)
+        self._source = source
+        self._expires_at = dict(logged.expires_at)
+        self._decisions = dict(logged.decisions)
         self._wait_ms = round(wait_s * 1000)
         self._waiting: dict[str, WaitingCall] = {}
         self._seen = b""
 
     @property
-    def is_waiting(self) -> bool:
-        """Whether calls wait."""
+    def has_waiting(self) -> bool:
+        """True while any call waits."""
         return bool(self._waiting)
 
     def holds(self, planned: PlannedCall) -> bool:
-        """Whether this call waits, or the one whose result it shares."""
-        return _decided_id(planned) in self._waiting
+        """Return True if this call waits, or the identical call whose result it shares."""
+        return _deciding_id(planned) in self._waiting
 
-    async def hold(self, waiting: Sequence[WaitingCall]) -> list[ApprovalRequired | InputRequired]:
-        """Let these calls wait, if nothing was decided yet; the events for those that were never asked for."""
-        waiting = [held for held in waiting if held.call.id not in self._decisions]
+    async def hold(self, calls: Sequence[WaitingCall]) -> list[ApprovalRequired | InputRequired]:
+        """Make the undecided ones of these calls wait; return a request event for each that has none in the log."""
+        waiting = [held for held in calls if held.call.id not in self._decisions]
         new = [held for held in waiting if held.call.id not in self._expires_at]
-        expires_at = (await self._approvals.look()).now_ms + self._wait_ms if new else 0
+        expires_at = (await self._source.read()).now_ms + self._wait_ms if new else 0
         self._expires_at |= {held.call.id: expires_at for held in new}
         self._waiting = {held.call.id: held for held in waiting}
-        return [self._ask(held, expires_at) for held in new]
+        return [self._request_event(held, expires_at) for held in new]
 
-    async def decided(self) -> list[ApprovalDecided]:
-        """What was decided since the last time; those calls wait no longer."""
-        look = await self._approvals.look()
-        self._seen = look.seen
-        found = {call_id: look.decisions[call_id] for call_id in self._waiting if call_id in look.decisions}
+    async def take_decided(self) -> list[ApprovalDecided]:
+        """Return an event for each call decided or expired since the last time; those calls wait no longer."""
+        snapshot = await self._source.read()
+        self._seen = snapshot.seen
+        found = {call_id: snapshot.decisions[call_id] for call_id in self._waiting if call_id in snapshot.decisions}
         for call_id in self._waiting.keys() - found.keys():
-            if self._expires_at[call_id] <= look.now_ms:
-                found[call_id] = await self._approvals.expire(call_id)
+            if self._expires_at[call_id] <= snapshot.now_ms:
+                found[call_id] = await self._source.expire(call_id)
         for call_id in found:
             del self._waiting[call_id]
         self._decisions |= found
         return [encode(self._stage_id, call_id, decision) for call_id, decision in found.items()]
 
-    def approved(self, planned: PlannedCall) -> PlannedCall:
-        """The call with the arguments that its approval gave it, if it did."""
-        decision = self._decisions.get(_decided_id(planned))
+    def with_approved_arguments(self, planned: PlannedCall) -> PlannedCall:
+        """Return the call with the arguments that its approval changed, if it changed them."""
+        decision = self._decisions.get(_deciding_id(planned))
         if decision is None or decision.arguments is None:
             return planned
         return planned._replace(request=planned.request.model_copy(update={"arguments": decision.arguments}))
 
     def reply_to(self, planned: PlannedCall) -> ToolReply | None:
-        """What the model is told of a call that a person kept from running; None for one that may run."""
-        match self._decisions.get(_decided_id(planned)):
+        """Return the reply for the model if a person denied or answered the call; None if the call may run."""
+        match self._decisions.get(_deciding_id(planned)):
             case None | Decision(decision="approve"):
                 return None
             case Decision(decision="answer", text=text):
@@ -128,16 +128,16 @@ class ApprovalGate:
                 return ToolReply(f"{DENIED}; the reason given: {reason}", is_error=True)
 
     def park(self) -> Parked:
-        """What to raise when nothing else is left to do."""
+        """Return the exception to raise when nothing else is left to do."""
         return Parked(min(self._expires_at[call_id] for call_id in self._waiting), self._seen)
 
-    async def watch(self, on_decided: Callable[[], None]) -> None:
-        """Say whenever more may have been decided; for ever."""
+    async def watch(self, on_change: Callable[[], None]) -> None:
+        """Call `on_change` whenever a decision may have been stored; never returns."""
         while True:
-            await self._approvals.until_decided()
-            on_decided()
+            await self._source.wait_for_change()
+            on_change()
 
-    def _ask(self, held: WaitingCall, expires_at: int) -> ApprovalRequired | InputRequired:
+    def _request_event(self, held: WaitingCall, expires_at: int) -> ApprovalRequired | InputRequired:
         stage_id, call = self._stage_id, held.call
         if held.question is not None:
             return InputRequired(stage_id=stage_id, call_id=call.id, question=held.question, expires_at=expires_at)
@@ -146,16 +146,16 @@ class ApprovalGate:
         )
 
 
-def _decided_id(planned: PlannedCall) -> str:
-    """The call whose decision counts: the first of those that are the same."""
+def _deciding_id(planned: PlannedCall) -> str:
+    """Return the id of the call whose decision counts: the first of identical calls."""
     return planned.same_as or planned.request.id
 
 
 def encode(stage_id: str, call_id: str, decision: Decision) -> ApprovalDecided:
-    """A decision as the log has it."""
+    """Return the decision as the event that the log stores."""
     return ApprovalDecided(stage_id=stage_id, call_id=call_id, **decision.model_dump())
 
 
 def decode(event: ApprovalDecided) -> Decision:
-    """The inverse of `encode`."""
+    """Inverse of `encode`."""
     return Decision(**event.model_dump(include=set(Decision.model_fields)))

@@ -1,4 +1,4 @@
-"""What becomes of each call of a round, before any of them runs; sans-IO."""
+"""Plans a round of tool calls before any of them runs. Sans-IO."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ OUTCOME_UNKNOWN: Final = (
 
 @dataclass(frozen=True, slots=True)
 class LoggedApprovals:
-    """What the log says of the calls that waited: until when, and what was decided."""
+    """The approvals that the log holds: when each request expires (Unix ms) and what was decided, by call id."""
 
     expires_at: Mapping[str, int] = field(default_factory=dict)
     decisions: Mapping[str, Decision] = field(default_factory=dict)
@@ -27,15 +27,19 @@ class LoggedApprovals:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoints:
-    """What the log says of a stage that was begun before: calls that started, results, and what was asked."""
+    """The progress of a tools stage as the log holds it: started calls, results and approvals."""
 
     started: frozenset[str] = frozenset()
     results: Mapping[str, ToolResult] = field(default_factory=dict)
-    asked: LoggedApprovals = field(default_factory=LoggedApprovals)
+    approvals: LoggedApprovals = field(default_factory=LoggedApprovals)
 
 
 class PlannedCall(NamedTuple):
-    """A call and its fate: it runs with `tool`, is refused with words for the model, or shares another's result."""
+    """One call and how it is handled.
+
+    It runs with `tool`; or, without a tool, it is answered with `refusal`; or it shares the result of the
+    identical call `same_as`.
+    """
 
     request: ToolCallRequest
     tool: Tool | None = None
@@ -51,22 +55,22 @@ def plan_calls(
     calls_max: int,
     started: Collection[str],
 ) -> list[PlannedCall]:
-    """The fate of each call; the same for every attempt at the stage, but for what had started before.
+    """Decides how each call is handled. Every attempt gets the same plan, except for calls in `started`.
 
     Args:
         allowed: the tools that the request offers.
-        calls_max: further calls are refused.
-        started: calls that may have run before, in an attempt that died.
+        calls_max: calls beyond this number are refused.
+        started: calls that may have run in an attempt whose worker died.
     """
     plan = []
     first_by_key: dict[tuple[str, bytes], str] = {}
-    for place, call in enumerate(calls):
+    for index, call in enumerate(calls):
         tool = toolset.find(call.name) if call.name in allowed else None
         if tool is None:
             plan.append(PlannedCall(call, refusal=no_such_tool(call.name, allowed)))
-        elif place >= calls_max:
+        elif index >= calls_max:
             plan.append(PlannedCall(call, refusal="too many calls at once; call it again on its own"))
-        elif (first := first_by_key.setdefault(_key(call), call.id)) != call.id:
+        elif (first := first_by_key.setdefault(_identity_key(call), call.id)) != call.id:
             plan.append(PlannedCall(call, same_as=first))
         elif call.id in started and not tool.idempotent:
             plan.append(PlannedCall(call, refusal=OUTCOME_UNKNOWN))
@@ -75,8 +79,8 @@ def plan_calls(
     return plan
 
 
-def _key(call: ToolCallRequest) -> tuple[str, bytes]:
-    """What two calls have in common that are one: the name, and the arguments however they were written."""
+def _identity_key(call: ToolCallRequest) -> tuple[str, bytes]:
+    """Returns a key that identical calls share: the name and the arguments in canonical JSON."""
     try:
         return call.name, orjson.dumps(orjson.loads(call.arguments or "{}"), option=orjson.OPT_SORT_KEYS)
     except orjson.JSONDecodeError:

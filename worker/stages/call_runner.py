@@ -1,7 +1,8 @@
-"""The calls of one round at work, side by side, and what comes of them in the order in which it comes."""
+"""Runs the tool calls of one round concurrently and yields their events in the order in which they happen."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from stagebus.shared.domain.events import Event, ToolProgress, ToolResult
@@ -12,7 +13,7 @@ from stagebus.worker.tools.tool_results import ToolReply
 
 
 class RunIdentity(NamedTuple):
-    """Whose calls these are; what a tool may know of it."""
+    """The run that calls belong to, as far as a tool may know it."""
 
     run_id: str
     tenant: str
@@ -20,78 +21,90 @@ class RunIdentity(NamedTuple):
 
 
 class CallRunner:
-    """Runs calls, and refuses those that are to be refused; further ones may be started at any time."""
+    """Runs calls and answers refused ones with their refusal; more calls can be started at any time."""
 
     def __init__(self, stage_id: str, identity: RunIdentity, timeout_s: float) -> None:
-        """`timeout_s` is for all calls that start together; one without a result by then gets an error result."""
+        """`timeout_s` limits all calls that start together; a call without a result by then gets an error result."""
         self._stage_id = stage_id
         self._identity = identity
         self._timeout_s = timeout_s
-        # Bounded: of each call its end, and one note of progress at a time.
-        self._inbox: asyncio.Queue[_RunningCall | None] = asyncio.Queue()
+        # Calls with an unread event. Bounded: each call reports its end once, and one progress note at a time.
+        self._changed: deque[_RunningCall] = deque()
+        self._wake = asyncio.Event()
         self._unfinished: set[_RunningCall] = set()
         self._deadlines: list[asyncio.TimerHandle] = []
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether every call that was started has its result."""
-        return not self._unfinished
-
     def start(self, planned: Sequence[PlannedCall]) -> None:
-        """Start these side by side."""
-        calls = [_RunningCall(self._stage_id, call, self._identity, self._inbox) for call in planned]
+        """Start these calls concurrently."""
+        if not planned:
+            return
+        calls = [_RunningCall(self._stage_id, call, self._identity, self._on_change) for call in planned]
         self._unfinished.update(calls)
-        self._deadlines.append(asyncio.get_running_loop().call_later(self._timeout_s, _cut, calls, self._timeout_s))
+        self._deadlines.append(
+            asyncio.get_running_loop().call_later(self._timeout_s, _time_out, calls, self._timeout_s)
+        )
 
     def wake(self) -> None:
-        """Let `news` return, though no call has any."""
-        self._inbox.put_nowait(None)
+        """Make `next_events` return although no call has an event."""
+        self._wake.set()
 
     async def next_events(self) -> list[Event]:
-        """Wait for `ToolProgress`, or for a call's `ToolResult`, of which each has one."""
-        call = await self._inbox.get()
-        if call is None:
-            return []
-        events = list(call.tell())
-        if call.is_told:
-            self._unfinished.discard(call)
+        """Wait for progress, results or `wake`. Each call has exactly one `ToolResult`, its last event.
+
+        Returns:
+            The events since the last call; none after `wake`.
+        """
+        await self._wake.wait()
+        self._wake.clear()
+        events: list[Event] = []
+        while self._changed:
+            call = self._changed.popleft()
+            events += call.take_events()
+            if call.is_finished:
+                self._unfinished.discard(call)
         return events
 
     async def aclose(self) -> None:
-        """Cancel what still runs."""
+        """Cancel the calls that still run."""
         for deadline in self._deadlines:
             deadline.cancel()
         for call in self._unfinished:
             call.task.cancel()
         await asyncio.gather(*(call.task for call in self._unfinished), return_exceptions=True)
 
+    def _on_change(self, call: "_RunningCall") -> None:
+        self._changed.append(call)
+        self._wake.set()
+
 
 class _RunningCall:
-    """One call: its task, and what is yet to be told of it."""
+    """One call: its task and the events that were not read yet."""
 
     def __init__(
-        self, stage_id: str, planned: PlannedCall, identity: RunIdentity, inbox: "asyncio.Queue[_RunningCall | None]"
+        self, stage_id: str, planned: PlannedCall, identity: RunIdentity, on_change: "Callable[[_RunningCall], None]"
     ) -> None:
         self._stage_id = stage_id
         self._planned = planned
         self._loop = asyncio.get_running_loop()
         self._began_at = self._loop.time()
-        self._progress = CallProgress(lambda _: inbox.put_nowait(self))
-        self.is_told = False
-        self.timeout_message = ""  # what the model is told if the task was cancelled
+        self._progress = CallProgress(lambda _: on_change(self))
+        self.is_finished = False  # its result was read
+        self.timeout_message = ""  # the result's text if the task was cancelled
         self.task = asyncio.create_task(self._run(identity))
-        self.task.add_done_callback(lambda _: inbox.put_nowait(self))
+        self.task.add_done_callback(lambda _: on_change(self))
 
-    def tell(self) -> Iterator[Event]:
-        """Yield what there is to tell by now: progress, and at the end the result, once."""
-        if self.is_told:
+    def take_events(self) -> Iterator[Event]:
+        """Yield the unread progress and, once the task has ended, the result."""
+        if self.is_finished:
             return
-        self.is_told = self.task.done()
-        said = self._progress.close() if self.is_told else self._progress.take()
+        self.is_finished = self.task.done()
+        progress = self._progress.close() if self.is_finished else self._progress.take()
         call = self._planned.request
-        if said is not None:
-            yield ToolProgress(stage_id=self._stage_id, call_id=call.id, message=said.message, fraction=said.fraction)
-        if self.is_told:
+        if progress is not None:
+            yield ToolProgress(
+                stage_id=self._stage_id, call_id=call.id, message=progress.message, fraction=progress.fraction
+            )
+        if self.is_finished:
             reply = ToolReply(self.timeout_message, is_error=True) if self.task.cancelled() else self.task.result()
             yield ToolResult(
                 stage_id=self._stage_id,
@@ -117,7 +130,7 @@ class _RunningCall:
         return await tool.call(call.arguments, context)
 
 
-def _cut(calls: Sequence[_RunningCall], timeout_s: float) -> None:
+def _time_out(calls: Sequence[_RunningCall], timeout_s: float) -> None:
     for call in calls:
         call.timeout_message = (
             f"no result came before the calls of this round reached their limit of {timeout_s:g} s together"

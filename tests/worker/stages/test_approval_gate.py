@@ -76,7 +76,7 @@ class Stage:
         events = tools_stage(
             "tools", self._calls, self._registry, allowed=frozenset(self._registry.names()),
             identity=RunIdentity("01RUN", "acme", 7), limits=RoundLimits(9, 60),
-            checkpoints=checkpoints, gate=ApprovalGate("tools", self._person, checkpoints.asked, WAIT_S),
+            checkpoints=checkpoints, gate=ApprovalGate("tools", self._person, checkpoints.approvals, WAIT_S),
             until_stored=lambda: asyncio.sleep(0),
         )  # fmt: skip
         try:

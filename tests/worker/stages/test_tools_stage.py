@@ -98,7 +98,7 @@ async def collect(registry: ToolRegistry, calls: Sequence[ToolCallRequest], **op
         allowed=options.pop("allowed", frozenset(registry.names())),
         limits=RoundLimits(options.pop("calls_max", 10), options.pop("timeout_s", 10)),
         checkpoints=checkpoints,
-        gate=ApprovalGate("tools", Person(), checkpoints.asked, wait_s=60),
+        gate=ApprovalGate("tools", Person(), checkpoints.approvals, wait_s=60),
         until_stored=options.pop("until_stored", stored),
     )
     return [event async for event in stage]
