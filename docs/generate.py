@@ -27,18 +27,18 @@ STATES_END: Final = "<!-- states end -->"
 _HEAD: Final = """\
 # Configuration
 
-Every process reads its settings once, at its start, from environment variables. A value that does not hold stops
-the process with a message that names the variable; an empty one counts as not set. All processes of one system get
-the same settings; whoever does not need one ignores it. This page is made from `shared/config/settings.py` by `make docs`.
+Every process reads its settings at start from environment variables. An invalid value stops the process with a message
+that names the variable; an empty value counts as not set. Use the same settings for all processes of one system; a
+process ignores those that it does not need. `make docs` makes this page from `shared/config/settings.py`.
 
-`stagebus up` needs none of them: where `STAGEBUS_REDIS_URL` is not set it starts its own Valkey, and where
-neither `OPENAI_BASE_URL` nor `STAGEBUS_PROVIDERS` is set the demo model. A system of separate processes needs a Redis
-and a provider: `OPENAI_BASE_URL` and for most `OPENAI_API_KEY`, or a providers file (see
+`stagebus up` needs no settings: if `STAGEBUS_REDIS_URL` is not set it starts its own Valkey, and if neither
+`OPENAI_BASE_URL` nor `STAGEBUS_PROVIDERS` is set it starts the demo model. A system of separate processes needs a Redis
+server and a provider: `OPENAI_BASE_URL` and usually `OPENAI_API_KEY`, or a providers file (see
 [providers](providers.md)).
 
-The command line's `run`, `tail`, `ls` and `cancel` are clients and read two variables: `STAGEBUS_URL`, where a gateway
-is (`http://127.0.0.1:8000` where it is not set), and `STAGEBUS_API_KEY`, the key or token that it is asked with.
-`stagebus keys` works on Redis itself. docs/security.md tells how a gateway is made safe to be reached by others.
+The commands `stagebus run`, `tail`, `ls` and `cancel` are clients. They read `STAGEBUS_URL`, the URL of a gateway
+(default: `http://127.0.0.1:8000`), and `STAGEBUS_API_KEY`, the API key or token for it. `stagebus keys` connects to
+Redis directly. [Security](security.md) explains how to open a gateway to other machines.
 """
 
 

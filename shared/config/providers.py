@@ -1,4 +1,4 @@
-"""The providers file: who serves which model, with what key, and what each model can do.
+"""The providers file: which provider serves which model, with which key, and the abilities of each model.
 
     [providers.openai]
     base_url = "https://api.openai.com/v1"
@@ -9,8 +9,8 @@
     [aliases]
     best = ["gpt-4.1", "fast"]
 
-Gateways read names, abilities and prices of it, workers all; a key is looked up only when a worker
-asks its provider. Without a file there is one provider, of `OPENAI_BASE_URL`, for every name.
+Gateways use the names, abilities and prices, workers the whole file. A worker reads a key only when it calls the
+provider. Without a file there is one provider, that of `OPENAI_BASE_URL`, for every model name.
 Spec: https://toml.io/en/v1.0.0
 """
 
@@ -27,43 +27,43 @@ from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.usage import COST_DECIMALS, Cost, Usage
 from stagebus.shared.errors import BadProviders, UnknownModel
 
-# The one provider that there is without a file.
+# The name of the only provider if there is no file.
 DEFAULT_PROVIDER: Final = "default"
 _KIND: Final = ConfigKind("STAGEBUS_PROVIDERS", "docs/providers.md", BadProviders)
-TOKENS_PRICED: Final = 1_000_000  # what prices are of
+TOKENS_PRICED: Final = 1_000_000  # prices are per this number of tokens
 OPENAI_URL: Final = "https://api.openai.com/v1"
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRoute:
-    """One way to an answer: a model's name, as clients say it, and who is asked for what."""
+    """A model name of clients, with the provider and the provider's model that answer for it."""
 
     name: str
     provider: str
     model_id: str
     abilities: Abilities
     extra_body: Mapping[str, Any]
-    listed: str = ""  # the name as the file has it, which may have a `*` where a client's own words stand
+    listed: str = ""  # the name in the file, which may contain a `*`
     price: Price | None = None
     currency: str = ""
 
     def cost(self, usage: Usage) -> Cost | None:
-        """What these tokens cost here; None where the model has no price."""
+        """Returns the cost of the tokens, or None if the model has no price."""
         if self.price is None:
             return None
         cached = min(usage.cached_tokens or 0, usage.prompt_tokens)
         cached_price = self.price.input if self.price.cached is None else self.price.cached
         amount = (usage.prompt_tokens - cached) * self.price.input + cached * cached_price
-        # Some providers count reasoning in the total alone.
+        # Some providers count reasoning only in the total.
         amount += max(usage.completion_tokens, usage.total_tokens - usage.prompt_tokens) * self.price.output
         return Cost(amount=round(amount / TOKENS_PRICED, COST_DECIMALS), currency=self.currency)
 
 
 class Providers:
-    """Every provider by its name, and the way from a model's name to them."""
+    """All providers by name, and the routes from model names to them."""
 
     def __init__(self, file: ProvidersFile, default_model: str = "") -> None:
-        """`default_model` is for runs that name none; empty where they have to."""
+        """`default_model` is for runs that name none; if it is empty, they must name one."""
         self.default_model = default_model
         self.by_name: Mapping[str, ProviderEntry] = file.providers
         self.aliases: Mapping[str, list[str]] = file.aliases
@@ -78,10 +78,10 @@ class Providers:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
-        """Those of the file that the settings name, or the one of `OPENAI_BASE_URL`.
+        """Reads the providers file of the settings, or creates the provider of `OPENAI_BASE_URL`.
 
         Raises:
-            BadProviders: the file does not hold; the message says what to change in it.
+            BadProviders: the file is invalid; the message says what to change.
         """
         if settings.providers is not None:
             return cls._of_file(settings.providers, settings)
@@ -108,28 +108,28 @@ class Providers:
         try:
             providers.routes(settings.model)
         except UnknownModel as exc:
-            raise BadProviders(f"STAGEBUS_MODEL does not go with {path}: {exc}") from None
+            raise BadProviders(f"STAGEBUS_MODEL does not fit {path}: {exc}") from None
         return providers
 
     def entries(self) -> Iterator[tuple[str, ModelEntry]]:
-        """Yield each model with its provider's name, as the file lists them."""
+        """Yields each model with the name of its provider, in the order of the file."""
         for provider, entry in self.by_name.items():
             for model in entry.models:
                 yield provider, model
 
     def names(self) -> list[str]:
-        """Every name that stands in the file as it is, aliases first."""
+        """Returns all names without a `*`, aliases first."""
         return [*self.aliases, *self._exact]
 
     def patterns(self) -> list[str]:
-        """The names with a `*` that others are matched with."""
+        """Returns the names with a `*`."""
         return [model.name for _, model in self._patterns]
 
     def routes(self, name: str) -> tuple[ModelRoute, ...]:
-        """The ways to an answer under a name, the preferred one first.
+        """Returns the routes for a model name, the preferred one first.
 
         Raises:
-            UnknownModel: nobody serves it.
+            UnknownModel: no provider serves it.
         """
         if name in self.aliases:
             return tuple(self._route(target) for target in self.aliases[name])
@@ -137,10 +137,10 @@ class Providers:
         return tuple(self._route(target) for target in (name, *model.fallbacks))
 
     def abilities(self, name: str) -> Abilities:
-        """What the model under a name can do: the preferred one, where it has fallbacks.
+        """Returns the abilities of a model; if it has fallbacks, those of the preferred model.
 
         Raises:
-            UnknownModel: nobody serves it.
+            UnknownModel: no provider serves it.
         """
         return self.routes(name)[0].abilities
 
@@ -168,7 +168,7 @@ class Providers:
 
 
 def _matched(pattern: str, name: str) -> str | None:
-    """What the pattern's `*` stands for in the name; None where it does not match."""
+    """Returns the part of the name that the pattern's `*` matches, or None if the pattern does not match."""
     before, star, after = pattern.partition(ANY)
     if not star:
         return "" if pattern == name else None
@@ -177,33 +177,33 @@ def _matched(pattern: str, name: str) -> str | None:
 
 
 def read_file(path: Path) -> ProvidersFile:
-    """Read and check a providers file.
+    """Reads and validates a providers file.
 
     Raises:
-        BadProviders: it does not hold.
+        BadProviders: the file is invalid.
     """
     parsed = _KIND.read(path, ProvidersFile)
-    wrong = list(_check_names(parsed))
-    if wrong:
-        raise _KIND.bad(path, wrong)
+    faults = list(_check_names(parsed))
+    if faults:
+        raise _KIND.invalid(path, faults)
     return parsed
 
 
 def _check_names(file: ProvidersFile) -> Iterator[str]:
-    """What only the whole file shows: names that stand twice, and names of nobody."""
+    """Yields the faults across entries: duplicate names, and names that no provider serves."""
     seen: dict[str, str] = {}
     for provider, entry in file.providers.items():
         for model in entry.models:
             if model.name in seen:
                 yield (
-                    f"providers.{provider}.models: {model.name!r} is served by {seen[model.name]!r} already; "
-                    "give one of them another name, and its id beside it"
+                    f"providers.{provider}.models: {model.name!r} is already served by {seen[model.name]!r}; "
+                    "give one of them another name, with the original one as its id"
                 )
             seen[model.name] = provider
     routes = Providers(file)
     for alias, targets in file.aliases.items():
         if alias in seen:
-            yield f"aliases.{alias}: is the name of a model, too; give the alias another one"
+            yield f"aliases.{alias}: is also the name of a model; rename the alias"
         yield from _unserved(routes, f"aliases.{alias}", targets)
     for provider, entry in file.providers.items():
         for model in entry.models:
@@ -213,6 +213,6 @@ def _check_names(file: ProvidersFile) -> Iterator[str]:
 def _unserved(routes: Providers, where: str, names: Iterable[str]) -> Iterator[str]:
     for name in names:
         try:
-            routes._find(name)  # noqa: SLF001 - aliases of aliases are not wanted here
+            routes._find(name)  # noqa: SLF001 - an alias may not refer to another alias
         except UnknownModel:
             yield f"{where}: no provider serves {name!r}"

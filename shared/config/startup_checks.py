@@ -1,4 +1,4 @@
-"""What a gateway must have before it lets anybody in, and from where an open one may be reached."""
+"""Checks of the access settings before a gateway starts."""
 
 from urllib.parse import urlsplit
 
@@ -8,24 +8,24 @@ from stagebus.shared.runtime.net import is_loopback
 
 
 def check_exposure(settings: Settings, host: str) -> None:
-    """Refuse to listen where others can reach a gateway that asks nobody who he is.
+    """Checks that a gateway without authentication listens on a loopback address only.
 
     Raises:
-        GatewayExposed: it would be so; the message says what to set.
+        GatewayExposed: other machines could reach it; the message says what to set.
     """
     if settings.auth == "open" and not settings.insecure and not is_loopback(host):
         raise GatewayExposed(host)
 
 
 def check_access(settings: Settings) -> None:
-    """Refuse to start with half of what authentication needs.
+    """Checks that the settings for authentication are complete.
 
     Raises:
-        AccessUnset: something is missing; the message says what.
+        AccessUnset: a setting is missing; the message says which.
     """
     if settings.auth != "open" and not settings.secrets:
         raise AccessUnset(
-            f"STAGEBUS_AUTH={settings.auth} needs STAGEBUS_SECRET, the same for all gateways; this makes one: "
+            f"STAGEBUS_AUTH={settings.auth} needs STAGEBUS_SECRET, the same for all gateways; create one with: "
             "openssl rand -hex 32"
         )
     if settings.auth in ("jwt", "both"):
@@ -33,11 +33,11 @@ def check_access(settings: Settings) -> None:
         if missing:
             names = ", ".join(f"STAGEBUS_{name.upper()}" for name in missing)
             raise AccessUnset(f"STAGEBUS_AUTH={settings.auth} needs {names}")
-        if settings.jwt_jwks and settings.jwt_jwks.startswith("http:") and not _is_own(settings.jwt_jwks):
+        if settings.jwt_jwks and settings.jwt_jwks.startswith("http:") and not _is_loopback_url(settings.jwt_jwks):
             raise AccessUnset(
-                "STAGEBUS_JWT_JWKS has to be https: whoever stands on the way could put in keys of his own"
+                "STAGEBUS_JWT_JWKS must be an https URL: on an http connection an attacker could replace the keys"
             )
 
 
-def _is_own(url: str) -> bool:
+def _is_loopback_url(url: str) -> bool:
     return is_loopback(urlsplit(url).hostname or "")

@@ -42,7 +42,7 @@ def _check_url(url: str | None) -> str | None:
     if url is not None:
         HttpOrigin.of(url)
         if "@" in url.partition("//")[2].partition("/")[0]:
-            raise ValueError("must hold no password; that is what keys and headers are for")
+            raise ValueError("must not contain a password; use a key or headers")
     return url
 
 

@@ -146,24 +146,24 @@ export interface ModelView {
   /** the operator's; null where none is set */
   price: ModelPrice | null;
 }
-/** What a model can do and how it wants to be asked. The defaults are OpenAI's own ways. */
+/** The abilities of a model and the form of its requests. The defaults are those of OpenAI. */
 export interface Abilities {
-  /** native: it calls tools itself; prompted: it is told how in words; none: it is offered none */
+  /** native: the model calls tools by the API; prompted: tools are described in the prompt; none: no tools are offered */
   tools?: "native" | "prompted" | "none";
-  /** a prompted model is shown a call before the conversation; very small ones need it */
+  /** show a prompted model an example of a call first; very small models need it */
   worked_example?: boolean;
-  /** it can ask for several calls at once; if not, the parameter is not sent */
+  /** the API accepts the parameter parallel_tool_calls; if not, it is not sent */
   parallel_tool_calls?: boolean;
-  /** what the limit on its output is called */
+  /** name of the parameter that limits the output */
   max_tokens_parameter?: "max_tokens" | "max_completion_tokens";
-  /** it takes stream_options, which asks for usage; some send usage unasked and reject it */
+  /** the API accepts stream_options, which requests usage; some APIs send usage anyway and reject it */
   stream_options?: boolean;
-  /** where its reasoning is given back to it together with its calls; else it is not */
+  /** field in which the model's reasoning is sent back together with its calls; default: it is not sent back */
   reasoning_field?: ("reasoning_content" | "reasoning" | "reasoning_details") | null;
-  /** ids of calls must be nine letters and digits (Mistral) */
+  /** call ids must have nine letters and digits (Mistral) */
   short_call_ids?: boolean;
   /**
-   * parameters that it rejects: temperature, say
+   * parameters that the API rejects, such as temperature
    *
    * @maxItems 32
    */

@@ -32,7 +32,7 @@ JWT = {"auth": "jwt", "secret": "x" * 32, "jwt_issuer": "i", "jwt_audience": "a"
     [
         ({"auth": "keys"}, "needs STAGEBUS_SECRET"),
         (JWT, "needs STAGEBUS_JWT_JWKS"),
-        ({**JWT, "jwt_jwks": "http://login.example/jwks"}, "has to be https"),
+        ({**JWT, "jwt_jwks": "http://login.example/jwks"}, "must be an https URL"),
     ],
 )
 def test_half_of_what_authentication_needs_is_told(settings: dict[str, str], said: str) -> None:

@@ -40,14 +40,14 @@ def test_file_holds(load, text):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[mcp", "no TOML"),
+        ("[mcp", "not valid TOML"),
         ("[mcp.files]", "mcp.files: has either a command or a url"),
         ('[mcp.f]\ncommand = "a"\nurl = "http://b"', "has either a command or a url"),
         ('[mcp.f]\nurl = "ftp://b"', r"mcp.f.url: a URL begins with http:// or https://"),
-        ('[mcp.f]\nurl = "http://me:hunter2@b"', "must hold no password"),
+        ('[mcp.f]\nurl = "http://me:hunter2@b"', "must not contain a password"),
         ('[mcp.f]\nurl = "http://b"\nargs = ["x"]', "args, env and cwd go with a command"),
         ('[mcp.f]\ncommand = "b"\nheaders = {A = "x"}', "headers go with a url"),
-        ('[mcp.f]\ncommand = "b"\nsurprise = 1', "mcp.f.surprise: there is no such key; docs/tool-sources.md"),
+        ('[mcp.f]\ncommand = "b"\nsurprise = 1', "mcp.f.surprise: unknown key; docs/tool-sources.md"),
         ('[mcp.a__b]\ncommand = "b"', "mcp.a__b"),
         ('[mcp."a.b"]\ncommand = "b"', "mcp.a.b"),
         ('[mcp.f]\ncommand = "b"\nenv = {"A=B" = "x"}', "mcp.f.env.A=B"),
@@ -57,13 +57,13 @@ def test_file_holds(load, text):
         ('[mcp.f]\ncommand = "b"\nrequires_approval = "x"', "mcp.f.requires_approval"),
         ('[openapi.f]\ndocument = "a.yaml"', "openapi.f.operations: Field required"),
         ('[openapi.f]\ndocument = "a.yaml"\noperations = ["x"]', "a.yaml cannot be read"),
-        ('[openapi.f]\ndocument = "http://u:hunter2@b"\noperations = ["x"]', "must hold no password"),
+        ('[openapi.f]\ndocument = "http://u:hunter2@b"\noperations = ["x"]', "must not contain a password"),
         (
             '[openapi.f]\ndocument = "a"\noperations = ["x"]\nbearer = "x"\nbasic = {user="u",password="p"}',
             "bearer or basic",
         ),
         ('[mcp.f]\ncommand = "b"\n[openapi.f]\ndocument = "a"\noperations = ["x"]', "mcp and openapi both have f"),
-        ("[surprise.f]", "surprise: there is no such key"),
+        ("[surprise.f]", "surprise: unknown key"),
     ],
 )
 def test_file_that_does_not_hold_stops_the_start_with_a_message(load, text, words):
@@ -73,7 +73,7 @@ def test_file_that_does_not_hold_stops_the_start_with_a_message(load, text, word
 
 
 def test_file_that_is_not_there_is_said(tmp_path):
-    with pytest.raises(BadTool, match="STAGEBUS_TOOLS_FILE names it"):
+    with pytest.raises(BadTool, match="named by STAGEBUS_TOOLS_FILE"):
         ToolRegistry.from_settings(Settings(tools_file=tmp_path / "nothing"))
 
 
