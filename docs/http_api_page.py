@@ -7,10 +7,10 @@ from typing import Any, Final
 import orjson
 
 from docs.event_examples import example_frames
-from stagebus.gateway.api.method_router import guards
-from stagebus.gateway.api.openapi import document
+from stagebus.gateway.api.endpoint_table import ENDPOINTS
+from stagebus.gateway.api.openapi import build_document
 from stagebus.gateway.api.problems import problem_types
-from stagebus.gateway.app import ROUTES
+from stagebus.gateway.api.urls import Urls
 from stagebus.shared.domain import events
 from stagebus.shared.errors import RunFailed, StagebusError
 
@@ -76,7 +76,7 @@ The `code` of the event `error` and of a failed run's `error`.
 
 def http_api_page() -> str:
     """Returns docs/http-api.md."""
-    openapi = document(guards(ROUTES), is_open=False)
+    openapi = build_document(ENDPOINTS, is_open=False)
     schemas: Json = openapi["components"]["schemas"]
     event_schemas: Json = events.json_schema()["$defs"]
     parts = [
@@ -106,6 +106,8 @@ def _endpoints(paths: Json) -> Iterator[str]:
 
 def _endpoint(method: str, path: str, entry: Json) -> str:
     lines = [f'<a id="{entry["operationId"]}"></a>', "", f"### `{method} {path}`", "", entry["summary"], ""]
+    if "description" in entry:
+        lines += [entry["description"], ""]
     lines += [f"Access: {_access(entry)}.", ""]
     if entry["parameters"]:
         lines += ["| parameter | in | values | |", "|---|---|---|---|"]
@@ -132,7 +134,7 @@ def _answer(status: str, answer: Json) -> str:
         else _type(media["schema"])
         for kind, media in answer.get("content", {}).items()
     ]
-    headers = [f" Header `{name}`: {header['description']}." for name, header in answer.get("headers", {}).items()]
+    headers = [f" Header `{name}`: {header['description']}" for name, header in answer.get("headers", {}).items()]
     return f"| {status} | {', '.join(contents)} | {_cell(answer['description'] + ''.join(headers))} |"
 
 
@@ -194,7 +196,7 @@ def _parts_of_events(schemas: Json, *, known: Json) -> list[str]:
 
 def _error_rows() -> Iterator[str]:
     """Yields the codes of HTTP answers: other errors with status 500 end a run, or keep a process from starting."""
-    for problem in sorted(problem_types(), key=lambda problem: (problem.status, problem.code)):
+    for problem in sorted(problem_types(Urls()), key=lambda problem: (problem.status, problem.code)):
         if problem.status != HTTPStatus.INTERNAL_SERVER_ERROR or problem.code == StagebusError.code:
             retry = "yes" if problem.retryable else "no"
             yield f"| `{problem.code}` | {problem.status} | {retry} | {_cell(problem.description)} |"

@@ -12,19 +12,9 @@ from uuid import uuid4
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.middleware.gzip import GZipMiddleware
-from starlette.routing import BaseRoute, Route
 
-from stagebus.gateway.api import (
-    approval_endpoints,
-    event_endpoints,
-    routes,
-    run_endpoints,
-    session_endpoints,
-    system_endpoints,
-)
+from stagebus.gateway.api.endpoint_table import ROUTES
 from stagebus.gateway.api.headers import CORS_ACCEPTED, CORS_EXPOSED, CORS_MAX_AGE_S, CORS_METHODS
-from stagebus.gateway.api.method_router import MethodRouter
 from stagebus.gateway.api.problems import HANDLERS
 from stagebus.gateway.auth.factory import build_auth
 from stagebus.gateway.context import Gateway
@@ -40,39 +30,6 @@ from stagebus.shared.storage import keys, redis_client
 from stagebus.shared.storage.pipelined import PipelinedConnection
 from stagebus.shared.storage.redis_client import check_server
 from stagebus.shared.store.heartbeats import Heartbeat
-
-# The page in a third of its bytes. On these two routes alone: a stream is never compressed.
-_COMPRESSED = (Middleware(GZipMiddleware),)
-
-ROUTES: tuple[BaseRoute, ...] = (
-    Route(routes.RUNS, MethodRouter(GET=run_endpoints.list_runs, POST=run_endpoints.create_run)),
-    Route(routes.RUN, MethodRouter(GET=run_endpoints.get_run)),
-    Route(routes.RUN_EVENTS, MethodRouter(GET=event_endpoints.stream_run)),
-    Route(routes.STAGE_EVENTS, MethodRouter(GET=event_endpoints.stream_stage)),
-    Route(routes.RUN_CANCEL, MethodRouter(POST=run_endpoints.cancel_run)),
-    Route(routes.RUN_APPROVAL_ROUTE, MethodRouter(POST=approval_endpoints.decide_call)),
-    Route(routes.RUN_TICKET, MethodRouter(POST=session_endpoints.create_ticket)),
-    Route(routes.RUN_TICKET_ONE, MethodRouter(DELETE=session_endpoints.revoke_ticket)),
-    Route(
-        routes.SESSION,
-        MethodRouter(
-            POST=session_endpoints.create_session,
-            GET=session_endpoints.get_session,
-            DELETE=session_endpoints.end_session,
-        ),
-    ),
-    Route(routes.TOOLS, MethodRouter(GET=system_endpoints.list_tools)),
-    Route(routes.MODELS, MethodRouter(GET=system_endpoints.list_models)),
-    Route(routes.STATS, MethodRouter(GET=system_endpoints.get_stats)),
-    Route(routes.HEALTH, MethodRouter(GET=system_endpoints.get_health)),
-    Route(routes.READY, MethodRouter(GET=system_endpoints.get_ready)),
-    Route(routes.METRICS, MethodRouter(GET=system_endpoints.get_metrics)),
-    Route(routes.EVENT_SCHEMA, MethodRouter(GET=system_endpoints.get_event_schema)),
-    Route(routes.OPENAPI, MethodRouter(GET=system_endpoints.get_openapi)),
-    Route(routes.PROBLEM, MethodRouter(GET=system_endpoints.get_problem_type)),
-    Route(routes.PAGE, MethodRouter(GET=system_endpoints.get_page), middleware=_COMPRESSED),
-    Route(routes.STATIC, MethodRouter(GET=system_endpoints.get_static), middleware=_COMPRESSED),
-)
 
 
 def create_app(settings: Settings | None = None) -> Starlette:

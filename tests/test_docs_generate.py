@@ -9,7 +9,8 @@ from pydantic import BaseModel
 from docs import generate
 from docs.event_examples import example_frames
 from docs.http_api_page import http_api_page
-from stagebus.gateway.api.operations import OPERATIONS, Operation
+from stagebus.gateway.api.endpoint import Endpoint
+from stagebus.gateway.api.endpoint_table import ENDPOINTS
 from stagebus.gateway.api.schemas.answers import EventPage, Problem, RunView
 from stagebus.gateway.api.schemas.create_run import CreateRun
 from stagebus.shared.config.settings import Settings
@@ -29,9 +30,11 @@ def test_http_api_page_is_current() -> None:
     assert (ROOT / generate.HTTP_API).read_text() == http_api_page(), "run `make docs`"
 
 
-@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
-def test_http_api_page_has_every_endpoint(operation: Operation) -> None:
-    assert f"### `{operation.method.upper()} {operation.path}`" in http_api_page()
+@pytest.mark.parametrize(
+    "endpoint", [endpoint for endpoint in ENDPOINTS if endpoint.is_documented], ids=lambda endpoint: endpoint.name
+)
+def test_http_api_page_has_every_endpoint(endpoint: Endpoint) -> None:
+    assert f"### `{endpoint.method} {endpoint.path_template}`" in http_api_page()
 
 
 @pytest.mark.parametrize("model", [RunView, CreateRun, EventPage, Problem])
@@ -53,7 +56,7 @@ def test_http_api_page_has_an_example_of_every_event(event: type[Event | Gap]) -
 
 def test_http_api_page_has_every_error_code() -> None:
     page = http_api_page()
-    codes = {error.code for operation in OPERATIONS for error in operation.errors}
+    codes = {error.code for endpoint in ENDPOINTS for error in endpoint.errors}
     codes |= {error.code for error in RunFailed.__subclasses__()}
 
     assert {code for code in codes if f"| `{code}` |" not in page} == set()

@@ -1,7 +1,7 @@
-"""Request bodies: read up to a limit and parsed as strict JSON.
+"""Reads request bodies up to a size limit and parses them as strict JSON.
 
-Refused beside what is no JSON: NaN and Infinity, invalid UTF-8, lone surrogates, duplicate
-keys (two parsers would see two requests), and nesting that no request needs.
+Besides invalid JSON, it rejects NaN and Infinity, invalid UTF-8, lone surrogates, duplicate keys (two parsers
+could read two different requests), and deep nesting.
 Spec: https://www.rfc-editor.org/rfc/rfc8259, and https://www.rfc-editor.org/rfc/rfc7493 for the strictness
 """
 
@@ -13,7 +13,10 @@ from typing import Any, Final
 import orjson
 from starlette.requests import Request
 
-from stagebus.shared.errors import BadJson, BodyTooLarge, UnsupportedMediaType
+from stagebus.shared.errors import BadJson, BodyTooLarge, InvalidRequest, UnsupportedMediaType
+
+# Errors of every endpoint that takes a body.
+BODY_ERRORS: Final = (BadJson, BodyTooLarge, UnsupportedMediaType, InvalidRequest)
 
 DEPTH_MAX: Final = 32
 VALUES_MAX: Final = 20_000
@@ -25,12 +28,15 @@ _JSON_TYPES: Final = frozenset({"", "application/json", "text/json"})
 
 
 async def read_json(request: Request, max_bytes: int, *, is_optional: bool = False) -> dict[str, Any]:
-    """The request's body as a JSON object; where it is optional, no body at all is an empty one.
+    """Reads the request's body as a JSON object.
+
+    Args:
+        is_optional: return an empty object if there is no body.
 
     Raises:
-        UnsupportedMediaType: it is declared as something else, or compressed.
+        UnsupportedMediaType: the body has another content type, or is compressed.
         BodyTooLarge: it is longer than `max_bytes`; the rest of it is not read.
-        BadJson: it is no JSON object.
+        BadJson: it is not a JSON object.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in _JSON_TYPES and not (media_type.startswith("application/") and media_type.endswith("+json")):
@@ -43,7 +49,7 @@ async def read_json(request: Request, max_bytes: int, *, is_optional: bool = Fal
 
 async def _read(request: Request, max_bytes: int) -> bytes:
     declared = request.headers.get("content-length", "0")
-    # By its digits first: Python refuses to read a number of thousands of them.
+    # Check the number of digits first: Python refuses to convert thousands of them.
     if declared.isdecimal() and (len(declared) > LENGTH_MAX_DIGITS or int(declared) > max_bytes):
         raise BodyTooLarge(max_bytes)
     body = bytearray()
@@ -55,35 +61,35 @@ async def _read(request: Request, max_bytes: int) -> bytes:
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
-    """A JSON object out of bytes.
+    """Parses a JSON object.
 
     Raises:
-        BadJson: anything else; the message says where it breaks.
+        BadJson: it is anything else; the message says where parsing failed.
     """
     try:
         value = orjson.loads(body)
     except ValueError as exc:
         raise BadJson(f"the body is not valid JSON: {exc}"[:DETAIL_MAX_CHARS]) from exc
     if not isinstance(value, dict):
-        raise BadJson('the body has to be a JSON object, such as {"user_prompt": "Hello"}')
+        raise BadJson('the body must be a JSON object, such as {"user_prompt": "Hello"}')
     _check_size(value)
-    # orjson is strict where the standard parser is not; that one tells of duplicate keys.
+    # orjson is stricter than the standard parser, but only the latter reports duplicate keys.
     parsed: dict[str, Any] = json.loads(body, object_pairs_hook=_unique)
     return parsed
 
 
 def _check_size(value: dict[str, Any]) -> None:
-    """Refuse what would keep the validation busy: it collects an error for every wrong value."""
+    """Limits the work of validation, which collects an error for every wrong value."""
     level: list[Any] = [value]
     values = 0
     for _ in range(DEPTH_MAX):
         values += sum(map(len, level))
         if values > VALUES_MAX:
-            raise BadJson(f"the body holds more than {VALUES_MAX} values")
+            raise BadJson(f"the body contains more than {VALUES_MAX} values")
         level = [child for parent in level for child in _containers(parent)]
         if not level:
             return
-    raise BadJson(f"the body is nested deeper than {DEPTH_MAX}")
+    raise BadJson(f"the body is nested more than {DEPTH_MAX} levels deep")
 
 
 def _containers(value: dict[str, Any] | list[Any]) -> Iterator[dict[str, Any] | list[Any]]:
@@ -95,5 +101,5 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     unique = dict(pairs)
     if len(unique) < len(pairs):
         twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
-        raise BadJson(f"the key {twice[:KEY_SHOWN_CHARS]!r} stands twice in one object of the body")
+        raise BadJson(f"duplicate key {twice[:KEY_SHOWN_CHARS]!r} in an object of the body")
     return unique

@@ -1,15 +1,26 @@
-"""A run's events: the merged stream or one stage's, as server-sent events or as a JSON page."""
+"""The events of a run or of one stage, as an event stream or as JSON pages."""
 
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Any, Final
 
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from stagebus.gateway.api.endpoint import Endpoint, ResponseSpec
 from stagebus.gateway.api.guard import needs
-from stagebus.gateway.api.params import read_chunks, read_cursor, read_limit, wants_stream
-from stagebus.gateway.api.responses import JSON
+from stagebus.gateway.api.params import (
+    RUN_ID,
+    STAGE_ID,
+    STREAM_PARAMETERS,
+    limit_parameter,
+    read_chunks,
+    read_cursor,
+    read_limit,
+    wants_stream,
+)
+from stagebus.gateway.api.responses import EVENT_STREAM, JSON
+from stagebus.gateway.api.schemas.answers import EventPage
 from stagebus.gateway.auth.principal import principal_of
 from stagebus.gateway.context import gateway_of
 from stagebus.gateway.streaming.full_view import FullChunksView
@@ -17,7 +28,7 @@ from stagebus.gateway.streaming.response import EventStream, view_of
 from stagebus.shared.domain.cursor import EventId
 from stagebus.shared.domain.runs import STAGE_IDS
 from stagebus.shared.domain.tenants import Scope
-from stagebus.shared.errors import StageNotFound, StorageUnavailable
+from stagebus.shared.errors import BadCursor, InvalidRequest, RunNotFound, StageNotFound, StorageUnavailable
 from stagebus.shared.log import log_reader
 from stagebus.shared.log.log_page import Page, StoredEvent
 from stagebus.shared.log.log_reader import Head
@@ -27,24 +38,20 @@ PAGE_LIMIT_DEFAULT: Final = 100
 PAGE_LIMIT_MAX: Final = 1000
 
 
-@needs(Scope.RUNS_READ, takes_ticket=True)
 async def stream_run(request: Request) -> Response:
-    """GET /runs/{run_id}/events: the log after the cursor, then live.
+    """Stream a run's events: those after the cursor, then live ones until the run ends.
 
-    200 text/event-stream, opening with `gap` if the cursor does not stand in the log: a
-    client never mistakes loss for silence. 204 when the run is over and the cursor at its
-    end, which tells an EventSource to stop reconnecting. A JSON page for those who accept
-    application/json.
-    Errors: bad_cursor 400, run_not_found 404, invalid_request 422.
+    The stream starts with `gap` if the cursor is not in the log, so a client can tell lost events from no events.
+    204 tells an `EventSource` to stop reconnecting. With `Accept: application/json` the response is a page of events.
+    `/schema/events.json` describes the `data` of each event.
     """
     return await _answer(request, None)
 
 
-@needs(Scope.RUNS_READ, takes_ticket=True)
 async def stream_stage(request: Request) -> Response:
-    """GET /runs/{run_id}/stages/{stage_id}/events: one stage's events and the run's terminal one.
+    """Stream one stage's events, and the event that ends the run.
 
-    Errors: as `stream_run`, and stage_not_found 404.
+    Otherwise like the run's stream.
     """
     stage_id = request.path_params["stage_id"]
     if stage_id not in STAGE_IDS:
@@ -70,24 +77,26 @@ async def answer_stream(
     stage_id: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """The stream after the cursor, or 204 where nothing is left of it."""
+    """Streams the events after the cursor, or answers 204 if the run has ended and there are none."""
     gateway = gateway_of(request)
     head = await _read_head(request, run_id)
     if head is not None and head.is_ended and cursor == head.last_id:
-        return Response(status_code=204, headers=headers)  # there is nothing left to stream, ever
+        return Response(status_code=204, headers=headers)
     view = view_of(stage_id)
     if chunks == "full":
-        view = FullChunksView(view, await _read_begun(request, run_id))
-    # What a client that is no EventSource can go by: when to think the connection dead, and what of it is history.
-    news = {"X-Ping-S": f"{gateway.settings.ping_s:g}"} | ({"X-Last-Event-Id": str(head.last_id)} if head else {})
+        view = FullChunksView(view, await _read_first_events(request, run_id))
+    # For clients other than EventSource: when to consider the connection dead, and which events are history.
+    stream_headers = {"X-Ping-S": f"{gateway.settings.ping_s:g}", **(headers or {})}
+    if head is not None:
+        stream_headers["X-Last-Event-Id"] = str(head.last_id)
     return EventStream(
-        gateway, principal_of(request), run_id, cursor, stage_id=stage_id, view=view, headers={**news, **(headers or {})},
+        gateway, principal_of(request), run_id, cursor, stage_id=stage_id, view=view, headers=stream_headers,
         stages_begun=head.stage_ids if head else (),
     )  # fmt: skip
 
 
-async def _read_begun(request: Request, run_id: str) -> list[StoredEvent]:
-    """The first event of each stage so far."""
+async def _read_first_events(request: Request, run_id: str) -> list[StoredEvent]:
+    """Reads the first event of each stage that has started."""
     redis = gateway_of(request).redis
     with storage_errors():
         head = await log_reader.read_head(redis, run_id, principal_of(request).tenant)
@@ -96,13 +105,12 @@ async def _read_begun(request: Request, run_id: str) -> list[StoredEvent]:
 
 
 async def _read_head(request: Request, run_id: str) -> Head | None:
-    """Where the log ends; None while Redis is away."""
+    """Reads where the log ends; None while Redis is unavailable."""
     try:
         with storage_errors():
             return await log_reader.read_head(gateway_of(request).hub.line, run_id, principal_of(request).tenant)
     except StorageUnavailable:
-        # A passing trouble answers 200 and waits: any other status would end the
-        # browser's EventSource for good.
+        # Open the stream and wait there: any status but 200 would end the browser's EventSource for good.
         return None
 
 
@@ -116,7 +124,7 @@ async def _answer_page(
         )
     events: Iterable[StoredEvent] = page.events
     if chunks == "full":
-        events = FullChunksView(view_of(stage_id), await _read_begun(request, run_id)).of_events(events)
+        events = FullChunksView(view_of(stage_id), await _read_first_events(request, run_id)).of_events(events)
     return Response(_encode_page(page, events), media_type=JSON)
 
 
@@ -128,10 +136,44 @@ def _encode_page(page: Page, events: Iterable[StoredEvent]) -> bytes:
                 {"id": event.id.decode(), "event": event.event.decode(), "data": orjson.Fragment(event.data)}
                 for event in events
             ],
-            # Not the last event's: a stage's page may be empty and yet not the last.
+            # Not the id of the last event: a page of a stage may be empty without being the last one.
             "last_event_id": str(page.position),
             "has_more": not page.is_last,
             "is_ended": page.is_last and page.is_ended,
             **({"gap": gap} if gap else {}),
         }
     )
+
+
+NOTHING_LEFT: Final = ResponseSpec("The run has ended and the cursor is at its last event. Do not reconnect.")
+# OpenAPI 3.1 cannot describe the events of a stream; /schema/events.json does.
+STREAM_SCHEMA: Final[dict[str, Any]] = {}
+STREAM_HEADERS: Final = {
+    "X-Last-Event-Id": "Streams only: the id of the log's last event when the stream opened. Events up to it are history.",
+    "X-Ping-S": "Streams only: the stream sends something, if only a comment, at least this often, in seconds.",
+}
+_RESPONSES: Final = {
+    200: ResponseSpec(
+        "The events after the cursor: an event stream, or a page of events as JSON.",
+        {EVENT_STREAM: STREAM_SCHEMA, JSON: EventPage},
+        STREAM_HEADERS,
+    ),
+    204: NOTHING_LEFT,
+}
+_PARAMETERS: Final = (
+    *STREAM_PARAMETERS,
+    limit_parameter("The maximum number of events in a JSON page.", PAGE_LIMIT_DEFAULT, PAGE_LIMIT_MAX),
+)
+
+ENDPOINTS: Final = (
+    Endpoint(
+        "GET", "/runs/{run_id}/events", stream_run, needs(Scope.RUNS_READ, takes_ticket=True),
+        _RESPONSES, [RUN_ID, *_PARAMETERS],
+        errors=[BadCursor, RunNotFound, InvalidRequest, StorageUnavailable], is_stream=True,
+    ),
+    Endpoint(
+        "GET", "/runs/{run_id}/stages/{stage_id}/events", stream_stage, needs(Scope.RUNS_READ, takes_ticket=True),
+        _RESPONSES, [RUN_ID, STAGE_ID, *_PARAMETERS],
+        errors=[BadCursor, RunNotFound, StageNotFound, InvalidRequest, StorageUnavailable], is_stream=True,
+    ),
+)  # fmt: skip

@@ -1,36 +1,39 @@
-"""One URL with all its methods, so that 405 and OPTIONS can name every one of them."""
+"""Routes from endpoints: one route for each path, with all of its methods, so that 405 and OPTIONS list them all."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, request_response
 from starlette.types import Receive, Scope, Send
 
-from stagebus.gateway.api.guard import Guarded
+from stagebus.gateway.api.endpoint import Endpoint
 
 NOT_FOUND: Final = 404
 METHOD_NOT_ALLOWED: Final = 405
+_COMPRESSED: Final = (Middleware(GZipMiddleware),)
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class MethodRouter:
-    """An ASGI app that hands a request to its method's handler; HEAD is answered as GET is."""
+    """ASGI app that dispatches a request by its method. HEAD is handled like GET."""
 
-    def __init__(self, **handlers: Guarded) -> None:
-        """`handlers` are named by their methods: `GET=list_runs, POST=create_run`."""
-        if "GET" in handlers:
-            handlers.setdefault("HEAD", handlers["GET"])
-        self.handlers = handlers
-        self.methods = sorted([*handlers, "OPTIONS"])
-        self._apps = {method: request_response(handler) for method, handler in handlers.items()}
-        self._allow = {"Allow": ", ".join(self.methods)}
+    def __init__(self, endpoints: Sequence[Endpoint]) -> None:
+        """Takes all endpoints of one path."""
+        self.endpoints = endpoints
+        self.by_method = {one.method: one for one in endpoints}
+        if "GET" in self.by_method:
+            self.by_method["HEAD"] = self.by_method["GET"]
+        self._apps = {method: request_response(one.guard) for method, one in self.by_method.items()}
+        self._allow = {"Allow": ", ".join(sorted([*self.by_method, "OPTIONS"]))}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        # A route's pattern ends before a last line feed: /metrics%0a would be /metrics, which a proxy did not see.
+        """Handles one request."""
+        # The pattern of a route ignores a final line feed: /metrics%0a would reach /metrics past a proxy that blocks it.
         if _CONTROL.search(scope["path"]):
             raise HTTPException(NOT_FOUND)
         app = self._apps.get(scope["method"])
@@ -42,11 +45,28 @@ class MethodRouter:
             raise HTTPException(METHOD_NOT_ALLOWED, headers=self._allow)
 
 
-def guards(routes: Iterable[BaseRoute]) -> tuple[tuple[str, str, Guarded], ...]:
-    """What stands before each method of each path."""
+def build_routes(endpoints: Iterable[Endpoint]) -> tuple[BaseRoute, ...]:
+    """Returns one route for each path, in the order of the first endpoint of each."""
+    by_path: dict[str, list[Endpoint]] = {}
+    for one in endpoints:
+        by_path.setdefault(one.path, []).append(one)
     return tuple(
-        (route.path_format, method, handler)
+        Route(path, MethodRouter(those), middleware=_COMPRESSED if any(one.is_compressed for one in those) else None)
+        for path, those in by_path.items()
+    )
+
+
+def endpoints_of(routes: Iterable[BaseRoute]) -> tuple[Endpoint, ...]:
+    """Returns the endpoints behind an app's routes."""
+    return tuple(
+        one
         for route in routes
         if isinstance(route, Route) and isinstance(route.endpoint, MethodRouter)
-        for method, handler in route.endpoint.handlers.items()
+        for one in route.endpoint.endpoints
     )
+
+
+def endpoint_of(scope: Scope) -> Endpoint | None:
+    """Returns the endpoint that a request was routed to; None if no route or no method matched."""
+    router = scope.get("endpoint")
+    return router.by_method.get(scope["method"]) if isinstance(router, MethodRouter) else None

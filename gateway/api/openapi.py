@@ -1,4 +1,4 @@
-"""The HTTP API as OpenAPI 3.1, made from the same models that read requests and write answers.
+"""Builds the OpenAPI 3.1 document from the endpoints and from the models that parse requests and render responses.
 
 Spec: https://spec.openapis.org/oas/v3.1.1.html
 """
@@ -11,10 +11,10 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from stagebus.gateway.api.endpoint import BodySchema, Endpoint, ErrorFormat, ParameterSpec, ResponseSpec
 from stagebus.gateway.api.guard import Guarded
-from stagebus.gateway.api.operations import JSON, OPERATIONS, Operation, Parameter, Reply
-from stagebus.gateway.api.problems import MEDIA_TYPE as PROBLEM
-from stagebus.gateway.api.schemas.answers import Problem
+from stagebus.gateway.api.problems import PROBLEM_DETAILS
+from stagebus.gateway.api.responses import JSON
 from stagebus.gateway.auth.sessions import COOKIE, SECURE_COOKIE
 from stagebus.gateway.auth.tickets import PARAMETER
 from stagebus.shared.access_errors import Forbidden, RateLimited, Unauthenticated
@@ -26,130 +26,138 @@ SECURITY_SCHEMES: Final = {
     "bearer": {
         "type": "http",
         "scheme": "bearer",
-        "description": "an API key, `sbk_…`, from `stagebus keys create`; or a JWT of the issuer that the operator set",
+        "description": "An API key, `sbk_…`, from `stagebus keys create`, or a JWT from the configured issuer.",
     },
     "session": {
         "type": "apiKey",
         "in": "cookie",
         "name": SECURE_COOKIE,
-        "description": f"from POST /session, for pages of this origin; without TLS it is called `{COOKIE}`",
+        "description": f"From `POST /session`, for pages of this origin. Without TLS the cookie's name is `{COOKIE}`.",
     },
     "ticket": {
         "type": "apiKey",
         "in": "query",
         "name": PARAMETER,
-        "description": "from POST /runs/{run_id}/ticket, for that run alone",
+        "description": "From `POST /runs/{run_id}/ticket`, valid for that run only.",
     },
 }
-# What every guarded operation may answer.
-REFUSALS: Final = (Unauthenticated, Forbidden, RateLimited)
+# Errors of every guarded operation.
+GUARD_ERRORS: Final = (Unauthenticated, Forbidden, RateLimited)
 
 _REF: Final = "#/components/schemas/{model}"
 
 
-@cache
-def document(guards: tuple[tuple[str, str, Guarded], ...], *, is_open: bool) -> Json:
-    """The whole document.
+def build_document(endpoints: tuple[Endpoint, ...], *, is_open: bool, root_path: str = "") -> Json:
+    """Returns the whole document.
 
     Args:
-        guards: who may call what, by path and method, as the app's routes have it.
-        is_open: whether this gateway asks nobody who he is.
+        is_open: the gateway requires no authentication.
+        root_path: the prefix below which clients reach the gateway.
     """
-    guard_of = {(path, method.lower()): guard for path, method, guard in guards}
+    return {**_build_at_root(endpoints, is_open=is_open), "servers": [{"url": root_path or "/"}]}
+
+
+@cache
+def _build_at_root(endpoints: tuple[Endpoint, ...], *, is_open: bool) -> Json:
+    documented = [endpoint for endpoint in endpoints if endpoint.is_documented]
     paths: Json = {}
-    for operation in OPERATIONS:
-        guard = guard_of[operation.path, operation.method]
-        paths.setdefault(operation.path, {})[operation.method] = _operation(operation, guard, is_open=is_open)
+    for endpoint in documented:
+        methods = paths.setdefault(endpoint.path_template, {})
+        methods[endpoint.method.lower()] = _operation(endpoint, is_open=is_open)
     return {
         "openapi": "3.1.1",
         "info": {
             "title": "Stagebus",
             "version": version("stagebus"),
-            "description": "Durable background runs of LLM toolchains, streamed to clients that can always resume.",
+            "description": "Runs LLM toolchains as durable background jobs and streams their events to clients that "
+            "can resume at any time.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "servers": [{"url": "/"}],
         "paths": paths,
-        "components": {"schemas": _schemas(OPERATIONS), "securitySchemes": SECURITY_SCHEMES},
+        "components": {"schemas": _schemas(documented), "securitySchemes": SECURITY_SCHEMES},
     }
 
 
-def _operation(operation: Operation, guard: Guarded, *, is_open: bool) -> Json:
-    entry: Json = {
-        "operationId": operation.name,
-        "summary": operation.summary,
-        "parameters": [_parameter(parameter) for parameter in operation.parameters],
+def _operation(endpoint: Endpoint, *, is_open: bool) -> Json:
+    errors_format = endpoint.error_format or PROBLEM_DETAILS
+    operation: Json = {
+        "operationId": endpoint.name,
+        "summary": endpoint.summary,
+        **({"description": endpoint.description} if endpoint.description else {}),
+        "parameters": [_parameter(parameter) for parameter in endpoint.parameters],
         "responses": {
-            **{str(status): _reply(reply) for status, reply in operation.replies.items()},
-            **_problems([*operation.errors, *(() if guard.is_public else REFUSALS)]),
-            "default": _problem("Any other error."),
+            **{str(status): _response(response) for status, response in endpoint.responses.items()},
+            **_errors([*endpoint.errors, *(() if endpoint.guard.is_public else GUARD_ERRORS)], errors_format),
+            "default": _error("Any other error.", errors_format),
         },
-        "security": _security(guard, is_open=is_open),
+        "security": _security(endpoint.guard, is_open=is_open),
     }
-    if operation.body is not None:
-        entry["requestBody"] = {
-            "required": not operation.is_body_optional,
-            "content": {JSON: {"schema": _schema(operation.body)}},
+    if endpoint.body is not None:
+        operation["requestBody"] = {
+            "required": not endpoint.is_body_optional,
+            "content": {JSON: {"schema": _schema(endpoint.body)}},
         }
-    return entry
+    return operation
 
 
 def _security(guard: Guarded, *, is_open: bool) -> list[Json]:
-    """The ways in, each good enough alone; none at all is one where everybody is let in."""
+    """Returns the alternatives for authentication; an empty one means that none is required."""
     if guard.is_public:
         return []
-    roles = [] if guard.scope is None else [guard.scope.value]
+    scopes = [] if guard.scope is None else [guard.scope.value]
     names = ["bearer", "session", *(["ticket"] if guard.takes_ticket else [])]
-    ways: list[Json] = [{name: roles} for name in names]
-    return [{}, *ways] if is_open else ways
+    alternatives: list[Json] = [{name: scopes} for name in names]
+    return [{}, *alternatives] if is_open else alternatives
 
 
-def _parameter(parameter: Parameter) -> Json:
+def _parameter(parameter: ParameterSpec) -> Json:
     return {
         "name": parameter.name,
-        "in": parameter.where,
-        "required": parameter.where == "path",
+        "in": parameter.location,
+        "required": parameter.location == "path",
         "description": parameter.description,
         "schema": parameter.schema,
     }
 
 
-def _reply(reply: Reply) -> Json:
-    entry: Json = {"description": reply.description}
-    if reply.contents:
-        entry["content"] = {media_type: {"schema": _schema(what)} for media_type, what in reply.contents.items()}
-    if reply.headers:
+def _response(response: ResponseSpec) -> Json:
+    entry: Json = {"description": response.description}
+    if response.content:
+        entry["content"] = {media_type: {"schema": _schema(body)} for media_type, body in response.content.items()}
+    if response.headers:
         entry["headers"] = {
             name: {"description": description, "schema": {"type": "string"}}
-            for name, description in reply.headers.items()
+            for name, description in response.headers.items()
         }
     return entry
 
 
-def _problems(errors: Sequence[type[StagebusError]]) -> Json:
-    """Errors by status: several may share one, and their codes tell them apart."""
+def _errors(errors: Sequence[type[StagebusError]], error_format: ErrorFormat) -> Json:
+    """Returns the error responses by status. Errors with the same status differ in their codes."""
     codes: dict[int, list[str]] = {}
     for error in errors:
         codes.setdefault(error.status_hint, []).append(f"`{error.code}`")
-    return {str(status): _problem(" or ".join(names)) for status, names in sorted(codes.items())}
+    return {str(status): _error(" or ".join(names), error_format) for status, names in sorted(codes.items())}
 
 
-def _problem(description: str) -> Json:
-    return {"description": description, "content": {PROBLEM: {"schema": _schema(Problem)}}}
+def _error(description: str, error_format: ErrorFormat) -> Json:
+    content = {error_format.media_type: {"schema": _schema(error_format.model)}}
+    return {"description": description, "content": content}
 
 
-def _schema(what: type[BaseModel] | Mapping[str, Any]) -> Mapping[str, Any]:
-    return {"$ref": _REF.format(model=what.__name__)} if isinstance(what, type) else what
+def _schema(body: BodySchema) -> Mapping[str, Any]:
+    return {"$ref": _REF.format(model=body.__name__)} if isinstance(body, type) else body
 
 
-def _schemas(operations: Iterable[Operation]) -> Json:
-    """Every model that the operations name, with those inside of it."""
-    models: dict[type[BaseModel], Literal["validation", "serialization"]] = {Problem: "serialization"}
-    for operation in operations:
-        if operation.body is not None:
-            models[operation.body] = "validation"
-        for reply in operation.replies.values():
-            models |= {what: "serialization" for what in reply.contents.values() if isinstance(what, type)}
+def _schemas(endpoints: Iterable[Endpoint]) -> Json:
+    """Returns the schema of every model that the endpoints use, and of the models inside them."""
+    models: dict[type[BaseModel], Literal["validation", "serialization"]] = {}
+    for endpoint in endpoints:
+        models[(endpoint.error_format or PROBLEM_DETAILS).model] = "serialization"
+        if endpoint.body is not None:
+            models[endpoint.body] = "validation"
+        for response in endpoint.responses.values():
+            models |= {body: "serialization" for body in response.content.values() if isinstance(body, type)}
     _, schemas = models_json_schema(list(models.items()), ref_template=_REF)
     definitions: Json = schemas["$defs"]
     return definitions

@@ -1,156 +1,233 @@
-"""Parameters out of a request's query and headers."""
+"""Request parameters: each one's description for the OpenAPI document, and the function that reads it."""
 
 import re
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from starlette.requests import Request
 
+from stagebus.gateway.api.endpoint import ParameterSpec
+from stagebus.gateway.api.responses import EVENT_STREAM, JSON
 from stagebus.gateway.api.schemas.create_run import METADATA_KEY_MAX_CHARS, METADATA_MAX, METADATA_VALUE_MAX_CHARS
 from stagebus.gateway.api.schemas.validation import invalid_fields
-from stagebus.gateway.auth.tickets import ID_PATTERN as TICKET_ID
+from stagebus.gateway.auth.tickets import ID_PATTERN as TICKET_ID_PATTERN
 from stagebus.shared.domain import ids
-from stagebus.shared.domain.cursor import EventId, parse_cursor
-from stagebus.shared.domain.runs import RunStatus
+from stagebus.shared.domain.cursor import CURSOR_PATTERN, EventId, parse_cursor
+from stagebus.shared.domain.runs import STAGE_IDS, RunStatus
 from stagebus.shared.errors import BadIdempotencyKey, InvalidRequest
 from stagebus.shared.store.run_list import RunFilter
 
-IDEMPOTENCY_KEY_PATTERN: Final = r"[\x21-\x7e]{1,255}"
 CHUNKS: Final = ["lean", "full"]
 FILTERS: Final = ("status", "model", "q")
 METADATA: Final = "metadata"
 METADATA_PREFIX: Final = "metadata."
 SEARCH_MAX_CHARS: Final = 200
-STATUSES_PATTERN: Final = "({0})(,({0}))*".format("|".join(RunStatus))
-# A name, or those of two stages as a run's `model` has them.
-MODEL_PATTERN: Final = r"[\x21-\x7e]{1,422}"
-_STATUSES: Final = re.compile(STATUSES_PATTERN)
-_MODEL: Final = re.compile(MODEL_PATTERN)
-_IDEMPOTENCY_KEY: Final = re.compile(IDEMPOTENCY_KEY_PATTERN)
+_IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
+_STATUSES: Final = re.compile("({0})(,({0}))*".format("|".join(RunStatus)))
+# One model's name, or the names of two stages in the format of a run's `model`.
+_MODEL: Final = re.compile(r"[\x21-\x7e]{1,422}")
+
+_TEXT: Final = {"type": "string"}
+_CURSOR: Final = {"type": "string", "pattern": CURSOR_PATTERN, "examples": ["5204-118", "0", "-1"]}
 
 
-def read_limit(request: Request, default: int, limit_max: int) -> int:
-    """How many at the most.
+def _matching(pattern: str) -> dict[str, Any]:
+    return {"type": "string", "pattern": f"^{pattern}$"}
+
+
+# --- in the path -------------------------------------------------------------
+
+RUN_ID: Final = ParameterSpec("run_id", "path", "The run's id, a ULID.", _matching(ids.PATTERN))
+STAGE_ID: Final = ParameterSpec(
+    "stage_id",
+    "path",
+    "The stage's id. Later rounds have a number, such as `extraction.2` and `tools.2`.",
+    {"type": "string", "enum": sorted(STAGE_IDS)},
+)
+CALL_ID: Final = ParameterSpec("call_id", "path", "The call's id, as in the run's `pending_approvals`.", _TEXT)
+TICKET_ID: Final = ParameterSpec("ticket_id", "path", "The ticket's `id`.", _matching(TICKET_ID_PATTERN))
+PROBLEM_CODE: Final = ParameterSpec("code", "path", "The problem's `code`.", _TEXT)
+
+
+def read_ticket_id(request: Request) -> str:
+    """Returns the ticket id in the path.
 
     Raises:
-        InvalidRequest: no number from 1 to `limit_max`.
+        InvalidRequest: it is not a ticket id.
     """
-    text = request.query_params.get("limit", str(default))
-    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(limit_max)) and 1 <= int(text) <= limit_max):
-        raise _invalid("limit", f"a number from 1 to {limit_max}")
-    return int(text)
+    ticket_id: str = request.path_params["ticket_id"]
+    if not re.fullmatch(TICKET_ID_PATTERN, ticket_id):
+        raise _invalid("ticket_id", "must be the `id` of a ticket")
+    return ticket_id
+
+
+# --- event streams -----------------------------------------------------------
+
+STREAM_PARAMETERS: Final = (
+    ParameterSpec(
+        "Last-Event-ID", "header", "The id of the last event received. Takes precedence over `last_event_id`.", _CURSOR
+    ),
+    ParameterSpec(
+        "last_event_id", "query", "The same as the header, for clients that cannot set headers, such as a reloaded page.",
+        _CURSOR,
+    ),
+    ParameterSpec(
+        "chunks", "query", "`full` sends whole chat completion chunks instead of lean ones.", {"enum": CHUNKS}
+    ),
+)  # fmt: skip
 
 
 def read_cursor(request: Request) -> EventId:
-    """Where the client stands in the run's log.
+    """Returns the id of the last event that the client has received.
 
     Raises:
-        BadCursor: what it says is no event id.
+        BadCursor: it is not an event id.
     """
     cursor = parse_cursor(request.query_params.get("last_event_id"))
     if seen := request.headers.get("last-event-id"):
-        cursor = parse_cursor(seen)  # it wins: an EventSource repeats the URL that it was made with
+        cursor = parse_cursor(seen)  # it is newer: a reconnecting EventSource repeats its original URL
     return cursor
 
 
 def read_chunks(request: Request) -> str:
-    """Whether chunks are asked for as they are stored, or whole.
+    """Returns the requested format of completion chunks: `lean`, as they are stored, or `full`.
 
     Raises:
-        InvalidRequest: another word.
+        InvalidRequest: it is another word.
     """
     chunks = request.query_params.get("chunks", CHUNKS[0])
     if chunks not in CHUNKS:
-        raise _invalid("chunks", " or ".join(CHUNKS))
+        raise _invalid("chunks", f"must be {' or '.join(CHUNKS)}")
     return chunks
 
 
-def read_before(request: Request) -> str | None:
-    """The run that a page of runs comes after.
+def wants_stream(request: Request) -> bool:
+    """Returns whether an events URL answers with a stream. It does unless the client accepts only JSON."""
+    return accepts(request, EVENT_STREAM) or not accepts(request, JSON)
+
+
+def accepts(request: Request, media_type: str) -> bool:
+    """Returns whether the `Accept` header names the media type; wildcards do not count."""
+    ranges = request.headers.get("accept", "").split(",")
+    return media_type in (one.partition(";")[0].strip().lower() for one in ranges)
+
+
+# --- pages and lists ---------------------------------------------------------
+
+BEFORE: Final = ParameterSpec("before", "query", "The `next` of the previous page.", RUN_ID.schema)
+FILTER_PARAMETERS: Final = (
+    ParameterSpec(
+        "status", "query", "Only runs in one of these states, such as `queued,running`.", _matching(_STATUSES.pattern)
+    ),
+    ParameterSpec("model", "query", "Only runs that use this model in at least one stage.", _matching(_MODEL.pattern)),
+    ParameterSpec(
+        "q",
+        "query",
+        "Only runs whose id starts with this text, or whose `prompt` or a `metadata` value contains it. "
+        "Case-insensitive.",
+        {"type": "string", "minLength": 1, "maxLength": SEARCH_MAX_CHARS},
+    ),
+    ParameterSpec(
+        f"{METADATA_PREFIX}<key>",
+        "query",
+        "Only runs with this metadata value, such as `metadata.user=42`.",
+        {"type": "string", "maxLength": METADATA_VALUE_MAX_CHARS},
+    ),
+)
+
+
+def limit_parameter(description: str, default: int, limit_max: int) -> ParameterSpec:
+    """Describes the parameter that `read_limit` reads."""
+    schema = {"type": "integer", "minimum": 1, "maximum": limit_max, "default": default}
+    return ParameterSpec("limit", "query", description, schema)
+
+
+def read_limit(request: Request, default: int, limit_max: int) -> int:
+    """Returns the maximum number of items in the response.
 
     Raises:
-        InvalidRequest: no run id.
+        InvalidRequest: it is not a number from 1 to `limit_max`.
+    """
+    text = request.query_params.get("limit", str(default))
+    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(limit_max)) and 1 <= int(text) <= limit_max):
+        raise _invalid("limit", f"must be a number from 1 to {limit_max}")
+    return int(text)
+
+
+def read_before(request: Request) -> str | None:
+    """Returns the id of the run after which a page of runs starts.
+
+    Raises:
+        InvalidRequest: it is not a run id.
     """
     before = request.query_params.get("before")
     if before is not None and not ids.is_run_id(before):
-        raise _invalid("before", "a run's id, such as the `next` of the page before")
+        raise _invalid("before", "must be a run id, such as the `next` of the previous page")
     return before
 
 
 def read_run_filter(request: Request) -> RunFilter:
-    """Which runs of a list are wanted.
+    """Returns the filter of a list of runs.
 
     Raises:
-        InvalidRequest: a filter cannot be one; each such is named.
+        InvalidRequest: at least one filter is invalid; the error names each of them.
     """
     params = request.query_params
-    asked = {name: params.getlist(name) for name in params if name in FILTERS or name.startswith(METADATA)}
-    wrong = [(name, fault) for name, values in asked.items() if (fault := _find_fault(name, values))]
-    metadata = {name.removeprefix(METADATA_PREFIX): values[0] for name, values in asked.items() if name not in FILTERS}
+    given = {name: params.getlist(name) for name in params if name in FILTERS or name.startswith(METADATA)}
+    faults = [(name, fault) for name, values in given.items() if (fault := _find_fault(name, values))]
+    metadata = {name.removeprefix(METADATA_PREFIX): values[0] for name, values in given.items() if name not in FILTERS}
     if len(metadata) > METADATA_MAX:
-        wrong.append((METADATA, f"at most {METADATA_MAX} of them"))
-    if wrong:
-        raise invalid_fields([(name[: METADATA_KEY_MAX_CHARS + len(METADATA_PREFIX)], fault) for name, fault in wrong])
+        faults.append((METADATA, f"at most {METADATA_MAX} keys"))
+    if faults:
+        raise invalid_fields([(name[: METADATA_KEY_MAX_CHARS + len(METADATA_PREFIX)], fault) for name, fault in faults])
     status, model, text = (params.get(name, "") for name in FILTERS)
     return RunFilter(frozenset(RunStatus(word) for word in status.split(",") if word), model, text, metadata)
 
 
 def _find_fault(name: str, values: Sequence[str]) -> str:
-    """What is wrong with a filter, in words; empty where nothing is."""
+    """Returns what is wrong with a filter; empty if it is valid."""
     value, key = values[0], name.removeprefix(METADATA_PREFIX)
     if len(values) > 1:
-        return "stands twice"
+        return "given more than once"
     match name:
         case "status":
-            is_fit, words = (
-                bool(_STATUSES.fullmatch(value)),
-                f"one or more of {', '.join(RunStatus)}, with commas between them",
-            )
+            is_valid = bool(_STATUSES.fullmatch(value))
+            fault = f"must be a comma-separated list of {', '.join(RunStatus)}"
         case "model":
-            is_fit, words = bool(_MODEL.fullmatch(value)), "a model's name"
+            is_valid, fault = bool(_MODEL.fullmatch(value)), "must be a model's name"
         case "q":
-            is_fit, words = 1 <= len(value) <= SEARCH_MAX_CHARS, f"1 to {SEARCH_MAX_CHARS} characters"
+            is_valid, fault = 1 <= len(value) <= SEARCH_MAX_CHARS, f"must be 1 to {SEARCH_MAX_CHARS} characters long"
         case _ if not name.startswith(METADATA_PREFIX) or not 1 <= len(key) <= METADATA_KEY_MAX_CHARS:
-            is_fit, words = False, f"{METADATA_PREFIX}<key>, the key of 1 to {METADATA_KEY_MAX_CHARS} characters"
+            is_valid, fault = (
+                False,
+                f"must be {METADATA_PREFIX}<key> with a key of 1 to {METADATA_KEY_MAX_CHARS} characters",
+            )
         case _:
-            is_fit = len(value) <= METADATA_VALUE_MAX_CHARS
-            words = f"at most {METADATA_VALUE_MAX_CHARS} characters"
-    return "" if is_fit else words
+            is_valid = len(value) <= METADATA_VALUE_MAX_CHARS
+            fault = f"must be at most {METADATA_VALUE_MAX_CHARS} characters long"
+    return "" if is_valid else fault
 
 
-def read_ticket_id(request: Request) -> str:
-    """The ticket that the path names.
+# --- creation ----------------------------------------------------------------
 
-    Raises:
-        InvalidRequest: no ticket is called so.
-    """
-    ticket_id: str = request.path_params["ticket_id"]
-    if not re.fullmatch(TICKET_ID, ticket_id):
-        raise _invalid("ticket_id", "the `id` that came with the ticket")
-    return ticket_id
+IDEMPOTENCY_KEY: Final = ParameterSpec(
+    "Idempotency-Key",
+    "header",
+    "A second request with the same key and body returns the run of the first one.",
+    _matching(_IDEMPOTENCY_KEY.pattern),
+)
 
 
 def read_idempotency_key(request: Request) -> str | None:
-    """The name that a client gave to its creation.
+    """Returns the `Idempotency-Key` header, if any.
 
     Raises:
-        BadIdempotencyKey: not 1 to 255 visible ASCII characters.
+        BadIdempotencyKey: it is not 1 to 255 visible ASCII characters.
     """
     key = request.headers.get("idempotency-key")
     if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
         raise BadIdempotencyKey
     return key
-
-
-def wants_stream(request: Request) -> bool:
-    """Whether the client of an events URL gets a stream; those who take JSON alone get pages."""
-    return accepts(request, "text/event-stream") or not accepts(request, "application/json")
-
-
-def accepts(request: Request, media_type: str) -> bool:
-    """Whether the client names the media type among those that it takes."""
-    ranges = request.headers.get("accept", "").split(",")
-    return media_type in (one.partition(";")[0].strip().lower() for one in ranges)
 
 
 def _invalid(field: str, message: str) -> InvalidRequest:

@@ -1,4 +1,4 @@
-"""Errors as answers: problem details with a stable `type` and a `detail` that says what to do.
+"""Renders errors as problem details, with a stable `type` and a `detail` that says what to do.
 
     HTTP/1.1 404 Not Found
     content-type: application/problem+json
@@ -6,8 +6,8 @@
     {"type": "/problems/run_not_found", "title": "Run not found", "status": 404, "code": "run_not_found",
      "detail": "there is no run '01J…': it never existed, or its retention time is over", "errors": []}
 
-Redis's errors become ours here, once for all handlers. What a plain HTTP status says all
-about has the type `about:blank`.
+Redis errors are translated here, for all handlers. An error that its HTTP status fully describes has the type
+`about:blank`. An endpoint may declare another format for its errors: `Endpoint.error_format`.
 Spec: https://www.rfc-editor.org/rfc/rfc9457
 """
 
@@ -23,10 +23,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ExceptionHandler
 
-from stagebus.gateway.api import routes
+from stagebus.gateway.api.endpoint import ErrorFormat
+from stagebus.gateway.api.method_router import endpoint_of
 from stagebus.gateway.api.params import wants_stream
-from stagebus.gateway.api.responses import answer
+from stagebus.gateway.api.responses import json_response
 from stagebus.gateway.api.schemas.answers import FieldError, Problem, ProblemType
+from stagebus.gateway.api.urls import Urls, urls_of
 from stagebus.gateway.context import gateway_of
 from stagebus.gateway.streaming.response import ask_again
 from stagebus.shared.access_errors import Forbidden, OverLimit, Unauthenticated
@@ -40,25 +42,28 @@ RETRY_AFTER_S: Final = 2
 # Spec: https://www.rfc-editor.org/rfc/rfc6750#section-3
 CHALLENGE: Final = 'Bearer realm="stagebus"'
 
-# nginx's word for a client that went away before its answer: only the access log sees it.
+# nginx's status for a client that disconnected before the response; only the access log shows it.
 CLIENT_CLOSED_REQUEST: Final = 499
 
 
-def answer_error(exc: StagebusError) -> Response:
-    """What the gateway says when nothing nearer handles the error."""
+def render_problem(request: Request, exc: StagebusError) -> Response:
+    """Renders an error as problem details."""
     problem = Problem(
-        type=routes.problem_url(exc.code),
+        type=urls_of(request).problem(exc.code),
         title=exc.title,
         status=exc.status_hint,
         detail=str(exc),
         code=exc.code,
         errors=[FieldError(**error) for error in exc.errors] if isinstance(exc, InvalidRequest) else [],
     )
-    return _answer(problem, _headers(exc))
+    return _problem_response(problem, _headers(exc))
+
+
+PROBLEM_DETAILS: Final = ErrorFormat(MEDIA_TYPE, Problem, render_problem)
 
 
 def _headers(exc: StagebusError) -> Mapping[str, str] | None:
-    """What an error says in a header, for clients that know no body of ours."""
+    """Returns the headers that tell generic HTTP clients what to do."""
     match exc:
         case Unauthenticated():
             return {"WWW-Authenticate": CHALLENGE + (', error="invalid_token"' if exc.is_bad_token else "")}
@@ -72,27 +77,36 @@ def _headers(exc: StagebusError) -> Mapping[str, str] | None:
             return None
 
 
-def answer_internal() -> Response:
-    """What a client sees of an unexpected error."""
-    return answer_error(StagebusError("an internal error; the gateway's log has its cause under this X-Request-ID"))
+def answer_error(request: Request, exc: StagebusError) -> Response:
+    """Renders an error in the format of the request's endpoint."""
+    endpoint = endpoint_of(request.scope)
+    error_format = (endpoint and endpoint.error_format) or PROBLEM_DETAILS
+    return error_format.render(request, exc)
+
+
+def answer_internal(request: Request) -> Response:
+    """Returns the response to an unexpected error; the client does not see its cause."""
+    message = "internal error; the gateway's log shows the cause under this X-Request-ID"
+    return answer_error(request, StagebusError(message))
 
 
 async def answer_cut_off(request: Request) -> Response:
-    """What a client sees of a request that a shutdown could not wait for."""
+    """Returns the response to a request that a shutdown cannot wait for."""
     return await _answer_stagebus(request, Draining())
 
 
 async def _answer_stagebus(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, StagebusError)
     if exc.retryable and _is_stream(request):
-        logger.warning("a stream has to be asked for again: %s", exc)
+        logger.warning("telling the client of a stream to reconnect: %s", exc)
         wait_ms = ceil(exc.retry_after_s * 1000) if isinstance(exc, OverLimit) else 0
         return ask_again(max(wait_ms, gateway_of(request).settings.sse_retry_ms))
-    return answer_error(exc)
+    return answer_error(request, exc)
 
 
 def _is_stream(request: Request) -> bool:
-    return getattr(request.scope.get("route"), "path", "") in routes.STREAMS and wants_stream(request)
+    endpoint = endpoint_of(request.scope)
+    return endpoint is not None and endpoint.is_stream and wants_stream(request)
 
 
 async def _answer_redis(request: Request, exc: Exception) -> Response:
@@ -104,7 +118,7 @@ async def _answer_redis(request: Request, exc: Exception) -> Response:
         return await _answer_stagebus(request, translated)
 
 
-async def _answer_http(_request: Request, exc: Exception) -> Response:
+async def _answer_http(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)
     status = HTTPStatus(exc.status_code)
     allowed = (exc.headers or {}).get("Allow")
@@ -112,34 +126,36 @@ async def _answer_http(_request: Request, exc: Exception) -> Response:
         type="about:blank",
         title=status.phrase,
         status=status,
-        detail=f"this URL takes {allowed}" if allowed else f"{status.description}; GET {routes.OPENAPI} tells more",
+        detail=f"this URL supports {allowed}"
+        if allowed
+        else f"{status.description}; see GET {urls_of(request).openapi()}",
         code=status.name.lower(),
     )
-    return _answer(problem, exc.headers)
+    return _problem_response(problem, exc.headers)
 
 
-async def _answer_nobody(_request: Request, _exc: Exception) -> Response:
+async def _answer_disconnected(_request: Request, _exc: Exception) -> Response:
     return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
-def _answer(problem: Problem, headers: Mapping[str, str] | None) -> Response:
-    return answer(problem, problem.status, headers, MEDIA_TYPE)
+def _problem_response(problem: Problem, headers: Mapping[str, str] | None) -> Response:
+    return json_response(problem, problem.status, headers, MEDIA_TYPE)
 
 
 HANDLERS: Final[Mapping[type[Exception], ExceptionHandler]] = {
     StagebusError: _answer_stagebus,
     RedisError: _answer_redis,
     HTTPException: _answer_http,
-    ClientDisconnect: _answer_nobody,
+    ClientDisconnect: _answer_disconnected,
 }
 
 
-def problem_types() -> Iterator[ProblemType]:
-    """Every error of ours that has a code of its own, for those who follow a problem's `type`."""
+def problem_types(urls: Urls) -> Iterator[ProblemType]:
+    """Yields every error with its own code, for clients that follow a problem's `type`."""
     for error in _family(StagebusError):
         if error is StagebusError or "code" in vars(error):
             yield ProblemType(
-                type=routes.problem_url(error.code),
+                type=urls.problem(error.code),
                 title=error.title,
                 status=error.status_hint,
                 code=error.code,

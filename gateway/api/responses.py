@@ -1,4 +1,4 @@
-"""Models as JSON responses."""
+"""JSON responses, and the media types of the API."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -7,10 +7,11 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 JSON: Final = "application/json"
+EVENT_STREAM: Final = "text/event-stream"
 
 
-def answer(
+def json_response(
     model: BaseModel, status_code: int = 200, headers: Mapping[str, str] | None = None, media_type: str = JSON
 ) -> Response:
-    """A response with the model as its body."""
+    """Returns a response with the model as its body."""
     return Response(model.model_dump_json(), status_code, headers, media_type)

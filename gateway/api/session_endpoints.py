@@ -1,95 +1,71 @@
-"""Ways in that are made of others: tickets out of keys, sessions out of keys, and who one is."""
+"""Browser sessions, and the caller's own identity."""
+
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from stagebus.gateway.api import routes
-from stagebus.gateway.api.body import read_json
+from stagebus.gateway.api.endpoint import Endpoint, ResponseSpec
 from stagebus.gateway.api.guard import needs, public
-from stagebus.gateway.api.params import read_ticket_id
-from stagebus.gateway.api.responses import answer
-from stagebus.gateway.api.schemas.answers import SessionView, TicketLinks, TicketView
-from stagebus.gateway.api.schemas.ticket_request import parse_ticket_request
+from stagebus.gateway.api.responses import json_response
+from stagebus.gateway.api.schemas.answers import SessionView
 from stagebus.gateway.auth.anonymous import ANYONE
 from stagebus.gateway.auth.csrf import is_cross_site
 from stagebus.gateway.auth.principal import principal_of
 from stagebus.gateway.context import gateway_of
 from stagebus.shared.access_errors import CrossSite, Unauthenticated
-from stagebus.shared.domain.tenants import Scope
-from stagebus.shared.log import log_reader
+from stagebus.shared.errors import StorageUnavailable
 from stagebus.shared.observability.audit import audit
-from stagebus.shared.storage.redis_client import storage_errors
 
 
-@needs(Scope.RUNS_READ)
-async def create_ticket(request: Request) -> Response:
-    """POST /runs/{run_id}/ticket: a ticket for whoever is to see this run, and nothing else.
-
-    Errors: bad_json 400, run_not_found 404, body_too_large 413, unsupported_media_type 415,
-    invalid_request 422.
-    """
-    gateway, principal, run_id = gateway_of(request), principal_of(request), request.path_params["run_id"]
-    body = await read_json(request, gateway.settings.body_max_bytes, is_optional=True)
-    asked = parse_ticket_request(body, gateway.settings)
-    with storage_errors():
-        await log_reader.read_head(gateway.redis, run_id, principal.tenant)
-    ticket = gateway.auth.tickets.issue(principal, run_id, asked.ttl_s)
-    audit(
-        "ticket.create", subject=principal.subject, tenant=principal.tenant, run=run_id, share=asked.share,
-        ttl_s=asked.ttl_s, ticket=ticket.ticket_id,
-    )  # fmt: skip
-    links = TicketLinks(**routes.ticket_links(run_id, ticket.text))
-    return answer(TicketView.of(ticket, links))
-
-
-@needs(Scope.RUNS_READ)
-async def revoke_ticket(request: Request) -> Response:
-    """DELETE /runs/{run_id}/ticket/{ticket_id}: take a ticket back; safe to repeat. Streams that it opened end.
-
-    Errors: run_not_found 404, too_many_revoked 409, invalid_request 422.
-    """
-    gateway, principal, run_id = gateway_of(request), principal_of(request), request.path_params["run_id"]
-    ticket_id = read_ticket_id(request)
-    await gateway.auth.revocations.revoke(run_id, principal.tenant, ticket_id)
-    audit("ticket.revoke", subject=principal.subject, tenant=principal.tenant, run=run_id, ticket=ticket_id)
-    gateway.auth.credential_monitor.end_ticket(run_id, ticket_id)
-    return Response(status_code=204)
-
-
-@needs(None)
 async def create_session(request: Request) -> Response:
-    """POST /session: let this browser's pages in with a cookie instead of the key.
+    """Start a browser session: exchange an API key for a cookie.
 
-    Errors: unauthenticated 401, cross_site 403.
+    For pages of this origin, so that they need not store the key. Scripts cannot read the cookie.
     """
     gateway, principal = gateway_of(request), principal_of(request)
     if is_cross_site(request):
         raise CrossSite
     if principal is ANYONE:
-        return answer(SessionView.of(principal))
+        return json_response(SessionView.of(principal))
     if "authorization" not in request.headers:
-        raise Unauthenticated("a session begins with a key: send it as `Authorization: Bearer …`", is_bad_token=False)
+        raise Unauthenticated("a session starts with a key: send it as `Authorization: Bearer …`", is_bad_token=False)
     session = gateway.auth.sessions.create(principal)
     audit("session.create", subject=principal.subject, tenant=principal.tenant)
-    response = answer(SessionView.of(session.holder))
+    response = json_response(SessionView.of(session.holder))
     gateway.auth.sessions.set_cookie(request, response, session)
     return response
 
 
-@public
-async def end_session(request: Request) -> Response:
-    """DELETE /session: have this browser forget its session.
+async def get_session(request: Request) -> Response:
+    """Get the caller's tenant, subject and scopes."""
+    return json_response(SessionView.of(principal_of(request)))
 
-    Errors: cross_site 403.
-    """
+
+async def end_session(request: Request) -> Response:
+    """End the browser session: delete its cookie."""
     if is_cross_site(request):
         raise CrossSite
     response = Response(status_code=204)
-    gateway_of(request).auth.sessions.delete_cookie(response)
+    gateway_of(request).auth.sessions.delete_cookie(request, response)
     return response
 
 
-@needs(None)
-async def get_session(request: Request) -> Response:
-    """GET /session: who one is here, and what one may do."""
-    return answer(SessionView.of(principal_of(request)))
+ENDPOINTS: Final = (
+    Endpoint(
+        "POST", "/session", create_session, needs(None),
+        {200: ResponseSpec.json("The session's principal.", SessionView, {"Set-Cookie": "The session."})},
+        errors=[CrossSite, StorageUnavailable],
+    ),
+    Endpoint(
+        "GET", "/session", get_session, needs(None),
+        {200: ResponseSpec.json("The current principal.", SessionView)},
+        errors=[StorageUnavailable],
+    ),
+    Endpoint(
+        # Public: a browser can drop the cookie of a session that has expired.
+        "DELETE", "/session", end_session, public,
+        {204: ResponseSpec("The session has ended.", headers={"Set-Cookie": "Deletes the session cookie."})},
+        errors=[CrossSite],
+    ),
+)  # fmt: skip

@@ -10,6 +10,7 @@ Spec: https://datatracker.ietf.org/doc/html/draft-ietf-httpbis-rfc6265bis
 
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,6 +23,9 @@ from stagebus.shared.domain.tenants import Scope
 COOKIE: Final = "stagebus"
 # Over TLS the prefix makes browsers refuse a cookie that was set by a sibling host or without TLS.
 SECURE_COOKIE: Final = f"__Host-{COOKIE}"
+# `__Host-` requires the path `/`. Below a prefix the cookie is limited to that prefix instead, so that a mounted
+# gateway's sessions are not sent to the rest of the site.
+SECURE_COOKIE_BELOW_PREFIX: Final = f"__Secure-{COOKIE}"
 
 
 class Session(NamedTuple):
@@ -50,25 +54,27 @@ class SessionCookies:
         """Sets the session's cookie."""
         is_secure = _is_secure(request)
         response.set_cookie(
-            SECURE_COOKIE if is_secure else COOKIE,
+            _secure_cookie(request) if is_secure else COOKIE,
             session.token,
             max_age=round((session.holder.expires_at or 0.0) - expiry(0)),
+            path=_cookie_path(request),
             secure=is_secure,
             httponly=True,
             samesite="lax",
         )
 
-    def delete_cookie(self, response: Response) -> None:
+    def delete_cookie(self, request: Request, response: Response) -> None:
         """Deletes the session's cookie, under both of its names."""
-        response.delete_cookie(SECURE_COOKIE, secure=True, httponly=True, samesite="lax")
-        response.delete_cookie(COOKIE, httponly=True, samesite="lax")
+        path = _cookie_path(request)
+        response.delete_cookie(_secure_cookie(request), path=path, secure=True, httponly=True, samesite="lax")
+        response.delete_cookie(COOKIE, path=path, httponly=True, samesite="lax")
 
     def verify(self, request: Request) -> Principal | None:
         """Returns the principal of the request's session, or None without a valid session.
 
         If the session depends on an API key, only `key_id` and `expires_at` are set: the key's record has the rest.
         """
-        token = request.cookies.get(SECURE_COOKIE) or request.cookies.get(COOKIE)
+        token = request.cookies.get(_secure_cookie(request)) or request.cookies.get(COOKIE)
         claims = self._signer.verify(token) if token else None
         if claims is None:
             return None
@@ -76,6 +82,14 @@ class SessionCookies:
         return Principal(
             claims.get("tenant", ""), claims.get("sub", ""), scopes, claims["key"], expires_at=float(claims["exp"])
         )
+
+
+def _cookie_path(request: Request) -> str:
+    return quote(request.scope.get("root_path", "").rstrip("/")) or "/"
+
+
+def _secure_cookie(request: Request) -> str:
+    return SECURE_COOKIE if _cookie_path(request) == "/" else SECURE_COOKIE_BELOW_PREFIX
 
 
 def _is_secure(request: Request) -> bool:

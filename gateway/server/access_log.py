@@ -6,7 +6,7 @@ from typing import Final
 
 from starlette.types import Scope
 
-from stagebus.gateway.api import routes
+from stagebus.gateway.api.method_router import endpoint_of
 from stagebus.gateway.gateway_metrics import Metrics
 from stagebus.shared.observability import trace
 from stagebus.shared.observability.logging import FIELDS
@@ -32,6 +32,7 @@ class AccessRecord:
 
     __slots__ = (
         "_fields",
+        "_is_probe",
         "_metrics",
         "_route",
         "_started",
@@ -55,6 +56,8 @@ class AccessRecord:
         principal = scope["state"].get("principal")
         self._metrics: Metrics = scope["app"].state.gateway.metrics
         self._route: str = scope["route"].path if "route" in scope else UNMATCHED
+        endpoint = endpoint_of(scope)
+        self._is_probe = endpoint is not None and endpoint.is_probe
         self._fields = (
             scope["method"],
             scope["path"][:PATH_SHOWN_CHARS],
@@ -74,7 +77,7 @@ class AccessRecord:
         self._metrics.requests.labels(label, self._route, self.status).inc()
         if not self.is_stream:
             self._metrics.request_seconds.labels(label, self._route).observe(duration_s)
-        is_probe = self._route in routes.PROBES and self.status < 400  # noqa: PLR2004 - the first error status
+        is_quiet = self._is_probe and self.status < 400  # noqa: PLR2004 - the first error status
         fields = {
             "method": label,
             "path": path,
@@ -84,7 +87,7 @@ class AccessRecord:
             "client": client,
             **dict(zip(("subject", "tenant"), who, strict=False)),
         }
-        logger.log(logging.DEBUG if is_probe else logging.INFO, "request", extra={FIELDS: fields})
+        logger.log(logging.DEBUG if is_quiet else logging.INFO, "request", extra={FIELDS: fields})
 
 
 def access_record_of(scope: Scope) -> AccessRecord:

@@ -61,7 +61,7 @@ class RequestMiddleware:
                 logger.exception("internal error")
                 if exchange.status:
                     raise  # the server cuts the connection, so that nobody takes half an answer for a whole one
-                await answer_internal()(scope, receive, send_seen)
+                await answer_internal(Request(scope, receive))(scope, receive, send_seen)
             finally:
                 exchange.learn(scope)
                 if not exchange.is_handed_over:

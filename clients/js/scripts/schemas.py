@@ -1,20 +1,19 @@
-"""What the gateway says of itself, as JSON on standard output: the types of `src/schema.ts` are made of it."""
+"""Prints the schemas of the API and of the events as JSON; `generate.mjs` turns them into `src/schema.ts`."""
 
 import sys
 
 import orjson
 
-from stagebus.gateway.api.method_router import guards
-from stagebus.gateway.api.openapi import document
-from stagebus.gateway.app import ROUTES
+from stagebus.gateway.api.endpoint_table import ENDPOINTS
+from stagebus.gateway.api.openapi import build_document
 from stagebus.shared.domain import events
 
 
 def main() -> None:
-    """Print the events' schema, the API's, and which events end a run."""
+    """Prints the events' schema, the API's component schemas, and the names of the events that end a run."""
     schemas = {
         "events": events.json_schema(),
-        "api": document(guards(ROUTES), is_open=False)["components"]["schemas"],
+        "api": build_document(ENDPOINTS, is_open=False)["components"]["schemas"],
         "terminal": sorted(events.TERMINAL_NAMES),
     }
     sys.stdout.buffer.write(orjson.dumps(schemas))

@@ -126,24 +126,26 @@ export interface NamedToolChoice {
 export interface ToolChoiceFunction {
   name: string;
 }
-/** The models that a run may name. */
+/** The models that a run may use. */
 export interface ModelList {
   models: ModelView[];
-  /** further names, where a * stands for anything */
+  /** Patterns of further names; `*` matches any text. */
   patterns: string[];
-  /** whether any other name goes to a provider as it is */
+  /** Whether a provider accepts any other name. */
   any_model: boolean;
 }
-/** A model that a run may name. */
+/** A model that a run may use. */
 export interface ModelView {
+  /** The name to use in a run. */
   id: string;
+  /** Used for runs that name no model. */
   is_default: boolean;
-  /** who serves it, as the operator calls them */
+  /** The provider's name in the configuration. */
   provider: string;
   abilities: Abilities;
-  /** what is asked in its place while it is down, in order */
+  /** The models that replace it while it is unavailable, in order. */
   fallbacks: string[];
-  /** the operator's; null where none is set */
+  /** The configured price; null if none is set. */
   price: ModelPrice | null;
 }
 /** The abilities of a model and the form of its requests. The defaults are those of OpenAI. */
@@ -169,66 +171,80 @@ export interface Abilities {
    */
   leave_out?: string[];
 }
-/** What a million tokens of a model cost. */
+/** The price of a million tokens of a model. */
 export interface ModelPrice {
+  /** Prompt tokens. */
   input: number;
+  /** Completion tokens. */
   output: number;
-  /** of those tokens of a prompt that the provider had at hand */
+  /** Prompt tokens that the provider read from its cache. */
   cached: number;
-  /** ISO 4217 */
+  /** ISO 4217 code. */
   currency: string;
 }
-/** An error, RFC 9457. */
+/** An error as problem details (RFC 9457). */
 export interface Problem {
-  /** stable; a URL that says more, or about:blank where the status says it all */
+  /** The URL of the problem type's explanation, or `about:blank` if the status says everything. */
   type: string;
+  /** The HTTP status. */
   status: number;
-  /** what to do */
+  /** What went wrong in this case, and what to do. */
   detail: string;
-  /** stable */
+  /** A stable code for programs. */
   code: string;
-  /** the fields that do not hold */
+  /** The invalid fields of the request. */
   errors?: FieldError[];
+  /** The problem type in a few words. */
   title: string;
 }
-/** What is wrong with one field. */
+/** An invalid field. */
 export interface FieldError {
-  /** its path, such as messages.0.content; empty for the whole body */
+  /** The field's path, such as `messages.0.content`; empty for the whole body. */
   field: string;
+  /** What is wrong with it. */
   message: string;
 }
-/** A run that exists: made, or asked to stop. */
+/** A run after it was created, cancelled or decided upon. */
 export interface RunAccepted {
+  /** A ULID. */
   id: string;
   status: RunStatus;
   created_at: string;
   links: RunLinks;
 }
-/** Where to go on from a run. */
+/** The URLs of a run. */
 export interface RunLinks {
+  /** The run. */
   self: string;
+  /** The run's event stream. */
   events: string;
+  /** POST here to cancel the run. */
   cancel: string;
 }
-/** Runs, newest first. */
+/** A page of runs, newest first. */
 export interface RunList {
   runs: RunSummary[];
-  /** give it as `before` for the next page, which there is even where this one is short; null on the last one */
+  /** Pass it as `before` to get the next page; null on the last page. A page with fewer runs than `limit` is not necessarily the last one. */
   next: string | null;
 }
 /** A run in a list. */
 export interface RunSummary {
+  /** A ULID. */
   id: string;
   status: RunStatus;
   created_at: string;
   links: RunLinks;
+  /** The model's name, or `extraction=<name>,synthesis=<name>`. */
   model: string;
   started_at: string | null;
   finished_at: string | null;
-  /** how the last user message begins, at most 200 characters */
+  /** The beginning of the last user message, at most 200 characters. */
   prompt: string;
+  /** Tokens over all stages. */
   usage: Usage | null;
+  /** Set if the run has failed. */
   error: RunError | null;
+  /** The client's own key-value pairs. */
   metadata: {
     [k: string]: string;
   };
@@ -249,71 +265,80 @@ export interface Cost {
   /** ISO 4217 code, such as EUR */
   currency: string;
 }
-/** Why a run failed; `code` is stable. */
+/** Why a run failed. */
 export interface RunError {
+  /** A message for people. */
   error: string;
+  /** A stable code for programs. */
   code: string;
 }
-/** A run. */
+/** A run with its stages and its result. */
 export interface RunView {
+  /** A ULID. */
   id: string;
   status: RunStatus;
   created_at: string;
   links: RunLinks;
+  /** The model's name, or `extraction=<name>,synthesis=<name>`. */
   model: string;
   started_at: string | null;
   finished_at: string | null;
-  /** how the last user message begins, at most 200 characters */
+  /** The beginning of the last user message, at most 200 characters. */
   prompt: string;
+  /** Tokens over all stages. */
   usage: Usage | null;
+  /** Set if the run has failed. */
   error: RunError | null;
+  /** The client's own key-value pairs. */
   metadata: {
     [k: string]: string;
   };
-  /** the number of the last claim; it only grows */
+  /** The number of the latest attempt. It only grows. */
   attempt: number;
-  /** claims that followed a worker's death */
+  /** How many attempts followed the crash of a worker. */
   tries: number;
   cancel_requested: boolean;
-  /** the cursor at the end of its log */
+  /** The cursor at the end of the run's log. */
   last_event_id: string;
   stages: StageView[];
-  /** what the run asks persons now */
+  /** Calls and questions that wait for a person. */
   pending_approvals: PendingApproval[];
-  /** set once the run has succeeded */
+  /** Set if the run has succeeded. */
   result: RunResult | null;
 }
 /** A stage of a run. */
 export interface StageView {
   stage_id: string;
-  /** incomplete: the run ended before the stage did */
+  /** `incomplete`: the run ended before the stage did. */
   status: "running" | "completed" | "incomplete";
-  /** the id of its first event */
+  /** The id of the stage's first event. */
   first_id: string;
+  /** Tokens of this stage. */
   usage: Usage | null;
-  /** which model answered, as its provider names it */
+  /** The model that answered, by the provider's name for it. */
   model: string | null;
-  /** which provider answered, as the operator calls it */
+  /** The provider that answered, by its name in the configuration. */
   provider: string | null;
-  /** where its own stream is */
+  /** The URL of the stage's event stream. */
   events: string;
 }
-/** A call that waits for a person. */
+/** A call that waits for a person's decision. */
 export interface PendingApproval {
   call_id: string;
-  /** the tool */
+  /** The tool's name. */
   name: string;
-  /** JSON text, as the model wrote it; null where it asks a question */
+  /** The call's arguments as JSON text; null for a question. */
   arguments: string | null;
-  /** what the model asks; null where a call wants an approval */
+  /** The model's question; null for a call that needs approval. */
   question: string | null;
-  /** when the call counts as denied */
+  /** The call is denied if there is no decision by this time. */
   expires_at: string;
-  /** where to POST the decision */
+  /** POST the decision here. */
   url: string;
 }
-/** What a run came to. */
+/** A run's result. */
 export interface RunResult {
+  /** The model's answer. */
   text: string;
 }
 /** The whole system; what workers and gateways say of themselves is a few seconds old. */
@@ -361,21 +386,21 @@ export interface Totals {
 }
 /** A ticket for one run. */
 export interface TicketView {
-  /** names it in logs, and where it is taken back */
+  /** The ticket's id in logs and for revocation. Not a secret. */
   id: string;
-  /** goes into the query, as `ticket`, of the run's URL and of its streams' */
+  /** The secret: the query parameter `ticket` of the run's URL and of its event streams. */
   ticket: string;
   expires_at: string;
   links: TicketLinks;
 }
-/** Where a ticket leads. */
+/** The URLs that a ticket opens. */
 export interface TicketLinks {
-  /** the run's stream, for an EventSource */
+  /** The run's event stream, for an `EventSource`. */
   events: string;
-  /** the page that shows the run, to pass on */
+  /** The web page that shows the run, for sharing. */
   page: string;
 }
-/** The tools that a run may name. */
+/** The tools that a run may use. */
 export interface ToolList {
   tools: ToolDescription[];
 }

@@ -1,4 +1,4 @@
-"""What the gateway answers, as pydantic models; `/openapi.json` is made from them."""
+"""Response models. `/openapi.json` serves their docstrings and descriptions."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema
 
-from stagebus.gateway.api import routes
+from stagebus.gateway.api.urls import Urls
 from stagebus.gateway.auth.principal import Principal
 from stagebus.gateway.auth.tickets import SignedTicket
 from stagebus.shared.config.provider_schema import ANY, Abilities
 from stagebus.shared.config.providers import ModelRoute, Providers
-from stagebus.shared.domain.events import InputRequired
+from stagebus.shared.domain.events import Gap, InputRequired
 from stagebus.shared.domain.requests import PROMPT_EXCERPT_CHARS, prompt_excerpt
 from stagebus.shared.domain.runs import RunRecord, RunStatus
 from stagebus.shared.domain.tenants import Scope
@@ -23,7 +23,7 @@ from stagebus.shared.store.tool_catalog import ASK_USER, ToolDescription
 
 
 class Answer(BaseModel):
-    """Something that the gateway says."""
+    """A response body."""
 
     model_config = ConfigDict(frozen=True, json_schema_mode_override="serialization")
 
@@ -34,49 +34,57 @@ Timestamp = Annotated[
 
 
 class RunLinks(Answer):
-    """Where to go on from a run."""
+    """The URLs of a run."""
 
-    self: str
-    events: str
-    cancel: str
+    self: str = Field(description="The run.")
+    events: str = Field(description="The run's event stream.")
+    cancel: str = Field(description="POST here to cancel the run.")
+
+    @classmethod
+    def of(cls, run_id: str, urls: Urls) -> "RunLinks":
+        """Returns the links of a run."""
+        return cls(self=urls.run(run_id), events=urls.run_events(run_id), cancel=urls.cancel(run_id))
 
 
 class RunAccepted(Answer):
-    """A run that exists: made, or asked to stop."""
+    """A run after it was created, cancelled or decided upon."""
 
-    id: str
+    id: str = Field(description="A ULID.")
     status: RunStatus
     created_at: Timestamp
     links: RunLinks
 
     @classmethod
-    def of(cls, run: RunRecord) -> "RunAccepted":
-        """The answer to those who acted on a run."""
-        return cls(id=run.run_id, status=run.status, created_at=timestamp(run.created_at), links=links_of(run))
+    def of(cls, run: RunRecord, urls: Urls) -> "RunAccepted":
+        """Returns the short form of a run."""
+        links = RunLinks.of(run.run_id, urls)
+        return cls(id=run.run_id, status=run.status, created_at=timestamp(run.created_at), links=links)
 
 
 class RunError(Answer):
-    """Why a run failed; `code` is stable."""
+    """Why a run failed."""
 
-    error: str
-    code: str
+    error: str = Field(description="A message for people.")
+    code: str = Field(description="A stable code for programs.")
 
 
 class RunSummary(RunAccepted):
     """A run in a list."""
 
-    model: str
+    model: str = Field(description="The model's name, or `extraction=<name>,synthesis=<name>`.")
     started_at: Timestamp | None
     finished_at: Timestamp | None
-    prompt: str = Field(description=f"how the last user message begins, at most {PROMPT_EXCERPT_CHARS} characters")
-    usage: Usage | None
-    error: RunError | None
-    metadata: dict[str, str]
+    prompt: str = Field(
+        description=f"The beginning of the last user message, at most {PROMPT_EXCERPT_CHARS} characters."
+    )
+    usage: Usage | None = Field(description="Tokens over all stages.")
+    error: RunError | None = Field(description="Set if the run has failed.")
+    metadata: dict[str, str] = Field(description="The client's own key-value pairs.")
 
     @classmethod
-    def of(cls, run: RunRecord) -> "RunSummary":
-        """The summary of a record."""
-        return cls(**_summary(run))
+    def of(cls, run: RunRecord, urls: Urls) -> "RunSummary":
+        """Returns the summary of a run."""
+        return cls(**_summary(run, urls))
 
 
 class StageView(Answer):
@@ -84,101 +92,107 @@ class StageView(Answer):
 
     stage_id: str
     status: Literal["running", "completed", "incomplete"] = Field(
-        description="incomplete: the run ended before the stage did"
+        description="`incomplete`: the run ended before the stage did."
     )
-    first_id: str = Field(description="the id of its first event")
-    usage: Usage | None
-    model: str | None = Field(description="which model answered, as its provider names it")
-    provider: str | None = Field(description="which provider answered, as the operator calls it")
-    events: str = Field(description="where its own stream is")
+    first_id: str = Field(description="The id of the stage's first event.")
+    usage: Usage | None = Field(description="Tokens of this stage.")
+    model: str | None = Field(description="The model that answered, by the provider's name for it.")
+    provider: str | None = Field(description="The provider that answered, by its name in the configuration.")
+    events: str = Field(description="The URL of the stage's event stream.")
 
 
 class PendingApproval(Answer):
-    """A call that waits for a person."""
+    """A call that waits for a person's decision."""
 
     call_id: str
-    name: str = Field(description="the tool")
-    arguments: str | None = Field(description="JSON text, as the model wrote it; null where it asks a question")
-    question: str | None = Field(description="what the model asks; null where a call wants an approval")
-    expires_at: Timestamp = Field(description="when the call counts as denied")
-    url: str = Field(description="where to POST the decision")
+    name: str = Field(description="The tool's name.")
+    arguments: str | None = Field(description="The call's arguments as JSON text; null for a question.")
+    question: str | None = Field(description="The model's question; null for a call that needs approval.")
+    expires_at: Timestamp = Field(description="The call is denied if there is no decision by this time.")
+    url: str = Field(description="POST the decision here.")
 
 
 class RunResult(Answer):
-    """What a run came to."""
+    """A run's result."""
 
-    text: str
+    text: str = Field(description="The model's answer.")
 
 
 class RunView(RunSummary):
-    """A run."""
+    """A run with its stages and its result."""
 
-    attempt: int = Field(description="the number of the last claim; it only grows")
-    tries: int = Field(description="claims that followed a worker's death")
+    attempt: int = Field(description="The number of the latest attempt. It only grows.")
+    tries: int = Field(description="How many attempts followed the crash of a worker.")
     cancel_requested: bool
-    last_event_id: str = Field(description="the cursor at the end of its log")
+    last_event_id: str = Field(description="The cursor at the end of the run's log.")
     stages: list[StageView]
-    pending_approvals: list[PendingApproval] = Field(description="what the run asks persons now")
-    result: RunResult | None = Field(description="set once the run has succeeded")
+    pending_approvals: list[PendingApproval] = Field(description="Calls and questions that wait for a person.")
+    result: RunResult | None = Field(description="Set if the run has succeeded.")
 
     @classmethod
-    def of_stages(cls, run: RunRecord, stages: list[StoredStage], pending: Sequence[Ask] = ()) -> "RunView":
-        """The view of a record, its stages and what it asks."""
+    def of_stages(cls, run: RunRecord, urls: Urls, stages: list[StoredStage], pending: Sequence[Ask] = ()) -> "RunView":
+        """Returns the view of a run."""
         text = answer_text(stages) if run.status is RunStatus.SUCCEEDED else None
         return cls(
-            **_summary(run),
+            **_summary(run, urls),
             attempt=run.attempt,
             tries=run.tries,
             cancel_requested=run.cancel,
             last_event_id=str(run.last_id),
-            stages=[_stage_view(run, stage) for stage in stages],
-            pending_approvals=[_pending_view(run, ask) for ask in pending],
+            stages=[_stage_view(run, urls, stage) for stage in stages],
+            pending_approvals=[_pending_view(run, urls, ask) for ask in pending],
             result=None if text is None else RunResult(text=text),
         )
 
 
 class RunList(Answer):
-    """Runs, newest first."""
+    """A page of runs, newest first."""
 
     runs: list[RunSummary]
     next: str | None = Field(
-        description="give it as `before` for the next page, which there is even where this one is short; null on the last one"
+        description="Pass it as `before` to get the next page; null on the last page. "
+        "A page with fewer runs than `limit` is not necessarily the last one."
     )
 
 
 class TicketLinks(Answer):
-    """Where a ticket leads."""
+    """The URLs that a ticket opens."""
 
-    events: str = Field(description="the run's stream, for an EventSource")
-    page: str = Field(description="the page that shows the run, to pass on")
+    events: str = Field(description="The run's event stream, for an `EventSource`.")
+    page: str = Field(description="The web page that shows the run, for sharing.")
 
 
 class TicketView(Answer):
     """A ticket for one run."""
 
-    id: str = Field(description="names it in logs, and where it is taken back")
-    ticket: str = Field(description="goes into the query, as `ticket`, of the run's URL and of its streams'")
+    id: str = Field(description="The ticket's id in logs and for revocation. Not a secret.")
+    ticket: str = Field(
+        description="The secret: the query parameter `ticket` of the run's URL and of its event streams."
+    )
     expires_at: Timestamp
     links: TicketLinks
 
     @classmethod
-    def of(cls, ticket: SignedTicket, links: TicketLinks) -> "TicketView":
-        """The answer to those who asked for it."""
+    def of(cls, ticket: SignedTicket, run_id: str, urls: Urls) -> "TicketView":
+        """Returns the view of a ticket for a run."""
         expires_at = timestamp(round(ticket.expires_at) * 1000)
+        links = TicketLinks(
+            events=urls.events_with_ticket(run_id, ticket.text), page=urls.page_with_ticket(run_id, ticket.text)
+        )
         return cls(id=ticket.ticket_id, ticket=ticket.text, expires_at=expires_at, links=links)
 
 
 class SessionView(Answer):
-    """Who one is here."""
+    """The caller's identity and permissions."""
 
     tenant: str
-    subject: str = Field(description="as the audit names them: key:<id>, jwt:<sub>, anyone")
+    subject: str = Field(description="The caller in the audit log: `key:<id>`, `jwt:<sub>` or `anyone`.")
     scopes: list[Scope]
-    expires_at: Timestamp | None = Field(description="null: as long as the key holds")
+    expires_at: Timestamp | None = Field(description="Null: valid until the key is revoked.")
 
     @classmethod
     def of(cls, principal: Principal) -> "SessionView":
-        """What those who ask may know of themselves."""
+        """Returns the view of a principal."""
         return cls(
             tenant=principal.tenant,
             subject=principal.subject,
@@ -188,41 +202,41 @@ class SessionView(Answer):
 
 
 class ToolList(Answer):
-    """The tools that a run may name."""
+    """The tools that a run may use."""
 
     tools: list[ToolDescription]
 
 
 class ModelPrice(Answer):
-    """What a million tokens of a model cost."""
+    """The price of a million tokens of a model."""
 
-    input: float
-    output: float
-    cached: float = Field(description="of those tokens of a prompt that the provider had at hand")
-    currency: str = Field(description="ISO 4217")
+    input: float = Field(description="Prompt tokens.")
+    output: float = Field(description="Completion tokens.")
+    cached: float = Field(description="Prompt tokens that the provider read from its cache.")
+    currency: str = Field(description="ISO 4217 code.")
 
 
 class ModelView(Answer):
-    """A model that a run may name."""
+    """A model that a run may use."""
 
-    id: str
-    is_default: bool
-    provider: str = Field(description="who serves it, as the operator calls them")
+    id: str = Field(description="The name to use in a run.")
+    is_default: bool = Field(description="Used for runs that name no model.")
+    provider: str = Field(description="The provider's name in the configuration.")
     abilities: Abilities
-    fallbacks: list[str] = Field(description="what is asked in its place while it is down, in order")
-    price: ModelPrice | None = Field(description="the operator's; null where none is set")
+    fallbacks: list[str] = Field(description="The models that replace it while it is unavailable, in order.")
+    price: ModelPrice | None = Field(description="The configured price; null if none is set.")
 
 
 class ModelList(Answer):
-    """The models that a run may name."""
+    """The models that a run may use."""
 
     models: list[ModelView]
-    patterns: list[str] = Field(description="further names, where a * stands for anything")
-    any_model: bool = Field(description="whether any other name goes to a provider as it is")
+    patterns: list[str] = Field(description="Patterns of further names; `*` matches any text.")
+    any_model: bool = Field(description="Whether a provider accepts any other name.")
 
     @classmethod
     def of(cls, providers: Providers, default: str) -> "ModelList":
-        """What the providers serve."""
+        """Returns the models of all providers."""
         names = dict.fromkeys([*providers.names(), *([default] if default else [])])
         patterns = providers.patterns()
         return cls(
@@ -233,80 +247,66 @@ class ModelList(Answer):
 
 
 class Health(Answer):
-    """The process answers."""
+    """The gateway is healthy."""
 
     status: Literal["ok"] = "ok"
 
 
 class StreamedEvent(Answer):
-    """One event of a log, as the stream sends it."""
+    """An event of a run's log, as in the event stream."""
 
-    id: str
-    event: str
-    data: dict[str, JsonValue] = Field(description="see /schema/events.json")
-
-
-class LostPart(Answer):
-    """The cursor does not stand in the log; drop what you have from `earliest` on."""
-
-    requested: str
-    earliest: str
-    latest: str
+    id: str = Field(description="The cursor after this event.")
+    event: str = Field(description="The event's name.")
+    data: dict[str, JsonValue] = Field(description="The payload, described by `/schema/events.json`.")
 
 
 class EventPage(Answer):
-    """A part of a run's log."""
+    """A page of a run's events."""
 
     events: list[StreamedEvent]
-    last_event_id: str = Field(description="the cursor for the next page")
-    has_more: bool = Field(description="whether the log went on after this page when it was read")
-    is_ended: bool = Field(description="whether these are the run's last events")
-    gap: LostPart | None = None
+    last_event_id: str = Field(description="The cursor of the next page.")
+    has_more: bool = Field(description="Whether the log continued after this page when it was read.")
+    is_ended: bool = Field(description="Whether the page contains the run's last event.")
+    gap: Gap | None = Field(default=None, description="Set if the cursor is not in the log.")
 
 
 class FieldError(Answer):
-    """What is wrong with one field."""
+    """An invalid field."""
 
-    field: str = Field(description="its path, such as messages.0.content; empty for the whole body")
-    message: str
+    field: str = Field(description="The field's path, such as `messages.0.content`; empty for the whole body.")
+    message: str = Field(description="What is wrong with it.")
 
 
 class Problem(Answer):
-    """An error, RFC 9457."""
+    """An error as problem details (RFC 9457)."""
 
-    type: str = Field(description="stable; a URL that says more, or about:blank where the status says it all")
-    title: str
-    status: int
-    detail: str = Field(description="what to do")
-    code: str = Field(description="stable")
-    errors: list[FieldError] = Field(default=[], description="the fields that do not hold")
+    type: str = Field(
+        description="The URL of the problem type's explanation, or `about:blank` if the status says everything."
+    )
+    title: str = Field(description="The problem type in a few words.")
+    status: int = Field(description="The HTTP status.")
+    detail: str = Field(description="What went wrong in this case, and what to do.")
+    code: str = Field(description="A stable code for programs.")
+    errors: list[FieldError] = Field(default=[], description="The invalid fields of the request.")
 
 
 class ProblemType(Answer):
-    """What a problem's `type` means."""
+    """The explanation of a problem type."""
 
-    type: str
-    title: str
-    status: int
-    code: str
-    description: str
-    retryable: bool = Field(description="whether the same request may simply be made again")
-
-
-# --- from records ------------------------------------------------------------
+    type: str = Field(description="The URL of this explanation.")
+    title: str = Field(description="The problem type in a few words.")
+    status: int = Field(description="The HTTP status.")
+    code: str = Field(description="The `code` of such problems.")
+    description: str = Field(description="What the problem means.")
+    retryable: bool = Field(description="Whether the same request may succeed later.")
 
 
 def timestamp(unix_ms: int) -> str:
-    """ISO 8601, UTC, with milliseconds."""
+    """Formats a time as ISO 8601 in UTC with milliseconds."""
     return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def links_of(run: RunRecord) -> RunLinks:
-    """A run's links."""
-    return RunLinks(**routes.run_links(run.run_id))
-
-
-def _summary(run: RunRecord) -> dict[str, Any]:
+def _summary(run: RunRecord, urls: Urls) -> dict[str, Any]:
     return {
         "id": run.run_id,
         "status": run.status,
@@ -318,11 +318,11 @@ def _summary(run: RunRecord) -> dict[str, Any]:
         "usage": run.usage,
         "error": run.error,
         "metadata": run.request.get("metadata", {}),
-        "links": links_of(run),
+        "links": RunLinks.of(run.run_id, urls),
     }
 
 
-def _stage_view(run: RunRecord, stage: StoredStage) -> StageView:
+def _stage_view(run: RunRecord, urls: Urls, stage: StoredStage) -> StageView:
     status: Literal["running", "completed", "incomplete"] = "incomplete" if run.is_terminal else "running"
     result = stage.completed.result if stage.completed else {}
     return StageView(
@@ -332,13 +332,13 @@ def _stage_view(run: RunRecord, stage: StoredStage) -> StageView:
         usage=stage.completed and stage.completed.usage,
         model=result.get("model"),
         provider=result.get("provider"),
-        events=routes.stage_events_url(run.run_id, stage.stage_id),
+        events=urls.stage_events(run.run_id, stage.stage_id),
     )
 
 
 def _model_view(name: str, routes: Sequence[ModelRoute], default: str) -> ModelView:
     first, *fallbacks = routes
-    if first.name != name:  # an alias, which stands for all of them
+    if first.name != name:  # an alias for all of them
         fallbacks = [*routes]
     return ModelView(
         id=name,
@@ -358,15 +358,15 @@ def _price_view(route: ModelRoute) -> ModelPrice | None:
     return ModelPrice(input=price.input, output=price.output, cached=cached, currency=route.currency)
 
 
-def _pending_view(run: RunRecord, ask: Ask) -> PendingApproval:
-    asked: dict[str, str | None]
+def _pending_view(run: RunRecord, urls: Urls, ask: Ask) -> PendingApproval:
+    question: dict[str, str | None]
     if isinstance(ask, InputRequired):
-        asked = {"name": ASK_USER, "arguments": None, "question": ask.question}
+        question = {"name": ASK_USER, "arguments": None, "question": ask.question}
     else:
-        asked = {"name": ask.name, "arguments": ask.arguments, "question": None}
+        question = {"name": ask.name, "arguments": ask.arguments, "question": None}
     return PendingApproval(
         call_id=ask.call_id,
         expires_at=timestamp(ask.expires_at),
-        url=routes.approval_url(run.run_id, ask.call_id),
-        **asked,
+        url=urls.approval(run.run_id, ask.call_id),
+        **question,
     )

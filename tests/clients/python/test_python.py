@@ -30,6 +30,7 @@ from stagebus.client import (
 )
 from stagebus.client.results import result_of
 from stagebus.gateway.api.problems import problem_types
+from stagebus.gateway.api.urls import Urls
 from tests.support.fake_gateway import DONE, RETRY, Answer, Asked, FakeGateway, frame
 
 LOG = [frame(1), frame(2), frame(3), frame(4, "done", DONE)]
@@ -156,7 +157,7 @@ async def test_ticket_goes_in_the_place_of_a_key(monkeypatch: pytest.MonkeyPatch
 def test_every_problem_of_the_gateway_has_its_class() -> None:
     kinds = {
         problem.code: type(Refused.of(problem.status, {"code": problem.code, "detail": "x"}))
-        for problem in problem_types()
+        for problem in problem_types(Urls())
     }
 
     assert Refused not in kinds.values()

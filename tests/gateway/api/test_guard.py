@@ -4,10 +4,8 @@ import pytest
 from redis.asyncio import Redis
 from starlette.applications import Starlette
 
-from stagebus.gateway.api import routes
+from stagebus.gateway.api.endpoint_table import ENDPOINTS
 from stagebus.gateway.api.guard import RUN_ID, Guarded
-from stagebus.gateway.api.method_router import guards
-from stagebus.gateway.app import ROUTES
 from stagebus.shared.domain.ids import new_run_id
 from stagebus.shared.domain.tenants import Scope
 from stagebus.shared.log import sse
@@ -16,7 +14,7 @@ from tests.gateway.conftest import ClientOf, client
 from tests.support.redis_calls import calls
 
 HELLO = {"user_prompt": "Hello"}
-GUARDS = [(path, method, guard) for path, method, guard in guards(ROUTES) if method != "HEAD"]
+GUARDS = [(endpoint.path_template, endpoint.method, endpoint.guard) for endpoint in ENDPOINTS]
 GUARDED = [(path, method, guard) for path, method, guard in GUARDS if not guard.is_public]
 OF_A_RUN = [(path, method) for path, method, _ in GUARDED if RUN_ID in path]
 
@@ -26,9 +24,9 @@ def url(path: str, run_id: str) -> str:
 
 
 def test_public_endpoints_are_those_without_tenant_data() -> None:
-    assert {path for path, method, guard in GUARDS if guard.is_public and (path, method) != (routes.SESSION, "DELETE")} == {
-        routes.HEALTH, routes.READY, routes.EVENT_SCHEMA, routes.OPENAPI, routes.PROBLEM, routes.PAGE,
-        routes.STATIC.replace(":path", ""),
+    assert {endpoint.name for endpoint in ENDPOINTS if endpoint.guard.is_public} == {
+        "get_health", "get_ready", "get_event_schema", "get_openapi", "get_problem_type", "get_page", "get_static",
+        "end_session",
     }  # fmt: skip
 
 

@@ -1,20 +1,17 @@
+import re
 from typing import Any
 
 import httpx
 import jsonschema
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
-from starlette.routing import Route
 
-from stagebus.gateway.api import routes
-from stagebus.gateway.api.method_router import MethodRouter, guards
-from stagebus.gateway.api.openapi import document as make_document
-from stagebus.gateway.api.operations import OPERATIONS
-from stagebus.gateway.app import ROUTES
+from stagebus.gateway.api.endpoint_table import ENDPOINTS
+from stagebus.gateway.api.openapi import build_document
 
 
 def document(*, is_open: bool = True) -> dict[str, Any]:
-    return make_document(guards(ROUTES), is_open=is_open)
+    return build_document(ENDPOINTS, is_open=is_open)
 
 
 def test_document_is_valid() -> None:
@@ -23,27 +20,27 @@ def test_document_is_valid() -> None:
     assert not errors
 
 
-def test_every_route_is_described_by_its_handlers_name() -> None:
-    """Except for the page's own files, which are no API."""
-    served = {
-        (route.path_format, method.lower())
-        for route in ROUTES
-        if isinstance(route, Route) and isinstance(route.endpoint, MethodRouter) and route.path != routes.STATIC
-        for method in route.endpoint.methods
-        if method not in ("HEAD", "OPTIONS")
-    }
+def test_operation_ids_are_unique() -> None:
+    names = [endpoint.name for endpoint in ENDPOINTS]
 
-    assert {(operation.path, operation.method) for operation in OPERATIONS} == served
-    assert len({operation.name for operation in OPERATIONS}) == len(OPERATIONS)
+    assert len(set(names)) == len(names)
 
 
 def test_path_parameters_are_described() -> None:
-    for operation in OPERATIONS:
-        named = {parameter.name for parameter in operation.parameters if parameter.where == "path"}
-        assert named == {part[1:-1] for part in operation.path.split("/") if part.startswith("{")}
+    for endpoint in ENDPOINTS:
+        if endpoint.is_documented:
+            named = {parameter.name for parameter in endpoint.parameters if parameter.location == "path"}
+            assert named == set(re.findall(r"{(\w+)}", endpoint.path_template))
 
 
-async def test_it_is_served(api: httpx.AsyncClient) -> None:
+def test_every_operation_has_a_summary() -> None:
+    """It is the first sentence of the handler's docstring, and fits one line."""
+    for path in document()["paths"].values():
+        for operation in path.values():
+            assert re.fullmatch(r"[A-Z][^\n]+\.", operation["summary"])
+
+
+async def test_openapi_document_is_served(api: httpx.AsyncClient) -> None:
     response = await api.get("/openapi.json")
 
     assert response.headers["content-type"] == "application/json"
@@ -68,13 +65,13 @@ def schema(name: str) -> dict[str, Any]:
         ({"user_prompt": "x", "temperature": 3}, False),
     ],
 )
-def test_schema_takes_what_the_gateway_takes(body: dict[str, Any], is_valid: bool) -> None:
+def test_create_run_schema_accepts_what_the_gateway_accepts(body: dict[str, Any], is_valid: bool) -> None:
     assert jsonschema.Draft202012Validator(schema("CreateRun")).is_valid(body) is is_valid
 
 
-async def test_answers_are_as_described(api: httpx.AsyncClient) -> None:
+async def test_responses_match_their_schemas(api: httpx.AsyncClient) -> None:
     created = await api.post("/runs", json={"user_prompt": "Hello", "metadata": {"a": "b"}})
-    answers = {
+    responses = {
         "RunAccepted": created,
         "RunView": await api.get(created.headers["location"]),
         "RunList": await api.get("/runs"),
@@ -86,5 +83,5 @@ async def test_answers_are_as_described(api: httpx.AsyncClient) -> None:
         "ProblemType": await api.get("/problems/run_not_found"),
     }
 
-    for name, response in answers.items():
+    for name, response in responses.items():
         jsonschema.validate(response.json(), schema(name), cls=jsonschema.Draft202012Validator)

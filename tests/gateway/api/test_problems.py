@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from stagebus.gateway.api.problems import HANDLERS, answer_internal, problem_types
+from stagebus.gateway.api.urls import Urls
 from stagebus.shared import access_errors, errors
 from stagebus.shared.errors import InvalidRequest, StagebusError
 
@@ -94,15 +95,15 @@ async def test_unknown_path_and_method_have_no_type_of_their_own(failing: httpx.
 
 
 def test_internal_error_says_nothing_of_the_inside() -> None:
-    response = answer_internal()
+    response = answer_internal(Request({"type": "http"}))
 
     assert response.status_code == 500
     assert json.loads(response.body)["code"] == "internal"
 
 
 def test_every_code_has_one_type() -> None:
-    codes = [problem_type.code for problem_type in problem_types()]
+    codes = [problem_type.code for problem_type in problem_types(Urls())]
 
     assert len(codes) == len(set(codes))
     assert {error.code for error in every_error()} <= set(codes)
-    assert all(problem_type.description for problem_type in problem_types())
+    assert all(problem_type.description for problem_type in problem_types(Urls()))

@@ -1,6 +1,7 @@
 import pytest
 
 from stagebus.gateway.api.schemas.answers import RunView, timestamp
+from stagebus.gateway.api.urls import Urls
 from stagebus.shared.domain.cursor import EventId
 from stagebus.shared.domain.events import StageCompleted
 from stagebus.shared.domain.runs import RunRecord, RunStatus
@@ -17,13 +18,13 @@ DONE = StageView("extraction", EventId(0, 3), StageCompleted(stage_id="extractio
 OPEN = StageView("tools", EventId(0, 9), None)
 
 
-def test_times_are_iso_8601_utc_with_milliseconds() -> None:
+def test_timestamps_are_iso_8601_utc_with_milliseconds() -> None:
     assert timestamp(1769860800123) == "2026-01-31T12:00:00.123Z"
     assert timestamp(1769860800000) == "2026-01-31T12:00:00.000Z"
 
 
-def test_run_shows_its_record_and_stages() -> None:
-    view = RunView.of_stages(RUN, [DONE])
+def test_run_view_contains_record_and_stages() -> None:
+    view = RunView.of_stages(RUN, Urls(), [DONE])
 
     assert view.started_at == "2026-01-31T12:00:01.000Z"
     assert view.usage == Usage(prompt_tokens=1, completion_tokens=2, total_tokens=3)
@@ -34,20 +35,20 @@ def test_run_shows_its_record_and_stages() -> None:
     assert view.stages[0].events == "/runs/01J9ZK3V7Q8E5W2R4T6Y8V0P1A/stages/extraction/events"
 
 
-def test_times_not_yet_come_are_null() -> None:
-    view = RunView.of_stages(RUN._replace(started_at=0, finished_at=0), [])
+def test_unset_times_are_null() -> None:
+    view = RunView.of_stages(RUN._replace(started_at=0, finished_at=0), Urls(), [])
 
     assert (view.started_at, view.finished_at) == (None, None)
 
 
 @pytest.mark.parametrize("status", [RunStatus.RUNNING, RunStatus.FAILED, RunStatus.CANCELLED])
-def test_only_success_has_a_result(status: RunStatus) -> None:
-    assert RunView.of_stages(RUN._replace(status=status), [DONE]).result is None
+def test_only_a_succeeded_run_has_a_result(status: RunStatus) -> None:
+    assert RunView.of_stages(RUN._replace(status=status), Urls(), [DONE]).result is None
 
 
-def test_stage_that_is_not_complete_runs_as_long_as_its_run() -> None:
+def test_unfinished_stage_is_running_or_incomplete_with_its_run() -> None:
     def stages(status: RunStatus) -> list[str]:
-        return [stage.status for stage in RunView.of_stages(RUN._replace(status=status), [DONE, OPEN]).stages]
+        return [stage.status for stage in RunView.of_stages(RUN._replace(status=status), Urls(), [DONE, OPEN]).stages]
 
     assert stages(RunStatus.RUNNING) == ["completed", "running"]
     assert stages(RunStatus.CANCELLED) == ["completed", "incomplete"]

@@ -1,0 +1,29 @@
+"""All endpoints of the gateway, in the order of the API reference, and the routes that serve them."""
+
+from typing import Final
+
+from stagebus.gateway.api import (
+    approval_endpoints,
+    catalog_endpoints,
+    document_endpoints,
+    event_endpoints,
+    page_endpoints,
+    run_endpoints,
+    session_endpoints,
+    system_endpoints,
+    ticket_endpoints,
+)
+from stagebus.gateway.api.method_router import build_routes
+
+ENDPOINTS: Final = (
+    *run_endpoints.ENDPOINTS,
+    *event_endpoints.ENDPOINTS,
+    *approval_endpoints.ENDPOINTS,
+    *ticket_endpoints.ENDPOINTS,
+    *session_endpoints.ENDPOINTS,
+    *catalog_endpoints.ENDPOINTS,
+    *system_endpoints.ENDPOINTS,
+    *document_endpoints.ENDPOINTS,
+    *page_endpoints.ENDPOINTS,
+)
+ROUTES: Final = build_routes(ENDPOINTS)
