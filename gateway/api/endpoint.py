@@ -1,21 +1,13 @@
-"""The declaration of an HTTP endpoint; its route, its guard and its part of `/openapi.json` are derived from it.
+"""Declares an HTTP endpoint; its route, its guard and its part of `/openapi.json` are derived from it.
 
-    async def cancel_run(request: Request) -> Response:
-        \"""Cancel a run in any state.
-
-        The paragraphs after the first one are the operation's description.
-        \"""
-
-    ENDPOINTS = (
-        Endpoint(
-            "POST", "/runs/{run_id}/cancel", cancel_run, needs(Scope.RUNS_CANCEL),
-            parameters=[RUN_ID],
-            responses={202: ResponseSpec.json("The worker is stopping the run.", RunAccepted)},
-            errors=[RunNotFound, StorageUnavailable],
-        ),
+    Endpoint(
+        "POST", "/runs/{run_id}/cancel", cancel_run, needs(Scope.RUNS_CANCEL),
+        parameters=[RUN_ID],
+        responses={202: ResponseSpec.json("A worker is stopping the run.", RunAccepted)},
+        errors=[RunNotFound, StorageUnavailable],
     )
 
-Each `*_endpoints.py` module declares its own; `endpoint_table.py` concatenates them.
+Each `*_endpoints.py` module lists its own in `ENDPOINTS`; `endpoint_table.py` concatenates them.
 """
 
 import inspect
