@@ -1,6 +1,6 @@
-"""Writes the synchronous client out of the asynchronous one: the same logic stands once.
+"""Generates the synchronous client from the asynchronous one, so that its logic exists once.
 
-python clients/python/make_synchronous.py       (make docs)
+python clients/python/make_synchronous.py
 """
 
 import re
@@ -11,24 +11,25 @@ CLIENT: Final = Path(__file__).parents[2] / "src" / "stagebus" / "client"
 SOURCE: Final = CLIENT / "asynchronous.py"
 TARGET: Final = CLIENT / "synchronous.py"
 
-# In this order; words at their bounds only.
+# Applied in this order; \b limits a pattern to whole words.
 _CHANGES: Final = (
-    (r'"""The client for asyncio\."""', '"""The client for threads and scripts. Made from asynchronous.py by make_synchronous.py."""'),
+    (r'"""The client for asyncio\."""', '"""The client for threads and scripts. Generated from asynchronous.py by make_synchronous.py."""'),
     (r"\nimport asyncio\n", "\nimport time\n"),
     (r"\bawait asyncio\.sleep\b", "time.sleep"),
-    (r"\bAsyncGenerator\[Received, None\]", "Generator[Received, None, None]"),
+    (r"\bAsyncGenerator\[RunEvent, None\]", "Generator[RunEvent, None, None]"),
     (r"\bAsync(Generator|Iterator|Stagebus|Runs?|Client|BaseTransport)\b", r"\1"),
     (r"\basync (with|def|for)\b", r"\1"),
     (r"\(await ([\w.]+\([\w.]+\))\)", r"\1"),
     (r"\bawait ", ""),
+    (r"for received in (follower\.accept\(frame\)):\n +yield received\n", r"yield from \1\n"),
     (r"\baconnect_sse\b", "connect_sse"),
     (r"\b__a(enter|exit|iter)__\b", r"__\1__"),
     (r"\b(aiter_sse|aclosing|aclose|aread)\b", lambda match: match[0][1:]),
 )  # fmt: skip
 
 
-def synchronous() -> str:
-    """The synchronous client's text."""
+def generate_synchronous() -> str:
+    """Return the source of the synchronous client."""
     text = SOURCE.read_text()
     for pattern, replacement in _CHANGES:
         text = re.sub(pattern, replacement, text)
@@ -36,4 +37,4 @@ def synchronous() -> str:
 
 
 if __name__ == "__main__":
-    TARGET.write_text(synchronous())
+    TARGET.write_text(generate_synchronous())

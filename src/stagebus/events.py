@@ -1,4 +1,4 @@
-"""The events of a run as classes, for those who read them; `GET /schema/events.json` describes them all.
+"""The events of a run as classes, as returned by `RunEvent.typed`; `GET /schema/events.json` describes them all.
 
 match received.typed:
     case ToolCall(name=name): ...

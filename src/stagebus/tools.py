@@ -1,4 +1,4 @@
-"""For those who write tools; docs/tools.md shows how.
+"""The public interface for tools; see docs/tools.md.
 
 from stagebus.tools import ToolContext, ToolError, tool
 """

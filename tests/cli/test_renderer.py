@@ -6,7 +6,7 @@ import pytest
 
 from stagebus.cli.formatting import excerpt
 from stagebus.cli.renderer import Renderer
-from stagebus.client import Received
+from stagebus.client import RunEvent
 from stagebus.shared.runtime.sanitize import sanitize
 
 
@@ -15,7 +15,7 @@ def shown(*events: tuple[str, dict]) -> tuple[str, str]:
     out, err = io.StringIO(), io.StringIO()
     view = Renderer(out, err)
     for sequence, (event, data) in enumerate(events, 1):
-        view.show(Received(f"1-{sequence}", event, data))
+        view.show(RunEvent(f"1-{sequence}", event, data))
     return out.getvalue(), err.getvalue()
 
 
@@ -48,9 +48,9 @@ def test_note_in_the_middle_of_a_piped_text_leaves_the_text_whole() -> None:
     """`stagebus run … > answer` through a lost connection."""
     out = io.StringIO()
     screen = Renderer(out, io.StringIO())
-    screen.show(Received("1-1", *chunk("In Pa")))
+    screen.show(RunEvent("1-1", *chunk("In Pa")))
     screen.note("lost the stream")
-    screen.show(Received("1-2", *chunk("ris.")))
+    screen.show(RunEvent("1-2", *chunk("ris.")))
     screen.close()
 
     assert out.getvalue() == "In Paris.\n"
@@ -59,7 +59,7 @@ def test_note_in_the_middle_of_a_piped_text_leaves_the_text_whole() -> None:
 def test_note_at_a_terminal_has_its_own_line() -> None:
     out = Terminal()
     screen = Renderer(out, io.StringIO())
-    screen.show(Received("1-1", *chunk("In Pa")))
+    screen.show(RunEvent("1-1", *chunk("In Pa")))
     screen.note("lost the stream")
 
     assert out.getvalue() == "In Pa\n"
@@ -92,10 +92,10 @@ def test_last_line_at_a_terminal_goes_before_the_next_is_written(monkeypatch: py
     err = Terminal()
     screen = Renderer(io.StringIO(), err)
     for event, data in (("stage_started", {"stage_id": "tools"}), CALL, PROGRESS):
-        screen.show(Received("1-1", event, data))
+        screen.show(RunEvent("1-1", event, data))
     screen._status._live.refresh()  # as its thread does, eight times a second
     before = len(err.getvalue())
-    screen.show(Received("1-2", "tool_result", RESULT))
+    screen.show(RunEvent("1-2", "tool_result", RESULT))
 
     assert HIDE in err.getvalue()[:before]
     assert "tools  get_weather: 25 % found the place  0.0 s" in err.getvalue()[:before]
@@ -106,7 +106,7 @@ def test_last_line_at_a_terminal_goes_before_the_next_is_written(monkeypatch: py
 def test_no_color_leaves_no_styles(monkeypatch: pytest.MonkeyPatch) -> None:
     def note() -> str:
         err = Terminal()
-        Renderer(io.StringIO(), err).show(Received("1-1", "error", {"error": "[red]broken[/]"}))
+        Renderer(io.StringIO(), err).show(RunEvent("1-1", "error", {"error": "[red]broken[/]"}))
         return err.getvalue()
 
     monkeypatch.setenv("TERM", "xterm-256color")

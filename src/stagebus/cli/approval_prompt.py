@@ -9,7 +9,7 @@ import orjson
 from stagebus.cli.exit_codes import UsageError
 from stagebus.cli.prompt import Prompt
 from stagebus.cli.renderer import Renderer
-from stagebus.client import AsyncRun, Conflict, Received, Refused
+from stagebus.client import AsyncRun, Conflict, Refused, RunEvent
 
 _APPROVAL: Final = "[a]pprove, [d]eny, [e]dit the arguments, or Return for later:"
 _ANSWER: Final = "your answer, or Return for later:"
@@ -41,12 +41,12 @@ class ApprovalPrompt:
         self._run = run
         self._renderer = renderer
         self._prompt = prompt
-        self._pending: deque[Received] = deque()
+        self._pending: deque[RunEvent] = deque()
         self._task: asyncio.Task[None] | None = None
         self._asked_call_id = ""
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def handle(self, received: Received) -> None:
+    def handle(self, received: RunEvent) -> None:
         """Add or remove pending calls according to an event of the run."""
         match received.event:
             case "approval_required" | "input_required":
@@ -95,7 +95,7 @@ class ApprovalPrompt:
                 self._pending.popleft()
             self._asked_call_id = ""
 
-    async def _ask(self, pending: Received) -> None:
+    async def _ask(self, pending: RunEvent) -> None:
         ask = self._ask_question if pending.event == "input_required" else self._ask_approval
         try:
             is_decided = await ask(pending.data["call_id"], pending.data)

@@ -31,7 +31,7 @@ def list_models(
     from stagebus.client import api_requests
 
     with connect(url, profile) as bus:
-        listed = bus.call(api_requests.MODELS)
+        listed = bus.send(api_requests.MODELS)
     for model in listed["models"]:
         typer.echo(orjson.dumps(model) if as_json else _row(model))
     if not as_json:

@@ -16,7 +16,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from stagebus.cli.formatting import excerpt, money, seconds, tokens
-from stagebus.client.event_sequencer import Received
+from stagebus.client.event_sequencer import RunEvent
 from stagebus.shared.runtime.sanitize import sanitize
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Renderer:
         self._name_by_call: dict[str, str] = {}
         self._queued_at: int | None = None
 
-    def show(self, received: Received) -> None:
+    def show(self, received: RunEvent) -> None:
         """Write one event; some events write nothing."""
         data = received.data
         match received.event:
@@ -87,7 +87,7 @@ class Renderer:
 
     # --- events -------------------------------------------------------
 
-    def _show_progress(self, received: Received) -> None:
+    def _show_progress(self, received: RunEvent) -> None:
         event, data = received.event, received.data
         match event:
             case "run_queued":
@@ -109,7 +109,7 @@ class Renderer:
             case "gap" | "error" | "cancel" | "done":
                 self._show_end(event, data)
 
-    def _show_restart(self, received: Received) -> None:
+    def _show_restart(self, received: RunEvent) -> None:
         stage_id = received.data["stage_id"]
         if received.data["discard_from"] >= received.sequence:  # nothing is discarded
             self.note(f"{stage_id} resumes")

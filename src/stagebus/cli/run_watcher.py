@@ -15,7 +15,7 @@ from stagebus.cli.exit_codes import EXIT_CODE_BY_EVENT, EXIT_CODE_BY_STATUS, Exi
 from stagebus.cli.profile import Target
 from stagebus.cli.prompt import Prompt
 from stagebus.cli.renderer import Renderer
-from stagebus.client import AsyncRun, AsyncStagebus, Received, Refused
+from stagebus.client import AsyncRun, AsyncStagebus, Refused, RunEvent
 
 _DECISION_EVENTS: Final = frozenset({"approval_required", "input_required"})
 _CTRL_C_QUESTION: Final = "Ctrl-C: [d]etach and let it run, [c]ancel the run, or Return to go on:"
@@ -141,7 +141,7 @@ class RunWatcher:
             end = EXIT_CODE_BY_STATUS.get(status, ExitCode.FAILED)
         return end
 
-    async def _is_waiting(self, run: AsyncRun, pending: Received) -> bool:
+    async def _is_waiting(self, run: AsyncRun, pending: RunEvent) -> bool:
         """Return True if the call still waits for a decision, and print how to make it."""
         record = await run.get()
         call_id = pending.data["call_id"]
@@ -152,7 +152,7 @@ class RunWatcher:
         self._renderer.note(f"then continue with: stagebus tail {run.id} --from {run.cursor}")
         return True
 
-    def _show(self, received: Received) -> None:
+    def _show(self, received: RunEvent) -> None:
         if self._as_json:
             sys.stdout.write(orjson.dumps(received._asdict()).decode() + "\n")
             sys.stdout.flush()

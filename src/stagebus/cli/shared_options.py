@@ -17,7 +17,7 @@ def complete_run_id(context: typer.Context, incomplete: str) -> list[tuple[str, 
 
         target = find_target(context.params.get("url"), context.params.get("profile"))
         # No retry and no long wait: the user is at a prompt.
-        with httpx.Client(**(api_requests.connection(target.url, target.api_key, None) | {"timeout": 1.0})) as http:
+        with httpx.Client(**(api_requests.client_options(target.url, target.api_key, None) | {"timeout": 1.0})) as http:
             found = http.get("/runs", params={"limit": COMPLETED_MAX, "q": incomplete} if incomplete else {}).json()
         runs = [(run["id"], run["status"]) for run in found["runs"] if run["id"].startswith(incomplete)]
     except Exception:  # noqa: BLE001 - an error message would garble the shell's prompt

@@ -1,4 +1,4 @@
-"""A client of Stagebus: makes runs, and follows them through every disconnect.
+"""Client of Stagebus: creates runs and follows them across every disconnect.
 
     from stagebus.client import Stagebus
 
@@ -8,8 +8,8 @@
             print(received.event, received.data)
         print(run.result().text)
 
-`AsyncStagebus` has the same words with `await` and `async for`. What a client keeps of a run
-is `run.cursor`; `bus.runs.resume(run_id, cursor)` goes on from it, in another process, too.
+`AsyncStagebus` has the same methods with `await` and `async for`. A client keeps only `run.cursor`;
+`bus.runs.resume(run_id, cursor)` continues from it, even in another process.
 """
 
 from stagebus.client.asynchronous import AsyncRun, AsyncRuns, AsyncStagebus
@@ -30,7 +30,7 @@ from stagebus.client.client_errors import (
     Unavailable,
     Unreachable,
 )
-from stagebus.client.event_sequencer import Received
+from stagebus.client.event_sequencer import RunEvent
 from stagebus.client.results import Result, Ticket
 from stagebus.client.run_state import CallState, RunState, StageState
 from stagebus.client.synchronous import Run, Runs, Stagebus
@@ -48,11 +48,11 @@ __all__ = [
     "InvalidRequest",
     "NotFound",
     "RateLimited",
-    "Received",
     "Refused",
     "Result",
     "Run",
     "RunCancelled",
+    "RunEvent",
     "RunFailed",
     "RunState",
     "Runs",

@@ -1,4 +1,4 @@
-"""Every request of the API as a value, what its answer means, and when to ask again; no I/O."""
+"""Builds the requests of the API, reads their answers and decides on retries; no I/O."""
 
 import os
 import ssl
@@ -19,14 +19,14 @@ TRIES_MAX: Final = 4
 RETRY_S: Final = 0.25
 RETRY_AFTER_MAX_S: Final = 30.0
 
-# Answers of a trouble that passes: the same request may be asked again.
-PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+# Temporary errors: the same request may be sent again.
+RETRYABLE_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 Json = dict[str, Any]
 
 
 class RunFields(TypedDict, total=False):
-    """The body of POST /runs; the gateway's /openapi.json says what each means."""
+    """The body of POST /runs; the gateway's /openapi.json documents each field."""
 
     model: str | dict[str, str]
     user_prompt: str
@@ -44,16 +44,16 @@ class RunFields(TypedDict, total=False):
 
 
 class RunFilters(TypedDict, total=False):
-    """Which runs a list is to have: all of these have to fit."""
+    """Filters of a list of runs; a run must match all of them."""
 
     status: str | list[str]
     model: str
-    q: str  # how the id begins, or a part of the prompt or of a value of the metadata
+    q: str  # the beginning of the id, or part of the prompt or of a metadata value
     metadata: dict[str, str]
 
 
-class Call(NamedTuple):
-    """One request; sending it again changes nothing more."""
+class ApiRequest(NamedTuple):
+    """One request, which is safe to send again."""
 
     method: str
     path: str
@@ -62,83 +62,87 @@ class Call(NamedTuple):
     headers: Mapping[str, str] = {}
 
 
-def create(fields: Mapping[str, Any], idempotency_key: str | None) -> Call:
-    """Make a run; one call makes one run, however often it is sent."""
-    return Call("POST", "/runs", dict(fields), headers={"Idempotency-Key": idempotency_key or uuid4().hex})
+def create_run(fields: Mapping[str, Any], idempotency_key: str | None) -> ApiRequest:
+    """Create a run. Sending the request again does not create another one."""
+    return ApiRequest("POST", "/runs", dict(fields), headers={"Idempotency-Key": idempotency_key or uuid4().hex})
 
 
-def list_runs(limit: int, before: str | None, filters: Mapping[str, Any]) -> Call:
-    """The newest runs, or those before one; all, or those that the filters want."""
+def list_runs(limit: int, before: str | None, filters: Mapping[str, Any]) -> ApiRequest:
+    """List the newest runs, or those before a given one, that match the filters."""
     params: dict[str, str | int] = {"limit": limit}
     for name, value in {"before": before, **filters}.items():
         if name == "metadata":
-            params |= {f"metadata.{key}": wanted for key, wanted in value.items()}
+            params |= {f"metadata.{key}": text for key, text in value.items()}
         elif value is not None:
             params[name] = value if isinstance(value, str) else ",".join(value)
-    return Call("GET", "/runs", params=params)
+    return ApiRequest("GET", "/runs", params=params)
 
 
-def get(run_id: str) -> Call:
-    """One run with its stages and its result."""
-    return Call("GET", run_path(run_id))
+def get_run(run_id: str) -> ApiRequest:
+    """Get one run with its stages and its result."""
+    return ApiRequest("GET", run_path(run_id))
 
 
-def cancel(run_id: str) -> Call:
-    """Cancel a run, in whatever state it is."""
-    return Call("POST", run_path(run_id) + "/cancel")
+def cancel_run(run_id: str) -> ApiRequest:
+    """Cancel a run, whatever its state."""
+    return ApiRequest("POST", run_path(run_id) + "/cancel")
 
 
-def decide(run_id: str, call_id: str, decision: str, **details: Any) -> Call:
-    """Say what a parked run waits for: `approve`, `deny` or `answer`."""
+def decide(run_id: str, call_id: str, decision: str, **details: Any) -> ApiRequest:
+    """Decide on a waiting call: `approve`, `deny` or `answer`."""
     given = {name: value for name, value in details.items() if value is not None}
-    return Call("POST", f"{run_path(run_id)}/approvals/{quote(call_id, safe='')}", {"decision": decision, **given})
+    return ApiRequest(
+        "POST", f"{run_path(run_id)}/approvals/{quote(call_id, safe='')}", {"decision": decision, **given}
+    )
 
 
-def ticket(run_id: str, *, share: bool, ttl_s: int | None) -> Call:
-    """Ask for a ticket to look at the run."""
-    return Call("POST", run_path(run_id) + "/ticket", {"share": share, **({} if ttl_s is None else {"ttl_s": ttl_s})})
+def create_ticket(run_id: str, *, share: bool, ttl_s: int | None) -> ApiRequest:
+    """Create a ticket that gives read access to the run."""
+    return ApiRequest(
+        "POST", run_path(run_id) + "/ticket", {"share": share, **({} if ttl_s is None else {"ttl_s": ttl_s})}
+    )
 
 
-def revoke_ticket(run_id: str, ticket_id: str) -> Call:
-    """Take a ticket back."""
-    return Call("DELETE", f"{run_path(run_id)}/ticket/{quote(ticket_id, safe='')}")
+def revoke_ticket(run_id: str, ticket_id: str) -> ApiRequest:
+    """Revoke a ticket."""
+    return ApiRequest("DELETE", f"{run_path(run_id)}/ticket/{quote(ticket_id, safe='')}")
 
 
-TOOLS: Final = Call("GET", "/tools")
-MODELS: Final = Call("GET", "/models")
+TOOLS: Final = ApiRequest("GET", "/tools")
+MODELS: Final = ApiRequest("GET", "/models")
 
 
 def run_path(run_id: str) -> str:
-    """A run's own path, whatever stands in the id."""
+    """Return the path of a run; special characters in the id are escaped."""
     return f"/runs/{quote(run_id, safe='')}"
 
 
 def backoff_s(tries: int, response: httpx.Response | None, jitter: float) -> float | None:
-    """Seconds until the request is sent again; None where that would not help.
+    """Return the seconds until the request is sent again; None if a retry would not help.
 
     Args:
-        tries: how often it was sent.
-        response: None where nobody answered.
+        tries: how often the request has been sent.
+        response: None if there was no answer.
     """
-    if tries >= TRIES_MAX or (response is not None and response.status_code not in PASSING):
+    if tries >= TRIES_MAX or (response is not None and response.status_code not in RETRYABLE_STATUSES):
         return None
-    asked_s = retry_after_s(response) if response is not None else None
-    if asked_s is not None and asked_s > RETRY_AFTER_MAX_S:
+    requested_s = retry_after_s(response) if response is not None else None
+    if requested_s is not None and requested_s > RETRY_AFTER_MAX_S:
         return None
-    return max(RETRY_S * 2.0 ** (tries - 1) * jitter, asked_s or 0.0)
+    return max(RETRY_S * 2.0 ** (tries - 1) * jitter, requested_s or 0.0)
 
 
 def retry_after_s(response: httpx.Response) -> float | None:
-    """What the gateway's `Retry-After` says, which is always in seconds."""
+    """Parse `Retry-After`, which a gateway always sends in seconds."""
     text = response.headers.get("retry-after", "")
     return float(text) if text.isdecimal() else None
 
 
-def answer_of(response: httpx.Response) -> Json:
-    """What an answer that is no error says.
+def parse_answer(response: httpx.Response) -> Json:
+    """Return the JSON object of a successful response.
 
     Raises:
-        httpx.RemoteProtocolError: nothing that a gateway would say.
+        httpx.RemoteProtocolError: the response does not come from a gateway.
     """
     if not response.content:
         return {}
@@ -147,17 +151,19 @@ def answer_of(response: httpx.Response) -> Json:
     except ValueError:
         answer = None
     if not isinstance(answer, dict):
-        raise httpx.RemoteProtocolError("what answers there is not a Stagebus gateway", request=response.request)
+        raise httpx.RemoteProtocolError(
+            "the server at this address is not a Stagebus gateway", request=response.request
+        )
     return answer
 
 
 def is_json(response: httpx.Response) -> bool:
-    """Whether a gateway may have written an error: a proxy's page is none."""
+    """Return True if the response is JSON, as a gateway's errors are and a proxy's pages are not."""
     return "json" in response.headers.get("content-type", "")
 
 
-def refusal(response: httpx.Response) -> Refused:
-    """What an answer that is an error raises."""
+def parse_refusal(response: httpx.Response) -> Refused:
+    """Return the error for an error response."""
     try:
         problem = response.json()
     except ValueError:
@@ -165,17 +171,17 @@ def refusal(response: httpx.Response) -> Refused:
     return Refused.of(response.status_code, problem if isinstance(problem, dict) else {}, retry_after_s(response))
 
 
-def connection(url: str | None, api_key: str | None, ticket: str | None) -> dict[str, Any]:
-    """The arguments of httpx's clients: where, with what key, and how long to wait.
+def client_options(url: str | None, api_key: str | None, ticket: str | None) -> dict[str, Any]:
+    """Return the arguments for httpx's clients: address, credentials and timeouts.
 
-    What is not given comes from STAGEBUS_URL and STAGEBUS_API_KEY; an empty key is none.
+    STAGEBUS_URL and STAGEBUS_API_KEY are the defaults; an empty key means none.
 
     Raises:
-        BadKey: it cannot be one.
+        BadKey: the key contains characters that no key has.
     """
     base_url = (url or os.environ.get("STAGEBUS_URL") or URL_DEFAULT).rstrip("/")
     key = "" if ticket else os.environ.get("STAGEBUS_API_KEY", "") if api_key is None else api_key
-    key = key.strip()  # a file's last line end comes along easily
+    key = key.strip()  # keys read from files often end with a line end
     if not all("!" <= character <= "~" for character in key):
         raise BadKey
     arguments: dict[str, Any] = {
@@ -183,10 +189,10 @@ def connection(url: str | None, api_key: str | None, ticket: str | None) -> dict
         "headers": {"Authorization": f"Bearer {key}"} if key else {},
         "params": {"ticket": ticket} if ticket else {},
         "timeout": httpx.Timeout(ANSWER_MAX_S, connect=CONNECT_MAX_S),
-        # A proxy that the environment names is not the way to this machine.
+        # Proxies from the environment do not apply to this machine.
         "trust_env": not is_loopback(httpx.URL(base_url).host),
     }
     if httpx.URL(base_url).scheme == "http":
-        # To read whom the system trusts takes 45 ms. Where nobody is asked for a certificate, nobody is trusted.
+        # Loading the system's certificate authorities takes 45 ms. Plain HTTP needs none.
         arguments["verify"] = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     return arguments

@@ -9,24 +9,24 @@ import httpx
 from httpx_sse import aconnect_sse
 
 from stagebus.client import api_requests
-from stagebus.client.api_requests import Call, Json, RunFields, RunFilters
+from stagebus.client.api_requests import ApiRequest, Json, RunFields, RunFilters
 from stagebus.client.client_errors import Unreachable
-from stagebus.client.event_sequencer import EventSequencer, Received
-from stagebus.client.results import Result, Ticket, result_of, ticket_of
+from stagebus.client.event_sequencer import EventSequencer, RunEvent
+from stagebus.client.results import Result, Ticket, parse_result, parse_ticket
 from stagebus.client.run_state import RunState
-from stagebus.client.stream_follower import BREAKS, OnLost, StreamFollower, jitter
+from stagebus.client.stream_follower import CONNECTION_ERRORS, OnLost, StreamFollower, jitter
 
 
 class AsyncStagebus:
-    """Talks to one gateway, or to several behind one address.
+    """Client of one gateway, or of several behind one address.
 
     Args:
-        url: else STAGEBUS_URL, else http://127.0.0.1:8000.
-        api_key: else STAGEBUS_API_KEY, else none.
-        ticket: in the place of a key, where one run is all that is to be looked at.
-        patience_s: for how long a stream looks for a gateway; else for 5 s, and for 300 s where one was there.
-        on_lost: hears of each lost stream: the cursor to go on from, and how soon that will be tried.
-        transport: another way to the gateway than httpx's own.
+        url: default STAGEBUS_URL, then http://127.0.0.1:8000.
+        api_key: default STAGEBUS_API_KEY, then none.
+        ticket: replaces the key, and gives read access to one run.
+        patience_s: how long a stream tries to reach a gateway; default 5 s, and 300 s once one has answered.
+        on_lost: called for each lost stream with the cursor to continue from and the seconds until the next attempt.
+        transport: replaces httpx's own transport.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class AsyncStagebus:
         on_lost: OnLost = lambda _cursor, _wait_s: None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._http = httpx.AsyncClient(**api_requests.connection(url, api_key, ticket), transport=transport)
+        self._http = httpx.AsyncClient(**api_requests.client_options(url, api_key, ticket), transport=transport)
         self._patience_s = patience_s
         self._on_lost = on_lost
         self._is_found = False
@@ -60,17 +60,18 @@ class AsyncStagebus:
 
     async def tools(self) -> list[Json]:
         """The tools that a run may name."""
-        return list((await self.call(api_requests.TOOLS))["tools"])
+        return list((await self.send(api_requests.TOOLS))["tools"])
 
     async def models(self) -> list[Json]:
         """The models that a run may name."""
-        return list((await self.call(api_requests.MODELS))["models"])
+        return list((await self.send(api_requests.MODELS))["models"])
 
-    async def call(self, call: Call) -> Json:
-        """Send a request, again where that may help.
+    async def send(self, request: ApiRequest) -> Json:
+        """Send a request and return its answer; retry temporary errors.
 
         Raises:
-            Refused, Unreachable: it did not.
+            Refused: the gateway refused the request.
+            Unreachable: no gateway answers.
         """
         tries = 0
         while True:
@@ -78,9 +79,9 @@ class AsyncStagebus:
             failure: httpx.TransportError | None = None
             try:
                 response = await self._http.request(
-                    call.method, call.path, json=call.json, params=call.params, headers=call.headers
+                    request.method, request.path, json=request.json, params=request.params, headers=request.headers
                 )
-                answer = None if response.is_error else api_requests.answer_of(response)
+                answer = None if response.is_error else api_requests.parse_answer(response)
                 self._is_found = True
                 if answer is not None:
                     return answer
@@ -90,38 +91,37 @@ class AsyncStagebus:
             wait_s = api_requests.backoff_s(tries, response, jitter())
             if wait_s is None:
                 raise (
-                    api_requests.refusal(response) if response is not None else Unreachable(self.url, failure)
+                    api_requests.parse_refusal(response) if response is not None else Unreachable(self.url, failure)
                 ) from failure
             await asyncio.sleep(wait_s)
 
-    async def follow(self, run_id: str, place: EventSequencer) -> AsyncGenerator[Received, None]:
-        """A run's events after `place`, each once and in order, to the terminal one; it connects again by itself.
+    async def follow(self, run_id: str, sequencer: EventSequencer) -> AsyncGenerator[RunEvent, None]:
+        """Yield the events after the sequencer's cursor, each once and in order, to the terminal one. Reconnects.
 
         Raises:
-            Refused: no such run, or no cursor.
-            Unreachable: nobody answers for a long time.
-            StreamBroken: what is sent has holes.
+            Refused: there is no such run, or the cursor is invalid.
+            Unreachable: no gateway has answered for a long time.
+            StreamBroken: the stream contains something other than events.
         """
-        following = StreamFollower(self.url, run_id, place, self._on_lost, self._patience_s, is_found=self._is_found)
-        while not following.is_ended:
-            timeout = httpx.Timeout(following.silence_s, connect=api_requests.CONNECT_MAX_S)
+        follower = StreamFollower(self.url, run_id, sequencer, self._on_lost, self._patience_s, is_found=self._is_found)
+        while not follower.is_ended:
+            timeout = httpx.Timeout(follower.silence_s, connect=api_requests.CONNECT_MAX_S)
             failure: Exception | None = None
             try:
-                async with aconnect_sse(
-                    self._http, "GET", following.path, headers=following.headers, timeout=timeout
-                ) as source:
+                stream = aconnect_sse(self._http, "GET", follower.path, headers=follower.headers, timeout=timeout)
+                async with stream as source:
                     if source.response.is_error:
                         await source.response.aread()
-                    if following.open(source.response):
+                    if follower.open(source.response):
                         async for frame in source.aiter_sse():
-                            if (received := following.take(frame)) is not None:
+                            for received in follower.accept(frame):
                                 yield received
-                            if following.is_ended:
+                            if follower.is_ended:
                                 return
-            except BREAKS as exc:
+            except CONNECTION_ERRORS as exc:
                 failure = exc
-            if not following.is_ended:
-                await asyncio.sleep(following.wait_s(failure))
+            if not follower.is_ended:
+                await asyncio.sleep(follower.next_wait_s(failure))
 
 
 class AsyncRuns:
@@ -131,101 +131,106 @@ class AsyncRuns:
         self._client = client
 
     async def create(self, *, idempotency_key: str | None = None, **fields: Unpack[RunFields]) -> "AsyncRun":
-        """Make a run. However often the request has to be sent, it makes one.
+        """Create a run. Retries of the request do not create another one.
 
         Raises:
-            Refused: the request does not hold, or cannot be taken now.
-            Unreachable: nobody answers.
+            Refused: the request is invalid, or the gateway cannot accept it now.
+            Unreachable: no gateway answers.
         """
-        return self.resume((await self._client.call(api_requests.create(fields, idempotency_key)))["id"])
+        return self.resume((await self._client.send(api_requests.create_run(fields, idempotency_key)))["id"])
 
     def resume(self, run_id: str, cursor: str = "") -> "AsyncRun":
-        """A run that was made before, followed from the event after `cursor` on.
+        """Return an existing run, to be followed from the event after `cursor`. Sends no request.
 
         Raises:
-            BadCursor: it is neither an event id nor a word for the start.
+            BadCursor: the cursor is not an event id and does not mean the start.
         """
         return AsyncRun(self._client, run_id, cursor)
 
     async def get(self, run_id: str) -> Json:
-        """A run as the gateway sees it: status, stages, usage, result, and what it waits for."""
-        return await self._client.call(api_requests.get(run_id))
+        """Get a run's record: status, stages, usage, result and pending approvals."""
+        return await self._client.send(api_requests.get_run(run_id))
 
     async def list(self, limit: int = 20, before: str | None = None, **filters: Unpack[RunFilters]) -> Json:
-        """Runs, newest first: `runs`, and `next`, `before` which they go on, even where a page is short or empty."""
-        return await self._client.call(api_requests.list_runs(limit, before, filters))
+        """List runs, newest first, as `runs` and `next`. Pass `next` as `before` for the next page, even after an empty one."""
+        return await self._client.send(api_requests.list_runs(limit, before, filters))
 
 
 class AsyncRun:
-    """One run: `async for` gives its events, each once; `picture` is what they came to so far."""
+    """One run; `async for` yields its events, each once.
+
+    Attributes:
+        state: built from the events received so far.
+    """
 
     def __init__(self, client: AsyncStagebus, run_id: str, cursor: str = "") -> None:
         self.id = run_id
-        self.picture = RunState()
+        self.state = RunState()
         self._client = client
-        self._place = EventSequencer(cursor)
+        self._sequencer = EventSequencer(cursor)
 
     @property
     def cursor(self) -> str:
-        """The id of the last event that came: all that has to be kept to go on later."""
-        return self._place.cursor
+        """The id of the last event; all that a client must keep to continue later."""
+        return self._sequencer.cursor
 
-    def __aiter__(self) -> AsyncIterator[Received]:
+    def __aiter__(self) -> AsyncIterator[RunEvent]:
         return self.events()
 
-    async def events(self) -> AsyncGenerator[Received, None]:
-        """The events after `cursor`, to the terminal one. Within `contextlib.aclosing` a break closes at once."""
-        async for received in self._client.follow(self.id, self._place):
-            self.picture.add(received)
+    async def events(self) -> AsyncGenerator[RunEvent, None]:
+        """Yield the events after `cursor`, to the terminal one. In `contextlib.aclosing`, leaving the loop closes the stream."""
+        async for received in self._client.follow(self.id, self._sequencer):
+            self.state.apply(received)
             yield received
 
     async def get(self) -> Json:
-        """The run as the gateway sees it."""
+        """Get the run's record."""
         return await self._client.runs.get(self.id)
 
     async def result(self) -> Result:
-        """Wait for the end; what the run came to.
+        """Wait for the end of the run and return its result.
 
         Raises:
-            RunFailed, RunCancelled: it did not succeed.
+            RunFailed: the run ended with an error.
+            RunCancelled: the run was cancelled.
         """
         async for _ in self:
             pass
-        return result_of(await self.get())
+        return parse_result(await self.get())
 
     async def text(self) -> str:
-        """Wait for the end; the answer's text."""
+        """Wait for the end of the run and return the answer's text."""
         return (await self.result()).text
 
     async def cancel(self) -> None:
-        """Stop it, in whatever state it is; safe to repeat."""
-        await self._client.call(api_requests.cancel(self.id))
+        """Cancel the run, whatever its state; safe to repeat."""
+        await self._client.send(api_requests.cancel_run(self.id))
 
     async def approve(self, call_id: str, arguments: Mapping[str, Any] | None = None) -> None:
-        """Let a call run that waits for a person, with other arguments if they are given.
+        """Approve a call that waits for a person; `arguments` replace the model's.
 
         Raises:
-            Conflict: it was denied before.
+            Conflict: the call was decided differently before.
         """
-        await self._client.call(api_requests.decide(self.id, call_id, "approve", arguments=arguments))
+        await self._client.send(api_requests.decide(self.id, call_id, "approve", arguments=arguments))
 
     async def deny(self, call_id: str, reason: str | None = None) -> None:
-        """Refuse a call that waits for a person; the model is told the reason."""
-        await self._client.call(api_requests.decide(self.id, call_id, "deny", reason=reason))
+        """Deny a call that waits for a person; the model receives the reason."""
+        await self._client.send(api_requests.decide(self.id, call_id, "deny", reason=reason))
 
     async def answer(self, call_id: str, text: str) -> None:
-        """Answer what the model asked."""
-        await self._client.call(api_requests.decide(self.id, call_id, "answer", text=text))
+        """Answer a question of the model."""
+        await self._client.send(api_requests.decide(self.id, call_id, "answer", text=text))
 
     async def ticket(self, *, share: bool = False, ttl_s: int | None = None) -> Ticket:
-        """What lets somebody without a key look at this run, and at nothing else.
+        """Create a ticket, which gives read access to this run without a key.
 
         Args:
-            share: a link to pass on, good for a day where `ttl_s` does not say otherwise.
+            share: for a link to pass on; valid for a day unless `ttl_s` is given.
         """
-        answer = await self._client.call(api_requests.ticket(self.id, share=share, ttl_s=ttl_s))
-        return ticket_of(self._client.url, answer)
+        answer = await self._client.send(api_requests.create_ticket(self.id, share=share, ttl_s=ttl_s))
+        return parse_ticket(self._client.url, answer)
 
     async def revoke_ticket(self, ticket_id: str) -> None:
-        """Take a ticket back, by its `id`: streams that it opened end. Safe to repeat."""
-        await self._client.call(api_requests.revoke_ticket(self.id, ticket_id))
+        """Revoke a ticket by its `id` and end the streams opened with it; safe to repeat."""
+        await self._client.send(api_requests.revoke_ticket(self.id, ticket_id))

@@ -1,18 +1,18 @@
-"""What may go wrong between a client and a gateway, each kind with its own class.
+"""The errors of the client, one class per kind.
 
-    Refused                 the gateway said no: `code` is the problem's stable name
+    Refused                 the gateway refused; `code` is the problem's stable name
       InvalidRequest        400, 413, 415, 422: `fields` says what to change
-      Unauthenticated       401: no key, or one that does not hold
+      Unauthenticated       401: no key, or an invalid one
       Forbidden             403: the key may not do this
       NotFound              404: no such run, stage or approval
-      Conflict              409: it was decided or ended otherwise, or the idempotency key made another run
-      RateLimited           429: `retry_after_s` says when to come again
-      Unavailable           5xx: tried again for a while, in vain
-    BadKey                  what is given as a key cannot be one
-    BadCursor               what is given as a cursor cannot be one
-    Unreachable             nobody answers
-    StreamBroken            a stream has holes, however often it is asked for
-    RunFailed, RunCancelled the run's own end, where its result was asked for
+      Conflict              409: decided or ended differently, or the idempotency key belongs to another run
+      RateLimited           429: `retry_after_s` says when to try again
+      Unavailable           5xx: all retries failed
+    BadKey                  not a valid API key
+    BadCursor               not a valid cursor
+    Unreachable             no gateway answers
+    StreamBroken            the stream contains something other than events, even after retries
+    RunFailed, RunCancelled the run did not succeed, and its result was requested
 
 Spec: RFC 9457
 """
@@ -22,7 +22,7 @@ from typing import Any, Final
 
 
 class ClientError(Exception):
-    """Anything that this package raises."""
+    """The base class of all errors of this package."""
 
 
 class Refused(ClientError):
@@ -37,24 +37,24 @@ class Refused(ClientError):
 
     @classmethod
     def of(cls, status: int, problem: Mapping[str, Any], retry_after_s: float | None = None) -> "Refused":
-        """The refusal of the kind that the status says."""
+        """Return the error class for a status, as an instance."""
         kind = _KIND_BY_STATUS.get(status, Unavailable if status >= _SERVER_ERRORS_FROM else Refused)
-        # A 422, but nothing in the request would mend it.
+        # A 422, but no change of the request would fix it.
         if problem.get("code") == "idempotency_conflict":
             kind = Conflict
         return kind(status, problem, retry_after_s)
 
 
 class InvalidRequest(Refused):
-    """The request does not hold; `fields` names each wrong one."""
+    """The request is invalid; `fields` names each invalid field."""
 
 
 class Unauthenticated(Refused):
-    """No key came, or one that does not hold."""
+    """The key is missing or invalid."""
 
 
 class Forbidden(Refused):
-    """The key's scopes do not allow this."""
+    """The key's scopes do not allow the request."""
 
 
 class NotFound(Refused):
@@ -62,42 +62,42 @@ class NotFound(Refused):
 
 
 class Conflict(Refused):
-    """It was decided otherwise before, or has ended."""
+    """The call was decided differently before, or the run has ended."""
 
 
 class RateLimited(Refused):
-    """A limit was reached; `retry_after_s` says when to come again."""
+    """A limit was reached; `retry_after_s` says when to try again."""
 
 
 class Unavailable(Refused):
-    """The gateway cannot do it now."""
+    """The gateway cannot answer at the moment."""
 
 
 class BadKey(ClientError):
-    """What is given as a key cannot be one; nothing was sent."""
+    """The text is not a valid API key; nothing was sent."""
 
     def __init__(self) -> None:
-        # Not the key itself: messages are logged.
-        super().__init__("the key has characters that no key has: line ends, spaces or letters beyond ASCII")
+        # The message leaves out the key, because messages are logged.
+        super().__init__("the API key contains characters that no key has: line ends, spaces or non-ASCII letters")
 
 
 class BadCursor(ClientError):
-    """What is given as a cursor is neither an event's id nor a word for the start."""
+    """The text is not an event id and does not mean the start."""
 
 
 class Unreachable(ClientError):
-    """Nobody answers at the gateway's address."""
+    """No gateway answers at the address."""
 
     def __init__(self, url: str, cause: BaseException | None = None) -> None:
         why = f" ({cause})" if cause is not None and str(cause) else ""
         super().__init__(
-            f"no gateway answers at {url}{why}: start one with `stagebus up`, or say where it is, "
-            "by the client's url, by --url or by STAGEBUS_URL"
+            f"no gateway answers at {url}{why}: start one with `stagebus up`, or set its address "
+            "with the client's url, --url or STAGEBUS_URL"
         )
 
 
 class StreamBroken(ClientError):
-    """What the gateway sends has holes, each time that it is asked for."""
+    """The stream contains something other than events of a run, even after retries."""
 
 
 class RunFailed(ClientError):

@@ -1,4 +1,4 @@
-"""What a run came to, and what shows it to others."""
+"""The result of a run, and tickets that share it."""
 
 from typing import Any, NamedTuple
 
@@ -6,7 +6,7 @@ from stagebus.client.client_errors import RunCancelled, RunFailed
 
 
 class Result(NamedTuple):
-    """A run that succeeded: its answer, its tokens and cost, and the whole record as `GET /runs/{id}` gives it."""
+    """A successful run: its answer, its tokens and cost, and the whole record as returned by `GET /runs/{id}`."""
 
     text: str
     usage: dict[str, Any]
@@ -14,27 +14,27 @@ class Result(NamedTuple):
 
 
 class Ticket(NamedTuple):
-    """A way to look at one run without a key."""
+    """Read access to one run without a key."""
 
     id: str  # for `run.revoke_ticket(…)`
     text: str  # for `Stagebus(ticket=…)`
     expires_at: str
-    page: str  # a link to the page that shows the run
-    events: str  # its stream, for an EventSource
+    page: str  # a link to the web page of the run
+    events: str  # the URL of its event stream, for an EventSource
 
 
-def ticket_of(url: str, answer: dict[str, Any]) -> Ticket:
-    """The ticket out of a gateway's answer, its links from `url` on."""
+def parse_ticket(url: str, answer: dict[str, Any]) -> Ticket:
+    """Parse a gateway's answer; the links become absolute below `url`."""
     links = answer["links"]
     return Ticket(answer["id"], answer["ticket"], answer["expires_at"], url + links["page"], url + links["events"])
 
 
-def result_of(run: dict[str, Any]) -> Result:
-    """The result out of a run's record.
+def parse_result(run: dict[str, Any]) -> Result:
+    """Extract the result from a run's record.
 
     Raises:
-        RunFailed: it ended with an error.
-        RunCancelled: it was cancelled.
+        RunFailed: the run ended with an error, or has not ended.
+        RunCancelled: the run was cancelled.
     """
     if run["status"] == "cancelled":
         raise RunCancelled(run["id"])

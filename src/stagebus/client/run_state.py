@@ -1,13 +1,13 @@
-"""What a run looks like after the events that came so far; a pure fold over them.
+"""Builds the state of a run from its events; no I/O.
 
-What a `stage_restarted` voids is gone from the picture, and a `gap` takes it back to where
-the log goes on, so the picture is always the log's.
+A `stage_restarted` removes the text that it discards, and a `gap` removes the events that the log
+lost, so the state always matches the log.
 """
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from stagebus.client.event_sequencer import GAP, Received
+from stagebus.client.event_sequencer import GAP, RunEvent
 from stagebus.shared.domain.runs import STATUS_BY_TERMINAL_EVENT, TOOLS
 
 Json = dict[str, Any]
@@ -15,7 +15,7 @@ Json = dict[str, Any]
 
 @dataclass
 class CallState:
-    """One tool call. `status` is waiting (for a person), running, completed or failed."""
+    """One tool call; `status` is waiting (for a person), running, completed or failed."""
 
     call_id: str
     name: str
@@ -30,7 +30,7 @@ class CallState:
 
 @dataclass
 class StageState:
-    """One stage. `status` is running or completed."""
+    """One stage; `status` is running or completed."""
 
     stage_id: str
     status: str = "running"
@@ -42,21 +42,21 @@ class StageState:
 
     @property
     def text(self) -> str:
-        """What the model said."""
+        """The model's text."""
         return "".join(piece for _, piece in self._text)
 
     @property
     def reasoning(self) -> str:
-        """What it thought, where its provider tells."""
+        """The model's reasoning, if its provider sends it."""
         return "".join(piece for _, piece in self._reasoning)
 
     def discard(self, sequence: int) -> None:
-        """What came from `sequence` on is void."""
+        """Remove text and reasoning from `sequence` on."""
         self._text = [piece for piece in self._text if piece[0] < sequence]
         self._reasoning = [piece for piece in self._reasoning if piece[0] < sequence]
 
-    def say(self, sequence: int, chunk: Json) -> None:
-        """One more chunk of the model's output."""
+    def add_chunk(self, sequence: int, chunk: Json) -> None:
+        """Add one chunk of the model's output."""
         for choice in chunk.get("choices") or ():
             delta = choice.get("delta") or {}
             if isinstance(text := delta.get("content"), str) and text:
@@ -66,39 +66,39 @@ class StageState:
 
 
 class RunState:
-    """A run as its events tell it."""
+    """The state of a run, built from its events with `apply`."""
 
     def __init__(self) -> None:
         self.status = "queued"
         self.stages: dict[str, StageState] = {}
         self.error: Json | None = None
         self.usage: Json | None = None
-        self._events: list[Received] = []
+        self._events: list[RunEvent] = []
 
     @property
     def text(self) -> str:
-        """The answer so far: what the last model stage said."""
-        spoken = [stage for stage in self.stages.values() if not stage.stage_id.startswith(TOOLS)]
-        return spoken[-1].text if spoken else ""
+        """The answer so far: the text of the last model stage."""
+        model_stages = [stage for stage in self.stages.values() if not stage.stage_id.startswith(TOOLS)]
+        return model_stages[-1].text if model_stages else ""
 
     @property
-    def waiting(self) -> list[CallState]:
+    def waiting_calls(self) -> list[CallState]:
         """The calls that wait for a person."""
         return [call for stage in self.stages.values() for call in stage.calls.values() if call.status == "waiting"]
 
-    def add(self, received: Received) -> None:
-        """Go on by one event or gap."""
+    def apply(self, received: RunEvent) -> None:
+        """Update the state with one event or gap."""
         if received.event == GAP:
             earliest = int(received.data["earliest"].partition("-")[2])
             kept = [event for event in self._events if event.sequence < earliest]
             self.__init__()  # type: ignore[misc]
             for event in kept:
-                self.add(event)
+                self.apply(event)
             return
         self._events.append(received)
-        self._fold(received)
+        self._apply_event(received)
 
-    def _fold(self, received: Received) -> None:
+    def _apply_event(self, received: RunEvent) -> None:
         data = received.data
         match received.event:
             case "run_started":
@@ -108,7 +108,7 @@ class RunState:
             case "stage_restarted":
                 self._stage(data).discard(data["discard_from"])
             case "tool_completion_chunk":
-                self._stage(data).say(received.sequence, data.get("tool_results") or {})
+                self._stage(data).add_chunk(received.sequence, data.get("tool_results") or {})
             case "stage_completed":
                 stage = self._stage(data)
                 stage.status, stage.usage, stage.duration_ms = "completed", data.get("usage"), data.get("duration_ms")
@@ -117,13 +117,13 @@ class RunState:
                 self.error = data if received.event == "error" else None
                 self.usage = data.get("usage")
             case _ if "call_id" in data:
-                self._fold_call(received.event, data)
+                self._apply_call_event(received.event, data)
 
     def _stage(self, data: Json) -> StageState:
-        """The event's stage; who follows from a cursor on may not have seen it begin."""
+        """Return the event's stage. A reader that starts at a cursor may not have seen its start."""
         return self.stages.setdefault(data["stage_id"], StageState(data["stage_id"]))
 
-    def _fold_call(self, event: str, data: Json) -> None:
+    def _apply_call_event(self, event: str, data: Json) -> None:
         calls = self._stage(data).calls
         call = calls.setdefault(
             data["call_id"], CallState(data["call_id"], data.get("name", ""), data.get("arguments") or "")
@@ -140,6 +140,6 @@ class RunState:
             case "tool_result":
                 call.status = "failed" if data.get("is_error") else "completed"
                 call.content, call.duration_ms = data["content"], data.get("duration_ms")
-        # A run parks once all that it has left to do waits for persons.
+        # A run parks once every unfinished call waits for a person.
         unfinished = [call for call in calls.values() if call.status in ("running", "waiting")]
         self.status = "parked" if unfinished and all(call.status == "waiting" for call in unfinished) else "running"

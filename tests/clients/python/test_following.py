@@ -1,4 +1,4 @@
-"""The client's promise: each event once and in order, whatever the connections do."""
+"""The Python client receives each event once and in order, whatever happens to its connections."""
 
 import asyncio
 from contextlib import aclosing
@@ -12,8 +12,8 @@ from stagebus.client import (
     AsyncStagebus,
     BadCursor,
     NotFound,
-    Received,
     Refused,
+    RunEvent,
     StreamBroken,
     Unreachable,
     api_requests,
@@ -29,8 +29,8 @@ LOG = [frame(1), frame(2), frame(3), END]
 WHOLE = Answer(RETRY + b"".join(LOG))
 
 
-async def follow(gateway: FakeGateway, cursor: str = "", **options) -> list[Received]:
-    """All that the client says of the run."""
+async def follow(gateway: FakeGateway, cursor: str = "", **options) -> list[RunEvent]:
+    """Follow the run and return what the client yields."""
     async with (
         asyncio.timeout(10),
         AsyncStagebus(gateway.url, **options) as client,
@@ -39,33 +39,33 @@ async def follow(gateway: FakeGateway, cursor: str = "", **options) -> list[Rece
         return [event async for event in events]
 
 
-def sequences(events: list[Received]) -> list[int]:
+def sequences(events: list[RunEvent]) -> list[int]:
     return [int(event.id.split("-")[1]) for event in events]
 
 
 def after(cursor: str | None) -> bytes:
-    """The log after a cursor, as a gateway sends it."""
+    """Return the log after a cursor, as a gateway sends it."""
     return b"".join(LOG[int(cursor.split("-")[1]) if cursor else 0 :])
 
 
-async def test_events_come_to_the_terminal_one() -> None:
+async def test_stream_ends_with_the_terminal_event() -> None:
     async with FakeGateway.scripted(WHOLE) as gateway:
         events = await follow(gateway)
 
     assert sequences(events) == [1, 2, 3, 4]
-    assert events[-1] == Received("7-4", "done", {"stage_id": "run"})
+    assert events[-1] == RunEvent("7-4", "done", {"stage_id": "run"})
     assert gateway.asked[0].path == "/runs/01J/events"
     assert gateway.cursors() == [None]
 
 
-async def test_stream_that_stays_open_after_the_end_is_left() -> None:
+async def test_open_stream_is_closed_after_the_terminal_event() -> None:
     async with FakeGateway.scripted(WHOLE._replace(is_left_open=True)) as gateway:
         assert len(await follow(gateway)) == 4
 
 
 @pytest.mark.parametrize("is_cut", [False, True])
-async def test_cut_at_every_byte_loses_and_doubles_nothing(monkeypatch: pytest.MonkeyPatch, is_cut: bool) -> None:
-    """Each run's first connection brings the bytes up to the cut, its others what the cursor asks for."""
+async def test_stream_cut_at_every_byte_yields_each_event_once(monkeypatch: pytest.MonkeyPatch, is_cut: bool) -> None:
+    """The first connection of each run is cut; its next ones send what follows the cursor."""
     monkeypatch.setattr(stream_follower, "RETRY_S", 0)
     seen: set[str] = set()
 
@@ -82,7 +82,7 @@ async def test_cut_at_every_byte_loses_and_doubles_nothing(monkeypatch: pytest.M
                 assert sequences([event async for event in events]) == [1, 2, 3, 4]
 
 
-async def test_client_goes_on_from_its_cursor() -> None:
+async def test_reconnect_sends_the_cursor() -> None:
     async with FakeGateway.scripted(
         Answer(RETRY + frame(3)), Answer(b": ping\n\n" + RETRY, is_cut=True), Answer(END)
     ) as gateway:
@@ -91,49 +91,91 @@ async def test_client_goes_on_from_its_cursor() -> None:
     assert gateway.cursors() == ["7-2", "7-3", "7-3"]
 
 
-async def test_doubles_are_dropped() -> None:
+async def test_duplicate_events_are_dropped() -> None:
     body = RETRY + frame(1) + frame(1) + frame(2) + frame(1) + frame(3) + END
     async with FakeGateway.scripted(Answer(body)) as gateway:
         assert sequences(await follow(gateway)) == [1, 2, 3, 4]
 
 
-async def test_hole_is_asked_for_again() -> None:
+async def test_sequence_gap_requests_the_log_again() -> None:
     async with FakeGateway.scripted(Answer(RETRY + frame(1) + frame(3)), Answer(after("7-1"))) as gateway:
         assert sequences(await follow(gateway)) == [1, 2, 3, 4]
 
     assert gateway.cursors() == [None, "7-1"]
 
 
-async def test_hole_that_stays_is_an_error() -> None:
-    async with FakeGateway(lambda _: Answer(RETRY + frame(3))) as gateway:
-        with pytest.raises(StreamBroken, match="7-3 after sequence 0"):
+async def test_sequence_gap_is_retried_immediately() -> None:
+    waits: list[float] = []
+    async with FakeGateway.scripted(Answer(b"retry: 60000\n\n" + frame(1) + frame(3)), Answer(after("7-1"))) as gateway:
+        await follow(gateway, on_lost=lambda _, wait_s: waits.append(wait_s))
+
+    assert waits == [0]
+
+
+async def test_persistent_sequence_gap_becomes_a_gap_event() -> None:
+    async with FakeGateway(lambda _: Answer(RETRY + frame(1) + frame(3) + END)) as gateway:
+        events = await follow(gateway)
+
+    assert [(event.event, event.id) for event in events[:3]] == [
+        ("tool_completion_chunk", "7-1"), ("gap", ""), ("tool_completion_chunk", "7-3"),
+    ]  # fmt: skip
+    assert events[1].data == {"requested": "7-1", "earliest": "7-3", "latest": "7-3"}
+    assert gateway.cursors() == [None, "7-1", "7-1", "7-1"]
+
+
+@pytest.mark.parametrize("odd_id", ["9-2", "6-4", "9-3", "nonsense"])
+async def test_event_that_contradicts_the_log_requests_it_again(odd_id: str) -> None:
+    """An older attempt's later event, a newer attempt's earlier one, another last event, and a malformed id."""
+    odd = f"id: {odd_id}\nevent: tool_call\ndata: {{}}\n\n".encode()
+    first = Answer(RETRY + frame(1) + frame(2) + frame(3) + odd, is_left_open=True)
+    async with FakeGateway.scripted(first, Answer(after("7-3"))) as gateway:
+        assert sequences(await follow(gateway)) == [1, 2, 3, 4]
+
+    assert gateway.cursors() == [None, "7-3"]
+
+
+@pytest.mark.parametrize("bad", [b"id: x\nevent: a\ndata: {}\n\n", b"id: 7-2\ndata: {\n\n", b"id: 7-2\ndata: 1\n\n"])
+async def test_persistent_malformed_events_raise_stream_broken(bad: bytes) -> None:
+    async with FakeGateway(lambda _: Answer(RETRY + frame(1) + bad)) as gateway:
+        with pytest.raises(StreamBroken, match="after event 7-1"):
             await follow(gateway)
 
+    assert len(gateway.asked) == 4
 
-async def test_gap_takes_back_what_came_from_its_earliest_on() -> None:
+
+async def test_frames_without_an_id_are_ignored() -> None:
+    async with FakeGateway.scripted(
+        Answer(b"data: x\n\nevent: news\ndata: {}\n\n" + frame(1, "done", DONE))
+    ) as gateway:
+        assert sequences(await follow(gateway)) == [1]
+
+
+async def test_gap_event_restarts_the_sequence_at_its_earliest() -> None:
     gap = b'event: gap\ndata: {"requested":"7-3","earliest":"9-2","latest":"9-3"}\n\n'
-    anew = b"id: 9-2\nevent: a\ndata: {}\n\nid: 9-3\nevent: done\ndata: {}\n\n"
-    async with FakeGateway.scripted(Answer(RETRY + frame(1) + frame(2) + frame(3)), Answer(gap + anew)) as gateway:
+    replacement = b"id: 9-2\nevent: a\ndata: {}\n\nid: 9-3\nevent: done\ndata: {}\n\n"
+    async with FakeGateway.scripted(
+        Answer(RETRY + frame(1) + frame(2) + frame(3)), Answer(gap + replacement)
+    ) as gateway:
         events = await follow(gateway)
 
     assert [(event.id, event.event) for event in events[3:]] == [("", "gap"), ("9-2", "a"), ("9-3", "done")]
     assert events[3].data["earliest"] == "9-2"
 
 
-async def test_204_means_that_the_client_has_it_all() -> None:
+async def test_204_ends_the_stream() -> None:
     async with FakeGateway.scripted(Answer(status=204)) as gateway:
         assert await follow(gateway, "7-4") == []
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
-async def test_passing_trouble_is_waited_out(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+async def test_temporary_error_is_retried(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
     monkeypatch.setattr(stream_follower, "RETRY_S", 0)
     async with FakeGateway.scripted(Answer(status=status), WHOLE) as gateway:
         assert len(await follow(gateway)) == 4
 
 
-async def test_answer_of_another_kind_is_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page of a hotel's network, say."""
+async def test_response_of_another_server_is_retried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as the login page of a hotel network."""
     monkeypatch.setattr(stream_follower, "RETRY_S", 0)
     page, no_route = Answer(b"<html>", media_type="text/html"), Answer(b"404 page not found", 404, "text/plain")
     async with FakeGateway.scripted(page, no_route, WHOLE) as gateway:
@@ -145,7 +187,7 @@ async def test_answer_of_another_kind_is_no_stream(monkeypatch: pytest.MonkeyPat
             await client.runs.list()
 
 
-async def test_unknown_run_is_refused_with_the_gateway_s_words() -> None:
+async def test_unknown_run_raises_the_gateway_s_message() -> None:
     problem = Answer(b'{"detail":"there is no run","code":"run_not_found"}', 404, PROBLEM)
     async with FakeGateway.scripted(problem) as gateway:
         with pytest.raises(NotFound, match="there is no run") as caught:
@@ -154,13 +196,13 @@ async def test_unknown_run_is_refused_with_the_gateway_s_words() -> None:
     assert caught.value.code == "run_not_found"
 
 
-async def test_line_separators_inside_the_data_are_no_line_ends() -> None:
+async def test_unicode_line_separators_do_not_end_a_line() -> None:
     data = '{"stage_id":"\u2028 \u0085"}'
     async with FakeGateway.scripted(Answer(frame(1, data=data) + frame(2, "done", DONE))) as gateway:
         assert (await follow(gateway))[0].data == {"stage_id": "\u2028 \u0085"}
 
 
-async def test_backoff_follows_the_server_s_retry_and_grows() -> None:
+async def test_backoff_starts_at_the_gateway_s_retry_and_doubles() -> None:
     waits: list[tuple[str, float]] = []
     empty = Answer(b"retry: 10\n\n")
     async with FakeGateway.scripted(empty, empty, empty, Answer(frame(1)), Answer(after("7-1"))) as gateway:
@@ -171,7 +213,7 @@ async def test_backoff_follows_the_server_s_retry_and_grows() -> None:
         assert longest_s / 2 <= wait_s <= longest_s
 
 
-async def test_gateway_that_is_not_there_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_missing_gateway_raises_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream_follower, "RETRY_S", 0)
     monkeypatch.setattr(api_requests, "RETRY_S", 0)
     monkeypatch.setattr(stream_follower, "FIRST_CONTACT_MAX_S", 0)
@@ -186,8 +228,8 @@ async def test_gateway_that_is_not_there_is_given_up(monkeypatch: pytest.MonkeyP
                 await anext(events)
 
 
-async def test_gateway_that_answered_any_request_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that was just made is not given up because the gateway restarts."""
+async def test_gateway_that_answered_a_request_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restart of the gateway does not end the following of a run that was just created."""
     monkeypatch.setattr(stream_follower, "FIRST_CONTACT_MAX_S", -1)
     monkeypatch.setattr(stream_follower, "RETRY_S", 0)
     made = Answer(b'{"id":"01J"}', 202, "application/json")
@@ -202,7 +244,7 @@ async def test_gateway_that_answered_any_request_is_waited_for(monkeypatch: pyte
             await follow(gateway, patience_s=0)
 
 
-async def test_gateway_that_was_there_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_gateway_that_streamed_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream_follower, "FIRST_CONTACT_MAX_S", 0)
     async with FakeGateway.scripted(
         Answer(RETRY + frame(1)), Answer(status=503), Answer(status=503), Answer(after("7-1"))
@@ -210,35 +252,37 @@ async def test_gateway_that_was_there_is_waited_for(monkeypatch: pytest.MonkeyPa
         assert sequences(await follow(gateway)) == [1, 2, 3, 4]
 
 
-def test_quiet_connection_that_is_lost_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that waits for a person sends pings alone, for longer than a gateway that is away is waited for."""
+def test_lost_quiet_connection_is_reopened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that waits for a person sends only pings, for longer than `PATIENCE_S`."""
     now = 0.0
     monkeypatch.setattr(stream_follower.time, "monotonic", lambda: now)
-    place = EventSequencer("7-1")
-    way = StreamFollower("http://gateway", "01J", place, lambda _cursor, _wait_s: None, None, is_found=True)
+    sequencer = EventSequencer("7-1")
+    follower = StreamFollower("http://gateway", "01J", sequencer, lambda _cursor, _wait_s: None, None, is_found=True)
     for _ in range(5):
-        assert way.open(httpx.Response(200, headers={"content-type": "text/event-stream"}))
+        assert follower.open(httpx.Response(200, headers={"content-type": "text/event-stream"}))
         now += stream_follower.PATIENCE_S + 1
 
-        assert way.wait_s(httpx.ReadError("")) <= stream_follower.RETRY_S
+        assert follower.next_wait_s(httpx.ReadError("")) <= stream_follower.RETRY_S
     now += stream_follower.PATIENCE_S + 1
     with pytest.raises(Unreachable):
-        way.wait_s(httpx.ConnectError(""))
+        follower.next_wait_s(httpx.ConnectError(""))
 
 
-def test_how_long_silence_is_goes_by_the_gateway_s_pings() -> None:
-    way = StreamFollower("http://gateway", "01J", EventSequencer(), lambda _cursor, _wait_s: None, None, is_found=True)
+def test_silence_limit_follows_the_gateway_s_ping_interval() -> None:
+    follower = StreamFollower(
+        "http://gateway", "01J", EventSequencer(), lambda _cursor, _wait_s: None, None, is_found=True
+    )
     head = {"content-type": "text/event-stream"}
 
-    assert way.open(httpx.Response(200, headers=head))
-    assert way.silence_s == 35
-    assert way.open(httpx.Response(200, headers=head | {"x-ping-s": "60"}))
-    assert way.silence_s == 210
-    assert way.open(httpx.Response(200, headers=head | {"x-ping-s": "inf"}))
-    assert way.silence_s == 210
+    assert follower.open(httpx.Response(200, headers=head))
+    assert follower.silence_s == 25
+    assert follower.open(httpx.Response(200, headers=head | {"x-ping-s": "60"}))
+    assert follower.silence_s == 150
+    assert follower.open(httpx.Response(200, headers=head | {"x-ping-s": "inf"}))
+    assert follower.silence_s == 150
 
 
-async def test_create_is_sent_again_under_the_same_key(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_create_is_retried_with_the_same_idempotency_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api_requests, "RETRY_S", 0)
     created = Answer(b'{"id":"01J","status":"queued"}', 202, "application/json")
     async with FakeGateway.scripted(
@@ -251,14 +295,14 @@ async def test_create_is_sent_again_under_the_same_key(monkeypatch: pytest.Monke
     assert len(gateway.asked) == 3
 
 
-async def test_refused_create_is_not_sent_again() -> None:
+async def test_refused_create_is_not_retried() -> None:
     refusal = Answer(b'{"title":"Invalid request","detail":"model: unknown"}', 422, PROBLEM)
     async with FakeGateway.scripted(refusal) as gateway, AsyncStagebus(gateway.url) as client:
         with pytest.raises(Refused, match="model: unknown"):
             await client.runs.create()
 
 
-async def test_run_id_stays_inside_its_path() -> None:
+async def test_run_id_is_escaped_in_the_path() -> None:
     async with FakeGateway(lambda _: Answer(b"{}", 404, PROBLEM)) as gateway, AsyncStagebus(gateway.url) as client:
         with pytest.raises(Refused, match="answered 404"):
             await client.runs.resume("../x?y=/z").cancel()
@@ -266,24 +310,33 @@ async def test_run_id_stays_inside_its_path() -> None:
     assert gateway.asked[0].path == "/runs/..%2Fx%3Fy%3D%2Fz/cancel"
 
 
-def test_place_starts_where_it_is_told() -> None:
+def test_sequencer_starts_after_the_cursor() -> None:
     assert EventSequencer("0").cursor == EventSequencer("-1").cursor == EventSequencer("").cursor == ""
     assert EventSequencer("5204-118").cursor == "5204-118"
     with pytest.raises(BadCursor, match="such as 5204-118"):
         EventSequencer("junk")
 
 
-def test_place_takes_the_next_event_only() -> None:
-    place = EventSequencer("5-2")
+def test_sequencer_accepts_only_the_next_event() -> None:
+    sequencer = EventSequencer("5-2")
 
-    def take(event_id: str, event: str = "a") -> Received | None:
-        return place.take(ServerSentEvent(event=event, data="{}", id=event_id))
+    def accept(event_id: str, event: str = "a") -> list[RunEvent]:
+        return sequencer.accept(ServerSentEvent(event=event, data="{}", id=event_id))
 
-    assert take("5-2") is None
+    assert accept("5-2") == []
     with pytest.raises(SequenceGap):
-        take("5-4")
-    assert take("9-3") == Received("9-3", "a", {})
-    assert place.cursor == "9-3"
-    assert not place.is_ended
-    assert take("9-4", "error") is not None
-    assert place.is_ended
+        accept("5-4")
+    assert accept("9-3") == [RunEvent("9-3", "a", {})]
+    assert sequencer.cursor == "9-3"
+    assert not sequencer.is_ended
+    assert accept("9-4", "error")
+    assert sequencer.is_ended
+
+
+def test_sequencer_accepts_any_attempt_after_a_gap() -> None:
+    """The log was rewritten: its older events may come from any attempt."""
+    sequencer = EventSequencer("7-3")
+    gap = ServerSentEvent(event="gap", data='{"requested":"7-3","earliest":"0-2","latest":"0-4"}')
+
+    assert [event.event for event in sequencer.accept(gap)] == ["gap"]
+    assert sequencer.accept(ServerSentEvent(event="a", data="{}", id="0-2")) == [RunEvent("0-2", "a", {})]

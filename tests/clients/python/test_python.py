@@ -1,4 +1,4 @@
-"""The Python client, both ways of it: each event once and in order, and what a run came to."""
+"""The Python client, asynchronous and synchronous: events in order, requests, results and run states."""
 
 import asyncio
 import importlib.util
@@ -17,34 +17,33 @@ from stagebus.client import (
     InvalidRequest,
     NotFound,
     RateLimited,
-    Received,
     Refused,
     RunCancelled,
+    RunEvent,
     RunFailed,
     RunState,
     Stagebus,
-    StreamBroken,
     Unauthenticated,
     Unavailable,
     api_requests,
 )
-from stagebus.client.results import result_of
+from stagebus.client.results import parse_result
 from stagebus.gateway.api.problems import problem_types
 from stagebus.gateway.api.urls import Urls
 from tests.support.fake_gateway import DONE, RETRY, Answer, Asked, FakeGateway, frame
 
 LOG = [frame(1), frame(2), frame(3), frame(4, "done", DONE)]
 WHOLE = RETRY + b"".join(LOG)
-Follow = Callable[..., Awaitable[list[Received]]]
+Follow = Callable[..., Awaitable[list[RunEvent]]]
 
 
-async def _follow(url: str, run_id: str = "01J", cursor: str = "") -> list[Received]:
+async def _follow(url: str, run_id: str = "01J", cursor: str = "") -> list[RunEvent]:
     async with AsyncStagebus(url) as bus:
         return [received async for received in bus.runs.resume(run_id, cursor)]
 
 
-async def _follow_in_a_thread(url: str, run_id: str = "01J", cursor: str = "") -> list[Received]:
-    def follow() -> list[Received]:
+async def _follow_in_a_thread(url: str, run_id: str = "01J", cursor: str = "") -> list[RunEvent]:
+    def follow() -> list[RunEvent]:
         with Stagebus(url) as bus:
             return list(bus.runs.resume(run_id, cursor))
 
@@ -57,17 +56,17 @@ def follow(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> F
     return request.param
 
 
-def test_synchronous_client_is_the_asynchronous_one_without_await() -> None:
+def test_synchronous_client_is_generated_from_the_asynchronous_one() -> None:
     path = Path(__file__).parents[3] / "clients" / "python" / "make_synchronous.py"
     spec = importlib.util.spec_from_file_location("make_synchronous", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
 
-    assert module.TARGET.read_text() == module.synchronous(), "python clients/python/make_synchronous.py"
+    assert module.TARGET.read_text() == module.generate_synchronous(), "python clients/python/make_synchronous.py"
 
 
-async def test_cut_anywhere_loses_and_doubles_nothing(follow: Follow) -> None:
-    """Each run's first connection brings the bytes up to the cut, its next what the cursor asks for."""
+async def test_cut_stream_yields_each_event_once(follow: Follow) -> None:
+    """The first connection of each run is cut; its next ones send what follows the cursor."""
     seen: set[str] = set()
 
     def answer(asked: Asked) -> Answer:
@@ -82,7 +81,7 @@ async def test_cut_anywhere_loses_and_doubles_nothing(follow: Follow) -> None:
             assert [event.sequence for event in await follow(gateway.url, str(length))] == [1, 2, 3, 4]
 
 
-async def test_gap_takes_back_what_the_log_lost(follow: Follow) -> None:
+async def test_gap_event_restarts_the_log(follow: Follow) -> None:
     gap = b'event: gap\ndata: {"requested":"7-2","earliest":"0-1","latest":"9-2"}\n\n'
     async with FakeGateway.scripted(Answer(RETRY + gap + b"".join(LOG))) as gateway:
         events = await follow(gateway.url, cursor="7-2")
@@ -91,13 +90,14 @@ async def test_gap_takes_back_what_the_log_lost(follow: Follow) -> None:
     assert [event.sequence for event in events] == [0, 1, 2, 3, 4]
 
 
-async def test_holes_without_end_are_told(follow: Follow) -> None:
-    async with FakeGateway(lambda _: Answer(RETRY + frame(2))) as gateway:
-        with pytest.raises(StreamBroken):
-            await follow(gateway.url)
+async def test_persistent_sequence_gap_becomes_a_gap_event(follow: Follow) -> None:
+    async with FakeGateway(lambda _: Answer(RETRY + b"".join(LOG[1:]))) as gateway:
+        events = await follow(gateway.url)
+
+    assert [event.sequence for event in events] == [0, 2, 3, 4]
 
 
-async def test_list_may_be_of_some_runs() -> None:
+async def test_list_filters_become_query_parameters() -> None:
     page = Answer(b'{"runs": [], "next": null}', 200, "application/json")
     async with FakeGateway(lambda _: page) as gateway, AsyncStagebus(gateway.url) as bus:
         await bus.runs.list(5, status=["queued", "running"], q="a b", metadata={"user": "4/2"})
@@ -110,7 +110,9 @@ async def test_list_may_be_of_some_runs() -> None:
 
 
 @pytest.mark.parametrize(("status", "kind"), [(422, InvalidRequest), (429, RateLimited)])
-async def test_refusal_says_what_to_do(monkeypatch: pytest.MonkeyPatch, status: int, kind: type[Exception]) -> None:
+async def test_refusal_has_class_code_and_message(
+    monkeypatch: pytest.MonkeyPatch, status: int, kind: type[Exception]
+) -> None:
     monkeypatch.setattr(stagebus_client.api_requests, "RETRY_S", 0)
     problem = orjson.dumps({"detail": "do this", "code": "some_code"})
     gateway = FakeGateway(lambda _: Answer(problem, status, "application/problem+json"))
@@ -122,7 +124,7 @@ async def test_refusal_says_what_to_do(monkeypatch: pytest.MonkeyPatch, status: 
     assert gateway.asked[0].headers["authorization"] == "Bearer k"
 
 
-async def test_ticket_leads_to_the_run_and_is_taken_back() -> None:
+async def test_ticket_is_created_and_revoked() -> None:
     links = {"page": "/?run=01J#ticket=t", "events": "/runs/01J/events?ticket=t"}
     made = {"id": "ab", "ticket": "t", "expires_at": "2026-01-31T12:00:00.123Z", "links": links}
     answers = [Answer(orjson.dumps(made), 200, "application/json"), Answer(status=204)]
@@ -136,15 +138,15 @@ async def test_ticket_leads_to_the_run_and_is_taken_back() -> None:
 
 
 @pytest.mark.parametrize("key", ["sbk_a\nb", "sbk_schön", "sbk_a b"])
-def test_what_cannot_be_a_key_is_told_and_not_repeated(key: str) -> None:
+def test_malformed_key_is_refused_without_being_repeated(key: str) -> None:
     with pytest.raises(BadKey) as caught:
         Stagebus(api_key=key)
 
     assert "sbk_" not in str(caught.value)
-    assert api_requests.connection(None, "sbk_a\n", None)["headers"] == {"Authorization": "Bearer sbk_a"}
+    assert api_requests.client_options(None, "sbk_a\n", None)["headers"] == {"Authorization": "Bearer sbk_a"}
 
 
-async def test_ticket_goes_in_the_place_of_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_ticket_replaces_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAGEBUS_API_KEY", "sbk_x")
     async with FakeGateway.scripted(Answer(WHOLE)) as gateway, AsyncStagebus(gateway.url, ticket="a b") as bus:
         async for _ in bus.runs.resume("01J"):
@@ -154,7 +156,7 @@ async def test_ticket_goes_in_the_place_of_a_key(monkeypatch: pytest.MonkeyPatch
     assert "authorization" not in gateway.asked[0].headers
 
 
-def test_every_problem_of_the_gateway_has_its_class() -> None:
+def test_every_problem_of_the_gateway_has_an_error_class() -> None:
     kinds = {
         problem.code: type(Refused.of(problem.status, {"code": problem.code, "detail": "x"}))
         for problem in problem_types(Urls())
@@ -170,56 +172,56 @@ def test_every_problem_of_the_gateway_has_its_class() -> None:
     assert kinds["storage_full"] is kinds["draining"] is kinds["internal"] is Unavailable
 
 
-def test_end_of_a_run_is_its_result_or_an_error() -> None:
+def test_result_of_an_unsuccessful_run_raises() -> None:
     run = {"id": "01J", "status": "succeeded", "result": {"text": "hi"}, "usage": None, "error": None}
 
-    assert result_of(run).text == "hi"
+    assert parse_result(run).text == "hi"
     with pytest.raises(RunCancelled):
-        result_of(run | {"status": "cancelled"})
+        parse_result(run | {"status": "cancelled"})
     with pytest.raises(RunFailed, match="too long"):
-        result_of(run | {"status": "failed", "result": None, "error": {"error": "too long", "code": "c"}})
+        parse_result(run | {"status": "failed", "result": None, "error": {"error": "too long", "code": "c"}})
 
 
-def _chunk(sequence: int, text: str) -> Received:
+def _chunk(sequence: int, text: str) -> RunEvent:
     delta = {"choices": [{"delta": {"content": text}}]}
-    return Received(f"7-{sequence}", "tool_completion_chunk", {"stage_id": "extraction", "tool_results": delta})
+    return RunEvent(f"7-{sequence}", "tool_completion_chunk", {"stage_id": "extraction", "tool_results": delta})
 
 
-def test_picture_has_nothing_that_is_void() -> None:
-    picture = RunState()
+def test_run_state_drops_discarded_text() -> None:
+    state = RunState()
     started = {"stage_id": "extraction", "attempt": 1}
     for received in (
-        Received("7-2", "stage_started", started),
+        RunEvent("7-2", "stage_started", started),
         _chunk(3, "wrong"),
-        Received("8-4", "stage_restarted", started | {"discard_from": 3}),
+        RunEvent("8-4", "stage_restarted", started | {"discard_from": 3}),
         _chunk(5, "right"),
-        Received("8-6", "stage_completed", {"stage_id": "extraction", "result": {}, "duration_ms": 42}),
+        RunEvent("8-6", "stage_completed", {"stage_id": "extraction", "result": {}, "duration_ms": 42}),
     ):
-        picture.add(received)
+        state.apply(received)
 
-    assert picture.text == "right"
-    assert picture.stages["extraction"].duration_ms == 42
-    picture.add(Received("", "gap", {"requested": "8-5", "earliest": "0-1", "latest": "0-1"}))
-    assert picture.stages == {}
+    assert state.text == "right"
+    assert state.stages["extraction"].duration_ms == 42
+    state.apply(RunEvent("", "gap", {"requested": "8-5", "earliest": "0-1", "latest": "0-1"}))
+    assert state.stages == {}
 
 
-def test_picture_is_parked_while_all_that_is_left_waits() -> None:
-    picture = RunState()
+def test_run_state_is_parked_while_every_open_call_waits() -> None:
+    state = RunState()
     call = {"stage_id": "tools", "name": "danger", "arguments": "{}"}
 
     def status_after(sequence: int, event: str, call_id: str, **data: object) -> str:
-        picture.add(Received(f"7-{sequence}", event, call | {"call_id": call_id} | data))
-        return picture.status
+        state.apply(RunEvent(f"7-{sequence}", event, call | {"call_id": call_id} | data))
+        return state.status
 
     assert status_after(2, "tool_call", "other") == "running"
     assert status_after(3, "approval_required", "asked") == "running"
     assert status_after(4, "tool_result", "other", content="") == "parked"
-    # Decided before the run had left its worker: no other attempt begins.
+    # The decision came before the run had left its worker, so no other attempt begins.
     assert status_after(5, "approval_decided", "asked", decision="approve") == "running"
 
 
-def test_typed_event_ignores_what_a_newer_gateway_adds() -> None:
-    received = Received("7-9", "done", {"stage_id": "run", "from_the_future": 1})
+def test_typed_event_ignores_unknown_fields() -> None:
+    received = RunEvent("7-9", "done", {"stage_id": "run", "from_the_future": 1})
 
     assert received.typed.event == "done"
-    assert Received("7-9", "from_the_future", {}).typed is None
+    assert RunEvent("7-9", "from_the_future", {}).typed is None
