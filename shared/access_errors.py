@@ -39,7 +39,7 @@ class LoopbackOnly(StagebusError):
     def __init__(self) -> None:
         super().__init__(
             "this gateway has no authentication, so it answers only as localhost, 127.0.0.1 or [::1]: set "
-            "STAGEBUS_AUTH, or STAGEBUS_INSECURE=true to admit everybody"
+            "STAGEBUS_AUTH, or STAGEBUS_INSECURE=true to admit everyone"
         )
 
 
@@ -126,7 +126,7 @@ class GatewayExposed(StagebusError):
 
     def __init__(self, host: str) -> None:
         super().__init__(
-            f"on {host}, everybody who can reach it could run models and read every run. Set STAGEBUS_AUTH=keys and "
+            f"on {host}, everyone who can reach it could run models and read every run. Set STAGEBUS_AUTH=keys and "
             "STAGEBUS_SECRET (see docs/security.md), listen on 127.0.0.1, or pass --insecure"
         )
 

@@ -70,7 +70,7 @@ class Guarded:
 
 
 def public(handler: Handler) -> Guarded:
-    """Opens an endpoint to everybody, without authentication."""
+    """Makes an endpoint public: no authentication and no rate limit."""
     return Guarded(handler, is_public=True)
 
 

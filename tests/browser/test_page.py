@@ -611,7 +611,7 @@ async def test_page_of_a_locked_gateway_asks_for_a_key_and_shares_a_run_without_
     await expect(page.locator("#sign-in-button")).to_be_focused()
     await page.locator("#key").fill("sbk_wrong")
     await page.locator("#sign-in-button").click()
-    await expect(page.locator("#sign-in-error")).to_contain_text("not known here")
+    await expect(page.locator("#sign-in-error")).to_contain_text("unknown, revoked or expired")
     await page.locator("#key").fill(key)
     async with page.expect_navigation():
         await page.locator("#sign-in-button").click()
@@ -636,4 +636,4 @@ async def test_page_of_a_locked_gateway_asks_for_a_key_and_shares_a_run_without_
     await page.locator("#share-revoke").click()
     await expect(page.locator("#share-link")).to_be_hidden()
     await guest.reload()
-    await expect(guest.locator("body")).to_contain_text("this ticket has expired or was taken back")
+    await expect(guest.locator("body")).to_contain_text("this ticket is expired or revoked")

@@ -1,4 +1,4 @@
-"""Signed tokens and key sets with values that nobody expects give 401 or 503, never 500."""
+"""Signed tokens and key sets with unexpected values give 401 or 503, never 500."""
 
 import asyncio
 import json
