@@ -1,8 +1,8 @@
-"""A request in the words of the provider that gets it; sans-IO.
+"""Writes the body of a chat completion request for one provider; sans-IO.
 
-Stages ask every model alike. What one provider wants otherwise (another name for a limit, no
-word of usage, ids of nine letters, its own notes back) stands in the model's abilities and is
-done here, once a request.
+The stages ask every model in the same form. What one provider needs differently (another name for a limit,
+no usage option, call ids of nine letters, its own notes returned) is stated in the model's abilities and is
+done here, once for each request.
 Spec: https://platform.openai.com/docs/api-reference/chat/create
 """
 
@@ -17,16 +17,16 @@ from stagebus.shared.config.providers import ModelRoute
 
 Message = dict[str, Any]
 
-# Notes on an assistant's message, for this module alone: they are never sent.
+# A field of assistant messages with a `MessageOrigin`. It is removed before a request is sent.
 ORIGIN_KEY: Final = "stagebus_origin"
 
-_OF_TOOLS: Final = ("tools", "tool_choice", "parallel_tool_calls")
+_TOOL_FIELDS: Final = ("tools", "tool_choice", "parallel_tool_calls")
 _SHORT_ID: Final = re.compile(r"[A-Za-z0-9]{9}")
 
 
 @dataclass(frozen=True, slots=True)
 class MessageOrigin:
-    """Who wrote an assistant's message, and the reasoning that led to it."""
+    """The provider that wrote an assistant message, and the reasoning that led to it."""
 
     provider: str | None = None
     reasoning: str = ""
@@ -34,18 +34,18 @@ class MessageOrigin:
 
 
 def chat_request_body(fields: Mapping[str, Any], route: ModelRoute) -> dict[str, Any]:
-    """The fields of a chat completion request as the route's provider takes them.
+    """Returns the body of a streaming request in the form that the route's provider accepts.
 
     Args:
-        fields: OpenAI's own, the messages' `ORIGIN_KEY` notes among them; None is left to the provider.
+        fields: OpenAI's fields; messages may have `ORIGIN_KEY`. Fields that are None are left out.
     """
     abilities = route.abilities
     body = {name: value for name, value in fields.items() if value is not None}
     body["model"] = route.model_id
-    body["messages"] = [_message(message, route) for message in body["messages"]]
+    body["messages"] = [_adapt_message(message, route) for message in body["messages"]]
     if not body.get("tools") or abilities.tools != "native":
-        # Without tools, what speaks of tools is rejected.
-        for name in _OF_TOOLS:
+        # Providers reject the other tool fields in a request without tools.
+        for name in _TOOL_FIELDS:
             body.pop(name, None)
     if not abilities.parallel_tool_calls:
         body.pop("parallel_tool_calls", None)
@@ -56,38 +56,38 @@ def chat_request_body(fields: Mapping[str, Any], route: ModelRoute) -> dict[str,
         body["stream_options"] = {"include_usage": True}
     for name in abilities.leave_out:
         body.pop(name, None)
-    # What the run says comes before what the operator says of all runs.
+    # The run's own fields take precedence over the operator's extra fields.
     return {**route.extra_body, **body}
 
 
-def _message(message: Message, route: ModelRoute) -> Message:
+def _adapt_message(message: Message, route: ModelRoute) -> Message:
     origin = message.get(ORIGIN_KEY)
     if origin is None and not route.abilities.short_call_ids:
         return message
     adapted = {name: value for name, value in message.items() if name != ORIGIN_KEY}
     if "tool_calls" in adapted:
         is_own = origin is not None and origin.provider == route.provider
-        adapted["tool_calls"] = [_call(call, route.abilities, is_own=is_own) for call in adapted["tool_calls"]]
+        adapted["tool_calls"] = [_adapt_call(call, route.abilities, is_own=is_own) for call in adapted["tool_calls"]]
         field = route.abilities.reasoning_field
         if origin is not None and field == REASONING_DETAILS:
             if is_own and origin.reasoning_details:
                 adapted[field] = origin.reasoning_details
         elif origin is not None and field is not None:
-            # Even an empty one: DeepSeek rejects calls without the field.
+            # Even if it is empty: DeepSeek rejects calls without the field.
             adapted[field] = origin.reasoning
     if "tool_call_id" in adapted:
-        adapted["tool_call_id"] = _call_id(adapted["tool_call_id"], route.abilities)
+        adapted["tool_call_id"] = _adapt_call_id(adapted["tool_call_id"], route.abilities)
     return adapted
 
 
-def _call(call: dict[str, Any], abilities: Abilities, *, is_own: bool) -> dict[str, Any]:
-    """A call; the notes that a provider put beside it go back to nobody else."""
+def _adapt_call(call: dict[str, Any], abilities: Abilities, *, is_own: bool) -> dict[str, Any]:
+    """Adapts the id, and removes `extra_content` unless this provider wrote it."""
     kept = call if is_own else {name: value for name, value in call.items() if name != "extra_content"}
-    return {**kept, "id": _call_id(call["id"], abilities)}
+    return {**kept, "id": _adapt_call_id(call["id"], abilities)}
 
 
-def _call_id(call_id: str, abilities: Abilities) -> str:
-    """The id, or one in its place that is the same wherever it stands."""
+def _adapt_call_id(call_id: str, abilities: Abilities) -> str:
+    """Returns the id, or a short hash of it. The same id always gets the same hash, so call and result match."""
     if not abilities.short_call_ids or _SHORT_ID.fullmatch(call_id):
         return call_id
     return blake2s(call_id.encode(), digest_size=5).hexdigest()[:9]

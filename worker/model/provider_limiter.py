@@ -1,18 +1,19 @@
-"""Waiting for a provider that takes only so many requests at once, or requests or tokens a minute, over all workers.
+"""Rate limiter for providers with a limit on concurrent requests, requests per minute or tokens per minute.
 
-Of those who wait in this process only the one that came first asks Redis; the others stand behind
-it here. So a long line costs one script a second and process, and one for each request that goes.
-Who leaves tells the others over pub/sub; the slow poll stands behind that.
+The limits hold over all workers, through Redis. Of the requests that wait in one process, only the first asks
+Redis; the others queue behind it in memory. So a long queue costs one script call per second and process, plus
+one for each request that starts. A released slot is announced over pub/sub; a slow poll covers lost messages.
 
-Tokens are taken when a request goes, as an estimate, and put right when its answer has told its usage.
+Tokens are reserved as an estimate when a request starts, and corrected when its answer states the usage.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeVar
 from uuid import uuid4
 
 from stagebus.shared.config.provider_schema import ProviderEntry
@@ -20,178 +21,190 @@ from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.pubsub import Channels
 from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis
+from stagebus.shared.storage.redis_retry import retry_while_redis_is_down
 from stagebus.shared.store import provider_slots
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-# A killed worker's slots come back after this.
+# The slots of a killed worker are free again after this time.
 SLOT_TTL_S: Final = 10.0
 SLOT_RENEW_S: Final = SLOT_TTL_S / 3
-# Who waits asks again at least this often, and counts as gone after WAITER_TTL_S.
+# A waiting process asks at least this often, and loses its place in the queue after WAITER_TTL_S.
 POLL_S: Final = 1.0
 WAITER_TTL_S: Final = 5.0
 
 
 class TokenReservation:
-    """What one request is counted as: an estimate, until its answer says what it was.
+    """The tokens that one request counts as: first an estimate, later the real number.
 
     Attributes:
-        tokens: may be set; what it is at the end counts.
+        tokens: the request's user sets the real number. The value at the end of the request counts.
     """
 
     def __init__(self, tokens: int) -> None:
         self.tokens = tokens
 
 
-class _Door:
-    """One provider as this process sees it."""
+class _ProviderQueue:
+    """The requests of this process to one provider, waiting and running."""
 
     def __init__(self, provider: str) -> None:
         self.provider = provider
-        self.head = asyncio.Lock()  # asyncio's lock lets those who wait in, in the order of their coming
-        self.freed = asyncio.Event()
-        self.held: set[str] = set()
-        # A renewal under way could bring back a slot that is given back beside it.
+        self.front = asyncio.Lock()  # held by the request that asks Redis; asyncio's lock is first in, first out
+        self.slot_released = asyncio.Event()
+        self.slot_tokens: set[str] = set()  # of the running requests
+        # A release waits for a renewal in progress, which could otherwise bring the slot back.
         self.renewal = asyncio.Lock()
-        self.is_listening = False
+        self.is_subscribed = False
 
 
 class ProviderLimiter:
-    """Holds this process's slots of every provider."""
+    """Acquires and renews this process's slots of all providers."""
 
     def __init__(self, redis: Redis, channels: Channels) -> None:
         self._redis = redis
         self._channels = channels
-        self._doors: dict[str, _Door] = {}
+        self._queues: dict[str, _ProviderQueue] = {}
         self._renewing: asyncio.Task[None] | None = None
-        self._giving_back: set[asyncio.Task[None]] = set()
+        self._releases: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def reserve(self, provider: str, entry: ProviderEntry, tokens: int = 0) -> AsyncIterator[TokenReservation]:
-        """Hold a slot and take tokens, at once where the entry names no limits. To wait is no failure, and may be cancelled."""
-        async with self._slot(provider, entry), self._tokens(provider, entry, tokens) as spending:
-            yield spending
+        """Context manager: waits until the provider's limits allow a request, and holds its slot and tokens.
+
+        Without limits it does not wait. Waiting has no time-out and may be cancelled.
+
+        Args:
+            tokens: the estimate for the request and its answer.
+        """
+        async with self._slot(provider, entry), self._tokens(provider, entry, tokens) as reservation:
+            yield reservation
+
+    async def aclose(self) -> None:
+        """Completes releases in progress and stops the renewal. Slots that are still held expire."""
+        await asyncio.gather(*self._releases)
+        if self._renewing is not None:
+            await cancel_and_wait(self._renewing)
 
     @asynccontextmanager
     async def _tokens(self, provider: str, entry: ProviderEntry, estimate: int) -> AsyncIterator[TokenReservation]:
-        spending, limit = TokenReservation(estimate), entry.tokens_per_minute_max
+        reservation, limit = TokenReservation(estimate), entry.tokens_per_minute_max
         if limit is None:
-            yield spending
+            yield reservation
             return
-        wait_s = await self._take_tokens(provider, estimate, limit)
+        wait_s = await _wait_for_redis(
+            partial(provider_slots.take_tokens, self._redis, provider, estimate, limit), f"provider {provider}: tokens"
+        )
         if wait_s > POLL_S:
-            logger.info("provider %s: waits %.1f s for its tokens a minute", provider, wait_s)
+            logger.info("provider %s: waiting %.1f s for tokens per minute", provider, wait_s)
         is_used = False
         try:
             await asyncio.sleep(wait_s)
             is_used = True
-            yield spending
+            yield reservation
         finally:
-            if rest := (spending.tokens if is_used else 0) - estimate:
-                await self._for_certain(self._put_right(provider, rest, limit))
+            if correction := (reservation.tokens if is_used else 0) - estimate:
+                await self._complete(self._correct_tokens(provider, correction, limit))
 
-    async def _put_right(self, provider: str, tokens: int, limit: int) -> None:
+    async def _correct_tokens(self, provider: str, tokens: int, limit: int) -> None:
         with suppress(*REDIS_AWAY):
             await provider_slots.take_tokens(self._redis, provider, tokens, limit)
-
-    async def _for_certain(self, giving_back: Coroutine[Any, Any, None]) -> None:
-        """Give something back, though whoever held it is cancelled again while Redis takes its time."""
-        task = asyncio.create_task(giving_back)
-        self._giving_back.add(task)
-        task.add_done_callback(self._giving_back.discard)
-        await asyncio.shield(task)
-
-    async def _take_tokens(self, provider: str, tokens: int, limit: int) -> float:
-        while True:
-            try:
-                return await provider_slots.take_tokens(self._redis, provider, tokens, limit)
-            except REDIS_AWAY as exc:
-                logger.debug("provider %s: Redis is away (%s); asking for tokens again", provider, exc)
-                await asyncio.sleep(POLL_S)
 
     @asynccontextmanager
     async def _slot(self, provider: str, entry: ProviderEntry) -> AsyncIterator[None]:
         if entry.concurrency_max is None and entry.requests_per_minute_max is None:
             yield
             return
-        door = self._doors.setdefault(provider, _Door(provider))
-        token = uuid4().hex
+        queue = self._queues.setdefault(provider, _ProviderQueue(provider))
+        slot_token = uuid4().hex
         try:
-            await self._enter(door, token, entry)
-            door.held.add(token)
+            await self._acquire(queue, slot_token, entry)
+            queue.slot_tokens.add(slot_token)
             if self._renewing is None or self._renewing.done():
                 self._renewing = asyncio.create_task(self._renew())
             yield
         finally:
-            door.held.discard(token)
-            # Also where it is not known whether the token got in.
-            await self._for_certain(self._leave(door, token))
+            queue.slot_tokens.discard(slot_token)
+            # Also after a failed acquisition: Redis may have granted the slot although the reply was lost.
+            await self._complete(self._release(queue, slot_token))
 
-    async def _leave(self, door: _Door, token: str) -> None:
-        async with door.renewal:
-            with suppress(*REDIS_AWAY):
-                await provider_slots.release(self._redis, door.provider, token)
-        door.freed.set()
+    async def _acquire(self, queue: _ProviderQueue, slot_token: str, entry: ProviderEntry) -> None:
+        started_at = time.monotonic()
 
-    async def aclose(self) -> None:
-        """Give back what is on its way and stop renewing; what is still held becomes void by itself."""
-        await asyncio.gather(*self._giving_back)
-        if self._renewing is not None:
-            await cancel_and_wait(self._renewing)
+        async def try_acquire() -> float | None:
+            return await provider_slots.acquire(
+                self._redis,
+                queue.provider,
+                slot_token,
+                held_max=entry.concurrency_max,
+                minute_max=entry.requests_per_minute_max,
+                waited_s=time.monotonic() - started_at,
+                slot_s=SLOT_TTL_S,
+                seen_s=WAITER_TTL_S,
+            )
 
-    async def _enter(self, door: _Door, token: str, entry: ProviderEntry) -> None:
-        came = time.monotonic()
-        async with door.head:
+        async with queue.front:
             while True:
-                door.freed.clear()
-                try:
-                    wait_s = await provider_slots.acquire(
-                        self._redis,
-                        door.provider,
-                        token,
-                        held_max=entry.concurrency_max,
-                        minute_max=entry.requests_per_minute_max,
-                        waited_s=time.monotonic() - came,
-                        slot_s=SLOT_TTL_S,
-                        seen_s=WAITER_TTL_S,
-                    )
-                except REDIS_AWAY as exc:
-                    logger.debug("provider %s: Redis is away (%s); asking for a slot again", door.provider, exc)
-                    wait_s = POLL_S
+                queue.slot_released.clear()
+                wait_s = await _wait_for_redis(try_acquire, f"provider {queue.provider}: a slot")
                 if wait_s is None:
                     break
-                await self._listen(door)
-                # Not wait_for, which swallows a cancel that comes as it ends (Python 3.11).
+                await self._subscribe(queue)
+                # Not wait_for, which swallows a cancellation that coincides with its end (Python 3.11).
                 with suppress(TimeoutError):
                     async with asyncio.timeout(min(wait_s, POLL_S)):
-                        await door.freed.wait()
-        waited_s = time.monotonic() - came
+                        await queue.slot_released.wait()
+        waited_s = time.monotonic() - started_at
         if waited_s > POLL_S:
-            logger.info("provider %s: waited %.1f s for a slot", door.provider, waited_s)
+            logger.info("provider %s: waited %.1f s for a slot", queue.provider, waited_s)
 
-    async def _listen(self, door: _Door) -> None:
-        """Hear of slots that come back; the poll does without it while pub/sub is away."""
-        if not door.is_listening:
-            door.is_listening = True
-            logger.debug("provider %s is at its limits; waiting for a slot", door.provider)
+    async def _subscribe(self, queue: _ProviderQueue) -> None:
+        """Subscribes to released slots. While pub/sub is down, the poll suffices."""
+        if not queue.is_subscribed:
+            queue.is_subscribed = True
+            logger.debug("provider %s is at its limits; waiting for a slot", queue.provider)
             with suppress(TimeoutError):
                 async with asyncio.timeout(POLL_S):
-                    await self._channels.subscribe(keys.provider_freed(door.provider), lambda _: door.freed.set())
+                    await self._channels.subscribe(
+                        keys.provider_freed(queue.provider), lambda _: queue.slot_released.set()
+                    )
+
+    async def _release(self, queue: _ProviderQueue, slot_token: str) -> None:
+        async with queue.renewal:
+            with suppress(*REDIS_AWAY):
+                await provider_slots.release(self._redis, queue.provider, slot_token)
+        queue.slot_released.set()
 
     async def _renew(self) -> None:
-        """Keep what is held, for as long as anything is."""
-        while any(door.held for door in self._doors.values()):
-            for door in list(self._doors.values()):
-                async with door.renewal:
-                    if door.held:
-                        await self._stay(door)
+        """Renews all held slots until none is left."""
+        while any(queue.slot_tokens for queue in self._queues.values()):
+            for queue in list(self._queues.values()):
+                async with queue.renewal:
+                    if queue.slot_tokens:
+                        await self._renew_slots(queue)
             await asyncio.sleep(SLOT_RENEW_S)
 
-    async def _stay(self, door: _Door) -> None:
+    async def _renew_slots(self, queue: _ProviderQueue) -> None:
         try:
-            await provider_slots.renew(self._redis, door.provider, door.held, SLOT_TTL_S)
+            await provider_slots.renew(self._redis, queue.provider, queue.slot_tokens, SLOT_TTL_S)
         except REDIS_AWAY as exc:
-            logger.debug("provider %s: Redis is away (%s); its slots are renewed later", door.provider, exc)
+            logger.debug("provider %s: Redis is down (%s); its slots are renewed later", queue.provider, exc)
         except Exception:
-            # Nobody would renew any slot of this process until the next request takes one.
-            logger.exception("provider %s: its slots could not be renewed", door.provider)
+            # If the task ended here, no slot of this process would be renewed until the next request.
+            logger.exception("provider %s: its slots could not be renewed", queue.provider)
+
+    async def _complete(self, release: Coroutine[Any, Any, None]) -> None:
+        """Runs a release to its end, even if its caller is cancelled again while Redis is slow."""
+        task = asyncio.create_task(release)
+        self._releases.add(task)
+        task.add_done_callback(self._releases.discard)
+        await asyncio.shield(task)
+
+
+async def _wait_for_redis(operation: Callable[[], Awaitable[T]], name: str) -> T:
+    """Repeats the operation after any error of Redis: a request that waits for its turn does not fail."""
+    return await retry_while_redis_is_down(
+        operation, name, backoff_s=POLL_S, backoff_max_s=POLL_S, is_retryable=lambda _: True
+    )

@@ -1,13 +1,13 @@
-"""Tools for a model that cannot call them by itself: told of in words, and called in words; sans-IO.
+"""Tools for models without native tool calls: described in the prompt, and called in text; sans-IO.
 
     system     … <tools>{"name": "get_weather", "description": …, "parameters": {…}}</tools> …
     assistant  <tool_call>{"name": "get_weather", "arguments": {"city": "Paris"}}</tool_call>
     user       <tool_response>{"name": "get_weather", "content": "18 °C"}</tool_response>
 
-The form is that of Hermes and Qwen, on which many models were trained. `prompt_with_tools` makes a
-request of it, `parse_prompted_calls` reads the answer; a call that cannot be carried out is asked for
-again once, with what was wrong (`find_call_faults`, `correction_messages`). A very small model does not do
-what it is told but what was done before, so it may be shown a call (`example_call`).
+This is the format of Hermes and Qwen, on which many models were trained. `prompt_with_tools` writes the request
+and `parse_prompted_calls` reads the answer. If a call is invalid, the model is asked once more and told what is
+wrong (`find_call_faults`, `correction_messages`). Very small models follow examples better than instructions, so
+the prompt may contain an example (`example_call`).
 """
 
 import json
@@ -48,7 +48,7 @@ That could not be carried out:
 {faults}
 Answer again from the start, with every <tool_call> whole and right."""
 
-# Models that know no <tool_call> put the same JSON into a block of code, or write nothing else.
+# Models that were not trained on <tool_call> put the JSON into a code block, or answer with nothing but JSON.
 _FENCED: Final = re.compile(r"```(?:json|tool_call|tool_code)?\s*([\[{][^`]*[\]}])\s*```")
 _AS_CALL: Final = r"<tool_call>\1</tool_call>"
 
@@ -61,36 +61,36 @@ def prompt_with_tools(
     is_one_call: bool,
     has_example: bool = False,
 ) -> list[Message]:
-    """The conversation with all that has to do with tools as text.
+    """Returns the conversation with tools, calls and results as text.
 
     Args:
-        tools: as chat completions define them; without any, only earlier calls and results become text.
-        is_one_call: whether the model may make one call at the most.
-        has_example: whether it is shown a call first.
+        tools: definitions as in chat completions. Without any, only earlier calls and results become text.
+        is_one_call: whether the model may make at most one call.
+        has_example: whether to show an example call first.
     """
-    told = list(_as_text(messages))
+    converted = list(_as_text(messages))
     if not tools:
-        return told
-    wish = f"{_wish(choice)} {_ONE if is_one_call else _SEVERAL}"
+        return converted
+    wish = f"{_choice_prompt(choice)} {_ONE if is_one_call else _SEVERAL}"
     described = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
-    system, *rest = _with_system(told, _INTRODUCTION.format(tools=described, wish=wish))
+    system, *rest = _with_system_text(converted, _INTRODUCTION.format(tools=described, wish=wish))
     return [system, *(example_call(tools[0]["function"]) if has_example else ()), *rest]
 
 
 def example_call(function: Mapping[str, Any]) -> list[Message]:
-    """A question and the call that answers it, as if both had been made; its result is left out, or it is repeated."""
+    """Returns a made-up question and its call. There is no result, because models would repeat it."""
     schema = function.get("parameters") or {}
     properties = schema.get("properties", {})
     arguments = {name: _example_value(properties.get(name, {})) for name in schema.get("required", ())}
     call = {"name": function["name"], "arguments": json.dumps(arguments)}
     return [
         {"role": "user", "content": _EXAMPLE.format(name=function["name"])},
-        {"role": "assistant", "content": _call(call)},
+        {"role": "assistant", "content": _call_text(call)},
     ]
 
 
 def _example_value(schema: Mapping[str, Any]) -> Any:
-    """A value of the kind that a parameter takes: one that its schema names, where it names any."""
+    """Returns a value for a parameter: one from its schema, or else one of the right type."""
     named = [*schema.get("examples", ()), *schema.get("enum", ())]
     if named or "const" in schema:
         return named[0] if named else schema["const"]
@@ -100,7 +100,7 @@ def _example_value(schema: Mapping[str, Any]) -> Any:
 
 
 def parse_prompted_calls(text: str, tool_names: Collection[str]) -> tuple[str, list[ParsedCall]]:
-    """A text without its calls, and those calls, whatever their tools and arguments."""
+    """Splits a text into the text without calls, and the calls. Tool names and arguments are not checked."""
     rest, calls = split_text_calls(text, tool_names)
     if calls or _MARKER in text:
         return rest, calls
@@ -108,7 +108,7 @@ def parse_prompted_calls(text: str, tool_names: Collection[str]) -> tuple[str, l
     bare = f"<tool_call>{whole}</tool_call>" if whole[:1] in ("{", "[") else text
     for marked in (_FENCED.sub(_AS_CALL, text), bare):
         rest, calls = split_text_calls(marked)
-        # JSON that is no call of one of these tools is a part of the answer.
+        # JSON that does not call one of these tools is part of the answer.
         if calls and all(call.name in tool_names for call in calls):
             return rest, calls
     return text, []
@@ -120,16 +120,16 @@ def find_call_faults(
     choice: ToolChoice,
     check: Callable[[str, str], str | None],
 ) -> list[str]:
-    """What of an answer's calls cannot be carried out, in words for the model; empty where all can.
+    """Returns what is wrong with the calls of an answer, in words for the model.
 
     Args:
         rest: the answer's text without its calls.
-        check: what is wrong with a call of that name with those arguments, or None.
+        check: returns what is wrong with a call, given its name and arguments, or None.
     """
     faults = [fault for call in calls if (fault := check(call.name, call.arguments))]
     if _MARKER in rest:
-        faults.append('What stands in a <tool_call> is no JSON object of the form {"name": …, "arguments": {…}}.')
-    name = _named(choice)
+        faults.append('The content of a <tool_call> is not a JSON object of the form {"name": …, "arguments": {…}}.')
+    name = _chosen_name(choice)
     if name and any(call.name != name for call in calls):
         faults.append(f"No other tool than {name} may be called now.")
     if not calls and not faults and (name or choice == "required"):
@@ -138,30 +138,30 @@ def find_call_faults(
 
 
 def correction_messages(answer: str, faults: Iterable[str]) -> list[Message]:
-    """What follows in the conversation so that the model does better."""
+    """Returns the messages that ask the model to correct its answer."""
     listed = "\n".join(f"- {fault}" for fault in faults)
-    said = [{"role": "assistant", "content": answer}] if answer else []
-    return [*said, {"role": "user", "content": _AGAIN.format(faults=listed)}]
+    rejected = [{"role": "assistant", "content": answer}] if answer else []
+    return [*rejected, {"role": "user", "content": _AGAIN.format(faults=listed)}]
 
 
-def _named(choice: ToolChoice) -> str | None:
+def _chosen_name(choice: ToolChoice) -> str | None:
     return choice["function"]["name"] if isinstance(choice, dict) else None
 
 
-def _wish(choice: ToolChoice) -> str:
-    if name := _named(choice):
+def _choice_prompt(choice: ToolChoice) -> str:
+    if name := _chosen_name(choice):
         return _NAMED.format(name=name)
     return _REQUIRED if choice == "required" else _AUTO
 
 
 def _as_text(messages: Iterable[Message]) -> Iterator[Message]:
-    """Yield the messages, calls and results as text; results that follow one another are one message."""
+    """Yields the messages with calls and results as text. Consecutive results become one message."""
     name_by_id: dict[str, str] = {}
     responses: list[str] = []
     for message in messages:
         if message["role"] == "tool":
             name = name_by_id.get(message.get("tool_call_id", ""), "tool")
-            responses.append(_response(name, _text_of(message.get("content"))))
+            responses.append(_response_text(name, _text_of(message.get("content"))))
             continue
         if responses:
             yield {"role": "user", "content": "\n".join(responses)}
@@ -171,38 +171,38 @@ def _as_text(messages: Iterable[Message]) -> Iterator[Message]:
             yield message
             continue
         name_by_id |= {call["id"]: call["function"]["name"] for call in calls}
-        parts = [_text_of(message.get("content")), *(_call(call["function"]) for call in calls)]
+        parts = [_text_of(message.get("content")), *(_call_text(call["function"]) for call in calls)]
         yield {"role": "assistant", "content": "\n".join(filter(None, parts))}
     if responses:
         yield {"role": "user", "content": "\n".join(responses)}
 
 
-def _call(function: dict[str, Any]) -> str:
+def _call_text(function: dict[str, Any]) -> str:
     try:
         arguments = json.loads(function["arguments"] or "{}")
     except ValueError:
         arguments = function["arguments"]
-    said = json.dumps({"name": function["name"], "arguments": arguments}, ensure_ascii=False)
-    return f"<tool_call>\n{said}\n</tool_call>"
+    call = json.dumps({"name": function["name"], "arguments": arguments}, ensure_ascii=False)
+    return f"<tool_call>\n{call}\n</tool_call>"
 
 
-def _response(name: str, content: str) -> str:
-    said = json.dumps({"name": name, "content": content}, ensure_ascii=False)
-    return f"<tool_response>\n{said}\n</tool_response>"
+def _response_text(name: str, content: str) -> str:
+    result = json.dumps({"name": name, "content": content}, ensure_ascii=False)
+    return f"<tool_response>\n{result}\n</tool_response>"
 
 
 def _text_of(content: object) -> str:
-    """A message's text; the text parts of it where it has parts."""
+    """Returns a message's text, or the text of its parts."""
     if isinstance(content, list):
         return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
     return content if isinstance(content, str) else ""
 
 
-def _with_system(messages: list[Message], words: str) -> list[Message]:
-    """The messages with further words of the system's, in its first message if there is one: many models know one."""
+def _with_system_text(messages: list[Message], text: str) -> list[Message]:
+    """Adds a text to the first system message, or a new one: many models accept only one system message."""
     if not messages or messages[0]["role"] not in _SYSTEM_ROLES:
-        return [{"role": "system", "content": words}, *messages]
+        return [{"role": "system", "content": text}, *messages]
     first = messages[0]
     content = first["content"]
-    added = [*content, {"type": "text", "text": words}] if isinstance(content, list) else f"{content}\n\n{words}"
+    added = [*content, {"type": "text", "text": text}] if isinstance(content, list) else f"{content}\n\n{text}"
     return [{**first, "content": added}, *messages[1:]]

@@ -1,10 +1,11 @@
-"""Reasoning in blocks, as OpenRouter and MiniMax stream it, put together so that it can be given back; sans-IO.
+"""Merges reasoning that is streamed in blocks, as by OpenRouter and MiniMax; sans-IO.
 
     {"type": "reasoning.text", "text": "Let me", "index": 0}
     {"type": "reasoning.text", "text": " see.", "signature": "…", "index": 0}
     {"type": "reasoning.encrypted", "data": "…", "id": "…", "index": 1}
 
-Who signed or encrypted a block takes it back only as it was.
+The blocks are returned to the provider in the next round. A provider that signed or encrypted a block accepts it
+only unchanged.
 Spec: https://openrouter.ai/docs/use-cases/reasoning-tokens
 """
 
@@ -15,48 +16,50 @@ from stagebus.worker.model.compat.text_fragments import join_fragments
 
 Detail = dict[str, Any]
 
-_TEXTS: Final = ("text", "summary")
-# What a later piece of a block adds to; of all else in it the last that says something counts.
-_GROWING: Final = (*_TEXTS, "data")
+_TEXT_FIELDS: Final = ("text", "summary")
+# These fields are concatenated over the fragments of a block. Of every other field the last value counts.
+_CONCATENATED: Final = (*_TEXT_FIELDS, "data")
 
 
 def parse_details(delta: Mapping[str, Any]) -> list[Detail]:
-    """The pieces of blocks that a delta brings."""
+    """Returns the fragments of blocks in a delta."""
     details = delta.get("reasoning_details")
     return [item for item in details if isinstance(item, dict)] if isinstance(details, list) else []
 
 
 def readable_texts(details: Sequence[Detail]) -> Iterator[str]:
-    """Yield what may be read of them."""
+    """Yields the texts of the blocks that are not encrypted."""
     for detail in details:
-        yield from (text for name in _TEXTS if isinstance(text := detail.get(name), str))
+        yield from (text for name in _TEXT_FIELDS if isinstance(text := detail.get(name), str))
 
 
-def merge_details(pieces: Sequence[Detail]) -> list[Detail]:
-    """The whole blocks, in their order."""
+def merge_details(fragments: Sequence[Detail]) -> list[Detail]:
+    """Returns the whole blocks in their order."""
     blocks: list[Detail] = []
     texts: list[dict[str, list[str]]] = []
-    for piece in pieces:
-        place = next((place for place in reversed(range(len(blocks))) if _goes_on(piece, blocks, place)), len(blocks))
+    for fragment in fragments:
+        place = next(
+            (place for place in reversed(range(len(blocks))) if _continues_block(fragment, blocks, place)), len(blocks)
+        )
         if place == len(blocks):
             blocks.append({})
             texts.append({})
-        for name, value in piece.items():
-            if name in _GROWING and isinstance(value, str):
+        for name, value in fragment.items():
+            if name in _CONCATENATED and isinstance(value, str):
                 texts[place].setdefault(name, []).append(value)
             elif value is not None or name not in blocks[place]:
                 blocks[place][name] = value
     return [
-        block | {name: join_fragments(values) for name, values in said.items()}
-        for block, said in zip(blocks, texts, strict=True)
+        block | {name: join_fragments(values) for name, values in block_texts.items()}
+        for block, block_texts in zip(blocks, texts, strict=True)
     ]
 
 
-def _goes_on(piece: Detail, blocks: Sequence[Detail], place: int) -> bool:
-    """Whether it is more of that block: type and index say so, and without an index that no other came between."""
+def _continues_block(fragment: Detail, blocks: Sequence[Detail], place: int) -> bool:
+    """Returns whether a fragment continues a block: it has the same type and index. Without an index, the block is the last."""
     block = blocks[place]
-    if any(block.get(name) != piece.get(name) for name in ("type", "index")):
+    if any(block.get(name) != fragment.get(name) for name in ("type", "index")):
         return False
-    if block.get("id") and piece.get("id") and block["id"] != piece["id"]:
+    if block.get("id") and fragment.get("id") and block["id"] != fragment["id"]:
         return False
-    return piece.get("index") is not None or (place == len(blocks) - 1 and not piece.get("data"))
+    return fragment.get("index") is not None or (place == len(blocks) - 1 and not fragment.get("data"))

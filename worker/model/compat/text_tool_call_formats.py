@@ -1,15 +1,15 @@
-r"""The forms in which models write calls into their text, each with its reader; sans-IO.
+r"""Parses tool calls in the formats in which models write them into text; sans-IO.
 
     {"name": "f", "arguments": {…}}                               Hermes, Qwen, Granite, Hunyuan, Nemotron
     f<arg_key>city</arg_key><arg_value>Paris</arg_value>          GLM
     functions.f:0<|tool_call_argument_begin|>{…}                  Kimi
     f<｜tool▁sep｜>{…}                                             DeepSeek
     <function=f><parameter=city>Paris</parameter></function>      Qwen Coder, Seed; with JSON inside: Llama
-    <invoke name="f"><parameter name="city">Paris</parameter></invoke>    MiniMax, Claude's likes
+    <invoke name="f"><parameter name="city">Paris</parameter></invoke>    MiniMax, and others
     [f(city="Paris"), g()]                                        Llama 3.2 and 4, LFM2, Gemma
 
-A reader gets the whole text and where the form may begin. It gives the calls, and where they end;
-none where this is no such form. Each costs no more than it reads, whatever the text.
+Each format has a reader. It takes the whole text and the place where the format may begin, and returns the calls
+and the place after them, or no calls if this is another format. Its cost is linear in what it reads, for any text.
 Source: https://github.com/vllm-project/vllm/tree/main/vllm/tool_parsers
 """
 
@@ -26,12 +26,12 @@ from stagebus.worker.model.compat.call_fragments import ParsedCall, arguments_te
 
 _JSON: Final = json.JSONDecoder(strict=False)
 _SPACE: Final = re.compile(r"\s*")
-_BETWEEN: Final = re.compile(r"[\s;]*(?:<\|(?:eom_id|eot_id)\|>)?\s*")
+_SEPARATOR: Final = re.compile(r"[\s;]*(?:<\|(?:eom_id|eot_id)\|>)?\s*")
 _NAMES: Final = ("name", "tool_name")
 _ARGUMENTS: Final = ("arguments", "parameters", "args")
 _CALL_KEYS: Final = frozenset({*_NAMES, *_ARGUMENTS, "type", "id"})
 
-# No value and no body reaches into the next call, so that many calls without an end cost no more than their length.
+# No value and no body extends into the next call, so that many unclosed calls still take linear time.
 _GLM_NAME: Final = re.compile(r"\s*([\w.:-]+)\s*(?=<arg_key>)")
 _GLM_ARGUMENT: Final = re.compile(
     r"\s*<arg_key>([^<]*)</arg_key>\s*<arg_value>((?:(?!<tool_call>).)*?)</arg_value>", re.DOTALL
@@ -61,36 +61,39 @@ _CONSTANTS: Final[Mapping[str, bool | None]] = {"true": True, "false": False, "n
 
 
 class FoundCalls(NamedTuple):
-    """The calls that a reader found, and where the text goes on behind them."""
+    """The calls that a reader found, and the place after them."""
 
     calls: list[ParsedCall]
     end: int
 
 
 def read_objects(text: str, start: int) -> FoundCalls:
-    """Calls as JSON objects, or lists of them, one after the other."""
+    """Reads a sequence of JSON objects, or of lists of them."""
     return _read_objects(text, start, lambda _: True)
 
 
 def read_bare_objects(text: str, start: int) -> FoundCalls:
-    """As `read_objects`, but what may as well be other JSON, such as a tool's description, is no call."""
-    return _read_objects(text, start, _is_call_alone)
+    """Reads JSON objects that are certainly calls, and not other JSON such as a tool's description."""
+    return _read_objects(text, start, _is_certainly_call)
 
 
 def _read_objects(text: str, start: int, is_call: Callable[[Any], bool]) -> FoundCalls:
     calls: list[ParsedCall] = []
     end = start
-    while decoded := _decode(text, _skip(_BETWEEN, text, end)):
+    while decoded := _decode(text, _skip(_SEPARATOR, text, end)):
         value, after = decoded
-        these = [_call(item) if is_call(item) else None for item in (value if isinstance(value, list) else [value])]
-        if not these or None in these:
+        found = [
+            _parse_call_object(item) if is_call(item) else None
+            for item in (value if isinstance(value, list) else [value])
+        ]
+        if not found or None in found:
             break
-        calls += [call for call in these if call is not None]
+        calls += [call for call in found if call is not None]
         end = after
     return FoundCalls(calls, _skip(_SPACE, text, end) if calls else start)
 
 
-def _is_call_alone(value: Any) -> bool:
+def _is_certainly_call(value: Any) -> bool:
     if not isinstance(value, Mapping) or not value.keys() <= _CALL_KEYS:
         return False
     arguments = next((value[key] for key in _ARGUMENTS if key in value), None)
@@ -98,40 +101,40 @@ def _is_call_alone(value: Any) -> bool:
 
 
 def read_glm(text: str, start: int) -> FoundCalls:
-    """GLM's one call: its name, then keys and values in tags."""
+    """Reads one call of GLM: its name, then keys and values in tags."""
     name = _GLM_NAME.match(text, start)
     if name is None:
         return FoundCalls([], start)
     arguments: dict[str, Any] = {}
     end = name.end()
     while match := _GLM_ARGUMENT.match(text, end):
-        arguments[match[1].strip()] = _loose_value(match[2].strip())
+        arguments[match[1].strip()] = _json_or_text(match[2].strip())
         end = match.end()
-    return FoundCalls([_named(name[1], arguments)] if arguments else [], end)
+    return FoundCalls([_make_call(name[1], arguments)] if arguments else [], end)
 
 
 def read_kimi(text: str, start: int) -> FoundCalls:
-    """Kimi's one call."""
+    """Reads calls of Kimi."""
     return _read_named(text, start, _KIMI_NAME, _KIMI_END)
 
 
 def read_deepseek(text: str, start: int) -> FoundCalls:
-    """DeepSeek's calls, V3's and R1's with their JSON in a block of code."""
+    """Reads calls of DeepSeek. V3 and R1 put the JSON into a code block."""
     return _read_named(text, start, _DEEPSEEK_NAME, _DEEPSEEK_END)
 
 
 def read_mistral(text: str, start: int) -> FoundCalls:
-    """Mistral's calls, each a name, perhaps with an id, before its arguments."""
+    """Reads calls of Mistral: a name, an optional id, then arguments."""
     return _read_named(text, start, _MISTRAL_NAME)
 
 
 def read_functionary(text: str, start: int) -> FoundCalls:
-    """Functionary's calls, each a name on a line before its arguments."""
+    """Reads calls of Functionary: a line with the name, then arguments."""
     return _read_named(text, start, _FUNCTIONARY_NAME)
 
 
 def read_function(text: str, start: int) -> FoundCalls:
-    """One call as a tag that holds the function's name."""
+    """Reads one call as a tag that contains the function's name."""
     match = _FUNCTION.match(text, start)
     if match is None:
         return FoundCalls([], start)
@@ -139,45 +142,45 @@ def read_function(text: str, start: int) -> FoundCalls:
     if body.startswith("{"):
         decoded = _decode(body, 0)
         return FoundCalls([ParsedCall("", match[1], arguments_text(decoded[0]))] if decoded else [], match.end())
-    arguments = {name: _loose_value(value) for name, value in _FUNCTION_PARAMETER.findall(body)}
-    return FoundCalls([_named(match[1], arguments)] if arguments or not body else [], match.end())
+    arguments = {name: _json_or_text(value) for name, value in _FUNCTION_PARAMETER.findall(body)}
+    return FoundCalls([_make_call(match[1], arguments)] if arguments or not body else [], match.end())
 
 
 def read_invokes(text: str, start: int) -> FoundCalls:
-    """Calls as `invoke` tags, one after the other."""
+    """Reads a sequence of `invoke` tags."""
     calls: list[ParsedCall] = []
     end = start
     while match := _INVOKE.match(text, end):
         arguments = {
-            name: value if is_text == "true" else _loose_value(value)
+            name: value if is_text == "true" else _json_or_text(value)
             for name, is_text, _, value in _INVOKE_PARAMETER.findall(match[2])
         }
-        calls.append(_named(match[1], arguments))
+        calls.append(_make_call(match[1], arguments))
         end = match.end()
     return FoundCalls(calls, end)
 
 
 def read_python(text: str, start: int) -> FoundCalls:
-    """A list of Python calls, or several one after the other; nothing of them is run."""
+    """Reads a list or a sequence of Python calls. The code is parsed, never executed."""
     calls: list[ParsedCall] = []
     end = _skip(_SPACE, text, start)
     if text.startswith("[", end):
-        after = _python_end(text, end)
-        return FoundCalls(_python_list(text[end:after]), after)
+        after = _find_python_end(text, end)
+        return FoundCalls(_parse_python_list(text[end:after]), after)
     while name := _PYTHON_NAME.match(text, end):
-        after = _python_end(text, name.end())
-        call = _call_of(_parsed(text[name.end() : after]))
+        after = _find_python_end(text, name.end())
+        call = _parse_python_call(_parse_expression(text[name.end() : after]))
         if call is None:
             break
         calls.append(call)
-        end = _skip(_BETWEEN, text, after)
+        end = _skip(_SEPARATOR, text, after)
     return FoundCalls(calls, end)
 
 
 def _read_named(
     text: str, start: int, name_pattern: re.Pattern[str], end_pattern: re.Pattern[str] | None = None
 ) -> FoundCalls:
-    """Calls that are each a name, perhaps with an id, then JSON arguments, then perhaps a mark of their end."""
+    """Reads calls that consist of a name, an optional id, JSON arguments and an optional end mark."""
     calls: list[ParsedCall] = []
     end = start
     while (name := name_pattern.match(text, end)) and (decoded := _decode(text, name.end())):
@@ -188,12 +191,12 @@ def _read_named(
     return FoundCalls(calls, end)
 
 
-def _named(name: str, arguments: Mapping[str, Any]) -> ParsedCall:
+def _make_call(name: str, arguments: Mapping[str, Any]) -> ParsedCall:
     return ParsedCall("", name, orjson.dumps(arguments).decode())
 
 
-def _loose_value(text: str) -> Any:
-    """A parameter's value: JSON where it is some, or else the text itself."""
+def _json_or_text(text: str) -> Any:
+    """Returns a parameter's value: parsed if it is JSON, otherwise the text itself."""
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -214,7 +217,7 @@ def _decode(text: str, start: int) -> tuple[Any, int] | None:
         return None
 
 
-def _call(value: object) -> ParsedCall | None:
+def _parse_call_object(value: object) -> ParsedCall | None:
     if not isinstance(value, Mapping):
         return None
     function = value.get("function")
@@ -227,8 +230,8 @@ def _call(value: object) -> ParsedCall | None:
     return ParsedCall(call_id if isinstance(call_id, str) else "", name, arguments_text(arguments) or "{}")
 
 
-def _python_end(text: str, start: int) -> int:
-    """Where the brackets close that open from here on; the start where they do not, or are far apart."""
+def _find_python_end(text: str, start: int) -> int:
+    """Returns the place after the closing bracket, or the start if there is none within the limit."""
     depth = 0
     quote = ""
     for match in _PYTHON_MARK.finditer(text, start, start + _PYTHON_MAX_CHARS):
@@ -246,33 +249,33 @@ def _python_end(text: str, start: int) -> int:
     return start
 
 
-def _python_list(source: str) -> list[ParsedCall]:
-    tree = _parsed(source)
-    calls = [_call_of(node) for node in tree.elts] if isinstance(tree, ast.List) else [None]
+def _parse_python_list(source: str) -> list[ParsedCall]:
+    tree = _parse_expression(source)
+    calls = [_parse_python_call(node) for node in tree.elts] if isinstance(tree, ast.List) else [None]
     return [] if None in calls else [call for call in calls if call is not None]
 
 
-def _parsed(source: str) -> ast.expr | None:
+def _parse_expression(source: str) -> ast.expr | None:
     try:
-        with warnings.catch_warnings(action="ignore"):  # of a model's "\\d", which is no concern of the operator's
+        with warnings.catch_warnings(action="ignore"):  # about invalid escapes in the model's text
             return ast.parse(source, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
 
 
-def _call_of(node: ast.expr | None) -> ParsedCall | None:
-    """The call that `f.call(city="Paris")` asks for."""
+def _parse_python_call(node: ast.expr | None) -> ParsedCall | None:
+    """Converts an expression such as `f.call(city="Paris")` to a call."""
     if (
         isinstance(node, ast.Call)
         and isinstance(node.func, ast.Name)
         and node.func.id == "print"
         and len(node.args) == 1
     ):
-        node = node.args[0]  # as Gemma writes it
+        node = node.args[0]  # Gemma wraps its calls in print()
     if not isinstance(node, ast.Call) or node.args:
         return None
     try:
-        return _named(ast.unparse(node.func).removesuffix(".call"), dict(_keywords(node)))
+        return _make_call(ast.unparse(node.func).removesuffix(".call"), dict(_keywords(node)))
     except (ValueError, TypeError, RecursionError, MemoryError):
         return None
 
@@ -280,12 +283,12 @@ def _call_of(node: ast.expr | None) -> ParsedCall | None:
 def _keywords(node: ast.Call) -> Iterator[tuple[str, Any]]:
     for keyword in node.keywords:
         if keyword.arg is None:
-            raise ValueError("a mapping in the place of a keyword")
-        yield keyword.arg, ast.literal_eval(_JsonNames().visit(keyword.value))
+            raise ValueError("a mapping instead of a keyword")
+        yield keyword.arg, ast.literal_eval(_JsonConstants().visit(keyword.value))
 
 
-class _JsonNames(ast.NodeTransformer):
-    """Takes JSON's words for what they are in Python."""
+class _JsonConstants(ast.NodeTransformer):
+    """Replaces the names true, false and null by Python's constants."""
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
         return ast.Constant(_CONSTANTS[node.id]) if node.id in _CONSTANTS else node

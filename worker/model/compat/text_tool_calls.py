@@ -1,18 +1,18 @@
-r"""What models write into their text that is no text: calls; sans-IO.
+r"""Finds tool calls that a model wrote into its text; sans-IO.
 
     <tool_call>{"name": "f", "arguments": {…}}</tool_call>
     <｜tool▁calls▁begin｜>…    <|python_tag|>…    [TOOL_CALLS]…    <minimax:tool_call>…    functools[…]
 
-A server without the right parser for its model passes these on as content. They are looked at once, in the
-whole text, so that it does not matter where it was cut. What only resembles a call stays text, and so does what
-stands in a block of code: an answer may be about calls. How the calls themselves are written: `call_forms`.
+A server without the right parser for its model passes such calls on as content. The whole text is searched once,
+at the end of the answer, so it does not matter where it was split. Text that only resembles a call stays text, and
+so does code, since an answer may explain calls. `text_tool_call_formats` parses the calls themselves.
 """
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
-from stagebus.worker.model.compat import text_tool_call_formats as forms
+from stagebus.worker.model.compat import text_tool_call_formats as formats
 from stagebus.worker.model.compat.call_fragments import ParsedCall
 from stagebus.worker.model.compat.code_spans import find_code_end
 from stagebus.worker.model.compat.text_tool_call_formats import FoundCalls
@@ -20,13 +20,13 @@ from stagebus.worker.model.compat.text_tool_call_formats import FoundCalls
 Reader = Callable[[str, int], FoundCalls]
 
 _IN_TAGS: Final[Sequence[Reader]] = (
-    forms.read_objects, forms.read_function, forms.read_glm, forms.read_invokes, forms.read_python,
+    formats.read_objects, formats.read_function, formats.read_glm, formats.read_invokes, formats.read_python,
 )  # fmt: skip
-_LLAMA: Final[Sequence[Reader]] = (forms.read_objects, forms.read_python)
-_MISTRAL: Final[Sequence[Reader]] = (forms.read_mistral, forms.read_objects)
-_OBJECTS: Final[Sequence[Reader]] = (forms.read_objects,)
+_LLAMA: Final[Sequence[Reader]] = (formats.read_objects, formats.read_python)
+_MISTRAL: Final[Sequence[Reader]] = (formats.read_mistral, formats.read_objects)
+_OBJECTS: Final[Sequence[Reader]] = (formats.read_objects,)
 
-# How the calls behind each marker may be written.
+# The formats that may follow each marker.
 _READERS: Final[Mapping[str, Sequence[Reader]]] = {
     "<tool_call>": _IN_TAGS,
     "<minimax:tool_call>": _IN_TAGS,
@@ -40,26 +40,26 @@ _READERS: Final[Mapping[str, Sequence[Reader]]] = {
     "<|python_tag|>": _LLAMA,
     "<|python_start|>": _LLAMA,
     "[TOOL_CALLS]": _MISTRAL,
-    "<function=": (forms.read_function,),
-    "<|tool_call_begin|>": (forms.read_kimi,),
-    "<｜tool▁calls▁begin｜>": (forms.read_deepseek,),
-    "<｜tool▁call▁begin｜>": (forms.read_deepseek,),
+    "<function=": (formats.read_function,),
+    "<|tool_call_begin|>": (formats.read_kimi,),
+    "<｜tool▁calls▁begin｜>": (formats.read_deepseek,),
+    "<｜tool▁call▁begin｜>": (formats.read_deepseek,),
 }
-# These are plain words or common tags: they hold calls only where they name tools that were offered.
-_READERS_OF_KNOWN: Final[Mapping[str, Sequence[Reader]]] = {
+# These markers are common words or tags: what follows is a call only if it names a tool that was offered.
+_READERS_OF_KNOWN_TOOLS: Final[Mapping[str, Sequence[Reader]]] = {
     "<antml:function_calls>": _IN_TAGS,
     "<function_calls>": _IN_TAGS,
     "<function_call>": _IN_TAGS,
     "<tool_calls>": _IN_TAGS,
     "functools": _OBJECTS,
     "Action: ```json": _OBJECTS,
-    "```tool_code": (forms.read_python,),
-    ">>>": (forms.read_functionary,),
+    "```tool_code": (formats.read_python,),
+    ">>>": (formats.read_functionary,),
 }
 _KIMI_SECTION: Final = "<|tool_calls_section_begin|>"
-# Begins with a plain character in each of its branches, and so finds its places quickly.
+# Each branch begins with a literal character, which keeps the search fast.
 _MARKER: Final = re.compile(
-    "|".join(map(re.escape, sorted((*_READERS, *_READERS_OF_KNOWN), key=len, reverse=True)))
+    "|".join(map(re.escape, sorted((*_READERS, *_READERS_OF_KNOWN_TOOLS), key=len, reverse=True)))
     + rf"|{re.escape(_KIMI_SECTION)}\s*<\|tool_call_begin\|>|<invoke(?= name=)|<antml:invoke(?= name=)"
 )
 _CLOSING: Final = re.compile(
@@ -70,10 +70,10 @@ _CLOSING: Final = re.compile(
     r"))+"
 )
 _FENCE_END: Final = re.compile(r"\s*```")
-# What an answer that is all calls may end in.
+# Tokens that may follow the calls of an answer without other text.
 _END_TOKENS: Final = re.compile(r"(?:\s|<\|(?:eom_id|eot_id|im_end|end|endoftext)\|>|</s>)*")
-_BARE: Final[Sequence[Reader]] = (forms.read_bare_objects, forms.read_python, forms.read_functionary)
-# After so many markers that open nothing the rest is text: each may cost a look at all that follows.
+_BARE: Final[Sequence[Reader]] = (formats.read_bare_objects, formats.read_python, formats.read_functionary)
+# After this many markers without a call the rest is text. Each miss may cost a scan of the remaining text.
 _MISSES_MAX: Final = 100
 _NAMESPACES: Final = ("functions.", "default_api.", "tools.")
 
@@ -81,11 +81,11 @@ _NAMESPACES: Final = ("functions.", "default_api.", "tools.")
 def split_text_calls(
     text: str, tool_names: Collection[str] | None = None, *, looks_into_code: bool = True
 ) -> tuple[str, list[ParsedCall]]:
-    """A text without the calls that it holds, and those calls.
+    """Splits a text into the text without calls, and the calls.
 
     Args:
-        tool_names: what the model was offered; None where that is not known.
-        looks_into_code: whether what stands in a block of code may be a call, too.
+        tool_names: the tools that the model was offered, or None if they are unknown.
+        looks_into_code: whether calls inside code count, too.
     """
     if tool_names is not None and (bare := _bare_calls(text, tool_names)):
         return "", bare
@@ -110,7 +110,7 @@ def split_text_calls(
 
 
 def match_tool_name(call: ParsedCall, tool_names: Collection[str]) -> ParsedCall:
-    """The call under its tool's own name, where it stands in a namespace of the model's or between spaces."""
+    """Returns the call with the exact name of its tool, without a namespace or spaces that the model added."""
     if call.name in tool_names:
         return call
     name = call.name.strip()
@@ -120,18 +120,18 @@ def match_tool_name(call: ParsedCall, tool_names: Collection[str]) -> ParsedCall
 
 
 def _read(text: str, marker: re.Match[str], tool_names: Collection[str] | None) -> FoundCalls:
-    """The calls that a marker opens."""
+    """Reads the calls after a marker."""
     opened = marker[0].removeprefix(_KIMI_SECTION).lstrip()
     readers = _READERS.get(opened)
-    is_of_known = readers is None
-    # A tag that is a part of the call itself is read once more.
+    needs_known_tools = readers is None
+    # Some markers are the start of the call itself, so the reader needs them.
     start = marker.start() if opened.endswith(("=", "invoke")) else marker.end()
     if readers is None:
-        readers = _READERS_OF_KNOWN.get(opened, (forms.read_invokes,))
+        readers = _READERS_OF_KNOWN_TOOLS.get(opened, (formats.read_invokes,))
     for reader in readers:
         found = reader(text, start)
         if found.calls:
-            if is_of_known and not _are_known(found.calls, tool_names):
+            if needs_known_tools and not _are_known(found.calls, tool_names):
                 break
             closing = (_FENCE_END if "```" in opened else _CLOSING).match(text, found.end)
             return FoundCalls(found.calls, closing.end() if closing else found.end)
@@ -143,7 +143,7 @@ def _are_known(calls: Collection[ParsedCall], tool_names: Collection[str] | None
 
 
 def _bare_calls(text: str, tool_names: Collection[str]) -> list[ParsedCall]:
-    """The calls of an answer that is nothing else: JSON or Python with no mark, as Llama's models write it."""
+    """Returns the calls of an answer that consists only of calls in JSON or Python, as Llama's models write them."""
     for reader in _BARE:
         found = reader(text, len(text) - len(text.lstrip()))
         end = _END_TOKENS.match(text, found.end)
