@@ -1,12 +1,13 @@
 """The gateway as an ASGI app: its parts, its routes, its start and stop.
 
-`uvicorn stagebus.gateway.app:app` serves it; `python -m stagebus.gateway` does so with a drain that readiness
-probes can see.
+`python -m stagebus.gateway` serves it with a drain that readiness probes can see. Any ASGI server can serve
+`stagebus.gateway.app:app`, and `mount_gateway` puts it into another app.
 """
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 from uuid import uuid4
 
 from starlette.applications import Starlette
@@ -33,13 +34,13 @@ from stagebus.shared.store.heartbeats import Heartbeat
 
 
 def create_app(settings: Settings | None = None) -> Starlette:
-    """The app; nothing is opened before its lifespan.
+    """Returns the gateway's app. Its lifespan opens everything: a host that mounts the app has to enter it.
 
     Args:
-        settings: those of the environment where left out.
+        settings: by default those of the environment.
 
     Raises:
-        BadProviders: the providers file does not hold.
+        BadProviders: the providers file is invalid.
     """
     configured = settings or load_settings()
     providers = Providers.from_settings(configured)
@@ -48,11 +49,37 @@ def create_app(settings: Settings | None = None) -> Starlette:
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with _open_gateway(configured, providers) as gateway:
             app.state.gateway = gateway
-            yield
+            try:
+                yield
+            finally:
+                del app.state.gateway
 
     app = Starlette(routes=ROUTES, middleware=_middleware(configured), exception_handlers=HANDLERS, lifespan=lifespan)
     # A redirect would carry the client's own Host header, and no route ends in a slash.
     app.router.redirect_slashes = False
+    return app
+
+
+def mount_gateway(host: Starlette, path: str, settings: Settings | None = None) -> Starlette:
+    """Mounts the gateway under a path of a Starlette or FastAPI app, and enters its lifespan in the host's.
+
+    Args:
+        path: without a slash at its end, such as `/ai`.
+        settings: see `create_app`.
+
+    Returns:
+        The gateway's app.
+    """
+    app = create_app(settings)
+    host_lifespan = host.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(host: Starlette) -> AsyncIterator[Any]:
+        async with app.router.lifespan_context(app), host_lifespan(host) as state:
+            yield state
+
+    host.router.lifespan_context = lifespan
+    host.mount(path, app)
     return app
 
 
@@ -63,7 +90,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
         allow_methods=CORS_METHODS,
         allow_headers=CORS_ACCEPTED,
         expose_headers=CORS_EXPOSED,
-        # No cookies: a page of another origin brings a key or a ticket of its own.
+        # No cookies: a page of another origin sends its own key or ticket.
         allow_credentials=False,
         max_age=CORS_MAX_AGE_S,
     )
@@ -72,7 +99,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
 
 @asynccontextmanager
 async def _open_gateway(settings: Settings, providers: Providers) -> AsyncIterator[Gateway]:
-    """Every part, opened in order and closed in the other.
+    """Opens all parts in order and closes them in the opposite order.
 
     Raises:
         StorageUnfit, AccessUnset: Redis cannot carry runs, or settings are missing; the message says what to do.
@@ -81,12 +108,12 @@ async def _open_gateway(settings: Settings, providers: Providers) -> AsyncIterat
     try:
         await check_server(redis)
         hub = Hub(redis, settings)
-        line = PipelinedConnection(redis, settings.redis_timeout_s)
-        limiter = TenantLimiter(line, settings.tenant_limits)
+        connection = PipelinedConnection(redis, settings.redis_timeout_s)
+        limiter = TenantLimiter(connection, settings.tenant_limits)
         await hub.start()
         await limiter.start()
-        presence = Heartbeat(redis, keys.GATEWAYS, uuid4().hex, lambda: {"streams_open": hub.open_streams})
-        saying = asyncio.create_task(presence.say_forever())
+        heartbeat = Heartbeat(redis, keys.GATEWAYS, uuid4().hex, lambda: {"streams_open": hub.open_streams})
+        beating = asyncio.create_task(heartbeat.say_forever())
         metrics = Metrics(hub, settings.lease_s)
         metrics.loop_lag.start()
         try:
@@ -94,16 +121,16 @@ async def _open_gateway(settings: Settings, providers: Providers) -> AsyncIterat
                 yield Gateway(settings, redis, hub, metrics, auth, limiter, providers)
         finally:
             metrics.loop_lag.stop()
-            await cancel_and_wait(saying)
+            await cancel_and_wait(beating)
             await limiter.stop()
             await hub.stop()
-            await line.aclose()
+            await connection.aclose()
     finally:
         await redis_client.close(redis)
 
 
 def __getattr__(name: str) -> Starlette:
-    """`app`, made when a server asks for it, so that an import alone reads no settings."""
+    """Creates `app` when a server asks for it, so that importing the module reads no settings."""
     if name == "app":
         return create_app()
     raise AttributeError(name)

@@ -1,22 +1,40 @@
-"""What a gateway process holds while it runs; built by the app's lifespan, handed to every handler."""
+"""The parts of a running gateway, which the app's lifespan builds and every handler uses."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from starlette.applications import Starlette
 from starlette.requests import Request
 
 from stagebus.gateway.auth.factory import Auth
+from stagebus.gateway.auth.principal import Principal
 from stagebus.gateway.gateway_metrics import Metrics
+from stagebus.gateway.stream_admission import StreamAdmission
 from stagebus.gateway.streaming.hub import Hub
 from stagebus.gateway.tenant_limiter import TenantLimiter
 from stagebus.shared.config.providers import Providers
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.errors import Draining
+from stagebus.shared.errors import Draining, StagebusError
 from stagebus.shared.storage.redis_client import Redis, storage_errors
+
+
+class LifespanNotEntered(StagebusError):
+    """The gateway is mounted in another app, which does not run the gateway's lifespan, or it has already left it."""
+
+    code = "lifespan_not_entered"
+    title = "Gateway is not started"
+    status_hint = 503
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the gateway's lifespan is not entered, so it has no connection to Redis; enter it in the lifespan of the"
+            " app that mounts it: `async with app.router.lifespan_context(app)`, see docs/embedding.md"
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """One process's parts. None of them is state of a run: that is in Redis."""
+    """The parts of one process. None of them is state of a run: that is in Redis."""
 
     settings: Settings
     redis: Redis
@@ -27,10 +45,10 @@ class Gateway:
     providers: Providers
 
     async def check_ready(self) -> None:
-        """Whether new clients may be sent here.
+        """Checks that new clients may be sent here.
 
         Raises:
-            Draining: this process shuts down.
+            Draining: this process is shutting down.
             StorageUnavailable: Redis does not answer.
         """
         if self.hub.is_draining:
@@ -38,8 +56,27 @@ class Gateway:
         with storage_errors():
             await self.redis.ping()
 
+    def admit_stream(self, principal: Principal, close: Callable[[], None]) -> StreamAdmission:
+        """Returns the admission of a stream that `close` ends; the stream enters it."""
+        return StreamAdmission(self.limiter, self.auth.credential_monitor, principal, close)
+
 
 def gateway_of(request: Request) -> Gateway:
-    """The gateway that a request came to."""
-    gateway: Gateway = request.app.state.gateway
+    """Returns the gateway that serves the request.
+
+    Raises:
+        LifespanNotEntered: the gateway was not started.
+    """
+    return started_gateway(request.app)
+
+
+def started_gateway(app: Starlette) -> Gateway:
+    """Returns the app's gateway.
+
+    Raises:
+        LifespanNotEntered: see there.
+    """
+    gateway: Gateway | None = getattr(app.state, "gateway", None)
+    if gateway is None:
+        raise LifespanNotEntered
     return gateway

@@ -23,8 +23,8 @@ from stagebus.gateway.api.responses import EVENT_STREAM, JSON
 from stagebus.gateway.api.schemas.answers import EventPage
 from stagebus.gateway.auth.principal import principal_of
 from stagebus.gateway.context import gateway_of
-from stagebus.gateway.streaming.full_view import FullChunksView
-from stagebus.gateway.streaming.response import EventStream, view_of
+from stagebus.gateway.streaming.response import EventStream
+from stagebus.gateway.streaming.views import FullChunksView, stored_view
 from stagebus.shared.domain.cursor import EventId
 from stagebus.shared.domain.runs import STAGE_IDS
 from stagebus.shared.domain.tenants import Scope
@@ -82,17 +82,18 @@ async def answer_stream(
     head = await _read_head(request, run_id)
     if head is not None and head.is_ended and cursor == head.last_id:
         return Response(status_code=204, headers=headers)
-    view = view_of(stage_id)
+    view = stored_view(stage_id)
     if chunks == "full":
         view = FullChunksView(view, await _read_first_events(request, run_id))
     # For clients other than EventSource: when to consider the connection dead, and which events are history.
     stream_headers = {"X-Ping-S": f"{gateway.settings.ping_s:g}", **(headers or {})}
     if head is not None:
         stream_headers["X-Last-Event-Id"] = str(head.last_id)
-    return EventStream(
-        gateway, principal_of(request), run_id, cursor, stage_id=stage_id, view=view, headers=stream_headers,
-        stages_begun=head.stage_ids if head else (),
-    )  # fmt: skip
+    principal = principal_of(request)
+    stream = gateway.hub.new_stream(
+        run_id, cursor, view, stage_id=stage_id, tenant=principal.tenant, stages_begun=head.stage_ids if head else ()
+    )
+    return EventStream(gateway.hub, stream, gateway.admit_stream(principal, stream.close), stream_headers)
 
 
 async def _read_first_events(request: Request, run_id: str) -> list[StoredEvent]:
@@ -108,7 +109,8 @@ async def _read_head(request: Request, run_id: str) -> Head | None:
     """Reads where the log ends; None while Redis is unavailable."""
     try:
         with storage_errors():
-            return await log_reader.read_head(gateway_of(request).hub.line, run_id, principal_of(request).tenant)
+            connection = gateway_of(request).hub.log_connection
+            return await log_reader.read_head(connection, run_id, principal_of(request).tenant)
     except StorageUnavailable:
         # Open the stream and wait there: any status but 200 would end the browser's EventSource for good.
         return None
@@ -124,7 +126,9 @@ async def _answer_page(
         )
     events: Iterable[StoredEvent] = page.events
     if chunks == "full":
-        events = FullChunksView(view_of(stage_id), await _read_first_events(request, run_id)).of_events(events)
+        events = FullChunksView(stored_view(stage_id), await _read_first_events(request, run_id)).complete_events(
+            events
+        )
     return Response(_encode_page(page, events), media_type=JSON)
 
 

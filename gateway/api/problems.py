@@ -30,7 +30,7 @@ from stagebus.gateway.api.responses import json_response
 from stagebus.gateway.api.schemas.answers import FieldError, Problem, ProblemType
 from stagebus.gateway.api.urls import Urls, urls_of
 from stagebus.gateway.context import gateway_of
-from stagebus.gateway.streaming.response import ask_again
+from stagebus.gateway.streaming.response import retry_response
 from stagebus.shared.access_errors import Forbidden, OverLimit, Unauthenticated
 from stagebus.shared.errors import Draining, InvalidRequest, StagebusError
 from stagebus.shared.storage.redis_client import storage_errors
@@ -100,7 +100,7 @@ async def _answer_stagebus(request: Request, exc: Exception) -> Response:
     if exc.retryable and _is_stream(request):
         logger.warning("telling the client of a stream to reconnect: %s", exc)
         wait_ms = ceil(exc.retry_after_s * 1000) if isinstance(exc, OverLimit) else 0
-        return ask_again(max(wait_ms, gateway_of(request).settings.sse_retry_ms))
+        return retry_response(max(wait_ms, gateway_of(request).settings.sse_retry_ms))
     return answer_error(request, exc)
 
 

@@ -1,4 +1,4 @@
-"""One request and its answer, as the log and the metrics get to know of them when they are over."""
+"""The access log: one line and one set of metrics for each request, written when its response is complete."""
 
 import logging
 import time
@@ -14,20 +14,18 @@ from stagebus.shared.observability.trace import Trace
 
 logger = logging.getLogger("stagebus.access")
 
-PATH_SHOWN_CHARS: Final = 200
+PATH_MAX_CHARS: Final = 200
 UNMATCHED: Final = "unmatched"
-# In a request's state.
-ACCESS_RECORD: Final = "exchange"
 
-# A client may invent methods; a label's values may not grow with them.
+# Clients may send invented methods, which must not add metric labels.
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_FIRST_ERROR_STATUS: Final = 400
 
 
 class AccessRecord:
-    """What was seen so far; status 0 where there was no response.
+    """What the access log says about one request; status 0 means that no response began.
 
-    Holds nothing of the request but what its report says: a stream's is alive for as long
-    as the stream is.
+    It keeps nothing else of the request: the record of a stream lives as long as the stream.
     """
 
     __slots__ = (
@@ -37,47 +35,45 @@ class AccessRecord:
         "_route",
         "_started",
         "_trace",
-        "is_handed_over",
         "is_stream",
         "sent_bytes",
         "status",
     )
 
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: Trace, metrics: Metrics) -> None:
         self.status = 0
         self.sent_bytes = 0
         self.is_stream = False
-        self.is_handed_over = False  # the response goes on after the app has returned
         self._trace = trace
+        self._metrics = metrics
         self._started = time.perf_counter()
 
-    def learn(self, scope: Scope) -> None:
-        """What only the layers within could tell: the route, and the one whom `guard` let in."""
+    def set_request(self, scope: Scope) -> None:
+        """Sets the fields that the routing and the guard have put into the scope by now."""
         principal = scope["state"].get("principal")
-        self._metrics: Metrics = scope["app"].state.gateway.metrics
         self._route: str = scope["route"].path if "route" in scope else UNMATCHED
         endpoint = endpoint_of(scope)
         self._is_probe = endpoint is not None and endpoint.is_probe
         self._fields = (
             scope["method"],
-            scope["path"][:PATH_SHOWN_CHARS],
+            scope["path"][:PATH_MAX_CHARS],
             scope["client"][0] if scope.get("client") else "",
             *(() if principal is None else (principal.subject, principal.tenant)),
         )
 
-    def resume(self) -> None:
-        """From now on, this task works on behalf of the request again."""
+    def bind_trace(self) -> None:
+        """Binds the request's trace to the current task, for the part of a stream after the request."""
         trace.bind(self._trace)
 
-    def report(self) -> None:
-        """It is over: count it and write its line."""
+    def write(self) -> None:
+        """Counts the request and writes its line."""
         duration_s = time.perf_counter() - self._started
-        method, path, client, *who = self._fields
+        method, path, client, *identity = self._fields
         label = method if method in _METHODS else "other"
         self._metrics.requests.labels(label, self._route, self.status).inc()
         if not self.is_stream:
             self._metrics.request_seconds.labels(label, self._route).observe(duration_s)
-        is_quiet = self._is_probe and self.status < 400  # noqa: PLR2004 - the first error status
+        is_quiet = self._is_probe and self.status < _FIRST_ERROR_STATUS
         fields = {
             "method": label,
             "path": path,
@@ -85,12 +81,6 @@ class AccessRecord:
             "bytes": self.sent_bytes,
             "duration_ms": round(duration_s * 1000, 1),
             "client": client,
-            **dict(zip(("subject", "tenant"), who, strict=False)),
+            **dict(zip(("subject", "tenant"), identity, strict=False)),
         }
         logger.log(logging.DEBUG if is_quiet else logging.INFO, "request", extra={FIELDS: fields})
-
-
-def access_record_of(scope: Scope) -> AccessRecord:
-    """That of the request."""
-    exchange: AccessRecord = scope["state"][ACCESS_RECORD]
-    return exchange

@@ -19,7 +19,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from stagebus.gateway.streaming.stream_writer import SocketWriter
+from stagebus.gateway.server.socket_writer import SocketWriter
 from stagebus.shared.config.settings import Settings
 
 _TEXT: Final = b"the URL and the headers are too long\n"
@@ -70,18 +70,6 @@ class _Pipeline(list[Any]):
         self.insert(0, item)
 
 
-class _AnyLength(int):
-    """A length of 0 that whatever is sent neither exceeds nor uses up."""
-
-    __slots__ = ()
-
-    def __lt__(self, other: object) -> bool:
-        return False
-
-    def __sub__(self, other: int) -> "_AnyLength":
-        return self
-
-
 class Connection(HttpToolsProtocol):
     """uvicorn's connection with the limits of the settings."""
 
@@ -92,8 +80,8 @@ class Connection(HttpToolsProtocol):
         "_head_bytes",
         "_is_head_too_long",
         "_is_in_head",
-        "_outlet",
         "_timer",
+        "_writer",
         "access_log",
         "access_logger",
         "app",
@@ -127,7 +115,7 @@ class Connection(HttpToolsProtocol):
     def __init__(self, config: Config, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
         self.pipeline = _Pipeline()  # type: ignore[assignment]
-        self._outlet: SocketWriter | None = None  # of the request that is answered now
+        self._writer: SocketWriter | None = None  # of the request that is answered now
         self._timer: asyncio.TimerHandle | None = None
         self._is_in_head = False
         self._head_bytes = 0
@@ -148,17 +136,13 @@ class Connection(HttpToolsProtocol):
         """It is over."""
         self._wait(None)
         super().connection_lost(exc)
-        if self._outlet is not None:
-            self._outlet.lose()
-            self._outlet = None
+        if self._writer is not None:
+            self._writer.disconnect()
+            self._writer = None
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        self._outlet = SocketWriter(app, self, cycle)
-        if cycle.scope["http_version"] == "1.0":
-            # uvicorn would send chunks, which such a client takes for the body (RFC 9112, section 7): the connection's
-            # end is the body's, and uvicorn closes it after each answer.
-            cycle.chunked_encoding, cycle.expected_content_length = False, _AnyLength()
-        super()._start_asgi_task(cycle, self._outlet)  # type: ignore[arg-type]
+        self._writer = SocketWriter(app, self, cycle)
+        super()._start_asgi_task(cycle, self._writer)  # type: ignore[arg-type]
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, and look whether the head goes on for too long."""
@@ -203,12 +187,12 @@ class Connection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """A part of its body, which nobody reads once the app has returned."""
-        if self._outlet is None or not self._outlet.has_taken_over(self.cycle):
+        if self._writer is None or not self._writer.ignores_body_of(self.cycle):
             super().on_body(body)
 
     def on_response_complete(self) -> None:
         """The answer is out; the next request, if one waits, is begun."""
-        self._outlet = None
+        self._writer = None
         super().on_response_complete()
 
     # --- limits --------------------------------------------------------------

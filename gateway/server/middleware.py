@@ -1,4 +1,4 @@
-"""Around every request: its id, one log line, its metrics, headers, and the answer to an unexpected error."""
+"""The outermost layer of every request: request id, access log, metrics, headers, and answers to unexpected errors."""
 
 import asyncio
 import logging
@@ -8,9 +8,12 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stagebus.gateway.api.headers import DEFAULTS
-from stagebus.gateway.api.problems import answer_cut_off, answer_internal
+from stagebus.gateway.api.problems import answer_cut_off, answer_error, answer_internal
 from stagebus.gateway.auth.tickets import take_from_query
-from stagebus.gateway.server.access_log import ACCESS_RECORD, AccessRecord
+from stagebus.gateway.context import LifespanNotEntered, started_gateway
+from stagebus.gateway.server.access_log import AccessRecord
+from stagebus.gateway.server.socket_writer import SocketWriter
+from stagebus.gateway.streaming.stream_writer import stream_writer_of
 from stagebus.gateway.tenant_limiter import ratelimit_headers
 from stagebus.shared.observability.trace import REQUEST_ID, TRACEPARENT, Trace, bound
 from stagebus.shared.store.quotas import Quota
@@ -19,50 +22,64 @@ logger = logging.getLogger(__name__)
 
 
 class RequestMiddleware:
-    """ASGI middleware; outermost, so that it sees every answer."""
+    """ASGI middleware. It is the outermost one, so that it sees every response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request and say so."""
+        """Serves one request and writes its access record."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        try:
+            metrics = started_gateway(scope["app"]).metrics
+        except LifespanNotEntered as exc:
+            await answer_error(Request(scope, receive), exc)(scope, receive, send)
+            return
         take_from_query(scope)
-        given = Headers(scope=scope)
-        trace = Trace.from_headers(given.get(REQUEST_ID), given.get(TRACEPARENT))
-        exchange = AccessRecord(trace)
+        request_headers = Headers(scope=scope)
+        trace = Trace.from_headers(request_headers.get(REQUEST_ID), request_headers.get(TRACEPARENT))
+        record = AccessRecord(trace, metrics)
 
-        async def send_seen(message: Message) -> None:
+        async def send_recorded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                quota: Quota | None = scope["state"].get("quota")
-                headers.update(ratelimit_headers(quota) if quota else {})
-                headers[REQUEST_ID] = trace.request_id
-                for name, value in DEFAULTS.items():
-                    headers.setdefault(name, value)
-                exchange.status = message["status"]
-                exchange.is_stream = headers.get("content-type", "").startswith("text/event-stream")
+                _set_headers(scope, message, trace)
+                record.status = message["status"]
+                content_type = MutableHeaders(scope=message).get("content-type", "")
+                record.is_stream = content_type.startswith("text/event-stream")
             else:
-                exchange.sent_bytes += len(message.get("body", b""))
+                record.sent_bytes += len(message.get("body", b""))
             await send(message)
 
-        scope.setdefault("state", {}).update({"trace": trace, ACCESS_RECORD: exchange})
+        scope.setdefault("state", {})["trace"] = trace
         with bound(trace):
             try:
-                await self._app(scope, receive, send_seen)
+                await self._app(scope, receive, send_recorded)
             except asyncio.CancelledError:
-                if not exchange.status:
-                    # The grace of a shutdown is over; the server's own answer would be a bare 500.
-                    await (await answer_cut_off(Request(scope, receive)))(scope, receive, send_seen)
+                if not record.status:
+                    # The shutdown's grace period is over. The server itself would answer with a bare 500.
+                    await (await answer_cut_off(Request(scope, receive)))(scope, receive, send_recorded)
                 raise
             except Exception:
                 logger.exception("internal error")
-                if exchange.status:
-                    raise  # the server cuts the connection, so that nobody takes half an answer for a whole one
-                await answer_internal(Request(scope, receive))(scope, receive, send_seen)
+                if record.status:
+                    raise  # the server cuts the connection, so that the client sees that the response is incomplete
+                await answer_internal(Request(scope, receive))(scope, receive, send_recorded)
             finally:
-                exchange.learn(scope)
-                if not exchange.is_handed_over:
-                    exchange.report()
+                record.set_request(scope)
+                writer = stream_writer_of(scope)
+                if isinstance(writer, SocketWriter) and writer.is_detached:
+                    writer.access_record = record
+                else:
+                    record.write()
+
+
+def _set_headers(scope: Scope, message: Message, trace: Trace) -> None:
+    """Adds the headers that every response has."""
+    headers = MutableHeaders(scope=message)
+    quota: Quota | None = scope["state"].get("quota")
+    headers.update(ratelimit_headers(quota) if quota else {})
+    headers[REQUEST_ID] = trace.request_id
+    for name, value in DEFAULTS.items():
+        headers.setdefault(name, value)

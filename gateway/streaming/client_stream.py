@@ -1,8 +1,7 @@
-"""One open stream: a client's subscription, the way to it, and the task that is woken when that is not enough.
+"""One client's open stream: its subscription, and the wake-up of the generator that yields its bytes.
 
-A client that keeps up is sent a live batch as it comes, within the turn of the event loop
-that read it from Redis. The stream's task is for all else: pages of the log, pings, a
-client that reads slowly, the end.
+A client that keeps up gets a live batch in the same event loop iteration that read it from Redis: `deliver` writes
+it to the socket. The generator (`Hub.relay`) does everything else: log pages, pings, slow clients, the end.
 """
 
 import asyncio
@@ -14,15 +13,22 @@ from stagebus.shared.log.live_batch import LiveBatch
 from stagebus.shared.log.sse import PING
 
 
-class OpenStream:
-    """What the hub holds for a client."""
+class ClientStream:
+    """The hub's record of one client.
+
+    Attributes:
+        writer: writes to the client's socket; None on a server where all bytes go through the generator.
+        tenant: the tenant that must own the run, or None for any. The first log page is read before anything
+            else is sent, and the read fails for a run of another tenant.
+        stages_begun: the stages that the run has begun, as far as is known; a log page is read with them.
+        quiet_since: the loop time at which bytes were last sent.
+    """
 
     __slots__ = (
         "_loop",
-        "_waiting",
+        "_wakeup",
         "is_closed",
-        "outlet",
-        "ping_due",
+        "is_ping_due",
         "quiet_since",
         "run_id",
         "sent_bytes",
@@ -30,88 +36,97 @@ class OpenStream:
         "stages_begun",
         "subscription",
         "tenant",
+        "writer",
     )
 
     def __init__(
         self,
         run_id: str,
-        stage_id: str | None,
-        tenant: str | None,
         subscription: Subscription,
-        outlet: StreamWriter,
-        stages_begun: Sequence[str],
+        *,
+        stage_id: str | None = None,
+        tenant: str | None = None,
+        stages_begun: Sequence[str] = (),
     ) -> None:
         self.run_id = run_id
+        self.subscription = subscription
         self.stage_id = stage_id
         self.tenant = tenant
         self.stages_begun = stages_begun
-        self.subscription = subscription
-        self.outlet = outlet
+        self.writer: StreamWriter | None = None
         self.is_closed = False
-        self.ping_due = False
+        self.is_ping_due = False
         self.sent_bytes = 0
         self._loop = asyncio.get_running_loop()
         self.quiet_since = self._loop.time()
-        self._waiting: asyncio.Future[None] | None = None
-        outlet.on_lost = self.close
+        self._wakeup: asyncio.Future[None] | None = None
+
+    def attach(self, writer: StreamWriter) -> None:
+        """Sends live batches through the writer while the client keeps up, and closes when the client disconnects."""
+        self.writer = writer
+        writer.on_disconnect = self.close
 
     def deliver(self, batch: LiveBatch) -> None:
-        """A batch came over the live channel."""
-        if self._is_idle and self.outlet.is_free and (data := self.subscription.pass_on(batch)) is not None:
+        """Sends a live batch, or hands it to the subscription if something must be sent before it."""
+        if (writer := self._idle_writer) is not None and (data := self.subscription.forward(batch)) is not None:
             if data:
-                self._note(data)
-                self.outlet.write(data)
+                self._record(data)
+                writer.write(data)
             if not self.subscription.is_ended:
                 return
         else:
-            self.subscription.deliver(batch)
+            self.subscription.add_batch(batch)
         self.wake()
 
     def ping(self) -> None:
-        """The stream was quiet for long: at once where nothing is to be done before it, without the task."""
-        if self._is_idle and self.outlet.is_free and not self.subscription.is_ready:
-            self._note(PING)
-            self.outlet.write(PING)
+        """Sends a ping, immediately if nothing is to be sent before it."""
+        if (writer := self._idle_writer) is not None and not self.subscription.is_ready:
+            self._record(PING)
+            writer.write(PING)
         else:
-            self.ping_due = True
+            self.is_ping_due = True
             self.wake()
 
     @property
-    def _is_idle(self) -> bool:
-        """Whether the task sleeps; else it is at work and will see what came."""
-        return self._waiting is not None and not self._waiting.done()
+    def _idle_writer(self) -> StreamWriter | None:
+        """The writer if it may be used now: the generator waits, and the socket has room."""
+        if self.writer is None or self._wakeup is None or self._wakeup.done() or not self.writer.is_writable:
+            return None
+        return self.writer
 
-    def fall_behind(self) -> None:
-        """Something may have been missed: look into the log."""
-        self.subscription.fall_behind()
+    def catch_up(self) -> None:
+        """Reads the log, because live batches may have been missed."""
+        self.subscription.catch_up()
         self.wake()
 
     def close(self) -> None:
-        """End the stream after what it is sending; the client, if there is one, comes back to another gateway."""
+        """Ends the stream after the bytes that are being sent. A client that is still there reconnects elsewhere."""
         self.is_closed = True
         self.wake()
 
     def wake(self) -> None:
-        """Something is to be done: the task goes round."""
-        if self._is_idle and self._waiting is not None:
-            self._waiting.set_result(None)
+        """Resumes the generator if it waits."""
+        if self._wakeup is not None and not self._wakeup.done():
+            self._wakeup.set_result(None)
 
-    async def send(self, data: bytes) -> None:
-        """Send bytes; a ping that was due is not any more."""
-        self._note(data)
-        await self.outlet.send(data)
+    def take(self) -> bytes:
+        """Returns the bytes to send next: buffered events, or a ping that is due, or nothing."""
+        data = self.subscription.take() or (PING if self.is_ping_due else b"")
+        if data:
+            self._record(data)
+        return data
 
     async def wait(self) -> None:
-        """Sleep until there is something for the task to do."""
-        if self.subscription.is_ready or self.is_closed or self.ping_due:
+        """Waits until there is something to do for the generator."""
+        if self.subscription.is_ready or self.is_closed or self.is_ping_due:
             return
-        self._waiting = self._loop.create_future()
+        self._wakeup = self._loop.create_future()
         try:
-            await self._waiting
+            await self._wakeup
         finally:
-            self._waiting = None
+            self._wakeup = None
 
-    def _note(self, data: bytes) -> None:
+    def _record(self, data: bytes) -> None:
         self.quiet_since = self._loop.time()
-        self.ping_due = False
+        self.is_ping_due = False
         self.sent_bytes += len(data)

@@ -1,57 +1,45 @@
-"""One client's place in a run: what it gets next, out of the log or out of the live channel.
+"""One client's position in a run: what it gets next, from the log or from the live channel.
 
 Sans-IO: batches and pages go in, bytes come out. Two states:
 
-    reading   the client is behind; pages of the log go in; live batches are kept, if they fit
-    live      the client has everything up to `position`; a batch whose `before` is that goes on
+    reading   the client is behind; log pages are added; live batches are held back, if they fit
+    live      the client has everything up to `position`; a batch whose `before` is `position` is sent
 
-Anything but a batch that follows `position` leads back to reading, where the log decides:
-a lost message, a reconnect, a slow client, a log that lost its tail. So none of them
-costs an event.
+A batch that does not follow `position` leads back to reading, and the log decides. That covers a lost message, a
+reconnect, a slow client and a log that lost its tail, so none of them costs an event.
 """
 
-from typing import Final, Protocol
+from typing import Final
 
+from stagebus.gateway.streaming.views import EventView
 from stagebus.shared.domain.cursor import EventId
 from stagebus.shared.domain.events import Gap
 from stagebus.shared.log.live_batch import LiveBatch
 from stagebus.shared.log.log_page import Page
 from stagebus.shared.log.sse import encode_without_id
 
-# Before a page tells better: with the default buffer, a first page of 128 events.
-FIRST_GUESS_BYTES: Final = 2048
-
-
-class View(Protocol):
-    """A wire format as a pure function of what is stored."""
-
-    def of_page(self, page: Page) -> bytes:
-        """The bytes of a page of the log."""
-        ...
-
-    def of_batch(self, batch: LiveBatch) -> bytes:
-        """The bytes of a live batch."""
-        ...
+# The estimate until the first page is read. With the default buffer it makes that a page of 128 events.
+EVENT_BYTES_ESTIMATE: Final = 2048
 
 
 class Subscription:
-    """What one client still has to get. The owner waits for `is_ready` and then takes."""
+    """The events that one client still has to get. Its owner waits for `is_ready` and then calls `take`."""
 
     __slots__ = (
         "_buffer",
         "_buffer_max_bytes",
         "_buffered_bytes",
         "_event_bytes",
-        "_is_outdated",
-        "_kept",
-        "_kept_bytes",
+        "_held_back",
+        "_held_back_bytes",
+        "_is_page_outdated",
         "_view",
         "is_ended",
         "is_live",
         "position",
     )
 
-    def __init__(self, cursor: EventId, view: View, buffer_max_bytes: int) -> None:
+    def __init__(self, cursor: EventId, view: EventView, buffer_max_bytes: int) -> None:
         self.position = cursor
         self.is_live = False
         self.is_ended = False
@@ -59,18 +47,18 @@ class Subscription:
         self._buffer_max_bytes = buffer_max_bytes
         self._buffer: list[bytes] = []
         self._buffered_bytes = 0
-        self._kept: list[LiveBatch] = []  # a few; a deque alone takes 760 bytes
-        self._kept_bytes = 0
-        self._event_bytes = FIRST_GUESS_BYTES  # an event's size, as the last page had it
-        self._is_outdated = False  # the page that is being read may lack what came after it was asked for
+        self._held_back: list[LiveBatch] = []  # a few; an empty deque alone takes 760 bytes
+        self._held_back_bytes = 0
+        self._event_bytes = EVENT_BYTES_ESTIMATE  # the average of the last page
+        self._is_page_outdated = False  # live batches were missed since the page was asked for
 
     @property
     def is_ready(self) -> bool:
-        """Whether there is something to do: bytes to take, a page to read, or the end."""
+        """Whether there is something to do: bytes to take, a page to read, or the end to handle."""
         return bool(self._buffer) or not self.is_live or self.is_ended
 
     def take(self) -> bytes:
-        """All bytes that wait, as one."""
+        """Returns all buffered bytes and empties the buffer."""
         if not self._buffer:
             return b""
         data = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
@@ -78,67 +66,67 @@ class Subscription:
         self._buffered_bytes = 0
         return data
 
-    def pass_on(self, batch: LiveBatch) -> bytes | None:
-        """The bytes of a batch that nothing stands before, for the client at once; None: `deliver` it."""
+    def forward(self, batch: LiveBatch) -> bytes | None:
+        """Returns the batch's frames if the client can get them now; None if `add_batch` has to take the batch."""
         if batch.before != self.position or self._buffer or not self.is_live or self.is_ended:
             return None
-        frames = self._view.of_batch(batch)
+        frames = self._view.encode_batch(batch)
         self.position = batch.last
         self.is_ended = batch.is_end
         return frames
 
-    def deliver(self, batch: LiveBatch) -> None:
-        """A batch came over the live channel."""
+    def add_batch(self, batch: LiveBatch) -> None:
+        """Buffers a live batch, holds it back while a page is read, or starts to catch up if it does not follow."""
         if self.is_ended:
             return
         if not self.is_live:
-            self._keep(batch)
-        elif batch.before != self.position or not self._accept(batch):
-            self.fall_behind()
+            self._hold_back(batch)
+        elif batch.before != self.position or not self._buffer_batch(batch):
+            self.catch_up()
 
-    def fall_behind(self) -> None:
-        """Read the log from `position` on, which has to stand in it."""
+    def catch_up(self) -> None:
+        """Reads the log after `position`. The log must contain that position."""
         self.is_live = False
-        self._is_outdated = True
+        self._is_page_outdated = True
 
-    def events_of_page(self, events_max: int) -> int:
-        """How many events the next page may have, so that about the buffer's size is read at once."""
+    def page_size(self, events_max: int) -> int:
+        """Returns how many events the next page may have, so that it is about as long as the buffer."""
         return max(1, min(events_max, self._buffer_max_bytes // self._event_bytes))
 
     def begin_page(self, events_max: int) -> int:
-        """A page is asked for now; how many events it may have."""
-        self._is_outdated = False
-        self._kept.clear()  # the page has what was kept before it was asked for
-        self._kept_bytes = 0
-        return self.events_of_page(events_max)
+        """Prepares for a page that is asked for now, and returns how many events it may have."""
+        self._is_page_outdated = False
+        self._held_back.clear()  # the page contains these batches
+        self._held_back_bytes = 0
+        return self.page_size(events_max)
 
-    def read(self, page: Page) -> None:
-        """The page of the log after `position` came."""
+    def add_page(self, page: Page) -> None:
+        """Buffers the log page after `position`, and goes live if the page is the last."""
         if page.lost is not None:
             requested, earliest, latest = (str(event_id) for event_id in page.lost)
             gap = Gap(requested=requested, earliest=earliest, latest=latest)
             self._put(encode_without_id(gap.event, gap.model_dump_json()))
-        frames = self._view.of_page(page)
+        frames = self._view.encode_page(page)
         if page.event_count:
             self._event_bytes = max(1, len(frames) // page.event_count)
         self._put(frames)
         self.position = page.position
-        if page.is_last and not self._is_outdated:
+        if page.is_last and not self._is_page_outdated:
             self.is_ended = page.is_ended
             self._go_live()
 
     def _go_live(self) -> None:
-        """The log was read to its end: go on with the kept batches if they follow it without a hole."""
+        """Continues with the batches that were held back, if they follow the log without a gap."""
         self.is_live = True
-        kept, self._kept, self._kept_bytes = self._kept, [], 0
-        for batch in kept:
-            # What the page covered already. After a lost tail it may be something else; then
-            # the next batch does not follow, or the look at the quiet run's last id shows it.
+        held_back, self._held_back, self._held_back_bytes = self._held_back, [], 0
+        for batch in held_back:
+            # The page contains older batches. If the log lost its tail, its events at these positions may be others:
+            # then the next batch does not follow, or the check of the quiet run's last id shows it.
             if batch.last > self.position and self.is_live:
-                self.deliver(batch)
+                self.add_batch(batch)
 
-    def _accept(self, batch: LiveBatch) -> bool:
-        frames = self._view.of_batch(batch)
+    def _buffer_batch(self, batch: LiveBatch) -> bool:
+        frames = self._view.encode_batch(batch)
         if self._buffered_bytes + len(frames) > self._buffer_max_bytes and self._buffer:
             return False
         self._put(frames)
@@ -146,12 +134,12 @@ class Subscription:
         self.is_ended = batch.is_end
         return True
 
-    def _keep(self, batch: LiveBatch) -> None:
-        self._kept_bytes += len(batch.frames)
-        self._kept.append(batch)
-        while self._kept_bytes > self._buffer_max_bytes:
-            self._kept_bytes -= len(self._kept.pop(0).frames)
-            self._is_outdated = True  # nothing kept may betray what was not
+    def _hold_back(self, batch: LiveBatch) -> None:
+        self._held_back_bytes += len(batch.frames)
+        self._held_back.append(batch)
+        while self._held_back_bytes > self._buffer_max_bytes:
+            self._held_back_bytes -= len(self._held_back.pop(0).frames)
+            self._is_page_outdated = True  # no later batch may show what is missing, so read another page
 
     def _put(self, data: bytes) -> None:
         if data:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, aclosing, nullcontext, suppress
 
 import httpx
 import pytest
@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 
 from stagebus.gateway.app import create_app
 from stagebus.gateway.streaming.hub import Hub
-from stagebus.gateway.streaming.lean_view import MERGED, StageView
+from stagebus.gateway.streaming.views import stored_view
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.cursor import START, EventId, parse_id
 from stagebus.shared.domain.tenants import Scope
@@ -96,40 +96,23 @@ async def run(redis: Redis) -> AsyncIterator[RunByHand]:
 
 
 class Watcher:
-    """A client of one stream, as close to the hub as can be."""
+    """A client of one stream, which takes what the hub yields."""
 
     def __init__(self, hub: Hub, run_id: str, cursor: EventId = START, stage_id: str | None = None) -> None:
         self.received = b""
         self.is_reading = asyncio.Event()
         self.is_reading.set()
+        self.stream = hub.new_stream(run_id, cursor, stored_view(stage_id), stage_id=stage_id)
         self._changed = asyncio.Condition()
-        self._task = asyncio.create_task(self._watch(hub, run_id, cursor, stage_id))
+        self._task = asyncio.create_task(self._watch(hub))
 
-    async def _watch(self, hub: Hub, run_id: str, cursor: EventId, stage_id: str | None) -> None:
-        view = MERGED if stage_id is None else StageView(stage_id)
-        await hub.relay(hub.new_stream(run_id, cursor, view, self, stage_id))
-
-    # --- Outlet --------------------------------------------------------------
-
-    on_lost: Callable[[], None]
-
-    @property
-    def is_free(self) -> bool:
-        return False  # as over ASGI
-
-    def write(self, data: bytes) -> None:
-        raise NotImplementedError
-
-    async def end(self) -> None:
-        pass
-
-    async def send(self, data: bytes) -> None:
-        await self.is_reading.wait()
-        async with self._changed:
-            self.received += data
-            self._changed.notify_all()
-
-    # --- for tests -----------------------------------------------------------
+    async def _watch(self, hub: Hub) -> None:
+        async with aclosing(hub.relay(self.stream, nullcontext(True))) as body:
+            async for data in body:
+                await self.is_reading.wait()
+                async with self._changed:
+                    self.received += data
+                    self._changed.notify_all()
 
     @property
     def frames(self) -> list[Frame]:

@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from stagebus.gateway.streaming.hub import Hub
-from stagebus.gateway.streaming.lean_view import MERGED
+from stagebus.gateway.streaming.views import RUN_EVENTS
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.cursor import EventId
 from stagebus.shared.storage import keys, run_scripts
@@ -129,8 +129,10 @@ async def test_quiet_streams_are_pinged_whatever_is_wrong_with_another_run(
         await redis.hset(keys.run(broken.run_id), "last_id", "junk")
     else:
         errors = iter([RuntimeError("nobody foresaw it")])
-        real = hub._compare
-        monkeypatch.setattr(hub, "_compare", lambda quiet: _raise(e) if (e := next(errors, None)) else real(quiet))
+        real = hub._check_positions
+        monkeypatch.setattr(
+            hub, "_check_positions", lambda quiet: _raise(e) if (e := next(errors, None)) else real(quiet)
+        )
     for pings in (1, 2):
         await watchers[1].until(lambda w, pings=pings: w.received.count(b"\n:") >= pings, 5)
     async with _deaf(run):
@@ -154,9 +156,11 @@ async def test_stream_that_cannot_take_a_message_costs_the_run_s_others_none(
     watchers = [watch(run.run_id) for _ in range(3)]
     for watcher in watchers:
         await watcher.until(lambda w: len(w.frames) == 1)
-    for stream in hub._streams[run.run_id]:
-        if stream.outlet is watchers[0]:
-            stream.subscription._view = SimpleNamespace(of_page=MERGED.of_page, of_batch=lambda _: 1 / 0)
+    for stream in hub._streams_by_run[run.run_id]:
+        if stream is watchers[0].stream:
+            stream.subscription._view = SimpleNamespace(
+                encode_page=RUN_EVENTS.encode_page, encode_batch=lambda _: 1 / 0
+            )
     await run.say("a")
     await watchers[0].until(lambda w: len(w.frames) == 2)
     await run.end()
@@ -203,7 +207,7 @@ async def test_slow_client_has_a_bounded_buffer_and_catches_up(
     for _ in range(300):
         await run.say("x" * 50)
     (stream,) = hub._all_streams()
-    assert stream.subscription._buffered_bytes + stream.subscription._kept_bytes < 5000
+    assert stream.subscription._buffered_bytes + stream.subscription._held_back_bytes < 5000
     watcher.is_reading.set()
     await run.end()
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagebus.gateway.streaming.lean_view import MERGED, StageView
-from stagebus.gateway.streaming.subscription import Subscription, View
+from stagebus.gateway.streaming.subscription import Subscription
+from stagebus.gateway.streaming.views import RUN_EVENTS, EventView, StageEventsView, stored_view
 from stagebus.shared.domain.cursor import START, EventId, parse_id
 from stagebus.shared.log import live_batch, sse
 from stagebus.shared.log.live_batch import LiveBatch
@@ -117,7 +117,7 @@ class World:
         self.log = Log()
         self.stage_id = stage_id
         self.buffer_max_bytes = buffer_max_bytes
-        view: View = MERGED if stage_id is None else StageView(stage_id)
+        view: EventView = stored_view(stage_id)
         self.subscription = Subscription(cursor, view, buffer_max_bytes)
         self.channel: list[LiveBatch] = []
         self.is_connected = True
@@ -132,15 +132,15 @@ class World:
             if self.is_connected:
                 self.channel.append(message)
 
-    def deliver(self, index: int, *, is_kept: bool = False) -> None:
+    def deliver(self, index: int, *, is_held_back: bool = False) -> None:
         if self.channel and not self.is_over:
             may_pass = index % 2 == 0 and self.page is None  # the owner may be at work
             index %= len(self.channel)
-            batch = self.channel[index] if is_kept else self.channel.pop(index)
-            if may_pass and (data := self.subscription.pass_on(batch)) is not None:
+            batch = self.channel[index] if is_held_back else self.channel.pop(index)
+            if may_pass and (data := self.subscription.forward(batch)) is not None:
                 self.received += data
             else:
-                self.subscription.deliver(batch)
+                self.subscription.add_batch(batch)
 
     def lose_message(self, index: int) -> None:
         if self.channel:
@@ -153,7 +153,7 @@ class World:
     def reconnect(self) -> None:
         if not self.is_connected:
             self.is_connected = True
-            self.subscription.fall_behind()
+            self.subscription.catch_up()
 
     # --- the owner, as the hub is one ---
 
@@ -171,7 +171,7 @@ class World:
     def end_read(self) -> None:
         if self.page is not None:
             page, self.page = self.page, None
-            self.subscription.read(page)
+            self.subscription.add_page(page)
 
     def take(self) -> None:
         if self.page is None:
@@ -188,7 +188,7 @@ class World:
                 self.begin_read()
                 self.end_read()
             elif compares and self.subscription.position != self.log.last_id and not self.subscription.is_ended:
-                self.subscription.fall_behind()
+                self.subscription.catch_up()
             elif not self.subscription.is_ready:
                 return
         raise AssertionError("it comes to no end")
@@ -198,7 +198,7 @@ class World:
     def check_bounds(self) -> None:
         s = self.subscription
         assert s._buffered_bytes == sum(map(len, s._buffer))
-        assert s._kept_bytes == sum(len(batch.frames) for batch in s._kept) <= self.buffer_max_bytes
+        assert s._held_back_bytes == sum(len(batch.frames) for batch in s._held_back) <= self.buffer_max_bytes
         # One page or one batch may be longer than the buffer, never two of them.
         assert len(s._buffer) <= 2 or s._buffered_bytes <= self.buffer_max_bytes
 
@@ -243,9 +243,9 @@ OWNER = [_step(World.begin_read), _step(World.end_read), _step(World.take)]
 FAULTS = [
     _step(lambda world, index: world.deliver(index), number),
     _step(lambda world, index: world.deliver(index), number),
-    _step(lambda world, index: world.deliver(index, is_kept=True), number),
+    _step(lambda world, index: world.deliver(index, is_held_back=True), number),
     _step(World.lose_message, number),
-    _step(lambda world: world.subscription.fall_behind()),
+    _step(lambda world: world.subscription.catch_up()),
     _step(
         lambda world, count, is_taken_over: world.log.lose(count, is_taken_over=is_taken_over), number, st.booleans()
     ),
@@ -306,10 +306,10 @@ def batch_of(log: Log, *stage_ids: str, size: int = 0) -> LiveBatch:
     return live_batch.decode(log.append(list(stage_ids), size))
 
 
-def live_at(log: Log, buffer_max_bytes: int = 10_000, view: View = MERGED) -> Subscription:
+def live_at(log: Log, buffer_max_bytes: int = 10_000, view: EventView = RUN_EVENTS) -> Subscription:
     """A subscription that has all of the log and has handed it out."""
     subscription = Subscription(START, view, buffer_max_bytes)
-    subscription.read(log.page(START, 100, None))
+    subscription.add_page(log.page(START, 100, None))
     subscription.take()
     assert subscription.is_live
     assert not subscription.is_ready
@@ -320,8 +320,8 @@ def test_live_bytes_are_shared_by_all_who_get_them() -> None:
     log = Log()
     first, second = live_at(log), live_at(log)
     batch = batch_of(log, "extraction", "synthesis")
-    first.deliver(batch)
-    second.deliver(batch)
+    first.add_batch(batch)
+    second.add_batch(batch)
 
     assert first.take() is batch.frames
     assert second.take() is batch.frames
@@ -332,7 +332,7 @@ def test_batches_that_wait_are_taken_as_one() -> None:
     subscription = live_at(log)
     batches = [batch_of(log, "extraction") for _ in range(3)]
     for batch in batches:
-        subscription.deliver(batch)
+        subscription.add_batch(batch)
 
     assert subscription.is_ready
     assert subscription.take() == b"".join(batch.frames for batch in batches)
@@ -344,12 +344,12 @@ def test_slow_client_falls_behind_once_its_buffer_is_full_and_loses_nothing() ->
     log = Log()
     subscription = live_at(log, buffer_max_bytes=500)
     for _ in range(10):
-        subscription.deliver(batch_of(log, "extraction", size=100))
+        subscription.add_batch(batch_of(log, "extraction", size=100))
     assert not subscription.is_live
     assert subscription._buffered_bytes <= 500
     received = subscription.take()
     subscription.begin_page(100)
-    subscription.read(log.page(subscription.position, 100, None))
+    subscription.add_page(log.page(subscription.position, 100, None))
 
     assert subscription.is_live
     assert received + subscription.take() == b"".join(entry.frame for entry in log.entries[1:])
@@ -359,7 +359,7 @@ def test_event_that_is_longer_than_the_buffer_gets_through() -> None:
     log = Log()
     subscription = live_at(log, buffer_max_bytes=10)
     batch = batch_of(log, "extraction", size=1000)
-    subscription.deliver(batch)
+    subscription.add_batch(batch)
 
     assert subscription.is_live
     assert subscription.take() == batch.frames
@@ -368,43 +368,43 @@ def test_event_that_is_longer_than_the_buffer_gets_through() -> None:
 def test_batches_that_come_while_a_page_is_read_go_on_after_it() -> None:
     """Those that the page has already are passed over, without a further read."""
     log = Log()
-    subscription = Subscription(START, MERGED, 10_000)
+    subscription = Subscription(START, RUN_EVENTS, 10_000)
     subscription.begin_page(100)
-    subscription.deliver(batch_of(log, "extraction"))
+    subscription.add_batch(batch_of(log, "extraction"))
     page = log.page(START, 100, None)
-    subscription.deliver(batch_of(log, "synthesis"))
-    subscription.read(page)
+    subscription.add_batch(batch_of(log, "synthesis"))
+    subscription.add_page(page)
 
     assert subscription.is_live
     assert subscription.position == log.last_id
     assert subscription.take() == b"".join(entry.frame for entry in log.entries)
 
 
-def test_batch_that_is_too_long_to_be_kept_while_a_page_is_read_is_read_next() -> None:
+def test_batch_that_is_too_long_to_be_held_back_while_a_page_is_read_is_read_next() -> None:
     """Nothing kept would betray that it is missing, and it may be the run's last."""
     log = Log()
-    subscription = Subscription(START, MERGED, 500)
+    subscription = Subscription(START, RUN_EVENTS, 500)
     subscription.begin_page(100)
     page = log.page(START, 100, None)
-    subscription.deliver(batch_of(log, "extraction", size=1000))
-    subscription.read(page)
+    subscription.add_batch(batch_of(log, "extraction", size=1000))
+    subscription.add_page(page)
 
     assert not subscription.is_live
-    assert subscription._kept_bytes == 0
+    assert subscription._held_back_bytes == 0
 
 
 def test_page_that_was_asked_for_before_messages_may_have_been_missed_is_not_the_last() -> None:
     log = Log()
-    subscription = Subscription(START, MERGED, 500)
+    subscription = Subscription(START, RUN_EVENTS, 500)
     subscription.begin_page(100)
     page = log.page(START, 100, None)
-    subscription.fall_behind()
-    subscription.read(page)
+    subscription.catch_up()
+    subscription.add_page(page)
 
     assert not subscription.is_live
     subscription.take()
     subscription.begin_page(100)
-    subscription.read(log.page(subscription.position, 100, None))
+    subscription.add_page(log.page(subscription.position, 100, None))
     assert subscription.is_live
 
 
@@ -412,8 +412,8 @@ def test_end_is_ready_to_be_seen_and_nothing_follows_it() -> None:
     log = Log()
     subscription = live_at(log)
     end = batch_of(log, "end")
-    subscription.deliver(end)
-    subscription.deliver(end._replace(before=end.last, last=EventId(9, 9)))
+    subscription.add_batch(end)
+    subscription.add_batch(end._replace(before=end.last, last=EventId(9, 9)))
 
     assert (subscription.is_ended, subscription.is_ready) == (True, True)
     assert subscription.take() == end.frames
@@ -422,8 +422,8 @@ def test_end_is_ready_to_be_seen_and_nothing_follows_it() -> None:
 def test_stage_s_stream_moves_on_over_what_it_does_not_show() -> None:
     """Its client is compared to the log's end at each ping, and would read for nothing otherwise."""
     log = Log()
-    subscription = live_at(log, view=StageView("synthesis"))
-    subscription.deliver(batch_of(log, "extraction"))
+    subscription = live_at(log, view=StageEventsView("synthesis"))
+    subscription.add_batch(batch_of(log, "extraction"))
 
     assert subscription.position == log.last_id
     assert not subscription.is_ready
@@ -432,8 +432,8 @@ def test_stage_s_stream_moves_on_over_what_it_does_not_show() -> None:
 def test_gap_comes_before_the_log_and_has_no_id() -> None:
     log = Log()
     log.append(["extraction"], 0)
-    subscription = Subscription(EventId(7, 7), MERGED, 10_000)
-    subscription.read(log.page(EventId(7, 7), 100, None))
+    subscription = Subscription(EventId(7, 7), RUN_EVENTS, 10_000)
+    subscription.add_page(log.page(EventId(7, 7), 100, None))
     frames = list(sse.decode(subscription.take()))
 
     assert frames[0].id == ""
@@ -446,7 +446,7 @@ def test_gap_comes_before_the_log_and_has_no_id() -> None:
 def test_pages_are_about_as_long_as_the_buffer(event_bytes: int, wanted: int) -> None:
     log = Log()
     log.append(["extraction"] * 3, event_bytes)
-    subscription = Subscription(log.entries[0].id, MERGED, 10_000)
-    subscription.read(log.page(log.entries[0].id, 100, None))
+    subscription = Subscription(log.entries[0].id, RUN_EVENTS, 10_000)
+    subscription.add_page(log.page(log.entries[0].id, 100, None))
 
     assert wanted / 2 < subscription.begin_page(100) <= wanted

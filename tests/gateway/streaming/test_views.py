@@ -5,8 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
-from stagebus.gateway.streaming.full_view import FullChunksView
-from stagebus.gateway.streaming.lean_view import MERGED, StageView
+from stagebus.gateway.streaming.views import RUN_EVENTS, FullChunksView, StageEventsView
 from stagebus.shared.domain.cursor import EventId
 from stagebus.shared.domain.events import (
     ChunkTemplate,
@@ -84,10 +83,10 @@ PROVIDER_S = {
 
 
 def test_lean_chunk_is_made_whole_again() -> None:
-    view = FullChunksView(MERGED, [])
+    view = FullChunksView(RUN_EVENTS, [])
 
-    assert chunks(view.of_page(page_of(begin(), chunk(strip_chunk(PROVIDER_S))))) == [PROVIDER_S]
-    assert chunks(view.of_batch(batch_of(chunk(strip_chunk(PROVIDER_S))))) == [PROVIDER_S]
+    assert chunks(view.encode_page(page_of(begin(), chunk(strip_chunk(PROVIDER_S))))) == [PROVIDER_S]
+    assert chunks(view.encode_batch(batch_of(chunk(strip_chunk(PROVIDER_S))))) == [PROVIDER_S]
 
 
 def test_last_chunks_of_an_answer_are_whole_too() -> None:
@@ -95,7 +94,9 @@ def test_last_chunks_of_an_answer_are_whole_too() -> None:
     counts = {**PROVIDER_S, "choices": [], "usage": {"total_tokens": 3}}
 
     whole = chunks(
-        FullChunksView(MERGED, []).of_page(page_of(begin(), chunk(strip_chunk(ends)), chunk(strip_chunk(counts))))
+        FullChunksView(RUN_EVENTS, []).encode_page(
+            page_of(begin(), chunk(strip_chunk(ends)), chunk(strip_chunk(counts)))
+        )
     )
     assert whole == [ends, counts]
 
@@ -103,28 +104,30 @@ def test_last_chunks_of_an_answer_are_whole_too() -> None:
 def test_each_stage_has_its_own_template() -> None:
     events = (begin(), begin("synthesis", OTHER), says("a"), says("b", "synthesis"), says("c"))
 
-    whole = chunks(FullChunksView(MERGED, []).of_page(page_of(*events)))
+    whole = chunks(FullChunksView(RUN_EVENTS, []).encode_page(page_of(*events)))
     assert [made["id"] for made in whole] == ["chatcmpl-1", "chatcmpl-2", "chatcmpl-1"]
 
 
 def test_stage_that_began_before_the_cursor_is_known() -> None:
     """A reconnect in the middle of an answer."""
-    view = FullChunksView(StageView("extraction"), stored(begin(), begin("tools", None)))
+    view = FullChunksView(StageEventsView("extraction"), stored(begin(), begin("tools", None)))
 
-    assert chunks(view.of_batch(batch_of(says("a"))))[0]["id"] == "chatcmpl-1"
+    assert chunks(view.encode_batch(batch_of(says("a"))))[0]["id"] == "chatcmpl-1"
 
 
 def test_template_holds_after_a_restart() -> None:
     events = (begin(), says("a"), StageRestarted(stage_id="extraction", attempt=9, discard_from=3), says("b"))
 
-    assert [made["id"] for made in chunks(FullChunksView(MERGED, []).of_page(page_of(*events)))] == ["chatcmpl-1"] * 2
+    assert [made["id"] for made in chunks(FullChunksView(RUN_EVENTS, []).encode_page(page_of(*events)))] == [
+        "chatcmpl-1"
+    ] * 2
 
 
 def test_chunk_s_own_fields_win() -> None:
     """A provider may change its mind, such as a router that names the model it chose."""
-    view = FullChunksView(MERGED, stored(begin()))
+    view = FullChunksView(RUN_EVENTS, stored(begin()))
 
-    assert chunks(view.of_batch(batch_of(chunk({"model": "m-2", "choices": []}))))[0]["model"] == "m-2"
+    assert chunks(view.encode_batch(batch_of(chunk({"model": "m-2", "choices": []}))))[0]["model"] == "m-2"
 
 
 def test_all_other_events_stay_byte_by_byte() -> None:
@@ -133,26 +136,26 @@ def test_all_other_events_stay_byte_by_byte() -> None:
         StageCompleted(stage_id="extraction", result={"text": "\u2028", "n": 1.0}),
         Done(),
     )
-    view = FullChunksView(MERGED, [])
+    view = FullChunksView(RUN_EVENTS, [])
 
-    assert view.of_page(page_of(*events)) == MERGED.of_page(page_of(*events))
-    assert view.of_batch(batch_of(*events)) == MERGED.of_batch(batch_of(*events))
+    assert view.encode_page(page_of(*events)) == RUN_EVENTS.encode_page(page_of(*events))
+    assert view.encode_batch(batch_of(*events)) == RUN_EVENTS.encode_batch(batch_of(*events))
 
 
 def test_ids_and_order_stay() -> None:
     events = (begin(), says("a"), says("b", "synthesis"), says("c"), Done())
 
-    frames = list(sse.decode(FullChunksView(StageView("extraction"), []).of_batch(batch_of(*events))))
+    frames = list(sse.decode(FullChunksView(StageEventsView("extraction"), []).encode_batch(batch_of(*events))))
     assert [frame.id for frame in frames] == ["7-2", "7-3", "7-5"]
     assert all(isinstance(frame, Frame) for frame in frames)
 
 
 def test_page_without_events_stays_empty() -> None:
-    assert FullChunksView(MERGED, []).of_page(page_of()) == b""
+    assert FullChunksView(RUN_EVENTS, []).encode_page(page_of()) == b""
 
 
 def test_chunk_whose_stage_told_nothing_is_given_as_it_is() -> None:
-    whole = chunks(FullChunksView(MERGED, []).of_page(page_of(begin(template=None), says("a"))))
+    whole = chunks(FullChunksView(RUN_EVENTS, []).encode_page(page_of(begin(template=None), says("a"))))
 
     assert whole == [{"choices": [{"index": 0, "delta": {"content": "a"}, "logprobs": None, "finish_reason": None}]}]
 
@@ -160,7 +163,7 @@ def test_chunk_whose_stage_told_nothing_is_given_as_it_is() -> None:
 @pytest.mark.parametrize("choices", ["x", [None], ["x"], [[]], {"a": 1}, 7, {}])
 def test_choices_that_are_none_pass_through(choices: Any) -> None:
     """A provider may send anything; what it sent must not break a stream, or all that share its channel."""
-    whole = chunks(FullChunksView(MERGED, stored(begin())).of_batch(batch_of(chunk({"choices": choices}))))
+    whole = chunks(FullChunksView(RUN_EVENTS, stored(begin())).encode_batch(batch_of(chunk({"choices": choices}))))
 
     assert whole[0]["choices"] == choices
     assert whole[0]["id"] == "chatcmpl-1"

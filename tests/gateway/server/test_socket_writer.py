@@ -7,6 +7,7 @@ import tracemalloc
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
+from typing import Any
 
 import pytest
 import uvicorn
@@ -15,10 +16,11 @@ from uvicorn.server import ServerState
 
 from stagebus.gateway.context import Gateway
 from stagebus.gateway.server.connection import connection_class
-from stagebus.gateway.streaming.client_stream import OpenStream
+from stagebus.gateway.server.socket_writer import SocketWriter
+from stagebus.gateway.streaming.client_stream import ClientStream
 from stagebus.gateway.streaming.hub import Hub
-from stagebus.gateway.streaming.stream_writer import SocketWriter
 from stagebus.shared.config.settings import Settings
+from stagebus.shared.log import log_reader
 from stagebus.shared.observability.logging import fields_of
 from tests.support.runs_by_hand import RunByHand
 
@@ -201,40 +203,36 @@ async def test_quiet_stream_gets_pings_and_then_what_comes(connect: Connect, run
     await browser.until(b"\r\n0\r\n\r\n")
 
 
-async def test_client_that_went_before_its_stream_began_leaves_none(
-    app: Starlette, connect: Connect, run: RunByHand, hub: Hub, monkeypatch: pytest.MonkeyPatch
+async def test_client_that_disconnects_before_its_stream_begins_leaves_no_stream(
+    connect: Connect, run: RunByHand, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limiter, relayed = app.state.gateway.limiter, asyncio.Event()
-    asked, may_go_on, begin, relay = asyncio.Event(), asyncio.Event(), limiter.begin_stream, hub.relay
+    """The writer is told of the disconnect before the app has detached the stream."""
+    asked, may_answer, disconnected, closed = (asyncio.Event() for _ in range(4))
+    read_head, disconnect, close = log_reader.read_head, SocketWriter.disconnect, ClientStream.close
 
-    async def begin_late(tenant: str) -> bool:
+    async def read_head_late(*args: Any) -> log_reader.Head:
         asked.set()
-        await may_go_on.wait()
-        return await begin(tenant)
+        await may_answer.wait()
+        return await read_head(*args)
 
-    async def relay_noted(stream: OpenStream) -> None:
-        await relay(stream)
-        relayed.set()
-
-    monkeypatch.setattr(limiter, "begin_stream", begin_late)
-    monkeypatch.setattr(hub, "relay", relay_noted)
-    lost = asyncio.Event()
-    monkeypatch.setattr(SocketWriter, "lose", _and_then(SocketWriter.lose, lost.set))
+    monkeypatch.setattr(log_reader, "read_head", read_head_late)
+    monkeypatch.setattr(SocketWriter, "disconnect", _and_then(disconnect, disconnected.set))
+    monkeypatch.setattr(ClientStream, "close", _and_then(close, closed.set))
     browser = connect()
     await browser.ask(events_of(run))
     async with asyncio.timeout(SOON_S):
         await asked.wait()
         browser.socket.close()
-        await lost.wait()
-        may_go_on.set()
-        await relayed.wait()
+        await disconnected.wait()
+        may_answer.set()
+        await closed.wait()
 
-    assert hub.open_streams == 0
+    await until_open(hub, 0)
 
 
-def _and_then(first: Callable[[SocketWriter], None], then: Callable[[], None]) -> Callable[[SocketWriter], None]:
-    def both(outlet: SocketWriter) -> None:
-        first(outlet)
+def _and_then(first: Callable[[Any], None], then: Callable[[], None]) -> Callable[[Any], None]:
+    def both(subject: Any) -> None:
+        first(subject)
         then()
 
     return both
@@ -248,8 +246,8 @@ async def test_stream_that_ended_leaves_nothing_to_the_garbage_collector(
     await browser.ask(events_of(run))
     await browser.until(b"event: run_queued")
     (stream,) = hub._all_streams()
-    held = [weakref.ref(held) for held in (stream.outlet._protocol, stream.outlet)]
-    outlet_type = type(stream.outlet)
+    held = [weakref.ref(held) for held in (stream.writer._protocol, stream.writer)]
+    writer_type = type(stream.writer)
     del stream
     gc.collect()
     gc.disable()
@@ -260,7 +258,7 @@ async def test_stream_that_ended_leaves_nothing_to_the_garbage_collector(
             async with asyncio.timeout(SOON_S):
                 while any(ref() is not None for ref in held):
                     await asyncio.sleep(0.01)
-        assert [ref() for ref in held] == [None, None], outlet_type
+        assert [ref() for ref in held] == [None, None], writer_type
     finally:
         gc.enable()
 
