@@ -162,7 +162,7 @@ async def test_call_that_cannot_be_carried_out_is_asked_for_once_more(run: Any, 
 
     (retry,) = of(events, "retry_scheduled")
     assert (retry["retry_of"], retry["retry"], retry["backoff_s"]) == ("extraction", 1, 0)
-    assert "no JSON object" in retry["reason"]
+    assert "not a JSON object" in retry["reason"]
     started, restarted = (
         place for place, (event, data) in enumerate(events, 1) if event in ("stage_started", "stage_restarted")
         and data["stage_id"] == "extraction"

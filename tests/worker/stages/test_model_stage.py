@@ -199,14 +199,14 @@ async def test_prompted_model_is_shown_a_call_where_its_abilities_say_so() -> No
 
 async def test_prompted_model_has_a_second_go_and_its_tokens_are_counted_twice() -> None:
     first = says_all(BROKEN)
-    with pytest.raises(InvalidToolCalls, match="no JSON object") as failure:
+    with pytest.raises(InvalidToolCalls, match="not a JSON object") as failure:
         await prompt(first)
     second = says_all(SAID_CALL)
     events = await prompt(second, failure.value)
 
     assert second.requests[0].messages[: len(first.requests[0].messages)] == first.requests[0].messages
     assert second.requests[0].messages[-2] == {"role": "assistant", "content": BROKEN}
-    assert "no JSON object" in second.requests[0].messages[-1]["content"]
+    assert "not a JSON object" in second.requests[0].messages[-1]["content"]
     assert len(result_of(events).tool_calls) == 1
     assert events[-1].usage == Usage(prompt_tokens=2, completion_tokens=4, total_tokens=6)
 
