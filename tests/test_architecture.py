@@ -2,6 +2,7 @@
 
 import ast
 import glob
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -180,10 +181,21 @@ def test_script_declares_its_interface(path: Path) -> None:
 
     assert re.match(rf"-- {path.stem}: .+\.$", lines[0])
     assert re.search(r"^-- Returns .+", header, re.MULTILINE)
-    for kind, number in set(re.findall(r"\b(KEYS|ARGV)\[(\d+)\]", code)):
+    used = set(re.findall(r"\b(KEYS|ARGV)\[(\d+)\]", code)) | set(re.findall(r"unpack\((KEYS|ARGV), (\d+)", code))
+    for kind, number in used:
         assert is_declared(kind, int(number), header), f"{kind}[{number}]"
     assert "'KEYS'" not in code
     assert "'SCAN'" not in code
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=name_of)
+def test_script_names_its_keys_and_arguments_first(path: Path) -> None:
+    """The code begins with locals for all keys and arguments and then uses only those names."""
+    code = [line for line in path.read_text().splitlines() if line and not line.startswith("--")]
+    names = list(itertools.takewhile(lambda line: re.match(r"local [\w, ]+ = .*\b(KEYS|ARGV)\b", line), code))
+
+    assert names
+    assert not [line for line in code[len(names) :] if re.search(r"\b(KEYS|ARGV)\b", line)]
 
 
 def is_declared(kind: str, number: int, header: str) -> bool:

@@ -313,9 +313,13 @@ class LogProtocol(RuleBasedStateMachine):
         if worker.token is None and not is_gateway:
             return
         self._keep_copy()
-        claim = self.call(run_scripts.claim, RUN, who, only_unheld=is_gateway)
+        claim = self.call(run_scripts.claim, RUN, who, only_unheld=is_gateway, token=worker.token or "")
         if stored.is_ended or (is_gateway and stored.worker):
             assert claim == (RunEnded if stored.is_ended else None)
+            return
+        if not is_gateway and stored.holder != worker.token:
+            assert claim is Fenced, "a worker's claim needs its own lease"
+            worker.drop()
             return
         assert claim.attempt > self.attempt_max, "attempts only grow, whatever was lost"
         tries = stored.tries + (stored.worker not in ("", who))
@@ -439,6 +443,7 @@ class LogProtocol(RuleBasedStateMachine):
         assert (b"parked_at" in record) == (held.status is RunStatus.PARKED), "the wait is not counted as work"
         is_on_its_way = score is None or held.is_held_back or score < LATER_MS
         assert is_on_its_way or not held.is_woken, "a parked run that somebody woke is stranded"
+        assert is_on_its_way or not held.worker, "a run that names a worker is stranded if that worker dies"
         assert min(ttls_ms) > 0, "no key of a run is ever without a TTL"
         assert (ttls_ms[0] <= END.retention_s * 1000) == held.is_ended
 

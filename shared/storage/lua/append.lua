@@ -7,90 +7,95 @@
 -- ARGV[1] attempt  int      from claim
 -- ARGV[2] before   id       the log's last id before the batch
 -- ARGV[3] message  bytes    the batch for the live channel, see shared/log/live_batch.py
--- ARGV[4] ttl_ms   int      of a stream that this batch begins
--- ARGV[5] status   str      '' or the state that a terminal event in this batch ends the run in
--- ARGV[6] error    json     '' or the error of that end
--- ARGV[7] usage    json     '' or the run's usage
+-- ARGV[4] ttl_ms   int      TTL of a stream that this batch begins
+-- ARGV[5] status   str      the run's final state if the batch ends with a terminal event, else ''
+-- ARGV[6] error    json     the error of a failed run, else ''
+-- ARGV[7] usage    json     the run's usage, else ''
 -- ARGV[8] retention_ms int  TTL of every key from the end on
 -- ARGV[9..] the stage id of each stream in KEYS, then for each event: number of its stream, name, data
 -- Returns {'ok', last_id, cancel}, {'behind', last_id}, {'fenced', attempt} or {'ended'}.
 --
--- Safe to repeat: events that stand already are skipped, since the producer sends again
+-- Safe to repeat: events that are in the log already are skipped, since the producer sends a batch again
 -- when our reply was lost.
-local stored = redis.call('HMGET', KEYS[1], 'attempt', 'last_id', 'cancel', 'finished_at')
-if not stored[1] then
+local run, live, stages, streams = KEYS[1], KEYS[2], KEYS[3], {unpack(KEYS, 4)}
+local attempt, before_id, message, ttl_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local status, error_json, usage, retention_ms = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
+local stage_ids, events = {unpack(ARGV, 9, 8 + #streams)}, {unpack(ARGV, 9 + #streams)}
+
+local stored = redis.call('HMGET', run, 'attempt', 'last_id', 'cancel', 'finished_at')
+local stored_attempt, stored_last_id, cancel, finished_at = stored[1], stored[2], stored[3] or '0', stored[4]
+if not stored_attempt then
     return {'ended'}
 end
-if stored[1] ~= ARGV[1] then
-    return {'fenced', stored[1]}
+if stored_attempt ~= attempt then
+    return {'fenced', stored_attempt}
 end
-local streams = #KEYS - 3
-local first = 9 + streams
-local count = (#ARGV - first + 1) / 3
-local before = tonumber(string.match(ARGV[2], '-(%d+)$'))
+local count = #events / 3
+local before = tonumber(string.match(before_id, '-(%d+)$'))
 local skip = 0
-if stored[2] ~= ARGV[2] then
-    local attempt, sequence = string.match(stored[2], '^(%d+)-(%d+)$')
-    skip = tonumber(sequence) - before
-    if attempt ~= ARGV[1] or skip < 0 then
-        return {'behind', stored[2]}
+if stored_last_id ~= before_id then
+    local last_attempt, last_sequence = string.match(stored_last_id, '^(%d+)-(%d+)$')
+    skip = tonumber(last_sequence) - before
+    if last_attempt ~= attempt or skip < 0 then
+        return {'behind', stored_last_id}
     end
 end
 if skip >= count then
-    return {'ok', stored[2], stored[3] or '0'}
+    return {'ok', stored_last_id, cancel}
 end
-if stored[4] then
+if finished_at then
     return {'ended'}
 end
--- Once: a stream that was lost is listed already, and readers of a list that names it twice have its events twice.
-local function enlist(i)
-    for _, stage in ipairs(redis.call('LRANGE', KEYS[3], 0, -1)) do
-        if stage == ARGV[5 + i] then
+-- A stream that was lost is still in the list. Readers of a list with a duplicate would get its events twice.
+local function list_stage(stage_id)
+    for _, listed in ipairs(redis.call('LRANGE', stages, 0, -1)) do
+        if listed == stage_id then
             return
         end
     end
-    redis.call('RPUSH', KEYS[3], ARGV[5 + i])
+    redis.call('RPUSH', stages, stage_id)
 end
--- The end is told whatever became of the keys: what is no part of a log any more goes out of its way.
-if ARGV[5] ~= '' then
-    for i = 3, #KEYS do
-        local read = i == 3 and redis.pcall('LRANGE', KEYS[i], 0, 0) or redis.pcall('XRANGE', KEYS[i], '-', '-')
-        if read.err and string.find(read.err, 'WRONGTYPE', 1, true) then
-            redis.call('DEL', KEYS[i])
+-- A run must be able to end even if its keys were damaged: keys of a wrong type are deleted.
+if status ~= '' then
+    local function delete_if_wrong_type(key, reply)
+        if reply.err and string.find(reply.err, 'WRONGTYPE', 1, true) then
+            redis.call('DEL', key)
         end
+    end
+    delete_if_wrong_type(stages, redis.pcall('LRANGE', stages, 0, 0))
+    for _, stream in ipairs(streams) do
+        delete_if_wrong_type(stream, redis.pcall('XRANGE', stream, '-', '-'))
     end
 end
 local seen = {}
 for i = skip, count - 1 do
-    local at = first + 3 * i
-    local stream = KEYS[3 + ARGV[at]]
+    local number, name, data = tonumber(events[3 * i + 1]), events[3 * i + 2], events[3 * i + 3]
+    local stream = streams[number]
     local is_new = not seen[stream] and redis.call('EXISTS', stream) == 0
     seen[stream] = true
-    redis.call('XADD', stream, ARGV[1] .. '-' .. before + i + 1, 'event', ARGV[at + 1], 'data', ARGV[at + 2])
+    redis.call('XADD', stream, attempt .. '-' .. before + i + 1, 'event', name, 'data', data)
     if is_new then
-        enlist(3 + ARGV[at])
-        redis.call('PEXPIRE', stream, ARGV[4])
-        redis.call('PEXPIRE', KEYS[3], ARGV[4])
+        list_stage(stage_ids[number])
+        redis.call('PEXPIRE', stream, ttl_ms)
+        redis.call('PEXPIRE', stages, ttl_ms)
     end
 end
-local last_id = ARGV[1] .. '-' .. before + count
-redis.call('HSET', KEYS[1], 'last_id', last_id)
-if ARGV[5] ~= '' then
+local last_id = attempt .. '-' .. before + count
+redis.call('HSET', run, 'last_id', last_id)
+if status ~= '' then
     local time = redis.call('TIME')
-    redis.call('HSET', KEYS[1], 'status', ARGV[5], 'worker', '', 'error', ARGV[6], 'usage', ARGV[7],
+    redis.call('HSET', run, 'status', status, 'worker', '', 'error', error_json, 'usage', usage,
         'finished_at', string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000)))
-    for i = 4, #KEYS do
-        if redis.call('EXISTS', KEYS[i]) == 1 then
-            enlist(i)
+    for number, stream in ipairs(streams) do
+        if redis.call('EXISTS', stream) == 1 then
+            list_stage(stage_ids[number])
+            redis.call('PEXPIRE', stream, retention_ms)
         end
     end
-    for i, key in ipairs(KEYS) do
-        if i ~= 2 then
-            redis.call('PEXPIRE', key, ARGV[8])
-        end
-    end
+    redis.call('PEXPIRE', run, retention_ms)
+    redis.call('PEXPIRE', stages, retention_ms)
 end
--- After a partial skip the message's frames do not follow the log's last id: subscribers
--- see that by the id before them and read the log.
-redis.call('PUBLISH', KEYS[2], ARGV[3])
-return {'ok', last_id, stored[3] or '0'}
+-- After a partial skip the message does not follow the log's last id. Subscribers notice that by the id
+-- in its head and read the log instead.
+redis.call('PUBLISH', live, message)
+return {'ok', last_id, cancel}

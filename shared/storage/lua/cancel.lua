@@ -1,18 +1,22 @@
--- cancel: store that a run is to be cancelled, and tell the worker that holds it.
+-- cancel: store a cancel request and send it to the worker that holds the run.
 --
 -- KEYS[1] run      hash     keys.run
 -- KEYS[2] control  channel  keys.control
--- ARGV[1] message  str      what the worker hears
--- Returns {'asked', worker}, {'ended'} or {'gone'}; worker is '' where nobody holds the run.
+-- ARGV[1] message  str      the message for the worker
+-- Returns {'asked', worker}, {'ended'} or {'gone'}; worker is '' if no worker holds the run.
 --
 -- Safe to repeat. The flag is stored, so a worker that claims the run later honours it.
-local stored = redis.call('HMGET', KEYS[1], 'created_at', 'worker', 'finished_at')
-if not stored[1] then
+local run, control = KEYS[1], KEYS[2]
+local message = ARGV[1]
+
+local stored = redis.call('HMGET', run, 'created_at', 'worker', 'finished_at')
+local created_at, worker, finished_at = stored[1], stored[2] or '', stored[3]
+if not created_at then
     return {'gone'}
 end
-if stored[3] then
+if finished_at then
     return {'ended'}
 end
-redis.call('HSET', KEYS[1], 'cancel', 1)
-redis.call('PUBLISH', KEYS[2], ARGV[1])
-return {'asked', stored[2] or ''}
+redis.call('HSET', run, 'cancel', 1)
+redis.call('PUBLISH', control, message)
+return {'asked', worker}

@@ -1,98 +1,109 @@
--- create: write a run's record with its first event, 0-1, queue it and ring, unless it exists or may not.
+-- create: write a run's record and its first event, 0-1, queue it and wake a worker, unless a limit forbids it.
 --
--- KEYS[1] run      hash    keys.run
--- KEYS[2] stages   list    keys.stages
--- KEYS[3] journal  stream  keys.stage_stream(run)
--- KEYS[4] active   zset    keys.ACTIVE
--- KEYS[5] runs     zset    keys.runs(tenant)
--- KEYS[6] unended  zset    keys.active_of_tenant(tenant)
--- KEYS[7] running  zset    keys.RUNNING
--- KEYS[8] limits   hash    keys.LIMITS
--- KEYS[9] tokens   hash    keys.tokens(tenant)
--- KEYS[10] turn    string  keys.VIRTUAL_TIME
--- KEYS[11] next    string  keys.tenant_virtual_time(tenant)
--- KEYS[12] queue   zset    keys.QUEUE
--- KEYS[13] job     string  keys.job
--- KEYS[14] bell    list    keys.BELL
--- KEYS[15] reserved string keys.idempotency, if the client gave one
--- ARGV[1] status   str     the first state
--- ARGV[2] tenant   str
--- ARGV[3] model    str
--- ARGV[4] request  json
--- ARGV[5] stage    str     the journal's stage id
--- ARGV[6] event    str     the first event's name
--- ARGV[7] data     json    the first event's payload
--- ARGV[8] ttl_ms   int
--- ARGV[9] run_id  str
--- ARGV[10] made_ms int     the time inside the run's id
--- ARGV[11] life_ms int     longer than any run's keys live
--- ARGV[12] runs_queued     int  the limit where the tenant has none of its own; 0: none
--- ARGV[13] tokens_per_day  int  in the same way
--- ARGV[14] request_id  str  the trace of who asked, or ''
--- ARGV[15] traceparent str  likewise
--- ARGV[16] job     bytes   arq's serialised job, or '': it is not queued
--- ARGV[17] bells   int     the bell's bound
--- ARGV[18] reservation str what the client's key is to hold
--- Returns {'created' | 'exists', created_at in Unix ms, turn}, {limit's name, limit, ms until it may be otherwise} or
--- {'reserved', what the client's key holds, ''}.
+-- KEYS[1] run            hash    keys.run
+-- KEYS[2] stages         list    keys.stages
+-- KEYS[3] journal        stream  keys.stage_stream(run)
+-- KEYS[4] active         zset    keys.ACTIVE
+-- KEYS[5] runs           zset    keys.runs(tenant)
+-- KEYS[6] active_of_tenant zset  keys.active_of_tenant(tenant)
+-- KEYS[7] running        zset    keys.RUNNING
+-- KEYS[8] limits         hash    keys.LIMITS
+-- KEYS[9] tokens         hash    keys.tokens(tenant)
+-- KEYS[10] vtime         string  keys.VIRTUAL_TIME
+-- KEYS[11] tenant_vtime  string  keys.tenant_virtual_time(tenant)
+-- KEYS[12] queue         zset    keys.QUEUE
+-- KEYS[13] job           string  keys.job
+-- KEYS[14] wakeup        list    keys.WAKEUP
+-- KEYS[15] idempotency   string  keys.idempotency, if the client sent a key
+-- ARGV[1] status         str     the first state
+-- ARGV[2] tenant         str
+-- ARGV[3] model          str
+-- ARGV[4] request        json
+-- ARGV[5] stage          str     the journal's stage id
+-- ARGV[6] event          str     the first event's name
+-- ARGV[7] data           json    the first event's payload
+-- ARGV[8] ttl_ms         int
+-- ARGV[9] run_id         str
+-- ARGV[10] made_ms       int     the time inside the run's id
+-- ARGV[11] life_ms       int     longer than any run's keys live
+-- ARGV[12] runs_queued   int     the limit of a tenant without its own; 0: none
+-- ARGV[13] tokens_per_day int    likewise
+-- ARGV[14] request_id    str     the request's trace, or ''
+-- ARGV[15] traceparent   str     likewise
+-- ARGV[16] job_bytes     bytes   the serialised arq job; '': the run is not queued
+-- ARGV[17] wakeups_max   int     the bound of the wake-up list
+-- ARGV[18] reservation   str     the value that the client's key gets
+-- Returns {'created' | 'exists', created_at in Unix ms, vtime}, {the limit's name, limit, ms until it may pass}
+-- or {'reserved', the value of the client's key, ''}.
 --
--- Safe to repeat: a second call finds the run and changes nothing. Its order is what a reader may see, and what a
--- log of commands that breaks off here leaves: lists, record, job, bell. The bell says whose it is.
--- The client's key is bound by nothing but the run: what was refused leaves it free for another body.
--- A turn is a place in the order in which waiting runs are taken: each run's is one after
--- its tenant's last one, but none lies before the turn that was taken last. So tenants
--- alternate, and who comes with one run waits for one of each other's, however many they have.
-local stored = redis.call('HMGET', KEYS[1], 'created_at', 'turn')
+-- Safe to repeat: a second call finds the run and changes nothing. The writes go in the order in which a reader may
+-- see them, and in which a truncated append-only file keeps them: lists, record, job, wake-up.
+-- The client's key is bound only when the run is created: a refused request leaves it free for another body.
+-- The score of a new run is its virtual time (start-time fair queueing with cost 1): one after its tenant's last,
+-- but not before the time of the run that was acquired last. So tenants alternate, and a tenant with one run waits
+-- for at most one run of each other tenant, however many those have.
+local run, stages, journal = KEYS[1], KEYS[2], KEYS[3]
+local active, runs, active_of_tenant, running = KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local limits, tokens, vtime_key, tenant_vtime_key = KEYS[8], KEYS[9], KEYS[10], KEYS[11]
+local queue, job, wakeup, idempotency = KEYS[12], KEYS[13], KEYS[14], KEYS[15]
+local status, tenant, model, request = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local stage, event, data, ttl_ms = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
+local run_id, made_ms, life_ms = ARGV[9], ARGV[10], ARGV[11]
+local runs_queued, tokens_per_day = ARGV[12], ARGV[13]
+local request_id, traceparent, job_bytes = ARGV[14], ARGV[15], ARGV[16]
+local wakeups_max, reservation = ARGV[17], ARGV[18]
+
+local stored = redis.call('HMGET', run, 'created_at', 'vtime')
 if stored[1] then
     return {'exists', stored[1], stored[2] or '0'}
 end
-local reserved = KEYS[15] and redis.call('GET', KEYS[15])
-if reserved and reserved ~= ARGV[18] then
+local reserved = idempotency and redis.call('GET', idempotency)
+if reserved and reserved ~= reservation then
     return {'reserved', reserved, ''}
 end
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-local own = redis.call('HMGET', KEYS[8], ARGV[2] .. ':runs_queued', ARGV[2] .. ':tokens_per_day')
-local queued_max, tokens_max = tonumber(own[1] or ARGV[12]) or 0, tonumber(own[2] or ARGV[13]) or 0
+local own = redis.call('HMGET', limits, tenant .. ':runs_queued', tenant .. ':tokens_per_day')
+local queued_max, tokens_max = tonumber(own[1] or runs_queued) or 0, tonumber(own[2] or tokens_per_day) or 0
 if queued_max > 0 then
-    local running = redis.call('ZLEXCOUNT', KEYS[7], '[' .. ARGV[2] .. ' ', '(' .. ARGV[2] .. '!')
-    if redis.call('ZCARD', KEYS[6]) - running >= queued_max then
+    local running_count = redis.call('ZLEXCOUNT', running, '[' .. tenant .. ' ', '(' .. tenant .. '!')
+    if redis.call('ZCARD', active_of_tenant) - running_count >= queued_max then
         return {'runs_queued', queued_max, 0}
     end
 end
 if tokens_max > 0 then
-    local day, used = math.floor(time[1] / 86400), redis.call('HMGET', KEYS[9], 'day', 'used')
+    local day, used = math.floor(time[1] / 86400), redis.call('HMGET', tokens, 'day', 'used')
     if tonumber(used[1]) == day and tonumber(used[2]) >= tokens_max then
         return {'tokens_per_day', tokens_max, (day + 1) * 86400000 - now_ms}
     end
 end
-local taken = tonumber(redis.call('GET', KEYS[10]) or '0')
-local turn = math.max(taken, tonumber(redis.call('GET', KEYS[11]) or '1'))
-redis.call('SET', KEYS[10], string.format('%d', taken), 'PX', ARGV[11])
-redis.call('SET', KEYS[11], string.format('%d', turn + 1), 'PX', ARGV[11])
-redis.call('ZADD', KEYS[4], ARGV[10], ARGV[9])
-for i = 5, 6 do
-    redis.call('ZADD', KEYS[i], ARGV[10], ARGV[9])
-    redis.call('ZREMRANGEBYSCORE', KEYS[i], '-inf', string.format('%d', ARGV[10] - ARGV[11]))
-    redis.call('PEXPIRE', KEYS[i], ARGV[11])
+local acquired_vtime = tonumber(redis.call('GET', vtime_key) or '0')
+local vtime = math.max(acquired_vtime, tonumber(redis.call('GET', tenant_vtime_key) or '1'))
+redis.call('SET', vtime_key, string.format('%d', acquired_vtime), 'PX', life_ms)
+redis.call('SET', tenant_vtime_key, string.format('%d', vtime + 1), 'PX', life_ms)
+redis.call('ZADD', active, made_ms, run_id)
+for _, list in ipairs({runs, active_of_tenant}) do
+    redis.call('ZADD', list, made_ms, run_id)
+    redis.call('ZREMRANGEBYSCORE', list, '-inf', string.format('%d', made_ms - life_ms))
+    redis.call('PEXPIRE', list, life_ms)
 end
-redis.call('DEL', KEYS[2], KEYS[3])
-redis.call('HSET', KEYS[1], 'status', ARGV[1], 'attempt', 0, 'tries', 0, 'last_id', '0-1', 'tenant', ARGV[2],
-    'model', ARGV[3], 'request', ARGV[4], 'created_at', string.format('%d', now_ms), 'worker', '',
-    'idempotency', KEYS[15] or '', 'turn', string.format('%d', turn),
-    'request_id', ARGV[14], 'traceparent', ARGV[15])
-redis.call('RPUSH', KEYS[2], ARGV[5])
-redis.call('XADD', KEYS[3], '0-1', 'event', ARGV[6], 'data', ARGV[7])
-for i = 1, 3 do
-    redis.call('PEXPIRE', KEYS[i], ARGV[8])
+redis.call('DEL', stages, journal)
+redis.call('HSET', run, 'status', status, 'attempt', 0, 'tries', 0, 'last_id', '0-1', 'tenant', tenant,
+    'model', model, 'request', request, 'created_at', string.format('%d', now_ms), 'worker', '',
+    'idempotency', idempotency or '', 'vtime', string.format('%d', vtime),
+    'request_id', request_id, 'traceparent', traceparent)
+redis.call('RPUSH', stages, stage)
+redis.call('XADD', journal, '0-1', 'event', event, 'data', data)
+for _, key in ipairs({run, stages, journal}) do
+    redis.call('PEXPIRE', key, ttl_ms)
 end
-if KEYS[15] then
-    redis.call('SET', KEYS[15], ARGV[18], 'PX', ARGV[8])
+if idempotency then
+    redis.call('SET', idempotency, reservation, 'PX', ttl_ms)
 end
-if ARGV[16] ~= '' then
-    redis.call('SET', KEYS[13], ARGV[16], 'PX', ARGV[8])
-    redis.call('ZADD', KEYS[12], string.format('%d', turn), ARGV[9])
-    redis.call('RPUSH', KEYS[14], ARGV[9])
-    redis.call('LTRIM', KEYS[14], -ARGV[17], -1)
+if job_bytes ~= '' then
+    redis.call('SET', job, job_bytes, 'PX', ttl_ms)
+    redis.call('ZADD', queue, string.format('%d', vtime), run_id)
+    redis.call('RPUSH', wakeup, run_id)
+    redis.call('LTRIM', wakeup, -wakeups_max, -1)
 end
-return {'created', string.format('%d', now_ms), string.format('%d', turn)}
+return {'created', string.format('%d', now_ms), string.format('%d', vtime)}

@@ -1,35 +1,39 @@
--- decide: store what a person, or the clock, decided on a call; the first decision stands.
+-- decide: store the decision on a call; the first decision of a call is final.
 --
 -- KEYS[1] run      hash     keys.run
 -- KEYS[2] control  channel  keys.control
 -- KEYS[3] queue    zset     keys.QUEUE
--- KEYS[4] bell     list     keys.BELL
+-- KEYS[4] wakeup   list     keys.WAKEUP
 -- ARGV[1] run_id   str
 -- ARGV[2] call_id  str
 -- ARGV[3] decision json     from decisions.encode
--- ARGV[4] message  str      what the worker that holds the run hears
--- ARGV[5] bells    int      the bell's bound
--- Returns {'stands', decision}, {'ended'} or {'gone'}; the decision is the one that counts.
+-- ARGV[4] message  str      the message for the worker that holds the run
+-- ARGV[5] wakeups_max int   the bound of the wake-up list
+-- Returns {'stands', the call's decision}, {'ended'} or {'gone'}.
 --
--- A run that no worker holds is made due. Safe to repeat: the same decision finds itself.
-local stored = redis.call('HMGET', KEYS[1], 'created_at', 'decisions', 'finished_at', 'worker')
-if not stored[1] then
+-- A run that no worker holds becomes due. Safe to repeat: a second call finds its own decision.
+local run, control, queue, wakeup = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local run_id, call_id, decision, message, wakeups_max = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+
+local stored = redis.call('HMGET', run, 'created_at', 'decisions', 'finished_at', 'worker')
+local created_at, decisions_json, finished_at, worker = stored[1], stored[2], stored[3], stored[4]
+if not created_at then
     return {'gone'}
 end
-local decisions = stored[2] and cjson.decode(stored[2]) or {}
-if decisions[ARGV[2]] then
-    return {'stands', decisions[ARGV[2]]}
+local decisions = decisions_json and cjson.decode(decisions_json) or {}
+if decisions[call_id] then
+    return {'stands', decisions[call_id]}
 end
-if stored[3] then
+if finished_at then
     return {'ended'}
 end
-decisions[ARGV[2]] = ARGV[3]
-redis.call('HSET', KEYS[1], 'decisions', cjson.encode(decisions))
-redis.call('PUBLISH', KEYS[2], ARGV[4])
-if not stored[4] or stored[4] == '' then
+decisions[call_id] = decision
+redis.call('HSET', run, 'decisions', cjson.encode(decisions))
+redis.call('PUBLISH', control, message)
+if not worker or worker == '' then
     local time = redis.call('TIME')
-    redis.call('ZADD', KEYS[3], 'XX', string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000)), ARGV[1])
-    redis.call('RPUSH', KEYS[4], ARGV[1])
-    redis.call('LTRIM', KEYS[4], -ARGV[5], -1)
+    redis.call('ZADD', queue, 'XX', string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000)), run_id)
+    redis.call('RPUSH', wakeup, run_id)
+    redis.call('LTRIM', wakeup, -wakeups_max, -1)
 end
-return {'stands', ARGV[3]}
+return {'stands', decision}

@@ -1,28 +1,31 @@
--- heartbeat: a process says what it is at, and those that have said nothing for a while are forgotten.
+-- heartbeat: store a process's state and remove processes that have been silent for too long.
 --
--- KEYS[1] said    hash  keys.WORKERS or keys.GATEWAYS
--- KEYS[2] seen    zset  the same with `:seen`
--- ARGV[1] name    str   of the process
--- ARGV[2] state   json  '' when it goes
--- ARGV[3] ttl_ms  int   a process is forgotten after this long
+-- KEYS[1] processes hash  keys.WORKERS or keys.GATEWAYS
+-- KEYS[2] seen      zset  the same key with `:seen`
+-- ARGV[1] name      str   the process's name
+-- ARGV[2] state     json  '' when the process stops
+-- ARGV[3] ttl_ms    int   a process is removed after this time without a heartbeat
 -- Returns 1.
 --
--- Where all are silent the keys go by themselves. Safe to repeat.
+-- The keys expire if no process sends heartbeats. Safe to repeat.
+local processes, seen = KEYS[1], KEYS[2]
+local name, state, ttl_ms = ARGV[1], ARGV[2], ARGV[3]
+
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local gone = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', string.format('(%d', now - ARGV[3]))
-if ARGV[2] == '' then
-    gone[#gone + 1] = ARGV[1]
+local silent = redis.call('ZRANGEBYSCORE', seen, '-inf', string.format('(%d', now - ttl_ms))
+if state == '' then
+    silent[#silent + 1] = name
 else
-    redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-    redis.call('ZADD', KEYS[2], string.format('%d', now), ARGV[1])
+    redis.call('HSET', processes, name, state)
+    redis.call('ZADD', seen, string.format('%d', now), name)
 end
-for _, name in ipairs(gone) do
-    if name ~= ARGV[1] or ARGV[2] == '' then
-        redis.call('HDEL', KEYS[1], name)
-        redis.call('ZREM', KEYS[2], name)
+for _, silent_name in ipairs(silent) do
+    if silent_name ~= name or state == '' then
+        redis.call('HDEL', processes, silent_name)
+        redis.call('ZREM', seen, silent_name)
     end
 end
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
-redis.call('PEXPIRE', KEYS[2], ARGV[3])
+redis.call('PEXPIRE', processes, ttl_ms)
+redis.call('PEXPIRE', seen, ttl_ms)
 return 1

@@ -1,22 +1,25 @@
--- list_due: jobs that may be taken now: those whose lease has run out, due retries, and new ones by their turn.
+-- list_due: runs that may be acquired now: those whose lease has expired, due retries, and new ones by virtual time.
 --
 -- KEYS[1] queue  zset  keys.QUEUE
--- ARGV[1] limit  int   how many at the most
--- ARGV[2] times  int   scores from here on are times, those below are turns
--- Returns {ms until the next one is due, or -1, job id, ...}.
+-- ARGV[1] limit  int   how many runs at most
+-- ARGV[2] time_score_min int  scores from here on are times, lower ones are virtual times
+-- Returns {ms until the next run is due, or -1, run id, ...}.
 --
--- What has begun comes first: its client has seen a part of it, and there is never more
--- of it than workers had room for.
+-- Runs that have begun come first: their clients have seen a part of them, and there are never more of them
+-- than workers had room for.
+local queue = KEYS[1]
+local limit, time_score_min = tonumber(ARGV[1]), ARGV[2]
+
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local now = string.format('%d', now_ms)
-local answer = redis.call('ZRANGEBYSCORE', KEYS[1], ARGV[2], now, 'LIMIT', 0, ARGV[1])
-if #answer < tonumber(ARGV[1]) then
-    local new = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. ARGV[2], 'LIMIT', 0, ARGV[1] - #answer)
+local reply = redis.call('ZRANGEBYSCORE', queue, time_score_min, now, 'LIMIT', 0, limit)
+if #reply < limit then
+    local new = redis.call('ZRANGEBYSCORE', queue, '-inf', '(' .. time_score_min, 'LIMIT', 0, limit - #reply)
     for _, run_id in ipairs(new) do
-        table.insert(answer, run_id)
+        table.insert(reply, run_id)
     end
 end
-local following = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
-table.insert(answer, 1, following[2] and string.format('%d', tonumber(following[2]) - now_ms) or '-1')
-return answer
+local following = redis.call('ZRANGEBYSCORE', queue, '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+table.insert(reply, 1, following[2] and string.format('%d', tonumber(following[2]) - now_ms) or '-1')
+return reply

@@ -1,12 +1,15 @@
--- read: give a run's record, if it is the tenant's.
+-- read: return a run's record, if it belongs to the tenant.
 --
 -- KEYS[1] run     hash  keys.run
 -- ARGV[1] tenant  str
--- Returns the record's fields and values in turn; nothing where there is no such record, or it is another's.
+-- Returns the record's fields and values; empty if there is no such record or it belongs to another tenant.
 --
--- In one step with the question whose it is, so that a record that is another's takes as long
--- as one that is not there, however big it is.
-if redis.call('HGET', KEYS[1], 'tenant') ~= ARGV[1] then
+-- The owner is checked here and not by the caller, so that a large record of another tenant takes as long as one that
+-- does not exist.
+local run = KEYS[1]
+local tenant = ARGV[1]
+
+if redis.call('HGET', run, 'tenant') ~= tenant then
     return {}
 end
-return redis.call('HGETALL', KEYS[1])
+return redis.call('HGETALL', run)

@@ -1,31 +1,36 @@
--- renew: keep a lease, and the run's keys alive, while its attempt owns the run.
+-- renew: renew a lease, and the TTLs of the run's keys, while the attempt owns the run.
 --
 -- KEYS[1] queue     zset    keys.QUEUE
 -- KEYS[2] lease     string  keys.lease
 -- KEYS[3] run       hash    keys.run
 -- KEYS[4..]         the run's other keys; their TTLs are renewed with the record's
 -- ARGV[1] run_id    str
--- ARGV[2] token     str     from take
+-- ARGV[2] token     str     from acquire
 -- ARGV[3] attempt   int     from claim
 -- ARGV[4] lease_ms  int
 -- ARGV[5] ttl_ms    int     0: leave the TTLs as they are
 -- Returns {'ok', cancel, last_id} or {'lost'}.
 --
--- A lease that ran out while Redis was away, and that nobody took since, is taken up
--- again: the attempt tells. A run that was given back names no worker, so a renewal that
--- was on its way just then does not lock it. Safe to repeat.
-local holder = redis.call('GET', KEYS[2])
-local stored = redis.call('HMGET', KEYS[3], 'attempt', 'cancel', 'last_id', 'finished_at', 'worker')
-if (holder and holder ~= ARGV[2]) or stored[1] ~= ARGV[3] or stored[4] or stored[5] == '' then
+-- A lease that expired while Redis was away, and that no other worker has acquired, is renewed: the attempt number
+-- proves it. A run that was given back names no worker, so a late renewal does not lock it. Safe to repeat.
+local queue, lease, run, other_keys = KEYS[1], KEYS[2], KEYS[3], {unpack(KEYS, 4)}
+local run_id, token, attempt, lease_ms, ttl_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+
+local holder = redis.call('GET', lease)
+local stored = redis.call('HMGET', run, 'attempt', 'cancel', 'last_id', 'finished_at', 'worker')
+local stored_attempt, cancel, last_id = stored[1], stored[2] or '0', stored[3]
+local finished_at, worker = stored[4], stored[5]
+if (holder and holder ~= token) or stored_attempt ~= attempt or finished_at or worker == '' then
     return {'lost'}
 end
 local time = redis.call('TIME')
-local lease_end = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[4]
-redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[4])
-redis.call('ZADD', KEYS[1], 'XX', string.format('%d', lease_end), ARGV[1])
-if ARGV[5] ~= '0' then
-    for i = 3, #KEYS do
-        redis.call('PEXPIRE', KEYS[i], ARGV[5])
+local lease_end_ms = time[1] * 1000 + math.floor(time[2] / 1000) + lease_ms
+redis.call('SET', lease, token, 'PX', lease_ms)
+redis.call('ZADD', queue, 'XX', string.format('%d', lease_end_ms), run_id)
+if ttl_ms ~= '0' then
+    redis.call('PEXPIRE', run, ttl_ms)
+    for _, key in ipairs(other_keys) do
+        redis.call('PEXPIRE', key, ttl_ms)
     end
 end
-return {'ok', stored[2] or '0', stored[3]}
+return {'ok', cancel, last_id}

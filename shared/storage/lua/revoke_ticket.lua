@@ -1,25 +1,29 @@
--- revoke_ticket: take a ticket for a run back, for as long as the run is there.
+-- revoke_ticket: revoke a ticket for a run, for as long as the run exists.
 --
 -- KEYS[1] run        hash  keys.run
--- ARGV[1] tenant     str   whose the run has to be
+-- ARGV[1] tenant     str   the tenant that must own the run
 -- ARGV[2] ticket_id  str
--- ARGV[3] ids_max    int   how many may be taken back of one run
+-- ARGV[3] ids_max    int   how many tickets of one run may be revoked
 -- Returns 'gone', 'full' or 'ok'.
 --
--- In the run's own record, so that it stays exactly as long as there is something to see. Safe to repeat.
-local stored = redis.call('HMGET', KEYS[1], 'tenant', 'revoked')
-if stored[1] ~= ARGV[1] then
+-- The ids are stored in the run's record, so they exist exactly as long as the run. Safe to repeat.
+local run = KEYS[1]
+local tenant, ticket_id, ids_max = ARGV[1], ARGV[2], tonumber(ARGV[3])
+
+local stored = redis.call('HMGET', run, 'tenant', 'revoked')
+local owner, revoked = stored[1], stored[2]
+if owner ~= tenant then
     return 'gone'
 end
 local count = 0
-for id in string.gmatch(stored[2] or '', '%S+') do
-    if id == ARGV[2] then
+for id in string.gmatch(revoked or '', '%S+') do
+    if id == ticket_id then
         return 'ok'
     end
     count = count + 1
 end
-if count >= tonumber(ARGV[3]) then
+if count >= ids_max then
     return 'full'
 end
-redis.call('HSET', KEYS[1], 'revoked', (stored[2] and stored[2] .. ' ' or '') .. ARGV[2])
+redis.call('HSET', run, 'revoked', (revoked and revoked .. ' ' or '') .. ticket_id)
 return 'ok'

@@ -1,15 +1,18 @@
--- slot_renew: keep the slots that a worker holds of a provider.
+-- slot_renew: renew the slots of a provider that a worker holds.
 --
 -- KEYS[1] held     zset  keys.provider_slots
--- ARGV[1] slot_ms  int   they are void after this, unless `slot_stay` comes again
--- ARGV[2..] token  str   from slot_enter
+-- ARGV[1] slot_ms  int   they expire after this unless they are renewed again
+-- ARGV[2..] token  str   from slot_acquire
 -- Returns 1.
 --
--- A slot that had become void is held again, even if there are then too many: its answer streams.
+-- An expired slot is held again, even if that exceeds the limit: its answer is still streaming.
+local held = KEYS[1]
+local slot_ms, tokens = ARGV[1], {unpack(ARGV, 2)}
+
 local time = redis.call('TIME')
-local void = string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[1])
-for i = 2, #ARGV do
-    redis.call('ZADD', KEYS[1], void, ARGV[i])
+local expires = string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000) + slot_ms)
+for _, token in ipairs(tokens) do
+    redis.call('ZADD', held, expires, token)
 end
-redis.call('PEXPIRE', KEYS[1], ARGV[1])
+redis.call('PEXPIRE', held, slot_ms)
 return 1

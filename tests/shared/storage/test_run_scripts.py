@@ -290,14 +290,27 @@ async def test_bell_is_bounded(redis: Redis) -> None:
     assert await redis.llen(keys.WAKEUP) == keys.WAKEUPS_MAX
 
 
-async def test_who_slept_between_taking_and_claiming_takes_the_run_from_nobody(redis: Redis, run_id: str) -> None:
-    await redis.zadd(keys.QUEUE, {run_id: 0})
-    assert await queue_scripts.acquire(redis, run_id, "mine", 10)
-    await redis.delete(keys.lease(run_id))
-    assert await run_scripts.claim(redis, run_id, "w1", token="mine"), "nobody has taken it since"
-    await redis.zadd(keys.QUEUE, {run_id: 0})
-    assert await queue_scripts.acquire(redis, run_id, "theirs", 10)
+async def test_claim_with_another_workers_lease_is_fenced(redis: Redis, queued: str) -> None:
+    """A worker that slept between acquire and claim takes the run from nobody."""
+    assert await queue_scripts.acquire(redis, queued, "mine", 10)
+    await redis.delete(keys.lease(queued))
+    await redis.zadd(keys.QUEUE, {queued: 0})
+    assert await queue_scripts.acquire(redis, queued, "theirs", 10)
     with pytest.raises(Fenced):
-        await run_scripts.claim(redis, run_id, "w1", token="mine")
+        await run_scripts.claim(redis, queued, "w1", token="mine")
 
-    assert await run_scripts.claim(redis, run_id, "w2", token="theirs")
+    assert await run_scripts.claim(redis, queued, "w2", token="theirs")
+
+
+async def test_claim_without_its_lease_is_fenced(redis: Redis, queued: str) -> None:
+    """An expired lease must be acquired again before the claim, which then changes nothing."""
+    assert await queue_scripts.acquire(redis, queued, "mine", 10)
+    await redis.delete(keys.lease(queued))
+    record = await redis.hgetall(keys.run(queued))
+    with pytest.raises(Fenced):
+        await run_scripts.claim(redis, queued, "w1", token="mine")
+
+    assert await redis.hgetall(keys.run(queued)) == record
+    await redis.zadd(keys.QUEUE, {queued: 0})
+    assert await queue_scripts.acquire(redis, queued, "mine", 10)
+    assert await run_scripts.claim(redis, queued, "w1", token="mine")
