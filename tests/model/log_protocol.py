@@ -14,6 +14,7 @@ it is walked, and in every state reached
 """
 
 from collections.abc import Iterator
+from enum import Enum
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -33,6 +34,7 @@ class Rules(NamedTuple):
     attempts_never_reused: bool = True
     id_before_message: bool = True
     cursor_must_stand: bool = True
+    claim_needs_lease: bool = True
 
 
 ALL_RULES = Rules()
@@ -45,6 +47,7 @@ class Budget(NamedTuple):
     tails: int
     replies: int
     messages: int
+    parks: int = 0  # with any, the queue is modelled, too: leases, parked runs and decisions
 
 
 class Entry(NamedTuple):
@@ -87,10 +90,31 @@ class Client(NamedTuple):
     first_sequence: int  # 1: the merged stream; else the stage's
 
 
-class Redis(NamedTuple):
-    """What was written, in order: a claim's attempt, or an entry. Losing the tail cuts it short."""
+class Score(Enum):
+    """When the queue gives the run to a worker."""
 
-    writes: tuple[int | Entry, ...]
+    DUE = "due"  # now
+    HELD = "held"  # when the lease of its holder expires
+    LATER = "later"  # when its approvals expire: in the model, never
+
+
+class Queued(NamedTuple):
+    """What an acquire, a park or a decision writes: the run's score, and the token in its lease."""
+
+    score: Score
+    token: int = 0
+
+
+Write = int | Entry | Queued
+
+
+class Redis(NamedTuple):
+    """What was written, in order: a claim's attempt, an entry, or the run's place in the queue.
+
+    Losing the tail cuts it short.
+    """
+
+    writes: tuple[Write, ...]
 
     @property
     def attempt(self) -> int:
@@ -98,7 +122,21 @@ class Redis(NamedTuple):
 
     @property
     def log(self) -> tuple[Entry, ...]:
-        return tuple([write for write in self.writes if not isinstance(write, int)])
+        return tuple([write for write in self.writes if isinstance(write, Entry)])
+
+    @property
+    def queued(self) -> Queued:
+        return next((write for write in reversed(self.writes) if isinstance(write, Queued)), Queued(Score.DUE))
+
+    @property
+    def has_worker(self) -> bool:
+        """Whether the record names a worker: a claim sets it, a park removes it."""
+        for write in reversed(self.writes):
+            if isinstance(write, int):
+                return True
+            if isinstance(write, Queued) and write.score is Score.LATER:
+                return False
+        return False
 
 
 class State(NamedTuple):
@@ -109,12 +147,14 @@ class State(NamedTuple):
     client: Client
     claims_made: int
     budget: Budget
+    acquired: int | None = None  # the token of a worker that has not claimed yet, 0: none; None: no queue is modelled
 
 
 def initial(budget: Budget, first_sequence: int) -> State:
     """A run that was just created: `0-1` stands."""
     client = Client(START, is_live=False, seen=(), queue=(), first_sequence=first_sequence)
-    return State(Redis((Entry((0, 1), 0),)), (None, None), client, 0, budget)
+    acquired = 0 if budget.parks else None
+    return State(Redis((Entry((0, 1), 0),)), (None, None), client, 0, budget, acquired)
 
 
 def last_id(log: tuple[Entry, ...]) -> Id:
@@ -131,6 +171,8 @@ def is_ended(log: tuple[Entry, ...]) -> bool:
 def steps(state: State, rules: Rules) -> Iterator[State]:
     """Every state that may come next."""
     log = state.redis.log
+    if state.acquired is not None:
+        yield from _queue_steps(state, log)
     for index in range(len(state.workers)):
         yield from _worker_steps(state, log, rules, index)
     for client, spent in _client_steps(state.client, log, rules):
@@ -144,22 +186,57 @@ def steps(state: State, rules: Rules) -> Iterator[State]:
 
 def _worker_steps(state: State, log: tuple[Entry, ...], rules: Rules, index: int) -> Iterator[State]:
     worker = state.workers[index]
-    if state.budget.claims and not is_ended(log):
-        # Redis's time grows with every claim; it does not lose its tail.
-        number = state.claims_made + 1 if rules.attempts_never_reused else state.redis.attempt + 1
-        claimed = Worker(number, state.claims_made + 1, last_id(log), 0, 0)
-        yield state._replace(
-            redis=Redis((*state.redis.writes, number)),
-            workers=_with(state.workers, index, claimed),
-            claims_made=state.claims_made + 1,
-            budget=state.budget._replace(claims=state.budget.claims - 1),
-        )
+    if state.acquired is None:
+        if state.budget.claims and not is_ended(log):
+            yield _claimed(_spend_claim(state), log, rules, index)
+    elif state.acquired and not is_ended(log) and _may_claim(state, rules):
+        yield _claimed(state, log, rules, index)._replace(acquired=0)
     if worker is None:
         return
     if worker.base[1] + worker.kept < LENGTH:
         yield state._replace(workers=_with(state.workers, index, worker._replace(kept=worker.kept + 1)))
     if worker.kept > worker.stored:
         yield from _append_steps(state, log, index, worker)
+
+
+def _spend_claim(state: State) -> State:
+    return state._replace(
+        claims_made=state.claims_made + 1, budget=state.budget._replace(claims=state.budget.claims - 1)
+    )
+
+
+def _claimed(state: State, log: tuple[Entry, ...], rules: Rules, index: int) -> State:
+    # Redis's time grows with every claim; it does not lose its tail.
+    number = state.claims_made if rules.attempts_never_reused else state.redis.attempt + 1
+    claimed = Worker(number, state.claims_made, last_id(log), 0, 0)
+    return state._replace(redis=Redis((*state.redis.writes, number)), workers=_with(state.workers, index, claimed))
+
+
+def _may_claim(state: State, rules: Rules) -> bool:
+    """A lease may have expired at any moment; without the rule only another worker's current lease refuses."""
+    holder = state.redis.queued.token
+    return holder == state.acquired or (not rules.claim_needs_lease and holder == 0)
+
+
+def _queue_steps(state: State, log: tuple[Entry, ...]) -> Iterator[State]:
+    """Acquire, park and decide. An acquire is part of its claim, so the budget counts both as one."""
+    writes, queued = state.redis.writes, state.redis.queued
+    if state.budget.claims and queued.score is not Score.LATER and not is_ended(log):
+        acquired = _spend_claim(state)
+        token = acquired.claims_made
+        yield acquired._replace(redis=Redis((*writes, Queued(Score.HELD, token))), acquired=token)
+    if queued.score is Score.LATER and not state.redis.has_worker:  # of a run with a worker, it tells that one
+        yield state._replace(redis=Redis((*writes, Queued(Score.DUE))))
+    if not state.budget.parks or is_ended(log):
+        return
+    for index, worker in enumerate(state.workers):
+        is_mine = worker is not None and state.redis.attempt == worker.attempt and queued.token in (0, worker.author)
+        if worker is not None and is_mine and worker.kept == worker.stored:
+            yield state._replace(
+                redis=Redis((*writes, Queued(Score.LATER))),
+                workers=_with(state.workers, index, None),
+                budget=state.budget._replace(parks=state.budget.parks - 1),
+            )
 
 
 def _append_steps(state: State, log: tuple[Entry, ...], index: int, worker: Worker) -> Iterator[State]:
@@ -250,6 +327,8 @@ def violation(state: State, rules: Rules) -> str | None:
         return f"the log has a hole, a double or an event after its end: {log}"
     if any(a.id >= b.id for a, b in pairwise(log)):
         return f"ids do not grow: {log}"
+    if state.redis.has_worker and state.redis.queued.score is Score.LATER:
+        return f"the run names a worker and is stranded if that worker dies: {state.redis.writes}"
     # Once the client looks: at the quiet stream's ping, or when it reads for any other reason.
     client = state.client
     settled = read(client, log, rules) if not client.is_live or client.position != last_id(log) else client
