@@ -3,7 +3,7 @@
 import { client, isSignInNeeded } from "./api.js";
 import { $, make, setBusy } from "./dom.js";
 import { showSignIn } from "./sign_in.js";
-import { isPassing } from "./vendor/stagebus-client.js";
+import { isRetryable } from "./vendor/stagebus-client.js";
 
 const KEPT = "stagebus.form"; // in localStorage: how runs were made last, never what was asked
 const NUMBERS = { rounds: "max_rounds", timeout: "timeout_s" };
@@ -76,7 +76,7 @@ async function submit() {
     onCreated(run, body);
   } catch (problem) {
     if (isSignInNeeded(problem)) showSignIn();
-    if (!isPassing(problem)) pending = null;
+    if (!isRetryable(problem)) pending = null;
     $("form-error").textContent = problem.errors?.length ? "" : problem.message;
     showErrors(problem.errors ?? []);
   } finally {

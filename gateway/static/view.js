@@ -262,8 +262,8 @@ function showEnd({ status, error }) {
 }
 
 function showFacts(run) {
-  const { id, model, lastId, attempts, usage, stages } = run;
-  const facts = [`Run ${id}`, model, `last event ${lastId}`].filter(Boolean);
+  const { id, model, cursor, attempts, usage, stages } = run;
+  const facts = [`Run ${id}`, model, `last event ${cursor}`].filter(Boolean);
   if (attempts > 1) facts.push(`${attempts} attempts`);
   setText($("facts"), facts.join(" · "));
   // Until the end, what the stages have said so far.

@@ -1,9 +1,9 @@
-// One connection: a response's bytes in, frames out, until it ends, is cut, or falls silent.
+// One connection: parses a response into frames until it ends, breaks or falls silent.
 
 import { createParser } from "eventsource-parser";
 
-import { UnreachableError, StagebusError } from "./errors.js";
-import { type Http, isPassing, refusal } from "./http.js";
+import { UnreachableError, StagebusError } from "./client_errors.js";
+import { type Http, isRetryable, parseRefusal } from "./http.js";
 import { linkedController } from "./timing.js";
 
 export interface Frame {
@@ -12,17 +12,18 @@ export interface Frame {
   text: string;
 }
 
-/** What is wrong with a connection that another one may not have. */
-export class Lost extends Error {}
+/** The connection failed; another one may succeed. */
+export class ConnectionLost extends Error {}
 
-// Without a word of the gateway's, the pings of its default setting.
+// The gateway's default, until a response says otherwise.
 const PING_MS = 10_000;
+// A connection without any data for this many ping intervals counts as lost. The Python client uses the same number.
 const SILENT_PINGS = 2.5;
-// Of one frame; a gateway's events are far smaller, and what never ends a line must not fill the memory.
+// Limit of one frame, so that a line without end cannot fill the memory. A gateway's events are far smaller.
 const FRAME_MAX_CHARS = 32 * 1024 * 1024;
 
 export interface Stream {
-  /** The log's end when it was asked: what comes up to there is replayed. Empty where the gateway does not say. */
+  /** The last id in the log when the stream was opened: events up to it are replayed. Empty if the gateway does not say. */
   lastId: string;
   batches: AsyncGenerator<Batch>;
 }
@@ -33,9 +34,9 @@ export interface Batch {
 }
 
 /**
- * Ask for a stream; null once there is nothing left to stream.
+ * Opens a stream; returns null if there is nothing left to stream.
  *
- * Throws `Lost` where another try may do, and the gateway's `ProblemError` where none will.
+ * Throws `ConnectionLost` if a retry may help, and the gateway's `ProblemError` if not.
  */
 export async function connect(
   http: Http,
@@ -44,23 +45,23 @@ export async function connect(
   signal: AbortSignal,
   silenceMs: number | undefined,
 ): Promise<Stream | null> {
-  const watch = new SilenceWatch(silenceMs ?? silenceOf(PING_MS), signal);
+  const watch = new SilenceWatch(silenceMs ?? silenceLimitMs(PING_MS), signal);
   try {
     const headers: Record<string, string> = { Accept: "text/event-stream" };
     if (cursor) headers["Last-Event-ID"] = cursor;
-    const response = await watch.during(http.send(path, { headers, cache: "no-store", signal: watch.signal }));
+    const response = await watch.waitFor(http.send(path, { headers, cache: "no-store", signal: watch.signal }));
     if (response.status === 204) return watch.stop(), null;
-    if (response.status !== 200 || !response.body) throw await refusal(response);
+    if (response.status !== 200 || !response.body) throw await parseRefusal(response);
     if (!response.headers.get("content-type")?.startsWith("text/event-stream")) {
       void response.body.cancel().catch(() => undefined);
-      throw new UnreachableError("a page, and not a Stagebus gateway's stream");
+      throw new UnreachableError("the response is not a Stagebus gateway's event stream");
     }
     const pingS = Number(response.headers.get("x-ping-s"));
-    if (silenceMs === undefined && pingS > 0) watch.expect(silenceOf(pingS * 1000));
+    if (silenceMs === undefined && pingS > 0) watch.setLimit(silenceLimitMs(pingS * 1000));
     return { lastId: response.headers.get("x-last-event-id") ?? "", batches: readBatches(response.body, watch) };
   } catch (error) {
     watch.stop();
-    throw translated(error, signal);
+    throw translateError(error, signal);
   }
 }
 
@@ -75,31 +76,31 @@ async function* readBatches(body: ReadableStream<Uint8Array>, watch: SilenceWatc
   const decoder = new TextDecoder();
   try {
     for (;;) {
-      const { done, value } = await watch.during(reader.read());
+      const { done, value } = await watch.waitFor(reader.read());
       if (done) return;
       parser.feed(decoder.decode(value, { stream: true }));
       yield batch;
       batch = { frames: [], retryMs: null };
     }
   } catch (error) {
-    throw translated(error, watch.outer);
+    throw translateError(error, watch.outer);
   } finally {
     watch.stop();
-    reader.cancel().catch(() => undefined); // it is over, however it ended
+    reader.cancel().catch(() => undefined); // releases the connection, however the loop ended
   }
 }
 
-function translated(error: unknown, signal: AbortSignal): unknown {
+function translateError(error: unknown, signal: AbortSignal): unknown {
   if (signal.aborted) return signal.reason;
-  if (error instanceof StagebusError && !isPassing(error)) return error;
-  return new Lost("the connection is lost", { cause: error });
+  if (error instanceof StagebusError && !isRetryable(error)) return error;
+  return new ConnectionLost("the connection was lost", { cause: error });
 }
 
-function silenceOf(pingMs: number): number {
+function silenceLimitMs(pingMs: number): number {
   return pingMs * SILENT_PINGS;
 }
 
-/** Gives a connection up that brings nothing, not even a ping, for too long while it is waited for. */
+/** Aborts a connection that stays silent, without even a ping, for too long while its reader waits. */
 class SilenceWatch {
   readonly #controller: AbortController;
   readonly #release: () => void;
@@ -117,21 +118,21 @@ class SilenceWatch {
     this.#controller = controller;
     this.#release = release;
     this.signal.addEventListener("abort", () => this.stop(), { once: true });
-    this.#look();
+    this.#check();
   }
 
   get signal(): AbortSignal {
     return this.#controller.signal;
   }
 
-  expect(silenceMs: number): void {
+  setLimit(silenceMs: number): void {
     this.#silenceMs = silenceMs;
     clearTimeout(this.#timer);
-    this.#look();
+    this.#check();
   }
 
-  /** Wait for something of the connection; a reader that takes its time does not make it silent. */
-  async during<T>(promise: Promise<T>): Promise<T> {
+  /** Waits for data of the connection. Only this time counts as silence, so a slow reader does not. */
+  async waitFor<T>(promise: Promise<T>): Promise<T> {
     this.#waitingSince = performance.now();
     try {
       return await promise;
@@ -146,10 +147,10 @@ class SilenceWatch {
     this.#controller.abort();
   }
 
-  // One timer that looks now and then: setting one for each read would cost more than the read.
-  #look(): void {
+  // One timer checks from time to time: a timer per read would cost more than the read.
+  #check(): void {
     const silentMs = this.#waitingSince === null ? 0 : performance.now() - this.#waitingSince;
     if (silentMs >= this.#silenceMs) this.#controller.abort(new UnreachableError("the connection fell silent"));
-    else this.#timer = setTimeout(() => this.#look(), this.#silenceMs - silentMs);
+    else this.#timer = setTimeout(() => this.#check(), this.#silenceMs - silentMs);
   }
 }

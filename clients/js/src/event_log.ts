@@ -1,12 +1,12 @@
-// A list that only grows, for states that are never changed: adding to it copies nothing.
+// An immutable list of events: appending returns a longer list without copying.
 
-import type { RunEvent } from "./place.js";
+import type { RunEvent } from "./event_sequencer.js";
 
 /**
- * The events of a run that were seen, as a list that never changes; `with` gives a longer one.
+ * The received events of a run, as an immutable list; `with` returns a longer one.
  *
- * All lists that grew out of one another share one array, and each sees only its own length of it. So ten thousand
- * states of a run cost ten thousand events, not fifty million.
+ * Lists that grew from one another share one array, and each sees only its own length of it. So ten thousand states of a
+ * run take the memory of ten thousand events, not of fifty million.
  */
 export class EventLog implements Iterable<RunEvent> {
   static readonly empty = new EventLog([], 0);
@@ -19,7 +19,7 @@ export class EventLog implements Iterable<RunEvent> {
   }
 
   with(event: RunEvent): EventLog {
-    // Somebody else has grown this array already: from here on they differ.
+    // Another list has appended to this array already, so copy it.
     const isShared = this.#shared.length > this.length || this.length === 0;
     const events = isShared ? this.#shared.slice(0, this.length) : this.#shared;
     events.push(event);
@@ -27,13 +27,13 @@ export class EventLog implements Iterable<RunEvent> {
   }
 
   at(index: number): RunEvent | undefined {
-    const place = index < 0 ? this.length + index : index;
-    return place < this.length ? this.#shared[place] : undefined;
+    const position = index < 0 ? this.length + index : index;
+    return position < this.length ? this.#shared[position] : undefined;
   }
 
   slice(start = 0, end = this.length): RunEvent[] {
-    const placeOf = (index: number) => Math.min(index < 0 ? Math.max(0, this.length + index) : index, this.length);
-    return this.#shared.slice(placeOf(start), placeOf(end));
+    const positionOf = (index: number) => Math.min(index < 0 ? Math.max(0, this.length + index) : index, this.length);
+    return this.#shared.slice(positionOf(start), positionOf(end));
   }
 
   *[Symbol.iterator](): Iterator<RunEvent> {

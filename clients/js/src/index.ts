@@ -4,16 +4,16 @@ export { Runs, Stagebus } from "./client.js";
 export type { CreateOptions, ListOptions } from "./client.js";
 export {
   ProblemError, RunCancelledError, RunFailedError, StagebusError, StreamBrokenError, UnreachableError,
-} from "./errors.js";
-export type { ConnectionState, ConnectionUpdate, FollowOptions, RunUpdate } from "./follow.js";
+} from "./client_errors.js";
+export type { ConnectionState, ConnectionUpdate, FollowOptions, RunUpdate } from "./stream_follower.js";
 export type { CallOptions, Fetch, Options } from "./http.js";
-export { isPassing } from "./http.js";
-export type { EventName, GapEvent, RunEvent } from "./place.js";
+export { isRetryable } from "./http.js";
+export type { EventName, GapEvent, RunEvent } from "./event_sequencer.js";
 export { Run } from "./run.js";
 export type { Decision, TicketOptions } from "./run.js";
 export * from "./schema.js";
 export type { ApprovalState, CallState, Discarded, Note, StageState } from "./stage_state.js";
-export { answerStage, emptyRun, isTerminal, reduce, waitingCalls } from "./state.js";
-export type { EventLog, RunState } from "./state.js";
-export { RunWatch } from "./watch.js";
-export type { WatchOptions } from "./watch.js";
+export { answerStage, emptyRun, isTerminal, reduce, waitingCalls } from "./run_state.js";
+export type { EventLog, RunState } from "./run_state.js";
+export { RunWatch } from "./run_watch.js";
+export type { WatchOptions } from "./run_watch.js";

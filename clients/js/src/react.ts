@@ -1,12 +1,12 @@
-// A React hook: the state of a run, as it changes.
+// A React hook for the state of a run.
 
 import { useEffect, useState, useSyncExternalStore } from "react";
 
 import type { Run } from "./run.js";
-import { emptyRun, type RunState } from "./state.js";
-import type { RunWatch } from "./watch.js";
+import { emptyRun, type RunState } from "./run_state.js";
+import type { RunWatch } from "./run_watch.js";
 
-/** The state of a run, followed while the component is mounted; of none while `run` is null. */
+/** Follows a run while the component is mounted and returns its state; `run` may be null. */
 export function useRun(run: Run | null): { state: RunState; error: Error | null } {
   const [opened, setOpened] = useState<{ run: Run; watch: RunWatch } | null>(null);
   useEffect(() => {
@@ -18,11 +18,11 @@ export function useRun(run: Run | null): { state: RunState; error: Error | null 
       setOpened(null);
     };
   }, [run]);
-  // Effects come after what is drawn: until then the watch is of the run before.
+  // Effects run after rendering: until then the watch belongs to the previous run.
   const watch = opened?.run === run ? opened?.watch : undefined;
-  const state = useSyncExternalStore(watch?.subscribe ?? nothing, () => watch?.state ?? EMPTY, () => EMPTY);
+  const state = useSyncExternalStore(watch?.subscribe ?? subscribeToNothing, () => watch?.state ?? EMPTY, () => EMPTY);
   return { state, error: watch?.error ?? null };
 }
 
 const EMPTY = emptyRun();
-const nothing = () => () => undefined;
+const subscribeToNothing = () => () => undefined;

@@ -1,17 +1,17 @@
-// A stage of a run as its events make it.
+// Builds the state of one stage from its events.
 
 import type { EventLog } from "./event_log.js";
-import type { RunEvent } from "./place.js";
+import type { RunEvent } from "./event_sequencer.js";
 import type { ApprovalDecidedData, StageRestartedData, Usage } from "./schema.js";
-import { deltaOf, emptySplitter, push, shownText, type Splitter } from "./text.js";
+import { deltaOf, emptySplitter, push, shownText, type Splitter } from "./model_text.js";
 
-/** What went wrong on the way. */
+/** A retry, restart or resumption of the stage. */
 export type Note =
-  /** Tried again after a backoff; `model` is the fallback that is asked now, where it is one. */
+  /** Retried after a backoff; `model` is the fallback model, if one is used. */
   | { readonly kind: "retry"; readonly retry: number; readonly backoffS: number; readonly reason: string; readonly model: string | null }
-  /** Done again; this is what became void by it. */
+  /** Started again; `discarded` is what this removed. */
   | { readonly kind: "restart"; readonly attempt: number; readonly discarded: Discarded }
-  /** Taken up again; nothing became void. */
+  /** Resumed by another attempt; nothing was discarded. */
   | { readonly kind: "resume"; readonly attempt: number };
 
 export interface Discarded {
@@ -20,12 +20,12 @@ export interface Discarded {
   readonly calls: readonly CallState[];
 }
 
-/** What a call asks a person: to let it run, or, where there is a question, to answer it. */
+/** What a call needs from a person: an approval or, if there is a question, an answer. */
 export interface ApprovalState {
   readonly question: string | null;
-  /** Unix ms; from then on the call counts as denied. */
+  /** In Unix ms; after that the call counts as denied. */
   readonly expiresAt: number;
-  /** Null as long as nobody has decided. */
+  /** Null until a decision. */
   readonly decided: ApprovalDecidedData | null;
 }
 
@@ -34,15 +34,15 @@ export interface CallState {
   readonly name: string;
   /** JSON text, as the model wrote it. */
   readonly arguments: string;
-  /** `waiting` for a person. */
+  /** `waiting` means for a person. */
   readonly state: "waiting" | "running" | "done" | "error" | "stopped";
-  /** Null where nobody is asked. */
+  /** Null if the call needs no person. */
   readonly approval: ApprovalState | null;
-  /** How far its tool says that it is; null before the first word and once it has its result. */
+  /** The progress that the tool reports; null before the first report and after the result. */
   readonly progress: { readonly message: string; readonly fraction: number | null } | null;
   /** The result. */
   readonly content: string;
-  /** The earlier call, with the same name and arguments, that ran for both. */
+  /** The id of an earlier call with the same name and arguments, whose result this call shares. */
   readonly sameAs: string | null;
   readonly durationMs: number | null;
   readonly startedAt: number | null;
@@ -52,7 +52,7 @@ export interface StageState {
   readonly id: string;
   readonly kind: string;
   readonly round: number;
-  /** `waiting` for a retry; `restarted` and running again. */
+  /** `waiting` means for a retry; `restarted` means running again. */
   readonly state: "running" | "waiting" | "restarted" | "done" | "failed" | "stopped";
   readonly text: string;
   readonly reasoning: string;
@@ -62,43 +62,43 @@ export interface StageState {
   readonly startedAt: number | null;
   readonly durationMs: number | null;
   readonly result: Record<string, unknown> | null;
-  /** How `text` and `reasoning` came about. */
-  readonly said: { readonly split: Splitter; readonly thoughts: string; readonly refusal: string };
+  /** The sources of `text` and `reasoning`. */
+  readonly output: { readonly split: Splitter; readonly thoughts: string; readonly refusal: string };
 }
 
-const ASK_USER = "ask_user"; // the tool by which a model asks a person
+const ASK_USER = "ask_user"; // the tool that asks a person
 
 export function emptyStage(id: string): StageState {
   const [kind = id, round = "1"] = id.split(".");
   return {
     id, kind, round: Number(round), state: "running", text: "", reasoning: "", calls: [], notes: [], usage: null,
-    startedAt: null, durationMs: null, result: null, said: { split: emptySplitter, thoughts: "", refusal: "" },
+    startedAt: null, durationMs: null, result: null, output: { split: emptySplitter, thoughts: "", refusal: "" },
   };
 }
 
-/** The stage after an event of it, or after one of the run that is about it; `before` are the run's earlier ones. */
+/** Returns the stage after one of its events, or an event of the run about it; `before` has the run's earlier events. */
 export function reduceStage(stage: StageState, event: RunEvent, before: EventLog): StageState {
-  if (event.name === "stage_restarted") return restarted(stage, event.sequence, event.data, before);
+  if (event.name === "stage_restarted") return applyRestart(stage, event.sequence, event.data, before);
   if (event.name === "retry_scheduled") {
     const { retry, backoff_s: backoffS, reason, model = null } = event.data;
     return { ...stage, state: "waiting", notes: [...stage.notes, { kind: "retry", retry, backoffS, reason, model }] };
   }
-  return applied(stage.state === "waiting" ? { ...stage, state: "running" } : stage, event);
+  return applyEvent(stage.state === "waiting" ? { ...stage, state: "running" } : stage, event);
 }
 
-/** A stage that was open when the run ended. */
+/** Ends a stage that was open when the run ended. */
 export function stopStage(stage: StageState, state: "failed" | "stopped"): StageState {
   if (stage.state === "done") return stage;
   const calls = stage.calls.map((call): CallState => (isOpen(call) ? { ...call, state: "stopped" } : call));
   return { ...stage, state, calls };
 }
 
-/** Whether a call has no result yet. */
+/** Returns true if a call has no result yet. */
 export function isOpen({ state }: CallState): boolean {
   return state === "running" || state === "waiting";
 }
 
-function applied(stage: StageState, event: RunEvent): StageState {
+function applyEvent(stage: StageState, event: RunEvent): StageState {
   const { name, data, at } = event;
   switch (name) {
     case "stage_started":
@@ -129,24 +129,24 @@ function applied(stage: StageState, event: RunEvent): StageState {
         durationMs: data.duration_ms ?? null, sameAs: data.same_as ?? null,
       });
     case "stage_completed":
-      return completed(stage, data.result ?? {}, data.usage ?? null, data.duration_ms ?? watchedMs(stage, at));
+      return complete(stage, data.result ?? {}, data.usage ?? null, data.duration_ms ?? observedMs(stage, at));
     default:
       return stage;
   }
 }
 
-/** Void what came from `discard_from` on, by folding what is left anew. */
-function restarted(stage: StageState, sequence: number, data: StageRestartedData, before: EventLog): StageState {
+/** Discards the events from `discard_from` on by applying the remaining ones again. */
+function applyRestart(stage: StageState, sequence: number, data: StageRestartedData, before: EventLog): StageState {
   const { attempt, discard_from: discardFrom } = data;
   const note: Note = discardFrom === sequence
     ? { kind: "resume", attempt }
     : { kind: "restart", attempt, discarded: { text: stage.text, reasoning: stage.reasoning, calls: stage.calls } };
   let kept = emptyStage(stage.id);
-  for (const event of validEvents(stage.id, before)) if (event.sequence < discardFrom) kept = applied(kept, event);
+  for (const event of validEvents(stage.id, before)) if (event.sequence < discardFrom) kept = applyEvent(kept, event);
   return { ...kept, startedAt: stage.startedAt, notes: [...stage.notes, note], state: "restarted" };
 }
 
-/** The stage's events that no restart has voided. */
+/** Returns the stage's events that no restart has discarded. */
 function validEvents(stageId: string, events: EventLog): RunEvent[] {
   let kept: RunEvent[] = [];
   for (const event of events) {
@@ -157,30 +157,32 @@ function validEvents(stageId: string, events: EventLog): RunEvent[] {
   return kept;
 }
 
-/** How long a stage took as it was watched: for logs of before stages said it themselves. */
-function watchedMs(stage: StageState, at: number | null): number | null {
+/** Measures a stage's duration by arrival times, for logs of versions whose stages do not say it. */
+function observedMs(stage: StageState, at: number | null): number | null {
   if (at === null || stage.startedAt === null) return null;
-  // What comes at once seems to take no time; the calls know better.
+  // Events that arrive together seem to take no time; the calls have real durations.
   return Math.max(at - stage.startedAt, ...stage.calls.map((call) => call.durationMs ?? 0));
 }
 
-function completed(
+function complete(
   stage: StageState, result: Record<string, unknown>, usage: Usage | null, durationMs: number | null,
 ): StageState {
-  // The result has the last word on the text.
-  const text = typeof result["text"] === "string" ? result["text"] || stage.said.refusal : stage.text;
+  // The text of the result is authoritative.
+  const text = typeof result["text"] === "string" ? result["text"] || stage.output.refusal : stage.text;
   return { ...stage, state: "done", result, usage, durationMs, text };
 }
 
 function withDelta(stage: StageState, chunk: unknown): StageState {
   const { content, thoughts, refusal } = deltaOf(chunk);
   if (content === "" && thoughts === "" && refusal === "") return stage;
-  const said = {
-    split: push(stage.said.split, content),
-    thoughts: stage.said.thoughts + thoughts,
-    refusal: stage.said.refusal + refusal,
+  const output = {
+    split: push(stage.output.split, content),
+    thoughts: stage.output.thoughts + thoughts,
+    refusal: stage.output.refusal + refusal,
   };
-  return { ...stage, said, text: shownText(said.split) || said.refusal, reasoning: said.thoughts + said.split.thoughts };
+  return {
+    ...stage, output, text: shownText(output.split) || output.refusal, reasoning: output.thoughts + output.split.thoughts,
+  };
 }
 
 function withDecision(stage: StageState, data: ApprovalDecidedData): StageState {

@@ -1,11 +1,11 @@
-// Waiting: with an end, with chance, and cut short when the machine or the network wakes up.
+// Waits: random backoff, abortable sleep, and wake-up when the machine or the network returns.
 
-/** Full jitter: anything up to a limit that doubles, so that those who lost the same gateway come back spread out. */
+/** Returns a random wait up to a limit that doubles (full jitter), so that clients of a lost gateway return spread out. */
 export function backoffMs(failures: number, baseMs: number, maxMs: number): number {
   return Math.random() * Math.min(baseMs * 2 ** Math.max(0, failures - 1), maxMs);
 }
 
-/** Wait; sooner if `wake` resolves. Throws the signal's reason if it is aborted. */
+/** Waits, less if `wake` resolves. Throws the signal's reason if it is aborted. */
 export function sleep(ms: number, signal?: AbortSignal, wake?: Promise<unknown>): Promise<void> {
   return new Promise((resolve, reject) => {
     if (signal?.aborted) return reject(signal.reason);
@@ -24,7 +24,7 @@ export function sleep(ms: number, signal?: AbortSignal, wake?: Promise<unknown>)
   });
 }
 
-/** A controller that is aborted with `signal`. `release` before the signal may outlive it: it would be kept alive. */
+/** Returns a controller that aborts with `signal`. Call `release` when done, or the signal keeps the controller alive. */
 export function linkedController(signal?: AbortSignal): { controller: AbortController; release: () => void } {
   const controller = new AbortController();
   const abort = () => controller.abort(signal?.reason);
@@ -33,9 +33,9 @@ export function linkedController(signal?: AbortSignal): { controller: AbortContr
   return { controller, release: () => signal?.removeEventListener("abort", abort) };
 }
 
-const ASLEEP_MS = 60_000; // a page hidden for longer may hold a dead connection
+const ASLEEP_MS = 60_000; // a page hidden for longer may have a dead connection
 
-/** Tells a browser's page that the network is back or that it was asleep; elsewhere nothing. Returns how to stop. */
+/** Calls `listener` when a browser page is online again or awake again; does nothing elsewhere. Returns a stop function. */
 export function onWake(listener: () => void): () => void {
   if (typeof addEventListener !== "function" || typeof document === "undefined") return () => undefined;
   let hiddenAt = Infinity;

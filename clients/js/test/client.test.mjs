@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import {
-  isPassing, ProblemError, RunCancelledError, RunFailedError, Stagebus, UnreachableError,
+  isRetryable, ProblemError, RunCancelledError, RunFailedError, Stagebus, UnreachableError,
 } from "../dist/index.js";
 import { answer, chunks, DONE, RESET, RETRY, serve, stream } from "./scripted_server.mjs";
 
@@ -17,7 +17,7 @@ const record = (fields) => ok({ id: "R", status: "running", finished_at: null, l
 const problem = (status, code, headers = "") => answer(status, { code, detail: `it is ${code}`, type: `/problems/${code}` }, `content-type: application/problem+json\r\n${headers}`);
 const clientOf = (server, options) => new Stagebus({ baseUrl: `${server.url}/`, ...options });
 
-test("one create makes one run, however often it has to be sent", async (t) => {
+test("retries of create send the same idempotency key", async (t) => {
   const busy = problem(503, "storage_unavailable", "retry-after: 0\r\n");
   const server = await serve(t, RESET, busy, answer(502, "<html>", "content-type: text/html\r\n"), ACCEPTED);
   const retried = [];
@@ -33,7 +33,7 @@ test("one create makes one run, however often it has to be sent", async (t) => {
   assert.deepEqual(JSON.parse(body), { user_prompt: "Grüße" });
 });
 
-test("the caller's own idempotency key is sent, and each create has another", async (t) => {
+test("create sends the caller's idempotency key, or a new one", async (t) => {
   const server = await serve(t, ACCEPTED);
   await clientOf(server).runs.create({ user_prompt: "x" }, { idempotencyKey: "mine" });
   await clientOf(server).runs.create({ user_prompt: "x" });
@@ -44,7 +44,7 @@ test("the caller's own idempotency key is sent, and each create has another", as
   assert.equal(new Set(keys).size, 3);
 });
 
-test("Retry-After is waited for", async (t) => {
+test("Retry-After delays the retry", async (t) => {
   const server = await serve(t, problem(429, "rate_limited", "retry-after: 1\r\n"), ACCEPTED);
   const begun = performance.now();
   await clientOf(server).runs.create({ user_prompt: "x" });
@@ -52,7 +52,7 @@ test("Retry-After is waited for", async (t) => {
   assert.ok(performance.now() - begun >= 990);
 });
 
-test("the gateway's own no is thrown at once, with all that it says", async (t) => {
+test("a problem of the gateway is thrown without retries, with all fields", async (t) => {
   const body = {
     type: "/problems/invalid_request", title: "Invalid request", status: 422, detail: "model: too long",
     code: "invalid_request", errors: [{ field: "model", message: "too long" }],
@@ -63,16 +63,16 @@ test("the gateway's own no is thrown at once, with all that it says", async (t) 
     assert.ok(error instanceof ProblemError);
     const { message, code, type, title, status, errors, retryAfterMs } = error;
     assert.deepEqual({ detail: message, code, type, title, status, errors }, body);
-    assert.deepEqual([retryAfterMs, isPassing(error)], [null, false]);
+    assert.deepEqual([retryAfterMs, isRetryable(error)], [null, false]);
     return true;
   });
   assert.equal(server.asked.length, 1);
 });
 
-test("trouble that does not pass is given up, and says what it was", async (t) => {
+test("a persistent temporary error is thrown after triesMax tries", async (t) => {
   const server = await serve(t, problem(503, "storage_full", "retry-after: 0\r\n"));
   await assert.rejects(clientOf(server).tools(), (error) => {
-    assert.deepEqual([error.code, error.retryAfterMs, isPassing(error)], ["storage_full", 0, true]);
+    assert.deepEqual([error.code, error.retryAfterMs, isRetryable(error)], ["storage_full", 0, true]);
     return true;
   });
   assert.equal(server.asked.length, 5);
@@ -81,12 +81,12 @@ test("trouble that does not pass is given up, and says what it was", async (t) =
   await assert.rejects(clientOf({ url: "http://127.0.0.1:9" }).runs.list(), UnreachableError);
 });
 
-test("a page instead of JSON is nobody's answer", async (t) => {
+test("a page instead of JSON is an UnreachableError", async (t) => {
   const server = await serve(t, answer(200, "<html>", "content-type: text/html\r\n"));
   await assert.rejects(clientOf(server).models({ triesMax: 1 }), UnreachableError);
 });
 
-test("an abort ends a call, and the wait before its next try", async (t) => {
+test("an abort ends a call and the wait before its retry", async (t) => {
   const server = await serve(t, problem(503, "draining", "retry-after: 60\r\n"));
   const controller = new AbortController();
   const onRetry = () => controller.abort(new Error("enough"));
@@ -95,7 +95,7 @@ test("an abort ends a call, and the wait before its next try", async (t) => {
   await assert.rejects(clientOf(server).models({ signal: AbortSignal.abort(new Error("before")) }), /before/);
 });
 
-test("each call has its address", async (t) => {
+test("each call has its method and path", async (t) => {
   const server = await serve(t, ok({}));
   const client = clientOf(server);
   const run = client.runs.resume("a/b");
@@ -120,7 +120,7 @@ test("each call has its address", async (t) => {
   }
 });
 
-test("keys and tickets may be renewed: they are asked for before each request", async (t) => {
+test("key and ticket functions are called before each request", async (t) => {
   const server = await serve(t, ok({}), stream(RETRY + chunks("7-1")), stream(DONE("7-2")));
   let count = 0;
   const client = clientOf(server, { apiKey: async () => `k${++count}`, ticket: () => `t ${count}` });
@@ -135,7 +135,7 @@ test("keys and tickets may be renewed: they are asked for before each request", 
   ]);
 });
 
-test("result and text wait for the end, from where the log was", async (t) => {
+test("result and text wait for the end of the run", async (t) => {
   const done = record({ status: "succeeded", finished_at: "now", result: { text: "Mild." } });
   const server = await serve(t, record({}), stream(DONE("7-2")), done);
   const run = clientOf(server).runs.resume("R", "5-1");
@@ -145,7 +145,7 @@ test("result and text wait for the end, from where the log was", async (t) => {
   assert.equal((await run.result()).status, "succeeded");
 });
 
-test("a run that failed or was cancelled has no result, and says why", async (t) => {
+test("the result of a failed or cancelled run throws", async (t) => {
   const failed = record({ status: "failed", finished_at: "now", error: { error: "too slow", code: "run_timeout" } });
   const server = await serve(t, failed, record({ status: "cancelled", finished_at: "now" }));
   const run = clientOf(server).runs.resume("R");
@@ -158,7 +158,7 @@ test("a run that failed or was cancelled has no result, and says why", async (t)
   await assert.rejects(run.text(), RunCancelledError);
 });
 
-test("a run that was just made has times from its first event on; what comes a second time is old", async (t) => {
+test("events of a new run have times; a second reader gets replayed events without", async (t) => {
   const replay = { headers: "x-last-event-id: 7-2\r\n" };
   const server = await serve(t, ACCEPTED, stream(chunks("7-1") + DONE("7-2"), replay));
   const run = await clientOf(server).runs.create({ user_prompt: "x" });

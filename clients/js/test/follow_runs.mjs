@@ -1,9 +1,9 @@
-// Follows runs with this client for a test elsewhere: a line of JSON in for each run, a line out for all that it saw.
+// Follows runs for the Python tests: reads one line of JSON per run, writes one line per update.
 //
-//   in    { run, urls, cutMax }         urls: gateways, one of which each connection goes to
-//   out   { run, id, event, data }      as the caller of `updates` gets them, gaps included
+//   in    { run, urls, cutMax }         urls: gateways; each connection goes to a random one
+//   out   { run, id, event, data }      as `updates` yields them, including gaps
 //         { run, connection }           connecting, live, reconnecting, …
-//         { run, error }                null once it has ended as it should
+//         { run, error }                null after a normal end
 
 import { createInterface } from "node:readline";
 
@@ -29,7 +29,7 @@ async function follow({ run, urls, cutMax }) {
   }
 }
 
-/** The response, ended after so many bytes, wherever in a frame or a character that is. */
+/** Returns the response cut after so many bytes, even within a frame or a character. */
 function cut(response, bytesMax) {
   let left = bytesMax;
   const scissors = new TransformStream({

@@ -1,8 +1,8 @@
-// A gateway whose every byte a test chooses: it answers connections one after the other, as scripted.
+// A fake gateway that answers connections one after the other with scripted bytes.
 
 import { createServer } from "node:net";
 
-/** An event's frame. */
+/** Encodes an event as a frame. */
 export function frame(id, name = "tool_completion_chunk", data = { stage_id: "extraction" }) {
   return `id: ${id}\nevent: ${name}\ndata: ${JSON.stringify(data)}\n\n`;
 }
@@ -11,7 +11,7 @@ export const RETRY = "retry: 0\n\n";
 export const chunks = (...ids) => ids.map((id) => frame(id)).join("");
 export const DONE = (id) => frame(id, "done", { stage_id: "run", usage: {} });
 
-/** A stream's answer that its end ends; `pieces` go out one by one, those that are promises once they are kept. */
+/** An event stream. `pieces` are sent one by one; promises among them are awaited first. */
 export function stream(body, { headers = "", isLeftOpen = false, pieces = [body] } = {}) {
   const head = `HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\nconnection: close\r\n${headers}\r\n`;
   return { head, pieces: [...pieces.map((piece) => (piece.then ? piece.then(chunk) : chunk(piece))), ...(isLeftOpen ? [] : [LAST_CHUNK])], isLeftOpen };
@@ -24,20 +24,20 @@ function chunk(piece) {
   return bytes.length === 0 ? "" : Buffer.concat([Buffer.from(`${bytes.length.toString(16)}\r\n`), bytes, Buffer.from("\r\n")]);
 }
 
-/** Any other answer. */
+/** Any other response. */
 export function answer(status, body = "", headers = "content-type: application/problem+json\r\n") {
   const text = typeof body === "string" ? body : JSON.stringify(body);
   const length = status === 204 ? "" : `content-length: ${Buffer.byteLength(text)}\r\n`;
   return { head: `HTTP/1.1 ${status} X\r\nconnection: close\r\n${headers}${length}\r\n`, pieces: [text] };
 }
 
-/** The connection is reset before any answer. */
+/** Resets the connection instead of answering. */
 export const RESET = { isReset: true };
 
 /**
- * Serve these answers, the last one again and again, until the test `t` ends.
+ * Serves the answers in order, and repeats the last one, until the test `t` ends.
  *
- * `asked` holds each request: method, path, headers, body.
+ * `asked` has each request: method, path, headers, body.
  */
 export async function serve(t, ...answers) {
   const asked = [];
@@ -66,7 +66,7 @@ export async function serve(t, ...answers) {
     asked,
     cursors: () => asked.map(({ headers }) => headers["last-event-id"] ?? ""),
     openSockets: () => sockets.size,
-    /** Cut every connection, so that it ends with an error and not with its end. */
+    /** Resets every connection. */
     cut: () => sockets.forEach((socket) => socket.resetAndDestroy()),
   };
 }

@@ -1,29 +1,29 @@
-// Everything that the client throws on purpose. An aborted signal throws its own reason.
+// The errors of the client. An aborted signal throws its own reason instead.
 
 import type { FieldError } from "./schema.js";
 
-/** The root of the hierarchy. */
+/** The base class of all errors of this package. */
 export class StagebusError extends Error {
   override name = "StagebusError";
 }
 
-/** Nobody answered, or only a proxy did for a gateway that is away. The run, if there is one, is not touched by that. */
+/** No gateway answered, or a proxy answered in its place. The run is not affected. */
 export class UnreachableError extends StagebusError {
   override name = "UnreachableError";
 }
 
-/** The gateway's own no: `application/problem+json`. The message says what to do. */
+/** The gateway refused, with `application/problem+json`. The message says what to do. */
 export class ProblemError extends StagebusError {
   override name = "ProblemError";
-  /** Stable: `run_not_found`, `invalid_request`, … */
+  /** A stable name: `run_not_found`, `invalid_request`, … */
   readonly code: string;
-  /** The problem's `type`: an address under the gateway that explains it. */
+  /** The problem's `type`: a URL at the gateway that explains it. */
   readonly type: string;
   readonly title: string;
   readonly status: number;
-  /** The fields that do not hold. */
+  /** The invalid fields. */
   readonly errors: FieldError[];
-  /** How long the gateway asks to wait, where it says so. */
+  /** How long the gateway asks to wait; null if it does not say. */
   readonly retryAfterMs: number | null;
 
   constructor(status: number, problem: ProblemBody, retryAfterMs: number | null = null) {
@@ -37,7 +37,7 @@ export class ProblemError extends StagebusError {
   }
 }
 
-/** What is known of a problem; a gateway of another time may say more or less. */
+/** The body of a problem. Gateways of other versions may send more or fewer fields. */
 export interface ProblemBody {
   code: string;
   type?: string;
@@ -46,30 +46,30 @@ export interface ProblemBody {
   errors?: FieldError[];
 }
 
-/** A stream keeps sending what is no event, however often it is asked again: no gateway of ours. */
+/** The stream contains something other than events, even after retries, so it does not come from a gateway. */
 export class StreamBrokenError extends StagebusError {
   override name = "StreamBrokenError";
 
   constructor(cursor: string) {
-    super(`what follows ${cursor || "the start"} is no event of a run, each time that it is asked for`);
+    super(`the data after ${cursor ? `event ${cursor}` : "the start"} is not an event of a run, even after retries`);
   }
 }
 
-/** The run ended with `error`; the message is its text. */
+/** The run ended with an `error` event; the message is its text. */
 export class RunFailedError extends StagebusError {
   override name = "RunFailedError";
 
   constructor(
     readonly runId: string,
     message: string,
-    /** Stable: `run_timeout`, `model_unavailable`, … */
+    /** A stable name: `run_timeout`, `model_unavailable`, … */
     readonly code: string,
   ) {
     super(message);
   }
 }
 
-/** The run was cancelled, so it has no result. */
+/** The run was cancelled and has no result. */
 export class RunCancelledError extends StagebusError {
   override name = "RunCancelledError";
 

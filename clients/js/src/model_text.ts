@@ -1,11 +1,6 @@
-// What a model says, out of its chunks: text, thoughts and refusals, each under the names that servers have for them.
+// Extracts text, reasoning and refusals from a model's chunks, under the field names of different servers.
 
-export interface Said {
-  readonly text: string;
-  readonly reasoning: string;
-}
-
-/** What one chunk of a stage adds; other choices than the first are not shown. */
+/** Returns what one chunk adds; only its first choice counts. */
 export function deltaOf(chunk: unknown): { content: string; thoughts: string; refusal: string } {
   const added = { content: "", thoughts: "", refusal: "" };
   for (const choice of listOf(field(chunk, "choices"))) {
@@ -17,7 +12,7 @@ export function deltaOf(chunk: unknown): { content: string; thoughts: string; re
       if (isThought(part)) added.thoughts += textOf(part);
       else added.content += textOf(part);
     }
-    // Some servers send the same thought under both names.
+    // Some servers send the same reasoning in both fields.
     const thought = field(delta, "reasoning_content") || field(delta, "reasoning");
     if (typeof thought === "string") added.thoughts += thought;
     const refusal = field(delta, "refusal");
@@ -30,13 +25,13 @@ const OPEN = "<think>";
 const CLOSE = "</think>";
 
 /**
- * Tells thoughts from text where a server leaves them in it: `<think>…</think>` at its start.
+ * Separates reasoning that a server leaves in the text, as `<think>…</think>` at its start.
  *
- * A value like all of a state: `push` gives the next one, at the cost of what was added alone.
+ * The value is immutable; `push` returns the next one, at a cost proportional to the added text.
  */
 export interface Splitter {
   readonly phase: "start" | "thoughts" | "after" | "text";
-  readonly pending: string; // may yet turn out to be a tag, or space around one
+  readonly pending: string; // may still become a tag, or is whitespace around one
   readonly text: string;
   readonly thoughts: string;
 }
@@ -59,11 +54,11 @@ export function push(splitter: Splitter, added: string): Splitter {
 }
 
 function pushStart(splitter: Splitter, piece: string): Splitter {
-  const begun = piece.trimStart();
-  if (begun.startsWith(OPEN)) {
-    return pushThoughts({ ...splitter, phase: "thoughts", pending: "" }, begun.slice(OPEN.length).trimStart());
+  const trimmed = piece.trimStart();
+  if (trimmed.startsWith(OPEN)) {
+    return pushThoughts({ ...splitter, phase: "thoughts", pending: "" }, trimmed.slice(OPEN.length).trimStart());
   }
-  if (OPEN.startsWith(begun)) return { ...splitter, pending: piece };
+  if (OPEN.startsWith(trimmed)) return { ...splitter, pending: piece };
   return { ...splitter, phase: "text", pending: "", text: piece };
 }
 
@@ -79,7 +74,7 @@ function pushThoughts(splitter: Splitter, piece: string): Splitter {
   return { ...splitter, thoughts, pending: piece.slice(piece.length - held) };
 }
 
-/** How much of the end may be the beginning of the closing tag. */
+/** Returns the length of the end that may be the beginning of the closing tag. */
 function heldBack(piece: string): number {
   for (let length = Math.min(CLOSE.length - 1, piece.length); length > 0; length--) {
     if (CLOSE.startsWith(piece.slice(-length))) return length;
@@ -87,7 +82,7 @@ function heldBack(piece: string): number {
   return 0;
 }
 
-/** What is shown of it now. */
+/** Returns the text to show now. */
 export function shownText({ phase, pending, text }: Splitter): string {
   return phase === "start" ? pending : text;
 }

@@ -25,7 +25,7 @@ function until(watch, condition) {
 
 const isEnded = ({ connection }) => connection.state === "ended";
 
-test("a watch follows from the start to the end, and tells of many events at once", async (t) => {
+test("a watch follows the whole run and batches notifications", async (t) => {
   const many = Array.from({ length: 500 }, (_, index) => text(`7-${index + 1}`, "a"));
   const watch = runOf(await serve(t, stream(RETRY + many.join("") + DONE("7-501"))), "7-100").watch();
   let told = 0;
@@ -37,7 +37,7 @@ test("a watch follows from the start to the end, and tells of many events at onc
   assert.ok(told < 50, `${told}`);
 });
 
-test("a listener that takes long is told less often, and of the end all the same", async (t) => {
+test("a slow listener is called less often and still sees the end", async (t) => {
   const gates = Array.from({ length: 4 }, () => {
     let open;
     return { opened: new Promise((resolve) => (open = resolve)), open };
@@ -70,14 +70,14 @@ test("a listener that takes long is told less often, and of the end all the same
   assert.ok(Math.min(...rests) > 35, `${rests}`); // a timer may be early by a little
 });
 
-test("what ends a watch is its error", async (t) => {
+test("a watch that stops early has an error", async (t) => {
   const watch = runOf(await serve(t, answer(404, { code: "run_not_found", detail: "no such run" }))).watch();
   await until(watch, isEnded);
 
   assert.equal(watch.error.code, "run_not_found");
 });
 
-test("a closed watch says nothing more and gives its connection up", async (t) => {
+test("a closed watch closes its connection and notifies no one", async (t) => {
   const server = await serve(t, stream(chunks("7-1"), { isLeftOpen: true }));
   const signals = [];
   const fetch = (url, init) => (signals.push(init.signal), globalThis.fetch(url, init));
@@ -92,7 +92,7 @@ test("a closed watch says nothing more and gives its connection up", async (t) =
   assert.deepEqual([told, watch.error], [0, null]);
 });
 
-test("in React: a component shows the run as it is, changes runs, and closes with itself", async (t) => {
+test("useRun shows a run, switches runs, and closes on unmount", async (t) => {
   const window = new Window();
   const { document, navigator } = window;
   for (const [name, value] of Object.entries({ window, document, navigator, IS_REACT_ACT_ENVIRONMENT: true })) {

@@ -1,4 +1,4 @@
-// Tests of src/state.ts: events in, view of the run out.
+// Tests of src/run_state.ts: events in, state of the run out.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -50,7 +50,7 @@ const WHOLE = logOf(
 
 const stage = (run, id) => run.stages.find((other) => other.id === id);
 
-test("a replayed run knows from its events how long it took", () => {
+test("a replayed run takes its duration from its events", () => {
   const queued = ["run_queued", "run", { run_id: "R", model: "demo", at: 1_000_000 }];
   const run = applyEvents(emptyRun(), logOf(queued, STARTED, ["done", "run", { usage: {}, at: 1_004_200 }]));
 
@@ -58,7 +58,7 @@ test("a replayed run knows from its events how long it took", () => {
   assert.equal(run.durationMs, 4200);
 });
 
-test("a whole run: stages in order, call with its result, answer, usage and times", () => {
+test("a whole run has stages in order, calls, answer, usage and times", () => {
   const run = applyEvents(emptyRun(), WHOLE);
 
   assert.equal(run.status, "succeeded");
@@ -71,10 +71,10 @@ test("a whole run: stages in order, call with its result, answer, usage and time
   assert.equal(answerStage(run).text, "It is mild.");
   assert.equal(run.usage.total_tokens, 7);
   assert.equal(run.durationMs, 1000);
-  assert.equal(run.lastId, "7-16");
+  assert.equal(run.cursor, "7-16");
 });
 
-test("a stage that says how long it took is believed, however late one looks", () => {
+test("a stage's own duration takes precedence over arrival times", () => {
   const run = applyEvents(emptyRun(), logOf(
     ["stage_started", "extraction", {}, 120],
     ["stage_completed", "extraction", { result: { text: "hi" }, duration_ms: 4200 }, 121],
@@ -83,7 +83,7 @@ test("a stage that says how long it took is believed, however late one looks", (
   assert.equal(stage(run, "extraction").durationMs, 4200);
 });
 
-test("a call's progress is its newest one, and gone with its result", () => {
+test("a call shows its newest progress until its result", () => {
   const say = (message, fraction) => ["tool_progress", "tools", { call_id: "c1", message, ...fraction }];
   const events = logOf(TOOL_CALL, say("begun"), say("halfway", { fraction: 0.5 }), say("nearly"), [
     "tool_result", "tools", { call_id: "c1", name: CALL.name, content: "14 °C" },
@@ -96,7 +96,7 @@ test("a call's progress is its newest one, and gone with its result", () => {
   ]);
 });
 
-test("what is passed in stays as it was, and untouched stages stay the same object", () => {
+test("reduce changes no argument and keeps untouched stages identical", () => {
   const before = applyEvents(emptyRun(), WHOLE.slice(0, 12));
   const copy = structuredClone({ ...before, events: [...before.events] });
   const after = applyEvents(before, WHOLE.slice(12));
@@ -106,14 +106,14 @@ test("what is passed in stays as it was, and untouched stages stay the same obje
   assert.notEqual(stage(after, "synthesis"), stage(before, "synthesis"));
 });
 
-test("replayed events have no time, so nothing has a duration but what the log itself says", () => {
+test("replayed events give no durations beyond those in the log", () => {
   const run = applyEvents(emptyRun(), WHOLE.map((event) => ({ ...event, at: null })));
 
   assert.deepEqual(run.stages.map((other) => other.durationMs), [null, null, null]);
   assert.equal(stage(run, "tools").calls[0].durationMs, 250);
 });
 
-test("without a tool call the extraction's text is the answer; with one it is not", () => {
+test("the extraction's text is the answer unless it calls tools", () => {
   for (const [toolCalls, expected] of [[[], "Hello."], [undefined, "Hello."], [[CALL], undefined]]) {
     const events = logOf(QUEUED, STARTED, text("extraction", "Hello."), [
       "stage_completed", "extraction", { result: { text: "Hello.", tool_calls: toolCalls } },
@@ -126,7 +126,7 @@ test("without a tool call the extraction's text is the answer; with one it is no
   }
 });
 
-test("a later round's text is the answer when it calls nothing more", () => {
+test("the text of the last round without calls is the answer", () => {
   const events = logOf(
     ["stage_completed", "extraction", { result: { text: "", tool_calls: [CALL] } }],
     ["stage_started", "tools"],
@@ -139,7 +139,7 @@ test("a later round's text is the answer when it calls nothing more", () => {
   assert.deepEqual([answerStage(run).kind, answerStage(run).round], ["extraction", 2]);
 });
 
-test("stage_restarted voids the stage's events from discard_from on, and only those", () => {
+test("stage_restarted discards the stage's events from discard_from on", () => {
   const events = logOf(
     QUEUED,
     STARTED,
@@ -182,7 +182,7 @@ test("a tools stage that resumes from its checkpoints keeps its results", () => 
   assert.deepEqual(notes, [{ kind: "resume", attempt: 9 }]);
 });
 
-test("retry_scheduled makes its stage wait, and what comes next ends the wait", () => {
+test("retry_scheduled makes its stage wait until its next event", () => {
   const events = logOf(
     ["stage_started", "extraction"],
     ["retry_scheduled", "run", { retry_of: "extraction", retry: 1, backoff_s: 0.5, reason: "cut" }],
@@ -197,7 +197,7 @@ test("retry_scheduled makes its stage wait, and what comes next ends the wait", 
   assert.equal(stage(applyEvents(waiting, events.slice(2)), "extraction").state, "running");
 });
 
-test("calls that wait for persons: asked, decided, carried out or not; meanwhile the run is parked", () => {
+test("a run is parked while calls wait for a person", () => {
   const events = logOf(
     ["approval_required", "tools", { call_id: "p", name: "pay", arguments: '{"amount":5}', expires_at: 9 }],
     ["input_required", "tools", { call_id: "q", question: "Which?", expires_at: 9 }],
@@ -225,7 +225,7 @@ test("calls that wait for persons: asked, decided, carried out or not; meanwhile
   assert.deepEqual(stage(cancelled, "tools").calls.map(({ state }) => state), ["stopped", "stopped"]);
 });
 
-test("an error ends the run: its stage failed, other open ones and calls stopped", () => {
+test("an error fails its stage and stops open stages and calls", () => {
   const events = logOf(
     QUEUED,
     ["stage_completed", "extraction", { result: { tool_calls: [CALL] } }],
@@ -239,13 +239,13 @@ test("an error ends the run: its stage failed, other open ones and calls stopped
   assert.equal(stage(run, "tools").calls[0].state, "stopped");
 });
 
-test("a cancel keeps the text that there is", () => {
+test("a cancelled run keeps its text", () => {
   const run = applyEvents(emptyRun(), logOf(QUEUED, text("synthesis", "Half a"), ["cancel", "run"]));
 
   assert.deepEqual([run.status, stage(run, "synthesis").state, answerStage(run).text], ["cancelled", "stopped", "Half a"]);
 });
 
-test("a gap takes back what the log no longer has, whatever it was", () => {
+test("a gap removes every event that the log lost", () => {
   for (let sequence = 1; sequence <= WHOLE.length + 1; sequence++) {
     const kept = WHOLE.filter((event) => event.sequence < sequence);
     const dropped = dropFrom(applyEvents(emptyRun(), WHOLE), sequence);
@@ -255,7 +255,7 @@ test("a gap takes back what the log no longer has, whatever it was", () => {
   }
 });
 
-test("a gap that takes a restart back brings back what the restart had voided", () => {
+test("a gap that removes a restart restores what it had discarded", () => {
   const events = logOf(text("synthesis", "a"), text("synthesis", "b"), [
     "stage_restarted", "synthesis", { attempt: 9, discard_from: 1 },
   ]);
@@ -263,7 +263,7 @@ test("a gap that takes a restart back brings back what the restart had voided", 
   assert.equal(stage(dropFrom(applyEvents(emptyRun(), events), 3), "synthesis").text, "ab");
 });
 
-test("thoughts are told from text, under each name that servers have for them", () => {
+test("reasoning is separated from text under each server's field names", () => {
   const events = logOf(
     delta("a", { reasoning_content: "one" }),
     delta("b", { reasoning: "two" }),
@@ -279,13 +279,13 @@ test("thoughts are told from text, under each name that servers have for them", 
   assert.deepEqual(shown, [["one", ""], ["two", ""], ["same", ""], ["three and", "Said."], ["four", "Out."], ["unclosed", ""]]);
 });
 
-test("the result of a complete stage has the last word on its text", () => {
+test("the result of a completed stage replaces its text", () => {
   const events = logOf(text("synthesis", "  draft "), ["stage_completed", "synthesis", { result: { text: "draft" } }]);
 
   assert.equal(stage(applyEvents(emptyRun(), events), "synthesis").text, "draft");
 });
 
-test("odd chunks and events of another time are passed over", () => {
+test("malformed chunks and events of other versions are ignored", () => {
   const events = logOf(
     ["tool_completion_chunk", "extraction", { tool_results: { choices: [] } }],
     ["tool_completion_chunk", "extraction", { tool_results: {} }],
@@ -297,10 +297,10 @@ test("odd chunks and events of another time are passed over", () => {
   const run = applyEvents(emptyRun(), events);
 
   assert.equal(stage(run, "extraction").text, "");
-  assert.equal(run.lastId, "7-6");
+  assert.equal(run.cursor, "7-6");
 });
 
-test("two futures of one state know nothing of each other", () => {
+test("two states grown from one state are independent", () => {
   const before = applyEvents(emptyRun(), WHOLE.slice(0, 10));
   const one = reduce(before, WHOLE[10]);
   const other = reduce(before, WHOLE[11]);
@@ -315,14 +315,14 @@ test("two futures of one state know nothing of each other", () => {
   }
 });
 
-test("the connection is part of the state, and a gap leaves it", () => {
+test("a gap keeps the connection's state", () => {
   const lost = reduce(emptyRun(), { name: "connection", state: "reconnecting", losses: 3 });
 
   assert.deepEqual(lost.connection, { state: "reconnecting", losses: 3 });
   assert.deepEqual(dropFrom(lost, 1).connection, lost.connection);
 });
 
-test("thoughts in the text are told from it however they are cut", () => {
+test("reasoning in the text is separated however chunks are cut", () => {
   const whole = " <think> a </think b</think>\n\nSaid </think>.";
   for (let cut = 0; cut <= whole.length; cut++) {
     for (let end = cut; end <= whole.length; end++) {
@@ -337,7 +337,7 @@ test("thoughts in the text are told from it however they are cut", () => {
   }
 });
 
-test("fifty thousand events one by one cost time in proportion", () => {
+test("reduce takes linear time for fifty thousand events", () => {
   // Of the processor, whatever else the machine does.
   const seconds = (count) => {
     const events = logOf(...Array.from({ length: count }, () => text("synthesis", "word ")));

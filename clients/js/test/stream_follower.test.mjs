@@ -1,13 +1,13 @@
-// A run's events over real sockets, whatever happens to the connection: each once, and in order.
+// Following a run over real sockets: each event once and in order, whatever happens to the connections.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { ProblemError, Stagebus, StreamBrokenError, UnreachableError } from "../dist/index.js";
-import { Follower } from "../dist/follow.js";
+import { StreamFollower } from "../dist/stream_follower.js";
 import { answer, chunks, DONE, frame, RESET, RETRY, serve, stream } from "./scripted_server.mjs";
 
-Math.random = () => 0; // no test waits for a backoff
+Math.random = () => 0; // removes the backoff
 
 const NOT_FOUND = { code: "run_not_found", title: "Run not found", detail: "there is no run" };
 
@@ -22,7 +22,7 @@ const sequences = (updates) => updates.filter(({ name }) => name !== "connection
 const states = (updates) => updates.filter(({ name }) => name === "connection").map(({ state, losses }) => state + (losses || ""));
 const gaps = (updates) => updates.filter(({ name }) => name === "gap").map(({ sequence }) => sequence);
 
-test("from connecting to live to ended, with parsed data", async (t) => {
+test("a stream goes from connecting to live to ended, with parsed data", async (t) => {
   const server = await serve(t, stream(RETRY + frame("0-1", "run_queued", { stage_id: "run", run_id: "R 1" }) + DONE("7-2")));
   const updates = await follow(server);
 
@@ -35,14 +35,14 @@ test("from connecting to live to ended, with parsed data", async (t) => {
   assert.equal(server.asked[0].headers.accept, "text/event-stream");
 });
 
-test("each terminal event ends it, and nothing after it is taken", async (t) => {
+test("each terminal event ends the stream", async (t) => {
   for (const name of ["done", "cancel", "error"]) {
     const server = await serve(t, stream(frame("7-1", name, { stage_id: "run" }) + chunks("7-2")));
     assert.deepEqual(sequences(await follow(server)), [1], name);
   }
 });
 
-test("bytes may be cut anywhere, within a character too", async (t) => {
+test("frames may be cut at any byte, even within a character", async (t) => {
   const body = Buffer.from(`${RETRY}: ping\n\n${frame("7-1", "tool_call", { stage_id: "tools", name: "Zürich 🌦" })}${DONE("7-2")}`);
   const bytes = [...body].map((byte) => Buffer.from([byte]));
   const updates = await follow(await serve(t, stream("", { pieces: bytes })));
@@ -51,7 +51,7 @@ test("bytes may be cut anywhere, within a character too", async (t) => {
   assert.deepEqual(sequences(updates), [1, 2]);
 });
 
-test("every place where a connection may end is survived", async (t) => {
+test("a connection may end at any byte", async (t) => {
   const whole = chunks("7-1", "7-2") + DONE("7-3");
   for (let cut = 0; cut < whole.length; cut += 5) {
     const whatFollows = (cursor) => [chunks("7-1"), chunks("7-2"), DONE("7-3")].slice(cursor).join("");
@@ -62,18 +62,18 @@ test("every place where a connection may end is survived", async (t) => {
   }
 });
 
-test("a proxy that makes CRLF of line ends is no trouble", async (t) => {
+test("CRLF line ends from a proxy are accepted", async (t) => {
   const body = (RETRY + chunks("7-1") + DONE("7-2")).replaceAll("\n", "\r\n");
   assert.deepEqual(sequences(await follow(await serve(t, stream("", { pieces: [...body] })))), [1, 2]);
 });
 
-test("doubles are dropped", async (t) => {
+test("duplicate events are dropped", async (t) => {
   const server = await serve(t, stream(chunks("7-1", "7-2", "7-1", "7-2", "7-3") + DONE("7-4")));
   assert.deepEqual(sequences(await follow(server)), [1, 2, 3, 4]);
   assert.equal(server.asked.length, 1);
 });
 
-test("a hole is filled by asking again from the last good id", async (t) => {
+test("a sequence gap requests the log again from the cursor", async (t) => {
   const server = await serve(t, stream(RETRY + chunks("7-1", "7-2", "7-4"), { isLeftOpen: true }), stream(chunks("7-3", "7-4") + DONE("7-5")));
   const updates = await follow(server);
 
@@ -82,7 +82,7 @@ test("a hole is filled by asking again from the last good id", async (t) => {
   assert.deepEqual(gaps(updates), []);
 });
 
-test("an event that cannot follow in this log makes it ask again", async (t) => {
+test("an event that contradicts the log requests it again", async (t) => {
   for (const odd of ["9-2", "6-4", "9-3", "nonsense"]) {
     const server = await serve(t, stream(chunks("7-1", "7-2", "7-3", odd), { isLeftOpen: true }), stream(DONE("7-4")));
     assert.deepEqual(sequences(await follow(server)), [1, 2, 3, 4], odd);
@@ -90,7 +90,7 @@ test("an event that cannot follow in this log makes it ask again", async (t) => 
   }
 });
 
-test("a hole that no asking fills is one of the log: said as a gap, and passed over", async (t) => {
+test("a persistent sequence gap becomes a gap event", async (t) => {
   const server = await serve(t, stream(RETRY + chunks("7-1", "7-3") + DONE("7-4")));
   const updates = await follow(server);
 
@@ -99,19 +99,19 @@ test("a hole that no asking fills is one of the log: said as a gap, and passed o
   assert.equal(server.asked.length, 4);
 });
 
-test("what keeps sending what is no event is no gateway", async (t) => {
+test("persistent malformed events throw StreamBrokenError", async (t) => {
   for (const bad of [chunks("x"), "id: 7-2\nevent: done\ndata: {\n\n", "id: 7-2\nevent: done\ndata: 1\n\n"]) {
     const server = await serve(t, stream(RETRY + chunks("7-1") + bad));
     await assert.rejects(follow(server), StreamBrokenError);
   }
 });
 
-test("frames without an id are no events", async (t) => {
+test("frames without an id are ignored", async (t) => {
   const server = await serve(t, stream("data: x\n\nevent: news\ndata: {}\n\n" + DONE("7-1")));
   assert.deepEqual(sequences(await follow(server)), [1]);
 });
 
-test("a gap takes back everything from the earliest event on, and the log is read anew", async (t) => {
+test("a gap event restarts the sequence at its earliest event", async (t) => {
   const gap = `event: gap\ndata: ${JSON.stringify({ requested: "7-3", earliest: "0-1", latest: "9-2" })}\n\n`;
   const server = await serve(
     t, stream(RETRY + chunks("7-1", "7-2", "7-3")), stream(gap + chunks("0-1")), stream(chunks("0-1", "9-2", "9-3") + DONE("9-4")),
@@ -124,7 +124,7 @@ test("a gap takes back everything from the earliest event on, and the log is rea
   assert.deepEqual(server.cursors(), ["", "7-3", "0-1"]);
 });
 
-test("a gap after a trimmed part goes on from the earliest event that there is", async (t) => {
+test("a gap event after a trimmed log continues at its earliest event", async (t) => {
   const gap = `event: gap\ndata: ${JSON.stringify({ requested: "7-2", earliest: "7-9", latest: "7-10" })}\n\n`;
   const updates = await follow(await serve(t, stream(gap + chunks("7-9", "7-10") + DONE("7-11"))), {}, "7-2");
 
@@ -132,7 +132,7 @@ test("a gap after a trimmed part goes on from the earliest event that there is",
   assert.deepEqual(sequences(updates), [9, 10, 11]);
 });
 
-test("a cursor resumes; 204 says that there is nothing left", async (t) => {
+test("a cursor resumes the stream, and 204 ends it", async (t) => {
   const server = await serve(t, answer(204));
   const updates = await follow(server, {}, "7-9");
 
@@ -141,7 +141,7 @@ test("a cursor resumes; 204 says that there is nothing left", async (t) => {
   await assert.rejects(follow(server, { from: "nonsense" }), TypeError);
 });
 
-test("trouble that may pass is asked again: 503, 429, a proxy's 502 and 404, a reset, a refused connection", async (t) => {
+test("temporary errors are retried: 503, 429, a proxy's 502 and 404, a reset connection", async (t) => {
   const server = await serve(
     t, stream(RETRY + chunks("7-1")), answer(503, { code: "draining" }, "content-type: application/problem+json\r\nretry-after: 0\r\n"),
     answer(429, { code: "too_many_streams" }), answer(502, "bad gateway", "content-type: text/html\r\n"),
@@ -155,7 +155,7 @@ test("trouble that may pass is asked again: 503, 429, a proxy's 502 and 404, a r
   assert.deepEqual(server.cursors().slice(1), Array(6).fill("7-1"));
 });
 
-test("the gateway's own no ends it with its code", async (t) => {
+test("a problem of the gateway ends the stream with its code", async (t) => {
   const server = await serve(t, answer(404, NOT_FOUND));
 
   await assert.rejects(follow(server), (error) => {
@@ -166,7 +166,7 @@ test("the gateway's own no ends it with its code", async (t) => {
   assert.equal(server.asked.length, 1);
 });
 
-test("a page in the place of a stream is nobody's answer", async (t) => {
+test("a page instead of a stream is retried", async (t) => {
   const page = answer(200, "<html>", "content-type: text/html\r\n");
   const updates = await follow(await serve(t, page, stream(DONE("7-1"))));
 
@@ -174,14 +174,14 @@ test("a page in the place of a stream is nobody's answer", async (t) => {
   await assert.rejects(follow(await serve(t, page), { patienceMs: 1 }), UnreachableError);
 });
 
-test("where nobody answers, patience ends", async () => {
+test("a missing gateway throws UnreachableError when patience ends", async () => {
   await assert.rejects(follow({ url: "http://127.0.0.1:9" }, { patienceMs: 1 }), UnreachableError);
   const signedOut = () => Promise.reject(new Error("sign in first"));
   const events = new Stagebus({ baseUrl: "http://127.0.0.1:9", apiKey: signedOut }).runs.resume("R").events({ patienceMs: 1 });
   await assert.rejects(events.next(), ({ cause }) => cause.message === "sign in first");
 });
 
-test("a connection that falls silent is given up for another; one that pings is not", async (t) => {
+test("a silent connection is replaced", async (t) => {
   const server = await serve(t, stream(RETRY + chunks("7-1"), { isLeftOpen: true }), stream(DONE("7-2")));
   const updates = await follow(server, { silenceMs: 30 });
 
@@ -189,14 +189,14 @@ test("a connection that falls silent is given up for another; one that pings is 
   assert.deepEqual(states(updates), ["connecting", "live", "reconnecting1", "live", "ended"]);
 });
 
-test("how long silence is goes by the gateway's pings", async (t) => {
+test("the silence limit follows the gateway's ping interval", async (t) => {
   const headers = "x-ping-s: 0.02\r\n";
   const server = await serve(t, stream(RETRY + chunks("7-1"), { isLeftOpen: true, headers }), stream(DONE("7-2")));
 
   assert.deepEqual(sequences(await follow(server)), [1, 2]);
 });
 
-test("a reader that takes its time does not make the connection silent", async (t) => {
+test("a slow reader does not make the connection silent", async (t) => {
   const server = await serve(t, stream(RETRY + chunks("7-1", "7-2") + DONE("7-3")));
   const run = new Stagebus({ baseUrl: server.url }).runs.resume("R");
   for await (const _ of run.events({ silenceMs: 20 })) await new Promise((resolve) => setTimeout(resolve, 40));
@@ -204,7 +204,7 @@ test("a reader that takes its time does not make the connection silent", async (
   assert.equal(server.asked.length, 1);
 });
 
-test("replayed events have no time, new ones have", async (t) => {
+test("only new events have times", async (t) => {
   const headers = "x-last-event-id: 7-2\r\n";
   const updates = await follow(await serve(t, stream(chunks("7-1", "7-2", "7-3") + DONE("7-4"), { headers })));
 
@@ -213,7 +213,7 @@ test("replayed events have no time, new ones have", async (t) => {
   assert.deepEqual(states(updates), ["connecting", "replaying", "live", "ended"]);
 });
 
-test("an aborted signal ends it at once, wherever it is", async (t) => {
+test("an aborted signal ends the stream immediately", async (t) => {
   const server = await serve(t, stream(chunks("7-1"), { isLeftOpen: true }));
   for (const url of [server.url, "http://127.0.0.1:9"]) {
     const controller = new AbortController();
@@ -223,7 +223,7 @@ test("an aborted signal ends it at once, wherever it is", async (t) => {
   await assert.rejects(follow(server, { signal: AbortSignal.abort(new Error("before")) }), /before/);
 });
 
-test("a page that is online again, or awake, connects at once", async (t) => {
+test("a page that is online or awake again reconnects immediately", async (t) => {
   const page = new EventTarget();
   const fakes = {
     addEventListener: page.addEventListener.bind(page), removeEventListener: page.removeEventListener.bind(page),
@@ -247,14 +247,14 @@ test("a page that is online again, or awake, connects at once", async (t) => {
     seen.push(id ?? losses);
     if (id === "7-1") sleepFor(30_000), setImmediate(sleepFor, 120_000);
     if (id === "7-2") Math.random = () => 1, setImmediate(() => page.dispatchEvent(new Event("online")));
-    if (losses === 2) setImmediate(() => page.dispatchEvent(new Event("online"))); // within its backoff
+    if (losses === 2) setImmediate(() => page.dispatchEvent(new Event("online"))); // during its backoff
     if (name === "done") Math.random = () => 0;
   }
 
   assert.deepEqual(seen, [0, 0, "7-1", 1, 0, "7-2", 1, 2, 0, "7-3", 0]);
 });
 
-test("breaking off gives the connection up", async (t) => {
+test("leaving the loop closes the connection", async (t) => {
   const server = await serve(t, stream(chunks("7-1", "7-2"), { isLeftOpen: true }));
   const signals = [];
   const fetch = (url, init) => (signals.push(init.signal), globalThis.fetch(url, init));
@@ -263,16 +263,16 @@ test("breaking off gives the connection up", async (t) => {
   assert.deepEqual(signals.map(({ aborted }) => aborted), [true]);
 });
 
-test("the backoff doubles from the gateway's retry to its limit, and starts small again once an event came", (t) => {
+test("the backoff doubles from the gateway's retry and resets after an event", (t) => {
   t.mock.method(Math, "random", () => 1);
-  const follower = new Follower("", false, Infinity);
+  const follower = new StreamFollower("", false, Infinity);
   follower.retryMs = 2000;
-  const waits = Array.from({ length: 5 }, () => follower.lose());
+  const waits = Array.from({ length: 5 }, () => follower.nextWaitMs());
   follower.open("");
-  assert.equal(follower.lose(), 15_000, "a connection that brings nothing is no success");
+  assert.equal(follower.nextWaitMs(), 15_000, "a connection without events does not reset the backoff");
   follower.open("");
-  [...follower.take({ id: "7-1", name: "tool_call", text: "{}" })];
+  [...follower.accept({ id: "7-1", name: "tool_call", text: "{}" })];
 
   assert.deepEqual(waits, [2000, 4000, 8000, 15_000, 15_000]);
-  assert.equal(follower.lose(), 2000);
+  assert.equal(follower.nextWaitMs(), 2000);
 });

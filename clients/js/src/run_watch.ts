@@ -1,26 +1,26 @@
-// A run that is followed in the background, as a state that changes: for pages and other things that show it.
+// Follows a run in the background and notifies listeners of its state, for pages and other displays.
 
-import type { FollowOptions, RunUpdate } from "./follow.js";
-import { emptyRun, reduce, type RunState } from "./state.js";
+import type { FollowOptions, RunUpdate } from "./stream_follower.js";
+import { emptyRun, reduce, type RunState } from "./run_state.js";
 
 export interface WatchOptions extends Omit<FollowOptions, "from" | "signal"> {
-  /** Calls `notify` once, soon; by itself with the next frame of the page, or at once where there are none. */
+  /** Calls `notify` once, soon; default: with the next animation frame, or immediately where there are none. */
   schedule?: (notify: () => void) => void;
 }
 
-// What takes long to show is shown less often: listeners get no more than about a third of the time.
-const REST = 2;
-const HIDDEN_MS = 250; // a hidden page has no frames, even those that it asked for before
+// Slow listeners are called less often: they get no more than about a third of the time.
+const PAUSE_FACTOR = 2;
+const HIDDEN_MS = 250; // a hidden page gets no frames, not even those requested before
 
 export class RunWatch {
-  /** What stopped it before the run's end: no such run, no gateway. */
+  /** Why following stopped before the run's end: there is no such run, or no gateway. */
   error: Error | null = null;
   #state: RunState = emptyRun();
   readonly #listeners = new Set<() => void>();
   readonly #closing = new AbortController();
   readonly #schedule: (notify: () => void) => void;
   #isScheduled = false;
-  #restsUntil = 0;
+  #pausedUntil = 0;
 
   constructor(
     private readonly updates: (options: FollowOptions) => AsyncIterable<RunUpdate>,
@@ -30,18 +30,18 @@ export class RunWatch {
     void this.#follow({ patienceMs: Infinity, ...options });
   }
 
-  /** The run as far as it is known; another object each time that it changed. */
+  /** The current state; a new object after each change. */
   get state(): RunState {
     return this.#state;
   }
 
-  /** Hear of changes: of events many at once, the more the longer listeners take; of the connection each. Returns how to stop. */
+  /** Adds a listener for changes. Events are batched, connection changes are not. Returns a function that removes it. */
   subscribe = (listener: () => void): (() => void) => {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
   };
 
-  /** Stop following; the run goes on. */
+  /** Stops following; the run continues. */
   close(): void {
     this.#listeners.clear();
     this.#closing.abort();
@@ -69,8 +69,8 @@ export class RunWatch {
       this.#isScheduled = false;
       this.#notify();
     };
-    const restMs = this.#restsUntil - performance.now();
-    if (restMs > 0) setTimeout(() => this.#schedule(notify), restMs);
+    const pauseMs = this.#pausedUntil - performance.now();
+    if (pauseMs > 0) setTimeout(() => this.#schedule(notify), pauseMs);
     else this.#schedule(notify);
   }
 
@@ -78,7 +78,7 @@ export class RunWatch {
     const startedAt = performance.now();
     for (const listener of [...this.#listeners]) listener();
     const endedAt = performance.now();
-    this.#restsUntil = endedAt + REST * (endedAt - startedAt);
+    this.#pausedUntil = endedAt + PAUSE_FACTOR * (endedAt - startedAt);
   }
 }
 
