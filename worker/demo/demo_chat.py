@@ -1,4 +1,4 @@
-"""The demo's replies in chat completions' terms, streamed and whole; sans-IO.
+"""Writes the demo's replies as chat completions, streamed and whole; sans-IO.
 
     {"choices": [{"index": 0, "delta": {"content": " Paris"}, "finish_reason": null}], …}
 
@@ -14,12 +14,12 @@ import orjson
 
 from stagebus.worker.demo.demo_reply import DemoCall, DemoReply
 
-# A whole answer has an end, even where the script has none.
+# The limit for a whole answer, since the script may be endless.
 WHOLE_TOKENS_MAX: Final = 10_000
 
 
-def chunks(request: Mapping[str, Any], reply: DemoReply) -> Iterator[dict[str, Any]]:
-    """The reply as the chunks of a stream, usage last where the request asks for it."""
+def stream_chunks(request: Mapping[str, Any], reply: DemoReply) -> Iterator[dict[str, Any]]:
+    """Yields the reply as the chunks of a stream, with the usage last if the request asks for it."""
     options = request.get("stream_options")
     with_usage = isinstance(options, dict) and bool(options.get("include_usage"))
     head = _head(request, "chat.completion.chunk") | ({"usage": None} if with_usage else {})
@@ -29,12 +29,12 @@ def chunks(request: Mapping[str, Any], reply: DemoReply) -> Iterator[dict[str, A
         yield head | {"choices": [_choice("delta", delta)]}
     yield head | {"choices": [_choice("delta", {}, reply.finish_reason)]}
     if with_usage:
-        # The first delta holds no token.
+        # The first delta contains no token.
         yield head | {"choices": [], "usage": _usage(request, next(deltas) - 1)}
 
 
-def completion(request: Mapping[str, Any], reply: DemoReply) -> dict[str, Any]:
-    """The reply as one object."""
+def whole_completion(request: Mapping[str, Any], reply: DemoReply) -> dict[str, Any]:
+    """Returns the reply as one object."""
     tokens = list(islice(reply.tokens, WHOLE_TOKENS_MAX))
     message: dict[str, Any] = {"role": "assistant", "content": "".join(tokens)}
     if reply.calls:
@@ -70,7 +70,7 @@ def _head(request: Mapping[str, Any], kind: str) -> dict[str, Any]:
 
 
 def _ids(request: Mapping[str, Any]) -> Iterator[str]:
-    """Ids of calls: other ones for another conversation, the same for the same."""
+    """Returns an iterator of call ids, which depend only on the conversation."""
     digest = _digest(request)
     return (f"call_{digest}{number}" for number in count())
 
@@ -80,7 +80,7 @@ def _digest(request: Mapping[str, Any]) -> str:
 
 
 def _usage(request: Mapping[str, Any], completion_tokens: int) -> dict[str, int]:
-    """A word counts as a token."""
+    """Returns the usage, where each word counts as a token."""
     prompt_tokens = sum(len(str(message.get("content") or "").split()) for message in request["messages"])
     return {
         "prompt_tokens": prompt_tokens,

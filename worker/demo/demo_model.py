@@ -1,10 +1,9 @@
-"""The demo model: a server that speaks chat completions and needs no key.
+"""The demo model: an HTTP server with the chat completions API that needs no key.
 
     python -m stagebus.worker.demo.demo_model --host 127.0.0.1 --port 8001
 
-It answers `stagebus up` where no provider is set, and the tests script it, so there is
-one fake model and no mock of the SDK. See `demo_script` for what it can be told, and
-`demo_reply` for what it says. The demo weather stands beside it.
+`stagebus up` starts it if no provider is configured. The tests script it, so there is one fake model and no mock
+of the SDK. `demo_script` parses the script, and `demo_reply` writes the answer. The same server has the demo weather.
 Spec: https://platform.openai.com/docs/api-reference/chat
 """
 
@@ -37,12 +36,12 @@ _ERROR: Final = b'data: {"error": {"message": "the demo was told to fail", "type
 _SHUTDOWN_S: Final = 1
 
 
-class _Cut(Exception):
-    """The script says to cut the connection."""
+class _ConnectionCut(Exception):
+    """The script cuts the connection here."""
 
 
-class DemoCounts:
-    """What the demo has seen: for `GET /demo/stats`, and for scripts that fail a number of times."""
+class DemoStats:
+    """Counts requests, for `GET /demo/stats` and for scripts that fail a number of times."""
 
     def __init__(self) -> None:
         self.open_streams = 0
@@ -51,7 +50,7 @@ class DemoCounts:
         self._by_request: OrderedDict[bytes, int] = OrderedDict()
 
     def count(self, request: Mapping[str, Any]) -> int:
-        """Count a request; the answer says how often the same model was asked the same before."""
+        """Counts a request. Returns how often the same model had the same messages before."""
         self._requests += 1
         model = request["model"]
         if model in self._by_model or len(self._by_model) < COUNTED_MODELS_MAX:
@@ -64,36 +63,36 @@ class DemoCounts:
         return before
 
     def as_json(self) -> dict[str, Any]:
-        """The counts so far."""
+        """Returns the counts so far."""
         return {"requests": self._requests, "open_streams": self.open_streams, "requests_by_model": self._by_model}
 
 
 class DemoStream(Response):
-    """A body that stops the moment its client has gone, even in the middle of a silence.
+    """A streaming response that ends as soon as its client disconnects, even while nothing is sent.
 
-    Starlette's own notices on some servers only when it has something to send. Where the
-    script cuts, the call returns without the last message, and uvicorn closes the socket.
+    Starlette's own response notices a disconnect on some servers only when it sends. If the script
+    cuts the connection, the call returns without the last message, and uvicorn closes the socket.
     """
 
-    def __init__(self, body: AsyncIterator[bytes], counts: DemoCounts, media_type: str) -> None:
+    def __init__(self, body: AsyncIterator[bytes], stats: DemoStats, media_type: str) -> None:
         super().__init__(headers={"cache-control": "no-cache"}, media_type=media_type)
         del self.headers["content-length"]
         self._body = body
-        self._counts = counts
+        self._stats = stats
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
-        """Send the body till it ends or nobody is left to read it."""
+        """Sends the body until it ends or the client disconnects."""
         sending = asyncio.create_task(self._send(send))
         leaving = asyncio.create_task(_disconnected(receive))
-        self._counts.open_streams += 1
+        self._stats.open_streams += 1
         try:
             await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._counts.open_streams -= 1
+            self._stats.open_streams -= 1
             sending.cancel()
             leaving.cancel()
             outcome, _ = await asyncio.gather(sending, leaving, return_exceptions=True)
-        if isinstance(outcome, Exception) and not isinstance(outcome, _Cut):
+        if isinstance(outcome, Exception) and not isinstance(outcome, _ConnectionCut):
             raise outcome
 
     async def _send(self, send: Send) -> None:
@@ -109,62 +108,62 @@ async def _disconnected(receive: Receive) -> None:
 
 
 def create_demo_app() -> Starlette:
-    """The demo model and its weather."""
-    counts = DemoCounts()
+    """Builds the app with the demo model and the demo weather."""
+    stats = DemoStats()
 
     async def complete(request: Request) -> Response:
-        """POST /v1/chat/completions: an answer, streamed or whole; errors in OpenAI's shape."""
+        """POST /v1/chat/completions: an answer, streamed or whole, or an error in OpenAI's format."""
         try:
-            asked = _parse(await request.body())
-            script = parse_script(asked["model"])
+            body = _parse(await request.body())
+            script = parse_script(body["model"])
         except BadScript as exc:
             return _error(400, str(exc))
-        before = counts.count(asked)
+        before = stats.count(body)
         is_over = script.fail_times is not None and before >= script.fail_times
-        if is_over or not script.is_meant_for(stage_of(asked)):
-            script = script.without_trouble()
+        if is_over or not script.applies_to(stage_of(body)):
+            script = script.without_faults()
         if script.status is not None:
             return _error(script.status, "the demo was told to fail", script.retry_after)
-        reply = reply_to(asked, script)
-        if asked.get("stream") is True:
-            return DemoStream(_stream(demo_chat.chunks(asked, reply), script), counts, "text/event-stream")
-        return DemoStream(_whole(demo_chat.completion(asked, reply), script), counts, "application/json")
+        reply = reply_to(body, script)
+        if body.get("stream") is True:
+            return DemoStream(_stream(demo_chat.stream_chunks(body, reply), script), stats, "text/event-stream")
+        return DemoStream(_whole(demo_chat.whole_completion(body, reply), script), stats, "application/json")
 
     async def list_models(_: Request) -> Response:
-        """GET /v1/models: the one that there is."""
+        """GET /v1/models: the demo model."""
         model = {"id": MODEL, "object": "model", "created": 0, "owned_by": "stagebus"}
         return JSONResponse({"object": "list", "data": [model]})
 
-    async def stats(_: Request) -> Response:
-        """GET /demo/stats: what was asked so far, and how many streams are open."""
-        return JSONResponse(counts.as_json())
+    async def show_stats(_: Request) -> Response:
+        """GET /demo/stats: the requests so far and the number of open streams."""
+        return JSONResponse(stats.as_json())
 
     return Starlette(
         routes=[
             Route("/v1/chat/completions", complete, methods=["POST"]),
             Route("/v1/models", list_models),
-            Route("/demo/stats", stats),
+            Route("/demo/stats", show_stats),
             *demo_weather.ROUTES,
         ]
     )
 
 
 def _parse(body: bytes) -> dict[str, Any]:
-    """The request, as far as the demo relies on it.
+    """Parses a request and checks the fields that the demo uses.
 
     Raises:
-        BadScript: it is no chat completion request.
+        BadScript: this is not a chat completion request.
     """
     try:
-        asked = orjson.loads(body)
+        request = orjson.loads(body)
     except orjson.JSONDecodeError:
-        raise BadScript("the body is no JSON") from None
-    if not isinstance(asked, dict) or not isinstance(asked.get("model"), str):
+        raise BadScript("the body is not JSON") from None
+    if not isinstance(request, dict) or not isinstance(request.get("model"), str):
         raise BadScript("the body must be an object that names a model")
-    messages = asked.get("messages")
+    messages = request.get("messages")
     if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
         raise BadScript("messages must be a list of at least one object")
-    return asked
+    return request
 
 
 def _error(status: int, message: str, retry_after_s: int | None = None) -> Response:
@@ -176,13 +175,13 @@ def _error(status: int, message: str, retry_after_s: int | None = None) -> Respo
 
 
 async def _stream(chunks: Iterable[dict[str, Any]], script: DemoScript) -> AsyncIterator[bytes]:
-    """The answer's events at the script's pace, with its trouble in its place."""
+    """Yields the events of an answer at the script's pace, with its faults."""
     wait_ms = script.delay_ms if script.first_token_ms is None else script.first_token_ms
     for number, chunk in enumerate(chunks):
         if number == script.stall_after:
             await asyncio.Event().wait()
         if number == script.cut_after:
-            raise _Cut
+            raise _ConnectionCut
         await asyncio.sleep(wait_ms / 1000)
         wait_ms = script.delay_ms
         if number in (script.garbage_after, script.error_after):
@@ -194,11 +193,11 @@ async def _stream(chunks: Iterable[dict[str, Any]], script: DemoScript) -> Async
 
 
 async def _whole(completion: Mapping[str, Any], script: DemoScript) -> AsyncIterator[bytes]:
-    """The answer in one piece, where any trouble befalls all of it."""
+    """Yields the answer in one part. Any fault affects all of it."""
     if script.stall_after is not None:
         await asyncio.Event().wait()
     if script.cut_after is not None:
-        raise _Cut
+        raise _ConnectionCut
     await asyncio.sleep((script.first_token_ms or 0) / 1000)
     if script.garbage_after is not None:
         yield _GARBAGE
@@ -207,10 +206,10 @@ async def _whole(completion: Mapping[str, Any], script: DemoScript) -> AsyncIter
 
 
 def serve(host: str, port: int) -> None:
-    """Serve until SIGINT or SIGTERM; the first line on stdout is the address."""
+    """Serves until SIGINT or SIGTERM. Prints the address as the first line on stdout."""
     listening = socket.create_server((host, port), backlog=2048)
     bound_host, bound_port = listening.getsockname()[:2]
-    print(f"listening on http://{bound_host}:{bound_port}", flush=True)  # noqa: T201 - whoever started it reads this
+    print(f"listening on http://{bound_host}:{bound_port}", flush=True)  # noqa: T201 - the parent process reads this
     config = uvicorn.Config(
         create_demo_app(),
         lifespan="off",
@@ -223,12 +222,12 @@ def serve(host: str, port: int) -> None:
 
 
 def main() -> None:
-    """Start it from the command line."""
+    """Starts the server from the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m stagebus.worker.demo.demo_model", description="The Stagebus demo model"
     )
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0, help="0 takes any free one")
+    parser.add_argument("--port", type=int, default=0, help="0 for any free port")
     arguments = parser.parse_args()
     serve(arguments.host, arguments.port)
 

@@ -1,4 +1,4 @@
-"""The places that a prompt names; sans-IO.
+"""Finds the places in a prompt; sans-IO.
 
 What is the weather in Paris and in Tokyo?      Paris, Tokyo
 weather for Rio de Janeiro or St. Louis         Rio de Janeiro, St. Louis
@@ -20,19 +20,19 @@ _PREPOSITION: Final = r"(?:in|for|at|near|of)\s+"
 _INTRODUCED: Final = re.compile(rf"(?:\b{_PREPOSITION}|:\s*)({_NAME})")
 _CONTINUED: Final = re.compile(rf"(?:{_SEPARATOR})+(?:{_PREPOSITION})?({_NAME})")
 
-_OF_WEATHER: Final = re.compile(r"weather|forecast|temperature|warm|cold|hot|rain|snow|wind|sun", re.IGNORECASE)
+_ABOUT_WEATHER: Final = re.compile(r"weather|forecast|temperature|warm|cold|hot|rain|snow|wind|sun", re.IGNORECASE)
 _LOWERCASE: Final = re.compile(r"\b(?:in|for|at)\s+([^?!.;:{}]+)")
 _LOWERCASE_SEPARATOR: Final = re.compile(rf"{_SEPARATOR}(?:{_PREPOSITION})?")
 _TRAILING: Final = re.compile(r"\s+(?:right now|now|today|tomorrow|tonight|please|like|at the moment)$")
 _WORDS_MAX: Final = 4
 
-_NO_PLACE: Final = frozenset({"I", "Celsius", "Fahrenheit", "JSON", "English", "French", "German", "Spanish"})
+_NOT_PLACES: Final = frozenset({"I", "Celsius", "Fahrenheit", "JSON", "English", "French", "German", "Spanish"})
 
 
 def places_in(prompt: str) -> list[str]:
-    """The places, each once, in the prompt's order."""
+    """Returns the places in the order of the prompt, without duplicates."""
     names = list(_capitalised(prompt)) or list(_lowercase(prompt))
-    return list(dict.fromkeys(name for name in names if name not in _NO_PLACE))[:PLACES_MAX]
+    return list(dict.fromkeys(name for name in names if name not in _NOT_PLACES))[:PLACES_MAX]
 
 
 def _capitalised(prompt: str) -> Iterator[str]:
@@ -46,7 +46,7 @@ def _capitalised(prompt: str) -> Iterator[str]:
 
 
 def _lowercase(prompt: str) -> Iterator[str]:
-    match = _LOWERCASE.search(prompt) if _OF_WEATHER.search(prompt) else None
+    match = _LOWERCASE.search(prompt) if _ABOUT_WEATHER.search(prompt) else None
     if match is None:
         return
     for part in _LOWERCASE_SEPARATOR.split(match[1]):

@@ -1,14 +1,14 @@
-"""What the demo model says and calls, given a request; sans-IO, and the same every time.
+"""Decides what the demo model answers and calls; sans-IO, and deterministic.
 
-It understands places, for which it calls `get_weather`, two phrases that lead to a person,
-and the exact names of other tools, with their arguments as a JSON object behind them:
+It recognises places, for which it calls `get_weather`; two phrases that involve a person; and the exact names of
+other tools, each followed by its arguments as a JSON object:
 
     What is the weather in Paris and in Tokyo?
     Book a table for 4 at Luigi's                 calls book_table, if it is offered
     Ask me what I like                            calls ask_user, if it is offered
     call slow_tool {"seconds": 3} and slow_tool {"seconds": 5}
 
-Once results stand at the end of the conversation, it quotes them.
+If the conversation ends with results, the demo quotes them.
 """
 
 import json
@@ -54,20 +54,20 @@ _FILLER: Final = "The demo model goes on talking, since it was asked for a longe
 
 @dataclass(frozen=True, slots=True)
 class DemoCall:
-    """A call that the demo makes."""
+    """One call by the demo."""
 
     name: str
     arguments: str
 
     def pieces(self) -> Iterator[str]:
-        """The arguments, cut as a model's tokens cut them."""
+        """Yields the arguments in parts, as a model's tokens would split them."""
         for start in range(0, len(self.arguments), _ARGUMENT_CHARS):
             yield self.arguments[start : start + _ARGUMENT_CHARS]
 
 
 @dataclass(frozen=True, slots=True)
 class DemoReply:
-    """An answer: text, then calls. `tokens` can be read once; it has no end where the script says so."""
+    """An answer: text, then calls. `tokens` can be read once and may be endless."""
 
     tokens: Iterator[str]
     calls: Sequence[DemoCall]
@@ -75,16 +75,16 @@ class DemoReply:
 
 
 def stage_of(request: Mapping[str, Any]) -> Stage:
-    """Which stage of a run asks."""
+    """Returns the stage of the run that sent the request."""
     return "extraction" if request.get("tools") and not _results(request["messages"]) else "synthesis"
 
 
 def reply_to(request: Mapping[str, Any], script: DemoScript) -> DemoReply:
-    """The demo's answer.
+    """Returns the demo's answer to a request.
 
     Args:
         request: a chat completion request whose `messages` are a list of objects.
-        script: how long, and how many calls.
+        script: the length and the number of calls.
     """
     messages = request["messages"]
     results = _results(messages)
@@ -92,7 +92,7 @@ def reply_to(request: Mapping[str, Any], script: DemoScript) -> DemoReply:
     if calls and not script.endless:
         tools = " and ".join(dict.fromkeys(call.name for call in calls))
         return DemoReply(_tokens(_CALLING.format(tools=tools)), calls, "tool_calls")
-    text = _quoting(messages, results) if results else _PLAIN.format(prompt=_clip(_prompt(messages)))
+    text = _quote_all(messages, results) if results else _PLAIN.format(prompt=_clip(_prompt(messages)))
     if script.endless:
         return DemoReply(chain(_tokens(text), cycle(_filler())), [], "stop")
     return _cut_to_length(text, script.tokens, request.get("max_tokens") or request.get("max_completion_tokens"))
@@ -115,20 +115,20 @@ def _filler() -> list[str]:
 
 
 def _calls(request: Mapping[str, Any], script: DemoScript) -> list[DemoCall]:
-    names = _offered(request.get("tools"))
+    names = _tool_names(request.get("tools"))
     choice = request.get("tool_choice")
     if not names or choice == "none":
         return []
     if isinstance(choice, dict):
         names = [name for name in names if {"name": name} == choice.get("function")]
     prompt = _prompt(request["messages"])
-    calls = _scripted_calls(names, script.calls) if script.calls is not None else _asked_calls(names, prompt)
+    calls = _scripted_calls(names, script.calls) if script.calls is not None else _prompt_calls(names, prompt)
     if not calls and names and (choice == "required" or isinstance(choice, dict)):
         calls = [DemoCall(names[0], _first_object(prompt) or _weather_arguments(_PLACES[0], names[0]))]
     return calls[:1] if request.get("parallel_tool_calls") is False else calls
 
 
-def _offered(tools: object) -> list[str]:
+def _tool_names(tools: object) -> list[str]:
     names = []
     for tool in tools if isinstance(tools, list) else []:
         function = tool.get("function") if isinstance(tool, dict) else None
@@ -147,7 +147,7 @@ def _weather_arguments(place: str, name: str) -> str:
     return json.dumps({"city": place}, ensure_ascii=False) if name == WEATHER_TOOL else "{}"
 
 
-def _asked_calls(names: list[str], prompt: str) -> list[DemoCall]:
+def _prompt_calls(names: list[str], prompt: str) -> list[DemoCall]:
     asked = _named_calls(names, prompt) or list(_calls_by_phrase(names, prompt))
     if asked or WEATHER_TOOL not in names:
         return asked
@@ -155,7 +155,7 @@ def _asked_calls(names: list[str], prompt: str) -> list[DemoCall]:
 
 
 def _calls_by_phrase(names: list[str], prompt: str) -> Iterator[DemoCall]:
-    """The calls that wait for a person."""
+    """Yields the calls that wait for a person."""
     if TABLE_TOOL in names and _BOOKING.search(prompt):
         guests = _GUESTS.search(prompt)
         arguments: dict[str, Any] = {"restaurant": next(iter(places_in(prompt)), _RESTAURANT)}
@@ -168,7 +168,7 @@ def _calls_by_phrase(names: list[str], prompt: str) -> Iterator[DemoCall]:
 
 
 def _named_calls(names: list[str], prompt: str) -> list[DemoCall]:
-    """A call for each time that a tool's exact name stands in the prompt."""
+    """Returns one call for each occurrence of a tool's exact name in the prompt."""
     longest_first = sorted(names, key=len, reverse=True)
     pattern = re.compile(r"(?<![\w-])(?:" + "|".join(map(re.escape, longest_first)) + r")(?![\w-])")
     matches = list(pattern.finditer(prompt))[:CALLS_MAX]
@@ -191,7 +191,7 @@ def _first_object(text: str) -> str | None:
 
 
 def _prompt(messages: Sequence[Mapping[str, Any]]) -> str:
-    """The last user message's text."""
+    """Returns the text of the last user message."""
     content = next((message.get("content") for message in reversed(messages) if message.get("role") == "user"), "")
     if isinstance(content, list):
         return " ".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
@@ -199,7 +199,7 @@ def _prompt(messages: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _results(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The tools' results at the conversation's end."""
+    """Returns the tool results at the end of the conversation."""
     results: list[Mapping[str, Any]] = []
     for message in reversed(messages):
         if message.get("role") != "tool":
@@ -208,7 +208,7 @@ def _results(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return results[::-1]
 
 
-def _quoting(messages: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]) -> str:
+def _quote_all(messages: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]) -> str:
     name_by_id: dict[object, str] = {}
     for message in messages:
         calls = message.get("tool_calls")

@@ -1,12 +1,12 @@
-"""The demo model's script: what it is to do, read from the model's name; sans-IO.
+"""Parses the demo model's script from the model's name; sans-IO.
 
     demo                                       answers at the pace of a real model
-    demo:delay_ms=0,tokens=500                 a long answer at once
-    demo:cut_after=5,fail_times=1              cuts its first answer, gives the second one whole
-    demo:status=429,retry_after=2,on=synthesis never answers in synthesis
+    demo:delay_ms=0,tokens=500                 a long answer without delay
+    demo:cut_after=5,fail_times=1              cuts its first answer, completes the second one
+    demo:status=429,retry_after=2,on=synthesis always fails in synthesis
 
-The name travels through the whole system as any model's does, so each run has a script
-of its own and the demo keeps none.
+The name passes through the whole system like the name of any model. So each run has a script of its own, and the
+demo stores none.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,29 +20,29 @@ NUMBER_MAX: Final = 10_000_000
 
 
 class BadScript(ValueError):
-    """The model's name asks for what the demo cannot do. The message says what it can."""
+    """The model's name contains an unknown key or an invalid value. The message names the valid ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class DemoScript:
-    """One answer's pace and length, and what goes wrong with it.
+    """The pace, the length and the faults of an answer.
 
     Attributes:
-        delay_ms: between two chunks.
-        first_token_ms: before the first chunk; `delay_ms` if not set.
-        tokens: length of an answer that calls no tool.
-        calls: number of parallel calls, whatever the prompt says.
-        stall_after: silence after this many chunks.
-        cut_after: the connection is cut after this many chunks.
-        garbage_after: after this many chunks one that is no JSON.
-        error_after: after this many chunks an error object in a chunk's place.
+        delay_ms: delay between two chunks.
+        first_token_ms: delay before the first chunk; `delay_ms` if not set.
+        tokens: length of an answer without tool calls.
+        calls: number of parallel calls, independent of the prompt.
+        stall_after: sends nothing more after this many chunks.
+        cut_after: cuts the connection after this many chunks.
+        garbage_after: sends invalid JSON after this many chunks.
+        error_after: sends an error object after this many chunks.
         endless: the answer never ends.
         no_done: the stream ends without `[DONE]`.
-        status: this HTTP status instead of an answer.
-        retry_after: seconds, as `Retry-After` beside the status.
-        fail_times: the trouble befalls only so many requests of the same model and messages.
-        on: the trouble befalls only this stage. A request with tools and without their
-            results is extraction's.
+        status: the HTTP status to send instead of an answer.
+        retry_after: the seconds in the `Retry-After` header beside the status.
+        fail_times: how many requests with the same model and messages have the faults; all if not set.
+        on: only this stage has the faults. A request with tools and without results at the end
+            belongs to extraction.
     """
 
     delay_ms: int = 30
@@ -60,25 +60,25 @@ class DemoScript:
     fail_times: int | None = None
     on: Literal["extraction", "synthesis", "all"] = "all"
 
-    def is_meant_for(self, stage: Stage) -> bool:
-        """Whether the trouble befalls this stage."""
+    def applies_to(self, stage: Stage) -> bool:
+        """Returns whether this stage has the faults."""
         return self.on in ("all", stage)
 
     @property
-    def is_trouble(self) -> bool:
-        """Whether anything is to go wrong."""
-        return self != self.without_trouble()
+    def has_faults(self) -> bool:
+        """Whether the script has any faults."""
+        return self != self.without_faults()
 
-    def without_trouble(self) -> "DemoScript":
-        """The same pace and length, and nothing goes wrong."""
+    def without_faults(self) -> "DemoScript":
+        """Returns the script with the same pace and length, but without faults."""
         return DemoScript(self.delay_ms, self.first_token_ms, self.tokens, self.calls)
 
 
 def parse_script(model: str) -> DemoScript:
-    """The script in a model's name. A name that does not begin with `demo:` is served plainly.
+    """Parses the script in a model's name. A name that does not begin with `demo:` has the default script.
 
     Raises:
-        BadScript: an unknown key, or a value that does not fit.
+        BadScript: a key is unknown or a value is invalid.
     """
     name, _, text = model.partition(":")
     if name != MODEL or not text:

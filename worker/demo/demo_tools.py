@@ -1,4 +1,4 @@
-"""The demo's own tool: one that nobody minds, so that approvals can be seen without a provider."""
+"""The demo's own tool. It needs approval and has no effect, so approvals can be tried without a provider."""
 
 from typing import Annotated
 

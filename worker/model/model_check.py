@@ -1,11 +1,11 @@
-"""`stagebus models check`: ask each model of the providers file, and say what it can do.
+"""`stagebus models check`: tests each model of the providers file and reports its abilities.
 
     model    provider  answers  usage  tools   parallel  limit
     gpt-4.1  openai    0.41 s   yes    native  yes       max_completion_tokens
     qwen3    ollama    no: the model's provider cannot be reached
 
-It runs on a worker's machine and in its environment, since it needs the keys. What a model does
-otherwise than the file says stands below the table.
+It runs on a worker's machine and in its environment, because it needs the keys. Below the table it lists where
+a model behaves differently from the file.
 """
 
 import argparse
@@ -24,11 +24,11 @@ from stagebus.shared.errors import ModelError, ModelRejected, StagebusError
 from stagebus.worker.model.delta_merger import DeltaMerger, MergedAnswer
 from stagebus.worker.model.model_client import ModelClient, ModelRequest
 
-AT_ONCE: Final = 4
-HELLO: Final = "Say hello in one word."
-HELLO_TOKENS: Final = 200
-TWO_CALLS: Final = "What is the weather in Paris and in Tokyo? Call the tool once for each of the two cities."
-WEATHER: Final = {
+CONCURRENT_CHECKS_MAX: Final = 4
+HELLO_PROMPT: Final = "Say hello in one word."
+HELLO_TOKENS_MAX: Final = 200
+TWO_CALLS_PROMPT: Final = "What is the weather in Paris and in Tokyo? Call the tool once for each of the two cities."
+WEATHER_TOOL: Final = {
     "type": "function",
     "function": {
         "name": "get_weather",
@@ -36,78 +36,85 @@ WEATHER: Final = {
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
     },
 }
-HEADS: Final = ("model", "provider", "answers", "usage", "tools", "parallel", "limit")
+COLUMNS: Final = ("model", "provider", "answers", "usage", "tools", "parallel", "limit")
 
 
 @dataclass
 class ModelReport:
-    """What became of asking one model."""
+    """The result of checking one model.
+
+    Attributes:
+        calls: the number of tool calls that it made where two were asked for.
+        accepted: the abilities with which it answered.
+    """
 
     route: ModelRoute
     error: str = ""
     first_token_s: float = 0.0
     usage: bool = False
     calls: int = 0
-    took: Abilities = field(default_factory=Abilities)  # with what it answered
+    accepted: Abilities = field(default_factory=Abilities)
 
     def row(self) -> tuple[str, ...]:
-        """The table's cells."""
+        """Returns the cells of the table."""
         head = (self.route.name, self.route.provider)
         if self.error:
             return (*head, f"no: {self.error}")
         tools = "native" if self.calls else "no calls"
         first = f"{self.first_token_s:.2f} s"
-        return (*head, first, _yes(self.usage), tools, _yes(self.calls > 1), self.took.max_tokens_parameter)
+        return (*head, first, _yes(self.usage), tools, _yes(self.calls > 1), self.accepted.max_tokens_parameter)
 
-    def contradictions(self) -> Iterator[str]:
-        """Yield what the file should say otherwise."""
-        said = self.route.abilities
+    def corrections(self) -> Iterator[str]:
+        """Yields the changes that the file needs."""
+        stated = self.route.abilities
         if self.error:
             return
         for name in ("max_tokens_parameter", "stream_options"):
-            told, takes = getattr(said, name), getattr(self.took, name)
-            if told != takes:
-                yield f"{name} = {_toml(takes)}, as it rejects {_toml(told)}"
-        if said.tools == "native" and not self.calls:
+            in_file, accepted = getattr(stated, name), getattr(self.accepted, name)
+            if in_file != accepted:
+                yield f"{name} = {_toml(accepted)}, as it rejects {_toml(in_file)}"
+        if stated.tools == "native" and not self.calls:
             yield 'tools = "prompted" or "none", as it called no tool'
-        if said.tools == "native" and said.parallel_tool_calls and self.calls == 1:
+        if stated.tools == "native" and stated.parallel_tool_calls and self.calls == 1:
             yield "parallel_tool_calls = false, as it made one call where two were asked for"
 
 
-async def check(model: ModelClient, route: ModelRoute) -> ModelReport:
-    """Ask a model for a word, then for two calls."""
-    finding = ModelReport(route)
+async def check_model(model: ModelClient, route: ModelRoute) -> ModelReport:
+    """Asks a model for one word, then for two calls."""
+    report = ModelReport(route)
     try:
-        await _say_hello(model, finding)
+        await _say_hello(model, report)
         try:
-            asked = _request(replace(route, abilities=finding.took.model_copy(update={"tools": "native"})), TWO_CALLS)
-            merged, _ = await _ask(model, replace(asked, tools=[WEATHER]))
-            finding.calls = len(merged.tool_calls)
+            asked = _request(
+                replace(route, abilities=report.accepted.model_copy(update={"tools": "native"})), TWO_CALLS_PROMPT
+            )
+            merged, _ = await _ask(model, replace(asked, tools=[WEATHER_TOOL]))
+            report.calls = len(merged.tool_calls)
         except ModelRejected:
-            pass  # it knows no tools
+            pass  # it does not support tools
     except ModelError as exc:
-        finding.error = str(exc)
-    return finding
+        report.error = str(exc)
+    return report
 
 
-async def _say_hello(model: ModelClient, finding: ModelReport) -> None:
-    """Ask as the file says; where that is rejected, in the other ways that there are."""
-    said = finding.route.abilities
+async def _say_hello(model: ModelClient, report: ModelReport) -> None:
+    """Sends a request as the file states. If that is rejected, tries the other parameters."""
+    stated = report.route.abilities
     failure: ModelRejected | None = None
     for parameter, stream_options in sorted(
         product(("max_tokens", "max_completion_tokens"), (True, False)),
-        key=lambda way: (way[0] != said.max_tokens_parameter) + (way[1] != said.stream_options),
+        key=lambda options: (options[0] != stated.max_tokens_parameter) + (options[1] != stated.stream_options),
     ):
-        took = said.model_copy(update={"max_tokens_parameter": parameter, "stream_options": stream_options})
-        asked = _request(replace(finding.route, abilities=took), HELLO)
+        abilities = stated.model_copy(update={"max_tokens_parameter": parameter, "stream_options": stream_options})
+        asked = _request(replace(report.route, abilities=abilities), HELLO_PROMPT)
         try:
-            merged, first_token_s = await _ask(model, replace(asked, max_tokens=HELLO_TOKENS))
+            merged, first_token_s = await _ask(model, replace(asked, max_tokens=HELLO_TOKENS_MAX))
         except ModelRejected as exc:
             failure = failure or exc
         else:
-            finding.took, finding.first_token_s, finding.usage = took, first_token_s, merged.usage is not None
+            report.accepted, report.first_token_s, report.usage = abilities, first_token_s, merged.usage is not None
             return
-    assert failure is not None, "no way worked"
+    assert failure is not None, "the loop ends here only after a rejection"
     raise failure
 
 
@@ -116,7 +123,7 @@ def _request(route: ModelRoute, prompt: str) -> ModelRequest:
 
 
 async def _ask(model: ModelClient, request: ModelRequest) -> tuple[MergedAnswer, float]:
-    """The answer, and seconds to its first chunk. Calls in its text are none: prompted mode reads those."""
+    """Returns the answer and the seconds to its first chunk. Calls in the text do not count: that is prompted mode."""
     merger = DeltaMerger()
     started = time.monotonic()
     first_s: float | None = None
@@ -127,13 +134,13 @@ async def _ask(model: ModelClient, request: ModelRequest) -> tuple[MergedAnswer,
     return merger.result(), first_s or 0.0
 
 
-async def check_all(model: ModelClient, routes: Sequence[ModelRoute]) -> list[ModelReport]:
-    """Check several at once, but not so many that a provider minds."""
-    turn = asyncio.Semaphore(AT_ONCE)
+async def check_models(model: ModelClient, routes: Sequence[ModelRoute]) -> list[ModelReport]:
+    """Checks the models concurrently, with a limit for the providers' sake, and closes the client."""
+    slots = asyncio.Semaphore(CONCURRENT_CHECKS_MAX)
 
     async def check_one(route: ModelRoute) -> ModelReport:
-        async with turn:
-            return await check(model, route)
+        async with slots:
+            return await check_model(model, route)
 
     try:
         return await asyncio.gather(*(check_one(route) for route in routes))
@@ -141,11 +148,11 @@ async def check_all(model: ModelClient, routes: Sequence[ModelRoute]) -> list[Mo
         await model.aclose()
 
 
-def routes_of(providers: Providers, names: Iterable[str]) -> list[ModelRoute]:
-    """Who serves each name; without names, each that stands in the file, and the default.
+def find_routes(providers: Providers, names: Iterable[str]) -> list[ModelRoute]:
+    """Returns the routes of the named models, or of all models in the file and the default model.
 
     Raises:
-        UnknownModel: nobody serves one of them.
+        UnknownModel: no provider serves one of them.
     """
     default = [providers.default_model] if providers.default_model else []
     chosen = list(names) or [*providers.names(), *default]
@@ -153,11 +160,13 @@ def routes_of(providers: Providers, names: Iterable[str]) -> list[ModelRoute]:
     return list({route.name: route for route in routes}.values())
 
 
-def table(rows: Iterable[Sequence[str]]) -> str:
-    """Rows below their heads."""
-    lines = [HEADS, *rows]
-    # A failure is a row's last cell and may be long.
-    widths = [max(len(row[at]) for row in lines if at < len(row) - (len(row) < len(HEADS))) for at in range(len(HEADS))]
+def format_table(rows: Iterable[Sequence[str]]) -> str:
+    """Formats the rows below the column titles."""
+    lines = [COLUMNS, *rows]
+    # An error is the last cell of its row and may be long, so it does not count for the width.
+    widths = [
+        max(len(row[at]) for row in lines if at < len(row) - (len(row) < len(COLUMNS))) for at in range(len(COLUMNS))
+    ]
     padded = ([cell.ljust(width) for cell, width in zip(row, widths, strict=False)] for row in lines)
     return "\n".join("  ".join(row).rstrip() for row in padded)
 
@@ -171,23 +180,27 @@ def _toml(value: Any) -> str:
 
 
 def main() -> None:
-    """Check the models that the command line names, or all; exit code 1 where one does not do as the file says."""
-    parser = argparse.ArgumentParser(prog="stagebus models check", description="Ask each model what it can do.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="a model; all of the providers file where left out")
+    """Checks the models that the command line names, or all. Exits with 1 if one fails or differs from the file."""
+    parser = argparse.ArgumentParser(
+        prog="stagebus models check", description="Test each model and report its abilities."
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="a model; without names, all models of the providers file"
+    )
     settings = load_settings()
     try:
         providers = Providers.from_settings(settings)
-        routes = routes_of(providers, parser.parse_args().names)
+        routes = find_routes(providers, parser.parse_args().names)
         if not routes:
-            raise SystemExit("stagebus: the providers file has names with a * only; say which models to check")
-        findings = asyncio.run(check_all(ModelClient(settings, providers), routes))
+            raise SystemExit("stagebus: the providers file has only names with a *; name the models to check")
+        reports = asyncio.run(check_models(ModelClient(settings, providers), routes))
     except StagebusError as exc:
         raise SystemExit(f"stagebus: {exc}") from None
-    print(table(finding.row() for finding in findings))  # noqa: T201 - the command's answer
-    wishes = [f"{finding.route.name}: {wish}" for finding in findings for wish in finding.contradictions()]
-    if wishes:
-        print("\nThe providers file should say:", *wishes, sep="\n  ")  # noqa: T201
-    raise SystemExit(1 if wishes or any(finding.error for finding in findings) else 0)
+    print(format_table(report.row() for report in reports))  # noqa: T201 - the command's output
+    corrections = [f"{report.route.name}: {correction}" for report in reports for correction in report.corrections()]
+    if corrections:
+        print("\nThe providers file should say:", *corrections, sep="\n  ")  # noqa: T201
+    raise SystemExit(1 if corrections or any(report.error for report in reports) else 0)
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ async def test_trouble_ends_after_its_number_of_times_for_that_conversation_alon
     assert (await asked("another")).status_code == 500
 
 
-async def test_trouble_befalls_the_stage_that_it_is_meant_for(http):
+async def test_trouble_befalls_the_stage_that_it_applies_to(http):
     def asked(**fields):
         body = {"model": "demo:delay_ms=0,status=500,on=synthesis", "messages": PROMPT, **fields}
         return http.post("/v1/chat/completions", json=body)

@@ -38,6 +38,6 @@ def test_unknown_key_or_value_is_named(text):
 def test_trouble_can_be_taken_out():
     script = parse_script("demo:delay_ms=1,first_token_ms=2,tokens=3,calls=4,cut_after=6,on=extraction")
 
-    assert script.without_trouble() == DemoScript(delay_ms=1, first_token_ms=2, tokens=3, calls=4)
-    assert script.is_meant_for("extraction")
-    assert not script.is_meant_for("synthesis")
+    assert script.without_faults() == DemoScript(delay_ms=1, first_token_ms=2, tokens=3, calls=4)
+    assert script.applies_to("extraction")
+    assert not script.applies_to("synthesis")

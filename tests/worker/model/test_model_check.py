@@ -1,4 +1,4 @@
-"""What `stagebus models check` finds out, at the demo model and at servers that take less."""
+"""`stagebus models check` against the demo model and against servers that support less."""
 
 import sys
 from pathlib import Path
@@ -18,14 +18,14 @@ ANSWER = (
 )
 
 
-async def find(url: str, **entry: object) -> list[model_check.ModelReport]:
+async def check(url: str, **entry: object) -> list[model_check.ModelReport]:
     file = {"providers": {"p": {"base_url": f"{url}/v1", "models": ["m"], **entry}}}
     providers = Providers(ProvidersFile.model_validate(file), "m")
-    return await model_check.check_all(ModelClient(Settings(), providers), model_check.routes_of(providers, []))
+    return await model_check.check_models(ModelClient(Settings(), providers), model_check.find_routes(providers, []))
 
 
-def test_command_tells_of_the_demo_in_a_table(demo_url: str, tmp_path: Path, monkeypatch, capsys) -> None:
-    """The demo does as the file says; a model that is down makes the exit code 1, and says so."""
+def test_models_check_prints_a_table(demo_url: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    """The demo behaves as the file says. A model that is down is reported and makes the exit code 1."""
     models = '[{ name = "demo", id = "demo:delay_ms=0" }, { name = "gone", id = "demo:status=503" }]'
     (tmp_path / "p.toml").write_text(f'[providers.demo]\nbase_url = "{demo_url}/v1"\nmodels = {models}')
     monkeypatch.setenv("STAGEBUS_PROVIDERS", str(tmp_path / "p.toml"))
@@ -41,15 +41,15 @@ def test_command_tells_of_the_demo_in_a_table(demo_url: str, tmp_path: Path, mon
     assert "gone   demo      no: the model's provider answered 503" in shown[1][2]
 
 
-async def test_what_the_file_should_say_is_said(byte_server) -> None:
-    """It takes whatever it is sent, counts no tokens, and calls no tool."""
-    (finding,) = await find(await byte_server.serve(ANSWER))
+async def test_models_check_reports_corrections_for_the_file(byte_server) -> None:
+    """The server accepts any request, counts no tokens and calls no tool."""
+    (report,) = await check(await byte_server.serve(ANSWER))
 
-    assert finding.row()[3:] == ("no", "no calls", "no", "max_tokens")
-    assert list(finding.contradictions()) == ['tools = "prompted" or "none", as it called no tool']
+    assert report.row()[3:] == ("no", "no calls", "no", "max_tokens")
+    assert list(report.corrections()) == ['tools = "prompted" or "none", as it called no tool']
 
 
-async def test_other_ways_are_tried_where_the_file_s_is_rejected(monkeypatch) -> None:
+async def test_models_check_tries_other_parameters_after_a_rejection(monkeypatch) -> None:
     file = {"providers": {"p": {"base_url": "http://127.0.0.1:1/v1", "models": ["m"], "tools": "none"}}}
     providers = Providers(ProvidersFile.model_validate(file))
     model = ModelClient(Settings(), providers)
@@ -63,16 +63,16 @@ async def test_other_ways_are_tried_where_the_file_s_is_rejected(monkeypatch) ->
         yield {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]}
 
     monkeypatch.setattr(model, "stream", stream)
-    finding = await model_check.check(model, providers.routes("m")[0])
+    report = await model_check.check_model(model, providers.routes("m")[0])
 
     assert tried[:4] == [(True, True), (True, False), (False, True), (False, False)]
-    assert list(finding.contradictions()) == [
+    assert list(report.corrections()) == [
         'max_tokens_parameter = "max_completion_tokens", as it rejects "max_tokens"',
         "stream_options = false, as it rejects true",
     ]
 
 
-async def test_model_that_rejects_everything_is_no_answer(byte_server) -> None:
-    (finding,) = await find(await byte_server.serve(REFUSAL))
+async def test_models_check_reports_a_model_that_rejects_everything(byte_server) -> None:
+    (report,) = await check(await byte_server.serve(REFUSAL))
 
-    assert finding.row() == ("m", "p", "no: the model's provider answered 400: bad request")
+    assert report.row() == ("m", "p", "no: the model's provider answered 400: bad request")
