@@ -17,6 +17,7 @@ from tests.support.fault_tools import TOOLS
 from tests.support.pseudo_terminal import PseudoTerminal
 from tests.support.strict_client import StrictClient, get_run, post_run
 from tests.support.system import System
+from tests.support.waiting import until_equal
 
 pytestmark = [pytest.mark.faults, pytest.mark.asyncio(loop_scope="module")]
 
@@ -43,10 +44,14 @@ def paying(n: int) -> dict[str, Any]:
 
 
 async def until_parked(system: System, run_id: str) -> dict[str, Any]:
-    """The run, once it waits for a person."""
-    async with asyncio.timeout(20):
-        while (run := await get_run(system.url, run_id))["status"] != "parked":
-            await asyncio.sleep(0.02)
+    """Waits until the run is parked and returns it."""
+    run: dict[str, Any] = {}
+
+    async def status() -> str:
+        run.update(await get_run(system.url, run_id))
+        return str(run["status"])
+
+    await until_equal(status, "parked", timeout_s=20)
     return run
 
 
@@ -161,9 +166,7 @@ async def test_parked_run_is_cancelled_at_once_and_leaves_nothing_in_the_queue(s
 
     assert names[-1] == "cancel"
     assert (await decide(system.url, run_id, APPROVE)).json()["code"] == "run_ended"
-    async with asyncio.timeout(10):
-        while await system.redis.zscore(keys.QUEUE, run_id) is not None:
-            await asyncio.sleep(0.05)
+    await until_equal(lambda: system.redis.zscore(keys.QUEUE, run_id), None)
 
 
 async def test_decision_that_rang_in_vain_is_found_by_the_poll(system: System) -> None:

@@ -13,6 +13,7 @@ from tests.support import snapshots
 from tests.support.proxy import Proxy
 from tests.support.strict_client import StrictClient, get_run, post_run
 from tests.support.system import System
+from tests.support.waiting import until_equal
 
 pytestmark = [pytest.mark.faults, pytest.mark.asyncio(loop_scope="module")]
 
@@ -32,9 +33,8 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Syst
 async def system(shared: System) -> AsyncIterator[System]:
     """Two gateways and two workers, which each test leaves sound: nothing is active, and no key of a run is immortal."""
     yield shared
-    async with asyncio.timeout(5):
-        while await shared.redis.zcard(keys.ACTIVE) or await shared.redis.zcard(keys.QUEUE):
-            await asyncio.sleep(0.02)
+    await until_equal(lambda: shared.redis.zcard(keys.ACTIVE), 0)
+    await until_equal(lambda: shared.redis.zcard(keys.QUEUE), 0)
     immortal = [key async for key in shared.redis.scan_iter("sb:run:*") if await shared.redis.ttl(key) == -1]
     assert immortal == []
 

@@ -6,9 +6,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.processes import children_of, is_alive, until
+from tests.support.processes import children_of, is_alive
 from tests.support.strict_client import StrictClient, post_run
 from tests.support.system import ROOT
+from tests.support.waiting import until
 
 TOOLS = f"""
 [mcp.ref]

@@ -13,10 +13,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.processes import children_of, is_alive, until
+from tests.support.processes import children_of, is_alive
 from tests.support.shell import ROOT, blocks, need, type_in
 from tests.support.strict_client import StrictClient, get_run, post_run
 from tests.support.system import Process
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.faults
 

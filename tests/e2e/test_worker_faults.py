@@ -18,6 +18,7 @@ from tests.support.fault_tools import TOOLS
 from tests.support.proxy import Proxy
 from tests.support.strict_client import StrictClient, cancel_run, get_run, post_run
 from tests.support.system import Process, System
+from tests.support.waiting import until, until_equal
 
 pytestmark = [pytest.mark.faults, pytest.mark.asyncio(loop_scope="module")]
 
@@ -139,9 +140,12 @@ async def test_frozen_worker_is_fenced_and_stays_useful(system: System) -> None:
     await other.terminate()
     second = await StrictClient(system.urls, await post_run(system.url, {"user_prompt": "hello"})).follow()
     assert second.names()[-1] == "done", "the worker that was frozen carries it out"
-    async with httpx.AsyncClient() as http, asyncio.timeout(5):
-        while (await http.get(f"{system.demo_url}/demo/stats")).json()["open_streams"]:
-            await asyncio.sleep(0.02)
+    async with httpx.AsyncClient() as http:
+
+        async def open_streams() -> int:
+            return int((await http.get(f"{system.demo_url}/demo/stats")).json()["open_streams"])
+
+        await until_equal(open_streams, 0)
     other.start()
     await other.ready("is ready for")
 
@@ -150,9 +154,7 @@ async def test_once_only_tool_is_not_run_twice(system: System, noted: Noted) -> 
     run_id = await post_run(system.url, call("demo:delay_ms=1", ("pay", {"n": 7, "seconds": 30})))
     client = StrictClient(system.urls, run_id)
     following = asyncio.create_task(client.follow())
-    async with asyncio.timeout(10):
-        while "pay 7" not in noted():
-            await asyncio.sleep(0.02)
+    await until(lambda: "pay 7" in noted())
     holder = await system.holder_of(run_id)
     await holder.kill()
     holder.start()
@@ -171,12 +173,8 @@ async def test_run_that_kills_its_workers_is_given_up(system: System, noted: Not
     client = StrictClient(system.urls, run_id)
     following = asyncio.create_task(client.follow())
     for deaths in range(1, 4):
-        async with asyncio.timeout(15):
-            while noted().count("poison") < deaths:
-                await asyncio.sleep(0.02)
-        async with asyncio.timeout(5):
-            while not (dead := [worker for worker in system.workers if not worker.is_running]):
-                await asyncio.sleep(0.02)
+        await until_equal(lambda: noted().count("poison"), deaths)
+        dead = await until(lambda: [worker for worker in system.workers if not worker.is_running])
         dead[0].start()
     await following
 
@@ -329,9 +327,7 @@ async def test_worker_killed_between_an_append_and_its_reply(unattended: System)
             following = asyncio.create_task(client.follow())
             await client.until(has("tool_completion_chunk", "extraction", 5))
             proxy.drop_replies = True
-            async with asyncio.timeout(5):
-                while not proxy.dropped:
-                    await asyncio.sleep(0.001)
+            await until(lambda: proxy.dropped)
         async with one_worker(system):
             await following
 
@@ -353,9 +349,7 @@ async def test_rolling_restart_loses_nothing_and_pauses_nobody_for_long(patient:
                 await clients[-1].follow()
 
     lanes = [asyncio.create_task(keep_running()) for _ in range(10)]
-    async with asyncio.timeout(10):
-        while len(clients) < 10:
-            await asyncio.sleep(0.02)
+    await until(lambda: len(clients) >= 10)
     for index, worker in enumerate(system.workers):
         assert await worker.terminate() == 0
         worker.start()

@@ -1,6 +1,5 @@
 """What relaying and replaying ask of Redis, counted by the server: nothing for a live event, and few pages for old ones."""
 
-import asyncio
 import math
 from collections.abc import Callable
 
@@ -12,6 +11,7 @@ from tests.gateway.conftest import Watcher
 from tests.support import runs_by_hand
 from tests.support.redis_calls import calls, sent
 from tests.support.runs_by_hand import RunByHand
+from tests.support.waiting import until
 
 Watch = Callable[..., Watcher]
 
@@ -29,9 +29,7 @@ async def test_live_events_ask_redis_nothing(redis: Redis, hub: Hub, watch: Watc
         await run.say("the stage begins")
     for watcher in watchers:
         await watcher.until(lambda w: len(w.sequences) == 2)
-    async with asyncio.timeout(5):
-        while not all(stream.subscription.is_live for stream in hub._all_streams()):
-            await asyncio.sleep(0.01)
+    await until(lambda: all(stream.subscription.is_live for stream in hub._all_streams()))
 
     before = await calls(redis)
     for number in range(LIVE_EVENTS):

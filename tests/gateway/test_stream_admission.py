@@ -10,6 +10,7 @@ from starlette.types import Message
 
 from stagebus.shared.storage import keys
 from tests.support.runs_by_hand import RunByHand
+from tests.support.waiting import until_equal
 
 SOON_S = 5.0
 RETRY_LATER = b"retry: 5000\n\n"
@@ -48,8 +49,6 @@ async def test_stream_slot_is_released_when_the_client_disconnects(
         assert first != RETRY_LATER
         async with open_stream(app, run) as second:
             assert second == RETRY_LATER, "the one slot is taken"
-    async with asyncio.timeout(SOON_S):
-        while await redis.exists(keys.streams("default")):
-            await asyncio.sleep(0.01)
+    await until_equal(lambda: redis.exists(keys.streams("default")), 0)
     async with open_stream(app, run) as third:
         assert third != RETRY_LATER

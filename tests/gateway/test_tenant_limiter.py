@@ -20,6 +20,7 @@ from stagebus.shared.store import quotas
 from stagebus.shared.store.quotas import StreamsVerdict
 from tests.gateway.conftest import ClientOf
 from tests.support.runs_by_hand import RunByHand
+from tests.support.waiting import until
 
 STREAM = {"Accept": "text/event-stream"}
 
@@ -194,10 +195,8 @@ async def test_stream_counts_are_reported_periodically(redis: Redis, monkeypatch
     limiter = TenantLimiter(redis, TenantLimits(streams_open=5))
     await limiter.start()
     await limiter.begin_stream("t")
-    async with asyncio.timeout(5):
-        await redis.delete(keys.streams("t"))
-        while not await redis.exists(keys.streams("t")):
-            await asyncio.sleep(0.01)
+    await redis.delete(keys.streams("t"))
+    await until(lambda: redis.exists(keys.streams("t")))
     await limiter.stop()
 
 

@@ -1,8 +1,5 @@
 """Looks at real processes, for tests that start and kill them."""
 
-import asyncio
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 
@@ -32,11 +29,3 @@ def children_of(parent: int) -> dict[int, str]:
             except (FileNotFoundError, ProcessLookupError):
                 continue
     return found
-
-
-async def until(condition: Callable[[], object], timeout_s: float = 15) -> None:
-    """Wait for a condition that other processes bring about."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition does not come true"
-        await asyncio.sleep(0.02)

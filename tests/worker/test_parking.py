@@ -23,6 +23,7 @@ from stagebus.worker.stages.approval_gate import EXPIRED
 from stagebus.worker.tools.ask_user import ask_user
 from stagebus.worker.tools.registry import ToolRegistry
 from tests.support.runs_by_hand import queued
+from tests.support.waiting import until
 
 REQUEST = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "tools": ["ask_user"], "timeout_s": 60}
 CALL = {
@@ -70,9 +71,11 @@ async def park(redis: Redis, settings: Settings, runner: Runner) -> str:
 
 
 async def resume(redis: Redis, settings: Settings, runner: Runner, run_id: str) -> Outcome:
-    async with asyncio.timeout(10):
-        while run_id not in (await queue_scripts.list_due(redis, 10)).run_ids:
-            await asyncio.sleep(0.02)
+
+    async def is_due() -> bool:
+        return run_id in (await queue_scripts.list_due(redis, 10)).run_ids
+
+    await until(is_due)
     assert await queue_scripts.acquire(redis, run_id, "token", settings.lease_s)
     return await asyncio.wait_for(runner.run(run_id, "token"), 10)
 
@@ -148,11 +151,10 @@ class BusyModel(AskingModel):
 
 
 async def until_logged(redis: Redis, run_id: str, name: bytes) -> None:
-    for _ in range(500):
-        if name in [event.event for event in (await log_reader.read_page(redis, run_id, START, 100)).events]:
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError(f"no {name.decode()}")
+    async def is_logged() -> bool:
+        return name in [event.event for event in (await log_reader.read_page(redis, run_id, START, 100)).events]
+
+    await until(is_logged)
 
 
 @pytest.mark.parametrize("missed", ["before the channel was subscribed", "while pub/sub was away"])

@@ -22,6 +22,7 @@ from stagebus.shared.store.tool_catalog import ToolDescription
 from tests.gateway.conftest import keys_of_clients
 from tests.support import runs_by_hand
 from tests.support.runs_by_hand import RunByHand
+from tests.support.waiting import until
 
 HELLO = {"user_prompt": "Hello"}
 WEATHER = ToolDescription(name="get_weather", description="Says the weather.", parameters={"type": "object"})
@@ -152,11 +153,13 @@ async def test_tenant_with_enough_waiting_is_told_when_to_ask_again(api: httpx.A
 async def test_stream_of_the_new_run_itself(api: httpx.AsyncClient, redis: Redis) -> None:
     """From the first event to the last, which comes here by a cancel."""
     posted = asyncio.create_task(create(api, HELLO, Accept="text/event-stream"))
-    async with asyncio.timeout(5):
-        while not (runs := (await api.get("/runs")).json()["runs"]):
-            await asyncio.sleep(0.01)
-        await api.post(runs[0]["links"]["cancel"])
-        response = await posted
+
+    async def listed() -> list[Any]:
+        return (await api.get("/runs")).json()["runs"]
+
+    runs = await until(listed)
+    await api.post(runs[0]["links"]["cancel"])
+    response = await asyncio.wait_for(posted, 5)
 
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("text/event-stream")

@@ -20,6 +20,7 @@ from stagebus.shared.store import api_keys, revoked_tickets
 from tests.gateway.conftest import ClientOf
 from tests.support.redis_calls import calls
 from tests.support.runs_by_hand import RunByHand
+from tests.support.waiting import until
 
 READ = frozenset({Scope.RUNS_READ})
 
@@ -111,8 +112,7 @@ async def test_stream_of_a_revoked_key_ends_without_a_terminal_event(
     reading = asyncio.create_task(mine.get(f"/runs/{run_id}/events"))
     monitor = locked_app.state.gateway.auth.credential_monitor
     async with asyncio.timeout(10):
-        while not monitor.watched:
-            await asyncio.sleep(0.01)
+        await until(lambda: monitor.watched)
         (listed,) = await api_keys.list_keys(redis)
         await api_keys.revoke(redis, listed.key.key_id)
         await monitor.check()

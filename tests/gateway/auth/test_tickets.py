@@ -21,6 +21,7 @@ from tests.gateway.conftest import ClientOf, client
 from tests.support.fake_time import FakeTime
 from tests.support.redis_calls import calls
 from tests.support.runs_by_hand import RunByHand
+from tests.support.waiting import until
 
 HELLO = {"user_prompt": "Hello"}
 JSON = {"Accept": "application/json"}
@@ -128,8 +129,7 @@ async def test_open_stream_ends_when_its_ticket_is_revoked(locked_app: Starlette
     made = (await mine.post(f"/runs/{run_id}/ticket")).json()
     async with client(locked_app) as guest, asyncio.timeout(10):
         reading = asyncio.create_task(guest.get(made["links"]["events"]))
-        while not locked_app.state.gateway.auth.credential_monitor.watched:
-            await asyncio.sleep(0.01)
+        await until(lambda: locked_app.state.gateway.auth.credential_monitor.watched)
         await mine.delete(f"/runs/{run_id}/ticket/{made['id']}")
         response = await reading
 

@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from stagebus.gateway.server.prefork import bind_shared
 from stagebus.shared.errors import ChildFailed
 from stagebus.shared.log import sse
 from tests.support.system import Process
+from tests.support.waiting import until
 
 WORKERS = 2
 STREAMS = 12
@@ -25,12 +25,6 @@ SOON_S = 20.0
 
 def children_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(SOON_S):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 def connections_of(pid: int) -> int:

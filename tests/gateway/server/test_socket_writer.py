@@ -6,7 +6,6 @@ import socket
 import tracemalloc
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -23,6 +22,7 @@ from stagebus.shared.config.settings import Settings
 from stagebus.shared.log import log_reader
 from stagebus.shared.observability.logging import fields_of
 from tests.support.runs_by_hand import RunByHand
+from tests.support.waiting import until, until_equal
 
 SOON_S = 10.0
 STREAM_MAX_BYTES = 16 * 2**10
@@ -42,9 +42,7 @@ async def address(app: Starlette, settings: Settings) -> AsyncIterator[tuple[str
     server.close()
     for connection in list(state.connections):
         connection.transport.abort()
-    async with asyncio.timeout(SOON_S):
-        while state.tasks:
-            await asyncio.sleep(0.01)
+    await until_equal(lambda: len(state.tasks), 0)
 
 
 @pytest.fixture
@@ -100,12 +98,6 @@ def connect(address: tuple[str, int]) -> Iterator[Connect]:
 
 def events_of(run: RunByHand) -> str:
     return f"/runs/{run.run_id}/events"
-
-
-async def until_open(hub: Hub, count: int) -> None:
-    async with asyncio.timeout(SOON_S):
-        while hub.open_streams != count:
-            await asyncio.sleep(0.01)
 
 
 async def test_client_of_http_1_0_gets_the_stream_without_chunks_until_the_connection_ends(
@@ -180,10 +172,7 @@ async def test_stream_is_reported_when_it_is_over(
     await browser.until(b"event: run_queued")
     assert not caplog.records
     browser.socket.close()
-    async with asyncio.timeout(SOON_S):
-        while not (lines := [record for record in caplog.records if record.name == "stagebus.access"]):
-            await asyncio.sleep(0.01)
-    (line,) = lines
+    (line,) = await until(lambda: [record for record in caplog.records if record.name == "stagebus.access"])
     fields = fields_of(line)
 
     assert (fields["method"], fields["path"], fields["status"]) == ("GET", events_of(run), 200)
@@ -227,7 +216,7 @@ async def test_client_that_disconnects_before_its_stream_begins_leaves_no_stream
         may_answer.set()
         await closed.wait()
 
-    await until_open(hub, 0)
+    await until_equal(lambda: hub.open_streams, 0)
 
 
 def _and_then(first: Callable[[Any], None], then: Callable[[], None]) -> Callable[[Any], None]:
@@ -247,18 +236,13 @@ async def test_stream_that_ended_leaves_nothing_to_the_garbage_collector(
     await browser.until(b"event: run_queued")
     (stream,) = hub._all_streams()
     held = [weakref.ref(held) for held in (stream.writer._protocol, stream.writer)]
-    writer_type = type(stream.writer)
     del stream
     gc.collect()
     gc.disable()
     try:
         browser.socket.close()
-        await until_open(hub, 0)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(SOON_S):
-                while any(ref() is not None for ref in held):
-                    await asyncio.sleep(0.01)
-        assert [ref() for ref in held] == [None, None], writer_type
+        await until_equal(lambda: hub.open_streams, 0)
+        await until_equal(lambda: [ref() for ref in held], [None, None])
     finally:
         gc.enable()
 
@@ -267,7 +251,7 @@ async def test_open_stream_takes_little_memory(connect: Connect, run: RunByHand,
     """Of Python's own; a client here is a bare socket."""
     first = connect()  # what is made once
     await first.ask(events_of(run))
-    await until_open(hub, 1)
+    await until_equal(lambda: hub.open_streams, 1)
     tracemalloc.start()
     try:
         gc.collect()
@@ -277,7 +261,7 @@ async def test_open_stream_takes_little_memory(connect: Connect, run: RunByHand,
             await browser.ask(events_of(run))
             await browser.until(b"event: run_queued")
             browser.received = b""
-        await until_open(hub, STREAMS + 1)
+        await until_equal(lambda: hub.open_streams, STREAMS + 1)
         gc.collect()
         after, _ = tracemalloc.get_traced_memory()
     finally:

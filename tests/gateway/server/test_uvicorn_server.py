@@ -1,6 +1,5 @@
 """Real processes: what a signal does to a gateway and to its streams."""
 
-import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
@@ -12,6 +11,7 @@ from redis.asyncio import Redis
 
 from stagebus.shared.log import sse
 from tests.support.system import Process
+from tests.support.waiting import until_equal
 
 Start = Callable[..., Process]
 
@@ -45,6 +45,10 @@ async def create(http: httpx.AsyncClient) -> str:
     return f"/runs/{response.json()['id']}/events"
 
 
+async def readiness(http: httpx.AsyncClient) -> int:
+    return (await http.get("/readyz")).status_code
+
+
 async def read_until_end(stream: httpx.Response, at_first_event: Callable[[], None] = lambda: None) -> list[str]:
     body, parts = b"", stream.aiter_bytes()
     while b"event: " not in body:
@@ -69,9 +73,7 @@ async def test_drain_shows_in_readiness_before_streams_end(start: Start) -> None
         http.stream("GET", await create(http)) as stream,
     ):
         process.signal(signal.SIGTERM)
-        async with asyncio.timeout(0.9):
-            while (await http.get("/readyz")).status_code == 200:
-                await asyncio.sleep(0.01)
+        await until_equal(lambda: readiness(http), 503, timeout_s=0.9)
         still_serves = (await http.get("/healthz")).status_code
         events = await read_until_end(stream)
     await process.wait()
@@ -84,9 +86,7 @@ async def test_second_signal_skips_the_wait(start: Start) -> None:
     process = start(delay_s=60)
     async with httpx.AsyncClient(base_url=await process.ready()) as http:
         process.signal(signal.SIGTERM)
-        async with asyncio.timeout(5):
-            while (await http.get("/readyz")).status_code == 200:
-                await asyncio.sleep(0.01)
+        await until_equal(lambda: readiness(http), 503)
     process.signal(signal.SIGTERM)
 
     await process.wait(timeout_s=5)

@@ -1,6 +1,5 @@
 """The hub against a real server: log, then live, and every way to miss a message."""
 
-import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from types import SimpleNamespace
@@ -16,7 +15,9 @@ from stagebus.shared.domain.cursor import EventId
 from stagebus.shared.storage import keys, run_scripts
 from tests.gateway.conftest import Watcher
 from tests.support import runs_by_hand, snapshots
+from tests.support.redis_calls import subscriber_count
 from tests.support.runs_by_hand import RunByHand
+from tests.support.waiting import until_equal
 
 Watch = Callable[..., Watcher]
 
@@ -275,9 +276,7 @@ async def test_last_stream_of_a_run_unsubscribes_it(redis: Redis, hub: Hub, run:
     await watcher.until(lambda w: len(w.frames) == 1)
     await watcher.stop()
 
-    async with asyncio.timeout(5):
-        while (await redis.pubsub_numsub(keys.live(run.run_id)))[0][1]:
-            await asyncio.sleep(0.01)
+    await until_equal(lambda: subscriber_count(redis, keys.live(run.run_id)), 0)
 
 
 @pytest.mark.parametrize("cuts", [1, 3])

@@ -15,7 +15,9 @@ from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.cursor import START
 from stagebus.shared.log import sse
 from stagebus.shared.storage import keys
+from tests.support.redis_calls import subscriber_count
 from tests.support.runs_by_hand import RunByHand
+from tests.support.waiting import until_equal
 
 SOON_S = 5.0
 
@@ -117,9 +119,7 @@ async def test_client_that_disconnects_releases_its_stream(redis: Redis, hub: Hu
         await server.until_end()
 
         assert (admission.left, hub.open_streams) == (1, 0)
-        async with asyncio.timeout(SOON_S):
-            while (await redis.pubsub_numsub(keys.live(run.run_id)))[0][1]:
-                await asyncio.sleep(0.01)
+        await until_equal(lambda: subscriber_count(redis, keys.live(run.run_id)), 0)
 
 
 async def test_quiet_stream_gets_the_hub_s_pings_and_no_others(quick_hub: Hub, run: RunByHand) -> None:

@@ -11,7 +11,8 @@ import pytest
 from stagebus.shared.errors import ChildFailed
 from stagebus.shared.local import process as child_module
 from stagebus.shared.local.process import Child, ChildSpec
-from tests.support.processes import is_alive, until
+from tests.support.processes import is_alive
+from tests.support.waiting import until
 
 READY = re.compile(r"^ready at (\S+)$")
 

@@ -14,7 +14,8 @@ from stagebus.shared.errors import ChildFailed
 from stagebus.shared.local import supervisor as supervisor_module
 from stagebus.shared.local.process import ChildSpec
 from stagebus.shared.local.supervisor import DEMO_TOOL, Supervisor, demo_environment, describe_exit, page_address
-from tests.support.processes import is_alive, until
+from tests.support.processes import is_alive
+from tests.support.waiting import until
 
 # It leaves once the pipe that it is given has a line for it.
 SERVE = """

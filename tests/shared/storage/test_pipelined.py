@@ -12,6 +12,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from stagebus.shared.storage.pipelined import PipelinedConnection
 from stagebus.shared.storage.raw_connection import RedisProtocol
+from tests.support.waiting import until_equal
 
 ECHO = "return ARGV[1]"
 WAIT_MS = 600
@@ -117,9 +118,7 @@ async def test_a_cut_is_heard_and_the_next_command_opens_anew(redis: Redis, line
 async def test_a_connection_closed_by_the_server_is_opened_again(redis: Redis, line: PipelinedConnection) -> None:
     await evaluate(line, ECHO, 0, "open")
     await redis.client_kill_filter(_type="normal", skipme=True)
-    async with asyncio.timeout(5):
-        while line._wire is not None:
-            await asyncio.sleep(0.01)
+    await until_equal(lambda: line._wire, None)
 
     assert await evaluate(line, ECHO, 0, "again") == b"again"
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
@@ -14,6 +14,7 @@ from stagebus.shared.config.settings import Settings
 from stagebus.shared.storage import pubsub, redis_client
 from stagebus.shared.storage.pubsub import Channels
 from tests.support.proxy import Proxy
+from tests.support.waiting import until, until_equal
 
 
 class Listener:
@@ -35,12 +36,6 @@ class Listener:
         """The server's name for the one connection that listens."""
         (connection,) = [c for c in await self.redis.client_list(_type="pubsub") if int(c["sub"])]
         return connection["id"]
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 async def subscribers(redis: Redis, channel: str) -> int:
@@ -85,9 +80,7 @@ async def test_each_handler_hears_its_own_channel_until_it_is_unsubscribed(redis
     await listener.subscribe("b")
     await listener.channels.unsubscribe("a")
     await listener.channels.unsubscribe("a")
-    async with asyncio.timeout(5):
-        while await subscribers(redis, "a"):
-            await asyncio.sleep(0.005)
+    await until_equal(lambda: subscribers(redis, "a"), 0)
     await redis.publish("a", b"1")
     await redis.publish("b", b"\x00\xff")
 
@@ -200,9 +193,7 @@ async def test_stop_ends_promptly_and_leaves_nothing(redis: Redis) -> None:
     await asyncio.wait_for(listener.channels.stop(), 2)
 
     assert asyncio.all_tasks() == others
-    async with asyncio.timeout(5):
-        while await redis.client_list(_type="pubsub"):
-            await asyncio.sleep(0.005)
+    await until_equal(lambda: redis.client_list(_type="pubsub"), [])
 
 
 @pytest.mark.parametrize("trouble", ["refuses", "hangs"])

@@ -1,7 +1,5 @@
 """The log protocol's scripts against a real server."""
 
-import asyncio
-
 import pytest
 from redis.asyncio import Redis
 
@@ -12,6 +10,7 @@ from stagebus.shared.errors import Fenced, RunEnded
 from stagebus.shared.log import live_batch, log_reader, sse
 from stagebus.shared.storage import keys, queue_scripts, run_scripts
 from stagebus.shared.storage.run_scripts import AppendResult, Claim, LogEntry, TerminalState
+from tests.support.waiting import until
 
 TTL_S = 600
 DONE = TerminalState(RunStatus.SUCCEEDED, retention_s=60)
@@ -202,9 +201,7 @@ async def test_taken_job_is_not_due_until_its_lease_runs_out(redis: Redis, queue
     assert 0 < due.next_ms <= 200
     assert not await queue_scripts.acquire(redis, queued, "t2", lease_s=1)
 
-    async with asyncio.timeout(5):
-        while not await queue_scripts.acquire(redis, queued, "t2", lease_s=1):
-            await asyncio.sleep(0.02)
+    await until(lambda: queue_scripts.acquire(redis, queued, "t2", lease_s=1))
     assert not await queue_scripts.acquire(redis, queued, "t1", lease_s=1), "the first holder has lost it"
 
 

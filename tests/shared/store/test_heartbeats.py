@@ -9,21 +9,16 @@ from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage import keys
 from stagebus.shared.store import heartbeats
 from stagebus.shared.store.heartbeats import Heartbeat, read_present
+from tests.support.waiting import until_equal
 
 
 async def names(redis: Redis) -> list[str]:
     return [present.name for present in await read_present(redis, keys.WORKERS)]
 
 
-async def until_heard(redis: Redis, name: str) -> None:
-    async with asyncio.timeout(5):
-        while name not in await names(redis):
-            await asyncio.sleep(0.01)
-
-
 async def test_process_is_there_until_it_goes(redis: Redis) -> None:
     saying = asyncio.create_task(Heartbeat(redis, keys.WORKERS, "w", lambda: {"n": 1}).say_forever())
-    await until_heard(redis, "w")
+    await until_equal(lambda: names(redis), ["w"])
     (present,) = await read_present(redis, keys.WORKERS)
     assert (present.name, present.state) == ("w", {"n": 1})
     assert 0 <= present.seen_ms_ago < 5_000
@@ -37,7 +32,7 @@ async def test_what_a_process_cannot_say_once_it_says_later(redis: Redis, monkey
     monkeypatch.setattr(heartbeats, "SAY_S", 0.01)
     states = iter([{"n": object()}])
     saying = asyncio.create_task(Heartbeat(redis, keys.WORKERS, "w", lambda: next(states, {})).say_forever())
-    await until_heard(redis, "w")
+    await until_equal(lambda: names(redis), ["w"])
     await cancel_and_wait(saying)
 
 

@@ -14,6 +14,8 @@ from stagebus.shared.store import run_queue
 from stagebus.worker.execution import doorbell as doorbell_module
 from stagebus.worker.execution.doorbell import Doorbell
 from tests.support.proxy import Proxy
+from tests.support.redis_calls import blocked_client_count
+from tests.support.waiting import until_equal
 
 
 @pytest.fixture
@@ -24,10 +26,7 @@ async def bell(redis: Redis) -> AsyncIterator[Doorbell]:
 
 
 async def until_waiting(redis: Redis, count: int) -> None:
-    """Wait until so many clients are blocked at the server."""
-    async with asyncio.timeout(5):
-        while (await redis.info("clients"))["blocked_clients"] != count:
-            await asyncio.sleep(0.005)
+    await until_equal(lambda: blocked_client_count(redis), count)
 
 
 async def test_one_ring_wakes_one_of_two(redis: Redis, bell: Doorbell) -> None:
@@ -85,9 +84,10 @@ async def test_closed_bell_leaves_no_connection(redis: Redis) -> None:
     await bell.wait(0.01)
     await bell.close()
 
-    async with asyncio.timeout(5):
-        while len(await redis.client_list()) > before:
-            await asyncio.sleep(0.005)
+    async def connections() -> int:
+        return len(await redis.client_list())
+
+    await until_equal(connections, before)
 
 
 # --- Redis is away -----------------------------------------------------------

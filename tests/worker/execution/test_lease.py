@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from urllib.parse import urlsplit
 
 import pytest
@@ -20,6 +20,7 @@ from stagebus.worker.execution.lease import HeldLease, LeaseKeeper
 from tests.support import runs_by_hand
 from tests.support.proxy import Proxy
 from tests.support.runs_by_hand import TTL_S, RunByHand
+from tests.support.waiting import until
 
 LEASE_S = 0.6
 Keep = Callable[..., LeaseKeeper]
@@ -104,12 +105,6 @@ async def keeper(keep: Keep) -> LeaseKeeper:
 def watch(redis_url: str) -> blocking_redis.Redis:
     """A client for a test that keeps the event loop busy."""
     return blocking_redis.Redis.from_url(redis_url)
-
-
-async def until(condition: Callable[[], Awaitable[object]], timeout_s: float = 10) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not await condition():
-            await asyncio.sleep(0.01)
 
 
 async def test_held_lease_outlives_its_length_and_a_dropped_one_does_not(

@@ -15,7 +15,8 @@ from stagebus.shared.store import parking, run_queue, run_store
 from stagebus.worker.execution.leased_worker import LeasedWorker
 from stagebus.worker.execution.runner import Outcome
 from stagebus.worker.stages.approval_gate import Parked
-from tests.support.redis_calls import calls
+from tests.support.redis_calls import blocked_client_count, calls
+from tests.support.waiting import until
 
 
 class Works:
@@ -102,9 +103,7 @@ async def test_run_that_the_bell_rang_for_is_taken_with_one_look(
     work(2)
     await create(redis, settings)
     await works.until_begun(1)
-    async with asyncio.timeout(5):
-        while not (await redis.info("clients"))["blocked_clients"]:
-            await asyncio.sleep(0.005)
+    await until(lambda: blocked_client_count(redis))
     before = await calls(redis)
     await create(redis, settings)
     await works.until_begun(2)
@@ -177,9 +176,11 @@ async def test_run_whose_taking_was_cut_by_the_drain_waits_for_no_lease(
     worker._draining.set()
     await asyncio.sleep(0)
     goes_on.set()
-    async with asyncio.timeout(settings.lease_s / 2):
-        while run_id not in (await queue_scripts.list_due(redis, 1)).run_ids:
-            await asyncio.sleep(0.01)
+
+    async def is_due() -> bool:
+        return run_id in (await queue_scripts.list_due(redis, 1)).run_ids
+
+    await until(is_due, settings.lease_s / 2)
 
     assert works.begun == []
     assert not await redis.exists(keys.lease(run_id))
@@ -192,9 +193,7 @@ async def test_run_whose_taking_was_answered_to_nobody_is_begun_by_who_took_it(
     break_off(monkeypatch, queue_scripts, "acquire", carried_out=[True])
     work(2)
     run_id = await create(redis, settings)
-    async with asyncio.timeout(10):
-        while not (token := await redis.get(keys.lease(run_id))):
-            await asyncio.sleep(0.01)
+    token = await until(lambda: redis.get(keys.lease(run_id)))
     await works.until_begun(1)
 
     assert works.begun == [run_id]

@@ -27,6 +27,7 @@ from stagebus.worker.tools.sources import SourcedTool
 from stagebus.worker.tools.tool_context import ToolContext
 from tests.support.runs_by_hand import queued
 from tests.support.scripted_model import ScriptedModel, providers_of
+from tests.support.waiting import until, until_equal
 
 REQUEST = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "tools": [], "timeout_s": 60}
 ANSWER = {"choices": [{"index": 0, "delta": {"content": "hello"}, "finish_reason": "stop"}]}
@@ -139,9 +140,7 @@ async def late(runner: Runner, settings: Settings) -> AsyncIterator[LateSource]:
 
 
 async def begun(redis: Redis, run_id: str) -> None:
-    async with asyncio.timeout(10):
-        while await names(redis, run_id) != ["run_queued", "run_started"]:
-            await asyncio.sleep(0.01)
+    await until_equal(lambda: names(redis, run_id), ["run_queued", "run_started"])
 
 
 @pytest.mark.parametrize(("given", "end"), [(["late__one"], "done"), (["late__other"], "error"), ([], "error")])
@@ -294,9 +293,11 @@ async def test_run_whose_log_loses_a_part_at_work_has_one_end_and_nothing_twice(
     model.may_answer.clear()
     run_id = await queued(redis, settings, REQUEST)
     running = asyncio.create_task(runner.run(run_id, "token"))
-    async with asyncio.timeout(10):
-        while "stage_started" not in await names(redis, run_id):
-            await asyncio.sleep(0.01)
+
+    async def is_started() -> bool:
+        return "stage_started" in await names(redis, run_id)
+
+    await until(is_started)
     await spoil(redis, run_id, part, is_deleted=is_deleted)
     model.may_answer.set()
     await asyncio.wait_for(running, 20)

@@ -14,6 +14,8 @@ from stagebus.shared.storage.pubsub import Channels
 from stagebus.shared.store import provider_slots
 from stagebus.worker.model import provider_limiter as waiting
 from stagebus.worker.model.provider_limiter import ProviderLimiter
+from tests.support.redis_calls import subscriber_count
+from tests.support.waiting import until, until_equal
 
 Worker = Callable[[], ProviderLimiter]
 
@@ -35,9 +37,8 @@ async def worker(redis: Redis) -> AsyncIterator[Worker]:
         for one in channels:
             await one.start()
             ends.push_async_callback(one.stop)
-            async with asyncio.timeout(5):
-                while not one.is_connected:  # a connection whose opening is cancelled stays open
-                    await asyncio.sleep(0.005)
+            # A connection whose opening is cancelled stays open.
+            await until(lambda one=one: one.is_connected)
 
         def start() -> ProviderLimiter:
             made = ProviderLimiter(redis, unused.pop())
@@ -54,9 +55,7 @@ async def enter(redis: Redis, token: str, held_max: int = 0, minute_max: int = 0
 
 async def line(redis: Redis, length: int) -> None:
     """Return once so many wait in Redis."""
-    async with asyncio.timeout(5):
-        while await redis.zcard(keys.provider_slots("p")[1]) != length:
-            await asyncio.sleep(0.005)
+    await until_equal(lambda: redis.zcard(keys.provider_slots("p")[1]), length)
 
 
 async def test_no_more_than_the_limit_are_in_over_all_workers(redis: Redis, worker: Worker) -> None:
@@ -86,9 +85,7 @@ async def test_slot_that_comes_back_wakes_another_worker_before_its_poll(
         async with first.reserve("p", ONE):
             entering = asyncio.create_task(other.enter_async_context(second.reserve("p", ONE)))
             await line(redis, 1)
-            async with asyncio.timeout(5):
-                while (await redis.pubsub_numsub(keys.provider_freed("p")))[0][1] == 0:
-                    await asyncio.sleep(0.005)
+            await until(lambda: subscriber_count(redis, keys.provider_freed("p")))
             assert not entering.done()
         await asyncio.wait_for(entering, 5)
 
@@ -115,9 +112,7 @@ async def test_asking_again_is_harmless(redis: Redis) -> None:
 async def test_what_a_killed_worker_held_or_waited_for_comes_back(redis: Redis) -> None:
     assert await enter(redis, "killed", 1, slot_s=0.05) is None
     assert await enter(redis, "killed in the line", 1, seen_s=0.05) is not None
-    async with asyncio.timeout(5):
-        while await enter(redis, "next", 1) is not None:
-            await asyncio.sleep(0.01)
+    await until_equal(lambda: enter(redis, "next", 1), None)
 
 
 async def test_slot_is_kept_while_its_worker_lives(redis, worker, monkeypatch) -> None:
@@ -249,6 +244,4 @@ async def test_what_is_given_back_slowly_is_given_back_however_often_its_holder_
     goes_on.set()
     monkeypatch.setattr(provider_slots, script, really)
 
-    async with asyncio.timeout(5):
-        while await redis.exists(keys.provider_slots("p")[0], keys.provider_tokens("p")):
-            await asyncio.sleep(0.005)
+    await until_equal(lambda: redis.exists(keys.provider_slots("p")[0], keys.provider_tokens("p")), 0)

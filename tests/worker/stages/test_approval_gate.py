@@ -19,6 +19,7 @@ from stagebus.worker.stages.tools_stage import RoundLimits, tools_stage
 from stagebus.worker.tools.function_tool import tool
 from stagebus.worker.tools.registry import ToolRegistry
 from tests.support.person import Person
+from tests.support.waiting import until
 
 APPROVE, DENY = Decision(decision="approve"), Decision(decision="deny")
 WAIT_S = 60
@@ -226,12 +227,9 @@ async def test_decision_that_comes_while_another_call_runs_needs_no_parking(regi
     person = Person()
     stage = Stage(registry, [paying("1"), SLOW], person)
     working = asyncio.create_task(stage.attempt())
-    async with asyncio.timeout(5):
-        while "tool_call" not in stage.names():
-            await asyncio.sleep(0)
-        person.decide("1", APPROVE)
-        while not ran:
-            await asyncio.sleep(0)
+    await until(lambda: "tool_call" in stage.names())
+    person.decide("1", APPROVE)
+    await until(lambda: ran)
     lets_go.set()
 
     assert await asyncio.wait_for(working, 5) is None

@@ -5,6 +5,7 @@ import pytest
 
 from stagebus.worker.tools.call_progress import PROGRESS_INTERVAL_S, CallProgress, ProgressUpdate
 from stagebus.worker.tools.tool_context import PROGRESS_MESSAGE_MAX_CHARS, ToolContext
+from tests.support.waiting import until
 
 
 class Watched(CallProgress):
@@ -48,8 +49,7 @@ async def test_flood_from_a_thread_is_one_note_and_one_message() -> None:
 
     thread = threading.Thread(target=flood)
     thread.start()
-    while thread.is_alive():
-        await asyncio.sleep(0.01)
+    await until(lambda: not thread.is_alive(), timeout_s=60)
     assert len(progress.announced_at) <= 1
     assert progress.close() == ProgressUpdate("99999", None)
     progress.report("too late", None)

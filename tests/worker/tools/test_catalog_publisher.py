@@ -10,6 +10,7 @@ from stagebus.worker.tools.catalog_publisher import publish_forever
 from stagebus.worker.tools.function_tool import tool
 from stagebus.worker.tools.registry import ToolRegistry
 from stagebus.worker.tools.toolset import Toolset
+from tests.support.waiting import until_equal
 
 
 @pytest.fixture
@@ -24,9 +25,10 @@ async def publishing(redis):
 
 
 async def until_published(redis, *names):
-    async with asyncio.timeout(5):
-        while [tool.name for tool in await tool_catalog.read_tools(redis)] != list(names):
-            await asyncio.sleep(0.01)
+    async def published() -> list[str]:
+        return [tool.name for tool in await tool_catalog.read_tools(redis)]
+
+    await until_equal(published, list(names))
 
 
 async def test_tools_are_published_as_they_change(redis, publishing):

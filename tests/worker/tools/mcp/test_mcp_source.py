@@ -22,8 +22,9 @@ from stagebus.worker.tools.mcp.mcp_source import McpSource
 from stagebus.worker.tools.registry import ToolRegistry
 from stagebus.worker.tools.sources_file import McpEntry
 from stagebus.worker.tools.tool_context import ToolContext
-from tests.support.processes import children_of, is_alive, until
+from tests.support.processes import children_of, is_alive
 from tests.support.system import ROOT, free_port
+from tests.support.waiting import until, until_equal
 
 STDIO = {"command": sys.executable, "args": ["-m", "tests.support.mcp_server", "stdio"], "cwd": str(ROOT)}
 
@@ -70,6 +71,10 @@ async def connect(monkeypatch):
 
 async def call(registry: ToolRegistry, name: str, arguments: str = "{}", report=lambda *_: None):
     return await registry.get(f"ref__{name}").call(arguments, ToolContext(run_id="r", call_id="c", report=report))
+
+
+async def sum_of_one(registry: ToolRegistry):
+    return (await call(registry, "add", '{"a": 1}')).content
 
 
 @pytest.mark.usefixtures("age")
@@ -231,9 +236,7 @@ async def test_server_that_dies_in_a_call_gives_an_error_and_is_started_again(co
     assert away.is_error
     assert "not connected at the moment" in away.content
     assert registry.find("ref__add")  # still on offer
-    async with asyncio.timeout(10):
-        while (await call(registry, "add", '{"a": 1}')).content != "2":
-            await asyncio.sleep(0.02)
+    await until_equal(lambda: sum_of_one(registry), "2")
 
 
 async def test_server_that_is_down_at_the_start_is_found_when_it_is_up(connect, caplog):
@@ -249,9 +252,7 @@ async def test_server_that_is_down_at_the_start_is_found_when_it_is_up(connect, 
         process.wait()
         assert (await call(registry, "add", '{"a": 1}')).is_error
     with serving(port):
-        async with asyncio.timeout(10):
-            while (await call(registry, "add", '{"a": 1}')).content != "2":
-                await asyncio.sleep(0.02)
+        await until_equal(lambda: sum_of_one(registry), "2")
 
 
 @pytest.mark.parametrize(

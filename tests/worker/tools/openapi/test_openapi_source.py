@@ -3,7 +3,6 @@
 import asyncio
 import json
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,7 @@ from stagebus.worker.tools.openapi.openapi_source import OpenApiSource
 from stagebus.worker.tools.registry import ToolRegistry
 from stagebus.worker.tools.sources_file import OpenApiEntry
 from stagebus.worker.tools.tool_context import ToolContext
+from tests.support.waiting import block_until, until
 
 DOCUMENT = Path(__file__).parent / "petshop.yaml"
 SPECIAL = {
@@ -64,8 +64,7 @@ def url():
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    while not server.started:
-        time.sleep(0.005)
+    block_until(lambda: server.started)
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     server.should_exit = True
     thread.join()
@@ -318,9 +317,7 @@ async def test_no_surprise_in_a_document_is_the_end_of_asking_for_it(offer, url,
     monkeypatch.setattr(openapi_source.OpenApiSource, "_offer", fail)
     registry = await offer("listPets", document=f"{url}/petshop.yaml")
 
-    async with asyncio.timeout(5):
-        while not registry.names():
-            await asyncio.sleep(0.01)
+    await until(registry.names)
     assert caplog.text.count("no document") == 2
 
 
@@ -334,8 +331,7 @@ async def test_document_that_is_away_comes_later(offer, url, monkeypatch, caplog
 
     async with asyncio.timeout(5):
         await registry.changed.wait()
-        while not registry.names():
-            await asyncio.sleep(0.01)
+    await until(registry.names)
     assert "no OpenAPI document of version 3.0 or 3.1" in caplog.text
 
 
