@@ -25,7 +25,7 @@ async def measure() -> dict[str, Any]:
     """Measures with real processes for provider, workers, Redis, gateway and browsers."""
     async with lab.Lab() as place:
         await place.start_redis()
-        provider = await place.python("benchmarks.provider")
+        provider = await place.python("benchmarks.scripted_provider")
         place.use_provider(await provider.line_with("listening on ") + "/v1")
         gateway, url = await place.start_gateway()
         browsers = await place.python("benchmarks.browsers")

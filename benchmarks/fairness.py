@@ -23,7 +23,7 @@ async def measure() -> dict[str, Any]:
     """Uses one worker; the single run arrives when every slot is taken by the other tenant."""
     async with lab.Lab() as place:
         redis = await place.start_redis()
-        provider = await place.python("benchmarks.provider")
+        provider = await place.python("benchmarks.scripted_provider")
         place.use_provider(f"{await provider.line_with('listening on ')}/v1")
         many = await _create_many(redis, place.settings)
         await place.start_worker(STAGEBUS_WORKER_CONCURRENCY=str(SLOTS))

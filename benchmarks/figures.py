@@ -117,6 +117,9 @@ def _worker(results: Results) -> Iterator[Figure]:
         for pace, words, target in paces:
             rivals = {label: worker[pace][name] for name, label in labels.items()}
             yield Figure(f"worker, a model's chunk, {words}: CPU", "µs", worker[pace]["ours"], target, rivals)
+        if "calls_per_paced_chunk" in worker:
+            calls = worker["calls_per_paced_chunk"]
+            yield Figure("worker, a model's chunk, an append each: calls of Python functions", "", calls, None)
 
 
 def _pickup(results: Results) -> Iterator[Figure]:

@@ -58,7 +58,7 @@ async def _arq() -> dict[int, dict[str, float]]:
 
 
 async def _start_provider(place: lab.Lab) -> str:
-    provider = await place.python("benchmarks.provider")
+    provider = await place.python("benchmarks.scripted_provider")
     url = await provider.line_with("listening on ")
     place.use_provider(f"{url}/v1")
     return url

@@ -5,12 +5,18 @@ the merger, the producer and its appends to a real server. Beside it what only r
 the SDK's typed chunks, its raw lines, and httpx with orjson. Two paces: an answer as fast as
 it can be read, where appends travel in bursts; and many answers at a model's pace,
 where nearly every chunk is an append of its own.
+
+It also counts the Python functions that one paced chunk calls, in our code and in libraries: a number that does not
+depend on the machine, but on the versions of the libraries.
 """
 
 import asyncio
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import httpx
@@ -32,7 +38,10 @@ CHUNKS = lab.sized(20_000, 3_000)
 ANSWERS = lab.sized(100, 20)
 PER_S = 20
 PACED_CHUNKS = lab.sized(200, 20)
+CALLS_PER_S = 200
 MESSAGES = [{"role": "user", "content": "hello"}]
+ROOT = Path(__file__).parent.parent
+COUNTED = (str(ROOT / "src"), "site-packages")
 
 
 class Ours:
@@ -105,7 +114,7 @@ async def measure() -> dict[str, Any]:
     """Measures every reader at both paces, in this process."""
     async with lab.Lab() as place, AsyncExitStack() as stack:
         redis = await place.start_redis()
-        provider = await place.python("benchmarks.provider")
+        provider = await place.python("benchmarks.scripted_provider")
         url = await provider.line_with("listening on ") + "/v1"
         settings = Settings(redis_url=place.redis_url, openai_base_url=url, openai_api_key="bench")
         sdk = openai.AsyncOpenAI(base_url=url, api_key="bench", max_retries=0)
@@ -123,7 +132,28 @@ async def measure() -> dict[str, Any]:
         for name, ask in ways.items():
             result["fast_us"][name] = await _cost(ask, 1, CHUNKS, 0)
             result["paced_us"][name] = await _cost(ask, ANSWERS, PACED_CHUNKS, PER_S)
+        result["calls_per_paced_chunk"] = await _calls_per_chunk(ours.answer)
         return result
+
+
+async def _calls_per_chunk(ask: Callable[[str], Awaitable[None]]) -> float:
+    """Counts calls of Python functions as the difference between a long and a short answer."""
+    few, many = 20, 120
+    counts = []
+    for chunks in (few, few, many):  # the first answer opens the connections
+        called = 0
+
+        def count(frame: FrameType, event: str, _arg: object) -> None:
+            nonlocal called
+            called += event == "call" and any(part in frame.f_code.co_filename for part in COUNTED)
+
+        sys.setprofile(count)
+        try:
+            await ask(f"chunks={chunks},per_s={CALLS_PER_S}")
+        finally:
+            sys.setprofile(None)
+        counts.append(called)
+    return (counts[2] - counts[1]) / (many - few)
 
 
 async def _cost(ask: Callable[[str], Awaitable[None]], answers: int, chunks: int, per_s: float) -> float:

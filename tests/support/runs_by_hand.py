@@ -1,4 +1,4 @@
-"""A run whose events a test appends by hand: for tests of the reading side."""
+"""Runs whose events a test appends itself, for tests of the reading side."""
 
 from typing import Any
 
@@ -11,6 +11,7 @@ from stagebus.shared.domain.events import Done, Event, StageStarted, ToolComplet
 from stagebus.shared.domain.runs import RunStatus
 from stagebus.shared.domain.tenants import DEFAULT_TENANT
 from stagebus.shared.storage import queue_scripts, run_scripts
+from stagebus.shared.storage.pipelined import PipelinedConnection
 from stagebus.shared.storage.run_scripts import TerminalState
 from stagebus.shared.store import run_store
 from stagebus.worker.execution.producer import Producer
@@ -19,12 +20,12 @@ TTL_S = 600
 
 
 def chunk(text: str, stage_id: str = "extraction") -> ToolCompletionChunk:
-    """A model's chunk that says `text`."""
+    """Builds a model chunk with the text `text`."""
     return ToolCompletionChunk(stage_id=stage_id, tool_results={"choices": [{"index": 0, "delta": {"content": text}}]})
 
 
 class RunByHand:
-    """A run and its producer; each method returns when its events stand in the log."""
+    """A run and its producer. Each method returns after its events are in the log."""
 
     def __init__(self, redis: Redis, run_id: str, producer: Producer) -> None:
         self.redis = redis
@@ -32,53 +33,60 @@ class RunByHand:
         self.producer = producer
 
     async def put(self, *events: Event) -> list[EventId]:
-        """Append events."""
+        """Appends events and returns their ids."""
         event_ids = [self.producer.put(event) for event in events]
         await self.producer.flush()
         return event_ids
 
     async def say(self, *texts: str, stage_id: str = "extraction") -> list[EventId]:
-        """Append chunks."""
+        """Appends one model chunk for each text and returns their ids."""
         return await self.put(*(chunk(text, stage_id) for text in texts))
 
     async def begin(self, stage_id: str) -> list[EventId]:
-        """Append a stage's first event."""
+        """Appends the `stage_started` event of a stage."""
         return await self.put(StageStarted(stage_id=stage_id, attempt=1))
 
     async def end(self, event: Event | None = None) -> EventId:
-        """Append `done`, or another terminal event."""
+        """Appends `done`, or the given terminal event."""
         event_id = self.producer.put(event or Done(), TerminalState(RunStatus.SUCCEEDED, retention_s=TTL_S))
         await self.producer.flush()
         return event_id
 
 
-async def start(redis: Redis) -> RunByHand:
-    """A claimed run; its producer works until `stop`."""
+async def start(redis: Redis, connection: PipelinedConnection | None = None) -> RunByHand:
+    """Creates a run and claims it as attempt 1; call `stop` at the end.
+
+    Args:
+        connection: carries the producer's appends, in place of `redis`.
+    """
     run_id = ids.new_run_id()
     await run_scripts.create(
         redis, run_id, tenant=DEFAULT_TENANT, model="m", request=b"{}", event="run_queued",
         data=b'{"stage_id":"run","run_id":"x","model":"m"}', ttl_s=TTL_S,
     )  # fmt: skip
-    return RunByHand(redis, run_id, await claim(redis, run_id))
+    return RunByHand(redis, run_id, await claim(redis, run_id, connection=connection))
 
 
 async def queued(redis: Redis, settings: Settings, request: dict[str, Any]) -> str:
-    """A run whose lease this worker has."""
+    """Creates a run, acquires its lease with the token "token" and returns its id."""
     run_id = await run_store.create_run(redis, settings, tenant="t", model="m", request=request)
     assert await queue_scripts.acquire(redis, run_id, "token", settings.lease_s)
     return run_id
 
 
-async def claim(redis: Redis, run_id: str, worker: str = "w") -> Producer:
-    """The next attempt's producer."""
+async def claim(
+    redis: Redis, run_id: str, worker: str = "w", *, connection: PipelinedConnection | None = None
+) -> Producer:
+    """Claims the run and returns the started producer of the new attempt."""
     claimed = await run_scripts.claim(redis, run_id, worker)
-    assert claimed is not None
+    assert claimed is not None, f"run {run_id} cannot be claimed"
     producer = Producer(
-        redis, run_id, claimed.attempt, claimed.last_id, stage_ids=["run"], ttl_s=TTL_S, pending_max_bytes=1 << 20
-    )
+        connection or redis, run_id, claimed.attempt, claimed.last_id,
+        stage_ids=["run"], ttl_s=TTL_S, pending_max_bytes=1 << 20,
+    )  # fmt: skip
     return await producer.__aenter__()
 
 
 async def stop(run: RunByHand) -> None:
-    """End the producer."""
+    """Stops the run's producer."""
     await run.producer.__aexit__(None, None, None)

@@ -1,6 +1,6 @@
 """A provider that streams prepared chunks from memory, so that its own cost is negligible.
 
-    python -m benchmarks.provider        prints `listening on http://127.0.0.1:…`
+    python -m benchmarks.scripted_provider        prints `listening on http://127.0.0.1:…`
 
 The model's name is the script: `chunks=400,per_s=40`; `per_s=0` is as fast as the socket takes
 them. The text of each paced chunk is the time of its sending.
