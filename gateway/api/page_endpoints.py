@@ -30,6 +30,11 @@ async def get_page(request: Request) -> Response:
     return await _static_file(request, "index.html")
 
 
+async def get_docs(request: Request) -> Response:
+    """Get the API reference as a web page."""
+    return await _static_file(request, "docs.html")
+
+
 async def get_static(request: Request) -> Response:
     """Get a file of the page or of the API reference."""
     return await _static_file(request, request.path_params["path"])
@@ -45,5 +50,6 @@ _HTML: Final = {"text/html": {"type": "string"}}
 
 ENDPOINTS: Final = (
     Endpoint("GET", "/", get_page, public, {200: ResponseSpec("The page.", _HTML)}, is_compressed=True),
+    Endpoint("GET", "/docs", get_docs, public, {200: ResponseSpec("The API reference.", _HTML)}, is_compressed=True),
     Endpoint("GET", "/static/{path:path}", get_static, public, is_compressed=True, is_documented=False),
 )

@@ -4,7 +4,7 @@
 //   /?run=<id>   that run, from its first event on, here or in any other browser
 //   /?view=ops   the system
 
-import { client, isGuest, isSignInNeeded } from "./api.js";
+import { client, isGuest, isSignInNeeded, runAddress } from "./api.js";
 import { $, announce, isPlainClick, setBusy } from "./dom.js";
 import { initForm } from "./form.js";
 import { showOps } from "./ops.js";
@@ -96,9 +96,8 @@ function showTitle(status, prompt) {
 
 // --- the address ---
 
-/** Go to a run, or to an address of the page's. */
-function go(place, options) {
-  const address = place.startsWith("/") ? place : `/?run=${encodeURIComponent(place)}`;
+/** Goes to an address of the page: a path with its query. */
+function go(address, options) {
   if (address !== location.pathname + location.search) history.pushState(null, "", address);
   showAddress(options);
 }
@@ -134,7 +133,7 @@ for (const link of document.querySelectorAll("[data-home], [data-ops]")) {
   link.addEventListener("click", (event) => {
     if (!isPlainClick(event)) return;
     event.preventDefault();
-    go(link.getAttribute("href"));
+    go(link.pathname + link.search);
   });
 }
 addEventListener("popstate", () => showAddress());
@@ -162,9 +161,9 @@ setInterval(() => view.tick(performance.now()), TICK_MS);
 
 initSignIn();
 initShare(() => open?.run);
-initRunsList((runId) => go(runId));
+initRunsList((runId) => go(runAddress(runId)));
 initForm((run, body) => {
-  go(run.id, { run, isNew: true, prompt: body.user_prompt });
+  go(runAddress(run.id), { run, isNew: true, prompt: body.user_prompt });
   refreshRuns();
 });
 showAddress();

@@ -1,6 +1,6 @@
 // The system at a glance: the queue, the workers and what they hold, and how fast it goes. Asked for while it is seen.
 
-import { client, isSignInNeeded } from "./api.js";
+import { client, isSignInNeeded, runAddress } from "./api.js";
 import { $, make, placeChildren, setText } from "./dom.js";
 import { duration } from "./format.js";
 import { showSignIn } from "./sign_in.js";
@@ -94,7 +94,7 @@ function showHeld(shown, { id, attempt, lease_ends_in_ms: lease }) {
 
 function heldRow(id) {
   const link = make("a", "", id);
-  link.href = `/?run=${encodeURIComponent(id)}`;
+  link.href = runAddress(id);
   const row = make("li", "", link, make("span", "muted"));
   row.dataset.held = id;
   return row;

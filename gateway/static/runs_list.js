@@ -1,6 +1,6 @@
 // The list of runs: a column where there is room, a drawer where there is not. It is alive while it is seen.
 
-import { client, isGuest, isSignInNeeded } from "./api.js";
+import { client, isGuest, isSignInNeeded, runAddress } from "./api.js";
 import { $, isPlainClick, make, placeChildren, setBusy } from "./dom.js";
 import { ago, duration, money } from "./format.js";
 import { showSignIn } from "./sign_in.js";
@@ -164,7 +164,7 @@ function itemOf(run) {
 function listItem(run, isOpen, status) {
   const head = make("span", "head", make("span", "title", run.prompt || run.id), make("span", "muted when", whenText(run)));
   const link = make("a", "", head, make("span", "muted facts", ...facts(run, status)));
-  link.href = `/?run=${encodeURIComponent(run.id)}`;
+  link.href = runAddress(run.id);
   link.dataset.runId = run.id;
   link.title = Object.entries(run.metadata ?? {}).map(([key, value]) => `${key}: ${value}`).join("\n") || run.id;
   if (isOpen) link.ariaCurrent = "page";

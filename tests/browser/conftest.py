@@ -77,7 +77,7 @@ async def open_page(browser: Browser, stagebus_url: str) -> AsyncIterator[OpenPa
             faults.append(message.text)
 
     async def open_new_page(**options: Any) -> Page:
-        context = await browser.new_context(base_url=stagebus_url, **options)
+        context = await browser.new_context(**{"base_url": stagebus_url, **options})
         contexts.append(context)
         await context.add_init_script(RECORD_CONNECTION)
         page = await context.new_page()

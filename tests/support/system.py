@@ -223,6 +223,12 @@ class System:
         self.gateways[-1].start()
         return self.gateways[-1]
 
+    def add_process(self, name: str, args: list[str]) -> Process:
+        """Start another process of this system."""
+        process = self._process(name, args)
+        process.start()
+        return process
+
     async def holder_of(self, run_id: str) -> Process:
         """The worker that holds a run."""
         name = (await self.redis.hget(keys.run(run_id), "worker") or b"").decode()

@@ -1,6 +1,7 @@
 """The result of a run, and tickets that share it."""
 
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from stagebus.client.client_errors import RunCancelled, RunFailed
 
@@ -24,9 +25,16 @@ class Ticket(NamedTuple):
 
 
 def parse_ticket(url: str, answer: dict[str, Any]) -> Ticket:
-    """Parse a gateway's answer; the links become absolute below `url`."""
-    links = answer["links"]
-    return Ticket(answer["id"], answer["ticket"], answer["expires_at"], url + links["page"], url + links["events"])
+    """Parse a gateway's answer; the links become absolute below `url`, the client's base URL."""
+    page, events = (_absolute(url, answer["links"][name]) for name in ("page", "events"))
+    return Ticket(answer["id"], answer["ticket"], answer["expires_at"], page, events)
+
+
+def _absolute(url: str, link: str) -> str:
+    # A mounted gateway's links contain its prefix, as the base URL does. Behind a proxy that strips the prefix
+    # without telling the gateway they do not.
+    prefix = urlsplit(url).path
+    return url.removesuffix(prefix) + link if link.startswith(f"{prefix}/") else url + link
 
 
 def parse_result(run: dict[str, Any]) -> Result:

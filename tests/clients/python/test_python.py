@@ -27,7 +27,7 @@ from stagebus.client import (
     Unavailable,
     api_requests,
 )
-from stagebus.client.results import parse_result
+from stagebus.client.results import parse_result, parse_ticket
 from stagebus.gateway.api.problems import problem_types
 from stagebus.gateway.api.urls import Urls
 from tests.support.fake_gateway import DONE, RETRY, Answer, Asked, FakeGateway, frame
@@ -144,6 +144,15 @@ def test_malformed_key_is_refused_without_being_repeated(key: str) -> None:
 
     assert "sbk_" not in str(caught.value)
     assert api_requests.client_options(None, "sbk_a\n", None)["headers"] == {"Authorization": "Bearer sbk_a"}
+
+
+@pytest.mark.parametrize("link", ["/ai/?run=01J#ticket=t", "/?run=01J#ticket=t"])
+def test_ticket_links_below_a_prefix_contain_it_once(link: str) -> None:
+    """Whether the gateway knows its prefix or not."""
+    links = {"page": link, "events": "/ai/runs/01J/events?ticket=t"}
+    ticket = parse_ticket("http://h/ai", {"id": "ab", "ticket": "t", "expires_at": "", "links": links})
+
+    assert (ticket.page, ticket.events) == ("http://h/ai/?run=01J#ticket=t", "http://h/ai/runs/01J/events?ticket=t")
 
 
 async def test_ticket_replaces_the_key(monkeypatch: pytest.MonkeyPatch) -> None:

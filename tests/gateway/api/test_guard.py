@@ -25,8 +25,8 @@ def url(path: str, run_id: str) -> str:
 
 def test_public_endpoints_are_those_without_tenant_data() -> None:
     assert {endpoint.name for endpoint in ENDPOINTS if endpoint.guard.is_public} == {
-        "get_health", "get_ready", "get_event_schema", "get_openapi", "get_problem_type", "get_page", "get_static",
-        "end_session",
+        "get_health", "get_ready", "get_event_schema", "get_openapi", "get_problem_type", "get_page", "get_docs",
+        "get_static", "end_session",
     }  # fmt: skip
 
 
