@@ -1,4 +1,4 @@
-"""`python -m stagebus.gateway`: runs one gateway process, or several on one port."""
+"""`python -m stagebus.gateway`: one gateway process, or several on one port."""
 
 import argparse
 import asyncio
@@ -16,12 +16,12 @@ from stagebus.shared.storage.redis_client import check_server
 
 
 async def _main(settings: Settings, args: argparse.Namespace) -> None:
-    with gc_paused():  # not needed by who only starts others, or says what is wrong with the settings
+    with gc_paused():  # imported here: a parent process, or one with invalid settings, does not need them
         from stagebus.gateway.app import create_app
         from stagebus.gateway.server.uvicorn_server import GatewayServer
     redis = redis_client.connect(settings)
     try:
-        await check_server(redis)  # the app does so, too, but would say it inside a traceback
+        await check_server(redis)  # the app checks it, too, but its error would come with a traceback
     finally:
         await redis_client.close(redis)
     sockets = bind_shared(args.host, args.port) if args.shares_port else None
@@ -29,13 +29,13 @@ async def _main(settings: Settings, args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Run a gateway until SIGTERM or SIGINT."""
+    """Runs a gateway until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(prog="gateway", description="Serve the HTTP API and the page.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--insecure", action="store_true", help="let others reach a gateway that is open")
-    parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0 takes a free one")
-    parser.add_argument("--workers", type=int, default=1, help="processes on the port")
-    parser.add_argument("--shares-port", action="store_true", help=argparse.SUPPRESS)  # one of several
+    parser.add_argument("--insecure", action="store_true", help="serve other machines without authentication")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0 chooses a free one")
+    parser.add_argument("--workers", type=int, default=1, help="number of processes on the port")
+    parser.add_argument("--shares-port", action="store_true", help=argparse.SUPPRESS)  # a child of --workers
     args = parser.parse_args()
     settings = load_settings()
     if args.insecure:
@@ -51,7 +51,7 @@ def main() -> None:
     except StagebusError as exc:
         raise SystemExit(f"stagebus gateway: {exc}") from None
     except KeyboardInterrupt:
-        pass  # uvicorn has shut down, and raises the signal that told it so
+        pass  # uvicorn has shut down and raises the signal again
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a gateway measures: its own requests and streams, and the queue as Redis has it."""
+"""The gateway's Prometheus metrics: its requests, its streams, and the run queue as Redis has it."""
 
 import logging
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class Metrics:
-    """One gateway's numbers, in a registry of its own."""
+    """The metrics of one gateway, in a registry of their own."""
 
     def __init__(self, hub: Hub, lease_s: float) -> None:
         self._lease_s = lease_s
@@ -29,29 +29,29 @@ class Metrics:
             namespace=collectors.NAMESPACE, registry=registry,
         )  # fmt: skip
         self.request_seconds = Histogram(
-            "http_request_seconds", "from a request to the end of its answer; streams are not among them",
+            "http_request_seconds", "time from a request to the end of its response, without streams",
             ["method", "route"], namespace=collectors.NAMESPACE, registry=registry, buckets=collectors.LATENCY_BUCKETS_S,
         )  # fmt: skip
         self._redis_up = Gauge(
-            "redis_up", "1 where Redis answered this scrape", namespace=collectors.NAMESPACE, registry=registry
+            "redis_up", "1 if Redis answered this scrape", namespace=collectors.NAMESPACE, registry=registry
         )
         self._queue_depth = Gauge(
             "queue_depth",
-            "runs that are due and that no worker holds",
+            "runs that are due and that no worker has claimed",
             namespace=collectors.NAMESPACE,
             registry=registry,
         )
         self._runs = Gauge(
-            "runs", "runs that have not ended, by status; running includes those that wait for a retry", ["status"],
+            "runs", "runs that have not ended, by status; running includes runs that wait for a retry", ["status"],
             namespace=collectors.NAMESPACE, registry=registry,
         )  # fmt: skip
 
     async def render(self, redis: Redis) -> bytes:
-        """Everything as Prometheus reads it; without Redis, what this process knows by itself."""
+        """Returns all metrics in Prometheus's text format; while Redis is down, without those of the queue."""
         try:
             load = await run_store.read_load(redis, self._lease_s)
         except REDIS_AWAY as exc:
-            logger.warning("metrics without those of the queue: %s", exc)
+            logger.warning("Redis is down; /metrics has no queue metrics: %s", exc)
             self._redis_up.set(0)
         else:
             self._redis_up.set(1)
@@ -63,13 +63,13 @@ class Metrics:
 
 
 class _HubCollector(Collector):
-    """The hub counts by plain integers, which its hot path can afford."""
+    """Reads the hub's counters, which are plain integers because its hot path updates them."""
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
 
     def collect(self) -> Iterator[Metric]:
-        yield GaugeMetricFamily(f"{collectors.NAMESPACE}_open_streams", "streams open now", self._hub.open_streams)
+        yield GaugeMetricFamily(f"{collectors.NAMESPACE}_open_streams", "open streams", self._hub.open_streams)
         yield CounterMetricFamily(
             f"{collectors.NAMESPACE}_events_relayed", "events sent to clients", self._hub.events_relayed
         )

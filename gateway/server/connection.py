@@ -1,14 +1,14 @@
-"""One connection of a client's, with an end to everything that it may hold back.
+"""One client connection, with limits for everything that it can hold back.
 
-uvicorn's parser (0.54, httptools) waits for ever for the rest of a request's head and lets it
-grow without bound, and its keep-alive time-out is over with the first byte. Here
+uvicorn's parser (0.54, httptools) waits without a limit for the rest of a request's head and lets it grow without
+bound; its keep-alive time-out ends with the first byte. Here
 
-    the head    has to be complete within `headers_timeout_s`, within `headers_max_bytes`
-    the body    within `body_timeout_s`
-    the whole   is refused where the process has `connections_max` of them
+    the head         must be complete within `headers_timeout_s` and `headers_max_bytes`
+    the body         must be complete within `body_timeout_s`
+    the connection   is aborted if the process has more than `connections_max`
 
-A client that is too slow loses its connection. An answer has no place there: it would have to
-wait for the same client.
+A client that is too slow loses its connection. It gets no response, because the response would have to wait for the
+same client.
 """
 
 import asyncio
@@ -30,11 +30,11 @@ HEAD_TOO_LONG: Final = (
 
 
 class HeadTooLong(Exception):
-    """Raised within the parser, which stops at it."""
+    """Raised in a parser callback, to stop the parser."""
 
 
-class _Flow(FlowControl):
-    """uvicorn's, whose event is made only when a client reads slowly: it takes 0.9 KiB."""
+class _LazyFlowControl(FlowControl):
+    """uvicorn's flow control, but its event, which takes 0.9 KiB, exists only while a client reads too slowly."""
 
     __slots__ = ("_is_writable_event", "_transport", "read_paused", "write_paused")
 
@@ -43,39 +43,40 @@ class _Flow(FlowControl):
         self.read_paused = self.write_paused = False
 
     def pause_writing(self) -> None:
-        """The client has fallen behind."""
+        """The socket's buffer is full."""
         if not self.write_paused:
             self.write_paused = True
             self._is_writable_event = asyncio.Event()
 
     def resume_writing(self) -> None:
-        """It has caught up, or is gone."""
+        """The buffer has room again, or the client has disconnected."""
         if self.write_paused:
             self.write_paused = False
             self._is_writable_event.set()
-            del self._is_writable_event  # who waits at it holds it
+            del self._is_writable_event  # the waiting coroutines keep it alive
 
     async def drain(self) -> None:
-        """Wait until it has."""
+        """Waits until the buffer has room."""
         if self.write_paused:
             await self._is_writable_event.wait()
 
 
-class _Pipeline(list[Any]):
-    """In the place of a deque, which takes 0.7 KiB; requests that came while another was answered are few."""
+class _PipelinedRequests(list[Any]):
+    """Replaces uvicorn's deque, which takes 0.7 KiB when empty. Few clients send a request before a response."""
 
     __slots__ = ()
 
     def appendleft(self, item: Any) -> None:
+        """Adds a request that waits for the response to an earlier one."""
         self.insert(0, item)
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's connection with the limits of the settings."""
+    """uvicorn's connection, with the limits of the settings and a stream writer for each request."""
 
     limits: Settings
 
-    # uvicorn's attributes, too: there is one of these for each open stream, and a dict of thirty names takes 1.5 KiB.
+    # Includes uvicorn's attributes: each open stream has a connection, and a dict of thirty names takes 1.5 KiB.
     __slots__ = (
         "_head_bytes",
         "_is_head_too_long",
@@ -114,8 +115,8 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, config: Config, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
-        self.pipeline = _Pipeline()  # type: ignore[assignment]
-        self._writer: SocketWriter | None = None  # of the request that is answered now
+        self.pipeline = _PipelinedRequests()  # type: ignore[assignment]
+        self._writer: SocketWriter | None = None  # of the current request
         self._timer: asyncio.TimerHandle | None = None
         self._is_in_head = False
         self._head_bytes = 0
@@ -124,17 +125,17 @@ class Connection(HttpToolsProtocol):
     # --- the connection ------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client came; it has to say something soon."""
+        """Starts the time limit of the first request's head."""
         super().connection_made(transport)
-        self.flow = _Flow(transport)
+        self.flow = _LazyFlowControl(transport)
         if len(self.connections) > self.limits.connections_max:
             transport.abort()
             return
-        self._wait(self.limits.headers_timeout_s)
+        self._set_timer(self.limits.headers_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is over."""
-        self._wait(None)
+        """Tells the stream that its client has disconnected."""
+        self._set_timer(None)
         super().connection_lost(exc)
         if self._writer is not None:
             self._writer.disconnect()
@@ -145,11 +146,11 @@ class Connection(HttpToolsProtocol):
         super()._start_asgi_task(cycle, self._writer)  # type: ignore[arg-type]
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came, and look whether the head goes on for too long."""
+        """Parses the data, and checks the length of an incomplete header."""
         if self._timer is None:
-            self._wait(self.limits.headers_timeout_s)  # between two requests, even an empty line begins the next
+            self._set_timer(self.limits.headers_timeout_s)  # between two requests even an empty line begins the next
         super().data_received(data)
-        # The parser keeps a header to itself until it is complete.
+        # The parser reports a header only when it is complete.
         if self._is_in_head and not self.transport.is_closing():
             self._head_bytes += len(data)
             if self._head_bytes > self.limits.headers_max_bytes:
@@ -158,63 +159,63 @@ class Connection(HttpToolsProtocol):
     # --- the parser's callbacks ----------------------------------------------
 
     def on_message_begin(self) -> None:
-        """A request begins."""
+        """Starts to count the bytes of a request's head."""
         self._is_in_head, self._head_bytes = True, 0
-        if self._timer is None:  # it came together with the one before
-            self._wait(self.limits.headers_timeout_s)
+        if self._timer is None:  # it came in one packet with the previous request
+            self._set_timer(self.limits.headers_timeout_s)
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
-        """A part of its URL."""
-        self._count(len(url))
+        """Counts a part of the URL."""
+        self._count_head_bytes(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header is complete."""
-        self._count(len(name) + len(value))
+        """Counts a complete header."""
+        self._count_head_bytes(len(name) + len(value))
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """The head is; the body has its own time."""
+        """Ends the time limit of the head and starts that of the body."""
         self._is_in_head = False
-        self._wait(self.limits.body_timeout_s)
+        self._set_timer(self.limits.body_timeout_s)
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """The whole request is here."""
-        self._wait(None)
+        """Ends the time limit of the body."""
+        self._set_timer(None)
         super().on_message_complete()
 
     def on_body(self, body: bytes) -> None:
-        """A part of its body, which nobody reads once the app has returned."""
+        """Keeps a part of the body, unless the app has returned and cannot read it."""
         if self._writer is None or not self._writer.ignores_body_of(self.cycle):
             super().on_body(body)
 
     def on_response_complete(self) -> None:
-        """The answer is out; the next request, if one waits, is begun."""
+        """Releases the writer; uvicorn starts the next request if one waits."""
         self._writer = None
         super().on_response_complete()
 
     # --- limits --------------------------------------------------------------
 
-    def _wait(self, timeout_s: float | None) -> None:
+    def _set_timer(self, timeout_s: float | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = None if timeout_s is None else self.loop.call_later(timeout_s, self._give_up)
+        self._timer = None if timeout_s is None else self.loop.call_later(timeout_s, self._abort)
 
-    def _give_up(self) -> None:
+    def _abort(self) -> None:
         self._timer = None
         if not self.transport.is_closing():
             self.transport.abort()
 
-    def _count(self, size: int) -> None:
+    def _count_head_bytes(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > self.limits.headers_max_bytes:
             self._is_head_too_long = True
             raise HeadTooLong
 
     def send_400_response(self, msg: str) -> None:
-        """The parser stopped: at nonsense, or at us."""
+        """Answers a parser error, which is ours if the head is too long."""
         if self._is_head_too_long:
             self._refuse_head()
         else:
@@ -226,5 +227,5 @@ class Connection(HttpToolsProtocol):
 
 
 def connection_class(settings: Settings) -> type[Connection]:
-    """The class that uvicorn makes its connections of; it takes no arguments of ours."""
+    """Returns the class of uvicorn's connections; it holds the settings, because uvicorn passes no arguments of ours."""
     return type("Connection", (Connection,), {"limits": settings, "__slots__": ()})

@@ -1,10 +1,14 @@
-"""Several gateway processes on one port, kept running by a parent that serves nothing itself.
+"""Several gateway processes on one port (`--workers N`), and a parent that restarts them.
 
-    parent        holds the port without listening, starts the others, starts again who dies
-    gateway, n     each listens on the port; the kernel spreads new connections over those who do
+    parent       binds the port without listening, starts the children, restarts one that dies
+    gateway 1…N  each listens on the port; the kernel spreads new connections over them
 
-They share nothing but the port: each has its own hub, its own connections to Redis, its own
-drain. A signal to the parent drains all of them at the same time.
+The processes share only the port: each has its own hub, its own Redis connections and its own drain. A signal to
+the parent drains all of them at the same time.
+
+`uvicorn.supervisors.Multiprocess` (0.54) does not replace this: it creates stock `uvicorn.Server`s, so readiness would
+not fail before a drain; it stops the whole service if a restarted child cannot start, for instance while Redis is
+down, where this parent retries with a backoff; it ignores a second signal; and SIGHUP restarts the children.
 Source: socket(7), SO_REUSEPORT
 """
 
@@ -21,38 +25,41 @@ from stagebus.shared.local.supervisor import DRAIN_MARGIN_S, LISTENING, Supervis
 
 
 async def serve_many(settings: Settings, host: str, port: int, workers: int) -> None:
-    """Serve until SIGINT, SIGTERM or SIGHUP; a second signal ends all at once.
+    """Serves until SIGINT, SIGTERM or SIGHUP; a second signal kills the children.
 
     Raises:
-        ChildFailed: the port is taken, or one of them did not start; nothing is left running.
+        ChildFailed: the port is taken, or a child did not start; no child is left running.
     """
-    told = asyncio.Event()
-    supervisor = Supervisor(_show)
+    stop = asyncio.Event()
+    supervisor = Supervisor(_print_line)
     with ExitStack() as stack:
-        # Held for as long as we live: no port of the system's choice goes to another while a child is replaced.
-        held = [stack.enter_context(part) for part in bind_shared(host, port)]
-        on_signals(told, supervisor.kill)
-        spec = _spec(settings, host, held[0].getsockname()[1])
+        # Kept open until the end: the system must not give a port that it chose to others while a child restarts.
+        sockets = [stack.enter_context(part) for part in bind_shared(host, port)]
+        on_signals(stop, supervisor.kill)
+        spec = _child_spec(settings, host, sockets[0].getsockname()[1])
         starting = asyncio.gather(*(supervisor.start(replace(spec, name=f"gateway {n + 1}")) for n in range(workers)))
-        waiting = asyncio.create_task(told.wait())
+        stopping = asyncio.create_task(stop.wait())
         try:
-            await asyncio.wait((starting, waiting), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
                 sys.stdout.write(f"listening on {starting.result()[0]}\n")
                 sys.stdout.flush()
-                await waiting
+                await stopping
         finally:
             starting.cancel()
-            waiting.cancel()
-            await asyncio.gather(starting, waiting, return_exceptions=True)
+            stopping.cancel()
+            await asyncio.gather(starting, stopping, return_exceptions=True)
             await supervisor.stop()
 
 
 def bind_shared(host: str, port: int) -> list[socket.socket]:
-    """Sockets of the host's addresses that others of this user may bind, too; port 0 takes a free one.
+    """Returns sockets bound to the host's addresses, which other processes of this user may bind, too.
+
+    Args:
+        port: 0 takes a free one, the same for all addresses.
 
     Raises:
-        ChildFailed: a port is taken by somebody who does not share it.
+        ChildFailed: another process has the port and does not share it.
     """
     sockets: list[socket.socket] = []
     try:
@@ -71,16 +78,15 @@ def bind_shared(host: str, port: int) -> list[socket.socket]:
     return sockets
 
 
-def _show(name: str, line: str) -> None:
-    """Lines of the log as they are; what else is said, of whom it is."""
-    with suppress(
-        OSError
-    ):  # nobody reads any more: else none of them would be started again, and each stop at its next line
+def _print_line(name: str, line: str) -> None:
+    """Prints log lines (JSON) as they are, and other output with the child's name."""
+    # If the reader of stderr is gone, go on: otherwise no child would be restarted, and each would stop at its next line.
+    with suppress(OSError):
         sys.stderr.write(f"{line}\n" if line.startswith("{") else f"{name}: {line}\n")
         sys.stderr.flush()
 
 
-def _spec(settings: Settings, host: str, port: int) -> ChildSpec:
+def _child_spec(settings: Settings, host: str, port: int) -> ChildSpec:
     insecure = ["--insecure"] if settings.insecure else []
     argv = (sys.executable, "-m", "stagebus.gateway", "--shares-port", "--host", host, *insecure, "--port", str(port))
     stop_max_s = settings.drain_delay_s + settings.drain_spread_s + DRAIN_MARGIN_S

@@ -1,9 +1,9 @@
-"""The server process: where it listens, and how it leaves.
+"""The server process: where it listens, and how it shuts down.
 
-    SIGTERM ─▶ not ready ─drain_delay_s─▶ takes no connection, ends its streams ─drain_spread_s─▶ exits
+    SIGTERM ─▶ not ready ─drain_delay_s─▶ stops listening, ends its streams ─drain_spread_s─▶ exits
 
-It stops listening before its streams end, so that their clients come back to another
-gateway. A second signal skips the rest.
+It stops listening before its streams end, so that their clients reconnect to another gateway. A second signal skips
+the rest.
 """
 
 import asyncio
@@ -24,15 +24,15 @@ from stagebus.gateway.streaming.hub import Hub
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.runtime.gc_tuning import tune_for_streaming
 
-# Longer than a proxy keeps an idle connection, so that a proxy never sends into one that closes.
+# Longer than a proxy keeps an idle connection, so that a proxy never sends a request on a connection that closes.
 KEEP_ALIVE_S: Final = 75
-# For requests under way at the end, beside the streams.
+# How long a shutdown waits for other requests than streams.
 SHUTDOWN_GRACE_S: Final = 5
-WATCH_S: Final = 0.1
+POLL_S: Final = 0.1
 
 
 class GatewayServer(uvicorn.Server):
-    """uvicorn with a time between the signal and the end, in which readiness probes see the drain."""
+    """uvicorn with a delay between the signal and the shutdown, in which readiness probes see the drain."""
 
     def __init__(self, app: Starlette, settings: Settings, host: str, port: int) -> None:
         super().__init__(
@@ -53,11 +53,11 @@ class GatewayServer(uvicorn.Server):
         )
         self._app = app
         self._drain_delay_s = settings.drain_delay_s
-        self._is_told = False
+        self._is_shutting_down = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and say where: the port may have been left to the system."""
+        """Listens, and prints the address: the system may have chosen the port."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         tune_for_streaming()
@@ -66,26 +66,26 @@ class GatewayServer(uvicorn.Server):
         sys.stdout.flush()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal came: from now on not ready; after the delay, uvicorn's own shutdown."""
+        """Reports not ready from now on, and starts uvicorn's own shutdown after the delay."""
         gateway: Gateway | None = getattr(self._app.state, "gateway", None)
-        if self._is_told or gateway is None or self._loop is None:
-            self.force_exit = self._is_told
+        if self._is_shutting_down or gateway is None or self._loop is None:
+            self.force_exit = self._is_shutting_down
             super().handle_exit(sig, frame)
             return
-        self._is_told = True
+        self._is_shutting_down = True
         gateway.hub.begin_drain()
-        # A signal interrupts the loop's own code, which may touch its timers at this moment.
+        # A signal interrupts the event loop's own code, which may be changing its timers at this moment.
         self._loop.call_soon_threadsafe(self._loop.call_later, self._drain_delay_s, super().handle_exit, sig, frame)
 
 
 @asynccontextmanager
 async def drain_with_server(hub: Hub) -> AsyncIterator[None]:
-    """End the streams when the uvicorn around us begins its shutdown.
+    """Ends the hub's streams when the uvicorn server that runs this process begins to shut down.
 
-    It waits for open responses before it ends the app's lifespan, and streams do not end by
-    themselves. Under another server nothing is watched, and `Hub.stop` ends them.
+    uvicorn waits for open responses before it ends the app's lifespan, and streams do not end by themselves. Under
+    another server this does nothing, and `Hub.stop` ends the streams.
     """
-    watching = asyncio.create_task(_drain_on_exit(hub))
+    watching = asyncio.create_task(_drain_at_shutdown(hub))
     try:
         yield
     finally:
@@ -93,15 +93,15 @@ async def drain_with_server(hub: Hub) -> AsyncIterator[None]:
         await asyncio.gather(watching, return_exceptions=True)
 
 
-async def _drain_on_exit(hub: Hub) -> None:
-    server = _running_server()
+async def _drain_at_shutdown(hub: Hub) -> None:
+    server = _find_running_server()
     if server is not None:
-        while not server.should_exit:  # noqa: ASYNC110 - uvicorn tells by a flag
-            await asyncio.sleep(WATCH_S)
+        while not server.should_exit:  # noqa: ASYNC110 - uvicorn has a flag and no event
+            await asyncio.sleep(POLL_S)
         await hub.drain()
 
 
-def _running_server() -> uvicorn.Server | None:
+def _find_running_server() -> uvicorn.Server | None:
     # uvicorn gives apps no reference to their server; its signal handler is a method of it (0.54).
     server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
     return server if isinstance(server, uvicorn.Server) else None
