@@ -1,4 +1,4 @@
-"""The app over ASGI, a hub, a run appended by hand, and a client of the hub that checks what it gets."""
+"""Fixtures: the app over ASGI, a hub, a run appended by hand, and a client of the hub."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -29,7 +29,7 @@ ClientOf = Callable[..., Awaitable[httpx.AsyncClient]]
 
 @pytest.fixture
 async def app(redis: Redis, settings: Settings) -> AsyncIterator[Starlette]:
-    """The gateway, started."""
+    """The started gateway."""
     app = create_app(settings)
     async with app.router.lifespan_context(app):
         yield app
@@ -37,14 +37,14 @@ async def app(redis: Redis, settings: Settings) -> AsyncIterator[Starlette]:
 
 @pytest.fixture
 async def api(app: Starlette) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the app."""
+    """An HTTP client of the app."""
     async with client(app) as api:
         yield api
 
 
 @pytest.fixture
 async def locked_app(redis: Redis, settings: Settings) -> AsyncIterator[Starlette]:
-    """The gateway, started, for those alone who have a key."""
+    """The started gateway, which requires a key."""
     app = create_app(settings.model_copy(update={"auth": "keys", "secret": SecretStr(SECRET)}))
     async with app.router.lifespan_context(app):
         yield app
@@ -52,7 +52,7 @@ async def locked_app(redis: Redis, settings: Settings) -> AsyncIterator[Starlett
 
 @pytest.fixture
 async def client_of(locked_app: Starlette, redis: Redis) -> AsyncIterator[ClientOf]:
-    """Makes clients of the locked gateway, each with a key of its own for a tenant and scopes."""
+    """Makes clients of the locked gateway, each with its own key for a tenant and scopes."""
     async with AsyncExitStack() as stack:
 
         async def make(tenant: str, *scopes: Scope) -> httpx.AsyncClient:
@@ -64,19 +64,19 @@ async def client_of(locked_app: Starlette, redis: Redis) -> AsyncIterator[Client
 
 @pytest.fixture
 async def nowhere() -> AsyncIterator[Redis]:
-    """A Redis that is away."""
+    """A Redis that is down."""
     redis = Redis(host="127.0.0.1", port=1)
     yield redis
     await redis.aclose()
 
 
 def client(app: Starlette, headers: Mapping[str, str] | None = None) -> httpx.AsyncClient:
-    """A client of the app; not for streams, since this transport waits for the end of a body."""
+    """Returns an HTTP client of the app. It cannot read live streams: this transport waits for the end of a body."""
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost", headers=headers)
 
 
 async def keys_of_clients(redis: Redis) -> list[bytes]:
-    """All keys but what a gateway says of itself."""
+    """Returns all keys except gateways' heartbeats."""
     return [key for key in await redis.keys("*") if not key.startswith(b"sb:gateways")]
 
 
@@ -116,7 +116,7 @@ class Watcher:
 
     @property
     def frames(self) -> list[Frame]:
-        """The events so far, with gap frames."""
+        """The frames of the events so far, including gaps."""
         return list(sse.decode(self.received))
 
     @property
@@ -125,18 +125,18 @@ class Watcher:
         return [parse_id(frame.id).sequence for frame in self.frames if frame.id]
 
     async def until(self, condition: Callable[["Watcher"], bool], timeout_s: float = 10) -> "Watcher":
-        """Wait for the condition."""
+        """Waits for the condition."""
         async with asyncio.timeout(timeout_s), self._changed:
             await self._changed.wait_for(lambda: condition(self))
         return self
 
     async def until_end(self, timeout_s: float = 10) -> "Watcher":
-        """Wait until the hub ends the stream."""
+        """Waits until the hub ends the stream."""
         await asyncio.wait_for(asyncio.shield(self._task), timeout_s)
         return self
 
     async def stop(self) -> None:
-        """Go away."""
+        """Disconnects."""
         self._task.cancel()
         with suppress(asyncio.CancelledError):
             await self._task

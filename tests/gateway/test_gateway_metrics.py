@@ -16,7 +16,7 @@ from tests.support.waiting import until
 
 
 def samples(text: str) -> dict[str, float]:
-    """Our metrics by name and labels."""
+    """Returns our metrics by name and labels."""
     return {
         sample.name + "".join(f" {name}={value}" for name, value in sorted(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)
@@ -25,7 +25,7 @@ def samples(text: str) -> dict[str, float]:
     }
 
 
-async def test_requests_are_counted_by_route_and_not_by_path(api: httpx.AsyncClient) -> None:
+async def test_request_metrics_are_labelled_by_route(api: httpx.AsyncClient) -> None:
     for run_id in ("a", "b"):
         await api.get(f"/runs/{run_id}")
     await api.get("/nowhere")
@@ -36,8 +36,8 @@ async def test_requests_are_counted_by_route_and_not_by_path(api: httpx.AsyncCli
     assert found["stagebus_http_request_seconds_count method=GET route=/runs/{run_id}"] == 2
 
 
-async def test_no_label_tells_of_a_tenant_a_run_or_a_key(locked_app: Starlette, client_of: ClientOf) -> None:
-    """Whoever scrapes is not whoever may see runs; and a label for each would grow without end."""
+async def test_metrics_name_no_tenant_run_model_or_key(locked_app: Starlette, client_of: ClientOf) -> None:
+    """A scraper need not be allowed to see runs, and a label per run would grow without bound."""
     acme, admin = await client_of("acme-tenant"), await client_of("ops", Scope.ADMIN)
     run_id = (await acme.post("/runs", json={"user_prompt": "Hello", "model": "secret-model"})).json()["id"]
     for path in (
@@ -54,7 +54,7 @@ async def test_no_label_tells_of_a_tenant_a_run_or_a_key(locked_app: Starlette, 
         assert told not in scraped
 
 
-async def test_queue_is_as_redis_has_it(api: httpx.AsyncClient) -> None:
+async def test_queue_metrics_come_from_redis(api: httpx.AsyncClient) -> None:
     for _ in range(3):
         await api.post("/runs", json={"user_prompt": "Hello"})
     found = samples((await api.get("/metrics")).text)
@@ -65,7 +65,7 @@ async def test_queue_is_as_redis_has_it(api: httpx.AsyncClient) -> None:
     assert found["stagebus_redis_up"] == 1
 
 
-async def test_streams_are_counted_by_the_hub(app: Starlette, api: httpx.AsyncClient) -> None:
+async def test_stream_metrics_come_from_the_hub(app: Starlette, api: httpx.AsyncClient) -> None:
     gateway: Gateway = app.state.gateway
     (
         gateway.hub.open_streams,
@@ -79,8 +79,8 @@ async def test_streams_are_counted_by_the_hub(app: Starlette, api: httpx.AsyncCl
     assert found["stagebus_bytes_relayed_total"] == 400
 
 
-async def test_loop_that_is_held_up_shows(app: Starlette, api: httpx.AsyncClient) -> None:
-    """Whatever holds it, a whole period of the timer or longer is seen for certain."""
+async def test_blocked_event_loop_shows_in_the_lag_metric(app: Starlette, api: httpx.AsyncClient) -> None:
+    """A block of a whole timer period or longer is always seen."""
 
     async def late() -> float:
         found = samples((await api.get("/metrics")).text)
@@ -96,7 +96,7 @@ async def test_loop_that_is_held_up_shows(app: Starlette, api: httpx.AsyncClient
     await until(is_seen)
 
 
-async def test_without_redis_the_process_still_tells_of_itself(app: Starlette, redis: Redis) -> None:
+async def test_metrics_without_redis_have_the_process_s_own(app: Starlette, redis: Redis) -> None:
     gateway: Gateway = app.state.gateway
     nowhere = redis_client.connect(Settings(redis_url="redis://127.0.0.1:1/0"))
 
@@ -106,7 +106,7 @@ async def test_without_redis_the_process_still_tells_of_itself(app: Starlette, r
     assert "stagebus_open_streams" in found
 
 
-async def test_two_apps_in_one_process_share_no_numbers(app: Starlette) -> None:
+async def test_two_apps_in_one_process_share_no_metrics(app: Starlette) -> None:
     gateway: Gateway = app.state.gateway
     other = Metrics(gateway.hub, gateway.settings.lease_s)
 

@@ -1,4 +1,4 @@
-"""What relaying and replaying ask of Redis, counted by the server: nothing for a live event, and few pages for old ones."""
+"""The Redis commands of relay and replay, counted by the server: none for a live event, one page read for many old ones."""
 
 import math
 from collections.abc import Callable
@@ -21,8 +21,8 @@ LIVE_EVENTS = 20
 OLD_EVENTS = 2000
 
 
-async def test_live_events_ask_redis_nothing(redis: Redis, hub: Hub, watch: Watch) -> None:
-    """However many runs and clients: an event costs its append, and the message goes to the gateway once."""
+async def test_live_events_cost_no_redis_command_per_client(redis: Redis, hub: Hub, watch: Watch) -> None:
+    """An event costs its append, and its message goes to the gateway once, however many clients watch."""
     runs = [await runs_by_hand.start(redis) for _ in range(RUNS)]
     watchers = [watch(run.run_id) for run in runs for _ in range(CLIENTS)]
     for run in runs:
@@ -45,9 +45,11 @@ async def test_live_events_ask_redis_nothing(redis: Redis, hub: Hub, watch: Watc
     assert used.keys() - {"info"} == {"xadd", "evalsha", "hmget", "hset", "exists", "publish"}
 
 
-async def test_replay_is_a_page_a_round_trip(redis: Redis, settings: Settings, run: RunByHand, watch: Watch) -> None:
-    """Of two streams: the journal and the stage. The first page learns of the stages, the last that nothing follows."""
-    await watch(run.run_id).until(lambda w: len(w.sequences) == 1)  # what it reads over is open
+async def test_replay_costs_one_round_trip_per_page(
+    redis: Redis, settings: Settings, run: RunByHand, watch: Watch
+) -> None:
+    """A page reads two streams: the journal and the stage. The first finds the stages, the last finds the end."""
+    await watch(run.run_id).until(lambda w: len(w.sequences) == 1)  # its connection is open now
     await run.say(*(" token" for _ in range(OLD_EVENTS)))
     pages = math.ceil(OLD_EVENTS / settings.page_max_events) + 2
 
@@ -57,4 +59,4 @@ async def test_replay_is_a_page_a_round_trip(redis: Redis, settings: Settings, r
 
     assert used["xrange"] <= 2 * pages
     assert used["hmget"] <= pages
-    assert reads <= pages + 4  # a SUBSCRIBE, a canary, the two that look
+    assert reads <= pages + 4  # a SUBSCRIBE, a canary, and the two commands that count

@@ -1,4 +1,4 @@
-"""Raw bytes at a real gateway: what is too long, too slow, too many, or no HTTP at all."""
+"""Raw bytes sent to a real gateway: too long, too slow, too many, or not HTTP."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ POST = b"POST /runs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/jso
 
 @pytest.fixture(scope="module")
 def address(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, int]:
-    """One gateway for the module, with little patience."""
+    """One gateway for the module, with short time limits."""
     env = {
         "STAGEBUS_REDIS_URL": redis_url,
         "STAGEBUS_HEADERS_TIMEOUT_S": str(HEADERS_S),
@@ -39,7 +39,7 @@ def address(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[s
 
 
 class Client:
-    """A connection that is spoken to in bytes."""
+    """A connection that sends raw bytes."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
@@ -49,7 +49,7 @@ class Client:
         await self._writer.drain()
 
     async def status(self) -> int:
-        """The status of the next answer; 0 where the connection is gone."""
+        """Returns the status of the next response, or 0 if the connection is closed."""
         async with asyncio.timeout(SOON_S):
             try:
                 head = await self._reader.readuntil(b"\r\n\r\n")
@@ -61,7 +61,7 @@ class Client:
             return int(head.split()[1])
 
     async def is_closed(self) -> bool:
-        """Wait for the end of the connection."""
+        """Waits until the connection is closed."""
         async with asyncio.timeout(SOON_S):
             try:
                 while await self._reader.read(65536):
@@ -95,7 +95,7 @@ LONG = b"x" * (HEADERS_MAX + 1)
     "head",
     [
         GET + b"X-Long: " + LONG + b"\r\n\r\n",
-        GET + b"X-Endless: " + LONG,  # nothing of it is ever complete
+        GET + b"X-Endless: " + LONG,  # no header is ever complete
         GET + LONG,
         b"GET /" + LONG + b" HTTP/1.1\r\n\r\n",
         b"GET /?" + LONG,
@@ -104,7 +104,7 @@ LONG = b"x" * (HEADERS_MAX + 1)
     ],
     ids=lambda head: head[:60].decode(),
 )
-async def test_head_that_is_too_long_is_refused(connect: Callable, head: bytes) -> None:
+async def test_request_head_over_the_limit_gets_431(connect: Callable, head: bytes) -> None:
     client = await connect()
     await client.send(head)
 
@@ -112,8 +112,8 @@ async def test_head_that_is_too_long_is_refused(connect: Callable, head: bytes) 
     assert await client.is_closed()
 
 
-async def test_head_within_the_limit_passes_again_and_again(connect: Callable) -> None:
-    """Each request of a connection has the whole of it."""
+async def test_head_limit_counts_each_request_separately(connect: Callable) -> None:
+    """Each request of a connection may have a head of the full length."""
     client = await connect()
     for _ in range(3):
         await client.send(GET + b"X-Long: " + b"x" * (HEADERS_MAX - 200) + b"\r\n\r\n")
@@ -134,16 +134,16 @@ async def trickle(client: Client, data: bytes, pause_s: float) -> None:
     [
         (b"", b"", HEADERS_S),
         (b"", GET, HEADERS_S),
-        (GET + b"\r\n", b"\r\n" * 200, HEADERS_S),  # empty lines between two requests are none
+        (GET + b"\r\n", b"\r\n" * 200, HEADERS_S),  # empty lines between two requests are not a request
         (GET + b"\r\n", b"GET /healthz", HEADERS_S),
         (GET + b"\r\n" + GET, b"X-Slow: yes", HEADERS_S),
         (POST + b"Content-Length: 1000\r\n\r\n", b" " * 1000, BODY_S),
         (POST + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n" * 100, BODY_S),
-        (GET + b"Content-Length: 1000\r\n\r\n", b" " * 1000, BODY_S),  # its answer is out long before
+        (GET + b"Content-Length: 1000\r\n\r\n", b" " * 1000, BODY_S),  # its response was sent long before
     ],
-    ids=["silence", "head", "empty lines", "second head", "pipelined", "body", "chunks", "body nobody reads"],
+    ids=["silence", "head", "empty lines", "second head", "pipelined", "body", "chunks", "unread body"],
 )
-async def test_slow_sender_loses_its_connection(connect: Callable, first: bytes, then: bytes, limit_s: float) -> None:
+async def test_slow_request_loses_its_connection(connect: Callable, first: bytes, then: bytes, limit_s: float) -> None:
     client = await connect()
     started = time.monotonic()
     await client.send(first)
@@ -156,7 +156,7 @@ async def test_slow_sender_loses_its_connection(connect: Callable, first: bytes,
     assert limit_s * 0.8 <= took_s <= limit_s + 1.5
 
 
-async def test_idle_connection_between_two_requests_is_kept(connect: Callable) -> None:
+async def test_idle_keep_alive_connection_is_kept(connect: Callable) -> None:
     client = await connect()
     for _ in range(2):
         await client.send(GET + b"\r\n")
@@ -164,8 +164,8 @@ async def test_idle_connection_between_two_requests_is_kept(connect: Callable) -
         await asyncio.sleep(HEADERS_S * 1.5)
 
 
-async def test_stream_is_no_slow_sender(connect: Callable, address: tuple[str, int]) -> None:
-    """It says nothing for as long as the run takes."""
+async def test_open_stream_outlives_the_request_time_limits(connect: Callable, address: tuple[str, int]) -> None:
+    """Its client sends nothing for as long as the run takes."""
     async with httpx.AsyncClient(base_url=f"http://localhost:{address[1]}") as http:
         events = (await http.post("/runs", json={"user_prompt": "Hello"})).json()["links"]["events"]
     client = await connect()
@@ -178,10 +178,10 @@ async def test_stream_is_no_slow_sender(connect: Callable, address: tuple[str, i
     assert not done
 
 
-# --- too many, and no HTTP at all --------------------------------------------
+# --- too many, and not HTTP --------------------------------------------------
 
 
-async def test_connections_over_the_limit_are_closed_at_once(connect: Callable) -> None:
+async def test_connections_over_the_limit_are_aborted(connect: Callable) -> None:
     clients = [await connect() for _ in range(CONNECTIONS_MAX + 4)]
     for client in clients:
         with suppress(ConnectionError):
@@ -195,7 +195,7 @@ async def test_connections_over_the_limit_are_closed_at_once(connect: Callable) 
 @pytest.mark.parametrize(
     "data",
     [
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # a TLS greeting
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # a TLS ClientHello
         b"\0\0\0\0\r\n\r\n",
         b"GET / HTTP/9.9\r\n\r\n",
         b"GET /\0 HTTP/1.1\r\n\r\n",
@@ -217,11 +217,11 @@ async def test_connections_over_the_limit_are_closed_at_once(connect: Callable) 
     ],
     ids=repr,
 )
-async def test_what_is_no_http_is_refused(connect: Callable, data: bytes) -> None:
+async def test_invalid_http_is_refused_and_affects_no_other_connection(connect: Callable, data: bytes) -> None:
     client = await connect()
     await client.send(data)
 
     assert await client.status() in (0, 400, 404, 505)
     other = await connect()
     await other.send(GET + b"\r\n")
-    assert await other.status() == 200, "and hurts nobody else"
+    assert await other.status() == 200, "other connections work"

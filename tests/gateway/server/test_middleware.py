@@ -15,7 +15,7 @@ from stagebus.shared.observability.logging import JsonFormatter, fields_of
 
 @pytest.fixture
 def broken(app: Starlette) -> Starlette:
-    """The app with two handlers that fail: before and within their answers."""
+    """The app with two handlers that fail: one before its response, one within it."""
 
     async def fail(_request: Request) -> Response:
         raise RuntimeError("the password is s3cret")
@@ -36,11 +36,11 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
 
 
 @pytest.mark.parametrize("given", ["a", "0af7651916cd43dd8448eb211c80319c", "A.b_c-9", "x" * 128])
-async def test_sane_request_id_is_kept(api: httpx.AsyncClient, given: str) -> None:
+async def test_valid_request_id_is_kept(api: httpx.AsyncClient, given: str) -> None:
     assert (await api.get("/healthz", headers={"X-Request-ID": given})).headers["x-request-id"] == given
 
 
-async def test_a_line_for_each_request_without_its_query(
+async def test_access_log_has_one_line_per_request_without_the_query(
     api: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "stagebus")
@@ -62,7 +62,7 @@ async def test_a_line_for_each_request_without_its_query(
     assert "s3cret" not in caplog.text
 
 
-async def test_probes_are_logged_only_when_they_fail(api: httpx.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
+async def test_access_log_has_only_failed_probes(api: httpx.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "stagebus")
 
     await api.get("/healthz")
@@ -71,7 +71,7 @@ async def test_probes_are_logged_only_when_they_fail(api: httpx.AsyncClient, cap
     assert [fields_of(line)["status"] for line in lines(caplog)] == [405]
 
 
-async def test_unexpected_error_is_answered_without_its_text_and_logged_with_it(
+async def test_unexpected_error_is_logged_and_not_shown_to_the_client(
     broken: Starlette, api: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.handler.setFormatter(JsonFormatter())
@@ -85,8 +85,8 @@ async def test_unexpected_error_is_answered_without_its_text_and_logged_with_it(
     assert "s3cret" in caplog.text
 
 
-async def test_error_within_an_answer_cuts_it(broken: Starlette, api: httpx.AsyncClient) -> None:
-    """Nothing is appended to half an answer."""
+async def test_error_after_the_response_began_cuts_the_connection(broken: Starlette, api: httpx.AsyncClient) -> None:
+    """Nothing is appended to an incomplete response."""
     with pytest.raises(RuntimeError):
         await api.get("/fail-later")
 
@@ -98,10 +98,10 @@ async def test_error_within_an_answer_cuts_it(broken: Starlette, api: httpx.Asyn
         ("/runs/01M856EDQQNKBF89347810NFN9/events", b"text/event-stream", 200, b"retry: "),
     ],
 )
-async def test_request_that_a_shutdown_cuts_off_is_told_to_ask_again(
+async def test_request_cancelled_by_shutdown_is_told_to_retry(
     app: Starlette, monkeypatch: pytest.MonkeyPatch, path: str, accept: bytes, status: int, body: bytes
 ) -> None:
-    """The server's own answer is a bare 500, at which an EventSource gives up for good."""
+    """The server itself would answer with a bare 500, after which an EventSource gives up."""
     waits, sent = asyncio.Event(), []
 
     async def hang(*_: object, **__: object) -> None:
@@ -126,7 +126,7 @@ async def test_request_that_a_shutdown_cuts_off_is_told_to_ask_again(
     assert not sent[-1].get("more_body")
 
 
-async def test_invented_methods_share_a_label(api: httpx.AsyncClient) -> None:
+async def test_unknown_methods_share_one_metric_label(api: httpx.AsyncClient) -> None:
     for method in ("BREW", "WHEN"):
         await api.request(method, "/runs")
     metrics = (await api.get("/metrics")).text

@@ -28,7 +28,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def connections_of(pid: int) -> int:
-    """Sockets that a process has open."""
+    """Returns how many sockets a process has open."""
     count = 0
     for fd in Path(f"/proc/{pid}/fd").iterdir():
         try:
@@ -39,7 +39,7 @@ def connections_of(pid: int) -> int:
 
 
 async def read(http: httpx.AsyncClient, path: str, opened: asyncio.Semaphore) -> tuple[list[str], bool]:
-    """A stream's events, and whether its body came to an end."""
+    """Returns a stream's events, and whether its body was complete."""
     body = b""
     async with http.stream("GET", path) as stream:
         try:
@@ -53,7 +53,7 @@ async def read(http: httpx.AsyncClient, path: str, opened: asyncio.Semaphore) ->
 
 
 @pytest.mark.faults
-async def test_workers_share_a_port_are_replaced_and_drain_together(
+async def test_prefork_shares_the_port_restarts_children_and_drains(
     redis: Redis, redis_url: str, tmp_path: Path
 ) -> None:
     env = {"STAGEBUS_REDIS_URL": redis_url, "STAGEBUS_DRAIN_SPREAD_S": "0.2"}
@@ -72,13 +72,13 @@ async def test_workers_share_a_port_are_replaced_and_drain_together(
                 async with asyncio.timeout(SOON_S):
                     await opened.acquire()
             spread = [connections_of(pid) - before for pid, before in zip((first, second), idle, strict=True)]
-            assert min(spread) > 0, "both have some of the streams"
+            assert min(spread) > 0, "both children have some of the streams"
 
             os.kill(first, signal.SIGKILL)
             await until(lambda: any(stream.done() for stream in streams))
-            # Until its end is seen, the system may still give a connection to the one that dies.
+            # Until the parent sees its end, the system may still give it a connection.
             await until(lambda: first not in children_of(process.pid))
-            assert (await http.get("/readyz")).status_code == 200, "the other one goes on"
+            assert (await http.get("/readyz")).status_code == 200, "the other child continues"
             await until(lambda: len(set(children_of(process.pid)) - {first}) == WORKERS)
             await until(lambda: "is back" in process.log())
 
@@ -90,10 +90,10 @@ async def test_workers_share_a_port_are_replaced_and_drain_together(
             await process.kill()
 
     assert all(events == ["run_queued"] for events, _ in ends)
-    assert 0 < sum(is_whole for _, is_whole in ends) < STREAMS, "the killed one's were cut, the other's ended"
+    assert 0 < sum(is_whole for _, is_whole in ends) < STREAMS, "the killed child's streams were cut, the other's ended"
 
 
-def test_port_of_somebody_else_is_refused() -> None:
+def test_bind_shared_refuses_a_port_that_is_not_shared() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -101,7 +101,7 @@ def test_port_of_somebody_else_is_refused() -> None:
             bind_shared("127.0.0.1", taken.getsockname()[1])
 
 
-def test_port_of_the_system_s_choice_is_one_for_all_addresses() -> None:
+def test_bind_shared_port_0_is_one_port_for_all_addresses() -> None:
     sockets = bind_shared("localhost", 0)
     ports = {part.getsockname()[1] for part in sockets}
     for part in sockets:
@@ -111,13 +111,13 @@ def test_port_of_the_system_s_choice_is_one_for_all_addresses() -> None:
     assert ports != {0}
 
 
-def test_log_that_nobody_reads_any_more_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else no gateway would be started again, and each would stop at the next line that it says."""
+def test_prefork_survives_a_closed_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise no child would be restarted, and each would stop at its next line of output."""
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w", buffering=1) as nobody:
         monkeypatch.setattr("sys.stderr", nobody)
-        prefork._show("gateway 1", "a line")
+        prefork._print_line("gateway 1", "a line")
         monkeypatch.undo()
         with suppress(OSError):
             nobody.close()

@@ -1,4 +1,4 @@
-"""A stream on our own server's connections: what it holds, and what else may happen on its connection."""
+"""Detached streams on our own server: their memory, and other requests on their connections."""
 
 import asyncio
 import gc
@@ -31,7 +31,7 @@ STREAMS = 100
 
 @pytest.fixture
 async def address(app: Starlette, settings: Settings) -> AsyncIterator[tuple[str, int]]:
-    """The app on connections of ours, in this process."""
+    """The address of the app, served by our connection class in this process."""
     config = uvicorn.Config(app, http=connection_class(settings), ws="none", lifespan="off", log_config=None)
     config.load()
     state = ServerState()
@@ -52,7 +52,7 @@ def hub(app: Starlette) -> Hub:
 
 
 class Browser:
-    """A socket that asks for streams, without buffers of its own."""
+    """A bare socket that requests streams."""
 
     def __init__(self, address: tuple[str, int]) -> None:
         self.socket = socket.create_connection(address)
@@ -64,14 +64,14 @@ class Browser:
         await asyncio.get_running_loop().sock_sendall(self.socket, head.encode())
 
     async def to_the_end(self) -> bytes:
-        """Read until the connection is closed; all that came."""
+        """Reads until the connection is closed, and returns everything."""
         async with asyncio.timeout(SOON_S):
             while data := await asyncio.get_running_loop().sock_recv(self.socket, 2**16):
                 self.received += data
         return self.received
 
     async def until(self, text: bytes) -> None:
-        """Read until it has come; leaves what follows it."""
+        """Reads until the text has arrived; keeps what follows it."""
         async with asyncio.timeout(SOON_S):
             while text not in self.received:
                 data = await asyncio.get_running_loop().sock_recv(self.socket, 2**16)
@@ -100,10 +100,8 @@ def events_of(run: RunByHand) -> str:
     return f"/runs/{run.run_id}/events"
 
 
-async def test_client_of_http_1_0_gets_the_stream_without_chunks_until_the_connection_ends(
-    connect: Connect, run: RunByHand
-) -> None:
-    """Old proxies ask like that; some do by default."""
+async def test_http_1_0_stream_is_not_chunked_and_ends_with_the_connection(connect: Connect, run: RunByHand) -> None:
+    """Old proxies send HTTP/1.0, some by default."""
     browser = connect()
     await browser.ask(events_of(run), version="1.0")
     await run.say("live")
@@ -119,7 +117,7 @@ async def test_client_of_http_1_0_gets_the_stream_without_chunks_until_the_conne
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/runs/nope"])
-async def test_client_of_http_1_0_gets_whole_answers(connect: Connect, path: str) -> None:
+async def test_http_1_0_response_has_a_content_length(connect: Connect, path: str) -> None:
     browser = connect()
     await browser.ask(path, version="1.0")
     head, _, body = (await browser.to_the_end()).partition(b"\r\n\r\n")
@@ -128,7 +126,7 @@ async def test_client_of_http_1_0_gets_whole_answers(connect: Connect, path: str
     assert body.startswith(b"{")
 
 
-async def test_connection_carries_another_request_after_a_stream(connect: Connect, run: RunByHand) -> None:
+async def test_connection_is_reused_after_a_stream(connect: Connect, run: RunByHand) -> None:
     browser = connect()
     await browser.ask(events_of(run))
     await browser.until(b"event: run_queued")
@@ -139,7 +137,7 @@ async def test_connection_carries_another_request_after_a_stream(connect: Connec
     await browser.until(b'{"status":"ok"}')
 
 
-async def test_request_that_came_during_a_stream_is_answered_after_it(connect: Connect, run: RunByHand) -> None:
+async def test_pipelined_request_is_answered_after_the_stream(connect: Connect, run: RunByHand) -> None:
     browser = connect()
     await browser.ask(events_of(run))
     await browser.until(b"event: run_queued")
@@ -151,7 +149,7 @@ async def test_request_that_came_during_a_stream_is_answered_after_it(connect: C
     await browser.until(b"\r\n0\r\n\r\nHTTP/1.1 200 OK\r\n")
 
 
-async def test_body_that_nobody_reads_holds_nothing_up(connect: Connect, run: RunByHand) -> None:
+async def test_unread_request_body_does_not_block_the_stream(connect: Connect, run: RunByHand) -> None:
     browser, loop = connect(), asyncio.get_running_loop()
     length = 2**18
     head = f"GET {events_of(run)} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\nContent-Length: {length}\r\n\r\n"
@@ -163,7 +161,7 @@ async def test_body_that_nobody_reads_holds_nothing_up(connect: Connect, run: Ru
     await browser.until(b"\r\n0\r\n\r\n")
 
 
-async def test_stream_is_reported_when_it_is_over(
+async def test_access_log_line_of_a_stream_is_written_at_its_end(
     connect: Connect, run: RunByHand, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "stagebus")
@@ -180,7 +178,7 @@ async def test_stream_is_reported_when_it_is_over(
     assert (fields["subject"], fields["tenant"]) == ("anyone", "default")
 
 
-async def test_quiet_stream_gets_pings_and_then_what_comes(connect: Connect, run: RunByHand, hub: Hub) -> None:
+async def test_quiet_stream_gets_pings_and_later_events(connect: Connect, run: RunByHand, hub: Hub) -> None:
     hub._settings = hub._settings.model_copy(update={"ping_s": 0.1})
     browser = connect()
     await browser.ask(events_of(run))
@@ -192,7 +190,7 @@ async def test_quiet_stream_gets_pings_and_then_what_comes(connect: Connect, run
     await browser.until(b"\r\n0\r\n\r\n")
 
 
-async def test_client_that_disconnects_before_its_stream_begins_leaves_no_stream(
+async def test_disconnect_before_the_stream_begins_closes_it(
     connect: Connect, run: RunByHand, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The writer is told of the disconnect before the app has detached the stream."""
@@ -227,10 +225,8 @@ def _and_then(first: Callable[[Any], None], then: Callable[[], None]) -> Callabl
     return both
 
 
-async def test_stream_that_ended_leaves_nothing_to_the_garbage_collector(
-    connect: Connect, run: RunByHand, hub: Hub
-) -> None:
-    """Which does not look at what was open when it last came."""
+async def test_ended_stream_leaves_no_reference_cycle(connect: Connect, run: RunByHand, hub: Hub) -> None:
+    """A cycle would stay until the collector looks at frozen objects."""
     browser = connect()
     await browser.ask(events_of(run))
     await browser.until(b"event: run_queued")
@@ -247,9 +243,9 @@ async def test_stream_that_ended_leaves_nothing_to_the_garbage_collector(
         gc.enable()
 
 
-async def test_open_stream_takes_little_memory(connect: Connect, run: RunByHand, hub: Hub) -> None:
-    """Of Python's own; a client here is a bare socket."""
-    first = connect()  # what is made once
+async def test_open_stream_uses_at_most_16_kib(connect: Connect, run: RunByHand, hub: Hub) -> None:
+    """Measures Python's own memory; the clients are bare sockets."""
+    first = connect()  # creates what all streams share
     await first.ask(events_of(run))
     await until_equal(lambda: hub.open_streams, 1)
     tracemalloc.start()

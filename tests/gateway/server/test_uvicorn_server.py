@@ -1,4 +1,4 @@
-"""Real processes: what a signal does to a gateway and to its streams."""
+"""Real gateway processes: start, signals, drain."""
 
 import signal
 import time
@@ -18,7 +18,7 @@ Start = Callable[..., Process]
 
 @pytest.fixture
 async def start(redis: Redis, redis_url: str, tmp_path: Path) -> AsyncIterator[Start]:
-    """Start a gateway on a free port."""
+    """Starts a gateway on a free port."""
     started: list[Process] = []
 
     def start(*args: str, delay_s: float = 0, spread_s: float = 0.2, url: str = redis_url) -> Process:
@@ -58,7 +58,7 @@ async def read_until_end(stream: httpx.Response, at_first_event: Callable[[], No
     return [frame.event for frame in sse.decode(body)]
 
 
-async def test_it_says_where_it_listens_and_not_what_it_is(start: Start) -> None:
+async def test_server_prints_its_address_and_sends_no_server_header(start: Start) -> None:
     async with httpx.AsyncClient(base_url=await start().ready()) as http:
         response = await http.get("/healthz")
 
@@ -66,7 +66,7 @@ async def test_it_says_where_it_listens_and_not_what_it_is(start: Start) -> None
     assert "server" not in response.headers
 
 
-async def test_drain_shows_in_readiness_before_streams_end(start: Start) -> None:
+async def test_readiness_fails_before_streams_end(start: Start) -> None:
     process = start(delay_s=1.0)
     async with (
         httpx.AsyncClient(base_url=await process.ready()) as http,
@@ -79,10 +79,12 @@ async def test_drain_shows_in_readiness_before_streams_end(start: Start) -> None
     await process.wait()
 
     assert still_serves == 200
-    assert events == ["run_queued"], "no terminal event: the run goes on, its clients go elsewhere"
+    assert events == ["run_queued"], (
+        "no terminal event: the run continues, and its clients reconnect to another gateway"
+    )
 
 
-async def test_second_signal_skips_the_wait(start: Start) -> None:
+async def test_second_signal_skips_the_drain_delay(start: Start) -> None:
     process = start(delay_s=60)
     async with httpx.AsyncClient(base_url=await process.ready()) as http:
         process.signal(signal.SIGTERM)
@@ -92,7 +94,7 @@ async def test_second_signal_skips_the_wait(start: Start) -> None:
     await process.wait(timeout_s=5)
 
 
-async def test_plain_uvicorn_ends_streams_too(start: Start) -> None:
+async def test_plain_uvicorn_ends_streams_at_shutdown(start: Start) -> None:
     process = start("-m", "uvicorn", "stagebus.gateway.app:app", "--port", "0")
     url, *_ = (await process.ready("running on ")).split()
     async with (
@@ -105,7 +107,7 @@ async def test_plain_uvicorn_ends_streams_too(start: Start) -> None:
     assert events == ["run_queued"]
 
 
-async def test_unreachable_redis_is_said_without_a_traceback(start: Start) -> None:
+async def test_unreachable_redis_is_reported_without_a_traceback(start: Start) -> None:
     process = start(url="redis://127.0.0.1:1/0")
 
     assert await process.wait() == 1
@@ -113,10 +115,10 @@ async def test_unreachable_redis_is_said_without_a_traceback(start: Start) -> No
     assert "Traceback" not in process.log()
 
 
-async def test_idle_gateway_leaves_at_once(start: Start) -> None:
+async def test_idle_gateway_exits_immediately(start: Start) -> None:
     process = start(spread_s=30)
     await process.ready()
-    told = time.monotonic()
+    signalled = time.monotonic()
     await process.terminate()
 
-    assert time.monotonic() - told < 3
+    assert time.monotonic() - signalled < 3

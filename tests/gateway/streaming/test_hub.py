@@ -1,4 +1,4 @@
-"""The hub against a real server: log, then live, and every way to miss a message."""
+"""The hub with a real Redis server: log, then live, and every way to miss a message."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,7 +22,7 @@ from tests.support.waiting import until_equal
 Watch = Callable[..., Watcher]
 
 
-async def test_late_early_and_second_clients_all_see_every_event_once(run: RunByHand, watch: Watch) -> None:
+async def test_early_late_and_second_clients_see_every_event_once(run: RunByHand, watch: Watch) -> None:
     early = watch(run.run_id)
     await run.begin("extraction")
     await run.say("a", "b")
@@ -49,7 +49,7 @@ async def test_every_cursor_gives_exactly_the_rest(run: RunByHand, watch: Watch)
         assert [frame.id for frame in stage.frames] == [str(i) for i in ids[position + 1 :] if i.sequence > 4]
 
 
-async def test_stage_stream_ends_with_the_terminal_event_though_it_never_began(run: RunByHand, watch: Watch) -> None:
+async def test_stream_of_a_stage_that_never_began_has_the_terminal_event(run: RunByHand, watch: Watch) -> None:
     live = watch(run.run_id, stage_id="synthesis")
     await run.say("a")
     end = await run.end()
@@ -72,7 +72,7 @@ async def test_lost_message_is_read_from_the_log(redis: Redis, run: RunByHand, w
 
 
 class _deaf:  # noqa: N801 - reads as a word
-    """Appends inside reach the log and not the channel."""
+    """Appends inside reach the log but not the channel."""
 
     def __init__(self, run: RunByHand) -> None:
         self._run = run
@@ -82,7 +82,7 @@ class _deaf:  # noqa: N801 - reads as a word
 
         async def append(*args: object, **kwargs: object) -> run_scripts.AppendResult:
             original = keys.live
-            keys.live = lambda run_id: f"nobody:{{{run_id}}}"
+            keys.live = lambda run_id: f"elsewhere:{{{run_id}}}"
             try:
                 return await self._real(*args, **kwargs)
             finally:
@@ -94,10 +94,10 @@ class _deaf:  # noqa: N801 - reads as a word
         run_scripts.append = self._real
 
 
-async def test_lost_last_message_shows_when_the_stream_is_quiet(
+async def test_lost_last_message_is_found_when_the_stream_is_quiet(
     redis: Redis, settings: Settings, run: RunByHand
 ) -> None:
-    """The last event has no successor whose `before` would betray its loss."""
+    """The last event has no successor whose `before` would reveal its loss."""
     hub = Hub(redis, settings.model_copy(update={"ping_s": 0.3}))
     await hub.start()
     watcher = Watcher(hub, run.run_id)
@@ -111,13 +111,11 @@ async def test_lost_last_message_shows_when_the_stream_is_quiet(
     await hub.stop()
 
 
-@pytest.mark.parametrize(
-    "fault", ["a record of another type", "a last id that is none", "an error that nobody foresaw"]
-)
-async def test_quiet_streams_are_pinged_whatever_is_wrong_with_another_run(
+@pytest.mark.parametrize("fault", ["a record of another type", "an invalid last id", "an unforeseen error"])
+async def test_broken_run_does_not_stop_pings_of_other_streams(
     redis: Redis, settings: Settings, run: RunByHand, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    """The ticker looks after all streams of its process: it must not end, and a lost last message still shows."""
+    """The ping task serves all streams of the process: it must not end, and a lost last message is still found."""
     hub = Hub(redis, settings.model_copy(update={"ping_s": 0.3}))
     await hub.start()
     broken = await runs_by_hand.start(redis)
@@ -126,10 +124,10 @@ async def test_quiet_streams_are_pinged_whatever_is_wrong_with_another_run(
         await watcher.until(lambda w: len(w.frames) == 1)
     if fault == "a record of another type":
         await redis.set(keys.run(broken.run_id), "junk", ex=60)
-    elif fault == "a last id that is none":
+    elif fault == "an invalid last id":
         await redis.hset(keys.run(broken.run_id), "last_id", "junk")
     else:
-        errors = iter([RuntimeError("nobody foresaw it")])
+        errors = iter([RuntimeError("unforeseen")])
         real = hub._check_positions
         monkeypatch.setattr(
             hub, "_check_positions", lambda quiet: _raise(e) if (e := next(errors, None)) else real(quiet)
@@ -151,9 +149,7 @@ def _raise(exc: Exception) -> None:
     raise exc
 
 
-async def test_stream_that_cannot_take_a_message_costs_the_run_s_others_none(
-    hub: Hub, run: RunByHand, watch: Watch
-) -> None:
+async def test_stream_that_fails_on_a_batch_does_not_affect_others(hub: Hub, run: RunByHand, watch: Watch) -> None:
     watchers = [watch(run.run_id) for _ in range(3)]
     for watcher in watchers:
         await watcher.until(lambda w: len(w.frames) == 1)
@@ -168,10 +164,10 @@ async def test_stream_that_cannot_take_a_message_costs_the_run_s_others_none(
 
     for watcher in watchers:
         await watcher.until_end()
-        assert watcher.sequences == [1, 2, 3], "the one that failed reads the log"
+        assert watcher.sequences == [1, 2, 3], "the stream that failed reads the log"
 
 
-async def test_cut_live_connection_costs_nothing(redis: Redis, run: RunByHand, watch: Watch) -> None:
+async def test_cut_pubsub_connection_loses_no_event(redis: Redis, run: RunByHand, watch: Watch) -> None:
     watcher = watch(run.run_id)
     for i in range(30):
         await run.say(str(i))
@@ -183,10 +179,10 @@ async def test_cut_live_connection_costs_nothing(redis: Redis, run: RunByHand, w
     assert watcher.sequences == list(range(1, 33))
 
 
-async def test_deaf_connection_is_noticed_within_two_seconds(
+async def test_deaf_pubsub_connection_is_replaced_within_two_seconds(
     redis: Redis, hub: Hub, run: RunByHand, watch: Watch
 ) -> None:
-    """It stays open, but the server tells it nothing any more."""
+    """The connection stays open, but the server sends nothing on it."""
     watcher = watch(run.run_id)
     await watcher.until(lambda w: len(w.frames) == 1)
     assert hub._channels._wire is not None
@@ -220,7 +216,7 @@ async def test_slow_client_has_a_bounded_buffer_and_catches_up(
 async def test_connected_client_gets_a_gap_when_the_log_loses_its_tail(
     redis: Redis, run: RunByHand, watch: Watch
 ) -> None:
-    """A zombie of before the loss may go on as the only writer; a dead one's successor writes other events."""
+    """A zombie from before the loss may continue as the only writer; the next attempt writes other events."""
     await run.say("a")
     older = await snapshots.take(redis)
     merged, stage = watch(run.run_id), watch(run.run_id, stage_id="extraction")
@@ -243,7 +239,7 @@ async def test_connected_client_gets_a_gap_when_the_log_loses_its_tail(
     assert after_gap[-1].event == "done"
 
 
-async def test_cursor_of_a_lost_part_gets_a_gap(redis: Redis, run: RunByHand, watch: Watch) -> None:
+async def test_cursor_that_is_not_in_the_log_gets_a_gap(redis: Redis, run: RunByHand, watch: Watch) -> None:
     await run.say("a")
     await run.end()
 
@@ -280,7 +276,7 @@ async def test_last_stream_of_a_run_unsubscribes_it(redis: Redis, hub: Hub, run:
 
 
 @pytest.mark.parametrize("cuts", [1, 3])
-async def test_client_that_comes_back_again_and_again_misses_nothing(run: RunByHand, watch: Watch, cuts: int) -> None:
+async def test_reconnecting_client_misses_no_event(run: RunByHand, watch: Watch, cuts: int) -> None:
     seen: list[int] = []
     cursor = EventId(0, 0)
     for round_number in range(cuts + 1):
@@ -295,7 +291,7 @@ async def test_client_that_comes_back_again_and_again_misses_nothing(run: RunByH
     assert seen == list(range(1, 3 * (cuts + 1) + 2))
 
 
-async def test_garbage_on_the_channel_costs_a_read(redis: Redis, run: RunByHand, watch: Watch) -> None:
+async def test_garbage_on_the_channel_makes_streams_read_the_log(redis: Redis, run: RunByHand, watch: Watch) -> None:
     watcher = watch(run.run_id)
     await run.say("a")
     await watcher.until(lambda w: len(w.frames) == 2)

@@ -1,8 +1,8 @@
-"""One client's place in a run, against the plain log: whatever happens on the way, it gets exactly that.
+"""One client's position in a run, compared with the plain log: it gets exactly the log, whatever happens on the way.
 
-The state machine is sans-IO, so a test plays all that surrounds it: the log that grows and
-may lose its tail, the channel that loses, doubles and delays, the reader whose page may be
-old when it comes, and the client that decodes the bytes.
+The state machine is sans-IO, so a test plays its surroundings: the log, which grows and may lose its tail; the
+channel, which loses, duplicates and delays messages; the reader, whose page may be outdated; and the client, which
+decodes the bytes.
 """
 
 from collections.abc import Callable
@@ -43,7 +43,7 @@ class Entry(NamedTuple):
 
 
 class Log:
-    """A run's log with all that may happen to it."""
+    """A run's log, and everything that may happen to it."""
 
     def __init__(self) -> None:
         self.entries = [Entry(EventId(0, 1), "run", b"run_queued", b"{}")]
@@ -61,11 +61,11 @@ class Log:
         return self.entries[-1].event == b"done"
 
     def append(self, stage_ids: list[str], size: int) -> bytes:
-        """Append a batch and give its message; "end" is the stage of the terminal event."""
+        """Appends a batch and returns its message; "end" is the stage of the terminal event."""
         before = self.last_id
         for stage_id in stage_ids:
             event_id = EventId(self._attempt, self.last_id.sequence + 1)
-            # An attempt that sends again, after a lost tail, sends the same events.
+            # An attempt that sends again after a lost tail sends the same events.
             entry = self._made.setdefault(event_id, _make(event_id, stage_id, size))
             self.entries.append(entry)
             if self.is_ended:
@@ -77,14 +77,14 @@ class Log:
         )
 
     def lose(self, count: int, *, is_taken_over: bool) -> None:
-        """Lose the tail; the producer goes on if it can, else another attempt does."""
+        """Loses the tail; the producer continues if it can, otherwise another attempt does."""
         del self.entries[max(1, len(self.entries) - count) :]
         if is_taken_over or (self.last_id != self._base and self.last_id.attempt != self._attempt):
             self._attempt += 1
             self._base = self.last_id
 
     def page(self, after: EventId, limit: int, stage_id: str | None) -> Page:
-        """What `log.read_page` gives."""
+        """Returns a page, as `log_reader.read_page` does."""
         lost = None
         if after not in (START, *(entry.id for entry in self.entries)):
             lost = Lost(after, self.entries[0].id, self.last_id)
@@ -111,7 +111,7 @@ def _is_of(entry: Entry, stage_id: str | None) -> bool:
 
 
 class World:
-    """A log, the channel, the subscription with its owner, and the client's picture of the run."""
+    """A log, the channel, the subscription with its owner, and the client's state of the run."""
 
     def __init__(self, stage_id: str | None, buffer_max_bytes: int, cursor: EventId = START) -> None:
         self.log = Log()
@@ -121,7 +121,7 @@ class World:
         self.subscription = Subscription(cursor, view, buffer_max_bytes)
         self.channel: list[LiveBatch] = []
         self.is_connected = True
-        self.page: Page | None = None  # on its way from the log to the subscription
+        self.page: Page | None = None  # read, but not yet added to the subscription
         self.received = b""
 
     # --- the log and the channel ---
@@ -134,7 +134,7 @@ class World:
 
     def deliver(self, index: int, *, is_held_back: bool = False) -> None:
         if self.channel and not self.is_over:
-            may_pass = index % 2 == 0 and self.page is None  # the owner may be at work
+            may_pass = index % 2 == 0 and self.page is None  # otherwise the owner is busy
             index %= len(self.channel)
             batch = self.channel[index] if is_held_back else self.channel.pop(index)
             if may_pass and (data := self.subscription.forward(batch)) is not None:
@@ -155,7 +155,7 @@ class World:
             self.is_connected = True
             self.subscription.catch_up()
 
-    # --- the owner, as the hub is one ---
+    # --- the owner, which is the hub ---
 
     @property
     def is_over(self) -> bool:
@@ -178,7 +178,7 @@ class World:
             self.received += self.subscription.take()
 
     def go_on(self, *, compares: bool) -> None:
-        """Let everything that is under way come to its end."""
+        """Finishes everything that is in progress."""
         self.end_read()
         for _ in range(10 * len(self.log.entries)):
             self.take()
@@ -191,7 +191,7 @@ class World:
                 self.subscription.catch_up()
             elif not self.subscription.is_ready:
                 return
-        raise AssertionError("it comes to no end")
+        raise AssertionError("it does not end")
 
     # --- what must hold ---
 
@@ -202,8 +202,8 @@ class World:
         # One page or one batch may be longer than the buffer, never two of them.
         assert len(s._buffer) <= 2 or s._buffered_bytes <= self.buffer_max_bytes
 
-    def picture(self) -> list[Frame]:
-        """What the client has, by the rule that a gap makes void what it has from there on."""
+    def client_events(self) -> list[Frame]:
+        """Returns the client's events; a gap discards those from its `earliest` on."""
         kept: list[Frame] = []
         for frame in sse.decode(self.received):
             if frame.event == "gap":
@@ -211,19 +211,19 @@ class World:
                 kept = [k for k in kept if parse_id(k.id).sequence < earliest]
                 continue
             sequence, last = parse_id(frame.id).sequence, parse_id(kept[-1].id).sequence if kept else 0
-            assert sequence == last + 1 if self.stage_id is None else sequence > last, "a hole or a double"
+            assert sequence == last + 1 if self.stage_id is None else sequence > last, "a missing or duplicate event"
             kept.append(frame)
         return kept
 
     def wanted(self, entries: list[Entry]) -> list[Frame]:
         return [Frame(str(e.id), e.event.decode(), e.data.decode()) for e in entries if _is_of(e, self.stage_id)]
 
-    def check_picture(self) -> None:
+    def check_client_events(self) -> None:
         if self.is_over:
-            assert self.picture() in [self.wanted(version) for version in self.log.versions]
+            assert self.client_events() in [self.wanted(version) for version in self.log.versions]
         else:
             assert not self.log.is_ended, "the stream ends with its run"
-            assert self.picture() == self.wanted(self.log.entries)
+            assert self.client_events() == self.wanted(self.log.entries)
 
 
 Step = Callable[[World], None]
@@ -267,24 +267,24 @@ def play(world: World, steps: list[tuple]) -> None:
 
 
 @given(worlds, st.lists(st.one_of(*GROWS, *OWNER, *FAULTS), min_size=10, max_size=40))
-def test_client_that_looks_where_the_log_ends_has_exactly_the_log(world: World, steps: list[tuple]) -> None:
-    """Messages are lost, doubled, delayed and swapped; pages are old when they come; the log loses its tail."""
+def test_any_fault_on_the_channel_leaves_the_client_with_the_log(world: World, steps: list[tuple]) -> None:
+    """Messages are lost, duplicated, delayed and reordered; pages are outdated; the log loses its tail."""
     play(world, steps)
     world.go_on(compares=True)
 
-    world.check_picture()
+    world.check_client_events()
 
 
 @given(worlds, st.lists(st.one_of(*GROWS, *OWNER, *OUTAGES), min_size=10, max_size=40))
-def test_outage_of_the_channel_costs_a_read_and_no_wait_for_the_next_look(world: World, steps: list[tuple]) -> None:
-    """Who is told that messages may have been missed reads them, also where a page was under way just then."""
+def test_reconnected_channel_is_caught_up_without_a_position_check(world: World, steps: list[tuple]) -> None:
+    """A subscription that is told of missed messages reads them, even if a page was being read at that moment."""
     play(world, steps)
     world.reconnect()
     while world.channel and not world.is_over:
         world.deliver(0)
     world.go_on(compares=False)
 
-    world.check_picture()
+    world.check_client_events()
 
 
 @given(worlds, st.lists(st.one_of(*GROWS), max_size=12), st.integers(0, 12))
@@ -307,7 +307,7 @@ def batch_of(log: Log, *stage_ids: str, size: int = 0) -> LiveBatch:
 
 
 def live_at(log: Log, buffer_max_bytes: int = 10_000, view: EventView = RUN_EVENTS) -> Subscription:
-    """A subscription that has all of the log and has handed it out."""
+    """Returns a subscription that has sent the whole log."""
     subscription = Subscription(START, view, buffer_max_bytes)
     subscription.add_page(log.page(START, 100, None))
     subscription.take()
@@ -316,7 +316,7 @@ def live_at(log: Log, buffer_max_bytes: int = 10_000, view: EventView = RUN_EVEN
     return subscription
 
 
-def test_live_bytes_are_shared_by_all_who_get_them() -> None:
+def test_live_frames_are_shared_between_subscriptions() -> None:
     log = Log()
     first, second = live_at(log), live_at(log)
     batch = batch_of(log, "extraction", "synthesis")
@@ -327,7 +327,7 @@ def test_live_bytes_are_shared_by_all_who_get_them() -> None:
     assert second.take() is batch.frames
 
 
-def test_batches_that_wait_are_taken_as_one() -> None:
+def test_take_joins_buffered_batches() -> None:
     log = Log()
     subscription = live_at(log)
     batches = [batch_of(log, "extraction") for _ in range(3)]
@@ -340,7 +340,7 @@ def test_batches_that_wait_are_taken_as_one() -> None:
     assert not subscription.is_ready
 
 
-def test_slow_client_falls_behind_once_its_buffer_is_full_and_loses_nothing() -> None:
+def test_full_buffer_makes_the_client_read_the_log() -> None:
     log = Log()
     subscription = live_at(log, buffer_max_bytes=500)
     for _ in range(10):
@@ -355,7 +355,7 @@ def test_slow_client_falls_behind_once_its_buffer_is_full_and_loses_nothing() ->
     assert received + subscription.take() == b"".join(entry.frame for entry in log.entries[1:])
 
 
-def test_event_that_is_longer_than_the_buffer_gets_through() -> None:
+def test_event_longer_than_the_buffer_is_sent() -> None:
     log = Log()
     subscription = live_at(log, buffer_max_bytes=10)
     batch = batch_of(log, "extraction", size=1000)
@@ -365,8 +365,8 @@ def test_event_that_is_longer_than_the_buffer_gets_through() -> None:
     assert subscription.take() == batch.frames
 
 
-def test_batches_that_come_while_a_page_is_read_go_on_after_it() -> None:
-    """Those that the page has already are passed over, without a further read."""
+def test_batches_held_back_during_a_page_follow_it() -> None:
+    """Batches that the page contains are dropped, without another read."""
     log = Log()
     subscription = Subscription(START, RUN_EVENTS, 10_000)
     subscription.begin_page(100)
@@ -380,8 +380,8 @@ def test_batches_that_come_while_a_page_is_read_go_on_after_it() -> None:
     assert subscription.take() == b"".join(entry.frame for entry in log.entries)
 
 
-def test_batch_that_is_too_long_to_be_held_back_while_a_page_is_read_is_read_next() -> None:
-    """Nothing kept would betray that it is missing, and it may be the run's last."""
+def test_batch_too_long_to_hold_back_is_read_from_the_log() -> None:
+    """No later batch would reveal that it is missing: it may be the run's last."""
     log = Log()
     subscription = Subscription(START, RUN_EVENTS, 500)
     subscription.begin_page(100)
@@ -393,7 +393,7 @@ def test_batch_that_is_too_long_to_be_held_back_while_a_page_is_read_is_read_nex
     assert subscription._held_back_bytes == 0
 
 
-def test_page_that_was_asked_for_before_messages_may_have_been_missed_is_not_the_last() -> None:
+def test_page_requested_before_a_missed_message_is_not_the_last() -> None:
     log = Log()
     subscription = Subscription(START, RUN_EVENTS, 500)
     subscription.begin_page(100)
@@ -408,7 +408,7 @@ def test_page_that_was_asked_for_before_messages_may_have_been_missed_is_not_the
     assert subscription.is_live
 
 
-def test_end_is_ready_to_be_seen_and_nothing_follows_it() -> None:
+def test_nothing_follows_the_terminal_event() -> None:
     log = Log()
     subscription = live_at(log)
     end = batch_of(log, "end")
@@ -419,8 +419,8 @@ def test_end_is_ready_to_be_seen_and_nothing_follows_it() -> None:
     assert subscription.take() == end.frames
 
 
-def test_stage_s_stream_moves_on_over_what_it_does_not_show() -> None:
-    """Its client is compared to the log's end at each ping, and would read for nothing otherwise."""
+def test_stage_stream_position_moves_past_other_stages() -> None:
+    """Its position is compared with the log's end at each ping; otherwise it would read the log each time."""
     log = Log()
     subscription = live_at(log, view=StageEventsView("synthesis"))
     subscription.add_batch(batch_of(log, "extraction"))
@@ -429,7 +429,7 @@ def test_stage_s_stream_moves_on_over_what_it_does_not_show() -> None:
     assert not subscription.is_ready
 
 
-def test_gap_comes_before_the_log_and_has_no_id() -> None:
+def test_gap_precedes_the_log_and_has_no_id() -> None:
     log = Log()
     log.append(["extraction"], 0)
     subscription = Subscription(EventId(7, 7), RUN_EVENTS, 10_000)
@@ -443,7 +443,7 @@ def test_gap_comes_before_the_log_and_has_no_id() -> None:
 
 
 @pytest.mark.parametrize(("event_bytes", "wanted"), [(10, 100), (1000, 10), (10**6, 1)])
-def test_pages_are_about_as_long_as_the_buffer(event_bytes: int, wanted: int) -> None:
+def test_page_size_fits_the_buffer(event_bytes: int, wanted: int) -> None:
     log = Log()
     log.append(["extraction"] * 3, event_bytes)
     subscription = Subscription(log.entries[0].id, RUN_EVENTS, 10_000)

@@ -1,4 +1,4 @@
-"""Whole chunks out of lean ones: what a client of the provider itself would have got."""
+"""FullChunksView makes of lean chunks what the provider sent."""
 
 from typing import Any
 
@@ -82,14 +82,14 @@ PROVIDER_S = {
 }
 
 
-def test_lean_chunk_is_made_whole_again() -> None:
+def test_full_view_completes_a_lean_chunk() -> None:
     view = FullChunksView(RUN_EVENTS, [])
 
     assert chunks(view.encode_page(page_of(begin(), chunk(strip_chunk(PROVIDER_S))))) == [PROVIDER_S]
     assert chunks(view.encode_batch(batch_of(chunk(strip_chunk(PROVIDER_S))))) == [PROVIDER_S]
 
 
-def test_last_chunks_of_an_answer_are_whole_too() -> None:
+def test_full_view_completes_the_last_chunks() -> None:
     ends = {**PROVIDER_S, "choices": [{"index": 0, "delta": {}, "logprobs": None, "finish_reason": "stop"}]}
     counts = {**PROVIDER_S, "choices": [], "usage": {"total_tokens": 3}}
 
@@ -101,21 +101,21 @@ def test_last_chunks_of_an_answer_are_whole_too() -> None:
     assert whole == [ends, counts]
 
 
-def test_each_stage_has_its_own_template() -> None:
+def test_full_view_has_a_template_per_stage() -> None:
     events = (begin(), begin("synthesis", OTHER), says("a"), says("b", "synthesis"), says("c"))
 
     whole = chunks(FullChunksView(RUN_EVENTS, []).encode_page(page_of(*events)))
     assert [made["id"] for made in whole] == ["chatcmpl-1", "chatcmpl-2", "chatcmpl-1"]
 
 
-def test_stage_that_began_before_the_cursor_is_known() -> None:
+def test_full_view_knows_stages_that_began_before_the_cursor() -> None:
     """A reconnect in the middle of an answer."""
     view = FullChunksView(StageEventsView("extraction"), stored(begin(), begin("tools", None)))
 
     assert chunks(view.encode_batch(batch_of(says("a"))))[0]["id"] == "chatcmpl-1"
 
 
-def test_template_holds_after_a_restart() -> None:
+def test_full_view_keeps_the_template_after_a_restart() -> None:
     events = (begin(), says("a"), StageRestarted(stage_id="extraction", attempt=9, discard_from=3), says("b"))
 
     assert [made["id"] for made in chunks(FullChunksView(RUN_EVENTS, []).encode_page(page_of(*events)))] == [
@@ -123,14 +123,14 @@ def test_template_holds_after_a_restart() -> None:
     ] * 2
 
 
-def test_chunk_s_own_fields_win() -> None:
-    """A provider may change its mind, such as a router that names the model it chose."""
+def test_full_view_prefers_the_chunk_s_own_fields() -> None:
+    """A provider may change a field within an answer, such as a router that names the model it chose."""
     view = FullChunksView(RUN_EVENTS, stored(begin()))
 
     assert chunks(view.encode_batch(batch_of(chunk({"model": "m-2", "choices": []}))))[0]["model"] == "m-2"
 
 
-def test_all_other_events_stay_byte_by_byte() -> None:
+def test_full_view_changes_no_other_event() -> None:
     events = (
         begin(),
         StageCompleted(stage_id="extraction", result={"text": "\u2028", "n": 1.0}),
@@ -142,7 +142,7 @@ def test_all_other_events_stay_byte_by_byte() -> None:
     assert view.encode_batch(batch_of(*events)) == RUN_EVENTS.encode_batch(batch_of(*events))
 
 
-def test_ids_and_order_stay() -> None:
+def test_full_view_keeps_ids_and_order() -> None:
     events = (begin(), says("a"), says("b", "synthesis"), says("c"), Done())
 
     frames = list(sse.decode(FullChunksView(StageEventsView("extraction"), []).encode_batch(batch_of(*events))))
@@ -150,19 +150,19 @@ def test_ids_and_order_stay() -> None:
     assert all(isinstance(frame, Frame) for frame in frames)
 
 
-def test_page_without_events_stays_empty() -> None:
+def test_full_view_of_an_empty_page_is_empty() -> None:
     assert FullChunksView(RUN_EVENTS, []).encode_page(page_of()) == b""
 
 
-def test_chunk_whose_stage_told_nothing_is_given_as_it_is() -> None:
+def test_full_view_passes_on_a_chunk_without_template() -> None:
     whole = chunks(FullChunksView(RUN_EVENTS, []).encode_page(page_of(begin(template=None), says("a"))))
 
     assert whole == [{"choices": [{"index": 0, "delta": {"content": "a"}, "logprobs": None, "finish_reason": None}]}]
 
 
 @pytest.mark.parametrize("choices", ["x", [None], ["x"], [[]], {"a": 1}, 7, {}])
-def test_choices_that_are_none_pass_through(choices: Any) -> None:
-    """A provider may send anything; what it sent must not break a stream, or all that share its channel."""
+def test_full_view_passes_on_malformed_choices(choices: Any) -> None:
+    """A provider may send anything, which must not break this stream or others on its channel."""
     whole = chunks(FullChunksView(RUN_EVENTS, stored(begin())).encode_batch(batch_of(chunk({"choices": choices}))))
 
     assert whole[0]["choices"] == choices
