@@ -113,7 +113,7 @@ async def _open_gateway(settings: Settings, providers: Providers) -> AsyncIterat
         await hub.start()
         await limiter.start()
         heartbeat = Heartbeat(redis, keys.GATEWAYS, uuid4().hex, lambda: {"streams_open": hub.open_streams})
-        beating = asyncio.create_task(heartbeat.say_forever())
+        beating = asyncio.create_task(heartbeat.run())
         metrics = Metrics(hub, settings.lease_s)
         metrics.loop_lag.start()
         try:

@@ -18,8 +18,8 @@ from uuid import uuid4
 from stagebus.shared.domain.limits import TenantLimits
 from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.runtime.ttl_cache import TtlCache
-from stagebus.shared.storage.pipelined import PipelinedConnection
-from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis
+from stagebus.shared.storage.lua_script import ScriptConnection
+from stagebus.shared.storage.redis_client import REDIS_AWAY
 from stagebus.shared.store import quotas
 from stagebus.shared.store.quotas import GATEWAY_TTL_MS, Quota, StreamsVerdict
 
@@ -33,13 +33,13 @@ CACHE_ENTRIES_MAX: Final = 10_000
 class TenantLimiter:
     """Counts requests and open streams in Redis, and caches which tenants have no limit."""
 
-    def __init__(self, redis: Redis | PipelinedConnection, limits: TenantLimits) -> None:
+    def __init__(self, connection: ScriptConnection, limits: TenantLimits) -> None:
         """A pipelined connection costs a request less than half of what a pool does.
 
         Args:
             limits: the defaults for tenants without limits of their own.
         """
-        self._redis = redis
+        self._connection = connection
         self._limits = limits
         self._gateway = uuid4().hex
         self._streams: Counter[str] = Counter()
@@ -62,7 +62,7 @@ class TenantLimiter:
         if self._unlimited.get(("requests", tenant)):
             return None
         try:
-            quota = await quotas.count_request(self._redis, tenant, self._limits.requests_per_s)
+            quota = await quotas.count_request(self._connection, tenant, self._limits.requests_per_s)
         except REDIS_AWAY as exc:
             logger.debug("Redis is away, a request is not counted: %s", exc)
             return None
@@ -92,7 +92,7 @@ class TenantLimiter:
             return StreamsVerdict.UNLIMITED
         count, limit = self._streams[tenant], self._limits.streams_open
         try:
-            verdict = await quotas.report_streams(self._redis, tenant, self._gateway, count, limit, is_new=is_new)
+            verdict = await quotas.report_streams(self._connection, tenant, self._gateway, count, limit, is_new=is_new)
         except REDIS_AWAY as exc:
             logger.debug("Redis is away, a stream is not counted: %s", exc)
             return StreamsVerdict.UNLIMITED

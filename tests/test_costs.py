@@ -26,7 +26,7 @@ from stagebus.shared.storage import keys, queue_scripts, run_scripts
 from stagebus.shared.storage.pipelined import PipelinedConnection
 from stagebus.shared.storage.pubsub import CANARY_S, IDLE_CANARY_EVERY
 from stagebus.shared.store import run_store
-from stagebus.shared.store.heartbeats import SAY_S
+from stagebus.shared.store.heartbeats import HEARTBEAT_S
 from tests.support.redis_calls import bytes_taken, calls, sent
 from tests.support.runs_by_hand import RunByHand, chunk, start, stop
 from tests.support.system import System, free_port
@@ -201,7 +201,7 @@ async def test_idle_worker_held_run_and_post_ask_little_of_redis(tmp_path: Path)
         started_at = time.monotonic()
         _, idle = await cost_of(system.redis, lambda: asyncio.sleep(WATCH_S))
         # The canary and the heartbeat of both processes, and the worker's poll with its wait for a wake-up.
-        assert idle <= WATCH_S * (2 / CANARY_S / IDLE_CANARY_EVERY + 2 / SAY_S + 2 / POLL_S) + 2
+        assert idle <= WATCH_S * (2 / CANARY_S / IDLE_CANARY_EVERY + 2 / HEARTBEAT_S + 2 / POLL_S) + 2
         for before, url in zip(looks, (system.url, worker_url), strict=True):
             taken = await loop_lag_samples(http, url) - before
             assert 0 < taken <= (time.monotonic() - started_at) / LOOK_S + 1
@@ -219,12 +219,14 @@ async def test_idle_worker_held_run_and_post_ask_little_of_redis(tmp_path: Path)
         assert appends <= HELD * EVENTS
         # Create, acquire and claim, and at most one look at the queue per wake-up. Polls, renewals and heartbeats
         # depend on the time; a script that the server does not know yet is sent again.
-        by_time = took_s * (2 / POLL_S + 2 / SAY_S + HELD * 3 / LEASE_S) + len(list(LUA.glob("*.lua")))
+        by_time = took_s * (2 / POLL_S + 2 / HEARTBEAT_S + HELD * 3 / LEASE_S) + len(list(LUA.glob("*.lua")))
         assert used["evalsha"] + used["eval"] - appends <= HELD * (3 + 1) + by_time
 
         used, _ = await cost_of(system.redis, lambda: asyncio.sleep(WATCH_S))
         # Three renewals per lease, one more of which may fall into the measured time; the polls; the heartbeats.
-        assert used["evalsha"] <= HELD * (WATCH_S * 3 / LEASE_S + 1) + 2 * WATCH_S / POLL_S + 2 * (WATCH_S / SAY_S + 1)
+        assert used["evalsha"] <= HELD * (WATCH_S * 3 / LEASE_S + 1) + 2 * WATCH_S / POLL_S + 2 * (
+            WATCH_S / HEARTBEAT_S + 1
+        )
         assert used["hgetall"] == used["xadd"] == used["xrange"] == 0
 
 

@@ -95,7 +95,7 @@ class WorkerApp:
         )
         sweeping = asyncio.create_task(sweep_forever(self._redis, self._settings, self.name))
         publishing = asyncio.create_task(publish_forever(self._redis, self._tools, published))
-        saying = asyncio.create_task(self._heartbeat.say_forever())
+        saying = asyncio.create_task(self._heartbeat.run())
         freeze_startup_objects()
         logger.info("worker %s is ready for %d runs", self.name, self._settings.worker_concurrency)
         try:

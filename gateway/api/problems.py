@@ -17,7 +17,6 @@ from http import HTTPStatus
 from math import ceil
 from typing import Final
 
-from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -33,7 +32,7 @@ from stagebus.gateway.context import gateway_of
 from stagebus.gateway.streaming.response import retry_response
 from stagebus.shared.access_errors import Forbidden, OverLimit, Unauthenticated
 from stagebus.shared.errors import Draining, InvalidRequest, StagebusError
-from stagebus.shared.storage.redis_client import storage_errors
+from stagebus.shared.storage.redis_client import RedisError, storage_errors
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from stagebus.shared.domain.runs import RUN_STAGE
 from stagebus.shared.errors import RunNotFound
 from stagebus.shared.log.log_page import Lost, Page, Part, StoredEvent, decode, merge, terminal_of
 from stagebus.shared.storage import keys
-from stagebus.shared.storage.pipelined import Command, PipelinedConnection
+from stagebus.shared.storage.pipelined import Command, ReadConnection, read_at_once
 from stagebus.shared.storage.redis_client import Redis
 
 # Of a stage that is read whole, so many events come at once.
@@ -27,7 +27,7 @@ class Head(NamedTuple):
     stage_ids: list[str]
 
 
-async def read_head(redis: Redis | PipelinedConnection, run_id: str, tenant: str | None = None) -> Head:
+async def read_head(connection: ReadConnection, run_id: str, tenant: str | None = None) -> Head:
     """The end of the log.
 
     Args:
@@ -36,7 +36,7 @@ async def read_head(redis: Redis | PipelinedConnection, run_id: str, tenant: str
     Raises:
         RunNotFound: no such run, or another tenant's.
     """
-    return _head(run_id, tenant, await _at_once(redis, _ask_head(run_id)))
+    return _head(run_id, tenant, await read_at_once(connection, _ask_head(run_id)))
 
 
 def _ask_head(run_id: str) -> list[Command]:
@@ -48,17 +48,6 @@ def _head(run_id: str, tenant: str | None, replies: Sequence[Any]) -> Head:
     if last_id is None or (tenant is not None and owner != tenant.encode()):
         raise RunNotFound(run_id)
     return Head(parse_id(last_id.decode()), bool(finished_at), [stage_id.decode() for stage_id in stage_ids])
-
-
-async def _at_once(redis: Redis | PipelinedConnection, commands: Sequence[Command]) -> list[Any]:
-    """What the commands say of one moment, in one round trip."""
-    if isinstance(redis, PipelinedConnection):
-        return await redis.transaction(commands)
-    async with redis.pipeline(transaction=True) as pipe:
-        for command in commands:
-            pipe.execute_command(*command)
-        replies: list[Any] = await pipe.execute()
-    return replies
 
 
 async def read_last_ids(redis: Redis, run_ids: Sequence[str]) -> list[EventId | None]:
@@ -78,7 +67,7 @@ def _as_last_id(reply: bytes | Exception | None) -> EventId | None:
 
 
 async def read_page(
-    redis: Redis | PipelinedConnection,
+    connection: ReadConnection,
     run_id: str,
     after: EventId,
     limit: int,
@@ -104,11 +93,11 @@ async def read_page(
         RunNotFound: no such run, or another tenant's.
     """
     wanted = None if stage_id is None else {stage_id, RUN_STAGE}
-    head, replies = await _read_picture(redis, run_id, tenant, stage_ids, wanted, after, limit)
+    head, replies = await _read_picture(connection, run_id, tenant, stage_ids, wanted, after, limit)
     lost = None
     if after not in (START, head.last_id) and not any(reply and reply[0][0] == b"%d-%d" % after for reply in replies):
         requested, after = after, START
-        head, replies = await _read_picture(redis, run_id, tenant, head.stage_ids, wanted, after, limit)
+        head, replies = await _read_picture(connection, run_id, tenant, head.stage_ids, wanted, after, limit)
         firsts = [parse_id(reply[0][0].decode()) for reply in replies if reply]
         lost = Lost(requested, min(firsts, default=head.last_id), head.last_id)
     parts = [Part(*part) for part in zip(head.stage_ids, replies, strict=True) if wanted is None or part[0] in wanted]
@@ -120,7 +109,7 @@ async def read_page(
 
 
 async def _read_picture(
-    redis: Redis | PipelinedConnection,
+    connection: ReadConnection,
     run_id: str,
     tenant: str | None,
     stage_ids: Sequence[str],
@@ -141,7 +130,7 @@ async def _read_picture(
             high = "+" if is_wanted or after == START else low
             count = limit + 1 if is_wanted else 1
             ask.append(("XRANGE", keys.stage_stream(run_id, stage_id), low, high, "COUNT", count))
-        last_id_and_more, stages, *replies = await _at_once(redis, ask)
+        last_id_and_more, stages, *replies = await read_at_once(connection, ask)
         head = _head(run_id, tenant, (last_id_and_more, stages))
         if head.stage_ids == list(stage_ids):
             return head, replies

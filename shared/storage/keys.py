@@ -30,12 +30,12 @@
     sb:workers:seen, sb:gateways:seen zset    processes by when they last spoke, ms; trimmed; TTL: the same
     sb:totals                         hash    what all ended runs came to: events, tokens, runs_<status>
     sb:sweep                          string  who sweeps now                     TTL: sweep_s
-    sb:provider:{<name>}:held         zset    slots held; score = when each is void, ms      TTL: of the last slot
-    sb:provider:{<name>}:line         zset    who waits for a slot; score = since when, ms   TTL: as `seen`
-    sb:provider:{<name>}:seen         zset    the same; score = when each counts as gone, ms TTL: of the last one
-    sb:provider:{<name>}:asked        zset    requests of the last minute; score = ms        TTL: 60 s
-    sb:provider:{<name>}:tokens       string  when all tokens of a minute are there, us      TTL: until then
-    sb:provider:{<name>}:freed        channel a slot came back while somebody waited
+    sb:provider:{<name>}:held         zset    slots held; score = when each expires, ms      TTL: of the last slot
+    sb:provider:{<name>}:waiting      zset    requests that wait for a slot; score = since when, ms   TTL: as `seen`
+    sb:provider:{<name>}:seen         zset    the same; score = when each is removed, ms     TTL: of the last one
+    sb:provider:{<name>}:requests     zset    requests of the last minute; score = ms        TTL: 60 s
+    sb:provider:{<name>}:tokens       string  when the token bucket is full again, us        TTL: until then
+    sb:provider:{<name>}:freed        channel a slot was released while a request waited
     arq:job:<run_id>                  string  arq's job, JSON
     arq:in-progress:<run_id>          string  the lease: its holder's token      TTL: lease_s
     arq:retry:<run_id>                string  arq's own count, not used here
@@ -151,9 +151,10 @@ def lease(run_id: str) -> str:
 
 
 def provider_slots(provider: str) -> tuple[str, str, str, str]:
-    """A provider's `held`, `line`, `seen` and `asked`."""
-    held, line, seen, asked = (f"sb:provider:{{{provider}}}:{part}" for part in ("held", "line", "seen", "asked"))
-    return held, line, seen, asked
+    """Returns a provider's keys `held`, `waiting`, `seen` and `requests`."""
+    names = ("held", "waiting", "seen", "requests")
+    held, waiting, seen, requests = (f"sb:provider:{{{provider}}}:{name}" for name in names)
+    return held, waiting, seen, requests
 
 
 def provider_tokens(provider: str) -> str:

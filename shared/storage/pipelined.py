@@ -1,13 +1,12 @@
-"""A line: one connection on which many commands are under way at once, answered in their order.
+"""One connection on which many commands are in flight at the same time; Redis answers them in order.
 
-redis-py gives every command a connection of its pool, looks whether that is still alive
-and sets two time-outs around it, which is more CPU than all else that a worker does for
-a token: 115-140 us a command, where this takes 20-27 and the server half of its own
-(redis-py 5.3, ten commands or more under way). Here a command is one packing and one
-future, and those of one turn of the event loop travel in one write.
+redis-py takes a connection from its pool for every command, checks that it is alive and sets two timeouts, which costs
+more CPU than everything else that a worker does for a token: 115-140 us per command. This class takes 20-27 us and halves
+the server's cost (redis-py 5.3, ten or more commands in flight). A command is one packing and one future, and the
+commands of one iteration of the event loop go out in one write.
 
-For commands that are safe to send again: when the connection breaks, nobody knows which
-of them were carried out. Each caller has one under way, so nothing piles up here.
+Only for commands that are safe to repeat: when the connection breaks, it is unknown which of them the server executed.
+Each caller has one command in flight, so no queue builds up here.
 """
 
 import asyncio
@@ -27,18 +26,18 @@ Command = tuple[str | int | float | bytes, ...]
 
 
 class PipelinedConnection:
-    """Sends scripts and transactions; opens its connection with the first, and again after it broke."""
+    """Sends commands and transactions; connects at the first one, and again after the connection broke."""
 
     def __init__(self, redis: Redis, timeout_s: float) -> None:
-        """A server that answers nothing for `timeout_s`, while something is asked of it, counts as away."""
+        """A server that sends no reply for `timeout_s` while commands are in flight counts as away."""
         self._redis = redis
         self._timeout_s = timeout_s
         self._opening: asyncio.Task[None] | None = None
-        self._wire: RedisProtocol | None = None
+        self._protocol: RedisProtocol | None = None
         self._outgoing: list[bytes] = []
-        self._waiting: deque[asyncio.Future[Any] | None] = deque()  # None: nobody looks at this answer
-        self._answers = 0
-        self._watch: asyncio.TimerHandle | None = None
+        self._in_flight: deque[asyncio.Future[Any] | None] = deque()  # None: the reply is dropped
+        self._reply_count = 0
+        self._timeout: asyncio.TimerHandle | None = None
 
     def execute_command(self, *args: Any) -> Awaitable[Any]:
         """Sends one command and returns its reply, as redis-py's method of this name does.
@@ -47,16 +46,16 @@ class PipelinedConnection:
             RedisError, OSError: Redis is away or the command failed; the server may have executed it.
         """
         command = hiredis.pack_command(args)
-        return self._open_and_send(command) if self._wire is None else self._send(command)
+        return self._open_and_send(command) if self._protocol is None else self._send(command)
 
     async def transaction(self, commands: Sequence[Command]) -> list[Any]:
-        """Commands that are carried out at one moment, with nobody else's between them.
+        """Executes the commands in one MULTI/EXEC and returns their replies.
 
         Raises:
-            RedisError, OSError: Redis is away, or one of them failed.
+            RedisError, OSError: Redis is away, or one of the commands failed.
         """
         whole: list[Command] = [("MULTI",), *commands, ("EXEC",)]
-        packed = b"".join([hiredis.pack_command(command) for command in whole])  # type: ignore[arg-type]  # as in Wire
+        packed = b"".join([hiredis.pack_command(command) for command in whole])  # type: ignore[arg-type]
         replies: list[Any] = await self._open_and_send(packed, len(commands) + 1)
         for reply in replies:
             if isinstance(reply, Exception):
@@ -64,80 +63,99 @@ class PipelinedConnection:
         return replies
 
     async def aclose(self) -> None:
-        """Close the connection; who still waits for an answer gets an error."""
+        """Closes the connection; commands in flight fail."""
         if self._opening is not None:
-            opening, self._opening = self._opening, None  # one that has not begun clears nothing up
+            opening, self._opening = self._opening, None  # a task that has not started would not reset it
             await cancel_and_wait(opening)
-        if (wire := self._wire) is not None:
-            wire.close(RedisConnectionError("the line was closed"))
-            await wire.wait_gone()
+        if (protocol := self._protocol) is not None:
+            protocol.close(RedisConnectionError("the connection was closed"))
+            await protocol.wait_closed()
 
     async def _open_and_send(self, command: bytes, skipped: int = 0) -> Any:
-        while self._wire is None:
+        while self._protocol is None:
             await self._open()
         return await self._send(command, skipped)
 
     def _send(self, command: bytes, skipped: int = 0) -> asyncio.Future[Any]:
-        """The answer that comes after so many others."""
+        """Returns the reply that follows `skipped` dropped ones."""
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Any] = loop.create_future()
+        reply: asyncio.Future[Any] = loop.create_future()
         if skipped:
-            self._waiting.extend([None] * skipped)
-        self._waiting.append(answer)
+            self._in_flight.extend([None] * skipped)
+        self._in_flight.append(reply)
         if not self._outgoing:
             loop.call_soon(self._flush)
         self._outgoing.append(command)
-        if self._watch is None:
-            self._watch = loop.call_later(self._timeout_s, self._look, self._answers)
-        return answer
+        if self._timeout is None:
+            self._timeout = loop.call_later(self._timeout_s, self._check_timeout, self._reply_count)
+        return reply
 
     async def _open(self) -> None:
-        """Connect, or wait with the others for who does: a failure is that of all, not of one after the other."""
+        """Connects, or waits for the connect in progress: all callers share its failure instead of failing in turn."""
         if self._opening is None:
             self._opening = asyncio.create_task(self._connect())
         opening = self._opening
         await asyncio.wait([opening])
         if opening.cancelled():
-            raise RedisConnectionError("the line was closed")
+            raise RedisConnectionError("the connection was closed")
         opening.result()
 
     async def _connect(self) -> None:
         try:
-            self._wire = await RedisProtocol.open(self._redis, self._answer)
-            self._wire.on_lost = self._fail
+            self._protocol = await RedisProtocol.open(self._redis, self._on_reply)
+            self._protocol.on_lost = self._on_lost
         finally:
             self._opening = None
 
     def _flush(self) -> None:
         data, self._outgoing = b"".join(self._outgoing), []
-        if data and self._wire is not None:
-            self._wire.send_packed(data)
+        if data and self._protocol is not None:
+            self._protocol.send_packed(data)
 
-    def _answer(self, reply: Any) -> None:
-        self._answers += 1
-        answer = self._waiting.popleft()
-        if answer is None or answer.done():  # its caller was cancelled
+    def _on_reply(self, reply: Any) -> None:
+        self._reply_count += 1
+        waiter = self._in_flight.popleft()
+        if waiter is None or waiter.done():  # its caller was cancelled
             return
         if isinstance(reply, Exception):
-            answer.set_exception(reply)
+            waiter.set_exception(reply)
         else:
-            answer.set_result(reply)
+            waiter.set_result(reply)
 
-    def _look(self, answers: int) -> None:
-        self._watch = None
-        if self._waiting and answers == self._answers and self._wire is not None:
-            self._wire.close(RedisTimeoutError("Redis does not answer"))
-        elif self._waiting:
-            self._watch = asyncio.get_running_loop().call_later(self._timeout_s, self._look, self._answers)
+    def _check_timeout(self, reply_count: int) -> None:
+        self._timeout = None
+        if self._in_flight and reply_count == self._reply_count and self._protocol is not None:
+            self._protocol.close(RedisTimeoutError("Redis does not answer"))
+        elif self._in_flight:
+            loop = asyncio.get_running_loop()
+            self._timeout = loop.call_later(self._timeout_s, self._check_timeout, self._reply_count)
 
-    def _fail(self, failure: Exception) -> None:
-        """Nothing more comes of this connection; all who wait hear of it, and may send again."""
-        self._wire = None
+    def _on_lost(self, failure: Exception) -> None:
+        """Fails all commands in flight; their callers may send them again."""
+        self._protocol = None
         self._outgoing.clear()
-        waiting, self._waiting = self._waiting, deque()
-        for answer in waiting:
-            if answer is not None and not answer.done():
-                answer.set_exception(failure)
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
+        in_flight, self._in_flight = self._in_flight, deque()
+        for waiter in in_flight:
+            if waiter is not None and not waiter.done():
+                waiter.set_exception(failure)
+        if self._timeout is not None:
+            self._timeout.cancel()
+            self._timeout = None
+
+
+ReadConnection = Redis | PipelinedConnection
+
+
+async def read_at_once(connection: ReadConnection, commands: Sequence[Command]) -> list[Any]:
+    """Executes reads in one transaction, so that all replies are from the same moment, and in one round trip.
+
+    Raises:
+        RedisError, OSError: Redis is away, or one of the commands failed.
+    """
+    if isinstance(connection, PipelinedConnection):
+        return await connection.transaction(commands)
+    async with connection.pipeline(transaction=True) as pipe:
+        for command in commands:
+            pipe.execute_command(*command)
+        replies: list[Any] = await pipe.execute()
+    return replies

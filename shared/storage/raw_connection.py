@@ -1,9 +1,8 @@
-"""A wire: a connection to Redis whose replies go from the socket's callback straight to a handler.
+"""A connection to Redis whose replies go from the socket's callback directly to a handler.
 
-redis-py opens it (address, TLS, AUTH, SELECT), then its socket gets another protocol.
-redis-py's own way, a task that waits at a StreamReader, takes two more turns of the event
-loop and a future for each read; where most reads bring one message, as in a process that
-is not busy, that is a large part of all that a message costs.
+redis-py opens the connection (address, TLS, AUTH, SELECT); then this class replaces the protocol of its socket.
+redis-py itself reads with a task and a StreamReader, which costs two more iterations of the event loop and a future per
+read. Where most reads bring one message, as in a process that is not busy, that is a large part of a message's cost.
 """
 
 import asyncio
@@ -18,16 +17,16 @@ from stagebus.shared.storage.redis_client import open_connection
 
 
 class RedisProtocol(asyncio.Protocol):
-    """Sends commands and hands over what comes back, in order."""
+    """Sends commands and hands over the replies in order."""
 
     def __init__(self, connection: Connection, on_reply: Callable[[Any], None]) -> None:
         self._connection = connection
         self._on_reply = on_reply
-        # Set by the owner: called once, with why nothing more comes.
+        # Set by the owner. Called once, with the reason, when the connection is lost or closed.
         self.on_lost: Callable[[Exception], None] = _ignore
         self._failure: Exception | None = None
-        self._is_gone = asyncio.Event()
-        # NOSCRIPT and the like have classes of their own, which redis-py knows.
+        self._closed = asyncio.Event()
+        # redis-py has classes for NOSCRIPT and other errors.
         self._parser = hiredis.Reader(replyError=connection._parser.parse_error)  # noqa: SLF001
         writer = connection._writer  # noqa: SLF001
         assert writer is not None, "the connection is open"
@@ -36,10 +35,10 @@ class RedisProtocol(asyncio.Protocol):
 
     @classmethod
     async def open(cls, redis: Redis, on_reply: Callable[[Any], None]) -> Self:
-        """Connect as `redis` does.
+        """Connects with the settings of `redis`.
 
         Args:
-            on_reply: called with each reply, in the event loop; what it raises ends the wire.
+            on_reply: called with each reply in the event loop; an exception from it closes the connection.
 
         Raises:
             RedisError, OSError: Redis is away.
@@ -53,48 +52,48 @@ class RedisProtocol(asyncio.Protocol):
         return cls(connection, on_reply)
 
     def send(self, *args: bytes | str | float) -> None:
-        """Send one command; whether it arrived, its reply tells."""
-        self.send_packed(hiredis.pack_command(args))  # type: ignore[arg-type]  # the stub knows one word
+        """Sends one command. Only its reply tells whether it arrived."""
+        self.send_packed(hiredis.pack_command(args))  # type: ignore[arg-type]  # the stub allows one type of argument
 
     def send_packed(self, commands: bytes) -> None:
-        """Send commands that are packed already."""
+        """Sends commands that are packed already."""
         if self._failure is not None:
             return
         try:
             self._transport.write(commands)
-        except (RuntimeError, OSError) as exc:  # RuntimeError is uvloop's word for a transport that was closed
+        except (RuntimeError, OSError) as exc:  # uvloop raises RuntimeError for a closed transport
             self.close(RedisConnectionError(str(exc)))
 
-    def close(self, why: Exception) -> None:
-        """Nothing more is sent, nothing more comes."""
+    def close(self, reason: Exception) -> None:
+        """Closes the connection; no more replies are handed over."""
         if self._failure is None:
-            self._failure = why
+            self._failure = reason
             self._transport.abort()
             self._connection._close()  # type: ignore[no-untyped-call]  # noqa: SLF001
-            self.on_lost(why)
+            self.on_lost(reason)
 
-    async def wait_gone(self) -> Exception | None:
-        """Wait until the socket is closed, by whomever; why it is."""
-        await self._is_gone.wait()
+    async def wait_closed(self) -> Exception | None:
+        """Waits until the socket is closed by either side and returns the reason."""
+        await self._closed.wait()
         return self._failure
 
     # --- asyncio.Protocol ----------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came: hand over every reply that is complete."""
+        """Parses the bytes and hands over every complete reply."""
         try:
             self._parser.feed(data)
             while self._failure is None and (reply := self._parser.gets()) is not False:
                 self._on_reply(reply)
-        except Exception as exc:  # noqa: BLE001 - whoever waits for the end hears of it
-            failure = RedisConnectionError(f"what came cannot be read: {exc!r}")
+        except Exception as exc:  # noqa: BLE001 - `on_lost` and `wait_closed` pass it on
+            failure = RedisConnectionError(f"the reply cannot be read: {exc!r}")
             failure.__cause__ = exc
             self.close(failure)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The other side closed it, or we did."""
+        """Called by asyncio when either side closed the socket."""
         self.close(RedisConnectionError(str(exc) if exc else "Redis closed the connection"))
-        self._is_gone.set()
+        self._closed.set()
 
 
 def _ignore(_: Exception) -> None:

@@ -1,4 +1,4 @@
-"""Connections to Redis, and whether the server is fit for Stagebus."""
+"""Connections to Redis, its errors and its clock, and the check that the server is fit for Stagebus."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -6,12 +6,15 @@ from contextlib import contextmanager
 from typing import Final
 from urllib.parse import urlsplit
 
-from redis.asyncio import BlockingConnectionPool, Connection, SSLConnection, UnixDomainSocketConnection
-from redis.asyncio import Redis as Redis  # noqa: PLC0414 - the one name by which other rooms know the client
+# Only this folder imports redis-py. `as` marks the names of it that other rooms use.
+from redis.asyncio import BlockingConnectionPool, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio import Connection as Connection  # noqa: PLC0414
+from redis.asyncio import Redis as Redis  # noqa: PLC0414
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
+from redis.exceptions import RedisError as RedisError  # noqa: PLC0414
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from stagebus.shared.config.settings import Settings
@@ -20,15 +23,15 @@ from stagebus.shared.errors import StorageFull, StorageUnavailable, StorageUnfit
 VERSION_MIN: Final = (6, 2)
 POLICY: Final = "noeviction"
 
-# What a caller may wait out: the server is away, or loading, or full.
+# The errors of a server that is away, loading or full. See `is_passing` for those that waiting does not cure.
 REDIS_AWAY: Final = (RedisError, OSError)
 
 
-class _Honest:
-    """Says that a connection is gone in the one way that callers look for.
+class _UniformErrors:
+    """Raises redis-py's ConnectionError for every lost connection.
 
-    Sending on a transport that was closed under it, uvloop raises RuntimeError and redis-py 5.3
-    itself AttributeError; a caller that lives through an outage would die of either.
+    For a send on a closed transport uvloop raises RuntimeError and redis-py 5.3 AttributeError. Callers that survive an
+    outage catch neither.
     """
 
     async def _send_packed_command(self, command: Iterable[bytes]) -> None:
@@ -38,38 +41,38 @@ class _Honest:
             raise RedisConnectionError("the connection was closed") from exc
 
 
-class _HonestConnection(_Honest, Connection):
+class _Connection(_UniformErrors, Connection):
     pass
 
 
-class _HonestSSLConnection(_Honest, SSLConnection):
+class _SSLConnection(_UniformErrors, SSLConnection):
     pass
 
 
-class _HonestUnixConnection(_Honest, UnixDomainSocketConnection):
+class _UnixConnection(_UniformErrors, UnixDomainSocketConnection):
     pass
 
 
-_HONEST: Final[dict[type, type]] = {
-    Connection: _HonestConnection,
-    SSLConnection: _HonestSSLConnection,
-    UnixDomainSocketConnection: _HonestUnixConnection,
+_WITH_UNIFORM_ERRORS: Final[dict[type, type]] = {
+    Connection: _Connection,
+    SSLConnection: _SSLConnection,
+    UnixDomainSocketConnection: _UnixConnection,
 }
 
 
-# What is for some kinds of connections alone. redis-py 5.3 looks at who signed a certificate and
-# not at whose it is; the URL's own `ssl_…` parameters win.
-_OF_SCHEME: Final[dict[str, dict[str, bool]]] = {
+# Options of some kinds of connections. By default redis-py 5.3 verifies a certificate's signature but not its host name.
+# The URL's own `ssl_…` parameters win.
+_OPTIONS_BY_SCHEME: Final[dict[str, dict[str, bool]]] = {
     "redis": {"socket_keepalive": True},
     "rediss": {"socket_keepalive": True, "ssl_check_hostname": True},
 }
 
 
 def connect(settings: Settings) -> Redis:
-    """A client with its own pool; nothing is opened before the first command.
+    """Returns a client with its own pool, which connects at the first command.
 
-    A command whose pooled connection turns out dead is sent once more on a fresh one,
-    which is safe as all our writes are safe to repeat.
+    A command whose pooled connection turns out to be dead is sent once more on a new one. That is safe, since all our
+    writes are safe to repeat.
     """
     url = settings.redis_url.get_secret_value()
     pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
@@ -79,28 +82,39 @@ def connect(settings: Settings) -> Redis:
         socket_timeout=settings.redis_timeout_s,
         socket_connect_timeout=settings.redis_timeout_s,
         retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
-        **_OF_SCHEME.get(urlsplit(url).scheme, {}),
+        **_OPTIONS_BY_SCHEME.get(urlsplit(url).scheme, {}),
     )
-    pool.connection_class = _HONEST[pool.connection_class]
+    pool.connection_class = _WITH_UNIFORM_ERRORS[pool.connection_class]
     redis = Redis(connection_pool=pool)
-    # Entries stay as the parser gives them: redis-py's dict for each would double the cost of a replay.
+    # Entries stay as the parser returns them: redis-py's dict per entry would double the cost of a replay.
     for command in ("XRANGE", "XREVRANGE"):
         redis.response_callbacks.pop(command, None)
     return redis
 
 
 def open_connection(redis: Redis) -> Connection:
-    """One connection outside the pool, for pub/sub and blocking pops; the caller connects and closes it."""
+    """Returns a connection outside the pool, for pub/sub and blocking pops. The caller connects and closes it."""
     connection: Connection = redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
     return connection
 
 
 async def close(redis: Redis) -> None:
-    """Close the client and every connection of its pool."""
+    """Closes the client and every connection of its pool."""
     await redis.aclose(close_connection_pool=True)
 
 
-# Errors of a server that is alive and will take the same command later.
+def time_reply_ms(reply: tuple[int, int]) -> int:
+    """Converts the reply of TIME to Unix ms."""
+    seconds, microseconds = reply
+    return seconds * 1000 + microseconds // 1000
+
+
+async def read_time_ms(redis: Redis) -> int:
+    """Returns the server's clock in Unix ms."""
+    return time_reply_ms(await redis.time())
+
+
+# Errors of a server that is alive and will accept the same command later.
 _PASSING: Final = (
     "OOM",
     "READONLY",
@@ -115,7 +129,7 @@ _PASSING: Final = (
 
 
 def is_passing(exc: RedisError | OSError) -> bool:
-    """Whether the same command may succeed later; the server's other errors would come again."""
+    """Returns whether the same command may succeed later. Other errors of the server would occur again."""
     if not isinstance(exc, ResponseError) or isinstance(exc, OutOfMemoryError | ReadOnlyError):
         return True
     return str(exc).startswith(_PASSING)
@@ -123,11 +137,11 @@ def is_passing(exc: RedisError | OSError) -> bool:
 
 @contextmanager
 def storage_errors() -> Iterator[None]:
-    """Translate Redis's errors into ours.
+    """Context manager: translates the errors of Redis into ours.
 
     Raises:
         StorageFull: the server is at its maxmemory.
-        StorageUnavailable: it does not answer, or not as it should.
+        StorageUnavailable: the server does not answer, or answers with an error.
     """
     try:
         yield
@@ -138,10 +152,10 @@ def storage_errors() -> Iterator[None]:
 
 
 async def check_server(redis: Redis) -> None:
-    """Look whether the server may carry runs.
+    """Checks that the server is fit to store runs.
 
     Raises:
-        StorageUnfit: unreachable, older than 6.2, or set to evict keys; the message says what to do.
+        StorageUnfit: it is unreachable, older than 6.2, or configured to evict keys. The message says what to do.
     """
     try:
         server, memory = await redis.info("server"), await redis.info("memory")
@@ -150,10 +164,10 @@ async def check_server(redis: Redis) -> None:
             "Redis is unreachable: start it or set STAGEBUS_REDIS_URL; `stagebus up` without it brings its own"
         ) from exc
     except RedisError as exc:
-        raise StorageUnfit(f"Redis does not let us in ({exc}); look at STAGEBUS_REDIS_URL") from exc
+        raise StorageUnfit(f"Redis refuses access ({exc}); check STAGEBUS_REDIS_URL") from exc
     version = str(server.get("redis_version", "0"))
     if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < VERSION_MIN:
-        raise StorageUnfit(f"Redis {version} is too old: 6.2 or newer, or Valkey, is needed")
+        raise StorageUnfit(f"Redis {version} is too old: Redis 6.2 or newer, or Valkey, is required")
     policy = memory.get("maxmemory_policy", POLICY)
     if policy != POLICY:
         raise StorageUnfit(

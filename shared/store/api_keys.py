@@ -20,7 +20,7 @@ from typing import Final, Self
 
 from stagebus.shared.domain.tenants import Scope
 from stagebus.shared.storage import keys
-from stagebus.shared.storage.redis_client import Redis
+from stagebus.shared.storage.redis_client import Redis, read_time_ms
 
 PREFIX: Final = "sbk_"
 PATTERN: Final = re.compile(r"sbk_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
@@ -88,8 +88,7 @@ async def create(
         secrets.token_urlsafe(_SECRET_BYTES),
         secrets.token_bytes(_SALT_BYTES),
     )
-    seconds, microseconds = await redis.time()
-    now_ms = seconds * 1000 + microseconds // 1000
+    now_ms = await read_time_ms(redis)
     expires_at = 0 if ttl_s is None else now_ms + round(ttl_s * 1000)
     record = ApiKey(key_id, tenant, frozenset(scopes), name, now_ms, expires_at, salt, _digest(secret, salt))
     async with redis.pipeline(transaction=True) as pipe:

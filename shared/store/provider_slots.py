@@ -1,14 +1,13 @@
-"""The slots of a provider that limits how many ask it at once, and how often: scripts as typed functions.
+"""The slots of a provider with limits on concurrency, requests and tokens per minute: scripts as typed functions.
 
-All workers share them through Redis. A slot is a lease: who holds one and goes silent loses it.
+All workers share them through Redis. A slot is a lease: a worker that stops renewing loses it.
 """
 
 from collections.abc import Collection
 from typing import Final
 
 from stagebus.shared.storage import keys
-from stagebus.shared.storage.lua_script import Script
-from stagebus.shared.storage.redis_client import Redis
+from stagebus.shared.storage.lua_script import Script, ScriptConnection
 
 _ACQUIRE: Final = Script("slot_acquire")
 _RELEASE: Final = Script("slot_release")
@@ -17,7 +16,7 @@ _TOKENS: Final = Script("tokens")
 
 
 async def acquire(
-    redis: Redis,
+    connection: ScriptConnection,
     provider: str,
     token: str,
     *,
@@ -27,40 +26,41 @@ async def acquire(
     slot_s: float,
     seen_s: float,
 ) -> float | None:
-    """Take a slot, or a place in the line.
+    """Acquires a slot, or keeps a place among the requests that wait for one.
 
     Args:
-        waited_s: how long the token has waited already, which is its place in the line.
+        waited_s: how long the token has waited already, which decides its place.
         slot_s: the slot's lease.
-        seen_s: who waits must ask again within this.
+        seen_s: a waiting token must ask again within this time.
 
     Returns:
-        None with a slot; else seconds until asking again may help, endless where only another's leaving does.
+        None with a slot, else the seconds until asking again may help; infinite if only a release helps.
     """
     times_ms = [round(seconds * 1000) for seconds in (waited_s, slot_s, seen_s)]
-    match await _ACQUIRE(redis, keys.provider_slots(provider), [token, held_max or 0, minute_max or 0, *times_ms]):
+    args = [token, held_max or 0, minute_max or 0, *times_ms]
+    match await _ACQUIRE(connection, keys.provider_slots(provider), args):
         case [b"wait", wait_ms]:
             return wait_ms / 1000 if wait_ms >= 0 else float("inf")
         case _:
             return None
 
 
-async def renew(redis: Redis, provider: str, tokens: Collection[str], slot_s: float) -> None:
-    """Keep the slots of these tokens for another lease."""
+async def renew(connection: ScriptConnection, provider: str, tokens: Collection[str], slot_s: float) -> None:
+    """Renews the slots of these tokens."""
     held, *_ = keys.provider_slots(provider)
-    await _RENEW(redis, [held], [round(slot_s * 1000), *tokens])
+    await _RENEW(connection, [held], [round(slot_s * 1000), *tokens])
 
 
-async def release(redis: Redis, provider: str, token: str) -> None:
-    """Give a slot back, or a place in the line; nothing happens where the token has neither."""
-    held, line, seen, _ = keys.provider_slots(provider)
-    await _RELEASE(redis, [held, line, seen, keys.provider_freed(provider)], [token])
+async def release(connection: ScriptConnection, provider: str, token: str) -> None:
+    """Releases a token's slot or its place; does nothing if it has neither."""
+    held, waiting, seen, _ = keys.provider_slots(provider)
+    await _RELEASE(connection, [held, waiting, seen, keys.provider_freed(provider)], [token])
 
 
-async def take_tokens(redis: Redis, provider: str, tokens: int, per_minute: int) -> float:
-    """Count tokens against a provider's minute; negative ones give back what was not used.
+async def take_tokens(connection: ScriptConnection, provider: str, tokens: int, per_minute: int) -> float:
+    """Counts LLM tokens against a provider's minute; a negative number gives unused ones back.
 
     Returns:
-        Seconds until the tokens that were taken may be used.
+        Seconds until the tokens may be used.
     """
-    return int(await _TOKENS(redis, [keys.provider_tokens(provider)], [tokens, per_minute])) / 1000
+    return int(await _TOKENS(connection, [keys.provider_tokens(provider)], [tokens, per_minute])) / 1000

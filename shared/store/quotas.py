@@ -4,9 +4,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from stagebus.shared.storage import keys
-from stagebus.shared.storage.lua_script import Script
-from stagebus.shared.storage.pipelined import PipelinedConnection
-from stagebus.shared.storage.redis_client import Redis
+from stagebus.shared.storage.lua_script import Script, ScriptConnection
 
 # After this long without a report, a gateway's streams are no longer counted.
 GATEWAY_TTL_MS: Final = 30_000
@@ -26,13 +24,13 @@ class Quota(NamedTuple):
     retry_after_s: float
 
 
-async def count_request(redis: Redis | PipelinedConnection, tenant: str, requests_per_s: float) -> Quota | None:
+async def count_request(connection: ScriptConnection, tenant: str, requests_per_s: float) -> Quota | None:
     """Counts one request. Returns None if the tenant's requests are not limited.
 
     Args:
         requests_per_s: the limit for a tenant that has none of its own.
     """
-    match await _RATE(redis, [keys.rate(tenant), keys.LIMITS], [tenant, requests_per_s]):
+    match await _RATE(connection, [keys.rate(tenant), keys.LIMITS], [tenant, requests_per_s]):
         case [is_allowed, limit, window_s, remaining, full_in_us, retry_in_us]:
             return Quota(bool(is_allowed), limit, window_s, remaining, full_in_us / 1e6, retry_in_us / 1e6)
         case _:
@@ -48,7 +46,7 @@ class StreamsVerdict(StrEnum):
 
 
 async def report_streams(
-    redis: Redis | PipelinedConnection, tenant: str, gateway: str, count: int, streams_open: int, *, is_new: bool
+    connection: ScriptConnection, tenant: str, gateway: str, count: int, streams_open: int, *, is_new: bool
 ) -> StreamsVerdict:
     """Reports how many streams of a tenant a gateway has open.
 
@@ -58,4 +56,4 @@ async def report_streams(
         is_new: whether the last of the streams is new, and refused if it exceeds the limit.
     """
     args = [tenant, gateway, count, int(is_new), streams_open, GATEWAY_TTL_MS]
-    return StreamsVerdict((await _STREAMS(redis, [keys.streams(tenant), keys.LIMITS], args)).decode())
+    return StreamsVerdict((await _STREAMS(connection, [keys.streams(tenant), keys.LIMITS], args)).decode())

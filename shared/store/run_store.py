@@ -17,7 +17,7 @@ from stagebus.shared.log.log_page import StoredEvent
 from stagebus.shared.observability.trace import NO_TRACE, Trace
 from stagebus.shared.runtime.clock import wall_ms
 from stagebus.shared.storage import keys, queue_scripts, run_scripts
-from stagebus.shared.storage.redis_client import Redis
+from stagebus.shared.storage.redis_client import Redis, read_time_ms
 from stagebus.shared.store import run_queue
 
 
@@ -101,8 +101,7 @@ class Load(NamedTuple):
 
 async def read_load(redis: Redis, lease_s: float) -> Load:
     """Count the runs that have not ended."""
-    seconds, microseconds = await redis.time()
-    now_ms = seconds * 1000 + microseconds // 1000
+    now_ms = await read_time_ms(redis)
     async with redis.pipeline(transaction=False) as pipe:
         pipe.zcard(keys.ACTIVE)
         pipe.zcount(keys.QUEUE, "-inf", now_ms)
@@ -230,5 +229,5 @@ async def settle(redis: Redis, settings: Settings, run_id: str) -> None:
     await queue_scripts.admit(redis, run_id, settings.tenant_runs_running, has_ended=True)
     if reserved and ended_at:
         # From the run's end on: a key that is used late would outlive its run, and make another one of the same id.
-        now_s, _ = await redis.time()
+        now_s = await read_time_ms(redis) // 1000
         await redis.expire(reserved, max(1, int(int(ended_at) / 1000 + settings.retention_s) - now_s))

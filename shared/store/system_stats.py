@@ -3,9 +3,9 @@
 from typing import Final, NamedTuple
 
 from stagebus.shared.storage import keys
-from stagebus.shared.storage.redis_client import Redis
+from stagebus.shared.storage.redis_client import Redis, time_reply_ms
 from stagebus.shared.store import run_store
-from stagebus.shared.store.heartbeats import read_present
+from stagebus.shared.store.heartbeats import read_live_processes
 from stagebus.shared.store.run_store import Load
 
 # What is counted as runs leave `sb:active`, over all tenants and times: the fields of `sb:totals`.
@@ -40,8 +40,8 @@ class Stats(NamedTuple):
 
 async def read_stats(redis: Redis, lease_s: float) -> Stats:
     """Look at everything once; some of it is as old as its process's last word."""
-    workers = await read_present(redis, keys.WORKERS)
-    gateways = await read_present(redis, keys.GATEWAYS)
+    workers = await read_live_processes(redis, keys.WORKERS)
+    gateways = await read_live_processes(redis, keys.GATEWAYS)
     ends = await _read_lease_ends(redis, [run["id"] for worker in workers for run in worker.state["runs"]])
     counted = await redis.hgetall(keys.TOTALS)  # type: ignore[misc]
     return Stats(
@@ -67,6 +67,6 @@ async def _read_lease_ends(redis: Redis, run_ids: list[str]) -> dict[str, int]:
     async with redis.pipeline(transaction=False) as pipe:
         pipe.time()
         pipe.zmscore(keys.QUEUE, run_ids)
-        (seconds, microseconds), scores = await pipe.execute()
-    now_ms = seconds * 1000 + microseconds // 1000
+        time, scores = await pipe.execute()
+    now_ms = time_reply_ms(time)
     return {run_id: int(score) - now_ms for run_id, score in zip(run_ids, scores, strict=True) if score is not None}

@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 from stagebus.shared.domain import decisions
 from stagebus.shared.domain.decisions import Decision
 from stagebus.shared.storage import keys
-from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis, is_passing
+from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis, is_passing, time_reply_ms
 from stagebus.shared.store import parking
 from stagebus.worker.stages.approval_gate import DecisionSnapshot
 
@@ -50,8 +50,8 @@ class DecisionReader:
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.hget(keys.run(self._run_id), "decisions")
             pipe.time()
-            seen, (seconds, microseconds) = await pipe.execute()
-        return DecisionSnapshot(decisions.decode_all(seen), seconds * 1000 + microseconds // 1000, seen or b"")
+            seen, time = await pipe.execute()
+        return DecisionSnapshot(decisions.decode_all(seen), time_reply_ms(time), seen or b"")
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
         while True:

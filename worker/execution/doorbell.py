@@ -3,10 +3,8 @@
 import asyncio
 from typing import Final
 
-from redis.asyncio import Connection, Redis
-
 from stagebus.shared.storage import keys
-from stagebus.shared.storage.redis_client import open_connection
+from stagebus.shared.storage.redis_client import Connection, Redis, open_connection
 
 # On top of the server's own time-out, before the connection counts as dead.
 REPLY_MARGIN_S: Final = 3.0

@@ -20,8 +20,8 @@ from stagebus.shared.log import live_batch, sse
 from stagebus.shared.runtime.clock import wall_ms
 from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage import run_scripts
-from stagebus.shared.storage.pipelined import PipelinedConnection
-from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis, is_passing
+from stagebus.shared.storage.lua_script import ScriptConnection
+from stagebus.shared.storage.redis_client import REDIS_AWAY, is_passing
 from stagebus.shared.storage.run_scripts import LogEntry, TerminalState
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class Producer:
 
     def __init__(
         self,
-        redis: Redis | PipelinedConnection,
+        connection: ScriptConnection,
         run_id: str,
         attempt: int,
         last_id: EventId,
@@ -58,7 +58,7 @@ class Producer:
         ttl_s: float,
         pending_max_bytes: int,
     ) -> None:
-        self._redis = redis
+        self._connection = connection
         self._run_id = run_id
         self._attempt = attempt
         self._ttl_s = ttl_s
@@ -199,7 +199,7 @@ class Producer:
         ]
         began_at = time.monotonic()
         appended = await run_scripts.append(
-            self._redis,
+            self._connection,
             self._run_id,
             attempt=self._attempt,
             before=before,

@@ -16,7 +16,7 @@ from stagebus.shared.domain.runs import TERMINAL, RunStatus
 from stagebus.shared.errors import QueueTimeout, RunEnded
 from stagebus.shared.log import log_reader
 from stagebus.shared.storage import keys, queue_scripts
-from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis, is_passing
+from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis, is_passing, read_time_ms
 from stagebus.shared.store import run_queue, run_store
 
 logger = logging.getLogger(__name__)
@@ -52,8 +52,7 @@ class RunSummary(NamedTuple):
 
 async def sweep(redis: Redis, settings: Settings) -> None:
     """DecisionSnapshot at every active run once."""
-    seconds, microseconds = await redis.time()
-    now_ms = seconds * 1000 + microseconds // 1000
+    now_ms = await read_time_ms(redis)
     offset = 0
     while run_ids := await redis.zrange(keys.ACTIVE, offset, offset + BATCH - 1):
         offset += len(run_ids)

@@ -185,8 +185,8 @@ async def test_deaf_pubsub_connection_is_replaced_within_two_seconds(
     """The connection stays open, but the server sends nothing on it."""
     watcher = watch(run.run_id)
     await watcher.until(lambda w: len(w.frames) == 1)
-    assert hub._channels._wire is not None
-    hub._channels._wire.send("UNSUBSCRIBE")
+    assert hub._channels._protocol is not None
+    hub._channels._protocol.send("UNSUBSCRIBE")
     await run.say("unheard")
 
     await watcher.until(lambda w: len(w.frames) == 2, timeout_s=2.5)

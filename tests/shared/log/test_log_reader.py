@@ -142,7 +142,7 @@ async def test_page_is_one_picture_though_events_come_while_it_is_read(
         for stage_id in ("synthesis", "extraction", "tools"):
             await run.say("meanwhile", stage_id=stage_id)
 
-    monkeypatch.setattr(log_reader, "_at_once", _then(log_reader._at_once, go_on))
+    monkeypatch.setattr(log_reader, "read_at_once", _then(log_reader.read_at_once, go_on))
     page = await log_reader.read_page(redis, run.run_id, START, 100)
     known = await log_reader.read_page(redis, run.run_id, before[-1], 100, stage_ids=page.stage_ids)
 

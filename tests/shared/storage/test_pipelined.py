@@ -107,8 +107,8 @@ async def test_a_cut_is_heard_and_the_next_command_opens_anew(redis: Redis, line
     waiting = [asyncio.create_task(evaluate(line, ECHO, 0, str(i))) for i in range(3)]
     waiting.append(asyncio.create_task(line.transaction([("PING",)])))
     await asyncio.sleep(0)
-    assert line._wire is not None
-    line._wire._transport.abort()
+    assert line._protocol is not None
+    line._protocol._transport.abort()
 
     outcomes = await asyncio.gather(*waiting, return_exceptions=True)
     assert all(isinstance(outcome, RedisConnectionError) for outcome in outcomes)
@@ -118,7 +118,7 @@ async def test_a_cut_is_heard_and_the_next_command_opens_anew(redis: Redis, line
 async def test_a_connection_closed_by_the_server_is_opened_again(redis: Redis, line: PipelinedConnection) -> None:
     await evaluate(line, ECHO, 0, "open")
     await redis.client_kill_filter(_type="normal", skipme=True)
-    await until_equal(lambda: line._wire, None)
+    await until_equal(lambda: line._protocol, None)
 
     assert await evaluate(line, ECHO, 0, "again") == b"again"
 

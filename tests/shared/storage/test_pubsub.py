@@ -103,7 +103,7 @@ async def test_channel_that_is_taken_up_again_at_once_is_heard(redis: Redis, lis
 async def test_killed_connection_is_opened_anew_with_every_channel(
     redis: Redis, listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pubsub, "SUBSCRIBE_AT_ONCE", 3)
+    monkeypatch.setattr(pubsub, "SUBSCRIBE_BATCH_CHANNELS", 3)
     for i in range(10):
         await listener.subscribe(f"c{i}")
     await redis.publish("c0", b"before")
@@ -152,8 +152,8 @@ async def test_deaf_connection_is_given_up(far: Listener, redis: Redis, monkeypa
     await far.channels.start()
     await far.subscribe("a")
     told = far.reconnected
-    assert far.channels._wire is not None
-    far.channels._wire.send("UNSUBSCRIBE", far.channels._canary, "a")
+    assert far.channels._protocol is not None
+    far.channels._protocol.send("UNSUBSCRIBE", far.channels._canary, "a")
 
     await until(lambda: far.reconnected > told)
     assert await redis.publish("a", b"x") == 1
@@ -270,8 +270,8 @@ async def test_garbage_from_the_server_costs_a_reconnect(redis: Redis, listener:
     """An error in the place of a message, as an ACL may answer."""
     await listener.subscribe("a")
     told = listener.reconnected
-    assert listener.channels._wire is not None
-    listener.channels._wire.send("NO-SUCH-COMMAND")
+    assert listener.channels._protocol is not None
+    listener.channels._protocol.send("NO-SUCH-COMMAND")
 
     await until(lambda: listener.reconnected > told)
     assert await redis.publish("a", b"x") == 1
@@ -297,7 +297,7 @@ async def test_confirmation_of_a_subscription_that_was_left_confirms_no_later_on
     """Between the two the server drops what it is told of the channel."""
     sent: list[tuple[object, ...]] = []
     channels = Channels(redis, on_reconnected=lambda: None)
-    channels._wire = SimpleNamespace(send=lambda *args: sent.append(args))  # type: ignore[assignment]
+    channels._protocol = SimpleNamespace(send=lambda *args: sent.append(args))  # type: ignore[assignment]
     first = asyncio.create_task(channels.subscribe("a", print))
     await asyncio.sleep(0)
     first.cancel()
@@ -307,9 +307,9 @@ async def test_confirmation_of_a_subscription_that_was_left_confirms_no_later_on
     await asyncio.sleep(0)
     assert [command for command, _ in sent] == ["SUBSCRIBE", "UNSUBSCRIBE", "SUBSCRIBE"]
 
-    channels._take([b"subscribe", b"a", 1])
-    channels._take([b"unsubscribe", b"a", 0])
+    channels._on_reply([b"subscribe", b"a", 1])
+    channels._on_reply([b"unsubscribe", b"a", 0])
     done, _ = await asyncio.wait({second}, timeout=0.01)
     assert not done
-    channels._take([b"subscribe", b"a", 1])
+    channels._on_reply([b"subscribe", b"a", 1])
     await second

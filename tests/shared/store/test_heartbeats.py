@@ -8,30 +8,30 @@ from redis.asyncio import Redis
 from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage import keys
 from stagebus.shared.store import heartbeats
-from stagebus.shared.store.heartbeats import Heartbeat, read_present
+from stagebus.shared.store.heartbeats import Heartbeat, read_live_processes
 from tests.support.waiting import until_equal
 
 
 async def names(redis: Redis) -> list[str]:
-    return [present.name for present in await read_present(redis, keys.WORKERS)]
+    return [present.name for present in await read_live_processes(redis, keys.WORKERS)]
 
 
 async def test_process_is_there_until_it_goes(redis: Redis) -> None:
-    saying = asyncio.create_task(Heartbeat(redis, keys.WORKERS, "w", lambda: {"n": 1}).say_forever())
+    saying = asyncio.create_task(Heartbeat(redis, keys.WORKERS, "w", lambda: {"n": 1}).run())
     await until_equal(lambda: names(redis), ["w"])
-    (present,) = await read_present(redis, keys.WORKERS)
+    (present,) = await read_live_processes(redis, keys.WORKERS)
     assert (present.name, present.state) == ("w", {"n": 1})
     assert 0 <= present.seen_ms_ago < 5_000
-    assert await read_present(redis, keys.GATEWAYS) == []
+    assert await read_live_processes(redis, keys.GATEWAYS) == []
     await cancel_and_wait(saying)
 
     assert await names(redis) == []
 
 
 async def test_what_a_process_cannot_say_once_it_says_later(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heartbeats, "SAY_S", 0.01)
+    monkeypatch.setattr(heartbeats, "HEARTBEAT_S", 0.01)
     states = iter([{"n": object()}])
-    saying = asyncio.create_task(Heartbeat(redis, keys.WORKERS, "w", lambda: next(states, {})).say_forever())
+    saying = asyncio.create_task(Heartbeat(redis, keys.WORKERS, "w", lambda: next(states, {})).run())
     await until_equal(lambda: names(redis), ["w"])
     await cancel_and_wait(saying)
 
@@ -39,29 +39,29 @@ async def test_what_a_process_cannot_say_once_it_says_later(redis: Redis, monkey
 async def test_silent_process_is_forgotten(redis: Redis) -> None:
     """By readers at once, by Redis when another speaks, or by the keys' TTL when nobody does."""
     killed, other = (Heartbeat(redis, keys.WORKERS, name, dict) for name in ("killed", "other"))
-    await killed._say(b"{}")
-    await redis.zincrby(keys.seen(keys.WORKERS), -heartbeats.SILENT_MAX_S * 1000 - 1, "killed")
+    await killed._send(b"{}")
+    await redis.zincrby(keys.seen(keys.WORKERS), -heartbeats.HEARTBEAT_TTL_S * 1000 - 1, "killed")
     assert await names(redis) == []
-    await other._say(b"{}")
+    await other._send(b"{}")
 
     assert await names(redis) == ["other"]
     assert await redis.hkeys(keys.WORKERS) == await redis.zrange(keys.seen(keys.WORKERS), 0, -1) == [b"other"]
     for key in (keys.WORKERS, keys.seen(keys.WORKERS)):
-        assert 0 < await redis.pttl(key) <= heartbeats.SILENT_MAX_S * 1000
+        assert 0 < await redis.pttl(key) <= heartbeats.HEARTBEAT_TTL_S * 1000
 
 
 async def test_who_speaks_again_after_a_silence_is_there(redis: Redis) -> None:
     worker = Heartbeat(redis, keys.WORKERS, "w", dict)
-    await worker._say(b"{}")
-    await redis.zincrby(keys.seen(keys.WORKERS), -heartbeats.SILENT_MAX_S * 1000 - 1, "w")
-    await worker._say(b"{}")
+    await worker._send(b"{}")
+    await redis.zincrby(keys.seen(keys.WORKERS), -heartbeats.HEARTBEAT_TTL_S * 1000 - 1, "w")
+    await worker._send(b"{}")
 
     assert await names(redis) == ["w"]
 
 
 async def test_nobody_is_hurt_where_redis_is_away() -> None:
     redis = Redis(host="127.0.0.1", port=1)
-    saying = asyncio.create_task(Heartbeat(redis, keys.WORKERS, "w", dict).say_forever())
+    saying = asyncio.create_task(Heartbeat(redis, keys.WORKERS, "w", dict).run())
     await asyncio.sleep(0)
     await cancel_and_wait(saying)
     await redis.aclose()
