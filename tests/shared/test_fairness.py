@@ -1,4 +1,4 @@
-"""Whose run is next: turns among tenants, and what each may have waiting, running and used."""
+"""Fair queueing among tenants, and the limits on a tenant's queued runs, running runs and tokens per day."""
 
 import pytest
 from redis.asyncio import Redis
@@ -9,8 +9,11 @@ from stagebus.shared.storage import keys, queue_scripts
 from stagebus.shared.store import run_store
 from stagebus.worker.execution.sweep import sweep
 from tests.support import runs_by_hand
+from tests.support.waiting import until
 
 LEASE_S = 60
+DAY_MS = 86_400_000
+MARGIN_MS = 10_000
 
 
 async def make(redis: Redis, settings: Settings, tenant: str, count: int = 1) -> list[str]:
@@ -21,7 +24,7 @@ async def make(redis: Redis, settings: Settings, tenant: str, count: int = 1) ->
 
 
 async def take_next(redis: Redis, running_max: int = 0) -> str | None:
-    """As a worker with one free slot does: the first of what is due that it gets."""
+    """Acquires the first due run that it can, as a worker with one free slot does."""
     while run_ids := (await queue_scripts.list_due(redis, 1)).run_ids:
         if await queue_scripts.acquire(redis, run_ids[0], f"token of {run_ids[0]}", LEASE_S, running_max):
             return run_ids[0]
@@ -33,15 +36,15 @@ async def give_back(redis: Redis, run_id: str) -> None:
 
 
 async def end(redis: Redis, settings: Settings, run_id: str) -> None:
-    """As a worker does it: the terminal event, what that settles, and the job's end."""
+    """Ends a run as a worker does: terminal event, accounting, end of the job."""
     await run_store.cancel_run(redis, settings, run_id)
     await queue_scripts.finish(redis, run_id, f"token of {run_id}")
 
 
-# --- turns -------------------------------------------------------------------
+# --- fair queueing -------------------------------------------------------------------
 
 
-async def test_one_run_waits_for_one_of_each_other_tenant(redis: Redis, settings: Settings) -> None:
+async def test_single_run_waits_for_at_most_one_run_of_another_tenant(redis: Redis, settings: Settings) -> None:
     many = await make(redis, settings, "many", 20)
     assert [await take_next(redis) for _ in range(5)] == many[:5]
     (single,) = await make(redis, settings, "single")
@@ -49,7 +52,7 @@ async def test_one_run_waits_for_one_of_each_other_tenant(redis: Redis, settings
     assert single in [await take_next(redis), await take_next(redis)]
 
 
-async def test_tenants_with_many_alternate_and_each_one_s_come_in_their_order(redis: Redis, settings: Settings) -> None:
+async def test_tenants_alternate_and_each_tenant_s_runs_keep_their_order(redis: Redis, settings: Settings) -> None:
     first = await make(redis, settings, "first", 6)
     await take_next(redis)
     second = await make(redis, settings, "second", 6)
@@ -60,8 +63,7 @@ async def test_tenants_with_many_alternate_and_each_one_s_come_in_their_order(re
     assert 2 <= len([run_id for run_id in taken[:6] if run_id in second]) <= 4
 
 
-async def test_who_had_much_yesterday_is_not_behind_today(redis: Redis, settings: Settings) -> None:
-    """Turns that were taken are over."""
+async def test_past_usage_does_not_put_a_tenant_behind_a_newcomer(redis: Redis, settings: Settings) -> None:
     await make(redis, settings, "greedy", 10)
     while await take_next(redis):
         pass
@@ -72,8 +74,8 @@ async def test_who_had_much_yesterday_is_not_behind_today(redis: Redis, settings
     assert await take_next(redis) in newcomer
 
 
-async def test_what_has_begun_comes_before_what_is_new(redis: Redis, settings: Settings) -> None:
-    """Given back, or its worker died: somebody watches it already."""
+async def test_started_run_is_acquired_before_new_runs(redis: Redis, settings: Settings) -> None:
+    """A run that was given back, or whose worker died, already has viewers."""
     begun = await take_next(redis) if await make(redis, settings, "t") else None
     assert begun
     await make(redis, settings, "other", 5)
@@ -82,8 +84,8 @@ async def test_what_has_begun_comes_before_what_is_new(redis: Redis, settings: S
     assert await take_next(redis) == begun
 
 
-async def test_order_survives_the_loss_of_the_turns(redis: Redis, settings: Settings) -> None:
-    """They expire when nothing was made for longer than a run lives; all is taken all the same."""
+async def test_runs_are_acquired_after_the_virtual_times_expired(redis: Redis, settings: Settings) -> None:
+    """The keys of virtual time expire when no run was created for longer than a run lives."""
     run_ids = await make(redis, settings, "t", 3)
     await redis.delete(keys.VIRTUAL_TIME, keys.tenant_virtual_time("t"))
     run_ids += await make(redis, settings, "t", 3)
@@ -94,17 +96,17 @@ async def test_order_survives_the_loss_of_the_turns(redis: Redis, settings: Sett
 # --- running -----------------------------------------------------------------
 
 
-async def test_no_more_run_than_may_and_others_pass(redis: Redis, settings: Settings) -> None:
+async def test_running_limit_throttles_a_tenant_and_lets_others_pass(redis: Redis, settings: Settings) -> None:
     limited = settings.model_copy(update={"tenant_runs_running": 2})
     held = await make(redis, limited, "many", 5)
     (other,) = await make(redis, limited, "other")
     taken = [await take_next(redis, 2) for _ in range(4)]
 
     assert set(taken) == {*held[:2], other, None}
-    assert (await queue_scripts.list_due(redis, 10)).run_ids == [], "what is held back is not polled"
+    assert (await queue_scripts.list_due(redis, 10)).run_ids == [], "throttled runs are not polled"
 
 
-async def test_end_lets_the_next_one_in(redis: Redis, settings: Settings) -> None:
+async def test_end_of_a_run_admits_the_next_throttled_run(redis: Redis, settings: Settings) -> None:
     limited = settings.model_copy(update={"tenant_runs_running": 1})
     run_ids = await make(redis, limited, "t", 4)
     taken = []
@@ -113,14 +115,14 @@ async def test_end_lets_the_next_one_in(redis: Redis, settings: Settings) -> Non
         assert await take_next(redis, 1) is None
         await redis.delete(keys.WAKEUP)
         await end(redis, limited, run_id)
-        assert await redis.llen(keys.WAKEUP) == (len(taken) < len(run_ids)), "and wakes a worker"
+        assert await redis.llen(keys.WAKEUP) == (len(taken) < len(run_ids)), "a worker is woken"
 
     assert sorted(taken) == sorted(run_ids)
     assert await redis.exists(keys.RUNNING, keys.THROTTLED, keys.QUEUE) == 0
 
 
-async def test_run_that_another_worker_took_at_once_still_counts(redis: Redis, settings: Settings) -> None:
-    """Its first worker gives it back and then leaves; the bell may have been heard in between."""
+async def test_run_that_changes_its_worker_still_counts_as_running(redis: Redis, settings: Settings) -> None:
+    """The first worker gives the run back and then admits the next one; another worker may acquire it in between."""
     first, second = await make(redis, settings, "t", 2)
     assert [await take_next(redis, 1), await take_next(redis, 1)] == [first, None]
     await give_back(redis, first)
@@ -132,7 +134,7 @@ async def test_run_that_another_worker_took_at_once_still_counts(redis: Redis, s
     assert await redis.zrange(keys.THROTTLED, 0, -1) == [f"t {second}".encode()]
 
 
-async def test_tenant_s_own_limit_wins_and_may_be_lifted(redis: Redis, settings: Settings) -> None:
+async def test_tenant_s_own_running_limit_overrides_the_default(redis: Redis, settings: Settings) -> None:
     await redis.hset(keys.LIMITS, "t:runs_running", 1)
     run_ids = await make(redis, settings, "t", 3)
     assert [await take_next(redis), await take_next(redis)] == [run_ids[0], None]
@@ -142,18 +144,18 @@ async def test_tenant_s_own_limit_wins_and_may_be_lifted(redis: Redis, settings:
     assert {await take_next(redis), await take_next(redis)} == set(run_ids[1:])
 
 
-async def test_run_that_ends_while_it_is_held_back_leaves_nothing(redis: Redis, settings: Settings) -> None:
+async def test_cancelled_throttled_run_leaves_no_entry(redis: Redis, settings: Settings) -> None:
     limited = settings.model_copy(update={"tenant_runs_running": 1})
     first, second = await make(redis, limited, "t", 2)
     assert [await take_next(redis, 1), await take_next(redis, 1)] == [first, None]
     await run_store.cancel_run(redis, limited, second)
 
     assert await redis.zcard(keys.THROTTLED) == 0
-    assert await take_next(redis, 1) == second, "a worker takes its job out of the queue"
+    assert await take_next(redis, 1) == second, "a worker removes its job from the queue"
 
 
-async def test_sweep_lets_in_what_a_dead_process_did_not(redis: Redis, settings: Settings) -> None:
-    """Its run ended, or was given back, or its record is gone: none of them counts for ever."""
+async def test_sweep_admits_runs_that_a_dead_process_did_not_admit(redis: Redis, settings: Settings) -> None:
+    """Runs that ended, were given back or lost their record do not count as running for ever."""
     limited = settings.model_copy(update={"tenant_runs_running": 3})
     run_ids = await make(redis, limited, "t", 6)
     ended, given_back, gone = [await take_next(redis, 3) for _ in range(3)]
@@ -171,23 +173,23 @@ async def test_sweep_lets_in_what_a_dead_process_did_not(redis: Redis, settings:
     assert {await take_next(redis, 3) for _ in range(3)} == set(run_ids[3:])
 
 
-# --- waiting and used --------------------------------------------------------
+# --- queued runs and tokens --------------------------------------------------------
 
 
-async def test_queue_of_one_tenant_is_bounded(redis: Redis, settings: Settings) -> None:
+async def test_queued_runs_of_a_tenant_are_limited(redis: Redis, settings: Settings) -> None:
     limited = settings.model_copy(update={"tenant_runs_queued": 2})
     run_ids = await make(redis, limited, "t", 2)
     before = await redis.dbsize()
     with pytest.raises(TooManyRuns):
         await make(redis, limited, "t")
 
-    assert await redis.dbsize() == before, "a refused run leaves nothing"
+    assert await redis.dbsize() == before, "a refused run leaves no key"
     await make(redis, limited, "other")
     assert await take_next(redis) in run_ids
-    await make(redis, limited, "t"), "one that began waits no longer"
+    await make(redis, limited, "t"), "a started run no longer counts as queued"
 
 
-async def test_refused_key_makes_its_run_later_whatever_the_body_then_is(redis: Redis, settings: Settings) -> None:
+async def test_idempotency_key_of_a_refused_run_is_free_for_another_body(redis: Redis, settings: Settings) -> None:
     limited = settings.model_copy(update={"tenant_runs_queued": 1})
     (waiting,) = await make(redis, limited, "t")
     with pytest.raises(TooManyRuns):
@@ -203,20 +205,33 @@ async def test_refused_key_makes_its_run_later_whatever_the_body_then_is(redis: 
     assert await redis.ttl(keys.idempotency("t", "k")) > settings.live_ttl_s - 60
 
 
-async def test_tokens_of_ended_runs_count_once_and_for_one_day(redis: Redis, settings: Settings) -> None:
+async def ms_left_today(redis: Redis) -> float:
+    """Returns the time until midnight UTC by Redis's clock, in ms."""
+    seconds, microseconds = await redis.time()
+    return DAY_MS - (seconds * 1000 + microseconds // 1000) % DAY_MS
+
+
+async def test_token_limit_counts_each_run_once_and_resets_at_midnight(redis: Redis, settings: Settings) -> None:
     limited = settings.model_copy(update={"tenant_tokens_per_day": 100})
+
+    async def is_midnight_far() -> bool:
+        return await ms_left_today(redis) > MARGIN_MS
+
+    await until(is_midnight_far, timeout_s=MARGIN_MS / 1000 + 5)  # the test must not span two days
     (run_id,) = await make(redis, limited, "t")
     await redis.hset(keys.run(run_id), "usage", b'{"total_tokens":100}')
     await redis.hset(keys.run(run_id), "finished_at", (await redis.time())[0] * 1000)
     for _ in range(2):
         await run_store.settle(redis, limited, run_id)
+    assert await redis.hget(keys.tokens("t"), "used") == await redis.hget(keys.TOTALS, "tokens") == b"100"
+
+    before_ms = await ms_left_today(redis)
     with pytest.raises(TokensUsedUp) as refused:
         await make(redis, limited, "t")
+    after_ms = await ms_left_today(redis)
 
-    assert await redis.hget(keys.tokens("t"), "used") == await redis.hget(keys.TOTALS, "tokens") == b"100"
-    seconds, _ = await redis.time()
-    assert refused.value.retry_after_s == pytest.approx(86400 - seconds % 86400, abs=2)
+    assert after_ms <= round(refused.value.retry_after_s * 1000) <= before_ms
     assert str(refused.value).startswith("this tenant has used its 100 tokens of the day")
     await make(redis, limited, "other")
     await redis.hincrby(keys.tokens("t"), "day", -1)
-    assert await make(redis, limited, "t"), "yesterday's are over"
+    assert await make(redis, limited, "t"), "yesterday's tokens no longer count"

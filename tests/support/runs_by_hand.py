@@ -1,5 +1,7 @@
 """Runs whose events a test appends itself, for tests of the reading side."""
 
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from redis.asyncio import Redis
@@ -10,8 +12,8 @@ from stagebus.shared.domain.cursor import EventId
 from stagebus.shared.domain.events import Done, Event, StageStarted, ToolCompletionChunk
 from stagebus.shared.domain.runs import RunStatus
 from stagebus.shared.domain.tenants import DEFAULT_TENANT
-from stagebus.shared.storage import queue_scripts, run_scripts
-from stagebus.shared.storage.pipelined import PipelinedConnection
+from stagebus.shared.storage import keys, queue_scripts, run_scripts
+from stagebus.shared.storage.lua_script import ScriptConnection
 from stagebus.shared.storage.run_scripts import TerminalState
 from stagebus.shared.store import run_store
 from stagebus.worker.execution.producer import Producer
@@ -24,13 +26,36 @@ def chunk(text: str, stage_id: str = "extraction") -> ToolCompletionChunk:
     return ToolCompletionChunk(stage_id=stage_id, tool_results={"choices": [{"index": 0, "delta": {"content": text}}]})
 
 
+class LossyConnection:
+    """The connection of a producer. While `is_lossy`, it publishes to a channel that has no subscribers."""
+
+    def __init__(self, connection: ScriptConnection, run_id: str) -> None:
+        self.is_lossy = False
+        self._connection = connection
+        self._channel = keys.live(run_id)
+
+    def execute_command(self, *args: Any) -> Awaitable[Any]:
+        """Sends the command, with another channel if messages are to be lost."""
+        if self.is_lossy:
+            args = tuple(f"{arg}:nobody" if arg == self._channel else arg for arg in args)
+        return self._connection.execute_command(*args)
+
+
 class RunByHand:
     """A run and its producer. Each method returns after its events are in the log."""
 
-    def __init__(self, redis: Redis, run_id: str, producer: Producer) -> None:
+    def __init__(self, redis: Redis, run_id: str, producer: Producer, connection: LossyConnection) -> None:
         self.redis = redis
         self.run_id = run_id
         self.producer = producer
+        self._connection = connection
+
+    @contextmanager
+    def messages_lost(self) -> Iterator[None]:
+        """Within this context, events reach the log, but their pub/sub messages reach no subscriber."""
+        self._connection.is_lossy = True
+        yield
+        self._connection.is_lossy = False
 
     async def put(self, *events: Event) -> list[EventId]:
         """Appends events and returns their ids."""
@@ -53,7 +78,7 @@ class RunByHand:
         return event_id
 
 
-async def start(redis: Redis, connection: PipelinedConnection | None = None) -> RunByHand:
+async def start(redis: Redis, connection: ScriptConnection | None = None) -> RunByHand:
     """Creates a run and claims it as attempt 1; call `stop` at the end.
 
     Args:
@@ -64,7 +89,13 @@ async def start(redis: Redis, connection: PipelinedConnection | None = None) -> 
         redis, run_id, tenant=DEFAULT_TENANT, model="m", request=b"{}", event="run_queued",
         data=b'{"stage_id":"run","run_id":"x","model":"m"}', ttl_s=TTL_S,
     )  # fmt: skip
-    return RunByHand(redis, run_id, await claim(redis, run_id, connection=connection))
+    return await claim_by_hand(redis, run_id, connection)
+
+
+async def claim_by_hand(redis: Redis, run_id: str, connection: ScriptConnection | None = None) -> RunByHand:
+    """Claims a run that exists; call `stop` at the end."""
+    lossy = LossyConnection(connection or redis, run_id)
+    return RunByHand(redis, run_id, await claim(redis, run_id, connection=lossy), lossy)
 
 
 async def queued(redis: Redis, settings: Settings, request: dict[str, Any]) -> str:
@@ -75,7 +106,7 @@ async def queued(redis: Redis, settings: Settings, request: dict[str, Any]) -> s
 
 
 async def claim(
-    redis: Redis, run_id: str, worker: str = "w", *, connection: PipelinedConnection | None = None
+    redis: Redis, run_id: str, worker: str = "w", *, connection: ScriptConnection | None = None
 ) -> Producer:
     """Claims the run and returns the started producer of the new attempt."""
     claimed = await run_scripts.claim(redis, run_id, worker)

@@ -34,7 +34,7 @@ async def create(api: httpx.AsyncClient, body: Any = HELLO, **headers: str) -> h
 
 async def take_up(redis: Redis, run_id: str) -> RunByHand:
     """Be the worker of a run."""
-    return RunByHand(redis, run_id, await runs_by_hand.claim(redis, run_id))
+    return await runs_by_hand.claim_by_hand(redis, run_id)
 
 
 # --- POST /runs --------------------------------------------------------------

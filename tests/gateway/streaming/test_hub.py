@@ -12,7 +12,7 @@ from stagebus.gateway.streaming.hub import Hub
 from stagebus.gateway.streaming.views import RUN_EVENTS
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.cursor import EventId
-from stagebus.shared.storage import keys, run_scripts
+from stagebus.shared.storage import keys
 from tests.gateway.conftest import Watcher
 from tests.support import runs_by_hand, snapshots
 from tests.support.redis_calls import subscriber_count
@@ -63,35 +63,12 @@ async def test_lost_message_is_read_from_the_log(redis: Redis, run: RunByHand, w
     watcher = watch(run.run_id)
     await run.say("a")
     await watcher.until(lambda w: len(w.frames) == 2)
-    async with _deaf(run):
+    with run.messages_lost():
         await run.say("lost", "lost too")
     await run.say("heard")
     await watcher.until(lambda w: len(w.frames) == 5)
 
     assert watcher.sequences == [1, 2, 3, 4, 5]
-
-
-class _deaf:  # noqa: N801 - reads as a word
-    """Appends inside reach the log but not the channel."""
-
-    def __init__(self, run: RunByHand) -> None:
-        self._run = run
-
-    async def __aenter__(self) -> None:
-        self._real = run_scripts.append
-
-        async def append(*args: object, **kwargs: object) -> run_scripts.AppendResult:
-            original = keys.live
-            keys.live = lambda run_id: f"elsewhere:{{{run_id}}}"
-            try:
-                return await self._real(*args, **kwargs)
-            finally:
-                keys.live = original
-
-        run_scripts.append = append
-
-    async def __aexit__(self, *_: object) -> None:
-        run_scripts.append = self._real
 
 
 async def test_lost_last_message_is_found_when_the_stream_is_quiet(
@@ -103,7 +80,7 @@ async def test_lost_last_message_is_found_when_the_stream_is_quiet(
     watcher = Watcher(hub, run.run_id)
     await run.say("a")
     await watcher.until(lambda w: len(w.frames) == 2)
-    async with _deaf(run):
+    with run.messages_lost():
         await run.end()
 
     await watcher.until_end(5)
@@ -134,7 +111,7 @@ async def test_broken_run_does_not_stop_pings_of_other_streams(
         )
     for pings in (1, 2):
         await watchers[1].until(lambda w, pings=pings: w.received.count(b"\n:") >= pings, 5)
-    async with _deaf(run):
+    with run.messages_lost():
         await run.end()
 
     await watchers[1].until_end(5)
