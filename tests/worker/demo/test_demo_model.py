@@ -57,7 +57,7 @@ async def test_sdk_lists_the_model(sdk):
     assert [model.id async for model in sdk.models.list()] == ["demo"]
 
 
-async def test_sdk_sees_errors_as_openais(sdk):
+async def test_sdk_maps_demo_errors(sdk):
     with pytest.raises(openai.RateLimitError) as failure:
         await sdk.chat.completions.create(model="demo:status=429,retry_after=3", messages=PROMPT)
     assert failure.value.response.headers["retry-after"] == "3"
@@ -67,14 +67,14 @@ async def test_sdk_sees_errors_as_openais(sdk):
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"model": "demo"}', b'{"model": "demo", "messages": [1]}'])
-async def test_bad_request_is_answered_in_openais_shape(http, body):
+async def test_bad_request_gets_an_openai_error(http, body):
     answer = await http.post("/v1/chat/completions", content=body)
 
     assert answer.status_code == 400
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
-async def test_trouble_ends_after_its_number_of_times_for_that_conversation_alone(http):
+async def test_fail_times_counts_per_conversation(http):
     def asked(content):
         messages = [{"role": "user", "content": content}]
         return http.post("/v1/chat/completions", json={"model": "demo:status=500,fail_times=2", "messages": messages})
@@ -83,7 +83,7 @@ async def test_trouble_ends_after_its_number_of_times_for_that_conversation_alon
     assert (await asked("another")).status_code == 500
 
 
-async def test_trouble_befalls_the_stage_that_it_applies_to(http):
+async def test_faults_apply_to_their_stage(http):
     def asked(**fields):
         body = {"model": "demo:delay_ms=0,status=500,on=synthesis", "messages": PROMPT, **fields}
         return http.post("/v1/chat/completions", json=body)
@@ -92,7 +92,7 @@ async def test_trouble_befalls_the_stage_that_it_applies_to(http):
     assert (await asked()).status_code == 500
 
 
-async def test_whole_answer_can_be_cut_and_spoilt_too(http):
+async def test_unstreamed_answer_can_have_faults(http):
     body = {"model": "demo:cut_after=0", "messages": PROMPT}
     with pytest.raises(httpx.RemoteProtocolError):
         await http.post("/v1/chat/completions", json=body)
@@ -101,7 +101,7 @@ async def test_whole_answer_can_be_cut_and_spoilt_too(http):
         answer.json()
 
 
-async def test_client_that_leaves_ends_its_stream_even_in_silence(http):
+async def test_disconnect_ends_a_silent_stream(http):
     body = {"model": "demo:delay_ms=0,stall_after=0", "messages": PROMPT, "stream": True}
     async with http.stream("POST", "/v1/chat/completions", json=body):
         assert (await http.get("/demo/stats")).json()["open_streams"] == 1

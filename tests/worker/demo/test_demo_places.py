@@ -24,5 +24,5 @@ def test_places_are_found(prompt, places):
     assert places_in(prompt) == places
 
 
-def test_number_of_places_is_bounded():
+def test_number_of_places_is_limited():
     assert len(places_in("in " + ", ".join(f"A{i}" for i in range(1000)))) == PLACES_MAX

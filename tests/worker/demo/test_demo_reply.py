@@ -37,12 +37,12 @@ def with_results(*results: tuple[str, str]) -> dict:
     return {"messages": messages}
 
 
-def test_every_answer_says_that_it_is_the_demo():
+def test_every_answer_names_the_demo():
     for request in (ask("Hi"), ask("weather in Paris", "get_weather"), with_results(("f", "x"))):
         assert "demo model" in text_of(request)
 
 
-def test_places_get_one_weather_call_each_after_a_sentence():
+def test_each_place_gets_one_weather_call():
     request = ask("What is the weather in Paris and in Tokyo?", "get_weather", "other")
     reply = reply_to(request, PLAIN)
 
@@ -52,7 +52,7 @@ def test_places_get_one_weather_call_each_after_a_sentence():
     assert all(len(list(call.pieces())) > 1 for call in reply.calls)
 
 
-def test_named_tools_are_called_with_the_objects_behind_them():
+def test_named_tools_get_the_objects_after_them():
     request = ask(
         'call slow_tool {"seconds": 3} and slow and slow_tool {"seconds": 5}', "slow", "slow_tool", "get_weather"
     )
@@ -64,7 +64,7 @@ def test_named_tools_are_called_with_the_objects_behind_them():
     ]
 
 
-def test_object_of_one_call_is_not_the_next_ones():
+def test_object_belongs_to_the_tool_before_it():
     assert calls_of(ask('f then g {"x": {"y": 1}} {"z": 2}, f {oops', "f", "g")) == [
         DemoCall("f", "{}"),
         DemoCall("g", '{"x": {"y": 1}}'),
@@ -83,7 +83,7 @@ def test_object_of_one_call_is_not_the_next_ones():
         ("a table in a book", []),
     ],
 )
-def test_phrases_lead_to_the_tools_that_ask_a_person(prompt, calls):
+def test_phrases_call_the_tools_that_involve_a_person(prompt, calls):
     made = calls_of(ask(prompt, "get_weather", "book_table", "ask_user"))
 
     assert [call.name for call in made] == [call if isinstance(call, str) else call[0] for call in calls]
@@ -93,7 +93,7 @@ def test_phrases_lead_to_the_tools_that_ask_a_person(prompt, calls):
 
 
 @pytest.mark.parametrize("prompt", ["my_f", "f-g", "nothing", [{"type": "text", "text": "nothing"}], None])
-def test_nothing_named_calls_nothing(prompt):
+def test_prompt_without_names_calls_nothing(prompt):
     assert calls_of(ask(prompt, "f", "g")) == []
 
 
@@ -123,7 +123,7 @@ def test_results_are_quoted():
     assert calls_of(with_results(("f", "x"))) == []
 
 
-def test_answer_has_a_length_that_can_be_set():
+def test_answer_length_can_be_set():
     assert 40 <= len(text_of(ask("Hi")).split()) <= 80
     for length in (0, 5, 500):
         assert len(text_of(ask("Hi"), DemoScript(tokens=length)).split()) == length
@@ -131,7 +131,7 @@ def test_answer_has_a_length_that_can_be_set():
     assert (len(list(cut.tokens)), cut.finish_reason) == (3, "length")
 
 
-def test_endless_answer_goes_on():
+def test_endless_answer_continues():
     assert len(list(islice(reply_to(ask("Hi"), DemoScript(endless=True)).tokens, 1000))) == 1000
 
 
@@ -139,7 +139,7 @@ def test_same_request_gets_the_same_answer():
     assert text_of(ask("Hi")) == text_of(ask("Hi"))
 
 
-def test_stage_is_told_by_tools_and_results():
+def test_stage_is_derived_from_tools_and_results():
     assert stage_of(ask("Hi", "f")) == "extraction"
     assert stage_of(ask("Hi")) == "synthesis"
     assert stage_of({**with_results(("f", "x")), "tools": tools("f")}) == "synthesis"

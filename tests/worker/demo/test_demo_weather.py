@@ -12,7 +12,7 @@ async def http():
         yield client
 
 
-async def test_place_is_found_always_the_same(http):
+async def test_place_is_deterministic(http):
     for name in ("Paris", "Gotham"):
         first, second = [(await http.get("/v1/search", params={"name": name})).json() for _ in range(2)]
         assert first == second
@@ -25,7 +25,7 @@ async def test_unknown_place_has_no_results(http, name):
     assert "results" not in (await http.get("/v1/search", params={"name": name})).json()
 
 
-async def test_forecast_gives_what_is_asked_for(http):
+async def test_forecast_has_the_requested_variables(http):
     answer = (await http.get("/v1/forecast?latitude=48.85&longitude=2.35&current=temperature_2m,weather_code")).json()
 
     assert set(answer["current"]) == {"time", "interval", "temperature_2m", "weather_code"}
@@ -33,7 +33,7 @@ async def test_forecast_gives_what_is_asked_for(http):
 
 
 @pytest.mark.parametrize("query", ["", "latitude=x&longitude=1", "latitude=1&longitude=1&current=luck"])
-async def test_bad_query_is_answered_as_open_meteo_does(http, query):
+async def test_bad_query_gets_open_meteo_s_error(http, query):
     answer = await http.get(f"/v1/forecast?{query}")
 
     assert answer.status_code == 400

@@ -27,7 +27,7 @@ def decode(*pieces: bytes) -> list:
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
-def test_cut_at_every_byte_gives_the_same_chunks(line_end):
+def test_stream_split_at_every_byte_gives_the_same_chunks(line_end):
     raw = STREAM.replace("\n", line_end).encode()
 
     for cut in range(len(raw) + 1):
@@ -36,14 +36,14 @@ def test_cut_at_every_byte_gives_the_same_chunks(line_end):
 
 
 @given(cuts=st.lists(st.integers(0, len(STREAM.encode()))), line_end=st.sampled_from(["\n", "\r\n", "\r"]))
-def test_cut_anywhere_gives_the_same_chunks(cuts, line_end):
+def test_stream_split_anywhere_gives_the_same_chunks(cuts, line_end):
     raw = STREAM.replace("\n", line_end).encode()
     bounds = [0, *sorted(cuts), len(raw)]
 
     assert decode(*(raw[a:b] for a, b in pairwise(bounds))) == CHUNKS
 
 
-def test_done_is_seen_and_ends_the_chunks():
+def test_done_ends_the_chunks():
     decoder = ChunkDecoder()
 
     assert decoder.feed(b'data: {"a": 1}\n\ndata:  [DONE] \n\ndata: {"a": 2}\n\n') == [{"a": 1}]
@@ -51,7 +51,7 @@ def test_done_is_seen_and_ends_the_chunks():
     assert decoder.feed(b"data: garbage\n\n") == []
 
 
-def test_chunk_comes_out_with_its_blank_line_whichever_line_ends():
+def test_chunk_is_returned_at_its_blank_line_for_any_line_ending():
     for end in (b"\n\n", b"\r\n\r\n", b"\r\r"):
         assert ChunkDecoder().feed(b'data: {"a": 1}' + end) == [{"a": 1}]
 
@@ -62,7 +62,7 @@ def test_last_event_may_lack_its_blank_line(end):
     assert decode(b'data: {"a": 1}\n\ndata: {"a": ' + end) == [{"a": 1}]
 
 
-def test_events_without_blank_lines_between_are_told_apart():
+def test_events_without_blank_lines_are_separated():
     decoder = ChunkDecoder()
 
     assert decoder.feed(b'data: {"a": 1}\ndata: {"a": 2}\ndata: [DONE]\n\n') == [{"a": 1}, {"a": 2}]
@@ -72,7 +72,7 @@ def test_events_without_blank_lines_between_are_told_apart():
 @pytest.mark.parametrize(
     "data", [b"oops", b'{"a":', b'{"a": 1} oops', b"[1]", b'"text"', b"1", b'{"a": "\xff"}', b"[" * 100_000]
 )
-def test_garbage_is_an_error(data):
+def test_invalid_chunk_is_an_error(data):
     with pytest.raises(BadChunk):
         ChunkDecoder().feed(b"data: " + data + b"\n\n")
 
@@ -86,7 +86,7 @@ def test_error_event_without_an_error_field_becomes_one():
 @pytest.mark.parametrize(
     ("data", "error"), [(b"overloaded", "overloaded"), (b'"overloaded"', "overloaded"), (b'["a"]', "a"), (b"7", 7)]
 )
-def test_error_event_may_hold_no_object(data, error):
+def test_error_event_may_contain_other_json_than_an_object(data, error):
     assert decode(b"event: error\ndata: " + data + b"\n\n") == [{"error": error}]
 
 
@@ -109,12 +109,12 @@ def test_error_event_may_hold_no_object(data, error):
         b'id: 1\nevent: chunk\ndata: {"a": 1}\n\nid: 2\nevent: chunk\ndata: {"a": 2}\n\ndata: [DONE] \r\n\r\n',
     ],
 )
-def test_what_stands_around_and_between_chunks_is_looked_through(raw):
+def test_noise_around_chunks_is_ignored(raw):
     for cut in range(len(raw)):
         assert decode(raw[:cut], raw[cut:]) == [{"a": 1}, {"a": 2}]
 
 
-def test_what_only_python_takes_for_json_is_made_fit_for_everyone():
+def test_json_that_only_python_parses_is_made_valid():
     assert decode(b'data: {"logprob": NaN, "text": "\\ud83d!", "n": -Infinity}\n\n') == [
         {"logprob": None, "text": "\ufffd!", "n": None}
     ]
@@ -124,7 +124,7 @@ def say(text: str) -> bytes:
     return b'data: {"a": [{"text": "%b", "x": "\\ude00"}], "b": "same"}\n\n' % text.encode()
 
 
-def test_halves_of_a_character_in_two_chunks_become_one():
+def test_surrogate_pair_split_over_two_chunks_is_joined():
     raw = say("Hi \\ud83d") + say("") + say("\\ude00 and \\ud83d") + say("\\ude00")
 
     for cut in range(len(raw)):
@@ -132,14 +132,14 @@ def test_halves_of_a_character_in_two_chunks_become_one():
         assert texts == ["Hi ", "", "😀 and ", "😀"]
 
 
-def test_half_that_nothing_follows_is_no_character():
+def test_lone_surrogate_is_dropped():
     raw = b'data: {"a": "Hi \\ud83d"}\n\ndata: {"a": " there"}\n\ndata: {"a": "\\ude00"}\n\n'
 
     assert [chunk["a"] for chunk in decode(raw)] == ["Hi ", " there", "😀"]
     assert decode(b'data: {"b": "\\ude00", "a": "\\ud83d"}\n\n') == [{"b": "\ufffd", "a": ""}]
 
 
-def test_event_has_a_limit():
+def test_event_size_is_limited():
     long = b'data: {"a": "' + b"x" * 200 + b'"}\n\n'
 
     with pytest.raises(EventTooLong):

@@ -36,14 +36,14 @@ def assistant(call_id: str = "call_1", origin: MessageOrigin | None = None) -> d
     )
 
 
-def test_openai_gets_all_that_is_set_under_the_id_that_it_knows() -> None:
+def test_request_body_has_all_fields_and_the_provider_s_model_id() -> None:
     assert body() == {
         **ASKED, "model": "its-id", "stream": True, "stream_options": {"include_usage": True},
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("tools", [None, []])
-def test_without_tools_nothing_speaks_of_them(tools: list[Any] | None) -> None:
+def test_request_without_tools_has_no_tool_fields(tools: list[Any] | None) -> None:
     """Providers reject it."""
     assert body({**ASKED, "tools": tools}).keys().isdisjoint({"tools", "tool_choice", "parallel_tool_calls"})
 
@@ -61,14 +61,14 @@ def test_without_tools_nothing_speaks_of_them(tools: list[Any] | None) -> None:
         ({"extra_body": {"temperature": 1, "top_p": 0.5}}, set(), {"temperature": 0.0, "top_p": 0.5}),
     ],
 )
-def test_ability_shapes_the_request(abilities: dict[str, Any], gone: set[str], there: dict[str, Any]) -> None:
+def test_abilities_change_the_request_body(abilities: dict[str, Any], gone: set[str], there: dict[str, Any]) -> None:
     made = body(**abilities)
 
     assert gone.isdisjoint(made)
     assert there.items() <= made.items()
 
 
-def test_a_provider_s_notes_go_back_to_it_and_to_nobody_else() -> None:
+def test_extra_content_is_returned_only_to_its_provider() -> None:
     message = assistant(origin=MessageOrigin("gemini"))
     own = chat_request_body({**ASKED, "messages": [message]}, route(provider="gemini"))["messages"][0]
     other = chat_request_body({**ASKED, "messages": [message]}, route(provider="openai"))["messages"][0]
@@ -78,7 +78,7 @@ def test_a_provider_s_notes_go_back_to_it_and_to_nobody_else() -> None:
     assert ORIGIN_KEY not in other
 
 
-def test_reasoning_goes_back_with_calls_where_it_is_wanted_even_an_empty_one() -> None:
+def test_reasoning_field_is_sent_with_calls_even_if_empty() -> None:
     for reasoning in ("because", ""):
         messages = [assistant(origin=MessageOrigin("p", reasoning))]
         (message,) = body({**ASKED, "messages": messages}, reasoning_field="reasoning_content")["messages"]
@@ -87,7 +87,7 @@ def test_reasoning_goes_back_with_calls_where_it_is_wanted_even_an_empty_one() -
         assert "reasoning_content" not in body({**ASKED, "messages": messages})["messages"][0]
 
 
-def test_blocks_of_reasoning_go_back_to_who_made_them_and_only_if_there_are_any() -> None:
+def test_reasoning_details_are_returned_only_to_their_provider() -> None:
     blocks = [{"type": "reasoning.encrypted", "data": "x"}]
     for origin, given in (
         (MessageOrigin("p", "because", blocks), blocks),
@@ -101,7 +101,7 @@ def test_blocks_of_reasoning_go_back_to_who_made_them_and_only_if_there_are_any(
         assert made["messages"][0].get("reasoning_details") == given
 
 
-def test_long_call_ids_become_short_ones_that_still_belong_together() -> None:
+def test_short_call_ids_still_match_call_and_result() -> None:
     answer = {"role": "tool", "tool_call_id": "call_1", "content": "12 °C"}
     messages = [
         assistant(origin=MessageOrigin("p")),

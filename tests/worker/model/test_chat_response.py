@@ -43,7 +43,7 @@ def test_answer_with_a_reason_or_done_is_complete(body):
 
 
 @pytest.mark.parametrize("body", [say("Hi"), say("Hi") + say(" there")[:-9]])
-def test_answer_without_an_end_is_cut(body):
+def test_answer_without_finish_reason_is_an_error(body):
     with pytest.raises(ModelUnavailable, match="ended its answer too early"):
         read(body)
 
@@ -61,7 +61,7 @@ def test_answer_without_an_end_is_cut(body):
         b"\x1f\x8b\x08 compressed unasked",
     ],
 )
-def test_body_that_is_no_answer_says_what_it_is(body):
+def test_error_for_another_body_names_its_media_type(body):
     reader = ChatResponseReader(10_000)
     assert list(reader.feed(body)) == []
 
@@ -69,7 +69,7 @@ def test_body_that_is_no_answer_says_what_it_is(body):
         list(reader.finish("text/html; charset=utf-8"))
 
 
-def test_body_that_says_nothing_is_an_empty_answer():
+def test_body_without_content_is_an_empty_answer():
     with pytest.raises(ModelUnavailable, match="empty answer"):
         list(ChatResponseReader(10_000).finish())
     for body in (b"data: [DONE]\n\n", b": PROCESSING\n\ndata: [DONE]\n\ndata: [DONE]\n\n"):
@@ -77,7 +77,7 @@ def test_body_that_says_nothing_is_an_empty_answer():
             read(body)
 
 
-def test_content_type_is_told_only_where_it_is_one():
+def test_error_names_only_a_valid_media_type():
     reader = ChatResponseReader(10_000)
     list(reader.feed(b"Busy"))
 
@@ -85,7 +85,7 @@ def test_content_type_is_told_only_where_it_is_one():
         list(reader.finish("<script>"))
 
 
-def test_chunks_before_the_error_come_out_first():
+def test_chunks_before_an_error_are_returned_first():
     reader = ChatResponseReader(10_000)
     chunks = reader.feed(say("Hi") + event(error={"message": "secret", "type": "invalid_request_error"}))
 
@@ -96,19 +96,19 @@ def test_chunks_before_the_error_come_out_first():
     assert "secret" in str(failure.value.__cause__)
 
 
-def test_garbage_may_pass():
+def test_invalid_chunk_is_retryable():
     with pytest.raises(ModelUnavailable, match="not a chat completion chunk"):
         read(b"data: oops\n\n")
 
 
-def test_output_has_a_limit_that_counts_what_the_model_says():
+def test_output_limit_counts_the_model_s_output():
     read(say("x" * 900, "stop"), output_max_bytes=1000)
     for body in (say("x" * 1001), say("ä" * 501), event(choices=[{"delta": {"tool_calls": ["x" * 1000]}}])):
         with pytest.raises(ModelOutputTooLong, match="1000 bytes"):
             read(body, output_max_bytes=1000)
 
 
-def test_chunks_that_say_nothing_count_too():
+def test_output_limit_counts_empty_chunks():
     with pytest.raises(ModelOutputTooLong):
         read(say("") * 11, output_max_bytes=CHUNK_MIN_BYTES * 10)
     with pytest.raises(ModelOutputTooLong):
@@ -136,7 +136,7 @@ def test_completion_that_was_not_streamed_becomes_one_chunk(body):
         assert [*reader.feed(body[:cut]), *reader.feed(body[cut:]), *reader.finish()] == [chunk]
 
 
-def test_message_after_deltas_stays_a_message_and_counts():
+def test_message_after_deltas_stays_and_counts():
     last = event(choices=[{"index": 0, "message": {"content": "Hi"}, "finish_reason": "stop"}])
 
     assert read(say("Hi") + last)[1]["choices"][0]["message"] == {"content": "Hi"}
@@ -158,14 +158,14 @@ def test_message_after_deltas_stays_a_message_and_counts():
         (b'{"errors": [{"code": 7003, "message": "no route"}], "success": false}', ModelRejected),
     ],
 )
-def test_error_in_an_answer_s_place_is_told_as_one(body, error):
+def test_error_instead_of_an_answer_is_reported(body, error):
     for cut in range(len(body)):
         reader = ChatResponseReader(10_000)
         with pytest.raises(error, match=r"answered \d|with an error"):
             [*reader.feed(body[:cut]), *reader.feed(body[cut:]), *reader.finish()]
 
 
-def test_event_without_an_end_is_too_long():
+def test_endless_event_is_too_long():
     reader = ChatResponseReader(10**9)
     pieces = [b"data: ", *[b"x" * 2**20] * 4]
 

@@ -16,11 +16,11 @@ def breaker() -> CircuitBreaker:
     return breaker
 
 
-def test_who_failed_is_asked_last_for_a_while(breaker: CircuitBreaker) -> None:
+def test_open_circuit_puts_the_route_last(breaker: CircuitBreaker) -> None:
     assert breaker.order([A, B, C], 100 + COOLDOWN_S - 1) == [B, C, A]
 
 
-def test_after_its_rest_one_run_alone_tries(breaker: CircuitBreaker) -> None:
+def test_half_open_circuit_allows_one_trial(breaker: CircuitBreaker) -> None:
     """The others do not wait out the same time-out, and once it answered all come back."""
     after = 100 + COOLDOWN_S
 
@@ -30,18 +30,18 @@ def test_after_its_rest_one_run_alone_tries(breaker: CircuitBreaker) -> None:
     assert breaker.order([A, B], after) == [A, B]
 
 
-def test_where_all_rest_all_are_asked_in_their_order(breaker: CircuitBreaker) -> None:
+def test_all_circuits_open_keeps_the_order(breaker: CircuitBreaker) -> None:
     breaker.record_failure(B, now=100, retry_after_s=None)
 
     assert breaker.order([A, B], 101) == [A, B]
 
 
-def test_only_one_is_asked_whatever_it_did(breaker: CircuitBreaker) -> None:
+def test_single_route_ignores_its_circuit(breaker: CircuitBreaker) -> None:
     assert breaker.order([A], 100) == [A]
 
 
 @pytest.mark.parametrize(("retry_after_s", "cooldown_s"), [(1, COOLDOWN_S), (60, 60), (10_000, COOLDOWN_MAX_S)])
-def test_rest_is_as_long_as_the_provider_asks_within_bounds(retry_after_s: float, cooldown_s: float) -> None:
+def test_cooldown_follows_retry_after_within_bounds(retry_after_s: float, cooldown_s: float) -> None:
     breaker = CircuitBreaker()
     breaker.record_failure(A, now=0, retry_after_s=retry_after_s)
 

@@ -41,7 +41,7 @@ def test_recording_merges_as_expected(recording: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("recording", RECORDINGS, ids=lambda recording: recording["file"])
-def test_recording_cut_anywhere_merges_the_same(recording: dict[str, Any]) -> None:
+def test_recording_split_anywhere_merges_the_same(recording: dict[str, Any]) -> None:
     """At every byte where it is short, at some of them where that would take long."""
     raw = (CORPUS / recording["file"]).read_bytes()
     whole = merge([raw])

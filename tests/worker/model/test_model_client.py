@@ -49,7 +49,7 @@ def model(demo_url: str, connect: Connect) -> ModelClient:
     return connect(demo_url)
 
 
-async def test_first_request_finds_its_client_built(connect: Connect, byte_server) -> None:
+async def test_warm_up_builds_the_clients(connect: Connect, byte_server) -> None:
     """A worker builds its clients as it starts, and asks nobody before there is a run."""
     model = connect(await byte_server.serve(HEAD + b"\r\n" + CHUNK + LAST))
     await model.warm_up()
@@ -65,7 +65,7 @@ def request(model: str = "demo:delay_ms=0", prompt: str = "Hello", **fields: obj
     return ModelRequest(model=model, messages=[{"role": "user", "content": prompt}], **fields)
 
 
-async def test_long_conversation_costs_little_more_than_a_short_one(connect: Connect, byte_server) -> None:
+async def test_long_conversation_costs_little_cpu(connect: Connect, byte_server) -> None:
     """Calls of functions, counted: the SDK's typed parameters took hundreds a message, all in one go."""
     model = connect(await byte_server.serve(HEAD + b"\r\n" + CHUNK + LAST))
     called = 0
@@ -109,7 +109,7 @@ async def streams_are_closed(demo_url: str) -> None:
             pass
 
 
-async def test_answer_arrives_whole_with_its_usage(model: ModelClient) -> None:
+async def test_answer_arrives_with_its_usage(model: ModelClient) -> None:
     merged = await ask(model, request())
 
     assert merged.text.startswith("This is the demo model")
@@ -118,7 +118,7 @@ async def test_answer_arrives_whole_with_its_usage(model: ModelClient) -> None:
     assert merged.tokens.completion_tokens == len(merged.text.split())
 
 
-def test_estimate_counts_what_is_asked_and_the_longest_answer() -> None:
+def test_token_estimate_counts_request_and_longest_answer() -> None:
     short = ModelRequest(model="m", messages=[{"role": "user", "content": "x" * 400}], max_tokens=50)
     open_ended = ModelRequest(model="m", messages=short.messages, tools=TOOLS)
 
@@ -126,7 +126,7 @@ def test_estimate_counts_what_is_asked_and_the_longest_answer() -> None:
     assert 625 <= open_ended.estimate_tokens() < 640
 
 
-async def test_parallel_calls_arrive_whole(model: ModelClient) -> None:
+async def test_parallel_calls_arrive_complete(model: ModelClient) -> None:
     merged = await ask(model, request(prompt="What is the weather in Paris and in Tokyo?", tools=TOOLS))
 
     assert [(call.name, call.arguments) for call in merged.tool_calls] == [
@@ -135,7 +135,7 @@ async def test_parallel_calls_arrive_whole(model: ModelClient) -> None:
     ]
 
 
-async def test_first_chunk_arrives_before_the_last_is_made(model: ModelClient) -> None:
+async def test_chunks_are_streamed(model: ModelClient) -> None:
     async with aclosing(model.stream(request("demo:delay_ms=0,stall_after=1"))) as chunks:
         assert (await anext(chunks))["choices"][0]["delta"]["role"] == "assistant"
 
@@ -159,7 +159,7 @@ async def test_first_chunk_arrives_before_the_last_is_made(model: ModelClient) -
         ("oops=3", ModelRejected, "answered 400"),
     ],
 )
-async def test_failure_has_its_kind_and_shows_nothing_inner(
+async def test_failure_has_its_class_and_hides_internals(
     model: ModelClient, demo_url: str, script: str, error: type[ModelError], words: str
 ) -> None:
     failure = await failure_of(ask(model, request(f"demo:delay_ms=0,{script}")))
@@ -176,7 +176,7 @@ async def test_retry_after_is_passed_on(model: ModelClient) -> None:
     assert failure.retry_after_s == 7
 
 
-async def test_a_failure_is_not_tried_again_here(model: ModelClient) -> None:
+async def test_client_does_not_retry(model: ModelClient) -> None:
     """The second request finds the demo mended, so the first one was asked just once."""
     asked = request("demo:delay_ms=0,status=503,fail_times=1", prompt="once")
     await failure_of(ask(model, asked))
@@ -185,7 +185,7 @@ async def test_a_failure_is_not_tried_again_here(model: ModelClient) -> None:
 
 
 @pytest.mark.parametrize("stall_after", [0, 3])
-async def test_silence_is_a_failure(demo_url: str, connect: Connect, stall_after: int) -> None:
+async def test_silent_provider_is_unavailable(demo_url: str, connect: Connect, stall_after: int) -> None:
     model = connect(demo_url, model_stall_timeout_s=0.2)
     failure = await failure_of(ask(model, request(f"demo:delay_ms=0,stall_after={stall_after}")))
 
@@ -194,7 +194,7 @@ async def test_silence_is_a_failure(demo_url: str, connect: Connect, stall_after
     await streams_are_closed(demo_url)
 
 
-async def test_nobody_listening_is_a_failure(connect: Connect) -> None:
+async def test_unreachable_provider_is_unavailable(connect: Connect) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     failure = await failure_of(ask(connect(f"http://127.0.0.1:{port}"), request()))
@@ -225,7 +225,7 @@ async def test_cancelling_the_reader_closes_the_connection(model: ModelClient, d
     await streams_are_closed(demo_url)
 
 
-async def test_endless_answer_is_given_up(demo_url: str, connect: Connect) -> None:
+async def test_endless_answer_hits_the_output_limit(demo_url: str, connect: Connect) -> None:
     model = connect(demo_url, model_output_max_bytes=2000)
     failure = await failure_of(ask(model, request("demo:delay_ms=0,endless")))
 
@@ -245,13 +245,13 @@ async def test_stream_without_done_is_complete(model: ModelClient) -> None:
         HEAD + b"transfer-encoding: chunked\r\n\r\n%x\r\n" % len(CHUNK + LAST) + CHUNK + LAST + b"\r\n",
     ],
 )
-async def test_connection_that_is_cut_after_the_last_token_costs_nothing(byte_server, connect, body) -> None:
+async def test_connection_cut_after_the_last_token_is_no_failure(byte_server, connect, body) -> None:
     merged = await ask(connect(await byte_server.serve(body)), request())
 
     assert (merged.text, merged.finish_reason) == ("Hi", "stop")
 
 
-async def test_provider_that_never_hangs_up_is_left_after_done(byte_server, connect) -> None:
+async def test_connection_left_open_after_done_is_closed(byte_server, connect) -> None:
     url = await byte_server.serve(HEAD + b"\r\n" + CHUNK + LAST + b"data: [DONE]\n\n", holds_on=True)
     started = time.monotonic()
 
@@ -272,7 +272,7 @@ async def test_provider_that_never_hangs_up_is_left_after_done(byte_server, conn
         b"SSH-2.0-OpenSSH_9.6\r\n",
     ],
 )
-async def test_answer_that_is_cut_or_none_at_all_may_be_asked_for_again(byte_server, connect, body) -> None:
+async def test_incomplete_answer_is_retryable(byte_server, connect, body) -> None:
     assert type(await failure_of(ask(connect(await byte_server.serve(body)), request()))) is ModelUnavailable
 
 
@@ -299,7 +299,7 @@ REDIRECT = b"HTTP/1.1 302 Found\r\nlocation: https://elsewhere.example/login\r\n
         (HEAD + b"content-encoding: br\r\n\r\n" + b"\x8b\x05\x80" * 9, ModelUnavailable, "not a chat completion"),
     ],
 )
-async def test_what_is_no_answer_at_all_is_told_as_what_it_is(byte_server, connect, answer, error, words) -> None:
+async def test_body_that_is_no_answer_is_described(byte_server, connect, answer, error, words) -> None:
     """Of servers that hold on: nothing but the answer itself may end the wait."""
     url = await byte_server.serve(answer, holds_on=len(answer) > EVENT_MAX_BYTES)
     failure = await failure_of(ask(connect(url), request()))
@@ -309,28 +309,28 @@ async def test_what_is_no_answer_at_all_is_told_as_what_it_is(byte_server, conne
     assert "elsewhere" not in str(failure)
 
 
-async def test_compressed_answer_is_read(byte_server, connect) -> None:
+async def test_compressed_answer_is_decoded(byte_server, connect) -> None:
     body = HEAD + b"content-encoding: gzip\r\n\r\n" + gzip.compress(CHUNK + LAST)
 
     assert (await ask(connect(await byte_server.serve(body)), request())).text == "Hi"
 
 
 @pytest.mark.parametrize("head", [JSON_HEAD, HEAD])
-async def test_answer_that_was_not_streamed_is_read(byte_server, connect, head) -> None:
+async def test_unstreamed_answer_is_read(byte_server, connect, head) -> None:
     body = b'{"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}], "usage": {"total_tokens": 3}}'
     merged = await ask(connect(await byte_server.serve(head + b"\r\n" + body)), request())
 
     assert (merged.text, merged.finish_reason, merged.usage) == ("Hi", "stop", {"total_tokens": 3})
 
 
-async def test_stream_under_json_s_name_is_read_as_it_comes(byte_server, connect) -> None:
+async def test_stream_with_json_media_type_is_read(byte_server, connect) -> None:
     model = connect(await byte_server.serve(JSON_HEAD + b"\r\n" + CHUNK, holds_on=True))
 
     async with aclosing(model.stream(request())) as chunks:
         assert (await anext(chunks))["choices"][0]["delta"] == {"content": "Hi"}
 
 
-async def test_key_is_sent_but_never_shown(byte_server, connect, caplog) -> None:
+async def test_key_is_sent_and_not_logged(byte_server, connect, caplog) -> None:
     body = b'{"error": {"message": "Incorrect API key provided: %s", "code": "invalid_api_key"}}' % KEY.encode()
     url = await byte_server.serve(b"HTTP/1.1 401 Unauthorized\r\ncontent-type: application/json\r\n\r\n" + body)
     with caplog.at_level(logging.WARNING):
@@ -350,7 +350,7 @@ async def test_no_key_sends_no_authorization(byte_server, connect) -> None:
     assert b"authorization" not in byte_server.requests[0].lower()
 
 
-async def test_provider_hears_on_whose_behalf_it_is_asked(connect: Connect) -> None:
+async def test_trace_headers_reach_the_provider(connect: Connect) -> None:
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     async with FakeGateway(lambda _: Answer(CHUNK + LAST)) as provider:
         with bound(Trace("mine", parent)):

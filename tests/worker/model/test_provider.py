@@ -56,7 +56,7 @@ async def failure_of(asking: Any) -> ModelError:
         ({"query": {"api-version": "2024-10-21"}}, [b"post /v1/chat/completions?api-version=2024-10-21 "], []),
     ],
 )
-async def test_key_headers_and_query_are_sent_as_the_file_says(
+async def test_key_headers_and_query_of_the_file_are_sent(
     byte_server, ask, monkeypatch, entry: dict[str, Any], sent: list[bytes], not_sent: list[bytes]
 ) -> None:
     for name, value in {"TITLE": "Ours", "OPENAI_API_KEY": "sk-of-openai", "OPENAI_ORG_ID": "org-1"}.items():
@@ -81,7 +81,7 @@ async def test_redirect_is_not_followed(byte_server, ask) -> None:
     assert len(byte_server.requests) == 1
 
 
-async def test_missing_key_is_named_in_the_log_and_nothing_is_sent(byte_server, ask, caplog) -> None:
+async def test_missing_key_is_logged_and_nothing_is_sent(byte_server, ask, caplog) -> None:
     url = await byte_server.serve(ANSWER)
     with caplog.at_level(logging.WARNING):
         failure = await failure_of(ask(url, key={"env": "STAGEBUS_NO_SUCH_KEY"}))
@@ -93,7 +93,7 @@ async def test_missing_key_is_named_in_the_log_and_nothing_is_sent(byte_server, 
     assert byte_server.requests == []
 
 
-async def test_whatever_is_kept_like_a_key_does_not_show(byte_server, ask, caplog) -> None:
+async def test_secret_headers_and_query_are_masked(byte_server, ask, caplog) -> None:
     body = b'{"error": {"message": "bad %b and other-secret"}}' % KEY.encode()
     answer = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
     with caplog.at_level(logging.WARNING):

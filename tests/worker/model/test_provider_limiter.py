@@ -58,7 +58,7 @@ async def line(redis: Redis, length: int) -> None:
     await until_equal(lambda: redis.zcard(keys.provider_slots("p")[1]), length)
 
 
-async def test_no_more_than_the_limit_are_in_over_all_workers(redis: Redis, worker: Worker) -> None:
+async def test_concurrency_limit_holds_over_all_workers(redis: Redis, worker: Worker) -> None:
     inside, most = 0, 0
     workers = [worker(), worker()]
 
@@ -76,7 +76,7 @@ async def test_no_more_than_the_limit_are_in_over_all_workers(redis: Redis, work
     assert await redis.keys("sb:provider:*") == [], "who left leaves nothing behind"
 
 
-async def test_slot_that_comes_back_wakes_another_worker_before_its_poll(
+async def test_released_slot_wakes_another_worker_before_its_poll(
     redis: Redis, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(waiting, "POLL_S", 60.0)
@@ -90,7 +90,7 @@ async def test_slot_that_comes_back_wakes_another_worker_before_its_poll(
         await asyncio.wait_for(entering, 5)
 
 
-async def test_line_is_served_in_the_order_of_its_coming(redis: Redis) -> None:
+async def test_queue_for_slots_is_first_in_first_out(redis: Redis) -> None:
     """Whoever asks first after a slot came back: who waits longest gets it."""
     assert await enter(redis, "held", 1) is None
     assert await enter(redis, "late", 1) == float("inf")
@@ -101,7 +101,7 @@ async def test_line_is_served_in_the_order_of_its_coming(redis: Redis) -> None:
     assert await enter(redis, "early", 1, waited_s=3) is None
 
 
-async def test_asking_again_is_harmless(redis: Redis) -> None:
+async def test_acquiring_a_slot_twice_is_harmless(redis: Redis) -> None:
     """The answer was lost, so the same token asks once more."""
     for _ in range(2):
         assert await enter(redis, "a", 1, 1) is None
@@ -109,13 +109,13 @@ async def test_asking_again_is_harmless(redis: Redis) -> None:
     assert await redis.zcard(keys.provider_slots("p")[3]) == 1
 
 
-async def test_what_a_killed_worker_held_or_waited_for_comes_back(redis: Redis) -> None:
+async def test_slots_and_places_of_a_killed_worker_expire(redis: Redis) -> None:
     assert await enter(redis, "killed", 1, slot_s=0.05) is None
     assert await enter(redis, "killed in the line", 1, seen_s=0.05) is not None
     await until_equal(lambda: enter(redis, "next", 1), None)
 
 
-async def test_slot_is_kept_while_its_worker_lives(redis, worker, monkeypatch) -> None:
+async def test_slot_is_renewed_while_it_is_held(redis, worker, monkeypatch) -> None:
     monkeypatch.setattr(waiting, "SLOT_TTL_S", 0.2)
     monkeypatch.setattr(waiting, "SLOT_RENEW_S", 0.02)
     async with worker().reserve("p", ONE):
@@ -124,7 +124,7 @@ async def test_slot_is_kept_while_its_worker_lives(redis, worker, monkeypatch) -
         assert await enter(redis, "other", 1) is not None
 
 
-async def test_requests_of_a_minute_are_counted(redis: Redis) -> None:
+async def test_requests_per_minute_are_limited(redis: Redis) -> None:
     """The third waits for the first to be a minute old, the fourth for the second."""
     assert await enter(redis, "1", minute_max=2) is None
     await provider_slots.release(redis, "p", "1")
@@ -139,7 +139,7 @@ async def test_requests_of_a_minute_are_counted(redis: Redis) -> None:
     assert await redis.zcard(held) == 0, "only a limit of concurrency holds slots"
 
 
-async def test_who_gives_up_waiting_leaves_its_place(redis: Redis, worker: Worker) -> None:
+async def test_cancelled_wait_leaves_the_queue(redis: Redis, worker: Worker) -> None:
     impatient = worker()
     async with impatient.reserve("p", ONE):
         entering = asyncio.create_task(AsyncExitStack().enter_async_context(impatient.reserve("p", ONE)))
@@ -149,7 +149,7 @@ async def test_who_gives_up_waiting_leaves_its_place(redis: Redis, worker: Worke
         assert await redis.zcard(keys.provider_slots("p")[1]) == 0
 
 
-async def test_long_line_in_one_worker_costs_what_one_costs(redis: Redis, worker: Worker, monkeypatch) -> None:
+async def test_long_queue_in_one_process_costs_one_poll(redis: Redis, worker: Worker, monkeypatch) -> None:
     monkeypatch.setattr(waiting, "POLL_S", 0.1)
     one = worker()
     async with one.reserve("p", ONE):
@@ -177,7 +177,7 @@ async def take(redis: Redis, tokens: int, per_minute: int = 60) -> float:
     return await provider_slots.take_tokens(redis, "p", tokens, per_minute)
 
 
-async def test_tokens_of_a_minute_go_in_the_order_of_asking(redis: Redis) -> None:
+async def test_tokens_per_minute_are_granted_in_order(redis: Redis) -> None:
     """A minute's worth at once; then each waits until what it takes has come in behind those before it."""
     assert await take(redis, 40) == 0
     assert await take(redis, 20) == 0
@@ -189,7 +189,7 @@ async def test_tokens_of_a_minute_go_in_the_order_of_asking(redis: Redis) -> Non
     assert 0 < await redis.pttl(keys.provider_tokens("p")) <= 65_500
 
 
-async def test_request_larger_than_a_minute_s_tokens_waits_for_a_full_bucket_and_no_longer(redis: Redis) -> None:
+async def test_oversized_request_waits_only_for_a_full_token_bucket(redis: Redis) -> None:
     assert await take(redis, 600) == 0
     assert await take(redis, 600) == pytest.approx(600, abs=0.5)
     await take(redis, -1200)
@@ -197,7 +197,7 @@ async def test_request_larger_than_a_minute_s_tokens_waits_for_a_full_bucket_and
     assert await redis.keys("sb:provider:*") == [], "a full bucket is nothing to keep"
 
 
-async def test_tokens_are_shared_over_workers_and_put_right_by_what_was_used(redis: Redis, worker: Worker) -> None:
+async def test_tokens_are_shared_and_corrected_by_the_usage(redis: Redis, worker: Worker) -> None:
     first, second = worker(), worker()
     async with first.reserve("p", SIXTY, 50) as spending:
         entering = asyncio.create_task(AsyncExitStack().enter_async_context(second.reserve("p", SIXTY, 20)))
@@ -210,7 +210,7 @@ async def test_tokens_are_shared_over_workers_and_put_right_by_what_was_used(red
     assert await take(redis, 0) == pytest.approx(5, abs=1)
 
 
-async def test_answer_that_tells_no_usage_counts_as_estimated(redis: Redis, worker: Worker) -> None:
+async def test_answer_without_usage_counts_as_estimated(redis: Redis, worker: Worker) -> None:
     with pytest.raises(ConnectionError):
         async with worker().reserve("p", SIXTY, 70):
             raise ConnectionError
@@ -219,7 +219,7 @@ async def test_answer_that_tells_no_usage_counts_as_estimated(redis: Redis, work
 
 
 @pytest.mark.parametrize("script", ["release", "take_tokens"])
-async def test_what_is_given_back_slowly_is_given_back_however_often_its_holder_is_cancelled(
+async def test_slow_release_completes_despite_cancellation(
     redis: Redis, worker: Worker, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:
     really, asked, goes_on = getattr(provider_slots, script), asyncio.Event(), asyncio.Event()

@@ -228,7 +228,7 @@ async def test_recipe_makes_a_call_and_answers_from_its_result(byte_server, prov
     assert extraction.usage.model_dump(exclude_none=True) == USAGE
 
 
-def test_page_names_every_key_and_its_first_file_holds() -> None:
+def test_providers_page_names_every_key_and_its_example_is_valid() -> None:
     (first,) = re.findall(r"```toml\n(.+?)```", PAGE.split("## Which model")[0], re.DOTALL)
     keys = {*ProviderEntry.model_fields, *ModelEntry.model_fields, *Abilities.model_fields}
 

@@ -69,7 +69,7 @@ async def failure_of(model: ModelClient, prompt: str = "Hello") -> str:
     return str(failure.value)
 
 
-async def test_answers_that_are_read_to_their_end_share_a_connection(serve: Serve, model) -> None:
+async def test_connection_is_reused_after_a_complete_answer(serve: Serve, model) -> None:
     connections = 0
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -86,11 +86,11 @@ async def test_answers_that_are_read_to_their_end_share_a_connection(serve: Serv
     assert connections == 1
 
 
-async def test_server_that_hangs_up_without_a_word_was_reached(byte_server, model) -> None:
+async def test_disconnect_without_answer_is_reported_as_cut(byte_server, model) -> None:
     assert "cut the connection" in await failure_of(model(await byte_server.serve(b"")))
 
 
-async def test_server_that_takes_no_bytes_is_given_up(serve: Serve, model) -> None:
+async def test_server_that_accepts_no_bytes_times_out(serve: Serve, model) -> None:
     """The request is larger than what both sides' buffers hold."""
 
     writers = []
@@ -105,7 +105,7 @@ async def test_server_that_takes_no_bytes_is_given_up(serve: Serve, model) -> No
     writers[0].transport.abort()
 
 
-async def test_long_header_is_read(byte_server, model) -> None:
+async def test_long_header_is_accepted(byte_server, model) -> None:
     """A content security policy or a cookie can be longer than aiohttp takes by itself."""
     answer = HEAD + b"connection: close\r\nx-long: " + b"x" * 30_000 + b"\r\n\r\n" + BODY
 
@@ -113,7 +113,7 @@ async def test_long_header_is_read(byte_server, model) -> None:
 
 
 @pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH_9.6\r\n", b"HTTP/1.1 200 OK\r\nbad name: x\r\n\r\n"])
-async def test_key_in_the_address_does_not_show(byte_server, model, caplog, answer: bytes) -> None:
+async def test_key_in_the_url_is_not_shown(byte_server, model, caplog, answer: bytes) -> None:
     """In an address it looks different from how it stands in the file, so that nobody would find it in a text."""
     provider = model(await byte_server.serve(answer), query={"key": "se/cr+et=="})
     with caplog.at_level(logging.WARNING):
@@ -124,7 +124,7 @@ async def test_key_in_the_address_does_not_show(byte_server, model, caplog, answ
     assert not any(secret in caplog.text + said for secret in ("se/cr", "cr%2Bet", "cr+et"))
 
 
-async def test_proxy_of_the_environment_is_asked(byte_server, model, monkeypatch) -> None:
+async def test_proxy_from_the_environment_is_used(byte_server, model, monkeypatch) -> None:
     proxy = await byte_server.serve(lambda head, _: REFUSED if head.startswith(b"CONNECT") else ANSWER)
     address = proxy.removeprefix("http://")
     monkeypatch.setenv("ALL_PROXY", f"http://user:word@{address}")
@@ -139,9 +139,7 @@ async def test_proxy_of_the_environment_is_asked(byte_server, model, monkeypatch
     assert all(b"proxy-authorization: basic dxnlcjp3b3jk" in head.lower() for head in (plain, tunnel))
 
 
-async def test_certificate_has_to_be_of_the_host_and_signed_by_whom_we_know(
-    serve: Serve, model, monkeypatch, tmp_path
-) -> None:
+async def test_tls_certificate_is_verified(serve: Serve, model, monkeypatch, tmp_path) -> None:
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(ANSWER)

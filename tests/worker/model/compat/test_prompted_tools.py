@@ -36,7 +36,7 @@ def told(messages: list[dict[str, Any]], choice: Any = "auto", *, is_one_call: b
     return prompt_with_tools(messages, [WEATHER], choice, is_one_call=is_one_call)
 
 
-def test_tools_are_told_in_the_system_s_message() -> None:
+def test_tools_are_described_in_the_system_message() -> None:
     system, user = told([USER])
 
     assert system["role"] == "system"
@@ -45,7 +45,7 @@ def test_tools_are_told_in_the_system_s_message() -> None:
 
 
 @pytest.mark.parametrize("role", ["system", "developer"])
-def test_system_s_own_words_stay_and_come_first(role: str) -> None:
+def test_own_system_text_comes_first(role: str) -> None:
     parts = [{"type": "text", "text": "Be kind."}]
 
     assert told([{"role": role, "content": "Be kind."}, USER])[0]["content"].startswith(
@@ -63,14 +63,14 @@ def test_system_s_own_words_stay_and_come_first(role: str) -> None:
         (NAMED, True, ["You have to call the tool get_weather now, and no other", "one <tool_call> at the most"]),
     ],
 )
-def test_choice_is_put_in_words(choice: Any, is_one_call: bool, words: list[str]) -> None:
+def test_tool_choice_is_put_into_the_prompt(choice: Any, is_one_call: bool, words: list[str]) -> None:
     content = told([USER], choice, is_one_call=is_one_call)[0]["content"]
 
     assert all(word in content for word in words)
     assert ("If you need no tool" in content) == (choice == "auto")
 
 
-def test_calls_and_results_become_text_even_where_no_tool_is_offered_any_more() -> None:
+def test_calls_and_results_become_text_without_tools() -> None:
     messages = [
         USER,
         {"role": "assistant", "content": "Let me see.", "tool_calls": [called("1", "Köln"), called("2", "Bonn")]},
@@ -112,7 +112,7 @@ BOOKING = {
 }
 
 
-def test_example_stands_between_system_and_conversation_as_the_page_shows_it() -> None:
+def test_example_call_follows_the_system_message_as_documented() -> None:
     page = (Path(__file__).parents[4] / "docs" / "tools.md").read_text()
     *example, asked = json.loads(re.findall(r"```json\n(\[\n  \{\"role\".+?)```", page, re.DOTALL)[0])
     parameters = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -124,7 +124,7 @@ def test_example_stands_between_system_and_conversation_as_the_page_shows_it() -
     assert prompt_with_tools([asked], [], "auto", is_one_call=False, has_example=True) == [asked]
 
 
-def test_example_s_arguments_are_of_the_kinds_that_the_tool_needs() -> None:
+def test_example_call_has_arguments_of_the_right_types() -> None:
     (call,) = parse_prompted_calls(example_call(BOOKING)[1]["content"], ["book"])[1]
 
     assert json.loads(call.arguments) == {
@@ -133,7 +133,7 @@ def test_example_s_arguments_are_of_the_kinds_that_the_tool_needs() -> None:
     }  # fmt: skip
 
 
-def test_arguments_that_are_no_json_are_told_as_they_were() -> None:
+def test_invalid_json_arguments_stay_text() -> None:
     broken = {"id": "1", "function": {"name": "f", "arguments": "{oops"}}
     messages = [USER, {"role": "assistant", "content": None, "tool_calls": [broken]}]
 
@@ -155,7 +155,7 @@ JSON = '{"name": "get_weather", "arguments": {"city": "Köln"}}'
         (f"[{JSON}]", ""),
     ],
 )
-def test_call_is_read_in_whatever_form_models_write_it(text: str, rest: str) -> None:
+def test_prompted_call_of_any_form_is_parsed(text: str, rest: str) -> None:
     assert parse_prompted_calls(text, ["get_weather"]) == (rest, [KOELN])
 
 
@@ -170,18 +170,18 @@ def test_call_is_read_in_whatever_form_models_write_it(text: str, rest: str) -> 
         "",
     ],
 )
-def test_what_is_no_call_of_these_tools_is_the_answer(text: str) -> None:
+def test_json_that_calls_no_offered_tool_is_the_answer(text: str) -> None:
     assert parse_prompted_calls(text, ["get_weather"]) == (text, [])
 
 
-def test_call_of_no_tool_there_is_is_read_where_it_is_marked() -> None:
+def test_marked_call_of_an_unknown_tool_is_parsed() -> None:
     assert [
         call.name for call in parse_prompted_calls(CALL.replace("get_weather", "get_rich"), ["get_weather"])[1]
     ] == ["get_rich"]
 
 
 @pytest.mark.parametrize("text", ["```{" * 100_000, "```" + "{] " * 100_000, "{" * 300_000, "[" * 300_000 + "]"])
-def test_garbage_is_read_in_linear_time(text: str) -> None:
+def test_prompted_calls_take_linear_time(text: str) -> None:
     started = time.perf_counter()
 
     assert parse_prompted_calls(text, ["get_weather"]) == (text, [])
@@ -206,18 +206,18 @@ def check(name: str, arguments: str) -> str | None:
         (CALL.replace("get_weather", "f"), NAMED, ["f does not take", "No other tool than get_weather"]),
     ],
 )
-def test_what_cannot_be_carried_out_is_said(text: str, choice: Any, faults: list[str]) -> None:
+def test_call_faults_are_described(text: str, choice: Any, faults: list[str]) -> None:
     found = find_call_faults(*parse_prompted_calls(text, ["get_weather"]), choice, check)
 
     assert len(found) == len(faults)
     assert all(words in fault for words, fault in zip(faults, found, strict=True))
 
 
-def test_faults_have_an_end() -> None:
+def test_number_of_call_faults_is_limited() -> None:
     assert len(find_call_faults("", [ParsedCall("", str(i), "{}") for i in range(100)], "auto", check)) == 5
 
 
-def test_model_is_asked_again_with_what_it_said() -> None:
+def test_correction_repeats_the_answer_and_its_faults() -> None:
     said, asked = correction_messages("<tool_call>{oops", ["What stands there is no JSON.", "And more."])
 
     assert said == {"role": "assistant", "content": "<tool_call>{oops"}

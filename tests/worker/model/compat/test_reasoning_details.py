@@ -38,5 +38,5 @@ WORDS = "Let me see what there is."
         ([{"odd": 1}], [{"odd": 1}]),
     ],
 )
-def test_pieces_become_blocks(pieces, blocks):
+def test_reasoning_fragments_become_blocks(pieces, blocks):
     assert merge_details(pieces) == blocks

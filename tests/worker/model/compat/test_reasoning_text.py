@@ -46,7 +46,7 @@ from stagebus.worker.model.compat.reasoning_text import split_reasoning
         ("<|channel|> is a token.", ("<|channel|> is a token.", "")),
     ],
 )
-def test_thoughts_are_split_off(text, split):
+def test_reasoning_is_split_from_text(text, split):
     assert split_reasoning(text) == split
 
 
@@ -57,7 +57,7 @@ def test_thoughts_are_split_off(text, split):
         " to=functions.f<|channel|>commentary json<|message|>",
     ],
 )
-def test_calls_of_harmony_become_such_as_others_write(header):
+def test_harmony_calls_become_hermes_calls(header):
     text = f'<|start|>assistant<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant{header}{{"a": 1}}<|call|>'
 
     assert split_reasoning(text) == ('<tool_call>{"name": "functions.f", "arguments": {"a": 1}}</tool_call>', "Hm.")

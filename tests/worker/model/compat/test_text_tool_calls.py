@@ -64,7 +64,7 @@ NAMES = ("get_weather", "get_time")
         f"<|python_start|>{PYTHON}<|python_end|>",
     ],
 )
-def test_calls_are_found(text):
+def test_text_calls_are_found(text):
     for names in (None, NAMES):
         assert split_text_calls(text, names, looks_into_code=False) == ("", [PARIS, TOKYO])
 
@@ -88,7 +88,7 @@ def test_calls_are_found(text):
         f"{PYTHON}<|eot_id|>",
     ],
 )
-def test_what_may_be_no_call_is_one_of_a_tool_that_was_offered(text):
+def test_ambiguous_marker_needs_an_offered_tool(text):
     rest, calls = split_text_calls(text, NAMES, looks_into_code=False)
 
     assert (rest, [match_tool_name(call, NAMES) for call in calls]) == ("", [PARIS, TOKYO])
@@ -122,11 +122,11 @@ def test_what_may_be_no_call_is_one_of_a_tool_that_was_offered(text):
         "```tool_code\nx = 1\n```\nand `code`.",
     ],
 )
-def test_what_is_about_calls_stays_text(text):
+def test_text_about_calls_stays_text(text):
     assert split_text_calls(text, NAMES, looks_into_code=False) == (text, [])
 
 
-def test_code_before_a_call_hides_it_not_nor_does_code_within():
+def test_code_before_or_inside_a_call_does_not_hide_it():
     text = f"```py\nx\n```\nThe ` is odd, `so` is this.\n{HERMES % 'Paris'}\n`<tool_call>`\n{HERMES % 'Tokyo'}"
     rest, calls = split_text_calls(text, NAMES, looks_into_code=False)
     fenced = '<tool_call>{"name": "f", "arguments": {"code": "```py\\nx\\n```"}}</tool_call>'
@@ -136,7 +136,7 @@ def test_code_before_a_call_hides_it_not_nor_does_code_within():
     assert split_text_calls(fenced, ["f"], looks_into_code=False)[0] == ""
 
 
-def test_parameters_of_every_form_keep_their_type():
+def test_parameters_of_every_format_keep_their_type():
     invoke = '<invoke name="f"><parameter name="n">3</parameter><parameter name="s">a\nb</parameter></invoke>'
     dsml = '<｜DSML｜invoke name="f"><｜DSML｜parameter name="n" string="false">3</｜DSML｜parameter><｜DSML｜parameter name="s" string="true">4</｜DSML｜parameter></｜DSML｜invoke>'
 
@@ -149,12 +149,12 @@ def test_parameters_of_every_form_keep_their_type():
     ]
 
 
-def test_backslash_that_python_warns_of_is_a_backslash():
+def test_invalid_python_escape_is_a_backslash():
     assert split_text_calls(r'<|python_tag|>f.call(pattern="\d+")')[1] == [ParsedCall("", "f", r'{"pattern":"\\d+"}')]
 
 
 @pytest.mark.parametrize("name", ["functions.get_weather", "default_api.get_weather", " get_weather"])
-def test_tool_is_known_in_a_namespace_too(name):
+def test_tool_name_in_a_namespace_is_matched(name):
     assert match_tool_name(ParsedCall("", name, "{}"), NAMES).name == "get_weather"
     assert match_tool_name(ParsedCall("", name, "{}"), ["get_time"]).name == name
     assert match_tool_name(ParsedCall("", name, "{}"), [name]).name == name
@@ -181,7 +181,7 @@ def test_tool_is_known_in_a_namespace_too(name):
         "\n</think> `",
     ],
 )
-def test_garbage_costs_no_more_than_its_length(piece):
+def test_text_calls_take_linear_time(piece):
     text = piece * (400_000 // len(piece))
     started = time.perf_counter()
 
@@ -191,7 +191,7 @@ def test_garbage_costs_no_more_than_its_length(piece):
     assert time.perf_counter() - started < 3
 
 
-def test_ids_in_text_are_kept():
+def test_ids_of_text_calls_are_kept():
     listed = '[TOOL_CALLS][{"name": "f", "arguments": "{}", "id": "abc123def"}]'
     inline = "[TOOL_CALLS]f[CALL_ID]abc123def[ARGS]{}"
 
@@ -199,7 +199,7 @@ def test_ids_in_text_are_kept():
     assert split_text_calls(inline) == ("", [ParsedCall("abc123def", "f", "{}")])
 
 
-def test_text_around_calls_stays():
+def test_text_around_calls_is_kept():
     text = f"Let me look.\n{HERMES % 'Paris'}\nand there\n{HERMES % 'Tokyo'}\nDone."
     rest, calls = split_text_calls(text)
 
@@ -222,7 +222,7 @@ def test_parameters_that_are_json_keep_their_type():
     assert split_text_calls(text)[1] == [ParsedCall("", "f", '{"n":3,"tags":[1],"s":"a < b"}')]
 
 
-def test_closing_tag_within_a_string_ends_nothing():
+def test_closing_tag_in_a_string_is_ignored():
     text = '<tool_call>{"name": "f", "arguments": {"s": "</tool_call>"}}</tool_call>'
 
     assert split_text_calls(text) == ("", [ParsedCall("", "f", '{"s":"</tool_call>"}')])
@@ -246,5 +246,5 @@ def test_closing_tag_within_a_string_ends_nothing():
         "",
     ],
 )
-def test_what_only_resembles_a_call_stays_text(text):
+def test_text_that_resembles_a_call_stays_text(text):
     assert split_text_calls(text) == (text, [])
