@@ -43,8 +43,7 @@ NEVER_IMPORTS = {
 }
 # A library with a room of its own: no other module may import it.
 MAY_IMPORT = {
-    # The format of jobs, which the gateway writes, and the worker that runs them.
-    "arq": {"stagebus.shared.store.run_queue", "stagebus.worker.execution.leased_worker"},
+    "arq": {"stagebus.worker.execution.leased_worker"},
     "redis": {"stagebus.shared.storage"},
     "uvicorn": {"stagebus.gateway.server", "stagebus.worker.demo"},
     "prometheus_client": {"stagebus.shared.observability", "stagebus.gateway", "stagebus.worker"},

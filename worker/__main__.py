@@ -15,7 +15,7 @@ async def _main() -> None:
 
 
 def main() -> None:
-    """Run a worker until SIGTERM or SIGINT."""
+    """Runs a worker until SIGTERM or SIGINT."""
     configure(load_settings().log_level)
     try:
         uvloop.run(_main())

@@ -1,4 +1,4 @@
-"""The worker process: everything built from the settings, started, drained and stopped."""
+"""The worker process: builds all parts from the settings, starts, drains and stops them."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ from stagebus.shared.storage import keys, redis_client
 from stagebus.shared.storage.pipelined import PipelinedConnection
 from stagebus.shared.storage.pubsub import Channels
 from stagebus.shared.storage.redis_client import Redis, check_server
-from stagebus.shared.store import run_queue, tool_catalog
+from stagebus.shared.store import tool_catalog
 from stagebus.shared.store.heartbeats import Heartbeat
 from stagebus.worker.execution.lease import LeaseKeeper
 from stagebus.worker.execution.leased_worker import LeasedWorker
@@ -29,21 +29,23 @@ from stagebus.worker.worker_metrics import WorkerMetrics
 
 logger = logging.getLogger(__name__)
 
-# After the grace: what flushing the last events may take before the process ends anyway.
+# After the grace period, flushing the last events may take this long before the process exits anyway.
 FLUSH_S: Final = 5.0
 
 
 class WorkerApp:
-    """One worker: a runner, its lease keeper and the queue's loop."""
+    """One worker: a runner, its lease keeper and the queue loop."""
 
     def __init__(self, settings: Settings) -> None:
-        """Build everything; nothing is opened yet. Call in the event loop that runs it."""
+        """Builds everything; nothing is opened yet. Call it in the event loop that runs it."""
         self._settings = settings
-        # A container that is started again has its host's name and its process id of before; whoever came back under
-        # its old name would take its runs up without a try, and one that kills its worker each time would never end.
+        # A restarted container has the same host name and process id as before. Under the same name, a new claim of its
+        # runs would not count as a retry, and a run that kills its worker each time would never end.
         self.name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
         self._redis: Redis = redis_client.connect(settings)
-        self._connection = PipelinedConnection(self._redis, settings.redis_timeout_s)  # what all runs append over
+        self._connection = PipelinedConnection(
+            self._redis, settings.redis_timeout_s
+        )  # shared by the appends of all runs
         self._tools = ToolRegistry.from_settings(settings)
         self._keeper = LeaseKeeper(settings)
         self._metrics = WorkerMetrics()
@@ -64,11 +66,11 @@ class WorkerApp:
         self._heartbeat = Heartbeat(self._redis, keys.WORKERS, self.name, self._state)
 
     async def run(self) -> None:
-        """Work until SIGTERM or SIGINT, then give back what is held.
+        """Works until SIGTERM or SIGINT, then gives back the held runs.
 
         Raises:
-            StorageUnfit: Redis cannot carry runs; the message says what to do.
-            PortTaken: the metrics' port is.
+            StorageUnfit: this Redis cannot be used; the message says what to change.
+            PortTaken: the metrics port is in use.
         """
         await check_server(self._redis)
         with ExitStack() as stack:
@@ -86,7 +88,7 @@ class WorkerApp:
         await self._model.warm_up()
         self._keeper.start()
         worker = LeasedWorker(
-            run_queue.job_client(self._redis),
+            self._redis,
             self._settings,
             connection=self._connection,
             run=self._runner.run,
@@ -110,15 +112,15 @@ class WorkerApp:
             await redis_client.close(self._redis)
 
     def _on_reconnected(self) -> None:
-        self._runner.look_again()
+        self._runner.on_reconnected()
 
     def _state(self) -> dict[str, Any]:
-        """What this worker says of itself."""
+        """Returns the state that the heartbeat publishes."""
         runs = [{"id": run_id, "attempt": attempt} for run_id, attempt in self._runner.held()]
         return {"concurrency": self._settings.worker_concurrency, "runs": runs}
 
     async def _drain(self) -> None:
-        """Safe points first; after the grace everything."""
+        """Gives runs back at safe points first, and after the grace period anywhere."""
         self._runner.begin_drain()
         loop = asyncio.get_running_loop()
         loop.call_later(self._settings.drain_grace_s, self._runner.give_back_now)
@@ -126,6 +128,6 @@ class WorkerApp:
 
 
 def _give_up() -> None:
-    """Redis takes no last events: what is held moves on as its lease runs out."""
-    logger.error("the drain took too long; held runs move on when their leases run out")
+    """Exits although Redis does not accept the last events; held runs continue elsewhere when their leases expire."""
+    logger.error("the drain took too long; held runs continue on other workers when their leases expire")
     os._exit(1)

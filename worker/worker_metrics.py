@@ -1,7 +1,7 @@
-"""What a worker measures, for Prometheus, on a port of its own where the operator wants one.
+"""The worker's Prometheus metrics, served on a port of its own if the operator configures one.
 
-Labels are what the operator wrote: providers, models as the providers file lists them, tools. What a
-client or a model made up is none of them, so their number does not grow.
+Labels are names that the operator wrote: providers, models as the providers file lists them, tools. Names that a
+client or a model made up never become labels, so the number of time series does not grow.
 """
 
 import time
@@ -24,7 +24,7 @@ _BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
 class WorkerMetrics:
-    """One worker's numbers, in a registry of its own."""
+    """The metrics of one worker, in their own registry."""
 
     def __init__(self) -> None:
         self._registry = collectors.new_registry()
@@ -34,20 +34,22 @@ class WorkerMetrics:
         self._runs_held = Gauge(
             "runs_held", "runs that this worker holds", namespace=collectors.NAMESPACE, registry=self._registry
         )
-        self._stage_seconds = self._histogram("stage_seconds", "a stage from its begin to its completion", ["stage"])
+        self._stage_seconds = self._histogram(
+            "stage_seconds", "seconds from a stage's begin to its completion", ["stage"]
+        )
         self._requests = self._counter("model_requests", "requests to a provider", by_model)
-        self.errors = self._counter(
-            "model_errors", "requests that failed, by the code of the failure", [*by_model, "code"]
+        self.errors = self._counter("model_errors", "requests that failed, by error code", [*by_model, "code"])
+        self.retries = self._counter("model_retries", "requests that were retried or sent to a fallback", by_model)
+        self.tokens = self._counter("model_tokens", "tokens as counted by the provider", [*by_model, "kind"])
+        self.first_token_s = self._histogram(
+            "model_first_token_seconds", "seconds from a request to its first chunk", by_model
         )
-        self.retries = self._counter("model_retries", "requests that were asked again, or of another model", by_model)
-        self.tokens = self._counter("model_tokens", "tokens as the provider counted them", [*by_model, "kind"])
-        self.first_token_s = self._histogram("model_first_token_seconds", "from a request to its first chunk", by_model)
         self._tool_calls = self._counter("tool_calls", "tool calls that ended", ["tool", "outcome"])
-        self._tool_seconds = self._histogram("tool_seconds", "a tool call from its start to its result", ["tool"])
+        self._tool_seconds = self._histogram("tool_seconds", "seconds from a tool call's start to its result", ["tool"])
         self._append_seconds = self._histogram(
-            "append_seconds", "an append to a log, to its reply", buckets=collectors.LATENCY_BUCKETS_S
+            "append_seconds", "seconds from an append to its reply", buckets=collectors.LATENCY_BUCKETS_S
         )
-        self._append_events = self._histogram("append_events", "events in an append", buckets=_BATCH_BUCKETS)
+        self._append_events = self._histogram("append_events", "events per append", buckets=_BATCH_BUCKETS)
 
     def _counter(self, name: str, says: str, labels: list[str]) -> Counter:
         return Counter(name, says, labels, namespace=collectors.NAMESPACE, registry=self._registry)
@@ -60,10 +62,13 @@ class WorkerMetrics:
         )
 
     def serve(self, host: str, port: int) -> Callable[[], None]:
-        """Answer scrapes, in a thread; returns what ends it.
+        """Serves scrapes in a thread.
+
+        Returns:
+            A function that stops the server.
 
         Raises:
-            PortTaken: nobody can listen there.
+            PortTaken: the address is in use or not available.
         """
         try:
             server, thread = start_http_server(port, host, self._registry)
@@ -78,60 +83,60 @@ class WorkerMetrics:
         return stop
 
     def render(self) -> bytes:
-        """Everything as Prometheus reads it."""
+        """Returns all metrics in the Prometheus text format."""
         return collectors.render(self._registry)
 
     def watch_runs(self, held: Callable[[], int]) -> None:
-        """`held` says how many runs are held, at each scrape."""
+        """Reads the number of held runs from `held` at each scrape."""
         self._runs_held.set_function(held)
 
     def run_ended(self, status: str) -> None:
-        """This worker ended a run."""
+        """Counts a run that this worker ended."""
         self._runs_ended.labels(status).inc()
 
     def stage_ended(self, kind: str, seconds: float) -> None:
-        """A stage is complete."""
+        """Records the duration of a completed stage."""
         self._stage_seconds.labels(kind).observe(seconds)
 
     def request_started(self, route: ModelRoute) -> "ModelRequestMetrics":
-        """A request goes out; what becomes of it is told to the answer of this."""
+        """Counts a request to a provider; its outcome is reported to the returned object."""
         self._requests.labels(route.provider, route.listed).inc()
         return ModelRequestMetrics(self, route)
 
     def tool_ended(self, result: ToolResult, *, is_known: bool) -> None:
-        """A call has its result; `is_known`: there is such a tool, and a model did not make it up."""
+        """Counts a finished tool call. `is_known` is False if the model made the tool's name up."""
         tool = result.name if is_known else UNKNOWN_TOOL
         self._tool_calls.labels(tool, "error" if result.is_error else "ok").inc()
         if result.same_as is None:
             self._tool_seconds.labels(tool).observe(result.duration_ms / 1000)
 
     def appended(self, events: int, seconds: float) -> None:
-        """An append stands in the log."""
+        """Records an append that succeeded."""
         self._append_events.observe(events)
         self._append_seconds.observe(seconds)
 
 
 class ModelRequestMetrics:
-    """One request to a provider."""
+    """The metrics of one request to a provider."""
 
     def __init__(self, counts: WorkerMetrics, route: ModelRoute) -> None:
         self._counts = counts
         self._labels = (route.provider, route.listed)
-        self._asked_at = time.monotonic()
+        self._sent_at = time.monotonic()
 
     def began(self) -> None:
-        """Its first chunk is here."""
-        self._counts.first_token_s.labels(*self._labels).observe(time.monotonic() - self._asked_at)
+        """Records the time of the first chunk."""
+        self._counts.first_token_s.labels(*self._labels).observe(time.monotonic() - self._sent_at)
 
     def used(self, usage: Usage) -> None:
-        """Its answer is complete, and the provider told what it came to."""
+        """Counts the tokens that the provider reported with the complete answer."""
         self._counts.tokens.labels(*self._labels, "prompt").inc(usage.prompt_tokens)
         self._counts.tokens.labels(*self._labels, "completion").inc(usage.completion_tokens)
 
     def failed(self, code: str) -> None:
-        """It came to nothing, or to a part of an answer."""
+        """Counts a failed or incomplete answer."""
         self._counts.errors.labels(*self._labels, code).inc()
 
     def retried(self) -> None:
-        """Its stage is done again, or left to another model."""
+        """Counts a retry of the stage, or a fallback to another model."""
         self._counts.retries.labels(*self._labels).inc()

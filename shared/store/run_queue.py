@@ -1,4 +1,4 @@
-"""Runs into arq's queue. A job carries nothing but its run's id, as JSON, never pickle.
+"""Writes the jobs of arq's queue, without arq. A job carries nothing but its run's id, as JSON, never pickle.
 
 arq:job:01J…   {"t": null, "f": "run_toolchain", "a": ["01J…"], "k": {}, "et": 1735689600000}
 """
@@ -6,8 +6,6 @@ arq:job:01J…   {"t": null, "f": "run_toolchain", "a": ["01J…"], "k": {}, "et
 from typing import Any, Final
 
 import orjson
-from arq.connections import ArqRedis
-from arq.jobs import serialize_job
 
 from stagebus.shared.runtime.clock import wall_ms
 from stagebus.shared.storage import keys, queue_scripts
@@ -33,23 +31,13 @@ def decode_job(raw: bytes) -> dict[str, Any]:
     return job
 
 
-def job_client(redis: Redis) -> ArqRedis:
-    """arq's client on the pool of ours."""
-    return ArqRedis(
-        redis.connection_pool,
-        job_serializer=encode_job,
-        job_deserializer=decode_job,
-        default_queue_name=keys.QUEUE,
-    )
-
-
 def new_job(run_id: str) -> bytes:
-    """A run's job, serialised.
+    """Returns the serialised job of a run, as arq 0.28 reads it.
 
-    arq's own enqueue_job takes four round trips for it (arq 0.28), and this machine's clock for its score.
+    arq's own enqueue_job would take four round trips and use this machine's clock for the score.
     """
-    # arq's log line shows the time, nothing rests on it.
-    return serialize_job(FUNCTION, (run_id,), {}, None, wall_ms(), serializer=encode_job)
+    # t: the try that the job begins with, et: when it was queued; arq only logs that time.
+    return encode_job({"t": None, "f": FUNCTION, "a": [run_id], "k": {}, "et": wall_ms()})
 
 
 async def requeue(redis: Redis, run_id: str, ttl_s: float) -> bool:

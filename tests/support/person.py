@@ -1,4 +1,4 @@
-"""Whoever decides on a tools stage's calls: without Redis, and without a clock."""
+"""A decision source for tests of the tools stage, without Redis and without a clock."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from stagebus.worker.stages.approval_gate import DecisionSnapshot
 
 
 class Person:
-    """Decides what a test says, when it says so."""
+    """Holds the decisions that a test makes."""
 
     def __init__(self, **decisions: Decision) -> None:
         self.decisions = decisions

@@ -1,4 +1,4 @@
-"""A runner, the demo model as a process of its own, and servers that answer any bytes at all."""
+"""Fixtures: a runner, the demo model in its own process, and servers that answer with arbitrary bytes."""
 
 import asyncio
 import subprocess
@@ -21,14 +21,14 @@ from stagebus.worker.worker_metrics import WorkerMetrics
 
 
 class ByteServer:
-    """Answers every request with the same bytes, or by what it asks, then closes, or holds on till the client goes."""
+    """Answers every request with fixed bytes or with a function's result, then closes or waits for the client to."""
 
     def __init__(self) -> None:
         self.requests: list[bytes] = []
         self._servers: list[asyncio.Server] = []
 
     async def serve(self, answer: bytes | Callable[[bytes, bytes], bytes], *, holds_on: bool = False) -> str:
-        """Start, and give the address. A function gets each request's head and body."""
+        """Starts a server and returns its address. A function gets each request's head and body."""
 
         async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             with suppress(ConnectionError, asyncio.IncompleteReadError):
@@ -48,7 +48,7 @@ class ByteServer:
         return f"http://{host}:{port}"
 
     async def stop(self) -> None:
-        """Stop all that was started."""
+        """Stops all servers."""
         for server in self._servers:
             server.close()
             await server.wait_closed()
@@ -56,7 +56,7 @@ class ByteServer:
 
 @pytest.fixture(scope="session")
 def demo_url() -> Iterator[str]:
-    """The demo's address; `/v1` behind it is the provider's, and the weather stands beside it."""
+    """Returns the demo's base URL; the provider is at `/v1`, next to the weather API."""
     repo = Path(__file__).parents[2]
     with subprocess.Popen(
         [sys.executable, "-m", "stagebus.worker.demo.demo_model", "--port", "0"],
@@ -74,7 +74,7 @@ def demo_url() -> Iterator[str]:
 
 @pytest.fixture
 async def byte_server() -> AsyncIterator[ByteServer]:
-    """For what no well-behaved server would answer."""
+    """For answers that no correct server would send."""
     server = ByteServer()
     yield server
     await server.stop()
@@ -87,7 +87,7 @@ def metrics() -> WorkerMetrics:
 
 @pytest.fixture
 async def runner(redis: Redis, settings: Settings, model: ModelClient, metrics: WorkerMetrics) -> AsyncIterator[Runner]:
-    """Carries out runs with the fixture `model`, which each test file has of its own."""
+    """Executes runs with the fixture `model`, which each test file defines."""
     connection, channels, keeper = PipelinedConnection(redis, 5), Channels(redis, lambda: None), LeaseKeeper(settings)
     tools = ToolRegistry.from_settings(settings)
     await channels.start()

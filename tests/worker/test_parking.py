@@ -1,4 +1,4 @@
-"""A run that parks, by the runner and its scripts: what its wait costs, and how it ends."""
+"""Parked runs, with the runner and its scripts: what the wait costs, and how it ends."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -16,7 +16,8 @@ from stagebus.shared.domain.runs import RunStatus
 from stagebus.shared.log import log_reader
 from stagebus.shared.storage import keys, queue_scripts
 from stagebus.shared.store import parking, run_store
-from stagebus.worker.execution.runner import Outcome, Runner
+from stagebus.worker.execution.outcome import Disposition, Outcome
+from stagebus.worker.execution.runner import Runner
 from stagebus.worker.execution.sweep import sweep
 from stagebus.worker.model.model_client import ModelClient, ModelRequest
 from stagebus.worker.stages.approval_gate import EXPIRED
@@ -36,7 +37,7 @@ WAIT_S = 0.3
 
 
 class AskingModel(ModelClient):
-    """Asks the user, and then repeats what it was told."""
+    """Asks the user, then repeats the answer."""
 
     def __init__(self) -> None:
         settings = Settings(openai_base_url="http://127.0.0.1:1/v1")
@@ -44,7 +45,7 @@ class AskingModel(ModelClient):
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[dict[str, Any], None]:
         told = [message["content"] for message in request.messages if message["role"] == "tool"]
-        await asyncio.sleep(0.02 if told else 0)  # as a provider does; a limit that is over is not outrun
+        await asyncio.sleep(0.02 if told else 0)  # like a provider, slow enough that an expired time limit stops it
         delta = {"content": told[0]} if told else {"tool_calls": [CALL]}
         yield {"choices": [{"index": 0, "delta": delta, "finish_reason": "stop" if told else "tool_calls"}]}
 
@@ -60,7 +61,7 @@ def settings(settings: Settings) -> Settings:
 
 
 async def park(redis: Redis, settings: Settings, runner: Runner) -> str:
-    """A run that asked and left its worker."""
+    """Creates a run that asked the user and was parked."""
     run_id = await queued(redis, settings, REQUEST)
     outcome = await asyncio.wait_for(runner.run(run_id, "token"), 10)
     assert outcome.parked is not None
@@ -89,19 +90,19 @@ async def text(redis: Redis, run_id: str) -> str | None:
     return run_store.answer_text(await run_store.read_stages(redis, run_id))
 
 
-async def test_answer_goes_on_with_the_run(redis: Redis, settings: Settings, runner: Runner) -> None:
+async def test_answer_continues_a_parked_run(redis: Redis, settings: Settings, runner: Runner) -> None:
     run_id = await park(redis, settings, runner)
     assert (await run_store.get_run(redis, run_id)).status is RunStatus.PARKED
     await answer(redis, run_id)
 
-    assert await resume(redis, settings, runner, run_id) == Outcome(is_over=True)
+    assert await resume(redis, settings, runner, run_id) == Outcome(Disposition.FINISH)
     assert await text(redis, run_id) == "the blue one"
 
 
-async def test_question_that_nobody_answers_expires_by_itself(redis: Redis, settings: Settings, runner: Runner) -> None:
+async def test_unanswered_question_expires(redis: Redis, settings: Settings, runner: Runner) -> None:
     run_id = await park(redis, settings, runner)
 
-    assert await resume(redis, settings, runner, run_id) == Outcome(is_over=True)
+    assert await resume(redis, settings, runner, run_id) == Outcome(Disposition.FINISH)
     assert await text(redis, run_id) == EXPIRED
     page = await log_reader.read_page(redis, run_id, START, 100)
     (decided,) = [event.data for event in page.events if event.event == b"approval_decided"]
@@ -113,10 +114,10 @@ async def test_question_that_nobody_answers_expires_by_itself(redis: Redis, sett
     [({"started_at", "parked_at"}, RunStatus.SUCCEEDED), ({"started_at"}, RunStatus.FAILED)],
     ids=["parked", "at work"],
 )
-async def test_time_limit_is_for_the_work_and_not_for_the_wait(
+async def test_time_limit_excludes_the_wait_of_a_parked_run(
     redis: Redis, settings: Settings, runner: Runner, moved: set[str], end: RunStatus
 ) -> None:
-    """Two minutes went by in it; the limit is one."""
+    """It waited for two minutes; the limit is one."""
     run_id = await park(redis, settings, runner)
     await answer(redis, run_id)
     for field in moved:
@@ -126,10 +127,8 @@ async def test_time_limit_is_for_the_work_and_not_for_the_wait(
     assert (await run_store.get_run(redis, run_id)).status is end
 
 
-async def test_keys_of_a_parked_run_are_kept_as_long_as_it_waits(
-    redis: Redis, settings: Settings, runner: Runner
-) -> None:
-    """Its record was renewed by its worker; its job, which no worker renews, is as old as the run."""
+async def test_keys_of_a_parked_run_live_as_long_as_it_waits(redis: Redis, settings: Settings, runner: Runner) -> None:
+    """Its worker renewed the record; the job, which no worker renews, is as old as the run."""
     run_id = await park(redis, settings, runner)
     await redis.expire(keys.job(run_id), 60)
     await sweep(redis, settings)
@@ -138,7 +137,7 @@ async def test_keys_of_a_parked_run_are_kept_as_long_as_it_waits(
 
 
 class BusyModel(AskingModel):
-    """Calls a tool that takes its time beside the question."""
+    """Asks the user and calls a slow tool in the same round."""
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[dict[str, Any], None]:
         async for chunk in super().stream(request):
@@ -158,7 +157,7 @@ async def until_logged(redis: Redis, run_id: str, name: bytes) -> None:
 
 
 @pytest.mark.parametrize("missed", ["before the channel was subscribed", "while pub/sub was away"])
-async def test_decision_that_nobody_told_of_is_seen_while_another_call_goes_on(
+async def test_decision_without_a_notification_is_found(
     redis: Redis, settings: Settings, runner: Runner, monkeypatch: pytest.MonkeyPatch, missed: str
 ) -> None:
     go_on = asyncio.Event()
@@ -186,8 +185,8 @@ async def test_decision_that_nobody_told_of_is_seen_while_another_call_goes_on(
     running = asyncio.create_task(runner.run(run_id, "token"))
     if missed == "while pub/sub was away":
         await decide_unheard()
-        runner.look_again()
+        runner.on_reconnected()
 
     await until_logged(redis, run_id, b"approval_decided")
     go_on.set()
-    assert await asyncio.wait_for(running, 10) == Outcome(is_over=True)
+    assert await asyncio.wait_for(running, 10) == Outcome(Disposition.FINISH)

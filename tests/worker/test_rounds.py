@@ -1,4 +1,4 @@
-"""Whole runs against a model that follows a script: what it is asked in each round, and what the log says then."""
+"""Whole runs with a scripted model: the request of each round, and the resulting log."""
 
 import asyncio
 import json
@@ -64,7 +64,7 @@ def model() -> ScriptedModel:
 
 @pytest.fixture
 def run(redis: Redis, settings: Settings, runner: Runner, model: ScriptedModel) -> Any:
-    """Carry out a run to its end and give its events."""
+    """Runs a run to its end and returns its events."""
 
     async def run(*answers: dict[str, Any], **request: Any) -> list[tuple[str, dict[str, Any]]]:
         model.answers = [[answer] for answer in answers]
@@ -85,10 +85,10 @@ def of(events: list[tuple[str, dict[str, Any]]], name: str) -> list[dict[str, An
 
 @pytest.mark.parametrize("parallel", [None, True, False])
 @pytest.mark.parametrize("choice", ["auto", "required", ADD], ids=["auto", "required", "named"])
-async def test_rounds_go_on_till_the_model_calls_nothing(
+async def test_rounds_continue_until_the_model_calls_nothing(
     run: Any, model: ScriptedModel, choice: Any, parallel: bool | None
 ) -> None:
-    """What makes the model call a tool holds in the first round."""
+    """A choice that forces a tool call applies to the first round."""
     options = {"tool_choice": choice, "parallel_tool_calls": parallel, "max_rounds": 5}
     events = await run(calls(SUM), calls('{"a": 5, "b": 5}'), says("It is 10."), **options)
 
@@ -101,8 +101,8 @@ async def test_rounds_go_on_till_the_model_calls_nothing(
     assert events[-1][0] == "done"
 
 
-async def test_run_costs_what_the_models_cost_that_answered(run: Any) -> None:
-    """A fallback's answer has the fallback's price; a stage without one leaves the run without a cost."""
+async def test_run_cost_is_that_of_the_models_that_answered(run: Any) -> None:
+    """A fallback's answer has the fallback's price; a stage without a price leaves the run without a cost."""
     events = await run(calls(SUM), says("It is 5."), model="down")
     assert of(events, "retry_scheduled")[0]["model"] == "priced"
     each = USAGE | {"cost": {"amount": 0.000032, "currency": "USD"}}
@@ -113,25 +113,25 @@ async def test_run_costs_what_the_models_cost_that_answered(run: Any) -> None:
     assert of(events, "done")[0]["usage"] == {"prompt_tokens": 4, "completion_tokens": 6, "total_tokens": 10}
 
 
-async def test_rounds_have_an_end(run: Any, model: ScriptedModel) -> None:
+async def test_rounds_end_at_max_rounds(run: Any, model: ScriptedModel) -> None:
     events = await run(calls(SUM), calls(SUM), says("I tried."), tool_choice="required", max_rounds=2)
 
     assert of(events, "stage_completed")[-1]["stage_id"] == "synthesis"
     assert "tools" not in model.bodies[-1]
     assert "tool_choice" not in model.bodies[-1]
-    assert len({data["call_id"] for data in of(events, "tool_call")}) == 2, "whatever ids the provider gives"
+    assert len({data["call_id"] for data in of(events, "tool_call")}) == 2, "although the provider repeats its ids"
 
 
 @pytest.mark.parametrize(("model_name", "has_tools"), [("native", True), ("prompted", False), ("none", False)])
-async def test_choice_of_none_calls_nothing(run: Any, model: ScriptedModel, model_name: str, has_tools: bool) -> None:
+async def test_tool_choice_none_calls_nothing(run: Any, model: ScriptedModel, model_name: str, has_tools: bool) -> None:
     events = await run(says("5, I guess."), tool_choice="none", model=model_name)
 
     assert of(events, "tool_call") == []
     assert ("tools" in model.bodies[0]) == has_tools
-    assert len(model.bodies[0]["messages"]) == 1, "told of no tool in words, either"
+    assert len(model.bodies[0]["messages"]) == 1, "the prompt describes no tool either"
 
 
-async def test_progress_stands_between_the_call_and_its_result(run: Any) -> None:
+async def test_progress_is_between_the_call_and_its_result(run: Any) -> None:
     events = await run(calls(SUM), says("It is 5."))
 
     names = [event for event, data in events if data["stage_id"] == "tools"]
@@ -141,7 +141,7 @@ async def test_progress_stands_between_the_call_and_its_result(run: Any) -> None
     ]
 
 
-# --- models that are told of their tools in words ------------------------------
+# --- models that get their tools in the prompt -------------------------------
 
 
 async def test_prompted_model_runs_through_every_stage(run: Any, model: ScriptedModel) -> None:
@@ -156,7 +156,7 @@ async def test_prompted_model_runs_through_every_stage(run: Any, model: Scripted
     assert events[-1][0] == "done"
 
 
-async def test_call_that_cannot_be_carried_out_is_asked_for_once_more(run: Any, model: ScriptedModel) -> None:
+async def test_invalid_prompted_call_is_asked_for_once_more(run: Any, model: ScriptedModel) -> None:
     broken = '<tool_call>{"name": "add", "arguments": {"a": 2'
     events = await run(says(broken), says(IN_WORDS), says("It is 5."), model="prompted")
 
@@ -170,11 +170,11 @@ async def test_call_that_cannot_be_carried_out_is_asked_for_once_more(run: Any, 
     assert events[restarted - 1][1]["discard_from"] == started + 1
     assert [message["content"] for message in model.bodies[1]["messages"]][-2] == broken
     assert of(events, "tool_result")[0]["content"] == "5"
-    assert of(events, "done")[0]["usage"]["total_tokens"] == 15, "the void answer was paid for, too"
+    assert of(events, "done")[0]["usage"]["total_tokens"] == 15, "the voided answer was paid for as well"
 
 
 @pytest.mark.parametrize("name", ["subtract", "add"])
-async def test_second_answer_s_bad_call_is_its_error_result(run: Any, redis: Redis, name: str) -> None:
+async def test_invalid_call_in_the_second_answer_gets_an_error_result(run: Any, redis: Redis, name: str) -> None:
     bad = f'<tool_call>{{"name": "{name}", "arguments": {{"a": 2}}}}</tool_call>'
     events = await run(says(bad), says(bad), says("I cannot."), model="prompted")
 

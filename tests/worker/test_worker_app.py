@@ -1,11 +1,11 @@
-"""What a worker is before it starts."""
+"""The identity of a worker process."""
 
 from stagebus.shared.config.settings import Settings
 from stagebus.worker.worker_app import WorkerApp
 
 
-async def test_worker_that_is_started_again_has_another_name(settings: Settings) -> None:
-    """Else a run that kills its worker would cost no try in a container: its host and process id stay the same."""
+async def test_restarted_worker_has_another_name(settings: Settings) -> None:
+    """A container keeps its host name and process id, and a claim under the same name would not count as a retry."""
     settings = settings.model_copy(update={"openai_base_url": "http://127.0.0.1:1/v1"})
 
     assert WorkerApp(settings).name != WorkerApp(settings).name

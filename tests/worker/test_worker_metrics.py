@@ -1,4 +1,4 @@
-"""What a worker counts while it carries out runs, and the port on which it tells."""
+"""The metrics of a worker that executes runs, and the port that serves them."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -30,7 +30,7 @@ BY_MODEL = "model=any/* provider=p"
 
 
 class CallingModel(ModelClient):
-    """Is down once, then calls two tools, one of which there is not, and answers."""
+    """Is down once, then calls one existing and one unknown tool, then answers."""
 
     def __init__(self) -> None:
         super().__init__(Settings(), Providers(ProvidersFile.model_validate(PROVIDERS)))
@@ -61,7 +61,7 @@ def settings(settings: Settings) -> Settings:
 
 
 def samples(text: str) -> dict[str, float]:
-    """Ours by name and labels."""
+    """Returns Stagebus's own metrics by name and labels."""
     return {
         " ".join([s.name.removeprefix("stagebus_"), *(f"{k}={v}" for k, v in sorted(s.labels.items()))]): s.value
         for family in text_string_to_metric_families(text)
@@ -70,7 +70,7 @@ def samples(text: str) -> dict[str, float]:
     }
 
 
-async def test_run_is_counted_by_what_the_operator_named(
+async def test_metrics_labels_are_names_of_the_operator(
     redis: Redis, settings: Settings, runner: Runner, metrics: WorkerMetrics
 ) -> None:
     run_id = await queued(redis, settings, REQUEST)
@@ -91,10 +91,10 @@ async def test_run_is_counted_by_what_the_operator_named(
     assert found[f"model_first_token_seconds_count {BY_MODEL}"] == 2
     assert found["append_seconds_count"] == found["append_events_count"] > 0
     last_id = (await run_store.get_run(redis, run_id)).last_id
-    assert found["append_events_sum"] == last_id.sequence - 1, "all but the gateway's own"
+    assert found["append_events_sum"] == last_id.sequence - 1, "all events except the gateway's own"
 
 
-async def test_runs_at_work_are_told(
+async def test_metrics_count_the_held_runs(
     redis: Redis, settings: Settings, runner: Runner, model: CallingModel, metrics: WorkerMetrics
 ) -> None:
     def held() -> float:
@@ -110,7 +110,7 @@ async def test_runs_at_work_are_told(
     assert held() == 0
 
 
-async def test_port_tells_scrapers_until_it_is_closed(metrics: WorkerMetrics) -> None:
+async def test_metrics_port_serves_scrapes_until_it_is_closed(metrics: WorkerMetrics) -> None:
     port = free_port()
     close = metrics.serve("127.0.0.1", port)
     async with httpx.AsyncClient() as http:
@@ -124,7 +124,7 @@ async def test_port_tells_scrapers_until_it_is_closed(metrics: WorkerMetrics) ->
     assert "stagebus_runs_held 0.0" in answer.text
 
 
-def test_page_lists_every_metric() -> None:
+def test_operations_page_lists_every_metric() -> None:
     page = (ROOT / "docs" / "operations.md").read_text()
     families = text_string_to_metric_families(WorkerMetrics().render().decode())
     names = [family.name.removeprefix("stagebus_") for family in families if family.name.startswith("stagebus_")]

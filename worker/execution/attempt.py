@@ -1,89 +1,125 @@
-"""One attempt at a run: the task that works, and what may stop it from outside."""
+"""One attempt at a run: owns its producer and its lease, and stops its work on an interrupt from outside."""
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from enum import StrEnum
 from typing import Any, Final, TypeVar
 
+from stagebus.shared.config.settings import Settings
 from stagebus.shared.errors import Fenced, StagebusError
 from stagebus.shared.runtime.tasks import cancel_and_wait
+from stagebus.shared.storage.lua_script import ScriptConnection
 from stagebus.shared.storage.queue_scripts import Renewal
-from stagebus.shared.storage.run_scripts import CANCEL_MESSAGE
+from stagebus.shared.storage.run_scripts import CANCEL_MESSAGE, Claim
 from stagebus.shared.store.parking import DECIDED_MESSAGE
+from stagebus.worker.execution.lease import HeldLease
 from stagebus.worker.execution.producer import Producer
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# A tool that does not heed its cancellation is left behind after this; its result is dropped.
+# A tool that ignores its cancellation is left behind after this time; its result is dropped.
 STOP_GRACE_S: Final = 5.0
 
 
 class Interrupt(StrEnum):
-    """Why an attempt's work was stopped from outside."""
+    """Why an attempt's work stopped before its end."""
 
     CANCEL = "cancel"  # a client asked
     TIMEOUT = "timeout"  # the run's own limit
     DRAIN = "drain"  # this worker shuts down
-    FAILURE = "failure"  # nothing more may be written: fenced, ended, or the log's tail is lost
 
 
-class GivenBack(StagebusError):
-    """The work stops here, since its worker shuts down; another goes on."""
+class WorkerDraining(StagebusError):
+    """The work stops at this safe point because its worker shuts down; another worker continues it."""
 
-    code = "given_back"
+    code = "worker_draining"
     title = "Worker is shutting down"
     retryable = True
 
 
 class Attempt:
-    """Brings interrupts, from wherever they come, to the one task that works."""
+    """Owns everything that belongs to one claim of a run. Implements `AttemptListener`."""
 
-    def __init__(self, run_id: str, number: int, producer: Producer) -> None:
+    def __init__(
+        self,
+        connection: ScriptConnection,
+        run_id: str,
+        token: str,
+        claim: Claim,
+        settings: Settings,
+        *,
+        on_appended: Callable[[int, float], None] | None = None,
+    ) -> None:
+        """Creates the producer, which starts when it is entered, and the lease, which the lease keeper renews.
+
+        Args:
+            token: of the lease.
+            on_appended: see `Producer`.
+        """
         self.run_id = run_id
-        self.number = number
-        self.producer = producer
+        self.number = claim.attempt
+        self.producer = Producer(
+            connection,
+            run_id,
+            claim.attempt,
+            claim.last_id,
+            stage_ids=claim.stage_ids,
+            ttl_s=settings.live_ttl_s,
+            pending_max_bytes=settings.pending_max_bytes,
+            listener=self,
+            on_appended=on_appended,
+        )
+        self.lease = HeldLease(run_id, token, claim.attempt, self.producer.stage_ids, self)
         self.draining = asyncio.Event()
-        self.decided = asyncio.Event()  # a person decided on a call
+        self.decided = asyncio.Event()  # a person may have decided on a call
         self._interrupt: Interrupt | None = None
         self._failure: StagebusError | None = None
-        self._interrupted = asyncio.Event()
+        self._stopped = asyncio.Event()
 
     async def work(self, work: Coroutine[Any, Any, None]) -> Interrupt | None:
-        """Do the work to its end or to an interrupt, which is returned.
+        """Runs the work until it ends or an interrupt stops it.
+
+        Returns:
+            The interrupt; None if the work ended by itself.
 
         Raises:
-            StagebusError: the work's own; or Fenced, RunEnded, TailLost: nothing more may be written.
-            GivenBack: this worker shuts down.
+            Fenced, RunEnded, TailLost: nothing more may be written. Outweighs every other outcome.
+            StagebusError: the work's own failure.
             Parked: the run waits for a person.
         """
         task = asyncio.create_task(work)
-        interrupted = asyncio.create_task(self._interrupted.wait())
+        stopped = asyncio.create_task(self._stopped.wait())
         try:
-            await asyncio.wait({task, interrupted}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await cancel_and_wait(interrupted)
+            await cancel_and_wait(stopped)
             await cancel_and_wait(task, timeout_s=STOP_GRACE_S)
         if self._failure is not None:
             raise self._failure
         if not task.done():
-            logger.error("run %s: a tool does not heed its cancellation and was left behind", self.run_id)
+            logger.error("run %s: a tool ignores its cancellation and was left behind", self.run_id)
         elif not task.cancelled():
-            task.result()
-            return None
+            return self._result_of(task)
         elif self._interrupt is None:
-            raise RuntimeError("the work was cancelled by nobody here; it has not come to its end")
-        if self._interrupt is Interrupt.DRAIN:
-            raise GivenBack("the worker shuts down")
+            raise RuntimeError("the attempt's task was cancelled unexpectedly before it finished")
         return self._interrupt
 
+    @staticmethod
+    def _result_of(task: asyncio.Task[None]) -> Interrupt | None:
+        try:
+            task.result()
+        except WorkerDraining:
+            return Interrupt.DRAIN
+        return None
+
     async def unless_draining(self, waiting: Awaitable[T]) -> T:
-        """Wait, but no longer than until this worker shuts down; what was waited for.
+        """Returns the awaited result, but waits no longer than until this worker shuts down.
 
         Raises:
-            GivenBack: it does; the wait was cancelled.
+            WorkerDraining: the worker shuts down; the wait was cancelled.
         """
         wait = asyncio.ensure_future(waiting)
         drain = asyncio.create_task(self.draining.wait())
@@ -92,36 +128,38 @@ class Attempt:
         finally:
             await cancel_and_wait(drain, wait)
         if wait.cancelled():
-            raise GivenBack("while waiting")
+            raise WorkerDraining("while waiting")
         return wait.result()
 
     def stop(self, interrupt: Interrupt) -> None:
-        """Interrupt the work; the first reason stands."""
+        """Interrupts the work. The first of several interrupts counts."""
         self._interrupt = self._interrupt or interrupt
-        self._interrupted.set()
+        self._stopped.set()
 
-    def cancel(self) -> None:
-        """A client asked for a cancel."""
-        self.stop(Interrupt.CANCEL)
-
-    def hear(self, message: bytes) -> None:
-        """What came over the run's control channel."""
+    def on_control_message(self, message: bytes) -> None:
+        """Handles a message from the run's control channel."""
         if message == CANCEL_MESSAGE:
-            self.cancel()
+            self.on_cancel()
         elif message == DECIDED_MESSAGE:
             self.decided.set()
 
-    def fail(self, failure: StagebusError) -> None:
-        """Nothing more may be written; that outweighs every other interrupt."""
+    # --- AttemptListener -----------------------------------------------------
+
+    def on_cancel(self) -> None:
+        """Stops the work as a client asked."""
+        self.stop(Interrupt.CANCEL)
+
+    def on_failure(self, failure: StagebusError) -> None:
+        """Stops the work because nothing more may be written. The first failure counts, and outweighs interrupts."""
         self._failure = self._failure or failure
-        self.stop(Interrupt.FAILURE)
+        self._stopped.set()
+
+    def on_renewed(self, renewal: Renewal, asked_at: float) -> None:
+        """Acts on a cancel or a lost tail that the renewal shows, even while no event is on its way."""
+        if renewal.cancel:
+            self.on_cancel()
+        self.producer.check_log_end(renewal.last_id, asked_at)
 
     def on_lease_lost(self) -> None:
-        """The lease could not be renewed: another attempt owns the run, or it has ended."""
-        self.fail(Fenced(self.run_id, self.number))
-
-    def on_renewed(self, renewed: Renewal, asked_at: float) -> None:
-        """The lease was renewed; a cancel or a lost tail shows there while no event is on its way."""
-        if renewed.cancel:
-            self.cancel()
-        self.producer.compare(renewed.last_id, asked_at)
+        """Stops the work: another attempt owns the run, or the run has ended."""
+        self.on_failure(Fenced(self.run_id, self.number))

@@ -1,4 +1,4 @@
-"""The doorbell: one blocking pop wakes one waiting worker. A slow poll stands behind it."""
+"""The doorbell: one blocking pop wakes one waiting worker. A slow poll covers a bell that is lost."""
 
 import asyncio
 from typing import Final
@@ -6,32 +6,35 @@ from typing import Final
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.redis_client import Connection, Redis, open_connection
 
-# On top of the server's own time-out, before the connection counts as dead.
+# Added to the server's own time-out before the connection counts as dead.
 REPLY_MARGIN_S: Final = 3.0
 
 
 class Doorbell:
-    """Waits on a connection of its own, since a blocking pop holds one."""
+    """Waits on a connection of its own, because a blocking pop occupies it."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._connection: Connection | None = None
 
     async def wait(self, timeout_s: float) -> str | None:
-        """Sleep until the bell rings or the time is over; which run it rang for, if it rang.
+        """Waits until the bell rings or the time is over.
 
-        It may be taken already, or never have been one: older processes ring for nobody by name.
+        Returns:
+            The run that the bell rang for; None if it did not ring. Another worker may have taken that run
+            already, and the name may be empty: older processes ring without one.
 
         Raises:
-            RedisError, OSError: Redis is away.
+            RedisError, OSError: Redis is down.
         """
         connection = self._connection or open_connection(self._redis)
-        self._connection = None  # who cancels this wait leaves a reply under way: that connection is used no more
+        # If this wait is cancelled, its reply is still on its way, so the connection cannot be used again.
+        self._connection = None
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
             await connection.send_command("BLPOP", keys.WAKEUP, f"{max(timeout_s, 0.01):.3f}")
-            # redis-py's own time-out, which must not come first, answers None as a bell that is silent does
-            # and leaves the reply under way: the next wait would take it for its own.
+            # redis-py's own time-out must not fire first: it returns None, like a bell that did not ring, but leaves
+            # the reply on its way, and the next wait would read it as its own.
             async with asyncio.timeout(max(timeout_s, 0) + REPLY_MARGIN_S):
                 reply = await connection.read_response(timeout=max(timeout_s, 0) + 2 * REPLY_MARGIN_S)
         except BaseException:
@@ -41,6 +44,6 @@ class Doorbell:
         return None if reply is None else reply[1].decode()
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Closes the connection."""
         if self._connection is not None:
             await self._connection.disconnect()

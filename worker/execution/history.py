@@ -1,4 +1,4 @@
-"""What a run's log says of the work done so far: where a claim takes it up."""
+"""Reads the progress of a run from its log, so that a new attempt continues where the last one stopped."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,21 +26,20 @@ C = TypeVar("C", ToolCall, ToolResult, ApprovalRequired, InputRequired, Approval
 
 @dataclass(frozen=True)
 class History:
-    """The stages in order; what the complete ones hold; the first event of those that are not."""
+    """The completed stages with their last event, and the incomplete ones with the id of their first event."""
 
-    stage_ids: list[str]
     completed: Mapping[str, StageCompleted]
     begun: Mapping[str, EventId]
 
 
 async def read_history(redis: Redis, run_id: str, stage_ids: list[str]) -> History:
-    """Read the ends of every stage's stream; a complete stage's last event holds its result.
+    """Reads the first and last event of every stage; the last event of a complete stage holds its result.
 
     Args:
-        stage_ids: the stages begun, as the claim tells; of a new run there is nothing to read.
+        stage_ids: the stages begun, from the claim. For a new run, nothing has to be read.
 
     Raises:
-        LogIncomplete: a stage that was begun has no event any more, or no stage is known: not even the journal.
+        LogIncomplete: the events of a stage that was begun are gone, or the list of stages is.
     """
     completed: dict[str, StageCompleted] = {}
     begun: dict[str, EventId] = {}
@@ -53,16 +52,16 @@ async def read_history(redis: Redis, run_id: str, stage_ids: list[str]) -> Histo
             completed[last.stage_id] = StageCompleted.model_validate_json(last.data)
         else:
             begun[first.stage_id] = first.event_id
-    return History(stage_ids, completed, begun)
+    return History(completed, begun)
 
 
 async def read_checkpoints(redis: Redis, run_id: str, stage_id: str) -> Checkpoints:
-    """The calls and results that a tools stage has in the log."""
+    """Reads the progress of a tools stage from the log."""
     return checkpoints_of(await log_reader.read_stage(redis, run_id, stage_id))
 
 
 def checkpoints_of(events: list[StoredEvent]) -> Checkpoints:
-    """Calls that started, calls that have their result, and what a person was asked and decided."""
+    """Collects the started calls, the results and the approvals from a tools stage's events."""
     started, results = _by_call(events, ToolCall), _by_call(events, ToolResult)
     asked = _by_call(events, ApprovalRequired) | _by_call(events, InputRequired)
     decided = _by_call(events, ApprovalDecided)

@@ -1,4 +1,4 @@
-"""The toolchain: which stage comes next, and the conversation that it is given. Sans-IO.
+"""The order of a run's stages, and the conversation that each of them gets. Sans-IO.
 
 extraction ──calls──▶ tools ──▶ synthesis ──▶ done
     │  ▲                │
@@ -15,7 +15,7 @@ from stagebus.shared.domain.runs import EXTRACTION, SYNTHESIS, TOOLS, round_stag
 from stagebus.shared.domain.usage import Usage
 from stagebus.worker.model.chat_request import ORIGIN_KEY, MessageOrigin
 
-# Where max_tokens and temperature stand for each model stage.
+# The index of each model stage in options that give one value per stage.
 _STAGE_OPTION: Final = {EXTRACTION: 0, SYNTHESIS: 1}
 
 Message = dict[str, Any]
@@ -32,7 +32,7 @@ class NextStage(NamedTuple):
 
 
 def next_stage(request: RunRequest, completed: Completed) -> NextStage | None:
-    """The first stage that is not complete; None when the run has its answer."""
+    """Returns the first stage that is not complete; None when the run has its answer."""
     for number in range(1, request.max_rounds + 1):
         extraction, tools = round_stage(EXTRACTION, number), round_stage(TOOLS, number)
         if extraction not in completed:
@@ -47,7 +47,7 @@ def next_stage(request: RunRequest, completed: Completed) -> NextStage | None:
 
 
 def conversation(request: RunRequest, completed: Completed) -> list[Message]:
-    """The request's messages, then each round's calls and their results."""
+    """Returns the request's messages, then each round's calls and their results."""
     messages = [*request.messages]
     for number in range(1, request.max_rounds + 1):
         extraction = completed.get(round_stage(EXTRACTION, number))
@@ -61,7 +61,7 @@ def conversation(request: RunRequest, completed: Completed) -> list[Message]:
 
 
 def _assistant_message(result: ModelStageResult, outcomes: Sequence[ToolOutcome]) -> Message:
-    """What the model said, with the calls as they were carried out: an approval may have changed their arguments."""
+    """Returns the model's answer with the calls as they ran: an approval may have changed their arguments."""
     arguments_by_id = {outcome.call_id: outcome.arguments for outcome in outcomes}
     calls = [
         {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments_by_id[call.id]}}
@@ -73,36 +73,36 @@ def _assistant_message(result: ModelStageResult, outcomes: Sequence[ToolOutcome]
 
 
 def model_result(completed: StageCompleted) -> ModelStageResult:
-    """The result of an extraction or a synthesis."""
+    """Decodes the result of an extraction or a synthesis."""
     return ModelStageResult.model_validate(completed.result)
 
 
 def tool_result(completed: StageCompleted) -> ToolStageResult:
-    """The result of a tools stage."""
+    """Decodes the result of a tools stage."""
     return ToolStageResult.model_validate(completed.result)
 
 
 def tool_choice(request: RunRequest, stage: NextStage) -> str | dict[str, Any]:
-    """What the request says of calling tools, for this stage.
+    """Returns the request's `tool_choice` for this stage.
 
-    A model that has to call a tool has to in the first round; in a further one it would
-    never come to its answer.
+    A choice that forces a tool call applies to the first round only: in later rounds, the model would never
+    get to its answer.
     """
     return "auto" if stage.round_number > 1 and request.tool_choice != "none" else request.tool_choice
 
 
 def stage_option(options: tuple[T, T], stage: NextStage) -> T:
-    """What a request that gives one value a model stage says for this one."""
+    """Returns this stage's value of an option that has one value per model stage."""
     return options[_STAGE_OPTION[stage.kind]]
 
 
 def total_usage(completed: Completed) -> Usage:
-    """The tokens of all stages."""
+    """Returns the sum of all stages' tokens."""
     return sum((stage.usage for stage in completed.values() if stage.usage is not None), Usage())
 
 
 def call_ids(completed: Completed) -> set[str]:
-    """The ids of all calls so far; a later round may not use them again."""
+    """Returns the ids of all calls so far, which a later round must not reuse."""
     ids: set[str] = set()
     for stage_id, stage in completed.items():
         if not stage_id.startswith(TOOLS):

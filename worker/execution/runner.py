@@ -1,15 +1,16 @@
-"""The runner: claim a run, let its toolchain work from where the log stands, and end it.
+"""The runner: claims a run, lets its toolchain continue from where the log ends, and ends the run.
 
     claim ──▶ read the log ──▶ first stage that is not complete ──▶ … ──▶ done | cancel | error
 
-A run gets exactly one terminal event, always its last, whatever happens.
+A run gets exactly one terminal event, always its last.
 """
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final, NamedTuple
+from functools import partial
+from typing import Final
 
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.events import Cancel, Done, Error, Event
@@ -30,13 +31,14 @@ from stagebus.shared.storage import keys, queue_scripts, run_scripts
 from stagebus.shared.storage.pipelined import PipelinedConnection
 from stagebus.shared.storage.pubsub import Channels
 from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis, is_passing
+from stagebus.shared.storage.redis_retry import retry_while_redis_is_down
 from stagebus.shared.storage.run_scripts import Claim
 from stagebus.shared.store import run_store
-from stagebus.worker.execution.attempt import Attempt, GivenBack, Interrupt
+from stagebus.worker.execution.attempt import Attempt, Interrupt
 from stagebus.worker.execution.history import read_history
-from stagebus.worker.execution.lease import HeldLease, LeaseKeeper
+from stagebus.worker.execution.lease import LeaseKeeper
+from stagebus.worker.execution.outcome import Disposition, Outcome
 from stagebus.worker.execution.pipeline import total_usage
-from stagebus.worker.execution.producer import Producer
 from stagebus.worker.execution.toolchain import Toolchain
 from stagebus.worker.model.model_client import ModelClient
 from stagebus.worker.stages.approval_gate import Parked
@@ -45,23 +47,15 @@ from stagebus.worker.worker_metrics import WorkerMetrics
 
 logger = logging.getLogger(__name__)
 
-AWAY_BACKOFF_S: Final = 0.5
-# A log that loses its tail so often in one worker's hands is one that takes nothing more; each claim asks, and pays, a
-# provider.
-LOSSES_MAX: Final = 10
+RECLAIM_PAUSE_S: Final = 0.5
+# A log that loses its tail this often in one worker's hands accepts nothing more, and each new claim pays for
+# another request to a provider.
+TAIL_LOSSES_MAX: Final = 10
 INTERNAL_ERROR: Final = "an internal error; the worker's log has its cause"
 
 
-class Outcome(NamedTuple):
-    """What becomes of the run's job: over, or given back by this attempt, perhaps to wait for a person."""
-
-    is_over: bool
-    attempt: int | None = None
-    parked: Parked | None = None
-
-
 class Runner:
-    """Carries out the runs that this worker has taken."""
+    """Executes the runs that this worker has acquired."""
 
     def __init__(
         self,
@@ -90,111 +84,97 @@ class Runner:
         self._is_draining = False
 
     async def run(self, run_id: str, token: str) -> Outcome:
-        """Work on the run until it ends or this worker has to give it back.
+        """Works on the run until it ends, has to be given back, or another attempt owns it."""
+        try:
+            return await self._work_until_outcome(run_id, token)
+        except RunEnded:
+            return await self._account(run_id)
+        except Fenced as exc:
+            logger.warning("%s", exc)
+            return Outcome(Disposition.ABANDON)
+
+    async def _work_until_outcome(self, run_id: str, token: str) -> Outcome:
+        """Claims the run again, and continues from its log, whenever Redis lost data or was down.
 
         Raises:
-            Fenced: another attempt owns the run; nothing of it is ours to touch.
+            RunEnded: the run ended meanwhile.
+            Fenced: another attempt owns the run.
         """
-        losses = 0
+        tail_losses = 0
         while True:
             try:
                 return await self._claim_and_work(run_id, token)
-            except TailLost as exc:
-                losses += 1
-                logger.warning("%s; claiming anew", exc)
-                if losses > LOSSES_MAX:
-                    return await self._end_broken(run_id, token, _error(LogIncomplete()))
-                if losses > 1:
-                    await asyncio.sleep(AWAY_BACKOFF_S)
-            except RunEnded:
-                return await self._over(run_id)
-            except LogIncomplete as exc:
-                logger.error("run %s: %s", run_id, exc)  # noqa: TRY400 - there is nothing more to tell
-                return await self._end_broken(run_id, token, _error(exc))
-            except Fenced:
+            except (RunEnded, Fenced):
                 raise
-            except Exception as exc:
-                if not (isinstance(exc, REDIS_AWAY) and is_passing(exc)):
-                    # A record or a log that this worker cannot read, say: no other could, either.
-                    logger.exception("run %s: internal error", run_id)
-                    return await self._end_broken(run_id, token, Error(error=INTERNAL_ERROR, code="internal"))
-                logger.warning("run %s: Redis is away (%s); claiming anew", run_id, exc)
-            await self._hold_still(run_id, token)
+            except Exception as exc:  # noqa: BLE001 - `_fatal_error` logs what is unexpected
+                tail_losses += isinstance(exc, TailLost)
+                error = _fatal_error(run_id, exc, tail_losses)
+                if error is not None:
+                    return await self._end_broken(run_id, token, error)
+                logger.warning("run %s: %s; claiming it again", run_id, exc)
+            if tail_losses > 1:
+                await asyncio.sleep(RECLAIM_PAUSE_S)
+            await self._reacquire(run_id, token)
 
     async def _end_broken(self, run_id: str, token: str, event: Error) -> Outcome:
-        """End a run that cannot be carried out, by nothing but its claim.
+        """Ends a run that cannot be executed; this needs nothing but a claim."""
+
+        async def claim_and_end() -> bool:
+            await self._reacquire(run_id, token)
+            claim = await run_scripts.claim(self._redis, run_id, self._worker, token=token)
+            assert claim is not None, "a claim that includes held runs always succeeds or raises"
+            return await run_store.end_claimed(self._redis, self._settings, run_id, claim, event)
+
+        while not await retry_while_redis_is_down(claim_and_end, f"run {run_id}: its end"):
+            logger.debug("run %s: its log lost its tail; claiming it again", run_id)
+        self._metrics.run_ended(RunStatus.FAILED)
+        return Outcome(Disposition.FINISH)
+
+    async def _reacquire(self, run_id: str, token: str) -> None:
+        """Makes sure that this worker has the lease, so that the next claim takes the run from no other worker.
 
         Raises:
-            Fenced: another attempt owns the run.
+            Fenced: another worker has it.
         """
-        while True:
-            await self._hold_still(run_id, token)
-            try:
-                claim = await run_scripts.claim(self._redis, run_id, self._worker, token=token)
-                assert claim is not None, "a claim of held runs, too, always answers"
-                if await run_store.end_claimed(self._redis, self._settings, run_id, claim, event):
-                    self._metrics.run_ended(RunStatus.FAILED)
-                    return Outcome(is_over=True)
-            except RunEnded:
-                return await self._over(run_id)
-            except REDIS_AWAY as exc:
-                if not is_passing(exc):
-                    raise
-                logger.warning("run %s: its end waits for Redis: %s", run_id, exc)
-                await asyncio.sleep(AWAY_BACKOFF_S)
-
-    async def _hold_still(self, run_id: str, token: str) -> None:
-        """Return when the lease is certainly ours, so that the next claim takes the run from nobody.
-
-        Raises:
-            Fenced: another worker holds it.
-        """
-        while True:
-            try:
-                is_ours = await queue_scripts.acquire(
-                    self._redis, run_id, token, self._settings.lease_s, self._settings.tenant_runs_running
-                )
-            except REDIS_AWAY as exc:
-                if not is_passing(exc):
-                    raise
-                await asyncio.sleep(AWAY_BACKOFF_S)
-                continue
-            if not is_ours:
-                raise Fenced(run_id, 0)
-            return
+        settings = self._settings
+        acquire = partial(
+            queue_scripts.acquire, self._redis, run_id, token, settings.lease_s, settings.tenant_runs_running
+        )
+        if not await retry_while_redis_is_down(acquire, f"run {run_id}: its lease"):
+            raise Fenced(run_id, 0)
 
     def held(self) -> list[tuple[str, int]]:
-        """The runs at work, each with its attempt."""
+        """Returns the runs at work, each with its attempt."""
         return [(attempt.run_id, attempt.number) for attempt in self._attempts]
 
     def begin_drain(self) -> None:
-        """Give every run back at its next safe point."""
+        """Gives every run back at its next safe point."""
         self._is_draining = True
         for attempt in self._attempts:
             attempt.draining.set()
 
     def give_back_now(self) -> None:
-        """Give every run back, whatever it is at."""
+        """Gives every run back immediately."""
         for attempt in self._attempts:
             attempt.stop(Interrupt.DRAIN)
 
-    def look_again(self) -> None:
-        """Decisions may have been missed; a cancel's flag comes with every renewal as well."""
+    def on_reconnected(self) -> None:
+        """Reads decisions again after a pub/sub outage. A missed cancel needs nothing: each renewal returns its flag."""
         for attempt in self._attempts:
             attempt.decided.set()
 
     async def _claim_and_work(self, run_id: str, token: str) -> Outcome:
         claim = await run_scripts.claim(self._connection, run_id, self._worker, token=token)
-        assert claim is not None, "a claim of held runs, too, always answers"
+        assert claim is not None, "a claim that includes held runs always succeeds or raises"
         run = decode_run(run_id, claim.record)
-        assert run is not None, "what was claimed has a record"
+        assert run is not None, "a claimed run has a record"
         with bound(run.trace):
             return await self._work(claim, run, token)
 
     async def _work(self, claim: Claim, run: RunRecord, token: str) -> Outcome:
         run_id = run.run_id
         history = await read_history(self._redis, run_id, claim.stage_ids)
-        async with self._attempt(claim, run_id, history.stage_ids, token) as attempt:
+        async with self._open_attempt(claim, run_id, token) as attempt:
             toolchain = Toolchain(
                 run,
                 attempt,
@@ -205,45 +185,31 @@ class Runner:
                 tools=self._tools,
                 metrics=self._metrics,
             )
-            try:
-                event = await self._find_end(run, claim, attempt, toolchain)
-            except (GivenBack, Parked) as exc:
+            result = await self._work_to_end(run, claim, attempt, toolchain)
+            if isinstance(result, Outcome):
                 await attempt.producer.flush()
-                return Outcome(is_over=False, attempt=attempt.number, parked=exc if isinstance(exc, Parked) else None)
-            end = run_store.end_of(event, self._settings, total_usage(toolchain.completed))
-            attempt.producer.put(event, end)
+                return result
+            end = run_store.end_of(result, self._settings, total_usage(toolchain.completed))
+            attempt.producer.put(result, end)
             await attempt.producer.flush()
         self._metrics.run_ended(end.status)
-        return await self._over(run_id)
+        return await self._account(run_id)
 
-    async def _over(self, run_id: str) -> Outcome:
+    async def _account(self, run_id: str) -> Outcome:
         try:
             await run_store.settle(self._redis, self._settings, run_id)
         except REDIS_AWAY:
-            logger.info("run %s has ended; the sweep tidies up", run_id)
-        return Outcome(is_over=True)
+            logger.info("run %s has ended; the sweep completes its accounting", run_id)
+        return Outcome(Disposition.FINISH)
 
     @asynccontextmanager
-    async def _attempt(self, claim: Claim, run_id: str, stage_ids: list[str], token: str) -> AsyncIterator[Attempt]:
-        """An attempt with its producer at work, its lease renewed and its cancel listened for."""
-        async with Producer(
-            self._connection,
-            run_id,
-            claim.attempt,
-            claim.last_id,
-            stage_ids=stage_ids,
-            ttl_s=self._settings.live_ttl_s,
-            pending_max_bytes=self._settings.pending_max_bytes,
-        ) as producer:
-            if self._settings.worker_metrics_port:
-                producer.on_appended = self._metrics.appended
-            attempt = Attempt(run_id, claim.attempt, producer)
-            producer.on_cancel, producer.on_failure = attempt.cancel, attempt.fail
-            held = HeldLease(
-                run_id, token, attempt.number, producer.stage_ids, attempt.on_renewed, attempt.on_lease_lost
-            )
+    async def _open_attempt(self, claim: Claim, run_id: str, token: str) -> AsyncIterator[Attempt]:
+        """Context manager: an attempt whose producer runs, lease is renewed and control channel is subscribed."""
+        on_appended = self._metrics.appended if self._settings.worker_metrics_port else None
+        attempt = Attempt(self._connection, run_id, token, claim, self._settings, on_appended=on_appended)
+        async with attempt.producer:
             listening = asyncio.create_task(self._listen(attempt))
-            self._keeper.hold(held)
+            self._keeper.hold(attempt.lease)
             self._attempts.add(attempt)
             if self._is_draining:
                 attempt.draining.set()
@@ -251,37 +217,40 @@ class Runner:
                 yield attempt
             finally:
                 self._attempts.discard(attempt)
-                self._keeper.drop(held)
+                self._keeper.drop(attempt.lease)
                 await cancel_and_wait(listening)
                 await self._channels.unsubscribe(keys.control(run_id))
 
     async def _listen(self, attempt: Attempt) -> None:
-        """Hear of a cancel and of decisions; those that came after the claim and before the channel was ours are stored."""
-        await self._channels.subscribe(keys.control(attempt.run_id), attempt.hear)
+        """Subscribes to the control channel, then reads what was stored between the claim and the subscription."""
+        await self._channels.subscribe(keys.control(attempt.run_id), attempt.on_control_message)
         attempt.decided.set()
         try:
             if await self._redis.hget(keys.run(attempt.run_id), "cancel"):  # type: ignore[misc]
-                attempt.cancel()
+                attempt.on_cancel()
         except REDIS_AWAY:
-            logger.debug("run %s: the next renewal tells of a cancel", attempt.run_id)
+            logger.debug("run %s: the next renewal returns a cancel", attempt.run_id)
 
-    async def _find_end(self, run: RunRecord, claim: Claim, attempt: Attempt, toolchain: Toolchain) -> Event:
-        """Do the run's work; returns its terminal event.
+    async def _work_to_end(
+        self, run: RunRecord, claim: Claim, attempt: Attempt, toolchain: Toolchain
+    ) -> Event | Outcome:
+        """Does the run's work.
+
+        Returns:
+            The run's terminal event, or the outcome if this worker gives the run back.
 
         Raises:
-            GivenBack, Parked: it does not end here.
             Fenced, RunEnded, TailLost: nothing more may be written.
         """
-        if claim.cancel or claim.tries >= self._settings.run_tries_max:
-            return Cancel() if claim.cancel else _error(AttemptsExhausted(claim.tries))
         timeout_s = float(run.request["timeout_s"])
-        worked_ms = claim.now - run.started_at - run.parked_ms
-        remaining_s = max(0.0, timeout_s - worked_ms / 1000)
-        if not remaining_s:
-            return _error(RunTimeout(timeout_s))  # nothing is begun that a quick stage might finish all the same
+        remaining_s = timeout_s - (claim.now - run.started_at - run.parked_ms) / 1000
+        if (end := self._end_before_work(claim, timeout_s, remaining_s)) is not None:
+            return end
         deadline = asyncio.get_running_loop().call_later(remaining_s, attempt.stop, Interrupt.TIMEOUT)
         try:
             interrupt = await attempt.work(toolchain.work(self._worker))
+        except Parked as exc:
+            return Outcome(Disposition.PARK, attempt.number, exc)
         except RunFailed as exc:
             logger.warning("run %s failed: %s", run.run_id, exc, exc_info=exc.__cause__)
             return _error(exc, toolchain.stage_id)
@@ -292,8 +261,37 @@ class Runner:
             return Error(error=INTERNAL_ERROR, code="internal", failed_stage=toolchain.stage_id)
         finally:
             deadline.cancel()
-        ends = {Interrupt.CANCEL: Cancel(), Interrupt.TIMEOUT: _error(RunTimeout(timeout_s), toolchain.stage_id)}
-        return ends[interrupt] if interrupt else Done(usage=total_usage(toolchain.completed))
+        if interrupt is None:
+            return Done(usage=total_usage(toolchain.completed))
+        ends: dict[Interrupt, Event | Outcome] = {
+            Interrupt.CANCEL: Cancel(),
+            Interrupt.TIMEOUT: _error(RunTimeout(timeout_s), toolchain.stage_id),
+            Interrupt.DRAIN: Outcome(Disposition.RELEASE, attempt.number),
+        }
+        return ends[interrupt]
+
+    def _end_before_work(self, claim: Claim, timeout_s: float, remaining_s: float) -> Event | None:
+        """Returns the terminal event of a run that may not work any further, or None."""
+        if claim.cancel:
+            return Cancel()
+        if claim.tries >= self._settings.run_tries_max:
+            return _error(AttemptsExhausted(claim.tries))
+        # Without time left, no stage is begun: a quick one could still finish before the deadline's timer fires.
+        return _error(RunTimeout(timeout_s)) if remaining_s <= 0 else None
+
+
+def _fatal_error(run_id: str, exc: Exception, tail_losses: int) -> Error | None:
+    """Returns the event that ends the run, or None if another claim can continue it."""
+    if isinstance(exc, TailLost):
+        return _error(LogIncomplete()) if tail_losses > TAIL_LOSSES_MAX else None
+    if isinstance(exc, LogIncomplete):
+        logger.error("run %s: %s", run_id, exc)
+        return _error(exc)
+    if isinstance(exc, REDIS_AWAY) and is_passing(exc):
+        return None
+    # A record or a log that this worker cannot read, for example. Another worker could not read it either.
+    logger.error("run %s: internal error", run_id, exc_info=exc)
+    return Error(error=INTERNAL_ERROR, code="internal")
 
 
 def _error(failure: RunFailed, stage_id: str | None = None) -> Error:

@@ -1,8 +1,8 @@
-"""The sweep: looks through the runs that have not ended for those that nobody would ever end.
+"""The sweep: finds active runs that no worker or gateway would ever end, and repairs them.
 
-Any worker does it once in a while, elected by a key. It requeues runs without an entry in
-the queue, ends those that waited too long, keeps the keys of those that wait, forgets
-those that have ended or never began, and lets in what no limit holds back any more.
+Any worker sweeps from time to time, elected by a key in Redis. The sweep requeues runs that have no entry in
+the queue, ends runs that waited too long, renews the TTLs of waiting runs, removes runs that have ended or
+were never created completely, and admits throttled runs that are within their tenant's limit again.
 """
 
 import asyncio
@@ -23,12 +23,12 @@ logger = logging.getLogger(__name__)
 
 BATCH: Final = 500
 FIELDS: Final = ("status", "worker", "cancel", "created_at")
-# A creation that stopped before its record may still be completed by its client for this long.
+# A creation that stopped before the record was written may be completed by its client's retry for this long.
 INCOMPLETE_MAX_S: Final = 3600.0
 
 
 async def sweep_forever(redis: Redis, settings: Settings, worker: str) -> None:
-    """Sweep every `sweep_s`, if no other worker has."""
+    """Sweeps every `sweep_s` unless another worker has done so."""
     while True:
         try:
             if await redis.set(keys.SWEEP, worker, nx=True, px=round(settings.sweep_s * 1000)):
@@ -36,22 +36,22 @@ async def sweep_forever(redis: Redis, settings: Settings, worker: str) -> None:
         except REDIS_AWAY as exc:
             logger.warning("the sweep waits for Redis: %s", exc)
         except Exception:
-            # It would end for good, silently, and with it what brings back runs that no queue knows.
-            logger.exception("a sweep failed; the next one comes")
+            # Otherwise the task would end silently, and runs without an entry in the queue would stay stranded.
+            logger.exception("a sweep failed; trying again at the next interval")
         await asyncio.sleep(settings.sweep_s / 2)
 
 
 class RunSummary(NamedTuple):
-    """What of a run tells whether anything is to be done about it. Its request, up to a megabyte, is none of it."""
+    """The small fields of a run that show whether it needs a repair; without its request of up to a megabyte."""
 
     run_id: str
-    fields: list[bytes | None] | Exception  # FIELDS of its record, all None where there is none
-    ttls_s: tuple[int, int]  # of its record and its job
+    fields: list[bytes | None] | Exception  # FIELDS of its record; all None if there is no record
+    ttls_s: tuple[int, int]  # of the record and the job
     is_queued: bool
 
 
 async def sweep(redis: Redis, settings: Settings) -> None:
-    """DecisionSnapshot at every active run once."""
+    """Checks every active run once."""
     now_ms = await read_time_ms(redis)
     offset = 0
     while run_ids := await redis.zrange(keys.ACTIVE, offset, offset + BATCH - 1):
@@ -60,12 +60,12 @@ async def sweep(redis: Redis, settings: Settings) -> None:
             try:
                 offset -= await _repair(redis, settings, summary, now_ms)
             except RunEnded:
-                logger.debug("run %s ended while it was looked at", summary.run_id)
+                logger.debug("run %s ended during the sweep", summary.run_id)
             except Exception as exc:
                 if isinstance(exc, REDIS_AWAY) and is_passing(exc):
                     raise
-                # One bad record must not cost all others their sweep.
-                logger.exception("run %s cannot be looked at", summary.run_id)
+                # One bad record must not keep the other runs from being swept.
+                logger.exception("run %s cannot be swept", summary.run_id)
     await _admit(redis, settings, now_ms)
 
 
@@ -84,7 +84,7 @@ async def _read_summaries(redis: Redis, run_ids: list[str]) -> list[RunSummary]:
 
 
 async def _admit(redis: Redis, settings: Settings, now_ms: int) -> None:
-    """Let in what is held back, as far as limits allow, though a process died before it could do so."""
+    """Admits throttled runs as far as the limits allow, in case a process died before it could do so."""
     for member in await redis.zrange(keys.RUNNING, 0, -1):
         tenant, _, run_id = member.decode().rpartition(" ")
         async with redis.pipeline(transaction=False) as pipe:
@@ -92,7 +92,7 @@ async def _admit(redis: Redis, settings: Settings, now_ms: int) -> None:
             pipe.exists(keys.lease(run_id))
             pipe.zscore(keys.QUEUE, run_id)
             active, is_held, score = await pipe.execute()
-        # One whose lease ran out is still counted: it goes on as soon as a worker takes it.
+        # A run whose lease expired still counts: it continues as soon as a worker acquires it.
         if active is None or (not is_held and (score is None or score > now_ms)):
             await queue_scripts.admit(redis, run_id, settings.tenant_runs_running, tenant=tenant)
     waiting = (member.decode().rpartition(" ") for member in await redis.zrange(keys.THROTTLED, 0, -1))
@@ -101,7 +101,7 @@ async def _admit(redis: Redis, settings: Settings, now_ms: int) -> None:
 
 
 async def _repair(redis: Redis, settings: Settings, summary: RunSummary, now_ms: int) -> int:
-    """Put one run right; 1 where it left `sb:active`."""
+    """Repairs one run; returns 1 if it was removed from `sb:active`, else 0."""
     run_id = summary.run_id
     if isinstance(summary.fields, Exception):
         raise summary.fields
@@ -111,7 +111,9 @@ async def _repair(redis: Redis, settings: Settings, summary: RunSummary, now_ms:
             return 0
         await run_store.settle(redis, settings, run_id)
         return 1
-    if status.decode() in TERMINAL:  # a newer version's word is none of them, and a worker finds out
+    if (
+        status.decode() in TERMINAL
+    ):  # a newer version's status is not in TERMINAL; a worker that claims the run finds out
         await run_store.settle(redis, settings, run_id)
         return 1
     if not worker:
@@ -126,10 +128,10 @@ async def _repair(redis: Redis, settings: Settings, summary: RunSummary, now_ms:
 
 
 async def _keep_alive(redis: Redis, settings: Settings, run_id: str) -> None:
-    """Renew the TTLs of a run that waits: no worker does.
+    """Renews the TTLs of a waiting run, because no worker does.
 
-    Its job's is looked at, too: a worker that holds the run does not renew that one, nor the
-    idempotency key's, which is as old.
+    This includes the job and the idempotency key, which are as old and which even a worker that holds the run
+    does not renew.
     """
     head = await log_reader.read_head(redis, run_id)
     run_keys = [keys.run(run_id), keys.stages(run_id), keys.job(run_id)]
@@ -143,7 +145,7 @@ async def _keep_alive(redis: Redis, settings: Settings, run_id: str) -> None:
 
 
 async def _end_overdue(redis: Redis, settings: Settings, run_id: str, queued_ms: int, *, is_cancelled: bool) -> bool:
-    """End a run that nobody holds and that is cancelled or waited too long."""
+    """Ends a run that no worker holds and that was cancelled or has waited too long; returns True if it ended."""
     if is_cancelled:
         return await run_store.end_unheld(redis, settings, run_id, Cancel())
     if queued_ms > settings.queue_wait_max_s * 1000:

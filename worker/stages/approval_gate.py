@@ -29,13 +29,13 @@ class DecisionSource(Protocol):
     """Reads the decisions of one run."""
 
     async def read(self) -> DecisionSnapshot:
-        """Return all decisions stored so far."""
+        """Returns all decisions stored so far."""
 
     async def expire(self, call_id: str) -> Decision:
-        """Deny an expired call, unless a person was faster; return the decision that counts."""
+        """Denies an expired call, unless a person was faster; returns the decision that counts."""
 
     async def wait_for_change(self) -> None:
-        """Return when another `read` may find more."""
+        """Returns when another `read` may find more."""
 
 
 class Parked(StagebusError):
@@ -81,11 +81,11 @@ class ApprovalGate:
         return bool(self._waiting)
 
     def holds(self, planned: PlannedCall) -> bool:
-        """Return True if this call waits, or the identical call whose result it shares."""
+        """Returns True if this call waits, or the identical call whose result it shares."""
         return _deciding_id(planned) in self._waiting
 
     async def hold(self, calls: Sequence[WaitingCall]) -> list[ApprovalRequired | InputRequired]:
-        """Make the undecided ones of these calls wait; return a request event for each that has none in the log."""
+        """Makes the undecided ones of these calls wait; returns a request event for each that has none in the log."""
         waiting = [held for held in calls if held.call.id not in self._decisions]
         new = [held for held in waiting if held.call.id not in self._expires_at]
         expires_at = (await self._source.read()).now_ms + self._wait_ms if new else 0
@@ -94,7 +94,7 @@ class ApprovalGate:
         return [self._request_event(held, expires_at) for held in new]
 
     async def take_decided(self) -> list[ApprovalDecided]:
-        """Return an event for each call decided or expired since the last time; those calls wait no longer."""
+        """Returns an event for each call decided or expired since the last time; those calls wait no longer."""
         snapshot = await self._source.read()
         self._seen = snapshot.seen
         found = {call_id: snapshot.decisions[call_id] for call_id in self._waiting if call_id in snapshot.decisions}
@@ -107,14 +107,14 @@ class ApprovalGate:
         return [encode(self._stage_id, call_id, decision) for call_id, decision in found.items()]
 
     def with_approved_arguments(self, planned: PlannedCall) -> PlannedCall:
-        """Return the call with the arguments that its approval changed, if it changed them."""
+        """Returns the call with the arguments that its approval changed, if it changed them."""
         decision = self._decisions.get(_deciding_id(planned))
         if decision is None or decision.arguments is None:
             return planned
         return planned._replace(request=planned.request.model_copy(update={"arguments": decision.arguments}))
 
     def reply_to(self, planned: PlannedCall) -> ToolReply | None:
-        """Return the reply for the model if a person denied or answered the call; None if the call may run."""
+        """Returns the reply for the model if a person denied or answered the call; None if the call may run."""
         match self._decisions.get(_deciding_id(planned)):
             case None | Decision(decision="approve"):
                 return None
@@ -128,11 +128,11 @@ class ApprovalGate:
                 return ToolReply(f"{DENIED}; the reason given: {reason}", is_error=True)
 
     def park(self) -> Parked:
-        """Return the exception to raise when nothing else is left to do."""
+        """Returns the exception to raise when nothing else is left to do."""
         return Parked(min(self._expires_at[call_id] for call_id in self._waiting), self._seen)
 
     async def watch(self, on_change: Callable[[], None]) -> None:
-        """Call `on_change` whenever a decision may have been stored; never returns."""
+        """Calls `on_change` whenever a decision may have been stored; never returns."""
         while True:
             await self._source.wait_for_change()
             on_change()
@@ -147,12 +147,12 @@ class ApprovalGate:
 
 
 def _deciding_id(planned: PlannedCall) -> str:
-    """Return the id of the call whose decision counts: the first of identical calls."""
+    """Returns the id of the call whose decision counts: the first of identical calls."""
     return planned.same_as or planned.request.id
 
 
 def encode(stage_id: str, call_id: str, decision: Decision) -> ApprovalDecided:
-    """Return the decision as the event that the log stores."""
+    """Returns the decision as the event that the log stores."""
     return ApprovalDecided(stage_id=stage_id, call_id=call_id, **decision.model_dump())
 
 

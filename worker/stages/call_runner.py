@@ -35,7 +35,7 @@ class CallRunner:
         self._deadlines: list[asyncio.TimerHandle] = []
 
     def start(self, planned: Sequence[PlannedCall]) -> None:
-        """Start these calls concurrently."""
+        """Starts these calls concurrently."""
         if not planned:
             return
         calls = [_RunningCall(self._stage_id, call, self._identity, self._on_change) for call in planned]
@@ -45,11 +45,11 @@ class CallRunner:
         )
 
     def wake(self) -> None:
-        """Make `next_events` return although no call has an event."""
+        """Makes `next_events` return although no call has an event."""
         self._wake.set()
 
     async def next_events(self) -> list[Event]:
-        """Wait for progress, results or `wake`. Each call has exactly one `ToolResult`, its last event.
+        """Waits for progress, results or `wake`. Each call has exactly one `ToolResult`, its last event.
 
         Returns:
             The events since the last call; none after `wake`.
@@ -65,7 +65,7 @@ class CallRunner:
         return events
 
     async def aclose(self) -> None:
-        """Cancel the calls that still run."""
+        """Cancels the calls that still run."""
         for deadline in self._deadlines:
             deadline.cancel()
         for call in self._unfinished:
@@ -94,7 +94,7 @@ class _RunningCall:
         self.task.add_done_callback(lambda _: on_change(self))
 
     def take_events(self) -> Iterator[Event]:
-        """Yield the unread progress and, once the task has ended, the result."""
+        """Yields the unread progress and, once the task has ended, the result."""
         if self.is_finished:
             return
         self.is_finished = self.task.done()

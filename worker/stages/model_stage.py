@@ -1,4 +1,4 @@
-"""The model stages, extraction and synthesis: ask the model and pass on what it says as it arrives."""
+"""The model stages, extraction and synthesis: ask the model and yield its answer as it arrives."""
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
@@ -20,15 +20,15 @@ from stagebus.worker.model.model_client import ModelClient, ModelRequest
 
 Chunk = dict[str, Any]
 
-# What a chunk repeats of its stage (`stage_started` has it once), or carries as noise.
+# Fields that every chunk of a stage repeats (`stage_started` has them once) or that carry nothing of use.
 _LEFT_OUT: Final = frozenset({"id", "object", "created", "model", "system_fingerprint", "service_tier", "obfuscation"})
 
-# Of what is told to people; the model is told all of it.
+# Limits the text for people; the model gets the whole text.
 _FAULT_MAX_CHARS: Final = 200
 
 
 class InvalidToolCalls(Exception):
-    """What a prompted model called cannot be carried out: the stage is to be done once more, with this."""
+    """The tool calls of a prompted model cannot be executed. The stage asks once more and adds `messages`."""
 
     def __init__(self, faults: Sequence[str], answer: str, usage: Usage | None) -> None:
         words = " ".join(faults[0].split())
@@ -39,15 +39,15 @@ class InvalidToolCalls(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PromptedTools:
-    """How to ask a model that cannot call tools by itself.
+    """The settings for a model that has no native tool calls.
 
     Attributes:
-        check: what is wrong with a call of that name with those arguments, or None.
-        again: what was wrong with its first answer; its second is taken as it is.
+        check: returns the fault of a call with that name and those arguments, or None.
+        first_answer: the invalid calls of the first answer; the second answer is accepted as it is.
     """
 
     check: Callable[[str, str], str | None]
-    again: InvalidToolCalls | None = None
+    first_answer: InvalidToolCalls | None = None
 
 
 async def model_stage(
@@ -57,26 +57,26 @@ async def model_stage(
     taken_call_ids: set[str],
     prompting: PromptedTools | None = None,
 ) -> AsyncGenerator[Event, None]:
-    """Ask the model and yield its answer chunk by chunk.
+    """Asks the model and yields its answer chunk by chunk.
 
     A stage yields events and touches neither Redis nor arq: the runner appends them,
     retries and restarts. Closing the generator closes the provider's connection.
 
     Args:
-        taken_call_ids: ids that calls of earlier rounds have; new ones differ.
-        prompting: set where the model is told of its tools in words.
+        taken_call_ids: the ids of earlier rounds' calls; new ids differ from them.
+        prompting: set if the tools are described in the prompt.
 
     Yields:
         Any number of `ToolCompletionChunk`, then exactly one `StageCompleted`.
 
     Raises:
-        ModelError: the provider failed; its `retryable` says whether to do the stage again.
-        InvalidToolCalls: a prompted model's first answer will not do.
+        ModelError: the provider failed; retry the stage if it is `retryable`.
+        InvalidToolCalls: a prompted model's first answer has calls that cannot be executed.
     """
-    # Where no call is wanted, what looks like one is text.
+    # Without tools on offer, text that looks like a call stays text.
     names = [] if prompting is not None else [tool["function"]["name"] for tool in _offered(request)]
     merger = DeltaMerger(tool_names=names, taken_ids=taken_call_ids)
-    asked = request if prompting is None else _in_words(request, prompting)
+    asked = request if prompting is None else _prompted_request(request, prompting)
     async with aclosing(model.stream(asked)) as chunks:
         async for chunk in chunks:
             merger.add(chunk)
@@ -84,9 +84,9 @@ async def model_stage(
     merged = merger.result()
     usage = merged.tokens
     if prompting is not None:
-        merged = _read_words(merged, request, prompting, taken_call_ids)
-        if prompting.again is not None:
-            usage = prompting.again.usage + (usage or Usage())
+        merged = _parse_prompted_answer(merged, request, prompting, taken_call_ids)
+        if prompting.first_answer is not None:
+            usage = prompting.first_answer.usage + (usage or Usage())
     route = request.route
     if usage is not None and route is not None:
         usage = usage.model_copy(update={"cost": route.cost(usage)})
@@ -104,45 +104,49 @@ async def model_stage(
 
 
 def _offered(request: ModelRequest) -> list[dict[str, Any]]:
-    """The tools that the model may call."""
+    """Returns the tools that the model may call."""
     return [] if request.tool_choice == "none" else request.tools or []
 
 
-def _in_words(request: ModelRequest, prompting: PromptedTools) -> ModelRequest:
+def _prompted_request(request: ModelRequest, prompting: PromptedTools) -> ModelRequest:
     is_one_call = request.parallel_tool_calls is False
     has_example = request.route is not None and request.route.abilities.worked_example
     messages = prompt_with_tools(
         request.messages, _offered(request), request.tool_choice, is_one_call=is_one_call, has_example=has_example
     )
-    further = [] if prompting.again is None else prompting.again.messages
+    further = [] if prompting.first_answer is None else prompting.first_answer.messages
     return replace(request, messages=[*messages, *further], tools=None, tool_choice=None, parallel_tool_calls=None)
 
 
-def _read_words(
+def _parse_prompted_answer(
     merged: MergedAnswer, request: ModelRequest, prompting: PromptedTools, taken_call_ids: set[str]
 ) -> MergedAnswer:
-    """The answer with the calls that stand in its text.
+    """Returns the answer with the calls that its text contains.
 
     Raises:
-        InvalidToolCalls: not all of them can be carried out, and the model has one more go.
+        InvalidToolCalls: some of them cannot be executed, and this is the first answer.
     """
     names = [tool["function"]["name"] for tool in _offered(request)]
     if not names:
         return merged
-    rest, calls = merged.text, merged.tool_calls  # a server may have found the calls by itself
+    rest, calls = merged.text, merged.tool_calls  # a server may have parsed the calls already
     if not calls:
         rest, found = parse_prompted_calls(merged.text, names)
         calls = list(assign_call_ids(found, taken_call_ids))
     if request.parallel_tool_calls is False:
         calls = calls[:1]
-    faults = [] if prompting.again is not None else find_call_faults(rest, calls, request.tool_choice, prompting.check)
+    faults = (
+        []
+        if prompting.first_answer is not None
+        else find_call_faults(rest, calls, request.tool_choice, prompting.check)
+    )
     if faults:
         raise InvalidToolCalls(faults, merged.text, merged.tokens)
     return replace(merged, text=rest, tool_calls=calls)
 
 
 def strip_chunk(chunk: Chunk) -> Chunk:
-    """The chunk without what its stage's every chunk repeats, and without nulls."""
+    """Returns the chunk without the fields that all chunks of its stage repeat, and without nulls."""
     kept = {name: value for name, value in chunk.items() if value is not None and name not in _LEFT_OUT}
     choices = kept.get("choices")
     if isinstance(choices, list):

@@ -65,7 +65,7 @@ class ToolRound:
         self._is_read_due = True
 
     def next_action(self) -> RoundAction:
-        """Return what to do next; see the table above."""
+        """Returns what to do next; see the table above."""
         if self._ready:
             return RoundAction.START
         if self._gate.has_waiting and self._is_read_due:
@@ -75,7 +75,7 @@ class ToolRound:
         return RoundAction.PARK if self._gate.has_waiting else RoundAction.FINISH
 
     def start_ready(self) -> StartingCalls:
-        """Move the ready calls on: to running, or to ended if no tool has to run for them."""
+        """Moves the ready calls on: to running, or to ended if no tool has to run for them."""
         ready, self._ready = self._ready, []
         admitted = [self._gate.with_approved_arguments(planned) for planned in ready if not self._is_rejected(planned)]
         requests = [planned.request for planned in admitted]
@@ -90,22 +90,22 @@ class ToolRound:
         )
 
     def add_result(self, result: ToolResult) -> list[ToolResult]:
-        """Move a running call to ended; return the results of the calls that share this one."""
+        """Moves a running call to ended; returns the results of the calls that share this one."""
         self._running.discard(result.call_id)
         self._results[result.call_id] = result
         self._read_before_parking()
         return self._copies(self._plan, {result.call_id: result})
 
     def decisions_changed(self) -> None:
-        """Note that a decision may have been stored since the last read."""
+        """Notes that a decision may have been stored since the last read."""
         self._is_read_due = True
 
     def begin_read(self) -> None:
-        """Note that the decisions are read now. A change from here on, even during the read, asks for another one."""
+        """Notes that the decisions are read now. A change from here on, even during the read, asks for another one."""
         self._is_read_due = False
 
     def add_decided(self, decided: Sequence[ApprovalDecided]) -> None:
-        """Move the decided calls, and the calls identical to them, to ready."""
+        """Moves the decided calls, and the calls identical to them, to ready."""
         for event in decided:
             self._ready += [planned for planned in self._plan if event.call_id in (planned.request.id, planned.same_as)]
 

@@ -44,7 +44,7 @@ async def tools_stage(
     gate: ApprovalGate,
     until_stored: Callable[[], Awaitable[None]],
 ) -> AsyncGenerator[Event, None]:
-    """Run every call that has no result yet and yield each result as it arrives.
+    """Runs every call that has no result yet and yields each result as it arrives.
 
     A call that is identical to an earlier one of the round does not run: it has a `ToolCall` and a
     `ToolResult` of its own, with the earlier call's content. A call that needs a decision waits at the
@@ -89,7 +89,7 @@ async def _run_round(
     gate: ApprovalGate,
     until_stored: Callable[[], Awaitable[None]],
 ) -> AsyncGenerator[Event, None]:
-    """Carry out the round's actions and yield the events of its calls."""
+    """Carries out the round's actions and yields the events of its calls."""
 
     def on_decision() -> None:
         tool_round.decisions_changed()
@@ -128,7 +128,7 @@ async def _read_decisions(tool_round: ToolRound, gate: ApprovalGate) -> list[App
 
 
 def _with_copies(events: Iterable[Event], tool_round: ToolRound) -> Iterator[Event]:
-    """Yield the events, and after each result the results of the calls that share it."""
+    """Yields the events, and after each result the results of the calls that share it."""
     for event in events:
         yield event
         if isinstance(event, ToolResult):
@@ -136,7 +136,7 @@ def _with_copies(events: Iterable[Event], tool_round: ToolRound) -> Iterator[Eve
 
 
 def _as_waiting(planned: PlannedCall, checkpoints: Checkpoints) -> WaitingCall | None:
-    """Return the call as one that waits for a decision; None if it needs none, or if its arguments are invalid."""
+    """Returns the call as one that waits for a decision; None if it needs none, or if its arguments are invalid."""
     call, tool = planned.request, planned.tool
     if tool is None or call.id in checkpoints.started:
         return None

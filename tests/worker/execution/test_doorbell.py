@@ -1,4 +1,4 @@
-"""The doorbell against a real server: who wakes, who sleeps on, and what a broken wait leaves behind."""
+"""The doorbell against a real server: one ring wakes one waiter, and a broken wait leaves nothing behind."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -29,7 +29,7 @@ async def until_waiting(redis: Redis, count: int) -> None:
     await until_equal(lambda: blocked_client_count(redis), count)
 
 
-async def test_one_ring_wakes_one_of_two(redis: Redis, bell: Doorbell) -> None:
+async def test_doorbell_ring_wakes_one_of_two_waiters(redis: Redis, bell: Doorbell) -> None:
     other = Doorbell(redis)
     waits = {asyncio.create_task(one.wait(20)) for one in (bell, other)}
     await until_waiting(redis, 2)
@@ -43,7 +43,7 @@ async def test_one_ring_wakes_one_of_two(redis: Redis, bell: Doorbell) -> None:
     await other.close()
 
 
-async def test_ring_before_the_wait_is_heard_once(redis: Redis, bell: Doorbell) -> None:
+async def test_doorbell_ring_before_the_wait_counts_once(redis: Redis, bell: Doorbell) -> None:
     await run_queue.ring(redis, "run")
 
     assert await asyncio.wait_for(bell.wait(20), 5)
@@ -51,12 +51,12 @@ async def test_ring_before_the_wait_is_heard_once(redis: Redis, bell: Doorbell) 
 
 
 @pytest.mark.parametrize("timeout_s", [0.05, 0.0, -1.0, 0.0001])
-async def test_silence_ends_the_wait(bell: Doorbell, timeout_s: float) -> None:
-    """Also where nothing is left of the time: Redis takes 0 for ever."""
+async def test_doorbell_wait_ends_at_its_timeout(bell: Doorbell, timeout_s: float) -> None:
+    """Also if no time is left: for Redis, 0 means to wait forever."""
     assert await asyncio.wait_for(bell.wait(timeout_s), 5) is None
 
 
-async def test_waits_share_one_connection(redis: Redis, bell: Doorbell) -> None:
+async def test_doorbell_waits_share_one_connection(redis: Redis, bell: Doorbell) -> None:
     await bell.wait(0.01)
     before = (await redis.info("stats"))["total_connections_received"]
     for _ in range(2):
@@ -65,7 +65,7 @@ async def test_waits_share_one_connection(redis: Redis, bell: Doorbell) -> None:
     assert (await redis.info("stats"))["total_connections_received"] == before
 
 
-async def test_cancelled_wait_leaves_nobody_who_hears_the_next_ring(redis: Redis, bell: Doorbell) -> None:
+async def test_cancelled_doorbell_wait_consumes_no_later_ring(redis: Redis, bell: Doorbell) -> None:
     waiting = asyncio.create_task(bell.wait(20))
     await until_waiting(redis, 1)
     waiting.cancel()
@@ -78,7 +78,7 @@ async def test_cancelled_wait_leaves_nobody_who_hears_the_next_ring(redis: Redis
     assert await asyncio.wait_for(bell.wait(20), 5)
 
 
-async def test_closed_bell_leaves_no_connection(redis: Redis) -> None:
+async def test_closed_doorbell_leaves_no_connection(redis: Redis) -> None:
     bell = Doorbell(redis)
     before = len(await redis.client_list())
     await bell.wait(0.01)
@@ -90,7 +90,7 @@ async def test_closed_bell_leaves_no_connection(redis: Redis) -> None:
     await until_equal(connections, before)
 
 
-# --- Redis is away -----------------------------------------------------------
+# --- Redis is down -----------------------------------------------------------
 
 
 @pytest.fixture
@@ -108,9 +108,7 @@ async def far(proxy: Proxy, redis: Redis) -> AsyncIterator[Doorbell]:
     await redis_client.close(client)
 
 
-async def test_redis_that_goes_away_ends_the_wait_and_the_next_one_finds_it_again(
-    redis: Redis, far: Doorbell, proxy: Proxy
-) -> None:
+async def test_doorbell_reconnects_after_a_redis_outage(redis: Redis, far: Doorbell, proxy: Proxy) -> None:
     waiting = asyncio.create_task(far.wait(20))
     await until_waiting(redis, 1)
     await proxy.close()
@@ -124,10 +122,10 @@ async def test_redis_that_goes_away_ends_the_wait_and_the_next_one_finds_it_agai
     assert await asyncio.wait_for(far.wait(20), 5)
 
 
-async def test_connection_that_answers_nothing_any_more_counts_as_dead(
+async def test_doorbell_connection_without_a_reply_counts_as_dead(
     redis: Redis, far: Doorbell, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its late reply would be taken for the next wait's, and its pop would swallow a ring."""
+    """The next wait would read its late reply, and its pop would consume a ring."""
     monkeypatch.setattr(doorbell_module, "REPLY_MARGIN_S", 0.1)
     await far.wait(0.01)
     proxy.hang()

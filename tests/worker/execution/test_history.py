@@ -1,4 +1,4 @@
-"""Where a claim takes a run up: what is complete, what was begun, which calls have their result."""
+"""The progress that a new attempt reads from the log: complete stages, begun stages and results of calls."""
 
 from collections.abc import AsyncIterator
 
@@ -49,33 +49,31 @@ def answered(call_id: str, content: str = "x") -> ToolResult:
     return ToolResult(stage_id="tools", call_id=call_id, name="f", content=content)
 
 
-async def test_fresh_run_has_nothing_behind_it(redis: Redis, run: RunByHand) -> None:
+async def test_history_of_a_new_run_is_empty(redis: Redis, run: RunByHand) -> None:
     await run.put(RunStarted(attempt=1, worker="w"))
 
-    assert await read_history(redis, run.run_id, await begun(redis, run)) == History(["run"], {}, {})
+    assert await read_history(redis, run.run_id, await begun(redis, run)) == History({}, {})
 
 
-async def test_complete_stages_hold_their_results_and_begun_ones_their_first_event(
-    redis: Redis, run: RunByHand
-) -> None:
+async def test_history_has_results_of_complete_and_first_ids_of_begun_stages(redis: Redis, run: RunByHand) -> None:
     extracted = StageCompleted(stage_id="extraction", result={"text": "x"}, usage=Usage(total_tokens=3))
     await run.put(StageStarted(stage_id="extraction", attempt=1), chunk("x"), extracted)
     first, *_ = await run.put(StageStarted(stage_id="tools", attempt=1), called("1"), answered("1"))
     await run.put(RunStarted(attempt=2, worker="w2"))
 
     history = await read_history(redis, run.run_id, await begun(redis, run))
-    assert history == History(["run", "extraction", "tools"], {"extraction": extracted.stamped(AT)}, {"tools": first})
+    assert history == History({"extraction": extracted.stamped(AT)}, {"tools": first})
 
 
-async def test_stage_that_was_restarted_is_known_by_its_very_first_event(redis: Redis, run: RunByHand) -> None:
-    """`discard_from` counts from there, however often the stage is done again."""
+async def test_history_of_a_restarted_stage_has_its_very_first_event(redis: Redis, run: RunByHand) -> None:
+    """`discard_from` counts from there, no matter how often the stage restarts."""
     (first, *_) = await run.put(StageStarted(stage_id="extraction", attempt=1), chunk("a"))
     await run.put(StageRestarted(stage_id="extraction", attempt=2, discard_from=first.sequence + 1), chunk("b"))
 
     assert (await read_history(redis, run.run_id, await begun(redis, run))).begun == {"extraction": first}
 
 
-async def test_stages_of_later_rounds_are_stages_of_their_own(redis: Redis, run: RunByHand) -> None:
+async def test_history_keeps_the_stages_of_each_round_apart(redis: Redis, run: RunByHand) -> None:
     for stage_id in ("extraction", "tools", "extraction.2"):
         await run.put(
             StageStarted(stage_id=stage_id, attempt=1), StageCompleted(stage_id=stage_id, result={"of": stage_id})
@@ -87,10 +85,9 @@ async def test_stages_of_later_rounds_are_stages_of_their_own(redis: Redis, run:
         "tools": "tools",
         "extraction.2": "extraction.2",
     }
-    assert history.stage_ids == ["run", "extraction", "tools", "extraction.2"]
 
 
-async def test_log_that_lacks_a_stage_which_was_begun_is_incomplete(redis: Redis) -> None:
+async def test_log_without_a_stage_that_was_begun_is_incomplete(redis: Redis) -> None:
     for stage_ids in (["run", "extraction"], []):
         with pytest.raises(LogIncomplete):
             await read_history(redis, ids.new_run_id(), stage_ids)
@@ -105,8 +102,8 @@ async def test_checkpoints_are_the_calls_and_results_in_the_log(redis: Redis, ru
     assert checkpoints == Checkpoints(frozenset("123"), results)
 
 
-def test_checkpoints_survive_restarts_and_need_no_call_before_a_result() -> None:
-    """Results of earlier attempts stand; a stage that resumes voids nothing."""
+def test_checkpoints_survive_restarts_and_results_without_calls() -> None:
+    """Results of earlier attempts stay valid; a tools stage that continues voids nothing."""
     events: list[Event] = [
         StageStarted(stage_id="tools", attempt=1),
         called("1"),

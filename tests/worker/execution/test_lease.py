@@ -1,4 +1,4 @@
-"""The lease keeper against a real server: what it renews, what it lets go, and when it ends."""
+"""The lease keeper against a real server: renewals, lost leases, and its stop."""
 
 import asyncio
 import time
@@ -15,9 +15,9 @@ from stagebus.shared.domain.events import StageCompleted, StageStarted
 from stagebus.shared.storage import keys, queue_scripts, run_scripts
 from stagebus.shared.storage.queue_scripts import Renewal
 from stagebus.worker.execution import lease
-from stagebus.worker.execution.attempt import Attempt
 from stagebus.worker.execution.lease import HeldLease, LeaseKeeper
 from tests.support import runs_by_hand
+from tests.support.attempt_recorder import AttemptRecorder
 from tests.support.proxy import Proxy
 from tests.support.runs_by_hand import TTL_S, RunByHand
 from tests.support.waiting import until
@@ -31,39 +31,21 @@ def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"lease_s": LEASE_S})
 
 
-class Holder:
-    """A worker that holds one run, and what it was told of its lease."""
+class Holder(AttemptRecorder):
+    """A worker that holds one run, and the reports that it got about its lease."""
 
     def __init__(self, run: RunByHand, token: str) -> None:
+        super().__init__()
         self.run = run
-        self.renewals: list[Renewal] = []
-        self.losses = 0
-        self.changed = asyncio.Event()
-        self.held = HeldLease(
-            run.run_id, token, run.producer._attempt, run.producer.stage_ids, self._renewed, self._lost
-        )
+        self.held = HeldLease(run.run_id, token, run.producer._attempt, run.producer.stage_ids, self)
 
     @property
     def key(self) -> str:
         return keys.lease(self.run.run_id)
 
-    def _renewed(self, renewed: Renewal, _asked_at: float) -> None:
-        self.renewals.append(renewed)
-        self.changed.set()
-
-    def _lost(self) -> None:
-        self.losses += 1
-        self.changed.set()
-
-    async def until(self, condition: Callable[["Holder"], bool], timeout_s: float = 10) -> None:
-        async with asyncio.timeout(timeout_s):
-            while not condition(self):
-                self.changed.clear()
-                await self.changed.wait()
-
 
 async def hold(redis: Redis, run: RunByHand, token: str = "mine") -> Holder:
-    """Queue the run and take its lease."""
+    """Queues the run and acquires its lease."""
     await queue_scripts.requeue(redis, run.run_id, b"{}", TTL_S)
     assert await queue_scripts.acquire(redis, run.run_id, token, LEASE_S)
     return Holder(run, token)
@@ -103,11 +85,11 @@ async def keeper(keep: Keep) -> LeaseKeeper:
 
 @pytest.fixture
 def watch(redis_url: str) -> blocking_redis.Redis:
-    """A client for a test that keeps the event loop busy."""
+    """A client for a test that blocks the event loop."""
     return blocking_redis.Redis.from_url(redis_url)
 
 
-async def test_held_lease_outlives_its_length_and_a_dropped_one_does_not(
+async def test_lease_is_renewed_while_held_and_expires_when_dropped(
     redis: Redis, keeper: LeaseKeeper, holder: Holder
 ) -> None:
     keeper.hold(holder.held)
@@ -123,7 +105,7 @@ async def _is_gone(redis: Redis, key: str) -> bool:
     return not await redis.exists(key)
 
 
-async def test_renewals_tell_of_a_cancel_and_of_where_the_log_ends(
+async def test_lease_renewal_returns_a_cancel_and_the_end_of_the_log(
     redis: Redis, keeper: LeaseKeeper, holder: Holder
 ) -> None:
     keeper.hold(holder.held)
@@ -134,7 +116,7 @@ async def test_renewals_tell_of_a_cancel_and_of_where_the_log_ends(
     await holder.until(lambda h: h.renewals[-1].cancel)
 
 
-async def test_tool_that_keeps_the_event_loop_busy_loses_nothing(
+async def test_lease_is_renewed_while_a_tool_blocks_the_event_loop(
     watch: blocking_redis.Redis, keeper: LeaseKeeper, holder: Holder
 ) -> None:
     keeper.hold(holder.held)
@@ -144,7 +126,7 @@ async def test_tool_that_keeps_the_event_loop_busy_loses_nothing(
         assert watch.get(holder.key) == b"mine"
 
 
-async def test_loop_that_is_stuck_for_too_long_loses_its_runs_and_takes_them_up_when_it_stirs(
+async def test_lease_expires_while_the_event_loop_is_stuck_and_is_renewed_after(
     redis: Redis, watch: blocking_redis.Redis, keep: Keep, holder: Holder
 ) -> None:
     keeper = keep(loop_stall_max_s=2 * lease.BEAT_S)
@@ -152,14 +134,14 @@ async def test_loop_that_is_stuck_for_too_long_loses_its_runs_and_takes_them_up_
     await holder.until(lambda h: bool(h.renewals))
     deadline = time.monotonic() + 10
     while watch.exists(holder.key):
-        assert time.monotonic() < deadline, "others would wait for ever"
+        assert time.monotonic() < deadline, "other workers would wait forever"
 
     await until(lambda: redis.exists(holder.key))
     assert await redis.get(holder.key) == b"mine"
-    assert holder.losses == 0, "nobody took it since"
+    assert holder.losses == 0, "no other worker took it"
 
 
-async def test_holder_that_is_fenced_is_told(redis: Redis, keeper: LeaseKeeper, holder: Holder) -> None:
+async def test_lease_of_a_fenced_attempt_is_reported_lost(redis: Redis, keeper: LeaseKeeper, holder: Holder) -> None:
     keeper.hold(holder.held)
     await holder.until(lambda h: bool(h.renewals))
     await run_scripts.claim(redis, holder.run.run_id, "w2")
@@ -167,7 +149,7 @@ async def test_holder_that_is_fenced_is_told(redis: Redis, keeper: LeaseKeeper, 
     await holder.until(lambda h: bool(h.losses))
 
 
-async def test_lease_that_another_took_stays_the_other_s(redis: Redis, keeper: LeaseKeeper, holder: Holder) -> None:
+async def test_lease_that_another_worker_took_stays_its_own(redis: Redis, keeper: LeaseKeeper, holder: Holder) -> None:
     await redis.set(holder.key, "other", px=60_000)
     keeper.hold(holder.held)
 
@@ -176,7 +158,7 @@ async def test_lease_that_another_took_stays_the_other_s(redis: Redis, keeper: L
     assert await redis.pttl(holder.key) > 30_000
 
 
-async def test_lease_that_ran_out_and_that_nobody_took_is_taken_up_again(
+async def test_expired_lease_that_no_worker_took_is_acquired_again(
     redis: Redis, keeper: LeaseKeeper, holder: Holder
 ) -> None:
     keeper.hold(holder.held)
@@ -188,8 +170,8 @@ async def test_lease_that_ran_out_and_that_nobody_took_is_taken_up_again(
     assert holder.losses == 0
 
 
-async def test_ended_run_is_renewed_no_more(redis: Redis, keeper: LeaseKeeper, holder: Holder) -> None:
-    """Its retention would start anew with each renewal."""
+async def test_lease_of_an_ended_run_is_not_renewed(redis: Redis, keeper: LeaseKeeper, holder: Holder) -> None:
+    """Each renewal would restart its retention."""
     await holder.run.end()
     keeper.hold(holder.held)
 
@@ -197,10 +179,10 @@ async def test_ended_run_is_renewed_no_more(redis: Redis, keeper: LeaseKeeper, h
     assert await redis.ttl(keys.run(holder.run.run_id)) <= TTL_S
 
 
-async def test_every_key_of_a_run_gets_its_ttl_soon_after_it_is_held(
+async def test_lease_renewal_soon_renews_the_ttl_of_every_key(
     redis: Redis, keeper: LeaseKeeper, holder: Holder
 ) -> None:
-    """A run may have waited for most of it, and then runs for longer than what is left."""
+    """A run may have waited for most of its TTL, and may work for longer than the rest of it."""
     await holder.run.begin("extraction")
     await holder.run.begin("tools")
     for key in await _keys_of(redis, holder.run.run_id):
@@ -219,8 +201,8 @@ async def _all_live(redis: Redis, run_id: str) -> bool:
     return all([await redis.ttl(key) > 1000 for key in await _keys_of(redis, run_id)])
 
 
-async def test_ttls_are_renewed_again_while_the_run_goes_on(redis: Redis, keep: Keep, holder: Holder) -> None:
-    """Seldom, as they are many times a lease; a stage that began since is among them."""
+async def test_lease_renewal_keeps_renewing_the_ttls(redis: Redis, keep: Keep, holder: Holder) -> None:
+    """Less often than the lease, and including the keys of a stage that began later."""
     keeper = keep(live_ttl_s=3.0)
     keeper.hold(holder.held)
     await holder.until(lambda h: bool(h.renewals))
@@ -239,7 +221,7 @@ async def _lives_longer(redis: Redis, key: str, ttl_ms: int) -> bool:
     return await redis.pttl(key) > ttl_ms
 
 
-async def test_all_are_renewed_at_once_when_redis_is_back(redis: Redis, keep: Keep, holder: Holder) -> None:
+async def test_renew_now_renews_every_lease(redis: Redis, keep: Keep, holder: Holder) -> None:
     keeper = keep(lease_s=60.0)
     keeper.hold(holder.held)
     await redis.pexpire(holder.key, 5000)
@@ -248,7 +230,7 @@ async def test_all_are_renewed_at_once_when_redis_is_back(redis: Redis, keep: Ke
     assert await redis.pttl(holder.key) > 30_000
 
 
-async def test_renewal_waits_for_redis_and_then_is_prompt(redis_url: str, keep: Keep, holder: Holder) -> None:
+async def test_renew_now_waits_for_redis(redis_url: str, keep: Keep, holder: Holder) -> None:
     async with Proxy(urlsplit(redis_url).port or 0) as proxy:
         keeper = keep(redis_url=Settings(redis_url=f"redis://127.0.0.1:{proxy.port}/0").redis_url)
         keeper.hold(holder.held)
@@ -257,13 +239,13 @@ async def test_renewal_waits_for_redis_and_then_is_prompt(redis_url: str, keep: 
         renewing = asyncio.create_task(keeper.renew_now())
         done, _ = await asyncio.wait({renewing}, timeout=2 * lease.AWAY_BACKOFF_S)
         assert not done
-        assert holder.losses == 0, "nobody else can have taken it"
+        assert holder.losses == 0, "no other worker can have taken it"
 
         await proxy.__aenter__()
         await asyncio.wait_for(renewing, 5)
 
 
-async def test_stop_ends_the_thread_promptly_though_nothing_is_due(settings: Settings) -> None:
+async def test_lease_keeper_stops_promptly_between_renewals(settings: Settings) -> None:
     keeper = LeaseKeeper(settings.model_copy(update={"lease_s": 300.0}))
     keeper.start()
     await asyncio.wait_for(keeper.renew_now(), 5)
@@ -274,7 +256,7 @@ async def test_stop_ends_the_thread_promptly_though_nothing_is_due(settings: Set
     assert not keeper._thread.is_alive()
 
 
-async def test_stop_right_after_the_start_ends_the_thread(settings: Settings) -> None:
+async def test_lease_keeper_stops_right_after_its_start(settings: Settings) -> None:
     for _ in range(10):
         keeper = LeaseKeeper(settings)
         keeper.start()
@@ -282,7 +264,7 @@ async def test_stop_right_after_the_start_ends_the_thread(settings: Settings) ->
         assert not keeper._thread.is_alive()
 
 
-async def test_one_run_that_cannot_be_renewed_costs_no_other_its_lease(
+async def test_lease_that_cannot_be_renewed_leaves_the_others_alone(
     redis: Redis, keeper: LeaseKeeper, holder: Holder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease, "RENEW_CONCURRENCY", 1)
@@ -304,8 +286,8 @@ async def test_one_run_that_cannot_be_renewed_costs_no_other_its_lease(
     await runs_by_hand.stop(spoilt)
 
 
-async def test_renewal_that_comes_after_the_release_does_not_take_the_run_back(redis: Redis, holder: Holder) -> None:
-    """It was on its way when the run was given back: the next worker would wait for a lease that nobody holds."""
+async def test_lease_renewal_after_the_release_has_no_effect(redis: Redis, holder: Holder) -> None:
+    """It was sent before the run was given back. The next worker must not wait for a lease that no worker holds."""
     held = holder.held
     assert await queue_scripts.release(redis, held.run_id, token=held.token, attempt=held.attempt)
 
@@ -316,10 +298,10 @@ async def test_renewal_that_comes_after_the_release_does_not_take_the_run_back(r
     assert await queue_scripts.acquire(redis, held.run_id, "next", LEASE_S)
 
 
-async def test_renewal_that_an_append_overtook_is_no_lost_tail(
+async def test_lease_renewal_overtaken_by_an_append_is_no_lost_tail(
     redis: Redis, keeper: LeaseKeeper, holder: Holder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its answer is older than what the producer knows; a stage that is complete could not be sent again."""
+    """Its reply is older than what the producer knows; a complete stage could not be sent again."""
     main = asyncio.get_running_loop()
     answered, overtaken = asyncio.Event(), asyncio.Event()
     real = queue_scripts.renew
@@ -331,15 +313,13 @@ async def test_renewal_that_an_append_overtook_is_no_lost_tail(
         return renewed
 
     monkeypatch.setattr(queue_scripts, "renew", renew)
-    producer, failures = holder.run.producer, []
-    producer.on_failure = failures.append
-    attempt = Attempt(holder.run.run_id, holder.held.attempt, producer)
-    holder.held.on_renewed = attempt.on_renewed
+    monkeypatch.setattr(holder, "on_renewed", lambda r, at: holder.run.producer.check_log_end(r.last_id, at))
+    monkeypatch.setattr(holder.run.producer, "_listener", holder)
     keeper.hold(holder.held)
     await asyncio.wait_for(answered.wait(), 5)
     await holder.run.put(StageStarted(stage_id="tools", attempt=1), StageCompleted(stage_id="tools", result={}))
     overtaken.set()
     await asyncio.wait_for(keeper.renew_now(), 5)
 
-    assert failures == []
+    assert holder.failures == []
     await holder.run.say("the next stage")

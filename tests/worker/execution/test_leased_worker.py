@@ -1,4 +1,4 @@
-"""The queue's loop over a real server: which due runs it takes, and which it leaves to others."""
+"""The queue loop against a real server: which due runs it acquires, and which it leaves to other workers."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -11,20 +11,20 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.storage import keys, queue_scripts, run_scripts
 from stagebus.shared.storage.pipelined import PipelinedConnection
-from stagebus.shared.store import parking, run_queue, run_store
+from stagebus.shared.store import parking, run_store
 from stagebus.worker.execution.leased_worker import LeasedWorker
-from stagebus.worker.execution.runner import Outcome
+from stagebus.worker.execution.outcome import Disposition, Outcome
 from stagebus.worker.stages.approval_gate import Parked
 from tests.support.redis_calls import blocked_client_count, calls
 from tests.support.waiting import until
 
 
 class Works:
-    """Runs that go on until they are let go; which were begun, in order."""
+    """Works on runs until `let_go`; `begun` lists them in order."""
 
     def __init__(self) -> None:
         self.begun: list[str] = []
-        self.outcome = Outcome(is_over=True)
+        self.outcome = Outcome(Disposition.FINISH)
         self._let_go = asyncio.Event()
         self._changed = asyncio.Event()
 
@@ -51,7 +51,7 @@ def works() -> Works:
 
 @pytest.fixture
 async def work(redis: Redis, settings: Settings, works: Works) -> AsyncIterator[Callable[[int], LeasedWorker]]:
-    """Starts a worker with so many slots."""
+    """Starts a worker with this number of slots."""
     connection, tasks, workers = PipelinedConnection(redis, 5), [], []
 
     async def nothing() -> None:
@@ -59,9 +59,8 @@ async def work(redis: Redis, settings: Settings, works: Works) -> AsyncIterator[
 
     def start(slots: int) -> LeasedWorker:
         few = settings.model_copy(update={"worker_concurrency": slots})
-        client = run_queue.job_client(redis)
         worker = LeasedWorker(
-            client, few, connection=connection, run=works.run, renew_now=nothing, on_drain=works.let_go
+            redis, few, connection=connection, run=works.run, renew_now=nothing, on_drain=works.let_go
         )
         workers.append(worker)
         tasks.append(asyncio.create_task(worker.main()))
@@ -69,7 +68,7 @@ async def work(redis: Redis, settings: Settings, works: Works) -> AsyncIterator[
 
     yield start
     for worker in workers:
-        worker._draining.set()
+        worker.begin_drain()
     await asyncio.gather(*tasks)
     await connection.aclose()
 
@@ -78,10 +77,10 @@ async def create(redis: Redis, settings: Settings) -> str:
     return await run_store.create_run(redis, settings, tenant="t", model="m", request={})
 
 
-async def test_own_run_whose_lease_ran_out_keeps_no_other_from_the_last_slot(
+async def test_held_run_with_an_expired_lease_does_not_block_the_last_slot(
     redis: Redis, settings: Settings, works: Works, work: Callable[[int], LeasedWorker]
 ) -> None:
-    """It is the first of what is due, and stays there until its lease is renewed or another worker takes it."""
+    """It is the first due run until its lease is renewed or another worker acquires it."""
     work(2)
     stuck = await create(redis, settings)
     await works.until_begun(1)
@@ -94,10 +93,10 @@ async def test_own_run_whose_lease_ran_out_keeps_no_other_from_the_last_slot(
     await works.until_begun(2)
 
     assert works.begun == [stuck, other]
-    assert looks <= 6, "it looks again with each poll, not all the time"
+    assert looks <= 6, "it looks once per poll, not in a busy loop"
 
 
-async def test_run_that_the_bell_rang_for_is_taken_with_one_look(
+async def test_notified_run_is_acquired_with_one_look(
     redis: Redis, settings: Settings, works: Works, work: Callable[[int], LeasedWorker]
 ) -> None:
     work(2)
@@ -109,12 +108,12 @@ async def test_run_that_the_bell_rang_for_is_taken_with_one_look(
     await works.until_begun(2)
     used = await calls(redis) - before
 
-    assert used["evalsha"] <= 3 + 1, "create, take and a look; and a poll may fall in between"
+    assert used["evalsha"] <= 3 + 1, "create, acquire and one look; a poll may come in between"
     assert used["blpop"] <= 2
 
 
 def break_off(monkeypatch: pytest.MonkeyPatch, module: Any, script: str, *, carried_out: list[bool]) -> None:
-    """The connection breaks that often in this script: before it was carried out, or after."""
+    """Breaks the connection once per item: after the script ran if the item is True, before it if False."""
     really, breaks = getattr(module, script), iter(carried_out)
 
     async def ask(*args: Any, **named: Any) -> Any:
@@ -132,7 +131,7 @@ def break_off(monkeypatch: pytest.MonkeyPatch, module: Any, script: str, *, carr
     [(queue_scripts, "release", None), (parking, "park", Parked(0, b""))],
     ids=["back", "parked"],
 )
-async def test_run_that_is_let_go_while_redis_is_away_costs_no_try(
+async def test_run_given_back_during_a_redis_outage_costs_no_try(
     redis: Redis,
     settings: Settings,
     works: Works,
@@ -148,17 +147,17 @@ async def test_run_that_is_let_go_while_redis_is_away_costs_no_try(
     await works.until_begun(1)
     claim = await run_scripts.claim(redis, run_id, "w")
     assert claim is not None
-    works.outcome = Outcome(is_over=False, attempt=claim.attempt, parked=waits)
+    works.outcome = Outcome(Disposition.PARK if waits else Disposition.RELEASE, claim.attempt, waits)
     await works.let_go()
     await works.until_begun(2)
     again = await run_scripts.claim(redis, run_id, "another")
 
     assert again is not None
     assert again.tries == 0
-    works.outcome = Outcome(is_over=True)
+    works.outcome = Outcome(Disposition.FINISH)
 
 
-async def test_run_whose_taking_was_cut_by_the_drain_waits_for_no_lease(
+async def test_run_acquired_during_the_drain_is_released(
     redis: Redis, settings: Settings, works: Works, work: Callable[[int], LeasedWorker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     really_take, taken, goes_on = queue_scripts.acquire, asyncio.Event(), asyncio.Event()
@@ -173,7 +172,7 @@ async def test_run_whose_taking_was_cut_by_the_drain_waits_for_no_lease(
     worker = work(1)
     run_id = await create(redis, settings)
     await asyncio.wait_for(taken.wait(), 10)
-    worker._draining.set()
+    worker.begin_drain()
     await asyncio.sleep(0)
     goes_on.set()
 
@@ -187,7 +186,7 @@ async def test_run_whose_taking_was_cut_by_the_drain_waits_for_no_lease(
     assert await redis.zcard(keys.RUNNING) == 0
 
 
-async def test_run_whose_taking_was_answered_to_nobody_is_begun_by_who_took_it(
+async def test_run_acquired_with_a_lost_reply_is_begun_by_the_same_worker(
     redis: Redis, settings: Settings, works: Works, work: Callable[[int], LeasedWorker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_off(monkeypatch, queue_scripts, "acquire", carried_out=[True])
@@ -197,21 +196,21 @@ async def test_run_whose_taking_was_answered_to_nobody_is_begun_by_who_took_it(
     await works.until_begun(1)
 
     assert works.begun == [run_id]
-    assert await redis.get(keys.lease(run_id)) == token, "it waited for no lease's end"
+    assert await redis.get(keys.lease(run_id)) == token, "it did not wait for the lease to expire"
 
 
-async def test_run_that_cannot_be_taken_keeps_no_other_from_the_last_slot(
+async def test_run_that_cannot_be_acquired_does_not_block_the_last_slot(
     redis: Redis,
     settings: Settings,
     works: Works,
     work: Callable[[int], LeasedWorker],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Something else stands in its record's place; it is due for as long as it stands in the queue."""
+    """Its record has the wrong type, so it stays due as long as it is in the queue."""
     spoilt, other = await create(redis, settings), await create(redis, settings)
     await redis.set(keys.run(spoilt), "no record", ex=60)
     work(1)
     await works.until_begun(1)
 
     assert works.begun == [other]
-    assert 1 <= caplog.text.count(f"run {spoilt} cannot be taken") <= 3
+    assert 1 <= caplog.text.count(f"run {spoilt} cannot be acquired") <= 3

@@ -1,4 +1,4 @@
-"""Which stage comes next, and with what conversation."""
+"""The order of stages, and the conversation of each."""
 
 from typing import Any
 
@@ -43,8 +43,8 @@ def ran(stage_id: str, *call_ids: str) -> StageCompleted:
     return StageCompleted(stage_id=stage_id, result=ToolStageResult(outcomes=outcomes).model_dump())
 
 
-def test_what_a_provider_wants_back_is_in_the_conversation_with_who_it_is() -> None:
-    """The dialect hands it to that provider, and to no other."""
+def test_conversation_carries_what_a_provider_wants_back() -> None:
+    """The dialect sends it to that provider and to no other."""
     notes = {"google": {"thought_signature": "abc="}}
     call = ToolCallRequest(id="1", name="f", arguments="{}", extra_content=notes)
     result = ModelStageResult(tool_calls=[call], provider="gemini", reasoning="because")
@@ -60,22 +60,22 @@ def walk(run: RunRequest, *completed: StageCompleted) -> str | None:
     return stage and stage.stage_id
 
 
-def test_stages_follow_one_another() -> None:
+def test_pipeline_runs_its_stages_in_order() -> None:
     assert walk(request()) == "extraction"
     assert walk(request(), asked("extraction", "1")) == "tools"
     assert walk(request(), asked("extraction", "1"), ran("tools", "1")) == "synthesis"
     assert walk(request(), asked("extraction", "1"), ran("tools", "1"), asked("synthesis", text="x")) is None
 
 
-def test_model_that_calls_no_tool_has_answered() -> None:
+def test_pipeline_ends_when_the_model_calls_no_tool() -> None:
     assert walk(request(), asked("extraction", text="hello")) is None
 
 
-def test_run_without_synthesis_ends_with_its_tools() -> None:
+def test_pipeline_without_synthesis_ends_with_the_tools() -> None:
     assert walk(request(synthesis=False), asked("extraction", "1"), ran("tools", "1")) is None
 
 
-def test_rounds_repeat_until_no_tool_is_called() -> None:
+def test_pipeline_repeats_rounds_until_no_tool_is_called() -> None:
     three = request(max_rounds=3)
     first = [asked("extraction", "1"), ran("tools", "1")]
 
@@ -101,7 +101,7 @@ def test_conversation_carries_every_call_and_its_result() -> None:
     ]
 
 
-def test_options_are_one_a_model_stage() -> None:
+def test_pipeline_option_has_one_value_per_model_stage() -> None:
     run = request(max_tokens=(10, 20))
     extraction = next_stage(run, {})
     stages = [asked("extraction", "1"), ran("tools", "1")]
@@ -113,7 +113,7 @@ def test_options_are_one_a_model_stage() -> None:
     assert stage_option(run.max_tokens, synthesis) == 20
 
 
-def test_usage_is_summed_and_call_ids_collected() -> None:
+def test_pipeline_sums_usage_and_collects_call_ids() -> None:
     stages = [asked("extraction", "1"), ran("tools", "1"), asked("extraction.2", "2")]
     completed = {stage.stage_id: stage for stage in stages}
 
@@ -127,8 +127,8 @@ NAMED = {"type": "function", "function": {"name": "f"}}
 @pytest.mark.parametrize(
     ("choice", "later"), [("auto", "auto"), ("none", "none"), ("required", "auto"), (NAMED, "auto")]
 )
-def test_call_that_is_required_is_required_once(choice: Any, later: str) -> None:
-    """Else a run of many rounds would call that tool in each of them and never answer."""
+def test_required_tool_choice_applies_to_the_first_round_only(choice: Any, later: str) -> None:
+    """Otherwise a run with many rounds would call that tool in each round and never answer."""
     run = request(tool_choice=choice, max_rounds=3)
     stages = [asked("extraction", "1"), ran("tools", "1")]
     first, second = next_stage(run, {}), next_stage(run, {stage.stage_id: stage for stage in stages})

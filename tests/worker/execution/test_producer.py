@@ -1,4 +1,4 @@
-"""The producer against a real server, with the faults that it must live through."""
+"""The producer against a real server, with the faults that it must survive."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,6 +18,7 @@ from stagebus.shared.storage import keys, run_scripts
 from stagebus.shared.storage.run_scripts import AppendResult
 from stagebus.worker.execution.producer import Producer
 from tests.support import snapshots
+from tests.support.attempt_recorder import AttemptRecorder
 
 
 @pytest.fixture
@@ -30,11 +31,20 @@ async def run_id(redis: Redis) -> str:
 
 
 @asynccontextmanager
-async def producing(redis: Redis, run_id: str, *, pending_max_bytes: int = 1 << 20) -> AsyncIterator[Producer]:
+async def producing(
+    redis: Redis, run_id: str, *, pending_max_bytes: int = 1 << 20, listener: AttemptRecorder | None = None
+) -> AsyncIterator[Producer]:
     claim = await run_scripts.claim(redis, run_id, "w")
     assert claim is not None
     async with Producer(
-        redis, run_id, claim.attempt, claim.last_id, stage_ids=["run"], ttl_s=600, pending_max_bytes=pending_max_bytes
+        redis,
+        run_id,
+        claim.attempt,
+        claim.last_id,
+        stage_ids=["run"],
+        ttl_s=600,
+        pending_max_bytes=pending_max_bytes,
+        listener=listener,
     ) as producer:
         yield producer
 
@@ -46,14 +56,14 @@ def chunk(text: str) -> ToolCompletionChunk:
 async def texts(redis: Redis, run_id: str) -> list[str]:
     page = await log_reader.read_page(redis, run_id, START, 10_000)
     sequences = [event.event_id.sequence for event in page.events]
-    assert sequences == list(range(1, len(sequences) + 1)), "no hole, no double, no step back"
+    assert sequences == list(range(1, len(sequences) + 1)), "no gap, no duplicate, no step back"
     chunks = [e for e in page.events if e.event == b"tool_completion_chunk"]
     return [
         ToolCompletionChunk.model_validate_json(e.data).tool_results["choices"][0]["delta"]["content"] for e in chunks
     ]
 
 
-async def test_events_stand_in_order(redis: Redis, run_id: str) -> None:
+async def test_producer_appends_events_in_order(redis: Redis, run_id: str) -> None:
     async with producing(redis, run_id) as producer:
         put = [producer.put(chunk(str(i))) for i in range(2000)]
         await producer.flush()
@@ -62,7 +72,7 @@ async def test_events_stand_in_order(redis: Redis, run_id: str) -> None:
     assert [event_id.sequence for event_id in put] == list(range(2, 2002))
 
 
-async def test_burst_travels_together(redis: Redis, run_id: str) -> None:
+async def test_producer_sends_a_burst_in_few_appends(redis: Redis, run_id: str) -> None:
     async with producing(redis, run_id) as producer:
         before = await calls_of_evalsha(redis)
         for i in range(500):
@@ -76,8 +86,10 @@ async def calls_of_evalsha(redis: Redis) -> int:
     return (await redis.info("commandstats")).get("cmdstat_evalsha", {}).get("calls", 0)
 
 
-async def test_lost_replies_add_nothing_twice(redis: Redis, run_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every second append is carried out, but its reply never arrives."""
+async def test_producer_appends_nothing_twice_after_lost_replies(
+    redis: Redis, run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every second append is executed, but its reply is lost."""
     lose = iter([True, False] * 1000)
     monkeypatch.setattr(run_scripts, "append", _losing_replies(run_scripts.append, lambda: next(lose)))
 
@@ -103,7 +115,7 @@ def _losing_replies(
     return losing
 
 
-async def test_lost_tail_is_sent_again_with_the_same_ids(redis: Redis, run_id: str) -> None:
+async def test_producer_sends_a_lost_tail_again_with_the_same_ids(redis: Redis, run_id: str) -> None:
     async with producing(redis, run_id) as producer:
         put = [producer.put(chunk(str(i))) for i in range(6)]
         await producer.flush()
@@ -119,8 +131,10 @@ async def test_lost_tail_is_sent_again_with_the_same_ids(redis: Redis, run_id: s
     assert [event.event_id for event in page.events] == put
 
 
-async def test_what_is_sent_again_keeps_its_time(redis: Redis, run_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One id has one meaning, to the byte."""
+async def test_producer_keeps_the_time_of_events_it_sends_again(
+    redis: Redis, run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An id stands for the same bytes forever."""
     clock = iter([1000, 2000])
     monkeypatch.setattr("stagebus.worker.execution.producer.wall_ms", lambda: next(clock))
     async with producing(redis, run_id) as producer:
@@ -130,7 +144,7 @@ async def test_what_is_sent_again_keeps_its_time(redis: Redis, run_id: str, monk
         await producer.flush()
         before = await log_reader.read_page(redis, run_id, EventId(0, 1), 100)
         await snapshots.restore(redis, older)
-        producer.compare(EventId(0, 1))
+        producer.check_log_end(EventId(0, 1))
         await producer.flush()
         after = await log_reader.read_page(redis, run_id, EventId(0, 1), 100)
 
@@ -138,7 +152,7 @@ async def test_what_is_sent_again_keeps_its_time(redis: Redis, run_id: str, monk
     assert after.events == before.events
 
 
-async def test_lost_tail_shows_at_a_renewal_though_nothing_is_put(redis: Redis, run_id: str) -> None:
+async def test_producer_sends_a_lost_tail_again_after_a_lease_renewal(redis: Redis, run_id: str) -> None:
     async with producing(redis, run_id) as producer:
         first = producer.put(chunk("0"))
         await producer.flush()
@@ -147,17 +161,16 @@ async def test_lost_tail_shows_at_a_renewal_though_nothing_is_put(redis: Redis, 
             producer.put(chunk(text))
         await producer.flush()
         await snapshots.restore(redis, older)
-        producer.compare(first)
+        producer.check_log_end(first)
         await producer.flush()
 
     assert await texts(redis, run_id) == ["0", "1", "2", "3"]
 
 
-async def test_tail_before_the_kept_events_makes_the_worker_claim_anew(redis: Redis, run_id: str) -> None:
-    """Events of a complete stage are not kept; a log that lost them is taken up from what it has."""
-    failures = []
-    async with producing(redis, run_id) as producer:
-        producer.on_failure = failures.append
+async def test_producer_fails_if_the_log_lost_a_complete_stage(redis: Redis, run_id: str) -> None:
+    """Events of a complete stage are not retained, so the worker has to claim the run again."""
+    recorder = AttemptRecorder()
+    async with producing(redis, run_id, listener=recorder) as producer:
         producer.put(StageStarted(stage_id="extraction", attempt=1))
         await producer.flush()
         older = await snapshots.take(redis)
@@ -170,23 +183,22 @@ async def test_tail_before_the_kept_events_makes_the_worker_claim_anew(redis: Re
         with pytest.raises(TailLost):
             producer.put(chunk("y"))
 
-    assert [type(failure) for failure in failures] == [TailLost]
+    assert [type(failure) for failure in recorder.failures] == [TailLost]
 
 
-async def test_fenced_producer_writes_nothing_and_tells_its_owner(redis: Redis, run_id: str) -> None:
-    failures = []
-    async with producing(redis, run_id) as producer:
-        producer.on_failure = failures.append
+async def test_fenced_producer_writes_nothing_and_reports_it(redis: Redis, run_id: str) -> None:
+    recorder = AttemptRecorder()
+    async with producing(redis, run_id, listener=recorder) as producer:
         await run_scripts.claim(redis, run_id, "w2")
         producer.put(chunk("late"))
         with pytest.raises(Fenced):
             await producer.flush()
 
-    assert [type(failure) for failure in failures] == [Fenced]
+    assert [type(failure) for failure in recorder.failures] == [Fenced]
     assert await texts(redis, run_id) == []
 
 
-async def test_pending_events_wait_for_redis_and_hold_the_model_back(
+async def test_producer_holds_the_model_back_while_redis_is_down(
     redis: Redis, run_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     is_away = True
@@ -211,17 +223,16 @@ async def test_pending_events_wait_for_redis_and_hold_the_model_back(
     assert await texts(redis, run_id) == [str(i) for i in range(40)]
 
 
-async def test_append_tells_of_a_cancel(redis: Redis, run_id: str) -> None:
-    told = asyncio.Event()
-    async with producing(redis, run_id) as producer:
-        producer.on_cancel = told.set
+async def test_producer_reports_a_cancel_from_an_append(redis: Redis, run_id: str) -> None:
+    recorder = AttemptRecorder()
+    async with producing(redis, run_id, listener=recorder) as producer:
         await run_scripts.cancel(redis, run_id)
         producer.put(chunk("x"))
-        await asyncio.wait_for(told.wait(), 5)
+        await recorder.until(lambda r: r.cancels)
 
 
-async def test_append_that_can_never_succeed_is_not_tried_for_ever(redis: Redis, run_id: str) -> None:
-    """A stream ahead of its record: whatever made it so, the run must not hang."""
+async def test_producer_gives_up_an_append_that_can_never_succeed(redis: Redis, run_id: str) -> None:
+    """The stream is ahead of the record. The run must not hang, whatever the cause."""
     async with producing(redis, run_id) as producer:
         first = producer.put(chunk("a"))
         await producer.flush()

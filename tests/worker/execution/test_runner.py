@@ -1,4 +1,4 @@
-"""The runner against a real server: a run comes to its end whatever stands in its record."""
+"""The runner against a real server: every run ends, whatever its record and its log hold."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -20,7 +20,8 @@ from stagebus.shared.runtime.clock import wall_ms
 from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage import keys, run_scripts
 from stagebus.shared.store import run_store
-from stagebus.worker.execution.runner import Outcome, Runner
+from stagebus.worker.execution.outcome import Disposition, Outcome
+from stagebus.worker.execution.runner import Runner
 from stagebus.worker.model.provider_limiter import TokenReservation
 from stagebus.worker.tools.registry import ToolRegistry
 from stagebus.worker.tools.sources import SourcedTool
@@ -47,10 +48,10 @@ async def names(redis: Redis, run_id: str) -> list[str]:
     return [event.event.decode() for event in page.events]
 
 
-async def test_run_is_carried_out_to_its_end(redis: Redis, settings: Settings, runner: Runner) -> None:
+async def test_runner_works_on_a_run_to_its_end(redis: Redis, settings: Settings, runner: Runner) -> None:
     run_id = await queued(redis, settings, REQUEST)
 
-    assert await asyncio.wait_for(runner.run(run_id, "token"), 10) == Outcome(is_over=True)
+    assert await asyncio.wait_for(runner.run(run_id, "token"), 10) == Outcome(Disposition.FINISH)
     assert await names(redis, run_id) == [
         "run_queued", "run_started", "stage_started", "tool_completion_chunk", "stage_completed", "done",
     ]  # fmt: skip
@@ -58,9 +59,7 @@ async def test_run_is_carried_out_to_its_end(redis: Redis, settings: Settings, r
     assert await redis.zscore(keys.ACTIVE, run_id) is None
 
 
-async def test_events_say_when_they_were_and_stages_how_long_they_took(
-    redis: Redis, settings: Settings, runner: Runner
-) -> None:
+async def test_events_have_times_and_stages_have_durations(redis: Redis, settings: Settings, runner: Runner) -> None:
     began_at = wall_ms()
     run_id = await queued(redis, settings, REQUEST)
     await asyncio.wait_for(runner.run(run_id, "token"), 10)
@@ -77,10 +76,10 @@ async def test_events_say_when_they_were_and_stages_how_long_they_took(
 
 
 @pytest.mark.parametrize("added", [b"", b',"at":1,"from_the_future":{"n":1}'], ids=["older", "newer"])
-async def test_run_of_another_version_goes_on(
+async def test_run_of_another_version_continues(
     redis: Redis, settings: Settings, runner: Runner, model: ScriptedModel, added: bytes
 ) -> None:
-    """While a system is upgraded: a newer gateway made the run, or an older or newer worker its first stage."""
+    """During an upgrade: a newer gateway created the run, or an older or newer worker ran its first stage."""
     run_id = await queued(redis, settings, {**REQUEST, **({"from_the_future": 1} if added else {})})
     claim = await run_scripts.claim(redis, run_id, "w")
     assert claim is not None
@@ -100,7 +99,7 @@ async def test_run_of_another_version_goes_on(
 
 
 class LateSource:
-    """Gives its one tool when the test says so."""
+    """Offers its tools when the test calls `give`."""
 
     name = "late"
 
@@ -130,7 +129,7 @@ async def _never(_arguments: dict[str, Any], _context: ToolContext) -> None:
 
 @pytest.fixture
 async def late(runner: Runner, settings: Settings) -> AsyncIterator[LateSource]:
-    """The source of the runner's tools, away since the worker began."""
+    """The source of the runner's tools, unreachable since the worker started."""
     late = LateSource()
     registry = ToolRegistry([], settings, sources=[late])
     await registry.start()
@@ -144,10 +143,10 @@ async def begun(redis: Redis, run_id: str) -> None:
 
 
 @pytest.mark.parametrize(("given", "end"), [(["late__one"], "done"), (["late__other"], "error"), ([], "error")])
-async def test_run_waits_for_a_source_that_was_away_since_the_worker_began(
+async def test_run_waits_for_a_tool_source_that_was_never_reachable(
     redis: Redis, settings: Settings, runner: Runner, late: LateSource, given: list[str], end: str
 ) -> None:
-    """Another worker had the tool, so the gateway took the run; what the source does not have, nobody has."""
+    """Another worker had the tool, so the gateway accepted the run. A tool that the source does not have is unknown."""
     run_id = await queued(redis, settings, {**REQUEST, "tools": ["late__one"]})
     running = asyncio.create_task(runner.run(run_id, "token"))
     await begun(redis, run_id)
@@ -160,7 +159,7 @@ async def test_run_waits_for_a_source_that_was_away_since_the_worker_began(
 
 
 @pytest.mark.parametrize("stop", ["a drain", "a cancel", "nothing"])
-async def test_wait_for_a_source_ends(
+async def test_wait_for_a_tool_source_ends(
     redis: Redis, settings: Settings, runner: Runner, late: LateSource, monkeypatch: pytest.MonkeyPatch, stop: str
 ) -> None:
     monkeypatch.setattr("stagebus.worker.tools.registry.SOURCES_MAX_S", 60 if stop != "nothing" else 0.01)
@@ -174,20 +173,20 @@ async def test_wait_for_a_source_ends(
         await run_scripts.cancel(redis, run_id)
     outcome = await asyncio.wait_for(running, 10)
 
-    assert outcome.is_over == (stop != "a drain")
+    assert outcome.disposition is (Disposition.RELEASE if stop == "a drain" else Disposition.FINISH)
     end = {"a drain": "run_started", "a cancel": "cancel", "nothing": "error"}[stop]
     assert (await names(redis, run_id))[-1] == end
 
 
-async def test_run_that_has_ended_is_over_and_stays_as_it_is(redis: Redis, settings: Settings, runner: Runner) -> None:
+async def test_runner_leaves_an_ended_run_unchanged(redis: Redis, settings: Settings, runner: Runner) -> None:
     run_id = await queued(redis, settings, REQUEST)
     await run_store.cancel_run(redis, settings, run_id)
 
-    assert await asyncio.wait_for(runner.run(run_id, "token"), 10) == Outcome(is_over=True)
+    assert await asyncio.wait_for(runner.run(run_id, "token"), 10) == Outcome(Disposition.FINISH)
     assert await names(redis, run_id) == ["run_queued", "cancel"]
 
 
-async def test_cancel_reaches_a_model_that_says_nothing(
+async def test_cancel_reaches_a_silent_model(
     redis: Redis, settings: Settings, runner: Runner, model: ScriptedModel
 ) -> None:
     model.may_answer.clear()
@@ -198,11 +197,11 @@ async def test_cancel_reaches_a_model_that_says_nothing(
     await asyncio.wait_for(running, 10)
 
     assert (await names(redis, run_id))[-1] == "cancel"
-    assert runner._channels._handlers.keys() == {runner._channels._canary}, "the run's channel was given up"
-    assert runner._keeper._held == {}
+    assert runner._channels._handlers.keys() == {runner._channels._canary}, "the run's channel was unsubscribed"
+    assert runner._keeper._leases == {}
 
 
-async def test_drained_run_is_given_back_with_all_that_it_wrote(
+async def test_drained_run_is_given_back_with_its_events_flushed(
     redis: Redis, settings: Settings, runner: Runner, model: ScriptedModel
 ) -> None:
     model.may_answer.clear()
@@ -213,7 +212,7 @@ async def test_drained_run_is_given_back_with_all_that_it_wrote(
     outcome = await asyncio.wait_for(running, 10)
     run = await run_store.get_run(redis, run_id)
 
-    assert outcome == Outcome(is_over=False, attempt=run.attempt)
+    assert outcome == Outcome(Disposition.RELEASE, run.attempt)
     assert run.status is RunStatus.RUNNING
     assert (await names(redis, run_id))[-1] == "stage_started"
 
@@ -223,16 +222,16 @@ async def test_drained_run_is_given_back_with_all_that_it_wrote(
     [{**REQUEST, "timeout_s": "soon"}, {"model": "m"}],
     ids=["no number", "half of it missing"],
 )
-async def test_run_whose_request_cannot_be_read_ends(
+async def test_run_with_an_unreadable_request_ends(
     redis: Redis, settings: Settings, runner: Runner, request_: dict[str, Any]
 ) -> None:
     run_id = await queued(redis, settings, request_)
 
-    assert await asyncio.wait_for(runner.run(run_id, "token"), 10) == Outcome(is_over=True)
+    assert await asyncio.wait_for(runner.run(run_id, "token"), 10) == Outcome(Disposition.FINISH)
     assert (await names(redis, run_id))[-1] == "error"
 
 
-async def test_run_whose_log_cannot_be_read_ends(redis: Redis, settings: Settings, runner: Runner) -> None:
+async def test_run_with_an_unreadable_log_ends(redis: Redis, settings: Settings, runner: Runner) -> None:
     run_id = await queued(redis, settings, REQUEST)
     claim = await run_scripts.claim(redis, run_id, "w")
     assert claim is not None
@@ -242,7 +241,7 @@ async def test_run_whose_log_cannot_be_read_ends(redis: Redis, settings: Setting
         entries=[run_scripts.LogEntry("extraction", "stage_completed", data)],
     )  # fmt: skip
 
-    assert await asyncio.wait_for(runner.run(run_id, "token"), 10) == Outcome(is_over=True)
+    assert await asyncio.wait_for(runner.run(run_id, "token"), 10) == Outcome(Disposition.FINISH)
     assert (await names(redis, run_id))[-1] == "error"
 
 
@@ -258,10 +257,10 @@ async def spoil(redis: Redis, run_id: str, part: str, *, is_deleted: bool) -> No
 
 @pytest.mark.parametrize("is_deleted", [True, False], ids=["deleted", "replaced"])
 @pytest.mark.parametrize("part", ["extraction", "run", "stages"])
-async def test_run_whose_log_lost_a_part_before_it_was_taken_up_has_one_end(
+async def test_run_with_a_damaged_log_has_one_end(
     redis: Redis, settings: Settings, runner: Runner, monkeypatch: pytest.MonkeyPatch, part: str, is_deleted: bool
 ) -> None:
-    monkeypatch.setattr("stagebus.worker.execution.runner.AWAY_BACKOFF_S", 0.01)
+    monkeypatch.setattr("stagebus.worker.execution.runner.RECLAIM_PAUSE_S", 0.01)
     run_id = await queued(redis, settings, REQUEST)
     claim = await run_scripts.claim(redis, run_id, "w")
     assert claim is not None
@@ -271,7 +270,7 @@ async def test_run_whose_log_lost_a_part_before_it_was_taken_up_has_one_end(
     )  # fmt: skip
     await spoil(redis, run_id, part, is_deleted=is_deleted)
 
-    assert await asyncio.wait_for(runner.run(run_id, "token"), 20) == Outcome(is_over=True)
+    assert await asyncio.wait_for(runner.run(run_id, "token"), 20) == Outcome(Disposition.FINISH)
     told = await names(redis, run_id)
     assert [name for name in told if name in ENDS] == told[-1:]
     assert (await run_store.get_run(redis, run_id)).is_terminal
@@ -280,7 +279,7 @@ async def test_run_whose_log_lost_a_part_before_it_was_taken_up_has_one_end(
 
 @pytest.mark.parametrize("is_deleted", [True, False], ids=["deleted", "replaced"])
 @pytest.mark.parametrize("part", ["extraction", "run", "stages"])
-async def test_run_whose_log_loses_a_part_at_work_has_one_end_and_nothing_twice(
+async def test_run_with_a_log_damaged_at_work_has_one_end_and_nothing_twice(
     redis: Redis,
     settings: Settings,
     runner: Runner,
@@ -289,7 +288,7 @@ async def test_run_whose_log_loses_a_part_at_work_has_one_end_and_nothing_twice(
     part: str,
     is_deleted: bool,
 ) -> None:
-    monkeypatch.setattr("stagebus.worker.execution.runner.AWAY_BACKOFF_S", 0.01)
+    monkeypatch.setattr("stagebus.worker.execution.runner.RECLAIM_PAUSE_S", 0.01)
     model.may_answer.clear()
     run_id = await queued(redis, settings, REQUEST)
     running = asyncio.create_task(runner.run(run_id, "token"))
@@ -308,7 +307,7 @@ async def test_run_whose_log_loses_a_part_at_work_has_one_end_and_nothing_twice(
     assert (await run_store.get_run(redis, run_id)).is_terminal
 
 
-async def test_fallbacks_are_asked_in_their_order_and_say_so(redis, settings, runner, model) -> None:
+async def test_fallbacks_are_asked_in_order_and_announced(redis, settings, runner, model) -> None:
     model.down = {"a", "b"}
     run_id = await queued(redis, settings, REQUEST)
     await asyncio.wait_for(runner.run(run_id, "token"), 10)
@@ -321,7 +320,7 @@ async def test_fallbacks_are_asked_in_their_order_and_say_so(redis, settings, ru
     assert completed.result["provider"] == "c"
 
 
-async def test_who_was_down_just_now_is_not_asked_first_by_the_next_run(redis, settings, runner, model) -> None:
+async def test_model_that_was_just_down_is_not_asked_first_by_the_next_run(redis, settings, runner, model) -> None:
     model.down = {"a"}
     for _ in range(2):
         await asyncio.wait_for(runner.run(await queued(redis, settings, REQUEST), "token"), 10)
@@ -329,8 +328,8 @@ async def test_who_was_down_just_now_is_not_asked_first_by_the_next_run(redis, s
     assert model.asked_providers == ["a", "b", "b"]
 
 
-async def test_after_a_first_token_there_is_no_fallback(redis, settings, runner, model) -> None:
-    """The stage is restarted, by the model that was asked for."""
+async def test_fallback_is_not_used_after_the_first_token(redis, settings, runner, model) -> None:
+    """The stage restarts with the requested model."""
     model.answers = [[{"choices": [{"index": 0, "delta": {"content": "hel"}}]}, ModelUnavailable("it was cut")]]
     run_id = await queued(redis, settings, REQUEST)
     await asyncio.wait_for(runner.run(run_id, "token"), 10)
@@ -339,14 +338,14 @@ async def test_after_a_first_token_there_is_no_fallback(redis, settings, runner,
     assert "stage_restarted" in await names(redis, run_id)
 
 
-async def test_each_stage_may_have_its_own_model(redis, settings, runner, model) -> None:
+async def test_stage_may_have_its_own_model(redis, settings, runner, model) -> None:
     run_id = await queued(redis, settings, {**REQUEST, "model": ["b", "c"]})
     await asyncio.wait_for(runner.run(run_id, "token"), 10)
 
     assert model.asked_providers == ["b"]
 
 
-async def test_run_whose_model_nobody_serves_ends(redis, settings, runner, model) -> None:
+async def test_run_with_an_unknown_model_ends(redis, settings, runner, model) -> None:
     run_id = await queued(redis, settings, {**REQUEST, "model": "nope"})
     await asyncio.wait_for(runner.run(run_id, "token"), 10)
 
@@ -354,7 +353,7 @@ async def test_run_whose_model_nobody_serves_ends(redis, settings, runner, model
 
 
 @pytest.mark.parametrize(("usage", "tokens"), [({"total_tokens": 12}, 12), (None, 500)], ids=["told", "estimated"])
-async def test_request_is_counted_as_what_its_answer_used(
+async def test_token_reservation_is_settled_with_the_tokens_used(
     redis, settings, runner, model, monkeypatch, usage: dict | None, tokens: int
 ) -> None:
     spent = []
@@ -373,7 +372,7 @@ async def test_request_is_counted_as_what_its_answer_used(
     assert spent == [tokens]
 
 
-async def test_run_that_waits_for_a_slot_is_given_back_as_soon_as_its_worker_drains(
+async def test_drain_gives_back_a_run_that_waits_for_a_provider_slot(
     redis, settings, runner, model, monkeypatch
 ) -> None:
     is_waiting = asyncio.Event()
@@ -390,15 +389,15 @@ async def test_run_that_waits_for_a_slot_is_given_back_as_soon_as_its_worker_dra
     await asyncio.wait_for(is_waiting.wait(), 10)
     runner.begin_drain()
 
-    assert not (await asyncio.wait_for(running, 10)).is_over
+    assert (await asyncio.wait_for(running, 10)).disposition is Disposition.RELEASE
     assert model.asked_providers == []
     assert (await run_store.get_run(redis, run_id)).tries == 0
 
 
-async def test_run_that_redis_refuses_for_good_is_not_begun_again_without_a_pause(
+async def test_run_that_redis_refuses_is_claimed_again_with_pauses(
     redis: Redis, settings: Settings, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A user of Redis that lost a right, say: each claim asks the provider anew."""
+    """For example, the Redis user lost a permission. Each claim costs another request to the provider."""
     claims = 0
     claim = run_scripts.claim
 

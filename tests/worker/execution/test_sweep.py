@@ -1,4 +1,4 @@
-"""The sweep against a real server: nobody's run is stranded, and one bad record costs no other its sweep."""
+"""The sweep against a real server: no run stays stranded, and a bad record affects no other run."""
 
 import asyncio
 
@@ -22,7 +22,7 @@ async def create(redis: Redis, settings: Settings) -> str:
 
 
 async def strand(redis: Redis, run_id: str) -> None:
-    """Its job vanishes out of the queue."""
+    """Removes the run's job from the queue."""
     await redis.zrem(keys.QUEUE, run_id)
     await redis.delete(keys.job(run_id))
 
@@ -35,19 +35,19 @@ async def is_active(redis: Redis, run_id: str) -> bool:
     return await redis.zscore(keys.ACTIVE, run_id) is not None
 
 
-async def test_run_without_a_job_gets_one(redis: Redis, settings: Settings) -> None:
+async def test_sweep_requeues_a_run_without_a_job(redis: Redis, settings: Settings) -> None:
     stranded, sound = await create(redis, settings), await create(redis, settings)
     score = await redis.zscore(keys.QUEUE, sound)
     await strand(redis, stranded)
     await sweep(redis, settings)
 
     assert await is_queued(redis, stranded)
-    assert await redis.zscore(keys.QUEUE, sound) == score, "the others stay where they are"
+    assert await redis.zscore(keys.QUEUE, sound) == score, "the other runs keep their place"
     assert (await queue_scripts.list_due(redis, 10)).run_ids
 
 
-async def test_every_batch_is_looked_through(redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where runs leave the set while it is walked."""
+async def test_sweep_covers_every_batch(redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if runs leave the set during the sweep."""
     monkeypatch.setattr(sweep_module, "BATCH", 2)
     run_ids = [await create(redis, settings) for _ in range(9)]
     for run_id in run_ids[::2]:
@@ -61,7 +61,7 @@ async def test_every_batch_is_looked_through(redis: Redis, settings: Settings, m
     assert all([await is_queued(redis, run_id) for run_id in run_ids[1::2]])
 
 
-async def test_run_that_no_worker_took_in_time_ends_with_an_error(redis: Redis, settings: Settings) -> None:
+async def test_sweep_ends_a_run_that_waited_too_long(redis: Redis, settings: Settings) -> None:
     run_id = await create(redis, settings)
     await redis.hincrby(keys.run(run_id), "created_at", -round(settings.queue_wait_max_s * 1000) - 1000)
     await sweep(redis, settings)
@@ -73,7 +73,7 @@ async def test_run_that_no_worker_took_in_time_ends_with_an_error(redis: Redis, 
     assert not await is_active(redis, run_id)
 
 
-async def test_cancel_that_its_worker_did_not_live_to_see_is_carried_out(redis: Redis, settings: Settings) -> None:
+async def test_sweep_ends_a_cancelled_run_that_no_worker_holds(redis: Redis, settings: Settings) -> None:
     """The run was given back, so it names no worker."""
     run_id = await create(redis, settings)
     await run_scripts.claim(redis, run_id, "w")
@@ -84,7 +84,7 @@ async def test_cancel_that_its_worker_did_not_live_to_see_is_carried_out(redis: 
     assert (await run_store.get_run(redis, run_id)).status is RunStatus.CANCELLED
 
 
-async def test_held_run_is_left_to_its_worker(redis: Redis, settings: Settings) -> None:
+async def test_sweep_leaves_a_held_run_to_its_worker(redis: Redis, settings: Settings) -> None:
     run_id = await create(redis, settings)
     await run_scripts.claim(redis, run_id, "w")
     await run_scripts.cancel(redis, run_id)
@@ -94,8 +94,8 @@ async def test_held_run_is_left_to_its_worker(redis: Redis, settings: Settings) 
     assert (await run_store.get_run(redis, run_id)).status is RunStatus.RUNNING
 
 
-async def test_run_that_was_begun_and_given_back_may_wait_again(redis: Redis, settings: Settings) -> None:
-    """It has a time limit of its own from its first claim on."""
+async def test_sweep_lets_a_given_back_run_wait_again(redis: Redis, settings: Settings) -> None:
+    """From its first claim on, it has its own time limit."""
     run_id = await create(redis, settings)
     await run_scripts.claim(redis, run_id, "w")
     await redis.hset(keys.run(run_id), "worker", "")
@@ -106,7 +106,7 @@ async def test_run_that_was_begun_and_given_back_may_wait_again(redis: Redis, se
     assert await is_queued(redis, run_id)
 
 
-async def test_half_made_run_is_left_to_its_client_for_a_while(redis: Redis, settings: Settings) -> None:
+async def test_sweep_leaves_an_incomplete_run_to_its_client_for_a_while(redis: Redis, settings: Settings) -> None:
     fresh, old = ids.new_run_id(), "01J9ZK3V7Q8E5W2R4T6Y8A0P1A"
     await redis.zadd(keys.ACTIVE, {fresh: 1, old: 2})
     await sweep(redis, settings)
@@ -116,8 +116,8 @@ async def test_half_made_run_is_left_to_its_client_for_a_while(redis: Redis, set
         await run_store.get_run(redis, old)
 
 
-async def test_one_bad_record_costs_no_other_run_its_sweep(redis: Redis, settings: Settings) -> None:
-    """A state of a newer version, a key of another type, a member that is no run id at all."""
+async def test_sweep_continues_after_a_bad_record(redis: Redis, settings: Settings) -> None:
+    """A status of a newer version, a key of the wrong type, a member that is not a run id."""
     bad, odd, stranded = [await create(redis, settings) for _ in range(3)]
     await redis.hset(keys.run(bad), "status", "paused")
     await redis.set(keys.run(odd), "?", ex=60)
@@ -128,8 +128,8 @@ async def test_one_bad_record_costs_no_other_run_its_sweep(redis: Redis, setting
     assert await is_queued(redis, stranded)
 
 
-async def test_sweep_of_sound_runs_reads_no_request_and_asks_once_a_batch(redis: Redis, settings: Settings) -> None:
-    """Ten thousand runs that wait, each with a long conversation, cost little."""
+async def test_sweep_reads_no_requests_and_uses_one_round_trip_per_batch(redis: Redis, settings: Settings) -> None:
+    """Ten thousand waiting runs with long conversations stay cheap."""
     for _ in range(20):
         await create(redis, settings)
     before = await calls(redis)
@@ -141,8 +141,8 @@ async def test_sweep_of_sound_runs_reads_no_request_and_asks_once_a_batch(redis:
     assert sum((after - before).values()) < 20 * 3 + 10
 
 
-async def test_waiting_run_keeps_its_keys_its_job_and_its_idempotency_key(redis: Redis, settings: Settings) -> None:
-    """It was given back, and no worker was free for nearly as long as its keys were to live."""
+async def test_sweep_renews_the_keys_job_and_idempotency_key_of_a_waiting_run(redis: Redis, settings: Settings) -> None:
+    """It was given back, and no worker was free for almost the whole TTL of its keys."""
     run_id = await run_store.create_run(
         redis, settings, tenant="t", model="m", request={"a": 1}, idempotency_key="mine"
     )
@@ -158,7 +158,7 @@ async def test_waiting_run_keeps_its_keys_its_job_and_its_idempotency_key(redis:
     assert all([await redis.ttl(key) > settings.live_ttl_s - 60 for key in kept])
 
 
-async def test_one_worker_sweeps_for_all_and_lives_through_redis_being_away(
+async def test_sweep_runs_on_one_worker_and_survives_redis_outages(
     redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     swept = asyncio.Event()
@@ -179,7 +179,7 @@ async def test_one_worker_sweeps_for_all_and_lives_through_redis_being_away(
     assert outcomes == []
 
 
-async def test_sweep_that_fails_is_not_the_last_one(
+async def test_sweep_continues_after_an_unexpected_error(
     redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     swept = asyncio.Queue[int]()

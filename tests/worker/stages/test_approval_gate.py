@@ -1,4 +1,4 @@
-"""Calls that wait for a person: asked once, decided once, over as many attempts as it takes."""
+"""Calls that wait for a person: asked about once and decided once, across any number of attempts."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -68,7 +68,7 @@ class Stage:
         self.log: list[Event] = []
 
     async def attempt(self, dies_after: str = "") -> Parked | None:
-        """Work from where the log stands until the stage ends, parks, or its worker dies after such an event."""
+        """Continues from the log until the stage ends or parks, or its worker dies after an event of that name."""
         stored = [
             StoredEvent(str(EventId(1, i)).encode(), "tools", event.event.encode(), event.data())
             for i, event in enumerate(self.log, 1)
@@ -98,7 +98,7 @@ class Stage:
         return found
 
 
-async def test_call_waits_and_runs_once_it_is_approved(registry: ToolRegistry) -> None:
+async def test_call_waits_and_runs_after_its_approval(registry: ToolRegistry) -> None:
     person = Person()
     stage = Stage(registry, [paying("1")], person)
     parked = await stage.attempt()
@@ -107,7 +107,7 @@ async def test_call_waits_and_runs_once_it_is_approved(registry: ToolRegistry) -
     assert (stage.names(), ran) == (["approval_required"], [])
 
     person.now_ms += 1
-    assert await stage.attempt() is not None, "whoever takes it up too soon parks it again"
+    assert await stage.attempt() is not None, "a claim before the decision parks the run again"
     assert stage.names() == ["approval_required"], "and asks nothing twice"
 
     person.decide("1", APPROVE)
@@ -124,7 +124,7 @@ DECISIONS = {
 
 
 @pytest.mark.parametrize(("decision", "told"), DECISIONS.values(), ids=DECISIONS)
-async def test_denied_call_is_told_to_the_model_and_never_begins(
+async def test_denied_call_never_starts_and_the_model_gets_the_reason(
     registry: ToolRegistry, decision: Decision | None, told: str
 ) -> None:
     person = Person()
@@ -143,8 +143,8 @@ async def test_denied_call_is_told_to_the_model_and_never_begins(
     assert told in stage.result("1").content
 
 
-async def test_decision_that_comes_as_the_time_is_over_stands(registry: ToolRegistry) -> None:
-    """The clock and the person decide by one script, and the first of them counts."""
+async def test_decision_made_as_the_call_expires_counts(registry: ToolRegistry) -> None:
+    """The clock and the person use one script, and the first decision counts."""
     person = Person()
     stage = Stage(registry, [paying("1")], person)
     parked = await stage.attempt()
@@ -156,7 +156,7 @@ async def test_decision_that_comes_as_the_time_is_over_stands(registry: ToolRegi
     assert ran == ["paid 5"]
 
 
-async def test_changed_arguments_are_what_runs_and_what_the_model_is_told(registry: ToolRegistry) -> None:
+async def test_arguments_changed_by_an_approval_are_used(registry: ToolRegistry) -> None:
     stage = Stage(registry, [paying("1")], Person())
     stage._person.decide("1", Decision(decision="approve", arguments='{"amount":2}'))
     await stage.attempt()
@@ -167,7 +167,7 @@ async def test_changed_arguments_are_what_runs_and_what_the_model_is_told(regist
     assert ran == ["paid 2"]
 
 
-async def test_answer_is_the_result(registry: ToolRegistry) -> None:
+async def test_answer_of_a_person_is_the_result(registry: ToolRegistry) -> None:
     person = Person()
     stage = Stage(registry, [ASKING], person)
     await stage.attempt()
@@ -178,7 +178,7 @@ async def test_answer_is_the_result(registry: ToolRegistry) -> None:
     assert (stage.result("q").content, stage.result("q").is_error) == ("the blue one", False)
 
 
-async def test_calls_that_need_nobody_run_before_the_stage_parks(registry: ToolRegistry) -> None:
+async def test_calls_without_approval_run_before_the_stage_parks(registry: ToolRegistry) -> None:
     lets_go.set()
     stage = Stage(registry, [paying("1", 1), SLOW, paying("2", 2)], Person())
     parked = await stage.attempt()
@@ -196,7 +196,7 @@ SAME = {
 
 @pytest.mark.parametrize(("decision", "names", "told"), SAME.values(), ids=SAME)
 @pytest.mark.parametrize("dies_after", ["", "approval_decided", "tool_result"])
-async def test_same_calls_are_asked_for_once_and_share_what_comes_of_it(
+async def test_identical_calls_are_asked_about_once_and_share_the_outcome(
     registry: ToolRegistry, decision: Decision, names: list[str], told: str, dies_after: str
 ) -> None:
     stage = Stage(registry, [paying("1"), paying("2")], Person(**{"1": decision}))
@@ -209,7 +209,7 @@ async def test_same_calls_are_asked_for_once_and_share_what_comes_of_it(
     assert len(ran) == (decision is APPROVE)
 
 
-async def test_each_decision_is_carried_out_while_others_wait(registry: ToolRegistry) -> None:
+async def test_decided_call_continues_while_others_wait(registry: ToolRegistry) -> None:
     person = Person()
     stage = Stage(registry, [paying("1", 1), paying("2", 2)], person)
     await stage.attempt()
@@ -223,7 +223,7 @@ async def test_each_decision_is_carried_out_while_others_wait(registry: ToolRegi
     assert stage.names().count("approval_decided") == 2
 
 
-async def test_decision_that_comes_while_another_call_runs_needs_no_parking(registry: ToolRegistry) -> None:
+async def test_decision_during_another_call_needs_no_parking(registry: ToolRegistry) -> None:
     person = Person()
     stage = Stage(registry, [paying("1"), SLOW], person)
     working = asyncio.create_task(stage.attempt())
@@ -245,7 +245,7 @@ DEATHS = {
 
 
 @pytest.mark.parametrize(("event", "paid", "told"), DEATHS.values(), ids=DEATHS)
-async def test_worker_s_death_asks_nothing_twice_and_runs_nothing_twice(
+async def test_worker_death_asks_nothing_twice_and_runs_nothing_twice(
     registry: ToolRegistry, event: str, paid: list[str], told: str
 ) -> None:
     stage = Stage(registry, [paying("1")], Person(**{"1": APPROVE}))
@@ -256,7 +256,7 @@ async def test_worker_s_death_asks_nothing_twice_and_runs_nothing_twice(
     assert (ran, stage.result("1").content) == (paid, told)
 
 
-async def test_denial_is_kept_over_a_worker_s_death(registry: ToolRegistry) -> None:
+async def test_denial_survives_a_worker_death(registry: ToolRegistry) -> None:
     stage = Stage(registry, [paying("1")], Person(**{"1": DENY}))
     await stage.attempt(dies_after="approval_decided")
     await stage.attempt()
@@ -264,7 +264,7 @@ async def test_denial_is_kept_over_a_worker_s_death(registry: ToolRegistry) -> N
     assert (ran, stage.names().count("tool_call"), stage.result("1").content) == ([], 0, DENIED)
 
 
-async def test_call_that_was_asked_for_waits_though_its_tool_needs_no_approval_any_more(registry: ToolRegistry) -> None:
+async def test_call_with_a_logged_request_waits_although_its_tool_changed(registry: ToolRegistry) -> None:
     stage = Stage(registry, [SLOW], Person())
     stage.log = [ApprovalRequired(stage_id="tools", call_id="s", name="slow", arguments="{}", expires_at=10**12)]
 
@@ -281,7 +281,7 @@ async def test_call_that_was_asked_for_waits_though_its_tool_needs_no_approval_a
     ],
     ids=["wrong", "none", "no question"],
 )
-async def test_nobody_is_asked_about_a_call_that_cannot_run(registry: ToolRegistry, call: ToolCallRequest) -> None:
+async def test_call_that_cannot_run_needs_no_approval(registry: ToolRegistry, call: ToolCallRequest) -> None:
     stage = Stage(registry, [call], Person())
 
     assert await stage.attempt() is None

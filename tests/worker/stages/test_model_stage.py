@@ -1,4 +1,4 @@
-"""The model stages: chunks as they come, strip_chunk, then one completion that holds the answer."""
+"""The model stages: stripped chunks as they arrive, then one completion that holds the answer."""
 
 import asyncio
 import dataclasses
@@ -27,7 +27,7 @@ def answering(*steps: dict[str, Any] | Exception) -> ScriptedModel:
 
 
 def chunk(delta: dict[str, Any] | None = None, finish_reason: str | None = None, **fields: Any) -> dict[str, Any]:
-    """As a provider sends it, with all that repeats."""
+    """Returns a chunk as a provider sends it, with all repeated fields."""
     choices = [] if delta is None else [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}]
     return {
         "id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1735689600, "model": "m-1",
@@ -86,7 +86,7 @@ async def test_call_gets_an_id_that_no_earlier_round_has() -> None:
     assert call.id not in {"", "call_0"}
 
 
-async def test_calls_are_looked_for_in_text_only_where_tools_were_offered() -> None:
+async def test_calls_in_text_count_only_if_tools_were_offered() -> None:
     text = '<tool_call>{"name": "get_weather", "arguments": {"city": "Köln"}}</tool_call>'
     without = ModelRequest(model="m", messages=[])
 
@@ -104,7 +104,7 @@ async def test_answer_without_usage_or_model_has_none() -> None:
 
 
 async def test_model_that_fails_leaves_a_stage_without_its_completion() -> None:
-    """What it said before that was passed on already; the stage is done again."""
+    """Its chunks so far were yielded already; the runner restarts the stage."""
     model = answering(says("a"), ModelUnavailable("cut"))
     stage = model_stage("extraction", model, REQUEST, set())
     said = await anext(stage)
@@ -137,7 +137,7 @@ async def test_cancelled_stage_closes_the_provider_s_connection() -> None:
 
 
 @pytest.mark.parametrize(("choice", "called"), [("auto", True), ("none", False)])
-async def test_written_call_is_one_where_calls_are_wanted(choice: str, called: bool) -> None:
+async def test_call_in_text_counts_if_calls_are_wanted(choice: str, called: bool) -> None:
     said = '[get_weather(city="Paris")]'
     model = answering(says(said), chunk({}, "stop"))
     request = dataclasses.replace(REQUEST, tool_choice=choice)
@@ -147,7 +147,7 @@ async def test_written_call_is_one_where_calls_are_wanted(choice: str, called: b
     assert result.text == ("" if called else said)
 
 
-# --- models that are told of their tools in words ------------------------------
+# --- models that get their tools in the prompt -------------------------------
 
 SAID_CALL = '<tool_call>{"name": "get_weather", "arguments": {"city": "Köln"}}</tool_call>'
 BROKEN = '<tool_call>{"name": "get_wea'
@@ -169,7 +169,7 @@ def says_all(text: str) -> ScriptedModel:
     return answering(says(text[:12]), says(text[12:]), chunk({}, "stop"), counts)
 
 
-async def test_prompted_model_is_told_in_words_and_its_calls_are_read_from_its_text() -> None:
+async def test_prompted_model_gets_tools_in_the_prompt_and_calls_in_text() -> None:
     model = says_all(f"Let me see. {SAID_CALL}")
     events = await prompt(model)
 
@@ -185,7 +185,7 @@ async def test_prompted_model_is_told_in_words_and_its_calls_are_read_from_its_t
     assert raw == f"Let me see. {SAID_CALL}", "the log holds what the model said"
 
 
-async def test_prompted_model_is_shown_a_call_where_its_abilities_say_so() -> None:
+async def test_prompted_model_gets_a_worked_example_if_configured() -> None:
     model, shown = says_all("It is warm."), says_all("It is warm.")
     await prompt(model)
     await prompt(shown, route=ModelRoute("m", "p", "m", Abilities(tools="prompted", worked_example=True), {}))
@@ -197,7 +197,7 @@ async def test_prompted_model_is_shown_a_call_where_its_abilities_say_so() -> No
     assert "<tool_call>" in called["content"]
 
 
-async def test_prompted_model_has_a_second_go_and_its_tokens_are_counted_twice() -> None:
+async def test_prompted_model_gets_a_second_try_and_both_are_counted() -> None:
     first = says_all(BROKEN)
     with pytest.raises(InvalidToolCalls, match="not a JSON object") as failure:
         await prompt(first)
@@ -214,15 +214,15 @@ async def test_prompted_model_has_a_second_go_and_its_tokens_are_counted_twice()
 @pytest.mark.parametrize(
     ("text", "calls"), [(BROKEN, []), (SAID_CALL.replace("get_weather", "f"), ["f"]), ("It is warm.", [])]
 )
-async def test_second_answer_is_taken_as_it_is(text: str, calls: list[str]) -> None:
-    """What cannot be carried out then is an error result, as with any model."""
+async def test_prompted_model_s_second_answer_is_accepted(text: str, calls: list[str]) -> None:
+    """A call that cannot be executed then gets an error result, as with any model."""
     result = result_of(await prompt(says_all(text), InvalidToolCalls(["x"], "y", None), tool_choice="required"))
 
     assert [call.name for call in result.tool_calls] == calls
     assert result.text == ("" if calls else text)
 
 
-async def test_prompted_model_that_may_call_nothing_is_told_of_nothing() -> None:
+async def test_prompted_model_without_tools_gets_no_tool_prompt() -> None:
     model = says_all(SAID_CALL)
     result = result_of(await prompt(model, tool_choice="none"))
 
@@ -230,7 +230,7 @@ async def test_prompted_model_that_may_call_nothing_is_told_of_nothing() -> None
     assert (result.text, result.tool_calls) == (SAID_CALL, [])
 
 
-async def test_prompted_model_s_one_call_is_the_first() -> None:
+async def test_prompted_model_limited_to_one_call_makes_the_first() -> None:
     model = says_all(f"{SAID_CALL}\n{SAID_CALL.replace('Köln', 'Bonn')}")
     result = result_of(await prompt(model, parallel_tool_calls=False))
 
@@ -238,20 +238,20 @@ async def test_prompted_model_s_one_call_is_the_first() -> None:
     assert "one <tool_call> at the most" in model.requests[0].messages[0]["content"]
 
 
-async def test_calls_that_the_server_found_by_itself_are_taken() -> None:
+async def test_prompted_model_s_calls_parsed_by_the_server_are_accepted() -> None:
     result = result_of(await prompt(answering(calls(0, "c1", '{"city":"Köln"}'), chunk({}, "tool_calls"))))
 
     assert [(call.id, call.name) for call in result.tool_calls] == [("c1", "get_weather")]
 
 
-# --- lean --------------------------------------------------------------------
+# --- stripped chunks ---------------------------------------------------------
 
 
-def test_what_every_chunk_repeats_is_left_out() -> None:
+def test_strip_chunk_removes_what_every_chunk_repeats() -> None:
     assert strip_chunk(says("a")) == {"choices": [{"index": 0, "delta": {"content": "a"}}]}
 
 
-def test_what_a_chunk_says_is_kept() -> None:
+def test_strip_chunk_keeps_the_content() -> None:
     said = {
         "choices": [
             {
@@ -268,14 +268,14 @@ def test_what_a_chunk_says_is_kept() -> None:
     assert strip_chunk({**chunk(), **said}) == said
 
 
-def test_nulls_of_choices_and_deltas_are_left_out() -> None:
+def test_strip_chunk_removes_nulls_of_choices_and_deltas() -> None:
     nulls = chunk({"content": "a", "role": None, "tool_calls": None, "refusal": None}, usage=None, citations=None)
 
     assert strip_chunk(nulls) == {"choices": [{"index": 0, "delta": {"content": "a"}}]}
 
 
 @pytest.mark.parametrize("choices", ["x", 7, {}, [None], ["x"], [[]], [{"delta": "x"}], [{"delta": []}]])
-def test_choices_that_are_none_are_kept_as_they_came(choices: Any) -> None:
+def test_strip_chunk_keeps_malformed_choices(choices: Any) -> None:
     assert strip_chunk({"choices": choices}) == {"choices": choices}
 
 
@@ -292,8 +292,8 @@ def test_choices_that_are_none_are_kept_as_they_came(choices: Any) -> None:
         max_size=5,
     )
 )
-def test_lean_chunks_give_the_same_answer(deltas: list[dict[str, Any]]) -> None:
-    """All but the model's name, which the completion has."""
+def test_stripped_chunks_give_the_same_answer(deltas: list[dict[str, Any]]) -> None:
+    """Except for the model's name, which the completion has."""
     whole, left = DeltaMerger(), DeltaMerger()
     for delta in deltas:
         whole.add(chunk(delta, model=None))

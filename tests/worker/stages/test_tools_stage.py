@@ -108,7 +108,7 @@ def results(events: Sequence[Event]) -> dict[str, ToolResult]:
     return {event.call_id: event for event in events if isinstance(event, ToolResult)}
 
 
-async def test_calls_run_and_are_summed_up_in_the_order_of_asking(registry: ToolRegistry) -> None:
+async def test_tool_calls_run_and_are_summarised_in_order(registry: ToolRegistry) -> None:
     calls = [call("1", "echo", '{"text": "a"}'), call("2", "echo", '{"text": "b"}')]
 
     events = await collect(registry, calls)
@@ -126,7 +126,7 @@ async def test_calls_run_and_are_summed_up_in_the_order_of_asking(registry: Tool
     assert [(outcome.call_id, outcome.content) for outcome in summary.tool_summary] == [("1", "a"), ("2", "b")]
 
 
-async def test_call_with_a_result_is_not_run_again(registry: ToolRegistry) -> None:
+async def test_tool_call_with_a_result_is_not_run_again(registry: ToolRegistry) -> None:
     calls = [call("1", "echo", '{"text": "a"}'), call("2", "echo", '{"text": "b"}')]
     done = ToolResult(stage_id="tools", call_id="1", name="echo", content="from before")
     checkpoints = Checkpoints(frozenset({"1", "2"}), {"1": done})
@@ -134,7 +134,9 @@ async def test_call_with_a_result_is_not_run_again(registry: ToolRegistry) -> No
     events = await collect(registry, calls, checkpoints=checkpoints)
 
     assert ran == ["b"]
-    assert not [event for event in events if isinstance(event, ToolCall)], "one tool_call a call, whoever runs it"
+    assert not [event for event in events if isinstance(event, ToolCall)], (
+        "one tool_call per call, in whatever attempt it runs"
+    )
     assert isinstance(events[-2], ToolSummary)
     assert [outcome.content for outcome in events[-2].tool_summary] == ["from before", "b"]
 
@@ -209,7 +211,7 @@ async def test_closing_the_stage_cancels_its_tools(registry: ToolRegistry) -> No
     assert not [task for task in asyncio.all_tasks() if "Tool" in str(task.get_coro())]
 
 
-# --- the same call twice -----------------------------------------------------
+# --- identical calls ---------------------------------------------------------
 
 SAME = [
     call("1", "echo", '{"text": "a"}'),
@@ -218,7 +220,7 @@ SAME = [
 ]
 
 
-async def test_same_call_runs_once_and_has_two_results(registry: ToolRegistry) -> None:
+async def test_identical_calls_run_once_and_have_two_results(registry: ToolRegistry) -> None:
     events = await collect(registry, SAME)
 
     assert sorted(ran) == ["a", "b"]
@@ -231,8 +233,8 @@ async def test_same_call_runs_once_and_has_two_results(registry: ToolRegistry) -
 
 
 @pytest.mark.parametrize("stored", range(4))
-async def test_same_call_shares_its_result_through_a_crash(registry: ToolRegistry, stored: int) -> None:
-    """Cut after any result: what the log holds then is taken up, and nothing runs twice."""
+async def test_identical_calls_share_their_result_after_a_crash(registry: ToolRegistry, stored: int) -> None:
+    """The crash comes after any result: the next attempt continues from the log and runs nothing twice."""
     first = [event for event in await collect(registry, SAME) if isinstance(event, ToolResult)][:stored]
     ran.clear()
     checkpoints = Checkpoints(frozenset("123"), {result.call_id: result for result in first})
@@ -244,7 +246,7 @@ async def test_same_call_shares_its_result_through_a_crash(registry: ToolRegistr
     assert sorted(ran) == sorted({"a", "b"} - {result.content for result in first})
 
 
-async def test_once_only_call_asked_twice_runs_once_and_never_after_a_crash(registry: ToolRegistry) -> None:
+async def test_identical_once_only_calls_run_once_and_never_after_a_crash(registry: ToolRegistry) -> None:
     twice = [call("1", "pay", '{"amount": 5}'), call("2", "pay", '{"amount":5}')]
 
     await collect(registry, twice)
@@ -258,7 +260,9 @@ async def test_once_only_call_asked_twice_runs_once_and_never_after_a_crash(regi
     [('{"text": 1}', '{"text": "1"}'), ("{", "{}"), ('{"text": "a"}', '{"text": "a", "more": 1}')],
     ids=["types", "no JSON", "more"],
 )
-async def test_calls_that_differ_are_no_same_call(registry: ToolRegistry, others: tuple[str, str]) -> None:
+async def test_calls_with_different_arguments_are_not_identical(
+    registry: ToolRegistry, others: tuple[str, str]
+) -> None:
     told = results(await collect(registry, [call(str(i), "echo", text) for i, text in enumerate(others)]))
 
     assert {result.same_as for result in told.values()} == {None}
@@ -267,7 +271,7 @@ async def test_calls_that_differ_are_no_same_call(registry: ToolRegistry, others
 # --- the round's limits ------------------------------------------------------
 
 
-async def test_round_that_takes_too_long_has_results_all_the_same(registry: ToolRegistry) -> None:
+async def test_round_beyond_its_time_limit_has_error_results(registry: ToolRegistry) -> None:
     calls = [call("1", "echo", '{"text": "a"}'), call("2", "forever", "{}")]
 
     told = results(await collect(registry, calls, timeout_s=0.05))
@@ -280,19 +284,19 @@ async def test_round_that_takes_too_long_has_results_all_the_same(registry: Tool
 
 
 @pytest.mark.parametrize("name", ["tell", "tell_from_a_thread"])
-async def test_progress_is_few_events_and_the_last_message_is_never_lost(registry: ToolRegistry, name: str) -> None:
+async def test_progress_is_throttled_and_keeps_the_last_message(registry: ToolRegistry, name: str) -> None:
     events = await collect(registry, [call("1", name, "{}")])
 
     told = [event for event in events if isinstance(event, ToolProgress)]
     assert told[-1].message == "step 999"
     assert told[-1].fraction == (1.0 if name == "tell" else None)
-    assert len(told) < 10, "a thousand messages within a moment"
+    assert len(told) < 10, "a thousand messages in quick succession"
     kinds = [type(event) for event in events]
     assert kinds.index(ToolCall) < kinds.index(ToolProgress)
     assert ToolProgress not in kinds[kinds.index(ToolResult) :]
 
 
-async def test_progress_after_the_result_is_nothing(registry: ToolRegistry) -> None:
+async def test_progress_after_the_result_is_dropped(registry: ToolRegistry) -> None:
     contexts.clear()
     await collect(registry, [call("1", "tell_from_a_thread", "{}")])
 
@@ -300,7 +304,7 @@ async def test_progress_after_the_result_is_nothing(registry: ToolRegistry) -> N
     await asyncio.sleep(0)
 
 
-async def test_tool_knows_its_call(registry: ToolRegistry) -> None:
+async def test_tool_context_identifies_the_call(registry: ToolRegistry) -> None:
     told = results(await collect(registry, [call("c1", "tell", "{}")]))
 
     assert told["c1"].content == "01RUN acme tell 7 01RUN:c1"

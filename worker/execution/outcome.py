@@ -1,0 +1,24 @@
+"""What the queue does with a run's job when its worker stops working on the run."""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+from stagebus.worker.stages.approval_gate import Parked
+
+
+class Disposition(StrEnum):
+    """The step that the queue takes, see `LeasedWorker`."""
+
+    FINISH = "finish"  # the run has ended: remove the job
+    RELEASE = "release"  # give the run back, due immediately
+    PARK = "park"  # give the run back until a decision arrives or a call expires
+    ABANDON = "abandon"  # another attempt owns the run: touch nothing
+    REPLACE = "replace"  # the job is unreadable, not the run: queue a new job
+
+
+class Outcome(NamedTuple):
+    """The outcome of a worker's work on a run; `attempt` is set with RELEASE and PARK, `parked` with PARK."""
+
+    disposition: Disposition
+    attempt: int | None = None
+    parked: Parked | None = None
