@@ -101,8 +101,11 @@ class LeasedWorker(Worker):
     async def main(self) -> None:
         """Acquires and runs jobs until the worker drains; survives every error of Redis."""
         polling = asyncio.create_task(self._poll_forever())
-        await self._draining.wait()
-        await cancel_and_wait(polling)
+        draining = asyncio.create_task(self._draining.wait())
+        await asyncio.wait({polling, draining}, return_when=asyncio.FIRST_COMPLETED)
+        if polling.done():
+            polling.result()  # raises: a worker that polls no longer must not live on
+        await cancel_and_wait(polling, draining)
         await self._acquirer.stop()
         await self._on_drain()
         await self._acquirer.settle()

@@ -214,3 +214,24 @@ async def test_run_that_cannot_be_acquired_does_not_block_the_last_slot(
 
     assert works.begun == [other]
     assert 1 <= caplog.text.count(f"run {spoilt} cannot be acquired") <= 3
+
+
+async def test_worker_ends_if_its_polling_is_cancelled_unexpectedly(
+    redis: Redis, settings: Settings, works: Works, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that no longer polls would hold its place and take no runs."""
+
+    async def cancel_itself(*_: Any) -> None:
+        raise asyncio.CancelledError
+
+    async def nothing() -> None:
+        pass
+
+    monkeypatch.setattr(queue_scripts, "list_due", cancel_itself)
+    connection = PipelinedConnection(redis, 5)
+    worker = LeasedWorker(
+        redis, settings, connection=connection, run=works.run, renew_now=nothing, on_drain=works.let_go
+    )
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(asyncio.create_task(worker.main()), 5)
+    await connection.aclose()
