@@ -23,7 +23,7 @@ _FIRST_ERROR_STATUS: Final = 400
 
 
 class AccessRecord:
-    """What the access log says about one request; status 0 means that no response began.
+    """The access log's data about one request; status 0 means that no response began.
 
     It keeps nothing else of the request: the record of a stream lives as long as the stream.
     """

@@ -78,7 +78,7 @@ class SocketWriter:
 
     @property
     def is_detached(self) -> bool:
-        """Whether the response goes on when the app returns."""
+        """True if the response continues after the app returns."""
         return self._body is not None
 
     def disconnect(self) -> None:
@@ -88,12 +88,12 @@ class SocketWriter:
         self.on_disconnect()
 
     def ignores_body_of(self, cycle: RequestResponseCycle) -> bool:
-        """Whether the rest of the request's body can be dropped, because the app has returned."""
+        """Returns True if the rest of the request's body can be dropped, because the app has returned."""
         return cycle is self._cycle and self._app is None
 
     @property
     def is_writable(self) -> bool:
-        """Whether the client is connected and the socket's buffer has room."""
+        """True if the client is connected and the socket's buffer has room."""
         return not (self._cycle.flow.write_paused or self._is_disconnected)
 
     def write(self, data: bytes) -> None:

@@ -27,7 +27,7 @@ class StreamWriter(Protocol):
 
     @property
     def is_writable(self) -> bool:
-        """Whether the client is connected and the socket's buffer has room, so that `write` may be called."""
+        """True if the client is connected and the socket's buffer has room, so that `write` may be called."""
         ...
 
     def write(self, data: bytes) -> None:

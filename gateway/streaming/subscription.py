@@ -54,7 +54,7 @@ class Subscription:
 
     @property
     def is_ready(self) -> bool:
-        """Whether there is something to do: bytes to take, a page to read, or the end to handle."""
+        """True if there is something to do: bytes to take, a page to read, or the end to handle."""
         return bool(self._buffer) or not self.is_live or self.is_ended
 
     def take(self) -> bytes:

@@ -115,9 +115,9 @@ def test_prefork_survives_a_closed_stderr(monkeypatch: pytest.MonkeyPatch) -> No
     """Otherwise no child would be restarted, and each would stop at its next line of output."""
     reading, writing = os.pipe()
     os.close(reading)
-    with os.fdopen(writing, "w", buffering=1) as nobody:
-        monkeypatch.setattr("sys.stderr", nobody)
+    with os.fdopen(writing, "w", buffering=1) as closed_pipe:
+        monkeypatch.setattr("sys.stderr", closed_pipe)
         prefork._print_line("gateway 1", "a line")
         monkeypatch.undo()
         with suppress(OSError):
-            nobody.close()
+            closed_pipe.close()
