@@ -1,4 +1,4 @@
-"""The tool by which a model asks a person. It never runs: the tools stage waits for the answer instead."""
+"""The tool `ask_user`, by which a model asks a person. It never runs: the tools stage waits for the answer instead."""
 
 
 def ask_user(question: str) -> str:
@@ -7,4 +7,4 @@ def ask_user(question: str) -> str:
     Args:
         question: what to ask, in the user's language; one question at a time.
     """
-    raise NotImplementedError(f"the stage asks {question!r}")
+    raise NotImplementedError(f"the tools stage must ask {question!r}")

@@ -1,4 +1,4 @@
-"""How many calls of one tool may be at work at once in a worker."""
+"""Limits the concurrent calls of a tool in a worker."""
 
 import asyncio
 from concurrent.futures import Future
@@ -7,29 +7,29 @@ from typing import Any
 
 
 class ThreadStillRunning(Exception):
-    """A call was given up while its function runs on in a thread, which nothing can end."""
+    """A call was abandoned, but its function still runs in a thread, which cannot be stopped."""
 
     def __init__(self, future: Future[Any]) -> None:
-        super().__init__("the function runs on in its thread")
+        super().__init__("the function still runs in its thread")
         self.future = future
 
 
 class CallLimiter:
-    """So many calls at once, or any number with None; further ones wait, in the order in which they came."""
+    """Allows `limit` concurrent calls, or any number if it is None. Further calls wait in order."""
 
     def __init__(self, limit: int | None = None) -> None:
         self._free = None if limit is None else asyncio.Semaphore(limit)
 
     async def acquire(self) -> None:
-        """Wait for a slot."""
+        """Waits until a call may start."""
         if self._free is not None:
             await self._free.acquire()
 
     def release_after(self, call: asyncio.Task[Any]) -> None:
-        """Free the slot once nothing of the call is at work any more: a thread may outlive its task."""
-        call.add_done_callback(self._ended)
+        """Releases the call's place when it has ended. A thread may outlive the task of its call; then its end counts."""
+        call.add_done_callback(self._on_end)
 
-    def _ended(self, call: asyncio.Task[Any]) -> None:
+    def _on_end(self, call: asyncio.Task[Any]) -> None:
         failure = None if call.cancelled() else call.exception()
         if not isinstance(failure, ThreadStillRunning):
             self._release()
@@ -37,7 +37,7 @@ class CallLimiter:
         loop = asyncio.get_running_loop()
 
         def release(_: object) -> None:
-            with suppress(RuntimeError):  # the loop is closed, and with it every wait
+            with suppress(RuntimeError):  # the loop is closed, so nobody waits
                 loop.call_soon_threadsafe(self._release)
 
         failure.future.add_done_callback(release)

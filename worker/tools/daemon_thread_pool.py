@@ -1,8 +1,7 @@
-"""Threads for tools that are plain functions.
+"""A thread pool for tools that are not async.
 
-`concurrent.futures.ThreadPoolExecutor` joins its threads when the interpreter exits, so
-one function that hangs would keep a drained worker alive. These are daemon threads: a
-call that was given up dies with its process.
+`concurrent.futures.ThreadPoolExecutor` joins its threads when the interpreter exits, so a hanging function would keep a
+drained worker alive. This pool uses daemon threads: an abandoned call ends with its process.
 """
 
 import queue
@@ -18,7 +17,7 @@ _Work = Callable[[], None]
 
 
 class DaemonThreadPool(Executor):
-    """At most so many threads, each begun when it is first needed. Further calls wait for one."""
+    """An executor with at most `threads_max` daemon threads, started on demand. Further calls wait."""
 
     def __init__(self, threads_max: int) -> None:
         self._threads_max = threads_max
@@ -29,7 +28,7 @@ class DaemonThreadPool(Executor):
         self._work: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Run a function in a thread. Cancelled before its turn, it never runs."""
+        """Runs a function in a thread. A call that is cancelled before it starts never runs."""
         future: Future[T] = Future()
 
         def work() -> None:
@@ -37,12 +36,12 @@ class DaemonThreadPool(Executor):
                 return
             try:
                 future.set_result(fn(*args, **kwargs))
-            except BaseException as exc:  # noqa: BLE001 - it belongs to whoever waits for the result
+            except BaseException as exc:  # noqa: BLE001 - the waiting caller gets it
                 future.set_exception(exc)
 
         with self._lock:
             if self._is_closed:
-                raise RuntimeError("the tools' threads are closed")
+                raise RuntimeError("the thread pool is closed")
             self._work.put(work)
             if not self._idle.acquire(blocking=False) and self._threads < self._threads_max:
                 self._threads += 1
@@ -50,7 +49,7 @@ class DaemonThreadPool(Executor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 - Executor's signature
-        """End each thread once it is idle. Never waits: a call may hang for good."""
+        """Ends each thread once it is idle. Never waits, since a call may hang."""
         with self._lock:
             self._is_closed = True
             for _ in range(self._threads):
@@ -59,5 +58,5 @@ class DaemonThreadPool(Executor):
     def _serve(self) -> None:
         while (work := self._work.get()) is not None:
             work()
-            del work  # a result must not live until the next call
+            del work  # so that the result is freed before the next call
             self._idle.release()

@@ -1,8 +1,7 @@
-"""HTTP clients for tools: each reaches its own few origins, and none of them a private address.
+"""HTTP clients for tools with a guard against SSRF: each connects only to its origins, and not to private addresses.
 
-The address is checked after the name was resolved, and the connection goes to the very
-address that was checked, so a name that resolves differently the next time gains nothing.
-Redirects pass the same two checks. TLS still verifies the name, not the address.
+The address is checked after the name was resolved, and the connection goes to the checked address, so DNS rebinding has
+no effect. Redirects pass the same two checks. TLS still verifies the name, not the address.
 """
 
 import asyncio
@@ -28,16 +27,16 @@ _EVENT_STREAM: Final = "text/event-stream"
 _EMPTY_LINE: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _EMPTY_LINE_BYTES: Final = 4
 
-# The addresses of a host; raises OSError where it has none.
+# Returns the addresses of a host; raises OSError if there are none.
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 
 
 class EgressRefused(httpx2.ConnectError):
-    """Where a request would go is not allowed. The message names no address, so a model may read it."""
+    """The target of a request is not allowed. The message contains no address, so a model may read it."""
 
 
 class ResponseTooLong(httpx2.ReadError):
-    """A response is longer than the client's limit, or may be once it is unpacked."""
+    """A response is longer than the client's limit, or is compressed, so that its length is unknown."""
 
 
 class HttpOrigin(NamedTuple):
@@ -49,27 +48,27 @@ class HttpOrigin(NamedTuple):
 
     @classmethod
     def of(cls, url: httpx2.URL | str) -> Self:
-        """The origin of an address.
+        """Returns the origin of a URL.
 
         Raises:
-            ValueError: it is no http or https URL.
+            ValueError: it is not an http or https URL.
         """
         try:
             parsed = httpx2.URL(url)
         except httpx2.InvalidURL as exc:
-            raise ValueError(f"no URL: {exc}") from None
+            raise ValueError(f"not a URL: {exc}") from None
         if parsed.scheme not in _DEFAULT_PORTS or not parsed.host:
-            raise ValueError("a URL begins with http:// or https:// and names a host")
+            raise ValueError("a URL must begin with http:// or https:// and contain a host")
         host = normal_host(parsed.raw_host.decode())
         return cls(parsed.scheme, host, parsed.port or _DEFAULT_PORTS[parsed.scheme])
 
     def upgraded(self) -> "HttpOrigin":
-        """The same over TLS, where both are at their default ports: what a site's own redirect leads to."""
+        """Returns the https origin of an http origin with the default port, the target of a usual redirect."""
         return HttpOrigin("https", self.host, 443) if self[::2] == ("http", 80) else self
 
 
 class Egress:
-    """Makes the clients that tools go out by."""
+    """Creates the HTTP clients of tools."""
 
     def __init__(self, policy: AddressPolicy, response_max_bytes: int, resolve: Resolve | None = None) -> None:
         self._policy = policy
@@ -79,7 +78,7 @@ class Egress:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Egress":
-        """With what the operator allows."""
+        """Creates it with the targets that the operator allows."""
         return cls(AddressPolicy(settings.egress_allow), settings.egress_response_max_bytes)
 
     def client(
@@ -90,14 +89,14 @@ class Egress:
         headers: Mapping[str, str] | None = None,
         event_streams: bool = False,
     ) -> httpx2.AsyncClient:
-        """A client for the origins of `urls` and no others. Proxies that the environment names are not used.
+        """Creates a client for the origins of `urls` only. It ignores proxies of the environment.
 
         Args:
-            timeout_s: for each part of an answer; the whole of it is the caller's to limit.
-            event_streams: those may be of any length; each event has an answer's limit.
+            timeout_s: limit for each read and write; the caller limits the whole request.
+            event_streams: event streams may have any length; the limit applies to each event.
 
         Raises:
-            ValueError: one of `urls` is no http or https URL.
+            ValueError: one of `urls` is not an http or https URL.
         """
         origins = {HttpOrigin.of(url) for url in urls}
         origins |= {origin.upgraded() for origin in origins}
@@ -110,7 +109,7 @@ class Egress:
         )
         return httpx2.AsyncClient(
             transport=transport,
-            # What is packed has no length before it is unpacked.
+            # The length of compressed content is unknown.
             headers={**(headers or {}), "Accept-Encoding": "identity"},
             timeout=httpx2.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S)),
             follow_redirects=True,
@@ -118,7 +117,7 @@ class Egress:
         )
 
     def _ssl_context(self, origins: Iterable[HttpOrigin]) -> ssl.SSLContext:
-        """One for all clients, since to read what the system trusts takes 0.2 s; where none is needed, it trusts nobody."""
+        """Returns one context for all clients, since loading the CA certificates takes 0.2 s; an empty one if all use http."""
         if all(origin.scheme == "http" for origin in origins):
             return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._tls = self._tls or httpx2.create_ssl_context()
@@ -126,13 +125,13 @@ class Egress:
 
 
 async def resolve_host(host: str, port: int) -> list[str]:
-    """What the system's resolver says."""
+    """Resolves a host with the resolver of the system."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 class _GuardedBackend(httpcore2.AsyncNetworkBackend):
-    """Opens the pool's connections: resolves, checks, and connects to what was checked."""
+    """Opens the connections of the pool: resolves the host, checks the addresses and connects to one of them."""
 
     def __init__(self, policy: AddressPolicy, resolve: Resolve) -> None:
         self._policy = policy
@@ -150,7 +149,7 @@ class _GuardedBackend(httpcore2.AsyncNetworkBackend):
         try:
             async with asyncio.timeout(timeout):
                 addresses = await self._addresses(host, port)
-                # Each gets its share of the time, or one that swallows packets would leave none for the others.
+                # Each address gets its share of the time, so that an unresponsive one leaves time for the others.
                 share_s = timeout and timeout / max(1, len(addresses))
                 return await self._connect(addresses, port, share_s, local_address, socket_options)
         except TimeoutError as exc:
@@ -179,14 +178,16 @@ class _GuardedBackend(httpcore2.AsyncNetworkBackend):
             raise httpcore2.ConnectError(f"{host} cannot be resolved") from exc
         refused = [address for address in addresses if not self._policy.permits(host, port, address)]
         if refused:
-            # One is enough: who mixes private addresses among public ones means no good.
-            logger.warning("%s:%d is at %s, which STAGEBUS_EGRESS_ALLOW does not allow", host, port, ", ".join(refused))
-            raise EgressRefused(f"{host} is at no public address; STAGEBUS_EGRESS_ALLOW may allow it")
+            # One is enough: a mix of private and public addresses suggests an attack.
+            logger.warning(
+                "%s:%d has the address %s, which STAGEBUS_EGRESS_ALLOW does not allow", host, port, ", ".join(refused)
+            )
+            raise EgressRefused(f"{host} has no public address; STAGEBUS_EGRESS_ALLOW can allow it")
         return addresses
 
 
 class _GuardedTransport(httpx2.AsyncHTTPTransport):
-    """Takes requests to its origins alone, and answers of a bounded length alone."""
+    """Sends requests to its origins only, and limits the length of responses."""
 
     def __init__(
         self,
@@ -198,25 +199,25 @@ class _GuardedTransport(httpx2.AsyncHTTPTransport):
         event_streams: bool,
     ) -> None:
         super().__init__(verify=ssl_context)
-        # httpx2 2.16 makes its pool without asking for a network backend.
+        # httpx2 2.16 has no parameter for the network backend of its pool.
         self._pool = httpcore2.AsyncConnectionPool(ssl_context=ssl_context, network_backend=backend)
         self._origins = origins
         self._response_max_bytes = response_max_bytes
         self._event_streams = event_streams
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        if not self._is_ours(request.url):
-            raise EgressRefused(f"{request.url.host} is not among the hosts that this tool may reach")
+        if not self._is_allowed(request.url):
+            raise EgressRefused(f"{request.url.host} is not among the hosts of this tool")
         response = await super().handle_async_request(request)
         if response.headers.get("Content-Encoding", "identity") != "identity":
             await response.aclose()
-            raise ResponseTooLong("the answer is compressed, which was not asked for")
+            raise ResponseTooLong("the response is compressed, although this was not requested")
         is_events = self._event_streams and response.headers.get("Content-Type", "").startswith(_EVENT_STREAM)
         assert isinstance(response.stream, httpx2.AsyncByteStream)
         response.stream = _LimitedStream(response.stream, self._response_max_bytes, is_events=is_events)
         return response
 
-    def _is_ours(self, url: httpx2.URL) -> bool:
+    def _is_allowed(self, url: httpx2.URL) -> bool:
         try:
             return HttpOrigin.of(url) in self._origins
         except ValueError:
@@ -224,7 +225,7 @@ class _GuardedTransport(httpx2.AsyncHTTPTransport):
 
 
 class _LimitedStream(httpx2.AsyncByteStream):
-    """A body that ends with an error where it is too long; of events, where one of them is."""
+    """A response body that raises an error if it, or one of its events, is too long."""
 
     def __init__(self, body: httpx2.AsyncByteStream, max_bytes: int, *, is_events: bool) -> None:
         self._body = body
@@ -237,13 +238,13 @@ class _LimitedStream(httpx2.AsyncByteStream):
         async for part in self._body:
             length += len(part)
             if self._is_events:
-                # An event ends with an empty line, which may come in two parts.
+                # An event ends with an empty line, which may be split across two parts.
                 *ended, rest = _EMPTY_LINE.split(tail + part)
                 length = len(rest) if ended else length
                 tail = rest[1 - _EMPTY_LINE_BYTES :]
             if length > self._max_bytes:
-                what = "an event" if self._is_events else "the answer"
-                raise ResponseTooLong(f"{what} is longer than {self._max_bytes} bytes")
+                subject = "an event" if self._is_events else "the response"
+                raise ResponseTooLong(f"{subject} is longer than {self._max_bytes} bytes")
             yield part
 
     async def aclose(self) -> None:

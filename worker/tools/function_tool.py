@@ -1,10 +1,10 @@
-"""A tool out of a typed Python function, and the decorator that gives it options.
+"""Tools made from typed Python functions, and the decorator `tool` for their options.
 
     @tool(timeout_s=60, idempotent=False)
     async def book_table(restaurant: str, guests: Annotated[int, Field(ge=1)] = 2) -> str:
         ...
 
-The decorator is only for options; any function with type hints will do.
+The decorator is only needed for options; any function with type hints can be a tool.
 """
 
 import asyncio
@@ -29,15 +29,15 @@ _OPTIONS: Final = "__stagebus_tool__"
 
 @dataclass(frozen=True, slots=True)
 class ToolOptions:
-    """What a function's author can say of it beyond its signature.
+    """The options of a tool.
 
     Attributes:
-        name: the function's own if not set.
-        timeout_s: `tool_timeout_s` if not set.
-        idempotent: whether the same call may run again when a worker died in it.
-        concurrency: calls of it that one worker runs at once; as many as there are if not set.
-        max_result_bytes: `tool_result_max_bytes` if not set.
-        strict: whether the provider is to hold the model to the schema, by OpenAI's strict mode.
+        name: default: the name of the function.
+        timeout_s: default: `tool_timeout_s`.
+        idempotent: whether a call may run again if a worker died during it.
+        concurrency: most concurrent calls in one worker; default: no limit.
+        max_result_bytes: default: `tool_result_max_bytes`.
+        strict: whether the provider enforces the schema (OpenAI's strict mode).
         requires_approval: whether a call waits until a person has approved it.
     """
 
@@ -60,7 +60,7 @@ def tool(
     strict: bool = False,
     requires_approval: bool = False,
 ) -> Callable[[F], F]:
-    """Give a function options as a tool; the function itself stays as it is."""
+    """Sets the options of a tool. The decorator returns the function unchanged."""
     options = ToolOptions(name, timeout_s, idempotent, concurrency, max_result_bytes, strict, requires_approval)
 
     def mark(function: F) -> F:
@@ -71,14 +71,14 @@ def tool(
 
 
 def options_of(function: ToolFunction) -> ToolOptions:
-    """The options that `tool` gave to a function, or else the defaults."""
+    """Returns the options that `tool` set on a function, or the defaults."""
     options = getattr(function, _OPTIONS, None)
     return options if isinstance(options, ToolOptions) else ToolOptions()
 
 
 @dataclass(frozen=True, slots=True)
 class FunctionBody:
-    """A function as a tool's body: awaited in the event loop if it is async, run in a thread if it is plain."""
+    """The body of a tool that is a function. Async functions run in the event loop, others in a thread."""
 
     name: str
     function: ToolFunction
@@ -88,19 +88,19 @@ class FunctionBody:
 
     @property
     def description(self) -> str:
-        """What the docstring says before its first section."""
+        """The text of the docstring before its first section."""
         return self.signature.description
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The JSON Schema of its arguments."""
+        """The JSON Schema of the arguments."""
         return self.signature.parameters
 
     def prepare(self, arguments: str, context: ToolContext) -> PreparedCall:
-        """Check a call's arguments; awaiting what this returns runs the function.
+        """Checks the arguments of a call. The returned callable runs the function.
 
         Raises:
-            BadArguments: they do not fit.
+            BadArguments: the arguments do not fit the signature.
         """
         positional, named = self.signature.bind(self.name, arguments, context)
         return partial(self._run, partial(self.function, *positional, **named))
@@ -118,11 +118,11 @@ class FunctionBody:
         return outcome if isinstance(outcome, ToolReply) else self._reply(await outcome)
 
     def _run_plain(self, function: Callable[[], Any]) -> ToolReply | Awaitable[Any]:
-        """In a thread: the reply itself, as a large result takes its time to encode."""
+        """Runs in a thread. Encodes the result here, too, since a large one takes time."""
         try:
             result = function()
         except StopIteration as exc:
-            # asyncio's futures take any exception but this one: who waits for it would wait for ever (Python 3.11).
+            # asyncio's futures do not accept StopIteration, so the caller would wait forever (Python 3.11).
             raise RuntimeError("the function raised StopIteration") from exc
         return result if inspect.isawaitable(result) else self._reply(result)
 

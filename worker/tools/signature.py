@@ -1,6 +1,6 @@
-"""A function's signature: its JSON Schema for the model, and the check of a call's arguments.
+"""Reads the signature of a tool's function: the JSON Schema for the model, and the validation of arguments.
 
-Its docstring tells the model what it does and, under `Args`, what each parameter means.
+The descriptions of the tool and of its parameters come from the docstring.
 """
 
 import inspect
@@ -26,15 +26,19 @@ _ERRORS_MAX: Final = 20
 
 
 class BadArguments(Exception):
-    """A call's arguments do not fit. The message is for the model: it names each field."""
+    """The arguments of a call are invalid. The message is for the model and names each field."""
 
 
 class Signature(NamedTuple):
-    """A function as the model and the validation see it.
+    """The parsed signature of a function.
 
     Attributes:
-        parameters: the schema as the model is told.
-        loose: the schema before it was made strict; None where it was not.
+        parameters: the JSON Schema for the model.
+        loose: the schema before its conversion to strict mode; None without strict mode.
+        names: all parameters in order.
+        positional: the positional-only parameters.
+        contexts: the parameters of type `ToolContext`.
+        model: validates the arguments.
     """
 
     description: str
@@ -46,40 +50,40 @@ class Signature(NamedTuple):
     model: type[BaseModel]
 
     def bind(self, tool_name: str, arguments: str, context: ToolContext) -> tuple[list[Any], dict[str, Any]]:
-        """The positional and the named arguments out of a call's JSON; no text is no arguments.
+        """Parses the JSON of a call into positional and named arguments. An empty text means no arguments.
 
         Raises:
-            BadArguments: they are no JSON object, or do not fit.
+            BadArguments: the text is not a JSON object, or the arguments do not fit.
         """
         parse_object(tool_name, arguments)
         try:
-            bound = self.model.model_validate_json(self._given(_text(arguments)))
+            bound = self.model.model_validate_json(self._without_nulls(_text(arguments)))
         except ValidationError as exc:
             raise BadArguments(_explain(tool_name, exc)) from None
         values = {
-            name: context if name in self.contexts else getattr(bound, _field(place))
-            for place, name in enumerate(self.names)
+            name: context if name in self.contexts else getattr(bound, _field(index))
+            for index, name in enumerate(self.names)
         }
         positional = [values.pop(name) for name in self.names if name in self.positional]
         return positional, values
 
-    def _given(self, text: str) -> str | bytes:
-        """The arguments without the nulls by which a strict call says that it leaves something to its default."""
+    def _without_nulls(self, text: str) -> str | bytes:
+        """Returns the arguments without the nulls by which a strict call requests defaults."""
         if self.loose is None:
             return text
         return pydantic_core.to_json(without_nulls(self.loose, pydantic_core.from_json(text)))
 
 
 def parse_object(tool_name: str, arguments: str) -> dict[str, Any]:
-    """The object out of a call's JSON; no text is no arguments.
+    """Parses the JSON of a call. An empty text means no arguments.
 
     Raises:
-        BadArguments: it is no JSON object.
+        BadArguments: the text is not a JSON object.
     """
     try:
         parsed = orjson.loads(_text(arguments))
     except orjson.JSONDecodeError as exc:
-        raise BadArguments(f"The arguments of {tool_name} are no JSON: {exc}.") from None
+        raise BadArguments(f"The arguments of {tool_name} are not valid JSON: {exc}.") from None
     if not isinstance(parsed, dict):
         raise BadArguments(f"The arguments of {tool_name} must be a JSON object.")
     return parsed
@@ -91,23 +95,23 @@ def _text(arguments: str) -> str:
 
 
 def read_signature(function: ToolFunction, name: str, *, is_strict: bool = False) -> Signature:
-    """What a function's signature and docstring say.
+    """Reads the signature and the docstring of a function.
 
     Args:
-        is_strict: whether the schema is to be one of OpenAI's strict mode.
+        is_strict: whether to convert the schema for OpenAI's strict mode.
 
     Raises:
-        BadTool: no schema can be made of it; the message says why.
+        BadTool: the signature has no JSON Schema; the message says why.
     """
     try:
         parameters = inspect.signature(function, eval_str=True).parameters
     except (NameError, TypeError, ValueError, SyntaxError) as exc:
-        raise BadTool(f"tool {name!r}: its signature cannot be read: {exc}") from exc
+        raise BadTool(f"tool {name!r}: the signature cannot be read: {exc}") from exc
     documentation = parse_docstring(inspect.getdoc(function))
     contexts = frozenset(p.name for p in parameters.values() if _is_context(p.annotation))
     fields = {
-        _field(place): _field_of(parameter, documentation.parameters.get(parameter.name), name)
-        for place, parameter in enumerate(parameters.values())
+        _field(index): _field_of(parameter, documentation.parameters.get(parameter.name), name)
+        for index, parameter in enumerate(parameters.values())
         if parameter.name not in contexts
     }
     config = ConfigDict(extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=False)
@@ -115,15 +119,15 @@ def read_signature(function: ToolFunction, name: str, *, is_strict: bool = False
         model: type[BaseModel] = create_model(name, __config__=config, **fields)
         schema = model.model_json_schema(schema_generator=_Schema)
     except (PydanticUserError, TypeError) as exc:
-        raise BadTool(f"tool {name!r}: its parameters have no JSON Schema: {str(exc).splitlines()[0]}") from exc
+        raise BadTool(f"tool {name!r}: the parameters have no JSON Schema: {str(exc).splitlines()[0]}") from exc
     loose = _tidy(schema)
     try:
-        parameters_told = to_strict(loose) if is_strict else loose
+        parameters_shown = to_strict(loose) if is_strict else loose
     except NotStrict as exc:
         raise BadTool(f"tool {name!r} cannot be strict: {exc}") from exc
     return Signature(
         description=documentation.description,
-        parameters=parameters_told,
+        parameters=parameters_shown,
         loose=loose if is_strict else None,
         names=tuple(parameters),
         positional=frozenset(p.name for p in parameters.values() if p.kind is p.POSITIONAL_ONLY),
@@ -133,20 +137,20 @@ def read_signature(function: ToolFunction, name: str, *, is_strict: bool = False
 
 
 def _is_context(hint: Any) -> bool:
-    """Whether a parameter is for the `ToolContext`; `ToolContext | None` lets people call the function without."""
+    """Returns whether the type is `ToolContext` or `ToolContext | None`, with which the function can be called without one."""
     if get_origin(hint) in (Union, types.UnionType):
         return ToolContext in get_args(hint)
     return hint is ToolContext
 
 
-def _field(place: int) -> str:
-    """A field's name within the model; the parameter's own is its alias, as it may be one that pydantic uses."""
-    return f"p{place}"
+def _field(index: int) -> str:
+    """Returns the name of a field in the model. The parameter's name is its alias, since pydantic may reserve that name."""
+    return f"p{index}"
 
 
 def _field_of(parameter: inspect.Parameter, description: str | None, name: str) -> Any:
     if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-        raise BadTool(f"tool {name!r}: a model cannot fill {parameter}; name every parameter")
+        raise BadTool(f"tool {name!r}: a model cannot fill {parameter}; use named parameters")
     hint = Any if parameter.annotation is parameter.empty else parameter.annotation
     if description:
         hint = Annotated[hint, Field(description=description)]
@@ -155,12 +159,12 @@ def _field_of(parameter: inspect.Parameter, description: str | None, name: str) 
 
 
 class _Schema(GenerateJsonSchema):
-    # A default that JSON cannot say is simply not said; the function knows it.
+    # A default without a JSON form is left out of the schema; the function still uses it.
     ignored_warning_kinds: set[JsonSchemaWarningKind] = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012 - pydantic's declaration
 
 
 def _tidy(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema without the titles that pydantic makes of names: a model pays for every token of them."""
+    """Removes the titles that pydantic adds, since they cost tokens."""
     tidied: dict[str, Any] = {}
     for key, value in schema.items():
         if key == "title" and isinstance(value, str):

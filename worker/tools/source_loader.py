@@ -1,4 +1,4 @@
-"""The sources of tools that a worker has, out of its tools file."""
+"""Creates the tool sources of a worker from its tools file."""
 
 from pathlib import Path
 
@@ -10,10 +10,10 @@ from stagebus.worker.tools.sources_file import KIND, McpEntry, OpenApiEntry, Sou
 
 
 def load_sources(settings: Settings, egress: Egress) -> list[ToolSource]:
-    """Those that the file names; none where no file is set.
+    """Creates the sources of the tools file; none if no file is set.
 
     Raises:
-        BadTool: the file does not hold; the message says what to change in it.
+        BadTool: the file is invalid; the message says what to change.
     """
     if settings.tools_file is None:
         return []
@@ -25,15 +25,15 @@ def load_sources(settings: Settings, egress: Egress) -> list[ToolSource]:
 
 def _mcp_source(name: str, entry: McpEntry, egress: Egress) -> ToolSource:
     try:
-        from stagebus.worker.tools.mcp.mcp_source import McpSource  # takes 0.8 s, and is an extra
+        from stagebus.worker.tools.mcp.mcp_source import McpSource  # takes 0.8 s and needs an extra
     except ModuleNotFoundError as exc:
-        raise BadTool(f"mcp.{name}: MCP servers need one package more: pip install 'stagebus[mcp]'") from exc
+        raise BadTool(f"mcp.{name}: MCP servers need another package: pip install 'stagebus[mcp]'") from exc
     return McpSource(name, entry, egress)
 
 
 def _openapi_source(name: str, entry: OpenApiEntry, folder: Path, settings: Settings, egress: Egress) -> ToolSource:
     from stagebus.worker.tools.openapi.openapi_source import (
-        OpenApiSource,  # its validator takes 0.1 s, for those who want it
+        OpenApiSource,  # importing its validator takes 0.1 s
     )
 
     if not entry.is_remote:

@@ -1,7 +1,6 @@
-"""Where tools come from that are no functions of ours: MCP servers, OpenAPI documents.
+"""The interface of tool sources: MCP servers and OpenAPI documents.
 
-A source is asked for its tools whenever something may have changed; what a run was given
-stays as it is.
+The registry reads a source's tools at each change. The tools of an attempt that already runs do not change.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ from stagebus.worker.tools.tool import PreparedCall
 from stagebus.worker.tools.tool_context import ToolContext
 from stagebus.worker.tools.tool_results import ToolReply, encode_result
 
-# A model pays for every token of them in every request.
+# Descriptions and schemas cost tokens in every request.
 DESCRIPTION_MAX_BYTES: Final = 8 * 2**10
 SCHEMA_MAX_BYTES: Final = 64 * 2**10
 
@@ -26,18 +25,18 @@ def _accept(_arguments: dict[str, Any]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class SourcedTool:
-    """A tool as its source describes it.
+    """A tool of a source.
 
     Attributes:
-        name: unique among all tools of its source; 1 to 64 letters, digits, _ and -.
-        parameters: the JSON Schema of its arguments, an object's.
-        call: carries out a call; gets the arguments as an object, and the context.
-        check: raises BadArguments where the far side would not take them, if that can be known here.
-        idempotent: whether the same call may run again when a worker died in it.
-        timeout_s: its own limit, or None for that of all tools.
-        result_max_bytes: likewise.
+        name: unique among the tools of the source; 1 to 64 letters, digits, _ and -.
+        parameters: the JSON Schema of the arguments, of type object.
+        call: executes a call; gets the arguments as an object, and the context.
+        check: raises BadArguments if the server is known to reject the arguments.
+        idempotent: whether a call may run again if a worker died during it.
+        timeout_s: time limit of a call, or None for the general one.
+        result_max_bytes: limit of a result, or None for the general one.
         requires_approval: whether a call waits until a person has approved it.
-        limiter: how many calls may be at work at once; one for all tools of the source that share a limit.
+        limiter: limits concurrent calls; tools may share one.
     """
 
     name: str
@@ -53,13 +52,12 @@ class SourcedTool:
 
 
 class ToolSource(Protocol):
-    """Gives tools, and more or fewer of them as time goes by.
+    """A source of tools, which may change over time.
 
     Attributes:
-        name: what the operator called it.
-        on_change: called when `tools` would answer differently, and when it gave them for the first time; set by
-            who uses the source.
-        is_known: whether it ever gave its tools: before that nobody can say what is none of them.
+        name: the name in the tools file.
+        on_change: set by the registry; called when the result of `tools` changes, and after the first listing.
+        is_known: whether the source has listed its tools at least once.
     """
 
     name: str
@@ -67,37 +65,37 @@ class ToolSource(Protocol):
     is_known: bool
 
     def tools(self) -> Sequence[SourcedTool]:
-        """The tools of now. One whose server is away for a while stays; its calls say so."""
+        """Returns the current tools. If the server is unreachable, the tools stay and their calls fail with a message."""
 
     async def start(self) -> None:
-        """Begin; return when the tools are there or are not to be had at the moment. Never raises for that."""
+        """Starts the source. Returns when the tools are listed or the first try has failed; does not raise for that."""
 
     async def aclose(self) -> None:
-        """Let go of connections and processes."""
+        """Closes connections and processes."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourcedBody:
-    """A source's tool as a tool's body."""
+    """The body of a tool that a source provides."""
 
     tool: SourcedTool
     result_max_bytes: int
 
     @property
     def description(self) -> str:
-        """As the source has it."""
+        """The description of the source."""
         return self.tool.description
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """As the source has them."""
+        """The JSON Schema of the source."""
         return dict(self.tool.parameters)
 
     def prepare(self, arguments: str, context: ToolContext) -> PreparedCall:
-        """Take a call's arguments; awaiting what this returns asks the far side.
+        """Checks the arguments of a call. The returned callable sends the call to the source.
 
         Raises:
-            BadArguments: they are no JSON object, or the source knows that they do not fit.
+            BadArguments: the arguments are not a JSON object, or the source rejects them.
         """
         parsed = parse_object(self.tool.name, arguments)
         self.tool.check(parsed)

@@ -1,4 +1,4 @@
-"""The tools file, `STAGEBUS_TOOLS_FILE`: MCP servers and OpenAPI documents whose tools a worker has.
+"""The schema of the tools file, `STAGEBUS_TOOLS_FILE`: the MCP servers and OpenAPI documents of a worker.
 
 [mcp.files]
 command = "npx"
@@ -32,7 +32,7 @@ KIND: Final = ConfigKind("STAGEBUS_TOOLS_FILE", "docs/tool-sources.md", BadTool)
 SOURCES_MAX: Final = 100
 OPERATIONS_MAX: Final = 500
 
-# No double underscore: that is what parts a source's name from a tool's.
+# No double underscore, which separates the source's name from the tool's.
 SourceName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9-]{1,24}(_[a-zA-Z0-9-]{1,24})*$", max_length=32)]
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")]
 VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
@@ -47,50 +47,52 @@ def _check_url(url: str | None) -> str | None:
 
 
 class SourceEntry(ConfigEntry):
-    """What all sources may say."""
+    """The keys of every source."""
 
-    timeout_s: float | None = Field(default=None, gt=0, description="one call; else STAGEBUS_TOOL_TIMEOUT_S")
-    concurrency: int | None = Field(default=None, ge=1, description="calls that one worker has at work here at once")
+    timeout_s: float | None = Field(
+        default=None, gt=0, description="time limit of a call; default: STAGEBUS_TOOL_TIMEOUT_S"
+    )
+    concurrency: int | None = Field(default=None, ge=1, description="most concurrent calls of one worker")
     max_result_bytes: int | None = Field(
-        default=None, ge=RESULT_MIN_BYTES, description="of a result; else STAGEBUS_TOOL_RESULT_MAX_BYTES"
+        default=None, ge=RESULT_MIN_BYTES, description="limit of a result; default: STAGEBUS_TOOL_RESULT_MAX_BYTES"
     )
     requires_approval: list[str] = Field(
-        default=[], description="the tools whose calls wait for a person, by the source's names; * and ? match"
+        default=[], description="tools whose calls wait for a person's approval, by the source's names; * and ? match"
     )
     idempotent: list[str] | None = Field(
         default=None,
-        description="the tools whose calls may run again if a worker dies in them, in place of what the source says",
+        description="tools whose calls may run again after a worker's death; overrides the source's own hints",
     )
 
     def needs_approval(self, *names: str) -> bool:
-        """Whether calls of the tool of these names wait for a person."""
+        """Returns whether calls of a tool with these names wait for a person's approval."""
         return any(_matches(name, self.requires_approval) for name in names)
 
     def may_repeat(self, *names: str, otherwise: bool) -> bool:
-        """Whether the tool of these names is idempotent; `otherwise`: what its source says."""
+        """Returns whether a tool with these names is idempotent; `otherwise` is the source's hint."""
         return otherwise if self.idempotent is None else any(_matches(name, self.idempotent) for name in names)
 
     def unknown(self, patterns: Iterable[str], names: Collection[str]) -> list[str]:
-        """Those of an option's patterns that are no tool of the source: written wrong, or the tool is gone."""
+        """Returns the patterns that match no tool of the source: misspelt, or the tool was removed."""
         return [pattern for pattern in dict.fromkeys(patterns) if not any(_matches(name, [pattern]) for name in names)]
 
 
 class McpEntry(SourceEntry):
-    """One MCP server: a command, or an address."""
+    """One MCP server: a command or a URL."""
 
-    command: str | None = Field(default=None, min_length=1, description="a program that speaks MCP over its pipes")
-    args: list[str] = Field(default=[], max_length=256, description="the command's arguments")
+    command: str | None = Field(default=None, min_length=1, description="program that speaks MCP over stdin and stdout")
+    args: list[str] = Field(default=[], max_length=256, description="arguments of the command")
     env: dict[VariableName, Secret] = Field(
         default={},
-        description="its environment, beside PATH, HOME, USER, LOGNAME, SHELL and TERM; no more is inherited",
+        description="environment variables of the command; it inherits only PATH, HOME, USER, LOGNAME, SHELL and TERM",
     )
-    cwd: Path | None = Field(default=None, description="the folder that it runs in")
-    url: str | None = Field(default=None, description="a server that speaks MCP over streamable HTTP")
+    cwd: Path | None = Field(default=None, description="working directory of the command")
+    url: str | None = Field(default=None, description="URL of a server that speaks MCP over streamable HTTP")
     headers: dict[HeaderName, Secret] = Field(default={}, description="headers of each request")
-    include: list[str] = Field(default=["*"], description="the tools to offer, by the server's names; * and ? match")
-    exclude: list[str] = Field(default=[], description="of those, the ones not to offer")
+    include: list[str] = Field(default=["*"], description="tools to offer, by the server's names; * and ? match")
+    exclude: list[str] = Field(default=[], description="tools of `include` that are not offered")
     connect_timeout_s: float = Field(
-        default=30.0, gt=0, description="until a server that was started has told its tools"
+        default=30.0, gt=0, description="time limit until a started server has listed its tools"
     )
 
     _check_url = field_validator("url")(_check_url)
@@ -98,15 +100,15 @@ class McpEntry(SourceEntry):
     @model_validator(mode="after")
     def _check_one(self) -> Self:
         if (self.command is None) == (self.url is None):
-            raise ValueError("has either a command or a url")
+            raise ValueError("must have either a command or a url")
         if self.url is not None and (self.args or self.env or self.cwd):
-            raise ValueError("args, env and cwd go with a command, not with a url")
+            raise ValueError("args, env and cwd need a command, not a url")
         if self.command is not None and self.headers:
-            raise ValueError("headers go with a url, not with a command")
+            raise ValueError("headers need a url, not a command")
         return self
 
     def offers(self, tool: str) -> bool:
-        """Whether a tool of the server's is wanted."""
+        """Returns whether a tool of the server is offered."""
         return _matches(tool, self.include) and not _matches(tool, self.exclude)
 
 
@@ -115,37 +117,39 @@ def _matches(name: str, patterns: list[str]) -> bool:
 
 
 class BasicAuth(ConfigEntry):
-    """A user and a password."""
+    """Credentials of HTTP basic authentication."""
 
     user: str = Field(pattern=r"^[^:\x00-\x1f]{1,256}$")
     password: Secret
 
 
 class OpenApiEntry(SourceEntry):
-    """One OpenAPI document, and what of it is offered."""
+    """One OpenAPI document and the operations to offer."""
 
-    document: str = Field(min_length=1, description="the document, JSON or YAML: a file, or an address")
+    document: str = Field(min_length=1, description="path or URL of the document, JSON or YAML")
     operations: list[str] = Field(
-        min_length=1, max_length=OPERATIONS_MAX, description="what becomes a tool: operationIds, or GET /path"
+        min_length=1, max_length=OPERATIONS_MAX, description="operations to offer: operationIds, or GET /path"
     )
-    base_url: str | None = Field(default=None, description="where the service is; else the document's first server")
+    base_url: str | None = Field(
+        default=None, description="base URL of the service; default: the document's first server"
+    )
     fixed: dict[str, Any] = Field(
-        default={}, description="parameters, and properties of bodies, that no model sees or sets"
+        default={}, description="values of parameters and body properties that the model cannot see or set"
     )
-    bearer: Secret | None = Field(default=None, description="a token, for Authorization")
-    basic: BasicAuth | None = Field(default=None, description="a user and a password, for Authorization")
+    bearer: Secret | None = Field(default=None, description="token for the Authorization header")
+    basic: BasicAuth | None = Field(default=None, description="user and password for the Authorization header")
     headers: dict[HeaderName, Secret] = Field(default={}, description="headers of each request, such as X-Api-Key")
     query: dict[str, Secret] = Field(default={}, description="query parameters of each request, such as api_key")
     idempotency_header: HeaderName | None = Field(
         default=None,
-        description="the header by which the service knows a repeated call; then every call may be repeated",
+        description="header by which the service recognises a repeated call; makes every call repeatable",
     )
 
     _check_base_url = field_validator("base_url")(_check_url)
 
     @property
     def is_remote(self) -> bool:
-        """Whether the document is at an address."""
+        """Returns whether the document is at a URL."""
         return self.document.startswith(("http://", "https://"))
 
     @model_validator(mode="after")
@@ -153,12 +157,12 @@ class OpenApiEntry(SourceEntry):
         if self.is_remote:
             _check_url(self.document)
         if self.bearer is not None and self.basic is not None:
-            raise ValueError("has either bearer or basic")
+            raise ValueError("must not have both bearer and basic")
         return self
 
 
 class SourcesFile(ConfigEntry):
-    """The whole file."""
+    """The tools file."""
 
     mcp: dict[SourceName, McpEntry] = Field(default={}, max_length=SOURCES_MAX)
     openapi: dict[SourceName, OpenApiEntry] = Field(default={}, max_length=SOURCES_MAX)
@@ -167,5 +171,5 @@ class SourcesFile(ConfigEntry):
     def _check_names(self) -> Self:
         both = sorted(self.mcp.keys() & self.openapi.keys())
         if both:
-            raise ValueError(f"mcp and openapi both have {', '.join(both)}; their tools would be called alike")
+            raise ValueError(f"mcp and openapi both define {', '.join(both)}; their tools would have the same names")
         return self

@@ -1,11 +1,11 @@
-"""OpenAI's strict mode: a schema that the provider can hold a model to; sans-IO.
+"""Converts JSON Schemas for OpenAI's strict mode, in which the provider enforces the schema; sans-IO.
 
-Every property is required, and where the function has a default, null stands for it. What
-strict mode cannot say, such as a text's length, is left out: the arguments are checked all
-the same. What has no strict form at all is an error when the worker starts.
+Every property is required, and null stands for the default of a parameter. Keywords that strict mode does not support,
+such as a text's length, are left out; the arguments are still validated. A schema without a strict form is an error when
+the worker starts.
 
-The openai SDK's own conversion does not do: it requires properties that have defaults
-without letting them be null, and passes on objects with free keys, which the API refuses.
+The conversion of the openai SDK is not sufficient: it requires properties with defaults without allowing null, and keeps
+objects with free keys, which the API rejects.
 Spec: https://platform.openai.com/docs/guides/structured-outputs#supported-schemas
 """
 
@@ -24,14 +24,14 @@ _UNIONS: Final = ("anyOf", "oneOf")
 
 
 class NotStrict(Exception):
-    """A part of a schema has no strict form; the message names it."""
+    """A part of a schema has no strict form. The message names the part."""
 
 
 def to_strict(schema: Schema) -> dict[str, Any]:
-    """The strict form of an object's schema.
+    """Returns the strict form of the schema of an object.
 
     Raises:
-        NotStrict: there is none.
+        NotStrict: the schema has no strict form.
     """
     definitions = schema.get("$defs", {})
     strict = _convert(schema, "", definitions)
@@ -41,17 +41,17 @@ def to_strict(schema: Schema) -> dict[str, Any]:
 
 
 def without_nulls(schema: Schema, value: Any) -> Any:
-    """A value of the strict schema as one of the schema it was made of: what is null for its default is left out.
+    """Converts a value of the strict schema to one of the original schema, without the nulls that stand for defaults.
 
     Args:
-        schema: the one that was given to `to_strict`.
+        schema: the original schema, as given to `to_strict`.
     """
     return _restore(schema, value, schema.get("$defs", {}))
 
 
 def _convert(schema: Schema, where: str, definitions: Schema) -> dict[str, Any]:
     if "$ref" in schema:
-        # A reference may have nothing beside it.
+        # A reference must not have other keywords beside it.
         ref = {"$ref": schema["$ref"]}
         return {"anyOf": [ref], "description": schema["description"]} if "description" in schema else ref
     for union in _UNIONS:
@@ -59,7 +59,7 @@ def _convert(schema: Schema, where: str, definitions: Schema) -> dict[str, Any]:
             kept = {"description": schema["description"]} if "description" in schema else {}
             return {**kept, "anyOf": [_convert(inner, where, definitions) for inner in schema[union]]}
     if "allOf" in schema:
-        raise _refused(where, "it has to fit several schemas at once")
+        raise _refused(where, "it must fit several schemas at once")
     strict = {name: value for name, value in schema.items() if name in _KEPT}
     if schema.get("format") in _FORMATS:
         strict["format"] = schema["format"]
@@ -71,13 +71,13 @@ def _convert(schema: Schema, where: str, definitions: Schema) -> dict[str, Any]:
         case "array":
             return strict | {"items": _convert(_items(schema, where), f"{where}[]", definitions)}
         case None if "enum" not in strict:
-            raise _refused(where, "it may be of any type; give it a type")
+            raise _refused(where, "it has no type; give it one")
     return strict
 
 
 def _convert_object(schema: Schema, where: str, definitions: Schema) -> dict[str, Any]:
     if schema.get("additionalProperties", False) is not False or "properties" not in schema:
-        raise _refused(where, "any key may stand in it; use a model with named fields, or a list of such")
+        raise _refused(where, "it allows any key; use a model with named fields, or a list of models")
     properties = {
         name: _convert_property(inner, f"{where}.{name}".lstrip("."), name in schema.get("required", ()), definitions)
         for name, inner in schema["properties"].items()
@@ -85,7 +85,7 @@ def _convert_object(schema: Schema, where: str, definitions: Schema) -> dict[str
     return {"properties": properties, "required": list(properties), "additionalProperties": False}
 
 
-def _convert_property(schema: Schema, where: str, is_required: bool, definitions: Schema) -> dict[str, Any]:  # noqa: FBT001 - a fact of the schema
+def _convert_property(schema: Schema, where: str, is_required: bool, definitions: Schema) -> dict[str, Any]:  # noqa: FBT001 - a property of the schema
     strict = _convert(schema, where, definitions)
     if is_required or _takes_null(schema, definitions):
         return strict
@@ -104,7 +104,7 @@ def _default_words(schema: Schema) -> str:
 
 def _items(schema: Schema, where: str) -> Schema:
     if "prefixItems" in schema or not isinstance(schema.get("items"), dict):
-        raise _refused(where, "its items are of no one type; use list[…] of a type, or a model in a tuple's place")
+        raise _refused(where, "its items have different types; use list[…] of one type, or a model instead of a tuple")
     items: Schema = schema["items"]
     return items
 
@@ -147,7 +147,7 @@ def _restore(schema: Schema, value: Any, definitions: Schema) -> Any:
 
 
 def _is_of(schema: Schema, value: Any, definitions: Schema) -> bool:
-    """Whether a member of a union is the value's: objects by their keys, since a strict one has all, and constants."""
+    """Returns whether a value belongs to a union's member. Strict objects have all keys, so keys and constants decide."""
     schema = _resolve(schema, definitions)
     if any(union in schema for union in _UNIONS):
         return any(_is_of(inner, value, definitions) for union in _UNIONS for inner in schema.get(union, ()))

@@ -1,4 +1,4 @@
-"""One tool, ready to be called: arguments checked, time limited, and always a reply."""
+"""A callable tool: validates arguments, limits the time, and always returns a reply."""
 
 import asyncio
 import logging
@@ -13,50 +13,50 @@ from stagebus.worker.tools.tool_results import ToolReply, cut
 
 logger = logging.getLogger(__name__)
 
-# A tool that is cancelled may tidy up for this long; then it is left alone.
+# A cancelled tool gets this time to clean up; then the run continues without it.
 _CANCEL_GRACE_S: Final = 1.0
 
-# A call whose arguments are checked; nothing runs before it is called and awaited.
+# A call with validated arguments. It runs when this is called and awaited.
 PreparedCall = Callable[[], Awaitable[ToolReply]]
 
 
 class ToolError(Exception):
-    """What a tool raises to tell the model of a failure in its own words."""
+    """Raised by a tool to give the model an error message of its own."""
 
 
 class ToolBody(Protocol):
-    """What a tool does, wherever it does it: a Python function, or something at the end of a connection."""
+    """The implementation of a tool: a Python function, or a call to a server."""
 
     @property
     def description(self) -> str:
-        """What the model is told of it."""
+        """The description for the model."""
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The JSON Schema of its arguments."""
+        """The JSON Schema of the arguments."""
 
     def prepare(self, arguments: str, context: ToolContext) -> PreparedCall:
-        """Check a call's arguments, without any effect. The call itself may raise what it likes.
+        """Validates the arguments of a call without side effects. The call itself may raise any exception.
 
         Args:
             arguments: JSON text as the model wrote it.
 
         Raises:
-            BadArguments: they do not fit.
+            BadArguments: the arguments are invalid.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A body that a model may call, with its limits.
+    """A tool with its limits.
 
     Attributes:
-        idempotent: whether the same call may run again when a worker died in it.
-        limiter: how many calls of it may be at work at once.
-        is_strict: whether `parameters` are for OpenAI's strict mode.
+        idempotent: whether a call may run again if a worker died during it.
+        limiter: limits concurrent calls.
+        is_strict: whether `parameters` are in the form of OpenAI's strict mode.
         requires_approval: whether a call waits until a person has approved it.
-        asks_user: it never runs: a person's answer is its result.
-        is_on_request: only runs that name it are offered it.
+        asks_user: the tool never runs; the result is a person's answer.
+        is_on_request: offered only to runs that name it.
     """
 
     name: str
@@ -72,12 +72,12 @@ class Tool:
 
     @property
     def description(self) -> str:
-        """What the model is told of it."""
+        """The description for the model."""
         return self.body.description
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The JSON Schema of its arguments."""
+        """The JSON Schema of the arguments."""
         return self.body.parameters
 
     def check(self, arguments: str) -> str | None:
@@ -89,9 +89,9 @@ class Tool:
         return None
 
     async def call(self, arguments: str, context: ToolContext) -> ToolReply:
-        """Run it. Whatever goes wrong is a reply that the model can read; only a cancel raises.
+        """Executes a call. Every failure becomes a reply for the model; only a cancellation raises.
 
-        The wait for a slot does not count into the time-out: the tool can do nothing about it.
+        The wait under `limiter` does not count towards the timeout.
 
         Args:
             arguments: JSON text as the model wrote it.
@@ -107,7 +107,7 @@ class Tool:
             done, _ = await asyncio.wait({running}, timeout=self.timeout_s)
         finally:
             if not running.done():
-                # Not awaited without a limit: a tool may cling to life, and the run must go on.
+                # Wait with a limit: a tool may ignore its cancellation, and the run must continue.
                 running.cancel()
                 await asyncio.wait({running}, timeout=_CANCEL_GRACE_S)
         if not done:
@@ -123,7 +123,7 @@ class Tool:
         except ToolError as exc:
             return self._failed(f"{self.name}: {exc}")
         except BaseException as exc:
-            # Not only an Exception: sys.exit must not end the worker and its other runs, nor a panic in Rust this one.
+            # Not only Exception: sys.exit must not end the worker, and a panic in Rust must not end the run.
             logger.warning("tool %s failed", self.name, exc_info=exc)
             return self._failed(f"{self.name} failed: {_describe(exc)}")
 
@@ -134,6 +134,6 @@ class Tool:
 def _describe(exc: BaseException) -> str:
     try:
         text = str(exc)
-    except Exception:  # noqa: BLE001 - a stranger's __str__ may raise anything
+    except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
         text = ""
     return f"{type(exc).__name__}: {text}" if text else type(exc).__name__

@@ -1,4 +1,4 @@
-"""What a call may know of itself, and how it tells of its progress."""
+"""`ToolContext`: the facts of a call that its tool may use, and the way to report progress."""
 
 import math
 from collections.abc import Callable
@@ -16,15 +16,15 @@ def _ignore(*_: object) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ToolContext:
-    """One call, as its tool sees it: any parameter with this annotation gets it, and no model sees the parameter.
+    """The context of one call. A parameter with this annotation receives it; the model does not see the parameter.
 
-    To test a tool, make one by hand: `ToolContext(run_id="r", call_id="c")`.
+    Create one in a tool's test: `ToolContext(run_id="r", call_id="c")`.
 
     Attributes:
         call_id: unique in the run.
-        tool: the name under which the tool was called.
-        attempt: the number of the claim under which this call runs; it only grows.
-        report: takes progress; must not block.
+        tool: the name by which the model called the tool.
+        attempt: the number of the attempt that runs the call; it only grows.
+        report: receives progress; must not block.
     """
 
     run_id: str
@@ -36,20 +36,20 @@ class ToolContext:
 
     @property
     def idempotency_key(self) -> str:
-        """The same for every attempt at this call, and no other call's: for services that take one."""
+        """A key for services that accept one. It is equal in all attempts at this call and different for every other call."""
         return f"{self.run_id}:{self.call_id}"
 
     def progress(self, message: str, fraction: float | None = None) -> None:
-        """Tell clients how far the call is. Never waits, and may be called from any thread, as often as you like.
+        """Reports progress to clients. Never blocks; may be called from any thread and as often as you like.
 
-        Clients get the newest message now and then, and the last one for certain; after
-        the result nothing more is told.
+        Clients get the newest message at intervals, and the last one before the result. Reports after the result are
+        ignored.
 
         Args:
-            message: for people; cut after `PROGRESS_MESSAGE_MAX_CHARS`.
-            fraction: of the work, from 0 to 1; None where nobody knows.
+            message: text for people; cut after `PROGRESS_MESSAGE_MAX_CHARS`.
+            fraction: finished part of the work, from 0 to 1; None if unknown.
         """
-        # Half of a surrogate pair is no text that could be sent.
+        # A lone surrogate cannot be encoded as UTF-8.
         text = str(message)[:PROGRESS_MESSAGE_MAX_CHARS].encode(errors="replace").decode()
         is_known = fraction is not None and not math.isnan(fraction)
         self.report(text, min(max(float(fraction), 0.0), 1.0) if fraction is not None and is_known else None)

@@ -1,4 +1,4 @@
-"""A set of tools by name: what a run may call, and how a model and `GET /tools` are told of it."""
+"""A set of tools by name, and their descriptions for the model and for `GET /tools`."""
 
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -9,16 +9,16 @@ from stagebus.worker.tools.tool import Tool
 
 
 class Toolset:
-    """Tools by name. One that a run was given stays as it is, whatever comes and goes meanwhile."""
+    """An immutable set of tools by name."""
 
     def __init__(self, tool_by_name: Mapping[str, Tool]) -> None:
         self._tool_by_name = tool_by_name
 
     def get(self, name: str) -> Tool:
-        """The tool of that name.
+        """Returns the tool of this name.
 
         Raises:
-            UnknownTools: there is none.
+            UnknownTools: there is no such tool.
         """
         try:
             return self._tool_by_name[name]
@@ -26,11 +26,11 @@ class Toolset:
             raise UnknownTools([name]) from None
 
     def find(self, name: str) -> Tool | None:
-        """The tool of that name, if there is one."""
+        """Returns the tool of this name, or None."""
         return self._tool_by_name.get(name)
 
     def check(self, name: str, arguments: str, allowed: Collection[str]) -> str | None:
-        """What is wrong with a call, in words for the model; None where it can be carried out.
+        """Returns what is wrong with a call, as a message for the model; None if it can be executed.
 
         Args:
             allowed: the tools that the request offers.
@@ -39,23 +39,23 @@ class Toolset:
         return no_such_tool(name, allowed) if tool is None else tool.check(arguments)
 
     def names(self) -> tuple[str, ...]:
-        """All tools, the built-in ones first."""
+        """Returns the names of all tools, the built-in ones first."""
         return tuple(self._tool_by_name)
 
     def default_names(self) -> tuple[str, ...]:
-        """The tools of a run that names none."""
+        """Returns the tools of a run that names none."""
         return tuple(name for name, tool in self._tool_by_name.items() if not tool.is_on_request)
 
     def definitions(self, names: Iterable[str]) -> list[dict[str, Any]]:
-        """The `tools` of a chat completion request.
+        """Returns the `tools` of a chat completion request.
 
         Raises:
-            UnknownTools: one of the names is no tool's.
+            UnknownTools: there is no tool of one of the names.
         """
         return [_definition(self.get(name)) for name in names]
 
     def describe(self) -> list[ToolDescription]:
-        """All tools as `GET /tools` shows them."""
+        """Returns the descriptions of all tools for `GET /tools`."""
         return [
             ToolDescription(**_described(tool), requires_approval=tool.requires_approval)
             for tool in self._tool_by_name.values()
@@ -63,8 +63,8 @@ class Toolset:
 
 
 def no_such_tool(name: str, allowed: Collection[str]) -> str:
-    """What a model is told that calls a tool which it was not offered."""
-    return f"there is no tool {name[:64]!r} here; there are: {', '.join(sorted(allowed)) or 'none'}"
+    """Returns the message for a model that called a tool which it was not offered."""
+    return f"there is no tool {name[:64]!r}; available tools: {', '.join(sorted(allowed)) or 'none'}"
 
 
 def _definition(tool: Tool) -> dict[str, Any]:

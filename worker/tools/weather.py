@@ -1,7 +1,7 @@
-"""The built-in tool `get_weather`, which asks Open-Meteo; no key is needed.
+"""The built-in tool `get_weather`. It uses Open-Meteo, which needs no API key.
 
-    GET /v1/search?name=Paris&count=1…                     where is it
-    GET /v1/forecast?latitude=…&longitude=…&current=…      how is it there now
+    GET /v1/search?name=Paris&count=1…                     finds the place
+    GET /v1/forecast?latitude=…&longitude=…&current=…      current weather there
 
 Spec: https://open-meteo.com/en/docs/geocoding-api
 Spec: https://open-meteo.com/en/docs
@@ -19,13 +19,13 @@ from stagebus.worker.tools.egress import Egress, EgressRefused
 from stagebus.worker.tools.tool import ToolError
 
 _TIMEOUT_S: Final = 10.0
-# So many places of the name are looked through where the model also says a country or region.
+# The number of places to search if the model also names a country or region.
 _CANDIDATES: Final = 10
 _CITY_MAX_CHARS: Final = 200
 
 _CURRENT: Final = "temperature_2m,relative_humidity_2m,apparent_temperature,weather_code,wind_speed_10m"
 
-# WMO code table 4677, as far as Open-Meteo uses it.
+# The codes of WMO table 4677 that Open-Meteo uses.
 _CONDITIONS: Final[Mapping[int, str]] = {
     0: "clear sky",
     1: "mostly clear sky",
@@ -59,10 +59,10 @@ _CONDITIONS: Final[Mapping[int, str]] = {
 
 
 class Weather:
-    """The connection to Open-Meteo, or to whatever speaks its protocol."""
+    """A client of Open-Meteo, or of a service with the same API."""
 
     def __init__(self, geocoding_url: str, forecast_url: str, egress: Egress) -> None:
-        """Raises BadTool where one of the addresses is none."""
+        """Raises BadTool if one of the URLs is invalid."""
         self._geocoding_url = geocoding_url.rstrip("/")
         self._forecast_url = forecast_url.rstrip("/")
         try:
@@ -72,11 +72,11 @@ class Weather:
 
     @classmethod
     def from_settings(cls, settings: Settings, egress: Egress) -> "Weather":
-        """At the addresses that the settings name."""
+        """Creates a client for the URLs of the settings."""
         return cls(settings.weather_geocoding_url, settings.weather_forecast_url, egress)
 
     async def aclose(self) -> None:
-        """Close its connections."""
+        """Closes the connections."""
         await self._client.aclose()
 
     async def get_weather(self, city: str) -> dict[str, Any]:
@@ -102,7 +102,7 @@ class Weather:
         }
 
     async def _find(self, city: str) -> dict[str, Any]:
-        """The place that a name means: the biggest one, or the one in the country that it says."""
+        """Returns the largest place of this name, or the one in the named country or region."""
         name, _, region = (part.strip() for part in city.partition(","))
         query = {"name": name, "count": _CANDIDATES if region else 1, "language": "en", "format": "json"}
         places = (await self._get(f"{self._geocoding_url}/v1/search", query)).get("results")
@@ -112,7 +112,7 @@ class Weather:
         named = (place for place in places if wanted and wanted in _regions_of(place))
         found = next(named, places[0])
         if not isinstance(found, dict) or not {"latitude", "longitude"} <= found.keys():
-            raise ToolError("the weather service gave an answer that makes no sense")
+            raise ToolError("the weather service returned an unexpected response")
         return found
 
     async def _get(self, url: str, query: Mapping[str, str | int | float]) -> dict[str, Any]:
@@ -129,7 +129,7 @@ class Weather:
         except httpx2.HTTPError as exc:
             raise ToolError("the weather service cannot be reached") from exc
         except orjson.JSONDecodeError as exc:
-            raise ToolError("the weather service gave an answer that makes no sense") from exc
+            raise ToolError("the weather service returned an unexpected response") from exc
         return answer if isinstance(answer, dict) else {}
 
 

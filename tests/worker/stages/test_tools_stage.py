@@ -166,8 +166,8 @@ async def test_once_only_tool_starts_after_its_call_is_stored(registry: ToolRegi
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        (call("1", "nothing", "{}"), "there is no tool 'nothing' here"),
-        (call("1", "pay", "{}"), "there is no tool 'pay' here"),
+        (call("1", "nothing", "{}"), "there is no tool 'nothing'"),
+        (call("1", "pay", "{}"), "there is no tool 'pay'"),
         (call("1", "echo", '{"txet": "a"}'), "text"),
         (call("1", "echo", "not json"), "JSON"),
     ],

@@ -31,7 +31,7 @@ async def until_published(redis, *names):
     await until_equal(published, list(names))
 
 
-async def test_tools_are_published_as_they_change(redis, publishing):
+async def test_catalog_publisher_publishes_changes(redis, publishing):
     await until_published(redis, "a", "b")
     await redis.delete(keys.TOOLS)
     Toolset.__init__(publishing, {"b": publishing.get("b")})
@@ -40,8 +40,8 @@ async def test_tools_are_published_as_they_change(redis, publishing):
     await until_published(redis, "b")
 
 
-async def test_tools_are_said_again_without_a_change(redis, publishing, monkeypatch):
-    """And published anew where Redis came back without them."""
+async def test_catalog_publisher_renews_the_entry_without_a_change(redis, publishing, monkeypatch):
+    """It also publishes the tools again if Redis has lost them."""
     monkeypatch.setattr(tool_catalog, "KEEP_S", 0.01)
     publishing.changed.set()
     await until_published(redis, "a", "b")
@@ -51,18 +51,21 @@ async def test_tools_are_said_again_without_a_change(redis, publishing, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("trouble", "words"),
-    [(ConnectionError("away"), "waits for Redis"), (ValueError("a bug"), "could not be published")],
+    ("failure", "message", "times"),
+    [
+        (ConnectionError("away"), "catalog of tools: waiting for Redis", 1),
+        (ValueError("a bug"), "publishing the tools failed", 2),
+    ],
 )
-async def test_no_trouble_ends_the_publishing(redis, publishing, monkeypatch, caplog, trouble, words):
-    monkeypatch.setattr("stagebus.worker.tools.catalog_publisher.AWAY_BACKOFF_S", 0.01)
+async def test_catalog_publisher_survives_failures(redis, publishing, monkeypatch, caplog, failure, message, times):
+    monkeypatch.setattr("stagebus.worker.tools.catalog_publisher.FAILURE_BACKOFF_S", 0.01)
     await until_published(redis, "a", "b")
     publish = tool_catalog.keep_tools
-    failures = iter([trouble, trouble])
+    failures = iter([failure, failure])
 
     async def fail(*args):
-        for failure in failures:
-            raise failure
+        for raised in failures:
+            raise raised
         await publish(*args)
 
     monkeypatch.setattr(tool_catalog, "keep_tools", fail)
@@ -70,4 +73,4 @@ async def test_no_trouble_ends_the_publishing(redis, publishing, monkeypatch, ca
     publishing.changed.set()
 
     await until_published(redis, "a", "b")
-    assert caplog.text.count(words) == 2
+    assert caplog.text.count(message) == times

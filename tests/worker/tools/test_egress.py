@@ -80,7 +80,7 @@ async def test_name_with_a_private_address_is_refused_whatever_else_it_has(clien
         await client("http://evil.example", names={"evil.example": addresses}).get("http://evil.example/")
 
     assert not [address for address in addresses if address in str(caught.value)]  # a model reads this
-    assert "evil.example:80 is at " in caplog.text
+    assert "evil.example:80 has the address " in caplog.text
 
 
 async def test_connection_goes_to_the_address_that_was_checked(client, server, byte_server):

@@ -112,9 +112,9 @@ def test_no_arguments_are_an_empty_object(nothing):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("{", ["no JSON"]),
-        ('{"restaurant": NaN}', ["no JSON"]),
-        ('{"restaurant": "\\ud83d"}', ["no JSON"]),
+        ("{", ["not valid JSON"]),
+        ('{"restaurant": NaN}', ["not valid JSON"]),
+        ('{"restaurant": "\\ud83d"}', ["not valid JSON"]),
         ("[1]", ["must be a JSON object"]),
         ('"text"', ["must be a JSON object"]),
         ("{}", ["- restaurant: Field required", "- guests: Field required"]),

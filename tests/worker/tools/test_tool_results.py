@@ -76,7 +76,7 @@ def test_result_that_is_no_json_is_an_error_that_says_so(result, kind):
     reply = encode_result("f", result, 1000)
 
     assert reply.is_error
-    assert reply.content.startswith(f"f gave a {kind}, which cannot be written as JSON.")
+    assert reply.content.startswith(f"f returned a value of type {kind}, which has no JSON form.")
 
 
 def test_half_a_surrogate_pair_hurts_nobody():

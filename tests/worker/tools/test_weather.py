@@ -62,9 +62,9 @@ async def test_country_chooses_among_places_of_one_name(ask, byte_server):
     ("answer", "words"),
     [
         (b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n", "answered 503"),
-        (OK + b"<html>", "makes no sense"),
+        (OK + b"<html>", "unexpected response"),
         (OK + b"[]", "no place called"),
-        (OK + b'{"results": [{"name": "x"}]}', "makes no sense"),
+        (OK + b'{"results": [{"name": "x"}]}', "unexpected response"),
         (OK + b'{"results": [{"latitude": 1, "longitude": 1}], "current": {}}', "no current weather"),
         (b"", "cannot be reached"),
     ],

@@ -1,7 +1,7 @@
-"""An MCP server as a process of ours: one JSON-RPC message a line over its pipes, each of a bounded length.
+"""Runs an MCP server as a child process: one JSON-RPC message per line on stdin and stdout, with a length limit.
 
-The SDK's own client (2.3) collects a line before it looks at it, however long that grows, so
-a server that never ends its line would take the worker's memory with all its runs.
+The SDK's own client (2.3) buffers a line of any length, so a server that never ends a line would use up the worker's
+memory.
 Spec: https://modelcontextprotocol.io/specification/2025-11-25/basic/transports#stdio
 """
 
@@ -25,7 +25,7 @@ from stagebus.worker.tools.sources_file import McpEntry
 
 logger = logging.getLogger(__name__)
 
-# What was accepted is written, then the server sees the end of its input, then SIGTERM, then SIGKILL.
+# The shutdown: pending messages are written, stdin is closed, then SIGTERM, then SIGKILL.
 FLUSH_MAX_S: Final = 0.5
 END_MAX_S: Final = 2.0
 _POLL_S: Final = 0.01
@@ -37,10 +37,10 @@ Outgoing = MemoryObjectReceiveStream[SessionMessage]
 
 @asynccontextmanager
 async def open_pipes(entry: McpEntry, message_max_bytes: int) -> AsyncIterator[tuple[Any, Any]]:
-    """Start the server; the streams from and to it.
+    """Starts the server. Yields the streams from and to it.
 
     Raises:
-        KeyMissing: a value of `env` is not where the file says.
+        KeyMissing: a secret in `env` is missing.
         OSError: the command cannot be started.
     """
     assert entry.command is not None, "an entry without a URL has a command"
@@ -58,7 +58,7 @@ async def open_pipes(entry: McpEntry, message_max_bytes: int) -> AsyncIterator[t
     finally:
         reading.close()
         writing.close()
-        # Whoever is cancelled here leaves no process behind.
+        # Shielded: a cancellation here must not leave the process behind.
         await asyncio.shield(asyncio.ensure_future(_end(process, reader, writer)))
 
 
@@ -70,12 +70,12 @@ async def _read(process: Process, incoming: Incoming, message_max_bytes: int) ->
                 await incoming.send(_parse(line))
         except ValueError:
             logger.warning(
-                "an MCP server sent a message of more than %d bytes (STAGEBUS_EGRESS_RESPONSE_MAX_BYTES); it is given up",
+                "an MCP server sent a message of more than %d bytes (STAGEBUS_EGRESS_RESPONSE_MAX_BYTES); closing its connection",
                 message_max_bytes,
             )
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             pass  # the session is over
-    # A server that cannot write does not see that its input ended.
+    # A server that is blocked on a full pipe would not see the end of its input.
     while await process.stdout.read(_DRAIN_BYTES):
         pass
 
@@ -88,11 +88,11 @@ async def _write(process: Process, outgoing: Outgoing, incoming: Incoming) -> No
                 process.stdin.write(sent.message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n")
                 await process.stdin.drain()
     except OSError:
-        incoming.close()  # so that those who wait for an answer hear of it
+        incoming.close()  # so that pending requests fail
 
 
 def _parse(line: bytes) -> SessionMessage | Exception:
-    """The line's message; its error goes to the session, which tells of it."""
+    """Parses a line. Returns the exception if it is invalid, which the session then reports."""
     try:
         return SessionMessage(jsonrpc_message_adapter.validate_json(line, by_name=False))
     except ValueError as exc:
@@ -110,14 +110,14 @@ async def _end(process: Process, reader: asyncio.Task[None], writer: asyncio.Tas
             os.killpg(process.pid, sign)
     await _has_ended(process)
     await cancel_and_wait(reader, writer)
-    # What it started itself may hold the pipes open; to close ours has no name in asyncio.
+    # A process that the server started may hold the pipes open; asyncio has no public way to close our ends.
     process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 async def _has_ended(process: Process) -> bool:
-    """Whether it ends within `END_MAX_S`. Not by `wait`, which waits for those that inherited its pipes, too."""
+    """Returns whether the process ends within `END_MAX_S`. Does not use `wait`, which also waits for inherited pipes."""
     with suppress(TimeoutError):
         async with asyncio.timeout(END_MAX_S):
-            while process.returncode is None:  # noqa: ASYNC110 - only `wait` could tell of it
+            while process.returncode is None:  # noqa: ASYNC110 - only `wait` could notify us
                 await asyncio.sleep(_POLL_S)
     return process.returncode is not None

@@ -1,4 +1,4 @@
-"""What an MCP server says of its tools and answers to a call, in our words; sans-IO.
+"""Converts the tools and results of an MCP server; sans-IO.
 
 Spec: https://modelcontextprotocol.io/specification/2025-11-25/server/tools
 """
@@ -27,23 +27,23 @@ logger = logging.getLogger(__name__)
 
 
 def description_of(tool: Tool) -> str:
-    """What the model is told of a tool."""
+    """Returns the description of a tool for the model."""
     return cut(tool.description or tool.title or "", DESCRIPTION_MAX_BYTES)
 
 
 def is_idempotent(tool: Tool) -> bool:
-    """Whether a call may run twice. Without a hint it may not: a worker that dies must not book a second table."""
+    """Returns whether a call may run twice. Without a hint it may not: a crash must not book a second table."""
     hints = tool.annotations
     return bool(hints and (hints.read_only_hint or hints.idempotent_hint))
 
 
-def fit_tools(server: str, tools: Iterable[Tool]) -> Iterator[Tool]:
-    """The tools that can be offered to a model; the log tells of others."""
+def offerable_tools(server: str, tools: Iterable[Tool]) -> Iterator[Tool]:
+    """Yields the tools that can be offered to a model, and logs the others."""
     for tool in tools:
         size = len(orjson.dumps(tool.input_schema))
         if size > SCHEMA_MAX_BYTES:
             logger.warning(
-                "MCP server %s: %s is left out: its schema has %d bytes, limit %d",
+                "MCP server %s: tool %s is left out: its schema has %d bytes, the limit is %d",
                 server, tool.name, size, SCHEMA_MAX_BYTES,
             )  # fmt: skip
         else:
@@ -51,7 +51,7 @@ def fit_tools(server: str, tools: Iterable[Tool]) -> Iterator[Tool]:
 
 
 def reply_of(result: CallToolResult) -> ToolReply:
-    """A result as text. What is no text is described: the model is told that it is there."""
+    """Returns a result as text. Content that is not text is replaced by a description."""
     parts = [_text_of(block) for block in result.content]
     if result.structured_content is not None and not _repeats(result.content, result.structured_content):
         parts.append(orjson.dumps(result.structured_content).decode())
@@ -59,10 +59,10 @@ def reply_of(result: CallToolResult) -> ToolReply:
 
 
 def _repeats(content: Iterable[ContentBlock], structured: Any) -> bool:
-    """Whether the text says what the structured content does, as the protocol advises for older clients."""
+    """Returns whether the text repeats the structured content, as the protocol recommends for older clients."""
     texts = [block.text for block in content if isinstance(block, TextContent)]
     if isinstance(structured, dict) and structured.keys() == {"result"}:
-        return bool(texts)  # the SDK's servers wrap so what is no object, and give it as text, too
+        return bool(texts)  # the SDK's servers wrap other values like this, and also send them as text
     return any(_is_json_of(text, structured) for text in texts)
 
 

@@ -1,4 +1,4 @@
-"""The two ways to an MCP server: a process's pipes, and HTTP through the guard."""
+"""Opens the transport to an MCP server: the pipes of a process, or HTTP through the egress guard."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,16 +14,16 @@ from stagebus.worker.tools.sources_file import McpEntry
 
 T = TypeVar("T")
 
-# How long the server may take for each part of an answer to be accepted; answers themselves may take their time.
+# The limit for a write. There is none for the answer, which may take long.
 _WRITE_TIMEOUT_S: Final = 30.0
 
 
 @asynccontextmanager
 async def open_transport(entry: McpEntry, egress: Egress, on_end: Callable[[], None]) -> AsyncIterator[tuple[Any, Any]]:
-    """The streams to and from a server; `on_end` is called when it says nothing more.
+    """Yields the streams from and to a server. Calls `on_end` when the incoming stream ends.
 
     Raises:
-        KeyMissing: a value of `env` or `headers` is not where the file says.
+        KeyMissing: a secret in `env` or `headers` is missing.
         OSError: the command cannot be started.
     """
     if entry.command is not None:
@@ -40,7 +40,7 @@ async def open_transport(entry: McpEntry, egress: Egress, on_end: Callable[[], N
 
 
 class _WatchedStream:
-    """A receiving stream that tells of its end. The SDK (2.3) tells only those who have a request under way."""
+    """A receiving stream that reports its end. The SDK (2.3) reports it only to pending requests."""
 
     def __init__(self, stream: Any, on_end: Callable[[], None]) -> None:
         self._stream = stream
@@ -48,7 +48,7 @@ class _WatchedStream:
 
     @property
     def last_context(self) -> Any:
-        """What the SDK's own streams carry beside a message."""
+        """The attribute of the SDK's own streams."""
         return getattr(self._stream, "last_context", None)
 
     async def receive(self) -> Any:

@@ -1,7 +1,6 @@
-"""An OpenAPI 3 document, and the operations that are chosen of it; sans-IO.
+"""Reads the chosen operations of an OpenAPI 3 document; sans-IO.
 
-Nothing else of the document is looked at, so that a fault elsewhere in it, and real ones have
-many, keeps nobody from what works.
+The rest of the document is not read, since real documents have many faults, and those elsewhere do not matter.
 Spec: https://spec.openapis.org/oas/v3.1.1.html
 """
 
@@ -16,13 +15,13 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
 from stagebus.shared.errors import BadTool
-from stagebus.worker.tools.openapi.openapi_schema import SchemaMaker, follow
+from stagebus.worker.tools.openapi.openapi_schema import SchemaConverter, follow
 from stagebus.worker.tools.sources import SCHEMA_MAX_BYTES
 
 METHODS: Final = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 _IDEMPOTENT: Final = frozenset({"get", "put", "delete", "options", "head"})
-# OpenAPI says of header parameters of these names that they count for nothing.
-_OTHERS_HEADERS: Final = frozenset({"accept", "content-type", "authorization"})
+# OpenAPI ignores header parameters with these names.
+_IGNORED_HEADERS: Final = frozenset({"accept", "content-type", "authorization"})
 _STYLES: Final = {
     "path": ("simple",),
     "query": ("form", "spaceDelimited", "pipeDelimited", "deepObject"),
@@ -32,7 +31,7 @@ _STYLES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class OpenApiParameter:
-    """One parameter: where it goes and how it is written there. In the body there is one, the whole of it."""
+    """A parameter: its place and its serialization. The whole body is one parameter."""
 
     name: str
     place: str
@@ -43,15 +42,15 @@ class OpenApiParameter:
 
 @dataclass(frozen=True, slots=True)
 class OpenApiOperation:
-    """One operation, as a tool needs it.
+    """An operation that is offered as a tool.
 
     Attributes:
-        name: its operationId, or else method and path.
-        path: with `{name}` where its parameters go.
-        parameters: by what the model calls them; those of `fixed` are not among them.
+        name: the operationId, or method and path.
+        path: the path template, with `{name}` for parameters.
+        parameters: by their names for the model; without those of `fixed`.
         fixed: parameters that the operator has set, with their values.
         fixed_body: properties of the body that the operator has set.
-        schema: of the arguments.
+        schema: the JSON Schema of the arguments.
     """
 
     name: str
@@ -66,20 +65,20 @@ class OpenApiOperation:
 
     @property
     def names(self) -> tuple[str, str]:
-        """What the tools file may call it: its name, or `GET /path`."""
+        """The two names by which the tools file can refer to it: the name, and `GET /path`."""
         return self.name, f"{self.method.upper()} {self.path}"
 
     @property
     def is_idempotent(self) -> bool:
-        """Whether HTTP says that to ask twice is as good as to ask once."""
+        """Returns whether the HTTP method is idempotent."""
         return self.method in _IDEMPOTENT
 
 
 def parse_document(text: bytes) -> Mapping[str, Any]:
-    """A document out of JSON or YAML.
+    """Parses a document in JSON or YAML.
 
     Raises:
-        BadTool: it is neither, or not of OpenAPI 3.
+        BadTool: the text is neither, or not an OpenAPI 3 document.
     """
     try:
         document = orjson.loads(text)
@@ -88,25 +87,25 @@ def parse_document(text: bytes) -> Mapping[str, Any]:
             document = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - both are safe
         except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as exc:
             raise BadTool(
-                f"it is neither JSON nor YAML: {str(exc).splitlines()[0] if str(exc) else type(exc).__name__}"
+                f"the document is neither JSON nor YAML: {str(exc).splitlines()[0] if str(exc) else type(exc).__name__}"
             ) from None
     if not isinstance(document, Mapping) or not str(document.get("openapi", "")).startswith(("3.0", "3.1")):
-        raise BadTool("it is no OpenAPI document of version 3.0 or 3.1")
+        raise BadTool("the document is not OpenAPI 3.0 or 3.1")
     return document
 
 
 def read_operations(
     document: Mapping[str, Any], chosen: Iterable[str], *, base_url: str | None, location: str, fixed: Mapping[str, Any]
 ) -> list[OpenApiOperation]:
-    """The operations that were chosen, by operationId or as `GET /path`.
+    """Reads the chosen operations, named by operationId or as `GET /path`.
 
     Args:
-        base_url: takes the place of the document's servers.
-        location: the document's own address, where it has one: relative servers are.
-        fixed: values of parameters, and of the body's properties, that the model does not get to see.
+        base_url: replaces the document's servers.
+        location: the URL of the document, if it has one, for relative server URLs.
+        fixed: values of parameters and body properties that the model does not see.
 
     Raises:
-        BadTool: an operation is not there or cannot be offered; the message says which and why.
+        BadTool: an operation is missing or cannot be offered; the message says which and why.
     """
     operations = []
     unused = set(fixed)
@@ -131,7 +130,7 @@ def _choose(document: Mapping[str, Any], wanted: str) -> tuple[str, str, Mapping
         if wanted in (named, operation.get("operationId")):
             return method, path, item, operation
         known.append(str(operation.get("operationId") or named))
-    raise BadTool(f"there is no operation {wanted!r}; there are: {', '.join(known[:50]) or 'none'}")
+    raise BadTool(f"there is no operation {wanted!r}; available operations: {', '.join(known[:50]) or 'none'}")
 
 
 def _all(document: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any], Mapping[str, Any]]]:
@@ -144,7 +143,7 @@ def _all(document: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, A
 
 
 def _server(document: Mapping[str, Any], item: Mapping[str, Any], operation: Mapping[str, Any], location: str) -> str:
-    """The first server of the operation, else of its path, else of the document."""
+    """Returns the first server of the operation, of its path or of the document."""
     servers: Any = next((node["servers"] for node in (operation, item, document) if node.get("servers")), [])
     server = servers[0] if isinstance(servers, list) and servers and isinstance(servers[0], Mapping) else {}
     url = str(server.get("url", "/"))
@@ -159,7 +158,7 @@ def _server(document: Mapping[str, Any], item: Mapping[str, Any], operation: Map
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """An operation whose server is not looked for yet."""
+    """An operation without its server."""
 
     operation: dict[str, Any]
     fixed: tuple[tuple[OpenApiParameter, Any], ...]
@@ -176,7 +175,7 @@ class _Reader:
 
     def __init__(self, document: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
         self._document = document
-        self._maker = SchemaMaker(document)
+        self._converter = SchemaConverter(document)
         self._values = fixed
         self._parameters: dict[str, OpenApiParameter] = {}
         self._properties: dict[str, Any] = {}
@@ -192,9 +191,7 @@ class _Reader:
         missing = [part.partition("}")[0] for part in path.split("{")[1:]]
         known = {p.name for p in (*self._parameters.values(), *(p for p, _ in self._fixed)) if p.place == "path"}
         if set(missing) - known:
-            raise BadTool(
-                f"its path has parameters that it does not describe: {', '.join(sorted(set(missing) - known))}"
-            )
+            raise BadTool(f"the path has undeclared parameters: {', '.join(sorted(set(missing) - known))}")
         words = [str(operation[key]) for key in ("summary", "description") if operation.get(key)]
         made = {
             "name": str(operation.get("operationId") or f"{method}{path}"),
@@ -207,7 +204,7 @@ class _Reader:
         return _Read(made, tuple(self._fixed), self._fixed_body)
 
     def _all_parameters(self, *nodes: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-        """The path's parameters, and the operation's own, which outrank them."""
+        """Returns the parameters of the path and of the operation; the latter override the former."""
         by_place: dict[tuple[str, str], Mapping[str, Any]] = {}
         for node in nodes:
             for parameter in node.get("parameters") or ():
@@ -218,16 +215,16 @@ class _Reader:
     def _add_parameter(self, node: Mapping[str, Any]) -> None:
         name, place = str(node.get("name")), str(node.get("in"))
         is_required = node.get("required") is True or place == "path"
-        if place == "cookie" or (place == "header" and name.lower() in _OTHERS_HEADERS):
+        if place == "cookie" or (place == "header" and name.lower() in _IGNORED_HEADERS):
             if is_required and place == "cookie":
-                raise BadTool(f"it needs the cookie {name!r}, and cookies are not sent")
+                raise BadTool(f"it needs the cookie {name!r}, but cookies are not supported")
             return
         styles = _STYLES.get(place)
         if styles is None:
-            raise BadTool(f"parameter {name!r} is in {place!r}, which is no place for one")
+            raise BadTool(f"parameter {name!r} is in {place!r}, which is not a valid place")
         style = str(node.get("style") or styles[0])
         if style not in styles:
-            raise BadTool(f"parameter {name!r} is written in the style {style!r}, which is not supported")
+            raise BadTool(f"parameter {name!r} has the style {style!r}, which is not supported")
         content = node.get("content")
         schema = node.get("schema", {})
         if isinstance(content, Mapping) and content:
@@ -246,17 +243,17 @@ class _Reader:
         media = next((value for kind, value in content.items() if _is_json(str(kind))), None)
         if media is None:
             if node.get("required") is True:
-                raise BadTool(f"its body is {' or '.join(map(str, content)) or 'nothing'}; only JSON is supported")
+                raise BadTool(f"the body is {' or '.join(map(str, content)) or 'empty'}; only JSON is supported")
             return
-        schema = self._maker.make(media.get("schema", {}))
-        properties = follow({"$defs": self._maker.definitions}, schema).get("properties", {}) if schema else {}
+        schema = self._converter.convert(media.get("schema", {}))
+        properties = follow({"$defs": self._converter.definitions}, schema).get("properties", {}) if schema else {}
         self._fixed_body = {name: value for name, value in self._values.items() if name in properties}
         if self._fixed_body:
-            schema = _without(follow({"$defs": self._maker.definitions}, schema), self._fixed_body)
+            schema = _without(follow({"$defs": self._converter.definitions}, schema), self._fixed_body)
         self._offer("body", OpenApiParameter("body", "body"), schema, is_required=node.get("required") is True)
 
     def _described(self, schema: Any, description: Any) -> Any:
-        made = self._maker.make(schema)
+        made = self._converter.convert(schema)
         return {**made, "description": str(description)} if description and isinstance(made, dict) else made
 
     def _offer(self, name: str, parameter: OpenApiParameter, schema: Any, *, is_required: bool) -> None:
@@ -278,17 +275,17 @@ class _Reader:
         schema: dict[str, Any] = {"type": "object", "properties": self._properties, "additionalProperties": False}
         if self._required:
             schema["required"] = self._required
-        if self._maker.definitions:
-            schema["$defs"] = self._maker.definitions
+        if self._converter.definitions:
+            schema["$defs"] = self._converter.definitions
         try:
             Draft202012Validator.check_schema(schema)
             size = len(orjson.dumps(schema))
         except SchemaError as exc:
-            raise BadTool(f"its schema does not hold: {exc.message}") from None
+            raise BadTool(f"the schema is invalid: {exc.message}") from None
         except TypeError as exc:
-            raise BadTool(f"its schema cannot be written as JSON: {exc}") from None
+            raise BadTool(f"the schema has no JSON form: {exc}") from None
         if size > SCHEMA_MAX_BYTES:
-            raise BadTool(f"its schema has {size} bytes, limit {SCHEMA_MAX_BYTES}")
+            raise BadTool(f"the schema has {size} bytes, the limit is {SCHEMA_MAX_BYTES}")
         return schema
 
 
@@ -298,7 +295,7 @@ def _is_json(media_type: str) -> bool:
 
 
 def _without(schema: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """An object's schema without some of its properties."""
+    """Returns an object's schema without the given properties."""
     left = {name: inner for name, inner in schema.get("properties", {}).items() if name not in set(names)}
     required = [name for name in schema.get("required", []) if name not in set(names)]
     return {**schema, "properties": left, "required": required}

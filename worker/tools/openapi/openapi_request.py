@@ -1,7 +1,7 @@
-"""A call's arguments as an HTTP request; sans-IO.
+"""Builds the HTTP request of a call from its arguments; sans-IO.
 
-A value from a model goes where its parameter goes and nowhere else: it can neither leave its
-segment of the path nor add a header or a further parameter.
+A value from a model stays in the place of its parameter: it cannot leave its path segment or add a header or a
+parameter.
 Spec: https://spec.openapis.org/oas/v3.1.1.html#style-values
 """
 
@@ -23,7 +23,7 @@ _SEGMENTS: Final = re.compile(r"[/\\]")
 
 @dataclass(slots=True)
 class OperationRequest:
-    """What is to be sent."""
+    """The request of a call."""
 
     method: str
     url: str
@@ -34,16 +34,16 @@ class OperationRequest:
 def build_request(
     operation: OpenApiOperation, arguments: Mapping[str, Any], query: Mapping[str, str]
 ) -> OperationRequest:
-    """The request of a call whose arguments fit the operation's schema.
+    """Builds the request of a call whose arguments fit the operation's schema.
 
     Args:
-        query: further parameters that the operator has set.
+        query: further query parameters that the operator has set.
 
     Raises:
-        BadArguments: a value cannot stand where it belongs.
+        BadArguments: a value is not possible in the place of its parameter.
     """
     given = [*((operation.parameters[key], value) for key, value in arguments.items()), *operation.fixed]
-    ours = {*query, *(parameter.name for parameter, _ in operation.fixed)}
+    reserved = {*query, *(parameter.name for parameter, _ in operation.fixed)}
     path = operation.path
     pairs = [(quote(name, safe=""), quote(value, safe="")) for name, value in query.items()]
     request = OperationRequest(operation.method.upper(), "")
@@ -56,8 +56,8 @@ def build_request(
         elif value is None:
             continue
         elif parameter.place == "query":
-            if isinstance(value, dict) and ours & value.keys():
-                raise BadArguments(f"{parameter.name}: there is no {', '.join(sorted(ours & value.keys()))} to set")
+            if isinstance(value, dict) and reserved & value.keys():
+                raise BadArguments(f"{parameter.name}: {', '.join(sorted(reserved & value.keys()))} cannot be set")
             pairs += _query_pairs(parameter, value)
         else:
             request.headers[parameter.name] = _header_value(parameter, value)
@@ -73,9 +73,9 @@ def build_request(
 
 def _path_value(parameter: OpenApiParameter, value: Any) -> str:
     text = orjson.dumps(value).decode() if parameter.is_json else ",".join(_flat(value, explode=parameter.explode))
-    # A server that undoes the encoding too early would walk up by such a part.
+    # A server that decodes the path too early would resolve such a part.
     if not text or "\0" in text or any(part in (".", "..") for part in _SEGMENTS.split(text)):
-        raise BadArguments(f"{parameter.name}: {text!r} cannot be a part of a path")
+        raise BadArguments(f"{parameter.name}: {text!r} cannot be part of a path")
     return quote(text, safe=",")
 
 
@@ -104,7 +104,7 @@ def _query_pairs(parameter: OpenApiParameter, value: Any) -> Iterator[tuple[str,
 
 
 def _flat(value: Any, *, explode: bool) -> Iterable[str]:
-    """A value as the parts of which OpenAPI's simple and form styles make one text."""
+    """Returns the parts of a value that OpenAPI's simple and form styles join."""
     if isinstance(value, list):
         return [_text(part) for part in value]
     if isinstance(value, dict):

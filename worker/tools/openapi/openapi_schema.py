@@ -1,6 +1,6 @@
-"""Schemas out of an OpenAPI document, made fit for a tool: JSON Schema of 2020-12 that needs no other document; sans-IO.
+"""Converts schemas of an OpenAPI document to self-contained JSON Schemas (2020-12) for tools; sans-IO.
 
-References stay references, so cycles do no harm: what they point to is gathered under `$defs`.
+References are kept, so cycles are possible: their targets are collected in `$defs`.
 Spec: https://spec.openapis.org/oas/v3.1.1.html#schema-object
 Spec: https://spec.openapis.org/oas/v3.0.4.html#schema-object
 """
@@ -13,17 +13,17 @@ from stagebus.shared.errors import BadTool
 
 Schema = dict[str, Any]
 
-# A document may share parts by YAML's aliases, or nest them, till they are more than anybody can read.
+# YAML aliases can make a small document expand to a huge schema.
 NODES_MAX: Final = 50_000
 REFERENCES_MAX: Final = 32
 
-_OF_NAMES: Final = frozenset({"properties", "patternProperties", "dependentSchemas", "$defs"})
-_OF_MANY: Final = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
-_OF_ONE: Final = frozenset(
+_MAPS_OF_SCHEMAS: Final = frozenset({"properties", "patternProperties", "dependentSchemas", "$defs"})
+_LISTS_OF_SCHEMAS: Final = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
+_SINGLE_SCHEMAS: Final = frozenset(
     {"items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames"}
     | {"unevaluatedItems", "unevaluatedProperties"}
 )
-# What says nothing to a model or a validator, at the price of tokens.
+# Keywords that neither a model nor a validator needs, and that cost tokens.
 _LEFT_OUT: Final = frozenset(
     {
         "example",
@@ -42,21 +42,21 @@ _DEF_NAME: Final = re.compile(r"[^A-Za-z0-9_-]")
 
 
 def follow(document: Mapping[str, Any], node: Any) -> Any:
-    """What a node is, past every reference that it may be.
+    """Resolves a node that may be a reference, or a chain of them.
 
     Raises:
-        BadTool: a reference leads out of the document, or nowhere.
+        BadTool: a reference leads out of the document, or its target is missing.
     """
     for _ in range(REFERENCES_MAX):
         if not (isinstance(node, Mapping) and isinstance(node.get("$ref"), str)):
             return node
         node = _find(document, node["$ref"])
-    raise BadTool("a reference leads back to itself")
+    raise BadTool("a reference refers to itself")
 
 
 def _find(document: Mapping[str, Any], reference: str) -> Any:
     if not reference.startswith("#/"):
-        raise BadTool(f"{reference!r} leads out of the document; only references within it (#/…) are followed")
+        raise BadTool(f"{reference!r} leads out of the document; only internal references (#/…) are supported")
     node: Any = document
     for part in reference[2:].split("/"):
         key = part.replace("~1", "/").replace("~0", "~")
@@ -65,12 +65,12 @@ def _find(document: Mapping[str, Any], reference: str) -> Any:
         elif isinstance(node, Mapping) and key in node:
             node = node[key]
         else:
-            raise BadTool(f"{reference!r} leads nowhere")
+            raise BadTool(f"the target of {reference!r} is missing")
     return node
 
 
-class SchemaMaker:
-    """Makes schemas for one tool and gathers what they refer to."""
+class SchemaConverter:
+    """Converts the schemas of one tool and collects the targets of their references."""
 
     def __init__(self, document: Mapping[str, Any]) -> None:
         self._document = document
@@ -79,22 +79,22 @@ class SchemaMaker:
         self._nodes = 0
         self.definitions: dict[str, Any] = {}
 
-    def make(self, schema: Any) -> Any:
-        """One schema, for a request: without what only answers have.
+    def convert(self, schema: Any) -> Any:
+        """Converts a schema for a request, without read-only properties.
 
         Raises:
-            BadTool: a reference leads out of the document or nowhere, or there is too much of it.
+            BadTool: a reference leads out of the document, its target is missing, or the schema is too large.
         """
         self._nodes += 1
         if self._nodes > NODES_MAX:
-            raise BadTool(f"its schema has more than {NODES_MAX} parts")
+            raise BadTool(f"the schema has more than {NODES_MAX} nodes")
         if not isinstance(schema, Mapping):
             return schema if isinstance(schema, bool) else {}
         if isinstance(schema.get("$ref"), str):
             reference = {"$ref": f"#/$defs/{self._define(schema['$ref'])}"}
-            # In 3.0 what stands beside a reference counts for nothing.
-            return reference if self._is_3_0 else {**self._made(schema), **reference}
-        return self._made(schema)
+            # OpenAPI 3.0 ignores keywords beside a reference.
+            return reference if self._is_3_0 else {**self._convert(schema), **reference}
+        return self._convert(schema)
 
     def _define(self, reference: str) -> str:
         if reference in self._name_by_reference:
@@ -105,37 +105,37 @@ class SchemaMaker:
         while name in self.definitions:
             name = f"{wanted}_{len(self.definitions)}"
         self._name_by_reference[reference] = name
-        self.definitions[name] = {}  # taken, before what it holds comes back here
-        self.definitions[name] = self.make(target)
+        self.definitions[name] = {}  # reserves the name, since a cycle may come back here
+        self.definitions[name] = self.convert(target)
         return name
 
-    def _made(self, schema: Mapping[str, Any]) -> Schema:
-        made: Schema = {}
+    def _convert(self, schema: Mapping[str, Any]) -> Schema:
+        converted: Schema = {}
         for key, value in schema.items():
             if not isinstance(key, str) or key in _LEFT_OUT or key == "$ref" or key.startswith("x-"):
                 continue
-            if key in _OF_NAMES and isinstance(value, Mapping):
-                made[key] = {
-                    str(name): self.make(inner) for name, inner in value.items() if not self._is_answer_s(inner)
+            if key in _MAPS_OF_SCHEMAS and isinstance(value, Mapping):
+                converted[key] = {
+                    str(name): self.convert(inner) for name, inner in value.items() if not self._is_read_only(inner)
                 }
-            elif key in _OF_MANY and isinstance(value, list):
-                made[key] = [self.make(inner) for inner in value]
-            elif key in _OF_ONE and isinstance(value, Mapping | bool):
-                made[key] = self.make(value)
+            elif key in _LISTS_OF_SCHEMAS and isinstance(value, list):
+                converted[key] = [self.convert(inner) for inner in value]
+            elif key in _SINGLE_SCHEMAS and isinstance(value, Mapping | bool):
+                converted[key] = self.convert(value)
             else:
-                made[key] = value
-        if isinstance(made.get("required"), list) and isinstance(schema.get("properties"), Mapping):
-            answers = {name for name, inner in schema["properties"].items() if self._is_answer_s(inner)}
-            made["required"] = [name for name in made["required"] if name not in answers]
-        return _of_2020(made, is_nullable=schema.get("nullable") is True) if self._is_3_0 else made
+                converted[key] = value
+        if isinstance(converted.get("required"), list) and isinstance(schema.get("properties"), Mapping):
+            read_only = {name for name, inner in schema["properties"].items() if self._is_read_only(inner)}
+            converted["required"] = [name for name in converted["required"] if name not in read_only]
+        return _from_openapi_3_0(converted, is_nullable=schema.get("nullable") is True) if self._is_3_0 else converted
 
-    def _is_answer_s(self, schema: Any) -> bool:
-        """Whether a property is one that the service sets by itself."""
+    def _is_read_only(self, schema: Any) -> bool:
+        """Returns whether only the service sets the property."""
         return isinstance(schema, Mapping) and schema.get("readOnly") is True
 
 
-def _of_2020(schema: Schema, *, is_nullable: bool) -> Schema:
-    """OpenAPI 3.0 had a JSON Schema of its own: exclusive limits as flags, and null as one."""
+def _from_openapi_3_0(schema: Schema, *, is_nullable: bool) -> Schema:
+    """Converts the JSON Schema dialect of OpenAPI 3.0: exclusive limits and null are boolean flags there."""
     for flag, limit in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
         value = schema.get(flag)
         if isinstance(value, bool):

@@ -1,7 +1,7 @@
-"""The tools of one OpenAPI document: its chosen operations, asked through the guard.
+"""The tools of one OpenAPI document: its chosen operations, called through the egress guard.
 
-A document in a file is read before the worker starts, so that what is wrong in it stops the
-start. One at an address is asked for again until it is there; the worker goes on without it.
+A file is read before the worker starts, so an invalid one stops the start. A document at a URL is fetched until it is
+available; meanwhile the worker runs without its tools.
 """
 
 import asyncio
@@ -39,15 +39,15 @@ BACKOFF_S: Final = 1.0
 BACKOFF_MAX_S: Final = 60.0
 _ERRORS_MAX: Final = 10
 _ERROR_MAX_CHARS: Final = 200
-# No reference in a tool's schema leads out of it, and none is fetched.
-_NOWHERE: Final[Registry[Any]] = Registry()
+# Schemas of tools have no external references, so none is fetched.
+_EMPTY_REGISTRY: Final[Registry[Any]] = Registry()
 
 
 class OpenApiSource:
-    """One document's operations, and the clients of the origins that they are at."""
+    """The operations of one document, and an HTTP client for each of their origins."""
 
     def __init__(self, name: str, entry: OpenApiEntry, settings: Settings, egress: Egress) -> None:
-        """Raises BadTool where the document is a file that does not hold."""
+        """Raises BadTool if the document is an invalid file."""
         self.name = name
         self.on_change: Callable[[], None] = lambda: None
         self.is_known = False
@@ -62,17 +62,17 @@ class OpenApiSource:
             self._offer(_read_file(Path(entry.document), settings.egress_response_max_bytes), "")
 
     def tools(self) -> list[SourcedTool]:
-        """One for each chosen operation, once the document is there."""
+        """Returns a tool for each chosen operation, once the document is available."""
         return self._tools
 
     async def start(self) -> None:
-        """Ask for the document, if it is not a file, and wait for the first answer."""
+        """Starts to fetch the document unless it is a file, and waits for the first try."""
         if self._entry.is_remote:
-            self._fetching = asyncio.create_task(self._fetch_until_there())
+            self._fetching = asyncio.create_task(self._fetch_until_available())
             await asyncio.wait({self._fetching}, timeout=FETCH_MAX_S)
 
     async def aclose(self) -> None:
-        """Close every connection."""
+        """Closes all connections."""
         if self._fetching is not None:
             await cancel_and_wait(self._fetching)
         for client in self._clients.values():
@@ -80,7 +80,7 @@ class OpenApiSource:
 
     # --- the document --------------------------------------------------------
 
-    async def _fetch_until_there(self) -> None:
+    async def _fetch_until_available(self) -> None:
         backoff_s = BACKOFF_S
         while True:
             try:
@@ -89,9 +89,11 @@ class OpenApiSource:
                 self._offer(text, location)
                 self.on_change()
                 return
-            except Exception as exc:  # noqa: BLE001 - whatever a server answers: nobody would ask it again
-                words = str(exc) or type(exc).__name__
-                logger.warning("openapi.%s: no document: %s; again in %.0f s", self.name, words, backoff_s)
+            except Exception as exc:  # noqa: BLE001 - the server may answer anything, and the fetching must continue
+                reason = str(exc) or type(exc).__name__
+                logger.warning(
+                    "openapi.%s: cannot get the document: %s; next try in %.0f s", self.name, reason, backoff_s
+                )
             await asyncio.sleep(backoff_s)
             backoff_s = min(2 * backoff_s, BACKOFF_MAX_S)
 
@@ -99,7 +101,7 @@ class OpenApiSource:
         async with self._egress.client([self._entry.document], timeout_s=FETCH_MAX_S) as client:
             response = await client.get(self._entry.document)
             if not response.is_success:
-                raise BadTool(f"its address answered {response.status_code}")
+                raise BadTool(f"its URL answered {response.status_code}")
             return response.content, str(response.url)
 
     def _offer(self, text: bytes, location: str) -> None:
@@ -116,14 +118,14 @@ class OpenApiSource:
         except (BadTool, ValueError) as exc:
             raise BadTool(f"openapi.{self.name}: {exc}") from exc
         except (AttributeError, TypeError, RecursionError) as exc:
-            # A list where an object belongs, say; to look for each would take more than all else here.
-            raise BadTool(f"openapi.{self.name}: the document is not built as OpenAPI says ({exc})") from exc
+            # For example a list instead of an object. Checking each node would take more code than all the rest.
+            raise BadTool(f"openapi.{self.name}: the document does not have the structure of OpenAPI ({exc})") from exc
         named = name_tools(self.name, [operation.name for operation in operations])
         self._tools = [self._tool(named[operation.name], operation) for operation in operations]
         self.is_known = True
 
     def _tool(self, name: str, operation: OpenApiOperation) -> SourcedTool:
-        validator = Draft202012Validator(operation.schema, registry=_NOWHERE)
+        validator = Draft202012Validator(operation.schema, registry=_EMPTY_REGISTRY)
         entry = self._entry
         is_idempotent = operation.is_idempotent or entry.idempotency_header is not None
         return SourcedTool(
@@ -152,7 +154,7 @@ class OpenApiSource:
             logger.warning("openapi.%s: %s", self.name, exc)
             raise ToolError("the operator's key for this service is missing") from exc
         except httpx2.TooManyRedirects as exc:
-            raise ToolError("the service redirects too often") from exc
+            raise ToolError("the service sent too many redirects") from exc
         except EgressRefused as exc:
             raise ToolError(f"the service may not be reached: {exc}") from exc
         except httpx2.ConnectError as exc:
@@ -164,7 +166,7 @@ class OpenApiSource:
         return _reply_of(response)
 
     def _headers(self, request: OperationRequest, context: ToolContext) -> httpx2.Headers:
-        """The model's headers under the operator's: those it cannot set."""
+        """Returns the headers of the request; those of the operator override those of the model."""
         entry = self._entry
         headers = httpx2.Headers(request.headers)
         if entry.idempotency_header is not None:
@@ -183,16 +185,16 @@ def _read_file(path: Path, max_bytes: int) -> bytes:
         with path.open("rb") as file:
             text = file.read(max_bytes + 1)
     except OSError as exc:
-        raise BadTool(f"{path} cannot be read ({exc.strerror}); the tools file names it") from exc
+        raise BadTool(f"{path}, named by the tools file, cannot be read ({exc.strerror})") from exc
     if len(text) > max_bytes:
-        raise BadTool(f"{path} has more than {max_bytes} bytes (STAGEBUS_EGRESS_RESPONSE_MAX_BYTES)")
+        raise BadTool(f"{path} is larger than {max_bytes} bytes (STAGEBUS_EGRESS_RESPONSE_MAX_BYTES)")
     return text
 
 
 def _check_names(entry: OpenApiEntry, operations: list[OpenApiOperation]) -> None:
     patterns = [*entry.requires_approval, *(entry.idempotent or ())]
     if unknown := entry.unknown(patterns, [name for operation in operations for name in operation.names]):
-        raise BadTool(f"none of its operations is called {unknown[0]!r}")
+        raise BadTool(f"no chosen operation is called {unknown[0]!r}")
 
 
 def _check(name: str, validator: Draft202012Validator, operation: OpenApiOperation, arguments: dict[str, Any]) -> None:
@@ -208,7 +210,7 @@ def _check(name: str, validator: Draft202012Validator, operation: OpenApiOperati
 
 
 def _reply_of(response: httpx2.Response) -> ToolReply:
-    """An answer's status, and its body where that is text."""
+    """Returns the status of a response, and its body if it is text."""
     kind = response.headers.get("Content-Type", "").partition(";")[0].strip() or "no type"
     body = response.content
     try:

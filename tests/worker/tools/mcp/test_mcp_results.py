@@ -10,7 +10,7 @@ from mcp_types import (
     ToolAnnotations,
 )
 
-from stagebus.worker.tools.mcp.mcp_results import description_of, fit_tools, is_idempotent, reply_of
+from stagebus.worker.tools.mcp.mcp_results import description_of, is_idempotent, offerable_tools, reply_of
 from stagebus.worker.tools.sources import DESCRIPTION_MAX_BYTES, SCHEMA_MAX_BYTES
 
 
@@ -68,5 +68,5 @@ def test_descriptions_and_schemas_have_limits(caplog):
     wide = Tool(name="b", input_schema={"type": "object", "description": "x" * SCHEMA_MAX_BYTES})
 
     assert len(description_of(long).encode()) <= DESCRIPTION_MAX_BYTES
-    assert list(fit_tools("s", [long, wide])) == [long]
-    assert "s: b is left out" in caplog.text
+    assert list(offerable_tools("s", [long, wide])) == [long]
+    assert "s: tool b is left out" in caplog.text

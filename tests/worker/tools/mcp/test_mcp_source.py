@@ -116,19 +116,19 @@ async def test_file_says_what_waits_for_a_person_and_what_may_run_again(connect,
     assert gated == ["ref__wait", "ref__refuse"]
     repeatable = [name for name in registry.names() if registry.get(name).idempotent]
     assert repeatable == ["ref__with_dots_and_more"], "and not what only the server says"
-    assert "no tool that is called ad" in caplog.text
+    assert "no tool ad" in caplog.text
 
 
 async def test_cancel_that_nobody_asked_for_is_not_the_end_of_a_server(connect, url, monkeypatch):
     """A cancel scope of the SDK's that is left in a wrong order, say."""
-    really_hold, cancels = McpSource._hold, iter([asyncio.CancelledError()])
+    really_use, cancels = McpSource._use_connection, iter([asyncio.CancelledError()])
 
-    async def hold(source: McpSource) -> None:
+    async def use_connection(source: McpSource) -> None:
         for cancelled in cancels:
             raise cancelled
-        await really_hold(source)
+        await really_use(source)
 
-    monkeypatch.setattr(McpSource, "_hold", hold)
+    monkeypatch.setattr(McpSource, "_use_connection", use_connection)
     registry = await connect(url=url)
 
     await until(lambda: "ref__refuse" in registry.names())
@@ -138,7 +138,7 @@ async def test_name_written_wrong_lets_no_call_through_that_was_to_wait(connect,
     registry = await connect(url=url, requires_approval=["wait", "ad"])
 
     assert [name for name in registry.names() if name.startswith("ref__")] == []
-    assert "none that is called ad" in caplog.text
+    assert "it has no tool ad" in caplog.text
 
 
 async def test_what_waits_for_a_person_may_be_named_though_it_is_not_offered(connect, url):

@@ -2,7 +2,7 @@ import pytest
 
 from stagebus.shared.errors import BadTool
 from stagebus.worker.tools.openapi import openapi_schema
-from stagebus.worker.tools.openapi.openapi_schema import SchemaMaker, follow
+from stagebus.worker.tools.openapi.openapi_schema import SchemaConverter, follow
 
 OLD, NEW = {"openapi": "3.0.4"}, {"openapi": "3.1.1"}
 
@@ -25,7 +25,7 @@ OLD, NEW = {"openapi": "3.0.4"}, {"openapi": "3.1.1"}
     ],
 )
 def test_schema_is_one_of_2020(document, schema, made):
-    assert SchemaMaker(document).make(schema) == made
+    assert SchemaConverter(document).convert(schema) == made
 
 
 def test_references_of_one_name_are_told_apart_and_cycles_end():
@@ -33,14 +33,16 @@ def test_references_of_one_name_are_told_apart_and_cycles_end():
         "a": {"Node": {"properties": {"next": {"$ref": "#/a/Node"}, "other": {"$ref": "#/b/Node"}}}},
         "b": {"Node": {"type": "string"}},
     }
-    maker = SchemaMaker(document)
+    maker = SchemaConverter(document)
 
-    assert maker.make({"$ref": "#/a/Node", "description": "d"}) == {"$ref": "#/$defs/Node", "description": "d"}
+    assert maker.convert({"$ref": "#/a/Node", "description": "d"}) == {"$ref": "#/$defs/Node", "description": "d"}
     assert maker.definitions == {
         "Node": {"properties": {"next": {"$ref": "#/$defs/Node"}, "other": {"$ref": "#/$defs/Node_1"}}},
         "Node_1": {"type": "string"},
     }
-    assert SchemaMaker({**document, **OLD}).make({"$ref": "#/b/Node", "description": "d"}) == {"$ref": "#/$defs/Node"}
+    assert SchemaConverter({**document, **OLD}).convert({"$ref": "#/b/Node", "description": "d"}) == {
+        "$ref": "#/$defs/Node"
+    }
 
 
 def test_pointers_are_read_as_written():
@@ -51,7 +53,7 @@ def test_pointers_are_read_as_written():
     ("reference", "words"),
     [
         ("other.yaml#/a", "leads out of the document"), ("http://evil.example/#/a", "leads out"), ("#", "leads out"),
-        ("#/nowhere", "leads nowhere"), ("#/list/9", "leads nowhere"), ("#/loop", "back to itself"),
+        ("#/nowhere", "is missing"), ("#/list/9", "is missing"), ("#/loop", "refers to itself"),
     ],
 )  # fmt: skip
 def test_reference_that_cannot_be_followed_is_said(reference, words):
@@ -66,5 +68,5 @@ def test_schema_that_is_too_much_is_refused(monkeypatch):
     for _ in range(20):
         shared = {"allOf": [shared, shared]}
 
-    with pytest.raises(BadTool, match="more than 1000 parts"):
-        SchemaMaker(NEW).make(shared)
+    with pytest.raises(BadTool, match="more than 1000 nodes"):
+        SchemaConverter(NEW).convert(shared)

@@ -132,7 +132,7 @@ async def test_file_says_what_waits_for_a_person_and_what_may_run_again(offer, e
 
 
 async def test_gated_name_of_no_operation_stops_the_start(offer):
-    with pytest.raises(BadTool, match=r"openapi.pets: none of its operations is called 'addpet'"):
+    with pytest.raises(BadTool, match=r"openapi.pets: no chosen operation is called 'addpet'"):
         await offer("addPet", requires_approval=["addPet", "addpet"])
 
 
@@ -203,7 +203,7 @@ async def test_value_that_would_climb_out_of_the_path_is_refused(offer, pet):
     reply = await call(registry, "removePet", petId=pet)
 
     assert reply.is_error
-    assert "cannot be a part of a path" in reply.content
+    assert "cannot be part of a path" in reply.content
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ async def test_value_that_would_climb_out_of_the_path_is_refused(offer, pet):
         ({"shop": "s", "limit": 0}, "limit: 0 is less than or equal"),
         ({"shop": "s", "surprise": 1}, "'surprise' was unexpected"),
         ({"shop": "s", "X-Trace": "a\r\nHost: evil"}, "printable ASCII"),
-        ({"shop": "s", "extra": {"key": "mine"}}, "there is no key to set"),
+        ({"shop": "s", "extra": {"key": "mine"}}, "key cannot be set"),
     ],
 )
 async def test_arguments_that_do_not_fit_are_told_and_not_sent(offer, arguments, words):
@@ -279,8 +279,8 @@ async def test_key_that_is_missing_is_an_error_result_without_its_place(offer, c
         ("nothing", "HTTP 204", False),
         ("away", "pets__get_pets__petId_: the service may not be reached: 169.254.169.254 is not among", True),
         ("moved", 'HTTP 200\n{"method":"GET","path":"/v1/pets","query":"shop=moved"', False),
-        ("packed", "pets__get_pets__petId_: the service broke off: the answer is compressed", True),
-        ("endless", "pets__get_pets__petId_: the service broke off: the answer is longer than 131072 bytes", True),
+        ("packed", "pets__get_pets__petId_: the service broke off: the response is compressed", True),
+        ("endless", "pets__get_pets__petId_: the service broke off: the response is longer than 131072 bytes", True),
     ],
 )
 async def test_answer_is_told_with_its_status(offer, pet, told, is_error):
@@ -318,7 +318,7 @@ async def test_no_surprise_in_a_document_is_the_end_of_asking_for_it(offer, url,
     registry = await offer("listPets", document=f"{url}/petshop.yaml")
 
     await until(registry.names)
-    assert caplog.text.count("no document") == 2
+    assert caplog.text.count("cannot get the document") == 2
 
 
 async def test_document_that_is_away_comes_later(offer, url, monkeypatch, caplog):
@@ -332,20 +332,20 @@ async def test_document_that_is_away_comes_later(offer, url, monkeypatch, caplog
     async with asyncio.timeout(5):
         await registry.changed.wait()
     await until(registry.names)
-    assert "no OpenAPI document of version 3.0 or 3.1" in caplog.text
+    assert "the document is not OpenAPI 3.0 or 3.1" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
-        ({"operations": ["nothing"]}, "there is no operation 'nothing'; there are: listPets, addPet"),
-        ({"operations": ["upload"]}, "its body is image/png; only JSON"),
+        ({"operations": ["nothing"]}, "there is no operation 'nothing'; available operations: listPets, addPet"),
+        ({"operations": ["upload"]}, "the body is image/png; only JSON"),
         ({"operations": ["broken"]}, "leads out of the document"),
         ({"operations": ["crumbs"]}, "style 'matrix', which is not supported"),
         ({"operations": ["listPets"], "base_url": None}, "names no server; set base_url"),
         ({"operations": ["listPets"], "fixed": {"shpo": 1}}, "no chosen operation has a parameter shpo"),
         ({"document": "/no/such/file"}, "cannot be read"),
-        ({"document": __file__}, "openapi.pets: it is"),
+        ({"document": __file__}, "openapi.pets: the document is neither"),
     ],
 )
 async def test_document_that_does_not_hold_stops_the_start(offer, entry, words):
