@@ -1,10 +1,12 @@
-"""What the house's machines can check of its taste: who imports whom, sizes, scripts that declare themselves."""
+"""Architecture and style rules: imports between packages, unique names, sizes, docstrings, headers of Lua scripts."""
 
 import ast
 import glob
 import itertools
 import re
+from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,9 @@ import pytest
 from stagebus.shared.errors import RunFailed, StagebusError
 
 ROOT = Path(__file__).parent.parent
-# The rooms from the top floor down. A room imports from floors below its own and from itself, and never from another
-# room of its floor, so each row says what could be lifted out whole.
-FLOORS: tuple[tuple[str, ...], ...] = (
+# The layers from top to bottom. A package imports from lower layers and from itself, never from another package of its
+# own layer.
+LAYERS: tuple[tuple[str, ...], ...] = (
     ("stagebus.cli",),
     ("stagebus.client", "stagebus.tools"),
     ("stagebus.gateway.__main__",),
@@ -34,15 +36,15 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("stagebus.shared.access_errors",),
     ("stagebus.shared.errors", "stagebus.shared.observability", "stagebus.shared.runtime"),
 )
-# Beyond their floors: processes are started, not imported.
+# Imports that the layers alone would allow. The command line starts processes; it does not import them.
 NEVER_IMPORTS = {
     "stagebus.cli": ("stagebus.gateway", "stagebus.worker"),
     "stagebus.client": ("stagebus.gateway",),
     "stagebus.tools": ("stagebus.gateway",),
     "stagebus.gateway": ("stagebus.worker", "stagebus.events"),
 }
-# A library with a room of its own: no other module may import it.
-MAY_IMPORT = {
+# The only modules that may import these libraries.
+IMPORTERS = {
     "arq": {"stagebus.worker.execution.leased_worker"},
     "redis": {"stagebus.shared.storage"},
     "uvicorn": {"stagebus.gateway.server", "stagebus.worker.demo"},
@@ -50,7 +52,20 @@ MAY_IMPORT = {
 }
 FILE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 60
-NAMES_THAT_SAY_NOTHING = {"utils", "helpers", "base", "common", "misc"}
+VAGUE_FILE_NAMES = {"utils", "helpers", "base", "common", "misc"}
+# Entry points of the packages; every other file name occurs once.
+ENTRY_FILE_NAMES = {"__init__.py", "__main__.py"}
+# Files that share a name, with the reason.
+SHARED_FILE_NAMES = {
+    "events.py": "`stagebus.events` exports the events of stagebus.shared.domain.events",
+}
+# Public classes that share a name, with the reason.
+SHARED_CLASS_NAMES = dict.fromkeys(
+    ("BadCursor", "Forbidden", "InvalidRequest", "RateLimited", "RunFailed", "Unauthenticated"),
+    "the client raises its own class for the server's error code of the same name",
+)
+# A docstring says what its function does ("Returns…"), or names the thing; it does not begin with a question.
+QUESTION = re.compile(r"(What|Whether|Who|Whom|Whose|Where|Whoever)\b")
 # A path that exists on one machine alone.
 MACHINE_PATH = re.compile(r"(?<![\w.~])/(work|home|Users)/\w")
 IGNORED_FOLDERS = {"node_modules", "build", "dist"}
@@ -73,7 +88,7 @@ TEXT_SUFFIXES = {
 }
 
 SOURCES = ROOT / "src"
-# glob follows the links; pathlib's rglob does not.
+# glob follows the symbolic links; pathlib's rglob does not.
 MODULES = sorted(Path(path) for path in glob.glob(f"{SOURCES}/**/*.py", recursive=True))  # noqa: PTH207
 PAGE_FILES = sorted((ROOT / "gateway" / "static").glob("*.*s"))
 CLIENT_FILES = sorted(path for path in (ROOT / "clients" / "js").glob("[st]*/*.*s") if path.name != "schema.ts")
@@ -84,8 +99,22 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+def is_ignored(path: Path) -> bool:
+    folders = path.relative_to(ROOT).parts[:-1]
+    return any(folder in IGNORED_FOLDERS or folder.startswith((".", "__")) for folder in folders)
+
+
+# Every Python file of the repository once, by its path without links.
+PYTHON_FILES = sorted(path for path in ROOT.rglob("*.py") if not is_ignored(path))
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def imports_of(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -95,11 +124,7 @@ def imports_of(path: Path) -> Iterator[str]:
 
 def text_files() -> Iterator[Path]:
     for path in ROOT.rglob("*"):
-        parts = path.relative_to(ROOT).parts
-        is_ignored = parts == (".git",) or any(
-            part in IGNORED_FOLDERS or part.startswith((".", "__")) for part in parts[:-1]
-        )
-        if path.is_file() and not is_ignored and path.suffix in TEXT_SUFFIXES:
+        if path.is_file() and path.name != ".git" and not is_ignored(path) and path.suffix in TEXT_SUFFIXES:
             yield path
 
 
@@ -107,74 +132,106 @@ def module_of(path: Path) -> str:
     return ".".join(path.relative_to(SOURCES).with_suffix("").parts)
 
 
-def is_in(module: str, room: str) -> bool:
-    return module == room or module.startswith(f"{room}.")
+def is_in(module: str, package: str) -> bool:
+    return module == package or module.startswith(f"{package}.")
 
 
-def floor_of(module: str) -> tuple[int, str]:
-    """The floor's number from the ground up, and the room on it."""
+def layer_of(module: str) -> tuple[int, str]:
+    """Returns the layer's number, counted from the bottom, and the package in it."""
     fits = [
-        (len(FLOORS) - number, room) for number, floor in enumerate(FLOORS) for room in floor if is_in(module, room)
+        (len(LAYERS) - number, package)
+        for number, layer in enumerate(LAYERS)
+        for package in layer
+        if is_in(module, package)
     ]
-    assert fits, f"{module} is in no room: give it one in FLOORS"
+    assert fits, f"{module} is in no package of LAYERS: add it there"
     return max(fits, key=lambda fit: len(fit[1]))
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if path.stem != "__init__"], ids=name_of)
-def test_imports_run_down_the_floors(path: Path) -> None:
-    floor, room = floor_of(module_of(path))
-    forbidden = [never for top, nevers in NEVER_IMPORTS.items() if is_in(room, top) for never in nevers]
+def test_packages_import_only_from_lower_layers(path: Path) -> None:
+    layer, package = layer_of(module_of(path))
+    forbidden = [never for top, nevers in NEVER_IMPORTS.items() if is_in(package, top) for never in nevers]
 
     for imported in imports_of(path):
         if is_in(imported, "stagebus"):
-            below, other = floor_of(imported)
-            assert other == room or below < floor, f"{room} imports {imported}"
-            assert not any(is_in(imported, never) for never in forbidden), f"{room} imports {imported}"
+            other_layer, other = layer_of(imported)
+            assert other == package or other_layer < layer, f"{package} imports {imported}, which is not below it"
+            assert not any(is_in(imported, never) for never in forbidden), f"{package} must not import {imported}"
 
 
-@pytest.mark.parametrize("library", MAY_IMPORT)
-def test_library_has_one_door(library: str) -> None:
+@pytest.mark.parametrize("library", IMPORTERS)
+def test_library_is_imported_only_by_its_importers(library: str) -> None:
     importers = {module_of(path) for path in MODULES if any(is_in(name, library) for name in imports_of(path))}
 
-    assert importers
-    assert not [module for module in importers if not any(is_in(module, room) for room in MAY_IMPORT[library])]
+    assert importers, f"no module imports {library}: remove it from IMPORTERS"
+    assert not [module for module in importers if not any(is_in(module, package) for package in IMPORTERS[library])]
 
 
-def test_the_package_is_imported_by_its_whole_name() -> None:
-    """The tests' path has the repository on it, where `import shared` would load a second copy of everything."""
+def test_package_is_imported_by_its_whole_name() -> None:
+    """The repository is on the tests' path, where `import shared` would load a second copy of every module."""
     tops = {path.name for path in (SOURCES / "stagebus").iterdir() if path.is_symlink()}
-    ours = [
-        *MODULES,
-        *(path for folder in ("tests", "benchmarks", "docs", "clients") for path in (ROOT / folder).rglob("*.py")),
-    ]
 
     assert tops == {"gateway", "worker", "shared"}
-    assert not [name_of(path) for path in ours if {name.split(".")[0] for name in imports_of(path)} & tops]
+    assert not [name_of(path) for path in PYTHON_FILES if {name.split(".")[0] for name in imports_of(path)} & tops]
+
+
+def test_file_names_are_unique() -> None:
+    """Tests are named after the files that they test, so their folders may repeat a name."""
+    paths = defaultdict(list)
+    for path in PYTHON_FILES:
+        if "tests" not in path.relative_to(ROOT).parts and path.name not in ENTRY_FILE_NAMES:
+            paths[path.name].append(name_of(path))
+
+    assert {name: same for name, same in paths.items() if len(same) > 1 and name not in SHARED_FILE_NAMES} == {}
+    assert all(len(paths[name]) > 1 for name in SHARED_FILE_NAMES), "an exception that is no longer needed"
+
+
+def test_public_class_names_are_unique() -> None:
+    modules = defaultdict(list)
+    for path in MODULES:
+        for node in tree_of(path).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                modules[node.name].append(module_of(path))
+
+    assert {name: same for name, same in modules.items() if len(same) > 1 and name not in SHARED_CLASS_NAMES} == {}
+    assert all(len(modules[name]) > 1 for name in SHARED_CLASS_NAMES), "an exception that is no longer needed"
+
+
+def test_docstrings_do_not_begin_with_a_question_word() -> None:
+    found = [
+        f"{name_of(path)}: {docstring.splitlines()[0]}"
+        for path in PYTHON_FILES
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and (docstring := ast.get_docstring(node))
+        and QUESTION.match(docstring)
+    ]
+
+    assert found == []
 
 
 def test_streaming_routes_have_no_buffering_middleware() -> None:
-    """Starlette's BaseHTTPMiddleware passes bodies through a queue of its own and outlives its clients."""
+    """Starlette's BaseHTTPMiddleware passes bodies through its own queue and runs on after the client has gone."""
     assert not [name_of(path) for path in MODULES if "BaseHTTPMiddleware" in path.read_text()]
 
 
 @pytest.mark.parametrize("path", [*MODULES, *SCRIPTS, *PAGE_FILES, *CLIENT_FILES], ids=name_of)
-def test_file_can_be_read_in_one_sitting(path: Path) -> None:
+def test_files_are_short_and_have_telling_names(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= FILE_LINES_MAX
-    assert path.stem not in NAMES_THAT_SAY_NOTHING
+    assert path.stem not in VAGUE_FILE_NAMES
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_functions_are_short(path: Path) -> None:
-    functions = (
-        n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)
-    )
+    functions = (n for n in ast.walk(tree_of(path)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
 
     assert not [f.name for f in functions if (f.end_lineno or 0) - f.lineno + 1 > FUNCTION_LINES_MAX]
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=name_of)
-def test_script_declares_its_interface(path: Path) -> None:
-    """Its name and its one sentence, each key and argument that it uses, and what it returns."""
+def test_lua_script_declares_its_interface(path: Path) -> None:
+    """The header has the name with one sentence, every key and argument that the code uses, and the return value."""
     lines = path.read_text().splitlines()
     header = "\n".join(line for line in lines if line.startswith("--"))
     code = "\n".join(line for line in lines if not line.lstrip().startswith("--"))
@@ -183,9 +240,9 @@ def test_script_declares_its_interface(path: Path) -> None:
     assert re.search(r"^-- Returns .+", header, re.MULTILINE)
     used = set(re.findall(r"\b(KEYS|ARGV)\[(\d+)\]", code)) | set(re.findall(r"unpack\((KEYS|ARGV), (\d+)", code))
     for kind, number in used:
-        assert is_declared(kind, int(number), header), f"{kind}[{number}]"
-    assert "'KEYS'" not in code
-    assert "'SCAN'" not in code
+        assert is_declared(kind, int(number), header), f"the header does not declare {kind}[{number}]"
+    assert "'KEYS'" not in code, "the command KEYS reads the whole database"
+    assert "'SCAN'" not in code, "the command SCAN reads the whole database"
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=name_of)
@@ -199,34 +256,35 @@ def test_script_names_its_keys_and_arguments_first(path: Path) -> None:
 
 
 def is_declared(kind: str, number: int, header: str) -> bool:
-    """Whether `-- KEYS[3]` stands in the header, or an open end such as `-- KEYS[2..]`."""
+    """Returns whether the header has a line such as `-- KEYS[3]`, or an open range such as `-- KEYS[2..]`."""
     if re.search(rf"^-- {kind}\[{number}\] ", header, re.MULTILINE):
         return True
     return any(number >= int(first) for first in re.findall(rf"^-- {kind}\[(\d+)\.\.", header, re.MULTILINE))
 
 
-def test_nothing_rests_on_one_machine() -> None:
+def test_no_file_names_a_path_of_one_machine() -> None:
     found = [name_of(path) for path in text_files() if path != Path(__file__) and MACHINE_PATH.search(path.read_text())]
 
-    assert not found
+    assert found == []
 
 
 def test_design_page_names_every_code_that_ends_a_run() -> None:
-    """`Error.code` is documented there, as its schema says."""
+    """The description of `Error.code` refers readers to that page."""
     design = (ROOT / "docs" / "design.md").read_text()
-    codes = {StagebusError.code} | {error.code for error in family(RunFailed)}
+    codes = {StagebusError.code} | {error.code for error in subclasses_of(RunFailed)}
 
     assert {code for code in codes if f"| `{code}` |" not in design} == set()
 
 
-def test_security_page_s_tests_are_there() -> None:
+def test_tests_named_on_the_security_page_exist() -> None:
     named = re.findall(r"`(tests/[\w/]+\.py)`", (ROOT / "docs" / "security.md").read_text())
 
     assert len(named) > 10
-    assert not [path for path in named if not (ROOT / path).is_file()]
+    assert [path for path in named if not (ROOT / path).is_file()] == []
 
 
-def family(error: type[StagebusError]) -> Iterator[type[StagebusError]]:
+def subclasses_of(error: type[StagebusError]) -> Iterator[type[StagebusError]]:
+    """Yields the class itself and all its subclasses."""
     yield error
     for child in error.__subclasses__():
-        yield from family(child)
+        yield from subclasses_of(child)

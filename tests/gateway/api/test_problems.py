@@ -80,6 +80,12 @@ async def test_redis_errors_become_ours_without_their_text(
     assert int(response.headers["retry-after"]) > 0
 
 
+async def test_retry_after_of_a_limit_is_rounded_up(failing: httpx.AsyncClient) -> None:
+    RAISED.append(access_errors.TokensUsedUp(100, retry_after_s=1234.2))
+
+    assert (await failing.get("/fail")).headers["retry-after"] == "1235"
+
+
 async def test_client_that_went_away_is_no_error_of_ours(failing: httpx.AsyncClient) -> None:
     RAISED.append(ClientDisconnect())
 
