@@ -64,8 +64,6 @@ SHARED_CLASS_NAMES = dict.fromkeys(
     ("BadCursor", "Forbidden", "InvalidRequest", "RateLimited", "RunFailed", "Unauthenticated"),
     "the client raises its own class for the server's error code of the same name",
 )
-# A docstring says what its function does ("Returns…"), or names the thing; it does not begin with a question.
-QUESTION = re.compile(r"(What|Whether|Who|Whom|Whose|Where|Whoever)\b")
 # A path that exists on one machine alone.
 MACHINE_PATH = re.compile(r"(?<![\w.~])/(work|home|Users)/\w")
 IGNORED_FOLDERS = {"node_modules", "build", "dist"}
@@ -196,19 +194,6 @@ def test_public_class_names_are_unique() -> None:
 
     assert {name: same for name, same in modules.items() if len(same) > 1 and name not in SHARED_CLASS_NAMES} == {}
     assert all(len(modules[name]) > 1 for name in SHARED_CLASS_NAMES), "an exception that is no longer needed"
-
-
-def test_docstrings_do_not_begin_with_a_question_word() -> None:
-    found = [
-        f"{name_of(path)}: {docstring.splitlines()[0]}"
-        for path in PYTHON_FILES
-        for node in ast.walk(tree_of(path))
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        and (docstring := ast.get_docstring(node))
-        and QUESTION.match(docstring)
-    ]
-
-    assert found == []
 
 
 def test_streaming_routes_have_no_buffering_middleware() -> None:

@@ -112,7 +112,7 @@ async def read_load(redis: Redis, lease_s: float) -> Load:
         return Load(*await pipe.execute())
 
 
-class StageView(NamedTuple):
+class StoredStage(NamedTuple):
     """One stage of a run for those who look at it; the outcome is None until it is complete."""
 
     stage_id: str
@@ -120,12 +120,12 @@ class StageView(NamedTuple):
     completed: StageCompleted | None
 
 
-async def read_stages(redis: Redis, run_id: str) -> list[StageView]:
+async def read_stages(redis: Redis, run_id: str) -> list[StoredStage]:
     """The stages that the run began, in order, without the journal."""
     head = await log_reader.read_head(redis, run_id)
     stage_ids = [stage_id for stage_id in head.stage_ids if stage_id != RUN_STAGE]
     ends = await log_reader.read_stage_ends(redis, run_id, stage_ids)
-    return [StageView(first.stage_id, first.event_id, _as_completed(last)) for first, last in ends]
+    return [StoredStage(first.stage_id, first.event_id, _as_completed(last)) for first, last in ends]
 
 
 def _as_completed(event: StoredEvent) -> StageCompleted | None:
@@ -134,7 +134,7 @@ def _as_completed(event: StoredEvent) -> StageCompleted | None:
     return StageCompleted.model_validate_json(event.data)
 
 
-def answer_text(stages: list[StageView]) -> str | None:
+def answer_text(stages: list[StoredStage]) -> str | None:
     """The run's text: what the last model stage wrote; None before one is complete."""
     for stage in reversed(stages):
         if stage.completed is not None and not stage.stage_id.startswith(TOOLS):

@@ -29,7 +29,7 @@ class Worker(NamedTuple):
     seen_ms_ago: int
 
 
-class Stats(NamedTuple):
+class SystemStats(NamedTuple):
     """The system; `streams_open` over all gateways, `totals` by the names in `TOTALS`."""
 
     load: Load
@@ -38,13 +38,13 @@ class Stats(NamedTuple):
     totals: dict[str, int]
 
 
-async def read_stats(redis: Redis, lease_s: float) -> Stats:
+async def read_stats(redis: Redis, lease_s: float) -> SystemStats:
     """Look at everything once; some of it is as old as its process's last word."""
     workers = await read_live_processes(redis, keys.WORKERS)
     gateways = await read_live_processes(redis, keys.GATEWAYS)
     ends = await _read_lease_ends(redis, [run["id"] for worker in workers for run in worker.state["runs"]])
     counted = await redis.hgetall(keys.TOTALS)  # type: ignore[misc]
-    return Stats(
+    return SystemStats(
         await run_store.read_load(redis, lease_s),
         [
             Worker(

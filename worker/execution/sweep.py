@@ -41,7 +41,7 @@ async def sweep_forever(redis: Redis, settings: Settings, worker: str) -> None:
         await asyncio.sleep(settings.sweep_s / 2)
 
 
-class RunSummary(NamedTuple):
+class ActiveRun(NamedTuple):
     """The small fields of a run that show whether it needs a repair; without its request of up to a megabyte."""
 
     run_id: str
@@ -69,7 +69,7 @@ async def sweep(redis: Redis, settings: Settings) -> None:
     await _admit(redis, settings, now_ms)
 
 
-async def _read_summaries(redis: Redis, run_ids: list[str]) -> list[RunSummary]:
+async def _read_summaries(redis: Redis, run_ids: list[str]) -> list[ActiveRun]:
     async with redis.pipeline(transaction=False) as pipe:
         pipe.zmscore(keys.QUEUE, run_ids)
         for run_id in run_ids:
@@ -79,7 +79,7 @@ async def _read_summaries(redis: Redis, run_ids: list[str]) -> list[RunSummary]:
         scores, *replies = await pipe.execute(raise_on_error=False)
     each = zip(run_ids, replies[::3], replies[1::3], replies[2::3], scores, strict=True)
     return [
-        RunSummary(run_id, fields, (ttl, job_ttl), score is not None) for run_id, fields, ttl, job_ttl, score in each
+        ActiveRun(run_id, fields, (ttl, job_ttl), score is not None) for run_id, fields, ttl, job_ttl, score in each
     ]
 
 
@@ -100,7 +100,7 @@ async def _admit(redis: Redis, settings: Settings, now_ms: int) -> None:
         await queue_scripts.admit(redis, run_id, settings.tenant_runs_running, tenant=tenant)
 
 
-async def _repair(redis: Redis, settings: Settings, summary: RunSummary, now_ms: int) -> int:
+async def _repair(redis: Redis, settings: Settings, summary: ActiveRun, now_ms: int) -> int:
     """Repairs one run; returns 1 if it was removed from `sb:active`, else 0."""
     run_id = summary.run_id
     if isinstance(summary.fields, Exception):

@@ -17,8 +17,7 @@ from stagebus.shared.domain.runs import RunRecord, RunStatus
 from stagebus.shared.domain.tenants import Scope
 from stagebus.shared.domain.usage import Usage
 from stagebus.shared.store.approvals import Ask
-from stagebus.shared.store.run_store import StageView as StoredStage
-from stagebus.shared.store.run_store import answer_text
+from stagebus.shared.store.run_store import StoredStage, answer_text
 from stagebus.shared.store.tool_catalog import ASK_USER, ToolDescription
 
 

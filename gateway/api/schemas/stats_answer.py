@@ -51,7 +51,7 @@ class Stats(Answer):
     totals: Totals
 
     @classmethod
-    def of(cls, read: system_stats.Stats) -> "Stats":
+    def of(cls, read: system_stats.SystemStats) -> "Stats":
         """The answer."""
         load = read.load
         return cls(

@@ -6,7 +6,7 @@ from stagebus.shared.domain.cursor import EventId
 from stagebus.shared.domain.events import StageCompleted
 from stagebus.shared.domain.runs import RunRecord, RunStatus
 from stagebus.shared.domain.usage import Usage
-from stagebus.shared.store.run_store import StageView
+from stagebus.shared.store.run_store import StoredStage
 
 RUN = RunRecord(
     run_id="01J9ZK3V7Q8E5W2R4T6Y8V0P1A", status=RunStatus.SUCCEEDED, attempt=5204, tries=1, last_id=EventId(5204, 118),
@@ -14,8 +14,8 @@ RUN = RunRecord(
     created_at=1769860800123, started_at=1769860801000, finished_at=1769860802000, worker="w", cancel=False,
     error=None, usage={"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}, decisions={}, parked_ms=0,
 )  # fmt: skip
-DONE = StageView("extraction", EventId(0, 3), StageCompleted(stage_id="extraction", result={"text": "Hi"}))
-OPEN = StageView("tools", EventId(0, 9), None)
+DONE = StoredStage("extraction", EventId(0, 3), StageCompleted(stage_id="extraction", result={"text": "Hi"}))
+OPEN = StoredStage("tools", EventId(0, 9), None)
 
 
 def test_timestamps_are_iso_8601_utc_with_milliseconds() -> None:
