@@ -1,22 +1,38 @@
-// Markdown as it streams in. What marked reads becomes elements of a fixed few kinds, made here: no text is ever parsed
-// as HTML, no image is loaded, and a link is followed only when it is clicked. HTML in a text is shown as it stands there.
+// Renders Markdown while it streams in. marked's tokens become elements of a few fixed kinds, created here: no text is
+// ever parsed as HTML, no image is loaded, and a link is followed only when it is clicked. HTML in a text is shown as text.
+//
+// marked needs quadratic time for some texts, such as "_a_a_a…" (5 s for 60 kB). Inline syntax is therefore parsed within
+// limits of length and time; what exceeds them is shown as plain text.
 
 import { Lexer } from "./vendor/marked.js";
 
-const CHARS_MAX = 200_000; // what is longer is shown as it is written
+const CHARS_MAX = 200_000; // a longer text is shown as plain text
+const INLINE_CHARS_MAX = 5_000; // of one paragraph, item or cell: 50 ms at most
+const PARSE_MAX_MS = 100; // of one rendering; a long real answer takes 5
 const LINK = /^(https?|mailto):/i;
 
-/** A text inside an element, for as long as it grows. */
+/** Parses inline syntax until its time is used up. */
+class BudgetLexer extends Lexer {
+  #deadline = performance.now() + PARSE_MAX_MS;
+
+  inlineTokens(text, tokens = []) {
+    if (text.length <= INLINE_CHARS_MAX && performance.now() < this.#deadline) return super.inlineTokens(text, tokens);
+    tokens.push({ type: "plain", raw: text });
+    return tokens;
+  }
+}
+
+/** Shows a growing text in an element. */
 export class MarkdownText {
   #text = "";
-  #frozenEnd = 0; // where the last block begins; those before it can change no more
+  #frozenEnd = 0; // start of the last block; earlier blocks cannot change any more
   #frozenNodes = 0;
 
   constructor(element) {
     this.element = element;
   }
 
-  /** Show the text; what is shown of it already stays, so that a selection does. */
+  /** Shows the text. Elements that are complete stay, so that a selection survives. */
   show(text) {
     if (text === this.#text) return;
     if (!text.startsWith(this.#text)) this.#forget();
@@ -32,7 +48,7 @@ export class MarkdownText {
     const last = blocks.findLastIndex(({ type }) => type !== "space");
     const before = blocks.slice(0, Math.max(0, last));
     const length = before.reduce((sum, { raw }) => sum + raw.length, 0);
-    // Tabs and line ends that marked made alike would put the places out of step.
+    // marked normalises tabs and line ends, which would shift the positions.
     if (!before.length || before.map(({ raw }) => raw).join("") !== tail.slice(0, length)) return;
     this.#frozenEnd += length;
     this.#frozenNodes += before.length;
@@ -47,34 +63,35 @@ export class MarkdownText {
 function read(text) {
   if (text.length > CHARS_MAX) return [{ type: "plain", raw: text }];
   try {
-    return new Lexer({ gfm: true }).lex(text);
+    return new BudgetLexer({ gfm: true }).lex(text);
   } catch {
-    return [{ type: "plain", raw: text }]; // nested too deep for it
+    return [{ type: "plain", raw: text }]; // nested too deeply for the parser
   }
 }
 
-// How a token becomes a node; what is of no kind here is shown as it is written.
+// How a token becomes a node. Tokens of other types are shown as plain text.
 const NODE = {
   space: ({ raw }) => new Text(raw),
   paragraph: ({ tokens }) => element("p", inline(tokens)),
   // Below the page's own headings.
   heading: ({ depth, tokens }) => element(`h${Math.min(6, depth + 2)}`, inline(tokens)),
-  // As it is written; marked has the empty lines after it in it.
+  // Shown as text; marked includes the empty lines after it.
   html: ({ raw, block: isBlock }) => (isBlock ? element("p", [raw.trimEnd()]) : new Text(raw)),
   blockquote: ({ tokens }) => element("blockquote", tokens.map(block)),
   hr: () => element("hr"),
   code: ({ text }) => {
     const pre = element("pre", [element("code", [text])]);
-    pre.tabIndex = 0; // to be scrolled by keys
+    pre.tabIndex = 0; // can be scrolled with the keyboard
     return pre;
   },
   list: ({ ordered, start, items }) => {
-    const list = element(ordered ? "ol" : "ul", items.map(listItem));
+    const list = element(ordered ? "ol" : "ul", items.map(listItem), items.some(({ task }) => task) ? "tasks" : "");
     if (ordered && start > 1) list.start = start;
     return list;
   },
-  table: ({ header, rows }) => {
-    const row = (cells, name) => element("tr", cells.map(({ tokens }) => element(name, inline(tokens))));
+  table: ({ header, rows, align }) => {
+    const cell = (name, { tokens }, column) => element(name, inline(tokens), align[column] ?? "");
+    const row = (cells, name) => element("tr", cells.map((one, column) => cell(name, one, column)));
     const head = element("thead", [row(header, "th")]);
     return element("div", [element("table", [head, element("tbody", rows.map((cells) => row(cells, "td")))])], "table");
   },
