@@ -8,7 +8,7 @@ import { Lexer } from "./vendor/marked.js";
 
 const CHARS_MAX = 200_000; // a longer text is shown as plain text
 const INLINE_CHARS_MAX = 5_000; // of one paragraph, item or cell: 50 ms at most
-const PARSE_MAX_MS = 100; // of one rendering; a long real answer takes 5
+const PARSE_MAX_MS = 300; // of one rendering; a long real answer takes 5 to 20
 const LINK = /^(https?|mailto):/i;
 
 /** Parses inline syntax until its time is used up. */

@@ -53,7 +53,7 @@ async def test_ordinary_long_answer_is_rendered_completely(page: Page) -> None:
     """The budget is far above what a long real answer needs."""
     await page.goto("/")
     part = "## Part\n\nSome *emphasised* and **strong** text, `code`.\n\n- [x] one\n- [ ] two\n\n| a | b |\n|--:|:-:|\n| 1 | 2 |\n\n"
-    answer = part * 300
+    answer = part * 100
 
     shown = await page.evaluate(RENDER, answer)
 
