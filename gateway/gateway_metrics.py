@@ -49,16 +49,16 @@ class Metrics:
     async def render(self, redis: Redis) -> bytes:
         """Returns all metrics in Prometheus's text format; while Redis is down, without those of the queue."""
         try:
-            load = await run_store.read_load(redis, self._lease_s)
+            counts = await run_store.count_runs(redis, self._lease_s)
         except REDIS_AWAY as exc:
             logger.warning("Redis is down; /metrics has no queue metrics: %s", exc)
             self._redis_up.set(0)
         else:
             self._redis_up.set(1)
-            self._queue_depth.set(load.waiting)
-            self._runs.labels("queued").set(load.waiting)
-            self._runs.labels("running").set(max(0, load.active - load.waiting - load.parked - load.held_back))
-            self._runs.labels("parked").set(load.parked)
+            self._queue_depth.set(counts.waiting)
+            self._runs.labels("queued").set(counts.waiting)
+            self._runs.labels("running").set(max(0, counts.active - counts.waiting - counts.parked - counts.throttled))
+            self._runs.labels("parked").set(counts.parked)
         return collectors.render(self._registry)
 
 

@@ -133,7 +133,7 @@ async def _answer_page(
 
 
 def _encode_page(page: Page, events: Iterable[StoredEvent]) -> bytes:
-    gap = page.lost and {name: str(event_id) for name, event_id in page.lost._asdict().items()}
+    gap = page.gap and {name: str(event_id) for name, event_id in page.gap._asdict().items()}
     return orjson.dumps(
         {
             "events": [

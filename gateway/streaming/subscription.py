@@ -102,8 +102,8 @@ class Subscription:
 
     def add_page(self, page: Page) -> None:
         """Buffers the log page after `position`, and goes live if the page is the last."""
-        if page.lost is not None:
-            requested, earliest, latest = (str(event_id) for event_id in page.lost)
+        if page.gap is not None:
+            requested, earliest, latest = (str(event_id) for event_id in page.gap)
             gap = Gap(requested=requested, earliest=earliest, latest=latest)
             self._put(encode_without_id(gap.event, gap.model_dump_json()))
         frames = self._view.encode_page(page)

@@ -1,7 +1,7 @@
-"""Reading a run's log: pages of it, merged over the stages, after a cursor.
+"""Reads a run's log: pages after a cursor, merged over the stages.
 
-A page over several streams is one picture, read in one transaction: the run's last id, which is
-the reader's new position, and the streams up to it.
+A page over several streams is one snapshot, read in one transaction: the run's last id, which becomes the reader's new
+position, and the streams up to it.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -10,17 +10,17 @@ from typing import Any, Final, NamedTuple
 from stagebus.shared.domain.cursor import START, EventId, parse_id
 from stagebus.shared.domain.runs import RUN_STAGE
 from stagebus.shared.errors import RunNotFound
-from stagebus.shared.log.log_page import Lost, Page, Part, StoredEvent, decode, merge, terminal_of
+from stagebus.shared.log.log_page import LogGap, Page, StageSlice, StoredEvent, decode, merge, terminal_of
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.pipelined import Command, ReadConnection, read_at_once
 from stagebus.shared.storage.redis_client import Redis
 
-# Of a stage that is read whole, so many events come at once.
+# A whole stage is read in pages of this many events.
 STAGE_PAGE_EVENTS: Final = 10_000
 
 
 class Head(NamedTuple):
-    """Where a run's log ends, whether for good, and its stages in order."""
+    """The last id of a run's log, whether the run has ended, and its stages in order."""
 
     last_id: EventId
     is_ended: bool
@@ -28,13 +28,13 @@ class Head(NamedTuple):
 
 
 async def read_head(connection: ReadConnection, run_id: str, tenant: str | None = None) -> Head:
-    """The end of the log.
+    """Reads the end of the log.
 
     Args:
-        tenant: whose the run has to be; None: anybody's.
+        tenant: the tenant that must own the run; None: any.
 
     Raises:
-        RunNotFound: no such run, or another tenant's.
+        RunNotFound: the tenant has no such run.
     """
     return _head(run_id, tenant, await read_at_once(connection, _ask_head(run_id)))
 
@@ -51,7 +51,7 @@ def _head(run_id: str, tenant: str | None, replies: Sequence[Any]) -> Head:
 
 
 async def read_last_ids(redis: Redis, run_ids: Sequence[str]) -> list[EventId | None]:
-    """Where several logs end, in one round trip; None for a run that is gone, or whose record is none."""
+    """Reads the last ids of several logs in one round trip; None for a run without a readable record."""
     async with redis.pipeline(transaction=False) as pipe:
         for run_id in run_ids:
             pipe.hget(keys.run(run_id), "last_id")
@@ -59,7 +59,7 @@ async def read_last_ids(redis: Redis, run_ids: Sequence[str]) -> list[EventId | 
 
 
 def _as_last_id(reply: bytes | Exception | None) -> EventId | None:
-    # One bad record must not cost those that are asked for with it their answer.
+    # One bad record must not fail the others of the same read.
     try:
         return parse_id(reply.decode()) if isinstance(reply, bytes) else None
     except ValueError:
@@ -76,39 +76,39 @@ async def read_page(
     tenant: str | None = None,
     stage_ids: Sequence[str] = (),
 ) -> Page:
-    """The next page of the log, or of one stage's part of it.
+    """Reads the next page of the log, or of one stage.
 
-    Every cursor is looked for, the position of the page before, too: the log may lose its
-    tail between two pages, and no sign of that need come before the second.
+    Every read checks that the log still has the cursor, even if it is the position of the previous page: the log may
+    lose its tail between two pages without any other sign.
 
     Args:
-        after: the cursor; one that does not stand in the log gives a page from the start with `lost`.
-        limit: events of each stream at the most.
-        stage_id: only this stage's events, and the run's terminal one.
-        tenant: whose the run has to be; None: anybody's.
-        stage_ids: the stages that the run had begun, as far as is known: where no other began, the
-            page takes one round trip.
+        after: the cursor. If the log does not have it, the page starts at the beginning and has a `gap`.
+        limit: the maximum number of events.
+        stage_id: read only this stage's events and the run's terminal event.
+        tenant: the tenant that must own the run; None: any.
+        stage_ids: the stages that the run is known to have begun. If they are all, the page takes one round trip.
 
     Raises:
-        RunNotFound: no such run, or another tenant's.
+        RunNotFound: the tenant has no such run.
     """
     wanted = None if stage_id is None else {stage_id, RUN_STAGE}
-    head, replies = await _read_picture(connection, run_id, tenant, stage_ids, wanted, after, limit)
-    lost = None
+    head, replies = await _read_snapshot(connection, run_id, tenant, stage_ids, wanted, after, limit)
+    gap = None
     if after not in (START, head.last_id) and not any(reply and reply[0][0] == b"%d-%d" % after for reply in replies):
         requested, after = after, START
-        head, replies = await _read_picture(connection, run_id, tenant, head.stage_ids, wanted, after, limit)
+        head, replies = await _read_snapshot(connection, run_id, tenant, head.stage_ids, wanted, after, limit)
         firsts = [parse_id(reply[0][0].decode()) for reply in replies if reply]
-        lost = Lost(requested, min(firsts, default=head.last_id), head.last_id)
-    parts = [Part(*part) for part in zip(head.stage_ids, replies, strict=True) if wanted is None or part[0] in wanted]
-    parts, bound = merge(parts, after, limit)
+        gap = LogGap(requested, min(firsts, default=head.last_id), head.last_id)
+    pairs = zip(head.stage_ids, replies, strict=True)
+    slices = [StageSlice(*pair) for pair in pairs if wanted is None or pair[0] in wanted]
+    slices, bound = merge(slices, after, limit)
     if stage_id not in (None, RUN_STAGE):
-        parts = [part if part.stage_id == stage_id else terminal_of(part) for part in parts]
+        slices = [found if found.stage_id == stage_id else terminal_of(found) for found in slices]
     is_last = bound is None or bound == head.last_id
-    return Page(parts, bound or head.last_id, is_last, head.is_ended, lost, head.stage_ids)
+    return Page(slices, bound or head.last_id, is_last, head.is_ended, gap, head.stage_ids)
 
 
-async def _read_picture(
+async def _read_snapshot(
     connection: ReadConnection,
     run_id: str,
     tenant: str | None,
@@ -117,10 +117,10 @@ async def _read_picture(
     after: EventId,
     limit: int,
 ) -> tuple[Head, list[list[Any]]]:
-    """The log's end, and what each of its stages has from `after` on, at one moment.
+    """Reads the log's end, and the entries of each stage from `after` on, in one transaction.
 
-    The cursor's own event comes, too, out of the stage in which it stands: so it is looked for
-    in the stages that nobody wants to read as well.
+    The reply includes the cursor's own event. It may be in any stage, so the stages that are not wanted are searched for
+    it as well.
     """
     low = "-" if after == START else str(after)
     while True:
@@ -130,15 +130,15 @@ async def _read_picture(
             high = "+" if is_wanted or after == START else low
             count = limit + 1 if is_wanted else 1
             ask.append(("XRANGE", keys.stage_stream(run_id, stage_id), low, high, "COUNT", count))
-        last_id_and_more, stages, *replies = await read_at_once(connection, ask)
-        head = _head(run_id, tenant, (last_id_and_more, stages))
+        head_fields, stages, *replies = await read_at_once(connection, ask)
+        head = _head(run_id, tenant, (head_fields, stages))
         if head.stage_ids == list(stage_ids):
             return head, replies
         stage_ids = head.stage_ids
 
 
 async def read_stage(redis: Redis, run_id: str, stage_id: str) -> list[StoredEvent]:
-    """A stage's whole stream; for stages of a bounded number of events."""
+    """Reads a stage's whole stream; only for stages with a bounded number of events."""
     events: list[StoredEvent] = []
     low = "-"
     while True:
@@ -150,7 +150,7 @@ async def read_stage(redis: Redis, run_id: str, stage_id: str) -> list[StoredEve
 
 
 async def read_stage_ends(redis: Redis, run_id: str, stage_ids: Sequence[str]) -> list[tuple[StoredEvent, StoredEvent]]:
-    """The first and the last event of each stage that has any: the run's retention may end just now."""
+    """Reads the first and the last event of each stage; a stage without events is left out, as at the end of retention."""
     async with redis.pipeline(transaction=False) as pipe:
         for stage_id in stage_ids:
             key = keys.stage_stream(run_id, stage_id)

@@ -1,4 +1,4 @@
-"""Runs as a whole: made, looked up, asked to cancel, and ended where no worker holds them."""
+"""Runs: create, read, count, cancel, and end those that no worker holds."""
 
 import hashlib
 from typing import Any, NamedTuple
@@ -31,16 +31,16 @@ async def create_run(
     idempotency_key: str | None = None,
     trace: Trace = NO_TRACE,
 ) -> str:
-    """Make a run and put it into the queue: one script, safe to repeat under the same key.
+    """Creates a run and queues it with one script, which is safe to repeat under the same idempotency key.
 
-    Whoever dies before its answer has made all of it or nothing, and what is refused leaves the key free.
+    The script writes all of the run or nothing. A refused request leaves the key free.
 
     Returns:
-        The run's id; that of the first call where the key was used before.
+        The run's id; if the key was used before, the id of the first call.
 
     Raises:
-        IdempotencyConflict: the key made a run from another request.
-        TooManyRuns, TokensUsedUp: the tenant may have no more at the moment.
+        IdempotencyConflict: the key belongs to a run with another request.
+        TooManyRuns, TokensUsedUp: the tenant is at its limit.
     """
     body = orjson.dumps(request, option=orjson.OPT_SORT_KEYS)
     digest = hashlib.sha256(body).hexdigest()
@@ -64,18 +64,18 @@ async def create_run(
         if run.status is RunStatus.QUEUED:
             await run_queue.requeue(redis, run_id, settings.live_ttl_s)
         elif run.is_terminal:
-            await settle(redis, settings, run_id)
+            await finalize(redis, settings, run_id)
     return run_id
 
 
 async def get_run(redis: Redis, run_id: str, tenant: str | None = None) -> RunRecord:
-    """A run's record.
+    """Reads a run's record.
 
     Args:
-        tenant: whose it has to be; None: anybody's.
+        tenant: the tenant that must own the run; None: any.
 
     Raises:
-        RunNotFound: no such run, or another tenant's.
+        RunNotFound: the tenant has no such run.
     """
     if not ids.is_run_id(run_id):
         raise RunNotFound(run_id)
@@ -89,31 +89,38 @@ async def get_run(redis: Redis, run_id: str, tenant: str | None = None) -> RunRe
     return run
 
 
-class Load(NamedTuple):
-    """How many runs have not ended; how many of them are due and in no worker's hands, and so on."""
+class RunCounts(NamedTuple):
+    """The number of runs that have not ended, and how many of them are in each state.
+
+    Attributes:
+        waiting: due and not held by a worker.
+        parked: waiting for a person.
+        throttled: waiting for other runs of their tenant.
+        running: acquired and neither ended nor given back.
+    """
 
     active: int
     waiting: int
     parked: int
-    held_back: int
+    throttled: int
     running: int
 
 
-async def read_load(redis: Redis, lease_s: float) -> Load:
-    """Count the runs that have not ended."""
+async def count_runs(redis: Redis, lease_s: float) -> RunCounts:
+    """Counts the runs that have not ended."""
     now_ms = await read_time_ms(redis)
     async with redis.pipeline(transaction=False) as pipe:
         pipe.zcard(keys.ACTIVE)
         pipe.zcount(keys.QUEUE, "-inf", now_ms)
-        # A run that is held is due when its lease ends; what is due later waits for a person.
+        # A held run is due when its lease ends. A run that is due later waits for a person.
         pipe.zcount(keys.QUEUE, now_ms + round(lease_s * 1000) + 1, keys.THROTTLED_SCORE - 1)
         pipe.zcard(keys.THROTTLED)
         pipe.zcard(keys.RUNNING)
-        return Load(*await pipe.execute())
+        return RunCounts(*await pipe.execute())
 
 
 class StoredStage(NamedTuple):
-    """One stage of a run for those who look at it; the outcome is None until it is complete."""
+    """One stage of a run; `completed` is None until the stage is complete."""
 
     stage_id: str
     first_id: EventId
@@ -121,7 +128,7 @@ class StoredStage(NamedTuple):
 
 
 async def read_stages(redis: Redis, run_id: str) -> list[StoredStage]:
-    """The stages that the run began, in order, without the journal."""
+    """Returns the stages that the run has begun, in order, without the journal."""
     head = await log_reader.read_head(redis, run_id)
     stage_ids = [stage_id for stage_id in head.stage_ids if stage_id != RUN_STAGE]
     ends = await log_reader.read_stage_ends(redis, run_id, stage_ids)
@@ -135,7 +142,7 @@ def _as_completed(event: StoredEvent) -> StageCompleted | None:
 
 
 def answer_text(stages: list[StoredStage]) -> str | None:
-    """The run's text: what the last model stage wrote; None before one is complete."""
+    """Returns the text of the last complete model stage, or None."""
     for stage in reversed(stages):
         if stage.completed is not None and not stage.stage_id.startswith(TOOLS):
             return str(stage.completed.result.get("text", ""))
@@ -143,15 +150,15 @@ def answer_text(stages: list[StoredStage]) -> str | None:
 
 
 async def cancel_run(redis: Redis, settings: Settings, run_id: str, tenant: str | None = None) -> None:
-    """Cancel a run in whatever state; a run that has ended stays as it is.
+    """Cancels a run in any state; an ended run stays as it is.
 
-    Where a worker holds it, that one ends it; where none does, this call does.
+    If a worker holds the run, that worker ends it; otherwise this call does.
 
     Args:
-        tenant: whose it has to be; None: anybody's.
+        tenant: the tenant that must own the run; None: any.
 
     Raises:
-        RunNotFound: no such run, or another tenant's.
+        RunNotFound: the tenant has no such run.
     """
     await get_run(redis, run_id, tenant)
     try:
@@ -162,28 +169,28 @@ async def cancel_run(redis: Redis, settings: Settings, run_id: str, tenant: str 
 
 
 async def end_unheld(redis: Redis, settings: Settings, run_id: str, event: Event) -> bool:
-    """End a run that no worker holds: claim it, then append its terminal event.
+    """Ends a run that no worker holds: claims it and appends its terminal event.
 
     Returns:
-        False where a worker holds it, which ends it by itself.
+        False if a worker holds the run. That worker ends it.
 
     Raises:
-        RunEnded: it has ended already.
+        RunEnded: the run has ended already.
     """
     is_parked = await redis.hget(keys.run(run_id), "status") == RunStatus.PARKED.encode()  # type: ignore[misc]
     try:
         while (claim := await run_scripts.claim(redis, run_id, "", only_unheld=True)) is not None:
             if await end_claimed(redis, settings, run_id, claim, event):
-                if is_parked:  # else its job would stand in the queue until its approvals expire
+                if is_parked:  # otherwise its job would stay in the queue until its approvals expire
                     await redis.zadd(keys.QUEUE, {run_id: 0}, xx=True)
                 return True
     except Fenced:
-        pass  # a worker claimed it after us, and sees what is stored
+        pass  # a worker claimed it after us and reads the stored cancel
     return False
 
 
-def end_of(event: Event, settings: Settings, usage: Usage | None = None) -> run_scripts.TerminalState:
-    """What a terminal event sets in the record."""
+def terminal_state_of(event: Event, settings: Settings, usage: Usage | None = None) -> run_scripts.TerminalState:
+    """Returns the fields that a terminal event sets in the record."""
     usage_json = orjson.dumps(usage.model_dump(exclude_none=True)) if usage else b""
     match event:
         case Error(error=text, code=code):
@@ -196,7 +203,11 @@ def end_of(event: Event, settings: Settings, usage: Usage | None = None) -> run_
 
 
 async def end_claimed(redis: Redis, settings: Settings, run_id: str, claim: run_scripts.Claim, event: Event) -> bool:
-    """Append a terminal event as the owner of the claim; False where the log lost its tail meanwhile."""
+    """Appends a terminal event as the owner of the claim.
+
+    Returns:
+        False if the log has lost its tail since the claim.
+    """
     data = event.stamped(wall_ms()).data()
     before, last = claim.last_id, EventId(claim.attempt, claim.last_id.sequence + 1)
     frame = sse.encode(str(last).encode(), event.event.encode(), data)
@@ -208,17 +219,20 @@ async def end_claimed(redis: Redis, settings: Settings, run_id: str, claim: run_
         entries=[run_scripts.LogEntry(RUN_STAGE, event.event, data)],
         message=live_batch.encode(before, last, [RUN_STAGE], [frame], is_end=True),
         ttl_s=settings.live_ttl_s,
-        end=end_of(event, settings),
+        end=terminal_state_of(event, settings),
         stage_ids=claim.stage_ids,
     )
     if appended.is_behind:
         return False
-    await settle(redis, settings, run_id)
+    await finalize(redis, settings, run_id)
     return True
 
 
-async def settle(redis: Redis, settings: Settings, run_id: str) -> None:
-    """Tidy up after a run's end: out of what the sweep looks through; its idempotency key lives as long as it."""
+async def finalize(redis: Redis, settings: Settings, run_id: str) -> None:
+    """Cleans up after a run's end: removes it from the active runs, counts it and admits a throttled run in its place.
+
+    Its idempotency key then expires together with the run.
+    """
     fields = ["tenant", "idempotency", "finished_at", "usage", "status", "last_id"]
     tenant, reserved, ended_at, usage, status, last_id = await redis.hmget(keys.run(run_id), fields)  # type: ignore[misc]
     ended = queue_scripts.EndedRun()
@@ -228,6 +242,6 @@ async def settle(redis: Redis, settings: Settings, run_id: str) -> None:
     await queue_scripts.account(redis, run_id, tenant=(tenant or b"").decode(), ended=ended)
     await queue_scripts.admit(redis, run_id, settings.tenant_runs_running, has_ended=True)
     if reserved and ended_at:
-        # From the run's end on: a key that is used late would outlive its run, and make another one of the same id.
+        # Counted from the run's end: a key that outlives its run would create another run with the same id.
         now_s = await read_time_ms(redis) // 1000
         await redis.expire(reserved, max(1, int(int(ended_at) / 1000 + settings.retention_s) - now_s))

@@ -1,4 +1,4 @@
-"""The whole system at one glance: the queue, who works on what, and what all runs came to."""
+"""Statistics of the whole system: the queue, the workers and their runs, totals over all runs."""
 
 from typing import Final, NamedTuple
 
@@ -6,22 +6,22 @@ from stagebus.shared.storage import keys
 from stagebus.shared.storage.redis_client import Redis, time_reply_ms
 from stagebus.shared.store import run_store
 from stagebus.shared.store.heartbeats import read_live_processes
-from stagebus.shared.store.run_store import Load
+from stagebus.shared.store.run_store import RunCounts
 
-# What is counted as runs leave `sb:active`, over all tenants and times: the fields of `sb:totals`.
+# The fields of `sb:totals`: counted when a run leaves `sb:active`, over all tenants.
 TOTALS: Final = ("events", "runs_succeeded", "runs_failed", "runs_cancelled", "tokens")
 
 
 class HeldRun(NamedTuple):
-    """A run in a worker's hands, and the ms until its lease ends unless it is renewed."""
+    """A run that a worker holds, and the ms until its lease ends unless it is renewed."""
 
     run_id: str
     attempt: int
     lease_ends_in_ms: int
 
 
-class Worker(NamedTuple):
-    """A worker, what it holds, and how long ago it said so."""
+class WorkerStatus(NamedTuple):
+    """A worker, the runs that it holds, and the age of its last heartbeat."""
 
     name: str
     concurrency: int
@@ -30,24 +30,24 @@ class Worker(NamedTuple):
 
 
 class SystemStats(NamedTuple):
-    """The system; `streams_open` over all gateways, `totals` by the names in `TOTALS`."""
+    """The system's state; `streams_open` is the sum over all gateways, `totals` has the names in `TOTALS`."""
 
-    load: Load
-    workers: list[Worker]
+    counts: RunCounts
+    workers: list[WorkerStatus]
     streams_open: int
     totals: dict[str, int]
 
 
 async def read_stats(redis: Redis, lease_s: float) -> SystemStats:
-    """Look at everything once; some of it is as old as its process's last word."""
+    """Reads everything once. The state of a process is as old as its last heartbeat."""
     workers = await read_live_processes(redis, keys.WORKERS)
     gateways = await read_live_processes(redis, keys.GATEWAYS)
     ends = await _read_lease_ends(redis, [run["id"] for worker in workers for run in worker.state["runs"]])
     counted = await redis.hgetall(keys.TOTALS)  # type: ignore[misc]
     return SystemStats(
-        await run_store.read_load(redis, lease_s),
+        await run_store.count_runs(redis, lease_s),
         [
-            Worker(
+            WorkerStatus(
                 name,
                 state["concurrency"],
                 [HeldRun(run["id"], run["attempt"], ends[run["id"]]) for run in state["runs"] if run["id"] in ends],
@@ -61,7 +61,7 @@ async def read_stats(redis: Redis, lease_s: float) -> SystemStats:
 
 
 async def _read_lease_ends(redis: Redis, run_ids: list[str]) -> dict[str, int]:
-    """The ms until each run's lease ends; those that ended meanwhile are not among them."""
+    """Returns the ms until each run's lease ends, without the runs that have ended since."""
     if not run_ids:
         return {}
     async with redis.pipeline(transaction=False) as pipe:

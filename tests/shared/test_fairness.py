@@ -222,7 +222,7 @@ async def test_token_limit_counts_each_run_once_and_resets_at_midnight(redis: Re
     await redis.hset(keys.run(run_id), "usage", b'{"total_tokens":100}')
     await redis.hset(keys.run(run_id), "finished_at", (await redis.time())[0] * 1000)
     for _ in range(2):
-        await run_store.settle(redis, limited, run_id)
+        await run_store.finalize(redis, limited, run_id)
     assert await redis.hget(keys.tokens("t"), "used") == await redis.hget(keys.TOTALS, "tokens") == b"100"
 
     before_ms = await ms_left_today(redis)

@@ -189,7 +189,7 @@ class Runner:
             if isinstance(result, Outcome):
                 await attempt.producer.flush()
                 return result
-            end = run_store.end_of(result, self._settings, total_usage(toolchain.completed))
+            end = run_store.terminal_state_of(result, self._settings, total_usage(toolchain.completed))
             attempt.producer.put(result, end)
             await attempt.producer.flush()
         self._metrics.run_ended(end.status)
@@ -197,7 +197,7 @@ class Runner:
 
     async def _account(self, run_id: str) -> Outcome:
         try:
-            await run_store.settle(self._redis, self._settings, run_id)
+            await run_store.finalize(self._redis, self._settings, run_id)
         except REDIS_AWAY:
             logger.info("run %s has ended; the sweep completes its accounting", run_id)
         return Outcome(Disposition.FINISH)

@@ -109,12 +109,12 @@ async def _repair(redis: Redis, settings: Settings, summary: ActiveRun, now_ms: 
     if not status:
         if now_ms - ids.created_ms(run_id) < INCOMPLETE_MAX_S * 1000:
             return 0
-        await run_store.settle(redis, settings, run_id)
+        await run_store.finalize(redis, settings, run_id)
         return 1
     if (
         status.decode() in TERMINAL
     ):  # a newer version's status is not in TERMINAL; a worker that claims the run finds out
-        await run_store.settle(redis, settings, run_id)
+        await run_store.finalize(redis, settings, run_id)
         return 1
     if not worker:
         queued_ms = now_ms - int(created_at) if status == RunStatus.QUEUED.encode() else 0

@@ -53,9 +53,11 @@ class Stats(Answer):
     @classmethod
     def of(cls, read: system_stats.SystemStats) -> "Stats":
         """The answer."""
-        load = read.load
+        counts = read.counts
         return cls(
-            queue=QueueStats(waiting=load.waiting, held_back=load.held_back, running=load.running, parked=load.parked),
+            queue=QueueStats(
+                waiting=counts.waiting, held_back=counts.throttled, running=counts.running, parked=counts.parked
+            ),
             workers=[
                 WorkerStats(
                     name=worker.name,

@@ -62,7 +62,7 @@ async def test_stats_cover_the_whole_system(
     await Heartbeat(redis, keys.GATEWAYS, "another", dict)._send(b'{"streams_open": 3}')
     for run_id in made[3:5]:
         await run_store.cancel_run(redis, settings, run_id)
-        await run_store.settle(redis, settings, run_id)  # once more, which counts nothing
+        await run_store.finalize(redis, settings, run_id)  # once more, which counts nothing
     failed = await run_store.end_unheld(redis, settings, made[5], Error(error="x", code="internal"))
     answered = (await api.get("/stats")).json()
 

@@ -18,7 +18,7 @@ from stagebus.gateway.streaming.views import RUN_EVENTS, EventView, StageEventsV
 from stagebus.shared.domain.cursor import START, EventId, parse_id
 from stagebus.shared.log import live_batch, sse
 from stagebus.shared.log.live_batch import LiveBatch
-from stagebus.shared.log.log_page import Lost, Page, Part
+from stagebus.shared.log.log_page import LogGap, Page, StageSlice
 from stagebus.shared.log.sse import Frame
 
 STAGES = ("run", "extraction", "synthesis")
@@ -87,7 +87,7 @@ class Log:
         """Returns a page, as `log_reader.read_page` does."""
         lost = None
         if after not in (START, *(entry.id for entry in self.entries)):
-            lost = Lost(after, self.entries[0].id, self.last_id)
+            lost = LogGap(after, self.entries[0].id, self.last_id)
             after = START
         found = [
             e
@@ -96,7 +96,7 @@ class Log:
         ]
         is_last = len(found) <= limit
         position = self.last_id if is_last else found[limit - 1].id
-        parts = [Part(e.stage_id, [e.stored]) for e in found[:limit] if _is_of(e, stage_id)]
+        parts = [StageSlice(e.stage_id, [e.stored]) for e in found[:limit] if _is_of(e, stage_id)]
         return Page(parts, position, is_last, self.is_ended, lost)
 
 

@@ -18,7 +18,7 @@ from stagebus.shared.domain.events import (
 )
 from stagebus.shared.log import live_batch, sse
 from stagebus.shared.log.live_batch import LiveBatch
-from stagebus.shared.log.log_page import Page, Part, StoredEvent
+from stagebus.shared.log.log_page import Page, StageSlice, StoredEvent
 from stagebus.shared.log.sse import Frame
 from stagebus.worker.stages.model_stage import strip_chunk
 
@@ -46,7 +46,7 @@ def stored(*events: Event, first: int = 2) -> list[StoredEvent]:
 
 
 def page_of(*events: Event) -> Page:
-    parts = [Part(e.stage_id, [[e.id, [b"event", e.event, b"data", e.data]]]) for e in stored(*events)]
+    parts = [StageSlice(e.stage_id, [[e.id, [b"event", e.event, b"data", e.data]]]) for e in stored(*events)]
     return Page(parts, EventId(7, len(events) + 1), is_last=True, is_ended=False)
 
 

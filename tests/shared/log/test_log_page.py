@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from stagebus.shared.domain.cursor import START, EventId
 from stagebus.shared.log import sse
-from stagebus.shared.log.log_page import Page, Part, merge
+from stagebus.shared.log.log_page import Page, StageSlice, merge
 
 STAGES = ("run", "extraction", "tools", "synthesis")
 
@@ -23,10 +23,12 @@ def log_of(owners: list[str]) -> list[tuple[EventId, str]]:
     return [(EventId(number // 3, number), stage) for number, stage in enumerate(owners, 1)]
 
 
-def ask(log: list[tuple[EventId, str]], after: EventId, limit: int) -> list[Part]:
+def ask(log: list[tuple[EventId, str]], after: EventId, limit: int) -> list[StageSlice]:
     """What Redis answers: of each stage the cursor's own entry and what follows, one more than the limit at the most."""
     return [
-        Part(stage, [entry(event_id) for event_id, owner in log if owner == stage and event_id >= after][: limit + 1])
+        StageSlice(
+            stage, [entry(event_id) for event_id, owner in log if owner == stage and event_id >= after][: limit + 1]
+        )
         for stage in STAGES
     ]
 

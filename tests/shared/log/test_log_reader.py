@@ -13,7 +13,7 @@ from stagebus.shared.domain.events import RetryScheduled, RunStarted
 from stagebus.shared.domain.runs import RUN_STAGE
 from stagebus.shared.errors import RunNotFound
 from stagebus.shared.log import log_reader
-from stagebus.shared.log.log_page import Lost, Page
+from stagebus.shared.log.log_page import LogGap, Page
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.pipelined import PipelinedConnection
 from tests.support import runs_by_hand, snapshots
@@ -73,7 +73,7 @@ async def test_pages_of_every_size_give_exactly_the_log(redis: Redis, run: RunBy
             assert ids_of(pages) == wanted(written, stage_id)
             assert all(len(page.events) <= limit for page in pages)
             assert pages[-1].position == written[-1][0]
-            assert all(page.is_ended and page.lost is None for page in pages)
+            assert all(page.is_ended and page.gap is None for page in pages)
 
 
 async def test_page_says_that_it_is_the_last_where_nothing_follows(redis: Redis, run: RunByHand) -> None:
@@ -194,7 +194,7 @@ async def test_cursor_that_does_not_stand_gives_the_log_from_its_start(
 
     for cursor in [*strangers, EventId(attempt, 1)]:
         page = await log_reader.read_page(redis, run.run_id, cursor, 100, stage_id=stage_id)
-        assert page.lost == Lost(cursor, EventId(0, 1), written[-1][0])
+        assert page.gap == LogGap(cursor, EventId(0, 1), written[-1][0])
         assert ids_of([page]) == wanted(written, stage_id)
 
 
@@ -202,7 +202,7 @@ async def test_lost_page_has_its_limit_too(redis: Redis, run: RunByHand) -> None
     written = await write(run)
 
     page = await log_reader.read_page(redis, run.run_id, EventId(10**9, 1), 3)
-    assert page.lost is not None
+    assert page.gap is not None
     assert ids_of([page]) == [event_id for event_id, _ in written[:3]]
     assert not page.is_last
 
@@ -212,9 +212,9 @@ async def test_log_that_was_trimmed_starts_at_its_earliest_event(redis: Redis, r
     await redis.delete(keys.stage_stream(run.run_id, RUN_STAGE))
 
     page = await log_reader.read_page(redis, run.run_id, EventId(0, 1), 100)
-    assert page.lost is not None
-    assert page.lost.earliest == written[2][0], "the journal is gone"
-    assert ids_of([page])[0] == page.lost.earliest
+    assert page.gap is not None
+    assert page.gap.earliest == written[2][0], "the journal is gone"
+    assert ids_of([page])[0] == page.gap.earliest
 
 
 @pytest.mark.parametrize("stage_id", [None, "extraction"])
@@ -233,8 +233,8 @@ async def test_tail_that_is_lost_between_two_pages_is_no_silence(
 
     second = await log_reader.read_page(redis, run.run_id, first.position, 100, stage_id=stage_id)
 
-    assert second.lost is not None
-    assert second.lost.requested == first.position
+    assert second.gap is not None
+    assert second.gap.requested == first.position
     assert [event_id.sequence for event_id in ids_of([second])] == list(range(1 if stage_id is None else 2, 10))
 
 
