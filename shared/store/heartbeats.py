@@ -43,15 +43,16 @@ class Heartbeat:
         try:
             while True:
                 try:
-                    await self._send(orjson.dumps(self._state()))
+                    await self.send(orjson.dumps(self._state()))
                 except Exception:
                     # If this task ended, the process would disappear from the list though it works.
                     logger.exception("%s: the heartbeat failed", self._name)
                 await asyncio.sleep(HEARTBEAT_S)
         finally:
-            await self._send(b"")
+            await self.send(b"")
 
-    async def _send(self, state: bytes) -> None:
+    async def send(self, state: bytes) -> None:
+        """Sends one heartbeat; an empty state removes the process."""
         try:
             await _HEARTBEAT(self._redis, self._key_list, [self._name, state, round(HEARTBEAT_TTL_S * 1000)])
         except REDIS_AWAY as exc:

@@ -54,7 +54,7 @@ async def test_no_secret_is_left_behind(tmp_path: Path) -> None:
     async with System(tmp_path, workers=0, env=env) as system, Recorder(base_url=system.url) as http:
         worker = system.add_worker({"OPENAI_API_KEY": PROVIDER_KEY})
         port = free_port()
-        plain = system._process("uvicorn", ["-m", "uvicorn", "stagebus.gateway.app:app", "--port", str(port)])
+        plain = system.process("uvicorn", ["-m", "uvicorn", "stagebus.gateway.app:app", "--port", str(port)])
         plain.start()
         try:
             _, key = await api_keys.create(system.redis, tenant="acme", scopes=Scope)

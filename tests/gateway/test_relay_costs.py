@@ -29,7 +29,7 @@ async def test_live_events_cost_no_redis_command_per_client(redis: Redis, hub: H
         await run.say("the stage begins")
     for watcher in watchers:
         await watcher.until(lambda w: len(w.sequences) == 2)
-    await until(lambda: all(stream.subscription.is_live for stream in hub._all_streams()))
+    await until(lambda: all(watcher.stream.subscription.is_live for watcher in watchers))
 
     before = await calls(redis)
     for number in range(LIVE_EVENTS):

@@ -131,9 +131,8 @@ async def test_limits_are_not_enforced_while_redis_is_away(nowhere: Redis) -> No
     assert [await limiter.begin_stream("t"), await limiter.begin_stream("t")] == [True, True]
 
 
-async def test_stream_limit_counts_the_streams_of_all_gateways(redis: Redis, other_limiter: TenantLimiter) -> None:
-    mine = TenantLimiter(redis, TenantLimits(streams_open=2))
-    other_limiter._limits = TenantLimits(streams_open=2)
+async def test_stream_limit_counts_the_streams_of_all_gateways(redis: Redis) -> None:
+    mine, other_limiter = (TenantLimiter(redis, TenantLimits(streams_open=2)) for _ in range(2))
     assert [await mine.begin_stream("t"), await other_limiter.begin_stream("t"), await mine.begin_stream("t")] == [
         True,
         True,

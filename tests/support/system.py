@@ -135,13 +135,13 @@ class System:
             | ({} if acl is None else {"aclfile": str(acl)}),
         )
         self._users = users or {}
-        self.demo = self._process("demo", ["-m", "stagebus.worker.demo.demo_model", "--port", "0"])
+        self.demo = self.process("demo", ["-m", "stagebus.worker.demo.demo_model", "--port", "0"])
         self.gateways: list[Process] = []
         self.workers: list[Process] = []
         self.urls: list[str] = []
         self.redis: Redis
 
-    def _process(self, name: str, args: list[str], env: Mapping[str, str] | None = None) -> Process:
+    def process(self, name: str, args: list[str], env: Mapping[str, str] | None = None) -> Process:
         return Process(name, args, {**self._env, **(env or {})}, self._folder)
 
     def set_env(self, name: str, value: str) -> None:
@@ -209,9 +209,7 @@ class System:
     def add_worker(self, env: Mapping[str, str] | None = None) -> Process:
         """Start one more worker."""
         self.workers.append(
-            self._process(
-                f"worker{len(self.workers)}", ["-m", "stagebus.worker"], {**self._as("worker"), **(env or {})}
-            )
+            self.process(f"worker{len(self.workers)}", ["-m", "stagebus.worker"], {**self._as("worker"), **(env or {})})
         )
         self.workers[-1].start()
         return self.workers[-1]
@@ -219,13 +217,13 @@ class System:
     def add_gateway(self, port: int = 0) -> Process:
         """Start one more gateway."""
         args = ["-m", "stagebus.gateway", "--host", "127.0.0.1", "--port", str(port)]
-        self.gateways.append(self._process(f"gateway{len(self.gateways)}", args, self._as("gateway")))
+        self.gateways.append(self.process(f"gateway{len(self.gateways)}", args, self._as("gateway")))
         self.gateways[-1].start()
         return self.gateways[-1]
 
-    def add_process(self, name: str, args: list[str]) -> Process:
+    def addprocess(self, name: str, args: list[str]) -> Process:
         """Start another process of this system."""
-        process = self._process(name, args)
+        process = self.process(name, args)
         process.start()
         return process
 

@@ -58,8 +58,8 @@ async def test_stats_cover_the_whole_system(
     assert claim is not None
     runs = [{"id": held, "attempt": claim.attempt}, {"id": ids.new_run_id(), "attempt": 1}]
     state = orjson.dumps({"concurrency": 4, "runs": runs})
-    await Heartbeat(redis, keys.WORKERS, "host:1", dict)._send(state)
-    await Heartbeat(redis, keys.GATEWAYS, "another", dict)._send(b'{"streams_open": 3}')
+    await Heartbeat(redis, keys.WORKERS, "host:1", dict).send(state)
+    await Heartbeat(redis, keys.GATEWAYS, "another", dict).send(b'{"streams_open": 3}')
     for run_id in made[3:5]:
         await run_store.cancel_run(redis, settings, run_id)
         await run_store.finalize(redis, settings, run_id)  # once more, which counts nothing

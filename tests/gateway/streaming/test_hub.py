@@ -180,8 +180,8 @@ async def test_slow_client_has_a_bounded_buffer_and_catches_up(
     watcher.is_reading.clear()
     for _ in range(300):
         await run.say("x" * 50)
-    (stream,) = hub._all_streams()
-    assert stream.subscription._buffered_bytes + stream.subscription._held_back_bytes < 5000
+    subscription = watcher.stream.subscription
+    assert subscription._buffered_bytes + subscription._held_back_bytes < 5000
     watcher.is_reading.set()
     await run.end()
 

@@ -157,7 +157,7 @@ async def test_deaf_connection_is_given_up(far: Listener, redis: Redis, monkeypa
 
     await until(lambda: far.reconnected > told)
     assert await redis.publish("a", b"x") == 1
-    await _hear(redis, far.channels._canary.decode(), 4)
+    await _hear_canaries(redis, 4)
     assert far.reconnected == told + 1, "the new one is not given up in its turn"
 
 
@@ -168,28 +168,28 @@ async def test_canaries_are_few_while_nobody_listens(
     monkeypatch.setattr(pubsub, "CANARY_S", 0.02)
     await far.channels.start()
     began = time.monotonic()
-    await _hear(redis, far.channels._canary.decode(), 3)
+    await _hear_canaries(redis, 3)
     assert time.monotonic() - began >= 2 * pubsub.IDLE_CANARY_EVERY * pubsub.CANARY_S
 
     monkeypatch.setattr(pubsub, "IDLE_CANARY_EVERY", 10**9)
     await far.subscribe("a")
-    await _hear(redis, far.channels._canary.decode(), 3)
+    await _hear_canaries(redis, 3)
 
 
-async def _hear(redis: Redis, channel: str, count: int) -> None:
-    """Wait for so many messages."""
+async def _hear_canaries(redis: Redis, count: int) -> None:
+    """Waits for so many canaries."""
     async with asyncio.timeout(10), redis.pubsub() as ear:
-        await ear.subscribe(channel)
+        await ear.psubscribe("sb:canary:*")
         heard = 0
         while heard < count:
             heard += await ear.get_message(ignore_subscribe_messages=True, timeout=1) is not None
 
 
 async def test_stop_ends_promptly_and_leaves_nothing(redis: Redis) -> None:
+    others = asyncio.all_tasks()
     listener = Listener(redis)
     await listener.channels.start()
     await listener.subscribe("a")
-    others = asyncio.all_tasks() - set(listener.channels._tasks)
     await asyncio.wait_for(listener.channels.stop(), 2)
 
     assert asyncio.all_tasks() == others
@@ -202,11 +202,13 @@ async def test_stop_ends_promptly_though_redis_is_away(far: Listener, proxy: Pro
         await proxy.close()
     else:
         proxy.hang()
+    others = asyncio.all_tasks()
     await far.channels.start()
-    await asyncio.wait({*far.channels._tasks}, timeout=0.1)
+    tasks = asyncio.all_tasks() - others
+    await asyncio.wait(tasks, timeout=0.1)
 
     await asyncio.wait_for(far.channels.stop(), 2)
-    assert all(task.done() for task in far.channels._tasks)
+    assert all(task.done() for task in tasks)
 
 
 @pytest.mark.parametrize("turns", range(6))
@@ -224,7 +226,10 @@ async def test_subscriber_that_leaves_on_the_way_disturbs_nobody(redis: Redis, l
     await listener.subscribe("later")
     assert await listener.connection_id() == connection
     assert listener.reconnected == told
-    assert set(listener.channels._handlers) == {b"others", b"later", listener.channels._canary}
+    assert {name for name in await redis.pubsub_channels() if not name.startswith(b"sb:canary")} == {
+        b"others",
+        b"later",
+    }
 
 
 async def test_subscribers_that_leave_while_redis_is_away_leave_nothing(far: Listener, proxy: Proxy) -> None:

@@ -39,10 +39,10 @@ async def test_what_a_process_cannot_say_once_it_says_later(redis: Redis, monkey
 async def test_silent_process_is_forgotten(redis: Redis) -> None:
     """By readers at once, by Redis when another speaks, or by the keys' TTL when nobody does."""
     killed, other = (Heartbeat(redis, keys.WORKERS, name, dict) for name in ("killed", "other"))
-    await killed._send(b"{}")
+    await killed.send(b"{}")
     await redis.zincrby(keys.seen(keys.WORKERS), -heartbeats.HEARTBEAT_TTL_S * 1000 - 1, "killed")
     assert await names(redis) == []
-    await other._send(b"{}")
+    await other.send(b"{}")
 
     assert await names(redis) == ["other"]
     assert await redis.hkeys(keys.WORKERS) == await redis.zrange(keys.seen(keys.WORKERS), 0, -1) == [b"other"]
@@ -52,9 +52,9 @@ async def test_silent_process_is_forgotten(redis: Redis) -> None:
 
 async def test_who_speaks_again_after_a_silence_is_there(redis: Redis) -> None:
     worker = Heartbeat(redis, keys.WORKERS, "w", dict)
-    await worker._send(b"{}")
+    await worker.send(b"{}")
     await redis.zincrby(keys.seen(keys.WORKERS), -heartbeats.HEARTBEAT_TTL_S * 1000 - 1, "w")
-    await worker._send(b"{}")
+    await worker.send(b"{}")
 
     assert await names(redis) == ["w"]
 

@@ -1,6 +1,7 @@
 """The lease keeper against a real server: renewals, lost leases, and its stop."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from urllib.parse import urlsplit
@@ -37,7 +38,7 @@ class Holder(AttemptRecorder):
     def __init__(self, run: RunByHand, token: str) -> None:
         super().__init__()
         self.run = run
-        self.held = HeldLease(run.run_id, token, run.producer._attempt, run.producer.stage_ids, self)
+        self.held = HeldLease(run.run_id, token, 1, run.producer.stage_ids, self)
 
     @property
     def key(self) -> str:
@@ -245,6 +246,10 @@ async def test_renew_now_waits_for_redis(redis_url: str, keep: Keep, holder: Hol
         await asyncio.wait_for(renewing, 5)
 
 
+def running_threads() -> set[str]:
+    return {thread.name for thread in threading.enumerate()}
+
+
 async def test_lease_keeper_stops_promptly_between_renewals(settings: Settings) -> None:
     keeper = LeaseKeeper(settings.model_copy(update={"lease_s": 300.0}))
     keeper.start()
@@ -253,7 +258,7 @@ async def test_lease_keeper_stops_promptly_between_renewals(settings: Settings) 
     keeper.stop()
 
     assert time.monotonic() - started < 2
-    assert not keeper._thread.is_alive()
+    assert "lease-keeper" not in running_threads()
 
 
 async def test_lease_keeper_stops_right_after_its_start(settings: Settings) -> None:
@@ -261,7 +266,7 @@ async def test_lease_keeper_stops_right_after_its_start(settings: Settings) -> N
         keeper = LeaseKeeper(settings)
         keeper.start()
         keeper.stop()
-        assert not keeper._thread.is_alive()
+        assert "lease-keeper" not in running_threads()
 
 
 async def test_lease_that_cannot_be_renewed_leaves_the_others_alone(

@@ -26,6 +26,7 @@ from stagebus.worker.model.provider_limiter import TokenReservation
 from stagebus.worker.tools.registry import ToolRegistry
 from stagebus.worker.tools.sources import SourcedTool
 from stagebus.worker.tools.tool_context import ToolContext
+from tests.support.redis_calls import subscriber_count
 from tests.support.runs_by_hand import queued
 from tests.support.scripted_model import ScriptedModel, providers_of
 from tests.support.waiting import until, until_equal
@@ -197,8 +198,7 @@ async def test_cancel_reaches_a_silent_model(
     await asyncio.wait_for(running, 10)
 
     assert (await names(redis, run_id))[-1] == "cancel"
-    assert runner._channels._handlers.keys() == {runner._channels._canary}, "the run's channel was unsubscribed"
-    assert runner._keeper._leases == {}
+    assert await subscriber_count(redis, keys.control(run_id)) == 0, "the run's channel was unsubscribed"
 
 
 async def test_drained_run_is_given_back_with_its_events_flushed(

@@ -157,8 +157,9 @@ async def test_decision_made_as_the_call_expires_counts(registry: ToolRegistry) 
 
 
 async def test_arguments_changed_by_an_approval_are_used(registry: ToolRegistry) -> None:
-    stage = Stage(registry, [paying("1")], Person())
-    stage._person.decide("1", Decision(decision="approve", arguments='{"amount":2}'))
+    person = Person()
+    stage = Stage(registry, [paying("1")], person)
+    person.decide("1", Decision(decision="approve", arguments='{"amount":2}'))
     await stage.attempt()
 
     (call,) = [event for event in stage.log if isinstance(event, ToolCall)]
