@@ -1,35 +1,35 @@
 """The Redis key schema. Every key is built here and nowhere else.
 
-    sb:run:{<run_id>}                 hash    the run record                     TTL: from birth, see Settings
+    sb:run:{<run_id>}                 hash    the run record                     TTL: from creation, see Settings
     sb:run:{<run_id>}:stages          list    the stages begun, in order         TTL: as the record
     sb:run:{<run_id>}:stage:<stage>   stream  the stage's events                 TTL: as the record
     sb:run:{<run_id>}:live            channel each append, as SSE bytes
-    sb:run:{<run_id>}:control         channel cancel, a decision
+    sb:run:{<run_id>}:control         channel cancels and decisions, for the worker
     sb:runs:<tenant>                  zset    run ids by creation time, ms       trimmed at each creation
     sb:active                         zset    runs that have not ended           emptied as they end
     sb:active:<tenant>                zset    those of one tenant                trimmed at each creation; TTL: a run's life
-    sb:running                        zset    "<tenant> <run_id>" of runs that were taken and neither ended nor
-                                              were given back                    emptied as they leave
-    sb:throttled                      zset    "<tenant> <run_id>" of due runs whose tenant has enough running
-    sb:fair:vtime                           string  the turn that was taken last       TTL: a run's life
-    sb:fair:vtime:<tenant>                  string  the tenant's next turn             TTL: a run's life
+    sb:running                        zset    "<tenant> <run_id>" of runs that were acquired and neither ended nor
+                                              given back                         emptied as they leave
+    sb:throttled                      zset    "<tenant> <run_id>" of due runs whose tenant is at its limit
+    sb:fair:vtime                     string  the virtual time of the run that was acquired last    TTL: a run's life
+    sb:fair:vtime:<tenant>            string  the virtual time of the tenant's next run             TTL: a run's life
     sb:limits                         hash    "<tenant>:<limit>": a tenant's own limits; the operator writes it
-    sb:rate:<tenant>                  string  when all its requests are back, µs TTL: until then
+    sb:rate:<tenant>                  string  when the request quota is full again, us      TTL: until then
     sb:streams:<tenant>               hash    "<open> <until, ms>" by gateway    TTL: half a minute
     sb:tokens:<tenant>                hash    day (since 1970, UTC), used        TTL: two days
     sb:idempotency:<tenant>:<key>     string  "<run_id> <body hash>"             TTL: as its run
     sb:key:<key_id>                   hash    an API key: tenant, scopes, hash   TTL: until it expires, if it does
     sb:keys                           zset    API key ids by last use, Unix ms
-    sb:queue                          zset    arq's queue; score = a new run's turn, the end of a lease, a due
-                                              time (Unix ms), or NEVER
-    sb:wakeup                           list    the doorbell of waiting workers    bounded
+    sb:queue                          zset    arq's queue; score = a new run's virtual time, the end of a lease, a due
+                                              time (Unix ms), or THROTTLED_SCORE
+    sb:wakeup                         list    run ids that wake waiting workers  bounded
     sb:tools                          hash    a tool's description, JSON, by name; the workers write it
-    sb:tools:seen                     zset    tools by when a worker last said that it has them, ms; trimmed
-    sb:workers, sb:gateways           hash    what each process is at, JSON, by name; see shared/store/heartbeats.py
-                                                                                 TTL: a few seconds of silence
-    sb:workers:seen, sb:gateways:seen zset    processes by when they last spoke, ms; trimmed; TTL: the same
-    sb:totals                         hash    what all ended runs came to: events, tokens, runs_<status>
-    sb:sweep                          string  who sweeps now                     TTL: sweep_s
+    sb:tools:seen                     zset    tools by the time a worker last published them, ms; trimmed
+    sb:workers, sb:gateways           hash    state of each process, JSON, by name; see shared/store/heartbeats.py
+                                                                                 TTL: a few missed heartbeats
+    sb:workers:seen, sb:gateways:seen zset    processes by their last heartbeat, ms; trimmed; TTL: the same
+    sb:totals                         hash    totals over all ended runs: events, tokens, runs_<status>
+    sb:sweep                          string  the worker that sweeps             TTL: sweep_s
     sb:provider:{<name>}:held         zset    slots held; score = when each expires, ms      TTL: of the last slot
     sb:provider:{<name>}:waiting      zset    requests that wait for a slot; score = since when, ms   TTL: as `seen`
     sb:provider:{<name>}:seen         zset    the same; score = when each is removed, ms     TTL: of the last one
@@ -65,88 +65,88 @@ WORKERS: Final = "sb:workers"
 GATEWAYS: Final = "sb:gateways"
 TOTALS: Final = "sb:totals"
 
-# What a score in the queue may be: a turn, from FIRST_TIME on a time, and NEVER for what is held back.
+# Scores in the queue: virtual times are lower than TIME_SCORE_MIN, times are not; a throttled run has THROTTLED_SCORE.
 TIME_SCORE_MIN: Final = 10**12
 THROTTLED_SCORE: Final = 10**15
 
 
 def run(run_id: str) -> str:
-    """The hash of a run's record."""
+    """Returns the hash of a run's record."""
     return f"{RUN_PREFIX}{{{run_id}}}"
 
 
 def stages(run_id: str) -> str:
-    """The list of the stages that a run has begun, `run` first."""
+    """Returns the list of the stages that a run has begun, `run` first."""
     return f"{RUN_PREFIX}{{{run_id}}}:stages"
 
 
 def stage_stream(run_id: str, stage_id: str) -> str:
-    """The stream of one stage's events."""
+    """Returns the stream of one stage's events."""
     return f"{RUN_PREFIX}{{{run_id}}}:stage:{stage_id}"
 
 
 def live(run_id: str) -> str:
-    """The channel that carries each append to the gateways."""
+    """Returns the channel that carries each append to the gateways."""
     return f"{RUN_PREFIX}{{{run_id}}}:live"
 
 
 def control(run_id: str) -> str:
-    """The channel on which a worker hears of a cancel or a decision."""
+    """Returns the channel that carries cancels and decisions to the run's worker."""
     return f"{RUN_PREFIX}{{{run_id}}}:control"
 
 
 def runs(tenant: str) -> str:
-    """A tenant's runs by creation time."""
+    """Returns the set of a tenant's runs by creation time."""
     return f"sb:runs:{tenant}"
 
 
 def active_of_tenant(tenant: str) -> str:
-    """A tenant's runs that have not ended."""
+    """Returns the set of a tenant's runs that have not ended."""
     return f"{ACTIVE}:{tenant}"
 
 
 def seen(kind: str) -> str:
-    """When each process of a kind, WORKERS or GATEWAYS, last spoke."""
+    """Returns the set of a kind's processes, WORKERS or GATEWAYS, by their last heartbeat."""
     return f"{kind}:seen"
 
 
 def tenant_virtual_time(tenant: str) -> str:
-    """The turn of a tenant's next run."""
+    """Returns the key of the virtual time of a tenant's next run."""
     return f"{VIRTUAL_TIME}:{tenant}"
 
 
 def rate(tenant: str) -> str:
-    """When a tenant has all its requests back."""
+    """Returns the key of a tenant's request quota."""
     return f"sb:rate:{tenant}"
 
 
 def streams(tenant: str) -> str:
-    """How many streams of a tenant each gateway holds."""
+    """Returns the hash of a tenant's open streams by gateway."""
     return f"sb:streams:{tenant}"
 
 
 def tokens(tenant: str) -> str:
-    """How many tokens a tenant has used today."""
+    """Returns the hash of a tenant's tokens of the day."""
     return f"sb:tokens:{tenant}"
 
 
 def idempotency(tenant: str, key: str) -> str:
-    """What an Idempotency-Key of a tenant made."""
+    """Returns the key that binds a tenant's Idempotency-Key to a run."""
     return f"sb:idempotency:{tenant}:{key}"
 
 
 def api_key(key_id: str) -> str:
-    """The record of an API key."""
+    """Returns the hash of an API key's record."""
     return f"sb:key:{key_id}"
 
 
 def job(run_id: str) -> str:
-    """arq's job; its id is the run's."""
+    """Returns the key of arq's job, whose id is the run's."""
     return f"arq:job:{run_id}"
 
 
 def lease(run_id: str) -> str:
-    """arq's in-progress key, which holds the token of the run's holder and expires with the lease."""
+    """Returns arq's in-progress key, which has the holder's token and expires with the lease."""
     return f"arq:in-progress:{run_id}"
 
 
@@ -158,15 +158,15 @@ def provider_slots(provider: str) -> tuple[str, str, str, str]:
 
 
 def provider_tokens(provider: str) -> str:
-    """What a provider's limit of tokens a minute is counted by."""
+    """Returns the key of a provider's token bucket."""
     return f"sb:provider:{{{provider}}}:tokens"
 
 
 def provider_freed(provider: str) -> str:
-    """The channel on which those who wait for a slot hear that one came back."""
+    """Returns the channel that announces released slots to the waiting processes."""
     return f"sb:provider:{{{provider}}}:freed"
 
 
 def arq_retry(run_id: str) -> str:
-    """arq's count of starts; ours are the record's tries."""
+    """Returns the key of arq's count of starts, which is not used: the record has `tries`."""
     return f"arq:retry:{run_id}"

@@ -1,6 +1,6 @@
-"""What a run asks persons, out of its log, and what they decide.
+"""Pending approvals and questions of a run, read from its log, and decisions on them.
 
-A call can be decided upon if the log asks about it. The first decision stands.
+A call can be decided if the log asks about it. The first decision is final.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,26 +19,26 @@ from stagebus.shared.store import parking
 Ask = ApprovalRequired | InputRequired
 
 _NAMES: Final = frozenset(event.event.encode() for event in (ApprovalRequired, InputRequired))
-_SETTLED: Final = frozenset(event.event.encode() for event in (ApprovalDecided, ToolResult))
+_CLOSING: Final = frozenset(event.event.encode() for event in (ApprovalDecided, ToolResult))
 
 
 async def read_pending(redis: Redis, run: RunRecord) -> list[Ask]:
-    """What the run asks now, in the order of asking; nothing that was decided upon."""
+    """Returns the run's pending requests to a person, in the order of asking."""
     stage_ids = [] if run.is_terminal else await _tools_stages(redis, run.run_id)
     asks: dict[str, Ask] = {}
-    for stage_id in stage_ids[:1]:  # of those before, every call has its result
+    for stage_id in stage_ids[:1]:  # in the earlier ones every call has its result
         asks = _pending_of(await log_reader.read_stage(redis, run.run_id, stage_id))
     return [ask for call_id, ask in asks.items() if call_id not in run.decisions]
 
 
 async def decide(redis: Redis, run: RunRecord, call_id: str, decision: Decision) -> None:
-    """Decide upon a call; the same once more changes nothing.
+    """Decides a call. Repeating the same decision changes nothing.
 
     Raises:
-        ApprovalNotFound: the run has never asked about it.
-        InvalidRequest: an approval was given where a question was asked, or an answer where none was.
-        ApprovalConflict: another decision stands.
-        RunEnded: the run ended without one.
+        ApprovalNotFound: the run has never asked about the call.
+        InvalidRequest: the run asked a question and got an approval, or the reverse.
+        ApprovalConflict: the call has another decision.
+        RunEnded: the run ended without a decision.
     """
     ask = await _find(redis, run.run_id, call_id)
     wanted = "answer" if isinstance(ask, InputRequired) else "approve"
@@ -46,9 +46,9 @@ async def decide(redis: Redis, run: RunRecord, call_id: str, decision: Decision)
         message = f"call {call_id[:64]!r} takes {wanted} or deny"
         raise InvalidRequest(message, [{"field": "decision", "message": message}])
     mine = decisions.encode(decision)
-    standing = await parking.decide(redis, run.run_id, call_id, mine)
-    if standing != mine:
-        raise ApprovalConflict(call_id, _in_words(decisions.decode(standing)))
+    stored = await parking.decide(redis, run.run_id, call_id, mine)
+    if stored != mine:
+        raise ApprovalConflict(call_id, _in_words(decisions.decode(stored)))
 
 
 async def _find(redis: Redis, run_id: str, call_id: str) -> Ask:
@@ -60,7 +60,7 @@ async def _find(redis: Redis, run_id: str, call_id: str) -> Ask:
 
 
 async def _tools_stages(redis: Redis, run_id: str) -> list[str]:
-    """The tools stages that the run has begun, the last one first."""
+    """Returns the tools stages that the run has begun, the last one first."""
     head = await log_reader.read_head(redis, run_id)
     return [stage_id for stage_id in reversed(head.stage_ids) if stage_id.startswith(TOOLS)]
 
@@ -71,13 +71,13 @@ def _asks_of(events: Sequence[StoredEvent]) -> Mapping[str, Ask]:
 
 
 def _pending_of(events: Sequence[StoredEvent]) -> dict[str, Ask]:
-    settled = (decode(event.event.decode(), event.data) for event in events if event.event in _SETTLED)
-    settled_ids = {event.call_id for event in settled if isinstance(event, ApprovalDecided | ToolResult)}
-    return {call_id: ask for call_id, ask in _asks_of(events).items() if call_id not in settled_ids}
+    closing = (decode(event.event.decode(), event.data) for event in events if event.event in _CLOSING)
+    closed_ids = {event.call_id for event in closing if isinstance(event, ApprovalDecided | ToolResult)}
+    return {call_id: ask for call_id, ask in _asks_of(events).items() if call_id not in closed_ids}
 
 
 def _in_words(decision: Decision) -> str:
     if decision.is_expired:
-        return "nobody decided in time, which denied it"
+        return "it was denied because nobody decided in time"
     words = {"approve": "it was approved", "deny": "it was denied", "answer": "it was answered"}[decision.decision]
     return f"{words} with other arguments" if decision.arguments is not None else words

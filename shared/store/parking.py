@@ -1,6 +1,6 @@
-"""The scripts of runs that wait for a person: given back parked, and decided upon.
+"""The scripts of runs that wait for a person, as typed functions: park and decide.
 
-As in `run_scripts`: one script, one verb, one function, and each may simply be called again.
+As in `run_scripts`, both are safe to repeat.
 """
 
 from typing import Final
@@ -8,40 +8,44 @@ from typing import Final
 from stagebus.shared.domain.runs import RunStatus
 from stagebus.shared.errors import RunEnded
 from stagebus.shared.storage import keys
-from stagebus.shared.storage.lua_script import Script
-from stagebus.shared.storage.redis_client import Redis
+from stagebus.shared.storage.lua_script import Script, ScriptConnection
 
-# What the worker that holds the run hears over its control channel.
+# The message to the worker that holds the run, over its control channel.
 DECIDED_MESSAGE: Final = b"decided"
 
 _DECIDE = Script("decide")
 _PARK = Script("park")
 
 
-async def park(redis: Redis, run_id: str, *, token: str, attempt: int, due_ms: int, seen: bytes) -> bool:
-    """Give a run back that waits for decisions; False where another holds it by now.
+async def park(
+    connection: ScriptConnection, run_id: str, *, token: str, attempt: int, due_ms: int, seen: bytes
+) -> bool:
+    """Gives a run back that waits for decisions.
 
     Args:
         due_ms: when the first of them expires, Unix ms by Redis's clock.
-        seen: the record's `decisions` as they were read last; where there are more, it is due at once.
+        seen: the record's `decisions` as the worker last read them. If there are more, the run is due immediately.
+
+    Returns:
+        False if another worker holds the run.
     """
     key_list = [keys.QUEUE, keys.lease(run_id), keys.run(run_id), keys.WAKEUP]
     args = [run_id, token, attempt, due_ms, seen, RunStatus.PARKED.value, keys.WAKEUPS_MAX]
-    return bool(await _PARK(redis, key_list, args))
+    return bool(await _PARK(connection, key_list, args))
 
 
-async def decide(redis: Redis, run_id: str, call_id: str, decision: str) -> str:
-    """Store what was decided on a call; the run goes on with it, at once where no worker holds it.
+async def decide(connection: ScriptConnection, run_id: str, call_id: str, decision: str) -> str:
+    """Stores the decision on a call. If no worker holds the run, it becomes due.
 
     Returns:
-        The decision that stands: the first one, which may be another.
+        The call's decision: the first one, which may be another caller's.
 
     Raises:
-        RunEnded: it has ended without one, or is gone.
+        RunEnded: the run ended without a decision, or is gone.
     """
     key_list = [keys.run(run_id), keys.control(run_id), keys.QUEUE, keys.WAKEUP]
-    match await _DECIDE(redis, key_list, [run_id, call_id, decision, DECIDED_MESSAGE, keys.WAKEUPS_MAX]):
-        case [b"stands", standing]:
-            return str(standing.decode())
+    match await _DECIDE(connection, key_list, [run_id, call_id, decision, DECIDED_MESSAGE, keys.WAKEUPS_MAX]):
+        case [b"stands", first]:
+            return str(first.decode())
         case _:
             raise RunEnded(run_id)

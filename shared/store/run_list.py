@@ -1,8 +1,7 @@
-"""A tenant's runs, newest first, in pages; those of them that are wanted.
+"""Paginated, filtered list of a tenant's runs, newest first.
 
-Redis has no index but the time, so a search looks at records one after the other. How many
-it looks at for one page is bounded, by number and by bytes: a page may be short, or empty,
-and yet name the id after which the search goes on.
+The only index is the creation time, so a search reads records one after the other. The number of records and bytes per
+page is limited: a page may be short, or empty, and still name the id after which the search continues.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,23 +15,23 @@ from stagebus.shared.domain.runs import RunRecord, RunStatus, decode_run
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.redis_client import Redis
 
-# What one page may cost at the most: runs looked at, and bytes of requests read for it.
-LOOKED_AT_MAX: Final = 500
+# The cost of one page is limited: runs examined, and bytes of requests read.
+EXAMINED_MAX: Final = 500
 READ_MAX_BYTES: Final = 4 * 2**20
-# Records that are read at once where each has to be looked into.
+# Records per read, if the filter needs their requests.
 CHUNK: Final = 100
-# Of the ids that come at once, so many may be the cursor's own and newer ones of its millisecond.
+# A read gets this many extra ids, since the first may be the cursor's own and newer ones of its millisecond.
 SAME_MS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
 class RunFilter:
-    """Which runs are wanted; what is empty asks for nothing.
+    """Conditions on runs, all of which must match; an empty one matches every run.
 
     Attributes:
-        model: of the run, or of one of its stages.
-        text: how the id begins, or a part of the prompt's excerpt or of a value of the metadata, in any case.
-        metadata: these values under these keys.
+        model: the model of the run or of one of its stages.
+        text: a prefix of the id, or a part of the prompt's excerpt or of a metadata value, in any case.
+        metadata: metadata keys and their values.
     """
 
     statuses: frozenset[RunStatus] = frozenset()
@@ -41,17 +40,17 @@ class RunFilter:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def looks_into_requests(self) -> bool:
-        """Whether status and model alone do not tell."""
+    def needs_requests(self) -> bool:
+        """Returns whether the filter needs more than status and model."""
         return bool(self.text or self.metadata)
 
-    def may_want(self, status: str, model: str) -> bool:
-        """Whether a run with these may be wanted."""
+    def may_match(self, status: str, model: str) -> bool:
+        """Returns whether a run with this status and model may match."""
         return not (self.statuses and status not in self.statuses) and not (self.model and not self._is_model(model))
 
-    def wants(self, run: RunRecord) -> bool:
-        """Whether the run is wanted."""
-        if not self.may_want(run.status, run.model):
+    def matches(self, run: RunRecord) -> bool:
+        """Returns whether the run matches."""
+        if not self.may_match(run.status, run.model):
             return False
         metadata = run.request.get("metadata", {})
         if any(metadata.get(key) != value for key, value in self.metadata.items()):
@@ -73,7 +72,7 @@ EVERY_RUN: Final = RunFilter()
 
 
 class RunPage(NamedTuple):
-    """Runs newest first, and the id after which the next page goes on."""
+    """Runs, newest first, and the id after which the next page continues."""
 
     runs: list[RunRecord]
     next_id: str | None
@@ -82,51 +81,51 @@ class RunPage(NamedTuple):
 async def list_runs(
     redis: Redis, tenant: str, limit: int, before_id: str | None = None, wanted: RunFilter = EVERY_RUN
 ) -> RunPage:
-    """The wanted ones of a tenant's runs, newest first, older than `before_id`.
+    """Lists a tenant's matching runs that are older than `before_id`, newest first.
 
     Returns:
-        At most `limit`; fewer with a `next_id` where the search went as far as one page may.
+        At most `limit` runs; fewer with a `next_id` if the search reached the limits of one page.
     """
-    looked_at_max = limit + 1 if wanted == EVERY_RUN else LOOKED_AT_MAX
-    run_ids = await _read_ids(redis, tenant, before_id, looked_at_max)
-    candidates = await _read_candidates(redis, run_ids[:looked_at_max], wanted)
+    examined_max = limit + 1 if wanted == EVERY_RUN else EXAMINED_MAX
+    run_ids = await _read_ids(redis, tenant, before_id, examined_max)
+    candidates = await _read_candidates(redis, run_ids[:examined_max], wanted)
     readable = _within(candidates, READ_MAX_BYTES)
     found: list[RunRecord] = []
-    at_once = CHUNK if wanted.looks_into_requests else limit + 1
+    at_once = CHUNK if wanted.needs_requests else limit + 1
     for at in range(0, len(readable), at_once):
-        found += [run for run in await _read_runs(redis, readable[at : at + at_once]) if wanted.wants(run)]
+        found += [run for run in await _read_runs(redis, readable[at : at + at_once]) if wanted.matches(run)]
         if len(found) > limit:
             return RunPage(found[:limit], found[limit - 1].run_id)
     if len(readable) < len(candidates):
         return RunPage(found, readable[-1])
-    return RunPage(found, run_ids[looked_at_max - 1] if len(run_ids) > looked_at_max else None)
+    return RunPage(found, run_ids[examined_max - 1] if len(run_ids) > examined_max else None)
 
 
-async def _read_ids(redis: Redis, tenant: str, before_id: str | None, looked_at_max: int) -> list[str]:
-    """The ids from the cursor on: as many as may be looked at, and one more if there is one."""
-    # Ids sort by time as scores do, so the run at the cursor is found by its score even when it is gone.
+async def _read_ids(redis: Redis, tenant: str, before_id: str | None, examined_max: int) -> list[str]:
+    """Reads ids from the cursor on: up to `examined_max`, and one more to tell whether the list continues."""
+    # Ids sort by time, as scores do, so the cursor's place is found by its time even if that run is gone.
     high = "+inf" if before_id is None else str(ids.created_ms(before_id))
-    count = looked_at_max + SAME_MS
+    count = examined_max + SAME_MS
     run_ids: list[str] = []
     offset = 0
-    while len(run_ids) <= looked_at_max:
+    while len(run_ids) <= examined_max:
         found = await redis.zrevrangebyscore(keys.runs(tenant), high, "-inf", start=offset, num=count)
         run_ids += [run_id for run_id in map(bytes.decode, found) if before_id is None or run_id < before_id]
         if len(found) < count:
             break
         offset += count
-    return run_ids[: looked_at_max + 1]
+    return run_ids[: examined_max + 1]
 
 
 def _is_no_record(reply: Any) -> bool:
-    """Whether something else stands in a record's place: it must not cost the others theirs in the list."""
+    """Returns whether the key is not a record. One bad key must not fail the whole list."""
     if isinstance(reply, Exception) and not str(reply).startswith("WRONGTYPE"):
         raise reply
     return isinstance(reply, Exception)
 
 
 async def _read_candidates(redis: Redis, run_ids: Sequence[str], wanted: RunFilter) -> dict[str, int]:
-    """The size of each request of those whose status and model are wanted."""
+    """Returns the request sizes of the runs whose status and model match."""
     async with redis.pipeline(transaction=False) as pipe:
         for run_id in run_ids:
             pipe.hmget(keys.run(run_id), ["status", "model"])
@@ -136,12 +135,12 @@ async def _read_candidates(redis: Redis, run_ids: Sequence[str], wanted: RunFilt
     return {
         run_id: size
         for run_id, (status, model), size in heads
-        if status is not None and wanted.may_want(status.decode(), (model or b"").decode())
+        if status is not None and wanted.may_match(status.decode(), (model or b"").decode())
     }
 
 
 def _within(sizes: Mapping[str, int], max_bytes: int) -> list[str]:
-    """As many of the first ones as fit, at least one."""
+    """Returns the longest prefix that fits, at least one run."""
     totals = accumulate(sizes.values())
     return [
         run_id for at, (run_id, total) in enumerate(zip(sizes, totals, strict=True)) if not at or total <= max_bytes

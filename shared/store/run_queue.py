@@ -15,19 +15,19 @@ FUNCTION: Final = "run_toolchain"
 
 
 def encode_job(job: dict[str, Any]) -> bytes:
-    """arq's job as JSON."""
+    """Encodes arq's job as JSON."""
     return orjson.dumps(job)
 
 
 def decode_job(raw: bytes) -> dict[str, Any]:
-    """The inverse of `encode_job`.
+    """Decodes the bytes of `encode_job`.
 
     Raises:
-        ValueError: not a JSON object; arq fails the job then.
+        ValueError: the bytes are not a JSON object; arq then fails the job.
     """
     job = orjson.loads(raw)
     if not isinstance(job, dict):
-        raise ValueError("a job is a JSON object")  # noqa: TRY004 - arq looks for no type in particular
+        raise ValueError("a job is a JSON object")  # noqa: TRY004 - arq catches any exception
     return job
 
 
@@ -41,12 +41,12 @@ def new_job(run_id: str) -> bytes:
 
 
 async def requeue(redis: Redis, run_id: str, ttl_s: float) -> bool:
-    """Make sure that a run has a job; True where it had none. Overwrites a job that cannot be read."""
+    """Ensures that a run has a job in the queue; returns True if it had none. Overwrites an unreadable job."""
     return await queue_scripts.requeue(redis, run_id, new_job(run_id), ttl_s)
 
 
 async def ring(redis: Redis, run_id: str) -> None:
-    """Wake one waiting worker, which looks for this run first."""
+    """Wakes one waiting worker, which tries to acquire this run first."""
     async with redis.pipeline(transaction=False) as pipe:
         pipe.rpush(keys.WAKEUP, run_id)
         pipe.ltrim(keys.WAKEUP, -keys.WAKEUPS_MAX, -1)

@@ -1,10 +1,10 @@
-"""The tools that runs may name: published by the workers, which have them, read by the gateways.
+"""The catalog of tools: published by the workers, read by the gateways.
 
 sb:tools   get_weather   {"name": "get_weather", "description": "…", "parameters": {<JSON Schema>}}
 
-The hash is the union of what workers published and say again once in a while. What none says
-for `TOOLS_TTL_S` is forgotten by the next one that says anything; while there is no worker at
-all, nothing is. A worker that lacks a run's tool still says so itself.
+The hash is the union of the tools of all workers, which refresh theirs periodically. A refresh removes the tools that no
+worker has refreshed for `TOOLS_TTL_S`, so while no worker runs, the catalog stays. A worker that lacks a run's tool
+reports it by itself.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,17 +18,17 @@ from stagebus.shared.storage.lua_script import Script
 from stagebus.shared.storage.redis_client import Redis
 
 TOOLS_TTL_S: Final = 30.0
-# Two of these may be lost before a tool is forgotten.
+# Two refreshes may be lost before a tool is removed.
 KEEP_S: Final = TOOLS_TTL_S / 3
 
 _PUBLISH: Final = Script("publish_tools")
 
-# The tool by which a model asks a person.
+# The tool with which a model asks a person.
 ASK_USER: Final = "ask_user"
 
 
 class ToolDescription(BaseModel):
-    """A tool as a model, and a client of `GET /tools`, is told of it."""
+    """A tool as models and clients of `GET /tools` see it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -54,25 +54,25 @@ async def _publish(redis: Redis, described: Mapping[str, bytes], ttl_s: float) -
 
 
 async def publish_tools(redis: Redis, tools: Iterable[ToolDescription], ttl_s: float = TOOLS_TTL_S) -> None:
-    """Make a worker's tools known for `ttl_s`; a newer description takes the place of an older one."""
+    """Publishes a worker's tools for `ttl_s`; a newer description replaces an older one."""
     await _publish(redis, {tool.name: orjson.dumps(tool.model_dump()) for tool in tools}, ttl_s)
 
 
 async def keep_tools(redis: Redis, tools: Sequence[ToolDescription], ttl_s: float = TOOLS_TTL_S) -> None:
-    """Say again that a worker has the tools that it published: by their names, or whole where Redis lost them."""
+    """Refreshes published tools by their names, and publishes again those that Redis has lost."""
     missing = await _publish(redis, dict.fromkeys((tool.name for tool in tools), b""), ttl_s)
     if missing:
         await publish_tools(redis, [tool for tool in tools if tool.name in missing], ttl_s)
 
 
 async def read_tools(redis: Redis) -> list[ToolDescription]:
-    """Every published tool, by name; none where no worker has ever started."""
+    """Returns every published tool, by name; an empty list if no worker has ever started."""
     described = await redis.hvals(keys.TOOLS)  # type: ignore[misc]
     return sorted((ToolDescription.model_validate_json(tool) for tool in described), key=lambda tool: tool.name)
 
 
 async def find_unknown(redis: Redis, names: Sequence[str]) -> set[str]:
-    """Those of `names` that no worker has published; none where no worker has ever started."""
+    """Returns the `names` that no worker has published; an empty set if no worker has ever started."""
     if not names:
         return set()
     published = {name.decode() for name in await redis.hkeys(keys.TOOLS)}  # type: ignore[misc]

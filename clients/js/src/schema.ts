@@ -404,7 +404,7 @@ export interface TicketLinks {
 export interface ToolList {
   tools: ToolDescription[];
 }
-/** A tool as a model, and a client of `GET /tools`, is told of it. */
+/** A tool as models and clients of `GET /tools` see it. */
 export interface ToolDescription {
   name: string;
   description: string;

@@ -76,7 +76,7 @@ async def test_search_looks_at_so_many_runs_for_a_page(
     redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A page may be short or empty, and its `next` leads on; nothing is missed, nothing comes twice."""
-    monkeypatch.setattr(run_list, "LOOKED_AT_MAX", 4)
+    monkeypatch.setattr(run_list, "EXAMINED_MAX", 4)
     run_ids = [await create(redis, settings, prompt="odd" if n % 7 else "even") for n in range(21)]
     await redis.delete(*(keys.run(run_id) for run_id in run_ids[16:20]))
     newest_first = sorted(run_ids, reverse=True)
