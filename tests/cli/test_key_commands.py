@@ -1,4 +1,4 @@
-"""`stagebus keys`, as an operator types it."""
+"""The commands of `stagebus keys`."""
 
 import json
 import re
@@ -14,10 +14,10 @@ KEY = re.compile(r"sbk_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
 
 
 @pytest.fixture
-def type_in(redis_url: str, monkeypatch: pytest.MonkeyPatch):
-    """Runs a command; its exit code, stdout and stderr."""
+def invoke(redis_url: str, monkeypatch: pytest.MonkeyPatch):
+    """Return a function that runs a command and returns its exit code, stdout and stderr."""
     monkeypatch.setenv("STAGEBUS_REDIS_URL", redis_url)
-    monkeypatch.setattr("stagebus.cli.key_commands.configure", lambda _level: None)  # pytest's handlers stay
+    monkeypatch.setattr("stagebus.cli.key_commands.configure", lambda _level: None)  # keeps pytest's log handlers
 
     def run(*args: str) -> tuple[int, str, str]:
         result = CliRunner().invoke(keys_app, args)
@@ -26,22 +26,20 @@ def type_in(redis_url: str, monkeypatch: pytest.MonkeyPatch):
     return run
 
 
-def test_key_is_shown_once_then_listed_then_revoked(type_in, caplog: pytest.LogCaptureFixture) -> None:
+def test_key_is_shown_once_then_listed_then_revoked(invoke, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "stagebus.audit")
-    code, out, err = type_in(
-        "create", "--tenant", "acme-9", "--scopes", "runs:read", "--expires", "90d", "--name", "ci"
-    )
+    code, out, err = invoke("create", "--tenant", "acme-9", "--scopes", "runs:read", "--expires", "90d", "--name", "ci")
     key = out.strip()
     key_id = KEY.fullmatch(key)[1]
 
     assert code == 0
     assert "shown once" in err
-    _, listed, _ = type_in("list", "--tenant", "acme-9")
+    _, listed, _ = invoke("list", "--tenant", "acme-9")
     assert re.fullmatch(rf"{key_id}  acme-9  runs:read  \d{{4}}-\S+  never used  ci\n", listed)
-    assert type_in("list", "--tenant", "nobody")[1] == ""
-    assert type_in("revoke", f"sbk_{key_id}")[1].startswith(f"{key_id} is revoked")
-    assert type_in("list", "--tenant", "acme-9")[1] == ""
-    assert "no such key" in type_in("revoke", key_id)[2]
+    assert invoke("list", "--tenant", "nobody")[1] == ""
+    assert invoke("revoke", f"sbk_{key_id}")[1].startswith(f"{key_id} is revoked")
+    assert invoke("list", "--tenant", "acme-9")[1] == ""
+    assert "no such key" in invoke("revoke", key_id)[2]
     assert [record.message for record in caplog.records] == ["key.create", "key.revoke"]
     assert {record.fields["key"] for record in caplog.records} == {key_id}
     assert key.rpartition("_")[2] not in json.dumps([record.fields for record in caplog.records])
@@ -57,15 +55,15 @@ def test_key_is_shown_once_then_listed_then_revoked(type_in, caplog: pytest.LogC
         (("revoke", "*"), "no such key"),
     ],
 )
-def test_mistakes_are_told(type_in, args: tuple[str, ...], said: str) -> None:
-    code, out, err = type_in(*args)
+def test_invalid_arguments_are_reported(invoke, args: tuple[str, ...], said: str) -> None:
+    code, out, err = invoke(*args)
 
     assert code != 0
     assert said in err
     assert out == ""
 
 
-def test_times_and_scopes() -> None:
+def test_durations_and_scopes_are_parsed() -> None:
     assert [parse_duration(text) for text in ("", "45s", "30m", "12h", "90d")] == [None, 45, 1800, 43200, 7776000]
     assert parse_scopes("runs:read, admin") == {Scope.RUNS_READ, Scope.ADMIN}
     for text in ("0d", "1w", "-1d", "1.5h", "d"):

@@ -1,4 +1,4 @@
-"""What the command makes of its arguments, and what scripts can go by."""
+"""The `stagebus` command: its requests, its output and its exit codes."""
 
 import asyncio
 import re
@@ -23,23 +23,21 @@ STREAM = Answer(RETRY + frame(1) + frame(2, "done", DONE))
 
 
 @pytest.fixture(autouse=True)
-def _plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _isolated_config(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    for name in ("STAGEBUS_URL", "STAGEBUS_API_KEY", "STAGEBUS_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(client.api_requests, "RETRY_S", 0)
 
 
-def type_in(*args: str, stdin: str = "") -> Result:
+def invoke(*args: str, stdin: str = "") -> Result:
     return CliRunner().invoke(app, list(args), input=stdin)
 
 
 async def ask(gateway: FakeGateway, *args: str, stdin: str = "") -> Result:
-    return await asyncio.to_thread(type_in, *args, "--url", gateway.url, stdin=stdin)
+    return await asyncio.to_thread(invoke, *args, "--url", gateway.url, stdin=stdin)
 
 
-def test_version_is_the_package_s() -> None:
-    result = type_in("--version")
+def test_version_is_the_package_version() -> None:
+    result = invoke("--version")
 
     assert (result.exit_code, result.output.strip()) == (0, version("stagebus"))
 
@@ -59,7 +57,7 @@ async def test_every_option_of_run_reaches_the_request() -> None:
     }  # fmt: skip
 
 
-async def test_run_asks_for_nothing_that_was_not_said() -> None:
+async def test_run_sends_only_the_given_options() -> None:
     async with FakeGateway(lambda _: MADE) as gateway:
         await ask(gateway, "run", "hi", "-d")
         await ask(gateway, "run", "hi", "-d", "--no-tools")
@@ -70,8 +68,8 @@ async def test_run_asks_for_nothing_that_was_not_said() -> None:
     ]
 
 
-async def test_list_filters_and_goes_on_where_a_page_is_short() -> None:
-    """A search looks at so many runs for one page."""
+async def test_ls_filters_and_continues_after_a_short_page() -> None:
+    """The gateway searches a bounded number of runs per page."""
     record = {"id": "01A", "status": "failed", "created_at": "2026-01-31T12:00:00.123Z", "prompt": "x"}
     pages = [{"runs": [], "next": "01B"}, {"runs": [record, record], "next": "019"}]
     answers = [Answer(orjson.dumps(page), 200, "application/json") for page in pages]
@@ -95,7 +93,7 @@ async def test_list_filters_and_goes_on_where_a_page_is_short() -> None:
         (("answer", "01J", "c/1", "blue"), {"decision": "answer", "text": "blue"}, "c/1 is answered\n"),
     ],
 )  # fmt: skip
-async def test_decisions(args: tuple[str, ...], sent: dict, said: str) -> None:
+async def test_decision_command_sends_the_decision(args: tuple[str, ...], sent: dict, said: str) -> None:
     async with FakeGateway(lambda _: Answer(b"{}", 202, "application/json")) as gateway:
         result = await ask(gateway, *args)
 
@@ -114,8 +112,8 @@ async def test_decisions(args: tuple[str, ...], sent: dict, said: str) -> None:
         ("tail", "01J", "--url", "nowhere"),
     ],
 )
-def test_wrong_calls_are_2(args: tuple[str, ...]) -> None:
-    result = type_in(*args)
+def test_wrong_usage_exits_with_2(args: tuple[str, ...]) -> None:
+    result = invoke(*args)
 
     assert (result.exit_code if result.exit_code == 2 else exit_code_of(result.exception)) == ExitCode.USAGE
 
@@ -124,23 +122,23 @@ def test_wrong_calls_are_2(args: tuple[str, ...]) -> None:
     ("status", "code"),
     [(400, 4), (401, 5), (403, 5), (404, 4), (409, 4), (422, 4), (429, 4), (500, 6), (503, 6)],
 )
-async def test_what_the_gateway_says_is_an_exit_code(status: int, code: int) -> None:
+async def test_error_status_becomes_an_exit_code(status: int, code: int) -> None:
     async with FakeGateway(lambda _: Answer(b"{}", status, "application/problem+json")) as gateway:
         result = await ask(gateway, "show", "01J")
 
     assert exit_code_of(result.exception) == code
 
 
-async def test_nobody_there_is_6_and_says_what_to_do() -> None:
+async def test_unreachable_gateway_exits_with_6_and_advice() -> None:
     async with FakeGateway.scripted() as gateway:
         url = gateway.url
-    result = type_in("ls", "--url", url)
+    result = invoke("ls", "--url", url)
 
     assert exit_code_of(result.exception) == ExitCode.UNREACHABLE
     assert "stagebus up" in str(result.exception)
 
 
-async def test_parked_run_in_a_pipe_is_7_and_says_how_to_decide() -> None:
+async def test_parked_run_in_a_pipe_exits_with_7_and_advice() -> None:
     asks = frame(
         1, "approval_required", '{"stage_id":"tools","call_id":"c","name":"pay","arguments":"{}","expires_at":1}'
     )
@@ -151,7 +149,7 @@ async def test_parked_run_in_a_pipe_is_7_and_says_how_to_decide() -> None:
         return Answer(b'{"pending_approvals": [{"call_id": "c"}]}', 200, "application/json")
 
     async with FakeGateway(answer) as gateway:
-        process = subprocess.Popen(  # noqa: ASYNC220 - it returns at once
+        process = subprocess.Popen(  # noqa: ASYNC220 - it returns immediately
             [sys.executable, "-m", "stagebus.cli", "tail", "01J", "--url", gateway.url],
             cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
@@ -162,7 +160,7 @@ async def test_parked_run_in_a_pipe_is_7_and_says_how_to_decide() -> None:
     assert "stagebus tail 01J --from 7-1" in err
 
 
-async def test_run_ids_are_completed_out_of_the_newest() -> None:
+async def test_run_id_completion_returns_safe_ids() -> None:
     from stagebus.cli.shared_options import complete_run_id
 
     runs = [
@@ -174,17 +172,17 @@ async def test_run_ids_are_completed_out_of_the_newest() -> None:
     async with FakeGateway(lambda _: page) as gateway:
         context = SimpleNamespace(params={"url": gateway.url, "profile": None})
         assert await asyncio.to_thread(complete_run_id, context, "01JA") == [("01JA", "queued")]
-    assert await asyncio.to_thread(complete_run_id, context, "01JA") == [], "nobody is there: that is no error"
+    assert await asyncio.to_thread(complete_run_id, context, "01JA") == [], "an unreachable gateway is not an error"
 
 
-def test_exit_codes_are_the_page_s() -> None:
+def test_exit_codes_match_the_documentation() -> None:
     page = (ROOT / "docs" / "cli.md").read_text()
 
     assert {int(code) for code in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)} == {int(code) for code in ExitCode}
 
 
-def test_help_imports_nothing_that_takes_long() -> None:
-    heavy = ("asyncio", "httpx", "orjson", "pydantic", "redis", "rich")
-    script = f"import sys, stagebus.cli.main; print([m for m in {heavy!r} if m in sys.modules])"
+def test_help_imports_no_slow_module() -> None:
+    slow = ("asyncio", "httpx", "orjson", "pydantic", "redis", "rich")
+    script = f"import sys, stagebus.cli.main; print([m for m in {slow!r} if m in sys.modules])"
 
     assert subprocess.check_output([sys.executable, "-c", script], cwd=ROOT, text=True) == "[]\n"

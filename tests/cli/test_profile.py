@@ -1,4 +1,4 @@
-"""Which gateway the command talks to, and that no key goes anywhere else."""
+"""The choice of gateway and key; a key is sent only to its own gateway."""
 
 from pathlib import Path
 
@@ -22,9 +22,7 @@ url = "https://bare.example"
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty environment, and a file that only its owner can read."""
-    for name in ("STAGEBUS_URL", "STAGEBUS_API_KEY", "STAGEBUS_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
+    """A configuration file that only its owner can read."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     path = tmp_path / "stagebus" / "config.toml"
     path.parent.mkdir()
@@ -33,20 +31,20 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_nothing_set_is_this_machine(config: Path) -> None:
+def test_default_gateway_is_local(config: Path) -> None:
     config.unlink()
 
     assert find_target(None, None) == Target("http://127.0.0.1:8000", "")
 
 
-def test_file_is_where_xdg_says_else_at_home(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_config_path_follows_xdg_then_home(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert config_path() == config
     monkeypatch.delenv("XDG_CONFIG_HOME")
     monkeypatch.setenv("HOME", "/somebody")
     assert config_path() == Path("/somebody/.config/stagebus/config.toml")
 
 
-def test_nearer_wins(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_option_overrides_environment_overrides_file(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_target(None, None) == Target("https://prod.example", "sbk_prod")
     assert find_target(None, "staging") == Target("https://staging.example", "sbk_staging")
     monkeypatch.setenv("STAGEBUS_API_KEY", "sbk_env")
@@ -58,7 +56,7 @@ def test_nearer_wins(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_target(None, None) == Target("https://staging.example", "sbk_staging")
 
 
-def test_key_goes_to_its_own_url_alone(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_of_the_file_is_sent_only_to_its_url(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_target("https://other.example", None) == Target("https://other.example", "")
     assert find_target("https://prod.example", "staging") == Target("https://prod.example", "")
     assert find_target("https://prod.example", None) == Target("https://prod.example", "sbk_prod")
@@ -79,14 +77,14 @@ def test_key_goes_to_its_own_url_alone(config: Path, monkeypatch: pytest.MonkeyP
         ('key = "sbk_x"', None, "key: only `url` and `api_key`"),
     ],
 )
-def test_mistakes_are_told(config: Path, text: str, profile: str | None, said: str) -> None:
+def test_invalid_config_raises_usage_error(config: Path, text: str, profile: str | None, said: str) -> None:
     config.write_text(text)
 
     with pytest.raises(UsageError, match=said):
         find_target(None, profile)
 
 
-def test_key_that_others_can_read_is_warned_of(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_readable_key_file_prints_a_warning(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     find_target(None, None)
     assert capsys.readouterr().err == ""
     config.chmod(0o640)

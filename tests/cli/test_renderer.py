@@ -1,4 +1,4 @@
-"""What a run looks like at a terminal."""
+"""Rendering of a run's events for terminal and pipe."""
 
 import io
 
@@ -11,11 +11,11 @@ from stagebus.shared.runtime.sanitize import sanitize
 
 
 def shown(*events: tuple[str, dict]) -> tuple[str, str]:
-    """What goes to stdout and to stderr."""
+    """Render events; return stdout and stderr."""
     out, err = io.StringIO(), io.StringIO()
-    view = Renderer(out, err)
+    renderer = Renderer(out, err)
     for sequence, (event, data) in enumerate(events, 1):
-        view.show(RunEvent(f"1-{sequence}", event, data))
+        renderer.show(RunEvent(f"1-{sequence}", event, data))
     return out.getvalue(), err.getvalue()
 
 
@@ -27,7 +27,7 @@ CALL = ("tool_call", {"stage_id": "tools", "call_id": "c", "name": "get_weather"
 RESULT = {"stage_id": "tools", "call_id": "c", "name": "get_weather", "content": "18 °C", "duration_ms": 312}
 
 
-def test_text_goes_to_stdout_and_the_rest_to_stderr() -> None:
+def test_text_goes_to_stdout_and_everything_else_to_stderr() -> None:
     out, err = shown(
         ("run_queued", {"stage_id": "run"}),
         chunk("I look "),
@@ -44,38 +44,41 @@ def test_text_goes_to_stdout_and_the_rest_to_stderr() -> None:
     assert err == 'get_weather {"city":"Paris"}\nget_weather: 18 °C  (0.3 s)\ndone: 1 call, 42 tokens, 0.00123 EUR\n'
 
 
-def test_note_in_the_middle_of_a_piped_text_leaves_the_text_whole() -> None:
-    """`stagebus run … > answer` through a lost connection."""
+def test_note_does_not_split_piped_text() -> None:
+    """Such as the note of a lost connection during `stagebus run … > answer`."""
     out = io.StringIO()
-    screen = Renderer(out, io.StringIO())
-    screen.show(RunEvent("1-1", *chunk("In Pa")))
-    screen.note("lost the stream")
-    screen.show(RunEvent("1-2", *chunk("ris.")))
-    screen.close()
+    renderer = Renderer(out, io.StringIO())
+    renderer.show(RunEvent("1-1", *chunk("In Pa")))
+    renderer.note("lost the stream")
+    renderer.show(RunEvent("1-2", *chunk("ris.")))
+    renderer.close()
 
     assert out.getvalue() == "In Paris.\n"
 
 
-def test_note_at_a_terminal_has_its_own_line() -> None:
+def test_note_at_a_terminal_starts_a_line() -> None:
     out = Terminal()
-    screen = Renderer(out, io.StringIO())
-    screen.show(RunEvent("1-1", *chunk("In Pa")))
-    screen.note("lost the stream")
+    renderer = Renderer(out, io.StringIO())
+    renderer.show(RunEvent("1-1", *chunk("In Pa")))
+    renderer.note("lost the stream")
 
     assert out.getvalue() == "In Pa\n"
 
 
-def test_chunk_without_choices_is_no_text() -> None:
+def test_chunk_without_choices_writes_no_text() -> None:
     assert shown(("tool_completion_chunk", {"stage_id": "extraction", "tool_results": {"usage": {}}}))[0] == ""
 
 
 PROGRESS = ("tool_progress", {"stage_id": "tools", "call_id": "c", "message": "found\nthe place", "fraction": 0.254})
 
 
-def test_progress_is_a_line() -> None:
-    untold = ("tool_progress", {"stage_id": "tools", "call_id": "c", "message": "on"})
+def test_progress_in_a_pipe_is_a_line() -> None:
+    without_fraction = ("tool_progress", {"stage_id": "tools", "call_id": "c", "message": "on"})
 
-    assert shown(CALL, PROGRESS, untold)[1].splitlines()[1:] == ["get_weather: 25 % found the place", "get_weather: on"]
+    assert shown(CALL, PROGRESS, without_fraction)[1].splitlines()[1:] == [
+        "get_weather: 25 % found the place",
+        "get_weather: on",
+    ]
 
 
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
@@ -86,16 +89,16 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_last_line_at_a_terminal_goes_before_the_next_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_line_is_removed_before_the_next_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
     err = Terminal()
-    screen = Renderer(io.StringIO(), err)
+    renderer = Renderer(io.StringIO(), err)
     for event, data in (("stage_started", {"stage_id": "tools"}), CALL, PROGRESS):
-        screen.show(RunEvent("1-1", event, data))
-    screen._status._live.refresh()  # as its thread does, eight times a second
+        renderer.show(RunEvent("1-1", event, data))
+    renderer._status._live.refresh()  # as its thread does eight times per second
     before = len(err.getvalue())
-    screen.show(RunEvent("1-2", "tool_result", RESULT))
+    renderer.show(RunEvent("1-2", "tool_result", RESULT))
 
     assert HIDE in err.getvalue()[:before]
     assert "tools  get_weather: 25 % found the place  0.0 s" in err.getvalue()[:before]
@@ -103,7 +106,7 @@ def test_last_line_at_a_terminal_goes_before_the_next_is_written(monkeypatch: py
     assert (shown, note) == (SHOW, "\r\x1b[1A\x1b[2Kget_weather: 18 °C  (0.3 s)\n")
 
 
-def test_no_color_leaves_no_styles(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_color_removes_styles(monkeypatch: pytest.MonkeyPatch) -> None:
     def note() -> str:
         err = Terminal()
         Renderer(io.StringIO(), err).show(RunEvent("1-1", "error", {"error": "[red]broken[/]"}))
@@ -116,7 +119,7 @@ def test_no_color_leaves_no_styles(monkeypatch: pytest.MonkeyPatch) -> None:
     assert note() == "error: [red]broken[/]\n"
 
 
-def test_failed_call_says_so() -> None:
+def test_failed_call_is_marked() -> None:
     assert "get_weather failed: 18" in shown(("tool_result", {**RESULT, "is_error": True}))[1]
 
 
@@ -132,11 +135,11 @@ def test_failed_call_says_so() -> None:
          "reason": "overloaded"}, "synthesis is retried in 0.5 s: overloaded\n"),
     ],
 )  # fmt: skip
-def test_what_happens_to_the_run_is_a_line(event: str, data: dict, line: str) -> None:
+def test_run_event_is_a_line(event: str, data: dict, line: str) -> None:
     assert shown((event, data)) == ("", line)
 
 
-def test_restarted_stage_says_that_its_text_is_void() -> None:
+def test_restarted_stage_says_to_ignore_its_text() -> None:
     restarted = ("stage_restarted", {"stage_id": "synthesis", "attempt": 9, "discard_from": 0})
 
     assert shown(restarted)[1] == "synthesis starts again\n"
@@ -146,12 +149,12 @@ def test_restarted_stage_says_that_its_text_is_void() -> None:
     )
 
 
-def test_stage_that_goes_on_from_what_it_has_voids_nothing() -> None:
-    """As tools do after a person's decision, and after a crash."""
+def test_resumed_stage_discards_nothing() -> None:
+    """Such as tools after a decision or a crash."""
     assert shown(("stage_restarted", {"stage_id": "tools", "attempt": 9, "discard_from": 1}))[1] == "tools resumes\n"
 
 
-def test_terminal_gets_no_orders_from_models_and_tools() -> None:
+def test_control_characters_do_not_reach_the_terminal() -> None:
     out, err = shown(
         chunk("\x1b]0;title\x07a\u202eb\r\nc\td"), ("tool_result", {**RESULT, "content": "\x1b[2J\nx\x9b1m"})
     )
@@ -160,12 +163,12 @@ def test_terminal_gets_no_orders_from_models_and_tools() -> None:
     assert "\ufffd[2J x\ufffd1m" in err
 
 
-def test_printable_leaves_every_script_alone() -> None:
+def test_sanitize_keeps_every_script() -> None:
     text = "naïve Привет 日本語 👩‍👩‍👧 עברית"
 
     assert sanitize(text) == text
 
 
-def test_excerpt_is_one_line_of_bounded_length() -> None:
+def test_excerpt_is_one_short_line() -> None:
     assert excerpt("a\n  b\tc") == "a b c"
     assert excerpt("x" * 1000) == "x" * 159 + "…"

@@ -1,4 +1,4 @@
-"""A gateway whose every byte a test chooses: it answers connections one after the other, as scripted."""
+"""A fake gateway that answers connections one after the other with scripted bytes."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,7 +8,7 @@ HEAD = b"HTTP/1.1 %d X\r\ncontent-type: %s\r\nconnection: close\r\n%s\r\n"
 
 
 class Asked(NamedTuple):
-    """A request as it came in."""
+    """A received request."""
 
     method: str
     path: str
@@ -17,7 +17,7 @@ class Asked(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What to answer: a body that the connection's end ends, unless it is cut or left open."""
+    """A response; the end of the connection ends its body, unless it is cut or left open."""
 
     body: bytes = b""
     status: int = 200
@@ -27,7 +27,7 @@ class Answer(NamedTuple):
 
 
 def frame(sequence: int, event: str = "tool_completion_chunk", data: str = '{"stage_id":"extraction"}') -> bytes:
-    """An event's frame."""
+    """Encode an event as a frame."""
     return f"id: 7-{sequence}\nevent: {event}\ndata: {data}\n\n".encode()
 
 
@@ -36,7 +36,7 @@ DONE = '{"stage_id":"run"}'
 
 
 class FakeGateway:
-    """Serves on a free port; `answer` is asked for each request."""
+    """Serves on a free port; `answer` is called for each request."""
 
     def __init__(self, answer: Callable[[Asked], Answer]) -> None:
         self._answer = answer
@@ -45,9 +45,9 @@ class FakeGateway:
 
     @classmethod
     def scripted(cls, *answers: Answer) -> Self:
-        """Each connection gets the next answer."""
-        rest = iter(answers)
-        return cls(lambda _: next(rest))
+        """Answer each connection with the next answer."""
+        remaining = iter(answers)
+        return cls(lambda _: next(remaining))
 
     @property
     def url(self) -> str:
@@ -55,7 +55,7 @@ class FakeGateway:
         return f"http://{host}:{port}"
 
     def cursors(self) -> list[str | None]:
-        """The Last-Event-ID of each request."""
+        """Return the Last-Event-ID of each request."""
         return [asked.headers.get("last-event-id") for asked in self.asked]
 
     async def __aenter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""A program on a terminal of its own, typed at and read as a person does."""
+"""Runs a program in a pseudo-terminal; tests type into it and read its output."""
 
 import asyncio
 import fcntl
@@ -18,11 +18,13 @@ CTRL_C, CTRL_D = "\x03", "\x04"
 
 
 class PseudoTerminal:
-    """Runs one program; use it as a context manager."""
+    """Runs one program; a context manager."""
 
     def __init__(self, args: list[str], env: Mapping[str, str] | None = None, columns: int = 120) -> None:
         self._args = args
-        self._env = {**os.environ, "TERM": "xterm-256color", **(env or {})}
+        # A size in the environment would take precedence over the terminal's.
+        inherited = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
+        self._env = {**inherited, "TERM": "xterm-256color", **(env or {})}
         self._columns = columns
         self.raw = ""
 
@@ -31,7 +33,7 @@ class PseudoTerminal:
         self.resize(self._columns)
         self._process = subprocess.Popen(  # noqa: ASYNC220 - it returns at once
             self._args, stdin=inside, stdout=inside, stderr=inside, env=self._env, cwd=ROOT, start_new_session=True,
-            # So that Ctrl-C is a signal to it.
+            # Makes this its controlling terminal, so that Ctrl-C sends it a signal.
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509
         )  # fmt: skip
         os.close(inside)
@@ -49,19 +51,19 @@ class PseudoTerminal:
 
     @property
     def text(self) -> str:
-        """What it wrote, without what moves the cursor and colours."""
+        """The output without control sequences."""
         return CONTROL.sub("", self.raw).replace("\r\n", "\n")
 
     def resize(self, columns: int) -> None:
-        """Make the window so wide; the program gets its signal."""
+        """Set the width of the window; the program gets SIGWINCH."""
         fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
 
     def type(self, keys: str) -> None:
-        """Press keys; those of a line end with \\n."""
+        """Type keys; a line ends with \\n."""
         os.write(self._fd, keys.encode())
 
     async def until(self, text: str, times: int = 1, timeout_s: float = 20) -> None:
-        """Wait until it has written this, so often."""
+        """Wait until the output contains `text` so many times."""
         try:
             async with asyncio.timeout(timeout_s):
                 while self.text.count(text) < times:

@@ -1,4 +1,4 @@
-"""`stagebus.client`, held to what the strict client is held to."""
+"""Runs `stagebus.client` and checks it as strictly as the strict client."""
 
 import asyncio
 import random
@@ -11,8 +11,8 @@ from stagebus.client import AsyncStagebus, ClientError
 from tests.support.strict_client import StrictClient, Violation
 
 
-class Scissors(httpx.AsyncByteStream):
-    """A body that ends after so many bytes, wherever in a frame or a character that is."""
+class CutStream(httpx.AsyncByteStream):
+    """A body that ends after so many bytes, even within a frame or a character."""
 
     def __init__(self, body: httpx.AsyncByteStream, bytes_max: int) -> None:
         self._body = body
@@ -29,8 +29,8 @@ class Scissors(httpx.AsyncByteStream):
         await self._body.aclose()
 
 
-class Scattered(httpx.AsyncHTTPTransport):
-    """Each request goes to any of the gateways, and each answer is cut somewhere."""
+class RandomGatewayTransport(httpx.AsyncHTTPTransport):
+    """Sends each request to a random gateway and cuts each response at a random byte."""
 
     def __init__(self, client: "PythonClient", cut_max: int) -> None:
         super().__init__()
@@ -44,21 +44,21 @@ class Scattered(httpx.AsyncHTTPTransport):
         self._client.connections += response.status_code == 200
         if self._cut_max:
             assert isinstance(response.stream, httpx.AsyncByteStream)
-            response.stream = Scissors(response.stream, random.randint(1, self._cut_max))
+            response.stream = CutStream(response.stream, random.randint(1, self._cut_max))
         return response
 
 
 class PythonClient(StrictClient):
-    """Follows one run. What comes out of the client is judged as if it had come from the gateway."""
+    """Follows one run; its events are checked like events from the gateway."""
 
     def __init__(self, urls: list[str], run_id: str, cut_max: int = 0) -> None:
-        """`cut_max`: each connection is cut after at most so many bytes."""
+        """`cut_max`: cut each connection after at most so many bytes; 0 cuts none."""
         super().__init__(urls, run_id)
         self._cut_max = cut_max
 
     async def follow(self, timeout_s: float = 60, _cut_after: object = None) -> "PythonClient":
         """Follow to the terminal event."""
-        transport = Scattered(self, self._cut_max)
+        transport = RandomGatewayTransport(self, self._cut_max)
         async with (
             asyncio.timeout(timeout_s),
             AsyncStagebus(self.urls[0], transport=transport, patience_s=timeout_s) as bus,

@@ -1,9 +1,9 @@
-"""What an installed Stagebus brings along: every package, its version and its licence, out of what pip installed.
+"""Lists the packages that an installed Stagebus needs, with versions and licences, from their metadata.
 
     python -m tests.support.supply sbom.json        (make sbom)
 
-writes a software bill of materials of what runs, in CycloneDX's JSON, without what only
-development needs, and prints the licences. It asks nobody: the packages' own metadata says it.
+writes a software bill of materials of the runtime packages as CycloneDX JSON, without development
+packages, and prints the licences. It uses no network.
 Spec: https://cyclonedx.org/docs/1.6/json/
 """
 
@@ -26,11 +26,11 @@ from packaging.utils import canonicalize_name
 ROOT: Final = Path(__file__).parents[2]
 EXTRAS: Final = frozenset({"server", "mcp"})
 
-# What may be passed on with an Apache-2.0 program, as it is installed: unchanged, each with its own notice.
+# Licences of packages that may be distributed with an Apache-2.0 program, unchanged and with their notices.
 ALLOWED: Final = frozenset({
     "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "MIT", "MIT-0", "MPL-2.0", "PSF-2.0",
 })  # fmt: skip
-# What older metadata calls them: the field License, or a classifier.
+# Names in older metadata: in the field License or in a classifier.
 NAMES: Final = {
     "Apache Software License": "Apache-2.0",
     "BSD License": "BSD-3-Clause",
@@ -41,18 +41,18 @@ NAMES: Final = {
 
 
 def packages(extras: Collection[str] = EXTRAS) -> dict[str, Distribution]:
-    """Stagebus and all that it needs to run, by name."""
+    """Return Stagebus and its runtime dependencies, by name."""
     found: dict[str, Distribution] = {}
-    asked: set[tuple[str, str]] = set()
+    visited: set[tuple[str, str]] = set()
 
     def add(name: str, extra: str) -> None:
         key = canonicalize_name(name)
-        if (key, extra) in asked:
+        if (key, extra) in visited:
             return
-        asked.add((key, extra))
+        visited.add((key, extra))
         try:
             found[key] = distribution(name)
-        except PackageNotFoundError:  # for another system or Python
+        except PackageNotFoundError:  # needed on another system or Python version
             return
         for text in found[key].requires or ():
             needed = Requirement(text)
@@ -66,14 +66,14 @@ def packages(extras: Collection[str] = EXTRAS) -> dict[str, Distribution]:
 
 
 def licence_of(package: Distribution) -> str:
-    """The licence as an SPDX expression; what is written that is none, or nothing.
+    """Return the licence as an SPDX expression, else its text as written, which may be empty.
 
     Spec: https://packaging.python.org/en/latest/specifications/core-metadata/#license-expression
     """
-    told = [package.metadata.get(field) for field in ("License-Expression", "License")]
+    declared = [package.metadata.get(field) for field in ("License-Expression", "License")]
     classifiers = package.metadata.get_all("Classifier") or []
     kinds = [text.rpartition(" :: ")[2] for text in classifiers if text.startswith("License ::")]
-    written = [text for text in (*told, *kinds) if text]
+    written = [text for text in (*declared, *kinds) if text]
     for text in written:
         try:
             return str(canonicalize_license_expression(NAMES.get(text, text)))
@@ -83,7 +83,7 @@ def licence_of(package: Distribution) -> str:
 
 
 def is_allowed(licence: str) -> bool:
-    """Whether the licence, or of several that one may choose from each, is allowed; all of those that hold together."""
+    """Return True if the SPDX expression is allowed: every part of an AND, at least one choice of each OR."""
     for choice in licence.replace("(", "").replace(")", "").split(" AND "):
         if not set(choice.split(" OR ")) & ALLOWED:
             return False
@@ -91,7 +91,7 @@ def is_allowed(licence: str) -> bool:
 
 
 def only(bom: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
-    """The bill without the packages that are not among these."""
+    """Remove the packages that are not among `names` from a bill of materials."""
     kept = [part for part in bom["components"] if canonicalize_name(part["name"]) in names]
     refs = {part["bom-ref"] for part in kept} | {bom["metadata"]["component"]["bom-ref"]}
     edges = [
@@ -103,27 +103,27 @@ def only(bom: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
 
 
 def make_bom(names: Collection[str]) -> str:
-    """The bill of what is installed of these."""
+    """Return the bill of materials of the installed packages among `names`."""
     command = ["-m", "cyclonedx_py", "environment", "--pyproject", "pyproject.toml", "--output-reproducible"]
     command += ["--no-validate", "--output-format", "JSON", "--spec-version", "1.6", sys.executable]
     made = subprocess.run([sys.executable, *command], cwd=ROOT, check=True, stdout=subprocess.PIPE)
     text = json.dumps(only(json.loads(made.stdout), names), indent=2, ensure_ascii=False) + "\n"
     if (fault := JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)) is not None:
-        raise ValueError(f"no bill of materials: {fault}")
+        raise ValueError(f"not a valid bill of materials: {fault}")
     return text
 
 
 def by_licence(found: dict[str, Distribution]) -> Iterator[str]:
-    """One line for each licence, with the packages under it."""
+    """Yield one line per licence with its packages."""
     names: dict[str, list[str]] = defaultdict(list)
     for name, package in found.items():
         names[licence_of(package)].append(f"{name} {package.version}")
     for licence in sorted(names):
-        yield f"{licence or 'none that it says'}: {', '.join(sorted(names[licence]))}"
+        yield f"{licence or 'unknown'}: {', '.join(sorted(names[licence]))}"
 
 
 def main() -> int:
-    """Write the bill, print the licences; 1 where one is not allowed."""
+    """Write the bill and print the licences; return 1 if one is not allowed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bom", type=Path)
     path: Path = parser.parse_args().bom

@@ -1,4 +1,4 @@
-"""Node, and the client built with it."""
+"""Fixtures for Node and the built JavaScript client."""
 
 import fcntl
 import shutil
@@ -14,7 +14,7 @@ JS = Path(__file__).parents[3] / "clients" / "js"
 
 @pytest.fixture(scope="session")
 def node() -> str:
-    """Node's path."""
+    """Return the path of Node."""
     path = shutil.which("node")
     if path is None:
         skip_or_fail("node")
@@ -25,7 +25,7 @@ def node() -> str:
 
 @pytest.fixture(scope="session")
 def client_js(node: str) -> Path:
-    """The folder of the client, built; several processes of pytest build it once."""
+    """Build the client, once for all pytest processes, and return its folder."""
     stamp = JS / "dist" / ".built"
     with (JS / "node_modules" / ".build-lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -37,7 +37,7 @@ def client_js(node: str) -> Path:
 
 
 def run_node(*args: object, stdin: bytes | None = None, cwd: Path = JS, timeout_s: float = 60) -> bytes:
-    """What a program prints; fails the test with everything that it said if it fails."""
+    """Run a program and return its output; if it fails, the test fails with the output."""
     command = ["node", *map(str, args)]
     outcome = subprocess.run(command, input=stdin, capture_output=True, timeout=timeout_s, check=False, cwd=cwd)
     assert outcome.returncode == 0, (outcome.stdout + outcome.stderr).decode()

@@ -1,4 +1,4 @@
-"""The JavaScript client against a real gateway that is killed, behind a network that is cut."""
+"""The JavaScript client against a real gateway that is killed and connections that are cut."""
 
 import asyncio
 import json
@@ -23,13 +23,13 @@ WEATHER = "What is the weather in Paris and in Tokyo?"
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
-    """One gateway, one worker."""
+    """Start one gateway and one worker."""
     async with System(tmp_path_factory.mktemp("js"), env={"STAGEBUS_SSE_RETRY_MS": "100"}) as running:
         yield running
 
 
-async def test_each_event_once_through_a_killed_gateway_and_cut_connections(client_js: Path, system: System) -> None:
-    """Over a proxy that cuts, with connections that end at any byte, and a gateway that is killed and drained."""
+async def test_each_event_arrives_once_through_gateway_restarts(client_js: Path, system: System) -> None:
+    """Through a proxy that cuts connections at any byte, and a gateway that is killed and drained."""
     async with Proxy(int(httpx.URL(system.url).port or 0)) as proxy, js_clients() as clients:
         urls = [f"http://127.0.0.1:{proxy.port}"]
         run_id = await post_run(system.url, {"user_prompt": WEATHER, "model": "demo:delay_ms=60"})
@@ -49,7 +49,7 @@ async def test_each_event_once_through_a_killed_gateway_and_cut_connections(clie
     assert cut.connections > 4
 
 
-async def test_readme_s_quickstart_does_what_it_says(client_js: Path, system: System) -> None:
+async def test_readme_examples_run(client_js: Path, system: System) -> None:
     (script, *others) = re.findall(
         r"^```js\n(.*?)^```$", (client_js / "README.md").read_text(), re.MULTILINE | re.DOTALL
     )

@@ -1,4 +1,4 @@
-"""The JavaScript client: its own tests in Node, and that what is made of it is up to date."""
+"""Runs the JavaScript client's own tests, and checks that its generated files are up to date."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ from stagebus.shared.domain.events import EVENT_BY_NAME, TERMINAL_NAMES
 from tests.clients.js.conftest import JS, run_node
 
 VENDOR = JS.parent.parent / "gateway" / "static" / "vendor"
-# Events are told apart by their names, and each has its own data.
+# The type of an event's data follows from its name.
 USER = """
 import { answerStage, emptyRun, reduce, Stagebus, type RunState } from "@stagebus/client";
 import { useRun } from "@stagebus/client/react";
@@ -37,27 +37,27 @@ MAKE = "run `make client`"
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (JS / "test").glob("*.test.mjs")))
-def test_modules(client_js: Path, name: str) -> None:
+def test_node_tests_pass(client_js: Path, name: str) -> None:
     run_node("--test", client_js / "test" / name)
 
 
-def test_types_are_those_of_the_gateway_s_schemas(client_js: Path) -> None:
+def test_generated_types_match_the_gateway_s_schemas(client_js: Path) -> None:
     schemas = subprocess.run([sys.executable, JS / "scripts" / "schemas.py"], capture_output=True, check=True).stdout
 
     made = run_node(client_js / "scripts" / "generate.mjs", stdin=schemas)
     assert made.decode() == (client_js / "src" / "schema.ts").read_text(), MAKE
 
 
-def test_the_page_s_copy_is_this_client(client_js: Path, tmp_path: Path) -> None:
-    """Built again it has the same bytes, so those who run the gateway need no Node."""
+def test_bundle_of_the_page_is_up_to_date(client_js: Path, tmp_path: Path) -> None:
+    """The bundle is committed, so that running a gateway does not need Node."""
     run_node(client_js / "scripts" / "bundle.mjs", tmp_path)
 
     made = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert made == {path.relative_to(VENDOR): path.read_bytes() for path in VENDOR.rglob("*") if path.is_file()}, MAKE
 
 
-def test_the_package_is_clean_and_complete(client_js: Path, tmp_path: Path) -> None:
-    """What is packed can be imported and type-checked where nothing else of this repository is."""
+def test_npm_package_is_complete(client_js: Path, tmp_path: Path) -> None:
+    """The packed files can be imported and type-checked outside this repository."""
     pack = ["npm", "pack", "--json", "--silent", "--ignore-scripts", "--pack-destination", tmp_path]
     (packed,) = json.loads(subprocess.run(pack, cwd=client_js, capture_output=True, check=True).stdout)
     names = {file["path"] for file in packed["files"]}
@@ -81,8 +81,8 @@ def test_the_package_is_clean_and_complete(client_js: Path, tmp_path: Path) -> N
     assert int(run_node("--input-type=module", "--eval", script, cwd=tmp_path).split()[0]) > 10
 
 
-def test_it_knows_every_event(client_js: Path) -> None:
-    """An EventSource gives only the events that are asked for by name; one too few would look like a loss."""
+def test_client_lists_every_event_name(client_js: Path) -> None:
+    """An EventSource delivers only events with a listener; a missing name would look like a lost event."""
     script = f"""
         import {{ EVENT_NAMES, TERMINAL_NAMES }} from {json.dumps((VENDOR / "stagebus-client.js").as_uri())};
         console.log(JSON.stringify([EVENT_NAMES, [...TERMINAL_NAMES]]));

@@ -18,7 +18,7 @@ from stagebus.worker.stages.call_runner import RunIdentity
 from stagebus.worker.stages.tools_stage import RoundLimits, tools_stage
 from stagebus.worker.tools.function_tool import tool
 from stagebus.worker.tools.registry import ToolRegistry
-from tests.support.person import Person
+from tests.support.fake_approver import FakeApprover
 from tests.support.waiting import until
 
 APPROVE, DENY = Decision(decision="approve"), Decision(decision="deny")
@@ -61,7 +61,7 @@ ASKING = ToolCallRequest(id="q", name="ask_user", arguments='{"question": "Which
 class Stage:
     """A tools stage over several attempts, and its log."""
 
-    def __init__(self, registry: ToolRegistry, calls: Sequence[ToolCallRequest], person: Person) -> None:
+    def __init__(self, registry: ToolRegistry, calls: Sequence[ToolCallRequest], person: FakeApprover) -> None:
         self._registry = registry
         self._calls = calls
         self._person = person
@@ -99,7 +99,7 @@ class Stage:
 
 
 async def test_call_waits_and_runs_after_its_approval(registry: ToolRegistry) -> None:
-    person = Person()
+    person = FakeApprover()
     stage = Stage(registry, [paying("1")], person)
     parked = await stage.attempt()
     assert parked is not None
@@ -127,7 +127,7 @@ DECISIONS = {
 async def test_denied_call_never_starts_and_the_model_gets_the_reason(
     registry: ToolRegistry, decision: Decision | None, told: str
 ) -> None:
-    person = Person()
+    person = FakeApprover()
     stage = Stage(registry, [paying("1")], person)
     parked = await stage.attempt()
     assert parked is not None
@@ -145,7 +145,7 @@ async def test_denied_call_never_starts_and_the_model_gets_the_reason(
 
 async def test_decision_made_as_the_call_expires_counts(registry: ToolRegistry) -> None:
     """The clock and the person use one script, and the first decision counts."""
-    person = Person()
+    person = FakeApprover()
     stage = Stage(registry, [paying("1")], person)
     parked = await stage.attempt()
     assert parked is not None
@@ -157,7 +157,7 @@ async def test_decision_made_as_the_call_expires_counts(registry: ToolRegistry) 
 
 
 async def test_arguments_changed_by_an_approval_are_used(registry: ToolRegistry) -> None:
-    person = Person()
+    person = FakeApprover()
     stage = Stage(registry, [paying("1")], person)
     person.decide("1", Decision(decision="approve", arguments='{"amount":2}'))
     await stage.attempt()
@@ -169,7 +169,7 @@ async def test_arguments_changed_by_an_approval_are_used(registry: ToolRegistry)
 
 
 async def test_answer_of_a_person_is_the_result(registry: ToolRegistry) -> None:
-    person = Person()
+    person = FakeApprover()
     stage = Stage(registry, [ASKING], person)
     await stage.attempt()
     person.decide("q", Decision(decision="answer", text="the blue one"))
@@ -181,7 +181,7 @@ async def test_answer_of_a_person_is_the_result(registry: ToolRegistry) -> None:
 
 async def test_calls_without_approval_run_before_the_stage_parks(registry: ToolRegistry) -> None:
     lets_go.set()
-    stage = Stage(registry, [paying("1", 1), SLOW, paying("2", 2)], Person())
+    stage = Stage(registry, [paying("1", 1), SLOW, paying("2", 2)], FakeApprover())
     parked = await stage.attempt()
 
     assert parked is not None
@@ -200,7 +200,7 @@ SAME = {
 async def test_identical_calls_are_asked_about_once_and_share_the_outcome(
     registry: ToolRegistry, decision: Decision, names: list[str], told: str, dies_after: str
 ) -> None:
-    stage = Stage(registry, [paying("1"), paying("2")], Person(**{"1": decision}))
+    stage = Stage(registry, [paying("1"), paying("2")], FakeApprover(**{"1": decision}))
     if dies_after:
         await stage.attempt(dies_after)
     await stage.attempt()
@@ -211,7 +211,7 @@ async def test_identical_calls_are_asked_about_once_and_share_the_outcome(
 
 
 async def test_decided_call_continues_while_others_wait(registry: ToolRegistry) -> None:
-    person = Person()
+    person = FakeApprover()
     stage = Stage(registry, [paying("1", 1), paying("2", 2)], person)
     await stage.attempt()
     person.decide("2", APPROVE)
@@ -225,7 +225,7 @@ async def test_decided_call_continues_while_others_wait(registry: ToolRegistry) 
 
 
 async def test_decision_during_another_call_needs_no_parking(registry: ToolRegistry) -> None:
-    person = Person()
+    person = FakeApprover()
     stage = Stage(registry, [paying("1"), SLOW], person)
     working = asyncio.create_task(stage.attempt())
     await until(lambda: "tool_call" in stage.names())
@@ -249,7 +249,7 @@ DEATHS = {
 async def test_worker_death_asks_nothing_twice_and_runs_nothing_twice(
     registry: ToolRegistry, event: str, paid: list[str], told: str
 ) -> None:
-    stage = Stage(registry, [paying("1")], Person(**{"1": APPROVE}))
+    stage = Stage(registry, [paying("1")], FakeApprover(**{"1": APPROVE}))
     await stage.attempt(dies_after=event)
     await stage.attempt()
 
@@ -258,7 +258,7 @@ async def test_worker_death_asks_nothing_twice_and_runs_nothing_twice(
 
 
 async def test_denial_survives_a_worker_death(registry: ToolRegistry) -> None:
-    stage = Stage(registry, [paying("1")], Person(**{"1": DENY}))
+    stage = Stage(registry, [paying("1")], FakeApprover(**{"1": DENY}))
     await stage.attempt(dies_after="approval_decided")
     await stage.attempt()
 
@@ -266,7 +266,7 @@ async def test_denial_survives_a_worker_death(registry: ToolRegistry) -> None:
 
 
 async def test_call_with_a_logged_request_waits_although_its_tool_changed(registry: ToolRegistry) -> None:
-    stage = Stage(registry, [SLOW], Person())
+    stage = Stage(registry, [SLOW], FakeApprover())
     stage.log = [ApprovalRequired(stage_id="tools", call_id="s", name="slow", arguments="{}", expires_at=10**12)]
 
     assert await stage.attempt() is not None
@@ -283,7 +283,7 @@ async def test_call_with_a_logged_request_waits_although_its_tool_changed(regist
     ids=["wrong", "none", "no question"],
 )
 async def test_call_that_cannot_run_needs_no_approval(registry: ToolRegistry, call: ToolCallRequest) -> None:
-    stage = Stage(registry, [call], Person())
+    stage = Stage(registry, [call], FakeApprover())
 
     assert await stage.attempt() is None
     assert stage.names()[:2] == ["tool_call", "tool_result"]

@@ -5,7 +5,7 @@ from stagebus.shared.domain.events import ToolCallRequest, ToolResult
 from stagebus.worker.stages.approval_gate import ApprovalGate, WaitingCall
 from stagebus.worker.stages.call_plan import Checkpoints, LoggedApprovals, PlannedCall
 from stagebus.worker.stages.tool_round import RoundAction, ToolRound
-from tests.support.person import Person
+from tests.support.fake_approver import FakeApprover
 
 
 def planned(call_id: str, same_as: str | None = None) -> PlannedCall:
@@ -16,7 +16,7 @@ def result(call_id: str) -> ToolResult:
     return ToolResult(stage_id="tools", call_id=call_id, name="echo", content="said")
 
 
-def gate_of(person: Person) -> ApprovalGate:
+def gate_of(person: FakeApprover) -> ApprovalGate:
     return ApprovalGate("tools", person, LoggedApprovals(), wait_s=60)
 
 
@@ -25,7 +25,7 @@ def round_of(plan: list[PlannedCall], gate: ApprovalGate, checkpoints: Checkpoin
 
 
 async def test_round_starts_its_calls_awaits_them_and_finishes() -> None:
-    calls = round_of([planned("1"), planned("2")], gate_of(Person()))
+    calls = round_of([planned("1"), planned("2")], gate_of(FakeApprover()))
     assert calls.next_action() is RoundAction.START
     assert [call.request.id for call in calls.start_ready().to_run] == ["1", "2"]
 
@@ -37,11 +37,11 @@ async def test_round_starts_its_calls_awaits_them_and_finishes() -> None:
 
 
 async def test_round_without_calls_finishes() -> None:
-    assert round_of([], gate_of(Person())).next_action() is RoundAction.FINISH
+    assert round_of([], gate_of(FakeApprover())).next_action() is RoundAction.FINISH
 
 
 async def test_identical_call_shares_the_result_of_a_running_call() -> None:
-    calls = round_of([planned("1"), planned("2", same_as="1")], gate_of(Person()))
+    calls = round_of([planned("1"), planned("2", same_as="1")], gate_of(FakeApprover()))
     starting = calls.start_ready()
 
     assert [call.call_id for call in starting.announced] == ["1", "2"]
@@ -51,14 +51,14 @@ async def test_identical_call_shares_the_result_of_a_running_call() -> None:
 
 async def test_identical_call_shares_the_result_of_an_earlier_attempt() -> None:
     checkpoints = Checkpoints(frozenset("12"), {"1": result("1")})
-    starting = round_of([planned("2", same_as="1")], gate_of(Person()), checkpoints).start_ready()
+    starting = round_of([planned("2", same_as="1")], gate_of(FakeApprover()), checkpoints).start_ready()
 
     assert (starting.announced, starting.to_run) == ([], [])
     assert [(copy.call_id, copy.content) for copy in starting.results] == [("2", "said")]
 
 
 async def test_round_reads_decisions_once_more_before_it_parks() -> None:
-    gate = gate_of(Person())
+    gate = gate_of(FakeApprover())
     await gate.hold([WaitingCall(planned("1").request)])
     calls = round_of([planned("1"), planned("2")], gate)
     calls.start_ready()
@@ -73,7 +73,7 @@ async def test_round_reads_decisions_once_more_before_it_parks() -> None:
 
 
 async def test_decision_that_changes_during_a_read_is_read_again() -> None:
-    gate = gate_of(Person())
+    gate = gate_of(FakeApprover())
     await gate.hold([WaitingCall(planned("1").request)])
     calls = round_of([planned("1")], gate)
     calls.begin_read()
@@ -84,7 +84,7 @@ async def test_decision_that_changes_during_a_read_is_read_again() -> None:
 
 
 async def test_denied_call_ends_without_being_started() -> None:
-    gate = gate_of(Person(**{"1": Decision(decision="deny")}))
+    gate = gate_of(FakeApprover(**{"1": Decision(decision="deny")}))
     await gate.hold([WaitingCall(planned("1").request)])
     calls = round_of([planned("1")], gate)
     calls.begin_read()

@@ -23,7 +23,7 @@ from stagebus.worker.stages.tools_stage import RoundLimits, tools_stage
 from stagebus.worker.tools.function_tool import tool
 from stagebus.worker.tools.registry import ToolRegistry
 from stagebus.worker.tools.tool_context import ToolContext
-from tests.support.person import Person
+from tests.support.fake_approver import FakeApprover
 
 IDENTITY = RunIdentity("01RUN", "acme", 7)
 
@@ -98,7 +98,7 @@ async def collect(registry: ToolRegistry, calls: Sequence[ToolCallRequest], **op
         allowed=options.pop("allowed", frozenset(registry.names())),
         limits=RoundLimits(options.pop("calls_max", 10), options.pop("timeout_s", 10)),
         checkpoints=checkpoints,
-        gate=ApprovalGate("tools", Person(), checkpoints.approvals, wait_s=60),
+        gate=ApprovalGate("tools", FakeApprover(), checkpoints.approvals, wait_s=60),
         until_stored=options.pop("until_stored", stored),
     )
     return [event async for event in stage]
@@ -197,7 +197,7 @@ async def test_closing_the_stage_cancels_its_tools(registry: ToolRegistry) -> No
 
     stage = tools_stage(
         "tools", [call("1", "forever", "{}")], registry, identity=IDENTITY, allowed=frozenset({"forever"}),
-        limits=RoundLimits(1, 10), checkpoints=Checkpoints(), gate=ApprovalGate("tools", Person(), LoggedApprovals(), 60),
+        limits=RoundLimits(1, 10), checkpoints=Checkpoints(), gate=ApprovalGate("tools", FakeApprover(), LoggedApprovals(), 60),
         until_stored=stored,
     )  # fmt: skip
     await anext(stage)

@@ -8,7 +8,7 @@ from stagebus.shared.domain.decisions import EXPIRED, Decision
 from stagebus.worker.stages.approval_gate import DecisionSnapshot
 
 
-class Person:
+class FakeApprover:
     """Holds the decisions that a test makes."""
 
     def __init__(self, **decisions: Decision) -> None:
