@@ -187,7 +187,7 @@ async def tls_before(redis_url: str, context: ssl.SSLContext) -> AsyncIterator[i
         await cancel_and_wait(*(task for task in serving if task))
 
 
-async def test_connections_are_encrypted_where_the_url_says_so(
+async def test_rediss_url_encrypts_connections(
     redis: Redis, redis_url: str, settings: Settings, tmp_path: Path
 ) -> None:
     """Pool, pub/sub and the line of scripts alike; a gateway serves over it."""
@@ -208,9 +208,7 @@ async def test_connections_are_encrypted_where_the_url_says_so(
 
 
 @pytest.mark.parametrize("case", ["an unknown authority", "another host's certificate"])
-async def test_certificate_that_does_not_hold_is_refused(
-    redis: Redis, redis_url: str, tmp_path: Path, case: str
-) -> None:
+async def test_invalid_certificate_is_refused(redis: Redis, redis_url: str, tmp_path: Path, case: str) -> None:
     authority, context = self_signed(tmp_path, "redis.example" if case.startswith("another") else "127.0.0.1")
     ca = f"?ssl_ca_certs={authority}" if case.startswith("another") else ""
     async with tls_before(redis_url, context) as port:
@@ -240,7 +238,7 @@ async def test_password_is_in_no_message(redis_url: str, redis: Redis, tmp_path:
 
 
 @pytest.mark.parametrize("url", ["redis://user:{}@localhost:port/0", "http://user:{}@localhost/", "user:{}@[::1"])
-def test_url_that_is_none_is_named_and_not_shown(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+def test_invalid_redis_url_is_reported_without_its_value(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("STAGEBUS_REDIS_URL", url.format(PASSWORD))
     with pytest.raises(SystemExit) as stopped:
         load_settings()

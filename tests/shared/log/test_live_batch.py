@@ -30,7 +30,7 @@ def message_of(batch: list[tuple[str, str]], before: EventId, last: EventId, *, 
 
 
 @given(batches, positions, positions, st.booleans())
-def test_decoding_gives_what_was_encoded(
+def test_live_batch_decodes_what_was_encoded(
     batch: list[tuple[str, str]], before: EventId, last: EventId, is_end: bool
 ) -> None:
     decoded = live_batch.decode(message_of(batch, before, last, is_end=is_end))
@@ -62,7 +62,7 @@ def test_every_stage_gets_the_terminal_event_once_and_last(batch: list[tuple[str
     assert decoded.frames_of(RUN_STAGE).count(frames[-1]) == 1
 
 
-def test_message_can_be_read_by_a_person() -> None:
+def test_live_message_is_readable_text() -> None:
     frames = [sse.encode(b"5204-118", b"x", b"{}"), sse.encode(b"5204-119", b"y", b"{}")]
 
     message = live_batch.encode(EventId(0, 117), EventId(5204, 119), ["synthesis", "run"], frames, is_end=True)

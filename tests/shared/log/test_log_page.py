@@ -34,7 +34,7 @@ def ask(log: list[tuple[EventId, str]], after: EventId, limit: int) -> list[Stag
 
 
 @given(st.lists(st.sampled_from(STAGES), min_size=1, max_size=30), st.integers(0, 30), st.integers(1, 12))
-def test_parts_are_the_log_after_the_cursor(owners: list[str], seen: int, limit: int) -> None:
+def test_slices_are_the_log_after_the_cursor(owners: list[str], seen: int, limit: int) -> None:
     log = log_of(owners)
     after = START if seen == 0 else log[min(seen, len(log)) - 1][0]
     rest = [event for event in log if event[0] > after]
@@ -53,7 +53,7 @@ def test_parts_are_the_log_after_the_cursor(owners: list[str], seen: int, limit:
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3])
-def test_full_page_of_a_log_of_one_stage_ends_where_its_last_entry_stands(limit: int) -> None:
+def test_full_page_of_one_stage_ends_at_its_last_entry(limit: int) -> None:
     log = log_of(["extraction"] * 9)
     parts, bound = merge(ask(log, log[2][0], limit), log[2][0], limit)
 
@@ -61,7 +61,7 @@ def test_full_page_of_a_log_of_one_stage_ends_where_its_last_entry_stands(limit:
     assert bound == log[2 + limit][0]
 
 
-def test_stages_that_take_turns_are_one_part_a_turn() -> None:
+def test_alternating_stages_give_one_slice_per_change() -> None:
     """A page of a run that is over: its journal begins and ends it, and what is between stays whole."""
     log = log_of(["run", "run", *["extraction"] * 40, *["synthesis"] * 40, "run"])
     parts, _ = merge(ask(log, START, 100), START, 100)

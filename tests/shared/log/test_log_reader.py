@@ -76,7 +76,7 @@ async def test_pages_of_every_size_give_exactly_the_log(redis: Redis, run: RunBy
             assert all(page.is_ended and page.gap is None for page in pages)
 
 
-async def test_page_says_that_it_is_the_last_where_nothing_follows(redis: Redis, run: RunByHand) -> None:
+async def test_last_page_says_that_it_is_the_last(redis: Redis, run: RunByHand) -> None:
     """Also where it is just full: a reader that asks again would get an empty one."""
     written = await write(run)
 
@@ -132,7 +132,7 @@ async def test_events_between_two_reads_are_in_the_second(redis: Redis, run: Run
     assert len(texts) == (5 if stage_id is None else 4)
 
 
-async def test_page_is_one_picture_though_events_come_while_it_is_read(
+async def test_page_is_one_snapshot_while_events_are_appended(
     redis: Redis, run: RunByHand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An event of one stage without an earlier one of another would be a hole."""
@@ -164,7 +164,7 @@ def _then(ask: Callable[..., Awaitable[object]], happen: Callable[[], Awaitable[
 
 @pytest.mark.parametrize("over", ["a connection of the pool", "a line"])
 @pytest.mark.parametrize("stage_id", [None, "synthesis"])
-async def test_a_stage_that_begins_between_two_pages_is_in_the_second(
+async def test_stage_begun_between_two_pages_is_in_the_second(
     redis: Redis, settings: Settings, run: RunByHand, over: str, stage_id: str | None
 ) -> None:
     """What is known of the stages saves a round trip, and no more."""
@@ -185,7 +185,7 @@ async def test_a_stage_that_begins_between_two_pages_is_in_the_second(
 
 
 @pytest.mark.parametrize("stage_id", [None, "synthesis"])
-async def test_cursor_that_does_not_stand_gives_the_log_from_its_start(
+async def test_unknown_cursor_gives_a_gap_and_the_log_from_its_start(
     redis: Redis, run: RunByHand, stage_id: str | None
 ) -> None:
     written = await write(run)
@@ -218,9 +218,7 @@ async def test_log_that_was_trimmed_starts_at_its_earliest_event(redis: Redis, r
 
 
 @pytest.mark.parametrize("stage_id", [None, "extraction"])
-async def test_tail_that_is_lost_between_two_pages_is_no_silence(
-    redis: Redis, run: RunByHand, stage_id: str | None
-) -> None:
+async def test_tail_lost_between_two_pages_gives_a_gap(redis: Redis, run: RunByHand, stage_id: str | None) -> None:
     """A worker that takes over writes other events under the sequences that the reader has."""
     await run.say("a")
     older = await snapshots.take(redis)
@@ -279,7 +277,7 @@ async def test_stage_is_read_whole_and_by_its_ends(
     assert [first.stage_id for first, _ in ends] == ["synthesis", "tools"]
 
 
-async def test_stage_that_goes_between_two_looks_has_no_ends(redis: Redis, run: RunByHand) -> None:
+async def test_stage_that_expires_between_two_reads_has_no_ends(redis: Redis, run: RunByHand) -> None:
     """The run's retention ends, say."""
     await run.say("a")
     head = await log_reader.read_head(redis, run.run_id)

@@ -31,7 +31,7 @@ def by_the_library(frame: Frame) -> bytes:
 
 
 @given(frames)
-def test_frame_is_the_one_that_sse_starlette_makes(frame: Frame) -> None:
+def test_frame_equals_the_one_of_sse_starlette(frame: Frame) -> None:
     assert encoded(frame) == by_the_library(frame)
 
 
@@ -48,9 +48,7 @@ def test_no_character_breaks_a_frame(text: str) -> None:
 
 
 @given(st.lists(frames, max_size=5), st.lists(st.integers(0, 5), max_size=3))
-def test_decoding_gives_what_was_encoded_and_passes_over_pings_and_retries(
-    sent: list[Frame], pings_at: list[int]
-) -> None:
+def test_frames_are_decoded_without_pings_and_retries(sent: list[Frame], pings_at: list[int]) -> None:
     parts = [encoded(frame) for frame in sent]
     for at in pings_at:
         parts.insert(at, sse.PING)

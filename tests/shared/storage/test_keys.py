@@ -38,7 +38,7 @@ def test_no_two_things_share_a_key() -> None:
     assert len(set(made)) == len(made)
 
 
-def test_run_s_keys_can_be_found_by_their_prefix() -> None:
+def test_keys_of_a_run_share_a_prefix() -> None:
     """The operator's page and the test of TTLs look for them that way."""
     assert all(key_of(new_run_id()).startswith(keys.RUN_PREFIX) for key_of in OF_A_RUN)
 

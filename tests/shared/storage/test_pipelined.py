@@ -23,35 +23,35 @@ async def evaluate(connection: PipelinedConnection, *args: str | int) -> Any:
 
 
 @pytest.fixture
-async def line(redis: Redis) -> AsyncIterator[PipelinedConnection]:
-    line = PipelinedConnection(redis, timeout_s=5)
-    yield line
-    await line.aclose()
+async def connection(redis: Redis) -> AsyncIterator[PipelinedConnection]:
+    connection = PipelinedConnection(redis, timeout_s=5)
+    yield connection
+    await connection.aclose()
 
 
 async def connections(redis: Redis) -> int:
     return int((await redis.info("clients"))["connected_clients"])
 
 
-async def test_answers_go_to_their_callers(line: PipelinedConnection) -> None:
+async def test_replies_go_to_their_callers(connection: PipelinedConnection) -> None:
     """Many commands are under way at once, and each caller gets its own answer."""
-    answers = await asyncio.gather(*(evaluate(line, ECHO, 0, str(i)) for i in range(500)))
+    answers = await asyncio.gather(*(evaluate(connection, ECHO, 0, str(i)) for i in range(500)))
 
     assert answers == [str(i).encode() for i in range(500)]
 
 
-async def test_takes_one_connection(redis: Redis, line: PipelinedConnection) -> None:
+async def test_all_commands_share_one_connection(redis: Redis, connection: PipelinedConnection) -> None:
     before = await connections(redis)
-    await asyncio.gather(*(evaluate(line, ECHO, 0, "x") for _ in range(50)))
+    await asyncio.gather(*(evaluate(connection, ECHO, 0, "x") for _ in range(50)))
 
     assert await connections(redis) == before + 1
 
 
-async def test_an_error_is_its_callers_alone(line: PipelinedConnection) -> None:
+async def test_error_reply_fails_only_its_caller(connection: PipelinedConnection) -> None:
     """A script that fails, or that the server does not know, fails nobody else's command."""
     outcomes = await asyncio.gather(
-        evaluate(line, ECHO, 0, "a"), line.execute_command("EVALSHA", "0" * 40, 0), evaluate(line, "return error", 0), evaluate(line, "return {err='ERR no'}", 0),
-        evaluate(line, ECHO, 0, "b"), return_exceptions=True,
+        evaluate(connection, ECHO, 0, "a"), connection.execute_command("EVALSHA", "0" * 40, 0), evaluate(connection, "return error", 0), evaluate(connection, "return {err='ERR no'}", 0),
+        evaluate(connection, ECHO, 0, "b"), return_exceptions=True,
     )  # fmt: skip
 
     assert outcomes[0] == b"a"
@@ -60,10 +60,10 @@ async def test_an_error_is_its_callers_alone(line: PipelinedConnection) -> None:
     assert outcomes[4] == b"b"
 
 
-async def test_a_cancelled_caller_shifts_no_answer(line: PipelinedConnection) -> None:
-    await evaluate(line, ECHO, 0, "open")
-    first = asyncio.create_task(evaluate(line, ECHO, 0, "first"))
-    second = asyncio.create_task(evaluate(line, ECHO, 0, "second"))
+async def test_cancelled_command_does_not_shift_replies(connection: PipelinedConnection) -> None:
+    await evaluate(connection, ECHO, 0, "open")
+    first = asyncio.create_task(evaluate(connection, ECHO, 0, "first"))
+    second = asyncio.create_task(evaluate(connection, ECHO, 0, "second"))
     await asyncio.sleep(0)
     first.cancel()
 
@@ -71,28 +71,30 @@ async def test_a_cancelled_caller_shifts_no_answer(line: PipelinedConnection) ->
     assert first.cancelled()
 
 
-async def test_a_transaction_has_nobody_between_its_commands(redis: Redis, line: PipelinedConnection) -> None:
+async def test_transaction_is_not_interleaved_with_other_commands(
+    redis: Redis, connection: PipelinedConnection
+) -> None:
     """Each sets and reads the same key, all at once; what one wrote nobody else overwrites before it reads."""
     key = b"between"
-    alone = evaluate(line, ECHO, 0, "alone")
+    alone = evaluate(connection, ECHO, 0, "alone")
     answers = await asyncio.gather(
-        *(line.transaction([("SET", key, str(i), "EX", 60), ("GET", key)]) for i in range(50)), alone
+        *(connection.transaction([("SET", key, str(i), "EX", 60), ("GET", key)]) for i in range(50)), alone
     )
 
     assert answers == [*([b"OK", str(i).encode()] for i in range(50)), b"alone"]
 
 
-async def test_a_transaction_that_fails_is_its_callers_alone(redis: Redis, line: PipelinedConnection) -> None:
+async def test_failed_transaction_fails_only_its_caller(redis: Redis, connection: PipelinedConnection) -> None:
     """A command that fails as it is carried out, or that the server will not take at all; or the caller went away."""
     await redis.set("text", "x", ex=60)
-    gone = asyncio.create_task(line.transaction([("GET", "text")]))
+    gone = asyncio.create_task(connection.transaction([("GET", "text")]))
     await asyncio.sleep(0)
     gone.cancel()
     outcomes = await asyncio.gather(
-        line.transaction([("GET", "text"), ("LPUSH", "text", "y")]),
-        line.transaction([("NO-SUCH-COMMAND",)]),
-        line.transaction([("GET", "text")]),
-        evaluate(line, ECHO, 0, "b"),
+        connection.transaction([("GET", "text"), ("LPUSH", "text", "y")]),
+        connection.transaction([("NO-SUCH-COMMAND",)]),
+        connection.transaction([("GET", "text")]),
+        evaluate(connection, ECHO, 0, "b"),
         return_exceptions=True,
     )
 
@@ -101,61 +103,61 @@ async def test_a_transaction_that_fails_is_its_callers_alone(redis: Redis, line:
     assert outcomes[2:] == [[b"x"], b"b"]
 
 
-async def test_a_cut_is_heard_and_the_next_command_opens_anew(redis: Redis, line: PipelinedConnection) -> None:
-    await evaluate(line, ECHO, 0, "open")
+async def test_cut_connection_fails_commands_and_is_reopened(redis: Redis, connection: PipelinedConnection) -> None:
+    await evaluate(connection, ECHO, 0, "open")
     await redis.client_pause(WAIT_MS, all=True)
-    waiting = [asyncio.create_task(evaluate(line, ECHO, 0, str(i))) for i in range(3)]
-    waiting.append(asyncio.create_task(line.transaction([("PING",)])))
+    waiting = [asyncio.create_task(evaluate(connection, ECHO, 0, str(i))) for i in range(3)]
+    waiting.append(asyncio.create_task(connection.transaction([("PING",)])))
     await asyncio.sleep(0)
-    assert line._protocol is not None
-    line._protocol._transport.abort()
+    assert connection._protocol is not None
+    connection._protocol._transport.abort()
 
     outcomes = await asyncio.gather(*waiting, return_exceptions=True)
     assert all(isinstance(outcome, RedisConnectionError) for outcome in outcomes)
-    assert await evaluate(line, ECHO, 0, "again") == b"again"
+    assert await evaluate(connection, ECHO, 0, "again") == b"again"
 
 
-async def test_a_connection_closed_by_the_server_is_opened_again(redis: Redis, line: PipelinedConnection) -> None:
-    await evaluate(line, ECHO, 0, "open")
+async def test_connection_closed_by_the_server_is_reopened(redis: Redis, connection: PipelinedConnection) -> None:
+    await evaluate(connection, ECHO, 0, "open")
     await redis.client_kill_filter(_type="normal", skipme=True)
-    await until_equal(lambda: line._protocol, None)
+    await until_equal(lambda: connection._protocol, None)
 
-    assert await evaluate(line, ECHO, 0, "again") == b"again"
+    assert await evaluate(connection, ECHO, 0, "again") == b"again"
 
 
-async def test_a_silent_server_counts_as_away(redis: Redis) -> None:
+async def test_server_that_does_not_answer_counts_as_away(redis: Redis) -> None:
     """Who waits longer than the time-out gets an error, though TCP tells of none."""
-    line = PipelinedConnection(redis, timeout_s=0.1)
-    await evaluate(line, ECHO, 0, "open")
+    connection = PipelinedConnection(redis, timeout_s=0.1)
+    await evaluate(connection, ECHO, 0, "open")
     await redis.client_pause(WAIT_MS, all=True)
 
     with pytest.raises(RedisTimeoutError):
-        await evaluate(line, ECHO, 0, "x")
-    await line.aclose()
+        await evaluate(connection, ECHO, 0, "x")
+    await connection.aclose()
 
 
-async def test_a_closed_line_answers_nobody(redis: Redis) -> None:
-    line = PipelinedConnection(redis, timeout_s=5)
-    await evaluate(line, ECHO, 0, "open")
-    waiting = asyncio.create_task(evaluate(line, ECHO, 0, "x"))
+async def test_closed_connection_fails_commands_in_flight(redis: Redis) -> None:
+    connection = PipelinedConnection(redis, timeout_s=5)
+    await evaluate(connection, ECHO, 0, "open")
+    waiting = asyncio.create_task(evaluate(connection, ECHO, 0, "x"))
     await asyncio.sleep(0)
-    await line.aclose()
+    await connection.aclose()
 
     with pytest.raises(RedisConnectionError):
         await waiting
 
 
-async def test_nobody_listens(settings) -> None:
-    """A server that is not there fails the command, not the line."""
-    line = PipelinedConnection(Redis(port=1), timeout_s=1)
+async def test_connect_to_a_closed_port_fails(settings) -> None:
+    """A server that is not there fails the command, not the connection."""
+    connection = PipelinedConnection(Redis(port=1), timeout_s=1)
 
     with pytest.raises(RedisConnectionError):
-        await evaluate(line, ECHO, 0, "x")
-    await line.aclose()
+        await evaluate(connection, ECHO, 0, "x")
+    await connection.aclose()
 
 
-async def test_all_who_wait_for_a_connection_that_fails_hear_of_it_at_once(
-    redis: Redis, line: PipelinedConnection, monkeypatch: pytest.MonkeyPatch
+async def test_failed_connect_fails_all_waiting_commands(
+    redis: Redis, connection: PipelinedConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server whose machine is gone answers no connection before the time-out: one after the other, the last would wait for all."""
     open_wire, opened = RedisProtocol.open, 0
@@ -170,7 +172,7 @@ async def test_all_who_wait_for_a_connection_that_fails_hear_of_it_at_once(
         raise RedisConnectionError("no way to it")
 
     monkeypatch.setattr(RedisProtocol, "open", hang)
-    waiting = [asyncio.create_task(evaluate(line, ECHO, 0, "x")) for _ in range(20)]
+    waiting = [asyncio.create_task(evaluate(connection, ECHO, 0, "x")) for _ in range(20)]
     await asyncio.sleep(0)
     waiting[0].cancel()
     is_over.set()
@@ -179,17 +181,15 @@ async def test_all_who_wait_for_a_connection_that_fails_hear_of_it_at_once(
     assert isinstance(outcomes[0], asyncio.CancelledError), "who goes away takes nobody along"
     assert all(isinstance(outcome, RedisConnectionError) for outcome in outcomes[1:])
     assert opened == 1
-    assert await evaluate(line, ECHO, 0, "again") == b"again"
+    assert await evaluate(connection, ECHO, 0, "again") == b"again"
 
 
-async def test_a_line_that_is_closed_while_it_connects_fails_who_waits(
-    redis: Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    line = PipelinedConnection(redis, timeout_s=5)
+async def test_close_while_connecting_fails_waiting_commands(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = PipelinedConnection(redis, timeout_s=5)
     monkeypatch.setattr(RedisProtocol, "open", lambda *_: asyncio.Event().wait())
-    waiting = asyncio.create_task(evaluate(line, ECHO, 0, "x"))
+    waiting = asyncio.create_task(evaluate(connection, ECHO, 0, "x"))
     await asyncio.sleep(0)
-    await line.aclose()
+    await connection.aclose()
 
     with pytest.raises(RedisConnectionError):
         await waiting

@@ -66,7 +66,7 @@ async def far(redis: Redis, proxy: Proxy) -> AsyncIterator[Listener]:
     await redis_client.close(client)
 
 
-async def test_message_right_after_the_subscription_is_heard(redis: Redis, listener: Listener) -> None:
+async def test_message_right_after_subscribe_arrives(redis: Redis, listener: Listener) -> None:
     for channel in (f"c{i}" for i in range(20)):
         await listener.subscribe(channel)
         assert await redis.publish(channel, b"x") == 1, "the server knows of it"
@@ -75,7 +75,7 @@ async def test_message_right_after_the_subscription_is_heard(redis: Redis, liste
     assert listener.heard == [(f"c{i}", b"x") for i in range(20)]
 
 
-async def test_each_handler_hears_its_own_channel_until_it_is_unsubscribed(redis: Redis, listener: Listener) -> None:
+async def test_handler_gets_its_channel_until_unsubscribed(redis: Redis, listener: Listener) -> None:
     await listener.subscribe("a")
     await listener.subscribe("b")
     await listener.channels.unsubscribe("a")
@@ -88,7 +88,7 @@ async def test_each_handler_hears_its_own_channel_until_it_is_unsubscribed(redis
     assert listener.heard == [("b", b"\x00\xff")]
 
 
-async def test_channel_that_is_taken_up_again_at_once_is_heard(redis: Redis, listener: Listener) -> None:
+async def test_channel_subscribed_again_immediately_gets_messages(redis: Redis, listener: Listener) -> None:
     """The last client of a run leaves as the next one comes."""
     for _ in range(20):
         await listener.subscribe("a")
@@ -100,7 +100,7 @@ async def test_channel_that_is_taken_up_again_at_once_is_heard(redis: Redis, lis
     await until(lambda: listener.heard == [("a", b"x")])
 
 
-async def test_killed_connection_is_opened_anew_with_every_channel(
+async def test_killed_connection_is_reopened_with_every_channel(
     redis: Redis, listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pubsub, "SUBSCRIBE_BATCH_CHANNELS", 3)
@@ -197,7 +197,7 @@ async def test_stop_ends_promptly_and_leaves_nothing(redis: Redis) -> None:
 
 
 @pytest.mark.parametrize("trouble", ["refuses", "hangs"])
-async def test_stop_ends_promptly_though_redis_is_away(far: Listener, proxy: Proxy, trouble: str) -> None:
+async def test_stop_is_prompt_while_redis_is_away(far: Listener, proxy: Proxy, trouble: str) -> None:
     if trouble == "refuses":
         await proxy.close()
     else:
@@ -212,7 +212,7 @@ async def test_stop_ends_promptly_though_redis_is_away(far: Listener, proxy: Pro
 
 
 @pytest.mark.parametrize("turns", range(6))
-async def test_subscriber_that_leaves_on_the_way_disturbs_nobody(redis: Redis, listener: Listener, turns: int) -> None:
+async def test_cancelled_subscribe_disturbs_no_other_subscriber(redis: Redis, listener: Listener, turns: int) -> None:
     """One browser's reload must not cost every other stream a reconnect."""
     await listener.subscribe("others")
     connection, told = await listener.connection_id(), listener.reconnected
@@ -232,7 +232,7 @@ async def test_subscriber_that_leaves_on_the_way_disturbs_nobody(redis: Redis, l
     }
 
 
-async def test_subscribers_that_leave_while_redis_is_away_leave_nothing(far: Listener, proxy: Proxy) -> None:
+async def test_unsubscribe_while_redis_is_away_leaves_nothing(far: Listener, proxy: Proxy) -> None:
     await proxy.close()
     await far.channels.start()
     for i in range(10):
@@ -246,7 +246,7 @@ async def test_subscribers_that_leave_while_redis_is_away_leave_nothing(far: Lis
     assert far.channels._confirmations == {}
 
 
-async def test_canaries_that_cannot_be_sent_say_nothing_of_the_connection(
+async def test_canary_that_cannot_be_sent_does_not_count_as_missing(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pool without a free connection: a reconnect would make every stream ask for one more page."""
@@ -282,7 +282,7 @@ async def test_garbage_from_the_server_costs_a_reconnect(redis: Redis, listener:
     assert await redis.publish("a", b"x") == 1
 
 
-async def test_handler_that_fails_costs_nobody_else_a_message(redis: Redis, listener: Listener) -> None:
+async def test_failing_handler_costs_others_no_message(redis: Redis, listener: Listener) -> None:
     """One run's bad message must not make every other stream of the process read its log."""
 
     def fail(_: bytes) -> None:
@@ -298,7 +298,7 @@ async def test_handler_that_fails_costs_nobody_else_a_message(redis: Redis, list
     assert listener.reconnected == told
 
 
-async def test_confirmation_of_a_subscription_that_was_left_confirms_no_later_one(redis: Redis) -> None:
+async def test_late_confirmation_does_not_confirm_a_new_subscription(redis: Redis) -> None:
     """Between the two the server drops what it is told of the channel."""
     sent: list[tuple[object, ...]] = []
     channels = Channels(redis, on_reconnected=lambda: None)

@@ -51,7 +51,7 @@ async def test_send_on_a_closed_connection_is_a_connection_error(redis: Redis) -
 
 
 @pytest.mark.parametrize("scheme", ["redis", "rediss", "unix"])
-def test_every_scheme_has_its_connection(scheme: str) -> None:
+def test_every_url_scheme_has_its_connection_class(scheme: str) -> None:
     url = {"redis": "redis://h:1/0", "rediss": "rediss://h:1/0", "unix": "unix:///tmp/s?db=0"}[scheme]
 
     client = redis_client.connect(Settings(redis_url=url))

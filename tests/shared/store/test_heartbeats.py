@@ -16,7 +16,7 @@ async def names(redis: Redis) -> list[str]:
     return [present.name for present in await read_live_processes(redis, keys.WORKERS)]
 
 
-async def test_process_is_there_until_it_goes(redis: Redis) -> None:
+async def test_process_is_listed_until_it_stops(redis: Redis) -> None:
     saying = asyncio.create_task(Heartbeat(redis, keys.WORKERS, "w", lambda: {"n": 1}).run())
     await until_equal(lambda: names(redis), ["w"])
     (present,) = await read_live_processes(redis, keys.WORKERS)
@@ -28,7 +28,7 @@ async def test_process_is_there_until_it_goes(redis: Redis) -> None:
     assert await names(redis) == []
 
 
-async def test_what_a_process_cannot_say_once_it_says_later(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_heartbeat_continues_after_a_failure(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeats, "HEARTBEAT_S", 0.01)
     states = iter([{"n": object()}])
     saying = asyncio.create_task(Heartbeat(redis, keys.WORKERS, "w", lambda: next(states, {})).run())
@@ -50,7 +50,7 @@ async def test_silent_process_is_forgotten(redis: Redis) -> None:
         assert 0 < await redis.pttl(key) <= heartbeats.HEARTBEAT_TTL_S * 1000
 
 
-async def test_who_speaks_again_after_a_silence_is_there(redis: Redis) -> None:
+async def test_process_returns_with_its_next_heartbeat(redis: Redis) -> None:
     worker = Heartbeat(redis, keys.WORKERS, "w", dict)
     await worker.send(b"{}")
     await redis.zincrby(keys.seen(keys.WORKERS), -heartbeats.HEARTBEAT_TTL_S * 1000 - 1, "w")
@@ -59,7 +59,7 @@ async def test_who_speaks_again_after_a_silence_is_there(redis: Redis) -> None:
     assert await names(redis) == ["w"]
 
 
-async def test_nobody_is_hurt_where_redis_is_away() -> None:
+async def test_heartbeat_survives_while_redis_is_away() -> None:
     redis = Redis(host="127.0.0.1", port=1)
     saying = asyncio.create_task(Heartbeat(redis, keys.WORKERS, "w", dict).run())
     await asyncio.sleep(0)

@@ -67,7 +67,7 @@ async def test_parked_time_is_summed_up(redis: Redis, parked: str) -> None:
     assert 8000 <= int(await redis.hget(keys.run(parked), "parked_ms")) < 9000
 
 
-async def test_decision_makes_a_parked_run_due_and_rings(redis: Redis, parked: str) -> None:
+async def test_decision_makes_a_parked_run_due_and_wakes_a_worker(redis: Redis, parked: str) -> None:
     assert await parking.decide(redis, parked, "c1", APPROVE) == APPROVE
 
     assert await is_due(redis, parked)
@@ -88,9 +88,7 @@ async def test_first_decision_stands(redis: Redis, parked: str) -> None:
     assert run.decisions == texts
 
 
-async def test_decision_wakes_the_worker_that_holds_the_run_and_leaves_it_its_lease(
-    redis: Redis, held: tuple[str, int]
-) -> None:
+async def test_decision_notifies_the_holding_worker_and_keeps_its_lease(redis: Redis, held: tuple[str, int]) -> None:
     run_id, _ = held
     score = await redis.zscore(keys.QUEUE, run_id)
     async with redis.pubsub() as pubsub:
@@ -105,9 +103,7 @@ async def test_decision_wakes_the_worker_that_holds_the_run_and_leaves_it_its_le
 
 
 @pytest.mark.parametrize("comes", ["a decision", "a cancel", "nothing"])
-async def test_what_the_worker_did_not_see_as_it_parked_makes_the_run_due(
-    redis: Redis, held: tuple[str, int], comes: str
-) -> None:
+async def test_park_with_an_unseen_decision_makes_the_run_due(redis: Redis, held: tuple[str, int], comes: str) -> None:
     """Between its last look and its leave, when it listens no longer."""
     run_id, attempt = held
     await parking.decide(redis, run_id, "c1", DENY)
@@ -122,7 +118,7 @@ async def test_what_the_worker_did_not_see_as_it_parked_makes_the_run_due(
     assert await redis.llen(keys.WAKEUP) == (comes != "nothing")
 
 
-async def test_park_may_be_sent_again_and_hides_no_decision(redis: Redis, held: tuple[str, int]) -> None:
+async def test_repeated_park_hides_no_decision(redis: Redis, held: tuple[str, int]) -> None:
     """Its first reply was lost."""
     run_id, attempt = held
     assert await park(redis, run_id, attempt)
@@ -132,7 +128,7 @@ async def test_park_may_be_sent_again_and_hides_no_decision(redis: Redis, held: 
     assert await is_due(redis, run_id)
 
 
-async def test_late_worker_does_not_park_what_another_holds(redis: Redis, held: tuple[str, int]) -> None:
+async def test_late_worker_cannot_park_a_run_of_another(redis: Redis, held: tuple[str, int]) -> None:
     run_id, attempt = held
     await claim(redis, run_id, "w2")
 

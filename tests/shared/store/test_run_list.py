@@ -46,7 +46,7 @@ async def test_list_is_newest_first_in_pages(redis: Redis, settings: Settings) -
     assert (await list_runs(redis, "other", 4)).runs == []
 
 
-async def test_list_is_of_the_runs_that_are_wanted(redis: Redis, settings: Settings) -> None:
+async def test_list_has_only_matching_runs(redis: Redis, settings: Settings) -> None:
     """Every filter alone and together, and never another tenant's."""
     plain = await create(redis, settings)
     greek = await create(redis, settings, "big", "What about Straße 5?", user="Ada Lovelace", team="x")
@@ -72,7 +72,7 @@ async def test_list_is_of_the_runs_that_are_wanted(redis: Redis, settings: Setti
     assert await found(text="a", model="big", metadata={"user": "bob"}) == set()
 
 
-async def test_search_looks_at_so_many_runs_for_a_page(
+async def test_search_examines_a_limited_number_of_runs_per_page(
     redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A page may be short or empty, and its `next` leads on; nothing is missed, nothing comes twice."""
@@ -88,7 +88,7 @@ async def test_search_looks_at_so_many_runs_for_a_page(
         assert odd == [r for r in newest_first if run_ids.index(r) % 7 and run_ids.index(r) not in range(16, 20)]
 
 
-async def test_search_reads_so_many_bytes_for_a_page(
+async def test_search_reads_a_limited_number_of_bytes_per_page(
     redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_ids = [await create(redis, settings, prompt="x" * 1000) for _ in range(5)]
@@ -117,7 +117,7 @@ async def test_search_takes_few_round_trips(redis: Redis, settings: Settings) ->
     assert reads <= 2 * 2 + 2 + 4  # a pipeline of hundreds may come in more than one read
 
 
-async def test_list_of_all_runs_looks_at_its_page_alone(redis: Redis, settings: Settings) -> None:
+async def test_unfiltered_list_reads_only_its_page(redis: Redis, settings: Settings) -> None:
     """A page that is asked for every few seconds costs what it shows, however many runs there are."""
     for _ in range(40):
         await create(redis, settings)

@@ -42,7 +42,7 @@ async def test_created_run_is_queued_and_due(redis: Redis, settings: Settings) -
     assert (await run_store.get_run(redis, run_id)).status is RunStatus.QUEUED
 
 
-async def test_what_a_gateway_writes_says_when(redis: Redis, settings: Settings) -> None:
+async def test_gateway_events_have_a_time(redis: Redis, settings: Settings) -> None:
     """The first event and an end that no worker wrote."""
     run_id = await create(redis, settings)
     await run_store.cancel_run(redis, settings, run_id)
@@ -84,7 +84,7 @@ async def test_creation_whose_answer_was_lost_is_found_by_the_same_post(
     assert await redis.zrange(keys.ACTIVE, 0, -1) == [run_id.encode()]
 
 
-async def test_key_of_a_run_whose_record_is_gone_makes_it_again(redis: Redis, settings: Settings) -> None:
+async def test_idempotency_key_of_a_lost_record_creates_the_run_again(redis: Redis, settings: Settings) -> None:
     run_id = await create(redis, settings, key="k")
     await redis.delete(keys.run(run_id))
 
@@ -92,7 +92,7 @@ async def test_key_of_a_run_whose_record_is_gone_makes_it_again(redis: Redis, se
     assert await is_whole(redis, run_id)
 
 
-async def test_key_of_what_a_full_redis_refused_is_free(redis: Redis, settings: Settings) -> None:
+async def test_idempotency_key_is_free_after_a_full_redis_refused(redis: Redis, settings: Settings) -> None:
     await redis.config_set("maxmemory", 1)
     try:
         with pytest.raises(OutOfMemoryError):
@@ -123,7 +123,7 @@ async def test_bell_says_whose_it_is(redis: Redis, settings: Settings) -> None:
     assert await redis.lrange(keys.WAKEUP, 0, -1) == [run_id.encode()]
 
 
-async def test_key_makes_one_run_however_many_ask_at_once(redis: Redis, settings: Settings) -> None:
+async def test_concurrent_posts_with_one_key_create_one_run(redis: Redis, settings: Settings) -> None:
     run_ids = await asyncio.gather(*(create(redis, settings, key="k") for _ in range(20)))
 
     assert len(set(run_ids)) == 1
@@ -137,7 +137,7 @@ async def test_key_with_another_request_is_a_conflict(redis: Redis, settings: Se
         await create(redis, settings, key="k", timeout_s=61)
 
 
-async def test_key_of_an_ended_run_does_not_run_it_again(redis: Redis, settings: Settings) -> None:
+async def test_idempotency_key_of_an_ended_run_does_not_requeue_it(redis: Redis, settings: Settings) -> None:
     run_id = await create(redis, settings, key="k")
     await run_store.cancel_run(redis, settings, run_id)
     await redis.zrem(keys.QUEUE, run_id)
@@ -147,7 +147,7 @@ async def test_key_of_an_ended_run_does_not_run_it_again(redis: Redis, settings:
     assert await redis.ttl(keys.idempotency("t", "k")) <= settings.retention_s, "it lives as long as its run"
 
 
-async def test_key_that_is_used_late_does_not_outlive_its_run(redis: Redis, settings: Settings) -> None:
+async def test_idempotency_key_does_not_outlive_its_run(redis: Redis, settings: Settings) -> None:
     """It would make another run under the id of the one that is gone."""
     run_id = await create(redis, settings, key="k")
     await run_store.cancel_run(redis, settings, run_id)
@@ -199,7 +199,7 @@ async def test_sweep_ends_a_run_that_waited_too_long(redis: Redis, settings: Set
     assert run.error["code"] == "queue_timeout"
 
 
-async def test_sweep_ends_a_cancelled_run_that_nobody_holds(redis: Redis, settings: Settings) -> None:
+async def test_sweep_ends_a_cancelled_run_without_a_worker(redis: Redis, settings: Settings) -> None:
     """The gateway stored the flag and died before it ended the run."""
     run_id = await create(redis, settings)
     await run_scripts.cancel(redis, run_id)
@@ -208,7 +208,7 @@ async def test_sweep_ends_a_cancelled_run_that_nobody_holds(redis: Redis, settin
     assert (await run_store.get_run(redis, run_id)).status is RunStatus.CANCELLED
 
 
-async def test_sweep_forgets_what_has_ended_and_leaves_what_is_held(redis: Redis, settings: Settings) -> None:
+async def test_sweep_removes_ended_runs_and_leaves_held_ones(redis: Redis, settings: Settings) -> None:
     ended, held = await create(redis, settings), await create(redis, settings)
     await run_store.cancel_run(redis, settings, ended)
     await redis.zadd(keys.ACTIVE, {ended: 1, "01J00000000000000000000000": 1})

@@ -17,7 +17,7 @@ async def names(redis: Redis) -> list[str]:
     return [tool.name for tool in await tool_catalog.read_tools(redis)]
 
 
-async def test_what_workers_publish_is_read_by_name(redis: Redis) -> None:
+async def test_published_tools_are_read_by_name(redis: Redis) -> None:
     await tool_catalog.publish_tools(redis, [tool("b"), tool("a", "old")])
     await tool_catalog.publish_tools(redis, [tool("a", "new")])
 
@@ -31,7 +31,7 @@ async def test_worker_without_tools_publishes_nothing(redis: Redis) -> None:
     assert await tool_catalog.read_tools(redis) == []
 
 
-async def test_unknown_tools_are_those_that_nobody_published(redis: Redis) -> None:
+async def test_unknown_tools_are_those_that_no_worker_published(redis: Redis) -> None:
     assert await tool_catalog.find_unknown(redis, ["a"]) == set()  # no worker has started yet
     await tool_catalog.publish_tools(redis, [tool("a")])
 
@@ -39,7 +39,7 @@ async def test_unknown_tools_are_those_that_nobody_published(redis: Redis) -> No
     assert await tool_catalog.find_unknown(redis, []) == set()
 
 
-async def test_tool_that_no_worker_has_any_longer_is_forgotten(redis: Redis) -> None:
+async def test_tool_without_a_worker_is_removed(redis: Redis) -> None:
     await tool_catalog.publish_tools(redis, [tool("gone"), tool("kept")])
     async with asyncio.timeout(5):
         while "gone" in await names(redis):
@@ -50,7 +50,7 @@ async def test_tool_that_no_worker_has_any_longer_is_forgotten(redis: Redis) -> 
     assert await redis.zcard(keys.TOOLS_SEEN) == 1
 
 
-async def test_tool_that_any_worker_keeps_is_not_forgotten(redis: Redis) -> None:
+async def test_tool_that_any_worker_refreshes_stays(redis: Redis) -> None:
     """A worker that lost a tool says nothing of it; one that still has it goes on to."""
     ours, theirs = [tool("a")], [tool("a"), tool("b")]
     await tool_catalog.publish_tools(redis, theirs)
@@ -63,7 +63,7 @@ async def test_tool_that_any_worker_keeps_is_not_forgotten(redis: Redis) -> None
     assert await names(redis) == ["a", "b"]
 
 
-async def test_nothing_is_forgotten_while_nobody_says_anything(redis: Redis) -> None:
+async def test_tools_stay_while_no_worker_refreshes_any(redis: Redis) -> None:
     """Between the last worker of one deployment and the first of the next, runs can still be made."""
     await tool_catalog.publish_tools(redis, [tool("a")], SOON_S)
     await redis.zadd(keys.TOOLS_SEEN, {"a": 1})  # ms: in 1970
@@ -73,7 +73,7 @@ async def test_nothing_is_forgotten_while_nobody_says_anything(redis: Redis) -> 
     assert await redis.ttl(keys.TOOLS) == await redis.ttl(keys.TOOLS_SEEN) == -1
 
 
-async def test_kept_tools_come_back_whole_where_redis_lost_them(redis: Redis) -> None:
+async def test_refresh_publishes_tools_again_that_redis_lost(redis: Redis) -> None:
     await tool_catalog.publish_tools(redis, [tool("a"), tool("b")])
     await redis.hdel(keys.TOOLS, "a")
     await tool_catalog.keep_tools(redis, [tool("a", "newer"), tool("b", "newer")])
