@@ -1,6 +1,6 @@
-"""Headers that every answer has, unless its handler knows better.
+"""Default headers of every response, and the headers that CORS allows.
 
-Answers of the API are data and never a page; the page's own policy stands beside its handler.
+API responses are data and never rendered as a page; the page sets its own policy in `page_endpoints.py`.
 Source: https://cheatsheetseries.owasp.org/cheatsheets/REST_Security_Cheat_Sheet.html
 """
 
@@ -9,12 +9,12 @@ from typing import Final
 DEFAULTS: Final = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",  # a page's address may hold a run's id
+    "Referrer-Policy": "no-referrer",  # the page's address may contain a run id
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",  # what somebody may see is no proxy's to keep
+    "Cache-Control": "no-store",  # responses depend on the caller, so no proxy may keep them
 }
 
-# For clients of other origins, where STAGEBUS_CORS_ORIGINS names them.
+# For browser clients of the origins in STAGEBUS_CORS_ORIGINS.
 CORS_METHODS: Final = ("GET", "POST", "DELETE")
 CORS_ACCEPTED: Final = (
     "Authorization",

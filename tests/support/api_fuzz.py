@@ -1,4 +1,4 @@
-"""Schemathesis over a live gateway's /openapi.json, with all of its checks."""
+"""Runs Schemathesis with all its checks against a live gateway's `/openapi.json`."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ END_EVERY_S = 0.1
 
 
 class Verdict(NamedTuple):
-    """What came of it: whether all held, how many requests there were, and what Schemathesis said."""
+    """The result: whether all checks passed, the number of requests, and Schemathesis's output."""
 
     is_passed: bool
     requests: int
@@ -32,10 +32,10 @@ class Verdict(NamedTuple):
 async def fuzz_api(
     folder: Path, redis_url: str, *, is_locked: bool, has_key: bool, examples: int, seed: int
 ) -> Verdict:
-    """Start a gateway, and ask it what its description allows, and what it does not.
+    """Starts a gateway and sends it valid and invalid requests, as its OpenAPI document describes them.
 
     Args:
-        examples: random requests an operation, beside those at the edges of its schema.
+        examples: random requests per operation, in addition to those at the limits of its schema.
     """
     redis = redis_client.connect(Settings(redis_url=redis_url))
     gateway = Process(
@@ -46,7 +46,7 @@ async def fuzz_api(
     ending = asyncio.create_task(_end_runs(redis, Settings(redis_url=redis_url)))
     try:
         args = ["--checks", "all", "--max-examples", str(examples or 1), "--seed", str(seed), "--no-color"]
-        # Not the stateful phase: its links lead to streams of runs that nobody carries out.
+        # Without the stateful phase: it would follow links to streams of runs that no worker executes.
         args += [
             "--phases",
             "examples,coverage,fuzzing" if examples else "examples,coverage",
@@ -80,7 +80,7 @@ async def fuzz_api(
 
 
 async def _end_runs(redis: Redis, settings: Settings) -> None:
-    """In place of a worker: a stream ends when its run does."""
+    """Ends all runs in place of a worker, so that their streams end, too."""
     while True:
         await asyncio.sleep(END_EVERY_S)
         for run_id in await redis.zrange(keys.ACTIVE, 0, -1):

@@ -3,152 +3,224 @@
 /** The state of a run. */
 export type RunStatus = "queued" | "running" | "parked" | "succeeded" | "failed" | "cancelled";
 
-/** A new run. Exactly one of `user_prompt` and `messages` says what is asked. */
+/** A new run. Exactly one of `user_prompt` and `messages` is required. */
 export interface CreateRun {
-  /** a model's name, or {extraction, synthesis} with one each; the operator's own choice where left out */
+  /** a model's name, or an object with a name for each stage; the configured default if omitted */
   model?: (string | StageModels) | null;
-  /** what the user asks */
+  /** the user's request */
   user_prompt?: string | null;
-  /** what the model is told to be; goes with user_prompt */
+  /** instructions for the model; only together with `user_prompt` */
   system_prompt?: string | null;
-  /** a conversation, as chat completions have it */
+  /** a conversation in the format of chat completions */
   messages?: (InstructionMessage | UserMessage | AssistantMessage | ToolMessage)[] | null;
-  /** names of tools to offer; all by default, none with [] */
+  /** names of the tools that the model may call; all if omitted, none if empty */
   tools?: string[] | null;
-  /** auto, none, required, or the tool to call: its name or chat completions' object */
+  /** `auto`, `none`, `required`, or the tool to call: its name or an object as in chat completions */
   tool_choice?: string | NamedToolChoice;
-  /** whether the model may ask for calls at once */
+  /** whether the model may call several tools in one response */
   parallel_tool_calls?: boolean | null;
-  /** whether the model writes an answer from the tools' results */
+  /** whether a model writes an answer from the tools' results */
   synthesis?: boolean;
-  /** one number, or [extraction, synthesis] */
+  /** one number, or `[extraction, synthesis]` */
   max_tokens?: (number | (number | null)[]) | null;
-  /** one number, or [extraction, synthesis] */
+  /** one number, or `[extraction, synthesis]` */
   temperature?: (number | (number | null)[]) | null;
-  /** how often the model may ask for tools */
+  /** how many times the model may call tools */
   max_rounds?: number;
-  /** the run's time limit, within the operator's */
+  /** the run's time limit in seconds, up to the configured maximum */
   timeout_s?: number | null;
-  /** the client's own notes, given back with the run */
+  /** the client's own key-value pairs, returned with the run */
   metadata?: {
     [k: string]: string;
   };
 }
-/** A model for each stage that asks one; a stage that is left out gets the operator's own choice. */
+/** A model for each stage. A stage without one uses the default model. */
 export interface StageModels {
+  /** the model that chooses tools */
   extraction?: string | null;
+  /** the model that writes the answer */
   synthesis?: string | null;
 }
-/** What the model is told to be. */
+/** Instructions for the model. */
 export interface InstructionMessage {
+  /** the message's role */
   role: "system" | "developer";
+  /** the instructions */
   content: string | (TextPart | ImagePart | AudioPart | FilePart | RefusalPart)[];
+  /** tells participants with the same role apart */
   name?: string | null;
 }
-/** A piece of text. */
+/** A text part. */
 export interface TextPart {
+  /** the part's type */
   type: "text";
+  /** the text */
   text: string;
 }
-/** An image. */
+/** An image part. */
 export interface ImagePart {
+  /** the part's type */
   type: "image_url";
   image_url: ImageUrl;
 }
-/** Where an image is, or the image itself as a data URL; the provider fetches it, Stagebus does not. */
+/** the image */
 export interface ImageUrl {
+  /** a URL, or a `data:` URL with the image itself */
   url: string;
+  /** the resolution that the model sees */
   detail?: ("auto" | "low" | "high") | null;
 }
-/** A piece of sound. */
+/** An audio part. */
 export interface AudioPart {
+  /** the part's type */
   type: "input_audio";
   input_audio: InputAudio;
 }
-/** Sound, base64. */
+/** the audio */
 export interface InputAudio {
+  /** the audio file in base64 */
   data: string;
+  /** the file's format */
   format: "wav" | "mp3";
 }
-/** A file. */
+/** A file part. */
 export interface FilePart {
+  /** the part's type */
   type: "file";
   file: InputFile;
 }
-/** A file, by its base64 data or by the provider's id. */
+/** the file */
 export interface InputFile {
+  /** the file in base64 */
   file_data?: string | null;
+  /** the id of a file that the provider stores */
   file_id?: string | null;
+  /** the file's name */
   filename?: string | null;
 }
-/** What the model said instead of an answer. */
+/** A refusal part of an assistant's message. */
 export interface RefusalPart {
+  /** the part's type */
   type: "refusal";
+  /** what the model said instead of an answer */
   refusal: string;
 }
-/** What the user says. */
+/** A message from the user. */
 export interface UserMessage {
+  /** the message's role */
   role: "user";
+  /** text, or a list of parts */
   content: string | (TextPart | ImagePart | AudioPart | FilePart | RefusalPart)[];
+  /** tells participants with the same role apart */
   name?: string | null;
 }
-/** What the model said, or the calls that it asked for. */
+/** A message from the model: an answer, a refusal or tool calls. */
 export interface AssistantMessage {
+  /** the message's role */
   role: "assistant";
+  /** text, or a list of parts */
   content?: (string | (TextPart | ImagePart | AudioPart | FilePart | RefusalPart)[]) | null;
+  /** the model's tool calls */
   tool_calls?: CallMessage[] | null;
+  /** what the model said instead of an answer */
   refusal?: string | null;
+  /** tells participants with the same role apart */
   name?: string | null;
 }
-/** A call that the model asked for. */
+/** A tool call by the model. */
 export interface CallMessage {
+  /** the call's id, to which its `tool` message refers */
   id: string;
+  /** the call's type */
   type: "function";
   function: CalledFunction;
 }
-/** A call's function and the JSON text of its arguments, as the model wrote it. */
+/** the tool and its arguments */
 export interface CalledFunction {
+  /** the tool's name */
   name: string;
+  /** the arguments as JSON text, as the model wrote it */
   arguments: string;
 }
-/** A call's result. */
+/** The result of a tool call. */
 export interface ToolMessage {
+  /** the message's role */
   role: "tool";
+  /** the id of the call */
   tool_call_id: string;
+  /** the result */
   content: string | (TextPart | ImagePart | AudioPart | FilePart | RefusalPart)[];
 }
-/** The model has to call this tool. */
+/** Forces the model to call this tool. */
 export interface NamedToolChoice {
+  /** the choice's type */
   type: "function";
   function: ToolChoiceFunction;
 }
-/** The function of a `NamedToolChoice`. */
+/** the tool */
 export interface ToolChoiceFunction {
+  /** the tool's name */
+  name: string;
+}
+/** The URL of an image. The provider fetches it, Stagebus does not. */
+export interface ImageUrl1 {
+  /** a URL, or a `data:` URL with the image itself */
+  url: string;
+  /** the resolution that the model sees */
+  detail?: ("auto" | "low" | "high") | null;
+}
+/** Audio data. */
+export interface InputAudio1 {
+  /** the audio file in base64 */
+  data: string;
+  /** the file's format */
+  format: "wav" | "mp3";
+}
+/** A file, given by its data or by the provider's id. */
+export interface InputFile1 {
+  /** the file in base64 */
+  file_data?: string | null;
+  /** the id of a file that the provider stores */
+  file_id?: string | null;
+  /** the file's name */
+  filename?: string | null;
+}
+/** The function of a tool call. */
+export interface CalledFunction1 {
+  /** the tool's name */
+  name: string;
+  /** the arguments as JSON text, as the model wrote it */
+  arguments: string;
+}
+/** The function of a `NamedToolChoice`. */
+export interface ToolChoiceFunction1 {
+  /** the tool's name */
   name: string;
 }
 /** The models that a run may use. */
 export interface ModelList {
+  /** the models and aliases that have a name */
   models: ModelView[];
-  /** Patterns of further names; `*` matches any text. */
+  /** patterns of further names; `*` matches any text */
   patterns: string[];
-  /** Whether a provider accepts any other name. */
+  /** whether a provider accepts any other name */
   any_model: boolean;
 }
 /** A model that a run may use. */
 export interface ModelView {
-  /** The name to use in a run. */
+  /** the name to use in a run */
   id: string;
-  /** Used for runs that name no model. */
+  /** used for runs that name no model */
   is_default: boolean;
-  /** The provider's name in the configuration. */
+  /** the provider's name in the configuration */
   provider: string;
   abilities: Abilities;
-  /** The models that replace it while it is unavailable, in order. */
+  /** the models that replace it while it is unavailable, in order */
   fallbacks: string[];
-  /** The configured price; null if none is set. */
+  /** the configured price; null if none is set */
   price: ModelPrice | null;
 }
-/** The abilities of a model and the form of its requests. The defaults are those of OpenAI. */
+/** the model's abilities, as configured */
 export interface Abilities {
   /** native: the model calls tools by the API; prompted: tools are described in the prompt; none: no tools are offered */
   tools?: "native" | "prompted" | "none";
@@ -173,81 +245,129 @@ export interface Abilities {
 }
 /** The price of a million tokens of a model. */
 export interface ModelPrice {
-  /** Prompt tokens. */
+  /** prompt tokens */
   input: number;
-  /** Completion tokens. */
+  /** completion tokens */
   output: number;
-  /** Prompt tokens that the provider read from its cache. */
+  /** prompt tokens that the provider read from its cache */
   cached: number;
-  /** ISO 4217 code. */
+  /** ISO 4217 code */
   currency: string;
+}
+/** The abilities of a model and the form of its requests. The defaults are those of OpenAI. */
+export interface Abilities1 {
+  /** native: the model calls tools by the API; prompted: tools are described in the prompt; none: no tools are offered */
+  tools?: "native" | "prompted" | "none";
+  /** show a prompted model an example of a call first; very small models need it */
+  worked_example?: boolean;
+  /** the API accepts the parameter parallel_tool_calls; if not, it is not sent */
+  parallel_tool_calls?: boolean;
+  /** name of the parameter that limits the output */
+  max_tokens_parameter?: "max_tokens" | "max_completion_tokens";
+  /** the API accepts stream_options, which requests usage; some APIs send usage anyway and reject it */
+  stream_options?: boolean;
+  /** field in which the model's reasoning is sent back together with its calls; default: it is not sent back */
+  reasoning_field?: ("reasoning_content" | "reasoning" | "reasoning_details") | null;
+  /** call ids must have nine letters and digits (Mistral) */
+  short_call_ids?: boolean;
+  /**
+   * parameters that the API rejects, such as temperature
+   *
+   * @maxItems 32
+   */
+  leave_out?: string[];
 }
 /** An error as problem details (RFC 9457). */
 export interface Problem {
-  /** The URL of the problem type's explanation, or `about:blank` if the status says everything. */
+  /** the URL of the problem type's explanation, or `about:blank` if the status says everything */
   type: string;
-  /** The HTTP status. */
+  /** the HTTP status */
   status: number;
-  /** What went wrong in this case, and what to do. */
+  /** what went wrong in this case, and what to do */
   detail: string;
-  /** A stable code for programs. */
+  /** a stable code for programs */
   code: string;
-  /** The invalid fields of the request. */
+  /** the invalid fields of the request */
   errors?: FieldError[];
-  /** The problem type in a few words. */
+  /** the problem type in a few words */
   title: string;
 }
 /** An invalid field. */
 export interface FieldError {
-  /** The field's path, such as `messages.0.content`; empty for the whole body. */
+  /** the field's path, such as `messages.0.content`; empty for the whole body */
   field: string;
-  /** What is wrong with it. */
+  /** what is wrong with it */
   message: string;
 }
 /** A run after it was created, cancelled or decided upon. */
 export interface RunAccepted {
-  /** A ULID. */
+  /** a ULID */
   id: string;
-  status: RunStatus;
+  /** the run's state */
+  status: "queued" | "running" | "parked" | "succeeded" | "failed" | "cancelled";
+  /** when the run was created */
   created_at: string;
   links: RunLinks;
 }
-/** The URLs of a run. */
+/** the run's URLs */
 export interface RunLinks {
-  /** The run. */
+  /** the run */
   self: string;
-  /** The run's event stream. */
+  /** the run's event stream */
   events: string;
-  /** POST here to cancel the run. */
+  /** POST here to cancel the run */
+  cancel: string;
+}
+/** The URLs of a run. */
+export interface RunLinks1 {
+  /** the run */
+  self: string;
+  /** the run's event stream */
+  events: string;
+  /** POST here to cancel the run */
   cancel: string;
 }
 /** A page of runs, newest first. */
 export interface RunList {
+  /** the runs of this page */
   runs: RunSummary[];
-  /** Pass it as `before` to get the next page; null on the last page. A page with fewer runs than `limit` is not necessarily the last one. */
+  /** pass it as `before` to get the next page, which may exist even if this one is short; null on the last page */
   next: string | null;
 }
 /** A run in a list. */
 export interface RunSummary {
-  /** A ULID. */
+  /** a ULID */
   id: string;
-  status: RunStatus;
+  /** the run's state */
+  status: "queued" | "running" | "parked" | "succeeded" | "failed" | "cancelled";
+  /** when the run was created */
   created_at: string;
-  links: RunLinks;
-  /** The model's name, or `extraction=<name>,synthesis=<name>`. */
+  links: RunLinks2;
+  /** the model's name, or `extraction=<name>,synthesis=<name>` */
   model: string;
+  /** when a worker first claimed the run */
   started_at: string | null;
+  /** when the run ended */
   finished_at: string | null;
-  /** The beginning of the last user message, at most 200 characters. */
+  /** the beginning of the last user message, at most 200 characters */
   prompt: string;
-  /** Tokens over all stages. */
+  /** tokens over all stages */
   usage: Usage | null;
-  /** Set if the run has failed. */
+  /** set if the run has failed */
   error: RunError | null;
-  /** The client's own key-value pairs. */
+  /** the client's own key-value pairs */
   metadata: {
     [k: string]: string;
   };
+}
+/** the run's URLs */
+export interface RunLinks2 {
+  /** the run */
+  self: string;
+  /** the run's event stream */
+  events: string;
+  /** POST here to cancel the run */
+  cancel: string;
 }
 /** Tokens as the providers count them, summed over the stages. */
 export interface Usage {
@@ -267,141 +387,201 @@ export interface Cost {
 }
 /** Why a run failed. */
 export interface RunError {
-  /** A message for people. */
+  /** a message for people */
   error: string;
-  /** A stable code for programs. */
+  /** a stable code for programs */
   code: string;
 }
 /** A run with its stages and its result. */
 export interface RunView {
-  /** A ULID. */
+  /** a ULID */
   id: string;
-  status: RunStatus;
+  /** the run's state */
+  status: "queued" | "running" | "parked" | "succeeded" | "failed" | "cancelled";
+  /** when the run was created */
   created_at: string;
-  links: RunLinks;
-  /** The model's name, or `extraction=<name>,synthesis=<name>`. */
+  links: RunLinks3;
+  /** the model's name, or `extraction=<name>,synthesis=<name>` */
   model: string;
+  /** when a worker first claimed the run */
   started_at: string | null;
+  /** when the run ended */
   finished_at: string | null;
-  /** The beginning of the last user message, at most 200 characters. */
+  /** the beginning of the last user message, at most 200 characters */
   prompt: string;
-  /** Tokens over all stages. */
+  /** tokens over all stages */
   usage: Usage | null;
-  /** Set if the run has failed. */
+  /** set if the run has failed */
   error: RunError | null;
-  /** The client's own key-value pairs. */
+  /** the client's own key-value pairs */
   metadata: {
     [k: string]: string;
   };
-  /** The number of the latest attempt. It only grows. */
+  /** the number of the latest attempt; it only grows */
   attempt: number;
-  /** How many attempts followed the crash of a worker. */
+  /** how many attempts followed the crash of a worker */
   tries: number;
+  /** whether somebody has asked to cancel the run */
   cancel_requested: boolean;
-  /** The cursor at the end of the run's log. */
+  /** the cursor at the end of the run's log */
   last_event_id: string;
+  /** the stages that have started, in order */
   stages: StageView[];
-  /** Calls and questions that wait for a person. */
+  /** calls and questions that wait for a person */
   pending_approvals: PendingApproval[];
-  /** Set if the run has succeeded. */
+  /** set if the run has succeeded */
   result: RunResult | null;
+}
+/** the run's URLs */
+export interface RunLinks3 {
+  /** the run */
+  self: string;
+  /** the run's event stream */
+  events: string;
+  /** POST here to cancel the run */
+  cancel: string;
 }
 /** A stage of a run. */
 export interface StageView {
+  /** `extraction`, `tools` or `synthesis`, with a number in later rounds: `tools.2` */
   stage_id: string;
-  /** `incomplete`: the run ended before the stage did. */
+  /** `incomplete`: the run ended before the stage did */
   status: "running" | "completed" | "incomplete";
-  /** The id of the stage's first event. */
+  /** the id of the stage's first event */
   first_id: string;
-  /** Tokens of this stage. */
+  /** tokens of this stage */
   usage: Usage | null;
-  /** The model that answered, by the provider's name for it. */
+  /** the model that answered, by the provider's name for it */
   model: string | null;
-  /** The provider that answered, by its name in the configuration. */
+  /** the provider that answered, by its name in the configuration */
   provider: string | null;
-  /** The URL of the stage's event stream. */
+  /** the URL of the stage's event stream */
   events: string;
 }
 /** A call that waits for a person's decision. */
 export interface PendingApproval {
+  /** the call's id */
   call_id: string;
-  /** The tool's name. */
+  /** the tool's name */
   name: string;
-  /** The call's arguments as JSON text; null for a question. */
+  /** the call's arguments as JSON text; null for a question */
   arguments: string | null;
-  /** The model's question; null for a call that needs approval. */
+  /** the model's question; null for a call that needs approval */
   question: string | null;
-  /** The call is denied if there is no decision by this time. */
+  /** the call is denied if there is no decision by this time */
   expires_at: string;
-  /** POST the decision here. */
+  /** POST the decision here */
   url: string;
 }
 /** A run's result. */
 export interface RunResult {
-  /** The model's answer. */
+  /** the model's answer */
   text: string;
 }
-/** The whole system; what workers and gateways say of themselves is a few seconds old. */
+/** Statistics of the whole system. Those of workers and gateways come from heartbeats and are a few seconds old. */
 export interface Stats {
   queue: QueueStats;
+  /** the workers with a recent heartbeat */
   workers: WorkerStats[];
-  /** over all gateways */
+  /** open event streams of all gateways */
   streams_open: number;
   totals: Totals;
 }
-/** The runs that have not ended, by what they wait for. */
+/** active runs */
 export interface QueueStats {
-  /** due, and in no worker's hands */
+  /** queued for a worker */
   waiting: number;
-  /** due, but their tenant has enough running */
+  /** queued, but held back by their tenant's limit of running runs */
   held_back: number;
-  /** in a worker's hands, or left behind by one that died */
+  /** held by a worker, which may have crashed */
   running: number;
-  /** they wait for a person */
+  /** waiting for a person */
   parked: number;
 }
-/** A worker, as it spoke of itself last. */
+/** A worker as of its last heartbeat. */
 export interface WorkerStats {
-  /** host:pid */
+  /** the worker's name, which starts with `<host>:<pid>` */
   name: string;
-  /** how many runs it takes at most */
+  /** maximum number of concurrent runs */
   concurrency: number;
+  /** the runs that it holds */
   runs: HeldRunStats[];
+  /** time since its last heartbeat */
   seen_ms_ago: number;
 }
 /** A run that a worker holds. */
 export interface HeldRunStats {
+  /** the run's id */
   id: string;
+  /** the number of the worker's attempt */
   attempt: number;
-  /** unless it is renewed; below 0: another worker may take the run */
+  /** time until the lease expires unless renewed; if negative, another worker may claim the run */
   lease_ends_in_ms: number;
 }
-/** What all runs came to that have ended since Redis was new. */
+/** ended runs */
 export interface Totals {
+  /** events in the runs' logs */
   events: number;
+  /** runs that succeeded */
   runs_succeeded: number;
+  /** runs that failed */
   runs_failed: number;
+  /** runs that were cancelled */
   runs_cancelled: number;
+  /** prompt and completion tokens */
+  tokens: number;
+}
+/** The numbers of active runs by state. */
+export interface QueueStats1 {
+  /** queued for a worker */
+  waiting: number;
+  /** queued, but held back by their tenant's limit of running runs */
+  held_back: number;
+  /** held by a worker, which may have crashed */
+  running: number;
+  /** waiting for a person */
+  parked: number;
+}
+/** Totals over all runs that have ended in the lifetime of this Redis database. */
+export interface Totals1 {
+  /** events in the runs' logs */
+  events: number;
+  /** runs that succeeded */
+  runs_succeeded: number;
+  /** runs that failed */
+  runs_failed: number;
+  /** runs that were cancelled */
+  runs_cancelled: number;
+  /** prompt and completion tokens */
   tokens: number;
 }
 /** A ticket for one run. */
 export interface TicketView {
-  /** The ticket's id in logs and for revocation. Not a secret. */
+  /** the ticket's id in logs and for revocation; not a secret */
   id: string;
-  /** The secret: the query parameter `ticket` of the run's URL and of its event streams. */
+  /** the secret: the query parameter `ticket` of the run's URL and of its event streams */
   ticket: string;
+  /** the ticket is invalid from this time on */
   expires_at: string;
   links: TicketLinks;
 }
-/** The URLs that a ticket opens. */
+/** the URLs that the ticket opens */
 export interface TicketLinks {
-  /** The run's event stream, for an `EventSource`. */
+  /** the run's event stream, for an `EventSource` */
   events: string;
-  /** The web page that shows the run, for sharing. */
+  /** the web page that shows the run, for sharing */
+  page: string;
+}
+/** The URLs that a ticket opens. */
+export interface TicketLinks1 {
+  /** the run's event stream, for an `EventSource` */
+  events: string;
+  /** the web page that shows the run, for sharing */
   page: string;
 }
 /** The tools that a run may use. */
 export interface ToolList {
+  /** the tools, by name */
   tools: ToolDescription[];
 }
 /** A tool as models and clients of `GET /tools` see it. */

@@ -35,9 +35,9 @@ Timestamp = Annotated[
 class RunLinks(Answer):
     """The URLs of a run."""
 
-    self: str = Field(description="The run.")
-    events: str = Field(description="The run's event stream.")
-    cancel: str = Field(description="POST here to cancel the run.")
+    self: str = Field(description="the run")
+    events: str = Field(description="the run's event stream")
+    cancel: str = Field(description="POST here to cancel the run")
 
     @classmethod
     def of(cls, run_id: str, urls: Urls) -> "RunLinks":
@@ -48,10 +48,10 @@ class RunLinks(Answer):
 class RunAccepted(Answer):
     """A run after it was created, cancelled or decided upon."""
 
-    id: str = Field(description="A ULID.")
-    status: RunStatus
-    created_at: Timestamp
-    links: RunLinks
+    id: str = Field(description="a ULID")
+    status: RunStatus = Field(description="the run's state")
+    created_at: Timestamp = Field(description="when the run was created")
+    links: RunLinks = Field(description="the run's URLs")
 
     @classmethod
     def of(cls, run: RunRecord, urls: Urls) -> "RunAccepted":
@@ -63,22 +63,22 @@ class RunAccepted(Answer):
 class RunError(Answer):
     """Why a run failed."""
 
-    error: str = Field(description="A message for people.")
-    code: str = Field(description="A stable code for programs.")
+    error: str = Field(description="a message for people")
+    code: str = Field(description="a stable code for programs")
 
 
 class RunSummary(RunAccepted):
     """A run in a list."""
 
-    model: str = Field(description="The model's name, or `extraction=<name>,synthesis=<name>`.")
-    started_at: Timestamp | None
-    finished_at: Timestamp | None
+    model: str = Field(description="the model's name, or `extraction=<name>,synthesis=<name>`")
+    started_at: Timestamp | None = Field(description="when a worker first claimed the run")
+    finished_at: Timestamp | None = Field(description="when the run ended")
     prompt: str = Field(
-        description=f"The beginning of the last user message, at most {PROMPT_EXCERPT_CHARS} characters."
+        description=f"the beginning of the last user message, at most {PROMPT_EXCERPT_CHARS} characters"
     )
-    usage: Usage | None = Field(description="Tokens over all stages.")
-    error: RunError | None = Field(description="Set if the run has failed.")
-    metadata: dict[str, str] = Field(description="The client's own key-value pairs.")
+    usage: Usage | None = Field(description="tokens over all stages")
+    error: RunError | None = Field(description="set if the run has failed")
+    metadata: dict[str, str] = Field(description="the client's own key-value pairs")
 
     @classmethod
     def of(cls, run: RunRecord, urls: Urls) -> "RunSummary":
@@ -89,44 +89,44 @@ class RunSummary(RunAccepted):
 class StageView(Answer):
     """A stage of a run."""
 
-    stage_id: str
+    stage_id: str = Field(description="`extraction`, `tools` or `synthesis`, with a number in later rounds: `tools.2`")
     status: Literal["running", "completed", "incomplete"] = Field(
-        description="`incomplete`: the run ended before the stage did."
+        description="`incomplete`: the run ended before the stage did"
     )
-    first_id: str = Field(description="The id of the stage's first event.")
-    usage: Usage | None = Field(description="Tokens of this stage.")
-    model: str | None = Field(description="The model that answered, by the provider's name for it.")
-    provider: str | None = Field(description="The provider that answered, by its name in the configuration.")
-    events: str = Field(description="The URL of the stage's event stream.")
+    first_id: str = Field(description="the id of the stage's first event")
+    usage: Usage | None = Field(description="tokens of this stage")
+    model: str | None = Field(description="the model that answered, by the provider's name for it")
+    provider: str | None = Field(description="the provider that answered, by its name in the configuration")
+    events: str = Field(description="the URL of the stage's event stream")
 
 
 class PendingApproval(Answer):
     """A call that waits for a person's decision."""
 
-    call_id: str
-    name: str = Field(description="The tool's name.")
-    arguments: str | None = Field(description="The call's arguments as JSON text; null for a question.")
-    question: str | None = Field(description="The model's question; null for a call that needs approval.")
-    expires_at: Timestamp = Field(description="The call is denied if there is no decision by this time.")
-    url: str = Field(description="POST the decision here.")
+    call_id: str = Field(description="the call's id")
+    name: str = Field(description="the tool's name")
+    arguments: str | None = Field(description="the call's arguments as JSON text; null for a question")
+    question: str | None = Field(description="the model's question; null for a call that needs approval")
+    expires_at: Timestamp = Field(description="the call is denied if there is no decision by this time")
+    url: str = Field(description="POST the decision here")
 
 
 class RunResult(Answer):
     """A run's result."""
 
-    text: str = Field(description="The model's answer.")
+    text: str = Field(description="the model's answer")
 
 
 class RunView(RunSummary):
     """A run with its stages and its result."""
 
-    attempt: int = Field(description="The number of the latest attempt. It only grows.")
-    tries: int = Field(description="How many attempts followed the crash of a worker.")
-    cancel_requested: bool
-    last_event_id: str = Field(description="The cursor at the end of the run's log.")
-    stages: list[StageView]
-    pending_approvals: list[PendingApproval] = Field(description="Calls and questions that wait for a person.")
-    result: RunResult | None = Field(description="Set if the run has succeeded.")
+    attempt: int = Field(description="the number of the latest attempt; it only grows")
+    tries: int = Field(description="how many attempts followed the crash of a worker")
+    cancel_requested: bool = Field(description="whether somebody has asked to cancel the run")
+    last_event_id: str = Field(description="the cursor at the end of the run's log")
+    stages: list[StageView] = Field(description="the stages that have started, in order")
+    pending_approvals: list[PendingApproval] = Field(description="calls and questions that wait for a person")
+    result: RunResult | None = Field(description="set if the run has succeeded")
 
     @classmethod
     def of_stages(cls, run: RunRecord, urls: Urls, stages: list[StoredStage], pending: Sequence[Ask] = ()) -> "RunView":
@@ -147,29 +147,29 @@ class RunView(RunSummary):
 class RunList(Answer):
     """A page of runs, newest first."""
 
-    runs: list[RunSummary]
+    runs: list[RunSummary] = Field(description="the runs of this page")
     next: str | None = Field(
-        description="Pass it as `before` to get the next page; null on the last page. "
-        "A page with fewer runs than `limit` is not necessarily the last one."
+        description="pass it as `before` to get the next page, which may exist even if this one is short; "
+        "null on the last page"
     )
 
 
 class TicketLinks(Answer):
     """The URLs that a ticket opens."""
 
-    events: str = Field(description="The run's event stream, for an `EventSource`.")
-    page: str = Field(description="The web page that shows the run, for sharing.")
+    events: str = Field(description="the run's event stream, for an `EventSource`")
+    page: str = Field(description="the web page that shows the run, for sharing")
 
 
 class TicketView(Answer):
     """A ticket for one run."""
 
-    id: str = Field(description="The ticket's id in logs and for revocation. Not a secret.")
+    id: str = Field(description="the ticket's id in logs and for revocation; not a secret")
     ticket: str = Field(
-        description="The secret: the query parameter `ticket` of the run's URL and of its event streams."
+        description="the secret: the query parameter `ticket` of the run's URL and of its event streams"
     )
-    expires_at: Timestamp
-    links: TicketLinks
+    expires_at: Timestamp = Field(description="the ticket is invalid from this time on")
+    links: TicketLinks = Field(description="the URLs that the ticket opens")
 
     @classmethod
     def of(cls, ticket: SignedTicket, run_id: str, urls: Urls) -> "TicketView":
@@ -184,10 +184,10 @@ class TicketView(Answer):
 class SessionView(Answer):
     """The caller's identity and permissions."""
 
-    tenant: str
-    subject: str = Field(description="The caller in the audit log: `key:<id>`, `jwt:<sub>` or `anyone`.")
-    scopes: list[Scope]
-    expires_at: Timestamp | None = Field(description="Null: valid until the key is revoked.")
+    tenant: str = Field(description="the caller's tenant")
+    subject: str = Field(description="the caller in the audit log: `key:<id>`, `jwt:<sub>` or `anyone`")
+    scopes: list[Scope] = Field(description="what the caller may do")
+    expires_at: Timestamp | None = Field(description="null: valid until the key is revoked")
 
     @classmethod
     def of(cls, principal: Principal) -> "SessionView":
@@ -203,35 +203,35 @@ class SessionView(Answer):
 class ToolList(Answer):
     """The tools that a run may use."""
 
-    tools: list[ToolDescription]
+    tools: list[ToolDescription] = Field(description="the tools, by name")
 
 
 class ModelPrice(Answer):
     """The price of a million tokens of a model."""
 
-    input: float = Field(description="Prompt tokens.")
-    output: float = Field(description="Completion tokens.")
-    cached: float = Field(description="Prompt tokens that the provider read from its cache.")
-    currency: str = Field(description="ISO 4217 code.")
+    input: float = Field(description="prompt tokens")
+    output: float = Field(description="completion tokens")
+    cached: float = Field(description="prompt tokens that the provider read from its cache")
+    currency: str = Field(description="ISO 4217 code")
 
 
 class ModelView(Answer):
     """A model that a run may use."""
 
-    id: str = Field(description="The name to use in a run.")
-    is_default: bool = Field(description="Used for runs that name no model.")
-    provider: str = Field(description="The provider's name in the configuration.")
-    abilities: Abilities
-    fallbacks: list[str] = Field(description="The models that replace it while it is unavailable, in order.")
-    price: ModelPrice | None = Field(description="The configured price; null if none is set.")
+    id: str = Field(description="the name to use in a run")
+    is_default: bool = Field(description="used for runs that name no model")
+    provider: str = Field(description="the provider's name in the configuration")
+    abilities: Abilities = Field(description="the model's abilities, as configured")
+    fallbacks: list[str] = Field(description="the models that replace it while it is unavailable, in order")
+    price: ModelPrice | None = Field(description="the configured price; null if none is set")
 
 
 class ModelList(Answer):
     """The models that a run may use."""
 
-    models: list[ModelView]
-    patterns: list[str] = Field(description="Patterns of further names; `*` matches any text.")
-    any_model: bool = Field(description="Whether a provider accepts any other name.")
+    models: list[ModelView] = Field(description="the models and aliases that have a name")
+    patterns: list[str] = Field(description="patterns of further names; `*` matches any text")
+    any_model: bool = Field(description="whether a provider accepts any other name")
 
     @classmethod
     def of(cls, providers: Providers, default: str) -> "ModelList":
@@ -248,56 +248,56 @@ class ModelList(Answer):
 class Health(Answer):
     """The gateway is healthy."""
 
-    status: Literal["ok"] = "ok"
+    status: Literal["ok"] = Field(default="ok", description="always `ok`; other states are errors")
 
 
 class StreamedEvent(Answer):
     """An event of a run's log, as in the event stream."""
 
-    id: str = Field(description="The cursor after this event.")
-    event: str = Field(description="The event's name.")
-    data: dict[str, JsonValue] = Field(description="The payload, described by `/schema/events.json`.")
+    id: str = Field(description="the cursor after this event")
+    event: str = Field(description="the event's name")
+    data: dict[str, JsonValue] = Field(description="the payload, described by `/schema/events.json`")
 
 
 class EventPage(Answer):
     """A page of a run's events."""
 
-    events: list[StreamedEvent]
-    last_event_id: str = Field(description="The cursor of the next page.")
-    has_more: bool = Field(description="Whether the log continued after this page when it was read.")
-    is_ended: bool = Field(description="Whether the page contains the run's last event.")
-    gap: Gap | None = Field(default=None, description="Set if the cursor is not in the log.")
+    events: list[StreamedEvent] = Field(description="the events after the cursor, in order")
+    last_event_id: str = Field(description="the cursor of the next page")
+    has_more: bool = Field(description="whether the log continued after this page when it was read")
+    is_ended: bool = Field(description="whether the page contains the run's last event")
+    gap: Gap | None = Field(default=None, description="set if the cursor is not in the log")
 
 
 class FieldError(Answer):
     """An invalid field."""
 
-    field: str = Field(description="The field's path, such as `messages.0.content`; empty for the whole body.")
-    message: str = Field(description="What is wrong with it.")
+    field: str = Field(description="the field's path, such as `messages.0.content`; empty for the whole body")
+    message: str = Field(description="what is wrong with it")
 
 
 class Problem(Answer):
     """An error as problem details (RFC 9457)."""
 
     type: str = Field(
-        description="The URL of the problem type's explanation, or `about:blank` if the status says everything."
+        description="the URL of the problem type's explanation, or `about:blank` if the status says everything"
     )
-    title: str = Field(description="The problem type in a few words.")
-    status: int = Field(description="The HTTP status.")
-    detail: str = Field(description="What went wrong in this case, and what to do.")
-    code: str = Field(description="A stable code for programs.")
-    errors: list[FieldError] = Field(default=[], description="The invalid fields of the request.")
+    title: str = Field(description="the problem type in a few words")
+    status: int = Field(description="the HTTP status")
+    detail: str = Field(description="what went wrong in this case, and what to do")
+    code: str = Field(description="a stable code for programs")
+    errors: list[FieldError] = Field(default=[], description="the invalid fields of the request")
 
 
 class ProblemType(Answer):
     """The explanation of a problem type."""
 
-    type: str = Field(description="The URL of this explanation.")
-    title: str = Field(description="The problem type in a few words.")
-    status: int = Field(description="The HTTP status.")
-    code: str = Field(description="The `code` of such problems.")
-    description: str = Field(description="What the problem means.")
-    retryable: bool = Field(description="Whether the same request may succeed later.")
+    type: str = Field(description="the URL of this explanation")
+    title: str = Field(description="the problem type in a few words")
+    status: int = Field(description="the HTTP status")
+    code: str = Field(description="the `code` of such problems")
+    description: str = Field(description="what the problem means")
+    retryable: bool = Field(description="whether the same request may succeed later")
 
 
 def timestamp(unix_ms: int) -> str:

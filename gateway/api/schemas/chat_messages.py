@@ -1,7 +1,6 @@
-"""Chat completion messages as a request may hold them.
+"""Chat completion messages in a request.
 
-Only what the wire format of chat completions knows is let in; a provider gets the fields
-that the client set, and no others.
+Only fields of the chat completions format are accepted. The provider receives exactly the fields that the client set.
 Spec: https://platform.openai.com/docs/api-reference/chat/create#chat-create-messages
 """
 
@@ -16,66 +15,68 @@ CALL_ID_MAX_CHARS: Final = 256
 
 
 class WireModel(BaseModel):
-    """Something that a client sends: known fields only, no type taken for another."""
+    """A part of a request body. Unknown fields are rejected, and types are not converted."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
 class TextPart(WireModel):
-    """A piece of text."""
+    """A text part."""
 
-    type: Literal["text"]
-    text: str
+    type: Literal["text"] = Field(description="the part's type")
+    text: str = Field(description="the text")
 
 
 class ImageUrl(WireModel):
-    """Where an image is, or the image itself as a data URL; the provider fetches it, Stagebus does not."""
+    """The URL of an image. The provider fetches it, Stagebus does not."""
 
-    url: str = Field(min_length=1)
-    detail: Literal["auto", "low", "high"] | None = None
+    url: str = Field(min_length=1, description="a URL, or a `data:` URL with the image itself")
+    detail: Literal["auto", "low", "high"] | None = Field(
+        default=None, description="the resolution that the model sees"
+    )
 
 
 class ImagePart(WireModel):
-    """An image."""
+    """An image part."""
 
-    type: Literal["image_url"]
-    image_url: ImageUrl
+    type: Literal["image_url"] = Field(description="the part's type")
+    image_url: ImageUrl = Field(description="the image")
 
 
 class InputAudio(WireModel):
-    """Sound, base64."""
+    """Audio data."""
 
-    data: str = Field(min_length=1)
-    format: Literal["wav", "mp3"]
+    data: str = Field(min_length=1, description="the audio file in base64")
+    format: Literal["wav", "mp3"] = Field(description="the file's format")
 
 
 class AudioPart(WireModel):
-    """A piece of sound."""
+    """An audio part."""
 
-    type: Literal["input_audio"]
-    input_audio: InputAudio
+    type: Literal["input_audio"] = Field(description="the part's type")
+    input_audio: InputAudio = Field(description="the audio")
 
 
 class InputFile(WireModel):
-    """A file, by its base64 data or by the provider's id."""
+    """A file, given by its data or by the provider's id."""
 
-    file_data: str | None = None
-    file_id: str | None = None
-    filename: str | None = None
+    file_data: str | None = Field(default=None, description="the file in base64")
+    file_id: str | None = Field(default=None, description="the id of a file that the provider stores")
+    filename: str | None = Field(default=None, description="the file's name")
 
 
 class FilePart(WireModel):
-    """A file."""
+    """A file part."""
 
-    type: Literal["file"]
-    file: InputFile
+    type: Literal["file"] = Field(description="the part's type")
+    file: InputFile = Field(description="the file")
 
 
 class RefusalPart(WireModel):
-    """What the model said instead of an answer."""
+    """A refusal part of an assistant's message."""
 
-    type: Literal["refusal"]
-    refusal: str
+    type: Literal["refusal"] = Field(description="the part's type")
+    refusal: str = Field(description="what the model said instead of an answer")
 
 
 def _text_or_parts(value: Any) -> str:
@@ -90,58 +91,60 @@ CallId = Annotated[str, Field(min_length=1, max_length=CALL_ID_MAX_CHARS)]
 
 
 class InstructionMessage(WireModel):
-    """What the model is told to be."""
+    """Instructions for the model."""
 
-    role: Literal["system", "developer"]
-    content: Content
-    name: Name | None = None
+    role: Literal["system", "developer"] = Field(description="the message's role")
+    content: Content = Field(description="the instructions")
+    name: Name | None = Field(default=None, description="tells participants with the same role apart")
 
 
 class UserMessage(WireModel):
-    """What the user says."""
+    """A message from the user."""
 
-    role: Literal["user"]
-    content: Content
-    name: Name | None = None
+    role: Literal["user"] = Field(description="the message's role")
+    content: Content = Field(description="text, or a list of parts")
+    name: Name | None = Field(default=None, description="tells participants with the same role apart")
 
 
 class CalledFunction(WireModel):
-    """A call's function and the JSON text of its arguments, as the model wrote it."""
+    """The function of a tool call."""
 
-    name: Name
-    arguments: str
+    name: Name = Field(description="the tool's name")
+    arguments: str = Field(description="the arguments as JSON text, as the model wrote it")
 
 
 class CallMessage(WireModel):
-    """A call that the model asked for."""
+    """A tool call by the model."""
 
-    id: CallId
-    type: Literal["function"]
-    function: CalledFunction
+    id: CallId = Field(description="the call's id, to which its `tool` message refers")
+    type: Literal["function"] = Field(description="the call's type")
+    function: CalledFunction = Field(description="the tool and its arguments")
 
 
 class AssistantMessage(WireModel):
-    """What the model said, or the calls that it asked for."""
+    """A message from the model: an answer, a refusal or tool calls."""
 
-    role: Literal["assistant"]
-    content: Content | None = None
-    tool_calls: Annotated[list[CallMessage], Field(min_length=1, max_length=TOOL_CALLS_MAX)] | None = None
-    refusal: str | None = None
-    name: Name | None = None
+    role: Literal["assistant"] = Field(description="the message's role")
+    content: Content | None = Field(default=None, description="text, or a list of parts")
+    tool_calls: Annotated[list[CallMessage], Field(min_length=1, max_length=TOOL_CALLS_MAX)] | None = Field(
+        default=None, description="the model's tool calls"
+    )
+    refusal: str | None = Field(default=None, description="what the model said instead of an answer")
+    name: Name | None = Field(default=None, description="tells participants with the same role apart")
 
     @model_validator(mode="after")
-    def _says_something(self) -> Self:
+    def _check_not_empty(self) -> Self:
         if self.content is None and self.tool_calls is None and self.refusal is None:
             raise ValueError("needs content, tool_calls or refusal")
         return self
 
 
 class ToolMessage(WireModel):
-    """A call's result."""
+    """The result of a tool call."""
 
-    role: Literal["tool"]
-    tool_call_id: CallId
-    content: Content
+    role: Literal["tool"] = Field(description="the message's role")
+    tool_call_id: CallId = Field(description="the id of the call")
+    content: Content = Field(description="the result")
 
 
 Message = Annotated[

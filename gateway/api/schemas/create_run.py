@@ -1,4 +1,4 @@
-"""The body of POST /runs: its model, and the stored request that it becomes."""
+"""The body of `POST /runs`, and its conversion to the stored request."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal, TypeVar
@@ -46,24 +46,24 @@ ToolName = Annotated[str, Field(pattern=TOOL_NAME_PATTERN)]
 class ToolChoiceFunction(WireModel):
     """The function of a `NamedToolChoice`."""
 
-    name: ToolName
+    name: ToolName = Field(description="the tool's name")
 
 
 class NamedToolChoice(WireModel):
-    """The model has to call this tool."""
+    """Forces the model to call this tool."""
 
-    type: Literal["function"]
-    function: ToolChoiceFunction
+    type: Literal["function"] = Field(description="the choice's type")
+    function: ToolChoiceFunction = Field(description="the tool")
 
 
 ModelName = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
 class StageModels(WireModel):
-    """A model for each stage that asks one; a stage that is left out gets the operator's own choice."""
+    """A model for each stage. A stage without one uses the default model."""
 
-    extraction: ModelName | None = None
-    synthesis: ModelName | None = None
+    extraction: ModelName | None = Field(default=None, description="the model that chooses tools")
+    synthesis: ModelName | None = Field(default=None, description="the model that writes the answer")
 
 
 StageModel = Annotated[
@@ -85,7 +85,7 @@ MetadataValue = Annotated[str, Field(max_length=METADATA_VALUE_MAX_CHARS)]
 
 
 class CreateRun(WireModel):
-    """A new run. Exactly one of `user_prompt` and `messages` says what is asked."""
+    """A new run. Exactly one of `user_prompt` and `messages` is required."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -108,49 +108,59 @@ class CreateRun(WireModel):
 
     model: StageModel | None = Field(
         default=None,
-        description="a model's name, or {extraction, synthesis} with one each; the operator's own choice where left out",
+        description="a model's name, or an object with a name for each stage; the configured default if omitted",
     )
-    user_prompt: str | None = Field(default=None, min_length=1, description="what the user asks")
+    user_prompt: str | None = Field(default=None, min_length=1, description="the user's request")
     system_prompt: str | None = Field(
-        default=None, min_length=1, description="what the model is told to be; goes with user_prompt"
+        default=None, min_length=1, description="instructions for the model; only together with `user_prompt`"
     )
     messages: list[Message] | None = Field(
-        default=None, min_length=1, max_length=MESSAGES_MAX, description="a conversation, as chat completions have it"
+        default=None,
+        min_length=1,
+        max_length=MESSAGES_MAX,
+        description="a conversation in the format of chat completions",
     )
     tools: list[ToolName] | None = Field(
-        default=None, max_length=TOOLS_MAX, description="names of tools to offer; all by default, none with []"
+        default=None,
+        max_length=TOOLS_MAX,
+        description="names of the tools that the model may call; all if omitted, none if empty",
     )
     tool_choice: ToolChoice = Field(
-        default="auto", description="auto, none, required, or the tool to call: its name or chat completions' object"
+        default="auto",
+        description="`auto`, `none`, `required`, or the tool to call: its name or an object as in chat completions",
     )
-    parallel_tool_calls: bool | None = Field(default=None, description="whether the model may ask for calls at once")
-    synthesis: bool = Field(default=True, description="whether the model writes an answer from the tools' results")
-    max_tokens: StageTokens | None = Field(default=None, description="one number, or [extraction, synthesis]")
-    temperature: StageTemperature | None = Field(default=None, description="one number, or [extraction, synthesis]")
-    max_rounds: int = Field(default=1, ge=1, le=ROUNDS_MAX, description="how often the model may ask for tools")
-    timeout_s: float | None = Field(default=None, gt=0, description="the run's time limit, within the operator's")
+    parallel_tool_calls: bool | None = Field(
+        default=None, description="whether the model may call several tools in one response"
+    )
+    synthesis: bool = Field(default=True, description="whether a model writes an answer from the tools' results")
+    max_tokens: StageTokens | None = Field(default=None, description="one number, or `[extraction, synthesis]`")
+    temperature: StageTemperature | None = Field(default=None, description="one number, or `[extraction, synthesis]`")
+    max_rounds: int = Field(default=1, ge=1, le=ROUNDS_MAX, description="how many times the model may call tools")
+    timeout_s: float | None = Field(
+        default=None, gt=0, description="the run's time limit in seconds, up to the configured maximum"
+    )
     metadata: dict[MetadataKey, MetadataValue] = Field(
-        default={}, max_length=METADATA_MAX, description="the client's own notes, given back with the run"
+        default={}, max_length=METADATA_MAX, description="the client's own key-value pairs, returned with the run"
     )
 
 
 def parse_create_run(body: dict[str, Any], settings: Settings, providers: Providers | None = None) -> RunRequest:
-    """The request that a body asks for, with every default filled in.
+    """Parses a request body and fills in the defaults.
 
     Args:
-        providers: who serves the models; without them a model's name is not looked at.
+        providers: used to check model names; None skips the check.
 
     Raises:
-        InvalidRequest: it does not hold; every wrong field is named.
+        InvalidRequest: the error names every invalid field.
     """
     form = parse_form(CreateRun, body)
-    wrong = [*_check_prompt(form), *_check_tools(form)]
+    faults = [*_check_prompt(form), *_check_tools(form)]
     if form.timeout_s is not None and form.timeout_s > settings.run_timeout_max_s:
-        wrong.append(("timeout_s", f"at most {settings.run_timeout_max_s:g} s"))
+        faults.append(("timeout_s", f"at most {settings.run_timeout_max_s:g} s"))
     model = _model(form.model, settings.model if providers is None else providers.default_model)
-    wrong += _check_models(model, providers)
-    if wrong:
-        raise invalid_fields(wrong)
+    faults += _check_models(model, providers)
+    if faults:
+        raise invalid_fields(faults)
     return RunRequest(
         model=model,
         messages=_messages(form),
@@ -167,7 +177,7 @@ def parse_create_run(body: dict[str, Any], settings: Settings, providers: Provid
 
 
 def named_tools(request: RunRequest) -> list[str]:
-    """Every tool that a request names."""
+    """Returns the names of all tools in a request."""
     named = list(request.tools or [])
     if isinstance(request.tool_choice, dict):
         named.append(request.tool_choice["function"]["name"])
@@ -175,13 +185,10 @@ def named_tools(request: RunRequest) -> list[str]:
 
 
 def unknown_tools(request: RunRequest, unknown: set[str]) -> InvalidRequest:
-    """The error of a request that names tools which no worker has."""
+    """Returns the error for tools that no worker has published."""
     where = {name: f"tools.{at}" for at, name in enumerate(request.tools or [])}
     return invalid_fields(
-        [
-            (where.get(name, "tool_choice"), f"there is no tool {name!r}; GET /tools lists those that there are")
-            for name in sorted(unknown)
-        ]
+        [(where.get(name, "tool_choice"), f"unknown tool {name!r}; see GET /tools") for name in sorted(unknown)]
     )
 
 
@@ -196,7 +203,7 @@ def _check_models(model: str | tuple[str, str], providers: Providers | None) -> 
     for field, name in names.items():
         try:
             if not name:
-                yield field, "needed, as the operator has chosen none; GET /models lists those that there are"
+                yield field, "required, because no default model is configured; see GET /models"
             elif providers is not None:
                 providers.routes(name)
         except UnknownModel as exc:
@@ -224,19 +231,19 @@ def _each(value: T | list[T | None] | None) -> tuple[T | None, T | None]:
 
 def _check_prompt(form: CreateRun) -> Iterator[tuple[str, str]]:
     if form.messages is None and form.user_prompt is None:
-        yield "user_prompt", "needed, or messages in its place"
+        yield "user_prompt", "required, unless messages is given"
     if form.messages is not None and form.user_prompt is not None:
-        yield "user_prompt", "not together with messages"
+        yield "user_prompt", "not allowed together with messages"
     if form.messages is not None and form.system_prompt is not None:
-        yield "system_prompt", "not together with messages; make it the first of them"
+        yield "system_prompt", "not allowed together with messages; make it the first message"
 
 
 def _check_tools(form: CreateRun) -> Iterator[tuple[str, str]]:
     for at, name in enumerate(form.tools or []):
         if name in (form.tools or [])[:at]:
-            yield f"tools.{at}", f"{name!r} stands twice"
+            yield f"tools.{at}", f"duplicate tool {name!r}"
     choice = _tool_choice(form.tool_choice)
     if choice == "required" and form.tools == []:
-        yield "tool_choice", "nothing can be required where tools is empty"
+        yield "tool_choice", "required is not possible if tools is empty"
     if isinstance(choice, dict) and form.tools is not None and choice["function"]["name"] not in form.tools:
-        yield "tool_choice", "the tool is not among tools"
+        yield "tool_choice", "the tool is not in tools"

@@ -1,4 +1,4 @@
-"""What `GET /stats` answers."""
+"""The response of `GET /stats`."""
 
 from pydantic import Field
 
@@ -7,52 +7,54 @@ from stagebus.shared.store import system_stats
 
 
 class QueueStats(Answer):
-    """The runs that have not ended, by what they wait for."""
+    """The numbers of active runs by state."""
 
-    waiting: int = Field(description="due, and in no worker's hands")
-    held_back: int = Field(description="due, but their tenant has enough running")
-    running: int = Field(description="in a worker's hands, or left behind by one that died")
-    parked: int = Field(description="they wait for a person")
+    waiting: int = Field(description="queued for a worker")
+    held_back: int = Field(description="queued, but held back by their tenant's limit of running runs")
+    running: int = Field(description="held by a worker, which may have crashed")
+    parked: int = Field(description="waiting for a person")
 
 
 class HeldRunStats(Answer):
     """A run that a worker holds."""
 
-    id: str
-    attempt: int
-    lease_ends_in_ms: int = Field(description="unless it is renewed; below 0: another worker may take the run")
+    id: str = Field(description="the run's id")
+    attempt: int = Field(description="the number of the worker's attempt")
+    lease_ends_in_ms: int = Field(
+        description="time until the lease expires unless renewed; if negative, another worker may claim the run"
+    )
 
 
 class WorkerStats(Answer):
-    """A worker, as it spoke of itself last."""
+    """A worker as of its last heartbeat."""
 
-    name: str = Field(description="host:pid")
-    concurrency: int = Field(description="how many runs it takes at most")
-    runs: list[HeldRunStats]
-    seen_ms_ago: int
+    name: str = Field(description="the worker's name, which starts with `<host>:<pid>`")
+    concurrency: int = Field(description="maximum number of concurrent runs")
+    runs: list[HeldRunStats] = Field(description="the runs that it holds")
+    seen_ms_ago: int = Field(description="time since its last heartbeat")
 
 
 class Totals(Answer):
-    """What all runs came to that have ended since Redis was new."""
+    """Totals over all runs that have ended in the lifetime of this Redis database."""
 
-    events: int
-    runs_succeeded: int
-    runs_failed: int
-    runs_cancelled: int
-    tokens: int
+    events: int = Field(description="events in the runs' logs")
+    runs_succeeded: int = Field(description="runs that succeeded")
+    runs_failed: int = Field(description="runs that failed")
+    runs_cancelled: int = Field(description="runs that were cancelled")
+    tokens: int = Field(description="prompt and completion tokens")
 
 
 class Stats(Answer):
-    """The whole system; what workers and gateways say of themselves is a few seconds old."""
+    """Statistics of the whole system. Those of workers and gateways come from heartbeats and are a few seconds old."""
 
-    queue: QueueStats
-    workers: list[WorkerStats]
-    streams_open: int = Field(description="over all gateways")
-    totals: Totals
+    queue: QueueStats = Field(description="active runs")
+    workers: list[WorkerStats] = Field(description="the workers with a recent heartbeat")
+    streams_open: int = Field(description="open event streams of all gateways")
+    totals: Totals = Field(description="ended runs")
 
     @classmethod
     def of(cls, read: system_stats.SystemStats) -> "Stats":
-        """The answer."""
+        """Returns the response."""
         counts = read.counts
         return cls(
             queue=QueueStats(

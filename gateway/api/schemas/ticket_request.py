@@ -9,35 +9,39 @@ from stagebus.gateway.api.schemas.validation import invalid_fields, parse_form
 from stagebus.shared.config.settings import Settings
 
 TTL_MIN_S: Final = 10
-# A link that is passed on is looked at later than a page that asks for itself.
+# A shared link is opened later than the ticket that a page requests for its own use.
 SHARE_TTL_S: Final = 86400
 
 
 class TicketRequest(WireModel):
-    """For how long, and whether for somebody else."""
+    """The options of a new ticket."""
 
-    share: bool = Field(default=False, description="a link to pass on: good for a day where `ttl_s` is not given")
+    share: bool = Field(
+        default=False, description="the ticket is for a shared link: valid for a day unless `ttl_s` is set"
+    )
     ttl_s: int | None = Field(
-        default=None, ge=TTL_MIN_S, description="how long it is good; STAGEBUS_TICKET_TTL_MAX_S at the most"
+        default=None,
+        ge=TTL_MIN_S,
+        description="how long the ticket is valid, in seconds, at most STAGEBUS_TICKET_TTL_MAX_S",
     )
 
 
-class AskedTicket(NamedTuple):
-    """What a body asks for, with every default filled in."""
+class TicketOptions(NamedTuple):
+    """The options of a ticket, with all defaults filled in."""
 
     ttl_s: float
     share: bool
 
 
-def parse_ticket_request(body: dict[str, Any], settings: Settings) -> AskedTicket:
-    """The ticket that a body asks for.
+def parse_ticket_request(body: dict[str, Any], settings: Settings) -> TicketOptions:
+    """Parses a request body.
 
     Raises:
-        InvalidRequest: it does not hold; every wrong field is named.
+        InvalidRequest: the error names every invalid field.
     """
     form = parse_form(TicketRequest, body)
     ttl_max_s = settings.ticket_ttl_max_s
     if form.ttl_s is not None and form.ttl_s > ttl_max_s:
         raise invalid_fields([("ttl_s", f"at most {ttl_max_s:g} s")])
     default_s = min(SHARE_TTL_S, ttl_max_s) if form.share else settings.ticket_ttl_s
-    return AskedTicket(default_s if form.ttl_s is None else form.ttl_s, form.share)
+    return TicketOptions(default_s if form.ttl_s is None else form.ttl_s, form.share)

@@ -1,4 +1,4 @@
-"""Bodies against their models: every field that does not hold is named, in words that show no input."""
+"""Validates bodies against their models. Errors name every invalid field and never contain the input."""
 
 from typing import Any, Final, TypeVar
 
@@ -15,10 +15,10 @@ Form = TypeVar("Form", bound=BaseModel)
 
 
 def parse_form(form: type[Form], body: dict[str, Any]) -> Form:
-    """The body as its model.
+    """Parses a body as a model.
 
     Raises:
-        InvalidRequest: it does not hold; every wrong field is named.
+        InvalidRequest: the error names every invalid field.
     """
     try:
         return form.model_validate(body)
@@ -27,16 +27,16 @@ def parse_form(form: type[Form], body: dict[str, Any]) -> Form:
         raise invalid_fields([(_path(error, body), error["msg"]) for error in errors]) from exc
 
 
-def invalid_fields(wrong: list[tuple[str, str]]) -> InvalidRequest:
-    """The error of a body whose fields do not hold: each one's path and what is wrong with it."""
-    errors = [{"field": field, "message": message[:ERROR_MAX_CHARS]} for field, message in wrong[:ERRORS_MAX]]
+def invalid_fields(faults: list[tuple[str, str]]) -> InvalidRequest:
+    """Returns the error for invalid fields, given as pairs of a path and a message."""
+    errors = [{"field": field, "message": message[:ERROR_MAX_CHARS]} for field, message in faults[:ERRORS_MAX]]
     first = errors[0]
     detail = f"{first['field'] or 'the body'}: {first['message']}"
-    return InvalidRequest(detail if len(wrong) == 1 else f"{detail} (and {len(wrong) - 1} more)", errors)
+    return InvalidRequest(detail if len(faults) == 1 else f"{detail} (and {len(faults) - 1} more)", errors)
 
 
 def _path(error: ErrorDetails, body: dict[str, Any]) -> str:
-    """Where in the body an error is: pydantic's location without the names of its unions' members."""
+    """Returns the path of an invalid field: pydantic's location without the names of union members."""
     path: list[str] = []
     value: Any = body
     for part in error["loc"]:

@@ -1,4 +1,4 @@
-"""Decisions over HTTP: what may be decided, by whom it is not, and what the run shows of it."""
+"""Decisions on pending calls over HTTP, and the pending calls that a run shows."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ ANSWER = {"decision": "answer", "text": "the blue one"}
 
 @pytest.fixture
 async def asking(run: RunByHand) -> RunByHand:
-    """A run that asks for an approval and for an answer."""
+    """A run that waits for an approval and for an answer."""
     await run.put(
         StageStarted(stage_id="tools", attempt=1),
         ApprovalRequired(stage_id="tools", call_id="c/1", name="pay", arguments='{"n": 1}', expires_at=EXPIRES_AT),
@@ -48,7 +48,7 @@ async def pending(api: httpx.AsyncClient, run_id: str) -> list[dict[str, Any]]:
     return list((await api.get(f"/runs/{run_id}")).json()["pending_approvals"])
 
 
-async def test_run_shows_what_it_asks_until_that_is_decided(api: httpx.AsyncClient, asking: RunByHand) -> None:
+async def test_pending_approvals_are_shown_until_decided(api: httpx.AsyncClient, asking: RunByHand) -> None:
     approval, question = await pending(api, asking.run_id)
     expires_at = "2026-01-31T12:00:00.123Z"
     assert approval == {
@@ -78,7 +78,7 @@ async def test_run_shows_what_it_asks_until_that_is_decided(api: httpx.AsyncClie
     ],
     ids=["approve", "with other arguments", "deny", "answer", "no answer"],
 )  # fmt: skip
-async def test_decision_is_stored_for_the_worker_and_may_be_sent_again(
+async def test_decision_is_stored_and_can_be_repeated(
     api: httpx.AsyncClient, redis: Redis, asking: RunByHand, call_id: str, body: Any, stored: dict[str, str]
 ) -> None:
     answers = [await decide(api, asking.run_id, call_id, body) for _ in range(2)]
@@ -90,9 +90,7 @@ async def test_decision_is_stored_for_the_worker_and_may_be_sent_again(
     assert decision.model_dump(exclude_defaults=True) == stored
 
 
-async def test_contradiction_is_a_conflict_and_the_first_decision_stands(
-    api: httpx.AsyncClient, asking: RunByHand
-) -> None:
+async def test_second_decision_conflicts_with_the_first(api: httpx.AsyncClient, asking: RunByHand) -> None:
     await decide(api, asking.run_id, "c%2F1", {**APPROVE, "arguments": {"n": 2}})
     for other in (DENY, APPROVE, {**APPROVE, "arguments": {"n": 3}}):
         response = await decide(api, asking.run_id, "c%2F1", other)
@@ -103,7 +101,7 @@ async def test_contradiction_is_a_conflict_and_the_first_decision_stands(
     assert "in time" in (await decide(api, asking.run_id, "q", ANSWER)).json()["detail"]
 
 
-async def test_only_what_was_asked_can_be_decided(api: httpx.AsyncClient, asking: RunByHand) -> None:
+async def test_decision_on_unknown_call_is_not_found(api: httpx.AsyncClient, asking: RunByHand) -> None:
     await asking.put(ToolResult(stage_id="tools", call_id="other", name="f", content="x"))
     codes = {
         (await decide(api, run_id, call_id, APPROVE)).json()["code"]
@@ -115,7 +113,7 @@ async def test_only_what_was_asked_can_be_decided(api: httpx.AsyncClient, asking
     assert (await decide(api, "junk", "c", APPROVE)).status_code == 404
 
 
-async def test_ended_run_takes_the_decision_that_it_has_and_no_other(api: httpx.AsyncClient, asking: RunByHand) -> None:
+async def test_decision_on_ended_run_is_accepted_only_if_repeated(api: httpx.AsyncClient, asking: RunByHand) -> None:
     await decide(api, asking.run_id, "q", ANSWER)
     asking.producer.put(Cancel(), run_scripts.TerminalState(RunStatus.CANCELLED, retention_s=60))
     await asking.producer.flush()
@@ -152,7 +150,7 @@ def nested(depth: int) -> dict[str, Any]:
         ("q", {"decision": "answer", "text": "x" * (ANSWER_MAX_CHARS + 1)}, "invalid_request", "text"),
     ],
 )
-async def test_bad_decision_is_refused_and_nothing_is_stored(
+async def test_invalid_decision_is_rejected_and_not_stored(
     api: httpx.AsyncClient, redis: Redis, asking: RunByHand, call_id: str, body: Any, code: str, field: str
 ) -> None:
     response = await decide(api, asking.run_id, call_id, body)
@@ -163,7 +161,9 @@ async def test_bad_decision_is_refused_and_nothing_is_stored(
 
 
 @pytest.mark.parametrize("number", ["1e999", "NaN", "-Infinity"])
-async def test_number_that_is_none_is_refused(api: httpx.AsyncClient, asking: RunByHand, number: str) -> None:
+async def test_non_json_number_in_a_decision_is_rejected(
+    api: httpx.AsyncClient, asking: RunByHand, number: str
+) -> None:
     body = orjson.dumps({**APPROVE, "arguments": {"n": 0}}).replace(b"0", number.encode())
     response = await api.post(f"/runs/{asking.run_id}/approvals/c%2F1", content=body)
 

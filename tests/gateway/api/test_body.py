@@ -17,14 +17,14 @@ json_values = st.recursive(
 
 
 @given(st.dictionaries(st.text(), json_values, max_size=5))
-def test_what_is_encoded_is_parsed(value: dict[str, object]) -> None:
+def test_body_round_trip(value: dict[str, object]) -> None:
     body = orjson.dumps(value)
 
     assert parse_object(body) == orjson.loads(body)
 
 
 @given(st.binary())
-def test_junk_is_refused_and_nothing_else_happens(body: bytes) -> None:
+def test_junk_body_raises_bad_json_only(body: bytes) -> None:
     try:
         parsed = parse_object(body)
     except BadJson:
@@ -54,17 +54,17 @@ def test_junk_is_refused_and_nothing_else_happens(body: bytes) -> None:
         (orjson.dumps({"a": [0] * VALUES_MAX}), "more than"),
     ],
 )
-def test_bad_body_is_refused_with_its_reason(body: bytes, why: str) -> None:
+def test_invalid_body_is_rejected_with_the_reason(body: bytes, why: str) -> None:
     with pytest.raises(BadJson, match=why):
         parse_object(body)
 
 
-def test_the_deepest_body_that_is_allowed() -> None:
+def test_body_with_maximum_depth_is_accepted() -> None:
     assert parse_object(b'{"a":' * (DEPTH_MAX - 1) + b"{}" + b"}" * (DEPTH_MAX - 1))
 
 
 def request(chunks: list[bytes], **headers: str) -> Request:
-    """A POST whose body comes in these chunks; reading past the last one fails."""
+    """A POST with a body in these chunks. Reading past the last one fails."""
     messages = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
     messages[-1]["more_body"] = False
     incoming = iter(messages)
@@ -77,7 +77,7 @@ def request(chunks: list[bytes], **headers: str) -> Request:
 
 
 @pytest.mark.parametrize("media_type", ["application/json", "Application/JSON; charset=utf-8", "application/x+json"])
-async def test_body_may_come_in_chunks(media_type: str) -> None:
+async def test_body_is_read_from_chunks(media_type: str) -> None:
     assert await read_json(request([b'{"a"', b": 1}"], content_type=media_type), LIMIT) == {"a": 1}
 
 
@@ -85,7 +85,7 @@ async def test_body_without_a_media_type_is_json() -> None:
     assert await read_json(request([b"{}"]), LIMIT) == {}
 
 
-async def test_body_at_the_limit_is_read_and_one_byte_more_is_not() -> None:
+async def test_body_size_limit_is_exact() -> None:
     body = b'{"a": "' + b"x" * (LIMIT - 9) + b'"}'
 
     assert await read_json(request([body]), LIMIT)
@@ -93,8 +93,8 @@ async def test_body_at_the_limit_is_read_and_one_byte_more_is_not() -> None:
         await read_json(request([body]), LIMIT - 1)
 
 
-async def test_too_long_body_is_not_read_to_its_end() -> None:
-    """The third chunk would fail the receiving side."""
+async def test_oversized_body_is_not_read_to_its_end() -> None:
+    """Receiving the third chunk would fail."""
     with pytest.raises(BodyTooLarge):
         await read_json(request([b"x" * LIMIT, b"x", b""]), LIMIT)
     with pytest.raises(BodyTooLarge):
@@ -110,6 +110,6 @@ async def test_too_long_body_is_not_read_to_its_end() -> None:
         {"content_type": "application/json", "content_encoding": "gzip"},
     ],
 )
-async def test_what_is_declared_as_no_plain_json_is_refused(headers: dict[str, str]) -> None:
+async def test_other_content_types_and_encodings_are_rejected(headers: dict[str, str]) -> None:
     with pytest.raises(UnsupportedMediaType):
         await read_json(request([b"{}"], **headers), LIMIT)

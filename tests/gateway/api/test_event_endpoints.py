@@ -1,4 +1,4 @@
-"""The JSON pages of a run's events; the streams themselves are tested on real sockets, in e2e."""
+"""JSON pages of a run's events. Tests of the streams use real sockets, in tests/e2e."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ JSON = {"Accept": "application/json"}
 
 
 async def read_pages(api: httpx.AsyncClient, path: str, limit: int) -> list[dict[str, Any]]:
-    """Page by page, as a client does that knows nothing of ids."""
+    """Reads all pages, like a client that passes cursors on without parsing them."""
     pages: list[dict[str, Any]] = []
     cursor = "0"
     while not pages or pages[-1]["has_more"]:
@@ -25,8 +25,8 @@ async def read_pages(api: httpx.AsyncClient, path: str, limit: int) -> list[dict
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 100])
-async def test_pages_of_a_stage_come_to_their_end(api: httpx.AsyncClient, run: RunByHand, limit: int) -> None:
-    """Though a page may be all of what other stages have."""
+async def test_event_pages_of_a_stage_reach_the_end(api: httpx.AsyncClient, run: RunByHand, limit: int) -> None:
+    """Even if a page has only events of other stages."""
     mine = await run.begin("synthesis")
     await run.say("x", "y", "z")
     mine += await run.say("a", "b", stage_id="synthesis")
@@ -38,7 +38,7 @@ async def test_pages_of_a_stage_come_to_their_end(api: httpx.AsyncClient, run: R
     assert [page["is_ended"] for page in pages] == [False] * (len(pages) - 1) + [True]
 
 
-async def test_page_says_where_the_next_one_goes_on(api: httpx.AsyncClient, run: RunByHand) -> None:
+async def test_event_page_contains_the_cursor_of_the_next_page(api: httpx.AsyncClient, run: RunByHand) -> None:
     said = [EventId(0, 1), *await run.say("a", "b", "c")]
 
     pages = await read_pages(api, f"/runs/{run.run_id}/events", 2)
@@ -52,8 +52,8 @@ async def test_page_says_where_the_next_one_goes_on(api: httpx.AsyncClient, run:
     }
 
 
-async def test_page_has_whole_chunks_for_those_who_want_them(api: httpx.AsyncClient, run: RunByHand) -> None:
-    """After any cursor: what all chunks of a stage repeat stands before it."""
+async def test_event_page_contains_full_chunks_on_request(api: httpx.AsyncClient, run: RunByHand) -> None:
+    """After any cursor, though the fields that all chunks of a stage repeat are stored before it."""
     template = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
     await run.put(StageStarted(stage_id="extraction", attempt=1, chunk=template))
     first, second = await run.say("a", "b")
@@ -67,7 +67,7 @@ async def test_page_has_whole_chunks_for_those_who_want_them(api: httpx.AsyncCli
         assert page["events"][0]["data"]["tool_results"] == template | {"choices": [choice]}
 
 
-async def test_page_at_a_lost_cursor_tells_of_the_gap(api: httpx.AsyncClient, run: RunByHand) -> None:
+async def test_event_page_at_a_lost_cursor_contains_a_gap(api: httpx.AsyncClient, run: RunByHand) -> None:
     (last,) = await run.say("a")
 
     page = (await api.get(f"/runs/{run.run_id}/events", params={"last_event_id": "999999-9"}, headers=JSON)).json()

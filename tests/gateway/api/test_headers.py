@@ -1,4 +1,4 @@
-"""Headers that every answer has, and those that let pages of other origins in."""
+"""Default headers of every response, and CORS."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,14 +18,14 @@ HELLO = {"user_prompt": "Hello"}
 
 @pytest.fixture
 async def shared_api(redis: Redis, settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    """A gateway that pages of one other origin may call."""
+    """A client of a gateway that allows one other origin."""
     app = create_app(settings.model_copy(update={"cors_origins": (APP,)}))
     async with app.router.lifespan_context(app), client(app) as api:
         yield api
 
 
 @pytest.mark.parametrize("path", ["/", "/static/app.js", "/runs", "/runs/x", "/nowhere", "/healthz", "/metrics"])
-async def test_no_answer_is_a_page_of_somebody_else_s(api: httpx.AsyncClient, path: str) -> None:
+async def test_responses_have_security_headers(api: httpx.AsyncClient, path: str) -> None:
     headers = (await api.get(path)).headers
 
     assert headers["x-content-type-options"] == "nosniff"
@@ -37,7 +37,7 @@ async def test_no_answer_is_a_page_of_somebody_else_s(api: httpx.AsyncClient, pa
     assert "access-control-allow-origin" not in headers
 
 
-async def test_stream_keeps_headers_of_its_own(api: httpx.AsyncClient) -> None:
+async def test_stream_keeps_its_own_headers(api: httpx.AsyncClient) -> None:
     run_id = (await api.post("/runs", json=HELLO)).json()["id"]
     await api.post(f"/runs/{run_id}/cancel")
 
@@ -46,7 +46,7 @@ async def test_stream_keeps_headers_of_its_own(api: httpx.AsyncClient) -> None:
     assert headers["x-accel-buffering"] == "no"
 
 
-async def test_pages_of_other_origins_are_let_in_by_name_alone(shared_api: httpx.AsyncClient) -> None:
+async def test_cors_allows_configured_origins_only(shared_api: httpx.AsyncClient) -> None:
     asked = {"Origin": APP, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
     allowed = await shared_api.options("/runs", headers=asked)
     refused = await shared_api.options("/runs", headers={**asked, "Origin": "https://evil.example"})
@@ -63,8 +63,8 @@ async def test_pages_of_other_origins_are_let_in_by_name_alone(shared_api: httpx
     assert (foreign.status_code, foreign.json()["code"]) == (403, "cross_site")
 
 
-async def test_stream_goes_through_to_another_origin_s_page_as_it_comes(redis: Redis, settings: Settings) -> None:
-    """Each piece by itself: nothing on the way collects them."""
+async def test_cors_does_not_buffer_a_stream(redis: Redis, settings: Settings) -> None:
+    """Each frame is sent by itself."""
     app = create_app(settings.model_copy(update={"cors_origins": (APP,)}))
     async with app.router.lifespan_context(app), client(app) as api:
         run_id = (await api.post("/runs", json=HELLO)).json()["id"]
@@ -77,7 +77,7 @@ async def test_stream_goes_through_to_another_origin_s_page_as_it_comes(redis: R
 
 
 async def pieces(app: Starlette, path: str) -> list[dict]:
-    """Every message of an answer, to a client that stays to its end."""
+    """Returns all ASGI messages of a response."""
     sent, ended = [], asyncio.Event()
 
     async def receive() -> dict:

@@ -32,7 +32,7 @@ async def test_static_files_are_cached_and_revalidated(api: httpx.AsyncClient) -
 
 
 async def test_page_preloads_every_module_and_is_small(api: httpx.AsyncClient) -> None:
-    """Each module that the page's script leads to is asked for by the page itself; and all of it is under 100 KB."""
+    """The page loads in two round trips and with less than 100 KB."""
     page = await api.get("/")
     (script,) = re.findall(r'<script type="module" src="([^"]+)"', page.text)
     preloaded = re.findall(r'<link rel="modulepreload" href="([^"]+)"', page.text)

@@ -13,19 +13,19 @@ def request(query: str = "", **headers: str) -> Request:
 
 
 @pytest.mark.parametrize(("query", "limit"), [("", 20), ("limit=1", 1), ("limit=100", 100), ("limit=007", 7)])
-def test_limit(query: str, limit: int) -> None:
+def test_limit_is_read(query: str, limit: int) -> None:
     assert read_limit(request(query), 20, 100) == limit
 
 
 @pytest.mark.parametrize("text", ["0", "101", "-1", "1.5", "x", "", "1e1", "%D9%A1", "%C2%B2", "9" * 5000, "1%00"])
-def test_bad_limit_is_named(text: str) -> None:
+def test_invalid_limit_is_rejected(text: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         read_limit(request(f"limit={text}"), 20, 100)
 
     assert [error["field"] for error in caught.value.errors] == ["limit"]
 
 
-def test_before_is_a_run_id() -> None:
+def test_before_must_be_a_run_id() -> None:
     assert read_before(request()) is None
     assert read_before(request("before=01J9ZK3V7Q8E5W2R4T6Y8V0P1A")) == "01J9ZK3V7Q8E5W2R4T6Y8V0P1A"
     for junk in ("", "x", "01j9zk3v7q8e5w2r4t6y8v0p1a", "01J9ZK3V7Q8E5W2R4T6Y8V0P1A%0A", "*"):
@@ -33,7 +33,7 @@ def test_before_is_a_run_id() -> None:
             read_before(request(f"before={junk}"))
 
 
-def test_filters_of_a_list() -> None:
+def test_run_filter_is_read() -> None:
     asked = request("status=queued,running&model=a%2Fb&q=%C3%A4%20b&metadata.user=42&metadata.a.b=&other=1")
 
     assert read_run_filter(asked) == RunFilter(
@@ -53,14 +53,14 @@ def test_filters_of_a_list() -> None:
         ("&".join(f"metadata.k{n}=1" for n in range(17)), "metadata"),
     ],
 )  # fmt: skip
-def test_bad_filter_is_named(query: str, field: str) -> None:
+def test_invalid_filter_is_named(query: str, field: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         read_run_filter(request(query))
 
     assert [error["field"] for error in caught.value.errors] == [field]
 
 
-def test_idempotency_key_is_visible_ascii() -> None:
+def test_idempotency_key_must_be_visible_ascii() -> None:
     assert read_idempotency_key(request()) is None
     assert read_idempotency_key(request(idempotency_key="a")) == "a"
     assert read_idempotency_key(request(idempotency_key='"{x}*"')) == '"{x}*"'
@@ -70,7 +70,7 @@ def test_idempotency_key_is_visible_ascii() -> None:
             read_idempotency_key(request(idempotency_key=junk))
 
 
-def test_accept_names_media_types() -> None:
+def test_accept_header_is_matched_by_media_type() -> None:
     assert accepts(request(accept="application/json, Text/Event-Stream;q=0.5"), "text/event-stream")
     assert not accepts(request(accept="*/*"), "text/event-stream")
     assert not accepts(request(accept="text/event-streams"), "text/event-stream")

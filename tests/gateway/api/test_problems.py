@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+from pydantic import BaseModel
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError
 from starlette.applications import Starlette
@@ -11,10 +12,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from stagebus.gateway.api.endpoint import Endpoint, ErrorFormat
+from stagebus.gateway.api.guard import public
+from stagebus.gateway.api.method_router import build_routes
+from stagebus.gateway.api.openapi import build_document
 from stagebus.gateway.api.problems import HANDLERS, answer_internal, problem_types
 from stagebus.gateway.api.urls import Urls
 from stagebus.shared import access_errors, errors
-from stagebus.shared.errors import InvalidRequest, StagebusError
+from stagebus.shared.errors import InvalidRequest, RunNotFound, StagebusError
 
 RAISED: list[Exception] = []
 
@@ -40,7 +45,7 @@ def every_error() -> list[type[StagebusError]]:
 
 
 @pytest.mark.parametrize("error", every_error(), ids=lambda error: error.__name__)
-async def test_every_error_answers_by_what_it_carries(failing: httpx.AsyncClient, error: type[StagebusError]) -> None:
+async def test_every_error_is_rendered_as_a_problem(failing: httpx.AsyncClient, error: type[StagebusError]) -> None:
     raised = error.__new__(error, "the detail")
     if error is InvalidRequest:
         raised.__init__("the detail", [{"field": "model", "message": "wrong"}])
@@ -68,7 +73,7 @@ async def test_every_error_answers_by_what_it_carries(failing: httpx.AsyncClient
         (OutOfMemoryError("OOM"), "storage_full"),
     ],
 )
-async def test_redis_errors_become_ours_without_their_text(
+async def test_redis_errors_are_translated_without_their_text(
     failing: httpx.AsyncClient, raised: Exception, code: str
 ) -> None:
     RAISED.append(raised)
@@ -86,13 +91,13 @@ async def test_retry_after_of_a_limit_is_rounded_up(failing: httpx.AsyncClient) 
     assert (await failing.get("/fail")).headers["retry-after"] == "1235"
 
 
-async def test_client_that_went_away_is_no_error_of_ours(failing: httpx.AsyncClient) -> None:
+async def test_client_disconnect_is_not_a_server_error(failing: httpx.AsyncClient) -> None:
     RAISED.append(ClientDisconnect())
 
     assert (await failing.get("/fail")).status_code == 499
 
 
-async def test_unknown_path_and_method_have_no_type_of_their_own(failing: httpx.AsyncClient) -> None:
+async def test_plain_http_errors_have_the_type_about_blank(failing: httpx.AsyncClient) -> None:
     missing, wrong = await failing.get("/none"), await failing.post("/fail")
 
     assert (missing.json()["type"], missing.json()["code"]) == ("about:blank", "not_found")
@@ -100,14 +105,46 @@ async def test_unknown_path_and_method_have_no_type_of_their_own(failing: httpx.
     assert "GET" in wrong.headers["allow"]
 
 
-def test_internal_error_says_nothing_of_the_inside() -> None:
+class OwnError(BaseModel):
+    message: str
+
+
+def render_own(_request: Request, exc: StagebusError) -> Response:
+    return Response(OwnError(message=f"{exc.code}: {exc}").model_dump_json(), exc.status_hint, media_type="text/own")
+
+
+async def test_endpoint_can_declare_its_own_error_format() -> None:
+    """In responses and in the OpenAPI document; other endpoints keep problem details."""
+    own = ErrorFormat("text/own", OwnError, render_own)
+    endpoints = (
+        Endpoint("GET", "/own", fail, public, errors=[RunNotFound], error_format=own),
+        Endpoint("GET", "/fail", fail, public, errors=[RunNotFound]),
+    )
+    app = Starlette(routes=build_routes(endpoints), exception_handlers=HANDLERS)
+    RAISED.append(RunNotFound("01J"))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
+        own_response, problem = await client.get("/own"), await client.get("/fail")
+    document = build_document(endpoints, is_open=False)
+    described = {path: methods["get"]["responses"]["404"]["content"] for path, methods in document["paths"].items()}
+
+    assert (own_response.status_code, own_response.headers["content-type"]) == (404, "text/own; charset=utf-8")
+    assert own_response.json()["message"].startswith("run_not_found: ")
+    assert problem.json()["code"] == "run_not_found"
+    assert described == {
+        "/own": {"text/own": {"schema": {"$ref": "#/components/schemas/OwnError"}}},
+        "/fail": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+    assert {"OwnError", "Problem"} <= document["components"]["schemas"].keys()
+
+
+def test_internal_error_hides_its_cause() -> None:
     response = answer_internal(Request({"type": "http"}))
 
     assert response.status_code == 500
     assert json.loads(response.body)["code"] == "internal"
 
 
-def test_every_code_has_one_type() -> None:
+def test_problem_types_list_every_code_once() -> None:
     codes = [problem_type.code for problem_type in problem_types(Urls())]
 
     assert len(codes) == len(set(codes))

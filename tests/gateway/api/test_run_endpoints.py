@@ -33,14 +33,14 @@ async def create(api: httpx.AsyncClient, body: Any = HELLO, **headers: str) -> h
 
 
 async def take_up(redis: Redis, run_id: str) -> RunByHand:
-    """Be the worker of a run."""
+    """Acts as the worker of a run."""
     return await runs_by_hand.claim_by_hand(redis, run_id)
 
 
 # --- POST /runs --------------------------------------------------------------
 
 
-async def test_created_run_is_answered_stored_and_queued(api: httpx.AsyncClient, redis: Redis) -> None:
+async def test_created_run_is_stored_and_queued(api: httpx.AsyncClient, redis: Redis) -> None:
     response = await create(api, {**HELLO, "model": "m", "metadata": {"a": "b"}})
     run_id = response.json()["id"]
     run = await run_store.get_run(redis, run_id)
@@ -59,7 +59,7 @@ async def test_created_run_is_answered_stored_and_queued(api: httpx.AsyncClient,
     assert await redis.zscore(keys.ACTIVE, run_id) is not None
 
 
-async def test_same_key_and_body_are_the_same_run(api: httpx.AsyncClient) -> None:
+async def test_idempotency_key_returns_the_same_run(api: httpx.AsyncClient) -> None:
     first, second = await create(api, Idempotency_Key="k"), await create(api, Idempotency_Key="k")
 
     assert second.status_code == 202
@@ -67,22 +67,22 @@ async def test_same_key_and_body_are_the_same_run(api: httpx.AsyncClient) -> Non
     assert len((await api.get("/runs")).json()["runs"]) == 1
 
 
-async def test_same_key_is_the_same_run_for_all_that_come_at_once(api: httpx.AsyncClient) -> None:
+async def test_idempotency_key_holds_for_concurrent_requests(api: httpx.AsyncClient) -> None:
     answers = await asyncio.gather(*(create(api, Idempotency_Key="k") for _ in range(20)))
 
     assert {answer.status_code for answer in answers} == {202}
     assert len({answer.json()["id"] for answer in answers}) == 1
 
 
-async def test_same_request_in_other_words_is_no_conflict(api: httpx.AsyncClient) -> None:
-    """What counts is what is asked for, not how it is written."""
+async def test_idempotency_key_compares_meaning_and_not_text(api: httpx.AsyncClient) -> None:
+    """A prompt and the equal list of messages are the same request."""
     first = await create(api, HELLO, Idempotency_Key="k")
     second = await create(api, {"messages": [{"role": "user", "content": "Hello"}]}, Idempotency_Key="k")
 
     assert first.json()["id"] == second.json()["id"]
 
 
-async def test_same_key_and_another_body_is_refused(api: httpx.AsyncClient) -> None:
+async def test_idempotency_key_with_another_body_conflicts(api: httpx.AsyncClient) -> None:
     await create(api, Idempotency_Key="k")
 
     response = await create(api, {"user_prompt": "Bye"}, Idempotency_Key="k")
@@ -90,20 +90,20 @@ async def test_same_key_and_another_body_is_refused(api: httpx.AsyncClient) -> N
     assert (response.status_code, response.json()["code"]) == (422, "idempotency_conflict")
 
 
-async def test_other_keys_and_no_key_are_other_runs(api: httpx.AsyncClient) -> None:
+async def test_other_or_no_idempotency_key_creates_another_run(api: httpx.AsyncClient) -> None:
     ids = [(await create(api, **headers)).json()["id"] for headers in ({}, {}, {"Idempotency-Key": "a"})]
 
     assert len(set(ids)) == 3
 
 
-async def test_repeated_creation_says_what_became_of_the_run(api: httpx.AsyncClient) -> None:
+async def test_repeated_creation_returns_the_current_status(api: httpx.AsyncClient) -> None:
     run_id = (await create(api, Idempotency_Key="k")).json()["id"]
     await api.post(f"/runs/{run_id}/cancel")
 
     assert (await create(api, Idempotency_Key="k")).json()["status"] == "cancelled"
 
 
-async def test_unknown_tools_are_refused_by_name(api: httpx.AsyncClient, redis: Redis) -> None:
+async def test_unknown_tools_are_rejected_by_name(api: httpx.AsyncClient, redis: Redis) -> None:
     await tool_catalog.publish_tools(redis, [WEATHER])
 
     by_name = await create(api, {**HELLO, "tools": ["get_weather", "get_rich"]})
@@ -115,7 +115,7 @@ async def test_unknown_tools_are_refused_by_name(api: httpx.AsyncClient, redis: 
     assert (await create(api, {**HELLO, "tools": ["get_weather"]})).status_code == 202
 
 
-async def test_any_tool_is_taken_before_the_first_worker(api: httpx.AsyncClient) -> None:
+async def test_any_tool_is_accepted_before_the_first_worker(api: httpx.AsyncClient) -> None:
     assert (await create(api, {**HELLO, "tools": ["get_weather"]})).status_code == 202
 
 
@@ -131,7 +131,7 @@ async def test_any_tool_is_taken_before_the_first_worker(api: httpx.AsyncClient)
         ({"content": b" " * (2**20 + 1)}, 413, "body_too_large"),
     ],
 )
-async def test_bad_request_makes_no_run(
+async def test_invalid_request_creates_no_run(
     api: httpx.AsyncClient, redis: Redis, request_: dict[str, Any], status: int, code: str
 ) -> None:
     response = await api.post("/runs", **request_)
@@ -140,7 +140,7 @@ async def test_bad_request_makes_no_run(
     assert await keys_of_clients(redis) == []
 
 
-async def test_tenant_with_enough_waiting_is_told_when_to_ask_again(api: httpx.AsyncClient, redis: Redis) -> None:
+async def test_queue_limit_of_a_tenant_gives_429_with_retry_after(api: httpx.AsyncClient, redis: Redis) -> None:
     await redis.hset(keys.LIMITS, "default:runs_queued", 1)
     await create(api)
     response = await create(api)
@@ -150,8 +150,8 @@ async def test_tenant_with_enough_waiting_is_told_when_to_ask_again(api: httpx.A
     assert len((await api.get("/runs")).json()["runs"]) == 1
 
 
-async def test_stream_of_the_new_run_itself(api: httpx.AsyncClient, redis: Redis) -> None:
-    """From the first event to the last, which comes here by a cancel."""
+async def test_create_with_accept_event_stream_streams_the_run(api: httpx.AsyncClient, redis: Redis) -> None:
+    """From the first event to the last one; the run ends by a cancel."""
     posted = asyncio.create_task(create(api, HELLO, Accept="text/event-stream"))
 
     async def listed() -> list[Any]:
@@ -168,8 +168,8 @@ async def test_stream_of_the_new_run_itself(api: httpx.AsyncClient, redis: Redis
     assert [frame.event for frame in sse.decode(response.content)] == ["run_queued", "cancel"]
 
 
-async def test_stream_that_is_posted_for_again_goes_on_after_its_cursor(api: httpx.AsyncClient, redis: Redis) -> None:
-    """So do clients of event streams that can POST: they send their request again, with the last id."""
+async def test_repeated_create_resumes_the_stream_at_the_cursor(api: httpx.AsyncClient, redis: Redis) -> None:
+    """As EventSource clients with POST do: they repeat the request with `Last-Event-ID`."""
     made = await create(api, HELLO, Idempotency_Key="k")
     await api.post(made.json()["links"]["cancel"])
     posted = {"Idempotency_Key": "k", "Accept": "text/event-stream"}
@@ -185,7 +185,9 @@ async def test_stream_that_is_posted_for_again_goes_on_after_its_cursor(api: htt
     assert len((await api.get("/runs")).json()["runs"]) == 1
 
 
-async def test_redis_away_is_a_problem_that_passes(app: Starlette, api: httpx.AsyncClient, redis: Redis) -> None:
+async def test_unreachable_redis_gives_503_with_retry_after(
+    app: Starlette, api: httpx.AsyncClient, redis: Redis
+) -> None:
     gateway: Gateway = app.state.gateway
     app.state.gateway = replace(gateway, redis=Redis(host="127.0.0.1", port=1, retry_on_timeout=False))
 
@@ -194,7 +196,7 @@ async def test_redis_away_is_a_problem_that_passes(app: Starlette, api: httpx.As
         assert "retry-after" in response.headers
 
 
-async def test_full_redis_is_a_problem_of_its_own(api: httpx.AsyncClient, redis: Redis) -> None:
+async def test_full_redis_gives_storage_full(api: httpx.AsyncClient, redis: Redis) -> None:
     await redis.config_set("maxmemory", "1")
     try:
         response = await create(api)
@@ -224,7 +226,7 @@ async def test_runs_are_listed_newest_first_in_pages(api: httpx.AsyncClient) -> 
     assert pages == [newest_first[:2], newest_first[2:4], newest_first[4:]]
 
 
-async def test_list_is_limited_and_summarises(api: httpx.AsyncClient) -> None:
+async def test_run_list_has_a_limit_and_contains_summaries(api: httpx.AsyncClient) -> None:
     for _ in range(LIST_LIMIT_DEFAULT + 1):
         await create(api)
     page = (await api.get("/runs")).json()
@@ -235,10 +237,8 @@ async def test_list_is_limited_and_summarises(api: httpx.AsyncClient) -> None:
     assert "stages" not in page["runs"][0]
 
 
-async def test_record_of_a_newer_version_and_one_that_is_none_cost_nobody_the_list(
-    api: httpx.AsyncClient, redis: Redis
-) -> None:
-    """While a system is upgraded, a newer worker may have put the run into a state that this gateway does not know."""
+async def test_run_list_survives_unreadable_records(api: httpx.AsyncClient, redis: Redis) -> None:
+    """One is corrupt, and one has a state of a newer version, as during an upgrade."""
     newer, spoilt, sound = [(await create(api)).json()["id"] for _ in range(3)]
     await redis.hset(keys.run(newer), "status", "resting")
     await redis.set(keys.run(spoilt), "no record", ex=60)
@@ -248,11 +248,11 @@ async def test_record_of_a_newer_version_and_one_that_is_none_cost_nobody_the_li
     assert (await api.get(f"/runs/{newer}")).json()["status"] == "running"
 
 
-async def test_no_runs_are_an_empty_list(api: httpx.AsyncClient) -> None:
+async def test_run_list_is_empty_without_runs(api: httpx.AsyncClient) -> None:
     assert (await api.get("/runs")).json() == {"runs": [], "next": None}
 
 
-async def test_list_may_be_of_some_runs(api: httpx.AsyncClient) -> None:
+async def test_run_list_can_be_filtered(api: httpx.AsyncClient) -> None:
     wanted = (await create(api, {**HELLO, "metadata": {"user": "42"}})).json()["id"]
     await create(api)
 
@@ -263,14 +263,14 @@ async def test_list_may_be_of_some_runs(api: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=101", "before=x", "status=done", "q=", "metadata=x"])
-async def test_bad_list_parameters_are_refused(api: httpx.AsyncClient, query: str) -> None:
+async def test_invalid_list_parameters_are_rejected(api: httpx.AsyncClient, query: str) -> None:
     assert (await api.get(f"/runs?{query}")).status_code == 422
 
 
 # --- GET /runs/{run_id} ------------------------------------------------------
 
 
-async def test_run_with_its_stages_and_result(api: httpx.AsyncClient, redis: Redis) -> None:
+async def test_run_is_returned_with_stages_and_result(api: httpx.AsyncClient, redis: Redis) -> None:
     run_id = (await create(api)).json()["id"]
     run = await take_up(redis, run_id)
     started, _ = await run.put(
@@ -313,7 +313,7 @@ async def test_unknown_run_is_not_found(api: httpx.AsyncClient, run_id: str) -> 
 # --- POST /runs/{run_id}/cancel ----------------------------------------------
 
 
-async def test_queued_run_is_ended_at_once(api: httpx.AsyncClient, redis: Redis) -> None:
+async def test_cancel_ends_a_queued_run_immediately(api: httpx.AsyncClient, redis: Redis) -> None:
     run_id = (await create(api)).json()["id"]
 
     first, again = await api.post(f"/runs/{run_id}/cancel"), await api.post(f"/runs/{run_id}/cancel")
@@ -323,7 +323,7 @@ async def test_queued_run_is_ended_at_once(api: httpx.AsyncClient, redis: Redis)
     assert await redis.zscore(keys.ACTIVE, run_id) is None
 
 
-async def test_running_run_is_left_to_its_worker(api: httpx.AsyncClient, redis: Redis) -> None:
+async def test_cancel_leaves_a_running_run_to_its_worker(api: httpx.AsyncClient, redis: Redis) -> None:
     run_id = (await create(api)).json()["id"]
     await run_scripts.claim(redis, run_id, "w")
 
@@ -333,7 +333,7 @@ async def test_running_run_is_left_to_its_worker(api: httpx.AsyncClient, redis: 
     assert (await api.get(f"/runs/{run_id}")).json()["cancel_requested"] is True
 
 
-async def test_ended_run_stays_as_it_is(api: httpx.AsyncClient, redis: Redis, settings: Settings) -> None:
+async def test_cancel_leaves_an_ended_run_unchanged(api: httpx.AsyncClient, redis: Redis, settings: Settings) -> None:
     run_id = (await create(api)).json()["id"]
     run = await take_up(redis, run_id)
     await run.end()

@@ -45,7 +45,7 @@ async def test_gateway_without_redis_is_healthy_but_not_ready(app: Starlette, ap
 async def test_stats_cover_the_whole_system(
     api: httpx.AsyncClient, app: Starlette, redis: Redis, settings: Settings
 ) -> None:
-    """One run is in a worker's hands, one is held back for it, one waits, and so do the jobs of three that have ended."""
+    """One run is held by a worker, one is held back for it, one waits, and so do the jobs of three ended runs."""
     made = [
         await run_store.create_run(redis, settings, tenant=tenant, model="m", request={"timeout_s": 60})
         for tenant in ("a", "a", "a", "b", "b", "b")

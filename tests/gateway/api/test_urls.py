@@ -147,5 +147,5 @@ async def test_pages_load_their_files_from_below_the_prefix(prefixed: httpx.Asyn
         assert (await prefixed.get(file)).status_code == 200
 
 
-def test_urls_escape_call_ids_and_end_no_prefix_with_a_slash() -> None:
+def test_approval_url_escapes_the_call_id() -> None:
     assert Urls("/ai").approval("r", "a/b?c#d") == "/ai/runs/r/approvals/a%2Fb%3Fc%23d"

@@ -51,18 +51,18 @@ def test_defaults_are_filled_in() -> None:
         ({}, ("house-model", "house-model")),
     ],
 )
-def test_a_stage_may_have_its_own_model(model: Any, stored: Any) -> None:
+def test_stages_can_have_different_models(model: Any, stored: Any) -> None:
     assert parse(**HELLO, model=model).model == stored
 
 
 @pytest.mark.parametrize("model", [7, ["a", "b"], {"tools": "a"}, {"extraction": ""}, "a b"])
-def test_what_is_no_model_is_refused(model: Any) -> None:
+def test_invalid_model_is_rejected(model: Any) -> None:
     assert wrong_fields({**HELLO, "model": model})[0].startswith("model")
 
 
-def test_model_has_to_be_named_where_the_operator_chose_none() -> None:
+def test_model_is_required_without_a_default() -> None:
     file = {"providers": {"p": {"base_url": "http://127.0.0.1:1", "models": ["x/*"]}}}
-    with pytest.raises(InvalidRequest, match="model: needed, as the operator has chosen none"):
+    with pytest.raises(InvalidRequest, match="model: required, because no default model is configured"):
         parse_create_run(HELLO, SETTINGS, Providers(ProvidersFile.model_validate(file)))
 
 
@@ -73,8 +73,8 @@ def test_prompts_become_messages() -> None:
     ]
 
 
-def test_messages_pass_as_the_client_wrote_them() -> None:
-    """No field is added: some providers refuse nulls that they did not expect."""
+def test_messages_are_stored_unchanged() -> None:
+    """No field is added: some providers reject unexpected nulls."""
     messages = [
         {"role": "developer", "content": "Be brief."},
         {"role": "user", "content": [{"type": "text", "text": "What is this?"},
@@ -101,11 +101,11 @@ def test_messages_pass_as_the_client_wrote_them() -> None:
         ),
     ],
 )
-def test_tool_choice_is_stored_as_providers_know_it(given: Any, stored: Any) -> None:
+def test_tool_choice_is_stored_in_the_providers_format(given: Any, stored: Any) -> None:
     assert parse(**HELLO, tool_choice=given).tool_choice == stored
 
 
-def test_one_number_is_for_both_stages_and_two_are_one_each() -> None:
+def test_numbers_are_for_both_stages_or_one_each() -> None:
     assert parse(**HELLO, max_tokens=100, temperature=0).max_tokens == (100, 100)
     assert parse(**HELLO, max_tokens=100, temperature=0).temperature == (0.0, 0.0)
     assert parse(**HELLO, max_tokens=[10, 200], temperature=[0, 1.5]).max_tokens == (10, 200)
@@ -113,7 +113,7 @@ def test_one_number_is_for_both_stages_and_two_are_one_each() -> None:
 
 
 @pytest.mark.parametrize("request_", [HELLO, {**HELLO, "tools": ["a"], "max_tokens": [1, 2], "timeout_s": 5}])
-def test_what_is_stored_is_read_again(request_: dict[str, Any]) -> None:
+def test_stored_request_round_trip(request_: dict[str, Any]) -> None:
     stored = parse_create_run(request_, SETTINGS)
 
     assert RunRequest.model_validate_json(stored.model_dump_json()) == stored
@@ -169,11 +169,11 @@ def test_what_is_stored_is_read_again(request_: dict[str, Any]) -> None:
         ({"user_prompt": 1, "synthesis": 2, "max_rounds": 3.5}, ["user_prompt", "synthesis", "max_rounds"]),
     ],
 )
-def test_wrong_field_is_named(body: dict[str, Any], fields: list[str]) -> None:
+def test_invalid_field_is_named(body: dict[str, Any], fields: list[str]) -> None:
     assert wrong_fields(body) == fields
 
 
-def test_errors_are_bounded_and_show_no_more_of_the_input_than_needed() -> None:
+def test_validation_errors_have_limits() -> None:
     with pytest.raises(InvalidRequest) as caught:
         parse_create_run({"x" * 10_000 + str(i): 1 for i in range(100)}, SETTINGS)
 
@@ -181,20 +181,20 @@ def test_errors_are_bounded_and_show_no_more_of_the_input_than_needed() -> None:
     assert len(str(caught.value.errors)) < 10_000
 
 
-def test_secret_input_is_not_in_the_error() -> None:
+def test_validation_errors_do_not_contain_the_input() -> None:
     with pytest.raises(InvalidRequest) as caught:
         parse_create_run({"user_prompt": ["s3cret"]}, SETTINGS)
 
     assert "s3cret" not in str(caught.value) + str(caught.value.errors) + str(caught.value.__cause__)
 
 
-def test_every_named_tool_is_looked_up() -> None:
+def test_named_tools_include_tool_choice() -> None:
     assert named_tools(parse(**HELLO)) == []
     assert named_tools(parse(**HELLO, tools=["a", "b"])) == ["a", "b"]
     assert named_tools(parse(**HELLO, tool_choice="c")) == ["c"]
 
 
-def test_unknown_tool_names_its_place() -> None:
+def test_unknown_tool_error_names_the_field() -> None:
     error = unknown_tools(parse(**HELLO, tools=["a", "b"]), {"b"})
 
     assert [e["field"] for e in error.errors] == ["tools.1"]
@@ -213,7 +213,7 @@ FIELDS = [
 
 
 @given(st.dictionaries(st.sampled_from(FIELDS), json_values))
-def test_anything_is_taken_or_refused(body: dict[str, Any]) -> None:
+def test_any_body_is_accepted_or_rejected(body: dict[str, Any]) -> None:
     try:
         stored = parse_create_run(body, SETTINGS)
     except InvalidRequest:
