@@ -66,7 +66,7 @@ class DemoScript:
 
     @property
     def has_faults(self) -> bool:
-        """Whether the script has any faults."""
+        """True if the script has any faults."""
         return self != self.without_faults()
 
     def without_faults(self) -> "DemoScript":

@@ -41,12 +41,12 @@ class ChatResponseReader:
 
     @property
     def is_done(self) -> bool:
-        """Whether `[DONE]` was read."""
+        """True after `[DONE]`."""
         return self._decoder.is_done
 
     @property
     def is_complete(self) -> bool:
-        """Whether the whole answer was read, even if the connection fails from here on."""
+        """True once the whole answer was read. A failure of the connection no longer matters then."""
         return self._decoder.is_done or self._tracker.finish_reason is not None
 
     def feed(self, data: bytes) -> Iterator[Chunk]:

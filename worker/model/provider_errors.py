@@ -1,6 +1,6 @@
 """Maps a provider's failure to an error of the run; sans-IO.
 
-The provider's own message goes to the log. Clients get a message of ours, which names the HTTP status
+The provider's own message goes to the log. Clients get our own message, which names the HTTP status
 and a known reason, and never a key, an address or any other text from the provider's answer.
 Spec: https://platform.openai.com/docs/guides/error-codes
 """

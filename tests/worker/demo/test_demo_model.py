@@ -1,4 +1,4 @@
-"""The demo by its wire: what an OpenAI client, and Open-Meteo's, may expect of it."""
+"""The demo over HTTP, as clients of OpenAI and Open-Meteo see it."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What the local model says to those who lack a part of it."""
+"""The messages for a missing model file or library."""
 
 import sys
 from pathlib import Path

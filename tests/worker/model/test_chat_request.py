@@ -1,4 +1,4 @@
-"""The same request in each provider's words."""
+"""The same request in each provider's form."""
 
 from typing import Any
 
@@ -44,7 +44,7 @@ def test_request_body_has_all_fields_and_the_provider_s_model_id() -> None:
 
 @pytest.mark.parametrize("tools", [None, []])
 def test_request_without_tools_has_no_tool_fields(tools: list[Any] | None) -> None:
-    """Providers reject it."""
+    """Providers reject tool fields without tools."""
     assert body({**ASKED, "tools": tools}).keys().isdisjoint({"tools", "tool_choice", "parallel_tool_calls"})
 
 

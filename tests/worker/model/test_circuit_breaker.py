@@ -1,4 +1,4 @@
-"""Who is asked first while somebody is down."""
+"""The order of routes after failures."""
 
 import pytest
 
@@ -21,7 +21,7 @@ def test_open_circuit_puts_the_route_last(breaker: CircuitBreaker) -> None:
 
 
 def test_half_open_circuit_allows_one_trial(breaker: CircuitBreaker) -> None:
-    """The others do not wait out the same time-out, and once it answered all come back."""
+    """The others avoid the same time-out. Once the trial succeeds, the circuit is closed for all."""
     after = 100 + COOLDOWN_S
 
     assert breaker.order([A, B], after) == [A, B]

@@ -1,4 +1,4 @@
-"""Every recording of a real provider merges to what was expected of it, however it is cut."""
+"""Every recording of a real provider merges to the expected answer, however it is split."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def test_recording_merges_as_expected(recording: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("recording", RECORDINGS, ids=lambda recording: recording["file"])
 def test_recording_split_anywhere_merges_the_same(recording: dict[str, Any]) -> None:
-    """At every byte where it is short, at some of them where that would take long."""
+    """Split at every byte if the recording is short, else at some bytes."""
     raw = (CORPUS / recording["file"]).read_bytes()
     whole = merge([raw])
     cuts = range(len(raw)) if len(raw) <= 4000 else sorted(random.Random(1).sample(range(len(raw)), 40))

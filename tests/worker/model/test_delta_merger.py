@@ -269,7 +269,7 @@ def test_finish_reason_of_any_name_is_kept(reason):
 
 
 def test_other_fields_leave_the_text_alone():
-    """Perplexity's sources, logprobs, annotations, a note of Hunyuan's, sound, Cloudflare's padding."""
+    """Perplexity's sources, logprobs, annotations, a note by Hunyuan, audio, Cloudflare's padding."""
     merged = merge(
         {**delta(content="Hi", role="assistant", annotations=[{"type": "url_citation"}], audio={"id": "x"}, p="abc"),
          "citations": ["https://a.example"], "search_results": [{"title": "A"}], "note": "made by AI"},

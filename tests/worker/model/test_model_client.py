@@ -1,4 +1,4 @@
-"""The client against the demo model, and against servers that break off in ways the demo cannot."""
+"""The client against the demo model, and against servers that fail in ways the demo cannot."""
 
 import asyncio
 import gzip
@@ -30,7 +30,7 @@ Connect = Callable[..., ModelClient]
 
 @pytest.fixture
 async def connect() -> AsyncIterator[Connect]:
-    """Models at any address; all closed at the end."""
+    """Builds clients for any address and closes them at the end."""
     models = []
 
     def connect(url: str, **settings: object) -> ModelClient:
@@ -45,12 +45,12 @@ async def connect() -> AsyncIterator[Connect]:
 
 @pytest.fixture
 def model(demo_url: str, connect: Connect) -> ModelClient:
-    """A model that asks the demo."""
+    """A client of the demo."""
     return connect(demo_url)
 
 
 async def test_warm_up_builds_the_clients(connect: Connect, byte_server) -> None:
-    """A worker builds its clients as it starts, and asks nobody before there is a run."""
+    """A worker builds its clients when it starts, without any request."""
     model = connect(await byte_server.serve(HEAD + b"\r\n" + CHUNK + LAST))
     await model.warm_up()
     built = dict(model._provider_by_name)
@@ -66,7 +66,7 @@ def request(model: str = "demo:delay_ms=0", prompt: str = "Hello", **fields: obj
 
 
 async def test_long_conversation_costs_little_cpu(connect: Connect, byte_server) -> None:
-    """Calls of functions, counted: the SDK's typed parameters took hundreds a message, all in one go."""
+    """Counts function calls: the SDK's typed parameters made hundreds for each message, without a break."""
     model = connect(await byte_server.serve(HEAD + b"\r\n" + CHUNK + LAST))
     called = 0
 
@@ -103,7 +103,7 @@ async def failure_of(asking: Awaitable[MergedAnswer]) -> ModelError:
 
 
 async def streams_are_closed(demo_url: str) -> None:
-    """Return once no stream is open at the demo."""
+    """Waits until the demo has no open stream."""
     async with asyncio.timeout(5), httpx.AsyncClient() as client:
         while (await client.get(f"{demo_url}/demo/stats")).json()["open_streams"]:
             pass
@@ -177,7 +177,7 @@ async def test_retry_after_is_passed_on(model: ModelClient) -> None:
 
 
 async def test_client_does_not_retry(model: ModelClient) -> None:
-    """The second request finds the demo mended, so the first one was asked just once."""
+    """The demo fails once, so a second request succeeds only if the first was sent once."""
     asked = request("demo:delay_ms=0,status=503,fail_times=1", prompt="once")
     await failure_of(ask(model, asked))
 
@@ -300,7 +300,7 @@ REDIRECT = b"HTTP/1.1 302 Found\r\nlocation: https://elsewhere.example/login\r\n
     ],
 )
 async def test_body_that_is_no_answer_is_described(byte_server, connect, answer, error, words) -> None:
-    """Of servers that hold on: nothing but the answer itself may end the wait."""
+    """The servers keep the connection open, so only the answer itself can end the wait."""
     url = await byte_server.serve(answer, holds_on=len(answer) > EVENT_MAX_BYTES)
     failure = await failure_of(ask(connect(url), request()))
 

@@ -1,4 +1,4 @@
-"""What a provider of the file is sent, and what it never gets."""
+"""Headers, query parameters and secrets of requests to a provider in the file."""
 
 import logging
 from collections.abc import AsyncIterator, Callable
@@ -23,7 +23,7 @@ Ask = Callable[..., Any]
 
 @pytest.fixture
 async def ask() -> AsyncIterator[Ask]:
-    """Asks a provider at an address, with these keys in its entry; the answer's chunks."""
+    """Returns a function that sends a request to an address, with fields of the provider's entry, and returns the chunks."""
     models = []
 
     async def ask(url: str, **entry: Any) -> list[dict[str, Any]]:
@@ -69,7 +69,7 @@ async def test_key_headers_and_query_of_the_file_are_sent(
 
 
 async def test_redirect_is_not_followed(byte_server, ask) -> None:
-    """It would carry the conversation, and keys in headers of their own, to another host."""
+    """A redirect would send the conversation, and keys in custom headers, to another host."""
     elsewhere = await byte_server.serve(ANSWER)
     redirect = b"HTTP/1.1 307 Temporary Redirect\r\nlocation: %b/v1/chat/completions\r\n" % elsewhere.encode()
     failure = await failure_of(

@@ -1,4 +1,4 @@
-"""A provider's limits over several workers, on a real server; a worker here is its `ProviderLimiter`."""
+"""A provider's limits over several workers, on a real server. Each worker is a `ProviderLimiter`."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -12,7 +12,7 @@ from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.pubsub import Channels
 from stagebus.shared.store import provider_slots
-from stagebus.worker.model import provider_limiter as waiting
+from stagebus.worker.model import provider_limiter as limiter_module
 from stagebus.worker.model.provider_limiter import ProviderLimiter
 from tests.support.redis_calls import subscriber_count
 from tests.support.waiting import until, until_equal
@@ -30,7 +30,7 @@ TWO = entry(concurrency_max=2)
 
 @pytest.fixture
 async def worker(redis: Redis) -> AsyncIterator[Worker]:
-    """Makes workers; all end with the test."""
+    """Starts workers, which are closed at the end of the test."""
     async with AsyncExitStack() as ends:
         channels = [Channels(redis, lambda: None) for _ in range(2)]
         unused = list(channels)
@@ -54,7 +54,7 @@ async def enter(redis: Redis, token: str, held_max: int = 0, minute_max: int = 0
 
 
 async def line(redis: Redis, length: int) -> None:
-    """Return once so many wait in Redis."""
+    """Waits until the queue in Redis has this length."""
     await until_equal(lambda: redis.zcard(keys.provider_slots("p")[1]), length)
 
 
@@ -73,13 +73,13 @@ async def test_concurrency_limit_holds_over_all_workers(redis: Redis, worker: Wo
     async with asyncio.timeout(5):
         await asyncio.gather(*(ask(number) for number in range(20)))
     assert most == 2
-    assert await redis.keys("sb:provider:*") == [], "who left leaves nothing behind"
+    assert await redis.keys("sb:provider:*") == [], "released slots leave nothing behind"
 
 
 async def test_released_slot_wakes_another_worker_before_its_poll(
     redis: Redis, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting, "POLL_S", 60.0)
+    monkeypatch.setattr(limiter_module, "POLL_S", 60.0)
     first, second = worker(), worker()
     async with AsyncExitStack() as other:
         async with first.reserve("p", ONE):
@@ -91,7 +91,7 @@ async def test_released_slot_wakes_another_worker_before_its_poll(
 
 
 async def test_queue_for_slots_is_first_in_first_out(redis: Redis) -> None:
-    """Whoever asks first after a slot came back: who waits longest gets it."""
+    """The slot goes to the request that waited longest, no matter which one asks first."""
     assert await enter(redis, "held", 1) is None
     assert await enter(redis, "late", 1) == float("inf")
     assert await enter(redis, "early", 1, waited_s=3) == float("inf")
@@ -102,7 +102,7 @@ async def test_queue_for_slots_is_first_in_first_out(redis: Redis) -> None:
 
 
 async def test_acquiring_a_slot_twice_is_harmless(redis: Redis) -> None:
-    """The answer was lost, so the same token asks once more."""
+    """If the reply was lost, the same token asks again."""
     for _ in range(2):
         assert await enter(redis, "a", 1, 1) is None
 
@@ -116,8 +116,8 @@ async def test_slots_and_places_of_a_killed_worker_expire(redis: Redis) -> None:
 
 
 async def test_slot_is_renewed_while_it_is_held(redis, worker, monkeypatch) -> None:
-    monkeypatch.setattr(waiting, "SLOT_TTL_S", 0.2)
-    monkeypatch.setattr(waiting, "SLOT_RENEW_S", 0.02)
+    monkeypatch.setattr(limiter_module, "SLOT_TTL_S", 0.2)
+    monkeypatch.setattr(limiter_module, "SLOT_RENEW_S", 0.02)
     async with worker().reserve("p", ONE):
         await asyncio.sleep(0.4)
 
@@ -125,7 +125,7 @@ async def test_slot_is_renewed_while_it_is_held(redis, worker, monkeypatch) -> N
 
 
 async def test_requests_per_minute_are_limited(redis: Redis) -> None:
-    """The third waits for the first to be a minute old, the fourth for the second."""
+    """The third request waits until the first is a minute old, the fourth until the second is."""
     assert await enter(redis, "1", minute_max=2) is None
     await provider_slots.release(redis, "p", "1")
     assert await enter(redis, "2", minute_max=2) is None
@@ -134,9 +134,9 @@ async def test_requests_per_minute_are_limited(redis: Redis) -> None:
 
     assert all(wait_s is not None and 55 < wait_s <= 60.1 for wait_s in (third, fourth))
     await redis.zadd(asked, {"1": 1})
-    assert await enter(redis, "4", minute_max=2) is not None, "that one is the third's"
+    assert await enter(redis, "4", minute_max=2) is not None, "that place belongs to the third"
     assert await enter(redis, "3", minute_max=2) is None
-    assert await redis.zcard(held) == 0, "only a limit of concurrency holds slots"
+    assert await redis.zcard(held) == 0, "only a concurrency limit holds slots"
 
 
 async def test_cancelled_wait_leaves_the_queue(redis: Redis, worker: Worker) -> None:
@@ -150,7 +150,7 @@ async def test_cancelled_wait_leaves_the_queue(redis: Redis, worker: Worker) -> 
 
 
 async def test_long_queue_in_one_process_costs_one_poll(redis: Redis, worker: Worker, monkeypatch) -> None:
-    monkeypatch.setattr(waiting, "POLL_S", 0.1)
+    monkeypatch.setattr(limiter_module, "POLL_S", 0.1)
     one = worker()
     async with one.reserve("p", ONE):
         crowd = [asyncio.create_task(AsyncExitStack().enter_async_context(one.reserve("p", ONE))) for _ in range(50)]
@@ -178,14 +178,14 @@ async def take(redis: Redis, tokens: int, per_minute: int = 60) -> float:
 
 
 async def test_tokens_per_minute_are_granted_in_order(redis: Redis) -> None:
-    """A minute's worth at once; then each waits until what it takes has come in behind those before it."""
+    """The tokens of a minute are available immediately. After that each request waits for those before it."""
     assert await take(redis, 40) == 0
     assert await take(redis, 20) == 0
     assert await take(redis, 10) == pytest.approx(10, abs=0.5)
     assert await take(redis, 5) == pytest.approx(15, abs=0.5)
     await take(redis, -10)
 
-    assert await take(redis, 0) == pytest.approx(5, abs=0.5), "what comes back is there for the next"
+    assert await take(redis, 0) == pytest.approx(5, abs=0.5), "returned tokens are available to the next request"
     assert 0 < await redis.pttl(keys.provider_tokens("p")) <= 65_500
 
 
@@ -194,7 +194,7 @@ async def test_oversized_request_waits_only_for_a_full_token_bucket(redis: Redis
     assert await take(redis, 600) == pytest.approx(600, abs=0.5)
     await take(redis, -1200)
 
-    assert await redis.keys("sb:provider:*") == [], "a full bucket is nothing to keep"
+    assert await redis.keys("sb:provider:*") == [], "a full bucket needs no key"
 
 
 async def test_tokens_are_shared_and_corrected_by_the_usage(redis: Redis, worker: Worker) -> None:
@@ -204,7 +204,7 @@ async def test_tokens_are_shared_and_corrected_by_the_usage(redis: Redis, worker
         assert not (await asyncio.wait({entering}, timeout=0.2))[0]
         assert await take(redis, 0) == pytest.approx(10, abs=0.5)
         await cancel_and_wait(entering)
-        assert await take(redis, 0) == 0, "who gives up takes nothing"
+        assert await take(redis, 0) == 0, "a cancelled wait takes nothing"
         spending.tokens = 65
 
     assert await take(redis, 0) == pytest.approx(5, abs=1)
@@ -239,7 +239,7 @@ async def test_slow_release_completes_despite_cancellation(
     held = asyncio.Event()
     holding = asyncio.create_task(hold())
     await asyncio.wait_for(held.wait(), 5)
-    await cancel_and_wait(holding)  # again and again, as long as it goes on
+    await cancel_and_wait(holding)  # cancels repeatedly until the task ends
     await asyncio.wait_for(asked.wait(), 5)
     goes_on.set()
     monkeypatch.setattr(provider_slots, script, really)

@@ -1,6 +1,6 @@
-"""The page on providers: each recipe's file holds, and what it makes of a run is what that provider insists on.
+"""The recipes on the providers page: each file is valid, and its requests are what that provider requires.
 
-The provider is a local server that answers in the provider's manner and refuses, as it would, what it does not know.
+The provider is a local server that answers in the provider's format and refuses unknown fields as the provider does.
 """
 
 import re
@@ -47,7 +47,7 @@ Body = dict[str, Any]
 
 
 def call(call_id: str | None = "call_abc123", pieces: int = 1, **beside: Any) -> Deltas:
-    """A call as OpenAI streams it, or whole; `beside` stands next to its function."""
+    """Builds a call as OpenAI streams it, or whole. `beside` is put beside its function."""
     cut = len(PARIS) if pieces == 1 else 5
     first = {"id": call_id, "type": "function", "function": {"name": "get_weather", "arguments": PARIS[:cut]}, **beside}
     rest = [{"tool_calls": [{"index": 0, "function": {"arguments": PARIS[cut:]}}]}] if pieces > 1 else []
@@ -61,7 +61,7 @@ def indexed(deltas: Deltas) -> Deltas:
 
 @dataclass
 class Manner:
-    """How a provider wants to be asked, and how it answers."""
+    """The requests that a provider accepts, and its answers."""
 
     path: str
     fields: set[str]
@@ -131,7 +131,7 @@ MANNERS = {
 
 
 def answer(manner: Manner, head: str, body: Body) -> bytes:
-    """The provider's answer, or its refusal."""
+    """Answers as the provider, or refuses."""
     wrong = refusal(manner, head, body)
     if wrong:
         text = orjson.dumps({"error": {"message": wrong}})
@@ -153,7 +153,7 @@ def answer(manner: Manner, head: str, body: Body) -> bytes:
 
 
 def refusal(manner: Manner, head: str, body: Body) -> str:
-    """Why such a provider would answer 400, 401 or 404; empty where it would not."""
+    """Returns why the provider would answer 400, 401 or 404, or an empty string."""
     key = next((line for line in head.lower().splitlines() if line.startswith(("authorization", "api-key"))), None)
     if not head.startswith(f"POST {manner.path} "):
         return f"no such address: {head.splitlines()[0]}"
@@ -171,7 +171,7 @@ def refusal(manner: Manner, head: str, body: Body) -> str:
 
 
 def moved(provider: dict[str, Any], url: str) -> dict[str, Any]:
-    """The recipe's entry with the local server as its host and a key that needs no environment."""
+    """Returns the recipe's entry with the local server as host and a literal key."""
     base_url = re.sub(r"^https?://[^/]+", url, provider["base_url"])
     return provider | {"base_url": base_url} | ({"key": KEY} if "key" in provider else {})
 

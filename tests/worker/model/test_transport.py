@@ -1,4 +1,4 @@
-"""What the transport under the openai SDK does with servers, proxies and certificates, as the worker sees it."""
+"""The transport of the openai SDK with difficult servers, proxies and certificates."""
 
 import asyncio
 import logging
@@ -28,7 +28,7 @@ Serve = Callable[..., Any]
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
-    """Servers of any handler; the port of each."""
+    """Starts servers with a handler and returns their ports."""
     servers = []
 
     async def serve(handler: Handler, **options: Any) -> int:
@@ -43,7 +43,7 @@ async def serve() -> AsyncIterator[Serve]:
 
 @pytest.fixture
 async def model() -> AsyncIterator[Callable[..., ModelClient]]:
-    """Models at an address, with these fields in the provider's entry."""
+    """Builds clients for an address, with fields of the provider's entry."""
     models = []
 
     def model(url: str, **entry: Any) -> ModelClient:
@@ -91,7 +91,7 @@ async def test_disconnect_without_answer_is_reported_as_cut(byte_server, model) 
 
 
 async def test_server_that_accepts_no_bytes_times_out(serve: Serve, model) -> None:
-    """The request is larger than what both sides' buffers hold."""
+    """The request is larger than the buffers of both sides."""
 
     writers = []
 
@@ -106,7 +106,7 @@ async def test_server_that_accepts_no_bytes_times_out(serve: Serve, model) -> No
 
 
 async def test_long_header_is_accepted(byte_server, model) -> None:
-    """A content security policy or a cookie can be longer than aiohttp takes by itself."""
+    """A content security policy or a cookie can exceed aiohttp's default limit."""
     answer = HEAD + b"connection: close\r\nx-long: " + b"x" * 30_000 + b"\r\n\r\n" + BODY
 
     assert await ask(model(await byte_server.serve(answer))) == "Hi"
@@ -114,7 +114,7 @@ async def test_long_header_is_accepted(byte_server, model) -> None:
 
 @pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH_9.6\r\n", b"HTTP/1.1 200 OK\r\nbad name: x\r\n\r\n"])
 async def test_key_in_the_url_is_not_shown(byte_server, model, caplog, answer: bytes) -> None:
-    """In an address it looks different from how it stands in the file, so that nobody would find it in a text."""
+    """In a URL the key is encoded differently from the file, so masking would not find it."""
     provider = model(await byte_server.serve(answer), query={"key": "se/cr+et=="})
     with caplog.at_level(logging.WARNING):
         said = await failure_of(provider)

@@ -80,14 +80,14 @@ class _OpenCall:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the arguments are an object that has been closed."""
+        """True if the arguments are an object that has been closed."""
         if not self._may_be_cumulative or len(self._pieces) == 1:
             return self._scanner.is_closed
         return self._last_piece_scanner.is_closed and (self._scanner.is_closed or self.is_cumulative)
 
     @property
     def is_cumulative(self) -> bool:
-        """Whether each piece certainly holds all of the arguments so far."""
+        """True if each piece certainly holds all of the arguments so far."""
         return self._may_be_cumulative and len(self._pieces) >= _CUMULATIVE_MIN
 
     def arguments(self) -> str:

@@ -447,7 +447,7 @@ def test_call_in_both_forms_counts_once():
 
 
 def test_extra_content_of_a_call_is_kept():
-    """Gemini wants its thought_signature back."""
+    """Gemini requires its thought_signature in the next request."""
     notes = {"google": {"thought_signature": "abc="}}
     first, second = merge(
         calls_delta(part("get_weather", PARIS, index=0, id="a") | {"extra_content": notes}),

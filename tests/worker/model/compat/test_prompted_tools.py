@@ -1,4 +1,4 @@
-"""Tools in words: what a model without native calls is told, and what is read out of its answer."""
+"""Tools for models without native calls: the prompt, and the parsing of the answer."""
 
 import json
 import re
@@ -88,7 +88,7 @@ def test_calls_and_results_become_text_without_tools() -> None:
     assert results["content"].count("<tool_response>") == 2
     assert '{"name": "get_weather", "content": "18 °C"}' in results["content"]
     assert parse_prompted_calls(assistant["content"], ["get_weather"])[1][0] == KOELN, (
-        "it reads what it is told to write"
+        "the parser reads the format of the prompt"
     )
 
 

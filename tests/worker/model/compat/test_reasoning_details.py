@@ -1,4 +1,4 @@
-"""Blocks of reasoning out of their pieces: who signed one takes it back only as it was."""
+"""Blocks of reasoning merged from fragments. A provider accepts a signed block only unchanged."""
 
 import pytest
 

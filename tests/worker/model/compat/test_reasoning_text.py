@@ -1,4 +1,4 @@
-"""What of an answer is thoughts, and what only speaks of them."""
+"""Reasoning in the text, and text that only mentions reasoning."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Calls as text, and text that only speaks of calls."""
+"""Calls written as text, and text that only mentions calls."""
 
 import time
 
