@@ -1,10 +1,10 @@
-"""A storm: the whole system as real processes, a hundred runs at a time, faults at random.
+"""Chaos test: the whole system as real processes, a hundred runs at a time and random faults.
 
     python -m tests.support.chaos --minutes 10 --seed 7        (make chaos MINUTES=10 SEED=7)
 
-With `--client js` or `python` (CLIENT=js) the runs are followed by that client, whose connections are cut at any byte.
-At the end a ledger. Lost, doubled, reordered, stranded, paid twice and immortal must be 0;
-the program's exit code says whether they are.
+With `--client js` or `python` (CLIENT=js) that client follows the runs, and its connections are cut at any byte.
+The program prints a ledger. It exits with 0 only if no event was lost, doubled or reordered, no run was stranded, no
+tool paid twice, and no key was left without a TTL.
 """
 
 import argparse
@@ -35,14 +35,14 @@ from tests.support.system import Process, System
 
 WORKERS = 3
 GATEWAYS = 2
-SETTLE_S = 90  # the longest that a run may take once the storm is over
-APPROVAL_WAIT_S = 4  # so that some calls expire that nobody decides on
+SETTLE_S = 90  # the longest that a run may take after the faults have stopped
+APPROVAL_WAIT_S = 4  # short, so that undecided calls expire
 ZEROS = ("violations", "stranded", "wrong_texts", "paid_twice", "immortal_keys", "left_active")
 
 
 @dataclass
 class Ledger:
-    """What happened."""
+    """Counts of what happened."""
 
     seed: int
     runs: int = 0
@@ -50,8 +50,8 @@ class Ledger:
     connections: int = 0
     ends: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
-    decisions: Counter[int] = field(default_factory=Counter)  # the gateways' answers to them
-    restarts_of_stages: int = 0
+    decisions: Counter[int] = field(default_factory=Counter)  # by the status that the gateway answered
+    stage_restarts: int = 0
     violations: list[str] = field(default_factory=list)  # lost, doubled, reordered
     stranded: list[str] = field(default_factory=list)
     wrong_texts: list[str] = field(default_factory=list)
@@ -69,7 +69,7 @@ class Ledger:
         }
         lines = [
             f"seed {self.seed}: {self.runs} runs, {self.events} events received over {self.connections} connections",
-            f"ends: {dict(self.ends)}; stages done again: {self.restarts_of_stages}",
+            f"ends: {dict(self.ends)}; stages restarted: {self.stage_restarts}",
             f"faults: {dict(self.faults)}",
             f"answers to decisions: {dict(self.decisions)}",
             ", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in counts.items()),
@@ -82,7 +82,7 @@ class Ledger:
 
 
 class Storm:
-    """Runs, clients and faults, all out of one seed."""
+    """Creates runs, clients and faults from one seed."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class Storm:
         self._texts: dict[str, str] = {}
 
     async def rage(self, seconds: float) -> Ledger:
-        """Make faults for so long, then let everything settle and count."""
+        """Injects faults for so long, then lets all runs end and counts."""
         lanes = [asyncio.create_task(self._lane()) for _ in range(self._parallel_runs)]
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -152,7 +152,7 @@ class Storm:
                 return {"user_prompt": f"call {text}", "model": f"demo:{pace}"}
 
     async def _post(self, body: dict[str, Any]) -> str | None:
-        """A client that repeats its POST under one key until it is answered."""
+        """Repeats a POST with one Idempotency-Key until it is answered; returns the run's id."""
         headers = {"Idempotency-Key": f"storm-{self._number}"}
         deadline = time.monotonic() + SETTLE_S
         async with httpx.AsyncClient(timeout=15) as http:
@@ -221,9 +221,9 @@ class Storm:
             return
         last = merged.events[-1]
         self.ledger.ends[last.event if last.event != "error" else f"error {last.data.get('code')}"] += 1
-        self.ledger.restarts_of_stages += merged.names().count("stage_restarted")
+        self.ledger.stage_restarts += merged.names().count("stage_restarted")
         if last.event == "done" and body["user_prompt"].startswith("talk"):
-            # The demo answers the same prompt shape with the same words, but for the prompt in it.
+            # The demo model answers prompts of the same shape with the same words, apart from the prompt in them.
             shape = f"{body['model'].split('tokens=')[1].split(',')[0]} {len(body['user_prompt'])}"
             text = merged.text("extraction").replace(body["user_prompt"], "…")
             if self._texts.setdefault(shape, text) != text:
@@ -321,7 +321,7 @@ FAULTS: dict[str, Callable[[Storm], Awaitable[None]]] = {
 
 
 async def storm(seconds: float, seed: int, parallel_runs: int, folder: Path, client: str = "strict") -> Ledger:
-    """A storm of so many seconds, followed by the strict client, by `stagebus.client` or by JavaScript's."""
+    """Runs a chaos test of so many seconds; `client` is strict, python (`stagebus.client`) or js."""
     notes = folder / "tools.log"
     notes.touch()
     env = {"STAGEBUS_TOOLS": TOOLS, "FAULT_TOOLS_LOG": str(notes), "STAGEBUS_RUN_TRIES_MAX": "1000"}
@@ -334,12 +334,14 @@ async def storm(seconds: float, seed: int, parallel_runs: int, folder: Path, cli
 
 
 def main() -> None:
-    """Make a storm and print its ledger."""
+    """Runs a chaos test and prints its ledger."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--runs", type=int, default=100, help="runs at a time")
-    parser.add_argument("--client", choices=["strict", "python", "js"], default="strict", help="who follows the runs")
+    parser.add_argument(
+        "--client", choices=["strict", "python", "js"], default="strict", help="the client that follows the runs"
+    )
     options = parser.parse_args()
     print(f"storm of {options.minutes:g} minutes, seed {options.seed}")
     folder = Path(tempfile.mkdtemp(prefix="storm-"))

@@ -1,6 +1,6 @@
-"""Persons who decide on the calls of one run in the storm, over any gateway, some of them twice.
+"""Simulated persons who decide on the tool calls of one run in the chaos test, over any gateway, sometimes twice.
 
-What they were told must be what the run then does.
+The run must act on the decisions that the gateways accepted.
 """
 
 import asyncio
@@ -15,15 +15,16 @@ from tests.support.strict_client import StrictClient
 
 LOOK_S = 0.1
 THINK_MAX_S = 3.0
-NEVER, TWICE, CONTRARY = 0.15, 0.3, 0.2  # how often nobody decides, somebody does again, or otherwise
+# The shares of calls without a decision, with a repeated one, and with a second, different one.
+NEVER, TWICE, CONTRARY = 0.15, 0.3, 0.2
 CONTRARIES = {"approve": "deny", "deny": "approve"}
 
 
 class Deciders:
-    """Decides on whatever a run asks while a client follows it."""
+    """Decides on the calls for which a run asks approval, while a client follows the run."""
 
     def __init__(self, client: StrictClient, chance: random.Random, patience_s: float) -> None:
-        """`patience_s`: for how long a request is sent again that nobody answers."""
+        """`patience_s`: for how long an unanswered request is repeated."""
         self._client = client
         self._random = chance
         self._patience_s = patience_s
@@ -32,7 +33,7 @@ class Deciders:
         self.violations: list[str] = []
 
     async def decide_all(self) -> None:
-        """Decide until cancelled."""
+        """Decides on calls until cancelled."""
         seen: set[str] = set()
         async with asyncio.TaskGroup() as persons, httpx.AsyncClient(timeout=15) as http:
             while True:
@@ -46,15 +47,15 @@ class Deciders:
         await asyncio.sleep(self._random.uniform(0, THINK_MAX_S))
         decision = self._random.choice(list(CONTRARIES))
         if not await self._post(http, call_id, decision):
-            return  # the clock, a cancel or the run's end was first
+            return  # the call expired, or the run was cancelled or ended before
         self._promised[call_id] = decision
         if self._random.random() < TWICE and not await self._post(http, call_id, decision):
-            self.violations.append(f"{self._client.run_id} {call_id}: the same decision once more was refused")
+            self.violations.append(f"{self._client.run_id} {call_id}: the repeated decision was refused")
         if self._random.random() < CONTRARY and await self._post(http, call_id, CONTRARIES[decision]):
-            self.violations.append(f"{self._client.run_id} {call_id}: two decisions that contradict were accepted")
+            self.violations.append(f"{self._client.run_id} {call_id}: two contradicting decisions were accepted")
 
     async def _post(self, http: httpx.AsyncClient, call_id: str, decision: str) -> bool:
-        """Whether the decision stands."""
+        """Sends a decision; returns whether it was accepted."""
         deadline = time.monotonic() + self._patience_s
         while time.monotonic() < deadline:
             with suppress(httpx.TransportError):
@@ -66,22 +67,24 @@ class Deciders:
                         self.violations.append(f"{url}: {response.status_code} {response.text}")
                     return response.is_success
             await asyncio.sleep(LOOK_S)
-        self.violations.append(f"{self._client.run_id} {call_id}: a decision that was never answered")
+        self.violations.append(f"{self._client.run_id} {call_id}: a decision was never answered")
         return False
 
     def check(self) -> list[str]:
-        """What is wrong with the run, now that it has ended."""
+        """Returns the violations, after the run has ended."""
         wrong, run_id = list(self.violations), self._client.run_id
         for event in ("approval_required", "approval_decided"):
             ids = self._ids(event)
             wrong.extend(f"{run_id} {call_id}: {event} twice" for call_id in ids if ids.count(call_id) > 1)
         decided = {data["call_id"]: data["decision"] for data in self._data("approval_decided")}
-        began = set(self._ids("tool_call"))
+        started = set(self._ids("tool_call"))
         for call_id in self._ids("approval_required"):
             if decided.get(call_id, self._promised.get(call_id)) != self._promised.get(call_id, decided.get(call_id)):
-                wrong.append(f"{run_id} {call_id}: {decided[call_id]}, and {self._promised[call_id]} had been accepted")
-            if call_id in began and decided.get(call_id) != "approve":
-                wrong.append(f"{run_id} {call_id}: it ran and was not approved")
+                wrong.append(
+                    f"{run_id} {call_id}: decided as {decided[call_id]}, but {self._promised[call_id]} had been accepted"
+                )
+            if call_id in started and decided.get(call_id) != "approve":
+                wrong.append(f"{run_id} {call_id}: the call ran without approval")
         return wrong
 
     def _ids(self, event: str) -> list[str]:

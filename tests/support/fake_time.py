@@ -1,8 +1,8 @@
-"""A clock that tests set, in place of a module's `time`."""
+"""A clock that tests set, as a replacement for a module's `time`."""
 
 
 class FakeTime:
-    """Stands in for the `time` module: monotonic time passes only when a test adds to `now`."""
+    """Replaces the `time` module: monotonic time passes only when a test adds to `now`."""
 
     def __init__(self) -> None:
         self.now = 1000.0

@@ -1,4 +1,4 @@
-"""Tools for tests of faults. Each run is noted in the file `FAULT_TOOLS_LOG`, across all workers."""
+"""Tools for tests of faults. All workers note each call in the file `FAULT_TOOLS_LOG`."""
 
 import asyncio
 import os
@@ -15,7 +15,7 @@ def _note(line: str) -> None:
 
 
 def quick(n: int) -> str:
-    """Return at once."""
+    """Return immediately."""
     _note(f"quick {n}")
     return f"quick {n}"
 
@@ -38,7 +38,7 @@ async def pay(n: int, seconds: float = 1.0) -> str:
 
 @tool(idempotent=False, requires_approval=True)
 async def sign(n: int, seconds: float = 1.0) -> str:
-    """Must not run twice, and not without a person's word."""
+    """Must not run twice, nor without a person's approval."""
     _note(f"sign {n}")
     await asyncio.sleep(seconds)
     return f"signed {n}"

@@ -1,4 +1,4 @@
-"""A real MCP server, made with the SDK, as a process of its own: over its pipes, or over HTTP on a free port.
+"""A real MCP server, made with the SDK, that runs as its own process: over stdio, or over HTTP on a free port.
 
 python -m tests.support.mcp_server stdio
 python -m tests.support.mcp_server http     prints `listening on http://127.0.0.1:<port>/mcp`
@@ -26,7 +26,7 @@ def add(a: int, b: Annotated[int, Field(description="the other one")] = 1) -> in
 
 @server.tool()
 async def wait(seconds: float, folder: str = "") -> str:
-    """Wait, telling how far it is."""
+    """Wait, and note in files that it began and was cancelled."""
     if folder:
         (Path(folder) / "began").touch()
     try:
@@ -40,7 +40,7 @@ async def wait(seconds: float, folder: str = "") -> str:
 
 @server.tool()
 async def count(to: int, ctx: Context) -> str:
-    """Count, telling how far it is."""
+    """Count, and report progress."""
     for number in range(to):
         await ctx.report_progress(number + 1, to, f"at {number + 1}")
     return "counted"
@@ -48,7 +48,7 @@ async def count(to: int, ctx: Context) -> str:
 
 @server.tool(name="with.dots/and more")
 def oddly_named() -> str:
-    """A name that no provider takes."""
+    """Has a name that no provider accepts."""
     return "odd"
 
 
@@ -60,7 +60,7 @@ def refuse() -> str:
 
 @server.tool()
 def show() -> CallToolResult:
-    """Give what is no text."""
+    """Return content that is not text."""
     return CallToolResult(
         content=[
             TextContent(text="see:"),
@@ -72,25 +72,25 @@ def show() -> CallToolResult:
 
 @server.tool()
 def long() -> str:
-    """Give more than anybody wants."""
+    """Return a very long text."""
     return "x" * 200_000
 
 
 @server.tool()
 def variables() -> list[str]:
-    """The environment's names."""
+    """Return the names of the environment variables."""
     return sorted(os.environ)
 
 
 @server.tool()
 def secret() -> str:
-    """What the operator gave it."""
+    """Return the secret that the operator configured."""
     return os.environ.get("SECRET", "none")
 
 
 @server.tool()
 async def learn(ctx: Context) -> str:
-    """Have one tool more."""
+    """Add a tool to the server."""
 
     def learnt() -> str:
         return "learnt"
@@ -103,7 +103,7 @@ async def learn(ctx: Context) -> str:
 
 @server.tool()
 def die() -> str:
-    """End at once."""
+    """End the process."""
     os._exit(1)
 
 

@@ -1,4 +1,4 @@
-"""What a test's tool that is not there means."""
+"""Handles programs that tests need and that may be missing."""
 
 import os
 from typing import NoReturn
@@ -7,7 +7,7 @@ import pytest
 
 
 def skip_or_fail(missing: str) -> NoReturn:
-    """Nothing on a laptop, a failure in CI."""
+    """Skips the test; in CI, fails it."""
     if os.environ.get("CI") == "true":
         pytest.fail(f"{missing} is missing")
     pytest.skip(f"{missing} is missing")

@@ -1,10 +1,10 @@
-"""Looks at real processes, for tests that start and kill them."""
+"""Inspects real processes through /proc, for tests that start and kill them."""
 
 from pathlib import Path
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that is dead but not yet waited for does not."""
+    """Returns whether a process runs. A zombie does not."""
     try:
         return state_and_parent(pid)[0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
@@ -12,13 +12,13 @@ def is_alive(pid: int) -> bool:
 
 
 def state_and_parent(pid: int) -> tuple[str, int]:
-    """Its state's letter and its parent's pid."""
+    """Returns the letter of a process's state and the pid of its parent."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return fields[0], int(fields[1])
 
 
 def children_of(parent: int) -> dict[int, str]:
-    """The command line of each living child, by pid."""
+    """Returns the command line of each living child, by pid."""
     found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

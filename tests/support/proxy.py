@@ -1,4 +1,4 @@
-"""A TCP proxy that a test can cut, hang or close: the network between two processes."""
+"""A TCP proxy that simulates faults of the network between two processes: it can be cut, hung or closed."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,14 +7,14 @@ from typing import Self
 
 
 class Proxy:
-    """Passes connections on to `target_port` on loopback."""
+    """Forwards connections to `target_port` on loopback."""
 
     def __init__(self, target_port: int) -> None:
         self.target_port = target_port
         self.port = 0
         self.passed = 0  # connections so far
-        self.dropped = 0  # replies that were swallowed
-        self.drop_replies = False  # what the server says is swallowed, then the connection is cut
+        self.dropped = 0  # replies that were discarded
+        self.drop_replies = False  # each reply of the server is discarded and its connection cut
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -30,7 +30,7 @@ class Proxy:
         await self.close()
 
     async def close(self) -> None:
-        """Refuse connections, and cut those that there are."""
+        """Cuts all connections and refuses new ones."""
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -41,16 +41,16 @@ class Proxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def cut(self) -> None:
-        """Cut every connection hard."""
+        """Aborts every connection."""
         for writer in list(self._writers):
             writer.transport.abort()
 
     def hang(self) -> None:
-        """Nothing passes any more, though connections stay open."""
+        """Stops forwarding; connections stay open."""
         self._flowing.clear()
 
     def flow(self) -> None:
-        """It passes again."""
+        """Resumes forwarding."""
         self._flowing.set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""A page's shell blocks, and a shell to type them into."""
+"""Runs the shell blocks of a documentation page."""
 
 import asyncio
 import os
@@ -8,21 +8,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+from tests.support.needs import skip_or_fail
 
 ROOT = Path(__file__).parents[2]
 BLOCK_S = 60
-# What redis-cli prints where Redis refuses a command; its exit code is 0 all the same.
+# The output of redis-cli when Redis refuses a command; the exit code is still 0.
 REFUSED = re.compile(r"^(\(error\)|ERR |WRONGTYPE|NOPERM|NOSCRIPT)", re.MULTILINE)
 
 
 def blocks(page: str, language: str = "sh") -> list[str]:
-    """The fenced blocks of one language."""
+    """Returns the fenced blocks of one language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
 
 
 async def type_in(script: str, **env: str) -> str:
-    """Run a block as a shell would; what it prints."""
+    """Runs a block in bash and returns its output."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     process = await asyncio.create_subprocess_exec(
         "bash", "-euo", "pipefail", "-c", script,
@@ -37,5 +37,6 @@ async def type_in(script: str, **env: str) -> str:
 
 
 def need(program: str) -> None:
+    """Skips the test if the program is missing; in CI, fails it."""
     if shutil.which(program) is None:
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"{program} is missing")
+        skip_or_fail(program)

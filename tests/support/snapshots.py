@@ -1,4 +1,4 @@
-"""An older copy of a Redis, to be restored: what a lagging replica looks like after a failover."""
+"""Copies a Redis database and restores the copy, as if a lagging replica had taken over."""
 
 from redis.asyncio import Redis
 
@@ -6,9 +6,9 @@ Snapshot = dict[bytes, tuple[bytes, int]]
 
 
 async def take(redis: Redis) -> Snapshot:
-    """Every key with its TTL in ms (0: none), all of one moment, as a replica has them."""
+    """Copies every key with its TTL in ms (0: none), all at one moment, as a replica has them."""
     names: list[bytes] = []
-    while True:  # a key that came between its being named and its being read would be missing from the copy
+    while True:  # a key that is created between the listing and the dump would be missing from the copy
         async with redis.pipeline(transaction=True) as pipe:
             for name in names:
                 pipe.dump(name)
@@ -23,7 +23,7 @@ async def take(redis: Redis) -> Snapshot:
 
 
 async def restore(redis: Redis, snapshot: Snapshot) -> None:
-    """Put the copy back; all that came since is lost."""
+    """Restores the copy; everything written since is lost."""
     async with redis.pipeline(transaction=True) as pipe:
         pipe.flushdb()
         for key, (value, ttl_ms) in snapshot.items():

@@ -1,9 +1,9 @@
-"""Many runs through one worker and one gateway: does either grow?
+"""Soak test: sends many runs through one worker and one gateway and checks that their memory does not grow.
 
     python -m tests.support.soak --runs 10000        (make soak RUNS=10000)
 
-Prints the resident memory of both after the first tenth and after the last run, and fails
-where the second is more than 10 % above the first.
+Prints the resident memory of both after the first tenth and after the last run. Fails if the second is more than 10 %
+above the first.
 """
 
 import argparse
@@ -23,13 +23,13 @@ BODY = {"user_prompt": "What is the weather in Paris?", "model": "demo:delay_ms=
 
 
 def resident_kib(process: Process) -> int:
-    """VmRSS, KiB."""
+    """Returns the resident memory (VmRSS) in KiB."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1])
 
 
 async def soak(runs: int) -> bool:
-    """Make the runs; whether both processes stayed as they were."""
+    """Makes the runs; returns whether the memory of both processes stayed within the limit."""
     env = {"STAGEBUS_RETENTION_S": "30"}
     async with System(Path(tempfile.mkdtemp(prefix="soak-")), env=env) as system:
         processes = {"gateway": system.gateways[0], "worker": system.workers[0]}
@@ -56,7 +56,7 @@ async def _make(system: System, count: int) -> None:
 
 
 def main() -> None:
-    """Soak and say so."""
+    """Runs the soak test; exits with 1 if memory grew."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=10_000)
     sys.exit(0 if asyncio.run(soak(parser.parse_args().runs)) else 1)

