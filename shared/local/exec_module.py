@@ -1,4 +1,4 @@
-"""The command line starts gateway and worker without importing them: another program takes its place."""
+"""Replaces this process by a module's, so that the command line starts gateway and worker without importing them."""
 
 import os
 import sys
@@ -6,5 +6,5 @@ from typing import NoReturn
 
 
 def exec_module(module: str, *args: str) -> NoReturn:
-    """Let the module's process take this one's place: signals reach it as they are."""
+    """Replaces the current process by `python -m module`. Signals then reach it directly."""
     os.execv(sys.executable, [sys.executable, "-m", module, *args])  # noqa: S606 - our own program

@@ -1,10 +1,10 @@
-"""`stagebus up`: the whole system on one machine, as child processes that are kept running.
+"""`stagebus up`: runs the whole system on one machine as supervised child processes.
 
-    valkey ─▶ demo model ─▶ worker and gateway    each waits for the one before it to be ready
-    gateway and worker ─▶ demo model ─▶ valkey    the way down: first those that have something to finish
+    valkey ─▶ demo model ─▶ worker and gateway    each starts when the one before it is ready
+    gateway and worker ─▶ demo model ─▶ valkey    the shutdown: first those that drain
 
-Valkey and the demo model are started where the environment names no Redis and no provider. With
-`--local` a small real model takes the demo model's place.
+Valkey is started if no Redis is configured, the demo model if no provider is configured. `--local` starts a small real
+model instead of the demo model.
 """
 
 import asyncio
@@ -31,21 +31,21 @@ from stagebus.shared.runtime.tasks import cancel_and_wait
 
 BACKOFF_S: Final = 0.5
 BACKOFF_MAX_S: Final = 15.0
-# A child that ran for this long starts its backoff anew.
+# After running for this long, a child's backoff is reset.
 STEADY_S: Final = 30.0
-# Beyond what their settings grant gateway and worker for their drain, before SIGKILL.
+# Time between the end of a drain, by the settings of gateway and worker, and SIGKILL.
 DRAIN_MARGIN_S: Final = 8.0
 LOCAL_MODEL: Final = "smollm2"
 DEMO_TOOL: Final = "stagebus.worker.demo.demo_tools:book_table"
 
 LISTENING: Final = re.compile(r"^listening on (http://\S+)$")
 _WORKER_READY: Final = re.compile(r"is ready for \d+ runs")
-_ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - looked for, not bound to
+_ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - not used to listen
 
 
 @dataclass(frozen=True, slots=True)
 class UpOptions:
-    """What `stagebus up` was asked for; port 0 takes any free one."""
+    """The options of `stagebus up`. Port 0 means any free port."""
 
     host: str
     port: int
@@ -54,27 +54,28 @@ class UpOptions:
 
 
 async def up(options: UpOptions, settings: Settings) -> None:
-    """Run everything until SIGINT, SIGTERM or SIGHUP, then stop it in order; a second signal stops it at once.
+    """Runs the system until SIGINT, SIGTERM or SIGHUP, then stops it in order. A second signal kills it immediately.
 
     Raises:
-        AccessUnset, GatewayExposed, ChildFailed, StorageUnfit: something does not start; the message says what to do, and nothing is left running.
+        AccessUnset, GatewayExposed, ChildFailed, StorageUnfit: a part cannot start. The message says what to do, and the
+            other parts are stopped.
     """
     check_access(settings)
     check_exposure(settings, options.host)
     _check_port(options.host, options.port)
     printer = Printer()
-    told = asyncio.Event()
+    stop_requested = asyncio.Event()
     with ExitStack() as stack:
-        supervisor = Supervisor(printer.show)
-        on_signals(told, supervisor.kill)
+        supervisor = Supervisor(printer.print_output)
+        on_signals(stop_requested, supervisor.kill)
         starting = asyncio.create_task(_start(supervisor, options, settings, printer, stack))
-        waiting = asyncio.create_task(told.wait())
+        waiting = asyncio.create_task(stop_requested.wait())
         try:
             await asyncio.wait((starting, waiting), return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
-                printer.say(f"Stagebus is up: {starting.result()}")
+                printer.print_message(f"Stagebus is up: {starting.result()}")
                 await waiting
-            printer.say("stopping; once more to stop at once")
+            printer.print_message("stopping; press Ctrl-C again to stop immediately")
         finally:
             starting.cancel()
             waiting.cancel()
@@ -85,21 +86,23 @@ async def up(options: UpOptions, settings: Settings) -> None:
 async def _start(
     supervisor: "Supervisor", options: UpOptions, settings: Settings, printer: Printer, stack: ExitStack
 ) -> str:
-    """Start every child; the page's address."""
+    """Starts all children. Returns the URL of the page."""
     env: dict[str, str] = {}
     if "redis_url" not in settings.model_fields_set:
         valkey = stack.enter_context(EmbeddedValkey(options.data_dir))
         await supervisor.start(valkey.spec())
         env["STAGEBUS_REDIS_URL"] = valkey.url
-        printer.say(f"runs are kept in {valkey.data_dir}; to look at them: redis-cli -p {valkey.port}")
+        printer.print_message(f"runs are stored in {valkey.data_dir}; inspect them with: redis-cli -p {valkey.port}")
     if options.is_local:
         local = _module("local", "stagebus.worker.demo.local_model", LISTENING, "--port", "0")
         env |= local_environment(await supervisor.start(local, again=_on_same_port), options.data_dir)
-        printer.say("a small model on this machine answers; it calls no tools")
+        printer.print_message("a small model on this machine answers; it cannot call tools")
     elif not settings.openai_base_url and settings.providers is None:
         demo = _module("demo", "stagebus.worker.demo.demo_model", LISTENING, "--port", "0")
         env |= demo_environment(await supervisor.start(demo, again=_on_same_port))
-        printer.say("neither OPENAI_BASE_URL nor STAGEBUS_PROVIDERS is set, so the built-in demo model answers")
+        printer.print_message(
+            "neither OPENAI_BASE_URL nor STAGEBUS_PROVIDERS is set, so the built-in demo model answers"
+        )
     worker = _module("worker", "stagebus.worker", _WORKER_READY)
     insecure = ["--insecure"] if settings.insecure else []
     gateway = _module(
@@ -121,32 +124,32 @@ async def _start(
 
 
 def page_address(address: str) -> str:
-    """Where a browser on this machine finds what listens on `address`, which may be every address there is."""
+    """Returns the URL for a browser on this machine. `address` may be a wildcard such as 0.0.0.0."""
     host, _, port = address.removeprefix("http://").rpartition(":")
     return f"http://{_ANY_ADDRESS.get(host, host)}:{port}"
 
 
 def demo_environment(address: str) -> dict[str, str]:
-    """What makes a worker use the demo model, its weather and its table to book; what the operator set otherwise stays."""
-    wanted = {
+    """Returns the environment for the demo model, its weather service and its tool. Does not override set variables."""
+    defaults = {
         "STAGEBUS_MODEL": "demo",
         "STAGEBUS_WEATHER_GEOCODING_URL": address,
         "STAGEBUS_WEATHER_FORECAST_URL": address,
         "STAGEBUS_ASK_USER": "true",
     }
-    env = {name: value for name, value in wanted.items() if not os.environ.get(name)}
+    env = {name: value for name, value in defaults.items() if not os.environ.get(name)}
     tools = os.environ.get("STAGEBUS_TOOLS", "")
     if DEMO_TOOL not in tools:
         # First, since an operator's tool of the same name replaces it.
         env["STAGEBUS_TOOLS"] = ",".join(filter(None, (DEMO_TOOL, tools)))
-    # Tools reach no loopback address of themselves.
+    # By default tools cannot connect to loopback addresses.
     allowed = (os.environ.get("STAGEBUS_EGRESS_ALLOW"), address.removeprefix("http://"))
     env["STAGEBUS_EGRESS_ALLOW"] = ",".join(filter(None, allowed))
     return {**env, **_no_proxy(), "OPENAI_BASE_URL": f"{address}/v1", "OPENAI_API_KEY": "demo"}
 
 
 def local_environment(address: str, data_dir: Path) -> dict[str, str]:
-    """What makes gateway and worker use the local model: a providers file, as it has to say that it calls no tools."""
+    """Returns the environment for the local model. Writes a providers file, which says that the model cannot call tools."""
     data_dir.mkdir(parents=True, exist_ok=True)
     file = data_dir / "local-model.toml"
     models = f'{{ name = "{LOCAL_MODEL}", tools = "none" }}'
@@ -155,7 +158,7 @@ def local_environment(address: str, data_dir: Path) -> dict[str, str]:
 
 
 def _no_proxy() -> dict[str, str]:
-    """A proxy that the environment names for the world outside would not find us."""
+    """Returns the environment that excludes local addresses from a configured proxy."""
     return {name: ",".join(filter(None, (os.environ.get(name), "127.0.0.1"))) for name in ("NO_PROXY", "no_proxy")}
 
 
@@ -164,36 +167,36 @@ def _module(name: str, module: str, ready: re.Pattern[str], *args: str) -> Child
 
 
 def _on_same_port(spec: ChildSpec, address: str) -> ChildSpec:
-    """The spec for the next time: where the system chose the port, clients know it by now."""
+    """Returns the spec for restarts, with the port of the first start, since clients use it."""
     return replace(spec, argv=(*spec.argv[:-1], address.rpartition(":")[2]))
 
 
 def _check_port(host: str, port: int) -> None:
-    """See now, not after all else has started, whether the gateway will be able to listen.
+    """Checks that the gateway can listen, before anything is started.
 
     Raises:
-        ChildFailed: it will not.
+        ChildFailed: the port is taken or the address is not available.
     """
     try:
-        family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, _, _, _, sockaddr = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(where)
+            probe.bind(sockaddr)
     except OSError as exc:
         if exc.errno == errno.EADDRINUSE:
             raise ChildFailed(
-                f"port {port} of {host} is taken: choose another with --port (make up PORT=…), or 0 for any free one"
+                f"port {port} of {host} is taken: choose another one with --port (make up PORT=…), or 0 for any free port"
             ) from exc
         raise ChildFailed(f"cannot listen on {host}, port {port}: {exc.strerror or exc}") from exc
 
 
-def on_signals(told: asyncio.Event, kill: Callable[[], None]) -> None:
-    """Set `told` at the first signal to end, and call `kill` at each further one."""
+def on_signals(stop_requested: asyncio.Event, kill: Callable[[], None]) -> None:
+    """Sets `stop_requested` at the first SIGINT, SIGTERM or SIGHUP, and calls `kill` at each further one."""
 
     def on_signal() -> None:
-        if told.is_set():
+        if stop_requested.is_set():
             kill()
-        told.set()
+        stop_requested.set()
 
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -201,66 +204,68 @@ def on_signals(told: asyncio.Event, kill: Callable[[], None]) -> None:
 
 
 class Supervisor:
-    """Children in the order of their start; each is started again when it dies."""
+    """Runs child processes and restarts those that end."""
 
     def __init__(self, show: Callable[[str, str], None]) -> None:
-        """`show` gets a child's name and a line of its output, or of ours about it."""
+        """`show` is called with a child's name and a line of its output, or a message about it."""
         self._show = show
         self._children: list[Child] = []
-        self._keeping: list[asyncio.Task[None]] = []
+        self._restart_tasks: list[asyncio.Task[None]] = []
 
     async def start(self, spec: ChildSpec, again: Callable[[ChildSpec, str], ChildSpec] | None = None) -> str:
-        """Start a child and keep it running; what its ready line says.
+        """Starts a child and keeps it running. Returns the result of its start, see `Child.start`.
 
         Args:
-            again: the spec of later starts, out of the first one's and what its ready line said.
+            again: returns the spec for restarts from the first spec and the result of the start.
 
         Raises:
-            ChildFailed: it did not become ready.
+            ChildFailed: the child did not become ready.
         """
-        place = len(self._children)
+        index = len(self._children)
         self._children.append(self._child(spec))
-        answer = await self._children[place].start()
-        self._keeping.append(asyncio.create_task(self._keep(place, again(spec, answer) if again else spec)))
+        answer = await self._children[index].start()
+        self._restart_tasks.append(
+            asyncio.create_task(self._keep_running(index, again(spec, answer) if again else spec))
+        )
         return answer
 
     async def stop(self) -> None:
-        """Stop all: first those that drain, together, then the others in the order opposite to their start."""
-        for task in self._keeping:
+        """Stops all children: first those that drain, together, then the others in reverse order of their start."""
+        for task in self._restart_tasks:
             task.cancel()
-        await asyncio.gather(*self._keeping, return_exceptions=True)
+        await asyncio.gather(*self._restart_tasks, return_exceptions=True)
         await asyncio.gather(*(child.stop() for child in self._children if child.spec.drains))
         for child in reversed(self._children):
             await child.stop()
 
     def kill(self) -> None:
-        """End all at once."""
+        """Kills all children immediately."""
         for child in self._children:
             child.kill()
 
     def _child(self, spec: ChildSpec) -> Child:
         return Child(spec, lambda line: self._show(spec.name, line))
 
-    async def _keep(self, place: int, spec: ChildSpec) -> None:
-        """Start a child again whenever it ends, after a backoff that grows while it does not last."""
+    async def _keep_running(self, index: int, spec: ChildSpec) -> None:
+        """Restarts a child whenever it ends. The backoff grows until it runs for `STEADY_S`."""
         backoff_s = BACKOFF_S
         while True:
             started = time.monotonic()
-            code = await self._children[place].wait()
+            code = await self._children[index].wait()
             if time.monotonic() - started > STEADY_S:
                 backoff_s = BACKOFF_S
             self._show(spec.name, f"ended with {describe_exit(code)}; it starts again in {backoff_s:g} s")
-            while not await self._start_again(place, spec, backoff_s):
+            while not await self._restart(index, spec, backoff_s):
                 backoff_s = min(2 * backoff_s, BACKOFF_MAX_S)
                 self._show(spec.name, f"the next try is in {backoff_s:g} s")
             backoff_s = min(2 * backoff_s, BACKOFF_MAX_S)
 
-    async def _start_again(self, place: int, spec: ChildSpec, backoff_s: float) -> bool:
-        await self._children[place].stop(0)
+    async def _restart(self, index: int, spec: ChildSpec, backoff_s: float) -> bool:
+        await self._children[index].stop(0)
         await asyncio.sleep(backoff_s)
-        self._children[place] = self._child(spec)
+        self._children[index] = self._child(spec)
         try:
-            await self._children[place].start()
+            await self._children[index].start()
         except ChildFailed as exc:
             self._show(spec.name, str(exc))
             return False
@@ -269,7 +274,7 @@ class Supervisor:
 
 
 def describe_exit(code: int) -> str:
-    """An exit code in words: `code 1`, or `SIGKILL` for -9."""
+    """Describes an exit code: `code 1`, or `SIGKILL` for -9."""
     if code >= 0:
         return f"code {code}"
     try:

@@ -1,11 +1,10 @@
-"""Logs of every process: a line an event on stderr, JSON for machines and text for a terminal.
+"""Logging of all processes: one line per record on stderr, as JSON or, on a terminal, as text.
 
     {"time": "2026-01-31T12:00:00.123Z", "level": "INFO", "logger": "stagebus.access", "message": "request", "status": 202}
     12:00:00.123 INFO  stagebus.gateway.server.middleware  request status=202
 
-Fields beside the message come through `extra={"fields": {...}}`, and the request's and the
-run's ids out of `shared/observability/trace.py`. Whatever a client sent
-stays inside its line: control characters are escaped in both forms.
+Further fields come from `extra={"fields": {...}}`, and the ids of the request and the run from
+`shared/observability/trace.py`. Control characters are escaped in both forms, so that a client cannot forge a line.
 """
 
 import json
@@ -17,12 +16,12 @@ from typing import Any, Final
 
 from stagebus.shared.observability import trace
 
-# What a fields mapping is called on a log record.
+# The attribute of a log record with the further fields.
 FIELDS: Final = "fields"
 # The logger of `shared/observability/audit.py`.
 AUDIT: Final = "stagebus.audit"
 
-# Every C0 and C1 control and the line separators, so that no text can begin a line of its own.
+# All C0 and C1 controls and the line separators, so that no text can start a new line.
 _ESCAPES: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {
     0x2028: "\\u2028",
     0x2029: "\\u2029",
@@ -30,7 +29,7 @@ _ESCAPES: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F
 
 
 def configure(level: str) -> None:
-    """Send every logger's lines to stderr; called once, by a process's entry point.
+    """Sends the records of all loggers to stderr. Called once, by the entry point of a process.
 
     Args:
         level: DEBUG, INFO, WARNING or ERROR.
@@ -39,21 +38,21 @@ def configure(level: str) -> None:
     handler.setFormatter(TextFormatter() if sys.stderr.isatty() else JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.getLogger(AUDIT).setLevel(logging.INFO)
-    # It logs the address of every request, and some services want their key in it.
+    # It logs the URL of every request, which may contain a service's key.
     logging.getLogger("httpx2").setLevel(logging.WARNING)
 
 
 def fields_of(record: logging.LogRecord) -> Mapping[str, Any]:
-    """What the caller gave beside the message, and whose work it is about."""
+    """Returns the further fields of a record and the ids of the current trace."""
     fields: Mapping[str, Any] = getattr(record, FIELDS, {})
     return {**trace.current().fields(), **fields}
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as one JSON object."""
+    """Formats a record as one JSON object."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """Returns the line."""
         line = {
             "time": _timestamp(record).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": record.levelname,
@@ -63,15 +62,15 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        # Not orjson: ASCII alone cannot break a line, and a lone surrogate cannot break the logging.
+        # Not orjson: this output is ASCII, so neither line separators nor lone surrogates are a problem.
         return json.dumps(line, default=str)
 
 
 class TextFormatter(logging.Formatter):
-    """A record as a line to read; only a traceback takes more."""
+    """Formats a record as a readable line, followed by its traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """Returns the line."""
         fields = "".join(f" {name}={value}" for name, value in fields_of(record).items())
         clock = _timestamp(record).strftime("%H:%M:%S.%f")[:-3]
         line = f"{clock} {record.levelname:<7} {record.name}  {record.getMessage()}{fields}".translate(_ESCAPES)

@@ -1,10 +1,10 @@
-"""How late a process's event loop is: a timer is set again and again, and each says how late it was called.
+"""Measures the lag of the event loop: a repeated timer observes how late it is called.
 
     stagebus_event_loop_lag_seconds_bucket{le="0.05"} 17280
 
-A loop that computes calls nobody meanwhile: no stream gets its events, no lease its renewal, no probe its answer. The
-moments have nothing to do with what the loop does, so the histogram is what anything that comes at any moment waits;
-a single stall may fall between two of them.
+A blocked loop delays everything: events of streams, renewals of leases, answers to probes. The timer is independent of
+the loop's work, so the histogram shows the delay of anything that arrives at a random time. It can miss a single short
+stall between two observations.
 """
 
 import asyncio
@@ -15,31 +15,31 @@ from prometheus_client import CollectorRegistry, Histogram
 
 from stagebus.shared.observability import collectors
 
-LOOK_S: Final = 0.25  # four wake-ups a second, some 60 us each
+INTERVAL_S: Final = 0.25  # four wake-ups a second, some 60 us each
 
 
 class LoopLag:
-    """Observes the loop in which it was started."""
+    """Observes the event loop in which it is started."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._histogram = Histogram(
-            "event_loop_lag_seconds", "how much later than asked for a timer was called", namespace=collectors.NAMESPACE,
+            "event_loop_lag_seconds", "delay of a timer's call", namespace=collectors.NAMESPACE,
             registry=registry, buckets=collectors.LATENCY_BUCKETS_S,
         )  # fmt: skip
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
 
     def start(self) -> None:
-        """Observe from now on."""
-        # Not the loop's own clock: uvloop's stands still while the loop is busy.
-        self._due = time.monotonic() + LOOK_S
-        self._timer = asyncio.get_running_loop().call_later(LOOK_S, self._look)
+        """Starts to observe."""
+        # Not the loop's clock, which uvloop does not advance while the loop is busy.
+        self._due = time.monotonic() + INTERVAL_S
+        self._timer = asyncio.get_running_loop().call_later(INTERVAL_S, self._observe)
 
     def stop(self) -> None:
-        """Observe no more."""
+        """Stops to observe."""
         if self._timer is not None:
             self._timer.cancel()
 
-    def _look(self) -> None:
+    def _observe(self) -> None:
         self._histogram.observe(max(0.0, time.monotonic() - self._due))
         self.start()

@@ -1,10 +1,10 @@
-"""Which request a line of a log, or a call to a provider, belongs to.
+"""The ids that connect a request with its log lines, its run and the calls to providers.
 
-    X-Request-ID: 0af7651916cd43dd                                        the client's own, or one of ours
-    traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01  the client's, passed on as it is
+    X-Request-ID: 0af7651916cd43dd                                        the client's, or a new one
+    traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01  the client's, passed on unchanged
 
-Both go from the request into the run's record, and from there to the worker, its log and its
-provider. What runs on somebody's behalf is bound to their trace, as its tasks are.
+Both are stored in the run's record, from where they get into the worker's log and its requests to the provider. A
+context variable holds the trace of the current task and of the tasks that it starts.
 Spec: https://www.w3.org/TR/trace-context/
 """
 
@@ -25,7 +25,7 @@ _TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Whose work this is; empty where nobody's in particular."""
+    """The ids of a request and its run. All are empty outside of a request."""
 
     request_id: str = ""
     traceparent: str = ""
@@ -33,18 +33,18 @@ class Trace:
 
     @classmethod
     def from_headers(cls, request_id: str | None, traceparent: str | None) -> "Trace":
-        """A request's trace: what a client sent where it is sane, and an id of ours where its own is not."""
-        is_sane = request_id is not None and _REQUEST_ID.fullmatch(request_id)
-        is_trace = traceparent is not None and _TRACEPARENT.fullmatch(traceparent)
-        return cls(str(request_id) if is_sane else uuid4().hex, str(traceparent) if is_trace else "")
+        """Reads the trace of a request. Creates a request id if the client's is missing or invalid."""
+        is_valid_id = request_id is not None and _REQUEST_ID.fullmatch(request_id)
+        is_valid_traceparent = traceparent is not None and _TRACEPARENT.fullmatch(traceparent)
+        return cls(str(request_id) if is_valid_id else uuid4().hex, str(traceparent) if is_valid_traceparent else "")
 
     def headers(self) -> dict[str, str]:
-        """What is sent along to those who are asked on its behalf."""
+        """Returns the headers for requests to other services."""
         named = {REQUEST_ID: self.request_id, TRACEPARENT: self.traceparent}
         return {name: value for name, value in named.items() if value}
 
     def fields(self) -> dict[str, str]:
-        """What stands in each line of the log."""
+        """Returns the fields for log lines."""
         named = {"request_id": self.request_id, "run": self.run_id}
         return {name: value for name, value in named.items() if value}
 
@@ -54,18 +54,18 @@ _current: Final[ContextVar[Trace]] = ContextVar("trace", default=NO_TRACE)
 
 
 def current() -> Trace:
-    """Whose work is done here."""
+    """Returns the trace of the current task."""
     return _current.get()
 
 
 def bind(trace: Trace) -> None:
-    """The rest of this task is done on behalf of the trace."""
+    """Sets the trace for the rest of this task."""
     _current.set(trace)
 
 
 @contextmanager
 def bound(trace: Trace) -> Iterator[None]:
-    """What is done within, and in tasks that begin within, is done on behalf of the trace."""
+    """Sets the trace inside the context, and for tasks that start there."""
     token = _current.set(trace)
     try:
         yield

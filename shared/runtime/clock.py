@@ -1,8 +1,8 @@
-"""This machine's own clock, for what people read. No decision rests on it: those take Redis's time or a monotonic one."""
+"""This machine's clock, for display only. Decisions use the time of Redis or a monotonic clock."""
 
 import time
 
 
 def wall_ms() -> int:
-    """The time now, Unix ms."""
+    """Returns the current time in Unix ms."""
     return time.time_ns() // 1_000_000

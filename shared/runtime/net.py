@@ -1,13 +1,12 @@
-"""Which network addresses may be reached on behalf of a model; sans-IO.
+"""Decides which network addresses tools may connect to; sans-IO.
 
-Public ones, and beyond those what the operator allows. What a tool is asked for comes from
-a model, and so from whoever wrote the prompt: it must not become a way into the network
-that the worker stands in, or to the machine's credentials at its cloud's metadata service.
+Allowed are public addresses and those that the operator adds. The arguments of a tool come from a model, and so from the
+author of the prompt: they must not give access to the worker's network or to the metadata service of its cloud.
 
-    10.0.0.0/8          every address of a network
-    127.0.0.1:8001      one address, one port
-    wiki.internal       wherever that host is
-    wiki.internal:443   likewise, one port
+    10.0.0.0/8          all addresses of a network
+    127.0.0.1:8001      one address and port
+    wiki.internal       all addresses of a host
+    wiki.internal:443   all addresses of a host, one port
 
 Source: https://www.iana.org/assignments/iana-ipv6-special-registry/
 """
@@ -19,13 +18,13 @@ from typing import Final, NamedTuple, Self
 
 Address = IPv4Address | IPv6Address
 
-# Not public, whatever the registries (or Python 3.11's copy of them) say.
+# Not public, although the registries (or Python 3.11's copy of them) say so.
 _REFUSED: Final = tuple(
     ip_network(text)
     for text in (
         "168.63.129.16/32",  # Azure's metadata and health service
-        "192.0.0.0/24",  # protocols' own; another metadata service among them
-        "192.88.99.0/24",  # the abandoned 6to4 relays
+        "192.0.0.0/24",  # IETF protocol assignments, which include another metadata service
+        "192.88.99.0/24",  # deprecated 6to4 relays
         "64:ff9b:1::/48",  # NAT64 of a local network
         "3fff::/20",  # documentation
         "5f00::/16",  # segment routing inside a network
@@ -38,7 +37,7 @@ _PORT_MAX: Final = 65535
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is one of the internet at large, also where it carries another one inside."""
+    """Returns whether an address is public, and also the IPv4 address inside it, if there is one."""
     inner = _inner(address)
     if inner is not None:
         return is_public(inner)
@@ -49,7 +48,7 @@ def is_public(address: Address) -> bool:
 
 
 def _inner(address: Address) -> IPv4Address | None:
-    """The IPv4 address that a translator on the way would make of an IPv6 one."""
+    """Returns the IPv4 address to which an IPv6 address is translated, or None."""
     if isinstance(address, IPv4Address):
         return None
     if address in _NAT64:
@@ -61,15 +60,15 @@ class AllowedTarget(NamedTuple):
     """One entry of `STAGEBUS_EGRESS_ALLOW`."""
 
     network: IPv4Network | IPv6Network | None
-    host: str  # where it names no network
+    host: str  # empty if there is a network
     port: int | None
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read an entry.
+        """Parses an entry.
 
         Raises:
-            ValueError: it is neither a network, an address nor a host.
+            ValueError: the text is neither a network nor an address nor a host.
         """
         try:
             return cls(ip_network(text), "", None)
@@ -89,7 +88,7 @@ class AllowedTarget(NamedTuple):
         return cls(None, name, port)
 
     def covers(self, host: str, port: int, address: Address) -> bool:
-        """Whether this entry allows what `host` resolved to."""
+        """Returns whether this entry allows the address to which `host` was resolved."""
         if self.port not in (None, port):
             return False
         if self.network is None:
@@ -99,14 +98,14 @@ class AllowedTarget(NamedTuple):
 
 
 class AddressPolicy:
-    """Decides on addresses; knows nothing of connections."""
+    """Decides whether a connection to an address is allowed."""
 
     def __init__(self, allowed: Iterable[str] = ()) -> None:
-        """`allowed` are entries of `STAGEBUS_EGRESS_ALLOW`; raises ValueError for one that is none."""
+        """`allowed` are entries of `STAGEBUS_EGRESS_ALLOW`. Raises ValueError if one is invalid."""
         self._allowed = tuple(AllowedTarget.parse(text) for text in allowed)
 
     def permits(self, host: str, port: int, address: str) -> bool:
-        """Whether `host` may be reached at `address`, to which it resolved; a scope such as %eth0 may follow."""
+        """Returns whether connections to `host` at its resolved `address` are allowed. The address may have a scope (%eth0)."""
         parsed = ip_address(address.partition("%")[0])
         return is_public(parsed) or any(target.covers(host, port, parsed) for target in self._allowed)
 

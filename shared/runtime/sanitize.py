@@ -1,4 +1,4 @@
-"""What may go to a terminal of the texts that models, tools and clients write."""
+"""Removes control characters from texts of models, tools and clients before they are printed to a terminal."""
 
 from typing import Final
 
@@ -8,7 +8,7 @@ _CONTROLS: Final = frozenset(
 
 
 def sanitize(text: str, keep: str = "") -> str:
-    """`text` without what a terminal would obey: escape sequences, bidirectional overrides, line ends."""
+    """Replaces control characters: escape sequences, bidirectional overrides, line ends. `keep` lists exceptions."""
     if text.isprintable():
         return text
     return "".join(c if c not in _CONTROLS or c in keep else "\N{REPLACEMENT CHARACTER}" for c in text)

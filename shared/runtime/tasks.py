@@ -1,4 +1,4 @@
-"""Ending tasks for certain."""
+"""Reliable cancellation of tasks."""
 
 import asyncio
 from typing import Any, Final
@@ -7,13 +7,13 @@ CANCEL_AGAIN_S: Final = 0.1
 
 
 async def cancel_and_wait(*tasks: asyncio.Task[Any], timeout_s: float | None = None) -> None:
-    """Cancel tasks and wait for their end; what they raise is dropped.
+    """Cancels tasks and waits for their end. Ignores their exceptions.
 
-    Once may not do: asyncio.wait_for, by which redis-py 5.3 sends, swallows a cancel that
-    comes as it ends (Python 3.11), and the task would go on for ever.
+    Cancels repeatedly: asyncio.wait_for, which redis-py 5.3 uses to send, swallows a cancellation that arrives as it ends
+    (Python 3.11), and the task would continue forever.
 
     Args:
-        timeout_s: tasks that go on for longer are left behind.
+        timeout_s: tasks that run for longer are abandoned.
     """
     loop = asyncio.get_running_loop()
     deadline = None if timeout_s is None else loop.time() + timeout_s
@@ -24,4 +24,4 @@ async def cancel_and_wait(*tasks: asyncio.Task[Any], timeout_s: float | None = N
         _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
     for task in tasks:
         if task.done() and not task.cancelled():
-            task.exception()  # looked at, so that asyncio does not log it as never retrieved
+            task.exception()  # retrieved, so that asyncio does not log it

@@ -175,7 +175,7 @@ async def test_busy_port_is_told_before_anything_starts(up: Up) -> None:
         process = up("--port", str(port))
         assert await process.wait() == 1
 
-    assert f"port {port} of 127.0.0.1 is taken: choose another with --port" in process.log()
+    assert f"port {port} of 127.0.0.1 is taken: choose another one with --port" in process.log()
     assert "valkey" not in process.log()
 
 

@@ -88,7 +88,7 @@ async def test_blocked_event_loop_shows_in_the_lag_metric(app: Starlette, api: h
 
     name = "stagebus_event_loop_lag_seconds"
     before = await late()
-    time.sleep(loop_lag.LOOK_S + 0.15)  # noqa: ASYNC251 - the lag
+    time.sleep(loop_lag.INTERVAL_S + 0.15)  # noqa: ASYNC251 - the lag
 
     async def is_seen() -> bool:
         return await late() > before

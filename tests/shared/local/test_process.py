@@ -53,7 +53,7 @@ async def test_child_that_ends_first_has_failed() -> None:
 
 
 async def test_child_that_does_not_exist_has_failed() -> None:
-    with pytest.raises(ChildFailed, match="does not start"):
+    with pytest.raises(ChildFailed, match="cannot be started"):
         await Child(ChildSpec("it", ("/nowhere/at/all",), READY), print).start()
 
 

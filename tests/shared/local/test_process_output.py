@@ -31,7 +31,7 @@ def test_control_characters_do_not_reach_the_terminal() -> None:
 
 def test_lines_are_put_under_their_process(capsys: pytest.CaptureFixture[str]) -> None:
     printer = Printer()
-    printer.show("demo", '{"message": "m"}')
-    printer.say("up")
+    printer.print_output("demo", '{"message": "m"}')
+    printer.print_message("up")
 
     assert capsys.readouterr() == ("up\n", 'demo     | {"message": "m"}\n')
