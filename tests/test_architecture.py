@@ -115,6 +115,10 @@ def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
 
+def is_function(node: ast.AST) -> bool:
+    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+
+
 def imports_of(path: Path) -> Iterator[str]:
     for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
@@ -213,7 +217,7 @@ def test_files_are_short_and_have_telling_names(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_functions_are_short(path: Path) -> None:
-    functions = (n for n in ast.walk(tree_of(path)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
+    functions = (n for n in ast.walk(tree_of(path)) if is_function(n))
 
     assert not [f.name for f in functions if (f.end_lineno or 0) - f.lineno + 1 > FUNCTION_LINES_MAX]
 
@@ -265,11 +269,19 @@ def test_design_page_names_every_code_that_ends_a_run() -> None:
     assert {code for code in codes if f"| `{code}` |" not in design} == set()
 
 
-def test_tests_named_on_the_security_page_exist() -> None:
-    named = re.findall(r"`(tests/[\w/]+\.py)`", (ROOT / "docs" / "security.md").read_text())
+def test_tests_named_in_the_documentation_exist() -> None:
+    """These two pages name a test for each promise."""
+    pages = {page: (ROOT / "docs" / page).read_text() for page in ("guarantees.md", "security.md")}
+    tests = [path for path in PYTHON_FILES if path.is_relative_to(ROOT / "tests")]
+    known = {path.stem for path in tests}
+    known |= {node.name for path in tests for node in ast.walk(tree_of(path)) if is_function(node)}
+    paths = {path for text in pages.values() for path in re.findall(r"`(tests/[\w/]+\.py)", text)}
 
-    assert len(named) > 10
-    assert [path for path in named if not (ROOT / path).is_file()] == []
+    assert len(paths) > 10
+    assert [path for path in sorted(paths) if not (ROOT / path).is_file()] == []
+    named = {(page, name) for page, text in pages.items() for name in re.findall(r"\btest_\w+", text)}
+    assert len(named) > 30
+    assert [entry for entry in sorted(named) if entry[1] not in known] == []
 
 
 def subclasses_of(error: type[StagebusError]) -> Iterator[type[StagebusError]]:

@@ -1,4 +1,4 @@
-"""One healthy system for the tests that break nothing, and fresh ones for those that do."""
+"""Fixtures: one shared system for tests that break nothing, and a new one for each test that does."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -13,14 +13,14 @@ from tests.support.system import System
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def healthy(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
-    """Two gateways and two workers."""
+    """A system with two gateways and two workers."""
     async with System(tmp_path_factory.mktemp("healthy"), gateways=2, workers=2) as system:
         yield system
 
 
 @pytest.fixture
 async def start(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
-    """Starts a system of its own for the test."""
+    """Returns a function that starts a new system for the test."""
     async with AsyncExitStack() as stack:
 
         async def start_system(**options: Any) -> System:

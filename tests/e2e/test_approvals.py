@@ -1,4 +1,4 @@
-"""Runs that wait for a person, over the whole system."""
+"""Approvals over the whole system: parked runs, decisions, questions of the model."""
 
 import asyncio
 import os
@@ -33,7 +33,7 @@ def paid(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], list[str]]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def system(tmp_path_factory: pytest.TempPathFactory, paid: Callable[[], list[str]]) -> AsyncIterator[System]:
-    """Two gateways, and a worker that holds one run at a time."""
+    """A system with two gateways and a worker that executes one run at a time."""
     env = {"STAGEBUS_TOOLS": TOOLS, "STAGEBUS_APPROVALS": "pay", "STAGEBUS_WORKER_CONCURRENCY": "1"}
     async with System(tmp_path_factory.mktemp("system"), gateways=2, env=env) as system:
         yield system
@@ -56,7 +56,7 @@ async def until_parked(system: System, run_id: str) -> dict[str, Any]:
 
 
 async def decide(url: str, run_id: str, body: dict[str, Any]) -> httpx.Response:
-    """Decide on the one call that the run asks about, or asked about."""
+    """Decides on the only call for which the run asks, or asked, approval."""
     async with httpx.AsyncClient(base_url=url, timeout=10) as http:
         page = await http.get(f"/runs/{run_id}/events", headers={"Accept": "application/json"})
         (call_id,) = {e["data"]["call_id"] for e in page.json()["events"] if e["event"].endswith("_required")}
@@ -64,7 +64,7 @@ async def decide(url: str, run_id: str, body: dict[str, Any]) -> httpx.Response:
 
 
 async def restart_all(system: System) -> None:
-    """Kill every process, Redis as well, and start each of them again."""
+    """Kills every process, including Redis, and starts them again."""
     for process in [*system.gateways, *system.workers]:
         await process.kill()
     system.valkey.terminate()  # by SIGKILL
@@ -78,7 +78,7 @@ async def restart_all(system: System) -> None:
     await system.workers[0].ready("is ready for")
 
 
-async def test_parked_runs_outlive_every_process_and_hold_no_slot(
+async def test_parked_runs_survive_restarts_and_hold_no_worker_slot(
     system: System, paid: Callable[[], list[str]]
 ) -> None:
     run_ids = [await post_run(system.url, paying(n)) for n in range(5)]
@@ -105,11 +105,11 @@ async def test_parked_runs_outlive_every_process_and_hold_no_slot(
     assert "paid 0" in client.text("synthesis")
     assert "paid 100" in others[0].text("synthesis")
     assert "too much" in others[1].text("synthesis")
-    assert sorted(paid()) == ["pay 0", "pay 100", "pay 3", "pay 4"], "each once, and none that was denied"
+    assert sorted(paid()) == ["pay 0", "pay 100", "pay 3", "pay 4"], "each approved call ran once, and no denied one"
     assert [(await get_run(system.url, run_id))["tries"] for run_id in run_ids] == [0] * 5
 
 
-async def test_decision_may_be_repeated_and_not_contradicted(system: System) -> None:
+async def test_decision_can_be_repeated_but_not_contradicted(system: System) -> None:
     run_id = await post_run(system.url, paying(6))
     await until_parked(system, run_id)
     answers = [await decide(url, run_id, APPROVE) for url in system.urls]
@@ -121,7 +121,7 @@ async def test_decision_may_be_repeated_and_not_contradicted(system: System) -> 
     assert (contradiction.status_code, contradiction.json()["code"]) == (409, "approval_conflict")
 
 
-async def test_question_is_answered(system: System) -> None:
+async def test_question_of_the_model_is_answered(system: System) -> None:
     body = {
         "user_prompt": 'call ask_user {"question": "Which one?"}',
         "tools": ["ask_user"],
@@ -136,7 +136,7 @@ async def test_question_is_answered(system: System) -> None:
     assert "the blue one" in client.text("synthesis")
 
 
-async def test_approval_is_asked_at_a_terminal_and_may_change_the_arguments(system: System) -> None:
+async def test_terminal_asks_for_approval_and_edits_the_arguments(system: System) -> None:
     run_id = await post_run(system.url, paying(10))
     args = [sys.executable, "-m", "stagebus.cli", "tail", run_id, "--url", system.url]
     async with PseudoTerminal(args) as terminal:
@@ -157,7 +157,7 @@ async def test_approval_is_asked_at_a_terminal_and_may_change_the_arguments(syst
     assert "paid 11" in terminal.text
 
 
-async def test_parked_run_is_cancelled_at_once_and_leaves_nothing_in_the_queue(system: System) -> None:
+async def test_cancelled_parked_run_leaves_no_entry_in_the_queue(system: System) -> None:
     run_id = await post_run(system.url, paying(7))
     await until_parked(system, run_id)
     async with httpx.AsyncClient(base_url=system.url) as http:
@@ -169,7 +169,7 @@ async def test_parked_run_is_cancelled_at_once_and_leaves_nothing_in_the_queue(s
     await until_equal(lambda: system.redis.zscore(keys.QUEUE, run_id), None)
 
 
-async def test_decision_that_rang_in_vain_is_found_by_the_poll(system: System) -> None:
+async def test_poll_finds_a_decision_without_a_wake_up(system: System) -> None:
     run_id = await post_run(system.url, paying(8))
     (pending,) = (await until_parked(system, run_id))["pending_approvals"]
     stored = orjson.dumps({pending["call_id"]: decisions.encode(decisions.Decision(decision="approve"))})
@@ -179,8 +179,8 @@ async def test_decision_that_rang_in_vain_is_found_by_the_poll(system: System) -
     assert "paid 8" in (await StrictClient(system.urls, run_id).follow()).text("synthesis")
 
 
-async def test_parked_run_without_an_entry_in_the_queue_is_found_by_the_sweep(system: System) -> None:
-    """Nothing is decided when it comes back: it parks again, and asks nothing twice."""
+async def test_sweep_requeues_a_parked_run_that_is_not_in_the_queue(system: System) -> None:
+    """Without a decision the run parks again, and does not ask twice."""
     run_id = await post_run(system.url, paying(9))
     await until_parked(system, run_id)
     await system.redis.zrem(keys.QUEUE, run_id)

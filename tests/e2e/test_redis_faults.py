@@ -1,4 +1,4 @@
-"""Redis restarted, away, cut off, full, and restored from an older copy."""
+"""Faults of Redis: restarted, away, disconnected, full, and restored from an older copy; and a killed gateway."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -22,8 +22,8 @@ TALK = {"user_prompt": "talk", "model": "demo:delay_ms=10,tokens=300"}
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
-    # Who is back first waits for a third of the lease before it takes what the others have not renewed: on a busy machine
-    # half a second was not enough.
+    # A worker that reconnects waits for a third of the lease before it acquires runs that others have not renewed. On a
+    # busy machine half a second is not enough for the others to renew.
     env = {"STAGEBUS_LEASE_S": "3"}
     async with System(tmp_path_factory.mktemp("system"), gateways=2, workers=2, env=env) as system:
         yield system
@@ -31,12 +31,12 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Syst
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def system(shared: System) -> AsyncIterator[System]:
-    """Two gateways and two workers, which each test leaves sound: nothing is active, and no key of a run is immortal."""
+    """Two gateways and two workers. After each test no run is active and no key of a run lacks a TTL."""
     yield shared
     await until_equal(lambda: shared.redis.zcard(keys.ACTIVE), 0)
     await until_equal(lambda: shared.redis.zcard(keys.QUEUE), 0)
     immortal = [key async for key in shared.redis.scan_iter("sb:run:*") if await shared.redis.ttl(key) == -1]
-    assert immortal == []
+    assert immortal == [], "these keys of runs have no TTL"
 
 
 def chunks(client: StrictClient) -> int:
@@ -44,8 +44,8 @@ def chunks(client: StrictClient) -> int:
 
 
 @pytest.mark.parametrize("away_s", [0.0, 4.0], ids=["restarted", "away for longer than a lease"])
-async def test_redis_that_comes_back_has_lost_nobody_anything(system: System, away_s: float) -> None:
-    """The workers keep their runs, so no stage is done again, and streams stay open at 200."""
+async def test_redis_restart_or_outage_loses_no_event(system: System, away_s: float) -> None:
+    """The workers keep their runs, so no stage is restarted, and streams stay open."""
     port = system.valkey.port
     run_ids = [await post_run(system.urls[i % 2], TALK) for i in range(6)]
     clients = [StrictClient(system.urls, run_id) for run_id in run_ids]
@@ -63,16 +63,16 @@ async def test_redis_that_comes_back_has_lost_nobody_anything(system: System, aw
 
     for client in clients:
         assert client.names()[-1] == "done"
-        assert client.names().count("run_started") == 1, "its worker held on to it"
+        assert client.names().count("run_started") == 1, "its worker kept the run"
         assert client.text("extraction") == clients[0].text("extraction")
         assert client.gaps == 0
-    assert sum(client.connections for client in clients) == connections, "no stream was ended"
+    assert sum(client.connections for client in clients) == connections, "no stream was closed"
     after = await StrictClient(system.urls, await post_run(system.url, TALK)).follow()
     assert after.names()[-1] == "done"
 
 
 async def _check_answers_while_away(system: System, run_id: str, away_s: float) -> None:
-    until = asyncio.get_running_loop().time() + away_s
+    end = asyncio.get_running_loop().time() + away_s
     async with httpx.AsyncClient(base_url=system.url, timeout=10) as http:
         refused = await http.get(f"/runs/{run_id}")
         assert refused.status_code == 503
@@ -82,11 +82,11 @@ async def _check_answers_while_away(system: System, run_id: str, away_s: float) 
         assert (await http.get("/readyz")).status_code == 503
         async with http.stream("GET", f"/runs/{run_id}/events") as stream:
             assert stream.status_code == 200, "any other status would end a browser's EventSource for good"
-    await asyncio.sleep(max(0.0, until - asyncio.get_running_loop().time()))
+    await asyncio.sleep(max(0.0, end - asyncio.get_running_loop().time()))
 
 
-async def test_cut_connections_and_lost_replies_cost_nothing(tmp_path: Path) -> None:
-    """Every connection of the worker to Redis goes through a proxy that cuts it, often after the write."""
+async def test_cut_redis_connections_and_lost_replies_lose_no_event(tmp_path: Path) -> None:
+    """The worker's connections go through a proxy that cuts them, often between a write and its reply."""
     async with System(tmp_path, workers=0) as system, Proxy(system.valkey.port) as proxy:
         env = {"STAGEBUS_REDIS_URL": f"redis://127.0.0.1:{proxy.port}/0"}
         await system.add_worker(env).ready("is ready for")
@@ -108,8 +108,8 @@ async def test_cut_connections_and_lost_replies_cost_nothing(tmp_path: Path) -> 
         assert "stage_restarted" not in client.names()
 
 
-async def test_lost_tail_is_a_gap_and_the_run_ends_right(system: System) -> None:
-    """Redis is replaced by its own copy of some moments ago, while the worker lives."""
+async def test_lost_log_tail_gives_a_gap_and_the_run_completes(system: System) -> None:
+    """Redis is replaced by a copy of some moments before, while the worker lives."""
     run_id = await post_run(system.url, TALK)
     merged, stage = StrictClient(system.urls, run_id), StrictClient(system.urls, run_id, "extraction")
     following = asyncio.gather(merged.follow(), stage.follow())
@@ -121,13 +121,13 @@ async def test_lost_tail_is_a_gap_and_the_run_ends_right(system: System) -> None
 
     late = await StrictClient(system.urls, run_id).follow()
     assert late.names()[-1] == "done"
-    assert merged.events == late.events, "who was connected ends with the log"
+    assert merged.events == late.events, "the connected client has the same events as the log"
     assert stage.events == [e for e in late.events if e.data["stage_id"] == "extraction" or e.event == "done"]
     assert (await get_run(system.url, run_id))["result"]["text"] == late.text("extraction")
 
 
-async def test_lost_claim_is_never_repeated_with_other_content(tmp_path: Path) -> None:
-    """The copy is older than the claim itself: the run is queued again, while its worker still writes."""
+async def test_event_id_is_not_reused_after_a_lost_claim(tmp_path: Path) -> None:
+    """The copy is older than the claim, so the run is queued again while its worker still writes."""
     async with System(tmp_path, workers=2) as system:
         run_id = await post_run(system.url, {**TALK, "model": "demo:delay_ms=10,tokens=200,first_token_ms=300"})
         client = StrictClient(system.urls, run_id)
@@ -142,10 +142,10 @@ async def test_lost_claim_is_never_repeated_with_other_content(tmp_path: Path) -
     assert late.names()[-1] == "done"
     assert client.events == late.events
     for event in late.events:
-        assert seen.get(event.id, event.data) == event.data, "an id never stands for two things"
+        assert seen.get(event.id, event.data) == event.data, "an event id had two contents"
 
 
-async def test_full_redis_takes_no_new_run_and_loses_no_old_one(system: System) -> None:
+async def test_full_redis_refuses_new_runs_and_loses_no_event(system: System) -> None:
     run_id = await post_run(system.url, TALK)
     client = StrictClient(system.urls, run_id)
     following = asyncio.create_task(client.follow())
@@ -159,12 +159,12 @@ async def test_full_redis_takes_no_new_run_and_loses_no_old_one(system: System) 
 
     assert refused.status_code == 503
     assert refused.json()["code"] == "storage_full"
-    assert not done, "its events waited"
+    assert not done, "the run waits until its events can be stored"
     assert client.names()[-1] == "done"
     assert "stage_restarted" not in client.names()
 
 
-async def test_gateway_killed_under_open_streams_costs_nothing(system: System) -> None:
+async def test_killed_gateway_with_open_streams_loses_no_event(system: System) -> None:
     run_ids = [await post_run(system.urls[1], TALK) for _ in range(10)]
     clients = [StrictClient(system.urls, run_id) for run_id in run_ids]
     following = asyncio.gather(*(client.follow() for client in clients))

@@ -1,4 +1,4 @@
-"""A system that asks who comes: planted secrets are looked for in all that it leaves behind."""
+"""Secrets: no log, answer or Redis key of a system with authentication contains a key, ticket or cookie."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ WEATHER = {"user_prompt": "What is the weather in Paris?", "model": "demo:delay_
 
 
 class Recorder(httpx.AsyncClient):
-    """Keeps every answer, headers and body."""
+    """Records the headers and the body of every answer."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(timeout=20, **options)
@@ -31,8 +31,8 @@ class Recorder(httpx.AsyncClient):
         return response
 
 
-async def everything(redis: Redis) -> str:
-    """All keys of Redis with what they hold."""
+async def dump(redis: Redis) -> str:
+    """Returns all keys of Redis with their values, as text."""
     held = []
     async for key in redis.scan_iter():
         match await redis.type(key):
@@ -49,7 +49,7 @@ async def everything(redis: Redis) -> str:
     return str(held)
 
 
-async def test_no_secret_is_left_behind(tmp_path: Path) -> None:
+async def test_secrets_are_in_no_log_answer_or_redis_key(tmp_path: Path) -> None:
     env = {"STAGEBUS_AUTH": "keys", "STAGEBUS_SECRET": SECRET, "STAGEBUS_LOG_LEVEL": "DEBUG"}
     async with System(tmp_path, workers=0, env=env) as system, Recorder(base_url=system.url) as http:
         worker = system.add_worker({"OPENAI_API_KEY": PROVIDER_KEY})
@@ -61,30 +61,30 @@ async def test_no_secret_is_left_behind(tmp_path: Path) -> None:
             planted = {"signing secret": SECRET, "provider key": PROVIDER_KEY, "API key": key.rpartition("_")[2]}
             await worker.ready("is ready for")
             await plain.ready("running on ")
-            run_id = await live(http, key, planted, f"http://127.0.0.1:{port}")
+            run_id = await use(http, key, planted, f"http://127.0.0.1:{port}")
         finally:
             if plain.is_running:
                 await plain.terminate()
         left = {process.name: process.log() for process in [*system.gateways, *system.workers, plain]}
-        left["redis"] = await everything(system.redis)
+        left["redis"] = await dump(system.redis)
         left["answers"] = "\n".join(http.answers)
 
     for where, text in left.items():
-        assert len(text) > 200, f"{where} was not looked at"
+        assert len(text) > 200, f"{where} is empty"
         for what, secret in planted.items():
             assert secret not in text, f"{what} in {where}"
-    assert f"/runs/{run_id}/events" in left["uvicorn"], "its access log tells of the request, and not of the ticket"
-    assert '"request_id": "planted-trace"' in left["worker0"], "the request's id is in the worker's log"
+    assert f"/runs/{run_id}/events" in left["uvicorn"], "the access log has the request without its ticket"
+    assert '"request_id": "planted-trace"' in left["worker0"], "the worker logs the request's id"
     assert re.search(r'"stagebus.audit", "message": "run.create", "request_id": "planted-trace"', left["gateway0"])
 
 
-async def live(http: Recorder, key: str, planted: dict[str, str], plain_url: str) -> str:
-    """Do what a day brings, well and badly; tells the secrets that come of it."""
+async def use(http: Recorder, key: str, planted: dict[str, str], plain_url: str) -> str:
+    """Sends good and bad requests; adds the ticket and the session to `planted` and returns a run's id."""
     auth = {"Authorization": f"Bearer {key}"}
     traced = {**auth, "X-Request-ID": "planted-trace", "traceparent": PARENT}
     created = await http.post("/runs", json=WEATHER, headers=traced)
     run_id = str(created.json()["id"])
-    # Answers that are made of secrets are no leak, and not kept.
+    # `send` does not record: an answer that hands out a secret is no leak.
     ticket = (await http.send(http.build_request("POST", f"/runs/{run_id}/ticket", headers=auth))).json()["ticket"]
     signed_in = await http.send(http.build_request("POST", "/session", headers={**auth, **OWN_PAGE}))
     planted |= {"ticket": ticket, "session": signed_in.cookies["stagebus"]}
@@ -105,7 +105,7 @@ async def live(http: Recorder, key: str, planted: dict[str, str], plain_url: str
     return run_id
 
 
-async def test_open_gateway_does_not_start_where_others_can_reach_it(tmp_path: Path) -> None:
+async def test_gateway_without_auth_refuses_a_public_address(tmp_path: Path) -> None:
     process = Process("gateway", ["-m", "stagebus.gateway", "--host", "0.0.0.0", "--port", "0"], {}, tmp_path)
     process.start()
 

@@ -1,4 +1,4 @@
-"""Clients that connect and stop reading: the gateway's memory is bounded, the run does not notice."""
+"""Slow clients: they bound neither the run nor other clients, and the gateway's memory stays bounded."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,12 +15,12 @@ from tests.support.system import System
 pytestmark = pytest.mark.faults
 
 CLIENTS = 100
-# Per client: the page of the log that is being sent, its copy in the server's hands, and kept live batches.
+# Per client: the page of the log that is being sent, its copy in the server, and buffered live batches.
 CLIENT_MAX_KIB = 3 * Settings().stream_buffer_max_bytes // 1024
 EVENT_BYTES = 1000
 
 
-async def test_clients_that_stop_reading_cost_a_bounded_buffer(start: Callable[..., Any]) -> None:
+async def test_client_that_stops_reading_has_a_bounded_buffer(start: Callable[..., Any]) -> None:
     system: System = await start(workers=0)
     run = await runs_by_hand.start(system.redis)
     before_kib = resident_kib(system.gateways[0])
@@ -36,9 +36,9 @@ async def test_clients_that_stop_reading_cost_a_bounded_buffer(start: Callable[.
     await following
     grown_kib = resident_kib(system.gateways[0]) - before_kib
 
-    assert len(reading.events) == 4002, "who reads has it all"
+    assert len(reading.events) == 4002, "the client that reads has every event"
     log_kib = 4000 * EVENT_BYTES // 1024
-    assert grown_kib < CLIENTS * CLIENT_MAX_KIB < CLIENTS * log_kib, "not a copy of the log for each"
+    assert grown_kib < CLIENTS * CLIENT_MAX_KIB < CLIENTS * log_kib, "less than a copy of the log per client"
     for writer in writers:
         writer.transport.abort()
 

@@ -1,4 +1,4 @@
-"""A minute of the storm that `make chaos` makes."""
+"""Chaos test: one minute of `make chaos`."""
 
 from pathlib import Path
 
@@ -9,14 +9,14 @@ from tests.support.chaos import storm
 pytestmark = [
     pytest.mark.faults,
     pytest.mark.timeout(300),
-    # Clients that are cancelled in the middle of a connection leave its socket to the collector.
+    # Clients that are cancelled while they connect leave the socket to the garbage collector.
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
 
-async def test_storm_loses_doubles_reorders_and_strands_nothing(tmp_path: Path) -> None:
+async def test_chaos_loses_doubles_and_reorders_no_event(tmp_path: Path) -> None:
     ledger = await storm(60, seed=2026, parallel_runs=25, folder=tmp_path)
 
     assert ledger.is_clean, str(ledger)
     assert ledger.runs > 40
-    assert len(ledger.faults) > 5, "it was a storm"
+    assert len(ledger.faults) > 5, "too few kinds of faults"

