@@ -1,4 +1,4 @@
-"""docker-compose.yml, the Dockerfile and nginx.conf, as far as they can be checked without an engine."""
+"""docker-compose.yml, the Dockerfile and nginx.conf, checked without a container engine."""
 
 import json
 import re
@@ -29,14 +29,14 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text()
 NGINX = ROOT / "docker" / "nginx.conf"
 
 
-def test_file_holds_by_the_schema() -> None:
+def test_compose_file_matches_its_schema() -> None:
     schema = json.loads((ROOT / "tests" / "compose.schema.json").read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
 
     jsonschema.validate(COMPOSE, schema)
 
 
-def test_system_has_all_its_parts() -> None:
+def test_compose_file_has_all_services() -> None:
     assert set(SERVICES) == {"proxy", "gateway", "worker", "demo-model", "valkey"}
     assert SERVICES["gateway"]["deploy"]["replicas"] == 2
     assert SERVICES["worker"]["deploy"]["replicas"] == 2
@@ -48,7 +48,7 @@ def test_images_are_pinned(image: str) -> None:
     assert PINNED.match(image)
 
 
-def test_what_services_refer_to_is_there() -> None:
+def test_services_refer_to_existing_services_and_files() -> None:
     for name, service in SERVICES.items():
         for dependency, wanted in service.get("depends_on", {}).items():
             assert dependency in SERVICES, name
@@ -59,7 +59,7 @@ def test_what_services_refer_to_is_there() -> None:
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_command_is_one_of_ours(name: str) -> None:
+def test_service_command_is_a_stagebus_command(name: str) -> None:
     command, *args = OWN[name]["command"]
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
@@ -67,7 +67,7 @@ def test_command_is_one_of_ours(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_settings_exist_and_hold(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_service_environment_is_valid_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fields = {f"STAGEBUS_{field.upper()}" for field in Settings.model_fields} | SHARED_VARIABLES
     for variable, value in OWN[name]["environment"].items():
         assert variable in fields
@@ -78,7 +78,7 @@ def test_settings_exist_and_hold(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert settings.tools == ()
 
 
-def test_valkey_keeps_what_it_is_given() -> None:
+def test_valkey_is_durable_and_never_evicts() -> None:
     command = SERVICES["valkey"]["command"]
     options = dict(zip(command[1::2], command[2::2], strict=True))
 
@@ -87,7 +87,7 @@ def test_valkey_keeps_what_it_is_given() -> None:
     assert SERVICES["valkey"]["volumes"]
 
 
-def test_processes_get_the_time_that_their_drain_takes() -> None:
+def test_stop_grace_period_covers_the_drain() -> None:
     settings = Settings()
 
     assert seconds(SERVICES["worker"]) >= settings.drain_grace_s + 5
@@ -98,7 +98,7 @@ def seconds(service: dict[str, Any]) -> int:
     return int(service["stop_grace_period"].removesuffix("s"))
 
 
-def test_image_is_pinned_and_runs_as_nobody_in_particular() -> None:
+def test_image_is_pinned_and_runs_without_root() -> None:
     bases = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
     users = re.findall(r"^USER (\S+)", DOCKERFILE, re.MULTILINE)
 
@@ -110,7 +110,7 @@ def test_image_is_pinned_and_runs_as_nobody_in_particular() -> None:
     assert 'ENTRYPOINT ["stagebus"]' in DOCKERFILE
 
 
-def test_image_gets_what_its_build_copies() -> None:
+def test_dockerignore_admits_the_files_that_the_build_copies() -> None:
     copied = [
         name for line in re.findall(r"^COPY (?!--from)(.+)", DOCKERFILE, re.MULTILINE) for name in line.split()[:-1]
     ]
@@ -123,7 +123,7 @@ def test_image_gets_what_its_build_copies() -> None:
 
 
 def directives(text: str) -> dict[str, list[str]]:
-    """What nginx.conf says, by name, whatever block it stands in."""
+    """Returns the directives of nginx.conf by name, from all blocks."""
     found: dict[str, list[str]] = {}
     for statement in re.split(r"[;{}]\s*\n", re.sub(r"(?m)^\s*#.*$", "", text)):
         name, _, value = statement.strip().partition(" ")
@@ -131,48 +131,48 @@ def directives(text: str) -> dict[str, list[str]]:
     return found
 
 
-def test_proxy_passes_streams_on_as_they_come() -> None:
-    said = directives(NGINX.read_text())
+def test_proxy_does_not_buffer_streams() -> None:
+    found = directives(NGINX.read_text())
 
-    assert said["proxy_buffering"] == ["off"]
-    assert said["gzip"] == ["off"]
-    assert said["proxy_http_version"] == ["1.1"]
-    assert 'Connection ""' in said["proxy_set_header"]
-    assert said["proxy_ignore_client_abort"] == ["off"]
-    assert int(said["proxy_read_timeout"][0].removesuffix("s")) >= 3 * Settings().ping_s
-    # X-Accel-Buffering is honoured unless it is listed here.
-    assert "proxy_ignore_headers" not in said
+    assert found["proxy_buffering"] == ["off"]
+    assert found["gzip"] == ["off"]
+    assert found["proxy_http_version"] == ["1.1"]
+    assert 'Connection ""' in found["proxy_set_header"]
+    assert found["proxy_ignore_client_abort"] == ["off"]
+    assert int(found["proxy_read_timeout"][0].removesuffix("s")) >= 3 * Settings().ping_s
+    # This directive could disable X-Accel-Buffering.
+    assert "proxy_ignore_headers" not in found
 
 
-def test_proxy_repeats_a_get_and_never_a_post() -> None:
-    said = directives(NGINX.read_text())
+def test_proxy_retries_get_but_never_post() -> None:
+    found = directives(NGINX.read_text())
 
-    assert said["proxy_next_upstream"] == ["error timeout"]
+    assert found["proxy_next_upstream"] == ["error timeout"]
     assert "non_idempotent" not in NGINX.read_text()
 
 
-def test_event_source_never_sees_the_proxy_s_own_errors() -> None:
-    said = directives(NGINX.read_text())
+def test_proxy_errors_make_an_eventsource_reconnect() -> None:
+    found = directives(NGINX.read_text())
 
-    assert said["error_page"] == ["502 504 =200 @ask_again"]
-    assert said["return"] == [r'200 "retry: 1000\n\n"']
+    assert found["error_page"] == ["502 504 =200 @ask_again"]
+    assert found["return"] == [r'200 "retry: 1000\n\n"']
 
 
 def test_proxy_and_services_agree_on_ports() -> None:
-    said = directives(NGINX.read_text())
+    found = directives(NGINX.read_text())
     command = SERVICES["gateway"]["command"]
 
-    assert SERVICES["proxy"]["ports"][0].endswith(f":{said['listen'][0]}")
-    assert said["server"][0].startswith(f"gateway:{command[command.index('--port') + 1]} resolve")
+    assert SERVICES["proxy"]["ports"][0].endswith(f":{found['listen'][0]}")
+    assert found["server"][0].startswith(f"gateway:{command[command.index('--port') + 1]} resolve")
 
 
-def test_nginx_takes_the_file(tmp_path: Path) -> None:
+def test_nginx_accepts_its_configuration(tmp_path: Path) -> None:
     nginx = shutil.which("nginx")
     if nginx is None or version(nginx) < NGINX_WITH_RESOLVE:
-        pytest.skip("there is no nginx here that knows `server … resolve` (1.27.3)")
+        pytest.skip("nginx 1.27.3 or later is missing; it supports `server … resolve`")
     subprocess.run([nginx, "-t", "-p", tmp_path, "-c", NGINX, "-g", f"pid {tmp_path}/pid;"], check=True)
 
 
 def version(nginx: str) -> tuple[int, ...]:
-    said = subprocess.run([nginx, "-v"], check=True, capture_output=True, text=True).stderr
-    return tuple(int(part) for part in re.findall(r"\d+", said)[:3])
+    output = subprocess.run([nginx, "-v"], check=True, capture_output=True, text=True).stderr
+    return tuple(int(part) for part in re.findall(r"\d+", output)[:3])

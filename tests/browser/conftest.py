@@ -1,4 +1,4 @@
-"""A real Chromium, and a system of its own for the page."""
+"""Fixtures: a real Chromium, and a whole system that serves the page."""
 
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,12 +17,12 @@ CHROMIUM_ARGS = (
 )  # fmt: skip
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 
-# Every state that the connection was in, seen from before the page's first script.
+# Records every state of the connection, from before the page's first script.
 RECORD_CONNECTION = """
     window.connectionStates = [];
     const note = (state) => state && state !== window.connectionStates.at(-1) && window.connectionStates.push(state);
     new MutationObserver((changes) => {
-        for (const { oldValue } of changes) note(oldValue); // several may come at once
+        for (const { oldValue } of changes) note(oldValue); // one callback may report several changes
         note(document.body?.dataset.connection);
     }).observe(document, {
         subtree: true, childList: true, attributeFilter: ["data-connection"], attributeOldValue: true,
@@ -34,7 +34,7 @@ OpenPage = Callable[..., Awaitable[Page]]
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
-    """One gateway, one worker, the demo model; `pay` is a tool whose calls wait for a person."""
+    """A system with one gateway, one worker and the demo model. Calls of its tool `pay` wait for approval."""
     folder = tmp_path_factory.mktemp("browser")
     env = {
         "STAGEBUS_TOOLS": "tests.support.fault_tools:pay", "FAULT_TOOLS_LOG": str(folder / "tools.log"),
@@ -46,13 +46,13 @@ async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Syst
 
 @pytest.fixture
 def stagebus_url(system: System) -> str:
-    """Where the page is."""
+    """The URL of the page."""
     return system.url
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser() -> AsyncIterator[Browser]:
-    """The Chromium of this machine; one process, with a profile for each page that is opened."""
+    """One process of the machine's Chromium; each page gets its own profile."""
     path = next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
     if path is None:
         skip_or_fail("Chromium")
@@ -64,15 +64,15 @@ async def browser() -> AsyncIterator[Browser]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def open_page(browser: Browser, stagebus_url: str) -> AsyncIterator[OpenPage]:
-    """Opens pages, each in a browser profile of its own; fails the test if one of them had an error.
+    """Returns a function that opens a page in a new browser profile; fails the test if a page had an error.
 
-    The pages' relative addresses are the gateway's.
+    Relative addresses of the pages refer to the gateway.
     """
     faults: list[str] = []
     contexts: list[BrowserContext] = []
 
     def note_console(message: ConsoleMessage) -> None:
-        # What was refused for security, by the page's own rules; failed requests are the tests' own doing.
+        # Violations of the page's Content-Security-Policy are errors; failed requests are not, as tests cause them.
         if "Content Security Policy" in message.text:
             faults.append(message.text)
 
@@ -88,10 +88,10 @@ async def open_page(browser: Browser, stagebus_url: str) -> AsyncIterator[OpenPa
     yield open_new_page
     for context in contexts:
         await context.close()
-    assert not faults
+    assert faults == [], "errors of the pages"
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def page(open_page: OpenPage) -> Page:
-    """A page of its own, desktop and light."""
+    """A page in a new profile, with a desktop window."""
     return await open_page(viewport={"width": 1280, "height": 800})

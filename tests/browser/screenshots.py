@@ -1,7 +1,7 @@
-"""The pictures of the page in docs/: `make screenshots`.
+"""Takes the screenshots of the page in docs/: `make screenshots`.
 
-A whole system with the demo model, a list that looks lived in, and a browser that waits for
-each moment before it is taken. Every moment is taken in light and in dark.
+It starts a whole system with the demo model, creates some runs for the list, and waits for each scene. Every scene is
+taken in light and in dark colours.
 """
 
 import asyncio
@@ -22,12 +22,12 @@ from tests.support.system import System
 
 DOCS: Final = Path(__file__).parent.parent.parent / "docs"
 VIEWPORT: Final = {"width": 1200, "height": 1080}
-PIXELS: Final = 1.5  # of the picture for one of the page
+PIXELS: Final = 1.5  # of the picture per pixel of the page
 WEATHER: Final = "What is the weather in Paris and in Tokyo?"
 BOOKING: Final = "Book a table for four in Oslo"
 WAIT_MS: Final = 30_000
 
-# What others made before; it shows in the list.
+# Earlier runs, which the list shows.
 EARLIER: Final = (
     ("Is it windy in New York?", "demo"),
     ("Where is it warmer now, Lima or Cairo?", "demo"),
@@ -37,26 +37,26 @@ EARLIER: Final = (
     ("What do I wear in London tonight?", "demo"),
     ("Do I need an umbrella in Oslo today?", "demo"),
 )
-UNDER_WAY: Final = {"user_prompt": "Watch the weather of Mumbai", "model": "demo:endless"}
+RUNNING: Final = {"user_prompt": "Watch the weather of Mumbai", "model": "demo:endless"}
 
 
 async def main() -> None:
-    """Take all of them."""
+    """Takes all screenshots."""
     with tempfile.TemporaryDirectory() as folder:
         env = {"STAGEBUS_TOOLS": DEMO_TOOL, "STAGEBUS_ASK_USER": "true"}
         async with System(Path(folder), env=env) as system, _browser() as browser:
             for prompt, model in EARLIER:
                 run_id = await post_run(system.url, {"user_prompt": prompt, "model": model})
                 await StrictClient([system.url], run_id).follow()
-            await post_run(system.url, UNDER_WAY)
+            await post_run(system.url, RUNNING)
             await _take_run(browser, system.url)
             await _take_approval(browser, system.url)
             await _take_system(browser, system.url)
 
 
 async def _take_run(browser: Browser, url: str) -> None:
-    """A run in the middle of its answer."""
-    # So slow that both colours show nearly the same moment.
+    """Takes a run in the middle of its answer."""
+    # Slow, so that both colours show nearly the same moment.
     run_id = await post_run(url, {"user_prompt": WEATHER, "model": "demo:delay_ms=150"})
     page = await _open(browser, url)
     await page.goto(f"/?run={run_id}")
@@ -65,7 +65,7 @@ async def _take_run(browser: Browser, url: str) -> None:
 
 
 async def _take_approval(browser: Browser, url: str) -> None:
-    """A call that waits for a person."""
+    """Takes a call that waits for approval."""
     run_id = await post_run(url, {"user_prompt": BOOKING, "model": "demo"})
     page = await _open(browser, url)
     await page.goto(f"/?run={run_id}")

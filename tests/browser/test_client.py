@@ -1,4 +1,4 @@
-"""The built client in a browser, and a plain EventSource beside it, against the real gateway."""
+"""The built JavaScript client and the EventSource example in a browser, against a real gateway."""
 
 from pathlib import Path
 
@@ -11,9 +11,9 @@ pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 EXAMPLE = Path(__file__).parent.parent.parent / "clients" / "js" / "examples" / "eventsource.html"
 SLOW = {"user_prompt": "What is the weather in Paris and in Tokyo?", "model": "demo:delay_ms=30"}
-BLANK = "<!doctype html><title>A page of somebody's own</title>"
+BLANK = "<!doctype html><title>An application's page</title>"
 
-# Follow a run for so many events, or to its end; what was seen goes on in the session's storage.
+# Follows a run for so many events, or to its end; sessionStorage keeps the events over a reload.
 FOLLOW = """async ([runId, eventsMax]) => {
     const { Stagebus } = await import("/static/vendor/stagebus-client.js");
     const seen = JSON.parse(sessionStorage.getItem("seen") ?? "[]");
@@ -28,11 +28,11 @@ FOLLOW = """async ([runId, eventsMax]) => {
 
 
 async def show(page: Page, html: str) -> None:
-    """A page of the gateway's own origin."""
+    """Serves a page on the gateway's origin."""
     await page.route("**/own.html*", lambda route: route.fulfill(body=html, content_type="text/html"))
 
 
-async def test_the_built_client_goes_on_after_reloads(page: Page, stagebus_url: str) -> None:
+async def test_built_client_continues_after_reloads(page: Page, stagebus_url: str) -> None:
     await show(page, BLANK)
     await page.goto("/own.html")
     run_id = await post_run(stagebus_url, SLOW)
@@ -44,7 +44,7 @@ async def test_the_built_client_goes_on_after_reloads(page: Page, stagebus_url: 
     assert seen == [[event.id, event.event] for event in whole.events]
 
 
-async def test_the_eventsource_example_shows_a_run(page: Page, stagebus_url: str) -> None:
+async def test_eventsource_example_shows_a_run(page: Page, stagebus_url: str) -> None:
     await show(page, EXAMPLE.read_text())
     run_id = await post_run(stagebus_url, SLOW)
     await page.goto(f"/own.html?run={run_id}")

@@ -1,4 +1,4 @@
-"""What the page offers beside a run's stages: decisions, the list, the events, the form's options, the system."""
+"""The page: approvals, the list of runs, the event inspector, Markdown, the form's options, the system view."""
 
 import json
 import re
@@ -52,7 +52,7 @@ HOSTILE = """<img src=x onerror="document.title='owned'">
 
 
 async def show(page: Page, stagebus_url: str, body: dict[str, Any]) -> str:
-    """Make a run and open it; its id."""
+    """Creates a run, opens its page and returns its id."""
     run_id = await post_run(stagebus_url, body)
     await page.goto(f"/?run={run_id}")
     return run_id
@@ -64,7 +64,7 @@ async def wait_for_end(page: Page, status: str = "succeeded") -> None:
 
 
 async def serve_text(page: Page, text: str) -> None:
-    """Open a run whose answer is this text, come in small pieces."""
+    """Opens a run whose answer is this text, streamed in small pieces."""
     run_id = "01J00000000000000000000000"
     pieces = re.findall(r"[\s\S]{1,7}", text)
     events = [
@@ -87,7 +87,7 @@ async def serve_text(page: Page, text: str) -> None:
 
 
 async def copied(page: Page, label: str) -> str:
-    """What stands in the clipboard once the button says that it does."""
+    """Clicks a copy button; returns the text of the clipboard."""
     button = page.get_by_role("button", name=label)
     place = await button.get_attribute("data-copy")
     await button.click()
@@ -96,19 +96,19 @@ async def copied(page: Page, label: str) -> str:
 
 
 async def axe_violations(page: Page) -> list[str]:
-    """What axe-core finds on a desktop, in light and in dark, and on a phone, as `rule: first place`."""
+    """Returns the violations that axe-core finds with a desktop (light, dark) and a phone, as `rule: first element`."""
     if not AXE.exists():
         skip_or_fail("axe-core (npm)")
     await page.evaluate(AXE.read_text())
     found = []
     for size, scheme, options in (
         (DESKTOP, "light", {}),
-        (DESKTOP, "dark", {"runOnly": ["color-contrast"]}),  # colours alone differ from light to dark
+        (DESKTOP, "dark", {"runOnly": ["color-contrast"]}),  # light and dark differ only in their colours
         (PHONE, "light", {}),
     ):
         await page.set_viewport_size(size)
         await page.emulate_media(color_scheme=scheme)
-        # What is in order is not wanted, and to name all of it takes longer than to look at it.
+        # Only violations: serialising the passed checks takes longer than the checks.
         result = await page.evaluate("(options) => axe.run(options)", {**options, "resultTypes": ["violations"]})
         found += [f"{scheme}, {one['id']}: {one['nodes'][0]['html']}" for one in result["violations"]]
     return found
@@ -117,8 +117,8 @@ async def axe_violations(page: Page) -> list[str]:
 # --- decisions ---------------------------------------------------------------
 
 
-async def test_an_approval_survives_a_reload_and_lets_the_call_run(page: Page, stagebus_url: str) -> None:
-    """With the arguments that the person changed; another page that looks on sees the decision."""
+async def test_approval_survives_a_reload_and_runs_the_call(page: Page, stagebus_url: str) -> None:
+    """The call runs with the changed arguments."""
     run_id = await show(page, stagebus_url, PAY)
     await expect(page.locator("#run-status")).to_contain_text("waiting for you")
     await page.reload()
@@ -137,7 +137,7 @@ async def test_an_approval_survives_a_reload_and_lets_the_call_run(page: Page, s
     assert (await get_run(stagebus_url, run_id))["status"] == "succeeded"
 
 
-async def test_a_denial_tells_the_model_why(page: Page, stagebus_url: str) -> None:
+async def test_denial_tells_the_model_the_reason(page: Page, stagebus_url: str) -> None:
     await show(page, stagebus_url, PAY)
     await page.get_by_label("Reason, if you deny").fill("too much")
     await page.get_by_role("button", name="Deny").click()
@@ -147,14 +147,14 @@ async def test_a_denial_tells_the_model_why(page: Page, stagebus_url: str) -> No
     await expect(page.locator("[data-call-id]").get_by_label("Result")).to_contain_text("too much")
 
 
-async def test_a_question_is_answered_on_a_phone(open_page: OpenPage, stagebus_url: str) -> None:
+async def test_question_is_answered_on_a_phone(open_page: OpenPage, stagebus_url: str) -> None:
     phone = await open_page(viewport=PHONE)
     await show(phone, stagebus_url, ASK)
     await expect(phone.locator(".asked")).to_have_text("Which card shall it be?")
     tops = await phone.locator(".run-facts > :not([hidden])").evaluate_all(
         "all => all.filter((one) => one.offsetHeight).map((one) => one.getBoundingClientRect()).map(({ top, height }) => top + height / 2)"
     )
-    assert max(tops) - min(tops) < 4, "what stays in sight is one line"
+    assert max(tops) - min(tops) < 4, "the sticky facts are on one line"
     await phone.get_by_role("button", name="Answer").click()
     await expect(phone.locator(".decide [role=alert]")).to_contain_text("Write an answer first")
     await phone.get_by_label("Your answer").fill("the blue one")
@@ -164,10 +164,10 @@ async def test_a_question_is_answered_on_a_phone(open_page: OpenPage, stagebus_u
     await expect(phone.locator("[data-call-id]").get_by_label("Result")).to_have_text("the blue one")
 
 
-async def test_a_shared_link_shows_a_question_and_decides_nothing(
+async def test_shared_link_shows_an_approval_but_cannot_decide(
     page: Page, open_page: OpenPage, stagebus_url: str
 ) -> None:
-    """The link is made by the page's own button."""
+    """The page's Share button creates the link."""
     await show(page, stagebus_url, PAY)
     await expect(page.locator(".decide")).to_be_visible()
     await page.get_by_role("button", name="Share").click()
@@ -183,8 +183,8 @@ async def test_a_shared_link_shows_a_question_and_decides_nothing(
     await wait_for_end(page, "cancelled")
 
 
-async def test_a_link_that_comes_late_is_not_shown_with_another_run(page: Page) -> None:
-    """The reader went on to the next run before the first one's ticket was there."""
+async def test_late_share_link_is_not_shown_with_another_run(page: Page) -> None:
+    """The reader opens the next run before the ticket of the first one arrives."""
     ticket: list[Route] = []
 
     async def hold(route: Route) -> None:
@@ -206,8 +206,8 @@ async def test_a_link_that_comes_late_is_not_shown_with_another_run(page: Page) 
 # --- the list ----------------------------------------------------------------
 
 
-async def test_the_list_is_alive_and_finds_and_cancels(page: Page, stagebus_url: str) -> None:
-    """A run that somebody else made appears, is found by its metadata, and is ended from the list."""
+async def test_list_updates_itself_searches_and_cancels(page: Page, stagebus_url: str) -> None:
+    """A run that another client created appears, is found by its metadata, and is cancelled from the list."""
     await page.goto("/")
     mark = "customer-4711"
     body = {"user_prompt": "Find me", "model": ENDLESS, "metadata": {"customer": mark}}
@@ -226,8 +226,8 @@ async def test_the_list_is_alive_and_finds_and_cancels(page: Page, stagebus_url:
     assert (await get_run(stagebus_url, run_id))["status"] == "cancelled"
 
 
-async def test_a_click_that_is_under_way_outlives_a_refresh_of_the_list(page: Page, stagebus_url: str) -> None:
-    """What did not change stays the same element, so a press and a release that a refresh parts are one click."""
+async def test_click_survives_a_refresh_of_the_list(page: Page, stagebus_url: str) -> None:
+    """Unchanged entries keep their elements, so a press and a release with a refresh between them are one click."""
     run_id = await post_run(stagebus_url, {"user_prompt": "Press me", "model": "demo:delay_ms=0,tokens=1"})
     await page.clock.install()
     await page.goto("/")
@@ -235,7 +235,7 @@ async def test_a_click_that_is_under_way_outlives_a_refresh_of_the_list(page: Pa
     await expect(entry).to_contain_text("succeeded", timeout=10_000)
     await entry.hover()
     await page.mouse.down()
-    for _ in range(2):  # the first answer may have been asked for before
+    for _ in range(2):  # the first answer may belong to an earlier request
         async with page.expect_response("**/runs?*"):
             await page.clock.fast_forward(3000)
     await page.evaluate("() => new Promise(requestAnimationFrame)")
@@ -244,8 +244,8 @@ async def test_a_click_that_is_under_way_outlives_a_refresh_of_the_list(page: Pa
     await expect(page).to_have_url(re.compile(run_id))
 
 
-async def test_the_list_goes_on_as_it_is_scrolled(page: Page, stagebus_url: str) -> None:
-    """Older runs come as the end comes into sight, each once."""
+async def test_list_loads_older_runs_when_scrolled(page: Page, stagebus_url: str) -> None:
+    """Each older run appears once."""
     wanted = 70
     async with httpx.AsyncClient(base_url=stagebus_url) as http:
         for n in range(wanted):
@@ -255,7 +255,7 @@ async def test_the_list_goes_on_as_it_is_scrolled(page: Page, stagebus_url: str)
     entries = page.locator("#recents-list li")
     async with page.expect_response("**/runs?*q=scrolled*"):
         await page.get_by_label("Search by prompt").fill("scrolled")
-    await expect(entries).to_have_count(60)  # what is asked for, and a page ahead
+    await expect(entries).to_have_count(60)  # the first page and the next
     await page.mouse.move(100, 500)
     await page.mouse.wheel(0, 10_000)
 
@@ -268,7 +268,7 @@ async def test_the_list_goes_on_as_it_is_scrolled(page: Page, stagebus_url: str)
 
 
 async def test_ten_thousand_events_are_listed_filtered_and_copied(open_page: OpenPage, stagebus_url: str) -> None:
-    """Only what is in sight is drawn; an event can be had by hand, and its curl line gives it first."""
+    """Only visible events are rendered. The copied curl command returns the selected event first."""
     page = await open_page(viewport={"width": 1280, "height": 800}, permissions=["clipboard-read", "clipboard-write"])
     run_id = await show(page, stagebus_url, {"user_prompt": "Hi", "model": "demo:delay_ms=0,tokens=10000"})
     await wait_for_end(page)
@@ -295,8 +295,8 @@ async def test_ten_thousand_events_are_listed_filtered_and_copied(open_page: Ope
     assert stream.text.split("\n\n")[1].startswith(f"id: {event_id}\nevent: {name}\n")
 
 
-async def test_a_filter_that_is_an_event_s_name_finds_events_of_that_name(page: Page, stagebus_url: str) -> None:
-    """Every chunk has `tool_results` in its data, which is no `tool_result`; a part of a name still finds."""
+async def test_event_filter_with_a_whole_name_matches_only_that_name(page: Page, stagebus_url: str) -> None:
+    """`tool_result` does not match the `tool_results` in every chunk's data; a part of a name matches as text."""
     await show(page, stagebus_url, {"user_prompt": "What is the weather in Paris and in Tokyo?"})
     await wait_for_end(page)
     await page.locator("#events > summary").click()
@@ -313,7 +313,7 @@ async def test_a_filter_that_is_an_event_s_name_finds_events_of_that_name(page: 
 # --- the answer --------------------------------------------------------------
 
 
-async def test_markdown_is_shown_as_it_is_meant(page: Page) -> None:
+async def test_markdown_is_rendered(page: Page) -> None:
     await serve_text(page, MARKDOWN)
 
     answer = page.locator("#answer")
@@ -327,13 +327,13 @@ async def test_markdown_is_shown_as_it_is_meant(page: Page) -> None:
     assert "noreferrer" in (await link.get_attribute("rel") or "")
 
 
-async def test_the_end_says_what_it_took_and_what_it_cost(page: Page) -> None:
+async def test_usage_shows_tokens_and_cost(page: Page) -> None:
     await serve_text(page, "Mild.")
 
     await expect(page.locator("#usage")).to_have_text("1,200 tokens (1,000 in, 200 out) · €0.0042")
 
 
-async def test_hostile_markdown_runs_and_loads_nothing(page: Page, stagebus_url: str) -> None:
+async def test_hostile_markdown_runs_no_script_and_loads_nothing(page: Page, stagebus_url: str) -> None:
     urls: list[str] = []
     page.on("request", lambda request: urls.append(request.url))
     await serve_text(page, HOSTILE)
@@ -349,7 +349,7 @@ async def test_hostile_markdown_runs_and_loads_nothing(page: Page, stagebus_url:
 # --- the form ----------------------------------------------------------------
 
 
-async def test_options_reach_the_run_and_are_kept_for_the_next(page: Page) -> None:
+async def test_form_options_reach_the_run_and_are_remembered(page: Page) -> None:
     bodies: list[dict[str, Any]] = []
     page.on("request", lambda request: bodies.append(request.post_data_json) if request.method == "POST" else None)
     await page.goto("/")
@@ -379,7 +379,7 @@ async def test_options_reach_the_run_and_are_kept_for_the_next(page: Page) -> No
     await expect(page.locator("#metadata")).to_have_value("")
 
 
-async def test_the_gateway_s_errors_stand_at_the_options(page: Page) -> None:
+async def test_gateway_errors_appear_at_the_form_options(page: Page) -> None:
     await page.goto("/")
     await page.get_by_text("Options").click()
     await page.get_by_label("Rounds of tools").fill("0")
@@ -397,10 +397,10 @@ async def test_the_gateway_s_errors_stand_at_the_options(page: Page) -> None:
     await expect(page.get_by_label("Rounds of tools")).to_be_focused()
 
 
-# --- the system, and the page as such ----------------------------------------
+# --- the system view, accessibility ----------------------------------------
 
 
-async def test_the_system_shows_who_works_on_what(page: Page, stagebus_url: str) -> None:
+async def test_system_view_shows_the_runs_of_each_worker(page: Page, stagebus_url: str) -> None:
     run_id = await post_run(stagebus_url, {"user_prompt": "Hi", "model": ENDLESS})
     await page.goto("/")
     await page.get_by_role("link", name="System").click()
@@ -408,7 +408,7 @@ async def test_the_system_shows_who_works_on_what(page: Page, stagebus_url: str)
     await expect(held).to_be_visible(timeout=20_000)
     await expect(page.locator("[data-figure=running]")).not_to_have_text("0")
     await held.focus()
-    for _ in range(2):  # the first answer may have been asked for before
+    for _ in range(2):  # the first answer may belong to an earlier request
         await page.wait_for_event("requestfinished", lambda request: request.url.endswith("/stats"))
     await expect(held).to_be_focused()
     await page.keyboard.press("Enter")
@@ -416,8 +416,8 @@ async def test_the_system_shows_who_works_on_what(page: Page, stagebus_url: str)
     await wait_for_end(page, "cancelled")
 
 
-async def test_axe_finds_nothing(page: Page, stagebus_url: str) -> None:
-    """In the form with its options, in a run that asks, in one that is over with its events, in the system's view."""
+async def test_page_has_no_accessibility_violations(page: Page, stagebus_url: str) -> None:
+    """Checks the form with its options, a run that asks for approval, an ended run with its events, the system view."""
     await page.emulate_media(reduced_motion="reduce")
     await page.goto("/")
     await page.get_by_text("Options").click()

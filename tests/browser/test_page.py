@@ -21,19 +21,19 @@ from tests.support.proxy import Proxy
 from tests.support.strict_client import StrictClient, post_run
 from tests.support.system import System
 
-# One loop for all, as they share the browser.
+# One event loop for all tests, as they share the browser.
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 END_MS = 30_000
 PHONE = {"width": 390, "height": 844}
 
 WEATHER = "What is the weather in Paris and in Tokyo?"
-# Until it has ended, an extraction's text stands in its stage: it may turn out to be said before a call.
+# While it runs, an extraction's text is shown in its stage, since a tool call may still follow it.
 STAGE_TEXT = "[data-stage=extraction] .own-text"
-# Slow enough that every test is in the middle when it says so.
+# Slow enough that every test acts in the middle of the run.
 SLOW = "demo:delay_ms=60"
 ENDLESS = "demo:delay_ms=20,endless"
-# Its calls have their results, and its answer has no end: whatever a test does, it is in the middle.
+# Its tool calls have results, and its answer has no end, so every test acts in the middle of it.
 TALKATIVE = {"user_prompt": WEATHER, "model": {"extraction": "demo:delay_ms=0", "synthesis": ENDLESS}}
 HOSTILE = "</script><img src=x onerror=\"document.title='owned'\"><b>bold</b> & <script>document.title='owned'</script>"
 
@@ -45,7 +45,7 @@ Frame = tuple[str, str, dict[str, Any]]
 
 
 async def start(page: Page, prompt: str, model: str = "") -> str:
-    """Start a run through the form; its id."""
+    """Starts a run through the form and returns its id."""
     await page.goto("/")
     if model:
         await page.get_by_text("Options").click()
@@ -57,13 +57,13 @@ async def start(page: Page, prompt: str, model: str = "") -> str:
 
 
 async def wait_for_end(page: Page, status: str = "succeeded") -> None:
-    """Wait until the page says that the run has ended, and how."""
+    """Waits until the page shows that the run has ended with this status."""
     await expect(page.locator("body")).to_have_attribute("data-run-status", status, timeout=END_MS)
     await expect(page.locator("body")).to_have_attribute("data-connection", "ended")
 
 
 async def wait_for_text(page: Page, chars: int, place: str = "#answer") -> str:
-    """Wait until so much of the text is there, and no end of the run yet; the text."""
+    """Waits for so many characters of text while the run still runs; returns the text."""
     text = page.locator(place)
     await expect(text).to_have_text(re.compile(rf"[\s\S]{{{chars}}}"), timeout=END_MS)
     assert await page.locator("body").get_attribute("data-run-status") == "running"
@@ -75,7 +75,7 @@ async def answer(page: Page) -> str:
 
 
 async def connection_states(page: Page) -> list[str]:
-    """All but `replaying`, which depends on how much was missed."""
+    """Returns the recorded states without `replaying`, which depends on how much was missed."""
     return [state for state in await page.evaluate("() => window.connectionStates") if state != "replaying"]
 
 
@@ -86,12 +86,12 @@ async def fetch_run(stagebus_url: str, run_id: str) -> dict[str, Any]:
 
 
 async def result_text(stagebus_url: str, run_id: str) -> str:
-    """The run's text as a client that never looked at the stream gets it."""
+    """Returns the run's text from its record, without its stream."""
     return str((await fetch_run(stagebus_url, run_id))["result"]["text"])
 
 
 async def logged_text(stagebus_url: str, run_id: str) -> str:
-    """The answer of a run that has ended in whatever way, as a client has it that forgives nothing."""
+    """Returns the answer of an ended run as StrictClient receives it."""
     return (await StrictClient([stagebus_url], run_id).follow()).text("synthesis")
 
 
@@ -104,13 +104,13 @@ DONE: tuple[str, dict[str, Any]] = ("done", {"stage_id": "run", "usage": {}})
 
 
 def stream(frames: Iterable[Frame]) -> dict[str, Any]:
-    """The answer that holds these frames and then ends."""
+    """Builds a response with these frames."""
     lines = [f"{f'id: {i}' if i else ':'}\nevent: {name}\ndata: {json.dumps(data)}\n\n" for i, name, data in frames]
     return {"content_type": "text/event-stream", "body": "retry: 50\n\n" + "".join(lines)}
 
 
 async def serve(page: Page, *answers: dict[str, Any]) -> list[Request]:
-    """Answer the fake run's streams with these, the last one again and again; the requests as they come."""
+    """Serves these responses for the fake run's streams, the last one repeatedly; returns the list of requests."""
     requests: list[Request] = []
 
     async def answer_stream(route: Route) -> None:
@@ -132,8 +132,8 @@ def cursor_of(request: Request) -> str | None:
 # --- a run -------------------------------------------------------------------
 
 
-async def test_from_the_prompt_to_the_answer(page: Page, stagebus_url: str) -> None:
-    """Stages with their states, a card for each call with its arguments and result, the answer as the API has it.
+async def test_run_shows_its_stages_tool_cards_and_answer(page: Page, stagebus_url: str) -> None:
+    """Shows stages with their states, a card per call with arguments and result, and the answer as the API has it.
 
     All of it comes from the gateway.
     """
@@ -161,8 +161,8 @@ async def test_from_the_prompt_to_the_answer(page: Page, stagebus_url: str) -> N
     assert all(url.startswith(f"{stagebus_url}/") for url in urls)
 
 
-async def test_an_answer_without_tools(page: Page, stagebus_url: str) -> None:
-    """The extraction's own text is the answer, and stands on the page once."""
+async def test_answer_without_tools_is_shown_once(page: Page, stagebus_url: str) -> None:
+    """The extraction's text is the answer."""
     run_id = await start(page, "Say hello.")
     await wait_for_end(page)
 
@@ -172,7 +172,7 @@ async def test_an_answer_without_tools(page: Page, stagebus_url: str) -> None:
     await expect(page.locator("[data-stage]")).not_to_contain_text(text)
 
 
-async def test_without_synthesis_the_run_ends_with_the_tools(page: Page) -> None:
+async def test_run_without_synthesis_ends_with_the_tools(page: Page) -> None:
     await page.goto("/")
     await page.locator("#prompt").fill(WEATHER)
     await page.get_by_label("Write an answer").uncheck()
@@ -184,8 +184,8 @@ async def test_without_synthesis_the_run_ends_with_the_tools(page: Page) -> None
     await expect(page.locator("#answer")).to_be_hidden()
 
 
-async def test_the_keyboard_alone_is_enough(page: Page) -> None:
-    """The prompt has the focus, Shift Enter makes a line, Enter starts; Tab reaches Cancel."""
+async def test_page_works_with_the_keyboard_alone(page: Page) -> None:
+    """The prompt has the focus, Shift+Enter inserts a line, Enter starts the run, Tab reaches Cancel."""
     await page.goto("/")
     await page.keyboard.type("one")
     await page.keyboard.press("Shift+Enter")
@@ -202,7 +202,7 @@ async def test_the_keyboard_alone_is_enough(page: Page) -> None:
     await wait_for_end(page, "cancelled")
 
 
-async def test_cancel_keeps_what_was_written(page: Page, stagebus_url: str) -> None:
+async def test_cancel_keeps_the_text_so_far(page: Page, stagebus_url: str) -> None:
     run_id = await start(page, "Say hello.", ENDLESS)
     before = await wait_for_text(page, 20, STAGE_TEXT)
     await page.locator("#cancel").click()
@@ -214,7 +214,7 @@ async def test_cancel_keeps_what_was_written(page: Page, stagebus_url: str) -> N
     await expect(page.get_by_role("heading", name="Cancelled")).to_be_visible()
 
 
-async def test_a_failed_run_says_why(page: Page, stagebus_url: str) -> None:
+async def test_failed_run_shows_its_error(page: Page, stagebus_url: str) -> None:
     run_id = await start(page, "Say hello.", "demo:status=401")
     await wait_for_end(page, "failed")
 
@@ -223,8 +223,8 @@ async def test_a_failed_run_says_why(page: Page, stagebus_url: str) -> None:
     await expect(page.locator("[data-stage=extraction]")).to_have_attribute("data-state", "failed")
 
 
-async def test_a_retry_is_shown_and_what_it_voids_goes(page: Page, stagebus_url: str) -> None:
-    """A provider that breaks off in the middle: the text begins anew, the card says so."""
+async def test_retry_is_shown_and_discarded_text_disappears(page: Page, stagebus_url: str) -> None:
+    """The provider disconnects in the middle: the text starts again, and the stage's card says so."""
     run_id = await start(page, "Say hello.", "demo:delay_ms=10,cut_after=5,fail_times=1")
     await wait_for_end(page)
 
@@ -233,11 +233,11 @@ async def test_a_retry_is_shown_and_what_it_voids_goes(page: Page, stagebus_url:
     assert await answer(page) == await result_text(stagebus_url, run_id)
 
 
-# --- coming back -------------------------------------------------------------
+# --- reloads and lost connections -------------------------------------------------------------
 
 
-async def test_reloads_in_mid_stream_lose_nothing(page: Page, stagebus_url: str) -> None:
-    """Reloaded again and again, the page ends with the text of a client that never left."""
+async def test_reloads_during_a_stream_lose_no_text(page: Page, stagebus_url: str) -> None:
+    """After several reloads, the page has the same text as a client that stayed connected."""
     run_id = await post_run(stagebus_url, TALKATIVE)
     await page.goto(f"/?run={run_id}")
     for chars in (1, 10, 20, 30, 40):
@@ -252,8 +252,8 @@ async def test_reloads_in_mid_stream_lose_nothing(page: Page, stagebus_url: str)
     await expect(page.locator("[data-call-id][data-state=done]")).to_have_count(2)
 
 
-async def test_another_browser_sees_the_same(page: Page, open_page: OpenPage, stagebus_url: str) -> None:
-    """One on a phone that comes in the middle, one that comes when all is over."""
+async def test_another_browser_shows_the_same_run(page: Page, open_page: OpenPage, stagebus_url: str) -> None:
+    """One on a phone that opens the run in the middle, and one that opens it after its end."""
     run_id = await post_run(stagebus_url, TALKATIVE)
     await page.goto(f"/?run={run_id}")
     await wait_for_text(page, 10)
@@ -276,8 +276,10 @@ async def test_another_browser_sees_the_same(page: Page, open_page: OpenPage, st
 
 @pytest.mark.faults
 @pytest.mark.parametrize("is_killed", [False, True], ids=["SIGTERM", "SIGKILL"])
-async def test_a_gateway_restart_in_mid_stream(page: Page, stagebus_url: str, system: System, is_killed: bool) -> None:
-    """The page says that it lost the connection, finds it again and goes on where it was."""
+async def test_page_reconnects_after_a_gateway_restart(
+    page: Page, stagebus_url: str, system: System, is_killed: bool
+) -> None:
+    """The page shows that the connection is lost, reconnects and continues."""
     run_id = await start(page, WEATHER, SLOW)
     before = await wait_for_text(page, 5)
     await system.restart_gateway(is_killed=is_killed)
@@ -287,24 +289,24 @@ async def test_a_gateway_restart_in_mid_stream(page: Page, stagebus_url: str, sy
     assert text.startswith(before)
     assert text == await result_text(stagebus_url, run_id)
     states = await connection_states(page)
-    # On a slow machine the run is over before the gateway is back.
+    # On a slow machine the run ends before the gateway is back.
     assert [state for state in states[states.index("reconnecting") :] if state != "live"] == ["reconnecting", "ended"]
 
 
-async def test_the_network_goes_and_comes_back(page: Page, stagebus_url: str) -> None:
-    """The page says so at once and counts; it waits for no backoff when the network is back, and has missed nothing."""
+async def test_page_reconnects_when_the_network_is_back(page: Page, stagebus_url: str) -> None:
+    """The page shows a countdown, reconnects without waiting for its backoff, and misses no text."""
     async with Proxy(urlsplit(stagebus_url).port or 0) as network:
         run_id = await post_run(stagebus_url, {"user_prompt": WEATHER, "model": SLOW})
-        await page.add_init_script("Math.random = () => 0.999")  # a backoff is as long as it may be
+        await page.add_init_script("Math.random = () => 0.999")  # the longest backoff
         await page.goto(f"http://127.0.0.1:{network.port}/?run={run_id}")
         before = await wait_for_text(page, 5)
-        await page.context.set_offline(True)  # which cuts no connection that stands
+        await page.context.set_offline(True)  # open connections stay open
         network.cut()
         connection = page.locator("#connection")
         await expect(connection).to_have_text("Reconnecting (3)", timeout=END_MS)
         assert (await answer(page)).startswith(before)
         await page.context.set_offline(False)
-        # By itself the next try is seconds away.
+        # Without the network event, the next try is seconds away.
         await expect(connection).not_to_have_text(re.compile("Reconnecting"), timeout=2500)
         await wait_for_end(page)
 
@@ -312,8 +314,8 @@ async def test_the_network_goes_and_comes_back(page: Page, stagebus_url: str) ->
     await expect(page.locator("[data-call-id][data-state=done]")).to_have_count(2)
 
 
-async def test_a_page_that_opens_while_the_gateway_is_away(page: Page) -> None:
-    """It waits, and then knows the run as if nothing had been: its prompt, too."""
+async def test_page_opened_while_the_gateway_is_away_recovers(page: Page) -> None:
+    """It waits and then shows the whole run, including its prompt."""
     await page.route("**/runs/**", lambda route: route.fulfill(status=502, body="bad gateway"))
     await page.goto(f"/?run={FAKE_RUN}")
     await expect(page.locator("body")).to_have_attribute("data-connection", "reconnecting")
@@ -324,8 +326,8 @@ async def test_a_page_that_opens_while_the_gateway_is_away(page: Page) -> None:
     await expect(page.locator("#run-prompt")).to_have_text(HOSTILE)
 
 
-async def test_back_forward_and_the_list(page: Page) -> None:
-    """The address is the run: the browser's buttons and the list of recent runs go by it."""
+async def test_back_forward_and_list_follow_the_address(page: Page) -> None:
+    """The address names the run; the browser's buttons and the list of recent runs change it."""
     first = await start(page, "Say hello.")
     await wait_for_end(page)
     first_answer = await answer(page)
@@ -346,8 +348,8 @@ async def test_back_forward_and_the_list(page: Page) -> None:
     await expect(page.locator("[data-call-id]")).to_have_count(2)
 
 
-async def test_a_long_replay_is_complete(page: Page, stagebus_url: str) -> None:
-    """Thousands of events at once, as when a finished run is opened."""
+async def test_long_replay_is_complete(page: Page, stagebus_url: str) -> None:
+    """Thousands of events arrive together, as when a finished run is opened."""
     run_id = await start(page, "Say hello.", "demo:delay_ms=0,tokens=4000")
     await wait_for_end(page)
     await page.reload()
@@ -356,7 +358,7 @@ async def test_a_long_replay_is_complete(page: Page, stagebus_url: str) -> None:
     assert await answer(page) == await result_text(stagebus_url, run_id)
 
 
-async def test_the_end_is_followed_until_the_reader_scrolls_up(page: Page) -> None:
+async def test_page_follows_the_text_until_the_reader_scrolls_up(page: Page) -> None:
     await page.set_viewport_size({"width": 800, "height": 400})
     await start(page, "Say hello.", "demo:delay_ms=5,endless")
     latest = page.locator("#latest")
@@ -377,8 +379,8 @@ async def test_the_end_is_followed_until_the_reader_scrolls_up(page: Page) -> No
     await wait_for_end(page, "cancelled")
 
 
-async def test_watching_one_run_after_another_keeps_nothing_of_them(page: Page) -> None:
-    """Neither elements nor memory: of a long run that was looked at, only what the page shows is left."""
+async def test_watching_many_runs_leaks_no_memory(page: Page) -> None:
+    """Neither DOM elements nor memory of earlier runs remain."""
     text = [chunk(f"7-{n}", f"word {n} ") for n in range(1, 1501)]
     await serve(page, stream([*text, ("7-1501", *DONE)]))
     devtools = await page.context.new_cdp_session(page)
@@ -389,7 +391,7 @@ async def test_watching_one_run_after_another_keeps_nothing_of_them(page: Page) 
                 await page.evaluate("(to) => history.pushState(null, '', to)", address)
                 await page.evaluate("() => dispatchEvent(new PopStateEvent('popstate'))")
             await wait_for_end(page)
-        for _ in range(2):  # what the first one frees holds more
+        for _ in range(2):  # the first collection frees what the second can collect
             await devtools.send("HeapProfiler.collectGarbage")
         nodes = (await devtools.send("Memory.getDOMCounters"))["nodes"]
         return nodes, (await devtools.send("Runtime.getHeapUsage"))["usedSize"]
@@ -398,14 +400,14 @@ async def test_watching_one_run_after_another_keeps_nothing_of_them(page: Page) 
     nodes_before, bytes_before = await watch(2)
     nodes, used_bytes = await watch(6)
 
-    assert nodes <= nodes_before + 20, "the list of runs may have grown"
-    assert used_bytes < bytes_before + 500_000, "a run of these is as much"
+    assert nodes <= nodes_before + 20, "only the list of runs may grow"
+    assert used_bytes < bytes_before + 500_000, "less than the memory of one such run"
 
 
-# --- what is wrong -----------------------------------------------------------
+# --- errors -----------------------------------------------------------
 
 
-async def test_an_unknown_run(page: Page) -> None:
+async def test_unknown_run_is_reported(page: Page) -> None:
     await page.goto(f"/?run={FAKE_RUN}")
 
     await expect(page.get_by_role("heading", name="There is no such run")).to_be_visible()
@@ -414,8 +416,8 @@ async def test_an_unknown_run(page: Page) -> None:
     await expect(page.locator("#prompt")).to_be_focused()
 
 
-async def test_errors_stand_at_their_field(page: Page) -> None:
-    """The gateway's own 422, and the page's own for a prompt that is empty."""
+async def test_form_errors_appear_at_their_field(page: Page) -> None:
+    """The gateway's 422, and the page's own error for an empty prompt."""
     await page.goto("/")
     await page.locator("#start").click()
     await expect(page.locator("#prompt-error")).not_to_be_empty()
@@ -432,8 +434,8 @@ async def test_errors_stand_at_their_field(page: Page) -> None:
     await expect(page.locator("#prompt-error")).to_be_empty()
 
 
-async def test_a_post_whose_answer_was_lost_makes_one_run(page: Page, stagebus_url: str) -> None:
-    """Repeated under the same key, it is the same run."""
+async def test_post_with_a_lost_answer_creates_one_run(page: Page, stagebus_url: str) -> None:
+    """The page repeats the POST with the same Idempotency-Key."""
     keys: list[str] = []
     made: list[str] = []
 
@@ -455,7 +457,7 @@ async def test_a_post_whose_answer_was_lost_makes_one_run(page: Page, stagebus_u
     assert set(made) == {run_id}
 
 
-async def test_a_proxy_that_answers_502_is_asked_again(page: Page) -> None:
+async def test_page_retries_after_a_502_of_a_proxy(page: Page) -> None:
     requests = await serve(
         page,
         stream([chunk("7-1", "Half "), chunk("7-2", "an ")]),
@@ -471,7 +473,7 @@ async def test_a_proxy_that_answers_502_is_asked_again(page: Page) -> None:
     assert [cursor_of(request) for request in requests] == [None, "7-2", "7-2", "7-2"]
 
 
-async def test_a_hole_is_filled_and_a_copy_dropped(page: Page) -> None:
+async def test_missing_event_is_fetched_and_duplicate_dropped(page: Page) -> None:
     requests = await serve(
         page,
         stream([chunk("7-1", "one "), chunk("7-1", "one "), chunk("7-3", "three")]),
@@ -484,7 +486,7 @@ async def test_a_hole_is_filled_and_a_copy_dropped(page: Page) -> None:
     assert cursor_of(requests[1]) == "7-1"
 
 
-async def test_a_gap_is_said_and_the_log_read_anew(page: Page) -> None:
+async def test_gap_is_shown_and_the_log_is_read_again(page: Page) -> None:
     gap = {"requested": "7-3", "earliest": "7-1", "latest": "9-2"}
     await serve(
         page,
@@ -500,8 +502,8 @@ async def test_a_gap_is_said_and_the_log_read_anew(page: Page) -> None:
     assert states == ["idle", "connecting", "live", "reconnecting", "live", "gap", "live", "ended"]
 
 
-async def test_what_others_wrote_is_text(page: Page) -> None:
-    """Nothing that a model, a tool, a provider or a person wrote is ever HTML."""
+async def test_foreign_content_is_shown_as_text(page: Page) -> None:
+    """Content of a model, a tool, a provider or a person is never interpreted as HTML."""
     call = {"call_id": HOSTILE, "name": HOSTILE}
     await serve(
         page,
@@ -539,8 +541,8 @@ async def test_what_others_wrote_is_text(page: Page) -> None:
     assert "owned" not in (await page.title()).replace(HOSTILE[:60], "")
 
 
-async def test_a_hostile_prompt_is_text(page: Page, open_page: OpenPage) -> None:
-    """Through the real system, in the run and in the list of those who come later."""
+async def test_hostile_prompt_is_shown_as_text(page: Page, open_page: OpenPage) -> None:
+    """In the run and in the list of runs, through the real system."""
     await start(page, HOSTILE)
     await wait_for_end(page)
     other = await open_page()
@@ -553,11 +555,11 @@ async def test_a_hostile_prompt_is_text(page: Page, open_page: OpenPage) -> None
         await expect(watcher.locator("main :is(img, b, script), aside :is(img, b, script)")).to_have_count(0)
 
 
-# --- the page as such --------------------------------------------------------
+# --- layout --------------------------------------------------------
 
 
-async def test_it_fits_a_phone(open_page: OpenPage) -> None:
-    """Nothing is wider than the screen, in the form, in the drawer, in a run with long words, or without a connection."""
+async def test_page_fits_a_phone(open_page: OpenPage) -> None:
+    """Nothing is wider than the screen: the form, the drawer, a run with long words, a page without a connection."""
     phone = await open_page(viewport=PHONE)
     too_wide = "() => document.documentElement.scrollWidth - innerWidth"
     await phone.goto("/")
@@ -579,7 +581,7 @@ async def test_it_fits_a_phone(open_page: OpenPage) -> None:
     assert await phone.evaluate(too_wide) <= 0
 
 
-async def test_it_works_without_the_list(page: Page, stagebus_url: str) -> None:
+async def test_page_works_without_the_list(page: Page, stagebus_url: str) -> None:
     await page.route("**/runs?*", lambda route: route.abort())
     run_id = await start(page, "Say hello.")
     await wait_for_end(page)
@@ -588,12 +590,10 @@ async def test_it_works_without_the_list(page: Page, stagebus_url: str) -> None:
     await expect(page.locator("#recents-note")).not_to_be_empty()
 
 
-# --- who may look --------------------------------------------------------------
+# --- authentication --------------------------------------------------------------
 
 
-async def test_page_of_a_locked_gateway_asks_for_a_key_and_shares_a_run_without_it(
-    system: System, open_page: OpenPage
-) -> None:
+async def test_page_asks_for_a_key_and_shares_a_run_without_it(system: System, open_page: OpenPage) -> None:
     system.set_env("STAGEBUS_AUTH", "keys")
     try:
         url = await system.add_gateway().ready()
@@ -605,7 +605,7 @@ async def test_page_of_a_locked_gateway_asks_for_a_key_and_shares_a_run_without_
     await expect(page.locator("#sign-in")).to_be_visible()
     await expect(page.locator("#home")).to_be_hidden()
     await page.locator("#sign-in-button").focus()
-    async with page.expect_response("**/runs?*"):  # the list asks again, and is refused again
+    async with page.expect_response("**/runs?*"):  # the list asks again and is refused again
         await page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
     await expect(page.locator("#recents-note")).to_have_text("Sign in to see them.")
     await expect(page.locator("#sign-in-button")).to_be_focused()
@@ -619,7 +619,7 @@ async def test_page_of_a_locked_gateway_asks_for_a_key_and_shares_a_run_without_
     await page.locator("#prompt").fill(WEATHER)
     await page.locator("#start").click()
     await wait_for_end(page)
-    assert await page.evaluate("document.cookie") == "", "no script can read it"
+    assert await page.evaluate("document.cookie") == "", "the session cookie is HttpOnly"
     await page.locator("#share").click()
     await expect(page.locator("#share-link")).to_be_visible()
     link = await page.locator("#share-url").input_value()

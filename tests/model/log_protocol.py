@@ -1,16 +1,15 @@
-"""The log protocol as a small model, explored to exhaustion: its specification in code.
+"""A model of the log protocol, explored exhaustively: the specification of the protocol in code.
 
-Two workers, a few claims, a Redis that may lose its tail, replies and live messages that
-may be lost, and a client of the merged stream or of a stage. What the scripts, the
-producer and the subscription do is said here in a few lines each; every interleaving of
-it is walked, and in every state reached
+The model has two workers, a few claims, a Redis that may lose its tail, replies and live messages that may be lost, and
+a client of the merged stream or of a stage. It describes the scripts, the producer and the subscription in a few lines
+each. The walk visits every interleaving, and checks in every state that
 
-- no id stands for two different events, for whoever saw it,
+- no id was seen with two different events,
 - the log has consecutive sequences, and nothing after a terminal event,
-- a client that looks at where the log ends, and reads if that is not where it stands, has
-  exactly the log: no hole, no double, nothing that is not there.
+- a client that compares its position with the end of the log, and reads if they differ, has exactly the log: no event
+  is missing, doubled or foreign.
 
-`Rules` can take one rule of the protocol away; the walk then finds what it is there for.
+`Rules` can disable one rule of the protocol; the walk then finds the violation that the rule prevents.
 """
 
 from collections.abc import Iterator
@@ -24,12 +23,14 @@ Id = tuple[int, int]  # attempt, sequence
 START: Id = (0, 0)
 
 LENGTH = 4  # the last event is terminal
-STAGE_TWO = 3  # events from this sequence on are the second stage's; the first stage's are kept until it is complete
+STAGE_TWO = (
+    3  # the first sequence of the second stage; the producer keeps the first stage's events until it is complete
+)
 BATCH_MAX = 2
 
 
 class Rules(NamedTuple):
-    """The protocol's rules, each of which may be taken away."""
+    """The rules of the protocol; each can be disabled."""
 
     attempts_never_reused: bool = True
     id_before_message: bool = True
@@ -47,11 +48,11 @@ class Budget(NamedTuple):
     tails: int
     replies: int
     messages: int
-    parks: int = 0  # with any, the queue is modelled, too: leases, parked runs and decisions
+    parks: int = 0  # if not 0, the model includes the queue: leases, parked runs and decisions
 
 
 class Entry(NamedTuple):
-    """An event in the log; `author` is the claim that made its content."""
+    """An event in the log; `author` is the claim that created its content."""
 
     id: Id
     author: int
@@ -65,13 +66,13 @@ class Message(NamedTuple):
 
 
 class Worker(NamedTuple):
-    """A worker that holds a claim, or believes so."""
+    """A worker that holds a claim, or believes that it does."""
 
     attempt: int
     author: int
-    base: Id  # the id before what it keeps
+    base: Id  # the id before the kept events
     kept: int  # how many events it keeps
-    stored: int  # how many of them it knows to stand
+    stored: int  # how many of them it knows to be in the log
 
     def id_at(self, count: int) -> Id:
         return (self.attempt, self.base[1] + count) if count else self.base
@@ -81,7 +82,7 @@ Workers = tuple[Worker | None, Worker | None]
 
 
 class Client(NamedTuple):
-    """A client and its subscription: its picture, its place, and what is on its way to it."""
+    """A client and its subscription: the events seen, the position, and the messages on their way."""
 
     position: Id
     is_live: bool
@@ -95,11 +96,11 @@ class Score(Enum):
 
     DUE = "due"  # now
     HELD = "held"  # when the lease of its holder expires
-    LATER = "later"  # when its approvals expire: in the model, never
+    LATER = "later"  # when its approvals expire, which never happens in the model
 
 
 class Queued(NamedTuple):
-    """What an acquire, a park or a decision writes: the run's score, and the token in its lease."""
+    """The write of an acquire, a park or a decision: the run's score, and the token in its lease."""
 
     score: Score
     token: int = 0
@@ -109,7 +110,7 @@ Write = int | Entry | Queued
 
 
 class Redis(NamedTuple):
-    """What was written, in order: a claim's attempt, an entry, or the run's place in the queue.
+    """All writes in order: a claim's attempt, an entry, or the run's place in the queue.
 
     Losing the tail cuts it short.
     """
@@ -130,7 +131,7 @@ class Redis(NamedTuple):
 
     @property
     def has_worker(self) -> bool:
-        """Whether the record names a worker: a claim sets it, a park removes it."""
+        """Returns whether the record names a worker: a claim sets the name, a park removes it."""
         for write in reversed(self.writes):
             if isinstance(write, int):
                 return True
@@ -140,7 +141,7 @@ class Redis(NamedTuple):
 
 
 class State(NamedTuple):
-    """Everything."""
+    """A state of the whole model."""
 
     redis: Redis
     workers: Workers
@@ -151,7 +152,7 @@ class State(NamedTuple):
 
 
 def initial(budget: Budget, first_sequence: int) -> State:
-    """A run that was just created: `0-1` stands."""
+    """Returns the state of a new run, whose log has `0-1`."""
     client = Client(START, is_live=False, seen=(), queue=(), first_sequence=first_sequence)
     acquired = 0 if budget.parks else None
     return State(Redis((Entry((0, 1), 0),)), (None, None), client, 0, budget, acquired)
@@ -165,11 +166,11 @@ def is_ended(log: tuple[Entry, ...]) -> bool:
     return bool(log) and log[-1].id[1] == LENGTH
 
 
-# --- what may happen ---------------------------------------------------------
+# --- transitions ---------------------------------------------------------
 
 
 def steps(state: State, rules: Rules) -> Iterator[State]:
-    """Every state that may come next."""
+    """Yields every possible next state."""
     log = state.redis.log
     if state.acquired is not None:
         yield from _queue_steps(state, log)
@@ -206,26 +207,30 @@ def _spend_claim(state: State) -> State:
 
 
 def _claimed(state: State, log: tuple[Entry, ...], rules: Rules, index: int) -> State:
-    # Redis's time grows with every claim; it does not lose its tail.
+    # Redis's clock advances with every claim; a lost tail does not set it back.
     number = state.claims_made if rules.attempts_never_reused else state.redis.attempt + 1
     claimed = Worker(number, state.claims_made, last_id(log), 0, 0)
     return state._replace(redis=Redis((*state.redis.writes, number)), workers=_with(state.workers, index, claimed))
 
 
 def _may_claim(state: State, rules: Rules) -> bool:
-    """A lease may have expired at any moment; without the rule only another worker's current lease refuses."""
+    """Returns whether a worker may claim. A lease can expire at any moment; without the rule, only another worker's
+    current lease prevents a claim.
+    """
     holder = state.redis.queued.token
     return holder == state.acquired or (not rules.claim_needs_lease and holder == 0)
 
 
 def _queue_steps(state: State, log: tuple[Entry, ...]) -> Iterator[State]:
-    """Acquire, park and decide. An acquire is part of its claim, so the budget counts both as one."""
+    """Yields acquires, parks and decisions. The budget counts an acquire and its claim as one."""
     writes, queued = state.redis.writes, state.redis.queued
     if state.budget.claims and queued.score is not Score.LATER and not is_ended(log):
         acquired = _spend_claim(state)
         token = acquired.claims_made
         yield acquired._replace(redis=Redis((*writes, Queued(Score.HELD, token))), acquired=token)
-    if queued.score is Score.LATER and not state.redis.has_worker:  # of a run with a worker, it tells that one
+    if (
+        queued.score is Score.LATER and not state.redis.has_worker
+    ):  # a decision on a run with a worker is sent to that worker
         yield state._replace(redis=Redis((*writes, Queued(Score.DUE))))
     if not state.budget.parks or is_ended(log):
         return
@@ -263,14 +268,16 @@ def _append_steps(state: State, log: tuple[Entry, ...], index: int, worker: Work
 
 def _advanced(worker: Worker, log: tuple[Entry, ...]) -> Worker:
     stored = last_id(log)[1] - worker.base[1]
-    if worker.base[1] < STAGE_TWO - 1 <= worker.base[1] + stored:  # the first stage is complete: it is kept no longer
+    if (
+        worker.base[1] < STAGE_TWO - 1 <= worker.base[1] + stored
+    ):  # the first stage is complete, so its events are no longer kept
         forgotten = STAGE_TWO - 1 - worker.base[1]
         return worker._replace(base=worker.id_at(forgotten), kept=worker.kept - forgotten, stored=stored - forgotten)
     return worker._replace(stored=stored)
 
 
 def _rewound(worker: Worker, log_end: Id) -> Worker | None:
-    """The log is behind: send again from there, or give up and claim anew."""
+    """Returns the worker after it found the log shorter than it knew: it resends from there, or gives up."""
     stored = log_end[1] - worker.base[1]
     if log_end == worker.base or (log_end[0] == worker.attempt and 0 < stored <= worker.kept):
         return worker._replace(stored=stored)
@@ -288,7 +295,7 @@ def _client_steps(client: Client, log: tuple[Entry, ...], rules: Rules) -> Itera
     elif client.position != last_id(log):
         yield client._replace(is_live=False), 0
     if client.seen and client.seen[-1].id != client.position:
-        # Comes back with what it has: the id of the last event it saw.
+        # It reconnects with the id of the last event it saw.
         yield client._replace(is_live=False, position=client.seen[-1].id), 0
 
 
@@ -303,7 +310,7 @@ def _delivered(client: Client, message: Message, rules: Rules) -> Client:
 
 
 def read(client: Client, log: tuple[Entry, ...], rules: Rules) -> Client:
-    """Read the log after the client's position; a position that does not stand gives a gap."""
+    """Reads the log after the client's position; a position that is not in the log gives a gap."""
     position, seen = client.position, client.seen
     if rules.cursor_must_stand and position != START and all(entry.id != position for entry in log):
         position, seen = START, ()
@@ -312,16 +319,16 @@ def read(client: Client, log: tuple[Entry, ...], rules: Rules) -> Client:
 
 
 def _with(workers: Workers, index: int, worker: Worker | None) -> Workers:
-    """With another worker in one's place. They are alike, so their order is no matter: half as many states."""
+    """Returns the workers with one replaced, sorted: they are interchangeable, which halves the number of states."""
     other = workers[1 - index]
     return (worker, other) if other is None or (worker is not None and worker <= other) else (other, worker)
 
 
-# --- what must hold ----------------------------------------------------------
+# --- invariants ----------------------------------------------------------
 
 
 def violation(state: State, rules: Rules) -> str | None:
-    """What is wrong in this state, if anything is."""
+    """Returns the violated invariant of this state, or None."""
     log = state.redis.log
     if [entry.id[1] for entry in log] != list(range(1, len(log) + 1)):
         return f"the log has a hole, a double or an event after its end: {log}"
@@ -329,7 +336,7 @@ def violation(state: State, rules: Rules) -> str | None:
         return f"ids do not grow: {log}"
     if state.redis.has_worker and state.redis.queued.score is Score.LATER:
         return f"the run names a worker and is stranded if that worker dies: {state.redis.writes}"
-    # Once the client looks: at the quiet stream's ping, or when it reads for any other reason.
+    # After the client compared positions: at a ping of a quiet stream, or when it reads for another reason.
     client = state.client
     settled = read(client, log, rules) if not client.is_live or client.position != last_id(log) else client
     if settled.seen != tuple([entry for entry in log if entry.id[1] >= client.first_sequence]):
@@ -338,19 +345,19 @@ def violation(state: State, rules: Rules) -> str | None:
 
 
 class Walk(NamedTuple):
-    """How far a walk came, and what it found first."""
+    """The number of states of a walk and the first violation."""
 
     states: int
     violation: str | None
 
 
 def explore(budget: Budget, rules: Rules = ALL_RULES, *, first_sequence: int = 1, states_max: int = 10**7) -> Walk:
-    """Walk every state; stops at the first violation.
+    """Walks through every state; stops at the first violation.
 
     Clients change nothing for each other, so one at a time is enough: that of the merged
     stream, or with `first_sequence` STAGE_TWO that of the second stage.
     """
-    with gc_paused():  # states refer to none that come after them, and all are kept: there is nothing to collect
+    with gc_paused():  # all states are kept and none refers to later ones, so there is no garbage
         return _explore(budget, rules, first_sequence, states_max)
 
 
@@ -373,7 +380,7 @@ def _explore(budget: Budget, rules: Rules, first_sequence: int, states_max: int)
 
 
 def main() -> None:
-    """Walk further than the suite does; a few minutes and about 6 GiB."""
+    """Walks further than the test suite does; takes a few minutes and about 6 GiB."""
     for budget in (Budget(2, 1, 1, 1), Budget(3, 1, 0, 0), Budget(2, 2, 0, 1)):
         for first_sequence in (1, STAGE_TWO):
             walk = explore(budget, first_sequence=first_sequence)

@@ -1,4 +1,4 @@
-"""The model of the log protocol holds; and each of its rules is there for a reason."""
+"""The model of the log protocol: no state violates an invariant, and every rule is needed."""
 
 import pytest
 
@@ -6,32 +6,32 @@ from tests.model.log_protocol import STAGE_TWO, Budget, Rules, explore
 
 
 def test_protocol_holds_in_every_state() -> None:
-    """Two claims, a lost tail, a lost reply and a lost message, in every order."""
+    """With two claims, a lost tail, a lost reply and a lost message, in every order."""
     walk = explore(Budget(claims=2, tails=1, replies=1, messages=1))
 
     assert walk.violation is None
-    assert walk.states > 170_000, "the walk went everywhere"
+    assert walk.states > 170_000, "the walk visited too few states"
 
 
-def test_protocol_holds_for_a_stages_client() -> None:
-    """Two claims and a lost tail; `make model` walks further."""
+def test_protocol_holds_for_a_client_of_a_stage() -> None:
+    """With two claims and a lost tail; `make model` walks further."""
     walk = explore(Budget(claims=2, tails=1, replies=0, messages=0), first_sequence=STAGE_TWO)
 
     assert walk.violation is None
-    assert walk.states > 22_000, "the walk went everywhere"
+    assert walk.states > 22_000, "the walk visited too few states"
 
 
 def test_protocol_strands_no_parked_run() -> None:
-    """Two claims, a park, decisions and a lost tail, with the queue and its leases."""
+    """With two claims, a park, decisions and a lost tail, including the queue and its leases."""
     walk = explore(Budget(claims=2, tails=1, replies=0, messages=0, parks=1))
 
     assert walk.violation is None
-    assert walk.states > 70_000, "the walk went everywhere"
+    assert walk.states > 70_000, "the walk visited too few states"
 
 
 @pytest.mark.parametrize("rule", Rules._fields)
 def test_every_rule_is_needed(rule: str) -> None:
-    """Taken away, the walk finds what it is there for."""
+    """Without the rule, the walk finds the violation that the rule prevents."""
     budget = Budget(claims=3, tails=1, replies=0, messages=1)
     if rule == "claim_needs_lease":  # the only rule that concerns the queue
         budget = Budget(claims=2, tails=1, replies=0, messages=0, parks=1)

@@ -1,10 +1,11 @@
-"""Take, claim, append, renew, release, park, decide, finish, cancel, sweep: many interleavings over the real scripts.
+"""State machine of the queue's and the log's scripts: Hypothesis runs many interleavings against a real Redis.
 
-Two workers and the gateway are at one run; replies are lost, leases and approvals run out, Redis
-loses its tail. Each rule says what its script must answer and change; Redis must then hold just that.
+Two workers and the gateway acquire, claim, append, renew, release, park, decide, finish, cancel and sweep one run.
+Replies are lost, leases and approvals expire, Redis loses its tail. Each rule predicts what its script answers and
+changes; Redis must then have exactly that state.
 
-A rule brings about what it needs (an append claims first, a claim takes first), since
-Hypothesis leaves some rules out of each example: what takes three others would hardly ever come.
+A rule first does what it requires (an append claims, a claim acquires), since Hypothesis leaves some rules out of each
+example: a rule that needed three others would hardly ever run.
 """
 
 from dataclasses import dataclass, field
@@ -44,12 +45,12 @@ ALL_KEYS = [
     keys.active_of_tenant("t"),
 ]
 RUNNING_MAX = 1
-LATER_MS = 4 * 10**12  # when approvals expire, of themselves
+LATER_MS = 4 * 10**12  # when approvals expire
 MINE, OTHER = f"t {RUN}", "t another run of the tenant"
 
 
 class Stored(NamedTuple):
-    """What Redis holds of the run."""
+    """The expected state of the run in Redis."""
 
     log: tuple[tuple[EventId, LogEntry], ...]
     status: RunStatus = RunStatus.QUEUED
@@ -60,11 +61,11 @@ class Stored(NamedTuple):
     is_queued: bool = False
     is_due: bool = False
     holder: str | None = None  # the token in the lease
-    is_running: bool = False  # it counts among its tenant's
+    is_running: bool = False  # counts as one of its tenant's running runs
     is_held_back: bool = False
-    is_other_running: bool = False  # which is all that the tenant may have
+    is_other_running: bool = False  # another run uses the tenant's limit of one
     decisions: tuple[tuple[str, str], ...] = ()
-    is_woken: bool = False  # parked, and something came that who parked it did not see
+    is_woken: bool = False  # parked, with a decision that the parking worker had not seen
 
     @property
     def last_id(self) -> EventId:
@@ -81,22 +82,22 @@ class Stored(NamedTuple):
 
 @dataclass
 class Worker:
-    """What a worker, or the gateway, believes of the run; it appends as the producer does."""
+    """The knowledge of a worker, or of the gateway, about the run; it appends as the producer does."""
 
     token: str | None = None
     attempt: int | None = None
-    base: EventId = START  # the id before the events that it keeps
+    base: EventId = START  # the id before the kept events
     kept: list[LogEntry] = field(default_factory=list)
-    sent: int = 0  # how many of them it knows to stand
-    seen: bytes = b""  # the decisions, as it read them last
-    is_leaving: bool = False  # it sent its park, and never heard
+    sent: int = 0  # how many of them it knows to be in the log
+    seen: bytes = b""  # the decisions that it read last
+    is_leaving: bool = False  # it sent a park whose reply was lost
 
     def drop(self) -> None:
         self.token = self.attempt = None
         self.is_leaving = False
 
     def hear(self, answer: Any) -> None:
-        """What an append said; where the log is behind, what is lost will be sent again."""
+        """Takes the reply of an append. If the log is behind, the lost events will be sent again."""
         if answer is Fenced:
             self.drop()
         elif isinstance(answer, AppendResult):
@@ -107,7 +108,7 @@ class Worker:
 
 @dataclass
 class Direct:
-    """A blocking client behind the scripts' functions: without an event loop they take a third of the time."""
+    """A blocking client for the scripts' functions: without an event loop they take a third of the time."""
 
     client: Redis
 
@@ -115,7 +116,7 @@ class Direct:
         return self.client.execute_command(*args)
 
 
-# Names; one of them mostly, so that an attempt gets somewhere.
+# Mostly the same name, so that an attempt makes progress.
 WORKERS = st.sampled_from(["w0", "w0", "w1"])
 ANYONE = st.sampled_from(["w0", "w0", "w0", "w1", GATEWAY])
 BATCHES = st.lists(st.lists(st.sampled_from(["extraction", "tools"]), min_size=1, max_size=3), min_size=1, max_size=3)
@@ -144,7 +145,7 @@ class LogProtocol(RuleBasedStateMachine):
             script(Direct(self.client), *args, **kwargs).send(None)
         except StopIteration as done:
             return done.value
-        except (Fenced, RunEnded) as exc:  # as what it is answered with
+        except (Fenced, RunEnded) as exc:  # returned as the answer
             return type(exc)
         raise AssertionError("it waited")
 
@@ -153,7 +154,7 @@ class LogProtocol(RuleBasedStateMachine):
 
     @rule(name=WORKERS, is_again=RARELY, is_hasty=st.booleans())
     def take(self, name: str, is_again: bool, is_hasty: bool) -> None:
-        """With a new token, or with the one that it has; at once, or when the lease has run out."""
+        """Acquires with a new token, or with the same one; immediately, or after the lease has expired."""
         worker = self.workers[name]
         if worker.token is None or not is_again:
             worker.drop()
@@ -182,7 +183,7 @@ class LogProtocol(RuleBasedStateMachine):
 
     @rule(is_score_alone=st.booleans())
     def lease_runs_out(self, is_score_alone: bool) -> None:
-        """The lease and its index go together, but where a clock was set."""
+        """Expires the lease and its score; only the score if a clock was changed."""
         if self.stored.is_held_back:
             return
         if not is_score_alone:
@@ -198,11 +199,11 @@ class LogProtocol(RuleBasedStateMachine):
 
     @rule(is_another=st.booleans())
     def leave(self, is_another: bool) -> None:
-        """This run's, or another's: what is held back is let in where there is room."""
+        """Ends the slot of this run or of the other one; a throttled run is admitted if there is room."""
         run_id = OTHER.removeprefix("t ") if is_another else RUN
         if is_another:
             self.change(is_other_running=False)
-        elif self.stored.holder is None or self.stored.is_ended:  # else another worker took it since
+        elif self.stored.holder is None or self.stored.is_ended:  # otherwise another worker has acquired it since
             self.change(is_running=False)
         is_let_in = self.stored.is_held_back and not self.stored.is_other_running and not self.stored.is_running
         is_out = self.stored.is_held_back and self.stored.is_ended and not is_another
@@ -226,7 +227,7 @@ class LogProtocol(RuleBasedStateMachine):
     @rule(name=WORKERS, delay_s=st.sampled_from([0, LEASE_S]), is_reply_lost=st.booleans())
     def release(self, name: str, delay_s: float, is_reply_lost: bool) -> None:
         worker = self._taken(name)
-        if worker.token is None:  # held back
+        if worker.token is None:  # throttled
             return
         is_mine = self.stored.holder in (None, worker.token) and worker.attempt in (
             None,
@@ -243,7 +244,7 @@ class LogProtocol(RuleBasedStateMachine):
 
     @rule(name=WORKERS, is_looking=st.booleans(), is_reply_lost=st.booleans())
     def park(self, name: str, is_looking: bool, is_reply_lost: bool) -> None:
-        """As a worker does that waits for a person; who does not hear that it is parked can but send it again."""
+        """Parks as a worker that waits for a person. If the reply is lost, the worker sends the park again."""
         worker = self.workers[name] if self.workers[name].is_leaving else self._claimed(name)
         if worker is None:
             return
@@ -273,7 +274,7 @@ class LogProtocol(RuleBasedStateMachine):
 
     @rule(call_id=st.sampled_from(["c1", "c2"]), decision=st.sampled_from(DECISIONS))
     def decide(self, call_id: str, decision: Decision) -> None:
-        """A person, or the clock. The first decision stands, and nobody's wake-up is missed."""
+        """Decides as a person or the clock. The first decision counts, and no wake-up is missed."""
         text, stored = decisions.encode(decision), self.stored
         standing = dict(stored.decisions).get(call_id)
         self._keep_copy()
@@ -288,7 +289,7 @@ class LogProtocol(RuleBasedStateMachine):
 
     @rule(name=WORKERS)
     def finish(self, name: str) -> None:
-        """Of a run that has ended; or of one whose job arq cannot run."""
+        """Finishes the job of a run that has ended, or that arq cannot run."""
         worker = self._taken(name)
         if worker.token is None:
             return
@@ -307,7 +308,7 @@ class LogProtocol(RuleBasedStateMachine):
 
     @rule(name=ANYONE)
     def claim(self, name: str) -> None:
-        """The gateway's claims name nobody, and leave a run alone that is held."""
+        """Claims the run. A claim of the gateway names no worker, and fails if the run is held."""
         worker, stored = self._taken(name), self.stored
         is_gateway, who = name == GATEWAY, name.removeprefix(GATEWAY)
         if worker.token is None and not is_gateway:
@@ -321,10 +322,10 @@ class LogProtocol(RuleBasedStateMachine):
             assert claim is Fenced, "a worker's claim needs its own lease"
             worker.drop()
             return
-        assert claim.attempt > self.attempt_max, "attempts only grow, whatever was lost"
+        assert claim.attempt > self.attempt_max, "an attempt must be greater than all before, even after a lost tail"
         tries = stored.tries + (stored.worker not in ("", who))
         assert claim[1:4] == (stored.last_id, tries, stored.is_cancelled)
-        assert claim.record[b"attempt"] == b"%d" % claim.attempt, "the record is that after the claim"
+        assert claim.record[b"attempt"] == b"%d" % claim.attempt, "the returned record must be the one after the claim"
         self.change(attempt=claim.attempt, tries=tries, worker=who, status=RunStatus.RUNNING, is_woken=False)
         self.attempt_max = worker.attempt = claim.attempt
         worker.base, worker.kept, worker.sent = claim.last_id, [], 0
@@ -338,7 +339,7 @@ class LogProtocol(RuleBasedStateMachine):
 
     @rule(name=ANYONE, batches=BATCHES, is_reply_lost=st.booleans(), is_misread=RARELY)
     def append(self, name: str, batches: list[list[str]], is_reply_lost: bool, is_misread: bool) -> None:
-        """A batch whose reply is lost is sent again with the next; a claim is misread as if one event less stood."""
+        """Appends. A batch whose reply is lost is sent again with the next; a misread claim knows one event less."""
         for stage_ids in batches:
             made = [LogEntry(stage_id, "chunk", b"%d" % next(self.numbers)) for stage_id in stage_ids]
             self._append(name, made, is_reply_lost=is_reply_lost, is_misread=is_misread)
@@ -346,11 +347,11 @@ class LogProtocol(RuleBasedStateMachine):
     @precondition(lambda self: len(self.stored.log) > 2)
     @rule(name=ANYONE, is_reply_lost=st.booleans())
     def end(self, name: str, is_reply_lost: bool) -> None:
-        """Not at once: little can happen to a run that has ended."""
+        """Ends the run, but not as a first step: little can happen to an ended run."""
         self._append(name, [LogEntry(RUN_STAGE, "done", b"%d" % next(self.numbers))], is_reply_lost=is_reply_lost)
 
     def _append(self, name: str, made: list[LogEntry], *, is_reply_lost: bool, is_misread: bool = False) -> None:
-        """Send what is not known to stand; after an end, as no producer does, one event more."""
+        """Sends the events that are not known to be stored; after an end also one more, which no producer does."""
         worker = self._claimed(name)
         if worker is None:
             return
@@ -392,10 +393,10 @@ class LogProtocol(RuleBasedStateMachine):
     @precondition(lambda self: self.copies)
     @rule(back=st.integers(1, 3))
     def lose_tail(self, back: int) -> None:
-        """Redis is as it was before one of the last claims or appends, but time has passed."""
+        """Restores Redis to the state before one of the last claims or appends; its clock goes on."""
         self.stored, dumps = self.copies[-min(back, len(self.copies))]
         ttl_ms = 1000 * (END.retention_s if self.stored.is_ended else TTL_S)
-        self.created_at -= 1000  # more than there were claims, each of which may be one ahead of the clock
+        self.created_at -= 1000  # more than the number of claims, each of which may be 1 ms ahead of the clock
         with self.client.pipeline() as pipe:
             pipe.delete(*ALL_KEYS)
             for key, dump in dumps:
@@ -440,31 +441,33 @@ class LogProtocol(RuleBasedStateMachine):
         assert parse_id(record[b"last_id"].decode()) == held.last_id
         assert [stage_id.decode() for stage_id in stage_ids] == held.stage_ids
         assert (b"finished_at" in record) == held.is_ended
-        assert (b"parked_at" in record) == (held.status is RunStatus.PARKED), "the wait is not counted as work"
+        assert (b"parked_at" in record) == (held.status is RunStatus.PARKED), (
+            "parked_at is set exactly while the run is parked"
+        )
         is_on_its_way = score is None or held.is_held_back or score < LATER_MS
-        assert is_on_its_way or not held.is_woken, "a parked run that somebody woke is stranded"
+        assert is_on_its_way or not held.is_woken, "a woken parked run is stranded"
         assert is_on_its_way or not held.worker, "a run that names a worker is stranded if that worker dies"
-        assert min(ttls_ms) > 0, "no key of a run is ever without a TTL"
+        assert min(ttls_ms) > 0, "a key of the run has no TTL"
         assert (ttls_ms[0] <= END.retention_s * 1000) == held.is_ended
 
     @invariant()
     def log_is_whole(self) -> None:
-        """What readers rely on, by whatever rules."""
+        """Checks what readers rely on, after every rule."""
         event_ids = [event_id for event_id, _ in self.stored.log]
         assert [event_id.sequence for event_id in event_ids] == list(range(1, len(event_ids) + 1))
         assert event_ids == sorted(event_ids)
         assert "done" not in [entry.event for _, entry in self.stored.log[:-1]], "nothing follows a terminal event"
         for event_id, entry in self.stored.log:
-            assert self.content_by_id.setdefault(event_id, entry.data) == entry.data, "an id never stands for two"
+            assert self.content_by_id.setdefault(event_id, entry.data) == entry.data, "an id has two contents"
 
 
 def test_protocol_holds_in_any_interleaving(redis_url: str) -> None:
-    with Redis.from_url(redis_url.removesuffix("/0") + "/7") as client:  # a database of its own
+    with Redis.from_url(redis_url.removesuffix("/0") + "/7") as client:  # a separate database
         LogProtocol.client = client
         run_state_machine_as_test(
             LogProtocol,
             settings=settings(
                 max_examples=200, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck),
-                backend="hypothesis-urandom",  # by default five of six examples are variants of the one before
+                backend="hypothesis-urandom",  # by default five of six examples are variants of the previous one
             ),
         )  # fmt: skip
