@@ -45,7 +45,7 @@ async def decide(connection: ScriptConnection, run_id: str, call_id: str, decisi
     """
     key_list = [keys.run(run_id), keys.control(run_id), keys.QUEUE, keys.WAKEUP]
     match await _DECIDE(connection, key_list, [run_id, call_id, decision, DECIDED_MESSAGE, keys.WAKEUPS_MAX]):
-        case [b"stands", first]:
+        case [b"decided", first]:
             return str(first.decode())
         case _:
             raise RunEnded(run_id)

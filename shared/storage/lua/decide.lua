@@ -9,7 +9,7 @@
 -- ARGV[3] decision json     from decisions.encode
 -- ARGV[4] message  str      the message for the worker that holds the run
 -- ARGV[5] wakeups_max int   the bound of the wake-up list
--- Returns {'stands', the call's decision}, {'ended'} or {'gone'}.
+-- Returns {'decided', the call's decision}, {'ended'} or {'gone'}.
 --
 -- A run that no worker holds becomes due. Safe to repeat: a second call finds its own decision.
 local run, control, queue, wakeup = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -22,7 +22,7 @@ if not created_at then
 end
 local decisions = decisions_json and cjson.decode(decisions_json) or {}
 if decisions[call_id] then
-    return {'stands', decisions[call_id]}
+    return {'decided', decisions[call_id]}
 end
 if finished_at then
     return {'ended'}
@@ -36,4 +36,4 @@ if not worker or worker == '' then
     redis.call('RPUSH', wakeup, run_id)
     redis.call('LTRIM', wakeup, -wakeups_max, -1)
 end
-return {'stands', decision}
+return {'decided', decision}

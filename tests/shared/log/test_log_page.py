@@ -24,7 +24,7 @@ def log_of(owners: list[str]) -> list[tuple[EventId, str]]:
 
 
 def ask(log: list[tuple[EventId, str]], after: EventId, limit: int) -> list[StageSlice]:
-    """What Redis answers: of each stage the cursor's own entry and what follows, one more than the limit at the most."""
+    """Returns Redis's replies: per stage the entries from the cursor on, at most one more than the limit."""
     return [
         StageSlice(
             stage, [entry(event_id) for event_id, owner in log if owner == stage and event_id >= after][: limit + 1]

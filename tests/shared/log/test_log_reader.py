@@ -43,7 +43,7 @@ async def write(run: RunByHand) -> list[tuple[EventId, str]]:
 
 
 def wanted(written: list[tuple[EventId, str]], stage_id: str | None) -> list[EventId]:
-    """What a reader of the stage gets; None: of the merged stream."""
+    """Returns the events that a reader of the stage gets; None: of the merged stream."""
     last = written[-1][0]
     return [event_id for event_id, stage in written if stage_id in (None, stage) or event_id == last]
 
@@ -167,7 +167,7 @@ def _then(ask: Callable[..., Awaitable[object]], happen: Callable[[], Awaitable[
 async def test_stage_begun_between_two_pages_is_in_the_second(
     redis: Redis, settings: Settings, run: RunByHand, over: str, stage_id: str | None
 ) -> None:
-    """What is known of the stages saves a round trip, and no more."""
+    """Known stages save a round trip and change nothing else."""
     line = PipelinedConnection(redis, settings.redis_timeout_s)
     way = line if over == "a line" else redis
     await run.say("a")

@@ -126,7 +126,7 @@ async def test_connection_closed_by_the_server_is_reopened(redis: Redis, connect
 
 
 async def test_server_that_does_not_answer_counts_as_away(redis: Redis) -> None:
-    """Who waits longer than the time-out gets an error, though TCP tells of none."""
+    """A command that waits longer than the timeout fails, even if TCP reports no error."""
     connection = PipelinedConnection(redis, timeout_s=0.1)
     await evaluate(connection, ECHO, 0, "open")
     await redis.client_pause(WAIT_MS, all=True)

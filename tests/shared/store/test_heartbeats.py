@@ -1,4 +1,4 @@
-"""What processes say of themselves: heard while they speak, and forgotten when they are silent."""
+"""Heartbeats: a process is listed while it sends them and removed when it is silent."""
 
 import asyncio
 

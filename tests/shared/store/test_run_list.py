@@ -102,7 +102,7 @@ async def test_search_reads_a_limited_number_of_bytes_per_page(
 
 
 async def test_search_takes_few_round_trips(redis: Redis, settings: Settings) -> None:
-    """What is known by status and model alone is not read; 200 runs are looked into in two reads."""
+    """Requests are not read if status and model decide; 200 runs whose requests matter take two reads."""
     for n in range(200):
         await run_scripts.create(
             redis, ids.new_run_id(), tenant="t", model="m", request=b'{"n":%d}' % n, event="run_queued",
