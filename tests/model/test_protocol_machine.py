@@ -62,7 +62,7 @@ class Stored(NamedTuple):
     is_due: bool = False
     holder: str | None = None  # the token in the lease
     is_running: bool = False  # counts as one of its tenant's running runs
-    is_held_back: bool = False
+    is_throttled: bool = False
     is_other_running: bool = False  # another run uses the tenant's limit of one
     decisions: tuple[tuple[str, str], ...] = ()
     is_woken: bool = False  # parked, with a decision that the parking worker had not seen
@@ -153,7 +153,7 @@ class LogProtocol(RuleBasedStateMachine):
         self.stored = self.stored._replace(**fields)
 
     @rule(name=WORKERS, is_again=RARELY, is_hasty=st.booleans())
-    def take(self, name: str, is_again: bool, is_hasty: bool) -> None:
+    def acquire(self, name: str, is_again: bool, is_hasty: bool) -> None:
         """Acquires with a new token, or with the same one; immediately, or after the lease has expired."""
         worker = self.workers[name]
         if worker.token is None or not is_again:
@@ -161,14 +161,14 @@ class LogProtocol(RuleBasedStateMachine):
             worker.token, worker.attempt = f"{name}-{next(self.numbers)}", None
         if not is_hasty:
             self.sweep()
-            self.lease_runs_out(is_score_alone=False)
+            self.expire_lease(is_score_alone=False)
         is_mine = self.stored.holder == worker.token
         is_free = self.stored.is_due and self.stored.holder is None
         may_run = not self.stored.is_other_running or self.stored.is_running or self.stored.is_ended
         is_taken = self.call(queue_scripts.acquire, RUN, worker.token, LEASE_S, RUNNING_MAX)
         assert is_taken == (self.stored.is_queued if is_mine else is_free and may_run)
         if is_free and not is_mine:
-            self.change(is_held_back=not may_run, is_running=may_run, is_due=False)
+            self.change(is_throttled=not may_run, is_running=may_run, is_due=False)
         if self.stored.is_due and not is_mine:
             self.change(is_due=False)
         if is_taken:
@@ -176,15 +176,15 @@ class LogProtocol(RuleBasedStateMachine):
         if not is_taken:
             worker.drop()
 
-    def _taken(self, name: str) -> Worker:
+    def _acquired(self, name: str) -> Worker:
         if self.workers[name].token is None and name != GATEWAY:
-            self.take(name, is_again=False, is_hasty=False)
+            self.acquire(name, is_again=False, is_hasty=False)
         return self.workers[name]
 
     @rule(is_score_alone=st.booleans())
-    def lease_runs_out(self, is_score_alone: bool) -> None:
+    def expire_lease(self, is_score_alone: bool) -> None:
         """Expires the lease and its score; only the score if a clock was changed."""
-        if self.stored.is_held_back:
+        if self.stored.is_throttled:
             return
         if not is_score_alone:
             self.client.delete(keys.lease(RUN))
@@ -193,23 +193,23 @@ class LogProtocol(RuleBasedStateMachine):
         self.change(is_due=self.stored.is_queued)
 
     @rule()
-    def another_starts(self) -> None:
+    def other_run_starts(self) -> None:
         self.client.zadd(keys.RUNNING, {OTHER: 0})
         self.change(is_other_running=True)
 
     @rule(is_another=st.booleans())
-    def leave(self, is_another: bool) -> None:
+    def admit(self, is_another: bool) -> None:
         """Ends the slot of this run or of the other one; a throttled run is admitted if there is room."""
         run_id = OTHER.removeprefix("t ") if is_another else RUN
         if is_another:
             self.change(is_other_running=False)
         elif self.stored.holder is None or self.stored.is_ended:  # otherwise another worker has acquired it since
             self.change(is_running=False)
-        is_let_in = self.stored.is_held_back and not self.stored.is_other_running and not self.stored.is_running
-        is_out = self.stored.is_held_back and self.stored.is_ended and not is_another
-        assert self.call(queue_scripts.admit, run_id, RUNNING_MAX, tenant="t") == (is_let_in and not is_out)
-        if is_let_in or is_out:
-            self.change(is_held_back=False, is_due=self.stored.is_queued)
+        is_admitted = self.stored.is_throttled and not self.stored.is_other_running and not self.stored.is_running
+        is_out = self.stored.is_throttled and self.stored.is_ended and not is_another
+        assert self.call(queue_scripts.admit, run_id, RUNNING_MAX, tenant="t") == (is_admitted and not is_out)
+        if is_admitted or is_out:
+            self.change(is_throttled=False, is_due=self.stored.is_queued)
 
     @rule(name=WORKERS)
     def renew(self, name: str) -> None:
@@ -226,7 +226,7 @@ class LogProtocol(RuleBasedStateMachine):
 
     @rule(name=WORKERS, delay_s=st.sampled_from([0, LEASE_S]), is_reply_lost=st.booleans())
     def release(self, name: str, delay_s: float, is_reply_lost: bool) -> None:
-        worker = self._taken(name)
+        worker = self._acquired(name)
         if worker.token is None:  # throttled
             return
         is_mine = self.stored.holder in (None, worker.token) and worker.attempt in (
@@ -290,7 +290,7 @@ class LogProtocol(RuleBasedStateMachine):
     @rule(name=WORKERS)
     def finish(self, name: str) -> None:
         """Finishes the job of a run that has ended, or that arq cannot run."""
-        worker = self._taken(name)
+        worker = self._acquired(name)
         if worker.token is None:
             return
         is_mine = self.stored.holder == worker.token
@@ -309,7 +309,7 @@ class LogProtocol(RuleBasedStateMachine):
     @rule(name=ANYONE)
     def claim(self, name: str) -> None:
         """Claims the run. A claim of the gateway names no worker, and fails if the run is held."""
-        worker, stored = self._taken(name), self.stored
+        worker, stored = self._acquired(name), self.stored
         is_gateway, who = name == GATEWAY, name.removeprefix(GATEWAY)
         if worker.token is None and not is_gateway:
             return
@@ -434,7 +434,7 @@ class LogProtocol(RuleBasedStateMachine):
             attempt=int(record[b"attempt"]), tries=int(record[b"tries"]), worker=record[b"worker"].decode(),
             is_queued=bool(due.run_ids) or due.next_ms >= 0, is_due=bool(due.run_ids),
             is_cancelled=b"cancel" in record, holder=holder and holder.decode(),
-            is_running=MINE.encode() in running, is_held_back=bool(held_back), is_other_running=OTHER.encode() in running,
+            is_running=MINE.encode() in running, is_throttled=bool(held_back), is_other_running=OTHER.encode() in running,
             decisions=tuple(sorted(orjson.loads(record.get(b"decisions", b"{}")).items())), is_woken=self.stored.is_woken,
         )  # fmt: skip
         assert held == self.stored
@@ -444,7 +444,7 @@ class LogProtocol(RuleBasedStateMachine):
         assert (b"parked_at" in record) == (held.status is RunStatus.PARKED), (
             "parked_at is set exactly while the run is parked"
         )
-        is_on_its_way = score is None or held.is_held_back or score < LATER_MS
+        is_on_its_way = score is None or held.is_throttled or score < LATER_MS
         assert is_on_its_way or not held.is_woken, "a woken parked run is stranded"
         assert is_on_its_way or not held.worker, "a run that names a worker is stranded if that worker dies"
         assert min(ttls_ms) > 0, "a key of the run has no TTL"
