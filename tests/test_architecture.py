@@ -68,6 +68,8 @@ SHARED_CLASS_NAMES = dict.fromkeys(
     ("BadCursor", "Forbidden", "InvalidRequest", "RateLimited", "RunFailed", "Unauthenticated"),
     "the client raises its own class for the server's error code of the same name",
 )
+# A docstring says what its function does ("Returns…"), or names the thing; it does not begin with a question.
+QUESTION = re.compile(r"(What|Whether|Who|Whom|Whose|Where|Whoever)\b")
 # A path that exists on one machine alone.
 MACHINE_PATH = re.compile(r"(?<![\w.~])/(work|home|Users)/\w")
 IGNORED_FOLDERS = {"node_modules", "build", "dist"}
@@ -202,6 +204,31 @@ def test_public_class_names_are_unique() -> None:
 
     assert {name: same for name, same in modules.items() if len(same) > 1 and name not in SHARED_CLASS_NAMES} == {}
     assert all(len(modules[name]) > 1 for name in SHARED_CLASS_NAMES), "an exception that is no longer needed"
+
+
+def test_docstrings_do_not_begin_with_a_question_word() -> None:
+    found = [
+        f"{name_of(path)}: {docstring.splitlines()[0]}"
+        for path in PYTHON_FILES
+        for node in ast.walk(tree_of(path))
+        if (is_function(node) or isinstance(node, ast.Module | ast.ClassDef))
+        and (docstring := ast.get_docstring(node))
+        and QUESTION.match(docstring)
+    ]
+
+    assert found == []
+
+
+def test_test_names_name_a_feature() -> None:
+    """A name that begins with a question word is not found by a search for the feature."""
+    found = [
+        f"{name_of(path)}: {node.name}"
+        for path in PYTHON_FILES
+        for node in ast.walk(tree_of(path))
+        if is_function(node) and re.match(r"test_(what|whether|who|whom|whose|where|whoever)_", node.name)
+    ]
+
+    assert found == []
 
 
 def test_streaming_routes_have_no_buffering_middleware() -> None:

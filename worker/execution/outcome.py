@@ -1,4 +1,4 @@
-"""What the queue does with a run's job when its worker stops working on the run."""
+"""The outcome of a worker's attempt: what the queue does with the run's job."""
 
 from enum import StrEnum
 from typing import NamedTuple

@@ -81,7 +81,7 @@ class Tool:
         return self.body.parameters
 
     def check(self, arguments: str) -> str | None:
-        """What is wrong with a call's arguments, in words for the model; None where they fit."""
+        """Returns the error in a call's arguments, worded for the model; None if they are valid."""
         try:
             self.body.prepare(arguments, ToolContext(run_id="", call_id=""))
         except BadArguments as exc:

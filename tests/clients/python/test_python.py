@@ -148,7 +148,7 @@ def test_malformed_key_is_refused_without_being_repeated(key: str) -> None:
 
 @pytest.mark.parametrize("link", ["/ai/?run=01J#ticket=t", "/?run=01J#ticket=t"])
 def test_ticket_links_below_a_prefix_contain_it_once(link: str) -> None:
-    """Whether the gateway knows its prefix or not."""
+    """Holds if the gateway knows its prefix, and if it does not."""
     links = {"page": link, "events": "/ai/runs/01J/events?ticket=t"}
     ticket = parse_ticket("http://h/ai", {"id": "ab", "ticket": "t", "expires_at": "", "links": links})
 

@@ -97,7 +97,7 @@ def test_price_that_is_none_is_refused(tmp_path: Path, price: str) -> None:
         read_file(write(tmp_path, PRICED.replace("{ input = 2, output = 8 }", price)))
 
 
-def test_what_a_model_does_not_say_its_provider_does(two: Providers) -> None:
+def test_model_inherits_unset_fields_from_its_provider(two: Providers) -> None:
     assert two.abilities("gpt-4.1").max_tokens_parameter == "max_completion_tokens"
     assert two.abilities("gpt-4.1").tools == "native"
     assert two.abilities("local/qwen3").tools == "prompted"
@@ -121,7 +121,7 @@ def test_without_a_file_every_name_goes_to_the_one_provider() -> None:
     assert (route.provider, route.model_id) == (DEFAULT_PROVIDER, "demo:delay_ms=0,x=*")
 
 
-def test_first_name_of_the_file_is_the_default_unless_the_operator_says_otherwise(tmp_path: Path) -> None:
+def test_first_model_of_the_file_is_the_default(tmp_path: Path) -> None:
     path = write(tmp_path, TWO)
 
     assert Providers.from_settings(Settings(providers=path)).default_model == "best"

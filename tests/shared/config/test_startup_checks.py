@@ -16,7 +16,7 @@ def test_own_addresses_are_told_from_others(host: str, is_own: bool) -> None:
     assert is_loopback(host) is is_own
 
 
-def test_open_gateway_listens_beyond_its_machine_only_where_somebody_insists() -> None:
+def test_gateway_without_auth_needs_insecure_for_a_public_address() -> None:
     with pytest.raises(GatewayExposed, match=r"STAGEBUS_AUTH.*--insecure"):
         check_exposure(Settings(), "0.0.0.0")
     check_exposure(Settings(), "127.0.0.1")
@@ -40,7 +40,7 @@ def test_half_of_what_authentication_needs_is_told(settings: dict[str, str], sai
         check_access(Settings(**settings))
 
 
-def test_what_is_set_up_may_start() -> None:
+def test_complete_configuration_may_start() -> None:
     check_access(Settings())
     check_access(Settings(auth="keys", secret="x" * 32))
     for source in ("https://login.example/jwks", "http://127.0.0.1:1/jwks", "jwks.json"):

@@ -48,6 +48,6 @@ def test_junk_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "5", "a-b", "5-", "-5", "5-1-1"])
-def test_what_is_no_id_is_a_value_error(text: str) -> None:
+def test_invalid_event_id_raises_value_error(text: str) -> None:
     with pytest.raises(ValueError, match=r"event id|int\(\)"):
         parse_id(text)

@@ -170,7 +170,7 @@ def test_served_schema_refuses_what_is_no_such_event(event: Event) -> None:
 
 
 @pytest.mark.parametrize("event", [*FULL, *BARE], ids=name_of)
-def test_what_a_newer_version_adds_is_ignored(event: Event) -> None:
+def test_unknown_fields_of_an_event_are_ignored(event: Event) -> None:
     """While a system is upgraded, older processes and clients read what newer ones write."""
     payload = {**orjson.loads(event.data()), "from_the_future": {"n": 1}}
 
@@ -215,13 +215,13 @@ def test_fields_without_a_value_are_left_out() -> None:
         ("cancel", b"[]", ValidationError),
     ],
 )
-def test_what_is_no_event_is_an_error(name: str, data: bytes, error: type[Exception]) -> None:
+def test_invalid_event_is_an_error(name: str, data: bytes, error: type[Exception]) -> None:
     with pytest.raises(error):
         events.decode(name, data)
 
 
 @pytest.mark.parametrize("event", FULL, ids=name_of)
-def test_events_say_when_they_were_written_and_those_of_which_there_are_many_do_not(event: Event) -> None:
+def test_events_have_a_timestamp_except_frequent_ones(event: Event) -> None:
     stamped = event.stamped(1769860800123)
     is_lean = isinstance(event, ToolCompletionChunk | ToolProgress)
 

@@ -35,12 +35,12 @@ def test_ids_are_unique_and_sort_by_time() -> None:
         ULID[:-1] + "O", ULID + "\n", "\n" + ULID, " " + ULID, ULID[:-1] + "*", ULID[:-1] + "}", ULID[:-1] + "\u0130",
     ],
 )  # fmt: skip
-def test_what_is_no_id_is_refused(text: str) -> None:
+def test_invalid_run_id_is_refused(text: str) -> None:
     assert not is_run_id(text)
 
 
 @given(st.one_of(st.text(alphabet=LETTERS, min_size=24, max_size=28), st.text(alphabet=string.printable, max_size=30)))
-def test_what_passes_is_safe_inside_a_key_and_holds_a_time(text: str) -> None:
+def test_valid_run_id_is_safe_in_a_key_and_contains_a_time(text: str) -> None:
     """No brace, colon or star: it could name other keys or another slot."""
     if is_run_id(text):
         assert set(text) <= set(LETTERS)

@@ -28,7 +28,7 @@ def test_request_survives_its_storage(request_: RunRequest) -> None:
     assert RunRequest.model_validate(orjson.loads(orjson.dumps(request_.model_dump(mode="json")))) == request_
 
 
-def test_what_a_newer_gateway_adds_is_ignored() -> None:
+def test_unknown_fields_of_a_request_are_ignored() -> None:
     """A worker of an older version carries the run out as far as it knows."""
     stored = {**FULL.model_dump(mode="json"), "from_the_future": {"n": 1}}
 
@@ -55,7 +55,7 @@ def test_defaults_leave_all_to_model_and_worker() -> None:
         {"messages": "hi"},
     ],
 )
-def test_what_no_gateway_writes_is_refused(wrong: dict[str, object]) -> None:
+def test_invalid_stored_request_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         RunRequest.model_validate({"model": "m", "messages": MESSAGES, "timeout_s": 60, **wrong})
 

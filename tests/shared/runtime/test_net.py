@@ -74,7 +74,7 @@ def test_operator_may_allow_what_is_private(entry, host, port, address):
         ("wiki.internal", "wiki.internal.evil.example", 443, "10.0.0.1"),
     ],
 )
-def test_what_is_allowed_is_no_more_than_was_said(entry, host, port, address):
+def test_egress_allow_list_admits_only_its_entries(entry, host, port, address):
     assert not AddressPolicy([entry]).permits(host, port, address)
 
 

@@ -258,7 +258,7 @@ async def test_tls_verifies_the_name_and_not_the_address(client, tls):
 
 
 @pytest.mark.parametrize("url", ["", "ftp://x/", "x", "http://", "http:///path", "http://\x00/"])
-def test_what_is_no_web_address_makes_no_client(client, url):
+def test_invalid_url_makes_no_client(client, url):
     with pytest.raises(ValueError, match="URL"):
         client(url)
 

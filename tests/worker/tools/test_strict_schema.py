@@ -32,7 +32,7 @@ class Meal(Enum):
 
 @dataclass
 class Seat:
-    """Where someone sits."""
+    """The place of a guest."""
 
     row: int
     side: Literal["left", "right"] = "left"
@@ -139,7 +139,7 @@ def test_nulls_in_a_union_are_those_of_its_member(given: dict[str, Any], expecte
     assert bound(by_key=given)["by_key"] == expected
 
 
-def test_what_the_schema_cannot_say_is_checked_all_the_same() -> None:
+def test_strict_schema_does_not_drop_other_checks() -> None:
     with pytest.raises(Exception, match=r"guests\.0\.name: String should have at least 1 character"):
         bound(guests=[{"name": "", "seat": None, "diet": None}])
 
@@ -159,7 +159,7 @@ def pair(place: tuple[int, str]) -> None: ...
         (pair, "place: its items have different types"),
     ],
 )
-def test_what_cannot_be_strict_stops_the_start(function: Any, words: str) -> None:
+def test_schema_that_cannot_be_strict_stops_the_start(function: Any, words: str) -> None:
     with pytest.raises(BadTool, match=f"tool '{function.__name__}' cannot be strict: {words}"):
         ToolRegistry([tool(strict=True)(function)], Settings())
 

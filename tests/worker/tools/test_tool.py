@@ -65,7 +65,7 @@ async def test_plain_functions_run_side_by_side_and_not_in_the_loops_own_threads
     assert {reply.content for reply in replies} == {"tool-1", "tool-2"}
 
 
-async def test_what_a_plain_function_promises_is_awaited(make: Make) -> None:
+async def test_awaitable_of_a_plain_function_is_awaited(make: Make) -> None:
     async def answer() -> int:
         return 42
 
@@ -299,7 +299,7 @@ async def test_wait_for_a_slot_is_not_the_tools_time(make: Make) -> None:
 
 
 async def test_function_that_was_given_up_keeps_its_slot_till_its_thread_ends(make: Make) -> None:
-    """What the limit protects is still being used."""
+    """The thread still uses what the limit protects."""
     gate = threading.Event()
 
     @tool(concurrency=1, timeout_s=0.05)

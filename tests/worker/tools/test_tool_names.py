@@ -12,7 +12,7 @@ def test_name_is_the_source_s_and_the_tool_s():
     }  # fmt: skip
 
 
-def test_names_that_would_be_alike_are_told_apart_and_the_exact_one_keeps_its_own():
+def test_colliding_tool_names_are_made_unique():
     named = name_tools("s", ["a.b", "a_b", "a/b"])
 
     assert named["a_b"] == "s__a_b"

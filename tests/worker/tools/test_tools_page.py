@@ -72,7 +72,7 @@ async def test_tools_of_the_page_do_what_it_says(registry: ToolRegistry) -> None
     assert [name for name, reply in told.items() if reply.is_error] == ["opening_hours"]
 
 
-async def test_what_a_model_is_told_is_what_the_page_shows(registry: ToolRegistry) -> None:
+async def test_tools_page_shows_the_text_that_models_get(registry: ToolRegistry) -> None:
     shown, _ = blocks("json")
     (definition,) = registry.definitions(["count_words"])
 

@@ -98,7 +98,7 @@ async def test_errors_of_a_tool_are_error_results(connect, url):
     assert "valid integer" in unfit.content
 
 
-async def test_what_is_no_text_is_described_and_what_is_long_is_cut(connect, url):
+async def test_mcp_content_is_described_if_not_text_and_truncated(connect, url):
     registry = await connect(url=url)
 
     assert (await call(registry, "show")).content.splitlines() == [
@@ -141,7 +141,7 @@ async def test_name_written_wrong_lets_no_call_through_that_was_to_wait(connect,
     assert "it has no tool ad" in caplog.text
 
 
-async def test_what_waits_for_a_person_may_be_named_though_it_is_not_offered(connect, url):
+async def test_approvals_may_name_mcp_tools_that_are_not_offered(connect, url):
     registry = await connect(url=url, requires_approval=["wait"], exclude=["wait"])
 
     assert registry.get("ref__refuse") is not None
@@ -208,9 +208,7 @@ async def test_only_wanted_tools_are_offered(connect, url):
     assert registry.names() == ("ref__add", "ref__with_dots_and_more", "ref__show")
 
 
-async def test_process_gets_the_variables_that_it_was_given_and_no_others_and_ends_with_its_source(
-    connect, monkeypatch
-):
+async def test_mcp_process_gets_only_its_variables_and_ends_with_its_source(connect, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-worker")
     monkeypatch.setenv("FOR_IT", "for it alone")
     registry = await connect(**STDIO, env={"SECRET": {"env": "FOR_IT"}}, timeout_s=7)

@@ -1,4 +1,4 @@
-"""Where a value from a model may get to: its own place, and no other."""
+"""A model's value reaches only its own place in the request."""
 
 from contextlib import suppress
 from urllib.parse import parse_qsl, unquote

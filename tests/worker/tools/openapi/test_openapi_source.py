@@ -36,7 +36,7 @@ SPECIAL = {
 
 
 async def echo(request: Request) -> Response:
-    """What was asked, or what the pet of that name is for."""
+    """Returns the request as JSON, or the answer for the pet of that name."""
     special = SPECIAL.get(request.url.path.rpartition("/")[2])
     if special is not None:
         return special
@@ -94,7 +94,7 @@ async def call(registry: ToolRegistry, name: str, **arguments):
 
 
 async def asked(registry: ToolRegistry, name: str, **arguments) -> dict:
-    """What the service was asked by a call."""
+    """Calls a tool; returns the request that the service received."""
     reply = await call(registry, name, **arguments)
     status, _, body = reply.content.partition("\n")
     assert (status, reply.is_error) == ("HTTP 200", False), reply
@@ -224,7 +224,7 @@ async def test_arguments_that_do_not_fit_are_told_and_not_sent(offer, arguments,
     assert words in reply.content
 
 
-async def test_what_the_operator_fixed_is_sent_and_not_shown(offer):
+async def test_fixed_parameters_are_sent_but_not_offered(offer):
     registry = await offer("listPets", "addPet", fixed={"shop": "ours", "owner": "us"})
     added = await asked(registry, "addPet", body={"name": "Rex"})
     refused = await call(registry, "addPet", body={"name": "Rex", "owner": "me"})
