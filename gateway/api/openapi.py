@@ -15,7 +15,7 @@ from stagebus.gateway.api.endpoint import BodySchema, Endpoint, ErrorFormat, Par
 from stagebus.gateway.api.guard import Guarded
 from stagebus.gateway.api.problems import PROBLEM_DETAILS
 from stagebus.gateway.api.responses import JSON
-from stagebus.gateway.auth.sessions import COOKIE, SECURE_COOKIE
+from stagebus.gateway.auth.sessions import COOKIE, SECURE_COOKIE, SECURE_COOKIE_BELOW_PREFIX
 from stagebus.gateway.auth.tickets import PARAMETER
 from stagebus.shared.access_errors import Forbidden, RateLimited, Unauthenticated
 from stagebus.shared.errors import StagebusError
@@ -32,7 +32,8 @@ SECURITY_SCHEMES: Final = {
         "type": "apiKey",
         "in": "cookie",
         "name": SECURE_COOKIE,
-        "description": f"From `POST /session`, for pages of this origin. Without TLS the cookie's name is `{COOKIE}`.",
+        "description": f"From `POST /session`, for pages of this origin. Below a prefix the cookie's name is "
+        f"`{SECURE_COOKIE_BELOW_PREFIX}`, without TLS `{COOKIE}`.",
     },
     "ticket": {
         "type": "apiKey",
