@@ -31,7 +31,7 @@ class PseudoTerminal:
     async def __aenter__(self) -> Self:
         self._fd, inside = pty.openpty()
         self.resize(self._columns)
-        self._process = subprocess.Popen(  # noqa: ASYNC220 - it returns at once
+        self._process = subprocess.Popen(  # noqa: ASYNC220 - it returns immediately
             self._args, stdin=inside, stdout=inside, stderr=inside, env=self._env, cwd=ROOT, start_new_session=True,
             # Makes this its controlling terminal, so that Ctrl-C sends it a signal.
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509

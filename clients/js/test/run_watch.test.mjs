@@ -53,7 +53,7 @@ test("a slow listener is called less often and still sees the end", async (t) =>
   watch.subscribe(() => {
     const startedAt = performance.now();
     const { length } = watch.state.events;
-    // How the connection is comes at once; it is rare.
+    // Changes of the connection are rare and notify immediately.
     const isOfEvents = watch.state.connection === connection;
     connection = watch.state.connection;
     if (length === shown) return;
