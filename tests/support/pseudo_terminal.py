@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
+from tests.support.waiting import until
+
 ROOT = Path(__file__).parents[2]
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 CTRL_C, CTRL_D = "\x03", "\x04"
@@ -73,12 +75,10 @@ class PseudoTerminal:
             raise AssertionError(f"no {text!r} in {self.text!r}") from None
 
     async def exit_code(self, timeout_s: float = 20) -> int:
-        """Wait for its end."""
-        async with asyncio.timeout(timeout_s):
-            while (code := self._process.poll()) is None:
-                await asyncio.sleep(0.02)
+        """Waits for the end of the process and returns its exit code."""
+        await until(lambda: self._process.poll() is not None, timeout_s)
         self._read()
-        return code
+        return self._process.wait()
 
     def _read(self) -> None:
         try:
