@@ -79,7 +79,7 @@ class RunByHand:
 
 
 async def start(redis: Redis, connection: ScriptConnection | None = None) -> RunByHand:
-    """Creates a run and claims it as attempt 1; call `stop` at the end.
+    """Creates a run and claims it; call `stop` at the end.
 
     Args:
         connection: carries the producer's appends, in place of `redis`.

@@ -35,10 +35,10 @@ def settings(settings: Settings) -> Settings:
 class Holder(AttemptRecorder):
     """A worker that holds one run, and the reports that it got about its lease."""
 
-    def __init__(self, run: RunByHand, token: str) -> None:
+    def __init__(self, run: RunByHand, token: str, attempt: int) -> None:
         super().__init__()
         self.run = run
-        self.held = HeldLease(run.run_id, token, 1, run.producer.stage_ids, self)
+        self.held = HeldLease(run.run_id, token, attempt, run.producer.stage_ids, self)
 
     @property
     def key(self) -> str:
@@ -49,7 +49,8 @@ async def hold(redis: Redis, run: RunByHand, token: str = "mine") -> Holder:
     """Queues the run and acquires its lease."""
     await queue_scripts.requeue(redis, run.run_id, b"{}", TTL_S)
     assert await queue_scripts.acquire(redis, run.run_id, token, LEASE_S)
-    return Holder(run, token)
+    # The claim counts the milliseconds since the run was created, so on a busy machine it is not attempt 1.
+    return Holder(run, token, int(await redis.hget(keys.run(run.run_id), "attempt")))
 
 
 @pytest.fixture
