@@ -54,6 +54,11 @@ IMPORTERS = {
     "uvicorn": {"stagebus.gateway.server", "stagebus.worker.demo"},
     "prometheus_client": {"stagebus.shared.observability", "stagebus.gateway", "stagebus.worker"},
 }
+# The domain has no I/O: it may import these and nothing else.
+DOMAIN_MAY_IMPORT = {
+    *("collections", "enum", "functools", "re", "typing", "orjson", "pydantic", "ulid"),
+    *("stagebus.shared.domain", "stagebus.shared.errors", "stagebus.shared.observability.trace"),
+}
 FILE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 60
 VAGUE_FILE_NAMES = {"utils", "helpers", "base", "common", "misc"}
@@ -166,6 +171,13 @@ def test_packages_import_only_from_lower_layers(path: Path) -> None:
             other_layer, other = layer_of(imported)
             assert other == package or other_layer < layer, f"{package} imports {imported}, which is not below it"
             assert not any(is_in(imported, never) for never in forbidden), f"{package} must not import {imported}"
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if is_in(module_of(path), "stagebus.shared.domain")], ids=name_of
+)
+def test_domain_has_no_io(path: Path) -> None:
+    assert not [name for name in imports_of(path) if not any(is_in(name, allowed) for allowed in DOMAIN_MAY_IMPORT)]
 
 
 @pytest.mark.parametrize("library", IMPORTERS)

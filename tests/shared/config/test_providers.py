@@ -43,7 +43,7 @@ def two(tmp_path: Path) -> Providers:
     return Providers(read_file(write(tmp_path, TWO)))
 
 
-def test_name_leads_to_its_provider_by_the_id_that_this_one_knows(two: Providers) -> None:
+def test_model_name_is_routed_to_the_provider_with_its_id(two: Providers) -> None:
     route, fallback = two.routes("fast")
 
     assert (route.provider, route.model_id, route.extra_body) == ("openai", "gpt-4.1-mini", {"seed": 2, "user": "us"})
@@ -92,7 +92,7 @@ def test_model_without_a_price_has_no_cost(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("price", ["{ input = -1, output = 1 }", "{ input = 1 }", "{ input = 1, output = nan }", "3"])
-def test_price_that_is_none_is_refused(tmp_path: Path, price: str) -> None:
+def test_invalid_price_is_refused(tmp_path: Path, price: str) -> None:
     with pytest.raises(BadProviders, match="price"):
         read_file(write(tmp_path, PRICED.replace("{ input = 2, output = 8 }", price)))
 
@@ -104,13 +104,13 @@ def test_model_inherits_unset_fields_from_its_provider(two: Providers) -> None:
     assert two.abilities("local/qwen3").max_tokens_parameter == "max_tokens"
 
 
-def test_first_pattern_that_matches_counts_and_needs_something_to_match(two: Providers) -> None:
+def test_first_matching_pattern_wins_and_star_is_not_empty(two: Providers) -> None:
     assert two.routes("local/big-one")[0].model_id == "big-one"
     with pytest.raises(UnknownModel):
         two.routes("local/")
 
 
-def test_unknown_name_is_told_with_those_that_there_are(two: Providers) -> None:
+def test_unknown_model_error_lists_the_available_models(two: Providers) -> None:
     with pytest.raises(UnknownModel, match=r"'gpt-5'; available models: best, gpt-4\.1, fast, local/"):
         two.routes("gpt-5")
 
@@ -130,7 +130,7 @@ def test_first_model_of_the_file_is_the_default(tmp_path: Path) -> None:
         Providers.from_settings(Settings(providers=path, model="gpt-9"))
 
 
-def test_base_url_that_is_none_is_named_by_its_variable() -> None:
+def test_invalid_base_url_error_names_the_variable() -> None:
     with pytest.raises(BadProviders, match=r"^OPENAI_BASE_URL must be an http"):
         Providers.from_settings(Settings(openai_base_url="localhost:8000/v1"))
 
@@ -158,7 +158,9 @@ def test_base_url_that_is_none_is_named_by_its_variable() -> None:
         ("best = [", "best = ", "not valid TOML: "),
     ],
 )  # fmt: skip
-def test_file_that_does_not_hold_says_where_and_never_what(tmp_path, before: str, after: str, words: str) -> None:
+def test_invalid_providers_file_error_names_the_key_without_its_value(
+    tmp_path, before: str, after: str, words: str
+) -> None:
     assert before in TWO
     path = write(tmp_path, TWO.replace(before, after, 1))
     with pytest.raises(BadProviders) as failure:
@@ -170,7 +172,7 @@ def test_file_that_does_not_hold_says_where_and_never_what(tmp_path, before: str
     assert failure.value.__cause__ is None
 
 
-def test_file_that_is_not_there_is_named_with_its_variable(tmp_path: Path) -> None:
+def test_missing_providers_file_error_names_the_variable(tmp_path: Path) -> None:
     with pytest.raises(BadProviders, match=r"none\.toml, named by STAGEBUS_PROVIDERS, cannot be read"):
         read_file(tmp_path / "none.toml")
 
@@ -196,7 +198,7 @@ def test_key_of_a_file_is_read_at_each_use(tmp_path: Path) -> None:
         (Secret.model_validate("a\nb"), "not printable ASCII"),
     ],
 )
-def test_key_that_is_missing_says_where_it_should_be(secret: Secret, words: str) -> None:
+def test_missing_secret_error_names_its_place(secret: Secret, words: str) -> None:
     with pytest.raises(KeyMissing) as failure:
         secret.read()
 

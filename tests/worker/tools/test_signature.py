@@ -53,7 +53,7 @@ def bind(function: Any, arguments: str) -> tuple[list, dict]:
     return read_signature(function, "book").bind("book", arguments, CONTEXT)
 
 
-def test_schema_says_all_that_the_signature_says():
+def test_schema_contains_all_of_the_signature():
     schema = read_signature(book, "book").parameters
     properties = schema["properties"]
 
@@ -127,7 +127,7 @@ def test_no_arguments_are_an_empty_object(nothing):
         ]),
     ],
 )  # fmt: skip
-def test_bad_arguments_are_told_field_by_field(arguments, words):
+def test_invalid_arguments_are_reported_for_each_field(arguments, words):
     with pytest.raises(BadArguments) as failure:
         bind(book, arguments)
 

@@ -66,13 +66,13 @@ def test_file_holds(load, text):
         ("[surprise.f]", "surprise: unknown key"),
     ],
 )
-def test_file_that_does_not_hold_stops_the_start_with_a_message(load, text, words):
+def test_invalid_tools_file_stops_the_start_with_a_message(load, text, words):
     with pytest.raises(BadTool, match=words) as caught:
         load(text)
     assert "hunter2" not in str(caught.value)
 
 
-def test_file_that_is_not_there_is_said(tmp_path):
+def test_missing_tools_file_is_an_error(tmp_path):
     with pytest.raises(BadTool, match="named by STAGEBUS_TOOLS_FILE"):
         ToolRegistry.from_settings(Settings(tools_file=tmp_path / "nothing"))
 

@@ -164,7 +164,7 @@ def test_schema_that_cannot_be_strict_stops_the_start(function: Any, words: str)
         ToolRegistry([tool(strict=True)(function)], Settings())
 
 
-async def test_definition_says_that_it_is_strict() -> None:
+async def test_strict_tool_definition_has_strict_true() -> None:
     registry = ToolRegistry([tool(strict=True)(book), tool(name="loose")(lambda x=1: x)], Settings())
 
     strict, loose = (definition["function"] for definition in registry.definitions(["book", "loose"]))

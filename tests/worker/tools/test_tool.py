@@ -53,7 +53,7 @@ async def test_plain_function_runs_in_a_thread_with_its_context(make: Make) -> N
     assert await make(f).call("", CONTEXT) == ToolReply('["set","tool-1"]')
 
 
-async def test_plain_functions_run_side_by_side_and_not_in_the_loops_own_threads(make: Make) -> None:
+async def test_plain_functions_run_concurrently_in_the_tool_threads(make: Make) -> None:
     meeting = threading.Barrier(2)
 
     def f() -> str:
@@ -162,7 +162,7 @@ async def test_long_error_is_cut(make: Make) -> None:
     assert len((await make(f, tool_result_max_bytes=300).call("", CONTEXT)).content.encode()) == 300
 
 
-async def test_call_that_takes_too_long_is_a_reply_that_names_the_limit(make: Make) -> None:
+async def test_tool_timeout_is_a_reply_that_names_the_limit(make: Make) -> None:
     gate = threading.Event()
 
     async def awaited() -> None:
@@ -298,7 +298,7 @@ async def test_wait_for_a_slot_is_not_the_tools_time(make: Make) -> None:
     assert [reply.is_error for reply in replies] == [False] * 3
 
 
-async def test_function_that_was_given_up_keeps_its_slot_till_its_thread_ends(make: Make) -> None:
+async def test_abandoned_call_keeps_its_slot_until_its_thread_ends(make: Make) -> None:
     """The thread still uses what the limit protects."""
     gate = threading.Event()
 

@@ -72,14 +72,14 @@ class Sulky:
 @pytest.mark.parametrize(
     ("result", "kind"), [(object(), "object"), (circle(), "list"), (Sulky(), "Sulky"), (b"\xff", "bytes")]
 )
-def test_result_that_is_no_json_is_an_error_that_says_so(result, kind):
+def test_result_without_json_form_is_an_error(result, kind):
     reply = encode_result("f", result, 1000)
 
     assert reply.is_error
     assert reply.content.startswith(f"f returned a value of type {kind}, which has no JSON form.")
 
 
-def test_half_a_surrogate_pair_hurts_nobody():
+def test_lone_surrogate_in_a_result_is_replaced():
     for result in ("a\ud83d", {"a": "\ud83d"}):
         encode_result("f", result, 1000).content.encode()
 

@@ -69,7 +69,7 @@ async def test_country_chooses_among_places_of_one_name(ask, byte_server):
         (b"", "cannot be reached"),
     ],
 )
-async def test_service_that_fails_is_an_error_in_words(ask, byte_server, answer, words):
+async def test_failing_weather_service_is_an_error_in_words(ask, byte_server, answer, words):
     url = await byte_server.serve(answer)
     reply = await ask(url)
 
@@ -78,7 +78,7 @@ async def test_service_that_fails_is_an_error_in_words(ask, byte_server, answer,
     assert url not in reply.content
 
 
-async def test_service_at_a_private_address_is_not_asked_unless_allowed(ask, byte_server):
+async def test_weather_service_at_a_private_address_needs_permission(ask, byte_server):
     url = await byte_server.serve(OK)
     reply = await ask(url, allow="10.0.0.0/8")
 

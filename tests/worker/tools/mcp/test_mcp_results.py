@@ -41,7 +41,7 @@ def text(words: str) -> TextContent:
         ),
     ],
 )
-def test_result_is_told_as_text(content, structured, told):
+def test_mcp_result_is_text(content, structured, told):
     assert reply_of(CallToolResult(content=content, structured_content=structured)).content == told
 
 
@@ -59,7 +59,7 @@ def test_error_stays_one():
         (ToolAnnotations(read_only_hint=False, destructive_hint=False), False),
     ],
 )
-def test_tool_runs_twice_only_if_it_says_that_it_may(hints, may_run_twice):
+def test_mcp_tool_is_idempotent_only_by_its_hints(hints, may_run_twice):
     assert is_idempotent(Tool(name="t", input_schema={"type": "object"}, annotations=hints)) is may_run_twice
 
 

@@ -109,7 +109,7 @@ async def test_mcp_content_is_described_if_not_text_and_truncated(connect, url):
     assert len(long.encode()) <= 65536
 
 
-async def test_file_says_what_waits_for_a_person_and_what_may_run_again(connect, url, caplog):
+async def test_tools_file_sets_approvals_and_idempotency(connect, url, caplog):
     registry = await connect(url=url, requires_approval=["re*", "wait"], idempotent=["with.*", "ad"])
 
     gated = [name for name in registry.names() if registry.get(name).requires_approval]
@@ -119,7 +119,7 @@ async def test_file_says_what_waits_for_a_person_and_what_may_run_again(connect,
     assert "no tool ad" in caplog.text
 
 
-async def test_cancel_that_nobody_asked_for_is_not_the_end_of_a_server(connect, url, monkeypatch):
+async def test_mcp_source_survives_an_unexpected_cancellation(connect, url, monkeypatch):
     """A cancel scope of the SDK's that is left in a wrong order, say."""
     really_use, cancels = McpSource._use_connection, iter([asyncio.CancelledError()])
 
@@ -134,7 +134,7 @@ async def test_cancel_that_nobody_asked_for_is_not_the_end_of_a_server(connect, 
     await until(lambda: "ref__refuse" in registry.names())
 
 
-async def test_name_written_wrong_lets_no_call_through_that_was_to_wait(connect, url, caplog):
+async def test_misspelt_approval_disables_the_tools_of_an_mcp_server(connect, url, caplog):
     registry = await connect(url=url, requires_approval=["wait", "ad"])
 
     assert [name for name in registry.names() if name.startswith("ref__")] == []
@@ -222,7 +222,7 @@ async def test_mcp_process_gets_only_its_variables_and_ends_with_its_source(conn
     assert not is_alive(server)
 
 
-async def test_server_that_dies_in_a_call_gives_an_error_and_is_started_again(connect, tmp_path: Path):
+async def test_mcp_server_that_dies_in_a_call_is_restarted(connect, tmp_path: Path):
     registry = await connect(**STDIO)
     waiting = asyncio.create_task(call(registry, "wait", f'{{"seconds": 60, "folder": "{tmp_path}"}}'))
     await until((tmp_path / "began").exists)
@@ -262,7 +262,7 @@ async def test_server_that_is_down_at_the_start_is_found_when_it_is_up(connect, 
         ({"url": "http://10.0.0.1/mcp"}, "no public address"),
     ],
 )
-async def test_server_that_cannot_be_had_is_told_of_and_stops_nothing(connect, caplog, entry, words):
+async def test_unreachable_mcp_server_is_logged_and_stops_nothing(connect, caplog, entry, words):
     registry = await connect(**entry)
 
     assert registry.names() == ()
@@ -277,7 +277,7 @@ for line in sys.stdin:
 """
 
 
-async def test_message_without_an_end_costs_the_worker_its_limit_and_no_more(connect, caplog, monkeypatch):
+async def test_endless_mcp_message_is_limited(connect, caplog, monkeypatch):
     """The SDK's own reader collects it until memory is full, and copies all that has come with every part."""
     monkeypatch.setattr(mcp_pipes, "END_MAX_S", 0.1)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -301,7 +301,7 @@ async def test_server_that_heeds_no_end_is_killed(connect, monkeypatch):
     assert not is_alive(server)
 
 
-async def test_server_that_says_nothing_holds_the_start_up_for_a_while_only(connect, monkeypatch):
+async def test_silent_mcp_server_delays_the_start_only_briefly(connect, monkeypatch):
     monkeypatch.setattr(mcp_source, "START_MAX_S", 0.05)
     registry = await connect(command="sh", args=["-c", "cat > /dev/null"])
 

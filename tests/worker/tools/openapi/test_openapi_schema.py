@@ -56,12 +56,12 @@ def test_pointers_are_read_as_written():
         ("#/nowhere", "is missing"), ("#/list/9", "is missing"), ("#/loop", "refers to itself"),
     ],
 )  # fmt: skip
-def test_reference_that_cannot_be_followed_is_said(reference, words):
+def test_unresolvable_reference_is_an_error(reference, words):
     with pytest.raises(BadTool, match=words):
         follow({"list": [1], "loop": {"$ref": "#/loop"}}, {"$ref": reference})
 
 
-def test_schema_that_is_too_much_is_refused(monkeypatch):
+def test_schema_with_too_many_nodes_is_refused(monkeypatch):
     """YAML's aliases make a billion parts out of a few lines."""
     monkeypatch.setattr(openapi_schema, "NODES_MAX", 1000)
     shared: dict = {"type": "string"}

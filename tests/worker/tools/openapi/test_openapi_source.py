@@ -123,7 +123,7 @@ async def test_chosen_operations_become_tools(offer):
         ({"requires_approval": ["GET /pets/{petId}"], "idempotent": ["add*"]}, ["get_pets__petId_"], ["addPet"]),
     ],
 )
-async def test_file_says_what_waits_for_a_person_and_what_may_run_again(offer, entry, gated, repeatable):
+async def test_tools_file_sets_approvals_and_idempotency(offer, entry, gated, repeatable):
     registry = await offer("listPets", "addPet", "GET /pets/{petId}", **entry)
     tools = {name.removeprefix("pets__"): registry.get(name) for name in registry.names()}
 
@@ -131,7 +131,7 @@ async def test_file_says_what_waits_for_a_person_and_what_may_run_again(offer, e
     assert [name for name, tool in tools.items() if tool.idempotent] == repeatable
 
 
-async def test_gated_name_of_no_operation_stops_the_start(offer):
+async def test_approval_for_an_unknown_operation_stops_the_start(offer):
     with pytest.raises(BadTool, match=r"openapi.pets: no chosen operation is called 'addpet'"):
         await offer("addPet", requires_approval=["addPet", "addpet"])
 
@@ -198,7 +198,7 @@ async def test_value_stays_in_its_part_of_the_path(offer, pet, path):
 
 
 @pytest.mark.parametrize("pet", ["", ".", "..", "../admin", "a/../../b", "..\\admin", "./x", "a\0"])
-async def test_value_that_would_climb_out_of_the_path_is_refused(offer, pet):
+async def test_value_that_would_leave_its_path_segment_is_refused(offer, pet):
     registry = await offer("removePet")
     reply = await call(registry, "removePet", petId=pet)
 
@@ -216,7 +216,7 @@ async def test_value_that_would_climb_out_of_the_path_is_refused(offer, pet):
         ({"shop": "s", "extra": {"key": "mine"}}, "key cannot be set"),
     ],
 )
-async def test_arguments_that_do_not_fit_are_told_and_not_sent(offer, arguments, words):
+async def test_invalid_arguments_are_reported_and_not_sent(offer, arguments, words):
     registry = await offer("listPets", "GET /pets/{petId}", fixed={}, query={"key": "secret"})
     reply = await call(registry, "listPets", **arguments)
 
@@ -261,7 +261,7 @@ async def test_key_in_the_query_is_sent_and_not_logged(offer, caplog):
     assert "k%261" not in "".join(record.getMessage() for record in caplog.records if record.name != "httpx2")
 
 
-async def test_key_that_is_missing_is_an_error_result_without_its_place(offer, caplog):
+async def test_missing_secret_is_an_error_result_without_its_place(offer, caplog):
     registry = await offer("listPets", bearer={"env": "STAGEBUS_NO_SUCH_KEY"})
     reply = await call(registry, "listPets", shop="s")
 
@@ -283,7 +283,7 @@ async def test_key_that_is_missing_is_an_error_result_without_its_place(offer, c
         ("endless", "pets__get_pets__petId_: the service broke off: the response is longer than 131072 bytes", True),
     ],
 )
-async def test_answer_is_told_with_its_status(offer, pet, told, is_error):
+async def test_response_with_its_status_is_the_result(offer, pet, told, is_error):
     reply = await call(await offer("GET /pets/{petId}"), "get_pets__petId_", petId=pet)
 
     assert reply.content.startswith(told)
@@ -299,13 +299,13 @@ async def test_service_that_is_away_or_private_is_an_error_result(offer, byte_se
     assert "the service may not be reached" in (await call(private, "addPet", shop="s", body={"name": "x"})).content
 
 
-async def test_document_at_an_address_is_asked_for_and_its_servers_are_its_own(offer, url):
+async def test_document_at_a_url_is_fetched_with_relative_servers(offer, url):
     registry = await offer("listPets", document=f"{url}/petshop.yaml", base_url=None)
 
     assert (await asked(registry, "listPets", shop="s"))["path"] == "/v1/pets"
 
 
-async def test_no_surprise_in_a_document_is_the_end_of_asking_for_it(offer, url, monkeypatch, caplog):
+async def test_document_is_fetched_again_after_any_error(offer, url, monkeypatch, caplog):
     really_offer, surprises = openapi_source.OpenApiSource._offer, iter([KeyError("in"), IndexError("servers")])
 
     def fail(*args: object) -> None:
@@ -321,7 +321,7 @@ async def test_no_surprise_in_a_document_is_the_end_of_asking_for_it(offer, url,
     assert caplog.text.count("cannot get the document") == 2
 
 
-async def test_document_that_is_away_comes_later(offer, url, monkeypatch, caplog):
+async def test_unavailable_document_is_fetched_later(offer, url, monkeypatch, caplog):
     monkeypatch.setattr(openapi_source, "FETCH_MAX_S", 0.2)
     monkeypatch.setattr(openapi_source, "BACKOFF_S", 0.02)
     monkeypatch.setattr(DOCUMENT.__class__, "read_text", lambda _path: "{}")
@@ -348,7 +348,7 @@ async def test_document_that_is_away_comes_later(offer, url, monkeypatch, caplog
         ({"document": __file__}, "openapi.pets: the document is neither"),
     ],
 )
-async def test_document_that_does_not_hold_stops_the_start(offer, entry, words):
+async def test_invalid_document_stops_the_start(offer, entry, words):
     with pytest.raises(BadTool, match=words):
         await offer("listPets", **entry)
 
@@ -365,14 +365,14 @@ async def test_document_that_does_not_hold_stops_the_start(offer, entry, words):
         "\0",
     ],
 )
-async def test_document_of_any_shape_is_told_of_in_words(offer, tmp_path, text):
+async def test_malformed_document_is_an_error_in_words(offer, tmp_path, text):
     (tmp_path / "odd").write_text(text)
 
     with pytest.raises(BadTool, match=r"^openapi\.pets: "):
         await offer("listPets", document=str(tmp_path / "odd"))
 
 
-async def test_servers_of_an_operation_outrank_the_document_s_and_are_guarded(offer):
+async def test_operation_servers_override_the_document_s_and_are_guarded(offer):
     registry = await offer("elsewhere", base_url=None)
 
     assert "no public address" in (await call(registry, "elsewhere")).content
