@@ -15,7 +15,7 @@ import { emptyRun, isTerminal } from "./vendor/stagebus-client.js";
 import { RunView, showConnection, stageTitle } from "./view.js";
 
 const TICK_MS = 1000;
-const LOST_TEXT = "Part of this run’s log was lost or is no longer kept; this is what it holds now.";
+const LOST_TEXT = "Part of this run’s log was lost or deleted; the rest is shown.";
 
 const view = new RunView(isGuest ? null : (call, decision) => open.run.decide(call.id, decision));
 let open = null; // the OpenRun of the address, if it names one

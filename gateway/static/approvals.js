@@ -21,7 +21,7 @@ export function showApproval(card, call, decide) {
 }
 
 function decidedText({ decision, reason, is_expired: isExpired, arguments: changed }) {
-  if (isExpired) return "Nobody decided in time, which counts as denied.";
+  if (isExpired) return "Nobody decided in time; the call counts as denied.";
   const changes = changed == null ? "" : ", with other arguments";
   return `${DECIDED[decision]}${changes}${reason ? `: ${reason}` : "."}`;
 }
@@ -76,13 +76,13 @@ function objectOf(text) {
   try {
     value = JSON.parse(text);
   } catch (error) {
-    throw new Error(`The arguments are no JSON: ${error.message}`);
+    throw new Error(`The arguments are not valid JSON: ${error.message}`);
   }
-  if (value === null || typeof value !== "object" || Array.isArray(value)) throw new Error("The arguments have to be a JSON object.");
+  if (value === null || typeof value !== "object" || Array.isArray(value)) throw new Error("The arguments must be a JSON object.");
   return value;
 }
 
 function messageOf(problem) {
-  if (problem instanceof ProblemError && problem.code === "approval_conflict") return "Somebody else has decided otherwise.";
+  if (problem instanceof ProblemError && problem.code === "approval_conflict") return "Someone else has decided differently.";
   return problem.message;
 }

@@ -144,7 +144,7 @@ export async function copy(button, text) {
     await navigator.clipboard.writeText(text);
     button.textContent = "Copied";
   } catch {
-    button.textContent = "Not copied: the browser forbids it";
+    button.textContent = "Not copied: the browser does not allow it";
   }
   setTimeout(() => {
     button.textContent = label;

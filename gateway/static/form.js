@@ -66,7 +66,7 @@ async function submit() {
   setBusy($("start"), true);
   try {
     const onRetry = (tries) => {
-      $("form-error").textContent = `The gateway does not answer; trying again (${tries}). No run is started twice.`;
+      $("form-error").textContent = `The gateway does not answer; retrying (${tries}). The run is not started twice.`;
     };
     const run = await client.runs.create(body, { idempotencyKey: pending.key, onRetry });
     pending = null;
@@ -114,7 +114,7 @@ function readBody() {
 /** Null where nothing is said. */
 function readNumber(input, field) {
   const { value, validity } = $(input);
-  if (validity.badInput) throw { field, message: "This has to be a number." };
+  if (validity.badInput) throw { field, message: "Enter a number." };
   return value === "" ? null : Number(value);
 }
 
@@ -144,13 +144,13 @@ async function loadChoices() {
     isLoaded = true;
     const { tools: kept = {} } = recalled();
     $("tools").replaceChildren(...tools.map((tool) => toolChoice(tool, kept[tool.name] ?? isOfferedUnasked(tool.name))));
-    if (tools.length === 0) $("tools").append("No worker offers any tool.");
+    if (tools.length === 0) $("tools").append("No worker offers a tool.");
     $("models").replaceChildren(...models.map(({ id }) => Object.assign(make("option"), { value: id })));
     const standard = models.find((model) => model.is_default)?.id;
     $("model").placeholder = standard ? `${standard} (standard)` : "the gateway’s default";
-    $("model-hint").textContent = isAny ? "Any other name goes to the provider as it is." : "";
+    $("model-hint").textContent = isAny ? "Other names are passed to the provider unchanged." : "";
   } catch (error) {
-    $("tools").textContent = "The tools cannot be had right now; a run is offered all of them.";
+    $("tools").textContent = "The tools cannot be loaded right now; a run gets all of them.";
     if (isSignInNeeded(error)) showSignIn();
   }
 }

@@ -1,19 +1,33 @@
 // Renders Markdown while it streams in. marked's tokens become elements of a few fixed kinds, created here: no text is
 // ever parsed as HTML, no image is loaded, and a link is followed only when it is clicked. HTML in a text is shown as text.
 //
-// marked needs quadratic time for some texts, such as "_a_a_a…" (5 s for 60 kB). Inline syntax is therefore parsed within
-// limits of length and time; what exceeds them is shown as plain text.
+// marked needs quadratic time for some texts, such as "_a_a_a…" (5 s for 60 kB). It is therefore parsed within limits
+// of depth, length and time; what exceeds them is shown as plain text.
 
 import { Lexer } from "./vendor/marked.js";
 
 const CHARS_MAX = 200_000; // a longer text is shown as plain text
 const INLINE_CHARS_MAX = 5_000; // of one paragraph, item or cell: 50 ms at most
+const DEPTH_MAX = 30; // of nested quotes and lists
 const PARSE_MAX_MS = 300; // of one rendering; a long real answer takes 5 to 20
 const LINK = /^(https?|mailto):/i;
 
-/** Parses inline syntax until its time is used up. */
+/** Parses within limits of depth, length and time. */
 class BudgetLexer extends Lexer {
   #deadline = performance.now() + PARSE_MAX_MS;
+
+  #depth = 0;
+
+  blockTokens(text, tokens = [], ...options) {
+    if (this.#depth === DEPTH_MAX || performance.now() > this.#deadline) {
+      tokens.push({ type: "plain", raw: text });
+      return tokens;
+    }
+    this.#depth += 1;
+    super.blockTokens(text, tokens, ...options);
+    this.#depth -= 1;
+    return tokens;
+  }
 
   inlineTokens(text, tokens = []) {
     if (text.length <= INLINE_CHARS_MAX && performance.now() < this.#deadline) return super.inlineTokens(text, tokens);

@@ -31,7 +31,7 @@ async function refresh() {
     setText($("ops-error"), "");
     render(stats, performance.now());
   } catch (error) {
-    setText($("ops-error"), `This is not known right now: ${error.message}`);
+    setText($("ops-error"), `Cannot be loaded right now: ${error.message}`);
     if (isSignInNeeded(error)) showSignIn();
   }
 }
@@ -52,7 +52,7 @@ function render({ queue, workers, streams_open: streams, totals }, now) {
   }
   placeChildren($("workers"), workers.map(showWorker));
   for (const name of rows.keys()) if (!workers.some((worker) => worker.name === name)) rows.delete(name);
-  setText($("workers-none"), workers.length ? "" : "No worker has been heard of: runs wait.");
+  setText($("workers-none"), workers.length ? "" : "No worker is running; runs wait.");
 }
 
 /** By how much a figure grew over the last seconds; null where that is not known yet. */
@@ -69,7 +69,7 @@ function showWorker({ name, concurrency, runs, seen_ms_ago: ago }) {
   if (!rows.has(name)) rows.set(name, workerRow(name));
   const { item, load, heard, count, held, more } = rows.get(name);
   Object.assign(load, { max: concurrency, value: runs.length });
-  setText(heard, `heard ${duration(ago)} ago`);
+  setText(heard, `last seen ${duration(ago)} ago`);
   setText(count, `${runs.length} of ${concurrency} runs`);
   const shown = new Map([...held.children].map((row) => [row.dataset.held, row]));
   const rest = runs.length - RUNS_SHOWN;

@@ -62,9 +62,9 @@ export async function refreshRuns() {
     const kept = page.next === null ? [] : runs.filter(({ id }) => id < (page.runs.length ? last : page.next));
     if (kept.length === 0) next = page.next;
     runs = [...page.runs, ...kept];
-    note(runs.length || next ? "" : isFiltered() ? "No run is like that." : "None yet.");
+    note(runs.length || next ? "" : isFiltered() ? "No run matches." : "None yet.");
   } catch (error) {
-    if (list === asked) note(isSignInNeeded(error) ? "Sign in to see them." : "The list cannot be had right now.");
+    if (list === asked) note(isSignInNeeded(error) ? "Sign in to see them." : "The list cannot be loaded right now.");
     if (isSignInNeeded(error)) showSignIn();
   }
   render();
@@ -109,7 +109,7 @@ async function loadMore() {
     }
     render();
   } catch {
-    note("The rest of the list cannot be had right now.");
+    note("The rest of the list cannot be loaded right now.");
   } finally {
     isLoading = false;
   }

@@ -9,7 +9,7 @@ import { answerStage, isTerminal } from "./vendor/stagebus-client.js";
 
 const STAGE_PURPOSE = {
   extraction: "The model reads the prompt and picks its tools",
-  tools: "The calls run side by side",
+  tools: "The calls run in parallel",
   synthesis: "The model writes from the tools’ results",
 };
 const CALL_STATE_TEXT = { waiting: "waiting for you" };
@@ -164,7 +164,7 @@ export class RunView {
     put(".progress", progressText(call.progress));
     showBar(entry.item.querySelector("progress"), call.progress);
     put(".result", pretty(call.content));
-    put(".same", call.sameAs === null ? "" : "The same call as another one of this round, which ran for both.");
+    put(".same", call.sameAs === null ? "" : "Same call as another one in this round; it ran once for both.");
     showApproval(entry.item, call, this.#decide);
   }
 
@@ -249,7 +249,7 @@ function noteItem({ kind, retry, backoffS, reason, discarded }) {
   item.textContent = {
     retry: () => `${reason}. Retry ${retry} after ${duration(backoffS * 1000)}.`,
     restart: () => `Started over${chars ? `; ${chars} characters of unfinished text discarded` : ""}.`,
-    resume: () => "Taken up again; finished calls were kept.",
+    resume: () => "Resumed; finished calls were kept.",
   }[kind]();
   return item;
 }
@@ -258,7 +258,7 @@ function showEnd({ status, error }) {
   $("end").hidden = status !== "failed" && status !== "cancelled";
   $("end").dataset.status = status;
   setText($("end-title"), status === "failed" ? "The run failed" : "Cancelled");
-  setText($("end-text"), error?.error ?? "What was written until then is above.");
+  setText($("end-text"), error?.error ?? "The text up to then is shown above.");
 }
 
 function showFacts(run) {

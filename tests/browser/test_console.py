@@ -139,7 +139,7 @@ async def test_approval_survives_a_reload_and_runs_the_call(page: Page, stagebus
 
 async def test_denial_tells_the_model_the_reason(page: Page, stagebus_url: str) -> None:
     await show(page, stagebus_url, PAY)
-    await page.get_by_label("Reason, if you deny").fill("too much")
+    await page.get_by_label("Reason for a denial").fill("too much")
     await page.get_by_role("button", name="Deny").click()
     await wait_for_end(page)
 
@@ -172,7 +172,7 @@ async def test_shared_link_shows_an_approval_but_cannot_decide(
     await expect(page.locator(".decide")).to_be_visible()
     await page.get_by_role("button", name="Share").click()
     await expect(page.locator("#share-link")).to_be_visible()
-    link = await page.get_by_label("Who has this link").input_value()
+    link = await page.get_by_label("Anyone with this link").input_value()
     guest = await open_page()
     await guest.goto(link)
 
@@ -220,7 +220,7 @@ async def test_list_updates_itself_searches_and_cancels(page: Page, stagebus_url
     await expect(entry).to_contain_text("running", timeout=10_000)
     await page.get_by_role("button", name="Cancel: Find me").click()
 
-    await expect(page.locator("#recents-note")).to_have_text("No run is like that.", timeout=10_000)
+    await expect(page.locator("#recents-note")).to_have_text("No run matches.", timeout=10_000)
     await page.get_by_label("Status").select_option("cancelled")
     await expect(entry).to_contain_text("cancelled")
     assert (await get_run(stagebus_url, run_id))["status"] == "cancelled"
@@ -356,7 +356,7 @@ async def test_form_options_reach_the_run_and_are_remembered(page: Page) -> None
     await page.get_by_text("Options").click()
     await page.get_by_label("System prompt").fill("Be brief.")
     await page.get_by_label("get_weather").uncheck()
-    await page.get_by_label("Rounds of tools").fill("2")
+    await page.get_by_label("Tool rounds").fill("2")
     await page.get_by_label("Temperature", exact=True).fill("0.5")
     await page.get_by_label("Its temperature").fill("0.9")
     await page.get_by_label("Its model").fill("demo:delay_ms=1")
@@ -382,7 +382,7 @@ async def test_form_options_reach_the_run_and_are_remembered(page: Page) -> None
 async def test_gateway_errors_appear_at_the_form_options(page: Page) -> None:
     await page.goto("/")
     await page.get_by_text("Options").click()
-    await page.get_by_label("Rounds of tools").fill("0")
+    await page.get_by_label("Tool rounds").fill("0")
     await page.get_by_label("Its temperature").fill("3")
     await page.locator("#metadata").fill("no equals sign")
     await page.locator("#prompt").fill("Hi")
@@ -394,7 +394,7 @@ async def test_gateway_errors_appear_at_the_form_options(page: Page) -> None:
     await expect(page.locator("#synthesis-temperature-error")).to_contain_text("less than or equal to 2")
     await expect(page.locator("#rounds-error")).not_to_be_empty()
     await expect(page.locator("#form-error")).to_be_empty()
-    await expect(page.get_by_label("Rounds of tools")).to_be_focused()
+    await expect(page.get_by_label("Tool rounds")).to_be_focused()
 
 
 # --- the system view, accessibility ----------------------------------------

@@ -46,7 +46,9 @@ async def test_hostile_markdown_is_rendered_within_the_budget(page: Page, piece:
     shown = await page.evaluate(RENDER, piece * (CHARS // len(piece)))
 
     assert shown["ms"] < RENDER_MAX_MS
-    assert shown["text"].count("a") + shown["text"].count(">") >= CHARS // len(piece)
+    assert shown["text"].count("a") + shown["text"].count(">") > CHARS // len(piece) - 100, (
+        "but for the syntax that became elements"
+    )
 
 
 async def test_ordinary_long_answer_is_rendered_completely(page: Page) -> None:

@@ -20,7 +20,8 @@ END_MS: Final = 30_000
 @pytest_asyncio.fixture(loop_scope="session")
 async def host_url(system: System) -> AsyncIterator[str]:
     """The address of a host app, beside the system's own gateway."""
-    host = system.add_process("host", ["-m", "tests.support.mounted_gateway"])
+    host = system.process("host", ["-m", "tests.support.mounted_gateway"])
+    host.start()
     yield await host.ready()
     await host.kill()
 

@@ -410,7 +410,7 @@ async def test_watching_many_runs_leaks_no_memory(page: Page) -> None:
 async def test_unknown_run_is_reported(page: Page) -> None:
     await page.goto(f"/?run={FAKE_RUN}")
 
-    await expect(page.get_by_role("heading", name="There is no such run")).to_be_visible()
+    await expect(page.get_by_role("heading", name="Run not found")).to_be_visible()
     await expect(page.locator("body")).to_have_attribute("data-connection", "ended")
     await page.get_by_role("link", name="Start a new run").click()
     await expect(page.locator("#prompt")).to_be_focused()
