@@ -14,13 +14,15 @@ from stagebus.shared.config.settings import Settings
 from stagebus.shared.runtime import ttl_cache
 from stagebus.shared.storage import redis_client
 from tests.support.fake_time import FakeTime
+from tests.support.recorded_inputs import RECORDINGS
 from tests.support.system import free_port
 
 # A dependency of `make sbom`. If it is installed, jsonschema compiles its forty grammars on import, which takes 1.6 s.
 sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
 
 # Settings from the developer's environment must not reach the tests or the processes that they start.
-for _name in [name for name in os.environ if name.startswith(("STAGEBUS_", "OPENAI_"))]:
+# Those that name folders of recordings are no settings.
+for _name in {name for name in os.environ if name.startswith(("STAGEBUS_", "OPENAI_"))} - RECORDINGS:
     del os.environ[_name]
 
 # Tests use plain HTTP or create their own certificate authority. Loading the system's authorities takes 45 ms per client,

@@ -27,8 +27,14 @@ class ByteServer:
         self.requests: list[bytes] = []
         self._servers: list[asyncio.Server] = []
 
-    async def serve(self, answer: bytes | Callable[[bytes, bytes], bytes], *, holds_on: bool = False) -> str:
-        """Starts a server and returns its address. A function gets each request's head and body."""
+    async def serve(
+        self, answer: bytes | Callable[[bytes, bytes], bytes], *later: bytes, pause_s: float = 0, holds_on: bool = False
+    ) -> str:
+        """Starts a server and returns its address. A function gets each request's head and body.
+
+        Args:
+            later: further parts of the answer, each after a pause.
+        """
 
         async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             with suppress(ConnectionError, asyncio.IncompleteReadError):
@@ -38,6 +44,10 @@ class ByteServer:
                 body = await reader.readexactly(int(length[0].split(b":")[1]) if length else 0)
                 writer.write(answer if isinstance(answer, bytes) else answer(head, body))
                 await writer.drain()
+                for part in later:
+                    await asyncio.sleep(pause_s)
+                    writer.write(part)
+                    await writer.drain()
                 if holds_on:
                     await reader.read()
             writer.close()

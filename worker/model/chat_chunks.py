@@ -35,8 +35,9 @@ _BARE_STARTS: Final = (b"{", b"[")
 # llama.cpp sent its errors in this field.
 _ERROR_FIELD: Final = b"error:"
 _ERROR_EVENT: Final = b"error"
-# Events with these names must hold chunks. Data of other events is ignored unless it is JSON.
+# Events with these names must hold chunks. Data of other events is ignored unless it is a chunk by its fields.
 _CHUNK_EVENTS: Final = (b"", b"message")
+_NAMES_OF_CHUNKS: Final = (*_CHUNK_EVENTS, b"chunk", b"data", b"delta", b"completion", b"chat.completion.chunk")
 
 
 class BadChunk(ValueError):
@@ -187,9 +188,18 @@ class ChunkDecoder:
             self._take_lenient(data, chunks)
             return
         if isinstance(chunk, dict):
-            chunks.append(chunk if self._event != _ERROR_EVENT or "error" in chunk else {"error": chunk})
+            self._take_object(chunk, chunks)
         else:
             self._take_other(chunk, data, chunks)
+
+    def _take_object(self, chunk: Chunk, chunks: list[Chunk]) -> None:
+        if "choices" in chunk:
+            chunks.append(chunk)
+        elif self._event == _ERROR_EVENT:
+            chunks.append(chunk if "error" in chunk else {"error": chunk})
+        elif self._event in _NAMES_OF_CHUNKS or isinstance(chunk.get("usage"), dict):
+            inner = chunk.get("data")  # some gateways wrap each answer
+            chunks.append(inner if isinstance(inner, dict) and "choices" in inner else chunk)
 
     def _take_lenient(self, data: bytes, chunks: list[Chunk]) -> None:
         try:
@@ -205,9 +215,9 @@ class ChunkDecoder:
         """Takes JSON that is not a chunk itself: null, a list of chunks, or an error's text."""
         values = value if isinstance(value, list) else [] if value is None else [value]
         for item in values:
-            if self._event == _ERROR_EVENT and not (isinstance(item, dict) and "error" in item):
+            if isinstance(item, dict):
+                self._take_object(item, chunks)
+            elif self._event == _ERROR_EVENT:
                 chunks.append({"error": item})
-            elif isinstance(item, dict):
-                chunks.append(item)
-            else:
+            elif self._event in _NAMES_OF_CHUNKS:
                 raise BadChunk(data)

@@ -36,6 +36,7 @@ class ChatResponseReader:
         self._output_bytes = 0
         self._has_bytes = False
         self._has_chunks = False
+        self._has_final_usage = False
         self._decoder = ChunkDecoder()
         self._tracker = FinishTracker()
 
@@ -45,9 +46,14 @@ class ChatResponseReader:
         return self._decoder.is_done
 
     @property
-    def is_complete(self) -> bool:
-        """True once the whole answer was read. A failure of the connection no longer matters then."""
+    def has_finish_reason(self) -> bool:
+        """True after a finish reason or `[DONE]`. The answer is complete if the body ends here, and not if it is cut."""
         return self._decoder.is_done or self._tracker.finish_reason is not None
+
+    @property
+    def has_final_usage(self) -> bool:
+        """True after a usage without choices that follows the finish reason."""
+        return self._has_final_usage
 
     def feed(self, data: bytes) -> Iterator[Chunk]:
         """Yields the chunks that these bytes complete.
@@ -74,7 +80,7 @@ class ChatResponseReader:
             ModelError: the answer is incomplete, empty or an error.
         """
         yield from self._checked(self._decoder.finish())
-        if self.is_complete and self._has_chunks:
+        if self.has_finish_reason and self._has_chunks:
             return
         if self._has_chunks:
             raise ModelUnavailable("the model's provider ended its answer too early")
@@ -94,6 +100,13 @@ class ChatResponseReader:
             self._output_bytes += max(self._size_of(chunk), CHUNK_MIN_BYTES)
             if self._output_bytes > self._output_max_bytes:
                 raise ModelOutputTooLong(f"the model's output is longer than {self._output_max_bytes} bytes")
+            if not chunk.get("choices"):
+                has_usage = bool(chunk.get("usage") or chunk.get("x_groq"))
+                if chunk.get("choices") is None and not has_usage:
+                    continue  # a note of the server, such as a ping
+                self._has_final_usage = has_usage and self._tracker.finish_reason is not None
+            elif self._has_final_usage:
+                self._has_final_usage = False
             self._has_chunks = True
             yield chunk
 

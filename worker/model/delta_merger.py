@@ -25,7 +25,7 @@ from stagebus.worker.model.compat.reasoning_details import Detail, merge_details
 from stagebus.worker.model.compat.reasoning_text import split_reasoning
 from stagebus.worker.model.compat.text_fragments import join_fragments
 from stagebus.worker.model.compat.text_tool_calls import match_tool_name, split_text_calls
-from stagebus.worker.model.compat.usage_fields import groq_usage, parse_usage
+from stagebus.worker.model.compat.usage_fields import groq_usage, merge_usage, parse_usage
 from stagebus.worker.model.finish import FinishTracker, choices, first_choice
 
 # Some servers send the same reasoning in both fields, so the first one with content counts.
@@ -73,6 +73,7 @@ class DeltaMerger:
         self._refusal: list[str] = []
         self._fragments: list[CallFragment] = []
         self._usage: dict[str, Any] | None = None
+        self._groq_usage: dict[str, Any] | None = None
         self._model: str | None = None
 
     def add(self, chunk: Mapping[str, Any]) -> None:
@@ -81,9 +82,9 @@ class DeltaMerger:
         if self._model is None and isinstance(model := chunk.get("model"), str):
             self._model = model or None
         if isinstance(usage := chunk.get("usage"), dict) and usage:
-            self._usage = usage
-        elif "x_groq" in chunk and self._usage is None:
-            self._usage = groq_usage(chunk["x_groq"])
+            self._usage = merge_usage(self._usage, usage)
+        elif "x_groq" in chunk:
+            self._groq_usage = groq_usage(chunk["x_groq"]) or self._groq_usage
         if not self._has_first and not self._look_for_first(chunk):
             return
         for choice in first_choice(chunk):
@@ -96,7 +97,7 @@ class DeltaMerger:
         if isinstance(delta, dict):
             self._add_delta(delta)
         if isinstance(usage := choice.get("usage"), dict) and usage:
-            self._usage = usage
+            self._usage = merge_usage(self._usage, usage)
 
     def _look_for_first(self, chunk: Mapping[str, Any]) -> bool:
         """Returns whether choice 0 has come. Until then, other choices are kept: some servers count from one."""
@@ -172,7 +173,7 @@ class DeltaMerger:
             refusal="".join(self._refusal),
             tool_calls=list(assign_call_ids(named, self._taken_ids)),
             finish_reason=self._tracker.finish_reason,
-            usage=self._usage,
+            usage=self._usage or self._groq_usage,
             model=self._model,
             error=self._tracker.error,
             reasoning_details=merge_details(self._details),

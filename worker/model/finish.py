@@ -2,7 +2,7 @@
 
 The response reader and the delta merger share two rules. An error counts unless the answer was
 complete before it, since some providers report a limit after the last token. An answer is complete
-once it has a finish reason, whether or not `[DONE]` follows.
+once it has a finish reason and the body ends or `[DONE]` follows: some servers send a reason with every chunk.
 """
 
 from collections.abc import Mapping, Sequence

@@ -27,8 +27,9 @@ from stagebus.worker.model.transport import AiohttpClient
 
 logger = logging.getLogger(__name__)
 
-# After the finish reason, the usage and [DONE] may still follow. This is how long to wait for them.
-_TRAILER_WAIT_S: Final = 5.0
+# After the finish reason and the usage, only [DONE] follows. Some servers send neither it nor the end of the body.
+# After a finish reason alone, content may still follow, so that the wait there is the one for any other chunk.
+_DONE_WAIT_S: Final = 5.0
 # After [DONE] only the end of the body follows. Once it is read, the connection can be reused.
 _BODY_END_WAIT_S: Final = 0.1
 _CAUSE_MAX_CHARS: Final = 500
@@ -80,7 +81,7 @@ class Provider:
         try:
             async with self._open(body) as response:
                 read = _body_reader(response.http_response)
-                while data := await (_read_trailer(read, reader) if reader.is_complete else read()):
+                while data := await (_read_trailer(read, reader) if reader.has_finish_reason else read()):
                     for chunk in reader.feed(data):
                         yield chunk
                 for chunk in reader.finish(response.headers.get("content-type", "")):
@@ -89,8 +90,8 @@ class Provider:
             logger.warning("provider %s failed: %s: %s", self._name, exc, self._masked_cause(exc))
             raise
         except (openai.OpenAIError, httpx2.HTTPError) as exc:
-            # If the connection breaks after the finish reason, nothing is lost.
-            if not reader.is_complete:
+            # A finish reason is no proof of the end: some servers send one with every chunk.
+            if not reader.is_done:
                 failure = self._to_model_error(exc)
                 logger.warning("provider %s failed: %s: %s", self._name, failure, self._masked_cause(exc))
                 raise failure from exc
@@ -166,9 +167,10 @@ def _body_reader(response: httpx2.Response) -> Callable[[], Awaitable[bytes]]:
 
 
 async def _read_trailer(read: Callable[[], Awaitable[bytes]], answer: ChatResponseReader) -> bytes:
-    """Reads what follows a complete answer. Returns no bytes at the end of the body or after a time-out."""
+    """Reads what follows a finish reason. Returns no bytes at the end of the body or after a time-out."""
+    wait_s = _BODY_END_WAIT_S if answer.is_done else _DONE_WAIT_S if answer.has_final_usage else None
     try:
-        async with asyncio.timeout(_BODY_END_WAIT_S if answer.is_done else _TRAILER_WAIT_S):
+        async with asyncio.timeout(wait_s):
             return await read()
-    except TimeoutError:
+    except (TimeoutError, httpx2.TimeoutException):
         return b""

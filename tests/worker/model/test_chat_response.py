@@ -155,6 +155,8 @@ def test_message_after_deltas_stays_and_counts():
         (b'error: {"code": 500, "message": "x", "type": "server_error"}\n\n', ModelUnavailable),
         (b'event: error\n{"message": "x", "type": "invalid_request_error"}\n\n', ModelRejected),
         (say("Hi") + b'{"error": {"message": "x", "code": 503}}\n', ModelUnavailable),
+        (b'data: {"choices": null, "message": "busy", "code": 503}\n\n', ModelUnavailable),
+        (b'data: {"type": "about:blank", "detail": "busy", "status": 503}\n\n', ModelUnavailable),
         (b'{"errors": [{"code": 7003, "message": "no route"}], "success": false}', ModelRejected),
     ],
 )
@@ -163,6 +165,30 @@ def test_error_instead_of_an_answer_is_reported(body, error):
         reader = ChatResponseReader(10_000)
         with pytest.raises(error, match=r"answered \d|with an error"):
             [*reader.feed(body[:cut]), *reader.feed(body[cut:]), *reader.finish()]
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        event(type="ping", message="still here"),
+        event(status="processing"),
+        b'event: tool.progress\ndata: {"phase": "failed", "name": "search", "error": "no network"}\n\n',
+        b'event: note\ndata: [{"error": "no network"}, 1]\n\n',
+        b"event: note\ndata: oops\n\n",
+    ],
+)
+def test_data_that_is_no_chunk_is_neither_chunk_nor_error(noise):
+    chunks = [*read(say("Hi", "stop"))]
+
+    assert read(noise + say("Hi", "stop") + noise) == chunks
+    with pytest.raises(ModelUnavailable, match="not a chat completion"):
+        read(noise)
+
+
+def test_completion_in_an_envelope_is_read():
+    body = json.dumps({"data": COMPLETION, "success": True}).encode()
+
+    assert read(body)[0]["choices"][0]["delta"]["content"] == MESSAGE["content"]
 
 
 def test_endless_event_is_too_long():

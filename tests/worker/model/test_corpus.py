@@ -1,17 +1,15 @@
 """Every recording of a real provider merges to the expected answer, however it is split."""
 
 import json
-import os
 import random
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stagebus.worker.model.chat_chunks import ChunkDecoder
 from stagebus.worker.model.delta_merger import DeltaMerger, MergedAnswer
+from tests.support.recorded_inputs import CORPUS
 
-CORPUS = Path(os.environ.get("STAGEBUS_CORPUS") or Path(__file__).parents[4] / "shared" / "corpus")
 MANIFEST = CORPUS / "manifest.jsonl"
 RECORDINGS = [json.loads(line) for line in MANIFEST.read_text().splitlines()] if MANIFEST.exists() else []
 

@@ -15,6 +15,7 @@ import pytest
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.errors import ModelError, ModelOutputTooLong, ModelRejected, ModelUnauthorized, ModelUnavailable
 from stagebus.shared.observability.trace import Trace, bound
+from stagebus.worker.model import provider
 from stagebus.worker.model.chat_chunks import EVENT_MAX_BYTES
 from stagebus.worker.model.delta_merger import DeltaMerger, MergedAnswer
 from stagebus.worker.model.model_client import ModelClient, ModelRequest
@@ -24,6 +25,7 @@ KEY = "sk-very-secret"
 TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
 CHUNK = b'data: {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": null}]}\n\n'
 LAST = b'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}\n\n'
+DONE = b"data: [DONE]\n\n"
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
 Connect = Callable[..., ModelClient]
 
@@ -238,14 +240,9 @@ async def test_stream_without_done_is_complete(model: ModelClient) -> None:
 
 
 @pytest.mark.parametrize(
-    "body",
-    [
-        HEAD + b"\r\n" + CHUNK + LAST,
-        HEAD + b"content-length: 9999\r\n\r\n" + CHUNK + LAST,
-        HEAD + b"transfer-encoding: chunked\r\n\r\n%x\r\n" % len(CHUNK + LAST) + CHUNK + LAST + b"\r\n",
-    ],
+    "body", [HEAD + b"\r\n" + CHUNK + LAST, HEAD + b"content-length: 9999\r\n\r\n" + CHUNK + LAST + DONE]
 )
-async def test_connection_cut_after_the_last_token_is_no_failure(byte_server, connect, body) -> None:
+async def test_body_that_ends_after_a_reason_or_is_cut_after_done_is_complete(byte_server, connect, body) -> None:
     merged = await ask(connect(await byte_server.serve(body)), request())
 
     assert (merged.text, merged.finish_reason) == ("Hi", "stop")
@@ -259,6 +256,36 @@ async def test_connection_left_open_after_done_is_closed(byte_server, connect) -
     assert time.monotonic() - started < 2
 
 
+EARLY = [
+    b'data: {"choices": [{"index": 0, "delta": {"content": "%b"}, "finish_reason": "stop"}]}\n\n' % word
+    for word in (b"one ", b"two ", b"three")
+]
+
+
+async def test_content_after_an_early_finish_reason_counts_however_slow(byte_server, connect, monkeypatch) -> None:
+    monkeypatch.setattr(provider, "_DONE_WAIT_S", 0.01)
+    monkeypatch.setattr(provider, "_BODY_END_WAIT_S", 0.01)
+    url = await byte_server.serve(HEAD + b"\r\n" + EARLY[0], EARLY[1], EARLY[2] + DONE, pause_s=0.2, holds_on=True)
+
+    assert (await ask(connect(url), request())).text == "one two three"
+
+
+async def test_cut_after_an_early_finish_reason_is_retryable(byte_server, connect) -> None:
+    url = await byte_server.serve(HEAD + b"content-length: 9999\r\n\r\n" + EARLY[0] + EARLY[1])
+
+    assert type(await failure_of(ask(connect(url), request()))) is ModelUnavailable
+
+
+@pytest.mark.parametrize("rest", [b"", b'data: {"choices": [], "usage": {"total_tokens": 3}}\n\n'])
+async def test_silence_after_the_last_chunk_ends_the_answer(byte_server, connect, monkeypatch, rest) -> None:
+    """After the usage, only [DONE] is left to wait for. After a finish reason alone, the wait is that for any chunk."""
+    monkeypatch.setattr(provider, "_DONE_WAIT_S", 0.01)
+    url = await byte_server.serve(HEAD + b"\r\n" + CHUNK + LAST + rest, holds_on=True)
+    model = connect(url, model_stall_timeout_s=30 if rest else 0.5)
+
+    assert (await ask(model, request())).text == "Hi"
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -268,6 +295,8 @@ async def test_connection_left_open_after_done_is_closed(byte_server, connect) -
         HEAD + b"\r\n" + CHUNK,
         HEAD + b"\r\n" + CHUNK + LAST[:-10],
         HEAD + b"content-length: 9999\r\n\r\n" + CHUNK,
+        HEAD + b"content-length: 9999\r\n\r\n" + CHUNK + LAST,
+        HEAD + b"transfer-encoding: chunked\r\n\r\n%x\r\n" % len(CHUNK + LAST) + CHUNK + LAST + b"\r\n",
         HEAD + b"content-encoding: gzip\r\n\r\n" + CHUNK,
         b"SSH-2.0-OpenSSH_9.6\r\n",
     ],

@@ -17,6 +17,11 @@ _TYPE_FIELDS: Final = ("type", "error_type", "__type", "status")
 _STATUS_FIELDS: Final = ("status_code", "statusCode", "status", "code", "error_code")
 # Spark sends a code beside the usage even when there is no error.
 _SUCCESS_CODES: Final = (0, "0", 200, "200")
+_FAILURE_TYPE: Final = re.compile(
+    r"error|exception|fail|invalid|denied|forbidden|unauthori|not.?found|limit|quota|exceeded|overload|unavailable"
+    r"|time.?out|blocked|about:",  # RFC 9457: about:blank
+    re.IGNORECASE,
+)
 # MiniMax answers every request with 200 and puts the real status into `base_resp`.
 # Spec: https://platform.minimax.io/docs/api-reference/errorcode
 _MINIMAX_CODES: Final = {
@@ -46,11 +51,19 @@ def error_in_chunk(chunk: Mapping[str, Any]) -> ReportedError | None:
     if isinstance(base_resp, Mapping) and base_resp.get("status_code"):
         code = _MINIMAX_CODES.get(str(base_resp["status_code"]), "")
         return ReportedError(str(base_resp.get("status_msg") or ""), code)
-    if "choices" in chunk or chunk.get("code") in _SUCCESS_CODES:
+    if chunk.get("choices") is not None or chunk.get("code") in _SUCCESS_CODES:
         return None
-    if chunk.get("object") == "error" or chunk.get("type") == "error" or set(_MESSAGE_FIELDS) & chunk.keys():
-        return parse_error(chunk)
-    return None
+    is_error = chunk.get("object") == "error" or chunk.get("type") == "error"
+    has_message = any(chunk.get(name) for name in _MESSAGE_FIELDS)
+    return parse_error(chunk) if is_error or (has_message and not _is_note(chunk)) else None
+
+
+def _is_note(chunk: Mapping[str, Any]) -> bool:
+    """Returns whether a message is not an error's: it has a type, such as "ping", that names no failure."""
+    kind = chunk.get("type") or chunk.get("event") or chunk.get("object")
+    error = parse_error(chunk)
+    has_code = error.status is not None or bool(error.code)
+    return isinstance(kind, str) and not has_code and _FAILURE_TYPE.search(kind) is None
 
 
 def parse_error(error: object) -> ReportedError:

@@ -33,6 +33,41 @@ def parse_usage(usage: Mapping[str, Any]) -> Usage:
     return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=total, cached_tokens=cached)
 
 
+def merge_usage(before: dict[str, Any] | None, usage: dict[str, Any]) -> dict[str, Any]:
+    """Returns the usage after a further one. The larger count is the later one, since some servers end with zeros.
+
+    Servers that report the tokens of the prompt and of the answer apart send a total of neither.
+    """
+    if before is None or _covers(usage, before):
+        return usage
+    merged = _larger_counts(before, usage)
+    if merged != before:
+        prompt, completion = (next(filter(None, map(_count, map(merged.get, names))), 0) for names in _COUNT_FIELDS[:2])
+        total = _count(merged.get("total_tokens"))
+        if total is not None and total < prompt + completion:
+            merged["total_tokens"] = prompt + completion
+    return merged
+
+
+def _covers(usage: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    return all(_is_number(count := usage.get(name)) and count >= n for name, n in before.items() if _is_number(n) and n)
+
+
+def _larger_counts(before: Mapping[str, Any], usage: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(before)
+    for name, value in usage.items():
+        known = merged.get(name)
+        if isinstance(known, Mapping) and isinstance(value, Mapping):
+            merged[name] = _larger_counts(known, value)
+        elif not known or (_is_number(value) and _is_number(known) and value > known):
+            merged[name] = value
+    return merged
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
+
+
 def groq_usage(extension: object) -> dict[str, Any] | None:
     """Returns the usage in Groq's `x_groq` field, which it sends when the request did not ask for usage."""
     usage = extension.get("usage") if isinstance(extension, dict) else None

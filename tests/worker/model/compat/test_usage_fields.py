@@ -58,6 +58,23 @@ def test_usage_of_any_form_is_parsed(usage, counted):
     assert (tokens.prompt_tokens, tokens.completion_tokens, tokens.total_tokens, tokens.cached_tokens) == counted
 
 
+def usages(*parts: dict) -> Usage | None:
+    return merge(*({**delta(), "usage": part} for part in parts)).tokens
+
+
+def test_largest_usage_counts_and_split_usage_is_joined():
+    counts = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
+    zeros = dict.fromkeys(counts, 0)
+    details = {"prompt_tokens_details": {"cached_tokens": 8}}
+
+    assert usages(counts, zeros) == usages(zeros, counts) == usages({"total_tokens": 1}, counts) == Usage(**counts)
+    assert usages({"prompt_tokens": 100}, {"completion_tokens": 20}) == Usage(**counts)
+    assert usages({"input_tokens": 100, "total_tokens": 100}, {"output_tokens": 20, "total_tokens": 20}) == Usage(
+        **counts
+    )
+    assert usages(counts | details, zeros | {"prompt_tokens_details": {"cached_tokens": 0}}).cached_tokens == 8
+
+
 def test_usage_in_groq_s_extension_is_read():
     note = {"x_groq": {"id": "r", "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}}}
     asked = {"choices": [], "usage": {"total_tokens": 7}}

@@ -1,0 +1,12 @@
+"""The folders with recorded answers of providers, which are not part of the repository."""
+
+import os
+from pathlib import Path
+from typing import Final
+
+_SHARED: Final = Path(__file__).parents[3] / "shared"
+
+# The environment's names for these folders.
+RECORDINGS: Final = frozenset({"STAGEBUS_CORPUS", "STAGEBUS_CASES"})
+CORPUS: Final = Path(os.environ.get("STAGEBUS_CORPUS") or _SHARED / "corpus")
+CASES: Final = Path(os.environ.get("STAGEBUS_CASES") or _SHARED / "cases" / "turn-2")
