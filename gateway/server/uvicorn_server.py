@@ -10,6 +10,7 @@ import asyncio
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import FrameType
@@ -20,6 +21,7 @@ from starlette.applications import Starlette
 
 from stagebus.gateway.context import Gateway
 from stagebus.gateway.server.connection import connection_class
+from stagebus.gateway.server.stalled_clients import StalledClients
 from stagebus.gateway.streaming.hub import Hub
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.runtime.gc_tuning import tune_for_streaming
@@ -29,6 +31,10 @@ KEEP_ALIVE_S: Final = 75
 # How long a shutdown waits for other requests than streams.
 SHUTDOWN_GRACE_S: Final = 5
 POLL_S: Final = 0.1
+# uvicorn's own interval.
+TICK_S: Final = 0.1
+# How often all connections are checked within `write_timeout_s`: 2 to 3 ms for 20,000 connections.
+CHECKS_PER_TIMEOUT: Final = 8
 
 
 class GatewayServer(uvicorn.Server):
@@ -53,6 +59,8 @@ class GatewayServer(uvicorn.Server):
         )
         self._app = app
         self._drain_delay_s = settings.drain_delay_s
+        self._stalled_clients = StalledClients(settings.write_timeout_s)
+        self._check_ticks = max(1, int(settings.write_timeout_s / CHECKS_PER_TIMEOUT / TICK_S))
         self._is_shutting_down = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -64,6 +72,12 @@ class GatewayServer(uvicorn.Server):
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         sys.stdout.write(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}\n")
         sys.stdout.flush()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Aborts the connections of clients that do not read; uvicorn calls this every `TICK_S`."""
+        if counter % self._check_ticks == 0:
+            self._stalled_clients.abort(self.server_state.connections, time.monotonic())
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Reports not ready from now on, and starts uvicorn's own shutdown after the delay."""

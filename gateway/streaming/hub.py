@@ -58,6 +58,7 @@ class Hub:
         self._ticker: asyncio.Task[None] | None = None
         self._short_pages = asyncio.Semaphore(CONCURRENT_PAGES_MAX - CONCURRENT_LONG_PAGES_MAX)
         self._long_pages = asyncio.Semaphore(CONCURRENT_LONG_PAGES_MAX)
+        self.write_timeout_s = settings.write_timeout_s
         self.drain_spread_s = settings.drain_spread_s
         self.is_draining = False
         self.open_streams = 0

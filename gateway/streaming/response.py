@@ -43,6 +43,7 @@ class EventStream(EventSourceResponse):
             media_type=_MEDIA_TYPE,
             sep="\n",
             ping=0,  # the hub sends its own pings
+            send_timeout=hub.write_timeout_s,
             shutdown_grace_period=hub.drain_spread_s + SHUTDOWN_MARGIN_S,
         )
         self._stream = stream

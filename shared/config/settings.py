@@ -156,6 +156,9 @@ class Settings(BaseSettings):
     body_timeout_s: float = Field(30.0, gt=0, description="time limit for a request body")
     headers_max_bytes: int = Field(32 * 2**10, ge=1024, description="most bytes of a request's URL and headers")
     headers_timeout_s: float = Field(10.0, gt=0, description="time limit for a request's headers, from the first byte")
+    write_timeout_s: float = Field(
+        60.0, gt=0.2, description="a client that takes nothing of a response or a stream for this long is disconnected"
+    )
     connections_max: int = Field(25000, ge=1, description="most connections of one gateway process")
     streams_max: int = Field(
         20000, ge=1, description="most open streams of one gateway process; further ones must reconnect later"

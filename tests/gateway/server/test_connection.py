@@ -1,17 +1,22 @@
 """Raw bytes sent to a real gateway: too long, too slow, too many, or not HTTP."""
 
 import asyncio
+import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import httpx
 import pytest
 
+from stagebus.gateway.server.connection import PIPELINED_MAX
+from stagebus.shared.domain.events import RunStarted
+from tests.support.runs_by_hand import RunByHand
 from tests.support.system import Process
 
 HEADERS_S, BODY_S = 0.4, 0.8
 HEADERS_MAX = 4096
+WRITE_S = 1.0
 CONNECTIONS_MAX = 24
 SOON_S = 5.0
 GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
@@ -27,6 +32,7 @@ def address(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[s
         "STAGEBUS_BODY_TIMEOUT_S": str(BODY_S),
         "STAGEBUS_HEADERS_MAX_BYTES": str(HEADERS_MAX),
         "STAGEBUS_CONNECTIONS_MAX": str(CONNECTIONS_MAX),
+        "STAGEBUS_WRITE_TIMEOUT_S": str(WRITE_S),
     }
     folder = tmp_path_factory.mktemp("gateway")
     process = Process("gateway", ["-m", "stagebus.gateway", "--port", "0"], env, folder)
@@ -60,6 +66,11 @@ class Client:
             await self._reader.readexactly(int(length.split(":")[1]))
             return int(head.split()[1])
 
+    async def read_to_end(self) -> bytes:
+        """Returns what is sent until the connection is closed."""
+        async with asyncio.timeout(SOON_S):
+            return await self._reader.read()
+
     async def is_closed(self) -> bool:
         """Waits until the connection is closed."""
         async with asyncio.timeout(SOON_S):
@@ -84,6 +95,22 @@ async def connect(address: tuple[str, int]) -> AsyncIterator[Callable]:
                 writer.close()
 
         yield lambda: stack.enter_async_context(open_one())
+
+
+@pytest.fixture
+async def events(address: tuple[str, int]) -> str:
+    """The path of the events of a run that waits for a worker."""
+    async with httpx.AsyncClient(base_url=f"http://localhost:{address[1]}") as http:
+        path: str = (await http.post("/runs", json={"user_prompt": "Hello"})).json()["links"]["events"]
+        return path
+
+
+@pytest.fixture
+async def long_log(run: RunByHand) -> str:
+    """The path of the events of a run with more events than the buffers of a connection hold."""
+    for _ in range(20):
+        await run.put(*[RunStarted(attempt=1, worker="x" * 4000) for _ in range(100)])
+    return f"/runs/{run.run_id}/events"
 
 
 # --- too long ----------------------------------------------------------------
@@ -123,9 +150,9 @@ async def test_head_limit_counts_each_request_separately(connect: Callable) -> N
 # --- too slow ----------------------------------------------------------------
 
 
-async def trickle(client: Client, data: bytes, pause_s: float) -> None:
-    for at in range(len(data)):
-        await client.send(data[at : at + 1])
+async def trickle(client: Client, parts: Iterable[bytes], pause_s: float) -> None:
+    for part in parts:
+        await client.send(part)
         await asyncio.sleep(pause_s)
 
 
@@ -147,7 +174,7 @@ async def test_slow_request_loses_its_connection(connect: Callable, first: bytes
     client = await connect()
     started = time.monotonic()
     await client.send(first)
-    sending = asyncio.create_task(trickle(client, then, 0.03))
+    sending = asyncio.create_task(trickle(client, [b"%c" % byte for byte in then], 0.03))
     assert await client.is_closed()
     took_s = time.monotonic() - started
     sending.cancel()
@@ -164,10 +191,8 @@ async def test_idle_keep_alive_connection_is_kept(connect: Callable) -> None:
         await asyncio.sleep(HEADERS_S * 1.5)
 
 
-async def test_open_stream_outlives_the_request_time_limits(connect: Callable, address: tuple[str, int]) -> None:
+async def test_open_stream_outlives_the_request_time_limits(connect: Callable, events: str) -> None:
     """Its client sends nothing for as long as the run takes."""
-    async with httpx.AsyncClient(base_url=f"http://localhost:{address[1]}") as http:
-        events = (await http.post("/runs", json={"user_prompt": "Hello"})).json()["links"]["events"]
     client = await connect()
     await client.send(f"GET {events} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     assert await client.status() == 200
@@ -176,6 +201,146 @@ async def test_open_stream_outlives_the_request_time_limits(connect: Callable, a
     reading.cancel()
 
     assert not done
+
+
+# --- clients that do not read -------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/openapi.json", "/healthz"])
+async def test_pipelined_requests_over_the_limit_are_not_read(connect: Callable, path: str) -> None:
+    """Each waiting request takes memory, and one packet may hold thousands."""
+    client = await connect()
+    await client.send(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode() * 2000)
+    received = await client.read_to_end()
+
+    assert received.count(b"HTTP/1.1 200 OK") == PIPELINED_MAX + 1
+    assert received.count(b"connection: close") == 1, "the last response says so"
+
+
+async def test_pipelined_requests_within_the_limit_are_answered_in_order(connect: Callable) -> None:
+    client = await connect()
+    for _ in range(3):
+        await client.send((GET + b"\r\n" + b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n") * (PIPELINED_MAX // 2))
+        assert [await client.status() for _ in range(PIPELINED_MAX)] == [200, 404] * (PIPELINED_MAX // 2)
+
+
+async def test_refusal_is_not_sent_in_the_middle_of_an_earlier_response(connect: Callable, events: str) -> None:
+    """An invalid request behind a stream ends the connection after the stream."""
+    client = await connect()
+    await client.send(f"GET {events} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    assert await client.status() == 200
+    await client.send(b"\0\0\0\0\r\n\r\n")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(client.read_to_end(), 0.5)
+
+
+@pytest.mark.parametrize(
+    "requests",
+    [
+        b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        b"GET /static/app.js HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /{events} HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    ],
+    ids=["response", "last response", "file", "stream"],
+)
+async def test_client_that_does_not_read_is_disconnected(
+    address: tuple[str, int], long_log: str, requests: bytes
+) -> None:
+    """Even when the response is complete, and the system alone waits for the client."""
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(client, address)
+        requests = requests.replace(b"/{events}", long_log.encode())
+        await asyncio.get_running_loop().sock_sendall(client, requests * (PIPELINED_MAX + 1))
+        async with asyncio.timeout(WRITE_S + SOON_S):
+            with pytest.raises(ConnectionError):
+                await send_forever(client)
+
+
+async def send_forever(client: socket.socket) -> None:
+    """Sends until the other side answers that it has aborted the connection. Reads nothing."""
+    while True:
+        await asyncio.get_running_loop().sock_sendall(client, b"\r\n")
+        await asyncio.sleep(0.05)
+
+
+async def test_slow_reader_is_not_disconnected(connect: Callable, address: tuple[str, int]) -> None:
+    """A client may take longer than the limit, as long as it takes something."""
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(client, address)
+        await loop.sock_sendall(client, b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        started, received = time.monotonic(), b""
+        while data := await loop.sock_recv(client, 2048):
+            received += data
+            await asyncio.sleep(0.05)
+        took_s = time.monotonic() - started
+
+    assert took_s > WRITE_S * 1.5
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert f"content-length: {len(body)}".encode() in head.lower()
+
+
+# --- trailers and upgrades ----------------------------------------------------
+
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+async def test_trailer_is_not_a_header(connect: Callable) -> None:
+    client = await connect()
+    await client.send(POST + CHUNKED + b'1a\r\n{"user_prompt": "trailer"}\r\n0\r\nIdempotency-Key: a b\r\n\r\n')
+
+    assert await client.status() == 202, "as a header this key would be refused"
+
+
+@pytest.mark.parametrize(
+    "end",
+    [b"0\r\nX-Endless: ", b"0\r\nX: y\r\n", b"1;name=", b"0;name="],
+    ids=["endless trailer", "many trailers", "endless extension", "endless extension at the end"],
+)
+async def test_endless_trailer_gets_431(connect: Callable, end: bytes) -> None:
+    client = await connect()
+    await client.send(POST + CHUNKED + b"2\r\n{}\r\n" + end)
+    part = b"X: y\r\n" if end.endswith(b"\n") else b"x"
+    sending = asyncio.create_task(trickle(client, [part * 100] * (HEADERS_MAX // 50), 0.01))
+
+    assert await client.status() == 431
+    sending.cancel()
+    await asyncio.gather(sending, return_exceptions=True)
+
+
+async def test_body_longer_than_the_head_limit_is_accepted_in_small_chunks(connect: Callable) -> None:
+    client = await connect()
+    prompt = b'{"user_prompt": "' + b"x" * HEADERS_MAX * 2 + b'"}'
+    await client.send(POST + CHUNKED)
+    for at in range(0, len(prompt), 100):
+        part = prompt[at : at + 100]
+        await client.send(b"%x\r\n%b\r\n" % (len(part), part))
+    await client.send(b"0\r\n\r\n")
+
+    assert await client.status() == 202
+
+
+UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n"
+
+
+@pytest.mark.parametrize("cut", [None, -1, -30, 40])
+async def test_upgrade_to_http2_is_ignored(connect: Callable, cut: int | None) -> None:
+    """Java's HttpClient asks for it in every request; the cut is where the packet ends."""
+    client = await connect()
+    post = POST + UPGRADE + b'Content-Length: 24\r\n\r\n{"user_prompt": "Hello"}'
+    for _ in range(2):
+        await client.send(post[:cut])
+        if cut is not None:
+            await asyncio.sleep(0.02)
+            await client.send(post[cut:])
+        assert await client.status() == 202
+        await client.send((GET + UPGRADE + b"\r\n") * 2)
+        assert [await client.status() for _ in range(2)] == [200, 200]
 
 
 # --- too many, and not HTTP --------------------------------------------------
