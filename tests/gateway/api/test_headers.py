@@ -63,6 +63,16 @@ async def test_cors_allows_configured_origins_only(shared_api: httpx.AsyncClient
     assert (foreign.status_code, foreign.json()["code"]) == (403, "cross_site")
 
 
+@pytest.mark.parametrize("names", ["authorization", "baggage, sentry-trace, x-datadog-trace-id", "idempotency-key"])
+async def test_cors_allows_the_headers_that_a_page_asks_for(shared_api: httpx.AsyncClient, names: str) -> None:
+    asked = {"Origin": APP, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": names}
+    response = await shared_api.options("/runs", headers=asked)
+
+    assert response.status_code == 200
+    assert response.headers["access-control-allow-headers"] == names
+    assert "access-control-allow-credentials" not in response.headers
+
+
 async def test_cors_does_not_buffer_a_stream(redis: Redis, settings: Settings) -> None:
     """Each frame is sent by itself."""
     app = create_app(settings.model_copy(update={"cors_origins": (APP,)}))
