@@ -27,8 +27,8 @@ class LifespanNotEntered(StagebusError):
 
     def __init__(self) -> None:
         super().__init__(
-            "the gateway's lifespan is not entered, so it has no connection to Redis; enter it in the lifespan of the"
-            " app that mounts it: `async with app.router.lifespan_context(app)`, see docs/embedding.md"
+            "the app that mounts the gateway does not enter the gateway's lifespan, so there is no connection to Redis;"
+            " mount it with `stagebus.gateway.app.mount_gateway`, or enter its lifespan yourself: see docs/embedding.md"
         )
 
 

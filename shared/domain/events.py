@@ -317,7 +317,7 @@ class Error(TimedEvent):
 
 
 class Gap(BaseModel):
-    """The client's cursor is not in the run's log, because events were trimmed or lost. A frame without an id.
+    """The client's cursor is not in the run's log, for example because Redis lost events. A frame without an id.
 
     The stream continues at `earliest`. Discard the events that you have from that sequence on.
     """

@@ -4,11 +4,11 @@ import json
 import re
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from stagebus.cli.key_commands import keys_app, parse_duration, parse_scopes
 from stagebus.shared.domain.tenants import Scope
-from stagebus.shared.errors import InvalidRequest
 
 KEY = re.compile(r"sbk_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
 
@@ -46,19 +46,19 @@ def test_key_is_shown_once_then_listed_then_revoked(invoke, caplog: pytest.LogCa
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "exit_code", "said"),
     [
-        (("create", "--tenant", "a:b"), "a tenant's name"),
-        (("create", "--scopes", "runs:write,root"), "unknown scope root"),
-        (("create", "--expires", "soon"), "90d, 12h"),
-        (("create", "--name", "a\nb"), "printable"),
-        (("revoke", "*"), "no such key"),
+        (("create", "--tenant", "a:b"), 2, "a tenant's name"),
+        (("create", "--scopes", "runs:write,root"), 2, "unknown scope root"),
+        (("create", "--expires", "soon"), 2, "90d, 12h"),
+        (("create", "--name", "a\nb"), 2, "printable"),
+        (("revoke", "*"), 1, "no such key"),
     ],
 )
-def test_invalid_arguments_are_reported(invoke, args: tuple[str, ...], said: str) -> None:
+def test_invalid_arguments_are_reported(invoke, args: tuple[str, ...], exit_code: int, said: str) -> None:
     code, out, err = invoke(*args)
 
-    assert code != 0
+    assert code == exit_code
     assert said in err
     assert out == ""
 
@@ -67,5 +67,5 @@ def test_durations_and_scopes_are_parsed() -> None:
     assert [parse_duration(text) for text in ("", "45s", "30m", "12h", "90d")] == [None, 45, 1800, 43200, 7776000]
     assert parse_scopes("runs:read, admin") == {Scope.RUNS_READ, Scope.ADMIN}
     for text in ("0d", "1w", "-1d", "1.5h", "d"):
-        with pytest.raises(InvalidRequest):
+        with pytest.raises(typer.BadParameter):
             parse_duration(text)

@@ -130,7 +130,7 @@ def test_failed_call_is_marked() -> None:
         ("cancel", {"stage_id": "run"}, "cancelled\n"),
         ("done", {"stage_id": "run"}, "done: 0 tokens\n"),
         ("gap", {"requested": "5-9", "earliest": "0-1", "latest": "0-4"},
-         "Redis lost part of the run: the events from 0-1 on follow again\n"),
+         "event 5-9 is not in the run's log; the events from 0-1 on follow\n"),
         ("retry_scheduled", {"stage_id": "run", "retry_of": "synthesis", "retry": 1, "backoff_s": 0.52,
          "reason": "overloaded"}, "synthesis is retried in 0.5 s: overloaded\n"),
     ],

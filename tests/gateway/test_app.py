@@ -44,7 +44,7 @@ async def test_mounted_app_without_its_lifespan_answers_503(settings: Settings, 
     assert response.headers["content-type"] == "application/problem+json"
     problem = response.json()
     assert problem["code"] == "lifespan_not_entered"
-    assert "async with app.router.lifespan_context(app)" in problem["detail"]
+    assert "mount_gateway" in problem["detail"]
     assert "docs/embedding.md" in problem["detail"]
 
 

@@ -45,9 +45,9 @@ def create_key(
     from stagebus.shared.store import api_keys
 
     if not is_tenant(tenant):
-        raise InvalidRequest(f"a tenant's name must match {TENANT_PATTERN}")
+        raise typer.BadParameter(f"a tenant's name must match {TENANT_PATTERN}")
     if len(name) > api_keys.NAME_MAX_CHARS or not name.isprintable():
-        raise InvalidRequest(f"a key's name has at most {api_keys.NAME_MAX_CHARS} printable characters")
+        raise typer.BadParameter(f"a key's name has at most {api_keys.NAME_MAX_CHARS} printable characters")
     requested, ttl_s = parse_scopes(scopes), parse_duration(expires)
 
     async def create(redis: "Redis") -> str:
@@ -91,12 +91,12 @@ def parse_scopes(text: str) -> frozenset[Scope]:
     """Parse a comma-separated list of scopes.
 
     Raises:
-        InvalidRequest: a scope is unknown, or the list is empty.
+        typer.BadParameter: a scope is unknown, or the list is empty.
     """
     names = [part.strip() for part in text.split(",") if part.strip()]
     unknown = [name for name in names if name not in set(Scope)]
     if unknown or not names:
-        raise InvalidRequest(f"unknown scope {', '.join(unknown) or '(empty)'}: scopes are {', '.join(Scope)}")
+        raise typer.BadParameter(f"unknown scope {', '.join(unknown) or '(empty)'}: scopes are {', '.join(Scope)}")
     return frozenset(Scope(name) for name in names)
 
 
@@ -104,13 +104,13 @@ def parse_duration(text: str) -> float | None:
     """Parse `90d`, `12h`, `30m` or `45s` into seconds; an empty text into None.
 
     Raises:
-        InvalidRequest: the text is not a duration.
+        typer.BadParameter: the text is not a duration.
     """
     if not text:
         return None
     match = _DURATION.fullmatch(text)
     if match is None:
-        raise InvalidRequest("a duration is a number and a unit: 90d, 12h, 30m or 45s")
+        raise typer.BadParameter("a duration is a number and a unit: 90d, 12h, 30m or 45s")
     return int(match[1]) * float(_UNIT_S[match[2]])
 
 

@@ -121,7 +121,7 @@ class Renderer:
     def _show_end(self, event: str, data: dict[str, Any]) -> None:
         match event:
             case "gap":
-                gap = f"Redis lost part of the run: the events from {data['earliest']} on follow again"
+                gap = f"event {data['requested']} is not in the run's log; the events from {data['earliest']} on follow"
                 self.note(gap, "red", ends_text=True)
             case "error":
                 self.note(f"error: {data['error']}", "bold red", ends_text=True)
