@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 END_MS: Final = 30_000
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def host_url(system: System) -> AsyncIterator[str]:
     """The address of a host app, beside the system's own gateway."""
     host = system.process("host", ["-m", "tests.support.mounted_gateway"])
