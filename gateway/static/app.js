@@ -1,7 +1,7 @@
-// The page: the address says which run is open, its stream brings the events, the view shows them.
+// The page: the address names the open run, its stream delivers the events, the view shows them.
 //
 //   /            the form
-//   /?run=<id>   that run, from its first event on, here or in any other browser
+//   /?run=<id>   that run from its first event, in any browser
 //   /?view=ops   the system
 
 import { client, isGuest, isSignInNeeded, runAddress } from "./api.js";
@@ -18,7 +18,7 @@ const TICK_MS = 1000;
 const LOST_TEXT = "Part of this run’s log was lost or deleted; the rest is shown.";
 
 const view = new RunView(isGuest ? null : (call, decision) => open.run.decide(call.id, decision));
-let open = null; // the OpenRun of the address, if it names one
+let open = null; // the OpenRun of the address, if it names a run
 
 /** The run that the page shows. */
 class OpenRun {
@@ -43,7 +43,7 @@ class OpenRun {
     this.#tell(before);
   }
 
-  /** For those who listen, and for the tab's title: what begins and what ends, never the text as it streams. */
+  /** Tells screen readers and the tab's title what begins and what ends, but not the streaming text. */
   #tell(before) {
     const { status, stages, isLossy } = this.#shown;
     if (status !== before.status) {
@@ -68,7 +68,7 @@ class OpenRun {
     if ((state === "live" || state === "replaying") && !this.prompt) this.#describe();
   }
 
-  /** What the log does not say: the prompt. The page works without it, too. */
+  /** Shows the prompt, which the log does not contain. The page works without it, too. */
   async #describe() {
     const record = await this.run.get().catch(() => null);
     if (open !== this || !record) return;
@@ -147,7 +147,7 @@ $("cancel").addEventListener("click", async () => {
   setBusy($("cancel"), true);
   $("cancel-error").textContent = "";
   try {
-    await run.cancel(); // the run's own `cancel` event says when it is so
+    await run.cancel(); // the run's `cancel` event tells when it has happened
   } catch (problem) {
     if (open?.id !== id) return;
     setBusy($("cancel"), false);

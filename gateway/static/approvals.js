@@ -1,4 +1,4 @@
-// What a call asks a person: two buttons, or a box for the answer; then what was decided.
+// The question of a call to a person: two buttons or a box for the answer, later the decision.
 
 import { pretty } from "./format.js";
 import { ProblemError } from "./vendor/stagebus-client.js";
@@ -7,7 +7,7 @@ import { clone, setBusy, setText } from "./dom.js";
 const DECIDED = { approve: "Approved", deny: "Denied", answer: "Answered" };
 const WAITS_UNTIL = { dateStyle: "medium", timeStyle: "short" };
 
-/** Show a call's question in its card. `decide(call, decision)` sends; null where this page may not. */
+/** Shows a call's question in its card. `decide(call, decision)` sends the decision; null if this page may not decide. */
 export function showApproval(card, call, decide) {
   const place = card.querySelector(".approval");
   const { approval, state } = call;
@@ -47,7 +47,7 @@ function form(call, decide) {
     for (const button of buttons) setBusy(button, true);
     try {
       await decide(call, decisionOf(event.submitter.value, part, call));
-      // The event that says so takes the form away, at this browser and at all others.
+      // The event that follows removes the form, in this browser and in all others.
     } catch (problem) {
       part(".field-error").textContent = messageOf(problem);
       for (const button of buttons) setBusy(button, false);
@@ -56,7 +56,7 @@ function form(call, decide) {
   return form;
 }
 
-/** Throws where the arguments are no JSON object, or an answer is empty. */
+/** Returns the decision in the form. Throws if the arguments are not a JSON object or an answer is empty. */
 function decisionOf(decision, part, call) {
   if (decision === "deny") {
     const reason = part(".reason")?.value.trim();

@@ -1,8 +1,8 @@
-// The page's elements. What came from a model, a tool or a person is set as text, never as HTML.
+// Helpers for the page's elements. Text from a model, a tool or a person is set as text, never as HTML.
 
 export const $ = (id) => document.getElementById(id);
 
-/** The element's text; text that only grew is appended, so that a selection in it stays. */
+/** Sets an element's text. If the text has only grown, the rest is appended, so that a selection survives. */
 export function setText(element, text) {
   const node = element.firstChild ?? element.appendChild(new Text());
   if (node.data === text) return;
@@ -10,22 +10,22 @@ export function setText(element, text) {
   else node.data = text;
 }
 
-/** Not `disabled`, which would take the focus away. */
+/** Marks a button as busy. Does not use `disabled`, which would take the focus away. */
 export function setBusy(button, isBusy) {
   button.ariaDisabled = isBusy;
 }
 
-/** Say something to those who listen to the page instead of looking at it. */
+/** Announces a text to screen readers. */
 export function announce(text) {
   $("announcer").textContent = text;
 }
 
-/** What a template holds, to be put somewhere. */
+/** Returns a copy of a template's content. */
 export function clone(templateId) {
   return $(templateId).content.firstElementChild.cloneNode(true);
 }
 
-/** An element with a class and children. */
+/** Creates an element with a class and children. */
 export function make(name, className, ...children) {
   const element = document.createElement(name);
   if (className) element.className = className;
@@ -33,14 +33,14 @@ export function make(name, className, ...children) {
   return element;
 }
 
-/** Make these the element's children, and touch none that has its place already: it may have the focus or the pointer. */
+/** Makes these the element's children. Children already in place are not moved, since one may have the focus or the pointer. */
 export function placeChildren(element, wanted) {
   const isWanted = new Set(wanted);
   for (const child of [...element.children]) if (!isWanted.has(child)) child.remove();
   wanted.forEach((child, n) => element.children[n] === child || element.insertBefore(child, element.children[n] ?? null));
 }
 
-/** Whether a click on a link is meant for this page, and not for a new tab. */
+/** Returns true if a click on a link is meant for this page and not for a new tab. */
 export function isPlainClick(event) {
   return event.button === 0 && !event.metaKey && !event.ctrlKey && !event.shiftKey && !event.altKey;
 }

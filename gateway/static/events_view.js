@@ -1,17 +1,17 @@
-// All events of a run as they are, in a list that draws what is in sight only; and how to get one by hand.
+// The list of a run's raw events, of which only the visible rows are drawn, and the curl command that fetches one.
 
 import { $, make, setBusy } from "./dom.js";
 import { EVENT_NAMES } from "./vendor/stagebus-client.js";
 
 const ROW_PX = 28;
-const SPARE_ROWS = 8; // above and below what is in sight
+const SPARE_ROWS = 8; // above and below the visible rows
 const EXCERPT_CHARS = 200;
 const COPIED_MS = 1500;
 
 export class EventsView {
   #run = null;
-  #events = []; // those that the filter lets through
-  #seen = 0; // how many of the run's it has looked at
+  #events = []; // the events that match the filter
+  #seen = 0; // the number of the run's events that were filtered so far
   #lastSeen = null;
   #chosen = null;
 
@@ -37,7 +37,7 @@ export class EventsView {
     this.#run = run;
     $("events-count").textContent = run.events.length.toLocaleString();
     if (!$("events").open) return;
-    // After a gap the list is another one.
+    // After a gap the run has other events.
     const isGrown = this.#seen <= run.events.length && run.events.at(this.#seen - 1) === this.#lastSeen;
     if (isGrown) this.#add();
     else this.#refilter();
@@ -127,16 +127,16 @@ export class EventsView {
 function isWanted(event, words) {
   if (words.length === 0) return true;
   const text = `${event.id} ${event.name} ${JSON.stringify(event.data)}`.toLowerCase();
-  // A whole name is meant as one: the data of every chunk has `tool_results` in it.
+  // The whole name of an event matches only names: the data of every chunk contains `tool_results`.
   return words.every((word) => (EVENT_NAMES.includes(word) ? event.name === word : text.includes(word)));
 }
 
-/** For a shell: what a model or a tool wrote must not become a command. */
+/** Quotes a text for a shell, so that the text of a model or a tool cannot become a command. */
 function quote(text) {
   return `'${text.replaceAll("'", "'\\''")}'`;
 }
 
-/** Put a text where it can be pasted from; the button says whether it is there. */
+/** Copies a text to the clipboard; the button shows whether that worked. */
 export async function copy(button, text) {
   const label = button.textContent;
   setBusy(button, true);

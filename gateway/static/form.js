@@ -1,18 +1,18 @@
-// The form that starts a run: what it sends, what it remembers, and errors at the field that they are about.
+// The form that starts a run: what it sends, what it remembers, and errors beside their fields.
 
 import { client, isSignInNeeded } from "./api.js";
 import { $, make, setBusy } from "./dom.js";
 import { showSignIn } from "./sign_in.js";
 import { isRetryable } from "./vendor/stagebus-client.js";
 
-const KEPT = "stagebus.form"; // in localStorage: how runs were made last, never what was asked
+const KEPT = "stagebus.form"; // in localStorage: the last run's options, never its prompt
 const NUMBERS = { rounds: "max_rounds", timeout: "timeout_s" };
-const STAGE_NUMBERS = { "max-tokens": "max_tokens", temperature: "temperature" }; // each stage may have its own
+const STAGE_NUMBERS = { "max-tokens": "max_tokens", temperature: "temperature" }; // each stage may have its own value
 const KEPT_INPUTS = [
   "system", "model", "synthesis-model", "tool-choice",
   ...Object.keys(NUMBERS), ...Object.keys(STAGE_NUMBERS).flatMap((id) => [id, `synthesis-${id}`]),
 ];
-// A field is where its path begins.
+// The input for an invalid field, by the beginning of the field's path.
 const INPUT_BY_FIELD = {
   user_prompt: "prompt", messages: "prompt", system_prompt: "system", tools: "tools", tool_choice: "tool-choice",
   metadata: "metadata", "model.synthesis": "synthesis-model", model: "model",
@@ -24,11 +24,11 @@ const INPUT_BY_FIELD = {
 const hasNoPointer = matchMedia("(hover: none)");
 
 let onCreated;
-// One key for one body, as long as it is not known what became of it.
+// The body whose outcome is unknown, with its idempotency key, so that a repeated submission creates no second run.
 let pending = null;
-let isLoaded = false; // what a run may name
+let isLoaded = false; // the tools and models to choose from
 
-/** Make the form work; `listener(run, body)` is told of each run that it made. */
+/** Initialises the form; calls `listener(run, body)` for each run that it creates. */
 export function initForm(listener) {
   onCreated = listener;
   $("run-form").addEventListener("submit", (event) => {
@@ -36,7 +36,7 @@ export function initForm(listener) {
     submit();
   });
   $("prompt").addEventListener("keydown", (event) => {
-    // A keyboard on a screen has no other way to a new line.
+    // An on-screen keyboard has no Shift+Enter for a new line.
     if (event.key !== "Enter" || event.shiftKey || event.isComposing || hasNoPointer.matches) return;
     event.preventDefault();
     $("run-form").requestSubmit();
@@ -84,7 +84,7 @@ async function submit() {
   }
 }
 
-/** What the form says. Throws `{field, message}` where it says what cannot be. */
+/** Returns the request body. Throws `{field, message}` if a field is invalid. */
 function readBody() {
   const body = { user_prompt: $("prompt").value, synthesis: $("synthesis").checked };
   if (!body.user_prompt.trim()) throw { field: "user_prompt", message: "Write a prompt first." };
@@ -111,7 +111,7 @@ function readBody() {
   return body;
 }
 
-/** Null where nothing is said. */
+/** Returns an input's number; null if it is empty. */
 function readNumber(input, field) {
   const { value, validity } = $(input);
   if (validity.badInput) throw { field, message: "Enter a number." };
@@ -128,7 +128,7 @@ function readMetadata() {
   return pairs.length > 0 ? Object.fromEntries(pairs) : null;
 }
 
-/** Whether a run that names no tools is offered this one: a run without a person at hand would wait in vain. */
+/** Returns true for tools of runs that name none. A run without a person would wait in vain for `ask_user`. */
 function isOfferedUnasked(name) {
   return name !== "ask_user";
 }
@@ -137,7 +137,7 @@ function toolBoxes() {
   return [...$("tools").querySelectorAll("input")];
 }
 
-/** What a run may name: asked for once somebody looks. */
+/** Loads the tools and models to choose from, when the options are first opened. */
 async function loadChoices() {
   try {
     const [{ tools }, { models, any_model: isAny }] = await Promise.all([client.tools(), client.models()]);
@@ -170,7 +170,7 @@ function keep() {
   try {
     localStorage.setItem(KEPT, JSON.stringify({ values, tools, synthesis: $("synthesis").checked }));
   } catch {
-    // A browser may keep nothing for this page; the form works all the same.
+    // The browser may not allow storage; the form works without it.
   }
 }
 
@@ -178,7 +178,7 @@ function recall() {
   const { values = {}, tools = {}, synthesis = true } = recalled();
   for (const [id, value] of Object.entries(values)) if ($(id)) $(id).value = value;
   $("synthesis").checked = synthesis;
-  // A tool that was left out is left out again, and is seen to be.
+  // A tool that was deselected is deselected again, visibly.
   const isChanged = Object.entries(tools).some(([name, isChosen]) => isChosen !== isOfferedUnasked(name));
   if (isChanged) loadChoices();
   if (isChanged || Object.values(values).some(Boolean)) $("options").open = true;
@@ -192,7 +192,7 @@ function recalled() {
   }
 }
 
-/** randomUUID is there in secure contexts only, and a gateway may well be asked by plain HTTP in a local network. */
+/** Returns a new idempotency key. `randomUUID` is missing if the page was loaded over plain HTTP. */
 function newKey() {
   return crypto.randomUUID?.() ?? Array.from(crypto.getRandomValues(new Uint32Array(4))).join("-");
 }
@@ -208,7 +208,7 @@ function showErrors(errors) {
       $("form-error").append(` ${field}: ${message}`);
     }
   }
-  const first = document.querySelector("#run-form [aria-invalid=true]"); // as one reads the page
+  const first = document.querySelector("#run-form [aria-invalid=true]"); // in document order
   if (first) $("options").open ||= $("options").contains(first);
   first?.focus();
 }

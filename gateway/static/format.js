@@ -1,22 +1,22 @@
 // Times and JSON as text for people.
 
-const CENT_PARTS = 5; // decimals of what is less than 1
-const LINE_MAX = 44; // JSON that is no longer stands on one line
+const CENT_PARTS = 5; // decimals of an amount below 1
+const LINE_MAX = 44; // JSON up to this length is written on one line
 
-/** 320 ms, 3.4 s, 2 min 05 s; nothing where it is not known. */
+/** Returns 320 ms, 3.4 s or 2 min 05 s; an empty text if the duration is unknown. */
 export function duration(ms) {
   if (ms == null) return "";
   if (ms < 1000) return `${Math.round(ms)} ms`;
   return ms < 59_950 ? `${(ms / 1000).toFixed(1)} s` : elapsed(ms);
 }
 
-/** The same for what still goes on: in whole seconds, so that it does not flicker. */
+/** The same for a duration that is still growing: in whole seconds, so that it does not flicker. */
 export function elapsed(ms) {
   const seconds = Math.floor(ms / 1000);
   return seconds < 60 ? `${seconds} s` : `${Math.floor(seconds / 60)} min ${String(seconds % 60).padStart(2, "0")} s`;
 }
 
-/** just now, 5 min ago, 3 h ago, then the date. */
+/** Returns just now, 5 min ago or 3 h ago; later the date. */
 export function ago(date, now) {
   const minutes = Math.floor((now - date) / 60_000);
   if (minutes < 1) return "just now";
@@ -24,7 +24,7 @@ export function ago(date, now) {
   return minutes < 24 * 60 ? `${Math.floor(minutes / 60)} h ago` : date.toLocaleDateString();
 }
 
-/** $0.0123, EUR 4.50; nothing where it is not known. */
+/** Returns $0.0123 or EUR 4.50; an empty text if the cost is unknown. */
 export function money(cost) {
   if (cost == null) return "";
   const { amount, currency } = cost;
@@ -34,7 +34,7 @@ export function money(cost) {
   return amount > 0 && amount < least ? `< ${text(least)}` : text(amount);
 }
 
-/** JSON text with room to breathe where it is an object or a list; any other text as it is. */
+/** Returns JSON text formatted if it is an object or a list; any other text unchanged. */
 export function pretty(text) {
   let value;
   try {

@@ -1,4 +1,4 @@
-// The system at a glance: the queue, the workers and what they hold, and how fast it goes. Asked for while it is seen.
+// The system's view: the queue, the workers with the runs that they hold, and rates. Refreshed while it is visible.
 
 import { client, isSignInNeeded, runAddress } from "./api.js";
 import { $, make, placeChildren, setText } from "./dom.js";
@@ -7,14 +7,14 @@ import { showSignIn } from "./sign_in.js";
 
 const ASK_MS = 2000;
 const RATES_OVER_MS = 10_000;
-const RUNS_SHOWN = 20; // of one worker
+const RUNS_SHOWN = 20; // per worker
 const PER_MINUTE = 60_000;
 
 let timer = null;
-const rows = new Map(); // worker name -> its row, which stays as long as the worker does
-let seen = []; // { at, totals }: the last few, for rates
+const rows = new Map(); // worker name -> its row, kept as long as the worker exists
+let seen = []; // the last few { at, totals }, for rates
 
-/** Begin to ask, or stop. */
+/** Starts or stops the refreshing. */
 export function showOps(isShown) {
   clearInterval(timer);
   timer = null;
@@ -55,7 +55,7 @@ function render({ queue, workers, streams_open: streams, totals }, now) {
   setText($("workers-none"), workers.length ? "" : "No worker is running; runs wait.");
 }
 
-/** By how much a figure grew over the last seconds; null where that is not known yet. */
+/** Returns how much a figure grew over the last seconds; null while that is unknown. */
 function change(figure) {
   return seen.length > 1 ? figure(seen.at(-1).totals) - figure(seen[0].totals) : null;
 }

@@ -1,4 +1,4 @@
-// The list of runs: a column where there is room, a drawer where there is not. It is alive while it is seen.
+// The list of runs: a column on a wide page, a drawer on a narrow one. Refreshed while it is visible.
 
 import { client, isGuest, isSignInNeeded, runAddress } from "./api.js";
 import { $, isPlainClick, make, placeChildren, setBusy } from "./dom.js";
@@ -6,23 +6,23 @@ import { ago, duration, money } from "./format.js";
 import { showSignIn } from "./sign_in.js";
 
 const PAGE_RUNS = 30;
-const REFRESH_RUNS_MAX = 100; // the gateway gives no more at once
+const REFRESH_RUNS_MAX = 100; // the gateway's maximum for one page
 const REFRESH_MS = 3000;
 const TYPING_MS = 250;
 const STATUS_TEXT = { parked: "waiting for you" };
-const EMPTY_PAGES_MAX = 20; // of a filter that matches little
+const EMPTY_PAGES_MAX = 20; // in a row, for a filter with few matches
 
 const isNarrow = matchMedia("(width < 64rem)");
 
-const items = new Map(); // run id -> { says, item }: the entries that are shown
+const items = new Map(); // run id -> { says, item }: the entries shown
 let runs = [];
-let next = null; // where the page after the last one begins
-let asked = 0; // number of the list that is wanted: an answer to an older question is dropped
+let next = null; // the cursor of the next page
+let asked = 0; // number of the latest request; answers to older ones are dropped
 let isLoading = false;
 let openId = null;
 let openStatus = null;
 
-/** Make the list work; `onOpen(runId)` is told of a click. */
+/** Initialises the list; calls `onOpen(runId)` when an entry is clicked. */
 export function initRunsList(onOpen) {
   $("recents-list").addEventListener("click", (event) => {
     const cancel = event.target.closest("button");
@@ -49,7 +49,7 @@ export function initRunsList(onOpen) {
   setDrawer(false);
 }
 
-/** Ask anew for what the list shows. Without it the page works as well. */
+/** Fetches the shown part of the list again. If that fails, the page still works. */
 export async function refreshRuns() {
   if (isGuest) return;
   const list = asked;
@@ -58,7 +58,7 @@ export async function refreshRuns() {
     const page = await ask({ limit });
     if (list !== asked) return;
     const last = page.runs.at(-1)?.id ?? "";
-    // What stands after the page that was asked for stays as it was.
+    // The entries after the fetched page stay unchanged.
     const kept = page.next === null ? [] : runs.filter(({ id }) => id < (page.runs.length ? last : page.next));
     if (kept.length === 0) next = page.next;
     runs = [...page.runs, ...kept];
@@ -70,7 +70,7 @@ export async function refreshRuns() {
   render();
 }
 
-/** The run that the page shows, if any. */
+/** Marks the run that the page shows, if any. */
 export function markRun(runId) {
   openId = runId;
   openStatus = null;
@@ -78,7 +78,7 @@ export function markRun(runId) {
   render();
 }
 
-/** The shown run's status: its stream knows it sooner than the list does. */
+/** Updates the open run's status, which its stream reports before the list does. */
 export function noteStatus(status) {
   openStatus = status;
   render();
@@ -149,7 +149,7 @@ function render() {
   if (place && !focused.isConnected) $("recents-list").querySelector(place)?.focus({ preventScroll: true });
 }
 
-/** A run's entry; the one that is shown already where it says the same, since it may be under the pointer just now. */
+/** Returns a run's entry. An unchanged entry is reused, since it may be under the pointer. */
 function itemOf(run) {
   const isOpen = run.id === openId;
   const status = (isOpen && openStatus) || run.status;
@@ -177,7 +177,7 @@ function facts(run, status) {
   const word = make("span", "status", STATUS_TEXT[status] ?? status);
   word.dataset.status = status;
   const tokens = run.usage?.total_tokens;
-  // The model's name comes last, since it may be long and what is too much is cut.
+  // The model's name comes last: it may be long, and the end of the line is cut.
   const parts = [duration(tookMs(run)), money(run.usage?.cost), tokens ? `${tokens.toLocaleString()} tokens` : "", run.model];
   return [word, make("span", "more", parts.filter(Boolean).join(" · "))];
 }

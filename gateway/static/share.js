@@ -1,12 +1,12 @@
-// A link to the open run for somebody who has no key: it shows this run, and nothing else.
+// A link to the open run for someone without a key. It gives access to this run only.
 
 import { isGuest } from "./api.js";
 import { $, setBusy } from "./dom.js";
 import { copy } from "./events_view.js";
 
-let shared = null; // { run, id }: the link that is shown
+let shared = null; // { run, id }: the run of the link shown, and its ticket's id
 
-/** Make the buttons work; `openRun()` is the run that the page shows. */
+/** Initialises the buttons; `openRun()` returns the run that the page shows. */
 export function initShare(openRun) {
   $("share").hidden = isGuest;
   $("share").addEventListener("click", () => share(openRun(), openRun));
@@ -20,7 +20,7 @@ async function share(run, openRun) {
   $("share-error").textContent = "";
   try {
     const { id, links, expires_at: expiresAt } = await run.ticket({ share: true });
-    if (openRun() !== run) return; // the reader went on to another one, whose link this is not
+    if (openRun() !== run) return; // another run has been opened since
     shared = { run, id };
     $("share-url").value = location.origin + links.page;
     $("share-until").textContent = new Date(expiresAt).toLocaleString();
@@ -33,7 +33,7 @@ async function share(run, openRun) {
   }
 }
 
-/** Nobody gets in by the link any more, and who watches by it is sent away. */
+/** Revokes the link. The gateway also closes the streams that it opened. */
 async function revoke() {
   if ($("share-revoke").ariaDisabled === "true") return;
   setBusy($("share-revoke"), true);

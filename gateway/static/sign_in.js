@@ -1,9 +1,9 @@
-// The form for those whom the gateway does not know: a key goes out once and comes back as a cookie that no script reads.
+// The sign-in form: exchanges a key for a cookie that scripts cannot read.
 
 import { signIn } from "./api.js";
 import { $, setBusy } from "./dom.js";
 
-/** Make the form work. */
+/** Initialises the form. */
 export function initSignIn() {
   $("sign-in-form").addEventListener("submit", (event) => {
     event.preventDefault();
@@ -11,11 +11,11 @@ export function initSignIn() {
   });
 }
 
-/** Ask for a key; who is at it already is left alone, though the list is refused again and again. */
+/** Shows the form. If it is open already, it stays untouched: every refresh of the list is refused and calls this again. */
 export function showSignIn() {
   if (!$("sign-in").hidden) return;
   $("sign-in").hidden = false;
-  $("home").hidden ||= $("prompt").value === ""; // what was written there is not put out of sight
+  $("home").hidden ||= $("prompt").value === ""; // a prompt that was begun stays visible
   $("key").focus();
 }
 

@@ -1,4 +1,4 @@
-// The view of a run in the page: its stages as a line, its answer, its events.
+// The view of a run: its stages as a timeline, its answer, its events.
 
 import { showApproval } from "./approvals.js";
 import { $, clone, make, setBusy, setText } from "./dom.js";
@@ -16,8 +16,8 @@ const CALL_STATE_TEXT = { waiting: "waiting for you" };
 const STATE_TEXT = { waiting: "waiting to retry", restarted: "started over" };
 const STATUS_TEXT = { queued: "queued: waiting for a worker", parked: "waiting for you" };
 const CONNECTION_TEXT = { replaying: "catching up" };
-const PROMPT_EXCERPT_CHARS = 200; // the record holds no more of it
-// Page and reader agree that they are at the end of the text when no more than this is left below.
+const PROMPT_EXCERPT_CHARS = 200; // the record contains no more than this
+// The page counts as scrolled to the end if no more than this is left below.
 const END_SLACK_PX = 48;
 
 export function showConnection(state, losses = 0) {
@@ -38,7 +38,7 @@ export class RunView {
   #events = new EventsView();
   #decide;
 
-  /** `decide(call, decision)` is told what a person decided; null where this page may not. */
+  /** `decide(call, decision)` sends a person's decision; null if this page may not decide. */
   constructor(decide) {
     this.#decide = decide;
     addEventListener("scroll", () => this.#scrolled(), { passive: true });
@@ -60,13 +60,13 @@ export class RunView {
     delete document.body.dataset.runStatus;
   }
 
-  /** What the record says and the log does not. */
+  /** Shows what only the run's record contains. */
   describe({ prompt, created_at: createdAt, finished_at: finishedAt }) {
     setText($("run-prompt"), prompt.length < PROMPT_EXCERPT_CHARS ? prompt : `${prompt}…`);
     if (finishedAt) setText($("run-time"), duration(new Date(finishedAt) - new Date(createdAt)));
   }
 
-  /** Keep the end of the text in sight, until the reader scrolls up. */
+  /** Keeps the end of the text visible until the reader scrolls up. */
   follow() {
     this.#isFollowing = true;
     this.#scrollToEnd();
@@ -88,11 +88,11 @@ export class RunView {
     this.#showLatestButton();
   }
 
-  /** Once a second: the times of what still goes on. */
+  /** Updates the running times, once a second. */
   tick(now) {
     if (!this.#run || isTerminal(this.#run)) return;
     const show = (element, since) => since != null && setText(element, elapsed(Math.max(0, now - since)));
-    // Where its beginning was not seen, the two clocks have to do.
+    // If the start was not seen live, compare this machine's clock with the server's.
     show($("run-time"), this.#run.startedAt ?? (this.#run.queuedAt && now - (Date.now() - this.#run.queuedAt)));
     for (const { item, stage, calls } of this.#stages.values()) {
       if (stage.state !== "done") show(item.querySelector(".time"), stage.startedAt);
@@ -129,10 +129,10 @@ export class RunView {
     for (const call of stage.calls) this.#showCall(part(".calls"), calls, call);
   }
 
-  /** What a restart voided is seen to go, by those who were there. */
+  /** Shows the stage's retries and restarts. If the run is watched live, discarded text fades out. */
   #showNotes(list, shown, notes) {
     const isGrown = shown.notes.every((note, n) => note === notes[n]);
-    if (!isGrown) list.replaceChildren(); // the log lost a part
+    if (!isGrown) list.replaceChildren(); // a gap removed notes
     const isWatched = this.#run.connection.state === "live";
     for (const note of notes.slice(list.children.length)) {
       list.append(noteItem(note));
@@ -214,7 +214,7 @@ function scrollPlace() {
   return { top: scrollTop, below: scrollHeight - clientHeight - scrollTop };
 }
 
-/** Take away what is shown and is no more. */
+/** Removes the shown items that no longer exist. */
 function prune(shown, those) {
   const ids = new Set(those.map(({ id }) => id));
   for (const [id, { item }] of shown) if (!ids.has(id)) item.remove(), shown.delete(id);
@@ -230,7 +230,7 @@ function stateText(stage) {
   return isAsking(stage) ? CALL_STATE_TEXT.waiting : STATE_TEXT[stage.state] ?? stage.state;
 }
 
-/** Whether all that the stage has left to do waits for a person. */
+/** Returns true if everything that the stage still has to do waits for a person. */
 function isAsking({ state, calls }) {
   const has = (wanted) => calls.some((call) => call.state === wanted);
   return state !== "done" && has("waiting") && !has("running");
@@ -266,11 +266,11 @@ function showFacts(run) {
   const facts = [`Run ${id}`, model, `last event ${cursor}`].filter(Boolean);
   if (attempts > 1) facts.push(`${attempts} attempts`);
   setText($("facts"), facts.join(" · "));
-  // Until the end, what the stages have said so far.
+  // Until the run has ended, the sum of the stages so far.
   const used = usage ?? stages.map((stage) => stage.usage).filter(Boolean).reduce(sum, null);
   const { prompt_tokens: read, completion_tokens: written, total_tokens: total } = used ?? {};
   const tokens = total ? `${total.toLocaleString()} tokens (${read.toLocaleString()} in, ${written.toLocaleString()} out)` : "";
-  const cost = isTerminal(run) ? money(used?.cost) : ""; // of a part it would only mislead
+  const cost = isTerminal(run) ? money(used?.cost) : ""; // a partial cost would mislead
   setText($("usage"), [tokens, cost].filter(Boolean).join(" · "));
 }
 
