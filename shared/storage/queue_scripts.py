@@ -49,9 +49,9 @@ async def acquire(connection: ScriptConnection, run_id: str, token: str, lease_s
     Returns:
         False if the run is gone, not due, held by another token, or throttled by its tenant's limit.
     """
-    key_list = [keys.QUEUE, keys.lease(run_id), keys.run(run_id), keys.RUNNING, keys.THROTTLED, keys.LIMITS]
+    key_list = [keys.QUEUE, keys.lease(run_id), keys.run(run_id), keys.RUNNING, keys.THROTTLED]
     key_list += [keys.VIRTUAL_TIME]
-    args = [run_id, token, _ms(lease_s), running_max, keys.TIME_SCORE_MIN, keys.THROTTLED_SCORE]
+    args = [run_id, token, _ms(lease_s), running_max, keys.TIME_SCORE_MIN, keys.THROTTLED_SCORE, keys.LIMITS]
     return bool(await _ACQUIRE(connection, key_list, args))
 
 
@@ -68,9 +68,9 @@ async def admit(
     Returns:
         How many throttled runs were admitted.
     """
-    key_list = [keys.run(run_id), keys.QUEUE, keys.RUNNING, keys.THROTTLED, keys.LIMITS, keys.VIRTUAL_TIME, keys.WAKEUP]
+    key_list = [keys.run(run_id), keys.QUEUE, keys.RUNNING, keys.THROTTLED, keys.VIRTUAL_TIME, keys.WAKEUP]
     key_list += [] if has_ended else [keys.lease(run_id)]
-    return int(await _ADMIT(connection, key_list, [run_id, tenant, running_max, keys.WAKEUPS_MAX]))
+    return int(await _ADMIT(connection, key_list, [run_id, tenant, running_max, keys.WAKEUPS_MAX, keys.LIMITS]))
 
 
 class EndedRun(NamedTuple):

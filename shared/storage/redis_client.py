@@ -81,6 +81,8 @@ def connect(settings: Settings) -> Redis:
         timeout=settings.redis_timeout_s,
         socket_timeout=settings.redis_timeout_s,
         socket_connect_timeout=settings.redis_timeout_s,
+        lib_name=None,  # no CLIENT SETINFO, which Redis 7.0 does not know
+        lib_version=None,
         retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
         **_OPTIONS_BY_SCHEME.get(urlsplit(url).scheme, {}),
     )

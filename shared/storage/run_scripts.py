@@ -78,12 +78,12 @@ async def create(  # noqa: PLR0913 - a record has that many fields
         TooManyRuns, TokensUsedUp: the tenant is at its limit; nothing was changed.
     """
     key_list = [keys.run(run_id), keys.stages(run_id), keys.stage_stream(run_id, RUN_STAGE), keys.ACTIVE]
-    key_list += [keys.runs(tenant), keys.active_of_tenant(tenant), keys.RUNNING, keys.LIMITS, keys.tokens(tenant)]
+    key_list += [keys.runs(tenant), keys.active_of_tenant(tenant), keys.RUNNING, keys.tokens(tenant)]
     key_list += [keys.VIRTUAL_TIME, keys.tenant_virtual_time(tenant), keys.QUEUE, keys.job(run_id), keys.WAKEUP]
     key_list += [idempotency] if idempotency else []
     args = [RunStatus.QUEUED.value, tenant, model, request, RUN_STAGE, event, data, _ms(ttl_s)]
     args += [run_id, ids.created_ms(run_id), _ms(max(ttl_s, life_s)), limits.runs_queued, limits.tokens_per_day]
-    args += [trace.request_id, trace.traceparent, job, keys.WAKEUPS_MAX, reservation]
+    args += [trace.request_id, trace.traceparent, job, keys.WAKEUPS_MAX, reservation, keys.LIMITS]
     match await _CREATE(connection, key_list, args):
         case [b"reserved", value, _]:
             return CreateResult(is_new=False, reserved_for=value.decode())

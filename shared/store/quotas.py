@@ -30,7 +30,7 @@ async def count_request(connection: ScriptConnection, tenant: str, requests_per_
     Args:
         requests_per_s: the limit for a tenant that has none of its own.
     """
-    match await _RATE(connection, [keys.rate(tenant), keys.LIMITS], [tenant, requests_per_s]):
+    match await _RATE(connection, [keys.rate(tenant)], [tenant, requests_per_s, keys.LIMITS]):
         case [is_allowed, limit, window_s, remaining, full_in_us, retry_in_us]:
             return Quota(bool(is_allowed), limit, window_s, remaining, full_in_us / 1e6, retry_in_us / 1e6)
         case _:
@@ -55,5 +55,5 @@ async def report_streams(
         streams_open: the limit for a tenant that has none of its own.
         is_new: whether the last of the streams is new, and refused if it exceeds the limit.
     """
-    args = [tenant, gateway, count, int(is_new), streams_open, GATEWAY_TTL_MS]
-    return StreamsVerdict((await _STREAMS(connection, [keys.streams(tenant), keys.LIMITS], args)).decode())
+    args = [tenant, gateway, count, int(is_new), streams_open, GATEWAY_TTL_MS, keys.LIMITS]
+    return StreamsVerdict((await _STREAMS(connection, [keys.streams(tenant)], args)).decode())

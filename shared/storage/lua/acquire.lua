@@ -5,22 +5,22 @@
 -- KEYS[3] run       hash    keys.run
 -- KEYS[4] running   zset    keys.RUNNING
 -- KEYS[5] throttled zset    keys.THROTTLED
--- KEYS[6] limits    hash    keys.LIMITS
--- KEYS[7] vtime     string  keys.VIRTUAL_TIME
+-- KEYS[6] vtime     string  keys.VIRTUAL_TIME
 -- ARGV[1] run_id    str
 -- ARGV[2] token     str     unique to this acquisition
 -- ARGV[3] lease_ms  int
 -- ARGV[4] runs_running    int  the limit of a tenant without its own; 0: none
 -- ARGV[5] time_score_min  int  scores from here on are times, lower ones are virtual times
 -- ARGV[6] throttled_score int  the score of a throttled run
+-- ARGV[7] limits   str   keys.LIMITS, a hash; not in KEYS, because the Redis users may only read it
 -- Returns 1, or 0 if the run is gone, not due, held by another token, or throttled from now on.
 --
 -- The score of a held run is the end of its lease, so a poll by score finds neither held nor throttled runs; admit
 -- makes the latter due one by one. Safe to repeat with the same token.
 local queue, lease, run, running = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local throttled, limits, vtime_key = KEYS[5], KEYS[6], KEYS[7]
+local throttled, vtime_key = KEYS[5], KEYS[6]
 local run_id, token, lease_ms = ARGV[1], ARGV[2], ARGV[3]
-local runs_running, time_score_min, throttled_score = ARGV[4], tonumber(ARGV[5]), ARGV[6]
+local runs_running, time_score_min, throttled_score, limits = ARGV[4], tonumber(ARGV[5]), ARGV[6], ARGV[7]
 
 local score = redis.call('ZSCORE', queue, run_id)
 if not score then

@@ -7,14 +7,13 @@
 -- KEYS[5] runs           zset    keys.runs(tenant)
 -- KEYS[6] active_of_tenant zset  keys.active_of_tenant(tenant)
 -- KEYS[7] running        zset    keys.RUNNING
--- KEYS[8] limits         hash    keys.LIMITS
--- KEYS[9] tokens         hash    keys.tokens(tenant)
--- KEYS[10] vtime         string  keys.VIRTUAL_TIME
--- KEYS[11] tenant_vtime  string  keys.tenant_virtual_time(tenant)
--- KEYS[12] queue         zset    keys.QUEUE
--- KEYS[13] job           string  keys.job
--- KEYS[14] wakeup        list    keys.WAKEUP
--- KEYS[15] idempotency   string  keys.idempotency, if the client sent a key
+-- KEYS[8] tokens         hash    keys.tokens(tenant)
+-- KEYS[9] vtime         string  keys.VIRTUAL_TIME
+-- KEYS[10] tenant_vtime  string  keys.tenant_virtual_time(tenant)
+-- KEYS[11] queue         zset    keys.QUEUE
+-- KEYS[12] job           string  keys.job
+-- KEYS[13] wakeup        list    keys.WAKEUP
+-- KEYS[14] idempotency   string  keys.idempotency, if the client sent a key
 -- ARGV[1] status         str     the first state
 -- ARGV[2] tenant         str
 -- ARGV[3] model          str
@@ -33,6 +32,7 @@
 -- ARGV[16] job_bytes     bytes   the serialised arq job; '': the run is not queued
 -- ARGV[17] wakeups_max   int     the bound of the wake-up list
 -- ARGV[18] reservation   str     the value that the client's key gets
+-- ARGV[19] limits   str   keys.LIMITS, a hash; not in KEYS, because the Redis users may only read it
 -- Returns {'created' | 'exists', created_at in Unix ms, vtime}, {the limit's name, limit, ms until it may pass}
 -- or {'reserved', the value of the client's key, ''}.
 --
@@ -44,14 +44,14 @@
 -- for at most one run of each other tenant, however many those have.
 local run, stages, journal = KEYS[1], KEYS[2], KEYS[3]
 local active, runs, active_of_tenant, running = KEYS[4], KEYS[5], KEYS[6], KEYS[7]
-local limits, tokens, vtime_key, tenant_vtime_key = KEYS[8], KEYS[9], KEYS[10], KEYS[11]
-local queue, job, wakeup, idempotency = KEYS[12], KEYS[13], KEYS[14], KEYS[15]
+local tokens, vtime_key, tenant_vtime_key = KEYS[8], KEYS[9], KEYS[10]
+local queue, job, wakeup, idempotency = KEYS[11], KEYS[12], KEYS[13], KEYS[14]
 local status, tenant, model, request = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local stage, event, data, ttl_ms = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 local run_id, made_ms, life_ms = ARGV[9], ARGV[10], ARGV[11]
 local runs_queued, tokens_per_day = ARGV[12], ARGV[13]
 local request_id, traceparent, job_bytes = ARGV[14], ARGV[15], ARGV[16]
-local wakeups_max, reservation = ARGV[17], ARGV[18]
+local wakeups_max, reservation, limits = ARGV[17], ARGV[18], ARGV[19]
 
 local stored = redis.call('HMGET', run, 'created_at', 'vtime')
 if stored[1] then

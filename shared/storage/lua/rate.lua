@@ -1,17 +1,17 @@
 -- rate: count one request against its tenant's rate limit, unless it exceeds the limit.
 --
 -- KEYS[1] rate    string  keys.rate(tenant)
--- KEYS[2] limits  hash    keys.LIMITS
 -- ARGV[1] tenant  str
 -- ARGV[2] requests_per_s  number  the limit of a tenant without its own; 0: none
+-- ARGV[3] limits   str   keys.LIMITS, a hash; not in KEYS, because the Redis users may only read it
 -- Returns {} if there is no limit, else {1 or 0, quota, its window in s, remaining, us until the quota is full,
 -- us until the next request may come}.
 --
 -- A token bucket stored as one number, the time at which it will be full again (GCRA). It holds one second's worth,
 -- at least one request. A repeated call counts twice, which errs on the safe side.
 -- Spec: https://www.itu.int/rec/T-REC-I.371
-local rate, limits = KEYS[1], KEYS[2]
-local tenant, requests_per_s = ARGV[1], ARGV[2]
+local rate = KEYS[1]
+local tenant, requests_per_s, limits = ARGV[1], ARGV[2], ARGV[3]
 
 local per_s = tonumber(redis.call('HGET', limits, tenant .. ':requests_per_s') or requests_per_s) or 0
 if per_s <= 0 then

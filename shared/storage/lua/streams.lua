@@ -1,20 +1,20 @@
 -- streams: store how many streams of a tenant a gateway holds open, if the tenant's limit allows it.
 --
 -- KEYS[1] streams  hash  keys.streams(tenant)
--- KEYS[2] limits   hash  keys.LIMITS
 -- ARGV[1] tenant   str
 -- ARGV[2] gateway  str   unique to the process
 -- ARGV[3] open     int   how many streams it holds, including one that it is about to open
 -- ARGV[4] is_new   0|1   whether it is about to open one, which may be refused
 -- ARGV[5] streams_open  int  the limit of a tenant without its own; 0: none
 -- ARGV[6] ttl_ms   int   how long a gateway's number is valid
+-- ARGV[7] limits   str   keys.LIMITS, a hash; not in KEYS, because the Redis users may only read it
 -- Returns 'unlimited', 'ok' or 'refused'.
 --
 -- Each gateway reports its whole number repeatedly, so errors do not add up, and the number of a dead gateway expires.
 -- Safe to repeat.
-local streams, limits = KEYS[1], KEYS[2]
+local streams = KEYS[1]
 local tenant, gateway, open, is_new = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1'
-local streams_open, ttl_ms = ARGV[5], ARGV[6]
+local streams_open, ttl_ms, limits = ARGV[5], ARGV[6], ARGV[7]
 
 local limit = tonumber(redis.call('HGET', limits, tenant .. ':streams_open') or streams_open) or 0
 if limit <= 0 then
