@@ -162,7 +162,7 @@ async def stop_twice(process: Process, url: str) -> None:
     parts = parts_of(process)
     os.kill(parts["worker"], signal.SIGSTOP)
     process.signal(signal.SIGTERM)
-    await process.ready("once more to stop at once")
+    await process.ready("press Ctrl-C again to stop immediately")
     process.signal(signal.SIGTERM)
 
     assert await process.wait(5) == 0
