@@ -7,13 +7,14 @@ Spec: https://platform.openai.com/docs/api-reference/chat/create
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2s
 from typing import Any, Final
 
 from stagebus.shared.config.provider_schema import REASONING_DETAILS, Abilities
 from stagebus.shared.config.providers import ModelRoute
+from stagebus.worker.model.compat.call_arguments import as_object
 
 Message = dict[str, Any]
 
@@ -22,6 +23,11 @@ ORIGIN_KEY: Final = "stagebus_origin"
 
 _TOOL_FIELDS: Final = ("tools", "tool_choice", "parallel_tool_calls")
 _SHORT_ID: Final = re.compile(r"[A-Za-z0-9]{9}")
+# OpenAI takes ids of up to 40 characters, Anthropic only these characters.
+_PLAIN_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,40}")
+NAME_MAX_CHARS: Final = 64
+_NAME: Final = re.compile(rf"[A-Za-z0-9_-]{{1,{NAME_MAX_CHARS}}}")
+_NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +48,7 @@ def chat_request_body(fields: Mapping[str, Any], route: ModelRoute) -> dict[str,
     abilities = route.abilities
     body = {name: value for name, value in fields.items() if value is not None}
     body["model"] = route.model_id
-    body["messages"] = [_adapt_message(message, route) for message in body["messages"]]
+    body["messages"] = list(_adapt_messages(body["messages"], route))
     if not body.get("tools") or abilities.tools != "native":
         # Providers reject the other tool fields in a request without tools.
         for name in _TOOL_FIELDS:
@@ -60,34 +66,75 @@ def chat_request_body(fields: Mapping[str, Any], route: ModelRoute) -> dict[str,
     return {**route.extra_body, **body}
 
 
-def _adapt_message(message: Message, route: ModelRoute) -> Message:
-    origin = message.get(ORIGIN_KEY)
-    if origin is None and not route.abilities.short_call_ids:
-        return message
-    adapted = {name: value for name, value in message.items() if name != ORIGIN_KEY}
-    if "tool_calls" in adapted:
+def _adapt_messages(messages: Iterable[Message], route: ModelRoute) -> Iterator[Message]:
+    """Yields the messages in the form that the provider accepts."""
+    sent_id_by_id: dict[str, str] = {}
+    for message in messages:
+        origin = message.get(ORIGIN_KEY)
+        calls = message.get("tool_calls")
+        if not origin and not calls and "tool_call_id" not in message:
+            yield message
+            continue
+        adapted = {name: value for name, value in message.items() if name != ORIGIN_KEY}
         is_own = origin is not None and origin.provider == route.provider
-        adapted["tool_calls"] = [_adapt_call(call, route.abilities, is_own=is_own) for call in adapted["tool_calls"]]
-        field = route.abilities.reasoning_field
-        if origin is not None and field == REASONING_DETAILS:
-            if is_own and origin.reasoning_details:
-                adapted[field] = origin.reasoning_details
-        elif origin is not None and field is not None:
-            # Even if it is empty: DeepSeek rejects calls without the field.
-            adapted[field] = origin.reasoning
-    if "tool_call_id" in adapted:
-        adapted["tool_call_id"] = _adapt_call_id(adapted["tool_call_id"], route.abilities)
+        if isinstance(calls, list):
+            adapted["tool_calls"] = [_adapt_call(call, route.abilities, origin, is_own=is_own) for call in calls]
+            sent_id_by_id |= dict(_sent_ids(calls, adapted["tool_calls"]))
+            if origin is not None:
+                adapted |= _reasoning(origin, route.abilities.reasoning_field, is_own=is_own)
+        call_id = adapted.get("tool_call_id")
+        if isinstance(call_id, str):
+            adapted["tool_call_id"] = sent_id_by_id.get(call_id) or _adapt_call_id(call_id, route.abilities)
+        yield adapted
+
+
+def _sent_ids(calls: Sequence[Any], adapted: Sequence[Any]) -> Iterator[tuple[str, str]]:
+    for before, after in zip(calls, adapted, strict=True):
+        if isinstance(before, dict) and isinstance(before.get("id"), str):
+            yield before["id"], after["id"]
+
+
+def _reasoning(origin: MessageOrigin, field: str | None, *, is_own: bool) -> dict[str, Any]:
+    """Returns the field with the reasoning before the calls, if the provider needs it back."""
+    if field == REASONING_DETAILS:
+        return {field: origin.reasoning_details} if is_own and origin.reasoning_details else {}
+    # Even if it is empty: DeepSeek rejects calls without the field.
+    return {} if field is None else {field: origin.reasoning}
+
+
+def _adapt_call(call: Any, abilities: Abilities, origin: MessageOrigin | None, *, is_own: bool) -> Any:
+    """Makes a call acceptable: plain id and name, arguments that are an object, and no notes of another provider.
+
+    The provider that made a call gets its own id back. The ids of a request's own messages stay as they are,
+    since only the client knows where it has them from.
+    """
+    if not isinstance(call, dict):
+        return call
+    adapted = dict(call)
+    if origin is not None and not is_own:
+        adapted.pop("extra_content", None)
+    if isinstance(call.get("id"), str):
+        adapted["id"] = _adapt_call_id(call["id"], abilities, must_be_plain=origin is not None and not is_own)
+    function = call.get("function")
+    if isinstance(function, dict):
+        adapted["function"] = {**function, **dict(_adapt_function(function))}
     return adapted
 
 
-def _adapt_call(call: dict[str, Any], abilities: Abilities, *, is_own: bool) -> dict[str, Any]:
-    """Adapts the id, and removes `extra_content` unless this provider wrote it."""
-    kept = call if is_own else {name: value for name, value in call.items() if name != "extra_content"}
-    return {**kept, "id": _adapt_call_id(call["id"], abilities)}
+def _adapt_function(function: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    name, arguments = function.get("name"), function.get("arguments")
+    if isinstance(name, str) and not _NAME.fullmatch(name):
+        yield "name", _NOT_IN_NAMES.sub("_", name)[:NAME_MAX_CHARS] or "unnamed"
+    if isinstance(arguments, str):
+        yield "arguments", as_object(arguments)
 
 
-def _adapt_call_id(call_id: str, abilities: Abilities) -> str:
-    """Returns the id, or a short hash of it. The same id always gets the same hash, so call and result match."""
-    if not abilities.short_call_ids or _SHORT_ID.fullmatch(call_id):
-        return call_id
-    return blake2s(call_id.encode(), digest_size=5).hexdigest()[:9]
+def _adapt_call_id(call_id: str, abilities: Abilities, *, must_be_plain: bool = False) -> str:
+    """Returns the id, or a hash of it. The same id always gets the same hash, so call and result match."""
+    if abilities.short_call_ids:
+        return call_id if _SHORT_ID.fullmatch(call_id) else _hash(call_id, 5)[:9]
+    return call_id if not must_be_plain or _PLAIN_ID.fullmatch(call_id) else f"call_{_hash(call_id, 12)}"
+
+
+def _hash(call_id: str, size: int) -> str:
+    return blake2s(call_id.encode(errors="replace"), digest_size=size).hexdigest()

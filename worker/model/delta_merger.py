@@ -12,11 +12,14 @@ Spec: https://platform.openai.com/docs/api-reference/chat-streaming
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final
 
 from stagebus.shared.domain.events import ToolCallRequest
 from stagebus.shared.domain.usage import Usage
 from stagebus.worker.model.call_ids import assign_call_ids
+from stagebus.worker.model.compat.argument_types import fit_arguments
+from stagebus.worker.model.compat.call_arguments import clean_arguments
 from stagebus.worker.model.compat.call_assembly import assemble_calls
 from stagebus.worker.model.compat.call_fragments import CallFragment, ParsedCall, parse_call_fragments
 from stagebus.worker.model.compat.content_parts import split_parts
@@ -30,6 +33,7 @@ from stagebus.worker.model.finish import FinishTracker, choices, first_choice
 
 # Some servers send the same reasoning in both fields, so the first one with content counts.
 _REASONING_FIELDS: Final = ("reasoning_content", "reasoning")
+NO_SCHEMAS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
 _CALL_REASONS: Final = ("tool_calls", "function_call")
 
 
@@ -58,12 +62,19 @@ class DeltaMerger:
 
     Args:
         tool_names: the tools that the model was offered. Without any, calls in the text stay text.
+        schemas: the schemas of their arguments, by name.
         taken_ids: the ids of the run's earlier calls. No new call gets one of them.
     """
 
-    def __init__(self, tool_names: Collection[str] = (), taken_ids: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        tool_names: Collection[str] = (),
+        taken_ids: Collection[str] = (),
+        schemas: Mapping[str, Mapping[str, Any]] = NO_SCHEMAS,
+    ) -> None:
         self._tool_names = tool_names
         self._taken_ids = taken_ids
+        self._schemas = schemas
         self._tracker = FinishTracker()
         self._has_first = False
         self._chunks_of_others: list[Mapping[str, Any]] = []
@@ -166,7 +177,7 @@ class DeltaMerger:
         calls = assemble_calls(self._fragments, self._tool_names)
         if self._tool_names and not calls:
             text, calls = self._split_text_calls(text, reasoning)
-        named = (match_tool_name(call, self._tool_names) for call in calls)
+        named = (clean_call(match_tool_name(call, self._tool_names), self._schemas) for call in calls)
         return MergedAnswer(
             text=text,
             reasoning=reasoning,
@@ -188,3 +199,10 @@ class DeltaMerger:
             _, calls = split_text_calls(reasoning, self._tool_names, looks_into_code=False)
             calls = [call for call in calls if match_tool_name(call, self._tool_names).name in self._tool_names]
         return rest, calls
+
+
+def clean_call(call: ParsedCall, schemas: Mapping[str, Mapping[str, Any]]) -> ParsedCall:
+    """Returns the call with its arguments as clean JSON in the types of its tool, if they can be read so."""
+    arguments = clean_arguments(call.arguments)
+    schema = schemas.get(call.name)
+    return call._replace(arguments=arguments if schema is None else fit_arguments(arguments, schema, call.texts))

@@ -15,7 +15,7 @@ from stagebus.worker.model.compat.prompted_tools import (
     parse_prompted_calls,
     prompt_with_tools,
 )
-from stagebus.worker.model.delta_merger import DeltaMerger, MergedAnswer
+from stagebus.worker.model.delta_merger import DeltaMerger, MergedAnswer, clean_call
 from stagebus.worker.model.model_client import ModelClient, ModelRequest
 
 Chunk = dict[str, Any]
@@ -74,8 +74,9 @@ async def model_stage(
         InvalidToolCalls: a prompted model's first answer has calls that cannot be executed.
     """
     # Without tools on offer, text that looks like a call stays text.
-    names = [] if prompting is not None else [tool["function"]["name"] for tool in _offered(request)]
-    merger = DeltaMerger(tool_names=names, taken_ids=taken_call_ids)
+    schemas = _schemas(request)
+    names = () if prompting is not None else tuple(schemas)
+    merger = DeltaMerger(tool_names=names, taken_ids=taken_call_ids, schemas=schemas)
     asked = request if prompting is None else _prompted_request(request, prompting)
     async with aclosing(model.stream(asked)) as chunks:
         async for chunk in chunks:
@@ -108,6 +109,10 @@ def _offered(request: ModelRequest) -> list[dict[str, Any]]:
     return [] if request.tool_choice == "none" else request.tools or []
 
 
+def _schemas(request: ModelRequest) -> dict[str, dict[str, Any]]:
+    return {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in _offered(request)}
+
+
 def _prompted_request(request: ModelRequest, prompting: PromptedTools) -> ModelRequest:
     is_one_call = request.parallel_tool_calls is False
     has_example = request.route is not None and request.route.abilities.worked_example
@@ -132,7 +137,7 @@ def _parse_prompted_answer(
     rest, calls = merged.text, merged.tool_calls  # a server may have parsed the calls already
     if not calls:
         rest, found = parse_prompted_calls(merged.text, names)
-        calls = list(assign_call_ids(found, taken_call_ids))
+        calls = list(assign_call_ids((clean_call(call, _schemas(request)) for call in found), taken_call_ids))
     if request.parallel_tool_calls is False:
         calls = calls[:1]
     faults = (

@@ -1,5 +1,6 @@
 """The same request in each provider's form."""
 
+import re
 from typing import Any
 
 import pytest
@@ -66,6 +67,47 @@ def test_abilities_change_the_request_body(abilities: dict[str, Any], gone: set[
 
     assert gone.isdisjoint(made)
     assert there.items() <= made.items()
+
+
+def called(call_id: str, name: str, arguments: str, origin: MessageOrigin | None) -> list[dict[str, Any]]:
+    call = {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+    asking = {"role": "assistant", "content": None, "tool_calls": [call]} | ({ORIGIN_KEY: origin} if origin else {})
+    return [asking, {"role": "tool", "tool_call_id": call_id, "content": "18 °C"}]
+
+
+LONG_ID = "call_1__thought__" + "CqYBAXLI2n/+ab==" * 20
+
+
+@pytest.mark.parametrize("call_id", ["functions.get_weather:0", LONG_ID, "a" * 41, "\ud800"])
+def test_call_id_is_plain_for_other_providers_and_kept_for_its_own(call_id: str) -> None:
+    messages = called(call_id, "f", "{}", MessageOrigin("kimi"))
+    own = chat_request_body({**ASKED, "messages": messages}, route(provider="kimi"))["messages"]
+    other = chat_request_body({**ASKED, "messages": messages}, route(provider="openai"))["messages"]
+
+    assert own[0]["tool_calls"][0]["id"] == own[1]["tool_call_id"] == call_id
+    assert other[0]["tool_calls"][0]["id"] == other[1]["tool_call_id"]
+    assert re.fullmatch("[A-Za-z0-9_-]{1,40}", other[1]["tool_call_id"])
+
+
+@pytest.mark.parametrize("origin", [None, MessageOrigin("p"), MessageOrigin("other")])
+def test_names_and_arguments_are_in_the_form_that_every_provider_accepts(origin: MessageOrigin | None) -> None:
+    for name, sent in (
+        ("weather_nowcity</arg_key>", "weather_nowcity_arg_key_"),
+        ("", "unnamed"),
+        ("x" * 80, "x" * 64),
+    ):
+        asking, _ = chat_request_body({**ASKED, "messages": called("1", name, "", origin)}, route())["messages"]
+        assert asking["tool_calls"][0]["function"] == {"name": sent, "arguments": "{}"}
+    for written, sent in (('{"a": "b"c"}', '{"invalid_json":"{\\"a\\": \\"b\\"c\\"}"}'), ('{"a": 1}</x>', '{"a":1}')):
+        asking, _ = chat_request_body({**ASKED, "messages": called("1", "f", written, origin)}, route())["messages"]
+        assert asking["tool_calls"][0]["function"]["arguments"] == sent
+
+
+def test_messages_of_another_form_are_sent_as_they_are() -> None:
+    odd = [{"role": "assistant", "tool_calls": calls} for calls in ([1, {"id": 2}, {"function": 3}], {"id": "a"}, None)]
+    odd += [{"role": "tool", "tool_call_id": 7}, {"role": "tool", "tool_call_id": "unknown.id:0"}]
+
+    assert chat_request_body({**ASKED, "messages": odd}, route())["messages"] == odd
 
 
 def test_extra_content_is_returned_only_to_its_provider() -> None:

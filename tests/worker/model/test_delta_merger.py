@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stagebus.worker.model.delta_merger import DeltaMerger
 from tests.support.chat_deltas import PARIS, calls_delta, calls_of, delta, merge, part
 
 
@@ -135,6 +136,31 @@ def test_text_call_in_code_stays_text():
 def test_namespace_of_a_tool_name_is_removed():
     assert calls_of(calls_delta(part("functions.get_weather", PARIS, index=0))) == [("get_weather", PARIS)]
     assert calls_of(calls_delta(part("functions.other", "{}", index=0))) == [("functions.other", "{}")]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "get_weather<|channel|>commentary",
+        "functions.get_weather<|constrain|>json",
+        "assistant<|channel|>commentary to=functions.get_weather",
+        "get_weathercity</arg_key>",
+    ],
+)
+def test_control_tokens_behind_a_tool_name_are_cut_off(name: str):
+    assert calls_of(calls_delta(part(name, PARIS, index=0))) == [("get_weather", PARIS)]
+
+
+def test_unknown_name_with_control_tokens_stays():
+    for name in ("other<|channel|>commentary", "get_weathertown</arg_key>", "<|channel|>"):
+        assert calls_of(calls_delta(part(name, PARIS, index=0))) == [(name, PARIS)]
+
+
+def test_nearly_json_arguments_are_cleaned_and_typed_by_the_schema():
+    merger = DeltaMerger(("f",), schemas={"f": {"properties": {"id": {"type": "integer"}}}})
+    merger.add(calls_delta(part("f", '{"id": 5.0, "text": "a\nb"}</tool_call>', index=0)))
+
+    assert [call.arguments for call in merger.result().tool_calls] == ['{"id":5,"text":"a\\nb"}']
 
 
 def growing(text: str, step: int = 5) -> list[str]:

@@ -36,12 +36,17 @@ class CallFragment(NamedTuple):
 
 
 class ParsedCall(NamedTuple):
-    """A whole call. The id is the provider's, so it may be empty or not unique."""
+    """A whole call. The id is the provider's, so it may be empty or not unique.
+
+    Attributes:
+        texts: the arguments that were written as plain text, by name. Only the tool's schema knows their types.
+    """
 
     id: str
     name: str
     arguments: str
     extra_content: Mapping[str, Any] = NO_EXTRA
+    texts: Mapping[str, str] = NO_EXTRA
 
 
 def parse_call_fragments(delta: Mapping[str, Any]) -> list[CallFragment]:

@@ -75,6 +75,8 @@ _END_TOKENS: Final = re.compile(r"(?:\s|<\|(?:eom_id|eot_id|im_end|end|endoftext
 _BARE: Final[Sequence[Reader]] = (formats.read_bare_objects, formats.read_python, formats.read_functionary)
 # After this many markers without a call the rest is text. Each miss may cost a scan of the remaining text.
 _MISSES_MAX: Final = 100
+# Harmony names the addressee of a message in its header.
+_ADDRESSEE: Final = re.compile(r"\bto=([\w.-]+)")
 _NAMESPACES: Final = ("functions.", "default_api.", "tools.")
 
 
@@ -110,13 +112,29 @@ def split_text_calls(
 
 
 def match_tool_name(call: ParsedCall, tool_names: Collection[str]) -> ParsedCall:
-    """Returns the call with the exact name of its tool, without a namespace or spaces that the model added."""
+    """Returns the call with the exact name of its tool, without what the model or its server added.
+
+    weather_now<|channel|>commentary    a control token leaked into the name
+    functions.weather_now               a namespace
+    weather_nowcity</arg_key>           GLM without the tag between the name and the first argument
+    """
     if call.name in tool_names:
         return call
-    name = call.name.strip()
+    addressee = _ADDRESSEE.search(call.name)
+    name = (addressee[1] if addressee else call.name).strip()
     for namespace in _NAMESPACES:
         name = name.removeprefix(namespace)
+    name, tag, _ = name.partition("<")
+    name = name.strip()
+    if tag and name not in tool_names:
+        name = max(
+            (tool for tool in tool_names if _is_first_argument(name.removeprefix(tool), call)), key=len, default=""
+        )
     return call._replace(name=name) if name in tool_names else call
+
+
+def _is_first_argument(name: str, call: ParsedCall) -> bool:
+    return f"{name}</arg_key>" in call.name and not call.name.startswith(name) and f'"{name}"' in call.arguments
 
 
 def _read(text: str, marker: re.Match[str], tool_names: Collection[str] | None) -> FoundCalls:
