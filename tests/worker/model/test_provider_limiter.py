@@ -118,9 +118,15 @@ async def test_slots_and_places_of_a_killed_worker_expire(redis: Redis) -> None:
 async def test_slot_is_renewed_while_it_is_held(redis, worker, monkeypatch) -> None:
     monkeypatch.setattr(limiter_module, "SLOT_TTL_S", 0.2)
     monkeypatch.setattr(limiter_module, "SLOT_RENEW_S", 0.02)
+    held = keys.provider_slots("p")[0]
     async with worker().reserve("p", ONE):
-        await asyncio.sleep(0.4)
+        first_expiry_ms = max(score for _, score in await redis.zrange(held, 0, -1, withscores=True))
 
+        async def is_past_first_expiry() -> bool:
+            seconds, microseconds = await redis.time()
+            return seconds * 1000 + microseconds / 1000 > first_expiry_ms + 100
+
+        await until(is_past_first_expiry)
         assert await enter(redis, "other", 1) is not None
 
 
@@ -149,17 +155,25 @@ async def test_cancelled_wait_leaves_the_queue(redis: Redis, worker: Worker) -> 
         assert await redis.zcard(keys.provider_slots("p")[1]) == 0
 
 
+async def scripts_run(redis: Redis) -> int:
+    return (await redis.info("commandstats"))["cmdstat_evalsha"]["calls"]
+
+
+async def has_polled(redis: Redis, calls: int) -> bool:
+    return await scripts_run(redis) >= calls
+
+
 async def test_long_queue_in_one_process_costs_one_poll(redis: Redis, worker: Worker, monkeypatch) -> None:
     monkeypatch.setattr(limiter_module, "POLL_S", 0.1)
     one = worker()
     async with one.reserve("p", ONE):
         crowd = [asyncio.create_task(AsyncExitStack().enter_async_context(one.reserve("p", ONE))) for _ in range(50)]
         await line(redis, 1)
-        before = (await redis.info("commandstats"))["cmdstat_evalsha"]["calls"]
+        before = await scripts_run(redis)
         since = asyncio.get_running_loop().time()
-        await asyncio.sleep(0.5)
+        await until(lambda: has_polled(redis, before + 5))
+        asked = await scripts_run(redis) - before
         polls = (asyncio.get_running_loop().time() - since) / 0.1
-        asked = (await redis.info("commandstats"))["cmdstat_evalsha"]["calls"] - before
         await cancel_and_wait(*crowd)
 
     assert asked <= polls + 2
