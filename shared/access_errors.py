@@ -43,6 +43,20 @@ class LoopbackOnly(StagebusError):
         )
 
 
+class HostNotAllowed(StagebusError):
+    """The request's Host is a name that is not in `STAGEBUS_ALLOWED_HOSTS`."""
+
+    code = "host_not_allowed"
+    title = "Host name not allowed"
+    status_hint = 403
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this gateway does not answer under this host name: add the name to STAGEBUS_ALLOWED_HOSTS, or use its "
+            "address"
+        )
+
+
 class CrossSite(StagebusError):
     """A browser reports that a page of another site makes the request."""
 

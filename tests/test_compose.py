@@ -155,14 +155,25 @@ def test_proxy_errors_make_an_eventsource_reconnect() -> None:
     found = directives(NGINX.read_text())
 
     assert found["error_page"] == ["502 504 =200 @ask_again"]
-    assert found["return"] == [r'200 "retry: 1000\n\n"']
+    assert r'200 "retry: 1000\n\n"' in found["return"]
+
+
+def test_proxy_and_gateways_answer_only_under_names_of_this_machine() -> None:
+    """A gateway with `--insecure` trusts the proxy, and a browser's page may have any name that resolves to it."""
+    found = directives(NGINX.read_text())
+    names = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", SERVICES["gateway"]["environment"]["STAGEBUS_ALLOWED_HOSTS"])
+
+    assert found["listen"][0].endswith(" default_server")
+    assert found["return"][0] == "421"
+    assert found["server_name"] == ["localhost 127.0.0.1 [::1]"]
+    assert names == "localhost,127.0.0.1"
 
 
 def test_proxy_and_services_agree_on_ports() -> None:
     found = directives(NGINX.read_text())
     command = SERVICES["gateway"]["command"]
 
-    assert SERVICES["proxy"]["ports"][0].endswith(f":{found['listen'][0]}")
+    assert SERVICES["proxy"]["ports"][0].endswith(f":{found['listen'][1]}")
     assert found["server"][0].startswith(f"gateway:{command[command.index('--port') + 1]} resolve")
 
 

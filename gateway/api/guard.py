@@ -9,6 +9,7 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
+from stagebus.gateway.auth.allowed_hosts import check_host
 from stagebus.gateway.context import gateway_of
 from stagebus.shared.access_errors import RateLimited
 from stagebus.shared.config.settings import Settings
@@ -43,6 +44,7 @@ class Guarded:
         """Runs the checks, then the handler.
 
         Raises:
+            HostNotAllowed: the gateway does not answer under this host name.
             Unauthenticated, LoopbackOnly, CrossSite: the request's caller is not known here.
             RateLimited: the tenant exceeds its rate limit.
             Forbidden: the credential lacks the scope.
@@ -54,6 +56,7 @@ class Guarded:
 
     async def _check(self, request: Request) -> None:
         gateway = gateway_of(request)
+        check_host(request, gateway.settings)
         principal = await gateway.auth.authenticator.authenticate(request, takes_ticket=self.takes_ticket)
         request.state.principal = principal
         quota = await gateway.limiter.count_request(principal.tenant)

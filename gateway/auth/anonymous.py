@@ -15,7 +15,7 @@ from stagebus.gateway.auth.principal import Principal
 from stagebus.shared.access_errors import CrossSite, LoopbackOnly
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.tenants import DEFAULT_TENANT, Scope
-from stagebus.shared.runtime.net import is_loopback
+from stagebus.shared.runtime.net import is_loopback, normal_host
 
 ANYONE: Final = Principal(DEFAULT_TENANT, "anyone", frozenset(Scope))
 
@@ -33,13 +33,14 @@ class AnonymousAuthenticator:
             LoopbackOnly: the request came in at another address, or its Host is not a name of this machine.
             CrossSite: another site's page wants to change something.
         """
-        if not (self._settings.insecure or _is_local(request)):
+        if not (self._settings.insecure or self._is_local(request)):
             raise LoopbackOnly
         if request.method not in SAFE_METHODS and is_cross_site(request, self._settings.cors_origins):
             raise CrossSite
         return ANYONE
 
-
-def _is_local(request: Request) -> bool:
-    server = request.scope.get("server")  # None on a Unix socket
-    return (server is None or is_loopback(server[0])) and is_loopback(request.url.hostname or "")
+    def _is_local(self, request: Request) -> bool:
+        server = request.scope.get("server")  # None on a Unix socket
+        host = normal_host(request.url.hostname or "")
+        is_own_name = is_loopback(host) or host in self._settings.allowed_hosts
+        return is_own_name and (server is None or is_loopback(server[0]))

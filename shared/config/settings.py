@@ -13,7 +13,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from stagebus.shared.domain.limits import TenantLimits
-from stagebus.shared.runtime.net import AllowedTarget
+from stagebus.shared.runtime.net import AllowedTarget, normal_host
 
 SECRET_MIN_CHARS: Final = 32
 
@@ -180,6 +180,11 @@ class Settings(BaseSettings):
     insecure: bool = Field(
         default=False, description="allow access to an open gateway from other machines: true, false"
     )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="host names under which the gateway answers besides its addresses and localhost, separated by "
+        "commas, such as bus.example. Not set: with authentication any name, without it none",
+    )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="origins whose pages may call the API, separated by commas, such as https://app.example"
     )
@@ -213,7 +218,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _split_lists(cls, values: dict[str, object]) -> dict[str, object]:
-        for name in ("tools", "approvals", "egress_allow", "cors_origins"):
+        for name in ("tools", "approvals", "egress_allow", "cors_origins", "allowed_hosts"):
             text = values.get(name)
             if isinstance(text, str):
                 values[name] = _parts(text)
@@ -233,6 +238,14 @@ class Settings(BaseSettings):
             if not re.fullmatch(r"https?://[^/\s*?#@]+", origin):
                 raise ValueError(f"{origin!r} is not an origin; write it as https://app.example, without a path")
         return origins
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?", host):
+                raise ValueError(f"{host!r} is not a host name; write it as bus.example, without a scheme or a port")
+        return tuple(normal_host(host) for host in hosts)
 
     @field_validator("redis_url")
     @classmethod

@@ -2,10 +2,12 @@
 
 import httpx
 import pytest
+from redis.asyncio import Redis
 from starlette.applications import Starlette
 
 from stagebus.gateway.app import create_app
 from stagebus.shared.config.settings import Settings
+from tests.gateway.conftest import client
 
 HELLO = {"user_prompt": "Hello"}
 
@@ -42,10 +44,9 @@ async def test_open_gateway_refuses_changes_from_another_site(api: httpx.AsyncCl
     assert own.status_code == 202
 
 
-async def test_insecure_setting_admits_any_host_name(settings: Settings) -> None:
-    app = create_app(settings.model_copy(update={"insecure": True}))
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://bus.example") as api,
-    ):
-        assert (await api.get("/runs")).status_code == 200
+async def test_open_gateway_answers_allowed_host_names(redis: Redis, settings: Settings) -> None:
+    app = create_app(settings.model_copy(update={"allowed_hosts": ("bus.example",)}))
+    async with app.router.lifespan_context(app), client(app) as api:
+        assert (await api.get("/runs", headers={"Host": "bus.example"})).status_code == 200
+        assert (await api.get("/runs", headers={"Host": "localhost"})).status_code == 200
+        assert (await api.get("/runs", headers={"Host": "other.example"})).json()["code"] == "loopback_only"
