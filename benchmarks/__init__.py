@@ -1,1 +1,1 @@
-"""Benchmarks of Stagebus beside the alternatives a user would choose. `make bench` runs all of them."""
+"""Benchmarks of Stagebus and of the alternatives that a user would choose. `make bench` runs all of them."""

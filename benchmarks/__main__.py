@@ -36,7 +36,9 @@ def main(names: list[str]) -> int:
     failed = []
     for name in names or PROGRAMS:
         started = time.monotonic()
-        (lab.RESULTS / f"{name}.json").unlink(missing_ok=True)  # no figure of an earlier run stands in for this one's
+        (lab.RESULTS / f"{name}.json").unlink(
+            missing_ok=True
+        )  # a figure of an earlier run must not be taken for this one's
         why = _run(name) or _find_missing(name, lab.read_results())
         print(f"{name}: {why or 'done'} in {time.monotonic() - started:.0f} s", flush=True)
         failed += [name] * bool(why)

@@ -1,4 +1,4 @@
-"""Append: round trips, and Redis's CPU and memory per event, beside separate XADD, HSET and PUBLISH."""
+"""Append: round trips, and Redis's CPU and memory per event, compared with separate XADD, HSET and PUBLISH."""
 
 import time
 from typing import Any

@@ -1,4 +1,4 @@
-"""Held runs: fills all slots and counts the Redis commands for holding runs and for waiting; beside arq."""
+"""Held runs: fills all slots and counts the Redis commands for holding runs and for waiting; compared with arq."""
 
 import asyncio
 import time

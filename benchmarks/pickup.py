@@ -1,4 +1,4 @@
-"""Pick-up: time from POST /runs to the request at the provider, with one and with many waiting workers; beside arq."""
+"""Pick-up: time from POST /runs to the request at the provider, with one and with many waiting workers; compared with arq."""
 
 import asyncio
 import time

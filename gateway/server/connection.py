@@ -165,7 +165,7 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0  # or of the trailers
         self._is_head_too_long = False
         self._is_in_body_packet = False
-        self._is_ended = False  # what the client sends is not read any more
+        self._is_ended = False  # what the client sends is no longer read
 
     # --- the connection ------------------------------------------------------
 

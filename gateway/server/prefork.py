@@ -80,7 +80,7 @@ def bind_shared(host: str, port: int) -> list[socket.socket]:
 
 def _print_line(name: str, line: str) -> None:
     """Prints log lines (JSON) as they are, and other output with the child's name."""
-    # If the reader of stderr is gone, go on: otherwise no child would be restarted, and each would stop at its next line.
+    # If the reader of stderr is gone, continue: otherwise no child would be restarted, and each would stop at its next line.
     with suppress(OSError):
         sys.stderr.write(f"{line}\n" if line.startswith("{") else f"{name}: {line}\n")
         sys.stderr.flush()

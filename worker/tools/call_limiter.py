@@ -37,7 +37,7 @@ class CallLimiter:
         loop = asyncio.get_running_loop()
 
         def release(_: object) -> None:
-            with suppress(RuntimeError):  # the loop is closed, so nobody waits
+            with suppress(RuntimeError):  # the loop is closed, so no call waits
                 loop.call_soon_threadsafe(self._release)
 
         failure.future.add_done_callback(release)

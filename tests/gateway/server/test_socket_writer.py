@@ -193,7 +193,7 @@ async def test_quiet_stream_gets_pings_and_later_events(connect: Connect, run: R
 async def test_disconnect_before_the_stream_begins_closes_it(
     connect: Connect, run: RunByHand, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The writer is told of the disconnect before the app has detached the stream."""
+    """The disconnect reaches the writer before the app has detached the stream."""
     asked, may_answer, disconnected, closed = (asyncio.Event() for _ in range(4))
     read_head, disconnect, close = log_reader.read_head, SocketWriter.disconnect, ClientStream.close
 

@@ -277,7 +277,7 @@ def test_any_fault_on_the_channel_leaves_the_client_with_the_log(world: World, s
 
 @given(worlds, st.lists(st.one_of(*GROWS, *OWNER, *OUTAGES), min_size=10, max_size=40))
 def test_reconnected_channel_is_caught_up_without_a_position_check(world: World, steps: list[tuple]) -> None:
-    """A subscription that is told of missed messages reads them, even if a page was being read at that moment."""
+    """A subscription that is notified of missed messages reads them, even if it is reading a page at that moment."""
     play(world, steps)
     world.reconnect()
     while world.channel and not world.is_over:

@@ -99,7 +99,7 @@ def name_of(event: Event) -> str:
 
 
 def test_names_are_never_changed() -> None:
-    """Clients, and every log that stands, know them by these."""
+    """Clients and stored logs use these names."""
     assert [event.event for event in EVENTS] == [
         "run_queued", "run_started", "retry_scheduled", "stage_started", "stage_restarted", "tool_completion_chunk",
         "approval_required", "input_required", "approval_decided", "tool_call", "tool_progress", "tool_result",

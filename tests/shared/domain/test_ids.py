@@ -41,7 +41,7 @@ def test_invalid_run_id_is_refused(text: str) -> None:
 
 @given(st.one_of(st.text(alphabet=LETTERS, min_size=24, max_size=28), st.text(alphabet=string.printable, max_size=30)))
 def test_valid_run_id_is_safe_in_a_key_and_contains_a_time(text: str) -> None:
-    """No brace, colon or star: it could name other keys or another slot."""
+    """With a brace, colon or star it could name other keys or another slot."""
     if is_run_id(text):
         assert set(text) <= set(LETTERS)
         assert 0 <= created_ms(text) < 2**48

@@ -29,7 +29,7 @@ def test_request_survives_its_storage(request_: RunRequest) -> None:
 
 
 def test_unknown_fields_of_a_request_are_ignored() -> None:
-    """A worker of an older version carries the run out as far as it knows."""
+    """A worker of an older version executes the run and ignores what it does not know."""
     stored = {**FULL.model_dump(mode="json"), "from_the_future": {"n": 1}}
 
     assert RunRequest.model_validate(orjson.loads(orjson.dumps(stored))) == FULL

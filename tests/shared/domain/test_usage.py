@@ -12,7 +12,7 @@ def test_tokens_add_up() -> None:
 
 
 def test_cost_is_known_where_that_of_every_part_is() -> None:
-    """The sum is as exact as prices are, whatever floats make of 0.1 three times."""
+    """The sum is as exact as the prices; three times 0.1 as floats would not be."""
     assert (Usage() + PRICED + PRICED + PRICED).cost == Cost(amount=0.3, currency="EUR")
     assert (PRICED + USAGE + PRICED).cost is None
     assert (PRICED + PRICED.model_copy(update={"cost": Cost(amount=1, currency="USD")})).cost is None

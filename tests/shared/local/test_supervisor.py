@@ -92,7 +92,7 @@ async def test_first_start_that_fails_is_an_error(kept: Kept) -> None:
 
 
 async def test_stop_goes_down_in_order(kept: Kept, tmp_path) -> None:
-    """Those that drain leave together, though one takes long; what they stand on leaves after them."""
+    """Processes that drain stop together, even if one takes long; what they depend on stops after them."""
     os.mkfifo(tmp_path / "leave")
     for name, leave_at, drains in (
         ("valkey", "", False),
@@ -103,7 +103,7 @@ async def test_stop_goes_down_in_order(kept: Kept, tmp_path) -> None:
         await kept.supervisor.start(spec(name, leave_at, drains=drains))
     stopping = asyncio.create_task(kept.supervisor.stop())
     await until(lambda: "gateway: left" in kept.lines)
-    pipe = os.open(tmp_path / "leave", os.O_RDWR)  # for reading, too: so it waits for nobody
+    pipe = os.open(tmp_path / "leave", os.O_RDWR)  # for reading, too, so that opening it does not block
     os.write(pipe, b"\n")
     await stopping
     os.close(pipe)

@@ -72,6 +72,6 @@ def test_live_message_is_readable_text() -> None:
 
 @pytest.mark.parametrize("message", [b"", b"\n", b"\xff\xfe", b"1", b"1-2 3-4", b"1 2 - run:1\n", b"1-2 3-x - run:1\n"])
 def test_garbage_is_a_value_error(message: bytes) -> None:
-    """The one error that the hub looks for."""
+    """The hub handles only this error."""
     with pytest.raises(ValueError):  # noqa: PT011 - of whatever made it
         live_batch.decode(message)

@@ -1,4 +1,4 @@
-"""A page out of the stages' entries, against a plain sort: whatever the stages have, and wherever the page ends."""
+"""A page of the stages' entries equals that of a plain sort, for any entries and any end of the page."""
 
 from typing import Any
 
@@ -48,7 +48,7 @@ def test_slices_are_the_log_after_the_cursor(owners: list[str], seen: int, limit
     if bound is None:
         assert found == rest
     else:
-        assert found[-1][0] == bound, "the reader goes on after the last event that it got"
+        assert found[-1][0] == bound, "the reader continues after the last event that it received"
     assert page.frames() == b"".join(sse.encode(event.id, event.event, event.data) for event in page.events)
 
 

@@ -278,7 +278,7 @@ async def test_stage_is_read_whole_and_by_its_ends(
 
 
 async def test_stage_that_expires_between_two_reads_has_no_ends(redis: Redis, run: RunByHand) -> None:
-    """The run's retention ends, say."""
+    """For example, the run's retention ends."""
     await run.say("a")
     head = await log_reader.read_head(redis, run.run_id)
     await redis.delete(keys.stage_stream(run.run_id, "extraction"))

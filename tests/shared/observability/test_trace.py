@@ -41,7 +41,7 @@ def test_only_what_is_a_traceparent_is_passed_on(given: str | None, is_kept: boo
     assert made.headers() == {"X-Request-ID": "id"} | ({"traceparent": given} if is_kept else {})
 
 
-async def test_tasks_work_on_behalf_of_whoever_began_them() -> None:
+async def test_tasks_inherit_the_trace_of_their_creator() -> None:
     async def whose() -> Trace:
         await asyncio.sleep(0)
         return trace.current()

@@ -48,7 +48,7 @@ async def test_all_commands_share_one_connection(redis: Redis, connection: Pipel
 
 
 async def test_error_reply_fails_only_its_caller(connection: PipelinedConnection) -> None:
-    """A script that fails, or that the server does not know, fails nobody else's command."""
+    """A script that fails, or that the server does not know, does not affect other commands."""
     outcomes = await asyncio.gather(
         evaluate(connection, ECHO, 0, "a"), connection.execute_command("EVALSHA", "0" * 40, 0), evaluate(connection, "return error", 0), evaluate(connection, "return {err='ERR no'}", 0),
         evaluate(connection, ECHO, 0, "b"), return_exceptions=True,
@@ -74,7 +74,7 @@ async def test_cancelled_command_does_not_shift_replies(connection: PipelinedCon
 async def test_transaction_is_not_interleaved_with_other_commands(
     redis: Redis, connection: PipelinedConnection
 ) -> None:
-    """Each sets and reads the same key, all at once; what one wrote nobody else overwrites before it reads."""
+    """All set and read the same key concurrently, and each reads back its own value."""
     key = b"between"
     alone = evaluate(connection, ECHO, 0, "alone")
     answers = await asyncio.gather(
@@ -148,7 +148,7 @@ async def test_closed_connection_fails_commands_in_flight(redis: Redis) -> None:
 
 
 async def test_connect_to_a_closed_port_fails(settings) -> None:
-    """A server that is not there fails the command, not the connection."""
+    """If there is no server, the command fails, and the connection object stays usable."""
     connection = PipelinedConnection(Redis(port=1), timeout_s=1)
 
     with pytest.raises(RedisConnectionError):
@@ -178,7 +178,7 @@ async def test_failed_connect_fails_all_waiting_commands(
     is_over.set()
     outcomes = await asyncio.gather(*waiting, return_exceptions=True)
 
-    assert isinstance(outcomes[0], asyncio.CancelledError), "who goes away takes nobody along"
+    assert isinstance(outcomes[0], asyncio.CancelledError), "a cancelled caller does not affect the others"
     assert all(isinstance(outcome, RedisConnectionError) for outcome in outcomes[1:])
     assert opened == 1
     assert await evaluate(connection, ECHO, 0, "again") == b"again"

@@ -146,7 +146,7 @@ async def test_cut_network_costs_a_reconnect(far: Listener, proxy: Proxy, redis:
 
 
 async def test_deaf_connection_is_given_up(far: Listener, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither side closes it, but the server tells it nothing any more."""
+    """Neither side closes it, but the server no longer sends anything."""
     monkeypatch.setattr(pubsub, "CANARY_S", 0.05)
     await far.channels.start()
     await far.subscribe("a")
@@ -298,7 +298,7 @@ async def test_failing_handler_costs_others_no_message(redis: Redis, listener: L
 
 
 async def test_late_confirmation_does_not_confirm_a_new_subscription(redis: Redis) -> None:
-    """Between the two the server drops what it is told of the channel."""
+    """Between the two, the server drops messages on the channel."""
     sent: list[tuple[object, ...]] = []
     channels = Channels(redis, on_reconnected=lambda: None)
     channels._protocol = SimpleNamespace(send=lambda *args: sent.append(args))  # type: ignore[assignment]

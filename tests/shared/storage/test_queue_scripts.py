@@ -56,7 +56,7 @@ async def test_renewal_answers_with_cancel_and_last_id(redis: Redis, queued: str
 
 
 async def test_expired_lease_is_renewed_by_its_holder(redis: Redis, queued: str) -> None:
-    """Redis was away for longer than the lease and nobody took the run since."""
+    """Redis was away for longer than the lease, and no worker has acquired the run since."""
     await queue_scripts.acquire(redis, queued, "t1", lease_s=5)
     mine = await claim(redis, queued)
     await redis.delete(keys.lease(queued))

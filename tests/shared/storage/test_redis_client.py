@@ -41,7 +41,7 @@ async def test_unreachable_server_says_what_to_set() -> None:
 
 
 async def test_send_on_a_closed_connection_is_a_connection_error(redis: Redis) -> None:
-    """Not the AttributeError or RuntimeError of what lies below, which no caller looks for."""
+    """Not an AttributeError or RuntimeError of the library, which no caller handles."""
     connection = open_connection(redis)
     await connection.connect()
     await connection.disconnect()

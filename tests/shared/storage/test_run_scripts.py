@@ -190,7 +190,7 @@ async def queued(redis: Redis, run_id: str) -> str:
 
 
 async def test_claim_with_another_workers_lease_is_fenced(redis: Redis, queued: str) -> None:
-    """A worker that slept between acquire and claim takes the run from nobody."""
+    """A worker that slept between acquire and claim does not take the run from another one."""
     assert await queue_scripts.acquire(redis, queued, "mine", 10)
     await redis.delete(keys.lease(queued))
     await redis.zadd(keys.QUEUE, {queued: 0})

@@ -37,7 +37,7 @@ async def test_heartbeat_continues_after_a_failure(redis: Redis, monkeypatch: py
 
 
 async def test_silent_process_is_forgotten(redis: Redis) -> None:
-    """By readers at once, by Redis when another speaks, or by the keys' TTL when nobody does."""
+    """Readers ignore it immediately; the next heartbeat of another process, or the keys' TTL, removes it."""
     killed, other = (Heartbeat(redis, keys.WORKERS, name, dict) for name in ("killed", "other"))
     await killed.send(b"{}")
     await redis.zincrby(keys.seen(keys.WORKERS), -heartbeats.HEARTBEAT_TTL_S * 1000 - 1, "killed")

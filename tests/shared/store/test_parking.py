@@ -104,7 +104,7 @@ async def test_decision_notifies_the_holding_worker_and_keeps_its_lease(redis: R
 
 @pytest.mark.parametrize("comes", ["a decision", "a cancel", "nothing"])
 async def test_park_with_an_unseen_decision_makes_the_run_due(redis: Redis, held: tuple[str, int], comes: str) -> None:
-    """Between its last look and its leave, when it listens no longer."""
+    """Between its last read and the park, when it no longer listens."""
     run_id, attempt = held
     await parking.decide(redis, run_id, "c1", DENY)
     seen = await redis.hget(keys.run(run_id), "decisions")

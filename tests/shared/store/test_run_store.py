@@ -1,4 +1,4 @@
-"""Creation, which may stop at any step; listing; ending what nobody holds."""
+"""Creating runs, with a stop at any step, and ending runs that no worker holds."""
 
 import asyncio
 from typing import Any
@@ -105,7 +105,7 @@ async def test_idempotency_key_is_free_after_a_full_redis_refused(redis: Redis, 
 
 @pytest.mark.parametrize("mend", ["post", "sweep"])
 async def test_record_without_a_job_is_queued(redis: Redis, settings: Settings, mend: str) -> None:
-    """By whatever it came to be so; no run without a job."""
+    """Every run has a job, whatever removed it."""
     run_id = await create(redis, settings, key="k")
     await redis.zrem(keys.QUEUE, run_id)
     await redis.delete(keys.job(run_id))
@@ -148,7 +148,7 @@ async def test_idempotency_key_of_an_ended_run_does_not_requeue_it(redis: Redis,
 
 
 async def test_idempotency_key_does_not_outlive_its_run(redis: Redis, settings: Settings) -> None:
-    """It would make another run under the id of the one that is gone."""
+    """Otherwise the key would create another run under the id of the expired one."""
     run_id = await create(redis, settings, key="k")
     await run_store.cancel_run(redis, settings, run_id)
     seconds, _ = await redis.time()

@@ -51,7 +51,7 @@ async def test_tool_without_a_worker_is_removed(redis: Redis) -> None:
 
 
 async def test_tool_that_any_worker_refreshes_stays(redis: Redis) -> None:
-    """A worker that lost a tool says nothing of it; one that still has it goes on to."""
+    """A worker that lost a tool no longer publishes it; one that still has it does."""
     ours, theirs = [tool("a")], [tool("a"), tool("b")]
     await tool_catalog.publish_tools(redis, theirs)
     loop = asyncio.get_running_loop()

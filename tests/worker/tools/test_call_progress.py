@@ -40,7 +40,7 @@ async def test_news_come_at_once_and_then_no_sooner_than_the_interval() -> None:
 
 
 async def test_flood_from_a_thread_is_one_note_and_one_message() -> None:
-    """Nobody takes the news meanwhile, as when Redis is away."""
+    """Meanwhile no message is taken, as when Redis is away."""
     progress = Watched()
 
     def flood() -> None:

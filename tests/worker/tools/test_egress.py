@@ -84,7 +84,7 @@ async def test_host_with_a_private_address_is_refused(client, caplog, addresses)
 
 
 async def test_connection_goes_to_the_address_that_was_checked(client, server, byte_server):
-    """A name that resolves differently when it is asked again is not asked again."""
+    """The name is not resolved again, since the second answer might differ."""
     port = await server(OK)
     names = {"flip.example": [["127.0.0.1"], ["169.254.169.254"]]}
     url = f"http://flip.example:{port}/"
@@ -170,7 +170,7 @@ async def test_event_streams_are_unlimited_for_those_who_read_them(client, serve
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
 async def test_each_event_has_a_limit_however_it_is_cut(size):
-    """An event's length is its own, not that of the stream; one that never ends is none."""
+    """The limit counts each event alone and not the whole stream; an endless event is an error."""
 
     class Cut(httpx2.AsyncByteStream):
         def __init__(self, body):
@@ -208,7 +208,7 @@ async def test_name_that_cannot_be_resolved_is_a_connection_error(client):
 
 
 async def test_proxy_of_the_environment_is_not_used(client, server, byte_server, monkeypatch):
-    """It would connect on its own account, to whatever it likes."""
+    """A proxy would connect to any address itself, without the check."""
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{await server(OK)}")
 
     with pytest.raises(EgressRefused):

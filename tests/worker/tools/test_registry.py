@@ -262,7 +262,7 @@ class Later:
     [("github__merge", True), ("git*", True), ("*", True), ("book_tabel", False), ("gitlab__*", False)],
 )
 def test_approval_of_a_tool_that_can_never_come_stops_the_worker(name: str, may_come: bool) -> None:
-    """Written wrong, it would let the calls through that were to wait."""
+    """With a misspelled name, the calls that should wait would run."""
     settings = Settings(approvals=(name,))
     with nullcontext() if may_come else pytest.raises(BadTool, match="is no tool"):
         ToolRegistry([], settings, sources=[Later()])

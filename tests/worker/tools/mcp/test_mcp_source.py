@@ -120,7 +120,7 @@ async def test_tools_file_sets_approvals_and_idempotency(connect, url, caplog):
 
 
 async def test_mcp_source_survives_an_unexpected_cancellation(connect, url, monkeypatch):
-    """A cancel scope of the SDK's that is left in a wrong order, say."""
+    """For example, a cancel scope of the SDK that is left in the wrong order."""
     really_use, cancels = McpSource._use_connection, iter([asyncio.CancelledError()])
 
     async def use_connection(source: McpSource) -> None:

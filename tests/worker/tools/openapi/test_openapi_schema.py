@@ -62,7 +62,7 @@ def test_unresolvable_reference_is_an_error(reference, words):
 
 
 def test_schema_with_too_many_nodes_is_refused(monkeypatch):
-    """YAML's aliases make a billion parts out of a few lines."""
+    """With YAML aliases, a few lines expand to a billion nodes."""
     monkeypatch.setattr(openapi_schema, "NODES_MAX", 1000)
     shared: dict = {"type": "string"}
     for _ in range(20):
