@@ -114,8 +114,9 @@ class _OpenCall:
         last = self._pieces[-1]
         if text.lstrip().startswith('"'):
             return _decode_twice_encoded(text)
-        if self._may_be_cumulative and not _is_object(text) and _is_object(last):
-            return last
+        if self._may_be_cumulative and not _is_object(text):
+            # Pieces that repeat by chance look cumulative: the reading that is an object is the right one.
+            return next((reading for reading in (last, "".join(self._pieces)) if _is_object(reading)), text)
         return text
 
     def _append(self, arguments: str) -> None:

@@ -4,7 +4,7 @@ import json
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stagebus.worker.model.chat_chunks import ChunkDecoder
@@ -404,6 +404,7 @@ def test_cumulative_arguments_count_once(cuts, repeats):
 
 
 @given(cuts=st.sets(st.integers(1, len(GROWING) - 1)), name_again=st.booleans())
+@example(cuts={6, 12}, name_again=False)  # two equal pieces, and a third that starts with them
 def test_arguments_split_anywhere_are_the_same(cuts, name_again):
     nested = '{"a": {"a": {"a": {"a": 1}}}, "b": "{\\"a\\": "}'
     for text in (GROWING, nested):
