@@ -1,5 +1,6 @@
 """Browser sessions, and the caller's own identity."""
 
+import time
 from typing import Final
 
 from starlette.requests import Request
@@ -43,11 +44,17 @@ async def get_session(request: Request) -> Response:
 
 
 async def end_session(request: Request) -> Response:
-    """End the browser session: delete its cookie."""
+    """End the browser session: revoke it and delete its cookie."""
     if is_cross_site(request):
         raise CrossSite
+    auth = gateway_of(request).auth
+    holder = auth.sessions.verify(request)
+    if holder is not None and holder.expires_at is not None:
+        await auth.revocations.revoke_session(holder.session_id, holder.expires_at - time.time())
+        auth.credential_monitor.end_session(holder.session_id)
+        audit("session.end", subject=holder.subject or f"key:{holder.key_id}", tenant=holder.tenant)
     response = Response(status_code=204)
-    gateway_of(request).auth.sessions.delete_cookie(request, response)
+    auth.sessions.delete_cookie(request, response)
     return response
 
 
@@ -66,6 +73,6 @@ ENDPOINTS: Final = (
         # Public: a browser can drop the cookie of a session that has expired.
         "DELETE", "/session", end_session, public,
         {204: ResponseSpec("The session has ended.", headers={"Set-Cookie": "Deletes the session cookie."})},
-        errors=[CrossSite],
+        errors=[CrossSite, StorageUnavailable],
     ),
 )  # fmt: skip

@@ -9,6 +9,7 @@ Only the first one present counts: a valid cookie does not make up for a bad key
 """
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from starlette.requests import Request
@@ -103,13 +104,17 @@ class CredentialAuthenticator:
             )
         if request.method not in SAFE_METHODS and not is_same_origin(request):
             raise CrossSite
+        is_revoked, record = await asyncio.gather(
+            self._revocations.is_session_revoked(holder.session_id), self._find_key(holder)
+        )
+        if is_revoked:
+            raise Unauthenticated("the session was ended")
         if not holder.key_id:
             return holder
-        record = await self._api_keys.find(holder.key_id)
         if record is None:
             raise Unauthenticated("the session's key is revoked or expired")
-        return _principal_of_key(record, holder.expires_at)
+        return replace(_principal_of_key(record), expires_at=holder.expires_at, session_id=holder.session_id)
 
 
-def _principal_of_key(record: ApiKey, expires_at: float | None = None) -> Principal:
-    return Principal(record.tenant, f"key:{record.key_id}", record.scopes, record.key_id, expires_at)
+def _principal_of_key(record: ApiKey) -> Principal:
+    return Principal(record.tenant, f"key:{record.key_id}", record.scopes, record.key_id)

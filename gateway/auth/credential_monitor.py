@@ -1,7 +1,7 @@
-"""Ends open streams when their key or ticket is revoked, or their session or token expires.
+"""Ends open streams when their key, ticket or session is revoked, or their session or token expires.
 
 A request is authenticated once, when it arrives, but its stream may stay open for an hour.
-So all keys and tickets of open streams are looked up together from time to time. This adds
+So all keys, tickets and sessions of open streams are looked up together from time to time. This adds
 no cost to sending an event.
 """
 
@@ -63,17 +63,25 @@ class CredentialMonitor:
             if (principal.run_id, principal.ticket_id) == (run_id, ticket_id):
                 close()
 
+    def end_session(self, session_id: str) -> None:
+        """Closes the streams of a session that this gateway ended; other gateways close theirs at their next check."""
+        for close, principal in list(self._principal_by_close.items()):
+            if principal.session_id == session_id:
+                close()
+
     async def check(self) -> None:
         """Looks up all watched credentials and closes the streams of those that have ended."""
         watched = dict(self._principal_by_close)
         key_ids = sorted({principal.key_id for principal in watched.values() if principal.key_id})
         run_ids = sorted({principal.run_id for principal in watched.values() if principal.ticket_id})
+        session_ids = sorted({principal.session_id for principal in watched.values() if principal.session_id})
         try:
             living = await self._api_keys.find_living(key_ids) if key_ids else set()
             revoked = await self._revocations.find(run_ids) if run_ids else {}
+            ended = await self._revocations.find_sessions(session_ids) if session_ids else set()
         except StorageUnavailable:
             # Without Redis nothing is revoked and no event is sent, so streams stay open until the next check.
-            living, revoked = set(key_ids), {}
+            living, revoked, ended = set(key_ids), {}, set()
         now = time.time()
         for close, principal in watched.items():
             if principal.key_id and principal.key_id not in living:
@@ -81,6 +89,9 @@ class CredentialMonitor:
                 close()
             elif principal.ticket_id in revoked.get(principal.run_id, ()):
                 logger.info("closing a stream of %s: the ticket was revoked", principal.subject)
+                close()
+            elif principal.session_id in ended:
+                logger.info("closing a stream of %s: the session was ended", principal.subject)
                 close()
             elif principal.expires_at is not None and principal.expires_at <= now:
                 close()

@@ -18,7 +18,7 @@ def is_cross_site(request: Request, allowed_origins: Container[str] = ()) -> boo
     """Returns whether a page of another site, not of an allowed origin, makes the request."""
     origin = request.headers.get("origin")
     if origin is not None:
-        return origin not in allowed_origins and not _has_host_of(origin, request)
+        return origin not in allowed_origins and not has_host_of(origin, request)
     # Without an Origin: a form or a link, in an older browser. `none` is an address typed by the user.
     return request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none")
 
@@ -29,11 +29,14 @@ def is_same_origin(request: Request) -> bool:
     site = request.headers.get("sec-fetch-site")
     if site is not None:
         return site == "same-origin"
-    return origin is not None and _has_host_of(origin, request)
+    return origin is not None and has_host_of(origin, request)
 
 
-def _has_host_of(origin: str, request: Request) -> bool:
-    # The scheme is not compared: it differs behind a proxy that terminates TLS, and the host identifies the site.
+def has_host_of(origin: str, request: Request) -> bool:
+    """Returns whether an Origin header names the request's host.
+
+    The scheme is not compared: it differs behind a proxy that terminates TLS, and the host identifies the site.
+    """
     try:
         return urlsplit(origin).netloc == request.headers.get("host", "")
     except ValueError:

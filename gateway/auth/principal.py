@@ -15,7 +15,7 @@ class Principal:
 
     `subject` names it in logs: `key:3f9c0a5d77e1`, `jwt:alice`, `anyone`. A ticket's holder
     has a `run_id`, the only run that it may see, and a `ticket_id`, by which the ticket may be
-    revoked. `key_id` is set if the credential depends on an API key, and `expires_at` (Unix s)
+    revoked; a session's holder has a `session_id`. `key_id` is set if the credential depends on an API key, and `expires_at` (Unix s)
     if it expires by itself: open streams end with either.
     """
 
@@ -26,6 +26,7 @@ class Principal:
     expires_at: float | None = None
     run_id: str = ""
     ticket_id: str = ""
+    session_id: str = ""
 
     def check(self, scope: Scope) -> None:
         """Checks that the principal has a scope.

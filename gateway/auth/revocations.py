@@ -1,25 +1,26 @@
-"""Revoked tickets by run: looked up in Redis and cached.
+"""Revoked tickets by run, and revoked sessions: looked up in Redis and cached.
 
-As with API keys, the cache's TTL bounds how long a ticket works that another gateway revoked.
+As with API keys, the cache's TTL bounds how long a ticket or a session works that another gateway revoked.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from stagebus.shared.runtime.ttl_cache import TtlCache
 from stagebus.shared.storage.redis_client import Redis, storage_errors
-from stagebus.shared.store import revoked_tickets
+from stagebus.shared.store import revoked_sessions, revoked_tickets
 
 CACHE_TTL_S: Final = 5.0
 CACHE_ENTRIES_MAX: Final = 10_000
 
 
 class Revocations:
-    """Looks up revoked tickets, and revokes them."""
+    """Looks up revoked tickets and sessions, and revokes them."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._ticket_ids_by_run: TtlCache[str, frozenset[str]] = TtlCache(CACHE_TTL_S, CACHE_ENTRIES_MAX)
+        self._is_revoked_by_session: TtlCache[str, bool] = TtlCache(CACHE_TTL_S, CACHE_ENTRIES_MAX)
 
     async def is_revoked(self, run_id: str, ticket_id: str) -> bool:
         """Returns whether the run's ticket was revoked.
@@ -53,3 +54,34 @@ class Revocations:
         with storage_errors():
             await revoked_tickets.revoke(self._redis, run_id, tenant, ticket_id)
         self._ticket_ids_by_run.discard(run_id)
+
+    async def is_session_revoked(self, session_id: str) -> bool:
+        """Returns whether the session was ended.
+
+        Raises:
+            StorageUnavailable: Redis is away and the session is not cached.
+        """
+        is_revoked = self._is_revoked_by_session.get(session_id)
+        if is_revoked is None:
+            is_revoked = session_id in await self.find_sessions([session_id])
+            self._is_revoked_by_session[session_id] = is_revoked
+        return is_revoked
+
+    async def find_sessions(self, session_ids: Sequence[str]) -> set[str]:
+        """Returns those of the sessions that were ended. Bypasses the cache.
+
+        Raises:
+            StorageUnavailable: Redis is away.
+        """
+        with storage_errors():
+            return await revoked_sessions.find(self._redis, session_ids)
+
+    async def revoke_session(self, session_id: str, ttl_s: float) -> None:
+        """Revokes a session that would expire in `ttl_s`: here immediately, elsewhere as tickets.
+
+        Raises:
+            StorageUnavailable: Redis is away.
+        """
+        with storage_errors():
+            await revoked_sessions.revoke(self._redis, session_id, ttl_s)
+        self._is_revoked_by_session[session_id] = True

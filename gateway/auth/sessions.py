@@ -3,11 +3,12 @@
     POST /session   Authorization: Bearer sbk_…   ─▶  Set-Cookie: __Host-stagebus=…; HttpOnly; SameSite=Lax; Secure
 
 The cookie does not hold the API key but its id, signed, so the session ends when the key is
-revoked. Browsers attach cookies to requests of any site's page. A request that changes
+revoked. `DELETE /session` revokes the session by its own id, so a copy of the cookie ends with it. Browsers attach cookies to requests of any site's page. A request that changes
 something is therefore accepted only if the browser confirms that a page of this origin made it.
 Spec: https://datatracker.ietf.org/doc/html/draft-ietf-httpbis-rfc6265bis
 """
 
+import secrets
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
@@ -15,11 +16,14 @@ from urllib.parse import quote
 from starlette.requests import Request
 from starlette.responses import Response
 
+from stagebus.gateway.auth.csrf import has_host_of
 from stagebus.gateway.auth.principal import Principal
 from stagebus.gateway.auth.signing import Signer, expiry
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.tenants import Scope
+from stagebus.shared.runtime.net import is_loopback, normal_host
 
+ID_BYTES: Final = 8
 COOKIE: Final = "stagebus"
 # Over TLS the prefix makes browsers refuse a cookie that was set by a sibling host or without TLS.
 SECURE_COOKIE: Final = f"__Host-{COOKIE}"
@@ -45,7 +49,7 @@ class SessionCookies:
     def create(self, principal: Principal) -> Session:
         """Creates a session for a principal; it does not outlive the principal's own credential."""
         expires_at = expiry(self._ttl_s, principal.expires_at)
-        claims: dict[str, Any] = {"key": principal.key_id}
+        claims: dict[str, Any] = {"key": principal.key_id, "jti": secrets.token_hex(ID_BYTES)}
         if not principal.key_id:
             claims |= {"tenant": principal.tenant, "sub": principal.subject, "scopes": sorted(principal.scopes)}
         return Session(self._signer.sign(claims, expires_at), replace(principal, expires_at=expires_at))
@@ -72,15 +76,21 @@ class SessionCookies:
     def verify(self, request: Request) -> Principal | None:
         """Returns the principal of the request's session, or None without a valid session.
 
-        If the session depends on an API key, only `key_id` and `expires_at` are set: the key's record has the rest.
+        If the session depends on an API key, only `key_id`, `session_id` and `expires_at` are set: the key's record
+        has the rest. Whether the session was revoked is not checked.
+
+        Over TLS only the prefixed name counts: a sibling host or someone on the network can set the other one.
         """
-        token = request.cookies.get(_secure_cookie(request)) or request.cookies.get(COOKIE)
+        token = request.cookies.get(_secure_cookie(request))
+        if token is None and not _is_secure(request):
+            token = request.cookies.get(COOKIE)
         claims = self._signer.verify(token) if token else None
-        if claims is None:
+        if claims is None or not claims.get("jti"):
             return None
         scopes = frozenset(Scope(name) for name in claims.get("scopes", ()) if name in set(Scope))
+        tenant, subject = claims.get("tenant", ""), claims.get("sub", "")
         return Principal(
-            claims.get("tenant", ""), claims.get("sub", ""), scopes, claims["key"], expires_at=float(claims["exp"])
+            tenant, subject, scopes, claims["key"], expires_at=float(claims["exp"]), session_id=claims["jti"]
         )
 
 
@@ -93,5 +103,15 @@ def _secure_cookie(request: Request) -> str:
 
 
 def _is_secure(request: Request) -> bool:
-    # Behind a proxy that terminates TLS, the scheme here is http; the browser's Origin has the real one.
-    return request.url.scheme == "https" or request.headers.get("origin", "").startswith("https:")
+    """Returns whether the browser's connection uses TLS, even if a proxy terminates it and the scheme here is http."""
+    origin = request.headers.get("origin", "")
+    origin_scheme = origin.partition(":")[0] if has_host_of(origin, request) else ""
+    if "https" in (request.url.scheme, origin_scheme):
+        return True
+    if request.headers.get("x-forwarded-proto", "").strip().lower() == "https":
+        return True  # of an untrusted proxy, too: the answer only restricts the cookies that count
+    # Browsers send Sec-Fetch-Site, which a GET without Origin has as well, over TLS and to localhost only.
+    # Spec: https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header
+    host = normal_host(request.url.hostname or "")
+    is_local = is_loopback(host) or host.endswith(".localhost")
+    return "sec-fetch-site" in request.headers and not is_local and origin_scheme != "http"

@@ -20,6 +20,7 @@
     sb:idempotency:<tenant>:<key>     string  "<run_id> <body hash>"             TTL: as its run
     sb:key:<key_id>                   hash    an API key: tenant, scopes, hash   TTL: until it expires, if it does
     sb:keys                           zset    API key ids by last use, Unix ms
+    sb:session:<session_id>           string  a revoked session                  TTL: until it would have expired
     sb:queue                          zset    arq's queue; score = a new run's virtual time, the end of a lease, a due
                                               time (Unix ms), or THROTTLED_SCORE
     sb:wakeup                         list    run ids that wake waiting workers  bounded
@@ -138,6 +139,11 @@ def idempotency(tenant: str, key: str) -> str:
 def api_key(key_id: str) -> str:
     """Returns the hash of an API key's record."""
     return f"sb:key:{key_id}"
+
+
+def revoked_session(session_id: str) -> str:
+    """Returns the key that exists if a session is revoked."""
+    return f"sb:session:{session_id}"
 
 
 def job(run_id: str) -> str:

@@ -16,7 +16,7 @@ from stagebus.gateway.auth.principal import Principal
 from stagebus.gateway.auth.revocations import Revocations
 from stagebus.shared.domain.tenants import Scope
 from stagebus.shared.log import sse
-from stagebus.shared.store import api_keys, revoked_tickets
+from stagebus.shared.store import api_keys, revoked_sessions, revoked_tickets
 from tests.gateway.conftest import ClientOf
 from tests.support.redis_calls import calls
 from tests.support.runs_by_hand import RunByHand
@@ -55,6 +55,22 @@ async def test_monitor_closes_streams_of_a_revoked_key(redis: Redis, key_id: str
         await monitor.check()
         assert sorted(ended) == ["key", "ticket"]
     assert not monitor.watched
+
+
+async def test_monitor_closes_streams_of_an_ended_session(redis: Redis) -> None:
+    monitor, ended = monitor_of(redis), []
+    expires_at = time.time() + 60
+    first, second = (
+        Principal("acme", "jwt:a", READ, expires_at=expires_at, session_id=session_id) for session_id in ("a", "b")
+    )
+    with watched(monitor, first, lambda: ended.append("a")), watched(monitor, second, lambda: ended.append("b")):
+        await monitor.check()
+        assert ended == []
+        await revoked_sessions.revoke(redis, "a", 60)
+        await monitor.check()
+        assert ended == ["a"]
+        monitor.end_session("b")
+    assert ended == ["a", "b"]
 
 
 async def test_monitor_closes_streams_of_an_expired_token(redis: Redis) -> None:

@@ -2,13 +2,16 @@
 
 import httpx
 import pytest
+from pydantic import SecretStr
 from redis.asyncio import Redis
 from starlette.applications import Starlette
 
+from stagebus.gateway.app import create_app
 from stagebus.gateway.auth.api_key_cache import CACHE_TTL_S
+from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.tenants import Scope
 from stagebus.shared.store import api_keys
-from tests.gateway.conftest import client
+from tests.gateway.conftest import SECRET, client
 from tests.support.fake_time import FakeTime
 
 HELLO = {"user_prompt": "Hello"}
@@ -107,3 +110,51 @@ async def test_open_gateway_sets_no_session_cookie(api: httpx.AsyncClient) -> No
 
     assert (response.status_code, response.json()["subject"]) == (200, "anyone")
     assert "set-cookie" not in response.headers
+
+
+async def test_copied_cookie_does_not_outlive_the_logout(
+    locked_app: Starlette, redis: Redis, settings: Settings, key: str, cache_time: FakeTime
+) -> None:
+    """At this gateway immediately, at another one when its cached entry has expired."""
+    other_app = create_app(settings.model_copy(update={"auth": "keys", "secret": SecretStr(SECRET)}))
+    async with client(locked_app) as browser, other_app.router.lifespan_context(other_app), client(other_app) as other:
+        await sign_in(browser, key)
+        cookie = {"Cookie": f"stagebus={browser.cookies['stagebus']}"}
+        assert (await other.get("/runs", headers=cookie)).status_code == 200
+        assert (await browser.delete("/session", headers=OWN_PAGE)).status_code == 204
+        assert (await browser.get("/runs", headers=cookie)).status_code == 401
+        cache_time.now += CACHE_TTL_S
+        assert (await other.get("/runs", headers=cookie)).status_code == 401
+    (revoked,) = await redis.keys("sb:session:*")
+
+    assert 0 < await redis.ttl(revoked) <= settings.session_ttl_s
+
+
+async def test_logout_ends_no_other_session_of_the_key(locked_app: Starlette, key: str) -> None:
+    async with client(locked_app) as browser, client(locked_app) as other:
+        await sign_in(browser, key)
+        await sign_in(other, key)
+        await browser.delete("/session", headers=OWN_PAGE)
+        assert (await other.get("/runs")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Forwarded-Proto": "https"},
+        {"Origin": "https://localhost"},
+        {"Host": "bus.example", "Sec-Fetch-Site": "none"},
+    ],
+)
+async def test_cookie_without_its_prefix_is_not_accepted_over_tls(
+    locked_app: Starlette, key: str, headers: dict[str, str]
+) -> None:
+    """A page of a sibling host, or a response without TLS, can plant it."""
+    async with client(locked_app) as browser:
+        await sign_in(browser, key)
+        token = browser.cookies["stagebus"]
+        browser.cookies.clear()
+        planted = await browser.get("/runs", headers={"Cookie": f"stagebus={token}", **headers})
+        own = await browser.get("/runs", headers={"Cookie": f"__Host-stagebus={token}", **headers})
+
+    assert (planted.status_code, own.status_code) == (401, 200)
