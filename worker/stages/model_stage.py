@@ -8,6 +8,7 @@ from typing import Any, Final
 from stagebus.shared.config.provider_schema import REASONING_DETAILS
 from stagebus.shared.domain.events import Event, ModelStageResult, StageCompleted, ToolCompletionChunk
 from stagebus.shared.domain.usage import Usage
+from stagebus.shared.errors import ModelUnavailable
 from stagebus.worker.model.call_ids import assign_call_ids
 from stagebus.worker.model.compat.prompted_tools import (
     correction_messages,
@@ -15,6 +16,7 @@ from stagebus.worker.model.compat.prompted_tools import (
     parse_prompted_calls,
     prompt_with_tools,
 )
+from stagebus.worker.model.compat.text_tool_calls import has_unread_call
 from stagebus.worker.model.delta_merger import DeltaMerger, MergedAnswer, clean_call
 from stagebus.worker.model.model_client import ModelClient, ModelRequest
 
@@ -83,6 +85,8 @@ async def model_stage(
             merger.add(chunk)
             yield ToolCompletionChunk.of(stage_id, strip_chunk(chunk))
     merged = merger.result()
+    if names and not merged.tool_calls and has_unread_call(merged.text, names):
+        raise ModelUnavailable("the model's tool call cannot be read")
     usage = merged.tokens
     if prompting is not None:
         merged = _parse_prompted_answer(merged, request, prompting, taken_call_ids)

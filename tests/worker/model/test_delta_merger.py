@@ -163,6 +163,16 @@ def test_nearly_json_arguments_are_cleaned_and_typed_by_the_schema():
     assert [call.arguments for call in merger.result().tool_calls] == ['{"id":5,"text":"a\\nb"}']
 
 
+def test_values_in_text_calls_have_the_types_of_the_schema():
+    properties = {"n": {"type": "array"}, "precise": {"type": "boolean"}, "text": {"type": "string"}}
+    values = {"n": "[1, 2,]", "precise": "True", "text": "5.0"}
+    written = "".join(f"<parameter={name}>\n{value}\n</parameter>" for name, value in values.items())
+    merger = DeltaMerger(("f",), schemas={"f": {"properties": properties}})
+    merger.add(delta("stop", content=f"<tool_call><function=f>{written}</function></tool_call>"))
+
+    assert [call.arguments for call in merger.result().tool_calls] == ['{"n":[1,2],"precise":true,"text":"5.0"}']
+
+
 def growing(text: str, step: int = 5) -> list[str]:
     return [text[:end] for end in range(step, len(text) + step, step)]
 

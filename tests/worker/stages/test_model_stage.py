@@ -96,6 +96,15 @@ async def test_calls_in_text_count_only_if_tools_were_offered() -> None:
     assert (plain.tool_calls, plain.text) == ([], text)
 
 
+async def test_markup_of_a_call_that_cannot_be_read_is_no_answer() -> None:
+    text = "<tool_call>get_weather(city=</tool_call>"
+
+    with pytest.raises(ModelUnavailable, match="cannot be read"):
+        await collect(answering(says(text), chunk({}, "stop")))
+    untold = result_of(await collect(answering(says(text), chunk({}, "stop")), request=ModelRequest("m", [])))
+    assert untold.text == text
+
+
 async def test_answer_without_usage_or_model_has_none() -> None:
     events = await collect(answering({"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": "stop"}]}))
 

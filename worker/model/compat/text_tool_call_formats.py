@@ -6,6 +6,7 @@ r"""Parses tool calls in the formats in which models write them into text; sans-
     f<｜tool▁sep｜>{…}                                             DeepSeek
     <function=f><parameter=city>Paris</parameter></function>      Qwen Coder, Seed; with JSON inside: Llama
     <invoke name="f"><parameter name="city">Paris</parameter></invoke>    MiniMax, and others
+    call:f{city:<|"|>Paris<|"|>}                                  Gemma 4
     [f(city="Paris"), g()]                                        Llama 3.2 and 4, LFM2, Gemma
 
 Each format has a reader. It takes the whole text and the place where the format may begin, and returns the calls
@@ -43,9 +44,22 @@ _DEEPSEEK_NAME: Final = re.compile(
     r"(?:<[｜|]tool▁sep[｜|]>\s*)?(?:```(?:json)?\s*)?(?=\{)"
 )
 _DEEPSEEK_END: Final = re.compile(r"\s*(?:```\s*)?<[｜|]tool▁call▁end[｜|]>")
+_GLM_BARE_NAME: Final = re.compile(r"\s*([\w.:-]+)\s*(?=</tool_call>|\Z)")
+_GEMMA_NAME: Final = re.compile(r"\s*call:([\w.:-]+)\s*(?=\{)")
+_GEMMA_TOKEN: Final = re.compile(
+    r'<\|"\|>(?P<text>.*?)<\|"\|>|(?P<json>"(?:\\.|[^"\\])*")|(?P<word>[^\s{}\[\]:,<"]+)|[{}\[\]:,]|\s+', re.DOTALL
+)
+_GEMMA_KEY_END: Final = re.compile(r"\s*:")
+_FUNCTION_NAME: Final = re.compile(r"\s*<function=([\w.:-]+)>")
+_FUNCTION_VALUE: Final = re.compile(r"\s*<parameter=([\w.:-]+)>\n?")
+# A value may be code that contains such tags, so it ends only where the next parameter or the function's end follows,
+# but before another call.
+_FUNCTION_VALUE_END: Final = re.compile(r"\n?</parameter>(?=\s*(?:<parameter=|</function>|</tool_call>|\Z))")
+_NEXT_CALL: Final = re.compile(r"</function>\s*<function=|<tool_call>")
+_FUNCTION_END: Final = re.compile(r"\s*(?:</function>|(?=</tool_call>)|\Z)")
 _FUNCTION: Final = re.compile(r"\s*<function=([\w.:-]+)>((?:(?!<function=).)*?)(?:</function>|\Z)", re.DOTALL)
 _FUNCTION_PARAMETER: Final = re.compile(r"<parameter=([\w.:-]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
-_PREFIX: Final = "(?:antml:|｜DSML｜)?"
+_PREFIX: Final = "(?:antml:|[｜|]DSML[｜|])?"
 _INVOKE: Final = re.compile(
     rf'\s*<{_PREFIX}invoke name="([^"<>]+)">((?:(?!<{_PREFIX}invoke ).)*?)</{_PREFIX}invoke>', re.DOTALL
 )
@@ -105,12 +119,51 @@ def read_glm(text: str, start: int) -> FoundCalls:
     name = _GLM_NAME.match(text, start)
     if name is None:
         return FoundCalls([], start)
-    arguments: dict[str, Any] = {}
+    texts: dict[str, str] = {}
     end = name.end()
     while match := _GLM_ARGUMENT.match(text, end):
-        arguments[match[1].strip()] = _json_or_text(match[2].strip())
+        texts[match[1].strip()] = match[2].strip()
         end = match.end()
-    return FoundCalls([_make_call(name[1], arguments)] if arguments else [], end)
+    return FoundCalls([_make_text_call(name[1], texts)] if texts else [], end)
+
+
+def read_glm_name(text: str, start: int) -> FoundCalls:
+    """Reads one call of GLM without arguments: only its name. Other text between such tags looks the same."""
+    name = _GLM_BARE_NAME.match(text, start)
+    return FoundCalls([], start) if name is None else FoundCalls([_make_call(name[1], {})], name.end())
+
+
+def read_gemma(text: str, start: int) -> FoundCalls:
+    """Reads a sequence of calls of Gemma 4: JSON with its own quotation marks and without any around keys."""
+    calls: list[ParsedCall] = []
+    end = start
+    while name := _GEMMA_NAME.match(text, end):
+        pieces: list[str] = []
+        depth = 0
+        position = name.end()
+        while (token := _GEMMA_TOKEN.match(text, position)) is not None:
+            pieces.append(_gemma_piece(token))
+            depth += (token[0] in ("{", "[")) - (token[0] in ("}", "]"))
+            position = token.end()
+            if depth == 0:
+                break
+        decoded = _decode("".join(pieces), 0)
+        if decoded is None:
+            break
+        calls.append(ParsedCall("", name[1], arguments_text(decoded[0])))
+        end = position
+    return FoundCalls(calls, end)
+
+
+def _gemma_piece(token: re.Match[str]) -> str:
+    """Returns a part of the arguments as JSON."""
+    if token["text"] is not None:
+        return json.dumps(token["text"])
+    word = token["word"]
+    if word is None:
+        return token[0]
+    is_key = _GEMMA_KEY_END.match(token.string, token.end()) is not None
+    return json.dumps(word) if is_key or isinstance(_json_or_text(word), str) else word
 
 
 def read_kimi(text: str, start: int) -> FoundCalls:
@@ -135,6 +188,20 @@ def read_functionary(text: str, start: int) -> FoundCalls:
 
 def read_function(text: str, start: int) -> FoundCalls:
     """Reads one call as a tag that contains the function's name."""
+    name = _FUNCTION_NAME.match(text, start)
+    if name is None:
+        return FoundCalls([], start)
+    texts: dict[str, str] = {}
+    position = name.end()
+    while value := _FUNCTION_VALUE.match(text, position):
+        value_end = _FUNCTION_VALUE_END.search(text, value.end())
+        if value_end is None or _NEXT_CALL.search(text, value.end(), value_end.start()):
+            break
+        texts[value[1]] = text[value.end() : value_end.start()]
+        position = value_end.end()
+    end = _FUNCTION_END.match(text, position)
+    if texts and end is not None:
+        return FoundCalls([_make_text_call(name[1], texts)], end.end())
     match = _FUNCTION.match(text, start)
     if match is None:
         return FoundCalls([], start)
@@ -142,8 +209,8 @@ def read_function(text: str, start: int) -> FoundCalls:
     if body.startswith("{"):
         decoded = _decode(body, 0)
         return FoundCalls([ParsedCall("", match[1], arguments_text(decoded[0]))] if decoded else [], match.end())
-    arguments = {name: _json_or_text(value) for name, value in _FUNCTION_PARAMETER.findall(body)}
-    return FoundCalls([_make_call(match[1], arguments)] if arguments or not body else [], match.end())
+    texts = dict(_FUNCTION_PARAMETER.findall(body))
+    return FoundCalls([_make_text_call(match[1], texts)] if texts or not body else [], match.end())
 
 
 def read_invokes(text: str, start: int) -> FoundCalls:
@@ -155,7 +222,8 @@ def read_invokes(text: str, start: int) -> FoundCalls:
             name: value if is_text == "true" else _json_or_text(value)
             for name, is_text, _, value in _INVOKE_PARAMETER.findall(match[2])
         }
-        calls.append(_make_call(match[1], arguments))
+        texts = {name: value for name, is_text, _, value in _INVOKE_PARAMETER.findall(match[2]) if not is_text}
+        calls.append(_make_call(match[1], arguments)._replace(texts=texts))
         end = match.end()
     return FoundCalls(calls, end)
 
@@ -193,6 +261,12 @@ def _read_named(
 
 def _make_call(name: str, arguments: Mapping[str, Any]) -> ParsedCall:
     return ParsedCall("", name, orjson.dumps(arguments).decode())
+
+
+def _make_text_call(name: str, texts: Mapping[str, str]) -> ParsedCall:
+    """Makes a call of values whose types only the tool's schema tells."""
+    call = _make_call(name, {key: _json_or_text(text) for key, text in texts.items()})
+    return call._replace(texts=texts)
 
 
 def _json_or_text(text: str) -> Any:

@@ -21,6 +21,7 @@ Reader = Callable[[str, int], FoundCalls]
 
 _IN_TAGS: Final[Sequence[Reader]] = (
     formats.read_objects, formats.read_function, formats.read_glm, formats.read_invokes, formats.read_python,
+    formats.read_glm_name,
 )  # fmt: skip
 _LLAMA: Final[Sequence[Reader]] = (formats.read_objects, formats.read_python)
 _MISTRAL: Final[Sequence[Reader]] = (formats.read_mistral, formats.read_objects)
@@ -32,6 +33,10 @@ _READERS: Final[Mapping[str, Sequence[Reader]]] = {
     "<minimax:tool_call>": _IN_TAGS,
     "<seed:tool_call>": _IN_TAGS,
     "<｜DSML｜function_calls>": _IN_TAGS,
+    "<｜DSML｜tool_calls>": _IN_TAGS,
+    "<|DSML|function_calls>": _IN_TAGS,
+    "<|DSML|tool_calls>": _IN_TAGS,
+    "<|tool_call>": (formats.read_gemma,),
     "<|tool_call|>": _IN_TAGS,
     "<|tool_call_start|>": _IN_TAGS,
     "<|START_ACTION|>": _OBJECTS,
@@ -60,19 +65,26 @@ _KIMI_SECTION: Final = "<|tool_calls_section_begin|>"
 # Each branch begins with a literal character, which keeps the search fast.
 _MARKER: Final = re.compile(
     "|".join(map(re.escape, sorted((*_READERS, *_READERS_OF_KNOWN_TOOLS), key=len, reverse=True)))
-    + rf"|{re.escape(_KIMI_SECTION)}\s*<\|tool_call_begin\|>|<invoke(?= name=)|<antml:invoke(?= name=)"
+    + rf"|{re.escape(_KIMI_SECTION)}\s*<\|tool_call_begin\|>|<[｜|]DSML[｜|]invoke(?= name=)|<invoke(?= name=)|<antml:invoke(?= name=)"
 )
 _CLOSING: Final = re.compile(
     r"(?:\s*(?:"
-    r"</(?:tool_calls?|minimax:tool_call|seed:tool_call|(?:｜DSML｜|antml:)?function_calls?|TOOLCALL)>"
+    r"</(?:tool_calls?|minimax:tool_call|seed:tool_call|antml:function_calls?|[｜|]DSML[｜|](?:tool|function)_calls?|function_calls?|TOOLCALL)>"
+    r"|<tool_call\|>"
     r"|<\|(?:tool_call_end|END_ACTION|action_end|python_end|eom_id|eot_id)\|>"
     r"|<[｜|]tool▁calls▁end[｜|]>"
     r"))+"
 )
 _FENCE_END: Final = re.compile(r"\s*```")
 # Tokens that may follow the calls of an answer without other text.
-_END_TOKENS: Final = re.compile(r"(?:\s|<\|(?:eom_id|eot_id|im_end|end|endoftext)\|>|</s>)*")
-_BARE: Final[Sequence[Reader]] = (formats.read_bare_objects, formats.read_python, formats.read_functionary)
+_END_TOKENS: Final = re.compile(r"(?:\s|</tool_call>|<\|(?:eom_id|eot_id|im_end|end|endoftext)\|>|</s>)*")
+_BARE: Final[Sequence[Reader]] = (
+    formats.read_bare_objects, formats.read_python, formats.read_functionary, formats.read_glm,
+)  # fmt: skip
+# GLM without the tag that separates the name from the first argument.
+_GLM_JOINED: Final = re.compile(r"\s*([\w.:-]+)(?=</arg_key>)")
+# How far behind a marker the name of the tool is looked for, if the call cannot be read.
+_NAME_MAX_CHARS: Final = 100
 # After this many markers without a call the rest is text. Each miss may cost a scan of the remaining text.
 _MISSES_MAX: Final = 100
 # Harmony names the addressee of a message in its header.
@@ -146,14 +158,42 @@ def _read(text: str, marker: re.Match[str], tool_names: Collection[str] | None) 
     start = marker.start() if opened.endswith(("=", "invoke")) else marker.end()
     if readers is None:
         readers = _READERS_OF_KNOWN_TOOLS.get(opened, (formats.read_invokes,))
+    if opened == "<tool_call>" and (joined := _read_joined_glm(text, start, tool_names or ())) is not None:
+        return joined
     for reader in readers:
         found = reader(text, start)
         if found.calls:
-            if needs_known_tools and not _are_known(found.calls, tool_names):
+            if (needs_known_tools or reader is formats.read_glm_name) and not _are_known(found.calls, tool_names):
                 break
             closing = (_FENCE_END if "```" in opened else _CLOSING).match(text, found.end)
             return FoundCalls(found.calls, closing.end() if closing else found.end)
     return FoundCalls([], start)
+
+
+def _read_joined_glm(text: str, start: int, tool_names: Collection[str]) -> FoundCalls | None:
+    joined = _GLM_JOINED.match(text, start)
+    tools = [tool for tool in tool_names if joined is not None and joined[1].startswith(tool)]
+    if joined is None or not tools:
+        return None
+    tool = max(tools, key=len)
+    mended = f"{tool}<arg_key>{joined[1].removeprefix(tool)}{text[joined.end() :]}"
+    found = formats.read_glm(mended, 0)
+    if not found.calls:
+        return None
+    end = len(text) - len(mended) + found.end
+    closing = _CLOSING.match(text, end)
+    return FoundCalls(found.calls, closing.end() if closing else end)
+
+
+def has_unread_call(text: str, tool_names: Collection[str]) -> bool:
+    """Returns whether an answer without readable calls is one in its model's markup: it begins or ends with it."""
+    content = text.strip()
+    marker = _MARKER.search(content)
+    if marker is None or find_code_end(content, 0, marker.start()):
+        return False
+    following = content[marker.end() : marker.end() + _NAME_MAX_CHARS]
+    closing = next((True for match in _CLOSING.finditer(content) if match.end() == len(content)), False)
+    return (marker.start() == 0 or closing) and any(name in following for name in tool_names)
 
 
 def _are_known(calls: Collection[ParsedCall], tool_names: Collection[str] | None) -> bool:

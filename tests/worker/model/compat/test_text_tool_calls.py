@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from stagebus.worker.model.compat.call_fragments import ParsedCall
+from stagebus.worker.model.compat.call_fragments import NO_EXTRA, ParsedCall
 from stagebus.worker.model.compat.reasoning_text import split_reasoning
-from stagebus.worker.model.compat.text_tool_calls import match_tool_name, split_text_calls
+from stagebus.worker.model.compat.text_tool_calls import has_unread_call, match_tool_name, split_text_calls
 
 PARIS = ParsedCall("", "get_weather", '{"city":"Paris"}')
 TOKYO = ParsedCall("", "get_weather", '{"city":"Tokyo"}')
@@ -25,6 +25,60 @@ DSML = INVOKE.replace("<", "<｜DSML｜").replace("<｜DSML｜/", "</｜DSML｜"
 COHERE = '{"tool_call_id": "0", "tool_name": "get_weather", "parameters": {"city": "%s"}}'
 PYTHON = '[get_weather(city="Paris"), get_weather(city="Tokyo")]'
 NAMES = ("get_weather", "get_time")
+
+
+def split(text: str, *args, **options) -> tuple[str, list[ParsedCall]]:
+    """Splits a text, and leaves out the values whose types the schema tells."""
+    rest, calls = split_text_calls(text, *args, **options)
+    return rest, [call._replace(texts=NO_EXTRA) for call in calls]
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        ("<｜DSML｜tool_calls>" + DSML % "Paris" + "</｜DSML｜tool_calls>", '{"city":"Paris"}'),
+        (("<｜DSML｜tool_calls>" + DSML % "Paris" + "</｜DSML｜tool_calls>").replace("｜", "|"), '{"city":"Paris"}'),
+        (DSML % "Paris", '{"city":"Paris"}'),
+        ("<tool_call>get_weather</tool_call>", "{}"),
+        ("<tool_call>get_weathercity</arg_key><arg_value>Paris</arg_value></tool_call>", '{"city":"Paris"}'),
+        (GLM.removeprefix("<tool_call>") % "Paris", '{"city":"Paris"}'),
+        (CODER % "<function=f>x</function> and </parameter-like>\n</parameter> <b>",
+         '{"city":"<function=f>x</function> and </parameter-like>\\n</parameter> <b>"}'),
+        (CODER.replace("</function>", "</tool_call>") % "Paris", '{"city":"Paris"}'),
+        ('<|tool_call>call:get_weather{city:<|"|>Pa"{ris<|"|>,a:[1,true,{b:null}],c:word}<tool_call|>',
+         '{"city":"Pa\\"{ris","a":[1,true,{"b":null}],"c":"word"}'),
+        ("<|tool_call>call:get_weather{}<tool_call|>", "{}"),
+    ],
+)  # fmt: skip
+def test_variant_of_a_format_is_read(text: str, arguments: str) -> None:
+    assert split(text, NAMES, looks_into_code=False) == ("", [ParsedCall("", "get_weather", arguments)])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<tool_call>get_weather(city=</tool_call>",
+        "Let me look. <｜DSML｜invoke name='get_weather'>Paris</｜DSML｜tool_calls>",
+        "<|tool_call>call:get_weather{city:<tool_call|>",
+    ],
+)
+def test_unreadable_call_is_recognised(text: str) -> None:
+    assert split(text, NAMES) == (text, [])
+    assert has_unread_call(text, NAMES)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Calls stand between <tool_call> tags, as get_weather does.",
+        "`<tool_call>get_weather(</tool_call>` is broken.",
+        "<tool_call>word</tool_call>",
+        "plain",
+    ],
+)
+def test_text_about_calls_is_no_unreadable_call(text: str) -> None:
+    assert split(text, NAMES, looks_into_code=False) == (text, [])
+    assert not has_unread_call(text, NAMES)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +120,7 @@ NAMES = ("get_weather", "get_time")
 )
 def test_text_calls_are_found(text):
     for names in (None, NAMES):
-        assert split_text_calls(text, names, looks_into_code=False) == ("", [PARIS, TOKYO])
+        assert split(text, names, looks_into_code=False) == ("", [PARIS, TOKYO])
 
 
 @pytest.mark.parametrize(
@@ -89,10 +143,10 @@ def test_text_calls_are_found(text):
     ],
 )
 def test_ambiguous_marker_needs_an_offered_tool(text):
-    rest, calls = split_text_calls(text, NAMES, looks_into_code=False)
+    rest, calls = split(text, NAMES, looks_into_code=False)
 
     assert (rest, [match_tool_name(call, NAMES) for call in calls]) == ("", [PARIS, TOKYO])
-    assert split_text_calls(text, ["get_time"], looks_into_code=False) == (text, [])
+    assert split(text, ["get_time"], looks_into_code=False) == (text, [])
 
 
 @pytest.mark.parametrize(
@@ -123,34 +177,32 @@ def test_ambiguous_marker_needs_an_offered_tool(text):
     ],
 )
 def test_text_about_calls_stays_text(text):
-    assert split_text_calls(text, NAMES, looks_into_code=False) == (text, [])
+    assert split(text, NAMES, looks_into_code=False) == (text, [])
 
 
 def test_code_before_or_inside_a_call_does_not_hide_it():
     text = f"```py\nx\n```\nThe ` is odd, `so` is this.\n{HERMES % 'Paris'}\n`<tool_call>`\n{HERMES % 'Tokyo'}"
-    rest, calls = split_text_calls(text, NAMES, looks_into_code=False)
+    rest, calls = split(text, NAMES, looks_into_code=False)
     fenced = '<tool_call>{"name": "f", "arguments": {"code": "```py\\nx\\n```"}}</tool_call>'
 
     assert calls == [PARIS, TOKYO]
     assert "`<tool_call>`" in rest
-    assert split_text_calls(fenced, ["f"], looks_into_code=False)[0] == ""
+    assert split(fenced, ["f"], looks_into_code=False)[0] == ""
 
 
 def test_parameters_of_every_format_keep_their_type():
     invoke = '<invoke name="f"><parameter name="n">3</parameter><parameter name="s">a\nb</parameter></invoke>'
     dsml = '<｜DSML｜invoke name="f"><｜DSML｜parameter name="n" string="false">3</｜DSML｜parameter><｜DSML｜parameter name="s" string="true">4</｜DSML｜parameter></｜DSML｜invoke>'
 
-    assert split_text_calls(f"<minimax:tool_call>{invoke}</minimax:tool_call>")[1] == [
-        ParsedCall("", "f", '{"n":3,"s":"a\\nb"}')
-    ]
-    assert split_text_calls(f"<｜DSML｜function_calls>{dsml}")[1] == [ParsedCall("", "f", '{"n":3,"s":"4"}')]
-    assert split_text_calls("<|python_tag|>f.call(n=-3, s='a)', t=[True, null], d={'x': 1.5})")[1] == [
+    assert split(f"<minimax:tool_call>{invoke}</minimax:tool_call>")[1] == [ParsedCall("", "f", '{"n":3,"s":"a\\nb"}')]
+    assert split(f"<｜DSML｜function_calls>{dsml}")[1] == [ParsedCall("", "f", '{"n":3,"s":"4"}')]
+    assert split("<|python_tag|>f.call(n=-3, s='a)', t=[True, null], d={'x': 1.5})")[1] == [
         ParsedCall("", "f", '{"n":-3,"s":"a)","t":[true,null],"d":{"x":1.5}}')
     ]
 
 
 def test_invalid_python_escape_is_a_backslash():
-    assert split_text_calls(r'<|python_tag|>f.call(pattern="\d+")')[1] == [ParsedCall("", "f", r'{"pattern":"\\d+"}')]
+    assert split(r'<|python_tag|>f.call(pattern="\d+")')[1] == [ParsedCall("", "f", r'{"pattern":"\\d+"}')]
 
 
 @pytest.mark.parametrize("name", ["functions.get_weather", "default_api.get_weather", " get_weather"])
@@ -186,7 +238,7 @@ def test_text_calls_take_linear_time(piece):
     started = time.perf_counter()
 
     rest, thoughts = split_reasoning(text)
-    assert split_text_calls(rest, NAMES, looks_into_code=False)[1] == []
+    assert split(rest, NAMES, looks_into_code=False)[1] == []
     assert thoughts in text
     assert time.perf_counter() - started < 3
 
@@ -195,13 +247,13 @@ def test_ids_of_text_calls_are_kept():
     listed = '[TOOL_CALLS][{"name": "f", "arguments": "{}", "id": "abc123def"}]'
     inline = "[TOOL_CALLS]f[CALL_ID]abc123def[ARGS]{}"
 
-    assert split_text_calls(listed) == ("", [ParsedCall("abc123def", "f", "{}")])
-    assert split_text_calls(inline) == ("", [ParsedCall("abc123def", "f", "{}")])
+    assert split(listed) == ("", [ParsedCall("abc123def", "f", "{}")])
+    assert split(inline) == ("", [ParsedCall("abc123def", "f", "{}")])
 
 
 def test_text_around_calls_is_kept():
     text = f"Let me look.\n{HERMES % 'Paris'}\nand there\n{HERMES % 'Tokyo'}\nDone."
-    rest, calls = split_text_calls(text)
+    rest, calls = split(text)
 
     assert calls == [PARIS, TOKYO]
     assert rest.split() == ["Let", "me", "look.", "and", "there", "Done."]
@@ -211,7 +263,7 @@ def test_text_around_calls_is_kept():
 def test_no_arguments_are_an_empty_object(arguments):
     text = '<tool_call>{"name": "f"%s}</tool_call>' % arguments  # noqa: UP031 - braces
 
-    assert split_text_calls(text) == ("", [ParsedCall("", "f", "{}")])
+    assert split(text) == ("", [ParsedCall("", "f", "{}")])
 
 
 def test_parameters_that_are_json_keep_their_type():
@@ -219,13 +271,13 @@ def test_parameters_that_are_json_keep_their_type():
         "<function=f><parameter=n>3</parameter><parameter=tags>[1]</parameter><parameter=s>a < b</parameter></function>"
     )
 
-    assert split_text_calls(text)[1] == [ParsedCall("", "f", '{"n":3,"tags":[1],"s":"a < b"}')]
+    assert split(text)[1] == [ParsedCall("", "f", '{"n":3,"tags":[1],"s":"a < b"}')]
 
 
 def test_closing_tag_in_a_string_is_ignored():
     text = '<tool_call>{"name": "f", "arguments": {"s": "</tool_call>"}}</tool_call>'
 
-    assert split_text_calls(text) == ("", [ParsedCall("", "f", '{"s":"</tool_call>"}')])
+    assert split(text) == ("", [ParsedCall("", "f", '{"s":"</tool_call>"}')])
 
 
 @pytest.mark.parametrize(
@@ -247,4 +299,4 @@ def test_closing_tag_in_a_string_is_ignored():
     ],
 )
 def test_text_that_resembles_a_call_stays_text(text):
-    assert split_text_calls(text) == (text, [])
+    assert split(text) == (text, [])
