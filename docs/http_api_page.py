@@ -223,7 +223,8 @@ def _type(schema: Json) -> str:
         case {"anyOf": members} | {"oneOf": members}:
             words = _choice(_type(member) for member in members)
         case {"type": "array", "items": items}:
-            words = f"array of {_type(items)}"
+            item = _type(items)
+            words = f"array of ({item})" if " or " in item else f"array of {item}"
         case {"type": "object", "additionalProperties": dict() as values}:
             words = f"object of {_type(values)}"
     return words
