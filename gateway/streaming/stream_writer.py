@@ -31,7 +31,7 @@ class StreamWriter(Protocol):
         ...
 
     def write(self, data: bytes) -> None:
-        """Writes a part of the body beside those that `body` yields, without waiting."""
+        """Writes a part of the body in addition to those that `body` yields, without waiting."""
         ...
 
 

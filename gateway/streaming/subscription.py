@@ -50,7 +50,7 @@ class Subscription:
         self._held_back: list[LiveBatch] = []  # a few; an empty deque alone takes 760 bytes
         self._held_back_bytes = 0
         self._event_bytes = EVENT_BYTES_ESTIMATE  # the average of the last page
-        self._is_page_outdated = False  # live batches were missed since the page was asked for
+        self._is_page_outdated = False  # live batches were missed since the page was requested
 
     @property
     def is_ready(self) -> bool:
@@ -94,7 +94,7 @@ class Subscription:
         return max(1, min(events_max, self._buffer_max_bytes // self._event_bytes))
 
     def begin_page(self, events_max: int) -> int:
-        """Prepares for a page that is asked for now, and returns how many events it may have."""
+        """Prepares for a page that is requested now, and returns how many events it may have."""
         self._is_page_outdated = False
         self._held_back.clear()  # the page contains these batches
         self._held_back_bytes = 0

@@ -1,4 +1,4 @@
-r"""The message of the live channel: a batch of events as ready SSE bytes, the id before them first.
+r"""The message of the live channel: a batch of events as finished SSE bytes, preceded by the id before them.
 
     5204-117 5204-120 - synthesis:2 run:1\n
     id: 5204-118\n...

@@ -63,6 +63,15 @@ def test_invalid_arguments_are_reported(invoke, args: tuple[str, ...], exit_code
     assert out == ""
 
 
+def test_unreachable_redis_is_reported_with_its_setting(invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STAGEBUS_REDIS_URL", "redis://127.0.0.1:1/0")
+
+    code, _, err = invoke("list")
+
+    assert code == 1
+    assert "STAGEBUS_REDIS_URL" in err
+
+
 def test_durations_and_scopes_are_parsed() -> None:
     assert [parse_duration(text) for text in ("", "45s", "30m", "12h", "90d")] == [None, 45, 1800, 43200, 7776000]
     assert parse_scopes("runs:read, admin") == {Scope.RUNS_READ, Scope.ADMIN}

@@ -10,7 +10,7 @@ import typer
 
 from stagebus.cli.server_extra import require_server
 from stagebus.shared.domain.tenants import DEFAULT_TENANT, TENANT_PATTERN, Scope, is_tenant
-from stagebus.shared.errors import InvalidRequest
+from stagebus.shared.errors import InvalidRequest, StorageUnavailable, StorageUnfit
 from stagebus.shared.observability.audit import audit
 from stagebus.shared.observability.logging import configure
 
@@ -129,6 +129,8 @@ def _with_redis(query: "Callable[[Redis], Awaitable[T]]") -> T:
         try:
             with storage_errors():
                 return await query(redis)
+        except StorageUnavailable as exc:
+            raise StorageUnfit("Redis is unreachable: start it or set STAGEBUS_REDIS_URL") from exc
         finally:
             await redis_client.close(redis)
 

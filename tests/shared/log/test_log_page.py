@@ -62,7 +62,7 @@ def test_full_page_of_one_stage_ends_at_its_last_entry(limit: int) -> None:
 
 
 def test_alternating_stages_give_one_slice_per_change() -> None:
-    """A page of a run that is over: its journal begins and ends it, and what is between stays whole."""
+    """A page of a run that has ended: its journal begins and ends it, and what is between stays whole."""
     log = log_of(["run", "run", *["extraction"] * 40, *["synthesis"] * 40, "run"])
     parts, _ = merge(ask(log, START, 100), START, 100)
 
