@@ -1,10 +1,12 @@
 """The HTTP response that carries a stream of events."""
 
+import logging
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 from sse_starlette import EventSourceResponse
+from sse_starlette.sse import SendTimeoutError
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -12,6 +14,8 @@ from stagebus.gateway.streaming.client_stream import ClientStream
 from stagebus.gateway.streaming.hub import Hub
 from stagebus.gateway.streaming.stream_writer import stream_writer_of
 from stagebus.shared.log.sse import encode_retry
+
+logger = logging.getLogger(__name__)
 
 _MEDIA_TYPE: Final = "text/event-stream"
 HEADERS: Final = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
@@ -52,7 +56,10 @@ class EventStream(EventSourceResponse):
         """Sends the response, or its beginning if the server's writer sends the rest."""
         writer = stream_writer_of(scope)
         if writer is None or scope["method"] == "HEAD":
-            await super().__call__(scope, receive, send)
+            try:
+                await super().__call__(scope, receive, send)
+            except SendTimeoutError:
+                logger.info("closing a stream: its client took nothing for %g s", self.send_timeout)
             return
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         self._stream.attach(writer)

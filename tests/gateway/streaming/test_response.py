@@ -43,6 +43,8 @@ class Server:
     def __init__(self, response: EventStream, method: str = "GET") -> None:
         self.messages: list[Message] = []
         self.disconnect = asyncio.Event()
+        self.is_taking = asyncio.Event()
+        self.is_taking.set()
         self._has_new = asyncio.Condition()
         scope: Scope = {"type": "http", "method": method, "path": "/", "headers": [], "extensions": {}}
         self.task = asyncio.create_task(response(scope, self._receive, self._send))
@@ -52,6 +54,7 @@ class Server:
         return {"type": "http.disconnect"}
 
     async def _send(self, message: Message) -> None:
+        await self.is_taking.wait()
         async with self._has_new:
             self.messages.append(message)
             self._has_new.notify_all()
@@ -120,6 +123,19 @@ async def test_client_that_disconnects_releases_its_stream(redis: Redis, hub: Hu
 
         assert (admission.left, hub.open_streams) == (1, 0)
         await until_equal(lambda: subscriber_count(redis, keys.live(run.run_id)), 0)
+
+
+async def test_client_that_takes_nothing_releases_its_stream(redis: Redis, settings: Settings, run: RunByHand) -> None:
+    hub, admission = Hub(redis, settings.model_copy(update={"write_timeout_s": 0.2})), Admission()
+    await hub.start()
+    async with serving(hub, run, admission) as server:
+        await server.until(lambda: server.events == ["run_queued"])
+        server.is_taking.clear()
+        await run.say("live")
+        await server.until_end()
+
+        assert (admission.left, hub.open_streams) == (1, 0)
+    await hub.stop()
 
 
 async def test_quiet_stream_gets_the_hub_s_pings_and_no_others(quick_hub: Hub, run: RunByHand) -> None:
