@@ -266,7 +266,11 @@ class ModelStageResult(BaseModel):
 
     text: str = ""
     tool_calls: list[ToolCallRequest] = []
-    finish_reason: str | None = None
+    finish_reason: str | None = Field(
+        default=None,
+        description="why the answer ended: `stop`, `tool_calls`, `length` (cut off at the token limit), `content_filter` "
+        "or another word of the provider; `refusal` if the text is the model's refusal",
+    )
     model: str | None = Field(default=None, description="the model that answered, as the provider calls it")
     provider: str | None = Field(default=None, description="the provider that answered, as the providers file calls it")
     reasoning: str | None = Field(
@@ -275,6 +279,10 @@ class ModelStageResult(BaseModel):
     reasoning_details: list[Json] | None = Field(
         default=None, description="the same as blocks in the provider's format, kept only if it needs them back"
     )
+
+
+# With these finish reasons the model had not finished its answer, so that its calls may be incomplete.
+CUT_REASONS: Final = frozenset({"length", "max_tokens", "content_filter"})
 
 
 class ToolStageResult(BaseModel):

@@ -8,7 +8,7 @@ import orjson
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain import ids
 from stagebus.shared.domain.cursor import EventId, parse_id
-from stagebus.shared.domain.events import Cancel, Error, Event, RunQueued, StageCompleted
+from stagebus.shared.domain.events import Cancel, Error, Event, ModelStageResult, RunQueued, StageCompleted
 from stagebus.shared.domain.runs import RUN_STAGE, TOOLS, RunRecord, RunStatus, decode_run
 from stagebus.shared.domain.usage import Usage
 from stagebus.shared.errors import Fenced, IdempotencyConflict, RunEnded, RunNotFound
@@ -141,11 +141,11 @@ def _as_completed(event: StoredEvent) -> StageCompleted | None:
     return StageCompleted.model_validate_json(event.data)
 
 
-def answer_text(stages: list[StoredStage]) -> str | None:
-    """Returns the text of the last complete model stage, or None."""
+def answer_of(stages: list[StoredStage]) -> ModelStageResult | None:
+    """Returns the result of the last complete model stage, or None."""
     for stage in reversed(stages):
         if stage.completed is not None and not stage.stage_id.startswith(TOOLS):
-            return str(stage.completed.result.get("text", ""))
+            return ModelStageResult.model_validate(stage.completed.result)
     return None
 
 

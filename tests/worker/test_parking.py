@@ -87,7 +87,8 @@ async def answer(redis: Redis, run_id: str) -> None:
 
 
 async def text(redis: Redis, run_id: str) -> str | None:
-    return run_store.answer_text(await run_store.read_stages(redis, run_id))
+    answered = run_store.answer_of(await run_store.read_stages(redis, run_id))
+    return None if answered is None else answered.text
 
 
 async def test_answer_continues_a_parked_run(redis: Redis, settings: Settings, runner: Runner) -> None:

@@ -8,6 +8,7 @@ from stagebus.shared.config.providers import ModelRoute
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.cursor import EventId
 from stagebus.shared.domain.events import (
+    CUT_REASONS,
     ChunkTemplate,
     Event,
     RunStarted,
@@ -167,10 +168,10 @@ class Toolchain:
         else:
             self._put(StageStarted(stage_id=stage.stage_id, attempt=self._attempt.number))
         decisions = DecisionReader(self._redis, self._run.run_id, self._attempt.decided)
-        extraction = self.completed[round_stage(EXTRACTION, stage.round_number)]
+        extraction = model_result(self.completed[round_stage(EXTRACTION, stage.round_number)])
         events = tools_stage(
             stage.stage_id,
-            model_result(extraction).tool_calls,
+            extraction.tool_calls,
             self._tools,
             identity=RunIdentity(self._run.run_id, self._run.tenant, self._attempt.number),
             allowed=frozenset(self._offered),
@@ -178,6 +179,7 @@ class Toolchain:
             checkpoints=checkpoints,
             gate=ApprovalGate(stage.stage_id, decisions, checkpoints.approvals, self._settings.approval_wait_s),
             until_stored=self._attempt.producer.flush,
+            is_cut_off=extraction.finish_reason in CUT_REASONS,
         )
         return await publish_stage(self._attempt.producer, events, began_at, self._count_tool_result)
 

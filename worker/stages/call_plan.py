@@ -15,6 +15,10 @@ OUTCOME_UNKNOWN: Final = (
     "the outcome of this call is unknown: its worker died while it ran, and the tool may not run twice; "
     "look at its effects before calling it again"
 )
+CUT_OFF: Final = (
+    "this call was not carried out: your answer was cut off before its end, so the arguments may be incomplete; "
+    "call the tool again with shorter arguments, or say that it cannot be done"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,7 @@ def plan_calls(
     allowed: Collection[str],
     calls_max: int,
     started: Collection[str],
+    is_cut_off: bool = False,
 ) -> list[PlannedCall]:
     """Decides how each call is handled. Every attempt gets the same plan, except for calls in `started`.
 
@@ -61,6 +66,7 @@ def plan_calls(
         allowed: the tools that the request offers.
         calls_max: calls beyond this number are refused.
         started: calls that may have run in an attempt whose worker died.
+        is_cut_off: whether the answer with the calls ended before the model had finished; none of them runs.
     """
     plan = []
     first_by_key: dict[tuple[str, bytes], str] = {}
@@ -68,6 +74,8 @@ def plan_calls(
         tool = toolset.find(call.name) if call.name in allowed else None
         if tool is None:
             plan.append(PlannedCall(call, refusal=no_such_tool(call.name, allowed)))
+        elif is_cut_off:
+            plan.append(PlannedCall(call, refusal=CUT_OFF))
         elif index >= calls_max:
             plan.append(PlannedCall(call, refusal="too many calls at once; call it again on its own"))
         elif (first := first_by_key.setdefault(_identity_key(call), call.id)) != call.id:

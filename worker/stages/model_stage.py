@@ -25,6 +25,8 @@ Chunk = dict[str, Any]
 # Fields that every chunk of a stage repeats (`stage_started` has them once) or that carry nothing of use.
 _LEFT_OUT: Final = frozenset({"id", "object", "created", "model", "system_fingerprint", "service_tier", "obfuscation"})
 
+# The finish reason of an answer in which the model refuses. Providers send such text apart, and "stop" with it.
+REFUSAL: Final = "refusal"
 # Limits the text for people; the model gets the whole text.
 _FAULT_MAX_CHARS: Final = 200
 
@@ -97,9 +99,9 @@ async def model_stage(
         usage = usage.model_copy(update={"cost": route.cost(usage)})
     wanted = route.abilities.reasoning_field if route is not None and merged.tool_calls else None
     result = ModelStageResult(
-        text=merged.text,
+        text=merged.text + merged.refusal,
         tool_calls=merged.tool_calls,
-        finish_reason=merged.finish_reason,
+        finish_reason=REFUSAL if merged.refusal and not merged.tool_calls else merged.finish_reason,
         model=merged.model,
         provider=None if route is None else route.provider,
         reasoning=merged.reasoning if wanted not in (None, REASONING_DETAILS) else None,

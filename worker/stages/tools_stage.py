@@ -43,6 +43,7 @@ async def tools_stage(
     checkpoints: Checkpoints,
     gate: ApprovalGate,
     until_stored: Callable[[], Awaitable[None]],
+    is_cut_off: bool = False,
 ) -> AsyncGenerator[Event, None]:
     """Runs every call that has no result yet and yields each result as it arrives.
 
@@ -54,6 +55,8 @@ async def tools_stage(
         allowed: the tools that the request offers; a call of any other tool gets an error result.
         until_stored: returns when everything yielded so far is in the log. A tool that is not
             idempotent starts only after that.
+        is_cut_off: whether the answer with the calls ended before the model had finished; every call then gets an
+            error result that says so.
 
     Yields:
         `ApprovalRequired` or `InputRequired` for each waiting call that was not asked about before,
@@ -65,7 +68,14 @@ async def tools_stage(
         Parked: every call that is left waits for a decision.
     """
     results = dict(checkpoints.results)
-    plan = plan_calls(calls, toolset, allowed=allowed, calls_max=limits.calls_max, started=checkpoints.started)
+    plan = plan_calls(
+        calls,
+        toolset,
+        allowed=allowed,
+        calls_max=limits.calls_max,
+        started=checkpoints.started,
+        is_cut_off=is_cut_off,
+    )
     open_calls = [planned for planned in plan if planned.request.id not in results]
     for asked in await gate.hold([held for planned in open_calls if (held := _as_waiting(planned, checkpoints))]):
         yield asked

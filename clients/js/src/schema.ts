@@ -455,6 +455,8 @@ export interface StageView {
   model: string | null;
   /** the provider that answered, by its name in the configuration */
   provider: string | null;
+  /** why the model's answer ended, see `result` */
+  finish_reason?: string | null;
   /** the URL of the stage's event stream */
   events: string;
 }
@@ -475,8 +477,10 @@ export interface PendingApproval {
 }
 /** A run's result. */
 export interface RunResult {
-  /** the model's answer */
+  /** the model's answer, or its refusal */
   text: string;
+  /** why the answer ended: `stop`, `length` (cut off at the token limit), `content_filter`, `refusal`, or another word of the provider */
+  finish_reason?: string | null;
 }
 /** Statistics of the whole system. Those of workers and gateways come from heartbeats and are a few seconds old. */
 export interface Stats {
@@ -700,6 +704,7 @@ export interface InputRequiredData {
 export interface ModelStageResult {
   text: string;
   tool_calls: ToolCallRequest[];
+  /** why the answer ended: `stop`, `tool_calls`, `length` (cut off at the token limit), `content_filter` or another word of the provider; `refusal` if the text is the model's refusal */
   finish_reason?: string | null;
   /** the model that answered, as the provider calls it */
   model?: string | null;

@@ -17,7 +17,7 @@ from stagebus.shared.domain.runs import RunRecord, RunStatus
 from stagebus.shared.domain.tenants import Scope
 from stagebus.shared.domain.usage import Usage
 from stagebus.shared.store.approvals import Ask
-from stagebus.shared.store.run_store import StoredStage, answer_text
+from stagebus.shared.store.run_store import StoredStage, answer_of
 from stagebus.shared.store.tool_catalog import ASK_USER, ToolDescription
 
 
@@ -97,6 +97,7 @@ class StageView(Answer):
     usage: Usage | None = Field(description="tokens of this stage")
     model: str | None = Field(description="the model that answered, by the provider's name for it")
     provider: str | None = Field(description="the provider that answered, by its name in the configuration")
+    finish_reason: str | None = Field(default=None, description="why the model's answer ended, see `result`")
     events: str = Field(description="the URL of the stage's event stream")
 
 
@@ -114,7 +115,12 @@ class PendingApproval(Answer):
 class RunResult(Answer):
     """A run's result."""
 
-    text: str = Field(description="the model's answer")
+    text: str = Field(description="the model's answer, or its refusal")
+    finish_reason: str | None = Field(
+        default=None,
+        description="why the answer ended: `stop`, `length` (cut off at the token limit), `content_filter`, `refusal`, "
+        "or another word of the provider",
+    )
 
 
 class RunView(RunSummary):
@@ -131,7 +137,7 @@ class RunView(RunSummary):
     @classmethod
     def of_stages(cls, run: RunRecord, urls: Urls, stages: list[StoredStage], pending: Sequence[Ask] = ()) -> "RunView":
         """Returns the view of a run."""
-        text = answer_text(stages) if run.status is RunStatus.SUCCEEDED else None
+        answer = answer_of(stages) if run.status is RunStatus.SUCCEEDED else None
         return cls(
             **_summary(run, urls),
             attempt=run.attempt,
@@ -140,7 +146,7 @@ class RunView(RunSummary):
             last_event_id=str(run.last_id),
             stages=[_stage_view(run, urls, stage) for stage in stages],
             pending_approvals=[_pending_view(run, urls, ask) for ask in pending],
-            result=None if text is None else RunResult(text=text),
+            result=None if answer is None else RunResult(text=answer.text, finish_reason=answer.finish_reason),
         )
 
 
@@ -331,6 +337,7 @@ def _stage_view(run: RunRecord, urls: Urls, stage: StoredStage) -> StageView:
         usage=stage.completed and stage.completed.usage,
         model=result.get("model"),
         provider=result.get("provider"),
+        finish_reason=result.get("finish_reason"),
         events=urls.stage_events(run.run_id, stage.stage_id),
     )
 

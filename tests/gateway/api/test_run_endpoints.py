@@ -274,7 +274,8 @@ async def test_run_is_returned_with_stages_and_result(api: httpx.AsyncClient, re
     run_id = (await create(api)).json()["id"]
     run = await take_up(redis, run_id)
     started, _ = await run.put(
-        StageStarted(stage_id="extraction", attempt=1), StageCompleted(stage_id="extraction", result={"text": "Hi"})
+        StageStarted(stage_id="extraction", attempt=1),
+        StageCompleted(stage_id="extraction", result={"text": "Hi", "finish_reason": "length"}),
     )
     running = (await api.get(f"/runs/{run_id}")).json()
     usage = {
@@ -295,10 +296,15 @@ async def test_run_is_returned_with_stages_and_result(api: httpx.AsyncClient, re
             "usage": None,
             "model": None,
             "provider": None,
+            "finish_reason": "length",
             "events": f"/runs/{run_id}/stages/extraction/events",
         }
     ]
-    assert (ended["status"], ended["result"], ended["usage"]) == ("succeeded", {"text": "Hi"}, usage)
+    assert (ended["status"], ended["result"], ended["usage"]) == (
+        "succeeded",
+        {"text": "Hi", "finish_reason": "length"},
+        usage,
+    )
     assert ended["finished_at"] >= ended["started_at"] >= ended["created_at"]
 
 

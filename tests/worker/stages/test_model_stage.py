@@ -105,6 +105,20 @@ async def test_markup_of_a_call_that_cannot_be_read_is_no_answer() -> None:
     assert untold.text == text
 
 
+async def test_refusal_is_the_text_and_the_finish_reason() -> None:
+    parts = [chunk({"refusal": "I will not "}), chunk({"refusal": "do that."}), chunk({}, "stop")]
+    result = result_of(await collect(answering(*parts)))
+
+    assert (result.text, result.finish_reason) == ("I will not do that.", "refusal")
+
+
+@pytest.mark.parametrize("reason", ["length", "content_filter"])
+async def test_finish_reason_of_a_cut_answer_is_in_its_result(reason: str) -> None:
+    result = result_of(await collect(answering(says("A long answ"), chunk({}, reason))))
+
+    assert (result.text, result.finish_reason) == ("A long answ", reason)
+
+
 async def test_answer_without_usage_or_model_has_none() -> None:
     events = await collect(answering({"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": "stop"}]}))
 

@@ -100,12 +100,23 @@ async def collect(registry: ToolRegistry, calls: Sequence[ToolCallRequest], **op
         checkpoints=checkpoints,
         gate=ApprovalGate("tools", FakeApprover(), checkpoints.approvals, wait_s=60),
         until_stored=options.pop("until_stored", stored),
+        is_cut_off=options.pop("is_cut_off", False),
     )
     return [event async for event in stage]
 
 
 def results(events: Sequence[Event]) -> dict[str, ToolResult]:
     return {event.call_id: event for event in events if isinstance(event, ToolResult)}
+
+
+async def test_calls_of_a_cut_off_answer_do_not_run(registry: ToolRegistry) -> None:
+    calls = [call("1", "echo", '{"text": "half of a lon"}'), call("2", "pay", '{"amount": 1}')]
+    events = await collect(registry, calls, is_cut_off=True)
+
+    assert {result.is_error for result in results(events).values()} == {True}
+    assert all("cut off" in result.content for result in results(events).values())
+    assert ran == []
+    assert isinstance(events[-1], StageCompleted)
 
 
 async def test_tool_calls_run_and_are_summarised_in_order(registry: ToolRegistry) -> None:
