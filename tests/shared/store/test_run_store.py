@@ -64,7 +64,7 @@ async def test_clock_of_the_gateway_decides_nothing(
     assert (await queue_scripts.list_due(redis, 5)).run_ids == [run_id]
 
 
-async def test_creation_whose_answer_was_lost_is_found_by_the_same_post(
+async def test_creation_with_a_lost_answer_is_found_by_the_same_post(
     redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of it is one script, the key as well: there is no half of it."""
@@ -117,7 +117,7 @@ async def test_record_without_a_job_is_queued(redis: Redis, settings: Settings, 
     assert await is_whole(redis, run_id)
 
 
-async def test_bell_says_whose_it_is(redis: Redis, settings: Settings) -> None:
+async def test_wakeup_list_names_the_run(redis: Redis, settings: Settings) -> None:
     run_id = await create(redis, settings)
 
     assert await redis.lrange(keys.WAKEUP, 0, -1) == [run_id.encode()]
