@@ -85,6 +85,16 @@ async def test_failed_run_gives_exit_code_1(healthy: System) -> None:
     assert err.splitlines()[-1].startswith("error: ")
 
 
+async def test_answer_that_was_cut_off_gives_exit_code_8(healthy: System) -> None:
+    request = {"user_prompt": "hi", "model": "demo:delay_ms=0", "tools": [], "synthesis": False, "max_tokens": 2}
+    run_id = await post_run(healthy.url, request)
+    code, _, err = await stagebus(healthy, "tail", run_id)
+
+    assert code == 8
+    assert "cut off at the token limit" in err
+    assert (await get_run(healthy.url, run_id))["result"]["finish_reason"] == "length"
+
+
 async def test_cancel_ends_the_run_and_tail_exits_with_3(healthy: System) -> None:
     run_id = await post_run(healthy.url, SLOW)
     tailing = await start(healthy, "tail", run_id)

@@ -29,6 +29,7 @@ class ExitCode(IntEnum):
     UNAUTHORIZED = 5
     UNREACHABLE = 6
     PARKED = 7
+    INCOMPLETE = 8  # the run succeeded, but its answer was cut off or is a refusal
     DETACHED = 130
 
 
@@ -38,6 +39,14 @@ EXIT_CODE_BY_STATUS = {
     "failed": ExitCode.FAILED,
     "cancelled": ExitCode.CANCELLED,
     "parked": ExitCode.PARKED,
+}
+
+# With these finish reasons the answer is not the one that was asked for.
+NOTE_BY_FINISH_REASON = {
+    "length": "the answer was cut off at the token limit",
+    "max_tokens": "the answer was cut off at the token limit",
+    "content_filter": "the provider's content filter cut the answer off",
+    "refusal": "the model refused",
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import orjson
 
 from stagebus.cli.approval_prompt import ApprovalPrompt
-from stagebus.cli.exit_codes import EXIT_CODE_BY_EVENT, EXIT_CODE_BY_STATUS, ExitCode
+from stagebus.cli.exit_codes import EXIT_CODE_BY_EVENT, EXIT_CODE_BY_STATUS, NOTE_BY_FINISH_REASON, ExitCode
 from stagebus.cli.profile import Target
 from stagebus.cli.prompt import Prompt
 from stagebus.cli.renderer import Renderer
@@ -135,6 +135,10 @@ class RunWatcher:
                     approvals.handle(received)
                 elif received.event in _DECISION_EVENTS and not self._waits and await self._is_waiting(run, received):
                     return ExitCode.PARKED
+        note = NOTE_BY_FINISH_REASON.get(run.state.finish_reason or "")
+        if end is ExitCode.SUCCEEDED and note is not None:
+            self._renderer.note(f"{note} (finish_reason {run.state.finish_reason})", "yellow")
+            end = ExitCode.INCOMPLETE
         if end is None:  # nothing followed the cursor
             status = (await run.get())["status"]
             self._renderer.note(f"{status}; there is nothing after event {run.cursor}")

@@ -12,6 +12,7 @@ class Result(NamedTuple):
     text: str
     usage: dict[str, Any]
     run: dict[str, Any]
+    finish_reason: str | None = None  # such as `stop`, `length`, `content_filter` or `refusal`
 
 
 class Ticket(NamedTuple):
@@ -48,4 +49,4 @@ def parse_result(run: dict[str, Any]) -> Result:
         raise RunCancelled(run["id"])
     if run["result"] is None:
         raise RunFailed(run["error"] or {"error": f"run {run['id']} is {run['status']}", "code": run["status"]})
-    return Result(run["result"]["text"], run["usage"] or {}, run)
+    return Result(run["result"]["text"], run["usage"] or {}, run, run["result"].get("finish_reason"))

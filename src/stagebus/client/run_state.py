@@ -37,12 +37,13 @@ class StageState:
     calls: dict[str, CallState] = field(default_factory=dict)
     usage: Json | None = None
     duration_ms: int | None = None
+    finish_reason: str | None = None
     _text: list[tuple[int, str]] = field(default_factory=list)
     _reasoning: list[tuple[int, str]] = field(default_factory=list)
 
     @property
     def text(self) -> str:
-        """The model's text."""
+        """The model's text, or its refusal."""
         return "".join(piece for _, piece in self._text)
 
     @property
@@ -61,6 +62,8 @@ class StageState:
             delta = choice.get("delta") or {}
             if isinstance(text := delta.get("content"), str) and text:
                 self._text.append((sequence, text))
+            if isinstance(text := delta.get("refusal"), str) and text:
+                self._text.append((sequence, text))
             if isinstance(text := delta.get("reasoning_content") or delta.get("reasoning"), str) and text:
                 self._reasoning.append((sequence, text))
 
@@ -78,8 +81,18 @@ class RunState:
     @property
     def text(self) -> str:
         """The answer so far: the text of the last model stage."""
+        stage = self._last_model_stage()
+        return "" if stage is None else stage.text
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the answer ended, such as `stop`, `length`, `content_filter` or `refusal`."""
+        stage = self._last_model_stage()
+        return None if stage is None else stage.finish_reason
+
+    def _last_model_stage(self) -> StageState | None:
         model_stages = [stage for stage in self.stages.values() if not stage.stage_id.startswith(TOOLS)]
-        return model_stages[-1].text if model_stages else ""
+        return model_stages[-1] if model_stages else None
 
     @property
     def waiting_calls(self) -> list[CallState]:
@@ -112,6 +125,7 @@ class RunState:
             case "stage_completed":
                 stage = self._stage(data)
                 stage.status, stage.usage, stage.duration_ms = "completed", data.get("usage"), data.get("duration_ms")
+                stage.finish_reason = (data.get("result") or {}).get("finish_reason")
             case "done" | "cancel" | "error":
                 self.status = STATUS_BY_TERMINAL_EVENT[received.event].value
                 self.error = data if received.event == "error" else None

@@ -185,6 +185,8 @@ def test_result_of_an_unsuccessful_run_raises() -> None:
     run = {"id": "01J", "status": "succeeded", "result": {"text": "hi"}, "usage": None, "error": None}
 
     assert parse_result(run).text == "hi"
+    assert parse_result(run).finish_reason is None
+    assert parse_result(run | {"result": {"text": "hi", "finish_reason": "length"}}).finish_reason == "length"
     with pytest.raises(RunCancelled):
         parse_result(run | {"status": "cancelled"})
     with pytest.raises(RunFailed, match="too long"):
@@ -212,6 +214,17 @@ def test_run_state_drops_discarded_text() -> None:
     assert state.stages["extraction"].duration_ms == 42
     state.apply(RunEvent("", "gap", {"requested": "8-5", "earliest": "0-1", "latest": "0-1"}))
     assert state.stages == {}
+
+
+def test_run_state_has_the_refusal_and_the_finish_reason() -> None:
+    state = RunState()
+    delta = {"choices": [{"delta": {"refusal": "I will not."}}]}
+    result = {"text": "I will not.", "finish_reason": "refusal"}
+    assert state.finish_reason is None
+    state.apply(RunEvent("7-2", "tool_completion_chunk", {"stage_id": "extraction", "tool_results": delta}))
+    state.apply(RunEvent("7-3", "stage_completed", {"stage_id": "extraction", "result": result}))
+
+    assert (state.text, state.finish_reason) == ("I will not.", "refusal")
 
 
 def test_run_state_is_parked_while_every_open_call_waits() -> None:
