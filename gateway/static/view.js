@@ -225,8 +225,14 @@ function showBar(bar, progress) {
   if (!bar.hidden) bar.value = progress.fraction;
 }
 
+/** With these finish reasons the text is not the answer that was asked for. */
+const FINISH_TEXT = {
+  length: "cut off at the token limit", max_tokens: "cut off at the token limit",
+  content_filter: "cut off by the content filter", refusal: "refused",
+};
+
 function stateText(stage) {
-  if (stage.state === "done") return "";
+  if (stage.state === "done") return FINISH_TEXT[stage.result?.finish_reason] ?? "";
   return isAsking(stage) ? CALL_STATE_TEXT.waiting : STATE_TEXT[stage.state] ?? stage.state;
 }
 
