@@ -84,7 +84,7 @@ class Appender:
     async def _claim(self, run_id: str) -> "_Run":
         await run_scripts.create(
             self._redis, run_id, tenant="default", model="bench", request=b"{}", event="run_queued",
-            data=orjson.dumps({"stage_id": "run", "run_id": run_id, "model": "bench"}), ttl_s=TTL_S,
+            data=orjson.dumps({"stage_id": "run", "run_id": run_id, "model": "bench"}), life_s=TTL_S,
         )  # fmt: skip
         claim = await run_scripts.claim(self._redis, run_id, "bench")
         assert claim is not None
@@ -100,7 +100,6 @@ class Appender:
         message = live_batch.encode(run.last, last, [STAGE] * burst, frames)
         await run_scripts.append(
             self._line, run.run_id, attempt=run.attempt, before=run.last, entries=entries, message=message,
-            ttl_s=TTL_S,
         )  # fmt: skip
         run.last = last
 

@@ -64,12 +64,12 @@ class Ours:
             request=b"{}",
             event="run_queued",
             data=b"{}",
-            ttl_s=TTL_S,
+            life_s=TTL_S,
         )
         claim = await run_scripts.claim(self._redis, run_id, "bench")
         assert claim is not None
         producer = Producer(
-            self._line, run_id, claim.attempt, claim.last_id, stage_ids=["run"], ttl_s=TTL_S,
+            self._line, run_id, claim.attempt, claim.last_id, stage_ids=["run"],
             pending_max_bytes=self._settings.pending_max_bytes,
         )  # fmt: skip
         async with producer:

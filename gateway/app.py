@@ -31,6 +31,7 @@ from stagebus.shared.storage import keys, redis_client
 from stagebus.shared.storage.pipelined import PipelinedConnection
 from stagebus.shared.storage.redis_client import check_server
 from stagebus.shared.store.heartbeats import Heartbeat
+from stagebus.shared.store.sweep import sweep_forever
 
 
 def create_app(settings: Settings | None = None) -> Starlette:
@@ -112,8 +113,11 @@ async def _open_gateway(settings: Settings, providers: Providers) -> AsyncIterat
         limiter = TenantLimiter(connection, settings.tenant_limits)
         await hub.start()
         await limiter.start()
-        heartbeat = Heartbeat(redis, keys.GATEWAYS, uuid4().hex, lambda: {"streams_open": hub.open_streams})
+        name = uuid4().hex
+        heartbeat = Heartbeat(redis, keys.GATEWAYS, name, lambda: {"streams_open": hub.open_streams})
         beating = asyncio.create_task(heartbeat.run())
+        # Workers sweep, too. Runs that wait must be kept and ended while none is alive.
+        sweeping = asyncio.create_task(sweep_forever(redis, settings, f"gateway {name}"))
         metrics = Metrics(hub, settings.lease_s)
         metrics.loop_lag.start()
         try:
@@ -121,7 +125,7 @@ async def _open_gateway(settings: Settings, providers: Providers) -> AsyncIterat
                 yield Gateway(settings, redis, hub, metrics, auth, limiter, providers)
         finally:
             metrics.loop_lag.stop()
-            await cancel_and_wait(beating)
+            await cancel_and_wait(beating, sweeping)
             await limiter.stop()
             await hub.stop()
             await connection.aclose()

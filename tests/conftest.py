@@ -14,6 +14,7 @@ from stagebus.shared.config.settings import Settings
 from stagebus.shared.runtime import ttl_cache
 from stagebus.shared.storage import redis_client
 from tests.support.fake_time import FakeTime
+from tests.support.immortal_keys import immortal_keys
 from tests.support.recorded_inputs import RECORDINGS
 from tests.support.system import free_port
 
@@ -58,13 +59,13 @@ def settings(redis_url: str) -> Settings:
 
 @pytest.fixture
 async def redis(settings: Settings) -> AsyncIterator[Redis]:
-    """Connect to an empty database; fail the test if it leaves a run's key without a TTL."""
+    """Connect to an empty database; fail the test if it leaves a key without a TTL of a run that is not active."""
     client = redis_client.connect(settings)
     await client.flushdb()
     yield client
-    immortal = [key async for key in client.scan_iter("sb:run:*") if await client.ttl(key) == -1]
+    immortal = await immortal_keys(client)
     await redis_client.close(client)
-    assert not immortal, "every key of a run has a TTL"
+    assert not immortal, "only keys of active runs have no TTL"
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ from stagebus.shared.storage.pubsub import Channels
 from stagebus.shared.storage.redis_client import Redis, check_server
 from stagebus.shared.store import tool_catalog
 from stagebus.shared.store.heartbeats import Heartbeat
+from stagebus.shared.store.sweep import sweep_forever
 from stagebus.worker.execution.lease import LeaseKeeper
 from stagebus.worker.execution.leased_worker import LeasedWorker
 from stagebus.worker.execution.runner import Runner
-from stagebus.worker.execution.sweep import sweep_forever
 from stagebus.worker.model.model_client import ModelClient
 from stagebus.worker.model.provider_limiter import ProviderLimiter
 from stagebus.worker.tools.catalog_publisher import publish_forever

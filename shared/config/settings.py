@@ -109,9 +109,15 @@ class Settings(BaseSettings):
         86400.0, gt=0, description="a call that waits for a person is denied after this time"
     )
     live_ttl_s: float = Field(
-        172800.0, ge=60, description="TTL of the keys of an active run, renewed by its worker and by the sweep"
+        172800.0,
+        gt=0,
+        description="TTL of a tenant's lists of runs and of scheduling keys from the last creation on, in addition to "
+        "the retention; the keys of an active run have none",
     )
     retention_s: float = Field(86400.0, gt=0, description="TTL of the keys of an ended run")
+    sweep_s: float = Field(
+        20.0, gt=0, description="interval at which one of the processes looks for orphaned and overdue runs"
+    )
 
     # Limits of each tenant
     tenant_requests_per_s: float = Field(
@@ -132,7 +138,6 @@ class Settings(BaseSettings):
     poll_s: float = Field(
         2.0, gt=0, description="interval at which a worker polls the queue, in case it missed a notification"
     )
-    sweep_s: float = Field(20.0, gt=0, description="interval at which one of the workers looks for orphaned runs")
     loop_stall_max_s: float = Field(
         30.0, gt=0, description="a worker whose event loop is blocked for longer loses its runs"
     )
@@ -280,7 +285,7 @@ class Settings(BaseSettings):
             if self.live_ttl_s < wait_s + self.run_timeout_max_s:
                 raise ValueError(
                     f"STAGEBUS_LIVE_TTL_S must exceed {variable} and STAGEBUS_RUN_TIMEOUT_MAX_S "
-                    "together: a run's keys must outlive its longest wait and its execution"
+                    "together: the lists of runs must outlive a run's longest wait and its execution"
                 )
         return self
 

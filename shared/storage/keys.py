@@ -1,23 +1,23 @@
 """The Redis key schema. Every key is built here and nowhere else.
 
-    sb:run:{<run_id>}                 hash    the run record                     TTL: from creation, see Settings
+    sb:run:{<run_id>}                 hash    the run record                     TTL: the retention, from the run's end on
     sb:run:{<run_id>}:stages          list    the stages begun, in order         TTL: as the record
     sb:run:{<run_id>}:stage:<stage>   stream  the stage's events                 TTL: as the record
     sb:run:{<run_id>}:live            channel each append, as SSE bytes
     sb:run:{<run_id>}:control         channel cancels and decisions, for the worker
-    sb:runs:<tenant>                  zset    run ids by creation time, ms       trimmed at each creation
+    sb:runs:<tenant>                  zset    run ids by creation time, ms       trimmed at each creation; TTL: LIFE
     sb:active                         zset    runs that have not ended           emptied as they end
-    sb:active:<tenant>                zset    those of one tenant                trimmed at each creation; TTL: a run's life
+    sb:active:<tenant>                zset    those of one tenant                trimmed at each creation; TTL: LIFE
     sb:running                        zset    "<tenant> <run_id>" of runs that were acquired and neither ended nor
                                               given back                         emptied as they leave
     sb:throttled                      zset    "<tenant> <run_id>" of due runs whose tenant is at its limit
-    sb:fair:vtime                     string  the virtual time of the run that was acquired last    TTL: a run's life
-    sb:fair:vtime:<tenant>            string  the virtual time of the tenant's next run             TTL: a run's life
+    sb:fair:vtime                     string  the virtual time of the run that was acquired last    TTL: LIFE
+    sb:fair:vtime:<tenant>            string  the virtual time of the tenant's next run             TTL: LIFE
     sb:limits                         hash    "<tenant>:<limit>": a tenant's own limits; the operator writes it
     sb:rate:<tenant>                  string  when the request quota is full again, us      TTL: until then
     sb:streams:<tenant>               hash    "<open> <until, ms>" by gateway    TTL: half a minute
     sb:tokens:<tenant>                hash    day (since 1970, UTC), used        TTL: two days
-    sb:idempotency:<tenant>:<key>     string  "<run_id> <body hash>"             TTL: as its run
+    sb:idempotency:<tenant>:<key>     string  "<run_id> <body hash>"             TTL: as the record
     sb:key:<key_id>                   hash    an API key: tenant, scopes, hash   TTL: until it expires, if it does
     sb:keys                           zset    API key ids by last use, Unix ms
     sb:session:<session_id>           string  a revoked session                  TTL: until it would have expired
@@ -30,16 +30,19 @@
                                                                                  TTL: a few missed heartbeats
     sb:workers:seen, sb:gateways:seen zset    processes by their last heartbeat, ms; trimmed; TTL: the same
     sb:totals                         hash    totals over all ended runs: events, tokens, runs_<status>
-    sb:sweep                          string  the worker that sweeps             TTL: sweep_s
+    sb:sweep                          string  the process that sweeps            TTL: sweep_s
     sb:provider:{<name>}:held         zset    slots held; score = when each expires, ms      TTL: of the last slot
     sb:provider:{<name>}:waiting      zset    requests that wait for a slot; score = since when, ms   TTL: as `seen`
     sb:provider:{<name>}:seen         zset    the same; score = when each is removed, ms     TTL: of the last one
     sb:provider:{<name>}:requests     zset    requests of the last minute; score = ms        TTL: 60 s
     sb:provider:{<name>}:tokens       string  when the token bucket is full again, us        TTL: until then
     sb:provider:{<name>}:freed        channel a slot was released while a request waited
-    arq:job:<run_id>                  string  arq's job, JSON
+    arq:job:<run_id>                  string  arq's job, JSON                    TTL: as the record
     arq:in-progress:<run_id>          string  the lease: its holder's token      TTL: lease_s
     arq:retry:<run_id>                string  arq's own count, not used here
+
+While a run is active, its keys have no TTL and `sb:active` contains it; the sweep goes through that set. LIFE is
+live_ttl_s + retention_s after the tenant's last creation; the sweep extends it for older active runs.
 
 The braces are a hash tag: all keys of one run hash to one slot, so one Lua
 script may name several of them.
@@ -47,6 +50,8 @@ Spec: https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/
 """
 
 from typing import Final
+
+from stagebus.shared.domain.runs import STAGE_IDS
 
 RUN_PREFIX: Final = "sb:run:"
 ACTIVE: Final = "sb:active"
@@ -84,6 +89,16 @@ def stages(run_id: str) -> str:
 def stage_stream(run_id: str, stage_id: str) -> str:
     """Returns the stream of one stage's events."""
     return f"{RUN_PREFIX}{{{run_id}}}:stage:{stage_id}"
+
+
+def all_of_run(run_id: str, idempotency: str = "") -> list[str]:
+    """Returns every key that a run may have, including the streams of stages that it has not begun.
+
+    Args:
+        idempotency: the key of the client's Idempotency-Key, if it sent one.
+    """
+    streams = [stage_stream(run_id, stage_id) for stage_id in STAGE_IDS]
+    return [run(run_id), stages(run_id), job(run_id), *streams, *([idempotency] if idempotency else [])]
 
 
 def live(run_id: str) -> str:

@@ -6,6 +6,7 @@ As in `run_scripts`, all are safe to repeat.
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from stagebus.shared.domain import ids
 from stagebus.shared.domain.cursor import EventId, parse_id
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.lua_script import Script, ScriptConnection
@@ -17,6 +18,7 @@ _ACCOUNT = Script("account")
 _ACQUIRE = Script("acquire")
 _ADMIT = Script("admit")
 _FINISH = Script("finish")
+_KEEP_ACTIVE = Script("keep_active")
 _LIST_DUE = Script("list_due")
 _RELEASE = Script("release")
 _RENEW = Script("renew")
@@ -82,14 +84,27 @@ class EndedRun(NamedTuple):
     tokens: int = 0
 
 
-async def account(connection: ScriptConnection, run_id: str, *, tenant: str, ended: EndedRun) -> bool:
+async def account(
+    connection: ScriptConnection,
+    run_id: str,
+    *,
+    tenant: str,
+    ended: EndedRun,
+    retention_s: float,
+    run_keys: Sequence[str] = (),
+) -> bool:
     """Removes an ended run from the active ones and adds it to the totals and its tenant's token count.
+
+    Args:
+        retention_s: how long the keys live after the run's end.
+        run_keys: every key that the run may have.
 
     Returns:
         False if the run was accounted before.
     """
-    key_list = [keys.ACTIVE, keys.active_of_tenant(tenant), keys.tokens(tenant), keys.TOTALS]
+    key_list = [keys.ACTIVE, keys.active_of_tenant(tenant), keys.tokens(tenant), keys.TOTALS, *run_keys]
     args = [run_id, ended.at // DAY_MS, ended.tokens, TOKENS_TTL_MS, ended.status, ended.events]
+    args += [ended.at, _ms(retention_s)]
     return bool(await _ACCOUNT(connection, key_list, args))
 
 
@@ -107,18 +122,14 @@ async def renew(
     token: str,
     attempt: int,
     lease_s: float,
-    ttl_s: float = 0,
-    stage_ids: Sequence[str] = (),
 ) -> Renewal | None:
-    """Renews the lease and, with `ttl_s`, the TTL of the run's keys.
+    """Renews the lease.
 
     Returns:
         None if the lease is lost: another attempt owns the run, or it has ended.
     """
     key_list = [keys.QUEUE, keys.lease(run_id), keys.run(run_id)]
-    if ttl_s:
-        key_list += [keys.stages(run_id), *(keys.stage_stream(run_id, stage_id) for stage_id in stage_ids)]
-    match await _RENEW(connection, key_list, [run_id, token, attempt, _ms(lease_s), _ms(ttl_s)]):
+    match await _RENEW(connection, key_list, [run_id, token, attempt, _ms(lease_s)]):
         case [b"ok", cancel, last_id]:
             return Renewal(cancel == b"1", parse_id(last_id.decode()))
         case _:
@@ -148,11 +159,26 @@ async def finish(connection: ScriptConnection, run_id: str, token: str) -> bool:
     return bool(await _FINISH(connection, key_list, [run_id, token]))
 
 
-async def requeue(connection: ScriptConnection, run_id: str, job: bytes, ttl_s: float) -> bool:
-    """Ensures that the run has a job and an entry in the queue.
+async def requeue(connection: ScriptConnection, run_id: str, job: bytes) -> bool:
+    """Ensures that the run has a job and an entry in the queue, unless it has ended.
 
     Returns:
-        True if the queue had no entry for it.
+        True if the queue had no entry for it and has one now.
     """
-    key_list = [keys.QUEUE, keys.job(run_id), keys.WAKEUP]
-    return bool(await _REQUEUE(connection, key_list, [run_id, job, _ms(ttl_s), keys.WAKEUPS_MAX]))
+    key_list = [keys.QUEUE, keys.job(run_id), keys.WAKEUP, keys.run(run_id)]
+    return bool(await _REQUEUE(connection, key_list, [run_id, job, keys.WAKEUPS_MAX]))
+
+
+async def keep_active(
+    connection: ScriptConnection, run_id: str, *, tenant: str, life_s: float, other_keys: Sequence[str]
+) -> bool:
+    """Keeps an active run in its tenant's lists for another `life_s`, and removes the TTLs of its keys.
+
+    Args:
+        other_keys: the run's keys except its record.
+
+    Returns:
+        False if the run has ended.
+    """
+    key_list = [keys.ACTIVE, keys.run(run_id), keys.runs(tenant), keys.active_of_tenant(tenant), *other_keys]
+    return bool(await _KEEP_ACTIVE(connection, key_list, [run_id, ids.created_ms(run_id), _ms(life_s)]))

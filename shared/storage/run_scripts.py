@@ -6,7 +6,7 @@ The scripts hold every rule about writes. All are safe to repeat, so a caller wh
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from stagebus.shared.access_errors import TokensUsedUp, TooManyRuns
 from stagebus.shared.domain import ids
@@ -56,8 +56,7 @@ async def create(  # noqa: PLR0913 - a record has that many fields
     request: bytes,
     event: str,
     data: bytes,
-    ttl_s: float,
-    life_s: float = 0,
+    life_s: float,
     idempotency: str = "",
     reservation: str = "",
     limits: TenantLimits = UNLIMITED,
@@ -67,7 +66,7 @@ async def create(  # noqa: PLR0913 - a record has that many fields
     """Writes the run's record and its first event, `0-1`, queues its job and wakes a worker, unless the run exists.
 
     Args:
-        life_s: longer than the keys of any run live, if that is longer than `ttl_s`.
+        life_s: how long the tenant's lists and the virtual times outlive this creation.
         idempotency: the Redis key of the client's Idempotency-Key, if there is one.
         reservation: the value that this key gets. It names this run.
         limits: the limits of tenants without their own.
@@ -81,8 +80,8 @@ async def create(  # noqa: PLR0913 - a record has that many fields
     key_list += [keys.runs(tenant), keys.active_of_tenant(tenant), keys.RUNNING, keys.tokens(tenant)]
     key_list += [keys.VIRTUAL_TIME, keys.tenant_virtual_time(tenant), keys.QUEUE, keys.job(run_id), keys.WAKEUP]
     key_list += [idempotency] if idempotency else []
-    args = [RunStatus.QUEUED.value, tenant, model, request, RUN_STAGE, event, data, _ms(ttl_s)]
-    args += [run_id, ids.created_ms(run_id), _ms(max(ttl_s, life_s)), limits.runs_queued, limits.tokens_per_day]
+    args: list[Any] = [RunStatus.QUEUED.value, tenant, model, request, RUN_STAGE, event, data]
+    args += [run_id, ids.created_ms(run_id), _ms(life_s), limits.runs_queued, limits.tokens_per_day]
     args += [trace.request_id, trace.traceparent, job, keys.WAKEUPS_MAX, reservation, keys.LIMITS]
     match await _CREATE(connection, key_list, args):
         case [b"reserved", value, _]:
@@ -100,6 +99,9 @@ async def read(connection: ScriptConnection, run_id: str, tenant: str) -> dict[b
     """Returns the fields of a run's record; an empty dict if the tenant has no such run."""
     fields = await _READ(connection, [keys.run(run_id)], [tenant])
     return dict(zip(fields[::2], fields[1::2], strict=True))
+
+
+ClaimGuard = Literal["", "worker", "lease"]
 
 
 class Claim(NamedTuple):
@@ -121,22 +123,23 @@ class Claim(NamedTuple):
 
 
 async def claim(
-    connection: ScriptConnection, run_id: str, worker: str, *, only_unheld: bool = False, token: str = ""
+    connection: ScriptConnection, run_id: str, worker: str, *, guard: ClaimGuard = "", token: str = ""
 ) -> Claim | None:
     """Starts a run's next attempt and fences all older ones.
 
     Args:
+        guard: "worker" leaves a run alone that names a worker, "lease" one that has a lease.
         token: from `queue_scripts.acquire`.
 
     Returns:
-        The claim, or None if `only_unheld` is set and a worker holds the run.
+        The claim, or None if the guard leaves the run alone.
 
     Raises:
         RunEnded: the run has ended or is gone; nothing was changed.
         Fenced: another token holds the run's lease.
     """
-    key_list = [keys.run(run_id), keys.stages(run_id), *([keys.lease(run_id)] if token else [])]
-    args = [worker, RunStatus.RUNNING.value, int(only_unheld), token]
+    key_list = [keys.run(run_id), keys.stages(run_id), *([keys.lease(run_id)] if token or guard == "lease" else [])]
+    args = [worker, RunStatus.RUNNING.value, guard, token]
     match await _CLAIM(connection, key_list, args):
         case [b"claimed", attempt, last_id, tries, cancel, now, fields, stage_ids]:
             record = dict(zip(fields[::2], fields[1::2], strict=True))
@@ -185,7 +188,6 @@ async def append(
     before: EventId,
     entries: Sequence[LogEntry],
     message: bytes,
-    ttl_s: float,
     end: TerminalState | None = None,
     stage_ids: Sequence[str] = (),
 ) -> AppendResult:
@@ -195,7 +197,7 @@ async def append(
         before: the log's last id before the batch.
         message: the batch for the live channel, from `live_batch.encode`.
         end: set if the batch's last event is terminal.
-        stage_ids: with `end`, every stage that the run began, so that all its keys get their TTL.
+        stage_ids: with `end`, every stage that the run began, so that all its streams get their TTL.
 
     Returns:
         `is_behind` if the log ends before `before`; nothing was appended then.
@@ -206,7 +208,7 @@ async def append(
     """
     streams = tuple(dict.fromkeys([*stage_ids, *[entry.stage_id for entry in entries]]))
     number = {stage_id: i for i, stage_id in enumerate(streams, start=1)}
-    args: list[Any] = [attempt, str(before), message, _ms(ttl_s)]
+    args: list[Any] = [attempt, str(before), message]
     args += ("", "", "", 0) if end is None else (end.status.value, end.error, end.usage, _ms(end.retention_s))
     args += streams
     for entry in entries:

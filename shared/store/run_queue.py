@@ -40,9 +40,9 @@ def new_job(run_id: str) -> bytes:
     return encode_job({"t": None, "f": FUNCTION, "a": [run_id], "k": {}, "et": wall_ms()})
 
 
-async def requeue(redis: Redis, run_id: str, ttl_s: float) -> bool:
-    """Ensures that a run has a job in the queue; returns True if it had none. Overwrites an unreadable job."""
-    return await queue_scripts.requeue(redis, run_id, new_job(run_id), ttl_s)
+async def requeue(redis: Redis, run_id: str) -> bool:
+    """Ensures that an active run has a job in the queue; returns True if it had none. Overwrites an unreadable job."""
+    return await queue_scripts.requeue(redis, run_id, new_job(run_id))
 
 
 async def ring(redis: Redis, run_id: str) -> None:

@@ -50,9 +50,8 @@ async def create_run(
         created = await run_scripts.create(
             redis, run_id, tenant=tenant, model=model, request=body, event=queued.event, data=queued.data(),
             idempotency="" if idempotency_key is None else keys.idempotency(tenant, idempotency_key),
-            reservation=f"{run_id} {digest}", ttl_s=settings.live_ttl_s,
-            life_s=settings.live_ttl_s + settings.retention_s, limits=settings.tenant_limits, trace=trace,
-            job=run_queue.new_job(run_id),
+            reservation=f"{run_id} {digest}", life_s=settings.live_ttl_s + settings.retention_s,
+            limits=settings.tenant_limits, trace=trace, job=run_queue.new_job(run_id),
         )  # fmt: skip
         if not created.reserved_for:
             break
@@ -62,7 +61,7 @@ async def create_run(
     if not created.is_new:
         run = await get_run(redis, run_id)
         if run.status is RunStatus.QUEUED:
-            await run_queue.requeue(redis, run_id, settings.live_ttl_s)
+            await run_queue.requeue(redis, run_id)
         elif run.is_terminal:
             await finalize(redis, settings, run_id)
     return run_id
@@ -168,8 +167,13 @@ async def cancel_run(redis: Redis, settings: Settings, run_id: str, tenant: str 
         return
 
 
-async def end_unheld(redis: Redis, settings: Settings, run_id: str, event: Event) -> bool:
+async def end_unheld(
+    redis: Redis, settings: Settings, run_id: str, event: Event, guard: run_scripts.ClaimGuard = "worker"
+) -> bool:
     """Ends a run that no worker holds: claims it and appends its terminal event.
+
+    Args:
+        guard: how a worker holds it: by its name in the record, or by a lease that has not expired.
 
     Returns:
         False if a worker holds the run. That worker ends it.
@@ -179,7 +183,7 @@ async def end_unheld(redis: Redis, settings: Settings, run_id: str, event: Event
     """
     is_parked = await redis.hget(keys.run(run_id), "status") == RunStatus.PARKED.encode()  # type: ignore[misc]
     try:
-        while (claim := await run_scripts.claim(redis, run_id, "", only_unheld=True)) is not None:
+        while (claim := await run_scripts.claim(redis, run_id, "", guard=guard)) is not None:
             if await end_claimed(redis, settings, run_id, claim, event):
                 if is_parked:  # otherwise its job would stay in the queue until its approvals expire
                     await redis.zadd(keys.QUEUE, {run_id: 0}, xx=True)
@@ -218,7 +222,6 @@ async def end_claimed(redis: Redis, settings: Settings, run_id: str, claim: run_
         before=before,
         entries=[run_scripts.LogEntry(RUN_STAGE, event.event, data)],
         message=live_batch.encode(before, last, [RUN_STAGE], [frame], is_end=True),
-        ttl_s=settings.live_ttl_s,
         end=terminal_state_of(event, settings),
         stage_ids=claim.stage_ids,
     )
@@ -231,7 +234,7 @@ async def end_claimed(redis: Redis, settings: Settings, run_id: str, claim: run_
 async def finalize(redis: Redis, settings: Settings, run_id: str) -> None:
     """Cleans up after a run's end: removes it from the active runs, counts it and admits a throttled run in its place.
 
-    Its idempotency key then expires together with the run.
+    All of its keys get their TTL in the step that removes it from the active runs.
     """
     fields = ["tenant", "idempotency", "finished_at", "usage", "status", "last_id"]
     tenant, reserved, ended_at, usage, status, last_id = await redis.hmget(keys.run(run_id), fields)  # type: ignore[misc]
@@ -239,9 +242,12 @@ async def finalize(redis: Redis, settings: Settings, run_id: str) -> None:
     if ended_at:
         tokens = orjson.loads(usage)["total_tokens"] if usage else 0
         ended = queue_scripts.EndedRun(status.decode(), int(ended_at), parse_id(last_id.decode()).sequence, tokens)
-    await queue_scripts.account(redis, run_id, tenant=(tenant or b"").decode(), ended=ended)
+    await queue_scripts.account(
+        redis,
+        run_id,
+        tenant=(tenant or b"").decode(),
+        ended=ended,
+        retention_s=settings.retention_s,
+        run_keys=keys.all_of_run(run_id, reserved.decode() if reserved else ""),
+    )
     await queue_scripts.admit(redis, run_id, settings.tenant_runs_running, has_ended=True)
-    if reserved and ended_at:
-        # Counted from the run's end: a key that outlives its run would create another run with the same id.
-        now_s = await read_time_ms(redis) // 1000
-        await redis.expire(reserved, max(1, int(int(ended_at) / 1000 + settings.retention_s) - now_s))

@@ -10,6 +10,7 @@ import pytest_asyncio
 
 from stagebus.shared.storage import keys
 from tests.support import snapshots
+from tests.support.immortal_keys import immortal_keys
 from tests.support.proxy import Proxy
 from tests.support.strict_client import StrictClient, get_run, post_run
 from tests.support.system import System
@@ -35,8 +36,7 @@ async def system(shared: System) -> AsyncIterator[System]:
     yield shared
     await until_equal(lambda: shared.redis.zcard(keys.ACTIVE), 0)
     await until_equal(lambda: shared.redis.zcard(keys.QUEUE), 0)
-    immortal = [key async for key in shared.redis.scan_iter("sb:run:*") if await shared.redis.ttl(key) == -1]
-    assert immortal == [], "these keys of runs have no TTL"
+    assert await immortal_keys(shared.redis) == []
 
 
 def chunks(client: StrictClient) -> int:

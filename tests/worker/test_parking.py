@@ -18,7 +18,6 @@ from stagebus.shared.storage import keys, queue_scripts
 from stagebus.shared.store import parking, run_store
 from stagebus.worker.execution.outcome import Disposition, Outcome
 from stagebus.worker.execution.runner import Runner
-from stagebus.worker.execution.sweep import sweep
 from stagebus.worker.model.model_client import ModelClient, ModelRequest
 from stagebus.worker.stages.approval_gate import EXPIRED
 from stagebus.worker.tools.ask_user import ask_user
@@ -128,13 +127,11 @@ async def test_time_limit_excludes_the_wait_of_a_parked_run(
     assert (await run_store.get_run(redis, run_id)).status is end
 
 
-async def test_keys_of_a_parked_run_live_as_long_as_it_waits(redis: Redis, settings: Settings, runner: Runner) -> None:
-    """Its worker renewed the record; the job, which no worker renews, is as old as the run."""
+async def test_keys_of_a_parked_run_have_no_ttl(redis: Redis, settings: Settings, runner: Runner) -> None:
     run_id = await park(redis, settings, runner)
-    await redis.expire(keys.job(run_id), 60)
-    await sweep(redis, settings)
 
-    assert await redis.ttl(keys.job(run_id)) > settings.live_ttl_s - 60
+    run_keys = [key async for key in redis.scan_iter(f"{keys.run(run_id)}*")] + [keys.job(run_id)]
+    assert {await redis.ttl(key) for key in run_keys} == {-1}
 
 
 class BusyModel(AskingModel):

@@ -67,12 +67,11 @@ class Attempt:
             claim.attempt,
             claim.last_id,
             stage_ids=claim.stage_ids,
-            ttl_s=settings.live_ttl_s,
             pending_max_bytes=settings.pending_max_bytes,
             listener=self,
             on_appended=on_appended,
         )
-        self.lease = HeldLease(run_id, token, claim.attempt, self.producer.stage_ids, self)
+        self.lease = HeldLease(run_id, token, claim.attempt, self)
         self.draining = asyncio.Event()
         self.decided = asyncio.Event()  # a person may have decided on a call
         self._interrupt: Interrupt | None = None

@@ -7,10 +7,8 @@ run for `loop_stall_max_s`, the keeper renews nothing.
 
 import asyncio
 import logging
-import math
 import threading
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -35,9 +33,7 @@ class HeldLease:
     run_id: str
     token: str
     attempt: int
-    stage_ids: Sequence[str]
     listener: AttemptListener
-    ttl_renewed_at: float = -math.inf  # the run may have waited for most of its TTL
 
 
 class LeaseKeeper:
@@ -140,19 +136,13 @@ class LeaseKeeper:
 
     async def _renew_one(self, redis: Redis, lease: HeldLease) -> None:
         now = time.monotonic()
-        # The TTL of a run's keys is many times the lease, so it is renewed less often.
-        is_ttl_due = now - lease.ttl_renewed_at > self._settings.live_ttl_s / 10
         renewal = await queue_scripts.renew(
             redis,
             lease.run_id,
             token=lease.token,
             attempt=lease.attempt,
             lease_s=self._settings.lease_s,
-            ttl_s=self._settings.live_ttl_s if is_ttl_due else 0,
-            stage_ids=list(lease.stage_ids),
         )
-        if renewal is not None and is_ttl_due:
-            lease.ttl_renewed_at = now
         assert self._main_loop is not None, "started"
         if renewal is None:
             self._main_loop.call_soon_threadsafe(lease.listener.on_lease_lost)

@@ -204,7 +204,7 @@ class LeasedWorker(Worker):
                 await retry(finish)
             case Outcome(Disposition.REPLACE):
                 if await retry(finish):
-                    await run_queue.requeue(self.pool, run_id, self._settings.live_ttl_s)
+                    await run_queue.requeue(self.pool, run_id)
             case Outcome(Disposition.RELEASE | Disposition.PARK) as outcome:
                 await retry(self._give_back_step(run_id, job.token, outcome))
                 await retry(partial(queue_scripts.admit, self._connection, run_id, self._settings.tenant_runs_running))

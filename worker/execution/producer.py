@@ -52,7 +52,6 @@ class Producer:
         last_id: EventId,
         *,
         stage_ids: Sequence[str],
-        ttl_s: float,
         pending_max_bytes: int,
         listener: AttemptListener | None = None,
         on_appended: Callable[[int, float], None] | None = None,
@@ -69,7 +68,6 @@ class Producer:
         self._connection = connection
         self._run_id = run_id
         self._attempt = attempt
-        self._ttl_s = ttl_s
         self._pending_max_bytes = pending_max_bytes
         self._listener = listener
         self._on_appended = on_appended
@@ -209,7 +207,6 @@ class Producer:
             before=before,
             entries=entries,
             message=live_batch.encode(before, last, [e.stage_id for e in entries], frames, is_end=end is not None),
-            ttl_s=self._ttl_s,
             end=end,
             stage_ids=self.stage_ids if end is not None else (),
         )

@@ -1,21 +1,36 @@
--- account: remove an ended run from the active ones and add it to the totals and its tenant's token count.
+-- account: give an ended run's keys their TTL, remove it from the active ones, and count it for its tenant and in total.
 --
 -- KEYS[1] active            zset  keys.ACTIVE
 -- KEYS[2] active_of_tenant  zset  keys.active_of_tenant(tenant)
 -- KEYS[3] tenant_tokens     hash  keys.tokens(tenant)
 -- KEYS[4] totals            hash  keys.TOTALS
+-- KEYS[5..]                       every key that the run may have
 -- ARGV[1] run_id   str
 -- ARGV[2] day      int     of the run's end, in days since 1970 by Redis's clock
 -- ARGV[3] tokens   int     the tokens that the run used
 -- ARGV[4] ttl_ms   int     of the tenant's count
 -- ARGV[5] status   str     the final state; '' if the record is gone and nothing can be counted
 -- ARGV[6] events   int     the length of the run's log
+-- ARGV[7] ended_at int     Unix ms by Redis's clock; 0 if the record is gone
+-- ARGV[8] retention_ms int  how long the keys live after the run's end
 -- Returns 1 if this call removed the run, else 0.
 --
+-- A key of a run has no TTL exactly as long as the run is in the active ones: the TTL and the removal are one step. The
+-- idempotency key expires with the record; if it lived on, it would create another run with the same id.
 -- Safe to repeat: only the call that removes the run counts it, so each run counts once.
 local active, active_of_tenant, tenant_tokens, totals = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local run_keys = {unpack(KEYS, 5)}
 local run_id, day, tokens, ttl_ms, status, events = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local ended_at, retention_ms = tonumber(ARGV[7]), ARGV[8]
 
+if ended_at == 0 then
+    local time = redis.call('TIME')
+    ended_at = time[1] * 1000 + math.floor(time[2] / 1000)
+end
+local expires_at = string.format('%d', ended_at + retention_ms)
+for _, key in ipairs(run_keys) do
+    redis.call('PEXPIREAT', key, expires_at)
+end
 redis.call('ZREM', active_of_tenant, run_id)
 if redis.call('ZREM', active, run_id) == 0 then
     return 0

@@ -7,20 +7,20 @@
 -- ARGV[1] attempt  int      from claim
 -- ARGV[2] before   id       the log's last id before the batch
 -- ARGV[3] message  bytes    the batch for the live channel, see shared/log/live_batch.py
--- ARGV[4] ttl_ms   int      TTL of a stream that this batch begins
--- ARGV[5] status   str      the run's final state if the batch ends with a terminal event, else ''
--- ARGV[6] error    json     the error of a failed run, else ''
--- ARGV[7] usage    json     the run's usage, else ''
--- ARGV[8] retention_ms int  TTL of every key from the end on
--- ARGV[9..] the stage id of each stream in KEYS, then for each event: number of its stream, name, data
+-- ARGV[4] status   str      the run's final state if the batch ends with a terminal event, else ''
+-- ARGV[5] error    json     the error of a failed run, else ''
+-- ARGV[6] usage    json     the run's usage, else ''
+-- ARGV[7] retention_ms int  TTL of the log's keys from the end on
+-- ARGV[8..] the stage id of each stream in KEYS, then for each event: number of its stream, name, data
 -- Returns {'ok', last_id, cancel}, {'behind', last_id}, {'fenced', attempt} or {'ended'}.
 --
 -- Safe to repeat: events that are in the log already are skipped, since the producer sends a batch again
 -- when our reply was lost.
+-- Before the end no key has a TTL. The record gets its TTL from account, which needs it.
 local run, live, stages, streams = KEYS[1], KEYS[2], KEYS[3], {unpack(KEYS, 4)}
-local attempt, before_id, message, ttl_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local status, error_json, usage, retention_ms = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
-local stage_ids, events = {unpack(ARGV, 9, 8 + #streams)}, {unpack(ARGV, 9 + #streams)}
+local attempt, before_id, message = ARGV[1], ARGV[2], ARGV[3]
+local status, error_json, usage, retention_ms = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local stage_ids, events = {unpack(ARGV, 8, 7 + #streams)}, {unpack(ARGV, 8 + #streams)}
 
 local stored = redis.call('HMGET', run, 'attempt', 'last_id', 'cancel', 'finished_at')
 local stored_attempt, stored_last_id, cancel, finished_at = stored[1], stored[2], stored[3] or '0', stored[4]
@@ -76,8 +76,6 @@ for i = skip, count - 1 do
     redis.call('XADD', stream, attempt .. '-' .. before + i + 1, 'event', name, 'data', data)
     if is_new then
         list_stage(stage_ids[number])
-        redis.call('PEXPIRE', stream, ttl_ms)
-        redis.call('PEXPIRE', stages, ttl_ms)
     end
 end
 local last_id = attempt .. '-' .. before + count
@@ -92,7 +90,6 @@ if status ~= '' then
             redis.call('PEXPIRE', stream, retention_ms)
         end
     end
-    redis.call('PEXPIRE', run, retention_ms)
     redis.call('PEXPIRE', stages, retention_ms)
 end
 -- After a partial skip the message does not follow the log's last id. Subscribers notice that by the id

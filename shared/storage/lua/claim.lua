@@ -2,10 +2,10 @@
 --
 -- KEYS[1] run          hash    keys.run
 -- KEYS[2] stages       list    keys.stages
--- KEYS[3] lease        string  keys.lease, with a token
+-- KEYS[3] lease        string  keys.lease, with a token or the guard 'lease'
 -- ARGV[1] worker       str     the name of the claiming worker, '' for a gateway or the sweep
 -- ARGV[2] status       str     the state of a claimed run
--- ARGV[3] only_unheld  0|1     1: do not claim a run that a worker holds
+-- ARGV[3] guard        str     'worker': not if the run names a worker; 'lease': not if it has a lease; '': always
 -- ARGV[4] token        str     from acquire, with KEYS[3]
 -- Returns {'claimed', attempt, last_id, tries, cancel, now_ms, the record's fields and values, stage ids},
 -- {'held', worker}, {'fenced'}, {'ended'} or {'gone'}.
@@ -20,7 +20,7 @@
 -- If the stages key has the wrong type, treat it as empty, so that the claim can end the run.
 -- The time that the run was parked is summed up, since it does not count towards the run's time limit.
 local run, stages, lease = KEYS[1], KEYS[2], KEYS[3]
-local worker, status, only_unheld, token = ARGV[1], ARGV[2], ARGV[3] == '1', ARGV[4]
+local worker, status, guard, token = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
 local stored = redis.call('HMGET', run, 'attempt', 'created_at', 'last_id', 'tries', 'cancel', 'worker',
     'finished_at', 'started_at', 'parked_at', 'parked_ms')
@@ -33,10 +33,10 @@ end
 if finished_at then
     return {'ended'}
 end
-if lease and redis.call('GET', lease) ~= token then
+if token ~= '' and redis.call('GET', lease) ~= token then
     return {'fenced'}
 end
-if only_unheld and holder ~= '' then
+if (guard == 'worker' and holder ~= '') or (guard == 'lease' and redis.call('EXISTS', lease) == 1) then
     return {'held', holder}
 end
 local time = redis.call('TIME')
@@ -52,7 +52,7 @@ if parked_at then
     redis.call('HSET', run, 'parked_ms', string.format('%d', parked_ms))
     redis.call('HDEL', run, 'parked_at')
 end
-if not started_at and not only_unheld then
+if not started_at and guard == '' then
     redis.call('HSET', run, 'started_at', now)
 end
 local stage_ids = redis.pcall('LRANGE', stages, 0, -1)

@@ -21,23 +21,25 @@
 -- ARGV[5] stage          str     the journal's stage id
 -- ARGV[6] event          str     the first event's name
 -- ARGV[7] data           json    the first event's payload
--- ARGV[8] ttl_ms         int
--- ARGV[9] run_id         str
--- ARGV[10] made_ms       int     the time inside the run's id
--- ARGV[11] life_ms       int     longer than any run's keys live
--- ARGV[12] runs_queued   int     the limit of a tenant without its own; 0: none
--- ARGV[13] tokens_per_day int    likewise
--- ARGV[14] request_id    str     the request's trace, or ''
--- ARGV[15] traceparent   str     likewise
--- ARGV[16] job_bytes     bytes   the serialised arq job; '': the run is not queued
--- ARGV[17] wakeups_max   int     the bound of the wake-up list
--- ARGV[18] reservation   str     the value that the client's key gets
--- ARGV[19] limits   str   keys.LIMITS, a hash; not in KEYS, because the Redis users may only read it
+-- ARGV[8] run_id         str
+-- ARGV[9] made_ms        int     the time inside the run's id
+-- ARGV[10] life_ms       int     TTL of the tenant's lists and of the virtual times
+-- ARGV[11] runs_queued   int     the limit of a tenant without its own; 0: none
+-- ARGV[12] tokens_per_day int    likewise
+-- ARGV[13] request_id    str     the request's trace, or ''
+-- ARGV[14] traceparent   str     likewise
+-- ARGV[15] job_bytes     bytes   the serialised arq job; '': the run is not queued
+-- ARGV[16] wakeups_max   int     the bound of the wake-up list
+-- ARGV[17] reservation   str     the value that the client's key gets
+-- ARGV[18] limits        str     keys.LIMITS, a hash; not in KEYS, because the Redis users may only read it
 -- Returns {'created' | 'exists', created_at in Unix ms, vtime}, {the limit's name, limit, ms until it may pass}
 -- or {'reserved', the value of the client's key, ''}.
 --
 -- Safe to repeat: a second call finds the run and changes nothing. The writes go in the order in which a reader may
 -- see them, and in which a truncated append-only file keeps them: lists, record, job, wake-up.
+-- The keys of an active run have no TTL, so it cannot vanish while no process lives; account gives them one. Of the
+-- tenant's lists, old entries are removed, but never those of active runs. At most TRIMMED_MAX are looked at, and if
+-- there are more, those from a place that moves with the clock.
 -- The client's key is bound only when the run is created: a refused request leaves it free for another body.
 -- The score of a new run is its virtual time (start-time fair queueing with cost 1): one after its tenant's last,
 -- but not before the time of the run that was acquired last. So tenants alternate, and a tenant with one run waits
@@ -47,12 +49,12 @@ local active, runs, active_of_tenant, running = KEYS[4], KEYS[5], KEYS[6], KEYS[
 local tokens, vtime_key, tenant_vtime_key = KEYS[8], KEYS[9], KEYS[10]
 local queue, job, wakeup, idempotency = KEYS[11], KEYS[12], KEYS[13], KEYS[14]
 local status, tenant, model, request = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local stage, event, data, ttl_ms = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
-local run_id, made_ms, life_ms = ARGV[9], ARGV[10], ARGV[11]
-local runs_queued, tokens_per_day = ARGV[12], ARGV[13]
-local request_id, traceparent, job_bytes = ARGV[14], ARGV[15], ARGV[16]
-local wakeups_max, reservation, limits = ARGV[17], ARGV[18], ARGV[19]
+local stage, event, data, run_id = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
+local made_ms, life_ms, runs_queued, tokens_per_day = ARGV[9], ARGV[10], ARGV[11], ARGV[12]
+local request_id, traceparent, job_bytes = ARGV[13], ARGV[14], ARGV[15]
+local wakeups_max, reservation, limits = ARGV[16], ARGV[17], ARGV[18]
 
+local TRIMMED_MAX = 100
 local stored = redis.call('HMGET', run, 'created_at', 'vtime')
 if stored[1] then
     return {'exists', stored[1], stored[2] or '0'}
@@ -84,7 +86,14 @@ redis.call('SET', tenant_vtime_key, string.format('%d', vtime + 1), 'PX', life_m
 redis.call('ZADD', active, made_ms, run_id)
 for _, list in ipairs({runs, active_of_tenant}) do
     redis.call('ZADD', list, made_ms, run_id)
-    redis.call('ZREMRANGEBYSCORE', list, '-inf', string.format('%d', made_ms - life_ms))
+    local horizon = string.format('%d', made_ms - life_ms)
+    local old_count = redis.call('ZCOUNT', list, '-inf', horizon)
+    local offset = old_count > TRIMMED_MAX and now_ms % (old_count - TRIMMED_MAX + 1) or 0
+    for _, old in ipairs(redis.call('ZRANGEBYSCORE', list, '-inf', horizon, 'LIMIT', offset, TRIMMED_MAX)) do
+        if not redis.call('ZSCORE', active, old) then
+            redis.call('ZREM', list, old)
+        end
+    end
     redis.call('PEXPIRE', list, life_ms)
 end
 redis.call('DEL', stages, journal)
@@ -94,14 +103,11 @@ redis.call('HSET', run, 'status', status, 'attempt', 0, 'tries', 0, 'last_id', '
     'request_id', request_id, 'traceparent', traceparent)
 redis.call('RPUSH', stages, stage)
 redis.call('XADD', journal, '0-1', 'event', event, 'data', data)
-for _, key in ipairs({run, stages, journal}) do
-    redis.call('PEXPIRE', key, ttl_ms)
-end
 if idempotency then
-    redis.call('SET', idempotency, reservation, 'PX', ttl_ms)
+    redis.call('SET', idempotency, reservation)
 end
 if job_bytes ~= '' then
-    redis.call('SET', job, job_bytes, 'PX', ttl_ms)
+    redis.call('SET', job, job_bytes)
     redis.call('ZADD', queue, string.format('%d', vtime), run_id)
     redis.call('RPUSH', wakeup, run_id)
     redis.call('LTRIM', wakeup, -wakeups_max, -1)

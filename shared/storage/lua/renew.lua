@@ -1,20 +1,18 @@
--- renew: renew a lease, and the TTLs of the run's keys, while the attempt owns the run.
+-- renew: renew a lease while the attempt owns the run.
 --
 -- KEYS[1] queue     zset    keys.QUEUE
 -- KEYS[2] lease     string  keys.lease
 -- KEYS[3] run       hash    keys.run
--- KEYS[4..]         the run's other keys; their TTLs are renewed with the record's
 -- ARGV[1] run_id    str
 -- ARGV[2] token     str     from acquire
 -- ARGV[3] attempt   int     from claim
 -- ARGV[4] lease_ms  int
--- ARGV[5] ttl_ms    int     0: leave the TTLs as they are
 -- Returns {'ok', cancel, last_id} or {'lost'}.
 --
 -- A lease that expired while Redis was away, and that no other worker has acquired, is renewed: the attempt number
 -- proves it. A run that was given back names no worker, so a late renewal does not lock it. Safe to repeat.
-local queue, lease, run, other_keys = KEYS[1], KEYS[2], KEYS[3], {unpack(KEYS, 4)}
-local run_id, token, attempt, lease_ms, ttl_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local queue, lease, run = KEYS[1], KEYS[2], KEYS[3]
+local run_id, token, attempt, lease_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
 local holder = redis.call('GET', lease)
 local stored = redis.call('HMGET', run, 'attempt', 'cancel', 'last_id', 'finished_at', 'worker')
@@ -27,10 +25,4 @@ local time = redis.call('TIME')
 local lease_end_ms = time[1] * 1000 + math.floor(time[2] / 1000) + lease_ms
 redis.call('SET', lease, token, 'PX', lease_ms)
 redis.call('ZADD', queue, 'XX', string.format('%d', lease_end_ms), run_id)
-if ttl_ms ~= '0' then
-    redis.call('PEXPIRE', run, ttl_ms)
-    for _, key in ipairs(other_keys) do
-        redis.call('PEXPIRE', key, ttl_ms)
-    end
-end
 return {'ok', cancel, last_id}

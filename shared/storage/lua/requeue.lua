@@ -1,19 +1,24 @@
--- requeue: ensure that a run has a job and an entry in the queue.
+-- requeue: ensure that an active run has a job and an entry in the queue.
 --
 -- KEYS[1] queue   zset    keys.QUEUE
 -- KEYS[2] job     string  keys.job
 -- KEYS[3] wakeup  list    keys.WAKEUP
+-- KEYS[4] run     hash    keys.run
 -- ARGV[1] run_id  str
 -- ARGV[2] job_bytes   bytes  the serialised arq job
--- ARGV[3] ttl_ms      int    the job's TTL
--- ARGV[4] wakeups_max int    the bound of the wake-up list
--- Returns 1 if the queue had no entry for the run, else 0.
+-- ARGV[3] wakeups_max int    the bound of the wake-up list
+-- Returns 1 if the queue had no entry for the run and has one now, else 0.
 --
--- Unlike arq's enqueue it repairs a partial state: a job without an entry, an entry whose job expired. Safe to repeat.
-local queue, job, wakeup = KEYS[1], KEYS[2], KEYS[3]
-local run_id, job_bytes, ttl_ms, wakeups_max = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+-- Unlike arq's enqueue it repairs a partial state: a job without an entry, an entry whose job is gone. A run that has
+-- ended gets nothing, since nothing would remove its job. Safe to repeat.
+local queue, job, wakeup, run = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local run_id, job_bytes, wakeups_max = ARGV[1], ARGV[2], ARGV[3]
 
-redis.call('SET', job, job_bytes, 'PX', ttl_ms)
+local stored = redis.call('HMGET', run, 'created_at', 'finished_at')
+if not stored[1] or stored[2] then
+    return 0
+end
+redis.call('SET', job, job_bytes)
 local time = redis.call('TIME')
 local now = string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000))
 local added = redis.call('ZADD', queue, 'NX', now, run_id)

@@ -102,7 +102,7 @@ def test_state_of_a_newer_version_is_the_nearest_that_there_is(fields: dict[byte
 async def test_record_is_read_as_the_scripts_write_it(redis: Redis) -> None:
     run_id = ids.new_run_id()
     created = await run_scripts.create(
-        redis, run_id, tenant="t", model="m", request=b'{"a":1}', event="run_queued", data=b"{}", ttl_s=60
+        redis, run_id, tenant="t", model="m", request=b'{"a":1}', event="run_queued", data=b"{}", life_s=60
     )
     queued = decode_run(run_id, await redis.hgetall(keys.run(run_id)))
     claimed = await run_scripts.claim(redis, run_id, "w")

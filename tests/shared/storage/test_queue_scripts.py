@@ -5,20 +5,21 @@ from redis.asyncio import Redis
 
 from stagebus.shared.domain import ids
 from stagebus.shared.domain.cursor import EventId
+from stagebus.shared.domain.runs import RunStatus
 from stagebus.shared.storage import keys, queue_scripts, run_scripts
 from stagebus.shared.storage.run_scripts import Claim, LogEntry
 from tests.support.waiting import until
 
-TTL_S = 600
+LIFE_S = 600
 
 
 @pytest.fixture
 async def queued(redis: Redis) -> str:
     run_id = ids.new_run_id()
     await run_scripts.create(
-        redis, run_id, tenant="t", model="m", request=b"{}", event="run_queued", data=b"{}", ttl_s=TTL_S
+        redis, run_id, tenant="t", model="m", request=b"{}", event="run_queued", data=b"{}", life_s=LIFE_S
     )
-    assert await queue_scripts.requeue(redis, run_id, b"{}", TTL_S)
+    assert await queue_scripts.requeue(redis, run_id, b"{}")
     return run_id
 
 
@@ -73,19 +74,45 @@ async def test_renewal_of_a_fenced_attempt_is_refused(redis: Redis, queued: str)
     assert await queue_scripts.renew(redis, queued, token="t1", attempt=old.attempt, lease_s=5) is None
 
 
-async def test_renewal_refreshes_the_ttl_of_every_key(redis: Redis, queued: str) -> None:
-    await queue_scripts.acquire(redis, queued, "t1", lease_s=5)
+async def test_keys_of_an_active_run_have_no_ttl_and_those_of_an_accounted_one_do(redis: Redis) -> None:
+    """Also the stream of a stage that a damaged list does not name."""
+    run_id, reserved = ids.new_run_id(), keys.idempotency("t", "k")
+    await run_scripts.create(
+        redis, run_id, tenant="t", model="m", request=b"{}", event="run_queued", data=b"{}", life_s=LIFE_S,
+        job=b"{}", idempotency=reserved, reservation=f"{run_id} digest",
+    )  # fmt: skip
+    await queue_scripts.requeue(redis, run_id, b"{}")
+    await queue_scripts.acquire(redis, run_id, "t1", lease_s=5)
+    mine = await claim(redis, run_id)
+    await run_scripts.append(
+        redis, run_id, attempt=mine.attempt, before=mine.last_id, entries=[LogEntry("extraction", "a", b"{}")],
+        message=b"",
+    )  # fmt: skip
+    await queue_scripts.renew(redis, run_id, token="t1", attempt=mine.attempt, lease_s=5)
+    run_keys = [key async for key in redis.scan_iter(f"{keys.run(run_id)}*")] + [keys.job(run_id), reserved]
+    assert len(run_keys) == 6
+    assert {await redis.ttl(key) for key in run_keys} == {-1}
+
+    await redis.lrem(keys.stages(run_id), 0, "extraction")
+    ended = queue_scripts.EndedRun("succeeded", at=mine.now)
+    for removed in (True, False):
+        assert removed == await queue_scripts.account(
+            redis, run_id, tenant="t", ended=ended, retention_s=50, run_keys=keys.all_of_run(run_id, reserved)
+        )
+        assert all([40 < await redis.ttl(key) <= 50 for key in run_keys])
+
+
+async def test_ended_run_gets_no_job(redis: Redis, queued: str) -> None:
     mine = await claim(redis, queued)
     await run_scripts.append(
-        redis, queued, attempt=mine.attempt, before=mine.last_id, entries=[LogEntry("extraction", "a", b"{}")],
-        message=b"", ttl_s=TTL_S,
+        redis, queued, attempt=mine.attempt, before=mine.last_id, entries=[LogEntry("run", "done", b"{}")], message=b"",
+        end=run_scripts.TerminalState(RunStatus.SUCCEEDED, 60), stage_ids=["run"],
     )  # fmt: skip
+    await redis.delete(keys.QUEUE, keys.job(queued))
 
-    await queue_scripts.renew(
-        redis, queued, token="t1", attempt=mine.attempt, lease_s=5, ttl_s=9000, stage_ids=["run", "extraction"]
-    )
-
-    assert all([await redis.ttl(key) > TTL_S async for key in redis.scan_iter("sb:run:*")])
+    for run_id in (queued, ids.new_run_id()):
+        assert not await queue_scripts.requeue(redis, run_id, b"{}")
+        assert not await redis.exists(keys.QUEUE, keys.job(run_id))
 
 
 async def test_released_run_is_due_names_no_worker_and_wakes_one(redis: Redis, queued: str) -> None:
@@ -119,7 +146,12 @@ async def test_late_worker_cannot_release_or_finish_a_run_of_another(redis: Redi
 
 
 async def test_wakeup_list_is_bounded(redis: Redis) -> None:
+    run_id = ids.new_run_id()
+    await run_scripts.create(
+        redis, run_id, tenant="t", model="m", request=b"{}", event="run_queued", data=b"{}", life_s=LIFE_S
+    )
     for _ in range(keys.WAKEUPS_MAX + 20):
-        await queue_scripts.requeue(redis, ids.new_run_id(), b"{}", TTL_S)
+        await queue_scripts.requeue(redis, run_id, b"{}")
+        await redis.delete(keys.QUEUE)
 
     assert await redis.llen(keys.WAKEUP) == keys.WAKEUPS_MAX

@@ -11,7 +11,7 @@ from stagebus.shared.log import live_batch, log_reader, sse
 from stagebus.shared.storage import keys, queue_scripts, run_scripts
 from stagebus.shared.storage.run_scripts import AppendResult, Claim, LogEntry, TerminalState
 
-TTL_S = 600
+LIFE_S = 600
 DONE = TerminalState(RunStatus.SUCCEEDED, retention_s=60)
 
 
@@ -24,7 +24,14 @@ async def run_id(redis: Redis) -> str:
 
 async def create(redis: Redis, run_id: str) -> run_scripts.CreateResult:
     return await run_scripts.create(
-        redis, run_id, tenant="t", model="m", request=b"{}", event="run_queued", data=b'{"stage_id":"run"}', ttl_s=TTL_S
+        redis,
+        run_id,
+        tenant="t",
+        model="m",
+        request=b"{}",
+        event="run_queued",
+        data=b'{"stage_id":"run"}',
+        life_s=LIFE_S,
     )
 
 
@@ -48,7 +55,7 @@ async def append(
     ]
     message = live_batch.encode(before, last, [entry.stage_id for entry in batch], frames, is_end=end is not None)
     return await run_scripts.append(
-        redis, run_id, attempt=attempt, before=before, entries=batch, message=message, ttl_s=TTL_S, end=end,
+        redis, run_id, attempt=attempt, before=before, entries=batch, message=message, end=end,
         stage_ids=(await log_reader.read_head(redis, run_id)).stage_ids if end else (),
     )  # fmt: skip
 
@@ -136,13 +143,15 @@ async def test_nothing_follows_a_terminal_event(redis: Redis, run_id: str) -> No
     assert await names(redis, run_id) == ["run_queued", "done"]
 
 
-async def test_end_gives_every_key_the_retention_ttl(redis: Redis, run_id: str) -> None:
+async def test_end_gives_the_log_the_retention_ttl(redis: Redis, run_id: str) -> None:
+    """The record gets its TTL when the run is accounted; until then the sweep needs it."""
     mine = await claim(redis, run_id)
     appended = await append(redis, run_id, mine.attempt, mine.last_id, [*entries("a"), *entries("b", stage_id="tools")])
     await append(redis, run_id, mine.attempt, appended.last_id, entries("done", stage_id="run"), DONE)
 
     ttls = {key: await redis.ttl(key) async for key in redis.scan_iter("sb:run:*")}
-    assert len(ttls) == 5
+    assert ttls.pop(keys.run(run_id).encode()) == -1
+    assert len(ttls) == 4
     assert all(0 < ttl <= DONE.retention_s for ttl in ttls.values()), ttls
 
 
@@ -176,16 +185,26 @@ async def test_claim_after_a_death_is_a_try_and_others_are_not(redis: Redis, run
     assert (await claim(redis, run_id, "w3")).tries == 1, "w2 gave it back"
 
 
-async def test_only_unheld_claim_leaves_a_held_run_alone(redis: Redis, run_id: str) -> None:
+async def test_guarded_claim_leaves_a_run_that_names_a_worker_alone(redis: Redis, run_id: str) -> None:
     mine = await claim(redis, run_id)
 
-    assert await run_scripts.claim(redis, run_id, "", only_unheld=True) is None
+    assert await run_scripts.claim(redis, run_id, "", guard="worker") is None
     await append(redis, run_id, mine.attempt, mine.last_id, entries("still mine"))
+
+
+async def test_guarded_claim_leaves_a_run_with_a_lease_alone(redis: Redis, run_id: str) -> None:
+    mine = await claim(redis, run_id)
+    await redis.set(keys.lease(run_id), "token", px=60_000)
+    assert await run_scripts.claim(redis, run_id, "", guard="lease") is None
+    assert (await append(redis, run_id, mine.attempt, mine.last_id, entries("still mine"))).last_id.sequence == 2
+    await redis.delete(keys.lease(run_id))
+
+    assert await run_scripts.claim(redis, run_id, "", guard="lease"), "its worker died"
 
 
 @pytest.fixture
 async def queued(redis: Redis, run_id: str) -> str:
-    assert await queue_scripts.requeue(redis, run_id, b"{}", TTL_S)
+    assert await queue_scripts.requeue(redis, run_id, b"{}")
     return run_id
 
 

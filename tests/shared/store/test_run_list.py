@@ -106,7 +106,7 @@ async def test_search_takes_few_round_trips(redis: Redis, settings: Settings) ->
     for n in range(200):
         await run_scripts.create(
             redis, ids.new_run_id(), tenant="t", model="m", request=b'{"n":%d}' % n, event="run_queued",
-            data=b"{}", ttl_s=600,
+            data=b"{}", life_s=600,
         )  # fmt: skip
     before, sent = await calls(redis), (await redis.info("stats"))["total_reads_processed"]
     await list_runs(redis, "t", 20, wanted=RunFilter(statuses=frozenset({RunStatus.RUNNING})))

@@ -17,7 +17,7 @@ from stagebus.shared.errors import IdempotencyConflict, RunNotFound
 from stagebus.shared.log import log_reader
 from stagebus.shared.storage import keys, queue_scripts, run_scripts
 from stagebus.shared.store import run_store
-from stagebus.worker.execution.sweep import sweep
+from stagebus.shared.store.sweep import sweep
 
 REQUEST: dict[str, Any] = {"model": "m", "messages": [], "timeout_s": 60}
 

@@ -20,7 +20,7 @@ from stagebus.worker.execution.lease import HeldLease, LeaseKeeper
 from tests.support import runs_by_hand
 from tests.support.attempt_recorder import AttemptRecorder
 from tests.support.proxy import Proxy
-from tests.support.runs_by_hand import TTL_S, RunByHand
+from tests.support.runs_by_hand import RunByHand
 from tests.support.waiting import until
 
 LEASE_S = 0.6
@@ -38,7 +38,7 @@ class Holder(AttemptRecorder):
     def __init__(self, run: RunByHand, token: str, attempt: int) -> None:
         super().__init__()
         self.run = run
-        self.held = HeldLease(run.run_id, token, attempt, run.producer.stage_ids, self)
+        self.held = HeldLease(run.run_id, token, attempt, self)
 
     @property
     def key(self) -> str:
@@ -47,7 +47,7 @@ class Holder(AttemptRecorder):
 
 async def hold(redis: Redis, run: RunByHand, token: str = "mine") -> Holder:
     """Queues the run and acquires its lease."""
-    await queue_scripts.requeue(redis, run.run_id, b"{}", TTL_S)
+    await queue_scripts.requeue(redis, run.run_id, b"{}")
     assert await queue_scripts.acquire(redis, run.run_id, token, LEASE_S)
     # The claim counts the milliseconds since the run was created, so on a busy machine it is not attempt 1.
     return Holder(run, token, int(await redis.hget(keys.run(run.run_id), "attempt")))
@@ -173,54 +173,11 @@ async def test_expired_lease_that_no_worker_took_is_acquired_again(
 
 
 async def test_lease_of_an_ended_run_is_not_renewed(redis: Redis, keeper: LeaseKeeper, holder: Holder) -> None:
-    """Each renewal would restart its retention."""
     await holder.run.end()
     keeper.hold(holder.held)
 
     await holder.until(lambda h: bool(h.losses))
-    assert await redis.ttl(keys.run(holder.run.run_id)) <= TTL_S
-
-
-async def test_lease_renewal_soon_renews_the_ttl_of_every_key(
-    redis: Redis, keeper: LeaseKeeper, holder: Holder
-) -> None:
-    """A run may have waited for most of its TTL, and may work for longer than the rest of it."""
-    await holder.run.begin("extraction")
-    await holder.run.begin("tools")
-    for key in await _keys_of(redis, holder.run.run_id):
-        await redis.expire(key, 30)
-    keeper.hold(holder.held)
-
-    await until(lambda: _all_live(redis, holder.run.run_id))
-    assert len(await _keys_of(redis, holder.run.run_id)) == 5
-
-
-async def _keys_of(redis: Redis, run_id: str) -> list[bytes]:
-    return [key async for key in redis.scan_iter(f"{keys.run(run_id)}*")]
-
-
-async def _all_live(redis: Redis, run_id: str) -> bool:
-    return all([await redis.ttl(key) > 1000 for key in await _keys_of(redis, run_id)])
-
-
-async def test_lease_renewal_keeps_renewing_the_ttls(redis: Redis, keep: Keep, holder: Holder) -> None:
-    """Less often than the lease, and including the keys of a stage that began later."""
-    keeper = keep(live_ttl_s=3.0)
-    keeper.hold(holder.held)
-    await holder.until(lambda h: bool(h.renewals))
-    await holder.run.begin("synthesis")
-
-    await until(lambda: _all_within(redis, holder.run.run_id, 3000))
-    await redis.pexpire(keys.stage_stream(holder.run.run_id, "synthesis"), 1500)
-    await until(lambda: _lives_longer(redis, keys.stage_stream(holder.run.run_id, "synthesis"), 1600))
-
-
-async def _all_within(redis: Redis, run_id: str, ttl_ms: int) -> bool:
-    return all([0 < await redis.pttl(key) <= ttl_ms for key in await _keys_of(redis, run_id)])
-
-
-async def _lives_longer(redis: Redis, key: str, ttl_ms: int) -> bool:
-    return await redis.pttl(key) > ttl_ms
+    assert holder.renewals == []
 
 
 async def test_renew_now_renews_every_lease(redis: Redis, keep: Keep, holder: Holder) -> None:

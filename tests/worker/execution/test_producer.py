@@ -25,7 +25,7 @@ from tests.support.attempt_recorder import AttemptRecorder
 async def run_id(redis: Redis) -> str:
     run_id = ids.new_run_id()
     await run_scripts.create(
-        redis, run_id, tenant="t", model="m", request=b"{}", event="run_queued", data=b'{"stage_id":"run"}', ttl_s=600
+        redis, run_id, tenant="t", model="m", request=b"{}", event="run_queued", data=b'{"stage_id":"run"}', life_s=600
     )
     return run_id
 
@@ -42,7 +42,6 @@ async def producing(
         claim.attempt,
         claim.last_id,
         stage_ids=["run"],
-        ttl_s=600,
         pending_max_bytes=pending_max_bytes,
         listener=listener,
     ) as producer:

@@ -87,7 +87,7 @@ async def test_run_of_another_version_continues(
     started = b'{"stage_id":"extraction","attempt":1%b}' % added
     completed = b'{"stage_id":"extraction","result":{"text":"hello","tool_calls":[]}%b}' % added
     await run_scripts.append(
-        redis, run_id, attempt=claim.attempt, before=claim.last_id, message=b"", ttl_s=60,
+        redis, run_id, attempt=claim.attempt, before=claim.last_id, message=b"",
         entries=[
             run_scripts.LogEntry("extraction", "stage_started", started),
             run_scripts.LogEntry("extraction", "stage_completed", completed),
@@ -237,7 +237,7 @@ async def test_run_with_an_unreadable_log_ends(redis: Redis, settings: Settings,
     assert claim is not None
     data = b'{"stage_id":"extraction","result":"of another kind"}'
     await run_scripts.append(
-        redis, run_id, attempt=claim.attempt, before=claim.last_id, message=b"", ttl_s=600,
+        redis, run_id, attempt=claim.attempt, before=claim.last_id, message=b"",
         entries=[run_scripts.LogEntry("extraction", "stage_completed", data)],
     )  # fmt: skip
 
@@ -265,7 +265,7 @@ async def test_run_with_a_damaged_log_has_one_end(
     claim = await run_scripts.claim(redis, run_id, "w")
     assert claim is not None
     await run_scripts.append(
-        redis, run_id, attempt=claim.attempt, before=claim.last_id, message=b"", ttl_s=600,
+        redis, run_id, attempt=claim.attempt, before=claim.last_id, message=b"",
         entries=[run_scripts.LogEntry("extraction", "stage_started", b'{"stage_id":"extraction","attempt":1}')],
     )  # fmt: skip
     await spoil(redis, run_id, part, is_deleted=is_deleted)

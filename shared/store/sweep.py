@@ -1,0 +1,188 @@
+"""The sweep: finds active runs that no worker or request would ever end, and repairs them.
+
+Every worker and gateway can sweep; a key in Redis elects one of them from time to time. The sweep requeues runs that
+have no entry in the queue, ends cancelled runs and runs that waited too long, keeps old active runs in the lists,
+removes runs that have ended or were never created completely, and admits throttled runs that are within their tenant's
+limit again. So runs that wait are kept and ended even if no worker is alive.
+"""
+
+import asyncio
+import logging
+from typing import Final, NamedTuple
+
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.domain import ids
+from stagebus.shared.domain.events import Cancel, Error
+from stagebus.shared.domain.runs import TERMINAL, RunStatus
+from stagebus.shared.errors import QueueTimeout, RunEnded
+from stagebus.shared.storage import keys, queue_scripts, run_scripts
+from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis, is_passing, read_time_ms
+from stagebus.shared.store import run_queue, run_store
+
+logger = logging.getLogger(__name__)
+
+pause = asyncio.sleep
+
+BATCH: Final = 500
+FIELDS: Final = ("status", "worker", "cancel", "created_at", "attempt", "tenant", "idempotency")
+# A creation that stopped before the record was written may be completed by its client's retry for this long.
+INCOMPLETE_MAX_S: Final = 3600.0
+
+
+async def sweep_forever(redis: Redis, settings: Settings, process: str) -> None:
+    """Sweeps every `sweep_s` unless another process has done so.
+
+    Args:
+        process: the name of this process, for people who look at the key.
+    """
+    while True:
+        try:
+            if await redis.set(keys.SWEEP, process, nx=True, px=round(settings.sweep_s * 1000)):
+                await sweep(redis, settings)
+        except REDIS_AWAY as exc:
+            logger.warning("the sweep waits for Redis: %s", exc)
+        except Exception:
+            # Otherwise the task would end silently, and runs without an entry in the queue would stay stranded.
+            logger.exception("a sweep failed; trying again at the next interval")
+        await asyncio.sleep(settings.sweep_s / 2)
+
+
+class ActiveRun(NamedTuple):
+    """The small fields of a run that show whether it needs a repair; without its request of up to a megabyte."""
+
+    run_id: str
+    fields: list[bytes | None] | Exception  # FIELDS of its record; all None if there is no record
+    ttl_s: int  # of the record; -1: none, as an active run has
+    has_lease: bool
+    score: float | None  # in the queue
+
+    def field(self, name: str) -> str:
+        """Returns one of FIELDS; an empty string if the record does not have it."""
+        assert not isinstance(self.fields, Exception), "the record could be read"
+        return (self.fields[FIELDS.index(name)] or b"").decode()
+
+
+async def sweep(redis: Redis, settings: Settings) -> None:
+    """Checks every active run once."""
+    now_ms = await read_time_ms(redis)
+    offset = 0
+    abandoned: list[str] = []
+    while run_ids := await redis.zrange(keys.ACTIVE, offset, offset + BATCH - 1):
+        offset += len(run_ids)
+        for summary in await _read_summaries(redis, [run_id.decode() for run_id in run_ids]):
+            try:
+                offset -= await _repair(redis, settings, summary, now_ms, abandoned)
+            except RunEnded:
+                logger.debug("run %s ended during the sweep", summary.run_id)
+            except Exception as exc:
+                if isinstance(exc, REDIS_AWAY) and is_passing(exc):
+                    raise
+                # One bad record must not keep the other runs from being swept.
+                logger.exception("run %s cannot be swept", summary.run_id)
+    await _admit(redis, settings, now_ms)
+    if abandoned:
+        await _end_abandoned(redis, settings, abandoned)
+
+
+async def _read_summaries(redis: Redis, run_ids: list[str]) -> list[ActiveRun]:
+    async with redis.pipeline(transaction=False) as pipe:
+        pipe.zmscore(keys.QUEUE, run_ids)
+        for run_id in run_ids:
+            pipe.hmget(keys.run(run_id), list(FIELDS))
+            pipe.ttl(keys.run(run_id))
+            pipe.exists(keys.lease(run_id))
+        scores, *replies = await pipe.execute(raise_on_error=False)
+    each = zip(run_ids, replies[::3], replies[1::3], replies[2::3], scores, strict=True)
+    return [ActiveRun(run_id, fields, ttl, has_lease == 1, score) for run_id, fields, ttl, has_lease, score in each]
+
+
+async def _admit(redis: Redis, settings: Settings, now_ms: int) -> None:
+    """Admits throttled runs as far as the limits allow, in case a process died before it could do so."""
+    for member in await redis.zrange(keys.RUNNING, 0, -1):
+        tenant, _, run_id = member.decode().rpartition(" ")
+        async with redis.pipeline(transaction=False) as pipe:
+            pipe.zscore(keys.ACTIVE, run_id)
+            pipe.exists(keys.lease(run_id))
+            pipe.zscore(keys.QUEUE, run_id)
+            active, is_held, score = await pipe.execute()
+        # A run whose lease expired still counts: it continues as soon as a worker acquires it.
+        if active is None or (not is_held and (score is None or score > now_ms)):
+            await queue_scripts.admit(redis, run_id, settings.tenant_runs_running, tenant=tenant)
+    waiting = (member.decode().rpartition(" ") for member in await redis.zrange(keys.THROTTLED, 0, -1))
+    for tenant, run_id in {tenant: run_id for tenant, _, run_id in waiting}.items():
+        await queue_scripts.admit(redis, run_id, settings.tenant_runs_running, tenant=tenant)
+
+
+async def _repair(redis: Redis, settings: Settings, summary: ActiveRun, now_ms: int, abandoned: list[str]) -> int:
+    """Repairs one run; returns 1 if it was removed from `sb:active`, else 0.
+
+    Args:
+        abandoned: gets the run's id if it is overdue and names a worker that lost its lease.
+    """
+    run_id = summary.run_id
+    if isinstance(summary.fields, Exception):
+        raise summary.fields
+    age_ms = now_ms - ids.created_ms(run_id)
+    status = summary.field("status")
+    if not status and age_ms < INCOMPLETE_MAX_S * 1000:
+        return 0
+    if not status or status in TERMINAL:  # a newer version's is not; a worker that claims the run finds out
+        await run_store.finalize(redis, settings, run_id)
+        return 1
+    if await _end_waiting(redis, settings, summary, now_ms, abandoned):
+        return 1
+    life_s = settings.live_ttl_s + settings.retention_s
+    if summary.ttl_s >= 0 or age_ms > life_s * 1000 / 2:
+        tenant, other_keys = summary.field("tenant"), keys.all_of_run(run_id, summary.field("idempotency"))[1:]
+        await queue_scripts.keep_active(redis, run_id, tenant=tenant, life_s=life_s, other_keys=other_keys)
+    if summary.score is None and await run_queue.requeue(redis, run_id):
+        logger.warning("run %s had no entry in the queue; it has one again", run_id)
+    return 0
+
+
+async def _end_waiting(redis: Redis, settings: Settings, summary: ActiveRun, now_ms: int, abandoned: list[str]) -> bool:
+    """Ends a run that no worker holds and that was cancelled or has waited too long; returns True if it ended."""
+    worker = summary.field("worker")
+    if worker and summary.has_lease:
+        return False
+    guard: run_scripts.ClaimGuard = "lease" if worker else "worker"
+    if summary.field("cancel") == "1":
+        return await run_store.end_unheld(redis, settings, summary.run_id, Cancel(), guard)
+    if now_ms - _due_since(settings, summary) <= settings.queue_wait_max_s * 1000:
+        return False
+    if worker:
+        abandoned.append(summary.run_id)
+        return False
+    return await run_store.end_unheld(redis, settings, summary.run_id, _queue_timeout(settings), guard)
+
+
+def _due_since(settings: Settings, summary: ActiveRun) -> float:
+    """Returns since when a worker could have acquired the run, Unix ms; a time in the future if none can."""
+    if summary.field("status") == RunStatus.QUEUED:
+        return int(summary.field("created_at"))
+    if summary.score is not None and keys.TIME_SCORE_MIN <= summary.score < keys.THROTTLED_SCORE:
+        return summary.score
+    # A started run that is throttled, or was and has a virtual time, or is missing in the queue. After its last claim it
+    # worked and waited for a person at most as long as both may take. An attempt is the ms from creation to claim.
+    claimed_at = int(summary.field("created_at")) + int(summary.field("attempt"))
+    return claimed_at + (settings.run_timeout_max_s + settings.approval_wait_s) * 1000
+
+
+def _queue_timeout(settings: Settings) -> Error:
+    failure = QueueTimeout(settings.queue_wait_max_s)
+    return Error(error=str(failure), code=failure.code)
+
+
+async def _end_abandoned(redis: Redis, settings: Settings, run_ids: list[str]) -> None:
+    """Ends overdue runs whose workers lost their leases, if these workers do not renew them within the next `lease_s`.
+
+    All leases expire while Redis is away. Workers that are alive renew theirs when it is back, but a sweep may be
+    faster.
+    """
+    await pause(settings.lease_s)
+    for run_id in run_ids:
+        try:
+            if await run_store.end_unheld(redis, settings, run_id, _queue_timeout(settings), "lease"):
+                logger.warning("run %s has ended: its worker died, and no other one acquired it", run_id)
+        except RunEnded:
+            logger.debug("run %s ended during the sweep", run_id)
