@@ -15,6 +15,7 @@ from stagebus.gateway.tenant_limiter import TenantLimiter
 from stagebus.shared.config.providers import Providers
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.errors import Draining, StagebusError
+from stagebus.shared.storage import keys
 from stagebus.shared.storage.redis_client import Redis, storage_errors
 
 
@@ -49,12 +50,13 @@ class Gateway:
 
         Raises:
             Draining: this process is shutting down.
-            StorageUnavailable: Redis does not answer.
+            StorageUnavailable: Redis does not answer, or accepts no writes, as after a failover.
         """
         if self.hub.is_draining:
             raise Draining
         with storage_errors():
-            await self.redis.ping()
+            # A write that changes nothing. Unlike most, it succeeds on a full Redis, where streams still work.
+            await self.redis.hdel(keys.GATEWAYS, "")  # type: ignore[misc]
 
     def admit_stream(self, principal: Principal, close: Callable[[], None]) -> StreamAdmission:
         """Returns the admission of a stream that `close` ends; the stream enters it."""

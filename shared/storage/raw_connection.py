@@ -13,7 +13,7 @@ import hiredis
 from redis.asyncio import Connection, Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from stagebus.shared.storage.redis_client import open_connection
+from stagebus.shared.storage.redis_client import leave_server, open_connection
 
 
 class RedisProtocol(asyncio.Protocol):
@@ -80,15 +80,18 @@ class RedisProtocol(asyncio.Protocol):
     # --- asyncio.Protocol ----------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """Parses the bytes and hands over every complete reply."""
+        """Parses the bytes and hands over every complete reply; closes the connection if it leads to the wrong server."""
         try:
             self._parser.feed(data)
             while self._failure is None and (reply := self._parser.gets()) is not False:
-                self._on_reply(reply)
+                if isinstance(reply, Exception) and (failure := leave_server(self._connection, reply)) is not None:
+                    self.close(failure)
+                else:
+                    self._on_reply(reply)
         except Exception as exc:  # noqa: BLE001 - `on_lost` and `wait_closed` pass it on
-            failure = RedisConnectionError(f"the reply cannot be read: {exc!r}")
-            failure.__cause__ = exc
-            self.close(failure)
+            broken = RedisConnectionError(f"the reply cannot be read: {exc!r}")
+            broken.__cause__ = exc
+            self.close(broken)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by asyncio when either side closed the socket."""

@@ -3,8 +3,9 @@
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
+from weakref import WeakSet
 
 # Only this folder imports redis-py. `as` marks the names of it that other rooms use.
 from redis.asyncio import BlockingConnectionPool, SSLConnection, UnixDomainSocketConnection
@@ -12,8 +13,8 @@ from redis.asyncio import Connection as Connection  # noqa: PLC0414
 from redis.asyncio import Redis as Redis  # noqa: PLC0414
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import BusyLoadingError, OutOfMemoryError, ReadOnlyError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 from redis.exceptions import RedisError as RedisError  # noqa: PLC0414
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -27,12 +28,87 @@ POLICY: Final = "noeviction"
 REDIS_AWAY: Final = (RedisError, OSError)
 
 
+# Replies that concern the connection and not the command. After a failover the old primary stays up as a replica and
+# would answer so for ever, while the address leads new connections to the new primary.
+_CONNECTION_CODES: Final = ("READONLY", "MASTERDOWN", "NOREPLICAS", "UNBLOCKED", "LOADING")
+# Redis 6.2 wraps the error of a script's command.
+_SCRIPT_ERROR: Final = re.compile(rf"Error running script .*-({'|'.join(_CONNECTION_CODES)}) ", re.DOTALL)
+
+
+class _WrongServer(RedisConnectionError):
+    """This server refuses the command, but the one that the address leads to now may execute it."""
+
+
+def as_connection_error(reply: object) -> RedisConnectionError | None:
+    """Returns the error with which a connection has to be closed that got this reply; None if it may stay open."""
+    if not isinstance(reply, ResponseError | BusyLoadingError):
+        return None
+    text = str(reply)
+    is_refused = isinstance(reply, ReadOnlyError | BusyLoadingError) or text.startswith(_CONNECTION_CODES)
+    return (
+        _WrongServer(f"this server accepts no writes now: {text}") if is_refused or _SCRIPT_ERROR.match(text) else None
+    )
+
+
+class _Pool(BlockingConnectionPool):
+    """Once a server has refused a command of one connection, every older connection is closed before its next use.
+
+    So connections that only read leave an old primary, too, whose data may have become stale.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.epoch = 0
+        self.opened: WeakSet[Connection] = WeakSet()  # outside of the pool
+
+    def make_connection(self) -> Connection:
+        """Creates a connection, for the pool or outside of it."""
+        connection: Connection = super().make_connection()  # type: ignore[no-untyped-call]
+        if isinstance(connection, _UniformErrors):
+            connection.pool = self
+        return connection
+
+    async def ensure_connection(self, connection: Any) -> None:
+        """Connects a pooled connection before its use, again if it is older than the last refusal."""
+        if connection.epoch != self.epoch:
+            await connection.disconnect(nowait=True)
+        await super().ensure_connection(connection)
+
+    def leave_server(self, epoch: int) -> None:
+        """Starts another epoch, unless one has started since the refused connection was opened."""
+        if epoch == self.epoch:
+            self.epoch += 1
+            for connection in list(self.opened):
+                if (writer := connection._writer) is not None:  # noqa: SLF001 - its own disconnect waits
+                    writer.transport.abort()
+
+
 class _UniformErrors:
-    """Raises redis-py's ConnectionError for every lost connection.
+    """Raises redis-py's ConnectionError for every connection that is lost, or that leads to the wrong server.
 
     For a send on a closed transport uvloop raises RuntimeError and redis-py 5.3 AttributeError. Callers that survive an
     outage catch neither.
     """
+
+    pool: _Pool | None = None
+    epoch = 0
+
+    async def connect(self, *args: Any, **options: Any) -> None:
+        """Connects unless it is connected, and notes to which epoch of its pool the connection belongs."""
+        if self.pool is not None and not self.is_connected:  # type: ignore[attr-defined]
+            self.epoch = self.pool.epoch
+        await super().connect(*args, **options)  # type: ignore[misc]
+
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        """Reads a reply. A command that a server refused is sent once more, on a new connection."""
+        try:
+            return await super().read_response(*args, **options)  # type: ignore[misc]
+        except RedisError as exc:
+            failure = leave_server(self, exc)
+            if failure is None:
+                raise
+            await self.disconnect(nowait=True)  # type: ignore[attr-defined]
+            raise failure from exc
 
     async def _send_packed_command(self, command: Iterable[bytes]) -> None:
         try:
@@ -71,11 +147,11 @@ _OPTIONS_BY_SCHEME: Final[dict[str, dict[str, bool]]] = {
 def connect(settings: Settings) -> Redis:
     """Returns a client with its own pool, which connects at the first command.
 
-    A command whose pooled connection turns out to be dead is sent once more on a new one. That is safe, since all our
-    writes are safe to repeat.
+    A pooled connection that turns out to be dead is replaced before the command is sent. A command that a server refused
+    because it is no primary, for example, is sent once more on a new connection.
     """
     url = settings.redis_url.get_secret_value()
-    pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
+    pool: BlockingConnectionPool = _Pool.from_url(
         url,
         max_connections=settings.redis_connections_max,
         timeout=settings.redis_timeout_s,
@@ -84,6 +160,7 @@ def connect(settings: Settings) -> Redis:
         lib_name=None,  # no CLIENT SETINFO, which Redis 7.0 does not know
         lib_version=None,
         retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+        retry_on_error=[_WrongServer],
         **_OPTIONS_BY_SCHEME.get(urlsplit(url).scheme, {}),
     )
     pool.connection_class = _WITH_UNIFORM_ERRORS[pool.connection_class]
@@ -94,9 +171,24 @@ def connect(settings: Settings) -> Redis:
     return redis
 
 
+def leave_server(connection: object, reply: object) -> RedisConnectionError | None:
+    """Checks a reply. If it shows that the server is the wrong one, all connections of the client leave it.
+
+    Returns:
+        The error with which the caller closes this connection; None if it may stay open.
+    """
+    failure = as_connection_error(reply)
+    if failure is not None and isinstance(connection, _UniformErrors) and connection.pool is not None:
+        connection.pool.leave_server(connection.epoch)
+    return failure
+
+
 def open_connection(redis: Redis) -> Connection:
     """Returns a connection outside the pool, for pub/sub and blocking pops. The caller connects and closes it."""
-    connection: Connection = redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+    pool = redis.connection_pool
+    connection: Connection = pool.make_connection()  # type: ignore[no-untyped-call]
+    if isinstance(pool, _Pool):
+        pool.opened.add(connection)
     return connection
 
 

