@@ -188,7 +188,10 @@ class ChunkDecoder:
             self._take_lenient(data, chunks)
             return
         if isinstance(chunk, dict):
-            self._take_object(chunk, chunks)
+            if "choices" in chunk:  # nearly every chunk
+                chunks.append(chunk)
+            else:
+                self._take_object(chunk, chunks)
         else:
             self._take_other(chunk, data, chunks)
 
