@@ -37,8 +37,8 @@ hypothesis.settings.load_profile("suite")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start the longest test first, so that no process works alone at the end."""
-    items.sort(key=lambda item: item.path.name != "test_storm.py")
+    """Start the longest tests first, so that no process works alone at the end."""
+    items.sort(key=lambda item: item.path.name not in {"test_storm.py", "test_wheel.py"})
 
 
 @pytest.fixture(scope="session")
