@@ -36,9 +36,30 @@ hypothesis.settings.register_profile("suite", deadline=None)
 hypothesis.settings.load_profile("suite")
 
 
+LONG_TESTS = ("e2e/test_storm.py", "e2e/test_worker_outage.py", "e2e/test_worker_faults.py", "e2e/")
+OTHER_LONG_TESTS = ("e2e/test_wheel.py", "browser/", "clients/")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start the longest tests first, so that no process works alone at the end."""
-    items.sort(key=lambda item: item.path.name not in {"test_storm.py", "test_wheel.py"})
+    """Start the long tests first, so that neither of two processes works alone at the end.
+
+    `--dist worksteal` gives each process one half of the list, and later moves tests from the end of the longer rest.
+    Tests that share a system or the browser are in the same half, so that only one process starts it.
+    """
+    rest = list(items)
+    other_long = _take(rest, OTHER_LONG_TESTS)
+    long = _take(rest, LONG_TESTS)
+    split = max(0, len(items) // 2 - len(long))
+    items[:] = [*long, *rest[:split], *other_long, *rest[split:]]
+
+
+def _take(items: list[pytest.Item], starts: tuple[str, ...]) -> list[pytest.Item]:
+    """Removes from `items` those whose path begins with one of `starts`, and returns them in the order of `starts`."""
+    taken = []
+    for start in starts:
+        taken += [item for item in items if item.nodeid.startswith(f"tests/{start}")]
+        items[:] = [item for item in items if not item.nodeid.startswith(f"tests/{start}")]
+    return taken
 
 
 @pytest.fixture(scope="session")
