@@ -51,7 +51,7 @@ _EXAMPLES: Final[tuple[events.Event, ...]] = (
     events.ToolSummary(stage_id=TOOLS, tool_summary=[_OUTCOME]),
     events.ToolCompletionChunk.of(SYNTHESIS, {"choices": [{"index": 0, "delta": {"content": "It is mild"}}]}),
     events.Done(usage=_USAGE),
-    events.Cancel(),
+    events.Cancel(reason="the question was answered elsewhere"),
     events.Error(error=str(QueueTimeout(86400)), code=QueueTimeout.code),
 )
 _GAP: Final = events.Gap(requested="5204-3", earliest="5204-90", latest="5204-118")

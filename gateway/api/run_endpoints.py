@@ -26,7 +26,9 @@ from stagebus.gateway.api.params import (
 )
 from stagebus.gateway.api.responses import EVENT_STREAM, json_response
 from stagebus.gateway.api.schemas.answers import RunAccepted, RunList, RunSummary, RunView
+from stagebus.gateway.api.schemas.cancel_request import CancelRequest
 from stagebus.gateway.api.schemas.create_run import CreateRun, named_tools, parse_create_run, unknown_tools
+from stagebus.gateway.api.schemas.validation import parse_form
 from stagebus.gateway.api.urls import urls_of
 from stagebus.gateway.auth.principal import principal_of
 from stagebus.gateway.context import Gateway, gateway_of
@@ -43,7 +45,7 @@ from stagebus.shared.errors import (
     StorageUnavailable,
 )
 from stagebus.shared.observability.audit import audit
-from stagebus.shared.store import approvals, run_list, run_store, tool_catalog
+from stagebus.shared.store import approvals, run_list, run_result, run_store, tool_catalog
 
 LIST_LIMIT_DEFAULT: Final = 20
 LIST_LIMIT_MAX: Final = 100
@@ -107,8 +109,9 @@ async def get_run(request: Request) -> Response:
     gateway = gateway_of(request)
     run = await run_store.get_run(gateway.redis, request.path_params["run_id"], principal_of(request).tenant)
     stages = await run_store.read_stages(gateway.redis, run.run_id)
+    result = await run_result.read_result(gateway.redis, run, stages)
     pending = await approvals.read_pending(gateway.redis, run)
-    return json_response(RunView.of_stages(run, urls_of(request), stages, pending))
+    return json_response(RunView.of_stages(run, urls_of(request), stages, result, pending))
 
 
 async def cancel_run(request: Request) -> Response:
@@ -118,7 +121,9 @@ async def cancel_run(request: Request) -> Response:
     """
     gateway, principal = gateway_of(request), principal_of(request)
     run_id = request.path_params["run_id"]
-    await run_store.cancel_run(gateway.redis, gateway.settings, run_id, principal.tenant)
+    body = await read_json(request, gateway.settings.body_max_bytes, is_optional=True)
+    reason = parse_form(CancelRequest, body).reason or ""
+    await run_store.cancel_run(gateway.redis, gateway.settings, run_id, principal.tenant, reason)
     audit("run.cancel", subject=principal.subject, tenant=principal.tenant, run=run_id)
     run = await run_store.get_run(gateway.redis, run_id, principal.tenant)
     return json_response(RunAccepted.of(run, urls_of(request)), 200 if run.is_terminal else 202)
@@ -160,6 +165,6 @@ ENDPOINTS: Final = (
             202: ResponseSpec.json("A worker is stopping the run.", RunAccepted),
             200: ResponseSpec.json("The run has ended, cancelled or otherwise.", RunAccepted),
         },
-        [RUN_ID], errors=[RunNotFound, StorageUnavailable],
+        [RUN_ID], CancelRequest, is_body_optional=True, errors=[*BODY_ERRORS, RunNotFound, StorageUnavailable],
     ),
 )  # fmt: skip

@@ -260,10 +260,10 @@ function noteItem({ kind, retry, backoffS, reason, discarded }) {
   return item;
 }
 
-function showEnd({ status, error }) {
+function showEnd({ status, error, cancelReason }) {
   $("end").hidden = status !== "failed" && status !== "cancelled";
   $("end").dataset.status = status;
-  setText($("end-title"), status === "failed" ? "The run failed" : "Cancelled");
+  setText($("end-title"), status === "failed" ? "The run failed" : cancelReason ? `Cancelled: ${cancelReason}` : "Cancelled");
   setText($("end-text"), error?.error ?? "The text up to then is shown above.");
 }
 

@@ -308,6 +308,9 @@ class Cancel(TimedEvent):
     event: ClassVar[str] = "cancel"
     is_terminal: ClassVar[bool] = True
     stage_id: StageId = RUN_STAGE
+    reason: str | None = Field(
+        default=None, description="why, in the words of the first one who asked to cancel the run"
+    )
 
 
 class Error(TimedEvent):

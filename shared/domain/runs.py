@@ -78,6 +78,7 @@ class RunRecord(NamedTuple):
     finished_at: int
     worker: str
     cancel: bool
+    cancel_reason: str | None
     error: dict[str, Any] | None
     usage: dict[str, Any] | None
     decisions: dict[str, str]  # encoded by `decisions.encode`, by call id
@@ -119,6 +120,7 @@ def decode_run(run_id: str, fields: Mapping[bytes, bytes]) -> RunRecord | None:
         finished_at=number("finished_at"),
         worker=text("worker"),
         cancel=bool(number("cancel")),
+        cancel_reason=text("cancel_reason") or None,
         error=json("error"),
         usage=json("usage"),
         decisions=json("decisions") or {},

@@ -234,8 +234,11 @@ def _append_keys(run_id: str, streams: tuple[str, ...]) -> tuple[str, ...]:
 CANCEL_MESSAGE: Final = b"cancel"
 
 
-async def cancel(connection: ScriptConnection, run_id: str) -> bool:
+async def cancel(connection: ScriptConnection, run_id: str, reason: str = "") -> bool:
     """Stores the cancel request and sends it to the run's worker.
+
+    Args:
+        reason: why, for people; the first request's reason stays.
 
     Returns:
         Whether a worker holds the run. If none does, the caller ends the run.
@@ -243,7 +246,7 @@ async def cancel(connection: ScriptConnection, run_id: str) -> bool:
     Raises:
         RunEnded: the run has ended already or is gone.
     """
-    match await _CANCEL(connection, [keys.run(run_id), keys.control(run_id)], [CANCEL_MESSAGE]):
+    match await _CANCEL(connection, [keys.run(run_id), keys.control(run_id)], [CANCEL_MESSAGE, reason]):
         case [b"asked", worker]:
             return bool(worker)
         case _:

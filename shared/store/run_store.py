@@ -8,8 +8,8 @@ import orjson
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain import ids
 from stagebus.shared.domain.cursor import EventId, parse_id
-from stagebus.shared.domain.events import Cancel, Error, Event, ModelStageResult, RunQueued, StageCompleted
-from stagebus.shared.domain.runs import RUN_STAGE, TOOLS, RunRecord, RunStatus, decode_run
+from stagebus.shared.domain.events import Cancel, Error, Event, RunQueued, StageCompleted
+from stagebus.shared.domain.runs import RUN_STAGE, RunRecord, RunStatus, decode_run
 from stagebus.shared.domain.usage import Usage
 from stagebus.shared.errors import Fenced, IdempotencyConflict, RunEnded, RunNotFound
 from stagebus.shared.log import live_batch, log_reader, sse
@@ -140,31 +140,32 @@ def _as_completed(event: StoredEvent) -> StageCompleted | None:
     return StageCompleted.model_validate_json(event.data)
 
 
-def answer_of(stages: list[StoredStage]) -> ModelStageResult | None:
-    """Returns the result of the last complete model stage, or None."""
-    for stage in reversed(stages):
-        if stage.completed is not None and not stage.stage_id.startswith(TOOLS):
-            return ModelStageResult.model_validate(stage.completed.result)
-    return None
-
-
-async def cancel_run(redis: Redis, settings: Settings, run_id: str, tenant: str | None = None) -> None:
+async def cancel_run(
+    redis: Redis, settings: Settings, run_id: str, tenant: str | None = None, reason: str = ""
+) -> None:
     """Cancels a run in any state; an ended run stays as it is.
 
     If a worker holds the run, that worker ends it; otherwise this call does.
 
     Args:
         tenant: the tenant that must own the run; None: any.
+        reason: why, for people. The first one that is given stays.
 
     Raises:
         RunNotFound: the tenant has no such run.
     """
     await get_run(redis, run_id, tenant)
     try:
-        if not await run_scripts.cancel(redis, run_id):
-            await end_unheld(redis, settings, run_id, Cancel())
+        if not await run_scripts.cancel(redis, run_id, reason):
+            await end_unheld(redis, settings, run_id, await read_cancel_event(redis, run_id))
     except RunEnded:
         return
+
+
+async def read_cancel_event(redis: Redis, run_id: str) -> Cancel:
+    """Returns the terminal event of a cancelled run, with the stored reason."""
+    reason = await redis.hget(keys.run(run_id), "cancel_reason")  # type: ignore[misc]
+    return Cancel(reason=reason.decode() if reason else None)
 
 
 async def end_unheld(

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 pause = asyncio.sleep
 
 BATCH: Final = 500
-FIELDS: Final = ("status", "worker", "cancel", "created_at", "attempt", "tenant", "idempotency")
+FIELDS: Final = ("status", "worker", "cancel", "created_at", "attempt", "tenant", "idempotency", "cancel_reason")
 # A creation that stopped before the record was written may be completed by its client's retry for this long.
 INCOMPLETE_MAX_S: Final = 3600.0
 
@@ -147,7 +147,9 @@ async def _end_waiting(redis: Redis, settings: Settings, summary: ActiveRun, now
         return False
     guard: run_scripts.ClaimGuard = "lease" if worker else "worker"
     if summary.field("cancel") == "1":
-        return await run_store.end_unheld(redis, settings, summary.run_id, Cancel(), guard)
+        return await run_store.end_unheld(
+            redis, settings, summary.run_id, Cancel(reason=summary.field("cancel_reason") or None), guard
+        )
     if now_ms - _due_since(settings, summary) <= settings.queue_wait_max_s * 1000:
         return False
     if worker:

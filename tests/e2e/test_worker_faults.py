@@ -269,7 +269,7 @@ async def test_cancel_in_every_state(unattended: System) -> None:
             asked = asyncio.get_running_loop().time()
             await cancel_run(system.url, run_id)
             await following
-            assert client.names()[-1] == "cancel"
+            assert (client.names()[-1], client.events[-1].data["reason"]) == ("cancel", "of a test")
             assert asyncio.get_running_loop().time() - asked < 1.0, body
 
 

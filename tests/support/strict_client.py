@@ -156,10 +156,10 @@ async def get_run(url: str, run_id: str) -> dict[str, Any]:
     return dict(response.json())
 
 
-async def cancel_run(url: str, run_id: str) -> None:
+async def cancel_run(url: str, run_id: str, reason: str = "of a test") -> None:
     """Cancels a run."""
     async with httpx.AsyncClient(timeout=15) as http:
-        response = await http.post(f"{url}/runs/{run_id}/cancel")
+        response = await http.post(f"{url}/runs/{run_id}/cancel", json={"reason": reason})
     assert response.is_success, response.text
 
 

@@ -15,7 +15,7 @@ from stagebus.shared.domain.cursor import START
 from stagebus.shared.domain.runs import RunStatus
 from stagebus.shared.log import log_reader
 from stagebus.shared.storage import keys, queue_scripts
-from stagebus.shared.store import parking, run_store
+from stagebus.shared.store import parking, run_result, run_store
 from stagebus.worker.execution.outcome import Disposition, Outcome
 from stagebus.worker.execution.runner import Runner
 from stagebus.worker.model.model_client import ModelClient, ModelRequest
@@ -86,8 +86,9 @@ async def answer(redis: Redis, run_id: str) -> None:
 
 
 async def text(redis: Redis, run_id: str) -> str | None:
-    answered = run_store.answer_of(await run_store.read_stages(redis, run_id))
-    return None if answered is None else answered.text
+    run = await run_store.get_run(redis, run_id)
+    result = await run_result.read_result(redis, run, await run_store.read_stages(redis, run_id))
+    return None if result is None else result.text
 
 
 async def test_answer_continues_a_parked_run(redis: Redis, settings: Settings, runner: Runner) -> None:

@@ -244,7 +244,7 @@ class Runner:
         """
         timeout_s = float(run.request["timeout_s"])
         remaining_s = timeout_s - (claim.now - run.started_at - run.parked_ms) / 1000
-        if (end := self._end_before_work(claim, timeout_s, remaining_s)) is not None:
+        if (end := self._end_before_work(run, claim, timeout_s, remaining_s)) is not None:
             return end
         deadline = asyncio.get_running_loop().call_later(remaining_s, attempt.stop, Interrupt.TIMEOUT)
         try:
@@ -261,19 +261,27 @@ class Runner:
             return Error(error=INTERNAL_ERROR, code="internal", failed_stage=toolchain.stage_id)
         finally:
             deadline.cancel()
-        if interrupt is None:
-            return Done(usage=total_usage(toolchain.completed))
-        ends: dict[Interrupt, Event | Outcome] = {
-            Interrupt.CANCEL: Cancel(),
-            Interrupt.TIMEOUT: _error(RunTimeout(timeout_s), toolchain.stage_id),
-            Interrupt.DRAIN: Outcome(Disposition.RELEASE, attempt.number),
-        }
-        return ends[interrupt]
+        return await self._end_of_work(run, attempt, toolchain, interrupt)
 
-    def _end_before_work(self, claim: Claim, timeout_s: float, remaining_s: float) -> Event | None:
+    async def _end_of_work(
+        self, run: RunRecord, attempt: Attempt, toolchain: Toolchain, interrupt: Interrupt | None
+    ) -> Event | Outcome:
+        """Returns the terminal event after work that ended by itself or was interrupted, or the outcome of a drain."""
+        match interrupt:
+            case None:
+                return Done(usage=total_usage(toolchain.completed))
+            case Interrupt.CANCEL:
+                read_event = partial(run_store.read_cancel_event, self._redis, run.run_id)
+                return await retry_while_redis_is_down(read_event, f"run {run.run_id}: its cancel")
+            case Interrupt.TIMEOUT:
+                return _error(RunTimeout(float(run.request["timeout_s"])), toolchain.stage_id)
+            case Interrupt.DRAIN:
+                return Outcome(Disposition.RELEASE, attempt.number)
+
+    def _end_before_work(self, run: RunRecord, claim: Claim, timeout_s: float, remaining_s: float) -> Event | None:
         """Returns the terminal event of a run that may not work any further, or None."""
         if claim.cancel:
-            return Cancel()
+            return Cancel(reason=run.cancel_reason)
         if claim.tries >= self._settings.run_tries_max:
             return _error(AttemptsExhausted(claim.tries))
         # Without time left, no stage is begun: a quick one could still finish before the deadline's timer fires.

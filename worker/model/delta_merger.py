@@ -17,16 +17,16 @@ from typing import Any, Final
 
 from stagebus.shared.domain.events import ToolCallRequest
 from stagebus.shared.domain.usage import Usage
+from stagebus.shared.model_text.content_parts import split_parts
+from stagebus.shared.model_text.reasoning_text import split_reasoning
+from stagebus.shared.model_text.text_fragments import join_fragments
 from stagebus.worker.model.call_ids import assign_call_ids
 from stagebus.worker.model.compat.argument_types import fit_arguments
 from stagebus.worker.model.compat.call_arguments import clean_arguments
 from stagebus.worker.model.compat.call_assembly import assemble_calls
 from stagebus.worker.model.compat.call_fragments import CallFragment, ParsedCall, parse_call_fragments
-from stagebus.worker.model.compat.content_parts import split_parts
 from stagebus.worker.model.compat.error_shapes import ReportedError
 from stagebus.worker.model.compat.reasoning_details import Detail, merge_details, parse_details, readable_texts
-from stagebus.worker.model.compat.reasoning_text import split_reasoning
-from stagebus.worker.model.compat.text_fragments import join_fragments
 from stagebus.worker.model.compat.text_tool_calls import match_tool_name, split_text_calls
 from stagebus.worker.model.compat.usage_fields import groq_usage, merge_usage, parse_usage
 from stagebus.worker.model.finish import FinishTracker, choices, first_choice

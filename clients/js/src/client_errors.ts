@@ -64,16 +64,23 @@ export class RunFailedError extends StagebusError {
     message: string,
     /** A stable name: `run_timeout`, `model_unavailable`, … */
     readonly code: string,
+    /** The answer as far as it was written. */
+    readonly text = "",
   ) {
     super(message);
   }
 }
 
-/** The run was cancelled and has no result. */
+/** The run was cancelled. */
 export class RunCancelledError extends StagebusError {
   override name = "RunCancelledError";
 
-  constructor(readonly runId: string) {
-    super(`run ${runId} was cancelled`);
+  constructor(
+    readonly runId: string,
+    readonly reason: string | null = null,
+    /** The answer as far as it was written. */
+    readonly text = "",
+  ) {
+    super(`run ${runId} was cancelled${reason === null ? "" : `: ${reason}`}`);
   }
 }

@@ -73,8 +73,9 @@ export class Run {
   async result({ signal }: { signal?: AbortSignal } = {}): Promise<RunView> {
     const record = await this.get({ signal });
     const ended = record.finished_at === null ? await this.#waitForEnd(record.last_event_id, signal) : record;
-    if (ended.status === "cancelled") throw new RunCancelledError(this.id);
-    if (ended.error) throw new RunFailedError(this.id, ended.error.error, ended.error.code);
+    const text = ended.result?.text;
+    if (ended.status === "cancelled") throw new RunCancelledError(this.id, ended.cancel_reason, text);
+    if (ended.error) throw new RunFailedError(this.id, ended.error.error, ended.error.code, text);
     return ended;
   }
 
@@ -84,9 +85,10 @@ export class Run {
     return result?.text ?? "";
   }
 
-  /** Cancels the run; its `cancel` event confirms the end. */
-  cancel(options: CallOptions = {}): Promise<RunAccepted> {
-    return this.#http.call(`${this.#path}/cancel`, { ...options, method: "POST" });
+  /** Cancels the run; its `cancel` event confirms the end and has the reason. */
+  cancel({ reason, ...options }: CallOptions & { reason?: string } = {}): Promise<RunAccepted> {
+    const body = reason === undefined ? undefined : { reason };
+    return this.#http.call(`${this.#path}/cancel`, { ...options, method: "POST", body });
   }
 
   /** Decides on a waiting call: `approve` or `deny` a tool call, `answer` or `deny` a question. */

@@ -23,6 +23,8 @@ export interface RunState {
   readonly stages: readonly StageState[];
   readonly usage: Usage | null;
   readonly error: ErrorData | null;
+  /** Why the run was cancelled, if somebody said so. */
+  readonly cancelReason: string | null;
   /** The id of the last event. */
   readonly cursor: string;
   /** When the run started, by `performance.now()`; null if that was replayed. */
@@ -42,7 +44,7 @@ const RUN_STAGE = "run";
 /** Returns the state before the first event. */
 export function emptyRun(): RunState {
   return {
-    id: "", status: null, model: "", attempts: 0, stages: [], usage: null, error: null, cursor: "",
+    id: "", status: null, model: "", attempts: 0, stages: [], usage: null, error: null, cancelReason: null, cursor: "",
     startedAt: null, queuedAt: null, durationMs: null, events: EventLog.empty, isLossy: false,
     connection: { state: "connecting", losses: 0 },
   };
@@ -100,7 +102,7 @@ function applyEvent(state: RunState, event: RunEvent): RunState {
     case "done":
       return { ...withEnd(state, "succeeded", event), usage: data.usage ?? null };
     case "cancel":
-      return { ...withEnd(state, "cancelled", event), stages: stopStages(state) };
+      return { ...withEnd(state, "cancelled", event), cancelReason: data.reason ?? null, stages: stopStages(state) };
     case "error":
       return { ...withEnd(state, "failed", event), error: data, stages: stopStages(state, data.failed_stage ?? undefined) };
     default:

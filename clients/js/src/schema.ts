@@ -429,7 +429,9 @@ export interface RunView {
   stages: StageView[];
   /** calls and questions that wait for a person */
   pending_approvals: PendingApproval[];
-  /** set if the run has succeeded */
+  /** why the run was to be cancelled, if a reason was given */
+  cancel_reason: string | null;
+  /** set once the run has ended, if a model had begun to answer */
   result: RunResult | null;
 }
 /** the run's URLs */
@@ -477,10 +479,12 @@ export interface PendingApproval {
 }
 /** A run's result. */
 export interface RunResult {
-  /** the model's answer, or its refusal */
+  /** the model's answer, or its refusal; if the run was stopped, what there is of it */
   text: string;
-  /** why the answer ended: `stop`, `length` (cut off at the token limit), `content_filter`, `refusal`, or another word of the provider */
+  /** why the answer ended: `stop`, `length` (cut off at the token limit), `content_filter`, `refusal`, or another word of the provider; if the run was stopped in mid-answer, `cancelled` or the code of its error */
   finish_reason?: string | null;
+  /** the run was stopped, so the answer may be incomplete */
+  partial?: boolean;
 }
 /** Statistics of the whole system. Those of workers and gateways come from heartbeats and are a few seconds old. */
 export interface Stats {
@@ -641,6 +645,8 @@ export interface CancelData {
   stage_id: string;
   /** time of writing in Unix ms, by the writer's clock, for display; use the ids to order events, since the clocks of two machines differ; absent in logs of older versions */
   at?: number | null;
+  /** why, in the words of the first one who asked to cancel the run */
+  reason?: string | null;
 }
 /** The fields that are equal in all chat completion chunks of a stage. `?chunks=full` puts them back into each chunk. */
 export interface ChunkTemplate {

@@ -109,6 +109,7 @@ test("each call has its method and path", async (t) => {
     [() => client.runs.get("R"), "GET /runs/R"],
     [() => run.get(), "GET /runs/a%2Fb"],
     [() => run.cancel(), "POST /runs/a%2Fb/cancel"],
+    [() => run.cancel({ reason: "no" }), 'POST /runs/a%2Fb/cancel {"reason":"no"}'],
     [() => run.decide("c/1", { decision: "deny", reason: "no" }), 'POST /runs/a%2Fb/approvals/c%2F1 {"decision":"deny","reason":"no"}'],
     [() => run.ticket({ share: true, ttlS: 60 }), 'POST /runs/a%2Fb/ticket {"share":true,"ttl_s":60}'],
     [() => run.revokeTicket("t1"), "DELETE /runs/a%2Fb/ticket/t1"],
@@ -147,7 +148,9 @@ test("result and text wait for the end of the run", async (t) => {
 
 test("the result of a failed or cancelled run throws", async (t) => {
   const failed = record({ status: "failed", finished_at: "now", error: { error: "too slow", code: "run_timeout" } });
-  const server = await serve(t, failed, record({ status: "cancelled", finished_at: "now" }));
+  const result = { text: "Half a", finish_reason: "cancelled", partial: true };
+  const cancelled = record({ status: "cancelled", finished_at: "now", cancel_reason: "wrong", result });
+  const server = await serve(t, failed, cancelled);
   const run = clientOf(server).runs.resume("R");
 
   await assert.rejects(run.text(), (error) => {
@@ -155,7 +158,11 @@ test("the result of a failed or cancelled run throws", async (t) => {
     assert.deepEqual([error.message, error.code, error.runId], ["too slow", "run_timeout", "R"]);
     return true;
   });
-  await assert.rejects(run.text(), RunCancelledError);
+  await assert.rejects(run.text(), (error) => {
+    assert.ok(error instanceof RunCancelledError);
+    assert.deepEqual([error.message, error.reason, error.text], ["run R was cancelled: wrong", "wrong", "Half a"]);
+    return true;
+  });
 });
 
 test("events of a new run have times; a second reader gets replayed events without", async (t) => {

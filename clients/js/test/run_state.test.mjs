@@ -240,8 +240,9 @@ test("an error fails its stage and stops open stages and calls", () => {
 });
 
 test("a cancelled run keeps its text", () => {
-  const run = applyEvents(emptyRun(), logOf(QUEUED, text("synthesis", "Half a"), ["cancel", "run"]));
+  const run = applyEvents(emptyRun(), logOf(QUEUED, text("synthesis", "Half a"), ["cancel", "run", { reason: "wrong" }]));
 
+  assert.equal(run.cancelReason, "wrong");
   assert.deepEqual([run.status, stage(run, "synthesis").state, answerStage(run).text], ["cancelled", "stopped", "Half a"]);
 });
 

@@ -17,7 +17,8 @@ from stagebus.shared.domain.runs import RunRecord, RunStatus
 from stagebus.shared.domain.tenants import Scope
 from stagebus.shared.domain.usage import Usage
 from stagebus.shared.store.approvals import Ask
-from stagebus.shared.store.run_store import StoredStage, answer_of
+from stagebus.shared.store.run_result import StoredResult
+from stagebus.shared.store.run_store import StoredStage
 from stagebus.shared.store.tool_catalog import ASK_USER, ToolDescription
 
 
@@ -115,12 +116,13 @@ class PendingApproval(Answer):
 class RunResult(Answer):
     """A run's result."""
 
-    text: str = Field(description="the model's answer, or its refusal")
+    text: str = Field(description="the model's answer, or its refusal; if the run was stopped, what there is of it")
     finish_reason: str | None = Field(
         default=None,
         description="why the answer ended: `stop`, `length` (cut off at the token limit), `content_filter`, `refusal`, "
-        "or another word of the provider",
+        "or another word of the provider; if the run was stopped in mid-answer, `cancelled` or the code of its error",
     )
+    partial: bool = Field(default=False, description="the run was stopped, so the answer may be incomplete")
 
 
 class RunView(RunSummary):
@@ -132,21 +134,30 @@ class RunView(RunSummary):
     last_event_id: str = Field(description="the cursor at the end of the run's log")
     stages: list[StageView] = Field(description="the stages that have started, in order")
     pending_approvals: list[PendingApproval] = Field(description="calls and questions that wait for a person")
-    result: RunResult | None = Field(description="set if the run has succeeded")
+    cancel_reason: str | None = Field(description="why the run was to be cancelled, if a reason was given")
+    result: RunResult | None = Field(description="set once the run has ended, if a model had begun to answer")
 
     @classmethod
-    def of_stages(cls, run: RunRecord, urls: Urls, stages: list[StoredStage], pending: Sequence[Ask] = ()) -> "RunView":
+    def of_stages(
+        cls,
+        run: RunRecord,
+        urls: Urls,
+        stages: list[StoredStage],
+        result: StoredResult | None = None,
+        pending: Sequence[Ask] = (),
+    ) -> "RunView":
         """Returns the view of a run."""
-        answer = answer_of(stages) if run.status is RunStatus.SUCCEEDED else None
         return cls(
             **_summary(run, urls),
             attempt=run.attempt,
             tries=run.tries,
             cancel_requested=run.cancel,
+            cancel_reason=run.cancel_reason,
             last_event_id=str(run.last_id),
             stages=[_stage_view(run, urls, stage) for stage in stages],
             pending_approvals=[_pending_view(run, urls, ask) for ask in pending],
-            result=None if answer is None else RunResult(text=answer.text, finish_reason=answer.finish_reason),
+            result=result
+            and RunResult(text=result.text, finish_reason=result.finish_reason, partial=result.is_partial),
         )
 
 

@@ -3,11 +3,12 @@
 -- KEYS[1] run      hash     keys.run
 -- KEYS[2] control  channel  keys.control
 -- ARGV[1] message  str      the message for the worker
+-- ARGV[2] reason   str      why, for people; '' or left out for none
 -- Returns {'asked', worker}, {'ended'} or {'gone'}; worker is '' if no worker holds the run.
 --
--- Safe to repeat. The flag is stored, so a worker that claims the run later honours it.
+-- Safe to repeat; the first reason stays. The flag is stored, so a worker that claims the run later honours it.
 local run, control = KEYS[1], KEYS[2]
-local message = ARGV[1]
+local message, reason = ARGV[1], ARGV[2] or ''
 
 local stored = redis.call('HMGET', run, 'created_at', 'worker', 'finished_at')
 local created_at, worker, finished_at = stored[1], stored[2] or '', stored[3]
@@ -18,5 +19,8 @@ if finished_at then
     return {'ended'}
 end
 redis.call('HSET', run, 'cancel', 1)
+if reason ~= '' then
+    redis.call('HSETNX', run, 'cancel_reason', reason)
+end
 redis.call('PUBLISH', control, message)
 return {'asked', worker}

@@ -126,7 +126,8 @@ class Renderer:
             case "error":
                 self.note(f"error: {data['error']}", "bold red", ends_text=True)
             case "cancel":
-                self.note("cancelled", "yellow", ends_text=True)
+                reason = f": {data['reason']}" if data.get("reason") else ""
+                self.note(f"cancelled{reason}", "yellow", ends_text=True)
             case _:
                 took = f" in {seconds(data['at'] - self._queued_at)}" if self._queued_at and data.get("at") else ""
                 calls = f"{self._call_count} call{'s' if self._call_count > 1 else ''}, " if self._call_count else ""

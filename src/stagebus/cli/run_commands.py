@@ -140,13 +140,19 @@ def show(run_id: RunId, *, url: Url = None, profile: Profile = None, as_json: Js
 
 
 @runs_app.command()
-def cancel(run_id: RunId, *, url: Url = None, profile: Profile = None) -> None:
+def cancel(
+    run_id: RunId,
+    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="why; shown with the run")] = None,
+    *,
+    url: Url = None,
+    profile: Profile = None,
+) -> None:
     """Cancel a run, whatever its state."""
     from stagebus.cli.exit_codes import EXIT_CODE_BY_STATUS
 
     with connect(url, profile) as bus:
         run = bus.runs.resume(run_id)
-        run.cancel()
+        run.cancel(reason)
         status = run.get()["status"]
     # A running run ends a moment later, when its worker sees the request.
     is_ended = status in EXIT_CODE_BY_STATUS and status != "parked"

@@ -55,7 +55,8 @@ def show_run(run: dict[str, Any], *, as_json: bool) -> None:
             console.print(f"{name:<9}", style="dim", end="", highlight=False)
             console.print(line, style=style or None, markup=False, highlight=False, emoji=False, soft_wrap=True)
     if run["result"] is not None:
-        typer.echo(f"\n{sanitize(run['result']['text'], keep=chr(10) + chr(9))}")
+        mark = "\n(the run was stopped; this is the answer so far)" if run["result"].get("partial") else ""
+        typer.echo(f"{mark}\n{sanitize(run['result']['text'], keep=chr(10) + chr(9))}")
 
 
 def _facts(run: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -83,9 +83,9 @@ def get_run(run_id: str) -> ApiRequest:
     return ApiRequest("GET", run_path(run_id))
 
 
-def cancel_run(run_id: str) -> ApiRequest:
+def cancel_run(run_id: str, reason: str | None = None) -> ApiRequest:
     """Cancel a run, whatever its state."""
-    return ApiRequest("POST", run_path(run_id) + "/cancel")
+    return ApiRequest("POST", run_path(run_id) + "/cancel", None if reason is None else {"reason": reason})
 
 
 def decide(run_id: str, call_id: str, decision: str, **details: Any) -> ApiRequest:

@@ -202,9 +202,9 @@ class AsyncRun:
         """Wait for the end of the run and return the answer's text."""
         return (await self.result()).text
 
-    async def cancel(self) -> None:
-        """Cancel the run, whatever its state; safe to repeat."""
-        await self._client.send(api_requests.cancel_run(self.id))
+    async def cancel(self, reason: str | None = None) -> None:
+        """Cancel the run, whatever its state; safe to repeat. The reason stands in the run's `cancel` event."""
+        await self._client.send(api_requests.cancel_run(self.id, reason))
 
     async def approve(self, call_id: str, arguments: Mapping[str, Any] | None = None) -> None:
         """Approve a call that waits for a person; `arguments` replace the model's.

@@ -101,18 +101,21 @@ class StreamBroken(ClientError):
 
 
 class RunFailed(ClientError):
-    """The run ended with an error; `code` is its stable name."""
+    """The run ended with an error; `code` is its stable name, `text` the answer as far as it was written."""
 
-    def __init__(self, error: Mapping[str, Any]) -> None:
+    def __init__(self, error: Mapping[str, Any], text: str = "") -> None:
         self.code = str(error.get("code", ""))
+        self.text = text
         super().__init__(str(error.get("error", "")))
 
 
 class RunCancelled(ClientError):
-    """The run was cancelled."""
+    """The run was cancelled; `text` is the answer as far as it was written."""
 
-    def __init__(self, run_id: str) -> None:
-        super().__init__(f"run {run_id} was cancelled")
+    def __init__(self, run_id: str, reason: str | None = None, text: str = "") -> None:
+        self.reason = reason
+        self.text = text
+        super().__init__(f"run {run_id} was cancelled" + (f": {reason}" if reason else ""))
 
 
 _SERVER_ERRORS_FROM: Final = 500

@@ -45,8 +45,10 @@ def parse_result(run: dict[str, Any]) -> Result:
         RunFailed: the run ended with an error, or has not ended.
         RunCancelled: the run was cancelled.
     """
+    result = run["result"] or {"text": ""}
     if run["status"] == "cancelled":
-        raise RunCancelled(run["id"])
-    if run["result"] is None:
-        raise RunFailed(run["error"] or {"error": f"run {run['id']} is {run['status']}", "code": run["status"]})
-    return Result(run["result"]["text"], run["usage"] or {}, run, run["result"].get("finish_reason"))
+        raise RunCancelled(run["id"], run.get("cancel_reason"), result["text"])
+    if run["status"] != "succeeded":
+        error = run["error"] or {"error": f"run {run['id']} is {run['status']}", "code": run["status"]}
+        raise RunFailed(error, result["text"])
+    return Result(result["text"], run["usage"] or {}, run, result.get("finish_reason"))

@@ -75,6 +75,7 @@ class RunState:
         self.status = "queued"
         self.stages: dict[str, StageState] = {}
         self.error: Json | None = None
+        self.cancel_reason: str | None = None
         self.usage: Json | None = None
         self._events: list[RunEvent] = []
 
@@ -129,6 +130,7 @@ class RunState:
             case "done" | "cancel" | "error":
                 self.status = STATUS_BY_TERMINAL_EVENT[received.event].value
                 self.error = data if received.event == "error" else None
+                self.cancel_reason = data.get("reason")
                 self.usage = data.get("usage")
             case _ if "call_id" in data:
                 self._apply_call_event(received.event, data)

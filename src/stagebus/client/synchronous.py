@@ -201,9 +201,9 @@ class Run:
         """Wait for the end of the run and return the answer's text."""
         return (self.result()).text
 
-    def cancel(self) -> None:
-        """Cancel the run, whatever its state; safe to repeat."""
-        self._client.send(api_requests.cancel_run(self.id))
+    def cancel(self, reason: str | None = None) -> None:
+        """Cancel the run, whatever its state; safe to repeat. The reason stands in the run's `cancel` event."""
+        self._client.send(api_requests.cancel_run(self.id, reason))
 
     def approve(self, call_id: str, arguments: Mapping[str, Any] | None = None) -> None:
         """Approve a call that waits for a person; `arguments` replace the model's.

@@ -187,10 +187,11 @@ def test_result_of_an_unsuccessful_run_raises() -> None:
     assert parse_result(run).text == "hi"
     assert parse_result(run).finish_reason is None
     assert parse_result(run | {"result": {"text": "hi", "finish_reason": "length"}}).finish_reason == "length"
-    with pytest.raises(RunCancelled):
-        parse_result(run | {"status": "cancelled"})
-    with pytest.raises(RunFailed, match="too long"):
+    with pytest.raises(RunCancelled, match="wrong question") as cancelled:
+        parse_result(run | {"status": "cancelled", "cancel_reason": "wrong question", "result": {"text": "Half a"}})
+    with pytest.raises(RunFailed, match="too long") as failed:
         parse_result(run | {"status": "failed", "result": None, "error": {"error": "too long", "code": "c"}})
+    assert (cancelled.value.reason, cancelled.value.text, failed.value.text) == ("wrong question", "Half a", "")
 
 
 def _chunk(sequence: int, text: str) -> RunEvent:

@@ -302,7 +302,7 @@ async def test_run_is_returned_with_stages_and_result(api: httpx.AsyncClient, re
     ]
     assert (ended["status"], ended["result"], ended["usage"]) == (
         "succeeded",
-        {"text": "Hi", "finish_reason": "length"},
+        {"text": "Hi", "finish_reason": "length", "partial": False},
         usage,
     )
     assert ended["finished_at"] >= ended["started_at"] >= ended["created_at"]
@@ -327,6 +327,28 @@ async def test_cancel_ends_a_queued_run_immediately(api: httpx.AsyncClient, redi
     assert (first.status_code, first.json()["status"]) == (200, "cancelled")
     assert (again.status_code, again.json()) == (200, first.json())
     assert await redis.zscore(keys.ACTIVE, run_id) is None
+
+
+async def test_first_reason_of_a_cancel_stands_in_the_event_and_the_record(
+    api: httpx.AsyncClient, redis: Redis, settings: Settings
+) -> None:
+    run_id = (await create(api)).json()["id"]
+    await run_scripts.claim(redis, run_id, "w")
+    for reason in ("the question was wrong", "too slow"):
+        assert (await api.post(f"/runs/{run_id}/cancel", json={"reason": reason})).status_code == 202
+    await run_store.end_unheld(redis, settings, run_id, await run_store.read_cancel_event(redis, run_id), "lease")
+
+    events = (await api.get(f"/runs/{run_id}/events", headers={"Accept": "application/json"})).json()["events"]
+    assert (events[-1]["event"], events[-1]["data"]["reason"]) == ("cancel", "the question was wrong")
+    assert (await api.get(f"/runs/{run_id}")).json()["cancel_reason"] == "the question was wrong"
+
+
+@pytest.mark.parametrize("body", [{"reason": ""}, {"reason": "x" * 501}, {"reason": 1}, {"because": "x"}])
+async def test_bad_reason_cancels_nothing(api: httpx.AsyncClient, body: dict[str, Any]) -> None:
+    run_id = (await create(api)).json()["id"]
+
+    assert (await api.post(f"/runs/{run_id}/cancel", json=body)).status_code == 422
+    assert (await api.get(f"/runs/{run_id}")).json()["status"] == "queued"
 
 
 async def test_cancel_leaves_a_running_run_to_its_worker(api: httpx.AsyncClient, redis: Redis) -> None:

@@ -12,7 +12,7 @@ Spec: https://openrouter.ai/docs/use-cases/reasoning-tokens
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from stagebus.worker.model.compat.text_fragments import join_fragments
+from stagebus.shared.model_text.text_fragments import join_fragments
 
 Detail = dict[str, Any]
 

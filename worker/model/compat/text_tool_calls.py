@@ -12,9 +12,9 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
+from stagebus.shared.model_text.code_spans import find_code_end
 from stagebus.worker.model.compat import text_tool_call_formats as formats
 from stagebus.worker.model.compat.call_fragments import ParsedCall
-from stagebus.worker.model.compat.code_spans import find_code_end
 from stagebus.worker.model.compat.text_tool_call_formats import FoundCalls
 
 Reader = Callable[[str, int], FoundCalls]

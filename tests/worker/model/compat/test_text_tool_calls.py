@@ -4,8 +4,8 @@ import time
 
 import pytest
 
+from stagebus.shared.model_text.reasoning_text import split_reasoning
 from stagebus.worker.model.compat.call_fragments import NO_EXTRA, ParsedCall
-from stagebus.worker.model.compat.reasoning_text import split_reasoning
 from stagebus.worker.model.compat.text_tool_calls import has_unread_call, match_tool_name, split_text_calls
 
 PARIS = ParsedCall("", "get_weather", '{"city":"Paris"}')

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stagebus.worker.model.compat.reasoning_text import split_reasoning
+from stagebus.shared.model_text.reasoning_text import split_reasoning
 
 
 @pytest.mark.parametrize(

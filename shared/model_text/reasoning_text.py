@@ -11,7 +11,7 @@ Spec: https://cookbook.openai.com/articles/openai-harmony
 import re
 from typing import Final
 
-from stagebus.worker.model.compat.code_spans import find_code_end
+from stagebus.shared.model_text.code_spans import find_code_end
 
 # The opening and closing tags. Only the first kind counts as reasoning if it is never closed.
 _PAIRS: Final = (
