@@ -59,6 +59,10 @@ class Abilities(ConfigEntry):
         default=None,
         description="field in which the model's reasoning is sent back together with its calls; default: it is not sent back",
     )
+    structured_output: Literal["native", "prompted"] = Field(
+        default="native",
+        description="native: the API takes response_format; prompted: the form of the answer is described in the prompt",
+    )
     short_call_ids: bool = Field(default=False, description="call ids must have nine letters and digits (Mistral)")
     leave_out: list[str] = Field(
         default=[], max_length=32, description="parameters that the API rejects, such as temperature"

@@ -47,6 +47,10 @@ class ModelRoute:
     price: Price | None = None
     currency: str = ""
 
+    def ignored(self, names: Iterable[str]) -> list[str]:
+        """Returns those of the parameters that the model does not take."""
+        return [name for name in names if name in self.abilities.leave_out]
+
     def cost(self, usage: Usage) -> Cost | None:
         """Returns the cost of the tokens, or None if the model has no price."""
         if self.price is None:

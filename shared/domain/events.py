@@ -108,6 +108,9 @@ class RetryScheduled(TimedEvent):
     backoff_s: float = Field(description="seconds until the retry")
     reason: str = Field(description="why the stage failed")
     model: str | None = Field(default=None, description="the fallback model, if the retry uses one")
+    ignored: list[str] | None = Field(
+        default=None, description="parameters of the run that the fallback model does not take"
+    )
 
 
 class ChunkTemplate(BaseModel):
@@ -127,6 +130,9 @@ class StageStarted(TimedEvent):
     event: ClassVar[str] = "stage_started"
     attempt: int = Field(description="the attempt that runs the stage")
     chunk: ChunkTemplate | None = Field(default=None, description="the fields that the stage's chunks leave out")
+    ignored: list[str] | None = Field(
+        default=None, description="parameters of the run that the stage's model does not take; they are not sent"
+    )
 
 
 class StageRestarted(TimedEvent):

@@ -6,7 +6,7 @@ unknown fields of clients.
 
 import re
 from collections.abc import Iterable
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,9 +14,23 @@ from stagebus.shared.domain.runs import ROUNDS_MAX
 
 PROMPT_EXCERPT_CHARS: Final = 200
 
+T = TypeVar("T")
 # The values of extraction and synthesis.
-StageInts = tuple[int | None, int | None]
-StageFloats = tuple[float | None, float | None]
+PerStage = tuple[T | None, T | None]
+NO_VALUES: Final = (None, None)
+# A parameter that is left out if no stage has a value, so that the same request has the same JSON in older versions.
+NewPerStage = Annotated[PerStage[T], Field(exclude_if=lambda values: values == NO_VALUES)]
+# The parameters of a request to a model that have one value per stage. They have the names of chat completions.
+STAGE_PARAMETERS: Final = (
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "stop",
+    "seed",
+    "reasoning_effort",
+    "verbosity",
+    "service_tier",
+)
 
 
 class RunRequest(BaseModel):
@@ -30,8 +44,19 @@ class RunRequest(BaseModel):
     tool_choice: str | dict[str, Any] = "auto"
     parallel_tool_calls: bool | None = None
     synthesis: bool = True
-    max_tokens: StageInts = (None, None)
-    temperature: StageFloats = (None, None)
+    max_tokens: PerStage[int] = NO_VALUES
+    temperature: PerStage[float] = NO_VALUES
+    top_p: NewPerStage[float] = NO_VALUES
+    stop: NewPerStage[list[str]] = NO_VALUES
+    seed: NewPerStage[int] = NO_VALUES
+    reasoning_effort: NewPerStage[str] = NO_VALUES
+    verbosity: NewPerStage[str] = NO_VALUES
+    service_tier: NewPerStage[str] = NO_VALUES
+    response_format: dict[str, Any] | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="the form of the answer as in chat completions; None for text",
+    )
     max_rounds: Annotated[int, Field(ge=1, le=ROUNDS_MAX)] = 1
     timeout_s: float
     metadata: dict[str, str] = {}

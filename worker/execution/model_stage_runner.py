@@ -89,7 +89,7 @@ class ModelStageRunner:
                 if self._has_output:
                     raise
                 self._client.record_failure(route, exc.retry_after_s)
-                self._announce_retry(exc, model=fallback.name)
+                self._announce_retry(exc, fallback=fallback)
         return await self._ask(routes[-1])
 
     async def _ask(self, route: ModelRoute) -> StageCompleted:
@@ -136,17 +136,17 @@ class ModelStageRunner:
             await asyncio.wait_for(self._attempt.draining.wait(), backoff_s)
             raise WorkerDraining("before a retry")
 
-    def _announce_retry(self, exc: Exception, *, backoff_s: float = 0, model: str | None = None) -> None:
+    def _announce_retry(self, exc: Exception, *, backoff_s: float = 0, fallback: ModelRoute | None = None) -> None:
         self._retries += 1
         if self._request_metrics is not None:
             self._request_metrics.retried()
-        plan = f"falling back to {model}" if model else f"retrying in {backoff_s:.1f} s"
+        plan = f"falling back to {fallback.name}" if fallback else f"retrying in {backoff_s:.1f} s"
         logger.warning("run %s: %s: %s; %s", self._attempt.run_id, self._stage_id, exc, plan)
-        self._attempt.producer.put(
-            RetryScheduled(
-                retry_of=self._stage_id, retry=self._retries, backoff_s=backoff_s, reason=str(exc), model=model
-            )
-        )
+        retry = RetryScheduled(retry_of=self._stage_id, retry=self._retries, backoff_s=backoff_s, reason=str(exc))
+        if fallback is not None:
+            ignored = self._request_for(fallback).ignored_parameters()
+            retry = retry.model_copy(update={"model": fallback.name, "ignored": ignored or None})
+        self._attempt.producer.put(retry)
 
     def _restart(self) -> None:
         """Voids the stage's events after its first one, `stage_started`, which stays valid."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 from stagebus.shared.domain.events import ModelStageResult, StageCompleted, ToolOutcome, ToolStageResult
-from stagebus.shared.domain.requests import RunRequest
+from stagebus.shared.domain.requests import STAGE_PARAMETERS, RunRequest
 from stagebus.shared.domain.runs import EXTRACTION, SYNTHESIS, TOOLS, round_stage
 from stagebus.shared.domain.usage import Usage
 from stagebus.worker.model.chat_request import ORIGIN_KEY, MessageOrigin
@@ -94,6 +94,12 @@ def tool_choice(request: RunRequest, stage: NextStage) -> str | dict[str, Any]:
 def stage_option(options: tuple[T, T], stage: NextStage) -> T:
     """Returns this stage's value of an option that has one value per model stage."""
     return options[_STAGE_OPTION[stage.kind]]
+
+
+def stage_parameters(request: RunRequest, stage: NextStage) -> dict[str, Any]:
+    """Returns this stage's parameters that were given, by name."""
+    values = {name: stage_option(getattr(request, name), stage) for name in STAGE_PARAMETERS}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def total_usage(completed: Completed) -> Usage:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from functools import partial
 
 from stagebus.shared.config.providers import ModelRoute
@@ -19,7 +20,7 @@ from stagebus.shared.domain.events import (
 )
 from stagebus.shared.domain.requests import RunRequest
 from stagebus.shared.domain.runs import EXTRACTION, TOOLS, RunRecord, round_stage
-from stagebus.shared.errors import UnknownTools
+from stagebus.shared.errors import UnknownModel, UnknownTools
 from stagebus.shared.storage.redis_client import Redis
 from stagebus.worker.execution.attempt import Attempt, WorkerDraining
 from stagebus.worker.execution.decision_reader import DecisionReader
@@ -32,6 +33,7 @@ from stagebus.worker.execution.pipeline import (
     model_result,
     next_stage,
     stage_option,
+    stage_parameters,
     tool_choice,
 )
 from stagebus.worker.execution.stage_publisher import publish_stage
@@ -120,8 +122,10 @@ class Toolchain:
             template = ChunkTemplate(
                 id=f"chatcmpl-{self._run.run_id}-{stage.stage_id}", created=self._run.created_at // 1000, model=model
             )
-            started = StageStarted(stage_id=stage.stage_id, attempt=self._attempt.number, chunk=template)
-            first_id = self._put(started)
+            ignored = self._ignored_parameters(stage, model)
+            first_id = self._put(
+                StageStarted(stage_id=stage.stage_id, attempt=self._attempt.number, chunk=template, ignored=ignored)
+            )
         stage_runner = ModelStageRunner(
             stage.stage_id,
             self._attempt,
@@ -134,6 +138,12 @@ class Toolchain:
         )
         return await stage_runner.run(model)
 
+    def _ignored_parameters(self, stage: NextStage, model: str) -> list[str] | None:
+        """Returns the run's parameters that the model does not take; None if there are none."""
+        with suppress(UnknownModel):  # the stage fails with it
+            return self._model.routes(model)[0].ignored(stage_parameters(self._request, stage)) or None
+        return None
+
     def _model_request(self, stage: NextStage, route: ModelRoute) -> ModelRequest:
         is_offered = stage.kind == EXTRACTION and self._offered and route.abilities.tools != "none"
         tools = self._tools.definitions(self._offered) if is_offered else None
@@ -144,8 +154,8 @@ class Toolchain:
             tools=tools,
             tool_choice=tool_choice(self._request, stage) if tools else None,
             parallel_tool_calls=self._request.parallel_tool_calls if tools else None,
-            max_tokens=stage_option(self._request.max_tokens, stage),
-            temperature=stage_option(self._request.temperature, stage),
+            response_format=self._request.response_format,
+            **stage_parameters(self._request, stage),
         )
 
     def _model_events(

@@ -16,6 +16,7 @@ import orjson
 from stagebus.shared.config.provider_schema import Abilities
 from stagebus.shared.config.providers import ModelRoute, Providers
 from stagebus.shared.config.settings import Settings
+from stagebus.shared.domain.requests import STAGE_PARAMETERS
 from stagebus.worker.model.chat_chunks import Chunk
 from stagebus.worker.model.chat_request import chat_request_body
 from stagebus.worker.model.circuit_breaker import CircuitBreaker
@@ -42,12 +43,24 @@ class ModelRequest:
     parallel_tool_calls: bool | None = None
     max_tokens: int | None = None
     temperature: float | None = None
+    top_p: float | None = None
+    stop: list[str] | None = None
+    seed: int | None = None
+    reasoning_effort: str | None = None
+    verbosity: str | None = None
+    service_tier: str | None = None
+    response_format: dict[str, Any] | None = None
     route: ModelRoute | None = None
 
     def estimate_tokens(self) -> int:
         """Estimates the tokens of the request and its answer: four bytes per token, and the longest answer allowed."""
         prompt_tokens = len(orjson.dumps([self.messages, self.tools or []])) // BYTES_PER_TOKEN
         return prompt_tokens + (self.max_tokens or DEFAULT_ANSWER_TOKENS)
+
+    def ignored_parameters(self) -> list[str]:
+        """Returns the parameters that the route's model does not take."""
+        given = [name for name in STAGE_PARAMETERS if getattr(self, name) is not None]
+        return [] if self.route is None else self.route.ignored(given)
 
     def body(self, route: ModelRoute) -> dict[str, Any]:
         """Returns the JSON body in the form that the route's provider accepts."""

@@ -5,6 +5,29 @@ export type RunStatus = "queued" | "running" | "parked" | "succeeded" | "failed"
 
 /** A new run. Exactly one of `user_prompt` and `messages` is required. */
 export interface CreateRun {
+  /** limit for the answer of a stage: one number, or `[extraction, synthesis]` */
+  max_tokens?: (number | (number | null)[]) | null;
+  /** randomness: one number, or `[extraction, synthesis]` */
+  temperature?: (number | (number | null)[]) | null;
+  /** nucleus sampling: one number, or `[extraction, synthesis]` */
+  top_p?: (number | (number | null)[]) | null;
+  /** texts before which the answer ends: one, up to 4, or a list of them for each stage */
+  stop?: (string | string[] | (string[] | null)[]) | null;
+  /** makes answers repeatable, as far as the provider can: one number, or one for each stage */
+  seed?: (number | (number | null)[]) | null;
+  /** how much the model reasons before it answers: one word, or `[extraction, synthesis]` */
+  reasoning_effort?:
+    | (
+        | ("none" | "minimal" | "low" | "medium" | "high" | "xhigh" | "max")
+        | (("none" | "minimal" | "low" | "medium" | "high" | "xhigh" | "max") | null)[]
+      )
+    | null;
+  /** how long answers are: one word, or `[extraction, synthesis]` */
+  verbosity?: (("low" | "medium" | "high") | (("low" | "medium" | "high") | null)[]) | null;
+  /** the provider's class of service, such as `flex`: one word, or one for each stage */
+  service_tier?: (string | (string | null)[]) | null;
+  /** the form of the answer. With `json_schema`, the answer is validated; if it does not fit, the model is asked once more, and then the run fails with `invalid_output` */
+  response_format?: (TextFormat | JsonObjectFormat | JsonSchemaFormat) | null;
   /** a model's name, or an object with a name for each stage; the configured default if omitted */
   model?: (string | StageModels) | null;
   /** the user's request */
@@ -21,10 +44,6 @@ export interface CreateRun {
   parallel_tool_calls?: boolean | null;
   /** whether a model writes an answer from the tools' results */
   synthesis?: boolean;
-  /** one number, or `[extraction, synthesis]` */
-  max_tokens?: (number | (number | null)[]) | null;
-  /** one number, or `[extraction, synthesis]` */
-  temperature?: (number | (number | null)[]) | null;
   /** how many times the model may call tools */
   max_rounds?: number;
   /** the run's time limit in seconds, up to the configured maximum */
@@ -33,6 +52,35 @@ export interface CreateRun {
   metadata?: {
     [k: string]: string;
   };
+}
+/** The answer is text. */
+export interface TextFormat {
+  /** the format's type */
+  type: "text";
+}
+/** The answer is a JSON object. */
+export interface JsonObjectFormat {
+  /** the format's type */
+  type: "json_object";
+}
+/** The answer is JSON that fits a schema. */
+export interface JsonSchemaFormat {
+  /** the format's type */
+  type: "json_schema";
+  json_schema: NamedSchema;
+}
+/** the schema */
+export interface NamedSchema {
+  /** tells the model what the answer is */
+  name: string;
+  /** more about it, for the model */
+  description?: string | null;
+  /** the JSON Schema of the answer */
+  schema: {
+    [k: string]: unknown;
+  };
+  /** the provider must follow the schema exactly, if it can; it then takes fewer keywords */
+  strict?: boolean | null;
 }
 /** A model for each stage. A stage without one uses the default model. */
 export interface StageModels {
@@ -162,6 +210,19 @@ export interface ToolChoiceFunction {
   /** the tool's name */
   name: string;
 }
+/** A JSON Schema with a name. */
+export interface NamedSchema1 {
+  /** tells the model what the answer is */
+  name: string;
+  /** more about it, for the model */
+  description?: string | null;
+  /** the JSON Schema of the answer */
+  schema: {
+    [k: string]: unknown;
+  };
+  /** the provider must follow the schema exactly, if it can; it then takes fewer keywords */
+  strict?: boolean | null;
+}
 /** The URL of an image. The provider fetches it, Stagebus does not. */
 export interface ImageUrl1 {
   /** a URL, or a `data:` URL with the image itself */
@@ -234,6 +295,8 @@ export interface Abilities {
   stream_options?: boolean;
   /** field in which the model's reasoning is sent back together with its calls; default: it is not sent back */
   reasoning_field?: ("reasoning_content" | "reasoning" | "reasoning_details") | null;
+  /** native: the API takes response_format; prompted: the form of the answer is described in the prompt */
+  structured_output?: "native" | "prompted";
   /** call ids must have nine letters and digits (Mistral) */
   short_call_ids?: boolean;
   /**
@@ -268,6 +331,8 @@ export interface Abilities1 {
   stream_options?: boolean;
   /** field in which the model's reasoning is sent back together with its calls; default: it is not sent back */
   reasoning_field?: ("reasoning_content" | "reasoning" | "reasoning_details") | null;
+  /** native: the API takes response_format; prompted: the form of the answer is described in the prompt */
+  structured_output?: "native" | "prompted";
   /** call ids must have nine letters and digits (Mistral) */
   short_call_ids?: boolean;
   /**
@@ -758,6 +823,8 @@ export interface RetryScheduledData {
   reason: string;
   /** the fallback model, if the retry uses one */
   model?: string | null;
+  /** parameters of the run that the fallback model does not take */
+  ignored?: string[] | null;
 }
 /** The run is accepted and stored. Always the first event, with the id `0-1`. */
 export interface RunQueuedData {
@@ -821,6 +888,8 @@ export interface StageStartedData {
   attempt: number;
   /** the fields that the stage's chunks leave out */
   chunk?: ChunkTemplate | null;
+  /** parameters of the run that the stage's model does not take; they are not sent */
+  ignored?: string[] | null;
 }
 /** A tool is about to run. One event for each call, even if several attempts run it. */
 export interface ToolCallData {

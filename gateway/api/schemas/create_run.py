@@ -1,35 +1,29 @@
 """The body of `POST /runs`, and its conversion to the stored request."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Final, Literal, TypeVar
+from contextlib import suppress
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from stagebus.gateway.api.schemas.chat_messages import Message, WireModel
+from stagebus.gateway.api.schemas.model_parameters import ModelParameters, ResponseFormat
 from stagebus.gateway.api.schemas.validation import invalid_fields, parse_form
 from stagebus.shared.config.provider_schema import NAME_PATTERN
 from stagebus.shared.config.providers import Providers
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.domain.requests import RunRequest
+from stagebus.shared.domain.requests import STAGE_PARAMETERS, RunRequest
 from stagebus.shared.domain.runs import ROUNDS_MAX
 from stagebus.shared.errors import InvalidRequest, UnknownModel
 
 TOOL_NAME_PATTERN: Final = r"^[A-Za-z0-9_.-]{1,64}$"
 MESSAGES_MAX: Final = 1000
 TOOLS_MAX: Final = 128
-TOKENS_MAX: Final = 10_000_000
-TEMPERATURE_MAX: Final = 2.0
 METADATA_MAX: Final = 16
 MODEL_FIELDS: Final = ("model.extraction", "model.synthesis")
 METADATA_KEY_MAX_CHARS: Final = 64
 METADATA_VALUE_MAX_CHARS: Final = 512
 TOOL_CHOICES: Final = frozenset({"auto", "none", "required"})
-
-T = TypeVar("T")
-
-
-def _one_or_each(value: Any) -> str:
-    return "each" if isinstance(value, list) else "one"
 
 
 def _name_or_stages(value: Any) -> str:
@@ -72,19 +66,11 @@ StageModel = Annotated[
 ToolChoice = Annotated[
     Annotated[ToolName, Tag("word")] | Annotated[NamedToolChoice, Tag("tool")], Discriminator(_word_or_tool)
 ]
-Tokens = Annotated[int, Field(ge=1, le=TOKENS_MAX)]
-Temperature = Annotated[float, Field(ge=0, le=TEMPERATURE_MAX)]
-TokensEach = Annotated[list[Tokens | None], Field(min_length=2, max_length=2)]
-TemperatureEach = Annotated[list[Temperature | None], Field(min_length=2, max_length=2)]
-StageTokens = Annotated[Annotated[Tokens, Tag("one")] | Annotated[TokensEach, Tag("each")], Discriminator(_one_or_each)]
-StageTemperature = Annotated[
-    Annotated[Temperature, Tag("one")] | Annotated[TemperatureEach, Tag("each")], Discriminator(_one_or_each)
-]
 MetadataKey = Annotated[str, Field(min_length=1, max_length=METADATA_KEY_MAX_CHARS)]
 MetadataValue = Annotated[str, Field(max_length=METADATA_VALUE_MAX_CHARS)]
 
 
-class CreateRun(WireModel):
+class CreateRun(ModelParameters):
     """A new run. Exactly one of `user_prompt` and `messages` is required."""
 
     model_config = ConfigDict(
@@ -133,8 +119,6 @@ class CreateRun(WireModel):
         default=None, description="whether the model may call several tools in one response"
     )
     synthesis: bool = Field(default=True, description="whether a model writes an answer from the tools' results")
-    max_tokens: StageTokens | None = Field(default=None, description="one number, or `[extraction, synthesis]`")
-    temperature: StageTemperature | None = Field(default=None, description="one number, or `[extraction, synthesis]`")
     max_rounds: int = Field(default=1, ge=1, le=ROUNDS_MAX, description="how many times the model may call tools")
     timeout_s: float | None = Field(
         default=None, gt=0, description="the run's time limit in seconds, up to the configured maximum"
@@ -159,6 +143,7 @@ def parse_create_run(body: dict[str, Any], settings: Settings, providers: Provid
         faults.append(("timeout_s", f"at most {settings.run_timeout_max_s:g} s"))
     model = _model(form.model, settings.model if providers is None else providers.default_model)
     faults += _check_models(model, providers)
+    faults += _check_stop(form, model, providers)
     if faults:
         raise invalid_fields(faults)
     return RunRequest(
@@ -168,11 +153,11 @@ def parse_create_run(body: dict[str, Any], settings: Settings, providers: Provid
         tool_choice=_tool_choice(form.tool_choice),
         parallel_tool_calls=form.parallel_tool_calls,
         synthesis=form.synthesis,
-        max_tokens=_each(form.max_tokens),
-        temperature=_each(form.temperature),
+        response_format=_response_format(form.response_format),
         max_rounds=form.max_rounds,
         timeout_s=settings.run_timeout_s if form.timeout_s is None else form.timeout_s,
         metadata=form.metadata,
+        **{name: form.per_stage(name) for name in STAGE_PARAMETERS},
     )
 
 
@@ -210,6 +195,23 @@ def _check_models(model: str | tuple[str, str], providers: Providers | None) -> 
             yield field, str(exc)
 
 
+def _check_stop(
+    form: CreateRun, model: str | tuple[str, str], providers: Providers | None
+) -> Iterator[tuple[str, str]]:
+    """Yields a fault if a model cannot end its answer at a text: without it, the answer would be another one.
+
+    Other parameters that a model does not take are left out, and `stage_started` names them.
+    """
+    models = (model, model) if isinstance(model, str) else model
+    for name, stop in zip(models, form.per_stage("stop"), strict=True):
+        if providers is None or stop is None:
+            continue
+        with suppress(UnknownModel):
+            if any(route.ignored(["stop"]) for route in providers.routes(name)):
+                yield "stop", f"the model {name!r} or one of its fallbacks does not take it; leave it out"
+                return
+
+
 def _messages(form: CreateRun) -> list[dict[str, Any]]:
     if form.messages is not None:
         return [message.model_dump(exclude_unset=True) for message in form.messages]
@@ -223,10 +225,8 @@ def _tool_choice(choice: str | NamedToolChoice) -> str | dict[str, Any]:
     return choice if choice in TOOL_CHOICES else {"type": "function", "function": {"name": choice}}
 
 
-def _each(value: T | list[T | None] | None) -> tuple[T | None, T | None]:
-    if isinstance(value, list):
-        return value[0], value[1]
-    return value, value
+def _response_format(form: ResponseFormat | None) -> dict[str, Any] | None:
+    return None if form is None or form.type == "text" else form.model_dump(by_alias=True, exclude_none=True)
 
 
 def _check_prompt(form: CreateRun) -> Iterator[tuple[str, str]]:

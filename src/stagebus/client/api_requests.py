@@ -38,6 +38,13 @@ class RunFields(TypedDict, total=False):
     synthesis: bool
     max_tokens: int | list[int | None]
     temperature: float | list[float | None]
+    top_p: float | list[float | None]
+    stop: str | list[str] | list[list[str] | None]
+    seed: int | list[int | None]
+    reasoning_effort: str | list[str | None]
+    verbosity: str | list[str | None]
+    service_tier: str | list[str | None]
+    response_format: Json
     max_rounds: int
     timeout_s: float
     metadata: dict[str, str]

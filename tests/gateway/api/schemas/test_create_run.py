@@ -112,7 +112,60 @@ def test_numbers_are_for_both_stages_or_one_each() -> None:
     assert parse(**HELLO, max_tokens=[None, 200]).max_tokens == (None, 200)
 
 
-@pytest.mark.parametrize("request_", [HELLO, {**HELLO, "tools": ["a"], "max_tokens": [1, 2], "timeout_s": 5}])
+SCHEMA_FORMAT = {"type": "json_schema", "json_schema": {"name": "city", "schema": {"type": "object"}, "strict": True}}
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "stored"),
+    [
+        ("top_p", 0.5, (0.5, 0.5)),
+        ("top_p", [None, 1], (None, 1.0)),
+        ("stop", "END", (["END"], ["END"])),
+        ("stop", ["END"], (["END"], ["END"])),
+        ("stop", ["a", "b", "c"], (["a", "b", "c"], ["a", "b", "c"])),
+        ("stop", [None, ["a", "b"]], (None, ["a", "b"])),
+        ("stop", [["a"], ["b"]], (["a"], ["b"])),
+        ("seed", -1, (-1, -1)),
+        ("reasoning_effort", ["none", "xhigh"], ("none", "xhigh")),
+        ("verbosity", "low", ("low", "low")),
+        ("service_tier", "flex", ("flex", "flex")),
+    ],
+)
+def test_model_parameters_are_for_both_stages_or_one_each(name: str, given: Any, stored: Any) -> None:
+    assert getattr(parse(**HELLO, **{name: given}), name) == stored
+
+
+def test_response_format_is_stored_in_the_form_of_chat_completions() -> None:
+    assert parse(**HELLO, response_format=SCHEMA_FORMAT).response_format == SCHEMA_FORMAT
+    assert parse(**HELLO, response_format={"type": "json_object"}).response_format == {"type": "json_object"}
+    assert parse(**HELLO, response_format={"type": "text"}).response_format is None
+
+
+def test_request_without_newer_parameters_is_stored_as_by_older_versions() -> None:
+    """Otherwise a request that is repeated during an upgrade would differ from the first one."""
+    newer = {"top_p", "stop", "seed", "reasoning_effort", "verbosity", "service_tier", "response_format"}
+
+    assert not newer & parse(**HELLO).model_dump(mode="json").keys()
+    assert newer <= {*RunRequest.model_fields}
+
+
+def test_stop_is_rejected_if_a_model_does_not_take_it() -> None:
+    """Without it the answer would be another one. A fallback counts as well."""
+    models = [{"name": "a", "fallbacks": ["b"]}, {"name": "b", "leave_out": ["stop", "seed"]}, "c"]
+    file = {"providers": {"p": {"base_url": "http://127.0.0.1:1/v1", "models": models}}}
+    providers = Providers(ProvidersFile.model_validate(file))
+
+    for model in ("a", "b", {"extraction": "c", "synthesis": "b"}):
+        with pytest.raises(InvalidRequest) as caught:
+            parse_create_run({**HELLO, "model": model, "stop": "x", "seed": 1}, SETTINGS, providers)
+        assert [error["field"] for error in caught.value.errors] == ["stop"]
+    unaffected = {**HELLO, "model": {"extraction": "c", "synthesis": "b"}, "stop": [["x"], None]}
+    assert parse_create_run(unaffected, SETTINGS, providers).stop == (["x"], None)
+
+
+@pytest.mark.parametrize(
+    "request_", [HELLO, {**HELLO, "tools": ["a"], "max_tokens": [1, 2], "timeout_s": 5, "stop": "x"}]
+)
 def test_stored_request_round_trip(request_: dict[str, Any]) -> None:
     stored = parse_create_run(request_, SETTINGS)
 
@@ -157,6 +210,20 @@ def test_stored_request_round_trip(request_: dict[str, Any]) -> None:
         ({**HELLO, "max_tokens": [1, -2]}, ["max_tokens.1"]),
         ({**HELLO, "max_tokens": 10**300}, ["max_tokens"]),
         ({**HELLO, "temperature": 2.1}, ["temperature"]),
+        ({**HELLO, "top_p": 0}, ["top_p"]),
+        ({**HELLO, "top_p": 1.1}, ["top_p"]),
+        ({**HELLO, "stop": ""}, ["stop"]),
+        ({**HELLO, "stop": []}, ["stop"]),
+        ({**HELLO, "stop": ["a"] * 5}, ["stop"]),
+        ({**HELLO, "stop": ["a", None]}, ["stop.0"]),
+        ({**HELLO, "stop": [["a"], []]}, ["stop.1"]),
+        ({**HELLO, "seed": 2**63}, ["seed"]),
+        ({**HELLO, "reasoning_effort": "huge"}, ["reasoning_effort"]),
+        ({**HELLO, "verbosity": ["low"]}, ["verbosity"]),
+        ({**HELLO, "service_tier": "a b"}, ["service_tier"]),
+        ({**HELLO, "response_format": "json"}, ["response_format"]),
+        ({**HELLO, "response_format": {"type": "xml"}}, ["response_format"]),
+        ({**HELLO, "response_format": {"type": "json_schema"}}, ["response_format.json_schema"]),
         ({**HELLO, "synthesis": "yes"}, ["synthesis"]),
         ({**HELLO, "synthesis": 1}, ["synthesis"]),
         ({**HELLO, "max_rounds": 0}, ["max_rounds"]),
@@ -208,7 +275,8 @@ json_values = st.recursive(
 )
 FIELDS = [
     "model", "user_prompt", "system_prompt", "messages", "tools", "tool_choice", "parallel_tool_calls", "synthesis",
-    "max_tokens", "temperature", "max_rounds", "timeout_s", "metadata",
+    "max_tokens", "temperature", "max_rounds", "timeout_s", "metadata", "top_p", "stop", "seed", "reasoning_effort",
+    "response_format",
 ]  # fmt: skip
 
 
