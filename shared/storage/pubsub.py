@@ -35,6 +35,10 @@ RECONNECT_BACKOFF_MAX_S: Final = 1.0
 SUBSCRIBE_BATCH_CHANNELS: Final = 1000
 
 
+class Unsubscribed(Exception):
+    """The channel was unsubscribed before the server had confirmed the subscription."""
+
+
 class Channels:
     """Subscribes handlers to channels. Handlers run in the event loop, one message after the other."""
 
@@ -62,7 +66,11 @@ class Channels:
         await cancel_and_wait(*self._tasks)
 
     async def subscribe(self, channel: str, handler: Handler) -> None:
-        """Subscribes the channel's only handler and returns when the server has confirmed it; waits for Redis if it is away."""
+        """Subscribes the channel's only handler and returns when the server has confirmed it; waits for Redis if it is away.
+
+        Raises:
+            Unsubscribed: `unsubscribe` was called for the channel before that.
+        """
         name = channel.encode()
         self._handlers[name] = handler
         confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -80,9 +88,14 @@ class Channels:
     async def unsubscribe(self, channel: str) -> None:
         """Removes the channel's handler; it gets no more messages."""
         name = channel.encode()
-        if self._handlers.pop(name, None) is not None and self._protocol is not None:
+        if self._handlers.pop(name, None) is None:
+            return
+        if self._protocol is not None:
             self._unsubscribing[name] += 1
             self._protocol.send("UNSUBSCRIBE", name)
+        for confirmed in self._confirmations.pop(name, []):
+            if not confirmed.done():
+                confirmed.set_exception(Unsubscribed(channel))
 
     async def _listen(self) -> None:
         while True:

@@ -12,7 +12,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.storage import pubsub, redis_client
-from stagebus.shared.storage.pubsub import Channels
+from stagebus.shared.storage.pubsub import Channels, Unsubscribed
 from tests.support.proxy import Proxy
 from tests.support.waiting import until, until_equal
 
@@ -317,3 +317,27 @@ async def test_late_confirmation_does_not_confirm_a_new_subscription(redis: Redi
     assert not done
     channels._on_reply([b"subscribe", b"a", 1])
     await second
+
+
+async def test_unsubscribe_ends_a_subscribe_that_still_waits(redis: Redis) -> None:
+    """Its confirmation will not come; a later subscription is confirmed as ever. The same holds while Redis is away."""
+    channels = Channels(redis, on_reconnected=lambda: None)
+    away = asyncio.create_task(channels.subscribe("a", print))
+    await asyncio.sleep(0)
+    await channels.unsubscribe("a")
+    with pytest.raises(Unsubscribed):
+        await asyncio.wait_for(away, 1)
+    channels._protocol = SimpleNamespace(send=lambda *_: None)  # type: ignore[assignment]
+    first, second = (asyncio.create_task(channels.subscribe("a", print)) for _ in range(2))
+    await asyncio.sleep(0)
+    await channels.unsubscribe("a")
+    later = asyncio.create_task(channels.subscribe("a", print))
+    for reply in (b"subscribe", b"subscribe", b"unsubscribe", b"subscribe"):
+        await asyncio.sleep(0)
+        channels._on_reply([reply, b"a", 1])
+
+    for waiting in (first, second):
+        with pytest.raises(Unsubscribed):
+            await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(later, 1)
+    assert channels._confirmations == {}
