@@ -54,13 +54,18 @@ _EXAMPLES: Final[tuple[events.Event, ...]] = (
     events.Cancel(reason="the question was answered elsewhere"),
     events.Error(error=str(QueueTimeout(86400)), code=QueueTimeout.code),
 )
-_GAP: Final = events.Gap(requested="5204-3", earliest="5204-90", latest="5204-118")
+_UNLOGGED: Final = (
+    events.Gap(requested="5204-3", earliest="5204-90", latest="5204-118"),
+    events.StreamStatus(waiting_for="worker"),
+)
 
 
 def example_frames() -> Mapping[type[BaseModel], str]:
     """Returns an example of each event as its frame in the stream, by its class."""
-    gap = sse.encode_without_id(_GAP.event, _GAP.model_dump_json()).decode().strip()
-    return {**dict(_frames()), events.Gap: gap}
+    unlogged = {
+        type(frame): sse.encode_without_id(frame.event, frame.model_dump_json()).decode().strip() for frame in _UNLOGGED
+    }
+    return {**dict(_frames()), **unlogged}
 
 
 def _frames() -> Iterator[tuple[type[BaseModel], str]]:

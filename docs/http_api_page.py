@@ -16,7 +16,7 @@ from stagebus.shared.errors import RunFailed, StagebusError
 
 Json = dict[str, Any]
 
-_FRAMES: Final[tuple[type[events.Event | events.Gap], ...]] = (*events.EVENTS, events.Gap)
+_FRAMES: Final[tuple[type[events.Event | events.Gap | events.StreamStatus], ...]] = (*events.EVENTS, *events.UNLOGGED)
 LIMITS: Final = (("exclusiveMinimum", ">"), ("minimum", "≥"), ("exclusiveMaximum", "<"), ("maximum", "≤"))
 
 _HEAD: Final = """\
@@ -39,7 +39,7 @@ _EVENTS_HEAD: Final = """\
 A stream sends each event as a frame with its id, its name and its data. The id is the cursor: send the last one as
 `Last-Event-ID` (or `?last_event_id=`) and the stream continues after it. An id is `<attempt>-<sequence>`; sequences of a
 run are consecutive. `GET /runs/{run_id}/events` with `Accept: application/json` returns the same events in pages.
-`done`, `cancel` and `error` are terminal: no event follows them. `gap` is a frame without an id.
+`done`, `cancel` and `error` are terminal: no event follows them. `gap` and `status` are frames without an id.
 """
 
 _ERRORS_HEAD: Final = """\

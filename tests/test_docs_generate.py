@@ -14,7 +14,7 @@ from stagebus.gateway.api.endpoint_table import ENDPOINTS
 from stagebus.gateway.api.schemas.answers import EventPage, Problem, RunView
 from stagebus.gateway.api.schemas.create_run import CreateRun
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.domain.events import EVENTS, Event, Gap
+from stagebus.shared.domain.events import EVENTS, UNLOGGED, Event, Gap, StreamStatus
 from stagebus.shared.domain.runs import RunStatus
 from stagebus.shared.errors import RunFailed
 from stagebus.shared.log import sse
@@ -45,8 +45,8 @@ def test_http_api_page_has_every_field(model: type[BaseModel]) -> None:
     assert {name for name in model.model_fields if f"| `{name}` |" not in described} == set()
 
 
-@pytest.mark.parametrize("event", [*EVENTS, Gap], ids=lambda event: event.event)
-def test_http_api_page_has_an_example_of_every_event(event: type[Event | Gap]) -> None:
+@pytest.mark.parametrize("event", [*EVENTS, *UNLOGGED], ids=lambda event: event.event)
+def test_http_api_page_has_an_example_of_every_event(event: type[Event | Gap | StreamStatus]) -> None:
     (frame,) = sse.decode(f"{example_frames()[event]}\n\n".encode())
 
     assert frame.event == event.event

@@ -17,6 +17,8 @@ from stagebus.gateway.api.params import (
     read_chunks,
     read_cursor,
     read_limit,
+    read_wait,
+    wait_parameter,
     wants_stream,
 )
 from stagebus.gateway.api.responses import EVENT_STREAM, JSON
@@ -26,6 +28,7 @@ from stagebus.gateway.context import gateway_of
 from stagebus.gateway.streaming.response import EventStream
 from stagebus.gateway.streaming.views import FullChunksView, stored_view
 from stagebus.shared.domain.cursor import EventId
+from stagebus.shared.domain.events import WaitingFor
 from stagebus.shared.domain.runs import STAGE_IDS
 from stagebus.shared.domain.tenants import Scope
 from stagebus.shared.errors import BadCursor, InvalidRequest, RunNotFound, StageNotFound, StorageUnavailable
@@ -36,13 +39,16 @@ from stagebus.shared.storage.redis_client import storage_errors
 
 PAGE_LIMIT_DEFAULT: Final = 100
 PAGE_LIMIT_MAX: Final = 1000
+# Shorter than the 60 s after which proxies give up a request by default.
+WAIT_MAX_S: Final = 30
 
 
 async def stream_run(request: Request) -> Response:
     """Stream a run's events: those after the cursor, then live ones until the run ends.
 
     The stream starts with `gap` if the cursor is not in the log, so a client can tell lost events from no events.
-    204 tells an `EventSource` to stop reconnecting. With `Accept: application/json` the response is a page of events.
+    204 tells an `EventSource` to stop reconnecting. With `Accept: application/json` the response is a page of events;
+    with `wait` as well it waits for the next event (long polling), for networks that hold streams back.
     `/schema/events.json` describes the `data` of each event.
     """
     return await _answer(request, None)
@@ -63,8 +69,10 @@ async def _answer(request: Request, stage_id: str | None) -> Response:
     run_id = request.path_params["run_id"]
     cursor, chunks = read_cursor(request), read_chunks(request)
     limit = read_limit(request, PAGE_LIMIT_DEFAULT, PAGE_LIMIT_MAX)
+    wait_s = read_wait(request, WAIT_MAX_S)
     if not wants_stream(request):
-        return await _answer_page(request, run_id, stage_id, cursor, limit, chunks)
+        waiting_for = await _wait_for_news(request, run_id, stage_id, cursor, wait_s) if wait_s else None
+        return await _answer_page(request, run_id, stage_id, cursor, limit, chunks, waiting_for)
     return await answer_stream(request, run_id, cursor, chunks, stage_id=stage_id)
 
 
@@ -116,8 +124,24 @@ async def _read_head(request: Request, run_id: str) -> Head | None:
         return None
 
 
+async def _wait_for_news(
+    request: Request, run_id: str, stage_id: str | None, cursor: EventId, wait_s: int
+) -> WaitingFor | None:
+    """Waits until there is an event after the cursor, the run has ended, or it waits for something; returns for what."""
+    gateway, principal = gateway_of(request), principal_of(request)
+    stream = gateway.hub.new_stream(run_id, cursor, stored_view(stage_id), stage_id=stage_id, tenant=principal.tenant)
+    await gateway.hub.wait_for_news(stream, gateway.admit_stream(principal, stream.close), wait_s)
+    return stream.waiting_for
+
+
 async def _answer_page(
-    request: Request, run_id: str, stage_id: str | None, cursor: EventId, limit: int, chunks: str
+    request: Request,
+    run_id: str,
+    stage_id: str | None,
+    cursor: EventId,
+    limit: int,
+    chunks: str,
+    waiting_for: WaitingFor | None,
 ) -> Response:
     tenant = principal_of(request).tenant
     with storage_errors():
@@ -129,10 +153,10 @@ async def _answer_page(
         events = FullChunksView(stored_view(stage_id), await _read_first_events(request, run_id)).complete_events(
             events
         )
-    return Response(_encode_page(page, events), media_type=JSON)
+    return Response(_encode_page(page, events, waiting_for), media_type=JSON)
 
 
-def _encode_page(page: Page, events: Iterable[StoredEvent]) -> bytes:
+def _encode_page(page: Page, events: Iterable[StoredEvent], waiting_for: WaitingFor | None) -> bytes:
     gap = page.gap and {name: str(event_id) for name, event_id in page.gap._asdict().items()}
     return orjson.dumps(
         {
@@ -145,6 +169,7 @@ def _encode_page(page: Page, events: Iterable[StoredEvent]) -> bytes:
             "has_more": not page.is_last,
             "is_ended": page.is_last and page.is_ended,
             **({"gap": gap} if gap else {}),
+            **({"waiting_for": waiting_for} if waiting_for else {}),
         }
     )
 
@@ -167,6 +192,7 @@ _RESPONSES: Final = {
 _PARAMETERS: Final = (
     *STREAM_PARAMETERS,
     limit_parameter("The maximum number of events in a JSON page.", PAGE_LIMIT_DEFAULT, PAGE_LIMIT_MAX),
+    wait_parameter(WAIT_MAX_S),
 )
 
 ENDPOINTS: Final = (

@@ -101,6 +101,23 @@ def read_chunks(request: Request) -> str:
     return chunks
 
 
+def wait_parameter(wait_max_s: int) -> ParameterSpec:
+    """Describes the parameter that `read_wait` reads."""
+    description = "JSON pages only: seconds to wait for an event if there is none after the cursor (long polling)."
+    return ParameterSpec(
+        "wait", "query", description, {"type": "integer", "minimum": 0, "maximum": wait_max_s, "default": 0}
+    )
+
+
+def read_wait(request: Request, wait_max_s: int) -> int:
+    """Returns for how many seconds the response may wait for an event.
+
+    Raises:
+        InvalidRequest: it is not a number from 0 to `wait_max_s`.
+    """
+    return _read_number(request, "wait", 0, (0, wait_max_s))
+
+
 def wants_stream(request: Request) -> bool:
     """Returns whether an events URL answers with a stream. It does unless the client accepts only JSON."""
     return accepts(request, EVENT_STREAM) or not accepts(request, JSON)
@@ -148,9 +165,14 @@ def read_limit(request: Request, default: int, limit_max: int) -> int:
     Raises:
         InvalidRequest: it is not a number from 1 to `limit_max`.
     """
-    text = request.query_params.get("limit", str(default))
-    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(limit_max)) and 1 <= int(text) <= limit_max):
-        raise _invalid("limit", f"must be a number from 1 to {limit_max}")
+    return _read_number(request, "limit", default, (1, limit_max))
+
+
+def _read_number(request: Request, name: str, default: int, limits: tuple[int, int]) -> int:
+    low, high = limits
+    text = request.query_params.get(name, str(default))
+    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(high)) and low <= int(text) <= high):
+        raise _invalid(name, f"must be a number from {low} to {high}")
     return int(text)
 
 

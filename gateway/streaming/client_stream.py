@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 from stagebus.gateway.streaming.stream_writer import StreamWriter
 from stagebus.gateway.streaming.subscription import Subscription
+from stagebus.shared.domain.events import StreamStatus, WaitingFor
 from stagebus.shared.log.live_batch import LiveBatch
-from stagebus.shared.log.sse import PING
+from stagebus.shared.log.sse import PING, encode_without_id
 
 
 class ClientStream:
@@ -21,14 +22,18 @@ class ClientStream:
         tenant: the tenant that must own the run, or None for any. The first log page is read before anything
             else is sent, and the read fails for a run of another tenant.
         stages_begun: the stages that the run has begun, as far as is known; a log page is read with them.
+        notice: a ping or a status to be sent unless events come first; empty if there is none.
         quiet_since: the loop time at which bytes were last sent.
+        event_at: the loop time at which events were last sent, or of the stream's creation.
+        waiting_for: what the client was told since that its run waits for.
     """
 
     __slots__ = (
         "_loop",
         "_wakeup",
+        "event_at",
         "is_closed",
-        "is_ping_due",
+        "notice",
         "quiet_since",
         "run_id",
         "sent_bytes",
@@ -36,6 +41,7 @@ class ClientStream:
         "stages_begun",
         "subscription",
         "tenant",
+        "waiting_for",
         "writer",
     )
 
@@ -55,10 +61,11 @@ class ClientStream:
         self.stages_begun = stages_begun
         self.writer: StreamWriter | None = None
         self.is_closed = False
-        self.is_ping_due = False
+        self.notice = b""
         self.sent_bytes = 0
         self._loop = asyncio.get_running_loop()
-        self.quiet_since = self._loop.time()
+        self.quiet_since = self.event_at = self._loop.time()
+        self.waiting_for: WaitingFor | None = None
         self._wakeup: asyncio.Future[None] | None = None
 
     def attach(self, writer: StreamWriter) -> None:
@@ -71,6 +78,7 @@ class ClientStream:
         if (writer := self._idle_writer) is not None and (data := self.subscription.forward(batch)) is not None:
             if data:
                 self._record(data)
+                self._record_events()
                 writer.write(data)
             if not self.subscription.is_ended:
                 return
@@ -80,11 +88,22 @@ class ClientStream:
 
     def ping(self) -> None:
         """Sends a ping, immediately if nothing is to be sent before it."""
+        if not self.notice:
+            self._notify(PING)
+
+    def report(self, waiting_for: WaitingFor | None) -> None:
+        """Tells the client what its run waits for, if that has changed since the last event."""
+        if waiting_for != self.waiting_for:
+            self.waiting_for = waiting_for
+            status = StreamStatus(waiting_for=waiting_for)
+            self._notify(encode_without_id(status.event, status.model_dump_json()))
+
+    def _notify(self, notice: bytes) -> None:
         if (writer := self._idle_writer) is not None and not self.subscription.is_ready:
-            self._record(PING)
-            writer.write(PING)
+            self._record(notice)
+            writer.write(notice)
         else:
-            self.is_ping_due = True
+            self.notice = notice
             self.wake()
 
     @property
@@ -110,15 +129,18 @@ class ClientStream:
             self._wakeup.set_result(None)
 
     def take(self) -> bytes:
-        """Returns the bytes to send next: buffered events, or a ping that is due, or nothing."""
-        data = self.subscription.take() or (PING if self.is_ping_due else b"")
+        """Returns the bytes to send next: buffered events, or else the notice, or nothing."""
+        events = self.subscription.take()
+        data = events or self.notice
         if data:
             self._record(data)
+        if events:
+            self._record_events()
         return data
 
     async def wait(self) -> None:
         """Waits until there is something to do for the generator."""
-        if self.subscription.is_ready or self.is_closed or self.is_ping_due:
+        if self.subscription.is_ready or self.is_closed or self.notice:
             return
         self._wakeup = self._loop.create_future()
         try:
@@ -128,5 +150,9 @@ class ClientStream:
 
     def _record(self, data: bytes) -> None:
         self.quiet_since = self._loop.time()
-        self.is_ping_due = False
+        self.notice = b""
         self.sent_bytes += len(data)
+
+    def _record_events(self) -> None:
+        self.event_at = self.quiet_since
+        self.waiting_for = None

@@ -11,18 +11,19 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from functools import partial
 from typing import Final
 
 from stagebus.gateway.streaming.client_stream import ClientStream
+from stagebus.gateway.streaming.stall_monitor import StallMonitor
 from stagebus.gateway.streaming.subscription import Subscription
 from stagebus.gateway.streaming.views import EventView
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.cursor import EventId
 from stagebus.shared.errors import RunNotFound
 from stagebus.shared.log import live_batch, log_reader
-from stagebus.shared.log.sse import encode_retry
+from stagebus.shared.log.sse import PING, encode_retry
 from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.pipelined import PipelinedConnection
@@ -55,7 +56,8 @@ class Hub:
         self._channels = Channels(redis, self._catch_up_all)
         # Reads the log, and what a request needs to know of it before its stream begins.
         self.log_connection = PipelinedConnection(redis, settings.redis_timeout_s)
-        self._ticker: asyncio.Task[None] | None = None
+        self._stall_monitor = StallMonitor(redis, settings.lease_s, self._streams_by_run)
+        self._tickers: list[asyncio.Task[None]] = []
         self._short_pages = asyncio.Semaphore(CONCURRENT_PAGES_MAX - CONCURRENT_LONG_PAGES_MAX)
         self._long_pages = asyncio.Semaphore(CONCURRENT_LONG_PAGES_MAX)
         self.write_timeout_s = settings.write_timeout_s
@@ -66,15 +68,17 @@ class Hub:
         self._bytes_of_closed = 0
 
     async def start(self) -> None:
-        """Opens the pub/sub connection and starts the ping timer."""
+        """Opens the pub/sub connection and starts to watch for quiet streams."""
         await self._channels.start()
-        self._ticker = asyncio.create_task(self._ping_quiet_streams())
+        self._tickers = [
+            asyncio.create_task(self._ping_quiet_streams()),
+            asyncio.create_task(self._stall_monitor.run()),
+        ]
 
     async def stop(self) -> None:
         """Closes what `start` opened and ends the open streams immediately."""
         self._close_streams(self._all_streams())
-        if self._ticker is not None:
-            await cancel_and_wait(self._ticker)
+        await cancel_and_wait(*self._tickers)
         await self._channels.stop()
         await self.log_connection.aclose()
 
@@ -151,6 +155,20 @@ class Hub:
                 if subscribing is not None:
                     subscribing.cancel()
                 await self._remove(stream)
+
+    async def wait_for_news(
+        self, stream: ClientStream, admission: AbstractAsyncContextManager[bool], timeout_s: float
+    ) -> None:
+        """Returns once the stream would have sent an event or a status, at its end, or after `timeout_s`.
+
+        It also returns if the stream may not open. Args: see `relay`.
+        """
+        async with aclosing(self.relay(stream, admission)) as body:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    async for data in body:
+                        if data not in (self._retry_frame, PING):
+                            return
 
     def _add(self, stream: ClientStream) -> asyncio.Task[None]:
         """Registers the stream and subscribes to its run's channel; returns the task that ends when that is confirmed.
@@ -230,7 +248,7 @@ class Hub:
             quiet = [
                 stream
                 for stream in self._all_streams()
-                if now - stream.quiet_since >= self._settings.ping_s and not stream.is_ping_due
+                if now - stream.quiet_since >= self._settings.ping_s and not stream.notice
             ]
             try:
                 await self._check_positions(quiet)

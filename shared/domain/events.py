@@ -15,6 +15,8 @@ from stagebus.shared.domain.runs import RUN_STAGE
 from stagebus.shared.domain.usage import Usage
 
 Json = dict[str, Any]
+# What a silent run waits for.
+WaitingFor = Literal["worker", "storage"]
 StageId = Annotated[str, Field(description="the stage whose stream contains this event", examples=["extraction"])]
 
 
@@ -345,11 +347,25 @@ class Gap(BaseModel):
     latest: str = Field(description="the last id of the log")
 
 
+class StreamStatus(BaseModel):
+    """The run has been silent for a few seconds, and what it waits for has changed. A frame without an id.
+
+    It is not part of the log. The next event of the run ends what it says.
+    """
+
+    event: ClassVar[str] = "status"
+    waiting_for: WaitingFor | None = Field(
+        description="`worker`: no worker renews its lease on the run; `storage`: Redis does not answer; null: neither"
+    )
+
+
 EVENTS: Final[tuple[type[Event], ...]] = (
     RunQueued, RunStarted, RetryScheduled, StageStarted, StageRestarted, ToolCompletionChunk, ApprovalRequired,
     InputRequired, ApprovalDecided, ToolCall, ToolProgress, ToolResult, ToolSummary, StageCompleted, Done, Cancel, Error,
 )  # fmt: skip
 EVENT_BY_NAME: Final = {event.event: event for event in EVENTS}
+# Frames of a stream that are not events of the log and have no id.
+UNLOGGED: Final = (Gap, StreamStatus)
 TERMINAL_NAMES: Final = frozenset(event.event for event in EVENTS if event.is_terminal)
 
 
@@ -369,7 +385,7 @@ def json_schema() -> Json:
 
     Spec: https://json-schema.org/draft/2020-12
     """
-    frames: tuple[type[Event | Gap], ...] = (*EVENTS, Gap)
+    frames: tuple[type[Event | Gap | StreamStatus], ...] = (*EVENTS, *UNLOGGED)
     shown: tuple[type[BaseModel], ...] = (*frames, ModelStageResult, ToolStageResult)
     _, schema = TypeAdapter.json_schemas(
         [(model, "serialization", TypeAdapter(model)) for model in shown], ref_template="#/$defs/{model}"

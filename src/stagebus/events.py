@@ -20,6 +20,7 @@ from stagebus.shared.domain.events import (
     StageCompleted,
     StageRestarted,
     StageStarted,
+    StreamStatus,
     ToolCall,
     ToolCompletionChunk,
     ToolProgress,
@@ -30,6 +31,6 @@ from stagebus.shared.domain.usage import Cost, Usage
 
 __all__ = [
     "EVENT_BY_NAME", "ApprovalDecided", "ApprovalRequired", "Cancel", "Cost", "Done", "Error", "Event", "Gap", "InputRequired",
-    "RetryScheduled", "RunQueued", "RunStarted", "StageCompleted", "StageRestarted", "StageStarted", "ToolCall",
+    "RetryScheduled", "RunQueued", "RunStarted", "StageCompleted", "StageRestarted", "StageStarted", "StreamStatus", "ToolCall",
     "ToolCompletionChunk", "ToolProgress", "ToolResult", "ToolSummary", "Usage",
 ]  # fmt: skip

@@ -89,6 +89,8 @@ class StrictClient:
                     return
 
     async def _take(self, event_id: str, event: str, data: dict[str, Any]) -> None:
+        if event == "status":  # not an event of the log
+            return
         now = asyncio.get_running_loop().time()
         self.longest_pause_s = max(self.longest_pause_s, now - (self._received_at or now))
         self._received_at = now

@@ -891,6 +891,15 @@ export interface StageStartedData {
   /** parameters of the run that the stage's model does not take; they are not sent */
   ignored?: string[] | null;
 }
+/**
+ * The run has been silent for a few seconds, and what it waits for has changed. A frame without an id.
+ *
+ * It is not part of the log. The next event of the run ends what it says.
+ */
+export interface StreamStatusData {
+  /** `worker`: no worker renews its lease on the run; `storage`: Redis does not answer; null: neither */
+  waiting_for: ("worker" | "storage") | null;
+}
 /** A tool is about to run. One event for each call, even if several attempts run it. */
 export interface ToolCallData {
   /** the stage whose stream contains this event */

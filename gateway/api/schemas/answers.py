@@ -11,7 +11,7 @@ from stagebus.gateway.auth.principal import Principal
 from stagebus.gateway.auth.tickets import SignedTicket
 from stagebus.shared.config.provider_schema import ANY, Abilities
 from stagebus.shared.config.providers import ModelRoute, Providers
-from stagebus.shared.domain.events import Gap, InputRequired
+from stagebus.shared.domain.events import Gap, InputRequired, WaitingFor
 from stagebus.shared.domain.requests import PROMPT_EXCERPT_CHARS, prompt_excerpt
 from stagebus.shared.domain.runs import RunRecord, RunStatus
 from stagebus.shared.domain.tenants import Scope
@@ -284,6 +284,9 @@ class EventPage(Answer):
     has_more: bool = Field(description="whether the log continued after this page when it was read")
     is_ended: bool = Field(description="whether the page contains the run's last event")
     gap: Gap | None = Field(default=None, description="set if the cursor is not in the log")
+    waiting_for: WaitingFor | None = Field(
+        default=None, description="with `wait`: what the run waits for if it has been silent, as in the event `status`"
+    )
 
 
 class FieldError(Answer):

@@ -1,13 +1,19 @@
 """JSON pages of a run's events. Tests of the streams use real sockets, in tests/e2e."""
 
+import asyncio
+import time
 from typing import Any
 
 import httpx
 import pytest
 
+from stagebus.gateway.streaming import stall_monitor
 from stagebus.shared.domain.cursor import EventId
 from stagebus.shared.domain.events import StageStarted
+from stagebus.shared.storage import keys
+from tests.support.redis_calls import subscriber_count
 from tests.support.runs_by_hand import RunByHand
+from tests.support.waiting import until_equal
 
 JSON = {"Accept": "application/json"}
 
@@ -74,3 +80,41 @@ async def test_event_page_at_a_lost_cursor_contains_a_gap(api: httpx.AsyncClient
 
     assert page["gap"] == {"requested": "999999-9", "earliest": "0-1", "latest": str(last)}
     assert [event["id"] for event in page["events"]] == ["0-1", str(last)]
+
+
+async def test_event_page_waits_for_the_next_event(api: httpx.AsyncClient, run: RunByHand) -> None:
+    """Long polling: a page waits only if it would be empty and the run has not ended."""
+    (last,) = await run.say("a")
+    path = f"/runs/{run.run_id}/events"
+
+    async def ask(cursor: EventId, wait: int) -> dict[str, Any]:
+        params: dict[str, Any] = {"last_event_id": str(cursor), "wait": wait}
+        return (await asyncio.wait_for(api.get(path, params=params, headers=JSON), 10)).json()
+
+    assert [event["id"] for event in (await ask(EventId(0, 1), 30))["events"]] == [str(last)]
+    began_at = time.monotonic()
+    assert (await ask(last, 1))["events"] == []
+    assert time.monotonic() - began_at >= 1
+    asking = asyncio.create_task(ask(last, 30))
+    await until_equal(lambda: subscriber_count(run.redis, keys.live(run.run_id)), 1)
+    end = await run.end()
+    page = await asking
+
+    assert [event["id"] for event in page["events"]] == [str(end)]
+    assert page["is_ended"]
+    assert (await ask(end, 30))["is_ended"]
+    assert (await api.get(path, params={"wait": 31}, headers=JSON)).status_code == 422
+    unknown = await api.get("/runs/01J00000000000000000000000/events", params={"wait": 30}, headers=JSON)
+    assert unknown.status_code == 404
+
+
+async def test_event_page_says_what_a_silent_run_waits_for(
+    api: httpx.AsyncClient, run: RunByHand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stall_monitor, "SILENCE_S", 0.1)
+    (last,) = await run.say("a")
+
+    params: dict[str, Any] = {"last_event_id": str(last), "wait": 30}
+    page = (await api.get(f"/runs/{run.run_id}/events", params=params, headers=JSON)).json()
+
+    assert (page["events"], page["waiting_for"]) == ([], "worker")

@@ -189,7 +189,7 @@ def test_served_schema_is_one_and_names_every_frame() -> None:
     schema = events.json_schema()
     Draft202012Validator.check_schema(schema)
 
-    assert set(schema["x-events"]) == {*EVENT_BY_NAME, "gap"}
+    assert set(schema["x-events"]) == {*EVENT_BY_NAME, "gap", "status"}
     assert {"ModelStageResult", "ToolStageResult"} <= set(schema["$defs"])
 
 
