@@ -9,7 +9,8 @@ from stagebus.gateway.server.prefork import bind_shared, serve_many
 from stagebus.shared.config.settings import Settings, load_settings
 from stagebus.shared.config.startup_checks import check_access, check_exposure
 from stagebus.shared.errors import StagebusError
-from stagebus.shared.observability.logging import configure
+from stagebus.shared.observability.logging import configure, log_uncaught_exceptions
+from stagebus.shared.observability.redaction import printable
 from stagebus.shared.runtime.gc_tuning import gc_paused
 from stagebus.shared.storage import redis_client
 from stagebus.shared.storage.redis_client import check_server
@@ -41,6 +42,7 @@ def main() -> None:
     if args.insecure:
         settings = settings.model_copy(update={"insecure": True})
     configure(settings.log_level)
+    log_uncaught_exceptions()
     try:
         check_access(settings)
         check_exposure(settings, args.host)
@@ -49,7 +51,7 @@ def main() -> None:
         else:
             uvloop.run(_main(settings, args))
     except StagebusError as exc:
-        raise SystemExit(f"stagebus gateway: {exc}") from None
+        raise SystemExit(printable(f"stagebus gateway: {exc}", keep="\n")) from None
     except KeyboardInterrupt:
         pass  # uvicorn has shut down and raises the signal again
 

@@ -38,12 +38,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("stagebus.shared.config",),
     ("stagebus.shared.domain",),
     ("stagebus.shared.access_errors",),
-    (
-        "stagebus.shared.errors",
-        "stagebus.shared.model_text",
-        "stagebus.shared.observability",
-        "stagebus.shared.runtime",
-    ),
+    ("stagebus.shared.errors", "stagebus.shared.model_text", "stagebus.shared.observability"),
+    ("stagebus.shared.runtime",),
 )
 # Imports that the layers alone would allow. The command line starts processes; it does not import them.
 NEVER_IMPORTS = {

@@ -4,7 +4,8 @@ import uvloop
 
 from stagebus.shared.config.settings import load_settings
 from stagebus.shared.errors import StagebusError
-from stagebus.shared.observability.logging import configure
+from stagebus.shared.observability.logging import configure, log_uncaught_exceptions
+from stagebus.shared.observability.redaction import printable
 from stagebus.shared.runtime.gc_tuning import gc_paused
 
 
@@ -17,10 +18,11 @@ async def _main() -> None:
 def main() -> None:
     """Runs a worker until SIGTERM or SIGINT."""
     configure(load_settings().log_level)
+    log_uncaught_exceptions()
     try:
         uvloop.run(_main())
     except StagebusError as exc:
-        raise SystemExit(f"stagebus worker: {exc}") from None
+        raise SystemExit(printable(f"stagebus worker: {exc}", keep="\n")) from None
 
 
 if __name__ == "__main__":

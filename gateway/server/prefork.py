@@ -22,6 +22,7 @@ from stagebus.shared.config.settings import Settings
 from stagebus.shared.errors import ChildFailed
 from stagebus.shared.local.process import ChildSpec
 from stagebus.shared.local.supervisor import DRAIN_MARGIN_S, LISTENING, Supervisor, on_signals
+from stagebus.shared.observability.redaction import printable
 
 
 async def serve_many(settings: Settings, host: str, port: int, workers: int) -> None:
@@ -82,7 +83,7 @@ def _print_line(name: str, line: str) -> None:
     """Prints log lines (JSON) as they are, and other output with the child's name."""
     # If the reader of stderr is gone, continue: otherwise no child would be restarted, and each would stop at its next line.
     with suppress(OSError):
-        sys.stderr.write(f"{line}\n" if line.startswith("{") else f"{name}: {line}\n")
+        sys.stderr.write(printable(line if line.startswith("{") else f"{name}: {line}") + "\n")
         sys.stderr.flush()
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 from pydantic_core import ErrorDetails
 
 from stagebus.shared.errors import KeyMissing, StagebusError
+from stagebus.shared.observability.redaction import remember
 
 FILE_MAX_BYTES: Final = 2**20
 ERRORS_MAX: Final = 20
@@ -51,7 +52,7 @@ class Secret(ConfigEntry):
         return self
 
     def read(self) -> str:
-        """Returns the current value. Reads a file each time, so that a key can change while workers run.
+        """Returns the current value, which logs mask from now on. Reads a file each time, so a key can change.
 
         Raises:
             KeyMissing: the variable is not set, or the file cannot be read.
@@ -72,6 +73,7 @@ class Secret(ConfigEntry):
         text = text.strip()
         if not text or not text.isascii() or not text.isprintable():
             raise KeyMissing(f"{where} is {'empty or not set' if not text else 'not printable ASCII'}")
+        remember(text)
         return text
 
 

@@ -7,12 +7,13 @@ too. docs/configuration.md is made from this class.
 import re
 from pathlib import Path
 from typing import Annotated, Final, Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from stagebus.shared.domain.limits import TenantLimits
+from stagebus.shared.observability.redaction import printable, remember
 from stagebus.shared.runtime.net import AllowedTarget, normal_host
 
 SECRET_MIN_CHARS: Final = 32
@@ -289,6 +290,14 @@ class Settings(BaseSettings):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _mask_secrets(self) -> Self:
+        """Masks the secrets among the settings in everything that this process logs."""
+        password = urlsplit(self.redis_url.get_secret_value()).password or ""
+        key = "" if self.openai_api_key is None else self.openai_api_key.get_secret_value()
+        remember(password, unquote(password), key.strip(), *self.secrets)
+        return self
+
     @property
     def secrets(self) -> tuple[str, ...]:
         """Returns the keys for tickets and sessions; the first one signs."""
@@ -314,4 +323,4 @@ def load_settings() -> Settings:
             where = ".".join(str(part) for part in error["loc"])
             variable = where if where.isupper() or not where else f"STAGEBUS_{where.upper()}"
             lines.append(f"{variable}: {error['msg']}" if variable else error["msg"])
-        raise SystemExit("stagebus: bad settings\n  " + "\n  ".join(lines)) from None
+        raise SystemExit(printable("stagebus: bad settings\n  " + "\n  ".join(lines), keep="\n")) from None

@@ -10,7 +10,8 @@ import sys
 from contextlib import suppress
 from typing import Any, Final
 
-from stagebus.shared.runtime.sanitize import sanitize
+from stagebus.shared.observability.logging import text_line
+from stagebus.shared.observability.redaction import printable
 
 _STANDARD_FIELDS: Final = frozenset({"time", "level", "logger", "message", "exception"})
 
@@ -28,21 +29,24 @@ class Printer:
 
     def print_output(self, name: str, line: str) -> None:
         """Prints a line of a child."""
-        text = readable(line) if self._is_terminal else line
+        text = readable(line, is_terminal=self._is_terminal)
         with suppress(OSError):
             print(f"{name:<8} | {text}", file=sys.stderr, flush=True)  # noqa: T201 - the command's output
 
 
-def readable(line: str) -> str:
-    """Formats a JSON log line as text. Returns any other line without control characters."""
+def readable(line: str, *, is_terminal: bool = True) -> str:
+    """Formats a JSON log line as text, for a terminal. Masks secrets and escapes controls in any other line."""
     record = _decode(line)
-    if record is None:
-        return sanitize(line)
-    fields = "".join(f" {name}={value}" for name, value in record.items() if name not in _STANDARD_FIELDS)
-    clock = str(record.get("time", ""))[11:23]
-    head = f"{clock} {record.get('level', ''):<7} {record.get('logger', '')}  {record['message']}{fields}"
-    traceback = str(record.get("exception", ""))
-    return "\n".join([sanitize(head), *(f"         | {sanitize(part)}" for part in traceback.splitlines())])
+    if record is None or not is_terminal:
+        return printable(line)
+    return text_line(
+        str(record.get("time", ""))[11:23],
+        str(record.get("level", "")),
+        str(record.get("logger", "")),
+        str(record["message"]),
+        fields={name: value for name, value in record.items() if name not in _STANDARD_FIELDS},
+        exception=str(record.get("exception", "")),
+    )
 
 
 def _decode(line: str) -> dict[str, Any] | None:

@@ -4,28 +4,30 @@
     12:00:00.123 INFO  stagebus.gateway.server.middleware  request status=202
 
 Further fields come from `extra={"fields": {...}}`, and the ids of the request and the run from
-`shared/observability/trace.py`. Control characters are escaped in both forms, so that a client cannot forge a line.
+`shared/observability/trace.py`. Secrets are masked in all parts of a record, tracebacks included. Control characters are
+escaped in both forms, and as text each line of a traceback has a prefix, so that nobody can forge a line.
 """
 
 import json
 import logging
 import sys
+import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import Any, Final
 
 from stagebus.shared.observability import trace
+from stagebus.shared.observability.redaction import redact
+from stagebus.shared.runtime.sanitize import sanitize
 
 # The attribute of a log record with the further fields.
 FIELDS: Final = "fields"
 # The logger of `shared/observability/audit.py`.
 AUDIT: Final = "stagebus.audit"
 
-# All C0 and C1 controls and the line separators, so that no text can start a new line.
-_ESCAPES: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {
-    0x2028: "\\u2028",
-    0x2029: "\\u2029",
-}
+_TRACEBACK_MARGIN: Final = "         | "
+_logger: Final = logging.getLogger(__name__)
 
 
 def configure(level: str) -> None:
@@ -36,16 +38,63 @@ def configure(level: str) -> None:
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(TextFormatter() if sys.stderr.isatty() else JsonFormatter())
+    handler.addFilter(RedactingFilter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.getLogger(AUDIT).setLevel(logging.INFO)
     # It logs the URL of every request, which may contain a service's key.
     logging.getLogger("httpx2").setLevel(logging.WARNING)
 
 
+def log_uncaught_exceptions() -> None:
+    """Sends warnings, and exceptions that nobody catches, to the log: Python would print them unmasked."""
+    logging.captureWarnings(capture=True)
+    sys.excepthook = _on_uncaught
+    threading.excepthook = lambda args: _on_uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+    sys.unraisablehook = lambda args: _on_uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+
+
+def _on_uncaught(kind: type[BaseException], exc: BaseException | None, traceback: TracebackType | None) -> None:
+    if exc is not None and not issubclass(kind, KeyboardInterrupt | SystemExit):
+        _logger.critical("uncaught exception", exc_info=(kind, exc, traceback))
+
+
 def fields_of(record: logging.LogRecord) -> Mapping[str, Any]:
     """Returns the further fields of a record and the ids of the current trace."""
     fields: Mapping[str, Any] = getattr(record, FIELDS, {})
     return {**trace.current().fields(), **fields}
+
+
+class RedactingFilter(logging.Filter):
+    """Masks secrets in a record's message, fields and traceback. For a handler, whose formatter may be any."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Changes the record in place. Returns True."""
+        try:
+            message = record.getMessage()
+        except Exception:  # noqa: BLE001 - arguments that do not fit the format, of any library
+            message = f"{record.msg} {record.args}"
+        record.msg, record.args = redact(message), None
+        if record.exc_info and record.exc_info[0] is not None:
+            record.exc_text = redact(record.exc_text or logging.Formatter().formatException(record.exc_info))
+        if record.stack_info:
+            record.stack_info = redact(record.stack_info)
+        if hasattr(record, FIELDS):
+            setattr(record, FIELDS, _redacted(getattr(record, FIELDS)))
+        return True
+
+
+def _redacted(value: Any) -> Any:
+    match value:
+        case str():
+            return redact(value)
+        case None | bool() | int() | float():
+            return value
+        case Mapping():
+            return {name: _redacted(inner) for name, inner in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_redacted(inner) for inner in value]
+        case _:
+            return redact(str(value))
 
 
 class JsonFormatter(logging.Formatter):
@@ -60,8 +109,8 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
             **fields_of(record),
         }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+        if exception := _exception_of(record):
+            line["exception"] = exception
         # Not orjson: this output is ASCII, so neither line separators nor lone surrogates are a problem.
         return json.dumps(line, default=str)
 
@@ -71,10 +120,28 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Returns the line."""
-        fields = "".join(f" {name}={value}" for name, value in fields_of(record).items())
         clock = _timestamp(record).strftime("%H:%M:%S.%f")[:-3]
-        line = f"{clock} {record.levelname:<7} {record.name}  {record.getMessage()}{fields}".translate(_ESCAPES)
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        fields = fields_of(record)
+        return text_line(
+            clock, record.levelname, record.name, record.getMessage(), fields=fields, exception=_exception_of(record)
+        )
+
+
+def text_line(
+    clock: str, level: str, logger: str, message: str, *, fields: Mapping[str, Any], exception: str = ""
+) -> str:
+    """Returns a record as text: one line, and a line with a margin for each line of its traceback."""
+    shown = "".join(f" {name}={value}" for name, value in fields.items())
+    lines = [sanitize(f"{clock} {level:<7} {logger}  {message}{shown}")]
+    if exception:
+        lines += [_TRACEBACK_MARGIN + sanitize(line) for line in exception.rstrip("\n").split("\n")]
+    return "\n".join(lines)
+
+
+def _exception_of(record: logging.LogRecord) -> str:
+    if record.exc_text or not record.exc_info or record.exc_info[0] is None:
+        return record.exc_text or ""
+    return logging.Formatter().formatException(record.exc_info)
 
 
 def _timestamp(record: logging.LogRecord) -> datetime:

@@ -13,6 +13,7 @@ import socket
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Iterable, Mapping
 from hashlib import blake2s
+from http import HTTPStatus
 from typing import Any, Final
 
 import orjson
@@ -123,7 +124,7 @@ def create_demo_app() -> Starlette:
         if is_over or not script.applies_to(stage_of(body)):
             script = script.without_faults()
         if script.status is not None:
-            return _error(script.status, "the demo was told to fail", script.retry_after)
+            return _error(script.status, _failure(script.status, request), script.retry_after)
         reply = reply_to(body, script)
         if body.get("stream") is True:
             return DemoStream(_stream(demo_chat.stream_chunks(body, reply), script), stats, "text/event-stream")
@@ -164,6 +165,13 @@ def _parse(body: bytes) -> dict[str, Any]:
     if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
         raise BadScript("messages must be a list of at least one object")
     return request
+
+
+def _failure(status: int, request: Request) -> str:
+    """Returns the message of an error. Like some providers, the demo repeats the key that it refuses."""
+    key = request.headers.get("authorization", "").partition(" ")[2]
+    refused = f": incorrect API key provided: {key}" if status == HTTPStatus.UNAUTHORIZED and key else ""
+    return f"the demo was told to fail{refused}"
 
 
 def _error(status: int, message: str, retry_after_s: int | None = None) -> Response:

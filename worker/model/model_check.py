@@ -20,7 +20,9 @@ from typing import Any, Final
 from stagebus.shared.config.provider_schema import Abilities
 from stagebus.shared.config.providers import ModelRoute, Providers
 from stagebus.shared.config.settings import load_settings
-from stagebus.shared.errors import ModelError, ModelRejected, StagebusError
+from stagebus.shared.errors import ModelError, ModelRejected, StagebusError, UnknownModel
+from stagebus.shared.observability.logging import configure, log_uncaught_exceptions
+from stagebus.shared.observability.redaction import printable
 from stagebus.worker.model.delta_merger import DeltaMerger, MergedAnswer
 from stagebus.worker.model.model_client import ModelClient, ModelRequest
 
@@ -187,16 +189,21 @@ def main() -> None:
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help="a model; without names, all models of the providers file"
     )
+    names = parser.parse_args().names
     settings = load_settings()
+    configure(settings.log_level)
+    log_uncaught_exceptions()
     try:
         providers = Providers.from_settings(settings)
-        routes = find_routes(providers, parser.parse_args().names)
+        routes = find_routes(providers, names)
         if not routes:
             raise SystemExit("stagebus: the providers file has only names with a *; name the models to check")
         reports = asyncio.run(check_models(ModelClient(settings, providers), routes))
+    except UnknownModel as exc:
+        parser.error(printable(str(exc)))
     except StagebusError as exc:
-        raise SystemExit(f"stagebus: {exc}") from None
-    print(format_table(report.row() for report in reports))  # noqa: T201 - the command's output
+        raise SystemExit(printable(f"stagebus: {exc}", keep="\n")) from None
+    print(printable(format_table(report.row() for report in reports), keep="\n"))  # noqa: T201 - the command's output
     corrections = [f"{report.route.name}: {correction}" for report in reports for correction in report.corrections()]
     if corrections:
         print("\nThe providers file should say:", *corrections, sep="\n  ")  # noqa: T201

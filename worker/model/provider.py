@@ -19,6 +19,7 @@ from stagebus.shared.config.providers import DEFAULT_PROVIDER
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.errors import KeyMissing, ModelError, ModelRejected, ModelUnauthorized, ModelUnavailable
 from stagebus.shared.observability import trace
+from stagebus.shared.observability.redaction import redact
 from stagebus.worker.model import provider_errors
 from stagebus.worker.model.chat_chunks import Chunk
 from stagebus.worker.model.chat_response import ChatResponseReader
@@ -65,8 +66,6 @@ class Provider:
             # The SDK reads OPENAI_ORG_ID and OPENAI_PROJECT_ID. Other providers must not see them.
             self._client.organization = self._client.project = None
         self._create = self._client.chat.completions.with_streaming_response.create  # this import takes 40 ms
-        # The secrets of the last request, to be masked in log lines.
-        self._secrets: set[str] = set()
 
     async def stream(self, body: dict[str, Any]) -> AsyncGenerator[Chunk, None]:
         """Sends a request and yields the answer's chunks as they arrive. Closing it closes the connection.
@@ -87,13 +86,13 @@ class Provider:
                 for chunk in reader.finish(response.headers.get("content-type", "")):
                     yield chunk
         except ModelError as exc:
-            logger.warning("provider %s failed: %s: %s", self._name, exc, self._masked_cause(exc))
+            logger.warning("provider %s failed: %s: %s", self._name, exc, _cause_of(exc))
             raise
         except (openai.OpenAIError, httpx2.HTTPError) as exc:
             # A finish reason is no proof of the end: some servers send one with every chunk.
             if not reader.is_done:
                 failure = self._to_model_error(exc)
-                logger.warning("provider %s failed: %s: %s", self._name, failure, self._masked_cause(exc))
+                logger.warning("provider %s failed: %s: %s", self._name, failure, _cause_of(exc))
                 raise failure from exc
 
     async def aclose(self) -> None:
@@ -124,7 +123,6 @@ class Provider:
             key = entry.key.read() if entry.key is not None else ""
         except KeyMissing as exc:
             raise ModelUnauthorized("the operator's key for the model's provider is missing") from exc
-        self._secrets = {key, *headers.values(), *query.values()} - {""}
         if key and entry.auth_header.lower() == AUTHORIZATION.lower():
             headers[AUTHORIZATION] = f"Bearer {key}"
         elif key:
@@ -148,13 +146,11 @@ class Provider:
             return ModelUnavailable("the model's provider cut the connection")
         return ModelRejected("the model's provider could not be asked")
 
-    def _masked_cause(self, exc: BaseException) -> str:
-        """Returns a failure's cause for the log, with keys and other secrets masked."""
-        cause = exc.__cause__ or exc
-        text = f"{type(cause).__name__}: {cause}"
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text[:_CAUSE_MAX_CHARS]
+
+def _cause_of(exc: BaseException) -> str:
+    """Returns a failure's cause for the log. Masks secrets here already, so that a cut leaves no part of one."""
+    cause = exc.__cause__ or exc
+    return redact(f"{type(cause).__name__}: {cause}")[:_CAUSE_MAX_CHARS]
 
 
 def _body_reader(response: httpx2.Response) -> Callable[[], Awaitable[bytes]]:

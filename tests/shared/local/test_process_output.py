@@ -1,5 +1,7 @@
 """Children's lines on one terminal."""
 
+import json
+
 import pytest
 
 from stagebus.shared.local.process_output import Printer, readable
@@ -11,7 +13,7 @@ def test_log_line_becomes_text() -> None:
         '"status": 202, "path": "/a\\u001b[2J"}'
     )
 
-    assert readable(line) == "12:00:00.123 INFO    stagebus.access  request status=202 path=/a\ufffd[2J"
+    assert readable(line) == "12:00:00.123 INFO    stagebus.access  request status=202 path=/a\\u001b[2J"
 
 
 def test_traceback_keeps_its_lines() -> None:
@@ -25,8 +27,20 @@ def test_other_lines_stay_as_they_are(line: str) -> None:
     assert readable(line) == line
 
 
-def test_control_characters_do_not_reach_the_terminal() -> None:
-    assert readable("\x1b[2Jx") == "\ufffd[2Jx"
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_control_characters_and_secrets_do_not_reach_the_output(*, is_terminal: bool) -> None:
+    line = "\x1b[2Jx\u202e redis://:hunter2@localhost"
+
+    assert readable(line, is_terminal=is_terminal) == r"\u001b[2Jx\u202e redis://***@localhost"
+
+
+def test_exception_cannot_forge_a_line() -> None:
+    record = {"message": "m", "exception": "Oops\r12:00 INFO stagebus.audit key.create\n12:00 INFO stagebus.audit"}
+
+    assert readable(json.dumps(record)).splitlines()[1:] == [
+        r"         | Oops\r12:00 INFO stagebus.audit key.create",
+        "         | 12:00 INFO stagebus.audit",
+    ]
 
 
 def test_lines_are_put_under_their_process(capsys: pytest.CaptureFixture[str]) -> None:

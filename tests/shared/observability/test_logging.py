@@ -1,5 +1,8 @@
 import json
 import logging
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -57,3 +60,102 @@ def test_traceback_is_kept(formatter: logging.Formatter) -> None:
 
 def test_value_of_any_type_can_be_a_field() -> None:
     assert json.loads(JsonFormatter().format(record("x", where={1: object})))["where"]
+
+
+def test_traceback_cannot_forge_a_line() -> None:
+    """A tool's exception may contain what a model or a server wrote."""
+    forged = "12:00:00.123 INFO    stagebus.audit  key.create subject=operator:root"
+    error = ValueError(f"boom\n{forged}\r{forged}\x1b[2J\x9b2J\u202e")
+    lines = TextFormatter().format(record("failed", (ValueError, error, None))).split("\n")
+
+    assert len(lines) > 1
+    assert all(line.startswith("         | ") for line in lines[1:])
+    assert all(line.isprintable() for line in lines)
+
+
+PLANTED = {
+    "OPENAI_API_KEY": "sk-planted-provider-key",
+    "STAGEBUS_REDIS_URL": "redis://:planted%2Fpassword@127.0.0.1:6379/0",
+    "STAGEBUS_SECRET": "planted-signing-secret-0123456789abcdef",
+    "PLANTED_TOOL_KEY": "planted-tool-key",
+}
+SECRETS = ("planted", "Zr0vAAAA", "c2lnbmF0dXJl")
+# Logs the text `secrets` from every place that reaches a process's log.
+PROGRAM = """
+import asyncio, gc, logging, sys, threading, warnings
+from stagebus.shared.config.config_file import Secret
+from stagebus.shared.config.settings import load_settings
+from stagebus.shared.observability.audit import audit
+from stagebus.shared.observability.logging import configure, log_uncaught_exceptions
+
+sys.stderr.isatty = lambda: sys.argv[1] == "text"
+settings = load_settings()
+secrets = " ".join([
+    settings.openai_api_key.get_secret_value(), settings.redis_url.get_secret_value(), "planted/password",
+    *settings.secrets, Secret(env="PLANTED_TOOL_KEY").read(),
+    "sbk_3f9c0a5d77e1_Zr0vAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+    "eyJhbGciOiJIUzI1NiJ9.eyJydW4iOiIwMSJ9.c2lnbmF0dXJlLXNpZ25hdHVyZQ",
+])
+configure("DEBUG")
+log_uncaught_exceptions()
+
+def fail(text=secrets):
+    try:
+        raise KeyError(text)
+    except KeyError as exc:
+        exc.add_note(text)
+        raise RuntimeError(text) from exc
+
+for number, name in enumerate(["stagebus.x", "uvicorn.error", "arq.worker", "asyncio", "redis", "openai", "mcp"]):
+    logger = logging.getLogger(name)
+    logger.warning("at-message-%d " + secrets.replace("%", "%%"), number)
+    logger.warning("at-argument-%d %s", number, secrets)
+    logger.warning(f"at-misfit-{number} %d", secrets)
+    try:
+        fail()
+    except RuntimeError:
+        logger.exception("at-traceback-%d", number)
+audit("at-fields", subject=secrets, tenant="t", nested={"a": [secrets, {"b": (secrets,)}]}, any=ValueError(secrets))
+warnings.warn("at-warning " + secrets)
+thread = threading.Thread(target=fail, args=("at-thread " + secrets,))
+thread.start()
+thread.join()
+
+class Broken:
+    def __del__(self):
+        fail("at-unraisable " + secrets)
+
+Broken()
+async def leave_failed_task():
+    asyncio.create_task(asyncio.to_thread(fail, "at-task " + secrets))
+    await asyncio.sleep(0.05)
+    gc.collect()
+
+asyncio.run(leave_failed_task())
+fail("at-exit " + secrets)
+"""
+PLACES = [
+    *(f"at-{kind}-{n}" for kind in ("message", "argument", "misfit", "traceback") for n in range(7)),
+    *("at-fields", "at-warning", "at-thread", "at-unraisable", "at-task", "at-exit"),
+]
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_no_place_logs_a_secret(form: str) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", PROGRAM, form],
+        env={**os.environ, **PLANTED},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 1
+    lines = ran.stderr.splitlines()
+    if form == "json":
+        assert all(json.loads(line) for line in lines)
+    else:
+        assert not any(line.startswith("Traceback") for line in lines)
+    # The traceback of the main program quotes its source lines.
+    assert [place for place in PLACES if place not in ran.stderr] == []
+    assert ran.stderr.count("***") > 10 * len(PLACES)
+    assert [secret for secret in SECRETS if secret in ran.stderr.replace("PLANTED", "")] == []

@@ -20,6 +20,7 @@ from mcp.client.stdio import get_default_environment
 from mcp.shared.message import SessionMessage
 from mcp_types import jsonrpc_message_adapter
 
+from stagebus.shared.observability.redaction import redact
 from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.worker.tools.sources_file import McpEntry
 
@@ -30,14 +31,15 @@ FLUSH_MAX_S: Final = 0.5
 END_MAX_S: Final = 2.0
 _POLL_S: Final = 0.01
 _DRAIN_BYTES: Final = 2**16
+_STDERR_LINE_MAX_BYTES: Final = 4096
 
 Incoming = MemoryObjectSendStream[SessionMessage | Exception]
 Outgoing = MemoryObjectReceiveStream[SessionMessage]
 
 
 @asynccontextmanager
-async def open_pipes(entry: McpEntry, message_max_bytes: int) -> AsyncIterator[tuple[Any, Any]]:
-    """Starts the server. Yields the streams from and to it.
+async def open_pipes(name: str, entry: McpEntry, message_max_bytes: int) -> AsyncIterator[tuple[Any, Any]]:
+    """Starts the server. Yields the streams from and to it. Logs what it writes to stderr under its `name`.
 
     Raises:
         KeyMissing: a secret in `env` is missing.
@@ -46,20 +48,21 @@ async def open_pipes(entry: McpEntry, message_max_bytes: int) -> AsyncIterator[t
     assert entry.command is not None, "an entry without a URL has a command"
     variables = get_default_environment() | {name: value.read() for name, value in entry.env.items()}
     process = await asyncio.create_subprocess_exec(
-        entry.command, *entry.args, stdin=PIPE, stdout=PIPE, env=variables, cwd=entry.cwd,
+        entry.command, *entry.args, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=variables, cwd=entry.cwd,
         start_new_session=True, limit=message_max_bytes,
     )  # fmt: skip
     incoming, reading = anyio.create_memory_object_stream[SessionMessage | Exception](0)
     writing, outgoing = anyio.create_memory_object_stream[SessionMessage](0)
     reader = asyncio.create_task(_read(process, incoming, message_max_bytes))
     writer = asyncio.create_task(_write(process, outgoing, incoming))
+    logging_errors = asyncio.create_task(_log_stderr(name, process))
     try:
         yield reading, writing
     finally:
         reading.close()
         writing.close()
         # Shielded: a cancellation here must not leave the process behind.
-        await asyncio.shield(asyncio.ensure_future(_end(process, reader, writer)))
+        await asyncio.shield(asyncio.ensure_future(_end(process, reader, writer, logging_errors)))
 
 
 async def _read(process: Process, incoming: Incoming, message_max_bytes: int) -> None:
@@ -99,7 +102,29 @@ def _parse(line: bytes) -> SessionMessage | Exception:
         return exc
 
 
-async def _end(process: Process, reader: asyncio.Task[None], writer: asyncio.Task[None]) -> None:
+async def _log_stderr(name: str, process: Process) -> None:
+    """Logs the lines of the server's stderr. Inherited, they would reach the terminal with secrets and escape sequences."""
+    assert process.stderr is not None, "it was started with pipes"
+    pending = b""
+    while data := await process.stderr.read(_DRAIN_BYTES):
+        *lines, pending = (pending + data).split(b"\n")
+        for line in lines:
+            _log_line(name, line)
+        if len(pending) > _STDERR_LINE_MAX_BYTES:
+            _log_line(name, pending)
+            pending = b""
+    _log_line(name, pending)
+
+
+def _log_line(name: str, line: bytes) -> None:
+    # Masked before the cut, which could leave a part of a secret.
+    if text := redact(line.decode(errors="replace").strip()):
+        logger.info("MCP server %s: %s", name, text[:_STDERR_LINE_MAX_BYTES])
+
+
+async def _end(
+    process: Process, reader: asyncio.Task[None], writer: asyncio.Task[None], logging_errors: asyncio.Task[None]
+) -> None:
     assert process.stdin is not None, "it was started with pipes"
     await asyncio.wait({writer}, timeout=FLUSH_MAX_S)
     process.stdin.close()
@@ -109,7 +134,8 @@ async def _end(process: Process, reader: asyncio.Task[None], writer: asyncio.Tas
         with suppress(ProcessLookupError):
             os.killpg(process.pid, sign)
     await _has_ended(process)
-    await cancel_and_wait(reader, writer)
+    await asyncio.wait({logging_errors}, timeout=FLUSH_MAX_S)
+    await cancel_and_wait(reader, writer, logging_errors)
     # A process that the server started may hold the pipes open; asyncio has no public way to close our ends.
     process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001
 

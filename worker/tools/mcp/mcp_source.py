@@ -136,7 +136,7 @@ class McpSource:
 
     @asynccontextmanager
     async def _connect(self) -> AsyncIterator[Client]:
-        transport = open_transport(self._entry, self._egress, self._on_lost)
+        transport = open_transport(self.name, self._entry, self._egress, self._on_lost)
         client = Client(transport, message_handler=self._on_message, cache=None)
         async with asyncio.timeout(self._entry.connect_timeout_s) as connecting:
             async with client:

@@ -19,7 +19,9 @@ _WRITE_TIMEOUT_S: Final = 30.0
 
 
 @asynccontextmanager
-async def open_transport(entry: McpEntry, egress: Egress, on_end: Callable[[], None]) -> AsyncIterator[tuple[Any, Any]]:
+async def open_transport(
+    name: str, entry: McpEntry, egress: Egress, on_end: Callable[[], None]
+) -> AsyncIterator[tuple[Any, Any]]:
     """Yields the streams from and to a server. Calls `on_end` when the incoming stream ends.
 
     Raises:
@@ -27,7 +29,7 @@ async def open_transport(entry: McpEntry, egress: Egress, on_end: Callable[[], N
         OSError: the command cannot be started.
     """
     if entry.command is not None:
-        async with open_pipes(entry, egress.response_max_bytes) as (reading, writing):
+        async with open_pipes(name, entry, egress.response_max_bytes) as (reading, writing):
             yield _WatchedStream(reading, on_end), writing
         return
     assert entry.url is not None, "an entry has a command or a URL"

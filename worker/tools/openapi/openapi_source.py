@@ -18,6 +18,7 @@ from referencing import Registry
 
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.errors import BadTool, KeyMissing
+from stagebus.shared.observability.redaction import remember
 from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.worker.tools.call_limiter import CallLimiter
 from stagebus.worker.tools.egress import Egress, EgressRefused, HttpOrigin
@@ -175,7 +176,9 @@ class OpenApiSource:
             headers["Authorization"] = f"Bearer {entry.bearer.read()}"
         if entry.basic is not None:
             pair = f"{entry.basic.user}:{entry.basic.password.read()}"
-            headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
+            encoded = base64.b64encode(pair.encode()).decode()
+            remember(encoded)
+            headers["Authorization"] = f"Basic {encoded}"
         headers.update({name: value.read() for name, value in entry.headers.items()})
         return headers
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import logging
 import os
 import resource
 import signal
@@ -306,3 +307,14 @@ async def test_silent_mcp_server_delays_the_start_only_briefly(connect, monkeypa
     registry = await connect(command="sh", args=["-c", "cat > /dev/null"])
 
     assert registry.names() == ()
+
+
+async def test_stderr_of_a_server_is_logged_without_secrets(connect, caplog) -> None:
+    program = "import os, sys; sys.stderr.write(f'no {os.environ[\"TOKEN\"]}\\n\\x1b[2J' + 'x' * 9000)"
+    with caplog.at_level(logging.INFO):
+        await connect(command=sys.executable, args=["-c", program], env={"TOKEN": "planted-mcp-token"})
+
+    lines = [record.getMessage() for record in caplog.records if "MCP server ref: " in record.getMessage()]
+    assert "MCP server ref: no ***" in lines
+    assert any(line.startswith("MCP server ref: \x1b[2Jxxx") for line in lines), "the formatter escapes it"
+    assert max(map(len, lines)) < 5000
