@@ -39,7 +39,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("stagebus.shared.domain",),
     ("stagebus.shared.access_errors",),
     ("stagebus.shared.errors", "stagebus.shared.model_text", "stagebus.shared.observability"),
-    ("stagebus.shared.runtime",),
+    ("stagebus.shared.json_schema", "stagebus.shared.runtime"),
 )
 # Imports that the layers alone would allow. The command line starts processes; it does not import them.
 NEVER_IMPORTS = {
@@ -51,6 +51,7 @@ NEVER_IMPORTS = {
 # The only modules that may import these libraries.
 IMPORTERS = {
     "arq": {"stagebus.worker.execution.leased_worker"},
+    "re2": {"stagebus.shared.json_schema"},
     "redis": {"stagebus.shared.storage"},
     "uvicorn": {"stagebus.gateway.server", "stagebus.worker.demo"},
     "prometheus_client": {"stagebus.shared.observability", "stagebus.gateway", "stagebus.worker"},

@@ -1,6 +1,6 @@
 """The model stages, extraction and synthesis: ask the model and yield its answer as it arrives."""
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -50,7 +50,7 @@ class PromptedTools:
         first_answer: the invalid calls of the first answer; the second answer is accepted as it is.
     """
 
-    check: Callable[[str, str], str | None]
+    check: Callable[[str, str], Awaitable[str | None]]
     first_answer: InvalidToolCalls | None = None
 
 
@@ -91,7 +91,7 @@ async def model_stage(
         raise ModelUnavailable("the model's tool call cannot be read")
     usage = merged.tokens
     if prompting is not None:
-        merged = _parse_prompted_answer(merged, request, prompting, taken_call_ids)
+        merged = await _parse_prompted_answer(merged, request, prompting, taken_call_ids)
         if prompting.first_answer is not None:
             usage = prompting.first_answer.usage + (usage or Usage())
     route = request.route
@@ -129,7 +129,7 @@ def _prompted_request(request: ModelRequest, prompting: PromptedTools) -> ModelR
     return replace(request, messages=[*messages, *further], tools=None, tool_choice=None, parallel_tool_calls=None)
 
 
-def _parse_prompted_answer(
+async def _parse_prompted_answer(
     merged: MergedAnswer, request: ModelRequest, prompting: PromptedTools, taken_call_ids: set[str]
 ) -> MergedAnswer:
     """Returns the answer with the calls that its text contains.
@@ -149,7 +149,7 @@ def _parse_prompted_answer(
     faults = (
         []
         if prompting.first_answer is not None
-        else find_call_faults(rest, calls, request.tool_choice, prompting.check)
+        else await find_call_faults(rest, calls, request.tool_choice, prompting.check)
     )
     if faults:
         raise InvalidToolCalls(faults, merged.text, merged.tokens)

@@ -77,7 +77,8 @@ async def tools_stage(
         is_cut_off=is_cut_off,
     )
     open_calls = [planned for planned in plan if planned.request.id not in results]
-    for asked in await gate.hold([held for planned in open_calls if (held := _as_waiting(planned, checkpoints))]):
+    held = [waiting for planned in open_calls if (waiting := await _as_waiting(planned, checkpoints))]
+    for asked in await gate.hold(held):
         yield asked
     tool_round = ToolRound(stage_id, open_calls, gate, checkpoints)
     events = _run_round(tool_round, CallRunner(stage_id, identity, limits.timeout_s), gate, until_stored)
@@ -145,13 +146,13 @@ def _with_copies(events: Iterable[Event], tool_round: ToolRound) -> Iterator[Eve
             yield from tool_round.add_result(event)
 
 
-def _as_waiting(planned: PlannedCall, checkpoints: Checkpoints) -> WaitingCall | None:
+async def _as_waiting(planned: PlannedCall, checkpoints: Checkpoints) -> WaitingCall | None:
     """Returns the call as one that waits for a decision; None if it needs none, or if its arguments are invalid."""
     call, tool = planned.request, planned.tool
     if tool is None or call.id in checkpoints.started:
         return None
     is_asked = call.id in checkpoints.approvals.expires_at  # although its tool may need no approval now
-    if not (tool.requires_approval or tool.asks_user or is_asked) or tool.check(call.arguments) is not None:
+    if not (tool.requires_approval or tool.asks_user or is_asked) or await tool.check(call.arguments) is not None:
         return None
     return WaitingCall(call, orjson.loads(call.arguments)["question"] if tool.asks_user else None)
 

@@ -96,7 +96,7 @@ class FunctionBody:
         """The JSON Schema of the arguments."""
         return self.signature.parameters
 
-    def prepare(self, arguments: str, context: ToolContext) -> PreparedCall:
+    async def prepare(self, arguments: str, context: ToolContext) -> PreparedCall:
         """Checks the arguments of a call. The returned callable runs the function.
 
         Raises:

@@ -5,6 +5,7 @@ from pathlib import Path
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.errors import BadTool
 from stagebus.worker.tools.egress import Egress
+from stagebus.worker.tools.openapi.openapi_source import OpenApiSource
 from stagebus.worker.tools.sources import ToolSource
 from stagebus.worker.tools.sources_file import KIND, McpEntry, OpenApiEntry, SourcesFile
 
@@ -32,10 +33,6 @@ def _mcp_source(name: str, entry: McpEntry, egress: Egress) -> ToolSource:
 
 
 def _openapi_source(name: str, entry: OpenApiEntry, folder: Path, settings: Settings, egress: Egress) -> ToolSource:
-    from stagebus.worker.tools.openapi.openapi_source import (
-        OpenApiSource,  # importing its validator takes 0.1 s
-    )
-
     if not entry.is_remote:
         entry = entry.model_copy(update={"document": str(folder / entry.document)})
     return OpenApiSource(name, entry, settings, egress)

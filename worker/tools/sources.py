@@ -19,7 +19,7 @@ DESCRIPTION_MAX_BYTES: Final = 8 * 2**10
 SCHEMA_MAX_BYTES: Final = 64 * 2**10
 
 
-def _accept(_arguments: dict[str, Any]) -> None:
+async def _accept(_arguments: dict[str, Any]) -> None:
     pass
 
 
@@ -48,7 +48,7 @@ class SourcedTool:
     result_max_bytes: int | None = None
     requires_approval: bool = False
     limiter: CallLimiter = field(default_factory=CallLimiter)
-    check: Callable[[dict[str, Any]], None] = _accept
+    check: Callable[[dict[str, Any]], Awaitable[None]] = _accept
 
 
 class ToolSource(Protocol):
@@ -91,14 +91,14 @@ class SourcedBody:
         """The JSON Schema of the source."""
         return dict(self.tool.parameters)
 
-    def prepare(self, arguments: str, context: ToolContext) -> PreparedCall:
+    async def prepare(self, arguments: str, context: ToolContext) -> PreparedCall:
         """Checks the arguments of a call. The returned callable sends the call to the source.
 
         Raises:
             BadArguments: the arguments are not a JSON object, or the source rejects them.
         """
         parsed = parse_object(self.tool.name, arguments)
-        self.tool.check(parsed)
+        await self.tool.check(parsed)
         return partial(self._run, parsed, context)
 
     async def _run(self, arguments: dict[str, Any], context: ToolContext) -> ToolReply:

@@ -35,7 +35,7 @@ class ToolBody(Protocol):
     def parameters(self) -> dict[str, Any]:
         """The JSON Schema of the arguments."""
 
-    def prepare(self, arguments: str, context: ToolContext) -> PreparedCall:
+    async def prepare(self, arguments: str, context: ToolContext) -> PreparedCall:
         """Validates the arguments of a call without side effects. The call itself may raise any exception.
 
         Args:
@@ -80,10 +80,10 @@ class Tool:
         """The JSON Schema of the arguments."""
         return self.body.parameters
 
-    def check(self, arguments: str) -> str | None:
+    async def check(self, arguments: str) -> str | None:
         """Returns the error in a call's arguments, worded for the model; None if they are valid."""
         try:
-            self.body.prepare(arguments, ToolContext(run_id="", call_id=""))
+            await self.body.prepare(arguments, ToolContext(run_id="", call_id=""))
         except BadArguments as exc:
             return str(exc)
         return None
@@ -97,7 +97,7 @@ class Tool:
             arguments: JSON text as the model wrote it.
         """
         try:
-            prepared = self.body.prepare(arguments, context)
+            prepared = await self.body.prepare(arguments, context)
         except BadArguments as exc:
             return self._failed(str(exc))
         await self.limiter.acquire()

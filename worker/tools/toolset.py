@@ -29,14 +29,14 @@ class Toolset:
         """Returns the tool of this name, or None."""
         return self._tool_by_name.get(name)
 
-    def check(self, name: str, arguments: str, allowed: Collection[str]) -> str | None:
+    async def check(self, name: str, arguments: str, allowed: Collection[str]) -> str | None:
         """Returns what is wrong with a call, as a message for the model; None if it can be executed.
 
         Args:
             allowed: the tools that the request offers.
         """
         tool = self.find(name) if name in allowed else None
-        return no_such_tool(name, allowed) if tool is None else tool.check(arguments)
+        return no_such_tool(name, allowed) if tool is None else await tool.check(arguments)
 
     def names(self) -> tuple[str, ...]:
         """Returns the names of all tools, the built-in ones first."""

@@ -176,7 +176,7 @@ SAID_CALL = '<tool_call>{"name": "get_weather", "arguments": {"city": "Köln"}}<
 BROKEN = '<tool_call>{"name": "get_wea'
 
 
-def check(name: str, arguments: str) -> str | None:
+async def check(name: str, arguments: str) -> str | None:
     return None if name == "get_weather" and "city" in arguments else f"{name} does not take {arguments}"
 
 

@@ -12,7 +12,7 @@ the prompt may contain an example (`example_call`).
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from stagebus.shared.domain.events import ToolCallRequest
@@ -114,11 +114,11 @@ def parse_prompted_calls(text: str, tool_names: Collection[str]) -> tuple[str, l
     return text, []
 
 
-def find_call_faults(
+async def find_call_faults(
     rest: str,
     calls: Sequence[ParsedCall | ToolCallRequest],
     choice: ToolChoice,
-    check: Callable[[str, str], str | None],
+    check: Callable[[str, str], Awaitable[str | None]],
 ) -> list[str]:
     """Returns what is wrong with the calls of an answer, in words for the model.
 
@@ -126,7 +126,7 @@ def find_call_faults(
         rest: the answer's text without its calls.
         check: returns what is wrong with a call, given its name and arguments, or None.
     """
-    faults = [fault for call in calls if (fault := check(call.name, call.arguments))]
+    faults = [fault for call in calls if (fault := await check(call.name, call.arguments))]
     if _MARKER in rest:
         faults.append('The content of a <tool_call> is not a JSON object of the form {"name": …, "arguments": {…}}.')
     name = _chosen_name(choice)

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx2
-from jsonschema import Draft202012Validator
-from referencing import Registry
 
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.errors import BadTool, KeyMissing
+from stagebus.shared.json_schema.schema_validator import SchemaValidator
 from stagebus.shared.observability.redaction import remember
 from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.worker.tools.call_limiter import CallLimiter
@@ -38,10 +37,6 @@ logger = logging.getLogger(__name__)
 FETCH_MAX_S: Final = 10.0
 BACKOFF_S: Final = 1.0
 BACKOFF_MAX_S: Final = 60.0
-_ERRORS_MAX: Final = 10
-_ERROR_MAX_CHARS: Final = 200
-# Schemas of tools have no external references, so none is fetched.
-_EMPTY_REGISTRY: Final[Registry[Any]] = Registry()
 
 
 class OpenApiSource:
@@ -126,7 +121,7 @@ class OpenApiSource:
         self.is_known = True
 
     def _tool(self, name: str, operation: OpenApiOperation) -> SourcedTool:
-        validator = Draft202012Validator(operation.schema, registry=_EMPTY_REGISTRY)
+        validator = SchemaValidator(operation.schema)
         entry = self._entry
         is_idempotent = operation.is_idempotent or entry.idempotency_header is not None
         return SourcedTool(
@@ -200,15 +195,10 @@ def _check_names(entry: OpenApiEntry, operations: list[OpenApiOperation]) -> Non
         raise BadTool(f"no chosen operation is called {unknown[0]!r}")
 
 
-def _check(name: str, validator: Draft202012Validator, operation: OpenApiOperation, arguments: dict[str, Any]) -> None:
-    lines = []
-    for error in validator.iter_errors(arguments):
-        where = ".".join(str(part) for part in error.absolute_path) or "arguments"
-        lines.append(f"- {where}: {error.message[:_ERROR_MAX_CHARS]}")
-        if len(lines) == _ERRORS_MAX:
-            break
-    if lines:
-        raise BadArguments("\n".join([f"The arguments do not fit {name}:", *lines]))
+async def _check(name: str, validator: SchemaValidator, operation: OpenApiOperation, arguments: dict[str, Any]) -> None:
+    verdict = await validator.validate(arguments)  # the service checks what could not be decided
+    if verdict.errors:
+        raise BadArguments("\n".join([f"The arguments do not fit {name}:", *(f"- {text}" for text in verdict.errors)]))
     build_request(operation, arguments, {})
 
 

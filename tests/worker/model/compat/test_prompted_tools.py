@@ -188,7 +188,7 @@ def test_prompted_calls_take_linear_time(text: str) -> None:
     assert time.perf_counter() - started < 2
 
 
-def check(name: str, arguments: str) -> str | None:
+async def check(name: str, arguments: str) -> str | None:
     return None if (name, arguments) == ("get_weather", KOELN.arguments) else f"{name} does not take {arguments}"
 
 
@@ -206,15 +206,17 @@ def check(name: str, arguments: str) -> str | None:
         (CALL.replace("get_weather", "f"), NAMED, ["f does not take", "No other tool than get_weather"]),
     ],
 )
-def test_call_faults_are_described(text: str, choice: Any, faults: list[str]) -> None:
-    found = find_call_faults(*parse_prompted_calls(text, ["get_weather"]), choice, check)
+async def test_call_faults_are_described(text: str, choice: Any, faults: list[str]) -> None:
+    found = await find_call_faults(*parse_prompted_calls(text, ["get_weather"]), choice, check)
 
     assert len(found) == len(faults)
     assert all(words in fault for words, fault in zip(faults, found, strict=True))
 
 
-def test_number_of_call_faults_is_limited() -> None:
-    assert len(find_call_faults("", [ParsedCall("", str(i), "{}") for i in range(100)], "auto", check)) == 5
+async def test_number_of_call_faults_is_limited() -> None:
+    calls = [ParsedCall("", str(i), "{}") for i in range(100)]
+
+    assert len(await find_call_faults("", calls, "auto", check)) == 5
 
 
 def test_correction_repeats_the_answer_and_its_faults() -> None:

@@ -224,6 +224,20 @@ async def test_invalid_arguments_are_reported_and_not_sent(offer, arguments, wor
     assert words in reply.content
 
 
+async def test_pattern_that_backtracks_or_is_not_understood_stops_no_call(offer, tmp_path):
+    """With Python's `re`, the first argument takes longer than anyone waits, and the second pattern is an error."""
+    patterns = {"person": "^([a-zA-Z]+ ?)+$", "word": "^(?=[a-z])\\w+$", "key": "^[\\p{L} ]+$"}
+    parameters = [{"name": n, "in": "query", "schema": {"type": "string", "pattern": p}} for n, p in patterns.items()]
+    operation = {"operationId": "find", "parameters": parameters}
+    (tmp_path / "doc").write_text(json.dumps({"openapi": "3.1.0", "paths": {"/people": {"get": operation}}}))
+    registry = await offer("find", document=str(tmp_path / "doc"))
+    refused = await call(registry, "find", person="a" * 45 + "!")
+
+    assert "person: 'aaa" in refused.content
+    assert "does not match '^([a-zA-Z]+ ?)+$'" in refused.content
+    assert (await asked(registry, "find", word="!", key="é"))["query"] == "word=%21&key=%C3%A9"
+
+
 async def test_fixed_parameters_are_sent_but_not_offered(offer):
     registry = await offer("listPets", "addPet", fixed={"shop": "ours", "owner": "us"})
     added = await asked(registry, "addPet", body={"name": "Rex"})
