@@ -1,10 +1,10 @@
-"""Chaos test: one minute of `make chaos`."""
+"""Chaos test: 25 s of `make chaos`."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.support.chaos import storm
+from tests.support.chaos import FAULTS, storm
 
 pytestmark = [
     pytest.mark.faults,
@@ -15,8 +15,8 @@ pytestmark = [
 
 
 async def test_chaos_loses_doubles_and_reorders_no_event(tmp_path: Path) -> None:
-    ledger = await storm(60, seed=2026, parallel_runs=25, folder=tmp_path)
+    ledger = await storm(25, seed=2026, parallel_runs=25, folder=tmp_path)
 
     assert ledger.is_clean, str(ledger)
     assert ledger.runs > 40
-    assert len(ledger.faults) > 5, "too few kinds of faults"
+    assert set(ledger.faults) == set(FAULTS)

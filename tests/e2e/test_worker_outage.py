@@ -1,9 +1,9 @@
 """Runs that wait while no worker, or nothing but Redis, is alive for longer than every TTL."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -35,13 +35,6 @@ PAYING = {"user_prompt": 'call pay {"n": 1, "seconds": 0}', "model": "demo:delay
 LONG = {"user_prompt": "talk", "model": "demo:delay_ms=50,tokens=600"}
 
 
-@pytest.fixture
-async def system(tmp_path: Path, start: Callable[..., Any]) -> AsyncIterator[System]:
-    system = await start(env={**ENV, "FAULT_TOOLS_LOG": str(tmp_path / "tools.log")})
-    yield system
-    assert await immortal_keys(system.redis) == []
-
-
 async def status(system: System, run_id: str) -> str:
     return str((await get_run(system.url, run_id))["status"])
 
@@ -53,7 +46,21 @@ async def approve(system: System, run_id: str) -> None:
         assert answer.status_code == 202
 
 
-async def test_waiting_runs_survive_and_end_while_no_worker_is_alive(system: System) -> None:
+async def test_runs_survive_an_outage_that_is_longer_than_every_ttl(tmp_path: Path) -> None:
+    """Of the workers alone, and of everything but Redis: two systems at a time, as either outage takes 20 s."""
+    async with running(tmp_path / "workers") as one, running(tmp_path / "all") as other:
+        await asyncio.gather(_outage_of_workers(one), _outage_of_all_but_redis(other))
+
+
+@asynccontextmanager
+async def running(folder: Path) -> AsyncIterator[System]:
+    folder.mkdir()
+    async with System(folder, env={**ENV, "FAULT_TOOLS_LOG": str(folder / "tools.log")}) as system:
+        yield system
+        assert await immortal_keys(system.redis) == []
+
+
+async def _outage_of_workers(system: System) -> None:
     """The gateway sweeps. A worker that comes back finishes the run that a person decided on meanwhile."""
     parked, cancelled, cut = [await post_run(system.url, body) for body in (PAYING, LONG, LONG)]
     clients = [StrictClient(system.urls, run_id) for run_id in (cancelled, cut)]
@@ -83,7 +90,7 @@ async def test_waiting_runs_survive_and_end_while_no_worker_is_alive(system: Sys
     assert last.event == "done", last.data
 
 
-async def test_run_outlives_every_ttl_with_nothing_but_redis_alive(system: System) -> None:
+async def _outage_of_all_but_redis(system: System) -> None:
     await system.workers[0].kill()
     run_id = await post_run(system.url, {"user_prompt": "hi"})
     await system.gateways[0].kill()

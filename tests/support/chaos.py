@@ -108,12 +108,15 @@ class Storm:
         self._texts: dict[str, str] = {}
 
     async def rage(self, seconds: float) -> Ledger:
-        """Injects faults for so long, then lets all runs end and counts."""
+        """Injects faults for so long, each kind at least once, then lets all runs end and counts."""
         lanes = [asyncio.create_task(self._lane()) for _ in range(self._parallel_runs)]
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+        names: list[str] = []
+        while time.monotonic() < deadline or len(self.ledger.faults) < len(FAULTS):
             await asyncio.sleep(self.random.uniform(0.2, 1.2))
-            name = self.random.choice(list(FAULTS))
+            # Each kind once, in random order, then each kind again: even a short storm has all of them.
+            names = names or self.random.sample(list(FAULTS), k=len(FAULTS))
+            name = names.pop()
             self.ledger.faults[name] += 1
             await FAULTS[name](self)
         self._is_over = True
