@@ -46,15 +46,15 @@ async def approve(system: System, run_id: str) -> None:
         assert answer.status_code == 202
 
 
-async def test_runs_survive_an_outage_that_is_longer_than_every_ttl(tmp_path: Path) -> None:
+async def test_runs_survive_an_outage_that_is_longer_than_every_ttl(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Of the workers alone, and of everything but Redis: two systems at a time, as either outage takes 20 s."""
-    async with running(tmp_path / "workers") as one, running(tmp_path / "all") as other:
+    folders = tmp_path_factory.mktemp("workers"), tmp_path_factory.mktemp("all")
+    async with running(folders[0]) as one, running(folders[1]) as other:
         await asyncio.gather(_outage_of_workers(one), _outage_of_all_but_redis(other))
 
 
 @asynccontextmanager
 async def running(folder: Path) -> AsyncIterator[System]:
-    folder.mkdir()
     async with System(folder, env={**ENV, "FAULT_TOOLS_LOG": str(folder / "tools.log")}) as system:
         yield system
         assert await immortal_keys(system.redis) == []
