@@ -106,12 +106,17 @@ class TooManyRuns(OverLimit):
 
 
 class TokensUsedUp(OverLimit):
-    """The tenant has used up its tokens of the day."""
+    """The tenant has used up its tokens of the day, or its active runs have reserved the rest."""
 
     code = "tokens_used_up"
     title = "Daily tokens used up"
 
-    def __init__(self, limit: int, retry_after_s: float) -> None:
+    def __init__(self, limit: int, retry_after_s: float | None = None) -> None:
+        """Describes the limit; without a time, active runs hold the rest and may give some of it back soon."""
+        if retry_after_s is None:
+            text = f"this tenant's active runs have reserved the rest of its {limit} tokens of the day; what they do not use "
+            super().__init__(text + "is free again when they end; try again after Retry-After")
+            return
         super().__init__(
             f"this tenant has used its {limit} tokens of the day, which ends at midnight UTC; try again after Retry-After"
         )

@@ -299,6 +299,12 @@ class UnknownModel(RunFailed):
         super().__init__(f"no provider serves the model {name[:64]!r}; available models: {listed} (see GET /models)")
 
 
+class BudgetExceeded(RunFailed):
+    """The run used more tokens than its `max_total_tokens`, or than its tenant may use on this day."""
+
+    code = "budget_exceeded"
+
+
 class AttemptsExhausted(RunFailed):
     """Workers died during the run more often than `STAGEBUS_RUN_TRIES_MAX` allows."""
 

@@ -74,6 +74,7 @@ async def create_run(request: Request) -> Response:
         request=run_request.model_dump(mode="json"),
         idempotency_key=idempotency_key,
         trace=request.state.trace,
+        tokens=run_request.estimate_tokens(),
     )
     audit("run.create", subject=principal.subject, tenant=principal.tenant, run=run_id)
     urls = urls_of(request)

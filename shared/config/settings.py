@@ -128,7 +128,10 @@ class Settings(BaseSettings):
     tenant_runs_queued: int = Field(0, ge=0, description="runs that wait for a worker; a further POST is rejected")
     tenant_runs_running: int = Field(0, ge=0, description="runs at work; further ones wait in the queue")
     tenant_tokens_per_day: int = Field(
-        0, ge=0, description="tokens of ended runs per UTC day; once they are used up, a further POST is rejected"
+        0,
+        ge=0,
+        description="tokens per UTC day; once runs have used or reserved them, a further POST is rejected, and a run that "
+        "needs more ends with `budget_exceeded`",
     )
 
     # Worker
@@ -215,6 +218,11 @@ class Settings(BaseSettings):
     # All
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="lowest level that is logged")
     data_dir: Path = Field(Path(".stagebus"), description="folder of the embedded Valkey of `stagebus up`")
+
+    @property
+    def lists_ttl_s(self) -> float:
+        """Returns the TTL of a tenant's lists and counts, from its last creation on."""
+        return self.live_ttl_s + self.retention_s
 
     @property
     def tenant_limits(self) -> TenantLimits:

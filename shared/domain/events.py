@@ -381,10 +381,7 @@ def decode(name: str, data: bytes) -> Event:
 
 @cache
 def json_schema() -> Json:
-    """Returns one JSON Schema (2020-12) with `$defs` by class name and `x-events` by event name.
-
-    Spec: https://json-schema.org/draft/2020-12
-    """
+    """Returns one JSON Schema (2020-12) with `$defs` by class name and `x-events` by event name."""
     frames: tuple[type[Event | Gap | StreamStatus], ...] = (*EVENTS, *UNLOGGED)
     shown: tuple[type[BaseModel], ...] = (*frames, ModelStageResult, ToolStageResult)
     _, schema = TypeAdapter.json_schemas(

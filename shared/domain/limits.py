@@ -3,10 +3,17 @@
     HSET sb:limits acme:runs_running 5 acme:runs_queued 100     takes effect immediately in all processes
     HDEL sb:limits acme:runs_running                               back to the settings
 
-0 means no limit. The Lua scripts read the hash themselves, so that they check a limit and its count atomically.
+0 means no limit. A value that is not a plain number, such as 5 or 0.5, is ignored, and the sweep logs it. The Lua scripts
+read the hash themselves (lua/include/tenant_limit.lua), so that they check a limit and its count atomically.
 """
 
+import re
+from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
+
+DAY_MS: Final = 24 * 3600 * 1000
+# The pattern of lua/include/tenant_limit.lua.
+_NUMBER: Final = re.compile(r"[0-9]*\.?[0-9]+")
 
 
 class TenantLimits(NamedTuple):
@@ -20,3 +27,23 @@ class TenantLimits(NamedTuple):
 
 
 UNLIMITED: Final = TenantLimits()
+
+
+def find_bad_limits(stored: Mapping[bytes, bytes]) -> Iterator[str]:
+    """Yields a sentence for each entry of the hash that has no effect: its value or its name is invalid."""
+    for field, value in stored.items():
+        name = field.decode(errors="replace")
+        limit = name.rpartition(":")[2]
+        if limit not in TenantLimits._fields or ":" not in name:
+            yield f"sb:limits has {name!r}, which is not a limit; write <tenant>:{'|'.join(TenantLimits._fields)}"
+        elif not _NUMBER.fullmatch(value.decode(errors="replace")):
+            yield f"sb:limits has {value!r} for {name!r}, which is not a number such as 5; the default applies"
+
+
+def tokens_ttl_ms(life_s: float) -> int:
+    """Returns the TTL of a tenant's count of tokens, in ms: it outlives the day and the reservations of active runs.
+
+    Args:
+        life_s: the TTL of the tenant's lists.
+    """
+    return max(2 * DAY_MS, round(1000 * life_s))

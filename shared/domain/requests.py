@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from stagebus.shared.domain.runs import ROUNDS_MAX
+from stagebus.shared.domain.token_estimate import DEFAULT_ANSWER_TOKENS, estimate_prompt_tokens
 
 PROMPT_EXCERPT_CHARS: Final = 200
 
@@ -57,6 +58,7 @@ class RunRequest(BaseModel):
         exclude_if=lambda value: value is None,
         description="the form of the answer as in chat completions; None for text",
     )
+    max_total_tokens: int | None = Field(default=None, exclude_if=lambda value: value is None)
     max_rounds: Annotated[int, Field(ge=1, le=ROUNDS_MAX)] = 1
     timeout_s: float
     metadata: dict[str, str] = {}
@@ -65,6 +67,13 @@ class RunRequest(BaseModel):
     def models(self) -> tuple[str, str]:
         """Returns the models of extraction and synthesis."""
         return (self.model, self.model) if isinstance(self.model, str) else self.model
+
+    def estimate_tokens(self) -> int:
+        """Estimates the tokens of the first round and the synthesis, at most `max_total_tokens`; reserved at creation."""
+        answers = self.max_tokens if self.synthesis else self.max_tokens[:1]
+        prompt_tokens = estimate_prompt_tokens(self.messages)
+        tokens = sum(prompt_tokens + (answer or DEFAULT_ANSWER_TOKENS) for answer in answers)
+        return tokens if self.max_total_tokens is None else min(tokens, self.max_total_tokens)
 
     @property
     def model_text(self) -> str:

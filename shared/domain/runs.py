@@ -84,6 +84,7 @@ class RunRecord(NamedTuple):
     decisions: dict[str, str]  # encoded by `decisions.encode`, by call id
     parked_ms: int  # total parked time, without the current parking
     trace: Trace = NO_TRACE
+    tokens: int = 0  # used so far: counted by the providers, or estimated
 
     @property
     def is_terminal(self) -> bool:
@@ -126,6 +127,7 @@ def decode_run(run_id: str, fields: Mapping[bytes, bytes]) -> RunRecord | None:
         decisions=json("decisions") or {},
         parked_ms=number("parked_ms"),
         trace=Trace(text("request_id"), text("traceparent"), run_id),
+        tokens=number("tokens"),
     )
 
 

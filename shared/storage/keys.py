@@ -16,7 +16,9 @@
     sb:limits                         hash    "<tenant>:<limit>": a tenant's own limits; the operator writes it
     sb:rate:<tenant>                  string  when the request quota is full again, us      TTL: until then
     sb:streams:<tenant>               hash    "<open> <until, ms>" by gateway    TTL: half a minute
-    sb:tokens:<tenant>                hash    day (since 1970, UTC), used        TTL: two days
+    sb:tokens:<tenant>                hash    day (since 1970, UTC), used, reserved (by active runs, whatever the day)
+                                                                                 TTL: LIFE, at least two days
+    sb:reserved                       hash    tokens reserved for a run, by "<tenant> <run_id>"   emptied as they end
     sb:idempotency:<tenant>:<key>     string  "<run_id> <body hash>"             TTL: as the record
     sb:key:<key_id>                   hash    an API key: tenant, scopes, hash   TTL: until it expires, if it does
     sb:keys                           zset    API key ids by last use, Unix ms
@@ -66,6 +68,7 @@ TOOLS_SEEN: Final = "sb:tools:seen"
 RUNNING: Final = "sb:running"
 THROTTLED: Final = "sb:throttled"
 LIMITS: Final = "sb:limits"
+RESERVED: Final = "sb:reserved"
 VIRTUAL_TIME: Final = "sb:fair:vtime"
 WORKERS: Final = "sb:workers"
 GATEWAYS: Final = "sb:gateways"
@@ -142,7 +145,7 @@ def streams(tenant: str) -> str:
 
 
 def tokens(tenant: str) -> str:
-    """Returns the hash of a tenant's tokens of the day."""
+    """Returns the hash of a tenant's tokens: those used today, and those reserved by its active runs."""
     return f"sb:tokens:{tenant}"
 
 

@@ -19,10 +19,16 @@ class ScriptConnection(Protocol):
 
 
 class Script:
-    """One Lua file and its hash."""
+    """One Lua file and its hash.
 
-    def __init__(self, name: str) -> None:
-        self.text = (files("stagebus.shared.storage") / "lua" / f"{name}.lua").read_text()
+    Args:
+        uses: files in `lua/include` whose functions the script calls. Their text precedes the script's.
+    """
+
+    def __init__(self, name: str, uses: Sequence[str] = ()) -> None:
+        folder = files("stagebus.shared.storage") / "lua"
+        paths = [*(folder / "include" / f"{used}.lua" for used in uses), folder / f"{name}.lua"]
+        self.text = "\n".join(path.read_text() for path in paths)
         # EVALSHA names scripts by SHA-1; it protects nothing.
         self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 

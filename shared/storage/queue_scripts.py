@@ -4,19 +4,17 @@ As in `run_scripts`, all are safe to repeat.
 """
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from stagebus.shared.domain import ids
 from stagebus.shared.domain.cursor import EventId, parse_id
+from stagebus.shared.domain.limits import DAY_MS, tokens_ttl_ms
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.lua_script import Script, ScriptConnection
 
-DAY_MS: Final = 24 * 3600 * 1000
-TOKENS_TTL_MS: Final = 2 * DAY_MS
-
 _ACCOUNT = Script("account")
-_ACQUIRE = Script("acquire")
-_ADMIT = Script("admit")
+_ACQUIRE = Script("acquire", uses=("tenant_limit",))
+_ADMIT = Script("admit", uses=("tenant_limit",))
 _FINISH = Script("finish")
 _KEEP_ACTIVE = Script("keep_active")
 _LIST_DUE = Script("list_due")
@@ -91,21 +89,25 @@ async def account(
     tenant: str,
     ended: EndedRun,
     retention_s: float,
+    life_s: float,
     run_keys: Sequence[str] = (),
 ) -> bool:
-    """Removes an ended run from the active ones and adds it to the totals and its tenant's token count.
+    """Removes an ended run from the active ones, adds it to the totals, and settles its tokens.
+
+    Its reservation is released and its used tokens are counted for its tenant, in one step.
 
     Args:
         retention_s: how long the keys live after the run's end.
+        life_s: the TTL of the tenant's lists.
         run_keys: every key that the run may have.
 
     Returns:
         False if the run was accounted before.
     """
-    key_list = [keys.ACTIVE, keys.active_of_tenant(tenant), keys.tokens(tenant), keys.TOTALS, *run_keys]
-    args = [run_id, ended.at // DAY_MS, ended.tokens, TOKENS_TTL_MS, ended.status, ended.events]
-    args += [ended.at, _ms(retention_s)]
-    return bool(await _ACCOUNT(connection, key_list, args))
+    key_list = [keys.ACTIVE, keys.active_of_tenant(tenant), keys.tokens(tenant), keys.TOTALS, keys.RESERVED]
+    args = [run_id, ended.at // DAY_MS, ended.tokens, tokens_ttl_ms(life_s), ended.status, ended.events]
+    args += [ended.at, _ms(retention_s), tenant]
+    return bool(await _ACCOUNT(connection, [*key_list, *run_keys], args))
 
 
 class Renewal(NamedTuple):
@@ -180,5 +182,7 @@ async def keep_active(
     Returns:
         False if the run has ended.
     """
-    key_list = [keys.ACTIVE, keys.run(run_id), keys.runs(tenant), keys.active_of_tenant(tenant), *other_keys]
-    return bool(await _KEEP_ACTIVE(connection, key_list, [run_id, ids.created_ms(run_id), _ms(life_s)]))
+    key_list = [keys.ACTIVE, keys.run(run_id), keys.runs(tenant), keys.active_of_tenant(tenant)]
+    key_list += [keys.tokens(tenant), *other_keys]
+    args = [run_id, ids.created_ms(run_id), _ms(life_s), tokens_ttl_ms(life_s)]
+    return bool(await _KEEP_ACTIVE(connection, key_list, args))

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, NamedTuple
 from stagebus.shared.access_errors import TokensUsedUp, TooManyRuns
 from stagebus.shared.domain import ids
 from stagebus.shared.domain.cursor import EventId, parse_id
-from stagebus.shared.domain.limits import UNLIMITED, TenantLimits
+from stagebus.shared.domain.limits import UNLIMITED, TenantLimits, tokens_ttl_ms
 from stagebus.shared.domain.runs import RUN_STAGE, RunStatus
 from stagebus.shared.errors import Fenced, RunEnded
 from stagebus.shared.observability.trace import NO_TRACE, Trace
@@ -24,8 +24,9 @@ _APPENDING_RUNS: Final = 1024
 _APPEND = Script("append")
 _CANCEL = Script("cancel")
 _CLAIM = Script("claim")
-_CREATE = Script("create")
+_CREATE = Script("create", uses=("tenant_limit", "tokens_left"))
 _READ = Script("read")
+_RESERVE = Script("reserve", uses=("tenant_limit", "tokens_left"))
 
 
 def _ms(seconds: float) -> int:
@@ -62,6 +63,7 @@ async def create(  # noqa: PLR0913 - a record has that many fields
     limits: TenantLimits = UNLIMITED,
     trace: Trace = NO_TRACE,
     job: bytes = b"",
+    tokens: int = 0,
 ) -> CreateResult:
     """Writes the run's record and its first event, `0-1`, queues its job and wakes a worker, unless the run exists.
 
@@ -72,6 +74,7 @@ async def create(  # noqa: PLR0913 - a record has that many fields
         limits: the limits of tenants without their own.
         trace: the request's trace.
         job: the serialised arq job; without one the run is not queued.
+        tokens: how many tokens of the tenant's day to reserve; fewer are reserved if fewer are left.
 
     Raises:
         TooManyRuns, TokensUsedUp: the tenant is at its limit; nothing was changed.
@@ -79,17 +82,19 @@ async def create(  # noqa: PLR0913 - a record has that many fields
     key_list = [keys.run(run_id), keys.stages(run_id), keys.stage_stream(run_id, RUN_STAGE), keys.ACTIVE]
     key_list += [keys.runs(tenant), keys.active_of_tenant(tenant), keys.RUNNING, keys.tokens(tenant)]
     key_list += [keys.VIRTUAL_TIME, keys.tenant_virtual_time(tenant), keys.QUEUE, keys.job(run_id), keys.WAKEUP]
+    key_list += [keys.RESERVED]
     key_list += [idempotency] if idempotency else []
     args: list[Any] = [RunStatus.QUEUED.value, tenant, model, request, RUN_STAGE, event, data]
     args += [run_id, ids.created_ms(run_id), _ms(life_s), limits.runs_queued, limits.tokens_per_day]
     args += [trace.request_id, trace.traceparent, job, keys.WAKEUPS_MAX, reservation, keys.LIMITS]
+    args += [tokens, tokens_ttl_ms(life_s)]
     match await _CREATE(connection, key_list, args):
         case [b"reserved", value, _]:
             return CreateResult(is_new=False, reserved_for=value.decode())
         case [b"runs_queued", limit, _]:
             raise TooManyRuns(limit)
         case [b"tokens_per_day", limit, retry_ms]:
-            raise TokensUsedUp(limit, retry_ms / 1000)
+            raise TokensUsedUp(limit, retry_ms / 1000 if retry_ms else None)
         case reply, created_at, vtime:
             return CreateResult(reply == b"created", int(created_at), int(vtime))
     raise AssertionError("create.lua returns one of these")
@@ -111,6 +116,7 @@ class Claim(NamedTuple):
         now: Redis's time of the claim, Unix ms.
         record: the run's fields after the claim.
         stage_ids: the stages that the run has begun.
+        reserved: the tokens of its tenant's day that are reserved for the run.
     """
 
     attempt: int
@@ -120,6 +126,7 @@ class Claim(NamedTuple):
     now: int
     record: Mapping[bytes, bytes]
     stage_ids: list[str]
+    reserved: int = 0
 
 
 async def claim(
@@ -138,14 +145,15 @@ async def claim(
         RunEnded: the run has ended or is gone; nothing was changed.
         Fenced: another token holds the run's lease.
     """
-    key_list = [keys.run(run_id), keys.stages(run_id), *([keys.lease(run_id)] if token or guard == "lease" else [])]
-    args = [worker, RunStatus.RUNNING.value, guard, token]
+    key_list = [keys.run(run_id), keys.stages(run_id), keys.RESERVED]
+    key_list += [keys.lease(run_id)] if token or guard == "lease" else []
+    args = [worker, RunStatus.RUNNING.value, guard, token, run_id]
     match await _CLAIM(connection, key_list, args):
-        case [b"claimed", attempt, last_id, tries, cancel, now, fields, stage_ids]:
+        case [b"claimed", attempt, last_id, tries, cancel, now, fields, stage_ids, reserved]:
             record = dict(zip(fields[::2], fields[1::2], strict=True))
             stages = [stage_id.decode() for stage_id in stage_ids]
             last = parse_id(last_id.decode())
-            return Claim(int(attempt), last, int(tries), cancel == b"1", int(now), record, stages)
+            return Claim(int(attempt), last, int(tries), cancel == b"1", int(now), record, stages, int(reserved))
         case [b"held", _]:
             return None
         case [b"fenced"]:
@@ -190,6 +198,7 @@ async def append(
     message: bytes,
     end: TerminalState | None = None,
     stage_ids: Sequence[str] = (),
+    tokens: int | None = None,
 ) -> AppendResult:
     """Appends a batch to the log; events that the log already has are skipped.
 
@@ -198,6 +207,7 @@ async def append(
         message: the batch for the live channel, from `live_batch.encode`.
         end: set if the batch's last event is terminal.
         stage_ids: with `end`, every stage that the run began, so that all its streams get their TTL.
+        tokens: the tokens that the run has used so far, over all attempts; None leaves the stored number.
 
     Returns:
         `is_behind` if the log ends before `before`; nothing was appended then.
@@ -210,7 +220,7 @@ async def append(
     number = {stage_id: i for i, stage_id in enumerate(streams, start=1)}
     args: list[Any] = [attempt, str(before), message]
     args += ("", "", "", 0) if end is None else (end.status.value, end.error, end.usage, _ms(end.retention_s))
-    args += streams
+    args += ("" if tokens is None else tokens, *streams)
     for entry in entries:
         args += (number[entry.stage_id], entry.event, entry.data)
     match await _APPEND(connection, _append_keys(run_id, streams), args):
@@ -229,6 +239,45 @@ def _append_keys(run_id: str, streams: tuple[str, ...]) -> tuple[str, ...]:
     """Cached, since a run appends many single events to one stage."""
     stage_streams = [keys.stage_stream(run_id, stage_id) for stage_id in streams]
     return (keys.run(run_id), keys.live(run_id), keys.stages(run_id), *stage_streams)
+
+
+class Reservation(NamedTuple):
+    """The tokens reserved for a run in total, and its tenant's limit per day; 0: none."""
+
+    tokens: int
+    limit: int
+
+
+async def reserve(
+    connection: ScriptConnection,
+    run_id: str,
+    *,
+    tenant: str,
+    attempt: int,
+    wanted: int,
+    tokens_per_day: int,
+    life_s: float,
+) -> Reservation:
+    """Reserves further tokens of its tenant's day for a run, as far as the tenant's limit allows.
+
+    Args:
+        wanted: how many tokens the run wants to have reserved in total.
+        tokens_per_day: the limit of a tenant without its own.
+        life_s: the TTL of the tenant's lists.
+
+    Raises:
+        Fenced: another attempt owns the run.
+        RunEnded: the run has ended or is gone.
+    """
+    key_list = [keys.run(run_id), keys.tokens(tenant), keys.RESERVED]
+    args = [run_id, tenant, attempt, wanted, tokens_per_day, tokens_ttl_ms(life_s), keys.LIMITS]
+    match await _RESERVE(connection, key_list, args):
+        case [b"ok", tokens, limit]:
+            return Reservation(tokens, limit)
+        case [b"fenced", _]:
+            raise Fenced(run_id, attempt)
+        case _:
+            raise RunEnded(run_id)
 
 
 CANCEL_MESSAGE: Final = b"cancel"

@@ -9,8 +9,8 @@ from stagebus.shared.storage.lua_script import Script, ScriptConnection
 # After this long without a report, a gateway's streams are no longer counted.
 GATEWAY_TTL_MS: Final = 30_000
 
-_RATE: Final = Script("rate")
-_STREAMS: Final = Script("streams")
+_RATE: Final = Script("rate", uses=("tenant_limit",))
+_STREAMS: Final = Script("streams", uses=("tenant_limit",))
 
 
 class Quota(NamedTuple):

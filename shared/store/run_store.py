@@ -30,10 +30,14 @@ async def create_run(
     request: dict[str, Any],
     idempotency_key: str | None = None,
     trace: Trace = NO_TRACE,
+    tokens: int = 0,
 ) -> str:
     """Creates a run and queues it with one script, which is safe to repeat under the same idempotency key.
 
     The script writes all of the run or nothing. A refused request leaves the key free.
+
+    Args:
+        tokens: how many tokens of the tenant's day to reserve for the run, if as many are left.
 
     Returns:
         The run's id; if the key was used before, the id of the first call.
@@ -50,8 +54,8 @@ async def create_run(
         created = await run_scripts.create(
             redis, run_id, tenant=tenant, model=model, request=body, event=queued.event, data=queued.data(),
             idempotency="" if idempotency_key is None else keys.idempotency(tenant, idempotency_key),
-            reservation=f"{run_id} {digest}", life_s=settings.live_ttl_s + settings.retention_s,
-            limits=settings.tenant_limits, trace=trace, job=run_queue.new_job(run_id),
+            reservation=f"{run_id} {digest}", life_s=settings.lists_ttl_s,
+            limits=settings.tenant_limits, trace=trace, job=run_queue.new_job(run_id), tokens=tokens,
         )  # fmt: skip
         if not created.reserved_for:
             break
@@ -235,20 +239,23 @@ async def end_claimed(redis: Redis, settings: Settings, run_id: str, claim: run_
 async def finalize(redis: Redis, settings: Settings, run_id: str) -> None:
     """Cleans up after a run's end: removes it from the active runs, counts it and admits a throttled run in its place.
 
-    All of its keys get their TTL in the step that removes it from the active runs.
+    All of its keys get their TTL, and its tokens are settled, in the step that removes it from the active runs.
     """
-    fields = ["tenant", "idempotency", "finished_at", "usage", "status", "last_id"]
-    tenant, reserved, ended_at, usage, status, last_id = await redis.hmget(keys.run(run_id), fields)  # type: ignore[misc]
+    fields = ["tenant", "idempotency", "finished_at", "tokens", "usage", "status", "last_id"]
+    tenant, reserved, ended_at, tokens, usage, *state = await redis.hmget(keys.run(run_id), fields)  # type: ignore[misc]
     ended = queue_scripts.EndedRun()
     if ended_at:
-        tokens = orjson.loads(usage)["total_tokens"] if usage else 0
-        ended = queue_scripts.EndedRun(status.decode(), int(ended_at), parse_id(last_id.decode()).sequence, tokens)
+        status, last_id = state
+        if tokens is None:  # a worker of an older version counted only complete stages
+            tokens = orjson.loads(usage)["total_tokens"] if usage else 0
+        ended = queue_scripts.EndedRun(status.decode(), int(ended_at), parse_id(last_id.decode()).sequence, int(tokens))
     await queue_scripts.account(
         redis,
         run_id,
         tenant=(tenant or b"").decode(),
         ended=ended,
         retention_s=settings.retention_s,
+        life_s=settings.lists_ttl_s,
         run_keys=keys.all_of_run(run_id, reserved.decode() if reserved else ""),
     )
     await queue_scripts.admit(redis, run_id, settings.tenant_runs_running, has_ended=True)

@@ -2,8 +2,9 @@
 
 Every worker and gateway can sweep; a key in Redis elects one of them from time to time. The sweep requeues runs that
 have no entry in the queue, ends cancelled runs and runs that waited too long, keeps old active runs in the lists,
-removes runs that have ended or were never created completely, and admits throttled runs that are within their tenant's
-limit again. So runs that wait are kept and ended even if no worker is alive.
+removes runs that have ended or were never created completely, admits throttled runs that are within their tenant's
+limit again, and releases the tokens of runs that are gone. So runs that wait are kept and ended even if no worker is alive.
+It also logs limits that have no effect.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ import logging
 from typing import Final, NamedTuple
 
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.domain import ids
+from stagebus.shared.domain import ids, limits
 from stagebus.shared.domain.events import Cancel, Error
 from stagebus.shared.domain.runs import TERMINAL, RunStatus
 from stagebus.shared.errors import QueueTimeout, RunEnded
@@ -35,10 +36,12 @@ async def sweep_forever(redis: Redis, settings: Settings, process: str) -> None:
     Args:
         process: the name of this process, for people who look at the key.
     """
+    logged: set[str] = set()
     while True:
         try:
             if await redis.set(keys.SWEEP, process, nx=True, px=round(settings.sweep_s * 1000)):
                 await sweep(redis, settings)
+                await _log_bad_limits(redis, logged)
         except REDIS_AWAY as exc:
             logger.warning("the sweep waits for Redis: %s", exc)
         except Exception:
@@ -80,6 +83,7 @@ async def sweep(redis: Redis, settings: Settings) -> None:
                 # One bad record must not keep the other runs from being swept.
                 logger.exception("run %s cannot be swept", summary.run_id)
     await _admit(redis, settings, now_ms)
+    await _release_tokens(redis, settings)
     if abandoned:
         await _end_abandoned(redis, settings, abandoned)
 
@@ -113,6 +117,31 @@ async def _admit(redis: Redis, settings: Settings, now_ms: int) -> None:
         await queue_scripts.admit(redis, run_id, settings.tenant_runs_running, tenant=tenant)
 
 
+async def _release_tokens(redis: Redis, settings: Settings) -> None:
+    """Releases the reservations of runs that are not active: their records are lost, or an older version ended them."""
+    members = [member.decode() for member in await redis.hkeys(keys.RESERVED)]  # type: ignore[misc]
+    for start in range(0, len(members), BATCH):
+        batch = members[start : start + BATCH]
+        scores = await redis.zmscore(keys.ACTIVE, [member.rpartition(" ")[2] for member in batch])
+        for member in (member for member, score in zip(batch, scores, strict=True) if score is None):
+            tenant, _, run_id = member.rpartition(" ")
+            await queue_scripts.account(
+                redis, run_id, tenant=tenant, ended=queue_scripts.EndedRun(), retention_s=settings.retention_s,
+                life_s=settings.lists_ttl_s,
+            )  # fmt: skip
+
+
+async def _log_bad_limits(redis: Redis, logged: set[str]) -> None:
+    """Logs entries of `sb:limits` that have no effect, each once per process."""
+    names = await redis.hkeys(keys.LIMITS)  # type: ignore[misc]
+    values = await redis.hmget(keys.LIMITS, names) if names else []  # type: ignore[misc]
+    stored = {name: value for name, value in zip(names, values, strict=True) if value is not None}
+    for fault in limits.find_bad_limits(stored):
+        if fault not in logged:
+            logger.warning("%s", fault)
+            logged.add(fault)
+
+
 async def _repair(redis: Redis, settings: Settings, summary: ActiveRun, now_ms: int, abandoned: list[str]) -> int:
     """Repairs one run; returns 1 if it was removed from `sb:active`, else 0.
 
@@ -131,7 +160,7 @@ async def _repair(redis: Redis, settings: Settings, summary: ActiveRun, now_ms: 
         return 1
     if await _end_waiting(redis, settings, summary, now_ms, abandoned):
         return 1
-    life_s = settings.live_ttl_s + settings.retention_s
+    life_s = settings.lists_ttl_s
     if summary.ttl_s >= 0 or age_ms > life_s * 1000 / 2:
         tenant, other_keys = summary.field("tenant"), keys.all_of_run(run_id, summary.field("idempotency"))[1:]
         await queue_scripts.keep_active(redis, run_id, tenant=tenant, life_s=life_s, other_keys=other_keys)

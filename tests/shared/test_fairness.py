@@ -1,12 +1,16 @@
 """Fair queueing among tenants, and the limits on a tenant's queued runs, running runs and tokens per day."""
 
+import asyncio
+from unittest.mock import ANY
+
 import pytest
 from redis.asyncio import Redis
 
 from stagebus.shared.access_errors import TokensUsedUp, TooManyRuns
 from stagebus.shared.config.settings import Settings
+from stagebus.shared.domain.limits import TenantLimits, find_bad_limits
 from stagebus.shared.storage import keys, queue_scripts
-from stagebus.shared.store import run_store
+from stagebus.shared.store import quotas, run_store
 from stagebus.shared.store.sweep import sweep
 from tests.support import runs_by_hand
 from tests.support.waiting import until
@@ -235,3 +239,79 @@ async def test_token_limit_counts_each_run_once_and_resets_at_midnight(redis: Re
     await make(redis, limited, "other")
     await redis.hincrby(keys.tokens("t"), "day", -1)
     assert await make(redis, limited, "t"), "yesterday's tokens no longer count"
+
+
+async def reserved(redis: Redis, tenant: str = "t") -> int:
+    return int(await redis.hget(keys.tokens(tenant), "reserved") or 0)
+
+
+async def test_runs_created_at_once_cannot_use_the_same_tokens(redis: Redis, settings: Settings) -> None:
+    """The last one gets what is left; the others are refused and told to try again soon, not at midnight."""
+    limited = settings.model_copy(update={"tenant_tokens_per_day": 1000})
+    created = await asyncio.gather(
+        *(
+            run_store.create_run(redis, limited, tenant="t", model="m", request={"timeout_s": 60}, tokens=400)
+            for _ in range(10)
+        ),
+        return_exceptions=True,
+    )
+    run_ids = [run_id for run_id in created if isinstance(run_id, str)]
+    refused = [fault for fault in created if isinstance(fault, TokensUsedUp)]
+
+    assert [len(run_ids), len(refused)] == [3, 7]
+    assert {fault.retry_after_s for fault in refused} == {TokensUsedUp.retry_after_s}
+    assert "reserved" in str(refused[0])
+    assert await reserved(redis) == sum(map(int, await redis.hvals(keys.RESERVED))) == 1000
+    assert await redis.pttl(keys.tokens("t")) > 0
+
+    await end(redis, limited, run_ids[0])
+    assert await reserved(redis) < 1000
+    assert await run_store.create_run(redis, limited, tenant="t", model="m", request={"timeout_s": 60}, tokens=400)
+
+
+@pytest.mark.parametrize("way", ["cancelled", "timed out in the queue", "record lost"])
+async def test_reservation_is_settled_whatever_way_the_run_ends(redis: Redis, settings: Settings, way: str) -> None:
+    kept = await run_store.create_run(redis, settings, tenant="t", model="m", request={"timeout_s": 60}, tokens=5)
+    run_id = await run_store.create_run(redis, settings, tenant="t", model="m", request={"timeout_s": 60}, tokens=400)
+    if way == "cancelled":
+        await run_store.cancel_run(redis, settings, run_id)
+    elif way == "timed out in the queue":
+        await redis.hset(keys.run(run_id), "created_at", 0)
+        await sweep(redis, settings)
+        assert (await run_store.get_run(redis, run_id)).error == {"code": "queue_timeout", "error": ANY}
+    else:  # an older version settles no reservation, too
+        await redis.delete(*keys.all_of_run(run_id))
+        await redis.zrem(keys.ACTIVE, run_id)
+    for _ in range(2):
+        await sweep(redis, settings)
+
+    assert await reserved(redis) == 5
+    assert await redis.hgetall(keys.RESERVED) == {f"t {kept}".encode(): b"5"}
+    assert await redis.hget(keys.tokens("t"), "used") in (None, b"0")
+
+
+# --- limits in Redis ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", ["none", "-1", "nan", "inf", "1,000", "", "0x10", "5 "])
+async def test_limit_that_is_no_number_leaves_the_default_in_force(
+    redis: Redis, settings: Settings, value: str
+) -> None:
+    limited = settings.model_copy(update={"tenant_runs_queued": 2, "tenant_tokens_per_day": 10})
+    own = {f"t:{name}": value for name in TenantLimits._fields}
+    await redis.hset(keys.LIMITS, mapping=own)
+    await make(redis, limited, "t", 2)
+
+    with pytest.raises(TooManyRuns):
+        await make(redis, limited, "t")
+    assert await take_next(redis, running_max=1)
+    assert await take_next(redis, running_max=1) is None
+    quota = await quotas.count_request(redis, "t", 5)
+    assert quota is not None
+    assert quota.limit == 5
+    assert await quotas.report_streams(redis, "t", "g", 2, 1, is_new=True) is quotas.StreamsVerdict.REFUSED
+    assert len(list(find_bad_limits(await redis.hgetall(keys.LIMITS)))) == len(own)
+    await redis.hset(keys.LIMITS, "t:runs_queued", "0")
+    assert await run_store.create_run(redis, limited, tenant="t", model="m", request={"timeout_s": 60}, tokens=50)
+    with pytest.raises(TokensUsedUp):
+        await make(redis, limited, "t")

@@ -15,6 +15,7 @@ from stagebus.shared.storage.run_scripts import CANCEL_MESSAGE, Claim
 from stagebus.shared.store.parking import DECIDED_MESSAGE
 from stagebus.worker.execution.lease import HeldLease
 from stagebus.worker.execution.producer import Producer
+from stagebus.worker.execution.token_budget import TokenBudget
 
 logger = logging.getLogger(__name__)
 
@@ -51,12 +52,14 @@ class Attempt:
         claim: Claim,
         settings: Settings,
         *,
+        budget: TokenBudget,
         on_appended: Callable[[int, float], None] | None = None,
     ) -> None:
         """Creates the producer, which starts when it is entered, and the lease, which the lease keeper renews.
 
         Args:
             token: of the lease.
+            budget: counts the run's tokens; the producer stores the count with each append.
             on_appended: see `Producer`.
         """
         self.run_id = run_id
@@ -70,7 +73,9 @@ class Attempt:
             pending_max_bytes=settings.pending_max_bytes,
             listener=self,
             on_appended=on_appended,
+            count_tokens=lambda: budget.tokens,
         )
+        self.budget = budget
         self.lease = HeldLease(run_id, token, claim.attempt, self)
         self.draining = asyncio.Event()
         self.decided = asyncio.Event()  # a person may have decided on a call

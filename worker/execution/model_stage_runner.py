@@ -15,6 +15,7 @@ from stagebus.shared.errors import ModelError, ModelUnavailable
 from stagebus.worker.execution.attempt import Attempt, WorkerDraining
 from stagebus.worker.execution.stage_publisher import publish_stage
 from stagebus.worker.model.model_client import ModelClient, ModelRequest
+from stagebus.worker.model.token_meter import TokenMeter
 from stagebus.worker.stages.model_stage import InvalidToolCalls
 from stagebus.worker.worker_metrics import ModelRequestMetrics, WorkerMetrics
 
@@ -39,7 +40,7 @@ class ModelStageRunner:
         *,
         void_from: int,
         request_for: Callable[[ModelRoute], ModelRequest],
-        events_of: Callable[[ModelRequest, InvalidToolCalls | None], AsyncGenerator[Event, None]],
+        events_of: Callable[[ModelRequest, InvalidToolCalls | None, TokenMeter], AsyncGenerator[Event, None]],
     ) -> None:
         """The stage's first event was put already.
 
@@ -47,7 +48,7 @@ class ModelStageRunner:
             void_from: the sequence after that event; a restart voids the events from there on.
             request_for: builds the request to a route.
             events_of: sends a request and yields the stage's events; with the invalid calls of the first answer,
-                if there were any.
+                if there were any, and the meter that counts the request's tokens.
         """
         self._stage_id = stage_id
         self._attempt = attempt
@@ -67,6 +68,7 @@ class ModelStageRunner:
 
         Raises:
             ModelError: the last retry failed, or a retry would not help.
+            BudgetExceeded: the run may not use any further token.
             WorkerDraining: the worker shuts down before a request or a retry.
         """
         for retry in range(1, self._settings.model_retries_max + 1):
@@ -110,9 +112,15 @@ class ModelStageRunner:
                 request = self._request_for(route)
                 slot = stack.enter_async_context(self._client.reserve(route, request))
                 reservation = await self._attempt.unless_draining(slot)
+                budget = self._attempt.budget
+                meter = await stack.enter_async_context(budget.request(request.prompt_tokens(), request.answer_tokens))
                 self._request_metrics = self._metrics.request_started(route)
                 completed = await publish_stage(
-                    self._attempt.producer, self._events_of(request, invalid), self._began_at, self._on_event
+                    self._attempt.producer,
+                    self._events_of(request, invalid, meter),
+                    self._began_at,
+                    self._on_event,
+                    budget=budget,
                 )
                 if completed.usage is not None:
                     self._request_metrics.used(completed.usage)

@@ -55,6 +55,7 @@ class Producer:
         pending_max_bytes: int,
         listener: AttemptListener | None = None,
         on_appended: Callable[[int, float], None] | None = None,
+        count_tokens: Callable[[], int | None] = lambda: None,
     ) -> None:
         """Nothing is sent before the producer is entered.
 
@@ -64,6 +65,7 @@ class Producer:
             pending_max_bytes: `is_full` above this.
             listener: told when an append fails for good or its reply shows a cancel.
             on_appended: called after each append with its number of events and its seconds; None costs nothing.
+            count_tokens: returns the tokens that the run has used so far, to be stored with each append.
         """
         self._connection = connection
         self._run_id = run_id
@@ -71,6 +73,7 @@ class Producer:
         self._pending_max_bytes = pending_max_bytes
         self._listener = listener
         self._on_appended = on_appended
+        self._count_tokens = count_tokens
         self._base = last_id  # the id before the first retained event
         self._retained: list[_RetainedEvent] = []
         self._stored = 0  # how many of the retained events are in the log
@@ -209,6 +212,7 @@ class Producer:
             message=live_batch.encode(before, last, [e.stage_id for e in entries], frames, is_end=end is not None),
             end=end,
             stage_ids=self.stage_ids if end is not None else (),
+            tokens=self._count_tokens(),
         )
         if appended.is_behind:
             self._rewind(appended.last_id)

@@ -39,6 +39,7 @@ from stagebus.worker.execution.history import read_history
 from stagebus.worker.execution.lease import LeaseKeeper
 from stagebus.worker.execution.outcome import Disposition, Outcome
 from stagebus.worker.execution.pipeline import total_usage
+from stagebus.worker.execution.token_budget import TokenBudget
 from stagebus.worker.execution.toolchain import Toolchain
 from stagebus.worker.model.model_client import ModelClient
 from stagebus.worker.stages.approval_gate import Parked
@@ -174,7 +175,7 @@ class Runner:
     async def _work(self, claim: Claim, run: RunRecord, token: str) -> Outcome:
         run_id = run.run_id
         history = await read_history(self._redis, run_id, claim.stage_ids)
-        async with self._open_attempt(claim, run_id, token) as attempt:
+        async with self._open_attempt(claim, run, token) as attempt:
             toolchain = Toolchain(
                 run,
                 attempt,
@@ -203,10 +204,13 @@ class Runner:
         return Outcome(Disposition.FINISH)
 
     @asynccontextmanager
-    async def _open_attempt(self, claim: Claim, run_id: str, token: str) -> AsyncIterator[Attempt]:
+    async def _open_attempt(self, claim: Claim, run: RunRecord, token: str) -> AsyncIterator[Attempt]:
         """Context manager: an attempt whose producer runs, lease is renewed and control channel is subscribed."""
         on_appended = self._metrics.appended if self._settings.worker_metrics_port else None
-        attempt = Attempt(self._connection, run_id, token, claim, self._settings, on_appended=on_appended)
+        budget = TokenBudget(self._connection, run, claim, self._settings)
+        attempt = Attempt(
+            self._connection, run.run_id, token, claim, self._settings, budget=budget, on_appended=on_appended
+        )
         async with attempt.producer:
             listening = asyncio.create_task(self._listen(attempt))
             self._keeper.hold(attempt.lease)
@@ -219,7 +223,7 @@ class Runner:
                 self._attempts.discard(attempt)
                 self._keeper.drop(attempt.lease)
                 await cancel_and_wait(listening)
-                await self._channels.unsubscribe(keys.control(run_id))
+                await self._channels.unsubscribe(keys.control(run.run_id))
 
     async def _listen(self, attempt: Attempt) -> None:
         """Subscribes to the control channel, then reads what was stored between the claim and the subscription."""

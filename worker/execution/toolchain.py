@@ -38,6 +38,7 @@ from stagebus.worker.execution.pipeline import (
 )
 from stagebus.worker.execution.stage_publisher import publish_stage
 from stagebus.worker.model.model_client import ModelClient, ModelRequest
+from stagebus.worker.model.token_meter import TokenMeter
 from stagebus.worker.stages.approval_gate import ApprovalGate
 from stagebus.worker.stages.call_plan import Checkpoints
 from stagebus.worker.stages.call_runner import RunIdentity
@@ -80,7 +81,7 @@ class Toolchain:
         """Runs every stage that is not complete.
 
         Raises:
-            RunFailed: the run cannot continue.
+            RunFailed: the run cannot continue, or it used more tokens than it may.
             WorkerDraining: the worker shuts down and the run is at a safe point.
             Parked: the run waits for a person.
             Fenced, RunEnded, TailLost: nothing more may be written.
@@ -95,6 +96,7 @@ class Toolchain:
             completed = await run_stage(stage)
             self._metrics.stage_ended(stage.kind, (completed.duration_ms or 0) / 1000)
             self.completed[stage.stage_id] = completed
+            await self._attempt.budget.check()
         self.stage_id = None
 
     async def _resolve_tools(self) -> None:
@@ -159,12 +161,12 @@ class Toolchain:
         )
 
     def _model_events(
-        self, stage: NextStage, request: ModelRequest, invalid: InvalidToolCalls | None
+        self, stage: NextStage, request: ModelRequest, invalid: InvalidToolCalls | None, meter: TokenMeter
     ) -> AsyncGenerator[Event, None]:
         prompting = None
         if request.route is not None and request.route.abilities.tools == "prompted":
             prompting = PromptedTools(partial(self._tools.check, allowed=frozenset(self._offered)), invalid)
-        return model_stage(stage.stage_id, self._model, request, call_ids(self.completed), prompting)
+        return model_stage(stage.stage_id, self._model, request, call_ids(self.completed), prompting, meter)
 
     # --- tools ---------------------------------------------------------------
 

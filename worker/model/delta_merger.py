@@ -28,8 +28,9 @@ from stagebus.worker.model.compat.call_fragments import CallFragment, ParsedCall
 from stagebus.worker.model.compat.error_shapes import ReportedError
 from stagebus.worker.model.compat.reasoning_details import Detail, merge_details, parse_details, readable_texts
 from stagebus.worker.model.compat.text_tool_calls import match_tool_name, split_text_calls
-from stagebus.worker.model.compat.usage_fields import groq_usage, merge_usage, parse_usage
+from stagebus.worker.model.compat.usage_fields import groq_usage, parse_usage
 from stagebus.worker.model.finish import FinishTracker, choices, first_choice
+from stagebus.worker.model.token_meter import TokenMeter
 
 # Some servers send the same reasoning in both fields, so the first one with content counts.
 _REASONING_FIELDS: Final = ("reasoning_content", "reasoning")
@@ -64,6 +65,7 @@ class DeltaMerger:
         tool_names: the tools that the model was offered. Without any, calls in the text stay text.
         schemas: the schemas of their arguments, by name.
         taken_ids: the ids of the run's earlier calls. No new call gets one of them.
+        meter: counts the answer's tokens as its chunks are added.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class DeltaMerger:
         tool_names: Collection[str] = (),
         taken_ids: Collection[str] = (),
         schemas: Mapping[str, Mapping[str, Any]] = NO_SCHEMAS,
+        meter: TokenMeter | None = None,
     ) -> None:
         self._tool_names = tool_names
         self._taken_ids = taken_ids
@@ -83,19 +86,19 @@ class DeltaMerger:
         self._details: list[Detail] = []
         self._refusal: list[str] = []
         self._fragments: list[CallFragment] = []
-        self._usage: dict[str, Any] | None = None
-        self._groq_usage: dict[str, Any] | None = None
+        self._meter = TokenMeter() if meter is None else meter
         self._model: str | None = None
 
     def add(self, chunk: Mapping[str, Any]) -> None:
         """Adds the next chunk. Never raises, whatever the chunk contains."""
         self._tracker.observe(chunk)
+        self._meter.has_answer = True
         if self._model is None and isinstance(model := chunk.get("model"), str):
             self._model = model or None
         if isinstance(usage := chunk.get("usage"), dict) and usage:
-            self._usage = merge_usage(self._usage, usage)
-        elif "x_groq" in chunk:
-            self._groq_usage = groq_usage(chunk["x_groq"]) or self._groq_usage
+            self._meter.report(usage)
+        elif "x_groq" in chunk and (usage := groq_usage(chunk["x_groq"])):
+            self._meter.report_extension(usage)
         if not self._has_first and not self._look_for_first(chunk):
             return
         for choice in first_choice(chunk):
@@ -108,7 +111,7 @@ class DeltaMerger:
         if isinstance(delta, dict):
             self._add_delta(delta)
         if isinstance(usage := choice.get("usage"), dict) and usage:
-            self._usage = merge_usage(self._usage, usage)
+            self._meter.report(usage)
 
     def _look_for_first(self, chunk: Mapping[str, Any]) -> bool:
         """Returns whether choice 0 has come. Until then, other choices are kept: some servers count from one."""
@@ -148,25 +151,34 @@ class DeltaMerger:
         content = delta.get("content")
         if isinstance(content, str):
             self._text.append(content)
+            self._meter.add_output(content)
         elif isinstance(content, list | dict):
             text, reasoning = split_parts(content)
             self._text += text
             self._reasoning += reasoning
+            self._meter.add_output(*text, *reasoning)
         details = None
         if "reasoning_details" in delta:
             details = parse_details(delta)
             self._details += details
         for name in _REASONING_FIELDS:
             if (reasoning_text := delta.get(name)) and isinstance(reasoning_text, str):
-                self._reasoning.append(reasoning_text)
+                self._add_reasoning(reasoning_text)
                 break
         else:
             if details:
-                self._reasoning.extend(readable_texts(details))
+                self._add_reasoning(*readable_texts(details))
         if (refusal := delta.get("refusal")) and isinstance(refusal, str):
             self._refusal.append(refusal)
+            self._meter.add_output(refusal)
         if delta.get("tool_calls") or delta.get("function_call"):
-            self._fragments += parse_call_fragments(delta)
+            fragments = parse_call_fragments(delta)
+            self._fragments += fragments
+            self._meter.add_output(*(part for fragment in fragments for part in (fragment.name, fragment.arguments)))
+
+    def _add_reasoning(self, *texts: str) -> None:
+        self._reasoning += texts
+        self._meter.add_output(*texts)
 
     def result(self) -> MergedAnswer:
         """Returns the answer so far."""
@@ -184,7 +196,7 @@ class DeltaMerger:
             refusal="".join(self._refusal),
             tool_calls=list(assign_call_ids(named, self._taken_ids)),
             finish_reason=self._tracker.finish_reason,
-            usage=self._usage or self._groq_usage,
+            usage=self._meter.usage,
             model=self._model,
             error=self._tracker.error,
             reasoning_details=merge_details(self._details),

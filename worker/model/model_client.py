@@ -9,23 +9,18 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, fields
-from typing import Any, Final, Self
-
-import orjson
+from typing import Any, Self
 
 from stagebus.shared.config.provider_schema import Abilities
 from stagebus.shared.config.providers import ModelRoute, Providers
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.requests import STAGE_PARAMETERS
+from stagebus.shared.domain.token_estimate import DEFAULT_ANSWER_TOKENS, estimate_prompt_tokens
 from stagebus.worker.model.chat_chunks import Chunk
 from stagebus.worker.model.chat_request import chat_request_body
 from stagebus.worker.model.circuit_breaker import CircuitBreaker
 from stagebus.worker.model.provider import Provider
 from stagebus.worker.model.provider_limiter import ProviderLimiter, TokenReservation
-
-BYTES_PER_TOKEN: Final = 4
-# The estimate for an answer without `max_tokens`.
-DEFAULT_ANSWER_TOKENS: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +48,17 @@ class ModelRequest:
     route: ModelRoute | None = None
 
     def estimate_tokens(self) -> int:
-        """Estimates the tokens of the request and its answer: four bytes per token, and the longest answer allowed."""
-        prompt_tokens = len(orjson.dumps([self.messages, self.tools or []])) // BYTES_PER_TOKEN
-        return prompt_tokens + (self.max_tokens or DEFAULT_ANSWER_TOKENS)
+        """Estimates the tokens of the request and its answer."""
+        return self.prompt_tokens() + self.answer_tokens
+
+    def prompt_tokens(self) -> int:
+        """Estimates the tokens of the messages and the tools."""
+        return estimate_prompt_tokens(self.messages, self.tools or [])
+
+    @property
+    def answer_tokens(self) -> int:
+        """Estimates the tokens of the answer: the longest one allowed, or a usual one without such a limit."""
+        return self.max_tokens or DEFAULT_ANSWER_TOKENS
 
     def ignored_parameters(self) -> list[str]:
         """Returns the parameters that the route's model does not take."""

@@ -19,6 +19,7 @@ from stagebus.worker.model.compat.prompted_tools import (
 from stagebus.worker.model.compat.text_tool_calls import has_unread_call
 from stagebus.worker.model.delta_merger import DeltaMerger, MergedAnswer, clean_call
 from stagebus.worker.model.model_client import ModelClient, ModelRequest
+from stagebus.worker.model.token_meter import TokenMeter
 
 Chunk = dict[str, Any]
 
@@ -60,6 +61,7 @@ async def model_stage(
     request: ModelRequest,
     taken_call_ids: set[str],
     prompting: PromptedTools | None = None,
+    meter: TokenMeter | None = None,
 ) -> AsyncGenerator[Event, None]:
     """Asks the model and yields its answer chunk by chunk.
 
@@ -69,6 +71,7 @@ async def model_stage(
     Args:
         taken_call_ids: the ids of earlier rounds' calls; new ids differ from them.
         prompting: set if the tools are described in the prompt.
+        meter: counts the request's tokens while the answer streams.
 
     Yields:
         Any number of `ToolCompletionChunk`, then exactly one `StageCompleted`.
@@ -80,7 +83,7 @@ async def model_stage(
     # Without tools on offer, text that looks like a call stays text.
     schemas = _schemas(request)
     names = () if prompting is not None else tuple(schemas)
-    merger = DeltaMerger(tool_names=names, taken_ids=taken_call_ids, schemas=schemas)
+    merger = DeltaMerger(tool_names=names, taken_ids=taken_call_ids, schemas=schemas, meter=meter)
     asked = request if prompting is None else _prompted_request(request, prompting)
     async with aclosing(model.stream(asked)) as chunks:
         async for chunk in chunks:

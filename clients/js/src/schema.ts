@@ -44,6 +44,8 @@ export interface CreateRun {
   parallel_tool_calls?: boolean | null;
   /** whether a model writes an answer from the tools' results */
   synthesis?: boolean;
+  /** the most tokens of all stages together, prompts included; a run that uses more ends with `budget_exceeded` */
+  max_total_tokens?: number | null;
   /** how many times the model may call tools */
   max_rounds?: number;
   /** the run's time limit in seconds, up to the configured maximum */

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from stagebus.gateway.api.schemas.chat_messages import Message, WireModel
-from stagebus.gateway.api.schemas.model_parameters import ModelParameters, ResponseFormat
+from stagebus.gateway.api.schemas.model_parameters import TOKENS_MAX, ModelParameters, ResponseFormat
 from stagebus.gateway.api.schemas.validation import invalid_fields, parse_form
 from stagebus.shared.config.provider_schema import NAME_PATTERN
 from stagebus.shared.config.providers import Providers
@@ -119,6 +119,13 @@ class CreateRun(ModelParameters):
         default=None, description="whether the model may call several tools in one response"
     )
     synthesis: bool = Field(default=True, description="whether a model writes an answer from the tools' results")
+    max_total_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        le=TOKENS_MAX,
+        description="the most tokens of all stages together, prompts included; a run that uses more ends with "
+        "`budget_exceeded`",
+    )
     max_rounds: int = Field(default=1, ge=1, le=ROUNDS_MAX, description="how many times the model may call tools")
     timeout_s: float | None = Field(
         default=None, gt=0, description="the run's time limit in seconds, up to the configured maximum"
@@ -154,6 +161,7 @@ def parse_create_run(body: dict[str, Any], settings: Settings, providers: Provid
         parallel_tool_calls=form.parallel_tool_calls,
         synthesis=form.synthesis,
         response_format=_response_format(form.response_format),
+        max_total_tokens=form.max_total_tokens,
         max_rounds=form.max_rounds,
         timeout_s=settings.run_timeout_s if form.timeout_s is None else form.timeout_s,
         metadata=form.metadata,

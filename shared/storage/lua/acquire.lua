@@ -44,7 +44,7 @@ end
 local stored = redis.call('HMGET', run, 'tenant', 'finished_at')
 local tenant, has_ended = stored[1] or '', stored[2]
 local member = tenant .. ' ' .. run_id
-local limit = tonumber(redis.call('HGET', limits, tenant .. ':runs_running') or runs_running) or 0
+local limit = tenant_limit(limits, tenant, 'runs_running', runs_running)
 if limit > 0 and not has_ended and not redis.call('ZSCORE', running, member)
     and redis.call('ZLEXCOUNT', running, '[' .. tenant .. ' ', '(' .. tenant .. '!') >= limit then
     redis.call('ZADD', throttled, 0, member)

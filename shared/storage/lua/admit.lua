@@ -32,7 +32,7 @@ end
 if has_ended and redis.call('ZREM', throttled, member) == 1 then
     redis.call('ZADD', queue, 'XX', vtime, run_id)
 end
-local limit = tonumber(redis.call('HGET', limits, tenant .. ':runs_running') or runs_running) or 0
+local limit = tenant_limit(limits, tenant, 'runs_running', runs_running)
 local free = limit > 0 and limit - redis.call('ZLEXCOUNT', running, from, to) or 1000
 local admitted = redis.call('ZRANGEBYLEX', throttled, from, to, 'LIMIT', 0, math.max(0, free))
 for _, admitted_member in ipairs(admitted) do

@@ -11,7 +11,8 @@
 -- ARGV[5] error    json     the error of a failed run, else ''
 -- ARGV[6] usage    json     the run's usage, else ''
 -- ARGV[7] retention_ms int  TTL of the log's keys from the end on
--- ARGV[8..] the stage id of each stream in KEYS, then for each event: number of its stream, name, data
+-- ARGV[8] tokens   int      the tokens that the run has used so far, over all attempts; '': unchanged
+-- ARGV[9..] the stage id of each stream in KEYS, then for each event: number of its stream, name, data
 -- Returns {'ok', last_id, cancel}, {'behind', last_id}, {'fenced', attempt} or {'ended'}.
 --
 -- Safe to repeat: events that are in the log already are skipped, since the producer sends a batch again
@@ -19,8 +20,8 @@
 -- Before the end no key has a TTL. The record gets its TTL from account, which needs it.
 local run, live, stages, streams = KEYS[1], KEYS[2], KEYS[3], {unpack(KEYS, 4)}
 local attempt, before_id, message = ARGV[1], ARGV[2], ARGV[3]
-local status, error_json, usage, retention_ms = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
-local stage_ids, events = {unpack(ARGV, 8, 7 + #streams)}, {unpack(ARGV, 8 + #streams)}
+local status, error_json, usage, retention_ms, tokens = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
+local stage_ids, events = {unpack(ARGV, 9, 8 + #streams)}, {unpack(ARGV, 9 + #streams)}
 
 local stored = redis.call('HMGET', run, 'attempt', 'last_id', 'cancel', 'finished_at')
 local stored_attempt, stored_last_id, cancel, finished_at = stored[1], stored[2], stored[3] or '0', stored[4]
@@ -79,7 +80,11 @@ for i = skip, count - 1 do
     end
 end
 local last_id = attempt .. '-' .. before + count
-redis.call('HSET', run, 'last_id', last_id)
+if tokens == '' then
+    redis.call('HSET', run, 'last_id', last_id)
+else
+    redis.call('HSET', run, 'last_id', last_id, 'tokens', tokens)
+end
 if status ~= '' then
     local time = redis.call('TIME')
     redis.call('HSET', run, 'status', status, 'worker', '', 'error', error_json, 'usage', usage,

@@ -2,12 +2,15 @@
 --
 -- KEYS[1] run          hash    keys.run
 -- KEYS[2] stages       list    keys.stages
--- KEYS[3] lease        string  keys.lease, with a token or the guard 'lease'
+-- KEYS[3] reserved     hash    keys.RESERVED
+-- KEYS[4] lease        string  keys.lease, with a token or the guard 'lease'
 -- ARGV[1] worker       str     the name of the claiming worker, '' for a gateway or the sweep
 -- ARGV[2] status       str     the state of a claimed run
 -- ARGV[3] guard        str     'worker': not if the run names a worker; 'lease': not if it has a lease; '': always
--- ARGV[4] token        str     from acquire, with KEYS[3]
--- Returns {'claimed', attempt, last_id, tries, cancel, now_ms, the record's fields and values, stage ids},
+-- ARGV[4] token        str     from acquire, with KEYS[4]
+-- ARGV[5] run_id       str
+-- Returns {'claimed', attempt, last_id, tries, cancel, now_ms, the record's fields and values, stage ids, the tokens
+-- reserved for the run},
 -- {'held', worker}, {'fenced'}, {'ended'} or {'gone'}.
 --
 -- With a token, that token must hold the lease. An expired lease is not enough: Redis may have lost the acquire
@@ -19,11 +22,11 @@
 -- gives a run back removes its name. Safe to repeat: the same worker's next claim does not count.
 -- If the stages key has the wrong type, treat it as empty, so that the claim can end the run.
 -- The time that the run was parked is summed up, since it does not count towards the run's time limit.
-local run, stages, lease = KEYS[1], KEYS[2], KEYS[3]
-local worker, status, guard, token = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local run, stages, reserved, lease = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local worker, status, guard, token, run_id = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 
 local stored = redis.call('HMGET', run, 'attempt', 'created_at', 'last_id', 'tries', 'cancel', 'worker',
-    'finished_at', 'started_at', 'parked_at', 'parked_ms')
+    'finished_at', 'started_at', 'parked_at', 'parked_ms', 'tenant')
 local last_attempt, created_at, last_id, tries, cancel = stored[1], stored[2], stored[3], tonumber(stored[4]), stored[5]
 local holder, finished_at, started_at = stored[6] or '', stored[7], stored[8]
 local parked_at, parked_ms = stored[9], tonumber(stored[10] or '0')
@@ -62,4 +65,5 @@ if stage_ids.err then
     end
     stage_ids = {}
 end
-return {'claimed', attempt, last_id, tries, cancel or '0', now, redis.call('HGETALL', run), stage_ids}
+local held = redis.call('HGET', reserved, (stored[11] or '') .. ' ' .. run_id) or '0'
+return {'claimed', attempt, last_id, tries, cancel or '0', now, redis.call('HGETALL', run), stage_ids, held}

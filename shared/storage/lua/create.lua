@@ -13,7 +13,8 @@
 -- KEYS[11] queue         zset    keys.QUEUE
 -- KEYS[12] job           string  keys.job
 -- KEYS[13] wakeup        list    keys.WAKEUP
--- KEYS[14] idempotency   string  keys.idempotency, if the client sent a key
+-- KEYS[14] reserved      hash    keys.RESERVED
+-- KEYS[15] idempotency   string  keys.idempotency, if the client sent a key
 -- ARGV[1] status         str     the first state
 -- ARGV[2] tenant         str
 -- ARGV[3] model          str
@@ -32,14 +33,17 @@
 -- ARGV[16] wakeups_max   int     the bound of the wake-up list
 -- ARGV[17] reservation   str     the value that the client's key gets
 -- ARGV[18] limits        str     keys.LIMITS, a hash; not in KEYS, because the Redis users may only read it
--- Returns {'created' | 'exists', created_at in Unix ms, vtime}, {the limit's name, limit, ms until it may pass}
--- or {'reserved', the value of the client's key, ''}.
+-- ARGV[19] tokens_wanted int     the tokens to reserve for the run; fewer if its tenant's day has fewer left
+-- ARGV[20] tokens_ttl_ms int     TTL of the tenant's count
+-- Returns {'created' | 'exists', created_at in Unix ms, vtime}, {the limit's name, limit, ms until it may pass; 0:
+-- unknown} or {'reserved', the value of the client's key, ''}.
 --
 -- Safe to repeat: a second call finds the run and changes nothing. The writes go in the order in which a reader may
 -- see them, and in which a truncated append-only file keeps them: lists, record, job, wake-up.
 -- The keys of an active run have no TTL, so it cannot vanish while no process lives; account gives them one. Of the
 -- tenant's lists, old entries are removed, but never those of active runs. At most TRIMMED_MAX are looked at, and if
 -- there are more, those from a place that moves with the clock.
+-- The reservation keeps runs that are created at once from each counting on the same tokens; account settles it.
 -- The client's key is bound only when the run is created: a refused request leaves it free for another body.
 -- The score of a new run is its virtual time (start-time fair queueing with cost 1): one after its tenant's last,
 -- but not before the time of the run that was acquired last. So tenants alternate, and a tenant with one run waits
@@ -47,26 +51,27 @@
 local run, stages, journal = KEYS[1], KEYS[2], KEYS[3]
 local active, runs, active_of_tenant, running = KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local tokens, vtime_key, tenant_vtime_key = KEYS[8], KEYS[9], KEYS[10]
-local queue, job, wakeup, idempotency = KEYS[11], KEYS[12], KEYS[13], KEYS[14]
+local queue, job, wakeup, reserved, idempotency = KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15]
 local status, tenant, model, request = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local stage, event, data, run_id = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 local made_ms, life_ms, runs_queued, tokens_per_day = ARGV[9], ARGV[10], ARGV[11], ARGV[12]
 local request_id, traceparent, job_bytes = ARGV[13], ARGV[14], ARGV[15]
 local wakeups_max, reservation, limits = ARGV[16], ARGV[17], ARGV[18]
+local tokens_wanted, tokens_ttl_ms = tonumber(ARGV[19]), ARGV[20]
 
 local TRIMMED_MAX = 100
 local stored = redis.call('HMGET', run, 'created_at', 'vtime')
 if stored[1] then
     return {'exists', stored[1], stored[2] or '0'}
 end
-local reserved = idempotency and redis.call('GET', idempotency)
-if reserved and reserved ~= reservation then
-    return {'reserved', reserved, ''}
+local bound_to = idempotency and redis.call('GET', idempotency)
+if bound_to and bound_to ~= reservation then
+    return {'reserved', bound_to, ''}
 end
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-local own = redis.call('HMGET', limits, tenant .. ':runs_queued', tenant .. ':tokens_per_day')
-local queued_max, tokens_max = tonumber(own[1] or runs_queued) or 0, tonumber(own[2] or tokens_per_day) or 0
+local queued_max = tenant_limit(limits, tenant, 'runs_queued', runs_queued)
+local tokens_max = tenant_limit(limits, tenant, 'tokens_per_day', tokens_per_day)
 if queued_max > 0 then
     local running_count = redis.call('ZLEXCOUNT', running, '[' .. tenant .. ' ', '(' .. tenant .. '!')
     if redis.call('ZCARD', active_of_tenant) - running_count >= queued_max then
@@ -74,16 +79,23 @@ if queued_max > 0 then
     end
 end
 if tokens_max > 0 then
-    local day, used = math.floor(time[1] / 86400), redis.call('HMGET', tokens, 'day', 'used')
-    if tonumber(used[1]) == day and tonumber(used[2]) >= tokens_max then
-        return {'tokens_per_day', tokens_max, (day + 1) * 86400000 - now_ms}
+    local day = math.floor(time[1] / 86400)
+    local left, used = tokens_left(tokens, tokens_max, day)
+    if left < 1 then
+        return {'tokens_per_day', tokens_max, used >= tokens_max and (day + 1) * 86400000 - now_ms or 0}
     end
+    tokens_wanted = math.min(tokens_wanted, math.floor(left))
 end
 local acquired_vtime = tonumber(redis.call('GET', vtime_key) or '0')
 local vtime = math.max(acquired_vtime, tonumber(redis.call('GET', tenant_vtime_key) or '1'))
 redis.call('SET', vtime_key, string.format('%d', acquired_vtime), 'PX', life_ms)
 redis.call('SET', tenant_vtime_key, string.format('%d', vtime + 1), 'PX', life_ms)
 redis.call('ZADD', active, made_ms, run_id)
+if tokens_wanted > 0 then
+    redis.call('HSET', reserved, tenant .. ' ' .. run_id, string.format('%d', tokens_wanted))
+    redis.call('HINCRBY', tokens, 'reserved', string.format('%d', tokens_wanted))
+    redis.call('PEXPIRE', tokens, tokens_ttl_ms)
+end
 for _, list in ipairs({runs, active_of_tenant}) do
     redis.call('ZADD', list, made_ms, run_id)
     local horizon = string.format('%d', made_ms - life_ms)

@@ -13,7 +13,7 @@
 local rate = KEYS[1]
 local tenant, requests_per_s, limits = ARGV[1], ARGV[2], ARGV[3]
 
-local per_s = tonumber(redis.call('HGET', limits, tenant .. ':requests_per_s') or requests_per_s) or 0
+local per_s = tenant_limit(limits, tenant, 'requests_per_s', requests_per_s)
 if per_s <= 0 then
     return {}
 end

@@ -16,7 +16,7 @@ local streams = KEYS[1]
 local tenant, gateway, open, is_new = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1'
 local streams_open, ttl_ms, limits = ARGV[5], ARGV[6], ARGV[7]
 
-local limit = tonumber(redis.call('HGET', limits, tenant .. ':streams_open') or streams_open) or 0
+local limit = tenant_limit(limits, tenant, 'streams_open', streams_open)
 if limit <= 0 then
     return 'unlimited'
 end

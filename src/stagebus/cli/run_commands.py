@@ -39,6 +39,9 @@ def run(  # noqa: PLR0913 - each is an option of the command
     max_rounds: Annotated[
         int | None, typer.Option(min=1, help="limit of rounds in which the model may call tools")
     ] = None,
+    max_total_tokens: Annotated[
+        int | None, typer.Option(min=1, help="end the run once all stages together have used more tokens")
+    ] = None,
     timeout: Annotated[float | None, typer.Option(help="the run's time limit in seconds")] = None,
     metadata: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="attach metadata; repeatable")] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="print the run's id and do not follow it")] = False,
@@ -59,6 +62,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
         "tools": [] if no_tools else tool or None,
         "synthesis": None if synthesis else False,
         "max_rounds": max_rounds,
+        "max_total_tokens": max_total_tokens,
         "timeout_s": timeout,
         "metadata": parse_metadata(metadata or ()) or None,
     }

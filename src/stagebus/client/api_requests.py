@@ -45,6 +45,7 @@ class RunFields(TypedDict, total=False):
     verbosity: str | list[str | None]
     service_tier: str | list[str | None]
     response_format: Json
+    max_total_tokens: int
     max_rounds: int
     timeout_s: float
     metadata: dict[str, str]

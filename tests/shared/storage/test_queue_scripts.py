@@ -97,8 +97,9 @@ async def test_keys_of_an_active_run_have_no_ttl_and_those_of_an_accounted_one_d
     ended = queue_scripts.EndedRun("succeeded", at=mine.now)
     for removed in (True, False):
         assert removed == await queue_scripts.account(
-            redis, run_id, tenant="t", ended=ended, retention_s=50, run_keys=keys.all_of_run(run_id, reserved)
-        )
+            redis, run_id, tenant="t", ended=ended, retention_s=50, life_s=60,
+            run_keys=keys.all_of_run(run_id, reserved),
+        )  # fmt: skip
         assert all([40 < await redis.ttl(key) <= 50 for key in run_keys])
 
 

@@ -344,3 +344,27 @@ async def test_sweep_continues_after_an_unexpected_error(
         await asyncio.wait_for(swept.get(), 5)
     finally:
         await cancel_and_wait(sweeping)
+
+
+async def test_limits_without_effect_are_logged_once(
+    redis: Redis, settings: Settings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await redis.hset(
+        keys.LIMITS,
+        mapping={"t:runs_queued": "none", "t:tokens": "5", "t:runs_running": "7", "u:requests_per_s": "0.5"},
+    )
+    often = settings.model_copy(update={"sweep_s": 0.01})
+    swept = 0
+
+    async def count(*_: object) -> None:
+        nonlocal swept
+        swept += 1
+
+    monkeypatch.setattr(sweep_module, "sweep", count)
+    sweeping = asyncio.create_task(sweep_forever(redis, often, "p"))
+    await until_equal(lambda: swept >= 3, True)
+    await cancel_and_wait(sweeping)
+
+    unknown, invalid = sorted(caplog.messages)
+    assert unknown.startswith("sb:limits has 't:tokens', which is not a limit; write <tenant>:requests_per_s|")
+    assert invalid.startswith("sb:limits has b'none' for 't:runs_queued', which is not a number")

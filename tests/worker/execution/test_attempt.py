@@ -10,11 +10,13 @@ from redis.asyncio import Redis
 
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.cursor import EventId
+from stagebus.shared.domain.runs import decode_run
 from stagebus.shared.errors import Fenced, ModelUnavailable, RunEnded, TailLost
 from stagebus.shared.storage.queue_scripts import Renewal
 from stagebus.shared.storage.run_scripts import Claim
 from stagebus.worker.execution import attempt as attempt_module
 from stagebus.worker.execution.attempt import Attempt, Interrupt, WorkerDraining
+from stagebus.worker.execution.token_budget import TokenBudget
 
 RUN = "01J9ZK3V7Q8E5W2R4T6Y8A0P1A"
 LAST = EventId(5204, 7)
@@ -24,7 +26,9 @@ LAST = EventId(5204, 7)
 def attempt(redis: Redis, settings: Settings) -> Attempt:
     """Its producer does not run, so nothing here reaches Redis."""
     claim = Claim(5204, LAST, tries=0, cancel=False, now=0, record={}, stage_ids=["run"])
-    return Attempt(redis, RUN, "token", claim, settings)
+    run = decode_run(RUN, {b"status": b"running"})
+    assert run is not None
+    return Attempt(redis, RUN, "token", claim, settings, budget=TokenBudget(redis, run, claim, settings))
 
 
 async def forever() -> None:
