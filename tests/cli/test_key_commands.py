@@ -7,7 +7,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from stagebus.cli.key_commands import keys_app, parse_duration, parse_scopes
+from stagebus.cli.durations import parse_duration
+from stagebus.cli.key_commands import keys_app, parse_scopes
 from stagebus.shared.domain.tenants import Scope
 
 KEY = re.compile(r"sbk_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")

@@ -1,9 +1,12 @@
 """The `stagebus` command: its requests, its output and its exit codes."""
 
 import asyncio
+import json
+import os
 import re
 import subprocess
 import sys
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,11 +16,18 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from stagebus import client
+from stagebus.cli import main
 from stagebus.cli.exit_codes import ExitCode, exit_code_of
 from stagebus.cli.main import app
+from stagebus.cli.shared_options import STATES, complete_model, complete_run_id, complete_status, complete_tool
+from stagebus.shared.domain.runs import RunStatus
 from tests.support.fake_gateway import DONE, RETRY, Answer, Asked, FakeGateway, frame
 
 ROOT = Path(__file__).parent.parent.parent
+COMMANDS = [
+    *("up", "gateway", "worker", "demo-model", "run", "tail", "ls", "show", "cancel", "approve", "deny", "answer"),
+    *("share", "tools", "models", "keys"),
+]
 MADE = Answer(b'{"id": "01J"}', 202, "application/json")
 STREAM = Answer(RETRY + frame(1) + frame(2, "done", DONE))
 
@@ -109,6 +119,9 @@ async def test_decision_command_sends_the_decision(args: tuple[str, ...], sent: 
         ("run", "hi", "--tool", "x", "--no-tools"),
         ("run", "hi", "--max-rounds", "0"),
         ("approve", "01J", "c", "--arguments", "[1]"),
+        ("run", "hi", "--timeout", "-3"),
+        ("run", "hi", "--timeout", "nan"),
+        ("share", "01J", "--expires", "soon"),
         ("tail", "01J", "--url", "nowhere"),
     ],
 )
@@ -118,9 +131,119 @@ def test_wrong_usage_exits_with_2(args: tuple[str, ...]) -> None:
     assert (result.exit_code if result.exit_code == 2 else exit_code_of(result.exception)) == ExitCode.USAGE
 
 
+def test_wrong_timeout_names_its_option() -> None:
+    assert "'--timeout': must be a number above 0" in invoke("run", "hi", "--timeout", "-3").stderr
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS), ("keys", "create"), ("models", "check")])
+def test_h_is_help_everywhere(command: tuple[str, ...]) -> None:
+    result = invoke(*command, "-h")
+
+    assert result.exit_code == 0
+    assert "Usage: " in result.output
+
+
+def test_binary_stdin_is_an_error_with_a_message() -> None:
+    result = CliRunner().invoke(app, ["run", "-"], input=b"ok\xff")
+
+    assert result.exit_code == ExitCode.USAGE
+    assert "stdin is not UTF-8 text: byte 2 is 0xff" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "closed"),
+    [([b"ls", b"--url", b"http://127.0.0.1:1/\xff"], ""), ([b"run", b"\xff\xfe"], ""), ([b"run", b"-"], "<&-"),
+     ([b"ls", b"--profile", b"x"], ""), ([b"approve", b"1", b"2", b"--arguments", b"[" * 99_999], ">&-")],
+)  # fmt: skip
+def test_no_input_ends_in_a_traceback(arguments: list[bytes], closed: str, tmp_path: Path) -> None:
+    """The whole command, since Python decodes arguments and opens the streams before it."""
+    (tmp_path / "stagebus").mkdir()
+    (tmp_path / "stagebus" / "config.toml").write_text("profiles = 7")
+    ran = subprocess.run(
+        ["sh", "-c", f'exec "$0" -m stagebus.cli "$@" {closed}', sys.executable, *arguments],
+        cwd=ROOT, env={**os.environ, "XDG_CONFIG_HOME": str(tmp_path)}, capture_output=True, check=False,
+    )  # fmt: skip
+
+    assert ran.returncode in set(ExitCode) - {ExitCode.SUCCEEDED}
+    assert len(ran.stderr.splitlines()) in (1, 4), ran.stderr
+    assert b"Traceback" not in ran.stderr
+
+
+def test_unexpected_error_is_one_line_and_at_debug_level_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("\x1b[2J redis://:planted@localhost")
+
+    monkeypatch.setattr(main, "app", fail)
+    for level in ("INFO", "DEBUG"):
+        monkeypatch.setenv("STAGEBUS_LOG_LEVEL", level)
+        with pytest.raises(SystemExit) as ended:
+            main.main()
+        said = capsys.readouterr().err
+        assert ended.value.code == ExitCode.FAILED
+        assert said.startswith(r"stagebus: unexpected RuntimeError: \u001b[2J redis://***@localhost")
+        assert ("Traceback" in said) == (level == "DEBUG")
+        assert "planted" not in said
+
+
+HOSTILE = "\x1b[2J\x9b2J\x7f\u202e"
+
+
+async def test_no_text_of_a_gateway_reaches_the_terminal_raw() -> None:
+    record = dict.fromkeys(
+        ("id", "status", "model", "created_at", "prompt", "provider", "name", "description", "last_event_id", "page",
+         "events", "expires_at", "ticket"), HOSTILE,
+    ) | dict.fromkeys(("finished_at", "started_at", "usage", "error", "tries"))  # fmt: skip
+    record |= {
+        "cancel_requested": False, "metadata": {HOSTILE: HOSTILE}, "stages": [], "pending_approvals": [],
+        "result": {"text": HOSTILE}, "abilities": {"tools": HOSTILE}, "fallbacks": [HOSTILE], "is_default": False,
+        "links": {"page": HOSTILE, "events": HOSTILE},
+    }  # fmt: skip
+    page = {**record, "runs": [record], "next": None, "models": [record], "patterns": [HOSTILE], "any_model": True,
+            "tools": [record]}  # fmt: skip
+    commands = [("ls",), ("show", "01J"), ("models",), ("tools",), ("share", "01J")]
+    commands += [(*command, "--json") for command in commands]
+    async with FakeGateway(lambda _: Answer(orjson.dumps(page), 200, "application/json")) as gateway:
+        for command in commands:
+            result = await ask(gateway, *command)
+            assert result.exit_code == 0, (command, result.exception)
+            assert result.output.replace("\n", "").isprintable(), command
+            assert r"\u202e" in result.output
+            if "--json" in command:
+                assert HOSTILE in json.loads(result.output.splitlines()[0]).values()
+
+
+async def test_share_prints_the_link_and_how_to_revoke_it() -> None:
+    ticket = {"id": "0af7", "ticket": "eyJ", "expires_at": "2026-01-31T12:00:00Z",
+              "links": {"page": "/?run=01J#ticket=eyJ", "events": "/runs/01J/events?ticket=eyJ"}}  # fmt: skip
+    answers = (Answer(orjson.dumps(ticket), 200, "application/json"), Answer(b"", 204))
+    async with FakeGateway.scripted(*answers) as gateway:
+        made = await ask(gateway, "share", "01J", "--expires", "2h")
+        revoked = await ask(gateway, "share", "01J", "--revoke", "0af7")
+        url = gateway.url
+
+    assert made.stdout == f"{url}/?run=01J#ticket=eyJ\n"
+    assert "stagebus share 01J --revoke 0af7" in made.stderr
+    assert orjson.loads(gateway.asked[0].body) == {"share": True, "ttl_s": 7200}
+    assert (gateway.asked[1].method, gateway.asked[1].path) == ("DELETE", "/runs/01J/ticket/0af7")
+    assert revoked.stdout == "link 0af7 is revoked\n"
+
+
+async def test_tools_are_listed() -> None:
+    tools = [{"name": "pay", "description": "Pay.\nMore.", "parameters": {"big": 2**70}, "requires_approval": True}]
+    body = json.dumps({"tools": tools}).encode()
+    async with FakeGateway(lambda _: Answer(body, 200, "application/json")) as gateway:
+        listed = await ask(gateway, "tools")
+        as_json = await ask(gateway, "tools", "--json")
+
+    assert listed.stdout == "pay (waits for approval)  Pay.\n"
+    assert json.loads(as_json.stdout) == tools[0]
+
+
 @pytest.mark.parametrize(
     ("status", "code"),
-    [(400, 4), (401, 5), (403, 5), (404, 4), (409, 4), (422, 4), (429, 4), (500, 6), (503, 6)],
+    [(400, 2), (401, 5), (403, 5), (404, 4), (409, 4), (422, 2), (429, 4), (500, 6), (503, 6)],
 )
 async def test_error_status_becomes_an_exit_code(status: int, code: int) -> None:
     async with FakeGateway(lambda _: Answer(b"{}", status, "application/problem+json")) as gateway:
@@ -160,9 +283,24 @@ async def test_parked_run_in_a_pipe_exits_with_7_and_advice() -> None:
     assert "stagebus tail 01J --from 7-1" in err
 
 
-async def test_run_id_completion_returns_safe_ids() -> None:
-    from stagebus.cli.shared_options import complete_run_id
+async def test_completion_offers_models_tools_and_states() -> None:
+    models = {"models": [{"id": "gpt-4.1"}, {"id": "demo:x$(id)"}, {"id": "qwen/3"}]}
+    tools = {"tools": [{"name": "get_weather"}, {"name": "x;y"}]}
 
+    def answer(asked: Asked) -> Answer:
+        return Answer(orjson.dumps(models if asked.path == "/models" else tools), 200, "application/json")
+
+    async with FakeGateway(answer) as gateway:
+        context = SimpleNamespace(params={"url": gateway.url, "profile": None})
+        complete = partial(asyncio.to_thread, complete_model, context)
+        assert [word for word, _ in await complete("")] == ["gpt-4.1", "qwen/3"]
+        assert [word for word, _ in await complete("extraction=a,synthesis=q")] == ["extraction=a,synthesis=qwen/3"]
+        assert await asyncio.to_thread(complete_tool, context, "") == [("get_weather", "")]
+    assert [word for word, _ in complete_status("queued,p")] == ["queued,parked"]
+    assert set(STATES) == set(RunStatus)
+
+
+async def test_run_id_completion_returns_safe_ids() -> None:
     runs = [
         {"id": "01JA", "status": "queued", "prompt": "$(id)"},
         {"id": "01JB", "status": "queued", "prompt": "01JA"},

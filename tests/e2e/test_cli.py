@@ -162,7 +162,7 @@ async def test_ls_lists_the_newest_run_first(healthy: System) -> None:
         (("tail", "01J00000000000000000000000"), 4, "there is no run"),
         (("tail", "01J00000000000000000000000", "--from", "junk"), 2, "the cursor must be an event id"),
         (("cancel", "nope"), 4, "there is no run"),
-        (("run", ""), 4, "user_prompt"),
+        (("run", ""), 2, "PROMPT"),
         (("run",), 2, "Missing argument"),
         (("walk",), 2, "No such command"),
     ],

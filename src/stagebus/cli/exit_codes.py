@@ -9,6 +9,7 @@ from stagebus.client.client_errors import (
     BadKey,
     ClientError,
     Forbidden,
+    InvalidRequest,
     Refused,
     StreamBroken,
     Unauthenticated,
@@ -54,16 +55,20 @@ class UsageError(Exception):
     """The command was called wrongly; the message says how to call it."""
 
 
+class KeyNotFound(Exception):
+    """There is no such API key."""
+
+
 def exit_code_of(exc: BaseException) -> ExitCode | None:
     """Return the exit code of an expected error; None for an unexpected one."""
     match exc:
-        case UsageError() | BadCursor() | httpx.InvalidURL():
+        case UsageError() | BadCursor() | InvalidRequest() | httpx.InvalidURL() | UnicodeError():
             return ExitCode.USAGE
         case BadKey() | Unauthenticated() | Forbidden():
             return ExitCode.UNAUTHORIZED
         case Unreachable() | Unavailable() | StreamBroken():
             return ExitCode.UNREACHABLE
-        case Refused():
+        case Refused() | KeyNotFound():
             return ExitCode.REFUSED
         case ClientError() | StagebusError():
             return ExitCode.FAILED

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import typer
 
+from stagebus.cli.durations import parse_duration
+from stagebus.cli.output import echo
 from stagebus.cli.server_extra import require_server
 from stagebus.shared.domain.tenants import DEFAULT_TENANT, TENANT_PATTERN, Scope, is_tenant
-from stagebus.shared.errors import InvalidRequest, StorageUnavailable, StorageUnfit
+from stagebus.shared.errors import StorageUnavailable, StorageUnfit
 from stagebus.shared.observability.audit import audit
 from stagebus.shared.observability.logging import configure
 
@@ -21,9 +23,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SCOPES_DEFAULT: Final = (Scope.RUNS_WRITE, Scope.RUNS_READ, Scope.RUNS_CANCEL)
-
-_DURATION: Final = re.compile(r"([1-9][0-9]{0,5})([smhd])")
-_UNIT_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 keys_app = typer.Typer(no_args_is_help=True)
 
@@ -59,8 +58,8 @@ def create_key(
         return key
 
     key = _with_redis(create)
-    typer.echo(key)
-    typer.echo("this key is shown once and not stored: copy it now", err=True)
+    echo(key)
+    echo("this key is shown once and not stored: copy it now", err=True)
 
 
 @keys_app.command("list")
@@ -69,7 +68,7 @@ def list_keys(tenant: Annotated[str | None, typer.Option(help="only keys of this
     from stagebus.shared.store import api_keys
 
     for listed in _with_redis(lambda redis: api_keys.list_keys(redis, tenant)):
-        typer.echo(_row(listed))
+        echo(_row(listed))
 
 
 @keys_app.command("revoke")
@@ -82,9 +81,11 @@ def revoke_key(
     found = re.fullmatch(r"(?:sbk_)?([0-9a-f]{12})(?:_.*)?", key_id)
     record = _with_redis(lambda redis: api_keys.revoke(redis, found[1])) if found else None
     if record is None:
-        raise InvalidRequest("there is no such key; `stagebus keys list` shows all keys")
+        from stagebus.cli.exit_codes import KeyNotFound
+
+        raise KeyNotFound("there is no such key; `stagebus keys list` shows all keys")
     audit("key.revoke", subject=_operator(), tenant=record.tenant, key=record.key_id, name=record.name)
-    typer.echo(f"{record.key_id} is revoked; gateways refuse it within seconds")
+    echo(f"{record.key_id} is revoked; gateways refuse it within seconds")
 
 
 def parse_scopes(text: str) -> frozenset[Scope]:
@@ -98,20 +99,6 @@ def parse_scopes(text: str) -> frozenset[Scope]:
     if unknown or not names:
         raise typer.BadParameter(f"unknown scope {', '.join(unknown) or '(empty)'}: scopes are {', '.join(Scope)}")
     return frozenset(Scope(name) for name in names)
-
-
-def parse_duration(text: str) -> float | None:
-    """Parse `90d`, `12h`, `30m` or `45s` into seconds; an empty text into None.
-
-    Raises:
-        typer.BadParameter: the text is not a duration.
-    """
-    if not text:
-        return None
-    match = _DURATION.fullmatch(text)
-    if match is None:
-        raise typer.BadParameter("a duration is a number and a unit: 90d, 12h, 30m or 45s")
-    return int(match[1]) * float(_UNIT_S[match[2]])
 
 
 def _with_redis(query: "Callable[[Redis], Awaitable[T]]") -> T:

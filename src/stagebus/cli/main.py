@@ -5,6 +5,8 @@
     stagebus run "…"                    create a run and follow it
     stagebus tail | ls | show | cancel  follow, list, show and cancel runs
     stagebus approve | deny | answer    decide on a call that waits for a person
+    stagebus share                      create or revoke a link to a run
+    stagebus tools                      list the tools that a run may name
     stagebus models [check]             list the models that a run may name, check their abilities
     stagebus keys                       create, list and revoke API keys
 
@@ -13,7 +15,9 @@ imports its slow dependencies itself, so that `--help` and shell completion are 
 are in `exit_codes.py` and docs/cli.md.
 """
 
+import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -21,14 +25,17 @@ import typer
 
 from stagebus.cli.key_commands import keys_app
 from stagebus.cli.model_commands import models_app
+from stagebus.cli.output import echo
 from stagebus.cli.run_commands import runs_app
 from stagebus.cli.server_extra import require_server
 from stagebus.shared.local.exec_module import exec_module
+from stagebus.shared.observability.redaction import printable
 
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -36,7 +43,7 @@ def _print_version(is_requested: bool) -> None:  # noqa: FBT001 - typer passes i
     if is_requested:
         from importlib.metadata import version
 
-        typer.echo(version("stagebus"))
+        echo(version("stagebus"))
         raise typer.Exit
 
 
@@ -76,8 +83,11 @@ def up(
 
     from stagebus.shared.config.settings import load_settings
     from stagebus.shared.local import supervisor
+    from stagebus.shared.observability.logging import configure, log_uncaught_exceptions
 
     settings = load_settings()
+    configure(settings.log_level)
+    log_uncaught_exceptions()
     if insecure:
         settings = settings.model_copy(update={"insecure": True})
     options = supervisor.UpOptions(host, port, data_dir or settings.data_dir, is_local=local)
@@ -122,18 +132,30 @@ app.add_typer(keys_app, name="keys")
 def main() -> None:
     """Run the command. An expected error becomes one line on stderr and an exit code."""
     for stream in (sys.stdout, sys.stderr):
-        # Replace characters that the terminal's encoding lacks, instead of losing a run's text to an exception.
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+        if stream is not None:  # the caller may have closed it
+            # Replace characters that the terminal's encoding lacks, instead of losing a run's text to an exception.
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
         app()
-    except Exception as exc:
-        from stagebus.cli.exit_codes import exit_code_of
+    except Exception as exc:  # noqa: BLE001 - no input may end in a traceback
+        raise SystemExit(_report(exc)) from None
 
-        code = exit_code_of(exc)
-        if code is None:
-            raise
-        typer.echo(f"stagebus: {exc}", err=True)
-        raise SystemExit(code) from None
+
+def _report(exc: Exception) -> int:
+    """Print an error as one line, and the traceback of an unexpected one at the log level DEBUG. Return the exit code."""
+    import traceback
+
+    from stagebus.cli.error_messages import message_of
+    from stagebus.cli.exit_codes import ExitCode, exit_code_of
+
+    code, text = exit_code_of(exc), message_of(exc)
+    if code is None:
+        text = f"unexpected {type(exc).__name__}: {text} (STAGEBUS_LOG_LEVEL=DEBUG shows where)"
+        if os.environ.get("STAGEBUS_LOG_LEVEL") == "DEBUG":
+            text += "\n" + "".join(traceback.format_exception(exc))
+    with suppress(OSError):
+        typer.echo(printable(f"stagebus: {text}", keep="\n"), err=True)
+    return ExitCode.FAILED if code is None else code
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from stagebus.cli.output import echo, echo_json
 from stagebus.cli.run_commands import connect
 from stagebus.cli.server_extra import require_server
 from stagebus.cli.shared_options import Json, Profile, Url
@@ -26,17 +27,15 @@ def list_models(
     if context.invoked_subcommand is not None:
         return
 
-    import orjson
-
     from stagebus.client import api_requests
 
     with connect(url, profile) as bus:
         listed = bus.send(api_requests.MODELS)
     for model in listed["models"]:
-        typer.echo(orjson.dumps(model) if as_json else _row(model))
+        echo_json(model) if as_json else echo(_row(model))
     if not as_json:
         for pattern in [*listed["patterns"], *(["*"] if listed["any_model"] else [])]:
-            typer.echo(f"{pattern}  any name that matches")
+            echo(f"{pattern}  any name that matches")
 
 
 @models_app.command("check")

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from stagebus.cli.exit_codes import UsageError
 from stagebus.client.api_requests import URL_DEFAULT
+from stagebus.shared.observability.redaction import remember
 
 _KNOWN = {"url", "api_key"}
 
@@ -47,7 +48,9 @@ def find_target(url: str | None, profile: str | None) -> Target:
     found = _without_slash(url or env_url or file_url)
     if not found.startswith(("http://", "https://")):
         raise UsageError(f"the gateway's url must begin with http:// or https://, unlike {found!r}")
-    return Target(found, env_key or (section.get("api_key", "") if found == _without_slash(file_url) else ""))
+    key = env_key or (section.get("api_key", "") if found == _without_slash(file_url) else "")
+    remember(key.strip())
+    return Target(found, key)
 
 
 def config_path() -> Path:
@@ -77,7 +80,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _section(content: dict[str, Any], profile: str | None) -> dict[str, str]:
-    section = content if profile is None else content.get("profiles", {}).get(profile)
+    profiles = content.get("profiles", {})
+    section = content if profile is None else profiles.get(profile) if isinstance(profiles, dict) else None
     if not isinstance(section, dict):
         raise UsageError(f"{config_path()} has no profile {profile!r}")
     unknown = set(section) - _KNOWN - ({"profiles"} if profile is None else set())

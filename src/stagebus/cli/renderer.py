@@ -15,6 +15,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
+from stagebus.cli.error_messages import in_commands
 from stagebus.cli.formatting import excerpt, money, seconds, tokens
 from stagebus.client.event_sequencer import RunEvent
 from stagebus.shared.runtime.sanitize import sanitize
@@ -124,7 +125,7 @@ class Renderer:
                 gap = f"event {data['requested']} is not in the run's log; the events from {data['earliest']} on follow"
                 self.note(gap, "red", ends_text=True)
             case "error":
-                self.note(f"error: {data['error']}", "bold red", ends_text=True)
+                self.note(f"error: {in_commands(data['error'])}", "bold red", ends_text=True)
             case "cancel":
                 reason = f": {data['reason']}" if data.get("reason") else ""
                 self.note(f"cancelled{reason}", "yellow", ends_text=True)

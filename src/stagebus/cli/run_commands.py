@@ -1,12 +1,26 @@
 """Commands that create, follow, list and cancel runs and decide on their calls, through a gateway."""
 
+import math
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from stagebus.cli.shared_options import CallId, Json, Profile, RunId, Url, Wait
+from stagebus.cli.durations import parse_duration
+from stagebus.cli.formatting import excerpt
+from stagebus.cli.output import echo, echo_json
+from stagebus.cli.shared_options import (
+    CallId,
+    Json,
+    Profile,
+    RunId,
+    Url,
+    Wait,
+    complete_model,
+    complete_status,
+    complete_tool,
+)
 
 if TYPE_CHECKING:
     from stagebus.client import Stagebus
@@ -25,14 +39,41 @@ def connect(url: str | None, profile: str | None) -> "Stagebus":
     return Stagebus(target.url, api_key=target.api_key)
 
 
+def read_stdin() -> str:
+    """Read stdin as text.
+
+    Raises:
+        typer.BadParameter: it is closed, or is not UTF-8.
+    """
+    if sys.stdin is None:
+        raise typer.BadParameter("stdin is closed; give the text as an argument instead of -")
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as exc:
+        raise typer.BadParameter(f"stdin is not UTF-8 text: byte {exc.start} is 0x{exc.object[exc.start]:02x}") from exc
+
+
+def _check_positive(value: float | None) -> float | None:
+    if value is not None and not 0 < value < math.inf:
+        raise typer.BadParameter("must be a number above 0")
+    return value
+
+
 @runs_app.command()
 def run(  # noqa: PLR0913 - each is an option of the command
     prompt: Annotated[str, typer.Argument(help="the prompt; - reads it from stdin")],
     model: Annotated[
-        str | None, typer.Option(help="the model, or extraction=NAME,synthesis=NAME; default: the operator's choice")
+        str | None,
+        typer.Option(
+            help="the model, or extraction=NAME,synthesis=NAME; default: the operator's choice",
+            autocompletion=complete_model,
+        ),
     ] = None,
     system: Annotated[str | None, typer.Option(help="a system prompt")] = None,
-    tool: Annotated[list[str] | None, typer.Option(help="offer this tool; repeatable; default: all tools")] = None,
+    tool: Annotated[
+        list[str] | None,
+        typer.Option(help="offer this tool; repeatable; default: all tools", autocompletion=complete_tool),
+    ] = None,
     *,
     no_tools: Annotated[bool, typer.Option("--no-tools", help="offer no tools")] = False,
     synthesis: Annotated[bool, typer.Option(help="let the model write an answer from the tool results")] = True,
@@ -42,7 +83,9 @@ def run(  # noqa: PLR0913 - each is an option of the command
     max_total_tokens: Annotated[
         int | None, typer.Option(min=1, help="end the run once all stages together have used more tokens")
     ] = None,
-    timeout: Annotated[float | None, typer.Option(help="the run's time limit in seconds")] = None,
+    timeout: Annotated[
+        float | None, typer.Option(help="the run's time limit in seconds", callback=_check_positive)
+    ] = None,
     metadata: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="attach metadata; repeatable")] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="print the run's id and do not follow it")] = False,
     wait: Wait = False,
@@ -56,7 +99,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
     if no_tools and tool:
         raise typer.BadParameter("--tool and --no-tools cannot be combined")
     given = {
-        "user_prompt": sys.stdin.read() if prompt == "-" else prompt,
+        "user_prompt": read_stdin() if prompt == "-" else prompt,
         "model": None if model is None else parse_models(model),
         "system_prompt": system,
         "tools": [] if no_tools else tool or None,
@@ -69,7 +112,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
     fields: Any = {name: value for name, value in given.items() if value is not None}
     if detach:
         with connect(url, profile) as bus:
-            typer.echo(bus.runs.create(**fields).id)
+            echo(bus.runs.create(**fields).id)
         return
     from stagebus.cli.profile import find_target
     from stagebus.cli.run_watcher import RunWatcher
@@ -104,8 +147,10 @@ def tail(
 def ls(
     limit: Annotated[int, typer.Option(min=1, max=LIST_MAX, help="number of runs")] = 20,
     *,
-    status: Annotated[str, typer.Option(help="only runs in these states, such as queued,running")] = "",
-    model: Annotated[str, typer.Option(help="only runs of this model")] = "",
+    status: Annotated[
+        str, typer.Option(help="only runs in these states, such as queued,running", autocompletion=complete_status)
+    ] = "",
+    model: Annotated[str, typer.Option(help="only runs of this model", autocompletion=complete_model)] = "",
     search: Annotated[
         str, typer.Option("--search", "-q", help="only runs with this text in id, prompt or metadata")
     ] = "",
@@ -160,7 +205,7 @@ def cancel(
         status = run.get()["status"]
     # A running run ends a moment later, when its worker sees the request.
     is_ended = status in EXIT_CODE_BY_STATUS and status != "parked"
-    typer.echo(f"{run_id} {status if is_ended else 'is being cancelled'}")
+    echo(f"{run_id} {status if is_ended else 'is being cancelled'}")
 
 
 @runs_app.command()
@@ -178,7 +223,7 @@ def approve(
     given = None if arguments is None else parse_arguments(arguments)
     with connect(url, profile) as bus:
         bus.runs.resume(run_id).approve(call_id, given)
-    typer.echo(f"{call_id} is approved")
+    echo(f"{call_id} is approved")
 
 
 @runs_app.command()
@@ -193,7 +238,7 @@ def deny(
     """Deny a tool call that waits for a person."""
     with connect(url, profile) as bus:
         bus.runs.resume(run_id).deny(call_id, reason)
-    typer.echo(f"{call_id} is denied")
+    echo(f"{call_id} is denied")
 
 
 @runs_app.command()
@@ -207,8 +252,48 @@ def answer(
 ) -> None:
     """Answer a question of the model."""
     with connect(url, profile) as bus:
-        bus.runs.resume(run_id).answer(call_id, sys.stdin.read() if text == "-" else text)
-    typer.echo(f"{call_id} is answered")
+        bus.runs.resume(run_id).answer(call_id, read_stdin() if text == "-" else text)
+    echo(f"{call_id} is answered")
+
+
+@runs_app.command()
+def share(
+    run_id: RunId,
+    expires: Annotated[str, typer.Option(help="a duration such as 12h or 7d; default: a day")] = "",
+    revoke: Annotated[str, typer.Option(metavar="LINK_ID", help="end this link's access instead")] = "",
+    *,
+    url: Url = None,
+    profile: Profile = None,
+    as_json: Json = False,
+) -> None:
+    """Create a link with which anyone can read a run, without a key."""
+    ttl_s = parse_duration(expires)
+    with connect(url, profile) as bus:
+        run = bus.runs.resume(run_id)
+        if revoke:
+            run.revoke_ticket(revoke)
+            echo(f"link {revoke} is revoked")
+            return
+        link = run.ticket(share=True, ttl_s=None if ttl_s is None else round(ttl_s))
+    if as_json:
+        echo_json({"id": link.id, "page": link.page, "events": link.events, "expires_at": link.expires_at})
+        return
+    echo(link.page)
+    echo(f"whoever has this link can read the run until {link.expires_at}", err=True)
+    echo(f"to end its access: stagebus share {run_id} --revoke {link.id}", err=True)
+
+
+@runs_app.command()
+def tools(*, url: Url = None, profile: Profile = None, as_json: Json = False) -> None:
+    """List the tools that a run may name."""
+    with connect(url, profile) as bus:
+        listed = bus.tools()
+    for tool in listed:
+        if as_json:
+            echo_json(tool)
+            continue
+        mark = " (waits for approval)" if tool.get("requires_approval") else ""
+        echo(f"{tool['name']}{mark}  {excerpt(tool['description'].partition(chr(10))[0])}")
 
 
 def parse_metadata(pairs: Iterable[str]) -> dict[str, str]:

@@ -5,10 +5,8 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-import orjson
-import typer
-
 from stagebus.cli.formatting import excerpt, money, seconds, tokens
+from stagebus.cli.output import echo, echo_json
 from stagebus.cli.renderer import make_console
 from stagebus.shared.runtime.sanitize import sanitize
 
@@ -23,7 +21,7 @@ def show_list(runs: Sequence[dict[str, Any]], *, as_json: bool) -> None:
     """Print one line per run."""
     if as_json or not sys.stdout.isatty():
         for run in runs:
-            typer.echo(orjson.dumps(run) if as_json else _row(run))
+            echo_json(run) if as_json else echo(_row(run))
         return
     from rich.text import Text
 
@@ -31,7 +29,8 @@ def show_list(runs: Sequence[dict[str, Any]], *, as_json: bool) -> None:
     is_wide = console.width >= _WIDE_COLUMNS
     for run in runs:
         # A narrow window cuts the prompt, never the id: people copy it.
-        line = Text(f"{run['id']}  ").append(f"{run['status']:<9}", _STYLE_BY_STATUS.get(run["status"], ""))
+        status = sanitize(run["status"])
+        line = Text(f"{sanitize(run['id'])}  ").append(f"{status:<9}", _STYLE_BY_STATUS.get(status, ""))
         line.append(f"  {_clock(run['created_at']):>12}", "dim")
         if is_wide:
             line.append(f"  {_took(run):>10}  {tokens(run['usage']):>12}", "dim")
@@ -43,20 +42,20 @@ def show_list(runs: Sequence[dict[str, Any]], *, as_json: bool) -> None:
 def show_run(run: dict[str, Any], *, as_json: bool) -> None:
     """Print one run's record."""
     if as_json:
-        typer.echo(orjson.dumps(run))
+        echo_json(run)
         return
     console = make_console(sys.stdout) if sys.stdout.isatty() else None
     for name, text in _facts(run):
         line = sanitize(text)
         if console is None:
-            typer.echo(f"{name:<9}{line}")
+            echo(f"{name:<9}{line}", keep="\n")
         else:
             style = _STYLE_BY_STATUS.get(text, "") if name == "status" else "red" if name == "error" else ""
             console.print(f"{name:<9}", style="dim", end="", highlight=False)
             console.print(line, style=style or None, markup=False, highlight=False, emoji=False, soft_wrap=True)
     if run["result"] is not None:
         mark = "\n(the run was stopped; this is the answer so far)" if run["result"].get("partial") else ""
-        typer.echo(f"{mark}\n{sanitize(run['result']['text'], keep=chr(10) + chr(9))}")
+        echo(f"{mark}\n{run['result']['text']}", keep="\n\t")
 
 
 def _facts(run: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -8,14 +8,13 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
 from typing import Any, Final
 
-import orjson
-
 from stagebus.cli.approval_prompt import ApprovalPrompt
 from stagebus.cli.exit_codes import EXIT_CODE_BY_EVENT, EXIT_CODE_BY_STATUS, NOTE_BY_FINISH_REASON, ExitCode
 from stagebus.cli.profile import Target
 from stagebus.cli.prompt import Prompt
 from stagebus.cli.renderer import Renderer
 from stagebus.client import AsyncRun, AsyncStagebus, Refused, RunEvent
+from stagebus.shared.runtime.json_text import json_line
 
 _DECISION_EVENTS: Final = frozenset({"approval_required", "input_required"})
 _CTRL_C_QUESTION: Final = "Ctrl-C: [d]etach and let it run, [c]ancel the run, or Return to go on:"
@@ -158,7 +157,7 @@ class RunWatcher:
 
     def _show(self, received: RunEvent) -> None:
         if self._as_json:
-            sys.stdout.write(orjson.dumps(received._asdict()).decode() + "\n")
+            sys.stdout.write(json_line(received._asdict()) + "\n")
             sys.stdout.flush()
         else:
             self._renderer.show(received)

@@ -1,14 +1,49 @@
 """Options and arguments that several commands share."""
 
-from typing import Annotated, Final
+import re
+from typing import Annotated, Any, Final
 
 import typer
 
 COMPLETED_MAX: Final = 50
+# The states of a run, as the gateway names them. Their enum is slow to import.
+STATES: Final = ("queued", "running", "parked", "succeeded", "failed", "cancelled")
+# Some shells evaluate completions, so only plain words are offered, and never a text that anyone may have written.
+_PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]*")
+_STAGE_MODEL: Final = re.compile(r"(?:.*,)?(?:extraction|synthesis)=")
 
 
 def complete_run_id(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
-    """Complete a run id for the shell from the newest runs; empty if no gateway answers within a second."""
+    """Complete a run id from the newest runs."""
+    found = _ask(context, "/runs", {"limit": COMPLETED_MAX, "q": incomplete} if incomplete else {})
+    runs = [(str(run["id"]), str(run["status"])) for run in found.get("runs", ())]
+    return [(run_id, status) for run_id, status in _plain(runs, incomplete) if status in STATES]
+
+
+def complete_model(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Complete a model's name, also behind `extraction=` and `synthesis=`."""
+    stage = match[0] if (match := _STAGE_MODEL.match(incomplete)) else ""
+    models = [(str(model["id"]), "") for model in _ask(context, "/models", {}).get("models", ())]
+    return [(f"{stage}{name}", "") for name, _ in _plain(models, incomplete.removeprefix(stage))]
+
+
+def complete_tool(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Complete a tool's name."""
+    return _plain([(str(tool["name"]), "") for tool in _ask(context, "/tools", {}).get("tools", ())], incomplete)
+
+
+def complete_status(incomplete: str) -> list[tuple[str, str]]:
+    """Complete the last of the states, separated by commas."""
+    before, comma, last = incomplete.rpartition(",")
+    return [(f"{before}{comma}{state}", "") for state in STATES if state.startswith(last)]
+
+
+def _plain(words: list[tuple[str, str]], incomplete: str) -> list[tuple[str, str]]:
+    return [(word, help_) for word, help_ in words if word.startswith(incomplete) and _PLAIN.fullmatch(word)]
+
+
+def _ask(context: typer.Context, path: str, params: dict[str, Any]) -> dict[str, Any]:
+    """Return a gateway's answer; empty if none comes within a second. The user is at a prompt, where errors would garble."""
     from stagebus.cli.profile import find_target
     from stagebus.client import api_requests
 
@@ -16,14 +51,11 @@ def complete_run_id(context: typer.Context, incomplete: str) -> list[tuple[str, 
         import httpx
 
         target = find_target(context.params.get("url"), context.params.get("profile"))
-        # No retry and no long wait: the user is at a prompt.
         with httpx.Client(**(api_requests.client_options(target.url, target.api_key, None) | {"timeout": 1.0})) as http:
-            found = http.get("/runs", params={"limit": COMPLETED_MAX, "q": incomplete} if incomplete else {}).json()
-        runs = [(run["id"], run["status"]) for run in found["runs"] if run["id"].startswith(incomplete)]
-    except Exception:  # noqa: BLE001 - an error message would garble the shell's prompt
-        return []
-    # Some shells evaluate completions, so return plain words only and never a prompt, which anyone may have written.
-    return [(run_id, status) for run_id, status in runs if run_id.isalnum() and status.isalpha()]
+            found = http.get(path, params=params).json()
+    except Exception:  # noqa: BLE001 - see above
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 Url = Annotated[str | None, typer.Option(help="the gateway's URL; default: STAGEBUS_URL, then the profile")]

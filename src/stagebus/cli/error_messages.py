@@ -1,0 +1,56 @@
+"""Words errors for people at a command line: options instead of fields, commands instead of URLs, no HTTP."""
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from stagebus.client.client_errors import InvalidRequest, Refused, Unavailable
+
+_OPTION_BY_FIELD: Final[Mapping[str, str]] = {
+    "user_prompt": "PROMPT", "system_prompt": "--system", "model": "--model", "tools": "--tool",
+    "synthesis": "--no-synthesis", "max_rounds": "--max-rounds", "max_total_tokens": "--max-total-tokens", "timeout_s": "--timeout", "metadata": "--metadata",
+    "limit": "--limit", "status": "--status", "q": "--search", "arguments": "--arguments", "reason": "--reason",
+    "text": "TEXT", "ttl_s": "--expires", "last_event_id": "--from",
+}  # fmt: skip
+_COMMAND_BY_REQUEST: Final[Mapping[str, str]] = {
+    r"(?:see )?GET \S*/tools\b": "`stagebus tools`",
+    r"(?:see )?GET \S*/models\b": "`stagebus models`",
+    r"GET \S*/runs/(\S+) lists its pending_approvals": r"`stagebus show \1` lists its pending calls",
+}
+# Errors whose detail is for authors of HTTP clients.
+_TEXT_BY_CODE: Final[Mapping[str, str]] = {
+    "unauthenticated": "the gateway needs a valid key: set STAGEBUS_API_KEY, or `api_key` in config.toml",
+    "internal": "the gateway failed unexpectedly; its log has the cause",
+    "unavailable": "the gateway is temporarily unable to answer; try again later",
+    "not_found": "the server at this address is not a Stagebus gateway of this version; check --url",
+}
+
+
+def message_of(exc: BaseException) -> str:
+    """Return the message for an expected error."""
+    match exc:
+        case UnicodeError():
+            return "the text is not UTF-8"
+        case InvalidRequest(fields=fields) if fields:
+            faults = (f"{option_of(fault.get('field', ''))}: {fault.get('message', '')}" for fault in fields)
+            return in_commands("; ".join(faults))
+        case Refused() if not exc.code:  # the answer of a proxy or of another server
+            return _TEXT_BY_CODE["unavailable" if isinstance(exc, Unavailable) else "not_found"]
+        case Refused() if exc.code in _TEXT_BY_CODE:
+            return _TEXT_BY_CODE[exc.code]
+        case Refused(retry_after_s=wait_s) if wait_s is not None:
+            return in_commands(str(exc)).replace("after Retry-After", f"in {wait_s:.0f} s")
+        case _:
+            return in_commands(str(exc))
+
+
+def in_commands(text: str) -> str:
+    """Replace requests in a gateway's text, such as `GET /tools`, by the command that makes them."""
+    for request, command in _COMMAND_BY_REQUEST.items():
+        text = re.sub(request, command, text)
+    return text
+
+
+def option_of(field: str) -> str:
+    """Return the option for a field of a request, such as `--tool` for `tools.0`; a field without one stays."""
+    return _OPTION_BY_FIELD.get(field.partition(".")[0], field)
