@@ -12,6 +12,7 @@ from stagebus.gateway.api.openapi import build_document
 from stagebus.gateway.api.problems import problem_types
 from stagebus.gateway.api.urls import Urls
 from stagebus.shared.domain import events
+from stagebus.shared.domain.event_schema import json_schema
 from stagebus.shared.errors import RunFailed, StagebusError
 
 Json = dict[str, Any]
@@ -78,7 +79,7 @@ def http_api_page() -> str:
     """Returns docs/http-api.md."""
     openapi = build_document(ENDPOINTS, is_open=False)
     schemas: Json = openapi["components"]["schemas"]
-    event_schemas: Json = events.json_schema()["$defs"]
+    event_schemas: Json = json_schema()["$defs"]
     parts = [
         _HEAD,
         *_endpoints(openapi["paths"]),

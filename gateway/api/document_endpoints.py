@@ -17,14 +17,14 @@ from stagebus.gateway.api.responses import JSON, json_response
 from stagebus.gateway.api.schemas.answers import ProblemType
 from stagebus.gateway.api.urls import OPENAPI_PATH, urls_of
 from stagebus.gateway.context import gateway_of
-from stagebus.shared.domain import events
+from stagebus.shared.domain import event_schema
 
 JSON_SCHEMA: Final = "application/schema+json"
 
 
 async def get_event_schema(_request: Request) -> Response:
     """Get the JSON Schema of the events' payloads."""
-    return Response(orjson.dumps(events.json_schema()), media_type=JSON_SCHEMA)
+    return Response(orjson.dumps(event_schema.json_schema()), media_type=JSON_SCHEMA)
 
 
 async def get_openapi(request: Request) -> Response:

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from stagebus.shared.config.config_file import ConfigEntry, Secret
+from stagebus.shared.domain.model_items import Api
 
 ANY: Final = "*"
 NAME_PATTERN: Final = r"^[\x21-\x7e]{1,200}$"
@@ -16,11 +17,19 @@ MODELS_MAX: Final = 1000
 PROVIDERS_MAX: Final = 100
 FALLBACKS_MAX: Final = 8
 PRICE_MAX: Final = 10**9
+# Also of its regional hosts, such as eu.api.openai.com.
+OPENAI_HOST: Final = "api.openai.com"
 # The form of reasoning that is not text, but blocks that only their provider understands.
 REASONING_DETAILS: Final = "reasoning_details"
 
 # Fields that Stagebus sets in a request; extra_body cannot override them.
-_RESERVED_FIELDS: Final = frozenset({"model", "messages", "stream", "tools"})
+_RESERVED_FIELDS: Final = frozenset({"model", "messages", "input", "stream", "tools"})
+# OpenAI's models that answer to /responses alone, or that call tools there alone: from gpt-5.4 on, /chat/completions
+# refuses tools unless reasoning is off.
+# Source: https://platform.openai.com/docs/models
+_RESPONSES_MODELS: Final = re.compile(
+    r"gpt-(?:5\.(?:[4-9]|\d\d)|[6-9]|\d\d)(?![\d])|.*codex|(?:o\d|gpt-5).*-pro|.*deep-research|computer-use-preview"
+)
 
 ModelName = Annotated[str, Field(pattern=NAME_PATTERN)]
 
@@ -33,11 +42,22 @@ class Price(ConfigEntry):
     cached: float | None = Field(
         default=None, ge=0, le=PRICE_MAX, description="price of cached prompt tokens; default: input"
     )
+    cache_write: float | None = Field(
+        default=None,
+        ge=0,
+        le=PRICE_MAX,
+        description="price of prompt tokens that the provider wrote to its cache; default: input",
+    )
 
 
 class Abilities(ConfigEntry):
     """The abilities of a model and the form of its requests. The defaults are those of OpenAI."""
 
+    api: Api | None = Field(
+        default=None,
+        description="the API by which the model is asked: chat (/chat/completions), responses (OpenAI's /responses) or "
+        "messages (Anthropic's /v1/messages); default: chat, but responses for models at api.openai.com that need it",
+    )
     tools: Literal["native", "prompted", "none"] = Field(
         default="native",
         description="native: the model calls tools by the API; prompted: tools are described in the prompt; none: no tools are offered",
@@ -66,6 +86,19 @@ class Abilities(ConfigEntry):
     short_call_ids: bool = Field(default=False, description="call ids must have nine letters and digits (Mistral)")
     leave_out: list[str] = Field(
         default=[], max_length=32, description="parameters that the API rejects, such as temperature"
+    )
+    max_tokens_default: int = Field(
+        default=32_000,
+        ge=1,
+        le=10**7,
+        description="limit of an answer where the run sets none and the API requires one (messages)",
+    )
+    reasoning: bool | None = Field(default=None, description="the model reasons before it answers; null: not stated")
+    images: bool | None = Field(default=None, description="the model accepts images; null: not stated")
+    caching: bool | None = Field(
+        default=None,
+        description="the provider caches the beginning of a conversation; false: a request has no cache parameters; "
+        "null: not stated, and it has them",
     )
 
 
@@ -114,12 +147,20 @@ class ModelEntry(Abilities):
 class ProviderEntry(Abilities):
     """One provider. Its abilities are the defaults for its models."""
 
-    base_url: str = Field(description="such as https://api.openai.com/v1; /chat/completions is appended")
+    base_url: str = Field(
+        description="such as https://api.openai.com/v1; /chat/completions, or the path of another api, is appended"
+    )
+    path: str | None = Field(
+        default=None,
+        pattern=r"^/[\x21-\x7e]{1,400}$",
+        description="path that is appended instead; {model} is replaced by the model's id",
+    )
     key: Secret | None = Field(default=None, description="API key; none is sent by default")
-    auth_header: str = Field(
-        default="Authorization",
+    auth_header: str | None = Field(
+        default=None,
         pattern=HEADER_PATTERN,
-        description="header with the key; in Authorization it is sent as `Bearer KEY`",
+        description="header with the key; in Authorization it is sent as `Bearer KEY`; default: Authorization, and "
+        "x-api-key for the api messages",
     )
     headers: dict[Annotated[str, Field(pattern=HEADER_PATTERN)], Secret] = Field(
         default={}, description="further headers; the values have the same forms as key"
@@ -152,9 +193,15 @@ class ProviderEntry(Abilities):
             raise ValueError("must not contain a password; use key or headers")
         if parts.query or parts.fragment:
             raise ValueError("must not contain ? or #; parameters belong in query")
-        if re.search(r"/chat/completions/?$", parts.path):
-            raise ValueError("must not end in /chat/completions, which is appended")
+        if ending := re.search(r"/(chat/completions|responses|messages)/?$", parts.path):
+            raise ValueError(f"must not end in /{ending[1]}, which is appended")
         return url
+
+    def default_api(self, model_id: str) -> Api:
+        """Returns the API of a model for which the file states none."""
+        host = urlsplit(self.base_url).hostname or ""
+        is_openai = host == OPENAI_HOST or host.endswith(f".{OPENAI_HOST}")
+        return "responses" if is_openai and _RESPONSES_MODELS.match(model_id) else "chat"
 
     @field_validator("extra_body")
     @classmethod

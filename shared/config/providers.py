@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from stagebus.shared.config.config_file import ConfigKind, Secret
 from stagebus.shared.config.provider_schema import ANY, Abilities, ModelEntry, Price, ProviderEntry, ProvidersFile
 from stagebus.shared.config.settings import Settings
+from stagebus.shared.domain.model_items import Api
 from stagebus.shared.domain.usage import COST_DECIMALS, Cost, Usage
 from stagebus.shared.errors import BadProviders, UnknownModel
 
@@ -31,6 +32,12 @@ from stagebus.shared.errors import BadProviders, UnknownModel
 DEFAULT_PROVIDER: Final = "default"
 _KIND: Final = ConfigKind("STAGEBUS_PROVIDERS", "docs/providers.md", BadProviders)
 TOKENS_PRICED: Final = 1_000_000  # prices are per this number of tokens
+# The parameters of a run that an API does not have.
+_UNKNOWN_PARAMETERS: Final[Mapping[Api, frozenset[str]]] = {
+    "chat": frozenset(),
+    "responses": frozenset({"stop", "seed"}),
+    "messages": frozenset({"seed", "verbosity", "service_tier"}),
+}
 OPENAI_URL: Final = "https://api.openai.com/v1"
 
 
@@ -46,20 +53,30 @@ class ModelRoute:
     listed: str = ""  # the name in the file, which may contain a `*`
     price: Price | None = None
     currency: str = ""
+    is_api_stated: bool = True  # in the file; if not, the provider's refusal may change it
+
+    @property
+    def api(self) -> Api:
+        """Returns the API by which the model is asked."""
+        return self.abilities.api or "chat"
 
     def ignored(self, names: Iterable[str]) -> list[str]:
         """Returns those of the parameters that the model does not take."""
-        return [name for name in names if name in self.abilities.leave_out]
+        unknown = _UNKNOWN_PARAMETERS[self.api]
+        return [name for name in names if name in self.abilities.leave_out or name in unknown]
 
     def cost(self, usage: Usage) -> Cost | None:
         """Returns the cost of the tokens, or None if the model has no price."""
         if self.price is None:
             return None
+        price = self.price
         cached = min(usage.cached_tokens or 0, usage.prompt_tokens)
-        cached_price = self.price.input if self.price.cached is None else self.price.cached
-        amount = (usage.prompt_tokens - cached) * self.price.input + cached * cached_price
+        written = min(usage.cache_write_tokens or 0, usage.prompt_tokens - cached)
+        amount = (usage.prompt_tokens - cached - written) * price.input
+        amount += cached * (price.input if price.cached is None else price.cached)
+        amount += written * (price.input if price.cache_write is None else price.cache_write)
         # Some providers count reasoning only in the total.
-        amount += max(usage.completion_tokens, usage.total_tokens - usage.prompt_tokens) * self.price.output
+        amount += max(usage.completion_tokens, usage.total_tokens - usage.prompt_tokens) * price.output
         return Cost(amount=round(amount / TOKENS_PRICED, COST_DECIMALS), currency=self.currency)
 
 
@@ -95,6 +112,7 @@ class Providers:
             entry = ProviderEntry(
                 base_url=settings.openai_base_url or OPENAI_URL,
                 key=Secret(value=key) if has_key else None,
+                api=settings.provider_api,
                 models=[ModelEntry(name=ANY)],
             )
         except ValidationError as exc:
@@ -159,11 +177,14 @@ class Providers:
     def _route(self, name: str) -> ModelRoute:
         provider, model = self._find(name)
         entry = self.by_name[provider]
+        model_id = (model.id or model.name).replace(ANY, _matched(model.name, name) or "")
+        abilities = model.abilities_within(entry)
         return ModelRoute(
             name=name,
             provider=provider,
-            model_id=(model.id or model.name).replace(ANY, _matched(model.name, name) or ""),
-            abilities=model.abilities_within(entry),
+            model_id=model_id,
+            abilities=abilities.model_copy(update={"api": abilities.api or entry.default_api(model_id)}),
+            is_api_stated=abilities.api is not None,
             extra_body={**entry.extra_body, **model.extra_body},
             listed=model.name,
             price=model.price,

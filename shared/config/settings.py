@@ -13,6 +13,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from stagebus.shared.domain.limits import TenantLimits
+from stagebus.shared.domain.model_items import Api
 from stagebus.shared.observability.redaction import printable, remember
 from stagebus.shared.runtime.net import AllowedTarget, normal_host
 
@@ -45,6 +46,11 @@ class Settings(BaseSettings):
     )  # fmt: skip
     openai_api_key: SecretStr | None = Field(
         None, validation_alias=AliasChoices("OPENAI_API_KEY", "openai_api_key"), description="API key of the provider"
+    )
+    provider_api: Api | None = Field(
+        None,
+        description="API of the provider of OPENAI_BASE_URL: chat, responses or messages; default: chat, but responses for "
+        "models at api.openai.com that need it",
     )
     providers: Path | None = Field(
         None, description="providers file (TOML), for more than one provider; replaces OPENAI_BASE_URL"

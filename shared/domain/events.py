@@ -5,12 +5,12 @@ fields: during an upgrade a newer process writes events that an older one reads.
 Docstrings and field descriptions are shown in docs/http-api.md.
 """
 
-from functools import cache
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field
 
+from stagebus.shared.domain.model_items import ModelItems
 from stagebus.shared.domain.runs import RUN_STAGE
 from stagebus.shared.domain.usage import Usage
 
@@ -265,6 +265,12 @@ class StageCompleted(TimedEvent):
         description="duration of the stage in the attempt that completed it, with retries and waits, by a monotonic "
         "clock; absent in logs of older versions",
     )
+    # Excluded from the event and from its schema: clients get the event, and only the worker reads the items.
+    items: ModelItems | None = Field(default=None, exclude=True, repr=False)
+
+    def items_data(self) -> bytes:
+        """Returns the model items as JSON, for the run's hash of them; empty if there are none."""
+        return b"" if self.items is None else orjson.dumps(self.items.model_dump())
 
 
 class ModelStageResult(BaseModel):
@@ -377,23 +383,3 @@ def decode(name: str, data: bytes) -> Event:
         pydantic.ValidationError: the payload does not fit the event.
     """
     return EVENT_BY_NAME[name].model_validate_json(data)
-
-
-@cache
-def json_schema() -> Json:
-    """Returns one JSON Schema (2020-12) with `$defs` by class name and `x-events` by event name."""
-    frames: tuple[type[Event | Gap | StreamStatus], ...] = (*EVENTS, *UNLOGGED)
-    shown: tuple[type[BaseModel], ...] = (*frames, ModelStageResult, ToolStageResult)
-    _, schema = TypeAdapter.json_schemas(
-        [(model, "serialization", TypeAdapter(model)) for model in shown], ref_template="#/$defs/{model}"
-    )
-    definitions = schema["$defs"]
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": "/schema/events.json",
-        "title": "Stagebus events",
-        "description": "The data of each server-sent event, by the name of the event.",
-        "oneOf": [{"$ref": f"#/$defs/{model.__name__}"} for model in frames],
-        "x-events": {model.event: {"$ref": f"#/$defs/{model.__name__}"} for model in frames},
-        "$defs": definitions,
-    }

@@ -28,19 +28,32 @@ class Usage(BaseModel):
     cached_tokens: int | None = Field(
         default=None, description="part of prompt_tokens that the provider had cached; absent if no provider reports it"
     )
+    cache_write_tokens: int | None = Field(
+        default=None,
+        description="part of prompt_tokens that the provider wrote to its cache; absent if no provider reports it",
+    )
+    reasoning_tokens: int | None = Field(
+        default=None, description="part of completion_tokens that is reasoning; absent if no provider reports it"
+    )
     cost: Cost | None = Field(
         default=None, description="cost of all these tokens; absent if one of the models has no price"
     )
 
     def __add__(self, other: "Usage") -> "Usage":
-        cached = [part.cached_tokens for part in (self, other) if part.cached_tokens is not None]
         return Usage(
             prompt_tokens=self.prompt_tokens + other.prompt_tokens,
             completion_tokens=self.completion_tokens + other.completion_tokens,
             total_tokens=self.total_tokens + other.total_tokens,
-            cached_tokens=sum(cached) if cached else None,
+            cached_tokens=_sum_known(self.cached_tokens, other.cached_tokens),
+            cache_write_tokens=_sum_known(self.cache_write_tokens, other.cache_write_tokens),
+            reasoning_tokens=_sum_known(self.reasoning_tokens, other.reasoning_tokens),
             cost=_total_cost([part for part in (self, other) if part.total_tokens]),
         )
+
+
+def _sum_known(*counts: int | None) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
 
 
 def _total_cost(parts: Sequence[Usage]) -> Cost | None:

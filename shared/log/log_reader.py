@@ -161,6 +161,17 @@ async def read_stage_ends(redis: Redis, run_id: str, stage_ids: Sequence[str]) -
     return [(both[0], both[1]) for both in ends if both]
 
 
+async def read_model_items(redis: Redis, run_id: str) -> dict[str, bytes]:
+    """Reads the items that the models of complete stages wrote for themselves, JSON, by stage.
+
+    A run can continue without them, so a damaged key counts as none.
+    """
+    async with redis.pipeline(transaction=False) as pipe:
+        pipe.hgetall(keys.model_items(run_id))
+        (found,) = await pipe.execute(raise_on_error=False)
+    return {stage_id.decode(): data for stage_id, data in found.items()} if isinstance(found, dict) else {}
+
+
 async def _read_ranges(
     redis: Redis, run_id: str, stage_ids: Iterable[str], low: str, high: str, limit: int
 ) -> list[list[Any]]:

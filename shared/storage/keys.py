@@ -3,6 +3,8 @@
     sb:run:{<run_id>}                 hash    the run record                     TTL: the retention, from the run's end on
     sb:run:{<run_id>}:stages          list    the stages begun, in order         TTL: as the record
     sb:run:{<run_id>}:stage:<stage>   stream  the stage's events                 TTL: as the record
+    sb:run:{<run_id>}:items           hash    a model stage's items, JSON, by stage; only the worker reads them
+                                                                                 TTL: as the record
     sb:run:{<run_id>}:live            channel each append, as SSE bytes
     sb:run:{<run_id>}:control         channel cancels and decisions, for the worker
     sb:runs:<tenant>                  zset    run ids by creation time, ms       trimmed at each creation; TTL: LIFE
@@ -94,6 +96,11 @@ def stage_stream(run_id: str, stage_id: str) -> str:
     return f"{RUN_PREFIX}{{{run_id}}}:stage:{stage_id}"
 
 
+def model_items(run_id: str) -> str:
+    """Returns the hash of what models wrote for themselves, such as encrypted reasoning, by stage. No client gets it."""
+    return f"{RUN_PREFIX}{{{run_id}}}:items"
+
+
 def all_of_run(run_id: str, idempotency: str = "") -> list[str]:
     """Returns every key that a run may have, including the streams of stages that it has not begun.
 
@@ -101,7 +108,14 @@ def all_of_run(run_id: str, idempotency: str = "") -> list[str]:
         idempotency: the key of the client's Idempotency-Key, if it sent one.
     """
     streams = [stage_stream(run_id, stage_id) for stage_id in STAGE_IDS]
-    return [run(run_id), stages(run_id), job(run_id), *streams, *([idempotency] if idempotency else [])]
+    return [
+        run(run_id),
+        stages(run_id),
+        model_items(run_id),
+        job(run_id),
+        *streams,
+        *([idempotency] if idempotency else []),
+    ]
 
 
 def live(run_id: str) -> str:

@@ -168,6 +168,12 @@ class LogEntry(NamedTuple):
     stage_id: str
     event: str
     data: bytes
+    items: bytes = b""  # the model items of a completed stage, JSON; no reader of the log gets them
+
+    @property
+    def size(self) -> int:
+        """Returns the bytes that the entry takes."""
+        return len(self.data) + len(self.items)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +210,7 @@ async def append(
 
     Args:
         before: the log's last id before the batch.
+        entries: only the last one may have items.
         message: the batch for the live channel, from `live_batch.encode`.
         end: set if the batch's last event is terminal.
         stage_ids: with `end`, every stage that the run began, so that all its streams get their TTL.
@@ -220,7 +227,7 @@ async def append(
     number = {stage_id: i for i, stage_id in enumerate(streams, start=1)}
     args: list[Any] = [attempt, str(before), message]
     args += ("", "", "", 0) if end is None else (end.status.value, end.error, end.usage, _ms(end.retention_s))
-    args += ("" if tokens is None else tokens, *streams)
+    args += ("" if tokens is None else tokens, entries[-1].items, *streams)
     for entry in entries:
         args += (number[entry.stage_id], entry.event, entry.data)
     match await _APPEND(connection, _append_keys(run_id, streams), args):
@@ -238,7 +245,7 @@ async def append(
 def _append_keys(run_id: str, streams: tuple[str, ...]) -> tuple[str, ...]:
     """Cached, since a run appends many single events to one stage."""
     stage_streams = [keys.stage_stream(run_id, stage_id) for stage_id in streams]
-    return (keys.run(run_id), keys.live(run_id), keys.stages(run_id), *stage_streams)
+    return (keys.run(run_id), keys.live(run_id), keys.stages(run_id), keys.model_items(run_id), *stage_streams)
 
 
 class Reservation(NamedTuple):

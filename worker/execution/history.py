@@ -1,8 +1,11 @@
 """Reads the progress of a run from its log, so that a new attempt continues where the last one stopped."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
+
+from pydantic import ValidationError
 
 from stagebus.shared.domain.cursor import EventId
 from stagebus.shared.domain.events import (
@@ -13,6 +16,7 @@ from stagebus.shared.domain.events import (
     ToolCall,
     ToolResult,
 )
+from stagebus.shared.domain.model_items import ModelItems
 from stagebus.shared.domain.runs import RUN_STAGE
 from stagebus.shared.errors import LogIncomplete
 from stagebus.shared.log import log_reader
@@ -52,7 +56,20 @@ async def read_history(redis: Redis, run_id: str, stage_ids: list[str]) -> Histo
             completed[last.stage_id] = StageCompleted.model_validate_json(last.data)
         else:
             begun[first.stage_id] = first.event_id
+    if completed:
+        completed |= await _with_items(redis, run_id, completed)
     return History(completed, begun)
+
+
+async def _with_items(redis: Redis, run_id: str, completed: Mapping[str, StageCompleted]) -> dict[str, StageCompleted]:
+    """Returns the stages that have model items, with them. Items that cannot be read are left out: no stage needs them."""
+    stages: dict[str, StageCompleted] = {}
+    for stage_id, data in (await log_reader.read_model_items(redis, run_id)).items():
+        with suppress(ValidationError):
+            if stage_id in completed:
+                items = ModelItems.model_validate_json(data)
+                stages[stage_id] = completed[stage_id].model_copy(update={"items": items})
+    return stages
 
 
 async def read_checkpoints(redis: Redis, run_id: str, stage_id: str) -> Checkpoints:

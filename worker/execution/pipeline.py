@@ -55,20 +55,21 @@ def conversation(request: RunRequest, completed: Completed) -> list[Message]:
         if extraction is None or tools is None:
             break
         outcomes = tool_result(tools).outcomes
-        messages.append(_assistant_message(model_result(extraction), outcomes))
+        messages.append(_assistant_message(extraction, outcomes))
         messages += [{"role": "tool", "tool_call_id": o.call_id, "content": o.content} for o in outcomes]
     return messages
 
 
-def _assistant_message(result: ModelStageResult, outcomes: Sequence[ToolOutcome]) -> Message:
+def _assistant_message(completed: StageCompleted, outcomes: Sequence[ToolOutcome]) -> Message:
     """Returns the model's answer with the calls as they ran: an approval may have changed their arguments."""
+    result = model_result(completed)
     arguments_by_id = {outcome.call_id: outcome.arguments for outcome in outcomes}
     calls = [
         {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments_by_id[call.id]}}
         | ({"extra_content": call.extra_content} if call.extra_content else {})
         for call in result.tool_calls
     ]
-    origin = MessageOrigin(result.provider, result.reasoning or "", result.reasoning_details or ())
+    origin = MessageOrigin(result.provider, result.reasoning or "", result.reasoning_details or (), completed.items)
     return {"role": "assistant", "content": result.text or None, "tool_calls": calls, ORIGIN_KEY: origin}
 
 

@@ -110,11 +110,12 @@ class Producer:
         self._raise_failure()
         event_id = EventId(self._attempt, self.next_sequence)
         # Stamped and encoded once, so an event that is sent again is identical to the byte.
-        entry = LogEntry(event.stage_id, event.event, event.stamped(wall_ms()).data())
+        items = event.items_data() if isinstance(event, StageCompleted) else b""
+        entry = LogEntry(event.stage_id, event.event, event.stamped(wall_ms()).data(), items)
         if event.stage_id not in self.stage_ids:
             self.stage_ids.append(event.stage_id)
         self._retained.append(_RetainedEvent(entry, isinstance(event, StageCompleted), end))
-        self._pending_bytes += len(entry.data)
+        self._pending_bytes += entry.size
         self._wake.set()
         return event_id
 
@@ -230,17 +231,19 @@ class Producer:
         batch: list[_RetainedEvent] = []
         size = 0
         for item in pending:
-            size += len(item.entry.data)
+            size += item.entry.size
             if batch and size > BATCH_BYTES_MAX:
                 break
             batch.append(item)
+            if item.entry.items:
+                break
         return batch
 
     def _advance(self, stored: int) -> None:
         """Records that the first `stored` retained events are in the log; releases those of complete stages."""
         done = 0
         for count, item in enumerate(self._retained[self._stored : stored], self._stored + 1):
-            self._pending_bytes -= len(item.entry.data)
+            self._pending_bytes -= item.entry.size
             if item.is_stage_end:
                 done = count
         self._stored = stored
@@ -262,7 +265,7 @@ class Producer:
             self._fail(TailLost(self._run_id, str(last_id)))
             return
         logger.warning("run %s: the log lost its tail; sending again from %s", self._run_id, last_id)
-        self._pending_bytes += sum(len(item.entry.data) for item in self._retained[stored : self._stored])
+        self._pending_bytes += sum(item.entry.size for item in self._retained[stored : self._stored])
         self._stored = stored
 
     def _id_at(self, count: int) -> EventId:

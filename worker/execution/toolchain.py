@@ -147,8 +147,8 @@ class Toolchain:
         return None
 
     def _model_request(self, stage: NextStage, route: ModelRoute) -> ModelRequest:
-        is_offered = stage.kind == EXTRACTION and self._offered and route.abilities.tools != "none"
-        tools = self._tools.definitions(self._offered) if is_offered else None
+        definitions = self._tools.definitions(self._offered) if route.abilities.tools != "none" else []
+        tools = definitions if stage.kind == EXTRACTION and definitions else None
         return ModelRequest(
             model=route.name,
             route=route,
@@ -158,6 +158,7 @@ class Toolchain:
             parallel_tool_calls=self._request.parallel_tool_calls if tools else None,
             response_format=self._request.response_format,
             **stage_parameters(self._request, stage),
+            declared_tools=definitions or None,
         )
 
     def _model_events(

@@ -17,14 +17,17 @@ Spec: https://platform.openai.com/docs/api-reference/chat-streaming
 """
 
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
+from stagebus.shared.domain.model_items import Api
 from stagebus.worker.model.compat.lenient_json import SurrogateJoiner, loads_leniently
 
 Chunk = dict[str, Any]
 
+# A field of the last chunk of an answer that has no other content: the items of `AnswerItems`. No client gets it.
+ITEMS_KEY: Final = "stagebus_items"
 EVENT_MAX_BYTES: Final = 4 * 2**20
 
 _BOM: Final = b"\xef\xbb\xbf"
@@ -38,6 +41,19 @@ _ERROR_EVENT: Final = b"error"
 # Events with these names must hold chunks. Data of other events is ignored unless it is a chunk by its fields.
 _CHUNK_EVENTS: Final = (b"", b"message")
 _NAMES_OF_CHUNKS: Final = (*_CHUNK_EVENTS, b"chunk", b"data", b"delta", b"completion", b"chat.completion.chunk")
+
+
+class AnswerItems(NamedTuple):
+    """The items of an answer, in the provider's own format, and the part of the text that is the answer.
+
+    Attributes:
+        api: the API by which the model was asked.
+        final_text: the text of the final answer if the model also wrote commentary; None: all of the text.
+    """
+
+    api: Api
+    items: list[dict[str, Any]]
+    final_text: str | None = None
 
 
 class BadChunk(ValueError):
@@ -204,12 +220,16 @@ class ChunkDecoder:
             inner = chunk.get("data")  # some gateways wrap each answer
             chunks.append(inner if isinstance(inner, dict) and "choices" in inner else chunk)
 
+    def _must_be_chunk(self) -> bool:
+        """Returns whether the event that ends here must hold a chunk, by its name."""
+        return self._event in _CHUNK_EVENTS
+
     def _take_lenient(self, data: bytes, chunks: list[Chunk]) -> None:
         try:
             for value in loads_leniently(data, self._joiner):
                 self._take_other(value, data, chunks)
         except ValueError:
-            if self._event in _CHUNK_EVENTS:
+            if self._must_be_chunk():
                 raise BadChunk(data) from None
             if self._event == _ERROR_EVENT:
                 chunks.append({"error": data.decode(errors="replace")})

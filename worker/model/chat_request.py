@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from hashlib import blake2s
 from typing import Any, Final
 
-from stagebus.shared.config.provider_schema import REASONING_DETAILS, Abilities
+from stagebus.shared.config.provider_schema import REASONING_DETAILS
 from stagebus.shared.config.providers import ModelRoute
+from stagebus.shared.domain.model_items import ModelItems
 from stagebus.worker.model.compat.call_arguments import as_object
 
 Message = dict[str, Any]
@@ -32,11 +33,12 @@ _NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9_-]+")
 
 @dataclass(frozen=True, slots=True)
 class MessageOrigin:
-    """The provider that wrote an assistant message, and the reasoning that led to it."""
+    """The provider that wrote an assistant message, the reasoning that led to it, and the items of its own."""
 
     provider: str | None = None
     reasoning: str = ""
     reasoning_details: Sequence[Any] = ()
+    items: ModelItems | None = None
 
 
 def chat_request_body(fields: Mapping[str, Any], route: ModelRoute) -> dict[str, Any]:
@@ -47,8 +49,9 @@ def chat_request_body(fields: Mapping[str, Any], route: ModelRoute) -> dict[str,
     """
     abilities = route.abilities
     body = {name: value for name, value in fields.items() if value is not None}
+    body.pop("declared_tools", None)  # for languages whose prefix includes the tools
     body["model"] = route.model_id
-    body["messages"] = list(_adapt_messages(body["messages"], route))
+    body["messages"] = list(adapt_messages(body["messages"], route))
     if not body.get("tools") or abilities.tools != "native":
         # Providers reject the other tool fields in a request without tools.
         for name in _TOOL_FIELDS:
@@ -66,8 +69,8 @@ def chat_request_body(fields: Mapping[str, Any], route: ModelRoute) -> dict[str,
     return {**route.extra_body, **body}
 
 
-def _adapt_messages(messages: Iterable[Message], route: ModelRoute) -> Iterator[Message]:
-    """Yields the messages in the form that the provider accepts."""
+def adapt_messages(messages: Iterable[Message], route: ModelRoute) -> Iterator[Message]:
+    """Yields the messages, one for each, in the form that the provider accepts, and without their origin."""
     sent_id_by_id: dict[str, str] = {}
     for message in messages:
         origin = message.get(ORIGIN_KEY)
@@ -78,13 +81,13 @@ def _adapt_messages(messages: Iterable[Message], route: ModelRoute) -> Iterator[
         adapted = {name: value for name, value in message.items() if name != ORIGIN_KEY}
         is_own = origin is not None and origin.provider == route.provider
         if isinstance(calls, list):
-            adapted["tool_calls"] = [_adapt_call(call, route.abilities, origin, is_own=is_own) for call in calls]
+            adapted["tool_calls"] = [_adapt_call(call, route, origin, is_own=is_own) for call in calls]
             sent_id_by_id |= dict(_sent_ids(calls, adapted["tool_calls"]))
             if origin is not None:
                 adapted |= _reasoning(origin, route.abilities.reasoning_field, is_own=is_own)
         call_id = adapted.get("tool_call_id")
         if isinstance(call_id, str):
-            adapted["tool_call_id"] = sent_id_by_id.get(call_id) or _adapt_call_id(call_id, route.abilities)
+            adapted["tool_call_id"] = sent_id_by_id.get(call_id) or _adapt_call_id(call_id, route)
         yield adapted
 
 
@@ -102,7 +105,7 @@ def _reasoning(origin: MessageOrigin, field: str | None, *, is_own: bool) -> dic
     return {} if field is None else {field: origin.reasoning}
 
 
-def _adapt_call(call: Any, abilities: Abilities, origin: MessageOrigin | None, *, is_own: bool) -> Any:
+def _adapt_call(call: Any, route: ModelRoute, origin: MessageOrigin | None, *, is_own: bool) -> Any:
     """Makes a call acceptable: plain id and name, arguments that are an object, and no notes of another provider.
 
     The provider that made a call gets its own id back. The ids of a request's own messages stay as they are,
@@ -114,7 +117,7 @@ def _adapt_call(call: Any, abilities: Abilities, origin: MessageOrigin | None, *
     if origin is not None and not is_own:
         adapted.pop("extra_content", None)
     if isinstance(call.get("id"), str):
-        adapted["id"] = _adapt_call_id(call["id"], abilities, must_be_plain=origin is not None and not is_own)
+        adapted["id"] = _adapt_call_id(call["id"], route, must_be_plain=origin is not None and not is_own)
     function = call.get("function")
     if isinstance(function, dict):
         adapted["function"] = {**function, **dict(_adapt_function(function))}
@@ -129,10 +132,11 @@ def _adapt_function(function: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "arguments", as_object(arguments)
 
 
-def _adapt_call_id(call_id: str, abilities: Abilities, *, must_be_plain: bool = False) -> str:
+def _adapt_call_id(call_id: str, route: ModelRoute, *, must_be_plain: bool = False) -> str:
     """Returns the id, or a hash of it. The same id always gets the same hash, so call and result match."""
-    if abilities.short_call_ids:
+    if route.abilities.short_call_ids:
         return call_id if _SHORT_ID.fullmatch(call_id) else _hash(call_id, 5)[:9]
+    must_be_plain = must_be_plain or route.api == "messages"
     return call_id if not must_be_plain or _PLAIN_ID.fullmatch(call_id) else f"call_{_hash(call_id, 12)}"
 
 

@@ -92,6 +92,10 @@ class ChatResponseReader:
             + (f": {media_type[0]}" if media_type else "")
         )
 
+    def continuation(self, body: dict[str, Any]) -> dict[str, Any] | None:  # noqa: ARG002 - the interface
+        """Returns None: no provider pauses an answer."""
+        return None
+
     def _checked(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
         for chunk in chunks:
             self._tracker.observe(chunk)

@@ -21,6 +21,7 @@ from stagebus.shared.model_text.content_parts import split_parts
 from stagebus.shared.model_text.reasoning_text import split_reasoning
 from stagebus.shared.model_text.text_fragments import join_fragments
 from stagebus.worker.model.call_ids import assign_call_ids
+from stagebus.worker.model.chat_chunks import ITEMS_KEY, AnswerItems
 from stagebus.worker.model.compat.argument_types import fit_arguments
 from stagebus.worker.model.compat.call_arguments import clean_arguments
 from stagebus.worker.model.compat.call_assembly import assemble_calls
@@ -51,6 +52,7 @@ class MergedAnswer:
     model: str | None
     error: ReportedError | None
     reasoning_details: list[Detail] = field(default_factory=list)
+    items: AnswerItems | None = None
 
     @property
     def tokens(self) -> Usage | None:
@@ -88,6 +90,7 @@ class DeltaMerger:
         self._fragments: list[CallFragment] = []
         self._meter = TokenMeter() if meter is None else meter
         self._model: str | None = None
+        self._items: AnswerItems | None = None
 
     def add(self, chunk: Mapping[str, Any]) -> None:
         """Adds the next chunk. Never raises, whatever the chunk contains."""
@@ -97,6 +100,8 @@ class DeltaMerger:
             self._model = model or None
         if isinstance(usage := chunk.get("usage"), dict) and usage:
             self._meter.report(usage)
+        elif ITEMS_KEY in chunk:
+            self._items = chunk[ITEMS_KEY]
         elif "x_groq" in chunk and (usage := groq_usage(chunk["x_groq"])):
             self._meter.report_extension(usage)
         if not self._has_first and not self._look_for_first(chunk):
@@ -184,7 +189,8 @@ class DeltaMerger:
         """Returns the answer so far."""
         if not self._has_first:
             self._use_lowest_choice()
-        text, reasoning_in_text = split_reasoning(join_fragments(self._text))
+        final_text = None if self._items is None else self._items.final_text
+        text, reasoning_in_text = split_reasoning(join_fragments(self._text) if final_text is None else final_text)
         reasoning = join_fragments(self._reasoning) + reasoning_in_text
         calls = assemble_calls(self._fragments, self._tool_names)
         if self._tool_names and not calls:
@@ -200,6 +206,7 @@ class DeltaMerger:
             model=self._model,
             error=self._tracker.error,
             reasoning_details=merge_details(self._details),
+            items=self._items,
         )
 
     def _split_text_calls(self, text: str, reasoning: str) -> tuple[str, list[ParsedCall]]:

@@ -1,8 +1,8 @@
 """The client that the stages use: it takes a request for a model by name and streams the answer as chunks.
 
 A request goes through three files: here the model's name becomes a route and the circuit breaker and
-the rate limiter have their say, `chat_request` writes the body, and `provider` sends it and reads
-the answer with `chat_response`. What works around faulty servers and models is in `compat`.
+the rate limiter have their say, a writer of `language` makes the body, and `provider` sends it and reads
+the answer with a reader of `language`. What works around faulty servers and models is in `compat`.
 """
 
 import time
@@ -17,8 +17,8 @@ from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.requests import STAGE_PARAMETERS
 from stagebus.shared.domain.token_estimate import DEFAULT_ANSWER_TOKENS, estimate_prompt_tokens
 from stagebus.worker.model.chat_chunks import Chunk
-from stagebus.worker.model.chat_request import chat_request_body
 from stagebus.worker.model.circuit_breaker import CircuitBreaker
+from stagebus.worker.model.language import language_of
 from stagebus.worker.model.provider import Provider
 from stagebus.worker.model.provider_limiter import ProviderLimiter, TokenReservation
 
@@ -28,6 +28,8 @@ class ModelRequest:
     """One request to a model. The provider decides on every field that is None.
 
     Attributes:
+        declared_tools: tools that other stages of the run offer. An API whose cache begins with the tools declares
+            them, and forbids their use.
         route: the provider to ask and the model's id there. None means the first route of `model`.
     """
 
@@ -45,6 +47,7 @@ class ModelRequest:
     verbosity: str | None = None
     service_tier: str | None = None
     response_format: dict[str, Any] | None = None
+    declared_tools: list[dict[str, Any]] | None = None
     route: ModelRoute | None = None
 
     def estimate_tokens(self) -> int:
@@ -65,10 +68,13 @@ class ModelRequest:
         given = [name for name in STAGE_PARAMETERS if getattr(self, name) is not None]
         return [] if self.route is None else self.route.ignored(given)
 
+    def fields(self) -> dict[str, Any]:
+        """Returns the fields of a chat completion request."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "route"}
+
     def body(self, route: ModelRoute) -> dict[str, Any]:
         """Returns the JSON body in the form that the route's provider accepts."""
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "route"}
-        return chat_request_body(values, route)
+        return language_of(route.api).write(self.fields(), route)
 
 
 class ModelClient:
@@ -143,7 +149,7 @@ class ModelClient:
             ModelOutputTooLong: the answer exceeds the output limit.
         """
         route = request.route or self._providers.routes(request.model)[0]
-        return self._provider(route.provider).stream(request.body(route))
+        return self._provider(route.provider).stream(request.fields(), route)
 
     async def warm_up(self) -> None:
         """Builds all provider clients without a request, so that no run waits for it: it takes 190 ms of CPU."""

@@ -1,29 +1,30 @@
 """One provider's HTTP client, built on the openai SDK.
 
-The SDK makes the requests and maps the errors, and `transport` sends them. The SDK's typed chunks are not
-used, since one costs ten times as much CPU as a plain dictionary. The SDK's retries are off: a retry is
-an event of the run, so the stage decides on it.
+The SDK sends the requests of every API (see `language`) and maps the errors, and `transport` carries them. The SDK's
+typed chunks are not used, since one costs ten times as much CPU as a plain dictionary. The SDK's retries are off: a
+retry is an event of the run, so the stage decides on it.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import httpx2
 import openai
+import orjson
 
 from stagebus.shared.config.provider_schema import ProviderEntry
-from stagebus.shared.config.providers import DEFAULT_PROVIDER
+from stagebus.shared.config.providers import DEFAULT_PROVIDER, ModelRoute
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.errors import KeyMissing, ModelError, ModelRejected, ModelUnauthorized, ModelUnavailable
 from stagebus.shared.observability import trace
 from stagebus.shared.observability.redaction import redact
 from stagebus.worker.model import provider_errors
 from stagebus.worker.model.chat_chunks import Chunk
-from stagebus.worker.model.chat_response import ChatResponseReader
 from stagebus.worker.model.compat.error_shapes import parse_error
+from stagebus.worker.model.language import Language, ResponseReader, language_of
+from stagebus.worker.model.learned_requests import LearnedRequests
 from stagebus.worker.model.transport import AiohttpClient
 
 logger = logging.getLogger(__name__)
@@ -65,32 +66,41 @@ class Provider:
         if name != DEFAULT_PROVIDER:
             # The SDK reads OPENAI_ORG_ID and OPENAI_PROJECT_ID. Other providers must not see them.
             self._client.organization = self._client.project = None
-        self._create = self._client.chat.completions.with_streaming_response.create  # this import takes 40 ms
+        self._learned = LearnedRequests()
 
-    async def stream(self, body: dict[str, Any]) -> AsyncGenerator[Chunk, None]:
+    async def stream(self, fields: Mapping[str, Any], route: ModelRoute) -> AsyncGenerator[Chunk, None]:
         """Sends a request and yields the answer's chunks as they arrive. Closing it closes the connection.
 
         Args:
-            body: the fields of a chat completion request.
+            fields: the fields of a chat completion request; those that are None are not sent.
+            route: the model to ask.
 
         Raises:
             ModelError: a subclass that says whether a retry makes sense; see `provider_errors`.
         """
-        reader = ChatResponseReader(self._output_max_bytes)
+        reader: ResponseReader | None = None
         try:
-            async with self._open(body) as response:
-                read = _body_reader(response.http_response)
-                while data := await (_read_trailer(read, reader) if reader.has_finish_reason else read()):
-                    for chunk in reader.feed(data):
+            language, body, response = await self._ask(fields, route)
+            reader = language.reader(self._output_max_bytes)
+            while True:
+                try:
+                    read = _body_reader(response)
+                    while data := await (_read_trailer(read, reader) if reader.has_finish_reason else read()):
+                        for chunk in reader.feed(data):
+                            yield chunk
+                    for chunk in reader.finish(response.headers.get("content-type", "")):
                         yield chunk
-                for chunk in reader.finish(response.headers.get("content-type", "")):
-                    yield chunk
+                finally:
+                    await response.aclose()
+                if (continued := reader.continuation(body)) is None:
+                    return
+                body, response = continued, await self._post(language, continued, route)
         except ModelError as exc:
             logger.warning("provider %s failed: %s: %s", self._name, exc, _cause_of(exc))
             raise
         except (openai.OpenAIError, httpx2.HTTPError) as exc:
             # A finish reason is no proof of the end: some servers send one with every chunk.
-            if not reader.is_done:
+            if reader is None or not reader.is_done:
                 failure = self._to_model_error(exc)
                 logger.warning("provider %s failed: %s: %s", self._name, failure, _cause_of(exc))
                 raise failure from exc
@@ -99,18 +109,40 @@ class Provider:
         """Closes all connections."""
         await self._client.close()
 
-    def _open(self, body: dict[str, Any]) -> AbstractAsyncContextManager[openai.AsyncAPIResponse[Any]]:
-        return self._create(
-            model=body["model"],
-            messages=(),
+    async def _ask(
+        self, fields: Mapping[str, Any], route: ModelRoute
+    ) -> tuple[Language, dict[str, Any], httpx2.Response]:
+        """Sends the request; sends another one if the refusal says which one the model accepts."""
+        while True:
+            language = language_of(self._learned.api_of(route))
+            body = self._learned.adapt(route, language.write(fields, route))
+            try:
+                return language, body, await self._post(language, body, route)
+            except openai.APIStatusError as exc:
+                if not self._learned.learn(route, exc.status_code, parse_error(_error_body(exc))):
+                    raise
+                logger.warning(
+                    "provider %s refused a request for %s and is asked again: %s",
+                    self._name, route.model_id, _cause_of(exc),
+                )  # fmt: skip
+
+    async def _post(self, language: Language, body: dict[str, Any], route: ModelRoute) -> httpx2.Response:
+        """Sends a request and waits for the head of the response; its body is not read.
+
+        Not by the SDK's typed methods: they know only OpenAI's fields, and they convert every part of every message
+        by its type. A thousand messages block the event loop for 350 ms (openai 3.54).
+        """
+        path = self._entry.path
+        return await self._client.post(
+            language.path_after(self._entry.base_url) if path is None else path.replace("{model}", route.model_id),
+            cast_to=httpx2.Response,
+            body=body,
+            options=self._secret_options(language),
             stream=True,
-            # Not the SDK's typed parameters: they know only OpenAI's fields, and they convert every part of every
-            # message by its type. A thousand messages block the event loop for 350 ms (openai 3.54).
-            extra_body={name: value for name, value in body.items() if name not in ("model", "stream")},
-            **self._secret_options(),
+            stream_cls=None,
         )
 
-    def _secret_options(self) -> dict[str, Any]:
+    def _secret_options(self, language: Language) -> openai.RequestOptions:
         """Reads the headers and query parameters of a request, whose values may be in the environment or in files.
 
         Raises:
@@ -123,19 +155,24 @@ class Provider:
             key = entry.key.read() if entry.key is not None else ""
         except KeyMissing as exc:
             raise ModelUnauthorized("the operator's key for the model's provider is missing") from exc
-        if key and entry.auth_header.lower() == AUTHORIZATION.lower():
+        auth_header = entry.auth_header or language.auth_header
+        if key and auth_header.lower() == AUTHORIZATION.lower():
             headers[AUTHORIZATION] = f"Bearer {key}"
         elif key:
-            headers[entry.auth_header] = key
-        if AUTHORIZATION.lower() not in map(str.lower, headers):
+            headers[auth_header] = key
+        stated = set(map(str.lower, headers))
+        headers |= {name: value for name, value in language.headers.items() if name not in stated}
+        if AUTHORIZATION.lower() not in stated:
             headers[AUTHORIZATION] = openai.Omit()
-        return {"extra_headers": {**trace.current().headers(), **headers}, "extra_query": query}
+        return {"headers": {**trace.current().headers(), **headers}, "params": query}
 
     def _to_model_error(self, exc: Exception) -> ModelError:
         if isinstance(exc, openai.APIStatusError):
-            error = parse_error(exc.body or "")
             return provider_errors.error_from_status(
-                exc.status_code, error, provider_errors.parse_retry_after(exc.response.headers)
+                exc.status_code,
+                parse_error(_error_body(exc)),
+                provider_errors.parse_retry_after(exc.response.headers),
+                provider_errors.parse_should_retry(exc.response.headers),
             )
         cause = exc.__cause__ if isinstance(exc, openai.APIConnectionError) else exc
         if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.UnsupportedProtocol):
@@ -153,6 +190,14 @@ def _cause_of(exc: BaseException) -> str:
     return redact(f"{type(cause).__name__}: {cause}")[:_CAUSE_MAX_CHARS]
 
 
+def _error_body(exc: openai.APIStatusError) -> Any:
+    """Returns the body of an error, as JSON if it is JSON, whatever its content type."""
+    try:
+        return orjson.loads(exc.response.content) or ""
+    except (orjson.JSONDecodeError, httpx2.ResponseNotRead):
+        return exc.body or ""
+
+
 def _body_reader(response: httpx2.Response) -> Callable[[], Awaitable[bytes]]:
     """Returns the function that reads the body's next bytes. It returns no bytes at the end."""
     if "read" in response.extensions and "content-encoding" not in response.headers:
@@ -162,7 +207,7 @@ def _body_reader(response: httpx2.Response) -> Callable[[], Awaitable[bytes]]:
     return lambda: anext(decoded, b"")
 
 
-async def _read_trailer(read: Callable[[], Awaitable[bytes]], answer: ChatResponseReader) -> bytes:
+async def _read_trailer(read: Callable[[], Awaitable[bytes]], answer: ResponseReader) -> bytes:
     """Reads what follows a finish reason. Returns no bytes at the end of the body or after a time-out."""
     wait_s = _BODY_END_WAIT_S if answer.is_done else _DONE_WAIT_S if answer.has_final_usage else None
     try:

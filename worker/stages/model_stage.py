@@ -6,10 +6,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from stagebus.shared.config.provider_schema import REASONING_DETAILS
+from stagebus.shared.config.providers import ModelRoute
 from stagebus.shared.domain.events import Event, ModelStageResult, StageCompleted, ToolCompletionChunk
+from stagebus.shared.domain.model_items import ModelItems
 from stagebus.shared.domain.usage import Usage
 from stagebus.shared.errors import ModelUnavailable
 from stagebus.worker.model.call_ids import assign_call_ids
+from stagebus.worker.model.chat_chunks import ITEMS_KEY
 from stagebus.worker.model.compat.prompted_tools import (
     correction_messages,
     find_call_faults,
@@ -88,7 +91,8 @@ async def model_stage(
     async with aclosing(model.stream(asked)) as chunks:
         async for chunk in chunks:
             merger.add(chunk)
-            yield ToolCompletionChunk.of(stage_id, strip_chunk(chunk))
+            if ITEMS_KEY not in chunk:
+                yield ToolCompletionChunk.of(stage_id, strip_chunk(chunk))
     merged = merger.result()
     if names and not merged.tool_calls and has_unread_call(merged.text, names):
         raise ModelUnavailable("the model's tool call cannot be read")
@@ -110,7 +114,18 @@ async def model_stage(
         reasoning=merged.reasoning if wanted not in (None, REASONING_DETAILS) else None,
         reasoning_details=merged.reasoning_details if wanted == REASONING_DETAILS else None,
     )
-    yield StageCompleted(stage_id=stage_id, result=result.model_dump(exclude_none=True), usage=usage)
+    yield StageCompleted(
+        stage_id=stage_id, result=result.model_dump(exclude_none=True), usage=usage, items=_own_items(merged, route)
+    )
+
+
+def _own_items(merged: MergedAnswer, route: ModelRoute | None) -> ModelItems | None:
+    """Returns the items that only this model understands, for its next request."""
+    if route is None or merged.items is None or not merged.items.items:
+        return None
+    return ModelItems(
+        api=merged.items.api, provider=route.provider, model=route.model_id, items=list(merged.items.items)
+    )
 
 
 def _offered(request: ModelRequest) -> list[dict[str, Any]]:

@@ -7,12 +7,13 @@ import orjson
 from stagebus.gateway.api.endpoint_table import ENDPOINTS
 from stagebus.gateway.api.openapi import build_document
 from stagebus.shared.domain import events
+from stagebus.shared.domain.event_schema import json_schema
 
 
 def main() -> None:
     """Prints the events' schema, the API's component schemas, and the names of the events that end a run."""
     schemas = {
-        "events": events.json_schema(),
+        "events": json_schema(),
         "api": build_document(ENDPOINTS, is_open=False)["components"]["schemas"],
         "terminal": sorted(events.TERMINAL_NAMES),
     }

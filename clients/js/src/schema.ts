@@ -285,6 +285,8 @@ export interface ModelView {
 }
 /** the model's abilities, as configured */
 export interface Abilities {
+  /** the API by which the model is asked: chat (/chat/completions), responses (OpenAI's /responses) or messages (Anthropic's /v1/messages); default: chat, but responses for models at api.openai.com that need it */
+  api?: ("chat" | "responses" | "messages") | null;
   /** native: the model calls tools by the API; prompted: tools are described in the prompt; none: no tools are offered */
   tools?: "native" | "prompted" | "none";
   /** show a prompted model an example of a call first; very small models need it */
@@ -307,6 +309,14 @@ export interface Abilities {
    * @maxItems 32
    */
   leave_out?: string[];
+  /** limit of an answer where the run sets none and the API requires one (messages) */
+  max_tokens_default?: number;
+  /** the model reasons before it answers; null: not stated */
+  reasoning?: boolean | null;
+  /** the model accepts images; null: not stated */
+  images?: boolean | null;
+  /** the provider caches the beginning of a conversation; false: a request has no cache parameters; null: not stated, and it has them */
+  caching?: boolean | null;
 }
 /** The price of a million tokens of a model. */
 export interface ModelPrice {
@@ -316,11 +326,15 @@ export interface ModelPrice {
   output: number;
   /** prompt tokens that the provider read from its cache */
   cached: number;
+  /** prompt tokens that the provider wrote to its cache */
+  cache_write: number;
   /** ISO 4217 code */
   currency: string;
 }
 /** The abilities of a model and the form of its requests. The defaults are those of OpenAI. */
 export interface Abilities1 {
+  /** the API by which the model is asked: chat (/chat/completions), responses (OpenAI's /responses) or messages (Anthropic's /v1/messages); default: chat, but responses for models at api.openai.com that need it */
+  api?: ("chat" | "responses" | "messages") | null;
   /** native: the model calls tools by the API; prompted: tools are described in the prompt; none: no tools are offered */
   tools?: "native" | "prompted" | "none";
   /** show a prompted model an example of a call first; very small models need it */
@@ -343,6 +357,14 @@ export interface Abilities1 {
    * @maxItems 32
    */
   leave_out?: string[];
+  /** limit of an answer where the run sets none and the API requires one (messages) */
+  max_tokens_default?: number;
+  /** the model reasons before it answers; null: not stated */
+  reasoning?: boolean | null;
+  /** the model accepts images; null: not stated */
+  images?: boolean | null;
+  /** the provider caches the beginning of a conversation; false: a request has no cache parameters; null: not stated, and it has them */
+  caching?: boolean | null;
 }
 /** An error as problem details (RFC 9457). */
 export interface Problem {
@@ -443,6 +465,10 @@ export interface Usage {
   total_tokens: number;
   /** part of prompt_tokens that the provider had cached; absent if no provider reports it */
   cached_tokens?: number | null;
+  /** part of prompt_tokens that the provider wrote to its cache; absent if no provider reports it */
+  cache_write_tokens?: number | null;
+  /** part of completion_tokens that is reasoning; absent if no provider reports it */
+  reasoning_tokens?: number | null;
   /** cost of all these tokens; absent if one of the models has no price */
   cost?: Cost | null;
 }

@@ -229,6 +229,7 @@ class ModelPrice(Answer):
     input: float = Field(description="prompt tokens")
     output: float = Field(description="completion tokens")
     cached: float = Field(description="prompt tokens that the provider read from its cache")
+    cache_write: float = Field(description="prompt tokens that the provider wrote to its cache")
     currency: str = Field(description="ISO 4217 code")
 
 
@@ -375,7 +376,10 @@ def _price_view(route: ModelRoute) -> ModelPrice | None:
     if price is None:
         return None
     cached = price.input if price.cached is None else price.cached
-    return ModelPrice(input=price.input, output=price.output, cached=cached, currency=route.currency)
+    cache_write = price.input if price.cache_write is None else price.cache_write
+    return ModelPrice(
+        input=price.input, output=price.output, cached=cached, cache_write=cache_write, currency=route.currency
+    )
 
 
 def _pending_view(run: RunRecord, urls: Urls, ask: Ask) -> PendingApproval:

@@ -3,7 +3,8 @@
 -- KEYS[1] run      hash     keys.run
 -- KEYS[2] live     channel  keys.live
 -- KEYS[3] stages   list     keys.stages
--- KEYS[4..] streams         keys.stage_stream; with a terminal event every stream of the run
+-- KEYS[4] items    hash     keys.model_items
+-- KEYS[5..] streams         keys.stage_stream; with a terminal event every stream of the run
 -- ARGV[1] attempt  int      from claim
 -- ARGV[2] before   id       the log's last id before the batch
 -- ARGV[3] message  bytes    the batch for the live channel, see shared/log/live_batch.py
@@ -12,16 +13,18 @@
 -- ARGV[6] usage    json     the run's usage, else ''
 -- ARGV[7] retention_ms int  TTL of the log's keys from the end on
 -- ARGV[8] tokens   int      the tokens that the run has used so far, over all attempts; '': unchanged
--- ARGV[9..] the stage id of each stream in KEYS, then for each event: number of its stream, name, data
+-- ARGV[9] items    json     the model items of the batch's last event, else ''
+-- ARGV[10..] the stage id of each stream in KEYS, then for each event: number of its stream, name, data
 -- Returns {'ok', last_id, cancel}, {'behind', last_id}, {'fenced', attempt} or {'ended'}.
 --
 -- Safe to repeat: events that are in the log already are skipped, since the producer sends a batch again
 -- when our reply was lost.
 -- Before the end no key has a TTL. The record gets its TTL from account, which needs it.
-local run, live, stages, streams = KEYS[1], KEYS[2], KEYS[3], {unpack(KEYS, 4)}
+local run, live, stages, items, streams = KEYS[1], KEYS[2], KEYS[3], KEYS[4], {unpack(KEYS, 5)}
 local attempt, before_id, message = ARGV[1], ARGV[2], ARGV[3]
 local status, error_json, usage, retention_ms, tokens = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
-local stage_ids, events = {unpack(ARGV, 9, 8 + #streams)}, {unpack(ARGV, 9 + #streams)}
+local items_json = ARGV[9]
+local stage_ids, events = {unpack(ARGV, 10, 9 + #streams)}, {unpack(ARGV, 10 + #streams)}
 
 local stored = redis.call('HMGET', run, 'attempt', 'last_id', 'cancel', 'finished_at')
 local stored_attempt, stored_last_id, cancel, finished_at = stored[1], stored[2], stored[3] or '0', stored[4]
@@ -78,6 +81,11 @@ for i = skip, count - 1 do
     if is_new then
         list_stage(stage_ids[number])
     end
+end
+-- In the same step as the event that completes the stage: a later attempt has both or neither. The run goes on without
+-- them if the hash was replaced by a key of another type.
+if items_json ~= '' then
+    redis.pcall('HSET', items, stage_ids[tonumber(events[3 * count - 2])], items_json)
 end
 local last_id = attempt .. '-' .. before + count
 if tokens == '' then

@@ -55,7 +55,7 @@ async def test_models_of_a_providers_file_are_listed_and_others_rejected(redis, 
         ("b", "two", False, []),
     ]
     assert models["models"][2]["abilities"]["tools"] == "prompted"
-    price = {"input": 2, "output": 8, "cached": 2, "currency": "USD"}
+    price = {"input": 2, "output": 8, "cached": 2, "cache_write": 2, "currency": "USD"}
     assert [model["price"] for model in models["models"]] == [price, price, None]
     assert (models["patterns"], models["any_model"]) == (["x/*"], False)
     assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "model.synthesis")

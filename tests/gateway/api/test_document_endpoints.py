@@ -1,10 +1,10 @@
 import httpx
 
-from stagebus.shared.domain import events
+from stagebus.shared.domain.event_schema import json_schema
 
 
 async def test_event_schema_is_served(api: httpx.AsyncClient) -> None:
-    assert (await api.get("/schema/events.json")).json() == events.json_schema()
+    assert (await api.get("/schema/events.json")).json() == json_schema()
 
 
 async def test_problem_type_is_explained_at_its_url(api: httpx.AsyncClient) -> None:

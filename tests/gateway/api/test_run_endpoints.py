@@ -279,7 +279,8 @@ async def test_run_is_returned_with_stages_and_result(api: httpx.AsyncClient, re
     )
     running = (await api.get(f"/runs/{run_id}")).json()
     usage = {
-        "prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3, "cached_tokens": 1,
+        "prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3, "cached_tokens": 1, "cache_write_tokens": None,
+        "reasoning_tokens": None,
         "cost": {"amount": 0.5, "currency": "EUR"},
     }  # fmt: skip
     run.producer.put(Done(), TerminalState(RunStatus.SUCCEEDED, retention_s=60, usage=orjson.dumps(usage)))

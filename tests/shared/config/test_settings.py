@@ -43,7 +43,7 @@ def other_than(value: Any) -> str:
 def test_every_setting_is_read_from_its_variable(environment: pytest.MonkeyPatch, field: str) -> None:
     default = getattr(load_settings(), field)
 
-    own_forms = {"cors_origins": "https://app.example", "allowed_hosts": "bus.example"}
+    own_forms = {"cors_origins": "https://app.example", "allowed_hosts": "bus.example", "provider_api": "messages"}
     environment.setenv(variable_of(field), own_forms.get(field) or other_than(default))
     assert getattr(load_settings(), field) != default
 

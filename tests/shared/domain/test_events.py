@@ -10,6 +10,7 @@ from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
 from stagebus.shared.domain import events
+from stagebus.shared.domain.event_schema import json_schema
 from stagebus.shared.domain.events import (
     EVENT_BY_NAME,
     EVENTS,
@@ -186,7 +187,7 @@ def test_served_schema_holds_for_a_gap() -> None:
 
 
 def test_served_schema_is_one_and_names_every_frame() -> None:
-    schema = events.json_schema()
+    schema = json_schema()
     Draft202012Validator.check_schema(schema)
 
     assert set(schema["x-events"]) == {*EVENT_BY_NAME, "gap", "status"}
@@ -194,7 +195,7 @@ def test_served_schema_is_one_and_names_every_frame() -> None:
 
 
 def problems(name: str, payload: Any) -> list[str]:
-    schema = events.json_schema()
+    schema = json_schema()
     one = {"$defs": schema["$defs"], **schema["x-events"][name]}
     return [error.message for error in Draft202012Validator(one).iter_errors(payload)]
 

@@ -37,6 +37,7 @@ class ReportedError(NamedTuple):
     code: str = ""
     type: str = ""
     status: int | None = None
+    param: str = ""
 
 
 def error_in_chunk(chunk: Mapping[str, Any]) -> ReportedError | None:
@@ -76,11 +77,14 @@ def parse_error(error: object) -> ReportedError:
     if isinstance(inner, Mapping):
         return parse_error(inner)
     status = next((s for s in map(error.get, _STATUS_FIELDS) if _is_error_status(s)), None)
+    details = error.get("details")  # Anthropic's
     return ReportedError(
         message=_first_value(error, _MESSAGE_FIELDS) or _first_value(error, ("error",)),
-        code=_first_value(error, _CODE_FIELDS),
+        code=_first_value(error, _CODE_FIELDS)
+        or (_first_value(details, _CODE_FIELDS) if isinstance(details, Mapping) else ""),
         type=_first_value(error, _TYPE_FIELDS),
         status=int(status) if status is not None else None,
+        param=_first_value(error, ("param",)),
     )
 
 

@@ -7,7 +7,7 @@
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from stagebus.shared.domain.usage import Usage
@@ -19,18 +19,31 @@ _COUNT_FIELDS: Final = (
     ("total_tokens", "total_tokens"),
 )
 _DETAILS_FIELDS: Final = ("prompt_tokens_details", "input_tokens_details")
+_ANSWER_DETAILS_FIELDS: Final = ("completion_tokens_details", "output_tokens_details")
 _CACHED_FIELDS: Final = ("cached_tokens", "prompt_cache_hit_tokens")
+_CACHE_WRITE_FIELDS: Final = ("cache_write_tokens", "cache_creation_input_tokens")
+_REASONING_FIELDS: Final = ("reasoning_tokens", "thinking_tokens")
 _DIGITS: Final = re.compile(r"[0-9]{1,16}")
 
 
 def parse_usage(usage: Mapping[str, Any]) -> Usage:
     """Returns the token counts of a usage object. A count that is missing or invalid is 0."""
     prompt, completion, total = (next(filter(None, map(_count, map(usage.get, names))), 0) for names in _COUNT_FIELDS)
-    details = [usage[name] for name in _DETAILS_FIELDS if isinstance(usage.get(name), Mapping)]
-    counts = [_count(place.get(name)) for place in (*details, usage) for name in _CACHED_FIELDS if name in place]
-    cached = next((count for count in counts if count is not None), None)
-    total = total or prompt + completion
-    return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=total, cached_tokens=cached)
+    return Usage(
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        total_tokens=total or prompt + completion,
+        cached_tokens=_find_count(usage, _DETAILS_FIELDS, _CACHED_FIELDS),
+        cache_write_tokens=_find_count(usage, _DETAILS_FIELDS, _CACHE_WRITE_FIELDS) or None,
+        reasoning_tokens=_find_count(usage, _ANSWER_DETAILS_FIELDS, _REASONING_FIELDS) or None,
+    )
+
+
+def _find_count(usage: Mapping[str, Any], details_fields: Sequence[str], names: Sequence[str]) -> int | None:
+    """Returns the first count with one of the names, in the details or beside them."""
+    places = [usage[name] for name in details_fields if isinstance(usage.get(name), Mapping)]
+    counts = [_count(place.get(name)) for place in (*places, usage) for name in names if name in place]
+    return next((count for count in counts if count is not None), None)
 
 
 def merge_usage(before: dict[str, Any] | None, usage: dict[str, Any]) -> dict[str, Any]:
