@@ -1,4 +1,4 @@
-"""A tenant's limits over all gateways: requests per second, and open streams.
+"""A tenant's limits over all gateways: requests per second, also with each of its tickets, and open streams.
 
     RateLimit-Policy: "requests";q=20;w=1        20 requests per second
     RateLimit: "requests";r=12;t=1               12 are left, and the quota is full again in 1 s
@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 CACHE_TTL_S: Final = 5.0
 CACHE_ENTRIES_MAX: Final = 10_000
 
+_Kind = Literal["requests", "ticket requests", "streams"]
+
 
 class TenantLimiter:
     """Counts requests and open streams in Redis, and caches which tenants have no limit."""
@@ -43,9 +45,7 @@ class TenantLimiter:
         self._limits = limits
         self._gateway = uuid4().hex
         self._streams: Counter[str] = Counter()
-        self._unlimited: TtlCache[tuple[Literal["requests", "streams"], str], bool] = TtlCache(
-            CACHE_TTL_S, CACHE_ENTRIES_MAX
-        )
+        self._unlimited: TtlCache[tuple[_Kind, str], bool] = TtlCache(CACHE_TTL_S, CACHE_ENTRIES_MAX)
         self._reporting: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -57,17 +57,24 @@ class TenantLimiter:
         if self._reporting is not None:
             await cancel_and_wait(self._reporting)
 
-    async def count_request(self, tenant: str) -> Quota | None:
-        """Counts one request. Returns the tenant's quota, or None if its requests are not limited."""
-        if self._unlimited.get(("requests", tenant)):
+    async def count_request(self, tenant: str, ticket_id: str = "") -> Quota | None:
+        """Counts one request. Returns the quota, or None if such requests are not limited.
+
+        Args:
+            ticket_id: of the ticket that the request has. It then counts against the ticket's quota, so that a shared
+                link's holder cannot use up the tenant's.
+        """
+        kind: _Kind = "ticket requests" if ticket_id else "requests"
+        if self._unlimited.get((kind, tenant)):
             return None
+        limit = self._limits.ticket_requests_per_s if ticket_id else self._limits.requests_per_s
         try:
-            quota = await quotas.count_request(self._connection, tenant, self._limits.requests_per_s)
+            quota = await quotas.count_request(self._connection, tenant, limit, ticket_id)
         except REDIS_AWAY as exc:
             logger.debug("Redis is away, a request is not counted: %s", exc)
             return None
         if quota is None:
-            self._unlimited["requests", tenant] = True
+            self._unlimited[kind, tenant] = True
         return quota
 
     async def begin_stream(self, tenant: str) -> bool:

@@ -82,13 +82,14 @@ class OverLimit(StagebusError):
 
 
 class RateLimited(OverLimit):
-    """The tenant makes more requests per second than it may."""
+    """The tenant, or the holder of a ticket, makes more requests per second than it may."""
 
     code = "rate_limited"
     title = "Too many requests"
 
-    def __init__(self, retry_after_s: float) -> None:
-        super().__init__("this tenant makes more requests than it may; try again after Retry-After")
+    def __init__(self, retry_after_s: float, *, is_ticket: bool = False) -> None:
+        who = "this ticket is used for" if is_ticket else "this tenant makes"
+        super().__init__(f"{who} more requests than it may; try again after Retry-After")
         self.retry_after_s = retry_after_s
 
 
@@ -124,7 +125,7 @@ class TokensUsedUp(OverLimit):
 
 
 class TooManyRevoked(StagebusError):
-    """The run has as many revoked tickets as it may have."""
+    """The caller has revoked as many tickets of this run as it may."""
 
     code = "too_many_revoked"
     title = "Too many revoked tickets"
@@ -132,8 +133,8 @@ class TooManyRevoked(StagebusError):
 
     def __init__(self, limit: int) -> None:
         super().__init__(
-            f"{limit} tickets of this run are revoked already, which is the limit: revoke the key that the others were "
-            "made with"
+            f"you have revoked {limit} tickets of this run, which is the limit: use another key, or revoke the key that "
+            "the tickets were made with"
         )
 
 

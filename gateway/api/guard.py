@@ -46,7 +46,7 @@ class Guarded:
         Raises:
             HostNotAllowed: the gateway does not answer under this host name.
             Unauthenticated, LoopbackOnly, CrossSite: the request's caller is not known here.
-            RateLimited: the tenant exceeds its rate limit.
+            RateLimited: the tenant, or its ticket's holder, exceeds the rate limit.
             Forbidden: the credential lacks the scope.
             RunNotFound: the path has no valid run id, or the ticket is for another run.
         """
@@ -59,11 +59,11 @@ class Guarded:
         check_host(request, gateway.settings)
         principal = await gateway.auth.authenticator.authenticate(request, takes_ticket=self.takes_ticket)
         request.state.principal = principal
-        quota = await gateway.limiter.count_request(principal.tenant)
+        quota = await gateway.limiter.count_request(principal.tenant, principal.ticket_id)
         if quota is not None:
             request.state.quota = quota
             if not quota.is_allowed:
-                raise RateLimited(quota.retry_after_s)
+                raise RateLimited(quota.retry_after_s, is_ticket=bool(principal.ticket_id))
         if self.scope is not None:
             principal.check(self.scope)
         run_id = request.path_params.get(RUN_ID)

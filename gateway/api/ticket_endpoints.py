@@ -12,6 +12,7 @@ from stagebus.gateway.api.params import RUN_ID, TICKET_ID, read_ticket_id
 from stagebus.gateway.api.responses import json_response
 from stagebus.gateway.api.schemas.answers import TicketView
 from stagebus.gateway.api.schemas.ticket_request import TicketRequest, parse_ticket_request
+from stagebus.gateway.api.schemas.validation import invalid_fields
 from stagebus.gateway.api.urls import urls_of
 from stagebus.gateway.auth.principal import principal_of
 from stagebus.gateway.context import gateway_of
@@ -48,7 +49,11 @@ async def revoke_ticket(request: Request) -> Response:
     """
     gateway, principal, run_id = gateway_of(request), principal_of(request), request.path_params["run_id"]
     ticket_id = read_ticket_id(request)
-    await gateway.auth.revocations.revoke(run_id, principal.tenant, ticket_id)
+    if not gateway.auth.tickets.is_own_id(ticket_id, run_id, principal.tenant):
+        with storage_errors():
+            await log_reader.read_head(gateway.redis, run_id, principal.tenant)
+        raise invalid_fields([("ticket_id", "no ticket of this run has this id")])
+    await gateway.auth.revocations.revoke(run_id, principal.tenant, ticket_id, by=principal.subject)
     audit("ticket.revoke", subject=principal.subject, tenant=principal.tenant, run=run_id, ticket=ticket_id)
     gateway.auth.credential_monitor.end_ticket(run_id, ticket_id)
     return Response(status_code=204)

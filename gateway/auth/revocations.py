@@ -43,16 +43,19 @@ class Revocations:
         with storage_errors():
             return await revoked_tickets.read(self._redis, run_ids)
 
-    async def revoke(self, run_id: str, tenant: str, ticket_id: str) -> None:
+    async def revoke(self, run_id: str, tenant: str, ticket_id: str, *, by: str) -> None:
         """Revokes a ticket: here immediately, in other processes when their cached entry expires.
+
+        Args:
+            by: the subject that revokes it.
 
         Raises:
             RunNotFound: there is no such run, or it is another tenant's.
-            TooManyRevoked: the run has as many revoked tickets as are stored.
+            TooManyRevoked: the subject has revoked as many tickets of the run as it may.
             StorageUnavailable: Redis is away.
         """
         with storage_errors():
-            await revoked_tickets.revoke(self._redis, run_id, tenant, ticket_id)
+            await revoked_tickets.revoke(self._redis, run_id, tenant, ticket_id, by=by)
         self._ticket_ids_by_run.discard(run_id)
 
     async def is_session_revoked(self, session_id: str) -> bool:

@@ -23,8 +23,9 @@ PARAMETER: Final = "ticket"
 # The name in the request's state under which `take_from_query` puts the ticket.
 STATE: Final = "ticket"
 
+# An id is a random number and a tag that binds it to its run: only ids that were issued can be revoked.
 ID_BYTES: Final = 8
-ID_PATTERN: Final = "[0-9a-f]{16}"
+ID_PATTERN: Final = "[0-9a-f]{32}"
 SCOPES: Final = frozenset({Scope.RUNS_READ})
 
 
@@ -41,13 +42,20 @@ class TicketSigner:
 
     def __init__(self, settings: Settings) -> None:
         self._signer = Signer("ticket", settings.secrets)
+        self._id_signer = Signer("ticket id", settings.secrets)
 
     def issue(self, principal: Principal, run_id: str, ttl_s: float) -> SignedTicket:
         """Issues a ticket in a principal's name; it does not outlive the principal's own credential."""
         expires_at = expiry(ttl_s, principal.expires_at)
-        ticket_id = secrets.token_hex(ID_BYTES)
+        number = secrets.token_hex(ID_BYTES)
+        ticket_id = number + self._id_signer.tag(f"{principal.tenant} {run_id} {number}")
         claims = {"run": run_id, "tenant": principal.tenant, "sub": principal.subject, "key": principal.key_id}
         return SignedTicket(self._signer.sign({**claims, "jti": ticket_id}, expires_at), ticket_id, expires_at)
+
+    def is_own_id(self, ticket_id: str, run_id: str, tenant: str) -> bool:
+        """Returns whether a ticket with this id was issued for the tenant's run."""
+        number, tag = ticket_id[: 2 * ID_BYTES], ticket_id[2 * ID_BYTES :]
+        return self._id_signer.has_tag(f"{tenant} {run_id} {number}", tag)
 
     def verify(self, text: str) -> Principal | None:
         """Returns the principal of a ticket's holder, or None if the ticket is invalid or expired.

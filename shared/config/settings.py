@@ -130,6 +130,13 @@ class Settings(BaseSettings):
     tenant_requests_per_s: float = Field(
         0, ge=0, le=1e6, description="requests per second over all gateways; 0: no limit, here and below"
     )
+    tenant_ticket_requests_per_s: float = Field(
+        20,
+        ge=0,
+        le=1e6,
+        description="requests per second with one ticket, such as a shared link, over all gateways; they do not count "
+        "against the tenant's",
+    )
     tenant_streams_open: int = Field(0, ge=0, description="open streams; further ones must reconnect later")
     tenant_runs_queued: int = Field(0, ge=0, description="runs that wait for a worker; a further POST is rejected")
     tenant_runs_running: int = Field(0, ge=0, description="runs at work; further ones wait in the queue")

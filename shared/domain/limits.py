@@ -20,6 +20,7 @@ class TenantLimits(NamedTuple):
     """The limits of one tenant. The fields are called as in the hash."""
 
     requests_per_s: float = 0
+    ticket_requests_per_s: float = 0  # with one ticket; they do not count as the tenant's
     streams_open: int = 0
     runs_queued: int = 0
     runs_running: int = 0

@@ -17,6 +17,7 @@
     sb:fair:vtime:<tenant>            string  the virtual time of the tenant's next run             TTL: LIFE
     sb:limits                         hash    "<tenant>:<limit>": a tenant's own limits; the operator writes it
     sb:rate:<tenant>                  string  when the request quota is full again, us      TTL: until then
+    sb:rate:<tenant>:<ticket_id>      string  the same for the requests with one ticket     TTL: until then
     sb:streams:<tenant>               hash    "<open> <until, ms>" by gateway    TTL: half a minute
     sb:tokens:<tenant>                hash    day (since 1970, UTC), used, reserved (by active runs, whatever the day)
                                                                                  TTL: LIFE, at least two days
@@ -148,9 +149,9 @@ def tenant_virtual_time(tenant: str) -> str:
     return f"{VIRTUAL_TIME}:{tenant}"
 
 
-def rate(tenant: str) -> str:
-    """Returns the key of a tenant's request quota."""
-    return f"sb:rate:{tenant}"
+def rate(tenant: str, ticket_id: str = "") -> str:
+    """Returns the key of the request quota of a tenant, or of one ticket."""
+    return f"sb:rate:{tenant}:{ticket_id}" if ticket_id else f"sb:rate:{tenant}"
 
 
 def streams(tenant: str) -> str:

@@ -14,7 +14,7 @@ _STREAMS: Final = Script("streams", uses=("tenant_limit",))
 
 
 class Quota(NamedTuple):
-    """A tenant's request quota after a request was counted; times in s."""
+    """A request quota after a request was counted; times in s."""
 
     is_allowed: bool
     limit: int
@@ -24,13 +24,17 @@ class Quota(NamedTuple):
     retry_after_s: float
 
 
-async def count_request(connection: ScriptConnection, tenant: str, requests_per_s: float) -> Quota | None:
-    """Counts one request. Returns None if the tenant's requests are not limited.
+async def count_request(
+    connection: ScriptConnection, tenant: str, requests_per_s: float, ticket_id: str = ""
+) -> Quota | None:
+    """Counts one request. Returns None if the tenant's requests, or those with one of its tickets, are not limited.
 
     Args:
         requests_per_s: the limit for a tenant that has none of its own.
+        ticket_id: of the ticket that the request has. Each ticket has its own quota.
     """
-    match await _RATE(connection, [keys.rate(tenant)], [tenant, requests_per_s, keys.LIMITS]):
+    name = "ticket_requests_per_s" if ticket_id else "requests_per_s"
+    match await _RATE(connection, [keys.rate(tenant, ticket_id)], [tenant, requests_per_s, name, keys.LIMITS]):
         case [is_allowed, limit, window_s, remaining, full_in_us, retry_in_us]:
             return Quota(bool(is_allowed), limit, window_s, remaining, full_in_us / 1e6, retry_in_us / 1e6)
         case _:

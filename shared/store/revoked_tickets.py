@@ -1,6 +1,7 @@
 """Revoked tickets: their ids are a field of the record of the run that they were for.
 
-sb:run:{01J…}   revoked   "9f3c0a5d77e11b2c 4be1…"
+sb:run:{01J…}   revoked                       "9f3c0a5d77e11b2c… 4be1…"
+                revoked_by:key:3f9c0a5d77e1   2, how many of them this subject has revoked
 """
 
 from collections.abc import Collection
@@ -12,20 +13,24 @@ from stagebus.shared.storage import keys
 from stagebus.shared.storage.lua_script import Script
 from stagebus.shared.storage.redis_client import Redis
 
-# Per run. To revoke more tickets than this, revoke the key that they were made with.
+# Per run and subject, so that a key that reaches it does not keep others from revoking. To revoke more tickets than
+# this, revoke the key that they were made with.
 REVOKED_MAX: Final = 1000
 
 _REVOKE: Final = Script("revoke_ticket")
 
 
-async def revoke(redis: Redis, run_id: str, tenant: str, ticket_id: str) -> None:
+async def revoke(redis: Redis, run_id: str, tenant: str, ticket_id: str, *, by: str) -> None:
     """Revokes a ticket. Safe to repeat.
+
+    Args:
+        by: the subject that revokes it.
 
     Raises:
         RunNotFound: there is no such run, or it is another tenant's.
-        TooManyRevoked: `REVOKED_MAX` tickets of the run are revoked already.
+        TooManyRevoked: the subject has revoked `REVOKED_MAX` tickets of the run already.
     """
-    match await _REVOKE(redis, [keys.run(run_id)], [tenant, ticket_id, REVOKED_MAX]):
+    match await _REVOKE(redis, [keys.run(run_id)], [tenant, ticket_id, REVOKED_MAX, by]):
         case b"gone":
             raise RunNotFound(run_id)
         case b"full":

@@ -18,7 +18,7 @@ from stagebus.shared.log import sse
 from stagebus.shared.storage import keys
 from stagebus.shared.store import quotas
 from stagebus.shared.store.quotas import StreamsVerdict
-from tests.gateway.conftest import ClientOf
+from tests.gateway.conftest import ClientOf, client
 from tests.support.runs_by_hand import RunByHand
 from tests.support.waiting import until
 
@@ -91,6 +91,24 @@ async def test_rate_limit_is_counted_per_tenant(client_of: ClientOf, redis: Redi
     assert statuses == [200, 429, 200, 429]
 
 
+async def test_ticket_s_holder_has_its_own_rate_and_uses_up_nobody_else_s(
+    client_of: ClientOf, locked_app: Starlette, redis: Redis
+) -> None:
+    await redis.hset(keys.LIMITS, mapping={"a:requests_per_s": 5, "a:ticket_requests_per_s": 0.1})
+    mine = await client_of("a")
+    run_id = (await mine.post("/runs", json={"user_prompt": "Hello"})).json()["id"]
+    first, second = [(await mine.post(f"/runs/{run_id}/ticket", json={"share": True})).json() for _ in range(2)]
+    async with client(locked_app) as guest:
+        answers = [
+            await guest.get(f"/runs/{run_id}", params={"ticket": made["ticket"]}) for made in [first] * 3 + [second] * 2
+        ]
+
+    assert [answer.status_code for answer in answers] == [200, 429, 429, 200, 429]
+    assert answers[1].json()["detail"].startswith("this ticket is used for more requests")
+    assert (await mine.get(f"/runs/{run_id}")).status_code == 200
+    assert 0 < await redis.pttl(keys.rate("a", first["id"])) <= 10_000
+
+
 async def test_rate_limited_stream_ends_with_a_retry_time(api: httpx.AsyncClient, redis: Redis, run: RunByHand) -> None:
     """A browser's EventSource gives up for good at any status but 200."""
     await redis.hset(keys.LIMITS, "default:requests_per_s", 0.1)
@@ -109,11 +127,11 @@ async def test_rate_limit_costs_one_round_trip_per_request(
     """A tenant without a limit costs none. The key is cached after the first request."""
     mine = await client_of("mine")
     await redis.hset(keys.LIMITS, "mine:requests_per_s", 1000)
-    for client, expected in ((api, 0), (mine, 1)):
-        await client.get("/models")
+    for caller, expected in ((api, 0), (mine, 1)):
+        await caller.get("/models")
         before = await scripts_run(redis)
         for _ in range(10):
-            assert (await client.get("/models")).status_code == 200
+            assert (await caller.get("/models")).status_code == 200
 
         assert await scripts_run(redis) - before == 10 * expected
 

@@ -1,9 +1,10 @@
--- rate: count one request against its tenant's rate limit, unless it exceeds the limit.
+-- rate: count one request against the rate limit of its tenant or ticket, unless it exceeds the limit.
 --
--- KEYS[1] rate    string  keys.rate(tenant)
+-- KEYS[1] rate    string  keys.rate
 -- ARGV[1] tenant  str
 -- ARGV[2] requests_per_s  number  the limit of a tenant without its own; 0: none
--- ARGV[3] limits   str   keys.LIMITS, a hash; not in KEYS, because the Redis users may only read it
+-- ARGV[3] name     str   the limit's name
+-- ARGV[4] limits   str   keys.LIMITS, a hash; not in KEYS, because the Redis users may only read it
 -- Returns {} if there is no limit, else {1 or 0, quota, its window in s, remaining, us until the quota is full,
 -- us until the next request may come}.
 --
@@ -11,9 +12,9 @@
 -- at least one request. A repeated call counts twice, which errs on the safe side.
 -- Spec: https://www.itu.int/rec/T-REC-I.371
 local rate = KEYS[1]
-local tenant, requests_per_s, limits = ARGV[1], ARGV[2], ARGV[3]
+local tenant, requests_per_s, name, limits = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
-local per_s = tenant_limit(limits, tenant, 'requests_per_s', requests_per_s)
+local per_s = tenant_limit(limits, tenant, name, requests_per_s)
 if per_s <= 0 then
     return {}
 end

@@ -20,7 +20,7 @@ OF_A_RUN = [(path, method) for path, method, _ in GUARDED if RUN_ID in path]
 
 
 def url(path: str, run_id: str) -> str:
-    return path.format(run_id=run_id, stage_id="extraction", call_id="c", ticket_id="0" * 16)
+    return path.format(run_id=run_id, stage_id="extraction", call_id="c", ticket_id="0" * 32)
 
 
 def test_public_endpoints_are_those_without_tenant_data() -> None:

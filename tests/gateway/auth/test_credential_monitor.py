@@ -95,7 +95,7 @@ async def test_monitor_closes_only_streams_of_the_revoked_ticket(redis: Redis, r
             for ticket in tickets:
                 close = partial(ended.append, (where, ticket.ticket_id))
                 stack.enter_context(watched(monitor, ticket, close))
-        await revoked_tickets.revoke(redis, run.run_id, "default", "one")
+        await revoked_tickets.revoke(redis, run.run_id, "default", "one", by="key:a")
         local.end_ticket(run.run_id, "one")
         assert ended == [("local", "one")]
         await remote.check()

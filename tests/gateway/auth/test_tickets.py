@@ -119,7 +119,7 @@ async def test_revoked_ticket_is_refused_and_others_stay_valid(
     assert (await mine.delete(f"/runs/{new_run_id()}/ticket/{first['id']}")).status_code == 404
 
 
-@pytest.mark.parametrize("ticket_id", ["x", "0" * 15, "0" * 17, "G" * 16, "%20" * 16, "0" * 16 + "%0a"])
+@pytest.mark.parametrize("ticket_id", ["x", "0" * 31, "0" * 33, "G" * 32, "%20" * 32, "0" * 32 + "%0a"])
 async def test_malformed_ticket_id_is_refused(mine: httpx.AsyncClient, run_id: str, ticket_id: str) -> None:
     assert (await mine.delete(f"/runs/{run_id}/ticket/{ticket_id}")).status_code in (422, 404)
 
@@ -137,15 +137,34 @@ async def test_open_stream_ends_when_its_ticket_is_revoked(locked_app: Starlette
     assert (await mine.get(f"/runs/{run_id}")).json()["status"] == "queued"
 
 
-async def test_revoked_tickets_of_a_run_are_limited(
-    mine: httpx.AsyncClient, run_id: str, monkeypatch: pytest.MonkeyPatch
+async def test_made_up_ticket_ids_are_refused_and_fill_nothing(
+    mine: httpx.AsyncClient, redis: Redis, run_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first ones stay revoked."""
+    """Only ids that a gateway issued for this run can be revoked."""
     monkeypatch.setattr(revoked_tickets, "REVOKED_MAX", 2)
-    answers = [await mine.delete(f"/runs/{run_id}/ticket/{n:016x}") for n in (1, 2, 3, 1)]
+    made = (await mine.post(f"/runs/{run_id}/ticket")).json()
+    other_run = (await mine.post("/runs", json=HELLO)).json()["id"]
+    made_up = [f"{n:032x}" for n in range(4)] + [made["id"][:16] + "0" * 16]
+    answers = [await mine.delete(f"/runs/{run_id}/ticket/{ticket_id}") for ticket_id in made_up]
+    answers.append(await mine.delete(f"/runs/{other_run}/ticket/{made['id']}"))
+
+    assert {(answer.status_code, answer.json()["code"]) for answer in answers} == {(422, "invalid_request")}
+    assert await redis.hget(keys.run(run_id), "revoked") is None
+    assert (await mine.delete(f"/runs/{run_id}/ticket/{made['id']}")).status_code == 204
+
+
+async def test_key_that_revokes_too_many_tickets_does_not_keep_others_from_revoking(
+    mine: httpx.AsyncClient, client_of: ClientOf, run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each key has its own number per run. The first tickets stay revoked."""
+    monkeypatch.setattr(revoked_tickets, "REVOKED_MAX", 2)
+    reader = await client_of("acme", Scope.RUNS_READ)
+    made = [(await reader.post(f"/runs/{run_id}/ticket")).json()["id"] for _ in range(3)]
+    answers = [await reader.delete(f"/runs/{run_id}/ticket/{made[n]}") for n in (0, 1, 2, 0)]
 
     assert [answer.status_code for answer in answers] == [204, 204, 409, 204]
     assert answers[2].json()["code"] == "too_many_revoked"
+    assert (await mine.delete(f"/runs/{run_id}/ticket/{made[2]}")).status_code == 204
 
 
 async def test_ticket_revoked_elsewhere_is_valid_until_the_cache_expires(
@@ -154,7 +173,7 @@ async def test_ticket_revoked_elsewhere_is_valid_until_the_cache_expires(
     local, remote = Revocations(redis), Revocations(redis)
     assert not await remote.is_revoked(run.run_id, "one")
     before = (await calls(redis))["hget"]
-    await local.revoke(run.run_id, "default", "one")
+    await local.revoke(run.run_id, "default", "one", by="key:a")
     assert await local.is_revoked(run.run_id, "one")
     assert not await remote.is_revoked(run.run_id, "one")
     assert (await calls(redis))["hget"] - before == 1, "a request costs at most one look-up"
