@@ -7,10 +7,10 @@ from typing import Any, Final
 import orjson
 
 from docs.event_examples import example_frames
-from stagebus.gateway.api.endpoint_table import ENDPOINTS
 from stagebus.gateway.api.openapi import build_document
 from stagebus.gateway.api.problems import problem_types
 from stagebus.gateway.api.urls import Urls
+from stagebus.gateway.endpoint_table import ENDPOINTS
 from stagebus.shared.domain import events
 from stagebus.shared.domain.event_schema import json_schema
 from stagebus.shared.errors import RunFailed, StagebusError

@@ -14,11 +14,11 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from stagebus.gateway.api.endpoint_table import ROUTES
 from stagebus.gateway.api.headers import CORS_ACCEPTED, CORS_EXPOSED, CORS_MAX_AGE_S, CORS_METHODS
 from stagebus.gateway.api.problems import HANDLERS
 from stagebus.gateway.auth.factory import build_auth
 from stagebus.gateway.context import Gateway
+from stagebus.gateway.endpoint_table import ROUTES
 from stagebus.gateway.gateway_metrics import Metrics
 from stagebus.gateway.server.middleware import RequestMiddleware
 from stagebus.gateway.server.uvicorn_server import drain_with_server

@@ -93,6 +93,17 @@ class RateLimited(OverLimit):
         self.retry_after_s = retry_after_s
 
 
+class TooManyStreams(OverLimit):
+    """The tenant, or the gateway process, has as many open streams as it may have."""
+
+    code = "too_many_streams"
+    title = "Too many open streams"
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__("there are as many open streams as there may be; try again after Retry-After")
+        self.retry_after_s = retry_after_s
+
+
 class TooManyRuns(OverLimit):
     """The tenant has as many runs in the queue as it may have."""
 

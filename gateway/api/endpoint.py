@@ -7,7 +7,7 @@
         errors=[RunNotFound, StorageUnavailable],
     )
 
-Each `*_endpoints.py` module lists its own in `ENDPOINTS`; `endpoint_table.py` concatenates them.
+Each `*_endpoints.py` module and each view lists its own in `ENDPOINTS`; `endpoint_table.py` concatenates them.
 """
 
 import inspect
@@ -56,11 +56,19 @@ class ResponseSpec:
 
 
 class ErrorFormat(NamedTuple):
-    """The format of an endpoint's errors: how an error is rendered, and its media type and model for OpenAPI."""
+    """The format of an endpoint's errors: how an error is rendered, and its media type and model for OpenAPI.
+
+    `statuses` has the statuses that differ from the errors' own.
+    """
 
     media_type: str
     model: type[BaseModel]
     render: Callable[[Request, StagebusError], Response]
+    statuses: Mapping[int, int] = {}
+
+    def status_of(self, error: StagebusError | type[StagebusError]) -> int:
+        """Returns the status of an error in this format."""
+        return self.statuses.get(error.status_hint, error.status_hint)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from stagebus.gateway.auth.allowed_hosts import check_host
+from stagebus.gateway.auth.principal import Principal
 from stagebus.gateway.context import gateway_of
 from stagebus.shared.access_errors import RateLimited
 from stagebus.shared.config.settings import Settings
@@ -32,6 +33,7 @@ class Guarded:
         is_public: bool = False,
         scope: Scope | None = None,
         takes_ticket: bool = False,
+        run_prefix: str = "",
         unless: Callable[[Settings], bool] | None = None,
     ) -> None:
         self.handler = handler
@@ -39,6 +41,7 @@ class Guarded:
         self.unless = unless
         self.scope = scope
         self.takes_ticket = takes_ticket
+        self.run_prefix = run_prefix
 
     async def __call__(self, request: Request) -> Response:
         """Runs the checks, then the handler.
@@ -66,10 +69,22 @@ class Guarded:
                 raise RateLimited(quota.retry_after_s, is_ticket=bool(principal.ticket_id))
         if self.scope is not None:
             principal.check(self.scope)
-        run_id = request.path_params.get(RUN_ID)
-        # For a ticket's holder all other runs do not exist, as another tenant's runs do not.
-        if run_id is not None and (not ids.is_run_id(run_id) or principal.run_id not in ("", run_id)):
-            raise RunNotFound(run_id)
+        if (name := request.path_params.get(RUN_ID)) is not None:
+            run_id = name.removeprefix(self.run_prefix)
+            if not name.startswith(self.run_prefix):
+                raise RunNotFound(name)
+            check_run(principal, run_id)
+            request.path_params[RUN_ID] = run_id
+
+
+def check_run(principal: Principal, run_id: str) -> None:
+    """Checks that a name is a run's id, and that a ticket is for this run. It does not check that the run exists.
+
+    Raises:
+        RunNotFound: it is not. For a ticket's holder all other runs do not exist, as another tenant's runs do not.
+    """
+    if not ids.is_run_id(run_id) or principal.run_id not in ("", run_id):
+        raise RunNotFound(run_id)
 
 
 def public(handler: Handler) -> Guarded:
@@ -78,13 +93,20 @@ def public(handler: Handler) -> Guarded:
 
 
 def needs(
-    scope: Scope | None, *, takes_ticket: bool = False, unless: Callable[[Settings], bool] | None = None
+    scope: Scope | None,
+    *,
+    takes_ticket: bool = False,
+    run_prefix: str = "",
+    unless: Callable[[Settings], bool] | None = None,
 ) -> Callable[[Handler], Guarded]:
     """Restricts an endpoint to authenticated callers.
 
     Args:
         scope: the scope that the credential must have; with None any credential will do.
         takes_ticket: whether a ticket for the run in the path is accepted, too.
+        run_prefix: what stands before the run's id in the path; the handler finds the id without it.
         unless: makes the endpoint public where it returns true for the settings.
     """
-    return lambda handler: Guarded(handler, scope=scope, takes_ticket=takes_ticket, unless=unless)
+    return lambda handler: Guarded(
+        handler, scope=scope, takes_ticket=takes_ticket, run_prefix=run_prefix, unless=unless
+    )

@@ -29,5 +29,13 @@ CORS_EXPOSED: Final = (
     "X-Run-Id",
     "X-Ping-S",
     "X-Last-Event-Id",
+    # of views in other protocols
+    "X-Workflow-Run-Id",
+    "X-Workflow-Stream-Tail-Index",
+    "Stream-Next-Offset",
+    "Stream-Up-To-Date",
+    "Stream-Closed",
+    "Stream-Cursor",
+    "ETag",
 )
 CORS_MAX_AGE_S: Final = 600

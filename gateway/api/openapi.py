@@ -137,7 +137,7 @@ def _errors(errors: Sequence[type[StagebusError]], error_format: ErrorFormat) ->
     """Returns the error responses by status. Errors with the same status differ in their codes."""
     codes: dict[int, list[str]] = {}
     for error in errors:
-        codes.setdefault(error.status_hint, []).append(f"`{error.code}`")
+        codes.setdefault(error_format.status_of(error), []).append(f"`{error.code}`")
     return {str(status): _error(" or ".join(names), error_format) for status, names in sorted(codes.items())}
 
 

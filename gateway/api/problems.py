@@ -55,13 +55,13 @@ def render_problem(request: Request, exc: StagebusError) -> Response:
         code=exc.code,
         errors=[FieldError(**error) for error in exc.errors] if isinstance(exc, InvalidRequest) else [],
     )
-    return _problem_response(problem, _headers(exc))
+    return _problem_response(problem, error_headers(exc))
 
 
 PROBLEM_DETAILS: Final = ErrorFormat(MEDIA_TYPE, Problem, render_problem)
 
 
-def _headers(exc: StagebusError) -> Mapping[str, str] | None:
+def error_headers(exc: StagebusError) -> Mapping[str, str] | None:
     """Returns the headers that tell generic HTTP clients what to do."""
     match exc:
         case Unauthenticated():

@@ -5,6 +5,7 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
+from stagebus.gateway.api import run_creation
 from stagebus.gateway.api.body import BODY_ERRORS, read_json
 from stagebus.gateway.api.endpoint import Endpoint, ResponseSpec
 from stagebus.gateway.api.event_endpoints import NOTHING_LEFT, STREAM_HEADERS, STREAM_SCHEMA, answer_stream
@@ -20,32 +21,21 @@ from stagebus.gateway.api.params import (
     read_before,
     read_chunks,
     read_cursor,
-    read_idempotency_key,
     read_limit,
     read_run_filter,
 )
 from stagebus.gateway.api.responses import EVENT_STREAM, json_response
 from stagebus.gateway.api.schemas.answers import RunAccepted, RunList, RunSummary, RunView
 from stagebus.gateway.api.schemas.cancel_request import CancelRequest
-from stagebus.gateway.api.schemas.create_run import CreateRun, named_tools, parse_create_run, unknown_tools
+from stagebus.gateway.api.schemas.create_run import CreateRun
 from stagebus.gateway.api.schemas.validation import parse_form
 from stagebus.gateway.api.urls import urls_of
 from stagebus.gateway.auth.principal import principal_of
-from stagebus.gateway.context import Gateway, gateway_of
-from stagebus.shared.access_errors import TokensUsedUp, TooManyRuns
-from stagebus.shared.domain.requests import RunRequest
+from stagebus.gateway.context import gateway_of
 from stagebus.shared.domain.tenants import Scope
-from stagebus.shared.errors import (
-    BadCursor,
-    BadIdempotencyKey,
-    IdempotencyConflict,
-    InvalidRequest,
-    RunNotFound,
-    StorageFull,
-    StorageUnavailable,
-)
+from stagebus.shared.errors import BadCursor, InvalidRequest, RunNotFound, StorageUnavailable
 from stagebus.shared.observability.audit import audit
-from stagebus.shared.store import approvals, run_list, run_result, run_store, tool_catalog
+from stagebus.shared.store import approvals, run_list, run_result, run_store
 
 LIST_LIMIT_DEFAULT: Final = 20
 LIST_LIMIT_MAX: Final = 100
@@ -62,34 +52,15 @@ async def create_run(request: Request) -> Response:
     is_stream = accepts(request, EVENT_STREAM)
     if is_stream:
         principal.check(Scope.RUNS_READ)
-    idempotency_key, cursor, chunks = read_idempotency_key(request), read_cursor(request), read_chunks(request)
+    cursor, chunks = read_cursor(request), read_chunks(request)
     body = await read_json(request, gateway.settings.body_max_bytes)
-    run_request = parse_create_run(body, gateway.settings, gateway.providers)
-    await _check_tools(gateway, run_request)
-    run_id = await run_store.create_run(
-        gateway.redis,
-        gateway.settings,
-        tenant=principal.tenant,
-        model=run_request.model_text,
-        request=run_request.model_dump(mode="json"),
-        idempotency_key=idempotency_key,
-        trace=request.state.trace,
-        tokens=run_request.estimate_tokens(),
-    )
-    audit("run.create", subject=principal.subject, tenant=principal.tenant, run=run_id)
+    run_id = await run_creation.create_run(request, body)
     urls = urls_of(request)
     location = {"Location": urls.run(run_id)}
     if is_stream:
         return await answer_stream(request, run_id, cursor, chunks, headers={**location, "X-Run-Id": run_id})
     run = await run_store.get_run(gateway.redis, run_id)
     return json_response(RunAccepted.of(run, urls), 202, location)
-
-
-async def _check_tools(gateway: Gateway, run_request: RunRequest) -> None:
-    """Rejects tools that no worker has published."""
-    unknown = await tool_catalog.find_unknown(gateway.redis, named_tools(run_request))
-    if unknown:
-        raise unknown_tools(run_request, unknown)
 
 
 async def list_runs(request: Request) -> Response:
@@ -146,8 +117,7 @@ ENDPOINTS: Final = (
             204: NOTHING_LEFT,
         },
         [IDEMPOTENCY_KEY, *STREAM_PARAMETERS], CreateRun,
-        errors=[*BODY_ERRORS, BadCursor, BadIdempotencyKey, IdempotencyConflict, TooManyRuns, TokensUsedUp, StorageFull,
-                StorageUnavailable],
+        errors=[*BODY_ERRORS, BadCursor, *run_creation.CREATION_ERRORS],
     ),
     Endpoint(
         "GET", "/runs", list_runs, needs(Scope.RUNS_READ),

@@ -13,7 +13,7 @@ from stagebus.gateway.auth.tickets import take_from_query
 from stagebus.gateway.context import LifespanNotEntered, started_gateway
 from stagebus.gateway.server.access_log import AccessRecord
 from stagebus.gateway.server.socket_writer import SocketWriter
-from stagebus.gateway.streaming.stream_writer import stream_writer_of
+from stagebus.gateway.streaming.stream_writer import StreamTorn, stream_writer_of
 from stagebus.gateway.tenant_limiter import ratelimit_headers
 from stagebus.shared.observability.trace import REQUEST_ID, TRACEPARENT, Trace, bound
 from stagebus.shared.store.quotas import Quota
@@ -61,8 +61,8 @@ class RequestMiddleware:
                     # The shutdown's grace period is over. The server itself would answer with a bare 500.
                     await (await answer_cut_off(Request(scope, receive)))(scope, receive, send_recorded)
                 raise
-            except Exception:
-                logger.exception("internal error")
+            except Exception as exc:
+                _log(exc)
                 if record.status:
                     raise  # the server cuts the connection, so that the client sees that the response is incomplete
                 await answer_internal(Request(scope, receive))(scope, receive, send_recorded)
@@ -73,6 +73,11 @@ class RequestMiddleware:
                     writer.access_record = record
                 else:
                     record.write()
+
+
+def _log(exc: Exception) -> None:
+    if not isinstance(exc, StreamTorn):
+        logger.error("internal error", exc_info=exc)
 
 
 def _set_headers(scope: Scope, message: Message, trace: Trace) -> None:

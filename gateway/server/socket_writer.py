@@ -11,7 +11,7 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from stagebus.gateway.server.access_log import AccessRecord
-from stagebus.gateway.streaming.stream_writer import STREAM_WRITER
+from stagebus.gateway.streaming.stream_writer import STREAM_WRITER, StreamTorn
 
 _BODY_END: Final[Message] = {"type": "http.response.body", "body": b"", "more_body": False}
 
@@ -65,12 +65,16 @@ class SocketWriter:
             self.on_disconnect()
         if self.access_record is not None:
             self.access_record.bind_trace()
+        is_complete = False
         try:
             async for data in self._body:
                 await self._send(data)
                 del data  # else a whole log page would stay in memory while the stream is quiet
+            is_complete = True
+        except StreamTorn:
+            pass
         finally:
-            await self._end(self._body)
+            await self._end(self._body, is_complete=is_complete)
 
     def detach(self, body: AsyncGenerator[bytes, None]) -> None:
         """Takes the response over from the app."""
@@ -108,8 +112,11 @@ class SocketWriter:
         if not self._is_disconnected:
             self.write(data)
 
-    async def _end(self, body: AsyncGenerator[bytes, None]) -> None:
-        """Closes the body and ends the response; the connection may carry another request then."""
+    async def _end(self, body: AsyncGenerator[bytes, None], *, is_complete: bool) -> None:
+        """Closes the body and ends the response; the connection may carry another request then.
+
+        A response that is not complete ends with its connection, so that its client sees that.
+        """
         self.on_disconnect, self._body = _do_nothing, None
         try:
             await body.aclose()  # it is still open if sending to the client was cancelled
@@ -117,7 +124,10 @@ class SocketWriter:
             if self.access_record is not None:
                 self.access_record.sent_bytes += self.sent_bytes
                 self.access_record.write()
-            if not self._is_disconnected:
+            if not is_complete:
+                self._cycle.disconnected = True  # uvicorn would report that the response is not complete
+                self._cycle.transport.close()
+            elif not self._is_disconnected:
                 await self._cycle.send(_BODY_END)  # type: ignore[arg-type]
 
     def _forget_request(self) -> None:

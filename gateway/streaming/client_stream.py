@@ -26,6 +26,8 @@ class ClientStream:
         quiet_since: the loop time at which bytes were last sent.
         event_at: the loop time at which events were last sent, or of the stream's creation.
         waiting_for: what the client was told since that its run waits for.
+        is_strict: the client would take an early end of its stream for the run's, and does not know `retry:`. A stream
+            that cannot open fails before its response begins, and one that has to end early is torn.
     """
 
     __slots__ = (
@@ -33,6 +35,7 @@ class ClientStream:
         "_wakeup",
         "event_at",
         "is_closed",
+        "is_strict",
         "notice",
         "quiet_since",
         "run_id",
@@ -53,12 +56,14 @@ class ClientStream:
         stage_id: str | None = None,
         tenant: str | None = None,
         stages_begun: Sequence[str] = (),
+        is_strict: bool = False,
     ) -> None:
         self.run_id = run_id
         self.subscription = subscription
         self.stage_id = stage_id
         self.tenant = tenant
         self.stages_begun = stages_begun
+        self.is_strict = is_strict
         self.writer: StreamWriter | None = None
         self.is_closed = False
         self.notice = b""
@@ -92,8 +97,8 @@ class ClientStream:
             self._notify(PING)
 
     def report(self, waiting_for: WaitingFor | None) -> None:
-        """Tells the client what its run waits for, if that has changed since the last event."""
-        if waiting_for != self.waiting_for:
+        """Tells the client what its run waits for, if that has changed and the client's protocol has a frame for it."""
+        if waiting_for != self.waiting_for and not self.is_strict:
             self.waiting_for = waiting_for
             status = StreamStatus(waiting_for=waiting_for)
             self._notify(encode_without_id(status.event, status.model_dump_json()))

@@ -16,19 +16,23 @@ from functools import partial
 from typing import Final
 
 from stagebus.gateway.streaming.client_stream import ClientStream
+from stagebus.gateway.streaming.folded_view import Folds
 from stagebus.gateway.streaming.stall_monitor import StallMonitor
+from stagebus.gateway.streaming.stream_writer import StreamTorn
 from stagebus.gateway.streaming.subscription import Subscription
 from stagebus.gateway.streaming.views import EventView
+from stagebus.shared.access_errors import TooManyStreams
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.domain.cursor import EventId
-from stagebus.shared.errors import RunNotFound
+from stagebus.shared.domain.cursor import START, EventId
+from stagebus.shared.errors import RunNotFound, StorageUnavailable
 from stagebus.shared.log import live_batch, log_reader
+from stagebus.shared.log.log_page import Page
 from stagebus.shared.log.sse import PING, encode_retry
 from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.pipelined import PipelinedConnection
 from stagebus.shared.storage.pubsub import Channels
-from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis
+from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis, storage_errors
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +57,7 @@ class Hub:
         self._settings = settings
         self._retry_frame = encode_retry(settings.sse_retry_ms)
         self._streams_by_run: dict[str, set[ClientStream]] = {}
+        self.folds = Folds()
         self._channels = Channels(redis, self._catch_up_all)
         # Reads the log, and what a request needs to know of it before its stream begins.
         self.log_connection = PipelinedConnection(redis, settings.redis_timeout_s)
@@ -110,10 +115,13 @@ class Hub:
         stage_id: str | None = None,
         tenant: str | None = None,
         stages_begun: Sequence[str] = (),
+        is_strict: bool = False,
     ) -> ClientStream:
         """Returns a stream of the run's events after the cursor; `relay` sends it. Args: see `ClientStream`."""
         subscription = Subscription(cursor, view, self._settings.stream_buffer_max_bytes)
-        return ClientStream(run_id, subscription, stage_id=stage_id, tenant=tenant, stages_begun=stages_begun)
+        return ClientStream(
+            run_id, subscription, stage_id=stage_id, tenant=tenant, stages_begun=stages_begun, is_strict=is_strict
+        )
 
     async def relay(
         self, stream: ClientStream, admission: AbstractAsyncContextManager[bool]
@@ -128,15 +136,19 @@ class Hub:
 
         Args:
             admission: returns whether the stream may open. It is entered first and left last, whatever happens.
+
+        Raises:
+            TooManyStreams: a strict stream is not admitted. The first item of one that is has no bytes.
+            StreamTorn: a strict stream has to end before the run.
         """
         async with admission as is_admitted:
             if not is_admitted or self.open_streams >= self._settings.streams_max:
-                yield encode_retry(FULL_RETRY_MS)
+                yield _refusal_of(stream)
                 return
             subscribing: asyncio.Task[None] | None = self._add(stream)
             subscription = stream.subscription
             try:
-                yield self._retry_frame
+                yield b"" if stream.is_strict else self._retry_frame
                 while not stream.is_closed:
                     if data := stream.take():
                         yield data
@@ -155,6 +167,7 @@ class Hub:
                 if subscribing is not None:
                     subscribing.cancel()
                 await self._remove(stream)
+            _end_early(stream)
 
     async def wait_for_news(
         self, stream: ClientStream, admission: AbstractAsyncContextManager[bool], timeout_s: float
@@ -193,8 +206,7 @@ class Hub:
     async def _read_page(self, stream: ClientStream) -> None:
         """Reads the next log page, or returns after `TICK_S` if too many others read one, so that no ping is late."""
         subscription = stream.subscription
-        is_short = subscription.page_size(self._settings.page_max_events) < LONG_PAGE_EVENTS
-        slots = self._short_pages if is_short else self._long_pages
+        slots = self._slots(subscription.page_size(self._settings.page_max_events))
         if not await _acquire_within_tick(slots):
             return
         try:
@@ -216,6 +228,31 @@ class Hub:
         finally:
             slots.release()
         await asyncio.sleep(random.uniform(*REDIS_DOWN_BACKOFF_S))  # noqa: S311 - jitter
+
+    async def pages(self, run_id: str, tenant: str) -> AsyncGenerator[Page, None]:
+        """Yields the log as it is now, page by page.
+
+        Raises:
+            RunNotFound: the tenant has no such run.
+            StorageUnavailable: Redis is down, or it lost a part of the log between two pages.
+        """
+        position, limit = START, self._settings.page_max_events
+        stages_begun: Sequence[str] = ()
+        while True:
+            async with self._slots(limit):
+                with storage_errors():
+                    page = await log_reader.read_page(
+                        self.log_connection, run_id, position, limit, tenant=tenant, stage_ids=stages_begun
+                    )
+            if page.gap is not None:
+                raise StorageUnavailable
+            yield page
+            if page.is_last:
+                return
+            position, stages_begun = page.position, page.stage_ids
+
+    def _slots(self, page_events: int) -> asyncio.Semaphore:
+        return self._short_pages if page_events < LONG_PAGE_EVENTS else self._long_pages
 
     def _deliver(self, streams: set[ClientStream], message: bytes) -> None:
         """Hands a message of a run's channel to the run's streams."""
@@ -273,6 +310,17 @@ class Hub:
     def _close_streams(self, streams: list[ClientStream]) -> None:
         for stream in streams:
             stream.close()
+
+
+def _refusal_of(stream: ClientStream) -> bytes:
+    if stream.is_strict:
+        raise TooManyStreams(FULL_RETRY_MS / 1000)
+    return encode_retry(FULL_RETRY_MS)
+
+
+def _end_early(stream: ClientStream) -> None:
+    if stream.is_strict:
+        raise StreamTorn
 
 
 async def _acquire_within_tick(slots: asyncio.Semaphore) -> bool:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Final
+from typing import Final, Self
 
 from sse_starlette import EventSourceResponse
 from sse_starlette.sse import SendTimeoutError
@@ -60,10 +60,21 @@ class EventStream(EventSourceResponse):
                 await super().__call__(scope, receive, send)
             except SendTimeoutError:
                 logger.info("closing a stream: its client took nothing for %g s", self.send_timeout)
+            finally:
+                await self._body.aclose()  # the response to HEAD does not read it
             return
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         self._stream.attach(writer)
         writer.detach(self._body)
+
+    async def open(self) -> Self:
+        """Opens a strict stream before its response begins, so that the request can still fail.
+
+        Raises:
+            TooManyStreams: it is not admitted.
+        """
+        await anext(self._body)
+        return self
 
 
 def retry_response(retry_ms: int, headers: Mapping[str, str] | None = None) -> Response:

@@ -15,6 +15,13 @@ from starlette.types import Scope
 STREAM_WRITER: Final = "stagebus.stream_writer"
 
 
+class StreamTorn(Exception):
+    """The stream cannot continue, and its client would take a clean end for the run's: cut the connection.
+
+    With HTTP/1.1 the last chunk is missing, so every client sees that the response is incomplete.
+    """
+
+
 class StreamWriter(Protocol):
     """Writes the body of one response to the client's socket."""
 
@@ -22,7 +29,10 @@ class StreamWriter(Protocol):
     on_disconnect: Callable[[], None]
 
     def detach(self, body: AsyncGenerator[bytes, None]) -> None:
-        """Takes the response over from the app: once the app has returned, the writer sends the body and closes it."""
+        """Takes the response over from the app: once the app has returned, the writer sends the body and closes it.
+
+        If the body raises `StreamTorn`, the writer closes the connection without the end of the response.
+        """
         ...
 
     @property

@@ -13,10 +13,8 @@ from typing import Final
 
 from stagebus.gateway.streaming.views import EventView
 from stagebus.shared.domain.cursor import EventId
-from stagebus.shared.domain.events import Gap
 from stagebus.shared.log.live_batch import LiveBatch
 from stagebus.shared.log.log_page import Page
-from stagebus.shared.log.sse import encode_without_id
 
 # The estimate until the first page is read. With the default buffer it makes that a page of 128 events.
 EVENT_BYTES_ESTIMATE: Final = 2048
@@ -66,13 +64,18 @@ class Subscription:
         self._buffered_bytes = 0
         return data
 
+    def begin_with(self, data: bytes) -> None:
+        """Buffers bytes that the client gets before all events."""
+        self._put(data)
+
     def forward(self, batch: LiveBatch) -> bytes | None:
         """Returns the batch's frames if the client can get them now; None if `add_batch` has to take the batch."""
         if batch.before != self.position or self._buffer or not self.is_live or self.is_ended:
             return None
         frames = self._view.encode_batch(batch)
-        self.position = batch.last
-        self.is_ended = batch.is_end
+        if frames is not None:
+            self.position = batch.last
+            self.is_ended = batch.is_end or self._view.is_ended
         return frames
 
     def add_batch(self, batch: LiveBatch) -> None:
@@ -101,17 +104,25 @@ class Subscription:
         return self.page_size(events_max)
 
     def add_page(self, page: Page) -> None:
-        """Buffers the log page after `position`, and goes live if the page is the last."""
+        """Buffers the log page after `position`, and goes live if the page is the last.
+
+        Raises:
+            StreamTorn: the page has a gap, and the client's protocol has no word for it.
+        """
+        start = self._view.resume_at(self.position)
+        if start != self.position:
+            self.position = start
+            return
         if page.gap is not None:
-            requested, earliest, latest = (str(event_id) for event_id in page.gap)
-            gap = Gap(requested=requested, earliest=earliest, latest=latest)
-            self._put(encode_without_id(gap.event, gap.model_dump_json()))
+            self._put(self._view.encode_gap(page.gap))
         frames = self._view.encode_page(page)
         if page.event_count:
             self._event_bytes = max(1, len(frames) // page.event_count)
         self._put(frames)
         self.position = page.position
-        if page.is_last and not self._is_page_outdated:
+        if self._view.is_ended:
+            self.is_live = self.is_ended = True
+        elif page.is_last and not self._is_page_outdated:
             self.is_ended = page.is_ended
             self._go_live()
 
@@ -127,11 +138,11 @@ class Subscription:
 
     def _buffer_batch(self, batch: LiveBatch) -> bool:
         frames = self._view.encode_batch(batch)
-        if self._buffered_bytes + len(frames) > self._buffer_max_bytes and self._buffer:
+        if frames is None or (self._buffered_bytes + len(frames) > self._buffer_max_bytes and self._buffer):
             return False
         self._put(frames)
         self.position = batch.last
-        self.is_ended = batch.is_end
+        self.is_ended = batch.is_end or self._view.is_ended
         return True
 
     def _hold_back(self, batch: LiveBatch) -> None:

@@ -4,37 +4,61 @@
     StageEventsView  the events of one stage and the run's terminal event, as stored
     FullChunksView   one of these, with complete chat completion chunks (`?chunks=full`)
 
-A view is a pure function of stored events. The stored chunks are lean: the fields that all chunks of a stage have
+Views in other protocols are in `folded_view.py`. A view is a pure function of stored events. The stored chunks are lean: the fields that all chunks of a stage have
 in common are stored once, in the stage's `stage_started` event.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import orjson
 
-from stagebus.shared.domain.events import StageStarted, ToolCompletionChunk
+from stagebus.shared.domain.cursor import EventId
+from stagebus.shared.domain.events import Gap, StageStarted, ToolCompletionChunk
 from stagebus.shared.log import sse
 from stagebus.shared.log.live_batch import LiveBatch
-from stagebus.shared.log.log_page import Page, StoredEvent
+from stagebus.shared.log.log_page import LogGap, Page, StoredEvent
 
 _STAGE_STARTED: Final = StageStarted.event
 _CHUNK: Final = ToolCompletionChunk.event
 
 
-class EventView(Protocol):
-    """Encodes stored events as server-sent event frames."""
+class EventView(ABC):
+    """Encodes stored events as server-sent event frames.
 
+    Attributes:
+        is_ended: the frames that were encoded last end the client's stream, although the run may continue.
+    """
+
+    __slots__ = ()
+
+    is_ended = False
+
+    @abstractmethod
     def encode_page(self, page: Page) -> bytes:
         """Returns the frames of a log page."""
-        ...
 
-    def encode_batch(self, batch: LiveBatch) -> bytes:
-        """Returns the frames of a live batch."""
-        ...
+    @abstractmethod
+    def encode_batch(self, batch: LiveBatch) -> bytes | None:
+        """Returns the frames of a live batch; None if the client has to read it from the log."""
+
+    def encode_gap(self, gap: LogGap) -> bytes:
+        """Returns the frame that tells the client of a gap.
+
+        Raises:
+            StreamTorn: the protocol has no such frame.
+        """
+        requested, earliest, latest = (str(event_id) for event_id in gap)
+        frame = Gap(requested=requested, earliest=earliest, latest=latest)
+        return sse.encode_without_id(frame.event, frame.model_dump_json())
+
+    def resume_at(self, position: EventId) -> EventId:
+        """Prepares for a page after the position; returns another position if the page must be read from there."""
+        return position
 
 
-class RunEventsView:
+class RunEventsView(EventView):
     """The run's merged stream: the events of all stages, ordered by sequence."""
 
     def encode_page(self, page: Page) -> bytes:
@@ -46,7 +70,7 @@ class RunEventsView:
         return batch.frames
 
 
-class StageEventsView:
+class StageEventsView(EventView):
     """One stage's stream, which ends with the run's terminal event."""
 
     def __init__(self, stage_id: str) -> None:
@@ -61,7 +85,7 @@ class StageEventsView:
         return batch.frames_of(self._stage_id)
 
 
-class FullChunksView:
+class FullChunksView(EventView):
     """Another view's events, with complete chunks as a provider sends them."""
 
     def __init__(self, inner: EventView, stages_started: Iterable[StoredEvent]) -> None:
@@ -77,7 +101,7 @@ class FullChunksView:
 
     def encode_batch(self, batch: LiveBatch) -> bytes:
         """Returns the batch with complete chunks."""
-        return self._complete_frames(self._inner.encode_batch(batch))
+        return self._complete_frames(self._inner.encode_batch(batch) or b"")
 
     def complete_events(self, events: Iterable[StoredEvent]) -> list[StoredEvent]:
         """Returns the events with complete chunks."""

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 from stagebus.shared.domain.cursor import EventId
 
+_ID_AT, _NAME_AT, _DATA_AT = (len(prefix) for prefix in (b"id: ", b"event: ", b"data: "))  # a frame's three lines
+
 
 class LiveBatch(NamedTuple):
     """One append as gateways receive it; `stages` is not parsed, since only streams of one stage need it."""
@@ -23,6 +25,14 @@ class LiveBatch(NamedTuple):
     is_end: bool
     stages: bytes
     frames: bytes
+
+    def events(self) -> list[tuple[bytes, bytes, bytes]]:
+        """Returns the id, the name and the data of each event."""
+        events = []
+        for frame in self.frames.split(b"\n\n")[:-1]:  # a frame is one event: its data has no blank line
+            id_line, name_line, data_line = frame.split(b"\n", 2)
+            events.append((id_line[_ID_AT:], name_line[_NAME_AT:], data_line[_DATA_AT:]))
+        return events
 
     def frames_of(self, stage_id: str) -> bytes:
         """Returns the frames of one stage and of the run's terminal event.

@@ -23,8 +23,12 @@ class ChunkText(NamedTuple):
 NO_TEXT: Final = ChunkText()
 
 
-def chunk_text(chunk: Mapping[str, Any]) -> ChunkText:
-    """Returns the text of a chunk's first choice. Never raises, whatever the chunk contains."""
+def chunk_text(chunk: Mapping[str, Any], *, is_delta: bool = False) -> ChunkText:
+    """Returns the text of a chunk's first choice. Never raises, whatever the chunk contains.
+
+    Args:
+        is_delta: leave out whole messages, with which some servers repeat what their chunks said.
+    """
     content: list[str] = []
     reasoning: list[str] = []
     refusal: list[str] = []
@@ -32,7 +36,7 @@ def chunk_text(chunk: Mapping[str, Any]) -> ChunkText:
     for choice in choices if isinstance(choices, list) else ():
         if not isinstance(choice, dict) or choice.get("index") not in _FIRST_INDEX:
             continue
-        delta = choice.get("delta") or choice.get("message")
+        delta = choice.get("delta") or (None if is_delta else choice.get("message"))
         if isinstance(delta, dict):
             _add_delta(delta, content, reasoning, refusal)
     return ChunkText("".join(content), "".join(reasoning), "".join(refusal))

@@ -3,7 +3,7 @@
 import pytest
 from playwright.async_api import Page, expect
 
-from stagebus.gateway.api.endpoint_table import ENDPOINTS
+from stagebus.gateway.endpoint_table import ENDPOINTS
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 

@@ -4,8 +4,8 @@ import sys
 
 import orjson
 
-from stagebus.gateway.api.endpoint_table import ENDPOINTS
 from stagebus.gateway.api.openapi import build_document
+from stagebus.gateway.endpoint_table import ENDPOINTS
 from stagebus.shared.domain import events
 from stagebus.shared.domain.event_schema import json_schema
 

@@ -30,12 +30,6 @@ export interface CreateRun {
   response_format?: (TextFormat | JsonObjectFormat | JsonSchemaFormat) | null;
   /** a model's name, or an object with a name for each stage; the configured default if omitted */
   model?: (string | StageModels) | null;
-  /** the user's request */
-  user_prompt?: string | null;
-  /** instructions for the model; only together with `user_prompt` */
-  system_prompt?: string | null;
-  /** a conversation in the format of chat completions */
-  messages?: (InstructionMessage | UserMessage | AssistantMessage | ToolMessage)[] | null;
   /** names of the tools that the model may call; all if omitted, none if empty */
   tools?: string[] | null;
   /** `auto`, `none`, `required`, or the tool to call: its name or an object as in chat completions */
@@ -54,6 +48,12 @@ export interface CreateRun {
   metadata?: {
     [k: string]: string;
   };
+  /** the user's request */
+  user_prompt?: string | null;
+  /** instructions for the model; only together with `user_prompt` */
+  system_prompt?: string | null;
+  /** a conversation in the format of chat completions */
+  messages?: (InstructionMessage | UserMessage | AssistantMessage | ToolMessage)[] | null;
 }
 /** The answer is text. */
 export interface TextFormat {
@@ -90,6 +90,17 @@ export interface StageModels {
   extraction?: string | null;
   /** the model that writes the answer */
   synthesis?: string | null;
+}
+/** Forces the model to call this tool. */
+export interface NamedToolChoice {
+  /** the choice's type */
+  type: "function";
+  function: ToolChoiceFunction;
+}
+/** the tool */
+export interface ToolChoiceFunction {
+  /** the tool's name */
+  name: string;
 }
 /** Instructions for the model. */
 export interface InstructionMessage {
@@ -201,17 +212,6 @@ export interface ToolMessage {
   /** the result */
   content: string | (TextPart | ImagePart | AudioPart | FilePart | RefusalPart)[];
 }
-/** Forces the model to call this tool. */
-export interface NamedToolChoice {
-  /** the choice's type */
-  type: "function";
-  function: ToolChoiceFunction;
-}
-/** the tool */
-export interface ToolChoiceFunction {
-  /** the tool's name */
-  name: string;
-}
 /** A JSON Schema with a name. */
 export interface NamedSchema1 {
   /** tells the model what the answer is */
@@ -224,6 +224,11 @@ export interface NamedSchema1 {
   };
   /** the provider must follow the schema exactly, if it can; it then takes fewer keywords */
   strict?: boolean | null;
+}
+/** The function of a `NamedToolChoice`. */
+export interface ToolChoiceFunction1 {
+  /** the tool's name */
+  name: string;
 }
 /** The URL of an image. The provider fetches it, Stagebus does not. */
 export interface ImageUrl1 {
@@ -254,11 +259,6 @@ export interface CalledFunction1 {
   name: string;
   /** the arguments as JSON text, as the model wrote it */
   arguments: string;
-}
-/** The function of a `NamedToolChoice`. */
-export interface ToolChoiceFunction1 {
-  /** the tool's name */
-  name: string;
 }
 /** The models that a run may use. */
 export interface ModelList {

@@ -70,41 +70,12 @@ MetadataKey = Annotated[str, Field(min_length=1, max_length=METADATA_KEY_MAX_CHA
 MetadataValue = Annotated[str, Field(max_length=METADATA_VALUE_MAX_CHARS)]
 
 
-class CreateRun(ModelParameters):
-    """A new run. Exactly one of `user_prompt` and `messages` is required."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "oneOf": [
-                {
-                    "required": ["user_prompt"],
-                    "properties": {"user_prompt": {"type": "string"}, "messages": {"type": "null"}},
-                },
-                {
-                    "required": ["messages"],
-                    "properties": {
-                        "messages": {"type": "array"},
-                        "user_prompt": {"type": "null"},
-                        "system_prompt": {"type": "null"},
-                    },
-                },
-            ]
-        }
-    )
+class RunOptions(ModelParameters):
+    """Everything about a run but its prompt."""
 
     model: StageModel | None = Field(
         default=None,
         description="a model's name, or an object with a name for each stage; the configured default if omitted",
-    )
-    user_prompt: str | None = Field(default=None, min_length=1, description="the user's request")
-    system_prompt: str | None = Field(
-        default=None, min_length=1, description="instructions for the model; only together with `user_prompt`"
-    )
-    messages: list[Message] | None = Field(
-        default=None,
-        min_length=1,
-        max_length=MESSAGES_MAX,
-        description="a conversation in the format of chat completions",
     )
     tools: list[ToolName] | None = Field(
         default=None,
@@ -132,6 +103,40 @@ class CreateRun(ModelParameters):
     )
     metadata: dict[MetadataKey, MetadataValue] = Field(
         default={}, max_length=METADATA_MAX, description="the client's own key-value pairs, returned with the run"
+    )
+
+
+class CreateRun(RunOptions):
+    """A new run. Exactly one of `user_prompt` and `messages` is required."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {
+                    "required": ["user_prompt"],
+                    "properties": {"user_prompt": {"type": "string"}, "messages": {"type": "null"}},
+                },
+                {
+                    "required": ["messages"],
+                    "properties": {
+                        "messages": {"type": "array"},
+                        "user_prompt": {"type": "null"},
+                        "system_prompt": {"type": "null"},
+                    },
+                },
+            ]
+        }
+    )
+
+    user_prompt: str | None = Field(default=None, min_length=1, description="the user's request")
+    system_prompt: str | None = Field(
+        default=None, min_length=1, description="instructions for the model; only together with `user_prompt`"
+    )
+    messages: list[Message] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MESSAGES_MAX,
+        description="a conversation in the format of chat completions",
     )
 
 

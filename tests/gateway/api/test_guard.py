@@ -4,8 +4,8 @@ import pytest
 from redis.asyncio import Redis
 from starlette.applications import Starlette
 
-from stagebus.gateway.api.endpoint_table import ENDPOINTS
 from stagebus.gateway.api.guard import RUN_ID, Guarded
+from stagebus.gateway.endpoint_table import ENDPOINTS
 from stagebus.shared.domain.ids import new_run_id
 from stagebus.shared.domain.tenants import Scope
 from stagebus.shared.log import sse

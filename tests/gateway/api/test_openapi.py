@@ -6,8 +6,8 @@ import jsonschema
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from stagebus.gateway.api.endpoint_table import ENDPOINTS
 from stagebus.gateway.api.openapi import build_document
+from stagebus.gateway.endpoint_table import ENDPOINTS
 
 
 def document(*, is_open: bool = True) -> dict[str, Any]:

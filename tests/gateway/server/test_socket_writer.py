@@ -9,12 +9,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
-import uvicorn
 from starlette.applications import Starlette
-from uvicorn.server import ServerState
 
 from stagebus.gateway.context import Gateway
-from stagebus.gateway.server.connection import connection_class
 from stagebus.gateway.server.socket_writer import SocketWriter
 from stagebus.gateway.streaming.client_stream import ClientStream
 from stagebus.gateway.streaming.hub import Hub
@@ -22,6 +19,7 @@ from stagebus.shared.config.settings import Settings
 from stagebus.shared.log import log_reader
 from stagebus.shared.observability.logging import fields_of
 from tests.support.runs_by_hand import RunByHand
+from tests.support.socket_server import serving
 from tests.support.waiting import until, until_equal
 
 SOON_S = 10.0
@@ -32,17 +30,8 @@ STREAMS = 100
 @pytest.fixture
 async def address(app: Starlette, settings: Settings) -> AsyncIterator[tuple[str, int]]:
     """The address of the app, served by our connection class in this process."""
-    config = uvicorn.Config(app, http=connection_class(settings), ws="none", lifespan="off", log_config=None)
-    config.load()
-    state = ServerState()
-    server = await asyncio.get_running_loop().create_server(
-        lambda: config.http_protocol_class(config=config, server_state=state, app_state={}), "127.0.0.1", 0
-    )
-    yield server.sockets[0].getsockname()
-    server.close()
-    for connection in list(state.connections):
-        connection.transport.abort()
-    await until_equal(lambda: len(state.tasks), 0)
+    async with serving(app, settings) as address:
+        yield address
 
 
 @pytest.fixture
@@ -238,7 +227,7 @@ async def test_ended_stream_leaves_no_reference_cycle(connect: Connect, run: Run
     try:
         browser.socket.close()
         await until_equal(lambda: hub.open_streams, 0)
-        await until_equal(lambda: [ref() for ref in held], [None, None])
+        await until(lambda: all(ref() is None for ref in held))
     finally:
         gc.enable()
 

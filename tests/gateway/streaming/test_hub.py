@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from types import SimpleNamespace
 
 import orjson
 import pytest
 from redis.asyncio import Redis
 
 from stagebus.gateway.streaming.hub import Hub
-from stagebus.gateway.streaming.views import RUN_EVENTS
+from stagebus.gateway.streaming.views import RunEventsView
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.cursor import EventId
 from stagebus.shared.storage import keys
@@ -132,9 +131,8 @@ async def test_stream_that_fails_on_a_batch_does_not_affect_others(hub: Hub, run
         await watcher.until(lambda w: len(w.frames) == 1)
     for stream in hub._streams_by_run[run.run_id]:
         if stream is watchers[0].stream:
-            stream.subscription._view = SimpleNamespace(
-                encode_page=RUN_EVENTS.encode_page, encode_batch=lambda _: 1 / 0
-            )
+            stream.subscription._view = view = RunEventsView()
+            view.encode_batch = lambda _: 1 / 0
     await run.say("a")
     await watchers[0].until(lambda w: len(w.frames) == 2)
     await run.end()

@@ -233,7 +233,7 @@ def test_stored_request_round_trip(request_: dict[str, Any]) -> None:
         ({**HELLO, "metadata": {"a": 1}}, ["metadata.a"]),
         ({**HELLO, "metadata": {"a": "x" * 513}}, ["metadata.a"]),
         ({**HELLO, "metadata": {f"k{i}": "x" for i in range(METADATA_MAX + 1)}}, ["metadata"]),
-        ({"user_prompt": 1, "synthesis": 2, "max_rounds": 3.5}, ["user_prompt", "synthesis", "max_rounds"]),
+        ({"user_prompt": 1, "synthesis": 2, "max_rounds": 3.5}, ["synthesis", "max_rounds", "user_prompt"]),
     ],
 )
 def test_invalid_field_is_named(body: dict[str, Any], fields: list[str]) -> None:

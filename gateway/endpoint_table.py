@@ -14,11 +14,13 @@ from stagebus.gateway.api import (
     ticket_endpoints,
 )
 from stagebus.gateway.api.method_router import build_routes
+from stagebus.gateway.views.view_table import VIEW_ENDPOINTS
 
 ENDPOINTS: Final = (
     *run_endpoints.ENDPOINTS,
     *event_endpoints.ENDPOINTS,
     *approval_endpoints.ENDPOINTS,
+    *VIEW_ENDPOINTS,
     *ticket_endpoints.ENDPOINTS,
     *session_endpoints.ENDPOINTS,
     *catalog_endpoints.ENDPOINTS,

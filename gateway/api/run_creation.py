@@ -1,0 +1,59 @@
+"""The creation of a run from a body in the format of `POST /runs`, for every endpoint that creates one."""
+
+from typing import Any, Final
+
+from starlette.requests import Request
+
+from stagebus.gateway.api.params import read_idempotency_key
+from stagebus.gateway.api.schemas.create_run import named_tools, parse_create_run, unknown_tools
+from stagebus.gateway.auth.principal import principal_of
+from stagebus.gateway.context import Gateway, gateway_of
+from stagebus.shared.access_errors import TokensUsedUp, TooManyRuns
+from stagebus.shared.domain.requests import RunRequest
+from stagebus.shared.errors import BadIdempotencyKey, IdempotencyConflict, StorageFull, StorageUnavailable
+from stagebus.shared.observability.audit import audit
+from stagebus.shared.store import run_store, tool_catalog
+
+# Errors of every endpoint that creates a run, besides those of the body.
+CREATION_ERRORS: Final = (
+    BadIdempotencyKey, IdempotencyConflict, TooManyRuns, TokensUsedUp, StorageFull, StorageUnavailable,
+)  # fmt: skip
+
+
+async def create_run(request: Request, body: dict[str, Any]) -> str:
+    """Creates a run and queues it, or finds the one that was created under the request's `Idempotency-Key`.
+
+    Args:
+        body: in the format of `POST /runs`.
+
+    Returns:
+        The run's id.
+
+    Raises:
+        InvalidRequest: the body is invalid; the error names its fields.
+        BadIdempotencyKey, IdempotencyConflict: the key is invalid, or was used for another request.
+        TooManyRuns, TokensUsedUp: the tenant is at its limit.
+    """
+    gateway, principal = gateway_of(request), principal_of(request)
+    idempotency_key = read_idempotency_key(request)
+    run_request = parse_create_run(body, gateway.settings, gateway.providers)
+    await _check_tools(gateway, run_request)
+    run_id = await run_store.create_run(
+        gateway.redis,
+        gateway.settings,
+        tenant=principal.tenant,
+        model=run_request.model_text,
+        request=run_request.model_dump(mode="json"),
+        idempotency_key=idempotency_key,
+        trace=request.state.trace,
+        tokens=run_request.estimate_tokens(),
+    )
+    audit("run.create", subject=principal.subject, tenant=principal.tenant, run=run_id)
+    return run_id
+
+
+async def _check_tools(gateway: Gateway, run_request: RunRequest) -> None:
+    """Rejects tools that no worker has published."""
+    unknown = await tool_catalog.find_unknown(gateway.redis, named_tools(run_request))
+    if unknown:
+        raise unknown_tools(run_request, unknown)

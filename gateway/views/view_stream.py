@@ -1,0 +1,141 @@
+"""The stream of a view, its beginning and its end: what all views share.
+
+    answer_stream   answers a request with a run's messages, from a position on
+    fold_run        the log as it is now, for an answer that is no stream or for a position in the messages
+    wait_for_end    holds a request until the run has ended
+
+Trouble that passes is an error before a stream begins (503 or 429 with Retry-After). Later it is waited out with pings.
+A stream that has to end before the run is torn, since the clients of other protocols take a clean end for success.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing, suppress
+from typing import Final, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from stagebus.gateway.api.responses import EVENT_STREAM
+from stagebus.gateway.auth.principal import principal_of
+from stagebus.gateway.context import gateway_of
+from stagebus.gateway.streaming import fold_log
+from stagebus.gateway.streaming.client_stream import ClientStream
+from stagebus.gateway.streaming.fold import Fold, FoldSource, RunFacts
+from stagebus.gateway.streaming.fold_log import FoldedLog
+from stagebus.gateway.streaming.folded_view import FoldedView, Voided
+from stagebus.gateway.streaming.hub import Hub
+from stagebus.gateway.streaming.response import EventStream
+from stagebus.gateway.streaming.stream_writer import StreamTorn
+from stagebus.shared.access_errors import TooManyStreams
+from stagebus.shared.domain.cursor import START, EventId
+from stagebus.shared.domain.runs import RunRecord
+from stagebus.shared.errors import Draining, RunNotFound, StorageUnavailable
+from stagebus.shared.storage.redis_client import storage_errors
+from stagebus.shared.store import run_store
+
+F = TypeVar("F", bound=Fold)
+
+X_RUN_ID: Final = "X-Run-Id"
+# Errors of every endpoint that streams a run.
+STREAM_ERRORS: Final = (RunNotFound, TooManyStreams, Draining, StorageUnavailable)
+
+
+async def get_run(request: Request, run_id: str) -> RunRecord:
+    """Reads the record of a run of the caller's tenant.
+
+    Raises:
+        RunNotFound: the tenant has no such run.
+    """
+    with storage_errors():
+        return await run_store.get_run(gateway_of(request).redis, run_id, principal_of(request).tenant)
+
+
+def source_of(run: RunRecord, fold: type[F], *options: object) -> FoldSource[F]:
+    """Returns the source of a run's folds of one class, see `FoldSource`."""
+    return FoldSource(RunFacts.of(run), fold, options)
+
+
+async def answer_stream(
+    request: Request,
+    source: FoldSource[Fold],
+    *,
+    start: FoldedLog[Fold] | None = None,
+    opening: bytes = b"",
+    voided: Sequence[Voided] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Answers with the messages of a fold, then live until the run ends.
+
+    Args:
+        start: begin after this part of the log, with its `rest`; None: at the log's start.
+        opening: sent before all messages.
+        voided: what is left out, see `find_voided`.
+
+    Raises:
+        TooManyStreams, Draining: no stream can be opened here now.
+    """
+    hub = _running_hub(request)
+    fold, position = (None, START) if start is None else (start.fold, start.position)
+    view = FoldedView(hub.folds, source, fold=fold, position=position, voided=voided)
+    stream = _new_stream(request, view, position)
+    stream.subscription.begin_with(b"".join([opening, *(start.rest if start else ())]))
+    admission = gateway_of(request).admit_stream(principal_of(request), stream.close)
+    # The content type without the charset that Starlette would add: some clients compare the whole value.
+    fixed = {"Content-Type": EVENT_STREAM, X_RUN_ID: source.run.run_id}
+    return await EventStream(hub, stream, admission, {**fixed, **(headers or {})}).open()
+
+
+async def fold_run(request: Request, source: FoldSource[F], until: int | None = None) -> FoldedLog[F]:
+    """Folds the log as it is now, see `fold_log`."""
+    return await fold_log.fold_log(gateway_of(request).hub, source, principal_of(request).tenant, until)
+
+
+async def find_voided(request: Request, run_id: str) -> list[Voided]:
+    """Returns what is void in the log as it is now: a client that cannot take anything back does not get it."""
+    return await fold_log.find_voided(gateway_of(request).hub, run_id, principal_of(request).tenant)
+
+
+async def wait_for_end(request: Request, source: FoldSource[F], timeout_s: float | None = None) -> F:
+    """Returns a fold of the whole run once it has ended, or of the run so far when the time is over.
+
+    Raises:
+        ClientDisconnect: the client has gone. The run continues.
+        TooManyStreams, Draining, StorageUnavailable: waiting is not possible here now.
+    """
+    hub = _running_hub(request)
+    view = FoldedView(hub.folds, source, is_whole=True)
+    stream = _new_stream(request, view, START)
+    body = hub.relay(stream, gateway_of(request).admit_stream(principal_of(request), stream.close))
+    watching = asyncio.create_task(_close_at_disconnect(request, stream))
+    try:
+        with suppress(TimeoutError):
+            async with aclosing(body), asyncio.timeout(timeout_s):
+                async for _ in body:
+                    pass
+    except StreamTorn:
+        if watching.done():
+            raise ClientDisconnect from None
+        raise (Draining() if hub.is_draining else StorageUnavailable()) from None
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+    return view.fold  # type: ignore[return-value]
+
+
+def _new_stream(request: Request, view: FoldedView, position: EventId) -> ClientStream:
+    hub, tenant = gateway_of(request).hub, principal_of(request).tenant
+    return hub.new_stream(view.run_id, position, view, tenant=tenant, is_strict=True)
+
+
+async def _close_at_disconnect(request: Request, stream: ClientStream) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    stream.close()
+
+
+def _running_hub(request: Request) -> Hub:
+    hub = gateway_of(request).hub
+    if hub.is_draining:
+        raise Draining
+    return hub

@@ -1,0 +1,10 @@
+"""The views in other protocols: each is a module of this package and is listed here, nowhere else.
+
+Docs: docs/views.md
+"""
+
+from typing import Final
+
+from stagebus.gateway.api.endpoint import Endpoint
+
+VIEW_ENDPOINTS: Final[tuple[Endpoint, ...]] = ()
