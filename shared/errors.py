@@ -352,6 +352,15 @@ class ModelUnauthorized(ModelError):
     code = "model_unauthorized"
 
 
+class InvalidOutput(RunFailed):
+    """The answer does not fit the run's `response_format`, even after the model was asked once more."""
+
+    code = "invalid_output"
+
+    def __init__(self, fault: str) -> None:
+        super().__init__(f"the answer does not have the form of response_format: {fault}")
+
+
 class ModelOutputTooLong(ModelError):
     """The model wrote more than `STAGEBUS_MODEL_OUTPUT_MAX_BYTES` in one stage."""
 

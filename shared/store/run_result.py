@@ -1,6 +1,8 @@
 """Reads the result of a run from its log: the whole answer, or what a stopped run had written of it."""
 
+import json
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -18,11 +20,17 @@ CANCELLED: Final = "cancelled"
 
 
 class StoredResult(NamedTuple):
-    """The text of a run that has ended; `is_partial` if the run was stopped before its answer was complete."""
+    """The result of a run that has ended.
+
+    Attributes:
+        is_partial: the run was stopped, so the text may be incomplete.
+        json: the value of the text, if the run asked for JSON and the answer is whole.
+    """
 
     text: str
     finish_reason: str | None
     is_partial: bool = False
+    json: Any = None
 
 
 async def read_result(redis: Redis, run: RunRecord, stages: Sequence[StoredStage]) -> StoredResult | None:
@@ -39,9 +47,18 @@ async def read_result(redis: Redis, run: RunRecord, stages: Sequence[StoredStage
     is_partial = run.status is not RunStatus.SUCCEEDED
     if stage.completed is not None:
         result = ModelStageResult.model_validate(stage.completed.result)
-        return StoredResult(result.text, result.finish_reason, is_partial)
+        value = _parse_json(result.text) if run.request.get("response_format") and not is_partial else None
+        return StoredResult(result.text, result.finish_reason, is_partial, value)
     text = partial_answer(_valid_chunks(await log_reader.read_stage(redis, run.run_id, stage.stage_id)))
     return StoredResult(text, (run.error or {}).get("code", CANCELLED), is_partial=True)
+
+
+def _parse_json(text: str) -> Any:
+    """Returns the value of a text; None if it is no JSON, as a refusal is."""
+    # Not orjson, which refuses integers of more than 64 bits.
+    with suppress(ValueError, RecursionError):
+        return json.loads(text)
+    return None
 
 
 def _valid_chunks(events: Sequence[StoredEvent]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from stagebus.worker.execution.attempt import Attempt, WorkerDraining
 from stagebus.worker.execution.stage_publisher import publish_stage
 from stagebus.worker.model.model_client import ModelClient, ModelRequest
 from stagebus.worker.model.token_meter import TokenMeter
-from stagebus.worker.stages.model_stage import InvalidToolCalls
+from stagebus.worker.stages.model_stage import InvalidAnswer
 from stagebus.worker.worker_metrics import ModelRequestMetrics, WorkerMetrics
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ class ModelStageRunner:
 
     retry     a retryable error: the same routes again, after a backoff, at most `model_retries_max` times
     fallback  a route that is down before its first token: the next route, without a backoff
-    repair    a prompted model's invalid tool calls: the same route once more, told what was wrong
+    repair    an answer that cannot be used: the same route once more, told what was wrong
     """
 
     def __init__(
@@ -40,15 +40,15 @@ class ModelStageRunner:
         *,
         void_from: int,
         request_for: Callable[[ModelRoute], ModelRequest],
-        events_of: Callable[[ModelRequest, InvalidToolCalls | None, TokenMeter], AsyncGenerator[Event, None]],
+        events_of: Callable[[ModelRequest, InvalidAnswer | None, TokenMeter], AsyncGenerator[Event, None]],
     ) -> None:
         """The stage's first event was put already.
 
         Args:
             void_from: the sequence after that event; a restart voids the events from there on.
             request_for: builds the request to a route.
-            events_of: sends a request and yields the stage's events; with the invalid calls of the first answer,
-                if there were any, and the meter that counts the request's tokens.
+            events_of: sends a request and yields the stage's events; with the first answer, if it cannot be used, and
+                the meter that counts the request's tokens.
         """
         self._stage_id = stage_id
         self._attempt = attempt
@@ -95,17 +95,17 @@ class ModelStageRunner:
         return await self._ask(routes[-1])
 
     async def _ask(self, route: ModelRoute) -> StageCompleted:
-        """Asks one provider; if it answers with invalid tool calls, asks once more and accepts the second answer."""
+        """Asks one provider; if its answer cannot be used, asks once more."""
         try:
             completed = await self._request(route)
-        except InvalidToolCalls as exc:
+        except InvalidAnswer as exc:
             self._announce_retry(exc)
             self._restart()
             completed = await self._request(route, exc)
         self._client.record_success(route)
         return completed
 
-    async def _request(self, route: ModelRoute, invalid: InvalidToolCalls | None = None) -> StageCompleted:
+    async def _request(self, route: ModelRoute, invalid: InvalidAnswer | None = None) -> StageCompleted:
         """Sends one request once the provider has a free slot. Only the wait for the slot ends when the worker drains."""
         try:
             async with AsyncExitStack() as stack:

@@ -1,9 +1,10 @@
 """The work of one attempt: the run's stages one after the other, each event appended as it happens."""
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 from stagebus.shared.config.providers import ModelRoute
 from stagebus.shared.config.settings import Settings
@@ -42,7 +43,8 @@ from stagebus.worker.model.token_meter import TokenMeter
 from stagebus.worker.stages.approval_gate import ApprovalGate
 from stagebus.worker.stages.call_plan import Checkpoints
 from stagebus.worker.stages.call_runner import RunIdentity
-from stagebus.worker.stages.model_stage import InvalidToolCalls, PromptedTools, model_stage
+from stagebus.worker.stages.model_stage import AnswerRules, InvalidAnswer, model_stage
+from stagebus.worker.stages.structured_answer import AnswerFormat
 from stagebus.worker.stages.tools_stage import RoundLimits, tools_stage
 from stagebus.worker.tools.registry import ToolRegistry
 from stagebus.worker.worker_metrics import WorkerMetrics
@@ -66,6 +68,8 @@ class Toolchain:
         self._run = run
         self._metrics = metrics
         self._request = RunRequest.model_validate(run.request)
+        answer = self._request.response_format
+        self._answer_format = None if answer is None else AnswerFormat(answer)
         self._attempt = attempt
         self._history = history
         self._redis = redis
@@ -156,18 +160,19 @@ class Toolchain:
             tools=tools,
             tool_choice=tool_choice(self._request, stage) if tools else None,
             parallel_tool_calls=self._request.parallel_tool_calls if tools else None,
-            response_format=self._request.response_format,
+            response_format=self._request.response_format if _takes_format(route, tools) else None,
             **stage_parameters(self._request, stage),
             declared_tools=definitions or None,
         )
 
     def _model_events(
-        self, stage: NextStage, request: ModelRequest, invalid: InvalidToolCalls | None, meter: TokenMeter
+        self, stage: NextStage, request: ModelRequest, invalid: InvalidAnswer | None, meter: TokenMeter
     ) -> AsyncGenerator[Event, None]:
-        prompting = None
+        check = None
         if request.route is not None and request.route.abilities.tools == "prompted":
-            prompting = PromptedTools(partial(self._tools.check, allowed=frozenset(self._offered)), invalid)
-        return model_stage(stage.stage_id, self._model, request, call_ids(self.completed), prompting, meter)
+            check = partial(self._tools.check, allowed=frozenset(self._offered))
+        rules = AnswerRules(check, self._answer_format, invalid)
+        return model_stage(stage.stage_id, self._model, request, call_ids(self.completed), rules, meter)
 
     # --- tools ---------------------------------------------------------------
 
@@ -199,3 +204,10 @@ class Toolchain:
     def _count_tool_result(self, event: Event) -> None:
         if isinstance(event, ToolResult):
             self._metrics.tool_ended(event, is_known=event.name in self._tools.names())
+
+
+def _takes_format(route: ModelRoute, tools: Sequence[Any] | None) -> bool:
+    """Returns whether the provider gets the answer's format. Tools in the prompt are called in text, not in JSON."""
+    abilities = route.abilities
+    is_known = abilities.structured_output == "native" and not route.ignored(["response_format"])
+    return is_known and not (tools and abilities.tools == "prompted")

@@ -7,10 +7,10 @@ from typing import Any, Final
 
 from stagebus.shared.config.provider_schema import REASONING_DETAILS
 from stagebus.shared.config.providers import ModelRoute
-from stagebus.shared.domain.events import Event, ModelStageResult, StageCompleted, ToolCompletionChunk
+from stagebus.shared.domain.events import CUT_REASONS, Event, ModelStageResult, StageCompleted, ToolCompletionChunk
 from stagebus.shared.domain.model_items import ModelItems
 from stagebus.shared.domain.usage import Usage
-from stagebus.shared.errors import ModelUnavailable
+from stagebus.shared.errors import InvalidOutput, ModelUnavailable
 from stagebus.worker.model.call_ids import assign_call_ids
 from stagebus.worker.model.chat_chunks import ITEMS_KEY
 from stagebus.worker.model.compat.prompted_tools import (
@@ -18,13 +18,17 @@ from stagebus.worker.model.compat.prompted_tools import (
     find_call_faults,
     parse_prompted_calls,
     prompt_with_tools,
+    with_system_text,
 )
 from stagebus.worker.model.compat.text_tool_calls import has_unread_call
 from stagebus.worker.model.delta_merger import DeltaMerger, MergedAnswer, clean_call
 from stagebus.worker.model.model_client import ModelClient, ModelRequest
 from stagebus.worker.model.token_meter import TokenMeter
+from stagebus.worker.stages import structured_answer
+from stagebus.worker.stages.structured_answer import AnswerFormat
 
 Chunk = dict[str, Any]
+Message = dict[str, Any]
 
 # Fields that every chunk of a stage repeats (`stage_started` has them once) or that carry nothing of use.
 _LEFT_OUT: Final = frozenset({"id", "object", "created", "model", "system_fingerprint", "service_tier", "obfuscation"})
@@ -35,27 +39,33 @@ REFUSAL: Final = "refusal"
 _FAULT_MAX_CHARS: Final = 200
 
 
-class InvalidToolCalls(Exception):
-    """The tool calls of a prompted model cannot be executed. The stage asks once more and adds `messages`."""
+class InvalidAnswer(Exception):
+    """The model's answer cannot be used: it has faults, and the stage asks once more with further `messages`."""
 
-    def __init__(self, faults: Sequence[str], answer: str, usage: Usage | None) -> None:
+    def __init__(self, what: str, faults: Sequence[str], messages: list[Message], usage: Usage | None) -> None:
         words = " ".join(faults[0].split())
-        super().__init__(f"the model's call cannot be carried out: {words[:_FAULT_MAX_CHARS]}")
-        self.messages = correction_messages(answer, faults)
+        super().__init__(f"{what}: {words[:_FAULT_MAX_CHARS]}")
+        self.messages = messages
         self.usage = usage or Usage()
 
 
 @dataclass(frozen=True, slots=True)
-class PromptedTools:
-    """The settings for a model that has no native tool calls.
+class AnswerRules:
+    """How the stage reads the answer of a model that is only told in the prompt what to write.
 
     Attributes:
-        check: returns the fault of a call with that name and those arguments, or None.
-        first_answer: the invalid calls of the first answer; the second answer is accepted as it is.
+        check_call: set if the tools are described in the prompt; returns the fault of a call with that name and those
+            arguments, or None.
+        answer_format: the form of the answer, if it is not plain text.
+        first_answer: the first answer, if it could not be used. This request asks for the second one.
     """
 
-    check: Callable[[str, str], Awaitable[str | None]]
-    first_answer: InvalidToolCalls | None = None
+    check_call: Callable[[str, str], Awaitable[str | None]] | None = None
+    answer_format: AnswerFormat | None = None
+    first_answer: InvalidAnswer | None = None
+
+
+NO_RULES: Final = AnswerRules()
 
 
 async def model_stage(
@@ -63,7 +73,7 @@ async def model_stage(
     model: ModelClient,
     request: ModelRequest,
     taken_call_ids: set[str],
-    prompting: PromptedTools | None = None,
+    rules: AnswerRules = NO_RULES,
     meter: TokenMeter | None = None,
 ) -> AsyncGenerator[Event, None]:
     """Asks the model and yields its answer chunk by chunk.
@@ -73,7 +83,6 @@ async def model_stage(
 
     Args:
         taken_call_ids: the ids of earlier rounds' calls; new ids differ from them.
-        prompting: set if the tools are described in the prompt.
         meter: counts the request's tokens while the answer streams.
 
     Yields:
@@ -81,13 +90,14 @@ async def model_stage(
 
     Raises:
         ModelError: the provider failed; retry the stage if it is `retryable`.
-        InvalidToolCalls: a prompted model's first answer has calls that cannot be executed.
+        InvalidAnswer: the first answer has calls that cannot be executed, or not the form that was asked for.
+        InvalidOutput: the second answer does not have that form either, or the answer was cut off.
     """
     # Without tools on offer, text that looks like a call stays text.
     schemas = _schemas(request)
-    names = () if prompting is not None else tuple(schemas)
+    names = () if rules.check_call is not None else tuple(schemas)
     merger = DeltaMerger(tool_names=names, taken_ids=taken_call_ids, schemas=schemas, meter=meter)
-    asked = request if prompting is None else _prompted_request(request, prompting)
+    asked = _request_by_rules(request, rules)
     async with aclosing(model.stream(asked)) as chunks:
         async for chunk in chunks:
             merger.add(chunk)
@@ -96,11 +106,13 @@ async def model_stage(
     merged = merger.result()
     if names and not merged.tool_calls and has_unread_call(merged.text, names):
         raise ModelUnavailable("the model's tool call cannot be read")
+    if rules.check_call is not None:
+        merged = await _parse_prompted_answer(merged, request, rules, taken_call_ids)
+    if rules.answer_format is not None and not merged.tool_calls and not merged.refusal:
+        merged = replace(merged, text=await _checked_text(merged, rules, rules.answer_format))
     usage = merged.tokens
-    if prompting is not None:
-        merged = await _parse_prompted_answer(merged, request, prompting, taken_call_ids)
-        if prompting.first_answer is not None:
-            usage = prompting.first_answer.usage + (usage or Usage())
+    if rules.first_answer is not None:
+        usage = rules.first_answer.usage + (usage or Usage())
     route = request.route
     if usage is not None and route is not None:
         usage = usage.model_copy(update={"cost": route.cost(usage)})
@@ -137,23 +149,36 @@ def _schemas(request: ModelRequest) -> dict[str, dict[str, Any]]:
     return {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in _offered(request)}
 
 
-def _prompted_request(request: ModelRequest, prompting: PromptedTools) -> ModelRequest:
+def _request_by_rules(request: ModelRequest, rules: AnswerRules) -> ModelRequest:
+    """Returns the request as the model gets it, with what it is only told in the prompt."""
+    if rules.check_call is not None:
+        request = _prompted_request(request)
+    if rules.answer_format is not None:
+        is_known = request.response_format is not None
+        if not is_known or rules.answer_format.is_any_object:  # OpenAI's JSON mode wants to be mentioned in the prompt
+            told = with_system_text(request.messages, rules.answer_format.prompt)
+            request = replace(request, messages=told)
+    if rules.first_answer is not None:
+        request = replace(request, messages=[*request.messages, *rules.first_answer.messages])
+    return request
+
+
+def _prompted_request(request: ModelRequest) -> ModelRequest:
     is_one_call = request.parallel_tool_calls is False
     has_example = request.route is not None and request.route.abilities.worked_example
     messages = prompt_with_tools(
         request.messages, _offered(request), request.tool_choice, is_one_call=is_one_call, has_example=has_example
     )
-    further = [] if prompting.first_answer is None else prompting.first_answer.messages
-    return replace(request, messages=[*messages, *further], tools=None, tool_choice=None, parallel_tool_calls=None)
+    return replace(request, messages=messages, tools=None, tool_choice=None, parallel_tool_calls=None)
 
 
 async def _parse_prompted_answer(
-    merged: MergedAnswer, request: ModelRequest, prompting: PromptedTools, taken_call_ids: set[str]
+    merged: MergedAnswer, request: ModelRequest, rules: AnswerRules, taken_call_ids: set[str]
 ) -> MergedAnswer:
     """Returns the answer with the calls that its text contains.
 
     Raises:
-        InvalidToolCalls: some of them cannot be executed, and this is the first answer.
+        InvalidAnswer: some of them cannot be executed, and this is the first answer.
     """
     names = [tool["function"]["name"] for tool in _offered(request)]
     if not names:
@@ -164,14 +189,34 @@ async def _parse_prompted_answer(
         calls = list(assign_call_ids((clean_call(call, _schemas(request)) for call in found), taken_call_ids))
     if request.parallel_tool_calls is False:
         calls = calls[:1]
+    assert rules.check_call is not None, "the tools are described in the prompt"
     faults = (
         []
-        if prompting.first_answer is not None
-        else await find_call_faults(rest, calls, request.tool_choice, prompting.check)
+        if rules.first_answer is not None
+        else await find_call_faults(rest, calls, request.tool_choice, rules.check_call)
     )
     if faults:
-        raise InvalidToolCalls(faults, merged.text, merged.tokens)
+        again = correction_messages(merged.text, faults)
+        raise InvalidAnswer("the model's call cannot be carried out", faults, again, merged.tokens)
     return replace(merged, text=rest, tool_calls=calls)
+
+
+async def _checked_text(merged: MergedAnswer, rules: AnswerRules, answer_format: AnswerFormat) -> str:
+    """Returns the JSON text of an answer.
+
+    Raises:
+        InvalidAnswer: it does not have the form, and this is the first answer.
+        InvalidOutput: the same, and this is the second answer, or it was cut off.
+    """
+    text, faults = await answer_format.check(merged.text)
+    if not faults:
+        return text
+    if merged.finish_reason in CUT_REASONS:
+        raise InvalidOutput(f"the answer was cut off ({merged.finish_reason})")
+    if rules.first_answer is not None:
+        raise InvalidOutput(faults[0])
+    again = structured_answer.correction_messages(merged.text, faults)
+    raise InvalidAnswer("the answer does not have the form of response_format", faults, again, merged.tokens)
 
 
 def strip_chunk(chunk: Chunk) -> Chunk:

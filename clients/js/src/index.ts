@@ -13,6 +13,7 @@ export { Run } from "./run.js";
 export type { Decision, TicketOptions } from "./run.js";
 export * from "./schema.js";
 export type { ApprovalState, CallState, Discarded, Note, StageState } from "./stage_state.js";
+export { partialJson } from "./partial_json.js";
 export { answerStage, emptyRun, isTerminal, reduce, waitingCalls } from "./run_state.js";
 export type { EventLog, RunState } from "./run_state.js";
 export { RunWatch } from "./run_watch.js";

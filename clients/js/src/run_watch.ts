@@ -1,6 +1,7 @@
 // Follows a run in the background and notifies listeners of its state, for pages and other displays.
 
 import type { FollowOptions, RunUpdate } from "./stream_follower.js";
+import { partialJson } from "./partial_json.js";
 import { emptyRun, reduce, type RunState } from "./run_state.js";
 
 export interface WatchOptions extends Omit<FollowOptions, "from" | "signal"> {
@@ -33,6 +34,11 @@ export class RunWatch {
   /** The current state; a new object after each change. */
   get state(): RunState {
     return this.#state;
+  }
+
+  /** Returns the value of a JSON answer so far; see `partialJson`. */
+  partialJson(): unknown {
+    return partialJson(this.#state);
   }
 
   /** Adds a listener for changes. Events are batched, connection changes are not. Returns a function that removes it. */

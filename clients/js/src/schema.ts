@@ -2,6 +2,9 @@
 
 /** The state of a run. */
 export type RunStatus = "queued" | "running" | "parked" | "succeeded" | "failed" | "cancelled";
+/**
+ */
+export type JsonValue = unknown;
 
 /** A new run. Exactly one of `user_prompt` and `messages` is required. */
 export interface CreateRun {
@@ -578,6 +581,10 @@ export interface RunResult {
   finish_reason?: string | null;
   /** the run was stopped, so the answer may be incomplete */
   partial?: boolean;
+  /** the answer's value, if the run asked for JSON by `response_format` */
+  json?: {
+    [k: string]: unknown;
+  };
 }
 /** Statistics of the whole system. Those of workers and gateways come from heartbeats and are a few seconds old. */
 export interface Stats {

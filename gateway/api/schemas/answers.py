@@ -25,7 +25,7 @@ from stagebus.shared.store.tool_catalog import ASK_USER, ToolDescription
 class Answer(BaseModel):
     """A response body."""
 
-    model_config = ConfigDict(frozen=True, json_schema_mode_override="serialization")
+    model_config = ConfigDict(frozen=True, json_schema_mode_override="serialization", serialize_by_alias=True)
 
 
 Timestamp = Annotated[
@@ -123,6 +123,11 @@ class RunResult(Answer):
         "or another word of the provider; if the run was stopped in mid-answer, `cancelled` or the code of its error",
     )
     partial: bool = Field(default=False, description="the run was stopped, so the answer may be incomplete")
+    value: JsonValue = Field(
+        default=None,
+        serialization_alias="json",
+        description="the answer's value, if the run asked for JSON by `response_format`",
+    )
 
 
 class RunView(RunSummary):
@@ -157,7 +162,9 @@ class RunView(RunSummary):
             stages=[_stage_view(run, urls, stage) for stage in stages],
             pending_approvals=[_pending_view(run, urls, ask) for ask in pending],
             result=result
-            and RunResult(text=result.text, finish_reason=result.finish_reason, partial=result.is_partial),
+            and RunResult(
+                text=result.text, finish_reason=result.finish_reason, partial=result.is_partial, value=result.json
+            ),
         )
 
 

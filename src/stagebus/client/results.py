@@ -13,6 +13,7 @@ class Result(NamedTuple):
     usage: dict[str, Any]
     run: dict[str, Any]
     finish_reason: str | None = None  # such as `stop`, `length`, `content_filter` or `refusal`
+    json: Any = None  # the answer's value, if the run asked for JSON by `response_format`
 
 
 class Ticket(NamedTuple):
@@ -51,4 +52,4 @@ def parse_result(run: dict[str, Any]) -> Result:
     if run["status"] != "succeeded":
         error = run["error"] or {"error": f"run {run['id']} is {run['status']}", "code": run["status"]}
         raise RunFailed(error, result["text"])
-    return Result(result["text"], run["usage"] or {}, run, result.get("finish_reason"))
+    return Result(result["text"], run["usage"] or {}, run, result.get("finish_reason"), result.get("json"))

@@ -4,13 +4,21 @@ A `stage_restarted` removes the text that it discards, and a `gap` removes the e
 lost, so the state always matches the log.
 """
 
+import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
+
+from pydantic_core import from_json
 
 from stagebus.client.event_sequencer import GAP, RunEvent
 from stagebus.shared.domain.runs import STATUS_BY_TERMINAL_EVENT, TOOLS
+from stagebus.shared.model_text.chunk_text import chunk_text
 
 Json = dict[str, Any]
+
+_ENDED: Final = frozenset(STATUS_BY_TERMINAL_EVENT.values())
+_FENCE: Final = re.compile(r"\A\s*```(?:json|JSON)?[ \t]*\n")
+_FENCE_END: Final = re.compile(r"\n[ \t]*`{1,3}\s*\Z")
 
 
 @dataclass
@@ -58,14 +66,11 @@ class StageState:
 
     def add_chunk(self, sequence: int, chunk: Json) -> None:
         """Add one chunk of the model's output."""
-        for choice in chunk.get("choices") or ():
-            delta = choice.get("delta") or {}
-            if isinstance(text := delta.get("content"), str) and text:
-                self._text.append((sequence, text))
-            if isinstance(text := delta.get("refusal"), str) and text:
-                self._text.append((sequence, text))
-            if isinstance(text := delta.get("reasoning_content") or delta.get("reasoning"), str) and text:
-                self._reasoning.append((sequence, text))
+        added = chunk_text(chunk)
+        if text := added.content + added.refusal:
+            self._text.append((sequence, text))
+        if added.reasoning:
+            self._reasoning.append((sequence, added.reasoning))
 
 
 class RunState:
@@ -84,6 +89,17 @@ class RunState:
         """The answer so far: the text of the last model stage."""
         stage = self._last_model_stage()
         return "" if stage is None else stage.text
+
+    def partial_json(self) -> Any:
+        """Return the value of a JSON answer so far; None if there is none yet.
+
+        Objects, lists and the last string are closed where the text ends. The whole value is validated when the run ends.
+        """
+        text = _FENCE_END.sub("", _FENCE.sub("", self.text)).strip()
+        try:
+            return from_json(text, allow_partial="off" if self.status in _ENDED else "trailing-strings")
+        except ValueError:
+            return None  # not JSON, or not even a bracket yet
 
     @property
     def finish_reason(self) -> str | None:

@@ -201,6 +201,10 @@ class Run:
         """Wait for the end of the run and return the answer's text."""
         return (self.result()).text
 
+    def partial_json(self) -> Any:
+        """Return the value of a JSON answer so far, from the events received; None if there is none yet."""
+        return self.state.partial_json()
+
     def cancel(self, reason: str | None = None) -> None:
         """Cancel the run, whatever its state; safe to repeat. The reason stands in the run's `cancel` event."""
         self._client.send(api_requests.cancel_run(self.id, reason))

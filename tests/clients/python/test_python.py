@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -187,6 +188,7 @@ def test_result_of_an_unsuccessful_run_raises() -> None:
     assert parse_result(run).text == "hi"
     assert parse_result(run).finish_reason is None
     assert parse_result(run | {"result": {"text": "hi", "finish_reason": "length"}}).finish_reason == "length"
+    assert parse_result(run | {"result": {"text": "[1]", "json": [1]}}).json == [1]
     with pytest.raises(RunCancelled, match="wrong question") as cancelled:
         parse_result(run | {"status": "cancelled", "cancel_reason": "wrong question", "result": {"text": "Half a"}})
     with pytest.raises(RunFailed, match="too long") as failed:
@@ -226,6 +228,33 @@ def test_run_state_has_the_refusal_and_the_finish_reason() -> None:
     state.apply(RunEvent("7-3", "stage_completed", {"stage_id": "extraction", "result": result}))
 
     assert (state.text, state.finish_reason) == ("I will not.", "refusal")
+
+
+def _state_saying(text: str, *ends: str) -> RunState:
+    state = RunState()
+    state.apply(_chunk(2, text))
+    for sequence, end in enumerate(ends, 3):
+        state.apply(RunEvent(f"7-{sequence}", end, {"stage_id": "run"}))
+    return state
+
+
+def test_value_of_a_json_answer_grows_with_its_text() -> None:
+    answer = '{"name": "Köln", "people": [1087353, true], "river": {"name": "Rhine"}}'
+
+    assert _state_saying("").partial_json() is None
+    assert _state_saying("{").partial_json() == {}
+    assert _state_saying('{"name": "Kö').partial_json() == {"name": "Kö"}
+    assert _state_saying('{"name": "Köln", "peo').partial_json() == {"name": "Köln"}
+    assert _state_saying('{"people": [10, tr').partial_json() == {"people": [10]}
+    assert _state_saying(f"```json\n{answer}\n``").partial_json() == json.loads(answer)
+    for end in range(len(answer)):
+        _state_saying(answer[:end]).partial_json()
+
+
+def test_json_answer_that_has_ended_counts_whole_or_not_at_all() -> None:
+    assert _state_saying('{"a": 1}', "done").partial_json() == {"a": 1}
+    assert _state_saying('{"a": 1', "cancel").partial_json() is None
+    assert _state_saying("It is Köln.", "done").partial_json() is None
 
 
 def test_run_state_is_parked_while_every_open_call_waits() -> None:

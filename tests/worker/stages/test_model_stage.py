@@ -15,7 +15,7 @@ from stagebus.shared.domain.usage import Usage
 from stagebus.shared.errors import ModelUnavailable
 from stagebus.worker.model.delta_merger import DeltaMerger
 from stagebus.worker.model.model_client import ModelRequest
-from stagebus.worker.stages.model_stage import InvalidToolCalls, PromptedTools, model_stage, strip_chunk
+from stagebus.worker.stages.model_stage import AnswerRules, InvalidAnswer, model_stage, strip_chunk
 from tests.support.scripted_model import ScriptedModel
 
 TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
@@ -180,11 +180,10 @@ async def check(name: str, arguments: str) -> str | None:
     return None if name == "get_weather" and "city" in arguments else f"{name} does not take {arguments}"
 
 
-async def prompt(model: ScriptedModel, again: InvalidToolCalls | None = None, **fields: Any) -> list[Event]:
+async def prompt(model: ScriptedModel, again: InvalidAnswer | None = None, **fields: Any) -> list[Event]:
     request = dataclasses.replace(REQUEST, **fields)
-    return [
-        event async for event in model_stage("extraction", model, request, {"call00001"}, PromptedTools(check, again))
-    ]
+    rules = AnswerRules(check, first_answer=again)
+    return [event async for event in model_stage("extraction", model, request, {"call00001"}, rules)]
 
 
 def says_all(text: str) -> ScriptedModel:
@@ -222,7 +221,7 @@ async def test_prompted_model_gets_a_worked_example_if_configured() -> None:
 
 async def test_prompted_model_gets_a_second_try_and_both_are_counted() -> None:
     first = says_all(BROKEN)
-    with pytest.raises(InvalidToolCalls, match="not a JSON object") as failure:
+    with pytest.raises(InvalidAnswer, match="not a JSON object") as failure:
         await prompt(first)
     second = says_all(SAID_CALL)
     events = await prompt(second, failure.value)
@@ -239,7 +238,7 @@ async def test_prompted_model_gets_a_second_try_and_both_are_counted() -> None:
 )
 async def test_prompted_model_s_second_answer_is_accepted(text: str, calls: list[str]) -> None:
     """A call that cannot be executed then gets an error result, as with any model."""
-    result = result_of(await prompt(says_all(text), InvalidToolCalls(["x"], "y", None), tool_choice="required"))
+    result = result_of(await prompt(says_all(text), InvalidAnswer("x", ["x"], [], None), tool_choice="required"))
 
     assert [call.name for call in result.tool_calls] == calls
     assert result.text == ("" if calls else text)

@@ -73,7 +73,7 @@ def prompt_with_tools(
         return converted
     wish = f"{_choice_prompt(choice)} {_ONE if is_one_call else _SEVERAL}"
     described = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
-    system, *rest = _with_system_text(converted, _INTRODUCTION.format(tools=described, wish=wish))
+    system, *rest = with_system_text(converted, _INTRODUCTION.format(tools=described, wish=wish))
     return [system, *(example_call(tools[0]["function"]) if has_example else ()), *rest]
 
 
@@ -198,7 +198,7 @@ def _text_of(content: object) -> str:
     return content if isinstance(content, str) else ""
 
 
-def _with_system_text(messages: list[Message], text: str) -> list[Message]:
+def with_system_text(messages: list[Message], text: str) -> list[Message]:
     """Adds a text to the first system message, or a new one: many models accept only one system message."""
     if not messages or messages[0]["role"] not in _SYSTEM_ROLES:
         return [{"role": "system", "content": text}, *messages]
