@@ -40,7 +40,7 @@ def test_vendored_packages_are_listed_with_their_licences() -> None:
     package = json.loads((ROOT / "clients" / "js" / "package.json").read_text())
     versions = package["dependencies"] | package["devDependencies"]
     listed = (ROOT / "gateway" / "static" / "vendor" / "LICENSES.txt").read_text()
-    names = ["eventsource-parser", "marked", "swagger-ui-dist"]
+    names = ["eventsource-parser", "partial-json", "marked", "swagger-ui-dist"]
 
     assert re.findall(r"^(\S+) (\d[\d.]*)\n\n", listed, re.MULTILINE) == [(name, versions[name]) for name in names]
     assert "MIT License" in listed

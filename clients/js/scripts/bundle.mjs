@@ -15,12 +15,13 @@ const options = {
   absWorkingDir: fileURLToPath(ROOT), bundle: true, format: "esm", target: "es2022", minify: true, keepNames: false,
 };
 
-const [parser, marked, swagger] = await Promise.all(["eventsource-parser", "marked", "swagger-ui-dist"].map(packageOf));
+const names = ["eventsource-parser", "partial-json", "marked", "swagger-ui-dist"];
+const [parser, partial, marked, swagger] = await Promise.all(names.map(packageOf));
 await build({
   ...options,
   entryPoints: ["src/index.ts"],
   outfile: `${folder}/stagebus-client.js`,
-  banner: { js: `// @stagebus/client, made by \`make client\`. With ${parser.title}: see LICENSES.txt.` },
+  banner: { js: `// @stagebus/client, made by \`make client\`. With ${parser.title} and ${partial.title}: see LICENSES.txt.` },
 });
 await build({
   ...options,
@@ -47,7 +48,7 @@ const notices = [await read("swagger-ui-dist", "NOTICE"), await read("swagger-ui
 swagger.licence = [swagger.licence.trim(), ...notices.map((notice) => notice.trim())].join("\n\n");
 await writeFile(
   `${folder}/LICENSES.txt`,
-  [parser, marked, swagger].map(({ title, licence }) => `${title}\n\n${licence.trim()}\n`).join("\n\n"),
+  [parser, partial, marked, swagger].map(({ title, licence }) => `${title}\n\n${licence.trim()}\n`).join("\n\n"),
 );
 
 function read(name, file) {
