@@ -67,7 +67,7 @@ def test_npm_package_is_complete(client_js: Path, tmp_path: Path) -> None:
 
     modules = tmp_path / "node_modules"
     (modules / "@stagebus").mkdir(parents=True)
-    for name in ("eventsource-parser", "react", "@types"):
+    for name in ("eventsource-parser", "partial-json", "react", "@types"):
         (modules / name).symlink_to(client_js / "node_modules" / name)
     with tarfile.open(tmp_path / packed["filename"]) as tarball:
         tarball.extractall(modules, filter="data")
