@@ -44,7 +44,7 @@ async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Syst
         yield running
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def stagebus_url(system: System) -> str:
     """The URL of the page."""
     return system.url
@@ -52,7 +52,7 @@ def stagebus_url(system: System) -> str:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser() -> AsyncIterator[Browser]:
-    """One process of the machine's Chromium; each page gets its own profile."""
+    """One process of the machine's Chromium."""
     path = next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
     if path is None:
         skip_or_fail("Chromium")
@@ -62,36 +62,69 @@ async def browser() -> AsyncIterator[Browser]:
         await chromium.close()
 
 
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def profile(browser: Browser, stagebus_url: str) -> AsyncIterator[BrowserContext]:
+    """The profile of the fixture `page`, with a desktop window.
+
+    A page that stays open keeps the origin's renderer process, which takes half of the CPU time of a new page.
+    """
+    context = await _new_profile(browser, base_url=stagebus_url, viewport={"width": 1280, "height": 800})
+    await (await context.new_page()).goto("/static/favicon.svg")
+    yield context
+    await context.close()
+
+
 @pytest_asyncio.fixture(loop_scope="session")
-async def open_page(browser: Browser, stagebus_url: str) -> AsyncIterator[OpenPage]:
-    """Returns a function that opens a page in a new browser profile; fails the test if a page had an error.
+async def faults() -> AsyncIterator[list[str]]:
+    """The errors of the test's pages; fails the test if there is one."""
+    found: list[str] = []
+    yield found
+    assert found == [], "errors of the pages"
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def open_page(browser: Browser, stagebus_url: str, faults: list[str]) -> AsyncIterator[OpenPage]:
+    """Returns a function that opens a page in a new browser profile.
 
     Relative addresses of the pages refer to the gateway.
     """
-    faults: list[str] = []
     contexts: list[BrowserContext] = []
+
+    async def open_new_page(**options: Any) -> Page:
+        contexts.append(await _new_profile(browser, **{"base_url": stagebus_url, **options}))
+        return await _new_page(contexts[-1], faults)
+
+    yield open_new_page
+    for context in contexts:
+        await context.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def page(profile: BrowserContext, stagebus_url: str, faults: list[str]) -> AsyncIterator[Page]:
+    """A page with a desktop window, in a profile that is as empty as a new one."""
+    page = await _new_page(profile, faults)
+    yield page
+    devtools = await profile.new_cdp_session(page)
+    await devtools.send("Storage.clearDataForOrigin", {"origin": stagebus_url, "storageTypes": "all"})
+    await profile.clear_cookies()
+    await page.close()
+
+
+async def _new_profile(browser: Browser, **options: Any) -> BrowserContext:
+    context = await browser.new_context(**options)
+    await context.add_init_script(RECORD_CONNECTION)
+    return context
+
+
+async def _new_page(context: BrowserContext, faults: list[str]) -> Page:
+    """Opens a page that notes its errors in `faults`."""
 
     def note_console(message: ConsoleMessage) -> None:
         # Violations of the page's Content-Security-Policy are errors; failed requests are not, as tests cause them.
         if "Content Security Policy" in message.text:
             faults.append(message.text)
 
-    async def open_new_page(**options: Any) -> Page:
-        context = await browser.new_context(**{"base_url": stagebus_url, **options})
-        contexts.append(context)
-        await context.add_init_script(RECORD_CONNECTION)
-        page = await context.new_page()
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("console", note_console)
-        return page
-
-    yield open_new_page
-    for context in contexts:
-        await context.close()
-    assert faults == [], "errors of the pages"
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def page(open_page: OpenPage) -> Page:
-    """A page in a new profile, with a desktop window."""
-    return await open_page(viewport={"width": 1280, "height": 800})
+    page = await context.new_page()
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", note_console)
+    return page
