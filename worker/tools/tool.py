@@ -3,10 +3,11 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from stagebus.worker.tools.call_limiter import CallLimiter, ThreadStillRunning
+from stagebus.worker.tools.provider_schema import fit_for_providers
 from stagebus.worker.tools.signature import BadArguments
 from stagebus.worker.tools.tool_context import ToolContext
 from stagebus.worker.tools.tool_results import ToolReply, cut
@@ -51,6 +52,7 @@ class Tool:
     """A tool with its limits.
 
     Attributes:
+        parameters: the JSON Schema of the arguments, in a form that every provider accepts.
         idempotent: whether a call may run again if a worker died during it.
         limiter: limits concurrent calls.
         is_strict: whether `parameters` are in the form of OpenAI's strict mode.
@@ -69,16 +71,15 @@ class Tool:
     requires_approval: bool = False
     asks_user: bool = False
     is_on_request: bool = False
+    parameters: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parameters", fit_for_providers(self.body.parameters))
 
     @property
     def description(self) -> str:
         """The description for the model."""
         return self.body.description
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """The JSON Schema of the arguments."""
-        return self.body.parameters
 
     async def check(self, arguments: str) -> str | None:
         """Returns the error in a call's arguments, worded for the model; None if they are valid."""
