@@ -88,12 +88,15 @@ class Egress:
         timeout_s: float,
         headers: Mapping[str, str] | None = None,
         event_streams: bool = False,
+        wrap: Callable[[httpx2.AsyncBaseTransport], httpx2.AsyncBaseTransport] = lambda transport: transport,
     ) -> httpx2.AsyncClient:
         """Creates a client for the origins of `urls` only. It ignores proxies of the environment.
 
         Args:
             timeout_s: limit for each read and write; the caller limits the whole request.
-            event_streams: event streams may have any length; the limit applies to each event.
+            event_streams: event streams may have any length, and responses may take any time; the limit of length
+                applies to each event, and the limit of time to writes.
+            wrap: returns the transport that adapts requests and responses.
 
         Raises:
             ValueError: one of `urls` is not an http or https URL.
@@ -108,10 +111,12 @@ class Egress:
             event_streams=event_streams,
         )
         return httpx2.AsyncClient(
-            transport=transport,
+            transport=wrap(transport),
             # The length of compressed content is unknown.
             headers={**(headers or {}), "Accept-Encoding": "identity"},
-            timeout=httpx2.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S)),
+            timeout=httpx2.Timeout(
+                timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S), read=None if event_streams else timeout_s
+            ),
             follow_redirects=True,
             max_redirects=REDIRECTS_MAX,
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from stagebus.worker.tools.call_limiter import CallLimiter, ThreadStillRunning
-from stagebus.worker.tools.provider_schema import fit_for_providers
+from stagebus.worker.tools.portable_schema import fit_for_providers
 from stagebus.worker.tools.signature import BadArguments
 from stagebus.worker.tools.tool_context import ToolContext
 from stagebus.worker.tools.tool_results import ToolReply, cut

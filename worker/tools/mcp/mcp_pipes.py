@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -22,6 +23,7 @@ from mcp_types import jsonrpc_message_adapter
 
 from stagebus.shared.observability.redaction import redact
 from stagebus.shared.runtime.tasks import cancel_and_wait
+from stagebus.worker.tools.mcp.mcp_messages import without_lone_surrogates
 from stagebus.worker.tools.sources_file import McpEntry
 
 logger = logging.getLogger(__name__)
@@ -31,6 +33,8 @@ FLUSH_MAX_S: Final = 0.5
 END_MAX_S: Final = 2.0
 _POLL_S: Final = 0.01
 _DRAIN_BYTES: Final = 2**16
+# A flood of lines costs the event loop of all runs.
+STDERR_LINES_MAX_PER_S: Final = 100
 _STDERR_LINE_MAX_BYTES: Final = 4096
 
 Incoming = MemoryObjectSendStream[SessionMessage | Exception]
@@ -97,7 +101,7 @@ async def _write(process: Process, outgoing: Outgoing, incoming: Incoming) -> No
 def _parse(line: bytes) -> SessionMessage | Exception:
     """Parses a line. Returns the exception if it is invalid, which the session then reports."""
     try:
-        return SessionMessage(jsonrpc_message_adapter.validate_json(line, by_name=False))
+        return SessionMessage(jsonrpc_message_adapter.validate_json(without_lone_surrogates(line), by_name=False))
     except ValueError as exc:
         return exc
 
@@ -106,13 +110,19 @@ async def _log_stderr(name: str, process: Process) -> None:
     """Logs the lines of the server's stderr. Inherited, they would reach the terminal with secrets and escape sequences."""
     assert process.stderr is not None, "it was started with pipes"
     pending = b""
+    second, logged = time.monotonic(), 0
     while data := await process.stderr.read(_DRAIN_BYTES):
         *lines, pending = (pending + data).split(b"\n")
-        for line in lines:
-            _log_line(name, line)
         if len(pending) > _STDERR_LINE_MAX_BYTES:
-            _log_line(name, pending)
+            lines.append(pending)
             pending = b""
+        if time.monotonic() - second >= 1:
+            second, logged = time.monotonic(), 0
+        for line in lines[: STDERR_LINES_MAX_PER_S - logged]:
+            _log_line(name, line)
+        if logged < STDERR_LINES_MAX_PER_S <= logged + len(lines):
+            logger.warning("MCP server %s: further lines on its stderr are left out for a second", name)
+        logged = min(logged + len(lines), STDERR_LINES_MAX_PER_S)
     _log_line(name, pending)
 
 

@@ -1,66 +1,55 @@
-"""Converts the tools and results of an MCP server; sans-IO.
+"""Converts the result of a call at an MCP server to text for the model; sans-IO.
 
-Spec: https://modelcontextprotocol.io/specification/2025-11-25/server/tools
+It takes what a server sent, valid or not: a block of an unknown type is passed on as JSON, and a result that does not fit
+the tool's output schema is passed on as it is.
+Spec: https://modelcontextprotocol.io/specification/2025-11-25/server/tools#tool-result
 """
 
-import logging
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 import orjson
-from mcp_types import (
-    AudioContent,
-    CallToolResult,
-    ContentBlock,
-    EmbeddedResource,
-    ImageContent,
-    ResourceLink,
-    TextContent,
-    TextResourceContents,
-    Tool,
-)
+from mcp_types import CallToolResult, TextContent
+from pydantic_core import to_json
 
-from stagebus.worker.tools.sources import DESCRIPTION_MAX_BYTES, SCHEMA_MAX_BYTES
-from stagebus.worker.tools.tool_results import ToolReply, cut
+from stagebus.worker.tools.tool_results import ToolReply
 
-logger = logging.getLogger(__name__)
+# Newer protocol versions have results of other kinds; those are left to the SDK.
+_OTHER_KINDS: Final = frozenset({"input_required"})
+NO_TEXT: Final = "The tool reported an error without a text."
 
 
-def description_of(tool: Tool) -> str:
-    """Returns the description of a tool for the model."""
-    return cut(tool.description or tool.title or "", DESCRIPTION_MAX_BYTES)
-
-
-def is_idempotent(tool: Tool) -> bool:
-    """Returns whether a call may run twice. Without a hint it may not: a crash must not book a second table."""
-    hints = tool.annotations
-    return bool(hints and (hints.read_only_hint or hints.idempotent_hint))
-
-
-def offerable_tools(server: str, tools: Iterable[Tool]) -> Iterator[Tool]:
-    """Yields the tools that can be offered to a model, and logs the others."""
-    for tool in tools:
-        size = len(orjson.dumps(tool.input_schema))
-        if size > SCHEMA_MAX_BYTES:
-            logger.warning(
-                "MCP server %s: tool %s is left out: its schema has %d bytes, the limit is %d",
-                server, tool.name, size, SCHEMA_MAX_BYTES,
-            )  # fmt: skip
-        else:
-            yield tool
+def plain_result(result: dict[str, Any]) -> dict[str, Any]:
+    """Returns the result of a `tools/call` with its content as a single text, which every version of the SDK accepts."""
+    if result.get("resultType") in _OTHER_KINDS:
+        return result
+    known = {name: result[name] for name in ("resultType",) if name in result}
+    return {
+        **known,
+        "content": [{"type": "text", "text": _text_of(result)}],
+        "isError": result.get("isError") in (True, "true"),
+    }
 
 
 def reply_of(result: CallToolResult) -> ToolReply:
-    """Returns a result as text. Content that is not text is replaced by a description."""
-    parts = [_text_of(block) for block in result.content]
-    if result.structured_content is not None and not _repeats(result.content, result.structured_content):
-        parts.append(orjson.dumps(result.structured_content).decode())
-    return ToolReply("\n".join(parts), result.is_error)
+    """Returns a result that `plain_result` made as a reply."""
+    text = "".join(block.text for block in result.content if isinstance(block, TextContent))
+    return ToolReply(text or NO_TEXT if result.is_error else text, bool(result.is_error))
 
 
-def _repeats(content: Iterable[ContentBlock], structured: Any) -> bool:
+def _text_of(result: Mapping[str, Any]) -> str:
+    content = result.get("content")
+    blocks = content if isinstance(content, list) else [] if content is None else [content]
+    parts = [_block_text(block) for block in blocks]
+    structured = result.get("structuredContent")
+    if structured is not None and not _repeats(blocks, structured):
+        parts.append(_to_json(structured))
+    return "\n".join(parts)
+
+
+def _repeats(blocks: Iterable[Any], structured: Any) -> bool:
     """Returns whether the text repeats the structured content, as the protocol recommends for older clients."""
-    texts = [block.text for block in content if isinstance(block, TextContent)]
+    texts = [text for block in blocks if isinstance(block, dict) and isinstance(text := block.get("text"), str)]
     if isinstance(structured, dict) and structured.keys() == {"result"}:
         return bool(texts)  # the SDK's servers wrap other values like this, and also send them as text
     return any(_is_json_of(text, structured) for text in texts)
@@ -73,21 +62,26 @@ def _is_json_of(text: str, value: Any) -> bool:
         return False
 
 
-def _text_of(block: ContentBlock) -> str:
+def _block_text(block: Any) -> str:
+    """Returns a block as text. A block that is not of the form of its type is returned as JSON."""
     match block:
-        case TextContent():
-            return block.text
-        case ImageContent() | AudioContent():
-            return f"[{block.type}: {block.mime_type}, {_decoded_bytes(block.data)} bytes, not shown]"
-        case ResourceLink():
-            named = ", ".join(str(part) for part in (block.title, block.mime_type, block.description) if part)
-            return f"[resource: {block.uri}{f' ({named})' if named else ''}]"
-        case EmbeddedResource():
-            resource = block.resource
-            if isinstance(resource, TextResourceContents):
-                return f"[resource: {resource.uri}]\n{resource.text}"
-            kind = resource.mime_type or "binary"
-            return f"[resource: {resource.uri}, {kind}, {_decoded_bytes(resource.blob)} bytes, not shown]"
+        case str(text) | {"type": "text", "text": str(text)}:
+            return text
+        case {"type": "image" | "audio" as kind, "data": str(data)}:
+            return f"[{kind}: {block.get('mimeType') or 'unknown type'}, {_decoded_bytes(data)} bytes, not shown]"
+        case {"type": "resource_link", "uri": str(uri)}:
+            named = ", ".join(str(part) for key in ("title", "mimeType", "description") if (part := block.get(key)))
+            return f"[resource: {uri}{f' ({named})' if named else ''}]"
+        case {"type": "resource", "resource": {"text": str(text)} as resource}:
+            return f"[resource: {resource.get('uri', 'unnamed')}]\n{text}"
+        case {"type": "resource", "resource": {"blob": str(blob)} as resource}:
+            kind = resource.get("mimeType") or "binary"
+            return f"[resource: {resource.get('uri', 'unnamed')}, {kind}, {_decoded_bytes(blob)} bytes, not shown]"
+    return _to_json(block)
+
+
+def _to_json(value: Any) -> str:
+    return to_json(value, inf_nan_mode="null").decode()
 
 
 def _decoded_bytes(base64: str) -> int:

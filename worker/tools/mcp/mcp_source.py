@@ -6,7 +6,9 @@
                  └──────────────────────── backoff ◀───────────────────────────┘
 
 One task opens and closes the connection, since the SDK's scopes must be left by the task that entered them. Runs only
-send requests over it. Without a connection, the tools of the last listing stay on offer and calls fail with a message.
+send requests over it. Without a connection, the tools of the last listing stay on offer: calls wait for the first try to
+connect again, and fail with a message if it fails. A call that a lost connection or session cut is made again, once, if
+the server refused it or it is idempotent.
 """
 
 import asyncio
@@ -20,13 +22,15 @@ from typing import Any, Final
 
 from mcp import Client, MCPError
 from mcp.client.subscriptions import SubscriptionLost
-from mcp_types import CONNECTION_CLOSED, Tool, ToolListChangedNotification
+from mcp_types import CONNECTION_CLOSED, ListToolsResult, Tool, ToolListChangedNotification
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.worker.tools.call_limiter import CallLimiter
 from stagebus.worker.tools.egress import Egress
-from stagebus.worker.tools.mcp.mcp_results import description_of, is_idempotent, offerable_tools, reply_of
+from stagebus.worker.tools.mcp.mcp_listing import is_idempotent
+from stagebus.worker.tools.mcp.mcp_messages import SESSION_LOST, ServerMessages, is_end_of_session
+from stagebus.worker.tools.mcp.mcp_results import reply_of
 from stagebus.worker.tools.mcp.mcp_transport import open_transport
 from stagebus.worker.tools.sources import SourcedTool
 from stagebus.worker.tools.sources_file import McpEntry
@@ -41,11 +45,33 @@ logger = logging.getLogger(__name__)
 START_MAX_S: Final = 10.0
 # The interval of tool listings: not every server reports changes, and a listing detects a dead connection.
 LIST_S: Final = 30.0
+# The least interval, however often a server reports changes.
+LIST_MIN_S: Final = 0.5
 BACKOFF_S: Final = 0.5
 BACKOFF_MAX_S: Final = 30.0
 TOOLS_MAX: Final = 500
+# A listing ends after this many tools, offered or not, or pages, or after this share of the time limit for it.
+LISTED_MAX: Final = 5000
+PAGES_MAX: Final = 500
+LIST_TIME_SHARE: Final = 0.3
+# A call waits this long for a try to connect that is under way.
+RECONNECT_MAX_S: Final = 10.0
+# Other calls of an ended session get this time to learn from the server that it refuses them.
+SETTLE_MAX_S: Final = 1.0
 # A process gets 2 s to end by itself, 2 s after SIGTERM, and 2 s after SIGKILL.
 STOP_MAX_S: Final = 8.0
+
+
+class _CallLost(Exception):
+    """The connection or the session ended during a call.
+
+    Attributes:
+        is_refused: whether the server certainly has not executed the call.
+    """
+
+    def __init__(self, words: str, *, is_refused: bool = False) -> None:
+        super().__init__(words)
+        self.is_refused = is_refused
 
 
 class McpSource:
@@ -59,13 +85,19 @@ class McpSource:
         self._egress = egress
         self._limiter = CallLimiter(entry.concurrency)
         self._tools: list[SourcedTool] = []
-        self._listed: tuple[list[Tool], set[str]] = [], set()
+        self._listed: list[Tool] = []
+        self._names: set[str] = set()  # of all tools of the last listing
+        self._left_out: dict[str, str] = {}
         self._client: Client | None = None
         self._connection_task: asyncio.Task[None] | None = None
-        self._tried = asyncio.Event()
+        self._tried = asyncio.Event()  # cleared at the loss of a connection, set when the next try has ended
         self._stopping = asyncio.Event()
         self._wake = asyncio.Event()  # set at a change, at the end of the connection and at a stop
-        self._is_lost = False
+        self._lost = asyncio.Event()  # set at the end of the connection and at a stop
+        self._is_usable = False  # whether the connection of this try has listed its tools
+        self._is_session_lost = False
+        self._calls = 0  # under way
+        self._idle = asyncio.Event()  # set when no call is under way
 
     def tools(self) -> list[SourcedTool]:
         """Returns the tools of the last listing."""
@@ -80,6 +112,7 @@ class McpSource:
     async def aclose(self) -> None:
         """Closes the connection and ends the server's process."""
         self._stopping.set()
+        self._lost.set()
         self._wake.set()
         if self._connection_task is not None:
             if self._client is None:
@@ -105,6 +138,8 @@ class McpSource:
         backoff_s = BACKOFF_S
         while not self._stopping.is_set():
             started = time.monotonic()
+            self._lost.clear()
+            self._is_usable = self._is_session_lost = False
             try:
                 await self._use_connection()
                 reason = "the server closed the connection"
@@ -112,7 +147,11 @@ class McpSource:
                 reason = _innermost(exc)
             finally:
                 self._client = None
-                self._tried.set()
+                if not self._is_usable:
+                    self._tried.set()
+            if self._is_session_lost and self._is_usable:
+                logger.info("MCP server %s ended the session; starting a new one", self.name)
+                continue
             if time.monotonic() - started > BACKOFF_MAX_S:
                 backoff_s = BACKOFF_S
             if not self._stopping.is_set():
@@ -123,36 +162,47 @@ class McpSource:
 
     async def _use_connection(self) -> None:
         """Connects and keeps the tools up to date. Returns when the connection or the worker ends."""
-        self._is_lost = False
-        async with self._connect() as client:
+        messages = ServerMessages()
+        async with self._connect(messages) as client:
             self._tried.set()
             logger.info("MCP server %s: connected, %d tools", self.name, len(self._tools))
             listening = asyncio.create_task(self._listen(client))
             try:
-                await self._refresh_until_lost(client)
+                await self._refresh_until_lost(client, messages)
+            except MCPError as exc:
+                if exc.code != SESSION_LOST:
+                    raise
+                self._is_session_lost = True
             finally:
-                self._client = None
+                self._on_lost()
+                if self._is_session_lost and self._calls:
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._idle.wait(), SETTLE_MAX_S)
                 listening.cancel()  # not awaited: on a broken connection it might never end
 
     @asynccontextmanager
-    async def _connect(self) -> AsyncIterator[Client]:
-        transport = open_transport(self.name, self._entry, self._egress, self._on_lost)
+    async def _connect(self, messages: ServerMessages) -> AsyncIterator[Client]:
+        transport = open_transport(self.name, self._entry, self._egress, messages, self._on_lost)
         client = Client(transport, message_handler=self._on_message, cache=None)
         async with asyncio.timeout(self._entry.connect_timeout_s) as connecting:
             async with client:
-                await self._list(client)
+                await self._list(client, messages)
                 self._client = client
+                self._is_usable = True
                 connecting.reschedule(None)
                 yield client
 
-    async def _refresh_until_lost(self, client: Client) -> None:
-        while not (self._stopping.is_set() or self._is_lost):
+    async def _refresh_until_lost(self, client: Client, messages: ServerMessages) -> None:
+        while not self._lost.is_set():
+            earliest = time.monotonic() + LIST_MIN_S
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), LIST_S)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._lost.wait(), earliest - time.monotonic())
             self._wake.clear()  # before the listing, so that a change during it causes another one
-            if not (self._stopping.is_set() or self._is_lost):
+            if not self._lost.is_set():
                 async with asyncio.timeout(self._entry.connect_timeout_s):
-                    await self._list(client)
+                    await self._list(client, messages)
 
     async def _on_message(self, message: object) -> None:
         if isinstance(message, ToolListChangedNotification):
@@ -176,30 +226,49 @@ class McpSource:
 
     def _on_lost(self) -> None:
         self._client = None
-        self._is_lost = True
+        self._lost.set()
+        if self._is_usable:
+            self._tried.clear()
         self._wake.set()
 
-    async def _list(self, client: Client) -> None:
-        listed: list[Tool] = []
+    async def _list(self, client: Client, messages: ServerMessages) -> None:
+        tool_by_name: dict[str, Tool] = {}
         names: set[str] = set()  # also those of tools that are not offered
-        cursor: str | None = None
-        while len(listed) < TOOLS_MAX:
-            page = await client.list_tools(cursor=cursor)
-            names |= {tool.name for tool in page.tools}
-            listed += [tool for tool in page.tools if self._entry.offers(tool.name)]
-            cursor = page.next_cursor
-            if cursor is None or not page.tools:
+        async for page in self._pages(client):
+            for tool in page.tools:
+                if tool.name not in names and self._entry.offers(tool.name) and len(tool_by_name) < TOOLS_MAX:
+                    tool_by_name[tool.name] = tool
+                names.add(tool.name)
+            if len(tool_by_name) >= TOOLS_MAX or len(names) >= LISTED_MAX:
                 break
-        else:
-            logger.warning("MCP server %s has more than %d tools; the rest are left out", self.name, TOOLS_MAX)
-        if (listed[:TOOLS_MAX], names) != self._listed or not self.is_known:
+        listed, left_out = list(tool_by_name.values()), messages.left_out
+        names |= left_out.keys()
+        if (listed, names, left_out) != (self._listed, self._names, self._left_out) or not self.is_known:
             self.is_known = True
-            self._listed = listed[:TOOLS_MAX], names
-            self._tools = self._offer(*self._listed)
+            self._listed, self._names, self._left_out = listed, names, left_out
+            for name, reason in left_out.items():
+                logger.warning("MCP server %s: tool %s is left out: %s", self.name, name, reason)
+            if len(listed) == TOOLS_MAX:
+                logger.warning("MCP server %s: at most %d tools are offered; others are left out", self.name, TOOLS_MAX)
+            self._tools = self._offer(listed, names)
             self.on_change()
 
+    async def _pages(self, client: Client) -> AsyncIterator[ListToolsResult]:
+        """Yields the pages of a listing until the server names no further one, or one that was there already."""
+        deadline = time.monotonic() + LIST_TIME_SHARE * self._entry.connect_timeout_s
+        cursors: set[str | None] = set()
+        cursor: str | None = None
+        while cursor not in cursors:
+            cursors.add(cursor)
+            page = await client.list_tools(cursor=cursor)
+            yield page
+            cursor = page.next_cursor or None
+            if len(cursors) == PAGES_MAX or time.monotonic() > deadline:
+                logger.warning("MCP server %s: its list of tools does not end; the rest is left out", self.name)
+                return
+
     def _offer(self, listed: list[Tool], names: set[str]) -> list[SourcedTool]:
-        offerable = {tool.name: tool for tool in offerable_tools(self.name, listed)}
+        tool_by_name = {tool.name: tool for tool in listed}
         entry = self._entry
         if names and (unguarded := entry.unknown(entry.requires_approval, names)):
             # A tool that needs an approval has another name than the operator wrote, and would run without one.
@@ -213,39 +282,76 @@ class McpSource:
         return [
             SourcedTool(
                 name=offered,
-                description=description_of(offerable[name]),
-                parameters=offerable[name].input_schema,
-                call=partial(self._call, name),
-                idempotent=entry.may_repeat(name, otherwise=is_idempotent(offerable[name])),
+                description=tool_by_name[name].description or "",
+                parameters=tool_by_name[name].input_schema,
+                call=partial(self._call, name, self._may_repeat(tool_by_name[name])),
+                idempotent=self._may_repeat(tool_by_name[name]),
                 timeout_s=entry.timeout_s,
                 result_max_bytes=entry.max_result_bytes,
                 requires_approval=entry.needs_approval(name),
                 limiter=self._limiter,
             )
-            for name, offered in name_tools(self.name, offerable).items()
+            for name, offered in name_tools(self.name, tool_by_name).items()
         ]
+
+    def _may_repeat(self, tool: Tool) -> bool:
+        return self._entry.may_repeat(tool.name, otherwise=is_idempotent(tool))
 
     # --- calls (in the tasks of runs) ----------------------------------------
 
-    async def _call(self, tool: str, arguments: dict[str, Any], context: ToolContext) -> ToolReply:
-        client = self._client
-        if client is None:
-            raise ToolError(f"the MCP server {self.name} is not connected at the moment; try again later")
+    async def _call(self, tool: str, may_repeat: bool, arguments: dict[str, Any], context: ToolContext) -> ToolReply:  # noqa: FBT001 - bound by `partial`
+        try:
+            try:
+                return await self._call_once(tool, arguments, context)
+            except _CallLost as exc:
+                if not (exc.is_refused or may_repeat):
+                    raise
+                return await self._call_once(tool, arguments, context)
+        except _CallLost as exc:
+            raise ToolError(str(exc)) from exc
+
+    async def _call_once(self, tool: str, arguments: dict[str, Any], context: ToolContext) -> ToolReply:
+        client = await self._connected()
+        lost = f"the connection to the MCP server {self.name} was lost during the call"
 
         async def on_progress(progress: float, total: float | None, message: str | None) -> None:
             context.progress(message or "", progress / total if total else None)
 
+        self._calls += 1
+        self._idle.clear()
         try:
             return reply_of(await client.call_tool(tool, arguments, progress_callback=on_progress))
         except MCPError as exc:
-            if exc.code == CONNECTION_CLOSED or client is not self._client:
-                raise ToolError(f"the connection to the MCP server {self.name} was lost during the call") from exc
+            if exc.code == CONNECTION_CLOSED:
+                raise _CallLost(lost) from exc
+            if exc.code == SESSION_LOST or (self._entry.url and is_end_of_session(exc.message)):
+                if client is self._client:
+                    self._is_session_lost = True
+                    self._on_lost()
+                raise _CallLost(exc.message, is_refused=exc.code == SESSION_LOST) from exc
             self._wake.set()  # the session may have ended: a listing detects it
-            raise ToolError(exc.message) from exc
+            raise ToolError(exc.message or f"the server answered with error {exc.code}") from exc
         except Exception as exc:
             if client is not self._client:
-                raise ToolError(f"the connection to the MCP server {self.name} was lost during the call") from exc
+                raise _CallLost(lost) from exc
             raise
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                self._idle.set()
+
+    async def _connected(self) -> Client:
+        """Returns the connected client. Waits for a try to connect that is under way.
+
+        Raises:
+            ToolError: there is no connection.
+        """
+        if self._client is None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._tried.wait(), RECONNECT_MAX_S)
+        if self._client is None:
+            raise ToolError(f"the MCP server {self.name} is not connected at the moment; try again later")
+        return self._client
 
 
 def _innermost(exc: BaseException) -> str:

@@ -46,7 +46,9 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) or isinstance(value, float) and math.isfinite(value)
+    return (isinstance(value, int) and not isinstance(value, bool)) or (
+        isinstance(value, float) and math.isfinite(value)
+    )
 
 
 def _is_count(value: Any) -> bool:
@@ -100,29 +102,35 @@ def _fit(schema: Any, depth: int) -> Schema:
     """Returns a valid schema, in which each array has `items`. True, which accepts anything, becomes {}."""
     if not isinstance(schema, Mapping) or depth > DEPTH_MAX:
         return {}
-    fitted: Schema = {}
-    for key, value in schema.items():
-        if not isinstance(key, str):
-            continue
-        if key in _MAPS_OF_SCHEMAS:
-            if isinstance(value, Mapping):
-                fitted[key] = {
-                    str(name): _fit(inner, depth + 1) for name, inner in value.items() if inner is not False
-                }
-        elif key in _LISTS_OF_SCHEMAS:
-            if _is_list(value):
-                fitted[key] = [_fit(inner, depth + 1) for inner in value]
-        elif key in _SINGLE_SCHEMAS:
-            if isinstance(value, bool) and key != "items":
-                fitted[key] = value
-            elif isinstance(value, Mapping | bool):
-                fitted[key] = _fit(value, depth + 1)
-        elif (key not in _FORMS or _FORMS[key](value)) and _is_json(value):
-            fitted[key] = value
+    fitted = {
+        key: _fit_value(key, value, depth + 1)
+        for key, value in schema.items()
+        if isinstance(key, str) and _has_form(key, value)
+    }
     _add_items(fitted, schema.get("items"), depth)
     if "properties" in fitted:
         _require_declared(fitted)
     return fitted
+
+
+def _has_form(key: str, value: Any) -> bool:
+    if key in _MAPS_OF_SCHEMAS:
+        return isinstance(value, Mapping)
+    if key in _LISTS_OF_SCHEMAS:
+        return _is_list(value)
+    if key in _SINGLE_SCHEMAS:
+        return isinstance(value, Mapping | bool)
+    return (key not in _FORMS or _FORMS[key](value)) and _is_json(value)
+
+
+def _fit_value(key: str, value: Any, depth: int) -> Any:
+    if key in _MAPS_OF_SCHEMAS:
+        return {str(name): _fit(inner, depth) for name, inner in value.items() if inner is not False}
+    if key in _LISTS_OF_SCHEMAS:
+        return [_fit(inner, depth) for inner in value]
+    if key in _SINGLE_SCHEMAS and (isinstance(value, Mapping) or key == "items"):
+        return _fit(value, depth)
+    return value
 
 
 def _add_items(fitted: Schema, given: Any, depth: int) -> None:
@@ -231,7 +239,7 @@ def _either(first: Schema | None, second: Schema) -> Schema:
 
 def _require_declared(schema: Schema) -> None:
     if "required" in schema:
-        schema["required"] = [name for name in dict.fromkeys(schema["required"]) if name in schema["properties"]]
+        schema["required"] = [name for name in schema["required"] if name in schema["properties"]]
 
 
 def _drop_dangling(schema: Schema, document: Schema, is_known: dict[str, bool]) -> None:

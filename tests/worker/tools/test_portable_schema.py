@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from stagebus.worker.tools.provider_schema import fit_for_providers
+from stagebus.worker.tools.portable_schema import fit_for_providers
 
 TEXT = {"type": "string"}
 AB = {"type": "object", "properties": {"a": TEXT, "b": TEXT}}
