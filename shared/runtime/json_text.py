@@ -1,7 +1,7 @@
-"""Shows JSON to people exactly as it is.
+"""JSON text that loses nothing: encoded with integers of any size, and shown to people exactly as it is.
 
-A parser would not do: JavaScript's shows 9007199254740993 as 9007199254740992, every parser drops the first of two equal
-keys, and a bidirectional control in a string turns the text around.
+To show it, a parser would not do: JavaScript's parser makes 9007199254740992 of 9007199254740993, every parser drops the
+first of two equal keys, and a bidirectional control in a string turns the text around.
 """
 
 import json
@@ -18,7 +18,12 @@ _LINE_MAX_CHARS: Final = 60
 
 def json_line(value: Any) -> str:
     """Encodes a value as one line of JSON that any terminal can show and any parser reads back."""
-    return sanitize(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    return sanitize(compact_json(value))
+
+
+def compact_json(value: Any, *, sort_keys: bool = False) -> str:
+    """Encodes a value without spaces, integers of any size included."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=sort_keys)
 
 
 def pretty_json(text: str) -> str:

@@ -139,17 +139,17 @@ async def test_question_of_the_model_is_answered(system: System) -> None:
 async def test_terminal_asks_for_approval_and_edits_the_arguments(system: System) -> None:
     run_id = await post_run(system.url, paying(10))
     args = [sys.executable, "-m", "stagebus.cli", "tail", run_id, "--url", system.url]
-    async with PseudoTerminal(args) as terminal:
+    async with PseudoTerminal(args, env={"VISUAL": "sed -i s/10/11/"}) as terminal:
         await terminal.until("Return for later:")
-        assert 'pay {"n": 10, "seconds": 0} waits for approval: call ' in terminal.text
-        terminal.type("e\n")
-        await terminal.until("the arguments, as JSON:")
-        terminal.type("[1]\n")
+        assert "pay waits for approval: call " in terminal.text
+        assert '{ "n": 10, "seconds": 0 }' in terminal.text
+        terminal.type("abort\n")
+        await terminal.until("nothing was decided")
         await terminal.until("Return for later:", 2)
-        assert "must be a JSON object" in terminal.text
-        terminal.type("e\n")
-        await terminal.until("the arguments, as JSON:", 2)
-        terminal.type('{"n": 11, "seconds": 0}\n')
+        terminal.type("edit\n")
+        await terminal.until("Return for later:", 3)
+        assert '{ "n": 11, "seconds": 0 }' in terminal.text
+        terminal.type("yes\n")
         code = await terminal.exit_code()
 
     assert code == 0

@@ -4,10 +4,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-import orjson
-
 from stagebus.shared.domain.decisions import Decision
 from stagebus.shared.domain.events import ToolCallRequest, ToolResult
+from stagebus.shared.runtime.exact_json import parse_json
+from stagebus.shared.runtime.json_text import compact_json
 from stagebus.worker.tools.tool import Tool
 from stagebus.worker.tools.toolset import Toolset, no_such_tool
 
@@ -69,7 +69,7 @@ def plan_calls(
         is_cut_off: whether the answer with the calls ended before the model had finished; none of them runs.
     """
     plan = []
-    first_by_key: dict[tuple[str, bytes], str] = {}
+    first_by_key: dict[tuple[str, str], str] = {}
     for index, call in enumerate(calls):
         tool = toolset.find(call.name) if call.name in allowed else None
         if tool is None:
@@ -87,9 +87,9 @@ def plan_calls(
     return plan
 
 
-def _identity_key(call: ToolCallRequest) -> tuple[str, bytes]:
+def _identity_key(call: ToolCallRequest) -> tuple[str, str]:
     """Returns a key that identical calls share: the name and the arguments in canonical JSON."""
     try:
-        return call.name, orjson.dumps(orjson.loads(call.arguments or "{}"), option=orjson.OPT_SORT_KEYS)
-    except orjson.JSONDecodeError:
-        return call.name, call.arguments.encode(errors="replace")
+        return call.name, compact_json(parse_json(call.arguments or "{}"), sort_keys=True)
+    except ValueError:
+        return call.name, call.arguments

@@ -8,13 +8,13 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final, NamedTuple, Union, get_args, get_origin
 
-import orjson
 import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticUserError
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaWarningKind
 
 from stagebus.shared.errors import BadTool
+from stagebus.shared.runtime.exact_json import parse_json
 from stagebus.worker.tools.docstrings import parse_docstring
 from stagebus.worker.tools.strict_schema import NotStrict, to_strict, without_nulls
 from stagebus.worker.tools.tool_context import ToolContext
@@ -81,8 +81,8 @@ def parse_object(tool_name: str, arguments: str) -> dict[str, Any]:
         BadArguments: the text is not a JSON object.
     """
     try:
-        parsed = orjson.loads(_text(arguments))
-    except orjson.JSONDecodeError as exc:
+        parsed = parse_json(_text(arguments))
+    except ValueError as exc:
         raise BadArguments(f"The arguments of {tool_name} are not valid JSON: {exc}.") from None
     if not isinstance(parsed, dict):
         raise BadArguments(f"The arguments of {tool_name} must be a JSON object.")

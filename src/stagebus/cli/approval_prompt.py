@@ -1,33 +1,28 @@
-"""Asks the person at the terminal for approvals and answers while a run is followed."""
+"""Asks the person at the terminal for approvals and answers while a run is followed.
+
+The person sees the whole arguments, page by page, before the question, and only a whole word approves: `abort` and `any`
+are no answers.
+"""
 
 import asyncio
+import shutil
 from collections import deque
 from typing import Any, Final
 
-import orjson
-
+from stagebus.cli.approval_arguments import argument_lines, parse_arguments
+from stagebus.cli.editor import edit
 from stagebus.cli.exit_codes import UsageError
 from stagebus.cli.prompt import Prompt
 from stagebus.cli.renderer import Renderer
 from stagebus.client import AsyncRun, Conflict, Refused, RunEvent
+from stagebus.shared.runtime.json_text import pretty_json
 
 _APPROVAL: Final = "[a]pprove, [d]eny, [e]dit the arguments, or Return for later:"
 _ANSWER: Final = "your answer, or Return for later:"
-
-
-def parse_arguments(text: str) -> dict[str, Any]:
-    """Parse a call's arguments from JSON text.
-
-    Raises:
-        UsageError: the text is not a JSON object.
-    """
-    try:
-        arguments = orjson.loads(text)
-    except ValueError as exc:
-        raise UsageError(f"the arguments are not valid JSON: {exc}") from exc
-    if not isinstance(arguments, dict):
-        raise UsageError("the arguments must be a JSON object")
-    return arguments
+_UNKNOWN: Final = "nothing was decided: answer with approve (a, yes, y), deny (d, no, n), edit (e) or Return"
+# Lines of the window that stay free: the call's name, and the question.
+_FREE_LINES: Final = 4
+_PAGE_MIN_LINES: Final = 4
 
 
 class ApprovalPrompt:
@@ -35,9 +30,13 @@ class ApprovalPrompt:
 
     Attributes:
         failed: raises what stopped the prompt when a decision could not be sent.
+        is_editing: an editor has the terminal.
     """
 
-    def __init__(self, run: AsyncRun, renderer: Renderer, prompt: Prompt) -> None:
+    def __init__(self, run: AsyncRun, renderer: Renderer, prompt: Prompt, may_show: asyncio.Event) -> None:
+        """`may_show` is cleared while an editor has the terminal."""
+        self.is_editing = False
+        self._may_show = may_show
         self._run = run
         self._renderer = renderer
         self._prompt = prompt
@@ -115,23 +114,55 @@ class ApprovalPrompt:
         return bool(text)
 
     async def _ask_approval(self, call_id: str, data: dict[str, Any]) -> bool:
+        text, changed = data["arguments"], None
+        if not await self._show_arguments(text):
+            return False
         while True:
-            answer = (await self._prompt.ask(f"{data['name']}: {_APPROVAL}") or "").lower()[:1]
-            match answer:
+            match (await self._prompt.ask(f"{data['name']}: {_APPROVAL}") or "").lower():
                 case "":
                     return False
-                case "a" | "y":
-                    await self._run.approve(call_id)
+                case "a" | "approve" | "y" | "yes":
+                    await self._run.approve(call_id, changed)
                     return True
-                case "d" | "n":
+                case "d" | "deny" | "n" | "no":
                     reason = await self._prompt.ask("reason for the model, or Return for none:")
                     await self._run.deny(call_id, reason or None)
                     return True
-                case "e":
-                    text = await self._prompt.ask("the arguments, as JSON:")
+                case "e" | "edit":
                     try:
-                        await self._run.approve(call_id, parse_arguments(text or ""))
+                        edited = await self._edit(pretty_json(text))
+                        changed = parse_arguments(edited)
                     except UsageError as exc:
                         self._renderer.note(str(exc), "red")
                         continue
-                    return True
+                    text = edited
+                    self._renderer.note("the call would run with these arguments:", "")
+                    if not await self._show_arguments(text):
+                        return False
+                case _:
+                    self._renderer.note(_UNKNOWN, "yellow")
+
+    async def _show_arguments(self, text: str) -> bool:
+        """Show the arguments, one page of the window at a time. Return False if the person stops before the end."""
+        columns, rows = shutil.get_terminal_size()
+        lines = argument_lines(text, columns)
+        page = max(rows - _FREE_LINES, _PAGE_MIN_LINES)
+        for start in range(0, len(lines), page):
+            if (
+                start
+                and await self._prompt.ask(f"{len(lines) - start} more lines; Return shows them, l is later:") != ""
+            ):
+                return False
+            for line in lines[start : start + page]:
+                self._renderer.note(line, "")
+        return True
+
+    async def _edit(self, text: str) -> str:
+        self.is_editing = True
+        self._may_show.clear()
+        self._renderer.pause()
+        try:
+            return await edit(text, ".json")
+        finally:
+            self.is_editing = False
+            self._may_show.set()

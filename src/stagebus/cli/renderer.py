@@ -15,10 +15,11 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
+from stagebus.cli.approval_arguments import argument_lines
 from stagebus.cli.error_messages import in_commands
 from stagebus.cli.formatting import excerpt, money, seconds, tokens
 from stagebus.client.event_sequencer import RunEvent
-from stagebus.shared.runtime.sanitize import sanitize
+from stagebus.shared.runtime.sanitize import reveal, sanitize
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -32,7 +33,9 @@ REFRESHES_A_SECOND: Final = 8
 class Renderer:
     """Writes a run's events as they arrive."""
 
-    def __init__(self, out: TextIO, err: TextIO) -> None:
+    def __init__(self, out: TextIO, err: TextIO, *, shows_arguments: bool = True) -> None:
+        """`shows_arguments`: show what a call that waits would do; a prompt shows that itself, page by page."""
+        self._shows_arguments = shows_arguments
         self._out = out
         self._status = _StatusLines(err)
         self._is_line_open = False
@@ -80,6 +83,10 @@ class Renderer:
         if self._is_line_open and not is_typed:
             self._status.end_line()
         self._question, self._is_line_open = "", False
+
+    def pause(self) -> None:
+        """Remove the status line, since another program uses the terminal; the next event shows it again."""
+        self._status.hide()
 
     def close(self) -> None:
         """End the open line and remove the status line."""
@@ -162,11 +169,14 @@ class Renderer:
         match event:
             case "approval_required":
                 self._name_by_call[call] = data["name"]
-                self.note(
-                    f"{data['name']} {excerpt(data['arguments'])} waits for approval: call {call}", "bold magenta"
-                )
+                self.note(f"{reveal(data['name'])} waits for approval: call {call}", "bold magenta")
+                for line in argument_lines(data["arguments"]) if self._shows_arguments else ():
+                    self.note(line, "")
             case "input_required":
-                self.note(f"the model asks: {excerpt(data['question'])}  (call {call})", "bold magenta")
+                first, *others = data["question"].strip().split("\n")
+                self.note(f"the model asks: {first}", "bold magenta")
+                for line in (*others, f"(call {call})"):
+                    self.note(line, "magenta")
             case _:
                 said = {"approve": "approved", "deny": "denied", "answer": "answered"}[data["decision"]]
                 why = " because nobody decided in time" if data.get("is_expired") else ""

@@ -218,7 +218,7 @@ def approve(
     profile: Profile = None,
 ) -> None:
     """Approve a tool call that waits for a person."""
-    from stagebus.cli.approval_prompt import parse_arguments
+    from stagebus.cli.approval_arguments import parse_arguments
 
     given = None if arguments is None else parse_arguments(arguments)
     with connect(url, profile) as bus:

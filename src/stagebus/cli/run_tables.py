@@ -5,10 +5,11 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final
 
+from stagebus.cli.approval_arguments import argument_lines
 from stagebus.cli.formatting import excerpt, money, seconds, tokens
 from stagebus.cli.output import echo, echo_json
 from stagebus.cli.renderer import make_console
-from stagebus.shared.runtime.sanitize import sanitize
+from stagebus.shared.runtime.sanitize import reveal, sanitize
 
 _WIDE_COLUMNS: Final = 110
 _STYLE_BY_STATUS: Final = {
@@ -77,9 +78,12 @@ def _facts(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
             "  ".join(part for part in (stage["stage_id"], stage["status"], model, tokens(stage["usage"])) if part),
         )
     for pending in run["pending_approvals"]:
-        what = pending["question"] if pending["question"] is not None else f"{pending['name']} {pending['arguments']}"
+        is_question = pending["question"] is not None
+        name = "an answer" if is_question else reveal(pending["name"])
         yield "waits for", ""
-        yield "", f"call {pending['call_id']}: {excerpt(what)}  (until {pending['expires_at']})"
+        yield "", f"{name}: call {pending['call_id']}  (until {pending['expires_at']})"
+        lines = pending["question"].split("\n") if is_question else argument_lines(pending["arguments"])
+        yield from (("", line) for line in lines)
     if run["usage"]:
         usage = run["usage"]
         yield "usage", f"{tokens(usage)}: {usage['prompt_tokens']} prompt, {usage['completion_tokens']} completion"

@@ -17,6 +17,9 @@ from stagebus.client import AsyncRun, AsyncStagebus, Refused, RunEvent
 from stagebus.shared.runtime.json_text import json_line
 
 _DECISION_EVENTS: Final = frozenset({"approval_required", "input_required"})
+# Whole words: `continue` cancels nothing.
+_DETACH: Final = ("d", "detach")
+_CANCEL: Final = ("c", "cancel")
 _CTRL_C_QUESTION: Final = "Ctrl-C: [d]etach and let it run, [c]ancel the run, or Return to go on:"
 
 FindRun = Callable[[AsyncStagebus], Awaitable[AsyncRun]]
@@ -30,8 +33,9 @@ class RunWatcher:
         self._target = target
         self._as_json = as_json
         self._waits = waits
-        self._renderer = Renderer(sys.stdout, sys.stderr)
+        self._renderer = Renderer(sys.stdout, sys.stderr, shows_arguments=not Prompt.is_interactive())
         self._prompt = Prompt(self._renderer) if Prompt.is_interactive() else None
+        self._approvals: ApprovalPrompt | None = None
         self._run: AsyncRun | None = None
         self._cursor = ""  # of the last event shown, which may be behind the last one received
         self._interrupted = asyncio.Event()
@@ -68,8 +72,10 @@ class RunWatcher:
             self._may_show.set()
             # If the loop supports no signal handlers, Ctrl-C raises KeyboardInterrupt and detaches.
             with suppress(NotImplementedError):
-                asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self._interrupted.set)
-            approvals = None if self._prompt is None else ApprovalPrompt(run, self._renderer, self._prompt)
+                asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self._on_interrupt)
+            if self._prompt is not None:
+                self._approvals = ApprovalPrompt(run, self._renderer, self._prompt, self._may_show)
+            approvals = self._approvals
             following = asyncio.create_task(self._follow(run, approvals))
             try:
                 return await self._until_end(run, following, approvals)
@@ -78,6 +84,11 @@ class RunWatcher:
                 await asyncio.gather(following, return_exceptions=True)
                 if approvals is not None:
                     await approvals.pause()
+
+    def _on_interrupt(self) -> None:
+        # An editor handles Ctrl-C itself.
+        if self._approvals is None or not self._approvals.is_editing:
+            self._interrupted.set()
 
     async def _until_end(
         self, run: AsyncRun, following: "asyncio.Task[ExitCode]", approvals: ApprovalPrompt | None
@@ -102,18 +113,10 @@ class RunWatcher:
         assert self._prompt is not None
         self._may_show.clear()
         await approvals.pause()
-        answering = asyncio.create_task(self._prompt.ask(_CTRL_C_QUESTION))
-        again = asyncio.create_task(self._interrupted.wait())
-        await asyncio.wait({answering, again}, return_when=asyncio.FIRST_COMPLETED)
-        again.cancel()
-        if not answering.done():
-            answering.cancel()
-            await asyncio.gather(answering, return_exceptions=True)
+        answer = await self._ask_until_known(self._prompt)
+        if answer in _DETACH:
             return False
-        answer = answering.result()
-        if answer is None or answer[:1].lower() == "d":
-            return False
-        if answer[:1].lower() == "c":
+        if answer in _CANCEL:
             try:
                 await run.cancel()
                 self._renderer.note("cancel requested; Ctrl-C again leaves without waiting for the end")
@@ -122,6 +125,23 @@ class RunWatcher:
         self._may_show.set()
         approvals.resume()
         return True
+
+    async def _ask_until_known(self, prompt: Prompt) -> str:
+        """Return one of the words for an answer; that for detaching after a second Ctrl-C and Ctrl-D."""
+        while True:
+            answering = asyncio.create_task(prompt.ask(_CTRL_C_QUESTION))
+            again = asyncio.create_task(self._interrupted.wait())
+            await asyncio.wait({answering, again}, return_when=asyncio.FIRST_COMPLETED)
+            again.cancel()
+            if not answering.done():
+                answering.cancel()
+                await asyncio.gather(answering, return_exceptions=True)
+                return _DETACH[0]
+            answer = answering.result()
+            word = _DETACH[0] if answer is None else answer.lower()
+            if word in ("", *_DETACH, *_CANCEL):
+                return word
+            self._renderer.note("answer with detach (d), cancel (c) or Return", "yellow")
 
     async def _follow(self, run: AsyncRun, approvals: ApprovalPrompt | None) -> ExitCode:
         end: ExitCode | None = None

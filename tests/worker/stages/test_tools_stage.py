@@ -243,6 +243,13 @@ async def test_identical_calls_run_once_and_have_two_results(registry: ToolRegis
     assert [outcome.content for outcome in events[-2].tool_summary] == ["a", "a", "b"]
 
 
+async def test_calls_that_differ_in_a_large_integer_are_not_identical(registry: ToolRegistry) -> None:
+    """As floating-point numbers the two are equal."""
+    near = [call("1", "echo", '{"n": 18446744073709551617}'), call("2", "echo", '{"n": 18446744073709551618}')]
+
+    assert [result.same_as for result in results(await collect(registry, near)).values()] == [None, None]
+
+
 @pytest.mark.parametrize("stored", range(4))
 async def test_identical_calls_share_their_result_after_a_crash(registry: ToolRegistry, stored: int) -> None:
     """The crash comes after any result: the next attempt continues from the log and runs nothing twice."""

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote
 
-import orjson
-
+from stagebus.shared.runtime.json_text import compact_json
 from stagebus.worker.tools.openapi.openapi_document import OpenApiOperation, OpenApiParameter
 from stagebus.worker.tools.signature import BadArguments
 
@@ -65,14 +64,14 @@ def build_request(
         body = {**(body if isinstance(body, dict) else {}), **operation.fixed_body}
     if body is not None:
         request.headers["Content-Type"] = "application/json"
-        request.body = orjson.dumps(body)
+        request.body = compact_json(body).encode()
     written = "&".join(f"{name}={value}" for name, value in pairs)
     request.url = f"{operation.base_url}{path}{f'?{written}' if written else ''}"
     return request
 
 
 def _path_value(parameter: OpenApiParameter, value: Any) -> str:
-    text = orjson.dumps(value).decode() if parameter.is_json else ",".join(_flat(value, explode=parameter.explode))
+    text = compact_json(value) if parameter.is_json else ",".join(_flat(value, explode=parameter.explode))
     # A server that decodes the path too early would resolve such a part.
     if not text or "\0" in text or any(part in (".", "..") for part in _SEGMENTS.split(text)):
         raise BadArguments(f"{parameter.name}: {text!r} cannot be part of a path")
@@ -80,7 +79,7 @@ def _path_value(parameter: OpenApiParameter, value: Any) -> str:
 
 
 def _header_value(parameter: OpenApiParameter, value: Any) -> str:
-    text = orjson.dumps(value).decode() if parameter.is_json else ",".join(_flat(value, explode=parameter.explode))
+    text = compact_json(value) if parameter.is_json else ",".join(_flat(value, explode=parameter.explode))
     if not _HEADER_VALUE.fullmatch(text):
         raise BadArguments(f"{parameter.name}: a header's value is at most 4096 characters of printable ASCII")
     return text
@@ -89,7 +88,7 @@ def _header_value(parameter: OpenApiParameter, value: Any) -> str:
 def _query_pairs(parameter: OpenApiParameter, value: Any) -> Iterator[tuple[str, str]]:
     name = quote(parameter.name, safe="")
     if parameter.is_json:
-        yield name, quote(orjson.dumps(value).decode(), safe="")
+        yield name, quote(compact_json(value), safe="")
     elif isinstance(value, dict) and parameter.style == "deepObject":
         for key, inner in value.items():
             for part in inner if isinstance(inner, list) else [inner]:
@@ -121,4 +120,4 @@ def _quoted(value: Any) -> str:
 def _text(value: Any) -> str:
     if isinstance(value, str):
         return value
-    return "" if value is None else orjson.dumps(value).decode()
+    return "" if value is None else compact_json(value)

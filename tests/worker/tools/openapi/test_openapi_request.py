@@ -85,3 +85,15 @@ def test_header_and_path_are_written_simply(explode, value, written):
 
     assert asked.headers["X-A"] == written
     assert unquote(asked.url) == f"https://api.example/v1/a/{written}/b"
+
+
+def test_large_integer_is_sent_exactly():
+    """It was shown in full to the person who approved the call."""
+    number = 123456789012345678901234567891
+    body = OpenApiParameter("body", "body")
+    request = build_request(
+        operation(ID, OpenApiParameter("q", "query"), body), {"id": 1, "q": number, "body": [number]}, {}
+    )
+
+    assert request.url.endswith(f"q={number}")
+    assert request.body == f"[{number}]".encode()
