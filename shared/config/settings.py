@@ -82,6 +82,9 @@ class Settings(BaseSettings):
     tool_result_max_bytes: int = Field(
         64 * 2**10, ge=256, description="most UTF-8 bytes of a result; a longer one is cut and marked"
     )
+    tool_schema_max_bytes: int = Field(
+        64 * 2**10, ge=2**10, description="most bytes of the JSON Schema of an MCP server's or OpenAPI document's tool"
+    )
     tool_threads: int = Field(32, ge=1, description="threads for tools that are not async")
     tool_calls_max: int = Field(64, ge=1, description="most tool calls of one round; further ones get an error result")
     tools_timeout_s: float = Field(

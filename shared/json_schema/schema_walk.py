@@ -3,8 +3,8 @@
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
-from urllib.parse import unquote
 
+from stagebus.shared.json_schema.json_pointer import find_target
 from stagebus.shared.json_schema.linear_pattern import LinearPattern, compile_pattern
 
 # Nested schemas, each with a few Python frames: well below the interpreter's limit of 1,000 frames.
@@ -50,9 +50,6 @@ class Place(NamedTuple):
 
 # Checks one keyword: gets the walk, the keyword's setting, the value and the place.
 Keyword = Callable[["SchemaWalk", Any, Any, Place], list[Issue]]
-
-# A reference without a target.
-MISSING: Final = object()
 
 
 class SchemaWalk:
@@ -169,23 +166,9 @@ class SchemaWalk:
     def target_of(self, reference: str) -> Any:
         """Returns the schema that a reference such as `#/$defs/pet` names, or `MISSING`."""
         if reference not in self._targets:
-            self._targets[reference] = self._find(reference)
+            self.charge(len(reference))
+            self._targets[reference] = find_target(self._root, reference)
         return self._targets[reference]
-
-    def _find(self, reference: str) -> Any:
-        self.charge(len(reference))
-        node = self._root
-        if reference == "#":
-            return node
-        if not reference.startswith("#/"):
-            return MISSING
-        for part in unquote(reference[2:]).split("/"):
-            key = part.replace("~1", "/").replace("~0", "~")
-            if isinstance(node, list) and key.isascii() and key.isdigit() and len(key) < len("1000000"):
-                node = node[int(key)] if int(key) < len(node) else MISSING
-            else:
-                node = node.get(key, MISSING) if isinstance(node, Mapping) else MISSING
-        return node
 
 
 def shown(value: Any) -> str:

@@ -12,8 +12,9 @@ def parse_json(text: str) -> Any:
     Raises:
         ValueError: it is not JSON, or is nested too deeply.
     """
-    orjson.loads(text)  # the standard parser accepts NaN and lone surrogates
+    parsed = orjson.loads(text)  # the standard parser accepts NaN and lone surrogates
     try:
+        orjson.dumps(parsed)  # writes 254 levels, and reads 1,024: the value must not fail where it is written
         return json.loads(text)
-    except RecursionError as exc:
+    except (RecursionError, TypeError) as exc:
         raise ValueError("nested too deeply") from exc

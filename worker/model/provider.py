@@ -20,6 +20,7 @@ from stagebus.shared.config.settings import Settings
 from stagebus.shared.errors import KeyMissing, ModelError, ModelRejected, ModelUnauthorized, ModelUnavailable
 from stagebus.shared.observability import trace
 from stagebus.shared.observability.redaction import redact
+from stagebus.shared.runtime.cookies import RefusingCookieJar
 from stagebus.worker.model import provider_errors
 from stagebus.worker.model.chat_chunks import Chunk
 from stagebus.worker.model.compat.error_shapes import parse_error
@@ -61,7 +62,9 @@ class Provider:
             max_retries=0,
             timeout=timeout,
             # A redirect could send the conversation, and a key in a custom header, to any other host.
-            http_client=AiohttpClient(timeout=timeout, follow_redirects=False, limits=LIMITS),
+            http_client=AiohttpClient(
+                timeout=timeout, follow_redirects=False, limits=LIMITS, cookies=RefusingCookieJar()
+            ),
         )
         if name != DEFAULT_PROVIDER:
             # The SDK reads OPENAI_ORG_ID and OPENAI_PROJECT_ID. Other providers must not see them.

@@ -55,7 +55,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
                 ssl=context,
                 socket_factory=_open_socket,
             ),
-            cookie_jar=aiohttp.DummyCookieJar(),  # httpx handles cookies
+            cookie_jar=aiohttp.DummyCookieJar(),  # cookies are for the client, if for anyone
             auto_decompress=False,  # httpx decodes
             max_line_size=_HEADER_MAX_BYTES,
             max_field_size=_HEADER_MAX_BYTES,

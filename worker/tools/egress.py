@@ -16,6 +16,7 @@ import httpcore2
 import httpx2
 
 from stagebus.shared.config.settings import Settings
+from stagebus.shared.runtime.cookies import RefusingCookieJar
 from stagebus.shared.runtime.net import AddressPolicy, normal_host
 
 logger = logging.getLogger(__name__)
@@ -112,6 +113,7 @@ class Egress:
         )
         return httpx2.AsyncClient(
             transport=wrap(transport),
+            cookies=RefusingCookieJar(),
             # The length of compressed content is unknown.
             headers={**(headers or {}), "Accept-Encoding": "identity"},
             timeout=httpx2.Timeout(

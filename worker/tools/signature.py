@@ -60,6 +60,8 @@ class Signature(NamedTuple):
             bound = self.model.model_validate_json(self._without_nulls(_text(arguments)))
         except ValidationError as exc:
             raise BadArguments(_explain(tool_name, exc)) from None
+        except ValueError as exc:  # for example nested too deep for pydantic's parser
+            raise BadArguments(f"The arguments of {tool_name} are not valid JSON: {exc}.") from None
         values = {
             name: context if name in self.contexts else getattr(bound, _field(index))
             for index, name in enumerate(self.names)

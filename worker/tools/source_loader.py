@@ -20,16 +20,16 @@ def load_sources(settings: Settings, egress: Egress) -> list[ToolSource]:
         return []
     file = KIND.read(settings.tools_file, SourcesFile)
     folder = settings.tools_file.parent
-    sources = [_mcp_source(name, entry, egress) for name, entry in file.mcp.items()]
+    sources = [_mcp_source(name, entry, settings, egress) for name, entry in file.mcp.items()]
     return sources + [_openapi_source(name, entry, folder, settings, egress) for name, entry in file.openapi.items()]
 
 
-def _mcp_source(name: str, entry: McpEntry, egress: Egress) -> ToolSource:
+def _mcp_source(name: str, entry: McpEntry, settings: Settings, egress: Egress) -> ToolSource:
     try:
         from stagebus.worker.tools.mcp.mcp_source import McpSource  # takes 0.8 s and needs an extra
     except ModuleNotFoundError as exc:
         raise BadTool(f"mcp.{name}: MCP servers need another package: pip install 'stagebus[mcp]'") from exc
-    return McpSource(name, entry, egress)
+    return McpSource(name, entry, egress, settings.tool_schema_max_bytes)
 
 
 def _openapi_source(name: str, entry: OpenApiEntry, folder: Path, settings: Settings, egress: Egress) -> ToolSource:

@@ -6,17 +6,13 @@ The registry reads a source's tools at each change. The tools of an attempt that
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from stagebus.worker.tools.call_limiter import CallLimiter
 from stagebus.worker.tools.signature import parse_object
 from stagebus.worker.tools.tool import PreparedCall
 from stagebus.worker.tools.tool_context import ToolContext
 from stagebus.worker.tools.tool_results import ToolReply, encode_result
-
-# Descriptions and schemas cost tokens in every request.
-DESCRIPTION_MAX_BYTES: Final = 8 * 2**10
-SCHEMA_MAX_BYTES: Final = 64 * 2**10
 
 
 async def _accept(_arguments: dict[str, Any]) -> None:

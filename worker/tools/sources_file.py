@@ -152,6 +152,11 @@ class OpenApiEntry(SourceEntry):
         """Returns whether the document is at a URL."""
         return self.document.startswith(("http://", "https://"))
 
+    @property
+    def has_credentials(self) -> bool:
+        """Returns whether requests carry values of the operator, which only a server of the operator's choice may get."""
+        return bool(self.bearer or self.basic or self.headers or self.query or self.fixed)
+
     @model_validator(mode="after")
     def _check_document(self) -> Self:
         if self.is_remote:

@@ -1,10 +1,12 @@
-"""Encodes the result of a tool as text for the model; sans-IO."""
+"""Encodes the result of a tool as text for the model, and cuts texts that are too long; sans-IO."""
 
 from typing import Any, Final, NamedTuple
 
 import orjson
 from pydantic_core import to_json, to_jsonable_python
 
+# Descriptions cost tokens in every request.
+DESCRIPTION_MAX_BYTES: Final = 8 * 2**10
 # A cut result needs room for the mark.
 RESULT_MIN_BYTES: Final = 256
 

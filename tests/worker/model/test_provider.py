@@ -68,6 +68,21 @@ async def test_key_headers_and_query_of_the_file_are_sent(
     assert not any(text in head for text in not_sent)
 
 
+async def test_cookies_of_one_answer_are_not_sent_with_the_next_request(byte_server, ask) -> None:
+    url = await byte_server.serve(ANSWER.replace(b"\r\n\r\n", b"\r\nset-cookie: session=one; Path=/\r\n\r\n", 1))
+    provider = Providers(ProvidersFile.model_validate({"providers": {"p": {"base_url": f"{url}/v1", "models": ["m"]}}}))
+    model = ModelClient(Settings(model_stall_timeout_s=5), provider)
+    for _ in range(2):
+        async with aclosing(
+            model.stream(ModelRequest(model="m", messages=[{"role": "user", "content": "Hello"}]))
+        ) as chunks:
+            assert [chunk async for chunk in chunks]
+    await model.aclose()
+
+    assert len(byte_server.requests) == 2
+    assert not any(b"cookie" in head.lower() for head in byte_server.requests)
+
+
 async def test_redirect_is_not_followed(byte_server, ask) -> None:
     """A redirect would send the conversation, and keys in custom headers, to another host."""
     elsewhere = await byte_server.serve(ANSWER)

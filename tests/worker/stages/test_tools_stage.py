@@ -181,8 +181,9 @@ async def test_once_only_tool_starts_after_its_call_is_stored(registry: ToolRegi
         (call("1", "pay", "{}"), "there is no tool 'pay'"),
         (call("1", "echo", '{"txet": "a"}'), "text"),
         (call("1", "echo", "not json"), "JSON"),
+        (call("1", "echo", f'{{"text": {"[" * 600}{"]" * 600}}}'), "nested too deeply"),
     ],
-    ids=["unknown", "not offered", "wrong argument", "no JSON"],
+    ids=["unknown", "not offered", "wrong argument", "no JSON", "deep"],
 )
 async def test_bad_call_is_an_error_that_the_model_can_read(
     registry: ToolRegistry, asked: ToolCallRequest, told: str

@@ -134,6 +134,19 @@ def test_invalid_arguments_are_reported_for_each_field(arguments, words):
     assert all(word in str(failure.value) for word in words)
 
 
+@pytest.mark.parametrize("levels", [220, 600, 5000])
+@pytest.mark.parametrize("is_strict", [False, True])
+def test_deep_arguments_are_invalid(levels, is_strict):
+    """Three parsers see them, each with a limit of its own."""
+
+    def f(x: str = "") -> str:
+        return x
+
+    signature = read_signature(f, "f", is_strict=is_strict)
+    with pytest.raises(BadArguments):
+        signature.bind("f", f'{{"x": {"[" * levels}{"]" * levels}}}', ToolContext(run_id="r", call_id="c"))
+
+
 def test_error_of_many_fields_has_an_end():
     with pytest.raises(BadArguments) as failure:
         bind(lambda x: x, "{" + ",".join(f'"k{i}": "{"v" * 500}"' for i in range(500)) + "}")

@@ -84,6 +84,24 @@ def test_extra_that_is_missing_is_said(load, monkeypatch):
         load('[mcp.f]\ncommand = "b"')
 
 
+@pytest.mark.parametrize(
+    ("entry", "has_credentials"),
+    [
+        ({}, False),
+        ({"idempotency_header": "Idempotency-Key"}, False),
+        ({"bearer": "k"}, True),
+        ({"basic": {"user": "u", "password": "p"}}, True),
+        ({"headers": {"X-Key": "k"}}, True),
+        ({"query": {"key": "k"}}, True),
+        ({"fixed": {"shop": "ours"}}, True),
+    ],
+)
+def test_values_of_the_operator_are_credentials(entry, has_credentials):
+    entry = OpenApiEntry.model_validate({"document": "a.yaml", "operations": ["x"]} | entry)
+
+    assert entry.has_credentials is has_credentials
+
+
 def test_page_s_examples_hold_and_its_tables_name_every_key():
     page = (ROOT / "docs" / "tool-sources.md").read_text()
     examples = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)

@@ -10,8 +10,7 @@ import orjson
 from mcp_types import Tool
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from stagebus.worker.tools.sources import DESCRIPTION_MAX_BYTES, SCHEMA_MAX_BYTES
-from stagebus.worker.tools.tool_results import cut
+from stagebus.worker.tools.tool_results import DESCRIPTION_MAX_BYTES, cut
 
 NAME_MAX_CHARS: Final = 256
 _SHOWN_MAX_CHARS: Final = 64
@@ -35,34 +34,39 @@ class _ListedTool(BaseModel):
     annotations: _Hints | None = None
 
 
-def plain_listing(result: dict[str, Any], left_out: dict[str, str]) -> dict[str, Any]:
+def plain_listing(result: dict[str, Any], left_out: dict[str, str], schema_max_bytes: int) -> dict[str, Any]:
     """Returns a `tools/list` result with the valid tools only, in a form that every version of the SDK accepts.
 
     Args:
         left_out: gets the name of each tool that is left out, and the reason.
+        schema_max_bytes: limit of an input schema.
     """
     tools = result.get("tools")
     cursor = result.get("nextCursor")
     return {
         # Some servers write null for an empty list.
         **{name: value for name, value in result.items() if name != "nextCursor"},
-        "tools": _valid_tools(tools, left_out) if isinstance(tools, list) else [] if tools is None else tools,
+        "tools": _valid_tools(tools, left_out, schema_max_bytes)
+        if isinstance(tools, list)
+        else []
+        if tools is None
+        else tools,
         **({"nextCursor": cursor} if isinstance(cursor, str) and cursor else {}),
     }
 
 
-def _valid_tools(listed: list[Any], left_out: dict[str, str]) -> list[dict[str, Any]]:
+def _valid_tools(listed: list[Any], left_out: dict[str, str], schema_max_bytes: int) -> list[dict[str, Any]]:
     valid = []
     for tool in listed:
         try:
-            valid.append(_plain_tool(tool))
+            valid.append(_plain_tool(tool, schema_max_bytes))
         except ValueError as exc:
             name = tool.get("name") if isinstance(tool, dict) else None
             left_out[str(name)[:NAME_MAX_CHARS]] = _reason(exc)
     return valid
 
 
-def _plain_tool(raw: Any) -> dict[str, Any]:
+def _plain_tool(raw: Any, schema_max_bytes: int) -> dict[str, Any]:
     """Returns a tool without what Stagebus does not use.
 
     Its output schema is not used: a result that does not fit it is still the result.
@@ -71,7 +75,7 @@ def _plain_tool(raw: Any) -> dict[str, Any]:
         ValueError: the tool is not of the protocol's form, or too large.
     """
     tool = _ListedTool.model_validate(raw)
-    schema = _object_schema(tool.inputSchema)
+    schema = _object_schema(tool.inputSchema, schema_max_bytes)
     hints = tool.annotations.model_dump(exclude_none=True, exclude={"title"}) if tool.annotations else {}
     return {
         "name": tool.name,
@@ -81,14 +85,16 @@ def _plain_tool(raw: Any) -> dict[str, Any]:
     }
 
 
-def _object_schema(schema: dict[str, Any]) -> dict[str, Any]:
+def _object_schema(schema: dict[str, Any], schema_max_bytes: int) -> dict[str, Any]:
     if "type" not in schema and not {"properties", "$ref", "allOf", "anyOf", "oneOf"} & schema.keys():
         raise ValueError("its input schema does not describe an object")
     if schema.get("type", "object") != "object":
         raise ValueError(f"its input schema is of type {str(schema['type'])[:_SHOWN_MAX_CHARS]}, not of type object")
     size = _size_of(schema)
-    if size > SCHEMA_MAX_BYTES:
-        raise ValueError(f"its schema has {size} bytes, the limit is {SCHEMA_MAX_BYTES}")
+    if size > schema_max_bytes:
+        raise ValueError(
+            f"its schema has {size} bytes, the limit is {schema_max_bytes} (STAGEBUS_TOOL_SCHEMA_MAX_BYTES)"
+        )
     return {**schema, "type": "object"}
 
 

@@ -53,8 +53,9 @@ class ServerMessages:
         left_out: the tools of the last listing that are not of the protocol's form, and the reason for each.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, schema_max_bytes: int) -> None:
         self.left_out: dict[str, str] = {}
+        self._schema_max_bytes = schema_max_bytes
         self._plain_by_id: dict[RequestId, Callable[[dict[str, Any]], dict[str, Any]]] = {}
         self._unanswered = 0
 
@@ -95,7 +96,7 @@ class ServerMessages:
         return message
 
     def _plain_listing(self, result: dict[str, Any]) -> dict[str, Any]:
-        return plain_listing(result, self.left_out)
+        return plain_listing(result, self.left_out, self._schema_max_bytes)
 
 
 def says_session_is_lost(text: str) -> bool:

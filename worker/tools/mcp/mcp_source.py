@@ -77,12 +77,13 @@ class _CallLost(Exception):
 class McpSource:
     """One MCP server and its tools."""
 
-    def __init__(self, name: str, entry: McpEntry, egress: Egress) -> None:
+    def __init__(self, name: str, entry: McpEntry, egress: Egress, schema_max_bytes: int) -> None:
         self.name = name
         self.on_change: Callable[[], None] = lambda: None
         self.is_known = False
         self._entry = entry
         self._egress = egress
+        self._schema_max_bytes = schema_max_bytes
         self._limiter = CallLimiter(entry.concurrency)
         self._tools: list[SourcedTool] = []
         self._listed: list[Tool] = []
@@ -162,7 +163,7 @@ class McpSource:
 
     async def _use_connection(self) -> None:
         """Connects and keeps the tools up to date. Returns when the connection or the worker ends."""
-        messages = ServerMessages()
+        messages = ServerMessages(self._schema_max_bytes)
         async with self._connect(messages) as client:
             self._tried.set()
             logger.info("MCP server %s: connected, %d tools", self.name, len(self._tools))

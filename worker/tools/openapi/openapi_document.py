@@ -4,20 +4,27 @@ The rest of the document is not read, since real documents have many faults, and
 Spec: https://spec.openapis.org/oas/v3.1.1.html
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import itertools
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import urljoin
 
 import orjson
-import yaml
 
 from stagebus.shared.errors import BadTool
-from stagebus.worker.tools.openapi.openapi_schema import SchemaConverter, follow
-from stagebus.worker.tools.sources import SCHEMA_MAX_BYTES
+from stagebus.worker.tools.openapi.openapi_schema import SchemaConverter, follow, schema_too_long
+from stagebus.worker.tools.tool_results import DESCRIPTION_MAX_BYTES, cut
 
+JSON_TYPE: Final = "application/json"
 METHODS: Final = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 _IDEMPOTENT: Final = frozenset({"get", "put", "delete", "options", "head"})
+# A media type that can stand in a header, without wildcards.
+_CONCRETE_TYPE: Final = re.compile(r"[\w!#$&^.+-]{1,64}/[\w!#$&^.+-]{1,64}(?:\s*;[\x20-\x7e]{0,100})?", re.ASCII)
+_KNOWN_MAX: Final = 50
+_SHOWN_MAX_CHARS: Final = 200
+_URL_MAX_CHARS: Final = 2_000
 # OpenAPI ignores header parameters with these names.
 _IGNORED_HEADERS: Final = frozenset({"accept", "content-type", "authorization"})
 _STYLES: Final = {
@@ -49,6 +56,7 @@ class OpenApiOperation:
         fixed: parameters that the operator has set, with their values.
         fixed_body: properties of the body that the operator has set.
         schema: the JSON Schema of the arguments.
+        media_type: the Content-Type of the body.
     """
 
     name: str
@@ -60,6 +68,7 @@ class OpenApiOperation:
     fixed: tuple[tuple[OpenApiParameter, Any], ...]
     fixed_body: Mapping[str, Any]
     schema: Mapping[str, Any]
+    media_type: str = JSON_TYPE
 
     @property
     def names(self) -> tuple[str, str]:
@@ -72,28 +81,14 @@ class OpenApiOperation:
         return self.method in _IDEMPOTENT
 
 
-def parse_document(text: bytes) -> Mapping[str, Any]:
-    """Parses a document in JSON or YAML.
-
-    Raises:
-        BadTool: the text is neither, or not an OpenAPI 3 document.
-    """
-    try:
-        document = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        try:
-            document = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - both are safe
-        except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as exc:
-            raise BadTool(
-                f"the document is neither JSON nor YAML: {str(exc).splitlines()[0] if str(exc) else type(exc).__name__}"
-            ) from None
-    if not isinstance(document, Mapping) or not str(document.get("openapi", "")).startswith(("3.0", "3.1")):
-        raise BadTool("the document is not OpenAPI 3.0 or 3.1")
-    return document
-
-
 def read_operations(
-    document: Mapping[str, Any], chosen: Iterable[str], *, base_url: str | None, location: str, fixed: Mapping[str, Any]
+    document: Mapping[str, Any],
+    chosen: Iterable[str],
+    *,
+    base_url: str | None,
+    location: str,
+    fixed: Mapping[str, Any],
+    schema_max_bytes: int,
 ) -> list[OpenApiOperation]:
     """Reads the chosen operations, named by operationId or as `GET /path`.
 
@@ -101,17 +96,19 @@ def read_operations(
         base_url: replaces the document's servers.
         location: the URL of the document, if it has one, for relative server URLs.
         fixed: values of parameters and body properties that the model does not see.
+        schema_max_bytes: limit of the schema of one operation's arguments.
 
     Raises:
         BadTool: an operation is missing or cannot be offered; the message says which and why.
     """
     operations = []
     unused = set(fixed)
+    index = _index(document)
     for wanted in chosen:
-        method, path, item, operation = _choose(document, wanted)
+        found = _choose(index, wanted)
         try:
-            made = _Reader(document, fixed).read(method, path, item, operation)
-            url = base_url or _server(document, item, operation, location)
+            made = _Reader(document, fixed, schema_max_bytes).read(found)
+            url = base_url or _server(document, found, location)
         except BadTool as exc:
             raise BadTool(f"operation {wanted!r}: {exc}") from None
         unused -= {parameter.name for parameter, _ in made.fixed} | made.fixed_body.keys()
@@ -121,37 +118,59 @@ def read_operations(
     return operations
 
 
-def _choose(document: Mapping[str, Any], wanted: str) -> tuple[str, str, Mapping[str, Any], Mapping[str, Any]]:
-    known = []
-    for method, path, item, operation in _all(document):
-        named = f"{method.upper()} {path}"
-        if wanted in (named, operation.get("operationId")):
-            return method, path, item, operation
-        known.append(str(operation.get("operationId") or named))
-    raise BadTool(f"there is no operation {wanted!r}; available operations: {', '.join(known[:50]) or 'none'}")
+class _Found(NamedTuple):
+    """An operation of the document, and the path item that contains it."""
+
+    method: str
+    path: str
+    item: Mapping[str, Any]
+    operation: Mapping[str, Any]
 
 
-def _all(document: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any], Mapping[str, Any]]]:
+def _index(document: Mapping[str, Any]) -> Mapping[str, _Found]:
+    """Returns all operations, by their operationId and as `GET /path`."""
+    found: dict[str, _Found] = {}
     paths = document.get("paths")
     for path, node in paths.items() if isinstance(paths, Mapping) else ():
         item = follow(document, node) if isinstance(node, Mapping) else {}
         for method in METHODS:
-            if isinstance(item.get(method), Mapping):
-                yield method, str(path), item, item[method]
+            operation = item.get(method)
+            if isinstance(operation, Mapping):
+                for name in (operation.get("operationId"), f"{method.upper()} {path}"):
+                    if isinstance(name, str):
+                        found.setdefault(name, _Found(method, path, item, operation))
+    return found
 
 
-def _server(document: Mapping[str, Any], item: Mapping[str, Any], operation: Mapping[str, Any], location: str) -> str:
+def _choose(found: Mapping[str, _Found], wanted: str) -> _Found:
+    if wanted in found:
+        return found[wanted]
+    known = dict.fromkeys(_text(each.operation, "operationId") or name for name, each in found.items())
+    shown = [name[:_SHOWN_MAX_CHARS] for name in itertools.islice(known, _KNOWN_MAX)]
+    raise BadTool(f"there is no operation {wanted!r}; available operations: {', '.join(shown) or 'none'}")
+
+
+def _server(document: Mapping[str, Any], found: _Found, location: str) -> str:
     """Returns the first server of the operation, of its path or of the document."""
-    servers: Any = next((node["servers"] for node in (operation, item, document) if node.get("servers")), [])
+    nodes = (found.operation, found.item, document)
+    servers: Any = next((node["servers"] for node in nodes if node.get("servers")), [])
     server = servers[0] if isinstance(servers, list) and servers and isinstance(servers[0], Mapping) else {}
-    url = str(server.get("url", "/"))
+    url = _text(server, "url") or "/"
     variables = server.get("variables")
     for name, variable in variables.items() if isinstance(variables, Mapping) else ():
-        url = url.replace(f"{{{name}}}", str(variable.get("default", "")))
-    url = str(urljoin(location, url))
+        url = url.replace(f"{{{name}}}", _text(variable, "default"))
+        if len(url) > _URL_MAX_CHARS:
+            raise BadTool("the URL of its server is too long; set base_url")
+    url = urljoin(location, url)
     if not url.startswith(("http://", "https://")):
         raise BadTool("the document names no server; set base_url")
     return url
+
+
+def _text(node: Mapping[str, Any], key: str) -> str:
+    """Returns a member that should be text. An object or an array, which could be huge, counts as missing."""
+    value = node.get(key)
+    return str(value) if isinstance(value, str | int | float) else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +190,11 @@ class _Read:
 class _Reader:
     """Reads one operation."""
 
-    def __init__(self, document: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
+    def __init__(self, document: Mapping[str, Any], fixed: Mapping[str, Any], schema_max_bytes: int) -> None:
         self._document = document
-        self._converter = SchemaConverter(document)
+        self._schema_max_bytes = schema_max_bytes
+        self._converter = SchemaConverter(document, schema_max_bytes)
+        self._media_type = JSON_TYPE
         self._values = fixed
         self._parameters: dict[str, OpenApiParameter] = {}
         self._properties: dict[str, Any] = {}
@@ -181,7 +202,10 @@ class _Reader:
         self._fixed: list[tuple[OpenApiParameter, Any]] = []
         self._fixed_body: dict[str, Any] = {}
 
-    def read(self, method: str, path: str, item: Mapping[str, Any], operation: Mapping[str, Any]) -> _Read:
+    def read(self, found: _Found) -> _Read:
+        method, path, item, operation = found
+        if not path.startswith("/"):
+            raise BadTool("its path does not begin with /")
         for node in self._all_parameters(item, operation):
             self._add_parameter(node)
         if operation.get("requestBody") is not None:
@@ -190,14 +214,15 @@ class _Reader:
         known = {p.name for p in (*self._parameters.values(), *(p for p, _ in self._fixed)) if p.place == "path"}
         if set(missing) - known:
             raise BadTool(f"the path has undeclared parameters: {', '.join(sorted(set(missing) - known))}")
-        words = [str(operation[key]) for key in ("summary", "description") if operation.get(key)]
+        words = [text for key in ("summary", "description") if (text := _text(operation, key))]
         made = {
-            "name": str(operation.get("operationId") or f"{method}{path}"),
+            "name": _text(operation, "operationId") or f"{method}{path}",
             "method": method,
             "path": path,
-            "description": "\n\n".join(dict.fromkeys(words)),
+            "description": cut("\n\n".join(dict.fromkeys(words)), DESCRIPTION_MAX_BYTES),
             "parameters": self._parameters,
             "schema": self._schema(),
+            "media_type": self._media_type,
         }
         return _Read(made, tuple(self._fixed), self._fixed_body)
 
@@ -207,11 +232,11 @@ class _Reader:
         for node in nodes:
             for parameter in node.get("parameters") or ():
                 found = follow(self._document, parameter)
-                by_place[str(found.get("in")), str(found.get("name"))] = found
+                by_place[_text(found, "in"), _text(found, "name")] = found
         return list(by_place.values())
 
     def _add_parameter(self, node: Mapping[str, Any]) -> None:
-        name, place = str(node.get("name")), str(node.get("in"))
+        name, place = _text(node, "name"), _text(node, "in")
         is_required = node.get("required") is True or place == "path"
         if place == "cookie" or (place == "header" and name.lower() in _IGNORED_HEADERS):
             if is_required and place == "cookie":
@@ -220,7 +245,7 @@ class _Reader:
         styles = _STYLES.get(place)
         if styles is None:
             raise BadTool(f"parameter {name!r} is in {place!r}, which is not a valid place")
-        style = str(node.get("style") or styles[0])
+        style = _text(node, "style") or styles[0]
         if style not in styles:
             raise BadTool(f"parameter {name!r} has the style {style!r}, which is not supported")
         content = node.get("content")
@@ -238,12 +263,15 @@ class _Reader:
 
     def _add_body(self, node: Mapping[str, Any]) -> None:
         content = node.get("content") or {}
-        media = next((value for kind, value in content.items() if _is_json(str(kind))), None)
-        if media is None:
+        kinds = [kind for kind in content if _is_json(kind)]
+        if not kinds:
             if node.get("required") is True:
-                raise BadTool(f"the body is {' or '.join(map(str, content)) or 'empty'}; only JSON is supported")
+                raise BadTool(f"the body is {' or '.join(content) or 'empty'}; only JSON is supported")
             return
-        schema = self._converter.convert(media.get("schema", {}))
+        kind = JSON_TYPE if JSON_TYPE in kinds else kinds[0]
+        self._media_type = kind if _CONCRETE_TYPE.fullmatch(kind) else JSON_TYPE
+        schema = self._converter.convert(content[kind].get("schema", {}))
+        self._converter.finish()
         properties = follow({"$defs": self._converter.definitions}, schema).get("properties", {}) if schema else {}
         self._fixed_body = {name: value for name, value in self._values.items() if name in properties}
         if self._fixed_body:
@@ -252,7 +280,10 @@ class _Reader:
 
     def _described(self, schema: Any, description: Any) -> Any:
         made = self._converter.convert(schema)
-        return {**made, "description": str(description)} if description and isinstance(made, dict) else made
+        if not (isinstance(description, str) and description and isinstance(made, dict)):
+            return made
+        self._converter.grow(len(description))
+        return {**made, "description": description}
 
     def _offer(self, name: str, parameter: OpenApiParameter, schema: Any, *, is_required: bool) -> None:
         key = (
@@ -270,23 +301,20 @@ class _Reader:
             self._required.append(key)
 
     def _schema(self) -> dict[str, Any]:
+        self._converter.finish()
         schema: dict[str, Any] = {"type": "object", "properties": self._properties, "additionalProperties": False}
         if self._required:
             schema["required"] = self._required
         if self._converter.definitions:
             schema["$defs"] = self._converter.definitions
-        try:
-            size = len(orjson.dumps(schema))
-        except TypeError as exc:
-            raise BadTool(f"the schema has no JSON form: {exc}") from None
-        if size > SCHEMA_MAX_BYTES:
-            raise BadTool(f"the schema has {size} bytes, the limit is {SCHEMA_MAX_BYTES}")
+        if len(orjson.dumps(schema)) > self._schema_max_bytes:
+            raise BadTool(schema_too_long(self._schema_max_bytes))
         return schema
 
 
 def _is_json(media_type: str) -> bool:
     kind = media_type.partition(";")[0].strip().lower()
-    return kind == "application/json" or kind.endswith("+json")
+    return kind in (JSON_TYPE, "*/*", "application/*") or kind.endswith("+json")
 
 
 def _without(schema: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:

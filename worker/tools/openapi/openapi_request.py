@@ -17,6 +17,10 @@ from stagebus.worker.tools.signature import BadArguments
 
 _DELIMITERS: Final = {"form": ",", "spaceDelimited": "%20", "pipeDelimited": "%7C"}
 _HEADER_VALUE: Final = re.compile(r"[\x20-\x7e]{0,4096}")
+# Servers and proxies mostly accept 8 KB.
+_URL_VALUE_MAX_BYTES: Final = 2**14
+_DEEP_MAX: Final = 10
+_EXACT_MAX: Final = 2**53
 _SEGMENTS: Final = re.compile(r"[/\\]")
 
 
@@ -48,6 +52,8 @@ def build_request(
     request = OperationRequest(operation.method.upper(), "")
     body: Any = None
     for parameter, value in given:
+        if parameter.place in ("path", "query"):
+            _check_length(parameter, value)
         if parameter.place == "body":
             body = value
         elif parameter.place == "path":
@@ -63,11 +69,17 @@ def build_request(
     if operation.fixed_body:
         body = {**(body if isinstance(body, dict) else {}), **operation.fixed_body}
     if body is not None:
-        request.headers["Content-Type"] = "application/json"
+        request.headers["Content-Type"] = operation.media_type
         request.body = compact_json(body).encode()
     written = "&".join(f"{name}={value}" for name, value in pairs)
-    request.url = f"{operation.base_url}{path}{f'?{written}' if written else ''}"
+    separator = "&" if "?" in path else "?"
+    request.url = f"{operation.base_url}{path}{f'{separator}{written}' if written else ''}"
     return request
+
+
+def _check_length(parameter: OpenApiParameter, value: Any) -> None:
+    if len(compact_json(value)) > _URL_VALUE_MAX_BYTES:
+        raise BadArguments(f"{parameter.name}: more than {_URL_VALUE_MAX_BYTES} bytes, which is too long for a URL")
 
 
 def _path_value(parameter: OpenApiParameter, value: Any) -> str:
@@ -89,10 +101,8 @@ def _query_pairs(parameter: OpenApiParameter, value: Any) -> Iterator[tuple[str,
     name = quote(parameter.name, safe="")
     if parameter.is_json:
         yield name, quote(compact_json(value), safe="")
-    elif isinstance(value, dict) and parameter.style == "deepObject":
-        for key, inner in value.items():
-            for part in inner if isinstance(inner, list) else [inner]:
-                yield f"{name}[{quote(str(key), safe='')}]", _quoted(part)
+    elif isinstance(value, dict | list) and parameter.style == "deepObject":
+        yield from _deep_pairs(name, value, 0)
     elif isinstance(value, dict) and parameter.explode:
         yield from ((quote(str(key), safe=""), _quoted(inner)) for key, inner in value.items())
     elif isinstance(value, list) and parameter.explode:
@@ -100,6 +110,24 @@ def _query_pairs(parameter: OpenApiParameter, value: Any) -> Iterator[tuple[str,
     else:
         delimiter = _DELIMITERS.get(parameter.style, ",")
         yield name, delimiter.join(quote(part, safe="") for part in _flat(value, explode=False))
+
+
+def _deep_pairs(name: str, value: Any, depth: int) -> Iterator[tuple[str, str]]:
+    """Yields `name[key]` for members, `name[]` for items, and `name[0][key]` for members of items.
+
+    The specification leaves all but the first open; this is the form that PHP, Rails, qs and Stripe read.
+    """
+    if depth > _DEEP_MAX:
+        raise BadArguments(f"{name.partition('[')[0]}: nested deeper than {_DEEP_MAX} levels")
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _deep_pairs(f"{name}[{quote(key, safe='')}]", inner, depth + 1)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            place = index if isinstance(item, dict | list) else ""
+            yield from _deep_pairs(f"{name}[{place}]", item, depth + 1)
+    else:
+        yield name, _quoted(value)
 
 
 def _flat(value: Any, *, explode: bool) -> Iterable[str]:
@@ -120,4 +148,6 @@ def _quoted(value: Any) -> str:
 def _text(value: Any) -> str:
     if isinstance(value, str):
         return value
+    if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT_MAX:
+        value = int(value)  # 5.0 is an integer in JSON, but not in a URL
     return "" if value is None else compact_json(value)

@@ -1,44 +1,66 @@
 """Converts schemas of an OpenAPI document to self-contained JSON Schemas (2020-12) for tools; sans-IO.
 
-References are kept, so cycles are possible: their targets are collected in `$defs`.
+References are kept, so cycles are possible: their targets are collected in `$defs`. Keywords that are unknown, malformed or
+of no use to a model are left out: providers refuse a schema with one of them, and a document has many.
 Spec: https://spec.openapis.org/oas/v3.1.1.html#schema-object
 Spec: https://spec.openapis.org/oas/v3.0.4.html#schema-object
 """
 
 import re
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from stagebus.shared.errors import BadTool
+from stagebus.shared.json_schema.json_pointer import MISSING, find_target
+from stagebus.shared.json_schema.schema_keywords import is_number
 
 Schema = dict[str, Any]
 
-# YAML aliases can make a small document expand to a huge schema.
-NODES_MAX: Final = 50_000
+DEPTH_MAX: Final = 60
 REFERENCES_MAX: Final = 32
 
-_MAPS_OF_SCHEMAS: Final = frozenset({"properties", "patternProperties", "dependentSchemas", "$defs"})
+_TYPES: Final = frozenset({"string", "integer", "number", "boolean", "array", "object", "null"})
+_MAPS_OF_SCHEMAS: Final = frozenset({"properties", "patternProperties", "dependentSchemas"})
 _LISTS_OF_SCHEMAS: Final = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
 _SINGLE_SCHEMAS: Final = frozenset(
     {"items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames"}
     | {"unevaluatedItems", "unevaluatedProperties"}
 )
-# Keywords that neither a model nor a validator needs, and that cost tokens.
-_LEFT_OUT: Final = frozenset(
-    {
-        "example",
-        "examples",
-        "xml",
-        "externalDocs",
-        "discriminator",
-        "deprecated",
-        "title",
-        "nullable",
-        "readOnly",
-        "writeOnly",
-    }
-)
 _DEF_NAME: Final = re.compile(r"[^A-Za-z0-9_-]")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_count(value: Any) -> bool:
+    return is_number(value) and value >= 0 and value == int(value)
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _is_type(value: Any) -> bool:
+    names = value if isinstance(value, list) else [value]
+    return bool(names) and all(isinstance(name, str) and name in _TYPES for name in names)
+
+
+# The keywords whose value is not a schema, each with the check of its value.
+_SETTINGS: Final[Mapping[str, Callable[[Any], bool]]] = {
+    "type": _is_type,
+    "enum": lambda value: isinstance(value, list) and bool(value),
+    "required": _is_names,
+    "dependentRequired": lambda value: isinstance(value, Mapping) and all(map(_is_names, value.values())),
+    "uniqueItems": lambda value: isinstance(value, bool),
+    "const": lambda _: True,
+    "default": lambda _: True,
+    **dict.fromkeys(("multipleOf", "minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"), is_number),
+    **dict.fromkeys(("minLength", "maxLength", "minItems", "maxItems", "minContains", "maxContains"), _is_count),
+    **dict.fromkeys(("minProperties", "maxProperties"), _is_count),
+    **dict.fromkeys(("description", "format", "pattern", "contentEncoding", "contentMediaType"), _is_text),
+}
 
 
 def follow(document: Mapping[str, Any], node: Any) -> Any:
@@ -56,95 +78,140 @@ def follow(document: Mapping[str, Any], node: Any) -> Any:
 
 def _find(document: Mapping[str, Any], reference: str) -> Any:
     if not reference.startswith("#/"):
-        raise BadTool(f"{reference!r} leads out of the document; only internal references (#/…) are supported")
-    node: Any = document
-    for part in reference[2:].split("/"):
-        key = part.replace("~1", "/").replace("~0", "~")
-        if isinstance(node, list) and key.isdecimal() and int(key) < len(node):
-            node = node[int(key)]
-        elif isinstance(node, Mapping) and key in node:
-            node = node[key]
-        else:
-            raise BadTool(f"the target of {reference!r} is missing")
+        raise BadTool(f"{reference[:200]!r} leads out of the document; only internal references (#/…) are supported")
+    node = find_target(document, reference)
+    if node is MISSING:
+        raise BadTool(f"the target of {reference[:200]!r} is missing")
     return node
 
 
 class SchemaConverter:
-    """Converts the schemas of one tool and collects the targets of their references."""
+    """Converts the schemas of one tool and collects the targets of their references.
 
-    def __init__(self, document: Mapping[str, Any]) -> None:
+    Args:
+        max_bytes: limit of all schemas together as JSON. Aliases make a short document expand to a huge schema.
+
+    Attributes:
+        definitions: the converted targets by their names; complete after `finish`.
+    """
+
+    def __init__(self, document: Mapping[str, Any], max_bytes: int) -> None:
         self._document = document
         self._is_3_0 = str(document.get("openapi", "")).startswith("3.0")
+        self._max_bytes = max_bytes
+        self._bytes = 0  # at most the length of the JSON
         self._name_by_reference: dict[str, str] = {}
-        self._nodes = 0
+        self._unfinished: deque[str] = deque()  # references
         self.definitions: dict[str, Any] = {}
 
-    def convert(self, schema: Any) -> Any:
-        """Converts a schema for a request, without read-only properties.
+    def convert(self, schema: Any, depth: int = 0) -> Any:
+        """Converts a schema for a request, without read-only properties. References may stay without a target.
 
         Raises:
-            BadTool: a reference leads out of the document, its target is missing, or the schema is too large.
+            BadTool: a reference leads out of the document, or the schema is too large or nested too deep.
         """
-        self._nodes += 1
-        if self._nodes > NODES_MAX:
-            raise BadTool(f"the schema has more than {NODES_MAX} nodes")
+        self.grow(2, depth)
         if not isinstance(schema, Mapping):
             return schema if isinstance(schema, bool) else {}
         if isinstance(schema.get("$ref"), str):
             reference = {"$ref": f"#/$defs/{self._define(schema['$ref'])}"}
             # OpenAPI 3.0 ignores keywords beside a reference.
-            return reference if self._is_3_0 else {**self._convert(schema), **reference}
-        return self._convert(schema)
+            return reference if self._is_3_0 else {**self._convert(schema, depth), **reference}
+        return self._convert(schema, depth)
+
+    def finish(self) -> None:
+        """Converts the targets of all references, one after the other: a chain of them can be long.
+
+        Raises:
+            BadTool: as `convert`, or the target of a reference is missing.
+        """
+        while self._unfinished:
+            reference = self._unfinished.popleft()
+            self.definitions[self._name_by_reference[reference]] = self.convert(_find(self._document, reference))
 
     def _define(self, reference: str) -> str:
+        self.grow(len(reference))
         if reference in self._name_by_reference:
             return self._name_by_reference[reference]
-        target = _find(self._document, reference)
         wanted = _DEF_NAME.sub("_", reference.rpartition("/")[2]) or "schema"
         name = wanted
         while name in self.definitions:
             name = f"{wanted}_{len(self.definitions)}"
         self._name_by_reference[reference] = name
-        self.definitions[name] = {}  # reserves the name, since a cycle may come back here
-        self.definitions[name] = self.convert(target)
+        self.definitions[name] = {}  # reserves the name
+        self._unfinished.append(reference)
         return name
 
-    def _convert(self, schema: Mapping[str, Any]) -> Schema:
+    def _convert(self, schema: Mapping[str, Any], depth: int) -> Schema:
+        if self._is_3_0:
+            schema = _from_openapi_3_0(schema)
         converted: Schema = {}
         for key, value in schema.items():
-            if not isinstance(key, str) or key in _LEFT_OUT or key == "$ref" or key.startswith("x-"):
-                continue
             if key in _MAPS_OF_SCHEMAS and isinstance(value, Mapping):
-                converted[key] = {
-                    str(name): self.convert(inner) for name, inner in value.items() if not self._is_read_only(inner)
-                }
-            elif key in _LISTS_OF_SCHEMAS and isinstance(value, list):
-                converted[key] = [self.convert(inner) for inner in value]
+                converted[key] = self._convert_map(value, depth)
+            elif key in _LISTS_OF_SCHEMAS and isinstance(value, list) and value:
+                converted[key] = [self.convert(inner, depth + 1) for inner in value]
             elif key in _SINGLE_SCHEMAS and isinstance(value, Mapping | bool):
-                converted[key] = self.convert(value)
-            else:
-                converted[key] = value
-        if isinstance(converted.get("required"), list) and isinstance(schema.get("properties"), Mapping):
-            read_only = {name for name, inner in schema["properties"].items() if self._is_read_only(inner)}
+                converted[key] = self.convert(value, depth + 1)
+            elif key in _SETTINGS and _SETTINGS[key](value):
+                converted[key] = self._copy(value, depth)
+        properties = schema.get("properties")
+        if "required" in converted and isinstance(properties, Mapping):
+            read_only = {name for name, inner in properties.items() if _is_read_only(inner)}
             converted["required"] = [name for name in converted["required"] if name not in read_only]
-        return _from_openapi_3_0(converted, is_nullable=schema.get("nullable") is True) if self._is_3_0 else converted
+        return converted
 
-    def _is_read_only(self, schema: Any) -> bool:
-        """Returns whether only the service sets the property."""
-        return isinstance(schema, Mapping) and schema.get("readOnly") is True
+    def _convert_map(self, schemas: Mapping[str, Any], depth: int) -> Schema:
+        converted = {}
+        for name, inner in schemas.items():
+            if not _is_read_only(inner):
+                self.grow(len(name))
+                converted[name] = self.convert(inner, depth + 1)
+        return converted
+
+    def _copy(self, value: Any, depth: int) -> Any:
+        """Copies a value that is not a schema, such as an example; counts it as `convert` does."""
+        self.grow(len(value) if isinstance(value, str) else 1, depth)
+        if isinstance(value, list):
+            return [self._copy(item, depth + 1) for item in value]
+        if isinstance(value, Mapping):
+            return {self._copy(name, depth): self._copy(inner, depth + 1) for name, inner in value.items()}
+        return value
+
+    def grow(self, count: int, depth: int = 0) -> None:
+        """Counts bytes of the tool's schema.
+
+        Raises:
+            BadTool: there are too many, or the depth is too large.
+        """
+        self._bytes += count
+        if self._bytes > self._max_bytes:
+            raise BadTool(schema_too_long(self._max_bytes))
+        if depth > DEPTH_MAX:
+            raise BadTool(f"the schema is nested deeper than {DEPTH_MAX} levels")
 
 
-def _from_openapi_3_0(schema: Schema, *, is_nullable: bool) -> Schema:
+def schema_too_long(max_bytes: int) -> str:
+    """Returns the message for a schema that is too long."""
+    return f"the schema has more than {max_bytes} bytes (STAGEBUS_TOOL_SCHEMA_MAX_BYTES)"
+
+
+def _is_read_only(schema: Any) -> bool:
+    """Returns whether only the service sets the property."""
+    return isinstance(schema, Mapping) and schema.get("readOnly") is True
+
+
+def _from_openapi_3_0(schema: Mapping[str, Any]) -> Schema:
     """Converts the JSON Schema dialect of OpenAPI 3.0: exclusive limits and null are boolean flags there."""
+    converted = dict(schema)
     for flag, limit in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
-        value = schema.get(flag)
-        if isinstance(value, bool):
-            del schema[flag]
-            if value and limit in schema:
-                schema[flag] = schema.pop(limit)
-    if is_nullable:
-        if isinstance(schema.get("type"), str):
-            schema["type"] = [schema["type"], "null"]
-        if isinstance(schema.get("enum"), list) and None not in schema["enum"]:
-            schema["enum"] = [*schema["enum"], None]
-    return schema
+        if isinstance(converted.get(flag), bool):
+            is_exclusive = converted.pop(flag)
+            if is_exclusive and limit in converted:
+                converted[flag] = converted.pop(limit)
+    if converted.get("nullable") is True:
+        if isinstance(converted.get("type"), str):
+            converted["type"] = [converted["type"], "null"]
+        if isinstance(converted.get("enum"), list) and None not in converted["enum"]:
+            converted["enum"] = [*converted["enum"], None]
+    return converted

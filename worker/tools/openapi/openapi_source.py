@@ -7,7 +7,8 @@ available; meanwhile the worker runs without its tools.
 import asyncio
 import base64
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -21,15 +22,16 @@ from stagebus.shared.observability.redaction import remember
 from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.worker.tools.call_limiter import CallLimiter
 from stagebus.worker.tools.egress import Egress, EgressRefused, HttpOrigin
-from stagebus.worker.tools.openapi.openapi_document import OpenApiOperation, parse_document, read_operations
+from stagebus.worker.tools.openapi.document_process import DocumentReading
+from stagebus.worker.tools.openapi.openapi_document import OpenApiOperation
 from stagebus.worker.tools.openapi.openapi_request import OperationRequest, build_request
 from stagebus.worker.tools.signature import BadArguments
-from stagebus.worker.tools.sources import DESCRIPTION_MAX_BYTES, SourcedTool
+from stagebus.worker.tools.sources import SourcedTool
 from stagebus.worker.tools.sources_file import OpenApiEntry
 from stagebus.worker.tools.tool import ToolError
 from stagebus.worker.tools.tool_context import ToolContext
 from stagebus.worker.tools.tool_names import name_tools
-from stagebus.worker.tools.tool_results import ToolReply, cut
+from stagebus.worker.tools.tool_results import ToolReply
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +56,12 @@ class OpenApiSource:
         self._tools: list[SourcedTool] = []
         self._clients: dict[HttpOrigin, httpx2.AsyncClient] = {}
         self._fetching: asyncio.Task[None] | None = None
+        self._tried = asyncio.Event()
+        self._schema_max_bytes = settings.tool_schema_max_bytes
         if not entry.is_remote:
-            self._offer(_read_file(Path(entry.document), settings.egress_response_max_bytes), "")
+            text = _read_file(Path(entry.document), settings.egress_response_max_bytes)
+            with self._naming_errors():
+                self._offer(self._reading("").read(text))
 
     def tools(self) -> list[SourcedTool]:
         """Returns a tool for each chosen operation, once the document is available."""
@@ -65,7 +71,8 @@ class OpenApiSource:
         """Starts to fetch the document unless it is a file, and waits for the first try."""
         if self._entry.is_remote:
             self._fetching = asyncio.create_task(self._fetch_until_available())
-            await asyncio.wait({self._fetching}, timeout=FETCH_MAX_S)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._tried.wait(), FETCH_MAX_S)
 
     async def aclose(self) -> None:
         """Closes all connections."""
@@ -80,18 +87,24 @@ class OpenApiSource:
         backoff_s = BACKOFF_S
         while True:
             try:
-                async with asyncio.timeout(FETCH_MAX_S):
-                    text, location = await self._fetch()
-                self._offer(text, location)
-                self.on_change()
+                await self._fetch_once()
                 return
             except Exception as exc:  # noqa: BLE001 - the server may answer anything, and the fetching must continue
                 reason = str(exc) or type(exc).__name__
                 logger.warning(
                     "openapi.%s: cannot get the document: %s; next try in %.0f s", self.name, reason, backoff_s
                 )
+            finally:
+                self._tried.set()
             await asyncio.sleep(backoff_s)
             backoff_s = min(2 * backoff_s, BACKOFF_MAX_S)
+
+    async def _fetch_once(self) -> None:
+        async with asyncio.timeout(FETCH_MAX_S):
+            text, location = await self._fetch()
+        with self._naming_errors():
+            self._offer(await self._reading(location).read_in_child(text))
+        self.on_change()
 
     async def _fetch(self) -> tuple[bytes, str]:
         async with self._egress.client([self._entry.document], timeout_s=FETCH_MAX_S) as client:
@@ -100,22 +113,25 @@ class OpenApiSource:
                 raise BadTool(f"its URL answered {response.status_code}")
             return response.content, str(response.url)
 
-    def _offer(self, text: bytes, location: str) -> None:
+    def _reading(self, location: str) -> DocumentReading:
         entry = self._entry
+        return DocumentReading(entry.operations, entry.base_url, location, entry.fixed, self._schema_max_bytes)
+
+    @contextmanager
+    def _naming_errors(self) -> Iterator[None]:
+        """Adds the name of the source to the message of an invalid document."""
         try:
-            operations = read_operations(
-                parse_document(text), entry.operations, base_url=entry.base_url, location=location, fixed=entry.fixed
-            )
-            _check_names(entry, operations)
-            for operation in operations:
-                origin = HttpOrigin.of(operation.base_url)
-                if origin not in self._clients:
-                    self._clients[origin] = self._egress.client([operation.base_url], timeout_s=self._timeout_s)
-        except (BadTool, ValueError) as exc:
+            yield
+        except BadTool as exc:
             raise BadTool(f"openapi.{self.name}: {exc}") from exc
-        except (AttributeError, TypeError, RecursionError) as exc:
-            # For example a list instead of an object. Checking each node would take more code than all the rest.
-            raise BadTool(f"openapi.{self.name}: the document does not have the structure of OpenAPI ({exc})") from exc
+
+    def _offer(self, operations: list[OpenApiOperation]) -> None:
+        _check_names(self._entry, operations)
+        _check_origins(self._entry, operations)
+        for operation in operations:
+            origin = HttpOrigin.of(operation.base_url)
+            if origin not in self._clients:
+                self._clients[origin] = self._egress.client([operation.base_url], timeout_s=self._timeout_s)
         named = name_tools(self.name, [operation.name for operation in operations])
         self._tools = [self._tool(named[operation.name], operation) for operation in operations]
         self.is_known = True
@@ -126,7 +142,7 @@ class OpenApiSource:
         is_idempotent = operation.is_idempotent or entry.idempotency_header is not None
         return SourcedTool(
             name=name,
-            description=cut(operation.description, DESCRIPTION_MAX_BYTES),
+            description=operation.description,
             parameters=operation.schema,
             call=partial(self._call, operation),
             idempotent=entry.may_repeat(*operation.names, otherwise=is_idempotent),
@@ -187,6 +203,21 @@ def _read_file(path: Path, max_bytes: int) -> bytes:
     if len(text) > max_bytes:
         raise BadTool(f"{path} is larger than {max_bytes} bytes (STAGEBUS_EGRESS_RESPONSE_MAX_BYTES)")
     return text
+
+
+def _check_origins(entry: OpenApiEntry, operations: list[OpenApiOperation]) -> None:
+    """Checks that a document at a URL does not decide where the operator's keys and fixed values are sent."""
+    named = HttpOrigin.of(entry.document) if entry.is_remote and entry.base_url is None else None
+    for operation in operations:
+        try:
+            origin = HttpOrigin.of(operation.base_url)
+        except ValueError as exc:
+            raise BadTool(f"operation {operation.name!r}: its server {operation.base_url!r} is {exc}") from None
+        if named is not None and entry.has_credentials and origin not in (named, named.upgraded()):
+            raise BadTool(
+                f"operation {operation.name!r}: its server {operation.base_url} has another origin than the document, and "
+                "keys and fixed values are only sent where the tools file says; set base_url to that server to allow it"
+            )
 
 
 def _check_names(entry: OpenApiEntry, operations: list[OpenApiOperation]) -> None:

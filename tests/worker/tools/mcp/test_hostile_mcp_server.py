@@ -116,7 +116,7 @@ async def connect():
 
     async def connect(**entry) -> ToolRegistry:
         entry = entry or {"command": "server"}
-        source = McpSource("s", McpEntry.model_validate(entry), Egress(AddressPolicy(("127.0.0.1",)), 2**20))
+        source = McpSource("s", McpEntry.model_validate(entry), Egress(AddressPolicy(("127.0.0.1",)), 2**20), 2**16)
         registry = ToolRegistry([], Settings(tool_timeout_s=10), sources=[source])
         registries.append(registry)
         await registry.start()
@@ -565,7 +565,7 @@ def test_half_a_surrogate_pair_is_replaced_and_nothing_else(value):
 
 def test_requests_without_an_answer_are_forgotten():
     """Otherwise each call that timed out would stay in memory."""
-    messages = ServerMessages()
+    messages = ServerMessages(2**16)
     for number in range(10):
         messages.sent(adapter.validate_python({"jsonrpc": "2.0", "id": number, "method": "tools/call"}))
         cancelled = {"method": "notifications/cancelled", "params": {"requestId": number}}

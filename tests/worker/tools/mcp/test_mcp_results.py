@@ -3,8 +3,9 @@ from mcp_types import CallToolResult, Tool, ToolAnnotations
 
 from stagebus.worker.tools.mcp.mcp_listing import is_idempotent, plain_listing
 from stagebus.worker.tools.mcp.mcp_results import NO_TEXT, plain_result, reply_of
-from stagebus.worker.tools.sources import DESCRIPTION_MAX_BYTES, SCHEMA_MAX_BYTES
+from stagebus.worker.tools.tool_results import DESCRIPTION_MAX_BYTES
 
+SCHEMA_MAX_BYTES = 2**16
 OBJECT = {"type": "object", "properties": {"q": {"type": "string"}}}
 GOOD = {"name": "good", "description": "A good tool.", "inputSchema": OBJECT}
 
@@ -106,7 +107,7 @@ def test_mcp_tool_is_idempotent_only_by_its_hints(hints, may_run_twice):
 )  # fmt: skip
 def test_bad_tool_is_left_out_and_no_other(bad, name, reason):
     left_out = {}
-    tools = plain_listing({"tools": [GOOD, bad, {**GOOD, "name": "next"}]}, left_out)["tools"]
+    tools = plain_listing({"tools": [GOOD, bad, {**GOOD, "name": "next"}]}, left_out, SCHEMA_MAX_BYTES)["tools"]
 
     assert [tool["name"] for tool in tools] == ["good", "next"]
     assert list(left_out) == [name]
@@ -121,11 +122,13 @@ def test_listing_keeps_what_the_sdk_needs_and_takes_null_for_nothing():
         "description": None,
         "inputSchema": {"properties": {"h": {"x-mcp-header": "H"}}},
     }
-    listing = plain_listing({"tools": [long, untold], "nextCursor": "", "resultType": "complete", "ttlMs": 5}, {})
+    listing = plain_listing(
+        {"tools": [long, untold], "nextCursor": "", "resultType": "complete", "ttlMs": 5}, {}, SCHEMA_MAX_BYTES
+    )
 
     assert listing["tools"][0].keys() == {"name", "description", "inputSchema", "annotations"}
     assert len(listing["tools"][0]["description"].encode()) <= DESCRIPTION_MAX_BYTES
     assert listing["tools"][1]["description"] == "A"
     assert listing["tools"][1]["inputSchema"] == {**untold["inputSchema"], "type": "object"}
     assert {name: value for name, value in listing.items() if name != "tools"} == {"resultType": "complete", "ttlMs": 5}
-    assert plain_listing({"tools": None, "nextCursor": None}, {}) == {"tools": []}
+    assert plain_listing({"tools": None, "nextCursor": None}, {}, SCHEMA_MAX_BYTES) == {"tools": []}

@@ -60,7 +60,7 @@ async def connect(monkeypatch):
     registries = []
 
     async def connect(allow=("127.0.0.1",), **entry) -> ToolRegistry:
-        source = McpSource("ref", McpEntry.model_validate(entry), Egress(AddressPolicy(allow), 2**20))
+        source = McpSource("ref", McpEntry.model_validate(entry), Egress(AddressPolicy(allow), 2**20), 2**16)
         registries.append(ToolRegistry([], Settings(tool_timeout_s=10), sources=[source]))
         await registries[-1].start()
         return registries[-1]

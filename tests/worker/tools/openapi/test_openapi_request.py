@@ -51,7 +51,7 @@ def test_no_text_leaves_its_place(path_value, query_value):
         (OpenApiParameter("q", "query", "form", explode=False), {"a": 1, "b": True}, "q=a,1,b,true"),
         (OpenApiParameter("q", "query", "spaceDelimited", explode=False), ["a", "b"], "q=a%20b"),
         (OpenApiParameter("q", "query", "pipeDelimited", explode=False), ["a", "b"], "q=a%7Cb"),
-        (OpenApiParameter("q", "query", "deepObject"), {"a": [1, 2]}, "q[a]=1&q[a]=2"),
+        (OpenApiParameter("q", "query", "deepObject"), {"a": [1, 2]}, "q[a][]=1&q[a][]=2"),
         (OpenApiParameter("q", "query", is_json=True), {"a": [1]}, "q=%7B%22a%22%3A%5B1%5D%7D"),
         (OpenApiParameter("q&r", "query"), "x", "q%26r=x"),
         (OpenApiParameter("q", "query"), [], ""),
@@ -61,6 +61,19 @@ def test_query_parameter_is_written_in_its_style(parameter, value, query):
     url = build_request(operation(ID, parameter), {"id": "1", parameter.name: value}, {}).url
 
     assert url.partition("?")[2] == query
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value", "words"),
+    [
+        (OpenApiParameter("q", "query"), "x" * 20_000, "too long for a URL"),
+        (OpenApiParameter("q", "query"), list(range(20_000)), "too long for a URL"),
+        (OpenApiParameter("q", "query", "deepObject"), [[[[[[[[[[[[[[1]]]]]]]]]]]]]], "deeper than 10 levels"),
+    ],
+)
+def test_value_that_no_url_holds_is_refused(parameter, value, words):
+    with pytest.raises(BadArguments, match=words):
+        build_request(operation(ID, parameter), {"id": "1", parameter.name: value}, {})
 
 
 @pytest.mark.parametrize(

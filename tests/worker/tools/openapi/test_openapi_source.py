@@ -24,6 +24,7 @@ from stagebus.worker.tools.tool_context import ToolContext
 from tests.support.waiting import block_until, until
 
 DOCUMENT = Path(__file__).parent / "petshop.yaml"
+QUIRKS = Path(__file__).parent / "quirks.yaml"
 SPECIAL = {
     "gone": PlainTextResponse("no such pet", 404),
     "picture": Response(b"\x89PNG\x00", media_type="image/png"),
@@ -32,6 +33,7 @@ SPECIAL = {
     "moved": RedirectResponse("/v1/pets?shop=moved", 303),
     "packed": Response(b"x", headers={"Content-Encoding": "gzip"}),
     "endless": Response(b"x" * 2**18),
+    "session": Response(headers={"Set-Cookie": "session=of-one-tenant; Path=/"}),
 }
 
 
@@ -52,15 +54,16 @@ async def echo(request: Request) -> Response:
     )
 
 
-async def document(_request: Request) -> Response:
-    return PlainTextResponse(DOCUMENT.read_text())
+async def document(request: Request) -> Response:
+    name = request.path_params["document"]
+    return PlainTextResponse("[" * 100_000 if name == "hostile" else DOCUMENT.with_name(f"{name}.yaml").read_text())
 
 
 @pytest.fixture(scope="module")
 def url():
     """The service."""
-    methods = ["GET", "POST", "PUT", "DELETE"]
-    app = Starlette(routes=[Route("/petshop.yaml", document), Route("/v1/{path:path}", echo, methods=methods)])
+    methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+    app = Starlette(routes=[Route("/{document}.yaml", document), Route("/v1/{path:path}", echo, methods=methods)])
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -89,13 +92,13 @@ async def offer(url):
         await registry.aclose()
 
 
-async def call(registry: ToolRegistry, name: str, **arguments):
-    return await registry.get(f"pets__{name}").call(json.dumps(arguments), ToolContext(run_id="r", call_id="c"))
+async def call(registry: ToolRegistry, operation: str, /, **arguments):
+    return await registry.get(f"pets__{operation}").call(json.dumps(arguments), ToolContext(run_id="r", call_id="c"))
 
 
-async def asked(registry: ToolRegistry, name: str, **arguments) -> dict:
+async def asked(registry: ToolRegistry, operation: str, /, **arguments) -> dict:
     """Calls a tool; returns the request that the service received."""
-    reply = await call(registry, name, **arguments)
+    reply = await call(registry, operation, **arguments)
     status, _, body = reply.content.partition("\n")
     assert (status, reply.is_error) == ("HTTP 200", False), reply
     return json.loads(body)
@@ -357,6 +360,7 @@ async def test_unavailable_document_is_fetched_later(offer, url, monkeypatch, ca
         ({"operations": ["broken"]}, "leads out of the document"),
         ({"operations": ["crumbs"]}, "style 'matrix', which is not supported"),
         ({"operations": ["listPets"], "base_url": None}, "names no server; set base_url"),
+        ({"operations": ["noSlash"], "document": str(QUIRKS)}, "its path does not begin with /"),
         ({"operations": ["listPets"], "fixed": {"shpo": 1}}, "no chosen operation has a parameter shpo"),
         ({"document": "/no/such/file"}, "cannot be read"),
         ({"document": __file__}, "openapi.pets: the document is neither"),
@@ -384,6 +388,64 @@ async def test_malformed_document_is_an_error_in_words(offer, tmp_path, text):
 
     with pytest.raises(BadTool, match=r"^openapi\.pets: "):
         await offer("listPets", document=str(tmp_path / "odd"))
+
+
+@pytest.mark.parametrize(
+    ("operation", "arguments", "expected"),
+    [
+        ("getCharge", {"id": 5.0, "limit": 3.0}, {"path": "/v1/charges/5", "query": "limit=3"}),
+        ("getCharge", {"id": 1, "expand": ["a", "b c"]}, {"query": "expand[]=a&expand[]=b%20c"}),
+        ("getCharge", {"id": 1, "items": [{"a": 1}, {"a": [2]}]}, {"query": "items[0][a]=1&items[1][a][]=2"}),
+        ("getCharge", {"id": 1, "filter": {"a": {"gt": 1}, "b": [1]}}, {"query": "filter[a][gt]=1&filter[b][]=1"}),
+        ("patchLease", {"name": "n", "body": {}}, {"body": {}, "type": "application/merge-patch+json"}),
+        ("putAny", {"name": "n", "body": {"a": 1}}, {"body": {"a": 1}, "type": "application/json"}),
+        ("postLease", {"name": "n", "body": {}}, {"type": 'application/vnd.api+json; ext="x"'}),
+        ("searchBooks", {"q": "x"}, {"path": "/v1/search", "query": "kind=book&q=x"}),
+        ("searchBooks", {}, {"query": "kind=book"}),
+        ("visas", {"country": "NO"}, {"query": "country=NO"}),
+        ("switch", {"body": {"on": True, "off": "x"}}, {"body": {"on": True, "off": "x"}}),
+    ],
+)
+async def test_quirks_of_documents_are_understood(offer, operation, arguments, expected):
+    got = await asked(await offer(operation, document=str(QUIRKS)), operation, **arguments)
+    got |= {"type": got["headers"].get("content-type")}
+
+    assert {name: got[name] for name in expected} == expected
+
+
+async def test_schema_has_only_keywords_that_providers_take(offer):
+    registry = await offer("visas", "switch", "getCharge", document=str(QUIRKS))
+    visas, switch, charge = (registry.get(f"pets__{name}").parameters for name in ("visas", "switch", "getCharge"))
+
+    assert visas["properties"]["country"]["enum"] == ["NO", "SE", "on", "off"]
+    assert visas["properties"]["since"] == {"type": "string", "default": "2024-01-01"}
+    assert switch["properties"]["body"]["properties"]["off"] == {"type": ["string", "integer"]}
+    assert switch["properties"]["body"]["required"] == ["on"]
+    assert charge["properties"]["limit"]["maximum"] == 9.223372036854776e18
+
+
+async def test_cookies_of_one_call_are_not_sent_with_the_next(offer):
+    registry = await offer("GET /pets/{petId}")
+    assert (await call(registry, "get_pets__petId_", petId="session")).content == "HTTP 200"
+
+    assert "cookie" not in (await asked(registry, "get_pets__petId_", petId="x"))["headers"]
+
+
+async def test_keys_are_not_sent_to_another_origin_that_a_remote_document_names(offer, url, caplog):
+    remote = {"document": f"{url}/petshop.yaml", "bearer": "k"}
+    away = await offer("elsewhere", "listPets", base_url=None, **remote)
+    home = await offer("elsewhere", "listPets", **remote)
+
+    assert away.names() == ()
+    assert "its server http://10.0.0.1 has another origin than the document" in caplog.text
+    assert home.names() == ("pets__elsewhere", "pets__listPets")
+
+
+async def test_hostile_document_at_a_url_ends_no_worker(offer, url, caplog):
+    registry = await offer("listPets", document=f"{url}/hostile.yaml")
+
+    assert registry.names() == ()
+    assert "openapi.pets: the document is nested deeper than 100 levels" in caplog.text
 
 
 async def test_operation_servers_override_the_document_s_and_are_guarded(offer):
