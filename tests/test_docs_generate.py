@@ -10,8 +10,9 @@ from docs import generate
 from docs.event_examples import example_frames
 from docs.http_api_page import http_api_page
 from stagebus.gateway.api.endpoint import Endpoint
-from stagebus.gateway.api.schemas.answers import EventPage, Problem, RunView
+from stagebus.gateway.api.schemas.answers import Problem, RunView
 from stagebus.gateway.api.schemas.create_run import CreateRun
+from stagebus.gateway.api.schemas.event_page import EventPage
 from stagebus.gateway.endpoint_table import ENDPOINTS
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.events import EVENTS, UNLOGGED, Event, Gap, StreamStatus

@@ -21,7 +21,7 @@ _CHANGES: Final = (
     (r"\basync (with|def|for)\b", r"\1"),
     (r"\(await ([\w.]+\([\w.]+\))\)", r"\1"),
     (r"\bawait ", ""),
-    (r"for received in (follower\.accept\(frame\)):\n +yield received\n", r"yield from \1\n"),
+    (r"for received in (events|follower\.accept(?:_page)?\(\w+\)):\n +yield received\n", r"yield from \1\n"),
     (r"\baconnect_sse\b", "connect_sse"),
     (r"\b__a(enter|exit|iter)__\b", r"__\1__"),
     (r"\b(aiter_sse|aclosing|aclose|aread)\b", lambda match: match[0][1:]),

@@ -22,7 +22,7 @@ from stagebus.gateway.api.params import (
     wants_stream,
 )
 from stagebus.gateway.api.responses import EVENT_STREAM, JSON
-from stagebus.gateway.api.schemas.answers import EventPage
+from stagebus.gateway.api.schemas.event_page import EventPage
 from stagebus.gateway.auth.principal import principal_of
 from stagebus.gateway.context import gateway_of
 from stagebus.gateway.streaming.response import EventStream

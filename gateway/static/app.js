@@ -12,7 +12,7 @@ import { initRunsList, markRun, noteStatus, refreshRuns } from "./runs_list.js";
 import { initShare } from "./share.js";
 import { initSignIn, showSignIn } from "./sign_in.js";
 import { emptyRun, isTerminal } from "./vendor/stagebus-client.js";
-import { RunView, showConnection, stageTitle } from "./view.js";
+import { RunView, showConnection, stageTitle, waitingText } from "./view.js";
 
 const TICK_MS = 1000;
 const LOST_TEXT = "Part of this run’s log was lost or deleted; the rest is shown.";
@@ -61,8 +61,10 @@ class OpenRun {
   }
 
   #showConnection(before) {
-    const { state, losses } = this.#shown.connection;
-    showConnection(state, losses);
+    const { connection, status } = this.#shown;
+    const { state, losses, waitingFor } = connection;
+    showConnection(connection, status);
+    if (waitingFor) announce(`No news: ${waitingText(waitingFor, status)}.`);
     if (state === "reconnecting" && losses === 1) announce("Connection lost, reconnecting.");
     if (before === "reconnecting" && state !== "reconnecting" && state !== "ended") announce("Connected again.");
     if ((state === "live" || state === "replaying") && !this.prompt) this.#describe();
@@ -115,12 +117,12 @@ function showAddress(options) {
   showSection(runId ? "run" : isOps ? "ops" : "home");
   if (runId) {
     showTitle(null, options?.prompt ?? "");
-    showConnection("connecting");
+    showConnection({ state: "connecting" });
     open = new OpenRun(options?.run ?? client.runs.resume(runId), options);
     $("run-prompt").focus({ preventScroll: true });
   } else {
     document.title = isOps ? "System · Stagebus" : "Stagebus";
-    showConnection("idle");
+    showConnection({ state: "idle" });
     $(isOps ? "main" : "prompt").focus();
   }
 }

@@ -16,13 +16,24 @@ const CALL_STATE_TEXT = { waiting: "waiting for you" };
 const STATE_TEXT = { waiting: "waiting to retry", restarted: "started over" };
 const STATUS_TEXT = { queued: "queued: waiting for a worker", parked: "waiting for you" };
 const CONNECTION_TEXT = { replaying: "catching up" };
+const POLLING_TITLE = "The network holds streams back, so this page asks for new events instead.";
 const PROMPT_EXCERPT_CHARS = 200; // the record contains no more than this
 // The page counts as scrolled to the end if no more than this is left below.
 const END_SLACK_PX = 48;
 
-export function showConnection(state, losses = 0) {
-  document.body.dataset.connection = state;
-  setText($("connection"), capital(CONNECTION_TEXT[state] ?? state) + (losses ? ` (${losses})` : ""));
+/** Shows how events arrive, or what the run waits for. */
+export function showConnection({ state, losses = 0, transport = "stream", waitingFor = null }, runStatus = null) {
+  document.body.dataset.connection = waitingFor ? "stalled" : state;
+  const text = waitingFor ? waitingText(waitingFor, runStatus) : CONNECTION_TEXT[state] ?? state;
+  const detail = losses || (state === "live" && !waitingFor && transport === "polling" && transport);
+  setText($("connection"), capital(text) + (detail ? ` (${detail})` : ""));
+  $("connection").title = transport === "polling" ? POLLING_TITLE : "";
+}
+
+/** Returns what a run waits for as text. */
+export function waitingText(waitingFor, runStatus) {
+  if (waitingFor === "storage") return "storage is away";
+  return runStatus === "queued" ? "waiting for a worker" : "waiting for the worker";
 }
 
 export function stageTitle({ kind, round }) {

@@ -6,12 +6,16 @@ it to the socket. The generator (`Hub.relay`) does everything else: log pages, p
 
 import asyncio
 from collections.abc import Sequence
+from typing import Final
 
 from stagebus.gateway.streaming.stream_writer import StreamWriter
 from stagebus.gateway.streaming.subscription import Subscription
 from stagebus.shared.domain.events import StreamStatus, WaitingFor
 from stagebus.shared.log.live_batch import LiveBatch
 from stagebus.shared.log.sse import PING, encode_without_id
+
+# The run of a new stream may have been silent before, so it is checked earlier than one that was silent only since then.
+SILENCE_AT_START_S: Final = 2.0
 
 
 class ClientStream:
@@ -24,7 +28,7 @@ class ClientStream:
         stages_begun: the stages that the run has begun, as far as is known; a log page is read with them.
         notice: a ping or a status to be sent unless events come first; empty if there is none.
         quiet_since: the loop time at which bytes were last sent.
-        event_at: the loop time at which events were last sent, or of the stream's creation.
+        event_at: the loop time at which events were last sent; for a new stream `SILENCE_AT_START_S` before it began.
         waiting_for: what the client was told since that its run waits for.
         is_strict: the client would take an early end of its stream for the run's, and does not know `retry:`. A stream
             that cannot open fails before its response begins, and one that has to end early is torn.
@@ -69,7 +73,8 @@ class ClientStream:
         self.notice = b""
         self.sent_bytes = 0
         self._loop = asyncio.get_running_loop()
-        self.quiet_since = self.event_at = self._loop.time()
+        self.quiet_since = self._loop.time()
+        self.event_at = self.quiet_since - SILENCE_AT_START_S
         self.waiting_for: WaitingFor | None = None
         self._wakeup: asyncio.Future[None] | None = None
 

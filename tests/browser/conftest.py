@@ -29,6 +29,8 @@ RECORD_CONNECTION = """
     });
 """
 
+COUNT_EVENTS = "() => Number(document.getElementById('events-count').textContent.replaceAll(',', ''))"
+
 OpenPage = Callable[..., Awaitable[Page]]
 
 
@@ -128,3 +130,14 @@ async def _new_page(context: BrowserContext, faults: list[str]) -> Page:
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("console", note_console)
     return page
+
+
+async def event_count(tab: Page) -> int:
+    """Returns the number of events that a page with a run shows."""
+    return int(await tab.evaluate(COUNT_EVENTS))
+
+
+async def wait_for_more(tabs: list[Page]) -> None:
+    """Waits until each tab shows more events than now."""
+    for tab, seen in [(tab, await event_count(tab)) for tab in tabs]:
+        await tab.wait_for_function(f"(seen) => ({COUNT_EVENTS})() > seen", arg=seen, timeout=10_000)

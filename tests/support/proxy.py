@@ -90,3 +90,23 @@ class Proxy:
             self.dropped += 1
             raise ConnectionResetError
         await self._pass(writer, data)
+
+
+class BufferingProxy(Proxy):
+    """Holds event streams back in whole blocks, as nginx does with `proxy_buffering on`; passes all other replies."""
+
+    def __init__(self, target_port: int, block_bytes: int) -> None:
+        super().__init__(target_port)
+        self.streams = 0  # event streams so far
+        self._block_bytes = block_bytes
+        self._held: dict[asyncio.StreamWriter, bytes] = {}
+
+    async def _reply(self, writer: asyncio.StreamWriter, data: bytes) -> None:
+        if b"content-type: text/event-stream" in data.lower():
+            self.streams += 1
+            self._held[writer] = b""
+        if writer in self._held:
+            data = self._held[writer] + data
+            whole = len(data) - len(data) % self._block_bytes
+            data, self._held[writer] = data[:whole], data[whole:]
+        await super()._reply(writer, data)

@@ -15,22 +15,43 @@ export interface Frame {
 /** The connection failed; another one may succeed. */
 export class ConnectionLost extends Error {}
 
+/** Nothing of the stream arrived. Perhaps a proxy collects its bytes. */
+export class HeldBack extends ConnectionLost {}
+
+/** The connection was given up for one of another kind; nothing is wrong. */
+export class Switched extends Error {}
+
 // The gateway's default, until a response says otherwise.
-const PING_MS = 10_000;
+const PING_MS = 4_000;
 // A connection without any data for this many ping intervals counts as lost. The Python client uses the same number.
-const SILENT_PINGS = 2.5;
+const SILENT_PINGS = 1.6;
+// A gateway begins every stream immediately. If nothing has arrived by then, the stream is held back.
+const FIRST_BYTES_MS = 2_500;
 // Limit of one frame, so that a line without end cannot fill the memory. A gateway's events are far smaller.
 const FRAME_MAX_CHARS = 32 * 1024 * 1024;
 
-export interface Stream {
-  /** The last id in the log when the stream was opened: events up to it are replayed. Empty if the gateway does not say. */
+/** How events arrive: as a stream of this client's own, as pages of the log, or through another tab of the browser. */
+export type Transport = "stream" | "polling" | "shared";
+
+export interface Connection {
+  transport: Transport;
+  /** The last id in the log when the connection was opened: events up to it are replayed. Empty if that is not known. */
   lastId: string;
   batches: AsyncGenerator<Batch>;
 }
 
 export interface Batch {
   frames: Frame[];
-  retryMs: number | null;
+  retryMs?: number;
+  /** The frames up to this id are replayed. */
+  replayedTo?: string;
+}
+
+export interface StreamLimits {
+  /** How long the connection may be silent; undefined: `SILENT_PINGS` of the gateway's ping intervals. */
+  silenceMs?: number | undefined;
+  /** Wait as long for the first bytes as for later ones. */
+  isPatient?: boolean;
 }
 
 /**
@@ -38,14 +59,15 @@ export interface Batch {
  *
  * Throws `ConnectionLost` if a retry may help, and the gateway's `ProblemError` if not.
  */
-export async function connect(
+export async function openStream(
   http: Http,
   path: string,
   cursor: string,
   signal: AbortSignal,
-  silenceMs: number | undefined,
-): Promise<Stream | null> {
-  const watch = new SilenceWatch(silenceMs ?? silenceLimitMs(PING_MS), signal);
+  { silenceMs, isPatient = false }: StreamLimits,
+): Promise<Connection | null> {
+  const limitMs = silenceMs ?? silenceLimitMs(PING_MS);
+  const watch = new SilenceWatch(isPatient ? limitMs : Math.min(limitMs, FIRST_BYTES_MS), signal);
   try {
     const headers: Record<string, string> = { Accept: "text/event-stream" };
     if (cursor) headers["Last-Event-ID"] = cursor;
@@ -57,16 +79,18 @@ export async function connect(
       throw new UnreachableError("the response is not a Stagebus gateway's event stream");
     }
     const pingS = Number(response.headers.get("x-ping-s"));
-    if (silenceMs === undefined && pingS > 0) watch.setLimit(silenceLimitMs(pingS * 1000));
-    return { lastId: response.headers.get("x-last-event-id") ?? "", batches: readBatches(response.body, watch) };
+    const laterLimitMs = silenceMs === undefined && pingS > 0 ? silenceLimitMs(pingS * 1000) : limitMs;
+    const lastId = response.headers.get("x-last-event-id") ?? "";
+    return { transport: "stream", lastId, batches: readBatches(response.body, watch, laterLimitMs) };
   } catch (error) {
     watch.stop();
-    throw translateError(error, signal);
+    throw watch.isSilent ? new HeldBack("the stream does not begin") : translateError(error, signal);
   }
 }
 
-async function* readBatches(body: ReadableStream<Uint8Array>, watch: SilenceWatch): AsyncGenerator<Batch> {
-  let batch: Batch = { frames: [], retryMs: null };
+async function* readBatches(body: ReadableStream<Uint8Array>, watch: SilenceWatch, limitMs: number): AsyncGenerator<Batch> {
+  let batch: Batch = { frames: [] };
+  let hasBegun = false;
   const parser = createParser({
     onEvent: ({ id = "", event = "message", data }) => batch.frames.push({ id, name: event, text: data }),
     onRetry: (ms) => (batch.retryMs = ms),
@@ -78,11 +102,14 @@ async function* readBatches(body: ReadableStream<Uint8Array>, watch: SilenceWatc
     for (;;) {
       const { done, value } = await watch.waitFor(reader.read());
       if (done) return;
+      if (!hasBegun) watch.setLimit(limitMs);
+      hasBegun = true;
       parser.feed(decoder.decode(value, { stream: true }));
       yield batch;
-      batch = { frames: [], retryMs: null };
+      batch = { frames: [] };
     }
   } catch (error) {
+    if (watch.isSilent && !hasBegun) throw new HeldBack("nothing of the stream arrives");
     throw translateError(error, watch.outer);
   } finally {
     watch.stop();
@@ -90,7 +117,8 @@ async function* readBatches(body: ReadableStream<Uint8Array>, watch: SilenceWatc
   }
 }
 
-function translateError(error: unknown, signal: AbortSignal): unknown {
+/** Returns what to throw for an error of a request: `ConnectionLost` if a retry may help. */
+export function translateError(error: unknown, signal: AbortSignal): unknown {
   if (signal.aborted) return signal.reason;
   if (error instanceof StagebusError && !isRetryable(error)) return error;
   return new ConnectionLost("the connection was lost", { cause: error });
@@ -102,6 +130,8 @@ function silenceLimitMs(pingMs: number): number {
 
 /** Aborts a connection that stays silent, without even a ping, for too long while its reader waits. */
 class SilenceWatch {
+  /** The connection was aborted for its silence. */
+  isSilent = false;
   readonly #controller: AbortController;
   readonly #release: () => void;
   #timer: ReturnType<typeof setTimeout> | undefined;
@@ -150,7 +180,11 @@ class SilenceWatch {
   // One timer checks from time to time: a timer per read would cost more than the read.
   #check(): void {
     const silentMs = this.#waitingSince === null ? 0 : performance.now() - this.#waitingSince;
-    if (silentMs >= this.#silenceMs) this.#controller.abort(new UnreachableError("the connection fell silent"));
-    else this.#timer = setTimeout(() => this.#check(), this.#silenceMs - silentMs);
+    if (silentMs < this.#silenceMs) {
+      this.#timer = setTimeout(() => this.#check(), this.#silenceMs - silentMs);
+      return;
+    }
+    this.isSilent = true;
+    this.#controller.abort(new UnreachableError("the connection fell silent"));
   }
 }

@@ -28,6 +28,7 @@ interface RequestParts extends CallOptions {
   method?: string;
   body?: unknown;
   headers?: Record<string, string>;
+  answerMaxMs?: number;
 }
 
 const TRIES_MAX = 5;
@@ -77,9 +78,10 @@ export class Http {
     return this.#fetch(this.baseUrl + path + query, { ...init, headers });
   }
 
-  async #callOnce(path: string, { method = "GET", body, headers, signal }: RequestParts): Promise<unknown> {
+  async #callOnce(path: string, parts: RequestParts): Promise<unknown> {
+    const { method = "GET", body, headers, signal, answerMaxMs = ANSWER_MAX_MS } = parts;
     const { controller, release } = linkedController(signal);
-    const timer = setTimeout(() => controller.abort(new UnreachableError("the gateway did not answer in time")), ANSWER_MAX_MS);
+    const timer = setTimeout(() => controller.abort(new UnreachableError("the gateway did not answer in time")), answerMaxMs);
     try {
       const init: RequestInit = { method, signal: controller.signal, headers: { Accept: "application/json", ...headers } };
       if (body !== undefined) {

@@ -6,6 +6,7 @@ export {
   ProblemError, RunCancelledError, RunFailedError, StagebusError, StreamBrokenError, UnreachableError,
 } from "./client_errors.js";
 export type { ConnectionState, ConnectionUpdate, FollowOptions, RunUpdate } from "./stream_follower.js";
+export type { Transport } from "./connection.js";
 export type { CallOptions, Fetch, Options } from "./http.js";
 export { isRetryable } from "./http.js";
 export type { EventName, GapEvent, RunEvent } from "./event_sequencer.js";

@@ -46,14 +46,15 @@ export function emptyRun(): RunState {
   return {
     id: "", status: null, model: "", attempts: 0, stages: [], usage: null, error: null, cancelReason: null, cursor: "",
     startedAt: null, queuedAt: null, durationMs: null, events: EventLog.empty, isLossy: false,
-    connection: { state: "connecting", losses: 0 },
+    connection: { state: "connecting", losses: 0, transport: "stream", waitingFor: null },
   };
 }
 
 /** Returns the state after an event, a gap, or a change of the connection. */
 export function reduce(state: RunState, update: RunUpdate): RunState {
   if (update.name === "connection") {
-    return { ...state, connection: { state: update.state, losses: update.losses } };
+    const { name: _, ...connection } = update;
+    return { ...state, connection };
   }
   if (update.name === "gap") return discardFrom(state, update.sequence);
   const next = applyEvent(state, update);

@@ -28,7 +28,7 @@ export class RunWatch {
     { schedule = nextFrame, ...options }: WatchOptions = {},
   ) {
     this.#schedule = schedule;
-    void this.#follow({ patienceMs: Infinity, ...options });
+    void this.#follow({ patienceMs: Infinity, sparesConnections: true, ...options });
   }
 
   /** The current state; a new object after each change. */
@@ -63,7 +63,8 @@ export class RunWatch {
     } catch (error) {
       if (this.#closing.signal.aborted) return;
       this.error = error as Error;
-      this.#state = reduce(this.#state, { name: "connection", state: "ended", losses: 0 });
+      const { transport } = this.#state.connection;
+      this.#state = reduce(this.#state, { name: "connection", state: "ended", losses: 0, transport, waitingFor: null });
       this.#notify();
     }
   }

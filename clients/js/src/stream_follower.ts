@@ -1,10 +1,11 @@
 // Follows a run across connections: yields each event once, in order, to the terminal one.
 
-import { connect, type Frame, ConnectionLost } from "./connection.js";
+import { type Connection, ConnectionLost, type Frame, Switched, type Transport } from "./connection.js";
+import { Connector } from "./connector.js";
 import { UnreachableError } from "./client_errors.js";
 import type { Http } from "./http.js";
 import { type GapEvent, parseId, EventSequencer, type RunEvent } from "./event_sequencer.js";
-import { type GapData, TERMINAL_NAMES } from "./schema.js";
+import { type GapData, type StreamStatusData, TERMINAL_NAMES } from "./schema.js";
 import { backoffMs, linkedController, onWake, sleep } from "./timing.js";
 
 /**
@@ -22,6 +23,10 @@ export interface ConnectionUpdate {
   readonly name: "connection";
   readonly state: ConnectionState;
   readonly losses: number;
+  /** `polling`: a proxy holds streams back, or the page is hidden; `shared`: through the stream of another tab. */
+  readonly transport: Transport;
+  /** What the run waits for although it has begun, as the gateway says after some seconds of silence. */
+  readonly waitingFor: "worker" | "storage" | null;
 }
 
 export type RunUpdate = RunEvent | GapEvent | ConnectionUpdate;
@@ -32,8 +37,13 @@ export interface FollowOptions {
   signal?: AbortSignal | undefined;
   /** How long to try to reach a gateway before giving up. */
   patienceMs?: number;
-  /** How long a connection may be silent; default: 2.5 of the gateway's ping intervals. */
+  /** How long a connection may be silent; default: 1.6 of the gateway's ping intervals. */
   silenceMs?: number;
+  /**
+   * In browsers: keep no stream open while the page is hidden, and share one with the other tabs that follow the run.
+   * Browsers open only six HTTP/1.1 connections to a host, over all tabs. Default: false, and true for `watch`.
+   */
+  sparesConnections?: boolean;
 }
 
 const RETRY_MS = 1000; // until the gateway sends another value
@@ -49,43 +59,52 @@ const PATIENCE_MS = 300_000;
 export async function* follow(
   http: Http,
   path: string,
-  { from = "", signal, patienceMs = PATIENCE_MS, silenceMs }: FollowOptions,
+  { from = "", signal, patienceMs = PATIENCE_MS, silenceMs, sparesConnections = false }: FollowOptions,
   isNew = false,
 ): AsyncGenerator<RunUpdate> {
   const start = from === "0" || from === "-1" ? "" : from;
   const follower = new StreamFollower(start, isNew && start === "", patienceMs);
   const interrupt = new Interrupt();
-  const stopListening = onWake(() => interrupt.trigger());
+  const connector = new Connector(http, path, silenceMs, sparesConnections, () => interrupt.trigger(new Switched()));
+  const stopListening = onWake(() => {
+    connector.reset();
+    interrupt.trigger(new ConnectionLost("the network is back"));
+  });
   try {
     yield follower.connection("connecting");
     while (!follower.isEnded) {
       const { controller, release } = linkedController(signal);
-      interrupt.onTrigger(() => controller.abort(new ConnectionLost("the network is back")));
+      interrupt.onTrigger((reason) => controller.abort(reason));
       let failure: unknown;
       try {
-        const stream = await connect(http, path, follower.cursor, controller.signal, silenceMs);
-        if (!stream) break;
-        yield follower.open(stream.lastId);
-        for await (const { frames, retryMs } of stream.batches) {
-          if (retryMs !== null) follower.retryMs = retryMs;
+        const connection = await connector.open(() => follower.cursor, controller.signal);
+        if (!connection) break;
+        yield follower.open(connection);
+        for await (const { frames, retryMs, replayedTo } of connection.batches) {
+          if (retryMs !== undefined) follower.retryMs = retryMs;
+          if (replayedTo !== undefined) follower.extendReplay(replayedTo);
+          connector.pass(frames);
           for (const frame of frames) for (const update of follower.accept(frame)) yield update;
           if (follower.isEnded) break;
         }
       } catch (error) {
-        if (signal?.aborted || !(error instanceof ConnectionLost || controller.signal.aborted)) throw error;
-        failure = error instanceof ConnectionLost ? error.cause : error;
+        const isLoss = error instanceof ConnectionLost || error instanceof Switched || controller.signal.aborted;
+        if (signal?.aborted || !isLoss) throw error;
+        failure = error;
       } finally {
         release();
         controller.abort();
       }
       if (follower.isEnded) break;
-      const waitMs = follower.nextWaitMs(failure);
+      if (connector.closed(failure)) continue;
+      const waitMs = follower.nextWaitMs(failure instanceof ConnectionLost ? failure.cause : failure);
       yield follower.connection("reconnecting");
-      if (!interrupt.isTriggered) await sleep(waitMs, signal, new Promise<void>((wake) => interrupt.onTrigger(wake)));
+      if (!interrupt.isTriggered) await sleep(waitMs, signal, new Promise<void>((wake) => interrupt.onTrigger(() => wake())));
     }
     yield follower.connection("ended");
   } finally {
     stopListening();
+    connector.close();
   }
 }
 
@@ -102,6 +121,8 @@ export class StreamFollower {
   #isSequenceGap = false; // why the connection was given up
   #replayEnd = 0;
   #state: ConnectionState = "connecting";
+  #transport: Transport = "stream";
+  #waitingFor: ConnectionUpdate["waitingFor"] = null;
 
   constructor(
     from: string,
@@ -118,16 +139,23 @@ export class StreamFollower {
 
   connection(state: ConnectionState): ConnectionUpdate {
     this.#state = state;
-    return { name: "connection", state, losses: state === "reconnecting" ? this.#losses : 0 };
+    const losses = state === "reconnecting" ? this.#losses : 0;
+    return { name: "connection", state, losses, transport: this.#transport, waitingFor: this.#waitingFor };
   }
 
   /** Records that a connection is open. */
-  open(lastId: string): ConnectionUpdate {
+  open({ lastId, transport }: Omit<Connection, "batches">): ConnectionUpdate {
+    this.#transport = transport;
     this.#losses = 0;
     this.#disconnectedSince = null;
     this.#openedAt = performance.now();
     this.#replayEnd = this.isNew ? 0 : (parseId(lastId)?.sequence ?? 0);
     return this.connection(this.#openState());
+  }
+
+  /** Events up to this id are replayed. */
+  extendReplay(id: string): void {
+    if (!this.isNew) this.#replayEnd = Math.max(this.#replayEnd, parseId(id)?.sequence ?? 0);
   }
 
   /** Yields the updates of a frame. Throws `ConnectionLost` if the log must be requested again. */
@@ -140,6 +168,11 @@ export class StreamFollower {
       this.#replayEnd = Math.max(this.#replayEnd, this.#sequencer.gapEnd);
       yield gap;
       yield this.connection("gap");
+      return;
+    }
+    if (name === "status" && data) {
+      this.#waitingFor = (data as StreamStatusData).waiting_for ?? null;
+      yield this.connection(this.#openState());
       return;
     }
     if (id === "") return; // not an event of the run
@@ -156,12 +189,15 @@ export class StreamFollower {
     this.isEnded = TERMINAL_NAMES.has(name);
     yield { name, id, sequence, data, at: sequence > this.#replayEnd ? performance.now() : null } as RunEvent;
     const state = this.#openState();
-    if (state !== this.#state && !this.isEnded) yield this.connection(state);
+    const isChange = state !== this.#state || this.#waitingFor !== null;
+    this.#waitingFor = null;
+    if (isChange && !this.isEnded) yield this.connection(state);
   }
 
   /** Records the loss of the connection; returns the wait before the next one. Throws once patience ends. */
   nextWaitMs(cause?: unknown): number {
     this.isNew = false;
+    this.#waitingFor = null;
     this.#losses += 1;
     const now = performance.now();
     if (this.#disconnectedSince === null && now - this.#openedAt > BACKOFF_MAX_MS) this.#failures = 0;
@@ -195,15 +231,15 @@ function parseObject(text: string): object | null {
 /** Interrupts the current step immediately: a connection that may be dead, or the wait for the next one. */
 class Interrupt {
   isTriggered = false;
-  #act: () => void = () => undefined;
+  #act: (reason: Error) => void = () => undefined;
 
-  onTrigger(act: () => void): void {
+  onTrigger(act: (reason: Error) => void): void {
     this.isTriggered = false;
     this.#act = act;
   }
 
-  trigger(): void {
+  trigger(reason: Error): void {
     this.isTriggered = true;
-    this.#act();
+    this.#act(reason);
   }
 }

@@ -35,6 +35,15 @@ export function linkedController(signal?: AbortSignal): { controller: AbortContr
 
 const ASLEEP_MS = 60_000; // a page hidden for longer may have a dead connection
 
+/** Calls `listener` now and when a browser page is hidden or shown; never elsewhere. Returns a stop function. */
+export function onVisibility(listener: (isHidden: boolean) => void): () => void {
+  if (typeof document === "undefined") return () => undefined;
+  const changed = () => listener(document.hidden);
+  changed();
+  document.addEventListener("visibilitychange", changed);
+  return () => document.removeEventListener("visibilitychange", changed);
+}
+
 /** Calls `listener` when a browser page is online again or awake again; does nothing elsewhere. Returns a stop function. */
 export function onWake(listener: () => void): () => void {
   if (typeof addEventListener !== "function" || typeof document === "undefined") return () => undefined;

@@ -317,9 +317,10 @@ test("two states grown from one state are independent", () => {
 });
 
 test("a gap keeps the connection's state", () => {
-  const lost = reduce(emptyRun(), { name: "connection", state: "reconnecting", losses: 3 });
+  const connection = { state: "reconnecting", losses: 3, transport: "polling", waitingFor: null };
+  const lost = reduce(emptyRun(), { name: "connection", ...connection });
 
-  assert.deepEqual(lost.connection, { state: "reconnecting", losses: 3 });
+  assert.deepEqual(lost.connection, connection);
   assert.deepEqual(dropFrom(lost, 1).connection, lost.connection);
 });
 

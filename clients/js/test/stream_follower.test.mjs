@@ -204,6 +204,72 @@ test("a slow reader does not make the connection silent", async (t) => {
   assert.equal(server.asked.length, 1);
 });
 
+const eventOf = (id, name = "tool_completion_chunk") => ({ id, event: name, data: { stage_id: "extraction" } });
+const page = (events, more = {}) => {
+  const body = { events, last_event_id: events.at(-1)?.id ?? "7-1", has_more: false, is_ended: false, ...more };
+  return answer(200, body, "content-type: application/json\r\n");
+};
+const HELD_BACK = stream("", { isLeftOpen: true });
+const transports = (updates) => updates.filter(({ name }) => name === "connection").map(({ state, transport }) => `${state} ${transport}`);
+
+test("a stream that a proxy holds back is followed by pages, each event once", async (t) => {
+  for (const heldBack of [HELD_BACK, { head: "", pieces: [], isLeftOpen: true }]) {
+    const server = await serve(
+      t, heldBack, page([eventOf("0-1"), eventOf("7-2")], { has_more: true }), page([eventOf("7-3")]),
+      page([eventOf("7-3"), eventOf("7-4"), eventOf("7-5", "done")], { is_ended: true }),
+    );
+    const updates = await follow(server, { silenceMs: 30 });
+
+    assert.deepEqual(sequences(updates), [1, 2, 3, 4, 5]);
+    assert.deepEqual([...new Set(transports(updates))].filter((shown) => !shown.endsWith("stream")), ["replaying polling", "live polling", "ended polling"]);
+    assert.deepEqual(server.cursors().slice(1), ["", "7-2", "7-3"]);
+    assert.deepEqual(server.asked.slice(1).map(({ path, headers }) => [path.split("?")[1], headers.accept]), [
+      ["limit=500", "application/json"], ["limit=500", "application/json"], ["limit=500&wait=15", "application/json"],
+    ]);
+  }
+});
+
+test("a stream held back in its middle is resumed, and then followed by pages", async (t) => {
+  const first = stream(RETRY + chunks("7-1", "7-2"), { isLeftOpen: true });
+  const server = await serve(t, first, HELD_BACK, page([eventOf("7-3"), eventOf("7-4", "done")], { is_ended: true }));
+  const updates = await follow(server, { silenceMs: 30 });
+
+  assert.deepEqual(sequences(updates), [1, 2, 3, 4]);
+  assert.deepEqual(server.cursors(), ["", "7-2", "7-2"]);
+  assert.equal(transports(updates).at(-1), "ended polling");
+});
+
+test("a gateway that is only slow keeps its stream", async (t) => {
+  const unavailable = answer(503, { code: "storage_unavailable" });
+  const slow = stream("", { pieces: [new Promise((resolve) => setTimeout(resolve, 300, DONE("7-1")))] });
+  const updates = await follow(await serve(t, HELD_BACK, unavailable, slow), { silenceMs: 600 });
+
+  assert.deepEqual(transports(updates), ["connecting stream", "live stream", "reconnecting stream", "live stream", "ended stream"]);
+});
+
+test("a gap in a page restarts the sequence, and a lost page is asked for again", async (t) => {
+  const gap = { requested: "7-9", earliest: "7-1", latest: "7-2" };
+  const server = await serve(t, HELD_BACK, page([eventOf("7-1"), eventOf("7-2")], { gap }), RESET, page([eventOf("7-3", "done")], { is_ended: true }));
+  const updates = await follow(server, { silenceMs: 30 }, "7-9");
+
+  assert.deepEqual(gaps(updates), [1]);
+  assert.deepEqual(sequences(updates), [1, 2, 3]);
+});
+
+test("what a silent run waits for is told until the next event, by streams and by pages", async (t) => {
+  const status = (waitingFor) => `event: status\ndata: ${JSON.stringify({ waiting_for: waitingFor })}\n\n`;
+  const told = (updates) => updates.map(({ name, waitingFor, sequence }) => (name === "connection" ? (waitingFor ?? "") : sequence));
+  const body = RETRY + chunks("7-1") + status("worker") + status("storage") + status(null) + status("worker") + chunks("7-2") + DONE("7-3");
+  const streamed = await follow(await serve(t, stream(body)));
+  const polled = await follow(
+    await serve(t, HELD_BACK, page([eventOf("7-1")]), page([], { waiting_for: "worker" }), page([eventOf("7-2", "done")], { is_ended: true })),
+    { silenceMs: 30 },
+  );
+
+  assert.deepEqual(told(streamed), ["", "", 1, "worker", "storage", "", "worker", 2, "", 3, ""]);
+  assert.deepEqual(told(polled), ["", "", "", 1, "", "worker", 2, ""]);
+});
+
 test("only new events have times", async (t) => {
   const headers = "x-last-event-id: 7-2\r\n";
   const updates = await follow(await serve(t, stream(chunks("7-1", "7-2", "7-3") + DONE("7-4"), { headers })));
@@ -268,9 +334,9 @@ test("the backoff doubles from the gateway's retry and resets after an event", (
   const follower = new StreamFollower("", false, Infinity);
   follower.retryMs = 2000;
   const waits = Array.from({ length: 5 }, () => follower.nextWaitMs());
-  follower.open("");
+  follower.open({ lastId: "", transport: "stream" });
   assert.equal(follower.nextWaitMs(), 15_000, "a connection without events does not reset the backoff");
-  follower.open("");
+  follower.open({ lastId: "", transport: "stream" });
   [...follower.accept({ id: "7-1", name: "tool_call", text: "{}" })];
 
   assert.deepEqual(waits, [2000, 4000, 8000, 15_000, 15_000]);

@@ -11,7 +11,7 @@ from stagebus.gateway.auth.principal import Principal
 from stagebus.gateway.auth.tickets import SignedTicket
 from stagebus.shared.config.provider_schema import ANY, Abilities
 from stagebus.shared.config.providers import ModelRoute, Providers
-from stagebus.shared.domain.events import Gap, InputRequired, WaitingFor
+from stagebus.shared.domain.events import InputRequired
 from stagebus.shared.domain.requests import PROMPT_EXCERPT_CHARS, prompt_excerpt
 from stagebus.shared.domain.runs import RunRecord, RunStatus
 from stagebus.shared.domain.tenants import Scope
@@ -274,27 +274,6 @@ class Health(Answer):
     """The gateway is healthy."""
 
     status: Literal["ok"] = Field(default="ok", description="always `ok`; other states are errors")
-
-
-class StreamedEvent(Answer):
-    """An event of a run's log, as in the event stream."""
-
-    id: str = Field(description="the cursor after this event")
-    event: str = Field(description="the event's name")
-    data: dict[str, JsonValue] = Field(description="the payload, described by `/schema/events.json`")
-
-
-class EventPage(Answer):
-    """A page of a run's events."""
-
-    events: list[StreamedEvent] = Field(description="the events after the cursor, in order")
-    last_event_id: str = Field(description="the cursor of the next page")
-    has_more: bool = Field(description="whether the log continued after this page when it was read")
-    is_ended: bool = Field(description="whether the page contains the run's last event")
-    gap: Gap | None = Field(default=None, description="set if the cursor is not in the log")
-    waiting_for: WaitingFor | None = Field(
-        default=None, description="with `wait`: what the run waits for if it has been silent, as in the event `status`"
-    )
 
 
 class FieldError(Answer):

@@ -13,7 +13,7 @@ from stagebus.cli.exit_codes import EXIT_CODE_BY_EVENT, EXIT_CODE_BY_STATUS, NOT
 from stagebus.cli.profile import Target
 from stagebus.cli.prompt import Prompt
 from stagebus.cli.renderer import Renderer
-from stagebus.client import AsyncRun, AsyncStagebus, Refused, RunEvent
+from stagebus.client import AsyncRun, AsyncStagebus, ConnectionState, Refused, RunEvent
 from stagebus.shared.runtime.json_text import json_line
 
 _DECISION_EVENTS: Final = frozenset({"approval_required", "input_required"})
@@ -37,6 +37,7 @@ class RunWatcher:
         self._prompt = Prompt(self._renderer) if Prompt.is_interactive() else None
         self._approvals: ApprovalPrompt | None = None
         self._run: AsyncRun | None = None
+        self._is_polling = False
         self._cursor = ""  # of the last event shown, which may be behind the last one received
         self._interrupted = asyncio.Event()
         self._may_show = asyncio.Event()  # cleared while the Ctrl-C question is open
@@ -65,7 +66,10 @@ class RunWatcher:
                 self._renderer.close()
 
     async def _watch(self, find_run: FindRun) -> ExitCode:
-        async with AsyncStagebus(self._target.url, api_key=self._target.api_key, on_lost=self._on_lost) as bus:
+        target = self._target
+        async with AsyncStagebus(
+            target.url, api_key=target.api_key, on_lost=self._on_lost, on_connection=self._on_connection
+        ) as bus:
             self._run = run = await find_run(bus)
             self._cursor = run.cursor
             self._renderer.note(f"run {run.id}")
@@ -185,6 +189,16 @@ class RunWatcher:
 
     def _on_lost(self, cursor: str, wait_s: float) -> None:
         self._renderer.note(f"lost the stream after event {cursor or 0}; reconnecting in {wait_s:.1f} s", "yellow")
+
+    def _on_connection(self, connection: ConnectionState) -> None:
+        if connection.waiting_for == "storage":
+            self._renderer.note("storage is away; the run continues when it is back", "yellow")
+        elif connection.waiting_for is not None:
+            is_queued = self._run is not None and self._run.state.status == "queued"
+            self._renderer.note(f"waiting for {'a' if is_queued else 'the'} worker", "yellow")
+        elif connection.transport == "polling" and not self._is_polling:
+            self._renderer.note("the network holds streams back; asking for new events instead", "yellow")
+        self._is_polling = connection.transport == "polling"
 
     def _say_detached(self) -> None:
         if self._run is not None:

@@ -30,6 +30,7 @@ from stagebus.client.client_errors import (
     Unavailable,
     Unreachable,
 )
+from stagebus.client.connection_state import ConnectionState
 from stagebus.client.event_sequencer import RunEvent
 from stagebus.client.results import Result, Ticket
 from stagebus.client.run_state import CallState, RunState, StageState
@@ -44,6 +45,7 @@ __all__ = [
     "CallState",
     "ClientError",
     "Conflict",
+    "ConnectionState",
     "Forbidden",
     "InvalidRequest",
     "NotFound",

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -11,6 +12,7 @@ from httpx_sse import aconnect_sse
 from stagebus.client import api_requests
 from stagebus.client.api_requests import ApiRequest, Json, RunFields, RunFilters
 from stagebus.client.client_errors import Unreachable
+from stagebus.client.connection_state import ConnectionState, OnConnection
 from stagebus.client.event_sequencer import EventSequencer, RunEvent
 from stagebus.client.results import Result, Ticket, parse_result, parse_ticket
 from stagebus.client.run_state import RunState
@@ -26,6 +28,7 @@ class AsyncStagebus:
         ticket: replaces the key, and gives read access to one run.
         patience_s: how long a stream tries to reach a gateway; default 5 s, and 300 s once one has answered.
         on_lost: called for each lost stream with the cursor to continue from and the seconds until the next attempt.
+        on_connection: called with a run's `connection` after each change of it.
         transport: replaces httpx's own transport.
     """
 
@@ -37,11 +40,13 @@ class AsyncStagebus:
         ticket: str | None = None,
         patience_s: float | None = None,
         on_lost: OnLost = lambda _cursor, _wait_s: None,
+        on_connection: OnConnection = lambda _connection: None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._http = httpx.AsyncClient(**api_requests.client_options(url, api_key, ticket), transport=transport)
         self._patience_s = patience_s
         self._on_lost = on_lost
+        self.on_connection = on_connection
         self._is_found = False
         self.url = str(self._http.base_url).rstrip("/")
         self.runs = AsyncRuns(self)
@@ -95,7 +100,9 @@ class AsyncStagebus:
                 ) from failure
             await asyncio.sleep(wait_s)
 
-    async def follow(self, run_id: str, sequencer: EventSequencer) -> AsyncGenerator[RunEvent, None]:
+    async def follow(
+        self, run_id: str, sequencer: EventSequencer, connection: ConnectionState
+    ) -> AsyncGenerator[RunEvent, None]:
         """Yield the events after the sequencer's cursor, each once and in order, to the terminal one. Reconnects.
 
         Raises:
@@ -103,25 +110,38 @@ class AsyncStagebus:
             Unreachable: no gateway has answered for a long time.
             StreamBroken: the stream contains something other than events.
         """
-        follower = StreamFollower(self.url, run_id, sequencer, self._on_lost, self._patience_s, is_found=self._is_found)
+        follower = StreamFollower(
+            self.url, run_id, sequencer, self._on_lost, self._patience_s, connection, is_found=self._is_found
+        )
         while not follower.is_ended:
-            timeout = httpx.Timeout(follower.silence_s, connect=api_requests.CONNECT_MAX_S)
             failure: Exception | None = None
             try:
-                stream = aconnect_sse(self._http, "GET", follower.path, headers=follower.headers, timeout=timeout)
-                async with stream as source:
-                    if source.response.is_error:
-                        await source.response.aread()
-                    if follower.open(source.response):
-                        async for frame in source.aiter_sse():
-                            for received in follower.accept(frame):
-                                yield received
-                            if follower.is_ended:
-                                return
+                async with aclosing(self._receive(follower)) as events:
+                    async for received in events:
+                        yield received
             except CONNECTION_ERRORS as exc:
                 failure = exc
             if not follower.is_ended:
                 await asyncio.sleep(follower.next_wait_s(failure))
+
+    async def _receive(self, follower: StreamFollower) -> AsyncGenerator[RunEvent, None]:
+        """Yield the new events of one stream or page."""
+        if follower.polls:
+            page = await self._http.get(follower.path, **follower.begin_page())
+            for received in follower.accept_page(page):
+                yield received
+            return
+        timeout = follower.begin_stream()
+        stream = aconnect_sse(self._http, "GET", follower.path, headers=follower.headers, timeout=timeout)
+        async with stream as source:
+            if source.response.is_error:
+                await source.response.aread()
+            if follower.open(source.response):
+                async for frame in source.aiter_sse():
+                    for received in follower.accept(frame):
+                        yield received
+                    if follower.is_ended:
+                        return
 
 
 class AsyncRuns:
@@ -161,11 +181,13 @@ class AsyncRun:
 
     Attributes:
         state: built from the events received so far.
+        connection: how the events arrive, and what a silent run waits for.
     """
 
     def __init__(self, client: AsyncStagebus, run_id: str, cursor: str = "") -> None:
         self.id = run_id
         self.state = RunState()
+        self.connection = ConnectionState(on_change=client.on_connection)
         self._client = client
         self._sequencer = EventSequencer(cursor)
 
@@ -179,7 +201,7 @@ class AsyncRun:
 
     async def events(self) -> AsyncGenerator[RunEvent, None]:
         """Yield the events after `cursor`, to the terminal one. In `contextlib.aclosing`, leaving the loop closes the stream."""
-        async for received in self._client.follow(self.id, self._sequencer):
+        async for received in self._client.follow(self.id, self._sequencer, self.connection):
             self.state.apply(received)
             yield received
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from stagebus.events import Event, Gap
 
 GAP: Final = "gap"
+STATUS: Final = "status"  # not an event of the log
 # A gap that stays after this many requests is in the log itself, not in the connection.
 GAP_RETRIES_MAX: Final = 3
 
@@ -93,7 +94,7 @@ class EventSequencer:
         data = _parse_object(frame.data)
         if frame.event == GAP and data is not None:
             return [self._accept_gap(data)]
-        if not frame.id:
+        if not frame.id or frame.event == STATUS:  # httpx-sse repeats the last id for frames without one
             return []
         event_id = None if data is None else _parse_event_id(frame.id)
         if event_id is not None and not self._contradicts_log(event_id):

@@ -10,9 +10,10 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from stagebus.client import AsyncRun, AsyncStagebus
 from tests.clients.js.conftest import run_node
 from tests.support.js_client import JsClient, js_clients
-from tests.support.proxy import Proxy
+from tests.support.proxy import BufferingProxy, Proxy
 from tests.support.strict_client import StrictClient, post_run
 from tests.support.system import System
 
@@ -47,6 +48,41 @@ async def test_each_event_arrives_once_through_gateway_restarts(client_js: Path,
     assert whole.events[-1].event == "done"
     assert whole.connections > 2
     assert cut.connections > 4
+
+
+async def test_run_behind_a_buffering_proxy_is_followed_by_pages(client_js: Path, system: System) -> None:
+    """Both clients notice it while the run is at work, say so, and receive each event once."""
+    script = """
+        import { Stagebus } from "@stagebus/client";
+        const [baseUrl, id] = process.argv.slice(1);
+        const startedAt = performance.now();
+        let noticedMs = null;
+        const events = [];
+        for await (const update of new Stagebus({ baseUrl }).runs.resume(id).updates()) {
+          if (update.name !== "connection") events.push([update.id, update.name]);
+          else if (update.transport === "polling") noticedMs ??= performance.now() - startedAt;
+        }
+        console.log(JSON.stringify({ events, noticedMs }));
+    """
+    async with BufferingProxy(int(httpx.URL(system.url).port or 0), 1 << 20) as proxy:
+        url = f"http://127.0.0.1:{proxy.port}"
+        run_id = await post_run(system.url, {"user_prompt": WEATHER, "model": "demo:delay_ms=60"})
+        told: list[str] = []
+        following = asyncio.to_thread(run_node, "--input-type=module", "--eval", script, url, run_id)
+        async with AsyncStagebus(url, on_connection=lambda now: told.append(now.transport)) as bus:
+            shown, received = await asyncio.gather(following, _read_all(bus.runs.resume(run_id)))
+        strict = await StrictClient(system.urls, run_id).follow()
+        js = json.loads(shown)
+
+    wanted = [(event.id, event.event) for event in strict.events]
+    assert [tuple(event) for event in js["events"]] == received == wanted
+    assert js["noticedMs"] < 10_000
+    assert told == ["polling"]
+    assert proxy.streams == 2, "one of each client"
+
+
+async def _read_all(run: AsyncRun) -> list[tuple[str, str]]:
+    return [(event.id, event.event) async for event in run]
 
 
 async def test_readme_examples_run(client_js: Path, system: System) -> None:

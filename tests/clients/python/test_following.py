@@ -275,11 +275,11 @@ def test_silence_limit_follows_the_gateway_s_ping_interval() -> None:
     head = {"content-type": "text/event-stream"}
 
     assert follower.open(httpx.Response(200, headers=head))
-    assert follower.silence_s == 25
+    assert follower.silence_s == 6.4
     assert follower.open(httpx.Response(200, headers=head | {"x-ping-s": "60"}))
-    assert follower.silence_s == 150
+    assert follower.silence_s == 96
     assert follower.open(httpx.Response(200, headers=head | {"x-ping-s": "inf"}))
-    assert follower.silence_s == 150
+    assert follower.silence_s == 96
 
 
 async def test_create_is_retried_with_the_same_idempotency_key(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,3 +340,83 @@ def test_sequencer_accepts_any_attempt_after_a_gap() -> None:
 
     assert [event.event for event in sequencer.accept(gap)] == ["gap"]
     assert sequencer.accept(ServerSentEvent(event="a", data="{}", id="0-2")) == [RunEvent("0-2", "a", {})]
+
+
+# --- streams that a proxy holds back -----------------------------------------
+
+HELD_BACK = Answer(is_left_open=True)
+
+
+def page(*sequences: int, **fields: object) -> Answer:
+    """Build a page of the log; 4 is its terminal event."""
+    events = [
+        {"id": f"7-{n}", "event": "done" if n == 4 else "tool_progress", "data": {"stage_id": "run"}} for n in sequences
+    ]
+    body = {"events": events, "last_event_id": "7-1", "has_more": False, "is_ended": 4 in sequences, **fields}
+    return Answer(orjson.dumps(body), media_type="application/json")
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the waits for first bytes and between pages."""
+    monkeypatch.setattr(stream_follower, "FIRST_BYTES_S", 0.1)
+    monkeypatch.setattr(stream_follower, "PAGE_PAUSE_S", 0.0)
+    monkeypatch.setattr(stream_follower, "EMPTY_PAGE_PAUSE_S", 0.0)
+    monkeypatch.setattr(stream_follower, "RETRY_S", 0.0)
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_stream_that_a_proxy_holds_back_is_followed_by_pages() -> None:
+    """Each event arrives once, also after a page that fails and one with a gap; what the run waits for is told."""
+    told: list[tuple[str, str | None]] = []
+    lost: list[str] = []
+    gap = {"requested": "7-2", "earliest": "7-2", "latest": "7-2"}
+    answers = [
+        HELD_BACK, page(1, has_more=True), page(2), page(waiting_for="worker"), Answer(status=503), page(2, 3, gap=gap),
+        page(4),
+    ]  # fmt: skip
+    async with FakeGateway.scripted(*answers) as gateway:
+        events = await follow(
+            gateway, on_connection=lambda now: told.append((now.transport, now.waiting_for)),
+            on_lost=lambda cursor, _wait_s: lost.append(cursor),
+        )  # fmt: skip
+
+    assert [event.id for event in events] == ["7-1", "7-2", "", "7-2", "7-3", "7-4"]
+    assert told == [("polling", None), ("polling", "worker"), ("polling", None)]
+    assert lost == ["7-2"], "only the failed page"
+    assert [asked.path.partition("?")[2] for asked in gateway.asked[1:4]] == [
+        "limit=500&wait=0", "limit=500&wait=0", "limit=500&wait=15",
+    ]  # fmt: skip
+    assert gateway.asked[1].headers["accept"] == "application/json"
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_quiet_stream_and_slow_gateway_are_not_held_back() -> None:
+    """A stream that has begun is opened once more, with patience; a gateway whose page fails keeps its stream, too."""
+    lost: list[str] = []
+    quiet = Answer(RETRY + frame(1), is_left_open=True)
+    status = b'event: status\ndata: {"waiting_for":"storage"}\n\n'
+    for first, *others in ((quiet,), (HELD_BACK, Answer(status=503))):
+        rest = Answer(status + b"".join(LOG[1 if first is quiet else 0 :]))
+        told: list[str | None] = []
+        async with FakeGateway.scripted(first, *others, rest) as gateway:
+            events = await follow(
+                gateway, on_connection=lambda now, told=told: told.append(now.waiting_for),
+                on_lost=lambda cursor, _wait_s: lost.append(cursor),
+            )  # fmt: skip
+
+        assert sequences(events) == [1, 2, 3, 4]
+        assert told == ["storage", None]
+    assert lost == [""], "the failed page"
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_stream_held_back_in_its_middle_is_followed_by_pages() -> None:
+    """It is resumed first, since the connection may have been at fault."""
+    first = Answer(RETRY + frame(1) + frame(2), is_left_open=True)
+    async with FakeGateway.scripted(first, first._replace(body=RETRY), HELD_BACK, page(3, 4)) as gateway:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(stream_follower, "PING_S", 0.2)
+            events = await follow(gateway)
+
+    assert sequences(events) == [1, 2, 3, 4]
