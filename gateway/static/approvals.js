@@ -1,8 +1,8 @@
 // The question of a call to a person: two buttons or a box for the answer, later the decision.
 
-import { pretty } from "./format.js";
 import { ProblemError } from "./vendor/stagebus-client.js";
 import { clone, setBusy, setText } from "./dom.js";
+import { duplicateKeys, pretty, showControls } from "./json_text.js";
 
 const DECIDED = { approve: "Approved", deny: "Denied", answer: "Answered" };
 const WAITS_UNTIL = { dateStyle: "medium", timeStyle: "short" };
@@ -11,7 +11,7 @@ const WAITS_UNTIL = { dateStyle: "medium", timeStyle: "short" };
 export function showApproval(card, call, decide) {
   const place = card.querySelector(".approval");
   const { approval, state } = call;
-  setText(card.querySelector(".asked"), approval?.question ?? "");
+  setText(card.querySelector(".asked"), showControls(approval?.question ?? ""));
   if (approval?.decided) {
     place.replaceChildren();
     return setText(card.querySelector(".decided"), decidedText(approval.decided));
@@ -38,7 +38,10 @@ function form(call, decide) {
     part(".until").textContent += " This link shows the run; it cannot decide.";
     return form;
   }
-  if (!isQuestion) part(".changed").value = pretty(call.arguments);
+  if (!isQuestion) {
+    part(".twice").textContent = twiceText(duplicateKeys(call.arguments));
+    part(".changed").value = pretty(call.arguments);
+  }
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     const buttons = [...form.querySelectorAll("button")];
@@ -68,10 +71,13 @@ function decisionOf(decision, part, call) {
     return { decision, text };
   }
   const changed = part(".changed").value;
-  return changed === pretty(call.arguments) ? { decision } : { decision, arguments: objectOf(changed) };
+  if (changed === pretty(call.arguments)) return { decision };
+  checkObject(changed);
+  return { decision, argumentsJson: changed }; // as text: parsing would round large integers
 }
 
-function objectOf(text) {
+/** Throws if a text is not a JSON object, or if parsers could read it in two ways. */
+function checkObject(text) {
   let value;
   try {
     value = JSON.parse(text);
@@ -79,7 +85,13 @@ function objectOf(text) {
     throw new Error(`The arguments are not valid JSON: ${error.message}`);
   }
   if (value === null || typeof value !== "object" || Array.isArray(value)) throw new Error("The arguments must be a JSON object.");
-  return value;
+  const twice = twiceText(duplicateKeys(text));
+  if (twice) throw new Error(twice);
+}
+
+function twiceText(keys) {
+  const named = keys.map((key) => JSON.stringify(key)).join(", ");
+  return keys.length ? `${named} occurs twice; the last value counts.` : "";
 }
 
 function messageOf(problem) {

@@ -1,6 +1,7 @@
 // The list of a run's raw events, of which only the visible rows are drawn, and the curl command that fetches one.
 
 import { $, make, setBusy } from "./dom.js";
+import { showControls } from "./json_text.js";
 import { EVENT_NAMES } from "./vendor/stagebus-client.js";
 
 const ROW_PX = 28;
@@ -75,7 +76,7 @@ export class EventsView {
   #row(event, index) {
     const row = make(
       "div", "event", make("span", "id", event.id), make("span", "name", event.name),
-      make("span", "excerpt", JSON.stringify(event.data).slice(0, EXCERPT_CHARS)),
+      make("span", "excerpt", showControls(JSON.stringify(event.data).slice(0, EXCERPT_CHARS))),
     );
     row.id = `event-${index}`;
     row.role = "option";
@@ -110,7 +111,7 @@ export class EventsView {
     if (!this.#chosen) return $("events-list").removeAttribute("aria-activedescendant");
     const { id, name, data } = this.#chosen;
     $("event-title").textContent = `${id} ${name}`;
-    $("event-data").textContent = JSON.stringify(data, null, 2);
+    $("event-data").textContent = showControls(JSON.stringify(data, null, 2));
   }
 
   #command(kind) {

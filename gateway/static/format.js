@@ -1,7 +1,6 @@
-// Times and JSON as text for people.
+// Times and money as text for people.
 
 const CENT_PARTS = 5; // decimals of an amount below 1
-const LINE_MAX = 44; // JSON up to this length is written on one line
 
 /** Returns 320 ms, 3.4 s or 2 min 05 s; an empty text if the duration is unknown. */
 export function duration(ms) {
@@ -32,18 +31,4 @@ export function money(cost) {
   const least = 10 ** -CENT_PARTS;
   const text = (value) => value.toLocaleString(undefined, { style: "currency", currency, minimumFractionDigits: 2, maximumFractionDigits });
   return amount > 0 && amount < least ? `< ${text(least)}` : text(amount);
-}
-
-/** Returns JSON text formatted if it is an object or a list; any other text unchanged. */
-export function pretty(text) {
-  let value;
-  try {
-    value = JSON.parse(text);
-  } catch {
-    return text;
-  }
-  if (value === null || typeof value !== "object") return text;
-  const lines = JSON.stringify(value, null, 2);
-  const line = lines.replace(/\n */g, " ");
-  return line.length <= LINE_MAX ? line : lines;
 }

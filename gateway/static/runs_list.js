@@ -1,6 +1,7 @@
 // The list of runs: a column on a wide page, a drawer on a narrow one. Refreshed while it is visible.
 
 import { client, isGuest, isSignInNeeded, runAddress } from "./api.js";
+import { confirmCancel } from "./cancel_question.js";
 import { $, isPlainClick, make, placeChildren, setBusy } from "./dom.js";
 import { ago, duration, money } from "./format.js";
 import { showSignIn } from "./sign_in.js";
@@ -127,7 +128,7 @@ function isFiltered() {
 }
 
 async function cancelRun(button) {
-  if (button.ariaDisabled === "true") return;
+  if (button.ariaDisabled === "true" || !(await confirmCancel(button.dataset.prompt))) return;
   setBusy(button, true);
   try {
     await client.runs.resume(button.dataset.cancelId).cancel();
@@ -199,6 +200,7 @@ function cancelButton(run) {
   button.prepend(icon);
   button.title = "Cancel";
   button.dataset.cancelId = run.id;
+  button.dataset.prompt = run.prompt || run.id;
   return button;
 }
 

@@ -3,7 +3,8 @@
 import { showApproval } from "./approvals.js";
 import { $, clone, make, setBusy, setText } from "./dom.js";
 import { EventsView } from "./events_view.js";
-import { duration, elapsed, money, pretty } from "./format.js";
+import { duration, elapsed, money } from "./format.js";
+import { pretty, reveal, showControls } from "./json_text.js";
 import { MarkdownText } from "./markdown.js";
 import { answerStage, isTerminal } from "./vendor/stagebus-client.js";
 
@@ -168,11 +169,11 @@ export class RunView {
     entry.call = call;
     const put = (name, text) => setText(entry.item.querySelector(name), text);
     entry.item.dataset.state = call.state;
-    put("h3", call.name);
+    put("h3", reveal(call.name));
     put(".state", CALL_STATE_TEXT[call.state] ?? call.state);
     put(".time", duration(call.durationMs));
     put(".arguments", pretty(call.arguments));
-    put(".progress", progressText(call.progress));
+    put(".progress", showControls(progressText(call.progress)));
     showBar(entry.item.querySelector("progress"), call.progress);
     put(".result", pretty(call.content));
     put(".same", call.sameAs === null ? "" : "Same call as another one in this round; it ran once for both.");

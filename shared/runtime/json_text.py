@@ -13,7 +13,7 @@ from stagebus.shared.runtime.sanitize import reveal, sanitize
 
 _TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
 _INDENT: Final = "  "
-_LINE_MAX_CHARS: Final = 60
+_LINE_MAX_CHARS: Final = 44
 
 
 def json_line(value: Any) -> str:

@@ -65,18 +65,17 @@ async def wait_for_end(page: Page, status: str = "succeeded") -> None:
 
 async def serve_text(page: Page, text: str) -> None:
     """Opens a run whose answer is this text, streamed in small pieces."""
-    run_id = "01J00000000000000000000000"
     pieces = re.findall(r"[\s\S]{1,7}", text)
-    events = [
-        *(
-            ("tool_completion_chunk", {"tool_results": {"choices": [{"delta": {"content": piece}}]}})
-            for piece in pieces
-        ),
-        ("done", {"usage": USAGE}),
-    ]
+    chunks = [{"tool_results": {"choices": [{"delta": {"content": piece}}]}} for piece in pieces]
+    await serve_events(page, *(("tool_completion_chunk", chunk) for chunk in chunks))
+
+
+async def serve_events(page: Page, *events: tuple[str, dict[str, Any]]) -> None:
+    """Opens a run with these events and a final `done`."""
+    run_id = "01J00000000000000000000000"
     frames = [
         f"id: 7-{n}\nevent: {name}\ndata: {json.dumps({'stage_id': 'synthesis', **data})}\n\n"
-        for n, (name, data) in enumerate(events, 1)
+        for n, (name, data) in enumerate((*events, ("done", {"usage": USAGE})), 1)
     ]
     await page.route(f"**/runs/{run_id}/events*", lambda route: route.fulfill(
         content_type="text/event-stream", body="".join(frames)
@@ -118,23 +117,45 @@ async def axe_violations(page: Page) -> list[str]:
 
 
 async def test_approval_survives_a_reload_and_runs_the_call(page: Page, stagebus_url: str) -> None:
-    """The call runs with the changed arguments."""
-    run_id = await show(page, stagebus_url, PAY)
+    """The call runs with the changed arguments. The numbers are larger than JavaScript's can be."""
+    body = {**PAY, "user_prompt": 'call pay {"n": 9007199254740993, "seconds": 0}'}
+    run_id = await show(page, stagebus_url, body)
     await expect(page.locator("#run-status")).to_contain_text("waiting for you")
+    await expect(page.locator("[data-call-id] .arguments")).to_have_text('{ "n": 9007199254740993, "seconds": 0 }')
     await page.reload()
     await page.get_by_text("Change the arguments").click()
     await page.get_by_label("Arguments, as JSON").fill("[1]")
     await page.get_by_role("button", name="Approve").click()
     await expect(page.locator(".decide [role=alert]")).to_contain_text("JSON object")
-    await page.get_by_label("Arguments, as JSON").fill('{"n": 4, "seconds": 0}')
+    await page.get_by_label("Arguments, as JSON").fill('{"n": 4, "n": 5}')
+    await page.get_by_role("button", name="Approve").click()
+    await expect(page.locator(".decide [role=alert]")).to_contain_text('"n" occurs twice')
+    await page.get_by_label("Arguments, as JSON").fill('{"n": 9007199254740995, "seconds": 0}')
     await page.get_by_role("button", name="Approve").click()
     await wait_for_end(page)
 
     card = page.locator("[data-call-id]")
-    await expect(card.get_by_label("Result")).to_have_text("paid 4")
+    await expect(card.get_by_label("Result")).to_have_text("paid 9007199254740995")
     await expect(card.locator(".decided")).to_have_text("Approved, with other arguments.")
     await expect(page.locator(".decide")).to_have_count(0)
     assert (await get_run(stagebus_url, run_id))["status"] == "succeeded"
+
+
+async def test_approval_shows_what_runs(page: Page) -> None:
+    """All of it: keys that occur twice, controls that turn text around, and lines below the fold."""
+    lines = ",".join(f'"line {n}": {n}' for n in range(60))
+    arguments = f'{{"amount": 1, "amount": 1000000, "to": "\u202e\\u0061lice", {lines}}}'
+    call = {"call_id": "c", "name": "pay\u202e", "arguments": arguments, "expires_at": 1893456000000}
+    await serve_events(
+        page, ("stage_started", {"stage_id": "tools"}), ("approval_required", {**call, "stage_id": "tools"})
+    )
+
+    card = page.locator("[data-call-id=c]")
+    await expect(card.locator(".twice")).to_have_text('"amount" occurs twice; the last value counts.')
+    await expect(card.locator("h3")).to_have_text(r"pay\u202e")
+    shown = await card.locator(".arguments").inner_text()
+    assert shown.startswith('{\n  "amount": 1,\n  "amount": 1000000,\n  "to": "\\u202ealice",\n')
+    assert await card.locator(".arguments").evaluate("shown => shown.scrollHeight <= shown.clientHeight + 1")
 
 
 async def test_denial_tells_the_model_the_reason(page: Page, stagebus_url: str) -> None:
@@ -145,6 +166,24 @@ async def test_denial_tells_the_model_the_reason(page: Page, stagebus_url: str) 
 
     await expect(page.locator(".decided")).to_have_text("Denied: too much")
     await expect(page.locator("[data-call-id]").get_by_label("Result")).to_contain_text("too much")
+
+
+async def test_run_is_cancelled_on_a_phone_after_a_question(open_page: OpenPage, stagebus_url: str) -> None:
+    """The button of the list is large enough for a finger, and one tap on it cancels nothing."""
+    run_id = await post_run(stagebus_url, {"user_prompt": "Tap me", "model": ENDLESS})
+    phone = await open_page(viewport=PHONE, has_touch=True, is_mobile=True)
+    await phone.goto("/")
+    await phone.locator("#recents-toggle").tap()
+    cancel = phone.locator(f"[data-cancel-id='{run_id}']")
+    box = await cancel.bounding_box()
+    assert box is not None
+    assert min(box["width"], box["height"]) >= 44
+    for answer, status in (("Keep it running", "running"), ("Cancel the run", "cancelled")):
+        await cancel.tap()
+        await expect(phone.get_by_role("dialog")).to_contain_text("Tap me")
+        await phone.get_by_role("button", name=answer).tap()
+        await expect(phone.get_by_role("dialog")).to_have_count(0)
+        await expect(phone.locator(f"[data-run-id='{run_id}']")).to_contain_text(status, timeout=10_000)
 
 
 async def test_question_is_answered_on_a_phone(open_page: OpenPage, stagebus_url: str) -> None:
@@ -219,6 +258,7 @@ async def test_list_updates_itself_searches_and_cancels(page: Page, stagebus_url
     await expect(page.locator("#recents-list li")).to_have_count(1)
     await expect(entry).to_contain_text("running", timeout=10_000)
     await page.get_by_role("button", name="Cancel: Find me").click()
+    await page.get_by_role("button", name="Cancel the run").click()
 
     await expect(page.locator("#recents-note")).to_have_text("No run matches.", timeout=10_000)
     await page.get_by_label("Status").select_option("cancelled")

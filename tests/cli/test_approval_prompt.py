@@ -114,10 +114,10 @@ async def test_edit_begins_with_the_arguments_and_asks_again(monkeypatch: pytest
         "file.write_text(file.read_text().replace('993', '995'))\n"
     )
     monkeypatch.setenv("VISUAL", f"{sys.executable} {program} --wait")
-    decisions, prompt, _ = await decide('{"amount": 9007199254740993, "to": "\u202e"}', "edit", "yes")
+    decisions, prompt, _ = await decide('{"n": 9007199254740993, "to": "\u202e"}', "edit", "yes")
 
-    assert (tmp_path / "begun").read_text() == r'{ "amount": 9007199254740993, "to": "\u202e" }'
-    assert decisions == [("approve", {"amount": 9007199254740995, "to": "\u202e"})]
+    assert (tmp_path / "begun").read_text() == r'{ "n": 9007199254740993, "to": "\u202e" }'
+    assert decisions == [("approve", {"n": 9007199254740995, "to": "\u202e"})]
     assert "9007199254740995" in prompt.seen[1], "the changed arguments are shown before the question"
 
 

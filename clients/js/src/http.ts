@@ -26,6 +26,7 @@ export interface CallOptions {
 
 interface RequestParts extends CallOptions {
   method?: string;
+  /** A value, or a text that is JSON already. */
   body?: unknown;
   headers?: Record<string, string>;
   answerMaxMs?: number;
@@ -86,7 +87,7 @@ export class Http {
       const init: RequestInit = { method, signal: controller.signal, headers: { Accept: "application/json", ...headers } };
       if (body !== undefined) {
         init.headers = { ...init.headers, "Content-Type": "application/json" };
-        init.body = JSON.stringify(body);
+        init.body = typeof body === "string" ? body : JSON.stringify(body);
       }
       const response = await this.send(path, init);
       if (!response.ok) throw await parseRefusal(response);

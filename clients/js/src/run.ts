@@ -17,8 +17,17 @@ export interface RunOptions {
 export type Decision =
   /** `arguments` replace the model's. */
   | { decision: "approve"; arguments?: Record<string, unknown> }
+  /** The same as JSON text, in which integers may be larger than JavaScript's numbers can be. */
+  | { decision: "approve"; argumentsJson: string }
   | { decision: "deny"; reason?: string }
   | { decision: "answer"; text: string };
+
+/** Returns the JSON of a decision. Throws SyntaxError if its `argumentsJson` is not JSON. */
+function encodeDecision(decision: Decision): string {
+  if (!("argumentsJson" in decision)) return JSON.stringify(decision);
+  JSON.parse(decision.argumentsJson);
+  return `{"decision":${JSON.stringify(decision.decision)},"arguments":${decision.argumentsJson}}`;
+}
 
 export interface TicketOptions extends CallOptions {
   /** For a link to pass on; valid for longer. */
@@ -94,7 +103,7 @@ export class Run {
   /** Decides on a waiting call: `approve` or `deny` a tool call, `answer` or `deny` a question. */
   decide(callId: string, decision: Decision, options: CallOptions = {}): Promise<RunAccepted> {
     const path = `${this.#path}/approvals/${encodeURIComponent(callId)}`;
-    return this.#http.call(path, { ...options, method: "POST", body: decision });
+    return this.#http.call(path, { ...options, method: "POST", body: encodeDecision(decision) });
   }
 
   /** Creates a ticket that gives read access to this run: for a plain EventSource, or to pass on. */

@@ -111,6 +111,8 @@ test("each call has its method and path", async (t) => {
     [() => run.cancel(), "POST /runs/a%2Fb/cancel"],
     [() => run.cancel({ reason: "no" }), 'POST /runs/a%2Fb/cancel {"reason":"no"}'],
     [() => run.decide("c/1", { decision: "deny", reason: "no" }), 'POST /runs/a%2Fb/approvals/c%2F1 {"decision":"deny","reason":"no"}'],
+    [() => run.decide("c", { decision: "approve", argumentsJson: '{"n": 9007199254740993}' }),
+      'POST /runs/a%2Fb/approvals/c {"decision":"approve","arguments":{"n": 9007199254740993}}'],
     [() => run.ticket({ share: true, ttlS: 60 }), 'POST /runs/a%2Fb/ticket {"share":true,"ttl_s":60}'],
     [() => run.revokeTicket("t1"), "DELETE /runs/a%2Fb/ticket/t1"],
   ];
