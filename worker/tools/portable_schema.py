@@ -140,10 +140,8 @@ def _add_items(fitted: Schema, given: Any, depth: int) -> None:
     types = fitted.get("type")
     if "items" in fitted or not ("array" in types if isinstance(types, list) else types == "array"):
         return
-    alternatives: list[Schema] = []
-    for inner in fitted.get("prefixItems", []):
-        if inner not in alternatives:
-            alternatives.append(inner)
+    # By their text, since there may be thousands.
+    alternatives = list({orjson.dumps(inner): inner for inner in fitted.get("prefixItems", [])}.values())
     match alternatives:
         case []:
             fitted["items"] = {}

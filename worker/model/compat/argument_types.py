@@ -4,7 +4,8 @@
     {"numbers": "[1, 2]"}    array                       [1, 2]
     {"precise": null}        not required, not null      left out: the tool's default applies
 
-A value without such a plain reading stays as it is, and the tool says what is wrong with it.
+A value without such a plain reading stays as it is, and the tool says what is wrong with it. So do arguments for which this
+would take long: a schema of a third party can refer to itself many times over, and a model can write megabytes.
 """
 
 import json
@@ -17,6 +18,8 @@ Schema = Mapping[str, Any]
 
 _DEPTH_MAX: Final = 20
 _EXACT_MAX: Final = 2**53
+# For the values and the schemas that are looked at, about 3 us each.
+_STEPS_MAX: Final = 10_000
 _TYPE_OF: Final[Mapping[type, str]] = {
     str: "string", int: "integer", float: "number", bool: "boolean", list: "array", dict: "object", type(None): "null",
 }  # fmt: skip
@@ -36,9 +39,16 @@ def fit_arguments(arguments: str, schema: Schema, texts: Mapping[str, str] | Non
     if not isinstance(values, dict) or not isinstance(schema.get("properties"), Mapping):
         return arguments
     fitter = _Fitter(schema)
-    typed = {name: fitter.typed(text, name) for name, text in (texts or {}).items() if name in values}
-    fitted = fitter.fit({**values, **typed} if typed else values, schema)
+    try:
+        typed = {name: fitter.typed(text, name) for name, text in (texts or {}).items() if name in values}
+        fitted = fitter.fit({**values, **typed} if typed else values, schema)
+    except _OutOfSteps:
+        return arguments
     return arguments if fitted is values else dump_arguments(fitted)
+
+
+class _OutOfSteps(Exception):
+    """The arguments are too large, or the schema refers to itself too often."""
 
 
 class _Fitter:
@@ -46,6 +56,7 @@ class _Fitter:
 
     def __init__(self, root: Schema) -> None:
         self._root = root
+        self._steps_left = _STEPS_MAX
 
     def typed(self, text: str, name: str) -> Any:
         """Returns the value that a text means for a parameter: the text itself if that is a string."""
@@ -60,6 +71,7 @@ class _Fitter:
 
     def fit(self, value: Any, schema: Any, depth: int = 0) -> Any:
         """Returns the value in the schema's type, and the value itself if nothing changes."""
+        self._count()
         schema = self._resolved(schema)
         types = self._types(schema)
         if isinstance(value, str) and types and not types & {"string"} and value.strip():
@@ -108,6 +120,11 @@ class _Fitter:
         options = [option for option in _options(schema) if option.get("type") != "null"]
         return self._resolved(options[0]) if len(options) == 1 else schema
 
+    def _count(self) -> None:
+        self._steps_left -= 1
+        if self._steps_left < 0:
+            raise _OutOfSteps
+
     def _lookup(self, reference: str) -> Any:
         found: Any = self._root
         for part in reference[2:].split("/"):
@@ -116,6 +133,7 @@ class _Fitter:
 
     def _types(self, schema: Any, depth: int = 0) -> set[str]:
         """Returns the types that a schema allows; none if it does not say."""
+        self._count()
         if not isinstance(schema, Mapping) or depth > _DEPTH_MAX:
             return set()
         declared = schema.get("type")

@@ -1,6 +1,7 @@
 """Arguments in the types of the tool's schema."""
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -61,3 +62,21 @@ def test_invalid_arguments_and_schemas_change_nothing() -> None:
     assert fit_arguments("[5.0]", SCHEMA) == "[5.0]"
     for broken in ({"id": 1}, {"id": {"type": {}, "anyOf": [1, {"type": 2}], "items": 3}}, {"id": {"$ref": "#/x/y"}}):
         assert fit_arguments('{"id": 5.0}', {"properties": broken, "required": 1}) == '{"id": 5.0}'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "schema"),
+    [
+        ({"x": "1"}, {"$ref": "#/$defs/a", "$defs": {}}),
+        ({"x": "1"}, {"anyOf": [{"$ref": "#/properties/x"}] * 9}),
+        ({"x": "1"}, {"oneOf": [{"anyOf": [{"$ref": "#/properties/x"}] * 9}] * 9}),
+        ({"x": ["1"] * 200_000}, {"items": {"type": "integer"}}),
+    ],
+)
+def test_work_has_a_limit(arguments: dict[str, Any], schema: dict[str, Any]) -> None:
+    """Beyond it, the arguments stay as they are."""
+    written = json.dumps(arguments)
+    began = time.thread_time()
+
+    assert fit_arguments(written, {"properties": {"x": schema}}) == written
+    assert time.thread_time() - began < 0.5
