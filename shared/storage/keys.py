@@ -23,6 +23,7 @@
                                                                                  TTL: LIFE, at least two days
     sb:reserved                       hash    tokens reserved for a run, by "<tenant> <run_id>"   emptied as they end
     sb:idempotency:<tenant>:<key>     string  "<run_id> <body hash>"             TTL: as the record
+    sb:chat:<tenant>:<hash>           string  the id of a chat's newest run      TTL: LIFE
     sb:key:<key_id>                   hash    an API key: tenant, scopes, hash   TTL: until it expires, if it does
     sb:keys                           zset    API key ids by last use, Unix ms
     sb:session:<session_id>           string  a revoked session                  TTL: until it would have expired
@@ -152,6 +153,11 @@ def tenant_virtual_time(tenant: str) -> str:
 def rate(tenant: str, ticket_id: str = "") -> str:
     """Returns the key of the request quota of a tenant, or of one ticket."""
     return f"sb:rate:{tenant}:{ticket_id}" if ticket_id else f"sb:rate:{tenant}"
+
+
+def chat(tenant: str, chat_hash: str) -> str:
+    """Returns the key of a chat's newest run."""
+    return f"sb:chat:{tenant}:{chat_hash}"
 
 
 def streams(tenant: str) -> str:

@@ -110,10 +110,14 @@ async def model_stage(
         merged = await _parse_prompted_answer(merged, request, rules, taken_call_ids)
     if rules.answer_format is not None and not merged.tool_calls and not merged.refusal:
         merged = replace(merged, text=await _checked_text(merged, rules, rules.answer_format))
+    yield _completion(stage_id, merged, request.route, rules)
+
+
+def _completion(stage_id: str, merged: MergedAnswer, route: ModelRoute | None, rules: AnswerRules) -> StageCompleted:
+    """Returns the stage's last event: the answer, and the tokens of both requests if the first answer was unusable."""
     usage = merged.tokens
     if rules.first_answer is not None:
         usage = rules.first_answer.usage + (usage or Usage())
-    route = request.route
     if usage is not None and route is not None:
         usage = usage.model_copy(update={"cost": route.cost(usage)})
     wanted = route.abilities.reasoning_field if route is not None and merged.tool_calls else None
@@ -126,7 +130,7 @@ async def model_stage(
         reasoning=merged.reasoning if wanted not in (None, REASONING_DETAILS) else None,
         reasoning_details=merged.reasoning_details if wanted == REASONING_DETAILS else None,
     )
-    yield StageCompleted(
+    return StageCompleted(
         stage_id=stage_id, result=result.model_dump(exclude_none=True), usage=usage, items=_own_items(merged, route)
     )
 
