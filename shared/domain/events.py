@@ -270,7 +270,7 @@ class StageCompleted(TimedEvent):
 
     def items_data(self) -> bytes:
         """Returns the model items as JSON, for the run's hash of them; empty if there are none."""
-        return b"" if self.items is None else orjson.dumps(self.items.model_dump())
+        return b"" if self.items is None else self.items.data()
 
 
 class ModelStageResult(BaseModel):

@@ -5,9 +5,11 @@ rounds. They go back to the provider unchanged and in their order, so they are s
 never get them.
 """
 
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+import orjson
+from pydantic import TypeAdapter
 
 # The languages in which a provider is asked: POST /chat/completions, POST /responses, POST /v1/messages.
 Api = Literal["chat", "responses", "messages"]
@@ -16,12 +18,33 @@ Api = Literal["chat", "responses", "messages"]
 ITEMS_MAX_BYTES: Final = 2**20
 
 
-class ModelItems(BaseModel):
-    """The items of one answer, and where they come from: no other model accepts them."""
+@dataclass(frozen=True, slots=True)
+class ModelItems:
+    """The items of one answer, and where they come from: no other model accepts them.
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    Attributes:
+        provider: the provider's name in the providers file.
+        model: the model's id there.
+        items: in the order in which they must go back.
+    """
 
     api: Api
-    provider: str = Field(description="the provider's name in the providers file")
-    model: str = Field(description="the model's id there")
-    items: list[dict[str, Any]] = Field(description="in the order in which they must go back")
+    provider: str
+    model: str
+    items: list[dict[str, Any]]
+
+    def data(self) -> bytes:
+        """Returns the items as JSON; the inverse of `decode`."""
+        return orjson.dumps(self)
+
+
+_ITEMS: Final = TypeAdapter(ModelItems)
+
+
+def decode(data: bytes) -> ModelItems:
+    """Decodes the JSON of `ModelItems.data`.
+
+    Raises:
+        ValueError: the data are no such JSON.
+    """
+    return _ITEMS.validate_json(data)

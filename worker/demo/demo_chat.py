@@ -39,7 +39,7 @@ def whole_completion(request: Mapping[str, Any], reply: DemoReply) -> dict[str, 
     message: dict[str, Any] = {"role": "assistant", "content": "".join(tokens)}
     if reply.calls:
         message["tool_calls"] = [
-            _call(call_id, call, call.arguments) for call_id, call in zip(_ids(request), reply.calls, strict=False)
+            _call(call_id, call, call.arguments) for call_id, call in zip(call_ids(request), reply.calls, strict=False)
         ]
     return _head(request, "chat.completion") | {
         "choices": [_choice("message", message, reply.finish_reason)],
@@ -49,9 +49,11 @@ def whole_completion(request: Mapping[str, Any], reply: DemoReply) -> dict[str, 
 
 def _deltas(request: Mapping[str, Any], reply: DemoReply) -> Iterator[dict[str, Any]]:
     yield {"role": "assistant", "content": ""}
+    if reply.reasoning:
+        yield {"reasoning_content": reply.reasoning}
     for token in reply.tokens:
         yield {"content": token}
-    for index, (call_id, call) in enumerate(zip(_ids(request), reply.calls, strict=False)):
+    for index, (call_id, call) in enumerate(zip(call_ids(request), reply.calls, strict=False)):
         yield {"tool_calls": [{"index": index} | _call(call_id, call, "")]}
         for piece in call.pieces():
             yield {"tool_calls": [{"index": index, "function": {"arguments": piece}}]}
@@ -66,22 +68,27 @@ def _choice(kind: str, content: Mapping[str, Any], finish_reason: str | None = N
 
 
 def _head(request: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    return {"id": f"chatcmpl-{_digest(request)}", "object": kind, "created": 0, "model": request["model"]}
+    return {"id": f"chatcmpl-{digest_of(request)}", "object": kind, "created": 0, "model": request["model"]}
 
 
-def _ids(request: Mapping[str, Any]) -> Iterator[str]:
+def call_ids(request: Mapping[str, Any]) -> Iterator[str]:
     """Returns an iterator of call ids, which depend only on the conversation."""
-    digest = _digest(request)
+    digest = digest_of(request)
     return (f"call_{digest}{number}" for number in count())
 
 
-def _digest(request: Mapping[str, Any]) -> str:
+def digest_of(request: Mapping[str, Any]) -> str:
+    """Returns a text that depends only on the model and the conversation."""
     return blake2s(orjson.dumps([request["model"], request["messages"]]), digest_size=6).hexdigest()
 
 
+def count_prompt(request: Mapping[str, Any]) -> int:
+    """Returns the tokens of the conversation, where each word counts as one."""
+    return sum(len(str(message.get("content") or "").split()) for message in request["messages"])
+
+
 def _usage(request: Mapping[str, Any], completion_tokens: int) -> dict[str, int]:
-    """Returns the usage, where each word counts as a token."""
-    prompt_tokens = sum(len(str(message.get("content") or "").split()) for message in request["messages"])
+    prompt_tokens = count_prompt(request)
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,

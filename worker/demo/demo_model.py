@@ -1,9 +1,9 @@
-"""The demo model: an HTTP server with the chat completions API that needs no key.
+"""The demo model: an HTTP server with the APIs of chat completions, Responses and Messages that needs no key.
 
     python -m stagebus.worker.demo.demo_model --host 127.0.0.1 --port 8001
 
 `stagebus up` starts it if no provider is configured. The tests script it, so there is one fake model and no mock
-of the SDK. `demo_script` parses the script, and `demo_reply` writes the answer. The same server has the demo weather.
+of the SDK. `demo_script` parses the script, `demo_reply` decides on the answer, and a module for each API writes it. The same server has the demo weather.
 Spec: https://platform.openai.com/docs/api-reference/chat
 """
 
@@ -11,10 +11,11 @@ import argparse
 import asyncio
 import socket
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from functools import partial
 from hashlib import blake2s
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 import uvicorn
@@ -24,21 +25,38 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from stagebus.worker.demo import demo_chat, demo_weather
-from stagebus.worker.demo.demo_reply import reply_to, stage_of
+from stagebus.worker.demo import demo_chat, demo_messages, demo_responses, demo_weather
+from stagebus.worker.demo.demo_reply import DemoReply, reply_to, stage_of
 from stagebus.worker.demo.demo_script import MODEL, BadScript, DemoScript, parse_script
+from stagebus.worker.demo.demo_seal import has_broken_seal
 
 COUNTED_REQUESTS_MAX: Final = 10_000
 COUNTED_MODELS_MAX: Final = 1_000
 
-_DONE: Final = b"data: [DONE]\n\n"
+_DONE: Final = b"[DONE]"
 _GARBAGE: Final = b'data: {"choices": [{"delta"\n\n'
-_ERROR: Final = b'data: {"error": {"message": "the demo was told to fail", "type": "server_error"}}\n\n'
+_CHAT_ERROR: Final = {"error": {"message": "the demo was told to fail", "type": "server_error"}}
 _SHUTDOWN_S: Final = 1
 
 
 class _ConnectionCut(Exception):
     """The script cuts the connection here."""
+
+
+class _DemoApi(NamedTuple):
+    """How the demo speaks one API.
+
+    Attributes:
+        to_chat: makes a chat completion request out of a request.
+        events: the data of the stream's events.
+        whole: the answer as one object.
+        error: the event of a failure in the stream.
+    """
+
+    to_chat: Callable[[dict[str, Any]], dict[str, Any]]
+    events: Callable[[Mapping[str, Any], DemoReply], Iterable[dict[str, Any]]]
+    whole: Callable[[Mapping[str, Any], DemoReply], dict[str, Any]]
+    error: Mapping[str, Any]
 
 
 class DemoStats:
@@ -108,27 +126,30 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
+async def _complete(request: Request, stats: DemoStats, api: _DemoApi) -> Response:
+    """Answers a request, streamed or whole, or with an error in OpenAI's format."""
+    try:
+        body = api.to_chat(_parse(await request.body()))
+        script = parse_script(body["model"])
+    except BadScript as exc:
+        return _error(400, str(exc))
+    if script.reasoning and api.to_chat is not _chat_request and has_broken_seal(body):
+        return _error(400, "calls came back without the reasoning before them")
+    before = stats.count(body)
+    is_over = script.fail_times is not None and before >= script.fail_times
+    if is_over or not script.applies_to(stage_of(body)):
+        script = script.without_faults()
+    if script.status is not None:
+        return _error(script.status, _failure(script.status, request), script.retry_after)
+    reply = reply_to(body, script)
+    if body.get("stream") is True:
+        return DemoStream(_stream(api.events(body, reply), script, api), stats, "text/event-stream")
+    return DemoStream(_whole(api.whole(body, reply), script), stats, "application/json")
+
+
 def create_demo_app() -> Starlette:
     """Builds the app with the demo model and the demo weather."""
     stats = DemoStats()
-
-    async def complete(request: Request) -> Response:
-        """POST /v1/chat/completions: an answer, streamed or whole, or an error in OpenAI's format."""
-        try:
-            body = _parse(await request.body())
-            script = parse_script(body["model"])
-        except BadScript as exc:
-            return _error(400, str(exc))
-        before = stats.count(body)
-        is_over = script.fail_times is not None and before >= script.fail_times
-        if is_over or not script.applies_to(stage_of(body)):
-            script = script.without_faults()
-        if script.status is not None:
-            return _error(script.status, _failure(script.status, request), script.retry_after)
-        reply = reply_to(body, script)
-        if body.get("stream") is True:
-            return DemoStream(_stream(demo_chat.stream_chunks(body, reply), script), stats, "text/event-stream")
-        return DemoStream(_whole(demo_chat.whole_completion(body, reply), script), stats, "application/json")
 
     async def list_models(_: Request) -> Response:
         """GET /v1/models: the demo model."""
@@ -141,7 +162,7 @@ def create_demo_app() -> Starlette:
 
     return Starlette(
         routes=[
-            Route("/v1/chat/completions", complete, methods=["POST"]),
+            *(Route(path, partial(_complete, stats=stats, api=api), methods=["POST"]) for path, api in _APIS.items()),
             Route("/v1/models", list_models),
             Route("/demo/stats", show_stats),
             *demo_weather.ROUTES,
@@ -150,10 +171,10 @@ def create_demo_app() -> Starlette:
 
 
 def _parse(body: bytes) -> dict[str, Any]:
-    """Parses a request and checks the fields that the demo uses.
+    """Parses a request that names a model.
 
     Raises:
-        BadScript: this is not a chat completion request.
+        BadScript: it does not.
     """
     try:
         request = orjson.loads(body)
@@ -161,10 +182,25 @@ def _parse(body: bytes) -> dict[str, Any]:
         raise BadScript("the body is not JSON") from None
     if not isinstance(request, dict) or not isinstance(request.get("model"), str):
         raise BadScript("the body must be an object that names a model")
+    return request
+
+
+def _chat_request(request: dict[str, Any]) -> dict[str, Any]:
     messages = request.get("messages")
     if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
         raise BadScript("messages must be a list of at least one object")
     return request
+
+
+_CHAT: Final = _DemoApi(_chat_request, demo_chat.stream_chunks, demo_chat.whole_completion, _CHAT_ERROR)
+_RESPONSES: Final = _DemoApi(
+    demo_responses.to_chat, demo_responses.stream_events, demo_responses.whole_response, demo_responses.ERROR
+)
+_MESSAGES: Final = _DemoApi(
+    demo_messages.to_chat, demo_messages.stream_events, demo_messages.whole_message, demo_messages.ERROR
+)
+
+_APIS: Final = {"/v1/chat/completions": _CHAT, "/v1/responses": _RESPONSES, "/v1/messages": _MESSAGES}
 
 
 def _failure(status: int, request: Request) -> str:
@@ -182,7 +218,7 @@ def _error(status: int, message: str, retry_after_s: int | None = None) -> Respo
     return JSONResponse({"error": error}, status_code=status, headers=headers)
 
 
-async def _stream(chunks: Iterable[dict[str, Any]], script: DemoScript) -> AsyncIterator[bytes]:
+async def _stream(chunks: Iterable[dict[str, Any]], script: DemoScript, api: _DemoApi) -> AsyncIterator[bytes]:
     """Yields the events of an answer at the script's pace, with its faults."""
     wait_ms = script.delay_ms if script.first_token_ms is None else script.first_token_ms
     for number, chunk in enumerate(chunks):
@@ -193,11 +229,17 @@ async def _stream(chunks: Iterable[dict[str, Any]], script: DemoScript) -> Async
         await asyncio.sleep(wait_ms / 1000)
         wait_ms = script.delay_ms
         if number in (script.garbage_after, script.error_after):
-            yield _GARBAGE if number == script.garbage_after else _ERROR
+            yield _GARBAGE if number == script.garbage_after else _frame(api.error)
             return
-        yield b"data: %b\n\n" % orjson.dumps(chunk)
-    if not script.no_done:
-        yield _DONE
+        yield _frame(chunk)
+    if api is _CHAT and not script.no_done:
+        yield b"data: %b\n\n" % _DONE
+
+
+def _frame(event: Mapping[str, Any]) -> bytes:
+    """Returns an event as bytes. Typed events have a name."""
+    name = f"event: {event['type']}\n" if "type" in event else ""
+    return b"%bdata: %b\n\n" % (name.encode(), orjson.dumps(event))
 
 
 async def _whole(completion: Mapping[str, Any], script: DemoScript) -> AsyncIterator[bytes]:

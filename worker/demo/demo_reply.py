@@ -14,7 +14,7 @@ If the conversation ends with results, the demo quotes them.
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, cycle, islice
 from typing import Any, Final
 
@@ -49,6 +49,7 @@ _CLOSE: Final = (
     "All of this came through Stagebus as events, each with an id, so you may reload the page or cut the network at "
     "any moment and still read every word of it exactly once."
 )
+_REASONING: Final = "The demo model pretends to think about it."
 _FILLER: Final = "The demo model goes on talking, since it was asked for a longer answer than it has thoughts for."
 
 
@@ -67,11 +68,12 @@ class DemoCall:
 
 @dataclass(frozen=True, slots=True)
 class DemoReply:
-    """An answer: text, then calls. `tokens` can be read once and may be endless."""
+    """An answer: reasoning, text, then calls. `tokens` can be read once and may be endless."""
 
     tokens: Iterator[str]
     calls: Sequence[DemoCall]
     finish_reason: str
+    reasoning: str = ""
 
 
 def stage_of(request: Mapping[str, Any]) -> Stage:
@@ -86,6 +88,11 @@ def reply_to(request: Mapping[str, Any], script: DemoScript) -> DemoReply:
         request: a chat completion request whose `messages` are a list of objects.
         script: the length and the number of calls.
     """
+    reply = _reply_to(request, script)
+    return replace(reply, reasoning=_REASONING) if script.reasoning else reply
+
+
+def _reply_to(request: Mapping[str, Any], script: DemoScript) -> DemoReply:
     messages = request["messages"]
     results = _results(messages)
     calls = [] if results else _calls(request, script)

@@ -38,6 +38,7 @@ class DemoScript:
         error_after: sends an error object after this many chunks.
         endless: the answer never ends.
         no_done: the stream ends without `[DONE]`.
+        reasoning: the model reasons first, and refuses its calls if they come back without their reasoning.
         status: the HTTP status to send instead of an answer.
         retry_after: the seconds in the `Retry-After` header beside the status.
         fail_times: how many requests with the same model and messages have the faults; all if not set.
@@ -59,6 +60,7 @@ class DemoScript:
     retry_after: int | None = None
     fail_times: int | None = None
     on: Literal["extraction", "synthesis", "all"] = "all"
+    reasoning: bool = False
 
     def applies_to(self, stage: Stage) -> bool:
         """Returns whether this stage has the faults."""
@@ -71,7 +73,7 @@ class DemoScript:
 
     def without_faults(self) -> "DemoScript":
         """Returns the script with the same pace and length, but without faults."""
-        return DemoScript(self.delay_ms, self.first_token_ms, self.tokens, self.calls)
+        return DemoScript(self.delay_ms, self.first_token_ms, self.tokens, self.calls, reasoning=self.reasoning)
 
 
 def parse_script(model: str) -> DemoScript:
@@ -120,6 +122,7 @@ def _stage(key: str, value: str) -> str:
 _PARSERS: Final[Mapping[str, Callable[[str, str], Any]]] = {field.name: _number for field in fields(DemoScript)} | {
     "endless": _flag,
     "no_done": _flag,
+    "reasoning": _flag,
     "status": _status,
     "on": _stage,
 }

@@ -5,8 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pydantic import ValidationError
-
+from stagebus.shared.domain import model_items
 from stagebus.shared.domain.cursor import EventId
 from stagebus.shared.domain.events import (
     ApprovalDecided,
@@ -16,7 +15,6 @@ from stagebus.shared.domain.events import (
     ToolCall,
     ToolResult,
 )
-from stagebus.shared.domain.model_items import ModelItems
 from stagebus.shared.domain.runs import RUN_STAGE
 from stagebus.shared.errors import LogIncomplete
 from stagebus.shared.log import log_reader
@@ -65,10 +63,9 @@ async def _with_items(redis: Redis, run_id: str, completed: Mapping[str, StageCo
     """Returns the stages that have model items, with them. Items that cannot be read are left out: no stage needs them."""
     stages: dict[str, StageCompleted] = {}
     for stage_id, data in (await log_reader.read_model_items(redis, run_id)).items():
-        with suppress(ValidationError):
+        with suppress(ValueError):
             if stage_id in completed:
-                items = ModelItems.model_validate_json(data)
-                stages[stage_id] = completed[stage_id].model_copy(update={"items": items})
+                stages[stage_id] = completed[stage_id].model_copy(update={"items": model_items.decode(data)})
     return stages
 
 

@@ -50,14 +50,15 @@ class LearnedRequests:
         if status not in _STATUSES:
             return False
         if len(self._asked_by_responses) + len(self._left_out) >= MODELS_MAX:
-            self.__init__()  # type: ignore[misc]
+            self._asked_by_responses.clear()
+            self._left_out.clear()
         api = self.api_of(route)
         if api == "chat" and not route.is_api_stated and _USE_RESPONSES.search(error.message):
             self._asked_by_responses.add(route.model_id)
             return True
         before = self._left_out.get(route.model_id, frozenset())
         named = _NAME.match(error.param)
-        refused = {named[0]} if named else set(re.findall(r"[\'\"`](\w+)[\'\"`]", error.message))
+        refused = {named[0]} if named else set(re.findall(r"['\"`](\w+)['\"`]", error.message))
         found = (refused & _OWN_FIELDS[api]) - before
         if found:
             self._left_out[route.model_id] = before | found

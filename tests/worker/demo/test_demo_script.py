@@ -11,10 +11,10 @@ def test_plain_model_name_has_the_default_script(model):
 def test_every_script_key_is_parsed():
     text = (
         "demo:delay_ms=1,first_token_ms=2,tokens=3,calls=4,stall_after=5,cut_after=6,garbage_after=7,error_after=8,"
-        "endless=1,no_done,status=503,retry_after=9,fail_times=10,on=synthesis"
+        "endless=1,no_done,status=503,retry_after=9,fail_times=10,on=synthesis,reasoning"
     )
 
-    assert parse_script(text) == DemoScript(1, 2, 3, 4, 5, 6, 7, 8, True, True, 503, 9, 10, "synthesis")
+    assert parse_script(text) == DemoScript(1, 2, 3, 4, 5, 6, 7, 8, True, True, 503, 9, 10, "synthesis", True)
 
 
 @pytest.mark.parametrize(
