@@ -8,7 +8,8 @@ from starlette.responses import Response
 from stagebus.gateway.api.endpoint import Endpoint, ResponseSpec
 from stagebus.gateway.api.guard import needs
 from stagebus.gateway.api.responses import json_response
-from stagebus.gateway.api.schemas.answers import ModelList, ToolList
+from stagebus.gateway.api.schemas.answers import ToolList
+from stagebus.gateway.api.schemas.model_list import ModelList
 from stagebus.gateway.context import gateway_of
 from stagebus.shared.errors import StorageUnavailable
 from stagebus.shared.store import tool_catalog
