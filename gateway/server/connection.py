@@ -28,6 +28,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from stagebus.gateway.server.request_head import BAD_REQUEST, refusal_of
 from stagebus.gateway.server.socket_writer import SocketWriter
 from stagebus.shared.config.settings import Settings
 
@@ -42,7 +43,7 @@ def _closing_response(status_line: bytes, text: bytes) -> bytes:
 HEAD_TOO_LONG: Final = _closing_response(
     b"431 Request Header Fields Too Large", b"the URL and the headers are too long\n"
 )
-INVALID: Final = _closing_response(b"400 Bad Request", b"Invalid HTTP request received.")
+INVALID: Final = _closing_response(BAD_REQUEST, b"Invalid HTTP request received.")
 # Requests that may wait for an earlier response. A client must expect that later ones get no response, and sends them
 # again on another connection: https://www.rfc-editor.org/rfc/rfc9112#section-9.3.2
 PIPELINED_MAX: Final = 16
@@ -57,7 +58,7 @@ class Phase(Enum):
     BODY = auto()  # or its trailers
 
 
-class HeadTooLong(Exception):
+class HeadRefused(Exception):
     """Raised in a parser callback, to stop the parser."""
 
 
@@ -121,9 +122,9 @@ class Connection(HttpToolsProtocol):
     __slots__ = (
         "_head_bytes",
         "_is_ended",
-        "_is_head_too_long",
         "_is_in_body_packet",
         "_phase",
+        "_refusal",
         "_timer",
         "_writer",
         "access_log",
@@ -163,7 +164,7 @@ class Connection(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._phase = Phase.IDLE
         self._head_bytes = 0  # or of the trailers
-        self._is_head_too_long = False
+        self._refusal = INVALID  # the response if the parser stops
         self._is_in_body_packet = False
         self._is_ended = False  # what the client sends is no longer read
 
@@ -214,7 +215,7 @@ class Connection(HttpToolsProtocol):
             if self._phase is Phase.UPGRADE:
                 self._ignore_upgrade(data[exc.args[0] :])
         except httptools.HttpParserError:
-            self._refuse(HEAD_TOO_LONG if self._is_head_too_long else INVALID)
+            self._refuse(self._refusal)
 
     def _ignore_upgrade(self, rest: bytes) -> None:
         """Parses the request again, without its `Upgrade`: the parser takes what follows for another protocol.
@@ -255,10 +256,14 @@ class Connection(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Ends the time limit of the head and starts that of the body."""
+        """Checks the head, ends its time limit and starts that of the body."""
         if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
             self._phase = Phase.UPGRADE
             return
+        status_line = refusal_of(self.parser.get_http_version(), self.url, self.headers)
+        if status_line is not None:
+            self._refusal = _closing_response(status_line, b"Invalid HTTP request received.")
+            raise HeadRefused
         self._phase, self._head_bytes = Phase.BODY, 0
         self._set_timer(self.limits.body_timeout_s)
         super().on_headers_complete()
@@ -307,8 +312,8 @@ class Connection(HttpToolsProtocol):
     def _count_head_bytes(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > self.limits.headers_max_bytes:
-            self._is_head_too_long = True
-            raise HeadTooLong
+            self._refusal = HEAD_TOO_LONG
+            raise HeadRefused
 
     def _refuse(self, response: bytes) -> None:
         """Sends a refusal and closes the connection, but not in the middle of an earlier response."""

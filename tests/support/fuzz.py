@@ -15,6 +15,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +41,7 @@ from stagebus.shared.store.run_list import EVERY_RUN
 from stagebus.worker.model.chat_chunks import BadChunk, ChunkDecoder, EventTooLong
 from stagebus.worker.model.delta_merger import DeltaMerger
 from tests.support.api_fuzz import fuzz_api
+from tests.support.http_fuzz import PIPELINE, HttpFuzz, cut
 from tests.support.system import free_port
 
 SETTINGS = Settings()
@@ -175,6 +177,23 @@ def take_filter(query: str) -> bool:
     return wanted != EVERY_RUN
 
 
+# --- HTTP ---------------------------------------------------------------------
+
+HTTP = cache(HttpFuzz)
+
+
+def take_http(data: tuple[bytes, list[int]]) -> bool:
+    """However it is cut, the app gets the same requests, and no response to what it did not get."""
+    sent, at = data
+    whole, _ = HTTP().requests_of([sent])
+    parts, responses = HTTP().requests_of(cut(sent, at))
+    assert all(one == other for one, other in zip(whole, parts, strict=False))
+    assert responses.count(b" 200 OK\r\n") <= len(parts)
+    if sent == PIPELINE:
+        assert len(whole) == len(parts) == responses.count(b" 200 OK\r\n") == PIPELINE.count(b" HTTP/1.1")
+    return len(parts) == PIPELINE.count(b" HTTP/1.1") and b"connection: close" not in responses
+
+
 # --- what comes over Redis and from providers --------------------------------
 
 BATCH = live_batch.encode(
@@ -247,6 +266,9 @@ KINDS = {
     "bodies": Kind(st.binary(max_size=200) | _broken(BODY), take_body),
     "requests": Kind(st.dictionaries(FIELDS, JSON, max_size=6), take_request),
     "decisions": Kind(st.fixed_dictionaries({}, optional=DECISION), take_decision),
+    "HTTP": Kind(
+        st.tuples(st.just(PIPELINE) | _broken(PIPELINE), st.lists(st.integers(0, len(PIPELINE)), max_size=9)), take_http
+    ),
     "filters of lists": Kind(st.text(max_size=80) | _broken_text(QUERY), take_filter),
     "live batches": Kind(st.binary(max_size=100) | _broken(BATCH), take_batch),
     "jobs": Kind(st.binary(max_size=100) | _broken(b'{"t": null, "f": "x", "a": ["01J"], "k": {}}'), take_job),
