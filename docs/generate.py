@@ -31,6 +31,9 @@ Every process reads its settings at start from environment variables. An invalid
 that names the variable; an empty value counts as not set. Use the same settings for all processes of one system; a
 process ignores those that it does not need. `make docs` makes this page from `shared/config/settings.py`.
 
+The commands of the server (`stagebus up`, `gateway`, `worker`, `demo-model`, `keys`, `models check`) also read the file `.env`
+in the current folder, one `NAME=value` per line. The environment takes precedence. The client's commands do not read it.
+
 `stagebus up` needs no settings: if `STAGEBUS_REDIS_URL` is not set it starts its own Valkey, and if neither
 `OPENAI_BASE_URL` nor `STAGEBUS_PROVIDERS` is set it starts the demo model. A system of separate processes needs a Redis
 server and a provider: `OPENAI_BASE_URL` and usually `OPENAI_API_KEY`, or a providers file (see
@@ -38,7 +41,8 @@ server and a provider: `OPENAI_BASE_URL` and usually `OPENAI_API_KEY`, or a prov
 
 The commands `stagebus run`, `tail`, `ls` and `cancel` are clients. They read `STAGEBUS_URL`, the URL of a gateway
 (default: `http://127.0.0.1:8000`), and `STAGEBUS_API_KEY`, the API key or token for it. `stagebus keys` connects to
-Redis directly. [Security](security.md) explains how to open a gateway to other machines.
+Redis directly; without `STAGEBUS_REDIS_URL` it uses the Valkey of the `stagebus up` that runs with the same
+`STAGEBUS_DATA_DIR` (default: `.stagebus` in the current folder). [Security](security.md) explains how to open a gateway to other machines.
 """
 
 

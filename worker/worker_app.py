@@ -8,6 +8,7 @@ import socket
 from contextlib import ExitStack
 from typing import Any, Final
 
+from stagebus.shared.config.providers import check_variables
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.runtime.gc_tuning import freeze_startup_objects
 from stagebus.shared.runtime.tasks import cancel_and_wait
@@ -37,7 +38,12 @@ class WorkerApp:
     """One worker: a runner, its lease keeper and the queue loop."""
 
     def __init__(self, settings: Settings) -> None:
-        """Builds everything; nothing is opened yet. Call it in the event loop that runs it."""
+        """Builds everything; nothing is opened yet. Call it in the event loop that runs it.
+
+        Raises:
+            BadProviders, BadTool: a configuration file is invalid, or names an environment variable that is not set.
+        """
+        check_variables(settings)
         self._settings = settings
         # A restarted container has the same host name and process id as before. Under the same name, a new claim of its
         # runs would not count as a retry, and a run that kills its worker each time would never end.

@@ -10,7 +10,7 @@ from typing import Final
 
 from starlette.requests import Request
 
-from stagebus.gateway.auth.csrf import SAFE_METHODS, is_cross_site
+from stagebus.gateway.auth.csrf import SAFE_METHODS, has_loopback_host, is_cross_site
 from stagebus.gateway.auth.principal import Principal
 from stagebus.shared.access_errors import CrossSite, LoopbackOnly
 from stagebus.shared.config.settings import Settings
@@ -35,9 +35,20 @@ class AnonymousAuthenticator:
         """
         if not (self._settings.insecure or self._is_local(request)):
             raise LoopbackOnly
-        if request.method not in SAFE_METHODS and is_cross_site(request, self._settings.cors_origins):
+        if request.method not in SAFE_METHODS and self._is_cross_site(request):
             raise CrossSite
         return ANYONE
+
+    def _is_cross_site(self, request: Request) -> bool:
+        """Returns whether a page of another site makes the request, not that of a development server on this machine.
+
+        The proxy of such a server, such as Vite's, may replace the Host and keep the Origin. The browser still says that
+        the page asked its own server.
+        """
+        is_own_page = request.headers.get("sec-fetch-site", "same-origin") == "same-origin"
+        if is_own_page and self._is_local(request) and has_loopback_host(request):
+            return False
+        return is_cross_site(request, self._settings.cors_origins)
 
     def _is_local(self, request: Request) -> bool:
         server = request.scope.get("server")  # None on a Unix socket

@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 from starlette.requests import Request
 
+from stagebus.shared.runtime.net import is_loopback
+
 # These change nothing, and browsers do not let another site's page read the response.
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -41,3 +43,12 @@ def has_host_of(origin: str, request: Request) -> bool:
         return urlsplit(origin).netloc == request.headers.get("host", "")
     except ValueError:
         return False
+
+
+def has_loopback_host(request: Request) -> bool:
+    """Returns whether the Origin header names this machine: `localhost` or a loopback address, with any port."""
+    try:
+        host = urlsplit(request.headers.get("origin", "")).hostname
+    except ValueError:
+        return False
+    return host is not None and is_loopback(host)

@@ -1,6 +1,6 @@
 // The form that starts a run: what it sends, what it remembers, and errors beside their fields.
 
-import { client, isSignInNeeded } from "./api.js";
+import { client, isGuest, isSignInNeeded } from "./api.js";
 import { $, make, setBusy } from "./dom.js";
 import { showSignIn } from "./sign_in.js";
 import { isRetryable } from "./vendor/stagebus-client.js";
@@ -20,6 +20,8 @@ const INPUT_BY_FIELD = {
   "temperature.1": "synthesis-temperature", temperature: "temperature",
   ...Object.fromEntries(Object.entries(NUMBERS).map(([input, field]) => [field, input])),
 };
+
+const DEMO_MODEL = /^demo(:|$)/; // worker/demo/demo_script.py
 
 const hasNoPointer = matchMedia("(hover: none)");
 
@@ -50,6 +52,16 @@ export function initForm(listener) {
   }
   $("options").addEventListener("toggle", () => $("options").open && !isLoaded && loadChoices());
   recall();
+  if (!isGuest) showDemo().catch(() => {}); // not signed in, or no connection: the form works without it
+}
+
+/** Says that the demo model answers, if it does, and offers an example with a call that waits for a person. */
+async function showDemo() {
+  const { models } = await client.models();
+  if (!models.some(({ id, is_default: isDefault }) => isDefault && DEMO_MODEL.test(id))) return;
+  $("demo-note").hidden = false;
+  const { tools } = await client.tools();
+  $("approval-example").hidden = !tools.some(({ name }) => name === "book_table");
 }
 
 async function submit() {

@@ -6,7 +6,7 @@ Spec: https://toml.io/en/v1.0.0
 
 import os
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self, TypeVar
 
@@ -77,6 +77,20 @@ class Secret(ConfigEntry):
         return text
 
 
+def find_unset(value: object, where: str = "") -> Iterator[str]:
+    """Yields a line for each secret of a file's content whose environment variable is empty or not set."""
+    if isinstance(value, Secret):
+        if value.env is not None and not os.environ.get(value.env, "").strip():
+            yield f"{where}: the environment variable {value.env} is empty or not set"
+        return
+    if isinstance(value, BaseModel):
+        value = {name: getattr(value, name) for name in type(value).model_fields}
+    elif isinstance(value, list | tuple):
+        value = dict(enumerate(value))
+    for name, part in value.items() if isinstance(value, Mapping) else ():
+        yield from find_unset(part, f"{where}.{name}" if where else str(name))
+
+
 class ConfigKind(NamedTuple):
     """A kind of file: the variable with its path, the page about it, and the error for an invalid file."""
 
@@ -101,6 +115,11 @@ class ConfigKind(NamedTuple):
         except ValueError as exc:  # errors of TOML and UTF-8 contain a position, but no value
             reason = "not UTF-8" if isinstance(exc, UnicodeDecodeError) else str(exc)
             raise self.invalid(path, [f"not valid TOML: {reason}"]) from None
+
+    def check_variables(self, path: Path, content: BaseModel) -> None:
+        """Raises `error` if environment variables that the file names are empty or not set."""
+        if faults := list(find_unset(content)):
+            raise self.invalid(path, faults)
 
     def invalid(self, path: Path, reasons: Iterable[str]) -> StagebusError:
         """Creates the error that lists the faults of a file."""

@@ -214,6 +214,16 @@ def read_file(path: Path) -> ProvidersFile:
     return parsed
 
 
+def check_variables(settings: Settings) -> None:
+    """Checks that every environment variable that the providers file names is set. Gateways need none of them.
+
+    Raises:
+        BadProviders: some are not; the message names them.
+    """
+    if settings.providers is not None:
+        _KIND.check_variables(settings.providers, read_file(settings.providers))
+
+
 def _check_names(file: ProvidersFile) -> Iterator[str]:
     """Yields the faults across entries: duplicate names, and names that no provider serves."""
     seen: dict[str, str] = {}

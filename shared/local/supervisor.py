@@ -21,9 +21,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from stagebus.shared.config.providers import check_variables
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.config.startup_checks import check_access, check_exposure
 from stagebus.shared.errors import ChildFailed
+from stagebus.shared.local import running_system
 from stagebus.shared.local.embedded_valkey import EmbeddedValkey
 from stagebus.shared.local.process import Child, ChildSpec
 from stagebus.shared.local.process_output import Printer
@@ -57,10 +59,11 @@ async def up(options: UpOptions, settings: Settings) -> None:
     """Runs the system until SIGINT, SIGTERM or SIGHUP, then stops it in order. A second signal kills it immediately.
 
     Raises:
-        AccessUnset, GatewayExposed, ChildFailed, StorageUnfit: a part cannot start. The message says what to do, and the
-            other parts are stopped.
+        AccessUnset, BadProviders, GatewayExposed, ChildFailed, StorageUnfit: a part cannot start. The message says what to
+            do, and the other parts are stopped.
     """
     check_access(settings)
+    check_variables(settings)
     check_exposure(settings, options.host)
     _check_port(options.host, options.port)
     printer = Printer()
@@ -103,6 +106,7 @@ async def _start(
         printer.print_message(
             "neither OPENAI_BASE_URL nor STAGEBUS_PROVIDERS is set, so the built-in demo model answers"
         )
+    stack.enter_context(running_system.published(options.data_dir, env))
     worker = _module("worker", "stagebus.worker", _WORKER_READY)
     insecure = ["--insecure"] if settings.insecure else []
     gateway = _module(

@@ -419,6 +419,16 @@ async def test_form_options_reach_the_run_and_are_remembered(page: Page) -> None
     await expect(page.locator("#metadata")).to_have_value("")
 
 
+async def test_page_says_that_the_demo_model_answers_and_offers_an_approval(page: Page) -> None:
+    tool = {"name": "book_table", "description": "Book.", "parameters": {}, "requires_approval": True}
+    await page.route("**/tools", lambda route: route.fulfill(json={"tools": [tool]}))
+    await page.goto("/")
+    await expect(page.locator("#demo-note")).to_contain_text("demo model that comes with Stagebus answers")
+    await page.get_by_role("button", name="Book a table").click()
+
+    await expect(page.locator("#prompt")).to_have_value("Book a table for 4 at Luigi's")
+
+
 async def test_gateway_errors_appear_at_the_form_options(page: Page) -> None:
     await page.goto("/")
     await page.get_by_text("Options").click()

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import typer
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 from stagebus.cli.durations import parse_duration
 from stagebus.cli.key_commands import keys_app, parse_scopes
 from stagebus.shared.domain.tenants import Scope
+from stagebus.shared.local.running_system import published
 
 KEY = re.compile(r"sbk_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
 
@@ -44,6 +46,35 @@ def test_key_is_shown_once_then_listed_then_revoked(invoke, caplog: pytest.LogCa
     assert [record.message for record in caplog.records] == ["key.create", "key.revoke"]
     assert {record.fields["key"] for record in caplog.records} == {key_id}
     assert key.rpartition("_")[2] not in json.dumps([record.fields for record in caplog.records])
+
+
+def test_keys_of_a_running_system_are_found_in_its_folder(
+    invoke, redis_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("STAGEBUS_REDIS_URL")
+    monkeypatch.setenv("STAGEBUS_DATA_DIR", str(tmp_path))
+    with published(tmp_path, {"STAGEBUS_REDIS_URL": redis_url}):
+        assert invoke("create", "--tenant", "found")[0] == 0
+        assert "found" in invoke("list", "--tenant", "found")[1]
+        monkeypatch.setenv("STAGEBUS_REDIS_URL", "redis://127.0.0.1:1")
+        code, _, said = invoke("list")
+
+    assert code == 1, "the environment comes first"
+    assert "running `stagebus up`" in said
+
+
+def test_env_file_is_read_and_the_environment_overrides_it(
+    invoke, redis_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("STAGEBUS_REDIS_URL")
+    (tmp_path / ".env").write_text(f"# the operator's\nexport STAGEBUS_REDIS_URL='{redis_url}'\n")
+    assert invoke("list")[0] == 0
+
+    monkeypatch.setenv("STAGEBUS_REDIS_URL", "redis://127.0.0.1:1")
+    assert invoke("list")[0] == 1
+    (tmp_path / ".env").write_bytes(b"A=\xff")
+    assert ".env cannot be read" in invoke("list")[2]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from redis.asyncio import Redis
 
+from stagebus.shared.local.running_system import find_environment
+from stagebus.shared.storage import keys
 from tests.support.processes import children_of, is_alive
 from tests.support.shell import ROOT, blocks, need, type_in
 from tests.support.strict_client import StrictClient, get_run, post_run
@@ -84,12 +87,15 @@ async def run_approvals_page(url: str) -> None:
     assert "the blue one" in (await type_in(question, URL=url)).split("event: stage_completed")[-1]
 
 
-async def test_up_starts_a_system_and_keeps_runs_over_a_restart(up: Up) -> None:
+async def test_up_starts_a_system_and_keeps_runs_over_a_restart(up: Up, tmp_path: Path) -> None:
     """SIGTERM in the middle of a run ends it in bounded time; the next start continues the run."""
     first = up()
     url = await first.ready(UP)
     parts = parts_of(first)
     assert set(parts) == set(PARTS)
+    redis_url = find_environment(tmp_path / "data")["STAGEBUS_REDIS_URL"]
+    async with Redis.from_url(redis_url) as redis:
+        assert await redis.exists(keys.WORKERS), "`stagebus keys` finds this system's Valkey"
     async with httpx.AsyncClient(base_url=url) as http:
         page = await http.get("/")
     assert page.headers["content-type"].startswith("text/html")
@@ -107,6 +113,7 @@ async def test_up_starts_a_system_and_keeps_runs_over_a_restart(up: Up) -> None:
         first.signal(signal.SIGTERM)
         assert await first.wait(STOP_S) == 0
     assert not any(is_alive(pid) for pid in parts.values())
+    assert find_environment(tmp_path / "data") == {}
 
     second = up()
     cut.urls = [await second.ready(UP)]

@@ -1,12 +1,13 @@
 """Decides what the demo model answers and calls; sans-IO, and deterministic.
 
-It recognises places, for which it calls `get_weather`; two phrases that involve a person; and the exact names of
-other tools, each followed by its arguments as a JSON object:
+It recognises places, for which it calls `get_weather`; two phrases that involve a person; the exact names of other tools,
+each followed by its arguments as a JSON object; and what a tool's name or description says (`demo_tool_match`):
 
     What is the weather in Paris and in Tokyo?
     Book a table for 4 at Luigi's                 calls book_table, if it is offered
     Ask me what I like                            calls ask_user, if it is offered
     call slow_tool {"seconds": 3} and slow_tool {"seconds": 5}
+    Count the words of "one two three"            calls count_words, if it is offered
 
 If the conversation ends with results, the demo quotes them.
 """
@@ -20,10 +21,12 @@ from typing import Any, Final
 
 from stagebus.worker.demo.demo_places import places_in
 from stagebus.worker.demo.demo_script import DemoScript, Stage
+from stagebus.worker.demo.demo_tool_match import is_meant, write_arguments
 
 WEATHER_TOOL: Final = "get_weather"
 TABLE_TOOL: Final = "book_table"
 QUESTION_TOOL: Final = "ask_user"
+_OWN_TOOLS: Final = (WEATHER_TOOL, TABLE_TOOL, QUESTION_TOOL)
 CALLS_MAX: Final = 1000
 QUOTE_MAX_CHARS: Final = 200
 
@@ -122,26 +125,36 @@ def _filler() -> list[str]:
 
 
 def _calls(request: Mapping[str, Any], script: DemoScript) -> list[DemoCall]:
-    names = _tool_names(request.get("tools"))
+    functions = _functions(request.get("tools"))
     choice = request.get("tool_choice")
-    if not names or choice == "none":
+    if choice == "none":
         return []
     if isinstance(choice, dict):
-        names = [name for name in names if {"name": name} == choice.get("function")]
-    prompt = _prompt(request["messages"])
-    calls = _scripted_calls(names, script.calls) if script.calls is not None else _prompt_calls(names, prompt)
-    if not calls and names and (choice == "required" or isinstance(choice, dict)):
-        calls = [DemoCall(names[0], _first_object(prompt) or _weather_arguments(_PLACES[0], names[0]))]
+        functions = {name: of for name, of in functions.items() if {"name": name} == choice.get("function")}
+    if not functions:
+        return []
+    names, prompt = list(functions), _prompt(request["messages"])
+    calls = _scripted_calls(names, script.calls) if script.calls is not None else _prompt_calls(functions, prompt)
+    if not calls and (choice == "required" or isinstance(choice, dict)):
+        calls = [_forced_call(functions[names[0]], prompt)]
     return calls[:1] if request.get("parallel_tool_calls") is False else calls
 
 
-def _tool_names(tools: object) -> list[str]:
-    names = []
+def _functions(tools: object) -> dict[str, Mapping[str, Any]]:
+    """Returns the definition of each tool by its name."""
+    found: dict[str, Mapping[str, Any]] = {}
     for tool in tools if isinstance(tools, list) else []:
         function = tool.get("function") if isinstance(tool, dict) else None
         if isinstance(function, dict) and isinstance(function.get("name"), str):
-            names.append(function["name"])
-    return names
+            found[function["name"]] = function
+    return found
+
+
+def _forced_call(function: Mapping[str, Any], prompt: str) -> DemoCall:
+    name = function["name"]
+    if name == WEATHER_TOOL:
+        return DemoCall(name, _first_object(prompt) or _weather_arguments(_PLACES[0], name))
+    return DemoCall(name, _first_object(prompt) or write_arguments(function, prompt))
 
 
 def _scripted_calls(names: list[str], number: int) -> list[DemoCall]:
@@ -154,8 +167,12 @@ def _weather_arguments(place: str, name: str) -> str:
     return json.dumps({"city": place}, ensure_ascii=False) if name == WEATHER_TOOL else "{}"
 
 
-def _prompt_calls(names: list[str], prompt: str) -> list[DemoCall]:
-    asked = _named_calls(names, prompt) or list(_calls_by_phrase(names, prompt))
+def _prompt_calls(functions: Mapping[str, Mapping[str, Any]], prompt: str) -> list[DemoCall]:
+    names = list(functions)
+    asked = _named_calls(functions, prompt) or list(_calls_by_phrase(names, prompt))
+    if not asked:
+        meant = [of for name, of in functions.items() if name not in _OWN_TOOLS and is_meant(of, prompt)]
+        asked = [DemoCall(of["name"], write_arguments(of, prompt)) for of in meant]
     if asked or WEATHER_TOOL not in names:
         return asked
     return [DemoCall(WEATHER_TOOL, _weather_arguments(place, WEATHER_TOOL)) for place in places_in(prompt)]
@@ -174,15 +191,15 @@ def _calls_by_phrase(names: list[str], prompt: str) -> Iterator[DemoCall]:
         yield DemoCall(QUESTION_TOOL, json.dumps({"question": _QUESTION}))
 
 
-def _named_calls(names: list[str], prompt: str) -> list[DemoCall]:
+def _named_calls(functions: Mapping[str, Mapping[str, Any]], prompt: str) -> list[DemoCall]:
     """Returns one call for each occurrence of a tool's exact name in the prompt."""
-    longest_first = sorted(names, key=len, reverse=True)
+    longest_first = sorted(functions, key=len, reverse=True)
     pattern = re.compile(r"(?<![\w-])(?:" + "|".join(map(re.escape, longest_first)) + r")(?![\w-])")
     matches = list(pattern.finditer(prompt))[:CALLS_MAX]
     ends = [match.start() for match in matches[1:]] + [len(prompt)]
     return [
-        DemoCall(match[0], _first_object(prompt[match.end() : end]) or "{}")
-        for match, end in zip(matches, ends, strict=False)
+        DemoCall(match[0], _first_object(after) or write_arguments(functions[match[0]], after))
+        for match, after in ((match, prompt[match.end() : end]) for match, end in zip(matches, ends, strict=False))
     ]
 
 

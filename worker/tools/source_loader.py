@@ -14,11 +14,12 @@ def load_sources(settings: Settings, egress: Egress) -> list[ToolSource]:
     """Creates the sources of the tools file; none if no file is set.
 
     Raises:
-        BadTool: the file is invalid; the message says what to change.
+        BadTool: the file is invalid, or a variable that it names is not set; the message says what to change.
     """
     if settings.tools_file is None:
         return []
     file = KIND.read(settings.tools_file, SourcesFile)
+    KIND.check_variables(settings.tools_file, file)
     folder = settings.tools_file.parent
     sources = [_mcp_source(name, entry, settings, egress) for name, entry in file.mcp.items()]
     return sources + [_openapi_source(name, entry, folder, settings, egress) for name, entry in file.openapi.items()]

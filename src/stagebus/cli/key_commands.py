@@ -29,7 +29,7 @@ keys_app = typer.Typer(no_args_is_help=True)
 
 @keys_app.callback()
 def check_server() -> None:
-    """Create, list and revoke API keys, in the Redis of STAGEBUS_REDIS_URL."""
+    """Create, list and revoke API keys, in the Redis of STAGEBUS_REDIS_URL or of a running `stagebus up`."""
     require_server("keys")
 
 
@@ -104,11 +104,12 @@ def parse_scopes(text: str) -> frozenset[Scope]:
 def _with_redis(query: "Callable[[Redis], Awaitable[T]]") -> T:
     import asyncio
 
+    from stagebus.cli.running_up import with_running_redis
     from stagebus.shared.config.settings import load_settings
     from stagebus.shared.storage import redis_client
     from stagebus.shared.storage.redis_client import storage_errors
 
-    settings = load_settings()
+    settings = with_running_redis(load_settings())
     configure(settings.log_level)
 
     async def connect_and_query() -> T:
@@ -117,7 +118,10 @@ def _with_redis(query: "Callable[[Redis], Awaitable[T]]") -> T:
             with storage_errors():
                 return await query(redis)
         except StorageUnavailable as exc:
-            raise StorageUnfit("Redis is unreachable: start it or set STAGEBUS_REDIS_URL") from exc
+            raise StorageUnfit(
+                "Redis is unreachable: set STAGEBUS_REDIS_URL, or call this in the folder of a running `stagebus up` "
+                "(STAGEBUS_DATA_DIR, if that has a --data-dir)"
+            ) from exc
         finally:
             await redis_client.close(redis)
 

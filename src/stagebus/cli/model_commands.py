@@ -42,11 +42,14 @@ def list_models(
 def check_models(
     names: Annotated[list[str] | None, typer.Argument(help="models; default: all of the providers file")] = None,
 ) -> None:
-    """Test what models can do. Needs a worker's environment: its providers file and its keys.
+    """Test what models can do. Needs a worker's environment, its providers file and keys, or a running `stagebus up`.
 
     Exits with 0 if every model answers and has the abilities that the providers file claims.
     """
     require_server("models check")
+    from stagebus.cli.running_up import adopt_running_model
+
+    adopt_running_model()
     exec_module("stagebus.worker.model.model_check", *(names or []))
 
 

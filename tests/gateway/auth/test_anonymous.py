@@ -44,6 +44,31 @@ async def test_open_gateway_refuses_changes_from_another_site(api: httpx.AsyncCl
     assert own.status_code == 202
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        # The proxy of a development server on this machine keeps both headers, or replaces the Host.
+        ({"Host": "localhost:5173", "Origin": "http://localhost:5173", "Sec-Fetch-Site": "same-origin"}, 202),
+        ({"Host": "127.0.0.1:8000", "Origin": "http://localhost:5173", "Sec-Fetch-Site": "same-origin"}, 202),
+        ({"Host": "127.0.0.1:8000", "Origin": "http://localhost:5173"}, 202),
+        ({"Host": "localhost:8000", "Origin": "http://[::1]:5173"}, 202),
+        # A page of another server on this machine asks the gateway directly.
+        ({"Host": "localhost:8000", "Origin": "http://localhost:5173", "Sec-Fetch-Site": "same-site"}, 403),
+        ({"Host": "127.0.0.1:8000", "Origin": "http://localhost:5173", "Sec-Fetch-Site": "cross-site"}, 403),
+        # DNS rebinding, directly and through the proxy.
+        ({"Host": "evil.example:8000", "Origin": "http://evil.example:8000", "Sec-Fetch-Site": "same-origin"}, 403),
+        ({"Host": "127.0.0.1:8000", "Origin": "http://evil.example:5173", "Sec-Fetch-Site": "same-origin"}, 403),
+        ({"Host": "127.0.0.1:8000", "Origin": "http://localhost.evil.example", "Sec-Fetch-Site": "same-origin"}, 403),
+        ({"Host": "127.0.0.1:8000", "Origin": "null", "Sec-Fetch-Site": "same-origin"}, 403),
+        ({"Host": "127.0.0.1:8000", "Origin": "http://[localhost", "Sec-Fetch-Site": "same-origin"}, 403),
+    ],
+)
+async def test_open_gateway_works_behind_a_development_server_s_proxy(
+    api: httpx.AsyncClient, headers: dict[str, str], status: int
+) -> None:
+    assert (await api.post("/runs", json=HELLO, headers=headers)).status_code == status
+
+
 async def test_open_gateway_answers_allowed_host_names(redis: Redis, settings: Settings) -> None:
     app = create_app(settings.model_copy(update={"allowed_hosts": ("bus.example",)}))
     async with app.router.lifespan_context(app), client(app) as api:
