@@ -1,4 +1,4 @@
-"""What the commands of the server have in common: they need the packages of `stagebus[server]`, and read `.env`.
+"""Prepares the commands of the server: checks that `stagebus[server]` is installed, and reads `.env`.
 
 The client's commands do not read `.env`: a file in a foreign folder could send their API key to another gateway.
 """

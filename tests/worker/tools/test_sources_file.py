@@ -29,7 +29,7 @@ def load(tmp_path):
     "text",
     [
         "",
-        '[mcp.files]\ncommand = "npx"\nargs = ["-y", "x"]\nenv = { A = "b", B = { env = "C" } }\ncwd = "/tmp"',
+        '[mcp.files]\ncommand = "npx"\nargs = ["-y", "x"]\nenv = { A = "b", B = { env = "PATH" } }\ncwd = "/tmp"',
         '[mcp.a_b-c]\nurl = "https://mcp.example/mcp"\nheaders = { X-Key = { file = "/run/secrets/x" } }\ntimeout_s = 5',
     ],
 )
