@@ -36,13 +36,14 @@ STOP_S = 30
 ENV = {
     "STAGEBUS_REDIS_URL": "",
     "OPENAI_BASE_URL": "",
-    "STAGEBUS_MODEL": "demo:delay_ms=20",
+    "STAGEBUS_MODEL": "demo:delay_ms=2",
     "STAGEBUS_DRAIN_GRACE_S": "0.5",
     "STAGEBUS_DRAIN_SPREAD_S": "0.2",
     "STAGEBUS_LEASE_S": "1.5",
     "STAGEBUS_POLL_S": "0.5",
 }
 WEATHER = {"user_prompt": "What is the weather in Paris and in Tokyo?"}
+SLOW = {**WEATHER, "model": "demo:delay_ms=20"}
 
 Up = Callable[..., Process]
 
@@ -105,7 +106,7 @@ async def test_up_starts_a_system_and_keeps_runs_over_a_restart(up: Up, tmp_path
     assert "demo" in client.text("synthesis")
     assert first.log().count(UP) == 1
 
-    cut = StrictClient([url], await post_run(url, {**WEATHER, "model": "demo:delay_ms=30"}))
+    cut = StrictClient([url], await post_run(url, SLOW))
     async with httpx.AsyncClient(base_url=url, timeout=20) as http, http.stream("GET", cut.path) as response:
         lines = response.aiter_lines()
         while "tool_completion_chunk" not in await anext(lines):
@@ -134,7 +135,7 @@ async def test_up_restarts_dead_parts_and_leaves_no_process(up: Up) -> None:
     """Restarted parts keep their addresses; SIGKILL of `up` ends all parts; a second SIGTERM skips the drain."""
     process = up()
     url = await process.ready(UP)
-    client = StrictClient([url], await post_run(url, WEATHER))
+    client = StrictClient([url], await post_run(url, SLOW))
     for part in ("worker", "gateway", "valkey", "demo"):
         before = parts_of(process)[part]
         os.kill(before, signal.SIGKILL)
@@ -153,7 +154,7 @@ async def test_up_restarts_dead_parts_and_leaves_no_process(up: Up) -> None:
 async def kill_outright(process: Process, url: str, up: Up) -> tuple[Process, str]:
     """Kills `up`; asserts that no process and no lock is left. Returns the next `up`, which continues the run."""
     parts = parts_of(process)
-    run_id = await post_run(url, WEATHER)
+    run_id = await post_run(url, SLOW)
     await process.kill()
     await until(lambda: not any(is_alive(pid) for pid in parts.values()))
 
