@@ -12,7 +12,7 @@ from stagebus.shared.config.settings import Settings
 from stagebus.shared.storage import redis_client
 from tests.support.proxy import Proxy
 from tests.support.strict_client import StrictClient, post_run
-from tests.support.system import System, free_port
+from tests.support.system import SYNC_IMMEDIATELY, System, free_port
 from tests.support.waiting import until_equal
 
 pytestmark = pytest.mark.faults
@@ -22,7 +22,7 @@ TALK = {"user_prompt": "talk", "model": "demo:delay_ms=10,tokens=300"}
 
 @pytest.fixture
 async def replica(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ValkeyServer]:
-    server = ValkeyServer(port=free_port(), data_dir=tmp_path_factory.mktemp("replica"))
+    server = ValkeyServer(port=free_port(), data_dir=tmp_path_factory.mktemp("replica"), config=SYNC_IMMEDIATELY)
     server.start()
     yield server
     server.stop()

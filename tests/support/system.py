@@ -22,6 +22,8 @@ from tests.support.waiting import until
 START_S = 30
 READY = "listening on "
 ROOT = Path(__file__).parents[2]
+# A primary waits 5 s for further replicas before it sends its data to the first one.
+SYNC_IMMEDIATELY = {"repl-diskless-sync-delay": "0"}
 
 
 def free_port() -> int:
@@ -131,6 +133,7 @@ class System:
             port=self.redis_port,
             data_dir=folder / "valkey",
             config={"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction", "save": ""}
+            | SYNC_IMMEDIATELY
             | ({} if acl is None else {"aclfile": str(acl)}),
         )
         self._users = users or {}

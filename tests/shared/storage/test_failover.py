@@ -19,7 +19,7 @@ from stagebus.shared.storage.pubsub import Channels
 from stagebus.shared.storage.redis_client import as_connection_error
 from stagebus.worker.execution.doorbell import Doorbell
 from tests.support.proxy import Proxy
-from tests.support.system import free_port
+from tests.support.system import SYNC_IMMEDIATELY, free_port
 from tests.support.waiting import until, until_equal
 
 SET = Script("revoke_ticket")  # any script that writes
@@ -43,7 +43,10 @@ class Pair(NamedTuple):
 
 @pytest.fixture
 async def pair(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pair]:
-    servers = [ValkeyServer(port=free_port(), data_dir=tmp_path_factory.mktemp("valkey")) for _ in range(2)]
+    servers = [
+        ValkeyServer(port=free_port(), data_dir=tmp_path_factory.mktemp("valkey"), config=SYNC_IMMEDIATELY)
+        for _ in range(2)
+    ]
     for server in servers:
         server.start()
     ports = servers[0].port, servers[1].port
@@ -96,7 +99,7 @@ async def test_script_and_transaction_of_a_pipelined_connection_move_to_the_new_
             write: str = write, connection: PipelinedConnection = connection, run_id: str = run_id
         ) -> None:
             if write == "script":
-                assert await SET(connection, [keys.run(run_id)], ["t", "ticket", 5]) == b"ok"
+                assert await SET(connection, [keys.run(run_id)], ["t", "ticket", 5, "s"]) == b"ok"
             else:
                 await connection.transaction([("HSET", keys.run(run_id), "revoked", "ticket")])
 
@@ -115,7 +118,8 @@ async def test_connections_that_only_read_leave_the_old_primary_with_the_others(
     channels = Channels(pair.redis, on_reconnected=lambda: reconnects.append(pair.proxy.target_port))
     await channels.start()
     await channels.subscribe("here", lambda _: None)
-    assert await reading.execute_command("GET", "k") is None
+    await pair.redis.set("k", "old")
+    assert await reading.execute_command("GET", "k") == b"old"
     await pair.fail_over()
     await pair.redis.set("k", "new")
 
