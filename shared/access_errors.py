@@ -99,9 +99,8 @@ class TooManyStreams(OverLimit):
     code = "too_many_streams"
     title = "Too many open streams"
 
-    def __init__(self, retry_after_s: float) -> None:
+    def __init__(self) -> None:
         super().__init__("there are as many open streams as there may be; try again after Retry-After")
-        self.retry_after_s = retry_after_s
 
 
 class TooManyRuns(OverLimit):

@@ -14,6 +14,10 @@ DEFAULTS: Final = {
     "Cache-Control": "no-store",  # responses depend on the caller, so no proxy may keep them
 }
 
+# The header with the id of the run that a response is about, and the key of that id in the request's state.
+RUN_ID: Final = "X-Run-Id"
+SHOWN_RUN: Final = "shown_run_id"
+
 # For browser clients of the origins in STAGEBUS_CORS_ORIGINS.
 CORS_METHODS: Final = ("GET", "POST", "DELETE")
 # Every header that a page asks for: an observability library adds its own, and no header of a page without cookies

@@ -7,7 +7,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from stagebus.gateway.api.headers import DEFAULTS
+from stagebus.gateway.api.headers import DEFAULTS, RUN_ID, SHOWN_RUN
 from stagebus.gateway.api.problems import answer_cut_off, answer_error, answer_internal
 from stagebus.gateway.auth.tickets import take_from_query
 from stagebus.gateway.context import LifespanNotEntered, started_gateway
@@ -86,5 +86,7 @@ def _set_headers(scope: Scope, message: Message, trace: Trace) -> None:
     quota: Quota | None = scope["state"].get("quota")
     headers.update(ratelimit_headers(quota) if quota else {})
     headers[REQUEST_ID] = trace.request_id
+    if run_id := scope["state"].get(SHOWN_RUN):
+        headers[RUN_ID] = run_id
     for name, value in DEFAULTS.items():
         headers.setdefault(name, value)

@@ -169,6 +169,15 @@ class Hub:
                 await self._remove(stream)
             _end_early(stream)
 
+    def check_room(self, *, is_admitted: bool) -> None:
+        """Checks that one more stream may open, as `relay` does.
+
+        Raises:
+            TooManyStreams: it may not.
+        """
+        if not is_admitted or self.open_streams >= self._settings.streams_max:
+            raise TooManyStreams
+
     async def wait_for_news(
         self, stream: ClientStream, admission: AbstractAsyncContextManager[bool], timeout_s: float
     ) -> None:
@@ -314,7 +323,7 @@ class Hub:
 
 def _refusal_of(stream: ClientStream) -> bytes:
     if stream.is_strict:
-        raise TooManyStreams(FULL_RETRY_MS / 1000)
+        raise TooManyStreams
     return encode_retry(FULL_RETRY_MS)
 
 

@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from stagebus.gateway.api.headers import SHOWN_RUN
 from stagebus.gateway.api.responses import EVENT_STREAM
 from stagebus.gateway.auth.principal import principal_of
 from stagebus.gateway.context import gateway_of
@@ -36,19 +37,20 @@ from stagebus.shared.store import run_store
 
 F = TypeVar("F", bound=Fold)
 
-X_RUN_ID: Final = "X-Run-Id"
 # Errors of every endpoint that streams a run.
 STREAM_ERRORS: Final = (RunNotFound, TooManyStreams, Draining, StorageUnavailable)
 
 
 async def get_run(request: Request, run_id: str) -> RunRecord:
-    """Reads the record of a run of the caller's tenant.
+    """Reads the record of a run of the caller's tenant. From now on, the response to the request names the run.
 
     Raises:
         RunNotFound: the tenant has no such run.
     """
     with storage_errors():
-        return await run_store.get_run(gateway_of(request).redis, run_id, principal_of(request).tenant)
+        run = await run_store.get_run(gateway_of(request).redis, run_id, principal_of(request).tenant)
+    setattr(request.state, SHOWN_RUN, run_id)
+    return run
 
 
 def source_of(run: RunRecord, fold: type[F], *options: object) -> FoldSource[F]:
@@ -82,8 +84,18 @@ async def answer_stream(
     stream.subscription.begin_with(b"".join([opening, *(start.rest if start else ())]))
     admission = gateway_of(request).admit_stream(principal_of(request), stream.close)
     # The content type without the charset that Starlette would add: some clients compare the whole value.
-    fixed = {"Content-Type": EVENT_STREAM, X_RUN_ID: source.run.run_id}
-    return await EventStream(hub, stream, admission, {**fixed, **(headers or {})}).open()
+    return await EventStream(hub, stream, admission, {"Content-Type": EVENT_STREAM, **(headers or {})}).open()
+
+
+async def check_admission(request: Request) -> None:
+    """Checks that a stream can be opened here now, before the request changes anything.
+
+    Raises:
+        TooManyStreams, Draining: it cannot.
+    """
+    hub, gateway = _running_hub(request), gateway_of(request)
+    async with gateway.admit_stream(principal_of(request), _do_nothing) as is_admitted:
+        hub.check_room(is_admitted=is_admitted)
 
 
 async def fold_run(request: Request, source: FoldSource[F], until: int | None = None) -> FoldedLog[F]:
@@ -132,6 +144,10 @@ async def _close_at_disconnect(request: Request, stream: ClientStream) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
     stream.close()
+
+
+def _do_nothing() -> None:
+    pass
 
 
 def _running_hub(request: Request) -> Hub:

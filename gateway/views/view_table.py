@@ -6,6 +6,10 @@ Docs: docs/views.md
 from typing import Final
 
 from stagebus.gateway.api.endpoint import Endpoint
-from stagebus.gateway.views import ui_message_stream
+from stagebus.gateway.views import openai_chat, openai_responses, ui_message_stream
 
-VIEW_ENDPOINTS: Final[tuple[Endpoint, ...]] = (*ui_message_stream.ENDPOINTS,)
+VIEW_ENDPOINTS: Final[tuple[Endpoint, ...]] = (
+    *openai_responses.ENDPOINTS,
+    *openai_chat.ENDPOINTS,
+    *ui_message_stream.ENDPOINTS,
+)

@@ -1,0 +1,169 @@
+"""View: OpenAI's Responses API, for its SDKs and all that use them.
+
+    client = OpenAI(base_url="http://127.0.0.1:8000/v1", api_key=…)
+    for event in client.responses.create(model=…, input="Hello", stream=True, background=True): …
+    client.responses.retrieve(response_id, stream=True, starting_after=event.sequence_number)
+
+Every run is a response, however it was created: its id is `resp_<run id>`.
+Spec: https://platform.openai.com/docs/api-reference/responses
+"""
+
+from typing import Any, Final
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from stagebus.gateway.api import headers
+from stagebus.gateway.api.body import BODY_ERRORS
+from stagebus.gateway.api.endpoint import Endpoint, ParameterSpec, ResponseSpec
+from stagebus.gateway.api.guard import RUN_ID, needs
+from stagebus.gateway.api.params import IDEMPOTENCY_KEY
+from stagebus.gateway.api.responses import EVENT_STREAM, JSON
+from stagebus.gateway.api.run_creation import CREATION_ERRORS
+from stagebus.gateway.api.schemas.answers import ModelList
+from stagebus.gateway.api.schemas.validation import invalid_fields
+from stagebus.gateway.auth.principal import principal_of
+from stagebus.gateway.context import gateway_of
+from stagebus.gateway.views.create_response import FIELDS, CreateResponse, as_run
+from stagebus.gateway.views.foreign_request import create_run, read_body, read_flag
+from stagebus.gateway.views.openai_errors import OPENAI_ERRORS
+from stagebus.gateway.views.responses_fold import RESPONSE_PREFIX, ResponsesFold
+from stagebus.gateway.views.view_stream import (
+    STREAM_ERRORS,
+    answer_stream,
+    fold_run,
+    get_run,
+    source_of,
+    wait_for_end,
+)
+from stagebus.shared.domain import ids
+from stagebus.shared.domain.runs import RunStatus
+from stagebus.shared.domain.tenants import Scope
+from stagebus.shared.errors import InvalidRequest
+from stagebus.shared.observability.audit import audit
+from stagebus.shared.store import run_store
+
+# How long a cancel waits for the run's end before it answers.
+CANCEL_WAIT_S: Final = 5.0
+POSITION_MAX_DIGITS: Final = 15
+
+
+async def create_response(request: Request) -> Response:
+    """Create a response: a run, seen through OpenAI's Responses API.
+
+    `stream` answers with the event stream from its first event, `background` at once with the response as it is. With
+    neither, the answer is the response once the run has ended, also if it failed or was cancelled: see its `status`.
+    """
+    body = await read_body(request)
+    is_stream, is_background = read_flag(body, "stream"), read_flag(body, "background")
+    is_watched = is_stream or not is_background
+    run = await create_run(request, body, as_run(body), FIELDS, is_watched=is_watched)
+    source = source_of(run, ResponsesFold)
+    if is_stream:
+        return await answer_stream(request, source)
+    if is_background:
+        return _answer((await fold_run(request, source)).fold)
+    return _answer(await wait_for_end(request, source))
+
+
+async def get_response(request: Request) -> Response:
+    """Get a response, or its event stream with `?stream=true`, for every run.
+
+    The stream begins after the event `starting_after`, or at the first one, and continues live.
+    """
+    source = source_of(await get_run(request, request.path_params[RUN_ID]), ResponsesFold)
+    if not _wants_stream(request):
+        return _answer((await fold_run(request, source)).fold)
+    after = request.query_params.get("starting_after")
+    if after is None:
+        return await answer_stream(request, source)
+    is_number = after.isascii() and after.isdecimal() and len(after) <= POSITION_MAX_DIGITS
+    start = await fold_run(request, source, until=int(after)) if is_number else None
+    if start is None or not start.is_found:
+        raise invalid_fields([("starting_after", "must be the sequence_number of an event that this response has")])
+    return await answer_stream(request, source, start=start)
+
+
+async def cancel_response(request: Request) -> Response:
+    """Cancel a response.
+
+    Safe to repeat. Waits a few seconds for the run's end; the response is `in_progress` if that takes longer.
+    """
+    gateway, principal = gateway_of(request), principal_of(request)
+    run = await get_run(request, request.path_params[RUN_ID])
+    if run.status in (RunStatus.SUCCEEDED, RunStatus.FAILED):
+        raise InvalidRequest("Cannot cancel a completed response.")
+    source = source_of(run, ResponsesFold)
+    if run.is_terminal:
+        return _answer((await fold_run(request, source)).fold)
+    await run_store.cancel_run(gateway.redis, gateway.settings, run.run_id, principal.tenant)
+    audit("run.cancel", subject=principal.subject, tenant=principal.tenant, run=run.run_id)
+    return _answer(await wait_for_end(request, source, CANCEL_WAIT_S))
+
+
+async def list_openai_models(request: Request) -> Response:
+    """List the models in OpenAI's format, as `GET /models` has them."""
+    providers = gateway_of(request).providers
+    models = [
+        {"id": model.id, "object": "model", "created": 0, "owned_by": model.provider}
+        for model in ModelList.of(providers, providers.default_model).models
+    ]
+    return Response(orjson.dumps({"object": "list", "data": models}), media_type=JSON)
+
+
+def _answer(fold: ResponsesFold) -> Response:
+    return Response(orjson.dumps(fold.response()), media_type=JSON)
+
+
+def _wants_stream(request: Request) -> bool:
+    value = request.query_params.get("stream", "false")
+    if value not in ("true", "false"):
+        raise invalid_fields([("stream", "must be true or false")])
+    return value == "true"
+
+
+_RESPONSE_ID: Final = ParameterSpec(
+    RUN_ID,
+    "path",
+    "The response's id, `resp_<run id>`.",
+    {"type": "string", "pattern": f"^{RESPONSE_PREFIX}{ids.PATTERN}$"},
+)
+_PARAMETERS: Final = (
+    _RESPONSE_ID,
+    ParameterSpec("stream", "query", "Whether to answer with the event stream.", {"enum": ["true", "false"]}),
+    ParameterSpec(
+        "starting_after",
+        "query",
+        "The `sequence_number` of the last event received.",
+        {"type": "integer", "minimum": 0},
+    ),
+)
+_HEADERS: Final = {headers.RUN_ID: "The run's id."}
+# A response and its events are described by OpenAI's own document.
+_RESPONSE: Final[dict[str, Any]] = {"type": "object"}
+_EITHER: Final = {
+    200: ResponseSpec("The response, or its event stream.", {JSON: _RESPONSE, EVENT_STREAM: {}}, _HEADERS)
+}
+
+ENDPOINTS: Final = (
+    Endpoint(
+        "POST", "/v1/responses", create_response, needs(Scope.RUNS_WRITE), _EITHER, [IDEMPOTENCY_KEY], CreateResponse,
+        errors=[*BODY_ERRORS, *CREATION_ERRORS, *STREAM_ERRORS], error_format=OPENAI_ERRORS,
+    ),
+    Endpoint(
+        "GET", "/v1/responses/{run_id}", get_response,
+        needs(Scope.RUNS_READ, takes_ticket=True, run_prefix=RESPONSE_PREFIX), _EITHER, _PARAMETERS,
+        errors=[InvalidRequest, *STREAM_ERRORS], error_format=OPENAI_ERRORS,
+    ),
+    Endpoint(
+        "POST", "/v1/responses/{run_id}/cancel", cancel_response,
+        needs(Scope.RUNS_CANCEL, run_prefix=RESPONSE_PREFIX),
+        {200: ResponseSpec("The response.", {JSON: _RESPONSE}, _HEADERS)}, [_RESPONSE_ID],
+        errors=[InvalidRequest, *STREAM_ERRORS], error_format=OPENAI_ERRORS,
+    ),
+    Endpoint(
+        "GET", "/v1/models", list_openai_models, needs(None),
+        {200: ResponseSpec("The models.", {JSON: {"type": "object"}})}, error_format=OPENAI_ERRORS,
+    ),
+)  # fmt: skip
