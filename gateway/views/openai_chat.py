@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from stagebus.gateway.api import headers
 from stagebus.gateway.api.body import BODY_ERRORS
 from stagebus.gateway.api.endpoint import Endpoint, ResponseSpec
 from stagebus.gateway.api.guard import needs
@@ -30,7 +29,14 @@ from stagebus.gateway.streaming.fold import END, Fold, Json, Messages, RunFacts,
 from stagebus.gateway.streaming.model_pieces import is_model_stage, pieces_of
 from stagebus.gateway.views.foreign_request import create_run, parse_messages, read_body, read_flag, reject
 from stagebus.gateway.views.openai_errors import NO_RETRY, OPENAI_ERRORS, openai_error
-from stagebus.gateway.views.view_stream import STREAM_ERRORS, answer_stream, find_voided, source_of, wait_for_end
+from stagebus.gateway.views.view_stream import (
+    STREAM_ERRORS,
+    X_RUN_ID,
+    answer_stream,
+    find_voided,
+    source_of,
+    wait_for_end,
+)
 from stagebus.shared.domain.events import CUT_REASONS
 from stagebus.shared.domain.tenants import Scope
 
@@ -271,7 +277,7 @@ ENDPOINTS: Final = (
         "POST", "/v1/chat/completions", create_completion, needs(Scope.RUNS_WRITE),
         {
             200: ResponseSpec(
-                "The completion, or its chunks.", {JSON: _COMPLETION, EVENT_STREAM: {}}, {headers.RUN_ID: "The run's id."}
+                "The completion, or its chunks.", {JSON: _COMPLETION, EVENT_STREAM: {}}, {X_RUN_ID: "The run's id."}
             )
         },
         [IDEMPOTENCY_KEY], CreateCompletion, errors=[*BODY_ERRORS, *CREATION_ERRORS, *STREAM_ERRORS],

@@ -14,7 +14,6 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from stagebus.gateway.api import headers
 from stagebus.gateway.api.body import BODY_ERRORS
 from stagebus.gateway.api.endpoint import Endpoint, ParameterSpec, ResponseSpec
 from stagebus.gateway.api.guard import RUN_ID, needs
@@ -31,6 +30,7 @@ from stagebus.gateway.views.openai_errors import OPENAI_ERRORS
 from stagebus.gateway.views.responses_fold import RESPONSE_PREFIX, ResponsesFold
 from stagebus.gateway.views.view_stream import (
     STREAM_ERRORS,
+    X_RUN_ID,
     answer_stream,
     fold_run,
     get_run,
@@ -139,7 +139,7 @@ _PARAMETERS: Final = (
         {"type": "integer", "minimum": 0},
     ),
 )
-_HEADERS: Final = {headers.RUN_ID: "The run's id."}
+_HEADERS: Final = {X_RUN_ID: "The run's id."}
 # A response and its events are described by OpenAI's own document.
 _RESPONSE: Final[dict[str, Any]] = {"type": "object"}
 _EITHER: Final = {

@@ -33,6 +33,7 @@ from stagebus.gateway.views.view_stream import (
     STREAM_ERRORS,
     X_RUN_ID,
     answer_stream,
+    check_admission,
     find_voided,
     fold_run,
     get_run,
@@ -103,6 +104,7 @@ async def post_chat(request: Request) -> Response:
     gateway, principal = gateway_of(request), principal_of(request)
     principal.check(Scope.RUNS_READ)
     form = parse_form(PostChat, await read_json(request, gateway.settings.body_max_bytes, takes_text=True))
+    await check_admission(request)
     run_id = await run_creation.create_run(request, _as_run(form))
     if form.id is not None:
         with storage_errors():

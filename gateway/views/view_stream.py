@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from stagebus.gateway.api.headers import SHOWN_RUN
+from stagebus.gateway.api.headers import RUN_ID, SHOWN_RUN
 from stagebus.gateway.api.responses import EVENT_STREAM
 from stagebus.gateway.auth.principal import principal_of
 from stagebus.gateway.context import gateway_of
@@ -37,6 +37,7 @@ from stagebus.shared.store import run_store
 
 F = TypeVar("F", bound=Fold)
 
+X_RUN_ID: Final = RUN_ID
 # Errors of every endpoint that streams a run.
 STREAM_ERRORS: Final = (RunNotFound, TooManyStreams, Draining, StorageUnavailable)
 

@@ -21,7 +21,8 @@ OF_A_RUN = [(path, method, guard.run_prefix) for path, method, guard in GUARDED 
 
 
 def url(path: str, run_id: str) -> str:
-    return path.format(run_id=run_id, stage_id="extraction", call_id="c", ticket_id="0" * 32)
+    names = {"stage_id": "extraction", "call_id": "c", "ticket_id": "0" * 32, "chat_id": run_id}
+    return path.format(run_id=run_id, **names)
 
 
 def code_of(response: httpx.Response) -> str:
