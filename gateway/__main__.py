@@ -7,7 +7,7 @@ import uvloop
 
 from stagebus.gateway.server.prefork import bind_shared, serve_many
 from stagebus.shared.config.settings import Settings, load_settings
-from stagebus.shared.config.startup_checks import check_access, check_exposure
+from stagebus.shared.config.startup_checks import check_access, check_exposure, warn_of_misspelt_variables
 from stagebus.shared.errors import StagebusError
 from stagebus.shared.observability.logging import configure, log_uncaught_exceptions
 from stagebus.shared.observability.redaction import printable
@@ -43,6 +43,8 @@ def main() -> None:
         settings = settings.model_copy(update={"insecure": True})
     configure(settings.log_level)
     log_uncaught_exceptions()
+    if not args.shares_port:  # the parent has warned
+        warn_of_misspelt_variables()
     try:
         check_access(settings)
         check_exposure(settings, args.host)

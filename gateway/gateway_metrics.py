@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 from stagebus.gateway.streaming.hub import Hub
 from stagebus.shared.observability import collectors
 from stagebus.shared.observability.loop_lag import LoopLag
+from stagebus.shared.storage.outage_log import OUTAGE
 from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis
 from stagebus.shared.store import run_store
 
@@ -51,7 +52,7 @@ class Metrics:
         try:
             counts = await run_store.count_runs(redis, self._lease_s)
         except REDIS_AWAY as exc:
-            logger.warning("Redis is down; /metrics has no queue metrics: %s", exc)
+            OUTAGE.report_failure(logger, "the queue's metrics", exc)
             self._redis_up.set(0)
         else:
             self._redis_up.set(1)

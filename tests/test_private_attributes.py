@@ -40,7 +40,7 @@ USED = (
     Used("aiohttp.client_proto", "ResponseHandler", ("read_timeout",)),
     Used("aiohttp", "StreamReader", ("readany", "set_exception")),
     Used("aiohttp.http_exceptions", "", ("HttpProcessingError",)),
-    Used("arq.worker", "", ("RetryJob", "Worker", "func")),
+    Used("arq.worker", "", ("Worker", "func")),
     Used(
         "arq.worker", "Worker",
         ("finish_failed_job", "finish_job", "handle_sig", "heart_beat", "loop", "main", "max_jobs", "pool", "run_job",

@@ -3,6 +3,7 @@
 import uvloop
 
 from stagebus.shared.config.settings import load_settings
+from stagebus.shared.config.startup_checks import warn_of_misspelt_variables
 from stagebus.shared.errors import StagebusError
 from stagebus.shared.observability.logging import configure, log_uncaught_exceptions
 from stagebus.shared.observability.redaction import printable
@@ -19,6 +20,7 @@ def main() -> None:
     """Runs a worker until SIGTERM or SIGINT."""
     configure(load_settings().log_level)
     log_uncaught_exceptions()
+    warn_of_misspelt_variables()
     try:
         uvloop.run(_main())
     except StagebusError as exc:

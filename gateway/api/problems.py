@@ -31,7 +31,8 @@ from stagebus.gateway.api.urls import Urls, urls_of
 from stagebus.gateway.context import gateway_of
 from stagebus.gateway.streaming.response import retry_response
 from stagebus.shared.access_errors import Forbidden, OverLimit, Unauthenticated
-from stagebus.shared.errors import Draining, InvalidRequest, StagebusError
+from stagebus.shared.errors import Draining, InvalidRequest, StagebusError, StorageUnavailable
+from stagebus.shared.storage.outage_log import OUTAGE
 from stagebus.shared.storage.redis_client import RedisError, storage_errors
 
 logger = logging.getLogger(__name__)
@@ -97,7 +98,8 @@ async def answer_cut_off(request: Request) -> Response:
 async def _answer_stagebus(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, StagebusError)
     if exc.retryable and _is_stream(request):
-        logger.warning("telling the client of a stream to reconnect: %s", exc)
+        level = logging.DEBUG if isinstance(exc, StorageUnavailable) else logging.WARNING  # an outage is logged once
+        logger.log(level, "telling the client of a stream to reconnect: %s", exc)
         wait_ms = ceil(exc.retry_after_s * 1000) if isinstance(exc, OverLimit) else 0
         return retry_response(max(wait_ms, gateway_of(request).settings.sse_retry_ms))
     return answer_error(request, exc)
@@ -109,7 +111,7 @@ def _is_stream(request: Request) -> bool:
 
 
 async def _answer_redis(request: Request, exc: Exception) -> Response:
-    logger.warning("Redis: %s", exc)
+    OUTAGE.report_failure(logger, "a request", exc)
     try:
         with storage_errors():
             raise exc

@@ -1,10 +1,22 @@
-"""Checks of the access settings before a gateway starts."""
+"""Checks before a process starts: the access settings of a gateway, and the names of variables."""
 
+import logging
+import os
 from urllib.parse import urlsplit
 
 from stagebus.shared.access_errors import AccessUnset, GatewayExposed
 from stagebus.shared.config.settings import Settings
+from stagebus.shared.runtime.misspelling import find_misspelt
 from stagebus.shared.runtime.net import is_loopback
+
+logger = logging.getLogger(__name__)
+
+
+def warn_of_misspelt_variables() -> None:
+    """Logs a warning for each environment variable whose name resembles a setting's. Call it once the log is set up."""
+    fields = [name for name, field in Settings.model_fields.items() if field.validation_alias is None]
+    for warning in find_misspelt(os.environ, [f"STAGEBUS_{name.upper()}" for name in fields]):
+        logger.warning("%s", warning)
 
 
 def check_exposure(settings: Settings, host: str) -> None:

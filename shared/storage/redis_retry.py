@@ -7,6 +7,7 @@ from typing import Final, TypeVar
 
 from redis.exceptions import RedisError
 
+from stagebus.shared.storage.outage_log import OUTAGE
 from stagebus.shared.storage.redis_client import REDIS_AWAY, is_passing
 
 logger = logging.getLogger(__name__)
@@ -28,8 +29,7 @@ async def retry_while_redis_is_down(
 ) -> T:
     """Runs an operation that is safe to repeat until Redis executes it.
 
-    The first failure of an outage is logged, the later ones only at debug level. Cancelling the caller ends the wait
-    immediately.
+    An outage is logged once for the whole process, see `outage_log`. Cancelling the caller ends the wait immediately.
 
     Args:
         name: what waits for Redis, for the log: "run 01J…: its decisions".
@@ -39,18 +39,18 @@ async def retry_while_redis_is_down(
     Raises:
         RedisError, OSError: an error that is not retryable.
     """
-    failures = 0
+    has_failed = False
     while True:
         try:
             result = await operation()
         except REDIS_AWAY as exc:
             if not is_retryable(exc):
                 raise
-            failures += 1
-            logger.log(logging.WARNING if failures == 1 else logging.DEBUG, "%s: waiting for Redis (%s)", name, exc)
+            has_failed = True
+            OUTAGE.report_failure(logger, name, exc)
             await sleep(backoff_s)
             backoff_s = min(2 * backoff_s, backoff_max_s)
         else:
-            if failures:
-                logger.info("%s: Redis is back after %d failures", name, failures)
+            if has_failed:
+                OUTAGE.report_recovery(logger, name)
             return result

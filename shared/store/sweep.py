@@ -17,6 +17,7 @@ from stagebus.shared.domain.events import Cancel, Error
 from stagebus.shared.domain.runs import TERMINAL, RunStatus
 from stagebus.shared.errors import QueueTimeout, RunEnded
 from stagebus.shared.storage import keys, queue_scripts, run_scripts
+from stagebus.shared.storage.outage_log import OUTAGE
 from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis, is_passing, read_time_ms
 from stagebus.shared.store import run_queue, run_store
 
@@ -43,7 +44,7 @@ async def sweep_forever(redis: Redis, settings: Settings, process: str) -> None:
                 await sweep(redis, settings)
                 await _log_bad_limits(redis, logged)
         except REDIS_AWAY as exc:
-            logger.warning("the sweep waits for Redis: %s", exc)
+            OUTAGE.report_failure(logger, "the sweep", exc)
         except Exception:
             # Otherwise the task would end silently, and runs without an entry in the queue would stay stranded.
             logger.exception("a sweep failed; trying again at the next interval")

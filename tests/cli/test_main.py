@@ -135,6 +135,15 @@ def test_wrong_timeout_names_its_option() -> None:
     assert "'--timeout': must be a number above 0" in invoke("run", "hi", "--timeout", "-3").stderr
 
 
+def test_misspelt_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STAGEBUS_ULR", "http://127.0.0.1:1")
+
+    assert (
+        "STAGEBUS_ULR is not a variable of Stagebus and has no effect; did you mean STAGEBUS_URL?"
+        in invoke("ls").stderr
+    )
+
+
 @pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS), ("keys", "create"), ("models", "check")])
 def test_h_is_help_everywhere(command: tuple[str, ...]) -> None:
     result = invoke(*command, "-h")

@@ -15,6 +15,7 @@ from typing import Final
 
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.storage import queue_scripts, redis_client
+from stagebus.shared.storage.outage_log import OUTAGE
 from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis, is_passing
 from stagebus.worker.execution.attempt_listener import AttemptListener
 
@@ -98,14 +99,19 @@ class LeaseKeeper:
         self._own_loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         redis = redis_client.connect(self._settings)
+        is_away = False
         try:
             while not self._is_stopping:
                 pause_s = self._settings.lease_s / RENEWALS_PER_LEASE
                 try:
                     await self._renew_all(redis)
                     self._passes += 1
+                    if is_away:
+                        OUTAGE.report_recovery(logger, "leases")
+                    is_away = False
                 except REDIS_AWAY as exc:
-                    logger.warning("leases wait for Redis: %s", exc)
+                    OUTAGE.report_failure(logger, "leases", exc)
+                    is_away = True
                     pause_s = AWAY_BACKOFF_S
                 except Exception:
                     logger.exception("leases could not be renewed; trying again")

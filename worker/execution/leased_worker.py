@@ -23,11 +23,12 @@ from typing import Any, Final
 
 from arq.connections import ArqRedis
 from arq.utils import timestamp_ms
-from arq.worker import RetryJob, Worker, func
+from arq.worker import Worker, func
 
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage import keys, queue_scripts
+from stagebus.shared.storage.outage_log import OUTAGE
 from stagebus.shared.storage.pipelined import PipelinedConnection
 from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis
 from stagebus.shared.storage.redis_retry import RETRY_BACKOFF_S, retry_while_redis_is_down
@@ -128,7 +129,7 @@ class LeasedWorker(Worker):
             try:
                 await step()
             except REDIS_AWAY as exc:
-                logger.warning("the queue waits for Redis: %s", exc)
+                OUTAGE.report_failure(logger, "the queue", exc)
             except Exception:
                 # If this loop ended, the process would, and its runs with it.
                 logger.exception("the queue could not be polled; trying again")
@@ -175,18 +176,16 @@ class LeasedWorker(Worker):
             await self.run_job(run_id, timestamp_ms())
             await self._settle(run_id, job)
         except REDIS_AWAY as exc:
-            logger.warning("run %s: Redis is down (%s); its lease expires", run_id, exc)
+            OUTAGE.report_failure(logger, f"run {run_id}: its job, whose lease expires", exc)
         except Exception:
             logger.exception("run %s: its job failed; its lease expires", run_id)
         finally:
             del self._jobs[run_id]
 
     async def _run_toolchain(self, _ctx: dict[Any, Any], run_id: str) -> None:
-        """The job's function. RetryJob makes arq count the job as not complete."""
+        """The job's function. For arq every job completes: its words for others, such as "cancelled", would mislead."""
         job = self._jobs[run_id]
         job.outcome = await self._run(run_id, job.token)
-        if job.outcome.disposition is not Disposition.FINISH:
-            raise RetryJob
 
     async def finish_job(self, *_: Any, **__: Any) -> None:
         """Does nothing: `_settle` updates the queue."""
@@ -206,6 +205,8 @@ class LeasedWorker(Worker):
                 if await retry(finish):
                     await run_queue.requeue(self.pool, run_id)
             case Outcome(Disposition.RELEASE | Disposition.PARK) as outcome:
+                is_parked = outcome.disposition is Disposition.PARK
+                logger.info("run %s: %s", run_id, "waits for a person" if is_parked else "given back to the queue")
                 await retry(self._give_back_step(run_id, job.token, outcome))
                 await retry(partial(queue_scripts.admit, self._connection, run_id, self._settings.tenant_runs_running))
             case _:

@@ -28,6 +28,7 @@ from stagebus.shared.errors import (
 from stagebus.shared.observability.trace import bound
 from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage import keys, queue_scripts, run_scripts
+from stagebus.shared.storage.outage_log import OUTAGE
 from stagebus.shared.storage.pipelined import PipelinedConnection
 from stagebus.shared.storage.pubsub import Channels
 from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis, is_passing
@@ -112,7 +113,10 @@ class Runner:
                 error = _fatal_error(run_id, exc, tail_losses)
                 if error is not None:
                     return await self._end_broken(run_id, token, error)
-                logger.warning("run %s: %s; claiming it again", run_id, exc)
+                if isinstance(exc, TailLost):
+                    logger.warning("run %s: %s; claiming it again", run_id, exc)
+                else:
+                    OUTAGE.report_failure(logger, f"run {run_id}: its next claim", exc)
             if tail_losses > 1:
                 await asyncio.sleep(RECLAIM_PAUSE_S)
             await self._reacquire(run_id, token)

@@ -20,6 +20,7 @@ from typing import Any, Final
 from stagebus.shared.config.provider_schema import Abilities
 from stagebus.shared.config.providers import ModelRoute, Providers
 from stagebus.shared.config.settings import load_settings
+from stagebus.shared.config.startup_checks import warn_of_misspelt_variables
 from stagebus.shared.errors import ModelError, ModelRejected, StagebusError, UnknownModel
 from stagebus.shared.observability.logging import configure, log_uncaught_exceptions
 from stagebus.shared.observability.redaction import printable
@@ -193,6 +194,7 @@ def main() -> None:
     settings = load_settings()
     configure(settings.log_level)
     log_uncaught_exceptions()
+    warn_of_misspelt_variables()
     try:
         providers = Providers.from_settings(settings)
         routes = find_routes(providers, names)

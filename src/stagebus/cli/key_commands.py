@@ -106,11 +106,13 @@ def _with_redis(query: "Callable[[Redis], Awaitable[T]]") -> T:
 
     from stagebus.cli.running_up import with_running_redis
     from stagebus.shared.config.settings import load_settings
+    from stagebus.shared.config.startup_checks import warn_of_misspelt_variables
     from stagebus.shared.storage import redis_client
     from stagebus.shared.storage.redis_client import storage_errors
 
     settings = with_running_redis(load_settings())
     configure(settings.log_level)
+    warn_of_misspelt_variables()
 
     async def connect_and_query() -> T:
         redis = redis_client.connect(settings)

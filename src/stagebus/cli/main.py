@@ -30,6 +30,7 @@ from stagebus.cli.run_commands import runs_app
 from stagebus.cli.server_extra import require_server
 from stagebus.shared.local.exec_module import exec_module
 from stagebus.shared.observability.redaction import printable
+from stagebus.shared.runtime.misspelling import CLIENT_VARIABLES, find_misspelt
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -50,11 +51,14 @@ def _print_version(is_requested: bool) -> None:  # noqa: FBT001 - typer passes i
 @app.callback()
 def stagebus(
     *,
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001 - its callback prints it
         bool, typer.Option("--version", help="print the version", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """Durable background runs of LLM toolchains, streamed to clients that can always resume."""
+    # Gateway and worker check the names of settings, which are slow to import.
+    for warning in find_misspelt(os.environ, CLIENT_VARIABLES):
+        echo(f"stagebus: {warning}", err=True)
 
 
 Host = Annotated[str, typer.Option(help="address to listen on")]

@@ -2,7 +2,7 @@ import pytest
 
 from stagebus.shared.access_errors import AccessUnset, GatewayExposed
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.config.startup_checks import check_access, check_exposure
+from stagebus.shared.config.startup_checks import check_access, check_exposure, warn_of_misspelt_variables
 from stagebus.shared.runtime.net import is_loopback
 
 
@@ -45,3 +45,12 @@ def test_complete_configuration_may_start() -> None:
     check_access(Settings(auth="keys", secret="x" * 32))
     for source in ("https://login.example/jwks", "http://127.0.0.1:1/jwks", "jwks.json"):
         check_access(Settings(**JWT, jwt_jwks=source))
+
+
+def test_misspelt_variable_is_named_at_start(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setenv("STAGEBUS_WORKER_CONCURENCY", "5")
+    warn_of_misspelt_variables()
+
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "did you mean STAGEBUS_WORKER_CONCURRENCY?" in record.message

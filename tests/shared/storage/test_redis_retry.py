@@ -80,16 +80,20 @@ async def test_retry_leaves_other_errors_alone() -> None:
         await retry_while_redis_is_down(operation, "test")
 
 
-async def test_retry_warns_once_per_outage(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
-    operation = Operation(*[RedisConnectionError("down")] * 3)
+async def test_outage_is_logged_once_for_all_that_wait(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    waiting = [Operation(*[RedisConnectionError("down")] * 3) for _ in range(5)]
 
-    await retry_while_redis_is_down(operation, "the test", sleep=FakeClock().sleep)
+    await asyncio.gather(
+        *(
+            retry_while_redis_is_down(operation, f"run {n}", sleep=lambda _: asyncio.sleep(0))
+            for n, operation in enumerate(waiting)
+        )
+    )
 
-    assert [record.message for record in caplog.records if record.levelno == logging.WARNING] == [
-        "the test: waiting for Redis (down)"
-    ]
-    assert caplog.records[-1].message == "the test: Redis is back after 3 failures"
+    lost, back = [record.message for record in caplog.records]
+    assert lost == "run 0: waiting for Redis (down); so does everything else until it is back"
+    assert back.startswith("run 0: Redis is back after 0.0 s")
 
 
 async def test_retry_ends_immediately_when_cancelled() -> None:

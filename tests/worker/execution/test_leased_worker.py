@@ -1,6 +1,7 @@
 """The queue loop against a real server: which due runs it acquires, and which it leaves to other workers."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -140,7 +141,10 @@ async def test_run_given_back_during_a_redis_outage_costs_no_try(
     module: Any,
     script: str,
     waits: Parked | None,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """The log says what happened, and not that the run was cancelled."""
+    caplog.set_level(logging.INFO)
     break_off(monkeypatch, module, script, carried_out=[False, True])
     work(1)
     run_id = await create(redis, settings)
@@ -154,6 +158,8 @@ async def test_run_given_back_during_a_redis_outage_costs_no_try(
 
     assert again is not None
     assert again.tries == 0
+    assert f"run {run_id}: {'waits for a person' if waits else 'given back to the queue'}" in caplog.text
+    assert "cancelled" not in caplog.text
     works.outcome = Outcome(Disposition.FINISH)
 
 
