@@ -20,7 +20,7 @@ from stagebus.gateway.api.guard import RUN_ID, needs
 from stagebus.gateway.api.params import IDEMPOTENCY_KEY
 from stagebus.gateway.api.responses import EVENT_STREAM, JSON
 from stagebus.gateway.api.run_creation import CREATION_ERRORS
-from stagebus.gateway.api.schemas.answers import ModelList
+from stagebus.gateway.api.schemas.model_list import ModelList
 from stagebus.gateway.api.schemas.validation import invalid_fields
 from stagebus.gateway.auth.principal import principal_of
 from stagebus.gateway.context import gateway_of
