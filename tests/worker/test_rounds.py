@@ -9,9 +9,11 @@ from redis.asyncio import Redis
 
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.cursor import START
+from stagebus.shared.domain.model_items import Api
 from stagebus.shared.log import log_reader
 from stagebus.shared.store import run_store
 from stagebus.worker.execution.runner import Runner
+from stagebus.worker.model.chat_chunks import ITEMS_KEY, AnswerItems
 from stagebus.worker.tools.tool_context import ToolContext
 from tests.support.runs_by_hand import queued
 from tests.support.scripted_model import ScriptedModel, providers_of
@@ -23,6 +25,8 @@ PROVIDERS = providers_of(
             *({"name": tools, "tools": tools} for tools in ("prompted", "none")),
             {"name": "down", "price": {"input": 100, "output": 100}, "fallbacks": ["priced"]},
             {"name": "priced", "price": {"input": 1, "output": 10}},
+            {"name": "responses", "api": "responses", "fallbacks": ["native"]},
+            {"name": "messages", "api": "messages", "fallbacks": ["responses"]},
         ]
     }
 )
@@ -50,6 +54,12 @@ SUM = '{"a": 2, "b": 3}'
 IN_WORDS = f'<tool_call>{{"name": "add", "arguments": {SUM}}}</tool_call>'
 
 
+def calls_after(api: Api, *items: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the chunks of an answer with items of the model's own before its call."""
+    mark = {"type": "function_call" if api == "responses" else "tool_use"}
+    return [calls(SUM), {"choices": [], ITEMS_KEY: AnswerItems(api, [*items, mark])}]
+
+
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"tools": (f"{__name__}:add",)})
@@ -67,7 +77,7 @@ def run(redis: Redis, settings: Settings, runner: Runner, model: ScriptedModel) 
     """Runs a run to its end and returns its events."""
 
     async def run(*answers: dict[str, Any], **request: Any) -> list[tuple[str, dict[str, Any]]]:
-        model.answers = [[answer] for answer in answers]
+        model.answers = [answer if isinstance(answer, list) else [answer] for answer in answers]
         messages = [{"role": "user", "content": "How much is 2 and 3?"}]
         asked = {"model": "native", "messages": messages, "tools": ["add"], "timeout_s": 60, **request}
         run_id = await queued(redis, settings, asked)
@@ -139,6 +149,41 @@ async def test_progress_is_between_the_call_and_its_result(run: Any) -> None:
     assert of(events, "tool_progress") == [
         {"stage_id": "tools", "call_id": of(events, "tool_call")[0]["call_id"], "message": "carrying", "fraction": 0.5}
     ]
+
+
+REASONING = {"type": "reasoning", "summary": [], "encrypted_content": "secret"}
+THINKING = {"type": "thinking", "thinking": "Hm.", "signature": "secret"}
+
+
+async def test_items_go_back_in_every_round_of_the_same_model_and_to_no_other(run: Any, model: ScriptedModel) -> None:
+    """A fallback gets the calls and the results."""
+    thinks = calls_after("responses", REASONING)
+    events = await run(thinks, thinks, says("It is 5."), model="responses", max_rounds=3)
+    first, second, third = (body["input"] for body in model.bodies)
+
+    assert [item.get("type") for item in second] == [None, "reasoning", "function_call", "function_call_output"]
+    assert third[: len(second)] == second
+    assert len(first) == 1
+    assert "secret" not in str(events)
+
+    model.requests.clear()
+    thinking = calls_after("messages", THINKING)
+    await run(thinking, thinking, says("It is 5."), model=["messages", "responses"], max_rounds=2)
+    assert model.requests[-1].route is not None
+    assert model.requests[-1].route.name == "responses"
+    last = model.bodies[-1]["input"]
+    assert [item.get("type") for item in last] == [None, *["function_call", "function_call_output"] * 2]
+
+
+async def test_thinking_goes_back_before_its_calls_and_the_prefix_stays_the_same(
+    run: Any, model: ScriptedModel
+) -> None:
+    await run(calls_after("messages", THINKING), says("It is 5."), model="messages")
+    extraction, synthesis = model.bodies
+
+    assert [block["type"] for block in synthesis["messages"][1]["content"]] == ["thinking", "tool_use"]
+    assert synthesis["tools"] == extraction["tools"]
+    assert synthesis["tool_choice"] == {"type": "none"}
 
 
 # --- models that get their tools in the prompt -------------------------------

@@ -58,6 +58,10 @@ def _row(model: dict[str, Any]) -> str:
     notes = [f"tools {abilities['tools']}"]
     if abilities["tools"] == "native" and not abilities["parallel_tool_calls"]:
         notes.append("one call at a time")
+    # A gateway of an older version does not send these.
+    if (api := abilities.get("api") or "chat") != "chat":
+        notes.append(f"api {api}")
+    notes += [ability for ability in ("reasoning", "images", "caching") if abilities.get(ability)]
     if model["fallbacks"]:
         notes.append(f"then {', '.join(model['fallbacks'])}")
     if model["is_default"]:

@@ -1,12 +1,13 @@
 """The progress that a new attempt reads from the log: complete stages, begun stages and results of calls."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
 from stagebus.shared.domain import ids
-from stagebus.shared.domain.cursor import EventId
+from stagebus.shared.domain.cursor import START, EventId
 from stagebus.shared.domain.events import (
     Event,
     RunStarted,
@@ -18,9 +19,11 @@ from stagebus.shared.domain.events import (
     ToolSummary,
     Usage,
 )
+from stagebus.shared.domain.model_items import ModelItems
 from stagebus.shared.errors import LogIncomplete
 from stagebus.shared.log import log_reader
 from stagebus.shared.log.log_page import StoredEvent
+from stagebus.shared.storage import keys
 from stagebus.worker.execution.history import History, checkpoints_of, read_checkpoints, read_history
 from stagebus.worker.stages.tools_stage import Checkpoints
 from tests.support import runs_by_hand
@@ -39,6 +42,22 @@ async def run(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Ru
 
 async def begun(redis: Redis, run: RunByHand) -> list[str]:
     return (await log_reader.read_head(redis, run.run_id)).stage_ids
+
+
+async def subscribed(redis: Redis, run_id: str) -> Callable[[], Awaitable[list[dict[str, Any]]]]:
+    """Subscribes to the run's live channel; returns a function that returns the messages so far."""
+    pubsub = redis.pubsub()
+    await pubsub.subscribe(keys.live(run_id))
+    assert await pubsub.get_message(timeout=5)
+
+    async def received() -> list[dict[str, Any]]:
+        messages = []
+        while (message := await pubsub.get_message(timeout=0.1)) is not None:
+            messages.append(message)
+        await pubsub.aclose()
+        return messages
+
+    return received
 
 
 def called(call_id: str) -> ToolCall:
@@ -85,6 +104,35 @@ async def test_history_keeps_the_stages_of_each_round_apart(redis: Redis, run: R
         "tools": "tools",
         "extraction.2": "extraction.2",
     }
+
+
+ITEMS = ModelItems("responses", "p", "m", [{"type": "reasoning", "encrypted_content": "secret"}])
+
+
+async def test_model_items_are_read_back_and_are_in_no_event(redis: Redis, run: RunByHand) -> None:
+    completed = StageCompleted(stage_id="extraction", result={"text": "x"}, items=ITEMS)
+    second = completed.model_copy(update={"stage_id": "extraction.2", "items": None})
+    received = await subscribed(redis, run.run_id)
+    await run.put(StageStarted(stage_id="extraction", attempt=1), completed, StageStarted(stage_id="tools", attempt=1))
+    await run.put(StageStarted(stage_id="extraction.2", attempt=1), second)
+    history = await read_history(redis, run.run_id, await begun(redis, run))
+    page = await log_reader.read_page(redis, run.run_id, START, 100)
+
+    assert history.completed["extraction"].items == ITEMS
+    assert history.completed["extraction.2"].items is None
+    assert b"secret" not in page.frames()
+    assert b"secret" not in b"".join([message["data"] for message in await received() if message["type"] == "message"])
+
+
+@pytest.mark.parametrize("damage", ["SET", "HSET"])
+async def test_damaged_model_items_count_as_none(redis: Redis, run: RunByHand, damage: str) -> None:
+    key = keys.model_items(run.run_id)
+    await redis.execute_command(damage, key, *([b"x"] if damage == "SET" else [b"extraction", b"{]"]))
+    completed = StageCompleted(stage_id="extraction", result={"text": "x"}, items=ITEMS if damage == "SET" else None)
+    await run.put(StageStarted(stage_id="extraction", attempt=1), completed)
+
+    history = await read_history(redis, run.run_id, await begun(redis, run))
+    assert history.completed["extraction"].items is None
 
 
 async def test_log_without_a_stage_that_was_begun_is_incomplete(redis: Redis) -> None:

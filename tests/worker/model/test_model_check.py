@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from stagebus.shared.config.provider_schema import ProvidersFile
@@ -26,26 +27,37 @@ async def check(url: str, **entry: object) -> list[model_check.ModelReport]:
 
 def test_models_check_prints_a_table(demo_url: str, tmp_path: Path, monkeypatch, capsys) -> None:
     """The demo behaves as the file says. A model that is down is reported and makes the exit code 1."""
-    models = '[{ name = "demo", id = "demo:delay_ms=0" }, { name = "gone", id = "demo:status=503" }]'
-    (tmp_path / "p.toml").write_text(f'[providers.demo]\nbase_url = "{demo_url}/v1"\nmodels = {models}')
+    models = [
+        '{ name = "demo", id = "demo:delay_ms=0" }', '{ name = "gone", id = "demo:status=503" }',
+        '{ name = "claude", id = "demo:delay_ms=0,reasoning=1", api = "messages" }',
+        '{ name = "gpt", id = "demo:delay_ms=0,reasoning=1", api = "responses" }',
+    ]  # fmt: skip
+    text = f'[providers.demo]\nbase_url = "{demo_url}/v1"\nmodels = [{", ".join(models)}]'
+    (tmp_path / "p.toml").write_text(text)
     monkeypatch.setenv("STAGEBUS_PROVIDERS", str(tmp_path / "p.toml"))
     shown = {}
-    for names in (["demo"], []):
+    for names in (["demo", "claude", "gpt"], []):
         monkeypatch.setattr(sys, "argv", ["check", *names])
         with pytest.raises(SystemExit) as end:
             model_check.main()
         shown[end.value.code] = capsys.readouterr().out.splitlines()
 
-    assert shown[0][0].split() == ["model", "provider", "answers", "usage", "tools", "parallel", "limit"]
-    assert shown[0][1].split()[3:] == ["s", "yes", "native", "yes", "max_tokens"]
-    assert "gone   demo      no: the model's provider answered 503" in shown[1][2]
+    columns = ["model", "provider", "api", "answers", "usage", "reasons", "tools", "parallel", "limit"]
+    assert shown[0][0].split() == columns
+    assert [line.split()[2:3] + line.split()[4:] for line in shown[0][1:]] == [
+        ["chat", "s", "yes", "no", "native", "yes", "max_tokens"],
+        ["messages", "s", "yes", "yes", "native", "yes", "max_tokens"],
+        ["responses", "s", "yes", "yes", "native", "yes", "max_output_tokens"],
+    ]
+    assert "gone    demo      chat       no: the model's provider answered 503" in shown[1][2]
 
 
 async def test_models_check_reports_corrections_for_the_file(byte_server) -> None:
     """The server accepts any request, counts no tokens and calls no tool."""
     (report,) = await check(await byte_server.serve(ANSWER))
 
-    assert report.row()[3:] == ("no", "no calls", "no", "max_tokens")
+    assert report.row()[2:3] == ("chat",)
+    assert report.row()[4:] == ("no", "no", "no calls", "no", "max_tokens")
     assert list(report.corrections()) == ['tools = "prompted" or "none", as it called no tool']
 
 
@@ -75,4 +87,20 @@ async def test_models_check_tries_other_parameters_after_a_rejection(monkeypatch
 async def test_models_check_reports_a_model_that_rejects_everything(byte_server) -> None:
     (report,) = await check(await byte_server.serve(REFUSAL))
 
-    assert report.row() == ("m", "p", "no: the model's provider answered 400: bad request")
+    assert report.row() == ("m", "p", "chat", "no: the model's provider answered 400: bad request")
+
+
+@pytest.mark.parametrize("api", ["responses", "messages"])
+async def test_models_check_names_the_api_that_the_model_accepts(demo_url, byte_server, api: str) -> None:
+    """The server speaks one API alone; the demo answers for it."""
+    path = {"responses": "/v1/responses", "messages": "/v1/messages"}[api]
+
+    def answer(head: bytes, body: bytes) -> bytes:
+        if head.split()[1].decode() != path:
+            return REFUSAL
+        answered = httpx.post(f"{demo_url}{path}", content=body)
+        return ANSWER.partition(b"data:")[0] + answered.content
+
+    (report,) = await check(await byte_server.serve(answer), models=[{"name": "m", "id": "demo:delay_ms=0"}])
+
+    assert list(report.corrections()) == [f'api = "{api}", as it rejects "chat"']

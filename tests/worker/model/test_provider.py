@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any
 
+import orjson
 import pytest
 
 from stagebus.shared.config.provider_schema import ProvidersFile
@@ -27,7 +28,7 @@ async def ask() -> AsyncIterator[Ask]:
     models = []
 
     async def ask(url: str, **entry: Any) -> list[dict[str, Any]]:
-        provider = {"base_url": f"{url}/v1", "models": ["m"], **entry}
+        provider = {"base_url": f"{url}/v1", "models": ["m"]} | entry
         file = ProvidersFile.model_validate({"providers": {"p": provider}})
         models.append(ModelClient(Settings(model_stall_timeout_s=5), Providers(file)))
         request = ModelRequest(model="m", messages=[{"role": "user", "content": "Hello"}])
@@ -81,6 +82,54 @@ async def test_cookies_of_one_answer_are_not_sent_with_the_next_request(byte_ser
 
     assert len(byte_server.requests) == 2
     assert not any(b"cookie" in head.lower() for head in byte_server.requests)
+
+
+@pytest.mark.parametrize(
+    ("base", "entry", "sent", "not_sent"),
+    [
+        ("/v1", {"api": "responses"}, [b"post /v1/responses ", b"authorization: bearer sk-very-secret"], []),
+        ("", {"api": "messages"},
+         [b"post /v1/messages ", b"x-api-key: sk-very-secret", b"anthropic-version: 2023-06-01"], [b"authorization"]),
+        ("/v1", {"api": "messages", "auth_header": "Authorization", "headers": {"Anthropic-Version": "2027-01-01"}},
+         [b"post /v1/messages ", b"authorization: bearer sk-very-secret", b"anthropic-version: 2027-01-01"],
+         [b"x-api-key", b"2023-06-01"]),
+        ("/publishers", {"api": "messages", "path": "/models/{model}:streamRawPredict"},
+         [b"post /publishers/models/m:streamrawpredict "], []),
+    ],
+    ids=["responses", "messages", "a base with a version", "a path of the file"],
+)  # fmt: skip
+async def test_each_api_has_its_path_and_headers(
+    byte_server, ask, base: str, entry: dict[str, Any], sent: list[bytes], not_sent: list[bytes]
+) -> None:
+    response = {"object": "response", "status": "completed"}
+    message = {"type": "message", "content": [], "stop_reason": "end_turn"}
+    body = orjson.dumps(response if entry["api"] == "responses" else message)
+    head_of = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    url = await byte_server.serve(head_of % len(body) + body)
+    await ask(url, key=KEY, base_url=f"{url}{base}", **entry)
+    head = byte_server.requests[0].lower()
+
+    assert all(text in head for text in sent)
+    assert not any(text in head for text in not_sent)
+
+
+async def test_paused_turn_is_continued_on_the_same_provider(byte_server, ask) -> None:
+    asked = []
+
+    def answer(_head: bytes, body: bytes) -> bytes:
+        asked.append(orjson.loads(body)["messages"])
+        reason = "pause_turn" if len(asked) == 1 else "end_turn"
+        text = {"type": "text", "text": f"{len(asked)} "}
+        data = orjson.dumps(
+            {"type": "message", "content": [text], "stop_reason": reason, "usage": {"output_tokens": 1}}
+        )
+        return b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(data), data)
+
+    chunks = await ask(await byte_server.serve(answer), api="messages")
+
+    assert [c["choices"][0]["delta"].get("content") for c in chunks if c["choices"]] == ["1 ", "2 ", None]
+    assert asked[1] == [*asked[0], {"role": "assistant", "content": [{"type": "text", "text": "1 "}]}]
+    assert chunks[-1]["usage"]["completion_tokens"] == 2
 
 
 async def test_redirect_is_not_followed(byte_server, ask) -> None:

@@ -1,8 +1,11 @@
+import json
+
 import pytest
 
 from stagebus.shared.errors import ModelRejected, ModelUnauthorized, ModelUnavailable
 from stagebus.worker.model import provider_errors
 from stagebus.worker.model.compat.error_shapes import ReportedError, error_in_chunk, parse_error
+from tests.support.recorded_inputs import STREAMS
 
 SECRET = ReportedError("key sk-123 at http://10.0.0.1 is bad", code="weird_code", type="weird")
 
@@ -30,6 +33,58 @@ def test_error_message_has_the_status_and_no_provider_text(status):
     ):
         assert str(status) in str(failure)
         assert not any(word in str(failure) for word in ("sk-123", "10.0.0.1", "weird"))
+
+
+def recorded_errors():
+    path = STREAMS / "http_errors.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.mark.skipif(not recorded_errors(), reason=f"no recordings in {STREAMS}")
+def test_recorded_http_errors_are_final():
+    """All of them are the fault of the request or the key."""
+    for recorded in recorded_errors():
+        failure = provider_errors.error_from_status(
+            recorded["status"], parse_error(recorded["body"]), None,
+            provider_errors.parse_should_retry(recorded["headers"]),
+        )  # fmt: skip
+        assert type(failure) is (ModelUnauthorized if recorded["status"] == 401 else ModelRejected)
+        code = recorded["body"].get("error", {}).get("code") if "error" in recorded["body"] else None
+        if code == "context_length_exceeded":
+            assert "too long for the model" in str(failure)
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "should_retry", "kind"),
+    [
+        (429, {"error": {"type": "insufficient_quota", "code": "insufficient_quota"}}, None, ModelRejected),
+        (429, {"error": {"type": "insufficient_quota", "code": "credit_balance_exhausted"}}, None, ModelRejected),
+        (429, {"error": {"type": "rate_limit_error", "details": {"error_code": "enforced_spend_limit_reached"}}},
+         None, ModelRejected),
+        (429, {"error": {"code": "slow_down"}}, None, ModelUnavailable),
+        (402, {"type": "error", "error": {"type": "billing_error"}}, None, ModelRejected),
+        (529, {"type": "error", "error": {"type": "overloaded_error"}, "request_id": None}, None, ModelUnavailable),
+        (503, {"error": {"code": "server_is_overloaded"}}, False, ModelRejected),
+        (400, {}, True, ModelUnavailable),
+        (400, {"code": "invalid-argument", "error": "a text"}, None, ModelRejected),
+        (401, {"detail": "Could not parse your token"}, True, ModelUnauthorized),
+    ],
+)  # fmt: skip
+def test_quota_and_the_providers_advice_decide_on_a_retry(status, error, should_retry, kind):
+    assert type(provider_errors.error_from_status(status, parse_error(error), None, should_retry)) is kind
+
+
+def test_conversation_that_is_too_long_for_anthropic_is_named():
+    error = parse_error({"type": "error", "error": {"message": "prompt is too long: 2 tokens > 1 maximum"}})
+
+    assert str(provider_errors.error_from_status(400, error)).endswith("the conversation is too long for the model")
+
+
+def test_delay_in_a_message_is_used_without_a_header():
+    limited = ReportedError("Rate limit reached. Please try again in 11.054s.", code="rate_limit_exceeded")
+
+    assert provider_errors.error_from_status(429, limited).retry_after_s == 11.054
+    assert provider_errors.error_from_status(429, limited, 3.0).retry_after_s == 3.0
 
 
 def test_error_message_has_a_known_reason():
