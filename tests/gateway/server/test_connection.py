@@ -156,31 +156,35 @@ async def trickle(client: Client, parts: Iterable[bytes], pause_s: float) -> Non
         await asyncio.sleep(pause_s)
 
 
-@pytest.mark.parametrize(
-    ("first", "then", "limit_s"),
-    [
-        (b"", b"", HEADERS_S),
-        (b"", GET, HEADERS_S),
-        (GET + b"\r\n", b"\r\n" * 200, HEADERS_S),  # empty lines between two requests are not a request
-        (GET + b"\r\n", b"GET /healthz", HEADERS_S),
-        (GET + b"\r\n" + GET, b"X-Slow: yes", HEADERS_S),
-        (POST + b"Content-Length: 1000\r\n\r\n", b" " * 1000, BODY_S),
-        (POST + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n" * 100, BODY_S),
-        (GET + b"Content-Length: 1000\r\n\r\n", b" " * 1000, BODY_S),  # its response was sent long before
-    ],
-    ids=["silence", "head", "empty lines", "second head", "pipelined", "body", "chunks", "unread body"],
-)
-async def test_slow_request_loses_its_connection(connect: Callable, first: bytes, then: bytes, limit_s: float) -> None:
-    client = await connect()
-    started = time.monotonic()
-    await client.send(first)
-    sending = asyncio.create_task(trickle(client, [b"%c" % byte for byte in then], 0.03))
-    assert await client.is_closed()
-    took_s = time.monotonic() - started
-    sending.cancel()
-    await asyncio.gather(sending, return_exceptions=True)
+SLOW_REQUESTS = {
+    "silence": (b"", b"", HEADERS_S),
+    "head": (b"", GET, HEADERS_S),
+    "empty lines": (GET + b"\r\n", b"\r\n" * 200, HEADERS_S),  # between two requests they are not a request
+    "second head": (GET + b"\r\n", b"GET /healthz", HEADERS_S),
+    "pipelined": (GET + b"\r\n" + GET, b"X-Slow: yes", HEADERS_S),
+    "body": (POST + b"Content-Length: 1000\r\n\r\n", b" " * 1000, BODY_S),
+    "chunks": (POST + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n" * 100, BODY_S),
+    "unread body": (GET + b"Content-Length: 1000\r\n\r\n", b" " * 1000, BODY_S),  # its response was sent long before
+}
 
-    assert limit_s * 0.8 <= took_s <= limit_s + 1.5
+
+async def test_slow_request_loses_its_connection(connect: Callable) -> None:
+    """All at a time, each on its own connection."""
+
+    async def time_to_close(first: bytes, then: bytes) -> float:
+        client = await connect()
+        started = time.monotonic()
+        await client.send(first)
+        sending = asyncio.create_task(trickle(client, [b"%c" % byte for byte in then], 0.03))
+        assert await client.is_closed()
+        took_s = time.monotonic() - started
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+        return took_s
+
+    times = await asyncio.gather(*(time_to_close(first, then) for first, then, _ in SLOW_REQUESTS.values()))
+    for (name, (_, _, limit_s)), took_s in zip(SLOW_REQUESTS.items(), times, strict=True):
+        assert limit_s * 0.8 <= took_s <= limit_s + 1.5, name
 
 
 async def test_idle_keep_alive_connection_is_kept(connect: Callable) -> None:
@@ -234,29 +238,33 @@ async def test_refusal_is_not_sent_in_the_middle_of_an_earlier_response(connect:
         await asyncio.wait_for(client.read_to_end(), 0.5)
 
 
-@pytest.mark.parametrize(
-    "requests",
-    [
-        b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
-        b"GET /static/app.js HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        b"GET /{events} HTTP/1.1\r\nHost: localhost\r\n\r\n",
-    ],
-    ids=["response", "last response", "file", "stream"],
-)
-async def test_client_that_does_not_read_is_disconnected(
-    address: tuple[str, int], long_log: str, requests: bytes
-) -> None:
-    """Even when the response is complete, and the system alone waits for the client."""
-    with socket.socket() as client:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        client.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(client, address)
-        requests = requests.replace(b"/{events}", long_log.encode())
-        await asyncio.get_running_loop().sock_sendall(client, requests * (PIPELINED_MAX + 1))
-        async with asyncio.timeout(WRITE_S + SOON_S):
-            with pytest.raises(ConnectionError):
-                await send_forever(client)
+UNREAD_REQUESTS = {
+    "response": b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "last response": b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+    "file": b"GET /static/app.js HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "stream": b"GET /{events} HTTP/1.1\r\nHost: localhost\r\n\r\n",
+}
+
+
+async def test_client_that_does_not_read_is_disconnected(address: tuple[str, int], long_log: str) -> None:
+    """Even when the response is complete, and the system alone waits for the client. All at a time."""
+
+    async def is_disconnected(requests: bytes) -> bool:
+        loop = asyncio.get_running_loop()
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.setblocking(False)
+            await loop.sock_connect(client, address)
+            await loop.sock_sendall(client, requests.replace(b"/{events}", long_log.encode()) * (PIPELINED_MAX + 1))
+            try:
+                await asyncio.wait_for(send_forever(client), WRITE_S + SOON_S)
+            except ConnectionError:
+                return True
+            except TimeoutError:
+                return False
+
+    ends = await asyncio.gather(*map(is_disconnected, UNREAD_REQUESTS.values()))
+    assert dict(zip(UNREAD_REQUESTS, ends, strict=True)) == dict.fromkeys(UNREAD_REQUESTS, True)
 
 
 async def send_forever(client: socket.socket) -> None:
