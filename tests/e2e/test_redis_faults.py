@@ -67,7 +67,7 @@ async def test_redis_restart_or_outage_loses_no_event(system: System, away_s: fl
         assert client.text("extraction") == clients[0].text("extraction")
         assert client.gaps == 0
     assert sum(client.connections for client in clients) == connections, "no stream was closed"
-    after = await StrictClient(system.urls, await post_run(system.url, TALK)).follow()
+    after = await StrictClient(system.urls, await post_run(system.url, {"user_prompt": "hi"})).follow()
     assert after.names()[-1] == "done"
 
 

@@ -5,9 +5,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import distributions
 from pathlib import Path
 
 import httpx
@@ -61,14 +63,14 @@ class Installation:
             if not name.startswith(("STAGEBUS_", "PYTHON", "VIRTUAL_ENV", "OPENAI_"))
         }
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
+        (self._packages,) = (folder / "venv" / "lib").glob("python*/site-packages")
 
     def install(self, requirement: str) -> None:
         options = ["--quiet", "--no-compile", "--only-binary", ":all:", "-c", ROOT / "constraints.txt"]
         pip("--python", self._bin / "python", "install", *options, requirement, env=self._env)
 
     def packages(self) -> set[str]:
-        listed = pip("--python", self._bin / "python", "list", "--format", "freeze", env=self._env)
-        return {line.split("==")[0].lower() for line in listed.splitlines()}
+        return {found.name.lower() for found in distributions(path=[str(self._packages)])}
 
     def start(self, *args: str, cwd: Path, env: dict[str, str] | None = None) -> "subprocess.Popen[str]":
         return subprocess.Popen(
@@ -77,9 +79,14 @@ class Installation:
         )  # fmt: skip
 
     def run(self, *args: str, cwd: Path) -> tuple[int, str]:
-        process = self.start(*args, cwd=cwd)
-        output, _ = process.communicate(timeout=60)
-        return process.returncode, output
+        (ended,) = self.run_all([args], cwd=cwd)
+        return ended
+
+    def run_all(self, commands: Iterable[Sequence[str]], cwd: Path) -> list[tuple[int, str]]:
+        """Runs these commands at the same time. Returns the exit code and the output of each."""
+        processes = [self.start(*args, cwd=cwd) for args in commands]
+        outputs = [process.communicate(timeout=60)[0] for process in processes]
+        return [(process.returncode, output) for process, output in zip(processes, outputs, strict=True)]
 
 
 @pytest.fixture(scope="module")
@@ -89,13 +96,19 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT, folder / "tree", symlinks=True, ignore=IGNORED)
     pip("install", "--quiet", "--target", folder / "setuptools", "setuptools>=77")
     env = {**os.environ, "PYTHONPATH": str(folder / "setuptools")}
-    build = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
-    subprocess.run(
-        [sys.executable, "-c", build, folder], cwd=folder / "tree", env=env, check=True, stdout=subprocess.DEVNULL
-    )
+    _build("sdist", folder / "tree", folder, env)
     (sdist,) = folder.glob("*.tar.gz")
-    pip("wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, sdist, env=env)
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder / "sdist", filter="data")
+    (tree,) = (folder / "sdist").iterdir()
+    _build("wheel", tree, folder, env)
     return next(folder.glob("*.whl"))
+
+
+def _build(kind: str, tree: Path, folder: Path, env: Mapping[str, str]) -> None:
+    """Runs the tree's build backend, as pip does."""
+    build = f"import sys; from setuptools import build_meta; build_meta.build_{kind}(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", build, folder], cwd=tree, env=env, check=True, stdout=subprocess.DEVNULL)
 
 
 @pytest.fixture(scope="module")
@@ -147,20 +160,20 @@ def test_client_imports_and_commands_work_without_the_server(client: Installatio
     imports = "import stagebus.client, stagebus.tools, stagebus.events"
 
     assert client.run("python", "-c", imports, cwd=tmp_path) == (0, "")
-    for args in (["--help"], ["run", "--help"], ["tail", "--help"], ["ls", "--help"], ["models", "--help"]):
-        code, output = client.run("stagebus", *args, cwd=tmp_path)
+    helps = [["stagebus", *command, "--help"] for command in ([], ["run"], ["tail"], ["ls"], ["models"])]
+    for code, output in client.run_all(helps, cwd=tmp_path):
         assert (code, "Usage: stagebus" in output) == (0, True), output
     code, output = client.run("stagebus", "ls", "--url", "http://127.0.0.1:9", cwd=tmp_path)
     assert (code, "no gateway answers" in output) == (6, True), output
 
 
-@pytest.mark.parametrize("args", SERVER_COMMANDS, ids=" ".join)
-def test_server_command_says_how_to_install_the_server(client: Installation, tmp_path: Path, args: list[str]) -> None:
-    code, output = client.run("stagebus", *args, cwd=tmp_path)
+def test_server_commands_say_how_to_install_the_server(client: Installation, tmp_path: Path) -> None:
+    said = client.run_all((["stagebus", *args] for args in SERVER_COMMANDS), cwd=tmp_path)
 
-    assert code == 2
-    assert output.count("\n") == 1
-    assert output.endswith("needs the server: pip install 'stagebus[server]'\n")
+    for args, (code, output) in zip(SERVER_COMMANDS, said, strict=True):
+        assert code == 2, args
+        assert output.count("\n") == 1, args
+        assert output.endswith("needs the server: pip install 'stagebus[server]'\n"), args
 
 
 def test_up_runs_beside_packages_of_the_same_names(server: Installation, project: Path) -> None:
