@@ -1,5 +1,7 @@
 """`python -m stagebus.worker`: runs one worker process."""
 
+import argparse
+
 import uvloop
 
 from stagebus.shared.config.settings import load_settings
@@ -18,6 +20,7 @@ async def _main() -> None:
 
 def main() -> None:
     """Runs a worker until SIGTERM or SIGINT."""
+    argparse.ArgumentParser(prog="worker", description="Execute runs.").parse_args()
     configure(load_settings().log_level)
     log_uncaught_exceptions()
     warn_of_misspelt_variables()

@@ -69,11 +69,7 @@ class RedactingFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Changes the record in place. Returns True."""
-        try:
-            message = record.getMessage()
-        except Exception:  # noqa: BLE001 - arguments that do not fit the format, of any library
-            message = f"{record.msg} {record.args}"
-        record.msg, record.args = redact(message), None
+        _redact_message(record)
         if record.exc_info and record.exc_info[0] is not None:
             record.exc_text = redact(record.exc_text or logging.Formatter().formatException(record.exc_info))
         if record.stack_info:
@@ -81,6 +77,22 @@ class RedactingFilter(logging.Filter):
         if hasattr(record, FIELDS):
             setattr(record, FIELDS, _redacted(getattr(record, FIELDS)))
         return True
+
+
+def _redact_message(record: logging.LogRecord) -> None:
+    """Masks secrets in the message. Keeps the arguments where that is possible: uvicorn's formatters read them."""
+    try:
+        message = record.getMessage()
+    except Exception:  # noqa: BLE001 - arguments that do not fit the format, of any library
+        record.msg, record.args = redact(f"{record.msg} {record.args}"), None
+        return
+    masked = redact(message)
+    if masked == message:
+        return
+    if isinstance(record.args, tuple):
+        record.args = tuple(redact(value) if isinstance(value, str) else value for value in record.args)
+    if record.getMessage() != masked:
+        record.msg, record.args = masked, None
 
 
 def _redacted(value: Any) -> Any:

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from stagebus.cli.error_messages import in_commands, message_of
+from stagebus.cli.error_messages import in_plain_words, message_of
 from stagebus.client.client_errors import Refused
 from stagebus.gateway.api.schemas.create_run import CreateRun
 from stagebus.shared import access_errors, errors
@@ -60,7 +60,10 @@ def test_field_of_each_option_exists() -> None:
 
 
 def test_hint_names_the_command() -> None:
-    assert in_commands("run 01J has no approval for a call 'c'; GET /runs/01J lists its pending_approvals").endswith(
+    assert in_plain_words("run 01J has no approval for a call 'c'; GET /runs/01J lists its pending_approvals").endswith(
         "; `stagebus show 01J` lists its pending calls"
     )
-    assert "`stagebus models`" in in_commands(str(errors.UnknownModel("x", ["y"])))
+    assert in_plain_words("the model's provider answered 429: too many requests") == (
+        "the model's provider answered: too many requests"
+    )
+    assert "`stagebus models`" in in_plain_words(str(errors.UnknownModel("x", ["y"])))

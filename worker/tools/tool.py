@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from stagebus.shared.observability.redaction import redact
 from stagebus.worker.tools.call_limiter import CallLimiter, ThreadStillRunning
 from stagebus.worker.tools.portable_schema import fit_for_providers
 from stagebus.worker.tools.signature import BadArguments
@@ -129,7 +130,8 @@ class Tool:
             return self._failed(f"{self.name} failed: {_describe(exc)}")
 
     def _failed(self, message: str) -> ToolReply:
-        return ToolReply(cut(message, self.result_max_bytes), is_error=True)
+        # Models and clients read it, and an exception's text may contain the key of a service.
+        return ToolReply(cut(redact(message), self.result_max_bytes), is_error=True)
 
 
 def _describe(exc: BaseException) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from stagebus.cli.approval_arguments import argument_lines, parse_arguments
 from stagebus.cli.editor import edit
+from stagebus.cli.error_messages import message_of
 from stagebus.cli.exit_codes import UsageError
 from stagebus.cli.prompt import Prompt
 from stagebus.cli.renderer import Renderer
@@ -99,7 +100,9 @@ class ApprovalPrompt:
         try:
             is_decided = await ask(pending.data["call_id"], pending.data)
         except Refused as exc:
-            self._renderer.note(f"{'too late' if isinstance(exc, Conflict) else 'not decided'}: {exc}", "yellow")
+            self._renderer.note(
+                f"{'too late' if isinstance(exc, Conflict) else 'not decided'}: {message_of(exc)}", "yellow"
+            )
             return
         if not is_decided:
             command = "answer {} {} TEXT" if pending.event == "input_required" else "approve {} {}"

@@ -12,10 +12,11 @@ _OPTION_BY_FIELD: Final[Mapping[str, str]] = {
     "limit": "--limit", "status": "--status", "q": "--search", "arguments": "--arguments", "reason": "--reason",
     "text": "TEXT", "ttl_s": "--expires", "last_event_id": "--from",
 }  # fmt: skip
-_COMMAND_BY_REQUEST: Final[Mapping[str, str]] = {
+_WORDS_BY_PATTERN: Final[Mapping[str, str]] = {
     r"(?:see )?GET \S*/tools\b": "`stagebus tools`",
     r"(?:see )?GET \S*/models\b": "`stagebus models`",
     r"GET \S*/runs/(\S+) lists its pending_approvals": r"`stagebus show \1` lists its pending calls",
+    r"\banswered [1-5]\d\d: (.+)": r"answered: \1",
 }
 # Errors whose detail is for authors of HTTP clients.
 _TEXT_BY_CODE: Final[Mapping[str, str]] = {
@@ -33,21 +34,21 @@ def message_of(exc: BaseException) -> str:
             return "the text is not UTF-8"
         case InvalidRequest(fields=fields) if fields:
             faults = (f"{option_of(fault.get('field', ''))}: {fault.get('message', '')}" for fault in fields)
-            return in_commands("; ".join(faults))
+            return in_plain_words("; ".join(faults))
         case Refused() if not exc.code:  # the answer of a proxy or of another server
             return _TEXT_BY_CODE["unavailable" if isinstance(exc, Unavailable) else "not_found"]
         case Refused() if exc.code in _TEXT_BY_CODE:
             return _TEXT_BY_CODE[exc.code]
         case Refused(retry_after_s=wait_s) if wait_s is not None:
-            return in_commands(str(exc)).replace("after Retry-After", f"in {wait_s:.0f} s")
+            return in_plain_words(str(exc)).replace("after Retry-After", f"in {wait_s:.0f} s")
         case _:
-            return in_commands(str(exc))
+            return in_plain_words(str(exc))
 
 
-def in_commands(text: str) -> str:
-    """Replace requests in a gateway's text, such as `GET /tools`, by the command that makes them."""
-    for request, command in _COMMAND_BY_REQUEST.items():
-        text = re.sub(request, command, text)
+def in_plain_words(text: str) -> str:
+    """Replace HTTP in a gateway's text: requests such as `GET /tools` by the command that makes them, and statuses."""
+    for pattern, words in _WORDS_BY_PATTERN.items():
+        text = re.sub(pattern, words, text)
     return text
 
 

@@ -16,7 +16,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from stagebus.cli.approval_arguments import argument_lines
-from stagebus.cli.error_messages import in_commands
+from stagebus.cli.error_messages import in_plain_words
 from stagebus.cli.formatting import excerpt, money, seconds, tokens
 from stagebus.client.event_sequencer import RunEvent
 from stagebus.shared.runtime.sanitize import reveal, sanitize
@@ -112,7 +112,10 @@ class Renderer:
                 self._update_status(data["stage_id"])
             case "retry_scheduled":
                 by = f" by {data['model']}" if data.get("model") else ""
-                self.note(f"{data['retry_of']} is retried{by} in {data['backoff_s']:.1f} s: {data['reason']}", "yellow")
+                self.note(
+                    f"{data['retry_of']} is retried{by} in {data['backoff_s']:.1f} s: {in_plain_words(data['reason'])}",
+                    "yellow",
+                )
                 self._update_status(f"{data['retry_of']} after a retry")
             case "gap" | "error" | "cancel" | "done":
                 self._show_end(event, data)
@@ -132,7 +135,7 @@ class Renderer:
                 gap = f"event {data['requested']} is not in the run's log; the events from {data['earliest']} on follow"
                 self.note(gap, "red", ends_text=True)
             case "error":
-                self.note(f"error: {in_commands(data['error'])}", "bold red", ends_text=True)
+                self.note(f"error: {in_plain_words(data['error'])}", "bold red", ends_text=True)
             case "cancel":
                 reason = f": {data['reason']}" if data.get("reason") else ""
                 self.note(f"cancelled{reason}", "yellow", ends_text=True)

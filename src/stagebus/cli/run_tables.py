@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from stagebus.cli.approval_arguments import argument_lines
+from stagebus.cli.error_messages import in_plain_words
 from stagebus.cli.formatting import excerpt, money, seconds, tokens
 from stagebus.cli.output import echo, echo_json
 from stagebus.cli.renderer import make_console
@@ -92,7 +93,7 @@ def _facts(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if run["tries"]:
         yield "tries", f"{run['tries']} after a worker crashed"
     if run["error"]:
-        yield "error", f"{run['error']['error']} ({run['error']['code']})"
+        yield "error", f"{in_plain_words(run['error']['error'])} ({run['error']['code']})"
     yield "cursor", run["last_event_id"]
 
 

@@ -9,6 +9,7 @@ from contextlib import aclosing, suppress
 from typing import Any, Final
 
 from stagebus.cli.approval_prompt import ApprovalPrompt
+from stagebus.cli.error_messages import message_of
 from stagebus.cli.exit_codes import EXIT_CODE_BY_EVENT, EXIT_CODE_BY_STATUS, NOTE_BY_FINISH_REASON, ExitCode
 from stagebus.cli.profile import Target
 from stagebus.cli.prompt import Prompt
@@ -125,7 +126,7 @@ class RunWatcher:
                 await run.cancel()
                 self._renderer.note("cancel requested; Ctrl-C again leaves without waiting for the end")
             except Refused as exc:
-                self._renderer.note(f"not cancelled: {exc}", "red")
+                self._renderer.note(f"not cancelled: {message_of(exc)}", "red")
         self._may_show.set()
         approvals.resume()
         return True

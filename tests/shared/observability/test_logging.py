@@ -6,8 +6,9 @@ import sys
 from typing import Any
 
 import pytest
+from uvicorn.logging import AccessFormatter
 
-from stagebus.shared.observability.logging import FIELDS, JsonFormatter, TextFormatter
+from stagebus.shared.observability.logging import FIELDS, JsonFormatter, RedactingFilter, TextFormatter
 
 HOSTILE = "a\nb\r\x1b[31m\x00\x85\u2028c\ud800"
 
@@ -71,6 +72,15 @@ def test_traceback_cannot_forge_a_line() -> None:
     assert len(lines) > 1
     assert all(line.startswith("         | ") for line in lines[1:])
     assert all(line.isprintable() for line in lines)
+
+
+def test_record_of_uvicorn_keeps_its_arguments() -> None:
+    """Under another server the filter is on the handler of uvicorn's access log, whose formatter reads them."""
+    args = ("127.0.0.1:1", "GET", "/runs/01J?ticket=made-up", "1.1", 200)
+    made = logging.LogRecord("uvicorn.access", logging.INFO, __file__, 1, '%s - "%s %s HTTP/%s" %d', args, None)
+    RedactingFilter().filter(made)
+
+    assert "ticket=***" in AccessFormatter("%(client_addr)s %(request_line)s %(status_code)s").format(made)
 
 
 PLANTED = {

@@ -137,6 +137,16 @@ async def test_end_of_an_iterator_is_an_exception_like_others(make: Make, *, is_
     assert "StopIteration" in reply.content
 
 
+async def test_key_in_an_exception_reaches_no_model(make: Make) -> None:
+    """HTTP clients put the URL of a failed request into their exceptions."""
+
+    def f() -> None:
+        raise ValueError("401 for https://user:password@shop.example/?api_key=planted")
+
+    content = "f failed: ValueError: 401 for https://***@shop.example/?api_key=***"
+    assert await make(f).call("", CONTEXT) == ToolReply(content, is_error=True)
+
+
 async def test_tools_own_words_are_the_reply(make: Make) -> None:
     def f() -> None:
         raise ToolError("the shop is closed")
