@@ -164,23 +164,36 @@ def layer_of(module: str) -> tuple[int, str]:
     return max(fits, key=lambda fit: len(fit[1]))
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if path.stem != "__init__"], ids=name_of)
-def test_packages_import_only_from_lower_layers(path: Path) -> None:
+def test_packages_import_only_from_lower_layers() -> None:
+    """One test for all files, here and below: a test for each costs more time than its check."""
+    found = [wrong for path in MODULES if path.stem != "__init__" for wrong in _wrong_imports(path)]
+
+    assert found == []
+
+
+def _wrong_imports(path: Path) -> Iterator[str]:
     layer, package = layer_of(module_of(path))
     forbidden = [never for top, nevers in NEVER_IMPORTS.items() if is_in(package, top) for never in nevers]
-
     for imported in imports_of(path):
         if is_in(imported, "stagebus"):
             other_layer, other = layer_of(imported)
-            assert other == package or other_layer < layer, f"{package} imports {imported}, which is not below it"
-            assert not any(is_in(imported, never) for never in forbidden), f"{package} must not import {imported}"
+            if other != package and other_layer >= layer:
+                yield f"{name_of(path)} imports {imported}, which is not below {package}"
+            if any(is_in(imported, never) for never in forbidden):
+                yield f"{name_of(path)} must not import {imported}"
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in MODULES if is_in(module_of(path), "stagebus.shared.domain")], ids=name_of
-)
-def test_domain_has_no_io(path: Path) -> None:
-    assert not [name for name in imports_of(path) if not any(is_in(name, allowed) for allowed in DOMAIN_MAY_IMPORT)]
+def test_domain_has_no_io() -> None:
+    paths = [path for path in MODULES if is_in(module_of(path), "stagebus.shared.domain")]
+    found = [
+        f"{name_of(path)} imports {name}"
+        for path in paths
+        for name in imports_of(path)
+        if not any(is_in(name, allowed) for allowed in DOMAIN_MAY_IMPORT)
+    ]
+
+    assert paths
+    assert found == []
 
 
 @pytest.mark.parametrize("library", IMPORTERS)
@@ -251,17 +264,22 @@ def test_streaming_routes_have_no_buffering_middleware() -> None:
     assert not [name_of(path) for path in MODULES if "BaseHTTPMiddleware" in path.read_text()]
 
 
-@pytest.mark.parametrize("path", [*MODULES, *SCRIPTS, *PAGE_FILES, *CLIENT_FILES], ids=name_of)
-def test_files_are_short_and_have_telling_names(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= FILE_LINES_MAX
-    assert path.stem not in VAGUE_FILE_NAMES
+def test_files_are_short_and_have_telling_names() -> None:
+    paths = [*MODULES, *SCRIPTS, *PAGE_FILES, *CLIENT_FILES]
+
+    assert [name_of(path) for path in paths if len(path.read_text().splitlines()) > FILE_LINES_MAX] == []
+    assert [name_of(path) for path in paths if path.stem in VAGUE_FILE_NAMES] == []
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_functions_are_short(path: Path) -> None:
-    functions = (n for n in ast.walk(tree_of(path)) if is_function(n))
+def test_functions_are_short() -> None:
+    found = [
+        f"{name_of(path)}: {node.name}"
+        for path in MODULES
+        for node in ast.walk(tree_of(path))
+        if is_function(node) and (node.end_lineno or 0) - node.lineno + 1 > FUNCTION_LINES_MAX
+    ]
 
-    assert not [f.name for f in functions if (f.end_lineno or 0) - f.lineno + 1 > FUNCTION_LINES_MAX]
+    assert found == []
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=name_of)
