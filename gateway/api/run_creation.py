@@ -20,11 +20,12 @@ CREATION_ERRORS: Final = (
 )  # fmt: skip
 
 
-async def create_run(request: Request, body: dict[str, Any]) -> str:
+async def create_run(request: Request, body: dict[str, Any], idempotency_key: str | None = None) -> str:
     """Creates a run and queues it, or finds the one that was created under the request's `Idempotency-Key`.
 
     Args:
         body: in the format of `POST /runs`.
+        idempotency_key: None for that of the request's header.
 
     Returns:
         The run's id.
@@ -35,7 +36,7 @@ async def create_run(request: Request, body: dict[str, Any]) -> str:
         TooManyRuns, TokensUsedUp: the tenant is at its limit.
     """
     gateway, principal = gateway_of(request), principal_of(request)
-    idempotency_key = read_idempotency_key(request)
+    idempotency_key = idempotency_key or read_idempotency_key(request)
     run_request = parse_create_run(body, gateway.settings, gateway.providers)
     await _check_tools(gateway, run_request)
     run_id = await run_store.create_run(

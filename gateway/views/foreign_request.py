@@ -28,15 +28,18 @@ OPTIONS: Final = "stagebus"
 _MESSAGES: Final = TypeAdapter(list[Message])
 
 
-async def read_body(request: Request) -> Json:
+async def read_body(request: Request, *, takes_text: bool = False) -> Json:
     """Reads the JSON object of a request that creates a run and answers with it, and checks the scope for the latter.
+
+    Args:
+        takes_text: see `read_json`.
 
     Raises:
         Forbidden: the credential cannot read runs.
         UnsupportedMediaType, BodyTooLarge, BadJson: see `read_json`.
     """
     principal_of(request).check(Scope.RUNS_READ)
-    return await read_json(request, gateway_of(request).settings.body_max_bytes)
+    return await read_json(request, gateway_of(request).settings.body_max_bytes, takes_text=takes_text)
 
 
 def parse_messages(messages: Any, field: str) -> list[Json]:
@@ -81,7 +84,13 @@ def read_flag(body: Json, name: str) -> bool:
 
 
 async def create_run(
-    request: Request, body: Json, run: Json, fields: Mapping[str, str], *, is_watched: bool = True
+    request: Request,
+    body: Json,
+    run: Json,
+    fields: Mapping[str, str],
+    *,
+    is_watched: bool = True,
+    idempotency_key: str | None = None,
 ) -> RunRecord:
     """Creates the run, or finds the one of the request's `Idempotency-Key`.
 
@@ -91,6 +100,7 @@ async def create_run(
         fields: the protocol's names of fields, by those of `POST /runs`, for errors.
         is_watched: the request stays open for the run. It is refused before the run is created if that is not
             possible: a client would repeat it, and create another run.
+        idempotency_key: None for that of the request's header.
 
     Raises:
         TooManyStreams, Draining: the request cannot stay open.
@@ -102,7 +112,7 @@ async def create_run(
         await check_admission(request)
     native = {name: value for name, value in run.items() if value is not None}
     try:
-        run_id = await run_creation.create_run(request, native | options)
+        run_id = await run_creation.create_run(request, native | options, idempotency_key)
     except InvalidRequest as exc:
         renamed = {name: f"{OPTIONS}.{name}" for name in options}
         raise _with_fields(exc, {**fields, **renamed}) from exc

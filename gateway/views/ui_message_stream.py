@@ -13,27 +13,28 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from stagebus.gateway.api import run_creation
-from stagebus.gateway.api.body import BODY_ERRORS, read_json
+from stagebus.gateway.api.body import BODY_ERRORS
 from stagebus.gateway.api.endpoint import Endpoint, ParameterSpec, ResponseSpec
 from stagebus.gateway.api.guard import needs
 from stagebus.gateway.api.params import IDEMPOTENCY_KEY
 from stagebus.gateway.api.responses import EVENT_STREAM, json_response
+from stagebus.gateway.api.run_creation import CREATION_ERRORS
 from stagebus.gateway.api.schemas.answers import RunAccepted
+from stagebus.gateway.api.schemas.create_run import RunOptions
 from stagebus.gateway.api.schemas.validation import parse_form
 from stagebus.gateway.api.urls import urls_of
 from stagebus.gateway.auth.principal import principal_of
 from stagebus.gateway.context import gateway_of
+from stagebus.gateway.views.foreign_request import create_run, read_body
 from stagebus.gateway.views.ui_message_fold import UiMessageFold
 from stagebus.gateway.views.view_stream import (
     STREAM_ERRORS,
     X_RUN_ID,
     answer_stream,
-    check_admission,
     find_voided,
     fold_run,
     get_run,
@@ -78,10 +79,6 @@ class UiMessage(LenientModel):
     parts: list[UiPart] = Field(default=[], description="the message's parts")
 
 
-def _or_empty(value: Any) -> Any:
-    return {} if value is None else value
-
-
 class PostChat(LenientModel):
     """The chat's messages, as `DefaultChatTransport` and `WorkflowChatTransport` send them."""
 
@@ -91,9 +88,7 @@ class PostChat(LenientModel):
     messages: list[UiMessage] = Field(min_length=1, description="the conversation; the run answers its last message")
     model: Any = Field(default=None, description="as in `POST /runs`")
     metadata: Any = Field(default=None, description="as in `POST /runs`")
-    stagebus: Annotated[dict[str, Any], BeforeValidator(_or_empty)] = Field(
-        default={}, description="further fields of `POST /runs`, such as `tools` and `max_rounds`"
-    )
+    stagebus: RunOptions | None = Field(default=None, description="options of `POST /runs`; they win")
 
 
 async def post_chat(request: Request) -> Response:
@@ -102,14 +97,13 @@ async def post_chat(request: Request) -> Response:
     With an `Idempotency-Key`, the same request streams the same run again, from its start.
     """
     gateway, principal = gateway_of(request), principal_of(request)
-    principal.check(Scope.RUNS_READ)
-    form = parse_form(PostChat, await read_json(request, gateway.settings.body_max_bytes, takes_text=True))
-    await check_admission(request)
-    run_id = await run_creation.create_run(request, _as_run(form))
+    body = await read_body(request, takes_text=True)
+    form = parse_form(PostChat, body)
+    fields = {"messages": list(_as_messages(form.messages)), "model": form.model, "metadata": form.metadata}
+    run = await create_run(request, body, fields, {})
     if form.id is not None:
         with storage_errors():
-            await chat_runs.point_chat(gateway.redis, gateway.settings, principal.tenant, form.id, run_id)
-    run = await get_run(request, run_id)
+            await chat_runs.point_chat(gateway.redis, gateway.settings, principal.tenant, form.id, run.run_id)
     return await answer_stream(request, source_of(run, UiMessageFold), headers=_headers(run))
 
 
@@ -169,13 +163,6 @@ def _headers(run: RunRecord) -> dict[str, str]:
     return {VERSION_HEADER: "v1", RUN_HEADER: run.run_id}
 
 
-def _as_run(form: PostChat) -> dict[str, Any]:
-    """Returns the body of `POST /runs`."""
-    fields = {"model": form.model, "metadata": form.metadata}
-    given = {name: value for name, value in fields.items() if value is not None}
-    return {"messages": list(_as_messages(form.messages)), **given, **form.stagebus}
-
-
 def _as_messages(messages: list[UiMessage]) -> Iterator[dict[str, Any]]:
     for message in messages:
         texts = [part.text for part in message.parts if part.type == "text" and part.text]
@@ -209,7 +196,7 @@ _STREAM: Final = ResponseSpec(
 ENDPOINTS: Final = (
     Endpoint(
         "POST", "/api/chat", post_chat, needs(Scope.RUNS_WRITE), {200: _STREAM}, [IDEMPOTENCY_KEY], PostChat,
-        errors=[*BODY_ERRORS, *run_creation.CREATION_ERRORS, *STREAM_ERRORS],
+        errors=[*BODY_ERRORS, *CREATION_ERRORS, *STREAM_ERRORS],
     ),
     Endpoint(
         "GET", "/api/chat/{chat_id:path}/stream", resume_chat, needs(Scope.RUNS_READ, takes_ticket=True),

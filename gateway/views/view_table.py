@@ -6,10 +6,11 @@ Docs: docs/views.md
 from typing import Final
 
 from stagebus.gateway.api.endpoint import Endpoint
-from stagebus.gateway.views import openai_chat, openai_responses, ui_message_stream
+from stagebus.gateway.views import agui, openai_chat, openai_responses, ui_message_stream
 
 VIEW_ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     *openai_responses.ENDPOINTS,
     *openai_chat.ENDPOINTS,
     *ui_message_stream.ENDPOINTS,
+    *agui.ENDPOINTS,
 )

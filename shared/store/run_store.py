@@ -71,6 +71,12 @@ async def create_run(
     return run_id
 
 
+async def find_by_idempotency_key(redis: Redis, tenant: str, idempotency_key: str) -> str | None:
+    """Returns the id of the run that a request with this key created; None if there is none."""
+    reserved = await redis.get(keys.idempotency(tenant, idempotency_key))
+    return reserved.decode().partition(" ")[0] if reserved else None
+
+
 async def get_run(redis: Redis, run_id: str, tenant: str | None = None) -> RunRecord:
     """Reads a run's record.
 

@@ -1,15 +1,16 @@
-// Drives the AI SDK against a gateway: one JSON command per line on stdin, one JSON answer per line on stdout.
+// Drives the AI SDK against a gateway.
 //
 //   {"do": "send", "chat": "c", "text": "Hi", "body": {…}}    useChat's send, with the default transport
 //   {"do": "resume", "chat": "c"}                             useChat's resume
 //   {"do": "torn", "run": "R", "at": 3}                       the workflow transport, torn after that many chunks, once
 //   {"do": "workflow", "text": "Hi"}                          the workflow transport's send
 
-import { createInterface } from "node:readline";
-
 import { Chat } from "@ai-sdk/react";
 import { WorkflowChatTransport } from "@workflow/ai";
 import { DefaultChatTransport, readUIMessageStream } from "ai";
+
+import { serve } from "./commands.mjs";
+import { tearFirst } from "./torn.mjs";
 
 const api = `${process.argv[2]}/api/chat`;
 console.error = () => undefined; // the workflow transport reports each torn connection
@@ -22,20 +23,10 @@ const COMMANDS = {
     return withChat(chat, (opened) => opened.resumeStream());
   },
   async torn({ run, at }) {
-    let torn = false;
-    const requests = [];
-    const transport = new WorkflowChatTransport({
-      api,
-      fetch: async (url, init) => {
-        requests.push(new URL(url).search);
-        const response = await fetch(url, init);
-        if (torn) return response;
-        torn = true;
-        return new Response(response.body.pipeThrough(tearAfter(at)), { status: response.status, headers: response.headers });
-      },
-    });
+    const seen = [];
+    const transport = new WorkflowChatTransport({ api, fetch: tearFirst(at, seen) });
     const stream = await transport.reconnectToStream({ chatId: run });
-    return { message: await lastMessage(stream), requests };
+    return { message: await lastMessage(stream), requests: seen.map((url) => new URL(url).search) };
   },
   async workflow({ text }) {
     const transport = new WorkflowChatTransport({ api });
@@ -65,31 +56,4 @@ async function lastMessage(stream) {
   return last;
 }
 
-/** Fails after that many frames, as a connection that breaks. */
-function tearAfter(count) {
-  const decoder = new TextDecoder();
-  let text = "";
-  let frames = 0;
-  return new TransformStream({
-    transform(bytes, controller) {
-      text += decoder.decode(bytes, { stream: true });
-      for (let end = text.indexOf("\n\n"); end >= 0; end = text.indexOf("\n\n")) {
-        const frame = text.slice(0, end + 2);
-        text = text.slice(end + 2);
-        if (frame.startsWith("data:") && frames++ === count) return controller.error(new Error("torn"));
-        controller.enqueue(new TextEncoder().encode(frame));
-      }
-    },
-  });
-}
-
-for await (const line of createInterface({ input: process.stdin })) {
-  const { do: name, ...command } = JSON.parse(line);
-  let answer;
-  try {
-    answer = await COMMANDS[name](command);
-  } catch (error) {
-    answer = { thrown: String(error) };
-  }
-  process.stdout.write(`${JSON.stringify(answer)}\n`);
-}
+await serve(COMMANDS);

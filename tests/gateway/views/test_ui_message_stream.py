@@ -369,7 +369,7 @@ async def test_messages_are_read_leniently(web: httpx.AsyncClient, redis: Redis)
         ({"messages": [{"role": "user", "parts": []}]}, "messages"),
         ({"messages": [HELLO], "id": ""}, "id"),
         ({"messages": [HELLO], "model": 7}, "model"),
-        ({"messages": [HELLO], "stagebus": {"no_such": 1}}, "no_such"),
+        ({"messages": [HELLO], "stagebus": {"no_such": 1}}, "stagebus.no_such"),
         ({"messages": [HELLO], "stagebus": 1}, "stagebus"),
         ({"messages": [{"role": "user", "parts": "x"}]}, "messages.0.parts"),
     ],
