@@ -53,7 +53,7 @@ Identifier = Annotated[str, Field(min_length=1, max_length=ID_MAX_CHARS), AfterV
 
 
 class ForwardedProps(BaseModel):
-    """What the application passes on."""
+    """Values that the application passes on."""
 
     model_config = ConfigDict(extra="ignore")
 
