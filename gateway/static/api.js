@@ -30,6 +30,24 @@ export async function signIn(key) {
   if (!response.ok) throw new Error((await response.json()).detail);
 }
 
+/** Returns true if this browser has a session that it can end: not on an open gateway. */
+export async function hasSession() {
+  const response = await fetch(`${BASE}session`);
+  return response.ok && (await response.json()).expires_at !== null;
+}
+
+/** Ends the session, at the gateway and in this browser. */
+export async function endSession() {
+  const response = await fetch(`${BASE}session`, { method: "DELETE" });
+  if (!response.ok) throw new Error((await response.json()).detail);
+  location.assign(BASE);
+}
+
+/** Returns the URL of a run's events for programs, with the ticket of a shared link. */
+export function eventsUrl(runId) {
+  return location.origin + withTicket(`${BASE}runs/${encodeURIComponent(runId)}/events`);
+}
+
 function withTicket(path) {
   if (!ticket || !path.startsWith(sharedPath)) return path;
   return `${path}${path.includes("?") ? "&" : "?"}ticket=${encodeURIComponent(ticket)}`;

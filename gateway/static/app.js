@@ -64,6 +64,7 @@ class OpenRun {
     const { connection, status } = this.#shown;
     const { state, losses, waitingFor } = connection;
     showConnection(connection, status);
+    view.showStatus(this.#shown);
     if (waitingFor) announce(`No news: ${waitingText(waitingFor, status)}.`);
     if (state === "reconnecting" && losses === 1) announce("Connection lost, reconnecting.");
     if (before === "reconnecting" && state !== "reconnecting" && state !== "ended") announce("Connected again.");
@@ -131,7 +132,10 @@ function showSection(shownId) {
   for (const id of ["home", "run", "ops", "unknown"]) $(id).hidden = id !== shownId;
 }
 
-for (const link of document.querySelectorAll("[data-home], [data-ops]")) {
+// A guest sees one run: a link to the form would lead to the sign-in.
+document.body.classList.toggle("guest", isGuest);
+if (isGuest) document.querySelector(".brand").removeAttribute("href");
+for (const link of document.querySelectorAll("[data-home][href], [data-ops]")) {
   link.addEventListener("click", (event) => {
     if (!isPlainClick(event)) return;
     event.preventDefault();

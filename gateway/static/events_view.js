@@ -1,5 +1,6 @@
 // The list of a run's raw events, of which only the visible rows are drawn, and the curl command that fetches one.
 
+import { eventsUrl } from "./api.js";
 import { $, make, setBusy } from "./dom.js";
 import { showControls } from "./json_text.js";
 import { EVENT_NAMES } from "./vendor/stagebus-client.js";
@@ -121,7 +122,8 @@ export class EventsView {
     if (kind === "redis-cli") return `redis-cli XRANGE ${quote(`sb:run:{${runId}}:stage:${data.stage_id}`)} ${id} ${id}`;
     const before = events.at(Math.max(0, sequence - events.at(0).sequence - 1));
     const cursor = before.sequence < sequence ? ` -H ${quote(`Last-Event-ID: ${before.id}`)}` : "";
-    return `curl -N ${quote(`${location.origin}/runs/${runId}/events`)}${cursor}`;
+    const key = $("sign-out").hidden ? "" : ' -H "Authorization: Bearer $STAGEBUS_API_KEY"'; // programs have no session
+    return `curl -N ${quote(eventsUrl(runId))}${key}${cursor}`;
   }
 }
 

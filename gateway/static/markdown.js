@@ -93,11 +93,7 @@ const NODE = {
   html: ({ raw, block: isBlock }) => (isBlock ? element("p", [raw.trimEnd()]) : new Text(raw)),
   blockquote: ({ tokens }) => element("blockquote", tokens.map(block)),
   hr: () => element("hr"),
-  code: ({ text }) => {
-    const pre = element("pre", [element("code", [text])]);
-    pre.tabIndex = 0; // can be scrolled with the keyboard
-    return pre;
-  },
+  code: ({ text }) => scrollable(element("pre", [element("code", [text])])),
   list: ({ ordered, start, items }) => {
     const list = element(ordered ? "ol" : "ul", items.map(listItem), items.some(({ task }) => task) ? "tasks" : "");
     if (ordered && start > 1) list.start = start;
@@ -107,7 +103,8 @@ const NODE = {
     const cell = (name, { tokens }, column) => element(name, inline(tokens), align[column] ?? "");
     const row = (cells, name) => element("tr", cells.map((one, column) => cell(name, one, column)));
     const head = element("thead", [row(header, "th")]);
-    return element("div", [element("table", [head, element("tbody", rows.map((cells) => row(cells, "td")))])], "table");
+    const table = element("table", [head, element("tbody", rows.map((cells) => row(cells, "td")))]);
+    return scrollable(element("div", [table], "table"));
   },
   text: ({ tokens, text }) => (tokens ? span(inline(tokens)) : new Text(text)),
   escape: ({ text }) => new Text(text),
@@ -141,6 +138,12 @@ function link(href, children) {
   anchor.rel = "noopener noreferrer nofollow";
   anchor.title = href;
   return anchor;
+}
+
+/** Lets the keyboard scroll an element that is wider than the page. */
+function scrollable(element) {
+  element.tabIndex = 0;
+  return element;
 }
 
 function span(children) {

@@ -46,7 +46,6 @@ export function initRunsList(onOpen) {
   isNarrow.addEventListener("change", () => setDrawer(false));
   document.addEventListener("visibilitychange", () => document.hidden || refreshRuns());
   setInterval(() => isSeen() && refreshRuns(), REFRESH_MS);
-  if (isGuest) note("This link shows one run.");
   setDrawer(false);
 }
 

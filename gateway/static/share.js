@@ -1,6 +1,5 @@
 // A link to the open run for someone without a key. It gives access to this run only.
 
-import { isGuest } from "./api.js";
 import { $, setBusy } from "./dom.js";
 import { copy } from "./events_view.js";
 
@@ -8,7 +7,6 @@ let shared = null; // { run, id }: the run of the link shown, and its ticket's i
 
 /** Initialises the buttons; `openRun()` returns the run that the page shows. */
 export function initShare(openRun) {
-  $("share").hidden = isGuest;
   $("share").addEventListener("click", () => share(openRun(), openRun));
   $("share-revoke").addEventListener("click", revoke);
   $("share-copy").addEventListener("click", () => copy($("share-copy"), $("share-url").value));

@@ -1,10 +1,12 @@
-// The sign-in form: exchanges a key for a cookie that scripts cannot read.
+// The sign-in form, which exchanges a key for a cookie that scripts cannot read, and the button that ends this session.
 
-import { signIn } from "./api.js";
-import { $, setBusy } from "./dom.js";
+import { endSession, hasSession, isGuest, signIn } from "./api.js";
+import { $, announce, setBusy } from "./dom.js";
 
-/** Initialises the form. */
+/** Initialises the form and the button. */
 export function initSignIn() {
+  $("sign-out").addEventListener("click", signOut);
+  if (!isGuest) hasSession().then((isSignedIn) => ($("sign-out").hidden = !isSignedIn), () => undefined);
   $("sign-in-form").addEventListener("submit", (event) => {
     event.preventDefault();
     submit();
@@ -17,6 +19,18 @@ export function showSignIn() {
   $("sign-in").hidden = false;
   $("home").hidden ||= $("prompt").value === ""; // a prompt that was begun stays visible
   $("key").focus();
+}
+
+async function signOut() {
+  if ($("sign-out").ariaDisabled === "true") return;
+  setBusy($("sign-out"), true);
+  try {
+    await endSession();
+  } catch (problem) {
+    setBusy($("sign-out"), false);
+    $("sign-out").title = `Not signed out: ${problem.message}`;
+    announce($("sign-out").title);
+  }
 }
 
 async function submit() {

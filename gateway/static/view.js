@@ -114,10 +114,15 @@ export class RunView {
     }
   }
 
+  /** Shows the run's state, or what it waits for. */
+  showStatus({ status, connection: { waitingFor } }) {
+    $("run-status").dataset.status = waitingFor ? "stalled" : status ?? "";
+    setText($("run-status"), waitingFor ? waitingText(waitingFor, status) : STATUS_TEXT[status] ?? status ?? "");
+  }
+
   #showHead(run) {
     const { status, model, durationMs } = run;
-    $("run-status").dataset.status = status ?? "";
-    setText($("run-status"), STATUS_TEXT[status] ?? status ?? "");
+    this.showStatus(run);
     setText($("run-model"), model);
     if (durationMs != null) setText($("run-time"), duration(durationMs));
     $("cancel").hidden = status === null || isTerminal(run);
@@ -132,7 +137,7 @@ export class RunView {
     item.dataset.state = stage.state;
     item.classList.toggle("asking", isAsking(stage));
     setText(part(".head > .state"), stateText(stage));
-    if (stage.state === "done") setText(part(".head > .time"), duration(stage.durationMs));
+    if (stage.durationMs !== null) setText(part(".head > .time"), duration(stage.durationMs));
     this.#showNotes(part(".notes"), shown, stage.notes);
     part(".reasoning").hidden = stage.reasoning === "";
     setText(part(".reasoning > .text"), stage.reasoning);

@@ -36,6 +36,8 @@
                                                                                  TTL: a few missed heartbeats
     sb:workers:seen, sb:gateways:seen zset    processes by their last heartbeat, ms; trimmed; TTL: the same
     sb:totals                         hash    totals over all ended runs: events, tokens, runs_<status>
+    sb:totals:<minute>                hash    the same over the runs that ended in that minute (since 1970)
+                                                                                 TTL: two hours
     sb:sweep                          string  the process that sweeps            TTL: sweep_s
     sb:provider:{<name>}:held         zset    slots held; score = when each expires, ms      TTL: of the last slot
     sb:provider:{<name>}:waiting      zset    requests that wait for a slot; score = since when, ms   TTL: as `seen`
@@ -81,6 +83,11 @@ TOTALS: Final = "sb:totals"
 # Scores in the queue: virtual times are lower than TIME_SCORE_MIN, times are not; a throttled run has THROTTLED_SCORE.
 TIME_SCORE_MIN: Final = 10**12
 THROTTLED_SCORE: Final = 10**15
+
+
+def totals_of_minute(minute: int) -> str:
+    """Returns the totals over the runs that ended in one minute, a number since 1970 by Redis's clock."""
+    return f"{TOTALS}:{minute}"
 
 
 def run(run_id: str) -> str:

@@ -4,7 +4,7 @@ As in `run_scripts`, all are safe to repeat.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from stagebus.shared.domain import ids
 from stagebus.shared.domain.cursor import EventId, parse_id
@@ -73,6 +73,11 @@ async def admit(
     return int(await _ADMIT(connection, key_list, [run_id, tenant, running_max, keys.WAKEUPS_MAX, keys.LIMITS]))
 
 
+MINUTE_MS: Final = 60_000
+# Twice the hour that is shown.
+MINUTE_TOTALS_TTL_MS: Final = 120 * MINUTE_MS
+
+
 class EndedRun(NamedTuple):
     """A run's result for the totals; `at` in Unix ms by Redis's clock. The default is a run whose record is gone."""
 
@@ -104,9 +109,10 @@ async def account(
     Returns:
         False if the run was accounted before.
     """
-    key_list = [keys.ACTIVE, keys.active_of_tenant(tenant), keys.tokens(tenant), keys.TOTALS, keys.RESERVED]
+    key_list = [keys.ACTIVE, keys.active_of_tenant(tenant), keys.tokens(tenant), keys.TOTALS]
+    key_list += [keys.totals_of_minute(ended.at // MINUTE_MS), keys.RESERVED]
     args = [run_id, ended.at // DAY_MS, ended.tokens, tokens_ttl_ms(life_s), ended.status, ended.events]
-    args += [ended.at, _ms(retention_s), tenant]
+    args += [ended.at, _ms(retention_s), tenant, MINUTE_TOTALS_TTL_MS]
     return bool(await _ACCOUNT(connection, [*key_list, *run_keys], args))
 
 

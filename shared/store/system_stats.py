@@ -1,5 +1,6 @@
 """Statistics of the whole system: the queue, the workers and their runs, totals over all runs."""
 
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from stagebus.shared.storage import keys
@@ -10,6 +11,16 @@ from stagebus.shared.store.run_store import RunCounts
 
 # The fields of `sb:totals`: counted when a run leaves `sb:active`, over all tenants.
 TOTALS: Final = ("events", "runs_succeeded", "runs_failed", "runs_cancelled", "tokens")
+
+
+HOUR_MINUTES: Final = 60
+
+
+class MinuteTotals(NamedTuple):
+    """The totals, by the names in `TOTALS`, of the runs that ended in one minute, and when it began."""
+
+    began_s_ago: int
+    totals: dict[str, int]
 
 
 class HeldRun(NamedTuple):
@@ -36,6 +47,7 @@ class SystemStats(NamedTuple):
     workers: list[WorkerStatus]
     streams_open: int
     totals: dict[str, int]
+    last_hour: list[MinuteTotals]  # only the minutes in which runs ended, oldest first
 
 
 async def read_stats(redis: Redis, lease_s: float) -> SystemStats:
@@ -56,8 +68,27 @@ async def read_stats(redis: Redis, lease_s: float) -> SystemStats:
             for name, state, seen_ms_ago in workers
         ],
         sum(gateway.state["streams_open"] for gateway in gateways),
-        {name: int(counted.get(name.encode(), 0)) for name in TOTALS},
+        _as_totals(counted),
+        await _read_last_hour(redis),
     )
+
+
+async def _read_last_hour(redis: Redis) -> list[MinuteTotals]:
+    now_s = time_reply_ms(await redis.time()) // 1000
+    minutes = range(now_s // 60 - HOUR_MINUTES + 1, now_s // 60 + 1)
+    async with redis.pipeline(transaction=False) as pipe:
+        for minute in minutes:
+            pipe.hgetall(keys.totals_of_minute(minute))
+        replies = await pipe.execute()
+    return [
+        MinuteTotals(now_s - 60 * minute, _as_totals(counted))
+        for minute, counted in zip(minutes, replies, strict=True)
+        if counted
+    ]
+
+
+def _as_totals(counted: Mapping[bytes, bytes]) -> dict[str, int]:
+    return {name: int(counted.get(name.encode(), 0)) for name in TOTALS}
 
 
 async def _read_lease_ends(redis: Redis, run_ids: list[str]) -> dict[str, int]:

@@ -36,9 +36,9 @@ Some *emphasis*, `code <b>` and [a link](https://example.org/).
 let a = "<i>";
 ```
 
-| a | b |
-|---|---|
-| 1 | 2 |
+| a | b | a column with a long name | another column with a long name |
+|---|---|---|---|
+| 1 | 2 | wonderful | weather |
 """
 USAGE = {
     "prompt_tokens": 1000, "completion_tokens": 200, "total_tokens": 1200, "cost": {"amount": 0.0042, "currency": "EUR"},
@@ -365,6 +365,11 @@ async def test_markdown_is_rendered(page: Page) -> None:
     link = answer.get_by_role("link", name="a link")
     assert await link.get_attribute("href") == "https://example.org/"
     assert "noreferrer" in (await link.get_attribute("rel") or "")
+    await page.set_viewport_size(PHONE)
+    hidden_px = "(element) => element.scrollWidth - element.clientWidth"
+    assert await answer.locator(".table").evaluate(hidden_px) > 0, "a wide table scrolls by itself"
+    assert await page.locator("html").evaluate(hidden_px) == 0
+    assert await answer.locator("td").first.evaluate("({ clientHeight }) => clientHeight") < 50, "and breaks no word"
 
 
 async def test_usage_shows_tokens_and_cost(page: Page) -> None:
@@ -457,6 +462,10 @@ async def test_system_view_shows_the_runs_of_each_worker(page: Page, stagebus_ur
     held = page.locator("#workers").get_by_role("link", name=run_id)
     await expect(held).to_be_visible(timeout=20_000)
     await expect(page.locator("[data-figure=running]")).not_to_have_text("0")
+    await expect(page.locator("#hour > *")).to_have_count(60)
+    await expect(page.locator("[data-figure=hour-events]")).not_to_have_text(
+        "0", timeout=1000
+    )  # from the first answer on
     await held.focus()
     for _ in range(2):  # the first answer may belong to an earlier request
         await page.wait_for_event("requestfinished", lambda request: request.url.endswith("/stats"))

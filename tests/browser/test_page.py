@@ -28,8 +28,6 @@ END_MS = 30_000
 PHONE = {"width": 390, "height": 844}
 
 WEATHER = "What is the weather in Paris and in Tokyo?"
-# While it runs, an extraction's text is shown in its stage, since a tool call may still follow it.
-STAGE_TEXT = "[data-stage=extraction] .own-text"
 # Slow enough that every test acts in the middle of the run.
 SLOW = "demo:delay_ms=60"
 ENDLESS = "demo:delay_ms=20,endless"
@@ -204,11 +202,17 @@ async def test_page_works_with_the_keyboard_alone(page: Page) -> None:
 
 async def test_cancel_keeps_the_text_so_far(page: Page, stagebus_url: str) -> None:
     run_id = await start(page, "Say hello.", ENDLESS)
-    before = await wait_for_text(page, 20, STAGE_TEXT)
+    before = await wait_for_text(page, 20)
+    await expect(page.locator("#answer > p")).not_to_have_count(0)  # a direct answer is rendered while it is written
     await page.locator("#cancel").click()
     await wait_for_end(page, "cancelled")
 
-    assert (await page.locator(STAGE_TEXT).text_content() or "").startswith(before)
+    assert (await answer(page)).startswith(before)
+    took = page.locator("[data-stage=extraction] > .head > .time")
+    seen = await took.text_content()
+    await page.reload()
+    await wait_for_end(page, "cancelled")
+    assert seen == await took.text_content() != "", "the stage's time is in the log"
     assert (await fetch_run(stagebus_url, run_id))["status"] == "cancelled"
     await expect(page.locator("#cancel")).to_be_hidden()
     await expect(page.get_by_role("heading", name="Cancelled")).to_be_visible()
@@ -363,14 +367,14 @@ async def test_page_follows_the_text_until_the_reader_scrolls_up(page: Page) -> 
     await start(page, "Say hello.", "demo:delay_ms=5,endless")
     latest = page.locator("#latest")
     below = "() => document.documentElement.scrollHeight - innerHeight - scrollY"
-    await wait_for_text(page, 1500, STAGE_TEXT)
+    await wait_for_text(page, 1500)
     assert await page.evaluate(below) < 50
     await page.mouse.move(400, 300)
     await page.mouse.wheel(0, -300)
     await expect(latest).to_be_visible()
     top = await page.evaluate("() => scrollY")
-    text = await page.locator(STAGE_TEXT).text_content() or ""
-    await wait_for_text(page, len(text) + 300, STAGE_TEXT)
+    text = await page.locator("#answer").text_content() or ""
+    await wait_for_text(page, len(text) + 300)
     assert await page.evaluate("() => scrollY") == top
     await latest.click()
     await expect(latest).to_be_hidden()
@@ -631,9 +635,18 @@ async def test_page_asks_for_a_key_and_shares_a_run_without_it(system: System, o
     await wait_for_end(guest)
     await expect(guest.locator("#run-prompt")).to_have_text(WEATHER)
     await expect(guest.locator("#sign-in")).to_be_hidden()
+    await guest.locator("#events > summary").click()
+    await guest.locator(".event").first.click()
+    assert await guest.locator(":is(header, main, aside) :is(a[href], button, input, select, textarea)").locator("visible=true").evaluate_all(
+        "all => all.map((one) => one.dataset.copy ?? one.id)"
+    ) == ["events-filter", "json", "curl"], "a guest has no other controls"  # fmt: skip
     assert not any("ticket" in referer for referer in asked)
 
     await page.locator("#share-revoke").click()
     await expect(page.locator("#share-link")).to_be_hidden()
     await guest.reload()
     await expect(guest.locator("body")).to_contain_text("this ticket is expired or revoked")
+
+    await page.get_by_role("button", name="Sign out").click()
+    await expect(page.locator("#sign-in")).to_be_visible()
+    await expect(page.get_by_role("button", name="Sign out")).to_be_hidden()

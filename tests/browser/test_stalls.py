@@ -38,6 +38,7 @@ async def test_page_and_command_line_say_what_a_silent_run_waits_for(page: Page,
         os.kill(process_id, signal.SIGSTOP)
         try:
             await expect(pill).to_have_text(text, timeout=TOLD_MS)
+            await expect(page.locator("#run-status")).to_have_text(text.lower())
             async with asyncio.timeout(TOLD_MS / 1000):
                 await tail.stderr.readuntil(text.lower().encode())
         finally:

@@ -1,8 +1,8 @@
 // Extracts text, reasoning and refusals from a model's chunks, under the field names of different servers.
 
-/** Returns what one chunk adds; only its first choice counts. */
-export function deltaOf(chunk: unknown): { content: string; thoughts: string; refusal: string } {
-  const added = { content: "", thoughts: "", refusal: "" };
+/** Returns what one chunk adds, and whether it has a part of a tool call; only its first choice counts. */
+export function deltaOf(chunk: unknown): { content: string; thoughts: string; refusal: string; isCall: boolean } {
+  const added = { content: "", thoughts: "", refusal: "", isCall: false };
   for (const choice of listOf(field(chunk, "choices"))) {
     if (!choice || field(choice, "index")) continue;
     const delta = field(choice, "delta") ?? field(choice, "message");
@@ -17,6 +17,7 @@ export function deltaOf(chunk: unknown): { content: string; thoughts: string; re
     if (typeof thought === "string") added.thoughts += thought;
     const refusal = field(delta, "refusal");
     if (typeof refusal === "string") added.refusal += refusal;
+    added.isCall ||= listOf(field(delta, "tool_calls")).length > 0 || field(delta, "function_call") !== undefined;
   }
   return added;
 }

@@ -71,13 +71,17 @@ export function waitingCalls({ stages }: RunState): CallState[] {
   return stages.flatMap(({ calls }) => calls.filter((call) => call.state === "waiting"));
 }
 
-/** Returns the stage whose text is the answer: synthesis, or an extraction that ended without a call; else null. */
+/**
+ * Returns the stage whose text is the answer: synthesis, or an extraction without a tool call; else null.
+ *
+ * A running extraction may still call a tool. Then its text was only an introduction, and it is no longer returned.
+ */
 export function answerStage({ stages }: RunState): StageState | null {
   const last = stages.findLast((stage) => stage.kind !== "tools");
   if (!last) return null;
-  // Before an extraction ends, its text may still turn out to be an introduction to a call.
-  const isAnswer = last.kind === "synthesis" || (last.result !== null && !hasCalls(last.result));
-  return isAnswer ? last : null;
+  if (last.kind === "synthesis") return last;
+  const callsTools = last.result === null ? last.callsTools : hasCalls(last.result);
+  return callsTools ? null : last;
 }
 
 function hasCalls(result: Record<string, unknown>): boolean {
@@ -103,9 +107,9 @@ function applyEvent(state: RunState, event: RunEvent): RunState {
     case "done":
       return { ...withEnd(state, "succeeded", event), usage: data.usage ?? null };
     case "cancel":
-      return { ...withEnd(state, "cancelled", event), cancelReason: data.reason ?? null, stages: stopStages(state) };
+      return { ...withEnd(state, "cancelled", event), cancelReason: data.reason ?? null, stages: stopStages(state, data.at) };
     case "error":
-      return { ...withEnd(state, "failed", event), error: data, stages: stopStages(state, data.failed_stage ?? undefined) };
+      return { ...withEnd(state, "failed", event), error: data, stages: stopStages(state, data.at, data.failed_stage) };
     default:
       if (data.stage_id === RUN_STAGE) return state; // written by another version
       return withActivity(changeStage(state, data.stage_id, event));
@@ -137,6 +141,6 @@ function changeStage(state: RunState, stageId: string, event: RunEvent): RunStat
   return { ...state, stages };
 }
 
-function stopStages({ stages }: RunState, failedStage?: string): StageState[] {
-  return stages.map((stage) => stopStage(stage, stage.id === failedStage ? "failed" : "stopped"));
+function stopStages({ stages }: RunState, endedAt: number | null = null, failedStage?: string | null): StageState[] {
+  return stages.map((stage) => stopStage(stage, stage.id === failedStage ? "failed" : "stopped", endedAt));
 }

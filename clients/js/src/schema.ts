@@ -633,6 +633,8 @@ export interface Stats {
   /** open event streams of all gateways */
   streams_open: number;
   totals: Totals;
+  /** the minutes of the last hour in which runs ended, oldest first */
+  last_hour: TotalsOfMinute[];
 }
 /** active runs */
 export interface QueueStats {
@@ -677,6 +679,21 @@ export interface Totals {
   runs_cancelled: number;
   /** prompt and completion tokens */
   tokens: number;
+}
+/** Totals over the runs that ended in one minute. */
+export interface TotalsOfMinute {
+  /** events in the runs' logs */
+  events: number;
+  /** runs that succeeded */
+  runs_succeeded: number;
+  /** runs that failed */
+  runs_failed: number;
+  /** runs that were cancelled */
+  runs_cancelled: number;
+  /** prompt and completion tokens */
+  tokens: number;
+  /** seconds since the minute began, by Redis's clock; less than 60: it goes on */
+  began_s_ago: number;
 }
 /** The numbers of active runs by state. */
 export interface QueueStats1 {

@@ -46,6 +46,8 @@ export interface CallState {
   readonly sameAs: string | null;
   readonly durationMs: number | null;
   readonly startedAt: number | null;
+  /** When the call began, in Unix ms by the worker's clock; null if the log does not say. */
+  readonly beganAt: number | null;
 }
 
 export interface StageState {
@@ -60,7 +62,11 @@ export interface StageState {
   readonly notes: readonly Note[];
   readonly usage: Usage | null;
   readonly startedAt: number | null;
+  /** When the stage began, in Unix ms by the worker's clock; null if the log does not say. */
+  readonly beganAt: number | null;
   readonly durationMs: number | null;
+  /** The model has begun to call a tool. */
+  readonly callsTools: boolean;
   readonly result: Record<string, unknown> | null;
   /** The sources of `text` and `reasoning`. */
   readonly output: { readonly split: Splitter; readonly thoughts: string; readonly refusal: string };
@@ -72,7 +78,7 @@ export function emptyStage(id: string): StageState {
   const [kind = id, round = "1"] = id.split(".");
   return {
     id, kind, round: Number(round), state: "running", text: "", reasoning: "", calls: [], notes: [], usage: null,
-    startedAt: null, durationMs: null, result: null, output: { split: emptySplitter, thoughts: "", refusal: "" },
+    startedAt: null, beganAt: null, durationMs: null, callsTools: false, result: null, output: { split: emptySplitter, thoughts: "", refusal: "" },
   };
 }
 
@@ -86,11 +92,14 @@ export function reduceStage(stage: StageState, event: RunEvent, before: EventLog
   return applyEvent(stage.state === "waiting" ? { ...stage, state: "running" } : stage, event);
 }
 
-/** Ends a stage that was open when the run ended. */
-export function stopStage(stage: StageState, state: "failed" | "stopped"): StageState {
+/** Ends a stage that was open when the run ended, at `endedAt` in Unix ms. */
+export function stopStage(stage: StageState, state: "failed" | "stopped", endedAt: number | null): StageState {
   if (stage.state === "done") return stage;
-  const calls = stage.calls.map((call): CallState => (isOpen(call) ? { ...call, state: "stopped" } : call));
-  return { ...stage, state, calls };
+  const tookMs = (beganAt: number | null) => (beganAt === null || endedAt === null ? null : Math.max(0, endedAt - beganAt));
+  const calls = stage.calls.map((call): CallState => (
+    isOpen(call) ? { ...call, state: "stopped", durationMs: tookMs(call.beganAt) } : call
+  ));
+  return { ...stage, state, calls, durationMs: tookMs(stage.beganAt) };
 }
 
 /** Returns true if a call has no result yet. */
@@ -102,7 +111,7 @@ function applyEvent(stage: StageState, event: RunEvent): StageState {
   const { name, data, at } = event;
   switch (name) {
     case "stage_started":
-      return { ...stage, startedAt: at };
+      return { ...stage, startedAt: at, beganAt: data.at ?? null };
     case "tool_completion_chunk":
       return withDelta(stage, data.tool_results);
     case "approval_required":
@@ -119,7 +128,7 @@ function applyEvent(stage: StageState, event: RunEvent): StageState {
       return withDecision(stage, data);
     case "tool_call":
       return withCall(stage, data.call_id, {
-        name: data.name, arguments: data.arguments, state: "running", startedAt: at,
+        name: data.name, arguments: data.arguments, state: "running", startedAt: at, beganAt: data.at ?? null,
       });
     case "tool_progress":
       return withCall(stage, data.call_id, { progress: { message: data.message, fraction: data.fraction ?? null } });
@@ -173,15 +182,16 @@ function complete(
 }
 
 function withDelta(stage: StageState, chunk: unknown): StageState {
-  const { content, thoughts, refusal } = deltaOf(chunk);
-  if (content === "" && thoughts === "" && refusal === "") return stage;
+  const { content, thoughts, refusal, isCall } = deltaOf(chunk);
+  const callsTools = stage.callsTools || isCall;
+  if (content === "" && thoughts === "" && refusal === "" && callsTools === stage.callsTools) return stage;
   const output = {
     split: push(stage.output.split, content),
     thoughts: stage.output.thoughts + thoughts,
     refusal: stage.output.refusal + refusal,
   };
   return {
-    ...stage, output, text: shownText(output.split) || output.refusal, reasoning: output.thoughts + output.split.thoughts,
+    ...stage, output, callsTools, text: shownText(output.split) || output.refusal, reasoning: output.thoughts + output.split.thoughts,
   };
 }
 
@@ -199,7 +209,7 @@ function withCall(stage: StageState, id: string, fields: Partial<CallState>): St
   const index = calls.findIndex((call) => call.id === id);
   const call = calls[index] ?? {
     id, name: "", arguments: "", state: "running", approval: null, progress: null, content: "", sameAs: null, durationMs: null,
-    startedAt: null,
+    startedAt: null, beganAt: null,
   };
   calls[index < 0 ? calls.length : index] = { ...call, ...fields };
   return { ...stage, calls };

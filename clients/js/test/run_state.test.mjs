@@ -122,8 +122,19 @@ test("the extraction's text is the answer unless it calls tools", () => {
 
     assert.equal(answerStage(run)?.text, expected);
     assert.equal(stage(run, "extraction").text, "Hello.");
-    assert.equal(answerStage(applyEvents(emptyRun(), events.slice(0, 3))), null, "not known yet");
+    assert.equal(answerStage(applyEvents(emptyRun(), events.slice(0, 3))).text, "Hello.", "no call so far");
   }
+});
+
+test("an extraction's text is no longer the answer once a call begins, and is again if the stage starts over", () => {
+  const call = delta("extraction", { tool_calls: [{ index: 0, id: "c1", function: { name: "get_weather", arguments: "" } }] });
+  const events = logOf(
+    QUEUED, STARTED, text("extraction", "Let me look."), call,
+    ["stage_restarted", "extraction", { attempt: 9, discard_from: 3 }], text("extraction", "Hello."),
+  );
+  const answerAfter = (count) => answerStage(applyEvents(emptyRun(), events.slice(0, count)))?.text;
+
+  assert.deepEqual([3, 4, 5, 6].map(answerAfter), ["Let me look.", undefined, "", "Hello."]);
 });
 
 test("the text of the last round without calls is the answer", () => {
@@ -237,6 +248,22 @@ test("an error fails its stage and stops open stages and calls", () => {
   assert.deepEqual([run.status, run.error.error, isTerminal(run)], ["failed", "too slow", true]);
   assert.deepEqual(run.stages.map(({ id, state }) => [id, state]), [["extraction", "done"], ["tools", "failed"]]);
   assert.equal(stage(run, "tools").calls[0].state, "stopped");
+});
+
+test("a stage or call that did not end took until the run's end, by the times in the log", () => {
+  const ends = [["cancel", "run", { at: 5000 }], ["error", "run", { error: "x", code: "x", failed_stage: "tools", at: 5000 }]];
+  for (const end of ends) {
+    const run = applyEvents(emptyRun(), logOf(
+      QUEUED,
+      ["stage_completed", "extraction", { result: {}, duration_ms: 300 }],
+      ["stage_started", "tools", { at: 2000 }],
+      ["tool_call", "tools", { call_id: "c1", name: "f", arguments: "{}", at: 2500 }],
+      end,
+    ));
+
+    assert.deepEqual(run.stages.map(({ durationMs }) => durationMs), [300, 3000]);
+    assert.equal(stage(run, "tools").calls[0].durationMs, 2500);
+  }
 });
 
 test("a cancelled run keeps its text", () => {

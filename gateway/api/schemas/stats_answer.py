@@ -44,6 +44,12 @@ class Totals(Answer):
     tokens: int = Field(description="prompt and completion tokens")
 
 
+class TotalsOfMinute(Totals):
+    """Totals over the runs that ended in one minute."""
+
+    began_s_ago: int = Field(description="seconds since the minute began, by Redis's clock; less than 60: it goes on")
+
+
 class Stats(Answer):
     """Statistics of the whole system. Those of workers and gateways come from heartbeats and are a few seconds old."""
 
@@ -51,6 +57,9 @@ class Stats(Answer):
     workers: list[WorkerStats] = Field(description="the workers with a recent heartbeat")
     streams_open: int = Field(description="open event streams of all gateways")
     totals: Totals = Field(description="ended runs")
+    last_hour: list[TotalsOfMinute] = Field(
+        description="the minutes of the last hour in which runs ended, oldest first"
+    )
 
     @classmethod
     def of(cls, read: system_stats.SystemStats) -> "Stats":
@@ -74,4 +83,5 @@ class Stats(Answer):
             ],
             streams_open=read.streams_open,
             totals=Totals(**read.totals),
+            last_hour=[TotalsOfMinute(began_s_ago=minute.began_s_ago, **minute.totals) for minute in read.last_hour],
         )

@@ -4,8 +4,9 @@
 -- KEYS[2] active_of_tenant  zset  keys.active_of_tenant(tenant)
 -- KEYS[3] tenant_tokens     hash  keys.tokens(tenant)
 -- KEYS[4] totals            hash  keys.TOTALS
--- KEYS[5] reserved          hash  keys.RESERVED
--- KEYS[6..]                       every key that the run may have
+-- KEYS[5] minute_totals     hash  keys.totals_of_minute(minute of the run's end)
+-- KEYS[6] reserved          hash  keys.RESERVED
+-- KEYS[7..]                       every key that the run may have
 -- ARGV[1] run_id   str
 -- ARGV[2] day      int     of the run's end, in days since 1970 by Redis's clock
 -- ARGV[3] tokens   int     the tokens that the run used
@@ -15,16 +16,18 @@
 -- ARGV[7] ended_at int     Unix ms by Redis's clock; 0 if the record is gone
 -- ARGV[8] retention_ms int  how long the keys live after the run's end
 -- ARGV[9] tenant   str
+-- ARGV[10] minute_ttl_ms int  of minute_totals
 -- Returns 1 if this call removed the run, else 0.
 --
 -- A key of a run has no TTL exactly as long as the run is in the active ones: the TTL and the removal are one step. The
 -- idempotency key expires with the record; if it lived on, it would create another run with the same id.
 -- Safe to repeat: only the call that removes the run counts it, so each run counts once, and only the call that
 -- removes its reservation takes it from the tenant's sum. Both happen in one step, so its tokens are always counted.
-local active, active_of_tenant, tenant_tokens, totals, reserved = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local run_keys = {unpack(KEYS, 6)}
+local active, active_of_tenant, tenant_tokens, totals = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local minute_totals, reserved = KEYS[5], KEYS[6]
+local run_keys = {unpack(KEYS, 7)}
 local run_id, day, tokens, ttl_ms, status, events = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
-local ended_at, retention_ms, tenant = tonumber(ARGV[7]), ARGV[8], ARGV[9]
+local ended_at, retention_ms, tenant, minute_ttl_ms = tonumber(ARGV[7]), ARGV[8], ARGV[9], ARGV[10]
 
 if ended_at == 0 then
     local time = redis.call('TIME')
@@ -49,9 +52,12 @@ if redis.call('ZREM', active, run_id) == 0 then
     return 0
 end
 if status ~= '' then
-    redis.call('HINCRBY', totals, 'runs_' .. status, 1)
-    redis.call('HINCRBY', totals, 'events', events)
-    redis.call('HINCRBY', totals, 'tokens', tokens)
+    for _, counted in ipairs({totals, minute_totals}) do
+        redis.call('HINCRBY', counted, 'runs_' .. status, 1)
+        redis.call('HINCRBY', counted, 'events', events)
+        redis.call('HINCRBY', counted, 'tokens', tokens)
+    end
+    redis.call('PEXPIRE', minute_totals, minute_ttl_ms)
 end
 if tokens ~= '0' then
     local stored_day = tonumber(redis.call('HGET', tenant_tokens, 'day') or '0')

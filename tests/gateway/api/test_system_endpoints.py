@@ -77,6 +77,10 @@ async def test_stats_cover_the_whole_system(
         "events": 6, "runs_succeeded": 0, "runs_failed": 1, "runs_cancelled": 2, "tokens": 0,
     }  # fmt: skip
     assert answered["streams_open"] == 3, "over all gateways"
+    minutes = answered["last_hour"]
+    assert all(0 <= minute["began_s_ago"] < 120 for minute in minutes)
+    assert {name: sum(minute[name] for minute in minutes) for name in answered["totals"]} == answered["totals"]
+    assert 0 < await redis.ttl(keys.totals_of_minute(int((await redis.time())[0]) // 60 - len(minutes) + 1)) <= 2 * 3600
 
 
 async def test_stats_of_an_empty_system_are_zero(api: httpx.AsyncClient) -> None:
@@ -84,6 +88,7 @@ async def test_stats_of_an_empty_system_are_zero(api: httpx.AsyncClient) -> None
 
     assert answered["workers"] == []
     assert {*answered["queue"].values(), *answered["totals"].values()} == {0}
+    assert answered["last_hour"] == []
 
 
 async def test_stats_need_the_admin_scope(client_of: ClientOf) -> None:

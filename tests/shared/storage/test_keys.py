@@ -32,7 +32,7 @@ def test_no_two_things_share_a_key() -> None:
     made = [key_of(run_id) for key_of in [*OF_A_RUN, keys.job, keys.lease, keys.arq_retry] for run_id in run_ids]
     made += [keys.ACTIVE, keys.QUEUE, keys.WAKEUP, keys.SWEEP, keys.TOOLS, keys.TOOLS_SEEN, keys.API_KEYS, keys.TOTALS]
     made += [keys.WORKERS, keys.GATEWAYS, keys.seen(keys.WORKERS), keys.seen(keys.GATEWAYS)]
-    made += [keys.api_key("a"), keys.api_key("s")]
+    made += [keys.api_key("a"), keys.api_key("s"), keys.totals_of_minute(1), keys.totals_of_minute(2)]
     made += [keys.runs("public"), keys.runs("other"), keys.idempotency("public", "k"), keys.idempotency("other", "k")]
 
     assert len(set(made)) == len(made)
