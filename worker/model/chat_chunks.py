@@ -79,12 +79,12 @@ class ChunkDecoder:
         self._is_first_line = True
         self._ends_in_cr = False
         self._line: list[bytes] = []  # the parts of an incomplete line
-        self._line_bytes = 0
         self._data: list[bytes] = []  # the data lines of an incomplete event
         self._data_bytes = 0
         self._event = b""
         self._bare: list[bytes] = []  # the lines of a bare JSON text with several lines
         self._bare_bytes = 0
+        self._idle_bytes = 0  # since the last chunk
         self._joiner = SurrogateJoiner()
 
     def feed(self, data: bytes) -> list[Chunk]:
@@ -92,7 +92,7 @@ class ChunkDecoder:
 
         Raises:
             BadChunk: an event cannot be parsed.
-            EventTooLong: an event exceeds `event_max_bytes`.
+            EventTooLong: an event, or what is between two chunks, exceeds `event_max_bytes`.
         """
         if self._ends_in_cr or b"\r" in data:
             data = self._with_lf(data)
@@ -103,14 +103,13 @@ class ChunkDecoder:
             if self._line:
                 lines[0] = b"".join((*self._line, lines[0]))
                 self._line = []
-                self._line_bytes = 0
             for line in lines:
                 self._take_line(line, chunks)
         if rest:
             self._line.append(rest)
-            self._line_bytes += len(rest)
-            if self._line_bytes + self._data_bytes > self._event_max_bytes:
-                raise EventTooLong(self._event_max_bytes)
+        self._idle_bytes = 0 if chunks else self._idle_bytes + len(data)
+        if self._idle_bytes > self._event_max_bytes and not self.is_done:
+            raise EventTooLong(self._event_max_bytes)
         return chunks
 
     def finish(self) -> list[Chunk]:

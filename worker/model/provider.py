@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 _DONE_WAIT_S: Final = 5.0
 # After [DONE] only the end of the body follows. Once it is read, the connection can be reused.
 _BODY_END_WAIT_S: Final = 0.1
+# What follows [DONE] is not read to its end if it comes in more parts.
+_READS_AFTER_END_MAX: Final = 8
 _CAUSE_MAX_CHARS: Final = 500
 # The SDK's limits, but idle connections stay open longer than 5 s: a new TLS connection costs a run three round trips.
 LIMITS: Final = httpx2.Limits(
@@ -88,9 +90,13 @@ class Provider:
             while True:
                 try:
                     read = _body_reader(response)
+                    reads_after_end = 0
                     while data := await (_read_trailer(read, reader) if reader.has_finish_reason else read()):
                         for chunk in reader.feed(data):
                             yield chunk
+                        reads_after_end += reader.is_done
+                        if reads_after_end > _READS_AFTER_END_MAX:
+                            break
                     for chunk in reader.finish(response.headers.get("content-type", "")):
                         yield chunk
                 finally:

@@ -11,6 +11,7 @@ import asyncio
 import io
 import socket
 import ssl
+import zlib
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -26,6 +27,12 @@ _ONE_PART_MAX_BYTES: Final = 1 << 20
 _UNSENT_TIMEOUT_MS: Final = 30_000
 # Some proxies send longer policies or cookies than aiohttp's default of 8 KiB.
 _HEADER_MAX_BYTES: Final = 64 * 1024
+# An error's body is read up to this length, compressed and not. The rest is dropped.
+ERROR_BODY_MAX_BYTES: Final = 64 * 1024
+# Compressed bytes expand up to a thousand times, so that few are decoded at once.
+_COMPRESSED_PART_BYTES: Final = 4096
+_FIRST_ERROR_STATUS: Final = 300
+_GZIP_OR_ZLIB: Final = zlib.MAX_WBITS | 32
 _FAILURES: Final = (aiohttp.ClientError, HttpProcessingError, OSError)
 
 
@@ -95,6 +102,8 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             # aiohttp would set a timer for each read. `ResponseBody` has one for the whole body.
             connection.protocol.read_timeout = None
         body = ResponseBody(response, timeouts["read"])
+        if response.status >= _FIRST_ERROR_STATUS:
+            return await _read_error(response, body, timeouts["read"], request)
         return httpx2.Response(
             response.status, headers=response.raw_headers, stream=body, request=request, extensions={"read": body.read}
         )
@@ -132,8 +141,10 @@ class ResponseBody(httpx2.AsyncByteStream):
         return data
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Yields the bytes in small parts, for httpx's decoders."""
         while data := await self.read():
-            yield data
+            for at in range(0, len(data), _COMPRESSED_PART_BYTES):
+                yield data[at : at + _COMPRESSED_PART_BYTES]
 
     async def aclose(self) -> None:
         """Closes the connection, unless the body was read to its end: then the pool has it back."""
@@ -149,6 +160,37 @@ class ResponseBody(httpx2.AsyncByteStream):
             self._response.content.set_exception(aiohttp.SocketTimeoutError("no data"))
         else:
             self._timer = self._loop.call_at(due_at, self._check_stall)
+
+
+async def _read_error(
+    response: aiohttp.ClientResponse, body: ResponseBody, timeout_s: float | None, request: httpx2.Request
+) -> httpx2.Response:
+    """Returns a response with the beginning of an error's body: its length and its end are up to the server."""
+    content = bytearray()
+    try:
+        async with asyncio.timeout(timeout_s):
+            while len(content) < ERROR_BODY_MAX_BYTES and (data := await body.read()):
+                content += data
+    except (TimeoutError, httpx2.TransportError):
+        pass  # the status says more than the cut
+    finally:
+        await body.aclose()
+    headers = httpx2.Headers(response.raw_headers)
+    if headers.pop("content-encoding", "identity") != "identity":
+        content = _decompressed(content)
+    headers.pop("content-length", None)
+    headers.pop("transfer-encoding", None)
+    return httpx2.Response(
+        response.status, headers=headers, content=bytes(content[:ERROR_BODY_MAX_BYTES]), request=request
+    )
+
+
+def _decompressed(content: bytearray) -> bytearray:
+    """Returns the beginning of a body in gzip or zlib; nothing if it is in another coding."""
+    try:
+        return bytearray(zlib.decompressobj(_GZIP_OR_ZLIB).decompress(content, ERROR_BODY_MAX_BYTES))
+    except zlib.error:
+        return bytearray()
 
 
 def _open_socket(address: aiohttp.AddrInfoType) -> socket.socket:
