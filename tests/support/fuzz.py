@@ -40,6 +40,7 @@ from stagebus.shared.store import api_keys, run_queue
 from stagebus.shared.store.run_list import EVERY_RUN
 from stagebus.worker.model.chat_chunks import BadChunk, ChunkDecoder, EventTooLong
 from stagebus.worker.model.delta_merger import DeltaMerger
+from tests.support import schema_fuzz
 from tests.support.api_fuzz import fuzz_api
 from tests.support.http_fuzz import PIPELINE, HttpFuzz, cut
 from tests.support.system import free_port
@@ -257,6 +258,8 @@ def _mangled(value: Any, junk: list[Any], dice: random.Random) -> Any:
 
 CHUNKS = st.lists(st.builds(_mangled, st.just(CHUNK), st.lists(JSON, min_size=1, max_size=4), st.randoms()), max_size=4)
 
+DOCUMENTS = _broken(schema_fuzz.PETSHOP) | _broken(schema_fuzz.QUIRKS) | schema_fuzz.BOMB.map(schema_fuzz.bomb)
+
 KINDS = {
     "cursors": Kind(st.text(max_size=50) | _broken_text("5204-118"), take_cursor),
     "run ids": Kind(st.text(max_size=40) | _broken_text("01J9ZK3V7Q8E5W2R4T6Y8V0P1A"), take_run_id),
@@ -273,6 +276,10 @@ KINDS = {
     "live batches": Kind(st.binary(max_size=100) | _broken(BATCH), take_batch),
     "jobs": Kind(st.binary(max_size=100) | _broken(b'{"t": null, "f": "x", "a": ["01J"], "k": {}}'), take_job),
     "providers' streams": Kind(st.tuples(st.binary(max_size=200) | _broken(STREAM), st.integers(0, 200)), take_stream),
+    "schemas": Kind(schema_fuzz.VALID, schema_fuzz.take_valid_schema),
+    "hostile schemas": Kind(schema_fuzz.HOSTILE, schema_fuzz.take_hostile_schema),
+    "patterns": Kind(schema_fuzz.PATTERN_CASES, schema_fuzz.take_pattern),
+    "OpenAPI documents": Kind(DOCUMENTS, schema_fuzz.take_document),
     "providers' chunks": Kind(CHUNKS | st.lists(st.dictionaries(st.text(max_size=8), JSON), max_size=3), take_chunks),
 }
 
