@@ -31,9 +31,8 @@ DEV := .venv/.dev-is-set-up
 JS := clients/js
 NODE_MODULES := $(JS)/node_modules/.is-set-up
 DIST := $(JS)/dist/.built
-# Other projects' clients, for the tests of the views.
-THIRD_PARTY := tests/clients/third_party
-THIRD_PARTY_MODULES := $(THIRD_PARTY)/node_modules/.is-set-up
+# Other projects' clients, for the tests of the views, and what the examples need.
+OTHERS := tests/clients/third_party examples/react-chat
 # Only wheels: no foreign code runs during installation.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --only-binary :all: -c constraints.txt
 
@@ -56,7 +55,7 @@ export PYTHONDONTWRITEBYTECODE :=
 up: $(RUNTIME)
 	@exec $(BIN)/stagebus up --host "$(HOST)" --port "$(PORT)"
 
-test: $(DEV) $(NODE_MODULES) $(THIRD_PARTY_MODULES)
+test: $(DEV) $(NODE_MODULES) $(OTHERS:%=%/node_modules/.is-set-up)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 chaos: $(DEV) $(if $(filter js,$(CLIENT)),$(DIST))
@@ -105,7 +104,7 @@ $(DIST): $(wildcard $(JS)/src/*) $(JS)/tsconfig.json | $(NODE_MODULES)
 	@touch $@
 
 clean:
-	rm -rf $(JS)/node_modules $(THIRD_PARTY)/node_modules $(JS)/dist .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(addsuffix /node_modules,$(JS) $(OTHERS)) $(JS)/dist .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
 
 $(RUNTIME): pyproject.toml constraints.txt | $(BIN)/python
 	$(call INSTALL,Stagebus with its server,.[server])
@@ -115,19 +114,13 @@ $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 	$(call INSTALL,Stagebus with its development tools,.[dev])
 	@touch $(RUNTIME) $@
 
-# Without Node the JavaScript client's tests are skipped; in CI they fail.
-$(NODE_MODULES): $(JS)/package.json
+# Without Node the tests that need these packages are skipped; in CI they fail.
+%/node_modules/.is-set-up: %/package.json
 	@if command -v npm >/dev/null; then \
-		echo "installing the npm packages of $(JS)"; \
-		cd $(JS) && npm install --silent --no-progress && touch ../../$@ && \
-		echo "installed: $(JS)/node_modules has $$(ls node_modules | wc -l) packages"; \
-		else echo "npm is not installed: the tests of clients/js are skipped" >&2; fi
-
-# Their own peer dependencies exclude each other.
-$(THIRD_PARTY_MODULES): $(THIRD_PARTY)/package.json
-	@if command -v npm >/dev/null; then \
-		echo "installing the npm packages of $(THIRD_PARTY)"; cd $(THIRD_PARTY) && npm install --silent --no-progress \
-		--no-package-lock --ignore-scripts --legacy-peer-deps && touch node_modules/.is-set-up; fi
+		echo "installing the npm packages of $*"; \
+		cd $* && npm install --silent --no-progress && touch node_modules/.is-set-up && \
+		echo "installed: $*/node_modules has $$(ls node_modules | wc -l) packages"; \
+		else echo "npm is not installed: the tests of $* are skipped" >&2; fi
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else \
