@@ -144,6 +144,17 @@ def test_proxy_does_not_buffer_streams() -> None:
     assert "proxy_ignore_headers" not in found
 
 
+def test_proxy_logs_no_query_and_no_referrer() -> None:
+    """Either may contain a ticket."""
+    found = directives(NGINX.read_text())
+    (log_format,) = found["log_format"]
+    named = set(re.findall(r"\$(\w+)", log_format))
+
+    assert "uri" in named
+    assert not named & {"request", "request_uri", "args", "query_string", "is_args", "http_referer", "http_cookie"}
+    assert found["access_log"] == [f"/dev/stdout {log_format.split()[0]}"]
+
+
 def test_proxy_retries_get_but_never_post() -> None:
     found = directives(NGINX.read_text())
 

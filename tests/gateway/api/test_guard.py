@@ -2,16 +2,19 @@
 
 import httpx
 import pytest
+from pydantic import SecretStr
 from redis.asyncio import Redis
 from starlette.applications import Starlette
 
 from stagebus.gateway.api.guard import RUN_ID, Guarded
+from stagebus.gateway.app import create_app
 from stagebus.gateway.endpoint_table import ENDPOINTS
+from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.ids import new_run_id
 from stagebus.shared.domain.tenants import Scope
 from stagebus.shared.log import sse
 from stagebus.shared.storage import keys
-from tests.gateway.conftest import ClientOf, client
+from tests.gateway.conftest import SECRET, ClientOf, client
 from tests.support.redis_calls import calls
 
 HELLO = {"user_prompt": "Hello"}
@@ -64,6 +67,14 @@ async def test_operation_requires_authentication_and_its_scope(
         assert (refused.status_code, code_of(refused)) == (403, "forbidden")
         assert f'scope="{guard.scope}"' in refused.headers["www-authenticate"]
         assert guard.scope in refused.text
+
+
+async def test_metrics_may_be_opened_for_scrapers_without_a_key(redis: Redis, settings: Settings) -> None:
+    app = create_app(settings.model_copy(update={"auth": "keys", "secret": SecretStr(SECRET), "metrics_open": True}))
+    async with app.router.lifespan_context(app), client(app) as stranger:
+        answered = {path: (await stranger.get(path)).status_code for path in ("/metrics", "/stats", "/healthz")}
+
+    assert answered == {"/metrics": 200, "/stats": 401, "/healthz": 200}
 
 
 @pytest.mark.parametrize(("path", "method", "prefix"), OF_A_RUN)

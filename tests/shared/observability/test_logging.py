@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 from uvicorn.logging import AccessFormatter
 
-from stagebus.shared.observability.logging import FIELDS, JsonFormatter, RedactingFilter, TextFormatter
+from stagebus.shared.observability.logging import (
+    AUDIT,
+    FIELDS,
+    JsonFormatter,
+    RedactingFilter,
+    TextFormatter,
+    configure,
+)
 
 HOSTILE = "a\nb\r\x1b[31m\x00\x85\u2028c\ud800"
 
@@ -61,6 +68,15 @@ def test_traceback_is_kept(formatter: logging.Formatter) -> None:
 
 def test_value_of_any_type_can_be_a_field() -> None:
     assert json.loads(JsonFormatter().format(record("x", where={1: object})))["where"]
+
+
+def test_audit_log_is_written_at_every_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging, "basicConfig", lambda **_: None)
+    for name in (AUDIT, "httpx2"):
+        monkeypatch.setattr(logging.getLogger(name), "level", logging.NOTSET)
+    configure("ERROR")
+
+    assert logging.getLogger(AUDIT).level == logging.INFO
 
 
 def test_traceback_cannot_forge_a_line() -> None:
