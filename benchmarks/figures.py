@@ -117,6 +117,9 @@ def _worker(results: Results) -> Iterator[Figure]:
         for pace, words, target in paces:
             rivals = {label: worker[pace][name] for name, label in labels.items()}
             yield Figure(f"worker, a model's chunk, {words}: CPU", "µs", worker[pace]["ours"], target, rivals)
+        for api, cost in worker.get("api_us", {}).items():
+            what = f"worker, a token of the API {api} over a chat completion's, as fast as it comes: CPU"
+            yield Figure(what, "x", cost / worker["fast_us"]["ours"], 1.3)
         if "calls_per_paced_chunk" in worker:
             calls = worker["calls_per_paced_chunk"]
             yield Figure("worker, a model's chunk, an append each: calls of Python functions", "", calls, None)

@@ -3,14 +3,15 @@
     python -m benchmarks.scripted_provider        prints `listening on http://127.0.0.1:…`
 
 The model's name is the script: `chunks=400,per_s=40`; `per_s=0` is as fast as the socket takes
-them. The text of each paced chunk is the time of its sending.
+them. The text of each paced chunk is the time of its sending. /v1/responses and /v1/messages
+answer with events of their APIs, as fast as the socket takes them.
 It also keeps when each request came: `GET /asked` answers with the times by prompt, and forgets them.
 """
 
 import asyncio
 import json
 import time
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 import uvloop
@@ -30,8 +31,43 @@ def chunk(delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
+def event(**data: Any) -> bytes:
+    """Returns a typed event, in HTTP chunked encoding."""
+    frame = b"event: %b\ndata: %b\n\n" % (data["type"].encode(), orjson.dumps(data))
+    return b"%x\r\n%b\r\n" % (len(frame), frame)
+
+
+class Answer(NamedTuple):
+    """The start of an answer, each of its tokens, and its end."""
+
+    start: bytes
+    token: bytes
+    end: bytes
+
+
 TOKEN: Final = chunk({"content": " token"})
-END: Final = chunk({}, "stop") + b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
+LAST: Final = b"0\r\n\r\n"
+END: Final = chunk({}, "stop") + b"e\r\ndata: [DONE]\n\n\r\n" + LAST
+ITEM: Final = "msg_0fabc13af1ee0049006a691dfebdc881a1ae18d027c313d8ce"
+ANSWERS: Final = {
+    b"/v1/responses": Answer(
+        event(type="response.created", sequence_number=0, response={"model": "gpt-5.6", "status": "in_progress"}),
+        event(
+            type="response.output_text.delta", content_index=0, delta=" token", item_id=ITEM, logprobs=[],
+            obfuscation="RvoJ43TaUvnC", output_index=0, sequence_number=6,
+        ),
+        event(type="response.completed", response={"status": "completed", "output": []}) + LAST,
+    ),
+    b"/v1/messages": Answer(
+        event(type="message_start", message={"model": "claude-sonnet-5", "content": []})
+        + event(type="content_block_start", index=0, content_block={"type": "text", "text": ""}),
+        event(type="content_block_delta", index=0, delta={"type": "text_delta", "text": " token"}),
+        event(type="content_block_stop", index=0)
+        + event(type="message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": 1})
+        + event(type="message_stop") + LAST,
+    ),
+}  # fmt: skip
+CHAT: Final = Answer(b"", TOKEN, END)
 
 
 _BEFORE, _, _AFTER = chunk({"content": " 0123456789abcdef"}).partition(b"0123456789abcdef")
@@ -75,17 +111,19 @@ class Provider(asyncio.Protocol):
         if len(body) >= length:
             self._data = b""
             request = orjson.loads(body)
-            self.asked[str(request["messages"][-1]["content"])] = time.monotonic_ns()
-            self.task = asyncio.create_task(self._answer(request["model"]))
+            prompt = (request.get("messages") or request["input"])[-1]["content"]
+            self.asked[str(prompt)] = time.monotonic_ns()
+            answer = ANSWERS.get(head.split(b" ", 2)[1], CHAT)
+            self.task = asyncio.create_task(self._answer(request["model"], answer))
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the protocol's signature
         if self.task is not None:
             self.task.cancel()
 
-    async def _answer(self, model: str) -> None:
+    async def _answer(self, model: str, answer: Answer) -> None:
         script = dict(item.split("=") for item in model.split(","))
         count, per_s = int(script["chunks"]), float(script.get("per_s", 0))
-        self.transport.write(HEAD)
+        self.transport.write(HEAD + answer.start)
         started = time.monotonic()
         for number in range(count):
             if per_s:
@@ -93,8 +131,8 @@ class Provider(asyncio.Protocol):
                 self.transport.write(stamped())
             else:
                 await self._writable.wait()
-                self.transport.write(TOKEN)
-        self.transport.write(END)
+                self.transport.write(answer.token)
+        self.transport.write(answer.end)
 
 
 async def _main() -> None:

@@ -6,6 +6,8 @@ the SDK's typed chunks, its raw lines, and httpx with orjson. Two paces: an answ
 it can be read, where appends travel in bursts; and many answers at a model's pace,
 where nearly every chunk is an append of its own.
 
+The same for a token of the Responses API and of the Messages API, which has to cost at most 1.3 times as much.
+
 It also counts the Python functions that one paced chunk calls, in our code and in libraries: a number that does not
 depend on the machine, but on the versions of the libraries.
 """
@@ -39,6 +41,7 @@ ANSWERS = lab.sized(100, 20)
 PER_S = 20
 PACED_CHUNKS = lab.sized(200, 20)
 CALLS_PER_S = 200
+APIS = ("responses", "messages")
 MESSAGES = [{"role": "user", "content": "hello"}]
 ROOT = Path(__file__).parent.parent
 COUNTED = (str(ROOT / "src"), "site-packages")
@@ -120,7 +123,8 @@ async def measure() -> dict[str, Any]:
         sdk = openai.AsyncOpenAI(base_url=url, api_key="bench", max_retries=0)
         plain = httpx.AsyncClient(base_url=url, limits=httpx.Limits(max_connections=None), timeout=60)
         ours = Ours(redis, settings)
-        for close in (ours.aclose, sdk.close, plain.aclose):
+        by_api = {api: Ours(redis, settings.model_copy(update={"provider_api": api})) for api in APIS}
+        for close in (ours.aclose, sdk.close, plain.aclose, *(other.aclose for other in by_api.values())):
             stack.push_async_callback(close)
         ways: dict[str, Callable[[str], Awaitable[None]]] = {
             "ours": ours.answer,
@@ -128,10 +132,12 @@ async def measure() -> dict[str, Any]:
             "sdk_lines": lambda script: _sdk_lines(sdk, script),
             "httpx_orjson": lambda script: _httpx(plain, script),
         }
-        result: dict[str, Any] = {"fast_us": {}, "paced_us": {}}
+        result: dict[str, Any] = {"fast_us": {}, "paced_us": {}, "api_us": {}}
         for name, ask in ways.items():
             result["fast_us"][name] = await _cost(ask, 1, CHUNKS, 0)
             result["paced_us"][name] = await _cost(ask, ANSWERS, PACED_CHUNKS, PER_S)
+        for api, other in by_api.items():
+            result["api_us"][api] = await _cost(other.answer, 1, CHUNKS, 0)
         result["calls_per_paced_chunk"] = await _calls_per_chunk(ours.answer)
         return result
 
