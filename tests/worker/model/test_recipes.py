@@ -59,6 +59,21 @@ def indexed(deltas: Deltas) -> Deltas:
     return deltas
 
 
+RESPONSES = {
+    "model", "input", "instructions", "stream", "store", "include", "tools", "tool_choice", "parallel_tool_calls",
+    "max_output_tokens", "temperature", "prompt_cache_key",
+}  # fmt: skip
+MESSAGES = {"model", "messages", "system", "max_tokens", "stream", "tools", "tool_choice", "temperature"}
+SEALED = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "sealed"}
+RAW = {
+    "type": "reasoning",
+    "id": "rs_1",
+    "summary": [],
+    "content": [{"type": "reasoning_text", "text": "Let me look."}],
+}
+THINKING = {"type": "thinking", "thinking": "Let me look.", "signature": "sealed"}
+
+
 @dataclass
 class Manner:
     """The requests that a provider accepts, and its answers."""
@@ -71,6 +86,67 @@ class Manner:
     usage_unasked: bool = False
     message_fields: set[str] = field(default_factory=set)  # beyond OpenAI's own
     check: Callable[[Body], bool] = lambda _: True  # of a request that gives calls back
+    api: str = "chat"
+    reasoning: Body = field(default_factory=lambda: SEALED)  # of a response
+    version: str = "anthropic-version: 2023-06-01"  # the header of a message
+
+
+def responses_events(manner: Manner, *, is_call: bool) -> list[Body]:
+    """Returns a response that reasons and calls, or answers with text."""
+    call_item = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "get_weather", "arguments": PARIS}
+    said = {"type": "message", "id": "msg_1", "content": [{"type": "output_text", "text": "18 °C", "annotations": []}]}
+    items = [manner.reasoning, call_item] if is_call else [said]
+    done = [{"type": "response.output_item.done", "output_index": at, "item": item} for at, item in enumerate(items)]
+    usage = {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7}
+    return [*done, {"type": "response.completed", "response": {"status": "completed", "usage": usage}}]
+
+
+def messages_events(*, is_call: bool) -> list[Body]:
+    """Returns a message that thinks and calls, or answers with text."""
+    use = {"type": "tool_use", "id": "toolu_1", "name": "get_weather", "input": {"city": "Paris"}}
+    blocks = [THINKING, use] if is_call else [{"type": "text", "text": "18 °C"}]
+    start = {"type": "message_start", "message": {"model": "theirs", "usage": {"input_tokens": 3}}}
+    parts = [
+        part
+        for at, block in enumerate(blocks)
+        for part in (
+            {"type": "content_block_start", "index": at, "content_block": block},
+            {"type": "content_block_stop", "index": at},
+        )
+    ]
+    end = {"delta": {"stop_reason": "tool_use" if is_call else "end_turn"}, "usage": {"output_tokens": 4}}
+    return [start, *parts, {"type": "message_delta", **end}, {"type": "message_stop"}]
+
+
+def refusal_of_response(manner: Manner, body: Body) -> str:
+    """Returns why a provider with the Responses API would refuse the conversation."""
+    (asked, *rest) = body["input"]
+    if (
+        body.get("store") is not False
+        or body.get("include") != ["reasoning.encrypted_content"]
+        or asked["role"] != "user"
+    ):
+        return "the conversation would be stored"
+    kept = {name: value for name, value in manner.reasoning.items() if name != "id" or manner.reasoning is RAW}
+    given = [kept, {"type": "function_call", "call_id": "call_1", "name": "get_weather", "arguments": PARIS}]
+    given.append({"type": "function_call_output", "call_id": "call_1", "output": "18 °C"})
+    return "" if rest in ([], given) else f"other items come back: {rest}"
+
+
+def refusal_of_messages(manner: Manner, head: str, body: Body) -> str:
+    """Returns why a provider with the Messages API would refuse the conversation."""
+    if manner.version not in head.lower() and body.get("anthropic_version") != manner.version:
+        return "no version"
+    marks = str(body).count("cache_control")
+    if "max_tokens" not in body or not 1 <= marks <= 4 or "tools" not in body:
+        return f"max_tokens, tools or cache marks are missing: {marks}"
+    (_, *rest) = body["messages"]
+    if not rest:
+        return ""
+    (assistant, user) = rest
+    (thought, use), (result,) = assistant["content"], user["content"]
+    is_given_back = (thought, use["id"], use["input"]) == (THINKING, result["tool_use_id"], {"city": "Paris"})
+    return "" if is_given_back else f"other blocks come back: {rest}"
 
 
 def gives_signature_back(body: Body) -> bool:
@@ -94,14 +170,22 @@ def has_short_ids(body: Body) -> bool:
 
 
 MANNERS = {
-    "openai": Manner("/v1/chat/completions", OPENAI),
-    "azure": Manner(
-        "/openai/v1/chat/completions", OPENAI, auth=f"api-key: {KEY}",
+    "openai": Manner("/v1/responses", RESPONSES, api="responses"),
+    "azure": Manner("/openai/v1/responses", RESPONSES, api="responses", auth=f"api-key: {KEY}"),
+    "azure-dated": Manner(
+        "/openai/deployments/DEPLOYMENT/chat/completions?api-version=2024-10-21", OLDER, auth=f"api-key: {KEY}",
         before=b'data: {"choices":[],"created":0,"id":"","model":"","object":"","prompt_filter_results":[]}\n\n',
     ),
-    "azure-dated": Manner(
-        "/openai/deployments/DEPLOYMENT/chat/completions?api-version=2024-10-21", OLDER, auth=f"api-key: {KEY}"
+    "anthropic": Manner("/v1/messages", MESSAGES | {"thinking"}, api="messages", auth=f"x-api-key: {KEY}"),
+    "bedrock": Manner("/anthropic/v1/messages", MESSAGES, api="messages", auth=f"x-api-key: {KEY}"),
+    "vertex": Manner(
+        "/v1/projects/PROJECT/locations/europe-west1/publishers/anthropic/models/claude-haiku-4-5@20251001:streamRawPredict",
+        MESSAGES - {"model"} | {"anthropic_version"}, api="messages", version="vertex-2023-10-16",
     ),
+    "xai": Manner("/v1/responses", RESPONSES, api="responses", before=b": keepalive\n\n"),
+    "lmstudio": Manner("/v1/responses", RESPONSES, api="responses", reasoning=RAW, auth=None),
+    "vllm-gpt-oss": Manner("/v1/responses", RESPONSES, api="responses", reasoning=RAW, auth=None),
+    "openrouter-claude": Manner("/api/v1/messages", MESSAGES, api="messages", before=b": OPENROUTER PROCESSING\n\n"),
     "vllm": Manner("/v1/chat/completions", OLDER, auth=None),
     "llamacpp": Manner("/v1/chat/completions", OLDER, auth=None),
     "ollama": Manner("/v1/chat/completions", OLDER | {"options"}, lambda: indexed(call("call_1")), auth=None),
@@ -130,6 +214,9 @@ MANNERS = {
 }  # fmt: skip
 
 
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n\r\n"
+
+
 def answer(manner: Manner, head: str, body: Body) -> bytes:
     """Answers as the provider, or refuses."""
     wrong = refusal(manner, head, body)
@@ -138,6 +225,11 @@ def answer(manner: Manner, head: str, body: Body) -> bytes:
         return b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (
             len(text), text,
         )  # fmt: skip
+    if manner.api != "chat":
+        is_call = not any(kind in str(body) for kind in ("function_call_output", "tool_result"))
+        is_response = manner.api == "responses"
+        typed = responses_events(manner, is_call=is_call) if is_response else messages_events(is_call=is_call)
+        return HEAD + manner.before + b"".join(b"data: %b\n\n" % orjson.dumps(event) for event in typed)
     deltas: Deltas = manner.calls() if "tools" in body else [{"content": "18 "}, {"content": "°C"}]
     chunks = [{"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
     chunks.append(
@@ -148,21 +240,29 @@ def answer(manner: Manner, head: str, body: Body) -> bytes:
     elif body.get("stream_options"):
         chunks.append({"choices": [], "usage": USAGE})
     events = b"".join(b"data: %b\n\n" % orjson.dumps({"id": "c", "model": "theirs", **chunk}) for chunk in chunks)
-    head_ = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n\r\n"
-    return head_ + manner.before + events + b"data: [DONE]\n\n"
+    return HEAD + manner.before + events + b"data: [DONE]\n\n"
+
+
+def refusal_of_head(manner: Manner, head: str) -> str:
+    """Returns why the provider would answer 401 or 404, or an empty string."""
+    names = ("authorization", "api-key", "x-api-key")
+    key = next((line for line in head.lower().splitlines() if line.startswith(names)), None)
+    if not head.startswith(f"POST {manner.path} "):
+        return f"no such address: {head.splitlines()[0]}"
+    return "" if key == manner.auth else f"the key is not where it belongs: {key}"
 
 
 def refusal(manner: Manner, head: str, body: Body) -> str:
     """Returns why the provider would answer 400, 401 or 404, or an empty string."""
-    key = next((line for line in head.lower().splitlines() if line.startswith(("authorization", "api-key"))), None)
-    if not head.startswith(f"POST {manner.path} "):
-        return f"no such address: {head.splitlines()[0]}"
-    if key != manner.auth:
-        return f"the key is not where it belongs: {key}"
+    if wrong := refusal_of_head(manner, head):
+        return wrong
     if unknown := body.keys() - manner.fields:
         return f"unknown parameters {unknown}"
-    if body["model"] == "gpt-5" and "temperature" in body:
+    if body.get("model") in ("gpt-5", "claude-sonnet-5") and "temperature" in body:
         return "temperature is not supported with this model"
+    if manner.api != "chat":
+        is_response = manner.api == "responses"
+        return refusal_of_response(manner, body) if is_response else refusal_of_messages(manner, head, body)
     allowed = {"role", "content", "tool_calls", "tool_call_id", "id", "type", "function"} | manner.message_fields
     parts = [part for message in body["messages"] for part in (message, *message.get("tool_calls", []))]
     unknown = {name for part in parts for name in part} - allowed
@@ -179,7 +279,7 @@ def moved(provider: dict[str, Any], url: str) -> dict[str, Any]:
 async def do_stage(model: ModelClient, route: ModelRoute, stage_id: str, messages: Any, tools: Any) -> StageCompleted:
     asked = ModelRequest(
         model=route.name, route=route, messages=messages, tools=tools, max_tokens=50, temperature=0.5,
-        tool_choice="auto" if tools else None, parallel_tool_calls=True if tools else None,
+        tool_choice="auto" if tools else None, parallel_tool_calls=True if tools else None, declared_tools=TOOLS,
     )  # fmt: skip
     *_, completed = [event async for event in model_stage(stage_id, model, asked, set())]
     assert isinstance(completed, StageCompleted)
@@ -221,11 +321,11 @@ async def test_recipe_makes_a_call_and_answers_from_its_result(byte_server, prov
     synthesis = await do_stage(model, route, "synthesis", told, None)
     await model.aclose()
 
-    assert (made.name, made.arguments) == ("get_weather", PARIS)
+    assert (made.name, orjson.loads(made.arguments)) == ("get_weather", orjson.loads(PARIS))
     assert model_result(synthesis).text == "18 °C"
     assert model_result(synthesis).provider == provider
     assert extraction.usage is not None
-    assert extraction.usage.model_dump(exclude_none=True) == USAGE
+    assert extraction.usage.model_dump(exclude_none=True, exclude={"cost"}) == USAGE
 
 
 def test_providers_page_names_every_key_and_its_example_is_valid() -> None:
