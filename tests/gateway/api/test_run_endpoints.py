@@ -303,7 +303,7 @@ async def test_run_is_returned_with_stages_and_result(api: httpx.AsyncClient, re
     ]
     assert (ended["status"], ended["result"], ended["usage"]) == (
         "succeeded",
-        {"text": "Hi", "finish_reason": "length", "partial": False},
+        {"text": "Hi", "finish_reason": "length", "partial": False, "json": None},
         usage,
     )
     assert ended["finished_at"] >= ended["started_at"] >= ended["created_at"]
