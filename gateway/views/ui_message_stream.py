@@ -112,16 +112,17 @@ async def resume_chat(request: Request) -> Response:
 
     Without `startIndex`, parts that a restart has made void by now are left out.
     """
+    wanted = request.query_params.get("startIndex")
+    if wanted is not None and not _START_INDEX.fullmatch(wanted):
+        raise BadStartIndex
     try:
         run = await _find_run(request)
     except RunNotFound:
         return Response(status_code=204)
-    source, wanted = source_of(run, UiMessageFold), request.query_params.get("startIndex")
+    source = source_of(run, UiMessageFold)
     if wanted is None:
         voided = await find_voided(request, run.run_id)
         return await answer_stream(request, source, voided=voided, headers=_headers(run))
-    if not _START_INDEX.fullmatch(wanted):
-        raise BadStartIndex
     index, headers = int(wanted), _headers(run)
     if index < 0:
         count = (await fold_run(request, source)).message_count
