@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import orjson
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
 from stagebus import client
@@ -181,7 +182,7 @@ def test_no_input_ends_in_a_traceback(arguments: list[bytes], closed: str, tmp_p
 def test_unexpected_error_is_one_line_and_at_debug_level_a_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail() -> None:
+    def fail(*, standalone_mode: bool) -> None:
         raise RuntimeError("\x1b[2J redis://:planted@localhost")
 
     monkeypatch.setattr(main, "app", fail)
@@ -194,6 +195,25 @@ def test_unexpected_error_is_one_line_and_at_debug_level_a_traceback(
         assert said.startswith(r"stagebus: unexpected RuntimeError: \u001b[2J redis://***@localhost")
         assert ("Traceback" in said) == (level == "DEBUG")
         assert "planted" not in said
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [(typer.Abort(), ExitCode.DETACHED, "stagebus: interrupted\n"), (typer.Exit(ExitCode.PARKED), ExitCode.PARKED, "")],
+)
+def test_end_of_the_command_has_its_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], raised: Exception, code: int, said: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("stagebus.cli.run_commands.connect", fail)
+    monkeypatch.setattr(sys, "argv", ["stagebus", "tools"])
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+
+    assert ended.value.code == code
+    assert capsys.readouterr().err == said
 
 
 HOSTILE = "\x1b[2J\x9b2J\x7f\u202e"

@@ -15,6 +15,7 @@ imports its slow dependencies itself, so that `--help` and shell completion are 
 are in `exit_codes.py` and docs/cli.md.
 """
 
+import io
 import os
 import sys
 from contextlib import suppress
@@ -140,20 +141,30 @@ def main() -> None:
             # Replace characters that the terminal's encoding lacks, instead of losing a run's text to an exception.
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
-        app()
+        code = app(standalone_mode=False)  # the exit code of typer.Exit, if the command raised it
     except Exception as exc:  # noqa: BLE001 - no input may end in a traceback
-        raise SystemExit(_report(exc)) from None
+        code = _report(exc)
+    raise SystemExit(code)
 
 
 def _report(exc: Exception) -> int:
     """Print an error as one line, and the traceback of an unexpected one at the log level DEBUG. Return the exit code."""
     import traceback
 
+    if hasattr(exc, "show") and hasattr(exc, "exit_code"):  # typer's error for a wrong call, which prints the usage
+        usage = io.StringIO()
+        exc.show(usage)
+        with suppress(OSError):
+            typer.echo(printable(usage.getvalue().rstrip(), keep="\n"), err=True)
+        return int(exc.exit_code)
+
     from stagebus.cli.error_messages import message_of
     from stagebus.cli.exit_codes import ExitCode, exit_code_of
 
     code, text = exit_code_of(exc), message_of(exc)
-    if code is None:
+    if isinstance(exc, typer.Abort):  # Ctrl-C
+        code, text = ExitCode.DETACHED, "interrupted"
+    elif code is None:
         text = f"unexpected {type(exc).__name__}: {text} (STAGEBUS_LOG_LEVEL=DEBUG shows where)"
         if os.environ.get("STAGEBUS_LOG_LEVEL") == "DEBUG":
             text += "\n" + "".join(traceback.format_exception(exc))
