@@ -292,7 +292,8 @@ function showFacts(run) {
   // Until the run has ended, the sum of the stages so far.
   const used = usage ?? stages.map((stage) => stage.usage).filter(Boolean).reduce(sum, null);
   const { prompt_tokens: read, completion_tokens: written, total_tokens: total } = used ?? {};
-  const tokens = total ? `${total.toLocaleString()} tokens (${read.toLocaleString()} in, ${written.toLocaleString()} out)` : "";
+  const about = used?.estimated ? "about " : "";
+  const tokens = total ? `${about}${total.toLocaleString()} tokens (${read.toLocaleString()} in, ${written.toLocaleString()} out)` : "";
   const cost = isTerminal(run) ? money(used?.cost) : ""; // a partial cost would mislead
   setText($("usage"), [tokens, cost].filter(Boolean).join(" · "));
 }

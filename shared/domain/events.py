@@ -325,6 +325,7 @@ class Cancel(TimedEvent):
     reason: str | None = Field(
         default=None, description="why, in the words of the first one who asked to cancel the run"
     )
+    usage: Usage | None = Field(default=None, description="tokens up to then, with those of the stage that was cut")
 
 
 class Error(TimedEvent):
@@ -339,6 +340,7 @@ class Error(TimedEvent):
     error: str = Field(description="the reason in words, without secrets or provider internals")
     code: str = Field(description="stable; one of the codes in docs/design.md")
     failed_stage: str | None = Field(default=None, description="the stage that failed")
+    usage: Usage | None = Field(default=None, description="tokens up to then, with those of the stage that was cut")
 
 
 class Gap(BaseModel):

@@ -35,6 +35,10 @@ class Usage(BaseModel):
     reasoning_tokens: int | None = Field(
         default=None, description="part of completion_tokens that is reasoning; absent if no provider reports it"
     )
+    estimated: bool | None = Field(
+        default=None,
+        description="true if a part is an estimate, since the run was stopped before its provider counted; else absent",
+    )
     cost: Cost | None = Field(
         default=None, description="cost of all these tokens; absent if one of the models has no price"
     )
@@ -47,6 +51,7 @@ class Usage(BaseModel):
             cached_tokens=_sum_known(self.cached_tokens, other.cached_tokens),
             cache_write_tokens=_sum_known(self.cache_write_tokens, other.cache_write_tokens),
             reasoning_tokens=_sum_known(self.reasoning_tokens, other.reasoning_tokens),
+            estimated=self.estimated or other.estimated,
             cost=_total_cost([part for part in (self, other) if part.total_tokens]),
         )
 

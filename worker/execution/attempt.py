@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any, Final, TypeVar
 
 from stagebus.shared.config.settings import Settings
+from stagebus.shared.domain.usage import Usage
 from stagebus.shared.errors import Fenced, StagebusError
 from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage.lua_script import ScriptConnection
@@ -76,6 +77,7 @@ class Attempt:
             count_tokens=lambda: budget.tokens,
         )
         self.budget = budget
+        self.cut_usage: Usage | None = None  # of the last request to a model, if it was stopped or failed
         self.lease = HeldLease(run_id, token, claim.attempt, self)
         self.draining = asyncio.Event()
         self.decided = asyncio.Event()  # a person may have decided on a call

@@ -115,6 +115,7 @@ class ModelStageRunner:
                 budget = self._attempt.budget
                 meter = await stack.enter_async_context(budget.request(request.prompt_tokens(), request.answer_tokens))
                 self._request_metrics = self._metrics.request_started(route)
+                stack.callback(self._note_usage, route, meter, invalid)
                 completed = await publish_stage(
                     self._attempt.producer,
                     self._events_of(request, invalid, meter),
@@ -129,7 +130,15 @@ class ModelStageRunner:
             if self._request_metrics is not None:
                 self._request_metrics.failed(exc.code)
             raise
+        self._attempt.cut_usage = None
         return completed
+
+    def _note_usage(self, route: ModelRoute, meter: TokenMeter, invalid: InvalidAnswer | None) -> None:
+        """Notes the tokens of the request in case it was stopped or failed, with those of the unusable first answer."""
+        usage = meter.usage_so_far()
+        if usage is not None and invalid is not None:
+            usage += invalid.usage
+        self._attempt.cut_usage = usage and usage.model_copy(update={"cost": route.cost(usage)})
 
     def _on_event(self, event: Event) -> None:
         if not self._has_output and isinstance(event, ToolCompletionChunk):

@@ -194,7 +194,12 @@ class Runner:
             if isinstance(result, Outcome):
                 await attempt.producer.flush()
                 return result
-            end = run_store.terminal_state_of(result, self._settings, total_usage(toolchain.completed))
+            usage = total_usage(toolchain.completed)
+            if attempt.cut_usage is not None:
+                usage += attempt.cut_usage
+            if isinstance(result, Cancel | Error) and usage.total_tokens:
+                result = result.model_copy(update={"usage": usage})
+            end = run_store.terminal_state_of(result, self._settings, usage)
             attempt.producer.put(result, end)
             await attempt.producer.flush()
         self._metrics.run_ended(end.status)

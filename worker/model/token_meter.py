@@ -7,6 +7,7 @@ that is cancelled or fails halfway has a count, too.
 from typing import Any
 
 from stagebus.shared.domain.token_estimate import estimate_answer_tokens
+from stagebus.shared.domain.usage import Usage
 from stagebus.worker.model.compat.usage_fields import merge_usage, parse_usage
 
 
@@ -59,6 +60,24 @@ class TokenMeter:
     def _count(self, usage: dict[str, Any]) -> None:
         self._reported_tokens = parse_usage(usage).total_tokens
         self._reported_at_bytes = self.output_bytes
+
+    def usage_so_far(self) -> Usage | None:
+        """Returns the tokens of a request that was stopped; None if the provider had not begun to answer."""
+        if not self.tokens:
+            return None
+        if not self._reported_tokens or self.usage is None:
+            answer_tokens = estimate_answer_tokens(self.output_bytes)
+            counted = Usage(prompt_tokens=self._prompt_tokens, completion_tokens=answer_tokens)
+        else:
+            counted = parse_usage(self.usage)
+        further = self.tokens - counted.total_tokens if counted.total_tokens else 0
+        return counted.model_copy(
+            update={
+                "completion_tokens": counted.completion_tokens + further,
+                "total_tokens": self.tokens,
+                "estimated": True if not self.is_reported else None,
+            }
+        )
 
     @property
     def tokens(self) -> int:

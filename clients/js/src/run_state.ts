@@ -107,9 +107,15 @@ function applyEvent(state: RunState, event: RunEvent): RunState {
     case "done":
       return { ...withEnd(state, "succeeded", event), usage: data.usage ?? null };
     case "cancel":
-      return { ...withEnd(state, "cancelled", event), cancelReason: data.reason ?? null, stages: stopStages(state, data.at) };
+      return {
+        ...withEnd(state, "cancelled", event), usage: data.usage ?? null, cancelReason: data.reason ?? null,
+        stages: stopStages(state, data.at),
+      };
     case "error":
-      return { ...withEnd(state, "failed", event), error: data, stages: stopStages(state, data.at, data.failed_stage) };
+      return {
+        ...withEnd(state, "failed", event), usage: data.usage ?? null, error: data,
+        stages: stopStages(state, data.at, data.failed_stage),
+      };
     default:
       if (data.stage_id === RUN_STAGE) return state; // written by another version
       return withActivity(changeStage(state, data.stage_id, event));

@@ -511,6 +511,8 @@ export interface Usage {
   cache_write_tokens?: number | null;
   /** part of completion_tokens that is reasoning; absent if no provider reports it */
   reasoning_tokens?: number | null;
+  /** true if a part is an estimate, since the run was stopped before its provider counted; else absent */
+  estimated?: boolean | null;
   /** cost of all these tokens; absent if one of the models has no price */
   cost?: Cost | null;
 }
@@ -803,6 +805,8 @@ export interface CancelData {
   at?: number | null;
   /** why, in the words of the first one who asked to cancel the run */
   reason?: string | null;
+  /** tokens up to then, with those of the stage that was cut */
+  usage?: Usage | null;
 }
 /** The fields that are equal in all chat completion chunks of a stage. `?chunks=full` puts them back into each chunk. */
 export interface ChunkTemplate {
@@ -836,6 +840,8 @@ export interface ErrorData {
   code: string;
   /** the stage that failed */
   failed_stage?: string | null;
+  /** tokens up to then, with those of the stage that was cut */
+  usage?: Usage | null;
 }
 /** The model asks a person a question with the tool `ask_user`. The run is parked as it is for an approval. */
 export interface InputRequiredData {

@@ -37,4 +37,5 @@ def money(usage: dict[str, Any] | None) -> str:
 def tokens(usage: dict[str, Any] | None) -> str:
     """Format the total token count; empty if it is unknown."""
     count = (usage or {}).get("total_tokens")
-    return "" if count is None else f"{count} token{'' if count == 1 else 's'}"
+    about = "about " if (usage or {}).get("estimated") else ""
+    return "" if count is None else f"{about}{count} token{'' if count == 1 else 's'}"

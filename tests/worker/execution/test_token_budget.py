@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
+import orjson
 import pytest
 from redis.asyncio import Redis
 
@@ -141,6 +142,13 @@ async def test_cancelled_stage_counts_what_was_streamed(
     await asyncio.wait_for(working, 10)
 
     assert await used_today(redis) == (70 if usage else PROMPT_TOKENS + 1)
+    told: dict[str, Any] = {"total_tokens": 70, "prompt_tokens": 0, "completion_tokens": 0}
+    estimated = {
+        "prompt_tokens": PROMPT_TOKENS, "completion_tokens": 1, "total_tokens": PROMPT_TOKENS + 1, "estimated": True,
+    }  # fmt: skip
+    run = await run_store.get_run(redis, run_id)
+    page = await log_reader.read_page(redis, run_id, START, 100)
+    assert run.usage == orjson.loads(page.events[-1].data)["usage"] == (told if usage else estimated)
     assert await redis.hget(keys.TOTALS, "tokens") == str(await used_today(redis)).encode()
 
 
@@ -157,6 +165,19 @@ class TestScriptedAnswers:
 
         assert run.error["code"] == "model_rejected"
         assert await used_today(redis) == PROMPT_TOKENS + 2
+        assert (run.usage["total_tokens"], run.usage["estimated"]) == (PROMPT_TOKENS + 2, True)
+
+    async def test_run_that_fails_later_counts_its_complete_stages_too(self, redis, settings, runner, model) -> None:
+        call = {"index": 0, "id": "c", "function": {"name": "no_such_tool", "arguments": "{}"}}
+        calling = {"choices": [{"index": 0, "delta": {"tool_calls": [call]}, "finish_reason": "tool_calls"}]}
+        told = {"usage": {"prompt_tokens": 40, "completion_tokens": 30, "total_tokens": 70}}
+        model.answers = [
+            [{**calling, **told}],
+            [said("1234"), {"choices": [], **told}, said("1234"), ModelRejected("no")],
+        ]
+        run = await ended(redis, settings, runner)
+
+        assert run.usage == {"prompt_tokens": 80, "completion_tokens": 61, "total_tokens": 141, "estimated": True}
 
     async def test_each_try_counts_and_a_refused_request_costs_nothing(
         self, redis, settings, runner, model, monkeypatch
