@@ -1,7 +1,8 @@
 """Schemas as providers accept them. The rules are those of the providers' error messages."""
 
 import time
-from typing import Any
+from datetime import date
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from stagebus.worker.tools.portable_schema import fit_for_providers
+from stagebus.worker.tools.signature import read_signature
 
 TEXT = {"type": "string"}
 AB = {"type": "object", "properties": {"a": TEXT, "b": TEXT}}
@@ -100,6 +102,27 @@ def test_schema_that_expands_takes_little_time(schema):
 
     assert fitted["type"] == "object"
     assert time.process_time() - started < 1
+
+
+def plan(meals: list[Literal["lunch", "dinner"]], at: date | None = None, guests: int = 2) -> None:
+    """Has parameters of several kinds."""
+
+
+@pytest.mark.parametrize("is_strict", [True, False])
+def test_schema_of_a_function_stays_as_it_is(is_strict):
+    parameters = read_signature(plan, "plan", is_strict=is_strict).parameters
+
+    assert fit_for_providers(parameters) == parameters
+
+
+def test_tuple_of_a_function_gets_items():
+    def place(at: tuple[float, float], *, tags: tuple[str, int] = ("a", 1)) -> None:
+        pass
+
+    fitted = fit_for_providers(read_signature(place, "place").parameters)["properties"]
+
+    assert fitted["at"]["items"] == {"type": "number"}
+    assert fitted["tags"]["items"] == {"anyOf": [{"type": "string"}, {"type": "integer"}]}
 
 
 json = st.recursive(

@@ -19,7 +19,7 @@ _NOT_FOUND: Final = 404
 # A refusal of one of these statuses is about the caller's rights or rate.
 _OTHER_REFUSALS: Final = frozenset({401, 403, 429})
 # The end of a session is a courtesy; a server that does not answer it must not delay the next session.
-_DELETE_MAX_S: Final = 2.0
+DELETE_MAX_S: Final = 2.0
 CONFIRM_MAX_S: Final = 30.0
 
 
@@ -55,7 +55,7 @@ class SessionTransport(httpx2.AsyncBaseTransport):
         if self._is_lost:
             return httpx2.Response(204)
         try:
-            async with asyncio.timeout(_DELETE_MAX_S):
+            async with asyncio.timeout(DELETE_MAX_S):
                 response = await self._inner.handle_async_request(request)
                 await response.aread()
                 return response

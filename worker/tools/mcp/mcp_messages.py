@@ -68,6 +68,8 @@ class ServerMessages:
                 self._plain_by_id[id_] = self._plain_listing
             case JSONRPCRequest(id=id_, method="tools/call"):
                 self._plain_by_id[id_] = plain_result
+            case JSONRPCRequest(id=id_, method="initialize"):
+                self._plain_by_id[id_] = plain_greeting
             case JSONRPCNotification(method="notifications/cancelled", params={"requestId": id_}):
                 self._plain_by_id.pop(id_, None)
             case JSONRPCResponse() | JSONRPCError():
@@ -97,6 +99,17 @@ class ServerMessages:
 
     def _plain_listing(self, result: dict[str, Any]) -> dict[str, Any]:
         return plain_listing(result, self.left_out, self._schema_max_bytes)
+
+
+def plain_greeting(result: dict[str, Any]) -> dict[str, Any]:
+    """Returns the result of `initialize` with what Stagebus uses: the version. Servers omit the rest, or write null."""
+    given = result.get("serverInfo")
+    info = {name: value for name, value in given.items() if isinstance(value, str)} if isinstance(given, dict) else {}
+    return {
+        "protocolVersion": result.get("protocolVersion"),
+        "capabilities": {"tools": {}},
+        "serverInfo": {"name": info.get("name", ""), "version": info.get("version", "")},
+    }
 
 
 def says_session_is_lost(text: str) -> bool:

@@ -19,7 +19,7 @@ from mcp_types import jsonrpc_message_adapter as adapter
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.runtime.net import AddressPolicy
 from stagebus.worker.tools.egress import Egress
-from stagebus.worker.tools.mcp import mcp_pipes, mcp_source, mcp_transport
+from stagebus.worker.tools.mcp import mcp_http, mcp_pipes, mcp_source, mcp_transport
 from stagebus.worker.tools.mcp.mcp_messages import ServerMessages, says_session_is_lost, without_lone_surrogates
 from stagebus.worker.tools.mcp.mcp_source import McpSource
 from stagebus.worker.tools.registry import ToolRegistry
@@ -50,6 +50,7 @@ class FakeServer:
 
     def __init__(self) -> None:
         self.asked: Counter[str] = Counter()
+        self.greeting: dict = INITIALIZED
         self.list: Callable[[dict], object] = lambda _: {"tools": [GOOD]}
         self.call: Callable[[dict], object] = lambda _: ANSWER
         self.began: Callable[[Send], object] = lambda _: None  # after each connection
@@ -57,7 +58,7 @@ class FakeServer:
     def answer(self, method: str, params: dict) -> object:
         match method:
             case "initialize":
-                return INITIALIZED
+                return self.greeting
             case "tools/list":
                 return self.list(params)
             case "tools/call":
@@ -128,6 +129,21 @@ async def connect():
 
 async def call(registry: ToolRegistry, name: str = "good"):
     return await registry.get(f"s__{name}").call('{"q": "x"}', ToolContext(run_id="r", call_id="c"))
+
+
+@pytest.mark.parametrize(
+    "greeting",
+    [
+        {"protocolVersion": "2025-06-18"},
+        {**INITIALIZED, "capabilities": None, "serverInfo": {"name": 5, "version": None}, "instructions": 5},
+        {**INITIALIZED, "capabilities": {"tools": None, "logging": 5}, "_meta": 5},
+    ],
+    ids=str,
+)
+async def test_greeting_needs_only_a_version(server, connect, greeting):
+    server.greeting = greeting
+
+    assert (await call(await connect())).content == "42"
 
 
 # --- lists of tools -----------------------------------------------------------
@@ -540,6 +556,27 @@ async def test_slow_call_over_http_has_the_time_of_its_tool(sessions, connect, m
 
     assert (await call(registry)).content == "cut \ufffd"
     assert server.asked["initialize"] == 1
+
+
+@pytest.mark.parametrize("held", ["notifications/initialized", "DELETE"])
+async def test_server_that_confirms_nothing_is_left(sessions, connect, monkeypatch, caplog, held):
+    monkeypatch.setattr(mcp_http, "CONFIRM_MAX_S", 0.2)
+    monkeypatch.setattr(mcp_http, "DELETE_MAX_S", 0.2)
+    server, url = sessions
+    really = server.answer
+
+    async def answer(head: str, body: bytes, session: str) -> tuple[int, str, bytes, str]:
+        if held.encode() in body or held.lower() in head:
+            await asyncio.sleep(5)
+        return await really(head, body, session)
+
+    server.answer = answer
+    started = time.monotonic()
+    registry = await connect(url=url)
+    await registry.aclose()
+
+    assert time.monotonic() - started < 4
+    assert ("next try in" in caplog.text) is (held != "DELETE")
 
 
 @pytest.mark.parametrize(
