@@ -18,6 +18,7 @@ import pytest
 from redis.asyncio import Redis
 from starlette.applications import Starlette
 
+from stagebus.gateway.endpoint_table import ENDPOINTS
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.events import (
     Error,
@@ -469,6 +470,28 @@ BODIES = [
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: body[:60].decode(errors="replace"))
 async def test_hostile_body_is_refused_and_creates_nothing(api: httpx.AsyncClient, redis: Redis, body: bytes) -> None:
     assert is_sane(await api.post("/runs", content=body))
+    assert await keys_of_clients(redis) == []
+
+
+BOMBS = (
+    b"[" * 200_000,
+    b'{"a":' * 100_000,
+    b"{" + b",".join(b'"%d":1' % n for n in range(60_000)) + b"}",
+    b'{"messages":[' + b'{"role":"user","parts":[]},' * 20_000 + b"1]}",
+    b'{"input":"\\ud800"}',
+    b'{"a":NaN}',
+)
+
+
+async def test_json_bomb_is_refused_at_every_endpoint_that_reads_a_body(api: httpx.AsyncClient, redis: Redis) -> None:
+    for endpoint in ENDPOINTS:
+        if endpoint.method != "POST" or endpoint.path_template == "/session":
+            continue
+        path = endpoint.path_template.format(run_id=RUN, call_id="c", chat_id=RUN)
+        for bomb in BOMBS:
+            answer = await api.post(path, content=bomb, headers={"Content-Type": "application/json"})
+            assert 400 <= answer.status_code < 500, (path, bomb[:20], answer.text[:200])
+
     assert await keys_of_clients(redis) == []
 
 

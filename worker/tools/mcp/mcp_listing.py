@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from stagebus.worker.tools.tool_results import DESCRIPTION_MAX_BYTES, cut
 
 NAME_MAX_CHARS: Final = 256
+# The names of further bad tools are not kept.
+LEFT_OUT_MAX: Final = 500
 _SHOWN_MAX_CHARS: Final = 64
 
 
@@ -62,7 +64,8 @@ def _valid_tools(listed: list[Any], left_out: dict[str, str], schema_max_bytes: 
             valid.append(_plain_tool(tool, schema_max_bytes))
         except ValueError as exc:
             name = tool.get("name") if isinstance(tool, dict) else None
-            left_out[str(name)[:NAME_MAX_CHARS]] = _reason(exc)
+            if len(left_out) < LEFT_OUT_MAX:
+                left_out[str(name)[:NAME_MAX_CHARS]] = _reason(exc)
     return valid
 
 

@@ -18,6 +18,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from itertools import islice
 from typing import Any, Final
 
 from mcp import Client, MCPError
@@ -54,6 +55,7 @@ TOOLS_MAX: Final = 500
 LISTED_MAX: Final = 5000
 PAGES_MAX: Final = 500
 LIST_TIME_SHARE: Final = 0.3
+LEFT_OUT_SHOWN_MAX: Final = 20
 # A call waits this long for a try to connect that is under way.
 RECONNECT_MAX_S: Final = 10.0
 # Other calls of an ended session get this time to learn from the server that it refuses them.
@@ -151,8 +153,10 @@ class McpSource:
                 if not self._is_usable:
                     self._tried.set()
             if self._is_session_lost and self._is_usable:
-                logger.info("MCP server %s ended the session; starting a new one", self.name)
-                continue
+                reason = "the server ended the session"
+                if time.monotonic() - started > BACKOFF_S:
+                    logger.info("MCP server %s: %s; starting a new one", self.name, reason)
+                    continue
             if time.monotonic() - started > BACKOFF_MAX_S:
                 backoff_s = BACKOFF_S
             if not self._stopping.is_set():
@@ -247,8 +251,10 @@ class McpSource:
         if (listed, names, left_out) != (self._listed, self._names, self._left_out) or not self.is_known:
             self.is_known = True
             self._listed, self._names, self._left_out = listed, names, left_out
-            for name, reason in left_out.items():
+            for name, reason in islice(left_out.items(), LEFT_OUT_SHOWN_MAX):
                 logger.warning("MCP server %s: tool %s is left out: %s", self.name, name, reason)
+            if len(left_out) > LEFT_OUT_SHOWN_MAX:
+                logger.warning("MCP server %s: %d tools are left out", self.name, len(left_out))
             if len(listed) == TOOLS_MAX:
                 logger.warning("MCP server %s: at most %d tools are offered; others are left out", self.name, TOOLS_MAX)
             self._tools = self._offer(listed, names)
@@ -265,7 +271,8 @@ class McpSource:
             yield page
             cursor = page.next_cursor or None
             if len(cursors) == PAGES_MAX or time.monotonic() > deadline:
-                logger.warning("MCP server %s: its list of tools does not end; the rest is left out", self.name)
+                if not self.is_known:
+                    logger.warning("MCP server %s: its list of tools does not end; the rest is left out", self.name)
                 return
 
     def _offer(self, listed: list[Tool], names: set[str]) -> list[SourcedTool]:

@@ -19,7 +19,7 @@ from mcp_types import jsonrpc_message_adapter as adapter
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.runtime.net import AddressPolicy
 from stagebus.worker.tools.egress import Egress
-from stagebus.worker.tools.mcp import mcp_http, mcp_pipes, mcp_source, mcp_transport
+from stagebus.worker.tools.mcp import mcp_http, mcp_listing, mcp_pipes, mcp_source, mcp_transport
 from stagebus.worker.tools.mcp.mcp_messages import ServerMessages, says_session_is_lost, without_lone_surrogates
 from stagebus.worker.tools.mcp.mcp_source import McpSource
 from stagebus.worker.tools.registry import ToolRegistry
@@ -159,6 +159,16 @@ async def test_bad_tools_are_left_out_and_logged_when_the_list_changes(server, c
     assert (await call(registry)).content == "42"
     assert "tool bad is left out: inputSchema: Field required" in caplog.text
     assert caplog.text.count("is left out") == 3
+
+
+async def test_thousands_of_bad_tools_are_neither_kept_nor_logged_each(server, connect, caplog):
+    bad = [{"name": f"bad{n}"} for n in range(3000)]
+    server.list = lambda params: {"tools": [*bad, GOOD], "nextCursor": None if params.get("cursor") else "2"}
+    registry = await connect()
+
+    assert registry.names() == ("s__good",)
+    assert caplog.text.count("left out") == mcp_source.LEFT_OUT_SHOWN_MAX + 1
+    assert len(registry._sources[0]._left_out) == mcp_listing.LEFT_OUT_MAX
 
 
 async def test_schemas_are_made_fit_for_providers(server, connect):
@@ -476,7 +486,7 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize("refusal", REFUSALS, ids=str)
-async def test_lost_session_is_begun_anew_and_the_call_made_again(sessions, connect, refusal):
+async def test_lost_session_is_replaced_and_the_call_repeated(sessions, connect, refusal):
     server, url = sessions
     registry = await connect(url=url)
     server.refusal = refusal
