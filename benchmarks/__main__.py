@@ -17,6 +17,7 @@ from benchmarks import figures, lab, page
 PROGRAMS = (
     "relay_many_runs",
     "relay_one_run",
+    "relay_views",
     "gateway_capacity",
     "memory_per_stream",
     "replay",

@@ -3,6 +3,7 @@
 Takes orders as lines of JSON on stdin, and answers each with a line:
 
     {"open": ["/runs/01J…/events", …], "port": 8000, "events": 1}   once each stream has had so many events
+    {"open": [["/agui", "{…}", "key"], …], …}                       POST with that body and Idempotency-Key
     {"wait": 20000}            once so many events came since the last report, or none for a while
     "report"                   what came since the last report, and forget it
 
@@ -89,18 +90,14 @@ class Browsers:
         self.tally = Tally()
         self.browsers: list[Browser] = []
 
-    async def open(self, paths: list[str], port: int, events: int, headers: dict[str, str]) -> dict[str, Any]:
+    async def open(
+        self, targets: list[str | list[str]], port: int, events: int, headers: dict[str, str]
+    ) -> dict[str, Any]:
         """Opens streams, a hundred at a time, until each has received that many events."""
         loop = asyncio.get_running_loop()
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        for at in range(0, len(paths), CONNECT_AT_ONCE):
-            some = [
-                Browser(
-                    self.tally,
-                    f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n{lines}\r\n".encode(),
-                )
-                for path in paths[at : at + CONNECT_AT_ONCE]
-            ]
+        for at in range(0, len(targets), CONNECT_AT_ONCE):
+            some = [Browser(self.tally, _request(target, lines)) for target in targets[at : at + CONNECT_AT_ONCE]]
             self.browsers += some
             async with asyncio.timeout(OPEN_S):
                 await asyncio.gather(*(loop.create_connection(lambda b=b: b, "127.0.0.1", port) for b in some))
@@ -135,6 +132,14 @@ class Browsers:
             "asked_to_last_s": (tally.last_ns - tally.asked_ns) / 1e9 if tally.asked_ns else None,
             "cpu_s": usage.ru_utime + usage.ru_stime,
         }
+
+
+def _request(target: str | list[str], lines: str) -> bytes:
+    if isinstance(target, str):
+        return f"GET {target} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n{lines}\r\n".encode()
+    path, body, key = target
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nIdempotency-Key: {key}\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n{lines}\r\n{body}".encode()
 
 
 async def _main() -> None:

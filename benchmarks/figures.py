@@ -42,7 +42,20 @@ NAMES = {"naive": "XREAD a client", "nchan_redis": "nchan, Redis", "nchan_memory
 
 def of(results: Results) -> Iterator[Figure]:
     """Yields every figure that has a raw result."""
-    makers = (_relay, _capacity, _memory, _replay, _append, _worker, _pickup, _held, _fairness, _end_to_end, _growth)
+    makers = (
+        _relay,
+        _views,
+        _capacity,
+        _memory,
+        _replay,
+        _append,
+        _worker,
+        _pickup,
+        _held,
+        _fairness,
+        _end_to_end,
+        _growth,
+    )
     for make in makers:
         yield from make(results)
 
@@ -68,6 +81,17 @@ def _relay(results: Results) -> Iterator[Figure]:
         ours = one["stagebus"]
         what = f"relay, {ours['clients']} clients on one run: CPU a million events"
         yield Figure(what, "s", ours["cpu_s_per_million"], 22, _rivals(one, "cpu_s_per_million"))
+
+
+def _views(results: Results) -> Iterator[Figure]:
+    if views := results.get("relay_views"):
+        for load, label in (("many_runs", "runs with a client each"), ("one_run", "clients on one run")):
+            native, *others = views[load].items()
+            for name, measured in others:
+                what = f"view {name}, {measured['clients']} {label}: gateway CPU an event over the native stream's"
+                yield Figure(what, "x", measured["cpu_s_per_million"] / native[1]["cpu_s_per_million"], 2)
+        for name, streams in views["memory"].items():
+            yield Figure(f"view {name}: gateway memory an open stream with its fold", "KiB", streams / 1024, 16)
 
 
 def _capacity(results: Results) -> Iterator[Figure]:

@@ -11,6 +11,7 @@ producer does; `xadd` and `post` are the ways of the rivals.
 """
 
 import asyncio
+import hashlib
 import json
 import sys
 import time
@@ -22,16 +23,19 @@ import uvloop
 
 from benchmarks.latency import EVENT, STAGE, stamped
 from benchmarks.rivals.publishing import Poster, Xadder
+from stagebus.gateway.api.schemas.create_run import parse_create_run
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain import ids
 from stagebus.shared.domain.cursor import EventId
 from stagebus.shared.log import live_batch, sse
-from stagebus.shared.storage import redis_client, run_scripts
+from stagebus.shared.storage import keys, redis_client, run_scripts
 from stagebus.shared.storage.pipelined import PipelinedConnection
 from stagebus.shared.storage.run_scripts import LogEntry
 
 TTL_S: Final = 3600
 MAKE_AT_ONCE: Final = 50
+# A view that has no other way to a run attaches to it with this body.
+REQUEST: Final[dict[str, Any]] = {"model": "bench", "messages": [{"role": "user", "content": "Hello"}]}
 BEHIND_MAX: Final = 500  # events under way at once
 
 
@@ -55,6 +59,8 @@ class Appender:
         self._redis = redis_client.connect(settings)
         self._line = PipelinedConnection(self._redis, settings.redis_timeout_s)
         self._runs: list[_Run] = []
+        request = parse_create_run(REQUEST, settings).model_dump(mode="json")
+        self._request = orjson.dumps(request, option=orjson.OPT_SORT_KEYS)
 
     async def make(self, count: int) -> list[str]:
         """Creates claimed runs with a first chunk."""
@@ -82,9 +88,12 @@ class Appender:
         await redis_client.close(self._redis)
 
     async def _claim(self, run_id: str) -> "_Run":
+        """Creates a run as `POST /runs` would with `REQUEST` and the run's id as the Idempotency-Key, and claims it."""
         await run_scripts.create(
-            self._redis, run_id, tenant="default", model="bench", request=b"{}", event="run_queued",
+            self._redis, run_id, tenant="default", model="bench", request=self._request, event="run_queued",
             data=orjson.dumps({"stage_id": "run", "run_id": run_id, "model": "bench"}), life_s=TTL_S,
+            idempotency=keys.idempotency("default", run_id),
+            reservation=f"{run_id} {hashlib.sha256(self._request).hexdigest()}",
         )  # fmt: skip
         claim = await run_scripts.claim(self._redis, run_id, "bench")
         assert claim is not None

@@ -22,7 +22,7 @@ class Relay:
     port: int
     publisher: Process
     browsers: Process
-    path: str
+    path: str  # of a run, for `target`
     runs: int = 0
     clients: int = 0
 
@@ -36,10 +36,14 @@ class Relay:
         """Opens `clients` streams, spread over that many runs."""
         self.runs, self.clients = runs, clients
         names = await self.publisher.ask({"make": runs})
-        paths = [self.path.format(names[i % runs]) for i in range(clients)]
+        targets = [self.target(names[i % runs]) for i in range(clients)]
         before = self.server.memory_bytes()
-        opened = await self.browsers.ask({"open": paths, "port": self.port, "events": 1})
+        opened = await self.browsers.ask({"open": targets, "port": self.port, "events": 1})
         return {"opened": opened, "memory_per_stream_bytes": (self.server.memory_bytes() - before) / clients}
+
+    def target(self, name: str) -> str | list[str]:
+        """Returns what a browser asks for: a path, or path, body and key of a POST."""
+        return self.path.format(name)
 
     async def load(self, events: int, per_s: float) -> dict[str, Any]:
         """Publishes at that pace and measures the cost until everything was received."""

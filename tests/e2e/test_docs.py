@@ -13,6 +13,7 @@ from stagebus.worker.tools.tool_context import ToolContext
 from tests.support.shell import blocks, need, type_in
 from tests.support.strict_client import StrictClient, get_run, post_run
 from tests.support.system import System
+from tests.support.third_party import THIRD_PARTY, need_third_party
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -20,6 +21,7 @@ ROOT = Path(__file__).parent.parent.parent
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 README = (ROOT / "README.md").read_text()
 CLI = (ROOT / "docs" / "cli.md").read_text()
+CLIENTS = (ROOT / "docs" / "clients.md").read_text()
 PYTHON = (ROOT / "docs" / "python.md").read_text()
 LONG = {"user_prompt": "What is the weather in Paris and in Tokyo?", "model": "demo:delay_ms=400"}
 
@@ -144,3 +146,23 @@ async def test_links_between_documentation_pages_exist(healthy: System) -> None:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
             for path in set(re.findall(r"`GET (/[a-z./]*)`", page.read_text())):
                 assert (await http.get(path)).status_code == 200, f"{page.name}: {path}"
+
+
+async def test_openai_quickstarts_work(healthy: System, tmp_path: Path) -> None:
+    need_third_party()
+    sources = [block.replace("http://127.0.0.1:8000", healthy.url) for block in blocks(CLIENTS, "python")]
+    by_protocol = {name: next(source for source in sources if name in source) for name in ("responses", "chat")}
+    (script,) = [block for block in blocks(CLIENTS, "js") if "responses" in block]
+    (tmp_path / "quickstart.mjs").write_text(script.replace("http://127.0.0.1:8000", healthy.url))
+    (tmp_path / "node_modules").symlink_to(THIRD_PARTY / "node_modules")
+    python, chat, javascript = await asyncio.gather(
+        *(type_in('python -c "$SCRIPT"', SCRIPT=source) for source in by_protocol.values()),
+        type_in(f"node {tmp_path}/quickstart.mjs"),
+    )
+
+    for output in (python, javascript):
+        streamed, _, final = output.strip().rpartition("\ncompleted: ")
+        assert "Tokyo" in final
+        assert streamed == final
+    streamed, _, final = chat.strip().rpartition("\nchatcmpl-")
+    assert final.endswith(streamed)

@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 
 from stagebus.shared.storage import keys
+from tests.support import view_readers
 from tests.support.fault_tools import TOOLS
 from tests.support.proxy import Proxy
 from tests.support.strict_client import StrictClient, cancel_run, get_run, post_run
@@ -122,6 +123,37 @@ async def test_run_of_a_killed_worker_continues_on_another(system: System, noted
         if moment in {"with one result", "in synthesis"}:
             assert again.count("quick 2") == 1, "a call with a result must not run again"
         assert (await get_run(system.url, run_id))["tries"] == 1, moment
+
+
+async def test_no_view_ends_with_text_that_a_killed_worker_left_void(system: System) -> None:
+    """One run, watched in five protocols at once; what it said before the kill stands nowhere at the end."""
+    body = {"model": "demo:delay_ms=30", "messages": [{"role": "user", "content": "What is the weather in Paris?"}]}
+    key = {"Idempotency-Key": "watched-by-all"}
+    run_id = await post_run(system.url, body, **key)
+    native = StrictClient(system.urls, run_id)
+    reading = [
+        asyncio.create_task(reader)
+        for reader in (
+            view_readers.read_responses(system.url, run_id),
+            view_readers.read_ui_message(system.url, run_id),
+            view_readers.read_agui(system.url, run_id),
+        )
+    ]
+    chatting = asyncio.create_task(view_readers.read_chat(system.url, body, key["Idempotency-Key"]))
+    following = asyncio.create_task(native.follow())
+    await native.until(has("tool_completion_chunk", "synthesis", 6))
+    holder = await system.holder_of(run_id)
+    await holder.kill()
+    holder.start()
+    await following
+    texts = await asyncio.gather(*reading)
+    chat, restarts = await chatting
+    await holder.ready("is ready for")
+
+    assert [e.data["stage_id"] for e in native.events if e.event == "stage_restarted"] == ["synthesis"]
+    expected = view_readers.joined(native.text("extraction"), native.text("synthesis"))
+    assert [*texts, chat] == [expected] * 4
+    assert restarts == 1, "the chat client had void text and came back"
 
 
 async def test_frozen_worker_is_fenced_and_works_on_afterwards(system: System) -> None:

@@ -15,6 +15,12 @@ THIRD_PARTY = Path(__file__).parents[1] / "clients" / "third_party"
 ANSWER_MAX_S = 30.0
 
 
+def need_third_party() -> None:
+    """Skips the test if Node or the packages are missing; in CI, fails it."""
+    if shutil.which("node") is None or not (THIRD_PARTY / "node_modules").exists():
+        skip_or_fail("node, or tests/clients/third_party/node_modules, which `make test` installs,")
+
+
 class NodeDriver:
     """A script of `tests/clients/third_party` that answers one command at a time."""
 
@@ -36,11 +42,9 @@ class NodeDriver:
 @asynccontextmanager
 async def node_driver(script: str, *args: str) -> AsyncIterator[NodeDriver]:
     """Starts a script; its end is awaited on exit. Without Node or the packages, the test is skipped; in CI it fails."""
-    node = shutil.which("node")
-    if node is None or not (THIRD_PARTY / "node_modules").exists():
-        skip_or_fail("node, or tests/clients/third_party/node_modules, which `make test` installs,")
+    need_third_party()
     process = await asyncio.create_subprocess_exec(
-        node, script, *args, cwd=THIRD_PARTY, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        "node", script, *args, cwd=THIRD_PARTY, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         limit=1 << 24,
     )  # fmt: skip
     try:
