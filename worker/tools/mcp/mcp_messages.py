@@ -75,6 +75,10 @@ class ServerMessages:
             case JSONRPCResponse() | JSONRPCError():
                 self._unanswered -= 1
 
+    def is_answer(self, message: JSONRPCMessage) -> bool:
+        """Returns whether a message, which was not passed to `received` yet, answers a request for tools or a call."""
+        return isinstance(message, JSONRPCResponse | JSONRPCError) and message.id in self._plain_by_id
+
     def received(self, message: JSONRPCMessage) -> JSONRPCMessage:
         """Returns a message of the server in a form that the SDK accepts.
 

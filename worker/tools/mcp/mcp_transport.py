@@ -128,8 +128,9 @@ class _IncomingStream(_Stream):
 
     async def _correct(self, item: SessionMessage | Exception) -> SessionMessage | Exception:
         if isinstance(item, SessionMessage):
+            is_answer = self._messages.is_answer(item.message)
             item = SessionMessage(self._messages.received(item.message), item.metadata)
-            if isinstance(item.message, JSONRPCResponse | JSONRPCError):
+            if is_answer:
                 return item
         now = time.monotonic()
         if now - self._second >= 1:

@@ -330,14 +330,24 @@ async def test_server_that_dies_at_every_call_is_asked_twice(server, connect):
 # --- floods -------------------------------------------------------------------
 
 
-async def test_storm_of_notifications_neither_repeats_listings_nor_holds_the_loop(server, connect, monkeypatch):
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"method": "notifications/tools/list_changed"},
+        {"id": 10**6, "result": {}},
+        {"id": None, "error": {"code": 1, "message": ""}},
+        {},
+    ],
+    ids=["notifications", "results of nothing", "errors of nothing", "noise"],
+)
+async def test_storm_of_messages_neither_repeats_listings_nor_holds_the_loop(server, connect, monkeypatch, message):
     monkeypatch.setattr(mcp_source, "LIST_MIN_S", 0.2)
     monkeypatch.setattr(mcp_transport, "UNASKED_MAX_PER_S", 200)
     times = []
 
     async def storm(send: Send) -> None:
         while True:
-            await send({"method": "notifications/tools/list_changed"})
+            await send(message)
             times.append(time.monotonic())
 
     server.began = storm
