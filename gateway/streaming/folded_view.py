@@ -60,6 +60,22 @@ class SharedFold:
         """Returns whether a client at the position can continue with this fold."""
         return position in (self.position, self._tail_start) or position in self._tail
 
+    def follows(self, position: bytes, page: Page) -> bool:
+        """Returns whether a client at the position can get the page from this fold.
+
+        A fold that is ahead may have events that Redis has lost since, so the page's own must be in the tail.
+        """
+        if not self.has(position):
+            return False
+        for _, entries in page.slices:
+            for event_id, _ in entries:
+                if position == self.position:
+                    return True
+                if event_id not in self._tail:
+                    return False
+                position = event_id
+        return True
+
     def add(self, after: bytes, event_id: bytes, name: bytes, data: bytes) -> Encoded | None:
         """Returns the messages of the event after a position; None if neither the fold nor its tail has them."""
         if after != self.position:
@@ -214,10 +230,10 @@ class FoldedView(EventView):
         """
         raise StreamTorn
 
-    def resume_at(self, position: EventId) -> EventId:
+    def resume_at(self, position: EventId, page: Page) -> EventId:
         """Returns the position if the fold can continue there, else the start of the log, to fold it again silently."""
         self._position = str(position).encode()
-        if self._fold.has(self._position):
+        if self._fold.follows(self._position, page):
             return position
         if self._position != _START_ID:
             self._silent_until, self._position = self._silent_until or self._position, _START_ID

@@ -109,7 +109,7 @@ class Subscription:
         Raises:
             StreamTorn: the page has a gap, and the client's protocol has no word for it.
         """
-        start = self._view.resume_at(self.position)
+        start = self._view.resume_at(self.position, page)
         if start != self.position:
             self.position = start
             return

@@ -53,8 +53,8 @@ class EventView(ABC):
         frame = Gap(requested=requested, earliest=earliest, latest=latest)
         return sse.encode_without_id(frame.event, frame.model_dump_json())
 
-    def resume_at(self, position: EventId) -> EventId:
-        """Prepares for a page after the position; returns another position if the page must be read from there."""
+    def resume_at(self, position: EventId, page: Page) -> EventId:  # noqa: ARG002
+        """Prepares for the page after the position; returns another position if it must be read from there."""
         return position
 
 

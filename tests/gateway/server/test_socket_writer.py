@@ -232,10 +232,16 @@ async def test_ended_stream_leaves_no_reference_cycle(connect: Connect, run: Run
         gc.enable()
 
 
-async def test_open_stream_uses_at_most_16_kib(connect: Connect, run: RunByHand, hub: Hub) -> None:
+@pytest.mark.parametrize(
+    ("path", "opening"),
+    [("/runs/{}/events", b"event: run_queued"), ("/v1/responses/resp_{}?stream=true", b"event: response.queued")],
+)
+async def test_open_stream_uses_at_most_16_kib(
+    connect: Connect, run: RunByHand, hub: Hub, path: str, opening: bytes
+) -> None:
     """Measures Python's own memory; the clients are bare sockets."""
     first = connect()  # creates what all streams share
-    await first.ask(events_of(run))
+    await first.ask(path.format(run.run_id))
     await until_equal(lambda: hub.open_streams, 1)
     tracemalloc.start()
     try:
@@ -243,8 +249,8 @@ async def test_open_stream_uses_at_most_16_kib(connect: Connect, run: RunByHand,
         before, _ = tracemalloc.get_traced_memory()
         browsers = [connect() for _ in range(STREAMS)]
         for browser in browsers:
-            await browser.ask(events_of(run))
-            await browser.until(b"event: run_queued")
+            await browser.ask(path.format(run.run_id))
+            await browser.until(opening)
             browser.received = b""
         await until_equal(lambda: hub.open_streams, STREAMS + 1)
         gc.collect()

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, nullcontext
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -10,16 +11,17 @@ from redis.asyncio import Redis
 from stagebus.gateway.streaming import folded_view
 from stagebus.gateway.streaming.fold import END, Fold, FoldSource, Json, RunFacts, encode_data
 from stagebus.gateway.streaming.fold_log import find_voided, fold_log
-from stagebus.gateway.streaming.folded_view import FoldedView, Voided
+from stagebus.gateway.streaming.folded_view import FoldedView, Folds, Voided
 from stagebus.gateway.streaming.hub import Hub
 from stagebus.gateway.streaming.model_pieces import pieces_of
 from stagebus.gateway.streaming.stream_writer import StreamTorn
 from stagebus.shared.access_errors import TooManyStreams
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.domain.cursor import START
+from stagebus.shared.domain.cursor import START, EventId, parse_id
 from stagebus.shared.domain.events import StageRestarted
 from stagebus.shared.domain.tenants import DEFAULT_TENANT
-from tests.support import snapshots
+from stagebus.shared.log.log_page import Page, StageSlice
+from tests.support import runs_by_hand, snapshots
 from tests.support.runs_by_hand import RunByHand
 from tests.support.waiting import until
 
@@ -233,3 +235,32 @@ async def test_every_position_in_the_messages_gives_exactly_the_rest(hub: Hub, r
         assert resumed.messages == whole.messages[number + 1 :]
     beyond = await fold_log(hub, source_of(run), DEFAULT_TENANT, until=len(whole.messages))
     assert (beyond.is_found, beyond.message_count, beyond.is_ended) == (False, len(whole.messages), True)
+
+
+async def test_client_behind_events_that_redis_lost_continues_with_those_that_replaced_them(run: RunByHand) -> None:
+    """The shared fold is ahead with events that the log no longer has; this client has seen none of them."""
+    folds = Folds()
+    ahead, behind = (FoldedView(folds, source_of(run)) for _ in range(2))
+    lost, written = chunk_entry(b"1-2", "lost"), chunk_entry(b"2-2", "written")
+    first = page(START, chunk_entry(b"1-1", "a"))
+    for view in (ahead, behind):
+        assert view.resume_at(START, first) == START
+        view.encode_page(first)
+    assert ahead.resume_at(EventId(1, 1), page(EventId(1, 1), lost)) == EventId(1, 1)
+    ahead.encode_page(page(EventId(1, 1), lost))
+
+    assert behind.resume_at(EventId(1, 1), page(EventId(1, 1), written)) == START
+    whole = page(START, chunk_entry(b"1-1", "a"), written)
+    assert behind.resume_at(START, whole) == START
+    assert behind.encode_page(whole) == b'data: 2\n\ndata: "written"\n\n'
+
+
+def chunk_entry(event_id: bytes, text: str) -> Any:
+    """Returns an entry as the parser of Redis's replies does."""
+    return [event_id, [b"event", b"tool_completion_chunk", b"data", runs_by_hand.chunk(text).data()]]
+
+
+def page(after: EventId, *entries: Any) -> Page:
+    """Returns the last page of a log."""
+    last = parse_id(entries[-1][0].decode()) if entries else after
+    return Page([StageSlice("extraction", list(entries))], last, is_last=True, is_ended=False)
