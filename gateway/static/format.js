@@ -1,5 +1,11 @@
 // Times and money as text for people.
 
+// With these finish reasons the text is not the answer that was asked for.
+const FINISH_TEXT = {
+  length: "cut off at the token limit", max_tokens: "cut off at the token limit",
+  content_filter: "cut off by the content filter", refusal: "refused",
+};
+
 const CENT_PARTS = 5; // decimals of an amount below 1
 
 /** Returns 320 ms, 3.4 s or 2 min 05 s; an empty text if the duration is unknown. */
@@ -31,4 +37,9 @@ export function money(cost) {
   const least = 10 ** -CENT_PARTS;
   const text = (value) => value.toLocaleString(undefined, { style: "currency", currency, minimumFractionDigits: 2, maximumFractionDigits });
   return amount > 0 && amount < least ? `< ${text(least)}` : text(amount);
+}
+
+/** Returns how an answer ended, if it is not the one that was asked for; else an empty text. */
+export function finishText(reason) {
+  return FINISH_TEXT[reason] ?? "";
 }

@@ -3,7 +3,7 @@
 import { client, isGuest, isSignInNeeded, runAddress } from "./api.js";
 import { confirmCancel } from "./cancel_question.js";
 import { $, isPlainClick, make, placeChildren, setBusy } from "./dom.js";
-import { ago, duration, money } from "./format.js";
+import { ago, duration, finishText, money } from "./format.js";
 import { showSignIn } from "./sign_in.js";
 
 const PAGE_RUNS = 30;
@@ -178,7 +178,7 @@ function facts(run, status) {
   word.dataset.status = status;
   const tokens = run.usage?.total_tokens;
   // The model's name comes last: it may be long, and the end of the line is cut.
-  const parts = [duration(tookMs(run)), money(run.usage?.cost), tokens ? `${tokens.toLocaleString()} tokens` : "", run.model];
+  const parts = [finishText(run.finish_reason), duration(tookMs(run)), money(run.usage?.cost), tokens ? `${tokens.toLocaleString()} tokens` : "", run.model];
   return [word, make("span", "more", parts.filter(Boolean).join(" · "))];
 }
 

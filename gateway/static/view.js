@@ -3,7 +3,7 @@
 import { showApproval } from "./approvals.js";
 import { $, clone, make, setBusy, setText } from "./dom.js";
 import { EventsView } from "./events_view.js";
-import { duration, elapsed, money } from "./format.js";
+import { duration, elapsed, finishText, money } from "./format.js";
 import { pretty, reveal, showControls } from "./json_text.js";
 import { MarkdownText } from "./markdown.js";
 import { answerStage, isTerminal } from "./vendor/stagebus-client.js";
@@ -242,14 +242,8 @@ function showBar(bar, progress) {
   if (!bar.hidden) bar.value = progress.fraction;
 }
 
-/** With these finish reasons the text is not the answer that was asked for. */
-const FINISH_TEXT = {
-  length: "cut off at the token limit", max_tokens: "cut off at the token limit",
-  content_filter: "cut off by the content filter", refusal: "refused",
-};
-
 function stateText(stage) {
-  if (stage.state === "done") return FINISH_TEXT[stage.result?.finish_reason] ?? "";
+  if (stage.state === "done") return finishText(stage.result?.finish_reason);
   return isAsking(stage) ? CALL_STATE_TEXT.waiting : STATE_TEXT[stage.state] ?? stage.state;
 }
 

@@ -85,6 +85,7 @@ class RunRecord(NamedTuple):
     parked_ms: int  # total parked time, without the current parking
     trace: Trace = NO_TRACE
     tokens: int = 0  # used so far: counted by the providers, or estimated
+    finish_reason: str | None = None  # why the answer ended
 
     @property
     def is_terminal(self) -> bool:
@@ -128,6 +129,7 @@ def decode_run(run_id: str, fields: Mapping[bytes, bytes]) -> RunRecord | None:
         parked_ms=number("parked_ms"),
         trace=Trace(text("request_id"), text("traceparent"), run_id),
         tokens=number("tokens"),
+        finish_reason=text("finish_reason") or None,
     )
 
 

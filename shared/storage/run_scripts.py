@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple
 
+import orjson
+
 from stagebus.shared.access_errors import TokensUsedUp, TooManyRuns
 from stagebus.shared.domain import ids
 from stagebus.shared.domain.cursor import EventId, parse_id
@@ -178,12 +180,29 @@ class LogEntry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TerminalState:
-    """The fields that a terminal event sets in the record; `error` and `usage` are JSON or empty."""
+    """The fields that a terminal event sets in the record; `error` and `usage` are JSON or empty.
+
+    Attributes:
+        finish_reason: why the answer ended; empty if that is not known.
+    """
 
     status: RunStatus
     retention_s: float
     error: bytes = b""
     usage: bytes = b""
+    finish_reason: str = ""
+
+    def encode(self) -> bytes:
+        """Returns the fields as `append.lua` reads them."""
+        return orjson.dumps(
+            {
+                "status": self.status.value,
+                "error": self.error.decode(),
+                "usage": self.usage.decode(),
+                "finish_reason": self.finish_reason,
+                "retention_ms": _ms(self.retention_s),
+            }
+        )
 
 
 class AppendResult(NamedTuple):
@@ -226,8 +245,7 @@ async def append(
     streams = tuple(dict.fromkeys([*stage_ids, *[entry.stage_id for entry in entries]]))
     number = {stage_id: i for i, stage_id in enumerate(streams, start=1)}
     args: list[Any] = [attempt, str(before), message]
-    args += ("", "", "", 0) if end is None else (end.status.value, end.error, end.usage, _ms(end.retention_s))
-    args += ("" if tokens is None else tokens, entries[-1].items, *streams)
+    args += ("" if end is None else end.encode(), "" if tokens is None else tokens, entries[-1].items, *streams)
     for entry in entries:
         args += (number[entry.stage_id], entry.event, entry.data)
     match await _APPEND(connection, _append_keys(run_id, streams), args):

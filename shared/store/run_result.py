@@ -3,10 +3,11 @@
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
+from stagebus.shared.domain.answer_finish import CANCELLED
 from stagebus.shared.domain.events import ModelStageResult, StageRestarted, ToolCompletionChunk
 from stagebus.shared.domain.runs import TOOLS, RunRecord, RunStatus
 from stagebus.shared.log import log_reader
@@ -14,9 +15,6 @@ from stagebus.shared.log.log_page import StoredEvent
 from stagebus.shared.model_text.chunk_text import partial_answer
 from stagebus.shared.storage.redis_client import Redis
 from stagebus.shared.store.run_store import StoredStage
-
-# The finish reason of an answer that was cut by a cancel.
-CANCELLED: Final = "cancelled"
 
 
 class StoredResult(NamedTuple):

@@ -7,9 +7,10 @@ import orjson
 
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain import ids
+from stagebus.shared.domain.answer_finish import finish_reason_of
 from stagebus.shared.domain.cursor import EventId, parse_id
 from stagebus.shared.domain.events import Cancel, Error, Event, RunQueued, StageCompleted
-from stagebus.shared.domain.runs import RUN_STAGE, RunRecord, RunStatus, decode_run
+from stagebus.shared.domain.runs import RUN_STAGE, STATUS_BY_TERMINAL_EVENT, RunRecord, RunStatus, decode_run
 from stagebus.shared.domain.usage import Usage
 from stagebus.shared.errors import Fenced, IdempotencyConflict, RunEnded, RunNotFound
 from stagebus.shared.log import live_batch, log_reader, sse
@@ -17,7 +18,7 @@ from stagebus.shared.log.log_page import StoredEvent
 from stagebus.shared.observability.trace import NO_TRACE, Trace
 from stagebus.shared.runtime.clock import wall_ms
 from stagebus.shared.storage import keys, queue_scripts, run_scripts
-from stagebus.shared.storage.redis_client import Redis, read_time_ms
+from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis, is_passing, read_time_ms
 from stagebus.shared.store import run_queue
 
 
@@ -204,17 +205,15 @@ async def end_unheld(
     return False
 
 
-def terminal_state_of(event: Event, settings: Settings, usage: Usage | None = None) -> run_scripts.TerminalState:
+def terminal_state_of(
+    event: Event, settings: Settings, usage: Usage | None = None, finish_reason: str | None = None
+) -> run_scripts.TerminalState:
     """Returns the fields that a terminal event sets in the record."""
+    status, error = STATUS_BY_TERMINAL_EVENT[event.event], b""
+    if isinstance(event, Error):
+        error = orjson.dumps({"error": event.error, "code": event.code})
     usage_json = orjson.dumps(usage.model_dump(exclude_none=True)) if usage else b""
-    match event:
-        case Error(error=text, code=code):
-            error = orjson.dumps({"error": text, "code": code})
-            return run_scripts.TerminalState(RunStatus.FAILED, settings.retention_s, error, usage_json)
-        case Cancel():
-            return run_scripts.TerminalState(RunStatus.CANCELLED, settings.retention_s, usage=usage_json)
-        case _:
-            return run_scripts.TerminalState(RunStatus.SUCCEEDED, settings.retention_s, usage=usage_json)
+    return run_scripts.TerminalState(status, settings.retention_s, error, usage_json, finish_reason or "")
 
 
 async def end_claimed(redis: Redis, settings: Settings, run_id: str, claim: run_scripts.Claim, event: Event) -> bool:
@@ -224,6 +223,7 @@ async def end_claimed(redis: Redis, settings: Settings, run_id: str, claim: run_
         False if the log has lost its tail since the claim.
     """
     data = event.stamped(wall_ms()).data()
+    finish_reason = finish_reason_of(await _read_begun(redis, run_id, claim), event)
     before, last = claim.last_id, EventId(claim.attempt, claim.last_id.sequence + 1)
     frame = sse.encode(str(last).encode(), event.event.encode(), data)
     appended = await run_scripts.append(
@@ -233,13 +233,27 @@ async def end_claimed(redis: Redis, settings: Settings, run_id: str, claim: run_
         before=before,
         entries=[run_scripts.LogEntry(RUN_STAGE, event.event, data)],
         message=live_batch.encode(before, last, [RUN_STAGE], [frame], is_end=True),
-        end=terminal_state_of(event, settings),
+        end=terminal_state_of(event, settings, finish_reason=finish_reason),
         stage_ids=claim.stage_ids,
     )
     if appended.is_behind:
         return False
     await finalize(redis, settings, run_id)
     return True
+
+
+async def _read_begun(redis: Redis, run_id: str, claim: run_scripts.Claim) -> dict[str, StageCompleted | None]:
+    """Returns the stages that a run has begun; none if its log cannot be read, since the run has to end anyway."""
+    if not any(stage_id != RUN_STAGE for stage_id in claim.stage_ids):
+        return {}
+    try:
+        return {stage.stage_id: stage.completed for stage in await read_stages(redis, run_id)}
+    except REDIS_AWAY as exc:
+        if is_passing(exc):
+            raise
+    except ValueError:
+        pass
+    return {}
 
 
 async def finalize(redis: Redis, settings: Settings, run_id: str) -> None:

@@ -424,6 +424,16 @@ async def test_form_options_reach_the_run_and_are_remembered(page: Page) -> None
     await expect(page.locator("#metadata")).to_have_value("")
 
 
+async def test_answer_that_was_cut_off_is_marked_in_the_run_and_in_the_list(page: Page) -> None:
+    body = {"user_prompt": "Say hello.", "model": "demo:delay_ms=0", "tools": [], "max_tokens": 3}
+    run = await (await page.request.post("/runs", data=body)).json()
+    await page.goto(f"/?run={run['id']}")
+    await wait_for_end(page)
+
+    await expect(page.locator("#run")).to_contain_text("cut off at the token limit")
+    await expect(page.locator(f"[data-run-id='{run['id']}']")).to_contain_text("cut off at the token limit")
+
+
 async def test_page_says_that_the_demo_model_answers_and_offers_an_approval(page: Page) -> None:
     tool = {"name": "book_table", "description": "Book.", "parameters": {}, "requires_approval": True}
     await page.route("**/tools", lambda route: route.fulfill(json={"tools": [tool]}))

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Final
 
 from stagebus.shared.config.settings import Settings
+from stagebus.shared.domain.answer_finish import finish_reason_of
 from stagebus.shared.domain.events import Cancel, Done, Error, Event
 from stagebus.shared.domain.runs import RunRecord, RunStatus, decode_run
 from stagebus.shared.errors import (
@@ -199,7 +200,9 @@ class Runner:
                 usage += attempt.cut_usage
             if isinstance(result, Cancel | Error) and usage.total_tokens:
                 result = result.model_copy(update={"usage": usage})
-            end = run_store.terminal_state_of(result, self._settings, usage)
+            end = run_store.terminal_state_of(
+                result, self._settings, usage, finish_reason_of(toolchain.stages(), result)
+            )
             attempt.producer.put(result, end)
             await attempt.producer.flush()
         self._metrics.run_ended(end.status)

@@ -81,6 +81,11 @@ class Toolchain:
         self.completed = dict(history.completed)
         self.stage_id: str | None = None  # the stage at work
 
+    def stages(self) -> dict[str, StageCompleted | None]:
+        """Returns the stages that the run has begun, in order; None if a stage is not complete."""
+        begun = [*self._history.begun, *([self.stage_id] if self.stage_id else [])]
+        return {**self.completed, **{stage_id: None for stage_id in begun if stage_id not in self.completed}}
+
     async def work(self, worker: str) -> None:
         """Runs every stage that is not complete.
 

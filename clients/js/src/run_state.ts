@@ -22,6 +22,8 @@ export interface RunState {
   readonly attempts: number;
   readonly stages: readonly StageState[];
   readonly usage: Usage | null;
+  /** Why the last model stage ended, such as `stop`, `length`, `content_filter` or `refusal`; null until it has. */
+  readonly finishReason: string | null;
   readonly error: ErrorData | null;
   /** Why the run was cancelled, if somebody said so. */
   readonly cancelReason: string | null;
@@ -44,7 +46,7 @@ const RUN_STAGE = "run";
 /** Returns the state before the first event. */
 export function emptyRun(): RunState {
   return {
-    id: "", status: null, model: "", attempts: 0, stages: [], usage: null, error: null, cancelReason: null, cursor: "",
+    id: "", status: null, model: "", attempts: 0, stages: [], usage: null, finishReason: null, error: null, cancelReason: null, cursor: "",
     startedAt: null, queuedAt: null, durationMs: null, events: EventLog.empty, isLossy: false,
     connection: { state: "connecting", losses: 0, transport: "stream", waitingFor: null },
   };
@@ -144,7 +146,8 @@ function changeStage(state: RunState, stageId: string, event: RunEvent): RunStat
   const stages = [...state.stages];
   if (index < 0) stages.push(reduceStage(emptyStage(stageId), event, state.events));
   else stages[index] = reduceStage(state.stages[index] as StageState, event, state.events);
-  return { ...state, stages };
+  const reason = stages.findLast((stage) => stage.kind !== "tools")?.result?.["finish_reason"];
+  return { ...state, stages, finishReason: typeof reason === "string" ? reason : null };
 }
 
 function stopStages({ stages }: RunState, endedAt: number | null = null, failedStage?: string | null): StageState[] {

@@ -484,6 +484,8 @@ export interface RunSummary {
   prompt: string;
   /** tokens over all stages */
   usage: Usage | null;
+  /** why the answer ended, as in `result`; set once the run has ended */
+  finish_reason?: string | null;
   /** set if the run has failed */
   error: RunError | null;
   /** the client's own key-value pairs */
@@ -548,6 +550,8 @@ export interface RunView {
   prompt: string;
   /** tokens over all stages */
   usage: Usage | null;
+  /** why the answer ended, as in `result`; set once the run has ended */
+  finish_reason?: string | null;
   /** set if the run has failed */
   error: RunError | null;
   /** the client's own key-value pairs */

@@ -380,3 +380,14 @@ test("reduce takes linear time for fifty thousand events", () => {
   seconds(5_000); // warm
   assert.ok(seconds(50_000) < 2);
 });
+
+test("the run's finish reason is that of its last model stage", () => {
+  const started = ["stage_started", "extraction"];
+  const cut = ["stage_completed", "extraction", { result: { text: "It is", finish_reason: "length" } }];
+  const events = logOf(QUEUED, STARTED, started, text("extraction", "It is"), cut, DONE);
+  const reasons = events.map((_, count) => applyEvents(emptyRun(), events.slice(0, count + 1)).finishReason);
+
+  assert.deepEqual(reasons, [null, null, null, null, "length", "length"]);
+  assert.equal(dropFrom(applyEvents(emptyRun(), events), 5).finishReason, null);
+  assert.equal(applyEvents(emptyRun(), WHOLE).finishReason, null, "the provider gave none");
+});

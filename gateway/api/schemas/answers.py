@@ -76,6 +76,9 @@ class RunSummary(RunAccepted):
         description=f"the beginning of the last user message, at most {PROMPT_EXCERPT_CHARS} characters"
     )
     usage: Usage | None = Field(description="tokens over all stages")
+    finish_reason: str | None = Field(
+        default=None, description="why the answer ended, as in `result`; set once the run has ended"
+    )
     error: RunError | None = Field(description="set if the run has failed")
     metadata: dict[str, str] = Field(description="the client's own key-value pairs")
 
@@ -280,6 +283,7 @@ def _summary(run: RunRecord, urls: Urls) -> dict[str, Any]:
         "finished_at": timestamp(run.finished_at) if run.finished_at else None,
         "prompt": prompt_excerpt(run.request.get("messages", [])),
         "usage": run.usage,
+        "finish_reason": run.finish_reason,
         "error": run.error,
         "metadata": run.request.get("metadata", {}),
         "links": RunLinks.of(run.run_id, urls),

@@ -8,13 +8,11 @@
 -- ARGV[1] attempt  int      from claim
 -- ARGV[2] before   id       the log's last id before the batch
 -- ARGV[3] message  bytes    the batch for the live channel, see shared/log/live_batch.py
--- ARGV[4] status   str      the run's final state if the batch ends with a terminal event, else ''
--- ARGV[5] error    json     the error of a failed run, else ''
--- ARGV[6] usage    json     the run's usage, else ''
--- ARGV[7] retention_ms int  TTL of the log's keys from the end on
--- ARGV[8] tokens   int      the tokens that the run has used so far, over all attempts; '': unchanged
--- ARGV[9] items    json     the model items of the batch's last event, else ''
--- ARGV[10..] the stage id of each stream in KEYS, then for each event: number of its stream, name, data
+-- ARGV[4] end      json     what a terminal event sets, else '': status, error, usage and finish_reason for the record,
+--                            and retention_ms, the TTL of the log's keys from then on
+-- ARGV[5] tokens   int      the tokens that the run has used so far, over all attempts; '': unchanged
+-- ARGV[6] items    json     the model items of the batch's last event, else ''
+-- ARGV[7..] the stage id of each stream in KEYS, then for each event: number of its stream, name, data
 -- Returns {'ok', last_id, cancel}, {'behind', last_id}, {'fenced', attempt} or {'ended'}.
 --
 -- Safe to repeat: events that are in the log already are skipped, since the producer sends a batch again
@@ -22,10 +20,10 @@
 -- Before the end no key has a TTL. The record gets its TTL from account, which needs it.
 local run, live, stages, items, streams = KEYS[1], KEYS[2], KEYS[3], KEYS[4], {unpack(KEYS, 5)}
 local attempt, before_id, message = ARGV[1], ARGV[2], ARGV[3]
-local status, error_json, usage, retention_ms, tokens = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
-local items_json = ARGV[9]
-local stage_ids, events = {unpack(ARGV, 10, 9 + #streams)}, {unpack(ARGV, 10 + #streams)}
+local end_json, tokens, items_json = ARGV[4], ARGV[5], ARGV[6]
+local stage_ids, events = {unpack(ARGV, 7, 6 + #streams)}, {unpack(ARGV, 7 + #streams)}
 
+local last = end_json ~= '' and cjson.decode(end_json)
 local stored = redis.call('HMGET', run, 'attempt', 'last_id', 'cancel', 'finished_at')
 local stored_attempt, stored_last_id, cancel, finished_at = stored[1], stored[2], stored[3] or '0', stored[4]
 if not stored_attempt then
@@ -60,7 +58,7 @@ local function list_stage(stage_id)
     redis.call('RPUSH', stages, stage_id)
 end
 -- A run must be able to end even if its keys were damaged: keys of a wrong type are deleted.
-if status ~= '' then
+if last then
     local function delete_if_wrong_type(key, reply)
         if reply.err and string.find(reply.err, 'WRONGTYPE', 1, true) then
             redis.call('DEL', key)
@@ -93,17 +91,18 @@ if tokens == '' then
 else
     redis.call('HSET', run, 'last_id', last_id, 'tokens', tokens)
 end
-if status ~= '' then
+if last then
     local time = redis.call('TIME')
-    redis.call('HSET', run, 'status', status, 'worker', '', 'error', error_json, 'usage', usage,
+    redis.call('HSET', run, 'status', last.status, 'worker', '', 'error', last.error, 'usage', last.usage,
+        'finish_reason', last.finish_reason,
         'finished_at', string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000)))
     for number, stream in ipairs(streams) do
         if redis.call('EXISTS', stream) == 1 then
             list_stage(stage_ids[number])
-            redis.call('PEXPIRE', stream, retention_ms)
+            redis.call('PEXPIRE', stream, last.retention_ms)
         end
     end
-    redis.call('PEXPIRE', stages, retention_ms)
+    redis.call('PEXPIRE', stages, last.retention_ms)
 end
 -- After a partial skip the message does not follow the log's last id. Subscribers notice that by the id
 -- in its head and read the log instead.

@@ -14,18 +14,19 @@ from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.cursor import START
 from stagebus.shared.domain.events import RetryScheduled, StageCompleted
 from stagebus.shared.domain.runs import RunStatus
-from stagebus.shared.errors import ModelUnavailable
+from stagebus.shared.errors import ModelRejected, ModelUnavailable
 from stagebus.shared.log import log_reader
 from stagebus.shared.runtime.clock import wall_ms
 from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage import keys, run_scripts
-from stagebus.shared.store import run_store
+from stagebus.shared.store import run_result, run_store
 from stagebus.worker.execution.outcome import Disposition, Outcome
 from stagebus.worker.execution.runner import Runner
 from stagebus.worker.model.provider_limiter import TokenReservation
 from stagebus.worker.tools.registry import ToolRegistry
 from stagebus.worker.tools.sources import SourcedTool
 from stagebus.worker.tools.tool_context import ToolContext
+from tests.support import runs_by_hand
 from tests.support.redis_calls import subscriber_count
 from tests.support.runs_by_hand import queued
 from tests.support.scripted_model import ScriptedModel, providers_of
@@ -343,6 +344,36 @@ async def test_stage_may_have_its_own_model(redis, settings, runner, model) -> N
     await asyncio.wait_for(runner.run(run_id, "token"), 10)
 
     assert model.asked_providers == ["b"]
+
+
+async def test_record_has_the_finish_reason_of_the_answer(redis, settings, runner, model) -> None:
+    """The list of runs shows it without reading logs. It is that of `result` in `GET /runs/{id}`."""
+    cut = {"choices": [{"index": 0, "delta": {"content": "hel"}, "finish_reason": "length"}]}
+    refused = {"choices": [{"index": 0, "delta": {"refusal": "I will not."}, "finish_reason": "stop"}]}
+    broken = {"choices": [{"index": 0, "delta": {"content": "hel"}}]}
+    expected = ["length", "refusal", "model_rejected"]
+    model.answers = [[cut], [refused], [broken, ModelRejected("no")]]
+    run_ids = [await queued(redis, settings, REQUEST) for _ in expected]
+    for run_id in run_ids:
+        await asyncio.wait_for(runner.run(run_id, "token"), 10)
+    runs = [await run_store.get_run(redis, run_id) for run_id in run_ids]
+    results = [await run_result.read_result(redis, run, await run_store.read_stages(redis, run.run_id)) for run in runs]
+
+    assert [run.finish_reason for run in runs] == [result.finish_reason for result in results] == expected
+
+
+async def test_record_of_a_run_that_no_worker_held_at_its_end_has_a_finish_reason(redis, settings) -> None:
+    run = await runs_by_hand.start(redis)
+    assert await cancelled(redis, settings, run.run_id) is None, "no model stage has begun"
+    run = await runs_by_hand.start(redis)
+    await run.say("hel")
+    assert await cancelled(redis, settings, run.run_id) == "cancelled"
+
+
+async def cancelled(redis: Redis, settings: Settings, run_id: str) -> str | None:
+    await redis.hset(keys.run(run_id), "worker", "")
+    await run_store.cancel_run(redis, settings, run_id)
+    return (await run_store.get_run(redis, run_id)).finish_reason
 
 
 async def test_run_with_an_unknown_model_ends(redis, settings, runner, model) -> None:
