@@ -152,7 +152,7 @@ class ProviderEntry(Abilities):
     )
     path: str | None = Field(
         default=None,
-        pattern=r"^/[\x21-\x7e]{1,400}$",
+        pattern=r"^/[\x21\x22\x24-\x3e\x40-\x7e]{1,400}$",  # neither ? nor #
         description="path that is appended instead; {model} is replaced by the model's id",
     )
     key: Secret | None = Field(default=None, description="API key; none is sent by default")

@@ -139,6 +139,13 @@ class Providers:
             for model in entry.models:
                 yield provider, model
 
+    def apis(self) -> set[Api]:
+        """Returns the APIs by which models may be asked."""
+        routes = ((self.by_name[provider], model) for provider, model in self.entries())
+        return {
+            model.abilities_within(entry).api or entry.default_api(model.id or model.name) for entry, model in routes
+        }
+
     def names(self) -> list[str]:
         """Returns all names without a `*`, aliases first."""
         return [*self.aliases, *self._exact]

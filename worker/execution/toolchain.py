@@ -43,7 +43,7 @@ from stagebus.worker.model.token_meter import TokenMeter
 from stagebus.worker.stages.approval_gate import ApprovalGate
 from stagebus.worker.stages.call_plan import Checkpoints
 from stagebus.worker.stages.call_runner import RunIdentity
-from stagebus.worker.stages.model_stage import AnswerRules, InvalidAnswer, model_stage
+from stagebus.worker.stages.model_stage import REFUSAL, AnswerRules, InvalidAnswer, model_stage
 from stagebus.worker.stages.structured_answer import AnswerFormat
 from stagebus.worker.stages.tools_stage import RoundLimits, tools_stage
 from stagebus.worker.tools.registry import ToolRegistry
@@ -202,7 +202,7 @@ class Toolchain:
             checkpoints=checkpoints,
             gate=ApprovalGate(stage.stage_id, decisions, checkpoints.approvals, self._settings.approval_wait_s),
             until_stored=self._attempt.producer.flush,
-            is_cut_off=extraction.finish_reason in CUT_REASONS,
+            is_cut_off=extraction.finish_reason in (*CUT_REASONS, REFUSAL),
         )
         return await publish_stage(self._attempt.producer, events, began_at, self._count_tool_result)
 

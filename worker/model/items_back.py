@@ -1,6 +1,7 @@
 """The parts of a request that the writers of the Responses and the Messages API share; sans-IO."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from hashlib import blake2s
 from typing import Any, NamedTuple
 
@@ -37,6 +38,20 @@ def _own_items(message: Message, route: ModelRoute, api: Api) -> list[Json]:
     if items is None or (items.api, items.provider, items.model) != (api, route.provider, route.model_id):
         return []
     return list(items.items)
+
+
+def has_items(fields: Mapping[str, Any]) -> bool:
+    """Returns whether a message of the request has items of its model."""
+    return any((origin := message.get(ORIGIN_KEY)) is not None and origin.items for message in fields["messages"])
+
+
+def without_items(fields: Mapping[str, Any]) -> Json:
+    """Returns the request without the items: it then has the text and the calls, which every model accepts."""
+    messages = [
+        {**message, ORIGIN_KEY: replace(message[ORIGIN_KEY], items=None)} if ORIGIN_KEY in message else message
+        for message in fields["messages"]
+    ]
+    return {**fields, "messages": messages}
 
 
 def place_calls(items: Sequence[Json], call_type: str, calls: Sequence[Json]) -> list[Json]:

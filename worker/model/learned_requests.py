@@ -20,6 +20,11 @@ MODELS_MAX: Final = 1000
 
 _STATUSES: Final = frozenset({400, 404, 422})
 _USE_RESPONSES: Final = re.compile(r"\bv1/responses\b", re.IGNORECASE)
+_BAD_ITEMS: Final = re.compile(
+    r"encrypted.?content.{0,80}(?:verif|decrypt|pars|invalid)|invalid.{0,10}(?:encrypted.?content|signature)"
+    r"|thinking.{0,40}blocks?.{0,80}(?:cannot be modified|invalid)|of type .reasoning. was provided without",
+    re.IGNORECASE,
+)
 # Fields of a request that no run asked for.
 _OWN_FIELDS: Final[Mapping[Api, frozenset[str]]] = {
     "chat": frozenset(),
@@ -27,6 +32,14 @@ _OWN_FIELDS: Final[Mapping[Api, frozenset[str]]] = {
     "messages": frozenset(),
 }
 _NAME: Final = re.compile(r"\w+")
+
+
+def refuses_items(status: int, error: ReportedError) -> bool:
+    """Returns whether a request was refused for what the model wrote for itself, such as reasoning by a key that is gone.
+
+    OpenAI's code is `invalid_encrypted_content`, Anthropic says "Invalid `signature` in `thinking` block".
+    """
+    return status in _STATUSES and _BAD_ITEMS.search(f"{error.code} {error.message}") is not None
 
 
 class LearnedRequests:

@@ -80,6 +80,7 @@ class MessagesReader(EventReader):
         self._calls = 0
         self._stop_reason: str | None = None
         self._explanation = ""
+        self._has_text = False
         self._usage: dict[str, int] = {}
         self._usage_before: dict[str, int] = {}  # of the parts of the answer before a pause
         self._continuations = 0
@@ -102,6 +103,7 @@ class MessagesReader(EventReader):
         kind = delta.get("type")
         if kind == "text_delta" and isinstance(text := delta.get("text"), str):
             block.add("text", text)
+            self._has_text = True
             return self._delta("content", text)
         if kind == "thinking_delta" and isinstance(text := delta.get("thinking"), str):
             block.add("thinking", text)
@@ -188,7 +190,7 @@ class MessagesReader(EventReader):
             return ()
         reason = self._stop_reason or ""
         chunks: list[Chunk] = []
-        if reason == "refusal" and self._explanation:
+        if reason == "refusal" and self._explanation and not self._has_text:
             chunks += self._delta("refusal", self._explanation)
         finish_reason = _FINISH_REASONS.get(reason, reason) or ("tool_calls" if self._calls else "stop")
         items = _items_back(self._items, is_cut=reason in _CUT)

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any, Final
+from urllib.parse import quote
 
 import httpx2
 import openai
@@ -24,8 +25,9 @@ from stagebus.shared.runtime.cookies import RefusingCookieJar
 from stagebus.worker.model import provider_errors
 from stagebus.worker.model.chat_chunks import Chunk
 from stagebus.worker.model.compat.error_shapes import parse_error
+from stagebus.worker.model.items_back import has_items, without_items
 from stagebus.worker.model.language import Language, ResponseReader, language_of
-from stagebus.worker.model.learned_requests import LearnedRequests
+from stagebus.worker.model.learned_requests import LearnedRequests, refuses_items
 from stagebus.worker.model.transport import AiohttpClient
 
 logger = logging.getLogger(__name__)
@@ -68,7 +70,7 @@ class Provider:
                 timeout=timeout, follow_redirects=False, limits=LIMITS, cookies=RefusingCookieJar()
             ),
         )
-        if name != DEFAULT_PROVIDER:
+        if name != DEFAULT_PROVIDER or entry.api == "messages":
             # The SDK reads OPENAI_ORG_ID and OPENAI_PROJECT_ID. Other providers must not see them.
             self._client.organization = self._client.project = None
         self._learned = LearnedRequests()
@@ -128,7 +130,10 @@ class Provider:
             try:
                 return language, body, await self._post(language, body, route)
             except openai.APIStatusError as exc:
-                if not self._learned.learn(route, exc.status_code, parse_error(_error_body(exc))):
+                error = parse_error(_error_body(exc))
+                if refuses_items(exc.status_code, error) and has_items(fields):
+                    fields = without_items(fields)
+                elif not self._learned.learn(route, exc.status_code, error):
                     raise
                 logger.warning(
                     "provider %s refused a request for %s and is asked again: %s",
@@ -141,15 +146,22 @@ class Provider:
         Not by the SDK's typed methods: they know only OpenAI's fields, and they convert every part of every message
         by its type. A thousand messages block the event loop for 350 ms (openai 3.54).
         """
-        path = self._entry.path
         return await self._client.post(
-            language.path_after(self._entry.base_url) if path is None else path.replace("{model}", route.model_id),
+            self._path(language, route),
             cast_to=httpx2.Response,
             body=body,
             options=self._secret_options(language),
             stream=True,
             stream_cls=None,
         )
+
+    def _path(self, language: Language, route: ModelRoute) -> str:
+        """Returns the path to append. A client may choose the model's id, so it must not lead to another address."""
+        if self._entry.path is None:
+            return language.path_after(self._entry.base_url)
+        if not route.model_id.strip("."):
+            raise ModelRejected("the model's provider does not serve this model")
+        return self._entry.path.replace("{model}", quote(route.model_id, safe="@:"))
 
     def _secret_options(self, language: Language) -> openai.RequestOptions:
         """Reads the headers and query parameters of a request, whose values may be in the environment or in files.

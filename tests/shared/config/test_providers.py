@@ -1,11 +1,14 @@
 """The providers file: what it may say, where a name leads, and what is said of a file that does not hold."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from stagebus.shared.config.config_file import Secret
-from stagebus.shared.config.providers import DEFAULT_PROVIDER, Providers, read_file
+from stagebus.shared.config.provider_schema import ProvidersFile
+from stagebus.shared.config.providers import DEFAULT_PROVIDER, ModelRoute, Providers, read_file
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.usage import Cost, Usage
 from stagebus.shared.errors import BadProviders, KeyMissing, UnknownModel
@@ -62,6 +65,7 @@ base_url = "http://127.0.0.1:1/v1"
 models = [
     { name = "cheap", price = { input = 2, output = 8 } },
     { name = "cached/*", id = "*", price = { input = 2, output = 8, cached = 0.5 } },
+    { name = "written", price = { input = 2, output = 8, cached = 0.5, cache_write = 4 } },
     "free",
 ]
 """
@@ -74,6 +78,14 @@ models = [
         ("cheap", Usage(prompt_tokens=1000, completion_tokens=100, total_tokens=1100, cached_tokens=400), 0.0028),
         ("cached/x", Usage(prompt_tokens=1000, completion_tokens=100, total_tokens=1100, cached_tokens=400), 0.0022),
         ("cached/x", Usage(prompt_tokens=1, completion_tokens=0, total_tokens=1, cached_tokens=99), 0.0000005),
+        (
+            "written",
+            Usage(
+                prompt_tokens=1000, completion_tokens=0, total_tokens=1000, cached_tokens=400, cache_write_tokens=100
+            ),
+            0.0016,
+        ),
+        ("cheap", Usage(prompt_tokens=1000, total_tokens=1000, cache_write_tokens=100), 0.002),
         # Reasoning that is counted in the total alone is written as well.
         ("cheap", Usage(prompt_tokens=1000, completion_tokens=100, total_tokens=2100), 0.0108),
         ("cheap", Usage(), 0),
@@ -203,3 +215,50 @@ def test_missing_secret_error_names_its_place(secret: Secret, words: str) -> Non
         secret.read()
 
     assert words in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("base_url", "model", "api"),
+    [
+        ("https://api.openai.com/v1", "gpt-5.4", "responses"),
+        ("https://eu.api.openai.com/v1", "gpt-5.6-sol", "responses"),
+        ("https://api.openai.com/v1", "gpt-5.10", "responses"),
+        ("https://api.openai.com/v1", "gpt-6", "responses"),
+        ("https://api.openai.com/v1", "gpt-5.1-codex-max", "responses"),
+        ("https://api.openai.com/v1", "o3-pro", "responses"),
+        ("https://api.openai.com/v1", "gpt-5.3", "chat"),
+        ("https://api.openai.com/v1", "gpt-4.1", "chat"),
+        ("https://api.openai.com/v1", "gpt-5-mini", "chat"),
+        ("https://api.openai.com.example/v1", "gpt-5.6", "chat"),
+        ("http://127.0.0.1:8000/v1", "gpt-5.6", "chat"),
+    ],
+)
+def test_models_of_openai_that_need_responses_get_it_by_default(base_url: str, model: str, api: str) -> None:
+    def route(**entry: Any) -> ModelRoute:
+        models = [{"name": "m", "id": model, **entry}]
+        file = {"providers": {"p": {"base_url": base_url, "models": models}}}
+        return Providers(ProvidersFile.model_validate(file)).routes("m")[0]
+
+    assert (route().api, route().is_api_stated) == (api, False)
+    assert (route(api="messages").api, route(api="messages").is_api_stated) == ("messages", True)
+    settings = Settings(openai_base_url=base_url, provider_api="responses")
+    assert Providers.from_settings(settings).routes(model)[0].api == "responses"
+
+
+def test_api_of_a_model_takes_precedence_over_its_provider_s() -> None:
+    models = ["a", {"name": "b", "api": "chat"}]
+    file = {"providers": {"p": {"base_url": "http://x/v1", "api": "messages", "models": models}}}
+    providers = Providers(ProvidersFile.model_validate(file))
+
+    assert [providers.routes(name)[0].api for name in "ab"] == ["messages", "chat"]
+    assert providers.apis() == {"messages", "chat"}
+    assert providers.abilities("a").api == "messages"
+    assert providers.routes("a")[0].ignored(["seed", "top_p", "verbosity"]) == ["seed", "verbosity"]
+
+
+@pytest.mark.parametrize(
+    "entry", [{"base_url": "http://x/v1/messages"}, {"path": "x"}, {"path": "/x?key=y"}, {"path": "/x#y"}, {"api": "x"}]
+)
+def test_invalid_path_or_api_is_refused(entry: dict[str, str]) -> None:
+    with pytest.raises(ValidationError):
+        ProvidersFile.model_validate({"providers": {"p": {"base_url": "http://x/v1", "models": ["m"], **entry}}})

@@ -154,10 +154,12 @@ def test_stop_reason_becomes_a_finish_reason(reason: str, finish_reason: str) ->
     assert merge(START, end(reason), STOP).finish_reason == finish_reason
 
 
-def test_explanation_of_a_refusal_is_its_text() -> None:
+def test_explanation_of_a_refusal_is_its_text_if_it_has_none() -> None:
     details = {"category": "x", "explanation": "Not this."}
 
-    assert merge(START, *text("Well"), end("refusal", stop_details=details), STOP).refusal == "Not this."
+    assert merge(START, end("refusal", stop_details=details), STOP).refusal == "Not this."
+    merged = merge(START, *text("Well"), end("refusal", stop_details=details), STOP)
+    assert (merged.text, merged.refusal, merged.finish_reason) == ("Well", "", "refusal")
 
 
 def test_usage_counts_the_cache_as_a_part_of_the_prompt() -> None:

@@ -11,7 +11,9 @@ import pytest
 from stagebus.shared.config.provider_schema import ProvidersFile
 from stagebus.shared.config.providers import Providers
 from stagebus.shared.config.settings import Settings
+from stagebus.shared.domain.model_items import ModelItems
 from stagebus.shared.errors import ModelError, ModelRejected, ModelUnauthorized
+from stagebus.worker.model.chat_request import ORIGIN_KEY, MessageOrigin
 from stagebus.worker.model.model_client import ModelClient, ModelRequest
 
 KEY = "sk-very-secret"
@@ -19,6 +21,7 @@ ANSWER = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
     b'data: {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]}\n\n'
 )
+HELLO = [{"role": "user", "content": "Hello"}]
 Ask = Callable[..., Any]
 
 
@@ -27,11 +30,11 @@ async def ask() -> AsyncIterator[Ask]:
     """Returns a function that sends a request to an address, with fields of the provider's entry, and returns the chunks."""
     models = []
 
-    async def ask(url: str, **entry: Any) -> list[dict[str, Any]]:
+    async def ask(url: str, messages: Any = HELLO, **entry: Any) -> list[dict[str, Any]]:
         provider = {"base_url": f"{url}/v1", "models": ["m"]} | entry
         file = ProvidersFile.model_validate({"providers": {"p": provider}})
         models.append(ModelClient(Settings(model_stall_timeout_s=5), Providers(file)))
-        request = ModelRequest(model="m", messages=[{"role": "user", "content": "Hello"}])
+        request = ModelRequest(model="m", messages=messages)
         async with aclosing(models[-1].stream(request)) as chunks:
             return [chunk async for chunk in chunks]
 
@@ -111,6 +114,51 @@ async def test_each_api_has_its_path_and_headers(
 
     assert all(text in head for text in sent)
     assert not any(text in head for text in not_sent)
+
+
+@pytest.mark.parametrize(
+    ("model", "path"),
+    [("../../other", b"/v1/models/..%2F..%2Fother:x"), ("a@1?b#c", b"/v1/models/a@1%3Fb%23c:x"), ("..", b"")],
+)
+async def test_model_of_a_client_leads_to_no_other_address(byte_server, ask, model: str, path: bytes) -> None:
+    url = await byte_server.serve(ANSWER)
+    entry = {"path": "/models/{model}:x", "models": [{"name": "m", "id": model}]}
+    if not path:
+        with pytest.raises(ModelRejected):
+            await ask(url, **entry)
+    else:
+        await ask(url, **entry)
+    assert [head.split()[1] for head in byte_server.requests] == [path] * bool(path)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"code": "invalid_encrypted_content", "message": "The encrypted content for item rs_1 could not be verified."},
+        {"type": "invalid_request_error", "message": "messages.1.content.0: Invalid `signature` in `thinking` block"},
+        {"message": "Item 'rs_1' of type 'reasoning' was provided without its required following item."},
+    ],
+)
+async def test_items_that_the_provider_no_longer_accepts_are_left_out(byte_server, ask, error: dict[str, Any]) -> None:
+    """For example after a key was changed while the run waited for a person."""
+    asked = []
+
+    def answer(_head: bytes, body: bytes) -> bytes:
+        asked.append(orjson.loads(body)["input"])
+        if "secret" not in str(asked[-1]):
+            data = orjson.dumps({"object": "response", "status": "completed"})
+            return b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(data), data)
+        data = orjson.dumps({"error": error})
+        return b"HTTP/1.1 400 Bad Request\r\ncontent-length: %d\r\n\r\n%b" % (len(data), data)
+
+    reasoning = {"type": "reasoning", "summary": [], "encrypted_content": "secret"}
+    items = ModelItems("responses", "p", "m", [reasoning, {"type": "function_call"}])
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    said = {"role": "assistant", "tool_calls": [call], ORIGIN_KEY: MessageOrigin("p", items=items)}
+    messages = [{"role": "user", "content": "x"}, said, {"role": "tool", "tool_call_id": "c", "content": "y"}]
+    await ask(await byte_server.serve(answer), messages=messages, api="responses")
+
+    assert [len(items) for items in asked] == [4, 3]
 
 
 async def test_paused_turn_is_continued_on_the_same_provider(byte_server, ask) -> None:
