@@ -61,7 +61,7 @@ class Signature(NamedTuple):
         except ValidationError as exc:
             raise BadArguments(_explain(tool_name, exc)) from None
         except ValueError as exc:  # for example nested too deep for pydantic's parser
-            raise BadArguments(f"The arguments of {tool_name} are not valid JSON: {exc}.") from None
+            raise BadArguments(f"The arguments of {tool_name} cannot be read as JSON: {exc}.") from None
         values = {
             name: context if name in self.contexts else getattr(bound, _field(index))
             for index, name in enumerate(self.names)
@@ -85,7 +85,7 @@ def parse_object(tool_name: str, arguments: str) -> dict[str, Any]:
     try:
         parsed = parse_json(_text(arguments))
     except ValueError as exc:
-        raise BadArguments(f"The arguments of {tool_name} are not valid JSON: {exc}.") from None
+        raise BadArguments(f"The arguments of {tool_name} cannot be read as JSON: {exc}.") from None
     if not isinstance(parsed, dict):
         raise BadArguments(f"The arguments of {tool_name} must be a JSON object.")
     return parsed

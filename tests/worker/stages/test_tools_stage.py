@@ -182,8 +182,9 @@ async def test_once_only_tool_starts_after_its_call_is_stored(registry: ToolRegi
         (call("1", "echo", '{"txet": "a"}'), "text"),
         (call("1", "echo", "not json"), "JSON"),
         (call("1", "echo", f'{{"text": {"[" * 600}{"]" * 600}}}'), "nested too deeply"),
+        (call("1", "echo", f'{{"text": "{"x" * 2**20}"}}'), "too many, the limit is 1048576"),
     ],
-    ids=["unknown", "not offered", "wrong argument", "no JSON", "deep"],
+    ids=["unknown", "not offered", "wrong argument", "no JSON", "deep", "long"],
 )
 async def test_bad_call_is_an_error_that_the_model_can_read(
     registry: ToolRegistry, asked: ToolCallRequest, told: str

@@ -112,9 +112,9 @@ def test_no_arguments_are_an_empty_object(nothing):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("{", ["not valid JSON"]),
-        ('{"restaurant": NaN}', ["not valid JSON"]),
-        ('{"restaurant": "\\ud83d"}', ["not valid JSON"]),
+        ("{", ["cannot be read as JSON"]),
+        ('{"restaurant": NaN}', ["cannot be read as JSON"]),
+        ('{"restaurant": "\\ud83d"}', ["cannot be read as JSON"]),
         ("[1]", ["must be a JSON object"]),
         ('"text"', ["must be a JSON object"]),
         ("{}", ["- restaurant: Field required", "- guests: Field required"]),

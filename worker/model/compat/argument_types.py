@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from stagebus.shared.runtime.exact_json import PARSED_MAX_CHARS
 from stagebus.worker.model.compat.call_arguments import dump_arguments, read_literal
 
 Schema = Mapping[str, Any]
@@ -29,9 +30,11 @@ def fit_arguments(arguments: str, schema: Schema, texts: Mapping[str, str] | Non
     """Returns the arguments with the types of the schema.
 
     Args:
-        arguments: JSON text; any other text is returned unchanged.
+        arguments: JSON text; any other text is returned unchanged, and so is one that is too long.
         texts: the values that were written as plain text, by name, whose type only the schema knows.
     """
+    if len(arguments) > PARSED_MAX_CHARS:
+        return arguments
     try:
         values = json.loads(arguments)
     except (ValueError, RecursionError):

@@ -22,9 +22,12 @@ from typing import Any, Final, NoReturn
 
 import orjson
 
+from stagebus.shared.runtime.exact_json import PARSED_MAX_CHARS
+
 # The key under which arguments without a meaning go back to a provider, since it takes nothing but objects.
 UNREADABLE: Final = "invalid_json"
 
+_KEPT_CHARS: Final = 1_000
 _PYTHON_MAX_CHARS: Final = 20_000
 _BEFORE: Final = re.compile(r"(?:\s|```\w*|<[^<>{}\"]{1,64}>)*(?=\{)")
 _AFTER: Final = re.compile(r"(?:\s|```|</?[^<>{}\"]{1,64}>|</[^<>{}\"]{0,64}\Z|[;}])*\Z")
@@ -45,6 +48,8 @@ _DECODER: Final = json.JSONDecoder(strict=False, parse_constant=_reject_constant
 
 def clean_arguments(text: str) -> str:
     """Returns the arguments as the JSON of an object if that is what they mean, otherwise unchanged."""
+    if len(text) > PARSED_MAX_CHARS:
+        return text
     try:
         is_object = isinstance(orjson.loads(text), dict)
     except orjson.JSONDecodeError:
@@ -56,7 +61,9 @@ def clean_arguments(text: str) -> str:
 
 
 def as_object(text: str) -> str:
-    """Returns arguments as the JSON of an object, whatever the model wrote."""
+    """Returns arguments as the JSON of an object, whatever the model wrote. Of those that are too long, it keeps the beginning."""
+    if len(text) > PARSED_MAX_CHARS:
+        return dump_arguments({UNREADABLE: f"{text[:_KEPT_CHARS]}…"})
     cleaned = clean_arguments(text)
     try:
         if isinstance(orjson.loads(cleaned), dict):

@@ -65,3 +65,11 @@ def test_json_stays_as_the_model_wrote_it() -> None:
     for written in (PARIS, '{ "n" : 5.0,\n "text": "</tool_call>" }', '{"n": 123456789012345678901234567890}'):
         assert clean_arguments(written) == as_object(written) == written
     assert as_object("") == as_object(" ") == "{}"
+
+
+def test_long_arguments_are_not_parsed() -> None:
+    """They are refused, and the provider gets back the beginning of what the model wrote."""
+    written = json.dumps({"text": "x" * 2**20})
+
+    assert clean_arguments(written) is written
+    assert json.loads(as_object(written)) == {"invalid_json": f"{written[:1000]}…"}
