@@ -131,29 +131,21 @@ async def test_no_view_ends_with_text_that_a_killed_worker_left_void(system: Sys
     key = {"Idempotency-Key": "watched-by-all"}
     run_id = await post_run(system.url, body, **key)
     native = StrictClient(system.urls, run_id)
-    reading = [
-        asyncio.create_task(reader)
-        for reader in (
-            view_readers.read_responses(system.url, run_id),
-            view_readers.read_ui_message(system.url, run_id),
-            view_readers.read_agui(system.url, run_id),
-        )
-    ]
-    chatting = asyncio.create_task(view_readers.read_chat(system.url, body, key["Idempotency-Key"]))
-    following = asyncio.create_task(native.follow())
+    chat = view_readers.ChatReader(system.urls, run_id, body, key["Idempotency-Key"])
+    kinds = (view_readers.ResponsesReader, view_readers.UiMessageReader, view_readers.AguiReader)
+    readers = [chat, *(kind(system.urls, run_id) for kind in kinds)]
+    following = asyncio.gather(native.follow(), *(reader.follow() for reader in readers))
     await native.until(has("tool_completion_chunk", "synthesis", 6))
     holder = await system.holder_of(run_id)
     await holder.kill()
     holder.start()
     await following
-    texts = await asyncio.gather(*reading)
-    chat, restarts = await chatting
     await holder.ready("is ready for")
 
     assert [e.data["stage_id"] for e in native.events if e.event == "stage_restarted"] == ["synthesis"]
-    expected = view_readers.joined(native.text("extraction"), native.text("synthesis"))
-    assert [*texts, chat] == [expected] * 4
-    assert restarts == 1, "the chat client had void text and came back"
+    assert native.text("synthesis")
+    assert [(reader.end, reader.text) for reader in readers] == [("done", view_readers.expected_text(native))] * 4
+    assert chat.restarts == 1, "the chat client had void text and came back"
 
 
 async def test_frozen_worker_is_fenced_and_works_on_afterwards(system: System) -> None:

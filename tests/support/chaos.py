@@ -33,6 +33,14 @@ from tests.support.proxy import Proxy
 from tests.support.python_client import PythonClient
 from tests.support.strict_client import TERMINAL, StrictClient, Violation
 from tests.support.system import Process, System
+from tests.support.view_readers import (
+    AguiReader,
+    ChatReader,
+    ResponsesReader,
+    UiMessageReader,
+    ViewReader,
+    expected_text,
+)
 
 WORKERS = 3
 GATEWAYS = 2
@@ -53,6 +61,7 @@ class Ledger:
     faults: Counter[str] = field(default_factory=Counter)
     decisions: Counter[int] = field(default_factory=Counter)  # by the status that the gateway answered
     stage_restarts: int = 0
+    views: Counter[str] = field(default_factory=Counter)  # clients of each
     violations: list[str] = field(default_factory=list)  # lost, doubled, reordered
     stranded: list[str] = field(default_factory=list)
     wrong_texts: list[str] = field(default_factory=list)
@@ -72,7 +81,7 @@ class Ledger:
             f"seed {self.seed}: {self.runs} runs, {self.events} events received over {self.connections} connections",
             f"ends: {dict(self.ends)}; stages restarted: {self.stage_restarts}",
             f"faults: {dict(self.faults)}",
-            f"answers to decisions: {dict(self.decisions)}",
+            f"answers to decisions: {dict(self.decisions)}; clients of views: {dict(self.views)}",
             ", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in counts.items()),
         ]
         for name in ZEROS:
@@ -106,6 +115,7 @@ class Storm:
         self._number = 0
         self._is_over = False
         self._texts: dict[str, str] = {}
+        self._keys: dict[str, str] = {}  # Idempotency-Keys by run
 
     async def rage(self, seconds: float) -> Ledger:
         """Injects faults for so long, each kind at least once, then lets all runs end and counts."""
@@ -157,7 +167,7 @@ class Storm:
 
     async def _post(self, body: dict[str, Any]) -> str | None:
         """Repeats a POST with one Idempotency-Key until it is answered; returns the run's id."""
-        headers = {"Idempotency-Key": f"storm-{self._number}"}
+        headers = {"Idempotency-Key": (key := f"storm-{self._number}")}
         deadline = time.monotonic() + SETTLE_S
         async with httpx.AsyncClient(timeout=15) as http:
             while time.monotonic() < deadline:
@@ -166,6 +176,7 @@ class Storm:
                         f"{self.random.choice(self.system.urls)}/runs", json=body, headers=headers
                     )
                     if response.status_code == 202:
+                        self._keys[response.json()["id"]] = key
                         return str(response.json()["id"])
                     if response.status_code != 503:
                         self.ledger.violations.append(f"POST: {response.status_code} {response.text}")
@@ -180,7 +191,9 @@ class Storm:
             clients.append(
                 StrictClient(self.system.urls, run_id, self.random.choice(["run", "extraction", "tools", "synthesis"]))
             )
+        reader = self._view_reader(run_id, body)
         following = [asyncio.create_task(client.follow(10_000, self._patience)) for client in clients]
+        following += [asyncio.create_task(reader.follow(10_000, self._patience))] if reader else []
         deciders = Deciders(clients[0], self.random, SETTLE_S)
         deciding = asyncio.create_task(deciders.decide_all())
         if self.random.random() < 0.1:
@@ -199,6 +212,26 @@ class Storm:
         self.ledger.violations += deciders.check()
         self.ledger.decisions.update(deciders.answers)
         self._note(clients, body)
+        if reader is not None:
+            self._note_view(reader, clients[0])
+
+    def _view_reader(self, run_id: str, body: dict[str, Any]) -> ViewReader | None:
+        """Returns a client of a view for one run in three."""
+        if self.random.random() > 1 / 3:
+            return None
+        kind = self.random.choice([ResponsesReader, ChatReader, UiMessageReader, AguiReader])
+        if kind is not ChatReader:
+            return kind(self.system.urls, run_id)
+        messages = [{"role": "user", "content": body["user_prompt"]}]
+        return ChatReader(self.system.urls, run_id, {"model": body["model"], "messages": messages}, self._keys[run_id])
+
+    def _note_view(self, reader: ViewReader, native: StrictClient) -> None:
+        self.ledger.views[type(reader).__name__.removesuffix("Reader")] += 1
+        self.ledger.connections += reader.connections
+        if native.events and reader.end and reader.end != native.events[-1].event:
+            self.ledger.violations.append(f"{reader}: ended with {reader.end}, not {native.events[-1].event}")
+        if reader.end == "done" and reader.text != expected_text(native):
+            self.ledger.wrong_texts.append(f"{reader}: {reader.text!r} and {expected_text(native)!r}")
 
     def _client(self, run_id: str) -> StrictClient:
         if self._client_name == "strict":

@@ -1,93 +1,215 @@
-"""Plain readers of the views: each keeps what its protocol tells a client to keep, and says what text stands."""
+"""Clients of the views that reconnect and judge what they get, as `StrictClient` does for the native stream.
 
-from collections.abc import AsyncIterator
+Each keeps what its protocol tells a client to keep, so `text` is what stands at the end: the model stages' texts.
+"""
+
+import asyncio
+import random
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import httpx
 
 from tests.support.scripted_log import frames_of
+from tests.support.strict_client import RETRY_S, StrictClient, Violation
 
-TIMEOUT = httpx.Timeout(10, read=30)
+Request = tuple[str, str, dict[str, Any]]
+# A gateway that shuts down, and one that comes back.
+PASSING = {429, 502, 503}
 
 
-async def frames(method: str, url: str, **options: Any) -> AsyncIterator[Any]:
-    """Yields the data of each frame; `[DONE]` is left out.
+class ViewReader(ABC):
+    """Follows one run through a view.
 
-    Raises:
-        httpx.RemoteProtocolError: the connection was cut.
+    Attributes:
+        end: `done`, `cancel` or `error` once the run has ended.
+        connections: the number of streams that were opened.
     """
-    async with httpx.AsyncClient(timeout=TIMEOUT) as http, http.stream(method, url, **options) as response:
-        assert response.status_code == 200, await response.aread()
-        rest = ""
-        async for text in response.aiter_text():
-            *blocks, rest = (rest + text).split("\n\n")
-            for _, data in frames_of("\n\n".join([*blocks, ""])):
-                if data != "[DONE]":
-                    yield data
+
+    def __init__(self, urls: Sequence[str], run_id: str) -> None:
+        self.urls = urls
+        self.run_id = run_id
+        self.end = ""
+        self.connections = 0
+        self.is_left = False  # the protocol ends this connection, and the client comes back
+
+    async def follow(self, timeout_s: float = 60, cut_after: Callable[[], int | None] = lambda: None) -> "ViewReader":
+        """Reads until the run's end; each connection is cut after so many messages, None for never.
+
+        Raises:
+            Violation: the stream ended before the run, or has a message that it may not have.
+        """
+        async with asyncio.timeout(timeout_s), httpx.AsyncClient(timeout=httpx.Timeout(10, read=30)) as http:
+            while not self.end:
+                with suppress(httpx.TransportError, OSError):
+                    await self._connect(http, cut_after())
+                await asyncio.sleep(RETRY_S * random.random())
+        return self
+
+    async def _connect(self, http: httpx.AsyncClient, messages_max: int | None) -> None:
+        method, path, options = self.request()
+        async with http.stream(method, random.choice(self.urls) + path, **options) as response:
+            if response.status_code in PASSING:
+                return
+            if response.status_code != 200:
+                raise Violation(f"{self}: {response.status_code}: {await response.aread()!r}")
+            self.connections += 1
+            self.is_left, count = False, 0
+            async for message in _messages(response):
+                self.take(message)
+                count += 1
+                if self.end or count == messages_max:
+                    return
+            if not self.is_left:
+                raise Violation(f"{self}: a clean end after {count} messages, before the run's")
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__} of {self.run_id}"
+
+    @abstractmethod
+    def request(self) -> Request:
+        """Returns the next request: method, path and options of httpx."""
+
+    @abstractmethod
+    def take(self, message: dict[str, Any]) -> None:
+        """Takes the next message."""
+
+    @property
+    @abstractmethod
+    def text(self) -> str:
+        """The text that stands, with an empty line between two model stages."""
 
 
-async def read_responses(url: str, run_id: str) -> str:
-    """Returns the output text of a response."""
-    async for event in frames("GET", f"{url}/v1/responses/resp_{run_id}?stream=true"):
-        last = event
-    items = last["response"]["output"]
-    return "\n\n".join(part["text"] for item in items if item["type"] == "message" for part in item["content"])
+async def _messages(response: httpx.Response) -> AsyncIterator[Any]:
+    rest = ""
+    async for text in response.aiter_text():
+        *blocks, rest = (rest + text).split("\n\n")
+        for _, data in frames_of("\n\n".join([*blocks, ""])):
+            if data != "[DONE]":
+                yield data
 
 
-async def read_chat(url: str, body: dict[str, Any], key: str) -> tuple[str, int]:
-    """Returns the text of a chat completion, and how often a restart made the client ask again."""
+class ResponsesReader(ViewReader):
+    """OpenAI's Responses: resumes after the last sequence number."""
+
+    last = -1
+    response: dict[str, Any] | None = None
+
+    def request(self) -> Request:
+        after = f"&starting_after={self.last}" if self.last >= 0 else ""
+        return "GET", f"/v1/responses/resp_{self.run_id}?stream=true{after}", {}
+
+    def take(self, message: dict[str, Any]) -> None:
+        if message["sequence_number"] != self.last + 1:
+            raise Violation(f"{self}: {message['sequence_number']} after {self.last}")
+        self.last += 1
+        ends = {"response.completed": "done", "response.failed": "error", "response.incomplete": "cancel"}
+        if message["type"] in ends:
+            self.end, self.response = ends[message["type"]], message["response"]
+
+    @property
+    def text(self) -> str:
+        output = self.response["output"] if self.response else []
+        messages = [item for item in output if item["type"] == "message"]
+        return _joined(part["text"] for item in messages for part in item["content"])
+
+
+class ChatReader(ViewReader):
+    """Chat completions: repeats its request under its Idempotency-Key, and gets the answer from the start."""
+
     restarts = 0
-    while True:
-        text = ""
-        options = {"json": {**body, "stream": True}, "headers": {"Idempotency-Key": key}}
-        async for chunk in frames("POST", f"{url}/v1/chat/completions", **options):
-            if "error" in chunk:
-                assert chunk["error"]["code"] == "stage_restarted", chunk
-                restarts += 1
-                break
-            text += "".join(choice["delta"].get("content") or "" for choice in chunk["choices"])
-        else:
-            return text, restarts
+    _text = ""
+
+    def __init__(self, urls: Sequence[str], run_id: str, body: dict[str, Any], key: str) -> None:
+        super().__init__(urls, run_id)
+        self._options = {"json": {**body, "stream": True}, "headers": {"Idempotency-Key": key}}
+
+    def request(self) -> Request:
+        self._text = ""
+        return "POST", "/v1/chat/completions", self._options
+
+    def take(self, message: dict[str, Any]) -> None:
+        match message:
+            case {"error": {"code": "stage_restarted"}}:
+                self.restarts += 1
+                self.is_left = True
+            case {"error": error}:
+                self.end = "cancel" if error["code"] == "run_cancelled" else "error"
+            case {"id": message_id, "choices": [choice]}:
+                if message_id != f"chatcmpl-{self.run_id}":
+                    raise Violation(f"{self}: the key leads to {message_id}")
+                self._text += choice["delta"].get("content") or ""
+                self.end = "done" if choice["finish_reason"] else ""
+
+    @property
+    def text(self) -> str:
+        return self._text
 
 
-async def read_ui_message(url: str, run_id: str) -> str:
-    """Returns the text of a UI message; a step that is reset loses its own."""
-    steps: list[str] = []
-    async for chunk in frames("GET", f"{url}/api/chat/{run_id}/stream"):
-        match chunk:
+class UiMessageReader(ViewReader):
+    """The AI SDK's UI message stream: resumes with the number of chunks that it has."""
+
+    def __init__(self, urls: Sequence[str], run_id: str) -> None:
+        super().__init__(urls, run_id)
+        self.chunks = 0
+        self._steps: list[str] = []
+
+    def request(self) -> Request:
+        return "GET", f"/api/chat/{self.run_id}/stream?startIndex={self.chunks}", {}
+
+    def take(self, message: dict[str, Any]) -> None:
+        self.chunks += 1
+        match message:
             case {"type": "start-step"}:
-                steps.append("")
+                self._steps.append("")
             case {"type": "reset-step"}:
-                steps[-1] = ""
+                self._steps[-1] = ""
             case {"type": "text-delta"}:
-                steps[-1] += chunk["delta"]
-    assert chunk["type"] == "finish"
-    return "\n\n".join(step for step in steps if step)
+                self._steps[-1] += message["delta"]
+            case {"type": "finish"}:
+                self.end = {"error": "error", "other": "cancel"}.get(message["finishReason"], "done")
+
+    @property
+    def text(self) -> str:
+        return _joined(self._steps)
 
 
-async def read_agui(url: str, run_id: str) -> str:
-    """Returns the text of the assistant's messages; a snapshot replaces all of them."""
-    body = {
-        "threadId": "t",
-        "runId": run_id,
-        "messages": [],
-        "state": {},
-        "tools": [],
-        "context": [],
-        "forwardedProps": {},
-    }
-    texts: dict[str, str] = {}
-    async for event in frames("POST", f"{url}/agui", json=body):
-        match event:
+class AguiReader(ViewReader):
+    """AG-UI: attaches again, and a snapshot replaces what it has."""
+
+    def __init__(self, urls: Sequence[str], run_id: str) -> None:
+        super().__init__(urls, run_id)
+        self._texts: dict[str, str] = {}
+
+    def request(self) -> Request:
+        body = {"threadId": "t", "runId": self.run_id, "messages": [], "tools": [], "context": [], "forwardedProps": {}}
+        self._texts = {}
+        return "POST", "/agui", {"json": {**body, "state": {}}}
+
+    def take(self, message: dict[str, Any]) -> None:
+        match message:
             case {"type": "MESSAGES_SNAPSHOT"}:
-                said = [message for message in event["messages"] if message["role"] == "assistant"]
-                texts = {message["id"]: message.get("content") or "" for message in said}
+                said = [one for one in message["messages"] if one["role"] == "assistant"]
+                self._texts = {one["id"]: one.get("content") or "" for one in said}
             case {"type": "TEXT_MESSAGE_CONTENT"}:
-                texts[event["messageId"]] = texts.get(event["messageId"], "") + event["delta"]
-    assert event["type"] == "RUN_FINISHED"
-    return "\n\n".join(text for text in texts.values() if text)
+                self._texts[message["messageId"]] = self._texts.get(message["messageId"], "") + message["delta"]
+            case {"type": "RUN_ERROR"}:
+                self.end = "error"
+            case {"type": "RUN_FINISHED"}:
+                self.end = "cancel" if message["outcome"]["type"] == "cancelled" else "done"
+
+    @property
+    def text(self) -> str:
+        return _joined(self._texts.values())
 
 
-def joined(*texts: str) -> str:
-    """Returns the texts of all model stages as these readers give them."""
+def expected_text(native: StrictClient) -> str:
+    """Returns the texts of all complete model stages, as these readers give them."""
+    completed = [event for event in native.events if event.event == "stage_completed"]
+    return _joined(event.data["result"].get("text") or "" for event in completed)
+
+
+def _joined(texts: Any) -> str:
     return "\n\n".join(text for text in texts if text)

@@ -1,6 +1,7 @@
 """The Responses view with OpenAI's own SDK, over logs that the tests write themselves."""
 
 import asyncio
+import dataclasses
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -221,6 +222,23 @@ async def test_gateway_that_drains_or_is_full_answers_before_the_stream(
     assert all(response.headers["retry-after"] for response in [*draining, *full])
     assert {response.json()["error"]["type"] for response in full} == {"rate_limit_error"}
     assert sorted(await redis.keys("sb:run:*")) == sorted(runs), "a refused request creates no run"
+
+
+async def test_redis_away_is_an_error_before_the_stream_and_ends_no_open_one(
+    app: Starlette, http: httpx.AsyncClient, hub: Hub, run: RunByHand, nowhere: Redis
+) -> None:
+    """An open stream goes on when Redis is back."""
+    gateway = app.state.gateway
+    reading = asyncio.create_task(http.get(stream_url(run)))
+    await until_equal(lambda: hub.open_streams, 1)
+    app.state.gateway = dataclasses.replace(gateway, redis=nowhere)
+    refused = await http.get(stream_url(run))
+    app.state.gateway = gateway
+    await tell(run)
+
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "storage_unavailable")
+    assert refused.headers["retry-after"]
+    assert frames_of((await reading).text)[-1][0] == "response.completed"
 
 
 async def test_tenants_and_scopes_are_apart(client_of: ClientOf, redis: Redis) -> None:
