@@ -10,7 +10,9 @@ from starlette.types import Message, Scope
 
 from stagebus.gateway.streaming.hub import Hub
 from stagebus.gateway.streaming.response import EventStream
+from stagebus.gateway.streaming.stream_writer import StreamTorn
 from stagebus.gateway.streaming.views import RUN_EVENTS
+from stagebus.shared.access_errors import TooManyStreams
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.cursor import START
 from stagebus.shared.log import sse
@@ -173,3 +175,20 @@ async def test_head_request_opens_no_stream(hub: Hub, run: RunByHand) -> None:
     assert [message["type"] for message in server.messages] == ["http.response.start", "http.response.body"]
     assert server.body == b""
     assert admission.entered == 0
+
+
+async def test_drain_tears_a_strict_stream(quick_hub: Hub, run: RunByHand) -> None:
+    """Without the last part of the body, the server cuts the connection."""
+    admission = Admission()
+    stream = quick_hub.new_stream(run.run_id, START, RUN_EVENTS, is_strict=True)
+    server = Server(await EventStream(quick_hub, stream, admission).open())
+    await server.until(lambda: server.events == ["run_queued"])
+    await quick_hub.drain()
+
+    with pytest.raises(StreamTorn):
+        await server.until_end()
+    assert all(message["more_body"] for message in server.messages[1:])
+    assert admission.left == 1
+    with pytest.raises(TooManyStreams):
+        await EventStream(quick_hub, stream, refusing := Admission(is_admitted=False)).open()
+    assert refusing.left == 1
