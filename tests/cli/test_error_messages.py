@@ -35,7 +35,7 @@ def test_message_has_no_http_words(error: StagebusError) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "said"), [(404, "not a Stagebus gateway"), (502, "try again later"), (400, "check")]
+    ("status", "said"), [(404, "does not answer as a Stagebus gateway"), (502, "try again later"), (400, "check")]
 )
 def test_answer_of_another_server_is_recognised(status: int, said: str) -> None:
     message = message_of(Refused.of(status, {}))
@@ -52,7 +52,9 @@ def test_invalid_fields_are_named_by_their_options() -> None:
     ]
     said = message_of(Refused.of(422, {"code": "invalid_request", "detail": "timeout_s: …", "errors": faults}))
 
-    assert said == "--timeout: Input should be greater than 0; --tool: unknown tool 'x'; `stagebus tools`; other: no"
+    assert (
+        said == "--timeout: Input should be greater than 0; --tool: unknown tool 'x'; see `stagebus tools`; other: no"
+    )
 
 
 def test_field_of_each_option_exists() -> None:

@@ -8,13 +8,13 @@ from stagebus.client.client_errors import InvalidRequest, Refused, Unavailable
 
 _OPTION_BY_FIELD: Final[Mapping[str, str]] = {
     "user_prompt": "PROMPT", "system_prompt": "--system", "model": "--model", "tools": "--tool",
-    "synthesis": "--no-synthesis", "max_rounds": "--max-rounds", "max_total_tokens": "--max-total-tokens", "timeout_s": "--timeout", "metadata": "--metadata",
-    "limit": "--limit", "status": "--status", "q": "--search", "arguments": "--arguments", "reason": "--reason",
-    "text": "TEXT", "ttl_s": "--expires", "last_event_id": "--from",
+    "synthesis": "--no-synthesis", "max_rounds": "--max-rounds", "max_total_tokens": "--max-total-tokens",
+    "timeout_s": "--timeout", "metadata": "--metadata", "limit": "--limit", "status": "--status", "q": "--search",
+    "arguments": "--arguments", "reason": "--reason", "text": "TEXT", "ttl_s": "--expires", "last_event_id": "--from",
 }  # fmt: skip
 _WORDS_BY_PATTERN: Final[Mapping[str, str]] = {
-    r"(?:see )?GET \S*/tools\b": "`stagebus tools`",
-    r"(?:see )?GET \S*/models\b": "`stagebus models`",
+    r"GET \S*/tools\b": "`stagebus tools`",
+    r"GET \S*/models\b": "`stagebus models`",
     r"GET \S*/runs/(\S+) lists its pending_approvals": r"`stagebus show \1` lists its pending calls",
     r"\banswered [1-5]\d\d: (.+)": r"answered: \1",
 }
@@ -23,7 +23,7 @@ _TEXT_BY_CODE: Final[Mapping[str, str]] = {
     "unauthenticated": "the gateway needs a valid key: set STAGEBUS_API_KEY, or `api_key` in config.toml",
     "internal": "the gateway failed unexpectedly; its log has the cause",
     "unavailable": "the gateway is temporarily unable to answer; try again later",
-    "not_found": "the server at this address is not a Stagebus gateway of this version; check --url",
+    "not_found": "the server at this address does not answer as a Stagebus gateway of this version; check --url",
 }
 
 
