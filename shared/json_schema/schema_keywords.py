@@ -16,15 +16,14 @@ from stagebus.shared.json_schema.schema_walk import Issue, Keyword, Place, Schem
 _NAMES_MAX: Final = 5
 
 
-def is_number(value: Any) -> bool:
-    """Returns whether a value is a number of JSON."""
+def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 _TYPES: Final[Mapping[str, Callable[[Any], bool]]] = {
     "string": lambda value: isinstance(value, str),
-    "integer": lambda value: is_number(value) and (isinstance(value, int) or value.is_integer()),
-    "number": is_number,
+    "integer": lambda value: _is_number(value) and (isinstance(value, int) or value.is_integer()),
+    "number": _is_number,
     "boolean": lambda value: isinstance(value, bool),
     "array": lambda value: isinstance(value, list),
     "object": lambda value: isinstance(value, Mapping),
@@ -66,7 +65,7 @@ def _limit(is_kept: Callable[[Any, Any], bool], words: str) -> Keyword:
     """Returns a keyword that compares numbers."""
 
     def check(_walk: SchemaWalk, setting: Any, value: Any, place: Place) -> list[Issue]:
-        if not (is_number(value) and is_number(setting)) or is_kept(value, setting):
+        if not (_is_number(value) and _is_number(setting)) or is_kept(value, setting):
             return []
         return _one(place.path, f"{shown(value)} is {words} {shown(setting)}")
 
@@ -74,7 +73,7 @@ def _limit(is_kept: Callable[[Any, Any], bool], words: str) -> Keyword:
 
 
 def _multiple_of(walk: SchemaWalk, setting: Any, value: Any, place: Place) -> list[Issue]:
-    if not (is_number(value) and is_number(setting)) or not setting > 0:
+    if not (_is_number(value) and _is_number(setting)) or not setting > 0:
         return []
     try:
         if isinstance(value, int) and isinstance(setting, int):
@@ -95,7 +94,7 @@ def _size(kind: type[Any], is_kept: Callable[[int, Any], bool], words: str) -> K
     """Returns a keyword that limits the length of texts, arrays or objects."""
 
     def check(_walk: SchemaWalk, setting: Any, value: Any, place: Place) -> list[Issue]:
-        if not (isinstance(value, kind) and is_number(setting)) or is_kept(len(value), setting):
+        if not (isinstance(value, kind) and _is_number(setting)) or is_kept(len(value), setting):
             return []
         return _one(place.path, f"{shown(value)} {words.format(limit=shown(setting), size=len(value))}")
 
@@ -216,10 +215,10 @@ def _contains(walk: SchemaWalk, setting: Any, value: Any, place: Place) -> list[
             sure += walk.unchecked_count == unchecked
     least: Any = place.schema.get("minContains")
     most: Any = place.schema.get("maxContains")
-    least = least if is_number(least) else 1
+    least = least if _is_number(least) else 1
     if possible < least:
         return _one(place.path, f"the array has {possible} items of the kind that it must contain; {least} are needed")
-    if is_number(most) and sure > most:
+    if _is_number(most) and sure > most:
         return _one(place.path, f"the array has {sure} items of the kind that it may contain; {most} are allowed")
     return []
 

@@ -17,6 +17,8 @@ from typing import Any, Final
 
 import orjson
 
+from stagebus.shared.json_schema.json_pointer import find_target
+
 Schema = dict[str, Any]
 
 # A schema below this level accepts anything.
@@ -25,9 +27,9 @@ REFERENCES_MAX: Final = 32
 # Further alternatives at the top level are left out: references can make a small schema expand to a huge one.
 ALTERNATIVES_MAX: Final = 256
 
-_MAPS_OF_SCHEMAS: Final = frozenset({"properties", "patternProperties", "dependentSchemas", "$defs", "definitions"})
-_LISTS_OF_SCHEMAS: Final = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
-_SINGLE_SCHEMAS: Final = frozenset(
+MAPS_OF_SCHEMAS: Final = frozenset({"properties", "patternProperties", "dependentSchemas", "$defs", "definitions"})
+LISTS_OF_SCHEMAS: Final = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
+SINGLE_SCHEMAS: Final = frozenset(
     {"items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames"}
     | {"unevaluatedItems", "unevaluatedProperties"}
 )
@@ -105,7 +107,7 @@ def _fit(schema: Any, depth: int) -> Schema:
     fitted = {
         key: _fit_value(key, value, depth + 1)
         for key, value in schema.items()
-        if isinstance(key, str) and _has_form(key, value)
+        if isinstance(key, str) and has_form(key, value)
     }
     _add_items(fitted, schema.get("items"), depth)
     if "properties" in fitted:
@@ -113,22 +115,23 @@ def _fit(schema: Any, depth: int) -> Schema:
     return fitted
 
 
-def _has_form(key: str, value: Any) -> bool:
-    if key in _MAPS_OF_SCHEMAS:
+def has_form(key: str, value: Any) -> bool:
+    """Returns whether a keyword's value has a form that JSON Schema 2020-12 allows, and is JSON."""
+    if key in MAPS_OF_SCHEMAS:
         return isinstance(value, Mapping)
-    if key in _LISTS_OF_SCHEMAS:
+    if key in LISTS_OF_SCHEMAS:
         return _is_list(value)
-    if key in _SINGLE_SCHEMAS:
+    if key in SINGLE_SCHEMAS:
         return isinstance(value, Mapping | bool)
     return (key not in _FORMS or _FORMS[key](value)) and _is_json(value)
 
 
 def _fit_value(key: str, value: Any, depth: int) -> Any:
-    if key in _MAPS_OF_SCHEMAS:
+    if key in MAPS_OF_SCHEMAS:
         return {str(name): _fit(inner, depth) for name, inner in value.items() if inner is not False}
-    if key in _LISTS_OF_SCHEMAS:
+    if key in LISTS_OF_SCHEMAS:
         return [_fit(inner, depth) for inner in value]
-    if key in _SINGLE_SCHEMAS and (isinstance(value, Mapping) or key == "items"):
+    if key in SINGLE_SCHEMAS and (isinstance(value, Mapping) or key == "items"):
         return _fit(value, depth)
     return value
 
@@ -211,20 +214,8 @@ def _resolve(schema: Schema, document: Schema) -> Schema:
 
 def _find(document: Schema, reference: str) -> Schema | None:
     """Returns the target of a reference within the document, or None."""
-    if reference == "#":
-        return document
-    if not reference.startswith("#/"):
-        return None
-    node: Any = document
-    for part in reference[2:].split("/"):
-        key = part.replace("~1", "/").replace("~0", "~")
-        if isinstance(node, list) and key.isdecimal() and int(key) < len(node):
-            node = node[int(key)]
-        elif isinstance(node, dict) and key in node:
-            node = node[key]
-        else:
-            return None
-    return node if isinstance(node, dict) else None
+    target = find_target(document, reference)
+    return target if isinstance(target, dict) else None
 
 
 def _either(first: Schema | None, second: Schema) -> Schema:
@@ -249,11 +240,11 @@ def _drop_dangling(schema: Schema, document: Schema, is_known: dict[str, bool]) 
         if not is_known[reference]:
             del schema["$ref"]
     for key, value in schema.items():
-        if key in _MAPS_OF_SCHEMAS:
+        if key in MAPS_OF_SCHEMAS:
             inner = list(value.values())
-        elif key in _LISTS_OF_SCHEMAS:
+        elif key in LISTS_OF_SCHEMAS:
             inner = value
         else:
-            inner = [value] if key in _SINGLE_SCHEMAS and isinstance(value, dict) else []
+            inner = [value] if key in SINGLE_SCHEMAS and isinstance(value, dict) else []
         for part in inner:
             _drop_dangling(part, document, is_known)

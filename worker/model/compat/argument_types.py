@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from stagebus.shared.json_schema.json_pointer import find_target
 from stagebus.shared.runtime.exact_json import PARSED_MAX_CHARS
 from stagebus.worker.model.compat.call_arguments import dump_arguments, read_literal
 
@@ -113,9 +114,9 @@ class _Fitter:
             if not isinstance(schema, Mapping):
                 return {}
             reference = schema.get("$ref")
-            if not isinstance(reference, str) or not reference.startswith("#/"):
+            if not isinstance(reference, str):
                 return schema
-            schema = self._lookup(reference)
+            schema = find_target(self._root, reference)
         return {}
 
     def _shape(self, schema: Schema) -> Schema:
@@ -127,12 +128,6 @@ class _Fitter:
         self._steps_left -= 1
         if self._steps_left < 0:
             raise _OutOfSteps
-
-    def _lookup(self, reference: str) -> Any:
-        found: Any = self._root
-        for part in reference[2:].split("/"):
-            found = found.get(part) if isinstance(found, Mapping) else None
-        return found
 
     def _types(self, schema: Any, depth: int = 0) -> set[str]:
         """Returns the types that a schema allows; none if it does not say."""

@@ -8,59 +8,27 @@ Spec: https://spec.openapis.org/oas/v3.0.4.html#schema-object
 
 import re
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from stagebus.shared.errors import BadTool
 from stagebus.shared.json_schema.json_pointer import MISSING, find_target
-from stagebus.shared.json_schema.schema_keywords import is_number
+from stagebus.worker.tools.portable_schema import LISTS_OF_SCHEMAS, MAPS_OF_SCHEMAS, SINGLE_SCHEMAS, has_form
 
 Schema = dict[str, Any]
 
 DEPTH_MAX: Final = 60
 REFERENCES_MAX: Final = 32
 
-_TYPES: Final = frozenset({"string", "integer", "number", "boolean", "array", "object", "null"})
-_MAPS_OF_SCHEMAS: Final = frozenset({"properties", "patternProperties", "dependentSchemas"})
-_LISTS_OF_SCHEMAS: Final = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
-_SINGLE_SCHEMAS: Final = frozenset(
-    {"items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames"}
-    | {"unevaluatedItems", "unevaluatedProperties"}
+# References are rewritten to one place, so that the definitions of an inner schema are not needed.
+_MAPS: Final = MAPS_OF_SCHEMAS - {"$defs", "definitions"}
+_SETTINGS: Final = frozenset(
+    {"type", "enum", "const", "default", "description", "format", "pattern", "contentEncoding", "contentMediaType"}
+    | {"required", "dependentRequired", "uniqueItems", "minLength", "maxLength", "minItems", "maxItems", "minContains"}
+    | {"maxContains", "minProperties", "maxProperties", "multipleOf", "minimum", "exclusiveMinimum", "maximum"}
+    | {"exclusiveMaximum"}
 )
 _DEF_NAME: Final = re.compile(r"[^A-Za-z0-9_-]")
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_count(value: Any) -> bool:
-    return is_number(value) and value >= 0 and value == int(value)
-
-
-def _is_names(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
-
-
-def _is_type(value: Any) -> bool:
-    names = value if isinstance(value, list) else [value]
-    return bool(names) and all(isinstance(name, str) and name in _TYPES for name in names)
-
-
-# The keywords whose value is not a schema, each with the check of its value.
-_SETTINGS: Final[Mapping[str, Callable[[Any], bool]]] = {
-    "type": _is_type,
-    "enum": lambda value: isinstance(value, list) and bool(value),
-    "required": _is_names,
-    "dependentRequired": lambda value: isinstance(value, Mapping) and all(map(_is_names, value.values())),
-    "uniqueItems": lambda value: isinstance(value, bool),
-    "const": lambda _: True,
-    "default": lambda _: True,
-    **dict.fromkeys(("multipleOf", "minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"), is_number),
-    **dict.fromkeys(("minLength", "maxLength", "minItems", "maxItems", "minContains", "maxContains"), _is_count),
-    **dict.fromkeys(("minProperties", "maxProperties"), _is_count),
-    **dict.fromkeys(("description", "format", "pattern", "contentEncoding", "contentMediaType"), _is_text),
-}
 
 
 def follow(document: Mapping[str, Any], node: Any) -> Any:
@@ -147,14 +115,16 @@ class SchemaConverter:
             schema = _from_openapi_3_0(schema)
         converted: Schema = {}
         for key, value in schema.items():
-            if key in _MAPS_OF_SCHEMAS and isinstance(value, Mapping):
+            if key in _SETTINGS:
+                copied = self._copy(value, depth)  # limits its size before anything else looks at it
+                if has_form(key, copied):
+                    converted[key] = copied
+            elif key in _MAPS and has_form(key, value):
                 converted[key] = self._convert_map(value, depth)
-            elif key in _LISTS_OF_SCHEMAS and isinstance(value, list) and value:
+            elif key in LISTS_OF_SCHEMAS and has_form(key, value):
                 converted[key] = [self.convert(inner, depth + 1) for inner in value]
-            elif key in _SINGLE_SCHEMAS and isinstance(value, Mapping | bool):
+            elif key in SINGLE_SCHEMAS and has_form(key, value):
                 converted[key] = self.convert(value, depth + 1)
-            elif key in _SETTINGS and _SETTINGS[key](value):
-                converted[key] = self._copy(value, depth)
         properties = schema.get("properties")
         if "required" in converted and isinstance(properties, Mapping):
             read_only = {name for name, inner in properties.items() if _is_read_only(inner)}
