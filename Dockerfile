@@ -3,13 +3,18 @@ FROM python:3.11.14-slim-bookworm AS build
 
 WORKDIR /src
 RUN python -m venv /opt/stagebus
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+# Every file that is fetched must have a known hash (`make lock`), setuptools included, which only builds the package.
+COPY docker/requirements.txt docker/requirements.txt
+RUN --mount=type=cache,target=/root/.cache/pip \
+    /opt/stagebus/bin/pip install --disable-pip-version-check --require-hashes --no-deps --only-binary :all: \
+    -r docker/requirements.txt
+COPY pyproject.toml README.md LICENSE ./
 COPY shared shared
 COPY gateway gateway
 COPY worker worker
 COPY src src
-RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/stagebus/bin/pip install --disable-pip-version-check --only-binary :all: -c constraints.txt '.[server,mcp]'
+RUN /opt/stagebus/bin/pip install --disable-pip-version-check --no-index --no-deps --no-build-isolation . \
+    && /opt/stagebus/bin/pip uninstall --yes setuptools
 
 FROM python:3.11.14-slim-bookworm
 

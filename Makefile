@@ -7,6 +7,7 @@
 #   make fuzz    feed EXAMPLES= random inputs to each parser, and run Schemathesis on the API; SEED=
 #   make soak    send RUNS= runs through one worker and one gateway and check that neither grows
 #   make bench   measure everything beside its alternatives and write docs/performance.md; QUICK=1: three minutes, no page
+#   make lock    write docker/requirements.txt and the package-lock.json files: what is installed, by hash
 #   make sbom    write the bill of materials of an installed Stagebus to sbom.json (CycloneDX), and print the licences
 #   make screenshots   take the pictures in docs/ with the demo model
 #   make client  generate the JavaScript client's types, and the bundle that the gateway's page uses
@@ -49,7 +50,7 @@ endef
 export PYTHONDONTWRITEBYTECODE :=
 
 .DELETE_ON_ERROR:
-.PHONY: up test chaos model fuzz soak bench sbom screenshots client lint types format docs clean
+.PHONY: up test chaos model fuzz soak bench sbom lock screenshots client lint types format docs clean
 
 # exec makes stagebus itself make's child, so that it receives the SIGTERM that make passes on.
 up: $(RUNTIME)
@@ -75,6 +76,10 @@ bench: $(DEV)
 
 sbom: $(DEV)
 	$(BIN)/python -m tests.support.supply sbom.json
+
+lock: $(DEV)
+	$(BIN)/python -m tests.support.image_lock
+	for folder in $(JS) $(OTHERS); do (cd $$folder && npm install --silent --package-lock-only) || exit; done
 
 lint: $(DEV)
 	$(BIN)/ruff check .
@@ -115,10 +120,10 @@ $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 	@touch $(RUNTIME) $@
 
 # Without Node the tests that need these packages are skipped; in CI they fail.
-%/node_modules/.is-set-up: %/package.json
+%/node_modules/.is-set-up: %/package.json %/package-lock.json
 	@if command -v npm >/dev/null; then \
 		echo "installing the npm packages of $*"; \
-		cd $* && npm install --silent --no-progress && touch node_modules/.is-set-up && \
+		cd $* && npm ci --silent --no-progress && touch node_modules/.is-set-up && \
 		echo "installed: $*/node_modules has $$(ls node_modules | wc -l) packages"; \
 		else echo "npm is not installed: the tests of $* are skipped" >&2; fi
 

@@ -2,10 +2,12 @@
 
 import json
 import re
+import tomllib
 
 import pytest
 from packaging.utils import canonicalize_name
 
+from tests.support.image_lock import LOCK
 from tests.support.supply import ROOT, is_allowed, licence_of, only, packages
 
 
@@ -34,6 +36,38 @@ def test_every_runtime_package_is_pinned() -> None:
     pinned = re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
 
     assert packages().keys() - {"stagebus"} <= {canonicalize_name(name) for name in pinned}
+
+
+def test_image_installs_exactly_the_pinned_versions_by_their_hashes() -> None:
+    """`make lock` writes the file. pip refuses a package that is missing from it, and a file with another hash."""
+    text = LOCK.read_text()
+    locked = dict(re.findall(r"^([\w.-]+)==(\S+) \\\n    --hash=sha256:[0-9a-f]{64}", text, re.MULTILINE))
+    constraints = (ROOT / "constraints.txt").read_text()
+    pinned = {
+        canonicalize_name(name): version
+        for name, version in re.findall(r"^([\w.-]+)==(\S+)", constraints, re.MULTILINE)
+    }
+    (build_tool,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+
+    assert len(locked) == len(re.findall(r"^\w", text, re.MULTILINE)), "each package has a hash"
+    assert f"setuptools=={locked.pop('setuptools')}" == build_tool
+    assert {name: version for name, version in locked.items() if pinned.get(name) != version} == {}
+    assert packages().keys() - {"stagebus"} <= locked.keys()
+
+
+@pytest.mark.parametrize("folder", ["clients/js", "examples/react-chat", "tests/clients/third_party"])
+def test_npm_packages_are_locked_by_integrity_and_run_no_script(folder: str) -> None:
+    """No entry names a registry, so the one that the user has configured is asked."""
+    lock = json.loads((ROOT / folder / "package-lock.json").read_text())
+    package = json.loads((ROOT / folder / "package.json").read_text())
+    root, *parts = lock["packages"].values()
+    settings = (ROOT / folder / ".npmrc").read_text().splitlines()
+
+    for kind in ("dependencies", "devDependencies", "peerDependencies"):
+        assert root.get(kind) == package.get(kind), f"{folder}: make lock"
+    assert [part for part in parts if not part.get("integrity", "").startswith("sha512-") or "resolved" in part] == []
+    assert {"ignore-scripts=true", "omit-lockfile-registry-resolved=true"} <= set(settings)
+    assert "npm ci" in (ROOT / "Makefile").read_text()
 
 
 def test_vendored_packages_are_listed_with_their_licences() -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import tomllib
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import distributions
@@ -94,7 +95,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from a source distribution, as a package index would have it: the links must survive both steps."""
     folder = tmp_path_factory.mktemp("wheel")
     shutil.copytree(ROOT, folder / "tree", symlinks=True, ignore=IGNORED)
-    pip("install", "--quiet", "--target", folder / "setuptools", "setuptools>=77")
+    (build_tool,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    pip("install", "--quiet", "--target", folder / "setuptools", build_tool)
     env = {**os.environ, "PYTHONPATH": str(folder / "setuptools")}
     _build("sdist", folder / "tree", folder, env)
     (sdist,) = folder.glob("*.tar.gz")

@@ -281,6 +281,7 @@ async def test_run_is_returned_with_stages_and_result(api: httpx.AsyncClient, re
     usage = {
         "prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3, "cached_tokens": 1, "cache_write_tokens": None,
         "reasoning_tokens": None,
+        "estimated": None,
         "cost": {"amount": 0.5, "currency": "EUR"},
     }  # fmt: skip
     run.producer.put(Done(), TerminalState(RunStatus.SUCCEEDED, retention_s=60, usage=orjson.dumps(usage)))
