@@ -148,16 +148,18 @@ async def test_links_between_documentation_pages_exist(healthy: System) -> None:
                 assert (await http.get(path)).status_code == 200, f"{page.name}: {path}"
 
 
-async def test_openai_quickstarts_work(healthy: System, tmp_path: Path) -> None:
+async def test_quickstarts_of_other_protocols_work(healthy: System, tmp_path: Path) -> None:
     need_third_party()
     sources = [block.replace("http://127.0.0.1:8000", healthy.url) for block in blocks(CLIENTS, "python")]
     by_protocol = {name: next(source for source in sources if name in source) for name in ("responses", "chat")}
-    (script,) = [block for block in blocks(CLIENTS, "js") if "responses" in block]
-    (tmp_path / "quickstart.mjs").write_text(script.replace("http://127.0.0.1:8000", healthy.url))
+    names = ("responses", "@ai-sdk", "@ag-ui")
+    for name in names:
+        script = next(block for block in blocks(CLIENTS, "js") if name in block)
+        (tmp_path / f"{names.index(name)}.mjs").write_text(script.replace("http://127.0.0.1:8000", healthy.url))
     (tmp_path / "node_modules").symlink_to(THIRD_PARTY / "node_modules")
-    python, chat, javascript = await asyncio.gather(
+    python, chat, javascript, ui_messages, agui = await asyncio.gather(
         *(type_in('python -c "$SCRIPT"', SCRIPT=source) for source in by_protocol.values()),
-        type_in(f"node {tmp_path}/quickstart.mjs"),
+        *(type_in(f"node {tmp_path}/{number}.mjs") for number in range(len(names))),
     )
 
     for output in (python, javascript):
@@ -166,3 +168,7 @@ async def test_openai_quickstarts_work(healthy: System, tmp_path: Path) -> None:
         assert streamed == final
     streamed, _, final = chat.strip().rpartition("\nchatcmpl-")
     assert final.endswith(streamed)
+    *texts, is_equal = ui_messages.strip().splitlines()
+    assert "Tokyo" in texts[-1]
+    assert is_equal == "true"
+    assert "Tokyo" in agui
