@@ -16,6 +16,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaWarningKind
 from stagebus.shared.errors import BadTool
 from stagebus.shared.runtime.exact_json import parse_json
 from stagebus.worker.tools.docstrings import parse_docstring
+from stagebus.worker.tools.recursive_unions import nesting_max, nests_deeper
 from stagebus.worker.tools.strict_schema import NotStrict, to_strict, without_nulls
 from stagebus.worker.tools.tool_context import ToolContext
 
@@ -39,6 +40,7 @@ class Signature(NamedTuple):
         positional: the positional-only parameters.
         contexts: the parameters of type `ToolContext`.
         model: validates the arguments.
+        nesting_max: the most objects within one another, if their types take exponential time to validate.
     """
 
     description: str
@@ -48,6 +50,7 @@ class Signature(NamedTuple):
     positional: frozenset[str]
     contexts: frozenset[str]
     model: type[BaseModel]
+    nesting_max: int | None = None
 
     def bind(self, tool_name: str, arguments: str, context: ToolContext) -> tuple[list[Any], dict[str, Any]]:
         """Parses the JSON of a call into positional and named arguments. An empty text means no arguments.
@@ -55,7 +58,9 @@ class Signature(NamedTuple):
         Raises:
             BadArguments: the text is not a JSON object, or the arguments do not fit.
         """
-        parse_object(tool_name, arguments)
+        parsed = parse_object(tool_name, arguments)
+        if self.nesting_max is not None and nests_deeper(parsed, self.nesting_max):
+            raise BadArguments(f"The arguments of {tool_name} nest more than {self.nesting_max} objects.")
         try:
             bound = self.model.model_validate_json(self._without_nulls(_text(arguments)))
         except ValidationError as exc:
@@ -135,6 +140,7 @@ def read_signature(function: ToolFunction, name: str, *, is_strict: bool = False
         positional=frozenset(p.name for p in parameters.values() if p.kind is p.POSITIONAL_ONLY),
         contexts=contexts,
         model=model,
+        nesting_max=nesting_max(schema),
     )
 
 
