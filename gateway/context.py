@@ -20,7 +20,11 @@ from stagebus.shared.storage.redis_client import Redis, storage_errors
 
 
 class LifespanNotEntered(StagebusError):
-    """The gateway is mounted in another app, which does not run the gateway's lifespan, or it has already left it."""
+    """The gateway is not started: it is mounted in another app that does not enter the gateway's lifespan, or has left it.
+
+    It has no connection to Redis. Mount it with `stagebus.gateway.app.mount_gateway`, or enter its lifespan in the host's:
+    `docs/embedding.md`. Until then every request gets this answer, except those for the meaning of a problem.
+    """
 
     code = "lifespan_not_entered"
     title = "Gateway is not started"

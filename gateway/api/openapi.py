@@ -45,6 +45,23 @@ SECURITY_SCHEMES: Final = {
 # Errors of every guarded operation.
 GUARD_ERRORS: Final = (Unauthenticated, Forbidden, RateLimited)
 
+# Readers of the document group operations by these. The modules of the handlers belong to one each.
+TAGS: Final = {
+    "Runs": "Create, list, read and cancel runs.",
+    "Events": "Follow a run: each event once and in order, from any cursor.",
+    "Approvals": "Decide on tool calls that wait for a person.",
+    "Views": "Runs in the protocols of other projects' clients.",
+    "Access": "Tickets for one run, and browser sessions.",
+    "Catalog": "The tools and models that a run may name.",
+    "System": "Health, metrics and statistics.",
+    "Documents": "The page, this document, the events' schema, and the meaning of error codes.",
+}
+TAG_BY_MODULE: Final = {
+    "run_endpoints": "Runs", "event_endpoints": "Events", "approval_endpoints": "Approvals", "ticket_endpoints": "Access",
+    "session_endpoints": "Access", "catalog_endpoints": "Catalog", "system_endpoints": "System",
+    "document_endpoints": "Documents", "page_endpoints": "Documents",
+}  # fmt: skip
+
 _REF: Final = "#/components/schemas/{model}"
 
 
@@ -74,6 +91,7 @@ def _build_at_root(endpoints: tuple[Endpoint, ...], *, is_open: bool) -> Json:
             "can resume at any time.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
+        "tags": [{"name": name, "description": description} for name, description in TAGS.items()],
         "paths": paths,
         "components": {"schemas": _schemas(documented), "securitySchemes": SECURITY_SCHEMES},
     }
@@ -83,6 +101,7 @@ def _operation(endpoint: Endpoint, *, is_open: bool) -> Json:
     errors_format = endpoint.error_format or PROBLEM_DETAILS
     operation: Json = {
         "operationId": endpoint.name,
+        "tags": [TAG_BY_MODULE.get(endpoint.handler.__module__.rpartition(".")[2], "Views")],
         "summary": endpoint.summary,
         **({"description": endpoint.description} if endpoint.description else {}),
         "parameters": [_parameter(parameter) for parameter in endpoint.parameters],

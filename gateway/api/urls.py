@@ -11,6 +11,7 @@ from urllib.parse import quote
 from starlette.requests import Request
 
 OPENAPI_PATH: Final = "/openapi.json"
+PROBLEMS_PATH: Final = "/problems/"
 
 
 class Urls(NamedTuple):
@@ -50,7 +51,7 @@ class Urls(NamedTuple):
 
     def problem(self, code: str) -> str:
         """Returns the `type` of a problem."""
-        return f"{self.root_path}/problems/{code}"
+        return f"{self.root_path}{PROBLEMS_PATH}{code}"
 
     def openapi(self) -> str:
         """Returns the URL of the OpenAPI document."""

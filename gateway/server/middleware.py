@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stagebus.gateway.api.headers import DEFAULTS, RUN_ID, SHOWN_RUN
 from stagebus.gateway.api.problems import answer_cut_off, answer_error, answer_internal
+from stagebus.gateway.api.urls import PROBLEMS_PATH
 from stagebus.gateway.auth.tickets import take_from_query
 from stagebus.gateway.context import LifespanNotEntered, started_gateway
 from stagebus.gateway.server.access_log import AccessRecord
@@ -35,7 +36,10 @@ class RequestMiddleware:
         try:
             metrics = started_gateway(scope["app"]).metrics
         except LifespanNotEntered as exc:
-            await answer_error(Request(scope, receive), exc)(scope, receive, send)
+            # The problem's `type` leads to its explanation, which needs no part of a started gateway.
+            is_explanation = scope["path"].removeprefix(scope.get("root_path", "")).startswith(PROBLEMS_PATH)
+            app = self._app if is_explanation else answer_error(Request(scope, receive), exc)
+            await app(scope, receive, send)
             return
         take_from_query(scope)
         request_headers = Headers(scope=scope)

@@ -17,7 +17,7 @@ async def test_docs_list_every_operation_and_call_the_gateway(page: Page, stageb
     operations = page.locator(".opblock-summary-description")
     assert await operations.all_inner_texts() == [endpoint.summary for endpoint in ENDPOINTS if endpoint.is_documented]
 
-    operation = page.locator("#operations-default-list_runs")
+    operation = page.locator("#operations-Runs-list_runs")
     await operation.locator(".opblock-summary").click()
     await expect(operation.get_by_text("The maximum number of runs.")).to_be_visible()
     await operation.get_by_role("button", name="Try it out").click()

@@ -64,5 +64,5 @@ async def test_mounted_page_navigates_below_the_prefix(mounted_page: Page, host_
 async def test_mounted_docs_list_the_operations(mounted_page: Page) -> None:
     await mounted_page.goto(f"{PREFIX}/docs")
 
-    await expect(mounted_page.locator("#operations-default-create_run")).to_be_visible()
+    await expect(mounted_page.locator("#operations-Runs-create_run")).to_be_visible()
     await expect(mounted_page.locator(".servers select")).to_have_value(PREFIX)

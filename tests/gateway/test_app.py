@@ -48,6 +48,19 @@ async def test_mounted_app_without_its_lifespan_answers_503(settings: Settings, 
     assert "docs/embedding.md" in problem["detail"]
 
 
+async def test_problem_of_a_mounted_app_without_its_lifespan_is_explained_at_its_type(settings: Settings) -> None:
+    host = Starlette(routes=[Mount("/ai", create_app(settings))])
+    async with client(host) as http, host.router.lifespan_context(host):
+        explained = await http.get((await http.get("/ai/runs")).json()["type"])
+        unknown = await http.get("/ai/problems/nope")
+
+    assert explained.status_code == 200
+    assert explained.json()["code"] == "lifespan_not_entered"
+    assert "does not enter the gateway's lifespan" in explained.json()["description"]
+    assert "mount_gateway" in explained.json()["description"]
+    assert unknown.status_code == 404
+
+
 async def test_mounted_app_whose_lifespan_the_host_enters_works(settings: Settings, run: RunByHand) -> None:
     app = create_app(settings)
 

@@ -40,6 +40,15 @@ def test_every_operation_has_a_summary() -> None:
             assert re.fullmatch(r"[A-Z][^\n]+\.", operation["summary"])
 
 
+def test_every_operation_has_a_declared_tag_and_every_tag_an_operation() -> None:
+    declared = {tag["name"] for tag in document()["tags"]}
+    tags = {(path, tuple(entry["tags"])) for path, item in document()["paths"].items() for entry in item.values()}
+
+    assert {name for _, names in tags for name in names} == declared
+    assert {("/runs", ("Runs",)), ("/runs/{run_id}/events", ("Events",)), ("/metrics", ("System",))} <= tags
+    assert {names for path, names in tags if path.startswith(("/v1/", "/api/", "/agui"))} == {("Views",)}
+
+
 async def test_openapi_document_is_served(api: httpx.AsyncClient) -> None:
     response = await api.get("/openapi.json")
 
