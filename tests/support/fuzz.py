@@ -40,7 +40,7 @@ from stagebus.shared.store import api_keys, run_queue
 from stagebus.shared.store.run_list import EVERY_RUN
 from stagebus.worker.model.chat_chunks import BadChunk, ChunkDecoder, EventTooLong
 from stagebus.worker.model.delta_merger import DeltaMerger
-from tests.support import schema_fuzz
+from tests.support import event_fuzz, schema_fuzz
 from tests.support.api_fuzz import fuzz_api
 from tests.support.http_fuzz import PIPELINE, HttpFuzz, cut
 from tests.support.system import free_port
@@ -276,6 +276,7 @@ KINDS = {
     "live batches": Kind(st.binary(max_size=100) | _broken(BATCH), take_batch),
     "jobs": Kind(st.binary(max_size=100) | _broken(b'{"t": null, "f": "x", "a": ["01J"], "k": {}}'), take_job),
     "providers' streams": Kind(st.tuples(st.binary(max_size=200) | _broken(STREAM), st.integers(0, 200)), take_stream),
+    "providers' events": Kind(event_fuzz.EVENTS, event_fuzz.take_events),
     "schemas": Kind(schema_fuzz.VALID, schema_fuzz.take_valid_schema),
     "hostile schemas": Kind(schema_fuzz.HOSTILE, schema_fuzz.take_hostile_schema),
     "patterns": Kind(schema_fuzz.PATTERN_CASES, schema_fuzz.take_pattern),

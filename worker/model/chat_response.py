@@ -24,6 +24,22 @@ class ErrorChunk(Exception):
     """The provider sent an error in place of a chunk. Raised as the cause of a `ModelError`, for the log."""
 
 
+def incomplete(expected: str, content_type: str, *, has_chunks: bool, is_empty: bool) -> ModelUnavailable:
+    """Returns the error of an answer whose body ended before the answer did.
+
+    Args:
+        expected: what the body should have been.
+        content_type: the response's media type, for the message if the body was no answer.
+    """
+    if has_chunks:
+        return ModelUnavailable("the model's provider ended its answer too early")
+    if is_empty:
+        return ModelUnavailable("the model's provider sent an empty answer")
+    media_type = _MEDIA_TYPE.match(content_type)
+    kind = f": {media_type[0]}" if media_type else ""
+    return ModelUnavailable(f"the model's provider sent something that is not {expected}{kind}")
+
+
 class ChatResponseReader:
     """Takes the body of a 200 response and returns its chunks.
 
@@ -82,15 +98,8 @@ class ChatResponseReader:
         yield from self._checked(self._decoder.finish())
         if self.has_finish_reason and self._has_chunks:
             return
-        if self._has_chunks:
-            raise ModelUnavailable("the model's provider ended its answer too early")
-        if not self._has_bytes or self.is_done:
-            raise ModelUnavailable("the model's provider sent an empty answer")
-        media_type = _MEDIA_TYPE.match(content_type)
-        raise ModelUnavailable(
-            "the model's provider sent something that is not a chat completion"
-            + (f": {media_type[0]}" if media_type else "")
-        )
+        is_empty = not self._has_bytes or self.is_done
+        raise incomplete("a chat completion", content_type, has_chunks=self._has_chunks, is_empty=is_empty)
 
     def continuation(self, body: dict[str, Any]) -> dict[str, Any] | None:  # noqa: ARG002 - the interface
         """Returns None: no provider pauses an answer."""

@@ -19,13 +19,12 @@ from stagebus.shared.domain.model_items import ITEMS_MAX_BYTES
 from stagebus.shared.errors import ModelError, ModelOutputTooLong, ModelUnavailable
 from stagebus.worker.model import provider_errors
 from stagebus.worker.model.chat_chunks import ITEMS_KEY, AnswerItems, BadChunk, Chunk, ChunkDecoder, EventTooLong
-from stagebus.worker.model.chat_response import CHUNK_MIN_BYTES, ErrorChunk
+from stagebus.worker.model.chat_response import CHUNK_MIN_BYTES, ErrorChunk, incomplete
 from stagebus.worker.model.compat.error_shapes import ReportedError, error_in_chunk
 
 Event = dict[str, Any]
 Item = dict[str, Any]
 
-_MEDIA_TYPE: Final = re.compile(r"[\w.+-]{1,40}/[\w.+-]{1,40}", re.ASCII)
 _EVENT_NAME: Final = re.compile(rb"(?:response|message|content_block)[._]|error|message$|$")
 
 
@@ -98,15 +97,8 @@ class EventReader:
             yield from self._finish_without_last_event()
         if self.is_done:
             return
-        if self._has_events:
-            raise ModelUnavailable("the model's provider ended its answer too early")
-        if not self._has_bytes or self._decoder.is_done:
-            raise ModelUnavailable("the model's provider sent an empty answer")
-        media_type = _MEDIA_TYPE.match(content_type)
-        raise ModelUnavailable(
-            "the model's provider sent something that is not an answer of its API"
-            + (f": {media_type[0]}" if media_type else "")
-        )
+        is_empty = not self._has_bytes or self._decoder.is_done
+        raise incomplete("an answer of its API", content_type, has_chunks=self._has_events, is_empty=is_empty)
 
     def continuation(self, body: dict[str, Any]) -> dict[str, Any] | None:  # noqa: ARG002 - the interface
         """Returns the body that continues an answer which the provider paused; None if the answer is complete."""
@@ -164,8 +156,13 @@ class EventReader:
 
     def _fits(self, item: Mapping[str, Any]) -> bool:
         """Counts an item that has to go back to the provider. Returns False once they are too many, so that none is kept."""
-        self._items_bytes += len(orjson.dumps(item))
+        # What has no JSON, such as half of a surrogate pair, could not be stored.
+        self._items_bytes += _size_of(item, without_json=ITEMS_MAX_BYTES + 1)
         return self._items_bytes <= ITEMS_MAX_BYTES
+
+    def _count(self, value: Any) -> None:
+        """Counts output that is kept, but is in no chunk."""
+        self._output_bytes += _size_of(value, without_json=len(str(value)))
 
     def _last_chunks(self, finish_reason: str, usage: Mapping[str, Any] | None, items: AnswerItems) -> list[Chunk]:
         """Returns the chunks that end the answer."""
@@ -180,11 +177,23 @@ class EventReader:
         return chunks
 
 
+def _size_of(value: Any, *, without_json: int) -> int:
+    try:
+        return len(orjson.dumps(value))
+    except TypeError:
+        return without_json
+
+
 def failure(error: ReportedError) -> ModelError:
     """Returns the error of the run for an error that the provider reported."""
     exc = provider_errors.error_from_report(error)
     exc.__cause__ = ErrorChunk(error)
     return exc
+
+
+def index_of(value: object) -> int:
+    """Returns the value if it is an index. All others are one place, as of a server that sends no index."""
+    return value if type(value) is int else -1
 
 
 def text_of(value: object) -> str:

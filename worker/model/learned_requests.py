@@ -28,7 +28,7 @@ _BAD_ITEMS: Final = re.compile(
 # Fields of a request that no run asked for.
 _OWN_FIELDS: Final[Mapping[Api, frozenset[str]]] = {
     "chat": frozenset(),
-    "responses": frozenset({"include", "prompt_cache_key", "store"}),
+    "responses": frozenset({"include", "prompt_cache_key"}),
     "messages": frozenset(),
 }
 _NAME: Final = re.compile(r"\w+")

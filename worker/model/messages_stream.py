@@ -17,6 +17,7 @@ from typing import Any, Final
 import orjson
 
 from stagebus.worker.model.chat_chunks import AnswerItems, Chunk
+from stagebus.worker.model.compat.call_fragments import arguments_text
 from stagebus.worker.model.compat.error_shapes import parse_error
 from stagebus.worker.model.event_reader import (
     Event,
@@ -24,6 +25,7 @@ from stagebus.worker.model.event_reader import (
     Item,
     count_of,
     failure,
+    index_of,
     list_of,
     mapping_of,
     text_of,
@@ -54,6 +56,7 @@ class _Block:
         self.item = item
         self.call_index = call_index  # its place among the calls if the client runs it
         self.pieces: dict[str, list[str]] = {}  # the streamed parts of each field
+        self.citations: list[Any] = []
 
     def add(self, field: str, piece: str) -> None:
         self.pieces.setdefault(field, []).append(piece)
@@ -66,7 +69,7 @@ class _Block:
                 item["input"] = _parse_input("".join(pieces))
             else:
                 item[field] = text_of(item.get(field)) + "".join(pieces)
-        return item
+        return item | ({"citations": self.citations} if self.citations else {})
 
 
 class MessagesReader(EventReader):
@@ -74,7 +77,7 @@ class MessagesReader(EventReader):
 
     def __init__(self, output_max_bytes: int) -> None:
         super().__init__(output_max_bytes)
-        self._blocks: dict[Any, _Block] = {}  # those that are being streamed, by index
+        self._blocks: dict[int, _Block] = {}  # those that are being streamed, by index
         self._items: list[Item] = []
         self._are_items_kept = True
         self._calls = 0
@@ -97,7 +100,7 @@ class MessagesReader(EventReader):
     # --- blocks --------------------------------------------------------------
 
     def _on_delta(self, event: Event) -> Sequence[Chunk]:
-        delta, block = event.get("delta"), self._blocks.get(event.get("index"))
+        delta, block = event.get("delta"), self._blocks.get(index_of(event.get("index")))
         if block is None or not isinstance(delta, dict):
             return ()
         kind = delta.get("type")
@@ -110,19 +113,21 @@ class MessagesReader(EventReader):
             return self._delta("reasoning_content", text)
         if kind == "input_json_delta" and (piece := text_of(delta.get("partial_json"))):
             block.add("input", piece)
+            self._count(piece)
             return () if block.call_index is None else (self._call_delta(block.call_index, {"arguments": piece}),)
         if kind == "signature_delta":  # whole, once
             block.item["signature"] = delta.get("signature")
         elif kind == "citations_delta":
-            block.item["citations"] = [*(block.item.get("citations") or []), delta.get("citation")]
+            block.citations.append(delta.get("citation"))
+            self._count(delta)
         elif kind == "compaction_delta":
             block.item |= {name: value for name, value in delta.items() if name != "type"}
         return ()
 
     def _on_block_start(self, event: Event) -> Sequence[Chunk]:
-        return self._start_block(event.get("index"), mapping_of(event.get("content_block")))
+        return self._start_block(index_of(event.get("index")), mapping_of(event.get("content_block")))
 
-    def _start_block(self, index: Any, item: Mapping[str, Any]) -> Sequence[Chunk]:
+    def _start_block(self, index: int, item: Mapping[str, Any]) -> Sequence[Chunk]:
         chunks: list[Chunk] = []
         call_index = None
         if item.get("type") == TOOL_USE:
@@ -130,14 +135,15 @@ class MessagesReader(EventReader):
             call_id, name = text_of(item.get("id")), text_of(item.get("name"))
             chunks.append(self._call_delta(call_index, {"name": name, "arguments": ""}, id=call_id, type="function"))
         self._blocks[index] = _Block(dict(item), call_index)
+        self._count(item)
         chunks += self._delta("content", text_of(item.get("text")) if item.get("type") == TEXT else "")
         chunks += self._delta("reasoning_content", text_of(item.get("thinking")))
         return chunks
 
     def _on_block_stop(self, event: Event) -> Sequence[Chunk]:
-        return self._stop_block(event.get("index"))
+        return self._stop_block(index_of(event.get("index")))
 
-    def _stop_block(self, index: Any) -> Sequence[Chunk]:
+    def _stop_block(self, index: int) -> Sequence[Chunk]:
         block = self._blocks.pop(index, None)
         if block is None:
             return ()
@@ -146,11 +152,14 @@ class MessagesReader(EventReader):
         if block.call_index is None or "input" in block.pieces or not item.get("input"):
             return ()
         # The whole input came with the block's start.
-        return (self._call_delta(block.call_index, {"arguments": orjson.dumps(item["input"]).decode()}),)
+        return (self._call_delta(block.call_index, {"arguments": arguments_text(item["input"])}),)
 
     def _keep(self, item: Item) -> None:
         self._are_items_kept = self._are_items_kept and self._fits(item)
-        self._items = [*self._items, item] if self._are_items_kept else []
+        if not self._are_items_kept:
+            self._items.clear()
+        elif text_of(item.get("type")):
+            self._items.append(item)
 
     # --- the whole message ---------------------------------------------------
 

@@ -24,6 +24,7 @@ from stagebus.worker.model.event_reader import (
     Item,
     count_of,
     failure,
+    index_of,
     list_of,
     mapping_of,
     text_of,
@@ -55,7 +56,7 @@ _CLIENT_ITEMS: Final = frozenset({"local_shell_call", "apply_patch_call", "compu
 _FINISH_REASONS: Final[Mapping[str, str]] = {"max_output_tokens": "length", "content_filter": "content_filter"}
 _FINAL: Final = "final_answer"
 
-_Place = tuple[str, Any, Any]  # the kind of a text, its output_index, and the index of its part
+_Place = tuple[str, int, int]  # the kind of a text, its output_index, and the index of its part
 
 
 class _Call:
@@ -72,9 +73,9 @@ class ResponsesReader(EventReader):
     def __init__(self, output_max_bytes: int) -> None:
         super().__init__(output_max_bytes)
         self._texts: dict[_Place, list[str]] = {}
-        self._calls: dict[Any, _Call] = {}
-        self._done: set[Any] = set()  # the output_index of each complete item
-        self._items_by_index: dict[Any, Item] = {}
+        self._calls: dict[int, _Call] = {}
+        self._done: set[int] = set()  # the output_index of each complete item
+        self._items_by_index: dict[int, Item] = {}
         self._handlers = {
             "response.output_text.delta": self._on_text,
             "response.created": self._on_response,
@@ -102,7 +103,7 @@ class ResponsesReader(EventReader):
         text = event.get("delta")
         if not isinstance(text, str):
             return ()
-        place = ("output_text", event.get("output_index"), event.get("content_index"))
+        place = ("output_text", index_of(event.get("output_index")), index_of(event.get("content_index")))
         try:
             self._texts[place].append(text)
         except KeyError:
@@ -130,9 +131,9 @@ class ResponsesReader(EventReader):
 
     def _on_item_added(self, event: Event) -> Sequence[Chunk]:
         item = mapping_of(event.get("item"))
-        return self._open_call(event.get("output_index"), item) if item.get("type") in _CALLS else ()
+        return self._open_call(index_of(event.get("output_index")), item) if text_of(item.get("type")) in _CALLS else ()
 
-    def _open_call(self, output_index: Any, item: Mapping[str, Any]) -> Sequence[Chunk]:
+    def _open_call(self, output_index: int, item: Mapping[str, Any]) -> Sequence[Chunk]:
         name = text_of(item.get("name"))
         if not name or output_index in self._calls:
             return ()  # without a name it is opened when it is complete
@@ -142,7 +143,7 @@ class ResponsesReader(EventReader):
         return (self._call_delta(call.index, {"name": name, "arguments": ""}, id=call_id, type="function"),)
 
     def _on_arguments(self, event: Event) -> Sequence[Chunk]:
-        call, piece = self._calls.get(event.get("output_index")), text_of(event.get("delta"))
+        call, piece = self._calls.get(index_of(event.get("output_index"))), text_of(event.get("delta"))
         if call is None or not piece:
             return ()
         call.arguments.append(piece)
@@ -150,9 +151,9 @@ class ResponsesReader(EventReader):
 
     def _on_arguments_done(self, event: Event) -> Sequence[Chunk]:
         whole = text_of(event.get("arguments")) or text_of(event.get("input"))
-        return self._complete_arguments(event.get("output_index"), whole)
+        return self._complete_arguments(index_of(event.get("output_index")), whole)
 
-    def _complete_arguments(self, output_index: Any, whole: str) -> Sequence[Chunk]:
+    def _complete_arguments(self, output_index: int, whole: str) -> Sequence[Chunk]:
         call = self._calls.get(output_index)
         rest = _rest(whole, call.arguments) if call is not None else ""
         if call is None or not rest:
@@ -161,9 +162,9 @@ class ResponsesReader(EventReader):
         return (self._call_delta(call.index, {"arguments": rest}),)
 
     def _on_item_done(self, event: Event) -> Sequence[Chunk]:
-        return self._complete_item(event.get("output_index"), mapping_of(event.get("item")))
+        return self._complete_item(index_of(event.get("output_index")), mapping_of(event.get("item")))
 
-    def _complete_item(self, output_index: Any, item: Mapping[str, Any]) -> Sequence[Chunk]:
+    def _complete_item(self, output_index: int, item: Mapping[str, Any]) -> Sequence[Chunk]:
         if output_index in self._done:
             return ()
         self._done.add(output_index)
@@ -210,8 +211,7 @@ class ResponsesReader(EventReader):
 
     def _ordered_items(self) -> list[Item]:
         """Returns the complete items in the order of their places."""
-        places = list(self._items_by_index)
-        return [self._items_by_index[i] for i in (sorted(places) if all(type(i) is int for i in places) else places)]
+        return [self._items_by_index[index] for index in sorted(self._items_by_index)]
 
     def _read_whole(self, event: Event) -> Sequence[Chunk]:
         return self._on_end({"response": event}) if event.get("object") == "response" else ()
@@ -228,7 +228,7 @@ class ResponsesReader(EventReader):
 
 def _place(kind: str, event: Event) -> _Place:
     name = "summary_index" if kind == "reasoning_summary_text" else "content_index"
-    return kind, event.get("output_index"), event.get(name)
+    return kind, index_of(event.get("output_index")), index_of(event.get(name))
 
 
 def _rest(whole: str, streamed: Sequence[str]) -> str:
@@ -266,7 +266,7 @@ def answer_items(items: Sequence[Item], *, is_incomplete: bool) -> AnswerItems:
 
 
 def _is_for_client(item: Item) -> bool:
-    kind = item.get("type")
+    kind = text_of(item.get("type"))
     if kind == "shell_call":
         return not item.get("environment")
     return kind in _CLIENT_ITEMS or (kind == "tool_search_call" and item.get("execution") == "client")
@@ -279,7 +279,7 @@ def _drop_reasoning_at_end(items: list[Item]) -> None:
 
 def _plain(item: Item) -> Item:
     """Returns the part of an item that goes back. Ids of messages, calls and encrypted reasoning are not needed."""
-    kind = item.get("type")
+    kind = text_of(item.get("type"))
     if kind in _CALLS:
         return {"type": FUNCTION_CALL}
     if kind == MESSAGE:

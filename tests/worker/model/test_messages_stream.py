@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
-from stagebus.shared.errors import ModelError, ModelRejected, ModelUnauthorized, ModelUnavailable
+from stagebus.shared.errors import ModelError, ModelOutputTooLong, ModelRejected, ModelUnauthorized, ModelUnavailable
 from stagebus.worker.model import messages_stream
 from stagebus.worker.model.delta_merger import DeltaMerger, MergedAnswer
 from stagebus.worker.model.messages_stream import MessagesReader
@@ -246,3 +246,15 @@ def test_unknown_events_pings_and_padding_are_tolerated() -> None:
     body = frames(START, {"type": "ping"}, {"type": "never_seen", "message": "x"}, *text("Hi"), end(), STOP)
 
     assert merge(body=body.replace(b"}\n\n", b"}     \n\n")).text == "Hi"
+
+
+def test_output_limit_counts_what_is_kept_for_the_provider() -> None:
+    """Such as the input and the results of a search that the provider makes itself."""
+    search = {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}}
+    for events in (
+        block(search, *[{"type": "input_json_delta", "partial_json": "x" * 1000}] * 20),
+        block({"type": "text"}, *[{"type": "citations_delta", "citation": "x" * 1000}] * 20),
+        block({"type": "web_search_tool_result", "content": "x" * 20_000}),
+    ):
+        with pytest.raises(ModelOutputTooLong):
+            merge(START, *events)

@@ -219,6 +219,18 @@ def test_items_beyond_the_limit_are_all_dropped(monkeypatch: pytest.MonkeyPatch)
     assert len(merged.tool_calls) == 1
 
 
+def test_item_without_json_is_not_kept() -> None:
+    half = b'data: {"type":"response.output_item.done","output_index":0,"item":{"type":"reasoning","encrypted_content":"\\ud83d"}}\n\n'
+
+    assert merge(body=half + frames(done(call(), 1), end())).items is None
+
+
+def test_odd_indexes_and_types_are_tolerated() -> None:
+    odd = [{**text("Hi"), "output_index": [1]}, {**done({"type": ["x"]}), "output_index": {}}, added({"type": {}})]
+
+    assert merge(*odd, end()).text == "Hi"
+
+
 def test_final_answer_is_the_text_beside_commentary() -> None:
     events = [
         text("Let me see."), done(message("Let me see.", phase="commentary")),
