@@ -1,5 +1,6 @@
 """The events of a run or of one stage, as an event stream or as JSON pages."""
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ from stagebus.gateway.api.responses import EVENT_STREAM, JSON
 from stagebus.gateway.api.schemas.event_page import EventPage
 from stagebus.gateway.auth.principal import principal_of
 from stagebus.gateway.context import gateway_of
+from stagebus.gateway.streaming.client_stream import ClientStream
 from stagebus.gateway.streaming.response import EventStream
 from stagebus.gateway.streaming.views import FullChunksView, stored_view
 from stagebus.shared.domain.cursor import EventId
@@ -35,6 +37,7 @@ from stagebus.shared.errors import BadCursor, InvalidRequest, RunNotFound, Stage
 from stagebus.shared.log import log_reader
 from stagebus.shared.log.log_page import Page, StoredEvent
 from stagebus.shared.log.log_reader import Head
+from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage.redis_client import storage_errors
 
 PAGE_LIMIT_DEFAULT: Final = 100
@@ -130,8 +133,19 @@ async def _wait_for_news(
     """Waits until there is an event after the cursor, the run has ended, or it waits for something; returns for what."""
     gateway, principal = gateway_of(request), principal_of(request)
     stream = gateway.hub.new_stream(run_id, cursor, stored_view(stage_id), stage_id=stage_id, tenant=principal.tenant)
-    await gateway.hub.wait_for_news(stream, gateway.admit_stream(principal, stream.close), wait_s)
+    leaving = asyncio.create_task(_close_on_disconnect(request, stream))
+    try:
+        await gateway.hub.wait_for_news(stream, gateway.admit_stream(principal, stream.close), wait_s)
+    finally:
+        await cancel_and_wait(leaving)
     return stream.waiting_for
+
+
+async def _close_on_disconnect(request: Request, stream: ClientStream) -> None:
+    """Ends the wait of a client that has left, so that it does not count as an open stream any longer."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    stream.close()
 
 
 async def _answer_page(

@@ -17,7 +17,7 @@ const CALL_STATE_TEXT = { waiting: "waiting for you" };
 const STATE_TEXT = { waiting: "waiting to retry", restarted: "started over" };
 const STATUS_TEXT = { queued: "queued: waiting for a worker", parked: "waiting for you" };
 const CONNECTION_TEXT = { replaying: "catching up" };
-const POLLING_TITLE = "The network holds streams back, so this page asks for new events instead.";
+const POLLING_TITLE = "This page asks for new events instead of keeping a stream open.";
 const PROMPT_EXCERPT_CHARS = 200; // the record contains no more than this
 // The page counts as scrolled to the end if no more than this is left below.
 const END_SLACK_PX = 48;

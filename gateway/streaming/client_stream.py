@@ -14,8 +14,9 @@ from stagebus.shared.domain.events import StreamStatus, WaitingFor
 from stagebus.shared.log.live_batch import LiveBatch
 from stagebus.shared.log.sse import PING, encode_without_id
 
-# The run of a new stream may have been silent before, so it is checked earlier than one that was silent only since then.
-SILENCE_AT_START_S: Final = 2.0
+# After this long without an event the stall monitor checks the run; that of a new stream may have been silent before.
+SILENCE_S: Final = 3.0
+SILENCE_AT_START_S: Final = 1.0
 
 
 class ClientStream:
@@ -28,7 +29,7 @@ class ClientStream:
         stages_begun: the stages that the run has begun, as far as is known; a log page is read with them.
         notice: a ping or a status to be sent unless events come first; empty if there is none.
         quiet_since: the loop time at which bytes were last sent.
-        event_at: the loop time at which events were last sent; for a new stream `SILENCE_AT_START_S` before it began.
+        check_at: the loop time from which on the stall monitor checks the run.
         waiting_for: what the client was told since that its run waits for.
         is_strict: the client would take an early end of its stream for the run's, and does not know `retry:`. A stream
             that cannot open fails before its response begins, and one that has to end early is torn.
@@ -37,7 +38,7 @@ class ClientStream:
     __slots__ = (
         "_loop",
         "_wakeup",
-        "event_at",
+        "check_at",
         "is_closed",
         "is_strict",
         "notice",
@@ -74,7 +75,7 @@ class ClientStream:
         self.sent_bytes = 0
         self._loop = asyncio.get_running_loop()
         self.quiet_since = self._loop.time()
-        self.event_at = self.quiet_since - SILENCE_AT_START_S
+        self.check_at = self.quiet_since + SILENCE_AT_START_S
         self.waiting_for: WaitingFor | None = None
         self._wakeup: asyncio.Future[None] | None = None
 
@@ -164,5 +165,5 @@ class ClientStream:
         self.sent_bytes += len(data)
 
     def _record_events(self) -> None:
-        self.event_at = self.quiet_since
+        self.check_at = self.quiet_since + SILENCE_S
         self.waiting_for = None

@@ -8,7 +8,8 @@ The frame has no id and is not part of the log: it moves no cursor, and a client
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from operator import attrgetter
 from typing import Final
 
 from stagebus.gateway.streaming.client_stream import ClientStream
@@ -18,16 +19,18 @@ from stagebus.shared.store.run_health import RunHealth, read_run_health
 
 logger = logging.getLogger(__name__)
 
-SILENCE_S: Final = 3.0
 CHECK_S: Final = 0.5
 # A Redis that does not answer for this long counts as away.
 ANSWER_MAX_S: Final = 1.0
-# How often a silent run is checked. Runs at work are limited by the workers' concurrency; there may be many others.
+# A check's replies are parsed at once, in about 10 ms.
+CHECKED_STREAMS_MAX: Final = 500
 HELD_CHECK_S: Final = 1.0
-OTHER_CHECK_S: Final = 5.0
-
+# How often the stream of a silent run is checked. Runs at work are limited by the workers' concurrency; of the others
+# there may be many.
+_NEXT_CHECK_S: Final = {
+    RunHealth.HELD: HELD_CHECK_S, RunHealth.UNHELD: HELD_CHECK_S, RunHealth.QUEUED: 5.0, RunHealth.AT_REST: 30.0,
+}  # fmt: skip
 _WAITING_FOR: Final[Mapping[RunHealth, WaitingFor]] = {RunHealth.UNHELD: "worker", RunHealth.QUEUED: "worker"}
-_CHECK_S: Final = {RunHealth.HELD: HELD_CHECK_S, RunHealth.UNHELD: HELD_CHECK_S}
 
 
 class StallMonitor:
@@ -38,7 +41,6 @@ class StallMonitor:
         self._redis = redis
         self._lease_s = lease_s
         self._streams_by_run = streams_by_run
-        self._next_check_at: dict[str, float] = {}  # of silent runs
 
     async def run(self) -> None:
         """Checks until it is cancelled."""
@@ -51,29 +53,26 @@ class StallMonitor:
                 logger.exception("silent runs could not be checked")
 
     async def _check(self, now: float) -> None:
-        silent = {run_id: found for run_id, streams in self._streams_by_run.items() if (found := _silent(streams, now))}
-        self._next_check_at = {run_id: self._next_check_at.get(run_id, now) for run_id in silent}
-        due = [run_id for run_id, at in self._next_check_at.items() if at <= now]
+        due = [stream for streams in self._streams_by_run.values() for stream in streams if stream.check_at <= now]
         if not due:
             return
+        due = sorted(due, key=attrgetter("check_at"))[:CHECKED_STREAMS_MAX]
+        run_ids = list({stream.run_id: None for stream in due})
         try:
             async with asyncio.timeout(ANSWER_MAX_S):
-                healths = await read_run_health(self._redis, due, self._lease_s)
+                healths = await read_run_health(self._redis, run_ids, self._lease_s)
         except (TimeoutError, *REDIS_AWAY):
-            self._next_check_at.clear()  # once Redis is back, all of them are told
-            for streams in silent.values():
-                _report(streams, "storage")
+            for stream in due:
+                _report(stream, "storage", now, HELD_CHECK_S)
             return
-        for run_id, health in zip(due, healths, strict=True):
-            self._next_check_at[run_id] = now + _CHECK_S.get(health, OTHER_CHECK_S)
-            _report(silent[run_id], _WAITING_FOR.get(health))
+        health_by_run = dict(zip(run_ids, healths, strict=True))
+        for stream in due:
+            health = health_by_run[stream.run_id]
+            _report(stream, _WAITING_FOR.get(health), now, _NEXT_CHECK_S[health])
 
 
-def _silent(streams: Iterable[ClientStream], now: float) -> list[ClientStream]:
-    """Returns the streams that have been silent for long enough."""
-    return [stream for stream in streams if now - stream.event_at >= SILENCE_S]
-
-
-def _report(streams: Iterable[ClientStream], waiting_for: WaitingFor | None) -> None:
-    for stream in streams:
+def _report(stream: ClientStream, waiting_for: WaitingFor | None, now: float, next_check_s: float) -> None:
+    """Tells a stream that was due for a check, unless an event that came since has set the next one."""
+    if stream.check_at <= now:
+        stream.check_at = now + next_check_s
         stream.report(waiting_for)

@@ -1,6 +1,7 @@
 // A run's log as JSON pages, for when no stream of this client's own can or should be open.
 
 import { type Batch, type Connection, type Frame, Switched, translateError } from "./connection.js";
+import { ProblemError } from "./client_errors.js";
 import type { Http } from "./http.js";
 import type { EventPage } from "./schema.js";
 import { sleep } from "./timing.js";
@@ -68,7 +69,7 @@ async function* poll(source: PageSource, first: EventPage, { everyMs, endsAt = I
     if (performance.now() > endsAt) throw new Switched();
     await sleep(pauseMs, source.signal);
     const askedAt = performance.now();
-    const page = await getPage(source, everyMs === undefined ? WAIT_S : 0);
+    const page = await getPageOrStatus(source, everyMs === undefined ? WAIT_S : 0);
     if (isPastEnd(page)) return;
     const frames = framesOf(page);
     const isQuick = frames.length === 0 && performance.now() - askedAt < EMPTY_PAUSE_MS;
@@ -79,6 +80,17 @@ async function* poll(source: PageSource, first: EventPage, { everyMs, endsAt = I
     }
     yield { frames };
     pauseMs = everyMs ?? (isQuick ? EMPTY_PAUSE_MS : PAUSE_MS);
+  }
+}
+
+/** Returns an empty page if Redis does not answer to the gateway: that is no loss of the connection. */
+async function getPageOrStatus(source: PageSource, waitS: number): Promise<EventPage> {
+  try {
+    return await getPage(source, waitS);
+  } catch (error) {
+    const isAway = error instanceof Error && error.cause instanceof ProblemError && error.cause.code === "storage_unavailable";
+    if (!isAway) throw error;
+    return { events: [], last_event_id: source.cursor(), has_more: false, is_ended: false, waiting_for: "storage" };
   }
 }
 

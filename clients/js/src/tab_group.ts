@@ -16,6 +16,8 @@ const STREAMS_MAX = 4;
 const BEAT_MS = 2_000;
 // Without a message for this long the log is read, because the leader may hang.
 const SILENCE_MS = 5_000;
+// A tab that falls further behind reads the log instead.
+const INBOX_MAX = 1_000;
 
 export class TabGroup {
   /** This tab has the lock, so it has to open a stream. */
@@ -46,6 +48,7 @@ export class TabGroup {
     this.isLeader = await holdIfFree(this.#name, signal);
     if (this.isLeader || signal.aborted) return;
     const request = navigator.locks.request(this.#name, { signal }, () => {
+      if (signal.aborted) return undefined;
       this.isLeader = true;
       onLead();
       return aborted(signal);
@@ -150,6 +153,7 @@ class Inbox {
   #messages: Message[] = [];
   #wake: (() => void) | null = null;
   readonly #listen = ({ data }: MessageEvent<Message>) => {
+    if (this.#messages.length >= INBOX_MAX) this.#messages = [{ kind: "opened" }];
     this.#messages.push(data);
     this.#wake?.();
   };

@@ -262,12 +262,12 @@ test("what a silent run waits for is told until the next event, by streams and b
   const body = RETRY + chunks("7-1") + status("worker") + status("storage") + status(null) + status("worker") + chunks("7-2") + DONE("7-3");
   const streamed = await follow(await serve(t, stream(body)));
   const polled = await follow(
-    await serve(t, HELD_BACK, page([eventOf("7-1")]), page([], { waiting_for: "worker" }), page([eventOf("7-2", "done")], { is_ended: true })),
+    await serve(t, HELD_BACK, page([eventOf("7-1")]), page([], { waiting_for: "worker" }), answer(503, { code: "storage_unavailable" }), page([eventOf("7-2", "done")], { is_ended: true })),
     { silenceMs: 30 },
   );
 
   assert.deepEqual(told(streamed), ["", "", 1, "worker", "storage", "", "worker", 2, "", 3, ""]);
-  assert.deepEqual(told(polled), ["", "", "", 1, "", "worker", 2, ""]);
+  assert.deepEqual(told(polled), ["", "", "", 1, "", "worker", "storage", 2, ""]);
 });
 
 test("only new events have times", async (t) => {

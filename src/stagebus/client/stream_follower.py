@@ -176,6 +176,11 @@ class StreamFollower:
         """
         is_suspect, self._is_suspect = self._is_suspect, False
         if response.status_code in RETRYABLE_STATUSES:
+            if not is_suspect and is_json(response) and parse_refusal(response).code == "storage_unavailable":
+                # Redis does not answer to the gateway. That is no loss of the connection.
+                self._extend_patience()
+                self.connection.set_waiting_for("storage")
+                self._page_pause_s = EMPTY_PAGE_PAUSE_S
             return
         if response.is_error and is_json(response):
             raise parse_refusal(response)

@@ -372,8 +372,8 @@ async def test_stream_that_a_proxy_holds_back_is_followed_by_pages() -> None:
     lost: list[str] = []
     gap = {"requested": "7-2", "earliest": "7-2", "latest": "7-2"}
     answers = [
-        HELD_BACK, page(1, has_more=True), page(2), page(waiting_for="worker"), Answer(status=503), page(2, 3, gap=gap),
-        page(4),
+        HELD_BACK, page(1, has_more=True), page(2), page(waiting_for="worker"), Answer(status=503),
+        Answer(b'{"code":"storage_unavailable"}', 503, PROBLEM), page(2, 3, gap=gap), page(4),
     ]  # fmt: skip
     async with FakeGateway.scripted(*answers) as gateway:
         events = await follow(
@@ -382,7 +382,9 @@ async def test_stream_that_a_proxy_holds_back_is_followed_by_pages() -> None:
         )  # fmt: skip
 
     assert [event.id for event in events] == ["7-1", "7-2", "", "7-2", "7-3", "7-4"]
-    assert told == [("polling", None), ("polling", "worker"), ("polling", None)]
+    assert told == [
+        ("polling", None), ("polling", "worker"), ("polling", None), ("polling", "storage"), ("polling", None),
+    ]  # fmt: skip
     assert lost == ["7-2"], "only the failed page"
     assert [asked.path.partition("?")[2] for asked in gateway.asked[1:4]] == [
         "limit=500&wait=0", "limit=500&wait=0", "limit=500&wait=15",

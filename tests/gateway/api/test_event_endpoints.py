@@ -6,8 +6,9 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.applications import Starlette
 
-from stagebus.gateway.streaming import stall_monitor
+from stagebus.gateway.streaming import client_stream
 from stagebus.shared.domain.cursor import EventId
 from stagebus.shared.domain.events import StageStarted
 from stagebus.shared.storage import keys
@@ -111,10 +112,37 @@ async def test_event_page_waits_for_the_next_event(api: httpx.AsyncClient, run: 
 async def test_event_page_says_what_a_silent_run_waits_for(
     api: httpx.AsyncClient, run: RunByHand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stall_monitor, "SILENCE_S", 0.1)
+    monkeypatch.setattr(client_stream, "SILENCE_AT_START_S", 0.1)
     (last,) = await run.say("a")
 
     params: dict[str, Any] = {"last_event_id": str(last), "wait": 30}
     page = (await api.get(f"/runs/{run.run_id}/events", params=params, headers=JSON)).json()
 
     assert (page["events"], page["waiting_for"]) == ([], "worker")
+
+
+async def test_client_that_leaves_while_its_page_waits_is_not_waited_for(app: Starlette, run: RunByHand) -> None:
+    """Else such clients could use up the places for streams."""
+    hub, leaving = app.state.gateway.hub, asyncio.Event()
+    requests = iter([{"type": "http.request", "body": b"", "more_body": False}])
+
+    async def receive() -> dict[str, Any]:
+        if (message := next(requests, None)) is not None:
+            return message
+        await leaving.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(_message: Any) -> None:
+        pass
+
+    scope = {
+        "type": "http", "method": "GET", "path": f"/runs/{run.run_id}/events", "query_string": b"wait=30&last_event_id=0-1",
+        "headers": [(b"accept", b"application/json"), (b"host", b"localhost")], "http_version": "1.1", "scheme": "http",
+        "server": ("localhost", 80), "client": ("127.0.0.1", 1), "root_path": "", "extensions": {},
+    }  # fmt: skip
+    answering = asyncio.create_task(app(scope, receive, send))
+    await until_equal(lambda: hub.open_streams, 1)
+    leaving.set()
+
+    await asyncio.wait_for(answering, 5)
+    assert hub.open_streams == 0

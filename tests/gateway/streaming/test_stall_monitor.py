@@ -8,7 +8,7 @@ import orjson
 import pytest
 from redis.asyncio import Redis
 
-from stagebus.gateway.streaming import stall_monitor
+from stagebus.gateway.streaming import client_stream, stall_monitor
 from stagebus.gateway.streaming.client_stream import ClientStream
 from stagebus.gateway.streaming.hub import Hub
 from stagebus.gateway.streaming.views import RUN_EVENTS
@@ -43,10 +43,10 @@ async def test_stream_of_a_silent_run_is_told_what_it_waits_for(
     redis: Redis, far_redis: tuple[Redis, Proxy], settings: Settings, run: RunByHand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The lease is over, a worker is back, Redis goes away and returns, an event comes: told each, with every event once."""
-    monkeypatch.setattr(stall_monitor, "SILENCE_S", 0.3)
+    monkeypatch.setattr(client_stream, "SILENCE_S", 0.3)
     monkeypatch.setattr(stall_monitor, "CHECK_S", 0.05)
     monkeypatch.setattr(stall_monitor, "ANSWER_MAX_S", 0.2)
-    monkeypatch.setattr(stall_monitor, "HELD_CHECK_S", 0.05)
+    monkeypatch.setattr(stall_monitor, "_NEXT_CHECK_S", dict.fromkeys(RunHealth, 0.05))
     client, proxy = far_redis
     hub = Hub(client, settings)
     await hub.start()
@@ -110,16 +110,16 @@ async def test_runs_at_rest_are_checked_seldom(
     hub = Hub(redis, settings)
     streams = {name: {_stream_since(hub, name, now)} for name in ("parked", "held")}
     monitor = stall_monitor.StallMonitor(redis, LEASE_S, streams)
-    for _ in range(20):
+    for _ in range(40):
         now += 1.0
         await monitor._check(now)
 
     assert all(run_ids in (["held"], ["parked", "held"]) for run_ids in checks)
-    assert len(checks) == 18, "from the third second of silence on"
-    assert sum("parked" in run_ids for run_ids in checks) == 4
+    assert len(checks) == 38, "from the third second of silence on"
+    assert sum("parked" in run_ids for run_ids in checks) == 2
 
 
 def _stream_since(hub: Hub, run_id: str, at: float) -> ClientStream:
     stream = hub.new_stream(run_id, START, RUN_EVENTS)
-    stream.event_at = at
+    stream.check_at = at + client_stream.SILENCE_S
     return stream
