@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from stagebus.shared.config.settings import Settings
 
-_MODEL_VARIABLES: Final = ("OPENAI_BASE_URL", "OPENAI_API_KEY", "STAGEBUS_PROVIDERS", "STAGEBUS_MODEL")
+_MODEL_VARIABLES: Final = (
+    "OPENAI_BASE_URL", "OPENAI_API_KEY", "STAGEBUS_PROVIDER_API", "STAGEBUS_PROVIDERS", "STAGEBUS_MODEL",
+)  # fmt: skip
 
 
 def with_running_redis(settings: "Settings") -> "Settings":
