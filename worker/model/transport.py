@@ -180,6 +180,8 @@ async def _read_error(
         content = _decompressed(content)
     headers.pop("content-length", None)
     headers.pop("transfer-encoding", None)
+    # Without a charset it is UTF-8, as JSON is. Python knows some that take a second for such a body, such as punycode.
+    headers["content-type"] = headers.get("content-type", "").partition(";")[0]
     return httpx2.Response(
         response.status, headers=headers, content=bytes(content[:ERROR_BODY_MAX_BYTES]), request=request
     )

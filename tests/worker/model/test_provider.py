@@ -180,6 +180,15 @@ async def test_paused_turn_is_continued_on_the_same_provider(byte_server, ask) -
     assert chunks[-1]["usage"]["completion_tokens"] == 2
 
 
+async def test_error_is_read_as_utf_8_whatever_its_charset(byte_server, ask, caplog) -> None:
+    """Python's punycode takes time that grows with the square of the length."""
+    head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json; charset=punycode\r\nconnection: close\r\n\r\n"
+    failure = await failure_of(ask(await byte_server.serve(head + '{"error": {"message": "No é here"}}'.encode())))
+
+    assert type(failure) is ModelRejected
+    assert "No é here" in caplog.text
+
+
 async def test_redirect_is_not_followed(byte_server, ask) -> None:
     """A redirect would send the conversation, and keys in custom headers, to another host."""
     elsewhere = await byte_server.serve(ANSWER)

@@ -7,6 +7,7 @@ available; meanwhile the worker runs without its tools.
 import asyncio
 import base64
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -39,6 +40,11 @@ logger = logging.getLogger(__name__)
 FETCH_MAX_S: Final = 10.0
 BACKOFF_S: Final = 1.0
 BACKOFF_MAX_S: Final = 60.0
+# What the web uses. Python has further codecs, such as punycode, which takes minutes for 4 MB.
+_CHARSET: Final = re.compile(
+    r"(?:utf|iso|latin|windows|cp|gb|euc|koi8|shift|mac)[-_]?[0-9a-z]{1,8}(?:[-_][0-9a-z]{1,5}){0,2}|us-ascii|ascii|big5|sjis",
+    re.IGNORECASE,
+)
 
 
 class OpenApiSource:
@@ -237,8 +243,9 @@ def _reply_of(response: httpx2.Response) -> ToolReply:
     """Returns the status of a response, and its body if it is text."""
     kind = response.headers.get("Content-Type", "").partition(";")[0].strip() or "no type"
     body = response.content
+    charset = response.charset_encoding or ""
     try:
-        text = body.decode(response.charset_encoding or "utf-8")
+        text = body.decode(charset if _CHARSET.fullmatch(charset) else "utf-8")
     except (UnicodeDecodeError, LookupError):
         text = "\0"
     if "\0" in text:

@@ -33,6 +33,8 @@ SPECIAL = {
     "moved": RedirectResponse("/v1/pets?shop=moved", 303),
     "packed": Response(b"x", headers={"Content-Encoding": "gzip"}),
     "endless": Response(b"x" * 2**18),
+    "latin": Response("é".encode("latin-1"), media_type="text/plain; charset=ISO-8859-1"),
+    "slow": Response(b"a" * 2**17, media_type="text/plain; charset=punycode"),
     "session": Response(headers={"Set-Cookie": "session=of-one-tenant; Path=/"}),
 }
 
@@ -292,6 +294,8 @@ async def test_missing_secret_is_an_error_result_without_its_place(offer, caplog
     ("pet", "told", "is_error"),
     [
         ("gone", "HTTP 404\nno such pet", True),
+        ("latin", "HTTP 200\né", False),
+        ("slow", "HTTP 200\naaaa", False),
         ("picture", "HTTP 200\n[image/png, 5 bytes, not shown]", False),
         ("nothing", "HTTP 204", False),
         ("away", "pets__get_pets__petId_: the service may not be reached: 169.254.169.254 is not among", True),
