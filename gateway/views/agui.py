@@ -11,7 +11,6 @@ import hashlib
 from collections.abc import Iterator
 from typing import Annotated, Any, Final
 
-import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
@@ -32,6 +31,7 @@ from stagebus.shared.domain import ids
 from stagebus.shared.domain.runs import RunRecord
 from stagebus.shared.domain.tenants import Scope
 from stagebus.shared.errors import IdempotencyConflict, RunNotFound
+from stagebus.shared.runtime.json_text import compact_json
 from stagebus.shared.storage.redis_client import storage_errors
 from stagebus.shared.store import run_store
 
@@ -83,8 +83,8 @@ async def run_agent(request: Request) -> Response:
     if run is None:
         run, is_attached = await _create_run(request, form, body)
     own = f"msg_{run.run_id}_"
-    posted = orjson.dumps([message for message in form.messages if not str(message.get("id")).startswith(own)])
-    source = source_of(run, AguiFold, form.thread_id, form.run_id, posted)
+    posted = compact_json([message for message in form.messages if not str(message.get("id")).startswith(own)])
+    source = source_of(run, AguiFold, form.thread_id, form.run_id, posted.encode())
     if not is_attached:
         return await answer_stream(request, source, opening=source.new().opening(is_attached=False))
     start = await fold_run(request, source)

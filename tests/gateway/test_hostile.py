@@ -10,6 +10,7 @@ import logging
 import re
 import resource
 import time
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -493,6 +494,33 @@ async def test_json_bomb_is_refused_at_every_endpoint_that_reads_a_body(api: htt
             assert 400 <= answer.status_code < 500, (path, bomb[:20], answer.text[:200])
 
     assert await keys_of_clients(redis) == []
+
+
+async def test_integer_beyond_64_bits_is_no_server_error_at_any_endpoint(api: httpx.AsyncClient) -> None:
+    """Each view ignores the fields of the others. Accepted runs wait for a worker, so their streams are left."""
+    message = {
+        "id": "m",
+        "role": "user",
+        "content": "x",
+        "parts": [{"type": "text", "text": "x", "n": 2**70}],
+        "n": 2**70,
+    }
+    body = {
+        "threadId": "t",
+        "runId": "r",
+        "id": RUN,
+        "messages": [message],
+        "input": [message],
+        "model": "m",
+        "n": 2**70,
+    }
+    for endpoint in ENDPOINTS:
+        if endpoint.method != "POST":
+            continue
+        path = endpoint.path_template.format(run_id=RUN, call_id="c", chat_id=RUN)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.3):
+                assert (await api.post(path, json=body)).status_code < 500, path
 
 
 @pytest.mark.parametrize("key", ["{x}", "*", "a:b", "sb:run:{" + RUN + "}", "../..", "[a]", "?", "\\", '"' * 255])
