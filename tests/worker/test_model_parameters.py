@@ -15,7 +15,14 @@ from tests.support.runs_by_hand import queued
 from tests.support.scripted_model import ScriptedModel, providers_of
 
 PROVIDERS = providers_of(
-    {"p": ["m", {"name": "down", "fallbacks": ["simple"]}, {"name": "simple", "leave_out": ["seed", "verbosity"]}]}
+    {
+        "p": [
+            "m",
+            {"name": "down", "fallbacks": ["simple"]},
+            {"name": "simple", "leave_out": ["seed", "verbosity"]},
+            *({"name": api, "api": api} for api in ("responses", "messages")),
+        ]
+    }
 )
 REQUEST: dict[str, Any] = {
     "messages": [{"role": "user", "content": "Hello"}],
@@ -62,6 +69,31 @@ async def test_parameters_that_the_model_does_not_take_are_left_out_and_named(
 
     assert not {"seed", "verbosity"} & model.bodies[0].keys()
     assert [data["ignored"] for name, data in events if name == "stage_started"] == [["seed", "verbosity"]]
+
+
+@pytest.mark.parametrize(
+    ("api", "ignored", "sent"),
+    [
+        (
+            "responses",
+            ["stop", "seed"],
+            {"top_p": 0.5, "reasoning": {"effort": "low"}, "text": {"verbosity": "low"}, "service_tier": "flex"},
+        ),
+        (
+            "messages",
+            ["seed", "verbosity", "service_tier"],
+            {"top_p": 0.5, "stop_sequences": ["END"], "output_config": {"effort": "low"}},
+        ),
+    ],
+)
+async def test_parameters_go_to_each_api_under_its_names(
+    redis: Redis, settings: Settings, runner: Runner, model: ScriptedModel, api: str, ignored: list[str], sent: Any
+) -> None:
+    events = await events_of(redis, settings, runner, api)
+    plain = {"model", "input", "messages", "stream", "store", "include", "prompt_cache_key", "max_tokens"}
+
+    assert {name: value for name, value in model.bodies[0].items() if name not in plain} == sent
+    assert [data["ignored"] for name, data in events if name == "stage_started"] == [ignored]
 
 
 async def test_parameters_that_only_the_fallback_does_not_take_are_named_with_the_fallback(

@@ -23,6 +23,7 @@ PROVIDERS = providers_of(
             {"name": "prompted", "structured_output": "prompted"},
             {"name": "refusing", "leave_out": ["response_format"]},
             {"name": "prompted-tools", "tools": "prompted"},
+            *({"name": api, "api": api} for api in ("responses", "messages")),
         ]
     }
 )
@@ -142,6 +143,25 @@ async def test_form_is_described_to_a_model_whose_provider_does_not_know_it(
     assert ended.result == StoredResult(RIGHT, "stop", json={"sum": 5})
     assert "response_format" not in model.bodies[0]
     assert '"sum"' in model.bodies[0]["messages"][0]["content"]
+
+
+@pytest.mark.parametrize("is_strict", [True, False])
+async def test_form_is_sent_in_the_words_of_each_api(run: Any, model: ScriptedModel, is_strict: bool) -> None:
+    """Anthropic's takes strict schemas alone; any other form is described."""
+    asked = {"type": "json_schema", "json_schema": {"name": "sum", "schema": SCHEMA, "strict": is_strict}}
+    for api in ("responses", "messages"):
+        ended = await run(says(RIGHT), model=api, response_format=asked)
+        assert ended.result == StoredResult(RIGHT, "stop", json={"sum": 5})
+    by_responses, by_messages = model.bodies
+
+    assert by_responses["text"]["format"] == {
+        "type": "json_schema",
+        "name": "sum",
+        "schema": SCHEMA,
+        "strict": is_strict,
+    }
+    assert (by_messages.get("output_config") == {"format": {"type": "json_schema", "schema": SCHEMA}}) == is_strict
+    assert ('"sum"' in str(by_messages.get("system"))) != is_strict
 
 
 async def test_model_that_calls_tools_in_text_gets_the_format_for_its_answer_alone(

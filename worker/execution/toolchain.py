@@ -158,6 +158,7 @@ class Toolchain:
     def _model_request(self, stage: NextStage, route: ModelRoute) -> ModelRequest:
         definitions = self._tools.definitions(self._offered) if route.abilities.tools != "none" else []
         tools = definitions if stage.kind == EXTRACTION and definitions else None
+        answer_format = self._request.response_format
         return ModelRequest(
             model=route.name,
             route=route,
@@ -165,7 +166,7 @@ class Toolchain:
             tools=tools,
             tool_choice=tool_choice(self._request, stage) if tools else None,
             parallel_tool_calls=self._request.parallel_tool_calls if tools else None,
-            response_format=self._request.response_format if _takes_format(route, tools) else None,
+            response_format=answer_format if _takes_format(route, tools, answer_format) else None,
             **stage_parameters(self._request, stage),
             declared_tools=definitions or None,
         )
@@ -211,8 +212,14 @@ class Toolchain:
             self._metrics.tool_ended(event, is_known=event.name in self._tools.names())
 
 
-def _takes_format(route: ModelRoute, tools: Sequence[Any] | None) -> bool:
-    """Returns whether the provider gets the answer's format. Tools in the prompt are called in text, not in JSON."""
+def _takes_format(route: ModelRoute, tools: Sequence[Any] | None, answer_format: dict[str, Any] | None) -> bool:
+    """Returns whether the provider gets the answer's format; if not, the prompt describes it.
+
+    Tools in the prompt are called in text, not in JSON. Anthropic's API has no JSON mode, and refuses a schema outside
+    of its strict subset.
+    """
     abilities = route.abilities
+    if route.api == "messages" and not (answer_format or {}).get("json_schema", {}).get("strict"):
+        return False
     is_known = abilities.structured_output == "native" and not route.ignored(["response_format"])
     return is_known and not (tools and abilities.tools == "prompted")
