@@ -159,10 +159,12 @@ async def test_replay_page_is_one_round_trip(redis: Redis, settings: Settings, r
 
 
 async def test_run_is_created_in_one_round_trip(redis: Redis, settings: Settings) -> None:
-    """Includes its first event, its place in the queue, the wake-up of a worker and the limits of its tenant."""
+    """Includes its first event, its place in the queue, the wake-up of a worker, its tenant's limits and its tokens."""
 
     async def create() -> None:
-        await run_store.create_run(redis, settings, tenant="t", model="m", request={}, idempotency_key=uuid4().hex)
+        await run_store.create_run(
+            redis, settings, tenant="t", model="m", request={}, tokens=9, idempotency_key=uuid4().hex
+        )
 
     await create()  # loads the script
     used, round_trips = await cost_of(redis, create)

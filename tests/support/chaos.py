@@ -24,6 +24,7 @@ from typing import Any
 import httpx
 import orjson
 
+from stagebus.shared.domain.tenants import DEFAULT_TENANT
 from stagebus.shared.storage import keys
 from tests.support.deciders import Deciders
 from tests.support.fault_tools import TOOLS
@@ -46,7 +47,7 @@ WORKERS = 3
 GATEWAYS = 2
 SETTLE_S = 90  # the longest that a run may take after the faults have stopped
 APPROVAL_WAIT_S = 4  # short, so that undecided calls expire
-ZEROS = ("violations", "stranded", "wrong_texts", "paid_twice", "immortal_keys", "left_active")
+ZEROS = ("violations", "stranded", "wrong_texts", "paid_twice", "immortal_keys", "left_active", "left_reserved")
 
 
 @dataclass
@@ -68,6 +69,7 @@ class Ledger:
     paid_twice: list[str] = field(default_factory=list)
     immortal_keys: list[str] = field(default_factory=list)
     left_active: int = 0
+    left_reserved: int = 0  # tokens
 
     @property
     def is_clean(self) -> bool:
@@ -336,6 +338,8 @@ class Storm:
         while await redis.zcard(keys.ACTIVE) and time.monotonic() < deadline:
             await asyncio.sleep(0.1)
         self.ledger.left_active = await redis.zcard(keys.ACTIVE)
+        self.ledger.left_reserved = int(await redis.hget(keys.tokens(DEFAULT_TENANT), "reserved") or 0)
+        self.ledger.left_reserved += sum(map(int, await redis.hvals(keys.RESERVED)))
         self.ledger.immortal_keys = await immortal_keys(redis)
         paid = Counter(line for line in self._notes.read_text().splitlines() if line.startswith(("pay ", "sign ")))
         self.ledger.paid_twice = [line for line, count in paid.items() if count > 1]

@@ -7,13 +7,23 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from stagebus.shared.errors import ChildFailed
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.errors import BadProviders, ChildFailed
 from stagebus.shared.local import supervisor as supervisor_module
 from stagebus.shared.local.process import ChildSpec
-from stagebus.shared.local.supervisor import DEMO_TOOL, Supervisor, demo_environment, describe_exit, page_address
+from stagebus.shared.local.supervisor import (
+    DEMO_TOOL,
+    Supervisor,
+    UpOptions,
+    demo_environment,
+    describe_exit,
+    page_address,
+    up,
+)
 from tests.support.processes import is_alive
 from tests.support.waiting import until
 
@@ -52,6 +62,17 @@ async def kept(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Kept]:
     yield kept
     kept.supervisor.kill()
     await kept.supervisor.stop()
+
+
+async def test_up_starts_nothing_while_a_variable_of_the_providers_file_is_not_set(tmp_path: Path) -> None:
+    file = tmp_path / "providers.toml"
+    key = '{ env = "STAGEBUS_NO_SUCH_KEY" }'
+    file.write_text(f'[providers.a]\nbase_url = "https://a.example/v1"\nkey = {key}\nmodels = ["m"]\n')
+    options = UpOptions("127.0.0.1", 0, tmp_path / "data")
+    with pytest.raises(BadProviders, match=r"a\.key: the environment variable STAGEBUS_NO_SUCH_KEY is"):
+        await up(options, Settings(providers=file))
+
+    assert not options.data_dir.exists()
 
 
 async def test_dead_child_starts_again(kept: Kept) -> None:
