@@ -26,6 +26,10 @@ DEPTH_MAX: Final = 64
 REFERENCES_MAX: Final = 32
 # Further alternatives at the top level are left out: references can make a small schema expand to a huge one.
 ALTERNATIVES_MAX: Final = 256
+# An alternative with more properties counts as several.
+_PROPERTIES_PER_ALTERNATIVE: Final = 20
+# So are unions within unions below this level.
+_UNION_DEPTH_MAX: Final = 16
 
 MAPS_OF_SCHEMAS: Final = frozenset({"properties", "patternProperties", "dependentSchemas", "$defs", "definitions"})
 LISTS_OF_SCHEMAS: Final = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
@@ -169,7 +173,7 @@ class _Flattener:
         self._document = document
         self._left = ALTERNATIVES_MAX
 
-    def flatten(self, schema: Schema) -> Schema:
+    def flatten(self, schema: Schema, depth: int = 0) -> Schema:
         """Returns the schema of an object without a reference or a union at its top.
 
         The properties of all alternatives become its own. One is required if each alternative requires it.
@@ -178,15 +182,17 @@ class _Flattener:
         flat = {key: value for key, value in schema.items() if key not in _NOT_AT_TOP}
         for union in _UNIONS:
             if union in schema:
-                self._absorb(flat, self._alternatives(schema[union]), is_any=union != "allOf")
+                self._absorb(flat, self._alternatives(schema[union], depth), is_any=union != "allOf")
         return flat
 
-    def _alternatives(self, schemas: list[Schema]) -> list[Schema]:
+    def _alternatives(self, schemas: list[Schema], depth: int) -> list[Schema]:
         flat = []
         for schema in schemas:
-            if self._left > 0:
+            if self._left > 0 and depth < _UNION_DEPTH_MAX:
                 self._left -= 1
-                flat.append(self.flatten(schema))
+                alternative = self.flatten(schema, depth + 1)
+                self._left -= len(alternative.get("properties", ())) // _PROPERTIES_PER_ALTERNATIVE
+                flat.append(alternative)
         return flat
 
     @staticmethod
