@@ -97,8 +97,8 @@ class Abilities(ConfigEntry):
     images: bool | None = Field(default=None, description="the model accepts images; null: not stated")
     caching: bool | None = Field(
         default=None,
-        description="the provider caches the beginning of a conversation; false: a request has no cache parameters; "
-        "null: not stated, and it has them",
+        description="the provider caches the beginning of a conversation; false: a request has no cache parameters, and "
+        "no tools if it may call none; null: not stated, and it has them",
     )
 
 

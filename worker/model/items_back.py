@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from stagebus.shared.config.provider_schema import Abilities
 from stagebus.shared.config.providers import ModelRoute
 from stagebus.shared.domain.model_items import Api
 from stagebus.worker.model.chat_request import ORIGIN_KEY, Message, adapt_messages
@@ -80,14 +81,16 @@ def parts_of(content: object) -> list[Json]:
     return [{"type": "text", "text": content}] if isinstance(content, str) and content else []
 
 
-def functions_of(fields: Mapping[str, Any]) -> tuple[list[Json], Any]:
+def functions_of(fields: Mapping[str, Any], abilities: Abilities) -> tuple[list[Json], Any]:
     """Returns the functions to declare, and the choice among them.
 
     The tools are the beginning of what a provider caches. A stage that offers none declares those of the other stages
-    and forbids their use, so that the conversation's beginning stays the same.
+    and forbids their use, so that the conversation's beginning stays the same; not for a provider without a cache.
     """
+    if abilities.tools != "native":
+        return [], None
     tools, choice = fields.get("tools"), fields.get("tool_choice")
-    if not tools and fields.get("declared_tools"):
+    if not tools and fields.get("declared_tools") and abilities.caching is not False:
         tools, choice = fields["declared_tools"], "none"
     return [tool["function"] for tool in tools or []], choice
 

@@ -91,8 +91,8 @@ def _parameters(fields: Mapping[str, Any]) -> Json:
 
 
 def _tool_fields(fields: Mapping[str, Any], route: ModelRoute) -> Json:
-    functions, choice = functions_of(fields)
-    if not functions or route.abilities.tools != "native":
+    functions, choice = functions_of(fields, route.abilities)
+    if not functions:
         return {}
     chosen: Json | None = None
     if isinstance(choice, dict):

@@ -90,8 +90,8 @@ def _text_format(answer_format: Json) -> Json:
 
 
 def _tool_fields(fields: Mapping[str, Any], route: ModelRoute) -> Json:
-    functions, choice = functions_of(fields)
-    if not functions or route.abilities.tools != "native":
+    functions, choice = functions_of(fields, route.abilities)
+    if not functions:
         return {}
     # Without `strict` OpenAI would set it, and reject schemas with optional parameters.
     found: Json = {"tools": [{"type": "function", "strict": False, **function} for function in functions]}

@@ -357,7 +357,7 @@ export interface Abilities {
   reasoning?: boolean | null;
   /** the model accepts images; null: not stated */
   images?: boolean | null;
-  /** the provider caches the beginning of a conversation; false: a request has no cache parameters; null: not stated, and it has them */
+  /** the provider caches the beginning of a conversation; false: a request has no cache parameters, and no tools if it may call none; null: not stated, and it has them */
   caching?: boolean | null;
 }
 /** The price of a million tokens of a model. */
@@ -405,7 +405,7 @@ export interface Abilities1 {
   reasoning?: boolean | null;
   /** the model accepts images; null: not stated */
   images?: boolean | null;
-  /** the provider caches the beginning of a conversation; false: a request has no cache parameters; null: not stated, and it has them */
+  /** the provider caches the beginning of a conversation; false: a request has no cache parameters, and no tools if it may call none; null: not stated, and it has them */
   caching?: boolean | null;
 }
 /** An error as problem details (RFC 9457). */

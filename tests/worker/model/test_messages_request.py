@@ -132,12 +132,13 @@ def test_tools_without_parameters_have_a_schema() -> None:
 
 
 def test_called_tools_are_declared_but_cannot_be_called_again() -> None:
-    declared = body(called("a"), result("a"), declared_tools=TOOLS)
-    unknown = body(called("a"), result("a"))
+    asked = [called("a"), result("a")]
+    declared = body(*asked, declared_tools=TOOLS, to=route())
+    uncached = body(*asked, declared_tools=TOOLS)
 
-    assert declared["tools"] == body(tools=TOOLS)["tools"]
-    assert unknown["tools"] == [{"name": "weather", "input_schema": {"type": "object"}}]
-    assert declared["tool_choice"] == unknown["tool_choice"] == {"type": "none"}
+    assert declared["tools"] == body(tools=TOOLS, to=route())["tools"]
+    assert uncached["tools"] == body(*asked)["tools"] == [{"name": "weather", "input_schema": {"type": "object"}}]
+    assert declared["tool_choice"] == uncached["tool_choice"] == {"type": "none"}
 
 
 def test_cache_marks_are_at_most_four() -> None:

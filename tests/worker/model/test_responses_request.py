@@ -127,6 +127,7 @@ def test_declared_tools_keep_the_prefix_and_cannot_be_called() -> None:
     assert synthesis["tools"] == extraction["tools"]
     assert synthesis["tool_choice"] == "none"
     assert synthesis["prompt_cache_key"] == extraction["prompt_cache_key"]
+    assert "tools" not in body(declared_tools=TOOLS, to=route(caching=False))
     assert orjson.dumps(synthesis["input"]).startswith(orjson.dumps(extraction["input"])[:-1])
 
 
