@@ -1,6 +1,5 @@
 """The events of a run or of one stage, as an event stream or as JSON pages."""
 
-import asyncio
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -10,6 +9,7 @@ from starlette.responses import Response
 
 from stagebus.gateway.api.endpoint import Endpoint, ResponseSpec
 from stagebus.gateway.api.guard import needs
+from stagebus.gateway.api.held_request import closed_on_disconnect
 from stagebus.gateway.api.params import (
     RUN_ID,
     STAGE_ID,
@@ -26,7 +26,6 @@ from stagebus.gateway.api.responses import EVENT_STREAM, JSON
 from stagebus.gateway.api.schemas.event_page import EventPage
 from stagebus.gateway.auth.principal import principal_of
 from stagebus.gateway.context import gateway_of
-from stagebus.gateway.streaming.client_stream import ClientStream
 from stagebus.gateway.streaming.response import EventStream
 from stagebus.gateway.streaming.views import FullChunksView, stored_view
 from stagebus.shared.domain.cursor import EventId
@@ -37,13 +36,10 @@ from stagebus.shared.errors import BadCursor, InvalidRequest, RunNotFound, Stage
 from stagebus.shared.log import log_reader
 from stagebus.shared.log.log_page import Page, StoredEvent
 from stagebus.shared.log.log_reader import Head
-from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage.redis_client import storage_errors
 
 PAGE_LIMIT_DEFAULT: Final = 100
 PAGE_LIMIT_MAX: Final = 1000
-# Shorter than the 60 s after which proxies give up a request by default.
-WAIT_MAX_S: Final = 30
 
 
 async def stream_run(request: Request) -> Response:
@@ -72,7 +68,7 @@ async def _answer(request: Request, stage_id: str | None) -> Response:
     run_id = request.path_params["run_id"]
     cursor, chunks = read_cursor(request), read_chunks(request)
     limit = read_limit(request, PAGE_LIMIT_DEFAULT, PAGE_LIMIT_MAX)
-    wait_s = read_wait(request, WAIT_MAX_S)
+    wait_s = read_wait(request)
     if not wants_stream(request):
         waiting_for = await _wait_for_news(request, run_id, stage_id, cursor, wait_s) if wait_s else None
         return await _answer_page(request, run_id, stage_id, cursor, limit, chunks, waiting_for)
@@ -133,19 +129,9 @@ async def _wait_for_news(
     """Waits until there is an event after the cursor, the run has ended, or it waits for something; returns for what."""
     gateway, principal = gateway_of(request), principal_of(request)
     stream = gateway.hub.new_stream(run_id, cursor, stored_view(stage_id), stage_id=stage_id, tenant=principal.tenant)
-    leaving = asyncio.create_task(_close_on_disconnect(request, stream))
-    try:
+    async with closed_on_disconnect(request, stream):
         await gateway.hub.wait_for_news(stream, gateway.admit_stream(principal, stream.close), wait_s)
-    finally:
-        await cancel_and_wait(leaving)
     return stream.waiting_for
-
-
-async def _close_on_disconnect(request: Request, stream: ClientStream) -> None:
-    """Ends the wait of a client that has left, so that it does not count as an open stream any longer."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-    stream.close()
 
 
 async def _answer_page(
@@ -206,7 +192,7 @@ _RESPONSES: Final = {
 _PARAMETERS: Final = (
     *STREAM_PARAMETERS,
     limit_parameter("The maximum number of events in a JSON page.", PAGE_LIMIT_DEFAULT, PAGE_LIMIT_MAX),
-    wait_parameter(WAIT_MAX_S),
+    wait_parameter("JSON pages only: seconds to wait for an event if there is none after the cursor (long polling)."),
 )
 
 ENDPOINTS: Final = (

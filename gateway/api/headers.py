@@ -29,6 +29,7 @@ CORS_EXPOSED: Final = (
     "RateLimit",
     "RateLimit-Policy",
     "WWW-Authenticate",
+    "Preference-Applied",
     "X-Request-ID",
     "X-Run-Id",
     "X-Ping-S",

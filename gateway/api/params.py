@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from typing import Any, Final
+from urllib.request import parse_http_list
 
 from starlette.requests import Request
 
@@ -26,6 +27,9 @@ _IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 _STATUSES: Final = re.compile("({0})(,({0}))*".format("|".join(RunStatus)))
 # One model's name, or the names of two stages in the format of a run's `model`.
 _MODEL: Final = re.compile(r"[\x21-\x7e]{1,422}")
+
+# A longer number of seconds is cut, since Python parses no number of thousands of digits.
+_WAIT_DIGITS_MAX: Final = 9
 
 _TEXT: Final = {"type": "string"}
 _CURSOR: Final = {"type": "string", "pattern": CURSOR_PATTERN, "examples": ["5204-118", "0", "-1"]}
@@ -101,21 +105,47 @@ def read_chunks(request: Request) -> str:
     return chunks
 
 
-def wait_parameter(wait_max_s: int) -> ParameterSpec:
+# Shorter than the 60 s after which proxies give up a request by default.
+WAIT_MAX_S: Final = 30
+
+
+def wait_parameter(description: str) -> ParameterSpec:
     """Describes the parameter that `read_wait` reads."""
-    description = "JSON pages only: seconds to wait for an event if there is none after the cursor (long polling)."
-    return ParameterSpec(
-        "wait", "query", description, {"type": "integer", "minimum": 0, "maximum": wait_max_s, "default": 0}
-    )
+    schema = {"type": "integer", "minimum": 0, "maximum": WAIT_MAX_S, "default": 0}
+    return ParameterSpec("wait", "query", description, schema)
 
 
-def read_wait(request: Request, wait_max_s: int) -> int:
-    """Returns for how many seconds the response may wait for an event.
+def read_wait(request: Request) -> int:
+    """Returns for how many seconds the response may wait.
 
     Raises:
-        InvalidRequest: it is not a number from 0 to `wait_max_s`.
+        InvalidRequest: it is not a number from 0 to `WAIT_MAX_S`.
     """
-    return _read_number(request, "wait", 0, (0, wait_max_s))
+    return _read_number(request, "wait", 0, (0, WAIT_MAX_S))
+
+
+PREFER: Final = ParameterSpec(
+    "Prefer",
+    "header",
+    f"`wait=<seconds>` (RFC 7240) holds the response until the run has ended or waits for a person, or for so long, "
+    f"but at most {WAIT_MAX_S} s. Needs the scope `runs:read`. The header `Preference-Applied` shows that it was "
+    "honoured. Ignored with `Accept: text/event-stream`.",
+    {"type": "string", "examples": ["wait=30"]},
+)
+
+
+def read_preferred_wait(request: Request) -> int:
+    """Returns for how many seconds the client prefers to wait, at most `WAIT_MAX_S`; 0 if it did not say.
+
+    A preference that is malformed or unknown is ignored, and of several the first counts.
+    Spec: https://www.rfc-editor.org/rfc/rfc7240#section-4.3
+    """
+    for preference in parse_http_list(",".join(request.headers.getlist("prefer"))):
+        name, _, value = preference.partition(";")[0].partition("=")
+        if name.strip().lower() == "wait":
+            digits = value.strip().strip('"')
+            return min(int(digits[:_WAIT_DIGITS_MAX]), WAIT_MAX_S) if digits.isascii() and digits.isdecimal() else 0
+    return 0
 
 
 def wants_stream(request: Request) -> bool:

@@ -1,5 +1,6 @@
 """Runs: create, list, get, cancel."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from starlette.requests import Request
@@ -14,6 +15,7 @@ from stagebus.gateway.api.params import (
     BEFORE,
     FILTER_PARAMETERS,
     IDEMPOTENCY_KEY,
+    PREFER,
     RUN_ID,
     STREAM_PARAMETERS,
     accepts,
@@ -22,9 +24,13 @@ from stagebus.gateway.api.params import (
     read_chunks,
     read_cursor,
     read_limit,
+    read_preferred_wait,
     read_run_filter,
+    read_wait,
+    wait_parameter,
 )
-from stagebus.gateway.api.responses import EVENT_STREAM, json_response
+from stagebus.gateway.api.responses import EVENT_STREAM, JSON, json_response
+from stagebus.gateway.api.run_waiting import read_run, view_of, wait_for_pause
 from stagebus.gateway.api.schemas.answers import RunAccepted, RunList, RunSummary, RunView
 from stagebus.gateway.api.schemas.cancel_request import CancelRequest
 from stagebus.gateway.api.schemas.create_run import CreateRun
@@ -32,10 +38,11 @@ from stagebus.gateway.api.schemas.validation import parse_form
 from stagebus.gateway.api.urls import urls_of
 from stagebus.gateway.auth.principal import principal_of
 from stagebus.gateway.context import gateway_of
+from stagebus.shared.access_errors import TooManyStreams
 from stagebus.shared.domain.tenants import Scope
-from stagebus.shared.errors import BadCursor, InvalidRequest, RunNotFound, StorageUnavailable
+from stagebus.shared.errors import BadCursor, Draining, InvalidRequest, RunNotFound, StorageUnavailable
 from stagebus.shared.observability.audit import audit
-from stagebus.shared.store import approvals, run_list, run_result, run_store
+from stagebus.shared.store import run_list, run_store
 
 LIST_LIMIT_DEFAULT: Final = 20
 LIST_LIMIT_MAX: Final = 100
@@ -46,21 +53,41 @@ async def create_run(request: Request) -> Response:
 
     The same `Idempotency-Key` with the same body returns the same run instead of creating another one.
     With `Accept: text/event-stream` the response is the run's event stream. After a disconnect, repeat the request
-    with the same key and a cursor to resume it.
+    with the same key and a cursor to resume it. With `Prefer: wait=30` the response comes when the run has ended or waits
+    for a person, and is the run as `GET /runs/{run_id}` returns it.
     """
     gateway, principal = gateway_of(request), principal_of(request)
     is_stream = accepts(request, EVENT_STREAM)
     if is_stream:
         principal.check(Scope.RUNS_READ)
     cursor, chunks = read_cursor(request), read_chunks(request)
+    wait_s = read_preferred_wait(request) if Scope.RUNS_READ in principal.scopes else 0
     body = await read_json(request, gateway.settings.body_max_bytes)
     run_id = await run_creation.create_run(request, body)
     urls = urls_of(request)
     location = {"Location": urls.run(run_id)}
     if is_stream:
         return await answer_stream(request, run_id, cursor, chunks, headers={**location, "X-Run-Id": run_id})
+    if wait_s:
+        return await _answer_waiting(request, run_id, wait_s, location)
     run = await run_store.get_run(gateway.redis, run_id)
     return json_response(RunAccepted.of(run, urls), 202, location)
+
+
+async def _answer_waiting(request: Request, run_id: str, wait_s: int, location: Mapping[str, str]) -> Response:
+    """Answers with the created run once it has ended or waits for a person.
+
+    The run exists, so the answer is no error: where waiting is not possible, or no longer, the client gets the run as it
+    was last read, without `Preference-Applied`, and asks for it elsewhere.
+    """
+    run, applied = await read_run(request, run_id), {"Preference-Applied": f"wait={wait_s}"}
+    try:
+        run = await wait_for_pause(request, run, wait_s)
+        view = await view_of(request, run)
+    except (TooManyStreams, Draining, StorageUnavailable):
+        applied = {}
+        view = RunView.of_stages(run.record, urls_of(request), [], pending=run.pending)
+    return json_response(view, 200 if applied and run.is_at_pause else 202, {**location, **applied})
 
 
 async def list_runs(request: Request) -> Response:
@@ -77,13 +104,15 @@ async def list_runs(request: Request) -> Response:
 
 
 async def get_run(request: Request) -> Response:
-    """Get a run with its stages, its pending approvals and its result."""
-    gateway = gateway_of(request)
-    run = await run_store.get_run(gateway.redis, request.path_params["run_id"], principal_of(request).tenant)
-    stages = await run_store.read_stages(gateway.redis, run.run_id)
-    result = await run_result.read_result(gateway.redis, run, stages)
-    pending = await approvals.read_pending(gateway.redis, run)
-    return json_response(RunView.of_stages(run, urls_of(request), stages, result, pending))
+    """Get a run with its stages, its pending approvals and its result.
+
+    With `wait` the response comes when the run has ended or waits for a person (`pending_approvals`), or after that time.
+    """
+    wait_s = read_wait(request)
+    run = await read_run(request, request.path_params["run_id"])
+    if wait_s:
+        run = await wait_for_pause(request, run, wait_s)
+    return json_response(await view_of(request, run))
 
 
 async def cancel_run(request: Request) -> Response:
@@ -102,21 +131,25 @@ async def cancel_run(request: Request) -> Response:
 
 
 _LOCATION: Final = {"Location": "The run's URL."}
+_APPLIED: Final = {"Preference-Applied": "`wait=<seconds>` if the response waited."}
 
 ENDPOINTS: Final = (
     Endpoint(
         "POST", "/runs", create_run, needs(Scope.RUNS_WRITE),
         {
-            202: ResponseSpec.json("The run is stored and queued.", RunAccepted, _LOCATION),
+            202: ResponseSpec.json(
+                "The run is stored and queued. With `Prefer: wait` it has not ended in that time, and the body is as with 200.",
+                RunAccepted, {**_LOCATION, **_APPLIED},
+            ),
             200: ResponseSpec(
                 "With `Accept: text/event-stream`: the run's event stream, after the cursor if the `Idempotency-Key` is "
-                "that of an earlier request.",
-                {EVENT_STREAM: STREAM_SCHEMA},
-                {**_LOCATION, "X-Run-Id": "The run's id.", **STREAM_HEADERS},
+                "that of an earlier request. With `Prefer: wait`: the run, which has ended or waits for a person.",
+                {EVENT_STREAM: STREAM_SCHEMA, JSON: RunView},
+                {**_LOCATION, **_APPLIED, "X-Run-Id": "The run's id.", **STREAM_HEADERS},
             ),
             204: NOTHING_LEFT,
         },
-        [IDEMPOTENCY_KEY, *STREAM_PARAMETERS], CreateRun,
+        [IDEMPOTENCY_KEY, PREFER, *STREAM_PARAMETERS], CreateRun,
         errors=[*BODY_ERRORS, BadCursor, *run_creation.CREATION_ERRORS],
     ),
     Endpoint(
@@ -128,7 +161,8 @@ ENDPOINTS: Final = (
     Endpoint(
         "GET", "/runs/{run_id}", get_run, needs(Scope.RUNS_READ, takes_ticket=True),
         {200: ResponseSpec.json("The run.", RunView)},
-        [RUN_ID], errors=[RunNotFound, StorageUnavailable],
+        [RUN_ID, wait_parameter("Seconds to wait for the run's end, or for a request to a person.")],
+        errors=[RunNotFound, InvalidRequest, TooManyStreams, Draining, StorageUnavailable],
     ),
     Endpoint(
         "POST", "/runs/{run_id}/cancel", cancel_run, needs(Scope.RUNS_CANCEL),

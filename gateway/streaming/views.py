@@ -3,6 +3,7 @@
     RunEventsView    all events of a run, as stored
     StageEventsView  the events of one stage and the run's terminal event, as stored
     FullChunksView   one of these, with complete chat completion chunks (`?chunks=full`)
+    PauseView        no events; the stream ends when the run asks a person, or ends itself
 
 Views in other protocols are in `folded_view.py`. A view is a pure function of stored events. The stored chunks are lean: the fields that all chunks of a stage have
 in common are stored once, in the stage's `stage_started` event.
@@ -15,13 +16,16 @@ from typing import Any, Final
 import orjson
 
 from stagebus.shared.domain.cursor import EventId
-from stagebus.shared.domain.events import Gap, StageStarted, ToolCompletionChunk
+from stagebus.shared.domain.events import ApprovalRequired, Gap, InputRequired, StageStarted, ToolCompletionChunk
 from stagebus.shared.log import sse
 from stagebus.shared.log.live_batch import LiveBatch
 from stagebus.shared.log.log_page import LogGap, Page, StoredEvent
 
 _STAGE_STARTED: Final = StageStarted.event
 _CHUNK: Final = ToolCompletionChunk.event
+_ASKS: Final = tuple(event.event.encode() for event in (ApprovalRequired, InputRequired))
+# Data is one line of JSON, so a frame's second line cannot be part of it.
+_ASK_LINES: Final = tuple(b"\nevent: %b\n" % name for name in _ASKS)
 
 
 class EventView(ABC):
@@ -128,6 +132,24 @@ class FullChunksView(EventView):
         if isinstance(choices, list):  # otherwise pass on what the provider sent
             chunk["choices"] = [_complete_choice(choice) for choice in choices]
         return {"stage_id": event["stage_id"], "tool_results": chunk}
+
+
+class PauseView(EventView):
+    """No events: a stream that ends when the run asks a person or ends. It serves one stream."""
+
+    def encode_page(self, page: Page) -> bytes:
+        """Looks for a request to a person; returns no bytes."""
+        self.is_ended = any(fields[1] in _ASKS for _, entries in page.slices for _, fields in entries)
+        return b""
+
+    def encode_batch(self, batch: LiveBatch) -> bytes:
+        """Looks for a request to a person; returns no bytes."""
+        self.is_ended = any(line in batch.frames for line in _ASK_LINES)
+        return b""
+
+    def encode_gap(self, gap: LogGap) -> bytes:  # noqa: ARG002
+        """Returns no bytes. The run is read again at the end, whatever the log has lost."""
+        return b""
 
 
 def _complete_choice(choice: Any) -> Any:

@@ -8,15 +8,14 @@ Trouble that passes is an error before a stream begins (503 or 429 with Retry-Af
 A stream that has to end before the run is torn, since the clients of other protocols take a clean end for success.
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
-from contextlib import aclosing, suppress
 from typing import Final, TypeVar
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from stagebus.gateway.api.headers import RUN_ID, SHOWN_RUN
+from stagebus.gateway.api.held_request import hold, running_hub
 from stagebus.gateway.api.responses import EVENT_STREAM
 from stagebus.gateway.auth.principal import principal_of
 from stagebus.gateway.context import gateway_of
@@ -25,9 +24,7 @@ from stagebus.gateway.streaming.client_stream import ClientStream
 from stagebus.gateway.streaming.fold import Fold, FoldSource, RunFacts
 from stagebus.gateway.streaming.fold_log import FoldedLog
 from stagebus.gateway.streaming.folded_view import FoldedView, Voided
-from stagebus.gateway.streaming.hub import Hub
 from stagebus.gateway.streaming.response import EventStream
-from stagebus.gateway.streaming.stream_writer import StreamTorn
 from stagebus.shared.access_errors import TooManyStreams
 from stagebus.shared.domain.cursor import START, EventId
 from stagebus.shared.domain.runs import RunRecord
@@ -78,7 +75,7 @@ async def answer_stream(
     Raises:
         TooManyStreams, Draining: no stream can be opened here now.
     """
-    hub = _running_hub(request)
+    hub = running_hub(request)
     fold, position = (None, START) if start is None else (start.fold, start.position)
     view = FoldedView(hub.folds, source, fold=fold, position=position, voided=voided)
     stream = _new_stream(request, view, position)
@@ -94,7 +91,7 @@ async def check_admission(request: Request) -> None:
     Raises:
         TooManyStreams, Draining: it cannot.
     """
-    hub, gateway = _running_hub(request), gateway_of(request)
+    hub, gateway = running_hub(request), gateway_of(request)
     async with gateway.admit_stream(principal_of(request), _do_nothing) as is_admitted:
         hub.check_room(is_admitted=is_admitted)
 
@@ -116,23 +113,8 @@ async def wait_for_end(request: Request, source: FoldSource[F], timeout_s: float
         ClientDisconnect: the client has gone. The run continues.
         TooManyStreams, Draining, StorageUnavailable: waiting is not possible here now.
     """
-    hub = _running_hub(request)
-    view = FoldedView(hub.folds, source, is_whole=True)
-    stream = _new_stream(request, view, START)
-    body = hub.relay(stream, gateway_of(request).admit_stream(principal_of(request), stream.close))
-    watching = asyncio.create_task(_close_at_disconnect(request, stream))
-    try:
-        with suppress(TimeoutError):
-            async with aclosing(body), asyncio.timeout(timeout_s):
-                async for _ in body:
-                    pass
-    except StreamTorn:
-        if watching.done():
-            raise ClientDisconnect from None
-        raise (Draining() if hub.is_draining else StorageUnavailable()) from None
-    finally:
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
+    view = FoldedView(running_hub(request).folds, source, is_whole=True)
+    await hold(request, _new_stream(request, view, START), timeout_s)
     return view.fold  # type: ignore[return-value]
 
 
@@ -141,18 +123,5 @@ def _new_stream(request: Request, view: FoldedView, position: EventId) -> Client
     return hub.new_stream(view.run_id, position, view, tenant=tenant, is_strict=True)
 
 
-async def _close_at_disconnect(request: Request, stream: ClientStream) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-    stream.close()
-
-
 def _do_nothing() -> None:
     pass
-
-
-def _running_hub(request: Request) -> Hub:
-    hub = gateway_of(request).hub
-    if hub.is_draining:
-        raise Draining
-    return hub

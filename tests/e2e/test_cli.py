@@ -126,7 +126,9 @@ async def test_ctrl_c_detaches_and_prints_how_to_continue(healthy: System) -> No
     assert json.loads(await rest.stdout.readline())["id"].endswith(f"-{int(last_id.split('-')[1]) + 1}")
     rest.kill()
     await rest.communicate()
+    waiting = await start(healthy, "show", run_id, "--wait", "--json")
     await stagebus(healthy, "cancel", run_id)
+    assert json.loads((await waiting.communicate())[0])["status"] == "cancelled"
 
 
 async def test_closed_pipe_prints_no_traceback(healthy: System) -> None:

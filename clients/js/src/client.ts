@@ -1,8 +1,10 @@
 // The client of a gateway: creates, finds and lists runs, and lists tools and models.
 
-import { type CallOptions, Http, type Options } from "./http.js";
+import { type CallOptions, Http, type Options, type WaitOptions } from "./http.js";
 import { Run } from "./run.js";
 import type { CreateRun, ModelList, RunAccepted, RunList, RunStatus, RunView, Stats, ToolList } from "./schema.js";
+
+const WAIT_MAX_S = 30;
 
 export interface CreateOptions extends CallOptions {
   /** The same key and body return the same run; default: a new key. */
@@ -60,13 +62,20 @@ export class Runs {
     return new Run(this.#http, id, { isNew: true });
   }
 
+  /** Creates a run and returns its record once it has ended or waits for a person, or as it is after `waitS`. */
+  createAndWait(body: CreateRun, options: CreateOptions & WaitOptions = {}): Promise<RunView> {
+    const { idempotencyKey = newKey(), waitS = WAIT_MAX_S, ...others } = options;
+    const headers = { "Idempotency-Key": idempotencyKey, Prefer: `wait=${waitS}` };
+    return this.#http.call("/runs", { ...others, method: "POST", body, headers, waitS });
+  }
+
   /** Returns an existing run, to be followed from after `cursor`, the id of the last event seen. Sends no request. */
   resume(id: string, cursor?: string): Run {
     return new Run(this.#http, id, cursor === undefined ? {} : { cursor });
   }
 
-  /** Gets a run's record. */
-  get(id: string, options: CallOptions = {}): Promise<RunView> {
+  /** Gets a run's record, with `waitS` when the run has ended or waits for a person. */
+  get(id: string, options: WaitOptions = {}): Promise<RunView> {
     return this.resume(id).get(options);
   }
 

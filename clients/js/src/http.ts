@@ -30,6 +30,13 @@ interface RequestParts extends CallOptions {
   body?: unknown;
   headers?: Record<string, string>;
   answerMaxMs?: number;
+  /** For how long the gateway may hold the answer. */
+  waitS?: number;
+}
+
+export interface WaitOptions extends CallOptions {
+  /** Seconds, at most 30, to wait until the run has ended or waits for a person. */
+  waitS?: number;
 }
 
 const TRIES_MAX = 5;
@@ -80,7 +87,8 @@ export class Http {
   }
 
   async #callOnce(path: string, parts: RequestParts): Promise<unknown> {
-    const { method = "GET", body, headers, signal, answerMaxMs = ANSWER_MAX_MS } = parts;
+    const { method = "GET", body, headers, signal, waitS = 0 } = parts;
+    const answerMaxMs = (parts.answerMaxMs ?? ANSWER_MAX_MS) + waitS * 1000;
     const { controller, release } = linkedController(signal);
     const timer = setTimeout(() => controller.abort(new UnreachableError("the gateway did not answer in time")), answerMaxMs);
     try {

@@ -7,7 +7,7 @@ export {
 } from "./client_errors.js";
 export type { ConnectionState, ConnectionUpdate, FollowOptions, RunUpdate } from "./stream_follower.js";
 export type { Transport } from "./connection.js";
-export type { CallOptions, Fetch, Options } from "./http.js";
+export type { CallOptions, Fetch, Options, WaitOptions } from "./http.js";
 export { isRetryable } from "./http.js";
 export type { EventName, GapEvent, RunEvent } from "./event_sequencer.js";
 export { Run } from "./run.js";

@@ -2,7 +2,7 @@
 
 import { RunCancelledError, RunFailedError, StagebusError } from "./client_errors.js";
 import { follow, type FollowOptions, type RunUpdate } from "./stream_follower.js";
-import type { CallOptions, Http } from "./http.js";
+import type { CallOptions, Http, WaitOptions } from "./http.js";
 import type { GapEvent, RunEvent } from "./event_sequencer.js";
 import type { RunAccepted, RunView, TicketView } from "./schema.js";
 import { RunWatch, type WatchOptions } from "./run_watch.js";
@@ -73,9 +73,9 @@ export class Run {
     return new RunWatch((following) => this.updates(following), options);
   }
 
-  /** Gets the run's record. */
-  get(options: CallOptions = {}): Promise<RunView> {
-    return this.#http.call(this.#path, options);
+  /** Gets the run's record, with `waitS` when the run has ended or waits for a person. */
+  get(options: WaitOptions = {}): Promise<RunView> {
+    return this.#http.call(options.waitS ? `${this.#path}?wait=${options.waitS}` : this.#path, options);
   }
 
   /** Waits for the end and returns the record with its `result`. Throws `RunFailedError` or `RunCancelledError`. */

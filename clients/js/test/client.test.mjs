@@ -44,6 +44,17 @@ test("create sends the caller's idempotency key, or a new one", async (t) => {
   assert.equal(new Set(keys).size, 3);
 });
 
+test("a record is waited for by the query or a preference", async (t) => {
+  const server = await serve(t, record({ status: "succeeded" }));
+  const created = await clientOf(server).runs.createAndWait({ user_prompt: "x" }, { waitS: 7 });
+  await clientOf(server).runs.get("R", { waitS: 5 });
+  await clientOf(server).runs.get("R");
+
+  assert.equal(created.status, "succeeded");
+  assert.equal(server.asked[0].headers.prefer, "wait=7");
+  assert.deepEqual(server.asked.map(({ path }) => path), ["/runs", "/runs/R?wait=5", "/runs/R"]);
+});
+
 test("Retry-After delays the retry", async (t) => {
   const server = await serve(t, problem(429, "rate_limited", "retry-after: 1\r\n"), ACCEPTED);
   const begun = performance.now();

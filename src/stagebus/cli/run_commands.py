@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from stagebus.client import Stagebus
 
 LIST_MAX: Final = 100
+WAIT_S: Final = 30  # as long as the gateway holds an answer
 
 runs_app = typer.Typer()
 
@@ -180,12 +181,24 @@ def ls(
 
 
 @runs_app.command()
-def show(run_id: RunId, *, url: Url = None, profile: Profile = None, as_json: Json = False) -> None:
+def show(
+    run_id: RunId,
+    *,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="first wait until the run has ended or waits for a person")
+    ] = False,
+    url: Url = None,
+    profile: Profile = None,
+    as_json: Json = False,
+) -> None:
     """Show a run: its record, stages, pending calls, usage and answer."""
     from stagebus.cli.run_tables import show_run
 
     with connect(url, profile) as bus:
-        show_run(bus.runs.resume(run_id).get(), as_json=as_json)
+        run = bus.runs.get(run_id)
+        while wait and run["finished_at"] is None and not run["pending_approvals"]:
+            run = bus.runs.get(run_id, wait_s=WAIT_S)
+    show_run(run, as_json=as_json)
 
 
 @runs_app.command()

@@ -61,18 +61,31 @@ class RunFilters(TypedDict, total=False):
 
 
 class ApiRequest(NamedTuple):
-    """One request, which is safe to send again."""
+    """One request, which is safe to send again.
+
+    Attributes:
+        wait_s: how long the gateway may hold the answer.
+    """
 
     method: str
     path: str
     json: Json | None = None
     params: Mapping[str, str | int] = {}
     headers: Mapping[str, str] = {}
+    wait_s: int = 0
+
+    @property
+    def timeout(self) -> httpx.Timeout:
+        """How long to wait for the answer."""
+        return httpx.Timeout(ANSWER_MAX_S + self.wait_s, connect=CONNECT_MAX_S)
 
 
-def create_run(fields: Mapping[str, Any], idempotency_key: str | None) -> ApiRequest:
-    """Create a run. Sending the request again does not create another one."""
-    return ApiRequest("POST", "/runs", dict(fields), headers={"Idempotency-Key": idempotency_key or uuid4().hex})
+def create_run(fields: Mapping[str, Any], idempotency_key: str | None, wait_s: int = 0) -> ApiRequest:
+    """Create a run, and wait for its end if asked to. Sending the request again does not create another one."""
+    headers = {"Idempotency-Key": idempotency_key or uuid4().hex}
+    if wait_s:
+        headers["Prefer"] = f"wait={wait_s}"
+    return ApiRequest("POST", "/runs", dict(fields), headers=headers, wait_s=wait_s)
 
 
 def list_runs(limit: int, before: str | None, filters: Mapping[str, Any]) -> ApiRequest:
@@ -86,9 +99,9 @@ def list_runs(limit: int, before: str | None, filters: Mapping[str, Any]) -> Api
     return ApiRequest("GET", "/runs", params=params)
 
 
-def get_run(run_id: str) -> ApiRequest:
-    """Get one run with its stages and its result."""
-    return ApiRequest("GET", run_path(run_id))
+def get_run(run_id: str, wait_s: int = 0) -> ApiRequest:
+    """Get one run with its stages and its result, at once or when it has ended or waits for a person."""
+    return ApiRequest("GET", run_path(run_id), params={"wait": wait_s} if wait_s else {}, wait_s=wait_s)
 
 
 def cancel_run(run_id: str, reason: str | None = None) -> ApiRequest:

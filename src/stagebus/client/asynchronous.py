@@ -84,7 +84,12 @@ class AsyncStagebus:
             failure: httpx.TransportError | None = None
             try:
                 response = await self._http.request(
-                    request.method, request.path, json=request.json, params=request.params, headers=request.headers
+                    request.method,
+                    request.path,
+                    json=request.json,
+                    params=request.params,
+                    headers=request.headers,
+                    timeout=request.timeout,
                 )
                 answer = None if response.is_error else api_requests.parse_answer(response)
                 self._is_found = True
@@ -159,6 +164,16 @@ class AsyncRuns:
         """
         return self.resume((await self._client.send(api_requests.create_run(fields, idempotency_key)))["id"])
 
+    async def create_and_wait(
+        self, *, wait_s: int = 30, idempotency_key: str | None = None, **fields: Unpack[RunFields]
+    ) -> Json:
+        """Create a run and return its record once it has ended or waits for a person, or as it is after `wait_s`.
+
+        Args:
+            wait_s: at most 30. `runs.get` waits further.
+        """
+        return await self._client.send(api_requests.create_run(fields, idempotency_key, wait_s))
+
     def resume(self, run_id: str, cursor: str = "") -> "AsyncRun":
         """Return an existing run, to be followed from the event after `cursor`. Sends no request.
 
@@ -167,9 +182,13 @@ class AsyncRuns:
         """
         return AsyncRun(self._client, run_id, cursor)
 
-    async def get(self, run_id: str) -> Json:
-        """Get a run's record: status, stages, usage, result and pending approvals."""
-        return await self._client.send(api_requests.get_run(run_id))
+    async def get(self, run_id: str, *, wait_s: int = 0) -> Json:
+        """Get a run's record: status, stages, usage, result and pending approvals.
+
+        Args:
+            wait_s: wait so long, at most 30, until the run has ended or waits for a person.
+        """
+        return await self._client.send(api_requests.get_run(run_id, wait_s))
 
     async def list(self, limit: int = 20, before: str | None = None, **filters: Unpack[RunFilters]) -> Json:
         """List runs, newest first, as `runs` and `next`. Pass `next` as `before` for the next page, even after an empty one."""
@@ -205,9 +224,9 @@ class AsyncRun:
             self.state.apply(received)
             yield received
 
-    async def get(self) -> Json:
-        """Get the run's record."""
-        return await self._client.runs.get(self.id)
+    async def get(self, *, wait_s: int = 0) -> Json:
+        """Get the run's record; see `runs.get`."""
+        return await self._client.runs.get(self.id, wait_s=wait_s)
 
     async def result(self) -> Result:
         """Wait for the end of the run and return its result.

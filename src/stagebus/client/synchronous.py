@@ -84,7 +84,12 @@ class Stagebus:
             failure: httpx.TransportError | None = None
             try:
                 response = self._http.request(
-                    request.method, request.path, json=request.json, params=request.params, headers=request.headers
+                    request.method,
+                    request.path,
+                    json=request.json,
+                    params=request.params,
+                    headers=request.headers,
+                    timeout=request.timeout,
                 )
                 answer = None if response.is_error else api_requests.parse_answer(response)
                 self._is_found = True
@@ -156,6 +161,16 @@ class Runs:
         """
         return self.resume((self._client.send(api_requests.create_run(fields, idempotency_key)))["id"])
 
+    def create_and_wait(
+        self, *, wait_s: int = 30, idempotency_key: str | None = None, **fields: Unpack[RunFields]
+    ) -> Json:
+        """Create a run and return its record once it has ended or waits for a person, or as it is after `wait_s`.
+
+        Args:
+            wait_s: at most 30. `runs.get` waits further.
+        """
+        return self._client.send(api_requests.create_run(fields, idempotency_key, wait_s))
+
     def resume(self, run_id: str, cursor: str = "") -> "Run":
         """Return an existing run, to be followed from the event after `cursor`. Sends no request.
 
@@ -164,9 +179,13 @@ class Runs:
         """
         return Run(self._client, run_id, cursor)
 
-    def get(self, run_id: str) -> Json:
-        """Get a run's record: status, stages, usage, result and pending approvals."""
-        return self._client.send(api_requests.get_run(run_id))
+    def get(self, run_id: str, *, wait_s: int = 0) -> Json:
+        """Get a run's record: status, stages, usage, result and pending approvals.
+
+        Args:
+            wait_s: wait so long, at most 30, until the run has ended or waits for a person.
+        """
+        return self._client.send(api_requests.get_run(run_id, wait_s))
 
     def list(self, limit: int = 20, before: str | None = None, **filters: Unpack[RunFilters]) -> Json:
         """List runs, newest first, as `runs` and `next`. Pass `next` as `before` for the next page, even after an empty one."""
@@ -202,9 +221,9 @@ class Run:
             self.state.apply(received)
             yield received
 
-    def get(self) -> Json:
-        """Get the run's record."""
-        return self._client.runs.get(self.id)
+    def get(self, *, wait_s: int = 0) -> Json:
+        """Get the run's record; see `runs.get`."""
+        return self._client.runs.get(self.id, wait_s=wait_s)
 
     def result(self) -> Result:
         """Wait for the end of the run and return its result.
