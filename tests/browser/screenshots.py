@@ -60,6 +60,7 @@ async def _take_run(browser: Browser, url: str) -> None:
     run_id = await post_run(url, {"user_prompt": WEATHER, "model": "demo:delay_ms=150"})
     page = await _open(browser, url)
     await page.goto(f"/?run={run_id}")
+    await expect(page.locator("[data-stage=synthesis]")).to_be_visible(timeout=WAIT_MS)
     await page.wait_for_function("() => document.getElementById('answer').textContent.length > 60", timeout=WAIT_MS)
     await _take(page, "page")
 

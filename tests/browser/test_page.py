@@ -60,9 +60,11 @@ async def wait_for_end(page: Page, status: str = "succeeded") -> None:
     await expect(page.locator("body")).to_have_attribute("data-connection", "ended")
 
 
-async def wait_for_text(page: Page, chars: int, place: str = "#answer") -> str:
-    """Waits for so many characters of text while the run still runs; returns the text."""
-    text = page.locator(place)
+async def wait_for_text(page: Page, chars: int, stage: str = "synthesis") -> str:
+    """Waits for so many characters of the stage's answer while the run still runs; returns the text."""
+    # Before that, an extraction's text is the answer as long as it calls no tool.
+    await expect(page.locator(f"[data-stage={stage}]")).to_be_visible(timeout=END_MS)
+    text = page.locator("#answer")
     await expect(text).to_have_text(re.compile(rf"[\s\S]{{{chars}}}"), timeout=END_MS)
     assert await page.locator("body").get_attribute("data-run-status") == "running"
     return await text.text_content() or ""
@@ -202,7 +204,7 @@ async def test_page_works_with_the_keyboard_alone(page: Page) -> None:
 
 async def test_cancel_keeps_the_text_so_far(page: Page, stagebus_url: str) -> None:
     run_id = await start(page, "Say hello.", ENDLESS)
-    before = await wait_for_text(page, 20)
+    before = await wait_for_text(page, 20, "extraction")
     await expect(page.locator("#answer > p")).not_to_have_count(0)  # a direct answer is rendered while it is written
     await page.locator("#cancel").click()
     await wait_for_end(page, "cancelled")
@@ -367,14 +369,14 @@ async def test_page_follows_the_text_until_the_reader_scrolls_up(page: Page) -> 
     await start(page, "Say hello.", "demo:delay_ms=5,endless")
     latest = page.locator("#latest")
     below = "() => document.documentElement.scrollHeight - innerHeight - scrollY"
-    await wait_for_text(page, 1500)
+    await wait_for_text(page, 1500, "extraction")
     assert await page.evaluate(below) < 50
     await page.mouse.move(400, 300)
     await page.mouse.wheel(0, -300)
     await expect(latest).to_be_visible()
     top = await page.evaluate("() => scrollY")
     text = await page.locator("#answer").text_content() or ""
-    await wait_for_text(page, len(text) + 300)
+    await wait_for_text(page, len(text) + 300, "extraction")
     assert await page.evaluate("() => scrollY") == top
     await latest.click()
     await expect(latest).to_be_hidden()
