@@ -6,8 +6,8 @@
     verdict.unchecked   # ()
 
 Both the schema and the data are hostile: patterns are matched with RE2, each keyword counts its work, and the depth is
-limited. A small check runs at once; one that takes longer continues in a thread and leaves the interpreter to the event
-loop every millisecond. A check that needs more than `STEPS_MAX` steps, or waits longer than `WAIT_MAX_S`, is given up.
+limited. A small check runs at once; one that takes longer starts again in a thread, which leaves the interpreter to the
+event loop every millisecond. A check that needs more than `STEPS_MAX` steps, or is not done after `WAIT_MAX_S`, is given up.
 
 What could not be decided counts as valid and is named in `unchecked`. The caller decides what that means.
 
@@ -31,7 +31,6 @@ STEPS_MAX: Final = 200_000
 WAIT_MAX_S: Final = 2.0
 ERRORS_MAX: Final = 10
 ERROR_MAX_CHARS: Final = 300
-UNCHECKED_MAX: Final = 10
 
 # One thread, so that all long checks together take at most half of the interpreter's time.
 _THREAD: Final = ThreadPoolExecutor(1, "json-schema")
@@ -83,7 +82,7 @@ class SchemaValidator:
     def _check(self, data: Any, steps_max: int, *, is_in_thread: bool) -> Verdict:
         walk = SchemaWalk(self._schema, KEYWORDS, steps_max, is_in_thread=is_in_thread)
         issues = walk.check(self._schema, data, None, 0)
-        return Verdict(tuple(map(_text_of, issues[:ERRORS_MAX])), tuple(walk.unchecked)[:UNCHECKED_MAX])
+        return Verdict(tuple(map(_text_of, issues[:ERRORS_MAX])), tuple(walk.unchecked))
 
 
 def _text_of(issue: Issue) -> str:

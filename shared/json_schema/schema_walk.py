@@ -11,6 +11,8 @@ from stagebus.shared.json_schema.linear_pattern import LinearPattern, compile_pa
 DEPTH_MAX: Final = 150
 # A value's parts are no longer checked when so many of them have issues.
 ISSUES_MAX: Final = 20
+# So many different parts are named that could not be decided.
+UNCHECKED_MAX: Final = 10
 # RE2 needs at most about 3 ns for each instruction of a pattern and each character, which is a step for 500 of them.
 _PATTERN_WORK_PER_STEP: Final = 500
 # A search that could take longer than some 30 ms is not tried.
@@ -119,7 +121,8 @@ class SchemaWalk:
     def leave_unchecked(self, part: str) -> None:
         """Notes that a part of the schema could not be decided."""
         self.unchecked_count += 1
-        self.unchecked[part] = None
+        if len(self.unchecked) < UNCHECKED_MAX:
+            self.unchecked[part] = None
 
     def matches(self, pattern: str, text: str) -> bool | None:
         """Returns whether a pattern matches a part of a text; None if that cannot be decided, which it notes."""
