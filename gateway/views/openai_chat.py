@@ -164,10 +164,11 @@ class ChatFold(Fold):
     def on_done(self, data: Json, sequence: int) -> Messages:
         """The completion is complete."""
         usage = data.get("usage") or {}
-        cached = usage.get("cached_tokens")
+        cached, reasoning = usage.get("cached_tokens"), usage.get("reasoning_tokens")
         self._usage = {
             **{name: usage.get(name, 0) for name in ("prompt_tokens", "completion_tokens", "total_tokens")},
             **({} if cached is None else {"prompt_tokens_details": {"cached_tokens": cached}}),
+            **({} if reasoning is None else {"completion_tokens_details": {"reasoning_tokens": reasoning}}),
         }
         messages = [self._chunk({}, self._finish_reason)]
         if self._include_usage:

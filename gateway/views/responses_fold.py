@@ -326,8 +326,8 @@ class ResponsesFold(Fold):
 def _usage(usage: Json) -> Json:
     return {
         "input_tokens": usage.get("prompt_tokens", 0),
-        "input_tokens_details": {"cached_tokens": usage.get("cached_tokens") or 0, "cache_write_tokens": 0},
+        "input_tokens_details": {name: usage.get(name) or 0 for name in ("cached_tokens", "cache_write_tokens")},
         "output_tokens": usage.get("completion_tokens", 0),
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": usage.get("reasoning_tokens") or 0},
         "total_tokens": usage.get("total_tokens", 0),
     }

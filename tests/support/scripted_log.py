@@ -62,7 +62,12 @@ EVENTS: tuple[Event, ...] = (
     StageCompleted(stage_id="synthesis", result={"text": ANSWER, "finish_reason": "stop"}),
 )
 RESTART = next(at for at, event in enumerate(EVENTS) if isinstance(event, StageRestarted))
-DONE = Done(usage=Usage(prompt_tokens=7, completion_tokens=5, total_tokens=12, cached_tokens=3), at=9_000)
+DONE = Done(
+    usage=Usage(
+        prompt_tokens=7, completion_tokens=5, total_tokens=12, cached_tokens=3, cache_write_tokens=2, reasoning_tokens=1
+    ),
+    at=9_000,
+)
 
 
 async def tell(run: RunByHand, start: int = 0, end: int | None = None) -> None:
