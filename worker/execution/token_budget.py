@@ -43,7 +43,7 @@ class TokenBudget:
         self._settings = settings
         self._max_total_tokens: int | None = run.request.get("max_total_tokens")
         self._counted = run.tokens  # without the open request
-        self._reserved = claim.reserved
+        self._allow(claim.reserved)
         self._limit = 0  # of the tenant, as Redis said last
         self._meter: TokenMeter | None = None
 
@@ -85,7 +85,8 @@ class TokenBudget:
 
         The usage usually comes last: it does not stop an answer that is complete. The check after the stage does.
         """
-        return self.tokens > self._allowed and self._meter is not None and not self._meter.is_reported
+        meter = self._meter
+        return meter is not None and self._counted + meter.tokens > self._allowed and not meter.is_reported
 
     async def check(self, further: int = 0) -> None:
         """Reserves what the run has used, if that is more than its reservation.
@@ -113,10 +114,9 @@ class TokenBudget:
             "reserved by other runs; the day ends at midnight UTC"
         )
 
-    @property
-    def _allowed(self) -> int:
-        own = self._max_total_tokens
-        return self._reserved if own is None else min(own, self._reserved)
+    def _allow(self, reserved: int) -> None:
+        self._reserved = reserved
+        self._allowed = reserved if self._max_total_tokens is None else min(reserved, self._max_total_tokens)
 
     async def _reserve(self, wanted: int) -> None:
         if self._max_total_tokens is not None:
@@ -134,4 +134,5 @@ class TokenBudget:
             life_s=self._settings.lists_ttl_s,
         )
         granted = await retry_while_redis_is_down(reserve, f"run {self._run.run_id}: its tokens")
-        self._reserved, self._limit = granted.tokens, granted.limit
+        self._limit = granted.limit
+        self._allow(granted.tokens)
