@@ -289,12 +289,12 @@ class _Reader:
         key = (
             "".join(char if char.isascii() and (char.isalnum() or char in "_.-") else "_" for char in name)[:64] or "_"
         )
+        if key in self._parameters and not key.startswith(parameter.place):
+            key = f"{parameter.place}_{key}"[:64]
+        stem, number = key[:56], len(self._parameters)
         while key in self._parameters:
-            key = (
-                f"{parameter.place}_{key}"[:64]
-                if not key.startswith(parameter.place)
-                else f"{key[:60]}_{len(self._parameters)}"
-            )
+            key = f"{stem}_{number}"
+            number += 1
         self._parameters[key] = parameter
         self._properties[key] = schema
         if is_required:

@@ -102,9 +102,10 @@ class SchemaConverter:
         if reference in self._name_by_reference:
             return self._name_by_reference[reference]
         wanted = _DEF_NAME.sub("_", reference.rpartition("/")[2]) or "schema"
-        name = wanted
+        name, number = wanted, len(self.definitions)
         while name in self.definitions:
-            name = f"{wanted}_{len(self.definitions)}"
+            name = f"{wanted}_{number}"
+            number += 1
         self._name_by_reference[reference] = name
         self.definitions[name] = {}  # reserves the name
         self._unfinished.append(reference)

@@ -45,6 +45,13 @@ def test_references_of_one_name_are_told_apart_and_cycles_end():
     }
 
 
+def test_name_that_looks_numbered_is_no_end_of_names():
+    maker = SchemaConverter(NEW, 2**16)
+    names = [maker.convert({"$ref": ref})["$ref"] for ref in ("#/a/Node", "#/a/Node_2", "#/b/Node", "#/c/Node")]
+
+    assert names == ["#/$defs/Node", "#/$defs/Node_2", "#/$defs/Node_3", "#/$defs/Node_4"]
+
+
 def test_pointers_are_read_as_written():
     assert follow({"a/b": [{"~": 1}]}, {"$ref": "#/a~1b/0/~0"}) == 1
     assert follow({"a/{b}": 2}, {"$ref": "#/a~1%7Bb%7D"}) == 2

@@ -428,6 +428,21 @@ async def test_schema_has_only_keywords_that_providers_take(offer):
     assert charge["properties"]["limit"]["maximum"] == 9.223372036854776e18
 
 
+async def test_parameters_of_one_name_are_told_apart(offer, tmp_path):
+    name = "header" + "a" * 54
+    parameters = [
+        {"name": n, "in": place} for n, place in ((name, "query"), (f"{name[:56]}_2", "query"), (name, "header"))
+    ]
+    parameters += [{"name": n, "in": place} for n, place in (("x y", "query"), ("x_y", "query"), ("x_y", "header"))]
+    operation = {"operationId": "same", "parameters": parameters}
+    (tmp_path / "doc").write_text(json.dumps({"openapi": "3.1.0", "paths": {"/a": {"get": operation}}}))
+    registry = await offer("same", document=str(tmp_path / "doc"))
+
+    assert list(registry.get("pets__same").parameters["properties"]) == [
+        name, f"{name[:56]}_2", f"{name[:56]}_3", "x_y", "query_x_y", "header_x_y",
+    ]  # fmt: skip
+
+
 async def test_cookies_of_one_call_are_not_sent_with_the_next(offer):
     registry = await offer("GET /pets/{petId}")
     assert (await call(registry, "get_pets__petId_", petId="session")).content == "HTTP 200"
