@@ -112,6 +112,31 @@ class FoldSource(Generic[F_co]):
         return FoldKey(self.run.run_id, self.fold.__name__, self.options)
 
 
+class FrameTemplate:
+    """A frame of which only a text and, if it has one, a number change: encoding one takes a third of the time.
+
+    Args:
+        frame: a frame in which the text is empty and the number is 0.
+        text: the name of the text's field.
+        number: the name of the number's field, which comes before the text.
+    """
+
+    __slots__ = ("_template",)
+
+    def __init__(self, frame: bytes, text: str, number: str = "") -> None:
+        template = frame.replace(b"%", b"%%")
+        for name, empty, place in ((number, b"0", b"%d"), (text, b'""', b"%b")):
+            if name:
+                field = b'"%b":' % name.encode()
+                assert template.count(field + empty) == 1
+                template = template.replace(field + empty, field + place)
+        self._template = template
+
+    def encode(self, text: str, *number: int) -> bytes:
+        """Returns the frame."""
+        return self._template % (*number, orjson.dumps(text))
+
+
 def encode_data(message: Any) -> bytes:
     """Encodes a message as a frame that has only data."""
     return b"data: %b\n\n" % orjson.dumps(message)

@@ -25,7 +25,7 @@ from stagebus.gateway.api.responses import EVENT_STREAM, JSON
 from stagebus.gateway.api.run_creation import CREATION_ERRORS
 from stagebus.gateway.api.schemas.create_run import RunOptions
 from stagebus.gateway.api.schemas.validation import invalid_fields
-from stagebus.gateway.streaming.fold import END, Fold, Json, Messages, RunFacts, encode_data
+from stagebus.gateway.streaming.fold import END, Fold, FrameTemplate, Json, Messages, RunFacts, encode_data
 from stagebus.gateway.streaming.model_pieces import is_model_stage, pieces_of
 from stagebus.gateway.views.foreign_request import create_run, parse_messages, read_body, read_flag, reject
 from stagebus.gateway.views.openai_errors import NO_RETRY, OPENAI_ERRORS, openai_error
@@ -105,6 +105,9 @@ class ChatFold(Fold):
         self._finish_reason = "stop"
         self._usage: Json | None = None
         self.error: Json | None = None
+        self._content, self._reasoning = (
+            FrameTemplate(self._chunk({field: ""}), field) for field in ("content", "reasoning_content")
+        )
 
     def completion(self) -> Json:
         """Returns the chat completion of a run that is done."""
@@ -128,7 +131,7 @@ class ChatFold(Fold):
         for piece in pieces_of(data.get("tool_results")):
             if piece.is_reasoning:
                 self._stage_thoughts.write(piece.text)
-                messages.append(self._chunk({"reasoning_content": piece.text}))
+                messages.append(self._reasoning.encode(piece.text))
             else:
                 messages.append(self._say(piece.text))
         return messages
@@ -191,7 +194,7 @@ class ChatFold(Fold):
     def _say(self, text: str) -> bytes:
         is_first = not self._text.tell()
         self._text.write(text)
-        return self._chunk({"content": (BETWEEN_STAGES if is_first and self._has_spoken else "") + text})
+        return self._content.encode((BETWEEN_STAGES if is_first and self._has_spoken else "") + text)
 
     def _begin_stage(self) -> None:
         self._text, self._stage_thoughts = StringIO(), StringIO()

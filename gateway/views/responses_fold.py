@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import orjson
 
-from stagebus.gateway.streaming.fold import Fold, Json, Messages, RunFacts, encode_event
+from stagebus.gateway.streaming.fold import Fold, FrameTemplate, Json, Messages, RunFacts, encode_event
 from stagebus.gateway.streaming.model_pieces import Piece, is_model_stage, pieces_of
 
 RESPONSE_PREFIX: Final = "resp_"
@@ -29,13 +29,15 @@ INCOMPLETE: Final = "incomplete"
 class _OpenText:
     """A message or a reasoning item that is being written."""
 
-    __slots__ = ("index", "is_reasoning", "item_id", "text")
+    __slots__ = ("delta", "index", "is_reasoning", "item_id", "text")
 
     def __init__(self, index: int, item_id: str, *, is_reasoning: bool) -> None:
         self.index = index
         self.item_id = item_id
         self.is_reasoning = is_reasoning
         self.text = StringIO()
+        delta = {"type": f"{self.event_prefix}.delta", "sequence_number": 0, **self.place, "delta": "", **self.logprobs}
+        self.delta = FrameTemplate(encode_event(delta), "delta", "sequence_number")
 
     def part(self, text: str) -> Json:
         """Returns the item's only content part."""
@@ -53,6 +55,11 @@ class _OpenText:
     def event_prefix(self) -> str:
         """Returns the beginning of the types of the item's text events."""
         return "response.reasoning_text" if self.is_reasoning else "response.output_text"
+
+    @property
+    def logprobs(self) -> Json:
+        """Returns the field that only events of a message have."""
+        return {} if self.is_reasoning else {"logprobs": []}
 
     @property
     def place(self) -> Json:
@@ -232,8 +239,8 @@ class ResponsesFold(Fold):
         text = self._reasoning if piece.is_reasoning else self._message
         assert text is not None
         text.text.write(piece.text)
-        delta = {**text.place, "delta": piece.text, **({} if text.is_reasoning else {"logprobs": []})}
-        messages.append(self._event(f"{text.event_prefix}.delta", delta))
+        messages.append(text.delta.encode(piece.text, self._sequence_number))
+        self._sequence_number += 1
         return messages
 
     def _open(self, *, is_reasoning: bool, sequence: int) -> Messages:
@@ -255,9 +262,8 @@ class ResponsesFold(Fold):
             self._reasoning = None
         else:
             self._message = None
-        logprobs: Json = {} if text.is_reasoning else {"logprobs": []}
         messages = [
-            self._event(f"{text.event_prefix}.done", {**text.place, "text": words, **logprobs}),
+            self._event(f"{text.event_prefix}.done", {**text.place, "text": words, **text.logprobs}),
             self._event("response.content_part.done", {**text.place, "part": text.part(words)}),
             self._done(text.index, text.item(status, [] if is_void else [text.part(words)])),
         ]
