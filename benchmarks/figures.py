@@ -86,12 +86,16 @@ def _relay(results: Results) -> Iterator[Figure]:
 def _views(results: Results) -> Iterator[Figure]:
     if views := results.get("relay_views"):
         for load, label in (("many_runs", "runs with a client each"), ("one_run", "clients on one run")):
-            native, *others = views[load].items()
-            for name, measured in others:
-                what = f"view {name}, {measured['clients']} {label}: gateway CPU an event over the native stream's"
-                yield Figure(what, "x", measured["cpu_s_per_million"] / native[1]["cpu_s_per_million"], 2)
-        for name, streams in views["memory"].items():
-            yield Figure(f"view {name}: gateway memory an open stream with its fold", "KiB", streams / 1024, 16)
+            native = views[load]["native"]["cpu_s_per_million"]
+            for name, measured in views[load].items():
+                if name != "native":
+                    what = f"view {name}, {measured['clients']} {label}: CPU an event over the native stream's"
+                    yield Figure(what, "x", measured["cpu_s_per_million"] / native, 2)
+        native = views["memory"]["native"] / 1024
+        for name, size in views["memory"].items():
+            if name != "native":
+                what = f"view {name}: gateway memory an open stream, with a fold of its own"
+                yield Figure(what, "KiB", size / 1024, 16, {"native": native})
 
 
 def _capacity(results: Results) -> Iterator[Figure]:
