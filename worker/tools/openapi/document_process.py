@@ -49,7 +49,7 @@ class DocumentReading:
         """
         try:
             return read_operations(parse_document(text), **asdict(self))
-        except (AttributeError, TypeError, ValueError, RecursionError) as exc:
+        except (AttributeError, LookupError, TypeError, ValueError, RecursionError) as exc:
             # For example a list instead of an object. Checking each node would take more code than all the rest.
             raise BadTool(f"{_STRUCTURE} ({str(exc)[:200]})") from exc
 
@@ -61,7 +61,8 @@ class DocumentReading:
         """
         variables = {name: value for name in _VARIABLES if (value := os.environ.get(name)) is not None}
         child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", __name__, stdin=PIPE, stdout=PIPE, env=variables | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            sys.executable, "-m", __name__, stdin=PIPE, stdout=PIPE, start_new_session=True,
+            env=variables | {"PYTHONPATH": os.pathsep.join(sys.path)},
         )  # fmt: skip
         try:
             async with asyncio.timeout(READ_MAX_S):
