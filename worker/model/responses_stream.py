@@ -6,10 +6,10 @@
       output_item.added  ──▶ function_call_arguments.delta …           ──▶ output_item.done      a call
     response.completed | response.incomplete | response.failed
 
-Each event is assigned by its `output_index`: ids of items may change between two events of one item. Text and
-arguments are streamed as they come. If the event that ends them has more than was streamed (some servers send no
-deltas), the rest follows. An item goes back to the provider as `output_item.done` had it: what `output_item.added`
-has is incomplete, and the last event encrypts reasoning once more.
+Each event is assigned by its `output_index`: ids of items may change between two events of one item, and count only
+where a server sends no index. Text and arguments are streamed as they come. If the event that ends them has more than
+was streamed (some servers send no deltas), the rest follows. An item goes back to the provider as `output_item.done`
+had it: what `output_item.added` has is incomplete, and the last event encrypts reasoning once more.
 Spec: https://platform.openai.com/docs/api-reference/responses-streaming
 """
 
@@ -74,6 +74,7 @@ class ResponsesReader(EventReader):
         super().__init__(output_max_bytes)
         self._texts: dict[_Place, list[str]] = {}
         self._calls: dict[int, _Call] = {}
+        self._index_by_id: dict[str, int] = {}
         self._done: set[int] = set()  # the output_index of each complete item
         self._items_by_index: dict[int, Item] = {}
         self._handlers = {
@@ -103,7 +104,7 @@ class ResponsesReader(EventReader):
         text = event.get("delta")
         if not isinstance(text, str):
             return ()
-        place = ("output_text", index_of(event.get("output_index")), index_of(event.get("content_index")))
+        place = ("output_text", self._index_of(event), _part_index(event, "content_index"))
         try:
             self._texts[place].append(text)
         except KeyError:
@@ -112,12 +113,14 @@ class ResponsesReader(EventReader):
 
     def _on_other_text(self, event: Event) -> Sequence[Chunk]:
         kind, text = event["type"].split(".")[1], text_of(event.get("delta"))
-        self._texts.setdefault(_place(kind, event), []).append(text)
+        self._texts.setdefault(self._place(kind, event), []).append(text)
         return self._delta(_FIELDS[kind], text)
 
     def _on_text_done(self, event: Event) -> Sequence[Chunk]:
         kind = event["type"].split(".")[1]
-        return self._complete_text(_place(kind, event), text_of(event.get("refusal" if kind == "refusal" else "text")))
+        return self._complete_text(
+            self._place(kind, event), text_of(event.get("refusal" if kind == "refusal" else "text"))
+        )
 
     def _complete_text(self, place: _Place, whole: str) -> Sequence[Chunk]:
         """Returns the part of a text that was not streamed."""
@@ -127,11 +130,23 @@ class ResponsesReader(EventReader):
             streamed.append(rest)
         return self._delta(_FIELDS[place[0]], rest)
 
+    def _place(self, kind: str, event: Event) -> _Place:
+        name = "summary_index" if kind == "reasoning_summary_text" else "content_index"
+        return kind, self._index_of(event), _part_index(event, name)
+
     # --- items ---------------------------------------------------------------
+
+    def _index_of(self, event: Event) -> int:
+        """Returns the place of an event's item: its `output_index`, or for servers that send none a place by its id."""
+        index = event.get("output_index")
+        if type(index) is int:
+            return index
+        item_id = text_of(event.get("item_id")) or text_of(mapping_of(event.get("item")).get("id"))
+        return self._index_by_id.setdefault(item_id, len(self._index_by_id))
 
     def _on_item_added(self, event: Event) -> Sequence[Chunk]:
         item = mapping_of(event.get("item"))
-        return self._open_call(index_of(event.get("output_index")), item) if text_of(item.get("type")) in _CALLS else ()
+        return self._open_call(self._index_of(event), item) if text_of(item.get("type")) in _CALLS else ()
 
     def _open_call(self, output_index: int, item: Mapping[str, Any]) -> Sequence[Chunk]:
         name = text_of(item.get("name"))
@@ -143,7 +158,7 @@ class ResponsesReader(EventReader):
         return (self._call_delta(call.index, {"name": name, "arguments": ""}, id=call_id, type="function"),)
 
     def _on_arguments(self, event: Event) -> Sequence[Chunk]:
-        call, piece = self._calls.get(index_of(event.get("output_index"))), text_of(event.get("delta"))
+        call, piece = self._calls.get(self._index_of(event)), text_of(event.get("delta"))
         if call is None or not piece:
             return ()
         call.arguments.append(piece)
@@ -151,7 +166,7 @@ class ResponsesReader(EventReader):
 
     def _on_arguments_done(self, event: Event) -> Sequence[Chunk]:
         whole = text_of(event.get("arguments")) or text_of(event.get("input"))
-        return self._complete_arguments(index_of(event.get("output_index")), whole)
+        return self._complete_arguments(self._index_of(event), whole)
 
     def _complete_arguments(self, output_index: int, whole: str) -> Sequence[Chunk]:
         call = self._calls.get(output_index)
@@ -162,7 +177,7 @@ class ResponsesReader(EventReader):
         return (self._call_delta(call.index, {"arguments": rest}),)
 
     def _on_item_done(self, event: Event) -> Sequence[Chunk]:
-        return self._complete_item(index_of(event.get("output_index")), mapping_of(event.get("item")))
+        return self._complete_item(self._index_of(event), mapping_of(event.get("item")))
 
     def _complete_item(self, output_index: int, item: Mapping[str, Any]) -> Sequence[Chunk]:
         if output_index in self._done:
@@ -226,9 +241,8 @@ class ResponsesReader(EventReader):
         raise failure(parse_error(error) if error else ReportedError("the response failed", type="server_error"))
 
 
-def _place(kind: str, event: Event) -> _Place:
-    name = "summary_index" if kind == "reasoning_summary_text" else "content_index"
-    return kind, index_of(event.get("output_index")), index_of(event.get(name))
+def _part_index(event: Event, name: str) -> int:
+    return max(index_of(event.get(name)), 0)
 
 
 def _rest(whole: str, streamed: Sequence[str]) -> str:

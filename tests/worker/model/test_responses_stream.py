@@ -225,6 +225,18 @@ def test_item_without_json_is_not_kept() -> None:
     assert merge(body=half + frames(done(call(), 1), end())).items is None
 
 
+def test_items_without_an_index_are_told_apart_by_their_ids() -> None:
+    events = [
+        {"type": "response.output_text.delta", "item_id": "msg", "delta": "Hi"}, done(message("Hi")),
+        added(call("", id="fc_1")), {"type": "response.function_call_arguments.delta", "item_id": "fc_1", "delta": "{}"},
+        done(call("{}", id="fc_1")), done(call("{}", "call_2", id="fc_2")),
+    ]  # fmt: skip
+    merged = merge(*({n: v for n, v in event.items() if n != "output_index"} for event in events), end())
+
+    assert merged.text == "Hi"
+    assert [(c.id, c.arguments) for c in merged.tool_calls] == [("call_1", "{}"), ("call_2", "{}")]
+
+
 def test_odd_indexes_and_types_are_tolerated() -> None:
     odd = [{**text("Hi"), "output_index": [1]}, {**done({"type": ["x"]}), "output_index": {}}, added({"type": {}})]
 
