@@ -141,6 +141,7 @@ def test_proxy_does_not_buffer_streams() -> None:
     assert 'Connection ""' in found["proxy_set_header"]
     assert found["proxy_ignore_client_abort"] == ["off"]
     assert int(found["proxy_read_timeout"][0].removesuffix("s")) >= 3 * Settings().ping_s
+    assert int(found["proxy_read_timeout"][1].removesuffix("s")) > Settings().run_timeout_s, "an answer at a run's end"
     # This directive could disable X-Accel-Buffering.
     assert "proxy_ignore_headers" not in found
 
