@@ -25,7 +25,6 @@ TAIL_MAX_BYTES: Final = 8 * 2**10
 
 _START_ID: Final = str(START).encode()
 
-
 # The frames of an event or of a batch, and whether they end the client's stream. A plain tuple: there is one for each
 # live event, and creating a named one takes as long as folding it.
 Encoded = tuple[bytes, bool]
@@ -89,10 +88,12 @@ class SharedFold:
 
     def add_batch(self, batch: LiveBatch) -> Encoded | None:
         """Returns the messages of a live batch. All clients of the run take the same batch, so its last one is kept."""
-        if batch is not self._batch:
-            self._encoded = self._add_batch(batch)
-            self._batch = batch
-        return self._encoded
+        if batch is self._batch:
+            return self._encoded
+        encoded = self._add_batch(batch)
+        if encoded is not None:
+            self._batch, self._encoded = batch, encoded
+        return encoded
 
     def _add_batch(self, batch: LiveBatch) -> Encoded | None:
         after, events, is_end = b"%d-%d" % batch.before, batch.events(), False
