@@ -85,7 +85,6 @@ class Provider:
         Raises:
             ModelError: a subclass that says whether a retry makes sense; see `provider_errors`.
         """
-        reader: ResponseReader | None = None
         try:
             language, body, response = await self._ask(fields, route)
             reader = language.reader(self._output_max_bytes)
@@ -110,11 +109,9 @@ class Provider:
             logger.warning("provider %s failed: %s: %s", self._name, exc, _cause_of(exc))
             raise
         except (openai.OpenAIError, httpx2.HTTPError) as exc:
-            # A finish reason is no proof of the end: some servers send one with every chunk.
-            if reader is None or not reader.is_done:
-                failure = self._to_model_error(exc)
-                logger.warning("provider %s failed: %s: %s", self._name, failure, _cause_of(exc))
-                raise failure from exc
+            failure = self._to_model_error(exc)
+            logger.warning("provider %s failed: %s: %s", self._name, failure, _cause_of(exc))
+            raise failure from exc
 
     async def aclose(self) -> None:
         """Closes all connections."""
@@ -235,4 +232,9 @@ async def _read_trailer(read: Callable[[], Awaitable[bytes]], answer: ResponseRe
         async with asyncio.timeout(wait_s):
             return await read()
     except (TimeoutError, httpx2.TimeoutException):
+        return b""
+    except httpx2.HTTPError:
+        # A finish reason is no proof of the end: some servers send one with every chunk. The last event is one.
+        if not answer.is_done:
+            raise
         return b""

@@ -161,7 +161,8 @@ async def test_items_that_the_provider_no_longer_accepts_are_left_out(byte_serve
     assert [len(items) for items in asked] == [4, 3]
 
 
-async def test_paused_turn_is_continued_on_the_same_provider(byte_server, ask) -> None:
+@pytest.mark.parametrize("missing_bytes", [0, 9], ids=["whole", "cut after its last event"])
+async def test_paused_turn_is_continued_on_the_same_provider(byte_server, ask, missing_bytes: int) -> None:
     asked = []
 
     def answer(_head: bytes, body: bytes) -> bytes:
@@ -171,7 +172,8 @@ async def test_paused_turn_is_continued_on_the_same_provider(byte_server, ask) -
         data = orjson.dumps(
             {"type": "message", "content": [text], "stop_reason": reason, "usage": {"output_tokens": 1}}
         )
-        return b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(data), data)
+        data = b"data: %b\n\n" % data
+        return b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(data) + missing_bytes, data)
 
     chunks = await ask(await byte_server.serve(answer), api="messages")
 
