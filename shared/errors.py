@@ -98,14 +98,27 @@ class BadIdempotencyKey(StagebusError):
 
 
 class RunNotFound(StagebusError):
-    """The run does not exist, belongs to another tenant, or has been deleted after its retention time."""
+    """The run does not exist, belongs to another tenant, or was deleted, by a request or after its retention time."""
 
     code = "run_not_found"
     title = "Run not found"
     status_hint = 404
 
     def __init__(self, run_id: str) -> None:
-        super().__init__(f"there is no run {run_id[:64]!r}: it never existed, or its retention time is over")
+        super().__init__(
+            f"there is no run {run_id[:64]!r}: it never existed, was deleted, or its retention time is over"
+        )
+
+
+class RunDeleted(StagebusError):
+    """The run of this `Idempotency-Key` was deleted. For an hour the key creates no other run."""
+
+    code = "run_deleted"
+    title = "Run deleted"
+    status_hint = 410
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"the run {run_id} of this Idempotency-Key was deleted; use a new key for a new run")
 
 
 class StageNotFound(StagebusError):
@@ -376,17 +389,3 @@ class ModelOutputTooLong(ModelError):
     """The model wrote more than `STAGEBUS_MODEL_OUTPUT_MAX_BYTES` in one stage."""
 
     code = "model_output_too_long"
-
-
-# --- local processes ---------------------------------------------------------
-
-
-class ChildFailed(StagebusError):
-    """A child process did not start or did not become ready."""
-
-
-class PortTaken(StagebusError):
-    """A process cannot listen on the configured address."""
-
-    def __init__(self, setting: str, host: str, port: int, reason: str) -> None:
-        super().__init__(f"{setting}: cannot listen on {host}, port {port}: {reason}")

@@ -13,7 +13,7 @@ from prometheus_client import Counter, Gauge, Histogram, start_http_server
 from stagebus.shared.config.providers import ModelRoute
 from stagebus.shared.domain.events import ToolResult
 from stagebus.shared.domain.usage import Usage
-from stagebus.shared.errors import PortTaken
+from stagebus.shared.local.process_errors import PortTaken
 from stagebus.shared.observability import collectors
 from stagebus.shared.observability.loop_lag import LoopLag
 

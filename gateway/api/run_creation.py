@@ -10,13 +10,13 @@ from stagebus.gateway.auth.principal import principal_of
 from stagebus.gateway.context import Gateway, gateway_of
 from stagebus.shared.access_errors import TokensUsedUp, TooManyRuns
 from stagebus.shared.domain.requests import RunRequest
-from stagebus.shared.errors import BadIdempotencyKey, IdempotencyConflict, StorageFull, StorageUnavailable
+from stagebus.shared.errors import BadIdempotencyKey, IdempotencyConflict, RunDeleted, StorageFull, StorageUnavailable
 from stagebus.shared.observability.audit import audit
 from stagebus.shared.store import run_store, tool_catalog
 
 # Errors of every endpoint that creates a run, besides those of the body.
 CREATION_ERRORS: Final = (
-    BadIdempotencyKey, IdempotencyConflict, TooManyRuns, TokensUsedUp, StorageFull, StorageUnavailable,
+    BadIdempotencyKey, IdempotencyConflict, RunDeleted, TooManyRuns, TokensUsedUp, StorageFull, StorageUnavailable,
 )  # fmt: skip
 
 
@@ -33,6 +33,7 @@ async def create_run(request: Request, body: dict[str, Any], idempotency_key: st
     Raises:
         InvalidRequest: the body is invalid; the error names its fields.
         BadIdempotencyKey, IdempotencyConflict: the key is invalid, or was used for another request.
+        RunDeleted: the key's run was deleted.
         TooManyRuns, TokensUsedUp: the tenant is at its limit.
     """
     gateway, principal = gateway_of(request), principal_of(request)

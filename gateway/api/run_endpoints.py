@@ -1,4 +1,4 @@
-"""Runs: create, list, get, cancel."""
+"""Runs: create, list, get, cancel, delete."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -42,7 +42,7 @@ from stagebus.shared.access_errors import TooManyStreams
 from stagebus.shared.domain.tenants import Scope
 from stagebus.shared.errors import BadCursor, Draining, InvalidRequest, RunNotFound, StorageUnavailable
 from stagebus.shared.observability.audit import audit
-from stagebus.shared.store import run_list, run_store
+from stagebus.shared.store import run_deletion, run_list, run_store
 
 LIST_LIMIT_DEFAULT: Final = 20
 LIST_LIMIT_MAX: Final = 100
@@ -130,6 +130,19 @@ async def cancel_run(request: Request) -> Response:
     return json_response(RunAccepted.of(run, urls_of(request)), 200 if run.is_terminal else 202)
 
 
+async def delete_run(request: Request) -> Response:
+    """Delete a run in any state, and everything that is stored of it.
+
+    A run that has not ended is cancelled first. From then on the run does not exist (404). Safe to repeat for an hour. As
+    long, a `POST /runs` under the run's `Idempotency-Key` is answered with 410 and creates no other run.
+    """
+    gateway, principal = gateway_of(request), principal_of(request)
+    run_id = request.path_params["run_id"]
+    await run_deletion.delete_run(gateway.redis, gateway.settings, run_id, principal.tenant)
+    audit("run.delete", subject=principal.subject, tenant=principal.tenant, run=run_id)
+    return Response(status_code=204)
+
+
 _LOCATION: Final = {"Location": "The run's URL."}
 _APPLIED: Final = {"Preference-Applied": "`wait=<seconds>` if the response waited."}
 
@@ -171,5 +184,10 @@ ENDPOINTS: Final = (
             200: ResponseSpec.json("The run has ended, cancelled or otherwise.", RunAccepted),
         },
         [RUN_ID], CancelRequest, is_body_optional=True, errors=[*BODY_ERRORS, RunNotFound, StorageUnavailable],
+    ),
+    Endpoint(
+        "DELETE", "/runs/{run_id}", delete_run, needs(Scope.RUNS_CANCEL),
+        {204: ResponseSpec("The run is deleted, or was in the last hour.")},
+        [RUN_ID], errors=[RunNotFound, StorageUnavailable],
     ),
 )  # fmt: skip

@@ -19,8 +19,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.errors import ChildFailed
 from stagebus.shared.local.process import ChildSpec
+from stagebus.shared.local.process_errors import ChildFailed
 from stagebus.shared.local.supervisor import DRAIN_MARGIN_S, LISTENING, Supervisor, on_signals
 from stagebus.shared.observability.redaction import printable
 

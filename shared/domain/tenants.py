@@ -19,7 +19,7 @@ class Scope(StrEnum):
 
     RUNS_WRITE = "runs:write"  # create runs
     RUNS_READ = "runs:read"  # read runs, lists of runs and events
-    RUNS_CANCEL = "runs:cancel"  # cancel runs
+    RUNS_CANCEL = "runs:cancel"  # cancel and delete runs
     APPROVALS = "approvals"  # decide on tool calls that wait for a person
     ADMIN = "admin"  # read what belongs to no tenant: metrics and system statistics
 

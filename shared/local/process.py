@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
-from stagebus.shared.errors import ChildFailed
+from stagebus.shared.local.process_errors import ChildFailed
 
 LINE_MAX_BYTES: Final = 2**20
 # The number of lines kept to explain the failure of a start.

@@ -24,10 +24,10 @@ from typing import Final
 from stagebus.shared.config.providers import check_variables
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.config.startup_checks import check_access, check_exposure
-from stagebus.shared.errors import ChildFailed
 from stagebus.shared.local import running_system
 from stagebus.shared.local.embedded_valkey import EmbeddedValkey
 from stagebus.shared.local.process import Child, ChildSpec
+from stagebus.shared.local.process_errors import ChildFailed
 from stagebus.shared.local.process_output import Printer
 from stagebus.shared.runtime.tasks import cancel_and_wait
 

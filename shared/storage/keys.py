@@ -1,6 +1,7 @@
 """The Redis key schema. Every key is built here and nowhere else.
 
     sb:run:{<run_id>}                 hash    the run record                     TTL: the retention, from the run's end on
+                                              or the tombstone of a deleted run  TTL: an hour
     sb:run:{<run_id>}:stages          list    the stages begun, in order         TTL: as the record
     sb:run:{<run_id>}:stage:<stage>   stream  the stage's events                 TTL: as the record
     sb:run:{<run_id>}:items           hash    a model stage's items, JSON, by stage; only the worker reads them

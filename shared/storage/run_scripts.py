@@ -15,7 +15,7 @@ from stagebus.shared.domain import ids
 from stagebus.shared.domain.cursor import EventId, parse_id
 from stagebus.shared.domain.limits import UNLIMITED, TenantLimits, tokens_ttl_ms
 from stagebus.shared.domain.runs import RUN_STAGE, RunStatus
-from stagebus.shared.errors import Fenced, RunEnded
+from stagebus.shared.errors import Fenced, RunDeleted, RunEnded
 from stagebus.shared.observability.trace import NO_TRACE, Trace
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.lua_script import Script, ScriptConnection
@@ -80,6 +80,7 @@ async def create(  # noqa: PLR0913 - a record has that many fields
 
     Raises:
         TooManyRuns, TokensUsedUp: the tenant is at its limit; nothing was changed.
+        RunDeleted: the run was created and deleted before.
     """
     key_list = [keys.run(run_id), keys.stages(run_id), keys.stage_stream(run_id, RUN_STAGE), keys.ACTIVE]
     key_list += [keys.runs(tenant), keys.active_of_tenant(tenant), keys.RUNNING, keys.tokens(tenant)]
@@ -95,6 +96,8 @@ async def create(  # noqa: PLR0913 - a record has that many fields
             return CreateResult(is_new=False, reserved_for=value.decode())
         case [b"runs_queued", limit, _]:
             raise TooManyRuns(limit)
+        case [b"deleted", _, _]:
+            raise RunDeleted(run_id)
         case [b"tokens_per_day", limit, retry_ms]:
             raise TokensUsedUp(limit, retry_ms / 1000 if retry_ms else None)
         case reply, created_at, vtime:

@@ -12,7 +12,7 @@ from stagebus.shared.domain.cursor import EventId, parse_id
 from stagebus.shared.domain.events import Cancel, Error, Event, RunQueued, StageCompleted
 from stagebus.shared.domain.runs import RUN_STAGE, STATUS_BY_TERMINAL_EVENT, RunRecord, RunStatus, decode_run
 from stagebus.shared.domain.usage import Usage
-from stagebus.shared.errors import Fenced, IdempotencyConflict, RunEnded, RunNotFound
+from stagebus.shared.errors import Fenced, IdempotencyConflict, RunDeleted, RunEnded, RunNotFound
 from stagebus.shared.log import live_batch, log_reader, sse
 from stagebus.shared.log.log_page import StoredEvent
 from stagebus.shared.observability.trace import NO_TRACE, Trace
@@ -46,6 +46,7 @@ async def create_run(
     Raises:
         IdempotencyConflict: the key belongs to a run with another request.
         TooManyRuns, TokensUsedUp: the tenant is at its limit.
+        RunDeleted: the run that the key created was deleted.
     """
     body = orjson.dumps(request, option=orjson.OPT_SORT_KEYS)
     digest = hashlib.sha256(body).hexdigest()
@@ -64,7 +65,10 @@ async def create_run(
         if held_digest != digest:
             raise IdempotencyConflict
     if not created.is_new:
-        run = await get_run(redis, run_id)
+        try:
+            run = await get_run(redis, run_id)
+        except RunNotFound:  # deleted since
+            raise RunDeleted(run_id) from None
         if run.status is RunStatus.QUEUED:
             await run_queue.requeue(redis, run_id)
         elif run.is_terminal:
@@ -278,4 +282,6 @@ async def finalize(redis: Redis, settings: Settings, run_id: str) -> None:
         life_s=settings.lists_ttl_s,
         run_keys=keys.all_of_run(run_id, reserved.decode() if reserved else ""),
     )
-    await queue_scripts.admit(redis, run_id, settings.tenant_runs_running, has_ended=True)
+    await queue_scripts.admit(
+        redis, run_id, settings.tenant_runs_running, tenant=(tenant or b"").decode(), has_ended=True
+    )

@@ -129,6 +129,8 @@ async def test_ctrl_c_detaches_and_prints_how_to_continue(healthy: System) -> No
     waiting = await start(healthy, "show", run_id, "--wait", "--json")
     await stagebus(healthy, "cancel", run_id)
     assert json.loads((await waiting.communicate())[0])["status"] == "cancelled"
+    assert (await stagebus(healthy, "delete", run_id))[:2] == (0, f"{run_id} is deleted\n")
+    assert (await stagebus(healthy, "show", run_id))[0] == 4
 
 
 async def test_closed_pipe_prints_no_traceback(healthy: System) -> None:

@@ -31,14 +31,16 @@ async def test_audit_logs_each_change_with_subject_tenant_run_and_request(
     await mine.post(f"/runs/{run_id}/ticket", headers={"X-Request-ID": "two"})
     await mine.post(f"/runs/{run_id}/cancel", headers={"X-Request-ID": "three"})
     await mine.get(f"/runs/{run_id}")
+    await mine.delete(f"/runs/{run_id}", headers={"X-Request-ID": "four"})
     other = await client_of("umbrella")
     await other.post(f"/runs/{run_id}/cancel")
+    await other.delete(f"/runs/{run_id}")
     await other.post("/runs", json={})
     lines = audited(caplog)
     subject = (await mine.get("/session")).json()["subject"]
 
     assert [(line["message"], line["request_id"]) for line in lines] == [
-        ("run.create", "one"), ("ticket.create", "two"), ("run.cancel", "three"),
+        ("run.create", "one"), ("ticket.create", "two"), ("run.cancel", "three"), ("run.delete", "four"),
     ]  # fmt: skip
     assert {(line["subject"], line["tenant"], line["run"]) for line in lines} == {(subject, "acme", run_id)}
     assert "password" not in caplog.text

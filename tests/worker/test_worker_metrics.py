@@ -12,7 +12,8 @@ from redis.asyncio import Redis
 from stagebus.shared.config.provider_schema import ProvidersFile
 from stagebus.shared.config.providers import Providers
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.errors import ModelUnavailable, PortTaken
+from stagebus.shared.errors import ModelUnavailable
+from stagebus.shared.local.process_errors import PortTaken
 from stagebus.shared.store import run_store
 from stagebus.worker.execution.runner import Runner
 from stagebus.worker.model.model_client import ModelClient, ModelRequest

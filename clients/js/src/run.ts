@@ -100,6 +100,11 @@ export class Run {
     return this.#http.call(`${this.#path}/cancel`, { ...options, method: "POST", body });
   }
 
+  /** Deletes the run and all that is stored of it; an active one is cancelled first. Safe to repeat for an hour. */
+  delete(options: CallOptions = {}): Promise<void> {
+    return this.#http.call(this.#path, { ...options, method: "DELETE" });
+  }
+
   /** Decides on a waiting call: `approve` or `deny` a tool call, `answer` or `deny` a question. */
   decide(callId: string, decision: Decision, options: CallOptions = {}): Promise<RunAccepted> {
     const path = `${this.#path}/approvals/${encodeURIComponent(callId)}`;

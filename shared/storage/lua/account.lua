@@ -6,7 +6,7 @@
 -- KEYS[4] totals            hash  keys.TOTALS
 -- KEYS[5] minute_totals     hash  keys.totals_of_minute(minute of the run's end)
 -- KEYS[6] reserved          hash  keys.RESERVED
--- KEYS[7..]                       every key that the run may have
+-- KEYS[7..]                       every key that the run may have, its record first
 -- ARGV[1] run_id   str
 -- ARGV[2] day      int     of the run's end, in days since 1970 by Redis's clock
 -- ARGV[3] tokens   int     the tokens that the run used
@@ -33,8 +33,10 @@ if ended_at == 0 then
     local time = redis.call('TIME')
     ended_at = time[1] * 1000 + math.floor(time[2] / 1000)
 end
+-- A deleted run has nothing but its tombstone, with a TTL of its own. The record of a damaged run may be no hash.
+local is_deleted = run_keys[1] and redis.pcall('HEXISTS', run_keys[1], 'deleted_at') == 1
 local expires_at = string.format('%d', ended_at + retention_ms)
-for _, key in ipairs(run_keys) do
+for _, key in ipairs(is_deleted and {} or run_keys) do
     redis.call('PEXPIREAT', key, expires_at)
 end
 local member = tenant .. ' ' .. run_id

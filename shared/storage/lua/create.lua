@@ -36,7 +36,7 @@
 -- ARGV[19] tokens_wanted int     the tokens to reserve for the run; fewer if its tenant's day has fewer left
 -- ARGV[20] tokens_ttl_ms int     TTL of the tenant's count
 -- Returns {'created' | 'exists', created_at in Unix ms, vtime}, {the limit's name, limit, ms until it may pass; 0:
--- unknown} or {'reserved', the value of the client's key, ''}.
+-- unknown}, {'reserved', the value of the client's key, ''} or {'deleted', deleted_at, ''}.
 --
 -- Safe to repeat: a second call finds the run and changes nothing. The writes go in the order in which a reader may
 -- see them, and in which a truncated append-only file keeps them: lists, record, job, wake-up.
@@ -60,9 +60,12 @@ local wakeups_max, reservation, limits = ARGV[16], ARGV[17], ARGV[18]
 local tokens_wanted, tokens_ttl_ms = tonumber(ARGV[19]), ARGV[20]
 
 local TRIMMED_MAX = 100
-local stored = redis.call('HMGET', run, 'created_at', 'vtime')
+local stored = redis.call('HMGET', run, 'created_at', 'vtime', 'deleted_at')
 if stored[1] then
     return {'exists', stored[1], stored[2] or '0'}
+end
+if stored[3] then
+    return {'deleted', stored[3], ''}
 end
 local bound_to = idempotency and redis.call('GET', idempotency)
 if bound_to and bound_to ~= reservation then

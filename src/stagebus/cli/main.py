@@ -3,7 +3,8 @@
     stagebus up                         run the whole system on this machine
     stagebus gateway | worker           run one process of a system
     stagebus run "…"                    create a run and follow it
-    stagebus tail | ls | show | cancel  follow, list, show and cancel runs
+    stagebus tail | ls | show           follow, list and show runs
+    stagebus cancel | delete            stop a run, or remove all that is stored of it
     stagebus approve | deny | answer    decide on a call that waits for a person
     stagebus share                      create or revoke a link to a run
     stagebus tools                      list the tools that a run may name

@@ -1,4 +1,4 @@
-"""Commands that create, follow, list and cancel runs and decide on their calls, through a gateway."""
+"""Commands that create, follow, list, cancel and delete runs and decide on their calls, through a gateway."""
 
 import math
 import sys
@@ -219,6 +219,14 @@ def cancel(
     # A running run ends a moment later, when its worker sees the request.
     is_ended = status in EXIT_CODE_BY_STATUS and status != "parked"
     echo(f"{run_id} {status if is_ended else 'is being cancelled'}")
+
+
+@runs_app.command()
+def delete(run_id: RunId, *, url: Url = None, profile: Profile = None) -> None:
+    """Delete a run and all that is stored of it. A run that has not ended is cancelled first."""
+    with connect(url, profile) as bus:
+        bus.runs.resume(run_id).delete()
+    echo(f"{run_id} is deleted")
 
 
 @runs_app.command()

@@ -109,6 +109,11 @@ def cancel_run(run_id: str, reason: str | None = None) -> ApiRequest:
     return ApiRequest("POST", run_path(run_id) + "/cancel", None if reason is None else {"reason": reason})
 
 
+def delete_run(run_id: str) -> ApiRequest:
+    """Delete a run, whatever its state."""
+    return ApiRequest("DELETE", run_path(run_id))
+
+
 def decide(run_id: str, call_id: str, decision: str, **details: Any) -> ApiRequest:
     """Decide on a waiting call: `approve`, `deny` or `answer`."""
     given = {name: value for name, value in details.items() if value is not None}

@@ -5,7 +5,7 @@
       Unauthenticated       401: no key, or an invalid one
       Forbidden             403: the key may not do this
       NotFound              404: no such run, stage or approval
-      Conflict              409: decided or ended differently, or the idempotency key belongs to another run
+      Conflict              409, 410: decided or ended differently, or the idempotency key belongs to another or a deleted run
       RateLimited           429: `retry_after_s` says when to try again
       Unavailable           5xx: all retries failed
     BadKey                  not a valid API key
@@ -62,7 +62,7 @@ class NotFound(Refused):
 
 
 class Conflict(Refused):
-    """The call was decided differently before, or the run has ended."""
+    """The call was decided differently before, the run has ended, or a run of the idempotency key was deleted."""
 
 
 class RateLimited(Refused):
@@ -125,6 +125,7 @@ _KIND_BY_STATUS: Final[Mapping[int, type[Refused]]] = {
     403: Forbidden,
     404: NotFound,
     409: Conflict,
+    410: Conflict,
     413: InvalidRequest,
     415: InvalidRequest,
     422: InvalidRequest,

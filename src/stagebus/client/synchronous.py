@@ -248,6 +248,14 @@ class Run:
         """Cancel the run, whatever its state; safe to repeat. The reason stands in the run's `cancel` event."""
         self._client.send(api_requests.cancel_run(self.id, reason))
 
+    def delete(self) -> None:
+        """Delete the run and all that is stored of it; an active one is cancelled first. Safe to repeat for an hour.
+
+        Raises:
+            NotFound: there is no such run.
+        """
+        self._client.send(api_requests.delete_run(self.id))
+
     def approve(self, call_id: str, arguments: Mapping[str, Any] | None = None) -> None:
         """Approve a call that waits for a person; `arguments` replace the model's.
 

@@ -110,14 +110,17 @@ async def test_list_filters_become_query_parameters() -> None:
     ]
 
 
-async def test_wait_is_requested_by_the_query_or_a_preference() -> None:
+async def test_record_is_waited_for_and_deleted() -> None:
     record = Answer(b'{"id": "01J", "status": "succeeded"}', 200, "application/json")
     async with FakeGateway(lambda _: record) as gateway, AsyncStagebus(gateway.url) as bus:
         created = await bus.runs.create_and_wait(wait_s=7, user_prompt="x")
         await bus.runs.get("01J", wait_s=5)
         await bus.runs.resume("01J").get()
 
+        await bus.runs.resume("01J").delete()
+
     assert created["status"] == "succeeded"
+    assert (gateway.asked[-1].method, gateway.asked.pop().path) == ("DELETE", "/runs/01J")
     assert gateway.asked[0].headers["prefer"] == "wait=7"
     assert [asked.path for asked in gateway.asked] == ["/runs", "/runs/01J?wait=5", "/runs/01J"]
     assert api_requests.get_run("01J", 30).timeout.read == 30 + api_requests.ANSWER_MAX_S

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from stagebus.gateway.server import prefork
 from stagebus.gateway.server.prefork import bind_shared
-from stagebus.shared.errors import ChildFailed
+from stagebus.shared.local.process_errors import ChildFailed
 from stagebus.shared.log import sse
 from tests.support.system import Process
 from tests.support.waiting import until

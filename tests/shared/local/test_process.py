@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from stagebus.shared.errors import ChildFailed
 from stagebus.shared.local import process as child_module
 from stagebus.shared.local.process import Child, ChildSpec
+from stagebus.shared.local.process_errors import ChildFailed
 from tests.support.processes import is_alive
 from tests.support.waiting import until
 

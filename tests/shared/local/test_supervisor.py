@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.errors import BadProviders, ChildFailed
+from stagebus.shared.errors import BadProviders
 from stagebus.shared.local import supervisor as supervisor_module
 from stagebus.shared.local.process import ChildSpec
+from stagebus.shared.local.process_errors import ChildFailed
 from stagebus.shared.local.supervisor import (
     DEMO_TOOL,
     Supervisor,
