@@ -22,7 +22,8 @@ _STATUSES: Final = frozenset({400, 404, 422})
 _USE_RESPONSES: Final = re.compile(r"\bv1/responses\b", re.IGNORECASE)
 _BAD_ITEMS: Final = re.compile(
     r"encrypted.?content.{0,80}(?:verif|decrypt|pars|invalid)|invalid.{0,10}(?:encrypted.?content|signature)"
-    r"|thinking.{0,40}blocks?.{0,80}(?:cannot be modified|invalid)|of type .reasoning. was provided without",
+    r"|thinking.{0,40}blocks?.{0,80}(?:cannot be modified|invalid)|of type .reasoning. was provided without"
+    r"|items are not persisted",
     re.IGNORECASE,
 )
 # Fields of a request that no run asked for.

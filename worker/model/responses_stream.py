@@ -292,17 +292,20 @@ def _drop_reasoning_at_end(items: list[Item]) -> None:
 
 
 def _plain(item: Item) -> Item:
-    """Returns the part of an item that goes back. Ids of messages, calls and encrypted reasoning are not needed."""
+    """Returns the part of an item that goes back, in a form that needs no id of a message or a call."""
     kind = text_of(item.get("type"))
     if kind in _CALLS:
         return {"type": FUNCTION_CALL}
+    whole = {name: value for name, value in item.items() if value is not None}
     if kind == MESSAGE:
-        names: tuple[str, ...] = ("type", "role", "content", "status", "phase")
-    elif kind == REASONING and item.get("encrypted_content"):
-        names = ("type", "summary", "encrypted_content", "format")
-    else:
-        return {name: value for name, value in item.items() if value is not None}
-    return {name: item[name] for name in names if item.get(name) is not None}
+        parts = list_of(item.get("content"))
+        text = "".join(text_of(part.get("text")) or text_of(part.get("refusal")) for part in parts)
+        phase = {"phase": item["phase"]} if item.get("phase") else {}
+        return {"type": MESSAGE, "role": "assistant", "content": text, **phase}
+    if kind == REASONING and item.get("encrypted_content"):
+        names = ("type", "id", "summary", "encrypted_content", "format")
+        return {"summary": [], **{name: whole[name] for name in names if name in whole}}
+    return whole
 
 
 def chat_usage(usage: Mapping[str, Any]) -> dict[str, Any] | None:

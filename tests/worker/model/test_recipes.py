@@ -127,8 +127,10 @@ def refusal_of_response(manner: Manner, body: Body) -> str:
         or asked["role"] != "user"
     ):
         return "the conversation would be stored"
-    kept = {name: value for name, value in manner.reasoning.items() if name != "id" or manner.reasoning is RAW}
-    given = [kept, {"type": "function_call", "call_id": "call_1", "name": "get_weather", "arguments": PARIS}]
+    given = [
+        manner.reasoning,
+        {"type": "function_call", "call_id": "call_1", "name": "get_weather", "arguments": PARIS},
+    ]
     given.append({"type": "function_call_output", "call_id": "call_1", "output": "18 °C"})
     return "" if rest in ([], given) else f"other items come back: {rest}"
 

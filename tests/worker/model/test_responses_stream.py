@@ -166,7 +166,7 @@ def test_reasoning_is_streamed_and_goes_back_as_its_item_was_done() -> None:
     assert merged.reasoning == "Hm."
     assert merged.items is not None
     assert merged.items.items == [
-        {"type": "reasoning", "summary": [], "encrypted_content": "good"},
+        {"type": "reasoning", "id": "rs", "summary": [], "encrypted_content": "good"},
         {"type": "function_call"},
     ]
 
@@ -176,6 +176,16 @@ def test_last_chunk_with_items_is_no_part_of_the_stream() -> None:
 
     assert ITEMS_KEY in last
     assert "secret" not in str(shown)
+
+
+def test_message_with_a_phase_goes_back_in_the_plain_form() -> None:
+    """Servers that check types accept parts of an answer only with an id."""
+    merged = merge(done(message("Let me see.", phase="commentary")), done(call(), 1), end())
+
+    assert merged.items is not None
+    assert merged.items.items[0] == {
+        "type": "message", "role": "assistant", "content": "Let me see.", "phase": "commentary",
+    }  # fmt: skip
 
 
 def test_raw_reasoning_goes_back_with_its_id() -> None:
