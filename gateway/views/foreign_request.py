@@ -128,7 +128,7 @@ def _parse_options(options: Any) -> Json:
         parse_form(RunOptions, options)
     except InvalidRequest as exc:
         raise _with_fields(exc, {name: f"{OPTIONS}.{name}" for name in options}) from exc
-    return options
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _with_fields(exc: InvalidRequest, fields: Mapping[str, str]) -> InvalidRequest:
