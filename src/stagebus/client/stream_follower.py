@@ -81,7 +81,9 @@ class StreamFollower:
         self._is_trial = True
         self._is_streaming = False  # the present request is for a stream
         self._has_frames = False  # it has brought frames
-        self._is_suspect = False  # nothing of the last trial arrived
+        self._is_probing = (
+            False  # after a trial the next request is for a page, which shows what the stream should have brought
+        )
         self._polls_until = 0.0
         self._asked_at = 0.0
         self._is_behind = True  # the log has more events than the last page
@@ -100,7 +102,7 @@ class StreamFollower:
     @property
     def polls(self) -> bool:
         """True if the next request is for a page instead of a stream."""
-        return self._is_suspect or time.monotonic() < self._polls_until
+        return self._is_probing or time.monotonic() < self._polls_until
 
     def begin_stream(self) -> httpx.Timeout:
         """Prepare for the next connection and return its time limits."""
@@ -113,7 +115,7 @@ class StreamFollower:
         """Prepare for the next request of a page and return its arguments for httpx."""
         self._is_streaming, self._page_pause_s = False, None
         self._asked_at = time.monotonic()
-        wait_s = 0 if self._is_suspect or self._is_behind else PAGE_WAIT_S
+        wait_s = 0 if self._is_probing or self._is_behind else PAGE_WAIT_S
         return {
             "params": {"limit": PAGE_EVENTS, "wait": wait_s},
             "headers": {"Accept": "application/json", **self.headers},
@@ -174,9 +176,9 @@ class StreamFollower:
             SequenceGap, StreamBroken: as for `accept`.
             httpx.RemoteProtocolError: the response is not a page.
         """
-        is_suspect, self._is_suspect = self._is_suspect, False
+        is_probe, self._is_probing = self._is_probing, False
         if response.status_code in RETRYABLE_STATUSES:
-            if not is_suspect and is_json(response) and parse_refusal(response).code == "storage_unavailable":
+            if not is_probe and is_json(response) and parse_refusal(response).code == "storage_unavailable":
                 # Redis does not answer to the gateway. That is no loss of the connection.
                 self._extend_patience()
                 self.connection.set_waiting_for("storage")
@@ -186,14 +188,16 @@ class StreamFollower:
             raise parse_refusal(response)
         page = parse_answer(response)
         answered_s = time.monotonic() - self._asked_at
-        if is_suspect and answered_s < PAGE_QUICK_S:
+        if is_probe and self._has_frames:
+            self._is_trial = bool(page.get("events"))  # the stream had begun; was it quiet, or is its rest held back?
+        elif is_probe and answered_s < PAGE_QUICK_S:
             self._polls_until = time.monotonic() + POLLING_MAX_S
             self._is_trial = True
             self.connection.set_transport("polling")
         self._extend_patience()
         self._is_behind = bool(page.get("has_more"))
         is_idle = not page.get("events") and answered_s < EMPTY_PAGE_PAUSE_S
-        is_first = is_suspect or self._is_behind
+        is_first = is_probe or self._is_behind
         self._page_pause_s = 0.0 if is_first else EMPTY_PAGE_PAUSE_S if is_idle else PAGE_PAUSE_S
         for frame in _frames_of(page):
             yield from self.accept(frame)
@@ -212,10 +216,10 @@ class StreamFollower:
         if self._is_streaming and isinstance(failure, httpx.ReadTimeout):
             was_trial, self._is_trial = self._is_trial, not self._is_trial
             if was_trial:
-                self._is_suspect = not self._has_frames
+                self._is_probing = True
                 self._opened_at = None
                 return 0.0
-        self._is_suspect = False
+        self._is_probing = False
         self.connection.set_waiting_for(None)
         if self._opened_at is not None:
             # The connection was alive until now, even without events: a run may wait for a person for a day.
