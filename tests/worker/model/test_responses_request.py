@@ -4,6 +4,8 @@ from typing import Any
 
 import orjson
 import pytest
+from openai.types.responses import ResponseInputParam
+from pydantic import TypeAdapter
 
 from stagebus.shared.config.provider_schema import Abilities
 from stagebus.shared.config.providers import ModelRoute
@@ -157,3 +159,18 @@ def test_fields_of_the_file_are_left_out() -> None:
     written = body(temperature=1, to=route(leave_out=["temperature", "include"]))
 
     assert not {"temperature", "include"} & written.keys()
+
+
+def test_items_have_the_types_of_the_sdk() -> None:
+    """Servers such as vLLM check requests by the SDK's own types."""
+    parts = [
+        {"type": "text", "text": "look"}, {"type": "image_url", "image_url": {"url": "https://x/y.png"}},
+        {"type": "file", "file": {"file_id": "f"}},
+    ]  # fmt: skip
+    items = own(items=[{"id": "rs", **ITEMS[0]}, {**ITEMS[1], "content": "Hm."}, ITEMS[2]])
+    written = body(
+        {"role": "user", "content": parts}, {"role": "assistant", "content": "I see."},
+        called(items=items), result(), called("call_2", content="Hm."), result("call_2"),
+    )  # fmt: skip
+
+    assert TypeAdapter(ResponseInputParam).validate_python(written["input"])
