@@ -15,8 +15,15 @@ export interface Frame {
 /** The connection failed; another one may succeed. */
 export class ConnectionLost extends Error {}
 
-/** Nothing of the stream arrived. Perhaps a proxy collects its bytes. */
-export class HeldBack extends ConnectionLost {}
+/** Nothing of the stream arrived, or events of the log did not: perhaps, or certainly, a proxy collects its bytes. */
+export class HeldBack extends ConnectionLost {
+  constructor(
+    message: string,
+    readonly isCertain = false,
+  ) {
+    super(message);
+  }
+}
 
 /** The connection was given up for one of another kind; nothing is wrong. */
 export class Switched extends Error {}
@@ -27,6 +34,10 @@ const PING_MS = 4_000;
 const SILENT_PINGS = 1.6;
 // A gateway begins every stream immediately. If nothing has arrived by then, the stream is held back.
 const FIRST_BYTES_MS = 2_500;
+// A stream that falls silent for as long is compared with the log, a few times per connection. If the log has events that
+// do not arrive in a moment, the stream is held back.
+const QUIET_CHECKS_MAX = 3;
+const MOMENT_MS = 500;
 // Limit of one frame, so that a line without end cannot fill the memory. A gateway's events are far smaller.
 const FRAME_MAX_CHARS = 32 * 1024 * 1024;
 
@@ -52,6 +63,8 @@ export interface StreamLimits {
   silenceMs?: number | undefined;
   /** Wait as long for the first bytes as for later ones. */
   isPatient?: boolean;
+  /** Returns true if the log has events that the stream has not brought. */
+  isBehind?: () => Promise<boolean>;
 }
 
 /**
@@ -64,7 +77,7 @@ export async function openStream(
   path: string,
   cursor: string,
   signal: AbortSignal,
-  { silenceMs, isPatient = false }: StreamLimits,
+  { silenceMs, isPatient = false, isBehind }: StreamLimits,
 ): Promise<Connection | null> {
   const limitMs = silenceMs ?? silenceLimitMs(PING_MS);
   const watch = new SilenceWatch(isPatient ? limitMs : Math.min(limitMs, FIRST_BYTES_MS), signal);
@@ -81,11 +94,19 @@ export async function openStream(
     const pingS = Number(response.headers.get("x-ping-s"));
     const laterLimitMs = silenceMs === undefined && pingS > 0 ? silenceLimitMs(pingS * 1000) : limitMs;
     const lastId = response.headers.get("x-last-event-id") ?? "";
+    if (isBehind) watch.onQuiet = () => void giveUpIfBehind(watch, isBehind);
     return { transport: "stream", lastId, batches: readBatches(response.body, watch, laterLimitMs) };
   } catch (error) {
     watch.stop();
     throw watch.isSilent ? new HeldBack("the stream does not begin") : translateError(error, signal);
   }
+}
+
+async function giveUpIfBehind(watch: SilenceWatch, isBehind: () => Promise<boolean>): Promise<void> {
+  const { waits } = watch;
+  if (!(await isBehind())) return;
+  await new Promise((resolve) => setTimeout(resolve, MOMENT_MS));
+  if (watch.waits === waits) watch.giveUp(new HeldBack("events of the log do not arrive", true));
 }
 
 async function* readBatches(body: ReadableStream<Uint8Array>, watch: SilenceWatch, limitMs: number): AsyncGenerator<Batch> {
@@ -110,6 +131,7 @@ async function* readBatches(body: ReadableStream<Uint8Array>, watch: SilenceWatc
     }
   } catch (error) {
     if (watch.isSilent && !hasBegun) throw new HeldBack("nothing of the stream arrives");
+    if (watch.signal.reason instanceof HeldBack) throw watch.signal.reason;
     throw translateError(error, watch.outer);
   } finally {
     watch.stop();
@@ -132,6 +154,12 @@ function silenceLimitMs(pingMs: number): number {
 class SilenceWatch {
   /** The connection was aborted for its silence. */
   isSilent = false;
+  /** How often data was waited for. */
+  waits = 0;
+  /** Called when the connection has been silent for `FIRST_BYTES_MS`, at most `QUIET_CHECKS_MAX` times. */
+  onQuiet: () => void = () => undefined;
+  #quietChecks = 0;
+  #checkedWait = 0; // the last one for which `onQuiet` was called
   readonly #controller: AbortController;
   readonly #release: () => void;
   #timer: ReturnType<typeof setTimeout> | undefined;
@@ -164,11 +192,17 @@ class SilenceWatch {
   /** Waits for data of the connection. Only this time counts as silence, so a slow reader does not. */
   async waitFor<T>(promise: Promise<T>): Promise<T> {
     this.#waitingSince = performance.now();
+    this.waits += 1;
     try {
       return await promise;
     } finally {
       this.#waitingSince = null;
     }
+  }
+
+  /** Aborts the connection for another reason. */
+  giveUp(reason: Error): void {
+    this.#controller.abort(reason);
   }
 
   stop(): void {
@@ -180,11 +214,18 @@ class SilenceWatch {
   // One timer checks from time to time: a timer per read would cost more than the read.
   #check(): void {
     const silentMs = this.#waitingSince === null ? 0 : performance.now() - this.#waitingSince;
-    if (silentMs < this.#silenceMs) {
-      this.#timer = setTimeout(() => this.#check(), this.#silenceMs - silentMs);
+    if (silentMs >= this.#silenceMs) {
+      this.isSilent = true;
+      this.#controller.abort(new UnreachableError("the connection fell silent"));
       return;
     }
-    this.isSilent = true;
-    this.#controller.abort(new UnreachableError("the connection fell silent"));
+    const isQuiet = silentMs >= FIRST_BYTES_MS;
+    if (isQuiet && this.#checkedWait < this.waits && this.#quietChecks < QUIET_CHECKS_MAX) {
+      this.#checkedWait = this.waits;
+      this.#quietChecks += 1;
+      this.onQuiet();
+    }
+    const limitMs = isQuiet ? this.#silenceMs : Math.min(this.#silenceMs, FIRST_BYTES_MS);
+    this.#timer = setTimeout(() => this.#check(), limitMs - silentMs);
   }
 }

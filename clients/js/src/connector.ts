@@ -68,7 +68,7 @@ export class Connector {
   /** The connection is closed. Returns true if another one should be opened immediately. */
   closed(error: unknown): boolean {
     this.#tabs?.endBeat();
-    if (error instanceof HeldBack && !this.#isPatient) return (this.#isSuspect = true);
+    if (error instanceof HeldBack && (error.isCertain || !this.#isPatient)) return (this.#isSuspect = true);
     return error instanceof Switched;
   }
 
@@ -86,7 +86,8 @@ export class Connector {
   async #openOwn(source: PageSource): Promise<Connection | null> {
     if (performance.now() < this.#pollsUntil) return this.#openPages(source, { endsAt: this.#pollsUntil });
     if (!this.#isSuspect) {
-      const limits = { silenceMs: this.silenceMs, isPatient: this.#isPatient };
+      const isBehind = () => getPage(source).then(({ events }) => events.length > 0, () => false);
+      const limits = { silenceMs: this.silenceMs, isPatient: this.#isPatient, isBehind };
       return openStream(this.http, this.path, source.cursor(), source.signal, limits);
     }
     this.#isSuspect = false;

@@ -239,6 +239,19 @@ test("a stream held back in its middle is resumed, and then followed by pages", 
   assert.equal(transports(updates).at(-1), "ended polling");
 });
 
+test("a stream whose rest is held back is followed by pages; a quiet one is not", async (t) => {
+  const begun = stream(RETRY + chunks("7-1"), { isLeftOpen: true });
+  const rest = [eventOf("7-2"), eventOf("7-3", "done")];
+  const heldBack = await serve(t, begun, page(rest, { is_ended: true }), page(rest, { is_ended: true }));
+  const later = new Promise((resolve) => setTimeout(resolve, 4000, DONE("7-2")));
+  const quiet = await serve(t, stream("", { pieces: [RETRY + chunks("7-1"), later] }), page([]));
+  const [held, waited] = await Promise.all([follow(heldBack, { silenceMs: 10_000 }), follow(quiet, { silenceMs: 10_000 })]);
+
+  assert.deepEqual(sequences(held), [1, 2, 3]);
+  assert.equal(transports(held).at(-1), "ended polling");
+  assert.deepEqual([sequences(waited), transports(waited).at(-1), quiet.asked.length], [[1, 2], "ended stream", 2]);
+});
+
 test("a gateway that is only slow keeps its stream", async (t) => {
   const unavailable = answer(503, { code: "storage_unavailable" });
   const slow = stream("", { pieces: [new Promise((resolve) => setTimeout(resolve, 300, DONE("7-1")))] });
