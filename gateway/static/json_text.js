@@ -2,7 +2,7 @@
 // 9007199254740993 and drops the first of two equal keys. Controls, which could turn text around, appear as escapes.
 
 const TOKEN = /"(?:[^"\\]|\\.)*"|[{}[\],:]|[^\s{}[\],:"]+/g;
-const INVISIBLE = /[\p{C}\p{Z}]/gu;
+const INVISIBLE = /[\p{C}\p{Z}\p{Default_Ignorable_Code_Point}\u2800]/gu; // U+2800 is the blank of Braille
 const CONTROLS = /[\p{Cc}\p{Zl}\p{Zp}\p{Cs}\p{Bidi_Control}]/gu;
 const LINE_MAX = 44; // JSON up to this length is written on one line
 

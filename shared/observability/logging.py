@@ -27,6 +27,7 @@ FIELDS: Final = "fields"
 AUDIT: Final = "stagebus.audit"
 
 _TRACEBACK_MARGIN: Final = "         | "
+_RECORD_ATTRIBUTES: Final = vars(logging.makeLogRecord({})).keys() | {"message", "asctime"}
 _logger: Final = logging.getLogger(__name__)
 
 
@@ -65,18 +66,31 @@ def fields_of(record: logging.LogRecord) -> Mapping[str, Any]:
 
 
 class RedactingFilter(logging.Filter):
-    """Masks secrets in a record's message, fields and traceback. For a handler, whose formatter may be any."""
+    """Masks secrets in a record's message, fields, further attributes and traceback. For a handler with any formatter."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Changes the record in place. Returns True."""
-        _redact_message(record)
-        if record.exc_info and record.exc_info[0] is not None:
-            record.exc_text = redact(record.exc_text or logging.Formatter().formatException(record.exc_info))
-        if record.stack_info:
-            record.stack_info = redact(record.stack_info)
-        if hasattr(record, FIELDS):
-            setattr(record, FIELDS, _redacted(getattr(record, FIELDS)))
+        try:
+            _redact_record(record)
+        except Exception as exc:  # noqa: BLE001 - of an object's `__str__`; it must not reach the code that logs
+            record.msg = f"a log record of {record.pathname}:{record.lineno} cannot be written: {type(exc).__name__}"
+            record.args = record.exc_info = record.exc_text = record.stack_info = None
+            for name in vars(record).keys() - _RECORD_ATTRIBUTES:
+                delattr(record, name)
         return True
+
+
+def _redact_record(record: logging.LogRecord) -> None:
+    _redact_message(record)
+    if record.exc_info and record.exc_info[0] is not None:
+        text = record.exc_text or logging.Formatter().formatException(record.exc_info)
+        record.exc_text = redact(text)
+        if record.exc_text != text:
+            record.exc_info = None  # some formatters read it rather than the text
+    if record.stack_info:
+        record.stack_info = redact(record.stack_info)
+    for name in vars(record).keys() - _RECORD_ATTRIBUTES:  # of `extra`
+        setattr(record, name, _redacted(getattr(record, name)))
 
 
 def _redact_message(record: logging.LogRecord) -> None:
@@ -102,7 +116,7 @@ def _redacted(value: Any) -> Any:
         case None | bool() | int() | float():
             return value
         case Mapping():
-            return {name: _redacted(inner) for name, inner in value.items()}
+            return {redact(str(name)): _redacted(inner) for name, inner in value.items()}
         case list() | tuple() | set() | frozenset():
             return [_redacted(inner) for inner in value]
         case _:

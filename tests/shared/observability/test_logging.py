@@ -99,6 +99,42 @@ def test_record_of_uvicorn_keeps_its_arguments() -> None:
     assert "ticket=***" in AccessFormatter("%(client_addr)s %(request_line)s %(status_code)s").format(made)
 
 
+class Unprintable:
+    def __str__(self) -> str:
+        raise ValueError("no text for API key made-up")
+
+    __repr__ = __str__
+
+
+def test_value_without_text_does_not_fail_the_code_that_logs_it() -> None:
+    cyclic: dict[str, Any] = {}
+    cyclic["inner"] = cyclic
+    unfit = record("at %s")
+    unfit.args = (Unprintable(),)
+    records = [unfit, record("at", x=Unprintable()), record("at", **cyclic), record("at", x={b"key": 1})]
+    shown = []
+    for made in records:
+        RedactingFilter().filter(made)
+        shown.append(JsonFormatter().format(made))
+
+    assert all(json.loads(line)["message"] for line in shown)
+    assert "made-up" not in "".join(shown)
+    assert json.loads(shown[3])["x"] == {"b'key'": 1}
+
+
+def test_formatter_of_another_library_gets_no_secret() -> None:
+    """Some format `exc_info` themselves, and add each attribute that `extra` has set."""
+    error = RuntimeError("Authorization: made-up-key")
+    made, plain = record("x", (RuntimeError, error, None)), record("x", (ValueError, ValueError("plain"), None))
+    made.__dict__["url"] = "https://user:made-up@host"
+    for each in (made, plain):
+        RedactingFilter().filter(each)
+
+    assert "made-up" not in repr(vars(made))
+    assert "RuntimeError: Authorization: ***" in logging.Formatter().format(made)
+    assert plain.exc_info
+
+
 PLANTED = {
     "OPENAI_API_KEY": "sk-planted-provider-key",
     "STAGEBUS_REDIS_URL": "redis://:planted%2Fpassword@127.0.0.1:6379/0",

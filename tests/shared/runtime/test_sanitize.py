@@ -36,6 +36,8 @@ def test_text_of_every_script_stays() -> None:
 
 def test_reveal_shows_invisible_characters() -> None:
     assert reveal("to\u200bBob\ufeff\U000e0041\u00a0.") == r"to\u200bBob\ufeff\udb40\udc41\u00a0."
+    assert reveal("a\u3164b\u2800\ufe00\U000e0100\u034f") == r"a\u3164b\u2800\ufe00\udb40\udd00\u034f"
+    assert reveal("\n\ufe0f", keep="\n") == "\n\\ufe0f"
 
 
 @pytest.mark.parametrize("shown", [sanitize, reveal])
