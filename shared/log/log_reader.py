@@ -4,7 +4,7 @@ A page over several streams is one snapshot, read in one transaction: the run's 
 position, and the streams up to it.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from stagebus.shared.domain.cursor import START, EventId, parse_id
@@ -139,13 +139,17 @@ async def _read_snapshot(
 
 async def read_stage(redis: Redis, run_id: str, stage_id: str) -> list[StoredEvent]:
     """Reads a stage's whole stream; only for stages with a bounded number of events."""
-    events: list[StoredEvent] = []
+    return [event async for page in stage_pages(redis, run_id, stage_id, STAGE_PAGE_EVENTS) for event in page]
+
+
+async def stage_pages(redis: Redis, run_id: str, stage_id: str, limit: int) -> AsyncGenerator[list[StoredEvent], None]:
+    """Reads a stage's stream in pages of at most `limit` events."""
     low = "-"
     while True:
-        (reply,) = await _read_ranges(redis, run_id, [stage_id], low, "+", STAGE_PAGE_EVENTS)
-        events += decode(stage_id, reply)
-        if len(reply) < STAGE_PAGE_EVENTS:
-            return events
+        (reply,) = await _read_ranges(redis, run_id, [stage_id], low, "+", limit)
+        yield decode(stage_id, reply)
+        if len(reply) < limit:
+            return
         low = f"({reply[-1][0].decode()}"
 
 

@@ -1,6 +1,6 @@
 """Extracts text, reasoning and refusals from chat completion chunks, under the field names of different servers; sans-IO."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from stagebus.shared.model_text.content_parts import split_parts
@@ -57,8 +57,7 @@ def _add_delta(delta: Mapping[str, Any], content: list[str], reasoning: list[str
         refusal.append(refused)
 
 
-def partial_answer(chunks: Iterable[Mapping[str, Any]]) -> str:
-    """Returns the answer, or its refusal, as far as these chunks of a stage contain it; without reasoning."""
-    texts = [chunk_text(chunk) for chunk in chunks]
+def partial_answer(texts: Sequence[ChunkText]) -> str:
+    """Returns the answer, or its refusal, as far as the chunks of a stage say it; without reasoning."""
     answer, _ = split_reasoning(join_fragments([text.content for text in texts]))
-    return answer + "".join(text.refusal for text in texts)
+    return answer + "".join([text.refusal for text in texts])

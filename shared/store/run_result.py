@@ -1,9 +1,8 @@
 """Reads the result of a run from its log: the whole answer, or what a stopped run had written of it."""
 
-import json
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -11,10 +10,15 @@ from stagebus.shared.domain.answer_finish import CANCELLED
 from stagebus.shared.domain.events import ModelStageResult, StageRestarted, ToolCompletionChunk
 from stagebus.shared.domain.runs import TOOLS, RunRecord, RunStatus
 from stagebus.shared.log import log_reader
-from stagebus.shared.log.log_page import StoredEvent
-from stagebus.shared.model_text.chunk_text import partial_answer
+from stagebus.shared.model_text.chunk_text import ChunkText, chunk_text, partial_answer
+from stagebus.shared.runtime.exact_json import parse_json
 from stagebus.shared.storage.redis_client import Redis
 from stagebus.shared.store.run_store import StoredStage
+
+_CHUNK: Final = ToolCompletionChunk.event.encode()
+_RESTARTED: Final = StageRestarted.event.encode()
+# The events of a page take a few milliseconds.
+_PAGE_EVENTS: Final = 500
 
 
 class StoredResult(NamedTuple):
@@ -47,25 +51,29 @@ async def read_result(redis: Redis, run: RunRecord, stages: Sequence[StoredStage
         result = ModelStageResult.model_validate(stage.completed.result)
         value = _parse_json(result.text) if run.request.get("response_format") and not is_partial else None
         return StoredResult(result.text, result.finish_reason, is_partial, value)
-    text = partial_answer(_valid_chunks(await log_reader.read_stage(redis, run.run_id, stage.stage_id)))
+    text = partial_answer(await _read_texts(redis, run.run_id, stage.stage_id))
     return StoredResult(text, (run.error or {}).get("code", CANCELLED), is_partial=True)
 
 
 def _parse_json(text: str) -> Any:
     """Returns the value of a text; None if it is no JSON, as a refusal is."""
-    # Not orjson, which refuses integers of more than 64 bits.
-    with suppress(ValueError, RecursionError):
-        return json.loads(text)
+    with suppress(ValueError):
+        return parse_json(text)
     return None
 
 
-def _valid_chunks(events: Sequence[StoredEvent]) -> list[dict[str, Any]]:
-    """Returns the chunks of a stage that no restart has voided."""
-    chunks: list[tuple[int, dict[str, Any]]] = []
-    for event in events:
-        if event.event == ToolCompletionChunk.event.encode():
-            chunks.append((event.event_id.sequence, orjson.loads(event.data)["tool_results"]))
-        elif event.event == StageRestarted.event.encode():
-            restarted = StageRestarted.model_validate_json(event.data)
-            chunks = [(sequence, chunk) for sequence, chunk in chunks if sequence < restarted.discard_from]
-    return [chunk for _, chunk in chunks]
+async def _read_texts(redis: Redis, run_id: str, stage_id: str) -> list[ChunkText]:
+    """Reads what the chunks of a stage say that no restart has voided.
+
+    A stage may have hundreds of thousands of chunks: other requests run between its pages.
+    """
+    texts: list[tuple[int, ChunkText]] = []
+    async for page in log_reader.stage_pages(redis, run_id, stage_id, _PAGE_EVENTS):
+        for event in page:
+            if event.event == _CHUNK:
+                texts.append((event.event_id.sequence, chunk_text(orjson.loads(event.data)["tool_results"])))
+            elif event.event == _RESTARTED:
+                discard_from = StageRestarted.model_validate_json(event.data).discard_from
+                while texts and texts[-1][0] >= discard_from:
+                    texts.pop()
+    return [text for _, text in texts]

@@ -13,10 +13,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from stagebus.shared.json_schema.schema_validator import SchemaValidator
+from stagebus.shared.runtime.exact_json import parse_json
 
 Message = dict[str, Any]
 
-_FENCED: Final = re.compile(r"\s*```(?:json|JSON)?[ \t]*\n(.*)\n[ \t]*```\s*", re.DOTALL)
+_FENCED: Final = re.compile(r"```\w*\s(.*)```", re.DOTALL)
+_BYTE_ORDER_MARK: Final = "\ufeff"
 _OBJECT: Final = {"type": "object"}
 _FAULTS_MAX: Final = 5
 # Deeper JSON is beyond what readers of a run can be expected to parse.
@@ -59,11 +61,12 @@ class AnswerFormat:
 
     async def check(self, text: str) -> CheckedAnswer:
         """Checks an answer."""
+        text = text.strip().removeprefix(_BYTE_ORDER_MARK).lstrip()
         fenced = _FENCED.fullmatch(text)
-        text = fenced[1].strip() if fenced else text.strip()
+        text = fenced[1].strip() if fenced else text
         try:
-            value = json.loads(text, parse_constant=_reject)
-        except (ValueError, RecursionError) as exc:
+            value = parse_json(text)
+        except ValueError as exc:
             return CheckedAnswer(text, [f"It is not JSON: {exc}."])
         if _is_deeper_than(value, DEPTH_MAX):
             return CheckedAnswer(text, [f"It is nested more than {DEPTH_MAX} levels deep."])
@@ -86,7 +89,3 @@ def _is_deeper_than(value: Any, levels: int) -> bool:
 
 def _children(value: Any) -> Iterable[Any]:
     return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-
-
-def _reject(constant: str) -> None:
-    raise ValueError(f"{constant} is not a JSON number")

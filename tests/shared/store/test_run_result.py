@@ -1,5 +1,7 @@
 """The result of a run that has ended, whole or stopped in mid-answer."""
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -83,6 +85,26 @@ async def test_voided_text_is_not_in_a_partial_result(run: RunByHand) -> None:
     await end(run, Cancel(), RunStatus.CANCELLED)
 
     assert await result_of(run) == StoredResult("Hello", "cancelled", is_partial=True)
+
+
+async def test_other_requests_run_while_a_long_partial_result_is_read(run: RunByHand) -> None:
+    await run.say(*["word "] * 8_000)
+    await end(run, Cancel(), RunStatus.CANCELLED)
+    lags: list[float] = []
+
+    async def measure() -> None:
+        while True:
+            started = time.perf_counter()
+            await asyncio.sleep(0)
+            lags.append(time.perf_counter() - started)
+
+    measuring = asyncio.create_task(measure())
+    result = await result_of(run)
+    measuring.cancel()
+
+    assert result is not None
+    assert result.text == "word " * 8_000
+    assert max(lags) < sum(lags) / 3
 
 
 async def test_reasoning_is_not_in_a_partial_result_and_a_refusal_is(run: RunByHand) -> None:

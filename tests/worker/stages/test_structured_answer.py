@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from stagebus.shared.runtime.exact_json import PARSED_MAX_CHARS
 from stagebus.worker.stages.structured_answer import DEPTH_MAX, AnswerFormat
 
 CITY = {
@@ -28,6 +29,11 @@ ANY_OBJECT = AnswerFormat({"type": "json_object"})
         ' {"name": "Köln"}\n',
         '```json\n{"name": "Köln"}\n```',
         '\n```\n{\n "name": "Köln"\n}\n  ```\n',
+        '```JSON5\r\n{"name": "Köln"}\r\n```\r\n',
+        '```json {"name": "Köln"} ```',
+        '```json\n{"name": "```"}\n```',
+        '\ufeff{"name": "Köln"}',
+        '\ufeff```json\n{"name": "Köln"}\n```',
         '{"name": "K", "people": 123456789012345678901234567890}',
     ],
 )
@@ -35,7 +41,7 @@ async def test_answer_that_fits_is_its_json_as_the_model_wrote_it(text: str) -> 
     checked = await with_schema(CITY).check(text)
 
     assert checked.faults == ()
-    assert checked.text == text.strip().removeprefix("```json").strip("`\n ")
+    assert checked.text == text[text.index("{") : text.rindex("}") + 1]
 
 
 @pytest.mark.parametrize(
@@ -45,7 +51,11 @@ async def test_answer_that_fits_is_its_json_as_the_model_wrote_it(text: str) -> 
         ("It is Köln.", "not JSON"),
         ('{"name": "Kö', "not JSON"),
         ('{"name": "Köln"} There you are.', "not JSON"),
-        ('{"people": NaN}', "NaN"),
+        ('{"people": NaN}', "not JSON"),
+        ('{"people": 1e999}', "not JSON"),
+        ('{"people": ' + "9" * 5000 + "}", "not JSON"),
+        ('{"name": "\\ud800"}', "not JSON"),
+        ('{"name": "' + "x" * PARSED_MAX_CHARS + '"}', "too many"),
         ("[" * 100_000, "not JSON"),
         ('{"people": 5}', "name"),
         ('{"name": "Köln", "people": "many"}', "people"),
