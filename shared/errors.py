@@ -75,17 +75,6 @@ class BadCursor(StagebusError):
         super().__init__("the cursor must be an event id such as 5204-118, or 0 for the start")
 
 
-class BadStartIndex(StagebusError):
-    """The `startIndex` is not an integer, or the run has fewer chunks."""
-
-    code = "bad_start_index"
-    title = "Bad startIndex"
-    status_hint = 400
-
-    def __init__(self) -> None:
-        super().__init__("startIndex must be an integer, at most the number of chunks that the run has given so far")
-
-
 class BadIdempotencyKey(StagebusError):
     """The `Idempotency-Key` is empty, too long or not visible ASCII."""
 

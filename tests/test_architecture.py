@@ -38,7 +38,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("stagebus.shared.storage",),
     ("stagebus.shared.config",),
     ("stagebus.shared.domain",),
-    ("stagebus.shared.access_errors",),
+    ("stagebus.shared.access_errors", "stagebus.shared.position_errors"),
     ("stagebus.shared.errors", "stagebus.shared.model_text", "stagebus.shared.observability"),
     ("stagebus.shared.json_schema", "stagebus.shared.runtime"),
 )

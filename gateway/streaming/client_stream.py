@@ -33,12 +33,15 @@ class ClientStream:
         waiting_for: what the client was told since that its run waits for.
         is_strict: the client would take an early end of its stream for the run's, and does not know `retry:`. A stream
             that cannot open fails before its response begins, and one that has to end early is torn.
+        ends_at: the loop time at which the stream ends. Its client takes a clean end for a request to come back, so the
+            stream is never torn. None: no such time.
     """
 
     __slots__ = (
         "_loop",
         "_wakeup",
         "check_at",
+        "ends_at",
         "is_closed",
         "is_strict",
         "notice",
@@ -62,6 +65,7 @@ class ClientStream:
         tenant: str | None = None,
         stages_begun: Sequence[str] = (),
         is_strict: bool = False,
+        life_s: float | None = None,
     ) -> None:
         self.run_id = run_id
         self.subscription = subscription
@@ -76,6 +80,7 @@ class ClientStream:
         self._loop = asyncio.get_running_loop()
         self.quiet_since = self._loop.time()
         self.check_at = self.quiet_since + SILENCE_AT_START_S
+        self.ends_at = None if life_s is None else self.quiet_since + life_s
         self.waiting_for: WaitingFor | None = None
         self._wakeup: asyncio.Future[None] | None = None
 

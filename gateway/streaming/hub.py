@@ -116,12 +116,17 @@ class Hub:
         tenant: str | None = None,
         stages_begun: Sequence[str] = (),
         is_strict: bool = False,
+        life_s: float | None = None,
     ) -> ClientStream:
-        """Returns a stream of the run's events after the cursor; `relay` sends it. Args: see `ClientStream`."""
+        """Returns a stream of the run's events after the cursor; `relay` sends it. Args: see `ClientStream`.
+
+        `life_s` is the most seconds until the stream's end.
+        """
         subscription = Subscription(cursor, view, self._settings.stream_buffer_max_bytes)
         return ClientStream(
-            run_id, subscription, stage_id=stage_id, tenant=tenant, stages_begun=stages_begun, is_strict=is_strict
-        )
+            run_id, subscription, stage_id=stage_id, tenant=tenant, stages_begun=stages_begun, is_strict=is_strict,
+            life_s=life_s,
+        )  # fmt: skip
 
     async def relay(
         self, stream: ClientStream, admission: AbstractAsyncContextManager[bool]
@@ -183,13 +188,13 @@ class Hub:
     ) -> None:
         """Returns once the stream would have sent an event or a status, at its end, or after `timeout_s`.
 
-        It also returns if the stream may not open. Args: see `relay`.
+        It also returns if the stream may not open; a strict one raises `TooManyStreams`. Args: see `relay`.
         """
         async with aclosing(self.relay(stream, admission)) as body:
-            with suppress(TimeoutError):
+            with suppress(TimeoutError, StreamTorn):
                 async with asyncio.timeout(timeout_s):
                     async for data in body:
-                        if data not in (self._retry_frame, PING):
+                        if data not in (b"", self._retry_frame, PING):
                             return
 
     def _add(self, stream: ClientStream) -> asyncio.Task[None]:
@@ -287,14 +292,16 @@ class Hub:
             stream.catch_up()
 
     async def _ping_quiet_streams(self) -> None:
-        """Pings the streams that sent nothing for `ping_s`, and checks that their runs are quiet, too."""
+        """Pings the streams that sent nothing for `ping_s`, and checks that their runs are quiet, too.
+
+        Streams whose time is over are ended.
+        """
         while True:
             await asyncio.sleep(TICK_S)
-            now = asyncio.get_running_loop().time()
+            now, streams = asyncio.get_running_loop().time(), self._all_streams()
+            self._close_streams([stream for stream in streams if stream.ends_at is not None and stream.ends_at <= now])
             quiet = [
-                stream
-                for stream in self._all_streams()
-                if now - stream.quiet_since >= self._settings.ping_s and not stream.notice
+                stream for stream in streams if now - stream.quiet_since >= self._settings.ping_s and not stream.notice
             ]
             try:
                 await self._check_positions(quiet)
@@ -328,7 +335,7 @@ def _refusal_of(stream: ClientStream) -> bytes:
 
 
 def _end_early(stream: ClientStream) -> None:
-    if stream.is_strict:
+    if stream.is_strict and stream.ends_at is None:
         raise StreamTorn
 
 

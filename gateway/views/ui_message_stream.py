@@ -42,8 +42,9 @@ from stagebus.gateway.views.view_stream import (
 )
 from stagebus.shared.domain.runs import RunRecord
 from stagebus.shared.domain.tenants import Scope
-from stagebus.shared.errors import BadStartIndex, InvalidRequest, RunNotFound, StorageUnavailable
+from stagebus.shared.errors import InvalidRequest, RunNotFound, StorageUnavailable
 from stagebus.shared.observability.audit import audit
+from stagebus.shared.position_errors import BadStartIndex
 from stagebus.shared.storage.redis_client import storage_errors
 from stagebus.shared.store import chat_runs, run_store
 

@@ -47,8 +47,13 @@ async def get_run(request: Request, run_id: str) -> RunRecord:
     """
     with storage_errors():
         run = await run_store.get_run(gateway_of(request).redis, run_id, principal_of(request).tenant)
-    setattr(request.state, SHOWN_RUN, run_id)
+    show_run(request, run_id)
     return run
+
+
+def show_run(request: Request, run_id: str) -> None:
+    """Names the run in the response to the request, whatever that will be."""
+    setattr(request.state, SHOWN_RUN, run_id)
 
 
 def source_of(run: RunRecord, fold: type[F], *options: object) -> FoldSource[F]:

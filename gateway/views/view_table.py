@@ -6,11 +6,12 @@ Docs: docs/views.md
 from typing import Final
 
 from stagebus.gateway.api.endpoint import Endpoint
-from stagebus.gateway.views import agui, openai_chat, openai_responses, ui_message_stream
+from stagebus.gateway.views import agui, durable_streams, openai_chat, openai_responses, ui_message_stream
 
 VIEW_ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     *openai_responses.ENDPOINTS,
     *openai_chat.ENDPOINTS,
     *ui_message_stream.ENDPOINTS,
     *agui.ENDPOINTS,
+    *durable_streams.ENDPOINTS,
 )

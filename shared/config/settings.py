@@ -193,6 +193,7 @@ class Settings(BaseSettings):
     )
     page_max_events: int = Field(500, ge=1, le=10000, description="most events read from the log in one step")
     ping_s: float = Field(4.0, gt=0, description="interval of comments on an idle stream")
+    long_poll_s: float = Field(20.0, gt=0, le=300, description="longest wait of a long poll of a durable stream")
     sse_retry_ms: int = Field(1000, ge=0, description="delay before a browser reconnects a lost stream")
     drain_spread_s: float = Field(3.0, ge=0, description="time over which a gateway that shuts down closes its streams")
     drain_delay_s: float = Field(0.0, ge=0, description="time for which readyz fails before a gateway stops listening")

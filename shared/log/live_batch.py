@@ -32,11 +32,7 @@ class LiveBatch(NamedTuple):
         if self.last.sequence - self.before.sequence == 1:  # nearly every batch
             id_line, name_line, data_line = self.frames.split(b"\n", 2)
             return [(id_line[_ID_AT:], name_line[_NAME_AT:], data_line[_DATA_AT:-_END])]
-        events = []
-        for frame in self.frames.split(b"\n\n")[:-1]:  # a frame is one event: its data has no blank line
-            id_line, name_line, data_line = frame.split(b"\n", 2)
-            events.append((id_line[_ID_AT:], name_line[_NAME_AT:], data_line[_DATA_AT:]))
-        return events
+        return events_in(self.frames)
 
     def frames_of(self, stage_id: str) -> bytes:
         """Returns the frames of one stage and of the run's terminal event.
@@ -51,6 +47,15 @@ class LiveBatch(NamedTuple):
         if self.is_end and stage_id != owners[-1]:
             kept.append(frames[-1])
         return b"".join([frame + b"\n\n" for frame in kept])
+
+
+def events_in(frames: bytes) -> list[tuple[bytes, bytes, bytes]]:
+    """Returns the id, the name and the data of each event of complete frames."""
+    events = []
+    for frame in frames.split(b"\n\n")[:-1]:  # a frame is one event: its data has no blank line
+        id_line, name_line, data_line = frame.split(b"\n", 2)
+        events.append((id_line[_ID_AT:], name_line[_NAME_AT:], data_line[_DATA_AT:]))
+    return events
 
 
 def encode(

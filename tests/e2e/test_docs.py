@@ -152,12 +152,12 @@ async def test_quickstarts_of_other_protocols_work(healthy: System, tmp_path: Pa
     need_third_party()
     sources = [block.replace("http://127.0.0.1:8000", healthy.url) for block in blocks(CLIENTS, "python")]
     by_protocol = {name: next(source for source in sources if name in source) for name in ("responses", "chat")}
-    names = ("responses", "@ai-sdk", "@ag-ui")
+    names = ("responses", "@ai-sdk", "@ag-ui", "@durable-streams")
     for name in names:
         script = next(block for block in blocks(CLIENTS, "js") if name in block)
         (tmp_path / f"{names.index(name)}.mjs").write_text(script.replace("http://127.0.0.1:8000", healthy.url))
     (tmp_path / "node_modules").symlink_to(THIRD_PARTY / "node_modules")
-    python, chat, javascript, ui_messages, agui = await asyncio.gather(
+    python, chat, javascript, ui_messages, agui, durable = await asyncio.gather(
         *(type_in('python -c "$SCRIPT"', SCRIPT=source) for source in by_protocol.values()),
         *(type_in(f"node {tmp_path}/{number}.mjs") for number in range(len(names))),
     )
@@ -172,3 +172,4 @@ async def test_quickstarts_of_other_protocols_work(healthy: System, tmp_path: Pa
     assert "Tokyo" in texts[-1]
     assert is_equal == "true"
     assert "Tokyo" in agui
+    assert "Tokyo" in durable

@@ -126,13 +126,18 @@ async def test_run_of_a_killed_worker_continues_on_another(system: System, noted
 
 
 async def test_no_view_ends_with_text_that_a_killed_worker_left_void(system: System) -> None:
-    """One run, watched in five protocols at once; what it said before the kill stands nowhere at the end."""
+    """One run, watched in six protocols at once; what it said before the kill stands nowhere at the end."""
     body = {"model": "demo:delay_ms=30", "messages": [{"role": "user", "content": "What is the weather in Paris?"}]}
     key = {"Idempotency-Key": "watched-by-all"}
     run_id = await post_run(system.url, body, **key)
     native = StrictClient(system.urls, run_id)
     chat = view_readers.ChatReader(system.urls, run_id, body, key["Idempotency-Key"])
-    kinds = (view_readers.ResponsesReader, view_readers.UiMessageReader, view_readers.AguiReader)
+    kinds = (
+        view_readers.ResponsesReader,
+        view_readers.UiMessageReader,
+        view_readers.AguiReader,
+        view_readers.DurableReader,
+    )
     readers = [chat, *(kind(system.urls, run_id) for kind in kinds)]
     following = asyncio.gather(native.follow(), *(reader.follow() for reader in readers))
     await native.until(has("tool_completion_chunk", "synthesis", 6))
@@ -144,7 +149,7 @@ async def test_no_view_ends_with_text_that_a_killed_worker_left_void(system: Sys
 
     assert [e.data["stage_id"] for e in native.events if e.event == "stage_restarted"] == ["synthesis"]
     assert native.text("synthesis")
-    assert [(reader.end, reader.text) for reader in readers] == [("done", view_readers.expected_text(native))] * 4
+    assert [(reader.end, reader.text) for reader in readers] == [("done", view_readers.expected_text(native))] * 5
     assert chat.restarts == 1, "the chat client had void text and came back"
 
 

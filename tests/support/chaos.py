@@ -37,6 +37,7 @@ from tests.support.system import Process, System
 from tests.support.view_readers import (
     AguiReader,
     ChatReader,
+    DurableReader,
     ResponsesReader,
     UiMessageReader,
     ViewReader,
@@ -221,7 +222,7 @@ class Storm:
         """Returns a client of a view for one run in three."""
         if self.random.random() > 1 / 3:
             return None
-        kind = self.random.choice([ResponsesReader, ChatReader, UiMessageReader, AguiReader])
+        kind = self.random.choice([ResponsesReader, ChatReader, UiMessageReader, AguiReader, DurableReader])
         if kind is not ChatReader:
             return kind(self.system.urls, run_id)
         messages = [{"role": "user", "content": body["user_prompt"]}]

@@ -93,7 +93,8 @@ def frames_of(body: str) -> list[tuple[str, Any]]:
     frames = []
     for block in body.split("\n\n"):
         lines = [line for line in block.split("\n") if not line.startswith(":")]
-        fields = dict(line.split(": ", 1) for line in lines if line)
+        parts = [line.partition(":") for line in lines if line]
+        fields = {name: value.removeprefix(" ") for name, _, value in parts}
         if "data" in fields:
             data = fields["data"]
             frames.append((fields.get("event", ""), data if data == "[DONE]" else orjson.loads(data)))

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 
+from stagebus.gateway.streaming.model_pieces import pieces_of
 from tests.support.scripted_log import frames_of
 from tests.support.strict_client import RETRY_S, StrictClient, Violation
 
@@ -199,6 +200,49 @@ class AguiReader(ViewReader):
                 self.end = "error"
             case {"type": "RUN_FINISHED"}:
                 self.end = "cancel" if message["outcome"]["type"] == "cancelled" else "done"
+
+    @property
+    def text(self) -> str:
+        return _joined(self._texts.values())
+
+
+class DurableReader(ViewReader):
+    """Durable Streams: resumes at the last offset, and drops what a restart makes void."""
+
+    def __init__(self, urls: Sequence[str], run_id: str) -> None:
+        super().__init__(urls, run_id)
+        self._offset = "-1"
+        self._last = 0
+        self._unconfirmed: list[dict[str, Any]] = []
+        self._texts: dict[str, str] = {}
+
+    def request(self) -> Request:
+        self._unconfirmed = []
+        return "GET", f"/durable/runs/{self.run_id}?offset={self._offset}&live=sse", {}
+
+    def take(self, message: Any) -> None:
+        self.is_left = isinstance(message, dict)  # a control event, after which the stream may end
+        if not self.is_left:
+            self._unconfirmed += message
+            return
+        self._offset = message["streamNextOffset"]
+        for event in self._unconfirmed:
+            self._take_event(event["event"], event["id"], event["data"])
+        self._unconfirmed = []
+
+    def _take_event(self, name: str, event_id: str, data: dict[str, Any]) -> None:
+        sequence = int(event_id.rpartition("-")[2])
+        if sequence != self._last + 1:
+            raise Violation(f"{self}: {sequence} after {self._last}")
+        self._last = sequence
+        match name:
+            case "tool_completion_chunk":
+                text = "".join(piece.text for piece in pieces_of(data["tool_results"]) if not piece.is_reasoning)
+                self._texts[data["stage_id"]] = self._texts.get(data["stage_id"], "") + text
+            case "stage_restarted":
+                self._texts.pop(data["stage_id"], None)
+            case "done" | "cancel" | "error":
+                self.end = name
 
     @property
     def text(self) -> str:

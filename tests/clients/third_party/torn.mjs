@@ -1,12 +1,12 @@
 // Connections that break, for clients that take their own `fetch`.
 
-/** Returns a fetch whose first response fails after that many frames; it counts the requests' addresses in `seen`. */
+/** Returns a fetch whose first event stream fails after that many frames; it counts the requests' addresses in `seen`. */
 export function tearFirst(count, seen = []) {
   let isTorn = false;
   return async (url, init) => {
     seen.push(String(url));
     const response = await fetch(url, init);
-    if (isTorn) return response;
+    if (isTorn || !response.headers.get("content-type")?.startsWith("text/event-stream")) return response;
     isTorn = true;
     const { status, headers } = response;
     return new Response(response.body.pipeThrough(tearAfter(count)), { status, headers });
@@ -24,7 +24,7 @@ function tearAfter(count) {
       for (let end = text.indexOf("\n\n"); end >= 0; end = text.indexOf("\n\n")) {
         const frame = text.slice(0, end + 2);
         text = text.slice(end + 2);
-        if (frame.startsWith("data:") && frames++ === count) return controller.error(new Error("torn"));
+        if (/^data:/m.test(frame) && frames++ === count) return controller.error(new Error("torn"));
         controller.enqueue(encoder.encode(frame));
       }
     },
