@@ -7,6 +7,7 @@ from stagebus.gateway.api import (
     catalog_endpoints,
     document_endpoints,
     event_endpoints,
+    export_endpoint,
     page_endpoints,
     run_endpoints,
     session_endpoints,
@@ -19,6 +20,7 @@ from stagebus.gateway.views.view_table import VIEW_ENDPOINTS
 ENDPOINTS: Final = (
     *run_endpoints.ENDPOINTS,
     *event_endpoints.ENDPOINTS,
+    *export_endpoint.ENDPOINTS,
     *approval_endpoints.ENDPOINTS,
     *VIEW_ENDPOINTS,
     *ticket_endpoints.ENDPOINTS,

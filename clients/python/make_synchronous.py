@@ -16,7 +16,7 @@ _CHANGES: Final = (
     (r'"""The client for asyncio\."""', '"""The client for threads and scripts. Generated from asynchronous.py by make_synchronous.py."""'),
     (r"\nimport asyncio\n", "\nimport time\n"),
     (r"\bawait asyncio\.sleep\b", "time.sleep"),
-    (r"\bAsyncGenerator\[RunEvent, None\]", "Generator[RunEvent, None, None]"),
+    (r"\bAsyncGenerator\[(RunEvent|bytes), None\]", r"Generator[\1, None, None]"),
     (r"\bAsync(Generator|Iterator|Stagebus|Runs?|Client|BaseTransport)\b", r"\1"),
     (r"\basync (with|def|for)\b", r"\1"),
     (r"\(await ([\w.]+\([\w.]+\))\)", r"\1"),
@@ -24,7 +24,8 @@ _CHANGES: Final = (
     (r"for received in (events|follower\.accept(?:_page)?\(\w+\)):\n +yield received\n", r"yield from \1\n"),
     (r"\baconnect_sse\b", "connect_sse"),
     (r"\b__a(enter|exit|iter)__\b", r"__\1__"),
-    (r"\b(aiter_sse|aclosing|aclose|aread)\b", lambda match: match[0][1:]),
+    (r"for part in (.+):\n +yield part\n", r"yield from \1\n"),
+    (r"\b(aiter_sse|aiter_bytes|aclosing|aclose|aread)\b", lambda match: match[0][1:]),
 )  # fmt: skip
 
 

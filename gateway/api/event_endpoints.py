@@ -156,14 +156,19 @@ async def _answer_page(
     return Response(_encode_page(page, events, waiting_for), media_type=JSON)
 
 
+def event_objects(events: Iterable[StoredEvent]) -> list[dict[str, Any]]:
+    """Returns the events as they stand in JSON documents, for orjson."""
+    return [
+        {"id": event.id.decode(), "event": event.event.decode(), "data": orjson.Fragment(event.data)}
+        for event in events
+    ]
+
+
 def _encode_page(page: Page, events: Iterable[StoredEvent], waiting_for: WaitingFor | None) -> bytes:
     gap = page.gap and {name: str(event_id) for name, event_id in page.gap._asdict().items()}
     return orjson.dumps(
         {
-            "events": [
-                {"id": event.id.decode(), "event": event.event.decode(), "data": orjson.Fragment(event.data)}
-                for event in events
-            ],
+            "events": event_objects(events),
             # Not the id of the last event: a page of a stage may be empty without being the last one.
             "last_event_id": str(page.position),
             "has_more": not page.is_last,

@@ -110,7 +110,7 @@ async def test_cancel_ends_the_run_and_tail_exits_with_3(healthy: System) -> Non
     assert (await stagebus(healthy, "cancel", run_id))[1] == f"{run_id} cancelled\n"
 
 
-async def test_ctrl_c_detaches_and_prints_how_to_continue(healthy: System) -> None:
+async def test_ctrl_c_detaches_and_prints_how_to_continue(healthy: System, tmp_path: Path) -> None:
     process = await start(healthy, "run", WEATHER, "--model", "demo:delay_ms=300")
     assert process.stdout is not None
     await process.stdout.read(1)
@@ -129,6 +129,9 @@ async def test_ctrl_c_detaches_and_prints_how_to_continue(healthy: System) -> No
     waiting = await start(healthy, "show", run_id, "--wait", "--json")
     await stagebus(healthy, "cancel", run_id)
     assert json.loads((await waiting.communicate())[0])["status"] == "cancelled"
+    document = tmp_path / "run.json"
+    assert (await stagebus(healthy, "export", run_id, "--output", str(document)))[0] == 0
+    assert json.loads(document.read_text())["events"][-1]["event"] == "cancel"
     assert (await stagebus(healthy, "delete", run_id))[:2] == (0, f"{run_id} is deleted\n")
     assert (await stagebus(healthy, "show", run_id))[0] == 4
 

@@ -4,8 +4,10 @@ import { RunCancelledError, RunFailedError, StagebusError } from "./client_error
 import { follow, type FollowOptions, type RunUpdate } from "./stream_follower.js";
 import type { CallOptions, Http, WaitOptions } from "./http.js";
 import type { GapEvent, RunEvent } from "./event_sequencer.js";
-import type { RunAccepted, RunView, TicketView } from "./schema.js";
+import type { RunAccepted, RunExport, RunView, TicketView } from "./schema.js";
 import { RunWatch, type WatchOptions } from "./run_watch.js";
+
+const EXPORT_MAX_MS = 300_000;
 
 export interface RunOptions {
   /** Events after this cursor are received; default: all. */
@@ -98,6 +100,11 @@ export class Run {
   cancel({ reason, ...options }: CallOptions & { reason?: string } = {}): Promise<RunAccepted> {
     const body = reason === undefined ? undefined : { reason };
     return this.#http.call(`${this.#path}/cancel`, { ...options, method: "POST", body });
+  }
+
+  /** Exports the run as one document: its record, its request and all its events. */
+  export(options: CallOptions = {}): Promise<RunExport> {
+    return this.#http.call(`${this.#path}/export`, { ...options, answerMaxMs: EXPORT_MAX_MS });
   }
 
   /** Deletes the run and all that is stored of it; an active one is cancelled first. Safe to repeat for an hour. */

@@ -458,15 +458,22 @@ export interface RunLinks1 {
   /** POST here to cancel the run */
   cancel: string;
 }
-/** A page of runs, newest first. */
-export interface RunList {
-  /** the runs of this page */
-  runs: RunSummary[];
-  /** pass it as `before` to get the next page, which may exist even if this one is short; null on the last page */
-  next: string | null;
+/** A run with its whole log. */
+export interface RunExport {
+  /** always `stagebus.run` */
+  format: "stagebus.run";
+  /** 1; a reader refuses versions that it does not know and ignores unknown fields */
+  version: 1;
+  run: RunView;
+  /** the request as it was accepted, with the defaults filled in */
+  request: {
+    [k: string]: JsonValue;
+  };
+  /** all events, in order, up to the run's `last_event_id` */
+  events: StreamedEvent[];
 }
-/** A run in a list. */
-export interface RunSummary {
+/** the run as `GET /runs/{run_id}` returns it */
+export interface RunView {
   /** a ULID */
   id: string;
   /** the run's state */
@@ -492,6 +499,22 @@ export interface RunSummary {
   metadata: {
     [k: string]: string;
   };
+  /** the number of the latest attempt; it only grows */
+  attempt: number;
+  /** how many attempts followed the crash of a worker */
+  tries: number;
+  /** whether somebody has asked to cancel the run */
+  cancel_requested: boolean;
+  /** the cursor at the end of the run's log */
+  last_event_id: string;
+  /** the stages that have started, in order */
+  stages: StageView[];
+  /** calls and questions that wait for a person */
+  pending_approvals: PendingApproval[];
+  /** why the run was to be cancelled, if a reason was given */
+  cancel_reason: string | null;
+  /** set once the run has ended, if a model had begun to answer */
+  result: RunResult | null;
 }
 /** the run's URLs */
 export interface RunLinks2 {
@@ -530,59 +553,6 @@ export interface RunError {
   error: string;
   /** a stable code for programs */
   code: string;
-}
-/** A run with its stages and its result. */
-export interface RunView {
-  /** a ULID */
-  id: string;
-  /** the run's state */
-  status: "queued" | "running" | "parked" | "succeeded" | "failed" | "cancelled";
-  /** when the run was created */
-  created_at: string;
-  links: RunLinks3;
-  /** the model's name, or `extraction=<name>,synthesis=<name>` */
-  model: string;
-  /** when a worker first claimed the run */
-  started_at: string | null;
-  /** when the run ended */
-  finished_at: string | null;
-  /** the beginning of the last user message, at most 200 characters */
-  prompt: string;
-  /** tokens over all stages */
-  usage: Usage | null;
-  /** why the answer ended, as in `result`; set once the run has ended */
-  finish_reason?: string | null;
-  /** set if the run has failed */
-  error: RunError | null;
-  /** the client's own key-value pairs */
-  metadata: {
-    [k: string]: string;
-  };
-  /** the number of the latest attempt; it only grows */
-  attempt: number;
-  /** how many attempts followed the crash of a worker */
-  tries: number;
-  /** whether somebody has asked to cancel the run */
-  cancel_requested: boolean;
-  /** the cursor at the end of the run's log */
-  last_event_id: string;
-  /** the stages that have started, in order */
-  stages: StageView[];
-  /** calls and questions that wait for a person */
-  pending_approvals: PendingApproval[];
-  /** why the run was to be cancelled, if a reason was given */
-  cancel_reason: string | null;
-  /** set once the run has ended, if a model had begun to answer */
-  result: RunResult | null;
-}
-/** the run's URLs */
-export interface RunLinks3 {
-  /** the run */
-  self: string;
-  /** the run's event stream */
-  events: string;
-  /** POST here to cancel the run */
-  cancel: string;
 }
 /** A stage of a run. */
 export interface StageView {
@@ -630,6 +600,94 @@ export interface RunResult {
   json?: {
     [k: string]: unknown;
   };
+}
+/** A run with its stages and its result. */
+export interface RunView1 {
+  /** a ULID */
+  id: string;
+  /** the run's state */
+  status: "queued" | "running" | "parked" | "succeeded" | "failed" | "cancelled";
+  /** when the run was created */
+  created_at: string;
+  links: RunLinks2;
+  /** the model's name, or `extraction=<name>,synthesis=<name>` */
+  model: string;
+  /** when a worker first claimed the run */
+  started_at: string | null;
+  /** when the run ended */
+  finished_at: string | null;
+  /** the beginning of the last user message, at most 200 characters */
+  prompt: string;
+  /** tokens over all stages */
+  usage: Usage | null;
+  /** why the answer ended, as in `result`; set once the run has ended */
+  finish_reason?: string | null;
+  /** set if the run has failed */
+  error: RunError | null;
+  /** the client's own key-value pairs */
+  metadata: {
+    [k: string]: string;
+  };
+  /** the number of the latest attempt; it only grows */
+  attempt: number;
+  /** how many attempts followed the crash of a worker */
+  tries: number;
+  /** whether somebody has asked to cancel the run */
+  cancel_requested: boolean;
+  /** the cursor at the end of the run's log */
+  last_event_id: string;
+  /** the stages that have started, in order */
+  stages: StageView[];
+  /** calls and questions that wait for a person */
+  pending_approvals: PendingApproval[];
+  /** why the run was to be cancelled, if a reason was given */
+  cancel_reason: string | null;
+  /** set once the run has ended, if a model had begun to answer */
+  result: RunResult | null;
+}
+/** A page of runs, newest first. */
+export interface RunList {
+  /** the runs of this page */
+  runs: RunSummary[];
+  /** pass it as `before` to get the next page, which may exist even if this one is short; null on the last page */
+  next: string | null;
+}
+/** A run in a list. */
+export interface RunSummary {
+  /** a ULID */
+  id: string;
+  /** the run's state */
+  status: "queued" | "running" | "parked" | "succeeded" | "failed" | "cancelled";
+  /** when the run was created */
+  created_at: string;
+  links: RunLinks3;
+  /** the model's name, or `extraction=<name>,synthesis=<name>` */
+  model: string;
+  /** when a worker first claimed the run */
+  started_at: string | null;
+  /** when the run ended */
+  finished_at: string | null;
+  /** the beginning of the last user message, at most 200 characters */
+  prompt: string;
+  /** tokens over all stages */
+  usage: Usage | null;
+  /** why the answer ended, as in `result`; set once the run has ended */
+  finish_reason?: string | null;
+  /** set if the run has failed */
+  error: RunError | null;
+  /** the client's own key-value pairs */
+  metadata: {
+    [k: string]: string;
+  };
+}
+/** the run's URLs */
+export interface RunLinks3 {
+  /** the run */
+  self: string;
+  /** the run's event stream */
+  events: string;
+  /** POST here to cancel the run */
+  cancel: string;
 }
 /** Statistics of the whole system. Those of workers and gateways come from heartbeats and are a few seconds old. */
 export interface Stats {

@@ -44,15 +44,16 @@ test("create sends the caller's idempotency key, or a new one", async (t) => {
   assert.equal(new Set(keys).size, 3);
 });
 
-test("a record is waited for and deleted", async (t) => {
+test("a record is waited for, exported and deleted", async (t) => {
   const server = await serve(t, record({ status: "succeeded" }));
   const created = await clientOf(server).runs.createAndWait({ user_prompt: "x" }, { waitS: 7 });
   await clientOf(server).runs.get("R", { waitS: 5 });
   await clientOf(server).runs.get("R");
 
+  await clientOf(server).runs.resume("R").export();
   await clientOf(server).runs.resume("R").delete();
-  const { method, path } = server.asked.pop();
-  assert.deepEqual([method, path], ["DELETE", "/runs/R"]);
+  const about = server.asked.splice(3).map(({ method, path }) => [method, path]);
+  assert.deepEqual(about, [["GET", "/runs/R/export"], ["DELETE", "/runs/R"]]);
   assert.equal(created.status, "succeeded");
   assert.equal(server.asked[0].headers.prefer, "wait=7");
   assert.deepEqual(server.asked.map(({ path }) => path), ["/runs", "/runs/R?wait=5", "/runs/R"]);

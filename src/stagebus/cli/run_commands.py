@@ -1,8 +1,9 @@
-"""Commands that create, follow, list, cancel and delete runs and decide on their calls, through a gateway."""
+"""Commands that create, follow, list, cancel, export and delete runs and decide on their calls, through a gateway."""
 
 import math
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -219,6 +220,23 @@ def cancel(
     # A running run ends a moment later, when its worker sees the request.
     is_ended = status in EXIT_CODE_BY_STATUS and status != "parked"
     echo(f"{run_id} {status if is_ended else 'is being cancelled'}")
+
+
+@runs_app.command()
+def export(
+    run_id: RunId,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="write to this file; default: stdout")
+    ] = None,
+    *,
+    url: Url = None,
+    profile: Profile = None,
+) -> None:
+    """Export a run as one JSON document: its record, its request and all its events."""
+    from stagebus.cli.export_file import write_document
+
+    with connect(url, profile) as bus:
+        write_document(bus.runs.resume(run_id).export(), output)
 
 
 @runs_app.command()

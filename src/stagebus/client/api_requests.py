@@ -109,6 +109,11 @@ def cancel_run(run_id: str, reason: str | None = None) -> ApiRequest:
     return ApiRequest("POST", run_path(run_id) + "/cancel", None if reason is None else {"reason": reason})
 
 
+def export_run(run_id: str) -> ApiRequest:
+    """Export a run as one JSON document."""
+    return ApiRequest("GET", run_path(run_id) + "/export")
+
+
 def delete_run(run_id: str) -> ApiRequest:
     """Delete a run, whatever its state."""
     return ApiRequest("DELETE", run_path(run_id))

@@ -105,6 +105,23 @@ class AsyncStagebus:
                 ) from failure
             await asyncio.sleep(wait_s)
 
+    async def download(self, request: ApiRequest) -> AsyncGenerator[bytes, None]:
+        """Yield the parts of an answer as they arrive. Nothing is retried.
+
+        Raises:
+            Refused: the gateway refused the request.
+            Unreachable: no gateway answers, or the answer is incomplete.
+        """
+        try:
+            async with self._http.stream(request.method, request.path, timeout=request.timeout) as response:
+                if response.is_error:
+                    await response.aread()
+                    raise api_requests.parse_refusal(response)
+                async for part in response.aiter_bytes():
+                    yield part
+        except httpx.TransportError as exc:
+            raise Unreachable(self.url, exc) from exc
+
     async def follow(
         self, run_id: str, sequencer: EventSequencer, connection: ConnectionState
     ) -> AsyncGenerator[RunEvent, None]:
@@ -258,6 +275,16 @@ class AsyncRun:
             NotFound: there is no such run.
         """
         await self._client.send(api_requests.delete_run(self.id))
+
+    async def export(self) -> AsyncGenerator[bytes, None]:
+        """Yield the run as one JSON document, in parts: its record, its request and all its events.
+
+        Raises:
+            Refused: there is no such run, or it cannot be exported now.
+            Unreachable: no gateway answers, or the document is incomplete.
+        """
+        async for part in self._client.download(api_requests.export_run(self.id)):
+            yield part
 
     async def approve(self, call_id: str, arguments: Mapping[str, Any] | None = None) -> None:
         """Approve a call that waits for a person; `arguments` replace the model's.

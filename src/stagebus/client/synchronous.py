@@ -105,6 +105,22 @@ class Stagebus:
                 ) from failure
             time.sleep(wait_s)
 
+    def download(self, request: ApiRequest) -> Generator[bytes, None, None]:
+        """Yield the parts of an answer as they arrive. Nothing is retried.
+
+        Raises:
+            Refused: the gateway refused the request.
+            Unreachable: no gateway answers, or the answer is incomplete.
+        """
+        try:
+            with self._http.stream(request.method, request.path, timeout=request.timeout) as response:
+                if response.is_error:
+                    response.read()
+                    raise api_requests.parse_refusal(response)
+                yield from response.iter_bytes()
+        except httpx.TransportError as exc:
+            raise Unreachable(self.url, exc) from exc
+
     def follow(
         self, run_id: str, sequencer: EventSequencer, connection: ConnectionState
     ) -> Generator[RunEvent, None, None]:
@@ -255,6 +271,15 @@ class Run:
             NotFound: there is no such run.
         """
         self._client.send(api_requests.delete_run(self.id))
+
+    def export(self) -> Generator[bytes, None, None]:
+        """Yield the run as one JSON document, in parts: its record, its request and all its events.
+
+        Raises:
+            Refused: there is no such run, or it cannot be exported now.
+            Unreachable: no gateway answers, or the document is incomplete.
+        """
+        yield from self._client.download(api_requests.export_run(self.id))
 
     def approve(self, call_id: str, arguments: Mapping[str, Any] | None = None) -> None:
         """Approve a call that waits for a person; `arguments` replace the model's.

@@ -110,7 +110,7 @@ async def test_list_filters_become_query_parameters() -> None:
     ]
 
 
-async def test_record_is_waited_for_and_deleted() -> None:
+async def test_record_is_waited_for_deleted_and_exported() -> None:
     record = Answer(b'{"id": "01J", "status": "succeeded"}', 200, "application/json")
     async with FakeGateway(lambda _: record) as gateway, AsyncStagebus(gateway.url) as bus:
         created = await bus.runs.create_and_wait(wait_s=7, user_prompt="x")
@@ -119,6 +119,9 @@ async def test_record_is_waited_for_and_deleted() -> None:
 
         await bus.runs.resume("01J").delete()
 
+        exported = b"".join([part async for part in bus.runs.resume("01J").export()])
+
+    assert (exported, gateway.asked.pop().path) == (record.body, "/runs/01J/export")
     assert created["status"] == "succeeded"
     assert (gateway.asked[-1].method, gateway.asked.pop().path) == ("DELETE", "/runs/01J")
     assert gateway.asked[0].headers["prefer"] == "wait=7"

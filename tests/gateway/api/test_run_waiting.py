@@ -46,7 +46,7 @@ async def test_record_comes_when_the_run_has_ended(api: httpx.AsyncClient, app: 
     assert time.monotonic() - began_at >= 1
 
     waiting = [ask(api, run.run_id) for _ in range(2)]
-    await until_equal(lambda: hub.open_streams, 2)
+    await until_equal(lambda: [stream.subscription.is_live for stream in hub._all_streams()], [True, True])
     before = await calls(run.redis)
     await run.begin("extraction")
     await run.say(*"abc")
