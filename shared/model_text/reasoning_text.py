@@ -8,6 +8,7 @@ Only reasoning at the start of an answer is separated. Later tags may be part of
 Spec: https://cookbook.openai.com/articles/openai-harmony
 """
 
+import itertools
 import re
 from typing import Final
 
@@ -29,11 +30,16 @@ _TAGS: Final = [re.compile(f"{opening}|({closing})") for opening, closing in _PA
 # Some templates open the reasoning in the prompt, so that the answer contains only the closing tag. A tag between
 # spaces, or after a quote or a bracket, is only mentioned.
 _CLOSING_ALONE: Final = re.compile(r"""(?:\A\s*|\n[ \t]*|(?<=[^\s`"'(<>\[{/=]))</think>\s*""")
+# Possessive (`*+`): none of the runs of spaces gives any back, so the time is linear.
 _HARMONY: Final = re.compile(
-    r"(?:<\|start\|>\w+)?(?:\s*to=([\w.]+))?\s*<\|channel\|>(\w+)(?:\s*to=([\w.]+))?\s*(?:<\|constrain\|>)?\s*(?:json)?\s*"
+    r"(?:<\|start\|>\w+)?(?:\s*+to=([\w.]+))?\s*+<\|channel\|>(\w+)(?:\s*+to=([\w.]+))?\s*+(?:<\|constrain\|>)?\s*+"
+    r"(?:json)?\s*+"
     r"<\|message\|>((?:(?!<\|(?:end|call|return|start)\|>).)*)(?:<\|(?:end|call|return)\|>)?\s*",
     re.DOTALL,
 )
+# The tags of a kind and the blocks of reasoning that are looked at: real answers have one or two.
+_TAGS_MAX: Final = 1_000
+_BLOCKS_MAX: Final = 20
 _HARMONY_STARTS: Final = ("<|channel|>", "<|start|>")
 
 
@@ -41,13 +47,15 @@ def split_reasoning(text: str) -> tuple[str, str]:
     """Splits a text into the answer and the reasoning at its start."""
     if text.lstrip().startswith(_HARMONY_STARTS):
         return _split_harmony(text)
-    reasoning = []
-    while (opening := _OPENING.match(text)) is not None:
+    reasoning: list[str] = []
+    start = 0
+    while len(reasoning) < _BLOCKS_MAX and (opening := _OPENING.match(text, start)) is not None:
         end = _find_closing(text, opening)
         if end is None:
             break
         reasoning.append(text[opening.end() : end[0]].strip())
-        text = text[end[1] :].lstrip()
+        start = end[1]
+    text = text[start:].lstrip() if reasoning else text
     if not reasoning and "<think>" not in text:
         closing = _CLOSING_ALONE.search(text)
         if closing is not None and not find_code_end(text, 0, closing.end()):
@@ -60,7 +68,7 @@ def _find_closing(text: str, opening: re.Match[str]) -> tuple[int, int] | None:
     kind = (opening.lastindex or 1) - 1
     first: re.Match[str] | None = None
     depth = 1
-    for tag in _TAGS[kind].finditer(text, opening.end()):
+    for tag in itertools.islice(_TAGS[kind].finditer(text, opening.end()), _TAGS_MAX):
         depth += -1 if tag[1] else 1
         if tag[1] and (not depth or _is_alone(text, tag)):
             return tag.span()

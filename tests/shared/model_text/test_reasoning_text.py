@@ -1,5 +1,7 @@
 """Reasoning in the text, and text that only mentions reasoning."""
 
+import time
+
 import pytest
 
 from stagebus.shared.model_text.reasoning_text import split_reasoning
@@ -61,3 +63,27 @@ def test_harmony_calls_become_hermes_calls(header):
     text = f'<|start|>assistant<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant{header}{{"a": 1}}<|call|>'
 
     assert split_reasoning(text) == ('<tool_call>{"name": "functions.f", "arguments": {"a": 1}}</tool_call>', "Hm.")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think></think>" * 60_000,
+        "<think>" + "<think>x</think>" * 60_000,
+        "<think>" * 100_000,
+        "<|channel|>x" + " " * 2_000,
+        "<|start|>" + "a" * 100_000,
+        "<|channel|>analysis<|message|>" * 30_000,
+        "\n</think>`" * 60_000,
+        "`" * 300_000 + "</think>",
+        "\n```" * 60_000 + "x</think>",
+        "\n" * 300_000 + "</think",
+    ],
+    ids=lambda text: text[:20],
+)
+def test_hostile_text_takes_linear_time(text):
+    """A worker's and a gateway's event loop wait for it."""
+    started = time.process_time()
+    split_reasoning(text)
+
+    assert time.process_time() - started < 0.5
