@@ -51,7 +51,7 @@ async def test_run_of_a_killed_worker_gives_the_models_reasoning_back_and_no_cli
             for run_id, client in zip(ids, clients, strict=True):
                 pages = [
                     (await http.get(f"/runs/{run_id}{path}", headers={"accept": accept})).text
-                    for path in ("", "/events", "/events?chunks=full", "/stages/extraction/events")
+                    for path in ("", "/events", "/events?chunks=full", "/stages/extraction/events", "/export")
                     for accept in ("application/json", "text/event-stream")
                 ]
                 shown = [*pages, str(client.events), str(await get_run(system.url, run_id))]
