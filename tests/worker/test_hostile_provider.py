@@ -67,10 +67,10 @@ HEADS: list[Row] = [
     ("length and chunks", CHUNKED[:-2] + b"Content-Length: 5\r\n\r\n5\r\nhello\r\n0\r\n\r\n", ModelUnavailable),
     ("negative length", OK + b"Content-Length: -5\r\n\r\n" + ANSWER, ModelUnavailable),
     ("length beyond the body", OK + b"Content-Length: 5000\r\n\r\n" + event(b'{"choices": []}'), ModelUnavailable),
-    ("another protocol", b"HTTP/1.1 101 X\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", ModelRejected),
+    ("another protocol", b"HTTP/1.1 101 X\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", ModelUnavailable),
     ("no content", b"HTTP/1.1 204 X\r\n\r\n", ModelUnavailable),
     ("status 999", b"HTTP/1.1 999 X\r\nContent-Length: 0\r\n\r\n", ModelUnavailable),
-    ("status 000", b"HTTP/1.1 000 X\r\n\r\n", ModelRejected),
+    ("status 000", b"HTTP/1.1 000 X\r\n\r\n", ModelUnavailable),
     ("wrong type", OK + b"Content-Type: text/html\r\n\r\n<h1>Hi</h1>", ModelUnavailable),
     ("junk as type", OK + b"Content-Type: \xff/\xfe; charset=\xff\r\n\r\n" + ANSWER, "Hi"),
 ]  # fmt: skip

@@ -56,7 +56,9 @@ def error_from_status(
     detail = f"the model's provider answered {_describe(status, error)}"
     if status in _UNAUTHORIZED:
         return ModelUnauthorized(detail)
-    is_transient = status in _TRANSIENT or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    # A status below 200 ends no answer: what sent it is no API, or the connection carries something else.
+    is_error_of_server = status >= HTTPStatus.INTERNAL_SERVER_ERROR or status < HTTPStatus.OK
+    is_transient = status in _TRANSIENT or is_error_of_server
     if _is_used_up(error) or not (is_transient if should_retry is None else should_retry):
         return ModelRejected(detail)
     return ModelUnavailable(detail, retry_after_s or parse_delay(error.message))
