@@ -15,7 +15,8 @@ async def test_docs_list_every_operation_and_call_the_gateway(page: Page, stageb
     await page.goto("/docs")
     await expect(page.locator(".opblock").first).to_be_visible()
     operations = page.locator(".opblock-summary-description")
-    assert await operations.all_inner_texts() == [endpoint.summary for endpoint in ENDPOINTS if endpoint.is_documented]
+    documented = sorted(endpoint.summary for endpoint in ENDPOINTS if endpoint.is_documented)
+    assert sorted(await operations.all_inner_texts()) == documented  # the page groups them by tag and path
 
     operation = page.locator("#operations-Runs-list_runs")
     await operation.locator(".opblock-summary").click()
