@@ -10,8 +10,8 @@
 local run, control = KEYS[1], KEYS[2]
 local message, reason = ARGV[1], ARGV[2] or ''
 
-local stored = redis.call('HMGET', run, 'created_at', 'worker', 'finished_at')
-local created_at, worker, finished_at = stored[1], stored[2] or '', stored[3]
+local stored = redis.call('HMGET', run, 'created_at', 'worker', 'finished_at', 'cancel_reason')
+local created_at, worker, finished_at, first_reason = stored[1], stored[2] or '', stored[3], stored[4]
 if not created_at then
     return {'gone'}
 end
@@ -19,8 +19,8 @@ if finished_at then
     return {'ended'}
 end
 redis.call('HSET', run, 'cancel', 1)
-if reason ~= '' then
-    redis.call('HSETNX', run, 'cancel_reason', reason)
+if reason ~= '' and not first_reason then
+    redis.call('HSET', run, 'cancel_reason', reason)
 end
 redis.call('PUBLISH', control, message)
 return {'asked', worker}
