@@ -7,7 +7,7 @@ both agree. If the rest cannot be read, the response is cut, and neither HTTP no
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any, Final, Literal
 
@@ -28,7 +28,7 @@ from stagebus.gateway.api.schemas.answers import Answer, RunView
 from stagebus.gateway.api.schemas.event_page import StreamedEvent
 from stagebus.gateway.auth.principal import principal_of
 from stagebus.gateway.context import gateway_of
-from stagebus.gateway.streaming.stream_writer import StreamTorn
+from stagebus.gateway.streaming.stream_writer import StreamTorn, stream_writer_of
 from stagebus.shared.access_errors import TooManyStreams
 from stagebus.shared.domain import tenants
 from stagebus.shared.domain.cursor import EventId
@@ -53,16 +53,24 @@ class RunExport(Answer):
 
 
 class _Export(StreamingResponse):
-    """Sends the document and closes its generator, whatever happens."""
+    """Sends the document: a server with a `StreamWriter` writes it, and cuts the connection quietly if it is torn."""
 
-    def __init__(self, body: AsyncGenerator[bytes, None], run_id: str) -> None:
+    def __init__(self, body: AsyncGenerator[bytes, None], run_id: str, stop: Callable[[], None]) -> None:
         headers = {"Content-Disposition": f'attachment; filename="stagebus-run-{run_id}.json"'}
         super().__init__(body, media_type=JSON, headers=headers)
         self._body = body
+        self._stop = stop
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(self._body):
-            await super().__call__(scope, receive, send)
+        """Sends the response, or its beginning if the server's writer sends the rest."""
+        writer = stream_writer_of(scope)
+        if writer is None or scope["method"] == "HEAD":
+            async with aclosing(self._body):
+                await super().__call__(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        writer.on_disconnect = self._stop
+        writer.detach(self._body)
 
 
 async def export_run(request: Request) -> Response:
@@ -79,20 +87,26 @@ async def export_run(request: Request) -> Response:
         "run": orjson.Fragment((await view_of(request, run)).model_dump_json()),
         "request": run.record.request,
     }
-    body = _write(request, run.record, record)
+    stopped = asyncio.Event()
+    body = _write(request, run.record, record, stopped)
     await anext(body)  # raises while the request can still fail
-    return _Export(body, run.record.run_id)
+    return _Export(body, run.record.run_id, stopped.set)
 
 
-async def _write(request: Request, run: RunRecord, record: dict[str, Any]) -> AsyncGenerator[bytes, None]:
+async def _write(
+    request: Request, run: RunRecord, record: dict[str, Any], stopped: asyncio.Event
+) -> AsyncGenerator[bytes, None]:
     """Yields nothing once it may begin, then the parts of the document.
+
+    Args:
+        stopped: set when the client has gone or its credential is revoked.
 
     Raises:
         TooManyStreams, Draining: it may not begin.
         StreamTorn: it cannot be completed.
     """
-    hub, revoked = running_hub(request), asyncio.Event()
-    async with gateway_of(request).admit_stream(principal_of(request), revoked.set) as is_admitted:
+    hub = running_hub(request)
+    async with gateway_of(request).admit_stream(principal_of(request), stopped.set) as is_admitted:
         hub.check_room(is_admitted=is_admitted)
         yield b""
         yield orjson.dumps(record)[:-1] + b',"events":['
@@ -104,7 +118,7 @@ async def _write(request: Request, run: RunRecord, record: dict[str, Any]) -> As
                 if events:
                     yield separator + orjson.dumps(event_objects(events))[1:-1]
                     separator = b","
-                if position >= run.last_id or revoked.is_set():
+                if position >= run.last_id or stopped.is_set():
                     break
         except (RunNotFound, StorageUnavailable):
             raise StreamTorn from None

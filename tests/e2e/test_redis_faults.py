@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -53,6 +54,9 @@ async def test_redis_restart_or_outage_loses_no_event(system: System, away_s: fl
     for client in clients:
         await client.until(lambda c: chunks(c) > 5)
     connections = sum(client.connections for client in clients)
+    open_streams = await _open_streams(system.urls[1])
+    waiting = asyncio.create_task(_get_waiting(system.urls[1], run_ids[0]))
+    await until_equal(lambda: _open_streams(system.urls[1]), open_streams + 1)
 
     system.valkey.stop()
     if away_s:
@@ -61,6 +65,7 @@ async def test_redis_restart_or_outage_loses_no_event(system: System, away_s: fl
     assert system.valkey.port == port
     await following
 
+    assert (await waiting)["status"] == "succeeded", "a request that waits for the end waits through the outage"
     for client in clients:
         assert client.names()[-1] == "done"
         assert client.names().count("run_started") == 1, "its worker kept the run"
@@ -69,6 +74,17 @@ async def test_redis_restart_or_outage_loses_no_event(system: System, away_s: fl
     assert sum(client.connections for client in clients) == connections, "no stream was closed"
     after = await StrictClient(system.urls, await post_run(system.url, {"user_prompt": "hi"})).follow()
     assert after.names()[-1] == "done"
+
+
+async def _get_waiting(url: str, run_id: str) -> dict[str, Any]:
+    async with httpx.AsyncClient(base_url=url, timeout=40) as http:
+        return dict((await http.get(f"/runs/{run_id}", params={"wait": 30})).json())
+
+
+async def _open_streams(url: str) -> float:
+    async with httpx.AsyncClient(base_url=url) as http:
+        metrics = (await http.get("/metrics")).text
+    return float(next(line for line in metrics.splitlines() if line.startswith("stagebus_open_streams ")).split()[1])
 
 
 async def _check_answers_while_away(system: System, run_id: str, away_s: float) -> None:
