@@ -117,11 +117,13 @@ class MessagesReader(EventReader):
             return () if block.call_index is None else (self._call_delta(block.call_index, {"arguments": piece}),)
         if kind == "signature_delta":  # whole, once
             block.item["signature"] = delta.get("signature")
+            self._count(delta)
         elif kind == "citations_delta":
             block.citations.append(delta.get("citation"))
             self._count(delta)
         elif kind == "compaction_delta":
             block.item |= {name: value for name, value in delta.items() if name != "type"}
+            self._count(delta)
         return ()
 
     def _on_block_start(self, event: Event) -> Sequence[Chunk]:

@@ -59,12 +59,35 @@ _FINAL: Final = "final_answer"
 _Place = tuple[str, int, int]  # the kind of a text, its output_index, and the index of its part
 
 
+class _Streamed:
+    """A text of which pieces were streamed. An event that has its whole may come any number of times."""
+
+    def __init__(self) -> None:
+        self.pieces: list[str] = []
+        self._measured = 0  # so many pieces have so many characters
+        self._chars = 0
+
+    def take_rest(self, whole: str) -> str:
+        """Returns the end of the whole text that was not streamed, and adds it."""
+        self._chars += sum(map(len, self.pieces[self._measured :]))
+        self._measured = len(self.pieces)
+        if len(whole) <= self._chars:
+            return ""
+        before = "".join(self.pieces)
+        self.pieces, self._measured = [before], 1
+        if not whole.startswith(before):
+            return ""
+        rest = whole[self._chars :]
+        self.pieces.append(rest)
+        return rest
+
+
 class _Call:
     """A function call, by its place among the calls."""
 
     def __init__(self, index: int) -> None:
         self.index = index
-        self.arguments: list[str] = []
+        self.arguments = _Streamed()
 
 
 class ResponsesReader(EventReader):
@@ -72,7 +95,7 @@ class ResponsesReader(EventReader):
 
     def __init__(self, output_max_bytes: int) -> None:
         super().__init__(output_max_bytes)
-        self._texts: dict[_Place, list[str]] = {}
+        self._texts: dict[_Place, _Streamed] = {}
         self._calls: dict[int, _Call] = {}
         self._index_by_id: dict[str, int] = {}
         self._done: set[int] = set()  # the output_index of each complete item
@@ -106,14 +129,14 @@ class ResponsesReader(EventReader):
             return ()
         place = ("output_text", self._index_of(event), _part_index(event, "content_index"))
         try:
-            self._texts[place].append(text)
+            self._texts[place].pieces.append(text)
         except KeyError:
-            self._texts[place] = [text]
+            self._streamed(place).pieces.append(text)
         return self._delta("content", text)
 
     def _on_other_text(self, event: Event) -> Sequence[Chunk]:
         kind, text = event["type"].split(".")[1], text_of(event.get("delta"))
-        self._texts.setdefault(self._place(kind, event), []).append(text)
+        self._streamed(self._place(kind, event)).pieces.append(text)
         return self._delta(_FIELDS[kind], text)
 
     def _on_text_done(self, event: Event) -> Sequence[Chunk]:
@@ -124,15 +147,14 @@ class ResponsesReader(EventReader):
 
     def _complete_text(self, place: _Place, whole: str) -> Sequence[Chunk]:
         """Returns the part of a text that was not streamed."""
-        streamed = self._texts.setdefault(place, [])
-        rest = _rest(whole, streamed)
-        if rest:
-            streamed.append(rest)
-        return self._delta(_FIELDS[place[0]], rest)
+        return self._delta(_FIELDS[place[0]], self._streamed(place).take_rest(whole))
 
     def _place(self, kind: str, event: Event) -> _Place:
         name = "summary_index" if kind == "reasoning_summary_text" else "content_index"
         return kind, self._index_of(event), _part_index(event, name)
+
+    def _streamed(self, place: _Place) -> _Streamed:
+        return self._texts.setdefault(place, _Streamed())
 
     # --- items ---------------------------------------------------------------
 
@@ -142,6 +164,8 @@ class ResponsesReader(EventReader):
         if type(index) is int:
             return index
         item_id = text_of(event.get("item_id")) or text_of(mapping_of(event.get("item")).get("id"))
+        if item_id not in self._index_by_id:
+            self._count(item_id)
         return self._index_by_id.setdefault(item_id, len(self._index_by_id))
 
     def _on_item_added(self, event: Event) -> Sequence[Chunk]:
@@ -161,7 +185,7 @@ class ResponsesReader(EventReader):
         call, piece = self._calls.get(self._index_of(event)), text_of(event.get("delta"))
         if call is None or not piece:
             return ()
-        call.arguments.append(piece)
+        call.arguments.pieces.append(piece)
         return (self._call_delta(call.index, {"arguments": piece}),)
 
     def _on_arguments_done(self, event: Event) -> Sequence[Chunk]:
@@ -170,10 +194,9 @@ class ResponsesReader(EventReader):
 
     def _complete_arguments(self, output_index: int, whole: str) -> Sequence[Chunk]:
         call = self._calls.get(output_index)
-        rest = _rest(whole, call.arguments) if call is not None else ""
+        rest = call.arguments.take_rest(whole) if call is not None else ""
         if call is None or not rest:
             return ()
-        call.arguments.append(rest)
         return (self._call_delta(call.index, {"arguments": rest}),)
 
     def _on_item_done(self, event: Event) -> Sequence[Chunk]:
@@ -243,14 +266,6 @@ class ResponsesReader(EventReader):
 
 def _part_index(event: Event, name: str) -> int:
     return max(index_of(event.get(name)), 0)
-
-
-def _rest(whole: str, streamed: Sequence[str]) -> str:
-    """Returns the end of a text that its deltas did not have."""
-    if not whole:
-        return ""
-    before = "".join(streamed)
-    return whole[len(before) :] if len(whole) > len(before) and whole.startswith(before) else ""
 
 
 def answer_items(items: Sequence[Item], *, is_incomplete: bool) -> AnswerItems:

@@ -255,6 +255,8 @@ def test_output_limit_counts_what_is_kept_for_the_provider() -> None:
         block(search, *[{"type": "input_json_delta", "partial_json": "x" * 1000}] * 20),
         block({"type": "text"}, *[{"type": "citations_delta", "citation": "x" * 1000}] * 20),
         block({"type": "web_search_tool_result", "content": "x" * 20_000}),
+        block(THINKING, *[{"type": "signature_delta", "signature": "x" * 1000}] * 20),
+        block({"type": "compaction"}, *({"type": "compaction_delta", f"field_{n}": "x" * 1000} for n in range(20))),
     ):
         with pytest.raises(ModelOutputTooLong):
             merge(START, *events)

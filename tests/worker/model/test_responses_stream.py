@@ -1,5 +1,6 @@
 """Each deviation of a stream of the Responses API in a small case of its own."""
 
+import time
 from typing import Any
 
 import orjson
@@ -359,3 +360,20 @@ def test_output_limit_counts_text_and_every_event() -> None:
         list(reader.feed(frames(*[text("")] * 10)))
     with pytest.raises(ModelOutputTooLong):
         list(ResponsesReader(200).feed(frames(text("x" * 300))))
+    with pytest.raises(ModelOutputTooLong):
+        list(
+            ResponsesReader(200).feed(frames({"type": "response.output_text.delta", "item_id": "x" * 300, "delta": ""}))
+        )
+
+
+def test_repeated_ends_of_a_long_text_take_linear_time() -> None:
+    """A reader that joined the pieces for each of them would hold up the worker's other runs."""
+    whole = {"type": "response.output_text.done", "output_index": 0, "content_index": 0, "text": "x"}
+    whole_call = {"type": "response.function_call_arguments.done", "output_index": 1, "arguments": "x"}
+    piece = {"type": "response.function_call_arguments.delta", "output_index": 1, "delta": "ab"}
+    events = [text("ab"), piece] * 10_000 + [whole, whole_call] * 8000
+    began = time.process_time()
+    chunks = [*ResponsesReader(2**21).feed(frames(added(call(""), 1), *events))]
+
+    assert len(chunks) == 1 + 20_000
+    assert time.process_time() - began < 1
