@@ -36,6 +36,10 @@ from stagebus.worker.model.token_meter import TokenMeter
 # Some servers send the same reasoning in both fields, so the first one with content counts.
 _REASONING_FIELDS: Final = ("reasoning_content", "reasoning")
 NO_SCHEMAS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
+# The reader has counted these for its limit.
+_KEPT_OF_OTHERS: Final = ("index", "delta", "message")
+# So many pieces of text are joined to find repetitions: about 30 ms of work for an answer.
+_COMPARED_MAX: Final = 1_000_000
 _CALL_REASONS: Final = ("tool_calls", "function_call")
 
 
@@ -82,8 +86,10 @@ class DeltaMerger:
         self._schemas = schemas
         self._tracker = FinishTracker()
         self._has_first = False
-        self._chunks_of_others: list[Mapping[str, Any]] = []
+        self._others: list[dict[str, Any]] = []  # choices before choice 0
         self._text: list[str] = []
+        self._blanks = 0  # so many pieces at the text's beginning have only spaces
+        self._compared = 0
         self._reasoning: list[str] = []
         self._details: list[Detail] = []
         self._refusal: list[str] = []
@@ -115,6 +121,9 @@ class DeltaMerger:
             delta = self._without_repetition(choice.get("message"))
         if isinstance(delta, dict):
             self._add_delta(delta)
+        self._report_usage(choice)
+
+    def _report_usage(self, choice: Mapping[str, Any]) -> None:
         if isinstance(usage := choice.get("usage"), dict) and usage:
             self._meter.report(usage)
 
@@ -122,19 +131,18 @@ class DeltaMerger:
         """Returns whether choice 0 has come. Until then, other choices are kept: some servers count from one."""
         found = list(choices(chunk))
         self._has_first = any(True for _ in first_choice(chunk))
-        if found and not self._has_first:
-            self._chunks_of_others.append(chunk)
+        if not self._has_first:
+            for choice in found:
+                self._report_usage(choice)
+                self._others.append({name: choice[name] for name in _KEPT_OF_OTHERS if name in choice})
         return self._has_first
 
     def _use_lowest_choice(self) -> None:
         """Uses the choice with the lowest index, since choice 0 never came."""
-        others = [
-            choice for chunk in self._chunks_of_others for choice in choices(chunk) if isinstance(choice["index"], int)
-        ]
-        lowest = min((choice["index"] for choice in others), default=None)
-        self._chunks_of_others = []
+        others, self._others = self._others, []
+        lowest = min((index for choice in others if isinstance(index := choice.get("index"), int)), default=None)
         for choice in others:
-            if choice["index"] == lowest:
+            if lowest is not None and choice.get("index") == lowest:
                 self._has_first = True
                 self._add_choice(choice)
 
@@ -143,10 +151,13 @@ class DeltaMerger:
         if not isinstance(message, dict) or not self._text or not isinstance(content := message.get("content"), str):
             return message
         content = content.strip()
-        start = next((piece.strip() for piece in self._text if not piece.isspace() and piece), "")
+        while self._blanks < len(self._text) and not self._text[self._blanks].strip():
+            self._blanks += 1
+        start = self._text[self._blanks].strip() if self._blanks < len(self._text) else ""
         # Check the first piece before joining all of them: some servers send a message for each token.
-        if not start or not content.startswith(start):
+        if not start or not content.startswith(start) or self._compared > _COMPARED_MAX:
             return message
+        self._compared += len(self._text)
         before = join_fragments(self._text).strip()
         if not content.startswith(before):
             return message

@@ -1,6 +1,7 @@
 """A whole answer from chunks: its text, reasoning, calls, finish reason and error, however servers send them."""
 
 import json
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -350,3 +351,30 @@ def test_merger_never_raises(values):
     merged = merge(*chunks)
     assert len({call.id for call in merged.tool_calls}) == len(merged.tool_calls)
     assert merged.tokens is None or merged.tokens.total_tokens >= 0
+
+
+def test_hostile_answers_take_bounded_time_and_memory() -> None:
+    """Nothing beside the answer is kept, and no piece is looked at again for each further one."""
+    detail = [{"type": "reasoning.text", "index": n, "text": "a"} for n in range(8000)]
+    answers = [
+        [{"choices": [{"index": 1, "delta": {}, "logprobs": "x" * 200_000 + str(n)}], "pad": "x" * 200_000}
+         for n in range(20)],
+        [delta(content="a"), *[delta(content="bc")] * 12_000, *[{"choices": [{"message": {"content": "a"}}]}] * 6000],
+        [*[delta(content=" ")] * 12_000, *[{"choices": [{"message": {"content": "a"}}]}] * 6000],
+        [delta(reasoning_details=detail), delta(reasoning_details=detail)],
+    ]  # fmt: skip
+    for chunks in answers:
+        began = time.process_time()
+        merger = DeltaMerger()
+        for chunk in chunks:
+            merger.add(chunk)
+        assert len(repr(vars(merger))) < 2_000_000
+        merger.result()
+        assert time.process_time() - began < 0.5
+
+
+def test_usage_objects_with_ever_new_names_do_not_grow() -> None:
+    merged = merge(*({"choices": [], "usage": {"total_tokens": 3, f"name_{n}": 1}} for n in range(200)))
+
+    assert len(merged.usage) < 100
+    assert merged.tokens.total_tokens == 3

@@ -19,6 +19,8 @@ Detail = dict[str, Any]
 _TEXT_FIELDS: Final = ("text", "summary")
 # These fields are concatenated over the fragments of a block. Of every other field the last value counts.
 _CONCATENATED: Final = (*_TEXT_FIELDS, "data")
+# Blocks of one type and index, told apart by their ids.
+_SEARCHED_MAX: Final = 16
 
 
 def parse_details(delta: Mapping[str, Any]) -> list[Detail]:
@@ -37,11 +39,14 @@ def merge_details(fragments: Sequence[Detail]) -> list[Detail]:
     """Returns the whole blocks in their order."""
     blocks: list[Detail] = []
     texts: list[dict[str, list[str]]] = []
+    # The last blocks of each type and index: a search through all of them would take quadratic time.
+    places_by_kind: dict[str, list[int]] = {}
     for fragment in fragments:
-        place = next(
-            (place for place in reversed(range(len(blocks))) if _continues_block(fragment, blocks, place)), len(blocks)
-        )
+        places = places_by_kind.setdefault(repr((fragment.get("type"), fragment.get("index"))), [])
+        last = reversed(places[-_SEARCHED_MAX:])
+        place = next((place for place in last if _continues_block(fragment, blocks, place)), len(blocks))
         if place == len(blocks):
+            places.append(place)
             blocks.append({})
             texts.append({})
         for name, value in fragment.items():
@@ -56,10 +61,8 @@ def merge_details(fragments: Sequence[Detail]) -> list[Detail]:
 
 
 def _continues_block(fragment: Detail, blocks: Sequence[Detail], place: int) -> bool:
-    """Returns whether a fragment continues a block: it has the same type and index. Without an index, the block is the last."""
+    """Returns whether a fragment continues a block of its type and index. Without an index, the block is the last."""
     block = blocks[place]
-    if any(block.get(name) != fragment.get(name) for name in ("type", "index")):
-        return False
     if block.get("id") and fragment.get("id") and block["id"] != fragment["id"]:
         return False
     return fragment.get("index") is not None or (place == len(blocks) - 1 and not fragment.get("data"))

@@ -13,6 +13,7 @@ from typing import Any, Final
 from stagebus.shared.domain.usage import Usage
 
 _COUNT_MAX: Final = 2**53  # JSON readers agree on integers up to this
+_NAMES_MAX: Final = 64  # of a merged object, which each further one is compared with
 _COUNT_FIELDS: Final = (
     ("prompt_tokens", "input_tokens"),
     ("completion_tokens", "output_tokens"),
@@ -72,6 +73,8 @@ def _larger_counts(before: Mapping[str, Any], usage: Mapping[str, Any]) -> dict[
         known = merged.get(name)
         if isinstance(known, Mapping) and isinstance(value, Mapping):
             merged[name] = _larger_counts(known, value)
+        elif name not in merged and len(merged) >= _NAMES_MAX:
+            continue
         elif not known or (_is_number(value) and _is_number(known) and value > known):
             merged[name] = value
     return merged
