@@ -69,7 +69,8 @@ class Browser(asyncio.Protocol):
             end = data.rfind(b"\n") + 1
             self._rest = data[end:]
             data = data[:end]
-        count = data.count(b"\ndata: ")
+        # In Durable Streams a line of data is an array, and a second one that is an object says where to continue.
+        count = data.count(b"\ndata: ") + data.count(b"\ndata:[")
         if not count and not data.startswith(b"data: "):
             return
         self.events += count + data.startswith(b"data: ")

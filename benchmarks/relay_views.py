@@ -25,6 +25,7 @@ TARGETS: Final[Mapping[str, str | tuple[str, dict[str, Any]]]] = {
     "chat completions": ("/v1/chat/completions", CHAT),
     "AI SDK": "/api/chat/{}/stream",
     "AG-UI": ("/agui", AGUI),
+    "Durable Streams": "/durable/runs/{}?offset=-1&live=sse",
 }
 
 

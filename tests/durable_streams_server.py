@@ -200,4 +200,10 @@ def create_app(settings: Settings) -> Starlette:
 
 
 if __name__ == "__main__":
-    uvicorn.run(create_app(load_settings()), host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")
+    uvicorn.run(
+        create_app(load_settings()),
+        host="127.0.0.1",
+        port=int(sys.argv[1]),
+        log_level="warning",
+        timeout_graceful_shutdown=1,
+    )

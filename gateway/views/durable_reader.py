@@ -113,7 +113,7 @@ def _page_response(request: Request, log: DurableLog, query: ReadQuery, page: St
     if page.is_tail:
         headers[UP_TO_DATE] = _TRUE
     if query.live and not page.is_closed:
-        headers[CURSOR] = cursor_from(query.cursor)
+        headers[CURSOR] = str(cursor_from(query.cursor))
     if query.live and _has_no_news(page):
         return Response(status_code=204, headers={**headers, "Cache-Control": NO_STORE})
     if query.after is None:

@@ -4,7 +4,7 @@ A message is `{"id":"5204-118","event":"done","data":{…}}`, in the log's order
 """
 
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
 
 from stagebus.gateway.api.responses import JSON
 from stagebus.gateway.streaming.views import EventView
@@ -50,29 +50,43 @@ class DurableView(EventView):
 
     def encode_batch(self, batch: LiveBatch) -> bytes:
         """Returns the messages of a live batch."""
-        encoded = _encode_live(batch, self._stage_id, self._encoder.cursor)
-        if encoded is None:
+        live = _encode_live(batch, self._stage_id)
+        if live is None:
             return b""
-        self._encoder.offset = encoded.last
-        return encoded.frames
+        self._encoder.offset = live.last
+        return live.frames(self._encoder.cursor)
 
     def encode_gap(self, gap: LogGap) -> bytes:
         """Returns nothing: the stream ends, and the client's next request is told that its offset is gone."""
         return b""
 
 
-class _LiveMessages(NamedTuple):
-    frames: bytes
-    last: EventId
+class _LiveMessages:
+    """The messages of a live batch, and their frames with the cursor that was wanted last: most clients have the same."""
+
+    __slots__ = ("_cursor", "_data", "_frames", "_is_closed", "last")
+
+    def __init__(self, data: bytes, last: EventId, *, is_closed: bool) -> None:
+        self._data = data
+        self._is_closed = is_closed
+        self._cursor = -1
+        self._frames = b""
+        self.last = last
+
+    def frames(self, cursor: int) -> bytes:
+        """Returns the data event and its control event."""
+        if cursor != self._cursor:
+            self._cursor = cursor
+            self._frames = self._data + encode_control(self.last, cursor, is_tail=True, is_closed=self._is_closed)
+        return self._frames
 
 
 # All clients of a run take the same batch one after the other, so the newest batches are enough.
 @lru_cache(maxsize=4)
-def _encode_live(batch: LiveBatch, stage_id: str | None, cursor: str) -> _LiveMessages | None:
+def _encode_live(batch: LiveBatch, stage_id: str | None) -> _LiveMessages | None:
     events = batch.events() if stage_id is None else events_in(batch.frames_of(stage_id))
     if not events:
         return None
     last = batch.last if stage_id is None else parse_id(events[-1][0].decode())
     data = JSON_FORMAT.encode_data([_MESSAGE % event for event in events])
-    control = encode_control(last, cursor, is_tail=True, is_closed=batch.is_end)
-    return _LiveMessages(data + control, last)
+    return _LiveMessages(data, last, is_closed=batch.is_end)

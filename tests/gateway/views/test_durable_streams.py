@@ -9,13 +9,14 @@ import pytest
 from redis.asyncio import Redis
 from starlette.applications import Starlette
 
+from stagebus.gateway.app import create_app
 from stagebus.gateway.streaming.hub import Hub
 from stagebus.gateway.views import durable_streams
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.cursor import EventId
 from stagebus.shared.domain.events import Cancel, Error, Event
 from stagebus.shared.storage import keys
-from tests.gateway.conftest import ClientOf
+from tests.gateway.conftest import ClientOf, client
 from tests.support import runs_by_hand, scripted_log
 from tests.support.runs_by_hand import RunByHand
 from tests.support.third_party import node_driver
@@ -208,6 +209,31 @@ async def test_run_of_another_tenant_does_not_exist(client_of: ClientOf) -> None
         response = await bob.get(f"/durable/runs/{run_id}{query}")
         assert response.status_code == 404
         assert "x-run-id" not in response.headers
+
+
+async def test_ticket_opens_its_own_run_only(client_of: ClientOf) -> None:
+    alice = await client_of("alice")
+    body = {"messages": [{"role": "user", "content": "Hi"}]}
+    own, other = [(await alice.post("/runs", json=body)).json()["id"] for _ in range(2)]
+    ticket = (await alice.post(f"/runs/{own}/ticket")).json()["ticket"]
+    del alice.headers["authorization"]
+    answers = [await alice.get(f"/durable/runs/{run_id}", params={"ticket": ticket}) for run_id in (own, other)]
+
+    assert [response.status_code for response in answers] == [200, 404]
+
+
+async def test_page_of_another_origin_may_ask_for_the_end(redis: Redis, settings: Settings, run: RunByHand) -> None:
+    """A HEAD request with a key is asked about first."""
+    app = create_app(settings.model_copy(update={"cors_origins": ("https://shop.test",)}))
+    origin = {"Origin": "https://shop.test"}
+    asked = {"Access-Control-Request-Method": "HEAD", "Access-Control-Request-Headers": "authorization,if-none-match"}
+    async with app.router.lifespan_context(app), client(app, origin) as page:
+        preflight = await page.options(path_of(run), headers=asked)
+        head = await page.head(path_of(run))
+
+    assert preflight.status_code == 200
+    exposed = head.headers["access-control-expose-headers"].lower()
+    assert {"stream-next-offset", "stream-up-to-date", "stream-closed", "stream-cursor"} <= set(exposed.split(", "))
 
 
 # --- long polls --------------------------------------------------------------
