@@ -61,10 +61,15 @@ def test_npm_packages_are_locked_by_integrity_and_run_no_script(folder: str) -> 
     lock = json.loads((ROOT / folder / "package-lock.json").read_text())
     package = json.loads((ROOT / folder / "package.json").read_text())
     root, *parts = lock["packages"].values()
+    locked = {path.rpartition("node_modules/")[2] for path in lock["packages"]}
+    needed = {
+        name for part in parts for kind in ("dependencies", "optionalDependencies") for name in part.get(kind, ())
+    }
     settings = (ROOT / folder / ".npmrc").read_text().splitlines()
 
     for kind in ("dependencies", "devDependencies", "peerDependencies"):
         assert root.get(kind) == package.get(kind), f"{folder}: make lock"
+    assert needed - locked == set(), "npm ci refuses a lock that lacks a package"
     assert [part for part in parts if not part.get("integrity", "").startswith("sha512-") or "resolved" in part] == []
     assert {"ignore-scripts=true", "omit-lockfile-registry-resolved=true"} <= set(settings)
     assert "npm ci" in (ROOT / "Makefile").read_text()
