@@ -113,8 +113,9 @@ async def _write(
         position, separator = EventId(0, 0), b""
         try:
             async for page in hub.pages(run.run_id, run.tenant):
-                position = page.position
-                events = [event for event in page.events if event.event_id <= run.last_id]
+                position, events = page.position, page.events
+                if position > run.last_id:
+                    events = [event for event in events if event.event_id <= run.last_id]
                 if events:
                     yield separator + orjson.dumps(event_objects(events))[1:-1]
                     separator = b","

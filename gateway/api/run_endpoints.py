@@ -78,16 +78,17 @@ async def _answer_waiting(request: Request, run_id: str, wait_s: int, location: 
     """Answers with the created run once it has ended or waits for a person.
 
     The run exists, so the answer is no error: where waiting is not possible, or no longer, the client gets the run as it
-    was last read, without `Preference-Applied`, and asks for it elsewhere.
+    was before the wait, without `Preference-Applied`, and asks for it elsewhere.
     """
-    run, applied = await read_run(request, run_id), {"Preference-Applied": f"wait={wait_s}"}
+    run = await read_run(request, run_id)
+    view = await view_of(request, run)
     try:
         run = await wait_for_pause(request, run, wait_s)
         view = await view_of(request, run)
     except (TooManyStreams, Draining, StorageUnavailable):
-        applied = {}
-        view = RunView.of_stages(run.record, urls_of(request), [], pending=run.pending)
-    return json_response(view, 200 if applied and run.is_at_pause else 202, {**location, **applied})
+        return json_response(view, 202, location)
+    headers = {**location, "Preference-Applied": f"wait={wait_s}"}
+    return json_response(view, 200 if run.is_at_pause else 202, headers)
 
 
 async def list_runs(request: Request) -> Response:

@@ -9,7 +9,7 @@ from typing import Final
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.errors import Fenced, RunEnded, RunNotFound
 from stagebus.shared.storage import keys, run_scripts
-from stagebus.shared.storage.lua_script import Script
+from stagebus.shared.storage.lua_script import Script, ScriptConnection
 from stagebus.shared.storage.redis_client import Redis
 from stagebus.shared.store import run_store
 
@@ -31,7 +31,7 @@ async def delete_run(redis: Redis, settings: Settings, run_id: str, tenant: str)
     """
     record = await run_scripts.read(redis, run_id, tenant)
     idempotency = record.get(b"idempotency", b"").decode()
-    while not await _delete_ended(redis, run_id, tenant, idempotency):
+    while not await delete_ended(redis, run_id, tenant, idempotency):
         await _end(redis, settings, run_id)
 
 
@@ -49,15 +49,18 @@ async def _end(redis: Redis, settings: Settings, run_id: str) -> None:
         await run_store.finalize(redis, settings, run_id)
 
 
-async def _delete_ended(redis: Redis, run_id: str, tenant: str, idempotency: str) -> bool:
+async def delete_ended(connection: ScriptConnection, run_id: str, tenant: str, idempotency: str) -> bool:
     """Deletes the run if it has ended and is accounted; returns whether it is deleted.
+
+    Args:
+        idempotency: the Redis key of the client's Idempotency-Key, or empty.
 
     Raises:
         RunNotFound: the tenant has no such run.
     """
     key_list = [keys.run(run_id), keys.ACTIVE, keys.runs(tenant), keys.RUNNING, keys.THROTTLED, keys.QUEUE]
     key_list += [keys.lease(run_id), *keys.all_of_run(run_id, idempotency)[1:]]
-    reply = await _DELETE(redis, key_list, [run_id, tenant, idempotency, TOMBSTONE_TTL_S * 1000])
+    reply = await _DELETE(connection, key_list, [run_id, tenant, idempotency, TOMBSTONE_TTL_S * 1000])
     if reply == b"gone":
         raise RunNotFound(run_id)
     return bool(reply == b"deleted")

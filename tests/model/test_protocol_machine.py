@@ -2,7 +2,7 @@
 
 Two workers and the gateway acquire, claim, append, renew, release, park, decide, finish, cancel and sweep one run.
 Replies are lost, leases and approvals expire, Redis loses its tail. Each rule predicts what its script answers and
-changes; Redis must then have exactly that state.
+changes; Redis must then have exactly that state. At the end of each interleaving the run is deleted.
 
 A rule first does what it requires (an append claims, a claim acquires), since Hypothesis leaves some rules out of each
 example: a rule that needed three others would hardly ever run.
@@ -27,7 +27,7 @@ from stagebus.shared.log import live_batch
 from stagebus.shared.storage import keys, queue_scripts, run_scripts
 from stagebus.shared.storage.queue_scripts import Renewal
 from stagebus.shared.storage.run_scripts import AppendResult, LogEntry, TerminalState
-from stagebus.shared.store import parking
+from stagebus.shared.store import parking, run_deletion
 
 LIFE_S, LEASE_S = 600, 60
 GATEWAY, SWEEP = "gateway", "sweep"
@@ -466,6 +466,36 @@ class LogProtocol(RuleBasedStateMachine):
         assert "done" not in [entry.event for _, entry in self.stored.log[:-1]], "nothing follows a terminal event"
         for event_id, entry in self.stored.log:
             assert self.content_by_id.setdefault(event_id, entry.data) == entry.data, "an id has two contents"
+
+    def teardown(self) -> None:
+        """Deletes the run in the state in which the interleaving left it: nothing that anyone still sends changes Redis."""
+        if not self.stored.is_ended:
+            assert self.call(run_deletion.delete_ended, RUN, "t", "") is False
+            claim = self.call(run_scripts.claim, RUN, "")
+            end = [LogEntry(RUN_STAGE, "done", b"{}")]
+            self.call(
+                run_scripts.append, RUN, attempt=claim.attempt, before=claim.last_id, entries=end, message=b"", end=END
+            )
+        self.client.zrem(keys.ACTIVE, RUN)  # as account does, outside of this model
+        assert self.call(run_deletion.delete_ended, RUN, "t", "") is True
+        for worker in self.workers.values():
+            token, attempt = worker.token or "none", worker.attempt or 0
+            one = {"entries": [LogEntry("extraction", "x", b"{}")], "message": b""}
+            assert self.call(run_scripts.append, RUN, attempt=attempt, before=worker.base, **one) is RunEnded
+            assert self.call(run_scripts.claim, RUN, "w", token=token) is RunEnded
+            assert self.call(run_scripts.cancel, RUN) is RunEnded
+            assert self.call(parking.decide, RUN, "c1", "{}") is RunEnded
+            lease = {"token": token, "attempt": attempt}
+            assert self.call(queue_scripts.renew, RUN, lease_s=LEASE_S, **lease) is None
+            assert not self.call(parking.park, RUN, due_ms=LATER_MS, seen=b"", **lease)
+            assert not self.call(queue_scripts.acquire, RUN, token, LEASE_S, RUNNING_MAX)
+            assert not self.call(queue_scripts.finish, RUN, token)
+            assert not self.call(queue_scripts.requeue, RUN, b"job")
+            self.call(queue_scripts.release, RUN, token=token, attempt=None)
+        assert self.client.keys(f"*{RUN}*") == [keys.run(RUN).encode()]
+        assert set(self.client.hkeys(keys.run(RUN))) == {b"deleted_of", b"deleted_at"}
+        assert self.client.zscore(keys.QUEUE, RUN) is None
+        assert MINE.encode() not in self.client.zrange(keys.RUNNING, 0, -1) + self.client.zrange(keys.THROTTLED, 0, -1)
 
 
 def test_protocol_holds_in_any_interleaving(redis_url: str) -> None:
