@@ -1,20 +1,23 @@
 """Folds the log as it is now, before a stream or an answer begins."""
 
 from contextlib import aclosing
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import orjson
 
 from stagebus.gateway.streaming.fold import END, Fold, FoldSource
 from stagebus.gateway.streaming.folded_view import Voided
 from stagebus.gateway.streaming.hub import Hub
+from stagebus.gateway.streaming.model_pieces import is_model_stage, pieces_of
 from stagebus.shared.domain.cursor import START, EventId, parse_id
-from stagebus.shared.domain.events import StageRestarted
+from stagebus.shared.domain.events import StageCompleted, StageRestarted, ToolCompletionChunk
 
 F = TypeVar("F", bound=Fold)
 F_co = TypeVar("F_co", bound=Fold, covariant=True)
 
+_CHUNK: Final = ToolCompletionChunk.event.encode()
 _RESTARTED: Final = StageRestarted.event.encode()
+_COMPLETED: Final = StageCompleted.event.encode()
 
 
 class FoldedLog(NamedTuple, Generic[F_co]):
@@ -62,16 +65,46 @@ async def fold_log(hub: Hub, source: FoldSource[F], tenant: str, until: int | No
 async def find_voided(hub: Hub, run_id: str, tenant: str) -> list[Voided]:
     """Returns the parts of the log that are void now, for a client that cannot take back what it was sent.
 
+    That is what a restart made void, and a complete stage's deltas if its result has another text, for example without a
+    call that stood in it.
+
     Raises:
         RunNotFound: the tenant has no such run.
         StorageUnavailable: Redis is down.
     """
     voided: list[Voided] = []
+    said = _Said()
     async with aclosing(hub.pages(run_id, tenant)) as pages:
         async for page in pages:
             for stage_id, entries in page.slices:
+                if not is_model_stage(stage_id):
+                    continue
                 for event_id, (_, name, _, data) in entries:
-                    if name == _RESTARTED:
-                        sequence = parse_id(event_id.decode()).sequence
+                    sequence = parse_id(event_id.decode()).sequence
+                    if name == _CHUNK:
+                        said.add(orjson.loads(data).get("tool_results"), sequence)
+                    elif name == _RESTARTED:
                         voided.append(Voided(stage_id, orjson.loads(data)["discard_from"], sequence))
+                        said = _Said()
+                    elif name == _COMPLETED:
+                        result = orjson.loads(data).get("result") or {}
+                        if said.texts and "".join(said.texts) != (result.get("text") or ""):
+                            voided.append(Voided(stage_id, said.first, said.last))
+                        said = _Said()
     return voided
+
+
+class _Said:
+    """The text of a stage's deltas, and the first and last event that has some."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.first = self.last = 0
+
+    def add(self, chunk: Any, sequence: int) -> None:
+        """Adds the text of a chunk."""
+        texts = [piece.text for piece in pieces_of(chunk) if not piece.is_reasoning]
+        if texts:
+            self.first = self.first or sequence
+            self.last = sequence
+            self.texts += texts

@@ -18,7 +18,7 @@ from stagebus.gateway.streaming.stream_writer import StreamTorn
 from stagebus.shared.access_errors import TooManyStreams
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.cursor import START, EventId, parse_id
-from stagebus.shared.domain.events import StageRestarted
+from stagebus.shared.domain.events import StageCompleted, StageRestarted, ToolCompletionChunk
 from stagebus.shared.domain.tenants import DEFAULT_TENANT
 from stagebus.shared.log.log_page import Page, StageSlice
 from tests.support import runs_by_hand, snapshots
@@ -218,6 +218,27 @@ async def test_end_message_ends_the_client_but_not_the_run(hub: Hub, run: RunByH
     assert whole.stream.subscription._view.fold.chunks == 2
     assert voided == [Voided("extraction", 2, 3)]
     assert settled.messages == [*expected("b"), '"end"']
+
+
+@pytest.mark.parametrize(
+    ("text", "voided"),
+    [
+        ("ab", []),
+        ("a", [Voided("extraction", 4, 5)]),
+        ("c", [Voided("extraction", 4, 5)]),
+        ("", [Voided("extraction", 4, 5)]),
+    ],
+)
+async def test_text_that_the_result_does_not_have_is_void(
+    hub: Hub, run: RunByHand, text: str, voided: list[Voided]
+) -> None:
+    """As of a model whose call stands in its text."""
+    await run.put(ToolCompletionChunk.of("extraction", {"choices": [{"delta": {"reasoning": "Hm"}}]}))
+    await run.put(StageRestarted(stage_id="extraction", attempt=2, discard_from=3))
+    await run.say("a", "b")
+    await run.put(StageCompleted(stage_id="extraction", result={"text": text}))
+
+    assert (await find_voided(hub, run.run_id, DEFAULT_TENANT))[1:] == voided
 
 
 async def test_every_position_in_the_messages_gives_exactly_the_rest(hub: Hub, run: RunByHand, read: Read) -> None:
