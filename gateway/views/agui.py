@@ -95,7 +95,8 @@ async def _find_run(request: Request, form: AguiInput) -> RunRecord | None:
     """Returns the run that the ids name, if there is one already."""
     tenant = principal_of(request).tenant
     with storage_errors():
-        run_id = await run_store.find_by_idempotency_key(gateway_of(request).redis, tenant, _key(form))
+        key = key_of(form.thread_id, form.run_id)
+        run_id = await run_store.find_by_idempotency_key(gateway_of(request).redis, tenant, key)
     if run_id is None and ids.is_run_id(form.run_id):
         run_id = form.run_id
     if run_id is None:
@@ -110,8 +111,9 @@ async def _create_run(request: Request, form: AguiInput, body: Json) -> tuple[Ru
     """Creates the run. Returns it, and whether another request created it at the same time."""
     props: Json = body.get("forwardedProps") or {}
     run = {"messages": parse_messages(list(_as_messages(form.messages)), "messages"), "model": props.get("model")}
+    key = key_of(form.thread_id, form.run_id)
     try:
-        created = await create_run(request, props, run, {"model": "forwardedProps.model"}, idempotency_key=_key(form))
+        created = await create_run(request, props, run, {"model": "forwardedProps.model"}, idempotency_key=key)
     except IdempotencyConflict:
         found = await _find_run(request, form)
         if found is None:
@@ -120,8 +122,9 @@ async def _create_run(request: Request, form: AguiInput, body: Json) -> tuple[Ru
     return created, False
 
 
-def _key(form: AguiInput) -> str:
-    return _KEY_PREFIX + hashlib.sha256(f"{form.thread_id}\0{form.run_id}".encode()).hexdigest()
+def key_of(thread_id: str, run_id: str) -> str:
+    """Returns the idempotency key for a thread id and a run id."""
+    return _KEY_PREFIX + hashlib.sha256(compact_json([thread_id, run_id]).encode()).hexdigest()
 
 
 def _as_messages(messages: list[Json]) -> Iterator[Any]:

@@ -97,7 +97,7 @@ def _items(items: list[Any]) -> Iterator[Json]:
     for at, item in enumerate(items):
         if not isinstance(item, dict):
             raise invalid_fields([(f"input.{at}", "must be an object")])
-        kind = item.get("type", "message")
+        kind = str(item.get("type", "message"))
         if kind in _DROPPED:
             continue
         if kind in ("mcp_call", "function_call"):
@@ -115,7 +115,7 @@ def _items(items: list[Any]) -> Iterator[Json]:
             if item.get("content") != []:  # of an item that a restart made void
                 yield {**item, "content": _content(item.get("content"))}
         else:
-            raise invalid_fields([(f"input.{at}", f"items of the type {str(kind)[:64]!r} are not supported")])
+            raise invalid_fields([(f"input.{at}", f"items of the type {kind[:64]!r} are not supported")])
     yield from _exchange(calls, results)
 
 
@@ -158,7 +158,7 @@ def _part(part: Any) -> Any:
     if not isinstance(part, dict):
         return part
     kind = part.get("type")
-    if kind in _TEXT_PARTS:
+    if isinstance(kind, str) and kind in _TEXT_PARTS:
         return {"type": "text", "text": part.get("text")}
     if kind == "input_image":
         detail = part.get("detail")

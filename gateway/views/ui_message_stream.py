@@ -49,6 +49,8 @@ from stagebus.shared.storage.redis_client import storage_errors
 from stagebus.shared.store import chat_runs, run_store
 
 CHAT_ID_MAX_CHARS: Final = 256
+# No path can contain others.
+CHAT_ID_PATTERN: Final = r"^[^\x00-\x1f\x7f]*$"
 VERSION_HEADER: Final = "x-vercel-ai-ui-message-stream"
 RUN_HEADER: Final = "x-workflow-run-id"
 TAIL_HEADER: Final = "x-workflow-stream-tail-index"
@@ -83,7 +85,7 @@ class UiMessage(LenientModel):
 class PostChat(LenientModel):
     """The chat's messages, as `DefaultChatTransport` and `WorkflowChatTransport` send them."""
 
-    id: Annotated[str, Field(min_length=1, max_length=CHAT_ID_MAX_CHARS)] | None = Field(
+    id: Annotated[str, Field(min_length=1, max_length=CHAT_ID_MAX_CHARS, pattern=CHAT_ID_PATTERN)] | None = Field(
         default=None, description="the chat's id; it then stands for its newest run"
     )
     messages: list[UiMessage] = Field(min_length=1, description="the conversation; the run answers its last message")

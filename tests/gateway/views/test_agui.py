@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from starlette.applications import Starlette
 
 from stagebus.gateway.streaming.fold import RunFacts
+from stagebus.gateway.views.agui import key_of
 from stagebus.gateway.views.agui_fold import AguiFold
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.events import Cancel, Done, Error, Event, RunQueued, ToolResult
@@ -288,6 +289,12 @@ async def test_bad_input_names_its_field(web: httpx.AsyncClient, change: dict[st
     assert response.status_code == 422
     assert response.headers["content-type"] == "application/problem+json"
     assert any(error["field"].startswith(field) for error in response.json()["errors"]), response.json()
+
+
+def test_no_two_pairs_of_ids_have_one_key() -> None:
+    pairs = [("a", "b\0c"), ("a\0b", "c"), ('a","b', "c"), ("a", 'b","c'), ("", "x")]
+
+    assert len({key_of(*pair) for pair in pairs}) == len(pairs)
 
 
 async def test_ids_are_the_tenants_own(client_of: Any, redis: Redis) -> None:

@@ -101,6 +101,8 @@ def test_tool_choice_is_a_word_or_a_name(choice: Any, native: str) -> None:
         ({"input": 7}, "input"),
         ({"input": ["x"]}, "input.0"),
         ({"input": [{"type": "web_search_call"}]}, "input.0"),
+        ({"input": [{"type": ["message"]}]}, "input.0"),
+        ({"input": [{"role": "user", "content": [{"type": ["text"]}]}]}, "input.0.0"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input.0"),
         ({"input": [{"role": "user", "content": [{"type": "input_video"}]}]}, "input.0.0"),
         ({"input": [{"type": "mcp_call"}]}, "input.0.0"),

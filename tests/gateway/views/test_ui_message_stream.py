@@ -368,6 +368,8 @@ async def test_messages_are_read_leniently(web: httpx.AsyncClient, redis: Redis)
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "user", "parts": []}]}, "messages"),
         ({"messages": [HELLO], "id": ""}, "id"),
+        ({"messages": [HELLO], "id": "a\nb"}, "id"),
+        ({"messages": [HELLO], "id": "a\0"}, "id"),
         ({"messages": [HELLO], "model": 7}, "model"),
         ({"messages": [HELLO], "stagebus": {"no_such": 1}}, "stagebus.no_such"),
         ({"messages": [HELLO], "stagebus": 1}, "stagebus"),
