@@ -234,7 +234,11 @@ async def test_ended_stream_leaves_no_reference_cycle(connect: Connect, run: Run
 
 @pytest.mark.parametrize(
     ("path", "opening"),
-    [("/runs/{}/events", b"event: run_queued"), ("/v1/responses/resp_{}?stream=true", b"event: response.queued")],
+    [
+        ("/runs/{}/events", b"event: run_queued"),
+        ("/v1/responses/resp_{}?stream=true", b"event: response.queued"),
+        ("/durable/runs/{}?offset=-1&live=sse", b"event: control"),
+    ],
 )
 async def test_open_stream_uses_at_most_16_kib(
     connect: Connect, run: RunByHand, hub: Hub, path: str, opening: bytes

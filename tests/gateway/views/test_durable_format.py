@@ -16,6 +16,7 @@ from stagebus.gateway.views.durable_format import (
     parse_query,
 )
 from stagebus.shared.domain.cursor import START, EventId
+from stagebus.shared.position_errors import BadOffset
 
 parts = st.integers(min_value=0, max_value=10**12 - 1)
 ids = st.builds(EventId, parts, parts)
@@ -25,6 +26,15 @@ ids = st.builds(EventId, parts, parts)
 def test_offsets_are_read_back_and_sort_as_their_ids(one: EventId, other: EventId) -> None:
     assert parse_offset(encode_offset(one)) == one
     assert (encode_offset(one) < encode_offset(other)) == (one < other)
+
+
+@given(st.text("0123456789-\u0660 \n", min_size=24, max_size=26))
+def test_text_of_another_form_is_no_offset(text: str) -> None:
+    try:
+        offset = parse_offset(text)
+    except BadOffset:
+        return
+    assert encode_offset(offset) == text
 
 
 def test_cursor_is_the_interval_or_more_than_the_given_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,11 +14,11 @@ from stagebus.gateway.streaming.hub import Hub
 from stagebus.gateway.views import durable_streams
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.cursor import EventId
-from stagebus.shared.domain.events import Cancel, Error, Event
+from stagebus.shared.domain.events import Cancel, Error, Event, StageStarted
 from stagebus.shared.storage import keys
 from tests.gateway.conftest import ClientOf, client
 from tests.support import runs_by_hand, scripted_log
-from tests.support.runs_by_hand import RunByHand
+from tests.support.runs_by_hand import RunByHand, chunk
 from tests.support.third_party import node_driver
 from tests.support.waiting import until, until_equal
 
@@ -288,7 +288,7 @@ async def test_stream_is_closed_by_the_runs_end(
     await run.say(*"abcdefgh")
     sse = "?live=sse&offset="
     streams = await opened(http, hub, *(path_of(run, stage) + sse + "-1" for stage in ("", "extraction", "tools")))
-    await run.say("i", "j")
+    await run.put(chunk("i"), StageStarted(stage_id="tools", attempt=1), chunk("j"))  # one batch of two stages
     last = await run.end(end)
     whole, stage, tools = [await stream for stream in streams]
     late = await http.get(path_of(run) + sse + offset_of(last))
