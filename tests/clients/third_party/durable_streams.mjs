@@ -1,5 +1,6 @@
 // Drives the client of Durable Streams against a gateway.
 //
+//   {"do": "json", "path": "<run id>", "live": true}     all that there is; one page if `live` is false
 //   {"do": "follow", "path": "<run id>", "readers": [{"live": "sse", "offset": "-1", "tearAt": 3}, …]}
 //
 // All readers follow at once. One that is torn begins again at the last offset that it was given.
@@ -12,6 +13,7 @@ import { tearFirst } from "./torn.mjs";
 const base = `${process.argv[2]}/durable/runs`;
 
 await serve({
+  json: async ({ path, live }) => (await stream({ url: `${base}/${path}`, live, warnOnHttp: false })).json(),
   follow: ({ path, readers }) => Promise.all(readers.map((reader) => follow(`${base}/${path}`, reader))),
 });
 

@@ -31,6 +31,7 @@ async def test_deleted_run_does_not_exist_for_any_request(api: httpx.AsyncClient
         await api.get(path, params={"wait": 30}),
         await api.get(f"{path}/events", headers=JSON),
         await api.get(f"/v1/responses/resp_{run_id}"),
+        await api.get(f"/durable/runs/{run_id}"),
         await api.post(f"{path}/cancel"),
         await api.post(f"{path}/ticket"),
     ):

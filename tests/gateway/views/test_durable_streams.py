@@ -77,6 +77,7 @@ async def test_client_has_every_event_once_live_late_and_torn_at_every_frame(
         await scripted_log.tell(run)
         live = await following
         late = await node.ask(do="follow", path=run.run_id, readers=[{"live": "sse"}, {"live": True}])
+        whole, page = [await node.ask(do="json", path=run.run_id, live=live) for live in (True, False)]
         events = await native_events(http, run)
         offset = offset_of(events[7]["id"])
         path = f"{run.run_id}/stages/synthesis"
@@ -89,6 +90,7 @@ async def test_client_has_every_event_once_live_late_and_torn_at_every_frame(
         assert reader["offset"] == offset_of(events[-1]["id"])
     assert staged[0]["items"] == await native_events(http, run, "synthesis")
     assert gone[0]["status"] == 410
+    assert (whole, page) == (events, events[:6])
 
 
 # --- pages -------------------------------------------------------------------
