@@ -88,9 +88,11 @@ async def get_response(request: Request) -> Response:
 async def cancel_response(request: Request) -> Response:
     """Cancel a response.
 
-    Safe to repeat. Waits a few seconds for the run's end; the response is `in_progress` if that takes longer.
+    Safe to repeat. Waits a few seconds for the run's end; the response is `in_progress` if that takes longer. The credential
+    needs `runs:read`, too, because the answer has the response's text.
     """
     gateway, principal = gateway_of(request), principal_of(request)
+    principal.check(Scope.RUNS_READ)  # the answer is the response
     run = await get_run(request, request.path_params[RUN_ID])
     if run.status in (RunStatus.SUCCEEDED, RunStatus.FAILED):
         raise InvalidRequest("Cannot cancel a completed response.")

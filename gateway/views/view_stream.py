@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
+from stagebus.gateway.api.guard import check_run
 from stagebus.gateway.api.headers import RUN_ID, SHOWN_RUN
 from stagebus.gateway.api.held_request import hold, running_hub
 from stagebus.gateway.api.responses import EVENT_STREAM
@@ -43,8 +44,9 @@ async def get_run(request: Request, run_id: str) -> RunRecord:
     """Reads the record of a run of the caller's tenant. From now on, the response to the request names the run.
 
     Raises:
-        RunNotFound: the tenant has no such run.
+        RunNotFound: the tenant has no such run, or the caller's ticket is for another one.
     """
+    check_run(principal_of(request), run_id)
     with storage_errors():
         run = await run_store.get_run(gateway_of(request).redis, run_id, principal_of(request).tenant)
     show_run(request, run_id)

@@ -91,6 +91,26 @@ async def test_run_of_another_tenant_is_not_found(client_of: ClientOf, path: str
     assert (await mine.get(f"/runs/{run_id}")).json()["status"] == "queued", "the run is untouched"
 
 
+async def test_ticket_opens_no_other_run_by_any_path(locked_app: Starlette, client_of: ClientOf) -> None:
+    """A chat's path names a run, too."""
+    owner = await client_of("acme")
+    shared, other = [(await owner.post("/runs", json=HELLO)).json()["id"] for _ in range(2)]
+    for run_id in (shared, other):
+        await owner.post(f"/runs/{run_id}/cancel")
+    ticket = (await owner.post(f"/runs/{shared}/ticket")).json()["ticket"]
+    found: dict[str, set[int]] = {shared: set(), other: set()}
+    async with client(locked_app) as guest:
+        for path, method, guard in GUARDED:
+            if guard.takes_ticket and "stage_id" not in path:
+                for run_id, statuses in found.items():
+                    answer = await guest.request(
+                        method, url(path, guard.run_prefix + run_id), params={"ticket": ticket}
+                    )
+                    statuses.add(answer.status_code)
+
+    assert found == {shared: {200}, other: {204, 404}}
+
+
 async def test_stream_of_a_run_of_another_tenant_is_not_found(client_of: ClientOf) -> None:
     mine, other = await client_of("acme"), await client_of("umbrella")
     run_id = (await mine.post("/runs", json=HELLO)).json()["id"]

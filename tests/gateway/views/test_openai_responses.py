@@ -245,6 +245,7 @@ async def test_tenants_and_scopes_are_apart(client_of: ClientOf, redis: Redis) -
     owner, other = await client_of("acme"), await client_of("other")
     made = (await owner.post("/v1/responses", json={"model": "demo", "input": "Hi", "background": True})).json()["id"]
     writer, reader = await client_of("acme", Scope.RUNS_WRITE), await client_of("acme", Scope.RUNS_READ)
+    stopper = await client_of("acme", Scope.RUNS_CANCEL)
     ticket = (await owner.post(f"/runs/{made.removeprefix('resp_')}/ticket")).json()["ticket"]
     anonymous = await client_of("acme")
     del anonymous.headers["Authorization"]
@@ -256,6 +257,7 @@ async def test_tenants_and_scopes_are_apart(client_of: ClientOf, redis: Redis) -
     assert (await other.post(f"/v1/responses/{made}/cancel")).status_code == 404
     assert (await writer.post("/v1/responses", json={"input": "Hi", "background": True})).status_code == 403
     assert (await reader.post(f"/v1/responses/{made}/cancel")).status_code == 403
+    assert (await stopper.post(f"/v1/responses/{made}/cancel")).status_code == 403, "the answer has the text"
     assert (await anonymous.get(f"/v1/responses/{made}", params={"ticket": ticket})).status_code == 200
     refused = await anonymous.get(f"/v1/responses/{made}")
     assert (refused.status_code, refused.json()["error"]["type"]) == (401, "authentication_error")
