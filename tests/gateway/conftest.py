@@ -21,6 +21,7 @@ from stagebus.shared.log.sse import Frame
 from stagebus.shared.store import api_keys
 from tests.support import runs_by_hand
 from tests.support.runs_by_hand import RunByHand
+from tests.support.socket_server import serving
 
 SECRET = "a secret of the tests, long enough"
 
@@ -40,6 +41,16 @@ async def api(app: Starlette) -> AsyncIterator[httpx.AsyncClient]:
     """An HTTP client of the app."""
     async with client(app) as api:
         yield api
+
+
+@pytest.fixture
+async def web(app: Starlette, settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the gateway's own server, which can read live streams."""
+    async with (
+        serving(app, settings) as (host, port),
+        httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=10) as web,
+    ):
+        yield web
 
 
 @pytest.fixture

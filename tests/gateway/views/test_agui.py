@@ -3,7 +3,7 @@
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -183,15 +183,6 @@ def test_attached_connection_is_brought_up_to_date() -> None:
 
 
 # --- the route ---------------------------------------------------------------
-
-
-@pytest.fixture
-async def web(app: Starlette, settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    async with (
-        serving(app, settings) as (host, port),
-        httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=10) as web,
-    ):
-        yield web
 
 
 async def the_run(redis: Redis, tenant: str = "default") -> str:

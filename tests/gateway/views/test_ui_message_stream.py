@@ -1,7 +1,6 @@
 """The AI SDK's UI message stream: the chunks of a log, resuming, and the AI SDK's own clients."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -220,16 +219,6 @@ def chunks_of(body: bytes) -> list[bytes]:
     """Returns the chunks of a stream, as bytes."""
     frames = [frame for frame in body.split(b"\n\n") if frame.startswith(b"data: ")]
     return [frame for frame in frames if frame != DONE.strip()]
-
-
-@pytest.fixture
-async def web(app: Starlette, settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the gateway's own server, which can read live streams."""
-    async with (
-        serving(app, settings) as (host, port),
-        httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=10) as web,
-    ):
-        yield web
 
 
 @pytest.fixture
