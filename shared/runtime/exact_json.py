@@ -7,6 +7,17 @@ import orjson
 
 # A longer text would hold an event loop for more than 50 ms each time that it is parsed.
 PARSED_MAX_CHARS: Final = 2**20
+# orjson writes so many levels, and reads 1,024.
+DEPTH_MAX: Final = 254
+
+
+def is_shallow(value: Any) -> bool:
+    """Returns whether a parsed value has at most `DEPTH_MAX` levels, so that it can be written as well."""
+    try:
+        orjson.dumps(value)
+    except TypeError as exc:  # also for an integer of more than 64 bits
+        return "ecursion" not in str(exc)
+    return True
 
 
 def parse_json(text: str) -> Any:
@@ -18,8 +29,9 @@ def parse_json(text: str) -> Any:
     if len(text) > PARSED_MAX_CHARS:
         raise ValueError(f"{len(text)} characters are too many, the limit is {PARSED_MAX_CHARS}")
     parsed = orjson.loads(text)  # the standard parser accepts NaN and lone surrogates
+    if not is_shallow(parsed):  # it must not fail where it is written
+        raise ValueError("nested too deeply")
     try:
-        orjson.dumps(parsed)  # writes 254 levels, and reads 1,024: the value must not fail where it is written
         return json.loads(text)
-    except (RecursionError, TypeError) as exc:
+    except RecursionError as exc:  # of a call that is deep in the stack itself
         raise ValueError("nested too deeply") from exc

@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from stagebus.shared.domain.model_items import Api
+from stagebus.shared.runtime.exact_json import DEPTH_MAX, is_shallow
 from stagebus.worker.model.compat.lenient_json import SurrogateJoiner, loads_leniently
 
 Chunk = dict[str, Any]
@@ -202,6 +203,8 @@ class ChunkDecoder:
                 return
             self._take_lenient(data, chunks)
             return
+        if len(data) > 2 * DEPTH_MAX and not is_shallow(chunk):
+            raise BadChunk(data)
         if isinstance(chunk, dict):
             if "choices" in chunk:  # nearly every chunk
                 chunks.append(chunk)
@@ -226,6 +229,8 @@ class ChunkDecoder:
     def _take_lenient(self, data: bytes, chunks: list[Chunk]) -> None:
         try:
             for value in loads_leniently(data, self._joiner):
+                if not is_shallow(value):
+                    raise BadChunk(data)
                 self._take_other(value, data, chunks)
         except ValueError:
             if self._must_be_chunk():

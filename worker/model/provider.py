@@ -22,6 +22,7 @@ from stagebus.shared.errors import KeyMissing, ModelError, ModelRejected, ModelU
 from stagebus.shared.observability import trace
 from stagebus.shared.observability.redaction import redact
 from stagebus.shared.runtime.cookies import RefusingCookieJar
+from stagebus.shared.runtime.exact_json import is_shallow
 from stagebus.worker.model import provider_errors
 from stagebus.worker.model.chat_chunks import Chunk
 from stagebus.worker.model.compat.error_shapes import parse_error
@@ -211,7 +212,8 @@ def _cause_of(exc: BaseException) -> str:
 def _error_body(exc: openai.APIStatusError) -> Any:
     """Returns the body of an error, as JSON if it is JSON, whatever its content type."""
     try:
-        return orjson.loads(exc.response.content) or ""
+        body = orjson.loads(exc.response.content) or ""
+        return body if is_shallow(body) else "its error is nested too deeply"
     except (orjson.JSONDecodeError, httpx2.ResponseNotRead):
         return exc.body or ""
 

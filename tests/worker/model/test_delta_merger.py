@@ -378,3 +378,7 @@ def test_usage_objects_with_ever_new_names_do_not_grow() -> None:
 
     assert len(merged.usage) < 100
     assert merged.tokens.total_tokens == 3
+
+
+def test_place_of_a_call_may_have_any_number_of_digits() -> None:
+    assert calls_of(calls_delta(part(index="9" * 5000, name="f", arguments="{}")))

@@ -22,7 +22,7 @@ from typing import Any, Final, NoReturn
 
 import orjson
 
-from stagebus.shared.runtime.exact_json import PARSED_MAX_CHARS
+from stagebus.shared.runtime.exact_json import PARSED_MAX_CHARS, is_shallow
 
 # The key under which arguments without a meaning go back to a provider, since it takes nothing but objects.
 UNREADABLE: Final = "invalid_json"
@@ -66,7 +66,8 @@ def as_object(text: str) -> str:
         return dump_arguments({UNREADABLE: f"{text[:_KEPT_CHARS]}…"})
     cleaned = clean_arguments(text)
     try:
-        if isinstance(orjson.loads(cleaned), dict):
+        value = orjson.loads(cleaned)
+        if isinstance(value, dict) and is_shallow(value):
             return cleaned
     except orjson.JSONDecodeError:
         pass

@@ -15,6 +15,7 @@ import orjson
 # The index given to the one call of a `function_call`.
 LEGACY_INDEX: Final = -1
 
+_INDEX_MAX_DIGITS: Final = 9
 _ARGUMENTS_FIELDS: Final = ("arguments", "parameters", "input")
 # Extra data that a provider attaches to a call for its own use, such as Gemini's thought_signature.
 NO_EXTRA: Final[Mapping[str, Any]] = MappingProxyType({})
@@ -80,7 +81,7 @@ def _parse(entry: Mapping[str, Any], place: int) -> CallFragment:
 
 def _index(value: object) -> int | None:
     """Returns the call's index. Some servers send -1 for "unknown"."""
-    if isinstance(value, str) and value.isdecimal():
+    if isinstance(value, str) and value.isdecimal() and len(value) <= _INDEX_MAX_DIGITS:
         return int(value)
     return int(value) if isinstance(value, int | float) and value >= 0 else None
 

@@ -54,6 +54,7 @@ def test_nearly_json_with_one_plain_meaning_is_read(written: str, meant: dict) -
         "{f(): 1}",
         "{" * 100_000,
         '{"a":' * 100_000,
+        '{"a":' + "[" * 300 + "]" * 300 + "}",
     ],
 )
 def test_other_text_stays_and_goes_back_to_a_provider_as_an_object(written: str) -> None:
