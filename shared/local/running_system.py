@@ -33,10 +33,11 @@ def published(data_dir: Path, env: Mapping[str, str]) -> Iterator[None]:
 
 
 def find_environment(data_dir: Path) -> dict[str, str]:
-    """Returns the environment of the `stagebus up` that runs with this data folder; empty if none does."""
+    """Returns the environment of this user's `stagebus up` that runs with this data folder; empty if none does."""
     try:
         with (data_dir / FILE).open("rb") as file:
-            if _lock(file.fileno(), fcntl.LOCK_SH):
+            # In a folder that others can write to, such as /tmp, it could name their provider, which would get a key.
+            if os.fstat(file.fileno()).st_uid != os.geteuid() or _lock(file.fileno(), fcntl.LOCK_SH):
                 return {}
             found = json.loads(file.read())
     except (OSError, ValueError):

@@ -315,3 +315,17 @@ async def test_limit_that_is_no_number_leaves_the_default_in_force(
     assert await run_store.create_run(redis, limited, tenant="t", model="m", request={"timeout_s": 60}, tokens=50)
     with pytest.raises(TokensUsedUp):
         await make(redis, limited, "t")
+
+
+@pytest.mark.parametrize("value", ["9" * 20, "9" * 400, "0." + "0" * 30 + "1"])
+async def test_limit_of_any_size_is_a_limit(redis: Redis, settings: Settings, value: str) -> None:
+    own = {f"t:{name}": value for name in TenantLimits._fields if "." not in value or name == "requests_per_s"}
+    await redis.hset(keys.LIMITS, mapping=own)
+    quota = await quotas.count_request(redis, "t", 5)
+
+    assert quota is not None
+    assert quota.is_allowed
+    assert 0 < quota.limit < 2**53
+    assert 0 < quota.window_s < 2**53
+    assert await quotas.count_request(redis, "t", 5)
+    assert await make(redis, settings, "t")

@@ -18,6 +18,8 @@ local per_s = tenant_limit(limits, tenant, name, requests_per_s)
 if per_s <= 0 then
     return {}
 end
+-- The intervals of other limits are no whole microseconds, or no TTL that Redis takes.
+per_s = math.min(math.max(per_s, 1e-6), 1e6)
 local quota = math.max(1, math.floor(per_s))
 local interval_us = 1000000 / per_s
 local time = redis.call('TIME')

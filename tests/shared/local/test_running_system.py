@@ -1,7 +1,10 @@
 """Other commands find a running `stagebus up` by its data folder, and never one that has ended."""
 
 import json
+import os
 from pathlib import Path
+
+import pytest
 
 from stagebus.shared.local.running_system import FILE, find_environment, published
 
@@ -34,3 +37,11 @@ def test_folder_that_is_not_writable_does_no_harm(tmp_path: Path) -> None:
 
     with published(tmp_path / "file", ENV):
         assert find_environment(tmp_path / "file") == {}
+
+
+def test_file_of_another_user_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In /tmp, say, it could name a provider that would then get this user's key."""
+    with published(tmp_path, ENV):
+        monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+
+        assert find_environment(tmp_path) == {}
