@@ -6,8 +6,8 @@ import { isTerminal, type RunState } from "./run_state.js";
 
 // The last text or number may still grow; half of a word such as `true` has no value.
 const UNFINISHED = Allow.OBJ | Allow.ARR | Allow.STR | Allow.NUM;
-const FENCE = /^\s*```(?:json|JSON)?[ \t]*\n/;
-const FENCE_END = /\n[ \t]*`{1,3}\s*$/;
+const FENCE = /^```\w*\s/;
+const FENCE_END = /`{1,3}$/;
 
 /**
  * Returns the value of the answer so far, of a run with a `response_format`; undefined if there is none yet.
@@ -16,7 +16,8 @@ const FENCE_END = /\n[ \t]*`{1,3}\s*$/;
  */
 export function partialJson(state: RunState): unknown {
   const stage = state.stages.findLast(({ kind }) => kind !== "tools");
-  const text = (stage?.text ?? "").replace(FENCE, "").replace(FENCE_END, "").trim();
+  let text = (stage?.text ?? "").trim(); // also of a byte order mark
+  if (FENCE.test(text)) text = text.replace(FENCE, "").replace(FENCE_END, "").trim();
   if (text === "") return undefined;
   try {
     return isTerminal(state) ? (JSON.parse(text) as unknown) : (parse(text, UNFINISHED) as unknown);

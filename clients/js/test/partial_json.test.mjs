@@ -24,6 +24,10 @@ test("the value of an answer grows with its text", () => {
   assert.deepEqual(partialJson(runSaying('{"name": "Köln", "peo')), { name: "Köln" });
   assert.deepEqual(partialJson(runSaying('{"people": [10, tr')), { people: [10] });
   assert.deepEqual(partialJson(runSaying(`\`\`\`json\n${ANSWER}\n\`\``)), JSON.parse(ANSWER));
+  const fenced = `\ufeff\`\`\`JSON5\r\n${ANSWER}\r\n\`\`\`\r\n`;
+  assert.deepEqual(partialJson(runSaying(fenced, "done")), JSON.parse(ANSWER));
+  assert.deepEqual(partialJson(runSaying(`\`\`\`json ${ANSWER}\`\`\``, "done")), JSON.parse(ANSWER));
+  assert.deepEqual(partialJson(runSaying('{"a": "`')), { a: "`" });
 });
 
 test("no cut of an answer throws", () => {

@@ -17,8 +17,8 @@ from stagebus.shared.model_text.chunk_text import chunk_text
 Json = dict[str, Any]
 
 _ENDED: Final = frozenset(STATUS_BY_TERMINAL_EVENT.values())
-_FENCE: Final = re.compile(r"\A\s*```(?:json|JSON)?[ \t]*\n")
-_FENCE_END: Final = re.compile(r"\n[ \t]*`{1,3}\s*\Z")
+_FENCE: Final = re.compile(r"```\w*\s")
+_BYTE_ORDER_MARK: Final = "\ufeff"
 
 
 @dataclass
@@ -95,7 +95,10 @@ class RunState:
 
         Objects, lists and the last string are closed where the text ends. The whole value is validated when the run ends.
         """
-        text = _FENCE_END.sub("", _FENCE.sub("", self.text)).strip()
+        text = self.text.strip().removeprefix(_BYTE_ORDER_MARK).lstrip()
+        fence = _FENCE.match(text)
+        if fence:
+            text = text[fence.end() :].rstrip("`").strip()
         try:
             return from_json(text, allow_partial="off" if self.status in _ENDED else "trailing-strings")
         except ValueError:

@@ -266,6 +266,9 @@ def test_value_of_a_json_answer_grows_with_its_text() -> None:
     assert _state_saying('{"name": "Köln", "peo').partial_json() == {"name": "Köln"}
     assert _state_saying('{"people": [10, tr').partial_json() == {"people": [10]}
     assert _state_saying(f"```json\n{answer}\n``").partial_json() == json.loads(answer)
+    assert _state_saying(f"\ufeff```JSON5\r\n{answer}\r\n```\r\n", "done").partial_json() == json.loads(answer)
+    assert _state_saying(f"```json {answer}```", "done").partial_json() == json.loads(answer)
+    assert _state_saying('{"a": "`').partial_json() == {"a": "`"}
     for end in range(len(answer)):
         _state_saying(answer[:end]).partial_json()
 
