@@ -166,6 +166,8 @@ class Hub:
                         return
                     else:
                         await stream.wait()
+                if stream.ends_at is not None and not stream.sent_bytes and (data := stream.take()):
+                    yield data  # a clean end tells the client to continue, and its first bytes say where
             except RunNotFound:
                 pass  # its retention ended, or another tenant owns it; the client's next request gets 404
             finally:

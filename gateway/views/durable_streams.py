@@ -34,6 +34,7 @@ from stagebus.shared.domain.runs import STAGE_IDS
 from stagebus.shared.domain.tenants import Scope
 from stagebus.shared.errors import StageNotFound
 from stagebus.shared.log import log_reader
+from stagebus.shared.log.log_page import Page
 from stagebus.shared.position_errors import BadOffset, OffsetGone
 from stagebus.shared.storage.redis_client import storage_errors
 
@@ -76,9 +77,9 @@ class RunLog:
             RunNotFound: the tenant has no such run.
             OffsetGone: the log has no event at the position.
         """
-        return await self._read_page(after, self._gateway.settings.page_max_events)
+        return as_stream_page(await self._read_log(after, self._gateway.settings.page_max_events), after)
 
-    async def _read_page(self, after: EventId, limit: int) -> StreamPage:
+    async def _read_log(self, after: EventId, limit: int) -> Page:
         tenant = self._principal.tenant
         with storage_errors():
             page = await log_reader.read_page(
@@ -87,7 +88,7 @@ class RunLog:
         show_run(self._request, self._run_id)
         if page.gap is not None:
             raise OffsetGone
-        return as_stream_page(page, after)
+        return page
 
     async def wait(self, after: EventId, timeout_s: float) -> None:
         """Waits for the next event.
@@ -111,11 +112,19 @@ class RunLog:
             TooManyStreams, Draining: no stream can be opened here now.
         """
         hub = running_hub(self._request)
-        await self._read_page(after, 1)
         stream = hub.new_stream(
             self._run_id, after, DurableView(self._stage_id, after, least_cursor), stage_id=self._stage_id,
             tenant=self._principal.tenant, is_strict=True, life_s=random.uniform(*SSE_LIFE_S),  # noqa: S311 - jitter
         )  # fmt: skip
+        # The first page is read before the response begins, so that the request can fail, and so that even a stream
+        # that has to end before the hub has read anything says where to continue.
+        subscription = stream.subscription
+        page = await self._read_log(after, subscription.page_size(self._gateway.settings.page_max_events))
+        subscription.add_page(page)
+        stream.stages_begun = page.stage_ids
+        hub.events_relayed += page.event_count
+        if not subscription.is_ended:
+            subscription.catch_up()  # the hub does not listen to the run yet
         admission = self._gateway.admit_stream(self._principal, stream.close)
         return await EventStream(hub, stream, admission, {"Content-Type": EVENT_STREAM}).open()
 

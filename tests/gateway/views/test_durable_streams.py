@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import httpx
@@ -10,10 +11,11 @@ from redis.asyncio import Redis
 from starlette.applications import Starlette
 
 from stagebus.gateway.app import create_app
-from stagebus.gateway.streaming.hub import Hub
+from stagebus.gateway.streaming.hub import CONCURRENT_LONG_PAGES_MAX, CONCURRENT_PAGES_MAX, Hub
+from stagebus.gateway.streaming.views import stored_view
 from stagebus.gateway.views import durable_streams
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.domain.cursor import EventId
+from stagebus.shared.domain.cursor import START, EventId
 from stagebus.shared.domain.events import Cancel, Error, Event, StageStarted
 from stagebus.shared.storage import keys
 from tests.gateway.conftest import ClientOf, client
@@ -330,6 +332,29 @@ async def test_stream_ends_cleanly_when_its_time_is_over_and_at_a_drain(
         assert int(control["streamCursor"]) > 99999999
     assert (await poll).status_code == 204
     assert [(response.status_code, response.headers["retry-after"]) for response in refused] == [(503, "2")] * 2
+
+
+async def test_stream_that_ends_before_the_hub_has_read_the_log_has_told_the_offset(
+    http: httpx.AsyncClient, hub: Hub, run: RunByHand
+) -> None:
+    """As when Redis goes away and the gateway is stopped."""
+    for _ in range(CONCURRENT_PAGES_MAX - CONCURRENT_LONG_PAGES_MAX):
+        await hub._short_pages.acquire()
+    stream = asyncio.create_task(http.get(path_of(run) + "?offset=-1&live=sse"))
+    await until_equal(lambda: hub.open_streams, 1)
+    await hub.drain()
+
+    assert messages_of((await stream).text) == await native_events(http, run)
+
+
+async def test_stream_that_is_closed_while_it_opens_sends_its_first_page(hub: Hub, run: RunByHand) -> None:
+    stream = hub.new_stream(run.run_id, START, stored_view(None), is_strict=True, life_s=60)
+    stream.subscription.begin_with(b"first")
+    body = hub.relay(stream, nullcontext(True))
+    await anext(body)
+    stream.close()
+
+    assert [data async for data in body] == [b"first"]
 
 
 async def test_stream_ends_cleanly_at_a_gap_and_the_next_request_is_told(
