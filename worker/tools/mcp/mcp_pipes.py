@@ -35,7 +35,9 @@ _POLL_S: Final = 0.01
 _DRAIN_BYTES: Final = 2**16
 # A flood of lines costs the event loop of all runs.
 STDERR_LINES_MAX_PER_S: Final = 100
-_STDERR_LINE_MAX_BYTES: Final = 4096
+_STDERR_LINE_MAX_CHARS: Final = 4096
+# More than a cut line has, and a secret at its end: what is read so far of a line may end within a secret.
+_STDERR_PENDING_MAX_BYTES: Final = 5 * _STDERR_LINE_MAX_CHARS
 
 Incoming = MemoryObjectSendStream[SessionMessage | Exception]
 Outgoing = MemoryObjectReceiveStream[SessionMessage]
@@ -109,13 +111,18 @@ def _parse(line: bytes) -> SessionMessage | Exception:
 async def _log_stderr(name: str, process: Process) -> None:
     """Logs the lines of the server's stderr. Inherited, they would reach the terminal with secrets and escape sequences."""
     assert process.stderr is not None, "it was started with pipes"
-    pending = b""
+    pending, is_cut = b"", False
     second, logged = time.monotonic(), 0
     while data := await process.stderr.read(_DRAIN_BYTES):
         *lines, pending = (pending + data).split(b"\n")
-        if len(pending) > _STDERR_LINE_MAX_BYTES:
-            lines.append(pending)
+        if is_cut and lines:
+            del lines[0]  # the rest of a line whose beginning is logged
+            is_cut = False
+        if is_cut:
             pending = b""
+        elif len(pending) > _STDERR_PENDING_MAX_BYTES:
+            lines.append(pending)
+            pending, is_cut = b"", True
         if time.monotonic() - second >= 1:
             second, logged = time.monotonic(), 0
         for line in lines[: STDERR_LINES_MAX_PER_S - logged]:
@@ -129,7 +136,7 @@ async def _log_stderr(name: str, process: Process) -> None:
 def _log_line(name: str, line: bytes) -> None:
     # Masked before the cut, which could leave a part of a secret.
     if text := redact(line.decode(errors="replace").strip()):
-        logger.info("MCP server %s: %s", name, text[:_STDERR_LINE_MAX_BYTES])
+        logger.info("MCP server %s: %s", name, text[:_STDERR_LINE_MAX_CHARS])
 
 
 async def _end(

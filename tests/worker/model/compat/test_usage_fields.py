@@ -82,3 +82,9 @@ def test_usage_in_groq_s_extension_is_read():
     assert merge(delta("stop") | note).usage == note["x_groq"]["usage"]
     assert merge(delta("stop") | note, asked).usage == merge(asked, delta("stop") | note).usage == {"total_tokens": 7}
     assert merge(delta("stop") | {"x_groq": {"id": "r"}}).usage is None
+
+
+def test_absurd_counts_do_not_count():
+    """The sums over all runs have 64 bits in Redis; beyond them no run could be accounted."""
+    assert merge({"choices": [], "usage": {"prompt_tokens": 2**53, "completion_tokens": 2**50}}).tokens == Usage()
+    assert merge({"choices": [], "usage": {"prompt_tokens": 10**8}}).tokens.total_tokens == 10**8

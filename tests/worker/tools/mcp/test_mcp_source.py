@@ -11,11 +11,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import mcp
 import pytest
 
 from stagebus.shared.config.settings import Settings
+from stagebus.shared.observability.redaction import remember
 from stagebus.shared.runtime.net import AddressPolicy
 from stagebus.worker.tools.egress import Egress
 from stagebus.worker.tools.mcp import mcp_pipes, mcp_source
@@ -318,3 +320,21 @@ async def test_stderr_of_a_server_is_logged_without_secrets(connect, caplog) -> 
     assert "MCP server ref: no ***" in lines
     assert any(line.startswith("MCP server ref: \x1b[2Jxxx") for line in lines), "the formatter escapes it"
     assert max(map(len, lines)) < 5000
+
+
+async def test_secret_in_a_long_line_of_stderr_is_masked_wherever_a_read_ends(caplog) -> None:
+    token = "planted-mcp-token-0123456789"
+    remember(token)
+    caplog.set_level(logging.INFO)
+    for start in (4000, 4090, 5 * 4096):
+        stderr = asyncio.StreamReader()
+        logged = asyncio.create_task(mcp_pipes._log_stderr("ref", SimpleNamespace(stderr=stderr)))
+        for piece in (f"{'x' * start} {token[:15]}", f"{token[15:]} {'y' * 9000}", "y\nnext\n"):
+            stderr.feed_data(piece.encode())
+            await until(lambda reader=stderr: not reader._buffer)
+        stderr.feed_eof()
+        await logged
+
+        assert "planted" not in caplog.text
+        assert token[15:] not in caplog.text
+    assert [record.getMessage() for record in caplog.records].count("MCP server ref: next") == 3
