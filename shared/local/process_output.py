@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from stagebus.shared.observability.logging import text_line
-from stagebus.shared.observability.redaction import printable
+from stagebus.shared.observability.redaction import printable, redact
 
 _STANDARD_FIELDS: Final = frozenset({"time", "level", "logger", "message", "exception"})
 
@@ -39,7 +39,7 @@ def readable(line: str, *, is_terminal: bool = True) -> str:
     record = _decode(line)
     if record is None or not is_terminal:
         return printable(line)
-    return text_line(
+    text = text_line(
         str(record.get("time", ""))[11:23],
         str(record.get("level", "")),
         str(record.get("logger", "")),
@@ -47,6 +47,7 @@ def readable(line: str, *, is_terminal: bool = True) -> str:
         fields={name: value for name, value in record.items() if name not in _STANDARD_FIELDS},
         exception=str(record.get("exception", "")),
     )
+    return redact(text)  # what a tool prints may look like a log line
 
 
 def _decode(line: str) -> dict[str, Any] | None:
@@ -54,6 +55,9 @@ def _decode(line: str) -> dict[str, Any] | None:
         return None
     try:
         record = json.loads(line)
-    except ValueError:
+    except (
+        ValueError,
+        RecursionError,
+    ):  # an error here would end the reading, and the child would block when it writes
         return None
     return record if isinstance(record, dict) and "message" in record else None

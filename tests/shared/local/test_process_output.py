@@ -22,7 +22,7 @@ def test_traceback_keeps_its_lines() -> None:
     assert [part.strip() for part in text[1:]] == ["| Traceback", "|   x", "| Oops"]
 
 
-@pytest.mark.parametrize("line", ["Ready", "{not json", '{"no": "log line"}', "[1]", ""])
+@pytest.mark.parametrize("line", ["Ready", "{not json", '{"no": "log line"}', "[1]", "", '{"a":' * 100_000])
 def test_other_lines_stay_as_they_are(line: str) -> None:
     assert readable(line) == line
 
@@ -32,6 +32,7 @@ def test_control_characters_and_secrets_do_not_reach_the_output(*, is_terminal: 
     line = "\x1b[2Jx\u202e redis://:hunter2@localhost"
 
     assert readable(line, is_terminal=is_terminal) == r"\u001b[2Jx\u202e redis://***@localhost"
+    assert "hunter2" not in readable(json.dumps({"message": "x", "url": line}), is_terminal=is_terminal)
 
 
 def test_exception_cannot_forge_a_line() -> None:
