@@ -225,7 +225,7 @@ async def test_no_text_of_a_gateway_reaches_the_terminal_raw() -> None:
          "events", "expires_at", "ticket"), HOSTILE,
     ) | dict.fromkeys(("finished_at", "started_at", "usage", "error", "tries"))  # fmt: skip
     record |= {
-        "cancel_requested": False, "metadata": {HOSTILE: HOSTILE}, "stages": [], "pending_approvals": [],
+        "cancel_requested": False, "cancel_reason": HOSTILE, "metadata": {HOSTILE: HOSTILE}, "stages": [], "pending_approvals": [],
         "result": {"text": HOSTILE}, "abilities": {"tools": HOSTILE}, "fallbacks": [HOSTILE], "is_default": False,
         "links": {"page": HOSTILE, "events": HOSTILE},
     }  # fmt: skip
@@ -241,6 +241,17 @@ async def test_no_text_of_a_gateway_reaches_the_terminal_raw() -> None:
             assert r"\u202e" in result.output
             if "--json" in command:
                 assert HOSTILE in json.loads(result.output.splitlines()[0]).values()
+
+
+async def test_why_a_run_was_cancelled_is_one_line_of_its_record() -> None:
+    record = dict.fromkeys(("id", "status", "model", "created_at", "prompt", "last_event_id"), "x") | dict.fromkeys(
+        ("finished_at", "started_at", "usage", "error", "tries", "result", "cancel_requested")
+    )
+    record |= {"metadata": {}, "stages": [], "pending_approvals": [], "cancel_reason": "wrong city\nstatus   succeeded"}
+    async with FakeGateway(lambda _: Answer(orjson.dumps(record), 200, "application/json")) as gateway:
+        shown = await ask(gateway, "show", "01J")
+
+    assert "reason   wrong city status succeeded\n" in shown.stdout
 
 
 async def test_share_prints_the_link_and_how_to_revoke_it() -> None:

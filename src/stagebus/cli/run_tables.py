@@ -62,9 +62,7 @@ def show_run(run: dict[str, Any], *, as_json: bool) -> None:
 
 def _facts(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "run", run["id"]
-    yield "status", run["status"]
-    if run["cancel_requested"] and run["finished_at"] is None:
-        yield "", "cancel requested"
+    yield from _status(run)
     yield "model", run["model"]
     yield "created", run["created_at"]
     if took := _took(run):
@@ -95,6 +93,14 @@ def _facts(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if run["error"]:
         yield "error", f"{in_plain_words(run['error']['error'])} ({run['error']['code']})"
     yield "cursor", run["last_event_id"]
+
+
+def _status(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "status", run["status"]
+    if run["cancel_requested"] and run["finished_at"] is None:
+        yield "", "cancel requested"
+    if reason := run.get("cancel_reason"):
+        yield "reason", excerpt(reason)
 
 
 def _row(run: dict[str, Any]) -> str:
