@@ -71,6 +71,8 @@ clients on one run the fold is shared, and what is left is the longer frame: 1.1
 as an event of the Responses API. A stream takes 8 KiB natively and 11 to 14 KiB in a view, including a fold that it does not share; a
 client more on the same run takes as much as a native one. Replaying costs more: a late client of a view has every event folded, 6 to 10
 us each, where the native stream copies bytes.
+Durable Streams have no fold: 1.35 times the native cost with a client for each run, 1.2 times with all of them on one, and 10 KiB a
+stream, measured later beside the native stream.
 
 ## The limit end to end
 
