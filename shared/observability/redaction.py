@@ -10,7 +10,6 @@ does.
 """
 
 import base64
-import html.entities
 import re
 from collections.abc import Iterator
 from typing import Final
@@ -24,6 +23,7 @@ SECRET_MIN_CHARS: Final = 6
 FORMS_MAX: Final = 2000
 
 _URL_SAFE: Final = str.maketrans("+/", "-_")
+_ENTITIES: Final = {'"': "quot", "&": "amp", "'": "apos", "<": "lt", ">": "gt"}
 _SHORT_ESCAPES: Final = {"\n": "n", "\r": "r", "\t": "t"}
 
 # No word boundaries in front: in escaped text an `n` may precede, that of a line end.
@@ -99,7 +99,7 @@ def _character_pattern(character: str) -> str:
     code, utf8 = ord(character), character.encode(errors="replace")
     escapes = [f"x{code:02x}", *([_SHORT_ESCAPES[character]] if character in _SHORT_ESCAPES else [])]
     utf16 = [f"u{unit}" for unit in character.encode("utf-16-be", "replace").hex(" ", 2).split()]
-    entities = [f"#{code}", f"#x0{{0,6}}{code:x}", *filter(None, [html.entities.codepoint2name.get(code)])]
+    entities = [f"#{code}", f"#x0{{0,6}}{code:x}", *([_ENTITIES[character]] if character in _ENTITIES else [])]
     forms = [
         rf"\\{{0,8}}{re.escape(character)}",
         *(rf"\\{{1,8}}{escape}" for escape in escapes),

@@ -27,7 +27,7 @@ def test_known_secret_is_masked_in_every_form(form: str) -> None:
     assert masked.endswith(" after")
 
 
-TOKEN = "aB3/x+Y=z-9_Q~"
+TOKEN = 'aB3/x+Y=z-9"Q~'
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ TOKEN = "aB3/x+Y=z-9_Q~"
         json.dumps(TOKEN).replace("/", "\\/"),
         json.dumps(json.dumps(TOKEN).replace("/", "\\/")),
         json.dumps(TOKEN).replace("+", "\\u002B"),
-        TOKEN.replace("/", "&#x2F;").replace("+", "&#43;"),
+        TOKEN.replace("/", "&#x2F;").replace("+", "&#43;").replace('"', "&quot;"),
         *(base64.b64encode(before + TOKEN.encode()).decode() for before in (b"", b"user:", b"a:", b"us:")),
         base64.urlsafe_b64encode(b"a:" + TOKEN.encode()).decode(),
     ],
