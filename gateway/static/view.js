@@ -150,10 +150,11 @@ export class RunView {
   #showNotes(list, shown, notes) {
     const isGrown = shown.notes.every((note, n) => note === notes[n]);
     if (!isGrown) list.replaceChildren(); // a gap removed notes
-    const isWatched = this.#run.connection.state === "live";
+    // Without motion nothing would fade, and so nothing would end it.
+    const isShown = this.#run.connection.state === "live" && !matchMedia("(prefers-reduced-motion: reduce)").matches;
     for (const note of notes.slice(list.children.length)) {
       list.append(noteItem(note));
-      if (!isWatched || !note.discarded?.text) continue;
+      if (!isShown || !note.discarded?.text) continue;
       const ghost = make("div", "text discarded", note.discarded.text);
       ghost.ariaHidden = "true";
       ghost.addEventListener("animationend", () => ghost.remove());

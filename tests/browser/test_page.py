@@ -229,14 +229,17 @@ async def test_failed_run_shows_its_error(page: Page, stagebus_url: str) -> None
     await expect(page.locator("[data-stage=extraction]")).to_have_attribute("data-state", "failed")
 
 
-async def test_retry_is_shown_and_discarded_text_disappears(page: Page, stagebus_url: str) -> None:
+@pytest.mark.parametrize("motion", ["no-preference", "reduce"])
+async def test_retry_is_shown_and_discarded_text_disappears(page: Page, stagebus_url: str, motion: Any) -> None:
     """The provider disconnects in the middle: the text starts again, and the stage's card says so."""
-    run_id = await start(page, "Say hello.", "demo:delay_ms=10,cut_after=5,fail_times=1")
+    await page.emulate_media(reduced_motion=motion)
+    run_id = await start(page, f"Say hello, with motion {motion}.", "demo:delay_ms=10,cut_after=5,fail_times=1")
     await wait_for_end(page)
 
     notes = page.locator("[data-stage=extraction] [data-kind]")
     assert [await note.get_attribute("data-kind") for note in await notes.all()] == ["retry", "restart"]
     assert await answer(page) == await result_text(stagebus_url, run_id)
+    await expect(page.locator(".discarded")).to_have_count(0)
 
 
 # --- reloads and lost connections -------------------------------------------------------------
