@@ -24,14 +24,12 @@ class SpokenMessage:
 
     Attributes:
         stage_id: the model stage that speaks; what it said may become void.
-        is_open: more of it may come.
     """
 
     id: str
     role: Literal["assistant", "reasoning", "tool"]
     stage_id: str
     parts: list[str] = field(default_factory=list)
-    is_open: bool = False
     fields: Json = field(default_factory=dict)
 
     @property
@@ -55,6 +53,7 @@ class AguiFold(Fold):
         self._at = run.created_at
         self._step: str | None = None
         self._messages: list[SpokenMessage] = []
+        self._open: dict[str, SpokenMessage] = {}  # by role: more of it may come
         self._terminal = b""
 
     # --- a connection --------------------------------------------------------
@@ -74,7 +73,7 @@ class AguiFold(Fold):
         parts = [started, self._snapshot() if self._messages else b""]
         if not self._terminal:
             parts += [self._event("STEP_STARTED", stepName=self._step)] if self._step else []
-            parts += [start for message in self._messages if message.is_open for start in self._starts(message)]
+            parts += [start for message in self._open.values() for start in self._starts(message)]
         return b"".join([*parts, self._terminal])
 
     # --- events --------------------------------------------------------------
@@ -162,11 +161,11 @@ class AguiFold(Fold):
     }
 
     def _say(self, role: Literal["assistant", "reasoning"], stage_id: str, text: str, sequence: int) -> list[bytes]:
-        message = next((m for m in self._messages if m.is_open and m.role == role), None)
+        message = self._open.get(role)
         events: list[bytes] = []
         if message is None:
             message_id = self._message_id(sequence) + ("_reasoning" if role == "reasoning" else "")
-            message = SpokenMessage(message_id, role, stage_id, is_open=True)
+            message = self._open[role] = SpokenMessage(message_id, role, stage_id)
             self._messages.append(message)
             events = self._starts(message)
         message.parts.append(text)
@@ -179,14 +178,14 @@ class AguiFold(Fold):
             for name in self._START_AND_END[message.role][0]
         ]
 
-    def _end_open(self, role: str | None = None) -> list[bytes]:
-        """Ends the open messages, or those of one role."""
-        events: list[bytes] = []
-        for message in self._messages:
-            if message.is_open and role in (None, message.role):
-                message.is_open = False
-                events += [self._event(n, messageId=message.id) for n in self._START_AND_END[message.role][1]]
-        return events
+    def _end_open(self, *roles: str) -> list[bytes]:
+        """Ends the open messages of these roles; of all without any."""
+        ended = [self._open.pop(role) for role in roles or tuple(self._open) if role in self._open]
+        return [
+            self._event(name, messageId=message.id)
+            for message in ended
+            for name in self._START_AND_END[message.role][1]
+        ]
 
     def _complete(self, stage_id: str, result: Json, sequence: int) -> list[bytes]:
         text, calls = result.get("text") or "", result.get("tool_calls") or []
