@@ -18,6 +18,7 @@ from stagebus.gateway.api.params import (
     read_chunks,
     read_cursor,
     read_limit,
+    read_stage_id,
     read_wait,
     wait_parameter,
     wants_stream,
@@ -30,7 +31,6 @@ from stagebus.gateway.streaming.response import EventStream
 from stagebus.gateway.streaming.views import FullChunksView, stored_view
 from stagebus.shared.domain.cursor import EventId
 from stagebus.shared.domain.events import WaitingFor
-from stagebus.shared.domain.runs import STAGE_IDS
 from stagebus.shared.domain.tenants import Scope
 from stagebus.shared.errors import BadCursor, InvalidRequest, RunNotFound, StageNotFound, StorageUnavailable
 from stagebus.shared.log import log_reader
@@ -58,10 +58,7 @@ async def stream_stage(request: Request) -> Response:
 
     Otherwise like the run's stream.
     """
-    stage_id = request.path_params["stage_id"]
-    if stage_id not in STAGE_IDS:
-        raise StageNotFound(stage_id)
-    return await _answer(request, stage_id)
+    return await _answer(request, read_stage_id(request))
 
 
 async def _answer(request: Request, stage_id: str | None) -> Response:

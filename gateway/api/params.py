@@ -15,7 +15,7 @@ from stagebus.gateway.auth.tickets import ID_PATTERN as TICKET_ID_PATTERN
 from stagebus.shared.domain import ids
 from stagebus.shared.domain.cursor import CURSOR_PATTERN, EventId, parse_cursor
 from stagebus.shared.domain.runs import STAGE_IDS, RunStatus
-from stagebus.shared.errors import BadIdempotencyKey, InvalidRequest
+from stagebus.shared.errors import BadIdempotencyKey, InvalidRequest, StageNotFound
 from stagebus.shared.store.run_list import RunFilter
 
 CHUNKS: Final = ["lean", "full"]
@@ -51,6 +51,18 @@ STAGE_ID: Final = ParameterSpec(
 CALL_ID: Final = ParameterSpec("call_id", "path", "The call's id, as in the run's `pending_approvals`.", _TEXT)
 TICKET_ID: Final = ParameterSpec("ticket_id", "path", "The ticket's `id`.", _matching(TICKET_ID_PATTERN))
 PROBLEM_CODE: Final = ParameterSpec("code", "path", "The problem's `code`.", _TEXT)
+
+
+def read_stage_id(request: Request) -> str:
+    """Returns the stage id in the path.
+
+    Raises:
+        StageNotFound: no run has such a stage.
+    """
+    stage_id: str = request.path_params["stage_id"]
+    if stage_id not in STAGE_IDS:
+        raise StageNotFound(stage_id)
+    return stage_id
 
 
 def read_ticket_id(request: Request) -> str:

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from stagebus.gateway.api.endpoint import Endpoint, ParameterSpec, ResponseSpec
 from stagebus.gateway.api.guard import needs
 from stagebus.gateway.api.held_request import closed_on_disconnect, running_hub
-from stagebus.gateway.api.params import RUN_ID, STAGE_ID
+from stagebus.gateway.api.params import RUN_ID, STAGE_ID, read_stage_id
 from stagebus.gateway.api.responses import EVENT_STREAM, JSON
 from stagebus.gateway.auth.principal import principal_of
 from stagebus.gateway.context import gateway_of
@@ -30,7 +30,6 @@ from stagebus.gateway.views.durable_reader import CLOSED, CURSOR, NEXT_OFFSET, U
 from stagebus.gateway.views.durable_view import JSON_FORMAT, DurableView, as_stream_page
 from stagebus.gateway.views.view_stream import STREAM_ERRORS, X_RUN_ID, show_run
 from stagebus.shared.domain.cursor import START, EventId
-from stagebus.shared.domain.runs import STAGE_IDS
 from stagebus.shared.domain.tenants import Scope
 from stagebus.shared.errors import StageNotFound
 from stagebus.shared.log import log_reader
@@ -143,10 +142,7 @@ async def read_durable_stage(request: Request) -> Response:
 
     Otherwise like the run's stream.
     """
-    stage_id = request.path_params["stage_id"]
-    if stage_id not in STAGE_IDS:
-        raise StageNotFound(stage_id)
-    return await _answer(request, stage_id)
+    return await _answer(request, read_stage_id(request))
 
 
 async def _answer(request: Request, stage_id: str | None) -> Response:

@@ -9,7 +9,8 @@ from stagebus.shared.model_text.text_fragments import join_fragments
 
 # Some servers send the same reasoning in both fields, so the first one with content counts.
 REASONING_FIELDS: Final = ("reasoning_content", "reasoning")
-_FIRST_INDEX: Final = (0, None, "0", "")
+# The index of the first choice, as servers write it.
+FIRST_INDEX: Final = (0, None, "0", "")
 
 
 class ChunkText(NamedTuple):
@@ -34,7 +35,7 @@ def chunk_text(chunk: Mapping[str, Any], *, is_delta: bool = False) -> ChunkText
     refusal: list[str] = []
     choices = chunk.get("choices")
     for choice in choices if isinstance(choices, list) else ():
-        if not isinstance(choice, dict) or choice.get("index") not in _FIRST_INDEX:
+        if not isinstance(choice, dict) or choice.get("index") not in FIRST_INDEX:
             continue
         delta = choice.get("delta") or (None if is_delta else choice.get("message"))
         if isinstance(delta, dict):

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from stagebus.shared.domain.events import ToolCallRequest
 from stagebus.shared.domain.usage import Usage
+from stagebus.shared.model_text.chunk_text import REASONING_FIELDS
 from stagebus.shared.model_text.content_parts import split_parts
 from stagebus.shared.model_text.reasoning_text import split_reasoning
 from stagebus.shared.model_text.text_fragments import join_fragments
@@ -33,8 +34,6 @@ from stagebus.worker.model.compat.usage_fields import groq_usage, parse_usage
 from stagebus.worker.model.finish import FinishTracker, choices, first_choice
 from stagebus.worker.model.token_meter import TokenMeter
 
-# Some servers send the same reasoning in both fields, so the first one with content counts.
-_REASONING_FIELDS: Final = ("reasoning_content", "reasoning")
 NO_SCHEMAS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
 # The reader has counted these for its limit.
 _KEPT_OF_OTHERS: Final = ("index", "delta", "message")
@@ -177,7 +176,7 @@ class DeltaMerger:
         if "reasoning_details" in delta:
             details = parse_details(delta)
             self._details += details
-        for name in _REASONING_FIELDS:
+        for name in REASONING_FIELDS:
             if (reasoning_text := delta.get(name)) and isinstance(reasoning_text, str):
                 self._add_reasoning(reasoning_text)
                 break

@@ -8,11 +8,11 @@ once it has a finish reason and the body ends or `[DONE]` follows: some servers 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from stagebus.shared.model_text.chunk_text import FIRST_INDEX
 from stagebus.worker.model.compat.error_shapes import ReportedError, error_in_chunk, parse_error
 
 # Besides null, these also mean "not finished".
 _NO_REASON: Final = ("", "null")
-_FIRST_INDEX: Final = (0, None, "0", "")
 
 
 class FinishTracker:
@@ -51,7 +51,7 @@ class FinishTracker:
         """Looks for choice 0. Until it is found, the reasons of other choices count: some servers count from one."""
         for choice in choices(chunk):
             reason = choice.get("finish_reason")
-            if choice.get("index") in _FIRST_INDEX:
+            if choice.get("index") in FIRST_INDEX:
                 self._has_first = True
             elif isinstance(reason, str) and reason not in _NO_REASON:
                 self._reason_of_others = reason
@@ -70,6 +70,6 @@ def choices(chunk: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
 def first_choice(chunk: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
     """Returns the entries for choice 0, usually one. A request never asks for further choices."""
     found = choices(chunk)
-    if len(found) == 1 and found[0].get("index") in _FIRST_INDEX:
+    if len(found) == 1 and found[0].get("index") in FIRST_INDEX:
         return found
-    return [choice for choice in found if choice.get("index") in _FIRST_INDEX]
+    return [choice for choice in found if choice.get("index") in FIRST_INDEX]
