@@ -58,7 +58,7 @@ async def test_secrets_are_in_no_log_answer_or_redis_key(tmp_path: Path) -> None
         plain.start()
         try:
             _, key = await api_keys.create(system.redis, tenant="acme", scopes=Scope)
-            planted = {"signing secret": SECRET, "provider key": PROVIDER_KEY, "API key": key.rpartition("_")[2]}
+            planted = {"signing secret": SECRET, "provider key": PROVIDER_KEY, "API key": key.split("_", 2)[2]}
             await worker.ready("is ready for")
             await plain.ready("running on ")
             run_id = await use(http, key, planted, f"http://127.0.0.1:{port}")
