@@ -59,7 +59,8 @@ IMPORTERS = {
 }
 # The domain has no I/O: it may import these and nothing else.
 DOMAIN_MAY_IMPORT = {
-    *("collections", "dataclasses", "enum", "functools", "re", "typing", "orjson", "pydantic", "ulid"),
+    *("binascii", "collections", "dataclasses", "enum", "functools", "itertools", "re", "secrets", "typing"),
+    *("orjson", "pydantic", "ulid"),
     *("stagebus.shared.domain", "stagebus.shared.errors", "stagebus.shared.observability.trace"),
 }
 FILE_LINES_MAX = 400
