@@ -59,7 +59,7 @@ IMPORTERS = {
 }
 # The domain has no I/O: it may import these and nothing else.
 DOMAIN_MAY_IMPORT = {
-    *("binascii", "collections", "dataclasses", "enum", "functools", "itertools", "re", "secrets", "typing"),
+    *("binascii", "collections", "dataclasses", "enum", "functools", "hashlib", "itertools", "re", "secrets", "typing"),
     *("orjson", "pydantic", "ulid"),
     *("stagebus.shared.domain", "stagebus.shared.errors", "stagebus.shared.observability.trace"),
 }

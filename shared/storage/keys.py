@@ -25,6 +25,17 @@
     sb:reserved                       hash    tokens reserved for a run, by "<tenant> <run_id>"   emptied as they end
     sb:idempotency:<tenant>:<key>     string  "<run_id> <body hash>"             TTL: as the record
     sb:chat:<tenant>:<hash>           string  the id of a chat's newest run      TTL: LIFE
+    sb:thread:{<tag>}:<digest>        hash    a conversation: its identity, active run, head, counts, title, metadata
+                                                                                 TTL: THREAD, as all keys of the thread
+    sb:thread:{<tag>}:<digest>:turns  hash    by run id: its parent `p:`, place `n:`, time `t:`, status `s:`, error code
+                                              `c:`, last event `e:`, bytes `b:`; how it waits or left, `w:`; deleted, `d:`
+    sb:thread:{<tag>}:<digest>:in     hash    each run's own messages, JSON, by run id
+    sb:thread:{<tag>}:<digest>:out    hash    each ended run's resulting messages, JSON, by run id
+    sb:thread:{<tag>}:<digest>:line   list    the runs that wait for their turn, the next one first
+    sb:thread:{<tag>}:<digest>:order  zset    the turns by activation
+    sb:thread:{<tag>}:<digest>:live   channel changes of the active and waiting runs
+    sb:threads:{<tag>}:<tenant>       zset    a tenant's threads by last activity, ms    trimmed; TTL: THREAD
+    sb:threads-busy:{<tag>}           set     threads with an active or a waiting run    emptied as they become idle
     sb:key:<key_id>                   hash    an API key: tenant, scopes, hash   TTL: until it expires, if it does
     sb:keys                           zset    API key ids by last use, Unix ms
     sb:session:<session_id>           string  a revoked session                  TTL: until it would have expired
@@ -53,6 +64,9 @@
 While a run is active, its keys have no TTL and `sb:active` contains it; the sweep goes through that set. LIFE is
 live_ttl_s + retention_s after the tenant's last creation; the sweep extends it for older active runs.
 
+THREAD is thread_retention_s after a thread's last activity, but at least live_ttl_s; the sweep extends it for threads with
+an active or a waiting run. <tag> is the partition of a thread and of all its runs (shared/domain/partitions.py).
+
 The braces are a hash tag: all keys of one run hash to one slot, so one Lua
 script may name several of them.
 Spec: https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/
@@ -61,6 +75,7 @@ Spec: https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/
 from typing import Final
 
 from stagebus.shared.domain.runs import STAGE_IDS
+from stagebus.shared.domain.threads import ThreadIdentity
 
 RUN_PREFIX: Final = "sb:run:"
 ACTIVE: Final = "sb:active"
@@ -176,6 +191,56 @@ def streams(tenant: str) -> str:
 def tokens(tenant: str) -> str:
     """Returns the hash of a tenant's tokens: those used today, and those reserved by its active runs."""
     return f"sb:tokens:{tenant}"
+
+
+def thread(identity: ThreadIdentity) -> str:
+    """Returns the hash of a thread. The functions for its other keys take this key."""
+    return f"sb:thread:{{{identity.tag}}}:{identity.digest}"
+
+
+def thread_tag(thread_key: str) -> str:
+    """Returns the tag of a thread's partition."""
+    return thread_key[thread_key.index("{") + 1 : thread_key.index("}")]
+
+
+def thread_turns(thread_key: str) -> str:
+    """Returns the hash of the fields of all turns and waiting runs."""
+    return f"{thread_key}:turns"
+
+
+def thread_in(thread_key: str) -> str:
+    """Returns the hash of each run's own messages."""
+    return f"{thread_key}:in"
+
+
+def thread_out(thread_key: str) -> str:
+    """Returns the hash of the messages that each ended run resulted in."""
+    return f"{thread_key}:out"
+
+
+def thread_line(thread_key: str) -> str:
+    """Returns the list of the runs that wait for their turn."""
+    return f"{thread_key}:line"
+
+
+def thread_order(thread_key: str) -> str:
+    """Returns the set of the turns by activation."""
+    return f"{thread_key}:order"
+
+
+def thread_live(thread_key: str) -> str:
+    """Returns the channel that announces changes of a thread's active and waiting runs."""
+    return f"{thread_key}:live"
+
+
+def threads_of_tenant(tag: str, tenant: str) -> str:
+    """Returns the set of a tenant's threads in one partition, by their last activity."""
+    return f"sb:threads:{{{tag}}}:{tenant}"
+
+
+def threads_busy(tag: str) -> str:
+    """Returns the set of one partition's threads that have an active or a waiting run."""
+    return f"sb:threads-busy:{{{tag}}}"
 
 
 def idempotency(tenant: str, key: str) -> str:
