@@ -38,7 +38,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("stagebus.shared.storage",),
     ("stagebus.shared.config",),
     ("stagebus.shared.domain",),
-    ("stagebus.shared.access_errors", "stagebus.shared.position_errors"),
+    ("stagebus.shared.position_errors", "stagebus.shared.thread_errors"),
+    ("stagebus.shared.access_errors",),
     ("stagebus.shared.errors", "stagebus.shared.model_text", "stagebus.shared.observability"),
     ("stagebus.shared.json_schema", "stagebus.shared.runtime"),
 )
@@ -61,7 +62,8 @@ IMPORTERS = {
 DOMAIN_MAY_IMPORT = {
     *("binascii", "collections", "dataclasses", "enum", "functools", "hashlib", "itertools", "re", "secrets", "typing"),
     *("orjson", "pydantic", "ulid"),
-    *("stagebus.shared.domain", "stagebus.shared.errors", "stagebus.shared.observability.trace"),
+    *("stagebus.shared.domain", "stagebus.shared.errors", "stagebus.shared.thread_errors"),
+    "stagebus.shared.observability.trace",
 }
 FILE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 60

@@ -34,6 +34,7 @@ from stagebus.shared.access_errors import Forbidden, OverLimit, Unauthenticated
 from stagebus.shared.errors import Draining, InvalidRequest, StagebusError, StorageUnavailable
 from stagebus.shared.storage.outage_log import OUTAGE
 from stagebus.shared.storage.redis_client import RedisError, storage_errors
+from stagebus.shared.thread_errors import ThreadBusy
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,8 @@ def render_problem(request: Request, exc: StagebusError) -> Response:
         detail=str(exc),
         code=exc.code,
         errors=[FieldError(**error) for error in exc.errors] if isinstance(exc, InvalidRequest) else [],
+        run_id=exc.run_id if isinstance(exc, ThreadBusy) else None,
+        request_digest=exc.request_digest if isinstance(exc, ThreadBusy) else None,
     )
     return _problem_response(problem, error_headers(exc))
 

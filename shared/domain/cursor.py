@@ -16,10 +16,11 @@ from stagebus.shared.errors import BadCursor
 # Both parts are unsigned 64-bit in Redis. An attempt counts ms since the run's creation, a sequence counts its events.
 _PART_DIGITS_MAX: Final = 15
 _PART: Final = rf"[1-9][0-9]{{0,{_PART_DIGITS_MAX - 1}}}"
-_EVENT_ID: Final = re.compile(rf"(0|{_PART})-({_PART})")
+EVENT_ID_PATTERN: Final = rf"(0|{_PART})-({_PART})"
+_EVENT_ID: Final = re.compile(EVENT_ID_PATTERN)
 # The cursors that clients may send, for the OpenAPI document.
 CURSOR_PATTERN: Final = rf"^(-1|0|0-0|(0|{_PART})-{_PART})?$"
-_FROM_START: Final = frozenset({"", "0", "-1", "0-0"})
+FROM_START: Final = frozenset({"", "0", "-1", "0-0"})
 
 
 class EventId(NamedTuple):
@@ -54,7 +55,7 @@ def parse_cursor(text: str | None) -> EventId:
         BadCursor: the text is neither an event id nor one of the values for the start.
     """
     text = (text or "").strip(" ")
-    if text in _FROM_START:
+    if text in FROM_START:
         return START
     match = _EVENT_ID.fullmatch(text)
     if match is None:

@@ -420,6 +420,10 @@ export interface Problem {
   code: string;
   /** the invalid fields of the request */
   errors?: FieldError[];
+  /** of `thread_busy`: the run that is in the way */
+  run_id?: string | null;
+  /** of `thread_busy`: the SHA-256 of that run's request, by which a client that repeats a request without an `Idempotency-Key` recognises its own run */
+  request_digest?: string | null;
   /** the problem type in a few words */
   title: string;
 }

@@ -255,6 +255,15 @@ class Problem(Answer):
     detail: str = Field(description="what went wrong in this case, and what to do")
     code: str = Field(description="a stable code for programs")
     errors: list[FieldError] = Field(default=[], description="the invalid fields of the request")
+    run_id: str | None = Field(
+        default=None, exclude_if=lambda run_id: not run_id, description="of `thread_busy`: the run that is in the way"
+    )
+    request_digest: str | None = Field(
+        default=None,
+        exclude_if=lambda digest: not digest,
+        description="of `thread_busy`: the SHA-256 of that run's request, by which a client that repeats a request without "
+        "an `Idempotency-Key` recognises its own run",
+    )
 
 
 class ProblemType(Answer):
