@@ -86,6 +86,7 @@ class RunRecord(NamedTuple):
     trace: Trace = NO_TRACE
     tokens: int = 0  # used so far: counted by the providers, or estimated
     finish_reason: str | None = None  # why the answer ended
+    user: str = ""  # the person within the tenant, if one is known
 
     @property
     def is_terminal(self) -> bool:
@@ -130,6 +131,7 @@ def decode_run(run_id: str, fields: Mapping[bytes, bytes]) -> RunRecord | None:
         trace=Trace(text("request_id"), text("traceparent"), run_id),
         tokens=number("tokens"),
         finish_reason=text("finish_reason") or None,
+        user=text("user"),
     )
 
 

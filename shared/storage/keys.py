@@ -9,6 +9,7 @@
     sb:run:{<run_id>}:live            channel each append, as SSE bytes
     sb:run:{<run_id>}:control         channel cancels and decisions, for the worker
     sb:runs:<tenant>                  zset    run ids by creation time, ms       trimmed at each creation; TTL: LIFE
+    sb:runs:<tenant>/<user hash>      zset    those of one user                  the same
     sb:active                         zset    runs that have not ended           emptied as they end
     sb:active:<tenant>                zset    those of one tenant                trimmed at each creation; TTL: LIFE
     sb:running                        zset    "<tenant> <run_id>" of runs that were acquired and neither ended nor
@@ -67,11 +68,14 @@ live_ttl_s + retention_s after the tenant's last creation; the sweep extends it 
 THREAD is thread_retention_s after a thread's last activity, but at least live_ttl_s; the sweep extends it for threads with
 an active or a waiting run. <tag> is the partition of a thread and of all its runs (shared/domain/partitions.py).
 
+A user has idempotency keys, chats and a list of runs of their own: `<tenant>/<user hash>` stands for `<tenant>` then.
+
 The braces are a hash tag: all keys of one run hash to one slot, so one Lua
 script may name several of them.
 Spec: https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/
 """
 
+from hashlib import sha256
 from typing import Final
 
 from stagebus.shared.domain.runs import STAGE_IDS
@@ -95,6 +99,8 @@ VIRTUAL_TIME: Final = "sb:fair:vtime"
 WORKERS: Final = "sb:workers"
 GATEWAYS: Final = "sb:gateways"
 TOTALS: Final = "sb:totals"
+
+USER_HASH_CHARS: Final = 32
 
 # Scores in the queue: virtual times are lower than TIME_SCORE_MIN, times are not; a throttled run has THROTTLED_SCORE.
 TIME_SCORE_MIN: Final = 10**12
@@ -153,9 +159,9 @@ def control(run_id: str) -> str:
     return f"{RUN_PREFIX}{{{run_id}}}:control"
 
 
-def runs(tenant: str) -> str:
-    """Returns the set of a tenant's runs by creation time."""
-    return f"sb:runs:{tenant}"
+def runs(tenant: str, user: str = "") -> str:
+    """Returns the set of a tenant's runs, or of those of one user, by creation time."""
+    return f"sb:runs:{_with_user(tenant, user)}"
 
 
 def active_of_tenant(tenant: str) -> str:
@@ -178,9 +184,9 @@ def rate(tenant: str, ticket_id: str = "") -> str:
     return f"sb:rate:{tenant}:{ticket_id}" if ticket_id else f"sb:rate:{tenant}"
 
 
-def chat(tenant: str, chat_hash: str) -> str:
+def chat(tenant: str, chat_hash: str, user: str = "") -> str:
     """Returns the key of a chat's newest run."""
-    return f"sb:chat:{tenant}:{chat_hash}"
+    return f"sb:chat:{_with_user(tenant, user)}:{chat_hash}"
 
 
 def streams(tenant: str) -> str:
@@ -243,9 +249,14 @@ def threads_busy(tag: str) -> str:
     return f"sb:threads-busy:{{{tag}}}"
 
 
-def idempotency(tenant: str, key: str) -> str:
-    """Returns the key that binds a tenant's Idempotency-Key to a run."""
-    return f"sb:idempotency:{tenant}:{key}"
+def idempotency(tenant: str, key: str, user: str = "") -> str:
+    """Returns the key that binds the Idempotency-Key of a tenant, or of one user, to a run."""
+    return f"sb:idempotency:{_with_user(tenant, user)}:{key}"
+
+
+def _with_user(tenant: str, user: str) -> str:
+    # No tenant's name has a slash. Users' names are hashed, since they may have any characters, such as braces and colons.
+    return f"{tenant}/{sha256(user.encode()).hexdigest()[:USER_HASH_CHARS]}" if user else tenant
 
 
 def api_key(key_id: str) -> str:

@@ -66,6 +66,7 @@ async def create(  # noqa: PLR0913 - a record has that many fields
     trace: Trace = NO_TRACE,
     job: bytes = b"",
     tokens: int = 0,
+    user: str = "",
 ) -> CreateResult:
     """Writes the run's record and its first event, `0-1`, queues its job and wakes a worker, unless the run exists.
 
@@ -77,6 +78,7 @@ async def create(  # noqa: PLR0913 - a record has that many fields
         trace: the request's trace.
         job: the serialised arq job; without one the run is not queued.
         tokens: how many tokens of the tenant's day to reserve; fewer are reserved if fewer are left.
+        user: the person within the tenant whose run it is, or empty.
 
     Raises:
         TooManyRuns, TokensUsedUp: the tenant is at its limit; nothing was changed.
@@ -85,12 +87,12 @@ async def create(  # noqa: PLR0913 - a record has that many fields
     key_list = [keys.run(run_id), keys.stages(run_id), keys.stage_stream(run_id, RUN_STAGE), keys.ACTIVE]
     key_list += [keys.runs(tenant), keys.active_of_tenant(tenant), keys.RUNNING, keys.tokens(tenant)]
     key_list += [keys.VIRTUAL_TIME, keys.tenant_virtual_time(tenant), keys.QUEUE, keys.job(run_id), keys.WAKEUP]
-    key_list += [keys.RESERVED]
+    key_list += [keys.RESERVED, keys.runs(tenant, user)]
     key_list += [idempotency] if idempotency else []
     args: list[Any] = [RunStatus.QUEUED.value, tenant, model, request, RUN_STAGE, event, data]
     args += [run_id, ids.created_ms(run_id), _ms(life_s), limits.runs_queued, limits.tokens_per_day]
     args += [trace.request_id, trace.traceparent, job, keys.WAKEUPS_MAX, reservation, keys.LIMITS]
-    args += [tokens, tokens_ttl_ms(life_s)]
+    args += [tokens, tokens_ttl_ms(life_s), user]
     match await _CREATE(connection, key_list, args):
         case [b"reserved", value, _]:
             return CreateResult(is_new=False, reserved_for=value.decode())

@@ -32,6 +32,7 @@ async def create_run(
     idempotency_key: str | None = None,
     trace: Trace = NO_TRACE,
     tokens: int = 0,
+    user: str = "",
 ) -> str:
     """Creates a run and queues it with one script, which is safe to repeat under the same idempotency key.
 
@@ -39,6 +40,7 @@ async def create_run(
 
     Args:
         tokens: how many tokens of the tenant's day to reserve for the run, if as many are left.
+        user: the person within the tenant whose run it is, or empty. Each user has idempotency keys of their own.
 
     Returns:
         The run's id; if the key was used before, the id of the first call.
@@ -55,9 +57,9 @@ async def create_run(
         queued = RunQueued(run_id=run_id, model=model, at=wall_ms())
         created = await run_scripts.create(
             redis, run_id, tenant=tenant, model=model, request=body, event=queued.event, data=queued.data(),
-            idempotency="" if idempotency_key is None else keys.idempotency(tenant, idempotency_key),
+            idempotency="" if idempotency_key is None else keys.idempotency(tenant, idempotency_key, user),
             reservation=f"{run_id} {digest}", life_s=settings.lists_ttl_s,
-            limits=settings.tenant_limits, trace=trace, job=run_queue.new_job(run_id), tokens=tokens,
+            limits=settings.tenant_limits, trace=trace, job=run_queue.new_job(run_id), tokens=tokens, user=user,
         )  # fmt: skip
         if not created.reserved_for:
             break

@@ -14,7 +14,8 @@
 -- KEYS[12] job           string  keys.job
 -- KEYS[13] wakeup        list    keys.WAKEUP
 -- KEYS[14] reserved      hash    keys.RESERVED
--- KEYS[15] idempotency   string  keys.idempotency, if the client sent a key
+-- KEYS[15] runs_of_user   zset    keys.runs(tenant, user); the same as KEYS[5] without a user
+-- KEYS[16] idempotency   string  keys.idempotency, if the client sent a key
 -- ARGV[1] status         str     the first state
 -- ARGV[2] tenant         str
 -- ARGV[3] model          str
@@ -35,6 +36,7 @@
 -- ARGV[18] limits        str     keys.LIMITS, a hash; not in KEYS, because the Redis users may only read it
 -- ARGV[19] tokens_wanted int     the tokens to reserve for the run; fewer if its tenant's day has fewer left
 -- ARGV[20] tokens_ttl_ms int     TTL of the tenant's count
+-- ARGV[21] user          str     the person within the tenant, or ''
 -- Returns {'created' | 'exists', created_at in Unix ms, vtime}, {the limit's name, limit, ms until it may pass; 0:
 -- unknown}, {'reserved', the value of the client's key, ''} or {'deleted', deleted_at, ''}.
 --
@@ -51,13 +53,14 @@
 local run, stages, journal = KEYS[1], KEYS[2], KEYS[3]
 local active, runs, active_of_tenant, running = KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local tokens, vtime_key, tenant_vtime_key = KEYS[8], KEYS[9], KEYS[10]
-local queue, job, wakeup, reserved, idempotency = KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15]
+local queue, job, wakeup, reserved = KEYS[11], KEYS[12], KEYS[13], KEYS[14]
+local runs_of_user, idempotency = KEYS[15], KEYS[16]
 local status, tenant, model, request = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local stage, event, data, run_id = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 local made_ms, life_ms, runs_queued, tokens_per_day = ARGV[9], ARGV[10], ARGV[11], ARGV[12]
 local request_id, traceparent, job_bytes = ARGV[13], ARGV[14], ARGV[15]
 local wakeups_max, reservation, limits = ARGV[16], ARGV[17], ARGV[18]
-local tokens_wanted, tokens_ttl_ms = tonumber(ARGV[19]), ARGV[20]
+local tokens_wanted, tokens_ttl_ms, user = tonumber(ARGV[19]), ARGV[20], ARGV[21]
 
 local TRIMMED_MAX = 100
 local stored = redis.call('HMGET', run, 'created_at', 'vtime', 'deleted_at')
@@ -99,7 +102,11 @@ if tokens_wanted > 0 then
     redis.call('HINCRBY', tokens, 'reserved', string.format('%d', tokens_wanted))
     redis.call('PEXPIRE', tokens, tokens_ttl_ms)
 end
-for _, list in ipairs({runs, active_of_tenant}) do
+local lists = {runs, active_of_tenant}
+if user ~= '' then
+    table.insert(lists, runs_of_user)
+end
+for _, list in ipairs(lists) do
     redis.call('ZADD', list, made_ms, run_id)
     local horizon = string.format('%d', made_ms - life_ms)
     local old_count = redis.call('ZCOUNT', list, '-inf', horizon)
@@ -116,6 +123,9 @@ redis.call('HSET', run, 'status', status, 'attempt', 0, 'tries', 0, 'last_id', '
     'model', model, 'request', request, 'created_at', string.format('%d', now_ms), 'worker', '',
     'idempotency', idempotency or '', 'vtime', string.format('%d', vtime),
     'request_id', request_id, 'traceparent', traceparent)
+if user ~= '' then
+    redis.call('HSET', run, 'user', user)
+end
 redis.call('RPUSH', stages, stage)
 redis.call('XADD', journal, '0-1', 'event', event, 'data', data)
 if idempotency then

@@ -35,7 +35,15 @@ def test_no_two_things_share_a_key() -> None:
     made += [keys.api_key("a"), keys.api_key("s"), keys.totals_of_minute(1), keys.totals_of_minute(2)]
     made += [keys.runs("public"), keys.runs("other"), keys.idempotency("public", "k"), keys.idempotency("other", "k")]
 
+    made += [keys.runs("public", "a"), keys.runs("public", "b"), keys.runs("other", "a")]
+    made += [keys.idempotency("public", "k", user) for user in ("a", "b", ":k", "{x}")]
+    made += [keys.chat("public", "c"), keys.chat("public", "c", "a"), keys.chat("public", "c", "b")]
+
     assert len(set(made)) == len(made)
+
+
+def test_name_of_a_user_moves_no_key_to_another_slot() -> None:
+    assert not set("{}:") & set(keys.runs("t", "{a}:b").removeprefix("sb:runs:"))
 
 
 def test_keys_of_a_run_share_a_prefix() -> None:

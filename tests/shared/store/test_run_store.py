@@ -42,6 +42,31 @@ async def test_created_run_is_queued_and_due(redis: Redis, settings: Settings) -
     assert (await run_store.get_run(redis, run_id)).status is RunStatus.QUEUED
 
 
+async def test_run_has_its_user_and_stands_in_the_users_list(redis: Redis, settings: Settings) -> None:
+    run_id = await run_store.create_run(redis, settings, tenant="t", model="m", request=REQUEST, user="alice")
+    other = await create(redis, settings)
+
+    assert (await run_store.get_run(redis, run_id)).user == "alice"
+    assert (await run_store.get_run(redis, other)).user == ""
+    assert await redis.zrange(keys.runs("t", "alice"), 0, -1) == [run_id.encode()]
+    assert await redis.zcard(keys.runs("t")) == 2
+    assert await redis.pttl(keys.runs("t", "alice")) > 0
+
+
+async def test_users_do_not_share_idempotency_keys(redis: Redis, settings: Settings) -> None:
+    """Nor may a user learn by a conflict that another one has used a key."""
+
+    async def create_for(user: str, **request: Any) -> str:
+        return await run_store.create_run(
+            redis, settings, tenant="t", model="m", request={**REQUEST, **request}, idempotency_key="k", user=user
+        )
+
+    run_ids = [await create_for("alice"), await create_for("bob", other=1), await create_for("")]
+
+    assert len(set(run_ids)) == 3
+    assert [await create_for("alice"), await create_for("bob", other=1), await create_for("")] == run_ids
+
+
 async def test_gateway_events_have_a_time(redis: Redis, settings: Settings) -> None:
     """The first event and an end that no worker wrote."""
     run_id = await create(redis, settings)
