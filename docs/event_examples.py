@@ -5,7 +5,7 @@ from typing import Final
 
 from pydantic import BaseModel
 
-from stagebus.shared.domain import events
+from stagebus.shared.domain import events, stage_results
 from stagebus.shared.domain.cursor import EventId
 from stagebus.shared.domain.runs import EXTRACTION, SYNTHESIS, TOOLS
 from stagebus.shared.domain.usage import Cost, Usage
@@ -13,6 +13,8 @@ from stagebus.shared.errors import QueueTimeout
 from stagebus.shared.log import sse
 
 _RUN_ID: Final = "01J9ZK3V7Q8E5W2R4T6Y8U0P1A"
+_PARENT_ID: Final = "01J9ZK0T6M3B8V1N5C7X9Z2Q4W"
+_ADDED_ID: Final = "01J9ZK4D2R6H9J1K3M5P7S8T0V"
 _ATTEMPT: Final = 5204
 _BEGAN_AT: Final = 1_769_860_800_000
 _EXPIRES_AT: Final = _BEGAN_AT + 86_400_000
@@ -23,12 +25,16 @@ _ARGUMENTS: Final = '{"city":"Paris"}'
 _WEATHER: Final = '{"place":"Paris, France","temperature_c":18.5}'
 _BOOKING: Final = '{"restaurant":"Chez Ann"}'
 _TEMPLATE: Final = events.ChunkTemplate(id="chatcmpl-7", created=_BEGAN_AT // 1000, model="gpt-4.1")
-_CALL: Final = events.ToolCallRequest(id="call_1", name="get_weather", arguments=_ARGUMENTS)
-_OUTCOME: Final = events.ToolOutcome(call_id="call_1", name="get_weather", arguments=_ARGUMENTS, content=_WEATHER)
+_CALL: Final = stage_results.ToolCallRequest(id="call_1", name="get_weather", arguments=_ARGUMENTS)
+_OUTCOME: Final = stage_results.ToolOutcome(
+    call_id="call_1", name="get_weather", arguments=_ARGUMENTS, content=_WEATHER
+)
 
 _EXAMPLES: Final[tuple[events.Event, ...]] = (
     events.RunQueued(run_id=_RUN_ID, model="gpt-4.1"),
     events.RunStarted(attempt=_ATTEMPT, worker="host-1:4711"),
+    events.HistoryComposed(parent=_PARENT_ID, turns=2, messages=6, bytes=1840),
+    events.MessageAdded(run_id=_ADDED_ID, before=SYNTHESIS, messages=[{"role": "user", "content": "And in Rome?"}]),
     events.StageStarted(stage_id=EXTRACTION, attempt=_ATTEMPT, chunk=_TEMPLATE),
     events.RetryScheduled(
         retry_of=EXTRACTION, retry=1, backoff_s=0.5, reason="the provider answered 503", stage_id="run"
@@ -36,7 +42,9 @@ _EXAMPLES: Final[tuple[events.Event, ...]] = (
     events.StageRestarted(stage_id=EXTRACTION, attempt=_ATTEMPT, discard_from=4),
     events.StageCompleted(
         stage_id=EXTRACTION,
-        result=events.ModelStageResult(finish_reason="tool_calls", tool_calls=[_CALL]).model_dump(exclude_none=True),
+        result=stage_results.ModelStageResult(finish_reason="tool_calls", tool_calls=[_CALL]).model_dump(
+            exclude_none=True
+        ),
         usage=_USAGE,
         duration_ms=912,
     ),

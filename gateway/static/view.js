@@ -260,7 +260,7 @@ function progressText(progress) {
   return [share, progress.message].filter(Boolean).join(" · ");
 }
 
-function noteItem({ kind, retry, backoffS, reason, discarded }) {
+function noteItem({ kind, retry, backoffS, reason, discarded, text }) {
   const chars = discarded ? discarded.text.length + discarded.reasoning.length : 0;
   const item = document.createElement("li");
   item.dataset.kind = kind;
@@ -268,6 +268,7 @@ function noteItem({ kind, retry, backoffS, reason, discarded }) {
     retry: () => `${reason}. Retry ${retry} after ${duration(backoffS * 1000)}.`,
     restart: () => `Started over${chars ? `; ${chars} characters of unfinished text discarded` : ""}.`,
     resume: () => "Resumed; finished calls were kept.",
+    message: () => `A message joined: ${text}`,
   }[kind]();
   return item;
 }

@@ -86,6 +86,7 @@ class AguiFold(Fold):
     # Their times count, since every event has the newest time of the log.
     on_run_started = on_retry_scheduled = on_tool_call = on_tool_summary = on_run_queued
     on_approval_required = on_approval_decided = on_input_required = on_run_queued
+    on_history_composed = on_message_added = on_run_queued
 
     def on_stage_started(self, data: Json, sequence: int) -> list[bytes]:
         """Begins a step."""

@@ -37,7 +37,7 @@ from stagebus.gateway.views.view_stream import (
     source_of,
     wait_for_end,
 )
-from stagebus.shared.domain.events import CUT_REASONS
+from stagebus.shared.domain.stage_results import CUT_REASONS
 from stagebus.shared.domain.tenants import Scope
 
 COMPLETION_PREFIX: Final = "chatcmpl-"

@@ -4,16 +4,8 @@ from functools import cache
 
 from pydantic import BaseModel, TypeAdapter
 
-from stagebus.shared.domain.events import (
-    EVENTS,
-    UNLOGGED,
-    Event,
-    Gap,
-    Json,
-    ModelStageResult,
-    StreamStatus,
-    ToolStageResult,
-)
+from stagebus.shared.domain.events import EVENTS, UNLOGGED, Event, Gap, Json, StreamStatus
+from stagebus.shared.domain.stage_results import ModelStageResult, ToolStageResult
 
 
 @cache

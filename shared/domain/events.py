@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from stagebus.shared.domain.model_items import ModelItems
 from stagebus.shared.domain.runs import RUN_STAGE
+from stagebus.shared.domain.stage_results import ToolOutcome
 from stagebus.shared.domain.usage import Usage
 
 Json = dict[str, Any]
@@ -53,32 +54,6 @@ class TimedEvent(Event):
         return self.model_copy(update={"at": at})
 
 
-class ToolCallRequest(BaseModel):
-    """A tool call requested by the model."""
-
-    model_config = ConfigDict(frozen=True)
-
-    id: str = Field(description="unique in the run, even if the provider repeats its ids")
-    name: str = Field(description="name of the tool")
-    arguments: str = Field(description="JSON text, as the model wrote it")
-    extra_content: Json | None = Field(
-        default=None,
-        description="data of the provider that later requests must return to it, such as Gemini's thought_signature",
-    )
-
-
-class ToolOutcome(BaseModel):
-    """A tool call with its result."""
-
-    model_config = ConfigDict(frozen=True)
-
-    call_id: str
-    name: str = Field(description="name of the tool")
-    arguments: str = Field(description="JSON text")
-    content: str = Field(description="the result as the model gets it; at most the tool's max_result_bytes of UTF-8")
-    is_error: bool = False
-
-
 class RunQueued(TimedEvent):
     """The run is accepted and stored. Always the first event, with the id `0-1`."""
 
@@ -95,6 +70,35 @@ class RunStarted(TimedEvent):
     stage_id: StageId = RUN_STAGE
     attempt: int = Field(description="number of the attempt; it only grows")
     worker: str = Field(description="name of the worker")
+
+
+class HistoryComposed(TimedEvent):
+    """The run continues a thread, and its history is put together: the messages of the turns before it. Once in a run.
+
+    Every attempt of the run gets the same messages, unless a turn was deleted in between.
+    """
+
+    event: ClassVar[str] = "history_composed"
+    stage_id: StageId = RUN_STAGE
+    parent: str | None = Field(
+        default=None, description="the run that this one continues; absent at the start of a thread"
+    )
+    turns: int = Field(description="number of earlier turns in the history")
+    messages: int = Field(description="number of their messages")
+    bytes: int = Field(description="size of their messages as JSON")
+    cut_turns: int = Field(
+        default=0, description="number of earlier turns that are left out: too long, deleted or no longer readable"
+    )
+
+
+class MessageAdded(TimedEvent):
+    """The message of another run joins this one: that run was sent to steer it. The model gets it before the next stage."""
+
+    event: ClassVar[str] = "message_added"
+    stage_id: StageId = RUN_STAGE
+    run_id: str = Field(description="the run that brought the message; it has ended with `merged_into`")
+    before: str = Field(description="the stage before which the model gets the messages")
+    messages: list[Json] = Field(description="chat completion messages")
 
 
 class RetryScheduled(TimedEvent):
@@ -273,47 +277,28 @@ class StageCompleted(TimedEvent):
         return b"" if self.items is None else self.items.data()
 
 
-class ModelStageResult(BaseModel):
-    """The `result` of the stages extraction and synthesis."""
+class MergedInto(BaseModel):
+    """The run that took this one's message along, and the `message_added` event in that run's log."""
 
     model_config = ConfigDict(frozen=True)
 
-    text: str = ""
-    tool_calls: list[ToolCallRequest] = []
-    finish_reason: str | None = Field(
-        default=None,
-        description="why the answer ended: `stop`, `tool_calls`, `length` (cut off at the token limit), `content_filter` "
-        "or another word of the provider; `refusal` if the text is the model's refusal",
-    )
-    model: str | None = Field(default=None, description="the model that answered, as the provider calls it")
-    provider: str | None = Field(default=None, description="the provider that answered, as the providers file calls it")
-    reasoning: str | None = Field(
-        default=None, description="the model's reasoning before the calls; kept only if the provider needs it back"
-    )
-    reasoning_details: list[Json] | None = Field(
-        default=None, description="the same as blocks in the provider's format, kept only if it needs them back"
-    )
-
-
-# With these finish reasons the model had not finished its answer, so that its calls may be incomplete.
-CUT_REASONS: Final = frozenset({"length", "max_tokens", "content_filter"})
-
-
-class ToolStageResult(BaseModel):
-    """The `result` of the stage tools."""
-
-    model_config = ConfigDict(frozen=True)
-
-    outcomes: list[ToolOutcome]
+    run_id: str
+    event_id: str
 
 
 class Done(TimedEvent):
-    """The run succeeded. Terminal."""
+    """The run succeeded. Terminal.
+
+    A run that was sent to steer another one ends with `merged_into` once its message has joined that run.
+    """
 
     event: ClassVar[str] = "done"
     is_terminal: ClassVar[bool] = True
     stage_id: StageId = RUN_STAGE
     usage: Usage = Usage()
+    merged_into: MergedInto | None = Field(
+        default=None, description="the run that this one's message joined; this run asked no model"
+    )
 
 
 class Cancel(TimedEvent):
@@ -368,8 +353,8 @@ class StreamStatus(BaseModel):
 
 
 EVENTS: Final[tuple[type[Event], ...]] = (
-    RunQueued, RunStarted, RetryScheduled, StageStarted, StageRestarted, ToolCompletionChunk, ApprovalRequired,
-    InputRequired, ApprovalDecided, ToolCall, ToolProgress, ToolResult, ToolSummary, StageCompleted, Done, Cancel, Error,
+    RunQueued, RunStarted, HistoryComposed, MessageAdded, RetryScheduled, StageStarted, StageRestarted,
+    ToolCompletionChunk, ApprovalRequired, InputRequired, ApprovalDecided, ToolCall, ToolProgress, ToolResult, ToolSummary, StageCompleted, Done, Cancel, Error,
 )  # fmt: skip
 EVENT_BY_NAME: Final = {event.event: event for event in EVENTS}
 # Frames of a stream that are not events of the log and have no id.

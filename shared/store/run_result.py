@@ -7,8 +7,9 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from stagebus.shared.domain.answer_finish import CANCELLED
-from stagebus.shared.domain.events import ModelStageResult, StageRestarted, ToolCompletionChunk
+from stagebus.shared.domain.events import StageRestarted, ToolCompletionChunk
 from stagebus.shared.domain.runs import TOOLS, RunRecord, RunStatus
+from stagebus.shared.domain.stage_results import ModelStageResult
 from stagebus.shared.log import log_reader
 from stagebus.shared.model_text.chunk_text import ChunkText, chunk_text, partial_answer
 from stagebus.shared.runtime.exact_json import parse_json

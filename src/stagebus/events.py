@@ -13,7 +13,10 @@ from stagebus.shared.domain.events import (
     Error,
     Event,
     Gap,
+    HistoryComposed,
     InputRequired,
+    MergedInto,
+    MessageAdded,
     RetryScheduled,
     RunQueued,
     RunStarted,
@@ -30,7 +33,8 @@ from stagebus.shared.domain.events import (
 from stagebus.shared.domain.usage import Cost, Usage
 
 __all__ = [
-    "EVENT_BY_NAME", "ApprovalDecided", "ApprovalRequired", "Cancel", "Cost", "Done", "Error", "Event", "Gap", "InputRequired",
-    "RetryScheduled", "RunQueued", "RunStarted", "StageCompleted", "StageRestarted", "StageStarted", "StreamStatus", "ToolCall",
-    "ToolCompletionChunk", "ToolProgress", "ToolResult", "ToolSummary", "Usage",
+    "EVENT_BY_NAME", "ApprovalDecided", "ApprovalRequired", "Cancel", "Cost", "Done", "Error", "Event", "Gap",
+    "HistoryComposed", "InputRequired", "MergedInto", "MessageAdded", "RetryScheduled", "RunQueued", "RunStarted",
+    "StageCompleted", "StageRestarted", "StageStarted", "StreamStatus", "ToolCall", "ToolCompletionChunk", "ToolProgress",
+    "ToolResult", "ToolSummary", "Usage",
 ]  # fmt: skip

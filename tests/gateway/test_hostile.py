@@ -30,10 +30,10 @@ from stagebus.shared.domain.events import (
     StageStarted,
     ToolCall,
     ToolCompletionChunk,
-    ToolOutcome,
     ToolResult,
     ToolSummary,
 )
+from stagebus.shared.domain.stage_results import ToolOutcome
 from stagebus.shared.observability.logging import JsonFormatter, TextFormatter
 from tests.gateway.conftest import ClientOf, keys_of_clients
 from tests.support.runs_by_hand import RunByHand

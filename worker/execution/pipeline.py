@@ -9,9 +9,10 @@ extraction ──calls──▶ tools ──▶ synthesis ──▶ done
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
-from stagebus.shared.domain.events import ModelStageResult, StageCompleted, ToolOutcome, ToolStageResult
+from stagebus.shared.domain.events import StageCompleted
 from stagebus.shared.domain.requests import STAGE_PARAMETERS, RunRequest
 from stagebus.shared.domain.runs import EXTRACTION, SYNTHESIS, TOOLS, round_stage
+from stagebus.shared.domain.stage_results import ModelStageResult, ToolOutcome, ToolStageResult
 from stagebus.shared.domain.usage import Usage
 from stagebus.worker.model.chat_request import ORIGIN_KEY, MessageOrigin
 

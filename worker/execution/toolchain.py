@@ -10,7 +10,6 @@ from stagebus.shared.config.providers import ModelRoute
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.cursor import EventId
 from stagebus.shared.domain.events import (
-    CUT_REASONS,
     ChunkTemplate,
     Event,
     RunStarted,
@@ -21,6 +20,7 @@ from stagebus.shared.domain.events import (
 )
 from stagebus.shared.domain.requests import RunRequest
 from stagebus.shared.domain.runs import EXTRACTION, TOOLS, RunRecord, round_stage
+from stagebus.shared.domain.stage_results import CUT_REASONS
 from stagebus.shared.errors import UnknownModel, UnknownTools
 from stagebus.shared.storage.redis_client import Redis
 from stagebus.worker.execution.attempt import Attempt, WorkerDraining

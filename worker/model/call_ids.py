@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator
 
-from stagebus.shared.domain.events import ToolCallRequest
+from stagebus.shared.domain.stage_results import ToolCallRequest
 from stagebus.worker.model.compat.call_fragments import ParsedCall
 
 

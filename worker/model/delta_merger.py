@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
-from stagebus.shared.domain.events import ToolCallRequest
+from stagebus.shared.domain.stage_results import ToolCallRequest
 from stagebus.shared.domain.usage import Usage
 from stagebus.shared.model_text.chunk_text import REASONING_FIELDS
 from stagebus.shared.model_text.content_parts import split_parts

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from stagebus.shared.domain.decisions import Decision
-from stagebus.shared.domain.events import ApprovalDecided, ApprovalRequired, InputRequired, ToolCallRequest
+from stagebus.shared.domain.events import ApprovalDecided, ApprovalRequired, InputRequired
+from stagebus.shared.domain.stage_results import ToolCallRequest
 from stagebus.shared.errors import StagebusError
 from stagebus.worker.stages.call_plan import LoggedApprovals, PlannedCall
 from stagebus.worker.tools.tool_results import ToolReply

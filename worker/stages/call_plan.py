@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from stagebus.shared.domain.decisions import Decision
-from stagebus.shared.domain.events import ToolCallRequest, ToolResult
+from stagebus.shared.domain.events import ToolResult
+from stagebus.shared.domain.stage_results import ToolCallRequest
 from stagebus.shared.runtime.exact_json import parse_json
 from stagebus.shared.runtime.json_text import compact_json
 from stagebus.worker.tools.tool import Tool

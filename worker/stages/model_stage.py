@@ -7,8 +7,9 @@ from typing import Any, Final
 
 from stagebus.shared.config.provider_schema import REASONING_DETAILS
 from stagebus.shared.config.providers import ModelRoute
-from stagebus.shared.domain.events import CUT_REASONS, Event, ModelStageResult, StageCompleted, ToolCompletionChunk
+from stagebus.shared.domain.events import Event, StageCompleted, ToolCompletionChunk
 from stagebus.shared.domain.model_items import ModelItems
+from stagebus.shared.domain.stage_results import CUT_REASONS, ModelStageResult
 from stagebus.shared.domain.usage import Usage
 from stagebus.shared.errors import InvalidOutput, ModelUnavailable
 from stagebus.worker.model.call_ids import assign_call_ids

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from enum import Enum, auto
 from typing import NamedTuple
 
-from stagebus.shared.domain.events import ApprovalDecided, ToolCall, ToolCallRequest, ToolResult
+from stagebus.shared.domain.events import ApprovalDecided, ToolCall, ToolResult
+from stagebus.shared.domain.stage_results import ToolCallRequest
 from stagebus.worker.stages.approval_gate import ApprovalGate
 from stagebus.worker.stages.call_plan import Checkpoints, PlannedCall
 

@@ -7,16 +7,8 @@ from typing import NamedTuple
 
 import orjson
 
-from stagebus.shared.domain.events import (
-    ApprovalDecided,
-    Event,
-    StageCompleted,
-    ToolCallRequest,
-    ToolOutcome,
-    ToolResult,
-    ToolStageResult,
-    ToolSummary,
-)
+from stagebus.shared.domain.events import ApprovalDecided, Event, StageCompleted, ToolResult, ToolSummary
+from stagebus.shared.domain.stage_results import ToolCallRequest, ToolOutcome, ToolStageResult
 from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.worker.stages.approval_gate import ApprovalGate, WaitingCall
 from stagebus.worker.stages.call_plan import Checkpoints, PlannedCall, plan_calls

@@ -106,6 +106,8 @@ function applyEvent(state: RunState, event: RunEvent): RunState {
       return { ...state, status: "running", attempts: state.attempts + 1 };
     case "retry_scheduled":
       return changeStage(state, data.retry_of, event);
+    case "message_added":
+      return changeStage(state, data.before, event);
     case "done":
       return { ...withEnd(state, "succeeded", event), usage: data.usage ?? null };
     case "cancel":

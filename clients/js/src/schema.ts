@@ -882,13 +882,24 @@ export interface ChunkTemplate {
   created: number;
   model: string;
 }
-/** The run succeeded. Terminal. */
+/**
+ * The run succeeded. Terminal.
+ *
+ * A run that was sent to steer another one ends with `merged_into` once its message has joined that run.
+ */
 export interface DoneData {
   /** the stage whose stream contains this event */
   stage_id: string;
   /** time of writing in Unix ms, by the writer's clock, for display; use the ids to order events, since the clocks of two machines differ; absent in logs of older versions */
   at?: number | null;
   usage: Usage;
+  /** the run that this one's message joined; this run asked no model */
+  merged_into?: MergedInto | null;
+}
+/** The run that took this one's message along, and the `message_added` event in that run's log. */
+export interface MergedInto {
+  run_id: string;
+  event_id: string;
 }
 /**
  * The run failed. Terminal.
@@ -909,6 +920,27 @@ export interface ErrorData {
   /** tokens up to then, with those of the stage that was cut */
   usage?: Usage | null;
 }
+/**
+ * The run continues a thread, and its history is put together: the messages of the turns before it. Once in a run.
+ *
+ * Every attempt of the run gets the same messages, unless a turn was deleted in between.
+ */
+export interface HistoryComposedData {
+  /** the stage whose stream contains this event */
+  stage_id: string;
+  /** time of writing in Unix ms, by the writer's clock, for display; use the ids to order events, since the clocks of two machines differ; absent in logs of older versions */
+  at?: number | null;
+  /** the run that this one continues; absent at the start of a thread */
+  parent?: string | null;
+  /** number of earlier turns in the history */
+  turns: number;
+  /** number of their messages */
+  messages: number;
+  /** size of their messages as JSON */
+  bytes: number;
+  /** number of earlier turns that are left out: too long, deleted or no longer readable */
+  cut_turns: number;
+}
 /** The model asks a person a question with the tool `ask_user`. The run is parked as it is for an approval. */
 export interface InputRequiredData {
   /** the stage whose stream contains this event */
@@ -920,6 +952,21 @@ export interface InputRequiredData {
   question: string;
   /** Unix ms by the clock of Redis */
   expires_at: number;
+}
+/** The message of another run joins this one: that run was sent to steer it. The model gets it before the next stage. */
+export interface MessageAddedData {
+  /** the stage whose stream contains this event */
+  stage_id: string;
+  /** time of writing in Unix ms, by the writer's clock, for display; use the ids to order events, since the clocks of two machines differ; absent in logs of older versions */
+  at?: number | null;
+  /** the run that brought the message; it has ended with `merged_into` */
+  run_id: string;
+  /** the stage before which the model gets the messages */
+  before: string;
+  /** chat completion messages */
+  messages: {
+    [k: string]: unknown;
+  }[];
 }
 /** The `result` of the stages extraction and synthesis. */
 export interface ModelStageResult {
@@ -1130,6 +1177,8 @@ export interface ToolSummaryData {
 export interface EventDataByName {
   run_queued: RunQueuedData;
   run_started: RunStartedData;
+  history_composed: HistoryComposedData;
+  message_added: MessageAddedData;
   retry_scheduled: RetryScheduledData;
   stage_started: StageStartedData;
   stage_restarted: StageRestartedData;
@@ -1151,6 +1200,8 @@ export interface EventDataByName {
 export const EVENT_NAMES = [
   "run_queued",
   "run_started",
+  "history_composed",
+  "message_added",
   "retry_scheduled",
   "stage_started",
   "stage_restarted",

@@ -5,14 +5,16 @@ import type { RunEvent } from "./event_sequencer.js";
 import type { ApprovalDecidedData, StageRestartedData, Usage } from "./schema.js";
 import { deltaOf, emptySplitter, push, shownText, type Splitter } from "./model_text.js";
 
-/** A retry, restart or resumption of the stage. */
+/** A retry, restart or resumption of the stage, or a message that joined the run before it. */
 export type Note =
   /** Retried after a backoff; `model` is the fallback model, if one is used. */
   | { readonly kind: "retry"; readonly retry: number; readonly backoffS: number; readonly reason: string; readonly model: string | null }
   /** Started again; `discarded` is what this removed. */
   | { readonly kind: "restart"; readonly attempt: number; readonly discarded: Discarded }
   /** Resumed by another attempt; nothing was discarded. */
-  | { readonly kind: "resume"; readonly attempt: number };
+  | { readonly kind: "resume"; readonly attempt: number }
+  /** The message of another run, which was sent to steer this one. */
+  | { readonly kind: "message"; readonly runId: string; readonly text: string };
 
 export interface Discarded {
   readonly text: string;
@@ -89,7 +91,22 @@ export function reduceStage(stage: StageState, event: RunEvent, before: EventLog
     const { retry, backoff_s: backoffS, reason, model = null } = event.data;
     return { ...stage, state: "waiting", notes: [...stage.notes, { kind: "retry", retry, backoffS, reason, model }] };
   }
+  if (event.name === "message_added") {
+    const { run_id: runId, messages } = event.data;
+    return { ...stage, notes: [...stage.notes, { kind: "message", runId, text: messages.map(textOf).join("\n\n") }] };
+  }
   return applyEvent(stage.state === "waiting" ? { ...stage, state: "running" } : stage, event);
+}
+
+/** Returns the text of a chat completion message, whose content is text or a list of parts. */
+function textOf({ content }: Record<string, unknown>): string {
+  if (typeof content === "string") return content;
+  if (!Array.isArray(content)) return "";
+  return content.map((part: unknown) => (isObject(part) && typeof part["text"] === "string" ? part["text"] : "")).join("");
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null;
 }
 
 /** Ends a stage that was open when the run ended, at `endedAt` in Unix ms. */

@@ -19,6 +19,7 @@ from stagebus.cli.approval_arguments import argument_lines
 from stagebus.cli.error_messages import in_plain_words
 from stagebus.cli.formatting import excerpt, money, seconds, tokens
 from stagebus.client.event_sequencer import RunEvent
+from stagebus.shared.domain.requests import prompt_excerpt
 from stagebus.shared.runtime.sanitize import reveal, sanitize
 
 if TYPE_CHECKING:
@@ -117,6 +118,8 @@ class Renderer:
                     "yellow",
                 )
                 self._update_status(f"{data['retry_of']} after a retry")
+            case "history_composed" | "message_added":
+                self._show_thread(event, data)
             case "gap" | "error" | "cancel" | "done":
                 self._show_end(event, data)
 
@@ -128,6 +131,14 @@ class Renderer:
         is_void = stage_id == self._text_stage
         void = "; ignore its text above" if is_void else ""
         self.note(f"{stage_id} starts again{void}", "yellow", ends_text=is_void)
+
+    def _show_thread(self, event: str, data: dict[str, Any]) -> None:
+        if event == "message_added":
+            text = prompt_excerpt(data["messages"])
+            self.note(f"a message joins before {data['before']}: {excerpt(text)}", "cyan")
+        elif left_out := data.get("cut_turns"):
+            turns = f"{left_out} earlier turn{'s' if left_out > 1 else ''}"
+            self.note(f"the model does not see {turns} of the thread", "yellow")
 
     def _show_end(self, event: str, data: dict[str, Any]) -> None:
         match event:
@@ -143,6 +154,9 @@ class Renderer:
                 took = f" in {seconds(data['at'] - self._queued_at)}" if self._queued_at and data.get("at") else ""
                 calls = f"{self._call_count} call{'s' if self._call_count > 1 else ''}, " if self._call_count else ""
                 usage = data.get("usage")
+                if merged := data.get("merged_into"):
+                    self.note(f"the message joined run {merged['run_id']}", "green", ends_text=True)
+                    return
                 used = ", ".join(part for part in (tokens(usage) or "0 tokens", money(usage)) if part)
                 self.note(f"done{took}: {calls}{used}", "green", ends_text=True)
 

@@ -82,6 +82,7 @@ class RunState:
         self.error: Json | None = None
         self.cancel_reason: str | None = None
         self.usage: Json | None = None
+        self.added_messages: list[Json] = []  # chat completion messages that joined the run while it worked
         self._events: list[RunEvent] = []
 
     @property
@@ -136,6 +137,8 @@ class RunState:
         match received.event:
             case "run_started":
                 self.status = "running"
+            case "message_added":
+                self.added_messages += data["messages"]
             case "stage_started":
                 self.stages[data["stage_id"]] = StageState(data["stage_id"])
             case "stage_restarted":

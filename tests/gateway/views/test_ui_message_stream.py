@@ -19,17 +19,15 @@ from stagebus.shared.domain.events import (
     Done,
     Error,
     Event,
-    ModelStageResult,
     RunQueued,
     StageCompleted,
     StageRestarted,
     StageStarted,
     ToolCall,
-    ToolCallRequest,
     ToolCompletionChunk,
     ToolResult,
-    ToolStageResult,
 )
+from stagebus.shared.domain.stage_results import ModelStageResult, ToolCallRequest, ToolStageResult
 from stagebus.shared.domain.usage import Usage
 from stagebus.shared.store import run_store
 from tests.support import runs_by_hand

@@ -23,8 +23,10 @@ from stagebus.shared.domain.events import (
     Error,
     Event,
     Gap,
+    HistoryComposed,
     InputRequired,
-    ModelStageResult,
+    MergedInto,
+    MessageAdded,
     RetryScheduled,
     RunQueued,
     RunStarted,
@@ -32,15 +34,13 @@ from stagebus.shared.domain.events import (
     StageRestarted,
     StageStarted,
     ToolCall,
-    ToolCallRequest,
     ToolCompletionChunk,
-    ToolOutcome,
     ToolProgress,
     ToolResult,
-    ToolStageResult,
     ToolSummary,
 )
 from stagebus.shared.domain.runs import STATUS_BY_TERMINAL_EVENT
+from stagebus.shared.domain.stage_results import ModelStageResult, ToolCallRequest, ToolOutcome, ToolStageResult
 from stagebus.shared.domain.usage import Usage
 
 OUTCOME = ToolOutcome(
@@ -53,6 +53,8 @@ CHUNK = {"choices": [{"index": 0, "delta": {"content": "a\n😊\x00"}}], "usage"
 FULL: list[Event] = [
     RunQueued(run_id="R", model="m"),
     RunStarted(attempt=5204, worker="host:1"),
+    HistoryComposed(parent="R0", turns=2, messages=5, bytes=310, cut_turns=1),
+    MessageAdded(run_id="R2", before="extraction.2", messages=[{"role": "user", "content": "and in Köln?"}]),
     RetryScheduled(retry_of="synthesis", retry=1, backoff_s=0.5, reason="overloaded"),
     StageStarted(
         stage_id="extraction", attempt=5204, chunk=ChunkTemplate(id="chatcmpl-1", created=1735689600, model="m")
@@ -73,11 +75,12 @@ FULL: list[Event] = [
     StageCompleted(
         stage_id="tools.2", result=ToolStageResult(outcomes=[OUTCOME]).model_dump(), usage=USAGE, duration_ms=1250
     ),
-    Done(usage=USAGE),
+    Done(usage=USAGE, merged_into=MergedInto(run_id="R2", event_id="5204-9")),
     Cancel(),
     Error(error="the model's provider answered 500", code="model_unavailable", failed_stage="extraction"),
 ]
 BARE: list[Event] = [
+    HistoryComposed(turns=0, messages=0, bytes=0),
     StageStarted(stage_id="tools", attempt=1),
     ToolProgress(stage_id="tools", call_id="c1", message=""),
     ToolCompletionChunk(stage_id="extraction", tool_results={}),
@@ -102,7 +105,8 @@ def name_of(event: Event) -> str:
 def test_names_are_never_changed() -> None:
     """Clients and stored logs use these names."""
     assert [event.event for event in EVENTS] == [
-        "run_queued", "run_started", "retry_scheduled", "stage_started", "stage_restarted", "tool_completion_chunk",
+        "run_queued", "run_started", "history_composed", "message_added", "retry_scheduled", "stage_started",
+        "stage_restarted", "tool_completion_chunk",
         "approval_required", "input_required", "approval_decided", "tool_call", "tool_progress", "tool_result",
         "tool_summary", "stage_completed", "done", "cancel", "error",
     ]  # fmt: skip

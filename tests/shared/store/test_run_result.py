@@ -11,12 +11,12 @@ from stagebus.shared.domain.events import (
     Cancel,
     Error,
     Event,
-    ModelStageResult,
     StageCompleted,
     StageRestarted,
     ToolCompletionChunk,
 )
 from stagebus.shared.domain.runs import RunStatus
+from stagebus.shared.domain.stage_results import ModelStageResult
 from stagebus.shared.errors import RunTimeout
 from stagebus.shared.storage.run_scripts import TerminalState
 from stagebus.shared.store import run_result, run_store

@@ -4,14 +4,9 @@ from typing import Any
 
 import pytest
 
-from stagebus.shared.domain.events import (
-    ModelStageResult,
-    StageCompleted,
-    ToolCallRequest,
-    ToolOutcome,
-    ToolStageResult,
-)
+from stagebus.shared.domain.events import StageCompleted
 from stagebus.shared.domain.requests import RunRequest
+from stagebus.shared.domain.stage_results import ModelStageResult, ToolCallRequest, ToolOutcome, ToolStageResult
 from stagebus.shared.domain.usage import Usage
 from stagebus.worker.execution.pipeline import (
     call_ids,

@@ -16,8 +16,9 @@ import pytest
 from stagebus.shared.config.provider_schema import Abilities, ModelEntry, ProviderEntry, ProvidersFile
 from stagebus.shared.config.providers import ModelRoute, Providers
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.domain.events import StageCompleted, ToolOutcome, ToolStageResult
+from stagebus.shared.domain.events import StageCompleted
 from stagebus.shared.domain.requests import RunRequest
+from stagebus.shared.domain.stage_results import ToolOutcome, ToolStageResult
 from stagebus.worker.execution.pipeline import conversation, model_result
 from stagebus.worker.model.model_client import ModelClient, ModelRequest
 from stagebus.worker.stages.model_stage import model_stage

@@ -9,7 +9,8 @@ import pytest
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.cursor import EventId
 from stagebus.shared.domain.decisions import Decision
-from stagebus.shared.domain.events import ApprovalRequired, Event, ToolCall, ToolCallRequest, ToolResult, ToolSummary
+from stagebus.shared.domain.events import ApprovalRequired, Event, ToolCall, ToolResult, ToolSummary
+from stagebus.shared.domain.stage_results import ToolCallRequest
 from stagebus.shared.log.log_page import StoredEvent
 from stagebus.worker.execution.history import checkpoints_of
 from stagebus.worker.stages.approval_gate import DENIED, EXPIRED, ApprovalGate, Parked

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from stagebus.shared.config.provider_schema import Abilities
 from stagebus.shared.config.providers import ModelRoute
-from stagebus.shared.domain.events import Event, ModelStageResult, StageCompleted, ToolCompletionChunk
+from stagebus.shared.domain.events import Event, StageCompleted, ToolCompletionChunk
+from stagebus.shared.domain.stage_results import ModelStageResult
 from stagebus.shared.domain.usage import Usage
 from stagebus.shared.errors import ModelUnavailable
 from stagebus.worker.model.delta_merger import DeltaMerger

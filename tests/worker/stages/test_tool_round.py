@@ -1,7 +1,8 @@
 """The state of a round of tool calls: which action follows from the states of its calls."""
 
 from stagebus.shared.domain.decisions import Decision
-from stagebus.shared.domain.events import ToolCallRequest, ToolResult
+from stagebus.shared.domain.events import ToolResult
+from stagebus.shared.domain.stage_results import ToolCallRequest
 from stagebus.worker.stages.approval_gate import ApprovalGate, WaitingCall
 from stagebus.worker.stages.call_plan import Checkpoints, LoggedApprovals, PlannedCall
 from stagebus.worker.stages.tool_round import RoundAction, ToolRound

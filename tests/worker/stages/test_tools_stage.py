@@ -11,11 +11,11 @@ from stagebus.shared.domain.events import (
     Event,
     StageCompleted,
     ToolCall,
-    ToolCallRequest,
     ToolProgress,
     ToolResult,
     ToolSummary,
 )
+from stagebus.shared.domain.stage_results import ToolCallRequest
 from stagebus.worker.stages.approval_gate import ApprovalGate
 from stagebus.worker.stages.call_plan import OUTCOME_UNKNOWN, Checkpoints, LoggedApprovals
 from stagebus.worker.stages.call_runner import RunIdentity

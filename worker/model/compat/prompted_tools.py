@@ -15,7 +15,7 @@ import re
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from stagebus.shared.domain.events import ToolCallRequest
+from stagebus.shared.domain.stage_results import ToolCallRequest
 from stagebus.worker.model.compat.call_fragments import ParsedCall
 from stagebus.worker.model.compat.text_tool_calls import split_text_calls
 
