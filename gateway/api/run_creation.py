@@ -5,7 +5,7 @@ from typing import Any, Final
 from starlette.requests import Request
 
 from stagebus.gateway.api.params import read_idempotency_key
-from stagebus.gateway.api.schemas.create_run import named_tools, parse_create_run, unknown_tools
+from stagebus.gateway.api.schemas.create_run import named_tools, parse_create_run, thread_of, unknown_tools
 from stagebus.gateway.auth.principal import principal_of
 from stagebus.gateway.context import Gateway, gateway_of
 from stagebus.shared.access_errors import TokensUsedUp, TooManyRuns
@@ -13,10 +13,12 @@ from stagebus.shared.domain.requests import RunRequest
 from stagebus.shared.errors import BadIdempotencyKey, IdempotencyConflict, RunDeleted, StorageFull, StorageUnavailable
 from stagebus.shared.observability.audit import audit
 from stagebus.shared.store import run_store, tool_catalog
+from stagebus.shared.thread_errors import ThreadsUnavailable
 
 # Errors of every endpoint that creates a run, besides those of the body.
 CREATION_ERRORS: Final = (
     BadIdempotencyKey, IdempotencyConflict, RunDeleted, TooManyRuns, TokensUsedUp, StorageFull, StorageUnavailable,
+    ThreadsUnavailable,
 )  # fmt: skip
 
 
@@ -35,11 +37,14 @@ async def create_run(request: Request, body: dict[str, Any], idempotency_key: st
         BadIdempotencyKey, IdempotencyConflict: the key is invalid, or was used for another request.
         RunDeleted: the key's run was deleted.
         TooManyRuns, TokensUsedUp: the tenant is at its limit.
+        ThreadsUnavailable: the run is to be part of a thread, and some workers do not know threads.
     """
     gateway, principal = gateway_of(request), principal_of(request)
     idempotency_key = idempotency_key or read_idempotency_key(request)
     run_request = parse_create_run(body, gateway.settings, gateway.providers)
     await _check_tools(gateway, run_request)
+    if thread_of(body, principal.tenant, run_request.messages) is not None:
+        raise ThreadsUnavailable
     run_id = await run_store.create_run(
         gateway.redis,
         gateway.settings,

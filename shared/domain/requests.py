@@ -62,6 +62,11 @@ class RunRequest(BaseModel):
     max_rounds: Annotated[int, Field(ge=1, le=ROUNDS_MAX)] = 1
     timeout_s: float
     metadata: dict[str, str] = {}
+    truncate: str | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="how the history of the run's thread is made to fit the model; None: it is not",
+    )
 
     @property
     def models(self) -> tuple[str, str]:

@@ -8,6 +8,14 @@ export type RunStatus = "queued" | "running" | "parked" | "succeeded" | "failed"
 
 /** A new run. Exactly one of `user_prompt` and `messages` is required. */
 export interface CreateRun {
+  /** the conversation that the run continues, by any text that the client chooses, without control characters; it is created on first use, and `messages` has only what is new */
+  thread_id?: string | null;
+  /** the run of the thread that this one follows, to edit or to ask again: a new branch begins there; `root` begins a branch with nothing before it; by default the run follows the thread's current branch */
+  parent_run_id?: string | null;
+  /** what happens while another run of the thread is active: `reject` (the default) answers 409, `enqueue` waits for its end, `interrupt` cancels it, `steer` adds the messages to it before it asks the model again */
+  on_active?: ("reject" | "enqueue" | "interrupt" | "steer") | null;
+  /** what to do if the thread's history is too long for the model: `oldest_turns` leaves out the oldest turns; by default the run ends with `history_too_long` */
+  truncate?: "oldest_turns" | null;
   /** limit for the answer of a stage: one number, or `[extraction, synthesis]` */
   max_tokens?: (number | (number | null)[]) | null;
   /** randomness: one number, or `[extraction, synthesis]` */

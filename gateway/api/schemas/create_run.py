@@ -8,12 +8,14 @@ from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from stagebus.gateway.api.schemas.chat_messages import Message, WireModel
 from stagebus.gateway.api.schemas.model_parameters import TOKENS_MAX, ModelParameters, ResponseFormat
+from stagebus.gateway.api.schemas.thread_fields import ThreadFields, check_new_messages, check_thread_fields
 from stagebus.gateway.api.schemas.validation import invalid_fields, parse_form
 from stagebus.shared.config.provider_schema import NAME_PATTERN
 from stagebus.shared.config.providers import Providers
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.requests import STAGE_PARAMETERS, RunRequest
 from stagebus.shared.domain.runs import ROUNDS_MAX
+from stagebus.shared.domain.threads import ROOT, Messages, ThreadIdentity, ThreadRequest
 from stagebus.shared.errors import InvalidRequest, UnknownModel
 
 TOOL_NAME_PATTERN: Final = r"^[A-Za-z0-9_.-]{1,64}$"
@@ -106,7 +108,7 @@ class RunOptions(ModelParameters):
     )
 
 
-class CreateRun(RunOptions):
+class CreateRun(RunOptions, ThreadFields):
     """A new run. Exactly one of `user_prompt` and `messages` is required."""
 
     model_config = ConfigDict(
@@ -150,7 +152,9 @@ def parse_create_run(body: dict[str, Any], settings: Settings, providers: Provid
         InvalidRequest: the error names every invalid field.
     """
     form = parse_form(CreateRun, body)
-    faults = [*_check_prompt(form), *_check_tools(form)]
+    faults = [*_check_prompt(form), *_check_tools(form), *check_thread_fields(form)]
+    if form.thread_id is not None and not faults:
+        faults += check_new_messages(_messages(form), is_at_root=form.parent_run_id == ROOT)
     if form.timeout_s is not None and form.timeout_s > settings.run_timeout_max_s:
         faults.append(("timeout_s", f"at most {settings.run_timeout_max_s:g} s"))
     model = _model(form.model, settings.model if providers is None else providers.default_model)
@@ -170,8 +174,22 @@ def parse_create_run(body: dict[str, Any], settings: Settings, providers: Provid
         max_rounds=form.max_rounds,
         timeout_s=settings.run_timeout_s if form.timeout_s is None else form.timeout_s,
         metadata=form.metadata,
+        truncate=form.truncate,
         **{name: form.per_stage(name) for name in STAGE_PARAMETERS},
     )
+
+
+def thread_of(body: dict[str, Any], tenant: str, messages: Messages) -> ThreadRequest | None:
+    """Returns the place in a thread that a body asks for, or None. `parse_create_run` has accepted the body.
+
+    Args:
+        messages: those of the parsed request.
+    """
+    form = parse_form(ThreadFields, {name: body[name] for name in ThreadFields.model_fields if name in body})
+    if form.thread_id is None:
+        return None
+    identity = ThreadIdentity(tenant, "", form.thread_id)
+    return ThreadRequest(identity, messages, form.policy, form.parent_run_id)
 
 
 def named_tools(request: RunRequest) -> list[str]:
