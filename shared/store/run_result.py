@@ -4,20 +4,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
-import orjson
-
 from stagebus.shared.domain.answer_finish import CANCELLED
-from stagebus.shared.domain.events import StageRestarted, ToolCompletionChunk
 from stagebus.shared.domain.runs import TOOLS, RunRecord, RunStatus
 from stagebus.shared.domain.stage_results import ModelStageResult
 from stagebus.shared.log import log_reader
-from stagebus.shared.model_text.chunk_text import ChunkText, chunk_text, partial_answer
+from stagebus.shared.log.stage_text import StageText
 from stagebus.shared.runtime.exact_json import parse_json
 from stagebus.shared.storage.redis_client import Redis
 from stagebus.shared.store.run_store import StoredStage
 
-_CHUNK: Final = ToolCompletionChunk.event.encode()
-_RESTARTED: Final = StageRestarted.event.encode()
 # The events of a page take a few milliseconds.
 _PAGE_EVENTS: Final = 500
 
@@ -52,7 +47,7 @@ async def read_result(redis: Redis, run: RunRecord, stages: Sequence[StoredStage
         result = ModelStageResult.model_validate(stage.completed.result)
         value = _parse_json(result.text) if run.request.get("response_format") and not is_partial else None
         return StoredResult(result.text, result.finish_reason, is_partial, value)
-    text = partial_answer(await _read_texts(redis, run.run_id, stage.stage_id))
+    text = await _read_text(redis, run.run_id, stage.stage_id)
     return StoredResult(text, (run.error or {}).get("code", CANCELLED), is_partial=True)
 
 
@@ -63,18 +58,13 @@ def _parse_json(text: str) -> Any:
     return None
 
 
-async def _read_texts(redis: Redis, run_id: str, stage_id: str) -> list[ChunkText]:
-    """Reads what the chunks of a stage say that no restart has voided.
+async def _read_text(redis: Redis, run_id: str, stage_id: str) -> str:
+    """Reads the answer of a stage so far.
 
     A stage may have hundreds of thousands of chunks: other requests run between its pages.
     """
-    texts: list[tuple[int, ChunkText]] = []
+    text = StageText()
     async for page in log_reader.stage_pages(redis, run_id, stage_id, _PAGE_EVENTS):
         for event in page:
-            if event.event == _CHUNK:
-                texts.append((event.event_id.sequence, chunk_text(orjson.loads(event.data)["tool_results"])))
-            elif event.event == _RESTARTED:
-                discard_from = StageRestarted.model_validate_json(event.data).discard_from
-                while texts and texts[-1][0] >= discard_from:
-                    texts.pop()
-    return [text for _, text in texts]
+            text.add(event)
+    return text.answer()
