@@ -1,4 +1,4 @@
-"""What a run of a thread came to, as chat completion messages: a pure function of its log, whoever ends the run.
+"""The messages that a run of a thread came to: a pure function of its log, whoever ends the run.
 
     assistant   with the calls of a round       ┐ each call has exactly one result: if the run ended before
     tool        a result for each call          ┘ the call's own one, a made-up one says so
@@ -56,7 +56,7 @@ _NAMES: Final = frozenset(
 
 @dataclass(slots=True)
 class _StageLog:
-    """What the log says of one stage."""
+    """One stage as far as the log says."""
 
     completed: ModelStageResult | None = None
     outcomes: dict[str, ToolOutcome] = field(default_factory=dict)  # of a complete stage tools

@@ -271,7 +271,7 @@ def test_every_beginning_of_every_log_is_closed(events: list[Event]) -> None:
 
 
 @given(logs(), st.data())
-def test_what_stands_in_the_log_is_never_made_up_again(events: list[Event], data: st.DataObject) -> None:
+def test_logged_results_are_never_made_up_again(events: list[Event], data: st.DataObject) -> None:
     """A longer log changes only the last stage's messages: results of calls that had one stay."""
     log = stored(events)
     end = data.draw(st.integers(0, len(log)))
