@@ -7,11 +7,11 @@ too. docs/configuration.md is made from this class.
 import re
 from pathlib import Path
 from typing import Annotated, Final, Self
-from urllib.parse import unquote, urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from stagebus.shared.config.redis_url import RedisUrl
 from stagebus.shared.domain.limits import TenantLimits
 from stagebus.shared.domain.model_items import Api
 from stagebus.shared.observability.redaction import printable, remember
@@ -34,7 +34,9 @@ class Settings(BaseSettings):
 
     # Redis
     redis_url: SecretStr = Field(
-        SecretStr("redis://127.0.0.1:6379/0"), description="redis://, rediss:// or unix:// URL of the Redis server"
+        SecretStr("redis://127.0.0.1:6379/0"),
+        description="redis://, rediss:// or unix:// URL of the Redis server, or "
+        "`redis+sentinel://host1,host2,host3/service/0`: [Sentinel](operations.md#sentinel)",
     )
     redis_connections_max: int = Field(64, ge=4, description="most connections to Redis of one process")
     redis_timeout_s: float = Field(5.0, gt=0, description="time limit of a Redis command")
@@ -281,14 +283,7 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _check_redis_url(cls, url: SecretStr) -> SecretStr:
-        # redis-py's own message might contain the password.
-        try:
-            parts = urlsplit(url.get_secret_value())
-            is_good = parts.scheme in ("redis", "rediss", "unix") and parts.port != 0
-        except ValueError:
-            is_good = False
-        if not is_good:
-            raise ValueError("must be a URL such as redis://[user:password@]host:port/0, rediss://… or unix://…")
+        RedisUrl.parse(url.get_secret_value())
         return url
 
     @field_validator("egress_allow")
@@ -318,9 +313,9 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _mask_secrets(self) -> Self:
         """Masks the secrets among the settings in everything that this process logs."""
-        password = urlsplit(self.redis_url.get_secret_value()).password or ""
+        redis_secrets = RedisUrl.parse(self.redis_url.get_secret_value()).secrets
         key = "" if self.openai_api_key is None else self.openai_api_key.get_secret_value()
-        remember(password, unquote(password), key.strip(), *self.secrets)
+        remember(*redis_secrets, key.strip(), *self.secrets)
         return self
 
     @property

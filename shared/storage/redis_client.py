@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
-from urllib.parse import urlsplit
 from weakref import WeakSet
 
 # Only this folder imports redis-py. `as` marks the names of it that other rooms use.
@@ -18,8 +17,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError as RedisError  # noqa: PLC0414
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from stagebus.shared.config.redis_url import Address, RedisUrl
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.errors import StorageFull, StorageUnavailable, StorageUnfit
+from stagebus.shared.storage.sentinel import SENTINEL_TIMEOUT_S, ConnectionToPrimary, PrimaryFinder
 
 VERSION_MIN: Final = (6, 2)
 POLICY: Final = "noeviction"
@@ -129,11 +130,20 @@ class _UnixConnection(_UniformErrors, UnixDomainSocketConnection):
     pass
 
 
+class _ConnectionToPrimary(ConnectionToPrimary, _Connection):
+    pass
+
+
+class _SSLConnectionToPrimary(ConnectionToPrimary, _SSLConnection):
+    pass
+
+
 _WITH_UNIFORM_ERRORS: Final[dict[type, type]] = {
     Connection: _Connection,
     SSLConnection: _SSLConnection,
     UnixDomainSocketConnection: _UnixConnection,
 }
+_TO_PRIMARY: Final[dict[type, type]] = {Connection: _ConnectionToPrimary, SSLConnection: _SSLConnectionToPrimary}
 
 
 # Options of some kinds of connections. By default redis-py 5.3 verifies a certificate's signature but not its host name.
@@ -150,9 +160,9 @@ def connect(settings: Settings) -> Redis:
     A pooled connection that turns out to be dead is replaced before the command is sent. A command that a server refused
     because it is no primary, for example, is sent once more on a new connection.
     """
-    url = settings.redis_url.get_secret_value()
+    url = RedisUrl.parse(settings.redis_url.get_secret_value())
     pool: BlockingConnectionPool = _Pool.from_url(
-        url,
+        url.server,
         max_connections=settings.redis_connections_max,
         timeout=settings.redis_timeout_s,
         socket_timeout=settings.redis_timeout_s,
@@ -161,14 +171,38 @@ def connect(settings: Settings) -> Redis:
         lib_version=None,
         retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
         retry_on_error=[_WrongServer],
-        **_OPTIONS_BY_SCHEME.get(urlsplit(url).scheme, {}),
+        **_OPTIONS_BY_SCHEME.get(url.scheme, {}),
     )
-    pool.connection_class = _WITH_UNIFORM_ERRORS[pool.connection_class]
+    if url.sentinels:
+        pool.connection_kwargs["finder"] = _primary_finder(url, pool)
+        pool.connection_class = _TO_PRIMARY[pool.connection_class]
+    else:
+        pool.connection_class = _WITH_UNIFORM_ERRORS[pool.connection_class]
     redis = Redis(connection_pool=pool)
     # Entries stay as the parser returns them: redis-py's dict per entry would double the cost of a replay.
     for command in ("XRANGE", "XREVRANGE"):
         redis.response_callbacks.pop(command, None)
     return redis
+
+
+def _primary_finder(url: RedisUrl, pool: BlockingConnectionPool) -> PrimaryFinder:
+    """Returns a finder that connects to the sentinels as to the server, with TLS or without, but as their own user."""
+    connection_class: Any = pool.connection_class
+    options = {
+        **{name: value for name, value in pool.connection_kwargs.items() if name.startswith("ssl_")},
+        "socket_timeout": SENTINEL_TIMEOUT_S,
+        "socket_connect_timeout": SENTINEL_TIMEOUT_S,
+        "username": url.sentinel_username,
+        "password": url.sentinel_password,
+        "lib_name": None,
+        "lib_version": None,
+    }
+
+    def connect_to(sentinel: Address) -> Connection:
+        connection: Connection = connection_class(host=sentinel.host, port=sentinel.port, **options)
+        return connection
+
+    return PrimaryFinder(url.sentinels, url.service, connect_to)
 
 
 def leave_server(connection: object, reply: object) -> RedisConnectionError | None:
@@ -255,7 +289,7 @@ async def check_server(redis: Redis) -> None:
         server, memory = await redis.info("server"), await redis.info("memory")
     except (RedisConnectionError, RedisTimeoutError, OSError) as exc:
         raise StorageUnfit(
-            "Redis is unreachable: start it or set STAGEBUS_REDIS_URL; `stagebus up` without it brings its own"
+            f"Redis is unreachable ({exc}): start it or set STAGEBUS_REDIS_URL; `stagebus up` without it brings its own"
         ) from exc
     except RedisError as exc:
         raise StorageUnfit(f"Redis refuses access ({exc}); check STAGEBUS_REDIS_URL") from exc

