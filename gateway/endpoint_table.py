@@ -7,6 +7,7 @@ from stagebus.gateway.api import (
     catalog_endpoints,
     document_endpoints,
     event_endpoints,
+    explain_endpoint,
     export_endpoint,
     page_endpoints,
     run_endpoints,
@@ -20,6 +21,7 @@ from stagebus.gateway.views.view_table import VIEW_ENDPOINTS
 ENDPOINTS: Final = (
     *run_endpoints.ENDPOINTS,
     *event_endpoints.ENDPOINTS,
+    *explain_endpoint.ENDPOINTS,
     *export_endpoint.ENDPOINTS,
     *approval_endpoints.ENDPOINTS,
     *VIEW_ENDPOINTS,

@@ -56,7 +56,8 @@ class WorkerApp:
         self._keeper = LeaseKeeper(settings)
         self._metrics = WorkerMetrics()
         self._channels = Channels(self._redis, on_reconnected=self._on_reconnected)
-        self._model = ModelClient.from_settings(settings, ProviderLimiter(self._redis, self._channels))
+        self._provider_limiter = ProviderLimiter(self._redis, self._channels)
+        self._model = ModelClient.from_settings(settings, self._provider_limiter)
         self._runner = Runner(
             self._redis,
             settings,
@@ -122,8 +123,14 @@ class WorkerApp:
 
     def _state(self) -> dict[str, Any]:
         """Returns the state that the heartbeat publishes."""
-        runs = [{"id": run_id, "attempt": attempt} for run_id, attempt in self._runner.held()]
-        return {"concurrency": self._settings.worker_concurrency, "runs": runs}
+        runs = [self._run_state(run_id, attempt) for run_id, attempt in self._runner.held()]
+        state = {"concurrency": self._settings.worker_concurrency, "runs": runs}
+        return {**state, "draining": True} if self._runner.is_draining else state
+
+    def _run_state(self, run_id: str, attempt: int) -> dict[str, Any]:
+        state = {"id": run_id, "attempt": attempt}
+        provider = self._provider_limiter.provider_awaited_by(run_id)
+        return {**state, "waits_for_provider": provider} if provider else state
 
     async def _drain(self) -> None:
         """Gives runs back at safe points first, and after the grace period anywhere."""

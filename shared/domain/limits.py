@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 DAY_MS: Final = 24 * 3600 * 1000
 # The pattern of lua/include/tenant_limit.lua.
 _NUMBER: Final = re.compile(r"[0-9]*\.?[0-9]+")
+_LIMIT_MAX: Final = 1e15
 
 
 class TenantLimits(NamedTuple):
@@ -39,6 +40,12 @@ def find_bad_limits(stored: Mapping[bytes, bytes]) -> Iterator[str]:
             yield f"sb:limits has {name!r}, which is not a limit; write <tenant>:{'|'.join(TenantLimits._fields)}"
         elif not _NUMBER.fullmatch(value.decode(errors="replace")):
             yield f"sb:limits has {value!r} for {name!r}, which is not a number such as 5; the default applies"
+
+
+def own_limit(stored: bytes | None, default: int) -> int:
+    """Returns a tenant's own limit as the scripts read it: the default if it has none, or one that has no effect."""
+    text = (stored or b"").decode(errors="replace")
+    return int(min(float(text), _LIMIT_MAX)) if _NUMBER.fullmatch(text) else default
 
 
 def tokens_ttl_ms(life_s: float) -> int:

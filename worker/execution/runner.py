@@ -153,6 +153,11 @@ class Runner:
         """Returns the runs at work, each with its attempt."""
         return [(attempt.run_id, attempt.number) for attempt in self._attempts]
 
+    @property
+    def is_draining(self) -> bool:
+        """Returns whether this worker acquires no further run and gives its runs back."""
+        return self._is_draining
+
     def begin_drain(self) -> None:
         """Gives every run back at its next safe point."""
         self._is_draining = True

@@ -10,13 +10,14 @@ Tokens are reserved as an estimate when a request starts, and corrected when its
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import Any, Final, TypeVar
 from uuid import uuid4
 
 from stagebus.shared.config.provider_schema import ProviderEntry
+from stagebus.shared.observability import trace
 from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.pubsub import Channels
@@ -69,6 +70,21 @@ class ProviderLimiter:
         self._queues: dict[str, _ProviderQueue] = {}
         self._renewing: asyncio.Task[None] | None = None
         self._releases: set[asyncio.Task[None]] = set()
+        self._provider_by_waiting_run: dict[str, str] = {}
+
+    def provider_awaited_by(self, run_id: str) -> str | None:
+        """Returns the provider whose limits hold the run's request back, for people; None if none does."""
+        return self._provider_by_waiting_run.get(run_id)
+
+    @contextmanager
+    def _waiting(self, provider: str) -> Iterator[None]:
+        """Context manager: the current task's run waits for the provider."""
+        run_id = trace.current().run_id
+        self._provider_by_waiting_run[run_id] = provider
+        try:
+            yield
+        finally:
+            self._provider_by_waiting_run.pop(run_id, None)
 
     @asynccontextmanager
     async def reserve(self, provider: str, entry: ProviderEntry, tokens: int = 0) -> AsyncIterator[TokenReservation]:
@@ -101,7 +117,8 @@ class ProviderLimiter:
             logger.info("provider %s: waiting %.1f s for tokens per minute", provider, wait_s)
         is_used = False
         try:
-            await asyncio.sleep(wait_s)
+            with self._waiting(provider):
+                await asyncio.sleep(wait_s)
             is_used = True
             yield reservation
         finally:
@@ -120,7 +137,8 @@ class ProviderLimiter:
         queue = self._queues.setdefault(provider, _ProviderQueue(provider))
         slot_token = uuid4().hex
         try:
-            await self._acquire(queue, slot_token, entry)
+            with self._waiting(provider):
+                await self._acquire(queue, slot_token, entry)
             queue.slot_tokens.add(slot_token)
             if self._renewing is None or self._renewing.done():
                 self._renewing = asyncio.create_task(self._renew())

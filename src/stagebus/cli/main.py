@@ -4,6 +4,7 @@
     stagebus gateway | worker           run one process of a system
     stagebus run "…"                    create a run and follow it
     stagebus tail | ls | show           follow, list and show runs
+    stagebus explain                    tell where a run is and what would move it
     stagebus export                     write a run with all its events to a file
     stagebus cancel | delete            stop a run, or remove all that is stored of it
     stagebus approve | deny | answer    decide on a call that waits for a person

@@ -203,6 +203,20 @@ def show(
 
 
 @runs_app.command()
+def explain(run_id: RunId, *, url: Url = None, profile: Profile = None, as_json: Json = False) -> None:
+    """Explain where a run is: what has happened to it, what it waits for, and what would move it."""
+    from stagebus.shared.runtime.story_text import story_lines
+
+    with connect(url, profile) as bus:
+        explained = bus.runs.resume(run_id).explain()
+    if as_json:
+        echo_json(explained)
+        return
+    for line in story_lines(explained):
+        echo(line)
+
+
+@runs_app.command()
 def cancel(
     run_id: RunId,
     reason: Annotated[str | None, typer.Option(metavar="TEXT", help="why; shown with the run")] = None,

@@ -109,6 +109,11 @@ def cancel_run(run_id: str, reason: str | None = None) -> ApiRequest:
     return ApiRequest("POST", run_path(run_id) + "/cancel", None if reason is None else {"reason": reason})
 
 
+def explain_run(run_id: str) -> ApiRequest:
+    """Explain where a run is and what would move it."""
+    return ApiRequest("GET", run_path(run_id) + "/explain")
+
+
 def export_run(run_id: str) -> ApiRequest:
     """Export a run as one JSON document."""
     return ApiRequest("GET", run_path(run_id) + "/export")

@@ -276,6 +276,10 @@ class AsyncRun:
         """
         await self._client.send(api_requests.delete_run(self.id))
 
+    async def explain(self) -> Json:
+        """Get what has happened to the run (`story`), what it waits for (`waits_for`, `now`), and what would move it (`next`)."""
+        return await self._client.send(api_requests.explain_run(self.id))
+
     async def export(self) -> AsyncGenerator[bytes, None]:
         """Yield the run as one JSON document, in parts: its record, its request and all its events.
 

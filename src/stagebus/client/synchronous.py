@@ -272,6 +272,10 @@ class Run:
         """
         self._client.send(api_requests.delete_run(self.id))
 
+    def explain(self) -> Json:
+        """Get what has happened to the run (`story`), what it waits for (`waits_for`, `now`), and what would move it (`next`)."""
+        return self._client.send(api_requests.explain_run(self.id))
+
     def export(self) -> Generator[bytes, None, None]:
         """Yield the run as one JSON document, in parts: its record, its request and all its events.
 
