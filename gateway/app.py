@@ -26,6 +26,7 @@ from stagebus.gateway.streaming.hub import Hub
 from stagebus.gateway.tenant_limiter import TenantLimiter
 from stagebus.shared.config.providers import Providers
 from stagebus.shared.config.settings import Settings, load_settings
+from stagebus.shared.observability.otel_export import start_export
 from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage import keys, redis_client
 from stagebus.shared.storage.pipelined import PipelinedConnection
@@ -104,6 +105,7 @@ async def _open_gateway(settings: Settings, providers: Providers) -> AsyncIterat
 
     Raises:
         StorageUnfit, AccessUnset: Redis cannot carry runs, or settings are missing; the message says what to do.
+        OtelMissing: STAGEBUS_OTEL is set and OpenTelemetry's SDK is not installed.
     """
     redis = redis_client.connect(settings)
     try:
@@ -120,6 +122,9 @@ async def _open_gateway(settings: Settings, providers: Providers) -> AsyncIterat
         sweeping = asyncio.create_task(sweep_forever(redis, settings, f"gateway {name}"))
         metrics = Metrics(hub, settings.lease_s)
         metrics.loop_lag.start()
+        stop_export = None
+        if settings.otel:
+            stop_export = start_export("stagebus-gateway", name, metrics.registry if settings.otel_metrics else None)
         try:
             async with build_auth(settings, redis) as auth, drain_with_server(hub):
                 yield Gateway(settings, redis, hub, metrics, auth, limiter, providers)
@@ -129,6 +134,8 @@ async def _open_gateway(settings: Settings, providers: Providers) -> AsyncIterat
             await limiter.stop()
             await hub.stop()
             await connection.aclose()
+            if stop_export is not None:
+                await asyncio.to_thread(stop_export)
     finally:
         await redis_client.close(redis)
 

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -46,6 +46,11 @@ class Metrics:
             "runs", "runs that have not ended, by status; running includes runs that wait for a retry", ["status"],
             namespace=collectors.NAMESPACE, registry=registry,
         )  # fmt: skip
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """Returns the registry of all of the gateway's metrics."""
+        return self._registry
 
     async def render(self, redis: Redis) -> bytes:
         """Returns all metrics in Prometheus's text format; while Redis is down, without those of the queue."""

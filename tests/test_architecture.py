@@ -40,7 +40,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("stagebus.shared.domain",),
     ("stagebus.shared.position_errors", "stagebus.shared.thread_errors"),
     ("stagebus.shared.access_errors",),
-    ("stagebus.shared.errors", "stagebus.shared.model_text", "stagebus.shared.observability"),
+    ("stagebus.shared.model_text", "stagebus.shared.observability"),
+    ("stagebus.shared.errors",),
     ("stagebus.shared.json_schema", "stagebus.shared.runtime"),
 )
 # Imports that the layers alone would allow. The command line starts processes; it does not import them.
@@ -56,6 +57,7 @@ IMPORTERS = {
     "re2": {"stagebus.shared.json_schema"},
     "redis": {"stagebus.shared.storage"},
     "uvicorn": {"stagebus.gateway.server", "stagebus.worker.demo"},
+    "opentelemetry": {"stagebus.shared.observability.spans", "stagebus.shared.observability.otel_export"},
     "prometheus_client": {"stagebus.shared.observability", "stagebus.gateway", "stagebus.worker"},
 }
 # The domain has no I/O: it may import these and nothing else.

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from stagebus.shared.config.providers import check_variables
 from stagebus.shared.config.settings import Settings
+from stagebus.shared.observability.otel_export import start_export
 from stagebus.shared.runtime.gc_tuning import freeze_startup_objects
 from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage import keys, redis_client
@@ -77,6 +78,7 @@ class WorkerApp:
 
         Raises:
             StorageUnfit: this Redis cannot be used; the message says what to change.
+            OtelMissing: STAGEBUS_OTEL is set and OpenTelemetry's SDK is not installed.
             PortTaken: the metrics port is in use.
         """
         await check_server(self._redis)
@@ -85,6 +87,9 @@ class WorkerApp:
                 stack.callback(self._metrics.serve(self._settings.worker_metrics_host, port))
                 self._metrics.loop_lag.start()
                 stack.callback(self._metrics.loop_lag.stop)
+            if self._settings.otel:
+                registry = self._metrics.registry if self._settings.otel_metrics else None
+                stack.callback(start_export("stagebus-worker", self.name, registry))
             await self._work()
 
     async def _work(self) -> None:

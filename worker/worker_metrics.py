@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from prometheus_client import Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from stagebus.shared.config.providers import ModelRoute
 from stagebus.shared.domain.events import ToolResult
@@ -60,6 +60,11 @@ class WorkerMetrics:
         return Histogram(
             name, says, labels or [], namespace=collectors.NAMESPACE, registry=self._registry, buckets=buckets
         )
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """Returns the registry of all of the worker's metrics."""
+        return self._registry
 
     def serve(self, host: str, port: int) -> Callable[[], None]:
         """Serves scrapes in a thread.

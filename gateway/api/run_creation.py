@@ -12,6 +12,7 @@ from stagebus.shared.access_errors import TokensUsedUp, TooManyRuns
 from stagebus.shared.domain.requests import RunRequest
 from stagebus.shared.errors import BadIdempotencyKey, IdempotencyConflict, RunDeleted, StorageFull, StorageUnavailable
 from stagebus.shared.observability.audit import audit
+from stagebus.shared.observability.spans import current_span
 from stagebus.shared.store import run_store, tool_catalog
 from stagebus.shared.thread_errors import ThreadsUnavailable
 
@@ -55,6 +56,7 @@ async def create_run(request: Request, body: dict[str, Any], idempotency_key: st
         trace=request.state.trace,
         tokens=run_request.estimate_tokens(),
     )
+    current_span().set({"stagebus.run.id": run_id})
     audit("run.create", subject=principal.subject, tenant=principal.tenant, run=run_id)
     return run_id
 

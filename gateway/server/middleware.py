@@ -13,10 +13,12 @@ from stagebus.gateway.api.urls import PROBLEMS_PATH
 from stagebus.gateway.auth.tickets import take_from_query
 from stagebus.gateway.context import LifespanNotEntered, started_gateway
 from stagebus.gateway.server.access_log import AccessRecord
+from stagebus.gateway.server.request_span import end_request_span, request_span
 from stagebus.gateway.server.socket_writer import SocketWriter
 from stagebus.gateway.streaming.stream_writer import StreamTorn, stream_writer_of
 from stagebus.gateway.tenant_limiter import ratelimit_headers
-from stagebus.shared.observability.trace import REQUEST_ID, TRACEPARENT, Trace, bound
+from stagebus.shared.observability.spans import Span
+from stagebus.shared.observability.trace import BAGGAGE, REQUEST_ID, TRACEPARENT, Trace, current
 from stagebus.shared.store.quotas import Quota
 
 logger = logging.getLogger(__name__)
@@ -42,9 +44,11 @@ class RequestMiddleware:
             await app(scope, receive, send)
             return
         take_from_query(scope)
-        request_headers = Headers(scope=scope)
-        trace = Trace.from_headers(request_headers.get(REQUEST_ID), request_headers.get(TRACEPARENT))
-        record = AccessRecord(trace, metrics)
+        with request_span(scope, _trace_of(scope)) as span:
+            await self._serve(scope, receive, send, AccessRecord(current(), metrics), span)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, record: AccessRecord, span: Span) -> None:
+        trace = current()
 
         async def send_recorded(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -57,26 +61,34 @@ class RequestMiddleware:
             await send(message)
 
         scope.setdefault("state", {})["trace"] = trace
-        with bound(trace):
-            try:
-                await self._app(scope, receive, send_recorded)
-            except asyncio.CancelledError:
-                if not record.status:
-                    # The shutdown's grace period is over. The server itself would answer with a bare 500.
-                    await (await answer_cut_off(Request(scope, receive)))(scope, receive, send_recorded)
-                raise
-            except Exception as exc:
-                _log(exc)
-                if record.status:
-                    raise  # the server cuts the connection, so that the client sees that the response is incomplete
-                await answer_internal(Request(scope, receive))(scope, receive, send_recorded)
-            finally:
-                record.set_request(scope)
-                writer = stream_writer_of(scope)
-                if isinstance(writer, SocketWriter) and writer.is_detached:
-                    writer.access_record = record
-                else:
-                    record.write()
+        try:
+            await self._app(scope, receive, send_recorded)
+        except asyncio.CancelledError:
+            if not record.status:
+                # The shutdown's grace period is over. The server itself would answer with a bare 500.
+                await (await answer_cut_off(Request(scope, receive)))(scope, receive, send_recorded)
+            raise
+        except Exception as exc:
+            _log(exc)
+            if record.status:
+                raise  # the server cuts the connection, so that the client sees that the response is incomplete
+            await answer_internal(Request(scope, receive))(scope, receive, send_recorded)
+        finally:
+            record.set_request(scope)
+            end_request_span(span, scope, record)
+            writer = stream_writer_of(scope)
+            if isinstance(writer, SocketWriter) and writer.is_detached:
+                writer.access_record = record
+            else:
+                record.write()
+
+
+def _trace_of(scope: Scope) -> Trace:
+    headers = Headers(scope=scope)
+    baggage_keys = started_gateway(scope["app"]).settings.baggage_keys
+    # Several headers of baggage are one list.
+    baggage = ",".join(headers.getlist(BAGGAGE)) if baggage_keys else ""
+    return Trace.from_headers(headers.get(REQUEST_ID), headers.get(TRACEPARENT), baggage, baggage_keys)
 
 
 def _log(exc: Exception) -> None:

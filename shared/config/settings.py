@@ -234,6 +234,23 @@ class Settings(BaseSettings):
         default=False, description="allow everybody to read /metrics, which else needs the scope `admin`: true, false"
     )
 
+    # Traces
+    otel: bool = Field(
+        default=False,
+        description="send traces by OTLP; needs stagebus[otel], and OpenTelemetry's own variables such as "
+        "OTEL_EXPORTER_OTLP_ENDPOINT: true, false",
+    )
+    otel_metrics: bool = Field(
+        default=False, description="with STAGEBUS_OTEL, send the metrics of /metrics as well: true, false"
+    )
+    otel_content: bool = Field(
+        default=False, description="put prompts, answers, and tools' arguments and results into spans: true, false"
+    )
+    baggage_keys: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="entries of a request's W3C baggage that go on to providers and tools, separated by commas; default: none",
+    )
+
     # All
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="lowest level that is logged")
     data_dir: Path = Field(Path(".stagebus"), description="folder of the embedded Valkey of `stagebus up`")
@@ -251,7 +268,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _split_lists(cls, values: dict[str, object]) -> dict[str, object]:
-        for name in ("tools", "approvals", "egress_allow", "cors_origins", "allowed_hosts"):
+        for name in ("tools", "approvals", "egress_allow", "cors_origins", "allowed_hosts", "baggage_keys"):
             text = values.get(name)
             if isinstance(text, str):
                 values[name] = _parts(text)

@@ -128,7 +128,7 @@ def decode_run(run_id: str, fields: Mapping[bytes, bytes]) -> RunRecord | None:
         usage=json("usage"),
         decisions=json("decisions") or {},
         parked_ms=number("parked_ms"),
-        trace=Trace(text("request_id"), text("traceparent"), run_id),
+        trace=Trace(text("request_id"), text("traceparent"), run_id, text("baggage")),
         tokens=number("tokens"),
         finish_reason=text("finish_reason") or None,
         user=text("user"),

@@ -92,7 +92,7 @@ async def create(  # noqa: PLR0913 - a record has that many fields
     args: list[Any] = [RunStatus.QUEUED.value, tenant, model, request, RUN_STAGE, event, data]
     args += [run_id, ids.created_ms(run_id), _ms(life_s), limits.runs_queued, limits.tokens_per_day]
     args += [trace.request_id, trace.traceparent, job, keys.WAKEUPS_MAX, reservation, keys.LIMITS]
-    args += [tokens, tokens_ttl_ms(life_s), user]
+    args += [tokens, tokens_ttl_ms(life_s), user, trace.baggage]
     match await _CREATE(connection, key_list, args):
         case [b"reserved", value, _]:
             return CreateResult(is_new=False, reserved_for=value.decode())

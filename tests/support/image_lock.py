@@ -25,7 +25,7 @@ LOCK: Final = ROOT / "docker" / "requirements.txt"
 PYTHON: Final = "3.11"
 ARCHITECTURES: Final = ("x86_64", "aarch64")
 GLIBC: Final = ("manylinux2014", "manylinux_2_28", "manylinux_2_34")  # that of the image is 2.36
-EXTRAS: Final = ("server", "mcp")
+EXTRAS: Final = ("server", "mcp", "otel")
 HEAD: Final = """\
 # What the image installs: the versions of constraints.txt with the hashes of their files. Made by `make lock`.
 """

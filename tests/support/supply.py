@@ -24,7 +24,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT: Final = Path(__file__).parents[2]
-EXTRAS: Final = frozenset({"server", "mcp"})
+EXTRAS: Final = frozenset({"server", "mcp", "otel"})
 
 # Licences of packages that may be distributed with an Apache-2.0 program, unchanged and with their notices.
 ALLOWED: Final = frozenset({

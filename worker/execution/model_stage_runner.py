@@ -15,6 +15,7 @@ from stagebus.shared.errors import ModelError, ModelUnavailable
 from stagebus.worker.execution.attempt import Attempt, WorkerDraining
 from stagebus.worker.execution.stage_publisher import publish_stage
 from stagebus.worker.model.model_client import ModelClient, ModelRequest
+from stagebus.worker.model.model_span import ModelSpan, model_span
 from stagebus.worker.model.token_meter import TokenMeter
 from stagebus.worker.stages.model_stage import InvalidAnswer
 from stagebus.worker.worker_metrics import ModelRequestMetrics, WorkerMetrics
@@ -62,6 +63,8 @@ class ModelStageRunner:
         self._retries = 0
         self._has_output = False  # since the stage began or was restarted
         self._request_metrics: ModelRequestMetrics | None = None  # of the last request to a provider
+        self._span: ModelSpan | None = None  # the same
+        self._last_span = ""  # its context
 
     async def run(self, model: str) -> StageCompleted:
         """Runs the stage with the model of that name and its fallbacks.
@@ -116,6 +119,8 @@ class ModelStageRunner:
                 meter = await stack.enter_async_context(budget.request(request.prompt_tokens(), request.answer_tokens))
                 self._request_metrics = self._metrics.request_started(route)
                 stack.callback(self._note_usage, route, meter, invalid)
+                self._span = stack.enter_context(model_span(route, request, repeats=self._last_span))
+                self._last_span = self._span.traceparent
                 completed = await publish_stage(
                     self._attempt.producer,
                     self._events_of(request, invalid, meter),
@@ -123,6 +128,7 @@ class ModelStageRunner:
                     self._on_event,
                     budget=budget,
                 )
+                self._span.completed(completed)
                 if completed.usage is not None:
                     self._request_metrics.used(completed.usage)
                     reservation.tokens = completed.usage.total_tokens - (invalid.usage.total_tokens if invalid else 0)
@@ -145,6 +151,8 @@ class ModelStageRunner:
             self._has_output = True
             if self._request_metrics is not None:
                 self._request_metrics.began()
+            if self._span is not None:
+                self._span.began()
 
     async def _back_off(self, retry: int, exc: ModelError) -> None:
         backoff_s = backoff(self._settings, retry, exc.retry_after_s, random.random())  # noqa: S311 - jitter

@@ -26,7 +26,7 @@ from stagebus.shared.errors import (
     StagebusError,
     TailLost,
 )
-from stagebus.shared.observability.trace import bound
+from stagebus.shared.observability.spans import Span
 from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage import keys, queue_scripts, run_scripts
 from stagebus.shared.storage.outage_log import OUTAGE
@@ -37,6 +37,7 @@ from stagebus.shared.storage.redis_retry import retry_while_redis_is_down
 from stagebus.shared.storage.run_scripts import Claim
 from stagebus.shared.store import run_store
 from stagebus.worker.execution.attempt import Attempt, Interrupt
+from stagebus.worker.execution.attempt_span import attempt_span
 from stagebus.worker.execution.history import read_history
 from stagebus.worker.execution.lease import LeaseKeeper
 from stagebus.worker.execution.outcome import Disposition, Outcome
@@ -179,10 +180,12 @@ class Runner:
         assert claim is not None, "a claim that includes held runs always succeeds or raises"
         run = decode_run(run_id, claim.record)
         assert run is not None, "a claimed run has a record"
-        with bound(run.trace):
-            return await self._work(claim, run, token)
+        with attempt_span(claim, run, self._worker, with_content=self._settings.otel_content) as span:
+            outcome = await self._work(claim, run, token, span)
+            span.set({"stagebus.attempt.outcome": outcome.disposition.value})
+            return outcome
 
-    async def _work(self, claim: Claim, run: RunRecord, token: str) -> Outcome:
+    async def _work(self, claim: Claim, run: RunRecord, token: str, span: Span) -> Outcome:
         run_id = run.run_id
         history = await read_history(self._redis, run_id, claim.stage_ids)
         async with self._open_attempt(claim, run, token) as attempt:
@@ -211,6 +214,7 @@ class Runner:
             attempt.producer.put(result, end)
             await attempt.producer.flush()
         self._metrics.run_ended(end.status)
+        _note_end(span, result, end.status)
         return await self._account(run_id)
 
     async def _account(self, run_id: str) -> Outcome:
@@ -321,6 +325,13 @@ def _fatal_error(run_id: str, exc: Exception, tail_losses: int) -> Error | None:
     # A record or a log that this worker cannot read, for example. Another worker could not read it either.
     logger.error("run %s: internal error", run_id, exc_info=exc)
     return Error(error=INTERNAL_ERROR, code="internal")
+
+
+def _note_end(span: Span, event: Event, status: RunStatus) -> None:
+    span.event(event.event)
+    span.set({"stagebus.run.status": status.value})
+    if isinstance(event, Error):
+        span.fail(event.code)
 
 
 def _error(failure: RunFailed, stage_id: str | None = None) -> Error:

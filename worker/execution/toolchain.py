@@ -22,6 +22,7 @@ from stagebus.shared.domain.requests import RunRequest
 from stagebus.shared.domain.runs import EXTRACTION, TOOLS, RunRecord, round_stage
 from stagebus.shared.domain.stage_results import CUT_REASONS
 from stagebus.shared.errors import UnknownModel, UnknownTools
+from stagebus.shared.observability.spans import span
 from stagebus.shared.storage.redis_client import Redis
 from stagebus.worker.execution.attempt import Attempt, WorkerDraining
 from stagebus.worker.execution.decision_reader import DecisionReader
@@ -102,7 +103,8 @@ class Toolchain:
                 raise WorkerDraining("between stages")
             self.stage_id = stage.stage_id
             run_stage = self._run_tools_stage if stage.kind == TOOLS else self._run_model_stage
-            completed = await run_stage(stage)
+            with span(stage.stage_id, attributes={"stagebus.stage": stage.kind}):
+                completed = await run_stage(stage)
             self._metrics.stage_ended(stage.kind, (completed.duration_ms or 0) / 1000)
             self.completed[stage.stage_id] = completed
             await self._attempt.budget.check()

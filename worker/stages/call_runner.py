@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from stagebus.shared.domain.events import Event, ToolProgress, ToolResult
+from stagebus.shared.observability.spans import span
 from stagebus.worker.stages.call_plan import PlannedCall
 from stagebus.worker.tools.call_progress import CallProgress
 from stagebus.worker.tools.tool_context import ToolContext
@@ -127,7 +128,19 @@ class _RunningCall:
             attempt=identity.attempt,
             report=self._progress.report,
         )
-        return await tool.call(call.arguments, context)
+        attributes = {
+            "gen_ai.operation.name": "execute_tool",
+            "gen_ai.tool.name": call.name,
+            "gen_ai.tool.call.id": call.id,
+            "gen_ai.tool.type": "function",
+        }
+        with span(f"execute_tool {call.name}", attributes=attributes) as opened:
+            opened.set_content({"gen_ai.tool.call.arguments": call.arguments})
+            reply = await tool.call(call.arguments, context)
+            opened.set_content({"gen_ai.tool.call.result": reply.content})
+            if reply.is_error:
+                opened.fail("tool_error")
+            return reply
 
 
 def _time_out(calls: Sequence[_RunningCall], timeout_s: float) -> None:

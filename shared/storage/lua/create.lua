@@ -37,6 +37,7 @@
 -- ARGV[19] tokens_wanted int     the tokens to reserve for the run; fewer if its tenant's day has fewer left
 -- ARGV[20] tokens_ttl_ms int     TTL of the tenant's count
 -- ARGV[21] user          str     the person within the tenant, or ''
+-- ARGV[22] baggage       str     the request's baggage, or ''
 -- Returns {'created' | 'exists', created_at in Unix ms, vtime}, {the limit's name, limit, ms until it may pass; 0:
 -- unknown}, {'reserved', the value of the client's key, ''} or {'deleted', deleted_at, ''}.
 --
@@ -60,7 +61,7 @@ local stage, event, data, run_id = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 local made_ms, life_ms, runs_queued, tokens_per_day = ARGV[9], ARGV[10], ARGV[11], ARGV[12]
 local request_id, traceparent, job_bytes = ARGV[13], ARGV[14], ARGV[15]
 local wakeups_max, reservation, limits = ARGV[16], ARGV[17], ARGV[18]
-local tokens_wanted, tokens_ttl_ms, user = tonumber(ARGV[19]), ARGV[20], ARGV[21]
+local tokens_wanted, tokens_ttl_ms, user, baggage = tonumber(ARGV[19]), ARGV[20], ARGV[21], ARGV[22]
 
 local TRIMMED_MAX = 100
 local stored = redis.call('HMGET', run, 'created_at', 'vtime', 'deleted_at')
@@ -125,6 +126,9 @@ redis.call('HSET', run, 'status', status, 'attempt', 0, 'tries', 0, 'last_id', '
     'request_id', request_id, 'traceparent', traceparent)
 if user ~= '' then
     redis.call('HSET', run, 'user', user)
+end
+if baggage ~= '' then
+    redis.call('HSET', run, 'baggage', baggage)
 end
 redis.call('RPUSH', stages, stage)
 redis.call('XADD', journal, '0-1', 'event', event, 'data', data)

@@ -19,6 +19,7 @@ import httpx2
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.errors import BadTool, KeyMissing
 from stagebus.shared.json_schema.schema_validator import SchemaValidator
+from stagebus.shared.observability import trace
 from stagebus.shared.observability.redaction import remember
 from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.worker.tools.call_limiter import CallLimiter
@@ -186,7 +187,8 @@ class OpenApiSource:
     def _headers(self, request: OperationRequest, context: ToolContext) -> httpx2.Headers:
         """Returns the headers of the request; those of the operator override those of the model."""
         entry = self._entry
-        headers = httpx2.Headers(request.headers)
+        headers = httpx2.Headers(trace.current().headers())
+        headers.update(request.headers)
         if entry.idempotency_header is not None:
             headers[entry.idempotency_header] = context.idempotency_key
         if entry.bearer is not None:
