@@ -1,6 +1,7 @@
 """Runs: create, read, count, cancel, and end those that no worker holds."""
 
 import hashlib
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import orjson
@@ -15,6 +16,8 @@ from stagebus.shared.domain.usage import Usage
 from stagebus.shared.errors import Fenced, IdempotencyConflict, RunDeleted, RunEnded, RunNotFound
 from stagebus.shared.log import live_batch, log_reader, sse
 from stagebus.shared.log.log_page import StoredEvent
+from stagebus.shared.observability import spans
+from stagebus.shared.observability.spans import Span
 from stagebus.shared.observability.trace import NO_TRACE, Trace
 from stagebus.shared.runtime.clock import wall_ms
 from stagebus.shared.storage import keys, queue_scripts, run_scripts
@@ -202,13 +205,21 @@ async def end_unheld(
     is_parked = await redis.hget(keys.run(run_id), "status") == RunStatus.PARKED.encode()  # type: ignore[misc]
     try:
         while (claim := await run_scripts.claim(redis, run_id, "", guard=guard)) is not None:
-            if await end_claimed(redis, settings, run_id, claim, event):
+            with _end_span(run_id, claim, event):
+                has_ended = await end_claimed(redis, settings, run_id, claim, event)
+            if has_ended:
                 if is_parked:  # otherwise its job would stay in the queue until its approvals expire
                     await redis.zadd(keys.QUEUE, {run_id: 0}, xx=True)
                 return True
     except Fenced:
         pass  # a worker claimed it after us and reads the stored cancel
     return False
+
+
+def _end_span(run_id: str, claim: run_scripts.Claim, event: Event) -> AbstractContextManager[Span]:
+    traceparent = claim.record.get(b"traceparent", b"").decode() or spans.root_of(run_id)
+    attributes = {"stagebus.run.id": run_id, "stagebus.run.status": STATUS_BY_TERMINAL_EVENT[event.event].value}
+    return spans.span("end", attributes=attributes, parent=Trace(traceparent=traceparent))
 
 
 def terminal_state_of(

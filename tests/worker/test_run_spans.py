@@ -8,7 +8,6 @@ import pytest
 from redis.asyncio import Redis
 
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.domain.tenants import DEFAULT_TENANT
 from stagebus.shared.storage import run_scripts
 from stagebus.worker.execution.runner import Runner
 from tests.support.recorded_spans import RecordedSpans
@@ -108,6 +107,6 @@ async def test_attempt_says_how_the_run_ended(
     assert attempt.attributes["stagebus.run.status"] == "failed"
     assert attempt.attributes["error.type"] == "internal"
     assert {span.context.trace_id for span in recorded.ended} == {attempt.context.trace_id}
-    assert (await run_scripts.read(redis, run_id, DEFAULT_TENANT))[b"attempt"] == str(
+    assert (await run_scripts.read(redis, run_id, "t"))[b"attempt"] == str(
         attempt.attributes["stagebus.attempt"]
     ).encode()

@@ -11,7 +11,8 @@ from typing import Any, Final
 import orjson
 
 from stagebus.shared.config.providers import ModelRoute
-from stagebus.shared.domain.events import ModelStageResult, StageCompleted
+from stagebus.shared.domain.events import StageCompleted
+from stagebus.shared.domain.stage_results import ModelStageResult
 from stagebus.shared.observability import spans
 from stagebus.shared.observability.spans import Span, Value
 from stagebus.worker.model.model_client import ModelRequest
