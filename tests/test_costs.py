@@ -159,7 +159,7 @@ async def test_replay_page_is_one_round_trip(redis: Redis, settings: Settings, r
 
 
 async def test_run_is_created_in_one_round_trip(redis: Redis, settings: Settings) -> None:
-    """Includes its first event, its place in the queue, the wake-up of a worker, its tenant's limits and its tokens."""
+    """Includes its first event, its place in the queue, the wake-up of a worker, its tenant's limits, tokens and feed."""
 
     async def create() -> None:
         await run_store.create_run(
@@ -169,7 +169,8 @@ async def test_run_is_created_in_one_round_trip(redis: Redis, settings: Settings
     await create()  # loads the script
     used, round_trips = await cost_of(redis, create)
 
-    assert used["evalsha"] == used["xadd"] == 1
+    assert used["evalsha"] == 1
+    assert used["xadd"] == 2, "the run's log and its tenant's feed"
     assert round_trips <= 1
 
 
@@ -217,7 +218,8 @@ async def test_idle_worker_held_run_and_post_ask_little_of_redis(tmp_path: Path)
         started_at = time.monotonic()
         used, _ = await cost_of(system.redis, create_and_hold)
         took_s = time.monotonic() - started_at
-        appends = used["xadd"] - HELD  # an upper bound: as if each event were appended alone
+        # An upper bound: as if each event were appended alone. The creation writes the log and the feed, the start the feed.
+        appends = used["xadd"] - HELD * 3
         assert appends <= HELD * EVENTS
         # Create, acquire and claim, and at most one look at the queue per wake-up. Polls, renewals and heartbeats
         # depend on the time; a script that the server does not know yet is sent again.

@@ -152,6 +152,11 @@ class Settings(BaseSettings):
         "needs more ends with `budget_exceeded`",
     )
 
+    # Webhooks
+    webhooks: Path | None = Field(
+        None, description="webhooks file (TOML), the same for all processes: docs/webhooks.md"
+    )
+
     # Worker
     worker_concurrency: int = Field(100, ge=1, description="concurrent runs of a worker")
     lease_s: float = Field(
@@ -259,6 +264,11 @@ class Settings(BaseSettings):
     def lists_ttl_s(self) -> float:
         """Returns the TTL of a tenant's lists and counts, from its last creation on."""
         return self.live_ttl_s + self.retention_s
+
+    @property
+    def has_webhooks(self) -> bool:
+        """Returns whether webhooks are configured, so that what happens to runs has to be told."""
+        return self.webhooks is not None
 
     @property
     def tenant_limits(self) -> TenantLimits:

@@ -40,6 +40,10 @@
     sb:key:<key_id>                   hash    an API key: tenant, scopes, hash   TTL: until it expires, if it does
     sb:keys                           zset    API key ids by last use, Unix ms
     sb:session:<session_id>           string  a revoked session                  TTL: until it would have expired
+    sb:feed:<tenant>                  stream  what happened to a tenant's runs; also the channel of its live entries
+                                              bounded; TTL: a day after the last entry
+    sb:outbox                         stream  what webhooks have to be told of    emptied by the workers; bounded
+    sb:outbox:bell                    list    wakes a worker that empties it      bounded
     sb:queue                          zset    arq's queue; score = a new run's virtual time, the end of a lease, a due
                                               time (Unix ms), or THROTTLED_SCORE
     sb:wakeup                         list    run ids that wake waiting workers  bounded
@@ -147,6 +151,25 @@ def all_of_run(run_id: str, idempotency: str = "") -> list[str]:
         *streams,
         *([idempotency] if idempotency else []),
     ]
+
+
+def _tagged(key: str, tag: str) -> str:
+    return f"{key}:{{{tag}}}" if tag else key
+
+
+def feed(tenant: str, tag: str = "") -> str:
+    """Returns the stream of what happened to a tenant's runs, and the channel of its live entries."""
+    return f"{_tagged('sb:feed', tag)}:{tenant}"
+
+
+def outbox(tag: str = "") -> str:
+    """Returns the stream of what webhooks have to be told of."""
+    return _tagged("sb:outbox", tag)
+
+
+def outbox_bell(tag: str = "") -> str:
+    """Returns the list that wakes a worker when the outbox has entries."""
+    return f"{outbox(tag)}:bell"
 
 
 def live(run_id: str) -> str:

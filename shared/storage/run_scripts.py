@@ -23,10 +23,10 @@ from stagebus.shared.storage.lua_script import Script, ScriptConnection
 # The keys of an append are cached for this many runs of the process.
 _APPENDING_RUNS: Final = 1024
 
-_APPEND = Script("append")
+_APPEND = Script("append", uses=("announce",))
 _CANCEL = Script("cancel")
 _CLAIM = Script("claim")
-_CREATE = Script("create", uses=("tenant_limit", "tokens_left"))
+_CREATE = Script("create", uses=("tenant_limit", "tokens_left", "announce"))
 _READ = Script("read")
 _RESERVE = Script("reserve", uses=("tenant_limit", "tokens_left"))
 
@@ -67,6 +67,8 @@ async def create(  # noqa: PLR0913 - a record has that many fields
     job: bytes = b"",
     tokens: int = 0,
     user: str = "",
+    webhook_url: str = "",
+    has_webhooks: bool = False,
 ) -> CreateResult:
     """Writes the run's record and its first event, `0-1`, queues its job and wakes a worker, unless the run exists.
 
@@ -79,6 +81,8 @@ async def create(  # noqa: PLR0913 - a record has that many fields
         job: the serialised arq job; without one the run is not queued.
         tokens: how many tokens of the tenant's day to reserve; fewer are reserved if fewer are left.
         user: the person within the tenant whose run it is, or empty.
+        webhook_url: the run's own webhook.
+        has_webhooks: this process has webhooks configured, so the outbox has to be written for the run.
 
     Raises:
         TooManyRuns, TokensUsedUp: the tenant is at its limit; nothing was changed.
@@ -87,12 +91,12 @@ async def create(  # noqa: PLR0913 - a record has that many fields
     key_list = [keys.run(run_id), keys.stages(run_id), keys.stage_stream(run_id, RUN_STAGE), keys.ACTIVE]
     key_list += [keys.runs(tenant), keys.active_of_tenant(tenant), keys.RUNNING, keys.tokens(tenant)]
     key_list += [keys.VIRTUAL_TIME, keys.tenant_virtual_time(tenant), keys.QUEUE, keys.job(run_id), keys.WAKEUP]
-    key_list += [keys.RESERVED, keys.runs(tenant, user)]
+    key_list += [keys.RESERVED, keys.runs(tenant, user), keys.feed(tenant)]
     key_list += [idempotency] if idempotency else []
     args: list[Any] = [RunStatus.QUEUED.value, tenant, model, request, RUN_STAGE, event, data]
     args += [run_id, ids.created_ms(run_id), _ms(life_s), limits.runs_queued, limits.tokens_per_day]
     args += [trace.request_id, trace.traceparent, job, keys.WAKEUPS_MAX, reservation, keys.LIMITS]
-    args += [tokens, tokens_ttl_ms(life_s), user, trace.baggage]
+    args += [tokens, tokens_ttl_ms(life_s), user, trace.baggage, webhook_url, int(has_webhooks)]
     match await _CREATE(connection, key_list, args):
         case [b"reserved", value, _]:
             return CreateResult(is_new=False, reserved_for=value.decode())
@@ -137,13 +141,20 @@ class Claim(NamedTuple):
 
 
 async def claim(
-    connection: ScriptConnection, run_id: str, worker: str, *, guard: ClaimGuard = "", token: str = ""
+    connection: ScriptConnection,
+    run_id: str,
+    worker: str,
+    *,
+    guard: ClaimGuard = "",
+    token: str = "",
+    has_webhooks: bool = False,
 ) -> Claim | None:
     """Starts a run's next attempt and fences all older ones.
 
     Args:
         guard: "worker" leaves a run alone that names a worker, "lease" one that has a lease.
         token: from `queue_scripts.acquire`.
+        has_webhooks: as in `create`.
 
     Returns:
         The claim, or None if the guard leaves the run alone.
@@ -154,7 +165,7 @@ async def claim(
     """
     key_list = [keys.run(run_id), keys.stages(run_id), keys.RESERVED]
     key_list += [keys.lease(run_id)] if token or guard == "lease" else []
-    args = [worker, RunStatus.RUNNING.value, guard, token, run_id]
+    args = [worker, RunStatus.RUNNING.value, guard, token, run_id, int(has_webhooks)]
     match await _CLAIM(connection, key_list, args):
         case [b"claimed", attempt, last_id, tries, cancel, now, fields, stage_ids, reserved]:
             record = dict(zip(fields[::2], fields[1::2], strict=True))
@@ -197,17 +208,20 @@ class TerminalState:
     usage: bytes = b""
     finish_reason: str = ""
 
-    def encode(self) -> bytes:
+    def fields(self) -> dict[str, Any]:
         """Returns the fields as `append.lua` reads them."""
-        return orjson.dumps(
-            {
-                "status": self.status.value,
-                "error": self.error.decode(),
-                "usage": self.usage.decode(),
-                "finish_reason": self.finish_reason,
-                "retention_ms": _ms(self.retention_s),
-            }
-        )
+        return {
+            "status": self.status.value,
+            "error": self.error.decode(),
+            "usage": self.usage.decode(),
+            "finish_reason": self.finish_reason,
+            "retention_ms": _ms(self.retention_s),
+        }
+
+
+# The events besides the terminal ones that `append.lua` tells others of.
+TOLD_EVENTS: Final = frozenset({"run_started", "call_deferred"})
+_END_AT: Final = 3  # the place of `end` in the script's arguments
 
 
 class AppendResult(NamedTuple):
@@ -229,6 +243,7 @@ async def append(
     end: TerminalState | None = None,
     stage_ids: Sequence[str] = (),
     tokens: int | None = None,
+    tenant: str = "",
 ) -> AppendResult:
     """Appends a batch to the log; events that the log already has are skipped.
 
@@ -239,6 +254,7 @@ async def append(
         end: set if the batch's last event is terminal.
         stage_ids: with `end`, every stage that the run began, so that all its streams get their TTL.
         tokens: the tokens that the run has used so far, over all attempts; None leaves the stored number.
+        tenant: the owner, whose feed tells of the run; empty if that is not known.
 
     Returns:
         `is_behind` if the log ends before `before`; nothing was appended then.
@@ -250,10 +266,17 @@ async def append(
     streams = tuple(dict.fromkeys([*stage_ids, *[entry.stage_id for entry in entries]]))
     number = {stage_id: i for i, stage_id in enumerate(streams, start=1)}
     args: list[Any] = [attempt, str(before), message]
-    args += ("" if end is None else end.encode(), "" if tokens is None else tokens, entries[-1].items, *streams)
+    args += ("", "" if tokens is None else tokens, entries[-1].items, *streams)
+    is_told = end is not None
     for entry in entries:
         args += (number[entry.stage_id], entry.event, entry.data)
-    match await _APPEND(connection, _append_keys(run_id, streams), args):
+        is_told = is_told or entry.event in TOLD_EVENTS
+    key_list = _append_keys(run_id, streams)
+    if is_told:
+        told_keys = told_keys_of(tenant)
+        key_list += told_keys
+        args[_END_AT] = orjson.dumps({**(end.fields() if end else {}), "run_id": run_id, "told": len(told_keys)})
+    match await _APPEND(connection, key_list, args):
         case [b"ok", last_id, cancel]:
             return AppendResult(parse_id(last_id.decode()), cancel == b"1")
         case [b"behind", last_id]:
@@ -262,6 +285,11 @@ async def append(
             raise Fenced(run_id, attempt)
         case _:
             raise RunEnded(run_id)
+
+
+def told_keys_of(tenant: str) -> tuple[str, ...]:
+    """Returns the keys by which others are told of a run: the outbox, its bell and, if the tenant is known, its feed."""
+    return (keys.outbox(), keys.outbox_bell(), *([keys.feed(tenant)] if tenant else []))
 
 
 @lru_cache(maxsize=_APPENDING_RUNS)

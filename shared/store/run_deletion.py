@@ -17,7 +17,7 @@ from stagebus.shared.store import run_store
 TOMBSTONE_TTL_S: Final = 3600
 REASON: Final = "the run was deleted"
 
-_DELETE: Final = Script("delete")
+_DELETE: Final = Script("delete", uses=("announce",))
 
 
 async def delete_run(redis: Redis, settings: Settings, run_id: str, tenant: str) -> None:
@@ -40,7 +40,7 @@ async def _end(redis: Redis, settings: Settings, run_id: str) -> None:
     try:
         await run_scripts.cancel(redis, run_id, REASON)
         event = await run_store.read_cancel_event(redis, run_id)
-        claim = await run_scripts.claim(redis, run_id, "")
+        claim = await run_scripts.claim(redis, run_id, "", has_webhooks=settings.has_webhooks)
         assert claim is not None, "a claim that includes held runs always succeeds or raises"
         await run_store.end_claimed(redis, settings, run_id, claim, event)
     except Fenced:
@@ -59,6 +59,7 @@ async def delete_ended(connection: ScriptConnection, run_id: str, tenant: str, i
         RunNotFound: the tenant has no such run.
     """
     key_list = [keys.run(run_id), keys.ACTIVE, keys.runs(tenant), keys.RUNNING, keys.THROTTLED, keys.QUEUE]
+    key_list += [keys.feed(tenant)]
     key_list += [keys.lease(run_id), *keys.all_of_run(run_id, idempotency)[1:]]
     reply = await _DELETE(connection, key_list, [run_id, tenant, idempotency, TOMBSTONE_TTL_S * 1000])
     if reply == b"gone":

@@ -63,6 +63,7 @@ async def create_run(
             idempotency="" if idempotency_key is None else keys.idempotency(tenant, idempotency_key, user),
             reservation=f"{run_id} {digest}", life_s=settings.lists_ttl_s,
             limits=settings.tenant_limits, trace=trace, job=run_queue.new_job(run_id), tokens=tokens, user=user,
+            webhook_url=request.get("webhook_url") or "", has_webhooks=settings.has_webhooks,
         )  # fmt: skip
         if not created.reserved_for:
             break
@@ -204,7 +205,9 @@ async def end_unheld(
     """
     is_parked = await redis.hget(keys.run(run_id), "status") == RunStatus.PARKED.encode()  # type: ignore[misc]
     try:
-        while (claim := await run_scripts.claim(redis, run_id, "", guard=guard)) is not None:
+        while (
+            claim := await run_scripts.claim(redis, run_id, "", guard=guard, has_webhooks=settings.has_webhooks)
+        ) is not None:
             with _end_span(run_id, claim, event):
                 has_ended = await end_claimed(redis, settings, run_id, claim, event)
             if has_ended:
@@ -252,6 +255,7 @@ async def end_claimed(redis: Redis, settings: Settings, run_id: str, claim: run_
         message=live_batch.encode(before, last, [RUN_STAGE], [frame], is_end=True),
         end=terminal_state_of(event, settings, finish_reason=finish_reason),
         stage_ids=claim.stage_ids,
+        tenant=claim.record.get(b"tenant", b"").decode(),
     )
     if appended.is_behind:
         return False

@@ -75,6 +75,7 @@ class Attempt:
             listener=self,
             on_appended=on_appended,
             count_tokens=lambda: budget.tokens,
+            tenant=claim.record.get(b"tenant", b"").decode(),
         )
         self.budget = budget
         self.cut_usage: Usage | None = None  # of the last request to a model, if it was stopped or failed

@@ -216,4 +216,7 @@ class LeasedWorker(Worker):
         if outcome.parked is None or outcome.attempt is None:
             return partial(queue_scripts.release, self._connection, run_id, token=token, attempt=outcome.attempt)
         due_ms, seen = outcome.parked.due_ms, outcome.parked.seen
-        return partial(parking.park, self.pool, run_id, token=token, attempt=outcome.attempt, due_ms=due_ms, seen=seen)
+        return partial(
+            parking.park, self.pool, run_id, token=token, attempt=outcome.attempt, due_ms=due_ms, seen=seen,
+            tenant=outcome.tenant,
+        )  # fmt: skip

@@ -17,8 +17,9 @@ class Disposition(StrEnum):
 
 
 class Outcome(NamedTuple):
-    """The outcome of a worker's work on a run; `attempt` is set with RELEASE and PARK, `parked` with PARK."""
+    """The outcome of a worker's work on a run; `attempt` is set with RELEASE and PARK, `parked` and `tenant` with PARK."""
 
     disposition: Disposition
     attempt: int | None = None
     parked: Parked | None = None
+    tenant: str = ""

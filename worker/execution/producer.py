@@ -56,6 +56,7 @@ class Producer:
         listener: AttemptListener | None = None,
         on_appended: Callable[[int, float], None] | None = None,
         count_tokens: Callable[[], int | None] = lambda: None,
+        tenant: str = "",
     ) -> None:
         """Nothing is sent before the producer is entered.
 
@@ -66,6 +67,7 @@ class Producer:
             listener: told when an append fails for good or its reply shows a cancel.
             on_appended: called after each append with its number of events and its seconds; None costs nothing.
             count_tokens: returns the tokens that the run has used so far, to be stored with each append.
+            tenant: the run's owner, whose feed tells of the run.
         """
         self._connection = connection
         self._run_id = run_id
@@ -74,6 +76,7 @@ class Producer:
         self._listener = listener
         self._on_appended = on_appended
         self._count_tokens = count_tokens
+        self._tenant = tenant
         self._base = last_id  # the id before the first retained event
         self._retained: list[_RetainedEvent] = []
         self._stored = 0  # how many of the retained events are in the log
@@ -214,6 +217,7 @@ class Producer:
             end=end,
             stage_ids=self.stage_ids if end is not None else (),
             tokens=self._count_tokens(),
+            tenant=self._tenant,
         )
         if appended.is_behind:
             self._rewind(appended.last_id)

@@ -128,7 +128,9 @@ class Runner:
 
         async def claim_and_end() -> bool:
             await self._reacquire(run_id, token)
-            claim = await run_scripts.claim(self._redis, run_id, self._worker, token=token)
+            claim = await run_scripts.claim(
+                self._redis, run_id, self._worker, token=token, has_webhooks=self._settings.has_webhooks
+            )
             assert claim is not None, "a claim that includes held runs always succeeds or raises"
             return await run_store.end_claimed(self._redis, self._settings, run_id, claim, event)
 
@@ -176,7 +178,9 @@ class Runner:
             attempt.decided.set()
 
     async def _claim_and_work(self, run_id: str, token: str) -> Outcome:
-        claim = await run_scripts.claim(self._connection, run_id, self._worker, token=token)
+        claim = await run_scripts.claim(
+            self._connection, run_id, self._worker, token=token, has_webhooks=self._settings.has_webhooks
+        )
         assert claim is not None, "a claim that includes held runs always succeeds or raises"
         run = decode_run(run_id, claim.record)
         assert run is not None, "a claimed run has a record"
@@ -275,7 +279,7 @@ class Runner:
         try:
             interrupt = await attempt.work(toolchain.work(self._worker))
         except Parked as exc:
-            return Outcome(Disposition.PARK, attempt.number, exc)
+            return Outcome(Disposition.PARK, attempt.number, exc, run.tenant)
         except RunFailed as exc:
             logger.warning("run %s failed: %s", run.run_id, exc, exc_info=exc.__cause__)
             return _error(exc, toolchain.stage_id)

@@ -4,12 +4,14 @@
 -- KEYS[2] live     channel  keys.live
 -- KEYS[3] stages   list     keys.stages
 -- KEYS[4] items    hash     keys.model_items
--- KEYS[5..] streams         keys.stage_stream; with a terminal event every stream of the run
+-- KEYS[5..] streams         keys.stage_stream; with a terminal event every stream of the run. If the batch has an event
+--                           that others are told of: then keys.outbox, keys.outbox_bell and, if known, keys.feed
 -- ARGV[1] attempt  int      from claim
 -- ARGV[2] before   id       the log's last id before the batch
 -- ARGV[3] message  bytes    the batch for the live channel, see shared/log/live_batch.py
 -- ARGV[4] end      json     what a terminal event sets, else '': status, error, usage and finish_reason for the record,
---                            and retention_ms, the TTL of the log's keys from then on
+--                            and retention_ms, the TTL of the log's keys from then on. If others are told: run_id, and
+--                            told, how many of KEYS follow the streams
 -- ARGV[5] tokens   int      the tokens that the run has used so far, over all attempts; '': unchanged
 -- ARGV[6] items    json     the model items of the batch's last event, else ''
 -- ARGV[7..] the stage id of each stream in KEYS, then for each event: number of its stream, name, data
@@ -18,12 +20,16 @@
 -- Safe to repeat: events that are in the log already are skipped, since the producer sends a batch again
 -- when our reply was lost.
 -- Before the end no key has a TTL. The record gets its TTL from account, which needs it.
-local run, live, stages, items, streams = KEYS[1], KEYS[2], KEYS[3], KEYS[4], {unpack(KEYS, 5)}
+local run, live, stages, items, streams_and_told = KEYS[1], KEYS[2], KEYS[3], KEYS[4], {unpack(KEYS, 5)}
 local attempt, before_id, message = ARGV[1], ARGV[2], ARGV[3]
-local end_json, tokens, items_json = ARGV[4], ARGV[5], ARGV[6]
-local stage_ids, events = {unpack(ARGV, 7, 6 + #streams)}, {unpack(ARGV, 7 + #streams)}
+local end_json, tokens, items_json, stage_ids_and_events = ARGV[4], ARGV[5], ARGV[6], {unpack(ARGV, 7)}
 
-local last = end_json ~= '' and cjson.decode(end_json)
+local extra = end_json ~= '' and cjson.decode(end_json)
+local last = extra and extra.status and extra
+local told = extra and extra.told or 0
+local streams = {unpack(streams_and_told, 1, #streams_and_told - told)}
+local outbox, bell, feed = unpack(streams_and_told, #streams + 1)
+local stage_ids, events = {unpack(stage_ids_and_events, 1, #streams)}, {unpack(stage_ids_and_events, 1 + #streams)}
 local stored = redis.call('HMGET', run, 'attempt', 'last_id', 'cancel', 'finished_at')
 local stored_attempt, stored_last_id, cancel, finished_at = stored[1], stored[2], stored[3] or '0', stored[4]
 if not stored_attempt then
@@ -69,7 +75,7 @@ if last then
         delete_if_wrong_type(stream, redis.pcall('XRANGE', stream, '-', '-'))
     end
 end
-local seen = {}
+local seen, happenings = {}, {}
 for i = skip, count - 1 do
     local number, name, data = tonumber(events[3 * i + 1]), events[3 * i + 2], events[3 * i + 3]
     local stream = streams[number]
@@ -78,6 +84,16 @@ for i = skip, count - 1 do
     redis.call('XADD', stream, attempt .. '-' .. before + i + 1, 'event', name, 'data', data)
     if is_new then
         list_stage(stage_ids[number])
+    end
+    if told > 0 then
+        local happened = {status = 'running', event_id = attempt .. '-' .. before + i + 1, attempt = attempt}
+        if name == 'run_started' then
+            happened.event = name
+            happenings[#happenings + 1] = happened
+        elseif name == 'call_deferred' then
+            happened.type, happened.call_id = 'call.deferred', cjson.decode(data).call_id
+            happenings[#happenings + 1] = happened
+        end
     end
 end
 -- In the same step as the event that completes the stage: a later attempt has both or neither. The run goes on without
@@ -91,11 +107,11 @@ if tokens == '' then
 else
     redis.call('HSET', run, 'last_id', last_id, 'tokens', tokens)
 end
+local time = extra and redis.call('TIME')
+local now_ms = extra and time[1] * 1000 + math.floor(time[2] / 1000)
 if last then
-    local time = redis.call('TIME')
     redis.call('HSET', run, 'status', last.status, 'worker', '', 'error', last.error, 'usage', last.usage,
-        'finish_reason', last.finish_reason,
-        'finished_at', string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000)))
+        'finish_reason', last.finish_reason, 'finished_at', string.format('%d', now_ms))
     for number, stream in ipairs(streams) do
         if redis.call('EXISTS', stream) == 1 then
             list_stage(stage_ids[number])
@@ -103,6 +119,14 @@ if last then
         end
     end
     redis.call('PEXPIRE', stages, last.retention_ms)
+end
+if last and told > 0 then
+    happenings[#happenings + 1] = {event = 'run_ended', type = 'run.ended', status = last.status, event_id = last_id,
+        attempt = attempt, code = last.error ~= '' and cjson.decode(last.error).code}
+end
+for _, happened in ipairs(happenings) do
+    happened.at = now_ms
+    announce(run, extra.run_id, {outbox = outbox, bell = bell, feed = feed}, happened)
 end
 -- After a partial skip the message does not follow the log's last id. Subscribers notice that by the id
 -- in its head and read the log instead.

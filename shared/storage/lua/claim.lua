@@ -9,6 +9,7 @@
 -- ARGV[3] guard        str     'worker': not if the run names a worker; 'lease': not if it has a lease; '': always
 -- ARGV[4] token        str     from acquire, with KEYS[4]
 -- ARGV[5] run_id       str
+-- ARGV[6] has_webhooks 0|1   the process has webhooks configured, which have to be told of the run from now on
 -- Returns {'claimed', attempt, last_id, tries, cancel, now_ms, the record's fields and values, stage ids, the tokens
 -- reserved for the run},
 -- {'held', worker}, {'fenced'}, {'ended'} or {'gone'}.
@@ -24,6 +25,7 @@
 -- The time that the run was parked is summed up, since it does not count towards the run's time limit.
 local run, stages, reserved, lease = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local worker, status, guard, token, run_id = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local has_webhooks = ARGV[6] == '1'
 
 local stored = redis.call('HMGET', run, 'attempt', 'created_at', 'last_id', 'tries', 'cancel', 'worker',
     'finished_at', 'started_at', 'parked_at', 'parked_ms', 'tenant')
@@ -50,6 +52,9 @@ if holder ~= '' and holder ~= worker then
     tries = tries + 1
 end
 redis.call('HSET', run, 'attempt', attempt, 'tries', tries, 'status', status, 'worker', worker)
+if has_webhooks then
+    redis.call('HSET', run, 'has_webhooks', 1)
+end
 if parked_at then
     parked_ms = parked_ms + math.max(0, now_ms - tonumber(parked_at))
     redis.call('HSET', run, 'parked_ms', string.format('%d', parked_ms))

@@ -15,7 +15,8 @@
 -- KEYS[13] wakeup        list    keys.WAKEUP
 -- KEYS[14] reserved      hash    keys.RESERVED
 -- KEYS[15] runs_of_user   zset    keys.runs(tenant, user); the same as KEYS[5] without a user
--- KEYS[16] idempotency   string  keys.idempotency, if the client sent a key
+-- KEYS[16] feed          stream  keys.feed(tenant)
+-- KEYS[17] idempotency   string  keys.idempotency, if the client sent a key
 -- ARGV[1] status         str     the first state
 -- ARGV[2] tenant         str
 -- ARGV[3] model          str
@@ -38,6 +39,8 @@
 -- ARGV[20] tokens_ttl_ms int     TTL of the tenant's count
 -- ARGV[21] user          str     the person within the tenant, or ''
 -- ARGV[22] baggage       str     the request's baggage, or ''
+-- ARGV[23] webhook_url   str     the run's own webhook, or ''
+-- ARGV[24] has_webhooks  0|1     the process has webhooks configured
 -- Returns {'created' | 'exists', created_at in Unix ms, vtime}, {the limit's name, limit, ms until it may pass; 0:
 -- unknown}, {'reserved', the value of the client's key, ''} or {'deleted', deleted_at, ''}.
 --
@@ -55,13 +58,14 @@ local run, stages, journal = KEYS[1], KEYS[2], KEYS[3]
 local active, runs, active_of_tenant, running = KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local tokens, vtime_key, tenant_vtime_key = KEYS[8], KEYS[9], KEYS[10]
 local queue, job, wakeup, reserved = KEYS[11], KEYS[12], KEYS[13], KEYS[14]
-local runs_of_user, idempotency = KEYS[15], KEYS[16]
+local runs_of_user, feed, idempotency = KEYS[15], KEYS[16], KEYS[17]
 local status, tenant, model, request = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local stage, event, data, run_id = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 local made_ms, life_ms, runs_queued, tokens_per_day = ARGV[9], ARGV[10], ARGV[11], ARGV[12]
 local request_id, traceparent, job_bytes = ARGV[13], ARGV[14], ARGV[15]
 local wakeups_max, reservation, limits = ARGV[16], ARGV[17], ARGV[18]
 local tokens_wanted, tokens_ttl_ms, user, baggage = tonumber(ARGV[19]), ARGV[20], ARGV[21], ARGV[22]
+local webhook_url, has_webhooks = ARGV[23], ARGV[24]
 
 local TRIMMED_MAX = 100
 local stored = redis.call('HMGET', run, 'created_at', 'vtime', 'deleted_at')
@@ -130,6 +134,9 @@ end
 if baggage ~= '' then
     redis.call('HSET', run, 'baggage', baggage)
 end
+if webhook_url ~= '' or has_webhooks == '1' then
+    redis.call('HSET', run, 'webhook_url', webhook_url, 'has_webhooks', has_webhooks)
+end
 redis.call('RPUSH', stages, stage)
 redis.call('XADD', journal, '0-1', 'event', event, 'data', data)
 if idempotency then
@@ -141,4 +148,5 @@ if job_bytes ~= '' then
     redis.call('RPUSH', wakeup, run_id)
     redis.call('LTRIM', wakeup, -wakeups_max, -1)
 end
+announce(run, run_id, {feed = feed}, {event = 'run_created', status = status, event_id = '0-1', at = now_ms})
 return {'created', string.format('%d', now_ms), string.format('%d', vtime)}

@@ -6,7 +6,8 @@
 -- KEYS[4] running    zset    keys.RUNNING
 -- KEYS[5] throttled  zset    keys.THROTTLED
 -- KEYS[6] queue      zset    keys.QUEUE
--- KEYS[7..]                  every other key that the run may have, with its lease
+-- KEYS[7] feed       stream  keys.feed(tenant)
+-- KEYS[8..]                  every other key that the run may have, with its lease
 -- ARGV[1] run_id     str
 -- ARGV[2] tenant     str     that must own the run
 -- ARGV[3] idempotency str    keys.idempotency, or '': it is the last of KEYS then, and is kept for as long as the tombstone
@@ -18,7 +19,7 @@
 -- alone looks for it, so that a repeated creation does not make the run again. account must come first: it settles the
 -- run's tokens in the step that removes it from the active runs. Safe to repeat.
 local run, active, runs, running, throttled = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local queue, other_keys = KEYS[6], {unpack(KEYS, 7)}
+local queue, feed, other_keys = KEYS[6], KEYS[7], {unpack(KEYS, 8)}
 local run_id, tenant, idempotency, ttl_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
 local stored = redis.call('HMGET', run, 'tenant', 'finished_at', 'deleted_of')
@@ -46,8 +47,9 @@ if idempotency ~= '' and string.find(redis.call('GET', idempotency) or '', run_i
     redis.call('PEXPIRE', idempotency, ttl_ms)
 end
 local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+announce(run, run_id, {feed = feed}, {event = 'run_deleted', status = 'deleted', at = now_ms})
 redis.call('DEL', run)
-redis.call('HSET', run, 'deleted_of', tenant, 'deleted_at',
-    string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000)))
+redis.call('HSET', run, 'deleted_of', tenant, 'deleted_at', string.format('%d', now_ms))
 redis.call('PEXPIRE', run, ttl_ms)
 return 'deleted'

@@ -4,6 +4,9 @@
 -- KEYS[2] lease     string  keys.lease
 -- KEYS[3] run       hash    keys.run
 -- KEYS[4] wakeup    list    keys.WAKEUP
+-- KEYS[5] outbox    stream  keys.outbox
+-- KEYS[6] bell      list    keys.outbox_bell
+-- KEYS[7] feed      stream  keys.feed, if the tenant is known
 -- ARGV[1] run_id    str
 -- ARGV[2] token     str     from acquire
 -- ARGV[3] attempt   int     from claim
@@ -15,12 +18,14 @@
 --
 -- A decision or a cancel that the worker has not seen makes the run due immediately. As in release, the score comes
 -- first and the wake-up last, and the run names no worker.
+-- Safe to repeat: others are told of a run that really waits, and once an attempt.
 local queue, lease, run, wakeup = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local to = {outbox = KEYS[5], bell = KEYS[6], feed = KEYS[7]}
 local run_id, token, attempt, due_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local seen, status, wakeups_max = ARGV[5], ARGV[6], ARGV[7]
 
 local holder = redis.call('GET', lease)
-local stored = redis.call('HMGET', run, 'attempt', 'decisions', 'cancel', 'finished_at')
+local stored = redis.call('HMGET', run, 'attempt', 'decisions', 'cancel', 'finished_at', 'status', 'last_id')
 local stored_attempt, decisions, cancel, finished_at = stored[1], stored[2] or '', stored[3], stored[4]
 if (holder and holder ~= token) or stored_attempt ~= attempt or finished_at then
     return 0
@@ -34,5 +39,8 @@ redis.call('DEL', lease)
 if is_due then
     redis.call('RPUSH', wakeup, run_id)
     redis.call('LTRIM', wakeup, -wakeups_max, -1)
+elseif stored[5] ~= status then
+    announce(run, run_id, to, {event = 'run_waiting', type = 'run.waiting', status = status, event_id = stored[6],
+        attempt = attempt, at = tonumber(now)})
 end
 return 1
