@@ -318,6 +318,19 @@ class BudgetExceeded(RunFailed):
     code = "budget_exceeded"
 
 
+class HistoryTooLong(RunFailed):
+    """The history of the run's thread is too long for the model, or for `STAGEBUS_HISTORY_MAX_BYTES`."""
+
+    code = "history_too_long"
+
+    def __init__(self, size_bytes: int, tokens: int, *, can_truncate: bool) -> None:
+        remedy = 'create the run with truncate "oldest_turns"' if can_truncate else "shorten the run's own messages"
+        super().__init__(
+            f"the thread's messages are too long for the model: {size_bytes} bytes, about {tokens} tokens; {remedy}, or "
+            "continue from an earlier turn with parent_run_id, or in a new thread"
+        )
+
+
 class AttemptsExhausted(RunFailed):
     """Workers died during the run more often than `STAGEBUS_RUN_TRIES_MAX` allows."""
 

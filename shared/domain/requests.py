@@ -40,7 +40,9 @@ class RunRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     model: str | tuple[str, str] = Field(description="one model, or those of extraction and synthesis")
-    messages: list[dict[str, Any]] = Field(description="chat completion messages")
+    messages: list[dict[str, Any]] = Field(
+        default=[], description="chat completion messages; empty for a run of a thread, which holds them itself"
+    )
     tools: list[str] | None = Field(default=None, description="names of tools; None for all tools of the worker")
     tool_choice: str | dict[str, Any] = "auto"
     parallel_tool_calls: bool | None = None
