@@ -84,6 +84,17 @@ class Abilities(ConfigEntry):
         description="native: the API takes response_format; prompted: the form of the answer is described in the prompt",
     )
     short_call_ids: bool = Field(default=False, description="call ids must have nine letters and digits (Mistral)")
+    alternating_roles: bool = Field(
+        default=False,
+        description="messages of the user and of the model must alternate, as some chat templates demand; those of one role "
+        "in a row are joined. A model that refuses a request for this reason is asked so from then on",
+    )
+    context_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        le=10**9,
+        description="the model's context: the history of a thread must fit it, together with the answer; null: not stated",
+    )
     leave_out: list[str] = Field(
         default=[], max_length=32, description="parameters that the API rejects, such as temperature"
     )

@@ -71,6 +71,12 @@ class Settings(BaseSettings):
         30.0, gt=0, description="longest wait before a retry, even if the provider's Retry-After is longer"
     )
     model_output_max_bytes: int = Field(8 * 2**20, gt=0, description="most model output of one stage")
+    history_max_bytes: int = Field(
+        2**20,
+        gt=0,
+        description="most bytes of a thread's messages that a model gets; models whose context is stated in the providers "
+        "file may get less",
+    )
 
     # Tools
     tools: Annotated[tuple[str, ...], NoDecode] = Field(

@@ -353,6 +353,10 @@ export interface Abilities {
   structured_output?: "native" | "prompted";
   /** call ids must have nine letters and digits (Mistral) */
   short_call_ids?: boolean;
+  /** messages of the user and of the model must alternate, as some chat templates demand; those of one role in a row are joined. A model that refuses a request for this reason is asked so from then on */
+  alternating_roles?: boolean;
+  /** the model's context: the history of a thread must fit it, together with the answer; null: not stated */
+  context_tokens?: number | null;
   /**
    * parameters that the API rejects, such as temperature
    *
@@ -401,6 +405,10 @@ export interface Abilities1 {
   structured_output?: "native" | "prompted";
   /** call ids must have nine letters and digits (Mistral) */
   short_call_ids?: boolean;
+  /** messages of the user and of the model must alternate, as some chat templates demand; those of one role in a row are joined. A model that refuses a request for this reason is asked so from then on */
+  alternating_roles?: boolean;
+  /** the model's context: the history of a thread must fit it, together with the answer; null: not stated */
+  context_tokens?: number | null;
   /**
    * parameters that the API rejects, such as temperature
    *

@@ -92,3 +92,19 @@ def test_learned_models_are_bounded() -> None:
 
     assert learned.api_of(providers.routes("m0")[0]) == "chat"
     assert learned.api_of(providers.routes(f"m{MODELS_MAX}")[0]) == "responses"
+
+
+def test_model_whose_roles_must_alternate_is_asked_so_from_then_on() -> None:
+    file = {"providers": {"p": {"base_url": "http://x/v1", "models": ["m", {"name": "n", "alternating_roles": True}]}}}
+    providers, learned = Providers(ProvidersFile.model_validate(file)), LearnedRequests()
+    body = {"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}
+    joined = {"messages": [{"role": "user", "content": "a\n\nb"}]}
+    refused = ReportedError("Conversation roles must alternate user/assistant")
+    m, n = (providers.routes(name)[0] for name in "mn")
+
+    assert learned.adapt(m, body) == body
+    assert learned.adapt(n, body) == joined
+    assert not learned.learn(n, 400, refused), "it was asked so already"
+    assert learned.learn(m, 400, refused)
+    assert not learned.learn(m, 400, refused), "a second refusal is final"
+    assert learned.adapt(m, body) == joined
