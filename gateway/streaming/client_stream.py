@@ -31,6 +31,7 @@ class ClientStream:
         quiet_since: the loop time at which bytes were last sent.
         check_at: the loop time from which on the stall monitor checks the run.
         waiting_for: what the client was told since that its run waits for.
+        subscribing: ends when the subscription of the run's channel is confirmed; None from then on.
         is_strict: the client would take an early end of its stream for the run's, and does not know `retry:`. A stream
             that cannot open fails before its response begins, and one that has to end early is torn.
         ends_at: the loop time at which the stream ends. Its client takes a clean end for a request to come back, so the
@@ -50,6 +51,7 @@ class ClientStream:
         "sent_bytes",
         "stage_id",
         "stages_begun",
+        "subscribing",
         "subscription",
         "tenant",
         "waiting_for",
@@ -82,6 +84,7 @@ class ClientStream:
         self.check_at = self.quiet_since + SILENCE_AT_START_S
         self.ends_at = None if life_s is None else self.quiet_since + life_s
         self.waiting_for: WaitingFor | None = None
+        self.subscribing: asyncio.Task[None] | None = None
         self._wakeup: asyncio.Future[None] | None = None
 
     def attach(self, writer: StreamWriter) -> None:
@@ -138,6 +141,11 @@ class ClientStream:
         """Ends the stream after the bytes that are being sent. A client that is still there reconnects elsewhere."""
         self.is_closed = True
         self.wake()
+
+    @property
+    def is_behind(self) -> bool:
+        """True if the stream has to wait for its subscription, or to read the log."""
+        return self.subscribing is not None or not self.subscription.is_live
 
     def wake(self) -> None:
         """Resumes the generator if it waits."""

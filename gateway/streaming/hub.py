@@ -9,7 +9,6 @@ position drops the second copy. In the other order it would never arrive.
 
 import asyncio
 import logging
-import random
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from functools import partial
@@ -17,14 +16,15 @@ from typing import Final
 
 from stagebus.gateway.streaming.client_stream import ClientStream
 from stagebus.gateway.streaming.folded_view import Folds
+from stagebus.gateway.streaming.page_reader import PageReader
 from stagebus.gateway.streaming.stall_monitor import StallMonitor
 from stagebus.gateway.streaming.stream_writer import StreamTorn
 from stagebus.gateway.streaming.subscription import Subscription
 from stagebus.gateway.streaming.views import EventView
 from stagebus.shared.access_errors import TooManyStreams
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.domain.cursor import START, EventId
-from stagebus.shared.errors import RunNotFound, StorageUnavailable
+from stagebus.shared.domain.cursor import EventId
+from stagebus.shared.errors import RunNotFound
 from stagebus.shared.log import live_batch, log_reader
 from stagebus.shared.log.log_page import Page
 from stagebus.shared.log.sse import PING, encode_retry
@@ -32,21 +32,13 @@ from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.pipelined import PipelinedConnection
 from stagebus.shared.storage.pubsub import Channels
-from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis, storage_errors
+from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis
 
 logger = logging.getLogger(__name__)
 
 TICK_S: Final = 0.5
 # After how long a client reconnects for which there was no room.
 FULL_RETRY_MS: Final = 5000
-REDIS_DOWN_BACKOFF_S: Final = (0.2, 1.0)  # random between the two, so that thousands of streams do not retry together
-# Log pages that are read concurrently. Each is in memory as reply, events and frames: when a hundred slow clients fell
-# behind together, the process grew by 87 MiB; with this limit by 61.
-CONCURRENT_PAGES_MAX: Final = 8
-# A page of many events blocks the event loop while its reply is parsed, 2 us per event, so fewer of these are read
-# concurrently. A client that reconnects to a run reads a short page and does not wait for the long ones.
-CONCURRENT_LONG_PAGES_MAX: Final = 2
-LONG_PAGE_EVENTS: Final = 200
 
 
 class Hub:
@@ -55,7 +47,7 @@ class Hub:
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
         self._settings = settings
-        self._retry_frame = encode_retry(settings.sse_retry_ms)
+        self.retry_frame = encode_retry(settings.sse_retry_ms)
         self._streams_by_run: dict[str, set[ClientStream]] = {}
         self.folds = Folds()
         self._channels = Channels(redis, self._catch_up_all)
@@ -63,8 +55,7 @@ class Hub:
         self.log_connection = PipelinedConnection(redis, settings.redis_timeout_s)
         self._stall_monitor = StallMonitor(redis, settings.lease_s, self._streams_by_run)
         self._tickers: list[asyncio.Task[None]] = []
-        self._short_pages = asyncio.Semaphore(CONCURRENT_PAGES_MAX - CONCURRENT_LONG_PAGES_MAX)
-        self._long_pages = asyncio.Semaphore(CONCURRENT_LONG_PAGES_MAX)
+        self.page_reader = PageReader(self.log_connection, settings)
         self.write_timeout_s = settings.write_timeout_s
         self.drain_spread_s = settings.drain_spread_s
         self.is_draining = False
@@ -150,19 +141,16 @@ class Hub:
             if not is_admitted or self.open_streams >= self._settings.streams_max:
                 yield _refusal_of(stream)
                 return
-            subscribing: asyncio.Task[None] | None = self._add(stream)
-            subscription = stream.subscription
+            self.open_streams += 1
+            self.join_run(stream)
             try:
-                yield b"" if stream.is_strict else self._retry_frame
+                yield b"" if stream.is_strict else self.retry_frame
                 while not stream.is_closed:
                     if data := stream.take():
                         yield data
-                    elif subscribing is not None:
-                        await asyncio.wait([subscribing], timeout=TICK_S)
-                        subscribing = None if subscribing.done() else subscribing
-                    elif not subscription.is_live:
-                        await self._read_page(stream)
-                    elif subscription.is_ended:
+                    elif stream.is_behind:
+                        await self.catch_up(stream)
+                    elif stream.subscription.is_ended:
                         return
                     else:
                         await stream.wait()
@@ -171,9 +159,9 @@ class Hub:
             except RunNotFound:
                 pass  # its retention ended, or another tenant owns it; the client's next request gets 404
             finally:
-                if subscribing is not None:
-                    subscribing.cancel()
-                await self._remove(stream)
+                self.open_streams -= 1
+                self._bytes_of_closed += stream.sent_bytes
+                await self.leave_run(stream)
             _end_early(stream)
 
     def check_room(self, *, is_admitted: bool) -> None:
@@ -196,79 +184,47 @@ class Hub:
             with suppress(TimeoutError, StreamTorn):
                 async with asyncio.timeout(timeout_s):
                     async for data in body:
-                        if data not in (b"", self._retry_frame, PING):
+                        if data not in (b"", self.retry_frame, PING):
                             return
 
-    def _add(self, stream: ClientStream) -> asyncio.Task[None]:
-        """Registers the stream and subscribes to its run's channel; returns the task that ends when that is confirmed.
+    def join_run(self, stream: ClientStream) -> None:
+        """Registers the stream and subscribes to its run's channel; `stream.subscribing` ends when that is confirmed.
 
         The first stream of a run subscribes its channel. A second one may come before that is confirmed, so each
         stream subscribes: Redis answers a repeated SUBSCRIBE like the first.
         """
-        self.open_streams += 1
         streams = self._streams_by_run.setdefault(stream.run_id, set())
         streams.add(stream)
-        return asyncio.create_task(self._channels.subscribe(keys.live(stream.run_id), partial(self._deliver, streams)))
+        subscribing = self._channels.subscribe(keys.live(stream.run_id), partial(self._deliver, streams))
+        stream.subscribing = asyncio.create_task(subscribing)
 
-    async def _remove(self, stream: ClientStream) -> None:
-        self.open_streams -= 1
-        self._bytes_of_closed += stream.sent_bytes
+    async def leave_run(self, stream: ClientStream) -> None:
+        """Undoes `join_run`."""
+        if stream.subscribing is not None:
+            stream.subscribing.cancel()
+            stream.subscribing = None
         streams = self._streams_by_run[stream.run_id]
         streams.discard(stream)
         if not streams:
             del self._streams_by_run[stream.run_id]
             await self._channels.unsubscribe(keys.live(stream.run_id))
 
-    async def _read_page(self, stream: ClientStream) -> None:
-        """Reads the next log page, or returns after `TICK_S` if too many others read one, so that no ping is late."""
-        subscription = stream.subscription
-        slots = self._slots(subscription.page_size(self._settings.page_max_events))
-        if not await _acquire_within_tick(slots):
-            return
-        try:
-            page = await log_reader.read_page(
-                self.log_connection,
-                stream.run_id,
-                subscription.position,
-                subscription.begin_page(self._settings.page_max_events),
-                stage_id=stream.stage_id,
-                tenant=stream.tenant,
-                stage_ids=stream.stages_begun,
-            )
-            stream.stages_begun = page.stage_ids
-            subscription.add_page(page)
-            self.events_relayed += page.event_count
-            return
-        except REDIS_AWAY:
-            pass
-        finally:
-            slots.release()
-        await asyncio.sleep(random.uniform(*REDIS_DOWN_BACKOFF_S))  # noqa: S311 - jitter
-
-    async def pages(self, run_id: str, tenant: str) -> AsyncGenerator[Page, None]:
-        """Yields the log as it is now, page by page.
+    async def catch_up(self, stream: ClientStream) -> None:
+        """Waits for the stream's subscription, or reads the next page of its log; returns soon, so that no ping is late.
 
         Raises:
-            RunNotFound: the tenant has no such run.
-            StorageUnavailable: Redis is down, or it lost a part of the log between two pages.
+            RunNotFound: the run is gone, or belongs to another tenant.
         """
-        position, limit = START, self._settings.page_max_events
-        stages_begun: Sequence[str] = ()
-        while True:
-            async with self._slots(limit):
-                with storage_errors():
-                    page = await log_reader.read_page(
-                        self.log_connection, run_id, position, limit, tenant=tenant, stage_ids=stages_begun
-                    )
-            if page.gap is not None:
-                raise StorageUnavailable
-            yield page
-            if page.is_last:
-                return
-            position, stages_begun = page.position, page.stage_ids
+        if stream.subscribing is None:
+            self.events_relayed += await self.page_reader.read_next(stream)
+            return
+        await asyncio.wait([stream.subscribing], timeout=TICK_S)
+        if stream.subscribing.done():
+            stream.subscribing = None
 
-    def _slots(self, page_events: int) -> asyncio.Semaphore:
-        return self._short_pages if page_events < LONG_PAGE_EVENTS else self._long_pages
+    def pages(self, run_id: str, tenant: str) -> AsyncGenerator[Page, None]:
+        """Yields the log as it is now, page by page. Raises: see `PageReader.pages`."""
+        return self.page_reader.pages(run_id, tenant)
 
     def _deliver(self, streams: set[ClientStream], message: bytes) -> None:
         """Hands a message of a run's channel to the run's streams."""
@@ -339,12 +295,3 @@ def _refusal_of(stream: ClientStream) -> bytes:
 def _end_early(stream: ClientStream) -> None:
     if stream.is_strict and stream.ends_at is None:
         raise StreamTorn
-
-
-async def _acquire_within_tick(slots: asyncio.Semaphore) -> bool:
-    """Acquires a slot, which the caller releases; returns False after `TICK_S`."""
-    try:
-        async with asyncio.timeout(TICK_S):
-            return await slots.acquire()
-    except TimeoutError:
-        return False

@@ -11,7 +11,8 @@ from redis.asyncio import Redis
 from starlette.applications import Starlette
 
 from stagebus.gateway.app import create_app
-from stagebus.gateway.streaming.hub import CONCURRENT_LONG_PAGES_MAX, CONCURRENT_PAGES_MAX, Hub
+from stagebus.gateway.streaming.hub import Hub
+from stagebus.gateway.streaming.page_reader import CONCURRENT_LONG_PAGES_MAX, CONCURRENT_PAGES_MAX
 from stagebus.gateway.streaming.views import stored_view
 from stagebus.gateway.views import durable_streams
 from stagebus.shared.config.settings import Settings
@@ -339,7 +340,7 @@ async def test_stream_that_ends_before_the_hub_has_read_the_log_has_told_the_off
 ) -> None:
     """As when Redis goes away and the gateway is stopped."""
     for _ in range(CONCURRENT_PAGES_MAX - CONCURRENT_LONG_PAGES_MAX):
-        await hub._short_pages.acquire()
+        await hub.page_reader.short_pages.acquire()
     stream = asyncio.create_task(http.get(path_of(run) + "?offset=-1&live=sse"))
     await until_equal(lambda: hub.open_streams, 1)
     await hub.drain()
