@@ -143,6 +143,11 @@ class ClientStream:
         self.wake()
 
     @property
+    def has_work(self) -> bool:
+        """True if there is something to do for the generator."""
+        return self.subscription.is_ready or self.is_closed or bool(self.notice)
+
+    @property
     def is_behind(self) -> bool:
         """True if the stream has to wait for its subscription, or to read the log."""
         return self.subscribing is not None or not self.subscription.is_live
@@ -164,7 +169,7 @@ class ClientStream:
 
     async def wait(self) -> None:
         """Waits until there is something to do for the generator."""
-        if self.subscription.is_ready or self.is_closed or self.notice:
+        if self.has_work:
             return
         self._wakeup = self._loop.create_future()
         try:

@@ -20,6 +20,7 @@ from stagebus.gateway.streaming.page_reader import PageReader
 from stagebus.gateway.streaming.stall_monitor import StallMonitor
 from stagebus.gateway.streaming.stream_writer import StreamTorn
 from stagebus.gateway.streaming.subscription import Subscription
+from stagebus.gateway.streaming.thread_stream import ThreadStream
 from stagebus.gateway.streaming.views import EventView
 from stagebus.shared.access_errors import TooManyStreams
 from stagebus.shared.config.settings import Settings
@@ -33,6 +34,7 @@ from stagebus.shared.storage import keys
 from stagebus.shared.storage.pipelined import PipelinedConnection
 from stagebus.shared.storage.pubsub import Channels
 from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis
+from stagebus.shared.store import thread_news
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ class Hub:
         self._settings = settings
         self.retry_frame = encode_retry(settings.sse_retry_ms)
         self._streams_by_run: dict[str, set[ClientStream]] = {}
+        self._streams_by_thread: dict[str, set[ThreadStream]] = {}
         self.folds = Folds()
         self._channels = Channels(redis, self._catch_up_all)
         # Reads the log, and what a request needs to know of it before its stream begins.
@@ -138,8 +141,8 @@ class Hub:
             StreamTorn: a strict stream has to end before the run.
         """
         async with admission as is_admitted:
-            if not is_admitted or self.open_streams >= self._settings.streams_max:
-                yield _refusal_of(stream)
+            if not self.has_room(is_admitted=is_admitted):
+                yield refusal_of(stream)
                 return
             self.open_streams += 1
             self.join_run(stream)
@@ -159,8 +162,7 @@ class Hub:
             except RunNotFound:
                 pass  # its retention ended, or another tenant owns it; the client's next request gets 404
             finally:
-                self.open_streams -= 1
-                self._bytes_of_closed += stream.sent_bytes
+                self._count_closed(stream)
                 await self.leave_run(stream)
             _end_early(stream)
 
@@ -170,8 +172,12 @@ class Hub:
         Raises:
             TooManyStreams: it may not.
         """
-        if not is_admitted or self.open_streams >= self._settings.streams_max:
+        if not self.has_room(is_admitted=is_admitted):
             raise TooManyStreams
+
+    def has_room(self, *, is_admitted: bool) -> bool:
+        """Returns whether one more stream may open."""
+        return is_admitted and self.open_streams < self._settings.streams_max
 
     async def wait_for_news(
         self, stream: ClientStream, admission: AbstractAsyncContextManager[bool], timeout_s: float
@@ -186,6 +192,29 @@ class Hub:
                     async for data in body:
                         if data not in (b"", self.retry_frame, PING):
                             return
+
+    def open_thread(self, stream: ThreadStream) -> None:
+        """Counts the stream as open and subscribes to its thread's channel, as `join_run` does for a run."""
+        self.open_streams += 1
+        streams = self._streams_by_thread.setdefault(stream.thread_key, set())
+        streams.add(stream)
+        channel = keys.thread_live(stream.thread_key)
+        stream.subscribing = asyncio.create_task(self._channels.subscribe(channel, partial(_hear, streams)))
+
+    async def close_thread(self, stream: ThreadStream) -> None:
+        """Undoes `open_thread`."""
+        self._count_closed(stream)
+        if stream.subscribing is not None:
+            stream.subscribing.cancel()
+        streams = self._streams_by_thread[stream.thread_key]
+        streams.discard(stream)
+        if not streams:
+            del self._streams_by_thread[stream.thread_key]
+            await self._channels.unsubscribe(keys.thread_live(stream.thread_key))
+
+    def _count_closed(self, stream: ClientStream) -> None:
+        self.open_streams -= 1
+        self._bytes_of_closed += stream.sent_bytes
 
     def join_run(self, stream: ClientStream) -> None:
         """Registers the stream and subscribes to its run's channel; `stream.subscribing` ends when that is confirmed.
@@ -262,7 +291,8 @@ class Hub:
                 stream for stream in streams if now - stream.quiet_since >= self._settings.ping_s and not stream.notice
             ]
             try:
-                await self._check_positions(quiet)
+                await self._check_positions([stream for stream in quiet if stream.run_id])
+                await self._check_threads([stream for stream in quiet if isinstance(stream, ThreadStream)])
             except REDIS_AWAY:
                 logger.debug("Redis is down; the positions of quiet streams are not checked")
             except Exception:
@@ -278,18 +308,41 @@ class Hub:
             if stream.subscription.is_live and last_id != stream.subscription.position:
                 stream.subscription.catch_up()
 
+    async def _check_threads(self, quiet: list[ThreadStream]) -> None:
+        """Makes a quiet stream read its thread if that has changed: the message that said so was lost."""
+        if not quiet:
+            return
+        versions = await thread_news.read_versions(self._redis, [stream.thread_key for stream in quiet])
+        for stream, version in zip(quiet, versions, strict=True):
+            if version != stream.version:
+                stream.look_again()
+
     def _all_streams(self) -> list[ClientStream]:
-        return [stream for streams in self._streams_by_run.values() for stream in streams]
+        between_runs = [
+            stream for streams in self._streams_by_thread.values() for stream in streams if not stream.is_joined
+        ]
+        return between_runs + [stream for streams in self._streams_by_run.values() for stream in streams]
 
     def _close_streams(self, streams: list[ClientStream]) -> None:
         for stream in streams:
             stream.close()
 
 
-def _refusal_of(stream: ClientStream) -> bytes:
+def refusal_of(stream: ClientStream) -> bytes:
+    """Returns the body of a stream that may not open.
+
+    Raises:
+        TooManyStreams: its client would take it for a stream that has ended.
+    """
     if stream.is_strict:
         raise TooManyStreams
     return encode_retry(FULL_RETRY_MS)
+
+
+def _hear(streams: set[ThreadStream], message: bytes) -> None:
+    """Hands a message of a thread's channel to the thread's streams."""
+    for stream in streams:
+        stream.hear(message)
 
 
 def _end_early(stream: ClientStream) -> None:
