@@ -22,7 +22,7 @@ GONE: Final = b"gone "
 
 
 class TurnStep(Enum):
-    """What a client gets of a turn."""
+    """The parts of a turn that a client gets."""
 
     FOLLOW = auto()  # its log, then its live events
     PASS = auto()  # nothing: the client has all of it
