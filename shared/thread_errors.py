@@ -131,3 +131,27 @@ class ThreadsUnavailable(StagebusError):
             "not all workers know threads: the operator is updating them, or has to; try again, or send the whole "
             "conversation as messages, without thread_id"
         )
+
+
+class RunMerged(StagebusError):
+    """The run's messages joined another run, `run_id`, and can only be deleted together with it."""
+
+    code = "merged"
+    title = "Run is part of another run"
+    status_hint = 409
+    run_id = ""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"the messages of this run are part of the run {run_id}: delete that run")
+        self.run_id = run_id
+
+
+class TurnNotCome(StagebusError):
+    """The run waits for its turn in its thread. The worker that acquired it has given it back."""
+
+    code = "turn_not_come"
+    title = "Run waits for its turn"
+    status_hint = 409
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"the run {run_id} waits for its turn in its thread")

@@ -133,6 +133,16 @@ class Settings(BaseSettings):
         "the retention; the keys of an active run have none",
     )
     retention_s: float = Field(86400.0, gt=0, description="TTL of the keys of an ended run")
+    thread_retention_s: float = Field(
+        2592000.0,
+        gt=0,
+        description="TTL of a thread's keys, with its messages, from its last activity on; at least STAGEBUS_LIVE_TTL_S",
+    )
+    history_max_bytes: int = Field(
+        8 * 2**20,
+        gt=0,
+        description="most bytes of a thread's earlier messages that a run gets, as JSON",
+    )
     sweep_s: float = Field(
         20.0, gt=0, description="interval at which one of the processes looks for orphaned and overdue runs"
     )
@@ -275,6 +285,11 @@ class Settings(BaseSettings):
     def has_webhooks(self) -> bool:
         """Returns whether webhooks are configured, so that what happens to runs has to be told."""
         return self.webhooks is not None
+
+    @property
+    def thread_ttl_s(self) -> float:
+        """Returns the TTL of a thread's keys, from its last activity on."""
+        return max(self.thread_retention_s, self.live_ttl_s)
 
     @property
     def tenant_limits(self) -> TenantLimits:

@@ -87,6 +87,9 @@ class RunRecord(NamedTuple):
     tokens: int = 0  # used so far: counted by the providers, or estimated
     finish_reason: str | None = None  # why the answer ended
     user: str = ""  # the person within the tenant, if one is known
+    thread_key: str = ""  # the Redis key of the run's thread
+    thread_id: str = ""  # as the client named it
+    merged_into: str = ""  # the run that took this one's messages
 
     @property
     def is_terminal(self) -> bool:
@@ -132,6 +135,9 @@ def decode_run(run_id: str, fields: Mapping[bytes, bytes]) -> RunRecord | None:
         tokens=number("tokens"),
         finish_reason=text("finish_reason") or None,
         user=text("user"),
+        thread_key=text("thread"),
+        thread_id=text("thread_id"),
+        merged_into=text("merged_into"),
     )
 
 

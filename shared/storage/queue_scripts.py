@@ -167,14 +167,17 @@ async def finish(connection: ScriptConnection, run_id: str, token: str) -> bool:
     return bool(await _FINISH(connection, key_list, [run_id, token]))
 
 
-async def requeue(connection: ScriptConnection, run_id: str, job: bytes) -> bool:
+async def requeue(connection: ScriptConnection, run_id: str, job: bytes, thread_key: str = "") -> bool:
     """Ensures that the run has a job and an entry in the queue, unless it has ended.
+
+    Args:
+        thread_key: the run's thread; a run that waits for its turn there does not become due.
 
     Returns:
         True if the queue had no entry for it and has one now.
     """
-    key_list = [keys.QUEUE, keys.job(run_id), keys.WAKEUP, keys.run(run_id)]
-    return bool(await _REQUEUE(connection, key_list, [run_id, job, keys.WAKEUPS_MAX]))
+    key_list = [keys.QUEUE, keys.job(run_id), keys.WAKEUP, keys.run(run_id), *([thread_key] if thread_key else [])]
+    return bool(await _REQUEUE(connection, key_list, [run_id, job, keys.WAKEUPS_MAX, keys.THROTTLED_SCORE]))
 
 
 async def keep_active(

@@ -19,14 +19,16 @@ from stagebus.shared.errors import Fenced, RunDeleted, RunEnded
 from stagebus.shared.observability.trace import NO_TRACE, Trace
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.lua_script import Script, ScriptConnection
+from stagebus.shared.storage.thread_keys import CANCEL_MESSAGE, ThreadAdmission, ThreadEnd
+from stagebus.shared.thread_errors import TurnNotCome
 
 # The keys of an append are cached for this many runs of the process.
 _APPENDING_RUNS: Final = 1024
 
-_APPEND = Script("append", uses=("announce",))
+_APPEND = Script("append", uses=("announce", "virtual_time", "thread"))
 _CANCEL = Script("cancel")
 _CLAIM = Script("claim")
-_CREATE = Script("create", uses=("tenant_limit", "tokens_left", "announce"))
+_CREATE = Script("create", uses=("tenant_limit", "tokens_left", "announce", "virtual_time", "thread", "admission"))
 _READ = Script("read")
 _RESERVE = Script("reserve", uses=("tenant_limit", "tokens_left"))
 
@@ -42,12 +44,15 @@ class CreateResult(NamedTuple):
         created_at: Unix ms by Redis's clock.
         vtime: the run's score in the queue.
         reserved_for: the value of the client's Idempotency-Key, if it belongs to another run; nothing was created.
+        expected: the active run of the thread and the interrupt that waits there, which the call has to name; nothing
+            was created.
     """
 
     is_new: bool
     created_at: int = 0
     vtime: int = 0
     reserved_for: str = ""
+    expected: tuple[str, str] | None = None
 
 
 async def create(  # noqa: PLR0913 - a record has that many fields
@@ -69,6 +74,7 @@ async def create(  # noqa: PLR0913 - a record has that many fields
     user: str = "",
     webhook_url: str = "",
     has_webhooks: bool = False,
+    thread: ThreadAdmission | None = None,
 ) -> CreateResult:
     """Writes the run's record and its first event, `0-1`, queues its job and wakes a worker, unless the run exists.
 
@@ -83,32 +89,46 @@ async def create(  # noqa: PLR0913 - a record has that many fields
         user: the person within the tenant whose run it is, or empty.
         webhook_url: the run's own webhook.
         has_webhooks: this process has webhooks configured, so the outbox has to be written for the run.
+        thread: the conversation that the run joins, as the active run or as one that waits for its turn.
 
     Raises:
         TooManyRuns, TokensUsedUp: the tenant is at its limit; nothing was changed.
         RunDeleted: the run was created and deleted before.
+        ThreadBusy, ThreadFull, ThreadQueueFull, ThreadDeleting, ParentNotFound, ParentNotEnded: the thread does not take
+            the run; nothing was created.
     """
     key_list = [keys.run(run_id), keys.stages(run_id), keys.stage_stream(run_id, RUN_STAGE), keys.ACTIVE]
     key_list += [keys.runs(tenant), keys.active_of_tenant(tenant), keys.RUNNING, keys.tokens(tenant)]
     key_list += [keys.VIRTUAL_TIME, keys.tenant_virtual_time(tenant), keys.QUEUE, keys.job(run_id), keys.WAKEUP]
     key_list += [keys.RESERVED, keys.runs(tenant, user), keys.feed(tenant)]
     key_list += [idempotency] if idempotency else []
+    thread_keys = thread.keys() if thread else []
     args: list[Any] = [RunStatus.QUEUED.value, tenant, model, request, RUN_STAGE, event, data]
     args += [run_id, ids.created_ms(run_id), _ms(life_s), limits.runs_queued, limits.tokens_per_day]
     args += [trace.request_id, trace.traceparent, job, keys.WAKEUPS_MAX, reservation, keys.LIMITS]
     args += [tokens, tokens_ttl_ms(life_s), user, trace.baggage, webhook_url, int(has_webhooks)]
-    match await _CREATE(connection, key_list, args):
+    args += [len(thread_keys)]
+    args += [thread.encode(), thread.request.encode_messages()] if thread else ["", ""]
+    return _created(run_id, await _CREATE(connection, [*key_list, *thread_keys], args), thread)
+
+
+def _created(run_id: str, reply: Sequence[Any], thread: ThreadAdmission | None) -> CreateResult:
+    match reply:
+        case [b"created" | b"exists" as word, created_at, vtime]:
+            return CreateResult(word == b"created", int(created_at), int(vtime))
         case [b"reserved", value, _]:
             return CreateResult(is_new=False, reserved_for=value.decode())
+        case [b"expected", active, interrupt]:
+            return CreateResult(is_new=False, expected=(active.decode(), interrupt.decode()))
         case [b"runs_queued", limit, _]:
             raise TooManyRuns(limit)
-        case [b"deleted", _, _]:
-            raise RunDeleted(run_id)
         case [b"tokens_per_day", limit, retry_ms]:
             raise TokensUsedUp(limit, retry_ms / 1000 if retry_ms else None)
-        case reply, created_at, vtime:
-            return CreateResult(reply == b"created", int(created_at), int(vtime))
-    raise AssertionError("create.lua returns one of these")
+        case [b"deleted", _, _]:
+            raise RunDeleted(run_id)
+        case refusal:
+            assert thread is not None, "create.lua returns one of these"
+            raise thread.refusal(refusal)
 
 
 async def read(connection: ScriptConnection, run_id: str, tenant: str) -> dict[bytes, bytes]:
@@ -148,6 +168,7 @@ async def claim(
     guard: ClaimGuard = "",
     token: str = "",
     has_webhooks: bool = False,
+    thread_key: str = "",
 ) -> Claim | None:
     """Starts a run's next attempt and fences all older ones.
 
@@ -155,6 +176,7 @@ async def claim(
         guard: "worker" leaves a run alone that names a worker, "lease" one that has a lease.
         token: from `queue_scripts.acquire`.
         has_webhooks: as in `create`.
+        thread_key: the thread that the run's job names. If it names none, a run in a thread takes a second round trip.
 
     Returns:
         The claim, or None if the guard leaves the run alone.
@@ -162,10 +184,12 @@ async def claim(
     Raises:
         RunEnded: the run has ended or is gone; nothing was changed.
         Fenced: another token holds the run's lease.
+        TurnNotCome: the run waits for its turn in its thread; it was given back.
     """
     key_list = [keys.run(run_id), keys.stages(run_id), keys.RESERVED]
     key_list += [keys.lease(run_id)] if token or guard == "lease" else []
-    args = [worker, RunStatus.RUNNING.value, guard, token, run_id, int(has_webhooks)]
+    key_list += [thread_key, keys.QUEUE] if token and thread_key else []
+    args = [worker, RunStatus.RUNNING.value, guard, token, run_id, int(has_webhooks), keys.THROTTLED_SCORE]
     match await _CLAIM(connection, key_list, args):
         case [b"claimed", attempt, last_id, tries, cancel, now, fields, stage_ids, reserved]:
             record = dict(zip(fields[::2], fields[1::2], strict=True))
@@ -176,6 +200,10 @@ async def claim(
             return None
         case [b"fenced"]:
             raise Fenced(run_id, 0)
+        case [b"waits"]:
+            raise TurnNotCome(run_id)
+        case [b"thread", key]:
+            return await claim(connection, run_id, worker, guard=guard, token=token, thread_key=key.decode())
         case _:
             raise RunEnded(run_id)
 
@@ -200,6 +228,7 @@ class TerminalState:
 
     Attributes:
         finish_reason: why the answer ended; empty if that is not known.
+        thread: the end of the run's turn, if it is in a thread.
     """
 
     status: RunStatus
@@ -207,16 +236,18 @@ class TerminalState:
     error: bytes = b""
     usage: bytes = b""
     finish_reason: str = ""
+    thread: ThreadEnd | None = None
 
     def fields(self) -> dict[str, Any]:
         """Returns the fields as `append.lua` reads them."""
-        return {
+        fields: dict[str, Any] = {
             "status": self.status.value,
             "error": self.error.decode(),
             "usage": self.usage.decode(),
             "finish_reason": self.finish_reason,
             "retention_ms": _ms(self.retention_s),
         }
+        return fields | ({"thread": self.thread.fields(self.status.value)} if self.thread else {})
 
 
 # The events besides the terminal ones that `append.lua` tells others of.
@@ -276,11 +307,15 @@ async def append(
         told_keys = told_keys_of(tenant)
         key_list += told_keys
         args[_END_AT] = orjson.dumps({**(end.fields() if end else {}), "run_id": run_id, "told": len(told_keys)})
+    if end is not None and end.thread is not None:
+        key_list += tuple(end.thread.keys())
     match await _APPEND(connection, key_list, args):
         case [b"ok", last_id, cancel]:
             return AppendResult(parse_id(last_id.decode()), cancel == b"1")
         case [b"behind", last_id]:
             return AppendResult(parse_id(last_id.decode()), is_behind=True)
+        case [b"fenced", b"thread"]:
+            raise AssertionError(f"run {run_id} is in a thread, which its end has to name")
         case [b"fenced", _]:
             raise Fenced(run_id, attempt)
         case _:
@@ -336,9 +371,6 @@ async def reserve(
             raise Fenced(run_id, attempt)
         case _:
             raise RunEnded(run_id)
-
-
-CANCEL_MESSAGE: Final = b"cancel"
 
 
 async def cancel(connection: ScriptConnection, run_id: str, reason: str = "") -> bool:

@@ -2,7 +2,8 @@
 
 import hashlib
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -12,6 +13,7 @@ from stagebus.shared.domain.answer_finish import finish_reason_of
 from stagebus.shared.domain.cursor import EventId, parse_id
 from stagebus.shared.domain.events import Cancel, Error, Event, RunQueued, StageCompleted
 from stagebus.shared.domain.runs import RUN_STAGE, STATUS_BY_TERMINAL_EVENT, RunRecord, RunStatus, decode_run
+from stagebus.shared.domain.threads import OnActive, ThreadRequest
 from stagebus.shared.domain.usage import Usage
 from stagebus.shared.errors import Fenced, IdempotencyConflict, RunDeleted, RunEnded, RunNotFound
 from stagebus.shared.log import live_batch, log_reader, sse
@@ -22,7 +24,13 @@ from stagebus.shared.observability.trace import NO_TRACE, Trace
 from stagebus.shared.runtime.clock import wall_ms
 from stagebus.shared.storage import keys, queue_scripts, run_scripts
 from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis, is_passing, read_time_ms
+from stagebus.shared.storage.thread_keys import ThreadAdmission, ThreadEnd
 from stagebus.shared.store import run_queue
+from stagebus.shared.store.thread_store import end_of, times_of
+from stagebus.shared.thread_errors import ThreadBusy
+
+# A thread's active run may change this often while a run is created; the thread is busy then.
+LOOKS_MAX: Final = 8
 
 
 async def create_run(
@@ -36,6 +44,7 @@ async def create_run(
     trace: Trace = NO_TRACE,
     tokens: int = 0,
     user: str = "",
+    thread: ThreadRequest | None = None,
 ) -> str:
     """Creates a run and queues it with one script, which is safe to repeat under the same idempotency key.
 
@@ -44,6 +53,7 @@ async def create_run(
     Args:
         tokens: how many tokens of the tenant's day to reserve for the run, if as many are left.
         user: the person within the tenant whose run it is, or empty. Each user has idempotency keys of their own.
+        thread: the conversation that the run joins. Its messages are stored there; `request` has none then.
 
     Returns:
         The run's id; if the key was used before, the id of the first call.
@@ -52,34 +62,91 @@ async def create_run(
         IdempotencyConflict: the key belongs to a run with another request.
         TooManyRuns, TokensUsedUp: the tenant is at its limit.
         RunDeleted: the run that the key created was deleted.
+        ThreadBusy, ThreadFull, ThreadQueueFull, ThreadDeleting, ParentNotFound, ParentNotEnded: the thread does not take
+            the run.
     """
     body = orjson.dumps(request, option=orjson.OPT_SORT_KEYS)
-    digest = hashlib.sha256(body).hexdigest()
-    run_id = ids.new_run_id()
+    digest = _digest(body, thread)
+    run_id = ids.new_run_id_in(thread.identity.tag) if thread else ids.new_run_id()
+    thread_key = keys.thread(thread.identity) if thread else ""
+    joining = ThreadAdmission(thread, times_of(settings), run_id, digest=digest) if thread else None
     while True:
         queued = RunQueued(run_id=run_id, model=model, at=wall_ms())
         created = await run_scripts.create(
             redis, run_id, tenant=tenant, model=model, request=body, event=queued.event, data=queued.data(),
             idempotency="" if idempotency_key is None else keys.idempotency(tenant, idempotency_key, user),
             reservation=f"{run_id} {digest}", life_s=settings.lists_ttl_s,
-            limits=settings.tenant_limits, trace=trace, job=run_queue.new_job(run_id), tokens=tokens, user=user,
+            limits=settings.tenant_limits, trace=trace, job=run_queue.new_job(run_id, thread_key), tokens=tokens, user=user,
             webhook_url=request.get("webhook_url") or "", has_webhooks=settings.has_webhooks,
+            thread=joining,
         )  # fmt: skip
-        if not created.reserved_for:
+        if created.reserved_for:
+            run_id = _bound_run(created.reserved_for, digest)
+        elif created.expected is not None and joining is not None:
+            joining = _named(joining, *created.expected)
+        else:
             break
-        run_id, held_digest = created.reserved_for.split(" ")
-        if held_digest != digest:
-            raise IdempotencyConflict
+    if created.is_new and joining is not None:
+        await _end_interrupted(redis, settings, joining)
     if not created.is_new:
-        try:
-            run = await get_run(redis, run_id)
-        except RunNotFound:  # deleted since
-            raise RunDeleted(run_id) from None
-        if run.status is RunStatus.QUEUED:
-            await run_queue.requeue(redis, run_id)
-        elif run.is_terminal:
-            await finalize(redis, settings, run_id)
+        await _complete_creation(redis, settings, run_id)
     return run_id
+
+
+async def _complete_creation(redis: Redis, settings: Settings, run_id: str) -> None:
+    """Repairs what a run that exists already may lack: its job, or its accounting after its end."""
+    try:
+        run = await get_run(redis, run_id)
+    except RunNotFound:  # deleted since
+        raise RunDeleted(run_id) from None
+    if run.status is RunStatus.QUEUED:
+        await run_queue.requeue(redis, run_id, run.thread_key)
+    elif run.is_terminal:
+        await finalize(redis, settings, run_id)
+
+
+def _digest(body: bytes, thread: ThreadRequest | None) -> str:
+    """Returns the digest by which a repeated request is recognised: of all that the client sent."""
+    sent = hashlib.sha256(body)
+    if thread is not None:
+        named = [thread.identity.thread_id, thread.on_active, thread.parent_run_id]
+        sent.update(orjson.dumps([named, thread.messages], option=orjson.OPT_SORT_KEYS))
+    return sent.hexdigest()
+
+
+def _bound_run(reserved_for: str, digest: str) -> str:
+    """Returns the run that the client's key belongs to.
+
+    Raises:
+        IdempotencyConflict: it has another request.
+    """
+    run_id, held_digest = reserved_for.split(" ")
+    if held_digest != digest:
+        raise IdempotencyConflict
+    return run_id
+
+
+def _named(joining: ThreadAdmission, active: str, interrupt: str) -> ThreadAdmission:
+    """Returns the admission that names the runs which the script may have to cancel.
+
+    Raises:
+        ThreadBusy: the thread has had too many active runs since the first look.
+    """
+    if joining.looks == LOOKS_MAX:
+        raise ThreadBusy(joining.request.identity.thread_id, active)
+    return replace(joining, expected_active=active, expected_interrupt=interrupt, looks=joining.looks + 1)
+
+
+async def _end_interrupted(redis: Redis, settings: Settings, joined: ThreadAdmission) -> None:
+    """Ends the runs that an interrupt cancelled, if no worker holds them. If this process dies, the sweep does."""
+    if joined.request.on_active is not OnActive.INTERRUPT:
+        return
+    for run_id in filter(None, (joined.expected_interrupt, joined.expected_active)):
+        try:
+            if await redis.hget(keys.run(run_id), "cancel"):  # type: ignore[misc]
+                await end_unheld(redis, settings, run_id, await read_cancel_event(redis, run_id))
+        except RunEnded:
+            continue
 
 
 async def find_by_idempotency_key(redis: Redis, tenant: str, idempotency_key: str) -> str | None:
@@ -226,14 +293,23 @@ def _end_span(run_id: str, claim: run_scripts.Claim, event: Event) -> AbstractCo
 
 
 def terminal_state_of(
-    event: Event, settings: Settings, usage: Usage | None = None, finish_reason: str | None = None
+    event: Event,
+    settings: Settings,
+    usage: Usage | None = None,
+    finish_reason: str | None = None,
+    thread: ThreadEnd | None = None,
 ) -> run_scripts.TerminalState:
-    """Returns the fields that a terminal event sets in the record."""
+    """Returns the fields that a terminal event sets in the record.
+
+    Args:
+        thread: the end of the run's turn, without the error's code, if it is in a thread.
+    """
     status, error = STATUS_BY_TERMINAL_EVENT[event.event], b""
     if isinstance(event, Error):
         error = orjson.dumps({"error": event.error, "code": event.code})
+        thread = replace(thread, code=event.code) if thread else None
     usage_json = orjson.dumps(usage.model_dump(exclude_none=True)) if usage else b""
-    return run_scripts.TerminalState(status, settings.retention_s, error, usage_json, finish_reason or "")
+    return run_scripts.TerminalState(status, settings.retention_s, error, usage_json, finish_reason or "", thread)
 
 
 async def end_claimed(redis: Redis, settings: Settings, run_id: str, claim: run_scripts.Claim, event: Event) -> bool:
@@ -244,6 +320,8 @@ async def end_claimed(redis: Redis, settings: Settings, run_id: str, claim: run_
     """
     data = event.stamped(wall_ms()).data()
     finish_reason = finish_reason_of(await _read_begun(redis, run_id, claim), event)
+    run = decode_run(run_id, claim.record)
+    assert run is not None, "a claimed run has a record"
     before, last = claim.last_id, EventId(claim.attempt, claim.last_id.sequence + 1)
     frame = sse.encode(str(last).encode(), event.event.encode(), data)
     appended = await run_scripts.append(
@@ -253,7 +331,7 @@ async def end_claimed(redis: Redis, settings: Settings, run_id: str, claim: run_
         before=before,
         entries=[run_scripts.LogEntry(RUN_STAGE, event.event, data)],
         message=live_batch.encode(before, last, [RUN_STAGE], [frame], is_end=True),
-        end=terminal_state_of(event, settings, finish_reason=finish_reason),
+        end=terminal_state_of(event, settings, finish_reason=finish_reason, thread=end_of(run, settings)),
         stage_ids=claim.stage_ids,
         tenant=claim.record.get(b"tenant", b"").decode(),
     )

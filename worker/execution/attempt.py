@@ -12,7 +12,8 @@ from stagebus.shared.errors import Fenced, StagebusError
 from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage.lua_script import ScriptConnection
 from stagebus.shared.storage.queue_scripts import Renewal
-from stagebus.shared.storage.run_scripts import CANCEL_MESSAGE, Claim
+from stagebus.shared.storage.run_scripts import Claim
+from stagebus.shared.storage.thread_keys import CANCEL_MESSAGE
 from stagebus.shared.store.parking import DECIDED_MESSAGE
 from stagebus.worker.execution.lease import HeldLease
 from stagebus.worker.execution.producer import Producer

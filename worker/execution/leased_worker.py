@@ -58,7 +58,7 @@ class LeasedWorker(Worker):
         settings: Settings,
         *,
         connection: PipelinedConnection,
-        run: Callable[[str, str], Awaitable[Outcome]],
+        run: Callable[[str, str, str], Awaitable[Outcome]],
         renew_now: Callable[[], Awaitable[None]],
         on_drain: Callable[[], Awaitable[None]],
     ) -> None:
@@ -66,7 +66,7 @@ class LeasedWorker(Worker):
 
         Args:
             connection: for the queue's scripts.
-            run: works on a run id under a lease's token.
+            run: works on a run id under a lease's token; the third argument is the key of the run's thread, or empty.
             renew_now: renews the held leases; called when Redis is back after an outage.
             on_drain: asks all held runs to give themselves back, and returns.
         """
@@ -182,10 +182,10 @@ class LeasedWorker(Worker):
         finally:
             del self._jobs[run_id]
 
-    async def _run_toolchain(self, _ctx: dict[Any, Any], run_id: str) -> None:
+    async def _run_toolchain(self, _ctx: dict[Any, Any], run_id: str, thread_key: str = "") -> None:
         """The job's function. For arq every job completes: its words for others, such as "cancelled", would mislead."""
         job = self._jobs[run_id]
-        job.outcome = await self._run(run_id, job.token)
+        job.outcome = await self._run(run_id, job.token, thread_key)
 
     async def finish_job(self, *_: Any, **__: Any) -> None:
         """Does nothing: `_settle` updates the queue."""
@@ -198,19 +198,27 @@ class LeasedWorker(Worker):
         """Applies the outcome to the queue. Each step is safe to repeat, and is repeated while Redis is down."""
         retry = partial(retry_while_redis_is_down, name=f"run {run_id}: its release")
         finish = partial(queue_scripts.finish, self._connection, run_id, job.token)
+        admit = partial(queue_scripts.admit, self._connection, run_id, self._settings.tenant_runs_running)
         match job.outcome:
             case Outcome(Disposition.FINISH):
                 await retry(finish)
             case Outcome(Disposition.REPLACE):
                 if await retry(finish):
-                    await run_queue.requeue(self.pool, run_id)
+                    await run_queue.requeue(self.pool, run_id, await self._thread_of(run_id))
+            case Outcome(Disposition.RETURNED):
+                await retry(admit)
             case Outcome(Disposition.RELEASE | Disposition.PARK) as outcome:
                 is_parked = outcome.disposition is Disposition.PARK
                 logger.info("run %s: %s", run_id, "waits for a person" if is_parked else "given back to the queue")
                 await retry(self._give_back_step(run_id, job.token, outcome))
-                await retry(partial(queue_scripts.admit, self._connection, run_id, self._settings.tenant_runs_running))
+                await retry(admit)
             case _:
                 pass  # abandoned, or failed unexpectedly: then the lease expires, which counts as a try
+
+    async def _thread_of(self, run_id: str) -> str:
+        """Returns the key of a run's thread, which its next job names; empty if it is in none."""
+        stored = await self.pool.hget(keys.run(run_id), "thread")  # type: ignore[misc]
+        return stored.decode() if stored else ""
 
     def _give_back_step(self, run_id: str, token: str, outcome: Outcome) -> Callable[[], Awaitable[object]]:
         if outcome.parked is None or outcome.attempt is None:

@@ -13,6 +13,7 @@ class Disposition(StrEnum):
     RELEASE = "release"  # give the run back, due immediately
     PARK = "park"  # give the run back until a decision arrives or a call expires
     ABANDON = "abandon"  # another attempt owns the run: touch nothing
+    RETURNED = "returned"  # the run waits for its turn in its thread; the claim has given it back
     REPLACE = "replace"  # the job is unreadable, not the run: queue a new job
 
 

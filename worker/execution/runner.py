@@ -36,6 +36,8 @@ from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis, is_passing
 from stagebus.shared.storage.redis_retry import retry_while_redis_is_down
 from stagebus.shared.storage.run_scripts import Claim
 from stagebus.shared.store import run_store
+from stagebus.shared.store.thread_store import end_of
+from stagebus.shared.thread_errors import TurnNotCome
 from stagebus.worker.execution.attempt import Attempt, Interrupt
 from stagebus.worker.execution.attempt_span import attempt_span
 from stagebus.worker.execution.history import read_history
@@ -87,34 +89,41 @@ class Runner:
         self._attempts: set[Attempt] = set()
         self._is_draining = False
 
-    async def run(self, run_id: str, token: str) -> Outcome:
-        """Works on the run until it ends, has to be given back, or another attempt owns it."""
+    async def run(self, run_id: str, token: str, thread_key: str = "") -> Outcome:
+        """Works on the run until it ends, has to be given back, or another attempt owns it.
+
+        Args:
+            thread_key: the thread that the run's job names.
+        """
         try:
-            return await self._work_until_outcome(run_id, token)
+            return await self._work_until_outcome(run_id, token, thread_key)
         except RunEnded:
             return await self._account(run_id)
+        except TurnNotCome:
+            return Outcome(Disposition.RETURNED)
         except Fenced as exc:
             logger.warning("%s", exc)
             return Outcome(Disposition.ABANDON)
 
-    async def _work_until_outcome(self, run_id: str, token: str) -> Outcome:
+    async def _work_until_outcome(self, run_id: str, token: str, thread_key: str) -> Outcome:
         """Claims the run again, and continues from its log, whenever Redis lost data or was down.
 
         Raises:
             RunEnded: the run ended meanwhile.
             Fenced: another attempt owns the run.
+            TurnNotCome: the run waits for its turn in its thread.
         """
         tail_losses = 0
         while True:
             try:
-                return await self._claim_and_work(run_id, token)
-            except (RunEnded, Fenced):
+                return await self._claim_and_work(run_id, token, thread_key)
+            except (RunEnded, Fenced, TurnNotCome):
                 raise
             except Exception as exc:  # noqa: BLE001 - `_fatal_error` logs what is unexpected
                 tail_losses += isinstance(exc, TailLost)
                 error = _fatal_error(run_id, exc, tail_losses)
                 if error is not None:
-                    return await self._end_broken(run_id, token, error)
+                    return await self._end_broken(run_id, token, thread_key, error)
                 if isinstance(exc, TailLost):
                     logger.warning("run %s: %s; claiming it again", run_id, exc)
                 else:
@@ -123,13 +132,18 @@ class Runner:
                 await asyncio.sleep(RECLAIM_PAUSE_S)
             await self._reacquire(run_id, token)
 
-    async def _end_broken(self, run_id: str, token: str, event: Error) -> Outcome:
+    async def _end_broken(self, run_id: str, token: str, thread_key: str, event: Error) -> Outcome:
         """Ends a run that cannot be executed; this needs nothing but a claim."""
 
         async def claim_and_end() -> bool:
             await self._reacquire(run_id, token)
             claim = await run_scripts.claim(
-                self._redis, run_id, self._worker, token=token, has_webhooks=self._settings.has_webhooks
+                self._redis,
+                run_id,
+                self._worker,
+                token=token,
+                thread_key=thread_key,
+                has_webhooks=self._settings.has_webhooks,
             )
             assert claim is not None, "a claim that includes held runs always succeeds or raises"
             return await run_store.end_claimed(self._redis, self._settings, run_id, claim, event)
@@ -177,9 +191,14 @@ class Runner:
         for attempt in self._attempts:
             attempt.decided.set()
 
-    async def _claim_and_work(self, run_id: str, token: str) -> Outcome:
+    async def _claim_and_work(self, run_id: str, token: str, thread_key: str) -> Outcome:
         claim = await run_scripts.claim(
-            self._connection, run_id, self._worker, token=token, has_webhooks=self._settings.has_webhooks
+            self._connection,
+            run_id,
+            self._worker,
+            token=token,
+            thread_key=thread_key,
+            has_webhooks=self._settings.has_webhooks,
         )
         assert claim is not None, "a claim that includes held runs always succeeds or raises"
         run = decode_run(run_id, claim.record)
@@ -213,7 +232,11 @@ class Runner:
             if isinstance(result, Cancel | Error) and usage.total_tokens:
                 result = result.model_copy(update={"usage": usage})
             end = run_store.terminal_state_of(
-                result, self._settings, usage, finish_reason_of(toolchain.stages(), result)
+                result,
+                self._settings,
+                usage,
+                finish_reason_of(toolchain.stages(), result),
+                end_of(run, self._settings),
             )
             attempt.producer.put(result, end)
             await attempt.producer.flush()

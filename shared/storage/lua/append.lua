@@ -5,30 +5,34 @@
 -- KEYS[3] stages   list     keys.stages
 -- KEYS[4] items    hash     keys.model_items
 -- KEYS[5..] streams         keys.stage_stream; with a terminal event every stream of the run. If the batch has an event
---                           that others are told of: then keys.outbox, keys.outbox_bell and, if known, keys.feed
+--                           that others are told of: then keys.outbox, keys.outbox_bell and, if known, keys.feed. With
+--                           the terminal event of a run in a conversation: then the thread's keys (include/thread.lua)
 -- ARGV[1] attempt  int      from claim
 -- ARGV[2] before   id       the log's last id before the batch
 -- ARGV[3] message  bytes    the batch for the live channel, see shared/log/live_batch.py
 -- ARGV[4] end      json     what a terminal event sets, else '': status, error, usage and finish_reason for the record,
 --                            and retention_ms, the TTL of the log's keys from then on. If others are told: run_id, and
---                            told, how many of KEYS follow the streams
+--                            told, how many of KEYS follow the streams. Of a run in a conversation: thread, see ThreadEnd
 -- ARGV[5] tokens   int      the tokens that the run has used so far, over all attempts; '': unchanged
 -- ARGV[6] items    json     the model items of the batch's last event, else ''
 -- ARGV[7..] the stage id of each stream in KEYS, then for each event: number of its stream, name, data
--- Returns {'ok', last_id, cancel}, {'behind', last_id}, {'fenced', attempt} or {'ended'}.
+-- Returns {'ok', last_id, cancel}, {'behind', last_id}, {'fenced', attempt} or {'ended'}; {'fenced', 'thread'} if the run is
+-- in a thread whose keys are not given.
 --
 -- Safe to repeat: events that are in the log already are skipped, since the producer sends a batch again
 -- when our reply was lost.
+-- The end of a run and the start of the next one in its thread are one step, so a reader that has the terminal event finds
+-- either that run active or none. No process may end a run past its thread, which would stay busy.
 -- Before the end no key has a TTL. The record gets its TTL from account, which needs it.
-local run, live, stages, items, streams_and_told = KEYS[1], KEYS[2], KEYS[3], KEYS[4], {unpack(KEYS, 5)}
+local run, live, stages, items, streams_and_others = KEYS[1], KEYS[2], KEYS[3], KEYS[4], {unpack(KEYS, 5)}
 local attempt, before_id, message = ARGV[1], ARGV[2], ARGV[3]
 local end_json, tokens, items_json, stage_ids_and_events = ARGV[4], ARGV[5], ARGV[6], {unpack(ARGV, 7)}
 
 local extra = end_json ~= '' and cjson.decode(end_json)
 local last = extra and extra.status and extra
 local told = extra and extra.told or 0
-local streams = {unpack(streams_and_told, 1, #streams_and_told - told)}
-local outbox, bell, feed = unpack(streams_and_told, #streams + 1)
+local streams = {unpack(streams_and_others, 1, #streams_and_others - told - (last and last.thread and THREAD_KEYS or 0))}
+local outbox, bell, feed = unpack(streams_and_others, #streams + 1, #streams + told)
 local stage_ids, events = {unpack(stage_ids_and_events, 1, #streams)}, {unpack(stage_ids_and_events, 1 + #streams)}
 local stored = redis.call('HMGET', run, 'attempt', 'last_id', 'cancel', 'finished_at')
 local stored_attempt, stored_last_id, cancel, finished_at = stored[1], stored[2], stored[3] or '0', stored[4]
@@ -53,6 +57,9 @@ if skip >= count then
 end
 if finished_at then
     return {'ended'}
+end
+if last and not last.thread and redis.call('HEXISTS', run, 'thread') == 1 then
+    return {'fenced', 'thread'}
 end
 -- A stream that was lost is still in the list. Readers of a list with a duplicate would get its events twice.
 local function list_stage(stage_id)
@@ -119,6 +126,11 @@ if last then
         end
     end
     redis.call('PEXPIRE', stages, last.retention_ms)
+    if last.thread then
+        local thread_keys = {unpack(streams_and_others, #streams + told + 1)}
+        last.thread.last_id = last_id
+        open_thread(thread_keys, last.thread, now_ms).end_run(last.thread.run_id, last.thread)
+    end
 end
 if last and told > 0 then
     happenings[#happenings + 1] = {event = 'run_ended', type = 'run.ended', status = last.status, event_id = last_id,

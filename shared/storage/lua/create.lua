@@ -17,6 +17,8 @@
 -- KEYS[15] runs_of_user   zset    keys.runs(tenant, user); the same as KEYS[5] without a user
 -- KEYS[16] feed          stream  keys.feed(tenant)
 -- KEYS[17] idempotency   string  keys.idempotency, if the client sent a key
+-- KEYS[18..]                     of a run in a conversation, the last ones: see include/thread.lua; then the record and the
+--                                control channel of the expected active run, and the record of the expected interrupt
 -- ARGV[1] status         str     the first state
 -- ARGV[2] tenant         str
 -- ARGV[3] model          str
@@ -41,8 +43,14 @@
 -- ARGV[22] baggage       str     the request's baggage, or ''
 -- ARGV[23] webhook_url   str     the run's own webhook, or ''
 -- ARGV[24] has_webhooks  0|1     the process has webhooks configured
+-- ARGV[25] thread_keys   int     how many of KEYS belong to the thread; 0: the run is in none
+-- ARGV[26] ask           json    see ThreadAdmission.encode
+-- ARGV[27] messages      json    the run's own messages; its record has none then
 -- Returns {'created' | 'exists', created_at in Unix ms, vtime}, {the limit's name, limit, ms until it may pass; 0:
--- unknown}, {'reserved', the value of the client's key, ''} or {'deleted', deleted_at, ''}.
+-- unknown}, {'reserved', the value of the client's key, ''} or {'deleted', deleted_at, ''}. Of a run in a thread also
+-- {'busy', active run, the digest of its request}, {'expected', active run, waiting interrupt or ''}: ask again and name
+-- these; {'thread_full' | 'thread_deleting' | 'parent_not_found' | 'parent_not_ended', '', ''} or {'too_many_waiting', how
+-- many may, ''}.
 --
 -- Safe to repeat: a second call finds the run and changes nothing. The writes go in the order in which a reader may
 -- see them, and in which a truncated append-only file keeps them: lists, record, job, wake-up.
@@ -51,14 +59,15 @@
 -- there are more, those from a place that moves with the clock.
 -- The reservation keeps runs that are created at once from each counting on the same tokens; account settles it.
 -- The client's key is bound only when the run is created: a refused request leaves it free for another body.
--- The score of a new run is its virtual time (start-time fair queueing with cost 1): one after its tenant's last,
--- but not before the time of the run that was acquired last. So tenants alternate, and a tenant with one run waits
--- for at most one run of each other tenant, however many those have.
+-- The score of a new run is its virtual time. A run that waits for its turn in a thread gets one when its turn comes.
+-- The run is looked for before its thread is: the repetition of a POST whose reply was lost would find the thread busy
+-- with its own run.
 local run, stages, journal = KEYS[1], KEYS[2], KEYS[3]
 local active, runs, active_of_tenant, running = KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local tokens, vtime_key, tenant_vtime_key = KEYS[8], KEYS[9], KEYS[10]
 local queue, job, wakeup, reserved = KEYS[11], KEYS[12], KEYS[13], KEYS[14]
-local runs_of_user, feed, idempotency = KEYS[15], KEYS[16], KEYS[17]
+local runs_of_user, feed, thread_keys = KEYS[15], KEYS[16], {unpack(KEYS, #KEYS - ARGV[25] + 1)}
+local idempotency = #KEYS - #thread_keys > 16 and KEYS[17] or nil
 local status, tenant, model, request = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local stage, event, data, run_id = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 local made_ms, life_ms, runs_queued, tokens_per_day = ARGV[9], ARGV[10], ARGV[11], ARGV[12]
@@ -66,6 +75,7 @@ local request_id, traceparent, job_bytes = ARGV[13], ARGV[14], ARGV[15]
 local wakeups_max, reservation, limits = ARGV[16], ARGV[17], ARGV[18]
 local tokens_wanted, tokens_ttl_ms, user, baggage = tonumber(ARGV[19]), ARGV[20], ARGV[21], ARGV[22]
 local webhook_url, has_webhooks = ARGV[23], ARGV[24]
+local ask_json, messages = ARGV[26], ARGV[27]
 
 local TRIMMED_MAX = 100
 local stored = redis.call('HMGET', run, 'created_at', 'vtime', 'deleted_at')
@@ -97,10 +107,20 @@ if tokens_max > 0 then
     end
     tokens_wanted = math.min(tokens_wanted, math.floor(left))
 end
-local acquired_vtime = tonumber(redis.call('GET', vtime_key) or '0')
-local vtime = math.max(acquired_vtime, tonumber(redis.call('GET', tenant_vtime_key) or '1'))
-redis.call('SET', vtime_key, string.format('%d', acquired_vtime), 'PX', life_ms)
-redis.call('SET', tenant_vtime_key, string.format('%d', vtime + 1), 'PX', life_ms)
+local now = string.format('%d', now_ms)
+local thread, ask, others, is_active
+if ask_json ~= '' then
+    ask, others = cjson.decode(ask_json), {unpack(thread_keys, THREAD_KEYS + 1)}
+    ask.messages = messages
+    thread = open_thread(thread_keys, ask, now_ms)
+    local refusal = admit_to_thread(thread, ask, others)
+    if refusal then
+        return refusal
+    end
+    is_active = join_thread(thread, run_id, ask, others, now)
+end
+local waits = thread and not is_active
+local vtime = waits and '0' or next_virtual_time(vtime_key, tenant_vtime_key, life_ms)
 redis.call('ZADD', active, made_ms, run_id)
 if tokens_wanted > 0 then
     redis.call('HSET', reserved, tenant .. ' ' .. run_id, string.format('%d', tokens_wanted))
@@ -125,9 +145,8 @@ for _, list in ipairs(lists) do
 end
 redis.call('DEL', stages, journal)
 redis.call('HSET', run, 'status', status, 'attempt', 0, 'tries', 0, 'last_id', '0-1', 'tenant', tenant,
-    'model', model, 'request', request, 'created_at', string.format('%d', now_ms), 'worker', '',
-    'idempotency', idempotency or '', 'vtime', string.format('%d', vtime),
-    'request_id', request_id, 'traceparent', traceparent)
+    'model', model, 'request', request, 'created_at', now, 'worker', '', 'idempotency', idempotency or '',
+    'vtime', vtime, 'request_id', request_id, 'traceparent', traceparent)
 if user ~= '' then
     redis.call('HSET', run, 'user', user)
 end
@@ -137,6 +156,9 @@ end
 if webhook_url ~= '' or has_webhooks == '1' then
     redis.call('HSET', run, 'webhook_url', webhook_url, 'has_webhooks', has_webhooks)
 end
+if thread then
+    redis.call('HSET', run, 'thread', thread.record, 'thread_id', ask.thread_id, 'digest', ask.digest)
+end
 redis.call('RPUSH', stages, stage)
 redis.call('XADD', journal, '0-1', 'event', event, 'data', data)
 if idempotency then
@@ -144,9 +166,11 @@ if idempotency then
 end
 if job_bytes ~= '' then
     redis.call('SET', job, job_bytes)
-    redis.call('ZADD', queue, string.format('%d', vtime), run_id)
+    redis.call('ZADD', queue, waits and ask.never_score or vtime, run_id)
+end
+if job_bytes ~= '' and not waits then
     redis.call('RPUSH', wakeup, run_id)
     redis.call('LTRIM', wakeup, -wakeups_max, -1)
 end
 announce(run, run_id, {feed = feed}, {event = 'run_created', status = status, event_id = '0-1', at = now_ms})
-return {'created', string.format('%d', now_ms), string.format('%d', vtime)}
+return {'created', now, vtime}

@@ -29,7 +29,7 @@ class Works:
         self._let_go = asyncio.Event()
         self._changed = asyncio.Event()
 
-    async def run(self, run_id: str, _token: str) -> Outcome:
+    async def run(self, run_id: str, _token: str, _thread_key: str) -> Outcome:
         self.begun.append(run_id)
         self._changed.set()
         await self._let_go.wait()

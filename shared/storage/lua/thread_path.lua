@@ -1,0 +1,46 @@
+-- thread_path: read the messages on the path from a run's parent to the root of its conversation.
+--
+-- KEYS[1] turns  hash  keys.thread_turns
+-- KEYS[2] in     hash  keys.thread_in
+-- KEYS[3] out    hash  keys.thread_out
+-- ARGV[1] run_id str
+-- ARGV[2] bytes_max int  the messages that are read
+-- ARGV[3] turns_max int
+-- Returns {the run's own messages, how many turns were left out, then for each turn, the parent first: run id, parent,
+-- the fields n, t, s, c, e, b and d, own messages, resulting messages}.
+--
+-- A path is fixed when the run becomes active, and turns that have ended do not change, so each attempt of a run gets
+-- the same. Reading stops at the bounds; the rest is counted.
+local turns, messages_in, messages_out = KEYS[1], KEYS[2], KEYS[3]
+local run_id, bytes_max, turns_max = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+
+local reply = {redis.call('HGET', messages_in, run_id) or '', 0}
+local read_bytes, left_out = #reply[1], 0
+local at = redis.call('HGET', turns, 'p:' .. run_id) or ''
+for _ = 1, turns_max do
+    if at == '' then
+        break
+    end
+    local stored = redis.call('HMGET', turns, 'p:' .. at, 'n:' .. at, 't:' .. at, 's:' .. at, 'c:' .. at, 'e:' .. at,
+        'b:' .. at, 'd:' .. at)
+    local parent = stored[1]
+    read_bytes = read_bytes + tonumber(stored[7] or '0')
+    if not parent then -- the thread's keys were damaged
+        left_out = left_out + 1
+        break
+    end
+    if left_out > 0 or read_bytes > bytes_max then
+        left_out = left_out + 1
+    else
+        local turn = {at, parent}
+        for number = 2, 8 do
+            turn[number + 1] = stored[number] or ''
+        end
+        turn[10] = redis.call('HGET', messages_in, at) or ''
+        turn[11] = redis.call('HGET', messages_out, at) or ''
+        reply[#reply + 1] = turn
+    end
+    at = parent
+end
+reply[2] = left_out
+return reply
