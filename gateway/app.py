@@ -120,7 +120,8 @@ async def _open_gateway(settings: Settings, providers: Providers) -> AsyncIterat
         beating = asyncio.create_task(heartbeat.run())
         # Workers sweep, too. Runs that wait must be kept and ended while none is alive.
         sweeping = asyncio.create_task(sweep_forever(redis, settings, f"gateway {name}"))
-        metrics = Metrics(hub, settings.lease_s)
+        limited = [name for name, entry in providers.by_name.items() if entry.concurrency_max is not None]
+        metrics = Metrics(hub, settings.lease_s, limited)
         metrics.loop_lag.start()
         stop_export = None
         if settings.otel:

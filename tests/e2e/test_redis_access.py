@@ -110,6 +110,7 @@ async def test_system_works_with_least_privilege_users(tmp_path: Path) -> None:
                 "/runs?q=x",
                 f"/runs/{slow}?wait=30",
                 f"/runs/{slow}/export",
+                f"/runs/{slow}/explain",
                 f"/runs/{slow}/events",
             ):
                 assert (await http.get(path)).status_code == 200

@@ -1,17 +1,24 @@
 import time
 
 import httpx
+import orjson
 from prometheus_client.parser import text_string_to_metric_families
 from redis.asyncio import Redis
 from starlette.applications import Starlette
 
 from stagebus.gateway.context import Gateway
 from stagebus.gateway.gateway_metrics import Metrics
+from stagebus.gateway.streaming.hub import Hub
 from stagebus.shared.config.settings import Settings
+from stagebus.shared.domain import ids
 from stagebus.shared.domain.tenants import Scope
 from stagebus.shared.observability import loop_lag
-from stagebus.shared.storage import redis_client
+from stagebus.shared.storage import keys, redis_client
+from stagebus.shared.store import provider_slots, run_store
+from stagebus.shared.store.heartbeats import Heartbeat
+from stagebus.shared.store.system_load import read_system_load
 from tests.gateway.conftest import ClientOf
+from tests.support.system import ROOT
 from tests.support.waiting import until
 
 
@@ -65,6 +72,60 @@ async def test_queue_metrics_come_from_redis(api: httpx.AsyncClient) -> None:
     assert found["stagebus_redis_up"] == 1
 
 
+async def test_metrics_tell_a_scaler_how_old_the_queue_is_and_how_many_slots_are_free(
+    api: httpx.AsyncClient, redis: Redis, settings: Settings
+) -> None:
+    """Of two tenants the one with the longer line has the older run, which is not first in the queue."""
+    old = ids.created_ms(await run_store.create_run(redis, settings, tenant="b", model="m", request={}))
+    for tenant in ("a", "a", "b"):
+        await run_store.create_run(redis, settings, tenant=tenant, model="m", request={})
+    for name, held, draining in (("w1", 1, False), ("w2", 3, False), ("w3", 0, True)):
+        state = {
+            "concurrency": 4,
+            "runs": [{"id": "x", "attempt": 1}] * held,
+            **({"draining": True} if draining else {}),
+        }
+        await Heartbeat(redis, keys.WORKERS, name, dict).send(orjson.dumps(state))
+    waited_s = ((await redis.time())[0] * 1000 - old) / 1000
+    found = samples((await api.get("/metrics")).text)
+
+    assert max(0, waited_s) <= found["stagebus_queue_oldest_wait_seconds"] < waited_s + 30
+    assert found["stagebus_queue_depth"] == 4
+    assert found["stagebus_workers"] == 3
+    assert found["stagebus_worker_slots"] == 12
+    assert found["stagebus_worker_slots_free"] == 4, "3 and 1, and none of the worker that shuts down"
+
+
+async def test_oldest_wait_of_a_lost_run_counts_from_the_end_of_its_lease(redis: Redis, settings: Settings) -> None:
+    run_id = await run_store.create_run(redis, settings, tenant="t", model="m", request={})
+    now_ms = (await redis.time())[0] * 1000
+    await redis.zadd(keys.QUEUE, {run_id: now_ms - 90_000})
+    load = await read_system_load(redis, settings.lease_s)
+
+    assert 90 <= load.oldest_wait_s < 120
+    await redis.zadd(keys.QUEUE, {run_id: now_ms + 90_000})
+    assert (await read_system_load(redis, settings.lease_s)).oldest_wait_s == 0, "parked"
+    await redis.zrem(keys.QUEUE, run_id)
+    assert (await read_system_load(redis, settings.lease_s)).stranded == 1
+
+
+async def test_provider_metrics_name_those_with_slots(hub: Hub, redis: Redis) -> None:
+    for token in ("x", "y"):
+        await provider_slots.acquire(redis, "p", token, held_max=1, minute_max=None, waited_s=0, slot_s=10, seen_s=10)
+    found = samples((await Metrics(hub, 1, ["p"]).render(redis)).decode())
+
+    assert found["stagebus_provider_slots_held provider=p"] == 1
+    assert found["stagebus_provider_waiting provider=p"] == 1
+
+
+async def test_redis_metrics_tell_memory_and_replicas(redis: Redis, settings: Settings) -> None:
+    server = (await read_system_load(redis, settings.lease_s)).server
+
+    assert server.memory_bytes > 1_000_000
+    assert (server.replicas, server.replica_lag_bytes, server.replica_seen_s) == (0, 0, 0)
+    assert server.is_aof_ok
+
+
 async def test_stream_metrics_come_from_the_hub(app: Starlette, api: httpx.AsyncClient) -> None:
     gateway: Gateway = app.state.gateway
     (
@@ -113,3 +174,13 @@ async def test_two_apps_in_one_process_share_no_metrics(app: Starlette) -> None:
     gateway.metrics.requests.labels("GET", "/", 200).inc()
 
     assert b'route="/"' not in await other.render(gateway.redis)
+
+
+async def test_operations_page_lists_every_metric_of_a_gateway(hub: Hub, redis: Redis) -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    families = text_string_to_metric_families((await Metrics(hub, 1, ["p"]).render(redis)).decode())
+    names = [family.name.removeprefix("stagebus_") for family in families if family.name.startswith("stagebus_")]
+    ours = [name for name in names if not name.endswith("_created")]
+
+    assert len(ours) > 20
+    assert not [name for name in ours if f"`{name}`" not in page and f"`{name}_total`" not in page]
