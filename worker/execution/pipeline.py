@@ -20,6 +20,7 @@ from stagebus.worker.model.chat_request import ORIGIN_KEY, MessageOrigin
 _STAGE_OPTION: Final = {EXTRACTION: 0, SYNTHESIS: 1}
 
 Message = dict[str, Any]
+NOTHING_ADDED: Final[Mapping[str, Sequence[Message]]] = {}
 T = TypeVar("T")
 Completed = Mapping[str, StageCompleted]
 
@@ -47,18 +48,25 @@ def next_stage(request: RunRequest, completed: Completed) -> NextStage | None:
     return None
 
 
-def conversation(request: RunRequest, completed: Completed) -> list[Message]:
-    """Returns the request's messages, then each round's calls and their results."""
+def conversation(
+    request: RunRequest, completed: Completed, added: Mapping[str, Sequence[Message]] = NOTHING_ADDED
+) -> list[Message]:
+    """Returns the request's messages, then each round's calls and their results.
+
+    Args:
+        added: messages that joined the run, by the stage before which the model gets them.
+    """
     messages = [*request.messages]
     for number in range(1, request.max_rounds + 1):
-        extraction = completed.get(round_stage(EXTRACTION, number))
-        tools = completed.get(round_stage(TOOLS, number))
+        extraction_id = round_stage(EXTRACTION, number)
+        messages += added.get(extraction_id, ())
+        extraction, tools = completed.get(extraction_id), completed.get(round_stage(TOOLS, number))
         if extraction is None or tools is None:
             break
         outcomes = tool_result(tools).outcomes
         messages.append(_assistant_message(extraction, outcomes))
         messages += [{"role": "tool", "tool_call_id": o.call_id, "content": o.content} for o in outcomes]
-    return messages
+    return [*messages, *added.get(SYNTHESIS, ())]
 
 
 def _assistant_message(completed: StageCompleted, outcomes: Sequence[ToolOutcome]) -> Message:

@@ -144,6 +144,23 @@ class Producer:
         goal = self.next_sequence - 1
         await self._wait_until(lambda: self._base.sequence + self._stored >= goal)
 
+    @property
+    def last_id(self) -> EventId:
+        """Returns the id of the last event that was put, or of the log's last event before this attempt."""
+        return self._id_at(len(self._retained))
+
+    def continue_after(self, event_id: EventId) -> None:
+        """Continues behind an event that another script has appended. Everything put before is in the log.
+
+        Events up to there cannot be sent again from now on: a log that loses them fails the attempt with `TailLost`.
+        """
+        assert self._stored == len(self._retained), "flush first"
+        assert event_id == EventId(self._attempt, self.next_sequence), "the event is the log's next one"
+        self._retained.clear()
+        self._stored = 0
+        self._base = event_id
+        self._advanced_at = time.monotonic()
+
     def check_log_end(self, last_id: EventId, asked_at: float = math.inf) -> None:
         """Compares the log's end, as a lease renewal returned it, with what was appended; sends a lost tail again.
 

@@ -96,6 +96,23 @@ def test_conversation_carries_every_call_and_its_result() -> None:
     ]
 
 
+def test_messages_that_joined_the_run_stand_before_their_stage() -> None:
+    added = {
+        name: [{"role": "user", "content": name}]
+        for name in ("extraction", "extraction.2", "extraction.3", "synthesis")
+    }
+    stages = [asked("extraction", "1"), ran("tools", "1"), asked("extraction.2", "2"), ran("tools.2", "2")]
+    completed = {stage.stage_id: stage for stage in stages}
+
+    def contents(max_rounds: int) -> list[str | None]:
+        return [message["content"] for message in conversation(request(max_rounds=max_rounds), completed, added)]
+
+    rounds = ["hi", "extraction", None, "result of 1", "extraction.2", None, "result of 2"]
+    assert contents(2) == [*rounds, "synthesis"]
+    del added["synthesis"]
+    assert contents(3) == [*rounds, "extraction.3"]
+
+
 def test_pipeline_option_has_one_value_per_model_stage() -> None:
     run = request(max_tokens=(10, 20))
     extraction = next_stage(run, {})

@@ -11,11 +11,17 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from stagebus.shared.domain import ids
 from stagebus.shared.domain.cursor import START, EventId
-from stagebus.shared.domain.events import StageCompleted, StageRestarted, StageStarted, ToolCompletionChunk
+from stagebus.shared.domain.events import (
+    MessageAdded,
+    StageCompleted,
+    StageRestarted,
+    StageStarted,
+    ToolCompletionChunk,
+)
 from stagebus.shared.errors import Fenced, TailLost
 from stagebus.shared.log import log_reader
 from stagebus.shared.storage import keys, run_scripts
-from stagebus.shared.storage.run_scripts import AppendResult
+from stagebus.shared.storage.run_scripts import AppendResult, LogEntry
 from stagebus.worker.execution.producer import Producer
 from tests.support import snapshots
 from tests.support.attempt_recorder import AttemptRecorder
@@ -240,3 +246,39 @@ async def test_producer_gives_up_an_append_that_can_never_succeed(redis: Redis, 
         producer.put(chunk("b"))
         with pytest.raises(TailLost):
             await asyncio.wait_for(producer.flush(), 5)
+
+
+async def append_aside(redis: Redis, run_id: str, producer: Producer) -> EventId:
+    """Appends an event as another script does, between two events of the producer."""
+    event = MessageAdded(run_id="S", before="synthesis", messages=[])
+    before = producer.last_id
+    appended = await run_scripts.append(
+        redis, run_id, attempt=before.attempt, before=before, entries=[LogEntry("run", event.event, event.data())], message=b"",
+    )  # fmt: skip
+    return appended.last_id
+
+
+async def test_producer_continues_behind_an_event_of_another_script(redis: Redis, run_id: str) -> None:
+    async with producing(redis, run_id) as producer:
+        producer.put(chunk("a"))
+        await producer.flush()
+        event_id = await append_aside(redis, run_id, producer)
+        producer.continue_after(event_id)
+        assert producer.last_id == event_id
+        producer.put(chunk("b"))
+        await producer.flush()
+
+    assert await texts(redis, run_id) == ["a", "b"]
+
+
+async def test_lost_event_of_another_script_fails_the_attempt(redis: Redis, run_id: str) -> None:
+    """Sending it again would repeat half of what that script did."""
+    async with producing(redis, run_id) as producer:
+        producer.put(chunk("a"))
+        await producer.flush()
+        snapshot = await snapshots.take(redis)
+        producer.continue_after(await append_aside(redis, run_id, producer))
+        await snapshots.restore(redis, snapshot)
+        producer.put(chunk("b"))
+        with pytest.raises(TailLost):
+            await producer.flush()
