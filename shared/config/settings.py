@@ -138,11 +138,6 @@ class Settings(BaseSettings):
         gt=0,
         description="TTL of a thread's keys, with its messages, from its last activity on; at least STAGEBUS_LIVE_TTL_S",
     )
-    history_max_bytes: int = Field(
-        8 * 2**20,
-        gt=0,
-        description="most bytes of a thread's earlier messages that a run gets, as JSON",
-    )
     sweep_s: float = Field(
         20.0, gt=0, description="interval at which one of the processes looks for orphaned and overdue runs"
     )
