@@ -1,4 +1,4 @@
-"""Generates the synchronous client from the asynchronous one, so that its logic exists once.
+"""Generates the synchronous client's files from the asynchronous ones, so that their logic exists once.
 
 python clients/python/make_synchronous.py
 """
@@ -8,18 +8,21 @@ from pathlib import Path
 from typing import Final
 
 CLIENT: Final = Path(__file__).parents[2] / "src" / "stagebus" / "client"
-SOURCE: Final = CLIENT / "asynchronous.py"
-TARGET: Final = CLIENT / "synchronous.py"
+# Each asynchronous file, and the file that is generated from it.
+FILES: Final = (("asynchronous.py", "synchronous.py"), ("threads_async.py", "threads_sync.py"))
 
 # Applied in this order; \b limits a pattern to whole words.
 _CHANGES: Final = (
-    (r'"""The client for asyncio\."""', '"""The client for threads and scripts. Generated from asynchronous.py by make_synchronous.py."""'),
+    (r'^"""The client for asyncio\."""', '"""The client for threads and scripts. Generated from asynchronous.py by make_synchronous.py."""'),
+    (r'^"""(.*), for asyncio\."""', r'"""\1, for scripts. Generated from threads_async.py by make_synchronous.py."""'),
+    (r"\bstagebus\.client\.asynchronous\b", "stagebus.client.synchronous"),
+    (r"\bstagebus\.client\.threads_async\b", "stagebus.client.threads_sync"),
     (r"\nimport asyncio\n", "\nimport time\n"),
     (r"\bawait asyncio\.sleep\b", "time.sleep"),
-    (r"\bAsyncGenerator\[(RunEvent|bytes), None\]", r"Generator[\1, None, None]"),
-    (r"\bAsync(Generator|Iterator|Stagebus|Runs?|Client|BaseTransport)\b", r"\1"),
+    (r"\bAsyncGenerator\[(RunEvent|ThreadEvent|Received|bytes), None\]", r"Generator[\1, None, None]"),
+    (r"\bAsync(Generator|Iterator|Stagebus|Runs?|Threads?|Client|BaseTransport)\b", r"\1"),
     (r"\basync (with|def|for)\b", r"\1"),
-    (r"\(await ([\w.]+\([\w.]+\))\)", r"\1"),
+    (r"(?<!\w)\(await ([\w.]+\([\w.]*\))\)", r"\1"),
     (r"\bawait ", ""),
     (r"for received in (events|follower\.accept(?:_page)?\(\w+\)):\n +yield received\n", r"yield from \1\n"),
     (r"\baconnect_sse\b", "connect_sse"),
@@ -29,13 +32,14 @@ _CHANGES: Final = (
 )  # fmt: skip
 
 
-def generate_synchronous() -> str:
-    """Return the source of the synchronous client."""
-    text = SOURCE.read_text()
+def generate_synchronous(source: str) -> str:
+    """Return the synchronous form of one of the asynchronous files."""
+    text = (CLIENT / source).read_text()
     for pattern, replacement in _CHANGES:
         text = re.sub(pattern, replacement, text)
     return text
 
 
 if __name__ == "__main__":
-    TARGET.write_text(generate_synchronous())
+    for source, target in FILES:
+        (CLIENT / target).write_text(generate_synchronous(source))

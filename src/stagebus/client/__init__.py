@@ -35,11 +35,17 @@ from stagebus.client.event_sequencer import RunEvent
 from stagebus.client.results import Result, Ticket
 from stagebus.client.run_state import CallState, RunState, StageState
 from stagebus.client.synchronous import Run, Runs, Stagebus
+from stagebus.client.thread_sequencer import ThreadEvent
+from stagebus.client.thread_state import ThreadState, TurnState
+from stagebus.client.threads_async import AsyncThread, AsyncThreads
+from stagebus.client.threads_sync import Thread, Threads
 
 __all__ = [
     "AsyncRun",
     "AsyncRuns",
     "AsyncStagebus",
+    "AsyncThread",
+    "AsyncThreads",
     "BadCursor",
     "BadKey",
     "CallState",
@@ -61,7 +67,12 @@ __all__ = [
     "StageState",
     "Stagebus",
     "StreamBroken",
+    "Thread",
+    "ThreadEvent",
+    "ThreadState",
+    "Threads",
     "Ticket",
+    "TurnState",
     "Unauthenticated",
     "Unavailable",
     "Unreachable",

@@ -10,13 +10,21 @@ import httpx
 from httpx_sse import aconnect_sse
 
 from stagebus.client import api_requests
-from stagebus.client.api_requests import ApiRequest, Json, RunFields, RunFilters
+from stagebus.client.api_requests import ApiRequest, Json, RunFields, RunFilters, run_path
 from stagebus.client.client_errors import Unreachable
 from stagebus.client.connection_state import ConnectionState, OnConnection
 from stagebus.client.event_sequencer import EventSequencer, RunEvent
 from stagebus.client.results import Result, Ticket, parse_result, parse_ticket
 from stagebus.client.run_state import RunState
-from stagebus.client.stream_follower import CONNECTION_ERRORS, OnLost, StreamFollower, jitter
+from stagebus.client.stream_follower import (
+    CONNECTION_ERRORS,
+    OnLost,
+    Received,
+    Sequencer,
+    StreamFollower,
+    jitter,
+)
+from stagebus.client.threads_async import AsyncThreads
 
 
 class AsyncStagebus:
@@ -50,6 +58,7 @@ class AsyncStagebus:
         self._is_found = False
         self.url = str(self._http.base_url).rstrip("/")
         self.runs = AsyncRuns(self)
+        self.threads = AsyncThreads(self)
 
     async def __aenter__(self) -> Self:
         return self
@@ -113,7 +122,9 @@ class AsyncStagebus:
             Unreachable: no gateway answers, or the answer is incomplete.
         """
         try:
-            async with self._http.stream(request.method, request.path, timeout=request.timeout) as response:
+            async with self._http.stream(
+                request.method, request.path, headers=request.headers, timeout=request.timeout
+            ) as response:
                 if response.is_error:
                     await response.aread()
                     raise api_requests.parse_refusal(response)
@@ -123,17 +134,20 @@ class AsyncStagebus:
             raise Unreachable(self.url, exc) from exc
 
     async def follow(
-        self, run_id: str, sequencer: EventSequencer, connection: ConnectionState
-    ) -> AsyncGenerator[RunEvent, None]:
-        """Yield the events after the sequencer's cursor, each once and in order, to the terminal one. Reconnects.
+        self, path: str, sequencer: Sequencer[Received], connection: ConnectionState
+    ) -> AsyncGenerator[Received, None]:
+        """Yield the events after the sequencer's cursor, each once and in order, to the last one. Reconnects.
+
+        Args:
+            path: of the stream, below the gateway's URL.
 
         Raises:
-            Refused: there is no such run, or the cursor is invalid.
+            Refused: there is no such stream, or the cursor is invalid.
             Unreachable: no gateway has answered for a long time.
             StreamBroken: the stream contains something other than events.
         """
         follower = StreamFollower(
-            self.url, run_id, sequencer, self._on_lost, self._patience_s, connection, is_found=self._is_found
+            self.url, path, sequencer, self._on_lost, self._patience_s, connection, is_found=self._is_found
         )
         while not follower.is_ended:
             failure: Exception | None = None
@@ -146,7 +160,7 @@ class AsyncStagebus:
             if not follower.is_ended:
                 await asyncio.sleep(follower.next_wait_s(failure))
 
-    async def _receive(self, follower: StreamFollower) -> AsyncGenerator[RunEvent, None]:
+    async def _receive(self, follower: StreamFollower[Received]) -> AsyncGenerator[Received, None]:
         """Yield the new events of one stream or page."""
         if follower.polls:
             page = await self._http.get(follower.path, **follower.begin_page())
@@ -237,7 +251,7 @@ class AsyncRun:
 
     async def events(self) -> AsyncGenerator[RunEvent, None]:
         """Yield the events after `cursor`, to the terminal one. In `contextlib.aclosing`, leaving the loop closes the stream."""
-        async for received in self._client.follow(self.id, self._sequencer, self.connection):
+        async for received in self._client.follow(run_path(self.id) + "/events", self._sequencer, self.connection):
             self.state.apply(received)
             yield received
 

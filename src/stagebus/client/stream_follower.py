@@ -3,7 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Final, Generic, Protocol, TypeVar
 
 import httpx
 import orjson
@@ -16,11 +16,10 @@ from stagebus.client.api_requests import (
     is_json,
     parse_answer,
     parse_refusal,
-    run_path,
 )
 from stagebus.client.client_errors import Unreachable
 from stagebus.client.connection_state import ConnectionState
-from stagebus.client.event_sequencer import GAP, STATUS, EventSequencer, RunEvent, SequenceGap
+from stagebus.client.event_sequencer import GAP, STATUS, SequenceGap
 
 # A connection without any data for this many ping intervals counts as lost. The JavaScript client uses the same number.
 SILENT_PINGS: Final = 1.6
@@ -52,14 +51,28 @@ OnLost = Callable[[str, float], None]
 CONNECTION_ERRORS: Final = (httpx.TransportError, httpx.StreamError, SequenceGap)
 
 
-class StreamFollower:
-    """Decides for one reader of one run when to reconnect, and when to give up."""
+Received = TypeVar("Received")
+
+
+class Sequencer(Protocol[Received]):
+    """Orders the events of a stream: `EventSequencer` those of a run, `ThreadSequencer` those of a thread."""
+
+    cursor: str
+    is_ended: bool
+    gap_retries: int
+
+    def accept(self, frame: ServerSentEvent) -> list[Received]:
+        """Return the new events of a frame."""
+
+
+class StreamFollower(Generic[Received]):
+    """Decides for one reader of one stream when to reconnect, and when to give up."""
 
     def __init__(
         self,
         url: str,
-        run_id: str,
-        sequencer: EventSequencer,
+        path: str,
+        sequencer: Sequencer[Received],
         on_lost: OnLost,
         patience_s: float | None,
         connection: ConnectionState | None = None,
@@ -67,12 +80,13 @@ class StreamFollower:
         is_found: bool,
     ) -> None:
         """Args:
+        path: of the stream, below the gateway's URL.
         connection: is kept up to date.
         is_found: the gateway has answered before, so it exists and is worth waiting for.
         """
         self.sequencer = sequencer
         self.connection = connection or ConnectionState()
-        self.path = run_path(run_id) + "/events"
+        self.path = path
         self._url = url
         self._on_lost = on_lost
         self._retry_s = RETRY_S
@@ -149,8 +163,8 @@ class StreamFollower:
         self.sequencer.is_ended = response.status_code == _NO_CONTENT
         return not self.sequencer.is_ended
 
-    def accept(self, frame: ServerSentEvent) -> list[RunEvent]:
-        """Return the new events of a frame, as `EventSequencer.accept` does.
+    def accept(self, frame: ServerSentEvent) -> list[Received]:
+        """Return the new events of a frame, as its sequencer does.
 
         Raises:
             SequenceGap: an event is missing; reconnect from the cursor.
@@ -168,7 +182,7 @@ class StreamFollower:
             self._failures = 0
         return events
 
-    def accept_page(self, response: httpx.Response) -> Iterator[RunEvent]:
+    def accept_page(self, response: httpx.Response) -> Iterator[Received]:
         """Yield the new events of a page of the log.
 
         Raises:

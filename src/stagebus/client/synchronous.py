@@ -10,13 +10,21 @@ import httpx
 from httpx_sse import connect_sse
 
 from stagebus.client import api_requests
-from stagebus.client.api_requests import ApiRequest, Json, RunFields, RunFilters
+from stagebus.client.api_requests import ApiRequest, Json, RunFields, RunFilters, run_path
 from stagebus.client.client_errors import Unreachable
 from stagebus.client.connection_state import ConnectionState, OnConnection
 from stagebus.client.event_sequencer import EventSequencer, RunEvent
 from stagebus.client.results import Result, Ticket, parse_result, parse_ticket
 from stagebus.client.run_state import RunState
-from stagebus.client.stream_follower import CONNECTION_ERRORS, OnLost, StreamFollower, jitter
+from stagebus.client.stream_follower import (
+    CONNECTION_ERRORS,
+    OnLost,
+    Received,
+    Sequencer,
+    StreamFollower,
+    jitter,
+)
+from stagebus.client.threads_sync import Threads
 
 
 class Stagebus:
@@ -50,6 +58,7 @@ class Stagebus:
         self._is_found = False
         self.url = str(self._http.base_url).rstrip("/")
         self.runs = Runs(self)
+        self.threads = Threads(self)
 
     def __enter__(self) -> Self:
         return self
@@ -113,7 +122,9 @@ class Stagebus:
             Unreachable: no gateway answers, or the answer is incomplete.
         """
         try:
-            with self._http.stream(request.method, request.path, timeout=request.timeout) as response:
+            with self._http.stream(
+                request.method, request.path, headers=request.headers, timeout=request.timeout
+            ) as response:
                 if response.is_error:
                     response.read()
                     raise api_requests.parse_refusal(response)
@@ -122,17 +133,20 @@ class Stagebus:
             raise Unreachable(self.url, exc) from exc
 
     def follow(
-        self, run_id: str, sequencer: EventSequencer, connection: ConnectionState
-    ) -> Generator[RunEvent, None, None]:
-        """Yield the events after the sequencer's cursor, each once and in order, to the terminal one. Reconnects.
+        self, path: str, sequencer: Sequencer[Received], connection: ConnectionState
+    ) -> Generator[Received, None, None]:
+        """Yield the events after the sequencer's cursor, each once and in order, to the last one. Reconnects.
+
+        Args:
+            path: of the stream, below the gateway's URL.
 
         Raises:
-            Refused: there is no such run, or the cursor is invalid.
+            Refused: there is no such stream, or the cursor is invalid.
             Unreachable: no gateway has answered for a long time.
             StreamBroken: the stream contains something other than events.
         """
         follower = StreamFollower(
-            self.url, run_id, sequencer, self._on_lost, self._patience_s, connection, is_found=self._is_found
+            self.url, path, sequencer, self._on_lost, self._patience_s, connection, is_found=self._is_found
         )
         while not follower.is_ended:
             failure: Exception | None = None
@@ -144,7 +158,7 @@ class Stagebus:
             if not follower.is_ended:
                 time.sleep(follower.next_wait_s(failure))
 
-    def _receive(self, follower: StreamFollower) -> Generator[RunEvent, None, None]:
+    def _receive(self, follower: StreamFollower[Received]) -> Generator[Received, None, None]:
         """Yield the new events of one stream or page."""
         if follower.polls:
             page = self._http.get(follower.path, **follower.begin_page())
@@ -233,7 +247,7 @@ class Run:
 
     def events(self) -> Generator[RunEvent, None, None]:
         """Yield the events after `cursor`, to the terminal one. In `contextlib.closing`, leaving the loop closes the stream."""
-        for received in self._client.follow(self.id, self._sequencer, self.connection):
+        for received in self._client.follow(run_path(self.id) + "/events", self._sequencer, self.connection):
             self.state.apply(received)
             yield received
 
@@ -254,7 +268,7 @@ class Run:
 
     def text(self) -> str:
         """Wait for the end of the run and return the answer's text."""
-        return (self.result()).text
+        return self.result().text
 
     def partial_json(self) -> Any:
         """Return the value of a JSON answer so far, from the events received; None if there is none yet."""

@@ -63,7 +63,9 @@ def test_synchronous_client_is_generated_from_the_asynchronous_one() -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
 
-    assert module.TARGET.read_text() == module.generate_synchronous(), "python clients/python/make_synchronous.py"
+    for source, target in module.FILES:
+        text = (module.CLIENT / target).read_text()
+        assert text == module.generate_synchronous(source), "python clients/python/make_synchronous.py"
 
 
 async def test_cut_stream_yields_each_event_once(follow: Follow) -> None:

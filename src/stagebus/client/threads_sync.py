@@ -1,0 +1,163 @@
+"""Conversations: threads of runs, for scripts. Generated from threads_async.py by make_synchronous.py."""
+
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Unpack
+
+from stagebus.client import api_requests, thread_requests
+from stagebus.client.api_requests import Json, RunFields
+from stagebus.client.connection_state import ConnectionState
+from stagebus.client.thread_requests import OnActive
+from stagebus.client.thread_sequencer import ThreadEvent, ThreadSequencer
+from stagebus.client.thread_state import ThreadState
+
+if TYPE_CHECKING:
+    from stagebus.client.synchronous import Run, Stagebus
+
+
+class Threads:
+    """The threads of a gateway."""
+
+    def __init__(self, client: "Stagebus") -> None:
+        self._client = client
+
+    def open(self, thread_id: str, cursor: str = "") -> "Thread":
+        """Return a thread, to be followed from the event after `cursor`. Sends no request.
+
+        Raises:
+            BadCursor: the cursor is not an event id of a thread and does not mean the start.
+        """
+        return Thread(self._client, thread_id, cursor)
+
+    def send(
+        self,
+        thread_id: str,
+        prompt: str | None = None,
+        *,
+        on_active: OnActive | None = None,
+        parent_run_id: str | None = None,
+        idempotency_key: str | None = None,
+        **fields: Unpack[RunFields],
+    ) -> "Run":
+        """Send a message to a thread, which its first message creates, and return the run that answers it.
+
+        Retries of the request do not send the message again.
+
+        Args:
+            prompt: the message; without it `fields` has `messages`, only the new ones.
+            on_active: what happens while another run of the thread is active: `reject` (the default), `enqueue`,
+                `interrupt` or `steer`.
+            parent_run_id: the run to continue from, to edit or to ask again; `root` for a new beginning.
+
+        Raises:
+            Conflict: another run is active; `exc.problem["run_id"]` names it.
+            Refused: the request is invalid, or the gateway cannot accept it now.
+        """
+        given = {"user_prompt": prompt, "on_active": on_active, "parent_run_id": parent_run_id}
+        body = thread_requests.send_fields(thread_id, given, {**fields})
+        answer = self._client.send(api_requests.create_run(body, idempotency_key))
+        return self._client.runs.resume(answer["id"])
+
+    def get(self, thread_id: str) -> Json:
+        """Get a thread: its title, branches, runs, waiting runs, and the messages of the current branch."""
+        return self._client.send(thread_requests.get_thread(thread_id))
+
+    def list(self, limit: int = 20, before: str | None = None, user: str | None = None) -> Json:
+        """List threads, the last active one first, as `threads` and `next`. Pass `next` as `before` for the next page."""
+        return self._client.send(thread_requests.list_threads(limit, before, user))
+
+
+class Thread:
+    """One thread; `for` yields the events of all its turns, each once, and then waits for further turns.
+
+    Attributes:
+        state: built from the events received so far.
+        connection: how the events arrive, and what a silent run waits for.
+    """
+
+    def __init__(self, client: "Stagebus", thread_id: str, cursor: str = "") -> None:
+        self.id = thread_id
+        self.state = ThreadState()
+        self.connection = ConnectionState(on_change=client.on_connection)
+        self._client = client
+        self._sequencer = ThreadSequencer(cursor)
+
+    @property
+    def cursor(self) -> str:
+        """The id of the last event; all that a client must keep to continue later."""
+        return self._sequencer.cursor
+
+    def __iter__(self) -> Iterator[ThreadEvent]:
+        return self.events()
+
+    def events(self, *, until_idle: bool = False) -> Generator[ThreadEvent, None, None]:
+        """Yield the events after `cursor`. In `contextlib.closing`, leaving the loop closes the stream.
+
+        Args:
+            until_idle: end when no run of the thread is active and none waits; otherwise wait for further turns.
+
+        Raises:
+            NotFound: there is no such thread, or no longer.
+        """
+        path = thread_requests.events_path(self.id, until_idle=until_idle)
+        self._sequencer.is_ended = False
+        for received in self._client.follow(path, self._sequencer, self.connection):
+            self.state.apply(received)
+            yield received
+
+    def send(
+        self,
+        prompt: str | None = None,
+        *,
+        on_active: OnActive | None = None,
+        parent_run_id: str | None = None,
+        idempotency_key: str | None = None,
+        **fields: Unpack[RunFields],
+    ) -> "Run":
+        """Send a message to the thread; see `threads.send`."""
+        return self._client.threads.send(
+            self.id,
+            prompt,
+            on_active=on_active,
+            parent_run_id=parent_run_id,
+            idempotency_key=idempotency_key,
+            **fields,
+        )
+
+    def edit(self, run_id: str, prompt: str, **fields: Unpack[RunFields]) -> "Run":
+        """Send another message in place of that of a turn. The turn and what followed it stay, on another branch."""
+        turn = self._turn(run_id)
+        return self.send(prompt, parent_run_id=turn["parent_run_id"] or thread_requests.ROOT, **fields)
+
+    def regenerate(self, run_id: str, **fields: Unpack[RunFields]) -> "Run":
+        """Answer the message of a turn once more. The first answer stays, on another branch."""
+        turn = self._turn(run_id)
+        parent_run_id = turn["parent_run_id"] or thread_requests.ROOT
+        return self.send(parent_run_id=parent_run_id, **{**fields, "messages": turn["messages"]})
+
+    def stop(self, reason: str | None = None) -> None:
+        """Cancel the active run, if there is one; what it has written stays, as a partial answer."""
+        active = self.get()["active_run_id"]
+        if active is not None:
+            self._client.runs.resume(active).cancel(reason)
+
+    def get(self) -> Json:
+        """Get the thread; see `threads.get`."""
+        return self._client.threads.get(self.id)
+
+    def markdown(self) -> str:
+        """Get the current branch as a transcript in Markdown."""
+        transcript = b""
+        for part in self._client.download(thread_requests.get_transcript(self.id)):
+            transcript += part
+        return transcript.decode()
+
+    def update(self, *, title: str | None = None, metadata: dict[str, str] | None = None) -> Json:
+        """Set the thread's title, its metadata, or both."""
+        return self._client.send(thread_requests.update_thread(self.id, title, metadata))
+
+    def delete(self) -> None:
+        """Delete the thread with all its runs. An active one is cancelled first."""
+        self._client.send(thread_requests.delete_thread(self.id))
+
+    def _turn(self, run_id: str) -> Json:
+        return thread_requests.turn_of(self.get(), run_id)
