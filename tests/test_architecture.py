@@ -80,7 +80,7 @@ SHARED_FILE_NAMES = {
 SHARED_CLASS_NAMES = dict.fromkeys(
     ("BadCursor", "Forbidden", "InvalidRequest", "RateLimited", "RunFailed", "Unauthenticated"),
     "the client raises its own class for the server's error code of the same name",
-)
+) | {"Thread": "the client's handle of a thread, and a thread as it is stored"}
 # A docstring says what its function does ("Returns…"), or names the thing; it does not begin with a question.
 QUESTION = re.compile(r"(What|Whether|Who|Whom|Whose|Where|Whoever)\b")
 # A path that exists on one machine alone.
