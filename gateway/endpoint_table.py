@@ -9,6 +9,7 @@ from stagebus.gateway.api import (
     event_endpoints,
     explain_endpoint,
     export_endpoint,
+    feed_endpoint,
     page_endpoints,
     run_endpoints,
     session_endpoints,
@@ -19,6 +20,8 @@ from stagebus.gateway.api.method_router import build_routes
 from stagebus.gateway.views.view_table import VIEW_ENDPOINTS
 
 ENDPOINTS: Final = (
+    # Before the paths of one run, whose id would match its last part.
+    *feed_endpoint.ENDPOINTS,
     *run_endpoints.ENDPOINTS,
     *event_endpoints.ENDPOINTS,
     *explain_endpoint.ENDPOINTS,

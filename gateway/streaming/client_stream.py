@@ -11,8 +11,12 @@ from typing import Final
 from stagebus.gateway.streaming.stream_writer import StreamWriter
 from stagebus.gateway.streaming.subscription import Subscription
 from stagebus.shared.domain.events import StreamStatus, WaitingFor
+from stagebus.shared.log import log_reader
 from stagebus.shared.log.live_batch import LiveBatch
+from stagebus.shared.log.log_page import Page
 from stagebus.shared.log.sse import PING, encode_without_id
+from stagebus.shared.storage import keys
+from stagebus.shared.storage.pipelined import ReadConnection
 
 # After this long without an event the stall monitor checks the run; that of a new stream may have been silent before.
 SILENCE_S: Final = 3.0
@@ -86,6 +90,38 @@ class ClientStream:
         self.waiting_for: WaitingFor | None = None
         self.subscribing: asyncio.Task[None] | None = None
         self._wakeup: asyncio.Future[None] | None = None
+
+    @property
+    def source(self) -> str:
+        """The run whose events the stream shows; streams of one source share a subscription."""
+        return self.run_id
+
+    @property
+    def channel(self) -> str:
+        """The channel of the run's live batches."""
+        return keys.live(self.run_id)
+
+    async def read_page(self, connection: ReadConnection, limit: int) -> Page:
+        """Reads the next page of the log.
+
+        Raises:
+            RunNotFound: the tenant has no such run.
+        """
+        page = await log_reader.read_page(
+            connection,
+            self.run_id,
+            self.subscription.position,
+            limit,
+            stage_id=self.stage_id,
+            tenant=self.tenant,
+            stage_ids=self.stages_begun,
+        )
+        self.stages_begun = page.stage_ids
+        return page
+
+    def count_events(self, batch: LiveBatch) -> int:
+        """Returns the number of events of a live batch."""
+        return batch.last.sequence - batch.before.sequence
 
     def attach(self, writer: StreamWriter) -> None:
         """Sends live batches through the writer while the client keeps up, and closes when the client disconnects."""

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Final
 
 from stagebus.gateway.streaming.client_stream import ClientStream
+from stagebus.gateway.streaming.feed_stream import read_ends
 from stagebus.gateway.streaming.folded_view import Folds
 from stagebus.gateway.streaming.page_reader import PageReader
 from stagebus.gateway.streaming.stall_monitor import StallMonitor
@@ -26,7 +27,7 @@ from stagebus.shared.access_errors import TooManyStreams
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.cursor import EventId
 from stagebus.shared.errors import RunNotFound
-from stagebus.shared.log import live_batch, log_reader
+from stagebus.shared.log import live_batch
 from stagebus.shared.log.log_page import Page
 from stagebus.shared.log.sse import PING, encode_retry
 from stagebus.shared.runtime.tasks import cancel_and_wait
@@ -50,7 +51,7 @@ class Hub:
         self._redis = redis
         self._settings = settings
         self.retry_frame = encode_retry(settings.sse_retry_ms)
-        self._streams_by_run: dict[str, set[ClientStream]] = {}
+        self._streams_by_run: dict[str, set[ClientStream]] = {}  # those of a feed by its key
         self._streams_by_thread: dict[str, set[ThreadStream]] = {}
         self.folds = Folds()
         self._channels = Channels(redis, self._catch_up_all)
@@ -222,9 +223,9 @@ class Hub:
         The first stream of a run subscribes its channel. A second one may come before that is confirmed, so each
         stream subscribes: Redis answers a repeated SUBSCRIBE like the first.
         """
-        streams = self._streams_by_run.setdefault(stream.run_id, set())
+        streams = self._streams_by_run.setdefault(stream.source, set())
         streams.add(stream)
-        subscribing = self._channels.subscribe(keys.live(stream.run_id), partial(self._deliver, streams))
+        subscribing = self._channels.subscribe(stream.channel, partial(self._deliver, streams))
         stream.subscribing = asyncio.create_task(subscribing)
 
     async def leave_run(self, stream: ClientStream) -> None:
@@ -232,11 +233,11 @@ class Hub:
         if stream.subscribing is not None:
             stream.subscribing.cancel()
             stream.subscribing = None
-        streams = self._streams_by_run[stream.run_id]
+        streams = self._streams_by_run[stream.source]
         streams.discard(stream)
         if not streams:
-            del self._streams_by_run[stream.run_id]
-            await self._channels.unsubscribe(keys.live(stream.run_id))
+            del self._streams_by_run[stream.source]
+            await self._channels.unsubscribe(stream.channel)
 
     async def catch_up(self, stream: ClientStream) -> None:
         """Waits for the stream's subscription, or reads the next page of its log; returns soon, so that no ping is late.
@@ -264,7 +265,7 @@ class Hub:
             for stream in streams:
                 stream.catch_up()
             return
-        self.events_relayed += (batch.last.sequence - batch.before.sequence) * len(streams)
+        self.events_relayed += sum(stream.count_events(batch) for stream in streams)
         for stream in streams:
             try:
                 stream.deliver(batch)
@@ -291,7 +292,7 @@ class Hub:
                 stream for stream in streams if now - stream.quiet_since >= self._settings.ping_s and not stream.notice
             ]
             try:
-                await self._check_positions([stream for stream in quiet if stream.run_id])
+                await self._check_positions([stream for stream in quiet if stream.source])
                 await self._check_threads([stream for stream in quiet if isinstance(stream, ThreadStream)])
             except REDIS_AWAY:
                 logger.debug("Redis is down; the positions of quiet streams are not checked")
@@ -303,7 +304,7 @@ class Hub:
 
     async def _check_positions(self, quiet: list[ClientStream]) -> None:
         """Makes a quiet stream read the log if its run has newer events: the last live message was lost."""
-        last_ids = await log_reader.read_last_ids(self._redis, [stream.run_id for stream in quiet])
+        last_ids = await read_ends(self._redis, quiet)
         for stream, last_id in zip(quiet, last_ids, strict=True):
             if stream.subscription.is_live and last_id != stream.subscription.position:
                 stream.subscription.catch_up()

@@ -48,16 +48,7 @@ class PageReader:
         if not await acquire_for_a_while(slots):
             return 0
         try:
-            page = await log_reader.read_page(
-                self._connection,
-                stream.run_id,
-                subscription.position,
-                subscription.begin_page(self._page_max_events),
-                stage_id=stream.stage_id,
-                tenant=stream.tenant,
-                stage_ids=stream.stages_begun,
-            )
-            stream.stages_begun = page.stage_ids
+            page = await stream.read_page(self._connection, subscription.begin_page(self._page_max_events))
             subscription.add_page(page)
             return page.event_count
         except REDIS_AWAY:
