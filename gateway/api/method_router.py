@@ -3,18 +3,21 @@
 import re
 from collections.abc import Iterable, Sequence
 from typing import Final
+from urllib.parse import unquote
 
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route, request_response
+from starlette.routing import BaseRoute, Match, Route, request_response
 from starlette.types import Receive, Scope, Send
 
 from stagebus.gateway.api.endpoint import Endpoint
 
 NOT_FOUND: Final = 404
 METHOD_NOT_ALLOWED: Final = 405
+# Path parameters that may be any text.
+CLIENT_TEXTS: Final = ("{thread_id}",)
 _COMPRESSED: Final = (Middleware(GZipMiddleware),)
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -45,13 +48,39 @@ class MethodRouter:
             raise HTTPException(METHOD_NOT_ALLOWED, headers=self._allow)
 
 
+class ClientTextRoute(Route):
+    """A route whose path contains a text that the client chose, percent-encoded as one segment.
+
+    It is matched before it is decoded: an id may be `a/events`, which is another path than that of the events of `a`.
+    """
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Matches the path as it was sent, and decodes the parameters."""
+        raw_path = scope.get("raw_path")
+        if raw_path is None:  # the server does not tell; ids with slashes are not found then
+            return super().matches(scope)
+        path: str = raw_path.decode("latin-1")
+        if (root_path := scope.get("root_path", "").rstrip("/")) and scope["path"].startswith(f"{root_path}/"):
+            path = "/" + path.split("/", root_path.count("/") + 1)[-1]
+        match, child_scope = super().matches({**scope, "path": path, "root_path": ""})
+        if match is not Match.NONE:
+            try:
+                params = {name: unquote(text, errors="strict") for name, text in child_scope["path_params"].items()}
+            except UnicodeDecodeError:
+                return Match.NONE, {}
+            child_scope["path_params"] = params
+        return match, child_scope
+
+
 def build_routes(endpoints: Iterable[Endpoint]) -> tuple[BaseRoute, ...]:
     """Returns one route for each path, in the order of the first endpoint of each."""
     by_path: dict[str, list[Endpoint]] = {}
     for one in endpoints:
         by_path.setdefault(one.path, []).append(one)
     return tuple(
-        Route(path, MethodRouter(those), middleware=_COMPRESSED if any(one.is_compressed for one in those) else None)
+        (ClientTextRoute if any(name in path for name in CLIENT_TEXTS) else Route)(
+            path, MethodRouter(those), middleware=_COMPRESSED if any(one.is_compressed for one in those) else None
+        )
         for path, those in by_path.items()
     )
 

@@ -34,7 +34,7 @@ from stagebus.shared.access_errors import Forbidden, OverLimit, Unauthenticated
 from stagebus.shared.errors import Draining, InvalidRequest, StagebusError, StorageUnavailable
 from stagebus.shared.storage.outage_log import OUTAGE
 from stagebus.shared.storage.redis_client import RedisError, storage_errors
-from stagebus.shared.thread_errors import ThreadBusy
+from stagebus.shared.thread_errors import RunMerged, ThreadBusy
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def render_problem(request: Request, exc: StagebusError) -> Response:
         detail=str(exc),
         code=exc.code,
         errors=[FieldError(**error) for error in exc.errors] if isinstance(exc, InvalidRequest) else [],
-        run_id=exc.run_id if isinstance(exc, ThreadBusy) else None,
+        run_id=exc.run_id if isinstance(exc, ThreadBusy | RunMerged) else None,
         request_digest=exc.request_digest if isinstance(exc, ThreadBusy) else None,
     )
     return _problem_response(problem, error_headers(exc))

@@ -14,12 +14,20 @@ from stagebus.shared.errors import BadIdempotencyKey, IdempotencyConflict, RunDe
 from stagebus.shared.observability.audit import audit
 from stagebus.shared.observability.spans import current_span
 from stagebus.shared.store import run_store, tool_catalog
-from stagebus.shared.thread_errors import ThreadsUnavailable
+from stagebus.shared.thread_errors import (
+    ParentNotEnded,
+    ParentNotFound,
+    ThreadBusy,
+    ThreadDeleting,
+    ThreadFull,
+    ThreadQueueFull,
+    ThreadsUnavailable,
+)
 
 # Errors of every endpoint that creates a run, besides those of the body.
 CREATION_ERRORS: Final = (
     BadIdempotencyKey, IdempotencyConflict, RunDeleted, TooManyRuns, TokensUsedUp, StorageFull, StorageUnavailable,
-    ThreadsUnavailable,
+    ThreadBusy, ThreadQueueFull, ThreadFull, ThreadDeleting, ParentNotFound, ParentNotEnded, ThreadsUnavailable,
 )  # fmt: skip
 
 
@@ -38,14 +46,17 @@ async def create_run(request: Request, body: dict[str, Any], idempotency_key: st
         BadIdempotencyKey, IdempotencyConflict: the key is invalid, or was used for another request.
         RunDeleted: the key's run was deleted.
         TooManyRuns, TokensUsedUp: the tenant is at its limit.
-        ThreadsUnavailable: the run is to be part of a thread, and some workers do not know threads.
+        ThreadBusy, ThreadQueueFull, ThreadFull, ThreadDeleting, ParentNotFound, ParentNotEnded, ThreadsUnavailable: the
+            thread does not take the run.
     """
     gateway, principal = gateway_of(request), principal_of(request)
     idempotency_key = idempotency_key or read_idempotency_key(request)
     run_request = parse_create_run(body, gateway.settings, gateway.providers)
     await _check_tools(gateway, run_request)
-    if thread_of(body, principal.tenant, run_request.messages) is not None:
-        raise ThreadsUnavailable
+    thread = thread_of(body, principal.tenant, run_request.messages)
+    tokens = run_request.estimate_tokens()
+    if thread is not None:
+        run_request = run_request.without_messages()
     run_id = await run_store.create_run(
         gateway.redis,
         gateway.settings,
@@ -54,7 +65,8 @@ async def create_run(request: Request, body: dict[str, Any], idempotency_key: st
         request=run_request.model_dump(mode="json"),
         idempotency_key=idempotency_key,
         trace=request.state.trace,
-        tokens=run_request.estimate_tokens(),
+        tokens=tokens,
+        thread=thread,
     )
     current_span().set({"stagebus.run.id": run_id})
     audit("run.create", subject=principal.subject, tenant=principal.tenant, run=run_id)

@@ -42,7 +42,7 @@ from stagebus.shared.access_errors import TooManyStreams
 from stagebus.shared.domain.tenants import Scope
 from stagebus.shared.errors import BadCursor, Draining, InvalidRequest, RunNotFound, StorageUnavailable
 from stagebus.shared.observability.audit import audit
-from stagebus.shared.store import run_deletion, run_list, run_store
+from stagebus.shared.store import run_deletion, run_list, run_store, thread_news
 
 LIST_LIMIT_DEFAULT: Final = 20
 LIST_LIMIT_MAX: Final = 100
@@ -71,7 +71,8 @@ async def create_run(request: Request) -> Response:
     if wait_s:
         return await _answer_waiting(request, run_id, wait_s, location)
     run = await run_store.get_run(gateway.redis, run_id)
-    return json_response(RunAccepted.of(run, urls), 202, location)
+    place = await thread_news.read_place(gateway.redis, run.thread_key, run_id)
+    return json_response(RunAccepted.of(run, urls, place), 202, location)
 
 
 async def _answer_waiting(request: Request, run_id: str, wait_s: int, location: Mapping[str, str]) -> Response:

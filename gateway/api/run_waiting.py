@@ -14,7 +14,7 @@ from stagebus.gateway.streaming.views import PauseView
 from stagebus.shared.domain.runs import RunRecord
 from stagebus.shared.errors import StorageUnavailable
 from stagebus.shared.storage.redis_client import storage_errors
-from stagebus.shared.store import approvals, run_result, run_store
+from stagebus.shared.store import approvals, run_result, run_store, thread_news
 from stagebus.shared.store.approvals import Ask
 
 
@@ -71,4 +71,5 @@ async def view_of(request: Request, run: ReadRun) -> RunView:
     with storage_errors():
         stages = await run_store.read_stages(redis, record.run_id)
         result = await run_result.read_result(redis, record, stages)
-    return RunView.of_stages(record, urls_of(request), stages, result, run.pending)
+        place = await thread_news.read_place(redis, record.thread_key, record.run_id)
+    return RunView.of_stages(record, urls_of(request), stages, result, run.pending, place)

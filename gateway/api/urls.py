@@ -40,6 +40,14 @@ class Urls(NamedTuple):
         # The id is the provider's own and may contain any character.
         return f"{self.run(run_id)}/approvals/{quote(call_id, safe='')}"
 
+    def thread(self, thread_id: str) -> str:
+        """Returns the URL of a thread."""
+        return f"{self.root_path}/threads/{quote(thread_id, safe='')}"
+
+    def thread_events(self, thread_id: str) -> str:
+        """Returns the URL of a thread's event stream."""
+        return f"{self.thread(thread_id)}/events"
+
     def events_with_ticket(self, run_id: str, ticket: str) -> str:
         """Returns the URL of a run's event stream for an `EventSource`, which cannot send headers."""
         return f"{self.run_events(run_id)}?ticket={ticket}"

@@ -5,7 +5,7 @@ unknown fields of clients.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -64,11 +64,20 @@ class RunRequest(BaseModel):
     max_rounds: Annotated[int, Field(ge=1, le=ROUNDS_MAX)] = 1
     timeout_s: float
     metadata: dict[str, str] = {}
+    prompt: str = Field(
+        default="",
+        exclude_if=lambda value: not value,
+        description="the excerpt of the messages for lists, if the run's thread has the messages",
+    )
     truncate: str | None = Field(
         default=None,
         exclude_if=lambda value: value is None,
         description="how the history of the run's thread is made to fit the model; None: it is not",
     )
+
+    def without_messages(self) -> "RunRequest":
+        """Returns the request of a run whose thread has its messages, with their excerpt."""
+        return self.model_copy(update={"messages": [], "prompt": prompt_excerpt(self.messages)})
 
     @property
     def models(self) -> tuple[str, str]:
@@ -87,6 +96,11 @@ class RunRequest(BaseModel):
         """Returns the model or models as text, for the run's record, the list of runs and the first event."""
         extraction, synthesis = self.models
         return extraction if extraction == synthesis else f"extraction={extraction},synthesis={synthesis}"
+
+
+def excerpt_of(request: Mapping[str, Any]) -> str:
+    """Returns the beginning of the last user message of a stored request."""
+    return request.get("prompt") or prompt_excerpt(request.get("messages", []))
 
 
 def prompt_excerpt(messages: Iterable[dict[str, Any]]) -> str:

@@ -10,7 +10,7 @@ from itertools import accumulate
 from typing import Any, Final, NamedTuple
 
 from stagebus.shared.domain import ids
-from stagebus.shared.domain.requests import parse_models, prompt_excerpt
+from stagebus.shared.domain.requests import excerpt_of, parse_models
 from stagebus.shared.domain.runs import RunRecord, RunStatus, decode_run
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.redis_client import Redis
@@ -64,7 +64,7 @@ class RunFilter:
 
 
 def _texts(run: RunRecord) -> Iterator[str]:
-    yield prompt_excerpt(run.request.get("messages", []))
+    yield excerpt_of(run.request)
     yield from run.request.get("metadata", {}).values()
 
 

@@ -63,6 +63,23 @@ class StoredTurn(NamedTuple):
     has_log: bool
 
 
+class RunPlace(NamedTuple):
+    """The place of a run in its thread.
+
+    Attributes:
+        parent_run_id: empty at the root; a waiting run has one only if its request named it.
+        position: its place among the waiting runs, from 1 on; None if it does not wait.
+        steers: the run that its messages may join, or have joined; empty for none.
+    """
+
+    parent_run_id: str = ""
+    position: int | None = None
+    steers: str = ""
+
+
+NO_PLACE: Final = RunPlace()
+
+
 class ThreadTip(NamedTuple):
     """The end of a thread at one moment: the last event of its newest turn, and whether more is to come soon."""
 
@@ -155,6 +172,21 @@ async def read_waiting(connection: ReadConnection, thread_key: str, run_ids: Seq
     return [
         _waiting(run_id, at, field) for at, (run_id, field) in enumerate(zip(run_ids, fields, strict=True), start=1)
     ]
+
+
+async def read_place(redis: Redis, thread_key: str, run_id: str) -> RunPlace:
+    """Reads where a run stands in its thread; `thread_key` is empty for a run without one."""
+    if not thread_key:
+        return NO_PLACE
+    names = [f"p:{run_id}", f"w:{run_id}"]
+    (parent, how), line = await read_at_once(
+        redis,
+        [("HMGET", keys.thread_turns(thread_key), *names), ("LRANGE", keys.thread_line(thread_key), 0, -1)],
+    )
+    waiting_ids = [waiting.decode() for waiting in line]
+    position = waiting_ids.index(run_id) + 1 if run_id in waiting_ids else None
+    _, _, steers = (how or b"").decode().partition(":")
+    return RunPlace((parent or b"").decode(), position, steers)
 
 
 def _waiting(run_id: str, position: int, field: Any) -> WaitingInThread:

@@ -436,7 +436,7 @@ export interface Problem {
   code: string;
   /** the invalid fields of the request */
   errors?: FieldError[];
-  /** of `thread_busy`: the run that is in the way */
+  /** of `thread_busy`: the run that is in the way; of `merged`: the run that has the messages */
   run_id?: string | null;
   /** of `thread_busy`: the SHA-256 of that run's request, by which a client that repeats a request without an `Idempotency-Key` recognises its own run */
   request_digest?: string | null;
@@ -458,6 +458,12 @@ export interface RunAccepted {
   status: "queued" | "running" | "parked" | "succeeded" | "failed" | "cancelled";
   /** when the run was created */
   created_at: string;
+  /** the run's thread, if it is part of one */
+  thread_id?: string | null;
+  /** the run's place among those that wait for their turn in the thread; null if it has its turn */
+  position?: number | null;
+  /** with `on_active: steer`: the run that the messages join, or have joined */
+  steers?: string | null;
   links: RunLinks;
 }
 /** the run's URLs */
@@ -500,6 +506,12 @@ export interface RunView {
   status: "queued" | "running" | "parked" | "succeeded" | "failed" | "cancelled";
   /** when the run was created */
   created_at: string;
+  /** the run's thread, if it is part of one */
+  thread_id?: string | null;
+  /** the run's place among those that wait for their turn in the thread; null if it has its turn */
+  position?: number | null;
+  /** with `on_active: steer`: the run that the messages join, or have joined */
+  steers?: string | null;
   links: RunLinks2;
   /** the model's name, or `extraction=<name>,synthesis=<name>` */
   model: string;
@@ -535,6 +547,8 @@ export interface RunView {
   cancel_reason: string | null;
   /** set once the run has ended, if a model had begun to answer */
   result: RunResult | null;
+  /** the turn of the thread that the run follows; null at the root, and before its turn */
+  parent_run_id?: string | null;
 }
 /** the run's URLs */
 export interface RunLinks2 {
@@ -629,6 +643,12 @@ export interface RunView1 {
   status: "queued" | "running" | "parked" | "succeeded" | "failed" | "cancelled";
   /** when the run was created */
   created_at: string;
+  /** the run's thread, if it is part of one */
+  thread_id?: string | null;
+  /** the run's place among those that wait for their turn in the thread; null if it has its turn */
+  position?: number | null;
+  /** with `on_active: steer`: the run that the messages join, or have joined */
+  steers?: string | null;
   links: RunLinks2;
   /** the model's name, or `extraction=<name>,synthesis=<name>` */
   model: string;
@@ -664,6 +684,8 @@ export interface RunView1 {
   cancel_reason: string | null;
   /** set once the run has ended, if a model had begun to answer */
   result: RunResult | null;
+  /** the turn of the thread that the run follows; null at the root, and before its turn */
+  parent_run_id?: string | null;
 }
 /** A page of runs, newest first. */
 export interface RunList {
@@ -680,6 +702,12 @@ export interface RunSummary {
   status: "queued" | "running" | "parked" | "succeeded" | "failed" | "cancelled";
   /** when the run was created */
   created_at: string;
+  /** the run's thread, if it is part of one */
+  thread_id?: string | null;
+  /** the run's place among those that wait for their turn in the thread; null if it has its turn */
+  position?: number | null;
+  /** with `on_active: steer`: the run that the messages join, or have joined */
+  steers?: string | null;
   links: RunLinks3;
   /** the model's name, or `extraction=<name>,synthesis=<name>` */
   model: string;

@@ -10,13 +10,14 @@ from stagebus.gateway.api.urls import Urls
 from stagebus.gateway.auth.principal import Principal
 from stagebus.gateway.auth.tickets import SignedTicket
 from stagebus.shared.domain.events import InputRequired
-from stagebus.shared.domain.requests import PROMPT_EXCERPT_CHARS, prompt_excerpt
+from stagebus.shared.domain.requests import PROMPT_EXCERPT_CHARS, excerpt_of
 from stagebus.shared.domain.runs import RunRecord, RunStatus
 from stagebus.shared.domain.tenants import Scope
 from stagebus.shared.domain.usage import Usage
 from stagebus.shared.store.approvals import Ask
 from stagebus.shared.store.run_result import StoredResult
 from stagebus.shared.store.run_store import StoredStage
+from stagebus.shared.store.thread_news import NO_PLACE, RunPlace
 from stagebus.shared.store.tool_catalog import ASK_USER, ToolDescription
 
 
@@ -29,6 +30,10 @@ class Answer(BaseModel):
 Timestamp = Annotated[
     str, WithJsonSchema({"type": "string", "format": "date-time", "examples": ["2026-01-31T12:00:00.123Z"]})
 ]
+
+
+def _is_none(value: Any) -> bool:
+    return value is None
 
 
 class RunLinks(Answer):
@@ -50,13 +55,33 @@ class RunAccepted(Answer):
     id: str = Field(description="a ULID")
     status: RunStatus = Field(description="the run's state")
     created_at: Timestamp = Field(description="when the run was created")
+    thread_id: str | None = Field(
+        default=None, exclude_if=_is_none, description="the run's thread, if it is part of one"
+    )
+    position: int | None = Field(
+        default=None,
+        exclude_if=_is_none,
+        description="the run's place among those that wait for their turn in the thread; null if it has its turn",
+    )
+    steers: str | None = Field(
+        default=None,
+        exclude_if=_is_none,
+        description="with `on_active: steer`: the run that the messages join, or have joined",
+    )
     links: RunLinks = Field(description="the run's URLs")
 
     @classmethod
-    def of(cls, run: RunRecord, urls: Urls) -> "RunAccepted":
-        """Returns the short form of a run."""
-        links = RunLinks.of(run.run_id, urls)
-        return cls(id=run.run_id, status=run.status, created_at=timestamp(run.created_at), links=links)
+    def of(cls, run: RunRecord, urls: Urls, place: RunPlace = NO_PLACE) -> "RunAccepted":
+        """Returns the short form of a run. Args: `place`: where it waits in its thread."""
+        return cls(
+            id=run.run_id,
+            status=run.status,
+            created_at=timestamp(run.created_at),
+            thread_id=run.thread_id or None,
+            position=place.position,
+            steers=run.merged_into or place.steers or None,
+            links=RunLinks.of(run.run_id, urls),
+        )
 
 
 class RunError(Answer):
@@ -83,9 +108,9 @@ class RunSummary(RunAccepted):
     metadata: dict[str, str] = Field(description="the client's own key-value pairs")
 
     @classmethod
-    def of(cls, run: RunRecord, urls: Urls) -> "RunSummary":
+    def of(cls, run: RunRecord, urls: Urls, place: RunPlace = NO_PLACE) -> "RunSummary":
         """Returns the summary of a run."""
-        return cls(**_summary(run, urls))
+        return cls(**_summary(run, urls, place))
 
 
 class StageView(Answer):
@@ -142,6 +167,11 @@ class RunView(RunSummary):
     pending_approvals: list[PendingApproval] = Field(description="calls and questions that wait for a person")
     cancel_reason: str | None = Field(description="why the run was to be cancelled, if a reason was given")
     result: RunResult | None = Field(description="set once the run has ended, if a model had begun to answer")
+    parent_run_id: str | None = Field(
+        default=None,
+        exclude_if=_is_none,
+        description="the turn of the thread that the run follows; null at the root, and before its turn",
+    )
 
     @classmethod
     def of_stages(
@@ -151,10 +181,12 @@ class RunView(RunSummary):
         stages: list[StoredStage],
         result: StoredResult | None = None,
         pending: Sequence[Ask] = (),
+        place: RunPlace = NO_PLACE,
     ) -> "RunView":
-        """Returns the view of a run."""
+        """Returns the view of a run. Args: `place`: where it stands in its thread."""
         return cls(
-            **_summary(run, urls),
+            **_summary(run, urls, place),
+            parent_run_id=place.parent_run_id or None,
             attempt=run.attempt,
             tries=run.tries,
             cancel_requested=run.cancel,
@@ -256,7 +288,9 @@ class Problem(Answer):
     code: str = Field(description="a stable code for programs")
     errors: list[FieldError] = Field(default=[], description="the invalid fields of the request")
     run_id: str | None = Field(
-        default=None, exclude_if=lambda run_id: not run_id, description="of `thread_busy`: the run that is in the way"
+        default=None,
+        exclude_if=lambda run_id: not run_id,
+        description="of `thread_busy`: the run that is in the way; of `merged`: the run that has the messages",
     )
     request_digest: str | None = Field(
         default=None,
@@ -282,7 +316,7 @@ def timestamp(unix_ms: int) -> str:
     return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _summary(run: RunRecord, urls: Urls) -> dict[str, Any]:
+def _summary(run: RunRecord, urls: Urls, place: RunPlace = NO_PLACE) -> dict[str, Any]:
     return {
         "id": run.run_id,
         "status": run.status,
@@ -290,11 +324,14 @@ def _summary(run: RunRecord, urls: Urls) -> dict[str, Any]:
         "created_at": timestamp(run.created_at),
         "started_at": timestamp(run.started_at) if run.started_at else None,
         "finished_at": timestamp(run.finished_at) if run.finished_at else None,
-        "prompt": prompt_excerpt(run.request.get("messages", [])),
+        "prompt": excerpt_of(run.request),
         "usage": run.usage,
         "finish_reason": run.finish_reason,
         "error": run.error,
         "metadata": run.request.get("metadata", {}),
+        "thread_id": run.thread_id or None,
+        "position": place.position,
+        "steers": run.merged_into or place.steers or None,
         "links": RunLinks.of(run.run_id, urls),
     }
 
