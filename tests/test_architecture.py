@@ -39,7 +39,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("stagebus.shared.config",),
     ("stagebus.shared.domain",),
     ("stagebus.shared.position_errors", "stagebus.shared.thread_errors"),
-    ("stagebus.shared.access_errors",),
+    ("stagebus.shared.access_errors", "stagebus.shared.call_errors"),
     ("stagebus.shared.model_text", "stagebus.shared.observability"),
     ("stagebus.shared.errors",),
     ("stagebus.shared.json_schema", "stagebus.shared.runtime"),

@@ -18,10 +18,10 @@ from starlette.responses import Response
 
 from stagebus.gateway.auth.csrf import has_host_of
 from stagebus.gateway.auth.principal import Principal
-from stagebus.gateway.auth.signing import Signer, expiry
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.tenants import Scope
 from stagebus.shared.runtime.net import is_loopback, normal_host
+from stagebus.shared.runtime.signing import Signer, expiry
 
 ID_BYTES: Final = 8
 COOKIE: Final = "stagebus"

@@ -15,9 +15,9 @@ from urllib.parse import unquote_plus
 from starlette.types import Scope as AsgiScope
 
 from stagebus.gateway.auth.principal import Principal
-from stagebus.gateway.auth.signing import Signer, expiry
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.tenants import Scope
+from stagebus.shared.runtime.signing import Signer, expiry
 
 PARAMETER: Final = "ticket"
 # The name in the request's state under which `take_from_query` puts the ticket.

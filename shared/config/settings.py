@@ -12,6 +12,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from stagebus.shared.config.redis_url import RedisUrl
+from stagebus.shared.domain.call_results import EXPIRES_IN_MAX_S
 from stagebus.shared.domain.limits import TenantLimits
 from stagebus.shared.domain.model_items import Api
 from stagebus.shared.observability.redaction import printable, remember
@@ -126,6 +127,13 @@ class Settings(BaseSettings):
     approval_wait_s: float = Field(
         86400.0, gt=0, description="a call that waits for a person is denied after this time"
     )
+    call_wait_s: float = Field(
+        86400.0,
+        gt=0,
+        le=EXPIRES_IN_MAX_S,
+        description="a call that waits for the result of a client or of another system, and sets no time itself, gets an "
+        "error after this time",
+    )
     live_ttl_s: float = Field(
         172800.0,
         gt=0,
@@ -232,9 +240,16 @@ class Settings(BaseSettings):
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="origins whose pages may call the API, separated by commas, such as https://app.example"
     )
+    public_url: str = Field(
+        "",
+        pattern=r"^(https?://[^/\s?#@]+(/[^\s?#]*)?)?$",
+        description="the gateway's address as other systems reach it, such as https://bus.example; deferred tools get the "
+        "URLs for their results from it",
+    )
     secret: SecretStr | None = Field(
         None,
-        description="key that signs tickets and sessions; at least 32 characters, the same for all gateways. Of several, "
+        description="key that signs tickets, sessions and call tokens; at least 32 characters, the same for all gateways, "
+        "and for workers whose tools defer their results. Of several, "
         "separated by commas, the first signs and all are accepted",
     )
 
@@ -275,6 +290,11 @@ class Settings(BaseSettings):
     def lists_ttl_s(self) -> float:
         """Returns the TTL of a tenant's lists and counts, from its last creation on."""
         return self.live_ttl_s + self.retention_s
+
+    @property
+    def call_wait_max_s(self) -> float:
+        """Returns the longest time that a call may wait for its result."""
+        return min(EXPIRES_IN_MAX_S, self.live_ttl_s)
 
     @property
     def has_webhooks(self) -> bool:
@@ -345,6 +365,7 @@ class Settings(BaseSettings):
         for variable, wait_s in (
             ("STAGEBUS_QUEUE_WAIT_MAX_S", self.queue_wait_max_s),
             ("STAGEBUS_APPROVAL_WAIT_S", self.approval_wait_s),
+            ("STAGEBUS_CALL_WAIT_S", self.call_wait_s),
         ):
             if self.live_ttl_s < wait_s + self.run_timeout_max_s:
                 raise ValueError(

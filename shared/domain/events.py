@@ -222,6 +222,31 @@ class ToolCall(TimedEvent):
     arguments: str = Field(description="JSON text, as the model wrote it or as an approval changed it")
 
 
+class CallDeferred(TimedEvent):
+    """A call waits for a result from outside, which `POST /runs/{run_id}/calls/{call_id}/result` gives.
+
+    Comes after `tool_call`. Once the run has nothing else to do, it is parked as for an approval. At `expires_at` the call
+    gets an error as its result.
+    """
+
+    event: ClassVar[str] = "call_deferred"
+    call_id: str
+    name: str = Field(description="name of the tool")
+    arguments: str = Field(description="JSON text, as the model wrote it or as an approval changed it")
+    kind: Literal["client", "deferred"] = Field(
+        description="`client`: a client runs the call; `deferred`: the tool has started something that gives the result"
+    )
+    expires_at: int = Field(description="Unix ms by the clock of Redis")
+    ref: str = Field(
+        description="id of the event that completed the model's answer with this call. Send it with a claim or a result: "
+        "after a loss of data another call may have the same id"
+    )
+    once: bool = Field(default=False, description="only one client may ever run the call")
+    token_id: str | None = Field(
+        default=None, description="revokes the tool's call token: `DELETE /runs/{run_id}/ticket/{token_id}`"
+    )
+
+
 class ToolProgress(Event):
     """The progress of a running call, reported by the tool. Comes between the call and its result; the newest one counts."""
 
@@ -354,7 +379,8 @@ class StreamStatus(BaseModel):
 
 EVENTS: Final[tuple[type[Event], ...]] = (
     RunQueued, RunStarted, HistoryComposed, MessageAdded, RetryScheduled, StageStarted, StageRestarted,
-    ToolCompletionChunk, ApprovalRequired, InputRequired, ApprovalDecided, ToolCall, ToolProgress, ToolResult, ToolSummary, StageCompleted, Done, Cancel, Error,
+    ToolCompletionChunk, ApprovalRequired, InputRequired, ApprovalDecided, ToolCall, CallDeferred, ToolProgress, ToolResult,
+    ToolSummary, StageCompleted, Done, Cancel, Error,
 )  # fmt: skip
 EVENT_BY_NAME: Final = {event.event: event for event in EVENTS}
 # Frames of a stream that are not events of the log and have no id.

@@ -34,6 +34,25 @@ STAGE_PARAMETERS: Final = (
 )
 
 
+class ClientTool(BaseModel):
+    """A tool that the request defines and whose calls a client runs.
+
+    Attributes:
+        strict: the provider enforces the schema, if it can.
+        once: only one client may ever run a call.
+        expires_in: seconds after which a call without a result gets an error; None for the default.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str
+    description: str = ""
+    parameters: dict[str, Any] = {}
+    strict: bool = False
+    once: bool = False
+    expires_in: float | None = None
+
+
 class RunRequest(BaseModel):
     """The request of a run, with all defaults filled in."""
 
@@ -44,6 +63,11 @@ class RunRequest(BaseModel):
         default=[], description="chat completion messages; empty for a run of a thread, which holds them itself"
     )
     tools: list[str] | None = Field(default=None, description="names of tools; None for all tools of the worker")
+    client_tools: list[ClientTool] = Field(
+        default=[],
+        exclude_if=lambda tools: not tools,
+        description="the tools of `tools` that the request defines; a worker of an older version misses them and says so",
+    )
     tool_choice: str | dict[str, Any] = "auto"
     parallel_tool_calls: bool | None = None
     synthesis: bool = True
@@ -78,6 +102,12 @@ class RunRequest(BaseModel):
     def without_messages(self) -> "RunRequest":
         """Returns the request of a run whose thread has its messages, with their excerpt."""
         return self.model_copy(update={"messages": [], "prompt": prompt_excerpt(self.messages)})
+
+    @property
+    def registry_tools(self) -> list[str]:
+        """Returns the named tools that a worker must have."""
+        own = {tool.name for tool in self.client_tools}
+        return [name for name in self.tools or [] if name not in own]
 
     @property
     def models(self) -> tuple[str, str]:

@@ -6,8 +6,10 @@
     sb:run:{<run_id>}:stage:<stage>   stream  the stage's events                 TTL: as the record
     sb:run:{<run_id>}:items           hash    a model stage's items, JSON, by stage; only the worker reads them
                                                                                  TTL: as the record
+    sb:run:{<run_id>}:results         hash    results of calls that wait, JSON, and who runs them; see
+                                              shared/domain/call_results.py      TTL: as the record
     sb:run:{<run_id>}:live            channel each append, as SSE bytes
-    sb:run:{<run_id>}:control         channel cancels and decisions, for the worker
+    sb:run:{<run_id>}:control         channel cancels, decisions and results, for the worker
     sb:runs:<tenant>                  zset    run ids by creation time, ms       trimmed at each creation; TTL: LIFE
     sb:runs:<tenant>/<user hash>      zset    those of one user                  the same
     sb:active                         zset    runs that have not ended           emptied as they end
@@ -136,6 +138,11 @@ def model_items(run_id: str) -> str:
     return f"{RUN_PREFIX}{{{run_id}}}:items"
 
 
+def results(run_id: str) -> str:
+    """Returns the hash of the results that came from outside for a run's calls, and of the leases on those calls."""
+    return f"{RUN_PREFIX}{{{run_id}}}:results"
+
+
 def all_of_run(run_id: str, idempotency: str = "") -> list[str]:
     """Returns every key that a run may have, including the streams of stages that it has not begun.
 
@@ -147,6 +154,7 @@ def all_of_run(run_id: str, idempotency: str = "") -> list[str]:
         run(run_id),
         stages(run_id),
         model_items(run_id),
+        results(run_id),
         job(run_id),
         *streams,
         *([idempotency] if idempotency else []),
@@ -178,7 +186,7 @@ def live(run_id: str) -> str:
 
 
 def control(run_id: str) -> str:
-    """Returns the channel that carries cancels and decisions to the run's worker."""
+    """Returns the channel that carries cancels, decisions and results to the run's worker."""
     return f"{RUN_PREFIX}{{{run_id}}}:control"
 
 

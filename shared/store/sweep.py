@@ -195,9 +195,10 @@ def _due_since(settings: Settings, summary: ActiveRun) -> float:
     if summary.score is not None and keys.TIME_SCORE_MIN <= summary.score < keys.THROTTLED_SCORE:
         return summary.score
     # A started run that is throttled, or was and has a virtual time, or is missing in the queue. After its last claim it
-    # worked and waited for a person at most as long as both may take. An attempt is the ms from creation to claim.
+    # worked and waited for somebody outside at most as long as both may take. An attempt is the ms from creation to claim.
     claimed_at = int(summary.field("created_at")) + int(summary.field("attempt"))
-    return claimed_at + (settings.run_timeout_max_s + settings.approval_wait_s) * 1000
+    wait_max_s = max(settings.approval_wait_s, settings.call_wait_max_s)
+    return claimed_at + (settings.run_timeout_max_s + wait_max_s) * 1000
 
 
 def _queue_timeout(settings: Settings) -> Error:

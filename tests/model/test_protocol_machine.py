@@ -1,6 +1,7 @@
 """State machine of the queue's and the log's scripts: Hypothesis runs many interleavings against a real Redis.
 
-Two workers and the gateway acquire, claim, append, renew, release, park, decide, finish, cancel and sweep one run.
+Two workers and the gateway acquire, claim, append, renew, release, park, decide, deliver results, lease calls, finish,
+cancel and sweep one run.
 Replies are lost, leases and approvals expire, Redis loses its tail. Each rule predicts what its script answers and
 changes; Redis must then have exactly that state. At the end of each interleaving the run is deleted.
 
@@ -18,7 +19,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from redis import Redis
 
-from stagebus.shared.domain import decisions, ids
+from stagebus.shared.call_errors import CallClaimed, CallHasResult
+from stagebus.shared.domain import call_results, decisions, ids
+from stagebus.shared.domain.call_results import CallResult
 from stagebus.shared.domain.cursor import START, EventId, parse_id
 from stagebus.shared.domain.decisions import Decision
 from stagebus.shared.domain.runs import RUN_STAGE, RunStatus
@@ -28,6 +31,7 @@ from stagebus.shared.storage import keys, queue_scripts, run_scripts
 from stagebus.shared.storage.queue_scripts import Renewal
 from stagebus.shared.storage.run_scripts import AppendResult, LogEntry, TerminalState
 from stagebus.shared.store import parking, run_deletion
+from stagebus.shared.store.parking import Seen
 
 LIFE_S, LEASE_S = 600, 60
 GATEWAY, SWEEP = "gateway", "sweep"
@@ -39,6 +43,7 @@ RUN_KEYS = [keys.run(RUN), keys.stages(RUN), *STREAMS.values()]
 SHARED_KEYS = [keys.QUEUE, keys.WAKEUP, keys.ACTIVE, keys.RUNNING, keys.THROTTLED, keys.VIRTUAL_TIME]
 ALL_KEYS = [
     *RUN_KEYS,
+    keys.results(RUN),
     keys.lease(RUN),
     keys.job(RUN),
     *SHARED_KEYS,
@@ -46,6 +51,8 @@ ALL_KEYS = [
     keys.active_of_tenant("t"),
 ]
 RUNNING_MAX = 1
+NOTHING = Seen()
+REF = "5-2"
 GONE_TTL = -2  # the reply of PTTL for a key that does not exist
 LATER_MS = 4 * 10**12  # when approvals expire
 MINE, OTHER = f"t {RUN}", "t another run of the tenant"
@@ -67,7 +74,10 @@ class Stored(NamedTuple):
     is_throttled: bool = False
     is_other_running: bool = False  # another run uses the tenant's limit of one
     decisions: tuple[tuple[str, str], ...] = ()
-    is_woken: bool = False  # parked, with a decision that the parking worker had not seen
+    results: tuple[tuple[str, str], ...] = ()
+    leases: tuple[tuple[str, str, bool], ...] = ()  # call, holder, once
+    last_change: int = -1  # the last decision or result, or lease that a worker has to know; each has its own number
+    is_woken: bool = False  # parked, with a change that the parking worker had not seen
 
     @property
     def last_id(self) -> EventId:
@@ -91,7 +101,8 @@ class Worker:
     base: EventId = START  # the id before the kept events
     kept: list[LogEntry] = field(default_factory=list)
     sent: int = 0  # how many of them it knows to be in the log
-    seen: bytes = b""  # the decisions that it read last
+    seen: Seen = NOTHING  # what it read last
+    seen_change: int = -1  # the last change then
     is_leaving: bool = False  # it sent a park whose reply was lost
 
     def drop(self) -> None:
@@ -126,6 +137,20 @@ RARELY = st.sampled_from([False] * 7 + [True])
 DECISIONS = [Decision(decision="approve"), Decision(decision="deny"), decisions.EXPIRED]
 
 
+def _read_outside(fields: dict[bytes, bytes]) -> dict[str, Any]:
+    """Returns the results and the leases of the hash."""
+    results, leases = [], []
+    for field_name, text in fields.items():
+        kind, ref, call_id = field_name.decode().split(" ")
+        assert ref == REF
+        if kind == "result":
+            results.append((call_id, call_results.decode(text).content))
+        else:
+            lease = call_results.decode_lease(text)
+            leases.append((call_id, lease.holder, lease.is_once))
+    return {"results": tuple(sorted(results)), "leases": tuple(sorted(leases))}
+
+
 class LogProtocol(RuleBasedStateMachine):
     client: ClassVar[Redis]
 
@@ -147,7 +172,7 @@ class LogProtocol(RuleBasedStateMachine):
             script(Direct(self.client), *args, **kwargs).send(None)
         except StopIteration as done:
             return done.value
-        except (Fenced, RunEnded) as exc:  # returned as the answer
+        except (Fenced, RunEnded, CallClaimed, CallHasResult) as exc:  # returned as the answer
             return type(exc)
         raise AssertionError("it waited")
 
@@ -250,9 +275,8 @@ class LogProtocol(RuleBasedStateMachine):
         worker = self.workers[name] if self.workers[name].is_leaving else self._claimed(name)
         if worker is None:
             return
-        stands = self._decisions()
         if is_looking and not worker.is_leaving:
-            worker.seen = stands
+            self._look(worker)
         self._keep_copy()
         stored = self.stored
         is_mine = stored.holder in (None, worker.token) and worker.attempt == stored.attempt and not stored.is_ended
@@ -263,16 +287,25 @@ class LogProtocol(RuleBasedStateMachine):
             "seen": worker.seen,
         }
         assert self.call(parking.park, RUN, **args) == is_mine
-        if is_mine:
-            is_woken = stored.is_cancelled or stands != worker.seen
+        if is_mine and stored.status is not RunStatus.PARKED:  # a repeated park changes nothing
+            is_woken = stored.is_cancelled or stored.last_change != worker.seen_change
             is_due = is_woken and stored.is_queued
             self.change(holder=None, status=RunStatus.PARKED, worker="", is_due=is_due, is_woken=is_woken)
         worker.is_leaving = True
         if not is_reply_lost:
             worker.drop()
 
-    def _decisions(self) -> bytes:
-        return self.client.hget(keys.run(RUN), "decisions") or b""
+    def _look(self, worker: Worker) -> None:
+        """Reads as a worker does before it parks."""
+        news, stored = self.client.hmget(keys.run(RUN), ["news", "decisions"])
+        worker.seen, worker.seen_change = Seen(int(news or 0), len(stored or b"")), self.stored.last_change
+
+    def _announced(self) -> None:
+        """Notes a change that the run's worker has to know; without a worker, it makes the run due."""
+        stored = self.stored
+        self.change(last_change=next(self.numbers))
+        if not stored.worker:
+            self.change(is_due=stored.is_queued, is_woken=stored.status is RunStatus.PARKED)
 
     @rule(call_id=st.sampled_from(["c1", "c2"]), decision=st.sampled_from(DECISIONS))
     def decide(self, call_id: str, decision: Decision) -> None:
@@ -286,8 +319,42 @@ class LogProtocol(RuleBasedStateMachine):
             return
         assert answer == text
         self.change(decisions=tuple(sorted([*stored.decisions, (call_id, text)])))
-        if not stored.worker:
-            self.change(is_due=stored.is_queued, is_woken=stored.status is RunStatus.PARKED)
+        self._announced()
+
+    @rule(call_id=st.sampled_from(["c1", "c2"]), content=st.sampled_from(["a", "b"]))
+    def deliver(self, call_id: str, content: str) -> None:
+        """Gives a result as a client, a tool or the clock. The first result counts, and no wake-up is missed."""
+        result, stored = CallResult(content=content), self.stored
+        first = dict(stored.results).get(call_id)
+        self._keep_copy()
+        answer = self.call(parking.deliver, RUN, REF, call_id, result)
+        if first is not None or stored.is_ended:
+            assert answer == (CallResult(content=first) if first else RunEnded)
+            return
+        assert answer == result
+        self.change(results=tuple(sorted([*stored.results, (call_id, content)])))
+        self._announced()
+
+    @rule(call_id=st.sampled_from(["c1", "c2"]), holder=st.sampled_from(["a tab", "b"]))
+    def lease_call(self, call_id: str, holder: str) -> None:
+        """Lets a client run a call. Nobody else gets it meanwhile; c2 runs once."""
+        stored, is_once = self.stored, call_id == "c2"
+        self._keep_copy()
+        answer = self.call(parking.lease_call, RUN, REF, call_id, holder=holder, is_once=is_once)
+        holders = {call: held_by for call, held_by, _ in stored.leases}
+        if call_id in dict(stored.results):
+            assert answer is CallHasResult
+        elif stored.is_ended:
+            assert answer is RunEnded
+        elif holders.get(call_id, holder) != holder:
+            assert answer is CallClaimed
+        else:
+            kept = [lease for lease in stored.leases if lease[0] != call_id]
+            self.change(leases=tuple(sorted([*kept, (call_id, holder, is_once)])))
+            if is_once and stored.worker:
+                self._announced()
+            if is_once and stored.status is RunStatus.PARKED and stored.is_queued and not stored.is_due:
+                assert self.client.zscore(keys.QUEUE, RUN) <= answer, "the run is due when the lease lapses"
 
     @rule(name=WORKERS)
     def finish(self, name: str) -> None:
@@ -332,7 +399,8 @@ class LogProtocol(RuleBasedStateMachine):
         self.change(attempt=claim.attempt, tries=tries, worker=who, status=RunStatus.RUNNING, is_woken=False)
         self.attempt_max = worker.attempt = claim.attempt
         worker.base, worker.kept, worker.sent = claim.last_id, [], 0
-        worker.seen, worker.is_leaving = self._decisions(), False
+        worker.is_leaving = False
+        self._look(worker)
 
     def _claimed(self, name: str) -> Worker | None:
         worker = self.workers[name]
@@ -423,11 +491,12 @@ class LogProtocol(RuleBasedStateMachine):
         with self.client.pipeline(transaction=False) as pipe:
             pipe.hgetall(keys.run(RUN)).lrange(keys.stages(RUN), 0, -1).get(keys.lease(RUN))
             pipe.zrange(keys.RUNNING, 0, -1).zcard(keys.THROTTLED).zscore(keys.QUEUE, RUN)
+            pipe.hgetall(keys.results(RUN))
             for key in STREAMS.values():
                 pipe.xrange(key)
             for key in [*RUN_KEYS, keys.job(RUN), keys.lease(RUN)]:
                 pipe.pttl(key)
-            record, stage_ids, holder, running, held_back, score, *rest = pipe.execute()
+            record, stage_ids, holder, running, held_back, score, outside, *rest = pipe.execute()
         streams, (record_ttl_ms, *log_ttls_ms, job_ttl_ms, lease_ttl_ms) = rest[: len(STREAMS)], rest[len(STREAMS) :]
         log = [
             (parse_id(id_.decode()), LogEntry(stage_id, fields[b"event"].decode(), fields[b"data"]))
@@ -441,6 +510,7 @@ class LogProtocol(RuleBasedStateMachine):
             is_cancelled=b"cancel" in record, holder=holder and holder.decode(),
             is_running=MINE.encode() in running, is_throttled=bool(held_back), is_other_running=OTHER.encode() in running,
             decisions=tuple(sorted(orjson.loads(record.get(b"decisions", b"{}")).items())), is_woken=self.stored.is_woken,
+            **_read_outside(outside), last_change=self.stored.last_change,
         )  # fmt: skip
         assert held == self.stored
         assert parse_id(record[b"last_id"].decode()) == held.last_id
@@ -487,7 +557,9 @@ class LogProtocol(RuleBasedStateMachine):
             assert self.call(parking.decide, RUN, "c1", "{}") is RunEnded
             lease = {"token": token, "attempt": attempt}
             assert self.call(queue_scripts.renew, RUN, lease_s=LEASE_S, **lease) is None
-            assert not self.call(parking.park, RUN, due_ms=LATER_MS, seen=b"", **lease)
+            assert not self.call(parking.park, RUN, due_ms=LATER_MS, seen=NOTHING, **lease)
+            assert self.call(parking.deliver, RUN, REF, "c1", CallResult(content="late")) is RunEnded
+            assert self.call(parking.lease_call, RUN, REF, "c1", holder="b", is_once=True) is RunEnded
             assert not self.call(queue_scripts.acquire, RUN, token, LEASE_S, RUNNING_MAX)
             assert not self.call(queue_scripts.finish, RUN, token)
             assert not self.call(queue_scripts.requeue, RUN, b"job")

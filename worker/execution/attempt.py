@@ -82,7 +82,7 @@ class Attempt:
         self.cut_usage: Usage | None = None  # of the last request to a model, if it was stopped or failed
         self.lease = HeldLease(run_id, token, claim.attempt, self)
         self.draining = asyncio.Event()
-        self.decided = asyncio.Event()  # a person may have decided on a call
+        self.decided = asyncio.Event()  # a decision or a result may have been stored
         self._interrupt: Interrupt | None = None
         self._failure: StagebusError | None = None
         self._stopped = asyncio.Event()
@@ -96,7 +96,7 @@ class Attempt:
         Raises:
             Fenced, RunEnded, TailLost: nothing more may be written. Outweighs every other outcome.
             StagebusError: the work's own failure.
-            Parked: the run waits for a person.
+            Parked: the run waits for somebody outside.
         """
         task = asyncio.create_task(work)
         stopped = asyncio.create_task(self._stopped.wait())

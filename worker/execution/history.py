@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from stagebus.shared.domain import model_items
@@ -10,6 +10,7 @@ from stagebus.shared.domain.cursor import EventId
 from stagebus.shared.domain.events import (
     ApprovalDecided,
     ApprovalRequired,
+    CallDeferred,
     InputRequired,
     StageCompleted,
     ToolCall,
@@ -23,15 +24,16 @@ from stagebus.shared.storage.redis_client import Redis
 from stagebus.worker.stages import approval_gate
 from stagebus.worker.stages.call_plan import Checkpoints, LoggedApprovals
 
-C = TypeVar("C", ToolCall, ToolResult, ApprovalRequired, InputRequired, ApprovalDecided)
+C = TypeVar("C", ToolCall, CallDeferred, ToolResult, ApprovalRequired, InputRequired, ApprovalDecided)
 
 
 @dataclass(frozen=True)
 class History:
-    """The completed stages with their last event, and the incomplete ones with the id of their first event."""
+    """The completed stages with their last event and its id, and the incomplete ones with the id of their first event."""
 
     completed: Mapping[str, StageCompleted]
     begun: Mapping[str, EventId]
+    completed_ids: Mapping[str, EventId] = field(default_factory=dict)
 
 
 async def read_history(redis: Redis, run_id: str, stage_ids: list[str]) -> History:
@@ -45,6 +47,7 @@ async def read_history(redis: Redis, run_id: str, stage_ids: list[str]) -> Histo
     """
     completed: dict[str, StageCompleted] = {}
     begun: dict[str, EventId] = {}
+    completed_ids: dict[str, EventId] = {}
     to_read = [stage_id for stage_id in stage_ids if stage_id != RUN_STAGE]
     ends = await log_reader.read_stage_ends(redis, run_id, to_read)
     if len(ends) < len(to_read) or not stage_ids:
@@ -52,11 +55,12 @@ async def read_history(redis: Redis, run_id: str, stage_ids: list[str]) -> Histo
     for first, last in ends:
         if last.event == StageCompleted.event.encode():
             completed[last.stage_id] = StageCompleted.model_validate_json(last.data)
+            completed_ids[last.stage_id] = last.event_id
         else:
             begun[first.stage_id] = first.event_id
     if completed:
         completed |= await _with_items(redis, run_id, completed)
-    return History(completed, begun)
+    return History(completed, begun, completed_ids)
 
 
 async def _with_items(redis: Redis, run_id: str, completed: Mapping[str, StageCompleted]) -> dict[str, StageCompleted]:
@@ -75,7 +79,7 @@ async def read_checkpoints(redis: Redis, run_id: str, stage_id: str) -> Checkpoi
 
 
 def checkpoints_of(events: list[StoredEvent]) -> Checkpoints:
-    """Collects the started calls, the results and the approvals from a tools stage's events."""
+    """Collects the started and waiting calls, the results and the approvals from a tools stage's events."""
     started, results = _by_call(events, ToolCall), _by_call(events, ToolResult)
     asked = _by_call(events, ApprovalRequired) | _by_call(events, InputRequired)
     decided = _by_call(events, ApprovalDecided)
@@ -86,6 +90,7 @@ def checkpoints_of(events: list[StoredEvent]) -> Checkpoints:
             {call_id: event.expires_at for call_id, event in asked.items()},
             {call_id: approval_gate.decode(event) for call_id, event in decided.items()},
         ),
+        {call_id: event.expires_at for call_id, event in _by_call(events, CallDeferred).items()},
     )
 
 

@@ -209,7 +209,9 @@ class LeasedWorker(Worker):
                 await retry(admit)
             case Outcome(Disposition.RELEASE | Disposition.PARK) as outcome:
                 is_parked = outcome.disposition is Disposition.PARK
-                logger.info("run %s: %s", run_id, "waits for a person" if is_parked else "given back to the queue")
+                logger.info(
+                    "run %s: %s", run_id, "waits for somebody outside" if is_parked else "given back to the queue"
+                )
                 await retry(self._give_back_step(run_id, job.token, outcome))
                 await retry(admit)
             case _:

@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import NamedTuple
 
-from stagebus.worker.stages.approval_gate import Parked
+from stagebus.worker.stages.answer_source import Parked
 
 
 class Disposition(StrEnum):
@@ -11,7 +11,7 @@ class Disposition(StrEnum):
 
     FINISH = "finish"  # the run has ended: remove the job
     RELEASE = "release"  # give the run back, due immediately
-    PARK = "park"  # give the run back until a decision arrives or a call expires
+    PARK = "park"  # give the run back until a decision or a result arrives or a call expires
     ABANDON = "abandon"  # another attempt owns the run: touch nothing
     RETURNED = "returned"  # the run waits for its turn in its thread; the claim has given it back
     REPLACE = "replace"  # the job is unreadable, not the run: queue a new job

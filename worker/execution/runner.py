@@ -47,7 +47,7 @@ from stagebus.worker.execution.pipeline import total_usage
 from stagebus.worker.execution.token_budget import TokenBudget
 from stagebus.worker.execution.toolchain import Toolchain
 from stagebus.worker.model.model_client import ModelClient
-from stagebus.worker.stages.approval_gate import Parked
+from stagebus.worker.stages.answer_source import Parked
 from stagebus.worker.tools.registry import ToolRegistry
 from stagebus.worker.worker_metrics import WorkerMetrics
 

@@ -24,8 +24,9 @@ from stagebus.shared.domain.stage_results import CUT_REASONS
 from stagebus.shared.errors import UnknownModel, UnknownTools
 from stagebus.shared.observability.spans import span
 from stagebus.shared.storage.redis_client import Redis
+from stagebus.worker.execution.answer_reader import AnswerReader
 from stagebus.worker.execution.attempt import Attempt, WorkerDraining
-from stagebus.worker.execution.decision_reader import DecisionReader
+from stagebus.worker.execution.call_terms import call_terms
 from stagebus.worker.execution.history import History, read_checkpoints
 from stagebus.worker.execution.model_stage_runner import ModelStageRunner
 from stagebus.worker.execution.pipeline import (
@@ -41,12 +42,12 @@ from stagebus.worker.execution.pipeline import (
 from stagebus.worker.execution.stage_publisher import publish_stage
 from stagebus.worker.model.model_client import ModelClient, ModelRequest
 from stagebus.worker.model.token_meter import TokenMeter
-from stagebus.worker.stages.approval_gate import ApprovalGate
 from stagebus.worker.stages.call_plan import Checkpoints
 from stagebus.worker.stages.call_runner import RunIdentity
 from stagebus.worker.stages.model_stage import REFUSAL, AnswerRules, InvalidAnswer, model_stage
 from stagebus.worker.stages.structured_answer import AnswerFormat
 from stagebus.worker.stages.tools_stage import RoundLimits, tools_stage
+from stagebus.worker.tools.client_tools import build_client_tools
 from stagebus.worker.tools.registry import ToolRegistry
 from stagebus.worker.worker_metrics import WorkerMetrics
 
@@ -77,9 +78,11 @@ class Toolchain:
         self._settings = settings
         self._model = model
         self._registry = tools
-        self._tools = tools.snapshot()
+        self._client_tools = build_client_tools(self._request.client_tools, settings.tool_result_max_bytes)
+        self._tools = tools.snapshot(self._client_tools)
         self._offered = tuple(tools.default_names() if self._request.tools is None else self._request.tools)
         self.completed = dict(history.completed)
+        self._completed_ids = dict(history.completed_ids)
         self.stage_id: str | None = None  # the stage at work
 
     def stages(self) -> dict[str, StageCompleted | None]:
@@ -93,7 +96,7 @@ class Toolchain:
         Raises:
             RunFailed: the run cannot continue, or it used more tokens than it may.
             WorkerDraining: the worker shuts down and the run is at a safe point.
-            Parked: the run waits for a person.
+            Parked: the run waits for somebody outside.
             Fenced, RunEnded, TailLost: nothing more may be written.
         """
         self._put(RunStarted(attempt=self._attempt.number, worker=worker))
@@ -107,14 +110,15 @@ class Toolchain:
                 completed = await run_stage(stage)
             self._metrics.stage_ended(stage.kind, (completed.duration_ms or 0) / 1000)
             self.completed[stage.stage_id] = completed
+            self._completed_ids[stage.stage_id] = self._attempt.producer.last_id
             await self._attempt.budget.check()
         self.stage_id = None
 
     async def _resolve_tools(self) -> None:
         """Checks that every tool of the request exists; waits for tool sources that could not be reached yet."""
         if set(self._offered) - set(self._tools.names()):
-            await self._attempt.unless_draining(self._registry.wait_for(self._offered))
-            self._tools = self._registry.snapshot()
+            await self._attempt.unless_draining(self._registry.wait_for(self._request.registry_tools))
+            self._tools = self._registry.snapshot(self._client_tools)
         if unknown := set(self._offered) - set(self._tools.names()):
             raise UnknownTools(sorted(unknown))
 
@@ -193,17 +197,20 @@ class Toolchain:
             self._restart(stage, self._attempt.producer.next_sequence)
         else:
             self._put(StageStarted(stage_id=stage.stage_id, attempt=self._attempt.number))
-        decisions = DecisionReader(self._redis, self._run.run_id, self._attempt.decided)
-        extraction = model_result(self.completed[round_stage(EXTRACTION, stage.round_number)])
+        extraction_id = round_stage(EXTRACTION, stage.round_number)
+        extraction, ref = model_result(self.completed[extraction_id]), self._completed_ids[extraction_id]
         events = tools_stage(
             stage.stage_id,
             extraction.tool_calls,
             self._tools,
             identity=RunIdentity(self._run.run_id, self._run.tenant, self._attempt.number),
             allowed=frozenset(self._offered),
-            limits=RoundLimits(self._settings.tool_calls_max, self._settings.tools_timeout_s),
+            limits=RoundLimits(
+                self._settings.tool_calls_max, self._settings.tools_timeout_s, self._settings.approval_wait_s
+            ),
             checkpoints=checkpoints,
-            gate=ApprovalGate(stage.stage_id, decisions, checkpoints.approvals, self._settings.approval_wait_s),
+            source=AnswerReader(self._redis, self._run.run_id, str(ref), self._attempt.decided),
+            terms=call_terms(self._run, ref, self._settings),
             until_stored=self._attempt.producer.flush,
             is_cut_off=extraction.finish_reason in (*CUT_REASONS, REFUSAL),
         )
@@ -211,7 +218,7 @@ class Toolchain:
 
     def _count_tool_result(self, event: Event) -> None:
         if isinstance(event, ToolResult):
-            self._metrics.tool_ended(event, is_known=event.name in self._tools.names())
+            self._metrics.tool_ended(event, is_known=event.name in self._registry.names())
 
 
 def _takes_format(route: ModelRoute, tools: Sequence[Any] | None, answer_format: dict[str, Any] | None) -> bool:

@@ -1,59 +1,21 @@
 """The approval gate of a tools stage: calls wait here until a person approves, denies or answers them.
 
 Each call is asked about once, by an event. The decision arrives in the run's record, or the call
-expires, which denies it. When nothing else is left to do, the stage parks the run: see `Parked`.
+expires, which denies it. When nothing else is left to do, the stage parks the run.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from stagebus.shared.domain.decisions import Decision
 from stagebus.shared.domain.events import ApprovalDecided, ApprovalRequired, InputRequired
 from stagebus.shared.domain.stage_results import ToolCallRequest
-from stagebus.shared.errors import StagebusError
+from stagebus.worker.stages.answer_source import AnswerSnapshot, AnswerSource
 from stagebus.worker.stages.call_plan import LoggedApprovals, PlannedCall
 from stagebus.worker.tools.tool_results import ToolReply
 
 EXPIRED = "nobody decided on this call in time; it was not run"
 DENIED = "this call was denied; it was not run"
-
-
-class DecisionSnapshot(NamedTuple):
-    """The decisions stored so far, Redis's time in Unix ms, and the record's field as it was read."""
-
-    decisions: Mapping[str, Decision]
-    now_ms: int
-    seen: bytes
-
-
-class DecisionSource(Protocol):
-    """Reads the decisions of one run."""
-
-    async def read(self) -> DecisionSnapshot:
-        """Returns all decisions stored so far."""
-
-    async def expire(self, call_id: str) -> Decision:
-        """Denies an expired call, unless a person was faster; returns the decision that counts."""
-
-    async def wait_for_change(self) -> None:
-        """Returns when another `read` may find more."""
-
-
-class Parked(StagebusError):
-    """Every call that is left waits for a decision; the run leaves its worker.
-
-    Attributes:
-        due_ms: when the first of its calls expires, Unix ms by Redis's clock.
-        seen: the decisions that were known, as the record has them.
-    """
-
-    code = "parked"
-    title = "The run waits for a person"
-
-    def __init__(self, due_ms: int, seen: bytes) -> None:
-        super().__init__("the run waits for a person")
-        self.due_ms = due_ms
-        self.seen = seen
 
 
 class WaitingCall(NamedTuple):
@@ -66,7 +28,7 @@ class WaitingCall(NamedTuple):
 class ApprovalGate:
     """Holds the calls of one stage that wait for a decision."""
 
-    def __init__(self, stage_id: str, source: DecisionSource, logged: LoggedApprovals, wait_s: float) -> None:
+    def __init__(self, stage_id: str, source: AnswerSource, logged: LoggedApprovals, wait_s: float) -> None:
         """`logged` holds the requests and decisions of earlier attempts; new requests expire after `wait_s`."""
         self._stage_id = stage_id
         self._source = source
@@ -74,7 +36,6 @@ class ApprovalGate:
         self._decisions = dict(logged.decisions)
         self._wait_ms = round(wait_s * 1000)
         self._waiting: dict[str, WaitingCall] = {}
-        self._seen = b""
 
     @property
     def has_waiting(self) -> bool:
@@ -94,10 +55,8 @@ class ApprovalGate:
         self._waiting = {held.call.id: held for held in waiting}
         return [self._request_event(held, expires_at) for held in new]
 
-    async def take_decided(self) -> list[ApprovalDecided]:
+    async def take_decided(self, snapshot: AnswerSnapshot) -> list[ApprovalDecided]:
         """Returns an event for each call decided or expired since the last time; those calls wait no longer."""
-        snapshot = await self._source.read()
-        self._seen = snapshot.seen
         found = {call_id: snapshot.decisions[call_id] for call_id in self._waiting if call_id in snapshot.decisions}
         for call_id in self._waiting.keys() - found.keys():
             if self._expires_at[call_id] <= snapshot.now_ms:
@@ -128,15 +87,9 @@ class ApprovalGate:
             case Decision(reason=reason):
                 return ToolReply(f"{DENIED}; the reason given: {reason}", is_error=True)
 
-    def park(self) -> Parked:
-        """Returns the exception to raise when nothing else is left to do."""
-        return Parked(min(self._expires_at[call_id] for call_id in self._waiting), self._seen)
-
-    async def watch(self, on_change: Callable[[], None]) -> None:
-        """Calls `on_change` whenever a decision may have been stored; never returns."""
-        while True:
-            await self._source.wait_for_change()
-            on_change()
+    def expiries(self) -> list[int]:
+        """Returns when each waiting call expires, Unix ms by Redis's clock."""
+        return [self._expires_at[call_id] for call_id in self._waiting]
 
     def _request_event(self, held: WaitingCall, expires_at: int) -> ApprovalRequired | InputRequired:
         stage_id, call = self._stage_id, held.call

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from stagebus.shared.domain.call_results import OPEN_CALLS_MAX
 from stagebus.shared.domain.decisions import Decision
 from stagebus.shared.domain.events import ToolResult
 from stagebus.shared.domain.stage_results import ToolCallRequest
@@ -32,11 +33,16 @@ class LoggedApprovals:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoints:
-    """The progress of a tools stage as the log holds it: started calls, results and approvals."""
+    """The progress of a tools stage as the log holds it: started calls, results, approvals and waiting calls.
+
+    Attributes:
+        deferred: when each call expires that was announced as waiting for a result, Unix ms.
+    """
 
     started: frozenset[str] = frozenset()
     results: Mapping[str, ToolResult] = field(default_factory=dict)
     approvals: LoggedApprovals = field(default_factory=LoggedApprovals)
+    deferred: Mapping[str, int] = field(default_factory=dict)
 
 
 class PlannedCall(NamedTuple):
@@ -69,7 +75,8 @@ def plan_calls(
         started: calls that may have run in an attempt whose worker died.
         is_cut_off: whether the answer with the calls ended before the model had finished; none of them runs.
     """
-    plan = []
+    plan: list[PlannedCall] = []
+    waiting = 0
     first_by_key: dict[tuple[str, str], str] = {}
     for index, call in enumerate(calls):
         tool = toolset.find(call.name) if call.name in allowed else None
@@ -81,9 +88,12 @@ def plan_calls(
             plan.append(PlannedCall(call, refusal="too many calls at once; call it again on its own"))
         elif (first := first_by_key.setdefault(_identity_key(call), call.id)) != call.id:
             plan.append(PlannedCall(call, same_as=first))
-        elif call.id in started and not tool.idempotent:
+        elif call.id in started and not tool.idempotent and not tool.may_wait:
             plan.append(PlannedCall(call, refusal=OUTCOME_UNKNOWN))
+        elif tool.may_wait and waiting == OPEN_CALLS_MAX:
+            plan.append(PlannedCall(call, refusal="too many calls wait at once; call it again on its own"))
         else:
+            waiting += tool.may_wait
             plan.append(PlannedCall(call, tool))
     return plan
 

@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from stagebus.shared.domain.events import Event, ToolProgress, ToolResult
+from stagebus.shared.observability.redaction import MASK
 from stagebus.shared.observability.spans import span
 from stagebus.worker.stages.call_plan import PlannedCall
+from stagebus.worker.stages.deferred_calls import DeferredCalls, WaitingResult
 from stagebus.worker.tools.call_progress import CallProgress
-from stagebus.worker.tools.tool_context import ToolContext
-from stagebus.worker.tools.tool_results import ToolReply
+from stagebus.worker.tools.tool import Tool
+from stagebus.worker.tools.tool_context import Report, ToolContext
+from stagebus.worker.tools.tool_results import Deferred, ToolReply
 
 
 class RunIdentity(NamedTuple):
@@ -24,8 +27,9 @@ class RunIdentity(NamedTuple):
 class CallRunner:
     """Runs calls and answers refused ones with their refusal; more calls can be started at any time."""
 
-    def __init__(self, stage_id: str, identity: RunIdentity, timeout_s: float) -> None:
+    def __init__(self, stage_id: str, identity: RunIdentity, timeout_s: float, deferred: DeferredCalls) -> None:
         """`timeout_s` limits all calls that start together; a call without a result by then gets an error result."""
+        self._deferred = deferred
         self._stage_id = stage_id
         self._identity = identity
         self._timeout_s = timeout_s
@@ -39,7 +43,9 @@ class CallRunner:
         """Starts these calls concurrently."""
         if not planned:
             return
-        calls = [_RunningCall(self._stage_id, call, self._identity, self._on_change) for call in planned]
+        calls = [
+            _RunningCall(self._stage_id, call, self._identity, self._deferred, self._on_change) for call in planned
+        ]
         self._unfinished.update(calls)
         self._deadlines.append(
             asyncio.get_running_loop().call_later(self._timeout_s, _time_out, calls, self._timeout_s)
@@ -49,15 +55,15 @@ class CallRunner:
         """Makes `next_events` return although no call has an event."""
         self._wake.set()
 
-    async def next_events(self) -> list[Event]:
-        """Waits for progress, results or `wake`. Each call has exactly one `ToolResult`, its last event.
+    async def next_events(self) -> list[Event | WaitingResult]:
+        """Waits for progress, results or `wake`. The last of each call is one `ToolResult`, or that it waits for one.
 
         Returns:
             The events since the last call; none after `wake`.
         """
         await self._wake.wait()
         self._wake.clear()
-        events: list[Event] = []
+        events: list[Event | WaitingResult] = []
         while self._changed:
             call = self._changed.popleft()
             events += call.take_events()
@@ -82,19 +88,26 @@ class _RunningCall:
     """One call: its task and the events that were not read yet."""
 
     def __init__(
-        self, stage_id: str, planned: PlannedCall, identity: RunIdentity, on_change: "Callable[[_RunningCall], None]"
+        self,
+        stage_id: str,
+        planned: PlannedCall,
+        identity: RunIdentity,
+        deferred: DeferredCalls,
+        on_change: "Callable[[_RunningCall], None]",
     ) -> None:
         self._stage_id = stage_id
         self._planned = planned
+        self._deferred = deferred
         self._loop = asyncio.get_running_loop()
         self._began_at = self._loop.time()
         self._progress = CallProgress(lambda _: on_change(self))
         self.is_finished = False  # its result was read
         self.timeout_message = ""  # the result's text if the task was cancelled
+        self.is_settling = False  # its tool has returned, and the result is being stored
         self.task = asyncio.create_task(self._run(identity))
         self.task.add_done_callback(lambda _: on_change(self))
 
-    def take_events(self) -> Iterator[Event]:
+    def take_events(self) -> Iterator[Event | WaitingResult]:
         """Yields the unread progress and, once the task has ended, the result."""
         if self.is_finished:
             return
@@ -107,6 +120,9 @@ class _RunningCall:
             )
         if self.is_finished:
             reply = ToolReply(self.timeout_message, is_error=True) if self.task.cancelled() else self.task.result()
+            if isinstance(reply, Deferred):
+                yield WaitingResult(self._planned, reply)
+                return
             yield ToolResult(
                 stage_id=self._stage_id,
                 call_id=call.id,
@@ -116,18 +132,27 @@ class _RunningCall:
                 duration_ms=round((self._loop.time() - self._began_at) * 1000),
             )
 
-    async def _run(self, identity: RunIdentity) -> ToolReply:
+    async def _run(self, identity: RunIdentity) -> ToolReply | Deferred:
         call, tool = self._planned.request, self._planned.tool
         if tool is None:
             return ToolReply(self._planned.refusal, is_error=True)
+        token = self._deferred.terms.token_of(call.id).text if tool.is_deferred else ""
         context = ToolContext(
             run_id=identity.run_id,
             call_id=call.id,
             tenant=identity.tenant,
             tool=call.name,
             attempt=identity.attempt,
-            report=self._progress.report,
+            call_token=token,
+            result_url=self._deferred.terms.result_url_of(call.id, token) if token else "",
+            report=_without(token, self._progress.report),
         )
+        if tool.is_deferred:
+            return await self._run_deferred(tool, context)
+        return await self._call(tool, context)
+
+    async def _call(self, tool: Tool, context: ToolContext) -> ToolReply | Deferred:
+        call = self._planned.request
         attributes = {
             "gen_ai.operation.name": "execute_tool",
             "gen_ai.tool.name": call.name,
@@ -137,14 +162,44 @@ class _RunningCall:
         with span(f"execute_tool {call.name}", attributes=attributes) as opened:
             opened.set_content({"gen_ai.tool.call.arguments": call.arguments})
             reply = await tool.call(call.arguments, context)
+            if isinstance(reply, Deferred):
+                return reply
+            reply = reply._replace(content=_mask(context.call_token, reply.content))
             opened.set_content({"gen_ai.tool.call.result": reply.content})
             if reply.is_error:
                 opened.fail("tool_error")
             return reply
 
+    async def _run_deferred(self, tool: Tool, context: ToolContext) -> ToolReply | Deferred:
+        """Runs a tool whose result may also come from outside. Its own one, an error included, counts only if it is first."""
+        call = self._planned.request
+        if (early := await self._deferred.find_early(call.id)) is not None:
+            return early
+        try:
+            reply = await self._call(tool, context)
+        except asyncio.CancelledError:
+            if not self.timeout_message:
+                raise
+            reply = ToolReply(self.timeout_message, is_error=True)
+        if isinstance(reply, Deferred):
+            return reply
+        self.is_settling = True
+        return await self._deferred.settle(call.id, reply)
+
+
+def _mask(token: str, text: str) -> str:
+    """Masks a call's token in what clients and models read."""
+    return text.replace(token, MASK) if token else text
+
+
+def _without(token: str, report: Report) -> Report:
+    return (lambda message, fraction: report(_mask(token, message), fraction)) if token else report
+
 
 def _time_out(calls: Sequence[_RunningCall], timeout_s: float) -> None:
     for call in calls:
+        if call.is_settling:
+            continue
         call.timeout_message = (
             f"no result came before the calls of this round reached their limit of {timeout_s:g} s together"
         )

@@ -20,7 +20,7 @@ from stagebus.worker.tools.call_limiter import ThreadStillRunning
 from stagebus.worker.tools.signature import Signature, ToolFunction
 from stagebus.worker.tools.tool import PreparedCall
 from stagebus.worker.tools.tool_context import ToolContext
-from stagebus.worker.tools.tool_results import ToolReply, encode_result
+from stagebus.worker.tools.tool_results import Deferred, ToolReply, encode_result
 
 F = TypeVar("F", bound=ToolFunction)
 
@@ -39,6 +39,7 @@ class ToolOptions:
         max_result_bytes: default: `tool_result_max_bytes`.
         strict: whether the provider enforces the schema (OpenAI's strict mode).
         requires_approval: whether a call waits until a person has approved it.
+        deferred: whether the tool may return `Deferred`.
     """
 
     name: str | None = None
@@ -48,6 +49,7 @@ class ToolOptions:
     max_result_bytes: int | None = None
     strict: bool = False
     requires_approval: bool = False
+    deferred: bool = False
 
 
 def tool(
@@ -59,9 +61,12 @@ def tool(
     max_result_bytes: int | None = None,
     strict: bool = False,
     requires_approval: bool = False,
+    deferred: bool = False,
 ) -> Callable[[F], F]:
     """Sets the options of a tool. The decorator returns the function unchanged."""
-    options = ToolOptions(name, timeout_s, idempotent, concurrency, max_result_bytes, strict, requires_approval)
+    options = ToolOptions(
+        name, timeout_s, idempotent, concurrency, max_result_bytes, strict, requires_approval, deferred
+    )
 
     def mark(function: F) -> F:
         setattr(function, _OPTIONS, options)
@@ -105,7 +110,7 @@ class FunctionBody:
         positional, named = self.signature.bind(self.name, arguments, context)
         return partial(self._run, partial(self.function, *positional, **named))
 
-    async def _run(self, function: Callable[[], Any]) -> ToolReply:
+    async def _run(self, function: Callable[[], Any]) -> ToolReply | Deferred:
         if inspect.iscoroutinefunction(self.function):
             return self._reply(await function())
         future = self.threads.submit(contextvars.copy_context().run, self._run_plain, function)
@@ -115,9 +120,9 @@ class FunctionBody:
             if future.done():
                 raise
             raise ThreadStillRunning(future) from None
-        return outcome if isinstance(outcome, ToolReply) else self._reply(await outcome)
+        return outcome if isinstance(outcome, ToolReply | Deferred) else self._reply(await outcome)
 
-    def _run_plain(self, function: Callable[[], Any]) -> ToolReply | Awaitable[Any]:
+    def _run_plain(self, function: Callable[[], Any]) -> ToolReply | Deferred | Awaitable[Any]:
         """Runs in a thread. Encodes the result here, too, since a large one takes time."""
         try:
             result = function()
@@ -126,5 +131,5 @@ class FunctionBody:
             raise RuntimeError("the function raised StopIteration") from exc
         return result if inspect.isawaitable(result) else self._reply(result)
 
-    def _reply(self, result: Any) -> ToolReply:
+    def _reply(self, result: Any) -> ToolReply | Deferred:
         return encode_result(self.name, result, self.result_max_bytes)

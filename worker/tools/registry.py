@@ -9,7 +9,7 @@ import importlib
 import inspect
 import logging
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -98,9 +98,9 @@ class ToolRegistry(Toolset):
         if unknown := self._find_unknown_approvals():
             logger.warning("STAGEBUS_APPROVALS: no tool is called %s yet", ", ".join(unknown))
 
-    def snapshot(self) -> Toolset:
-        """Returns the current tools; an attempt at a run uses one snapshot throughout."""
-        return Toolset(self._tool_by_name)
+    def snapshot(self, client_tools: Mapping[str, Tool] | None = None) -> Toolset:
+        """Returns the current tools and those that a run's request defines; an attempt uses one snapshot throughout."""
+        return Toolset({**self._tool_by_name, **client_tools} if client_tools else self._tool_by_name)
 
     async def wait_for(self, names: Collection[str]) -> None:
         """Waits for tools of these names while a source has not listed its tools since the worker started."""
@@ -160,6 +160,8 @@ class ToolRegistry(Toolset):
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise BadTool(f"tool {name!r}: a generator cannot be a tool; return the result")
         _check(name, options)
+        if options.deferred and self._settings.auth != "open" and not self._settings.secrets:
+            raise BadTool(f"tool {name!r}: deferred=True needs STAGEBUS_SECRET, the same as for the gateways")
         signature = read_signature(function, name, is_strict=options.strict)
         max_bytes = options.max_result_bytes or self._settings.tool_result_max_bytes
         return Tool(
@@ -171,6 +173,7 @@ class ToolRegistry(Toolset):
             idempotent=options.idempotent,
             is_strict=options.strict,
             requires_approval=options.requires_approval or self._is_gated(name),
+            is_deferred=options.deferred,
             asks_user=function is ask_user,
             is_on_request=function is ask_user and not self._settings.ask_user,
         )

@@ -12,7 +12,7 @@ from stagebus.worker.tools.call_limiter import CallLimiter
 from stagebus.worker.tools.signature import parse_object
 from stagebus.worker.tools.tool import PreparedCall
 from stagebus.worker.tools.tool_context import ToolContext
-from stagebus.worker.tools.tool_results import ToolReply, encode_result
+from stagebus.worker.tools.tool_results import Deferred, ToolReply, encode_result
 
 
 async def _accept(_arguments: dict[str, Any]) -> None:
@@ -97,5 +97,5 @@ class SourcedBody:
         await self.tool.check(parsed)
         return partial(self._run, parsed, context)
 
-    async def _run(self, arguments: dict[str, Any], context: ToolContext) -> ToolReply:
+    async def _run(self, arguments: dict[str, Any], context: ToolContext) -> ToolReply | Deferred:
         return encode_result(self.tool.name, await self.tool.call(arguments, context), self.result_max_bytes)

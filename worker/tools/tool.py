@@ -4,14 +4,14 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from stagebus.shared.observability.redaction import redact
 from stagebus.worker.tools.call_limiter import CallLimiter, ThreadStillRunning
 from stagebus.worker.tools.portable_schema import fit_for_providers
 from stagebus.worker.tools.signature import BadArguments
 from stagebus.worker.tools.tool_context import ToolContext
-from stagebus.worker.tools.tool_results import ToolReply, cut
+from stagebus.worker.tools.tool_results import Deferred, ToolReply, cut
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 _CANCEL_GRACE_S: Final = 1.0
 
 # A call with validated arguments. It runs when this is called and awaited.
-PreparedCall = Callable[[], Awaitable[ToolReply]]
+PreparedCall = Callable[[], Awaitable[ToolReply | Deferred]]
 
 
 class ToolError(Exception):
@@ -48,6 +48,13 @@ class ToolBody(Protocol):
         """
 
 
+class ClientTerms(NamedTuple):
+    """How a client runs the calls of its tool: `once`, only one client may ever run a call; `expires_in_s` or the default."""
+
+    once: bool = False
+    expires_in_s: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Tool:
     """A tool with its limits.
@@ -60,6 +67,8 @@ class Tool:
         requires_approval: whether a call waits until a person has approved it.
         asks_user: the tool never runs; the result is a person's answer.
         is_on_request: offered only to runs that name it.
+        is_deferred: the tool may return `Deferred`; the result then comes from outside.
+        client: set if the tool never runs here: a client runs it and gives the result.
     """
 
     name: str
@@ -72,6 +81,8 @@ class Tool:
     requires_approval: bool = False
     asks_user: bool = False
     is_on_request: bool = False
+    is_deferred: bool = False
+    client: ClientTerms | None = None
     parameters: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -82,6 +93,11 @@ class Tool:
         """The description for the model."""
         return self.body.description
 
+    @property
+    def may_wait(self) -> bool:
+        """Returns whether a call's result may come from outside."""
+        return self.is_deferred or self.client is not None
+
     async def check(self, arguments: str) -> str | None:
         """Returns the error in a call's arguments, worded for the model; None if they are valid."""
         try:
@@ -90,7 +106,7 @@ class Tool:
             return str(exc)
         return None
 
-    async def call(self, arguments: str, context: ToolContext) -> ToolReply:
+    async def call(self, arguments: str, context: ToolContext) -> ToolReply | Deferred:
         """Executes a call. Every failure becomes a reply for the model; only a cancellation raises.
 
         The wait under `limiter` does not count towards the timeout.
@@ -116,9 +132,11 @@ class Tool:
             return self._failed(f"{self.name} gave no result within its limit of {self.timeout_s:g} s.")
         return self._failed(f"{self.name} was cancelled.") if running.cancelled() else running.result()
 
-    async def _run(self, prepared: PreparedCall) -> ToolReply:
+    async def _run(self, prepared: PreparedCall) -> ToolReply | Deferred:
         try:
             reply = await prepared()
+            if isinstance(reply, Deferred):
+                return reply if self.is_deferred else self._failed(f"{self.name} must be declared with deferred=True.")
             return reply._replace(content=cut(reply.content, self.result_max_bytes))
         except (ThreadStillRunning, asyncio.CancelledError, GeneratorExit):
             raise

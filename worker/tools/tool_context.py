@@ -24,6 +24,9 @@ class ToolContext:
         call_id: unique in the run.
         tool: the name by which the model called the tool.
         attempt: the number of the attempt that runs the call; it only grows.
+        call_token: of a tool with `deferred=True`: lets its holder give the call's result, once, and do nothing else. Equal
+            in all attempts at this call. Empty without STAGEBUS_SECRET.
+        result_url: the URL to POST that result to, with the token in it. Empty without STAGEBUS_PUBLIC_URL.
         report: receives progress; must not block.
     """
 
@@ -32,6 +35,8 @@ class ToolContext:
     tenant: str = ""
     tool: str = ""
     attempt: int = 0
+    call_token: str = field(default="", repr=False)
+    result_url: str = field(default="", repr=False)
     report: Report = field(default=_ignore, repr=False, compare=False)
 
     @property

@@ -1,5 +1,6 @@
 """Encodes the result of a tool as text for the model, and cuts texts that are too long; sans-IO."""
 
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -20,8 +21,26 @@ class ToolReply(NamedTuple):
     is_error: bool = False
 
 
-def encode_result(name: str, result: Any, max_bytes: int) -> ToolReply:
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """Returned by a tool that has started something which will give the call's result, with `ToolContext.call_token`.
+
+    Attributes:
+        expires_in: seconds until the call gets an error as its result; default: `call_wait_s`. More than a week, or than
+            `live_ttl_s`, counts as that.
+    """
+
+    expires_in: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.expires_in is not None and not self.expires_in > 0:
+            raise ValueError(f"expires_in is {self.expires_in}; it must be more than 0 s")
+
+
+def encode_result(name: str, result: Any, max_bytes: int) -> ToolReply | Deferred:
     """Encodes a result: text unchanged, any other value as JSON. Cuts it if it is too long."""
+    if isinstance(result, Deferred):
+        return result
     if isinstance(result, ToolReply):
         return ToolReply(cut(result.content, max_bytes), result.is_error)
     if isinstance(result, str):

@@ -907,6 +907,33 @@ export interface ApprovalRequiredData {
   /** Unix ms by the clock of Redis */
   expires_at: number;
 }
+/**
+ * A call waits for a result from outside, which `POST /runs/{run_id}/calls/{call_id}/result` gives.
+ *
+ * Comes after `tool_call`. Once the run has nothing else to do, it is parked as for an approval. At `expires_at` the call
+ * gets an error as its result.
+ */
+export interface CallDeferredData {
+  /** the stage whose stream contains this event */
+  stage_id: string;
+  /** time of writing in Unix ms, by the writer's clock, for display; use the ids to order events, since the clocks of two machines differ; absent in logs of older versions */
+  at?: number | null;
+  call_id: string;
+  /** name of the tool */
+  name: string;
+  /** JSON text, as the model wrote it or as an approval changed it */
+  arguments: string;
+  /** `client`: a client runs the call; `deferred`: the tool has started something that gives the result */
+  kind: "client" | "deferred";
+  /** Unix ms by the clock of Redis */
+  expires_at: number;
+  /** id of the event that completed the model's answer with this call. Send it with a claim or a result: after a loss of data another call may have the same id */
+  ref: string;
+  /** only one client may ever run the call */
+  once: boolean;
+  /** revokes the tool's call token: `DELETE /runs/{run_id}/ticket/{token_id}` */
+  token_id?: string | null;
+}
 /** The run was cancelled. Terminal. */
 export interface CancelData {
   /** the stage whose stream contains this event */
@@ -1231,6 +1258,7 @@ export interface EventDataByName {
   input_required: InputRequiredData;
   approval_decided: ApprovalDecidedData;
   tool_call: ToolCallData;
+  call_deferred: CallDeferredData;
   tool_progress: ToolProgressData;
   tool_result: ToolResultData;
   tool_summary: ToolSummaryData;
@@ -1254,6 +1282,7 @@ export const EVENT_NAMES = [
   "input_required",
   "approval_decided",
   "tool_call",
+  "call_deferred",
   "tool_progress",
   "tool_result",
   "tool_summary",

@@ -15,8 +15,8 @@
 local run, control, queue, wakeup = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local run_id, call_id, decision, message, wakeups_max = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 
-local stored = redis.call('HMGET', run, 'created_at', 'decisions', 'finished_at', 'worker')
-local created_at, decisions_json, finished_at, worker = stored[1], stored[2], stored[3], stored[4]
+local stored = redis.call('HMGET', run, 'created_at', 'decisions', 'finished_at')
+local created_at, decisions_json, finished_at = stored[1], stored[2], stored[3]
 if not created_at then
     return {'gone'}
 end
@@ -29,11 +29,5 @@ if finished_at then
 end
 decisions[call_id] = decision
 redis.call('HSET', run, 'decisions', cjson.encode(decisions))
-redis.call('PUBLISH', control, message)
-if not worker or worker == '' then
-    local time = redis.call('TIME')
-    redis.call('ZADD', queue, 'XX', string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000)), run_id)
-    redis.call('RPUSH', wakeup, run_id)
-    redis.call('LTRIM', wakeup, -wakeups_max, -1)
-end
+number_change(run, control, queue, wakeup, run_id, message, wakeups_max)
 return {'decided', decision}

@@ -8,13 +8,14 @@ import pytest
 from redis.asyncio import Redis
 from starlette.applications import Starlette
 
-from stagebus.gateway.auth import api_key_cache, revocations, signing
+from stagebus.gateway.auth import api_key_cache, revocations
 from stagebus.gateway.auth.revocations import Revocations
 from stagebus.gateway.auth.tickets import take_from_query
 from stagebus.shared.domain.ids import new_run_id
 from stagebus.shared.domain.tenants import Scope
 from stagebus.shared.log import sse
 from stagebus.shared.observability.logging import JsonFormatter
+from stagebus.shared.runtime import signing
 from stagebus.shared.storage import keys
 from stagebus.shared.store import api_keys, revoked_tickets
 from tests.gateway.conftest import ClientOf, client

@@ -17,6 +17,7 @@ from stagebus.shared.domain.events import (
     TERMINAL_NAMES,
     ApprovalDecided,
     ApprovalRequired,
+    CallDeferred,
     Cancel,
     ChunkTemplate,
     Done,
@@ -67,6 +68,17 @@ FULL: list[Event] = [
         stage_id="tools", call_id="c1", decision="deny", is_expired=True, arguments="{}", reason="no", text="yes"
     ),
     ToolCall(stage_id="tools", call_id="c1", name="get_weather", arguments="{}"),
+    CallDeferred(
+        stage_id="tools",
+        call_id="c1",
+        name="get_weather",
+        arguments="{}",
+        kind="client",
+        expires_at=1735689600000,
+        ref="5204-3",
+        once=True,
+        token_id="7f3a",
+    ),
     ToolProgress(stage_id="tools", call_id="c1", message="half of it", fraction=0.5),
     ToolResult(
         stage_id="tools", call_id="c1", name="get_weather", content="14 °C", is_error=True, duration_ms=12, same_as="c0"
@@ -82,6 +94,7 @@ FULL: list[Event] = [
 BARE: list[Event] = [
     HistoryComposed(turns=0, messages=0, bytes=0),
     StageStarted(stage_id="tools", attempt=1),
+    CallDeferred(stage_id="tools", call_id="c1", name="f", arguments="", kind="deferred", expires_at=1, ref="1-1"),
     ToolProgress(stage_id="tools", call_id="c1", message=""),
     ToolCompletionChunk(stage_id="extraction", tool_results={}),
     ApprovalDecided(stage_id="tools", call_id="c1", decision="approve"),
@@ -107,7 +120,7 @@ def test_names_are_never_changed() -> None:
     assert [event.event for event in EVENTS] == [
         "run_queued", "run_started", "history_composed", "message_added", "retry_scheduled", "stage_started",
         "stage_restarted", "tool_completion_chunk",
-        "approval_required", "input_required", "approval_decided", "tool_call", "tool_progress", "tool_result",
+        "approval_required", "input_required", "approval_decided", "tool_call", "call_deferred", "tool_progress", "tool_result",
         "tool_summary", "stage_completed", "done", "cancel", "error",
     ]  # fmt: skip
     assert {"done", "cancel", "error"} == TERMINAL_NAMES == set(STATUS_BY_TERMINAL_EVENT)

@@ -11,11 +11,13 @@ from stagebus.shared.errors import RunEnded
 from stagebus.shared.storage import keys, queue_scripts, run_scripts
 from stagebus.shared.storage.run_scripts import Claim
 from stagebus.shared.store import parking
+from stagebus.shared.store.parking import Seen
 from stagebus.shared.store.run_store import end_unheld
 from tests.support import runs_by_hand
 
 APPROVE, DENY = '{"decision":"approve"}', '{"decision":"deny"}'
 LATER_MS = 4 * 10**12
+NOTHING = Seen()
 
 
 async def claim(redis: Redis, run_id: str, worker: str = "w1") -> Claim:
@@ -24,7 +26,7 @@ async def claim(redis: Redis, run_id: str, worker: str = "w1") -> Claim:
     return claimed
 
 
-async def park(redis: Redis, run_id: str, attempt: int, seen: bytes = b"") -> bool:
+async def park(redis: Redis, run_id: str, attempt: int, seen: Seen = NOTHING) -> bool:
     return await parking.park(redis, run_id, token="token", attempt=attempt, due_ms=LATER_MS, seen=seen)
 
 
@@ -107,7 +109,8 @@ async def test_park_with_an_unseen_decision_makes_the_run_due(redis: Redis, held
     """Between its last read and the park, when it no longer listens."""
     run_id, attempt = held
     await parking.decide(redis, run_id, "c1", DENY)
-    seen = await redis.hget(keys.run(run_id), "decisions")
+    news, stored = await redis.hmget(keys.run(run_id), ["news", "decisions"])
+    seen = Seen(int(news), len(stored))
     if comes == "a decision":
         await parking.decide(redis, run_id, "c2", APPROVE)
     elif comes == "a cancel":

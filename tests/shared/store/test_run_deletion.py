@@ -18,6 +18,7 @@ from stagebus.shared.errors import Fenced, RunDeleted, RunEnded, RunNotFound
 from stagebus.shared.storage import keys, queue_scripts, redis_client, run_scripts
 from stagebus.shared.storage.run_scripts import LogEntry
 from stagebus.shared.store import parking, run_queue, run_store, sweep
+from stagebus.shared.store.parking import Seen
 from stagebus.shared.store.run_deletion import TOMBSTONE_TTL_S, delete_run
 
 TENANT = "acme"
@@ -66,7 +67,7 @@ async def be_running(redis: Redis, settings: Settings, run_id: str) -> None:
 async def be_parked(redis: Redis, settings: Settings, run_id: str) -> None:
     claim = await held(redis, settings)
     await append(redis, run_id, claim)
-    assert await parking.park(redis, run_id, token="token", attempt=claim.attempt, due_ms=10**13, seen=b"")
+    assert await parking.park(redis, run_id, token="token", attempt=claim.attempt, due_ms=10**13, seen=Seen())
 
 
 async def be_throttled(redis: Redis, settings: Settings, run_id: str) -> None:
@@ -156,7 +157,7 @@ async def test_worker_of_a_deleted_run_writes_nothing(redis: Redis, settings: Se
         await reserve
     for refused in (
         queue_scripts.renew(redis, run_id, token="token", attempt=claim.attempt, lease_s=9),
-        parking.park(redis, run_id, token="token", attempt=claim.attempt, due_ms=10**13, seen=b""),
+        parking.park(redis, run_id, token="token", attempt=claim.attempt, due_ms=10**13, seen=Seen()),
         queue_scripts.acquire(redis, run_id, "token", settings.lease_s),
         queue_scripts.finish(redis, run_id, "token"),
         run_queue.requeue(redis, run_id),

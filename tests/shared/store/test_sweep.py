@@ -13,6 +13,7 @@ from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage import keys, queue_scripts, run_scripts
 from stagebus.shared.store import parking, run_list, run_store
 from stagebus.shared.store import sweep as sweep_module
+from stagebus.shared.store.parking import Seen
 from stagebus.shared.store.sweep import sweep, sweep_forever
 from tests.support.redis_calls import calls
 from tests.support.waiting import until_equal
@@ -162,7 +163,9 @@ async def test_sweep_ends_a_parked_run_whose_approval_expired_long_ago(redis: Re
     for run_id, due_ms_ago in ((expired, overdue_ms(settings)), (waiting, 0)):
         attempt = await hold(redis, run_id)
         now_ms = (await redis.time())[0] * 1000
-        assert await parking.park(redis, run_id, token="", attempt=attempt, due_ms=round(now_ms - due_ms_ago), seen=b"")
+        assert await parking.park(
+            redis, run_id, token="", attempt=attempt, due_ms=round(now_ms - due_ms_ago), seen=Seen()
+        )
     await sweep(redis, settings)
 
     assert await code_of(redis, expired) == "queue_timeout"
@@ -176,7 +179,7 @@ async def test_sweep_ends_a_started_run_that_was_throttled_for_too_long(redis: R
         await hold(redis, run_id)
         await redis.zadd(keys.QUEUE, {run_id: keys.THROTTLED_SCORE})
         await redis.hset(keys.run(run_id), "worker", "")
-    wait_s = settings.queue_wait_max_s + settings.run_timeout_max_s + settings.approval_wait_s
+    wait_s = settings.queue_wait_max_s + settings.run_timeout_max_s + settings.call_wait_max_s
     await redis.hincrby(keys.run(old), "created_at", -round(wait_s * 1000) - 1000)
     await redis.hincrby(keys.run(young), "created_at", -round(wait_s * 1000) + 60_000)
     await sweep(redis, settings)

@@ -76,12 +76,13 @@ async def test_history_of_a_new_run_is_empty(redis: Redis, run: RunByHand) -> No
 
 async def test_history_has_results_of_complete_and_first_ids_of_begun_stages(redis: Redis, run: RunByHand) -> None:
     extracted = StageCompleted(stage_id="extraction", result={"text": "x"}, usage=Usage(total_tokens=3))
-    await run.put(StageStarted(stage_id="extraction", attempt=1), chunk("x"), extracted)
+    *_, completed = await run.put(StageStarted(stage_id="extraction", attempt=1), chunk("x"), extracted)
     first, *_ = await run.put(StageStarted(stage_id="tools", attempt=1), called("1"), answered("1"))
     await run.put(RunStarted(attempt=2, worker="w2"))
 
     history = await read_history(redis, run.run_id, await begun(redis, run))
-    assert history == History({"extraction": extracted.stamped(AT)}, {"tools": first})
+    expected = History({"extraction": extracted.stamped(AT)}, {"tools": first}, {"extraction": completed})
+    assert history == expected
 
 
 async def test_history_of_a_restarted_stage_has_its_very_first_event(redis: Redis, run: RunByHand) -> None:

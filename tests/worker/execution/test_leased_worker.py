@@ -13,9 +13,10 @@ from stagebus.shared.config.settings import Settings
 from stagebus.shared.storage import keys, queue_scripts, run_scripts
 from stagebus.shared.storage.pipelined import PipelinedConnection
 from stagebus.shared.store import parking, run_store
+from stagebus.shared.store.parking import Seen
 from stagebus.worker.execution.leased_worker import LeasedWorker
 from stagebus.worker.execution.outcome import Disposition, Outcome
-from stagebus.worker.stages.approval_gate import Parked
+from stagebus.worker.stages.answer_source import Parked
 from tests.support.redis_calls import blocked_client_count, calls
 from tests.support.waiting import until
 
@@ -129,7 +130,7 @@ def break_off(monkeypatch: pytest.MonkeyPatch, module: Any, script: str, *, carr
 
 @pytest.mark.parametrize(
     ("module", "script", "waits"),
-    [(queue_scripts, "release", None), (parking, "park", Parked(0, b""))],
+    [(queue_scripts, "release", None), (parking, "park", Parked(0, Seen()))],
     ids=["back", "parked"],
 )
 async def test_run_given_back_during_a_redis_outage_costs_no_try(
@@ -158,7 +159,7 @@ async def test_run_given_back_during_a_redis_outage_costs_no_try(
 
     assert again is not None
     assert again.tries == 0
-    assert f"run {run_id}: {'waits for a person' if waits else 'given back to the queue'}" in caplog.text
+    assert f"run {run_id}: {'waits for somebody outside' if waits else 'given back to the queue'}" in caplog.text
     assert "cancelled" not in caplog.text
     works.outcome = Outcome(Disposition.FINISH)
 

@@ -1,29 +1,23 @@
 """Calls that wait for a person: asked about once and decided once, across any number of attempts."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator
 
 import pytest
 
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.domain.cursor import EventId
 from stagebus.shared.domain.decisions import Decision
-from stagebus.shared.domain.events import ApprovalRequired, Event, ToolCall, ToolResult, ToolSummary
+from stagebus.shared.domain.events import ApprovalRequired, ToolCall, ToolSummary
 from stagebus.shared.domain.stage_results import ToolCallRequest
-from stagebus.shared.log.log_page import StoredEvent
-from stagebus.worker.execution.history import checkpoints_of
-from stagebus.worker.stages.approval_gate import DENIED, EXPIRED, ApprovalGate, Parked
+from stagebus.worker.stages.approval_gate import DENIED, EXPIRED
 from stagebus.worker.stages.call_plan import OUTCOME_UNKNOWN
-from stagebus.worker.stages.call_runner import RunIdentity
-from stagebus.worker.stages.tools_stage import RoundLimits, tools_stage
 from stagebus.worker.tools.function_tool import tool
 from stagebus.worker.tools.registry import ToolRegistry
 from tests.support.fake_approver import FakeApprover
+from tests.support.stage_attempts import WAIT_S, Stage
 from tests.support.waiting import until
 
 APPROVE, DENY = Decision(decision="approve"), Decision(decision="deny")
-WAIT_S = 60
 
 ran: list[str] = []
 lets_go = asyncio.Event()
@@ -59,52 +53,12 @@ SLOW = ToolCallRequest(id="s", name="slow", arguments="{}")
 ASKING = ToolCallRequest(id="q", name="ask_user", arguments='{"question": "Which?"}')
 
 
-class Stage:
-    """A tools stage over several attempts, and its log."""
-
-    def __init__(self, registry: ToolRegistry, calls: Sequence[ToolCallRequest], person: FakeApprover) -> None:
-        self._registry = registry
-        self._calls = calls
-        self._person = person
-        self.log: list[Event] = []
-
-    async def attempt(self, dies_after: str = "") -> Parked | None:
-        """Continues from the log until the stage ends or parks, or its worker dies after an event of that name."""
-        stored = [
-            StoredEvent(str(EventId(1, i)).encode(), "tools", event.event.encode(), event.data())
-            for i, event in enumerate(self.log, 1)
-        ]
-        checkpoints = checkpoints_of(stored)
-        events = tools_stage(
-            "tools", self._calls, self._registry, allowed=frozenset(self._registry.names()),
-            identity=RunIdentity("01RUN", "acme", 7), limits=RoundLimits(9, 60),
-            checkpoints=checkpoints, gate=ApprovalGate("tools", self._person, checkpoints.approvals, WAIT_S),
-            until_stored=lambda: asyncio.sleep(0),
-        )  # fmt: skip
-        try:
-            async with aclosing(events):
-                async for event in events:
-                    self.log.append(event)
-                    if event.event == dies_after:
-                        break
-        except Parked as parked:
-            return parked
-        return None
-
-    def names(self) -> list[str]:
-        return [event.event for event in self.log]
-
-    def result(self, call_id: str) -> ToolResult:
-        (found,) = [e for e in self.log if isinstance(e, ToolResult) and e.call_id == call_id]
-        return found
-
-
 async def test_call_waits_and_runs_after_its_approval(registry: ToolRegistry) -> None:
     person = FakeApprover()
     stage = Stage(registry, [paying("1")], person)
     parked = await stage.attempt()
     assert parked is not None
-    assert (parked.due_ms, parked.seen) == (person.now_ms + WAIT_S * 1000, b"[]")
+    assert (parked.due_ms, parked.seen) == (person.now_ms + WAIT_S * 1000, person.seen())
     assert (stage.names(), ran) == (["approval_required"], [])
 
     person.now_ms += 1

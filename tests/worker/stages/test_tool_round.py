@@ -5,6 +5,7 @@ from stagebus.shared.domain.events import ToolResult
 from stagebus.shared.domain.stage_results import ToolCallRequest
 from stagebus.worker.stages.approval_gate import ApprovalGate, WaitingCall
 from stagebus.worker.stages.call_plan import Checkpoints, LoggedApprovals, PlannedCall
+from stagebus.worker.stages.deferred_calls import CallTerms, DeferredCalls
 from stagebus.worker.stages.tool_round import RoundAction, ToolRound
 from tests.support.fake_approver import FakeApprover
 
@@ -22,7 +23,9 @@ def gate_of(person: FakeApprover) -> ApprovalGate:
 
 
 def round_of(plan: list[PlannedCall], gate: ApprovalGate, checkpoints: Checkpoints | None = None) -> ToolRound:
-    return ToolRound("tools", plan, gate, checkpoints or Checkpoints())
+    found = checkpoints or Checkpoints()
+    deferred = DeferredCalls("tools", FakeApprover(), found, CallTerms())
+    return ToolRound("tools", plan, gate, deferred, found)
 
 
 async def test_round_starts_its_calls_awaits_them_and_finishes() -> None:
@@ -63,12 +66,12 @@ async def test_round_reads_decisions_once_more_before_it_parks() -> None:
     await gate.hold([WaitingCall(planned("1").request)])
     calls = round_of([planned("1"), planned("2")], gate)
     calls.start_ready()
-    assert calls.next_action() is RoundAction.READ_DECISIONS
+    assert calls.next_action() is RoundAction.READ_ANSWERS
     calls.begin_read()
     assert calls.next_action() is RoundAction.AWAIT_EVENTS
     calls.add_result(result("2"))
 
-    assert calls.next_action() is RoundAction.READ_DECISIONS
+    assert calls.next_action() is RoundAction.READ_ANSWERS
     calls.begin_read()
     assert calls.next_action() is RoundAction.PARK
 
@@ -78,18 +81,19 @@ async def test_decision_that_changes_during_a_read_is_read_again() -> None:
     await gate.hold([WaitingCall(planned("1").request)])
     calls = round_of([planned("1")], gate)
     calls.begin_read()
-    calls.decisions_changed()
+    calls.answers_changed()
     calls.add_decided([])
 
-    assert calls.next_action() is RoundAction.READ_DECISIONS
+    assert calls.next_action() is RoundAction.READ_ANSWERS
 
 
 async def test_denied_call_ends_without_being_started() -> None:
-    gate = gate_of(FakeApprover(**{"1": Decision(decision="deny")}))
+    person = FakeApprover(**{"1": Decision(decision="deny")})
+    gate = gate_of(person)
     await gate.hold([WaitingCall(planned("1").request)])
     calls = round_of([planned("1")], gate)
     calls.begin_read()
-    calls.add_decided(await gate.take_decided())
+    calls.add_decided(await gate.take_decided(await person.read()))
     starting = calls.start_ready()
 
     assert (starting.announced, starting.to_run) == ([], [])

@@ -16,9 +16,9 @@ from stagebus.shared.domain.events import (
     ToolSummary,
 )
 from stagebus.shared.domain.stage_results import ToolCallRequest
-from stagebus.worker.stages.approval_gate import ApprovalGate
-from stagebus.worker.stages.call_plan import OUTCOME_UNKNOWN, Checkpoints, LoggedApprovals
+from stagebus.worker.stages.call_plan import OUTCOME_UNKNOWN, Checkpoints
 from stagebus.worker.stages.call_runner import RunIdentity
+from stagebus.worker.stages.deferred_calls import CallTerms
 from stagebus.worker.stages.tools_stage import RoundLimits, tools_stage
 from stagebus.worker.tools.function_tool import tool
 from stagebus.worker.tools.registry import ToolRegistry
@@ -96,9 +96,10 @@ async def collect(registry: ToolRegistry, calls: Sequence[ToolCallRequest], **op
         registry,
         identity=IDENTITY,
         allowed=options.pop("allowed", frozenset(registry.names())),
-        limits=RoundLimits(options.pop("calls_max", 10), options.pop("timeout_s", 10)),
+        limits=RoundLimits(options.pop("calls_max", 10), options.pop("timeout_s", 10), 60),
         checkpoints=checkpoints,
-        gate=ApprovalGate("tools", FakeApprover(), checkpoints.approvals, wait_s=60),
+        source=FakeApprover(),
+        terms=CallTerms(),
         until_stored=options.pop("until_stored", stored),
         is_cut_off=options.pop("is_cut_off", False),
     )
@@ -210,7 +211,7 @@ async def test_closing_the_stage_cancels_its_tools(registry: ToolRegistry) -> No
 
     stage = tools_stage(
         "tools", [call("1", "forever", "{}")], registry, identity=IDENTITY, allowed=frozenset({"forever"}),
-        limits=RoundLimits(1, 10), checkpoints=Checkpoints(), gate=ApprovalGate("tools", FakeApprover(), LoggedApprovals(), 60),
+        limits=RoundLimits(1, 10, 60), checkpoints=Checkpoints(), source=FakeApprover(), terms=CallTerms(),
         until_stored=stored,
     )  # fmt: skip
     await anext(stage)

@@ -1,6 +1,6 @@
 import time
 
-from stagebus.gateway.auth.signing import Signer, expiry
+from stagebus.shared.runtime.signing import Signer, expiry
 
 OLD, NEW = "the old secret, which was long enough", "the new secret, which is long enough"
 LATER = time.time() + 86400  # the suite may take minutes between collection and this test

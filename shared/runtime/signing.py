@@ -1,7 +1,7 @@
-"""Signs and verifies the gateway's own tokens, tickets and sessions, as JWTs.
+"""Signs and verifies Stagebus's own tokens (tickets, sessions, call tokens) as JWTs.
 
 Each purpose has its own key, derived from `STAGEBUS_SECRET`, so a ticket is never accepted as
-a session, whatever its claims say.
+a session, whatever its claims say. Workers sign call tokens, and gateways everything else.
 Spec: https://www.rfc-editor.org/rfc/rfc7519
 """
 
