@@ -4,19 +4,19 @@ The variables are called `STAGEBUS_<FIELD>`, except for `OPENAI_BASE_URL` and `O
 too. docs/configuration.md is made from this class.
 """
 
-import re
 from pathlib import Path
 from typing import Annotated, Final, Self
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from stagebus.shared.config.host_names import check_hosts, check_origins
 from stagebus.shared.config.redis_url import RedisUrl
 from stagebus.shared.domain.call_results import EXPIRES_IN_MAX_S
 from stagebus.shared.domain.limits import TenantLimits
 from stagebus.shared.domain.model_items import Api
 from stagebus.shared.observability.redaction import printable, remember
-from stagebus.shared.runtime.net import AllowedTarget, normal_host
+from stagebus.shared.runtime.net import AllowedTarget
 
 SECRET_MIN_CHARS: Final = 32
 
@@ -232,12 +232,12 @@ class Settings(BaseSettings):
     insecure: bool = Field(
         default=False, description="allow access to an open gateway from other machines: true, false"
     )
-    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode, AfterValidator(check_hosts)] = Field(
         (),
         description="host names under which the gateway answers besides its addresses and localhost, separated by "
         "commas, such as bus.example. Not set: with authentication any name, without it none",
     )
-    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+    cors_origins: Annotated[tuple[str, ...], NoDecode, AfterValidator(check_origins)] = Field(
         (), description="origins whose pages may call the API, separated by commas, such as https://app.example"
     )
     public_url: str = Field(
@@ -326,22 +326,6 @@ class Settings(BaseSettings):
         if secret is not None and any(len(part) < SECRET_MIN_CHARS for part in _parts(secret.get_secret_value())):
             raise ValueError(f"must have at least {SECRET_MIN_CHARS} characters; create one with: openssl rand -hex 32")
         return secret
-
-    @field_validator("cors_origins")
-    @classmethod
-    def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
-        for origin in origins:
-            if not re.fullmatch(r"https?://[^/\s*?#@]+", origin):
-                raise ValueError(f"{origin!r} is not an origin; write it as https://app.example, without a path")
-        return origins
-
-    @field_validator("allowed_hosts")
-    @classmethod
-    def _check_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
-        for host in hosts:
-            if not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?", host):
-                raise ValueError(f"{host!r} is not a host name; write it as bus.example, without a scheme or a port")
-        return tuple(normal_host(host) for host in hosts)
 
     @field_validator("redis_url")
     @classmethod
