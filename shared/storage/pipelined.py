@@ -25,6 +25,12 @@ from stagebus.shared.storage.raw_connection import RedisProtocol
 Command = tuple[str | int | float | bytes, ...]
 
 
+def pack_transaction(commands: Sequence[Command]) -> tuple[bytes, int]:
+    """Packs the commands between MULTI and EXEC; returns also how many replies precede that of EXEC."""
+    whole: list[Command] = [("MULTI",), *commands, ("EXEC",)]
+    return b"".join([hiredis.pack_command(command) for command in whole]), len(commands) + 1  # type: ignore[arg-type]
+
+
 class PipelinedConnection:
     """Sends commands and transactions; connects at the first one, and again after the connection broke."""
 
@@ -35,7 +41,8 @@ class PipelinedConnection:
         self._opening: asyncio.Task[None] | None = None
         self._protocol: RedisProtocol | None = None
         self._outgoing: list[bytes] = []
-        self._in_flight: deque[asyncio.Future[Any] | None] = deque()  # None: the reply is dropped
+        self._in_flight: deque[asyncio.Future[Any] | None] = deque()  # None: the reply is skipped
+        self._skipped_error: Exception | None = None  # of the commands before the one whose reply is wanted
         self._reply_count = 0
         self._timeout: asyncio.TimerHandle | None = None
 
@@ -45,8 +52,17 @@ class PipelinedConnection:
         Raises:
             RedisError, OSError: Redis is away or the command failed; the server may have executed it.
         """
-        command = hiredis.pack_command(args)
-        return self._open_and_send(command) if self._protocol is None else self._send(command)
+        return self.send_packed(hiredis.pack_command(args))
+
+    def send_packed(self, commands: bytes, skipped: int = 0) -> Awaitable[Any]:
+        """Sends packed commands and returns the reply that follows `skipped` others.
+
+        Raises:
+            RedisError, OSError: Redis is away, or the command or one of the skipped ones failed.
+        """
+        if self._protocol is None:
+            return self._open_and_send(commands, skipped)
+        return self._send(commands, skipped)
 
     async def transaction(self, commands: Sequence[Command]) -> list[Any]:
         """Executes the commands in one MULTI/EXEC and returns their replies.
@@ -54,9 +70,7 @@ class PipelinedConnection:
         Raises:
             RedisError, OSError: Redis is away, or one of the commands failed.
         """
-        whole: list[Command] = [("MULTI",), *commands, ("EXEC",)]
-        packed = b"".join([hiredis.pack_command(command) for command in whole])  # type: ignore[arg-type]
-        replies: list[Any] = await self._open_and_send(packed, len(commands) + 1)
+        replies: list[Any] = await self.send_packed(*pack_transaction(commands))
         for reply in replies:
             if isinstance(reply, Exception):
                 raise reply
@@ -77,7 +91,6 @@ class PipelinedConnection:
         return await self._send(command, skipped)
 
     def _send(self, command: bytes, skipped: int = 0) -> asyncio.Future[Any]:
-        """Returns the reply that follows `skipped` dropped ones."""
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[Any] = loop.create_future()
         if skipped:
@@ -115,10 +128,15 @@ class PipelinedConnection:
     def _on_reply(self, reply: Any) -> None:
         self._reply_count += 1
         waiter = self._in_flight.popleft()
-        if waiter is None or waiter.done():  # its caller was cancelled
+        if waiter is None:
+            if isinstance(reply, Exception) and self._skipped_error is None:
+                self._skipped_error = reply
+            return
+        error, self._skipped_error = self._skipped_error, None
+        if waiter.done():  # its caller was cancelled
             return
         if isinstance(reply, Exception):
-            waiter.set_exception(reply)
+            waiter.set_exception(error or reply)  # EXEC says only that there was an error
         else:
             waiter.set_result(reply)
 
@@ -134,6 +152,7 @@ class PipelinedConnection:
         """Fails all commands in flight; their callers may send them again."""
         self._protocol = None
         self._outgoing.clear()
+        self._skipped_error = None
         in_flight, self._in_flight = self._in_flight, deque()
         for waiter in in_flight:
             if waiter is not None and not waiter.done():
@@ -152,7 +171,7 @@ async def read_at_once(connection: ReadConnection, commands: Sequence[Command]) 
     Raises:
         RedisError, OSError: Redis is away, or one of the commands failed.
     """
-    if isinstance(connection, PipelinedConnection):
+    if not isinstance(connection, Redis):
         return await connection.transaction(commands)
     async with connection.pipeline(transaction=True) as pipe:
         for command in commands:

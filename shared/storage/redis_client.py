@@ -160,7 +160,11 @@ def connect(settings: Settings) -> Redis:
     A pooled connection that turns out to be dead is replaced before the command is sent. A command that a server refused
     because it is no primary, for example, is sent once more on a new connection.
     """
-    url = RedisUrl.parse(settings.redis_url.get_secret_value())
+    return connect_to(RedisUrl.parse(settings.redis_url.get_secret_value()), settings)
+
+
+def connect_to(url: RedisUrl, settings: Settings) -> Redis:
+    """Returns a client of the server at this URL, with the limits of the settings."""
     pool: BlockingConnectionPool = _Pool.from_url(
         url.server,
         max_connections=settings.redis_connections_max,
@@ -279,11 +283,11 @@ def storage_errors() -> Iterator[None]:
         raise StorageUnavailable from exc
 
 
-async def check_server(redis: Redis) -> None:
+async def check_server(redis: Redis, version_min: tuple[int, int] = VERSION_MIN) -> None:
     """Checks that the server is fit to store runs.
 
     Raises:
-        StorageUnfit: it is unreachable, older than 6.2, or configured to evict keys. The message says what to do.
+        StorageUnfit: it is unreachable, too old, or configured to evict keys. The message says what to do.
     """
     try:
         server, memory = await redis.info("server"), await redis.info("memory")
@@ -294,8 +298,9 @@ async def check_server(redis: Redis) -> None:
     except RedisError as exc:
         raise StorageUnfit(f"Redis refuses access ({exc}); check STAGEBUS_REDIS_URL") from exc
     version = str(server.get("redis_version", "0"))
-    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < VERSION_MIN:
-        raise StorageUnfit(f"Redis {version} is too old: Redis 6.2 or newer, or Valkey, is required")
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < version_min:
+        needed = ".".join(map(str, version_min))
+        raise StorageUnfit(f"Redis {version} is too old: Redis {needed} or newer, or Valkey, is required")
     policy = memory.get("maxmemory_policy", POLICY)
     if policy != POLICY:
         raise StorageUnfit(

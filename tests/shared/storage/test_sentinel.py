@@ -19,36 +19,14 @@ from stagebus.shared.storage.pubsub import Channels
 from stagebus.shared.storage.redis_client import REDIS_AWAY, check_server
 from stagebus.shared.storage.sentinel import PrimaryNotFound
 from stagebus.worker.execution.doorbell import Doorbell
+from tests.support.outages import retried
+from tests.support.scripted_redis import ScriptedRedis, scripted_redis
 from tests.support.sentinels import SERVICE, SentinelGroup
 from tests.support.system import free_port
 from tests.support.tls import self_signed
 from tests.support.waiting import until
 
 # --- scripted sentinels --------------------------------------------------------
-
-
-class ScriptedServer:
-    """Answers commands from a table and notes them; a sentinel or a Redis."""
-
-    def __init__(self, replies: dict[str, bytes]) -> None:
-        self.replies = replies
-        self.commands: list[str] = []
-        self.port = 0
-
-    async def start(self, tls: ssl.SSLContext | None) -> asyncio.Server:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=tls)
-        self.port = server.sockets[0].getsockname()[1]
-        return server
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while count := (await reader.readline())[1:]:
-            words = []
-            for _ in range(int(count)):
-                await reader.readline()
-                words.append((await reader.readline()).strip().decode())
-            self.commands.append(" ".join(words))
-            writer.write(self.replies.get(words[0], b"+OK\r\n"))
-        writer.close()
 
 
 def names(port: int) -> bytes:
@@ -60,7 +38,7 @@ def names(port: int) -> bytes:
 IS_PRIMARY = b"*1\r\n$6\r\nmaster\r\n"
 IS_REPLICA = b"*1\r\n$5\r\nslave\r\n"
 UNKNOWN_SERVICE = b"*-1\r\n"
-Start = Callable[..., Awaitable[ScriptedServer]]
+Start = Callable[..., Awaitable[ScriptedRedis]]
 Connect = Callable[..., Redis]
 
 
@@ -68,11 +46,8 @@ Connect = Callable[..., Redis]
 async def start() -> AsyncIterator[Start]:
     async with AsyncExitStack() as stack:
 
-        async def start(tls: ssl.SSLContext | None = None, **replies: bytes) -> ScriptedServer:
-            server = ScriptedServer(replies)
-            listening = await server.start(tls)
-            stack.callback(listening.close)
-            return server
+        async def start(tls: ssl.SSLContext | None = None, **replies: bytes) -> ScriptedRedis:
+            return await stack.enter_async_context(scripted_redis(tls, **replies))
 
         yield start
 
@@ -156,18 +131,6 @@ async def test_message_says_what_each_sentinel_did(start: Start, connect: Connec
 
 
 # --- real ones ----------------------------------------------------------------
-
-
-async def retried(operation: Callable[[], Awaitable[object]]) -> object:
-    """Repeats a write until it succeeds, as every caller does in an outage."""
-
-    async def attempt() -> list[object]:
-        try:
-            return [await operation()]
-        except REDIS_AWAY:
-            return []
-
-    return (await until(attempt))[0]
 
 
 async def test_all_connections_follow_the_sentinels_through_both_kinds_of_failover(
