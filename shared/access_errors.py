@@ -1,6 +1,12 @@
 """Errors about access: who may do what, and how much of it."""
 
+from typing import Final
+
+from stagebus.shared.domain.tenants import USER_MAX_CHARS
 from stagebus.shared.errors import StagebusError
+
+# Names the person within the tenant for whom a request is made.
+USER_HEADER: Final = "Stagebus-User"
 
 
 class Unauthenticated(StagebusError):
@@ -27,6 +33,47 @@ class Forbidden(StagebusError):
     def __init__(self, scope: str) -> None:
         super().__init__(f"this needs the scope {scope}, which the key or token does not have")
         self.scope = scope
+
+
+class UserRequired(StagebusError):
+    """The credential opens the runs of one user only, and the request names no user."""
+
+    code = "user_required"
+    title = "A user is required"
+    status_hint = 403
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this key or token has the scope runs:own, which opens the runs of one user, and the request has none: send "
+            f"the user in the header {USER_HEADER} with a key that has the scope on_behalf, or use a token with a sub"
+        )
+
+
+class NotOnBehalf(StagebusError):
+    """The request names a user, and its credential may not act for others."""
+
+    code = "not_on_behalf"
+    title = "May not act for a user"
+    status_hint = 403
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"the header {USER_HEADER} needs the scope on_behalf, which this key or token does not have: leave the header "
+            "out, or create a key with this scope for your own server"
+        )
+
+
+class BadUser(StagebusError):
+    """The header with the user is empty, too long, no UTF-8, given twice, or has control characters."""
+
+    code = "bad_user"
+    title = "Bad user"
+    status_hint = 400
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"{USER_HEADER} names one user: 1 to {USER_MAX_CHARS} characters in UTF-8, no control characters"
+        )
 
 
 class LoopbackOnly(StagebusError):

@@ -28,11 +28,11 @@ async def decide_call(request: Request) -> Response:
     """
     gateway, principal = gateway_of(request), principal_of(request)
     run_id, call_id = request.path_params["run_id"], request.path_params["call_id"]
-    run = await run_store.get_run(gateway.redis, run_id, principal.tenant)
+    run = await run_store.get_run(gateway.redis, run_id, principal.owner)
     decision = parse_decide(await read_json(request, gateway.settings.body_max_bytes))
     await approvals.decide(gateway.redis, run, call_id, decision)
     audit(f"call.{decision.decision}", subject=principal.subject, tenant=principal.tenant, run=run_id, call=call_id)
-    run = await run_store.get_run(gateway.redis, run_id, principal.tenant)
+    run = await run_store.get_run(gateway.redis, run_id, principal.owner)
     return json_response(RunAccepted.of(run, urls_of(request)), 200 if run.is_terminal else 202)
 
 

@@ -95,7 +95,7 @@ async def answer_stream(
         stream_headers["X-Last-Event-Id"] = str(head.last_id)
     principal = principal_of(request)
     stream = gateway.hub.new_stream(
-        run_id, cursor, view, stage_id=stage_id, tenant=principal.tenant, stages_begun=head.stage_ids if head else ()
+        run_id, cursor, view, stage_id=stage_id, owner=principal.owner, stages_begun=head.stage_ids if head else ()
     )
     return EventStream(gateway.hub, stream, gateway.admit_stream(principal, stream.close), stream_headers)
 
@@ -104,7 +104,7 @@ async def _read_first_events(request: Request, run_id: str) -> list[StoredEvent]
     """Reads the first event of each stage that has started."""
     redis = gateway_of(request).redis
     with storage_errors():
-        head = await log_reader.read_head(redis, run_id, principal_of(request).tenant)
+        head = await log_reader.read_head(redis, run_id, principal_of(request).owner)
         ends = await log_reader.read_stage_ends(redis, run_id, head.stage_ids)
     return [first for first, _ in ends]
 
@@ -114,7 +114,7 @@ async def _read_head(request: Request, run_id: str) -> Head | None:
     try:
         with storage_errors():
             connection = gateway_of(request).hub.log_connection
-            return await log_reader.read_head(connection, run_id, principal_of(request).tenant)
+            return await log_reader.read_head(connection, run_id, principal_of(request).owner)
     except StorageUnavailable:
         # Open the stream and wait there: any status but 200 would end the browser's EventSource for good.
         return None
@@ -125,7 +125,7 @@ async def _wait_for_news(
 ) -> WaitingFor | None:
     """Waits until there is an event after the cursor, the run has ended, or it waits for something; returns for what."""
     gateway, principal = gateway_of(request), principal_of(request)
-    stream = gateway.hub.new_stream(run_id, cursor, stored_view(stage_id), stage_id=stage_id, tenant=principal.tenant)
+    stream = gateway.hub.new_stream(run_id, cursor, stored_view(stage_id), stage_id=stage_id, owner=principal.owner)
     async with closed_on_disconnect(request, stream):
         await gateway.hub.wait_for_news(stream, gateway.admit_stream(principal, stream.close), wait_s)
     return stream.waiting_for
@@ -140,10 +140,10 @@ async def _answer_page(
     chunks: str,
     waiting_for: WaitingFor | None,
 ) -> Response:
-    tenant = principal_of(request).tenant
+    owner = principal_of(request).owner
     with storage_errors():
         page = await log_reader.read_page(
-            gateway_of(request).redis, run_id, cursor, limit, stage_id=stage_id, tenant=tenant
+            gateway_of(request).redis, run_id, cursor, limit, stage_id=stage_id, owner=owner
         )
     events: Iterable[StoredEvent] = page.events
     if chunks == "full":

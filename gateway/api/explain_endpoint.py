@@ -65,7 +65,7 @@ async def explain_run_of_tenant(request: Request) -> Response:
     """
     gateway = gateway_of(request)
     with storage_errors():
-        run = await run_store.get_run(gateway.redis, request.path_params["run_id"], principal_of(request).tenant)
+        run = await run_store.get_run(gateway.redis, request.path_params["run_id"], principal_of(request).owner)
         slots = {name: entry.concurrency_max for name, entry in gateway.providers.by_name.items()}
         answer = RunExplanation.of(await explain_run(gateway.redis, gateway.settings, run, slots))
     if accepts(request, TEXT):

@@ -112,7 +112,7 @@ async def _write(
         yield orjson.dumps(record)[:-1] + b',"events":['
         position, separator = EventId(0, 0), b""
         try:
-            async for page in hub.pages(run.run_id, run.tenant):
+            async for page in hub.pages(run.run_id, principal_of(request).owner):
                 position, events = page.position, page.events
                 if position > run.last_id:
                     events = [event for event in events if event.event_id <= run.last_id]

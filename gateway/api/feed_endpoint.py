@@ -44,7 +44,7 @@ async def stream_runs(request: Request) -> Response:
     """
     cursor = _read_cursor(request)
     limit, wait_s = read_limit(request, PAGE_LIMIT_DEFAULT, PAGE_LIMIT_MAX), read_wait(request)
-    view = FeedView()
+    view = FeedView(principal_of(request).owner.user)
     if wants_stream(request):
         return await _stream(request, cursor, view)
     page = await _read_page(request, cursor, limit)

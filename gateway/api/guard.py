@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from stagebus.gateway.auth.allowed_hosts import check_host
+from stagebus.gateway.auth.on_behalf import act_for_user
 from stagebus.gateway.auth.principal import Principal
 from stagebus.gateway.context import gateway_of
 from stagebus.shared.access_errors import RateLimited
@@ -51,6 +52,7 @@ class Guarded:
             Unauthenticated, LoopbackOnly, CrossSite: the request's caller is not known here.
             RateLimited: the tenant, or its ticket's holder, exceeds the rate limit.
             Forbidden: the credential lacks the scope.
+            NotOnBehalf, BadUser, UserRequired: the request may not be made for this user, or needs one.
             RunNotFound: the path has no valid run id, or the ticket is for another run.
         """
         if not (self.is_public or (self.unless and self.unless(gateway_of(request).settings))):
@@ -67,6 +69,7 @@ class Guarded:
             request.state.quota = quota
             if not quota.is_allowed:
                 raise RateLimited(quota.retry_after_s, is_ticket=bool(principal.ticket_id))
+        principal = request.state.principal = act_for_user(principal, request)
         if self.scope is not None:
             principal.check(self.scope)
         if (name := request.path_params.get(RUN_ID)) is not None:

@@ -15,11 +15,12 @@ from stagebus.gateway.auth.tickets import ID_PATTERN as TICKET_ID_PATTERN
 from stagebus.shared.domain import ids
 from stagebus.shared.domain.cursor import CURSOR_PATTERN, EventId, parse_cursor
 from stagebus.shared.domain.runs import STAGE_IDS, RunStatus
+from stagebus.shared.domain.tenants import USER_MAX_CHARS, USER_PATTERN, is_user
 from stagebus.shared.errors import BadIdempotencyKey, InvalidRequest, StageNotFound
 from stagebus.shared.store.run_list import RunFilter
 
 CHUNKS: Final = ["lean", "full"]
-FILTERS: Final = ("status", "model", "q")
+FILTERS: Final = ("status", "model", "q", "user")
 METADATA: Final = "metadata"
 METADATA_PREFIX: Final = "metadata."
 SEARCH_MAX_CHARS: Final = 200
@@ -186,6 +187,7 @@ FILTER_PARAMETERS: Final = (
         "Case-insensitive.",
         {"type": "string", "minLength": 1, "maxLength": SEARCH_MAX_CHARS},
     ),
+    ParameterSpec("user", "query", "Only runs of this user.", _matching(USER_PATTERN)),
     ParameterSpec(
         f"{METADATA_PREFIX}<key>",
         "query",
@@ -244,8 +246,8 @@ def read_run_filter(request: Request) -> RunFilter:
         faults.append((METADATA, f"at most {METADATA_MAX} keys"))
     if faults:
         raise invalid_fields([(name[: METADATA_KEY_MAX_CHARS + len(METADATA_PREFIX)], fault) for name, fault in faults])
-    status, model, text = (params.get(name, "") for name in FILTERS)
-    return RunFilter(frozenset(RunStatus(word) for word in status.split(",") if word), model, text, metadata)
+    status, model, text, user = (params.get(name, "") for name in FILTERS)
+    return RunFilter(frozenset(RunStatus(word) for word in status.split(",") if word), model, text, metadata, user)
 
 
 def _find_fault(name: str, values: Sequence[str]) -> str:
@@ -261,6 +263,11 @@ def _find_fault(name: str, values: Sequence[str]) -> str:
             is_valid, fault = bool(_MODEL.fullmatch(value)), "must be a model's name"
         case "q":
             is_valid, fault = 1 <= len(value) <= SEARCH_MAX_CHARS, f"must be 1 to {SEARCH_MAX_CHARS} characters long"
+        case "user":
+            is_valid, fault = (
+                is_user(value),
+                f"must be 1 to {USER_MAX_CHARS} characters long, without control characters",
+            )
         case _ if not name.startswith(METADATA_PREFIX) or not 1 <= len(key) <= METADATA_KEY_MAX_CHARS:
             is_valid, fault = (
                 False,

@@ -61,6 +61,7 @@ async def create_run(request: Request, body: dict[str, Any], idempotency_key: st
         gateway.redis,
         gateway.settings,
         tenant=principal.tenant,
+        user=principal.user,
         model=run_request.model_text,
         request=run_request.model_dump(mode="json"),
         idempotency_key=idempotency_key,

@@ -100,7 +100,7 @@ async def list_runs(request: Request) -> Response:
     gateway = gateway_of(request)
     limit = read_limit(request, LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX)
     before_id, run_filter = read_before(request), read_run_filter(request)
-    page = await run_list.list_runs(gateway.redis, principal_of(request).tenant, limit, before_id, run_filter)
+    page = await run_list.list_runs(gateway.redis, principal_of(request).owner, limit, before_id, run_filter)
     urls = urls_of(request)
     return json_response(RunList(runs=[RunSummary.of(run, urls) for run in page.runs], next=page.next_id))
 
@@ -126,9 +126,9 @@ async def cancel_run(request: Request) -> Response:
     run_id = request.path_params["run_id"]
     body = await read_json(request, gateway.settings.body_max_bytes, is_optional=True)
     reason = parse_form(CancelRequest, body).reason or ""
-    await run_store.cancel_run(gateway.redis, gateway.settings, run_id, principal.tenant, reason)
+    await run_store.cancel_run(gateway.redis, gateway.settings, run_id, principal.owner, reason)
     audit("run.cancel", subject=principal.subject, tenant=principal.tenant, run=run_id)
-    run = await run_store.get_run(gateway.redis, run_id, principal.tenant)
+    run = await run_store.get_run(gateway.redis, run_id, principal.owner)
     return json_response(RunAccepted.of(run, urls_of(request)), 200 if run.is_terminal else 202)
 
 
@@ -140,7 +140,7 @@ async def delete_run(request: Request) -> Response:
     """
     gateway, principal = gateway_of(request), principal_of(request)
     run_id = request.path_params["run_id"]
-    await run_deletion.delete_run(gateway.redis, gateway.settings, run_id, principal.tenant)
+    await run_deletion.delete_run(gateway.redis, gateway.settings, run_id, principal.owner)
     audit("run.delete", subject=principal.subject, tenant=principal.tenant, run=run_id)
     return Response(status_code=204)
 

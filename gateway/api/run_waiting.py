@@ -31,14 +31,14 @@ class ReadRun(NamedTuple):
 
 
 async def read_run(request: Request, run_id: str) -> ReadRun:
-    """Reads a run of the caller's tenant.
+    """Reads a run that the caller may see.
 
     Raises:
-        RunNotFound: the tenant has no such run.
+        RunNotFound: the caller has no such run.
     """
     redis = gateway_of(request).redis
     with storage_errors():
-        record = await run_store.get_run(redis, run_id, principal_of(request).tenant)
+        record = await run_store.get_run(redis, run_id, principal_of(request).owner)
         return ReadRun(record, await approvals.read_pending(redis, record))
 
 
@@ -49,12 +49,12 @@ async def wait_for_pause(request: Request, run: ReadRun, wait_s: float) -> ReadR
         RunNotFound: the run is gone.
         ClientDisconnect, TooManyStreams, Draining, StorageUnavailable: see `hold`.
     """
-    run_id, tenant, loop = run.record.run_id, run.record.tenant, asyncio.get_running_loop()
+    run_id, owner, loop = run.record.run_id, principal_of(request).owner, asyncio.get_running_loop()
     deadline = loop.time() + wait_s
     # A request to a person may be decided by the time the run is read again; then the run goes on.
     while not run.is_at_pause and (left_s := deadline - loop.time()) > 0:
         stream = gateway_of(request).hub.new_stream(
-            run_id, run.record.last_id, PauseView(), tenant=tenant, is_strict=True
+            run_id, run.record.last_id, PauseView(), owner=owner, is_strict=True
         )
         try:
             await hold(request, stream, left_s)

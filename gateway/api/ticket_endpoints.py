@@ -33,7 +33,7 @@ async def create_ticket(request: Request) -> Response:
     body = await read_json(request, gateway.settings.body_max_bytes, is_optional=True)
     options = parse_ticket_request(body, gateway.settings)
     with storage_errors():
-        await log_reader.read_head(gateway.redis, run_id, principal.tenant)
+        await log_reader.read_head(gateway.redis, run_id, principal.owner)
     ticket = gateway.auth.tickets.issue(principal, run_id, options.ttl_s)
     audit(
         "ticket.create", subject=principal.subject, tenant=principal.tenant, run=run_id, share=options.share,
@@ -51,9 +51,9 @@ async def revoke_ticket(request: Request) -> Response:
     ticket_id = read_ticket_id(request)
     if not gateway.auth.tickets.is_own_id(ticket_id, run_id, principal.tenant):
         with storage_errors():
-            await log_reader.read_head(gateway.redis, run_id, principal.tenant)
+            await log_reader.read_head(gateway.redis, run_id, principal.owner)
         raise invalid_fields([("ticket_id", "no ticket of this run has this id")])
-    await gateway.auth.revocations.revoke(run_id, principal.tenant, ticket_id, by=principal.subject)
+    await gateway.auth.revocations.revoke(run_id, principal.owner, ticket_id, by=principal.subject)
     audit("ticket.revoke", subject=principal.subject, tenant=principal.tenant, run=run_id, ticket=ticket_id)
     gateway.auth.credential_monitor.end_ticket(run_id, ticket_id)
     return Response(status_code=204)

@@ -14,10 +14,10 @@ from stagebus.gateway.auth.csrf import SAFE_METHODS, has_loopback_host, is_cross
 from stagebus.gateway.auth.principal import Principal
 from stagebus.shared.access_errors import CrossSite, LoopbackOnly
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.domain.tenants import DEFAULT_TENANT, Scope
+from stagebus.shared.domain.tenants import DEFAULT_TENANT, TENANT_WIDE
 from stagebus.shared.runtime.net import is_loopback, normal_host
 
-ANYONE: Final = Principal(DEFAULT_TENANT, "anyone", frozenset(Scope))
+ANYONE: Final = Principal(DEFAULT_TENANT, "anyone", TENANT_WIDE)
 
 
 class AnonymousAuthenticator:

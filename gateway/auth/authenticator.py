@@ -22,6 +22,7 @@ from stagebus.gateway.auth.revocations import Revocations
 from stagebus.gateway.auth.sessions import SessionCookies
 from stagebus.gateway.auth.tickets import TicketSigner
 from stagebus.shared.access_errors import CrossSite, Unauthenticated
+from stagebus.shared.domain.tenants import expand_scopes
 from stagebus.shared.store.api_keys import PREFIX, ApiKey
 
 if TYPE_CHECKING:
@@ -113,8 +114,11 @@ class CredentialAuthenticator:
             return holder
         if record is None:
             raise Unauthenticated("the session's key is revoked or expired")
-        return replace(_principal_of_key(record), expires_at=holder.expires_at, session_id=holder.session_id)
+        principal = _principal_of_key(record)
+        if holder.user:
+            principal = principal.acting_for(holder.user)
+        return replace(principal, expires_at=holder.expires_at, session_id=holder.session_id)
 
 
 def _principal_of_key(record: ApiKey) -> Principal:
-    return Principal(record.tenant, f"key:{record.key_id}", record.scopes, record.key_id)
+    return Principal(record.tenant, f"key:{record.key_id}", expand_scopes(record.scopes), record.key_id)

@@ -16,7 +16,7 @@ from stagebus.gateway.auth.jwks import JwksCache
 from stagebus.gateway.auth.principal import Principal
 from stagebus.shared.access_errors import Unauthenticated
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.domain.tenants import Scope, is_tenant
+from stagebus.shared.domain.tenants import Scope, expand_scopes, is_tenant, user_of_subject
 
 LEEWAY_S: Final = 10.0
 SUBJECT_MAX_CHARS: Final = 128
@@ -71,8 +71,11 @@ class JwtVerifier:
         expires_at = int(claims["exp"])
         if expires_at > EXPIRY_MAX:
             raise Unauthenticated("this token is not valid: its exp is out of range")
-        scopes = _parse_scopes(claims.get(self._settings.jwt_scopes_claim))
-        return Principal(str(tenant), f"jwt:{_parse_subject(claims['sub'])}", scopes, expires_at=float(expires_at))
+        scopes, subject = _parse_scopes(claims.get(self._settings.jwt_scopes_claim)), _parse_subject(claims["sub"])
+        return Principal(
+            str(tenant), f"jwt:{subject[:SUBJECT_MAX_CHARS]}", scopes, expires_at=float(expires_at),
+            user=user_of_subject(subject),
+        )  # fmt: skip
 
 
 def _reason(exc: jwt.PyJWTError) -> str:
@@ -87,10 +90,10 @@ def _parse_subject(claim: str) -> str:
         claim.encode()
     except UnicodeEncodeError as exc:  # JSON's \ud800 is half a character; neither logs nor answers can hold it
         raise Unauthenticated("this token is not valid: its sub is not Unicode text") from exc
-    return claim[:SUBJECT_MAX_CHARS]
+    return claim
 
 
 def _parse_scopes(claim: object) -> frozenset[Scope]:
     """Returns the known scopes of a token, whose claim is a text (RFC 8693) or a list."""
     names = claim.split() if isinstance(claim, str) else claim if isinstance(claim, list) else []
-    return frozenset(Scope(name) for name in names if isinstance(name, str) and name in set(Scope))
+    return expand_scopes(names)

@@ -1,19 +1,20 @@
 """The authenticated caller of a request, and the interface of authenticators."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from starlette.requests import Request
 
-from stagebus.shared.access_errors import Forbidden
-from stagebus.shared.domain.tenants import Scope
+from stagebus.shared.access_errors import Forbidden, UserRequired
+from stagebus.shared.domain.tenants import OWN_SCOPES, RunOwner, Scope
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
     """An authenticated caller: the tenant whose runs it sees, and the scopes it has there.
 
-    `subject` names it in logs: `key:3f9c0a5d77e1`, `jwt:alice`, `anyone`. A ticket's holder
+    `subject` names it in logs: `key:3f9c0a5d77e1`, `jwt:alice`, `anyone`. `user` is the person within the tenant who
+    makes the request, as far as is known; the runs that it creates are that user's. A ticket's holder
     has a `run_id`, the only run that it may see, and a `ticket_id`, by which the ticket may be
     revoked; a session's holder has a `session_id`. `key_id` is set if the credential depends on an API key, and `expires_at` (Unix s)
     if it expires by itself: open streams end with either.
@@ -27,15 +28,29 @@ class Principal:
     run_id: str = ""
     ticket_id: str = ""
     session_id: str = ""
+    user: str = ""
+
+    @property
+    def owner(self) -> RunOwner:
+        """Returns whose runs the principal may see and change."""
+        return RunOwner(self.tenant, self.user if Scope.RUNS_OWN in self.scopes else None)
+
+    def acting_for(self, user: str) -> "Principal":
+        """Returns the principal as it acts for one user, and for no other from then on."""
+        subject, scopes = f"{self.subject} for {user}", self.scopes - {Scope.ON_BEHALF}
+        return replace(self, user=user, subject=subject, scopes=scopes)
 
     def check(self, scope: Scope) -> None:
         """Checks that the principal has a scope.
 
         Raises:
             Forbidden: it does not.
+            UserRequired: it has it for the runs of its own user, and has no user.
         """
         if scope not in self.scopes:
             raise Forbidden(scope)
+        if scope in OWN_SCOPES and Scope.RUNS_OWN in self.scopes and not self.user:
+            raise UserRequired
 
 
 class Authenticator(Protocol):

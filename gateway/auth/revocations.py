@@ -6,6 +6,7 @@ As with API keys, the cache's TTL bounds how long a ticket or a session works th
 from collections.abc import Collection, Sequence
 from typing import Final
 
+from stagebus.shared.domain.tenants import RunOwner
 from stagebus.shared.runtime.ttl_cache import TtlCache
 from stagebus.shared.storage.redis_client import Redis, storage_errors
 from stagebus.shared.store import revoked_sessions, revoked_tickets
@@ -43,19 +44,19 @@ class Revocations:
         with storage_errors():
             return await revoked_tickets.read(self._redis, run_ids)
 
-    async def revoke(self, run_id: str, tenant: str, ticket_id: str, *, by: str) -> None:
+    async def revoke(self, run_id: str, owner: RunOwner, ticket_id: str, *, by: str) -> None:
         """Revokes a ticket: here immediately, in other processes when their cached entry expires.
 
         Args:
             by: the subject that revokes it.
 
         Raises:
-            RunNotFound: there is no such run, or it is another tenant's.
+            RunNotFound: there is no such run, or it is another owner's.
             TooManyRevoked: the subject has revoked as many tickets of the run as it may.
             StorageUnavailable: Redis is away.
         """
         with storage_errors():
-            await revoked_tickets.revoke(self._redis, run_id, tenant, ticket_id, by=by)
+            await revoked_tickets.revoke(self._redis, run_id, owner, ticket_id, by=by)
         self._ticket_ids_by_run.discard(run_id)
 
     async def is_session_revoked(self, session_id: str) -> bool:

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from stagebus.gateway.auth.csrf import has_host_of
 from stagebus.gateway.auth.principal import Principal
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.domain.tenants import Scope
+from stagebus.shared.domain.tenants import compact_scopes, expand_scopes
 from stagebus.shared.runtime.net import is_loopback, normal_host
 from stagebus.shared.runtime.signing import Signer, expiry
 
@@ -50,8 +50,11 @@ class SessionCookies:
         """Creates a session for a principal; it does not outlive the principal's own credential."""
         expires_at = expiry(self._ttl_s, principal.expires_at)
         claims: dict[str, Any] = {"key": principal.key_id, "jti": secrets.token_hex(ID_BYTES)}
+        if principal.user:
+            claims["user"] = principal.user
         if not principal.key_id:
-            claims |= {"tenant": principal.tenant, "sub": principal.subject, "scopes": sorted(principal.scopes)}
+            scopes = sorted(compact_scopes(principal.scopes))
+            claims |= {"tenant": principal.tenant, "sub": principal.subject, "scopes": scopes}
         return Session(self._signer.sign(claims, expires_at), replace(principal, expires_at=expires_at))
 
     def set_cookie(self, request: Request, response: Response, session: Session) -> None:
@@ -76,8 +79,8 @@ class SessionCookies:
     def verify(self, request: Request) -> Principal | None:
         """Returns the principal of the request's session, or None without a valid session.
 
-        If the session depends on an API key, only `key_id`, `session_id` and `expires_at` are set: the key's record
-        has the rest. Whether the session was revoked is not checked.
+        If the session depends on an API key, only `key_id`, `session_id`, `user` and `expires_at` are set: the key's
+        record has the rest. Whether the session was revoked is not checked.
 
         Over TLS only the prefixed name counts: a sibling host or someone on the network can set the other one.
         """
@@ -87,11 +90,12 @@ class SessionCookies:
         claims = self._signer.verify(token) if token else None
         if claims is None or not claims.get("jti"):
             return None
-        scopes = frozenset(Scope(name) for name in claims.get("scopes", ()) if name in set(Scope))
+        scopes = expand_scopes(claims.get("scopes", ()))
         tenant, subject = claims.get("tenant", ""), claims.get("sub", "")
         return Principal(
-            tenant, subject, scopes, claims["key"], expires_at=float(claims["exp"]), session_id=claims["jti"]
-        )
+            tenant, subject, scopes, claims["key"], expires_at=float(claims["exp"]), session_id=claims["jti"],
+            user=claims.get("user", ""),
+        )  # fmt: skip
 
 
 def _cookie_path(request: Request) -> str:

@@ -5,11 +5,11 @@
 An EventSource cannot send headers, and a person who opens a shared link has no API key. So a
 ticket, unlike a key, may stand in the query. It is removed from there before anything else
 sees the request, so that no log contains it. A ticket depends on the key that it was made
-with, and stops working when that key is revoked.
+with, and stops working when that key is revoked. It acts for the user of whoever made it.
 """
 
 import secrets
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from urllib.parse import unquote_plus
 
 from starlette.types import Scope as AsgiScope
@@ -49,7 +49,14 @@ class TicketSigner:
         expires_at = expiry(ttl_s, principal.expires_at)
         number = secrets.token_hex(ID_BYTES)
         ticket_id = number + self._id_signer.tag(f"{principal.tenant} {run_id} {number}")
-        claims = {"run": run_id, "tenant": principal.tenant, "sub": principal.subject, "key": principal.key_id}
+        claims: dict[str, Any] = {
+            "run": run_id,
+            "tenant": principal.tenant,
+            "sub": principal.subject,
+            "key": principal.key_id,
+        }
+        if principal.user:
+            claims |= {"user": principal.user, "own": Scope.RUNS_OWN in principal.scopes}
         return SignedTicket(self._signer.sign({**claims, "jti": ticket_id}, expires_at), ticket_id, expires_at)
 
     def is_own_id(self, ticket_id: str, run_id: str, tenant: str) -> bool:
@@ -68,9 +75,11 @@ class TicketSigner:
             return None
         subject = f"ticket of {claims['sub']}"
         ticket_id = claims.get("jti", "")  # tickets of older versions have none
+        scopes = SCOPES | {Scope.RUNS_OWN} if claims.get("own") else SCOPES
         return Principal(
-            claims["tenant"], subject, SCOPES, key_id=claims["key"], run_id=claims["run"], ticket_id=ticket_id
-        )
+            claims["tenant"], subject, scopes, key_id=claims["key"], run_id=claims["run"], ticket_id=ticket_id,
+            user=claims.get("user", ""),
+        )  # fmt: skip
 
 
 def take_from_query(scope: AsgiScope) -> None:

@@ -11,6 +11,7 @@ from typing import Final
 from stagebus.gateway.streaming.stream_writer import StreamWriter
 from stagebus.gateway.streaming.subscription import Subscription
 from stagebus.shared.domain.events import StreamStatus, WaitingFor
+from stagebus.shared.domain.tenants import RunOwner
 from stagebus.shared.log import log_reader
 from stagebus.shared.log.live_batch import LiveBatch
 from stagebus.shared.log.log_page import Page
@@ -28,8 +29,8 @@ class ClientStream:
 
     Attributes:
         writer: writes to the client's socket; None on a server where all bytes go through the generator.
-        tenant: the tenant that must own the run, or None for any. The first log page is read before anything
-            else is sent, and the read fails for a run of another tenant.
+        owner: whose run it must be, or None for anyone's. The first log page is read before anything else is sent, and
+            the read fails for a run of another owner.
         stages_begun: the stages that the run has begun, as far as is known; a log page is read with them.
         notice: a ping or a status to be sent unless events come first; empty if there is none.
         quiet_since: the loop time at which bytes were last sent.
@@ -50,6 +51,7 @@ class ClientStream:
         "is_closed",
         "is_strict",
         "notice",
+        "owner",
         "quiet_since",
         "run_id",
         "sent_bytes",
@@ -57,7 +59,6 @@ class ClientStream:
         "stages_begun",
         "subscribing",
         "subscription",
-        "tenant",
         "waiting_for",
         "writer",
     )
@@ -68,7 +69,7 @@ class ClientStream:
         subscription: Subscription,
         *,
         stage_id: str | None = None,
-        tenant: str | None = None,
+        owner: RunOwner | None = None,
         stages_begun: Sequence[str] = (),
         is_strict: bool = False,
         life_s: float | None = None,
@@ -76,7 +77,7 @@ class ClientStream:
         self.run_id = run_id
         self.subscription = subscription
         self.stage_id = stage_id
-        self.tenant = tenant
+        self.owner = owner
         self.stages_begun = stages_begun
         self.is_strict = is_strict
         self.writer: StreamWriter | None = None
@@ -105,7 +106,7 @@ class ClientStream:
         """Reads the next page of the log.
 
         Raises:
-            RunNotFound: the tenant has no such run.
+            RunNotFound: the owner has no such run.
         """
         page = await log_reader.read_page(
             connection,
@@ -113,7 +114,7 @@ class ClientStream:
             self.subscription.position,
             limit,
             stage_id=self.stage_id,
-            tenant=self.tenant,
+            owner=self.owner,
             stage_ids=self.stages_begun,
         )
         self.stages_begun = page.stage_ids

@@ -10,6 +10,7 @@ from stagebus.gateway.streaming.client_stream import ClientStream
 from stagebus.gateway.streaming.subscription import Subscription
 from stagebus.gateway.streaming.views import EventView
 from stagebus.shared.domain.cursor import EventId
+from stagebus.shared.domain.tenants import RunOwner
 from stagebus.shared.log import feed_reader, log_reader, sse
 from stagebus.shared.log.live_batch import LiveBatch
 from stagebus.shared.log.log_page import Page, StoredEvent
@@ -51,7 +52,7 @@ class FeedStream(ClientStream):
     __slots__ = ("feed_tenant",)
 
     def __init__(self, tenant: str, cursor: EventId, view: FeedView, buffer_max_bytes: int) -> None:
-        super().__init__("", Subscription(cursor, view, buffer_max_bytes), tenant=tenant)
+        super().__init__("", Subscription(cursor, view, buffer_max_bytes), owner=RunOwner(tenant))
         self.feed_tenant = tenant
         self.check_at = math.inf  # no run whose worker may be missing
 

@@ -11,6 +11,7 @@ from stagebus.gateway.streaming.hub import Hub
 from stagebus.gateway.streaming.model_pieces import is_model_stage, pieces_of
 from stagebus.shared.domain.cursor import START, EventId, parse_id
 from stagebus.shared.domain.events import StageCompleted, StageRestarted, ToolCompletionChunk
+from stagebus.shared.domain.tenants import RunOwner
 
 F = TypeVar("F", bound=Fold)
 F_co = TypeVar("F_co", bound=Fold, covariant=True)
@@ -38,19 +39,19 @@ class FoldedLog(NamedTuple, Generic[F_co]):
     is_ended: bool
 
 
-async def fold_log(hub: Hub, source: FoldSource[F], tenant: str, until: int | None = None) -> FoldedLog[F]:
+async def fold_log(hub: Hub, source: FoldSource[F], owner: RunOwner, until: int | None = None) -> FoldedLog[F]:
     """Folds the log up to its end, or up to the event that gives a message.
 
     Args:
         until: the number of that message, from 0 on.
 
     Raises:
-        RunNotFound: the tenant has no such run.
+        RunNotFound: the owner has no such run.
         StorageUnavailable: Redis is down.
     """
     fold, count = source.new(), 0
     position, is_ended = START, False
-    async with aclosing(hub.pages(source.run.run_id, tenant)) as pages:
+    async with aclosing(hub.pages(source.run.run_id, owner)) as pages:
         async for page in pages:
             for event in page.events:
                 messages = [message for message in fold.add(event.id, event.event, event.data) if message != END]
@@ -62,19 +63,19 @@ async def fold_log(hub: Hub, source: FoldSource[F], tenant: str, until: int | No
     return FoldedLog(fold, position, count, [], is_found=False, is_ended=is_ended)
 
 
-async def find_voided(hub: Hub, run_id: str, tenant: str) -> list[Voided]:
+async def find_voided(hub: Hub, run_id: str, owner: RunOwner) -> list[Voided]:
     """Returns the parts of the log that are void now, for a client that cannot take back what it was sent.
 
     That is what a restart made void, and a complete stage's deltas if its result has another text, for example without a
     call that stood in it.
 
     Raises:
-        RunNotFound: the tenant has no such run.
+        RunNotFound: the owner has no such run.
         StorageUnavailable: Redis is down.
     """
     voided: list[Voided] = []
     said = _Said()
-    async with aclosing(hub.pages(run_id, tenant)) as pages:
+    async with aclosing(hub.pages(run_id, owner)) as pages:
         async for page in pages:
             for stage_id, entries in page.slices:
                 if not is_model_stage(stage_id):

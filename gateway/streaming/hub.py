@@ -26,6 +26,7 @@ from stagebus.gateway.streaming.views import EventView
 from stagebus.shared.access_errors import TooManyStreams
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.cursor import EventId
+from stagebus.shared.domain.tenants import RunOwner
 from stagebus.shared.errors import RunNotFound
 from stagebus.shared.log import live_batch
 from stagebus.shared.log.log_page import Page
@@ -108,7 +109,7 @@ class Hub:
         view: EventView,
         *,
         stage_id: str | None = None,
-        tenant: str | None = None,
+        owner: RunOwner | None = None,
         stages_begun: Sequence[str] = (),
         is_strict: bool = False,
         life_s: float | None = None,
@@ -119,7 +120,7 @@ class Hub:
         """
         subscription = Subscription(cursor, view, self._settings.stream_buffer_max_bytes)
         return ClientStream(
-            run_id, subscription, stage_id=stage_id, tenant=tenant, stages_begun=stages_begun, is_strict=is_strict,
+            run_id, subscription, stage_id=stage_id, owner=owner, stages_begun=stages_begun, is_strict=is_strict,
             life_s=life_s,
         )  # fmt: skip
 
@@ -161,7 +162,7 @@ class Hub:
                 if stream.ends_at is not None and not stream.sent_bytes and (data := stream.take()):
                     yield data  # a clean end tells the client to continue, and its first bytes say where
             except RunNotFound:
-                pass  # its retention ended, or another tenant owns it; the client's next request gets 404
+                pass  # its retention ended, or another one owns it; the client's next request gets 404
             finally:
                 self._count_closed(stream)
                 await self.leave_run(stream)
@@ -243,7 +244,7 @@ class Hub:
         """Waits for the stream's subscription, or reads the next page of its log; returns soon, so that no ping is late.
 
         Raises:
-            RunNotFound: the run is gone, or belongs to another tenant.
+            RunNotFound: the run is gone, or belongs to another owner.
         """
         if stream.subscribing is None:
             self.events_relayed += await self.page_reader.read_next(stream)
@@ -252,9 +253,9 @@ class Hub:
         if stream.subscribing.done():
             stream.subscribing = None
 
-    def pages(self, run_id: str, tenant: str) -> AsyncGenerator[Page, None]:
+    def pages(self, run_id: str, owner: RunOwner) -> AsyncGenerator[Page, None]:
         """Yields the log as it is now, page by page. Raises: see `PageReader.pages`."""
-        return self.page_reader.pages(run_id, tenant)
+        return self.page_reader.pages(run_id, owner)
 
     def _deliver(self, streams: set[ClientStream], message: bytes) -> None:
         """Hands a message of a run's channel to the run's streams."""

@@ -8,6 +8,7 @@ from typing import Final
 from stagebus.gateway.streaming.client_stream import ClientStream
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.cursor import START
+from stagebus.shared.domain.tenants import RunOwner
 from stagebus.shared.errors import StorageUnavailable
 from stagebus.shared.log import log_reader
 from stagebus.shared.log.log_page import Page
@@ -41,7 +42,7 @@ class PageReader:
         Returns 0 after a while if too many others read one, or if Redis is down.
 
         Raises:
-            RunNotFound: the run is gone, or belongs to another tenant.
+            RunNotFound: the run is gone, or belongs to another owner.
         """
         subscription = stream.subscription
         slots = self._slots(subscription.page_size(self._page_max_events))
@@ -58,11 +59,11 @@ class PageReader:
         await back_off()
         return 0
 
-    async def pages(self, run_id: str, tenant: str) -> AsyncGenerator[Page, None]:
+    async def pages(self, run_id: str, owner: RunOwner) -> AsyncGenerator[Page, None]:
         """Yields the log as it is now, page by page.
 
         Raises:
-            RunNotFound: the tenant has no such run.
+            RunNotFound: the owner has no such run.
             StorageUnavailable: Redis is down, or it lost a part of the log between two pages.
         """
         position, limit = START, self._page_max_events
@@ -71,7 +72,7 @@ class PageReader:
             async with self._slots(limit):
                 with storage_errors():
                     page = await log_reader.read_page(
-                        self._connection, run_id, position, limit, tenant=tenant, stage_ids=stages_begun
+                        self._connection, run_id, position, limit, owner=owner, stage_ids=stages_begun
                     )
             if page.gap is not None:
                 raise StorageUnavailable

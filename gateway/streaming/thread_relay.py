@@ -31,6 +31,7 @@ from stagebus.gateway.streaming.thread_view import (
 )
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.cursor import START, EventId
+from stagebus.shared.domain.tenants import RunOwner
 from stagebus.shared.domain.thread_cursor import THREAD_START, ThreadCursor
 from stagebus.shared.errors import RunNotFound
 from stagebus.shared.storage.redis_client import REDIS_AWAY
@@ -52,11 +53,11 @@ class ThreadRelay:
         self._looks = asyncio.Semaphore(CONCURRENT_LOOKS_MAX)
 
     def new_stream(
-        self, thread_key: str, tenant: str, cursor: ThreadCursor = THREAD_START, *, is_until_idle: bool = False
+        self, thread_key: str, owner: RunOwner, cursor: ThreadCursor = THREAD_START, *, is_until_idle: bool = False
     ) -> ThreadStream:
         """Returns a stream of the thread's turns after the cursor; `relay` sends it. Args: see `ThreadStream`."""
         buffer_max_bytes = self._settings.stream_buffer_max_bytes
-        return ThreadStream(thread_key, tenant, cursor, buffer_max_bytes, is_until_idle=is_until_idle)
+        return ThreadStream(thread_key, owner, cursor, buffer_max_bytes, is_until_idle=is_until_idle)
 
     async def relay(
         self, stream: ThreadStream, admission: AbstractAsyncContextManager[bool]

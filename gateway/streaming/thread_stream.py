@@ -14,6 +14,7 @@ from stagebus.gateway.streaming.client_stream import ClientStream
 from stagebus.gateway.streaming.subscription import Subscription
 from stagebus.gateway.streaming.thread_view import TurnView
 from stagebus.shared.domain.cursor import START, EventId
+from stagebus.shared.domain.tenants import RunOwner
 from stagebus.shared.domain.thread_cursor import ThreadCursor
 from stagebus.shared.store.thread_news import StoredTurn, ThreadVersion
 
@@ -79,13 +80,13 @@ class ThreadStream(ClientStream):
     def __init__(
         self,
         thread_key: str,
-        tenant: str,
+        owner: RunOwner,
         cursor: ThreadCursor,
         buffer_max_bytes: int,
         *,
         is_until_idle: bool = False,
     ) -> None:
-        super().__init__("", Subscription(START, TurnView(""), buffer_max_bytes), tenant=tenant)
+        super().__init__("", Subscription(START, TurnView(""), buffer_max_bytes), owner=owner)
         self._buffer_max_bytes = buffer_max_bytes
         self._frames: list[bytes] = []
         self.thread_key = thread_key

@@ -93,10 +93,10 @@ async def run_agent(request: Request) -> Response:
 
 async def _find_run(request: Request, form: AguiInput) -> RunRecord | None:
     """Returns the run that the ids name, if there is one already."""
-    tenant = principal_of(request).tenant
+    principal, redis = principal_of(request), gateway_of(request).redis
     with storage_errors():
         key = key_of(form.thread_id, form.run_id)
-        run_id = await run_store.find_by_idempotency_key(gateway_of(request).redis, tenant, key)
+        run_id = await run_store.find_by_idempotency_key(redis, principal.tenant, key, principal.user)
     if run_id is None and ids.is_run_id(form.run_id):
         run_id = form.run_id
     if run_id is None:

@@ -58,11 +58,11 @@ class RunLog:
         """Returns the last event's id; for a stage, that of its own last event.
 
         Raises:
-            RunNotFound: the tenant has no such run.
+            RunNotFound: the caller has no such run.
         """
-        redis, tenant = self._gateway.redis, self._principal.tenant
+        redis, owner = self._gateway.redis, self._principal.owner
         with storage_errors():
-            head = await log_reader.read_head(redis, self._run_id, tenant)
+            head = await log_reader.read_head(redis, self._run_id, owner)
             show_run(self._request, self._run_id)
             if self._stage_id is None or head.is_ended:
                 return Tail(head.last_id, head.is_ended)
@@ -73,16 +73,16 @@ class RunLog:
         """Returns the events after a position.
 
         Raises:
-            RunNotFound: the tenant has no such run.
+            RunNotFound: the caller has no such run.
             OffsetGone: the log has no event at the position.
         """
         return as_stream_page(await self._read_log(after, self._gateway.settings.page_max_events), after)
 
     async def _read_log(self, after: EventId, limit: int) -> Page:
-        tenant = self._principal.tenant
+        owner = self._principal.owner
         with storage_errors():
             page = await log_reader.read_page(
-                self._gateway.redis, self._run_id, after, limit, stage_id=self._stage_id, tenant=tenant
+                self._gateway.redis, self._run_id, after, limit, stage_id=self._stage_id, owner=owner
             )
         show_run(self._request, self._run_id)
         if page.gap is not None:
@@ -98,7 +98,7 @@ class RunLog:
         hub = running_hub(self._request)
         stream = hub.new_stream(
             self._run_id, after, stored_view(self._stage_id), stage_id=self._stage_id,
-            tenant=self._principal.tenant, is_strict=True,
+            owner=self._principal.owner, is_strict=True,
         )  # fmt: skip
         async with closed_on_disconnect(self._request, stream):
             await hub.wait_for_news(stream, self._gateway.admit_stream(self._principal, stream.close), timeout_s)
@@ -113,7 +113,7 @@ class RunLog:
         hub = running_hub(self._request)
         stream = hub.new_stream(
             self._run_id, after, DurableView(self._stage_id, after, least_cursor), stage_id=self._stage_id,
-            tenant=self._principal.tenant, is_strict=True, life_s=random.uniform(*SSE_LIFE_S),  # noqa: S311 - jitter
+            owner=self._principal.owner, is_strict=True, life_s=random.uniform(*SSE_LIFE_S),  # noqa: S311 - jitter
         )  # fmt: skip
         # The first page is read before the response begins, so that the request can fail, and so that even a stream
         # that has to end before the hub has read anything says where to continue.

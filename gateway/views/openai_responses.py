@@ -99,7 +99,7 @@ async def cancel_response(request: Request) -> Response:
     source = source_of(run, ResponsesFold)
     if run.is_terminal:
         return _answer((await fold_run(request, source)).fold)
-    await run_store.cancel_run(gateway.redis, gateway.settings, run.run_id, principal.tenant)
+    await run_store.cancel_run(gateway.redis, gateway.settings, run.run_id, principal.owner)
     audit("run.cancel", subject=principal.subject, tenant=principal.tenant, run=run.run_id)
     return _answer(await wait_for_end(request, source, CANCEL_WAIT_S))
 

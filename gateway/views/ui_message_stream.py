@@ -106,7 +106,9 @@ async def post_chat(request: Request) -> Response:
     run = await create_run(request, body, fields, {})
     if form.id is not None:
         with storage_errors():
-            await chat_runs.point_chat(gateway.redis, gateway.settings, principal.tenant, form.id, run.run_id)
+            await chat_runs.point_chat(
+                gateway.redis, gateway.settings, principal.tenant, form.id, run.run_id, principal.user
+            )
     return await answer_stream(request, source_of(run, UiMessageFold), headers=_headers(run))
 
 
@@ -144,9 +146,9 @@ async def stop_chat(request: Request) -> Response:
     """
     gateway, principal = gateway_of(request), principal_of(request)
     run_id = (await _find_run(request)).run_id
-    await run_store.cancel_run(gateway.redis, gateway.settings, run_id, principal.tenant)
+    await run_store.cancel_run(gateway.redis, gateway.settings, run_id, principal.owner)
     audit("run.cancel", subject=principal.subject, tenant=principal.tenant, run=run_id)
-    run = await run_store.get_run(gateway.redis, run_id, principal.tenant)
+    run = await run_store.get_run(gateway.redis, run_id, principal.owner)
     status = 200 if run.is_terminal else 202
     return json_response(RunAccepted.of(run, urls_of(request)), status, {X_RUN_ID: run_id})
 
@@ -155,11 +157,12 @@ async def _find_run(request: Request) -> RunRecord:
     """Returns the newest run of the chat in the path, or the run of that id.
 
     Raises:
-        RunNotFound: the tenant has neither.
+        RunNotFound: the caller has neither.
     """
     chat_id: str = request.path_params["chat_id"]
+    principal = principal_of(request)
     with storage_errors():
-        run_id = await chat_runs.find_run(gateway_of(request).redis, principal_of(request).tenant, chat_id)
+        run_id = await chat_runs.find_run(gateway_of(request).redis, principal.tenant, chat_id, principal.user)
     return await get_run(request, run_id or chat_id)
 
 

@@ -41,14 +41,14 @@ STREAM_ERRORS: Final = (RunNotFound, TooManyStreams, Draining, StorageUnavailabl
 
 
 async def get_run(request: Request, run_id: str) -> RunRecord:
-    """Reads the record of a run of the caller's tenant. From now on, the response to the request names the run.
+    """Reads the record of a run that the caller may see. From now on, the response to the request names the run.
 
     Raises:
-        RunNotFound: the tenant has no such run, or the caller's ticket is for another one.
+        RunNotFound: the caller has no such run, or its ticket is for another one.
     """
     check_run(principal_of(request), run_id)
     with storage_errors():
-        run = await run_store.get_run(gateway_of(request).redis, run_id, principal_of(request).tenant)
+        run = await run_store.get_run(gateway_of(request).redis, run_id, principal_of(request).owner)
     show_run(request, run_id)
     return run
 
@@ -105,12 +105,12 @@ async def check_admission(request: Request) -> None:
 
 async def fold_run(request: Request, source: FoldSource[F], until: int | None = None) -> FoldedLog[F]:
     """Folds the log as it is now, see `fold_log`."""
-    return await fold_log.fold_log(gateway_of(request).hub, source, principal_of(request).tenant, until)
+    return await fold_log.fold_log(gateway_of(request).hub, source, principal_of(request).owner, until)
 
 
 async def find_voided(request: Request, run_id: str) -> list[Voided]:
     """Returns what is void in the log as it is now: a client that cannot take anything back does not get it."""
-    return await fold_log.find_voided(gateway_of(request).hub, run_id, principal_of(request).tenant)
+    return await fold_log.find_voided(gateway_of(request).hub, run_id, principal_of(request).owner)
 
 
 async def wait_for_end(request: Request, source: FoldSource[F], timeout_s: float | None = None) -> F:
@@ -126,8 +126,8 @@ async def wait_for_end(request: Request, source: FoldSource[F], timeout_s: float
 
 
 def _new_stream(request: Request, view: FoldedView, position: EventId) -> ClientStream:
-    hub, tenant = gateway_of(request).hub, principal_of(request).tenant
-    return hub.new_stream(view.run_id, position, view, tenant=tenant, is_strict=True)
+    hub, owner = gateway_of(request).hub, principal_of(request).owner
+    return hub.new_stream(view.run_id, position, view, owner=owner, is_strict=True)
 
 
 def _do_nothing() -> None:

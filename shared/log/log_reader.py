@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from stagebus.shared.domain.cursor import START, EventId, parse_id
 from stagebus.shared.domain.runs import RUN_STAGE
+from stagebus.shared.domain.tenants import RunOwner
 from stagebus.shared.errors import RunNotFound
 from stagebus.shared.log.log_page import LogGap, Page, StageSlice, StoredEvent, decode, merge, terminal_of
 from stagebus.shared.storage import keys
@@ -27,25 +28,28 @@ class Head(NamedTuple):
     stage_ids: list[str]
 
 
-async def read_head(connection: ReadConnection, run_id: str, tenant: str | None = None) -> Head:
+async def read_head(connection: ReadConnection, run_id: str, owner: RunOwner | None = None) -> Head:
     """Reads the end of the log.
 
     Args:
-        tenant: the tenant that must own the run; None: any.
+        owner: whose run it must be; None: anyone's.
 
     Raises:
-        RunNotFound: the tenant has no such run.
+        RunNotFound: the owner has no such run.
     """
-    return _head(run_id, tenant, await read_at_once(connection, _ask_head(run_id)))
+    return _head(run_id, owner, await read_at_once(connection, _ask_head(run_id)))
 
 
 def _ask_head(run_id: str) -> list[Command]:
-    return [("HMGET", keys.run(run_id), "last_id", "finished_at", "tenant"), ("LRANGE", keys.stages(run_id), 0, -1)]
+    return [
+        ("HMGET", keys.run(run_id), "last_id", "finished_at", "tenant", "user"),
+        ("LRANGE", keys.stages(run_id), 0, -1),
+    ]
 
 
-def _head(run_id: str, tenant: str | None, replies: Sequence[Any]) -> Head:
-    (last_id, finished_at, owner), stage_ids = replies
-    if last_id is None or (tenant is not None and owner != tenant.encode()):
+def _head(run_id: str, owner: RunOwner | None, replies: Sequence[Any]) -> Head:
+    (last_id, finished_at, tenant, user), stage_ids = replies
+    if last_id is None or not (owner is None or owner.owns(tenant, user)):
         raise RunNotFound(run_id)
     return Head(parse_id(last_id.decode()), bool(finished_at), [stage_id.decode() for stage_id in stage_ids])
 
@@ -73,7 +77,7 @@ async def read_page(
     limit: int,
     *,
     stage_id: str | None = None,
-    tenant: str | None = None,
+    owner: RunOwner | None = None,
     stage_ids: Sequence[str] = (),
 ) -> Page:
     """Reads the next page of the log, or of one stage.
@@ -85,18 +89,18 @@ async def read_page(
         after: the cursor. If the log does not have it, the page starts at the beginning and has a `gap`.
         limit: the maximum number of events.
         stage_id: read only this stage's events and the run's terminal event.
-        tenant: the tenant that must own the run; None: any.
+        owner: whose run it must be; None: anyone's.
         stage_ids: the stages that the run is known to have begun. If they are all, the page takes one round trip.
 
     Raises:
-        RunNotFound: the tenant has no such run.
+        RunNotFound: the owner has no such run.
     """
     wanted = None if stage_id is None else {stage_id, RUN_STAGE}
-    head, replies = await _read_snapshot(connection, run_id, tenant, stage_ids, wanted, after, limit)
+    head, replies = await _read_snapshot(connection, run_id, owner, stage_ids, wanted, after, limit)
     gap = None
     if after not in (START, head.last_id) and not any(reply and reply[0][0] == b"%d-%d" % after for reply in replies):
         requested, after = after, START
-        head, replies = await _read_snapshot(connection, run_id, tenant, head.stage_ids, wanted, after, limit)
+        head, replies = await _read_snapshot(connection, run_id, owner, head.stage_ids, wanted, after, limit)
         firsts = [parse_id(reply[0][0].decode()) for reply in replies if reply]
         gap = LogGap(requested, min(firsts, default=head.last_id), head.last_id)
     pairs = zip(head.stage_ids, replies, strict=True)
@@ -111,7 +115,7 @@ async def read_page(
 async def _read_snapshot(
     connection: ReadConnection,
     run_id: str,
-    tenant: str | None,
+    owner: RunOwner | None,
     stage_ids: Sequence[str],
     wanted: Collection[str] | None,
     after: EventId,
@@ -131,7 +135,7 @@ async def _read_snapshot(
             count = limit + 1 if is_wanted else 1
             ask.append(("XRANGE", keys.stage_stream(run_id, stage_id), low, high, "COUNT", count))
         head_fields, stages, *replies = await read_at_once(connection, ask)
-        head = _head(run_id, tenant, (head_fields, stages))
+        head = _head(run_id, owner, (head_fields, stages))
         if head.stage_ids == list(stage_ids):
             return head, replies
         stage_ids = head.stage_ids

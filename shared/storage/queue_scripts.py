@@ -181,9 +181,9 @@ async def requeue(connection: ScriptConnection, run_id: str, job: bytes, thread_
 
 
 async def keep_active(
-    connection: ScriptConnection, run_id: str, *, tenant: str, life_s: float, other_keys: Sequence[str]
+    connection: ScriptConnection, run_id: str, *, tenant: str, life_s: float, other_keys: Sequence[str], user: str = ""
 ) -> bool:
-    """Keeps an active run in its tenant's lists for another `life_s`, and removes the TTLs of its keys.
+    """Keeps an active run in its tenant's and its user's lists for another `life_s`, and removes the TTLs of its keys.
 
     Args:
         other_keys: the run's keys except its record.
@@ -192,6 +192,6 @@ async def keep_active(
         False if the run has ended.
     """
     key_list = [keys.ACTIVE, keys.run(run_id), keys.runs(tenant), keys.active_of_tenant(tenant)]
-    key_list += [keys.tokens(tenant), *other_keys]
+    key_list += [keys.tokens(tenant), keys.runs(tenant, user), *other_keys]
     args = [run_id, ids.created_ms(run_id), _ms(life_s), tokens_ttl_ms(life_s)]
     return bool(await _KEEP_ACTIVE(connection, key_list, args))

@@ -15,6 +15,7 @@ from stagebus.shared.domain import ids
 from stagebus.shared.domain.cursor import EventId, parse_id
 from stagebus.shared.domain.limits import UNLIMITED, TenantLimits, tokens_ttl_ms
 from stagebus.shared.domain.runs import RUN_STAGE, RunStatus
+from stagebus.shared.domain.tenants import RunOwner
 from stagebus.shared.errors import Fenced, RunDeleted, RunEnded
 from stagebus.shared.observability.trace import NO_TRACE, Trace
 from stagebus.shared.storage import keys
@@ -29,7 +30,7 @@ _APPEND = Script("append", uses=("announce", "virtual_time", "thread"))
 _CANCEL = Script("cancel")
 _CLAIM = Script("claim")
 _CREATE = Script("create", uses=("tenant_limit", "tokens_left", "announce", "virtual_time", "thread", "admission"))
-_READ = Script("read")
+_READ = Script("read", uses=("is_owned",))
 _RESERVE = Script("reserve", uses=("tenant_limit", "tokens_left"))
 
 
@@ -131,9 +132,9 @@ def _created(run_id: str, reply: Sequence[Any], thread: ThreadAdmission | None) 
             raise thread.refusal(refusal)
 
 
-async def read(connection: ScriptConnection, run_id: str, tenant: str) -> dict[bytes, bytes]:
-    """Returns the fields of a run's record; an empty dict if the tenant has no such run."""
-    fields = await _READ(connection, [keys.run(run_id)], [tenant])
+async def read(connection: ScriptConnection, run_id: str, owner: RunOwner) -> dict[bytes, bytes]:
+    """Returns the fields of a run's record; an empty dict if the owner has no such run."""
+    fields = await _READ(connection, [keys.run(run_id)], owner.fields)
     return dict(zip(fields[::2], fields[1::2], strict=True))
 
 

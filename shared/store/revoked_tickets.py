@@ -8,6 +8,7 @@ from collections.abc import Collection
 from typing import Final
 
 from stagebus.shared.access_errors import TooManyRevoked
+from stagebus.shared.domain.tenants import RunOwner
 from stagebus.shared.errors import RunNotFound
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.lua_script import Script
@@ -17,20 +18,20 @@ from stagebus.shared.storage.redis_client import Redis
 # this, revoke the key that they were made with.
 REVOKED_MAX: Final = 1000
 
-_REVOKE: Final = Script("revoke_ticket")
+_REVOKE: Final = Script("revoke_ticket", uses=("is_owned",))
 
 
-async def revoke(redis: Redis, run_id: str, tenant: str, ticket_id: str, *, by: str) -> None:
+async def revoke(redis: Redis, run_id: str, owner: RunOwner, ticket_id: str, *, by: str) -> None:
     """Revokes a ticket. Safe to repeat.
 
     Args:
         by: the subject that revokes it.
 
     Raises:
-        RunNotFound: there is no such run, or it is another tenant's.
+        RunNotFound: there is no such run, or it is another owner's.
         TooManyRevoked: the subject has revoked `REVOKED_MAX` tickets of the run already.
     """
-    match await _REVOKE(redis, [keys.run(run_id)], [tenant, ticket_id, REVOKED_MAX, by]):
+    match await _REVOKE(redis, [keys.run(run_id)], [ticket_id, REVOKED_MAX, by, *owner.fields]):
         case b"gone":
             raise RunNotFound(run_id)
         case b"full":

@@ -1,17 +1,18 @@
-"""Paginated, filtered list of a tenant's runs, newest first.
+"""Paginated, filtered list of the runs of a tenant or of one of its users, newest first.
 
-The only index is the creation time, so a search reads records one after the other. The number of records and bytes per
+The only index is the creation time per tenant and per user, so a search reads records one after the other. The number of records and bytes per
 page is limited: a page may be short, or empty, and still name the id after which the search continues.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any, Final, NamedTuple
 
 from stagebus.shared.domain import ids
 from stagebus.shared.domain.requests import excerpt_of, parse_models
 from stagebus.shared.domain.runs import RunRecord, RunStatus, decode_run
+from stagebus.shared.domain.tenants import RunOwner
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.redis_client import Redis
 
@@ -32,12 +33,14 @@ class RunFilter:
         model: the model of the run or of one of its stages.
         text: a prefix of the id, or a part of the prompt's excerpt or of a metadata value, in any case.
         metadata: metadata keys and their values.
+        user: the run's user; such a search reads only that user's runs.
     """
 
     statuses: frozenset[RunStatus] = frozenset()
     model: str = ""
     text: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    user: str = ""
 
     @property
     def needs_requests(self) -> bool:
@@ -50,7 +53,7 @@ class RunFilter:
 
     def matches(self, run: RunRecord) -> bool:
         """Returns whether the run matches."""
-        if not self.may_match(run.status, run.model):
+        if not self.may_match(run.status, run.model) or (self.user and run.user != self.user):
             return False
         metadata = run.request.get("metadata", {})
         if any(metadata.get(key) != value for key, value in self.metadata.items()):
@@ -79,15 +82,20 @@ class RunPage(NamedTuple):
 
 
 async def list_runs(
-    redis: Redis, tenant: str, limit: int, before_id: str | None = None, wanted: RunFilter = EVERY_RUN
+    redis: Redis, owner: RunOwner, limit: int, before_id: str | None = None, wanted: RunFilter = EVERY_RUN
 ) -> RunPage:
-    """Lists a tenant's matching runs that are older than `before_id`, newest first.
+    """Lists an owner's matching runs that are older than `before_id`, newest first.
 
     Returns:
         At most `limit` runs; fewer with a `next_id` if the search reached the limits of one page.
     """
-    examined_max = limit + 1 if wanted == EVERY_RUN else EXAMINED_MAX
-    run_ids = await _read_ids(redis, tenant, before_id, examined_max)
+    if owner.user is not None:
+        if wanted.user not in ("", owner.user):
+            return RunPage([], None)
+        wanted = replace(wanted, user=owner.user)
+    is_search = wanted != replace(EVERY_RUN, user=wanted.user)
+    examined_max = EXAMINED_MAX if is_search else limit + 1
+    run_ids = await _read_ids(redis, keys.runs(owner.tenant, wanted.user), before_id, examined_max)
     candidates = await _read_candidates(redis, run_ids[:examined_max], wanted)
     readable = _within(candidates, READ_MAX_BYTES)
     found: list[RunRecord] = []
@@ -101,7 +109,7 @@ async def list_runs(
     return RunPage(found, run_ids[examined_max - 1] if len(run_ids) > examined_max else None)
 
 
-async def _read_ids(redis: Redis, tenant: str, before_id: str | None, examined_max: int) -> list[str]:
+async def _read_ids(redis: Redis, index: str, before_id: str | None, examined_max: int) -> list[str]:
     """Reads ids from the cursor on: up to `examined_max`, and one more to tell whether the list continues."""
     # Ids sort by time, as scores do, so the cursor's place is found by its time even if that run is gone.
     high = "+inf" if before_id is None else str(ids.created_ms(before_id))
@@ -109,7 +117,7 @@ async def _read_ids(redis: Redis, tenant: str, before_id: str | None, examined_m
     run_ids: list[str] = []
     offset = 0
     while len(run_ids) <= examined_max:
-        found = await redis.zrevrangebyscore(keys.runs(tenant), high, "-inf", start=offset, num=count)
+        found = await redis.zrevrangebyscore(index, high, "-inf", start=offset, num=count)
         run_ids += [run_id for run_id in map(bytes.decode, found) if before_id is None or run_id < before_id]
         if len(found) < count:
             break

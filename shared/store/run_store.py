@@ -13,6 +13,7 @@ from stagebus.shared.domain.answer_finish import finish_reason_of
 from stagebus.shared.domain.cursor import EventId, parse_id
 from stagebus.shared.domain.events import Cancel, Error, Event, RunQueued, StageCompleted
 from stagebus.shared.domain.runs import RUN_STAGE, STATUS_BY_TERMINAL_EVENT, RunRecord, RunStatus, decode_run
+from stagebus.shared.domain.tenants import RunOwner
 from stagebus.shared.domain.threads import OnActive, ThreadRequest
 from stagebus.shared.domain.usage import Usage
 from stagebus.shared.errors import Fenced, IdempotencyConflict, RunDeleted, RunEnded, RunNotFound
@@ -149,27 +150,27 @@ async def _end_interrupted(redis: Redis, settings: Settings, joined: ThreadAdmis
             continue
 
 
-async def find_by_idempotency_key(redis: Redis, tenant: str, idempotency_key: str) -> str | None:
+async def find_by_idempotency_key(redis: Redis, tenant: str, idempotency_key: str, user: str) -> str | None:
     """Returns the id of the run that a request with this key created; None if there is none."""
-    reserved = await redis.get(keys.idempotency(tenant, idempotency_key))
+    reserved = await redis.get(keys.idempotency(tenant, idempotency_key, user))
     return reserved.decode().partition(" ")[0] if reserved else None
 
 
-async def get_run(redis: Redis, run_id: str, tenant: str | None = None) -> RunRecord:
+async def get_run(redis: Redis, run_id: str, owner: RunOwner | None = None) -> RunRecord:
     """Reads a run's record.
 
     Args:
-        tenant: the tenant that must own the run; None: any.
+        owner: whose run it must be; None: anyone's.
 
     Raises:
-        RunNotFound: the tenant has no such run.
+        RunNotFound: the owner has no such run.
     """
     if not ids.is_run_id(run_id):
         raise RunNotFound(run_id)
-    if tenant is None:
+    if owner is None:
         fields = await redis.hgetall(keys.run(run_id))  # type: ignore[misc]
     else:
-        fields = await run_scripts.read(redis, run_id, tenant)
+        fields = await run_scripts.read(redis, run_id, owner)
     run = decode_run(run_id, fields)
     if run is None:
         raise RunNotFound(run_id)
@@ -229,20 +230,20 @@ def _as_completed(event: StoredEvent) -> StageCompleted | None:
 
 
 async def cancel_run(
-    redis: Redis, settings: Settings, run_id: str, tenant: str | None = None, reason: str = ""
+    redis: Redis, settings: Settings, run_id: str, owner: RunOwner | None = None, reason: str = ""
 ) -> None:
     """Cancels a run in any state; an ended run stays as it is.
 
     If a worker holds the run, that worker ends it; otherwise this call does.
 
     Args:
-        tenant: the tenant that must own the run; None: any.
+        owner: whose run it must be; None: anyone's.
         reason: why, for people. The first one that is given stays.
 
     Raises:
-        RunNotFound: the tenant has no such run.
+        RunNotFound: the owner has no such run.
     """
-    await get_run(redis, run_id, tenant)
+    await get_run(redis, run_id, owner)
     try:
         if not await run_scripts.cancel(redis, run_id, reason):
             await end_unheld(redis, settings, run_id, await read_cancel_event(redis, run_id))

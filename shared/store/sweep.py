@@ -26,7 +26,17 @@ logger = logging.getLogger(__name__)
 pause = asyncio.sleep
 
 BATCH: Final = 500
-FIELDS: Final = ("status", "worker", "cancel", "created_at", "attempt", "tenant", "idempotency", "cancel_reason")
+FIELDS: Final = (
+    "status",
+    "worker",
+    "cancel",
+    "created_at",
+    "attempt",
+    "tenant",
+    "idempotency",
+    "cancel_reason",
+    "user",
+)
 # A creation that stopped before the record was written may be completed by its client's retry for this long.
 INCOMPLETE_MAX_S: Final = 3600.0
 
@@ -163,8 +173,15 @@ async def _repair(redis: Redis, settings: Settings, summary: ActiveRun, now_ms: 
         return 1
     life_s = settings.lists_ttl_s
     if summary.ttl_s >= 0 or age_ms > life_s * 1000 / 2:
-        tenant, other_keys = summary.field("tenant"), keys.all_of_run(run_id, summary.field("idempotency"))[1:]
-        await queue_scripts.keep_active(redis, run_id, tenant=tenant, life_s=life_s, other_keys=other_keys)
+        other_keys = keys.all_of_run(run_id, summary.field("idempotency"))[1:]
+        await queue_scripts.keep_active(
+            redis,
+            run_id,
+            tenant=summary.field("tenant"),
+            user=summary.field("user"),
+            life_s=life_s,
+            other_keys=other_keys,
+        )
     if summary.score is None and await run_queue.requeue(redis, run_id):
         logger.warning("run %s had no entry in the queue; it has one again", run_id)
     return 0

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from playwright.async_api import Page, Request, Route, expect
 
-from stagebus.shared.domain.tenants import Scope
+from stagebus.shared.domain.tenants import TENANT_WIDE
 from stagebus.shared.store import api_keys
 from tests.browser.conftest import OpenPage
 from tests.support.proxy import Proxy
@@ -608,7 +608,7 @@ async def test_page_asks_for_a_key_and_shares_a_run_without_it(system: System, o
         url = await system.add_gateway().ready()
     finally:
         system.set_env("STAGEBUS_AUTH", "open")
-    _, key = await api_keys.create(system.redis, tenant="acme", scopes=Scope)
+    _, key = await api_keys.create(system.redis, tenant="acme", scopes=TENANT_WIDE)
     page = await open_page()
     await page.goto(url)
     await expect(page.locator("#sign-in")).to_be_visible()

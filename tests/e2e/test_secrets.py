@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 from redis.asyncio import Redis
 
-from stagebus.shared.domain.tenants import Scope
+from stagebus.shared.domain.tenants import TENANT_WIDE
 from stagebus.shared.store import api_keys
 from tests.support.system import Process, System, free_port
 
@@ -57,7 +57,7 @@ async def test_secrets_are_in_no_log_answer_or_redis_key(tmp_path: Path) -> None
         plain = system.process("uvicorn", ["-m", "uvicorn", "stagebus.gateway.app:app", "--port", str(port)])
         plain.start()
         try:
-            _, key = await api_keys.create(system.redis, tenant="acme", scopes=Scope)
+            _, key = await api_keys.create(system.redis, tenant="acme", scopes=TENANT_WIDE)
             planted = {"signing secret": SECRET, "provider key": PROVIDER_KEY, "API key": key.split("_", 2)[2]}
             await worker.ready("is ready for")
             await plain.ready("running on ")

@@ -15,7 +15,7 @@ from stagebus.gateway.streaming.hub import Hub
 from stagebus.gateway.streaming.views import stored_view
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.cursor import START, EventId, parse_id
-from stagebus.shared.domain.tenants import Scope
+from stagebus.shared.domain.tenants import TENANT_WIDE, Scope
 from stagebus.shared.log import sse
 from stagebus.shared.log.sse import Frame
 from stagebus.shared.store import api_keys
@@ -67,7 +67,7 @@ async def client_of(locked_app: Starlette, redis: Redis) -> AsyncIterator[Client
     async with AsyncExitStack() as stack:
 
         async def make(tenant: str, *scopes: Scope) -> httpx.AsyncClient:
-            _, key = await api_keys.create(redis, tenant=tenant, scopes=scopes or Scope)
+            _, key = await api_keys.create(redis, tenant=tenant, scopes=scopes or TENANT_WIDE)
             return await stack.enter_async_context(client(locked_app, {"Authorization": f"Bearer {key}"}))
 
         yield make

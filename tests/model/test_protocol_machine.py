@@ -25,6 +25,7 @@ from stagebus.shared.domain.call_results import CallResult
 from stagebus.shared.domain.cursor import START, EventId, parse_id
 from stagebus.shared.domain.decisions import Decision
 from stagebus.shared.domain.runs import RUN_STAGE, RunStatus
+from stagebus.shared.domain.tenants import RunOwner
 from stagebus.shared.errors import Fenced, RunEnded
 from stagebus.shared.log import live_batch
 from stagebus.shared.storage import keys, queue_scripts, run_scripts
@@ -540,14 +541,14 @@ class LogProtocol(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Deletes the run in the state in which the interleaving left it: nothing that anyone still sends changes Redis."""
         if not self.stored.is_ended:
-            assert self.call(run_deletion.delete_ended, RUN, "t", "") is False
+            assert self.call(run_deletion.delete_ended, RUN, RunOwner("t")) is False
             claim = self.call(run_scripts.claim, RUN, "")
             end = [LogEntry(RUN_STAGE, "done", b"{}")]
             self.call(
                 run_scripts.append, RUN, attempt=claim.attempt, before=claim.last_id, entries=end, message=b"", end=END
             )
         self.client.zrem(keys.ACTIVE, RUN)  # as account does, outside of this model
-        assert self.call(run_deletion.delete_ended, RUN, "t", "") is True
+        assert self.call(run_deletion.delete_ended, RUN, RunOwner("t")) is True
         for worker in self.workers.values():
             token, attempt = worker.token or "none", worker.attempt or 0
             one = {"entries": [LogEntry("extraction", "x", b"{}")], "message": b""}

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from redis.asyncio import Redis
 
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.domain.tenants import Scope
+from stagebus.shared.domain.tenants import TENANT_WIDE
 from stagebus.shared.errors import StagebusError
 from stagebus.shared.storage import keys, redis_client
 from stagebus.shared.store import api_keys, run_store
@@ -56,7 +56,7 @@ async def fuzz_api(
             "10",
         ]
         if has_key:
-            _, key = await api_keys.create(redis, tenant="t", scopes=Scope)
+            _, key = await api_keys.create(redis, tenant="t", scopes=TENANT_WIDE)
             args += ["--header", f"Authorization: Bearer {key}"]
         program = Path(sys.executable).parent / "schemathesis"
         process = await asyncio.create_subprocess_exec(

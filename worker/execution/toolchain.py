@@ -203,7 +203,7 @@ class Toolchain:
             stage.stage_id,
             extraction.tool_calls,
             self._tools,
-            identity=RunIdentity(self._run.run_id, self._run.tenant, self._attempt.number),
+            identity=RunIdentity.of(self._run, self._attempt.number),
             allowed=frozenset(self._offered),
             limits=RoundLimits(
                 self._settings.tool_calls_max, self._settings.tools_timeout_s, self._settings.approval_wait_s

@@ -2,10 +2,11 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Self
 
 from stagebus.shared.domain.events import Event, ToolProgress, ToolResult
+from stagebus.shared.domain.runs import RunRecord
 from stagebus.shared.observability.redaction import MASK
 from stagebus.shared.observability.spans import span
 from stagebus.worker.stages.call_plan import PlannedCall
@@ -22,6 +23,13 @@ class RunIdentity(NamedTuple):
     run_id: str
     tenant: str
     attempt: int
+    user: str = ""
+    metadata: Mapping[str, str] = {}
+
+    @classmethod
+    def of(cls, run: RunRecord, attempt: int) -> Self:
+        """Returns the identity of a run in one attempt."""
+        return cls(run.run_id, run.tenant, attempt, run.user, run.request.get("metadata") or {})
 
 
 class CallRunner:
@@ -145,6 +153,8 @@ class _RunningCall:
             attempt=identity.attempt,
             call_token=token,
             result_url=self._deferred.terms.result_url_of(call.id, token) if token else "",
+            user=identity.user,
+            metadata=dict(identity.metadata),
             report=_without(token, self._progress.report),
         )
         if tool.is_deferred:

@@ -1,7 +1,7 @@
 """`ToolContext`: the facts of a call that its tool may use, and the way to report progress."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -27,6 +27,8 @@ class ToolContext:
         call_token: of a tool with `deferred=True`: lets its holder give the call's result, once, and do nothing else. Equal
             in all attempts at this call. Empty without STAGEBUS_SECRET.
         result_url: the URL to POST that result to, with the token in it. Empty without STAGEBUS_PUBLIC_URL.
+        user: the person within the tenant whose run it is; empty if none is known.
+        metadata: the run's, as its client gave it.
         report: receives progress; must not block.
     """
 
@@ -37,6 +39,8 @@ class ToolContext:
     attempt: int = 0
     call_token: str = field(default="", repr=False)
     result_url: str = field(default="", repr=False)
+    user: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
     report: Report = field(default=_ignore, repr=False, compare=False)
 
     @property

@@ -106,6 +106,7 @@ class RunSummary(RunAccepted):
     )
     error: RunError | None = Field(description="set if the run has failed")
     metadata: dict[str, str] = Field(description="the client's own key-value pairs")
+    user: str | None = Field(default=None, description="the person within the tenant whose run it is, if one is known")
 
     @classmethod
     def of(cls, run: RunRecord, urls: Urls, place: RunPlace = NO_PLACE) -> "RunSummary":
@@ -242,7 +243,10 @@ class SessionView(Answer):
     """The caller's identity and permissions."""
 
     tenant: str = Field(description="the caller's tenant")
-    subject: str = Field(description="the caller in the audit log: `key:<id>`, `jwt:<sub>` or `anyone`")
+    subject: str = Field(
+        description="the caller in the audit log: `key:<id>`, `jwt:<sub>` or `anyone`, and ` for <user>` where it acts for one"
+    )
+    user: str | None = Field(description="the person within the tenant for whom the caller acts, if there is one")
     scopes: list[Scope] = Field(description="what the caller may do")
     expires_at: Timestamp | None = Field(description="null: valid until the key is revoked")
 
@@ -252,6 +256,7 @@ class SessionView(Answer):
         return cls(
             tenant=principal.tenant,
             subject=principal.subject,
+            user=principal.user or None,
             scopes=sorted(principal.scopes),
             expires_at=None if principal.expires_at is None else timestamp(round(principal.expires_at) * 1000),
         )
@@ -332,6 +337,7 @@ def _summary(run: RunRecord, urls: Urls, place: RunPlace = NO_PLACE) -> dict[str
         "thread_id": run.thread_id or None,
         "position": place.position,
         "steers": run.merged_into or place.steers or None,
+        "user": run.user or None,
         "links": RunLinks.of(run.run_id, urls),
     }
 

@@ -1,20 +1,22 @@
 -- revoke_ticket: revoke a ticket for a run, for as long as the run exists.
 --
 -- KEYS[1] run        hash  keys.run
--- ARGV[1] tenant     str   the tenant that must own the run
--- ARGV[2] ticket_id  str
--- ARGV[3] ids_max    int   how many tickets of one run a subject may revoke
--- ARGV[4] subject    str   who revokes it
+-- ARGV[1] ticket_id  str
+-- ARGV[2] ids_max    int   how many tickets of one run a subject may revoke
+-- ARGV[3] subject    str   who revokes it
+-- ARGV[4] tenant     str   the tenant that must own the run
+-- ARGV[5] user       str   only if the run must be this user's
 -- Returns 'gone', 'full' or 'ok'.
 --
 -- The ids are stored in the run's record, so they exist exactly as long as the run. Safe to repeat.
 local run = KEYS[1]
-local tenant, ticket_id, ids_max, subject = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local ticket_id, ids_max, subject = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local tenant, user = ARGV[4], ARGV[5]
 
 local count_field = 'revoked_by:' .. subject
-local stored = redis.call('HMGET', run, 'tenant', 'revoked', count_field)
-local owner, revoked, count = stored[1], stored[2], tonumber(stored[3] or '0')
-if owner ~= tenant then
+local stored = redis.call('HMGET', run, 'tenant', 'user', 'revoked', count_field)
+local revoked, count = stored[3], tonumber(stored[4] or '0')
+if not is_owned(stored, tenant, user) then
     return 'gone'
 end
 for id in string.gmatch(revoked or '', '%S+') do

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.cursor import EventId
 from stagebus.shared.domain.ids import new_run_id
-from stagebus.shared.domain.tenants import DEFAULT_TENANT, Scope
+from stagebus.shared.domain.tenants import DEFAULT_TENANT, RunOwner, Scope
 from stagebus.shared.errors import StagebusError
 from stagebus.shared.store.run_deletion import REASON, delete_run
 from tests.gateway.conftest import ClientOf, Watcher
@@ -62,7 +62,7 @@ async def test_open_streams_of_a_deleted_run_end(
     live = await watch(run.run_id).until(lambda watcher: len(watcher.sequences) >= 4)
     behind = watch(run.run_id, EventId(0, 1))
     behind.is_reading.clear()  # its client reads slowly, so the log is gone before it has read it
-    await delete_run(redis, settings, run.run_id, DEFAULT_TENANT)
+    await delete_run(redis, settings, run.run_id, RunOwner(DEFAULT_TENANT))
     with pytest.raises(StagebusError):
         await run.say("d")
     behind.is_reading.set()

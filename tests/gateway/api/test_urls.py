@@ -16,7 +16,7 @@ from stagebus.gateway.api.urls import Urls
 from stagebus.gateway.app import create_app
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.events import ApprovalRequired, StageStarted
-from stagebus.shared.domain.tenants import Scope
+from stagebus.shared.domain.tenants import TENANT_WIDE, Scope
 from stagebus.shared.store import api_keys
 from tests.gateway.conftest import SECRET
 from tests.support.runs_by_hand import RunByHand
@@ -93,7 +93,7 @@ async def test_links_of_stages_and_approvals_contain_the_prefix(prefixed: httpx.
 
 
 async def test_ticket_links_contain_the_prefix_and_work(browser: httpx.AsyncClient, redis: Redis) -> None:
-    _, key = await api_keys.create(redis, tenant="t", scopes=Scope)
+    _, key = await api_keys.create(redis, tenant="t", scopes=TENANT_WIDE)
     authorization = {"Authorization": f"Bearer {key}"}
     run_id = (await browser.post("/ai/runs", json=DEFAULT_TENANT_RUN, headers=authorization)).json()["id"]
     links = (await browser.post(f"/ai/runs/{run_id}/ticket", headers=authorization)).json()["links"]

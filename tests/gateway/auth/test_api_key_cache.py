@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 
 from stagebus.gateway.auth import api_key_cache
 from stagebus.gateway.auth.api_key_cache import CACHE_TTL_S, USE_INTERVAL_S, ApiKeyCache
-from stagebus.shared.domain.tenants import Scope
+from stagebus.shared.domain.tenants import TENANT_WIDE
 from stagebus.shared.errors import StorageUnavailable
 from stagebus.shared.storage import keys
 from stagebus.shared.store import api_keys
@@ -17,7 +17,7 @@ from tests.support.redis_calls import calls
 
 @pytest.fixture
 async def key(redis: Redis) -> str:
-    return (await api_keys.create(redis, tenant="acme", scopes=Scope))[1]
+    return (await api_keys.create(redis, tenant="acme", scopes=TENANT_WIDE))[1]
 
 
 def id_of(key: str) -> str:

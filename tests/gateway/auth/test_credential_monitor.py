@@ -14,7 +14,7 @@ from stagebus.gateway.auth.api_key_cache import ApiKeyCache
 from stagebus.gateway.auth.credential_monitor import CredentialMonitor
 from stagebus.gateway.auth.principal import Principal
 from stagebus.gateway.auth.revocations import Revocations
-from stagebus.shared.domain.tenants import Scope
+from stagebus.shared.domain.tenants import RunOwner, Scope
 from stagebus.shared.log import sse
 from stagebus.shared.store import api_keys, revoked_sessions, revoked_tickets
 from tests.gateway.conftest import ClientOf
@@ -95,7 +95,7 @@ async def test_monitor_closes_only_streams_of_the_revoked_ticket(redis: Redis, r
             for ticket in tickets:
                 close = partial(ended.append, (where, ticket.ticket_id))
                 stack.enter_context(watched(monitor, ticket, close))
-        await revoked_tickets.revoke(redis, run.run_id, "default", "one", by="key:a")
+        await revoked_tickets.revoke(redis, run.run_id, RunOwner("default"), "one", by="key:a")
         local.end_ticket(run.run_id, "one")
         assert ended == [("local", "one")]
         await remote.check()

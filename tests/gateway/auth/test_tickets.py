@@ -12,7 +12,7 @@ from stagebus.gateway.auth import api_key_cache, revocations
 from stagebus.gateway.auth.revocations import Revocations
 from stagebus.gateway.auth.tickets import take_from_query
 from stagebus.shared.domain.ids import new_run_id
-from stagebus.shared.domain.tenants import Scope
+from stagebus.shared.domain.tenants import TENANT_WIDE, RunOwner, Scope
 from stagebus.shared.log import sse
 from stagebus.shared.observability.logging import JsonFormatter
 from stagebus.shared.runtime import signing
@@ -91,7 +91,7 @@ async def test_expired_ticket_is_refused(
 async def test_ticket_ends_with_the_key_that_it_was_made_with(
     locked_app: Starlette, redis: Redis, run_id: str, cache_time: FakeTime
 ) -> None:
-    record, key = await api_keys.create(redis, tenant="acme", scopes=Scope)
+    record, key = await api_keys.create(redis, tenant="acme", scopes=TENANT_WIDE)
     async with client(locked_app) as guest:
         made = await guest.post(f"/runs/{run_id}/ticket", headers={"Authorization": f"Bearer {key}"})
         link = made.json()["links"]["events"]
@@ -174,7 +174,7 @@ async def test_ticket_revoked_elsewhere_is_valid_until_the_cache_expires(
     local, remote = Revocations(redis), Revocations(redis)
     assert not await remote.is_revoked(run.run_id, "one")
     before = (await calls(redis))["hget"]
-    await local.revoke(run.run_id, "default", "one", by="key:a")
+    await local.revoke(run.run_id, RunOwner("default"), "one", by="key:a")
     assert await local.is_revoked(run.run_id, "one")
     assert not await remote.is_revoked(run.run_id, "one")
     assert (await calls(redis))["hget"] - before == 1, "a request costs at most one look-up"

@@ -19,7 +19,7 @@ from stagebus.shared.access_errors import TooManyStreams
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.cursor import START, EventId, parse_id
 from stagebus.shared.domain.events import StageCompleted, StageRestarted, ToolCompletionChunk
-from stagebus.shared.domain.tenants import DEFAULT_TENANT
+from stagebus.shared.domain.tenants import DEFAULT_TENANT, RunOwner
 from stagebus.shared.log.log_page import Page, StageSlice
 from tests.support import runs_by_hand, snapshots
 from tests.support.runs_by_hand import RunByHand
@@ -208,7 +208,7 @@ async def test_end_message_ends_the_client_but_not_the_run(hub: Hub, run: RunByH
     await ended.until_count(2)
     await run.put(StageRestarted(stage_id="extraction", attempt=2, discard_from=2))
     await asyncio.wait_for(ended.task, 5)
-    voided = await find_voided(hub, run.run_id, DEFAULT_TENANT)
+    voided = await find_voided(hub, run.run_id, RunOwner(DEFAULT_TENANT))
     settled = read(voided=voided)
     await run.say("b")
     await run.end()
@@ -238,7 +238,7 @@ async def test_text_that_the_result_does_not_have_is_void(
     await run.say("a", "b")
     await run.put(StageCompleted(stage_id="extraction", result={"text": text}))
 
-    assert (await find_voided(hub, run.run_id, DEFAULT_TENANT))[1:] == voided
+    assert (await find_voided(hub, run.run_id, RunOwner(DEFAULT_TENANT)))[1:] == voided
 
 
 async def test_every_position_in_the_messages_gives_exactly_the_rest(hub: Hub, run: RunByHand, read: Read) -> None:
@@ -248,13 +248,13 @@ async def test_every_position_in_the_messages_gives_exactly_the_rest(hub: Hub, r
     await whole.task
 
     for number in range(len(whole.messages)):
-        start = await fold_log(hub, source_of(run), DEFAULT_TENANT, until=number)
+        start = await fold_log(hub, source_of(run), RunOwner(DEFAULT_TENANT), until=number)
         resumed = read(fold=start.fold, position=start.position)
         resumed.stream.subscription.position = start.position
         resumed.stream.subscription.begin_with(b"".join(start.rest))
         await resumed.task
         assert resumed.messages == whole.messages[number + 1 :]
-    beyond = await fold_log(hub, source_of(run), DEFAULT_TENANT, until=len(whole.messages))
+    beyond = await fold_log(hub, source_of(run), RunOwner(DEFAULT_TENANT), until=len(whole.messages))
     assert (beyond.is_found, beyond.message_count, beyond.is_ended) == (False, len(whole.messages), True)
 
 

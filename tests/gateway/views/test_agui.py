@@ -18,6 +18,7 @@ from stagebus.gateway.views.agui import key_of
 from stagebus.gateway.views.agui_fold import AguiFold
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.events import Cancel, Done, Error, Event, RunQueued, ToolResult
+from stagebus.shared.domain.tenants import RunOwner
 from stagebus.shared.store import run_list, run_store
 from tests.gateway.views.test_ui_message_stream import (
     CALL,
@@ -189,7 +190,7 @@ async def the_run(redis: Redis, tenant: str = "default") -> str:
     """Waits for the tenant's first run and returns its id."""
 
     async def ids() -> list[str]:
-        return [run.run_id for run in (await run_list.list_runs(redis, tenant, 10)).runs]
+        return [run.run_id for run in (await run_list.list_runs(redis, RunOwner(tenant), 10)).runs]
 
     await until(ids)
     (run_id,) = await ids()

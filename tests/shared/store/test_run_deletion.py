@@ -14,6 +14,7 @@ from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.cursor import EventId
 from stagebus.shared.domain.events import Done
 from stagebus.shared.domain.ids import new_run_id
+from stagebus.shared.domain.tenants import RunOwner
 from stagebus.shared.errors import Fenced, RunDeleted, RunEnded, RunNotFound
 from stagebus.shared.storage import keys, queue_scripts, redis_client, run_scripts
 from stagebus.shared.storage.run_scripts import LogEntry
@@ -22,6 +23,7 @@ from stagebus.shared.store.parking import Seen
 from stagebus.shared.store.run_deletion import TOMBSTONE_TTL_S, delete_run
 
 TENANT = "acme"
+OWNER = RunOwner(TENANT)
 TOKENS = 700
 SETS = (keys.ACTIVE, keys.active_of_tenant(TENANT), keys.runs(TENANT), keys.QUEUE, keys.RUNNING, keys.THROTTLED)
 
@@ -103,8 +105,8 @@ async def test_nothing_is_left_of_a_run_but_its_tombstone(
 ) -> None:
     run_id = await create(redis, settings)
     await begin(redis, settings, run_id)
-    await delete_run(redis, settings, run_id, TENANT)
-    await delete_run(redis, settings, run_id, TENANT)
+    await delete_run(redis, settings, run_id, OWNER)
+    await delete_run(redis, settings, run_id, OWNER)
 
     idempotency = keys.idempotency(TENANT, "k")
     left = await rest_of(redis, run_id)
@@ -124,13 +126,13 @@ async def test_deletion_is_for_the_runs_of_the_tenant(redis: Redis, settings: Se
 
     for tenant, name in (("umbrella", run_id), (TENANT, new_run_id())):
         with pytest.raises(RunNotFound):
-            await delete_run(redis, settings, name, tenant)
+            await delete_run(redis, settings, name, RunOwner(tenant))
     assert (await run_store.get_run(redis, run_id)).status == "queued"
-    await delete_run(redis, settings, run_id, TENANT)
+    await delete_run(redis, settings, run_id, OWNER)
     with pytest.raises(RunNotFound):
-        await delete_run(redis, settings, run_id, "umbrella")
+        await delete_run(redis, settings, run_id, RunOwner("umbrella"))
     with pytest.raises(RunNotFound):
-        await run_store.get_run(redis, run_id, TENANT)
+        await run_store.get_run(redis, run_id, OWNER)
 
 
 async def test_worker_of_a_deleted_run_writes_nothing(redis: Redis, settings: Settings) -> None:
@@ -139,7 +141,7 @@ async def test_worker_of_a_deleted_run_writes_nothing(redis: Redis, settings: Se
     async with aclosing(redis.pubsub()) as control:
         await control.subscribe(keys.control(run_id))
         await control.get_message(timeout=5)
-        await delete_run(redis, settings, run_id, TENANT)
+        await delete_run(redis, settings, run_id, OWNER)
         message = await control.get_message(timeout=5)
     left = await rest_of(redis, run_id)
 
@@ -171,7 +173,7 @@ async def test_worker_of_a_deleted_run_writes_nothing(redis: Redis, settings: Se
 
 async def test_repeated_creation_does_not_make_a_deleted_run_again(redis: Redis, settings: Settings) -> None:
     run_id = await create(redis, settings)
-    await delete_run(redis, settings, run_id, TENANT)
+    await delete_run(redis, settings, run_id, OWNER)
 
     with pytest.raises(RunDeleted):
         await create(redis, settings)
@@ -181,7 +183,7 @@ async def test_repeated_creation_does_not_make_a_deleted_run_again(redis: Redis,
     await redis.delete(keys.run(run_id), keys.idempotency(TENANT, "k"))
     assert await create(redis, settings) != run_id
     with pytest.raises(RunNotFound):
-        await delete_run(redis, settings, run_id, TENANT)
+        await delete_run(redis, settings, run_id, OWNER)
 
 
 async def test_deletion_races_with_everything_that_writes(redis: Redis, settings: Settings) -> None:
@@ -219,10 +221,10 @@ async def test_deletion_races_with_everything_that_writes(redis: Redis, settings
         run_id = await create(redis, settings, str(number), number=number)
         await asyncio.gather(
             attempt("work", lambda: work(run_id)),
-            attempt("cancel", lambda: run_store.cancel_run(other, settings, run_id, TENANT)),
+            attempt("cancel", lambda: run_store.cancel_run(other, settings, run_id, OWNER)),
             attempt("create", lambda: create(other, settings, str(number), number=number)),
-            attempt("delete", lambda: delete_run(redis, settings, run_id, TENANT)),
-            attempt("delete", lambda: delete_run(other, settings, run_id, TENANT)),
+            attempt("delete", lambda: delete_run(redis, settings, run_id, OWNER)),
+            attempt("delete", lambda: delete_run(other, settings, run_id, OWNER)),
         )
         return run_id
 

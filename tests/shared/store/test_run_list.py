@@ -8,6 +8,7 @@ from redis.asyncio import Redis
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain import ids
 from stagebus.shared.domain.runs import RunStatus
+from stagebus.shared.domain.tenants import RunOwner
 from stagebus.shared.storage import keys, run_scripts
 from stagebus.shared.store import run_list, run_store
 from stagebus.shared.store.run_list import RunFilter, list_runs
@@ -26,7 +27,7 @@ async def listed(redis: Redis, wanted: RunFilter, limit: int = 100) -> list[str]
     found: list[str] = []
     before = None
     while True:
-        page = await list_runs(redis, "t", limit, before, wanted)
+        page = await list_runs(redis, RunOwner("t"), limit, before, wanted)
         found += [run.run_id for run in page.runs]
         if page.next_id is None:
             return found
@@ -37,13 +38,13 @@ async def listed(redis: Redis, wanted: RunFilter, limit: int = 100) -> list[str]
 async def test_list_is_newest_first_in_pages(redis: Redis, settings: Settings) -> None:
     run_ids = [await create(redis, settings) for _ in range(7)]
     await redis.delete(keys.run(run_ids[3]))
-    first = await list_runs(redis, "t", 4)
-    second = await list_runs(redis, "t", 4, first.next_id)
+    first = await list_runs(redis, RunOwner("t"), 4)
+    second = await list_runs(redis, RunOwner("t"), 4, first.next_id)
 
     shown = [run.run_id for run in (*first.runs, *second.runs)]
     assert shown == sorted((r for r in run_ids if r != run_ids[3]), reverse=True)
     assert second.next_id is None
-    assert (await list_runs(redis, "other", 4)).runs == []
+    assert (await list_runs(redis, RunOwner("other"), 4)).runs == []
 
 
 async def test_list_has_only_matching_runs(redis: Redis, settings: Settings) -> None:
@@ -80,7 +81,7 @@ async def test_search_examines_a_limited_number_of_runs_per_page(
     run_ids = [await create(redis, settings, prompt="odd" if n % 7 else "even") for n in range(21)]
     await redis.delete(*(keys.run(run_id) for run_id in run_ids[16:20]))
     newest_first = sorted(run_ids, reverse=True)
-    page = await list_runs(redis, "t", 3, wanted=RunFilter(text="nobody"))
+    page = await list_runs(redis, RunOwner("t"), 3, wanted=RunFilter(text="nobody"))
 
     assert (page.runs, page.next_id) == ([], newest_first[3])
     for limit in (1, 2, 3, 100):
@@ -93,7 +94,7 @@ async def test_search_reads_a_limited_number_of_bytes_per_page(
 ) -> None:
     run_ids = [await create(redis, settings, prompt="x" * 1000) for _ in range(5)]
     monkeypatch.setattr(run_list, "READ_MAX_BYTES", 2500)
-    page = await list_runs(redis, "t", 100)
+    page = await list_runs(redis, RunOwner("t"), 100)
 
     assert len(page.runs) == 2
     assert await listed(redis, run_list.EVERY_RUN) == sorted(run_ids, reverse=True)
@@ -109,8 +110,8 @@ async def test_search_takes_few_round_trips(redis: Redis, settings: Settings) ->
             data=b"{}", life_s=600,
         )  # fmt: skip
     before, sent = await calls(redis), (await redis.info("stats"))["total_reads_processed"]
-    await list_runs(redis, "t", 20, wanted=RunFilter(statuses=frozenset({RunStatus.RUNNING})))
-    await list_runs(redis, "t", 20, wanted=RunFilter(text="nobody"))
+    await list_runs(redis, RunOwner("t"), 20, wanted=RunFilter(statuses=frozenset({RunStatus.RUNNING})))
+    await list_runs(redis, RunOwner("t"), 20, wanted=RunFilter(text="nobody"))
     used, reads = await calls(redis) - before, (await redis.info("stats"))["total_reads_processed"] - sent
 
     assert (used["zrevrangebyscore"], used["hgetall"]) == (2, 200)
@@ -122,7 +123,7 @@ async def test_unfiltered_list_reads_only_its_page(redis: Redis, settings: Setti
     for _ in range(40):
         await create(redis, settings)
     before = await calls(redis)
-    page = await list_runs(redis, "t", 5)
+    page = await list_runs(redis, RunOwner("t"), 5)
     after = await calls(redis)
 
     assert len(page.runs) == 5

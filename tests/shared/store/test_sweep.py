@@ -8,6 +8,7 @@ from redis.asyncio import Redis
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain import ids
 from stagebus.shared.domain.runs import RunStatus
+from stagebus.shared.domain.tenants import RunOwner
 from stagebus.shared.errors import RunNotFound
 from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage import keys, queue_scripts, run_scripts
@@ -242,7 +243,7 @@ async def test_run_outlives_every_ttl_while_no_process_is_alive(redis: Redis, se
     await until_equal(lambda: redis.exists(keys.runs("t"), keys.active_of_tenant("t"), keys.VIRTUAL_TIME), 0)
     await sweep(redis, short)
 
-    assert [run.run_id for run in (await run_list.list_runs(redis, "t", 10)).runs] == [run_id]
+    assert [run.run_id for run in (await run_list.list_runs(redis, RunOwner("t"), 10)).runs] == [run_id]
     assert await redis.zrange(keys.active_of_tenant("t"), 0, -1) == [run_id.encode()]
     assert await redis.exists(*keys.all_of_run(run_id, keys.idempotency("t", "mine"))) == 5
     assert (await queue_scripts.list_due(redis, 10)).run_ids == [run_id]
