@@ -29,6 +29,8 @@ same facts are served for programs: `GET /openapi.json` (OpenAPI 3.1) and `GET /
 - Requests and answers are JSON in UTF-8. Streams are Server-Sent Events (`text/event-stream`).
 - Send an API key or a JWT as `Authorization: Bearer …`. The page uses a session cookie, and a shared link carries a
   ticket for one run in its query. A gateway with `STAGEBUS_AUTH=open` needs none of them. See [security](security.md).
+- A key or token needs the scope that an endpoint lists. `runs:own` includes those of runs, for the caller's own user.
+- With the scope `on_behalf` the header `Stagebus-User` names the person within the tenant for whom a request is made.
 - Errors are problem details (RFC 9457, `application/problem+json`) with a stable `code`; see [errors](#errors).
 - Every answer has an `X-Request-ID`. Send your own and it is used instead; logs contain it.
 - Unknown fields in a request are an error. Unknown fields in an answer or an event must be ignored: new ones may be added.
@@ -110,11 +112,12 @@ def _endpoint(method: str, path: str, entry: Json) -> str:
     if "description" in entry:
         lines += [entry["description"], ""]
     lines += [f"Access: {_access(entry)}.", ""]
-    if entry["parameters"]:
+    parameters = [parameter for parameter in entry["parameters"] if "name" in parameter]  # not the one of all endpoints
+    if parameters:
         lines += ["| parameter | in | values | |", "|---|---|---|---|"]
         lines += [
             f"| `{parameter['name']}` | {parameter['in']} | {_values(parameter['schema'])} | {_cell(parameter['description'])} |"
-            for parameter in entry["parameters"]
+            for parameter in parameters
         ]
         lines.append("")
     if "requestBody" in entry:

@@ -2,7 +2,6 @@
 
 from typing import Final
 
-from stagebus.shared.domain.tenants import USER_MAX_CHARS
 from stagebus.shared.errors import StagebusError
 
 # Names the person within the tenant for whom a request is made.
@@ -70,10 +69,8 @@ class BadUser(StagebusError):
     title = "Bad user"
     status_hint = 400
 
-    def __init__(self) -> None:
-        super().__init__(
-            f"{USER_HEADER} names one user: 1 to {USER_MAX_CHARS} characters in UTF-8, no control characters"
-        )
+    def __init__(self, max_chars: int) -> None:
+        super().__init__(f"{USER_HEADER} names one user: 1 to {max_chars} characters in UTF-8, no control characters")
 
 
 class LoopbackOnly(StagebusError):

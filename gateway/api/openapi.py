@@ -17,7 +17,16 @@ from stagebus.gateway.api.problems import PROBLEM_DETAILS
 from stagebus.gateway.api.responses import JSON
 from stagebus.gateway.auth.sessions import COOKIE, SECURE_COOKIE, SECURE_COOKIE_BELOW_PREFIX
 from stagebus.gateway.auth.tickets import PARAMETER
-from stagebus.shared.access_errors import Forbidden, RateLimited, Unauthenticated
+from stagebus.shared.access_errors import (
+    USER_HEADER,
+    BadUser,
+    Forbidden,
+    NotOnBehalf,
+    RateLimited,
+    Unauthenticated,
+    UserRequired,
+)
+from stagebus.shared.domain.tenants import USER_PATTERN
 from stagebus.shared.errors import StagebusError
 
 Json = dict[str, Any]
@@ -43,7 +52,7 @@ SECURITY_SCHEMES: Final = {
     },
 }
 # Errors of every guarded operation.
-GUARD_ERRORS: Final = (Unauthenticated, Forbidden, RateLimited)
+GUARD_ERRORS: Final = (Unauthenticated, Forbidden, UserRequired, NotOnBehalf, BadUser, RateLimited)
 
 # Readers of the document group operations by these. The modules of the handlers belong to one each.
 TAGS: Final = {
@@ -63,6 +72,14 @@ TAG_BY_MODULE: Final = {
 }  # fmt: skip
 
 _REF: Final = "#/components/schemas/{model}"
+# A parameter of every guarded operation.
+_USER: Final = ParameterSpec(
+    USER_HEADER,
+    "header",
+    "The person within the tenant for whom the request is made, in UTF-8. Needs the scope `on_behalf`.",
+    {"type": "string", "pattern": f"^{USER_PATTERN}$"},
+)
+_USER_REF: Final = {"$ref": "#/components/parameters/user"}
 
 
 def build_document(endpoints: tuple[Endpoint, ...], *, is_open: bool, root_path: str = "") -> Json:
@@ -93,7 +110,11 @@ def _build_at_root(endpoints: tuple[Endpoint, ...], *, is_open: bool) -> Json:
         },
         "tags": [{"name": name, "description": description} for name, description in TAGS.items()],
         "paths": paths,
-        "components": {"schemas": _schemas(documented), "securitySchemes": SECURITY_SCHEMES},
+        "components": {
+            "schemas": _schemas(documented),
+            "parameters": {"user": _parameter(_USER)},
+            "securitySchemes": SECURITY_SCHEMES,
+        },
     }
 
 
@@ -104,7 +125,10 @@ def _operation(endpoint: Endpoint, *, is_open: bool) -> Json:
         "tags": [TAG_BY_MODULE.get(endpoint.handler.__module__.rpartition(".")[2], "Views")],
         "summary": endpoint.summary,
         **({"description": endpoint.description} if endpoint.description else {}),
-        "parameters": [_parameter(parameter) for parameter in endpoint.parameters],
+        "parameters": [
+            *(_parameter(parameter) for parameter in endpoint.parameters),
+            *([] if endpoint.guard.is_public else [_USER_REF]),
+        ],
         "responses": {
             **{str(status): _response(response) for status, response in endpoint.responses.items()},
             **_errors([*endpoint.errors, *(() if endpoint.guard.is_public else GUARD_ERRORS)], errors_format),

@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from stagebus.gateway.auth.principal import Principal
 from stagebus.shared.access_errors import USER_HEADER, BadUser, NotOnBehalf
-from stagebus.shared.domain.tenants import Scope, is_user
+from stagebus.shared.domain.tenants import USER_MAX_CHARS, Scope, is_user
 
 
 def act_for_user(principal: Principal, request: Request) -> Principal:
@@ -27,7 +27,7 @@ def act_for_user(principal: Principal, request: Request) -> Principal:
         raise NotOnBehalf
     user = _decode(values[0]) if len(values) == 1 else ""
     if not is_user(user):
-        raise BadUser
+        raise BadUser(USER_MAX_CHARS)
     return principal.acting_for(user)
 
 

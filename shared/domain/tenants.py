@@ -41,7 +41,7 @@ TENANT_WIDE: Final = frozenset(Scope) - {Scope.RUNS_OWN}
 
 
 class RunOwner(NamedTuple):
-    """Whose runs a caller may see and change: those of a tenant, or only those of one of its users.
+    """The runs that a caller may see and change: those of a tenant, or only those of one of its users.
 
     Attributes:
         user: None for the runs of all users and those without a user.

@@ -531,6 +531,8 @@ export interface RunView {
   metadata: {
     [k: string]: string;
   };
+  /** the person within the tenant whose run it is, if one is known */
+  user?: string | null;
   /** the number of the latest attempt; it only grows */
   attempt: number;
   /** how many attempts followed the crash of a worker */
@@ -668,6 +670,8 @@ export interface RunView1 {
   metadata: {
     [k: string]: string;
   };
+  /** the person within the tenant whose run it is, if one is known */
+  user?: string | null;
   /** the number of the latest attempt; it only grows */
   attempt: number;
   /** how many attempts followed the crash of a worker */
@@ -727,6 +731,8 @@ export interface RunSummary {
   metadata: {
     [k: string]: string;
   };
+  /** the person within the tenant whose run it is, if one is known */
+  user?: string | null;
 }
 /** the run's URLs */
 export interface RunLinks3 {
