@@ -15,7 +15,7 @@ from stagebus.gateway.streaming.thread_stream import TurnStep, step_for
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain import ids
 from stagebus.shared.domain.cursor import START, EventId
-from stagebus.shared.domain.tenants import DEFAULT_TENANT
+from stagebus.shared.domain.tenants import DEFAULT_TENANT, RunOwner
 from stagebus.shared.domain.thread_cursor import THREAD_START, ThreadCursor, parse_thread_cursor
 from stagebus.shared.domain.threads import ThreadIdentity
 from stagebus.shared.log import sse
@@ -36,7 +36,7 @@ class Reader:
 
     def __init__(self, relay: ThreadRelay, thread_key: str, cursor: str = "", *, is_until_idle: bool = False) -> None:
         place = parse_thread_cursor(cursor)
-        self.stream = relay.new_stream(thread_key, DEFAULT_TENANT, place, is_until_idle=is_until_idle)
+        self.stream = relay.new_stream(thread_key, RunOwner(DEFAULT_TENANT), place, is_until_idle=is_until_idle)
         self.frames: list[Frame] = []
         self.is_reading = asyncio.Event()
         self.is_reading.set()
@@ -381,7 +381,7 @@ def test_step_for_a_turn(turn: StoredTurn, cursor: EventId, step: TurnStep) -> N
 
 
 async def test_a_new_stream_has_work(relay: ThreadRelay) -> None:
-    stream = relay.new_stream("sb:thread:{CE}:x", "t")
+    stream = relay.new_stream("sb:thread:{CE}:x", RunOwner("t"))
 
     assert stream.has_work
     assert stream.cursor == THREAD_START == ThreadCursor("", START)
