@@ -66,6 +66,7 @@ class Attempt:
         """
         self.run_id = run_id
         self.number = claim.attempt
+        self.is_first = claim.last_id.sequence == 1  # no other attempt has written to the log
         self.producer = Producer(
             connection,
             run_id,

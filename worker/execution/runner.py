@@ -44,6 +44,7 @@ from stagebus.worker.execution.history import read_history
 from stagebus.worker.execution.lease import LeaseKeeper
 from stagebus.worker.execution.outcome import Disposition, Outcome
 from stagebus.worker.execution.pipeline import total_usage
+from stagebus.worker.execution.thread_run import read_out
 from stagebus.worker.execution.token_budget import TokenBudget
 from stagebus.worker.execution.toolchain import Toolchain
 from stagebus.worker.model.model_client import ModelClient
@@ -236,7 +237,7 @@ class Runner:
                 self._settings,
                 usage,
                 finish_reason_of(toolchain.stages(), result),
-                end_of(run, self._settings),
+                end_of(run, self._settings, out=await read_out(self._redis, attempt) if run.thread_key else b""),
             )
             attempt.producer.put(result, end)
             await attempt.producer.flush()

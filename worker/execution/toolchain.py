@@ -21,6 +21,7 @@ from stagebus.shared.domain.events import (
 from stagebus.shared.domain.requests import RunRequest
 from stagebus.shared.domain.runs import EXTRACTION, TOOLS, RunRecord, round_stage
 from stagebus.shared.domain.stage_results import CUT_REASONS
+from stagebus.shared.domain.token_estimate import DEFAULT_ANSWER_TOKENS
 from stagebus.shared.errors import UnknownModel, UnknownTools
 from stagebus.shared.observability.spans import span
 from stagebus.shared.storage.redis_client import Redis
@@ -28,8 +29,10 @@ from stagebus.worker.execution.answer_reader import AnswerReader
 from stagebus.worker.execution.attempt import Attempt, WorkerDraining
 from stagebus.worker.execution.call_terms import call_terms
 from stagebus.worker.execution.history import History, read_checkpoints
+from stagebus.worker.execution.history_composer import HistoryLimits
 from stagebus.worker.execution.model_stage_runner import ModelStageRunner
 from stagebus.worker.execution.pipeline import (
+    NOTHING_ADDED,
     NextStage,
     call_ids,
     conversation,
@@ -40,6 +43,7 @@ from stagebus.worker.execution.pipeline import (
     tool_choice,
 )
 from stagebus.worker.execution.stage_publisher import publish_stage
+from stagebus.worker.execution.thread_run import ThreadRun
 from stagebus.worker.model.model_client import ModelClient, ModelRequest
 from stagebus.worker.model.token_meter import TokenMeter
 from stagebus.worker.stages.call_plan import Checkpoints
@@ -80,6 +84,7 @@ class Toolchain:
         self._registry = tools
         self._client_tools = build_client_tools(self._request.client_tools, settings.tool_result_max_bytes)
         self._tools = tools.snapshot(self._client_tools)
+        self._thread = ThreadRun(redis, run, attempt) if run.thread_key else None
         self._offered = tuple(tools.default_names() if self._request.tools is None else self._request.tools)
         self.completed = dict(history.completed)
         self._completed_ids = dict(history.completed_ids)
@@ -100,6 +105,8 @@ class Toolchain:
             Fenced, RunEnded, TailLost: nothing more may be written.
         """
         self._put(RunStarted(attempt=self._attempt.number, worker=worker))
+        if self._thread is not None:
+            self._request = await self._thread.compose(self._request, self._history_limits())
         await self._resolve_tools()
         while (stage := next_stage(self._request, self.completed)) is not None:
             if self._attempt.draining.is_set():
@@ -121,6 +128,15 @@ class Toolchain:
             self._tools = self._registry.snapshot(self._client_tools)
         if unknown := set(self._offered) - set(self._tools.names()):
             raise UnknownTools(sorted(unknown))
+
+    def _history_limits(self) -> HistoryLimits:
+        """Returns the size of a history that fits the models of all stages, together with their answers."""
+        tokens: list[int] = []
+        for model, answer in zip(self._request.models, self._request.max_tokens, strict=True):
+            with suppress(UnknownModel):  # the stage fails with it
+                if (context := self._model.routes(model)[0].abilities.context_tokens) is not None:
+                    tokens.append(max(context - (answer or DEFAULT_ANSWER_TOKENS), 0))
+        return HistoryLimits(self._settings.history_max_bytes, min(tokens, default=None))
 
     def _put(self, event: Event) -> EventId:
         return self._attempt.producer.put(event)
@@ -168,7 +184,7 @@ class Toolchain:
         return ModelRequest(
             model=route.name,
             route=route,
-            messages=conversation(self._request, self.completed),
+            messages=conversation(self._request, self.completed, self._thread.added if self._thread else NOTHING_ADDED),
             tools=tools,
             tool_choice=tool_choice(self._request, stage) if tools else None,
             parallel_tool_calls=self._request.parallel_tool_calls if tools else None,
@@ -184,7 +200,8 @@ class Toolchain:
         if request.route is not None and request.route.abilities.tools == "prompted":
             check = partial(self._tools.check, allowed=frozenset(self._offered))
         rules = AnswerRules(check, self._answer_format, invalid)
-        return model_stage(stage.stage_id, self._model, request, call_ids(self.completed), rules, meter)
+        taken_ids = call_ids(self.completed) | (self._thread.call_ids if self._thread else set())
+        return model_stage(stage.stage_id, self._model, request, taken_ids, rules, meter)
 
     # --- tools ---------------------------------------------------------------
 
