@@ -71,7 +71,8 @@ def compose_history(
     """
     readable = [turn for turn in path.turns if not turn.is_deleted and turn.messages_in]
     cut_turns = path.cut_turns + len(path.turns) - len(readable)
-    system = _newest_system([*(turn.messages_in for turn in readable), path.messages_in])
+    spoken = [messages for turn in readable for messages in (turn.messages_in, turn.messages_out)]
+    system = _newest_system([*spoken, path.messages_in])
     turns = [_without_system(_turn_messages(turn)) for turn in readable]
     own = _without_system(path.messages_in)
     fixed = [*system, *own]
@@ -107,7 +108,7 @@ def _turn_messages(turn: ThreadTurn) -> list[Message]:
 
 
 def _newest_system(conversation: Sequence[Sequence[Message]]) -> list[Message]:
-    """Returns the system messages of the last turn that has any."""
+    """Returns the last system messages: those of a run, or of one that joined it."""
     found = ([m for m in messages if m["role"] in _SYSTEM_ROLES] for messages in reversed(conversation))
     return next(filter(None, found), [])
 

@@ -83,6 +83,12 @@ def test_newest_system_text_counts_and_the_runs_own_takes_precedence() -> None:
     assert own == [system("own"), user("a"), user("b"), user("c"), user("now")]
 
 
+def test_system_text_that_joined_a_turn_is_newer_than_the_turns_own() -> None:
+    joined = turn([system("old"), user("a")], [system("joined"), user("b"), answer("B")])
+
+    assert composed(joined).messages == [system("joined"), user("a"), user("b"), answer("B"), user("now")]
+
+
 def test_no_field_of_ours_reaches_the_model() -> None:
     messages = composed(turn([user("a")], [*round_of("x"), answer("so f", partial=True)])).messages
 
