@@ -6,6 +6,7 @@
 #   make model   check the model of the log protocol more deeply than the test suite does
 #   make fuzz    feed EXAMPLES= random inputs to each parser, and run Schemathesis on the API; SEED=
 #   make soak    send RUNS= runs through one worker and one gateway and check that neither grows
+#   make parked  make PARKED= parked runs and measure what a sweep costs beside them
 #   make bench   measure everything beside its alternatives and write docs/performance.md; QUICK=1: three minutes, no page
 #   make lock    write docker/requirements.txt and the package-lock.json files: what is installed, by hash
 #   make sbom    write the bill of materials of an installed Stagebus to sbom.json (CycloneDX), and print the licences
@@ -23,6 +24,7 @@ MINUTES ?= 1
 SEED ?= 1
 CLIENT ?= strict
 RUNS ?= 10000
+PARKED ?= 100000
 EXAMPLES ?= 15000
 QUICK ?=
 
@@ -50,7 +52,7 @@ endef
 export PYTHONDONTWRITEBYTECODE :=
 
 .DELETE_ON_ERROR:
-.PHONY: up test chaos model fuzz soak bench sbom lock screenshots client lint types format docs clean
+.PHONY: up test chaos model fuzz soak parked bench sbom lock screenshots client lint types format docs clean
 
 # exec makes stagebus itself make's child, so that it receives the SIGTERM that make passes on.
 up: $(RUNTIME)
@@ -70,6 +72,9 @@ fuzz: $(DEV)
 
 soak: $(DEV)
 	$(BIN)/python -m tests.support.soak --runs $(RUNS)
+
+parked: $(DEV)
+	$(BIN)/python -m tests.support.parked_runs --runs $(PARKED)
 
 bench: $(DEV)
 	QUICK=$(QUICK) $(BIN)/python -m benchmarks

@@ -118,10 +118,10 @@ async def _open_gateway(settings: Settings, providers: Providers) -> AsyncIterat
         name = uuid4().hex
         heartbeat = Heartbeat(redis, keys.GATEWAYS, name, lambda: {"streams_open": hub.open_streams})
         beating = asyncio.create_task(heartbeat.run())
-        # Workers sweep, too. Runs that wait must be kept and ended while none is alive.
-        sweeping = asyncio.create_task(sweep_forever(redis, settings, f"gateway {name}"))
         limited = [name for name, entry in providers.by_name.items() if entry.concurrency_max is not None]
         metrics = Metrics(hub, settings.lease_s, limited)
+        # Workers sweep, too. Runs that wait must be kept and ended while none is alive.
+        sweeping = asyncio.create_task(sweep_forever(redis, settings, f"gateway {name}", metrics.sweeps))
         metrics.loop_lag.start()
         stop_export = None
         if settings.otel:

@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 from stagebus.gateway.streaming.hub import Hub
 from stagebus.shared.observability import collectors
 from stagebus.shared.observability.loop_lag import LoopLag
+from stagebus.shared.observability.sweep_metrics import SweepMetrics
 from stagebus.shared.storage.outage_log import OUTAGE
 from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis
 from stagebus.shared.store.system_load import SystemLoad, read_system_load
@@ -30,6 +31,7 @@ class Metrics:
         self._registry = registry = collectors.new_registry()
         registry.register(_HubCollector(hub))
         self.loop_lag = LoopLag(registry)
+        self.sweeps = SweepMetrics(registry)
         self.requests = Counter(
             "http_requests", "requests answered", ["method", "route", "status"],
             namespace=collectors.NAMESPACE, registry=registry,
@@ -75,6 +77,7 @@ class _LoadCollector(Collector):
             ("queue_depth", "runs that are due and that no worker has claimed", counts.waiting),
             ("queue_oldest_wait_seconds", "how long the oldest of these runs has waited", load.oldest_wait_s),
             ("runs_stranded", "active runs that are missing in the queue, until the sweep repairs it", load.stranded),
+            ("sweep_recent", "1 if some process has swept within the last interval", load.is_sweep_recent),
             ("workers", "workers with a recent heartbeat", load.workers),
             ("worker_slots", "runs that these workers execute at a time", load.slots),
             ("worker_slots_free", "of these slots, those that are free; workers that shut down have none", load.slots_free),

@@ -107,7 +107,7 @@ class WorkerApp:
             renew_now=self._keeper.renew_now,
             on_drain=self._drain,
         )
-        sweeping = asyncio.create_task(sweep_forever(self._redis, self._settings, self.name))
+        sweeping = asyncio.create_task(sweep_forever(self._redis, self._settings, self.name, self._metrics.sweeps))
         publishing = asyncio.create_task(publish_forever(self._redis, self._tools, published))
         saying = asyncio.create_task(self._heartbeat.run())
         freeze_startup_objects()

@@ -16,6 +16,7 @@ from stagebus.shared.domain.usage import Usage
 from stagebus.shared.local.process_errors import PortTaken
 from stagebus.shared.observability import collectors
 from stagebus.shared.observability.loop_lag import LoopLag
+from stagebus.shared.observability.sweep_metrics import SweepMetrics
 
 UNKNOWN_TOOL: Final = "unknown"
 
@@ -29,11 +30,16 @@ class WorkerMetrics:
     def __init__(self) -> None:
         self._registry = collectors.new_registry()
         self.loop_lag = LoopLag(self._registry)
+        self.sweeps = SweepMetrics(self._registry)
         by_model = ["provider", "model"]
         self._runs_ended = self._counter("runs_ended", "runs that this worker ended", ["status"])
         self._runs_held = Gauge(
             "runs_held", "runs that this worker holds", namespace=collectors.NAMESPACE, registry=self._registry
         )
+        self._leases_lost = Counter(
+            "leases_lost", "runs that another worker, or the sweep, took from this one", namespace=collectors.NAMESPACE,
+            registry=self._registry,
+        )  # fmt: skip
         self._stage_seconds = self._histogram(
             "stage_seconds", "seconds from a stage's begin to its completion", ["stage"]
         )
@@ -98,6 +104,10 @@ class WorkerMetrics:
     def run_ended(self, status: str) -> None:
         """Counts a run that this worker ended."""
         self._runs_ended.labels(status).inc()
+
+    def lease_lost(self) -> None:
+        """Counts a run that this worker had to stop because it no longer owned it."""
+        self._leases_lost.inc()
 
     def stage_ended(self, kind: str, seconds: float) -> None:
         """Records the duration of a completed stage."""

@@ -58,6 +58,8 @@
     sb:totals:<minute>                hash    the same over the runs that ended in that minute (since 1970)
                                                                                  TTL: two hours
     sb:sweep                          string  the process that sweeps            TTL: sweep_s
+    sb:sweep:position                 string  up to which creation time, ms, the sweeps have looked at all active runs
+                                                                                 TTL: LIFE
     sb:provider:{<name>}:held         zset    slots held; score = when each expires, ms      TTL: of the last slot
     sb:provider:{<name>}:waiting      zset    requests that wait for a slot; score = since when, ms   TTL: as `seen`
     sb:provider:{<name>}:seen         zset    the same; score = when each is removed, ms     TTL: of the last one
@@ -94,6 +96,7 @@ WAKEUP: Final = "sb:wakeup"
 # More entries would wake no more workers: each worker takes all the due runs that it can hold.
 WAKEUPS_MAX: Final = 256
 SWEEP: Final = "sb:sweep"
+SWEEP_POSITION: Final = "sb:sweep:position"
 TOOLS: Final = "sb:tools"
 API_KEYS: Final = "sb:keys"
 TOOLS_SEEN: Final = "sb:tools:seen"

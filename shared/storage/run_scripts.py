@@ -386,7 +386,8 @@ async def cancel(connection: ScriptConnection, run_id: str, reason: str = "") ->
     Raises:
         RunEnded: the run has ended already or is gone.
     """
-    match await _CANCEL(connection, [keys.run(run_id), keys.control(run_id)], [CANCEL_MESSAGE, reason]):
+    key_list = [keys.run(run_id), keys.control(run_id), keys.QUEUE]
+    match await _CANCEL(connection, key_list, [CANCEL_MESSAGE, reason, run_id, RunStatus.PARKED.value]):
         case [b"asked", worker]:
             return bool(worker)
         case _:

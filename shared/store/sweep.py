@@ -1,6 +1,6 @@
 """The sweep: finds active runs that no worker or request would ever end, and repairs them.
 
-Every worker and gateway can sweep; a key in Redis elects one of them from time to time. The sweep requeues runs that
+`sweep_candidates` selects the runs that a sweep looks at. Every worker and gateway can sweep; a key in Redis elects one of them from time to time. The sweep requeues runs that
 have no entry in the queue, ends cancelled runs and runs that waited too long, keeps old active runs in the lists,
 removes runs that have ended or were never created completely, admits throttled runs that are within their tenant's
 limit again, and releases the tokens of runs that are gone. So runs that wait are kept and ended even if no worker is alive.
@@ -9,6 +9,9 @@ It also logs limits that have no effect.
 
 import asyncio
 import logging
+import time
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from stagebus.shared.config.settings import Settings
@@ -16,10 +19,12 @@ from stagebus.shared.domain import ids, limits
 from stagebus.shared.domain.events import Cancel, Error
 from stagebus.shared.domain.runs import TERMINAL, RunStatus
 from stagebus.shared.errors import QueueTimeout, RunEnded
+from stagebus.shared.observability.sweep_metrics import SweepMetrics
 from stagebus.shared.storage import keys, queue_scripts, run_scripts
 from stagebus.shared.storage.outage_log import OUTAGE
 from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis, is_passing, read_time_ms
 from stagebus.shared.store import run_queue, run_store
+from stagebus.shared.store.sweep_candidates import find_candidates
 
 logger = logging.getLogger(__name__)
 
@@ -41,17 +46,29 @@ FIELDS: Final = (
 INCOMPLETE_MAX_S: Final = 3600.0
 
 
-async def sweep_forever(redis: Redis, settings: Settings, process: str) -> None:
+@dataclass
+class SweepReport:
+    """The runs that a sweep looked at, and how many it repaired, by the names in `sweep_metrics.REPAIRS`."""
+
+    looked_at: int = 0
+    repairs: Counter[str] = field(default_factory=Counter)
+
+
+async def sweep_forever(redis: Redis, settings: Settings, process: str, metrics: SweepMetrics | None = None) -> None:
     """Sweeps every `sweep_s` unless another process has done so.
 
     Args:
         process: the name of this process, for people who look at the key.
+        metrics: counts the sweeps.
     """
     logged: set[str] = set()
     while True:
         try:
             if await redis.set(keys.SWEEP, process, nx=True, px=round(settings.sweep_s * 1000)):
-                await sweep(redis, settings)
+                began_at = time.monotonic()
+                report = await sweep(redis, settings)
+                if metrics is not None:
+                    metrics.swept(report.looked_at, report.repairs, time.monotonic() - began_at)
                 await _log_bad_limits(redis, logged)
         except REDIS_AWAY as exc:
             OUTAGE.report_failure(logger, "the sweep", exc)
@@ -76,16 +93,17 @@ class ActiveRun(NamedTuple):
         return (self.fields[FIELDS.index(name)] or b"").decode()
 
 
-async def sweep(redis: Redis, settings: Settings) -> None:
-    """Checks every active run once."""
+async def sweep(redis: Redis, settings: Settings) -> SweepReport:
+    """Checks every active run that may need a repair now, and in turn the others: see `sweep_candidates`."""
     now_ms = await read_time_ms(redis)
-    offset = 0
     abandoned: list[str] = []
-    while run_ids := await redis.zrange(keys.ACTIVE, offset, offset + BATCH - 1):
-        offset += len(run_ids)
-        for summary in await _read_summaries(redis, [run_id.decode() for run_id in run_ids]):
+    run_ids, ends_pass = await find_candidates(redis, settings, now_ms)
+    report = SweepReport(len(run_ids))
+    for start in range(0, len(run_ids), BATCH):
+        for summary in await _read_summaries(redis, run_ids[start : start + BATCH]):
             try:
-                offset -= await _repair(redis, settings, summary, now_ms, abandoned)
+                if repair := await _repair(redis, settings, summary, now_ms, abandoned):
+                    report.repairs[repair] += 1
             except RunEnded:
                 logger.debug("run %s ended during the sweep", summary.run_id)
             except Exception as exc:
@@ -94,9 +112,11 @@ async def sweep(redis: Redis, settings: Settings) -> None:
                 # One bad record must not keep the other runs from being swept.
                 logger.exception("run %s cannot be swept", summary.run_id)
     await _admit(redis, settings, now_ms)
-    await _release_tokens(redis, settings)
+    if ends_pass:  # parked runs may have reservations, too
+        await _release_tokens(redis, settings)
     if abandoned:
-        await _end_abandoned(redis, settings, abandoned)
+        report.repairs["timed_out"] += await _end_abandoned(redis, settings, abandoned)
+    return report
 
 
 async def _read_summaries(redis: Redis, run_ids: list[str]) -> list[ActiveRun]:
@@ -153,8 +173,8 @@ async def _log_bad_limits(redis: Redis, logged: set[str]) -> None:
             logged.add(fault)
 
 
-async def _repair(redis: Redis, settings: Settings, summary: ActiveRun, now_ms: int, abandoned: list[str]) -> int:
-    """Repairs one run; returns 1 if it was removed from `sb:active`, else 0.
+async def _repair(redis: Redis, settings: Settings, summary: ActiveRun, now_ms: int, abandoned: list[str]) -> str:
+    """Repairs one run; returns the repair's name, or an empty string if it needed none.
 
     Args:
         abandoned: gets the run's id if it is overdue and names a worker that lost its lease.
@@ -165,15 +185,16 @@ async def _repair(redis: Redis, settings: Settings, summary: ActiveRun, now_ms: 
     age_ms = now_ms - ids.created_ms(run_id)
     status = summary.field("status")
     if not status and age_ms < INCOMPLETE_MAX_S * 1000:
-        return 0
+        return ""
     if not status or status in TERMINAL:  # a newer version's is not; a worker that claims the run finds out
         await run_store.finalize(redis, settings, run_id)
-        return 1
-    if await _end_waiting(redis, settings, summary, now_ms, abandoned):
-        return 1
+        return "accounted"
+    if ended := await _end_waiting(redis, settings, summary, now_ms, abandoned):
+        return ended
     life_s = settings.lists_ttl_s
     if summary.ttl_s >= 0 or age_ms > life_s * 1000 / 2:
-        other_keys = keys.all_of_run(run_id, summary.field("idempotency"))[1:]
+        # The record's TTL is removed together with those of the other keys, so without one they have none either.
+        other_keys = keys.all_of_run(run_id, summary.field("idempotency"))[1:] if summary.ttl_s >= 0 else []
         await queue_scripts.keep_active(
             redis,
             run_id,
@@ -184,25 +205,26 @@ async def _repair(redis: Redis, settings: Settings, summary: ActiveRun, now_ms: 
         )
     if summary.score is None and await run_queue.requeue(redis, run_id):
         logger.warning("run %s had no entry in the queue; it has one again", run_id)
-    return 0
+        return "requeued"
+    return ""
 
 
-async def _end_waiting(redis: Redis, settings: Settings, summary: ActiveRun, now_ms: int, abandoned: list[str]) -> bool:
-    """Ends a run that no worker holds and that was cancelled or has waited too long; returns True if it ended."""
+async def _end_waiting(redis: Redis, settings: Settings, summary: ActiveRun, now_ms: int, abandoned: list[str]) -> str:
+    """Ends a run that no worker holds and that was cancelled or has waited too long; returns the repair if it ended."""
     worker = summary.field("worker")
     if worker and summary.has_lease:
-        return False
+        return ""
     guard: run_scripts.ClaimGuard = "lease" if worker else "worker"
     if summary.field("cancel") == "1":
-        return await run_store.end_unheld(
-            redis, settings, summary.run_id, Cancel(reason=summary.field("cancel_reason") or None), guard
-        )
+        cancel = Cancel(reason=summary.field("cancel_reason") or None)
+        return "cancelled" if await run_store.end_unheld(redis, settings, summary.run_id, cancel, guard) else ""
     if now_ms - _due_since(settings, summary) <= settings.queue_wait_max_s * 1000:
-        return False
+        return ""
     if worker:
         abandoned.append(summary.run_id)
-        return False
-    return await run_store.end_unheld(redis, settings, summary.run_id, _queue_timeout(settings), guard)
+        return ""
+    timeout = _queue_timeout(settings)
+    return "timed_out" if await run_store.end_unheld(redis, settings, summary.run_id, timeout, guard) else ""
 
 
 def _due_since(settings: Settings, summary: ActiveRun) -> float:
@@ -223,16 +245,22 @@ def _queue_timeout(settings: Settings) -> Error:
     return Error(error=str(failure), code=failure.code)
 
 
-async def _end_abandoned(redis: Redis, settings: Settings, run_ids: list[str]) -> None:
+async def _end_abandoned(redis: Redis, settings: Settings, run_ids: list[str]) -> int:
     """Ends overdue runs whose workers lost their leases, if these workers do not renew them within the next `lease_s`.
 
     All leases expire while Redis is away. Workers that are alive renew theirs when it is back, but a sweep may be
     faster.
+
+    Returns:
+        How many ended.
     """
     await pause(settings.lease_s)
+    ended = 0
     for run_id in run_ids:
         try:
             if await run_store.end_unheld(redis, settings, run_id, _queue_timeout(settings), "lease"):
+                ended += 1
                 logger.warning("run %s has ended: its worker died, and no other one acquired it", run_id)
         except RunEnded:
             logger.debug("run %s ended during the sweep", run_id)
+    return ended

@@ -33,6 +33,7 @@ class SystemLoad(NamedTuple):
     Attributes:
         oldest_wait_s: for how long the oldest run waits that a worker may take; 0 if none waits.
         stranded: active runs without an entry in the queue, which no worker can find until the sweep repairs them.
+        is_sweep_recent: a process has swept within the last `sweep_s`. Between two sweeps it may be up to half of that longer.
         workers: with a recent heartbeat.
         slots: how many runs these workers execute at a time.
         slots_free: of those, the ones that no run holds, without those of workers that shut down.
@@ -42,6 +43,7 @@ class SystemLoad(NamedTuple):
     counts: RunCounts
     oldest_wait_s: float
     stranded: int
+    is_sweep_recent: bool
     workers: int
     slots: int
     slots_free: int
@@ -83,18 +85,20 @@ async def read_system_load(redis: Redis, lease_s: float, providers: Sequence[str
     async with redis.pipeline(transaction=False) as pipe:
         pipe.zcard(keys.ACTIVE)
         pipe.zcard(keys.QUEUE)
+        pipe.exists(keys.SWEEP)
         pipe.zrangebyscore(keys.QUEUE, "-inf", f"({keys.TIME_SCORE_MIN}", 0, OLDEST_SEARCHED_MAX)
         pipe.zrangebyscore(keys.QUEUE, keys.TIME_SCORE_MIN, now_ms, 0, 1, withscores=True)
         for provider in providers:
             held, waiting, *_ = keys.provider_slots(provider)
             pipe.zcount(held, now_ms, "+inf")
             pipe.zcard(waiting)
-        active, queued, new, begun, *slots = await pipe.execute()
+        active, queued, swept, new, begun, *slots = await pipe.execute()
     since = [ids.created_ms(run_id.decode()) for run_id in new] + [score for _, score in begun]
     return SystemLoad(
         counts=await run_store.count_runs(redis, lease_s),
         oldest_wait_s=max(0.0, (now_ms - min(since, default=now_ms)) / 1000),
         stranded=max(0, active - queued),
+        is_sweep_recent=bool(swept),
         workers=len(workers),
         slots=sum(worker.state["concurrency"] for worker in workers),
         slots_free=sum(free),

@@ -461,6 +461,8 @@ class LogProtocol(RuleBasedStateMachine):
     def cancel(self) -> None:
         assert self.call(run_scripts.cancel, RUN) == (RunEnded if self.stored.is_ended else bool(self.stored.worker))
         self.change(is_cancelled=self.stored.is_cancelled or not self.stored.is_ended)
+        if self.stored.status is RunStatus.PARKED and not self.stored.worker:
+            self.change(is_due=self.stored.is_queued)
 
     @precondition(lambda self: self.copies)
     @rule(back=st.integers(1, 3))

@@ -78,8 +78,9 @@ async def test_metrics_labels_are_names_of_the_operator(
     await asyncio.wait_for(runner.run(run_id, "token"), 10)
     found = samples(metrics.render().decode())
 
-    assert {name: value for name, value in found.items() if name.split(" ")[0].endswith("_total")} == {
+    assert {name: value for name, value in found.items() if "_total" in name and "sweep" not in name} == {
         "runs_ended_total status=succeeded": 1,
+        "leases_lost_total": 0,
         f"model_requests_total {BY_MODEL}": 3,
         f"model_errors_total code=model_unavailable {BY_MODEL}": 1,
         f"model_retries_total {BY_MODEL}": 1,

@@ -104,6 +104,7 @@ class Runner:
             return Outcome(Disposition.RETURNED)
         except Fenced as exc:
             logger.warning("%s", exc)
+            self._metrics.lease_lost()
             return Outcome(Disposition.ABANDON)
 
     async def _work_until_outcome(self, run_id: str, token: str, thread_key: str) -> Outcome:

@@ -2,16 +2,21 @@
 --
 -- KEYS[1] run      hash     keys.run
 -- KEYS[2] control  channel  keys.control
+-- KEYS[3] queue    zset     keys.QUEUE; may be left out
 -- ARGV[1] message  str      the message for the worker
 -- ARGV[2] reason   str      why, for people; '' or left out for none
+-- ARGV[3] run_id   str      with KEYS[3]
+-- ARGV[4] parked   str      the state of a parked run
 -- Returns {'asked', worker}, {'ended'} or {'gone'}; worker is '' if no worker holds the run.
 --
--- Safe to repeat; the first reason stays. The flag is stored, so a worker that claims the run later honours it.
-local run, control = KEYS[1], KEYS[2]
-local message, reason = ARGV[1], ARGV[2] or ''
+-- Safe to repeat; the first reason stays. The flag is stored, so a worker that claims the run later honours it. A parked
+-- run becomes due, so that the next sweep or a worker ends it if the caller cannot: else neither would look at it early.
+local run, control, queue = KEYS[1], KEYS[2], KEYS[3]
+local message, reason, run_id, parked = ARGV[1], ARGV[2] or '', ARGV[3], ARGV[4]
 
-local stored = redis.call('HMGET', run, 'created_at', 'worker', 'finished_at', 'cancel_reason')
+local stored = redis.call('HMGET', run, 'created_at', 'worker', 'finished_at', 'cancel_reason', 'status')
 local created_at, worker, finished_at, first_reason = stored[1], stored[2] or '', stored[3], stored[4]
+local status = stored[5]
 if not created_at then
     return {'gone'}
 end
@@ -21,6 +26,10 @@ end
 redis.call('HSET', run, 'cancel', 1)
 if reason ~= '' and not first_reason then
     redis.call('HSET', run, 'cancel_reason', reason)
+end
+if queue and worker == '' and status == parked then
+    local time = redis.call('TIME')
+    redis.call('ZADD', queue, 'XX', string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000)), run_id)
 end
 redis.call('PUBLISH', control, message)
 return {'asked', worker}

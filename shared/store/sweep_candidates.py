@@ -1,0 +1,95 @@
+"""Selects the active runs that a sweep looks at, so that runs that wait for something far ahead cost it nothing.
+
+    each sweep     every run whose score in the queue is near or past, or that is throttled: at work, new, due, overdue
+                   every run without an entry in the queue, if there are fewer entries than active runs
+                   one part of all active runs, the next one in turn
+    ROUNDS sweeps  so each run is looked at, wherever it waits: what is older than the lists is kept in them, and what no
+                   other look has found is repaired
+
+A parked run's score is the time at which its wait ends, and everything that ends its wait earlier sets the score: a
+decision, a cancel. Up to WHOLE_MAX active runs, each sweep looks at all of them.
+"""
+
+from collections.abc import AsyncIterator
+from math import ceil
+from typing import Final, NamedTuple
+
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.storage import keys
+from stagebus.shared.storage.redis_client import Redis
+
+WHOLE_MAX: Final = 1000
+# A sweep looks at this part of the active runs.
+ROUNDS: Final = 30
+# An id and its score are small, so that more of them are read at a time than of records.
+IDS_BATCH: Final = 2000
+# A process waits up to one and a half intervals between two sweeps.
+_INTERVAL_MAX: Final = 1.5
+
+
+class Candidates(NamedTuple):
+    """The runs that a sweep looks at, each once; `ends_pass` if with them all active runs have had their turn."""
+
+    run_ids: list[str]
+    ends_pass: bool
+
+
+async def find_candidates(redis: Redis, settings: Settings, now_ms: int) -> Candidates:
+    """Returns the runs that this sweep looks at."""
+    async with redis.pipeline(transaction=False) as pipe:
+        pipe.zcard(keys.ACTIVE)
+        pipe.zcard(keys.QUEUE)
+        active, queued = await pipe.execute()
+    if active <= WHOLE_MAX:
+        return Candidates([run_id.decode() for run_id in await redis.zrange(keys.ACTIVE, 0, -1)], ends_pass=True)
+    found, ends_pass = await _next_part(redis, settings, active)
+    near_ms = now_ms + round(1000 * max(settings.lease_s, settings.sweep_s))
+    for low, high in (("-inf", near_ms), (keys.THROTTLED_SCORE, "+inf")):
+        async for run_ids in _in_queue(redis, low, high):
+            found |= dict.fromkeys(run_ids)
+    if active > queued:
+        async for run_ids in _missing_in_queue(redis):
+            found |= dict.fromkeys(run_ids)
+    return Candidates([run_id.decode() for run_id in found], ends_pass)
+
+
+def rounds_of(settings: Settings) -> int:
+    """Returns in how many sweeps every run is looked at: often enough to be kept in lists that would expire."""
+    within_s = settings.lists_ttl_s / 4
+    return max(1, min(ROUNDS, int(within_s / (_INTERVAL_MAX * settings.sweep_s))))
+
+
+async def _next_part(redis: Redis, settings: Settings, active: int) -> tuple[dict[bytes, None], bool]:
+    """Returns the next part of the active runs, by creation time, and whether it is the last; stores where it ends.
+
+    If it were stored after the look, a run that ends its sweeper each time would keep the others from their turn.
+    """
+    size = ceil(active / rounds_of(settings))
+    after = await redis.get(keys.SWEEP_POSITION)
+    low = f"({after.decode()}" if after else "-inf"
+    part = await redis.zrangebyscore(keys.ACTIVE, low, "+inf", 0, size, withscores=True)
+    if len(part) < size:
+        await redis.delete(keys.SWEEP_POSITION)
+        return dict.fromkeys(run_id for run_id, _ in part), True
+    last = f"{part[-1][1]:.0f}"
+    await redis.set(keys.SWEEP_POSITION, last, px=round(1000 * settings.lists_ttl_s))
+    same = await redis.zrangebyscore(keys.ACTIVE, last, last)  # those of the same millisecond, which come next
+    return dict.fromkeys([run_id for run_id, _ in part] + same), False
+
+
+async def _in_queue(redis: Redis, low: float | str, high: float | str) -> AsyncIterator[list[bytes]]:
+    """Yields the active runs in the queue with these scores. One that moves meanwhile may be left out until the next sweep."""
+    offset = 0
+    while run_ids := await redis.zrangebyscore(keys.QUEUE, low, high, offset, IDS_BATCH):
+        offset += len(run_ids)
+        scores = await redis.zmscore(keys.ACTIVE, run_ids)
+        yield [run_id for run_id, score in zip(run_ids, scores, strict=True) if score is not None]
+
+
+async def _missing_in_queue(redis: Redis) -> AsyncIterator[list[bytes]]:
+    """Yields the active runs without an entry in the queue, from their ids alone."""
+    offset = 0
+    while run_ids := await redis.zrange(keys.ACTIVE, offset, offset + IDS_BATCH - 1):
+        offset += len(run_ids)
+        scores = await redis.zmscore(keys.QUEUE, run_ids)
+        yield [run_id for run_id, score in zip(run_ids, scores, strict=True) if score is None]
