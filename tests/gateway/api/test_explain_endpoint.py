@@ -23,6 +23,7 @@ from stagebus.shared.domain.events import (
 from stagebus.shared.domain.tenants import DEFAULT_TENANT, Scope
 from stagebus.shared.storage import keys, queue_scripts, run_scripts
 from stagebus.shared.store import parking, run_store
+from stagebus.shared.store.parking import Seen
 from stagebus.shared.store.heartbeats import Heartbeat
 from tests.gateway.conftest import ClientOf
 from tests.support.runs_by_hand import RunByHand, claim_by_hand, stop
@@ -147,7 +148,7 @@ async def _parked(made: Made) -> tuple[str, str]:
     asked = ApprovalRequired(stage_id="tools", call_id="c1", name="pay", arguments="{}", expires_at=due_ms)
     await made.hold(run_id, StageStarted(stage_id="tools", attempt=1), asked)
     attempt = await made.attempt_of(run_id)
-    assert await parking.park(made.redis, run_id, token=WORKER, attempt=attempt, due_ms=due_ms, seen=b"")
+    assert await parking.park(made.redis, run_id, token=WORKER, attempt=attempt, due_ms=due_ms, seen=Seen())
     return run_id, "parked until a person decides: the approval of pay (call c1)"
 
 
