@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from stagebus.shared.domain import ids
 from stagebus.shared.domain.cursor import EventId, parse_id
 from stagebus.shared.domain.limits import DAY_MS, tokens_ttl_ms
+from stagebus.shared.errors import Fenced, RunEnded
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.lua_script import Script, ScriptConnection
 
@@ -21,6 +22,7 @@ _LIST_DUE = Script("list_due")
 _RELEASE = Script("release")
 _RENEW = Script("renew")
 _REQUEUE = Script("requeue")
+_RESERVE = Script("reserve", uses=("tenant_limit", "tokens_left"))
 
 
 def _ms(seconds: float) -> int:
@@ -195,3 +197,42 @@ async def keep_active(
     key_list += [keys.tokens(tenant), keys.runs(tenant, user), *other_keys]
     args = [run_id, ids.created_ms(run_id), _ms(life_s), tokens_ttl_ms(life_s)]
     return bool(await _KEEP_ACTIVE(connection, key_list, args))
+
+
+class Reservation(NamedTuple):
+    """The tokens reserved for a run in total, and its tenant's limit per day; 0: none."""
+
+    tokens: int
+    limit: int
+
+
+async def reserve(
+    connection: ScriptConnection,
+    run_id: str,
+    *,
+    tenant: str,
+    attempt: int,
+    wanted: int,
+    tokens_per_day: int,
+    life_s: float,
+) -> Reservation:
+    """Reserves further tokens of its tenant's day for a run, as far as the tenant's limit allows.
+
+    Args:
+        wanted: how many tokens the run wants to have reserved in total.
+        tokens_per_day: the limit of a tenant without its own.
+        life_s: the TTL of the tenant's lists.
+
+    Raises:
+        Fenced: another attempt owns the run.
+        RunEnded: the run has ended or is gone.
+    """
+    key_list = [keys.run(run_id), keys.tokens(tenant), keys.RESERVED]
+    args = [run_id, tenant, attempt, wanted, tokens_per_day, tokens_ttl_ms(life_s), keys.LIMITS]
+    match await _RESERVE(connection, key_list, args):
+        case [b"ok", tokens, limit]:
+            return Reservation(tokens, limit)
+        case [b"fenced", _]:
+            raise Fenced(run_id, attempt)
+        case _:
+            raise RunEnded(run_id)

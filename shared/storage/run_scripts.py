@@ -20,18 +20,17 @@ from stagebus.shared.errors import Fenced, RunDeleted, RunEnded
 from stagebus.shared.observability.trace import NO_TRACE, Trace
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.lua_script import Script, ScriptConnection
-from stagebus.shared.storage.thread_keys import CANCEL_MESSAGE, ThreadAdmission, ThreadEnd
+from stagebus.shared.storage.thread_keys import CANCEL_MESSAGE, RunThread, ThreadAdmission, ThreadEnd
 from stagebus.shared.thread_errors import TurnNotCome
 
 # The keys of an append are cached for this many runs of the process.
 _APPENDING_RUNS: Final = 1024
 
 _APPEND = Script("append", uses=("announce", "virtual_time", "thread"))
-_CANCEL = Script("cancel")
+_CANCEL = Script("cancel", uses=("virtual_time", "thread"))
 _CLAIM = Script("claim")
 _CREATE = Script("create", uses=("tenant_limit", "tokens_left", "announce", "virtual_time", "thread", "admission"))
 _READ = Script("read", uses=("is_owned",))
-_RESERVE = Script("reserve", uses=("tenant_limit", "tokens_left"))
 
 
 def _ms(seconds: float) -> int:
@@ -335,50 +334,12 @@ def _append_keys(run_id: str, streams: tuple[str, ...]) -> tuple[str, ...]:
     return (keys.run(run_id), keys.live(run_id), keys.stages(run_id), keys.model_items(run_id), *stage_streams)
 
 
-class Reservation(NamedTuple):
-    """The tokens reserved for a run in total, and its tenant's limit per day; 0: none."""
-
-    tokens: int
-    limit: int
-
-
-async def reserve(
-    connection: ScriptConnection,
-    run_id: str,
-    *,
-    tenant: str,
-    attempt: int,
-    wanted: int,
-    tokens_per_day: int,
-    life_s: float,
-) -> Reservation:
-    """Reserves further tokens of its tenant's day for a run, as far as the tenant's limit allows.
-
-    Args:
-        wanted: how many tokens the run wants to have reserved in total.
-        tokens_per_day: the limit of a tenant without its own.
-        life_s: the TTL of the tenant's lists.
-
-    Raises:
-        Fenced: another attempt owns the run.
-        RunEnded: the run has ended or is gone.
-    """
-    key_list = [keys.run(run_id), keys.tokens(tenant), keys.RESERVED]
-    args = [run_id, tenant, attempt, wanted, tokens_per_day, tokens_ttl_ms(life_s), keys.LIMITS]
-    match await _RESERVE(connection, key_list, args):
-        case [b"ok", tokens, limit]:
-            return Reservation(tokens, limit)
-        case [b"fenced", _]:
-            raise Fenced(run_id, attempt)
-        case _:
-            raise RunEnded(run_id)
-
-
-async def cancel(connection: ScriptConnection, run_id: str, reason: str = "") -> bool:
-    """Stores the cancel request and sends it to the run's worker.
+async def cancel(connection: ScriptConnection, run_id: str, reason: str = "", thread: RunThread | None = None) -> bool:
+    """Stores the cancel request and sends it to the run's worker. A run that waits for its turn leaves its thread.
 
     Args:
         reason: why, for people; the first request's reason stays.
+        thread: the thread of the run, if it is in one.
 
     Returns:
         Whether a worker holds the run. If none does, the caller ends the run.
@@ -386,8 +347,9 @@ async def cancel(connection: ScriptConnection, run_id: str, reason: str = "") ->
     Raises:
         RunEnded: the run has ended already or is gone.
     """
-    key_list = [keys.run(run_id), keys.control(run_id), keys.QUEUE]
-    match await _CANCEL(connection, key_list, [CANCEL_MESSAGE, reason, run_id, RunStatus.PARKED.value]):
+    key_list = [keys.run(run_id), keys.control(run_id), keys.QUEUE, *(thread.keys() if thread else ())]
+    thread_args = orjson.dumps(thread.args()) if thread else ""
+    match await _CANCEL(connection, key_list, [CANCEL_MESSAGE, reason, run_id, RunStatus.PARKED.value, thread_args]):
         case [b"asked", worker]:
             return bool(worker)
         case _:

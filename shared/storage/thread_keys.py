@@ -10,6 +10,7 @@ from typing import Any, Final
 import orjson
 
 from stagebus.shared.domain import threads
+from stagebus.shared.domain.runs import RunStatus
 from stagebus.shared.domain.threads import ThreadRequest
 from stagebus.shared.errors import StagebusError
 from stagebus.shared.storage import keys
@@ -113,6 +114,7 @@ class ThreadAdmission:
                 "bytes_max": threads.THREAD_MAX_BYTES,
                 "waiting_max": threads.WAITING_MAX,
                 "fields_max": FIELDS_MAX,
+                "parked": RunStatus.PARKED.value,
                 "cancel_reason": INTERRUPTED,
                 "cancel_message": CANCEL_MESSAGE.decode(),
             }
@@ -138,6 +140,24 @@ class ThreadAdmission:
 
 
 @dataclass(frozen=True, slots=True)
+class RunThread:
+    """The thread of a run."""
+
+    run_id: str
+    thread_key: str
+    tenant: str
+    times: ThreadTimes
+
+    def keys(self) -> list[str]:
+        """Returns the last keys of a script of the run."""
+        return thread_group(self.thread_key, self.tenant)
+
+    def args(self) -> dict[str, Any]:
+        """Returns the script's arguments about the thread."""
+        return thread_args(self.times) | {"run_id": self.run_id}
+
+
+@dataclass(frozen=True, slots=True)
 class ThreadEnd:
     """The end of a run in a thread.
 
@@ -146,21 +166,17 @@ class ThreadEnd:
         out: the messages that the run resulted in, JSON.
     """
 
-    run_id: str
-    thread_key: str
-    tenant: str
-    times: ThreadTimes
+    thread: RunThread
     code: str = ""
     out: bytes = b"[]"
 
     def keys(self) -> list[str]:
         """Returns the last keys of `append.lua`."""
-        return thread_group(self.thread_key, self.tenant)
+        return self.thread.keys()
 
     def fields(self, status: str) -> dict[str, Any]:
         """Returns the arguments for a run that ended with this status."""
-        return thread_args(self.times) | {
-            "run_id": self.run_id,
+        return self.thread.args() | {
             "status": status,
             "code": self.code,
             "out": self.out.decode(),

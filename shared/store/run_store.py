@@ -28,7 +28,7 @@ from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis, is_passing, 
 from stagebus.shared.storage.thread_keys import ThreadAdmission, ThreadEnd
 from stagebus.shared.store import run_queue
 from stagebus.shared.store.run_transcript import encode_messages, read_turn_messages
-from stagebus.shared.store.thread_store import end_of, times_of
+from stagebus.shared.store.thread_store import end_of, thread_of, times_of
 from stagebus.shared.thread_errors import ThreadBusy
 
 # A thread's active run may change this often while a run is created; the thread is busy then.
@@ -244,9 +244,9 @@ async def cancel_run(
     Raises:
         RunNotFound: the owner has no such run.
     """
-    await get_run(redis, run_id, owner)
+    run = await get_run(redis, run_id, owner)
     try:
-        if not await run_scripts.cancel(redis, run_id, reason):
+        if not await run_scripts.cancel(redis, run_id, reason, thread_of(run, settings)):
             await end_unheld(redis, settings, run_id, await read_cancel_event(redis, run_id))
     except RunEnded:
         return

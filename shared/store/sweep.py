@@ -1,10 +1,11 @@
 """The sweep: finds active runs that no worker or request would ever end, and repairs them.
 
-`sweep_candidates` selects the runs that a sweep looks at. Every worker and gateway can sweep; a key in Redis elects one of them from time to time. The sweep requeues runs that
-have no entry in the queue, ends cancelled runs and runs that waited too long, keeps old active runs in the lists,
-removes runs that have ended or were never created completely, admits throttled runs that are within their tenant's
-limit again, and releases the tokens of runs that are gone. So runs that wait are kept and ended even if no worker is alive.
-It also logs limits that have no effect.
+`sweep_candidates` selects the runs that a sweep looks at. Every worker and gateway can sweep; a key in Redis elects one
+of them from time to time. The sweep requeues runs that have no entry in the queue, ends cancelled runs and runs that waited
+too long, keeps old active runs in the lists, removes runs that have ended or were never created completely, admits
+throttled runs that are within their tenant's limit again, releases the tokens of runs that are gone, and repairs threads
+(see `thread_sweep`). So runs that wait are kept and ended even if no worker is alive. It also logs limits that have no
+effect.
 """
 
 import asyncio
@@ -25,6 +26,7 @@ from stagebus.shared.storage.outage_log import OUTAGE
 from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis, is_passing, read_time_ms
 from stagebus.shared.store import run_queue, run_store
 from stagebus.shared.store.sweep_candidates import find_candidates
+from stagebus.shared.store.thread_sweep import sweep_threads
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ FIELDS: Final = (
     "idempotency",
     "cancel_reason",
     "user",
+    "thread",
 )
 # A creation that stopped before the record was written may be completed by its client's retry for this long.
 INCOMPLETE_MAX_S: Final = 3600.0
@@ -114,6 +117,7 @@ async def sweep(redis: Redis, settings: Settings) -> SweepReport:
     await _admit(redis, settings, now_ms)
     if ends_pass:  # parked runs may have reservations, too
         await _release_tokens(redis, settings)
+    await sweep_threads(redis, settings)
     if abandoned:
         report.repairs["timed_out"] += await _end_abandoned(redis, settings, abandoned)
     return report
@@ -203,7 +207,7 @@ async def _repair(redis: Redis, settings: Settings, summary: ActiveRun, now_ms: 
             life_s=life_s,
             other_keys=other_keys,
         )
-    if summary.score is None and await run_queue.requeue(redis, run_id):
+    if summary.score is None and await run_queue.requeue(redis, run_id, summary.field("thread")):
         logger.warning("run %s had no entry in the queue; it has one again", run_id)
         return "requeued"
     return ""
@@ -220,6 +224,10 @@ async def _end_waiting(redis: Redis, settings: Settings, summary: ActiveRun, now
         return "cancelled" if await run_store.end_unheld(redis, settings, summary.run_id, cancel, guard) else ""
     if now_ms - _due_since(settings, summary) <= settings.queue_wait_max_s * 1000:
         return ""
+    if summary.field("thread") and summary.field("status") == RunStatus.QUEUED:
+        waits_since = await _turn_since(redis, summary)
+        if waits_since is None or now_ms - waits_since <= settings.queue_wait_max_s * 1000:
+            return ""
     if worker:
         abandoned.append(summary.run_id)
         return ""
@@ -238,6 +246,21 @@ def _due_since(settings: Settings, summary: ActiveRun) -> float:
     claimed_at = int(summary.field("created_at")) + int(summary.field("attempt"))
     wait_max_s = max(settings.approval_wait_s, settings.call_wait_max_s)
     return claimed_at + (settings.run_timeout_max_s + wait_max_s) * 1000
+
+
+async def _turn_since(redis: Redis, summary: ActiveRun) -> int | None:
+    """Returns since when a run has been active in its thread, Unix ms; None if it waits for its turn there.
+
+    Before its turn a run may wait for as long as others take. A run that its thread does not know waits since its creation.
+    """
+    thread_key = summary.field("thread")
+    async with redis.pipeline(transaction=False) as pipe:
+        pipe.hget(keys.thread_turns(thread_key), f"t:{summary.run_id}")
+        pipe.lpos(keys.thread_line(thread_key), summary.run_id)
+        activated_at, position = await pipe.execute()
+    if activated_at is None and position is not None:
+        return None
+    return int(activated_at or summary.field("created_at"))
 
 
 def _queue_timeout(settings: Settings) -> Error:

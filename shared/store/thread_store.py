@@ -19,7 +19,7 @@ from stagebus.shared.domain.threads import (
 from stagebus.shared.storage import keys, thread_scripts
 from stagebus.shared.storage.lua_script import ScriptConnection
 from stagebus.shared.storage.redis_client import Redis
-from stagebus.shared.storage.thread_keys import ThreadEnd, ThreadTimes
+from stagebus.shared.storage.thread_keys import RunThread, ThreadEnd, ThreadTimes
 from stagebus.shared.thread_errors import ThreadNotFound
 
 # The fields of a turn after its id and its parent, as `thread_path.lua` returns them.
@@ -155,6 +155,13 @@ def times_of(settings: Settings) -> ThreadTimes:
     return ThreadTimes(settings.thread_ttl_s, settings.lists_ttl_s)
 
 
+def thread_of(run: RunRecord, settings: Settings) -> RunThread | None:
+    """Returns the thread of a run; None if it is in none."""
+    if not run.thread_key:
+        return None
+    return RunThread(run.run_id, run.thread_key, run.tenant, times_of(settings))
+
+
 def end_of(run: RunRecord, settings: Settings, code: str = "", out: bytes = b"[]") -> ThreadEnd | None:
     """Returns the end of a run's turn; None for a run without a thread.
 
@@ -162,6 +169,5 @@ def end_of(run: RunRecord, settings: Settings, code: str = "", out: bytes = b"[]
         code: of the run's error, or empty.
         out: the messages that the run resulted in, JSON.
     """
-    if not run.thread_key:
-        return None
-    return ThreadEnd(run.run_id, run.thread_key, run.tenant, times_of(settings), code, out)
+    thread = thread_of(run, settings)
+    return None if thread is None else ThreadEnd(thread, code, out)

@@ -1,98 +1,64 @@
-"""Threads whose turns a test begins and ends itself, for tests of the reading side."""
+"""Threads whose runs a test creates, claims and ends itself."""
 
 from typing import Any
 
-import orjson
 from redis.asyncio import Redis
 
-from stagebus.shared.domain.threads import ThreadIdentity
-from stagebus.shared.storage import keys
-from tests.support import runs_by_hand
-from tests.support.runs_by_hand import RunByHand
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.domain.events import Done, Event
+from stagebus.shared.domain.runs import RunRecord
+from stagebus.shared.domain.threads import OnActive, Thread, ThreadIdentity, ThreadRequest
+from stagebus.shared.storage import keys, queue_scripts, run_scripts
+from stagebus.shared.storage.run_scripts import Claim
+from stagebus.shared.store import run_store, thread_store
 
-TTL_S = 600
+IDENTITY = ThreadIdentity("t", "ada", "chat-7")
+KEY = keys.thread(IDENTITY)
+ENQUEUE, INTERRUPT, STEER = OnActive.ENQUEUE, OnActive.INTERRUPT, OnActive.STEER
 
 
 class ThreadByHand:
-    """A thread and its runs. Its keys are written as the scripts write them."""
+    """One thread. The methods do what a gateway or a worker does."""
 
-    def __init__(self, redis: Redis, identity: ThreadIdentity) -> None:
+    def __init__(self, redis: Redis, settings: Settings) -> None:
         self.redis = redis
-        self.identity = identity
-        self.key = keys.thread(identity)
-        self.runs: list[RunByHand] = []
-        self.is_lossy = False  # messages of the channel reach no subscriber
+        self.settings = settings
 
-    async def create(self, life_id: str = "1") -> None:
-        """Creates the thread."""
-        record = {"tenant": self.identity.tenant, "user": self.identity.user, "thread_id": self.identity.thread_id}
-        times = {"created_at": 1, "updated_at": 1, "bytes": 0, "count": 0, "next_seq": 0}
-        await self._write(self.key, {**record, **times, "gen": life_id, "active": "", "head": ""})
+    async def post(self, text: str = "hello", *, idempotency_key: str | None = None, **placed: Any) -> str:
+        """Creates a run of the thread and returns its id."""
+        thread = ThreadRequest(IDENTITY, [{"role": "user", "content": text}], **placed)
+        return await run_store.create_run(
+            self.redis, self.settings, tenant="t", model="m", request={}, user="ada", thread=thread,
+            idempotency_key=idempotency_key,
+        )  # fmt: skip
 
-    async def begin(self, text: str = "Hello", parent: str = "") -> RunByHand:
-        """Begins a turn."""
-        run = await runs_by_hand.start(self.redis)
-        self.runs.append(run)
-        await self.activate(run.run_id, text, parent)
-        return run
+    async def read(self, *, with_messages: bool = False) -> Thread:
+        """Reads the thread."""
+        return await thread_store.read_thread(self.redis, IDENTITY, with_messages=with_messages)
 
-    async def activate(self, run_id: str, text: str = "Hello", parent: str = "") -> None:
-        """Makes a run the active one."""
-        seq = await self.redis.hincrby(self.key, "next_seq", 1)
-        await self.redis.lrem(keys.thread_line(self.key), 0, run_id)
-        await self._write(keys.thread_turns(self.key), {f"p:{run_id}": parent, f"n:{run_id}": seq, f"t:{run_id}": 1})
-        await self._write(keys.thread_in(self.key), {run_id: orjson.dumps([{"role": "user", "content": text}])})
-        await self._write(self.key, {"active": run_id, "head": run_id})
-        await self.redis.zadd(keys.thread_order(self.key), {run_id: seq})
-        await self.redis.expire(keys.thread_order(self.key), TTL_S)
-        await self.announce(f"active {run_id}")
+    async def run(self, run_id: str) -> RunRecord:
+        """Reads a run."""
+        return await run_store.get_run(self.redis, run_id)
 
-    async def end(self, text: str = "Hi") -> str:
-        """Ends the active run and its turn; returns the id of the terminal event."""
-        run = self.runs[-1]
-        await run.say(text)
-        end_id = str(await run.end())
-        await self.close(run.run_id, end_id, text)
-        await runs_by_hand.stop(run)
-        return f"{run.run_id}.{end_id}"
+    async def work(self, run_id: str, worker: str = "w") -> Claim:
+        """Acquires and claims a due run as a worker does."""
+        assert await queue_scripts.acquire(self.redis, run_id, f"{worker} {run_id}", self.settings.lease_s)
+        claim = await run_scripts.claim(self.redis, run_id, worker, token=f"{worker} {run_id}", thread_key=KEY)
+        assert claim is not None
+        return claim
 
-    async def close(self, run_id: str, end_id: str = "", text: str = "Hi", status: str = "succeeded") -> None:
-        """Ends a turn."""
-        await self._write(keys.thread_turns(self.key), {f"s:{run_id}": status, f"e:{run_id}": end_id})
-        await self._write(keys.thread_out(self.key), {run_id: orjson.dumps([{"role": "assistant", "content": text}])})
-        await self.redis.hset(self.key, "active", "")  # type: ignore[misc]
-        await self.announce("idle")
+    async def end(self, run_id: str, event: Event | None = None) -> None:
+        """Ends a run whoever holds it."""
+        claim = await run_scripts.claim(self.redis, run_id, "")
+        assert claim is not None
+        assert await run_store.end_claimed(self.redis, self.settings, run_id, claim, event or Done())
 
-    async def wait(self, run_id: str, how: str = "enqueue") -> None:
-        """Lets a run wait for its turn."""
-        await self._write(keys.thread_turns(self.key), {f"w:{run_id}": how})
-        await self.redis.rpush(keys.thread_line(self.key), run_id)  # type: ignore[misc]
-        await self.redis.expire(keys.thread_line(self.key), TTL_S)
-        await self.announce(f"waits {run_id}")
+    async def end_all(self) -> None:
+        """Ends the active and the waiting runs, one after the other."""
+        while active := (await self.read()).active_run_id:
+            await self.end(active)
 
-    async def forget(self, run_id: str) -> None:
-        """Removes a run, and its messages from the thread."""
-        await self.expire(run_id)
-        await self._write(keys.thread_turns(self.key), {f"d:{run_id}": 1})
-        await self.redis.hdel(keys.thread_in(self.key), run_id)  # type: ignore[misc]
-        await self.redis.hdel(keys.thread_out(self.key), run_id)  # type: ignore[misc]
-        await self.announce(f"gone {run_id}")
-
-    async def expire(self, run_id: str) -> None:
-        """Removes a run, whose messages the thread keeps."""
-        await self.redis.delete(*keys.all_of_run(run_id))
-
-    async def delete(self) -> None:
-        """Removes the thread."""
-        names = (keys.thread_turns, keys.thread_in, keys.thread_out, keys.thread_line, keys.thread_order)
-        await self.redis.delete(self.key, *(name(self.key) for name in names))
-        await self.announce("deleted")
-
-    async def announce(self, change: str) -> None:
-        """Publishes a change, unless messages are to be lost."""
-        if not self.is_lossy:
-            await self.redis.publish(keys.thread_live(self.key), change)
-
-    async def _write(self, key: str, fields: dict[str, Any]) -> None:
-        await self.redis.hset(key, mapping=fields)  # type: ignore[misc]
-        await self.redis.expire(key, TTL_S)
+    async def due(self) -> set[str]:
+        """Returns the runs that have not ended and that a worker may acquire."""
+        due = await queue_scripts.list_due(self.redis, 100)
+        return {run_id for run_id in due.run_ids if not (await self.run(run_id)).is_terminal}

@@ -16,7 +16,7 @@ from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.runs import RunRecord
 from stagebus.shared.domain.token_estimate import DEFAULT_ANSWER_TOKENS
 from stagebus.shared.errors import BudgetExceeded
-from stagebus.shared.storage import run_scripts
+from stagebus.shared.storage import queue_scripts
 from stagebus.shared.storage.lua_script import ScriptConnection
 from stagebus.shared.storage.redis_retry import retry_while_redis_is_down
 from stagebus.shared.storage.run_scripts import Claim
@@ -124,7 +124,7 @@ class TokenBudget:
         if wanted <= self._reserved:
             return
         reserve = partial(
-            run_scripts.reserve,
+            queue_scripts.reserve,
             self._connection,
             self._run.run_id,
             tenant=self._run.tenant,

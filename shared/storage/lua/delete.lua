@@ -8,21 +8,25 @@
 -- KEYS[6] queue      zset    keys.QUEUE
 -- KEYS[7] feed       stream  keys.feed(tenant)
 -- KEYS[8] runs_of_user  zset keys.runs(tenant, user); the same as KEYS[3] without a user
--- KEYS[9..]                  every other key that the run may have, with its lease
+-- KEYS[9..]                  every other key that the run may have, with its lease; then, of a run in a conversation, the
+--                            thread's, see include/thread.lua
 -- ARGV[1] run_id     str
 -- ARGV[2] tenant     str     that must own the run
--- ARGV[3] idempotency str    keys.idempotency, or '': it is the last of KEYS then, and is kept for as long as the tombstone
+-- ARGV[3] idempotency str    keys.idempotency, or '': it is one of KEYS then, and is kept for as long as the tombstone
 -- ARGV[4] ttl_ms     int     of the tombstone
--- ARGV[5] user       str     only if the run must be this user's
+-- ARGV[5] thread     json    see RunThread.args, or ''
+-- ARGV[6] user       str     only if the run must be this user's
 -- Returns 'deleted', now or before; 'active' if the run has not ended or is not accounted; 'gone' if the owner has no
 -- such run.
 --
 -- The tombstone has none of a record's fields, so to every other script the run is gone, and none writes to it; create
 -- alone looks for it, so that a repeated creation does not make the run again. account must come first: it settles the
--- run's tokens in the step that removes it from the active runs. Safe to repeat.
+-- run's tokens in the step that removes it from the active runs. The run's turn in its thread loses its messages and keeps
+-- its place, for its children and for cursors. Safe to repeat.
 local run, active, runs, running, throttled = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local queue, feed, runs_of_user, other_keys = KEYS[6], KEYS[7], KEYS[8], {unpack(KEYS, 9)}
-local run_id, tenant, idempotency, ttl_ms, user = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local run_id, tenant, idempotency, ttl_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local thread_json, user = ARGV[5], ARGV[6]
 
 local stored = redis.call('HMGET', run, 'tenant', 'user', 'finished_at', 'deleted_of', 'deleted_user')
 local of_user = stored[2]
@@ -40,9 +44,9 @@ redis.call('ZREM', runs_of_user, run_id)
 redis.call('ZREM', running, tenant .. ' ' .. run_id)
 redis.call('ZREM', throttled, tenant .. ' ' .. run_id)
 redis.call('ZREM', queue, run_id)
-for _, key in ipairs(other_keys) do
-    if key ~= idempotency then
-        redis.call('DEL', key)
+for at = 1, #other_keys - (thread_json ~= '' and THREAD_KEYS or 0) do
+    if other_keys[at] ~= idempotency then
+        redis.call('DEL', other_keys[at])
     end
 end
 -- After a failover the client's key may stand for another run by now.
@@ -51,6 +55,10 @@ if idempotency ~= '' and string.find(redis.call('GET', idempotency) or '', run_i
 end
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+if thread_json ~= '' then
+    local thread_keys = {unpack(other_keys, #other_keys - THREAD_KEYS + 1)}
+    open_thread(thread_keys, cjson.decode(thread_json), now_ms).forget_run(run_id)
+end
 announce(run, run_id, {feed = feed}, {event = 'run_deleted', status = 'deleted', at = now_ms})
 redis.call('DEL', run)
 redis.call('HSET', run, 'deleted_of', tenant, 'deleted_at', string.format('%d', now_ms))

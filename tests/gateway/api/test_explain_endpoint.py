@@ -23,8 +23,8 @@ from stagebus.shared.domain.events import (
 from stagebus.shared.domain.tenants import DEFAULT_TENANT, Scope
 from stagebus.shared.storage import keys, queue_scripts, run_scripts
 from stagebus.shared.store import parking, run_store
-from stagebus.shared.store.parking import Seen
 from stagebus.shared.store.heartbeats import Heartbeat
+from stagebus.shared.store.parking import Seen
 from tests.gateway.conftest import ClientOf
 from tests.support.runs_by_hand import RunByHand, claim_by_hand, stop
 

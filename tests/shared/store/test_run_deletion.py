@@ -152,7 +152,7 @@ async def test_worker_of_a_deleted_run_writes_nothing(redis: Redis, settings: Se
         await run_scripts.claim(redis, run_id, "w", token="token")
     with pytest.raises(RunEnded):
         await parking.decide(redis, run_id, "c", "{}")
-    reserve = run_scripts.reserve(
+    reserve = queue_scripts.reserve(
         redis, run_id, tenant=TENANT, attempt=claim.attempt, wanted=10**6, tokens_per_day=0, life_s=600
     )
     with pytest.raises(RunEnded):

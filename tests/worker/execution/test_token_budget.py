@@ -15,7 +15,7 @@ from stagebus.shared.domain.token_estimate import estimate_prompt_tokens
 from stagebus.shared.errors import ModelRejected, ModelUnavailable
 from stagebus.shared.log import log_reader
 from stagebus.shared.runtime.tasks import cancel_and_wait
-from stagebus.shared.storage import keys, run_scripts
+from stagebus.shared.storage import keys, queue_scripts, run_scripts
 from stagebus.shared.store import run_store
 from stagebus.worker.execution.runner import Runner
 from stagebus.worker.model.model_client import ModelRequest
@@ -225,7 +225,7 @@ class TestScriptedAnswers:
         async def fail(*_: object, **__: object) -> None:
             raise AssertionError("a further round trip")
 
-        monkeypatch.setattr(run_scripts, "reserve", fail)
+        monkeypatch.setattr(queue_scripts, "reserve", fail)
         model.answers = [[said("hello", finish_reason="stop")]]
         run_id = await run_store.create_run(redis, settings, tenant="t", model="m", request=REQUEST, tokens=1000)
         await redis.set(keys.lease(run_id), "token")

@@ -73,9 +73,13 @@ end
 -- steer either of them steer the new one; else they would be answered after it, though they are older.
 local function interrupt_thread(thread, run_id, ask, others)
     for _, cancelled in ipairs({others[1], others[3]}) do
-        if redis.call('HEXISTS', cancelled, 'created_at') == 1 then
+        local stored = redis.call('HMGET', cancelled, 'created_at', 'status')
+        if stored[1] then
             redis.call('HSET', cancelled, 'cancel', 1)
             redis.call('HSETNX', cancelled, 'cancel_reason', ask.cancel_reason)
+        end
+        if stored[2] == ask.parked then
+            thread.make_due(ask.expected_active) -- as cancel does
         end
     end
     redis.call('PUBLISH', others[2], ask.cancel_message)

@@ -35,8 +35,9 @@ local function open_thread(key_list, args, now_ms)
             redis.call('ZREMRANGEBYSCORE', threads, '-inf', string.format('%d', now_ms - args.ttl_ms))
         end
         redis.call('PEXPIRE', threads, args.ttl_ms)
-        local is_idle = (redis.call('HGET', record, 'active') or '') == '' and redis.call('LLEN', line) == 0
-        redis.call(is_idle and 'SREM' or 'SADD', busy, record)
+        local stored = redis.call('HMGET', record, 'active', 'deleting')
+        local is_busy = (stored[1] or '') ~= '' or stored[2] or redis.call('LLEN', line) > 0
+        redis.call(is_busy and 'SADD' or 'SREM', busy, record)
     end
 
     -- Makes a run the active one. Its parent is fixed now: the one that its request named, or the head.
@@ -122,6 +123,27 @@ local function open_thread(key_list, args, now_ms)
             thread.leave(run_id, 'left')
         end
         thread.touch(true)
+    end
+
+    function thread.make_due(run_id)
+        redis.call('ZADD', queue, 'XX', now, run_id)
+    end
+
+    -- Removes a run that ended while it waited from the queue.
+    function thread.dequeue(run_id)
+        redis.call('ZREM', queue, run_id)
+    end
+
+    function thread.forget_busy()
+        redis.call('SREM', busy, record)
+    end
+
+    -- Deletes all of the thread.
+    function thread.forget()
+        redis.call('DEL', record, turns, messages_in, messages_out, line, order)
+        redis.call('ZREM', threads, record)
+        thread.forget_busy()
+        thread.announce('deleted')
     end
 
     -- Empties a deleted run's turn. Its place in the tree stays, for its children and for cursors.
