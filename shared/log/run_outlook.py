@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from stagebus.shared.domain.events import (
+    CallDeferred,
     Event,
     InputRequired,
     RetryScheduled,
@@ -18,7 +19,7 @@ from stagebus.shared.domain.events import (
     ToolCall,
     ToolResult,
 )
-from stagebus.shared.domain.runs import TOOLS
+from stagebus.shared.domain.runs import TOOLS, RunStatus
 from stagebus.shared.log.run_situation import QueueFacts, Situation
 from stagebus.shared.log.run_story import decode_events
 from stagebus.shared.runtime.spoken_duration import spoken
@@ -36,6 +37,8 @@ class WaitsFor(StrEnum):
     CANCEL = "cancel"  # its worker, or the sweep, ends it
     SWEEP = "sweep"  # it is missing in the queue
     PERSON = "person"
+    RESULT = "result"  # of a call that a client or another system runs
+    THREAD = "thread"  # its turn in its conversation
     TENANT_LIMIT = "tenant_limit"
     LEASE = "lease"  # its worker is silent; another one takes it when the lease ends
     PROVIDER = "provider"
@@ -186,6 +189,36 @@ def _parked(situation: Situation) -> Outlook | None:
     )
 
 
+def _deferred(situation: Situation) -> Outlook | None:
+    run, events = situation.run, list(decode_events(situation.events))
+    ended = {event.call_id for event in events if isinstance(event, ToolResult)}
+    calls = [event for event in events if isinstance(event, CallDeferred) and event.call_id not in ended]
+    if not calls or run.status is not RunStatus.PARKED or (situation.queue.score or 0) <= situation.queue.now:
+        return None
+    call = calls[0]
+    who = "a client" if call.kind == "client" else "another system"
+    more = f" and {len(calls) - 1} more" if len(calls) > 1 else ""
+    return Outlook(
+        WaitsFor.RESULT,
+        f"parked until {who} gives the result of {call.name} (call {call.call_id}){more}",
+        f"POST /runs/{run.run_id}/calls/{call.call_id}/result; without one the call fails in "
+        f"{spoken(call.expires_at - situation.queue.now)}",
+    )
+
+
+def _in_line(situation: Situation) -> Outlook | None:
+    run_id, line, active = situation.run.run_id, situation.queue.line, situation.queue.thread_active
+    if run_id not in line:
+        return None
+    ahead = line.index(run_id)
+    before = f" and {_counted(ahead, 'other run')}" if ahead else ""
+    return Outlook(
+        WaitsFor.THREAD,
+        f"waits in its thread behind run {active}{before}",
+        f"that run ends; see stagebus explain {active}, or cancel it",
+    )
+
+
 def _throttled(situation: Situation) -> Outlook | None:
     queue, tenant = situation.queue, situation.run.tenant
     if queue.score is None or queue.score < keys.THROTTLED_SCORE:
@@ -250,5 +283,5 @@ def _is_held(situation: Situation) -> bool:
 
 
 _CHECKS: Final[tuple[Callable[[Situation], Outlook | None], ...]] = (
-    _ended, _cancelled, _stranded, _held, _parked, _throttled, _not_due,
+    _ended, _cancelled, _stranded, _held, _parked, _deferred, _in_line, _throttled, _not_due,
 )  # fmt: skip

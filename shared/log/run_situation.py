@@ -49,6 +49,8 @@ class QueueFacts(NamedTuple):
         provider: set if its worker says that its request waits for a provider.
         tenant_running: how many runs of its tenant are running.
         tenant_running_max: the tenant's limit; 0: none.
+        thread_active: the run that has the turn in this run's thread; empty if it is not in a thread, or none has.
+        line: the runs that wait for their turn in the thread, in order.
     """
 
     now: int
@@ -59,6 +61,8 @@ class QueueFacts(NamedTuple):
     provider: ProviderLoad | None = None
     tenant_running: int = 0
     tenant_running_max: int = 0
+    thread_active: str = ""
+    line: Sequence[str] = ()
 
 
 class Bounds(NamedTuple):

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from stagebus.shared.domain.events import (
     ApprovalDecided,
     ApprovalRequired,
+    CallDeferred,
     Cancel,
     Done,
     Error,
@@ -107,6 +108,11 @@ class _Teller:
         self._calls[event.call_id] = event.name
         return f"asks for the approval of {event.name} (call {event.call_id})"
 
+    def deferred(self, event: CallDeferred) -> str:
+        self._is_parked = True
+        who = "a client" if event.kind == "client" else "another system"
+        return f"waits for {who} to give the result of {event.name} (call {event.call_id})"
+
     def decided(self, event: ApprovalDecided) -> str:
         if event.is_expired:
             return f"call {event.call_id} is denied: nobody decided in time"
@@ -140,6 +146,7 @@ _TELL: Final[dict[type[Event], Callable[..., str]]] = {
     RetryScheduled: _Teller.retry,
     ApprovalRequired: _Teller.asked,
     InputRequired: _Teller.asked,
+    CallDeferred: _Teller.deferred,
     ApprovalDecided: _Teller.decided,
     ToolCall: _Teller.called,
     ToolResult: _Teller.result,
@@ -183,7 +190,7 @@ def _count_takeovers(events: Iterable[Event]) -> int:
     """Returns how many claims followed another worker's, except after the run was parked."""
     worker, is_parked, count = "", False, 0
     for event in events:
-        if isinstance(event, ApprovalRequired | InputRequired):
+        if isinstance(event, ApprovalRequired | InputRequired | CallDeferred):
             is_parked = True
         elif isinstance(event, RunStarted):
             count += bool(worker) and not is_parked and worker != event.worker

@@ -80,6 +80,7 @@ async def _read_queue_facts(
         pipe.zcard(waiting)
         time, score, lease_ms, running, limit, slots_held, requests_waiting = await pipe.execute()
     now_ms = time_reply_ms(time)
+    thread_active, line = await _read_line(redis, run)
     load = ProviderLoad(provider, slots_held, requests_waiting, slots_by_provider.get(provider)) if provider else None
     return QueueFacts(
         now=now_ms,
@@ -90,7 +91,20 @@ async def _read_queue_facts(
         provider=load,
         tenant_running=running,
         tenant_running_max=own_limit(limit, settings.tenant_runs_running),
+        thread_active=thread_active,
+        line=line,
     )
+
+
+async def _read_line(redis: Redis, run: RunRecord) -> tuple[str, list[str]]:
+    """Reads which run has the turn in this run's thread, and which ones wait for it, in order."""
+    if not run.thread_key:
+        return "", []
+    async with redis.pipeline(transaction=False) as pipe:
+        pipe.hget(run.thread_key, "active")
+        pipe.lrange(keys.thread_line(run.thread_key), 0, -1)
+        active, line = await pipe.execute()
+    return (active or b"").decode(), [run_id.decode() for run_id in line]
 
 
 async def _count_ahead(redis: Redis, score: float | None, now_ms: int) -> int:

@@ -13,6 +13,7 @@ from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.events import (
     ApprovalDecided,
     ApprovalRequired,
+    CallDeferred,
     Event,
     RetryScheduled,
     RunStarted,
@@ -21,6 +22,7 @@ from stagebus.shared.domain.events import (
     ToolCall,
 )
 from stagebus.shared.domain.tenants import DEFAULT_TENANT, Scope
+from stagebus.shared.domain.threads import OnActive, ThreadIdentity, ThreadRequest
 from stagebus.shared.storage import keys, queue_scripts, run_scripts
 from stagebus.shared.store import parking, run_store
 from stagebus.shared.store.heartbeats import Heartbeat
@@ -43,6 +45,12 @@ class Made:
 
     async def create(self) -> str:
         return await run_store.create_run(self.redis, self._settings, tenant=DEFAULT_TENANT, model="m", request=REQUEST)
+
+    async def create_in_thread(self) -> str:
+        thread = ThreadRequest(ThreadIdentity(DEFAULT_TENANT, "", "chat"), [], on_active=OnActive.ENQUEUE)
+        return await run_store.create_run(
+            self.redis, self._settings, tenant=DEFAULT_TENANT, model="m", request=REQUEST, thread=thread
+        )
 
     async def hold(self, run_id: str, *events: Event, worker: str = WORKER) -> RunByHand:
         """Lets a worker acquire and claim the run, and append events."""
@@ -152,6 +160,22 @@ async def _parked(made: Made) -> tuple[str, str]:
     return run_id, "parked until a person decides: the approval of pay (call c1)"
 
 
+async def _client_tool(made: Made) -> tuple[str, str]:
+    run_id = await made.create()
+    due_ms = await made.now_ms() + 3_600_000
+    call = {"stage_id": "tools", "call_id": "c1", "name": "open_file", "arguments": "{}"}
+    deferred = CallDeferred(**call, kind="client", expires_at=due_ms, ref="1-2")
+    await made.hold(run_id, StageStarted(stage_id="tools", attempt=1), ToolCall(**call), deferred)
+    attempt = await made.attempt_of(run_id)
+    assert await parking.park(made.redis, run_id, token=WORKER, attempt=attempt, due_ms=due_ms, seen=Seen())
+    return run_id, "parked until a client gives the result of open_file (call c1)"
+
+
+async def _in_a_line(made: Made) -> tuple[str, str]:
+    first, *_, last = [await made.create_in_thread() for _ in range(3)]
+    return last, f"waits in its thread behind run {first} and 1 other run"
+
+
 async def _throttled(made: Made) -> tuple[str, str]:
     await made.redis.hset(keys.LIMITS, "default:runs_running", 1)
     await made.hold(await made.create())
@@ -197,7 +221,7 @@ async def _ended(made: Made) -> tuple[str, str]:
 
 SITUATIONS = {
     "worker": _in_line, "no_worker": _no_worker, "free_slot": _all_slots_held, "model": _asks_the_model,
-    "provider": _provider_slot, "retry": _retry, "tool": _runs_a_tool, "person": _parked, "tenant_limit": _throttled,
+    "provider": _provider_slot, "retry": _retry, "tool": _runs_a_tool, "person": _parked, "tenant_limit": _throttled, "result": _client_tool, "thread": _in_a_line,
     "lease": _silent_worker, "worker (lease lost)": _lost_worker, "sweep": _stranded, "cancel": _cancelling,
     "nothing": _ended,
 }  # fmt: skip
