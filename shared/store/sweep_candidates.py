@@ -2,12 +2,12 @@
 
     each sweep     every run whose score in the queue is near or past, or that is throttled: at work, new, due, overdue
                    every run without an entry in the queue, if there are fewer entries than active runs
-                   one part of all active runs, the next one in turn
-    ROUNDS sweeps  so each run is looked at, wherever it waits: what is older than the lists is kept in them, and what no
-                   other look has found is repaired
+                                  PART of all active runs, the next ones in turn
+    a pass         so each run is looked at, wherever it waits: what is older than the lists is kept in them, and what no
+                   other look has found is repaired; often enough for the lists, which expire
 
 A parked run's score is the time at which its wait ends, and everything that ends its wait earlier sets the score: a
-decision, a cancel. Up to WHOLE_MAX active runs, each sweep looks at all of them.
+decision, a cancel. Up to PART active runs, each sweep looks at all of them.
 """
 
 from collections.abc import AsyncIterator
@@ -18,9 +18,7 @@ from stagebus.shared.config.settings import Settings
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.redis_client import Redis
 
-WHOLE_MAX: Final = 1000
-# A sweep looks at this part of the active runs.
-ROUNDS: Final = 30
+PART: Final = 1000
 # An id and its score are small, so that more of them are read at a time than of records.
 IDS_BATCH: Final = 2000
 # A process waits up to one and a half intervals between two sweeps.
@@ -40,7 +38,7 @@ async def find_candidates(redis: Redis, settings: Settings, now_ms: int) -> Cand
         pipe.zcard(keys.ACTIVE)
         pipe.zcard(keys.QUEUE)
         active, queued = await pipe.execute()
-    if active <= WHOLE_MAX:
+    if active <= PART:
         return Candidates([run_id.decode() for run_id in await redis.zrange(keys.ACTIVE, 0, -1)], ends_pass=True)
     found, ends_pass = await _next_part(redis, settings, active)
     near_ms = now_ms + round(1000 * max(settings.lease_s, settings.sweep_s))
@@ -53,10 +51,10 @@ async def find_candidates(redis: Redis, settings: Settings, now_ms: int) -> Cand
     return Candidates([run_id.decode() for run_id in found], ends_pass)
 
 
-def rounds_of(settings: Settings) -> int:
-    """Returns in how many sweeps every run is looked at: often enough to be kept in lists that would expire."""
-    within_s = settings.lists_ttl_s / 4
-    return max(1, min(ROUNDS, int(within_s / (_INTERVAL_MAX * settings.sweep_s))))
+def part_size(settings: Settings, active: int) -> int:
+    """Returns how many of the active runs a sweep looks at in turn: more than `PART` if the lists would else expire."""
+    sweeps = settings.lists_ttl_s / 4 / (_INTERVAL_MAX * settings.sweep_s)
+    return max(PART, ceil(active / max(1, sweeps)))
 
 
 async def _next_part(redis: Redis, settings: Settings, active: int) -> tuple[dict[bytes, None], bool]:
@@ -64,7 +62,7 @@ async def _next_part(redis: Redis, settings: Settings, active: int) -> tuple[dic
 
     If it were stored after the look, a run that ends its sweeper each time would keep the others from their turn.
     """
-    size = ceil(active / rounds_of(settings))
+    size = part_size(settings, active)
     after = await redis.get(keys.SWEEP_POSITION)
     low = f"({after.decode()}" if after else "-inf"
     part = await redis.zrangebyscore(keys.ACTIVE, low, "+inf", 0, size, withscores=True)

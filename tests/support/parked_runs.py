@@ -96,7 +96,7 @@ async def main(runs: int, sweeps: int) -> None:
             print(f"{runs} parked runs, made in {time.monotonic() - began_at:.0f} s, {memory / runs:.0f} bytes each")
             await _report(redis, settings, sweeps)
             print("for comparison, a sweep that looks at all of them:")
-            sweep_candidates.WHOLE_MAX = runs  # type: ignore[misc]
+            sweep_candidates.PART = runs  # type: ignore[misc]
             await _report(redis, settings, 3)
             await redis_client.close(redis)
         finally:

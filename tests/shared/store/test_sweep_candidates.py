@@ -8,7 +8,7 @@ from stagebus.shared.domain.runs import RunStatus
 from stagebus.shared.storage import keys, run_scripts
 from stagebus.shared.store import parking, run_store, sweep_candidates
 from stagebus.shared.store.sweep import sweep
-from stagebus.shared.store.sweep_candidates import ROUNDS, find_candidates, rounds_of
+from stagebus.shared.store.sweep_candidates import find_candidates, part_size
 from tests.support.parked_runs import make_parked_runs
 from tests.support.redis_calls import calls
 
@@ -18,7 +18,7 @@ HOUR_MS = 3_600_000
 @pytest.fixture(autouse=True)
 def _many_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets ten active runs count as many."""
-    monkeypatch.setattr(sweep_candidates, "WHOLE_MAX", 9)
+    monkeypatch.setattr(sweep_candidates, "PART", 9)
 
 
 async def now_ms(redis: Redis) -> int:
@@ -32,11 +32,12 @@ async def candidates(redis: Redis, settings: Settings) -> list[str]:
 async def test_sweep_looks_at_few_of_many_parked_runs(redis: Redis, settings: Settings) -> None:
     """A whole pass of sweeps looks at each once."""
     run_ids = await make_parked_runs(redis, settings, 90, due_in_ms=HOUR_MS)
-    looked_at = [await candidates(redis, settings) for _ in range(ROUNDS + 1)]
+    looked_at = [await candidates(redis, settings) for _ in range(10)]
 
-    assert {len(found) for found in looked_at} <= {0, 3, 4, 5, 6}, "three, and those of the same millisecond"
-    assert sorted(run_id for found in looked_at[:-1] for run_id in found)[:1] == sorted(run_ids)[:1]
-    assert {run_id for found in looked_at for run_id in found} == set(run_ids)
+    assert [run_id for found in looked_at for run_id in found] == run_ids
+    assert [len(found) for found in looked_at] == [9] * 10
+    assert await candidates(redis, settings) == [], "the end of the pass"
+    assert await candidates(redis, settings) == run_ids[:9]
 
 
 async def test_sweep_looks_at_every_run_whose_time_is_near(redis: Redis, settings: Settings) -> None:
@@ -52,7 +53,7 @@ async def test_sweep_looks_at_every_run_whose_time_is_near(redis: Redis, setting
         throttled: keys.THROTTLED_SCORE,
     }
     await redis.zadd(keys.QUEUE, scores)
-    for _ in range(ROUNDS):
+    for _ in range(12):
         assert {new, near, held, overdue, throttled} <= set(await candidates(redis, settings))
 
 
@@ -62,7 +63,7 @@ async def test_next_sweep_requeues_a_parked_run_without_an_entry(redis: Redis, s
     report = await sweep(redis, settings)
 
     assert report.repairs == {"requeued": 1}
-    assert report.looked_at < 10
+    assert report.looked_at == 9 + 1
     assert await redis.zscore(keys.QUEUE, run_ids[45]) is not None
 
 
@@ -88,7 +89,7 @@ async def test_old_parked_runs_are_kept_in_their_lists(redis: Redis, settings: S
     run_ids = await make_parked_runs(redis, short, 40, due_in_ms=HOUR_MS, made_ms_ago=HOUR_MS)
     await redis.delete(keys.runs("t"), keys.active_of_tenant("t"))
     before = await calls(redis)
-    for _ in range(rounds_of(short) + 1):
+    for _ in range(5):
         await sweep(redis, short)
     after = await calls(redis)
 
@@ -96,9 +97,10 @@ async def test_old_parked_runs_are_kept_in_their_lists(redis: Redis, settings: S
     assert after["persist"] - before["persist"] <= 2 * len(run_ids), "only the records'"
 
 
-def test_a_pass_is_short_enough_for_the_lists(settings: Settings) -> None:
-    """A sweep once an hour, and lists that live for three days."""
-    rare = settings.model_copy(update={"sweep_s": 3600.0})
+def test_a_pass_is_short_enough_for_the_lists(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep once an hour, a million runs, and lists that live for three days."""
+    monkeypatch.setattr(sweep_candidates, "PART", 1000)
+    million, rare = 10**6, settings.model_copy(update={"sweep_s": 3600.0})
 
-    assert rounds_of(settings) == ROUNDS
-    assert rounds_of(rare) * 1.5 * 3600 < rare.lists_ttl_s / 2
+    assert part_size(settings, million) == 1000
+    assert million / part_size(rare, million) * 1.5 * rare.sweep_s < rare.lists_ttl_s / 2
