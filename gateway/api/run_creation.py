@@ -53,7 +53,7 @@ async def create_run(request: Request, body: dict[str, Any], idempotency_key: st
     idempotency_key = idempotency_key or read_idempotency_key(request)
     run_request = parse_create_run(body, gateway.settings, gateway.providers)
     await _check_tools(gateway, run_request)
-    thread = thread_of(body, principal.tenant, run_request.messages)
+    thread = thread_of(body, principal.tenant, principal.user, run_request.messages)
     tokens = run_request.estimate_tokens()
     if thread is not None:
         run_request = run_request.without_messages()

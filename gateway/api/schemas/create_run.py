@@ -179,7 +179,7 @@ def parse_create_run(body: dict[str, Any], settings: Settings, providers: Provid
     )
 
 
-def thread_of(body: dict[str, Any], tenant: str, messages: Messages) -> ThreadRequest | None:
+def thread_of(body: dict[str, Any], tenant: str, user: str, messages: Messages) -> ThreadRequest | None:
     """Returns the place in a thread that a body asks for, or None. `parse_create_run` has accepted the body.
 
     Args:
@@ -188,7 +188,7 @@ def thread_of(body: dict[str, Any], tenant: str, messages: Messages) -> ThreadRe
     form = parse_form(ThreadFields, {name: body[name] for name in ThreadFields.model_fields if name in body})
     if form.thread_id is None:
         return None
-    identity = ThreadIdentity(tenant, "", form.thread_id)
+    identity = ThreadIdentity(tenant, user, form.thread_id)
     return ThreadRequest(identity, messages, form.policy, form.parent_run_id)
 
 

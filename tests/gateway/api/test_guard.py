@@ -1,4 +1,7 @@
-"""Access control over the whole API: every operation with and without a key, the scope and the run's tenant."""
+"""Access control over the whole API: every operation with and without a key and its scope.
+
+Whose runs an operation shows is tested in tests/gateway/test_access_matrix.py.
+"""
 
 import httpx
 import pytest
@@ -6,7 +9,7 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 from starlette.applications import Starlette
 
-from stagebus.gateway.api.guard import RUN_ID, Guarded
+from stagebus.gateway.api.guard import Guarded
 from stagebus.gateway.app import create_app
 from stagebus.gateway.endpoint_table import ENDPOINTS
 from stagebus.shared.config.settings import Settings
@@ -20,7 +23,6 @@ from tests.support.redis_calls import calls
 HELLO = {"user_prompt": "Hello"}
 GUARDS = [(endpoint.path_template, endpoint.method, endpoint.guard) for endpoint in ENDPOINTS]
 GUARDED = [(path, method, guard) for path, method, guard in GUARDS if not guard.is_public]
-OF_A_RUN = [(path, method, guard.run_prefix) for path, method, guard in GUARDED if RUN_ID in path]
 
 
 def url(path: str, run_id: str) -> str:
@@ -75,40 +77,6 @@ async def test_metrics_may_be_opened_for_scrapers_without_a_key(redis: Redis, se
         answered = {path: (await stranger.get(path)).status_code for path in ("/metrics", "/stats", "/healthz")}
 
     assert answered == {"/metrics": 200, "/stats": 401, "/healthz": 200}
-
-
-@pytest.mark.parametrize(("path", "method", "prefix"), OF_A_RUN)
-async def test_run_of_another_tenant_is_not_found(client_of: ClientOf, path: str, method: str, prefix: str) -> None:
-    """The answer is the same as for a run that does not exist."""
-    mine, other = await client_of("acme"), await client_of("umbrella")
-    run_id, none = (await mine.post("/runs", json=HELLO)).json()["id"], new_run_id()
-    headers = {"Accept": "application/json"}
-    foreign = await other.request(method, url(path, prefix + run_id), headers=headers)
-    missing = await other.request(method, url(path, prefix + none), headers=headers)
-
-    assert (foreign.status_code, code_of(foreign)) == (404, "run_not_found")
-    assert foreign.text.replace(run_id, none) == missing.text
-    assert (await mine.get(f"/runs/{run_id}")).json()["status"] == "queued", "the run is untouched"
-
-
-async def test_ticket_opens_no_other_run_by_any_path(locked_app: Starlette, client_of: ClientOf) -> None:
-    """A chat's path names a run, too."""
-    owner = await client_of("acme")
-    shared, other = [(await owner.post("/runs", json=HELLO)).json()["id"] for _ in range(2)]
-    for run_id in (shared, other):
-        await owner.post(f"/runs/{run_id}/cancel")
-    ticket = (await owner.post(f"/runs/{shared}/ticket")).json()["ticket"]
-    found: dict[str, set[int]] = {shared: set(), other: set()}
-    async with client(locked_app) as guest:
-        for path, method, guard in GUARDED:
-            if guard.takes_ticket and "stage_id" not in path:
-                for run_id, statuses in found.items():
-                    answer = await guest.request(
-                        method, url(path, guard.run_prefix + run_id), params={"ticket": ticket}
-                    )
-                    statuses.add(answer.status_code)
-
-    assert found == {shared: {200}, other: {204, 404}}
 
 
 async def test_stream_of_a_run_of_another_tenant_is_not_found(client_of: ClientOf) -> None:

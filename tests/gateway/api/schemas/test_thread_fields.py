@@ -29,10 +29,10 @@ ODD_IDS = ["1", "a/b", "{CE}", "a:b c", "?x=1#y", "%2F", "Grüße 🙂", "...", 
 @pytest.mark.parametrize("thread_id", ODD_IDS)
 def test_any_text_is_a_thread_id(thread_id: str) -> None:
     body = {**HELLO, "thread_id": thread_id, "on_active": "steer", "parent_run_id": RUN}
-    place = thread_of(body, "acme", parse(**body).messages)
+    place = thread_of(body, "acme", "ada", parse(**body).messages)
 
     assert place is not None
-    assert place.identity == ThreadIdentity("acme", "", thread_id)
+    assert place.identity == ThreadIdentity("acme", "ada", thread_id)
     assert (place.on_active, place.parent_run_id, place.messages) == (OnActive.STEER, RUN, [USER])
 
 
