@@ -84,3 +84,24 @@ class ScriptedModel(ModelClient):
             return self.answers.pop(0)
         assert self.default is not None, "the script has no answer to this request"
         return self.default
+
+
+class HeldModel:
+    """Makes a scripted model stop after the first chunk of one of its answers, until it is cancelled."""
+
+    def __init__(self, model: ScriptedModel, request: int = 1) -> None:
+        self._said = asyncio.Event()
+        stream = model.stream
+
+        async def held(asked: ModelRequest) -> AsyncGenerator[Chunk, None]:
+            async for chunk in stream(asked):
+                yield chunk
+                if len(model.requests) == request:
+                    self._said.set()
+                    await asyncio.Event().wait()
+
+        model.stream = held  # type: ignore[method-assign]
+
+    async def until_said(self) -> None:
+        """Waits until that chunk was given."""
+        await self._said.wait()

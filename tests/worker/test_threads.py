@@ -17,7 +17,7 @@ from stagebus.shared.store import run_store
 from stagebus.tools import tool
 from stagebus.worker.execution.runner import Runner
 from tests.support import runs_by_hand
-from tests.support.scripted_model import ScriptedModel, providers_of
+from tests.support.scripted_model import HeldModel, ScriptedModel, providers_of
 from tests.support.thread_runs import IDENTITY, ThreadRuns, answer, user
 from tests.support.waiting import until
 
@@ -132,26 +132,6 @@ async def test_stopped_answer_is_kept_and_continues_the_history(
     assert sent(model) == [user("a"), answer("It is"), user("b")]
 
 
-class HeldModel:
-    """Makes a scripted model stop after its first chunk."""
-
-    def __init__(self, model: ScriptedModel) -> None:
-        self._said = asyncio.Event()
-        stream = model.stream
-
-        async def held(request: Any) -> Any:
-            async for chunk in stream(request):
-                yield chunk
-                if not self._said.is_set():
-                    self._said.set()
-                    await asyncio.Event().wait()
-
-        model.stream = held  # type: ignore[method-assign]
-
-    async def until_said(self) -> None:
-        await self._said.wait()
-
-
 async def test_cut_calls_have_results_and_do_not_run_again(
     thread: ThreadRuns, model: ScriptedModel, redis: Redis, settings: Settings
 ) -> None:
@@ -196,7 +176,7 @@ async def test_dead_workers_turn_is_continued_and_written_once(thread: ThreadRun
     await thread.say("a")
     run_id = await thread.post("b")
     model.answers = [[says("It", None)]]
-    held = HeldModel(model)
+    held = HeldModel(model, request=2)
     dying = asyncio.create_task(thread.work(run_id))
     await held.until_said()
     await until(lambda: _has(thread, run_id, "tool_completion_chunk"))

@@ -1,18 +1,21 @@
 """The part of an attempt that belongs to the run's thread: its history, the messages that joined it, and what it came to."""
 
+import asyncio
 from functools import partial
 from typing import Any, Final
 
+from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain import threads
 from stagebus.shared.domain.events import HistoryComposed, MessageAdded
 from stagebus.shared.domain.requests import RunRequest
 from stagebus.shared.domain.runs import RUN_STAGE, RunRecord
-from stagebus.shared.errors import RunFailed
+from stagebus.shared.errors import RunFailed, TailLost
 from stagebus.shared.log import log_reader
 from stagebus.shared.log.transcript import TURN_MAX_BYTES
 from stagebus.shared.storage.redis_client import Redis
 from stagebus.shared.storage.redis_retry import retry_while_redis_is_down
-from stagebus.shared.store import thread_store
+from stagebus.shared.storage.thread_scripts import SteeringRun
+from stagebus.shared.store import thread_steering, thread_store
 from stagebus.shared.store.run_transcript import encode_messages, read_turn_messages
 from stagebus.worker.execution.attempt import Attempt
 from stagebus.worker.execution.history_composer import HistoryLimits, called_ids, compose_history
@@ -31,8 +34,9 @@ class ThreadRun:
         call_ids: the ids of the calls in the history; the run's own calls get others.
     """
 
-    def __init__(self, redis: Redis, run: RunRecord, attempt: Attempt) -> None:
+    def __init__(self, redis: Redis, settings: Settings, run: RunRecord, attempt: Attempt) -> None:
         self._redis = redis
+        self._settings = settings
         self._run = run
         self._attempt = attempt
         self.added: dict[str, list[Message]] = {}
@@ -55,6 +59,42 @@ class ThreadRun:
             self._attempt.producer.put(history.event)
         self.call_ids = called_ids(history.messages)
         return request.model_copy(update={"messages": history.messages})
+
+    async def take_waiting(self, stage_id: str) -> None:
+        """Lets the messages of runs that were sent to steer this one join it, before a model stage that has not begun.
+
+        One read tells whether there are any. No message announces them, so none can be missed, and only runs of threads
+        pay for it, between two requests to a model.
+        """
+        for joining in await thread_steering.read_steering(self._redis, self._run):
+            try:
+                await self._join(joining, stage_id)
+            except asyncio.CancelledError:
+                # Only the log knows whether the message has joined. The next claim reads it.
+                self._attempt.on_failure(TailLost(self._run.run_id, str(self._attempt.producer.last_id)))
+                raise
+
+    async def _join(self, joining: SteeringRun, stage_id: str) -> None:
+        producer, name = self._attempt.producer, f"run {self._run.run_id}: a message that joins it"
+        while True:
+            await producer.flush()
+            join = partial(
+                thread_steering.join_run, self._redis, self._settings, self._run, joining,
+                attempt=self._attempt.number, last_id=producer.last_id, before_stage=stage_id,
+            )  # fmt: skip
+            joined = await retry_while_redis_is_down(join, name)
+            if joined is None:  # it was cancelled, or this run was: then it waits for its turn
+                return
+            appended, event = joined
+            if not appended.is_behind:
+                break
+            if appended.last_id >= producer.last_id:
+                raise TailLost(self._run.run_id, str(appended.last_id))
+            producer.check_log_end(appended.last_id)  # the log lost its tail, which is sent again
+        producer.continue_after(appended.last_id)
+        self._add(event)
+        if appended.cancel:
+            self._attempt.on_cancel()
 
     async def _read_journal(self) -> bool:
         """Reads the messages that joined the run in earlier attempts; returns whether one of these told of the history."""

@@ -84,7 +84,7 @@ class Toolchain:
         self._registry = tools
         self._client_tools = build_client_tools(self._request.client_tools, settings.tool_result_max_bytes)
         self._tools = tools.snapshot(self._client_tools)
-        self._thread = ThreadRun(redis, run, attempt) if run.thread_key else None
+        self._thread = ThreadRun(redis, settings, run, attempt) if run.thread_key else None
         self._offered = tuple(tools.default_names() if self._request.tools is None else self._request.tools)
         self.completed = dict(history.completed)
         self._completed_ids = dict(history.completed_ids)
@@ -111,6 +111,8 @@ class Toolchain:
         while (stage := next_stage(self._request, self.completed)) is not None:
             if self._attempt.draining.is_set():
                 raise WorkerDraining("between stages")
+            if self._thread is not None and stage.kind != TOOLS and stage.stage_id not in self._history.begun:
+                await self._thread.take_waiting(stage.stage_id)
             self.stage_id = stage.stage_id
             run_stage = self._run_tools_stage if stage.kind == TOOLS else self._run_model_stage
             with span(stage.stage_id, attributes={"stagebus.stage": stage.kind}):
