@@ -9,11 +9,12 @@ from redis.asyncio import Redis
 
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.events import Cancel, StageStarted, ToolCompletionChunk
+from stagebus.shared.domain.tenants import RunOwner
 from stagebus.shared.errors import ModelRejected
 from stagebus.shared.log.transcript import LOST, NOT_RUN, OUTCOME_UNKNOWN
 from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage import keys
-from stagebus.shared.store import run_store
+from stagebus.shared.store import run_deletion, run_store
 from stagebus.tools import tool
 from stagebus.worker.execution.runner import Runner
 from tests.support import runs_by_hand
@@ -252,13 +253,13 @@ async def test_history_that_is_too_long_fails_before_the_model_is_asked(
     assert (await thread.event(fits, "history_composed"))["cut_turns"] == 1
 
 
-async def test_deleted_turns_are_left_out(thread: ThreadRuns, model: ScriptedModel, redis: Redis) -> None:
+async def test_deleted_turns_are_left_out(
+    thread: ThreadRuns, model: ScriptedModel, redis: Redis, settings: Settings
+) -> None:
     await thread.say("a")
     deleted = await thread.say("b")
     await thread.say("c")
-    await redis.hset(keys.thread_turns(KEY), f"d:{deleted}", 1)  # type: ignore[misc]
-    for messages in (keys.thread_in(KEY), keys.thread_out(KEY)):
-        await redis.hdel(messages, deleted)  # type: ignore[misc]
+    await run_deletion.delete_run(redis, settings, deleted, RunOwner(IDENTITY.tenant))
     last = await thread.say("d")
 
     assert contents(model) == ["a", "yes", "c", "yes", "d"]
