@@ -20,6 +20,7 @@ from stagebus.shared.storage.redis_client import Redis, check_server
 from stagebus.shared.store import tool_catalog
 from stagebus.shared.store.heartbeats import Heartbeat
 from stagebus.shared.store.sweep import sweep_forever
+from stagebus.shared.store.worker_capabilities import CAPABILITIES
 from stagebus.worker.execution.lease import LeaseKeeper
 from stagebus.worker.execution.leased_worker import LeasedWorker
 from stagebus.worker.execution.runner import Runner
@@ -129,7 +130,7 @@ class WorkerApp:
     def _state(self) -> dict[str, Any]:
         """Returns the state that the heartbeat publishes."""
         runs = [self._run_state(run_id, attempt) for run_id, attempt in self._runner.held()]
-        state = {"concurrency": self._settings.worker_concurrency, "runs": runs}
+        state = {"capabilities": CAPABILITIES, "concurrency": self._settings.worker_concurrency, "runs": runs}
         return {**state, "draining": True} if self._runner.is_draining else state
 
     def _run_state(self, run_id: str, attempt: int) -> dict[str, Any]:

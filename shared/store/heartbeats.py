@@ -1,11 +1,12 @@
 """Heartbeats of workers and gateways, each with the process's state.
 
-sb:workers    host:4711:9f3c21   {"concurrency": 10, "runs": [{"id": "01J…", "attempt": 5204}]}
+sb:workers    host:4711:9f3c21   {"capabilities": ["threads"], "concurrency": 10, "runs": [{"id": "01J…", "attempt": 5204}]}
                                  and `"draining": true` once it takes no more runs, and in a run
                                  `"waits_for_provider": "openai"` while that provider's limits hold its request back
 sb:gateways   9f3c…              {"streams_open": 17}
 
-They are for people. No decision depends on them: the lease says who holds a run.
+They are for people. One decision depends on them: a feature is off while a live worker lacks it (worker_capabilities).
+The lease says who holds a run.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Finds keys of runs that would never expire: keys without a TTL whose run is not in `sb:active`."""
+"""Finds keys that would never expire: those of runs that are not in `sb:active`, and any of a thread, without a TTL."""
 
 import re
 
@@ -7,12 +7,15 @@ from redis.asyncio import Redis
 from stagebus.shared.storage import keys
 
 PATTERNS = ("sb:run:*", "arq:job:*", "sb:idempotency:*")
+THREAD_PATTERNS = ("sb:thread:*", "sb:threads:*")
 
 
 async def immortal_keys(redis: Redis) -> list[str]:
     """Returns the keys of runs that have no TTL and that no sweep would find."""
     found = [key.decode() for pattern in PATTERNS async for key in redis.scan_iter(pattern)]
-    return [key for key in found if await redis.ttl(key) == -1 and not await _is_active(redis, key)]
+    of_threads = [key.decode() for pattern in THREAD_PATTERNS async for key in redis.scan_iter(pattern)]
+    immortal = [key for key in found if await redis.ttl(key) == -1 and not await _is_active(redis, key)]
+    return immortal + [key for key in of_threads if await redis.ttl(key) == -1]
 
 
 async def _is_active(redis: Redis, key: str) -> bool:

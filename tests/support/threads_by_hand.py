@@ -59,6 +59,7 @@ class ThreadByHand:
             await self.end(active)
 
     async def due(self) -> set[str]:
-        """Returns the runs that have not ended and that a worker may acquire."""
+        """Returns the runs that exist, have not ended, and that a worker may acquire."""
         due = await queue_scripts.list_due(self.redis, 100)
-        return {run_id for run_id in due.run_ids if not (await self.run(run_id)).is_terminal}
+        active = await self.redis.zrange(keys.ACTIVE, 0, -1)
+        return {run_id for run_id in due.run_ids if run_id.encode() in active}
