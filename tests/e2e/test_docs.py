@@ -20,6 +20,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 ROOT = Path(__file__).parent.parent.parent
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 README = (ROOT / "README.md").read_text()
+RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
 CLI = (ROOT / "docs" / "cli.md").read_text()
 CLIENTS = (ROOT / "docs" / "clients.md").read_text()
 PYTHON = (ROOT / "docs" / "python.md").read_text()
@@ -66,6 +67,25 @@ async def test_operations_page_commands_work(healthy: System) -> None:
     assert re.search(r"^sb:run:\{\w+\}:stage:\w+\t\d+$", output("sort -k2"), re.MULTILINE)
     assert "stagebus_redis_up 1.0" in output("readyz")
     assert output("$2 == -1") == "", "these keys have no TTL"
+
+
+async def test_runbook_commands_work(healthy: System) -> None:
+    need("redis-cli")
+    need("curl")
+    run_id, env = await start_run(healthy)
+    scripts = blocks(RUNBOOK)
+    outputs = await asyncio.gather(*(type_in(script, **env) for script in scripts))
+    said = dict(zip(scripts, outputs, strict=True))
+
+    def output(text: str) -> str:
+        return next(output for script, output in said.items() if text in script)
+
+    assert len(scripts) > 20
+    assert f"run {run_id}: running" in output("stagebus explain $RUN")
+    assert "stagebus_sweep_recent" in output("sweep_recent")
+    assert "PONG" in output("PING")
+    assert ":" in output("HKEYS sb:workers")
+    assert "role:master" in output("INFO replication")
 
 
 async def test_operations_page_cancels_a_run_without_a_gateway(healthy: System) -> None:
