@@ -1,0 +1,119 @@
+"""A conversation in a system whose processes die: each turn stands in it once, with all that its log says."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import orjson
+import pytest
+import pytest_asyncio
+
+from stagebus.shared.domain.tenants import DEFAULT_TENANT
+from stagebus.shared.domain.threads import Thread, ThreadIdentity
+from stagebus.shared.log.log_page import StoredEvent
+from stagebus.shared.log.transcript import public_messages, turn_messages
+from stagebus.shared.store import thread_store
+from tests.support.fault_tools import TOOLS
+from tests.support.strict_client import StrictClient, post_run
+from tests.support.system import Process, System
+
+pytestmark = [pytest.mark.faults, pytest.mark.asyncio(loop_scope="module")]
+
+THREAD = "faults"
+SLOW = "demo:delay_ms=10,tokens=30"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
+    """Two gateways and two workers."""
+    folder = tmp_path_factory.mktemp("threads")
+    env = {"STAGEBUS_TOOLS": TOOLS, "FAULT_TOOLS_LOG": str(folder / "tools.log")}
+    async with System(folder, gateways=2, workers=2, env=env) as system:
+        yield system
+
+
+async def send(system: System, text: str, **fields: Any) -> str:
+    """Posts a message to the thread and returns its run."""
+    return await post_run(system.url, {"user_prompt": text, "model": SLOW, "thread_id": THREAD, **fields})
+
+
+def has(event: str, stage_id: str, count: int = 1) -> Callable[[StrictClient], bool]:
+    return lambda c: sum(e.event == event and e.data["stage_id"] == stage_id for e in c.events) >= count
+
+
+async def kill(*processes: Process) -> None:
+    """Kills workers and starts them again; the system goes on meanwhile."""
+    for process in processes:
+        await process.kill()
+    for process in processes:
+        process.start()
+
+
+def transcript_of(client: StrictClient) -> list[dict[str, Any]]:
+    """What the run's log comes to, by what a client has received of it."""
+    return public_messages(
+        turn_messages(
+            StoredEvent(e.id.encode(), e.data["stage_id"], e.event.encode(), orjson.dumps(e.data))
+            for e in client.events
+        )
+    )
+
+
+async def read_thread(system: System) -> Thread:
+    identity = ThreadIdentity(DEFAULT_TENANT, "", THREAD)
+    return await thread_store.read_thread(system.redis, identity, with_messages=True)
+
+
+async def test_each_turn_is_whole_and_stands_once_whatever_dies(system: System) -> None:
+    """Workers die within turns and between two of them, and so do a gateway and Redis."""
+    clients: list[StrictClient] = []
+
+    async def turn(run_id: str, condition: Callable[[StrictClient], bool], fault: Callable[[str], Any]) -> None:
+        client = StrictClient(system.urls, run_id)
+        following = asyncio.create_task(client.follow())
+        await client.until(condition)
+        await fault(run_id)
+        await following
+        assert client.names()[-1] == "done"
+        clients.append(client)
+
+    async def kill_holder(run_id: str) -> None:
+        await kill(await system.holder_of(run_id))
+
+    async def kill_gateway_and_restart_redis(_: str) -> None:
+        await system.restart_gateway(1, is_killed=True)
+        await asyncio.to_thread(system.valkey.stop)
+        await asyncio.to_thread(system.valkey.start)
+
+    async def kill_all(_: str) -> None:
+        await kill(*system.workers)
+
+    joined: list[str] = []
+
+    async def steer_and_kill(run_id: str) -> None:
+        joined.append(await send(system, "and slowly, please", on_active="steer"))
+        await kill_holder(run_id)
+
+    await turn(await send(system, "hello"), has("tool_completion_chunk", "extraction", 3), kill_holder)
+    slow = 'call slow {"n": 1, "seconds": 0.8} and quick {"n": 2}'
+    await turn(await send(system, slow), has("tool_result", "tools"), steer_and_kill)
+    quick = 'call quick {"n": 3}'
+    await turn(await send(system, quick), has("tool_completion_chunk", "synthesis", 3), kill_gateway_and_restart_redis)
+    active = await send(system, "the last but one")
+    waiting = await send(system, "the last", on_active="enqueue")
+    await turn(active, has("tool_completion_chunk", "extraction", 3), kill_all)
+    clients.append(await StrictClient(system.urls, waiting).follow())
+
+    thread = await read_thread(system)
+    assert [(t.run_id, t.status) for t in thread.turns] == [(client.run_id, "succeeded") for client in clients]
+    assert [t.parent_run_id for t in thread.turns] == ["", *(client.run_id for client in clients[:-1])]
+    assert (thread.active_run_id, thread.waiting) == ("", ())
+    for stored, client in zip(thread.turns, clients, strict=True):
+        assert public_messages(stored.messages_out) == transcript_of(client)
+        assert not any(message.get("partial") for message in stored.messages_out)
+    assert thread.merged == {joined[0]: clients[1].run_id}
+    said = [message["content"] for message in thread.turns[1].messages_out]
+    assert said.count("and slowly, please") == 1
+    (composed,) = [e.data for e in clients[-1].events if e.event == "history_composed"]
+    assert (composed["turns"], composed["cut_turns"]) == (len(clients) - 1, 0)
+    assert composed["messages"] == sum(len(t.messages_in) + len(t.messages_out) for t in thread.turns[:-1])
