@@ -4,6 +4,7 @@ from typing import Final
 
 from stagebus.gateway.api import (
     approval_endpoints,
+    call_endpoints,
     catalog_endpoints,
     document_endpoints,
     event_endpoints,
@@ -27,6 +28,7 @@ ENDPOINTS: Final = (
     *explain_endpoint.ENDPOINTS,
     *export_endpoint.ENDPOINTS,
     *approval_endpoints.ENDPOINTS,
+    *call_endpoints.ENDPOINTS,
     *VIEW_ENDPOINTS,
     *ticket_endpoints.ENDPOINTS,
     *session_endpoints.ENDPOINTS,

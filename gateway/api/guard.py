@@ -34,6 +34,7 @@ class Guarded:
         is_public: bool = False,
         scope: Scope | None = None,
         takes_ticket: bool = False,
+        takes_call_token: bool = False,
         run_prefix: str = "",
         unless: Callable[[Settings], bool] | None = None,
     ) -> None:
@@ -42,6 +43,7 @@ class Guarded:
         self.unless = unless
         self.scope = scope
         self.takes_ticket = takes_ticket
+        self.takes_call_token = takes_call_token
         self.run_prefix = run_prefix
 
     async def __call__(self, request: Request) -> Response:
@@ -62,7 +64,9 @@ class Guarded:
     async def _check(self, request: Request) -> None:
         gateway = gateway_of(request)
         check_host(request, gateway.settings)
-        principal = await gateway.auth.authenticator.authenticate(request, takes_ticket=self.takes_ticket)
+        principal = await gateway.auth.call_tokens.verify(request) if self.takes_call_token else None
+        if principal is None:
+            principal = await gateway.auth.authenticator.authenticate(request, takes_ticket=self.takes_ticket)
         request.state.principal = principal
         quota = await gateway.limiter.count_request(principal.tenant, principal.ticket_id)
         if quota is not None:
@@ -99,6 +103,7 @@ def needs(
     scope: Scope | None,
     *,
     takes_ticket: bool = False,
+    takes_call_token: bool = False,
     run_prefix: str = "",
     unless: Callable[[Settings], bool] | None = None,
 ) -> Callable[[Handler], Guarded]:
@@ -107,9 +112,15 @@ def needs(
     Args:
         scope: the scope that the credential must have; with None any credential will do.
         takes_ticket: whether a ticket for the run in the path is accepted, too.
+        takes_call_token: whether a call token for the run in the path is accepted, too.
         run_prefix: what stands before the run's id in the path; the handler finds the id without it.
         unless: makes the endpoint public where it returns true for the settings.
     """
     return lambda handler: Guarded(
-        handler, scope=scope, takes_ticket=takes_ticket, run_prefix=run_prefix, unless=unless
+        handler,
+        scope=scope,
+        takes_ticket=takes_ticket,
+        takes_call_token=takes_call_token,
+        run_prefix=run_prefix,
+        unless=unless,
     )

@@ -50,6 +50,7 @@ STAGE_ID: Final = ParameterSpec(
     {"type": "string", "enum": sorted(STAGE_IDS)},
 )
 CALL_ID: Final = ParameterSpec("call_id", "path", "The call's id, as in the run's `pending_approvals`.", _TEXT)
+WAITING_CALL_ID: Final = ParameterSpec("call_id", "path", "The call's id, as in the run's `pending_calls`.", _TEXT)
 TICKET_ID: Final = ParameterSpec("ticket_id", "path", "The ticket's `id`.", _matching(TICKET_ID_PATTERN))
 PROBLEM_CODE: Final = ParameterSpec("code", "path", "The problem's `code`.", _TEXT)
 

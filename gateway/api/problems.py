@@ -12,6 +12,7 @@ Spec: https://www.rfc-editor.org/rfc/rfc9457
 """
 
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from math import ceil
@@ -31,6 +32,7 @@ from stagebus.gateway.api.urls import Urls, urls_of
 from stagebus.gateway.context import gateway_of
 from stagebus.gateway.streaming.response import retry_response
 from stagebus.shared.access_errors import Forbidden, OverLimit, Unauthenticated
+from stagebus.shared.call_errors import CallClaimed
 from stagebus.shared.errors import Draining, InvalidRequest, StagebusError, StorageUnavailable
 from stagebus.shared.storage.outage_log import OUTAGE
 from stagebus.shared.storage.redis_client import RedisError, storage_errors
@@ -74,6 +76,8 @@ def error_headers(exc: StagebusError) -> Mapping[str, str] | None:
             return {"WWW-Authenticate": f'{CHALLENGE}, error="insufficient_scope", scope="{exc.scope}"'}
         case OverLimit():
             return {"Retry-After": str(max(1, ceil(exc.retry_after_s)))}
+        case CallClaimed():
+            return {"Retry-After": str(max(1, ceil(exc.until_ms / 1000 - time.time())))}
         case _ if exc.status_hint == HTTPStatus.SERVICE_UNAVAILABLE:
             return {"Retry-After": str(RETRY_AFTER_S)}
         case _:

@@ -5,7 +5,7 @@ from typing import Any, Final
 from starlette.requests import Request
 
 from stagebus.gateway.api.params import read_idempotency_key
-from stagebus.gateway.api.schemas.create_run import named_tools, parse_create_run, thread_of, unknown_tools
+from stagebus.gateway.api.schemas.create_run import named_tools, parse_create_run, taken_names, thread_of, unknown_tools
 from stagebus.gateway.auth.principal import principal_of
 from stagebus.gateway.context import Gateway, gateway_of
 from stagebus.shared.access_errors import TokensUsedUp, TooManyRuns
@@ -75,7 +75,10 @@ async def create_run(request: Request, body: dict[str, Any], idempotency_key: st
 
 
 async def _check_tools(gateway: Gateway, run_request: RunRequest) -> None:
-    """Rejects tools that no worker has published."""
-    unknown = await tool_catalog.find_unknown(gateway.redis, named_tools(run_request))
-    if unknown:
+    """Rejects names of tools that no worker has published, and definitions under names that one has."""
+    named, defined = named_tools(run_request), [tool.name for tool in run_request.client_tools]
+    published = await tool_catalog.find_published(gateway.redis) if named or defined else set()
+    if published and (unknown := set(named) - published):
         raise unknown_tools(run_request, unknown)
+    if taken := set(defined) & published:
+        raise taken_names(run_request, taken)

@@ -15,18 +15,18 @@ from stagebus.shared.domain.runs import RunRecord
 from stagebus.shared.errors import StorageUnavailable
 from stagebus.shared.storage.redis_client import storage_errors
 from stagebus.shared.store import approvals, run_result, run_store, thread_news
-from stagebus.shared.store.approvals import Ask
+from stagebus.shared.store.approvals import Pending
 
 
 class ReadRun(NamedTuple):
-    """A run's record and its pending requests to a person, read one after the other."""
+    """A run's record and its pending requests to the outside, read one after the other."""
 
     record: RunRecord
-    pending: list[Ask]
+    pending: list[Pending]
 
     @property
     def is_at_pause(self) -> bool:
-        """Returns whether the run has ended or waits for a person, so that a client need not wait longer."""
+        """Returns whether the run has ended or waits for somebody outside, so that a client need not wait longer."""
         return self.record.is_terminal or bool(self.pending)
 
 

@@ -25,16 +25,18 @@ from stagebus.shared.storage.redis_client import storage_errors
 
 
 async def create_ticket(request: Request) -> Response:
-    """Create a ticket that gives read access to this run only.
+    """Create a ticket that gives access to this run only: to read it, and with `calls` to give the results of its calls.
 
     Use it in the query of an `EventSource`, which cannot send headers, or share its `page` link.
     """
     gateway, principal, run_id = gateway_of(request), principal_of(request), request.path_params["run_id"]
     body = await read_json(request, gateway.settings.body_max_bytes, is_optional=True)
     options = parse_ticket_request(body, gateway.settings)
+    if options.calls:
+        principal.check(Scope.CALLS)
     with storage_errors():
         await log_reader.read_head(gateway.redis, run_id, principal.owner)
-    ticket = gateway.auth.tickets.issue(principal, run_id, options.ttl_s)
+    ticket = gateway.auth.tickets.issue(principal, run_id, options.ttl_s, calls=options.calls)
     audit(
         "ticket.create", subject=principal.subject, tenant=principal.tenant, run=run_id, share=options.share,
         ttl_s=options.ttl_s, ticket=ticket.ticket_id,

@@ -48,6 +48,10 @@ class Urls(NamedTuple):
         """Returns the URL of a thread's event stream."""
         return f"{self.thread(thread_id)}/events"
 
+    def call_result(self, run_id: str, call_id: str) -> str:
+        """Returns the URL to which a client posts the result of a call."""
+        return f"{self.run(run_id)}/calls/{quote(call_id, safe='')}/result"
+
     def events_with_ticket(self, run_id: str, ticket: str) -> str:
         """Returns the URL of a run's event stream for an `EventSource`, which cannot send headers."""
         return f"{self.run_events(run_id)}?ticket={ticket}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from stagebus.gateway.auth.anonymous import AnonymousAuthenticator
 from stagebus.gateway.auth.api_key_cache import ApiKeyCache
 from stagebus.gateway.auth.authenticator import CredentialAuthenticator
+from stagebus.gateway.auth.call_token_verifier import CallTokenVerifier
 from stagebus.gateway.auth.credential_monitor import CredentialMonitor
 from stagebus.gateway.auth.principal import Authenticator
 from stagebus.gateway.auth.revocations import Revocations
@@ -30,6 +31,7 @@ class Auth:
     revocations: Revocations
     sessions: SessionCookies
     credential_monitor: CredentialMonitor
+    call_tokens: CallTokenVerifier
 
 
 @asynccontextmanager
@@ -55,7 +57,7 @@ async def build_auth(settings: Settings, redis: Redis) -> AsyncIterator[Auth]:
     monitor = CredentialMonitor(api_keys, revocations)
     monitor.start()
     try:
-        yield Auth(authenticator, tickets, revocations, sessions, monitor)
+        yield Auth(authenticator, tickets, revocations, sessions, monitor, CallTokenVerifier(settings, revocations))
     finally:
         await monitor.stop()
 

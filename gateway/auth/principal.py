@@ -6,7 +6,8 @@ from typing import Protocol
 from starlette.requests import Request
 
 from stagebus.shared.access_errors import Forbidden, UserRequired
-from stagebus.shared.domain.tenants import OWN_SCOPES, RunOwner, Scope
+from stagebus.shared.domain.tenants import INCLUDED_IN, OWN_SCOPES, RunOwner, Scope
+from stagebus.shared.runtime.call_tokens import CallIdentity
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,7 @@ class Principal:
     makes the request, as far as is known; the runs that it creates are that user's. A ticket's holder
     has a `run_id`, the only run that it may see, and a `ticket_id`, by which the ticket may be
     revoked; a session's holder has a `session_id`. `key_id` is set if the credential depends on an API key, and `expires_at` (Unix s)
-    if it expires by itself: open streams end with either.
+    if it expires by itself: open streams end with either. A call token's holder has a `call`, whose result it may give.
     """
 
     tenant: str
@@ -29,6 +30,7 @@ class Principal:
     ticket_id: str = ""
     session_id: str = ""
     user: str = ""
+    call: CallIdentity | None = None
 
     @property
     def owner(self) -> RunOwner:
@@ -47,7 +49,7 @@ class Principal:
             Forbidden: it does not.
             UserRequired: it has it for the runs of its own user, and has no user.
         """
-        if scope not in self.scopes:
+        if scope not in self.scopes and INCLUDED_IN.get(scope) not in self.scopes:
             raise Forbidden(scope)
         if scope in OWN_SCOPES and Scope.RUNS_OWN in self.scopes and not self.user:
             raise UserRequired

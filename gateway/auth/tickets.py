@@ -1,4 +1,4 @@
-"""Tickets: signed, time-limited read access to one run, carried in the URL.
+"""Tickets: signed, time-limited access to one run, to read it or also to give results, carried in the URL.
 
     GET /runs/01M8…/events?ticket=eyJ…
 
@@ -44,8 +44,12 @@ class TicketSigner:
         self._signer = Signer("ticket", settings.secrets)
         self._id_signer = Signer("ticket id", settings.secrets)
 
-    def issue(self, principal: Principal, run_id: str, ttl_s: float) -> SignedTicket:
-        """Issues a ticket in a principal's name; it does not outlive the principal's own credential."""
+    def issue(self, principal: Principal, run_id: str, ttl_s: float, *, calls: bool = False) -> SignedTicket:
+        """Issues a ticket in a principal's name; it does not outlive the principal's own credential.
+
+        Args:
+            calls: the holder may also give the results of the run's calls.
+        """
         expires_at = expiry(ttl_s, principal.expires_at)
         number = secrets.token_hex(ID_BYTES)
         ticket_id = number + self._id_signer.tag(f"{principal.tenant} {run_id} {number}")
@@ -57,6 +61,7 @@ class TicketSigner:
         }
         if principal.user:
             claims |= {"user": principal.user, "own": Scope.RUNS_OWN in principal.scopes}
+        claims |= {"calls": True} if calls else {}
         return SignedTicket(self._signer.sign({**claims, "jti": ticket_id}, expires_at), ticket_id, expires_at)
 
     def is_own_id(self, ticket_id: str, run_id: str, tenant: str) -> bool:
@@ -75,7 +80,8 @@ class TicketSigner:
             return None
         subject = f"ticket of {claims['sub']}"
         ticket_id = claims.get("jti", "")  # tickets of older versions have none
-        scopes = SCOPES | {Scope.RUNS_OWN} if claims.get("own") else SCOPES
+        granted = {Scope.CALLS: claims.get("calls"), Scope.RUNS_OWN: claims.get("own")}
+        scopes = SCOPES | {scope for scope, is_granted in granted.items() if is_granted}
         return Principal(
             claims["tenant"], subject, scopes, key_id=claims["key"], run_id=claims["run"], ticket_id=ticket_id,
             user=claims.get("user", ""),

@@ -3,7 +3,7 @@
     RunEventsView    all events of a run, as stored
     StageEventsView  the events of one stage and the run's terminal event, as stored
     FullChunksView   one of these, with complete chat completion chunks (`?chunks=full`)
-    PauseView        no events; the stream ends when the run asks a person, or ends itself
+    PauseView        no events; the stream ends when the run asks somebody outside, or ends itself
 
 Views in other protocols are in `folded_view.py`. A view is a pure function of stored events. The stored chunks are lean: the fields that all chunks of a stage have
 in common are stored once, in the stage's `stage_started` event.
@@ -16,14 +16,21 @@ from typing import Any, Final
 import orjson
 
 from stagebus.shared.domain.cursor import EventId
-from stagebus.shared.domain.events import ApprovalRequired, Gap, InputRequired, StageStarted, ToolCompletionChunk
+from stagebus.shared.domain.events import (
+    ApprovalRequired,
+    CallDeferred,
+    Gap,
+    InputRequired,
+    StageStarted,
+    ToolCompletionChunk,
+)
 from stagebus.shared.log import sse
 from stagebus.shared.log.live_batch import LiveBatch
 from stagebus.shared.log.log_page import LogGap, Page, StoredEvent
 
 _STAGE_STARTED: Final = StageStarted.event
 _CHUNK: Final = ToolCompletionChunk.event
-_ASKS: Final = tuple(event.event.encode() for event in (ApprovalRequired, InputRequired))
+_ASKS: Final = tuple(event.event.encode() for event in (ApprovalRequired, InputRequired, CallDeferred))
 # Data is one line of JSON, so a frame's second line cannot be part of it.
 _ASK_LINES: Final = tuple(b"\nevent: %b\n" % name for name in _ASKS)
 
@@ -135,7 +142,7 @@ class FullChunksView(EventView):
 
 
 class PauseView(EventView):
-    """No events: a stream that ends when the run asks a person or ends. It serves one stream."""
+    """No events: a stream that ends when the run asks somebody outside or ends. It serves one stream."""
 
     def encode_page(self, page: Page) -> bytes:
         """Looks for a request to a person; returns no bytes."""

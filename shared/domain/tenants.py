@@ -29,13 +29,16 @@ class Scope(StrEnum):
     RUNS_READ = "runs:read"  # read runs, lists of runs and events
     RUNS_CANCEL = "runs:cancel"  # cancel and delete runs
     APPROVALS = "approvals"  # decide on tool calls that wait for a person
+    CALLS = "calls"  # give the results of calls that wait for them; runs:write includes it
     RUNS_OWN = "runs:own"  # all of the above, and for the runs of the caller's own user only
     ON_BEHALF = "on_behalf"  # name the user for whom a request is made
     ADMIN = "admin"  # read what belongs to no tenant: metrics and system statistics
 
 
 # What RUNS_OWN includes.
-OWN_SCOPES: Final = frozenset({Scope.RUNS_WRITE, Scope.RUNS_READ, Scope.RUNS_CANCEL, Scope.APPROVALS})
+OWN_SCOPES: Final = frozenset({Scope.RUNS_WRITE, Scope.RUNS_READ, Scope.RUNS_CANCEL, Scope.APPROVALS, Scope.CALLS})
+# Scopes that another one includes.
+INCLUDED_IN: Final = {Scope.CALLS: Scope.RUNS_WRITE}
 # Everything that a caller may do in its tenant.
 TENANT_WIDE: Final = frozenset(Scope) - {Scope.RUNS_OWN}
 

@@ -201,7 +201,7 @@ def _deferred(situation: Situation) -> Outlook | None:
     return Outlook(
         WaitsFor.RESULT,
         f"parked until {who} gives the result of {call.name} (call {call.call_id}){more}",
-        f"POST /runs/{run.run_id}/calls/{call.call_id}/result; without one the call fails in "
+        f"stagebus result {run.run_id} {call.call_id} TEXT; without one the call fails in "
         f"{spoken(call.expires_at - situation.queue.now)}",
     )
 

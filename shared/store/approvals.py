@@ -1,4 +1,4 @@
-"""Pending approvals and questions of a run, read from its log, and decisions on them.
+"""Requests of a run to the outside, read from its log, and decisions on those to a person.
 
 A call can be decided if the log asks about it. The first decision is final.
 """
@@ -8,27 +8,38 @@ from typing import Final
 
 from stagebus.shared.domain import decisions
 from stagebus.shared.domain.decisions import Decision
-from stagebus.shared.domain.events import ApprovalDecided, ApprovalRequired, InputRequired, ToolResult, decode
+from stagebus.shared.domain.events import (
+    ApprovalDecided,
+    ApprovalRequired,
+    CallDeferred,
+    InputRequired,
+    ToolResult,
+    decode,
+)
 from stagebus.shared.domain.runs import TOOLS, RunRecord
 from stagebus.shared.errors import ApprovalConflict, ApprovalNotFound, InvalidRequest
 from stagebus.shared.log import log_reader
 from stagebus.shared.log.log_page import StoredEvent
 from stagebus.shared.storage.redis_client import Redis
-from stagebus.shared.store import parking
+from stagebus.shared.store import parking, waiting_calls
 
 Ask = ApprovalRequired | InputRequired
+Pending = Ask | CallDeferred
 
 _NAMES: Final = frozenset(event.event.encode() for event in (ApprovalRequired, InputRequired))
+_PENDING_NAMES: Final = _NAMES | {CallDeferred.event.encode()}
 _CLOSING: Final = frozenset(event.event.encode() for event in (ApprovalDecided, ToolResult))
 
 
-async def read_pending(redis: Redis, run: RunRecord) -> list[Ask]:
-    """Returns the run's pending requests to a person, in the order of asking."""
+async def read_pending(redis: Redis, run: RunRecord) -> list[Pending]:
+    """Returns the run's pending requests: to a person, then the calls that wait for a result; each in the order of asking."""
     stage_ids = [] if run.is_terminal else await _tools_stages(redis, run.run_id)
-    asks: dict[str, Ask] = {}
+    pending: list[Pending] = []
     for stage_id in stage_ids[:1]:  # in the earlier ones every call has its result
-        asks = _pending_of(await log_reader.read_stage(redis, run.run_id, stage_id))
-    return [ask for call_id, ask in asks.items() if call_id not in run.decisions]
+        pending = _pending_of(await log_reader.read_stage(redis, run.run_id, stage_id))
+    asks = [ask for ask in pending if not isinstance(ask, CallDeferred) and ask.call_id not in run.decisions]
+    calls = [call for call in pending if isinstance(call, CallDeferred)]
+    return [*asks, *await waiting_calls.without_results(redis, run.run_id, calls)]
 
 
 async def decide(redis: Redis, run: RunRecord, call_id: str, decision: Decision) -> None:
@@ -70,10 +81,19 @@ def _asks_of(events: Sequence[StoredEvent]) -> Mapping[str, Ask]:
     return {ask.call_id: ask for ask in asks if isinstance(ask, ApprovalRequired | InputRequired)}
 
 
-def _pending_of(events: Sequence[StoredEvent]) -> dict[str, Ask]:
-    closing = (decode(event.event.decode(), event.data) for event in events if event.event in _CLOSING)
-    closed_ids = {event.call_id for event in closing if isinstance(event, ApprovalDecided | ToolResult)}
-    return {call_id: ask for call_id, ask in _asks_of(events).items() if call_id not in closed_ids}
+def _pending_of(events: Sequence[StoredEvent]) -> list[Pending]:
+    closing = [decode(event.event.decode(), event.data) for event in events if event.event in _CLOSING]
+    decided = {event.call_id for event in closing if isinstance(event, ApprovalDecided)}
+    answered = {event.call_id for event in closing if isinstance(event, ToolResult)}
+    asks = {}
+    for stored in events:
+        if stored.event in _PENDING_NAMES:
+            ask = decode(stored.event.decode(), stored.data)
+            assert isinstance(ask, Pending)
+            is_closed = ask.call_id in (answered if isinstance(ask, CallDeferred) else answered | decided)
+            if not is_closed:
+                asks[ask.call_id] = ask
+    return list(asks.values())
 
 
 def _in_words(decision: Decision) -> str:

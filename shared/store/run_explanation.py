@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from stagebus.shared.config.settings import Settings
+from stagebus.shared.domain.events import CallDeferred
 from stagebus.shared.domain.limits import own_limit
 from stagebus.shared.domain.runs import RUN_STAGE, TOOLS, RunRecord
 from stagebus.shared.log import log_reader
@@ -43,7 +44,7 @@ async def explain_run(
     situation = Situation(
         run,
         events,
-        await approvals.read_pending(redis, run),
+        [ask for ask in await approvals.read_pending(redis, run) if not isinstance(ask, CallDeferred)],
         await _read_queue_facts(redis, settings, run, slots_by_provider),
         bounds,
     )

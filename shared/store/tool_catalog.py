@@ -71,9 +71,6 @@ async def read_tools(redis: Redis) -> list[ToolDescription]:
     return sorted((ToolDescription.model_validate_json(tool) for tool in described), key=lambda tool: tool.name)
 
 
-async def find_unknown(redis: Redis, names: Sequence[str]) -> set[str]:
-    """Returns the `names` that no worker has published; an empty set if no worker has ever started."""
-    if not names:
-        return set()
-    published = {name.decode() for name in await redis.hkeys(keys.TOOLS)}  # type: ignore[misc]
-    return set(names) - published if published else set()
+async def find_published(redis: Redis) -> set[str]:
+    """Returns the names of every published tool; an empty set if no worker has ever started."""
+    return {name.decode() for name in await redis.hkeys(keys.TOOLS)}  # type: ignore[misc]

@@ -41,8 +41,8 @@ export interface CreateRun {
   response_format?: (TextFormat | JsonObjectFormat | JsonSchemaFormat) | null;
   /** a model's name, or an object with a name for each stage; the configured default if omitted */
   model?: (string | StageModels) | null;
-  /** names of the tools that the model may call; all if omitted, none if empty */
-  tools?: string[] | null;
+  /** the tools that the model may call, all of `GET /tools` if omitted, none if empty: names, and definitions of tools that a client runs */
+  tools?: (string | ToolDefinition)[] | null;
   /** `auto`, `none`, `required`, or the tool to call: its name or an object as in chat completions */
   tool_choice?: string | NamedToolChoice;
   /** whether the model may call several tools in one response */
@@ -101,6 +101,29 @@ export interface StageModels {
   extraction?: string | null;
   /** the model that writes the answer */
   synthesis?: string | null;
+}
+/** A tool that a client runs, in the form of chat completions. */
+export interface ToolDefinition {
+  /** the tool's type */
+  type: "function";
+  function: FunctionDefinition;
+  /** only one client may ever run a call; if it goes away, the call fails instead of running again */
+  once?: boolean;
+  /** seconds after which a call without a result gets an error, at most 7 days; STAGEBUS_CALL_WAIT_S if omitted */
+  expires_in?: number | null;
+}
+/** the function */
+export interface FunctionDefinition {
+  /** its name, which no tool of `GET /tools` has */
+  name: string;
+  /** what it does, for the model */
+  description?: string | null;
+  /** the JSON Schema of the arguments, an object; calls that do not fit it get an error and reach no client */
+  parameters?: {
+    [k: string]: JsonValue;
+  } | null;
+  /** the provider must follow the schema exactly, if it can */
+  strict?: boolean | null;
 }
 /** Forces the model to call this tool. */
 export interface NamedToolChoice {
@@ -234,6 +257,19 @@ export interface NamedSchema1 {
     [k: string]: unknown;
   };
   /** the provider must follow the schema exactly, if it can; it then takes fewer keywords */
+  strict?: boolean | null;
+}
+/** The function of a `ToolDefinition`. */
+export interface FunctionDefinition1 {
+  /** its name, which no tool of `GET /tools` has */
+  name: string;
+  /** what it does, for the model */
+  description?: string | null;
+  /** the JSON Schema of the arguments, an object; calls that do not fit it get an error and reach no client */
+  parameters?: {
+    [k: string]: JsonValue;
+  } | null;
+  /** the provider must follow the schema exactly, if it can */
   strict?: boolean | null;
 }
 /** The function of a `NamedToolChoice`. */
@@ -545,6 +581,8 @@ export interface RunView {
   stages: StageView[];
   /** calls and questions that wait for a person */
   pending_approvals: PendingApproval[];
+  /** calls that wait for a result from outside */
+  pending_calls?: PendingCall[];
   /** why the run was to be cancelled, if a reason was given */
   cancel_reason: string | null;
   /** set once the run has ended, if a model had begun to answer */
@@ -624,6 +662,25 @@ export interface PendingApproval {
   /** POST the decision here */
   url: string;
 }
+/** A call that waits for a result from outside. */
+export interface PendingCall {
+  /** the call's id */
+  call_id: string;
+  /** the tool's name */
+  name: string;
+  /** the call's arguments as JSON text */
+  arguments: string;
+  /** `client`: a client runs the call; `deferred`: the tool has started something that gives the result */
+  kind: "client" | "deferred";
+  /** names the call together with its id; send it with a claim or a result */
+  ref: string;
+  /** only one client may ever run the call */
+  once: boolean;
+  /** the call gets an error if there is no result by this time */
+  expires_at: string;
+  /** POST the result here */
+  url: string;
+}
 /** A run's result. */
 export interface RunResult {
   /** the model's answer, or its refusal; if the run was stopped, what there is of it */
@@ -684,6 +741,8 @@ export interface RunView1 {
   stages: StageView[];
   /** calls and questions that wait for a person */
   pending_approvals: PendingApproval[];
+  /** calls that wait for a result from outside */
+  pending_calls?: PendingCall[];
   /** why the run was to be cancelled, if a reason was given */
   cancel_reason: string | null;
   /** set once the run has ended, if a model had begun to answer */

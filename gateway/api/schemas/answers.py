@@ -9,12 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema
 from stagebus.gateway.api.urls import Urls
 from stagebus.gateway.auth.principal import Principal
 from stagebus.gateway.auth.tickets import SignedTicket
-from stagebus.shared.domain.events import InputRequired
+from stagebus.shared.domain.events import CallDeferred, InputRequired
 from stagebus.shared.domain.requests import PROMPT_EXCERPT_CHARS, excerpt_of
 from stagebus.shared.domain.runs import RunRecord, RunStatus
 from stagebus.shared.domain.tenants import Scope
 from stagebus.shared.domain.usage import Usage
-from stagebus.shared.store.approvals import Ask
+from stagebus.shared.store.approvals import Ask, Pending
 from stagebus.shared.store.run_result import StoredResult
 from stagebus.shared.store.run_store import StoredStage
 from stagebus.shared.store.thread_news import NO_PLACE, RunPlace
@@ -140,6 +140,21 @@ class PendingApproval(Answer):
     url: str = Field(description="POST the decision here")
 
 
+class PendingCall(Answer):
+    """A call that waits for a result from outside."""
+
+    call_id: str = Field(description="the call's id")
+    name: str = Field(description="the tool's name")
+    arguments: str = Field(description="the call's arguments as JSON text")
+    kind: Literal["client", "deferred"] = Field(
+        description="`client`: a client runs the call; `deferred`: the tool has started something that gives the result"
+    )
+    ref: str = Field(description="names the call together with its id; send it with a claim or a result")
+    once: bool = Field(description="only one client may ever run the call")
+    expires_at: Timestamp = Field(description="the call gets an error if there is no result by this time")
+    url: str = Field(description="POST the result here")
+
+
 class RunResult(Answer):
     """A run's result."""
 
@@ -166,6 +181,7 @@ class RunView(RunSummary):
     last_event_id: str = Field(description="the cursor at the end of the run's log")
     stages: list[StageView] = Field(description="the stages that have started, in order")
     pending_approvals: list[PendingApproval] = Field(description="calls and questions that wait for a person")
+    pending_calls: list[PendingCall] = Field(default=[], description="calls that wait for a result from outside")
     cancel_reason: str | None = Field(description="why the run was to be cancelled, if a reason was given")
     result: RunResult | None = Field(description="set once the run has ended, if a model had begun to answer")
     parent_run_id: str | None = Field(
@@ -181,7 +197,7 @@ class RunView(RunSummary):
         urls: Urls,
         stages: list[StoredStage],
         result: StoredResult | None = None,
-        pending: Sequence[Ask] = (),
+        pending: Sequence[Pending] = (),
         place: RunPlace = NO_PLACE,
     ) -> "RunView":
         """Returns the view of a run. Args: `place`: where it stands in its thread."""
@@ -194,7 +210,8 @@ class RunView(RunSummary):
             cancel_reason=run.cancel_reason,
             last_event_id=str(run.last_id),
             stages=[_stage_view(run, urls, stage) for stage in stages],
-            pending_approvals=[_pending_view(run, urls, ask) for ask in pending],
+            pending_approvals=[_pending_view(run, urls, ask) for ask in pending if not isinstance(ask, CallDeferred)],
+            pending_calls=[_call_view(run, urls, call) for call in pending if isinstance(call, CallDeferred)],
             result=result
             and RunResult(
                 text=result.text, finish_reason=result.finish_reason, partial=result.is_partial, value=result.json
@@ -368,4 +385,12 @@ def _pending_view(run: RunRecord, urls: Urls, ask: Ask) -> PendingApproval:
         expires_at=timestamp(ask.expires_at),
         url=urls.approval(run.run_id, ask.call_id),
         **question,
+    )
+
+
+def _call_view(run: RunRecord, urls: Urls, call: CallDeferred) -> PendingCall:
+    return PendingCall(
+        **call.model_dump(include=set(PendingCall.model_fields) - {"expires_at", "url"}),
+        expires_at=timestamp(call.expires_at),
+        url=urls.call_result(run.run_id, call.call_id),
     )

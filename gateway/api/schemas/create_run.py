@@ -7,6 +7,13 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from stagebus.gateway.api.schemas.chat_messages import Message, WireModel
+from stagebus.gateway.api.schemas.client_tool import (
+    OfferedTool,
+    ToolName,
+    check_definitions,
+    client_tools_of,
+    names_of,
+)
 from stagebus.gateway.api.schemas.model_parameters import TOKENS_MAX, ModelParameters, ResponseFormat
 from stagebus.gateway.api.schemas.thread_fields import ThreadFields, check_new_messages, check_thread_fields
 from stagebus.gateway.api.schemas.validation import invalid_fields, parse_form
@@ -18,7 +25,6 @@ from stagebus.shared.domain.runs import ROUNDS_MAX
 from stagebus.shared.domain.threads import ROOT, Messages, ThreadIdentity, ThreadRequest
 from stagebus.shared.errors import InvalidRequest, UnknownModel
 
-TOOL_NAME_PATTERN: Final = r"^[A-Za-z0-9_.-]{1,64}$"
 MESSAGES_MAX: Final = 1000
 TOOLS_MAX: Final = 128
 METADATA_MAX: Final = 16
@@ -34,9 +40,6 @@ def _name_or_stages(value: Any) -> str:
 
 def _word_or_tool(value: Any) -> str:
     return "tool" if isinstance(value, dict) else "word"
-
-
-ToolName = Annotated[str, Field(pattern=TOOL_NAME_PATTERN)]
 
 
 class ToolChoiceFunction(WireModel):
@@ -79,10 +82,11 @@ class RunOptions(ModelParameters):
         default=None,
         description="a model's name, or an object with a name for each stage; the configured default if omitted",
     )
-    tools: list[ToolName] | None = Field(
+    tools: list[OfferedTool] | None = Field(
         default=None,
         max_length=TOOLS_MAX,
-        description="names of the tools that the model may call; all if omitted, none if empty",
+        description="the tools that the model may call, all of `GET /tools` if omitted, none if empty: names, and definitions "
+        "of tools that a client runs",
     )
     tool_choice: ToolChoice = Field(
         default="auto",
@@ -152,7 +156,12 @@ def parse_create_run(body: dict[str, Any], settings: Settings, providers: Provid
         InvalidRequest: the error names every invalid field.
     """
     form = parse_form(CreateRun, body)
-    faults = [*_check_prompt(form), *_check_tools(form), *check_thread_fields(form)]
+    faults = [
+        *_check_prompt(form),
+        *_check_tools(form),
+        *check_definitions(form.tools or [], settings),
+        *check_thread_fields(form),
+    ]
     if form.thread_id is not None and not faults:
         faults += check_new_messages(_messages(form), is_at_root=form.parent_run_id == ROOT)
     if form.timeout_s is not None and form.timeout_s > settings.run_timeout_max_s:
@@ -165,7 +174,8 @@ def parse_create_run(body: dict[str, Any], settings: Settings, providers: Provid
     return RunRequest(
         model=model,
         messages=_messages(form),
-        tools=form.tools,
+        tools=None if form.tools is None else names_of(form.tools),
+        client_tools=client_tools_of(form.tools or []),
         tool_choice=_tool_choice(form.tool_choice),
         parallel_tool_calls=form.parallel_tool_calls,
         synthesis=form.synthesis,
@@ -193,11 +203,20 @@ def thread_of(body: dict[str, Any], tenant: str, user: str, messages: Messages) 
 
 
 def named_tools(request: RunRequest) -> list[str]:
-    """Returns the names of all tools in a request."""
-    named = list(request.tools or [])
+    """Returns the names of all tools in a request that a worker must have."""
+    named = request.registry_tools
     if isinstance(request.tool_choice, dict):
         named.append(request.tool_choice["function"]["name"])
-    return named
+    defined = {tool.name for tool in request.client_tools}
+    return [name for name in named if name not in defined]
+
+
+def taken_names(request: RunRequest, taken: set[str]) -> InvalidRequest:
+    """Returns the error for defined tools with names that tools of the workers have."""
+    where = {name: f"tools.{at}" for at, name in enumerate(request.tools or [])}
+    return invalid_fields(
+        [(where[name], f"a tool of GET /tools is called {name!r}; choose another name") for name in sorted(taken)]
+    )
 
 
 def unknown_tools(request: RunRequest, unknown: set[str]) -> InvalidRequest:
@@ -270,11 +289,12 @@ def _check_prompt(form: CreateRun) -> Iterator[tuple[str, str]]:
 
 
 def _check_tools(form: CreateRun) -> Iterator[tuple[str, str]]:
-    for at, name in enumerate(form.tools or []):
-        if name in (form.tools or [])[:at]:
+    names = names_of(form.tools or [])
+    for at, name in enumerate(names):
+        if name in names[:at]:
             yield f"tools.{at}", f"duplicate tool {name!r}"
     choice = _tool_choice(form.tool_choice)
     if choice == "required" and form.tools == []:
         yield "tool_choice", "required is not possible if tools is empty"
-    if isinstance(choice, dict) and form.tools is not None and choice["function"]["name"] not in form.tools:
+    if isinstance(choice, dict) and form.tools is not None and choice["function"]["name"] not in names:
         yield "tool_choice", "the tool is not in tools"

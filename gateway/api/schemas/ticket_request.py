@@ -24,6 +24,10 @@ class TicketRequest(WireModel):
         ge=TTL_MIN_S,
         description="how long the ticket is valid, in seconds, at most STAGEBUS_TICKET_TTL_MAX_S",
     )
+    calls: bool = Field(
+        default=False,
+        description="the holder may also claim the run's waiting calls and give their results; needs the scope `calls`",
+    )
 
 
 class TicketOptions(NamedTuple):
@@ -31,6 +35,7 @@ class TicketOptions(NamedTuple):
 
     ttl_s: float
     share: bool
+    calls: bool
 
 
 def parse_ticket_request(body: dict[str, Any], settings: Settings) -> TicketOptions:
@@ -44,4 +49,4 @@ def parse_ticket_request(body: dict[str, Any], settings: Settings) -> TicketOpti
     if form.ttl_s is not None and form.ttl_s > ttl_max_s:
         raise invalid_fields([("ttl_s", f"at most {ttl_max_s:g} s")])
     default_s = min(SHARE_TTL_S, ttl_max_s) if form.share else settings.ticket_ttl_s
-    return TicketOptions(default_s if form.ttl_s is None else form.ttl_s, form.share)
+    return TicketOptions(default_s if form.ttl_s is None else form.ttl_s, form.share, form.calls)

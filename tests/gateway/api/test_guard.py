@@ -14,7 +14,7 @@ from stagebus.gateway.app import create_app
 from stagebus.gateway.endpoint_table import ENDPOINTS
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.ids import new_run_id
-from stagebus.shared.domain.tenants import TENANT_WIDE, Scope
+from stagebus.shared.domain.tenants import INCLUDED_IN, TENANT_WIDE, Scope
 from stagebus.shared.log import sse
 from stagebus.shared.storage import keys
 from tests.gateway.conftest import SECRET, ClientOf, client
@@ -56,7 +56,7 @@ async def test_operation_requires_authentication_and_its_scope(
         wrong = await stranger.request(
             method, target, headers={"Authorization": "Bearer sbk_" + "0" * 12 + "_" + "a" * 43}
         )
-    weak = await client_of("acme", *(TENANT_WIDE - {guard.scope}))
+    weak = await client_of("acme", *(TENANT_WIDE - {guard.scope, INCLUDED_IN.get(guard.scope)}))
     refused = await weak.request(method, target)
 
     assert (unknown.status_code, code_of(unknown)) == (401, "unauthenticated")

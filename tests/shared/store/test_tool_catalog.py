@@ -31,12 +31,11 @@ async def test_worker_without_tools_publishes_nothing(redis: Redis) -> None:
     assert await tool_catalog.read_tools(redis) == []
 
 
-async def test_unknown_tools_are_those_that_no_worker_published(redis: Redis) -> None:
-    assert await tool_catalog.find_unknown(redis, ["a"]) == set()  # no worker has started yet
+async def test_published_tools_are_found_by_name(redis: Redis) -> None:
+    assert await tool_catalog.find_published(redis) == set()  # no worker has started yet
     await tool_catalog.publish_tools(redis, [tool("a")])
 
-    assert await tool_catalog.find_unknown(redis, ["a", "b"]) == {"b"}
-    assert await tool_catalog.find_unknown(redis, []) == set()
+    assert await tool_catalog.find_published(redis) == {"a"}
 
 
 async def test_tool_without_a_worker_is_removed(redis: Redis) -> None:
@@ -46,7 +45,7 @@ async def test_tool_without_a_worker_is_removed(redis: Redis) -> None:
             await tool_catalog.keep_tools(redis, [tool("kept")], SOON_S)
 
     assert await names(redis) == ["kept"]
-    assert await tool_catalog.find_unknown(redis, ["gone", "kept"]) == {"gone"}
+    assert await tool_catalog.find_published(redis) == {"kept"}
     assert await redis.zcard(keys.TOOLS_SEEN) == 1
 
 
@@ -69,7 +68,7 @@ async def test_tools_stay_while_no_worker_refreshes_any(redis: Redis) -> None:
     await redis.zadd(keys.TOOLS_SEEN, {"a": 1})  # ms: in 1970
 
     assert await names(redis) == ["a"]
-    assert await tool_catalog.find_unknown(redis, ["a"]) == set()
+    assert await tool_catalog.find_published(redis) == {"a"}
     assert await redis.ttl(keys.TOOLS) == await redis.ttl(keys.TOOLS_SEEN) == -1
 
 
