@@ -44,7 +44,7 @@ class Redirection(NamedTuple):
 
 
 class Route:
-    """Where a command of one slot is sent next."""
+    """The next place of one command: the node to which it is sent."""
 
     def __init__(self, slots: SlotMap, slot: int, node: Address) -> None:
         self._slots = slots
