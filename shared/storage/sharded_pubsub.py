@@ -56,7 +56,7 @@ class ShardedChannels:
 
     @property
     def is_connected(self) -> bool:
-        """Whether every channel is subscribed."""
+        """True while every channel is subscribed."""
         return all(channel.is_confirmed for channel in self._channels.values())
 
     async def start(self) -> None:
