@@ -3,7 +3,8 @@
 #   make up      run the whole system on this machine; PORT= and HOST= set the address
 #   make test    run every test, including those in a browser; JOBS= in parallel, ARGS= for pytest
 #   make chaos   run the whole system in a storm of faults; MINUTES=, SEED=, CLIENT=python or js
-#   make model   check the model of the log protocol more deeply than the test suite does
+#   make model   check the models of the log's and the threads' protocols more deeply than the test suite does
+#   make races   run RACES= races over threads: posts, cancels, deletions and two workers at once
 #   make fuzz    feed EXAMPLES= random inputs to each parser, and run Schemathesis on the API; SEED=
 #   make soak    send RUNS= runs through one worker and one gateway and check that neither grows
 #   make parked  make PARKED= parked runs and measure what a sweep costs beside them
@@ -24,6 +25,7 @@ MINUTES ?= 1
 SEED ?= 1
 CLIENT ?= strict
 RUNS ?= 10000
+RACES ?= 20000
 PARKED ?= 100000
 EXAMPLES ?= 15000
 QUICK ?=
@@ -52,7 +54,7 @@ endef
 export PYTHONDONTWRITEBYTECODE :=
 
 .DELETE_ON_ERROR:
-.PHONY: up test chaos model fuzz soak parked bench sbom lock screenshots client lint types format docs clean
+.PHONY: up test chaos model races fuzz soak parked bench sbom lock screenshots client lint types format docs clean
 
 # exec makes stagebus itself make's child, so that it receives the SIGTERM that make passes on.
 up: $(RUNTIME)
@@ -66,6 +68,10 @@ chaos: $(DEV) $(if $(filter js,$(CLIENT)),$(DIST))
 
 model: $(DEV)
 	$(BIN)/python -m tests.model.log_protocol
+	$(BIN)/python -m tests.model.thread_protocol
+
+races: $(DEV)
+	$(BIN)/python -m tests.support.thread_races --races $(RACES) --seed $(SEED)
 
 fuzz: $(DEV)
 	$(BIN)/python -m tests.support.fuzz --examples $(EXAMPLES) --seed $(SEED)
