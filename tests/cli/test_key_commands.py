@@ -48,6 +48,14 @@ def test_key_is_shown_once_then_listed_then_revoked(invoke, caplog: pytest.LogCa
     assert key.split("_", 2)[2] not in json.dumps([record.fields for record in caplog.records])
 
 
+def test_key_for_own_runs_can_name_users(invoke) -> None:
+    assert invoke("create", "--tenant", "acme-8", "--scopes", "runs:own,on_behalf")[0] == 0
+    assert "on_behalf,runs:own" in invoke("list", "--tenant", "acme-8")[1]
+    code, _, said = invoke("create", "--scopes", "runs:own")
+    assert code == 2
+    assert "runs:own needs on_behalf" in said
+
+
 def test_keys_of_a_running_system_are_found_in_its_folder(
     invoke, redis_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

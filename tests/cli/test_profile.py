@@ -56,6 +56,15 @@ def test_option_overrides_environment_overrides_file(config: Path, monkeypatch: 
     assert find_target(None, None) == Target("https://staging.example", "sbk_staging")
 
 
+def test_user_comes_from_the_option_the_environment_and_the_file(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config.write_text('user = "ada"\n[profiles.staging]\nuser = "bob"\nurl = "https://staging.example"')
+    assert find_target(None, None).user == "ada"
+    assert find_target("https://other.example", None).user == "", "it belongs to the url beside it"
+    monkeypatch.setenv("STAGEBUS_USER", "eve")
+    assert [find_target(None, None).user, find_target(None, "staging").user] == ["eve", "bob"]
+    assert find_target(None, "staging", "kim").user == "kim"
+
+
 def test_key_of_the_file_is_sent_only_to_its_url(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_target("https://other.example", None) == Target("https://other.example", "")
     assert find_target("https://prod.example", "staging") == Target("https://prod.example", "")
@@ -74,7 +83,7 @@ def test_key_of_the_file_is_sent_only_to_its_url(config: Path, monkeypatch: pyte
         ("url = ", None, "is not valid TOML"),
         ('url = "ftp://x"', None, "must begin with http"),
         ("url = 7", None, "as strings"),
-        ('key = "sbk_x"', None, "key: only `url` and `api_key`"),
+        ('key = "sbk_x"', None, "key: only `url`, `api_key` and `user`"),
     ],
 )
 def test_invalid_config_raises_usage_error(config: Path, text: str, profile: str | None, said: str) -> None:

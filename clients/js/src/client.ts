@@ -21,6 +21,8 @@ export interface ListOptions extends CallOptions {
   /** The beginning of the id, or part of the prompt or of a metadata value, in any case. */
   q?: string;
   metadata?: Record<string, string>;
+  /** The person within the tenant whose runs they are. */
+  user?: string;
 }
 
 export class Stagebus {
@@ -80,9 +82,9 @@ export class Runs {
   }
 
   /** Lists the runs that match every given filter, newest first. */
-  list({ limit, before, status, model, q, metadata = {}, ...options }: ListOptions = {}): Promise<RunList> {
+  list({ limit, before, status, model, q, user, metadata = {}, ...options }: ListOptions = {}): Promise<RunList> {
     const query = new URLSearchParams();
-    const filters = { limit, before, status, model, q };
+    const filters = { limit, before, status, model, q, user };
     for (const [name, value] of Object.entries(filters)) if (value !== undefined) query.set(name, String(value));
     for (const [key, value] of Object.entries(metadata)) query.set(`metadata.${key}`, value);
     return this.#http.call(query.size > 0 ? `/runs?${query}` : "/runs", options);

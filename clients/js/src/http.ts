@@ -12,6 +12,8 @@ export interface Options {
   apiKey?: string | (() => string | Promise<string>);
   /** Sent in the query instead of a key; gives read access to one run. */
   ticket?: string | (() => string | Promise<string>);
+  /** The person within the tenant for whom requests are made. For servers: the key needs the scope `on_behalf`. */
+  user?: string | (() => string | Promise<string>);
   /** Replaces the global `fetch`. */
   fetch?: Fetch;
 }
@@ -52,12 +54,14 @@ export class Http {
   readonly baseUrl: string;
   readonly #apiKey: Options["apiKey"];
   readonly #ticket: Options["ticket"];
+  readonly #user: Options["user"];
   readonly #fetch: Fetch;
 
-  constructor({ baseUrl = "", apiKey, ticket, fetch }: Options) {
+  constructor({ baseUrl = "", apiKey, ticket, user, fetch }: Options) {
     this.baseUrl = baseUrl.replace(/\/+$/, "");
     this.#apiKey = apiKey;
     this.#ticket = ticket;
+    this.#user = user;
     // A browser's fetch fails when it is called as a method of another object than the window.
     this.#fetch = fetch ?? ((input, init) => globalThis.fetch(input, init));
   }
@@ -81,6 +85,8 @@ export class Http {
     const headers: Record<string, string> = { ...(init.headers as Record<string, string>) };
     const key = await resolve(this.#apiKey);
     if (key) headers["Authorization"] = `Bearer ${key}`;
+    const user = await resolve(this.#user);
+    if (user) headers["Stagebus-User"] = asHeader(user);
     const ticket = await resolve(this.#ticket);
     const query = ticket ? `${path.includes("?") ? "&" : "?"}ticket=${encodeURIComponent(ticket)}` : "";
     return this.#fetch(this.baseUrl + path + query, { ...init, headers });
@@ -113,6 +119,11 @@ export class Http {
 
 function resolve(secret: Options["apiKey"]): string | undefined | Promise<string> {
   return typeof secret === "function" ? secret() : secret;
+}
+
+/** Returns text as a header's value: its bytes in UTF-8, each of which is a character for `fetch`. */
+function asHeader(text: string): string {
+  return Array.from(new TextEncoder().encode(text), (byte) => String.fromCharCode(byte)).join("");
 }
 
 /** Returns the error for an unsuccessful response of a gateway, or of something in its place. */

@@ -153,6 +153,18 @@ test("key and ticket functions are called before each request", async (t) => {
   ]);
 });
 
+test("requests and streams name the user in UTF-8", async (t) => {
+  const server = await serve(t, ok({}), stream(RETRY + DONE("7-2")));
+  const client = clientOf(server, { user: async () => "Zoë" });
+  await client.runs.list({ user: "bob" });
+  for await (const _ of client.runs.resume("R").events()) continue;
+
+  const sent = server.asked.map(({ path, headers }) => [path, headers["stagebus-user"]]);
+  assert.equal(sent[0][0], "/runs?user=bob");
+  assert.deepEqual(new Set(sent.map(([, user]) => user)), new Set(["Zoë"]));
+  assert.ok(sent.length > 1);
+});
+
 test("result and text wait for the end of the run", async (t) => {
   const done = record({ status: "succeeded", finished_at: "now", result: { text: "Mild." } });
   const server = await serve(t, record({}), stream(DONE("7-2")), done);

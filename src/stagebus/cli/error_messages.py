@@ -9,7 +9,7 @@ from stagebus.client.client_errors import InvalidRequest, Refused, Unavailable
 _OPTION_BY_FIELD: Final[Mapping[str, str]] = {
     "user_prompt": "PROMPT", "system_prompt": "--system", "model": "--model", "tools": "--tool",
     "synthesis": "--no-synthesis", "max_rounds": "--max-rounds", "max_total_tokens": "--max-total-tokens",
-    "timeout_s": "--timeout", "metadata": "--metadata", "limit": "--limit", "status": "--status", "q": "--search",
+    "timeout_s": "--timeout", "metadata": "--metadata", "limit": "--limit", "status": "--status", "q": "--search", "user": "--user",
     "arguments": "--arguments", "reason": "--reason", "text": "TEXT", "ttl_s": "--expires", "last_event_id": "--from",
 }  # fmt: skip
 _WORDS_BY_PATTERN: Final[Mapping[str, str]] = {
@@ -21,6 +21,7 @@ _WORDS_BY_PATTERN: Final[Mapping[str, str]] = {
 # Errors whose detail is for authors of HTTP clients.
 _TEXT_BY_CODE: Final[Mapping[str, str]] = {
     "unauthenticated": "the gateway needs a valid key: set STAGEBUS_API_KEY, or `api_key` in config.toml",
+    "user_required": "the key opens the runs of one user: name the user with STAGEBUS_USER, or `user` in config.toml",
     "internal": "the gateway failed unexpectedly; its log has the cause",
     "unavailable": "the gateway is temporarily unable to answer; try again later",
     "not_found": "the server at this address does not answer as a Stagebus gateway of this version; check --url",

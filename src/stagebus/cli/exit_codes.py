@@ -7,6 +7,7 @@ import httpx
 from stagebus.client.client_errors import (
     BadCursor,
     BadKey,
+    BadUserName,
     ClientError,
     Forbidden,
     InvalidRequest,
@@ -64,7 +65,7 @@ def exit_code_of(exc: BaseException) -> ExitCode | None:
     match exc:
         case UsageError() | BadCursor() | InvalidRequest() | httpx.InvalidURL() | UnicodeError():
             return ExitCode.USAGE
-        case BadKey() | Unauthenticated() | Forbidden():
+        case BadKey() | BadUserName() | Unauthenticated() | Forbidden():
             return ExitCode.UNAUTHORIZED
         case Unreachable() | Unavailable() | StreamBroken():
             return ExitCode.UNREACHABLE

@@ -48,6 +48,10 @@ def create_key(
     if len(name) > api_keys.NAME_MAX_CHARS or not name.isprintable():
         raise typer.BadParameter(f"a key's name has at most {api_keys.NAME_MAX_CHARS} printable characters")
     requested, ttl_s = parse_scopes(scopes), parse_duration(expires)
+    if Scope.RUNS_OWN in requested and Scope.ON_BEHALF not in requested:
+        raise typer.BadParameter(
+            "a key has no user of its own: runs:own needs on_behalf, so that requests can name one"
+        )
 
     async def create(redis: "Redis") -> str:
         record, key = await api_keys.create(redis, tenant=tenant, scopes=requested, name=name, ttl_s=ttl_s)

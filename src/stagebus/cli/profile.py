@@ -7,6 +7,7 @@
     [profiles.staging]
     url = "https://staging.example"
     api_key = "sbk_…"
+    user = "alice"        # for a key that acts for users
 
 An option overrides the environment, which overrides the file. A profile that is named
 explicitly overrides the environment. A key from the file is sent only to the url beside it.
@@ -23,17 +24,18 @@ from stagebus.cli.exit_codes import UsageError
 from stagebus.client.api_requests import URL_DEFAULT
 from stagebus.shared.observability.redaction import remember
 
-_KNOWN = {"url", "api_key"}
+_KNOWN = {"url", "api_key", "user"}
 
 
 class Target(NamedTuple):
-    """A gateway's address and its API key; an empty key means none."""
+    """A gateway's address, its API key, and the user for whom requests are made; empty means none."""
 
     url: str
     api_key: str
+    user: str = ""
 
 
-def find_target(url: str | None, profile: str | None) -> Target:
+def find_target(url: str | None, profile: str | None, user: str | None = None) -> Target:
     """Resolve options, environment and file to one gateway.
 
     Raises:
@@ -42,15 +44,17 @@ def find_target(url: str | None, profile: str | None) -> Target:
     profile = profile or os.environ.get("STAGEBUS_PROFILE") or None
     section = _section(_read(config_path()), profile)
     env_url, env_key = os.environ.get("STAGEBUS_URL"), os.environ.get("STAGEBUS_API_KEY", "")
+    env_user = os.environ.get("STAGEBUS_USER", "")
     if profile is not None:
-        env_url, env_key = None, ""
+        env_url, env_key, env_user = None, "", ""
     file_url = section.get("url", URL_DEFAULT)
     found = _without_slash(url or env_url or file_url)
     if not found.startswith(("http://", "https://")):
         raise UsageError(f"the gateway's url must begin with http:// or https://, unlike {found!r}")
-    key = env_key or (section.get("api_key", "") if found == _without_slash(file_url) else "")
+    section = section if found == _without_slash(file_url) else {}
+    key = env_key or section.get("api_key", "")
     remember(key.strip())
-    return Target(found, key)
+    return Target(found, key, user or env_user or section.get("user", ""))
 
 
 def config_path() -> Path:
@@ -88,6 +92,6 @@ def _section(content: dict[str, Any], profile: str | None) -> dict[str, str]:
     wrong = [name for name in _KNOWN if not isinstance(section.get(name, ""), str)]
     if unknown or wrong:
         raise UsageError(
-            f"{config_path()}: {', '.join(sorted([*unknown, *wrong]))}: only `url` and `api_key` are allowed, as strings"
+            f"{config_path()}: {', '.join(sorted([*unknown, *wrong]))}: only `url`, `api_key` and `user` are allowed, as strings"
         )
     return {name: section[name] for name in _KNOWN if name in section}

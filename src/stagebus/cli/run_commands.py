@@ -17,6 +17,7 @@ from stagebus.cli.shared_options import (
     Profile,
     RunId,
     Url,
+    User,
     Wait,
     complete_model,
     complete_status,
@@ -32,13 +33,13 @@ WAIT_S: Final = 30  # as long as the gateway holds an answer
 runs_app = typer.Typer()
 
 
-def connect(url: str | None, profile: str | None) -> "Stagebus":
+def connect(url: str | None, profile: str | None, user: str | None = None) -> "Stagebus":
     """Return a client for the gateway that options, environment and configuration file name."""
     from stagebus.cli.profile import find_target
     from stagebus.client import Stagebus
 
-    target = find_target(url, profile)
-    return Stagebus(target.url, api_key=target.api_key)
+    target = find_target(url, profile, user)
+    return Stagebus(target.url, api_key=target.api_key, user=target.user)
 
 
 def read_stdin() -> str:
@@ -89,6 +90,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
         float | None, typer.Option(help="the run's time limit in seconds", callback=_check_positive)
     ] = None,
     metadata: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="attach metadata; repeatable")] = None,
+    user: User = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="print the run's id and do not follow it")] = False,
     wait: Wait = False,
     url: Url = None,
@@ -113,15 +115,14 @@ def run(  # noqa: PLR0913 - each is an option of the command
     }
     fields: Any = {name: value for name, value in given.items() if value is not None}
     if detach:
-        with connect(url, profile) as bus:
+        with connect(url, profile, user) as bus:
             echo(bus.runs.create(**fields).id)
         return
     from stagebus.cli.profile import find_target
     from stagebus.cli.run_watcher import RunWatcher
 
-    raise typer.Exit(
-        RunWatcher(find_target(url, profile), as_json=as_json, waits=wait).run(lambda bus: bus.runs.create(**fields))
-    )
+    watcher = RunWatcher(find_target(url, profile, user), as_json=as_json, waits=wait)
+    raise typer.Exit(watcher.run(lambda bus: bus.runs.create(**fields)))
 
 
 @runs_app.command()
@@ -159,6 +160,7 @@ def ls(
     metadata: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="only runs with this metadata; repeatable")
     ] = None,
+    user: Annotated[str, typer.Option(help="only runs of this user")] = "",
     url: Url = None,
     profile: Profile = None,
     as_json: Json = False,
@@ -166,7 +168,7 @@ def ls(
     """List runs, newest first."""
     from stagebus.cli.run_tables import show_list
 
-    wanted = {"status": status, "model": model, "q": search, "metadata": parse_metadata(metadata or ())}
+    wanted = {"status": status, "model": model, "q": search, "metadata": parse_metadata(metadata or ()), "user": user}
     filters: Any = {name: value for name, value in wanted.items() if value}
     with connect(url, profile) as bus:
         found: list[dict[str, Any]] = []

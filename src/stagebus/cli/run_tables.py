@@ -68,6 +68,8 @@ def _facts(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if took := _took(run):
         yield "took", took
     yield "prompt", excerpt(run["prompt"])
+    if run.get("user"):  # gateways of older versions do not have it
+        yield "user", run["user"]
     for key, value in run["metadata"].items():
         yield "metadata", f"{key}={value}"
     for stage in run["stages"]:

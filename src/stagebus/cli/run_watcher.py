@@ -69,7 +69,11 @@ class RunWatcher:
     async def _watch(self, find_run: FindRun) -> ExitCode:
         target = self._target
         async with AsyncStagebus(
-            target.url, api_key=target.api_key, on_lost=self._on_lost, on_connection=self._on_connection
+            target.url,
+            api_key=target.api_key,
+            user=target.user,
+            on_lost=self._on_lost,
+            on_connection=self._on_connection,
         ) as bus:
             self._run = run = await find_run(bus)
             self._cursor = run.cursor

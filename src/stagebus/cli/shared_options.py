@@ -51,7 +51,9 @@ def _ask(context: typer.Context, path: str, params: dict[str, Any]) -> dict[str,
         import httpx
 
         target = find_target(context.params.get("url"), context.params.get("profile"))
-        with httpx.Client(**(api_requests.client_options(target.url, target.api_key, None) | {"timeout": 1.0})) as http:
+        with httpx.Client(
+            **(api_requests.client_options(target.url, target.api_key, None, target.user) | {"timeout": 1.0})
+        ) as http:
             found = http.get(path, params=params).json()
     except Exception:  # noqa: BLE001 - see above
         return {}
@@ -60,6 +62,7 @@ def _ask(context: typer.Context, path: str, params: dict[str, Any]) -> dict[str,
 
 Url = Annotated[str | None, typer.Option(help="the gateway's URL; default: STAGEBUS_URL, then the profile")]
 Profile = Annotated[str | None, typer.Option(help="a profile of config.toml; default: STAGEBUS_PROFILE")]
+User = Annotated[str | None, typer.Option(help="make it for this user; default: STAGEBUS_USER, then the profile")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object per line")]
 RunId = Annotated[str, typer.Argument(help="the run's id", autocompletion=complete_run_id)]
 CallId = Annotated[str, typer.Argument(help="the call's id, as shown by `stagebus show`")]

@@ -16,6 +16,7 @@ from stagebus.client.asynchronous import AsyncRun, AsyncRuns, AsyncStagebus
 from stagebus.client.client_errors import (
     BadCursor,
     BadKey,
+    BadUserName,
     ClientError,
     Conflict,
     Forbidden,
@@ -48,6 +49,7 @@ __all__ = [
     "AsyncThreads",
     "BadCursor",
     "BadKey",
+    "BadUserName",
     "CallState",
     "ClientError",
     "Conflict",

@@ -9,13 +9,16 @@ from uuid import uuid4
 
 import httpx
 
-from stagebus.client.client_errors import BadKey, Refused
+from stagebus.client.client_errors import BadKey, BadUserName, Refused
+from stagebus.shared.domain.tenants import is_user
 from stagebus.shared.runtime.net import is_loopback
 
 URL_DEFAULT: Final = "http://127.0.0.1:8000"
 CONNECT_MAX_S: Final = 5.0
 ANSWER_MAX_S: Final = 15.0
 TRIES_MAX: Final = 4
+# Names the person within the tenant for whom a request is made.
+USER_HEADER: Final = "Stagebus-User"
 RETRY_S: Final = 0.25
 RETRY_AFTER_MAX_S: Final = 30.0
 
@@ -58,6 +61,7 @@ class RunFilters(TypedDict, total=False):
     model: str
     q: str  # the beginning of the id, or part of the prompt or of a metadata value
     metadata: dict[str, str]
+    user: str
 
 
 class ApiRequest(NamedTuple):
@@ -207,22 +211,28 @@ def parse_refusal(response: httpx.Response) -> Refused:
     return Refused.of(response.status_code, problem if isinstance(problem, dict) else {}, retry_after_s(response))
 
 
-def client_options(url: str | None, api_key: str | None, ticket: str | None) -> dict[str, Any]:
+def client_options(url: str | None, api_key: str | None, ticket: str | None, user: str | None = None) -> dict[str, Any]:
     """Return the arguments for httpx's clients: address, credentials and timeouts.
 
     STAGEBUS_URL and STAGEBUS_API_KEY are the defaults; an empty key means none.
 
     Raises:
         BadKey: the key contains characters that no key has.
+        BadUserName: the user's name contains characters that no name has.
     """
     base_url = (url or os.environ.get("STAGEBUS_URL") or URL_DEFAULT).rstrip("/")
     key = "" if ticket else os.environ.get("STAGEBUS_API_KEY", "") if api_key is None else api_key
     key = key.strip()  # keys read from files often end with a line end
     if not all("!" <= character <= "~" for character in key):
         raise BadKey
+    if user and not is_user(user):
+        raise BadUserName
     arguments: dict[str, Any] = {
         "base_url": base_url,
-        "headers": {"Authorization": f"Bearer {key}"} if key else {},
+        "headers": {
+            **({"Authorization": f"Bearer {key}"} if key else {}),
+            **({USER_HEADER: user.encode()} if user else {}),
+        },
         "params": {"ticket": ticket} if ticket else {},
         "timeout": httpx.Timeout(ANSWER_MAX_S, connect=CONNECT_MAX_S),
         # Proxies from the environment do not apply to this machine.

@@ -34,6 +34,7 @@ class AsyncStagebus:
         url: default STAGEBUS_URL, then http://127.0.0.1:8000.
         api_key: default STAGEBUS_API_KEY, then none.
         ticket: replaces the key, and gives read access to one run.
+        user: the person within the tenant for whom all requests are made; the key needs the scope `on_behalf`.
         patience_s: how long a stream tries to reach a gateway; default 5 s, and 300 s once one has answered.
         on_lost: called for each lost stream with the cursor to continue from and the seconds until the next attempt.
         on_connection: called with a run's `connection` after each change of it.
@@ -46,12 +47,13 @@ class AsyncStagebus:
         *,
         api_key: str | None = None,
         ticket: str | None = None,
+        user: str | None = None,
         patience_s: float | None = None,
         on_lost: OnLost = lambda _cursor, _wait_s: None,
         on_connection: OnConnection = lambda _connection: None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._http = httpx.AsyncClient(**api_requests.client_options(url, api_key, ticket), transport=transport)
+        self._http = httpx.AsyncClient(**api_requests.client_options(url, api_key, ticket, user), transport=transport)
         self._patience_s = patience_s
         self._on_lost = on_lost
         self.on_connection = on_connection

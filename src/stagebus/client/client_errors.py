@@ -81,6 +81,13 @@ class BadKey(ClientError):
         super().__init__("the API key contains characters that no key has: line ends, spaces or non-ASCII letters")
 
 
+class BadUserName(ClientError):
+    """The text cannot be the name of a user; nothing was sent."""
+
+    def __init__(self) -> None:
+        super().__init__("the name of a user is one line of text without control characters")
+
+
 class BadCursor(ClientError):
     """The text is not an event id and does not mean the start."""
 

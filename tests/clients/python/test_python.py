@@ -13,6 +13,7 @@ from stagebus import client as stagebus_client
 from stagebus.client import (
     AsyncStagebus,
     BadKey,
+    BadUserName,
     Conflict,
     Forbidden,
     InvalidRequest,
@@ -166,6 +167,23 @@ def test_malformed_key_is_refused_without_being_repeated(key: str) -> None:
 
     assert "sbk_" not in str(caught.value)
     assert api_requests.client_options(None, "sbk_a\n", None)["headers"] == {"Authorization": "Bearer sbk_a"}
+
+
+async def test_requests_and_streams_name_the_user_in_utf8() -> None:
+    answers = [Answer(b'{"runs": [], "next": null}', 200, "application/json"), Answer(WHOLE)]
+    async with FakeGateway.scripted(*answers) as gateway, AsyncStagebus(gateway.url, user="Zoë") as bus:
+        await bus.runs.list(1, user="bob")
+        async for _ in bus.runs.resume("01J"):
+            pass
+
+    assert gateway.asked[0].path == "/runs?limit=1&user=bob"
+    assert [asked.headers["stagebus-user"] for asked in gateway.asked] == ["Zoë"] * 2
+
+
+@pytest.mark.parametrize("user", ["a\nb", "a\x00", "x" * 129])
+def test_text_that_is_no_users_name_is_refused(user: str) -> None:
+    with pytest.raises(BadUserName):
+        Stagebus(user=user)
 
 
 @pytest.mark.parametrize("link", ["/ai/?run=01J#ticket=t", "/?run=01J#ticket=t"])

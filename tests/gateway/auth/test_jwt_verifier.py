@@ -17,7 +17,7 @@ from stagebus.gateway.auth.jwks import FETCH_INTERVAL_S, SET_TTL_S, JwksCache, p
 from stagebus.gateway.auth.jwt_verifier import JwtVerifier
 from stagebus.shared.access_errors import IssuerUnavailable, Unauthenticated
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.domain.tenants import Scope
+from stagebus.shared.domain.tenants import OWN_SCOPES, RunOwner, Scope, is_user
 from tests.support.fake_gateway import Answer, FakeGateway
 from tests.support.fake_time import FakeTime
 
@@ -63,6 +63,30 @@ async def test_jwt_gives_tenant_subject_scopes_and_expiry(verifier: JwtVerifier,
     assert (principal.tenant, principal.subject) == ("acme", "jwt:alice")
     assert principal.scopes == {Scope.RUNS_READ, Scope.RUNS_WRITE}, "unknown scopes are ignored"
     assert principal.expires_at == pytest.approx(time.time() + 60, abs=5)
+
+
+@pytest.mark.parametrize(
+    ("subject", "user"),
+    [("alice", "alice"), ("", ""), ("x" * 128, "x" * 128), ("auth0|Zoë 1", "auth0|Zoë 1")],
+)
+async def test_user_is_the_subject(verifier: JwtVerifier, subject: str, user: str) -> None:
+    assert (await verifier.verify(token(sub=subject))).user == user
+
+
+async def test_subjects_that_are_no_names_of_users_stay_different(verifier: JwtVerifier) -> None:
+    """A shorter form would make them one user."""
+    subjects = ["x" * 129, "x" * 129 + "y", "a\nb", "a\n"]
+    users = [(await verifier.verify(token(sub=subject))).user for subject in subjects]
+
+    assert len(set(users)) == len(subjects)
+    assert all(is_user(user) for user in users)
+
+
+async def test_own_scope_of_a_jwt_confines_it_whatever_else_it_has(verifier: JwtVerifier) -> None:
+    principal = await verifier.verify(token(scope="runs:own runs:read"))
+
+    assert principal.owner == RunOwner("acme", "alice")
+    assert principal.scopes > OWN_SCOPES
 
 
 async def test_jwt_claim_names_come_from_the_settings(key_set: Path) -> None:

@@ -25,7 +25,7 @@ from stagebus.worker.tools.registry import ToolRegistry
 from stagebus.worker.tools.tool_context import ToolContext
 from tests.support.fake_approver import FakeApprover
 
-IDENTITY = RunIdentity("01RUN", "acme", 7)
+IDENTITY = RunIdentity("01RUN", "acme", 7, "ada", {"team": "x"})
 
 ran: list[str] = []
 
@@ -47,7 +47,7 @@ async def tell(context: ToolContext) -> str:
     """Tell of its progress, and of itself."""
     for place in range(1000):
         context.progress(f"step {place}", place / 999)
-    return f"{context.run_id} {context.tenant} {context.tool} {context.attempt} {context.idempotency_key}"
+    return f"{context.run_id} {context.tenant} {context.tool} {context.attempt} {context.idempotency_key} {context.user} {dict(context.metadata)}"
 
 
 def tell_from_a_thread(context: ToolContext) -> str:
@@ -328,4 +328,4 @@ async def test_progress_after_the_result_is_dropped(registry: ToolRegistry) -> N
 async def test_tool_context_identifies_the_call(registry: ToolRegistry) -> None:
     told = results(await collect(registry, [call("c1", "tell", "{}")]))
 
-    assert told["c1"].content == "01RUN acme tell 7 01RUN:c1"
+    assert told["c1"].content == "01RUN acme tell 7 01RUN:c1 ada {'team': 'x'}"
