@@ -20,6 +20,7 @@ from tests.support.waiting import until, until_equal
 pytestmark = pytest.mark.faults
 
 TALK = {"user_prompt": "talk", "model": "demo:delay_ms=10,tokens=300"}
+LONG_TALK = {"user_prompt": "talk", "model": "demo:delay_ms=10,tokens=500"}
 
 
 @pytest.fixture
@@ -67,27 +68,34 @@ async def test_failover_under_open_connections_loses_no_run(tmp_path: Path, repl
 
 
 async def test_runs_continue_on_the_primary_that_the_sentinels_name(tmp_path: Path) -> None:
-    """After a coordinated failover, which loses no event, and after the death of the next primary, which may lose some."""
+    """After a coordinated failover, which loses no event; after one by force and after a primary's death a `gap` tells of it."""
     async with SentinelGroup(tmp_path) as group:
         system = System(tmp_path, gateways=1, workers=1)
         system.set_env("STAGEBUS_REDIS_URL", group.url)
         async with system:
-            client = StrictClient(system.urls, await post_run(system.url, TALK))
+            client = StrictClient(system.urls, await post_run(system.url, LONG_TALK))
             following = asyncio.create_task(client.follow())
             await client.until(lambda c: c.names().count("tool_completion_chunk") > 5)
-            second = await group.fail_over()
-            count = len(client.events)
-            await client.until(lambda c: len(c.events) > count + 20)
-            assert client.gaps == 0, "a coordinated failover loses nothing"
+            await group.fail_over()
+            await _receives_more(client)
+            assert client.gaps == 0
 
             await until(group.is_ready_for_failover)
-            group.kill(second)
+            third = await group.fail_over(by_force=True)
+            await _receives_more(client)
+            await until(group.is_ready_for_failover)
+            group.kill(third)
             await following
             later = await StrictClient(system.urls, await post_run(system.url, {"user_prompt": "hi"})).follow()
 
             assert later.names()[-1] == client.names()[-1] == "done"
             if not client.gaps:
                 assert client.events == (await StrictClient(system.urls, client.run_id).follow()).events
+
+
+async def _receives_more(client: StrictClient) -> None:
+    count = len(client.events)
+    await client.until(lambda c: len(c.events) > count + 20)
 
 
 async def test_operations_page_commands_for_sentinels_work(tmp_path: Path) -> None:

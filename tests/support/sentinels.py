@@ -90,15 +90,20 @@ class SentinelGroup:
         primaries = [port for port, role in roles.items() if role == b"master"]
         return primaries[0] if len(primaries) == 1 else 0
 
-    async def fail_over(self) -> int:
-        """Makes the replica the primary without loss; returns its port. Repeats the command if the sentinels give up."""
+    async def fail_over(self, *, by_force: bool = False) -> int:
+        """Makes the replica the primary; returns its port. Repeats the command if the sentinels give up.
+
+        Args:
+            by_force: without waiting for the replica; the old primary accepts writes for a while, and they are lost.
+        """
         first = await self.primary()
+        command = ("SENTINEL", "FAILOVER", SERVICE, *(() if by_force else ("COORDINATED",)))
 
         async def other_primary() -> int:
             port = await self.primary()
             if port == first:
                 with suppress(redis_client.RedisError):  # it is in progress
-                    await self.at(self.sentinel_ports[0], "SENTINEL", "FAILOVER", SERVICE, "COORDINATED")
+                    await self.at(self.sentinel_ports[0], *command)
             return port if port != first else 0
 
         return await until(other_primary)
