@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import orjson
 
+from stagebus.shared.domain import model_items
 from stagebus.shared.domain.events import (
     ApprovalDecided,
     Event,
@@ -169,7 +170,8 @@ def _origin(result: ModelStageResult, items: bytes | None) -> Message:
     if result.reasoning_details is not None:
         origin["reasoning_details"] = result.reasoning_details
     if items is not None:
-        with suppress(ValueError):
+        with suppress(ValueError):  # also if they nest more deeply than a thread could be written
+            model_items.decode(items)
             origin["items"] = orjson.loads(items)
     # The calls of another provider lose their ids and notes, so it is told even without any.
     if (origin or result.tool_calls) and result.provider is not None:

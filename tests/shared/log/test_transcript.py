@@ -23,6 +23,7 @@ from stagebus.shared.domain.events import (
     ToolResult,
     ToolSummary,
 )
+from stagebus.shared.domain.model_items import ModelItems
 from stagebus.shared.domain.stage_results import ModelStageResult, ToolCallRequest, ToolOutcome, ToolStageResult
 from stagebus.shared.log import transcript
 from stagebus.shared.log.log_page import StoredEvent
@@ -168,12 +169,23 @@ def test_notes_of_the_model_are_kept_for_it_and_not_for_clients() -> None:
     assert all("origin" not in message for message in transcript.public_messages(turn_messages(log, items)))
 
 
+def test_notes_that_nest_too_deeply_are_dropped() -> None:
+    """Redis has them a few levels higher; a run must end whatever a provider has sent."""
+    deep: Any = {}
+    for _ in range(250):
+        deep = {"a": deep}
+    items = {"synthesis": ModelItems("chat", "p", "m", [deep]).data()}
+
+    assert turn_messages(stored([said("synthesis", "yes", provider="p")]), items) == [answer("yes")]
+
+
 def test_too_many_notes_are_dropped_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transcript, "TURN_ITEMS_MAX_BYTES", 3)
+    monkeypatch.setattr(transcript, "TURN_ITEMS_MAX_BYTES", 60)
     log = stored([said("extraction", "x", provider="p"), said("synthesis", "y", provider="p")])
 
-    assert turn_messages(log, {"extraction": b"[]", "synthesis": b"[]"}) == [answer("x"), answer("y")]
-    assert turn_messages(log, {"synthesis": b"[]"})[1]["origin"] == {"provider": "p", "items": []}
+    items = ModelItems("chat", "p", "m", []).data()
+    assert turn_messages(log, {"extraction": items, "synthesis": items}) == [answer("x"), answer("y")]
+    assert turn_messages(log, {"synthesis": items})[1]["origin"] == {"provider": "p", "items": orjson.loads(items)}
 
 
 def test_turn_that_is_too_long_loses_its_earliest_results(monkeypatch: pytest.MonkeyPatch) -> None:
