@@ -22,11 +22,12 @@ from tests.support.scripted_model import HeldModel, ScriptedModel, providers_of
 from tests.support.thread_runs import IDENTITY, ThreadRuns, answer, user
 from tests.support.waiting import until
 
-PROVIDERS = providers_of({"p": ["native", {"name": "small", "context_tokens": 700}], "q": ["other"]})
+OTHER_APIS = [{"name": api, "api": api} for api in ("responses", "messages")]
+PROVIDERS = providers_of({"p": ["native", {"name": "small", "context_tokens": 700}], "q": ["other", *OTHER_APIS]})
 SUM = '{"a": 2, "b": 3}'
 KEY = keys.thread(IDENTITY)
 
-begun = asyncio.Event()
+_begun: list[asyncio.Event] = []
 
 
 def add(a: int, b: int) -> int:
@@ -37,7 +38,7 @@ def add(a: int, b: int) -> int:
 @tool(idempotent=False)
 async def pay(amount: int) -> str:
     """Pay, and never come back."""
-    begun.set()
+    _begun[-1].set()
     await asyncio.Event().wait()
     return str(amount)
 
@@ -57,6 +58,13 @@ def calls(*named: tuple[str, str], **delta: str) -> dict[str, Any]:
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"tools": (f"{__name__}:add", f"{__name__}:pay"), "model_retries_max": 0})
+
+
+@pytest.fixture
+def begun() -> asyncio.Event:
+    """Set when `pay` runs."""
+    _begun[:] = [asyncio.Event()]
+    return _begun[-1]
 
 
 @pytest.fixture
@@ -134,9 +142,8 @@ async def test_stopped_answer_is_kept_and_continues_the_history(
 
 
 async def test_cut_calls_have_results_and_do_not_run_again(
-    thread: ThreadRuns, model: ScriptedModel, redis: Redis, settings: Settings
+    thread: ThreadRuns, model: ScriptedModel, redis: Redis, settings: Settings, begun: asyncio.Event
 ) -> None:
-    begun.clear()
     run_id = await thread.post("pay", tools=["add", "pay"])
     model.answers = [[calls(("pay", '{"amount": 1}'), ("add", SUM), content="Paying.")]]
     working = asyncio.create_task(thread.work(run_id))
@@ -294,6 +301,42 @@ async def test_notes_go_back_to_the_provider_that_wrote_them(thread: ThreadRuns,
     assert sent(model)[1]["tool_calls"][0]["extra_content"] == extra
     await thread.say("c", model="other")
     assert "extra_content" not in json.dumps(sent(model))
+
+
+async def test_stopped_turns_are_accepted_by_every_api(
+    thread: ThreadRuns, model: ScriptedModel, redis: Redis, settings: Settings, begun: asyncio.Event
+) -> None:
+    """A turn that never began, one whose calls were cut, and a partial answer: no field of ours, and no open call."""
+    await run_store.cancel_run(redis, settings, await thread.post({"role": "system", "content": "be kind"}, "a"))
+    run_id = await thread.post("pay", tools=["pay"])
+    model.answers = [[calls(("pay", '{"amount": 1}'))]]
+    working = asyncio.create_task(thread.work(run_id))
+    await begun.wait()
+    await run_store.cancel_run(redis, settings, run_id)
+    await working
+    dead = await runs_by_hand.claim_by_hand(redis, run_id := await thread.post("b"))
+    await dead.begin("extraction")
+    await dead.say("It is")
+    await runs_by_hand.stop(dead)
+    await redis.hset(keys.run(run_id), "worker", "")  # type: ignore[misc]
+    await run_store.end_unheld(redis, settings, run_id, Cancel())
+
+    await thread.say("c", model="messages")
+    body = model.bodies[-1]
+    assert body["system"] == [{"type": "text", "text": "be kind", "cache_control": {"type": "ephemeral"}}]
+    assert [message["role"] for message in body["messages"]] == ["user", "assistant", "user", "assistant", "user"]
+    blocks = [[block["type"] for block in message["content"]] for message in body["messages"]]
+    assert blocks == [["text", "text"], ["tool_use"], ["tool_result", "text"], ["text"], ["text"]]
+
+    await thread.say("d", model="responses")
+    body = model.bodies[-1]
+    assert body["instructions"] == "be kind"
+    kinds = [item.get("role") or item["type"] for item in body["input"]]
+    assert kinds == [
+        "user", "user", "function_call", "function_call_output", "user", "assistant", "user", "assistant", "user",
+    ]  # fmt: skip
+    assert body["input"][2]["call_id"] == body["input"][3]["call_id"]
+    assert not {"partial", "is_error", "origin"} & set().union(*body["input"])
 
 
 async def test_calls_before_a_tools_stage_were_not_run(thread: ThreadRuns, model: ScriptedModel) -> None:
