@@ -23,6 +23,7 @@ from stagebus.gateway.gateway_metrics import Metrics
 from stagebus.gateway.server.middleware import RequestMiddleware
 from stagebus.gateway.server.uvicorn_server import drain_with_server
 from stagebus.gateway.streaming.hub import Hub
+from stagebus.gateway.streaming.thread_relay import ThreadRelay
 from stagebus.gateway.tenant_limiter import TenantLimiter
 from stagebus.shared.config.providers import Providers
 from stagebus.shared.config.settings import Settings, load_settings
@@ -128,7 +129,7 @@ async def _open_gateway(settings: Settings, providers: Providers) -> AsyncIterat
             stop_export = start_export("stagebus-gateway", name, metrics.registry if settings.otel_metrics else None)
         try:
             async with build_auth(settings, redis) as auth, drain_with_server(hub):
-                yield Gateway(settings, redis, hub, metrics, auth, limiter, providers)
+                yield Gateway(settings, redis, hub, ThreadRelay(hub, settings), metrics, auth, limiter, providers)
         finally:
             metrics.loop_lag.stop()
             await cancel_and_wait(beating, sweeping)

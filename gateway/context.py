@@ -11,6 +11,7 @@ from stagebus.gateway.auth.principal import Principal
 from stagebus.gateway.gateway_metrics import Metrics
 from stagebus.gateway.stream_admission import StreamAdmission
 from stagebus.gateway.streaming.hub import Hub
+from stagebus.gateway.streaming.thread_relay import ThreadRelay
 from stagebus.gateway.tenant_limiter import TenantLimiter
 from stagebus.shared.config.providers import Providers
 from stagebus.shared.config.settings import Settings
@@ -44,6 +45,7 @@ class Gateway:
     settings: Settings
     redis: Redis
     hub: Hub
+    threads: ThreadRelay
     metrics: Metrics
     auth: Auth
     limiter: TenantLimiter

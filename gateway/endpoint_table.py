@@ -15,6 +15,9 @@ from stagebus.gateway.api import (
     run_endpoints,
     session_endpoints,
     system_endpoints,
+    thread_endpoints,
+    thread_event_endpoint,
+    thread_ticket_endpoints,
     ticket_endpoints,
 )
 from stagebus.gateway.api.method_router import build_routes
@@ -27,6 +30,9 @@ ENDPOINTS: Final = (
     *event_endpoints.ENDPOINTS,
     *explain_endpoint.ENDPOINTS,
     *export_endpoint.ENDPOINTS,
+    *thread_endpoints.ENDPOINTS,
+    *thread_event_endpoint.ENDPOINTS,
+    *thread_ticket_endpoints.ENDPOINTS,
     *approval_endpoints.ENDPOINTS,
     *call_endpoints.ENDPOINTS,
     *VIEW_ENDPOINTS,

@@ -17,11 +17,16 @@ from stagebus.shared.access_errors import RateLimited
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain import ids
 from stagebus.shared.domain.tenants import Scope
+from stagebus.shared.domain.threads import is_thread_id
 from stagebus.shared.errors import RunNotFound
+from stagebus.shared.storage import keys
+from stagebus.shared.storage.redis_client import storage_errors
+from stagebus.shared.thread_errors import ThreadNotFound
 
 Handler = Callable[[Request], Awaitable[Response]]
 
-RUN_ID: Final = "run_id"  # the path parameter's name
+RUN_ID: Final = "run_id"  # the path parameters' names
+THREAD_ID: Final = "thread_id"
 
 
 class Guarded:
@@ -56,6 +61,7 @@ class Guarded:
             Forbidden: the credential lacks the scope.
             NotOnBehalf, BadUser, UserRequired: the request may not be made for this user, or needs one.
             RunNotFound: the path has no valid run id, or the ticket is for another run.
+            ThreadNotFound: the path has no valid thread id, or the ticket is not for this thread.
         """
         if not (self.is_public or (self.unless and self.unless(gateway_of(request).settings))):
             await self._check(request)
@@ -80,18 +86,38 @@ class Guarded:
             run_id = name.removeprefix(self.run_prefix)
             if not name.startswith(self.run_prefix):
                 raise RunNotFound(name)
-            check_run(principal, run_id)
+            await check_run(request, run_id)
             request.path_params[RUN_ID] = run_id
+        if (thread_id := request.path_params.get(THREAD_ID)) is not None:
+            check_thread(principal, thread_id)
 
 
-def check_run(principal: Principal, run_id: str) -> None:
-    """Checks that a name is a run's id, and that a ticket is for this run. It does not check that the run exists.
+async def check_run(request: Request, run_id: str) -> None:
+    """Checks that a name is a run's id, and that a ticket is for this run or its thread. It may not exist.
 
     Raises:
         RunNotFound: it is not. For a ticket's holder all other runs do not exist, as another tenant's runs do not.
     """
-    if not ids.is_run_id(run_id) or principal.run_id not in ("", run_id):
+    ticket_for: str = request.state.principal.ticket_for
+    if not ids.is_run_id(run_id) or not (keys.is_thread(ticket_for) or ticket_for in ("", run_id)):
         raise RunNotFound(run_id)
+    if keys.is_thread(ticket_for):
+        with storage_errors():
+            thread_key = await gateway_of(request).redis.hget(keys.run(run_id), "thread")  # type: ignore[misc]
+        if thread_key != ticket_for.encode():
+            raise RunNotFound(run_id)
+
+
+def check_thread(principal: Principal, thread_id: str) -> None:
+    """Checks that a text can be a thread's id, and that the caller's ticket, if it is one, is for a thread.
+
+    It does not check which thread; `read_thread_identity` does.
+
+    Raises:
+        ThreadNotFound: otherwise.
+    """
+    if not is_thread_id(thread_id) or (principal.ticket_for and not keys.is_thread(principal.ticket_for)):
+        raise ThreadNotFound(thread_id)
 
 
 def public(handler: Handler) -> Guarded:

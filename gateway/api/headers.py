@@ -19,7 +19,7 @@ RUN_ID: Final = "X-Run-Id"
 SHOWN_RUN: Final = "shown_run_id"
 
 # For browser clients of the origins in STAGEBUS_CORS_ORIGINS.
-CORS_METHODS: Final = ("GET", "HEAD", "POST", "DELETE")
+CORS_METHODS: Final = ("GET", "HEAD", "POST", "PATCH", "DELETE")
 # Every header that a page asks for: an observability library adds its own, and no header of a page without cookies
 # gives it more access than any other client has.
 CORS_ACCEPTED: Final = ("*",)

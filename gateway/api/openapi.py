@@ -58,6 +58,7 @@ GUARD_ERRORS: Final = (Unauthenticated, Forbidden, UserRequired, NotOnBehalf, Ba
 TAGS: Final = {
     "Runs": "Create, list, read and cancel runs.",
     "Events": "Follow a run: each event once and in order, from any cursor.",
+    "Threads": "Conversations of many runs, with their history, their branches and one stream over all turns.",
     "Approvals": "Decide on tool calls that wait for a person.",
     "Views": "Runs in the protocols of other projects' clients.",
     "Access": "Tickets for one run, and browser sessions.",
@@ -66,6 +67,8 @@ TAGS: Final = {
     "Documents": "The page, this document, the events' schema, and the meaning of error codes.",
 }
 TAG_BY_MODULE: Final = {
+    "thread_endpoints": "Threads", "thread_event_endpoint": "Threads",
+    "thread_ticket_endpoints": "Access",
     "run_endpoints": "Runs", "event_endpoints": "Events", "approval_endpoints": "Approvals", "ticket_endpoints": "Access",
     "session_endpoints": "Access", "catalog_endpoints": "Catalog", "system_endpoints": "System",
     "document_endpoints": "Documents", "page_endpoints": "Documents",

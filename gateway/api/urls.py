@@ -40,13 +40,13 @@ class Urls(NamedTuple):
         # The id is the provider's own and may contain any character.
         return f"{self.run(run_id)}/approvals/{quote(call_id, safe='')}"
 
-    def thread(self, thread_id: str) -> str:
-        """Returns the URL of a thread."""
-        return f"{self.root_path}/threads/{quote(thread_id, safe='')}"
+    def thread(self, thread_id: str, user: str = "") -> str:
+        """Returns the URL of a thread. Args: `user`: whose thread it is, unless it is the caller's."""
+        return f"{self.root_path}/threads/{quote(thread_id, safe='')}{_of_user(user)}"
 
-    def thread_events(self, thread_id: str) -> str:
-        """Returns the URL of a thread's event stream."""
-        return f"{self.thread(thread_id)}/events"
+    def thread_events(self, thread_id: str, user: str = "") -> str:
+        """Returns the URL of a thread's event stream. Args: see `thread`."""
+        return f"{self.thread(thread_id)}/events{_of_user(user)}"
 
     def call_result(self, run_id: str, call_id: str) -> str:
         """Returns the URL to which a client posts the result of a call."""
@@ -68,6 +68,10 @@ class Urls(NamedTuple):
     def openapi(self) -> str:
         """Returns the URL of the OpenAPI document."""
         return f"{self.root_path}{OPENAPI_PATH}"
+
+
+def _of_user(user: str) -> str:
+    return f"?user={quote(user, safe='')}" if user else ""
 
 
 def urls_of(request: Request) -> Urls:

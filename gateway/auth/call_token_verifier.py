@@ -36,7 +36,7 @@ class CallTokenVerifier:
         call, token_id = verified
         if await self._revocations.is_revoked(call.run_id, token_id):
             raise Unauthenticated("this call token was revoked")
-        return Principal(call.tenant, "call token", SCOPES, run_id=call.run_id, ticket_id=token_id, call=call)
+        return Principal(call.tenant, "call token", SCOPES, ticket_for=call.run_id, ticket_id=token_id, call=call)
 
 
 def _credential(request: Request) -> str:

@@ -57,10 +57,10 @@ class CredentialMonitor:
         """Removes a stream that has ended."""
         self._principal_by_close.pop(close, None)
 
-    def end_ticket(self, run_id: str, ticket_id: str) -> None:
+    def end_ticket(self, ticket_for: str, ticket_id: str) -> None:
         """Closes the streams of a ticket that this gateway revoked; other gateways close theirs at their next check."""
         for close, principal in list(self._principal_by_close.items()):
-            if (principal.run_id, principal.ticket_id) == (run_id, ticket_id):
+            if (principal.ticket_for, principal.ticket_id) == (ticket_for, ticket_id):
                 close()
 
     def end_session(self, session_id: str) -> None:
@@ -73,11 +73,11 @@ class CredentialMonitor:
         """Looks up all watched credentials and closes the streams of those that have ended."""
         watched = dict(self._principal_by_close)
         key_ids = sorted({principal.key_id for principal in watched.values() if principal.key_id})
-        run_ids = sorted({principal.run_id for principal in watched.values() if principal.ticket_id})
+        names = sorted({principal.ticket_for for principal in watched.values() if principal.ticket_id})
         session_ids = sorted({principal.session_id for principal in watched.values() if principal.session_id})
         try:
             living = await self._api_keys.find_living(key_ids) if key_ids else set()
-            revoked = await self._revocations.find(run_ids) if run_ids else {}
+            revoked = await self._revocations.find(names) if names else {}
             ended = await self._revocations.find_sessions(session_ids) if session_ids else set()
         except StorageUnavailable:
             # Without Redis nothing is revoked and no event is sent, so streams stay open until the next check.
@@ -87,7 +87,7 @@ class CredentialMonitor:
             if principal.key_id and principal.key_id not in living:
                 logger.info("closing a stream of %s: its key was revoked or has expired", principal.subject)
                 close()
-            elif principal.ticket_id in revoked.get(principal.run_id, ()):
+            elif principal.ticket_id in revoked.get(principal.ticket_for, ()):
                 logger.info("closing a stream of %s: the ticket was revoked", principal.subject)
                 close()
             elif principal.session_id in ended:

@@ -16,9 +16,10 @@ class Principal:
 
     `subject` names it in logs: `key:3f9c0a5d77e1`, `jwt:alice`, `anyone`. `user` is the person within the tenant who
     makes the request, as far as is known; the runs that it creates are that user's. A ticket's holder
-    has a `run_id`, the only run that it may see, and a `ticket_id`, by which the ticket may be
-    revoked; a session's holder has a `session_id`. `key_id` is set if the credential depends on an API key, and `expires_at` (Unix s)
-    if it expires by itself: open streams end with either. A call token's holder has a `call`, whose result it may give.
+    may see `ticket_for` alone, the id of a run or the Redis key of a thread with its runs, and has a `ticket_id`, by which the
+    ticket may be revoked; a session's holder has a `session_id`. `key_id` is set if the credential depends on an API key, and
+    `expires_at` (Unix s) if it expires by itself: open streams end with either. A call token's holder has a `call`, whose
+    result it may give.
     """
 
     tenant: str
@@ -26,7 +27,7 @@ class Principal:
     scopes: frozenset[Scope]
     key_id: str = ""
     expires_at: float | None = None
-    run_id: str = ""
+    ticket_for: str = ""
     ticket_id: str = ""
     session_id: str = ""
     user: str = ""

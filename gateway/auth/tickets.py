@@ -44,17 +44,18 @@ class TicketSigner:
         self._signer = Signer("ticket", settings.secrets)
         self._id_signer = Signer("ticket id", settings.secrets)
 
-    def issue(self, principal: Principal, run_id: str, ttl_s: float, *, calls: bool = False) -> SignedTicket:
+    def issue(self, principal: Principal, ticket_for: str, ttl_s: float, *, calls: bool = False) -> SignedTicket:
         """Issues a ticket in a principal's name; it does not outlive the principal's own credential.
 
         Args:
+            ticket_for: the id of a run, or the Redis key of a thread.
             calls: the holder may also give the results of the run's calls.
         """
         expires_at = expiry(ttl_s, principal.expires_at)
         number = secrets.token_hex(ID_BYTES)
-        ticket_id = number + self._id_signer.tag(f"{principal.tenant} {run_id} {number}")
+        ticket_id = number + self._id_signer.tag(f"{principal.tenant} {ticket_for} {number}")
         claims: dict[str, Any] = {
-            "run": run_id,
+            "run": ticket_for,
             "tenant": principal.tenant,
             "sub": principal.subject,
             "key": principal.key_id,
@@ -64,10 +65,10 @@ class TicketSigner:
         claims |= {"calls": True} if calls else {}
         return SignedTicket(self._signer.sign({**claims, "jti": ticket_id}, expires_at), ticket_id, expires_at)
 
-    def is_own_id(self, ticket_id: str, run_id: str, tenant: str) -> bool:
-        """Returns whether a ticket with this id was issued for the tenant's run."""
+    def is_own_id(self, ticket_id: str, ticket_for: str, tenant: str) -> bool:
+        """Returns whether a ticket with this id was issued for the tenant's run or thread."""
         number, tag = ticket_id[: 2 * ID_BYTES], ticket_id[2 * ID_BYTES :]
-        return self._id_signer.has_tag(f"{tenant} {run_id} {number}", tag)
+        return self._id_signer.has_tag(f"{tenant} {ticket_for} {number}", tag)
 
     def verify(self, text: str) -> Principal | None:
         """Returns the principal of a ticket's holder, or None if the ticket is invalid or expired.
@@ -83,7 +84,7 @@ class TicketSigner:
         granted = {Scope.CALLS: claims.get("calls"), Scope.RUNS_OWN: claims.get("own")}
         scopes = SCOPES | {scope for scope, is_granted in granted.items() if is_granted}
         return Principal(
-            claims["tenant"], subject, scopes, key_id=claims["key"], run_id=claims["run"], ticket_id=ticket_id,
+            claims["tenant"], subject, scopes, key_id=claims["key"], ticket_for=claims["run"], ticket_id=ticket_id,
             user=claims.get("user", ""),
         )  # fmt: skip
 

@@ -13,6 +13,8 @@ from starlette.types import Receive, Scope, Send
 from stagebus.gateway.streaming.client_stream import ClientStream
 from stagebus.gateway.streaming.hub import Hub
 from stagebus.gateway.streaming.stream_writer import stream_writer_of
+from stagebus.gateway.streaming.thread_relay import ThreadRelay
+from stagebus.gateway.streaming.thread_stream import ThreadStream
 from stagebus.shared.log.sse import encode_retry
 
 logger = logging.getLogger(__name__)
@@ -38,9 +40,17 @@ class EventStream(EventSourceResponse):
         stream: ClientStream,
         admission: AbstractAsyncContextManager[bool],
         headers: Mapping[str, str] | None = None,
+        threads: ThreadRelay | None = None,
     ) -> None:
-        """`admission` is entered before the first event and left when the stream is over, see `Hub.relay`."""
-        self._body = hub.relay(stream, admission)
+        """`admission` is entered before the first event and left when the stream is over, see `Hub.relay`.
+
+        Args:
+            threads: relays the stream of a thread.
+        """
+        if threads is not None and isinstance(stream, ThreadStream):
+            self._body = threads.relay(stream, admission)
+        else:
+            self._body = hub.relay(stream, admission)
         super().__init__(
             self._body,
             headers={**HEADERS, **(headers or {})},

@@ -22,7 +22,7 @@ from stagebus.gateway.streaming.hub import Hub, refusal_of
 from stagebus.gateway.streaming.page_reader import acquire_for_a_while, back_off
 from stagebus.gateway.streaming.thread_stream import ThreadStream, TurnStep, step_for
 from stagebus.gateway.streaming.thread_view import (
-    TurnViews,
+    TurnEventsViews,
     encode_deleted,
     encode_snapshot,
     encode_thread_gap,
@@ -49,7 +49,7 @@ class ThreadRelay:
     def __init__(self, hub: Hub, settings: Settings) -> None:
         self._hub = hub
         self._settings = settings
-        self._views = TurnViews()
+        self._views = TurnEventsViews()
         self._looks = asyncio.Semaphore(CONCURRENT_LOOKS_MAX)
 
     def new_stream(

@@ -12,7 +12,7 @@ from typing import Final
 
 from stagebus.gateway.streaming.client_stream import ClientStream
 from stagebus.gateway.streaming.subscription import Subscription
-from stagebus.gateway.streaming.thread_view import TurnView
+from stagebus.gateway.streaming.thread_view import TurnEventsView
 from stagebus.shared.domain.cursor import START, EventId
 from stagebus.shared.domain.tenants import RunOwner
 from stagebus.shared.domain.thread_cursor import ThreadCursor
@@ -86,7 +86,7 @@ class ThreadStream(ClientStream):
         *,
         is_until_idle: bool = False,
     ) -> None:
-        super().__init__("", Subscription(START, TurnView(""), buffer_max_bytes), owner=owner)
+        super().__init__("", Subscription(START, TurnEventsView(""), buffer_max_bytes), owner=owner)
         self._buffer_max_bytes = buffer_max_bytes
         self._frames: list[bytes] = []
         self.thread_key = thread_key
@@ -105,7 +105,7 @@ class ThreadStream(ClientStream):
         is_run_ready = self.is_joined and self.subscription.is_ready
         return bool(is_run_ready or self.is_outdated or self._frames or self.is_closed or self.notice)
 
-    def begin_turn(self, turn: StoredTurn, cursor: EventId, view: TurnView) -> None:
+    def begin_turn(self, turn: StoredTurn, cursor: EventId, view: TurnEventsView) -> None:
         """Begins to follow a turn's run after an event. The hub's `join_run` comes next."""
         self.run_id = turn.run_id
         self.stages_begun = ()

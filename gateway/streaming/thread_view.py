@@ -26,7 +26,7 @@ _ID: Final = b"id: "
 _FRAME_END: Final = b"\n\n"
 
 
-class TurnView(EventView):
+class TurnEventsView(EventView):
     """The events of one turn. All clients of the thread share it, and so the bytes of each live batch."""
 
     __slots__ = ("__weakref__", "_batch", "_between", "_frame", "_frames", "_prefix", "_run_id")
@@ -57,17 +57,17 @@ class TurnView(EventView):
         return encode_frame(ThreadGap(run_id=self._run_id, requested=requested, earliest=earliest, latest=latest))
 
 
-class TurnViews:
+class TurnEventsViews:
     """The views of the turns that are streamed by this process. A view exists as long as a client uses it."""
 
     def __init__(self) -> None:
-        self._by_run: WeakValueDictionary[str, TurnView] = WeakValueDictionary()
+        self._by_run: WeakValueDictionary[str, TurnEventsView] = WeakValueDictionary()
 
-    def of(self, run_id: str) -> TurnView:
+    def of(self, run_id: str) -> TurnEventsView:
         """Returns the shared view of a turn."""
         view = self._by_run.get(run_id)
         if view is None:
-            view = self._by_run[run_id] = TurnView(run_id)
+            view = self._by_run[run_id] = TurnEventsView(run_id)
         return view
 
 

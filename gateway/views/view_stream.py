@@ -46,7 +46,7 @@ async def get_run(request: Request, run_id: str) -> RunRecord:
     Raises:
         RunNotFound: the caller has no such run, or its ticket is for another one.
     """
-    check_run(principal_of(request), run_id)
+    await check_run(request, run_id)
     with storage_errors():
         run = await run_store.get_run(gateway_of(request).redis, run_id, principal_of(request).owner)
     show_run(request, run_id)

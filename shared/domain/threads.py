@@ -6,6 +6,7 @@ A run that became active in its thread is a turn. At most one run of a thread is
 turn. Turns form a tree: each has a parent, and what a run sees are the messages on its path from the root.
 """
 
+import re
 from binascii import crc32
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,16 @@ WAITING_MAX: Final = 16
 CODES_OFF_BRANCH: Final = frozenset({"model_rejected", "history_too_long", "attempts_exhausted"})
 
 Messages = Sequence[dict[str, Any]]
+
+THREAD_ID_MAX_CHARS: Final = 128
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+# Clients resolve these as steps of a path, also if they are percent-encoded.
+_DOT_SEGMENTS: Final = frozenset({".", ".."})
+
+
+def is_thread_id(text: str) -> bool:
+    """Returns whether a thread can have this id: any text that fits into a URL."""
+    return 1 <= len(text) <= THREAD_ID_MAX_CHARS and not _CONTROL.search(text) and text not in _DOT_SEGMENTS
 
 
 class OnActive(StrEnum):

@@ -90,6 +90,7 @@ from stagebus.shared.domain.runs import STAGE_IDS
 from stagebus.shared.domain.threads import ThreadIdentity
 
 RUN_PREFIX: Final = "sb:run:"
+_THREAD_PREFIX: Final = "sb:thread:"
 ACTIVE: Final = "sb:active"
 QUEUE: Final = "sb:queue"
 WAKEUP: Final = "sb:wakeup"
@@ -235,7 +236,12 @@ def tokens(tenant: str) -> str:
 
 def thread(identity: ThreadIdentity) -> str:
     """Returns the hash of a thread. The functions for its other keys take this key."""
-    return f"sb:thread:{{{identity.tag}}}:{identity.digest}"
+    return f"{_THREAD_PREFIX}{{{identity.tag}}}:{identity.digest}"
+
+
+def is_thread(name: str) -> bool:
+    """Returns whether a name is the key of a thread's hash, not the id of a run."""
+    return name.startswith(_THREAD_PREFIX)
 
 
 def thread_tag(thread_key: str) -> str:

@@ -1,4 +1,4 @@
-"""Revoked tickets: their ids are a field of the record of the run that they were for.
+"""Revoked tickets: their ids are a field of the record of the run or the thread that they were for.
 
 sb:run:{01J…}   revoked                       "9f3c0a5d77e11b2c… 4be1…"
                 revoked_by:key:3f9c0a5d77e1   2, how many of them this subject has revoked
@@ -21,27 +21,32 @@ REVOKED_MAX: Final = 1000
 _REVOKE: Final = Script("revoke_ticket", uses=("is_owned",))
 
 
-async def revoke(redis: Redis, run_id: str, owner: RunOwner, ticket_id: str, *, by: str) -> None:
+async def revoke(redis: Redis, ticket_for: str, owner: RunOwner, ticket_id: str, *, by: str) -> None:
     """Revokes a ticket. Safe to repeat.
 
     Args:
+        ticket_for: the id of a run, or the Redis key of a thread.
         by: the subject that revokes it.
 
     Raises:
-        RunNotFound: there is no such run, or it is another owner's.
-        TooManyRevoked: the subject has revoked `REVOKED_MAX` tickets of the run already.
+        RunNotFound: there is no such run or thread, or it is another owner's.
+        TooManyRevoked: the subject has revoked `REVOKED_MAX` tickets of it already.
     """
-    match await _REVOKE(redis, [keys.run(run_id)], [ticket_id, REVOKED_MAX, by, *owner.fields]):
+    match await _REVOKE(redis, [_record_key(ticket_for)], [ticket_id, REVOKED_MAX, by, *owner.fields]):
         case b"gone":
-            raise RunNotFound(run_id)
+            raise RunNotFound(ticket_for)
         case b"full":
             raise TooManyRevoked(REVOKED_MAX)
 
 
-async def read(redis: Redis, run_ids: Collection[str]) -> dict[str, frozenset[str]]:
-    """Returns the ids of each run's revoked tickets, in one round trip."""
+async def read(redis: Redis, names: Collection[str]) -> dict[str, frozenset[str]]:
+    """Returns the ids of the revoked tickets for each run or thread, in one round trip. Args: see `revoke`."""
     async with redis.pipeline(transaction=False) as pipe:
-        for run_id in run_ids:
-            pipe.hget(keys.run(run_id), "revoked")
+        for name in names:
+            pipe.hget(_record_key(name), "revoked")
         fields = await pipe.execute()
-    return {run_id: frozenset((field or b"").decode().split()) for run_id, field in zip(run_ids, fields, strict=True)}
+    return {name: frozenset((field or b"").decode().split()) for name, field in zip(names, fields, strict=True)}
+
+
+def _record_key(ticket_for: str) -> str:
+    return ticket_for if keys.is_thread(ticket_for) else keys.run(ticket_for)

@@ -12,14 +12,18 @@ from typing import Any, Final, NamedTuple, Self
 import orjson
 
 from stagebus.shared.domain.partitions import TAGS
+from stagebus.shared.domain.threads import ThreadIdentity
 from stagebus.shared.storage import keys
+from stagebus.shared.storage.lua_script import Script
 from stagebus.shared.storage.redis_client import Redis
+from stagebus.shared.thread_errors import ThreadNotFound
 
 EXAMINED_MAX: Final = 500
 # A read gets this many extra entries, since those of the cursor's own millisecond may come first.
 SAME_MS: Final = 16
+_DESCRIBE: Final = Script("thread_describe")
 _FIELDS: Final = (
-    "gen", "user", "thread_id", "title", "metadata", "created_at", "updated_at", "active", "head", "count", "bytes",
+    "gen", "deleting", "user", "thread_id", "title", "metadata", "created_at", "updated_at", "active", "head", "count", "bytes",
 )  # fmt: skip
 
 
@@ -116,7 +120,8 @@ async def list_threads(
     examined = places[:examined_max]
     for at in range(0, len(examined), limit):
         chunk = examined[at : at + limit]
-        for place, thread in zip(chunk, await _read_threads(redis, chunk), strict=True):
+        threads = await _read_threads(redis, [place.thread_key for place in chunk])
+        for place, thread in zip(chunk, threads, strict=True):
             if thread is None or not wanted.matches(thread):
                 continue
             found.append(thread)
@@ -144,16 +149,46 @@ def _order(place: ThreadPlace) -> tuple[int, str]:
     return place.updated_at, place.thread_key.rpartition(":")[2]
 
 
-async def _read_threads(redis: Redis, places: Sequence[ThreadPlace]) -> list[ListedThread | None]:
+async def find_thread(redis: Redis, identity: ThreadIdentity) -> ListedThread:
+    """Reads a thread without its turns.
+
+    Raises:
+        ThreadNotFound: there is no such thread.
+    """
+    (thread,) = await _read_threads(redis, [keys.thread(identity)])
+    if thread is None:
+        raise ThreadNotFound(identity.thread_id)
+    return thread
+
+
+async def describe_thread(
+    redis: Redis, identity: ThreadIdentity, *, title: str | None = None, metadata: Mapping[str, str] | None = None
+) -> ListedThread:
+    """Sets the title and the metadata of a thread; None leaves them as they are, empty ones remove them.
+
+    Raises:
+        ThreadNotFound: there is no such thread.
+    """
+    args: list[str | bytes] = []
+    if title is not None:
+        args += ["title", title]
+    if metadata is not None:
+        args += ["metadata", orjson.dumps(metadata) if metadata else ""]
+    if not await _DESCRIBE(redis, [keys.thread(identity)], args):
+        raise ThreadNotFound(identity.thread_id)
+    return await find_thread(redis, identity)
+
+
+async def _read_threads(redis: Redis, thread_keys: Sequence[str]) -> list[ListedThread | None]:
     async with redis.pipeline(transaction=False) as pipe:
-        for place in places:
-            pipe.hmget(place.thread_key, list(_FIELDS))
+        for thread_key in thread_keys:
+            pipe.hmget(thread_key, list(_FIELDS))
         return [_decode(reply) for reply in await pipe.execute()]
 
 
 def _decode(values: Sequence[bytes | None]) -> ListedThread | None:
     fields: dict[str, Any] = {name: (value or b"").decode() for name, value in zip(_FIELDS, values, strict=True)}
-    if not fields["gen"]:
+    if not fields["gen"] or fields["deleting"]:
         return None  # deleted or expired since
     return ListedThread(
         user=fields["user"],

@@ -108,12 +108,15 @@ async def read_versions(redis: Redis, thread_keys: Sequence[str]) -> list[Thread
 
 
 def _ask_version(thread_key: str) -> list[Command]:
-    return [("HMGET", thread_key, "gen", "next_seq", "active"), ("LRANGE", keys.thread_line(thread_key), 0, -1)]
+    return [
+        ("HMGET", thread_key, "gen", "next_seq", "active", "deleting"),
+        ("LRANGE", keys.thread_line(thread_key), 0, -1),
+    ]
 
 
 def _version(record: Sequence[bytes | None], line: Sequence[bytes]) -> ThreadVersion | None:
-    life_id, turn_count, _ = record
-    if not life_id:
+    life_id, turn_count, _, deleting = record
+    if not life_id or deleting:
         return None
     return ThreadVersion(life_id.decode(), int(turn_count or 0), tuple(run_id.decode() for run_id in line))
 
@@ -202,7 +205,7 @@ async def read_tip(connection: ReadConnection, thread_key: str) -> ThreadTip | N
     """Reads the end of the thread; None if there is no such thread."""
     newest = ("ZRANGE", keys.thread_order(thread_key), 0, 0, "REV")
     record, line, run_ids = await read_at_once(connection, [*_ask_version(thread_key), newest])
-    if not record[0]:
+    if _version(record, line) is None:
         return None
     cursor = THREAD_START
     if run_ids:

@@ -50,7 +50,7 @@ async def kill(*processes: Process) -> None:
 
 
 def transcript_of(client: StrictClient) -> list[dict[str, Any]]:
-    """What the run's log comes to, by what a client has received of it."""
+    """Returns what the run's log comes to, by what a client has received of it."""
     return public_messages(
         turn_messages(
             StoredEvent(e.id.encode(), e.data["stage_id"], e.event.encode(), orjson.dumps(e.data))

@@ -19,6 +19,7 @@ from stagebus.gateway.api.endpoint import Endpoint
 from stagebus.gateway.endpoint_table import ENDPOINTS
 from stagebus.shared.domain.ids import new_run_id
 from stagebus.shared.domain.tenants import OWN_SCOPES, TENANT_WIDE, Scope
+from stagebus.shared.domain.threads import ThreadIdentity
 from stagebus.shared.storage import keys
 from stagebus.shared.store import api_keys
 from tests.gateway.conftest import client
@@ -56,8 +57,17 @@ CREATING: Final[dict[str, Json]] = {
     "post_chat": {"id": "chat", "messages": UI_MESSAGES},
     "run_agent": {"threadId": "t", "runId": "r", "messages": [{"id": "m", **MESSAGES[0]}]},
 }
+# Routes that name one thread, with a body that is valid.
+OF_A_THREAD: Final[dict[str, Json | None]] = {
+    "get_thread": None,
+    "change_thread": {"title": "mine"},
+    "delete_thread": None,
+    "stream_thread": None,
+    "create_thread_ticket": {},
+    "revoke_thread_ticket": None,
+}
 # Routes that show several runs, with their query.
-LISTING: Final[dict[str, Json]] = {"list_runs": {}, "stream_runs": {"last_event_id": "0"}}
+LISTING: Final[dict[str, Json]] = {"list_runs": {}, "stream_runs": {"last_event_id": "0"}, "list_threads": {}}
 # Routes that show nothing of runs.
 WITHOUT_RUNS: Final = {
     "list_openai_models", "create_session", "get_session", "list_tools", "list_models", "get_metrics", "get_stats",
@@ -69,7 +79,7 @@ RUN_NAMES: Final = ("{run_id}", "{chat_id}")
 
 
 def test_every_route_is_declared_once() -> None:
-    declared = [*OF_A_RUN, *CREATING, *LISTING, *WITHOUT_RUNS]
+    declared = [*OF_A_RUN, *OF_A_THREAD, *CREATING, *LISTING, *WITHOUT_RUNS]
 
     assert sorted(declared) == sorted(ROUTES), "declare a new route above, by what it names"
 
@@ -77,6 +87,7 @@ def test_every_route_is_declared_once() -> None:
 def test_declarations_fit_the_routes() -> None:
     for name, endpoint in ROUTES.items():
         assert (name in OF_A_RUN) == any(parameter in endpoint.path_template for parameter in RUN_NAMES), name
+        assert (name in OF_A_THREAD) == ("{thread_id}" in endpoint.path_template), name
         if endpoint.guard.scope in OWN_SCOPES:
             assert name not in WITHOUT_RUNS, f"{name} needs a scope of runs"
 
@@ -91,9 +102,10 @@ class People:
     other_tenant: httpx.AsyncClient
     guest: httpx.AsyncClient
 
-    async def new_run(self) -> str:
+    async def new_run(self, thread_id: str | None = None) -> str:
         """Returns a run of Alice that has ended, so that its streams end."""
-        run_id: str = (await self.alice.post("/runs", json={"messages": MESSAGES})).json()["id"]
+        body = {"messages": MESSAGES, "thread_id": thread_id}
+        run_id: str = (await self.alice.post("/runs", json=body)).json()["id"]
         await self.alice.post(f"/runs/{run_id}/cancel")
         return run_id
 
@@ -195,7 +207,7 @@ async def test_created_run_is_its_users(people: People, redis: Redis, name: str)
 
 @pytest.mark.parametrize("name", LISTING)
 async def test_list_has_ones_own_runs_only(people: People, name: str) -> None:
-    run_id, path, headers = await people.new_run(), ROUTES[name].path, {"Accept": "application/json"}
+    run_id, path, headers = await people.new_run("chat"), ROUTES[name].path, {"Accept": "application/json"}
     callers = (people.alice, people.bob, people.other_tenant)
     answers = [await caller.get(path, params=LISTING[name], headers=headers) for caller in callers]
 
@@ -213,3 +225,76 @@ async def test_other_routes_show_nothing_of_a_run(people: People, name: str) -> 
 
         assert answer.status_code in (200, 403)
         assert run_id not in answer.text
+
+
+async def ask_thread(
+    caller: httpx.AsyncClient, endpoint: Endpoint, thread_id: str, ticket_id: str = "0" * 32, **params: str
+) -> httpx.Response:
+    url = endpoint.path_template.format(thread_id=thread_id, ticket_id=ticket_id)
+    params = {"until": "idle", **params} if endpoint.is_stream else params
+    return await caller.request(endpoint.method, url, json=OF_A_THREAD[endpoint.name], params=params)
+
+
+@pytest.mark.parametrize("name", OF_A_THREAD)
+async def test_thread_exists_for_its_user_only(people: People, redis: Redis, name: str) -> None:
+    """All others get the answer for a thread that does not exist, and change nothing."""
+    endpoint = ROUTES[name]
+    await people.new_run("chat")
+    key = keys.thread(ThreadIdentity("acme", "alice", "chat"))
+    ticket_id = (await people.alice.post("/threads/chat/ticket")).json()["id"]
+    before = await redis.hgetall(key)  # type: ignore[misc]
+
+    for stranger in (people.bob, people.other_tenant):
+        foreign, missing = [await ask_thread(stranger, endpoint, named, ticket_id) for named in ("chat", "none")]
+        assert (foreign.status_code, code_of(foreign)) == (404, "thread_not_found")
+        assert foreign.text.replace("chat", "none") == missing.text
+    nobody = await ask_thread(people.no_user, endpoint, "chat", ticket_id)
+    assert (nobody.status_code, code_of(nobody)) == (403, "user_required")
+    assert await redis.hgetall(key) == before  # type: ignore[misc]
+
+    mine = await ask_thread(people.alice, endpoint, "chat", ticket_id)
+    assert mine.status_code in (200, 204)
+
+
+@pytest.mark.parametrize("name", OF_A_THREAD)
+async def test_ticket_opens_its_own_thread_only(people: People, name: str) -> None:
+    endpoint = ROUTES[name]
+    for thread_id in ("chat", "other"):
+        await people.new_run(thread_id)
+    ticket = (await people.alice.post("/threads/chat/ticket")).json()["ticket"]
+    run_ticket = (await people.alice.post(f"/runs/{await people.new_run('chat')}/ticket")).json()["ticket"]
+    opened, other, missing = [
+        await ask_thread(people.guest, endpoint, named, ticket=ticket) for named in ("chat", "other", "none")
+    ]
+    of_a_run = await ask_thread(people.guest, endpoint, "chat", ticket=run_ticket)
+
+    if endpoint.guard.takes_ticket:
+        assert opened.status_code == 200
+        assert [code_of(answer) for answer in (other, missing, of_a_run)] == ["thread_not_found"] * 3
+    else:
+        assert {answer.status_code for answer in (opened, other, missing, of_a_run)} == {401}
+
+
+@pytest.mark.parametrize("name", OF_A_RUN)
+async def test_ticket_for_a_thread_opens_its_runs_only(people: People, name: str) -> None:
+    endpoint, run_id, other = ROUTES[name], await people.new_run("chat"), await people.new_run("other")
+    ticket = (await people.alice.post("/threads/chat/ticket")).json()["ticket"]
+    answers = [await ask(people.guest, endpoint, named, ticket=ticket) for named in (run_id, other, new_run_id())]
+
+    if endpoint.guard.takes_ticket:
+        assert answers[0].status_code == 200
+        assert answers[1].status_code == answers[2].status_code
+        assert answers[1].status_code in (204, 404)
+    else:
+        assert {answer.status_code for answer in answers} == {401}
+
+
+async def test_revoked_ticket_for_a_thread_opens_nothing(people: People) -> None:
+    run_id = await people.new_run("chat")
+    issued = (await people.alice.post("/threads/chat/ticket")).json()
+    assert (await people.guest.get(issued["links"]["events"] + "&until=idle")).status_code == 200
+    assert (await people.alice.delete(f"/threads/chat/ticket/{issued['id']}")).status_code == 204
+
+    for url in ("/threads/chat", f"/runs/{run_id}"):
+        assert (await people.guest.get(url, params={"ticket": issued["ticket"]})).status_code == 401
+    assert (await people.alice.delete(f"/threads/chat/ticket/{'0' * 32}")).status_code == 422

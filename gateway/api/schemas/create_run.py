@@ -193,6 +193,7 @@ def thread_of(body: dict[str, Any], tenant: str, user: str, messages: Messages) 
     """Returns the place in a thread that a body asks for, or None. `parse_create_run` has accepted the body.
 
     Args:
+        user: the person within the tenant; empty for none.
         messages: those of the parsed request.
     """
     form = parse_form(ThreadFields, {name: body[name] for name in ThreadFields.model_fields if name in body})

@@ -5,7 +5,6 @@
 The request has the new messages only: Stagebus keeps those of the thread's earlier runs.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, Literal
 
@@ -14,15 +13,11 @@ from pydantic import Field
 
 from stagebus.gateway.api.schemas.chat_messages import WireModel
 from stagebus.shared.domain import ids
-from stagebus.shared.domain.threads import ROOT, OnActive
+from stagebus.shared.domain.threads import ROOT, THREAD_ID_MAX_CHARS, OnActive, is_thread_id
 from stagebus.shared.errors import BodyTooLarge
 
-THREAD_ID_MAX_CHARS: Final = 128
 MESSAGES_MAX_BYTES: Final = 2**20
 PARENT_PATTERN: Final = rf"^({ids.PATTERN}|{ROOT})$"
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-# Clients resolve these as steps of a path, also if they are percent-encoded.
-_DOT_SEGMENTS: Final = frozenset({".", ".."})
 
 Fault = tuple[str, str]
 
@@ -58,11 +53,6 @@ class ThreadFields(WireModel):
     def policy(self) -> OnActive:
         """Returns what happens while another run of the thread is active."""
         return OnActive(self.on_active or OnActive.REJECT)
-
-
-def is_thread_id(text: str) -> bool:
-    """Returns whether a thread can have this id."""
-    return 1 <= len(text) <= THREAD_ID_MAX_CHARS and not _CONTROL.search(text) and text not in _DOT_SEGMENTS
 
 
 def check_thread_fields(form: ThreadFields) -> Iterator[Fault]:

@@ -44,7 +44,7 @@ def watched(monitor: CredentialMonitor, principal: Principal, close: Callable[[]
 async def test_monitor_closes_streams_of_a_revoked_key(redis: Redis, key_id: str) -> None:
     monitor, ended = monitor_of(redis), []
     of_key = Principal("acme", f"key:{key_id}", READ, key_id)
-    of_ticket = Principal("acme", f"ticket of key:{key_id}", READ, key_id, run_id="r")
+    of_ticket = Principal("acme", f"ticket of key:{key_id}", READ, key_id, ticket_for="r")
     with (
         watched(monitor, of_key, lambda: ended.append("key")),
         watched(monitor, of_ticket, lambda: ended.append("ticket")),
@@ -89,7 +89,9 @@ async def test_monitor_closes_streams_of_an_expired_token(redis: Redis) -> None:
 async def test_monitor_closes_only_streams_of_the_revoked_ticket(redis: Redis, run: RunByHand) -> None:
     """The gateway that revokes it closes them immediately, others at their next check."""
     local, remote, ended = monitor_of(redis), monitor_of(redis), []
-    tickets = [Principal("default", "ticket of jwt:a", READ, run_id=run.run_id, ticket_id=n) for n in ("one", "two")]
+    tickets = [
+        Principal("default", "ticket of jwt:a", READ, ticket_for=run.run_id, ticket_id=n) for n in ("one", "two")
+    ]
     with ExitStack() as stack:
         for monitor, where in ((local, "local"), (remote, "remote")):
             for ticket in tickets:

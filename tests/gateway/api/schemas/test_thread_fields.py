@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 
 from stagebus.gateway.api.schemas.create_run import thread_of
-from stagebus.gateway.api.schemas.thread_fields import THREAD_ID_MAX_CHARS, is_thread_id
-from stagebus.shared.domain.threads import OnActive, ThreadIdentity
+from stagebus.shared.domain.threads import THREAD_ID_MAX_CHARS, OnActive, ThreadIdentity, is_thread_id
 from stagebus.shared.errors import BodyTooLarge
 from tests.gateway.api.schemas.test_create_run import HELLO, parse, wrong_fields
 
