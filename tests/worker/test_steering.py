@@ -1,22 +1,26 @@
 """Messages that join a run while it works: where the model gets them, and that each is said once."""
 
 import asyncio
+from itertools import pairwise
+from random import Random
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.threads import OnActive
 from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.store import run_store, thread_steering
 from stagebus.worker.execution.runner import Runner
-from tests.support import runs_by_hand
+from tests.support import runs_by_hand, snapshots
 from tests.support.scripted_model import HeldModel, ScriptedModel, providers_of
 from tests.support.thread_runs import ThreadRuns, answer, user
 from tests.support.waiting import until
 
 STEER = {"on_active": OnActive.STEER}
+ROUNDS = 12
 SUM = '{"a": 2, "b": 3}'
 
 
@@ -167,3 +171,88 @@ async def test_run_that_is_stopped_while_a_message_joins_it_ends(
     if not is_stored:
         await thread.work(joining_id)
         assert await thread.out(joining_id) == [answer("yes")]
+
+
+async def test_lost_reply_says_the_message_once(
+    thread: ThreadRuns, model: ScriptedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    join, has_failed = thread_steering.join_run, asyncio.Event()
+
+    async def lose_first_reply(*args: Any, **fields: Any) -> Any:
+        joined = await join(*args, **fields)
+        if not has_failed.is_set():
+            has_failed.set()
+            raise RedisConnectionError("the reply is lost")
+        return joined
+
+    monkeypatch.setattr(thread_steering, "join_run", lose_first_reply)
+    run_id = await thread.post("a")
+    await thread.post("b", thread=STEER)
+    await thread.work(run_id)
+
+    assert has_failed.is_set()
+    assert contents(model) == ["a", "b"]
+    assert await thread.out(run_id) == [user("b"), answer("yes")]
+    sequences = [event for event, _ in await thread.events(run_id)]
+    assert sequences.count("message_added") == 1
+    assert sequences[-1] == "done"
+
+
+async def test_lost_tail_with_a_joined_message_says_it_once(
+    thread: ThreadRuns, redis: Redis, model: ScriptedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis forgets both that the message joined and what came after; the run is claimed again and takes it again."""
+    join, attempts = thread_steering.join_run, 0
+
+    async def join_and_forget(*args: Any, **fields: Any) -> Any:
+        nonlocal attempts
+        attempts += 1
+        before = await snapshots.take(redis)
+        joined = await join(*args, **fields)
+        if attempts == 1:
+            await snapshots.restore(redis, before)
+        return joined
+
+    monkeypatch.setattr(thread_steering, "join_run", join_and_forget)
+    run_id = await thread.post("a")
+    joining_id = await thread.post("b", thread=STEER)
+    await thread.work(run_id)
+
+    assert attempts == 2
+    assert contents(model) == ["a", "b"]
+    assert await thread.out(run_id) == [user("b"), answer("yes")]
+    assert (await thread.event(joining_id, "done"))["merged_into"]["run_id"] == run_id
+    state = await thread.read()
+    assert (state.active_run_id, state.waiting, len(state.turns)) == ("", (), 1)
+
+
+async def test_message_that_comes_at_any_moment_is_said_once(
+    thread: ThreadRuns, redis: Redis, model: ScriptedModel
+) -> None:
+    """In the run that it steers or in a turn of its own, and never between a call and its result."""
+    random = Random(7)
+
+    async def steer_at_any_moment(text: str) -> None:
+        for _ in range(random.randrange(25)):
+            await redis.ping()
+        await thread.post(text, thread=STEER)
+
+    async def work_until_idle() -> None:
+        while run_id := (await thread.read()).active_run_id:
+            await thread.work(run_id)
+
+    texts: list[str] = []
+    for number in range(ROUNDS):
+        model.answers = [[calls()], [says("B")]]
+        await thread.post(f"{number}", tools=["add"], max_rounds=2)
+        texts += [f"{number}", *(further := [f"{number}-{letter}" for letter in "ab"])]
+        await asyncio.gather(work_until_idle(), *map(steer_at_any_moment, further))
+        await work_until_idle()
+
+    state = await thread.read()
+    messages = [message for turn in state.turns for message in (*turn.messages_in, *turn.messages_out)]
+    said = [message["content"] for message in messages if message["role"] == "user"]
+    assert sorted(said) == sorted(texts)
+    assert 0 < len(state.merged) < 2 * ROUNDS, "some joined a run, some came too late"
+    for before, after in pairwise(messages):
+        assert bool(before.get("tool_calls")) == (after["role"] == "tool")

@@ -16,8 +16,9 @@ from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage import keys
 from stagebus.shared.store import run_deletion, run_store
 from stagebus.tools import tool
+from stagebus.worker.execution import thread_run
 from stagebus.worker.execution.runner import Runner
-from tests.support import runs_by_hand
+from tests.support import runs_by_hand, snapshots
 from tests.support.scripted_model import HeldModel, ScriptedModel, providers_of
 from tests.support.thread_runs import IDENTITY, ThreadRuns, answer, user
 from tests.support.waiting import until
@@ -351,3 +352,31 @@ async def test_calls_before_a_tools_stage_were_not_run(thread: ThreadRuns, model
 
     assert (await thread.event(run_id, "error"))["code"] == "budget_exceeded"
     assert [message["content"] for message in await thread.out(run_id)] == [None, NOT_RUN]
+
+
+async def test_tail_that_is_lost_at_the_end_is_in_the_turn(
+    thread: ThreadRuns, model: ScriptedModel, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker sends the lost events again before it reads what the run came to."""
+    read, losses = thread_run.read_turn_messages, 0
+
+    async def lose_tail_and_read(*args: Any) -> Any:
+        nonlocal losses
+        losses += 1
+        if losses == 1:
+            await snapshots.restore(redis, before)
+        return await read(*args)
+
+    monkeypatch.setattr(thread_run, "read_turn_messages", lose_tail_and_read)
+    run_id = await thread.post("a")
+    model.answers = [[says("It is", None), ModelRejected("too bad")]]
+    model.may_answer.clear()
+    working = asyncio.create_task(thread.work(run_id))
+    await until(lambda: _has(thread, run_id, "stage_started"))
+    before = await snapshots.take(redis)
+    model.may_answer.set()
+    await working
+
+    assert losses == 2
+    assert await thread.out(run_id) == [answer("It is", partial=True)]
+    assert [event for event, _ in await thread.events(run_id)][-2:] == ["tool_completion_chunk", "error"]
