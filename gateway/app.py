@@ -34,6 +34,7 @@ from stagebus.shared.storage.pipelined import PipelinedConnection
 from stagebus.shared.storage.redis_client import check_server
 from stagebus.shared.store.heartbeats import Heartbeat
 from stagebus.shared.store.sweep import sweep_forever
+from stagebus.shared.store.worker_capabilities import WorkerCapabilities
 
 
 def create_app(settings: Settings | None = None) -> Starlette:
@@ -129,7 +130,17 @@ async def _open_gateway(settings: Settings, providers: Providers) -> AsyncIterat
             stop_export = start_export("stagebus-gateway", name, metrics.registry if settings.otel_metrics else None)
         try:
             async with build_auth(settings, redis) as auth, drain_with_server(hub):
-                yield Gateway(settings, redis, hub, ThreadRelay(hub, settings), metrics, auth, limiter, providers)
+                yield Gateway(
+                    settings,
+                    redis,
+                    hub,
+                    ThreadRelay(hub, settings),
+                    metrics,
+                    auth,
+                    limiter,
+                    providers,
+                    WorkerCapabilities(redis),
+                )
         finally:
             metrics.loop_lag.stop()
             await cancel_and_wait(beating, sweeping)

@@ -18,6 +18,7 @@ from stagebus.shared.config.settings import Settings
 from stagebus.shared.errors import Draining, StagebusError
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.redis_client import Redis, storage_errors
+from stagebus.shared.store.worker_capabilities import WorkerCapabilities
 
 
 class LifespanNotEntered(StagebusError):
@@ -50,6 +51,7 @@ class Gateway:
     auth: Auth
     limiter: TenantLimiter
     providers: Providers
+    capabilities: WorkerCapabilities
 
     async def check_ready(self) -> None:
         """Checks that new clients may be sent here.

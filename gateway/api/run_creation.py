@@ -14,6 +14,7 @@ from stagebus.shared.errors import BadIdempotencyKey, IdempotencyConflict, RunDe
 from stagebus.shared.observability.audit import audit
 from stagebus.shared.observability.spans import current_span
 from stagebus.shared.store import run_store, tool_catalog
+from stagebus.shared.store.worker_capabilities import THREADS
 from stagebus.shared.thread_errors import (
     ParentNotEnded,
     ParentNotFound,
@@ -56,6 +57,8 @@ async def create_run(request: Request, body: dict[str, Any], idempotency_key: st
     thread = thread_of(body, principal.tenant, principal.user, run_request.messages)
     tokens = run_request.estimate_tokens()
     if thread is not None:
+        if not await gateway.capabilities.all_have(THREADS):
+            raise ThreadsUnavailable
         run_request = run_request.without_messages()
     run_id = await run_store.create_run(
         gateway.redis,

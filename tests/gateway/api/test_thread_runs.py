@@ -13,9 +13,12 @@ from stagebus.shared.domain.events import Done
 from stagebus.shared.domain.partitions import partition_of
 from stagebus.shared.domain.tenants import DEFAULT_TENANT
 from stagebus.shared.domain.threads import ThreadIdentity
-from stagebus.shared.storage import run_scripts
+from stagebus.shared.runtime.tasks import cancel_and_wait
+from stagebus.shared.storage import keys, run_scripts
 from stagebus.shared.store import run_store, thread_store
+from stagebus.shared.store.heartbeats import Heartbeat
 from tests.gateway.conftest import client
+from tests.support.waiting import until
 
 CHAT = {"thread_id": "chat/7 {x} 🙂", "user_prompt": "Hello"}
 IDENTITY = ThreadIdentity(DEFAULT_TENANT, "", CHAT["thread_id"])
@@ -152,3 +155,16 @@ async def test_invalid_fields_are_named(api: httpx.AsyncClient, fields: dict[str
     answer = await post(api, 422, **fields)
 
     assert [error["field"] for error in answer["errors"]] == [*fields]
+
+
+async def test_threads_are_off_while_a_live_worker_does_not_know_them(api: httpx.AsyncClient, redis: Redis) -> None:
+    """It would execute the run without its history. Runs without a thread are created as ever."""
+    old = Heartbeat(redis, keys.WORKERS, "old", lambda: {"concurrency": 1})
+    beating = asyncio.create_task(old.run())
+    await until(lambda: redis.hexists(keys.WORKERS, "old"))
+    refused = await api.post("/runs", json=CHAT)
+    await cancel_and_wait(beating)
+
+    assert (refused.status_code, refused.json()["code"]) == (503, "threads_unavailable")
+    assert refused.headers["retry-after"]
+    assert (await api.post("/runs", json={"user_prompt": "Hello"})).status_code == 202
