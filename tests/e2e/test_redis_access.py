@@ -122,6 +122,7 @@ async def test_system_works_with_least_privilege_users(tmp_path: Path) -> None:
             await until_equal(lambda: system.redis.hget(keys.run(deleted), "status"), b"running")
             assert (await http.delete(f"/runs/{deleted}")).status_code == 204
             assert (await http.get(f"/runs/{deleted}")).status_code == 404
+            await _use_thread(system, http)
         lost = keyed[0].json()["id"]
         await system.redis.zrem(keys.QUEUE, lost)
         await system.redis.delete(keys.job(lost))
@@ -136,6 +137,18 @@ async def test_system_works_with_least_privilege_users(tmp_path: Path) -> None:
         assert not [log for log in logs if "NOPERM" in log or "Secret-of" in log]
         await _assert_other_commands_are_refused(system)
         assert set(await system.redis.hgetall(keys.run(deleted))) == {b"deleted_of", b"deleted_at"}, "and nothing since"
+
+
+async def _use_thread(system: System, http: httpx.AsyncClient) -> None:
+    """Two turns, a run that waits, one that joins or waits, and an interrupt."""
+    thread = {**WEATHER, "thread_id": "chat"}
+    first = await post_run(system.url, {**thread, "model": "demo:delay_ms=100"})
+    for on_active in ("enqueue", "steer", "interrupt"):
+        await post_run(system.url, {**thread, "on_active": on_active})
+    await until(lambda: system.redis.hexists(keys.run(first), "finished_at"))
+    waiting = await post_run(system.url, {**thread, "on_active": "enqueue"})
+    assert (await StrictClient(system.urls, waiting).follow()).names()[-1] == "done"
+    assert (await http.delete(f"/runs/{waiting}")).status_code == 204
 
 
 async def _assert_gateway_sweeps(system: System) -> None:

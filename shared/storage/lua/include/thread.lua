@@ -37,7 +37,11 @@ local function open_thread(key_list, args, now_ms)
         redis.call('PEXPIRE', threads, args.ttl_ms)
         local stored = redis.call('HMGET', record, 'active', 'deleting')
         local is_busy = (stored[1] or '') ~= '' or stored[2] or redis.call('LLEN', line) > 0
-        redis.call(is_busy and 'SADD' or 'SREM', busy, record)
+        if is_busy then
+            redis.call('SADD', busy, record)
+        else
+            redis.call('SREM', busy, record)
+        end
     end
 
     -- Makes a run the active one. Its parent is fixed now: the one that its request named, or the head.
