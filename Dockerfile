@@ -1,5 +1,10 @@
 # One image for all processes; the command selects one: `gateway`, `worker` or `demo-model`.
-FROM python:3.11.14-slim-bookworm AS build
+#
+# A release is built from the base image's digest, and says what it is made of (docs/deploy.md):
+#   docker build --build-arg PYTHON_IMAGE=python:3.11.14-slim-bookworm@sha256:… --build-arg REVISION=$(git rev-parse HEAD) \
+#     --sbom=true --provenance=true .
+ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm
+FROM ${PYTHON_IMAGE} AS build
 
 WORKDIR /src
 RUN python -m venv /opt/stagebus
@@ -16,7 +21,17 @@ COPY src src
 RUN /opt/stagebus/bin/pip install --disable-pip-version-check --no-index --no-deps --no-build-isolation . \
     && /opt/stagebus/bin/pip uninstall --yes setuptools
 
-FROM python:3.11.14-slim-bookworm
+FROM ${PYTHON_IMAGE}
+
+ARG PYTHON_IMAGE
+ARG VERSION=0.1.0
+ARG REVISION=""
+LABEL org.opencontainers.image.title="Stagebus" \
+      org.opencontainers.image.description="Durable background runs of LLM toolchains, streamed to clients that can always resume" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.base.name="${PYTHON_IMAGE}"
 
 RUN useradd --system --uid 10001 --no-create-home stagebus
 COPY --from=build /opt/stagebus /opt/stagebus

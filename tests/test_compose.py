@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +100,10 @@ def seconds(service: dict[str, Any]) -> int:
 
 
 def test_image_is_pinned_and_runs_without_root() -> None:
-    bases = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
+    bases = re.findall(r"^ARG PYTHON_IMAGE=(\S+)", DOCKERFILE, re.MULTILINE)
     users = re.findall(r"^USER (\S+)", DOCKERFILE, re.MULTILINE)
 
+    assert set(re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)) == {"${PYTHON_IMAGE}"}
     assert bases
     assert all(re.match(r"^python:3\.11\.\d+-slim-\w+$", base) for base in bases)
     assert users
@@ -109,6 +111,16 @@ def test_image_is_pinned_and_runs_without_root() -> None:
     assert "--require-hashes --no-deps --only-binary :all:" in DOCKERFILE
     assert "--no-index --no-deps --no-build-isolation" in DOCKERFILE, "the package's build fetches nothing"
     assert 'ENTRYPOINT ["stagebus"]' in DOCKERFILE
+
+
+def test_image_says_what_it_is() -> None:
+    labels = dict(re.findall(r"org\.opencontainers\.image\.([\w.]+)=\"([^\"]*)\"", DOCKERFILE))
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)["project"]
+
+    assert f"ARG VERSION={project['version']}\n" in DOCKERFILE
+    assert labels["licenses"] == project["license"]
+    assert {"title", "description", "version", "revision", "base.name"} <= set(labels)
 
 
 def test_dockerignore_admits_the_files_that_the_build_copies() -> None:
