@@ -27,6 +27,7 @@ from stagebus.gateway.streaming.thread_relay import ThreadRelay
 from stagebus.gateway.tenant_limiter import TenantLimiter
 from stagebus.shared.config.providers import Providers
 from stagebus.shared.config.settings import Settings, load_settings
+from stagebus.shared.config.webhooks_file import Webhooks
 from stagebus.shared.observability.otel_export import start_export
 from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage import keys, redis_client
@@ -44,14 +45,15 @@ def create_app(settings: Settings | None = None) -> Starlette:
         settings: by default those of the environment.
 
     Raises:
-        BadProviders: the providers file is invalid.
+        BadProviders, BadWebhooks: the file is invalid.
     """
     configured = settings or load_settings()
     providers = Providers.from_settings(configured)
+    webhooks = Webhooks.from_settings(configured)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with _open_gateway(configured, providers) as gateway:
+        async with _open_gateway(configured, providers, webhooks) as gateway:
             app.state.gateway = gateway
             try:
                 yield
@@ -102,7 +104,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
 
 
 @asynccontextmanager
-async def _open_gateway(settings: Settings, providers: Providers) -> AsyncIterator[Gateway]:
+async def _open_gateway(settings: Settings, providers: Providers, webhooks: Webhooks) -> AsyncIterator[Gateway]:
     """Opens all parts in order and closes them in the opposite order.
 
     Raises:
@@ -118,7 +120,9 @@ async def _open_gateway(settings: Settings, providers: Providers) -> AsyncIterat
         await hub.start()
         await limiter.start()
         name = uuid4().hex
-        heartbeat = Heartbeat(redis, keys.GATEWAYS, name, lambda: {"streams_open": hub.open_streams})
+        heartbeat = Heartbeat(
+            redis, keys.GATEWAYS, name, lambda: {"streams_open": hub.open_streams, "webhooks": webhooks.digest}
+        )
         beating = asyncio.create_task(heartbeat.run())
         limited = [name for name, entry in providers.by_name.items() if entry.concurrency_max is not None]
         metrics = Metrics(hub, settings.lease_s, limited)
@@ -140,6 +144,7 @@ async def _open_gateway(settings: Settings, providers: Providers) -> AsyncIterat
                     limiter,
                     providers,
                     WorkerCapabilities(redis),
+                    webhooks,
                 )
         finally:
             metrics.loop_lag.stop()

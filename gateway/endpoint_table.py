@@ -19,6 +19,7 @@ from stagebus.gateway.api import (
     thread_event_endpoint,
     thread_ticket_endpoints,
     ticket_endpoints,
+    webhook_endpoints,
 )
 from stagebus.gateway.api.method_router import build_routes
 from stagebus.gateway.views.view_table import VIEW_ENDPOINTS
@@ -39,6 +40,7 @@ ENDPOINTS: Final = (
     *ticket_endpoints.ENDPOINTS,
     *session_endpoints.ENDPOINTS,
     *catalog_endpoints.ENDPOINTS,
+    *webhook_endpoints.ENDPOINTS,
     *system_endpoints.ENDPOINTS,
     *document_endpoints.ENDPOINTS,
     *page_endpoints.ENDPOINTS,

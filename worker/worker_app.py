@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from stagebus.shared.config.providers import check_variables
 from stagebus.shared.config.settings import Settings
+from stagebus.shared.config.webhooks_file import Webhooks
 from stagebus.shared.observability.otel_export import start_export
 from stagebus.shared.runtime.gc_tuning import freeze_startup_objects
 from stagebus.shared.runtime.tasks import cancel_and_wait
@@ -28,6 +29,7 @@ from stagebus.worker.model.model_client import ModelClient
 from stagebus.worker.model.provider_limiter import ProviderLimiter
 from stagebus.worker.tools.catalog_publisher import publish_forever
 from stagebus.worker.tools.registry import ToolRegistry
+from stagebus.worker.webhooks.webhook_loop import WebhookLoop
 from stagebus.worker.worker_metrics import WorkerMetrics
 
 logger = logging.getLogger(__name__)
@@ -43,9 +45,10 @@ class WorkerApp:
         """Builds everything; nothing is opened yet. Call it in the event loop that runs it.
 
         Raises:
-            BadProviders, BadTool: a configuration file is invalid, or names an environment variable that is not set.
+            BadProviders, BadTool, BadWebhooks: a configuration file is invalid, or names an environment variable that is not set.
         """
         check_variables(settings)
+        self._webhooks = Webhooks.from_settings(settings, reads_secrets=True)
         self._settings = settings
         # A restarted container has the same host name and process id as before. Under the same name, a new claim of its
         # runs would not count as a retry, and a run that kills its worker each time would never end.
@@ -111,11 +114,15 @@ class WorkerApp:
         sweeping = asyncio.create_task(sweep_forever(self._redis, self._settings, self.name, self._metrics.sweeps))
         publishing = asyncio.create_task(publish_forever(self._redis, self._tools, published))
         saying = asyncio.create_task(self._heartbeat.run())
+        webhooks = WebhookLoop(self._redis, self._settings, self._webhooks, self._metrics.webhook_tried)
+        if self._settings.has_webhooks:
+            webhooks.start()
         freeze_startup_objects()
         logger.info("worker %s is ready for %d runs", self.name, self._settings.worker_concurrency)
         try:
             await worker.async_run()
         finally:
+            await webhooks.stop()
             await cancel_and_wait(sweeping, publishing, saying)
             self._keeper.stop()
             await self._channels.stop()
@@ -131,6 +138,7 @@ class WorkerApp:
         """Returns the state that the heartbeat publishes."""
         runs = [self._run_state(run_id, attempt) for run_id, attempt in self._runner.held()]
         state = {"capabilities": CAPABILITIES, "concurrency": self._settings.worker_concurrency, "runs": runs}
+        state["webhooks"] = self._webhooks.digest
         return {**state, "draining": True} if self._runner.is_draining else state
 
     def _run_state(self, run_id: str, attempt: int) -> dict[str, Any]:

@@ -52,6 +52,9 @@ class WorkerMetrics:
         )
         self._tool_calls = self._counter("tool_calls", "tool calls that ended", ["tool", "outcome"])
         self._tool_seconds = self._histogram("tool_seconds", "seconds from a tool call's start to its result", ["tool"])
+        self._webhook_tries = self._counter(
+            "webhook_tries", "tries to send a webhook, by the state of the delivery after it", ["endpoint", "result"]
+        )
         self._append_seconds = self._histogram(
             "append_seconds", "seconds from an append to its reply", buckets=collectors.LATENCY_BUCKETS_S
         )
@@ -124,6 +127,10 @@ class WorkerMetrics:
         self._tool_calls.labels(tool, "error" if result.is_error else "ok").inc()
         if result.same_as is None:
             self._tool_seconds.labels(tool).observe(result.duration_ms / 1000)
+
+    def webhook_tried(self, endpoint: str, result: str) -> None:
+        """Counts a try to send a webhook."""
+        self._webhook_tries.labels(endpoint, result).inc()
 
     def appended(self, events: int, seconds: float) -> None:
         """Records an append that succeeded."""

@@ -6,6 +6,7 @@ from starlette.requests import Request
 
 from stagebus.gateway.api.params import read_idempotency_key
 from stagebus.gateway.api.schemas.create_run import named_tools, parse_create_run, taken_names, thread_of, unknown_tools
+from stagebus.gateway.api.schemas.validation import invalid_fields
 from stagebus.gateway.auth.principal import principal_of
 from stagebus.gateway.context import Gateway, gateway_of
 from stagebus.shared.access_errors import TokensUsedUp, TooManyRuns
@@ -53,6 +54,7 @@ async def create_run(request: Request, body: dict[str, Any], idempotency_key: st
     gateway, principal = gateway_of(request), principal_of(request)
     idempotency_key = idempotency_key or read_idempotency_key(request)
     run_request = parse_create_run(body, gateway.settings, gateway.providers)
+    _check_webhook_url(gateway, run_request)
     await _check_tools(gateway, run_request)
     thread = thread_of(body, principal.tenant, principal.user, run_request.messages)
     tokens = run_request.estimate_tokens()
@@ -75,6 +77,13 @@ async def create_run(request: Request, body: dict[str, Any], idempotency_key: st
     current_span().set({"stagebus.run.id": run_id})
     audit("run.create", subject=principal.subject, tenant=principal.tenant, run=run_id)
     return run_id
+
+
+def _check_webhook_url(gateway: Gateway, run_request: RunRequest) -> None:
+    """Rejects a webhook whose origin the operator does not allow."""
+    url = run_request.webhook_url
+    if url is not None and not gateway.webhooks.allows_url(url):
+        raise invalid_fields([("webhook_url", "its origin is not one that this server's operator allows")])
 
 
 async def _check_tools(gateway: Gateway, run_request: RunRequest) -> None:

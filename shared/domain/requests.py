@@ -88,6 +88,7 @@ class RunRequest(BaseModel):
     max_rounds: Annotated[int, Field(ge=1, le=ROUNDS_MAX)] = 1
     timeout_s: float
     metadata: dict[str, str] = {}
+    webhook_url: str | None = Field(default=None, exclude_if=lambda value: value is None)
     prompt: str = Field(
         default="",
         exclude_if=lambda value: not value,

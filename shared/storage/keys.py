@@ -46,6 +46,13 @@
                                               bounded; TTL: a day after the last entry
     sb:outbox                         stream  what webhooks have to be told of    emptied by the workers; bounded
     sb:outbox:bell                    list    wakes a worker that empties it      bounded
+    sb:webhook:<delivery_id>          hash    a message on its way to one endpoint   TTL: from its end on
+    sb:webhooks:endpoints             hash    open deliveries by endpoint         emptied as they end; bounded
+    sb:webhooks:gone                  hash    the URLs of endpoints that answered 410, by endpoint
+    sb:webhooks:open:<endpoint>       zset    open deliveries by creation, ms     emptied as they end
+    sb:webhooks:due:<endpoint>        zset    the same by their next try, or the end of the lease of the present one, ms
+    sb:webhooks:trying:<endpoint>     zset    those that are being sent, by the end of the lease, ms
+    sb:webhooks:delivered, sb:webhooks:failed  zset  ended ones by their end, ms   bounded; TTL: as long as they are kept
     sb:queue                          zset    arq's queue; score = a new run's virtual time, the end of a lease, a due
                                               time (Unix ms), or THROTTLED_SCORE
     sb:wakeup                         list    run ids that wake waiting workers  bounded
@@ -109,6 +116,8 @@ VIRTUAL_TIME: Final = "sb:fair:vtime"
 WORKERS: Final = "sb:workers"
 GATEWAYS: Final = "sb:gateways"
 TOTALS: Final = "sb:totals"
+WEBHOOK_ENDPOINTS: Final = "sb:webhooks:endpoints"
+WEBHOOK_GONE: Final = "sb:webhooks:gone"
 
 USER_HASH_CHARS: Final = 32
 
@@ -182,6 +191,31 @@ def outbox(tag: str = "") -> str:
 def outbox_bell(tag: str = "") -> str:
     """Returns the list that wakes a worker when the outbox has entries."""
     return f"{outbox(tag)}:bell"
+
+
+def webhook_delivery(delivery_id: str) -> str:
+    """Returns the hash of a webhook's delivery."""
+    return f"sb:webhook:{delivery_id}"
+
+
+def webhook_open(endpoint: str) -> str:
+    """Returns the set of an endpoint's open deliveries by creation."""
+    return f"sb:webhooks:open:{endpoint}"
+
+
+def webhook_due(endpoint: str) -> str:
+    """Returns the set of an endpoint's open deliveries by their next try."""
+    return f"sb:webhooks:due:{endpoint}"
+
+
+def webhook_trying(endpoint: str) -> str:
+    """Returns the set of an endpoint's deliveries that are being sent, by the end of their leases."""
+    return f"sb:webhooks:trying:{endpoint}"
+
+
+def webhook_ended(state: str) -> str:
+    """Returns the set of the deliveries that ended in a state, by their end."""
+    return f"sb:webhooks:{state}"
 
 
 def live(run_id: str) -> str:

@@ -20,6 +20,7 @@ from stagebus.gateway.api.schemas.validation import invalid_fields, parse_form
 from stagebus.shared.config.provider_schema import NAME_PATTERN
 from stagebus.shared.config.providers import Providers
 from stagebus.shared.config.settings import Settings
+from stagebus.shared.config.webhooks_file import URL_MAX_CHARS
 from stagebus.shared.domain.requests import STAGE_PARAMETERS, RunRequest
 from stagebus.shared.domain.runs import ROUNDS_MAX
 from stagebus.shared.domain.threads import ROOT, Messages, ThreadIdentity, ThreadRequest
@@ -110,6 +111,12 @@ class RunOptions(ModelParameters):
     metadata: dict[MetadataKey, MetadataValue] = Field(
         default={}, max_length=METADATA_MAX, description="the client's own key-value pairs, returned with the run"
     )
+    webhook_url: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=URL_MAX_CHARS,
+        description="is told when the run waits or ends, if the operator allows its origin: docs/webhooks.md",
+    )
 
 
 class CreateRun(RunOptions, ThreadFields):
@@ -184,6 +191,7 @@ def parse_create_run(body: dict[str, Any], settings: Settings, providers: Provid
         max_rounds=form.max_rounds,
         timeout_s=settings.run_timeout_s if form.timeout_s is None else form.timeout_s,
         metadata=form.metadata,
+        webhook_url=form.webhook_url,
         truncate=form.truncate,
         **{name: form.per_stage(name) for name in STAGE_PARAMETERS},
     )

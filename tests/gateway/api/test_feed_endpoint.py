@@ -10,6 +10,7 @@ import httpx
 from redis.asyncio import Redis
 
 from stagebus.shared.config.settings import Settings
+from stagebus.shared.domain.tenants import Scope
 from stagebus.shared.storage import keys
 from stagebus.shared.store import run_store
 from tests.gateway.conftest import ClientOf
@@ -154,3 +155,25 @@ async def test_a_bad_cursor_is_rejected(api: httpx.AsyncClient) -> None:
     response = await api.get("/runs/events", params={"last_event_id": "yesterday"}, headers=JSON)
 
     assert (response.status_code, response.json()["code"]) == (400, "bad_cursor")
+
+
+async def test_one_sees_the_feed_of_ones_own_runs(client_of: ClientOf, redis: Redis, settings: Settings) -> None:
+    """With the scope runs:own, also live; the cursor passes over the others' entries."""
+    client = await client_of("mine", Scope.RUNS_OWN, Scope.ON_BEHALF)
+    ada = {**JSON, "Stagebus-User": "ada"}
+
+    async def create_for(user: str) -> str:
+        return await run_store.create_run(
+            redis, settings, tenant="mine", model="m", request={"timeout_s": 60}, user=user
+        )
+
+    runs = {user: await create_for(user) for user in ("ada", "bob", "")}
+    page = (await client.get("/runs/events", params={"last_event_id": "0"}, headers=ada)).json()
+    assert told(page) == [("run_created", runs["ada"])]
+    cursor = {"last_event_id": page["last_event_id"], "wait": 30}
+    polling = asyncio.create_task(client.get("/runs/events", params=cursor, headers=ada))
+    await until_equal(lambda: subscriber_count(redis, keys.feed("mine")), 1)
+    await create_for("bob")
+    mine = await create_for("ada")
+
+    assert told((await asyncio.wait_for(polling, 10)).json()) == [("run_created", mine)]

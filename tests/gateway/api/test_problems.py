@@ -18,7 +18,7 @@ from stagebus.gateway.api.method_router import build_routes
 from stagebus.gateway.api.openapi import build_document
 from stagebus.gateway.api.problems import HANDLERS, answer_internal, problem_types
 from stagebus.gateway.api.urls import Urls
-from stagebus.shared import access_errors, errors, position_errors, thread_errors
+from stagebus.shared import access_errors, errors, position_errors, thread_errors, webhook_errors
 from stagebus.shared.errors import InvalidRequest, RunNotFound, StagebusError
 
 RAISED: list[Exception] = []
@@ -38,7 +38,7 @@ async def failing() -> AsyncIterator[httpx.AsyncClient]:
 def every_error() -> list[type[StagebusError]]:
     return [
         error
-        for module in (errors, access_errors, position_errors, thread_errors)
+        for module in (errors, access_errors, position_errors, thread_errors, webhook_errors)
         for _, error in inspect.getmembers(module, inspect.isclass)
         if issubclass(error, StagebusError) and error.__module__ == module.__name__ and error is not StagebusError
     ]

@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.cursor import EventId
 from stagebus.shared.domain.events import Done
+from stagebus.shared.domain.tenants import RunOwner
 from stagebus.shared.errors import RunEnded
 from stagebus.shared.log import live_batch
 from stagebus.shared.storage import keys, run_scripts
@@ -60,11 +61,11 @@ async def test_feed_tells_the_life_of_a_run_in_order(redis: Redis, settings: Set
     run_id = await create(redis, settings)
     claim = await claim_run(redis, run_id)
     last = await append(redis, run_id, claim, claim.last_id, "run_started", "stage_started")
-    await parking.park(redis, run_id, token="", attempt=claim.attempt, due_ms=LATER_MS, seen=b"", tenant="t")
+    await parking.park(redis, run_id, token="", attempt=claim.attempt, due_ms=LATER_MS, seen=parking.Seen(), tenant="t")
     claim = await claim_run(redis, run_id)
     last = await append(redis, run_id, claim, last, "run_started")
     last = await end(redis, settings, run_id, claim, last)
-    await run_deletion.delete_run(redis, settings, run_id, "t")
+    await run_deletion.delete_run(redis, settings, run_id, RunOwner("t"))
 
     told = await feed(redis)
 
@@ -172,7 +173,9 @@ async def test_a_repeated_park_tells_once(redis: Redis, settings: Settings) -> N
     run_id = await create(redis, settings, HOOK)
     claim = await claim_run(redis, run_id)
     for _ in range(2):
-        assert await parking.park(redis, run_id, token="", attempt=claim.attempt, due_ms=LATER_MS, seen=b"", tenant="t")
+        assert await parking.park(
+            redis, run_id, token="", attempt=claim.attempt, due_ms=LATER_MS, seen=parking.Seen(), tenant="t"
+        )
 
     (entry,) = await outbox(redis)
     assert entry["message"] == f"{run_id}_{claim.attempt}_1_run.waiting"
@@ -184,7 +187,9 @@ async def test_a_run_that_is_due_at_once_does_not_wait(redis: Redis, settings: S
     run_id = await create(redis, settings, HOOK)
     claim = await claim_run(redis, run_id)
     await parking.decide(redis, run_id, "c1", "{}")
-    assert await parking.park(redis, run_id, token="", attempt=claim.attempt, due_ms=LATER_MS, seen=b"", tenant="t")
+    assert await parking.park(
+        redis, run_id, token="", attempt=claim.attempt, due_ms=LATER_MS, seen=parking.Seen(), tenant="t"
+    )
 
     assert await outbox(redis) == []
     assert [event for event, _ in await feed(redis)] == ["run_created"]

@@ -1,0 +1,208 @@
+"""Webhooks from the outbox to a receiver that may hang or lie."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.config.webhooks_file import Webhooks
+from stagebus.shared.domain.webhook_messages import DeliveryState
+from stagebus.shared.store import webhook_deliveries
+from stagebus.worker.webhooks import retry_schedule, webhook_loop, webhook_sender
+from stagebus.worker.webhooks.webhook_loop import WebhookLoop
+from tests.support.outbox_entries import put_entry
+from tests.support.redis_calls import sent
+from tests.support.waiting import until
+from tests.support.webhook_receiver import SECRET, WebhookReceiver, answer, receiving
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[WebhookReceiver]:
+    async with receiving() as receiver:
+        yield receiver
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits in tenths of seconds."""
+    monkeypatch.setattr(retry_schedule, "BACKOFFS_S", (0.1,) * 10)
+    monkeypatch.setattr(webhook_sender, "TRY_MAX_S", 0.5)
+    monkeypatch.setattr(webhook_sender, "DROP_MAX_S", 0.2)
+    monkeypatch.setattr(webhook_loop, "STOP_GRACE_S", 0.1)
+
+
+def configure(tmp_path: Path, **urls: str) -> Webhooks:
+    path = tmp_path / "webhooks.toml"
+    path.write_text("".join(f'[endpoints.{name}]\nurl = "{url}"\nsecret = "{SECRET}"\n' for name, url in urls.items()))
+    return Webhooks.from_settings(Settings(webhooks=path))
+
+
+@asynccontextmanager
+async def sending(
+    redis: Redis, settings: Settings, webhooks: Webhooks, allow: str = "127.0.0.1"
+) -> AsyncIterator[list[str]]:
+    """Runs a worker's loop; yields the results of its tries."""
+    results: list[str] = []
+    allowing = settings.model_copy(update={"egress_allow": (allow,)})
+    loop = WebhookLoop(redis, allowing, webhooks, lambda endpoint, result: results.append(f"{endpoint} {result}"))
+    loop.start()
+    yield results
+    await loop.stop()
+
+
+async def has_ended(redis: Redis, state: DeliveryState, count: int = 1) -> bool:
+    page = await webhook_deliveries.list_deliveries(redis, 100, state=state)
+    return len(page.deliveries) == count
+
+
+async def the_delivery(redis: Redis):  # type: ignore[no-untyped-def]
+    (delivery,) = (await webhook_deliveries.list_deliveries(redis, 100)).deliveries
+    return delivery
+
+
+async def test_a_message_arrives_signed(
+    redis: Redis, settings: Settings, receiver: WebhookReceiver, tmp_path: Path
+) -> None:
+    async with sending(redis, settings, configure(tmp_path, a=receiver.url("/ok"))) as results:
+        run_id = await put_entry(redis)
+        await until(lambda: has_ended(redis, DeliveryState.DELIVERED))
+
+    (message,) = receiver.messages
+    assert (message.webhook_id, message.run_id) == (f"msg_{run_id}_5_2_run.ended", run_id)
+    assert message.payload["type"] == "run.ended"
+    assert results == ["a delivered"]
+
+
+@pytest.mark.parametrize(
+    ("path", "error"),
+    [
+        ("/hang", "no answer within"), ("/drip", "no answer"), ("/reset", "no answer"), ("/500", "status 500"),
+        ("/redirect", "status 307"),
+    ],
+)  # fmt: skip
+async def test_a_failed_message_is_sent_again_under_its_id(
+    redis: Redis, settings: Settings, receiver: WebhookReceiver, tmp_path: Path, path: str, error: str
+) -> None:
+    async with sending(redis, settings, configure(tmp_path, a=receiver.url(path))):
+        await put_entry(redis)
+        await until(lambda: asyncio.sleep(0, len(receiver.at(path)) >= 3))
+
+    assert len({message.webhook_id for message in receiver.messages}) == 1
+    assert {message.path for message in receiver.messages} == {path}, "a redirect is not followed"
+    delivery = await the_delivery(redis)
+    assert delivery.last_error.startswith(error) or delivery.last_error == "the worker stopped"
+    assert delivery.state is DeliveryState.WAITING
+
+
+async def test_an_endless_answer_of_a_success_delivers(
+    redis: Redis, settings: Settings, receiver: WebhookReceiver, tmp_path: Path
+) -> None:
+    async with sending(redis, settings, configure(tmp_path, a=receiver.url("/huge"))):
+        await put_entry(redis)
+        await until(lambda: has_ended(redis, DeliveryState.DELIVERED))
+
+    assert len(receiver.messages) == 1
+
+
+async def test_retry_after_delays_the_next_try(
+    redis: Redis, settings: Settings, receiver: WebhookReceiver, tmp_path: Path
+) -> None:
+    receiver.answers["/busy"] = [answer("503 Busy", "retry-after: 1\r\n")]
+    async with sending(redis, settings, configure(tmp_path, a=receiver.url("/busy"))):
+        await put_entry(redis)
+        loop = asyncio.get_running_loop()
+        await until(lambda: asyncio.sleep(0, len(receiver.messages) == 1))
+        began = loop.time()
+        await until(lambda: asyncio.sleep(0, len(receiver.messages) == 2))
+
+    assert loop.time() - began >= 0.9
+
+
+async def test_410_ends_the_endpoint(
+    redis: Redis, settings: Settings, receiver: WebhookReceiver, tmp_path: Path
+) -> None:
+    """Until an operator sends a message again."""
+    webhooks = configure(tmp_path, a=receiver.url("/410"))
+    async with sending(redis, settings, webhooks):
+        await put_entry(redis)
+        await until(lambda: has_ended(redis, DeliveryState.FAILED))
+        await put_entry(redis)
+        await until(lambda: has_ended(redis, DeliveryState.FAILED, 2))
+        assert len(receiver.messages) == 1
+        assert (await webhook_deliveries.count(redis)).gone == ["a"]
+
+        page = await webhook_deliveries.list_deliveries(redis, 1)
+        await webhook_deliveries.resend(redis, page.deliveries[0].delivery_id)
+        await until(lambda: asyncio.sleep(0, len(receiver.messages) == 2))
+
+
+async def test_an_endpoint_that_is_no_longer_configured_fails(
+    redis: Redis, settings: Settings, receiver: WebhookReceiver, tmp_path: Path
+) -> None:
+    async with sending(redis, settings, configure(tmp_path, a=receiver.url("/500"))):
+        await put_entry(redis)
+        await until(lambda: asyncio.sleep(0, len(receiver.messages) >= 1))
+    async with sending(redis, settings, configure(tmp_path, b=receiver.url("/ok"))):
+        await until(lambda: has_ended(redis, DeliveryState.FAILED))
+
+    assert (await the_delivery(redis)).last_error == "endpoint_gone"
+
+
+async def test_an_endpoint_that_hangs_holds_its_own_places_only(
+    redis: Redis, settings: Settings, receiver: WebhookReceiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over two workers, it has four messages at a time, and the other endpoint gets all of its own meanwhile."""
+    monkeypatch.setattr(webhook_sender, "TRY_MAX_S", 10)
+    webhooks = configure(tmp_path, hangs=receiver.url("/hang"), works=receiver.url("/ok"))
+    async with sending(redis, settings, webhooks), sending(redis, settings, webhooks):
+        for _ in range(20):
+            await put_entry(redis)
+        await until(lambda: has_ended(redis, DeliveryState.DELIVERED, 20))
+
+    assert len(receiver.at("/ok")) == 20
+    assert receiver.most_open["/hang"] == webhook_deliveries.PLACES
+
+
+async def test_private_addresses_are_refused(
+    redis: Redis, settings: Settings, receiver: WebhookReceiver, tmp_path: Path
+) -> None:
+    async with sending(redis, settings, configure(tmp_path, a=receiver.url("/ok")), allow="10.1.1.1"):
+        await put_entry(redis)
+
+        async def is_refused() -> bool:
+            page = await webhook_deliveries.list_deliveries(redis, 1)
+            return bool(page.deliveries) and "STAGEBUS_EGRESS_ALLOW" in page.deliveries[0].last_error
+
+        await until(is_refused)
+
+    assert receiver.messages == []
+
+
+async def test_a_worker_that_stops_gives_its_tries_back(
+    redis: Redis, settings: Settings, receiver: WebhookReceiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhook_sender, "TRY_MAX_S", 10)
+    async with sending(redis, settings, configure(tmp_path, a=receiver.url("/hang"))):
+        await put_entry(redis)
+        await until(lambda: asyncio.sleep(0, receiver.open["/hang"] == 1))
+    async with sending(redis, settings, configure(tmp_path, a=receiver.url("/ok"))):
+        await until(lambda: has_ended(redis, DeliveryState.DELIVERED))
+
+    assert [message.path for message in receiver.messages] == ["/hang", "/ok"]
+
+
+async def test_an_idle_loop_asks_redis_next_to_nothing(
+    redis: Redis, settings: Settings, receiver: WebhookReceiver, tmp_path: Path
+) -> None:
+    async with sending(redis, settings, configure(tmp_path, a=receiver.url("/ok"))):
+        await put_entry(redis)
+        await until(lambda: has_ended(redis, DeliveryState.DELIVERED))
+        await asyncio.sleep(0.2)
+        before = await sent(redis)
+        await asyncio.sleep(2)
+
+        assert await sent(redis) - before <= 2, "the counter's own commands"
