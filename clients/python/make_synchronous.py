@@ -9,18 +9,23 @@ from typing import Final
 
 CLIENT: Final = Path(__file__).parents[2] / "src" / "stagebus" / "client"
 # Each asynchronous file, and the file that is generated from it.
-FILES: Final = (("asynchronous.py", "synchronous.py"), ("threads_async.py", "threads_sync.py"))
+FILES: Final = (
+    ("asynchronous.py", "synchronous.py"),
+    ("threads_async.py", "threads_sync.py"),
+    ("client_tools_async.py", "client_tools_sync.py"),
+)
 
 # Applied in this order; \b limits a pattern to whole words.
 _CHANGES: Final = (
     (r'^"""The client for asyncio\."""', '"""The client for threads and scripts. Generated from asynchronous.py by make_synchronous.py."""'),
-    (r'^"""(.*), for asyncio\."""', r'"""\1, for scripts. Generated from threads_async.py by make_synchronous.py."""'),
+    (r'^"""(.*), for asyncio\."""', r'"""\1, for scripts. Generated from its asynchronous form by make_synchronous.py."""'),
     (r"\bstagebus\.client\.asynchronous\b", "stagebus.client.synchronous"),
-    (r"\bstagebus\.client\.threads_async\b", "stagebus.client.threads_sync"),
+    (r"\bstagebus\.client\.(threads|client_tools|call_tasks)_async\b", r"stagebus.client.\1_sync"),
+    (r"\nimport asyncio\nimport logging\n", "\nimport logging\nimport time\n"),
     (r"\nimport asyncio\n", "\nimport time\n"),
     (r"\bawait asyncio\.sleep\b", "time.sleep"),
     (r"\bAsyncGenerator\[(RunEvent|ThreadEvent|Received|bytes), None\]", r"Generator[\1, None, None]"),
-    (r"\bAsync(Generator|Iterator|Stagebus|Runs?|Threads?|Client|BaseTransport)\b", r"\1"),
+    (r"\bAsync(Generator|Iterator|Stagebus|Runs?|Threads?|Client|CallAnswerer|CallTasks|BaseTransport)\b", r"\1"),
     (r"\basync (with|def|for)\b", r"\1"),
     (r"(?<!\w)\(await ([\w.]+\([\w.]*\))\)", r"\1"),
     (r"\bawait ", ""),

@@ -102,6 +102,8 @@ async def test_ls_filters_and_continues_after_a_short_page() -> None:
          "c/1 is approved\n"),
         (("deny", "01J", "c/1", "--reason", "no"), {"decision": "deny", "reason": "no"}, "c/1 is denied\n"),
         (("answer", "01J", "c/1", "blue"), {"decision": "answer", "text": "blue"}, "c/1 is answered\n"),
+        (("result", "01J", "c/1", "blue"), {"content": "blue", "is_error": False}, "c/1 has its result\n"),
+        (("result", "01J", "c/1", "no", "--error"), {"content": "no", "is_error": True}, "c/1 has its result\n"),
     ],
 )  # fmt: skip
 async def test_decision_command_sends_the_decision(args: tuple[str, ...], sent: dict, said: str) -> None:
@@ -109,7 +111,8 @@ async def test_decision_command_sends_the_decision(args: tuple[str, ...], sent: 
         result = await ask(gateway, *args)
 
     assert result.stdout == said
-    assert gateway.asked[0].path == "/runs/01J/approvals/c%2F1"
+    is_result = args[0] == "result"
+    assert gateway.asked[0].path == f"/runs/01J/{'calls' if is_result else 'approvals'}/c%2F1{'/result' * is_result}"
     assert orjson.loads(gateway.asked[0].body) == sent
 
 
@@ -301,15 +304,22 @@ async def test_unreachable_gateway_exits_with_6_and_advice() -> None:
     assert "stagebus up" in str(result.exception)
 
 
-async def test_parked_run_in_a_pipe_exits_with_7_and_advice() -> None:
-    asks = frame(
-        1, "approval_required", '{"stage_id":"tools","call_id":"c","name":"pay","arguments":"{}","expires_at":1}'
-    )
+@pytest.mark.parametrize(
+    ("event", "pending", "advice"),
+    [
+        ("approval_required", "pending_approvals", "approve 01J c"),
+        ("call_deferred", "pending_calls", "result 01J c TEXT"),
+    ],
+)
+async def test_parked_run_in_a_pipe_exits_with_7_and_advice(event: str, pending: str, advice: str) -> None:
+    data = '{"stage_id":"tools","call_id":"c","name":"pay","arguments":"{}","expires_at":1,"kind":"client","ref":"7-1"}'
+    asks = frame(1, event, data)
+    record = {"pending_approvals": [], "pending_calls": []} | {pending: [{"call_id": "c", "kind": "client"}]}
 
     def answer(asked: Asked) -> Answer:
         if asked.path.endswith("/events"):
             return Answer(RETRY + asks, is_left_open=True)
-        return Answer(b'{"pending_approvals": [{"call_id": "c"}]}', 200, "application/json")
+        return Answer(orjson.dumps(record), 200, "application/json")
 
     async with FakeGateway(answer) as gateway:
         process = subprocess.Popen(  # noqa: ASYNC220 - it returns immediately
@@ -319,7 +329,7 @@ async def test_parked_run_in_a_pipe_exits_with_7_and_advice() -> None:
         _, err = await asyncio.to_thread(process.communicate, timeout=20)
 
     assert process.returncode == ExitCode.PARKED
-    assert "stagebus approve 01J c" in err
+    assert f"stagebus {advice}" in err
     assert "stagebus tail 01J --from 7-1" in err
 
 

@@ -10,12 +10,13 @@ _OPTION_BY_FIELD: Final[Mapping[str, str]] = {
     "user_prompt": "PROMPT", "system_prompt": "--system", "model": "--model", "tools": "--tool",
     "synthesis": "--no-synthesis", "max_rounds": "--max-rounds", "max_total_tokens": "--max-total-tokens",
     "timeout_s": "--timeout", "metadata": "--metadata", "limit": "--limit", "status": "--status", "q": "--search", "user": "--user",
-    "arguments": "--arguments", "reason": "--reason", "text": "TEXT", "ttl_s": "--expires", "last_event_id": "--from",
+    "arguments": "--arguments", "reason": "--reason", "text": "TEXT", "content": "TEXT",
+    "ttl_s": "--expires", "last_event_id": "--from",
 }  # fmt: skip
 _WORDS_BY_PATTERN: Final[Mapping[str, str]] = {
     r"GET \S*/tools\b": "`stagebus tools`",
     r"GET \S*/models\b": "`stagebus models`",
-    r"GET \S*/runs/(\S+) lists its pending_approvals": r"`stagebus show \1` lists its pending calls",
+    r"GET \S*/runs/(\S+) lists its pending_(?:approvals|calls)": r"`stagebus show \1` lists its pending calls",
     r"\banswered [1-5]\d\d: (.+)": r"answered: \1",
 }
 # Errors whose detail is for authors of HTTP clients.

@@ -8,6 +8,7 @@
     stagebus export                     write a run with all its events to a file
     stagebus cancel | delete            stop a run, or remove all that is stored of it
     stagebus approve | deny | answer    decide on a call that waits for a person
+    stagebus result                     give the result of a call that waits for one
     stagebus share                      create or revoke a link to a run
     stagebus tools                      list the tools that a run may name
     stagebus models [check]             list the models that a run may name, check their abilities

@@ -54,7 +54,7 @@ class Renderer:
                 self._write_text(data["stage_id"], _text_of(data["tool_results"]))
             case "tool_call" | "tool_progress" | "tool_result":
                 self._show_call(received.event, data)
-            case "approval_required" | "input_required" | "approval_decided":
+            case "approval_required" | "input_required" | "approval_decided" | "call_deferred":
                 self._show_decision(received.event, data)
             case _:
                 self._show_progress(received)
@@ -187,6 +187,11 @@ class Renderer:
             case "approval_required":
                 self._name_by_call[call] = data["name"]
                 self.note(f"{reveal(data['name'])} waits for approval: call {call}", "bold magenta")
+                for line in argument_lines(data["arguments"]) if self._shows_arguments else ():
+                    self.note(line, "")
+            case "call_deferred":
+                whom = "a client" if data["kind"] == "client" else "another system"
+                self.note(f"{reveal(data['name'])} waits for its result from {whom}: call {call}", "bold magenta")
                 for line in argument_lines(data["arguments"]) if self._shows_arguments else ():
                     self.note(line, "")
             case "input_required":

@@ -312,6 +312,22 @@ def answer(
 
 
 @runs_app.command()
+def result(
+    run_id: RunId,
+    call_id: CallId,
+    text: Annotated[str, typer.Argument(help="the result; - reads it from stdin")],
+    *,
+    is_error: Annotated[bool, typer.Option("--error", help="the call failed, and the text says why")] = False,
+    url: Url = None,
+    profile: Profile = None,
+) -> None:
+    """Give the result of a call that waits for one."""
+    with connect(url, profile) as bus:
+        bus.runs.resume(run_id).give_result(call_id, read_stdin() if text == "-" else text, is_error=is_error)
+    echo(f"{call_id} has its result")
+
+
+@runs_app.command()
 def share(
     run_id: RunId,
     expires: Annotated[str, typer.Option(help="a duration such as 12h or 7d; default: a day")] = "",

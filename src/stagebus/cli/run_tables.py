@@ -85,6 +85,10 @@ def _facts(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "", f"{name}: call {pending['call_id']}  (until {pending['expires_at']})"
         lines = pending["question"].split("\n") if is_question else argument_lines(pending["arguments"])
         yield from (("", line) for line in lines)
+    for call in run.get("pending_calls", ()):
+        yield "waits for", ""
+        yield "", f"the result of {reveal(call['name'])}: call {call['call_id']}  (until {call['expires_at']})"
+        yield from (("", line) for line in argument_lines(call["arguments"]))
     if run["usage"]:
         usage = run["usage"]
         yield "usage", f"{tokens(usage)}: {usage['prompt_tokens']} prompt, {usage['completion_tokens']} completion"

@@ -17,7 +17,7 @@ from stagebus.cli.renderer import Renderer
 from stagebus.client import AsyncRun, AsyncStagebus, ConnectionState, Refused, RunEvent
 from stagebus.shared.runtime.json_text import json_line
 
-_DECISION_EVENTS: Final = frozenset({"approval_required", "input_required"})
+_WAITING_EVENTS: Final = frozenset({"approval_required", "input_required", "call_deferred"})
 # Whole words: `continue` cancels nothing.
 _DETACH: Final = ("d", "detach")
 _CANCEL: Final = ("c", "cancel")
@@ -161,7 +161,7 @@ class RunWatcher:
                 end = EXIT_CODE_BY_EVENT.get(received.event)
                 if approvals is not None:
                     approvals.handle(received)
-                elif received.event in _DECISION_EVENTS and not self._waits and await self._is_waiting(run, received):
+                elif received.event in _WAITING_EVENTS and not self._waits and await self._is_waiting(run, received):
                     return ExitCode.PARKED
         note = NOTE_BY_FINISH_REASON.get(run.state.finish_reason or "")
         if end is ExitCode.SUCCEEDED and note is not None:
@@ -174,13 +174,16 @@ class RunWatcher:
         return end
 
     async def _is_waiting(self, run: AsyncRun, pending: RunEvent) -> bool:
-        """Return True if the call still waits for a decision, and print how to make it."""
+        """Return True if the call still waits for a person or a client, and print how to go on."""
         record = await run.get()
-        call_id = pending.data["call_id"]
-        if call_id not in {call["call_id"] for call in record["pending_approvals"]}:
+        call_id, is_call = pending.data["call_id"], pending.event == "call_deferred"
+        waiting = [call for call in record.get("pending_calls", ()) if call["kind"] == "client"]
+        if call_id not in {call["call_id"] for call in (waiting if is_call else record["pending_approvals"])}:
             return False
-        command = "answer {} {} TEXT" if pending.event == "input_required" else "approve {} {}"
-        self._renderer.note(f"the run waits for a person: stagebus {command.format(run.id, call_id)}")
+        command = {"input_required": "answer {} {} TEXT", "call_deferred": "result {} {} TEXT"}
+        whom = "the result of a call" if is_call else "a person"
+        advice = command.get(pending.event, "approve {} {}").format(run.id, call_id)
+        self._renderer.note(f"the run waits for {whom}: stagebus {advice}")
         self._renderer.note(f"then continue with: stagebus tail {run.id} --from {run.cursor}")
         return True
 

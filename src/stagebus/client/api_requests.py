@@ -35,7 +35,7 @@ class RunFields(TypedDict, total=False):
     user_prompt: str
     system_prompt: str
     messages: list[Json]
-    tools: list[str]
+    tools: list[str | Json]
     tool_choice: str | Json
     parallel_tool_calls: bool
     synthesis: bool
@@ -136,11 +136,23 @@ def decide(run_id: str, call_id: str, decision: str, **details: Any) -> ApiReque
     )
 
 
-def create_ticket(run_id: str, *, share: bool, ttl_s: int | None) -> ApiRequest:
-    """Create a ticket that gives read access to the run."""
-    return ApiRequest(
-        "POST", run_path(run_id) + "/ticket", {"share": share, **({} if ttl_s is None else {"ttl_s": ttl_s})}
-    )
+def give_result(
+    run_id: str, call_id: str, content: str, *, is_error: bool = False, ref: str | None = None
+) -> ApiRequest:
+    """Give the result of a call that waits for it."""
+    body: Json = {"content": content, "is_error": is_error} | ({} if ref is None else {"ref": ref})
+    return ApiRequest("POST", f"{_call_path(run_id, call_id)}/result", body)
+
+
+def claim_call(run_id: str, call_id: str, ref: str, holder: str) -> ApiRequest:
+    """Claim a call, so that no other client runs it meanwhile."""
+    return ApiRequest("POST", f"{_call_path(run_id, call_id)}/claim", {"holder": holder, "ref": ref})
+
+
+def create_ticket(run_id: str, *, share: bool, ttl_s: int | None, calls: bool = False) -> ApiRequest:
+    """Create a ticket that gives access to the run."""
+    body: Json = {"share": share} | ({} if ttl_s is None else {"ttl_s": ttl_s}) | ({"calls": True} if calls else {})
+    return ApiRequest("POST", run_path(run_id) + "/ticket", body)
 
 
 def revoke_ticket(run_id: str, ticket_id: str) -> ApiRequest:
@@ -155,6 +167,10 @@ MODELS: Final = ApiRequest("GET", "/models")
 def run_path(run_id: str) -> str:
     """Return the path of a run; special characters in the id are escaped."""
     return f"/runs/{quote(run_id, safe='')}"
+
+
+def _call_path(run_id: str, call_id: str) -> str:
+    return f"{run_path(run_id)}/calls/{quote(call_id, safe='')}"
 
 
 def backoff_s(tries: int, response: httpx.Response | None, jitter: float) -> float | None:

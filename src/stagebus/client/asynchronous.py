@@ -12,8 +12,10 @@ from httpx_sse import aconnect_sse
 from stagebus.client import api_requests
 from stagebus.client.api_requests import ApiRequest, Json, RunFields, RunFilters, run_path
 from stagebus.client.client_errors import Unreachable
+from stagebus.client.client_tools_async import AsyncCallAnswerer
 from stagebus.client.connection_state import ConnectionState, OnConnection
 from stagebus.client.event_sequencer import EventSequencer, RunEvent
+from stagebus.client.open_calls import ClientTools
 from stagebus.client.results import Result, Ticket, parse_result, parse_ticket
 from stagebus.client.run_state import RunState
 from stagebus.client.stream_follower import (
@@ -251,30 +253,42 @@ class AsyncRun:
     def __aiter__(self) -> AsyncIterator[RunEvent]:
         return self.events()
 
-    async def events(self) -> AsyncGenerator[RunEvent, None]:
-        """Yield the events after `cursor`, to the terminal one. In `contextlib.aclosing`, leaving the loop closes the stream."""
-        async for received in self._client.follow(run_path(self.id) + "/events", self._sequencer, self.connection):
-            self.state.apply(received)
-            yield received
+    async def events(self, tools: ClientTools | None = None) -> AsyncGenerator[RunEvent, None]:
+        """Yield the events after `cursor`, to the terminal one. In `contextlib.aclosing`, leaving the loop closes the stream.
+
+        Args:
+            tools: functions by the name of the client tool whose calls they answer meanwhile, in the background.
+        """
+        answering = AsyncCallAnswerer(self._client, self.id, tools or {})
+        try:
+            async for received in self._client.follow(run_path(self.id) + "/events", self._sequencer, self.connection):
+                self.state.apply(received)
+                answering.on_event(received)
+                yield received
+        finally:
+            await answering.aclose()
 
     async def get(self, *, wait_s: int = 0) -> Json:
         """Get the run's record; see `runs.get`."""
         return await self._client.runs.get(self.id, wait_s=wait_s)
 
-    async def result(self) -> Result:
+    async def result(self, tools: ClientTools | None = None) -> Result:
         """Wait for the end of the run and return its result.
+
+        Args:
+            tools: as for `events`.
 
         Raises:
             RunFailed: the run ended with an error.
             RunCancelled: the run was cancelled.
         """
-        async for _ in self:
+        async for _ in self.events(tools):
             pass
         return parse_result(await self.get())
 
-    async def text(self) -> str:
-        """Wait for the end of the run and return the answer's text."""
-        return (await self.result()).text
+    async def text(self, tools: ClientTools | None = None) -> str:
+        """Wait for the end of the run and return the answer's text; `tools` as for `events`."""
+        return (await self.result(tools)).text
 
     def partial_json(self) -> Any:
         """Return the value of a JSON answer so far, from the events received; None if there is none yet."""
@@ -322,13 +336,26 @@ class AsyncRun:
         """Answer a question of the model."""
         await self._client.send(api_requests.decide(self.id, call_id, "answer", text=text))
 
-    async def ticket(self, *, share: bool = False, ttl_s: int | None = None) -> Ticket:
-        """Create a ticket, which gives read access to this run without a key.
+    async def give_result(self, call_id: str, content: str, *, is_error: bool = False, ref: str | None = None) -> None:
+        """Give the result of a call that waits for it. The first result is final.
+
+        Args:
+            ref: that of the call, which tells it from one of the same id after a loss of data.
+
+        Raises:
+            Conflict: the call has another result, or the run has ended.
+            NotFound: no such call waits.
+        """
+        await self._client.send(api_requests.give_result(self.id, call_id, content, is_error=is_error, ref=ref))
+
+    async def ticket(self, *, share: bool = False, ttl_s: int | None = None, calls: bool = False) -> Ticket:
+        """Create a ticket, which gives access to this run without a key.
 
         Args:
             share: for a link to pass on; valid for a day unless `ttl_s` is given.
+            calls: its holder may also give the results of waiting calls.
         """
-        answer = await self._client.send(api_requests.create_ticket(self.id, share=share, ttl_s=ttl_s))
+        answer = await self._client.send(api_requests.create_ticket(self.id, share=share, ttl_s=ttl_s, calls=calls))
         return parse_ticket(self._client.url, answer)
 
     async def revoke_ticket(self, ticket_id: str) -> None:

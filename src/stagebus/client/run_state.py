@@ -23,7 +23,7 @@ _BYTE_ORDER_MARK: Final = "\ufeff"
 
 @dataclass
 class CallState:
-    """One tool call; `status` is waiting (for a person), running, completed or failed."""
+    """One tool call; `status` is waiting (for a person), deferred (waiting for a result), running, completed or failed."""
 
     call_id: str
     name: str
@@ -171,6 +171,8 @@ class RunState:
                 call.status, call.question = "waiting", data.get("question")
             case "tool_call":
                 call.status, call.arguments = "running", data["arguments"]
+            case "call_deferred":
+                call.status, call.arguments = "deferred", data["arguments"]
             case "approval_decided":
                 call.status = "running"
             case "tool_progress":
@@ -178,6 +180,6 @@ class RunState:
             case "tool_result":
                 call.status = "failed" if data.get("is_error") else "completed"
                 call.content, call.duration_ms = data["content"], data.get("duration_ms")
-        # A run parks once every unfinished call waits for a person.
-        unfinished = [call for call in calls.values() if call.status in ("running", "waiting")]
-        self.status = "parked" if unfinished and all(call.status == "waiting" for call in unfinished) else "running"
+        # A run parks once every unfinished call waits for a person or for a result.
+        unfinished = [call for call in calls.values() if call.status in ("running", "waiting", "deferred")]
+        self.status = "parked" if unfinished and all(call.status != "running" for call in unfinished) else "running"

@@ -1,4 +1,4 @@
-"""Conversations: threads of runs, for scripts. Generated from threads_async.py by make_synchronous.py."""
+"""Conversations: threads of runs, for scripts. Generated from its asynchronous form by make_synchronous.py."""
 
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Unpack
