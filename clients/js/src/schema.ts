@@ -59,6 +59,8 @@ export interface CreateRun {
   metadata?: {
     [k: string]: string;
   };
+  /** is told when the run waits or ends, if the operator allows its origin: docs/webhooks.md */
+  webhook_url?: string | null;
   /** the user's request */
   user_prompt?: string | null;
   /** instructions for the model; only together with `user_prompt` */
