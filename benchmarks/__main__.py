@@ -12,7 +12,7 @@ import sys
 import time
 from typing import Any
 
-from benchmarks import figures, lab, page
+from benchmarks import capacity, figures, lab, page
 
 PROGRAMS = (
     "relay_many_runs",
@@ -50,6 +50,7 @@ def main(names: list[str]) -> int:
         print(f"skipped: {why}")
     if not lab.IS_QUICK and set(PROGRAMS) <= set(results):
         print(f"{page.write(results).relative_to(lab.ROOT)} is written")
+        capacity.write()
     return 1 if failed else 0
 
 
