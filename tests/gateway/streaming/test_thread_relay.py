@@ -24,7 +24,7 @@ from stagebus.shared.storage import keys
 from stagebus.shared.store.thread_news import StoredTurn
 from tests.support import runs_by_hand
 from tests.support.redis_calls import subscriber_count
-from tests.support.threads_by_hand import ThreadByHand
+from tests.support.turns_by_hand import TurnsByHand
 from tests.support.waiting import until_equal
 
 IDENTITY = ThreadIdentity(DEFAULT_TENANT, "", "chat {7}")
@@ -80,8 +80,8 @@ Watch = Callable[..., Reader]
 
 
 @pytest.fixture
-async def thread(redis: Redis) -> ThreadByHand:
-    thread = ThreadByHand(redis, IDENTITY)
+async def thread(redis: Redis) -> TurnsByHand:
+    thread = TurnsByHand(redis, IDENTITY)
     await thread.create()
     return thread
 
@@ -92,7 +92,7 @@ async def relay(hub: Hub, settings: Settings) -> ThreadRelay:
 
 
 @pytest.fixture
-async def watch(relay: ThreadRelay, thread: ThreadByHand) -> AsyncIterator[Watch]:
+async def watch(relay: ThreadRelay, thread: TurnsByHand) -> AsyncIterator[Watch]:
     readers: list[Reader] = []
 
     def make(cursor: str = "", **options: Any) -> Reader:
@@ -106,7 +106,7 @@ async def watch(relay: ThreadRelay, thread: ThreadByHand) -> AsyncIterator[Watch
         await runs_by_hand.stop(run)
 
 
-async def three_turns(thread: ThreadByHand) -> list[str]:
+async def three_turns(thread: TurnsByHand) -> list[str]:
     """Makes three turns of four events; returns the ids of all events."""
     expected = []
     for number in range(3):
@@ -117,7 +117,7 @@ async def three_turns(thread: ThreadByHand) -> list[str]:
     return expected
 
 
-async def test_a_live_client_gets_each_turn_and_each_event_once(thread: ThreadByHand, watch: Watch) -> None:
+async def test_a_live_client_gets_each_turn_and_each_event_once(thread: TurnsByHand, watch: Watch) -> None:
     live, lines = watch(), watch()
     expected = await three_turns(thread)
     late = watch()
@@ -132,7 +132,7 @@ async def test_a_live_client_gets_each_turn_and_each_event_once(thread: ThreadBy
         assert turns[1]["messages"] == [{"role": "user", "content": "question 1"}]
 
 
-async def test_a_client_that_is_cut_after_every_frame_gets_each_event_once(thread: ThreadByHand, watch: Watch) -> None:
+async def test_a_client_that_is_cut_after_every_frame_gets_each_event_once(thread: TurnsByHand, watch: Watch) -> None:
     """Its only state is the last id, as an EventSource has it."""
     expected = await three_turns(thread)
     cursor, seen = "", []
@@ -146,7 +146,7 @@ async def test_a_client_that_is_cut_after_every_frame_gets_each_event_once(threa
     assert seen == expected
 
 
-async def test_every_cursor_gives_exactly_the_rest(thread: ThreadByHand, watch: Watch) -> None:
+async def test_every_cursor_gives_exactly_the_rest(thread: TurnsByHand, watch: Watch) -> None:
     expected = await three_turns(thread)
     for position, cursor in enumerate(expected):
         reader = await watch(cursor, is_until_idle=True).until_ended()
@@ -154,7 +154,7 @@ async def test_every_cursor_gives_exactly_the_rest(thread: ThreadByHand, watch: 
         assert not reader.named("gap")
 
 
-async def test_clients_share_the_bytes_of_a_live_batch(thread: ThreadByHand, watch: Watch) -> None:
+async def test_clients_share_the_bytes_of_a_live_batch(thread: TurnsByHand, watch: Watch) -> None:
     run = await thread.begin()
     first, second = watch(), watch()
     for reader in (first, second):
@@ -168,7 +168,7 @@ async def test_clients_share_the_bytes_of_a_live_batch(thread: ThreadByHand, wat
 
 
 async def test_lost_messages_of_the_channel_are_made_up_for(
-    redis: Redis, settings: Settings, thread: ThreadByHand
+    redis: Redis, settings: Settings, thread: TurnsByHand
 ) -> None:
     """A turn that begins while nobody is told is found when the stream is quiet; so is a run that waits."""
     hub = Hub(redis, settings.model_copy(update={"ping_s": 0.3}))
@@ -188,7 +188,7 @@ async def test_lost_messages_of_the_channel_are_made_up_for(
         await runs_by_hand.stop(run)
 
 
-async def test_waiting_runs_are_told_when_they_change(thread: ThreadByHand, watch: Watch) -> None:
+async def test_waiting_runs_are_told_when_they_change(thread: TurnsByHand, watch: Watch) -> None:
     active = await thread.begin()
     reader = await watch().until(lambda r: r.ids)
     assert not reader.named("waiting")
@@ -207,7 +207,7 @@ async def test_waiting_runs_are_told_when_they_change(thread: ThreadByHand, watc
 
 
 async def test_expired_log_is_replaced_by_a_snapshot_with_the_cursor_of_its_end(
-    thread: ThreadByHand, watch: Watch
+    thread: TurnsByHand, watch: Watch
 ) -> None:
     expected = await three_turns(thread)
     first, second, _ = thread.runs
@@ -226,7 +226,7 @@ async def test_expired_log_is_replaced_by_a_snapshot_with_the_cursor_of_its_end(
     assert not after.named("gap")
 
 
-async def test_cursor_within_an_expired_log_gets_a_gap_and_the_snapshot(thread: ThreadByHand, watch: Watch) -> None:
+async def test_cursor_within_an_expired_log_gets_a_gap_and_the_snapshot(thread: TurnsByHand, watch: Watch) -> None:
     expected = await three_turns(thread)
     await thread.expire(thread.runs[1].run_id)
     reader = await watch(expected[4], is_until_idle=True).until_ended()
@@ -237,7 +237,7 @@ async def test_cursor_within_an_expired_log_gets_a_gap_and_the_snapshot(thread: 
     assert reader.ids == expected[5:]
 
 
-async def test_cursor_that_the_log_does_not_have_gets_the_gap_of_a_run(thread: ThreadByHand, watch: Watch) -> None:
+async def test_cursor_that_the_log_does_not_have_gets_the_gap_of_a_run(thread: TurnsByHand, watch: Watch) -> None:
     expected = await three_turns(thread)
     run_id = thread.runs[0].run_id
     reader = await watch(f"{run_id}.9-99", is_until_idle=True).until_ended()
@@ -248,7 +248,7 @@ async def test_cursor_that_the_log_does_not_have_gets_the_gap_of_a_run(thread: T
     assert reader.ids == expected
 
 
-async def test_cursor_of_another_thread_gets_a_gap_and_the_whole_thread(thread: ThreadByHand, watch: Watch) -> None:
+async def test_cursor_of_another_thread_gets_a_gap_and_the_whole_thread(thread: TurnsByHand, watch: Watch) -> None:
     expected = await three_turns(thread)
     reader = await watch(f"{RUN}.5-5", is_until_idle=True).until_ended()
 
@@ -256,7 +256,7 @@ async def test_cursor_of_another_thread_gets_a_gap_and_the_whole_thread(thread: 
     assert reader.ids == expected
 
 
-async def test_deleted_turn_is_told_and_the_next_one_follows(thread: ThreadByHand, watch: Watch) -> None:
+async def test_deleted_turn_is_told_and_the_next_one_follows(thread: TurnsByHand, watch: Watch) -> None:
     expected = await three_turns(thread)
     connected = await watch().until(lambda r: len(r.ids) == 9)
     first, second, _ = thread.runs
@@ -270,7 +270,7 @@ async def test_deleted_turn_is_told_and_the_next_one_follows(thread: ThreadByHan
         assert reader.ids == (expected[:3] if not cursor else []) + expected[6:]
 
 
-async def test_stream_ends_when_the_thread_is_deleted(thread: ThreadByHand, watch: Watch) -> None:
+async def test_stream_ends_when_the_thread_is_deleted(thread: TurnsByHand, watch: Watch) -> None:
     await three_turns(thread)
     reader = await watch().until(lambda r: len(r.ids) == 9)
     await thread.delete()
@@ -278,7 +278,7 @@ async def test_stream_ends_when_the_thread_is_deleted(thread: ThreadByHand, watc
     await reader.until_ended()
 
 
-async def test_stream_ends_when_the_thread_is_another_one_of_the_same_id(thread: ThreadByHand, watch: Watch) -> None:
+async def test_stream_ends_when_the_thread_is_another_one_of_the_same_id(thread: TurnsByHand, watch: Watch) -> None:
     await three_turns(thread)
     reader = await watch().until(lambda r: len(r.ids) == 9)
     thread.is_lossy = True
@@ -290,7 +290,7 @@ async def test_stream_ends_when_the_thread_is_another_one_of_the_same_id(thread:
     await reader.until_ended()
 
 
-async def test_until_idle_waits_for_the_active_and_the_waiting_runs(thread: ThreadByHand, watch: Watch) -> None:
+async def test_until_idle_waits_for_the_active_and_the_waiting_runs(thread: TurnsByHand, watch: Watch) -> None:
     await thread.begin()
     waiting = await runs_by_hand.start(thread.redis)
     await thread.wait(waiting.run_id)
@@ -305,7 +305,7 @@ async def test_until_idle_waits_for_the_active_and_the_waiting_runs(thread: Thre
     assert len((await reader.until_ended()).ids) == 6
 
 
-async def test_run_that_redis_lost_is_waited_for_until_the_thread_knows(thread: ThreadByHand, watch: Watch) -> None:
+async def test_run_that_redis_lost_is_waited_for_until_the_thread_knows(thread: TurnsByHand, watch: Watch) -> None:
     run = await thread.begin()
     reader = await watch().until(lambda r: r.ids)
     await thread.expire(run.run_id)
@@ -321,7 +321,7 @@ async def test_run_that_redis_lost_is_waited_for_until_the_thread_knows(thread: 
     assert not again.frames
 
 
-async def test_slow_client_has_a_bounded_buffer_and_catches_up_over_turns(thread: ThreadByHand, watch: Watch) -> None:
+async def test_slow_client_has_a_bounded_buffer_and_catches_up_over_turns(thread: TurnsByHand, watch: Watch) -> None:
     run = await thread.begin()
     slow = await watch().until(lambda r: r.ids and r.stream.subscription.is_live)
     slow.is_reading.clear()
@@ -336,7 +336,7 @@ async def test_slow_client_has_a_bounded_buffer_and_catches_up_over_turns(thread
 
 
 async def test_channels_are_left_when_the_last_client_leaves(
-    redis: Redis, hub: Hub, thread: ThreadByHand, watch: Watch
+    redis: Redis, hub: Hub, thread: TurnsByHand, watch: Watch
 ) -> None:
     run = await thread.begin()
     readers = [await watch().until(lambda r: r.ids) for _ in range(2)]
@@ -349,7 +349,7 @@ async def test_channels_are_left_when_the_last_client_leaves(
         await until_equal(lambda channel=channel: subscriber_count(redis, channel), 0)  # type: ignore[misc]
 
 
-async def test_drain_ends_streams_between_turns_too(hub: Hub, thread: ThreadByHand, watch: Watch) -> None:
+async def test_drain_ends_streams_between_turns_too(hub: Hub, thread: TurnsByHand, watch: Watch) -> None:
     await thread.begin()
     await thread.end()
     idle = await watch().until(lambda r: len(r.ids) == 3)
