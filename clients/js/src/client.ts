@@ -1,8 +1,10 @@
-// The client of a gateway: creates, finds and lists runs, and lists tools and models.
+// The client of a gateway: creates, finds and lists runs, opens threads, and lists tools and models.
 
 import { type CallOptions, Http, type Options, type WaitOptions } from "./http.js";
+import { newKey } from "./keys.js";
 import { Run } from "./run.js";
 import type { CreateRun, ModelList, RunAccepted, RunList, RunStatus, RunView, Stats, ToolList } from "./schema.js";
+import { Threads } from "./thread.js";
 
 const WAIT_MAX_S = 30;
 
@@ -27,11 +29,13 @@ export interface ListOptions extends CallOptions {
 
 export class Stagebus {
   readonly runs: Runs;
+  readonly threads: Threads;
   readonly #http: Http;
 
   constructor(options: Options = {}) {
     this.#http = new Http(options);
     this.runs = new Runs(this.#http);
+    this.threads = new Threads(this.#http);
   }
 
   /** Lists the tools that a run may name. */
@@ -89,9 +93,4 @@ export class Runs {
     for (const [key, value] of Object.entries(metadata)) query.set(`metadata.${key}`, value);
     return this.#http.call(query.size > 0 ? `/runs?${query}` : "/runs", options);
   }
-}
-
-/** randomUUID exists only in secure contexts, and a local gateway may use plain HTTP. */
-function newKey(): string {
-  return crypto.randomUUID?.() ?? Array.from(crypto.getRandomValues(new Uint32Array(4))).join("-");
 }

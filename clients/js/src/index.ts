@@ -17,5 +17,10 @@ export type { ApprovalState, CallState, Discarded, Note, StageState } from "./st
 export { partialJson } from "./partial_json.js";
 export { answerStage, emptyRun, isTerminal, reduce, waitingCalls } from "./run_state.js";
 export type { EventLog, RunState } from "./run_state.js";
-export { RunWatch } from "./run_watch.js";
+export { RunWatch, Watch } from "./run_watch.js";
+export { Thread, Threads, ThreadWatch } from "./thread.js";
+export type { ThreadListOptions, ThreadMessage, ThreadPageOptions } from "./thread.js";
+export type { ThreadEvent, ThreadUpdate } from "./thread_follower.js";
+export { activeTurn, currentBranch, emptyThread, reduceThread, turnText } from "./thread_state.js";
+export type { ChatMessage, ThreadState, TurnState } from "./thread_state.js";
 export type { WatchOptions } from "./run_watch.js";

@@ -1,4 +1,4 @@
-// A React hook for the state of a run.
+// React hooks for the state of a run and of a conversation.
 
 import { useEffect, useState, useSyncExternalStore } from "react";
 
@@ -23,6 +23,9 @@ export function useRun(run: Run | null): { state: RunState; error: Error | null 
   const state = useSyncExternalStore(watch?.subscribe ?? subscribeToNothing, () => watch?.state ?? EMPTY, () => EMPTY);
   return { state, error: watch?.error ?? null };
 }
+
+export { useThread } from "./react_thread.js";
+export type { ThreadOptions, UsedThread } from "./react_thread.js";
 
 const EMPTY = emptyRun();
 const subscribeToNothing = () => () => undefined;

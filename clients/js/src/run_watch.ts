@@ -1,6 +1,6 @@
-// Follows a run in the background and notifies listeners of its state, for pages and other displays.
+// Follows a run or a thread in the background and notifies listeners of its state, for pages and other displays.
 
-import type { FollowOptions, RunUpdate } from "./stream_follower.js";
+import type { ConnectionUpdate, FollowOptions, RunUpdate } from "./stream_follower.js";
 import { partialJson } from "./partial_json.js";
 import { emptyRun, reduce, type RunState } from "./run_state.js";
 
@@ -13,10 +13,11 @@ export interface WatchOptions extends Omit<FollowOptions, "from" | "signal"> {
 const PAUSE_FACTOR = 2;
 const HIDDEN_MS = 250; // a hidden page gets no frames, not even those requested before
 
-export class RunWatch {
-  /** Why following stopped before the run's end: there is no such run, or no gateway. */
+/** Keeps the state that a stream's updates make, and tells its listeners. */
+export class Watch<State extends { readonly connection: Omit<ConnectionUpdate, "name"> }, Update extends { readonly name: string }> {
+  /** Why following stopped before the end: there is no such run or thread, or no gateway. */
   error: Error | null = null;
-  #state: RunState = emptyRun();
+  #state: State;
   readonly #listeners = new Set<() => void>();
   readonly #closing = new AbortController();
   readonly #schedule: (notify: () => void) => void;
@@ -24,21 +25,19 @@ export class RunWatch {
   #pausedUntil = 0;
 
   constructor(
-    private readonly updates: (options: FollowOptions) => AsyncIterable<RunUpdate>,
+    private readonly updates: (options: FollowOptions) => AsyncIterable<Update | ConnectionUpdate>,
+    empty: State,
+    private readonly reduce: (state: State, update: Update | ConnectionUpdate) => State,
     { schedule = nextFrame, ...options }: WatchOptions = {},
   ) {
+    this.#state = empty;
     this.#schedule = schedule;
     void this.#follow({ patienceMs: Infinity, sparesConnections: true, ...options });
   }
 
   /** The current state; a new object after each change. */
-  get state(): RunState {
+  get state(): State {
     return this.#state;
-  }
-
-  /** Returns the value of a JSON answer so far; see `partialJson`. */
-  partialJson(): unknown {
-    return partialJson(this.#state);
   }
 
   /** Adds a listener for changes. Events are batched, connection changes are not. Returns a function that removes it. */
@@ -47,7 +46,7 @@ export class RunWatch {
     return () => this.#listeners.delete(listener);
   };
 
-  /** Stops following; the run continues. */
+  /** Stops following; the runs continue. */
   close(): void {
     this.#listeners.clear();
     this.#closing.abort();
@@ -56,7 +55,7 @@ export class RunWatch {
   async #follow(options: FollowOptions): Promise<void> {
     try {
       for await (const update of this.updates({ ...options, from: "0", signal: this.#closing.signal })) {
-        this.#state = reduce(this.#state, update);
+        this.#state = this.reduce(this.#state, update);
         if (update.name === "connection") this.#notify();
         else this.#notifySoon();
       }
@@ -64,7 +63,7 @@ export class RunWatch {
       if (this.#closing.signal.aborted) return;
       this.error = error as Error;
       const { transport } = this.#state.connection;
-      this.#state = reduce(this.#state, { name: "connection", state: "ended", losses: 0, transport, waitingFor: null });
+      this.#state = this.reduce(this.#state, { name: "connection", state: "ended", losses: 0, transport, waitingFor: null });
       this.#notify();
     }
   }
@@ -86,6 +85,18 @@ export class RunWatch {
     for (const listener of [...this.#listeners]) listener();
     const endedAt = performance.now();
     this.#pausedUntil = endedAt + PAUSE_FACTOR * (endedAt - startedAt);
+  }
+}
+
+/** Follows one run. */
+export class RunWatch extends Watch<RunState, RunUpdate> {
+  constructor(updates: (options: FollowOptions) => AsyncIterable<RunUpdate>, options: WatchOptions = {}) {
+    super(updates, emptyRun(), reduce, options);
+  }
+
+  /** Returns the value of a JSON answer so far; see `partialJson`. */
+  partialJson(): unknown {
+    return partialJson(this.state);
   }
 }
 

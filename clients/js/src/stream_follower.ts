@@ -1,4 +1,4 @@
-// Follows a run across connections: yields each event once, in order, to the terminal one.
+// Follows a stream across connections: yields each event of a run once, in order, to the terminal one.
 
 import { type Connection, ConnectionLost, type Frame, Switched, type Transport } from "./connection.js";
 import { Connector } from "./connector.js";
@@ -62,10 +62,45 @@ export async function* follow(
   { from = "", signal, patienceMs = PATIENCE_MS, silenceMs, sparesConnections = false }: FollowOptions,
   isNew = false,
 ): AsyncGenerator<RunUpdate> {
-  const start = from === "0" || from === "-1" ? "" : from;
+  const start = startOf(from);
   const follower = new StreamFollower(start, isNew && start === "", patienceMs);
+  yield* followWith(follower, (onSwitch) => new Connector(http, path, silenceMs, sparesConnections, onSwitch), signal);
+}
+
+/** Returns the cursor for `EventSequencer`: `0` and `-1` mean the start. */
+export function startOf(from: string): string {
+  return from === "0" || from === "-1" ? "" : from;
+}
+
+/** What outlives the connections of a stream: decides what to yield, when to reconnect and when to give up. */
+export interface Follower<Update> {
+  readonly isEnded: boolean;
+  readonly cursor: string;
+  retryMs: number;
+  connection(state: ConnectionState): ConnectionUpdate;
+  open(connection: Omit<Connection, "batches">): ConnectionUpdate;
+  extendReplay(id: string): void;
+  accept(frame: Frame): Iterable<Update | ConnectionUpdate>;
+  nextWaitMs(cause?: unknown): number;
+}
+
+/** Opens the connections of a stream, one after the other. */
+export interface Opener {
+  open(cursor: () => string, signal: AbortSignal): Promise<Connection | null>;
+  pass(frames: Frame[]): void;
+  closed(error: unknown): boolean;
+  reset(): void;
+  close(): void;
+}
+
+/** Yields what a follower makes of the frames of one connection after the other, and changes of the connection. */
+export async function* followWith<Update>(
+  follower: Follower<Update>,
+  openerOf: (onSwitch: () => void) => Opener,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<Update | ConnectionUpdate> {
   const interrupt = new Interrupt();
-  const connector = new Connector(http, path, silenceMs, sparesConnections, () => interrupt.trigger(new Switched()));
+  const connector = openerOf(() => interrupt.trigger(new Switched()));
   const stopListening = onWake(() => {
     connector.reset();
     interrupt.trigger(new ConnectionLost("the network is back"));
@@ -109,7 +144,7 @@ export async function* follow(
 }
 
 /** The state that outlives a connection: decides what to yield, when to reconnect and when to give up. */
-export class StreamFollower {
+export class StreamFollower implements Follower<RunUpdate> {
   isEnded = false;
   retryMs = RETRY_MS;
   readonly #sequencer: EventSequencer;
@@ -192,6 +227,11 @@ export class StreamFollower {
     const isChange = state !== this.#state || this.#waitingFor !== null;
     this.#waitingFor = null;
     if (isChange && !this.isEnded) yield this.connection(state);
+  }
+
+  /** Records that something new has arrived, so that the next loss is followed by a short wait. */
+  progressed(): void {
+    this.#failures = 0;
   }
 
   /** Records the loss of the connection; returns the wait before the next one. Throws once patience ends. */

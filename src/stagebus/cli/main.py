@@ -3,6 +3,8 @@
     stagebus up                         run the whole system on this machine
     stagebus gateway | worker           run one process of a system
     stagebus run "…"                    create a run and follow it
+    stagebus chat                       talk to a model, in a thread that keeps the conversation
+    stagebus threads ls | show | …      list, show, change and delete threads
     stagebus tail | ls | show           follow, list and show runs
     stagebus explain                    tell where a run is and what would move it
     stagebus export                     write a run with all its events to a file
@@ -33,6 +35,7 @@ from stagebus.cli.model_commands import models_app
 from stagebus.cli.output import echo
 from stagebus.cli.run_commands import runs_app
 from stagebus.cli.server_extra import require_server
+from stagebus.cli.thread_commands import chat_app, threads_app
 from stagebus.shared.local.exec_module import exec_module
 from stagebus.shared.observability.redaction import printable
 from stagebus.shared.runtime.misspelling import CLIENT_VARIABLES, find_misspelt
@@ -134,6 +137,8 @@ def demo_model(host: Host = "127.0.0.1", port: Port = 0) -> None:
 
 
 app.add_typer(runs_app)
+app.add_typer(chat_app)
+app.add_typer(threads_app, name="threads")
 app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")
 

@@ -41,6 +41,17 @@ def show_list(runs: Sequence[dict[str, Any]], *, as_json: bool) -> None:
         console.print(line, soft_wrap=True)
 
 
+def show_threads(threads: Sequence[dict[str, Any]], *, as_json: bool) -> None:
+    """Print one line per thread."""
+    for thread in threads:
+        if as_json:
+            echo_json(thread)
+            continue
+        state = "active" if thread["active_run_id"] else ""
+        title = excerpt(thread["title"] or "")
+        echo(f"{thread['id']}  {thread['updated_at']}  {thread['run_count']} runs  {state:<6}  {title}".rstrip())
+
+
 def show_run(run: dict[str, Any], *, as_json: bool) -> None:
     """Print one run's record."""
     if as_json:

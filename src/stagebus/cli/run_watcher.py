@@ -29,10 +29,14 @@ FindRun = Callable[[AsyncStagebus], Awaitable[AsyncRun]]
 class RunWatcher:
     """Follows one run and writes its events to the terminal or pipe."""
 
-    def __init__(self, target: Target, *, as_json: bool, waits: bool) -> None:
-        """`waits`: keep following a run that waits for a decision, even without a terminal to ask at."""
+    def __init__(self, target: Target, *, as_json: bool, waits: bool, stops_on_interrupt: bool = False) -> None:
+        """Args:
+        waits: keep following a run that waits for a decision, even without a terminal to ask at.
+        stops_on_interrupt: the first Ctrl-C cancels the run without a question, the second one detaches.
+        """
         self._target = target
         self._as_json = as_json
+        self._stops_on_interrupt = stops_on_interrupt
         self._waits = waits
         self._renderer = Renderer(sys.stdout, sys.stderr, shows_arguments=not Prompt.is_interactive())
         self._prompt = Prompt(self._renderer) if Prompt.is_interactive() else None
@@ -113,7 +117,10 @@ class RunWatcher:
             if approvals is not None and approvals.failed.done():
                 approvals.failed.result()
             self._interrupted.clear()
-            if approvals is None or not await self._ask_to_continue(run, approvals):
+            if self._stops_on_interrupt:
+                self._stops_on_interrupt = False
+                await self._cancel(run)
+            elif approvals is None or not await self._ask_to_continue(run, approvals):
                 self._say_detached()
                 return ExitCode.DETACHED
 
@@ -126,14 +133,17 @@ class RunWatcher:
         if answer in _DETACH:
             return False
         if answer in _CANCEL:
-            try:
-                await run.cancel()
-                self._renderer.note("cancel requested; Ctrl-C again leaves without waiting for the end")
-            except Refused as exc:
-                self._renderer.note(f"not cancelled: {message_of(exc)}", "red")
+            await self._cancel(run)
         self._may_show.set()
         approvals.resume()
         return True
+
+    async def _cancel(self, run: AsyncRun) -> None:
+        try:
+            await run.cancel()
+            self._renderer.note("cancel requested; Ctrl-C again leaves without waiting for the end")
+        except Refused as exc:
+            self._renderer.note(f"not cancelled: {message_of(exc)}", "red")
 
     async def _ask_until_known(self, prompt: Prompt) -> str:
         """Return one of the words for an answer; that for detaching after a second Ctrl-C and Ctrl-D."""

@@ -94,13 +94,18 @@ def create_run(fields: Mapping[str, Any], idempotency_key: str | None, wait_s: i
 
 def list_runs(limit: int, before: str | None, filters: Mapping[str, Any]) -> ApiRequest:
     """List the newest runs, or those before a given one, that match the filters."""
+    return ApiRequest("GET", "/runs", params=list_params(limit, before, filters))
+
+
+def list_params(limit: int, before: str | None, filters: Mapping[str, Any]) -> dict[str, str | int]:
+    """Return the query parameters of a page of a list."""
     params: dict[str, str | int] = {"limit": limit}
     for name, value in {"before": before, **filters}.items():
         if name == "metadata":
             params |= {f"metadata.{key}": text for key, text in value.items()}
         elif value is not None:
             params[name] = value if isinstance(value, str) else ",".join(value)
-    return ApiRequest("GET", "/runs", params=params)
+    return params
 
 
 def get_run(run_id: str, wait_s: int = 0) -> ApiRequest:

@@ -1,9 +1,10 @@
 """Builds the requests of threads; no I/O."""
 
-from typing import Any, Final, Literal
+from collections.abc import Mapping
+from typing import Any, Final, Literal, TypedDict
 from urllib.parse import quote
 
-from stagebus.client.api_requests import ApiRequest, Json
+from stagebus.client.api_requests import ApiRequest, Json, list_params
 
 ROOT: Final = "root"
 
@@ -20,17 +21,22 @@ def events_path(thread_id: str, *, until_idle: bool) -> str:
     return f"{thread_path(thread_id)}/events" + ("?until=idle" if until_idle else "")
 
 
-def list_threads(limit: int, before: str | None, user: str | None) -> ApiRequest:
-    """List the threads that were active last, or those before a given one."""
-    given = {"before": before, "user": user}
-    return ApiRequest(
-        "GET", "/threads", params={"limit": limit, **{name: text for name, text in given.items() if text is not None}}
-    )
+class ThreadFilters(TypedDict, total=False):
+    """Filters of a list of threads; a thread must match all of them."""
+
+    q: str  # part of the id, the title or a metadata value
+    metadata: dict[str, str]
 
 
-def get_thread(thread_id: str) -> ApiRequest:
-    """Get one thread."""
-    return ApiRequest("GET", thread_path(thread_id))
+def list_threads(limit: int, before: str | None, filters: Mapping[str, Any]) -> ApiRequest:
+    """List the threads that were active last, or those before a given one, that match the filters."""
+    return ApiRequest("GET", "/threads", params=list_params(limit, before, filters))
+
+
+def get_thread(thread_id: str, branch: str | None = None, before: str | None = None) -> ApiRequest:
+    """Get one thread with a page of the messages of its current branch, or of the one that ends with a run."""
+    given = {"branch": branch, "before": before}
+    return ApiRequest("GET", thread_path(thread_id), params={name: text for name, text in given.items() if text})
 
 
 def get_transcript(thread_id: str) -> ApiRequest:
@@ -54,15 +60,3 @@ def delete_thread(thread_id: str) -> ApiRequest:
 def send_fields(thread_id: str, given: dict[str, Any], fields: dict[str, Any]) -> Json:
     """Return the body of the request for a run of a thread."""
     return {**fields, "thread_id": thread_id, **{name: value for name, value in given.items() if value is not None}}
-
-
-def turn_of(thread: Json, run_id: str) -> Json:
-    """Return a turn of a thread.
-
-    Raises:
-        ValueError: the thread has no such turn.
-    """
-    for turn in thread["turns"]:
-        if turn["run_id"] == run_id:
-            return dict(turn)
-    raise ValueError(f"the thread has no turn of the run {run_id}")

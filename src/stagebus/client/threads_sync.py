@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Unpack
 from stagebus.client import api_requests, thread_requests
 from stagebus.client.api_requests import Json, RunFields
 from stagebus.client.connection_state import ConnectionState
-from stagebus.client.thread_requests import OnActive
+from stagebus.client.thread_requests import OnActive, ThreadFilters
 from stagebus.client.thread_sequencer import ThreadEvent, ThreadSequencer
 from stagebus.client.thread_state import ThreadState
 
@@ -57,13 +57,18 @@ class Threads:
         answer = self._client.send(api_requests.create_run(body, idempotency_key))
         return self._client.runs.resume(answer["id"])
 
-    def get(self, thread_id: str) -> Json:
-        """Get a thread: its title, branches, runs, waiting runs, and the messages of the current branch."""
-        return self._client.send(thread_requests.get_thread(thread_id))
+    def get(self, thread_id: str, *, branch: str | None = None, before: str | None = None) -> Json:
+        """Get a thread: its title, its turns and branches, the runs that wait, and a page of a branch's messages.
 
-    def list(self, limit: int = 20, before: str | None = None, user: str | None = None) -> Json:
+        Args:
+            branch: the last run of the branch whose messages are wanted; default: the current branch.
+            before: the page of messages before these: `branch.before` of the page after it.
+        """
+        return self._client.send(thread_requests.get_thread(thread_id, branch, before))
+
+    def list(self, limit: int = 20, before: str | None = None, **filters: Unpack[ThreadFilters]) -> Json:
         """List threads, the last active one first, as `threads` and `next`. Pass `next` as `before` for the next page."""
-        return self._client.send(thread_requests.list_threads(limit, before, user))
+        return self._client.send(thread_requests.list_threads(limit, before, filters))
 
 
 class Thread:
@@ -125,8 +130,8 @@ class Thread:
 
     def edit(self, run_id: str, prompt: str, **fields: Unpack[RunFields]) -> "Run":
         """Send another message in place of that of a turn. The turn and what followed it stay, on another branch."""
-        turn = self._turn(run_id)
-        return self.send(prompt, parent_run_id=turn["parent_run_id"] or thread_requests.ROOT, **fields)
+        parent_run_id = self._turn(run_id)["parent_run_id"]
+        return self.send(prompt, parent_run_id=parent_run_id or thread_requests.ROOT, **fields)
 
     def regenerate(self, run_id: str, **fields: Unpack[RunFields]) -> "Run":
         """Answer the message of a turn once more. The first answer stays, on another branch."""
@@ -140,9 +145,9 @@ class Thread:
         if active is not None:
             self._client.runs.resume(active).cancel(reason)
 
-    def get(self) -> Json:
+    def get(self, *, branch: str | None = None, before: str | None = None) -> Json:
         """Get the thread; see `threads.get`."""
-        return self._client.threads.get(self.id)
+        return self._client.threads.get(self.id, branch=branch, before=before)
 
     def markdown(self) -> str:
         """Get the current branch as a transcript in Markdown."""
@@ -160,4 +165,5 @@ class Thread:
         self._client.send(thread_requests.delete_thread(self.id))
 
     def _turn(self, run_id: str) -> Json:
-        return thread_requests.turn_of(self.get(), run_id)
+        thread = self.get(branch=run_id)
+        return dict(thread["branch"]["turns"][-1])
