@@ -5,6 +5,8 @@
 export type JsonValue = unknown;
 /** The state of a run. */
 export type RunStatus = "queued" | "running" | "parked" | "succeeded" | "failed" | "cancelled";
+/** Decides about a new run while another run of its thread is active. */
+export type OnActive = "reject" | "enqueue" | "interrupt" | "steer";
 
 /** A new run. Exactly one of `user_prompt` and `messages` is required. */
 export interface CreateRun {
@@ -898,6 +900,164 @@ export interface Totals1 {
   /** prompt and completion tokens */
   tokens: number;
 }
+/** A page of threads, the last active first. */
+export interface ThreadList {
+  /** the threads of this page */
+  threads: ThreadSummary[];
+  /** pass it as `before` to get the next page, which may exist even if this one is short; null on the last page */
+  next: string | null;
+}
+/** A thread in a list. */
+export interface ThreadSummary {
+  /** the thread's id, as the client chose it */
+  id: string;
+  /** the person within the tenant whose thread it is; null: nobody in particular */
+  user: string | null;
+  /** set by PATCH: the client's own key-value pairs */
+  metadata: {
+    [k: string]: string;
+  };
+  /** when its first run was created */
+  created_at: string;
+  /** when a run of it was last created, began or ended */
+  updated_at: string;
+  /** the run whose turn it is */
+  active_run_id: string | null;
+  /** the last turn of the current branch, which a new run follows */
+  head_run_id: string | null;
+  /** the number of its turns and waiting runs */
+  run_count: number;
+  /** the bytes of its messages as JSON */
+  size_bytes: number;
+  links: ThreadLinks;
+  /** set by PATCH */
+  title: string | null;
+}
+/** the thread's URLs */
+export interface ThreadLinks {
+  /** the thread */
+  self: string;
+  /** the thread's event stream */
+  events: string;
+}
+/** The URLs of a thread. */
+export interface ThreadLinks1 {
+  /** the thread */
+  self: string;
+  /** the thread's event stream */
+  events: string;
+}
+/** A thread with its tree of turns, the runs that wait, and the messages of one branch. */
+export interface ThreadView {
+  /** the thread's id, as the client chose it */
+  id: string;
+  /** the person within the tenant whose thread it is; null: nobody in particular */
+  user: string | null;
+  /** set by PATCH: the client's own key-value pairs */
+  metadata: {
+    [k: string]: string;
+  };
+  /** when its first run was created */
+  created_at: string;
+  /** when a run of it was last created, began or ended */
+  updated_at: string;
+  /** the run whose turn it is */
+  active_run_id: string | null;
+  /** the last turn of the current branch, which a new run follows */
+  head_run_id: string | null;
+  /** the number of its turns and waiting runs */
+  run_count: number;
+  /** the bytes of its messages as JSON */
+  size_bytes: number;
+  links: ThreadLinks2;
+  /** all turns in the order in which they became active */
+  turns: TurnSummary[];
+  /** the last turn of each branch, by its run; the newest one last */
+  branches: string[];
+  /** the runs that wait for their turn, the next one first */
+  waiting: WaitingView[];
+  branch: BranchView;
+  /** set by PATCH */
+  title: string | null;
+}
+/** the thread's URLs */
+export interface ThreadLinks2 {
+  /** the thread */
+  self: string;
+  /** the thread's event stream */
+  events: string;
+}
+/** A turn: a run that became active in its thread. */
+export interface TurnSummary {
+  /** the turn's run */
+  run_id: string;
+  /** the turn that it follows; null at the root */
+  parent_run_id: string | null;
+  /** its place among all turns of the thread, from 1 on */
+  seq: number;
+  /** `active`, `succeeded`, `failed`, `cancelled`, `lost` if Redis lost the run, or `deleted` */
+  status: string;
+  /** the code of a failed run's error */
+  error_code: string | null;
+  /** when it became active */
+  began_at: string;
+  /** the cursor in the thread's stream after its last event; null while active */
+  last_event_id: string | null;
+}
+/** A run that waits for its turn. */
+export interface WaitingView {
+  /** the waiting run */
+  run_id: string;
+  /** its place among the waiting runs; 1 is next */
+  position: number;
+  /** why it waits: `enqueue`, `interrupt` or `steer` */
+  on_active: "reject" | "enqueue" | "interrupt" | "steer";
+  /** the run that its messages may join */
+  steers: string | null;
+}
+/** the messages of the current branch, or of the requested one, in pages */
+export interface BranchView {
+  /** the branch's last turn; null if the thread has no turn yet */
+  head_run_id: string | null;
+  /** the turns of this page */
+  turns: BranchTurn[];
+  /** pass it as `before` to get the turns before these; null at the root */
+  before: string | null;
+}
+/** A turn of a branch, with its messages. */
+export interface BranchTurn {
+  /** the turn's run */
+  run_id: string;
+  /** the turn that it follows; null at the root */
+  parent_run_id: string | null;
+  /** its place among all turns of the thread, from 1 on */
+  seq: number;
+  /** `active`, `succeeded`, `failed`, `cancelled`, `lost` if Redis lost the run, or `deleted` */
+  status: string;
+  /** the code of a failed run's error */
+  error_code: string | null;
+  /** when it became active */
+  began_at: string;
+  /** the cursor in the thread's stream after its last event; null while active */
+  last_event_id: string | null;
+  /** the new messages of its request */
+  messages: {
+    [k: string]: unknown;
+  }[];
+  /** what came of it: the model's calls with their results, and its answer, which has `partial` if the run was stopped; empty while the run is active */
+  result: {
+    [k: string]: unknown;
+  }[];
+}
+/** Turns of one branch, the oldest first. */
+export interface BranchView1 {
+  /** the branch's last turn; null if the thread has no turn yet */
+  head_run_id: string | null;
+  /** the turns of this page */
+  turns: BranchTurn[];
+  /** pass it as `before` to get the turns before these; null at the root */
+  before: string | null;
+}
 /** A ticket for one run. */
 export interface TicketView {
   /** the ticket's id in logs and for revocation; not a secret */
@@ -1309,6 +1469,91 @@ export interface ToolSummaryData {
   /** time of writing in Unix ms, by the writer's clock, for display; use the ids to order events, since the clocks of two machines differ; absent in logs of older versions */
   at?: number | null;
   tool_summary: ToolOutcome[];
+}
+/**
+ * The client's cursor is not in the thread, for example because Redis lost events. A frame without an id.
+ *
+ * Discard what you have of the run from `earliest` on, of the whole run if `earliest` is null, and of the whole thread if
+ * `run_id` is null. The stream sends again what there is.
+ */
+export interface ThreadGapData {
+  /** the run in whose log the cursor is not; null: the thread has no such turn */
+  run_id: string | null;
+  /** the cursor that the client sent */
+  requested: string;
+  /** the first id of the run's log; null if it has expired */
+  earliest?: string | null;
+  /** the last id of the run's log; null if it has expired */
+  latest?: string | null;
+}
+/**
+ * A turn begins: the events that follow are those of its run. A frame without an id.
+ *
+ * It comes again if a client reconnects within the turn.
+ */
+export interface TurnBegunData {
+  /** the turn's run */
+  run_id: string;
+  /** the turn that it follows; null at the root */
+  parent_run_id: string | null;
+  /** its place among all turns of the thread, from 1 on */
+  seq: number;
+  /** the new messages of its request */
+  messages: {
+    [k: string]: unknown;
+  }[];
+}
+/**
+ * A turn whose run was deleted: discard what you have of it. A frame without an id.
+ *
+ * Its children stay, and follow what came before it.
+ */
+export interface TurnDeletedData {
+  /** the turn's run */
+  run_id: string;
+  /** the turn that it follows; null at the root */
+  parent_run_id: string | null;
+  /** its place among all turns of the thread, from 1 on */
+  seq: number;
+}
+/**
+ * A turn whose log has expired, in place of its `turn` frame and its events.
+ *
+ * Its id is that of the turn's last event, so a client continues with the next turn.
+ */
+export interface TurnSnapshotData {
+  /** the turn's run */
+  run_id: string;
+  /** the turn that it follows; null at the root */
+  parent_run_id: string | null;
+  /** its place among all turns of the thread, from 1 on */
+  seq: number;
+  /** how it ended: `succeeded`, `failed`, `cancelled`, or `lost` if Redis lost the run */
+  status: string;
+  /** the new messages of its request */
+  messages: {
+    [k: string]: unknown;
+  }[];
+  /** what came of it: the model's calls with their results, and its answer, which has `partial` if the run was stopped */
+  result: {
+    [k: string]: unknown;
+  }[];
+}
+/** The runs that wait for their turn have changed. A frame without an id. */
+export interface WaitingChangedData {
+  /** all waiting runs, the next one first */
+  runs: WaitingInThread[];
+}
+/** A run that waits for its turn. */
+export interface WaitingInThread {
+  /** the waiting run */
+  run_id: string;
+  /** its place among the waiting runs; 1 is next */
+  position: number;
+  /** why it waits: `enqueue`, `interrupt` or `steer` */
+  on_active: "reject" | "enqueue" | "interrupt" | "steer";
+  /** the run that its messages may join */
+  steers?: string | null;
 }
 
 /** The data of each event, by its name. */
