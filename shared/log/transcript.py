@@ -40,6 +40,7 @@ TURN_MAX_BYTES: Final = 8 * 2**20
 TURN_ITEMS_MAX_BYTES: Final = 2**18
 
 ORIGIN: Final = "origin"
+_ORIGIN_KEY: Final = b'"origin"'
 PARTIAL: Final = "partial"
 IS_ERROR: Final = "is_error"
 
@@ -160,6 +161,13 @@ def turn_messages(events: Iterable[StoredEvent], items: Mapping[str, bytes] | No
 def public_messages(messages: Iterable[Message]) -> list[Message]:
     """Returns messages of a thread as clients get them: without their origin."""
     return [{name: value for name, value in message.items() if name != ORIGIN} for message in messages]
+
+
+def public_json(stored: bytes) -> bytes:
+    """Returns stored messages, JSON, as clients get them, as one line."""
+    if _ORIGIN_KEY not in stored and b"\n" not in stored and b"\r" not in stored:
+        return stored
+    return orjson.dumps(public_messages(orjson.loads(stored)))
 
 
 def _origin(result: ModelStageResult, items: bytes | None) -> Message:

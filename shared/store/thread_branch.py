@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 import orjson
 
 from stagebus.shared.domain.threads import Messages, Thread, ThreadTurn
+from stagebus.shared.log.transcript import public_messages
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.redis_client import Redis
 
@@ -14,7 +15,7 @@ PAGE_MAX_BYTES: Final = 2 * 2**20
 
 
 class TurnMessages(NamedTuple):
-    """A turn with its request's messages and those that came of it."""
+    """A turn with its request's messages and those that came of it, as clients get them."""
 
     turn: ThreadTurn
     messages: Messages
@@ -85,7 +86,7 @@ async def _read_messages(redis: Redis, thread: Thread, turns: Sequence[ThreadTur
         pipe.hmget(keys.thread_out(thread_key), run_ids)
         messages_in, messages_out = await pipe.execute()
     stored = zip(turns, messages_in, messages_out, strict=True)
-    return [TurnMessages(turn, _decode(own), _decode(result)) for turn, own, result in stored]
+    return [TurnMessages(turn, _decode(own), public_messages(_decode(result))) for turn, own, result in stored]
 
 
 def _decode(stored: bytes | None) -> Messages:

@@ -13,6 +13,7 @@ from stagebus.shared.domain.cursor import START, EventId, parse_id
 from stagebus.shared.domain.thread_cursor import THREAD_START, ThreadCursor
 from stagebus.shared.domain.thread_frames import WaitingInThread
 from stagebus.shared.domain.threads import OnActive
+from stagebus.shared.log.transcript import public_json
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.pipelined import Command, ReadConnection, read_at_once
 from stagebus.shared.storage.redis_client import Redis
@@ -154,9 +155,9 @@ def _end_id(status: str, end_id: str) -> EventId:
 
 
 async def read_result(connection: ReadConnection, thread_key: str, run_id: str) -> bytes:
-    """Returns the messages that came of an ended turn, JSON."""
+    """Returns the messages that came of an ended turn, JSON, as clients get them."""
     (messages,) = await read_at_once(connection, [("HGET", keys.thread_out(thread_key), run_id)])
-    return _one_line(messages)
+    return public_json(messages) if messages else _NO_MESSAGES
 
 
 def _one_line(messages: bytes | None) -> bytes:

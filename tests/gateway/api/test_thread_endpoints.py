@@ -1,5 +1,6 @@
 """Threads over HTTP: lists, one thread with its branches, its transcript, its title, and ids of any text."""
 
+import json
 from typing import Any
 from urllib.parse import quote
 
@@ -41,6 +42,19 @@ async def get(api: httpx.AsyncClient, url: str, status: int = 200, **params: Any
     response = await api.get(url, params=params)
     assert response.status_code == status, response.text
     return response.json()
+
+
+async def test_notes_of_models_are_not_for_clients(api: httpx.AsyncClient, redis: Redis, settings: Settings) -> None:
+    """A turn keeps encrypted reasoning for the model that wrote it, and for nobody else."""
+    run_id = await turn(api, redis, settings, "one")
+    await answer(redis, run_id, b'[{"role":"assistant","content":"eins","origin":{"items":"secret"}}]')
+    thread = await get(api, THREAD)
+    text = (await api.get(THREAD, headers={"Accept": "text/markdown"})).text
+    export = (await api.get(f"/runs/{run_id}/export")).text
+
+    assert thread["branch"]["turns"][0]["result"] == [{"role": "assistant", "content": "eins"}]
+    assert "eins" in text
+    assert "secret" not in json.dumps(thread) + text + export
 
 
 async def test_thread_has_its_tree_its_branches_and_the_messages_of_the_current_one(

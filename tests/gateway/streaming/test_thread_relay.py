@@ -226,6 +226,17 @@ async def test_expired_log_is_replaced_by_a_snapshot_with_the_cursor_of_its_end(
     assert not after.named("gap")
 
 
+async def test_snapshot_has_no_notes_of_models(thread: TurnsByHand, watch: Watch, redis: Redis) -> None:
+    await three_turns(thread)
+    run_id = thread.runs[1].run_id
+    await thread.expire(run_id)
+    kept = b'[{"role":"assistant","content":"eins","origin":{"items":"secret"}}]'
+    await redis.hset(keys.thread_out(thread.key), run_id, kept)  # type: ignore[misc]
+    reader = await watch(is_until_idle=True).until_ended()
+
+    assert reader.named("turn_snapshot")[0]["result"] == [{"role": "assistant", "content": "eins"}]
+
+
 async def test_cursor_within_an_expired_log_gets_a_gap_and_the_snapshot(thread: TurnsByHand, watch: Watch) -> None:
     expected = await three_turns(thread)
     await thread.expire(thread.runs[1].run_id)
