@@ -79,10 +79,7 @@ def _facts(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if took := _took(run):
         yield "took", took
     yield "prompt", excerpt(run["prompt"])
-    if run.get("user"):  # gateways of older versions do not have it
-        yield "user", run["user"]
-    for key, value in run["metadata"].items():
-        yield "metadata", f"{key}={value}"
+    yield from _labels(run)
     for stage in run["stages"]:
         model = " of ".join(name for name in (stage["model"], stage["provider"]) if name)
         yield (
@@ -110,6 +107,13 @@ def _facts(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if run["error"]:
         yield "error", f"{in_plain_words(run['error']['error'])} ({run['error']['code']})"
     yield "cursor", run["last_event_id"]
+
+
+def _labels(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    if run.get("user"):  # gateways of older versions do not have it
+        yield "user", run["user"]
+    for key, value in run["metadata"].items():
+        yield "metadata", f"{key}={value}"
 
 
 def _status(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
