@@ -71,6 +71,20 @@ def show_run(run: dict[str, Any], *, as_json: bool) -> None:
         echo(f"{mark}\n{run['result']['text']}", keep="\n\t")
 
 
+def _waiting(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for pending in run["pending_approvals"]:
+        is_question = pending["question"] is not None
+        name = "an answer" if is_question else reveal(pending["name"])
+        yield "waits for", ""
+        yield "", f"{name}: call {pending['call_id']}  (until {pending['expires_at']})"
+        lines = pending["question"].split("\n") if is_question else argument_lines(pending["arguments"])
+        yield from (("", line) for line in lines)
+    for call in run.get("pending_calls", ()):
+        yield "waits for", ""
+        yield "", f"the result of {reveal(call['name'])}: call {call['call_id']}  (until {call['expires_at']})"
+        yield from (("", line) for line in argument_lines(call["arguments"]))
+
+
 def _facts(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "run", run["id"]
     yield from _status(run)
@@ -86,17 +100,7 @@ def _facts(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
             "stage",
             "  ".join(part for part in (stage["stage_id"], stage["status"], model, tokens(stage["usage"])) if part),
         )
-    for pending in run["pending_approvals"]:
-        is_question = pending["question"] is not None
-        name = "an answer" if is_question else reveal(pending["name"])
-        yield "waits for", ""
-        yield "", f"{name}: call {pending['call_id']}  (until {pending['expires_at']})"
-        lines = pending["question"].split("\n") if is_question else argument_lines(pending["arguments"])
-        yield from (("", line) for line in lines)
-    for call in run.get("pending_calls", ()):
-        yield "waits for", ""
-        yield "", f"the result of {reveal(call['name'])}: call {call['call_id']}  (until {call['expires_at']})"
-        yield from (("", line) for line in argument_lines(call["arguments"]))
+    yield from _waiting(run)
     if run["usage"]:
         usage = run["usage"]
         yield "usage", f"{tokens(usage)}: {usage['prompt_tokens']} prompt, {usage['completion_tokens']} completion"
