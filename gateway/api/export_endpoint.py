@@ -34,6 +34,7 @@ from stagebus.shared.domain import tenants
 from stagebus.shared.domain.cursor import EventId
 from stagebus.shared.domain.runs import RunRecord
 from stagebus.shared.errors import Draining, RunNotFound, StorageUnavailable
+from stagebus.shared.store import thread_store
 
 FORMAT: Final = "stagebus.run"
 # Increased when a reader of the older version would misunderstand the new one. Further fields do not count.
@@ -85,12 +86,20 @@ async def export_run(request: Request) -> Response:
         "format": FORMAT,
         "version": VERSION,
         "run": orjson.Fragment((await view_of(request, run)).model_dump_json()),
-        "request": run.record.request,
+        "request": await _request_of(request, run.record),
     }
     stopped = asyncio.Event()
     body = _write(request, run.record, record, stopped)
     await anext(body)  # raises while the request can still fail
     return _Export(body, run.record.run_id, stopped.set)
+
+
+async def _request_of(request: Request, run: RunRecord) -> dict[str, Any]:
+    """Returns the run's request. Of a run in a thread, the thread has the messages."""
+    if not run.thread_key:
+        return run.request
+    messages = await thread_store.read_own_messages(gateway_of(request).redis, run.thread_key, run.run_id)
+    return {**run.request, "messages": list(messages)}
 
 
 async def _write(

@@ -131,6 +131,11 @@ def _merged(fields: Mapping[str, str]) -> Iterator[tuple[str, str]]:
             yield name.removeprefix("w:"), value.removeprefix(_MERGED)
 
 
+async def read_own_messages(redis: Redis, thread_key: str, run_id: str) -> Messages:
+    """Returns the own messages of a run in a thread; none if they joined another run or were deleted."""
+    return _messages(await redis.hget(keys.thread_in(thread_key), run_id) or b"")  # type: ignore[misc]
+
+
 async def path_to(connection: ScriptConnection, thread_key: str, run_id: str, bytes_max: int) -> ThreadPath:
     """Reads the turns from the root to the run's parent, with their messages, and the run's own messages.
 

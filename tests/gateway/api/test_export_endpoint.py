@@ -49,6 +49,19 @@ async def read_pages(api: httpx.AsyncClient, run_id: str) -> list[dict[str, Any]
             return events
 
 
+async def test_request_of_a_threads_run_has_its_own_messages(api: httpx.AsyncClient) -> None:
+    """The record does not repeat them: they are in the thread."""
+    run_id = (await api.post("/runs", json={**REQUEST, "thread_id": "chat"})).json()["id"]
+    try:
+        document = (await api.get(f"/runs/{run_id}/export")).json()
+    finally:
+        await api.post(f"/runs/{run_id}/cancel")
+
+    assert document["request"]["messages"] == [
+        {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"},
+    ]  # fmt: skip
+
+
 async def test_run_is_rebuilt_from_its_export(api: httpx.AsyncClient, made: RunByHand) -> None:
     """The log has more than one page, two attempts at a stage, and text beyond ASCII."""
     usage = Usage(prompt_tokens=1, completion_tokens=2, total_tokens=3)
