@@ -9,7 +9,7 @@ position drops the second copy. In the other order it would never arrive.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from functools import partial
 from typing import Final
@@ -33,8 +33,7 @@ from stagebus.shared.log.log_page import Page
 from stagebus.shared.log.sse import PING, encode_retry
 from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage import keys
-from stagebus.shared.storage.pipelined import PipelinedConnection
-from stagebus.shared.storage.pubsub import Channels
+from stagebus.shared.storage.connections import open_channels, open_pipelined
 from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis
 from stagebus.shared.store import thread_news
 
@@ -55,9 +54,9 @@ class Hub:
         self._streams_by_run: dict[str, set[ClientStream]] = {}  # those of a feed by its key
         self._streams_by_thread: dict[str, set[ThreadStream]] = {}
         self.folds = Folds()
-        self._channels = Channels(redis, self._catch_up_all)
+        self._channels = open_channels(redis)
         # Reads the log, and what a request needs to know of it before its stream begins.
-        self.log_connection = PipelinedConnection(redis, settings.redis_timeout_s)
+        self.log_connection = open_pipelined(redis, settings.redis_timeout_s)
         self._stall_monitor = StallMonitor(redis, settings.lease_s, self._streams_by_run)
         self._tickers: list[asyncio.Task[None]] = []
         self.page_reader = PageReader(self.log_connection, settings)
@@ -201,7 +200,8 @@ class Hub:
         streams = self._streams_by_thread.setdefault(stream.thread_key, set())
         streams.add(stream)
         channel = keys.thread_live(stream.thread_key)
-        stream.subscribing = asyncio.create_task(self._channels.subscribe(channel, partial(_hear, streams)))
+        subscribing = self._channels.subscribe(channel, partial(_hear, streams), partial(_catch_up, streams))
+        stream.subscribing = asyncio.create_task(subscribing)
 
     async def close_thread(self, stream: ThreadStream) -> None:
         """Undoes `open_thread`."""
@@ -226,7 +226,8 @@ class Hub:
         """
         streams = self._streams_by_run.setdefault(stream.source, set())
         streams.add(stream)
-        subscribing = self._channels.subscribe(stream.channel, partial(self._deliver, streams))
+        deliver, catch_up = partial(self._deliver, streams), partial(_catch_up, streams)
+        subscribing = self._channels.subscribe(stream.channel, deliver, catch_up)
         stream.subscribing = asyncio.create_task(subscribing)
 
     async def leave_run(self, stream: ClientStream) -> None:
@@ -247,7 +248,8 @@ class Hub:
             RunNotFound: the run is gone, or belongs to another owner.
         """
         if stream.subscribing is None:
-            self.events_relayed += await self.page_reader.read_next(stream)
+            count = await self.page_reader.read_next(stream)  # `+= await` would add to what the number was before
+            self.events_relayed += count
             return
         await asyncio.wait([stream.subscribing], timeout=TICK_S)
         if stream.subscribing.done():
@@ -274,11 +276,6 @@ class Hub:
                 # The run's other streams get the batch; this one reads it from the log.
                 logger.exception("run %s: a stream failed to take a live batch", stream.run_id)
                 stream.catch_up()
-
-    def _catch_up_all(self) -> None:
-        """Makes every stream read the log, because messages may have been missed."""
-        for stream in self._all_streams():
-            stream.catch_up()
 
     async def _ping_quiet_streams(self) -> None:
         """Pings the streams that sent nothing for `ping_s`, and checks that their runs are quiet, too.
@@ -345,6 +342,12 @@ def _hear(streams: set[ThreadStream], message: bytes) -> None:
     """Hands a message of a thread's channel to the thread's streams."""
     for stream in streams:
         stream.hear(message)
+
+
+def _catch_up(streams: Iterable[ClientStream]) -> None:
+    """Makes the streams of a channel read the log, because messages of it may have been missed."""
+    for stream in streams:
+        stream.catch_up()
 
 
 def _end_early(stream: ClientStream) -> None:

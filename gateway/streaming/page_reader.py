@@ -12,7 +12,7 @@ from stagebus.shared.domain.tenants import RunOwner
 from stagebus.shared.errors import StorageUnavailable
 from stagebus.shared.log import log_reader
 from stagebus.shared.log.log_page import Page
-from stagebus.shared.storage.pipelined import PipelinedConnection
+from stagebus.shared.storage.pipelined import PipelinedCommands
 from stagebus.shared.storage.redis_client import REDIS_AWAY, storage_errors
 
 # A stream waits no longer than this for its turn to read, so that no ping is late.
@@ -30,7 +30,7 @@ LONG_PAGE_EVENTS: Final = 200
 class PageReader:
     """Reads the pages of all streams over one connection."""
 
-    def __init__(self, connection: PipelinedConnection, settings: Settings) -> None:
+    def __init__(self, connection: PipelinedCommands, settings: Settings) -> None:
         self._connection = connection
         self._page_max_events = settings.page_max_events
         self.short_pages = asyncio.Semaphore(CONCURRENT_PAGES_MAX - CONCURRENT_LONG_PAGES_MAX)

@@ -12,7 +12,7 @@ from stagebus.shared.config.redis_url import Address
 from stagebus.shared.domain.partitions import key_slot
 from stagebus.shared.storage.cluster_route import Route
 from stagebus.shared.storage.pipelined import Command, PipelinedConnection, pack_transaction
-from stagebus.shared.storage.slot_map import SlotMap
+from stagebus.shared.storage.slot_map import NODES_SEEN_MAX, SlotMap
 
 _ASKING: Final = hiredis.pack_command(("ASKING",))
 _SCRIPT_COMMANDS: Final = frozenset({"EVAL", "EVALSHA"})
@@ -116,6 +116,8 @@ class ClusterConnection:
         """Returns the connection to one node."""
         connection = self._connections.get(node)
         if connection is None:
+            if len(self._connections) >= NODES_SEEN_MAX:  # containers get a new address at each start
+                self._connections = {at: known for at, known in self._connections.items() if known.is_in_use}
             connection = self._connections[node] = PipelinedConnection(self._client_of(node), self._timeout_s)
         return connection
 

@@ -21,7 +21,7 @@ from stagebus.shared.errors import StorageUnfit
 from stagebus.shared.storage.cluster_connection import ClusterConnection, slot_of
 from stagebus.shared.storage.pipelined import Command
 from stagebus.shared.storage.redis_client import check_server, close, connect_to
-from stagebus.shared.storage.slot_map import SlotMap
+from stagebus.shared.storage.slot_map import NODES_SEEN_MAX, SlotMap
 
 # Sharded pub/sub is the newest command that is needed.
 CLUSTER_VERSION_MIN: Final = (7, 0)
@@ -41,7 +41,7 @@ class ClusterRedis(Redis):
 
     Args:
         seeds: nodes that are asked for all others.
-        connect_node: returns a client of one node; only its settings are used.
+        connect_node: returns a client of one node. Only its settings are used, and no connection of its pool stays open.
     """
 
     is_cluster = True
@@ -59,6 +59,8 @@ class ClusterRedis(Redis):
         """Returns the client of one node."""
         client = self._clients.get(node)
         if client is None:
+            if len(self._clients) >= NODES_SEEN_MAX:  # containers get a new address at each start
+                del self._clients[next(iter(self._clients))]
             client = self._clients[node] = self._connect_node(node)
         return client
 
@@ -179,7 +181,10 @@ async def check_cluster(redis: ClusterRedis) -> None:
     except RedisConnectionError as exc:
         raise StorageUnfit(f"the Redis Cluster is not ready ({exc}); check STAGEBUS_REDIS_URL") from exc
     for primary in primaries:
+        client = redis.client_of(primary)
         try:
-            await check_server(redis.client_of(primary), CLUSTER_VERSION_MIN)
+            await check_server(client, CLUSTER_VERSION_MIN)
         except StorageUnfit as exc:
             raise StorageUnfit(f"node {primary}: {exc}") from exc
+        finally:
+            await close(client)  # its pool opens connections again if need be

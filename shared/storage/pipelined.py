@@ -12,7 +12,7 @@ Each caller has one command in flight, so no queue builds up here.
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import hiredis
 from redis.asyncio import Redis
@@ -45,6 +45,11 @@ class PipelinedConnection:
         self._skipped_error: Exception | None = None  # of the commands before the one whose reply is wanted
         self._reply_count = 0
         self._timeout: asyncio.TimerHandle | None = None
+
+    @property
+    def is_in_use(self) -> bool:
+        """True while the connection is open or being opened."""
+        return self._protocol is not None or self._opening is not None
 
     def execute_command(self, *args: Any) -> Awaitable[Any]:
         """Sends one command and returns its reply, as redis-py's method of this name does.
@@ -162,7 +167,17 @@ class PipelinedConnection:
             self._timeout = None
 
 
-ReadConnection = Redis | PipelinedConnection
+class PipelinedCommands(Protocol):
+    """Many commands at a time: a `PipelinedConnection`, or a `ClusterConnection`."""
+
+    def execute_command(self, *args: Any) -> Awaitable[Any]:
+        """Sends one command and returns its reply."""
+
+    async def transaction(self, commands: Sequence[Command]) -> list[Any]:
+        """Executes the commands at one moment and returns their replies."""
+
+
+ReadConnection = Redis | PipelinedCommands
 
 
 async def read_at_once(connection: ReadConnection, commands: Sequence[Command]) -> list[Any]:

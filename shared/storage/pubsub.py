@@ -25,6 +25,7 @@ from stagebus.shared.storage.redis_retry import retry_while_redis_is_down
 logger = logging.getLogger(__name__)
 
 Handler = Callable[[bytes], None]
+OnMissed = Callable[[], None]
 
 CANARY_S: Final = 0.6  # after two missing canaries the connection counts as deaf: within 2 s
 # While no channel is subscribed no message can be missed, and only every fifth canary is sent: canaries are half of the
@@ -42,11 +43,12 @@ class Unsubscribed(Exception):
 class Channels:
     """Subscribes handlers to channels. Handlers run in the event loop, one message after the other."""
 
-    def __init__(self, redis: Redis, on_reconnected: Callable[[], None]) -> None:
+    def __init__(self, redis: Redis, on_reconnected: Callable[[], None] | None = None) -> None:
         """`on_reconnected` is called when all channels are subscribed again and messages may have been missed."""
         self._redis = redis
         self._on_reconnected = on_reconnected
         self._handlers: dict[bytes, Handler] = {}
+        self._on_missed: dict[bytes, OnMissed] = {}
         self._confirmations: dict[bytes, list[asyncio.Future[None]]] = {}
         self._protocol: RedisProtocol | None = None
         self._unsubscribing: Counter[bytes] = Counter()  # by channel, how many UNSUBSCRIBE the server has not answered
@@ -65,14 +67,19 @@ class Channels:
         """Closes the connection."""
         await cancel_and_wait(*self._tasks)
 
-    async def subscribe(self, channel: str, handler: Handler) -> None:
+    async def subscribe(self, channel: str, handler: Handler, on_missed: OnMissed | None = None) -> None:
         """Subscribes the channel's only handler and returns when the server has confirmed it; waits for Redis if it is away.
+
+        Args:
+            on_missed: called when the channel is subscribed again and messages of it may have been missed.
 
         Raises:
             Unsubscribed: `unsubscribe` was called for the channel before that.
         """
         name = channel.encode()
         self._handlers[name] = handler
+        if on_missed is not None:
+            self._on_missed[name] = on_missed
         confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiting = self._confirmations.setdefault(name, [])
         waiting.append(confirmed)
@@ -88,6 +95,7 @@ class Channels:
     async def unsubscribe(self, channel: str) -> None:
         """Removes the channel's handler; it gets no more messages."""
         name = channel.encode()
+        self._on_missed.pop(name, None)
         if self._handlers.pop(name, None) is None:
             return
         if self._protocol is not None:
@@ -150,11 +158,17 @@ class Channels:
             self._unconfirmed.discard(name)
             if not self._unconfirmed and not self.is_connected:
                 self.is_connected = True
-                self._on_reconnected()
+                self._report_reconnected()
 
-    def _call(self, handler: Handler, payload: bytes) -> None:
+    def _report_reconnected(self) -> None:
+        if self._on_reconnected is not None:
+            self._on_reconnected()
+        for on_missed in list(self._on_missed.values()):
+            self._call(on_missed)
+
+    def _call(self, handler: Callable[..., None], *args: bytes) -> None:
         try:
-            handler(payload)
+            handler(*args)
         except Exception:
             # It concerns this channel alone. A reconnect would make the owners of all other channels read what they missed.
             logger.exception("pub/sub: a handler failed")

@@ -19,7 +19,7 @@ from stagebus.shared.config.redis_url import Address
 from stagebus.shared.domain.partitions import TAGS, key_slot
 from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage.cluster_redis import ClusterRedis
-from stagebus.shared.storage.pubsub import Handler, Unsubscribed
+from stagebus.shared.storage.pubsub import Handler, OnMissed, Unsubscribed
 from stagebus.shared.storage.redis_client import REDIS_AWAY
 from stagebus.shared.storage.shard_listener import CANARY_PREFIX, ShardListener
 
@@ -34,6 +34,7 @@ class _Channel:
     name: bytes
     slot: int
     handler: Handler
+    on_missed: OnMissed | None = None
     listener: ShardListener | None = None  # None: the slot's node is unknown
     is_confirmed: bool = False
     may_have_missed: bool = False  # it was confirmed before
@@ -43,10 +44,8 @@ class _Channel:
 class ShardedChannels:
     """As `Channels`, on a cluster. Handlers run in the event loop, one message after the other."""
 
-    def __init__(self, redis: ClusterRedis, on_missed: Callable[[str], None]) -> None:
-        """`on_missed` is called with each channel that is subscribed again and of which messages may have been missed."""
+    def __init__(self, redis: ClusterRedis) -> None:
         self._redis = redis
-        self._on_missed = on_missed
         self._channels: dict[bytes, _Channel] = {}
         self._listeners: dict[Address, ShardListener] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -76,8 +75,11 @@ class ShardedChannels:
             self._close(address)
         await asyncio.gather(*self._closing)
 
-    async def subscribe(self, channel: str, handler: Handler) -> None:
+    async def subscribe(self, channel: str, handler: Handler, on_missed: OnMissed | None = None) -> None:
         """Subscribes the channel's only handler and returns when its node has confirmed it; waits for the node if it is away.
+
+        Args:
+            on_missed: called when the channel is subscribed again and messages of it may have been missed.
 
         Raises:
             Unsubscribed: `unsubscribe` was called for the channel before that.
@@ -87,7 +89,7 @@ class ShardedChannels:
         if found is None:
             found = _Channel(name, key_slot(name), handler)
             self._add(found)
-        found.handler = handler
+        found.handler, found.on_missed = handler, on_missed
         if found.is_confirmed:
             return
         confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -176,13 +178,8 @@ class ShardedChannels:
     def on_message(self, name: bytes, payload: bytes) -> None:
         """Hands a message to the channel's handler."""
         channel = self._channels.get(name)
-        if channel is None:
-            return
-        try:
-            channel.handler(payload)
-        except Exception:
-            # It concerns this channel alone. A reconnect would make the owners of all other channels read what they missed.
-            logger.exception("pub/sub: a handler failed")
+        if channel is not None:
+            _call(channel.handler, payload)
 
     def on_confirmed(self, name: bytes, listener: ShardListener) -> None:
         """Notes that a node has confirmed a channel."""
@@ -195,7 +192,8 @@ class ShardedChannels:
                 confirmed.set_result(None)
         if channel.may_have_missed:
             channel.may_have_missed = False
-            self._on_missed(name.decode())
+            if channel.on_missed is not None:
+                _call(channel.on_missed)
 
     def on_disconnected(self, name: bytes, listener: ShardListener) -> None:
         """Notes that the connection with a channel is gone. The listener opens another one."""
@@ -215,3 +213,11 @@ class ShardedChannels:
             self._has_homeless.set()
         else:
             self._place(channel)
+
+
+def _call(handler: Callable[..., None], *args: bytes) -> None:
+    try:
+        handler(*args)
+    except Exception:
+        # It concerns this channel alone. A reconnect would make the owners of all other channels read what they missed.
+        logger.exception("pub/sub: a handler failed")

