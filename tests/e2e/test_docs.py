@@ -130,11 +130,12 @@ async def test_python_client_page_programs_work(healthy: System) -> None:
     scripts = [block.replace("http://127.0.0.1:8000", healthy.url) for block in blocks(PYTHON, "python")]
     outputs = await asyncio.gather(*(type_in('python -c "$SCRIPT"', SCRIPT=script) for script in scripts))
 
-    assert len(outputs) == 6
+    assert len(outputs) == 7
     assert "get_weather" in outputs[0]
     assert "calls get_weather" in outputs[1]
     assert outputs[2].endswith("['alice']\n")
     assert "the blue one" in outputs[5]
+    assert "And in Rome?" in outputs[6]
 
 
 async def test_readme_tool_can_be_registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
