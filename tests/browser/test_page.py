@@ -528,7 +528,9 @@ async def test_foreign_content_is_shown_as_text(page: Page) -> None:
                 ("7-7", "tool_completion_chunk",
                  {"stage_id": "synthesis", "tool_results": {"choices": [{"delta": {"reasoning": HOSTILE}}]}}),
                 ("7-8", "tool_progress", {"stage_id": "tools", "call_id": "other", "message": HOSTILE, "fraction": 0.5}),
-                ("7-9", "error", {"stage_id": "run", "error": HOSTILE, "code": HOSTILE, "failed_stage": HOSTILE}),
+                ("7-9", "message_added", {"stage_id": "run", "run_id": HOSTILE, "before": "synthesis",
+                                          "messages": [{"role": "user", "content": HOSTILE}]}),
+                ("7-10", "error", {"stage_id": "run", "error": HOSTILE, "code": HOSTILE, "failed_stage": HOSTILE}),
             ]
         ),
     )  # fmt: skip
@@ -543,6 +545,7 @@ async def test_foreign_content_is_shown_as_text(page: Page) -> None:
         ".call:first-child .arguments",
         ".call:last-child .progress",
         "[data-kind=retry]",
+        "[data-stage=synthesis] [data-kind=message]",
         "[data-stage=synthesis] .reasoning",
     ):
         await expect(page.locator(place)).to_contain_text(HOSTILE)
