@@ -6,7 +6,7 @@ import { EventsView } from "./events_view.js";
 import { duration, elapsed, finishText, money } from "./format.js";
 import { pretty, reveal, showControls } from "./json_text.js";
 import { MarkdownText } from "./markdown.js";
-import { answerStage, isTerminal } from "./vendor/stagebus-client.js";
+import { answerStage, isTerminal, waitingCalls } from "./vendor/stagebus-client.js";
 
 const STAGE_PURPOSE = {
   extraction: "The model reads the prompt and picks its tools",
@@ -14,6 +14,7 @@ const STAGE_PURPOSE = {
   synthesis: "The model writes from the tools’ results",
 };
 const CALL_STATE_TEXT = { waiting: "waiting for you" };
+const DEFERRED_TEXT = "waiting for a result";
 const STATE_TEXT = { waiting: "waiting to retry", restarted: "started over" };
 const STATUS_TEXT = { queued: "queued: waiting for a worker", parked: "waiting for you" };
 const CONNECTION_TEXT = { replaying: "catching up" };
@@ -115,9 +116,12 @@ export class RunView {
   }
 
   /** Shows the run's state, or what it waits for. */
-  showStatus({ status, connection: { waitingFor } }) {
+  showStatus(run) {
+    const { status, connection: { waitingFor } } = run;
+    const isDeferred = status === "parked" && waitingCalls(run).length === 0;
+    const text = isDeferred ? DEFERRED_TEXT : STATUS_TEXT[status] ?? status ?? "";
     $("run-status").dataset.status = waitingFor ? "stalled" : status ?? "";
-    setText($("run-status"), waitingFor ? waitingText(waitingFor, status) : STATUS_TEXT[status] ?? status ?? "");
+    setText($("run-status"), waitingFor ? waitingText(waitingFor, status) : text);
   }
 
   #showHead(run) {
@@ -176,7 +180,7 @@ export class RunView {
     const put = (name, text) => setText(entry.item.querySelector(name), text);
     entry.item.dataset.state = call.state;
     put("h3", reveal(call.name));
-    put(".state", CALL_STATE_TEXT[call.state] ?? call.state);
+    put(".state", call.deferred ? DEFERRED_TEXT : CALL_STATE_TEXT[call.state] ?? call.state);
     put(".time", duration(call.durationMs));
     put(".arguments", pretty(call.arguments));
     put(".progress", showControls(progressText(call.progress)));

@@ -5,13 +5,14 @@ export type { CreateOptions, ListOptions } from "./client.js";
 export {
   ProblemError, RunCancelledError, RunFailedError, StagebusError, StreamBrokenError, UnreachableError,
 } from "./client_errors.js";
+export type { ClientCall, ClientFunction, ClientTools } from "./client_tools.js";
 export type { ConnectionState, ConnectionUpdate, FollowOptions, RunUpdate } from "./stream_follower.js";
 export type { Transport } from "./connection.js";
 export type { CallOptions, Fetch, Options, WaitOptions } from "./http.js";
 export { isRetryable } from "./http.js";
 export type { EventName, GapEvent, RunEvent } from "./event_sequencer.js";
 export { Run } from "./run.js";
-export type { Decision, TicketOptions } from "./run.js";
+export type { AnsweringOptions, Decision, TicketOptions } from "./run.js";
 export * from "./schema.js";
 export type { ApprovalState, CallState, Discarded, Note, StageState } from "./stage_state.js";
 export { partialJson } from "./partial_json.js";

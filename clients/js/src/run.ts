@@ -1,6 +1,7 @@
 // One run: its events, its result, and the requests about it.
 
 import { RunCancelledError, RunFailedError, StagebusError } from "./client_errors.js";
+import { answering, type ClientTools } from "./client_tools.js";
 import { follow, type FollowOptions, type RunUpdate } from "./stream_follower.js";
 import type { CallOptions, Http, WaitOptions } from "./http.js";
 import type { GapEvent, RunEvent } from "./event_sequencer.js";
@@ -8,6 +9,11 @@ import type { RunAccepted, RunExport, RunView, TicketView } from "./schema.js";
 import { RunWatch, type WatchOptions } from "./run_watch.js";
 
 const EXPORT_MAX_MS = 300_000;
+
+export interface AnsweringOptions extends FollowOptions {
+  /** Functions that answer the calls of the run's client tools meanwhile; a function returns those for the next call. */
+  tools?: ClientTools | (() => ClientTools) | undefined;
+}
 
 export interface RunOptions {
   /** Events after this cursor are received; default: all. */
@@ -31,10 +37,19 @@ function encodeDecision(decision: Decision): string {
   return `{"decision":${JSON.stringify(decision.decision)},"arguments":${decision.argumentsJson}}`;
 }
 
+export interface ResultOptions extends CallOptions {
+  content: string;
+  /** The call failed, and `content` says why. */
+  isError?: boolean;
+  ref?: string;
+}
+
 export interface TicketOptions extends CallOptions {
   /** For a link to pass on; valid for longer. */
   share?: boolean;
   ttlS?: number;
+  /** Its holder may also give the results of waiting calls. */
+  calls?: boolean;
 }
 
 export class Run {
@@ -55,7 +70,7 @@ export class Run {
    *
    * A `gap` between them means that the log lost events: discard those from its `sequence` on.
    */
-  async *events(options: FollowOptions = {}): AsyncGenerator<RunEvent | GapEvent> {
+  async *events(options: AnsweringOptions = {}): AsyncGenerator<RunEvent | GapEvent> {
     for await (const update of this.updates(options)) if (update.name !== "connection") yield update;
   }
 
@@ -64,10 +79,11 @@ export class Run {
   }
 
   /** Yields the events and changes of the connection, as `reduce` takes them. */
-  updates(options: FollowOptions = {}): AsyncGenerator<RunUpdate> {
+  updates({ tools, ...options }: AnsweringOptions = {}): AsyncGenerator<RunUpdate> {
     const isNew = this.#isNew;
     this.#isNew = false; // a second reader gets replayed events
-    return follow(this.#http, `${this.#path}/events`, { from: this.#cursor, ...options }, isNew);
+    const updates = follow(this.#http, `${this.#path}/events`, { from: this.#cursor, ...options }, isNew);
+    return tools ? answering(updates, this.#http, this.id, tools) : updates;
   }
 
   /** Follows the run in the background and keeps its state. */
@@ -81,9 +97,10 @@ export class Run {
   }
 
   /** Waits for the end and returns the record with its `result`. Throws `RunFailedError` or `RunCancelledError`. */
-  async result({ signal }: { signal?: AbortSignal } = {}): Promise<RunView> {
+  async result({ signal, tools }: Pick<AnsweringOptions, "signal" | "tools"> = {}): Promise<RunView> {
     const record = await this.get({ signal });
-    const ended = record.finished_at === null ? await this.#waitForEnd(record.last_event_id, signal) : record;
+    const from = tools ? "0" : record.last_event_id; // calls may wait already
+    const ended = record.finished_at === null ? await this.#waitForEnd({ from, signal, tools }) : record;
     const text = ended.result?.text;
     if (ended.status === "cancelled") throw new RunCancelledError(this.id, ended.cancel_reason, text);
     if (ended.error) throw new RunFailedError(this.id, ended.error.error, ended.error.code, text);
@@ -91,7 +108,7 @@ export class Run {
   }
 
   /** Waits for the end and returns the answer's text. Throws as `result` does. */
-  async text(options: { signal?: AbortSignal } = {}): Promise<string> {
+  async text(options: Pick<AnsweringOptions, "signal" | "tools"> = {}): Promise<string> {
     const { result } = await this.result(options);
     return result?.text ?? "";
   }
@@ -118,9 +135,21 @@ export class Run {
     return this.#http.call(path, { ...options, method: "POST", body: encodeDecision(decision) });
   }
 
+  /**
+   * Gives the result of a call that waits for it; the first one is final. `ref`, that of the call, tells it from one of the
+   * same id after a loss of data.
+   */
+  giveResult(callId: string, { content, isError = false, ref, ...options }: ResultOptions): Promise<{ run_id: string; call_id: string }> {
+    const path = `${this.#path}/calls/${encodeURIComponent(callId)}/result`;
+    const body = { content, is_error: isError, ...(ref !== undefined && { ref }) };
+    return this.#http.call(path, { ...options, method: "POST", body });
+  }
+
   /** Creates a ticket that gives read access to this run: for a plain EventSource, or to pass on. */
-  ticket({ share, ttlS, ...options }: TicketOptions = {}): Promise<TicketView> {
-    const body = { ...(share !== undefined && { share }), ...(ttlS !== undefined && { ttl_s: ttlS }) };
+  ticket({ share, ttlS, calls, ...options }: TicketOptions = {}): Promise<TicketView> {
+    const body = {
+      ...(share !== undefined && { share }), ...(ttlS !== undefined && { ttl_s: ttlS }), ...(calls !== undefined && { calls }),
+    };
     return this.#http.call(`${this.#path}/ticket`, { ...options, method: "POST", body });
   }
 
@@ -133,9 +162,9 @@ export class Run {
     return `/runs/${encodeURIComponent(this.id)}`;
   }
 
-  async #waitForEnd(from: string, signal: AbortSignal | undefined): Promise<RunView> {
-    for await (const _ of this.events({ from, signal })) continue;
-    const record = await this.get({ signal });
+  async #waitForEnd(options: AnsweringOptions): Promise<RunView> {
+    for await (const _ of this.events(options)) continue;
+    const record = await this.get({ signal: options.signal });
     if (record.finished_at === null) throw new StagebusError(`the stream of run ${this.id} ended before the run did`);
     return record;
   }

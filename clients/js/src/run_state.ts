@@ -130,7 +130,7 @@ function applyEvent(state: RunState, event: RunEvent): RunState {
 function withActivity(state: RunState): RunState {
   if (isTerminal(state)) return state;
   const open = state.stages.flatMap(({ calls }) => calls.filter(isOpen));
-  const isParked = open.length > 0 && open.every((call) => call.state === "waiting");
+  const isParked = open.length > 0 && open.every((call) => call.state === "waiting" || call.deferred !== null);
   return { ...state, status: isParked ? "parked" : "running" };
 }
 

@@ -1,10 +1,11 @@
 // Follows a run or a thread in the background and notifies listeners of its state, for pages and other displays.
 
-import type { ConnectionUpdate, FollowOptions, RunUpdate } from "./stream_follower.js";
+import type { AnsweringOptions } from "./run.js";
+import type { ConnectionUpdate, RunUpdate } from "./stream_follower.js";
 import { partialJson } from "./partial_json.js";
 import { emptyRun, reduce, type RunState } from "./run_state.js";
 
-export interface WatchOptions extends Omit<FollowOptions, "from" | "signal"> {
+export interface WatchOptions extends Omit<AnsweringOptions, "from" | "signal"> {
   /** Calls `notify` once, soon; default: with the next animation frame, or immediately where there are none. */
   schedule?: (notify: () => void) => void;
 }
@@ -25,7 +26,7 @@ export class Watch<State extends { readonly connection: Omit<ConnectionUpdate, "
   #pausedUntil = 0;
 
   constructor(
-    private readonly updates: (options: FollowOptions) => AsyncIterable<Update | ConnectionUpdate>,
+    private readonly updates: (options: AnsweringOptions) => AsyncIterable<Update | ConnectionUpdate>,
     empty: State,
     private readonly reduce: (state: State, update: Update | ConnectionUpdate) => State,
     { schedule = nextFrame, ...options }: WatchOptions = {},
@@ -52,7 +53,7 @@ export class Watch<State extends { readonly connection: Omit<ConnectionUpdate, "
     this.#closing.abort();
   }
 
-  async #follow(options: FollowOptions): Promise<void> {
+  async #follow(options: AnsweringOptions): Promise<void> {
     try {
       for await (const update of this.updates({ ...options, from: "0", signal: this.#closing.signal })) {
         this.#state = this.reduce(this.#state, update);
@@ -90,7 +91,7 @@ export class Watch<State extends { readonly connection: Omit<ConnectionUpdate, "
 
 /** Follows one run. */
 export class RunWatch extends Watch<RunState, RunUpdate> {
-  constructor(updates: (options: FollowOptions) => AsyncIterable<RunUpdate>, options: WatchOptions = {}) {
+  constructor(updates: (options: AnsweringOptions) => AsyncIterable<RunUpdate>, options: WatchOptions = {}) {
     super(updates, emptyRun(), reduce, options);
   }
 

@@ -2,7 +2,7 @@
 
 import type { EventLog } from "./event_log.js";
 import type { RunEvent } from "./event_sequencer.js";
-import type { ApprovalDecidedData, StageRestartedData, Usage } from "./schema.js";
+import type { ApprovalDecidedData, CallDeferredData, StageRestartedData, Usage } from "./schema.js";
 import { deltaOf, emptySplitter, push, shownText, type Splitter } from "./model_text.js";
 
 /** A retry, restart or resumption of the stage, or a message that joined the run before it. */
@@ -40,6 +40,8 @@ export interface CallState {
   readonly state: "waiting" | "running" | "done" | "error" | "stopped";
   /** Null if the call needs no person. */
   readonly approval: ApprovalState | null;
+  /** Set while the call waits for a result from outside. */
+  readonly deferred: CallDeferredData | null;
   /** The progress that the tool reports; null before the first report and after the result. */
   readonly progress: { readonly message: string; readonly fraction: number | null } | null;
   /** The result. */
@@ -147,11 +149,13 @@ function applyEvent(stage: StageState, event: RunEvent): StageState {
       return withCall(stage, data.call_id, {
         name: data.name, arguments: data.arguments, state: "running", startedAt: at, beganAt: data.at ?? null,
       });
+    case "call_deferred":
+      return withCall(stage, data.call_id, { name: data.name, arguments: data.arguments, deferred: data, progress: null });
     case "tool_progress":
       return withCall(stage, data.call_id, { progress: { message: data.message, fraction: data.fraction ?? null } });
     case "tool_result":
       return withCall(stage, data.call_id, {
-        name: data.name, content: data.content, state: data.is_error ? "error" : "done", progress: null,
+        name: data.name, content: data.content, state: data.is_error ? "error" : "done", progress: null, deferred: null,
         durationMs: data.duration_ms ?? null, sameAs: data.same_as ?? null,
       });
     case "stage_completed":
@@ -225,7 +229,7 @@ function withCall(stage: StageState, id: string, fields: Partial<CallState>): St
   const calls = [...stage.calls];
   const index = calls.findIndex((call) => call.id === id);
   const call = calls[index] ?? {
-    id, name: "", arguments: "", state: "running", approval: null, progress: null, content: "", sameAs: null, durationMs: null,
+    id, name: "", arguments: "", state: "running", approval: null, deferred: null, progress: null, content: "", sameAs: null, durationMs: null,
     startedAt: null, beganAt: null,
   };
   calls[index < 0 ? calls.length : index] = { ...call, ...fields };
