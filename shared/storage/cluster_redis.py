@@ -20,7 +20,7 @@ from stagebus.shared.config.settings import Settings
 from stagebus.shared.errors import StorageUnfit
 from stagebus.shared.storage.cluster_connection import ClusterConnection, slot_of
 from stagebus.shared.storage.pipelined import Command
-from stagebus.shared.storage.redis_client import check_server, close, connect_to
+from stagebus.shared.storage.redis_client import check_node, close, connect_to
 from stagebus.shared.storage.slot_map import NODES_SEEN_MAX, SlotMap
 
 # Sharded pub/sub is the newest command that is needed.
@@ -174,7 +174,7 @@ async def check_cluster(redis: ClusterRedis) -> None:
     """Checks that the cluster is fit to store runs.
 
     Raises:
-        StorageUnfit: slots have no node, or a primary is not fit, see `check_server`.
+        StorageUnfit: slots have no node, or a primary is not fit, see `check_node`.
     """
     try:
         primaries = await redis.slots.read_primaries()
@@ -183,7 +183,7 @@ async def check_cluster(redis: ClusterRedis) -> None:
     for primary in primaries:
         client = redis.client_of(primary)
         try:
-            await check_server(client, CLUSTER_VERSION_MIN)
+            await check_node(client, CLUSTER_VERSION_MIN)
         except StorageUnfit as exc:
             raise StorageUnfit(f"node {primary}: {exc}") from exc
         finally:

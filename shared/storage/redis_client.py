@@ -283,26 +283,47 @@ def storage_errors() -> Iterator[None]:
         raise StorageUnavailable from exc
 
 
-async def check_server(redis: Redis, version_min: tuple[int, int] = VERSION_MIN) -> None:
+async def check_server(redis: Redis) -> None:
     """Checks that the server is fit to store runs.
 
     Raises:
-        StorageUnfit: it is unreachable, too old, or configured to evict keys. The message says what to do.
+        StorageUnfit: it is unreachable, older than 6.2, configured to evict keys, or a node of a cluster. The message says
+            what to do.
     """
+    if (await _check(redis, VERSION_MIN)).get("cluster_enabled"):
+        raise StorageUnfit(
+            "this server is a node of a Redis Cluster, which is not supported yet: set STAGEBUS_REDIS_URL to a server "
+            "without cluster mode, which may have replicas and sentinels"
+        )
+
+
+async def check_node(redis: Redis, version_min: tuple[int, int]) -> None:
+    """Checks a primary of a cluster in the same way.
+
+    Raises:
+        StorageUnfit: it is unreachable, older than `version_min`, configured to evict keys, or not a node of a cluster.
+    """
+    if not (await _check(redis, version_min)).get("cluster_enabled"):
+        raise StorageUnfit("the server is not a node of a cluster")
+
+
+async def _check(redis: Redis, version_min: tuple[int, int]) -> dict[str, Any]:
+    """Returns the server's information."""
     try:
-        server, memory = await redis.info("server"), await redis.info("memory")
+        info = {**await redis.info("server"), **await redis.info("memory"), **await redis.info("cluster")}
     except (RedisConnectionError, RedisTimeoutError, OSError) as exc:
         raise StorageUnfit(
             f"Redis is unreachable ({exc}): start it or set STAGEBUS_REDIS_URL; `stagebus up` without it brings its own"
         ) from exc
     except RedisError as exc:
         raise StorageUnfit(f"Redis refuses access ({exc}); check STAGEBUS_REDIS_URL") from exc
-    version = str(server.get("redis_version", "0"))
+    version = str(info.get("redis_version", "0"))
     if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < version_min:
         needed = ".".join(map(str, version_min))
         raise StorageUnfit(f"Redis {version} is too old: Redis {needed} or newer, or Valkey, is required")
-    policy = memory.get("maxmemory_policy", POLICY)
+    policy = info.get("maxmemory_policy", POLICY)
     if policy != POLICY:
         raise StorageUnfit(
             f"Redis evicts keys (maxmemory-policy {policy}), so runs would vanish: CONFIG SET maxmemory-policy {POLICY}"
         )
+    return info

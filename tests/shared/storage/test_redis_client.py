@@ -8,6 +8,7 @@ from stagebus.shared.config.settings import Settings
 from stagebus.shared.errors import StorageFull, StorageUnavailable, StorageUnfit
 from stagebus.shared.storage import redis_client
 from stagebus.shared.storage.redis_client import check_server, open_connection, storage_errors
+from tests.support.cluster import Cluster
 from tests.support.system import free_port
 
 
@@ -31,6 +32,14 @@ async def test_old_server_is_refused(redis: Redis, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(redis, "info", info)
     with pytest.raises(StorageUnfit, match=r"6\.0\.16 is too old"):
         await check_server(redis)
+
+
+async def test_node_of_a_cluster_is_refused(cluster_nodes: Cluster) -> None:
+    """Some scripts would work there, and others not: the keys of the queue and of a run have different slots."""
+    client = redis_client.connect(Settings(redis_url=f"redis://{cluster_nodes.nodes[0]}/0"))
+    with pytest.raises(StorageUnfit, match="a node of a Redis Cluster, which is not supported yet"):
+        await check_server(client)
+    await redis_client.close(client)
 
 
 async def test_unreachable_server_says_what_to_set() -> None:
