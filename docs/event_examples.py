@@ -5,9 +5,10 @@ from typing import Final
 
 from pydantic import BaseModel
 
-from stagebus.shared.domain import events, stage_results
+from stagebus.shared.domain import events, stage_results, thread_frames
 from stagebus.shared.domain.cursor import EventId
 from stagebus.shared.domain.runs import EXTRACTION, SYNTHESIS, TOOLS
+from stagebus.shared.domain.threads import OnActive
 from stagebus.shared.domain.usage import Cost, Usage
 from stagebus.shared.errors import QueueTimeout
 from stagebus.shared.log import sse
@@ -15,6 +16,7 @@ from stagebus.shared.log import sse
 _RUN_ID: Final = "01J9ZK3V7Q8E5W2R4T6Y8U0P1A"
 _PARENT_ID: Final = "01J9ZK0T6M3B8V1N5C7X9Z2Q4W"
 _ADDED_ID: Final = "01J9ZK4D2R6H9J1K3M5P7S8T0V"
+_NEXT_RUN_ID: Final = "01J9ZK5B2M4T7X9C1F3H5K7N9Q"
 _ATTEMPT: Final = 5204
 _BEGAN_AT: Final = 1_769_860_800_000
 _EXPIRES_AT: Final = _BEGAN_AT + 86_400_000
@@ -76,6 +78,20 @@ _UNLOGGED: Final = (
     events.StreamStatus(waiting_for="worker"),
 )
 
+_ASKED: Final = [{"role": "user", "content": "What is the weather in Paris?"}]
+_THREAD_FRAMES: Final[tuple[thread_frames.ThreadFrame, ...]] = (
+    thread_frames.TurnBegun(run_id=_RUN_ID, parent_run_id=None, seq=1, messages=_ASKED),
+    thread_frames.TurnSnapshot(
+        run_id=_RUN_ID, parent_run_id=None, seq=1, status="succeeded", messages=_ASKED,
+        result=[{"role": "assistant", "content": "It is mild."}],
+    ),
+    thread_frames.TurnDeleted(run_id=_RUN_ID, parent_run_id=None, seq=1),
+    thread_frames.WaitingChanged(
+        runs=[thread_frames.WaitingInThread(run_id=_NEXT_RUN_ID, position=1, on_active=OnActive.STEER, steers=_RUN_ID)]
+    ),
+    thread_frames.ThreadGap(run_id=_RUN_ID, requested=f"{_RUN_ID}.{_ATTEMPT}-90"),
+)  # fmt: skip
+
 
 def example_frames() -> Mapping[type[BaseModel], str]:
     """Returns an example of each event as its frame in the stream, by its class."""
@@ -83,6 +99,18 @@ def example_frames() -> Mapping[type[BaseModel], str]:
         type(frame): sse.encode_without_id(frame.event, frame.model_dump_json()).decode().strip() for frame in _UNLOGGED
     }
     return {**dict(_frames()), **unlogged}
+
+
+def example_thread_frames() -> Mapping[type[BaseModel], str]:
+    """Returns an example of each frame of a thread's stream that is no event of a run, by its class."""
+    encoded = {}
+    for frame in _THREAD_FRAMES:
+        data = frame.model_dump_json()
+        text = sse.encode_without_id(frame.event, data)
+        if isinstance(frame, thread_frames.TurnSnapshot):
+            text = sse.encode(f"{_RUN_ID}.{_ATTEMPT}-118".encode(), frame.event.encode(), data.encode())
+        encoded[type(frame)] = text.decode().strip()
+    return encoded
 
 
 def _frames() -> Iterator[tuple[type[BaseModel], str]]:

@@ -1,18 +1,20 @@
 """Makes docs/http-api.md from the served OpenAPI document, the event classes and the error classes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
 import orjson
+from pydantic import BaseModel
 
-from docs.event_examples import example_frames
+from docs.event_examples import example_frames, example_thread_frames
 from stagebus.gateway.api.openapi import build_document
 from stagebus.gateway.api.problems import problem_types
 from stagebus.gateway.api.urls import Urls
 from stagebus.gateway.endpoint_table import ENDPOINTS
 from stagebus.shared.domain import events
 from stagebus.shared.domain.event_schema import json_schema
+from stagebus.shared.domain.thread_frames import THREAD_FRAMES
 from stagebus.shared.errors import RunFailed, StagebusError
 
 Json = dict[str, Any]
@@ -43,6 +45,13 @@ A stream sends each event as a frame with its id, its name and its data. The id 
 `Last-Event-ID` (or `?last_event_id=`) and the stream continues after it. An id is `<attempt>-<sequence>`; sequences of a
 run are consecutive. `GET /runs/{run_id}/events` with `Accept: application/json` returns the same events in pages.
 `done`, `cancel` and `error` are terminal: no event follows them. `gap` and `status` are frames without an id.
+"""
+
+_THREAD_FRAMES_HEAD: Final = """\
+## Frames of a thread's stream
+
+`GET /threads/{thread_id}/events` sends the events above, each with the id `<run id>.<attempt>-<sequence>`, and these frames.
+Only `turn_snapshot` has an id.
 """
 
 _ERRORS_HEAD: Final = """\
@@ -88,7 +97,9 @@ def http_api_page() -> str:
         "## Objects\n",
         *(_object(name, schema) for name, schema in sorted(schemas.items())),
         _EVENTS_HEAD,
-        *_events(event_schemas),
+        *_events(_FRAMES, event_schemas, example_frames()),
+        _THREAD_FRAMES_HEAD,
+        *_events(THREAD_FRAMES, event_schemas, example_thread_frames(), prefix="thread: "),
         *(_object(name, event_schemas[name]) for name in _parts_of_events(event_schemas, known=schemas)),
         _ERRORS_HEAD + "\n".join(_error_rows()) + "\n",
         _RUN_ERRORS_HEAD + "\n".join(_run_error_rows()) + "\n",
@@ -180,17 +191,18 @@ def _fields(schema: Json) -> Iterator[str]:
         yield f"| `{field}` | {_type(about)}{optional}{default} | {_cell(about.get('description', ''))} |"
 
 
-def _events(schemas: Json) -> Iterator[str]:
-    frames = example_frames()
-    for event in _FRAMES:
+def _events(
+    frame_types: Iterable[Any], schemas: Json, frames: Mapping[type[BaseModel], str], prefix: str = ""
+) -> Iterator[str]:
+    for event in frame_types:
         schema = schemas[event.__name__]
-        lines = [f"### `{event.event}`", "", _paragraph(schema["description"]), "", *_fields(schema), ""]
+        lines = [f"### {prefix}`{event.event}`", "", _paragraph(schema["description"]), "", *_fields(schema), ""]
         yield "\n".join([*lines, "```text", frames[event], "```", ""])
 
 
 def _parts_of_events(schemas: Json, *, known: Json) -> list[str]:
     """Returns the objects inside of events that the API's own objects do not include."""
-    names = {event.__name__ for event in _FRAMES}
+    names = {event.__name__ for event in (*_FRAMES, *THREAD_FRAMES)}
     return [
         name
         for name, schema in sorted(schemas.items())
