@@ -23,6 +23,7 @@ README = (ROOT / "README.md").read_text()
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
 CLI = (ROOT / "docs" / "cli.md").read_text()
 CLIENTS = (ROOT / "docs" / "clients.md").read_text()
+THREADS = (ROOT / "docs" / "threads.md").read_text()
 PYTHON = (ROOT / "docs" / "python.md").read_text()
 LONG = {"user_prompt": "What is the weather in Paris and in Tokyo?", "model": "demo:delay_ms=400"}
 
@@ -124,6 +125,18 @@ async def test_cli_page_commands_work(healthy: System, tmp_path: Path) -> None:
     assert re.search(r"^01\w+  succeeded ", output, re.MULTILINE)
     assert '"metadata":{"user":"42"}' in output
     assert "done in " in output.splitlines()[-1]
+
+
+async def test_threads_page_commands_work(healthy: System) -> None:
+    need("curl")
+    (script,) = blocks(THREADS)
+    output = await type_in(script, URL=healthy.url)
+
+    assert output.count("event: done") == 1, "the first stream has the first turn"
+    assert "}2\n" in output, "the second one has both"
+    assert "## Assistant" in output
+    assert output.count('"title":"Weather abroad"') == 2
+    assert output.endswith("204\n")
 
 
 async def test_python_client_page_programs_work(healthy: System) -> None:
