@@ -1395,6 +1395,22 @@ export interface StreamStatusData {
   /** `worker`: no worker renews its lease on the run; `storage`: Redis does not answer; null: neither */
   waiting_for: ("worker" | "storage") | null;
 }
+/**
+ * The client's cursor is not in the thread, for example because Redis lost events. A frame without an id.
+ *
+ * Discard what you have of the run from `earliest` on, of the whole run if `earliest` is null, and of the whole thread if
+ * `run_id` is null. The stream sends again what there is.
+ */
+export interface ThreadGap {
+  /** the run in whose log the cursor is not; null: the thread has no such turn */
+  run_id: string | null;
+  /** the cursor that the client sent */
+  requested: string;
+  /** the first id of the run's log; null if it has expired */
+  earliest?: string | null;
+  /** the last id of the run's log; null if it has expired */
+  latest?: string | null;
+}
 /** A tool is about to run. One event for each call, even if several attempts run it. */
 export interface ToolCallData {
   /** the stage whose stream contains this event */
@@ -1471,6 +1487,75 @@ export interface ToolSummaryData {
   tool_summary: ToolOutcome[];
 }
 /**
+ * A turn begins: the events that follow are those of its run. A frame without an id.
+ *
+ * It comes again if a client reconnects within the turn.
+ */
+export interface TurnBegun {
+  /** the turn's run */
+  run_id: string;
+  /** the turn that it follows; null at the root */
+  parent_run_id: string | null;
+  /** its place among all turns of the thread, from 1 on */
+  seq: number;
+  /** the new messages of its request */
+  messages: {
+    [k: string]: unknown;
+  }[];
+}
+/**
+ * A turn whose run was deleted: discard what you have of it. A frame without an id.
+ *
+ * Its children stay, and follow what came before it.
+ */
+export interface TurnDeleted {
+  /** the turn's run */
+  run_id: string;
+  /** the turn that it follows; null at the root */
+  parent_run_id: string | null;
+  /** its place among all turns of the thread, from 1 on */
+  seq: number;
+}
+/**
+ * A turn whose log has expired, in place of its `turn` frame and its events.
+ *
+ * Its id is that of the turn's last event, so a client continues with the next turn.
+ */
+export interface TurnSnapshot {
+  /** the turn's run */
+  run_id: string;
+  /** the turn that it follows; null at the root */
+  parent_run_id: string | null;
+  /** its place among all turns of the thread, from 1 on */
+  seq: number;
+  /** how it ended: `succeeded`, `failed`, `cancelled`, or `lost` if Redis lost the run */
+  status: string;
+  /** the new messages of its request */
+  messages: {
+    [k: string]: unknown;
+  }[];
+  /** what came of it: the model's calls with their results, and its answer, which has `partial` if the run was stopped */
+  result: {
+    [k: string]: unknown;
+  }[];
+}
+/** The runs that wait for their turn have changed. A frame without an id. */
+export interface WaitingChanged {
+  /** all waiting runs, the next one first */
+  runs: WaitingInThread[];
+}
+/** A run that waits for its turn. */
+export interface WaitingInThread {
+  /** the waiting run */
+  run_id: string;
+  /** its place among the waiting runs; 1 is next */
+  position: number;
+  /** why it waits: `enqueue`, `interrupt` or `steer` */
+  on_active: "reject" | "enqueue" | "interrupt" | "steer";
+  /** the run that its messages may join */
+  steers?: string | null;
+}
+/**
  * The client's cursor is not in the thread, for example because Redis lost events. A frame without an id.
  *
  * Discard what you have of the run from `earliest` on, of the whole run if `earliest` is null, and of the whole thread if
@@ -1543,17 +1628,6 @@ export interface TurnSnapshotData {
 export interface WaitingChangedData {
   /** all waiting runs, the next one first */
   runs: WaitingInThread[];
-}
-/** A run that waits for its turn. */
-export interface WaitingInThread {
-  /** the waiting run */
-  run_id: string;
-  /** its place among the waiting runs; 1 is next */
-  position: number;
-  /** why it waits: `enqueue`, `interrupt` or `steer` */
-  on_active: "reject" | "enqueue" | "interrupt" | "steer";
-  /** the run that its messages may join */
-  steers?: string | null;
 }
 
 /** The data of each event, by its name. */
