@@ -169,6 +169,47 @@ async def read_stage_ends(redis: Redis, run_id: str, stage_ids: Sequence[str]) -
     return [(both[0], both[1]) for both in ends if both]
 
 
+class LogOutline(NamedTuple):
+    """The ends of a run's stages at one moment. What is damaged is left out.
+
+    Attributes:
+        last_id: the end of the log; None if the record is damaged.
+        last_events: the last event of each stage, without the journal.
+        journal: the journal's first events.
+        items: as `read_model_items` returns them.
+    """
+
+    last_id: EventId | None
+    last_events: dict[str, StoredEvent]
+    journal: list[StoredEvent]
+    items: dict[str, bytes]
+
+
+async def read_outline(redis: Redis, run_id: str, stage_ids: Sequence[str], journal_max: int) -> LogOutline:
+    """Reads the ends of a run's stages and its journal in one transaction."""
+    async with redis.pipeline(transaction=True) as pipe:
+        pipe.hget(keys.run(run_id), "last_id")
+        pipe.hgetall(keys.model_items(run_id))
+        pipe.execute_command("XRANGE", keys.stage_stream(run_id, RUN_STAGE), "-", "+", "COUNT", journal_max)
+        for stage_id in stage_ids:
+            pipe.execute_command("XREVRANGE", keys.stage_stream(run_id, stage_id), "+", "-", "COUNT", 1)
+        last_id, items, journal, *lasts = await pipe.execute(raise_on_error=False)
+    ends = {
+        stage_id: decode(stage_id, last) for stage_id, last in zip(stage_ids, lasts, strict=True) if _is_whole(last)
+    }
+    return LogOutline(
+        _as_last_id(last_id),
+        {stage_id: last[0] for stage_id, last in ends.items() if last and stage_id != RUN_STAGE},
+        decode(RUN_STAGE, journal) if _is_whole(journal) else [],
+        _as_items(items),
+    )
+
+
+def _is_whole(reply: Any) -> bool:
+    """Returns whether the key of a read could be read."""
+    return not isinstance(reply, Exception)
+
+
 async def read_model_items(redis: Redis, run_id: str) -> dict[str, bytes]:
     """Reads the items that the models of complete stages wrote for themselves, JSON, by stage.
 
@@ -177,6 +218,10 @@ async def read_model_items(redis: Redis, run_id: str) -> dict[str, bytes]:
     async with redis.pipeline(transaction=False) as pipe:
         pipe.hgetall(keys.model_items(run_id))
         (found,) = await pipe.execute(raise_on_error=False)
+    return _as_items(found)
+
+
+def _as_items(found: Any) -> dict[str, bytes]:
     return {stage_id.decode(): data for stage_id, data in found.items()} if isinstance(found, dict) else {}
 
 

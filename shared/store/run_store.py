@@ -27,7 +27,7 @@ from stagebus.shared.storage import keys, queue_scripts, run_scripts
 from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis, is_passing, read_time_ms
 from stagebus.shared.storage.thread_keys import ThreadAdmission, ThreadEnd
 from stagebus.shared.store import run_queue
-from stagebus.shared.store.run_transcript import encode_messages, read_turn_messages
+from stagebus.shared.store.run_transcript import read_turn
 from stagebus.shared.store.thread_store import end_of, thread_of, times_of
 from stagebus.shared.thread_errors import ThreadBusy
 
@@ -324,7 +324,7 @@ async def end_claimed(redis: Redis, settings: Settings, run_id: str, claim: run_
     finish_reason = finish_reason_of(await _read_begun(redis, run_id, claim), event)
     run = decode_run(run_id, claim.record)
     assert run is not None, "a claimed run has a record"
-    out = await read_turn_messages(redis, run_id, claim.stage_ids) if run.thread_key else []
+    out = (await read_turn(redis, run_id, claim.stage_ids)).encode() if run.thread_key else b""
     before, last = claim.last_id, EventId(claim.attempt, claim.last_id.sequence + 1)
     frame = sse.encode(str(last).encode(), event.event.encode(), data)
     appended = await run_scripts.append(
@@ -334,9 +334,7 @@ async def end_claimed(redis: Redis, settings: Settings, run_id: str, claim: run_
         before=before,
         entries=[run_scripts.LogEntry(RUN_STAGE, event.event, data)],
         message=live_batch.encode(before, last, [RUN_STAGE], [frame], is_end=True),
-        end=terminal_state_of(
-            event, settings, finish_reason=finish_reason, thread=end_of(run, settings, out=encode_messages(out))
-        ),
+        end=terminal_state_of(event, settings, finish_reason=finish_reason, thread=end_of(run, settings, out=out)),
         stage_ids=claim.stage_ids,
         tenant=claim.record.get(b"tenant", b"").decode(),
     )

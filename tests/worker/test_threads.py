@@ -358,7 +358,7 @@ async def test_tail_that_is_lost_at_the_end_is_in_the_turn(
     thread: ThreadRuns, model: ScriptedModel, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worker sends the lost events again before it reads what the run came to."""
-    read, losses = thread_run.read_turn_messages, 0
+    read, losses = thread_run.read_turn, 0
 
     async def lose_tail_and_read(*args: Any) -> Any:
         nonlocal losses
@@ -367,7 +367,7 @@ async def test_tail_that_is_lost_at_the_end_is_in_the_turn(
             await snapshots.restore(redis, before)
         return await read(*args)
 
-    monkeypatch.setattr(thread_run, "read_turn_messages", lose_tail_and_read)
+    monkeypatch.setattr(thread_run, "read_turn", lose_tail_and_read)
     run_id = await thread.post("a")
     model.answers = [[says("It is", None), ModelRejected("too bad")]]
     model.may_answer.clear()

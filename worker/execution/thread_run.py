@@ -16,7 +16,7 @@ from stagebus.shared.storage.redis_client import Redis
 from stagebus.shared.storage.redis_retry import retry_while_redis_is_down
 from stagebus.shared.storage.thread_scripts import SteeringRun
 from stagebus.shared.store import thread_steering, thread_store
-from stagebus.shared.store.run_transcript import encode_messages, read_turn_messages
+from stagebus.shared.store.run_transcript import read_turn
 from stagebus.worker.execution.attempt import Attempt
 from stagebus.worker.execution.history_composer import HistoryLimits, called_ids, compose_history
 
@@ -119,10 +119,8 @@ async def read_out(redis: Redis, attempt: Attempt) -> bytes:
     producer, name = attempt.producer, f"run {attempt.run_id}: its messages"
     while True:
         await producer.flush()
-        read = partial(read_turn_messages, redis, attempt.run_id, producer.stage_ids)
-        messages = await retry_while_redis_is_down(read, name)
-        read_head = partial(log_reader.read_last_ids, redis, [attempt.run_id])
-        (last_id,) = await retry_while_redis_is_down(read_head, name)
-        if last_id is None or last_id >= producer.last_id:
-            return encode_messages(messages)
-        producer.check_log_end(last_id)  # the log lost its tail, which is sent again
+        read = partial(read_turn, redis, attempt.run_id, producer.stage_ids)
+        turn = await retry_while_redis_is_down(read, name)
+        if turn.last_id is None or turn.last_id >= producer.last_id:
+            return turn.encode()
+        producer.check_log_end(turn.last_id)  # the log lost its tail, which is sent again

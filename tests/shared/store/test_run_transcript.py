@@ -11,7 +11,8 @@ from stagebus.shared.domain.stage_results import ModelStageResult, ToolCallReque
 from stagebus.shared.log import log_reader
 from stagebus.shared.log.transcript import LOST, NOT_RUN, OUTCOME_UNKNOWN, Message, turn_messages
 from stagebus.shared.storage import keys
-from stagebus.shared.store.run_transcript import read_turn_messages
+from stagebus.shared.store import run_transcript
+from stagebus.shared.store.run_transcript import read_turn
 from tests.support import runs_by_hand
 from tests.support.runs_by_hand import RunByHand
 
@@ -37,10 +38,14 @@ async def run(redis: Redis) -> AsyncIterator[RunByHand]:
 
 
 async def messages_of(run: RunByHand) -> list[Message]:
-    return await read_turn_messages(run.redis, run.run_id, run.producer.stage_ids)
+    return (await read_turn(run.redis, run.run_id, run.producer.stage_ids)).messages
 
 
-async def test_messages_are_those_of_the_whole_log(run: RunByHand) -> None:
+@pytest.mark.parametrize("page_events", [run_transcript.PAGE_EVENTS, 2], ids=["", "many pages"])
+async def test_messages_are_those_of_the_whole_log(
+    run: RunByHand, monkeypatch: pytest.MonkeyPatch, page_events: int
+) -> None:
+    monkeypatch.setattr(run_transcript, "PAGE_EVENTS", page_events)
     await run.put(MessageAdded(run_id="S", before="synthesis", messages=[QUESTION]))
     await run.begin("synthesis")
     await run.say("It is", stage_id="synthesis")
@@ -70,7 +75,7 @@ async def test_stage_that_was_lost_leaves_the_others_and_a_note(run: RunByHand, 
 
 
 async def test_run_whose_stages_are_unknown_leaves_a_note(run: RunByHand) -> None:
-    assert await read_turn_messages(run.redis, run.run_id, []) == [LOST_NOTE]
+    assert (await read_turn(run.redis, run.run_id, [])).messages == [LOST_NOTE]
 
 
 async def test_run_that_never_began_has_no_messages(redis: Redis) -> None:
