@@ -81,6 +81,10 @@ class _LoadCollector(Collector):
             ("workers", "workers with a recent heartbeat", load.workers),
             ("worker_slots", "runs that these workers execute at a time", load.slots),
             ("worker_slots_free", "of these slots, those that are free; workers that shut down have none", load.slots_free),
+            ("webhooks_undistributed", "entries of the outbox that no worker has looked at", load.webhooks.undistributed),
+            ("webhooks_oldest_seconds", "how long the oldest open delivery has waited", load.webhooks.oldest_ms / 1000),
+            ("webhooks_failed", "failed deliveries that are kept", load.webhooks.failed),
+            ("webhooks_gone", "endpoints that answered 410", len(load.webhooks.gone)),
             ("redis_ping_seconds", "time from a PING to its reply", load.reply_s),
             ("redis_memory_bytes", "memory that Redis uses", server.memory_bytes),
             ("redis_memory_max_bytes", "its maxmemory; 0: none", server.memory_max_bytes),
@@ -97,6 +101,11 @@ class _LoadCollector(Collector):
         runs.add_metric(["parked"], counts.parked)
         runs.add_metric(["throttled"], counts.throttled)
         yield runs
+        says = "deliveries that wait for a try or its answer"
+        deliveries = GaugeMetricFamily(f"{collectors.NAMESPACE}_webhooks_open", says, labels=["endpoint"])
+        for endpoint, count in load.webhooks.open.items():
+            deliveries.add_metric([endpoint], count)
+        yield deliveries
         says = "slots that are held, of providers with concurrency_max"
         held = GaugeMetricFamily(f"{collectors.NAMESPACE}_provider_slots_held", says, labels=["provider"])
         says = "processes with a request that waits for a slot"

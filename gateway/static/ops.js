@@ -4,6 +4,7 @@
 import { client, isSignInNeeded, runAddress } from "./api.js";
 import { $, make, placeChildren, setText } from "./dom.js";
 import { duration } from "./format.js";
+import { showDeliveries } from "./deliveries.js";
 import { showSignIn } from "./sign_in.js";
 
 const ASK_MS = 2000;
@@ -29,6 +30,7 @@ async function refresh() {
     if (timer === null) return;
     setText($("ops-error"), "");
     render(stats);
+    await showDeliveries(stats.webhooks);
   } catch (error) {
     setText($("ops-error"), `Cannot be loaded right now: ${error.message}`);
     if (isSignInNeeded(error)) showSignIn();

@@ -1,4 +1,4 @@
-// The list of runs: a column on a wide page, a drawer on a narrow one. Refreshed while it is visible.
+// The list of runs: a column on a wide page, a drawer on a narrow one. While it is visible, the feed tells of changes.
 
 import { client, isGuest, isSignInNeeded, runAddress } from "./api.js";
 import { confirmCancel } from "./cancel_question.js";
@@ -8,7 +8,9 @@ import { showSignIn } from "./sign_in.js";
 
 const PAGE_RUNS = 30;
 const REFRESH_RUNS_MAX = 100; // the gateway's maximum for one page
-const REFRESH_MS = 3000;
+const REFRESH_MIN_MS = 300; // between two requests, however much happens
+const FEED_RETRY_MS = 5000; // after an error that the client does not retry by itself
+const RENDER_MS = 3000; // the times in the entries grow
 const TYPING_MS = 250;
 const STATUS_TEXT = { parked: "waiting for you" };
 const EMPTY_PAGES_MAX = 20; // in a row, for a filter with few matches
@@ -22,6 +24,8 @@ let asked = 0; // number of the latest request; answers to older ones are droppe
 let isLoading = false;
 let openId = null;
 let openStatus = null;
+let feed = null; // aborts the feed; null while the list is not visible
+let refreshing = null; // the timer of the next refresh
 
 /** Initialises the list; calls `onOpen(runId)` when an entry is clicked. */
 export function initRunsList(onOpen) {
@@ -44,9 +48,35 @@ export function initRunsList(onOpen) {
   for (const id of ["recents-close", "recents-shade"]) $(id).addEventListener("click", () => setDrawer(false));
   addEventListener("keydown", (event) => event.key === "Escape" && setDrawer(false));
   isNarrow.addEventListener("change", () => setDrawer(false));
-  document.addEventListener("visibilitychange", () => document.hidden || refreshRuns());
-  setInterval(() => isSeen() && refreshRuns(), REFRESH_MS);
+  document.addEventListener("visibilitychange", () => (isSeen() && refreshRuns(), followFeed()));
+  setInterval(() => isSeen() && render(), RENDER_MS);
   setDrawer(false);
+}
+
+/** Follows the feed while the list is visible. */
+function followFeed() {
+  if (isGuest || isSeen() === (feed !== null)) return;
+  if (feed === null) return void listen((feed = new AbortController()).signal);
+  feed.abort();
+  feed = null;
+}
+
+async function listen(signal) {
+  while (!signal.aborted) {
+    scheduleRefresh(FEED_RETRY_MS / 5); // what happened between the first list and the feed's first answer
+    try {
+      for await (const _ of client.runs.events({ signal })) scheduleRefresh(REFRESH_MIN_MS);
+    } catch {
+      await new Promise((resolve) => setTimeout(resolve, FEED_RETRY_MS));
+    }
+  }
+}
+
+function scheduleRefresh(ms) {
+  refreshing ??= setTimeout(() => {
+    refreshing = null;
+    if (isSeen()) refreshRuns();
+  }, ms);
 }
 
 /** Fetches the shown part of the list again. If that fails, the page still works. */
@@ -218,6 +248,7 @@ function setDrawer(isOpen) {
   $("recents").inert = isNarrow.matches && !isOpen;
   $("main").inert = isOpen;
   if (isOpen) refreshRuns();
+  followFeed();
   if (isOpen) $("recents-close").focus();
   else if (wasOpen) $("recents-toggle").focus();
 }

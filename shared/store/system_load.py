@@ -11,9 +11,10 @@ from typing import Any, Final, NamedTuple
 from stagebus.shared.domain import ids
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.redis_client import Redis, read_time_ms
-from stagebus.shared.store import run_store
+from stagebus.shared.store import run_store, webhook_deliveries
 from stagebus.shared.store.heartbeats import read_live_processes
 from stagebus.shared.store.run_store import RunCounts
+from stagebus.shared.store.webhook_deliveries import WebhookCounts
 
 # Of the waiting new runs, those with the lowest virtual times. With more waiting tenants the oldest may be missed.
 OLDEST_SEARCHED_MAX: Final = 500
@@ -50,6 +51,7 @@ class SystemLoad(NamedTuple):
     providers: list[ProviderSlots]
     reply_s: float
     server: "ServerState"
+    webhooks: WebhookCounts
 
 
 class ServerState(NamedTuple):
@@ -107,6 +109,7 @@ async def read_system_load(redis: Redis, lease_s: float, providers: Sequence[str
         server=_server_state(
             await redis.info("memory"), await redis.info("replication"), await redis.info("persistence")
         ),
+        webhooks=await webhook_deliveries.count(redis),
     )
 
 

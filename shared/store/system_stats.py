@@ -5,9 +5,10 @@ from typing import Final, NamedTuple
 
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.redis_client import Redis, time_reply_ms
-from stagebus.shared.store import run_store
+from stagebus.shared.store import run_store, webhook_deliveries
 from stagebus.shared.store.heartbeats import read_live_processes
 from stagebus.shared.store.run_store import RunCounts
+from stagebus.shared.store.webhook_deliveries import WebhookCounts
 
 # The fields of `sb:totals`: counted when a run leaves `sb:active`, over all tenants.
 TOTALS: Final = ("events", "runs_succeeded", "runs_failed", "runs_cancelled", "tokens")
@@ -40,6 +41,13 @@ class WorkerStatus(NamedTuple):
     seen_ms_ago: int
 
 
+class WebhookStats(NamedTuple):
+    """The deliveries of webhooks, and whether the live processes have different webhooks files."""
+
+    counts: WebhookCounts
+    files_differ: bool
+
+
 class SystemStats(NamedTuple):
     """The system's state; `streams_open` is the sum over all gateways, `totals` has the names in `TOTALS`."""
 
@@ -47,6 +55,7 @@ class SystemStats(NamedTuple):
     workers: list[WorkerStatus]
     streams_open: int
     totals: dict[str, int]
+    webhooks: WebhookStats
     last_hour: list[MinuteTotals]  # only the minutes in which runs ended, oldest first
 
 
@@ -69,6 +78,10 @@ async def read_stats(redis: Redis, lease_s: float) -> SystemStats:
         ],
         sum(gateway.state["streams_open"] for gateway in gateways),
         _as_totals(counted),
+        WebhookStats(
+            await webhook_deliveries.count(redis),
+            len({process.state.get("webhooks", "") for process in (*workers, *gateways)}) > 1,
+        ),
         await _read_last_hour(redis),
     )
 

@@ -20,7 +20,7 @@ KEY = re.compile(r"sbk_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
 def invoke(redis_url: str, monkeypatch: pytest.MonkeyPatch):
     """Return a function that runs a command and returns its exit code, stdout and stderr."""
     monkeypatch.setenv("STAGEBUS_REDIS_URL", redis_url)
-    monkeypatch.setattr("stagebus.cli.key_commands.configure", lambda _level: None)  # keeps pytest's log handlers
+    monkeypatch.setattr("stagebus.cli.operator_access.configure", lambda _level: None)  # keeps pytest's log handlers
 
     def run(*args: str) -> tuple[int, str, str]:
         result = CliRunner().invoke(keys_app, args)

@@ -1,9 +1,10 @@
 // The client of a gateway: creates, finds and lists runs, opens threads, and lists tools and models.
 
 import { type CallOptions, Http, type Options, type WaitOptions } from "./http.js";
+import { type FeedEvent, followFeed, type FeedOptions } from "./feed.js";
 import { newKey } from "./keys.js";
 import { Run } from "./run.js";
-import type { CreateRun, ModelList, RunAccepted, RunList, RunStatus, RunView, Stats, ToolList } from "./schema.js";
+import type { CreateRun, DeliveryList, DeliveryState, DeliveryView, ModelList, RunAccepted, RunList, RunStatus, RunView, Stats, ToolList } from "./schema.js";
 import { Threads } from "./thread.js";
 
 const WAIT_MAX_S = 30;
@@ -30,12 +31,14 @@ export interface ListOptions extends CallOptions {
 export class Stagebus {
   readonly runs: Runs;
   readonly threads: Threads;
+  readonly webhooks: Webhooks;
   readonly #http: Http;
 
   constructor(options: Options = {}) {
     this.#http = new Http(options);
     this.runs = new Runs(this.#http);
     this.threads = new Threads(this.#http);
+    this.webhooks = new Webhooks(this.#http);
   }
 
   /** Lists the tools that a run may name. */
@@ -92,5 +95,39 @@ export class Runs {
     for (const [name, value] of Object.entries(filters)) if (value !== undefined) query.set(name, String(value));
     for (const [key, value] of Object.entries(metadata)) query.set(`metadata.${key}`, value);
     return this.#http.call(query.size > 0 ? `/runs?${query}` : "/runs", options);
+  }
+
+  /** Yields what happens to the tenant's runs, as it happens, without end. Reconnects. */
+  events(options: FeedOptions = {}): AsyncGenerator<FeedEvent, void> {
+    return followFeed(this.#http, options);
+  }
+}
+
+export interface DeliveryOptions extends CallOptions {
+  limit?: number;
+  /** The `next` of the previous page. */
+  before?: string;
+  state?: DeliveryState;
+  endpoint?: string;
+}
+
+/** The deliveries of webhooks; for operators, with the scope `admin`. */
+export class Webhooks {
+  readonly #http: Http;
+
+  constructor(http: Http) {
+    this.#http = http;
+  }
+
+  /** Lists deliveries, newest first. */
+  deliveries({ limit, before, state, endpoint, ...options }: DeliveryOptions = {}): Promise<DeliveryList> {
+    const query = new URLSearchParams();
+    for (const [name, value] of Object.entries({ limit, before, state, endpoint })) if (value !== undefined) query.set(name, String(value));
+    return this.#http.call(query.size > 0 ? `/webhooks/deliveries?${query}` : "/webhooks/deliveries", options);
+  }
+
+  /** Sends a delivery again, now, with all its tries before it. */
+  resend(id: string, options: CallOptions = {}): Promise<DeliveryView> {
+    return this.#http.call(`/webhooks/deliveries/${encodeURIComponent(id)}/resend`, { ...options, method: "POST" });
   }
 }

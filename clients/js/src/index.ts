@@ -1,7 +1,8 @@
 // @stagebus/client: follow Stagebus runs from browsers and Node.
 
-export { Runs, Stagebus } from "./client.js";
-export type { CreateOptions, ListOptions } from "./client.js";
+export { Runs, Stagebus, Webhooks } from "./client.js";
+export type { CreateOptions, DeliveryOptions, ListOptions } from "./client.js";
+export type { FeedEvent, FeedOptions } from "./feed.js";
 export {
   ProblemError, RunCancelledError, RunFailedError, StagebusError, StreamBrokenError, UnreachableError,
 } from "./client_errors.js";

@@ -3,6 +3,8 @@
 /**
  */
 export type JsonValue = unknown;
+/** The state of a delivery. */
+export type DeliveryState = "waiting" | "delivered" | "failed";
 /** The state of a run. */
 export type RunStatus = "queued" | "running" | "parked" | "succeeded" | "failed" | "cancelled";
 /** Decides about a new run while another run of its thread is active. */
@@ -311,6 +313,40 @@ export interface CalledFunction1 {
   /** the arguments as JSON text, as the model wrote it */
   arguments: string;
 }
+/** A page of deliveries, newest first. */
+export interface DeliveryList {
+  /** the deliveries */
+  deliveries: DeliveryView[];
+  /** `before` of the next page, if there is one */
+  next?: string | null;
+}
+/** A message on its way to one endpoint. Times are Unix ms by Redis's clock. */
+export interface DeliveryView {
+  /** the delivery */
+  id: string;
+  /** the message's id, the same in every try */
+  webhook_id: string;
+  /** the endpoint's name in the webhooks file, or `run-url` and the origin */
+  endpoint: string;
+  /** run.ended, run.waiting, call.deferred or webhook.test */
+  type: string;
+  /** the run's tenant */
+  tenant: string;
+  /** the run that it tells of; empty for a test */
+  run_id: string;
+  /** waiting for its next try, delivered, or failed for good */
+  state: "waiting" | "delivered" | "failed";
+  /** completed tries since the creation or the last time that it was sent again */
+  tries: number;
+  /** the HTTP status of the last answer */
+  last_status?: number | null;
+  /** why the last try failed */
+  last_error?: string | null;
+  /** when it was created */
+  created_at: number;
+  /** when it was delivered or failed */
+  ended_at?: number | null;
+}
 /** A page of a run's events. */
 export interface EventPage {
   /** the events after the cursor, in order */
@@ -349,6 +385,42 @@ export interface GapData {
   earliest: string;
   /** the last id of the log */
   latest: string;
+}
+/** A page of a tenant's feed. */
+export interface FeedPage {
+  /** the entries after the cursor, in order */
+  events: FeedEntry[];
+  /** the cursor of the next page */
+  last_event_id: string;
+  /** whether the feed continued after this page when it was read */
+  has_more: boolean;
+  /** set if the feed no longer has the cursor: list the runs again */
+  gap?: GapData | null;
+}
+/** An entry of the feed. */
+export interface FeedEntry {
+  /** the cursor after this entry */
+  id: string;
+  /** run_created, run_started, run_waiting, run_ended or run_deleted */
+  event: string;
+  data: FeedData;
+}
+/** One change of a run. It has no texts of users; `GET /runs/{run_id}` has the run. */
+export interface FeedData {
+  /** the run */
+  run_id: string;
+  /** the run's thread, if it has one */
+  thread_id?: string | null;
+  /** the person whose run it is, if it has one */
+  user?: string | null;
+  /** the run's state after it: queued, running, parked, a final state, or deleted */
+  status: string;
+  /** why the run failed: the `code` of its error */
+  code?: string | null;
+  /** the last event of the run's log at that time */
+  event_id?: string | null;
+  /** when it happened, Unix ms by Redis's clock */
+  at: number;
 }
 /** The models that a run may use. */
 export interface ModelList {
@@ -814,6 +886,7 @@ export interface Stats {
   /** open event streams of all gateways */
   streams_open: number;
   totals: Totals;
+  webhooks: WebhookStats;
   /** the minutes of the last hour in which runs ended, oldest first */
   last_hour: TotalsOfMinute[];
 }
@@ -861,6 +934,23 @@ export interface Totals {
   /** prompt and completion tokens */
   tokens: number;
 }
+/** deliveries of webhooks */
+export interface WebhookStats {
+  /** what happened and no worker with a webhooks file has looked at yet */
+  undistributed: number;
+  /** deliveries that wait for a try or its answer, by endpoint */
+  open: {
+    [k: string]: number;
+  };
+  /** how long the oldest of these has waited */
+  oldest_s: number;
+  /** failed deliveries that are kept */
+  failed: number;
+  /** endpoints that answered 410 and get nothing more */
+  gone: string[];
+  /** whether processes have different webhooks files, as during a deployment */
+  files_differ: boolean;
+}
 /** Totals over the runs that ended in one minute. */
 export interface TotalsOfMinute {
   /** events in the runs' logs */
@@ -899,6 +989,23 @@ export interface Totals1 {
   runs_cancelled: number;
   /** prompt and completion tokens */
   tokens: number;
+}
+/** The deliveries of webhooks, over all tenants. */
+export interface WebhookStats1 {
+  /** what happened and no worker with a webhooks file has looked at yet */
+  undistributed: number;
+  /** deliveries that wait for a try or its answer, by endpoint */
+  open: {
+    [k: string]: number;
+  };
+  /** how long the oldest of these has waited */
+  oldest_s: number;
+  /** failed deliveries that are kept */
+  failed: number;
+  /** endpoints that answered 410 and get nothing more */
+  gone: string[];
+  /** whether processes have different webhooks files, as during a deployment */
+  files_differ: boolean;
 }
 /** A page of threads, the last active first. */
 export interface ThreadList {

@@ -18,7 +18,7 @@ class FeedData(Answer):
     at: int = Field(description="when it happened, Unix ms by Redis's clock")
 
 
-class FeedEvent(Answer):
+class FeedEntry(Answer):
     """An entry of the feed."""
 
     id: str = Field(description="the cursor after this entry")
@@ -29,7 +29,7 @@ class FeedEvent(Answer):
 class FeedPage(Answer):
     """A page of a tenant's feed."""
 
-    events: list[FeedEvent] = Field(description="the entries after the cursor, in order")
+    events: list[FeedEntry] = Field(description="the entries after the cursor, in order")
     last_event_id: str = Field(description="the cursor of the next page")
     has_more: bool = Field(description="whether the feed continued after this page when it was read")
     gap: Gap | None = Field(default=None, description="set if the feed no longer has the cursor: list the runs again")

@@ -50,6 +50,17 @@ class TotalsOfMinute(Totals):
     began_s_ago: int = Field(description="seconds since the minute began, by Redis's clock; less than 60: it goes on")
 
 
+class WebhookStats(Answer):
+    """The deliveries of webhooks, over all tenants."""
+
+    undistributed: int = Field(description="what happened and no worker with a webhooks file has looked at yet")
+    open: dict[str, int] = Field(description="deliveries that wait for a try or its answer, by endpoint")
+    oldest_s: float = Field(description="how long the oldest of these has waited")
+    failed: int = Field(description="failed deliveries that are kept")
+    gone: list[str] = Field(description="endpoints that answered 410 and get nothing more")
+    files_differ: bool = Field(description="whether processes have different webhooks files, as during a deployment")
+
+
 class Stats(Answer):
     """Statistics of the whole system. Those of workers and gateways come from heartbeats and are a few seconds old."""
 
@@ -57,6 +68,7 @@ class Stats(Answer):
     workers: list[WorkerStats] = Field(description="the workers with a recent heartbeat")
     streams_open: int = Field(description="open event streams of all gateways")
     totals: Totals = Field(description="ended runs")
+    webhooks: WebhookStats = Field(description="deliveries of webhooks")
     last_hour: list[TotalsOfMinute] = Field(
         description="the minutes of the last hour in which runs ended, oldest first"
     )
@@ -64,7 +76,7 @@ class Stats(Answer):
     @classmethod
     def of(cls, read: system_stats.SystemStats) -> "Stats":
         """Returns the response."""
-        counts = read.counts
+        counts, hooks = read.counts, read.webhooks.counts
         return cls(
             queue=QueueStats(
                 waiting=counts.waiting, held_back=counts.throttled, running=counts.running, parked=counts.parked
@@ -83,5 +95,13 @@ class Stats(Answer):
             ],
             streams_open=read.streams_open,
             totals=Totals(**read.totals),
+            webhooks=WebhookStats(
+                undistributed=hooks.undistributed,
+                open=hooks.open,
+                oldest_s=hooks.oldest_ms / 1000,
+                failed=hooks.failed,
+                gone=hooks.gone,
+                files_differ=read.webhooks.files_differ,
+            ),
             last_hour=[TotalsOfMinute(began_s_ago=minute.began_s_ago, **minute.totals) for minute in read.last_hour],
         )

@@ -1,26 +1,21 @@
 """`stagebus keys`: the operator's commands for API keys. They access Redis directly, without a gateway."""
 
-import getpass
 import re
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from stagebus.cli.durations import parse_duration
+from stagebus.cli.operator_access import operator, with_redis
 from stagebus.cli.output import echo
 from stagebus.cli.server_extra import require_server
 from stagebus.shared.domain.tenants import DEFAULT_TENANT, TENANT_PATTERN, Scope, is_tenant
-from stagebus.shared.errors import StorageUnavailable, StorageUnfit
 from stagebus.shared.observability.audit import audit
-from stagebus.shared.observability.logging import configure
 
 if TYPE_CHECKING:
     from stagebus.shared.storage.redis_client import Redis
     from stagebus.shared.store.api_keys import ListedKey
-
-T = TypeVar("T")
 
 SCOPES_DEFAULT: Final = (Scope.RUNS_WRITE, Scope.RUNS_READ, Scope.RUNS_CANCEL)
 
@@ -56,12 +51,12 @@ def create_key(
     async def create(redis: "Redis") -> str:
         record, key = await api_keys.create(redis, tenant=tenant, scopes=requested, name=name, ttl_s=ttl_s)
         audit(
-            "key.create", subject=_operator(), tenant=tenant, key=record.key_id, name=name,
+            "key.create", subject=operator(), tenant=tenant, key=record.key_id, name=name,
             scopes=sorted(record.scopes), expires=_when(record.expires_at),
         )  # fmt: skip
         return key
 
-    key = _with_redis(create)
+    key = with_redis(create)
     echo(key)
     echo("this key is shown once and not stored: copy it now", err=True)
 
@@ -71,7 +66,7 @@ def list_keys(tenant: Annotated[str | None, typer.Option(help="only keys of this
     """List valid keys, oldest first: id, tenant, scopes, expiry, last use, name."""
     from stagebus.shared.store import api_keys
 
-    for listed in _with_redis(lambda redis: api_keys.list_keys(redis, tenant)):
+    for listed in with_redis(lambda redis: api_keys.list_keys(redis, tenant)):
         echo(_row(listed))
 
 
@@ -83,12 +78,12 @@ def revoke_key(
     from stagebus.shared.store import api_keys
 
     found = re.fullmatch(r"(?:sbk_)?([0-9a-f]{12})(?:_.*)?", key_id)
-    record = _with_redis(lambda redis: api_keys.revoke(redis, found[1])) if found else None
+    record = with_redis(lambda redis: api_keys.revoke(redis, found[1])) if found else None
     if record is None:
         from stagebus.cli.exit_codes import KeyNotFound
 
         raise KeyNotFound("there is no such key; `stagebus keys list` shows all keys")
-    audit("key.revoke", subject=_operator(), tenant=record.tenant, key=record.key_id, name=record.name)
+    audit("key.revoke", subject=operator(), tenant=record.tenant, key=record.key_id, name=record.name)
     echo(f"{record.key_id} is revoked; gateways refuse it within seconds")
 
 
@@ -103,42 +98,6 @@ def parse_scopes(text: str) -> frozenset[Scope]:
     if unknown or not names:
         raise typer.BadParameter(f"unknown scope {', '.join(unknown) or '(empty)'}: scopes are {', '.join(Scope)}")
     return frozenset(Scope(name) for name in names)
-
-
-def _with_redis(query: "Callable[[Redis], Awaitable[T]]") -> T:
-    import asyncio
-
-    from stagebus.cli.running_up import with_running_redis
-    from stagebus.shared.config.settings import load_settings
-    from stagebus.shared.config.startup_checks import warn_of_misspelt_variables
-    from stagebus.shared.storage import redis_client
-    from stagebus.shared.storage.redis_client import storage_errors
-
-    settings = with_running_redis(load_settings())
-    configure(settings.log_level)
-    warn_of_misspelt_variables()
-
-    async def connect_and_query() -> T:
-        redis = redis_client.connect(settings)
-        try:
-            with storage_errors():
-                return await query(redis)
-        except StorageUnavailable as exc:
-            raise StorageUnfit(
-                "Redis is unreachable: set STAGEBUS_REDIS_URL, or call this in the folder of a running `stagebus up` "
-                "(STAGEBUS_DATA_DIR, if that has a --data-dir)"
-            ) from exc
-        finally:
-            await redis_client.close(redis)
-
-    return asyncio.run(connect_and_query())
-
-
-def _operator() -> str:
-    try:
-        return f"operator:{getpass.getuser()}"
-    except (KeyError, OSError):  # the user of a container may have no name
-        return "operator"
 
 
 def _row(listed: "ListedKey") -> str:

@@ -15,8 +15,9 @@
     stagebus tools                      list the tools that a run may name
     stagebus models [check]             list the models that a run may name, check their abilities
     stagebus keys                       create, list and revoke API keys
+    stagebus webhooks                   list and resend webhooks, send a test
 
-The commands that run processes, `keys` and `models check` need `stagebus[server]`. Each command
+The commands that run processes, `keys`, `webhooks` and `models check` need `stagebus[server]`. Each command
 imports its slow dependencies itself, so that `--help` and shell completion are fast. Exit codes
 are in `exit_codes.py` and docs/cli.md.
 """
@@ -36,6 +37,7 @@ from stagebus.cli.output import echo
 from stagebus.cli.run_commands import runs_app
 from stagebus.cli.server_extra import require_server
 from stagebus.cli.thread_commands import chat_app, threads_app
+from stagebus.cli.webhook_commands import webhooks_app
 from stagebus.shared.local.exec_module import exec_module
 from stagebus.shared.observability.redaction import printable
 from stagebus.shared.runtime.misspelling import CLIENT_VARIABLES, find_misspelt
@@ -141,6 +143,7 @@ app.add_typer(chat_app)
 app.add_typer(threads_app, name="threads")
 app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")
+app.add_typer(webhooks_app, name="webhooks")
 
 
 def main() -> None:

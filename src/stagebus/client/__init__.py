@@ -12,7 +12,7 @@
 `bus.runs.resume(run_id, cursor)` continues from it, even in another process.
 """
 
-from stagebus.client.asynchronous import AsyncRun, AsyncRuns, AsyncStagebus
+from stagebus.client.asynchronous import AsyncRun, AsyncRuns, AsyncStagebus, AsyncWebhooks
 from stagebus.client.client_errors import (
     BadCursor,
     BadKey,
@@ -33,9 +33,10 @@ from stagebus.client.client_errors import (
 )
 from stagebus.client.connection_state import ConnectionState
 from stagebus.client.event_sequencer import RunEvent
+from stagebus.client.feed_sequencer import FeedEvent
 from stagebus.client.results import Result, Ticket
 from stagebus.client.run_state import CallState, RunState, StageState
-from stagebus.client.synchronous import Run, Runs, Stagebus
+from stagebus.client.synchronous import Run, Runs, Stagebus, Webhooks
 from stagebus.client.thread_sequencer import ThreadEvent
 from stagebus.client.thread_state import ThreadState, TurnState
 from stagebus.client.threads_async import AsyncThread, AsyncThreads
@@ -47,6 +48,7 @@ __all__ = [
     "AsyncStagebus",
     "AsyncThread",
     "AsyncThreads",
+    "AsyncWebhooks",
     "BadCursor",
     "BadKey",
     "BadUserName",
@@ -54,6 +56,7 @@ __all__ = [
     "ClientError",
     "Conflict",
     "ConnectionState",
+    "FeedEvent",
     "Forbidden",
     "InvalidRequest",
     "NotFound",
@@ -78,4 +81,5 @@ __all__ = [
     "Unauthenticated",
     "Unavailable",
     "Unreachable",
-]  # fmt: skip
+    "Webhooks",
+]

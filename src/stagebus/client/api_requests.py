@@ -167,6 +167,21 @@ def revoke_ticket(run_id: str, ticket_id: str) -> ApiRequest:
 
 TOOLS: Final = ApiRequest("GET", "/tools")
 MODELS: Final = ApiRequest("GET", "/models")
+FEED_PATH: Final = "/runs/events"
+# A page without a cursor is empty and names the feed's end.
+FEED_END: Final = ApiRequest("GET", FEED_PATH, headers={"Accept": "application/json"})
+
+
+def list_deliveries(state: str | None, endpoint: str | None, limit: int, before: str | None) -> ApiRequest:
+    """List the newest deliveries of webhooks, or those before a given one, that match."""
+    filters = {"state": state, "endpoint": endpoint, "before": before}
+    params: dict[str, str | int] = {name: value for name, value in filters.items() if value is not None}
+    return ApiRequest("GET", "/webhooks/deliveries", params={"limit": limit, **params})
+
+
+def resend_delivery(delivery_id: str) -> ApiRequest:
+    """Send a webhook's delivery again."""
+    return ApiRequest("POST", f"/webhooks/deliveries/{quote(delivery_id, safe='')}/resend")
 
 
 def run_path(run_id: str) -> str:

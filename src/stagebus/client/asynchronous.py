@@ -15,6 +15,7 @@ from stagebus.client.client_errors import Unreachable
 from stagebus.client.client_tools_async import AsyncCallAnswerer
 from stagebus.client.connection_state import ConnectionState, OnConnection
 from stagebus.client.event_sequencer import EventSequencer, RunEvent
+from stagebus.client.feed_sequencer import FeedEvent, FeedSequencer
 from stagebus.client.open_calls import ClientTools
 from stagebus.client.results import Result, Ticket, parse_result, parse_ticket
 from stagebus.client.run_state import RunState
@@ -63,6 +64,7 @@ class AsyncStagebus:
         self.url = str(self._http.base_url).rstrip("/")
         self.runs = AsyncRuns(self)
         self.threads = AsyncThreads(self)
+        self.webhooks = AsyncWebhooks(self)
 
     async def __aenter__(self) -> Self:
         return self
@@ -228,6 +230,43 @@ class AsyncRuns:
     async def list(self, limit: int = 20, before: str | None = None, **filters: Unpack[RunFilters]) -> Json:
         """List runs, newest first, as `runs` and `next`. Pass `next` as `before` for the next page, even after an empty one."""
         return await self._client.send(api_requests.list_runs(limit, before, filters))
+
+    async def events(self, cursor: str | None = None) -> AsyncGenerator[FeedEvent, None]:
+        """Yield what happens to the tenant's runs, as it happens, without end. Reconnects.
+
+        Args:
+            cursor: the id of the last entry seen; "0" for the oldest that is kept; None for what happens from now on.
+
+        Raises:
+            BadCursor: the cursor is not an entry's id.
+            Refused: the gateway refuses.
+            Unreachable: no gateway has answered for a long time.
+        """
+        if cursor is None:
+            cursor = str((await self._client.send(api_requests.FEED_END))["last_event_id"])
+        async for received in self._client.follow(api_requests.FEED_PATH, FeedSequencer(cursor), ConnectionState()):
+            yield received
+
+
+class AsyncWebhooks:
+    """The deliveries of webhooks; for operators, with the scope `admin`."""
+
+    def __init__(self, client: AsyncStagebus) -> None:
+        self._client = client
+
+    async def deliveries(
+        self, *, state: str | None = None, endpoint: str | None = None, limit: int = 20, before: str | None = None
+    ) -> Json:
+        """List deliveries, newest first, as `deliveries` and `next`. Pass `next` as `before` for the next page."""
+        return await self._client.send(api_requests.list_deliveries(state, endpoint, limit, before))
+
+    async def resend(self, delivery_id: str) -> Json:
+        """Send a delivery again, now, and return it.
+
+        Raises:
+            NotFound: there is no such delivery, or it is no longer kept.
+        """
+        return await self._client.send(api_requests.resend_delivery(delivery_id))
 
 
 class AsyncRun:

@@ -15,6 +15,7 @@ from stagebus.client.client_errors import Unreachable
 from stagebus.client.client_tools_sync import CallAnswerer
 from stagebus.client.connection_state import ConnectionState, OnConnection
 from stagebus.client.event_sequencer import EventSequencer, RunEvent
+from stagebus.client.feed_sequencer import FeedEvent, FeedSequencer
 from stagebus.client.open_calls import ClientTools
 from stagebus.client.results import Result, Ticket, parse_result, parse_ticket
 from stagebus.client.run_state import RunState
@@ -63,6 +64,7 @@ class Stagebus:
         self.url = str(self._http.base_url).rstrip("/")
         self.runs = Runs(self)
         self.threads = Threads(self)
+        self.webhooks = Webhooks(self)
 
     def __enter__(self) -> Self:
         return self
@@ -224,6 +226,42 @@ class Runs:
     def list(self, limit: int = 20, before: str | None = None, **filters: Unpack[RunFilters]) -> Json:
         """List runs, newest first, as `runs` and `next`. Pass `next` as `before` for the next page, even after an empty one."""
         return self._client.send(api_requests.list_runs(limit, before, filters))
+
+    def events(self, cursor: str | None = None) -> Generator[FeedEvent, None, None]:
+        """Yield what happens to the tenant's runs, as it happens, without end. Reconnects.
+
+        Args:
+            cursor: the id of the last entry seen; "0" for the oldest that is kept; None for what happens from now on.
+
+        Raises:
+            BadCursor: the cursor is not an entry's id.
+            Refused: the gateway refuses.
+            Unreachable: no gateway has answered for a long time.
+        """
+        if cursor is None:
+            cursor = str(self._client.send(api_requests.FEED_END)["last_event_id"])
+        yield from self._client.follow(api_requests.FEED_PATH, FeedSequencer(cursor), ConnectionState())
+
+
+class Webhooks:
+    """The deliveries of webhooks; for operators, with the scope `admin`."""
+
+    def __init__(self, client: Stagebus) -> None:
+        self._client = client
+
+    def deliveries(
+        self, *, state: str | None = None, endpoint: str | None = None, limit: int = 20, before: str | None = None
+    ) -> Json:
+        """List deliveries, newest first, as `deliveries` and `next`. Pass `next` as `before` for the next page."""
+        return self._client.send(api_requests.list_deliveries(state, endpoint, limit, before))
+
+    def resend(self, delivery_id: str) -> Json:
+        """Send a delivery again, now, and return it.
+
+        Raises:
+            NotFound: there is no such delivery, or it is no longer kept.
+        """
+        return self._client.send(api_requests.resend_delivery(delivery_id))
 
 
 class Run:
