@@ -27,7 +27,7 @@ from stagebus.gateway.streaming.thread_relay import ThreadRelay
 from stagebus.gateway.tenant_limiter import TenantLimiter
 from stagebus.shared.config.providers import Providers
 from stagebus.shared.config.settings import Settings, load_settings
-from stagebus.shared.config.webhooks_file import Webhooks
+from stagebus.shared.config.webhooks_file import WebhookConfig
 from stagebus.shared.observability.otel_export import start_export
 from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage import keys, redis_client
@@ -49,7 +49,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
     """
     configured = settings or load_settings()
     providers = Providers.from_settings(configured)
-    webhooks = Webhooks.from_settings(configured)
+    webhooks = WebhookConfig.from_settings(configured)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -104,7 +104,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
 
 
 @asynccontextmanager
-async def _open_gateway(settings: Settings, providers: Providers, webhooks: Webhooks) -> AsyncIterator[Gateway]:
+async def _open_gateway(settings: Settings, providers: Providers, webhooks: WebhookConfig) -> AsyncIterator[Gateway]:
     """Opens all parts in order and closes them in the opposite order.
 
     Raises:

@@ -15,7 +15,7 @@ from stagebus.gateway.streaming.thread_relay import ThreadRelay
 from stagebus.gateway.tenant_limiter import TenantLimiter
 from stagebus.shared.config.providers import Providers
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.config.webhooks_file import Webhooks
+from stagebus.shared.config.webhooks_file import WebhookConfig
 from stagebus.shared.errors import Draining, StagebusError
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.redis_client import Redis, storage_errors
@@ -53,7 +53,7 @@ class Gateway:
     limiter: TenantLimiter
     providers: Providers
     capabilities: WorkerCapabilities
-    webhooks: Webhooks
+    webhooks: WebhookConfig
 
     async def check_ready(self) -> None:
         """Checks that new clients may be sent here.

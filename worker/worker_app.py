@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from stagebus.shared.config.providers import check_variables
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.config.webhooks_file import Webhooks
+from stagebus.shared.config.webhooks_file import WebhookConfig
 from stagebus.shared.observability.otel_export import start_export
 from stagebus.shared.runtime.gc_tuning import freeze_startup_objects
 from stagebus.shared.runtime.tasks import cancel_and_wait
@@ -48,7 +48,7 @@ class WorkerApp:
             BadProviders, BadTool, BadWebhooks: a configuration file is invalid, or names an environment variable that is not set.
         """
         check_variables(settings)
-        self._webhooks = Webhooks.from_settings(settings, reads_secrets=True)
+        self._webhooks = WebhookConfig.from_settings(settings, reads_secrets=True)
         self._settings = settings
         # A restarted container has the same host name and process id as before. Under the same name, a new claim of its
         # runs would not count as a retry, and a run that kills its worker each time would never end.

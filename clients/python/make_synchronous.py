@@ -12,6 +12,7 @@ CLIENT: Final = Path(__file__).parents[2] / "src" / "stagebus" / "client"
 FILES: Final = (
     ("asynchronous.py", "synchronous.py"),
     ("threads_async.py", "threads_sync.py"),
+    ("webhooks_async.py", "webhooks_sync.py"),
     ("client_tools_async.py", "client_tools_sync.py"),
 )
 
@@ -20,7 +21,7 @@ _CHANGES: Final = (
     (r'^"""The client for asyncio\."""', '"""The client for threads and scripts. Generated from asynchronous.py by make_synchronous.py."""'),
     (r'^"""(.*), for asyncio\."""', r'"""\1, for scripts. Generated from its asynchronous form by make_synchronous.py."""'),
     (r"\bstagebus\.client\.asynchronous\b", "stagebus.client.synchronous"),
-    (r"\bstagebus\.client\.(threads|client_tools|call_tasks)_async\b", r"stagebus.client.\1_sync"),
+    (r"\bstagebus\.client\.(threads|client_tools|call_tasks|webhooks)_async\b", r"stagebus.client.\1_sync"),
     (r"\nimport asyncio\nimport logging\n", "\nimport logging\nimport time\n"),
     (r"\nimport asyncio\n", "\nimport time\n"),
     (r"\bawait asyncio\.sleep\b", "time.sleep"),

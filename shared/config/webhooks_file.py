@@ -155,7 +155,7 @@ class WebhookTarget(NamedTuple):
     signing: SigningKeys
 
 
-class Webhooks:
+class WebhookConfig:
     """The configured receivers. Without a file there are none."""
 
     def __init__(self, file: WebhooksFile | None = None) -> None:

@@ -41,7 +41,7 @@ class WorkerStatus(NamedTuple):
     seen_ms_ago: int
 
 
-class WebhookStats(NamedTuple):
+class WebhookState(NamedTuple):
     """The deliveries of webhooks, and whether the live processes have different webhooks files."""
 
     counts: WebhookCounts
@@ -55,7 +55,7 @@ class SystemStats(NamedTuple):
     workers: list[WorkerStatus]
     streams_open: int
     totals: dict[str, int]
-    webhooks: WebhookStats
+    webhooks: WebhookState
     last_hour: list[MinuteTotals]  # only the minutes in which runs ended, oldest first
 
 
@@ -78,7 +78,7 @@ async def read_stats(redis: Redis, lease_s: float) -> SystemStats:
         ],
         sum(gateway.state["streams_open"] for gateway in gateways),
         _as_totals(counted),
-        WebhookStats(
+        WebhookState(
             await webhook_deliveries.count(redis),
             len({process.state.get("webhooks", "") for process in (*workers, *gateways)}) > 1,
         ),

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import orjson
 
-from stagebus.shared.config.webhooks_file import Webhooks
+from stagebus.shared.config.webhooks_file import WebhookConfig
 from stagebus.shared.domain.webhook_messages import TEST_TYPE, OutboxEntry, delivery_id_of
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.lua_script import Script
@@ -25,7 +25,7 @@ def encode_body(message_type: str, at_ms: int, data: dict[str, Any]) -> str:
     return orjson.dumps({"type": message_type, "timestamp": at, "data": data}).decode()
 
 
-async def fan_out(redis: Redis, webhooks: Webhooks) -> bool:
+async def fan_out(redis: Redis, webhooks: WebhookConfig) -> bool:
     """Makes the deliveries of the oldest entries and removes these; returns whether there may be more.
 
     The endpoints are those of the present configuration. An entry that nobody wants, or that cannot be read, is removed.

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from stagebus.cli import webhook_commands
 from stagebus.cli.webhook_commands import webhooks_app
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.config.webhooks_file import Webhooks
+from stagebus.shared.config.webhooks_file import WebhookConfig
 from stagebus.shared.domain.webhook_messages import DeliveryState
 from stagebus.shared.storage import redis_client
 from stagebus.shared.store import webhook_deliveries, webhook_outbox
@@ -38,7 +38,7 @@ async def fail_one(settings: Settings, webhooks: Path) -> str:
     redis = redis_client.connect(settings)
     await redis.flushdb()
     await put_entry(redis)
-    await webhook_outbox.fan_out(redis, Webhooks.from_settings(settings.model_copy(update={"webhooks": webhooks})))
+    await webhook_outbox.fan_out(redis, WebhookConfig.from_settings(settings.model_copy(update={"webhooks": webhooks})))
     (due,) = await webhook_deliveries.list_due(redis)
     begun = await webhook_deliveries.acquire(redis, "billing", due.delivery_ids[0], 20)
     assert begun is not None

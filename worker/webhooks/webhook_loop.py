@@ -13,7 +13,7 @@ from functools import partial
 from typing import Final
 
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.config.webhooks_file import Webhooks
+from stagebus.shared.config.webhooks_file import WebhookConfig
 from stagebus.shared.domain.webhook_messages import RUN_URL_PREFIX, DeliveryState
 from stagebus.shared.observability.audit import audit
 from stagebus.shared.runtime.tasks import cancel_and_wait
@@ -44,7 +44,7 @@ OnResult = Callable[[str, str], None]
 class WebhookLoop:
     """Sends webhooks until it is stopped."""
 
-    def __init__(self, redis: Redis, settings: Settings, webhooks: Webhooks, on_result: OnResult) -> None:
+    def __init__(self, redis: Redis, settings: Settings, webhooks: WebhookConfig, on_result: OnResult) -> None:
         """`on_result` is called with the endpoint and the result of each try: delivered, failed or waiting."""
         self._redis = redis
         self._webhooks = webhooks

@@ -75,12 +75,12 @@ def test(endpoint: Annotated[str, typer.Argument(help="the endpoint's name in th
     import secrets
 
     from stagebus.shared.config.settings import load_settings
-    from stagebus.shared.config.webhooks_file import Webhooks
+    from stagebus.shared.config.webhooks_file import WebhookConfig
     from stagebus.shared.domain.webhook_messages import DeliveryState
     from stagebus.shared.store import webhook_deliveries, webhook_outbox
     from stagebus.shared.webhook_errors import EndpointNotFound
 
-    if endpoint not in Webhooks.from_settings(load_settings()).endpoints:
+    if endpoint not in WebhookConfig.from_settings(load_settings()).endpoints:
         raise EndpointNotFound(endpoint)
 
     async def send(redis: "Redis") -> "Delivery":

@@ -12,7 +12,7 @@
 `bus.runs.resume(run_id, cursor)` continues from it, even in another process.
 """
 
-from stagebus.client.asynchronous import AsyncRun, AsyncRuns, AsyncStagebus, AsyncWebhooks
+from stagebus.client.asynchronous import AsyncRun, AsyncRuns, AsyncStagebus
 from stagebus.client.client_errors import (
     BadCursor,
     BadKey,
@@ -36,11 +36,13 @@ from stagebus.client.event_sequencer import RunEvent
 from stagebus.client.feed_sequencer import FeedEvent
 from stagebus.client.results import Result, Ticket
 from stagebus.client.run_state import CallState, RunState, StageState
-from stagebus.client.synchronous import Run, Runs, Stagebus, Webhooks
+from stagebus.client.synchronous import Run, Runs, Stagebus
 from stagebus.client.thread_sequencer import ThreadEvent
 from stagebus.client.thread_state import ThreadState, TurnState
 from stagebus.client.threads_async import AsyncThread, AsyncThreads
 from stagebus.client.threads_sync import Thread, Threads
+from stagebus.client.webhooks_async import AsyncWebhooks
+from stagebus.client.webhooks_sync import Webhooks
 
 __all__ = [
     "AsyncRun",

@@ -28,6 +28,7 @@ from stagebus.client.stream_follower import (
     jitter,
 )
 from stagebus.client.threads_sync import Threads
+from stagebus.client.webhooks_sync import Webhooks
 
 
 class Stagebus:
@@ -241,27 +242,6 @@ class Runs:
         if cursor is None:
             cursor = str(self._client.send(api_requests.FEED_END)["last_event_id"])
         yield from self._client.follow(api_requests.FEED_PATH, FeedSequencer(cursor), ConnectionState())
-
-
-class Webhooks:
-    """The deliveries of webhooks; for operators, with the scope `admin`."""
-
-    def __init__(self, client: Stagebus) -> None:
-        self._client = client
-
-    def deliveries(
-        self, *, state: str | None = None, endpoint: str | None = None, limit: int = 20, before: str | None = None
-    ) -> Json:
-        """List deliveries, newest first, as `deliveries` and `next`. Pass `next` as `before` for the next page."""
-        return self._client.send(api_requests.list_deliveries(state, endpoint, limit, before))
-
-    def resend(self, delivery_id: str) -> Json:
-        """Send a delivery again, now, and return it.
-
-        Raises:
-            NotFound: there is no such delivery, or it is no longer kept.
-        """
-        return self._client.send(api_requests.resend_delivery(delivery_id))
 
 
 class Run:

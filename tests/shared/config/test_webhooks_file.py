@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.config.webhooks_file import Webhooks, decode_secret, origin_of
+from stagebus.shared.config.webhooks_file import WebhookConfig, decode_secret, origin_of
 from stagebus.shared.errors import KeyMissing
 from stagebus.shared.webhook_errors import BadWebhooks
 
@@ -14,14 +14,14 @@ ENDPOINT = f'[endpoints.billing]\nurl = "https://billing.example/hooks"\nsecret 
 RUN_URLS = f'[run_urls]\norigins = ["https://app.example", "http://10.0.0.7:8080"]\nsecret = "{SECRET}"\n'
 
 
-def load(tmp_path: Path, text: str, *, reads_secrets: bool = True) -> Webhooks:
+def load(tmp_path: Path, text: str, *, reads_secrets: bool = True) -> WebhookConfig:
     path = tmp_path / "webhooks.toml"
     path.write_text(text)
-    return Webhooks.from_settings(Settings(webhooks=path), reads_secrets=reads_secrets)
+    return WebhookConfig.from_settings(Settings(webhooks=path), reads_secrets=reads_secrets)
 
 
 def test_without_a_file_nobody_is_told() -> None:
-    webhooks = Webhooks.from_settings(Settings())
+    webhooks = WebhookConfig.from_settings(Settings())
 
     assert webhooks.receivers("run.ended", "t", "https://app.example/x") == []
     assert not webhooks.allows_url("https://app.example/x")

@@ -8,7 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.config.webhooks_file import Webhooks
+from stagebus.shared.config.webhooks_file import WebhookConfig
 from stagebus.shared.domain.webhook_messages import Delivery, DeliveryState
 from stagebus.shared.storage import keys
 from stagebus.shared.store import webhook_deliveries, webhook_outbox
@@ -21,11 +21,11 @@ LEASE_S = 20.0
 
 
 @pytest.fixture
-def webhooks(tmp_path: Path) -> Webhooks:
+def webhooks(tmp_path: Path) -> WebhookConfig:
     return load(tmp_path, ENDPOINT + RUN_URLS)
 
 
-async def make(redis: Redis, webhooks: Webhooks, count: int = 1, webhook_url: str = "") -> list[str]:
+async def make(redis: Redis, webhooks: WebhookConfig, count: int = 1, webhook_url: str = "") -> list[str]:
     runs = [await put_entry(redis, webhook_url=webhook_url) for _ in range(count)]
     while await webhook_outbox.fan_out(redis, webhooks):
         pass
@@ -48,7 +48,7 @@ async def listed(redis: Redis, state: DeliveryState | None = None) -> list[Deliv
     return (await webhook_deliveries.list_deliveries(redis, 100, state=state)).deliveries
 
 
-async def test_an_entry_becomes_a_delivery_for_each_receiver(redis: Redis, webhooks: Webhooks) -> None:
+async def test_an_entry_becomes_a_delivery_for_each_receiver(redis: Redis, webhooks: WebhookConfig) -> None:
     (run_id,) = await make(redis, webhooks, webhook_url="https://app.example/x")
 
     deliveries = {one.endpoint: one for one in await listed(redis)}
@@ -65,7 +65,7 @@ async def test_an_entry_becomes_a_delivery_for_each_receiver(redis: Redis, webho
     assert await redis.xlen(keys.outbox()) == 0
 
 
-async def test_many_workers_make_each_delivery_once(redis: Redis, webhooks: Webhooks) -> None:
+async def test_many_workers_make_each_delivery_once(redis: Redis, webhooks: WebhookConfig) -> None:
     runs = [await put_entry(redis) for _ in range(30)]
     await asyncio.gather(*(webhook_outbox.fan_out(redis, webhooks) for _ in range(5)))
 
@@ -73,7 +73,7 @@ async def test_many_workers_make_each_delivery_once(redis: Redis, webhooks: Webh
     assert await webhook_deliveries.count_open(redis) == {"billing": 30}
 
 
-async def test_an_entry_that_is_told_again_makes_no_second_delivery(redis: Redis, webhooks: Webhooks) -> None:
+async def test_an_entry_that_is_told_again_makes_no_second_delivery(redis: Redis, webhooks: WebhookConfig) -> None:
     """Redis came back from an older copy: the entry is there again, the delivery, too."""
     (run_id,) = await make(redis, webhooks)
     await put_entry(redis, run_id=run_id)
@@ -82,7 +82,9 @@ async def test_an_entry_that_is_told_again_makes_no_second_delivery(redis: Redis
     assert await webhook_deliveries.count_open(redis) == {"billing": 1}
 
 
-async def test_unreadable_and_unwanted_entries_are_removed(redis: Redis, webhooks: Webhooks, tmp_path: Path) -> None:
+async def test_unreadable_and_unwanted_entries_are_removed(
+    redis: Redis, webhooks: WebhookConfig, tmp_path: Path
+) -> None:
     await redis.xadd(keys.outbox(), {"message": "m"})
     await redis.xadd(
         keys.outbox(), {"message": "m", "type": "run.ended", "tenant": "t", "webhook_url": "", "data": "[1"}
@@ -94,7 +96,7 @@ async def test_unreadable_and_unwanted_entries_are_removed(redis: Redis, webhook
     assert [one.run_id for one in await listed(redis)] == [run_id]
 
 
-async def test_an_endpoint_has_four_tries_at_once(redis: Redis, webhooks: Webhooks) -> None:
+async def test_an_endpoint_has_four_tries_at_once(redis: Redis, webhooks: WebhookConfig) -> None:
     await make(redis, webhooks, 6)
     tries = [await acquire(redis, delivery_id) for delivery_id in await due_of(redis)]
 
@@ -110,7 +112,7 @@ async def test_an_endpoint_has_four_tries_at_once(redis: Redis, webhooks: Webhoo
     assert await webhook_deliveries.acquire(redis, "billing", fifth, LEASE_S) is not None
 
 
-async def test_a_try_whose_worker_died_is_due_again(redis: Redis, webhooks: Webhooks) -> None:
+async def test_a_try_whose_worker_died_is_due_again(redis: Redis, webhooks: WebhookConfig) -> None:
     """And the dead worker, if it wakes up, cannot settle it."""
     await make(redis, webhooks)
     (delivery_id,) = await due_of(redis)
@@ -126,7 +128,7 @@ async def test_a_try_whose_worker_died_is_due_again(redis: Redis, webhooks: Webh
     assert await webhook_deliveries.settle(redis, again.delivery, again.token, TryResult(DeliveryState.DELIVERED, 200))
 
 
-async def test_a_delivered_message_is_kept_for_a_while(redis: Redis, webhooks: Webhooks) -> None:
+async def test_a_delivered_message_is_kept_for_a_while(redis: Redis, webhooks: WebhookConfig) -> None:
     await make(redis, webhooks)
     begun = await acquire(redis, (await due_of(redis))[0])
     await webhook_deliveries.settle(redis, begun.delivery, begun.token, TryResult(DeliveryState.DELIVERED, 204))
@@ -140,7 +142,7 @@ async def test_a_delivered_message_is_kept_for_a_while(redis: Redis, webhooks: W
     )
 
 
-async def test_a_failed_try_is_due_after_its_delay(redis: Redis, webhooks: Webhooks) -> None:
+async def test_a_failed_try_is_due_after_its_delay(redis: Redis, webhooks: WebhookConfig) -> None:
     await make(redis, webhooks)
     begun = await acquire(redis, (await due_of(redis))[0])
     await webhook_deliveries.settle(redis, begun.delivery, begun.token, TryResult(DeliveryState.WAITING, 500, "no", 30))
@@ -151,7 +153,7 @@ async def test_a_failed_try_is_due_after_its_delay(redis: Redis, webhooks: Webho
     assert (await listed(redis))[0].last_error == "no"
 
 
-async def test_resend_makes_any_delivery_due_with_all_its_tries(redis: Redis, webhooks: Webhooks) -> None:
+async def test_resend_makes_any_delivery_due_with_all_its_tries(redis: Redis, webhooks: WebhookConfig) -> None:
     await make(redis, webhooks)
     begun = await acquire(redis, (await due_of(redis))[0])
     await webhook_deliveries.settle(redis, begun.delivery, begun.token, TryResult(DeliveryState.FAILED, 500, "no"))
@@ -175,7 +177,7 @@ async def test_resend_of_an_unknown_delivery(redis: Redis) -> None:
 
 
 async def test_too_many_open_deliveries_fail_the_oldest_of_the_largest_endpoint(
-    redis: Redis, webhooks: Webhooks
+    redis: Redis, webhooks: WebhookConfig
 ) -> None:
     runs = await make(redis, webhooks, 6)
     await make(redis, webhooks, 1, webhook_url="https://app.example/x")
@@ -190,7 +192,7 @@ async def test_too_many_open_deliveries_fail_the_oldest_of_the_largest_endpoint(
 
 
 async def test_only_so_many_ended_deliveries_are_kept(
-    redis: Redis, webhooks: Webhooks, monkeypatch: pytest.MonkeyPatch
+    redis: Redis, webhooks: WebhookConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(webhook_deliveries.KEPT_MAX, DeliveryState.DELIVERED, 2)  # type: ignore[arg-type]
     await make(redis, webhooks, 3)
@@ -202,7 +204,7 @@ async def test_only_so_many_ended_deliveries_are_kept(
     assert len([key async for key in redis.scan_iter("sb:webhook:*")]) == 2
 
 
-async def test_list_is_paged_and_filtered(redis: Redis, webhooks: Webhooks) -> None:
+async def test_list_is_paged_and_filtered(redis: Redis, webhooks: WebhookConfig) -> None:
     await make(redis, webhooks, 5, webhook_url="https://app.example/x")
     seen: list[str] = []
     before = None
@@ -217,7 +219,7 @@ async def test_list_is_paged_and_filtered(redis: Redis, webhooks: Webhooks) -> N
     assert all(one.endswith(".billing") for one in seen)
 
 
-async def test_counts(redis: Redis, webhooks: Webhooks, settings: Settings) -> None:
+async def test_counts(redis: Redis, webhooks: WebhookConfig, settings: Settings) -> None:
     await make(redis, webhooks, 2)
     await put_entry(redis)
 

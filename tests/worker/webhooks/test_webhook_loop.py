@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.config.webhooks_file import Webhooks
+from stagebus.shared.config.webhooks_file import WebhookConfig
 from stagebus.shared.domain.webhook_messages import DeliveryState
 from stagebus.shared.store import webhook_deliveries
 from stagebus.worker.webhooks import retry_schedule, webhook_loop, webhook_sender
@@ -35,15 +35,15 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webhook_loop, "STOP_GRACE_S", 0.1)
 
 
-def configure(tmp_path: Path, **urls: str) -> Webhooks:
+def configure(tmp_path: Path, **urls: str) -> WebhookConfig:
     path = tmp_path / "webhooks.toml"
     path.write_text("".join(f'[endpoints.{name}]\nurl = "{url}"\nsecret = "{SECRET}"\n' for name, url in urls.items()))
-    return Webhooks.from_settings(Settings(webhooks=path))
+    return WebhookConfig.from_settings(Settings(webhooks=path))
 
 
 @asynccontextmanager
 async def sending(
-    redis: Redis, settings: Settings, webhooks: Webhooks, allow: str = "127.0.0.1"
+    redis: Redis, settings: Settings, webhooks: WebhookConfig, allow: str = "127.0.0.1"
 ) -> AsyncIterator[list[str]]:
     """Runs a worker's loop; yields the results of its tries."""
     results: list[str] = []
