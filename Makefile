@@ -69,6 +69,7 @@ chaos: $(DEV) $(if $(filter js,$(CLIENT)),$(DIST))
 
 model: $(DEV)
 	$(BIN)/python -m tests.model.log_protocol
+	$(BIN)/python -m tests.model.waiting_call
 	$(BIN)/python -m tests.model.thread_protocol
 
 races: $(DEV)
