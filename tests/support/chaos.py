@@ -32,6 +32,7 @@ from tests.support.immortal_keys import immortal_keys
 from tests.support.js_client import JsClient, JsClients, js_clients
 from tests.support.proxy import Proxy
 from tests.support.python_client import PythonClient
+from tests.support.result_givers import DEFINITION, ResultGivers
 from tests.support.strict_client import TERMINAL, StrictClient, Violation
 from tests.support.system import Process, System
 from tests.support.view_readers import (
@@ -62,6 +63,7 @@ class Ledger:
     ends: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     decisions: Counter[int] = field(default_factory=Counter)  # by the status that the gateway answered
+    results: Counter[int] = field(default_factory=Counter)  # of waiting calls, and claims on them, likewise
     stage_restarts: int = 0
     views: Counter[str] = field(default_factory=Counter)  # clients of each
     violations: list[str] = field(default_factory=list)  # lost, doubled, reordered
@@ -84,7 +86,8 @@ class Ledger:
             f"seed {self.seed}: {self.runs} runs, {self.events} events received over {self.connections} connections",
             f"ends: {dict(self.ends)}; stages restarted: {self.stage_restarts}",
             f"faults: {dict(self.faults)}",
-            f"answers to decisions: {dict(self.decisions)}; clients of views: {dict(self.views)}",
+            f"answers to decisions: {dict(self.decisions)}, to results and claims: {dict(self.results)}",
+            f"clients of views: {dict(self.views)}",
             ", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in counts.items()),
         ]
         for name in ZEROS:
@@ -156,6 +159,8 @@ class Storm:
             ("slow", {"n": number, "seconds": 0.5}),
             ("pay", {"n": number, "seconds": 0.5}),
             ("sign", {"n": number, "seconds": 0.5}),
+            ("order", {"n": number}),
+            ("fetch", {"n": number}),
         ]
         match self.random.randrange(4):
             case 0:
@@ -166,7 +171,8 @@ class Storm:
             case _:
                 chosen = self.random.sample(calls, k=self.random.randint(1, 3))
                 text = " and ".join(f"{name} {orjson.dumps(arguments).decode()}" for name, arguments in chosen)
-                return {"user_prompt": f"call {text}", "model": f"demo:{pace}"}
+                tools = [DEFINITION if name == "fetch" else name for name, _ in chosen]
+                return {"user_prompt": f"call {text}", "model": f"demo:{pace}", "tools": tools}
 
     async def _post(self, body: dict[str, Any]) -> str | None:
         """Repeats a POST with one Idempotency-Key until it is answered; returns the run's id."""
@@ -198,7 +204,8 @@ class Storm:
         following = [asyncio.create_task(client.follow(10_000, self._patience)) for client in clients]
         following += [asyncio.create_task(reader.follow(10_000, self._patience))] if reader else []
         deciders = Deciders(clients[0], self.random, SETTLE_S)
-        deciding = asyncio.create_task(deciders.decide_all())
+        givers = ResultGivers(clients[0], self.random, SETTLE_S)
+        answering = [asyncio.create_task(deciders.decide_all()), asyncio.create_task(givers.answer_all())]
         if self.random.random() < 0.1:
             await self._cancel(run_id)
         try:
@@ -209,11 +216,12 @@ class Storm:
         except TimeoutError:
             self.ledger.stranded.append(f"{run_id} {body} {clients[0].names()[-3:]}")
         finally:
-            for task in (*following, deciding):
+            for task in (*following, *answering):
                 task.cancel()
-            await asyncio.gather(*following, deciding, return_exceptions=True)
-        self.ledger.violations += deciders.check()
+            await asyncio.gather(*following, *answering, return_exceptions=True)
+        self.ledger.violations += [*deciders.check(), *givers.check()]
         self.ledger.decisions.update(deciders.answers)
+        self.ledger.results.update(givers.answers)
         self._note(clients, body)
         if reader is not None:
             self._note_view(reader, clients[0])
@@ -342,7 +350,9 @@ class Storm:
         self.ledger.left_reserved = int(await redis.hget(keys.tokens(DEFAULT_TENANT), "reserved") or 0)
         self.ledger.left_reserved += sum(map(int, await redis.hvals(keys.RESERVED)))
         self.ledger.immortal_keys = await immortal_keys(redis)
-        paid = Counter(line for line in self._notes.read_text().splitlines() if line.startswith(("pay ", "sign ")))
+        paid = Counter(
+            line for line in self._notes.read_text().splitlines() if line.startswith(("pay ", "sign ", "order "))
+        )
         self.ledger.paid_twice = [line for line, count in paid.items() if count > 1]
 
 
@@ -365,7 +375,7 @@ async def storm(seconds: float, seed: int, parallel_runs: int, folder: Path, cli
     notes = folder / "tools.log"
     notes.touch()
     env = {"STAGEBUS_TOOLS": TOOLS, "FAULT_TOOLS_LOG": str(notes), "STAGEBUS_RUN_TRIES_MAX": "1000"}
-    env["STAGEBUS_APPROVAL_WAIT_S"] = str(APPROVAL_WAIT_S)
+    env["STAGEBUS_APPROVAL_WAIT_S"] = env["STAGEBUS_CALL_WAIT_S"] = str(APPROVAL_WAIT_S)
     system = System(folder, gateways=GATEWAYS, workers=WORKERS, env=env)
     async with Proxy(system.redis_port) as proxy:
         system.set_env("STAGEBUS_REDIS_URL", f"redis://127.0.0.1:{proxy.port}/0")

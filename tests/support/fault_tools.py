@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 
 from stagebus.worker.tools.function_tool import tool
+from stagebus.worker.tools.tool_context import ToolContext
+from stagebus.worker.tools.tool_results import Deferred
 
 
 def _note(line: str) -> None:
@@ -44,6 +46,22 @@ async def sign(n: int, seconds: float = 1.0) -> str:
     return f"signed {n}"
 
 
+@tool(idempotent=False, deferred=True)
+async def order(n: int, context: ToolContext) -> Deferred:
+    """Must not start twice; its result comes from outside."""
+    _note(f"order {n} {context.call_token} {context.result_url}".strip())
+    await asyncio.sleep(float(os.environ.get("FAULT_TOOLS_ORDER_S", "0.2")))
+    return Deferred()
+
+
+@tool(deferred=True)
+async def render(n: int, context: ToolContext) -> Deferred:
+    """May start twice; its result comes from outside."""
+    _note(f"render {n} {context.call_token} {context.result_url}".strip())
+    await asyncio.sleep(float(os.environ.get("FAULT_TOOLS_ORDER_S", "0.2")))
+    return Deferred()
+
+
 def blocking(seconds: float = 1.0) -> str:
     """Block a thread."""
     _note("blocking")
@@ -68,5 +86,6 @@ def poison() -> str:
 
 
 TOOLS = ",".join(
-    f"tests.support.fault_tools:{name}" for name in ("quick", "slow", "pay", "sign", "blocking", "busy", "poison")
+    f"tests.support.fault_tools:{name}"
+    for name in ("quick", "slow", "pay", "sign", "order", "render", "blocking", "busy", "poison")
 )
