@@ -16,6 +16,7 @@ from stagebus.shared.errors import IdempotencyConflict
 from stagebus.shared.storage import keys, queue_scripts, run_scripts
 from stagebus.shared.storage.run_scripts import LogEntry
 from stagebus.shared.store import run_store, thread_store
+from stagebus.shared.store.run_health import RunHealth, read_run_health
 from stagebus.shared.thread_errors import (
     ParentNotEnded,
     ParentNotFound,
@@ -248,6 +249,16 @@ async def test_cancelled_waiting_run_leaves_no_message(thread: ThreadByHand) -> 
     assert (read.waiting, len(read.turns)) == ((), 1)
     assert read.size == len(b'[{"role":"user","content":"hello"}]')
     assert second.encode() not in await thread.redis.hgetall(keys.thread_in(KEY))
+
+
+async def test_stream_of_a_waiting_run_is_not_told_of_a_missing_worker(thread: ThreadByHand) -> None:
+    first = await thread.post()
+    second = await thread.post(on_active=ENQUEUE)
+    before = await read_run_health(thread.redis, [first, "unknown", second], 8)
+    await thread.end(first)
+
+    assert before == [RunHealth.QUEUED, RunHealth.AT_REST, RunHealth.AT_REST]
+    assert await read_run_health(thread.redis, [second], 8) == [RunHealth.QUEUED]
 
 
 # --- parents -----------------------------------------------------------------
