@@ -27,6 +27,7 @@ from stagebus.gateway.api.schemas.create_run import parse_create_run
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain import ids
 from stagebus.shared.domain.cursor import EventId
+from stagebus.shared.domain.threads import ThreadIdentity
 from stagebus.shared.log import live_batch, sse
 from stagebus.shared.storage import keys, redis_client, run_scripts
 from stagebus.shared.storage.pipelined import PipelinedConnection
@@ -97,7 +98,24 @@ class Appender:
         )  # fmt: skip
         claim = await run_scripts.claim(self._redis, run_id, "bench")
         assert claim is not None
+        await self._place_in_thread(run_id)
         return _Run(run_id, claim.attempt, claim.last_id)
+
+    async def _place_in_thread(self, run_id: str) -> None:
+        """Makes the run the only turn of a thread with the run's id, for streams of threads."""
+        thread_key = keys.thread(ThreadIdentity("default", "", run_id))
+        fields = {
+            thread_key: {"gen": run_id, "active": run_id, "next_seq": 1},
+            keys.thread_turns(thread_key): {f"p:{run_id}": "", f"n:{run_id}": 1},
+            keys.thread_in(thread_key): {run_id: orjson.dumps(REQUEST["messages"])},
+        }
+        async with self._redis.pipeline() as pipe:
+            for key, values in fields.items():
+                pipe.hset(key, mapping=values)
+                pipe.expire(key, TTL_S)
+            pipe.zadd(keys.thread_order(thread_key), {run_id: 1})
+            pipe.expire(keys.thread_order(thread_key), TTL_S)
+            await pipe.execute()
 
     async def _append(self, run: "_Run", burst: int) -> None:
         last = EventId(run.attempt, run.last.sequence + burst)

@@ -21,6 +21,7 @@ AGUI: Final = {"threadId": "t", "state": {}, "messages": [], "tools": [], "conte
 # Each view's way to a run: a path, or the path and the body of a POST. `{}` is the run's id.
 TARGETS: Final[Mapping[str, str | tuple[str, dict[str, Any]]]] = {
     "native": "/runs/{}/events",
+    "thread": "/threads/{}/events",
     "Responses": "/v1/responses/resp_{}?stream=true",
     "chat completions": ("/v1/chat/completions", CHAT),
     "AI SDK": "/api/chat/{}/stream",

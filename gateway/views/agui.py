@@ -25,6 +25,7 @@ from stagebus.gateway.api.schemas.validation import parse_form
 from stagebus.gateway.auth.principal import principal_of
 from stagebus.gateway.context import gateway_of
 from stagebus.gateway.views.agui_fold import AguiFold
+from stagebus.gateway.views.chat_threads import ChatMessage, thread_fields
 from stagebus.gateway.views.foreign_request import create_run, parse_messages, read_body
 from stagebus.gateway.views.view_stream import STREAM_ERRORS, X_RUN_ID, answer_stream, fold_run, get_run, source_of
 from stagebus.shared.domain import ids
@@ -75,6 +76,8 @@ class AguiInput(BaseModel):
 async def run_agent(request: Request) -> Response:
     """Create a run, or attach to the one of this thread and run id, and stream its events.
 
+    The `threadId` is that of a thread: the messages after the last known answer are its next turn.
+
     A request that attaches gets the messages so far as a snapshot, then the events from there on.
     """
     body = await read_body(request)
@@ -110,10 +113,17 @@ async def _find_run(request: Request, form: AguiInput) -> RunRecord | None:
 async def _create_run(request: Request, form: AguiInput, body: Json) -> tuple[RunRecord, bool]:
     """Creates the run. Returns it, and whether another request created it at the same time."""
     props: Json = body.get("forwardedProps") or {}
-    run = {"messages": parse_messages(list(_as_messages(form.messages)), "messages"), "model": props.get("model")}
+    converted = list(_as_messages(form.messages))
+    messages = parse_messages([known.message for known in converted], "messages")
+    run = {"messages": messages, "model": props.get("model")}
+    threads = thread_fields(
+        form.thread_id, [ChatMessage(*pair) for pair in zip(_ids(converted), messages, strict=True)]
+    )
     key = key_of(form.thread_id, form.run_id)
     try:
-        created = await create_run(request, props, run, {"model": "forwardedProps.model"}, idempotency_key=key)
+        created = await create_run(
+            request, props, run, {"model": "forwardedProps.model"}, idempotency_key=key, threads=threads
+        )
     except IdempotencyConflict:
         found = await _find_run(request, form)
         if found is None:
@@ -127,8 +137,12 @@ def key_of(thread_id: str, run_id: str) -> str:
     return _KEY_PREFIX + hashlib.sha256(compact_json([thread_id, run_id]).encode()).hexdigest()
 
 
-def _as_messages(messages: list[Json]) -> Iterator[Any]:
-    """Yields the messages in the format of chat completions."""
+def _ids(messages: list[ChatMessage]) -> list[Any]:
+    return [known.message_id for known in messages]
+
+
+def _as_messages(messages: list[Json]) -> Iterator[ChatMessage]:
+    """Yields the messages in the format of chat completions, not checked yet."""
     for message in messages:
         if message.get("role") in _DROPPED:
             continue
@@ -140,7 +154,7 @@ def _as_messages(messages: list[Json]) -> Iterator[Any]:
         if calls:
             converted["tool_calls"] = calls
         converted.pop("name", None)  # a display name; providers limit its characters
-        yield converted
+        yield ChatMessage(message.get("id"), converted)
 
 
 def _as_part(part: Any) -> Any:

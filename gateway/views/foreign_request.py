@@ -4,7 +4,7 @@ Fields that change nothing are ignored, and those that would change the meaning 
 name. The object `stagebus` of a body has the options of `POST /runs` for which the protocol has no word, and wins.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
@@ -21,10 +21,23 @@ from stagebus.gateway.views.view_stream import check_admission, get_run
 from stagebus.shared.domain.runs import RunRecord
 from stagebus.shared.domain.tenants import Scope
 from stagebus.shared.errors import InvalidRequest
+from stagebus.shared.thread_errors import (
+    ParentNotEnded,
+    ParentNotFound,
+    ThreadBusy,
+    ThreadDeleting,
+    ThreadFull,
+    ThreadQueueFull,
+    ThreadsUnavailable,
+)
 
 Json = dict[str, Any]
 
 OPTIONS: Final = "stagebus"
+# The client has the whole conversation, so it is not refused when its thread cannot go on.
+THREAD_REFUSALS: Final = (
+    ParentNotFound, ParentNotEnded, ThreadBusy, ThreadDeleting, ThreadFull, ThreadQueueFull, ThreadsUnavailable,
+)  # fmt: skip
 _MESSAGES: Final = TypeAdapter(list[Message])
 
 
@@ -91,6 +104,7 @@ async def create_run(
     *,
     is_watched: bool = True,
     idempotency_key: str | None = None,
+    threads: Sequence[Json] = (),
 ) -> RunRecord:
     """Creates the run, or finds the one of the request's `Idempotency-Key`.
 
@@ -101,6 +115,8 @@ async def create_run(
         is_watched: the request stays open for the run. It is refused before the run is created if that is not
             possible: a client would repeat it, and create another run.
         idempotency_key: None for that of the request's header.
+        threads: fields that place the run in a thread; see `chat_threads.thread_fields`. The run has no thread, and the
+            whole conversation as its messages, if the thread takes none of them.
 
     Raises:
         TooManyStreams, Draining: the request cannot stay open.
@@ -112,11 +128,22 @@ async def create_run(
         await check_admission(request)
     native = {name: value for name, value in run.items() if value is not None}
     try:
-        run_id = await run_creation.create_run(request, native | options, idempotency_key)
+        run_id = await _create_in_thread(request, native | options, idempotency_key, threads)
     except InvalidRequest as exc:
         renamed = {name: f"{OPTIONS}.{name}" for name in options}
         raise _with_fields(exc, {**fields, **renamed}) from exc
     return await get_run(request, run_id)
+
+
+async def _create_in_thread(
+    request: Request, native: Json, idempotency_key: str | None, threads: Sequence[Json]
+) -> str:
+    for placed in threads:
+        try:
+            return await run_creation.create_run(request, native | placed, idempotency_key)
+        except THREAD_REFUSALS:
+            continue
+    return await run_creation.create_run(request, native, idempotency_key)
 
 
 def _parse_options(options: Any) -> Json:

@@ -29,6 +29,7 @@ from stagebus.gateway.api.schemas.validation import parse_form
 from stagebus.gateway.api.urls import urls_of
 from stagebus.gateway.auth.principal import principal_of
 from stagebus.gateway.context import gateway_of
+from stagebus.gateway.views.chat_threads import ChatMessage, thread_fields
 from stagebus.gateway.views.foreign_request import create_run, read_body
 from stagebus.gateway.views.ui_message_fold import UiMessageFold
 from stagebus.gateway.views.view_stream import (
@@ -78,6 +79,7 @@ class UiPart(LenientModel):
 class UiMessage(LenientModel):
     """A message of the chat."""
 
+    id: Any = Field(default=None, description="`msg_<run id>` for the answer of a run")
     role: str = Field(description="`system`, `user` or `assistant`")
     parts: list[UiPart] = Field(default=[], description="the message's parts")
 
@@ -86,7 +88,8 @@ class PostChat(LenientModel):
     """The chat's messages, as `DefaultChatTransport` and `WorkflowChatTransport` send them."""
 
     id: Annotated[str, Field(min_length=1, max_length=CHAT_ID_MAX_CHARS, pattern=CHAT_ID_PATTERN)] | None = Field(
-        default=None, description="the chat's id; it then stands for its newest run"
+        default=None,
+        description="the chat's id; it then stands for its newest run, and the chat is the thread of this id",
     )
     messages: list[UiMessage] = Field(min_length=1, description="the conversation; the run answers its last message")
     model: Any = Field(default=None, description="as in `POST /runs`")
@@ -97,13 +100,18 @@ class PostChat(LenientModel):
 async def post_chat(request: Request) -> Response:
     """Create a run from a chat's messages and stream it as a UI message.
 
+    A chat with an id is a thread: the message after the last known answer is its next turn, which follows that answer; it
+    interrupts one that is being written. A history that ends earlier, to edit or to ask again, begins a branch there.
     With an `Idempotency-Key`, the same request streams the same run again, from its start.
     """
     gateway, principal = gateway_of(request), principal_of(request)
     body = await read_body(request, takes_text=True)
     form = parse_form(PostChat, body)
-    fields = {"messages": list(_as_messages(form.messages)), "model": form.model, "metadata": form.metadata}
-    run = await create_run(request, body, fields, {})
+    conversation = list(_as_messages(form.messages))
+    messages = [known.message for known in conversation]
+    fields = {"messages": messages, "model": form.model, "metadata": form.metadata}
+    threads = thread_fields(form.id, conversation) if form.id is not None else ()
+    run = await create_run(request, body, fields, {}, threads=threads)
     if form.id is not None:
         with storage_errors():
             await chat_runs.point_chat(
@@ -170,16 +178,16 @@ def _headers(run: RunRecord) -> dict[str, str]:
     return {VERSION_HEADER: "v1", RUN_HEADER: run.run_id}
 
 
-def _as_messages(messages: list[UiMessage]) -> Iterator[dict[str, Any]]:
+def _as_messages(messages: list[UiMessage]) -> Iterator[ChatMessage]:
     for message in messages:
         texts = [part.text for part in message.parts if part.type == "text" and part.text]
         images = [part for part in message.parts if part.type == "file" and part.media_type.startswith("image/")]
         if message.role == "user" and (images or len(texts) > 1):
             parts = [{"type": "text", "text": text} for text in texts]
             parts += [{"type": "image_url", "image_url": {"url": image.url}} for image in images]  # type: ignore[dict-item]
-            yield {"role": "user", "content": parts}
+            yield ChatMessage(message.id, {"role": "user", "content": parts})
         elif message.role in _ROLES and texts:
-            yield {"role": message.role, "content": _PARAGRAPH.join(texts)}
+            yield ChatMessage(message.id, {"role": message.role, "content": _PARAGRAPH.join(texts)})
 
 
 CHAT_ID: Final = ParameterSpec(

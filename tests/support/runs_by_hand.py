@@ -1,7 +1,7 @@
 """Runs whose events a test appends itself, for tests of the reading side."""
 
 from collections.abc import Awaitable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from redis.asyncio import Redis
@@ -12,10 +12,12 @@ from stagebus.shared.domain.cursor import EventId
 from stagebus.shared.domain.events import Done, Event, StageStarted, ToolCompletionChunk
 from stagebus.shared.domain.runs import RunStatus
 from stagebus.shared.domain.tenants import DEFAULT_TENANT
+from stagebus.shared.errors import RunNotFound
 from stagebus.shared.storage import keys, queue_scripts, run_scripts
 from stagebus.shared.storage.lua_script import ScriptConnection
 from stagebus.shared.storage.run_scripts import TerminalState
-from stagebus.shared.store import run_store
+from stagebus.shared.storage.thread_keys import ThreadEnd
+from stagebus.shared.store import run_store, thread_store
 from stagebus.worker.execution.producer import Producer
 
 TTL_S = 600
@@ -73,9 +75,15 @@ class RunByHand:
 
     async def end(self, event: Event | None = None) -> EventId:
         """Appends `done`, or the given terminal event."""
-        event_id = self.producer.put(event or Done(), TerminalState(RunStatus.SUCCEEDED, retention_s=TTL_S))
+        state = TerminalState(RunStatus.SUCCEEDED, retention_s=TTL_S, thread=await self._thread_end())
+        event_id = self.producer.put(event or Done(), state)
         await self.producer.flush()
         return event_id
+
+    async def _thread_end(self) -> ThreadEnd | None:
+        with suppress(RunNotFound):
+            return thread_store.end_of(await run_store.get_run(self.redis, self.run_id), Settings())
+        return None
 
 
 async def start(redis: Redis, connection: ScriptConnection | None = None) -> RunByHand:

@@ -18,8 +18,9 @@ from stagebus.gateway.views.agui import key_of
 from stagebus.gateway.views.agui_fold import AguiFold
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.events import Cancel, Done, Error, Event, RunQueued, ToolResult
-from stagebus.shared.domain.tenants import RunOwner
-from stagebus.shared.store import run_list, run_store
+from stagebus.shared.domain.tenants import DEFAULT_TENANT, RunOwner
+from stagebus.shared.domain.threads import ThreadIdentity
+from stagebus.shared.store import run_list, run_store, thread_store
 from tests.gateway.views.test_ui_message_stream import (
     CALL,
     USAGE,
@@ -216,7 +217,7 @@ async def test_ids_name_a_run_and_later_requests_attach_to_it(
     whole, attached, named = (events_of(response.content) for response in responses)
 
     assert {response.headers["x-run-id"] for response in responses} == {run.run_id}
-    assert len((await run_list.list_runs(redis, "default", 10)).runs) == 1
+    assert len((await run_list.list_runs(redis, RunOwner("default"), 10)).runs) == 1
     assert types(whole)[:2] == ["RUN_STARTED", "STEP_STARTED"]
     assert types(attached)[:4] == ["RUN_STARTED", "MESSAGES_SNAPSHOT", "STEP_STARTED", "TEXT_MESSAGE_START"]
     assert [message["id"] for message in attached[1]["messages"]][:2] == ["u1", "u2"]
@@ -247,9 +248,11 @@ async def test_messages_become_those_of_chat_completions(web: httpx.AsyncClient,
     props = {"model": "demo", "stagebus": {"max_rounds": 2}, "other": 1}
     async with web.stream("POST", "/agui", json={**ASKED, "messages": messages, "forwardedProps": props}) as response:
         record = await run_store.get_run(redis, response.headers["x-run-id"])
+    identity = ThreadIdentity(DEFAULT_TENANT, "", ASKED["threadId"])
+    thread = await thread_store.read_thread(redis, identity, with_messages=True)
 
     assert (record.model, record.request["max_rounds"]) == ("demo", 2)
-    assert record.request["messages"] == [
+    assert list(thread.turns[0].messages_in) == [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": [
             {"type": "text", "text": "Look:"},
