@@ -135,24 +135,19 @@ async def mend(
     return Mended(done.decode()), now_active.decode()
 
 
-async def drop(
-    connection: ScriptConnection, thread_key: str, tenant: str, times: ThreadTimes, life_id: str = ""
-) -> tuple[str, list[str]]:
+async def drop(connection: ScriptConnection, thread_key: str, tenant: str, times: ThreadTimes) -> tuple[str, list[str]]:
     """Lets a thread take no more runs.
-
-    Args:
-        life_id: of the thread that is to be deleted; empty: whichever it is.
 
     Returns:
         The thread's life id and the runs that belong to it, or belonged to it before; an empty id if there is none.
     """
-    args = [life_id, orjson.dumps(thread_args(times))]
+    args = [orjson.dumps(thread_args(times))]
     reply: list[bytes] = await _DROP(connection, thread_group(thread_key, tenant), args)
     names = [name.decode() for name in reply]
     return (names[0], names[1:]) if names else ("", [])
 
 
 async def forget(connection: ScriptConnection, thread_key: str, tenant: str, times: ThreadTimes, life_id: str) -> bool:
-    """Deletes the keys of a thread that was dropped; returns False if they are gone already, or a run is active."""
+    """Deletes the keys of a thread that was dropped and whose runs are deleted; returns False if they are gone already."""
     args = [life_id, orjson.dumps(thread_args(times))]
     return bool(await _FORGET(connection, thread_group(thread_key, tenant), args))

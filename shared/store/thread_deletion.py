@@ -34,17 +34,14 @@ async def delete_thread(redis: Redis, settings: Settings, identity: ThreadIdenti
 async def drop_thread(redis: Redis, settings: Settings, thread_key: str, tenant: str) -> bool:
     """Deletes a thread by its Redis key; returns False if there is none."""
     times = times_of(settings)
-    life_id = ""
-    while True:
-        found, run_ids = await thread_scripts.drop(redis, thread_key, tenant, times, life_id)
-        if not found:
-            return bool(life_id)  # another process has completed the deletion
-        life_id = found
-        for run_id in await _existing(redis, run_ids):
-            with suppress(RunNotFound):
-                await run_deletion.delete_run(redis, settings, run_id, RunOwner(tenant), with_merged=True)
-        if await thread_scripts.forget(redis, thread_key, tenant, times, life_id):
-            return True
+    life_id, run_ids = await thread_scripts.drop(redis, thread_key, tenant, times)
+    if not life_id:
+        return False
+    for run_id in await _existing(redis, run_ids):
+        with suppress(RunNotFound):
+            await run_deletion.delete_run(redis, settings, run_id, RunOwner(tenant), with_merged=True)
+    await thread_scripts.forget(redis, thread_key, tenant, times, life_id)
+    return True
 
 
 async def _existing(redis: Redis, run_ids: list[str]) -> list[str]:
