@@ -20,6 +20,7 @@ from redis.asyncio import Redis
 
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.cursor import START
+from stagebus.shared.domain.threads import OnActive
 from stagebus.shared.log import log_reader
 from stagebus.shared.observability.loop_lag import INTERVAL_S
 from stagebus.shared.storage import keys, queue_scripts, run_scripts
@@ -30,6 +31,7 @@ from stagebus.shared.store.heartbeats import HEARTBEAT_S
 from tests.support.redis_calls import bytes_taken, calls, sent
 from tests.support.runs_by_hand import RunByHand, chunk, start, stop
 from tests.support.system import System, free_port
+from tests.support.threads_by_hand import ThreadByHand
 from tests.support.waiting import until
 
 WATCH_S = 2.0
@@ -172,6 +174,25 @@ async def test_run_is_created_in_one_round_trip(redis: Redis, settings: Settings
     assert used["evalsha"] == 1
     assert used["xadd"] == 2, "the run's log and its tenant's feed"
     assert round_trips <= 1
+
+
+async def test_run_of_a_thread_takes_one_round_trip_or_two(redis: Redis, settings: Settings) -> None:
+    """One if the thread is idle. Else the reply names the active run, which the second call names. Its claim takes one."""
+    thread = ThreadByHand(redis, settings)
+    await thread.end(await thread.post())  # loads the scripts
+    idle, idle_trips = await cost_of(redis, thread.post)
+    active = (await thread.read()).active_run_id
+    waiting, waiting_trips = await cost_of(redis, lambda: thread.post(on_active=OnActive.ENQUEUE))
+    await thread.work(active)
+    second = (await thread.read()).waiting[0].run_id
+    await thread.end(active)
+    _, worker_trips = await cost_of(redis, lambda: thread.work(second))
+    await thread.end(second)
+
+    assert (idle["evalsha"], idle_trips) == (1, 1)
+    assert idle.total() <= 70
+    assert (waiting["evalsha"], waiting_trips) == (2, 2)
+    assert worker_trips == 2, "an acquire and a claim"
 
 
 async def test_lease_is_renewed_in_one_round_trip(redis: Redis, run: RunByHand) -> None:

@@ -121,7 +121,8 @@ WEBHOOK_GONE: Final = "sb:webhooks:gone"
 
 USER_HASH_CHARS: Final = 32
 
-# Scores in the queue: virtual times are lower than TIME_SCORE_MIN, times are not; a throttled run has THROTTLED_SCORE.
+# Scores in the queue: virtual times are lower than TIME_SCORE_MIN, times are not. A throttled run, and one that
+# waits for its turn in a thread, have THROTTLED_SCORE.
 TIME_SCORE_MIN: Final = 10**12
 THROTTLED_SCORE: Final = 10**15
 
