@@ -380,3 +380,16 @@ async def test_tail_that_is_lost_at_the_end_is_in_the_turn(
     assert losses == 2
     assert await thread.out(run_id) == [answer("It is", partial=True)]
     assert [event for event, _ in await thread.events(run_id)][-2:] == ["tool_completion_chunk", "error"]
+
+
+@pytest.mark.parametrize("part", ["", ":turns", ":in", ":out", ":line", ":order"])
+async def test_run_ends_although_a_key_of_its_thread_was_replaced(
+    thread: ThreadRuns, redis: Redis, settings: Settings, part: str
+) -> None:
+    await thread.say("a")
+    run_id = await thread.post("b")
+    await redis.delete(KEY + part)
+    await redis.set(KEY + part, "damaged", ex=60)
+    await thread.work(run_id)
+
+    assert (await run_store.get_run(redis, run_id)).is_terminal

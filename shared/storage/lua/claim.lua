@@ -51,8 +51,8 @@ if token ~= '' and stored[12] then
     if thread ~= stored[12] then
         return {'thread', stored[12]}
     end
-    local active = redis.call('HGET', thread, 'active')
-    if active and active ~= run_id then
+    local active = redis.pcall('HGET', thread, 'active') -- a table if the key has the wrong type: the run can still end
+    if type(active) == 'string' and active ~= run_id then
         redis.call('ZADD', queue, 'XX', never_score, run_id)
         redis.call('DEL', lease)
         return {'waits'}

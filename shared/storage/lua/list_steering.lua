@@ -8,11 +8,13 @@
 local turns, messages_in, line = KEYS[1], KEYS[2], KEYS[3]
 local run_id = ARGV[1]
 
+-- If keys have a wrong type, nothing joins the run.
 local reply = {}
-for _, waiting in ipairs(redis.call('LRANGE', line, 0, -1)) do
-    if redis.call('HGET', turns, 'w:' .. waiting) == 'steer:' .. run_id then
+for _, waiting in ipairs(redis.pcall('LRANGE', line, 0, -1)) do
+    if redis.pcall('HGET', turns, 'w:' .. waiting) == 'steer:' .. run_id then
+        local messages = redis.pcall('HGET', messages_in, waiting)
         reply[#reply + 1] = waiting
-        reply[#reply + 1] = redis.call('HGET', messages_in, waiting) or '[]'
+        reply[#reply + 1] = type(messages) == 'string' and messages or '[]'
     end
 end
 return reply

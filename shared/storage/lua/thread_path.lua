@@ -14,9 +14,14 @@
 local turns, messages_in, messages_out = KEYS[1], KEYS[2], KEYS[3]
 local run_id, bytes_max, turns_max = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 
-local reply = {redis.call('HGET', messages_in, run_id) or '', 0}
+-- A key of a wrong type counts as empty: the run then begins with what is left, or ends.
+local function get(hash, field)
+    local value = redis.pcall('HGET', hash, field)
+    return type(value) == 'string' and value or ''
+end
+local reply = {get(messages_in, run_id), 0}
 local read_bytes, left_out = #reply[1], 0
-local at = redis.call('HGET', turns, 'p:' .. run_id) or ''
+local at = get(turns, 'p:' .. run_id)
 for _ = 1, turns_max do
     if at == '' then
         break
@@ -36,8 +41,8 @@ for _ = 1, turns_max do
         for number = 2, 8 do
             turn[number + 1] = stored[number] or ''
         end
-        turn[10] = redis.call('HGET', messages_in, at) or ''
-        turn[11] = redis.call('HGET', messages_out, at) or ''
+        turn[10] = get(messages_in, at)
+        turn[11] = get(messages_out, at)
         reply[#reply + 1] = turn
     end
     at = parent

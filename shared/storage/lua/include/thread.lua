@@ -7,6 +7,8 @@
 -- args: ttl_ms of the thread's keys; life_ms of the virtual times; wakeups_max; never_score, of a waiting run.
 -- now_ms: Redis's time.
 --
+-- A run must be able to end, and the next one to begin, even if keys of its thread were damaged: keys of a wrong type are
+-- deleted.
 -- The record of a run that becomes active is not touched, since the script cannot name its key beforehand.
 local THREAD_KEYS = 13
 local function open_thread(key_list, args, now_ms)
@@ -14,6 +16,13 @@ local function open_thread(key_list, args, now_ms)
     local busy, threads, queue, wakeup, vtime_key, tenant_vtime_key = unpack(key_list, 8, 13)
     local now = string.format('%d', now_ms)
     local thread = {record = record, turns = turns, messages_in = messages_in, line = line}
+    for _, probe in ipairs({{'HEXISTS', record, ''}, {'HEXISTS', turns, ''}, {'HEXISTS', messages_in, ''},
+        {'HEXISTS', messages_out, ''}, {'LLEN', line}, {'ZCARD', order}, {'ZCARD', threads}, {'SREM', busy, ''}}) do
+        local reply = redis.pcall(unpack(probe))
+        if type(reply) == 'table' and reply.err and string.find(reply.err, 'WRONGTYPE', 1, true) then
+            redis.call('DEL', probe[2])
+        end
+    end
 
     -- The messages of the channel are for readers that wait; they read the thread whenever one comes.
     function thread.announce(change)
