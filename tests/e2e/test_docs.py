@@ -23,6 +23,7 @@ README = (ROOT / "README.md").read_text()
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
 CLI = (ROOT / "docs" / "cli.md").read_text()
 CLIENTS = (ROOT / "docs" / "clients.md").read_text()
+DEFERRED_CALLS = (ROOT / "docs" / "deferred-calls.md").read_text()
 THREADS = (ROOT / "docs" / "threads.md").read_text()
 PYTHON = (ROOT / "docs" / "python.md").read_text()
 LONG = {"user_prompt": "What is the weather in Paris and in Tokyo?", "model": "demo:delay_ms=400"}
@@ -149,6 +150,19 @@ async def test_python_client_page_programs_work(healthy: System) -> None:
     assert outputs[2].endswith("['alice']\n")
     assert "the blue one" in outputs[5]
     assert "And in Rome?" in outputs[6]
+
+
+async def test_deferred_calls_page_commands_and_programs_work(healthy: System) -> None:
+    need("curl")
+    (commands,) = blocks(DEFERRED_CALLS)
+    program, _ = (block.replace("http://127.0.0.1:8000", healthy.url) for block in blocks(DEFERRED_CALLS, "python"))
+    by_hand, answered = await asyncio.gather(
+        type_in(commands, URL=healthy.url), type_in('python -c "$SCRIPT"', SCRIPT=program)
+    )
+
+    assert by_hand.count("event: call_deferred") == by_hand.count("event: tool_result") == 1
+    assert "event: done" in by_hand
+    assert "Remember the milk." in answered
 
 
 async def test_readme_tool_can_be_registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
