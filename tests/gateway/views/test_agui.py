@@ -355,11 +355,11 @@ async def test_ag_ui_client_follows_a_run_and_survives_a_cut_at_every_event(
 
 async def _torn(node: Any, redis: Redis, at: int) -> Any:
     """Follows a new run over a connection that is torn after `at` events."""
-    known = {run.run_id for run in (await run_list.list_runs(redis, "default", 100)).runs}
+    known = {run.run_id for run in (await run_list.list_runs(redis, RunOwner("default"), 100)).runs}
     asking = asyncio.create_task(node.ask(do="run", thread="t", run=f"r{at}", messages=[HELLO], props={}, tearAt=at))
 
     async def new() -> set[str]:
-        return {run.run_id for run in (await run_list.list_runs(redis, "default", 100)).runs} - known
+        return {run.run_id for run in (await run_list.list_runs(redis, RunOwner("default"), 100)).runs} - known
 
     await until(new)
     (run_id,) = await new()
