@@ -45,7 +45,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Load:
-    """What a system is to carry.
+    """The load that a system is to carry.
 
     Args:
         streams: open streams.
