@@ -18,7 +18,7 @@ PAGE_EVENTS: Final = 500
 
 
 class ReadTurn(NamedTuple):
-    """What a run came to, as far as its log had come when it was read.
+    """The result of a run, as far as its log had come when it was read.
 
     Attributes:
         last_id: the end of the log after the last read; None if the record is damaged.
