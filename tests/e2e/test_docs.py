@@ -26,6 +26,7 @@ CLIENTS = (ROOT / "docs" / "clients.md").read_text()
 DEFERRED_CALLS = (ROOT / "docs" / "deferred-calls.md").read_text()
 THREADS = (ROOT / "docs" / "threads.md").read_text()
 PYTHON = (ROOT / "docs" / "python.md").read_text()
+WEBHOOKS = (ROOT / "docs" / "webhooks.md").read_text()
 LONG = {"user_prompt": "What is the weather in Paris and in Tokyo?", "model": "demo:delay_ms=400"}
 
 
@@ -163,6 +164,21 @@ async def test_deferred_calls_page_commands_and_programs_work(healthy: System) -
     assert by_hand.count("event: call_deferred") == by_hand.count("event: tool_result") == 1
     assert "event: done" in by_hand
     assert "Remember the milk." in answered
+
+
+async def test_webhooks_page_reads_the_feed(healthy: System) -> None:
+    """Its receivers are tested in tests/worker/webhooks/test_webhooks_page.py."""
+    need("curl")
+    await start_run(healthy)
+    (curl,) = (block for block in blocks(WEBHOOKS) if "$URL" in block)
+    (python,) = (block for block in blocks(WEBHOOKS, "python") if "runs.events" in block)
+
+    streamed = await type_in(curl, URL=healthy.url)
+    read = await type_in('python -c "$SCRIPT"', SCRIPT=python, STAGEBUS_URL=healthy.url)
+
+    assert "event: run_started" in streamed
+    assert '"last_event_id":' in streamed
+    assert re.search(r"^run_ended 01\w+ \w+$", read, re.MULTILINE)
 
 
 async def test_readme_tool_can_be_registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
