@@ -190,7 +190,7 @@ async def test_run_of_a_thread_takes_one_round_trip_or_two(redis: Redis, setting
     await thread.end(second)
 
     assert (idle["evalsha"], idle_trips) == (1, 1)
-    assert idle.total() <= 70
+    assert idle.total() <= 78, "eight of them find keys of a wrong type"
     assert (waiting["evalsha"], waiting_trips) == (2, 2)
     assert worker_trips == 2, "an acquire and a claim"
 
