@@ -2,24 +2,27 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 OK = b"+OK\r\n"
+Reply = bytes | list[bytes] | Callable[[list[str]], bytes]
 
 
 class ScriptedRedis:
     """Notes all commands.
 
     Args:
-        replies: by the command's first word, its reply, or its next replies, of which the last one is repeated.
+        replies: by the command's first word, its reply, or its next replies, of which the last one is repeated, or a function
+            of the command's words. An empty reply is none.
     """
 
-    def __init__(self, **replies: bytes | list[bytes]) -> None:
+    def __init__(self, **replies: Reply) -> None:
         self.replies = replies
         self.commands: list[str] = []
         self.port = 0
         self._writers: set[asyncio.StreamWriter] = set()
+        self._subscribers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
 
     async def start(self, tls: ssl.SSLContext | None = None) -> None:
@@ -33,6 +36,16 @@ class ScriptedRedis:
         for writer in self._writers:
             writer.transport.abort()
 
+    @property
+    def connections(self) -> int:
+        """The number of open connections."""
+        return len(self._writers)
+
+    def push(self, message: bytes) -> None:
+        """Sends a message to every connection that has subscribed to something."""
+        for writer in self._subscribers & self._writers:
+            writer.write(message)
+
     def sent(self, *words: str) -> list[str]:
         """Returns the noted commands that begin with one of these words."""
         return [command for command in self.commands if command.split(" ")[0] in words]
@@ -43,15 +56,19 @@ class ScriptedRedis:
             while count := (await reader.readline())[1:]:
                 words = [await _read_bulk(reader) for _ in range(int(count))]
                 self.commands.append(" ".join(words))
-                writer.write(self._reply_to(words[0]))
+                if words[0].endswith("SUBSCRIBE"):
+                    self._subscribers.add(writer)
+                writer.write(self._reply_to(words))
         except (OSError, asyncio.IncompleteReadError):
             pass
         finally:
             self._writers.discard(writer)
             writer.close()
 
-    def _reply_to(self, word: str) -> bytes:
-        reply = self.replies.get(word, OK)
+    def _reply_to(self, words: list[str]) -> bytes:
+        reply = self.replies.get(words[0], OK)
+        if callable(reply):
+            return reply(words)
         if isinstance(reply, bytes):
             return reply
         return reply.pop(0) if len(reply) > 1 else reply[0]
@@ -63,9 +80,7 @@ async def _read_bulk(reader: asyncio.StreamReader) -> str:
 
 
 @asynccontextmanager
-async def scripted_redis(
-    tls: ssl.SSLContext | None = None, **replies: bytes | list[bytes]
-) -> AsyncIterator[ScriptedRedis]:
+async def scripted_redis(tls: ssl.SSLContext | None = None, **replies: Reply) -> AsyncIterator[ScriptedRedis]:
     """Starts a server on a free port, and stops it."""
     server = ScriptedRedis(**replies)
     await server.start(tls)

@@ -141,7 +141,7 @@ async def test_command_whose_keys_are_partly_moved_waits_and_goes_back_to_the_sl
     two.second.replies["SET"] = [error("TRYAGAIN later"), OK]
     assert await two.connection.execute_command("SET", KEY, "x") == b"OK"
 
-    assert len(two.first.sent("SET")) == 3
+    assert two.first.sent("ASKING", "SET") == [f"SET {KEY} x"] * 3
     assert two.second.sent("ASKING", "SET") == ["ASKING", f"SET {KEY} x", f"SET {KEY} x"]
 
 
@@ -231,6 +231,20 @@ async def test_cancelled_command_leaves_the_others_their_replies(two: Two) -> No
     tasks[1].cancel()
 
     assert [await tasks[0], await tasks[2]] == [b"1", b"3"]
+
+
+async def test_command_without_a_key_goes_with_the_others_of_its_pipeline(two: Two) -> None:
+    """TIME, for example, is then the clock of the node that has the keys."""
+    for node in (two.first, two.second):
+        node.replies |= {
+            "CLUSTER": slots_reply((0, 99, two.first.port), (100, SLOTS - 1, two.second.port)),
+            "TIME": b"*2\r\n$1\r\n1\r\n$1\r\n2\r\n",
+        }
+    assert SLOT >= 100
+    for _ in range(10):
+        await two.redis.pipeline(transaction=False).time().get(KEY).execute()
+
+    assert (len(two.first.sent("TIME")), len(two.second.sent("TIME"))) == (0, 10)
 
 
 async def test_number_of_connections_and_clients_is_bounded(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.storage import redis_client
 from stagebus.shared.storage.pipelined import PipelinedConnection
 from stagebus.shared.storage.raw_connection import RedisProtocol
+from tests.support.scripted_redis import scripted_redis
 from tests.support.waiting import until_equal
 
 ECHO = "return ARGV[1]"
@@ -193,3 +196,19 @@ async def test_close_while_connecting_fails_waiting_commands(redis: Redis, monke
 
     with pytest.raises(RedisConnectionError):
         await waiting
+
+
+async def test_error_of_a_lost_transaction_is_not_that_of_a_later_command() -> None:
+    async with scripted_redis(GET=b"-ERR first\r\n", EXEC=b"", SET=b"-ERR second\r\n") as server:
+        client = redis_client.connect(Settings(redis_url=f"redis://127.0.0.1:{server.port}/0"))
+        connection = PipelinedConnection(client, timeout_s=5)
+        lost = asyncio.create_task(connection.transaction([("GET", "k")]))
+        await until_equal(lambda: server.sent("EXEC"), ["EXEC"])
+        server.stop()
+        with pytest.raises(RedisConnectionError):
+            await lost
+        await server.start()
+        with pytest.raises(ResponseError, match="second"):
+            await connection.execute_command("SET", "k", "v")
+        await connection.aclose()
+        await redis_client.close(client)

@@ -59,6 +59,7 @@ async def test_moved_slot_is_patched_at_once_and_the_rest_in_the_background() ->
     nodes = Nodes([0, LAST, entry(A)])
     slots = SlotMap([A], nodes.ask)
     await slots.find_node(0)
+    assert slots.primaries() == [A]
     nodes.ranges = [[0, LAST, entry(B)]]
     slots.on_moved(7, B)
 
