@@ -14,10 +14,11 @@ from stagebus.gateway.views.foreign_request import Json, parse_messages, reject
 from stagebus.gateway.views.responses_fold import SERVER_LABEL
 
 # The names of fields in errors, by those of `POST /runs`.
-FIELDS: Final = {"messages": "input", "max_tokens": "max_output_tokens"}
+FIELDS: Final = {
+    "messages": "input", "max_tokens": "max_output_tokens", "thread_id": "conversation",
+    "parent_run_id": "previous_response_id",
+}  # fmt: skip
 _UNSUPPORTED: Final = {
-    "previous_response_id": "not supported; send the conversation as `input`",
-    "conversation": "not supported; send the conversation as `input`",
     "prompt": "prompt templates are not supported; send `instructions` and `input`",
 }
 # Items of earlier responses that say nothing to the model.
@@ -35,6 +36,12 @@ class CreateResponse(BaseModel):
         description="the prompt, or the conversation: messages, and the calls and results of earlier responses"
     )
     instructions: str | None = Field(default=None, description="a system message before the input")
+    previous_response_id: str | None = Field(
+        default=None, description="the response that this one follows; `input` has only what is new"
+    )
+    conversation: str | Json | None = Field(
+        default=None, description="the thread that this response continues: its id, or an object with it as `id`"
+    )
     stream: bool | None = Field(default=None, description="answer with an event stream")
     background: bool | None = Field(default=None, description="answer at once, and read the response later")
     max_output_tokens: int | None = Field(default=None, description="limit for the answer of a stage")

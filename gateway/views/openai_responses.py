@@ -27,6 +27,7 @@ from stagebus.gateway.context import gateway_of
 from stagebus.gateway.views.create_response import FIELDS, CreateResponse, as_run
 from stagebus.gateway.views.foreign_request import create_run, read_body, read_flag
 from stagebus.gateway.views.openai_errors import OPENAI_ERRORS
+from stagebus.gateway.views.response_threads import thread_fields_of
 from stagebus.gateway.views.responses_fold import RESPONSE_PREFIX, ResponsesFold
 from stagebus.gateway.views.view_stream import (
     STREAM_ERRORS,
@@ -54,11 +55,14 @@ async def create_response(request: Request) -> Response:
 
     `stream` answers with the event stream from its first event, `background` at once with the response as it is. With
     neither, the answer is the response once the run has ended, also if it failed or was cancelled: see its `status`.
+    `previous_response_id` and `conversation` continue a thread: `input` then has only what is new.
     """
     body = await read_body(request)
     is_stream, is_background = read_flag(body, "stream"), read_flag(body, "background")
     is_watched = is_stream or not is_background
-    run = await create_run(request, body, as_run(body), FIELDS, is_watched=is_watched)
+    fields = as_run(body)
+    fields |= await thread_fields_of(request, body, fields["messages"])
+    run = await create_run(request, body, fields, FIELDS, is_watched=is_watched)
     source = source_of(run, ResponsesFold)
     if is_stream:
         return await answer_stream(request, source)

@@ -146,3 +146,64 @@ def test_messages_that_a_thread_cannot_have_place_the_run_in_none() -> None:
 def test_chat_id_that_no_thread_can_have_is_hashed() -> None:
     assert thread_id_of("chat") == "chat"
     assert len(thread_id_of("x" * 200)) == len(thread_id_of("..")) == 64
+
+
+async def respond(api: httpx.AsyncClient, redis: Redis, settings: Settings, **body: Any) -> str:
+    """Creates a response in the background and ends it; returns its run."""
+    answer = await api.post("/v1/responses", json={"background": True, **body})
+    assert answer.status_code == 200, answer.text
+    run_id: str = answer.json()["id"].removeprefix("resp_")
+    await end(redis, settings, run_id)
+    return run_id
+
+
+async def test_previous_response_is_the_turn_before(api: httpx.AsyncClient, redis: Redis, settings: Settings) -> None:
+    """The first response has no thread yet: it becomes the first turn's messages."""
+    first = await respond(api, redis, settings, input="Hello")
+    second = await respond(api, redis, settings, input="And?", previous_response_id=f"resp_{first}")
+    third = await respond(api, redis, settings, input="So?", previous_response_id=f"resp_{second}")
+    branch = await respond(api, redis, settings, input="Or?", previous_response_id=f"resp_{second}")
+    identity = ThreadIdentity(DEFAULT_TENANT, "", f"resp_{first}")
+    thread = await thread_store.read_thread(redis, identity, with_messages=True)
+
+    assert [(one.run_id, one.parent_run_id) for one in thread.turns] == [
+        (second, ""), (third, second), (branch, second),
+    ]  # fmt: skip
+    assert [[message["content"] for message in one.messages_in] for one in thread.turns] == [
+        ["Hello", "And?"], ["So?"], ["Or?"],
+    ]  # fmt: skip
+
+
+async def test_conversation_is_a_thread(api: httpx.AsyncClient, redis: Redis, settings: Settings) -> None:
+    first = await respond(api, redis, settings, input="Hello", conversation="chat")
+    second = await respond(api, redis, settings, input="And?", conversation={"id": "chat"})
+
+    assert [(one.run_id, one.parent_run_id) for one in (await read(redis)).turns] == [(first, ""), (second, first)]
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"previous_response_id": f"resp_{RUN}"}, "previous_response_id"),
+        ({"previous_response_id": "x"}, "previous_response_id"),
+        ({"previous_response_id": f"resp_{RUN}", "conversation": "chat"}, "previous_response_id"),
+        ({"conversation": {}}, "conversation"),
+        ({"conversation": "chat", "input": [{"type": "message", "role": "assistant", "content": "x"}]}, "input"),
+    ],
+)
+async def test_responses_that_nothing_precedes_are_refused(
+    api: httpx.AsyncClient, body: dict[str, Any], param: str
+) -> None:
+    answer = await api.post("/v1/responses", json={"input": "Hello", **body})
+
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
+async def test_response_that_has_not_ended_is_not_followed(
+    api: httpx.AsyncClient, redis: Redis, settings: Settings
+) -> None:
+    first = (await api.post("/v1/responses", json={"input": "Hello", "background": True})).json()["id"]
+    answer = await api.post("/v1/responses", json={"input": "And?", "previous_response_id": first})
+
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "previous_response_id")
+    await end(redis, settings, first.removeprefix("resp_"))

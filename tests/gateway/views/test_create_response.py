@@ -112,7 +112,6 @@ def test_tool_choice_is_a_word_or_a_name(choice: Any, native: str) -> None:
         ({"tools": ["x"]}, "tools.0"),
         ({"tools": [{"type": "mcp", "server_label": "elsewhere"}]}, "tools.0"),
         ({"tools": [{"type": "mcp", "server_label": "stagebus", "allowed_tools": [1]}]}, "tools.0"),
-        ({"conversation": {"id": "c"}}, "conversation"),
     ],
 )
 def test_unsupported_and_malformed_fields_are_named(body: dict[str, Any], field: str) -> None:

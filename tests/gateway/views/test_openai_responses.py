@@ -271,7 +271,6 @@ async def test_models_and_bad_requests(openai: AsyncOpenAI, redis: Redis) -> Non
     for body, param in (
         ({"input": []}, "input"),
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
-        ({"conversation": "c"}, "conversation"),
         ({"prompt": {"id": "p"}}, "prompt"),
         ({"text": {"format": {"type": "json_object"}}}, "text"),
         ({"tools": [{"type": "web_search"}]}, "tools"),
