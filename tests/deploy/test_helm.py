@@ -189,6 +189,17 @@ def test_network_policies_let_nobody_but_prometheus_reach_a_worker() -> None:
     assert "169.254.0.0/16" in internet["except"], "the cloud's metadata service"
 
 
+@pytest.mark.parametrize("kind", ["gateway", "worker"])
+def test_network_policies_let_processes_reach_redis_and_its_sentinels(kind: str) -> None:
+    def ports(values: Path | None) -> set[int]:
+        egress = of_kind("NetworkPolicy", values)[f"sb-{kind}"]["spec"]["egress"]
+        return {port["port"] for rule in egress if "to" not in rule for port in rule["ports"]}
+
+    assert 6379 in ports(None)
+    assert 26379 not in ports(None)
+    assert {6379, 26379} <= ports(CHART / "ci" / "keda.yaml")
+
+
 def test_keda_scales_by_slots_that_are_held_or_wanted() -> None:
     values = CHART / "ci" / "keda.yaml"
     (scaled,) = of_kind("ScaledObject", values).values()

@@ -77,4 +77,7 @@ capabilities: {drop: [ALL]}
     - {protocol: TCP, port: 53}
 - ports:
     - {protocol: TCP, port: {{ .Values.redis.port }}}
+{{- if .Values.redis.sentinelPort }}
+    - {protocol: TCP, port: {{ .Values.redis.sentinelPort }}}
+{{- end }}
 {{- end -}}
