@@ -43,6 +43,7 @@ from stagebus.shared.domain.tenants import Scope
 from stagebus.shared.errors import BadCursor, Draining, InvalidRequest, RunNotFound, StorageUnavailable
 from stagebus.shared.observability.audit import audit
 from stagebus.shared.store import run_deletion, run_list, run_store, thread_news
+from stagebus.shared.thread_errors import RunMerged
 
 LIST_LIMIT_DEFAULT: Final = 20
 LIST_LIMIT_MAX: Final = 100
@@ -136,7 +137,8 @@ async def delete_run(request: Request) -> Response:
     """Delete a run in any state, and everything that is stored of it.
 
     A run that has not ended is cancelled first. From then on the run does not exist (404). Safe to repeat for an hour. As
-    long, a `POST /runs` under the run's `Idempotency-Key` is answered with 410 and creates no other run.
+    long, a `POST /runs` under the run's `Idempotency-Key` is answered with 410 and creates no other run. A run of a thread
+    leaves its place there, without messages. If its messages joined another run, they are deleted with that one.
     """
     gateway, principal = gateway_of(request), principal_of(request)
     run_id = request.path_params["run_id"]
@@ -190,6 +192,6 @@ ENDPOINTS: Final = (
     Endpoint(
         "DELETE", "/runs/{run_id}", delete_run, needs(Scope.RUNS_CANCEL),
         {204: ResponseSpec("The run is deleted, or was in the last hour.")},
-        [RUN_ID], errors=[RunNotFound, StorageUnavailable],
+        [RUN_ID], errors=[RunNotFound, RunMerged, StorageUnavailable],
     ),
 )  # fmt: skip

@@ -13,9 +13,10 @@ from stagebus.shared.domain.partitions import partition_of
 from stagebus.shared.domain.runs import RUN_STAGE, RunStatus
 from stagebus.shared.domain.threads import ROOT, OnActive
 from stagebus.shared.errors import IdempotencyConflict
+from stagebus.shared.runtime.clock import wall_ms
 from stagebus.shared.storage import keys, queue_scripts, run_scripts
 from stagebus.shared.storage.run_scripts import LogEntry
-from stagebus.shared.store import run_store, thread_store
+from stagebus.shared.store import parking, run_store, thread_store
 from stagebus.shared.store.run_health import RunHealth, read_run_health
 from stagebus.shared.thread_errors import (
     ParentNotEnded,
@@ -209,6 +210,25 @@ async def test_interrupt_tells_the_worker_of_the_active_run(thread: ThreadByHand
     read = await thread.read()
     assert (read.active_run_id, [run.run_id for run in read.waiting]) == (first, [now])
     assert (await thread.run(first)).cancel
+
+
+async def test_interrupt_makes_a_parked_run_due(thread: ThreadByHand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the gateway dies after the script, a worker or the sweep ends the run, though it waits for something far ahead."""
+
+    async def die(*_: object) -> None:
+        return None
+
+    first = await thread.post()
+    claim = await thread.work(first)
+    later_ms = wall_ms() + 10**8
+    assert await parking.park(
+        thread.redis, first, token=f"w {first}", attempt=claim.attempt, due_ms=later_ms, seen=parking.Seen()
+    )
+    monkeypatch.setattr(run_store, "_end_interrupted", die)
+    assert first not in await thread.due()
+    await thread.post(on_active=INTERRUPT)
+
+    assert first in await thread.due()
 
 
 async def test_newer_interrupt_replaces_one_that_waits(thread: ThreadByHand) -> None:
