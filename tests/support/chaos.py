@@ -17,7 +17,6 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,8 @@ from tests.support.js_client import JsClient, JsClients, js_clients
 from tests.support.proxy import Proxy
 from tests.support.python_client import PythonClient
 from tests.support.result_givers import DEFINITION, ResultGivers
+from tests.support.storm_ledger import Ledger
+from tests.support.storm_webhooks import StormWebhooks, storm_webhooks
 from tests.support.strict_client import TERMINAL, StrictClient, Violation
 from tests.support.system import Process, System
 from tests.support.view_readers import (
@@ -49,52 +50,6 @@ WORKERS = 3
 GATEWAYS = 2
 SETTLE_S = 90  # the longest that a run may take after the faults have stopped
 APPROVAL_WAIT_S = 4  # short, so that undecided calls expire
-ZEROS = ("violations", "stranded", "wrong_texts", "paid_twice", "immortal_keys", "left_active", "left_reserved")
-
-
-@dataclass
-class Ledger:
-    """Counts of what happened."""
-
-    seed: int
-    runs: int = 0
-    events: int = 0
-    connections: int = 0
-    ends: Counter[str] = field(default_factory=Counter)
-    faults: Counter[str] = field(default_factory=Counter)
-    decisions: Counter[int] = field(default_factory=Counter)  # by the status that the gateway answered
-    results: Counter[int] = field(default_factory=Counter)  # of waiting calls, and claims on them, likewise
-    stage_restarts: int = 0
-    views: Counter[str] = field(default_factory=Counter)  # clients of each
-    violations: list[str] = field(default_factory=list)  # lost, doubled, reordered
-    stranded: list[str] = field(default_factory=list)
-    wrong_texts: list[str] = field(default_factory=list)
-    paid_twice: list[str] = field(default_factory=list)
-    immortal_keys: list[str] = field(default_factory=list)
-    left_active: int = 0
-    left_reserved: int = 0  # tokens
-
-    @property
-    def is_clean(self) -> bool:
-        return not any(getattr(self, name) for name in ZEROS)
-
-    def __str__(self) -> str:
-        counts = {
-            name: value if isinstance(value, int) else len(value) for name, value in vars(self).items() if name in ZEROS
-        }
-        lines = [
-            f"seed {self.seed}: {self.runs} runs, {self.events} events received over {self.connections} connections",
-            f"ends: {dict(self.ends)}; stages restarted: {self.stage_restarts}",
-            f"faults: {dict(self.faults)}",
-            f"answers to decisions: {dict(self.decisions)}, to results and claims: {dict(self.results)}",
-            f"clients of views: {dict(self.views)}",
-            ", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in counts.items()),
-        ]
-        for name in ZEROS:
-            value = getattr(self, name)
-            if value and not isinstance(value, int):
-                lines += [f"{name}: {item}" for item in value[:5]]
-        return "\n".join(lines)
 
 
 class Storm:
@@ -107,6 +62,7 @@ class Storm:
         seed: int,
         parallel_runs: int,
         notes: Path,
+        webhooks: StormWebhooks,
         client: str = "strict",
         js: JsClients | None = None,
     ) -> None:
@@ -116,6 +72,7 @@ class Storm:
         self.ledger = Ledger(seed)
         self._parallel_runs = parallel_runs
         self._notes = notes
+        self._webhooks = webhooks
         self._client_name = client
         self._js = js
         self._number = 0
@@ -349,6 +306,7 @@ class Storm:
         self.ledger.left_active = await redis.zcard(keys.ACTIVE)
         self.ledger.left_reserved = int(await redis.hget(keys.tokens(DEFAULT_TENANT), "reserved") or 0)
         self.ledger.left_reserved += sum(map(int, await redis.hvals(keys.RESERVED)))
+        self.ledger.untold = await self._webhooks.find_untold(redis, self._keys)
         self.ledger.immortal_keys = await immortal_keys(redis)
         paid = Counter(
             line for line in self._notes.read_text().splitlines() if line.startswith(("pay ", "sign ", "order "))
@@ -377,10 +335,12 @@ async def storm(seconds: float, seed: int, parallel_runs: int, folder: Path, cli
     env = {"STAGEBUS_TOOLS": TOOLS, "FAULT_TOOLS_LOG": str(notes), "STAGEBUS_RUN_TRIES_MAX": "1000"}
     env["STAGEBUS_APPROVAL_WAIT_S"] = env["STAGEBUS_CALL_WAIT_S"] = str(APPROVAL_WAIT_S)
     system = System(folder, gateways=GATEWAYS, workers=WORKERS, env=env)
-    async with Proxy(system.redis_port) as proxy:
+    async with Proxy(system.redis_port) as proxy, storm_webhooks(folder) as webhooks:
+        for name, value in webhooks.env.items():
+            system.set_env(name, value)
         system.set_env("STAGEBUS_REDIS_URL", f"redis://127.0.0.1:{proxy.port}/0")
         async with system, js_clients() if client == "js" else nullcontext() as js:
-            return await Storm(system, proxy, seed, parallel_runs, notes, client, js).rage(seconds)
+            return await Storm(system, proxy, seed, parallel_runs, notes, webhooks, client, js).rage(seconds)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -30,7 +31,10 @@ class Message(NamedTuple):
 
 
 class WebhookReceiver:
-    """Attributes: `messages`, all that came, in order; `open`, the requests that are being answered, by path."""
+    """Attributes: `messages`, all that came, in order; `open`, the requests that are being answered, by path.
+
+    While it `is_moody`, the path /random behaves in any way.
+    """
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
@@ -38,6 +42,7 @@ class WebhookReceiver:
         self.most_open: Counter[str] = Counter()
         self.answers: dict[str, list[bytes]] = {}  # by path: given one after the other, then 200
         self.port = 0
+        self.is_moody = True
 
     def url(self, path: str) -> str:
         """Returns the URL of a behaviour: /ok, /hang, /drip, /huge, /reset, /redirect, /500, /410 or any in `answers`."""
@@ -70,6 +75,8 @@ class WebhookReceiver:
                 writer.close()
 
     async def _behave(self, path: str, writer: asyncio.StreamWriter) -> None:
+        if path == "/random" and self.is_moody:
+            path = random.choice(["/ok", "/ok", "/ok", "/500", "/reset", "/redirect", "/hang"])
         match path:
             case "/hang":
                 await asyncio.Event().wait()
