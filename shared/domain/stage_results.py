@@ -3,6 +3,7 @@
 Docstrings and field descriptions are shown in docs/http-api.md.
 """
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -56,6 +57,19 @@ class ModelStageResult(BaseModel):
     reasoning_details: list[Json] | None = Field(
         default=None, description="the same as blocks in the provider's format, kept only if it needs them back"
     )
+
+    def message(self, arguments_by_id: Mapping[str, str]) -> Json:
+        """Returns the answer with calls as a chat completion message, the calls with the arguments with which they ran."""
+        calls = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": arguments_by_id.get(call.id, call.arguments)},
+            }
+            | ({"extra_content": call.extra_content} if call.extra_content else {})
+            for call in self.tool_calls
+        ]
+        return {"role": "assistant", "content": self.text or None, "tool_calls": calls}
 
 
 # With these finish reasons the model had not finished its answer, so that its calls may be incomplete.

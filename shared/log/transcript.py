@@ -189,16 +189,7 @@ def _origin(result: ModelStageResult, items: bytes | None) -> Message:
 
 def _round_messages(result: ModelStageResult, origin: Message, tools: _StageLog) -> Iterator[Message]:
     arguments = tools.arguments | {outcome.call_id: outcome.arguments for outcome in tools.outcomes.values()}
-    calls = [
-        {
-            "id": call.id,
-            "type": "function",
-            "function": {"name": call.name, "arguments": arguments.get(call.id, call.arguments)},
-        }
-        | ({"extra_content": call.extra_content} if call.extra_content else {})
-        for call in result.tool_calls
-    ]
-    yield {"role": "assistant", "content": result.text or None, "tool_calls": calls} | origin
+    yield result.message(arguments) | origin
     for call in result.tool_calls:
         yield _result_message(call, tools.outcomes.get(call.id) or tools.results.get(call.id), tools)
 

@@ -73,13 +73,8 @@ def _assistant_message(completed: StageCompleted, outcomes: Sequence[ToolOutcome
     """Returns the model's answer with the calls as they ran: an approval may have changed their arguments."""
     result = model_result(completed)
     arguments_by_id = {outcome.call_id: outcome.arguments for outcome in outcomes}
-    calls = [
-        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments_by_id[call.id]}}
-        | ({"extra_content": call.extra_content} if call.extra_content else {})
-        for call in result.tool_calls
-    ]
     origin = MessageOrigin(result.provider, result.reasoning or "", result.reasoning_details or (), completed.items)
-    return {"role": "assistant", "content": result.text or None, "tool_calls": calls, ORIGIN_KEY: origin}
+    return result.message(arguments_by_id) | {ORIGIN_KEY: origin}
 
 
 def model_result(completed: StageCompleted) -> ModelStageResult:
