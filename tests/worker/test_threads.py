@@ -18,6 +18,7 @@ from stagebus.shared.store import run_deletion, run_store
 from stagebus.tools import tool
 from stagebus.worker.execution import thread_run
 from stagebus.worker.execution.runner import Runner
+from stagebus.worker.model.chat_chunks import ITEMS_KEY, AnswerItems
 from tests.support import runs_by_hand, snapshots
 from tests.support.scripted_model import HeldModel, ScriptedModel, providers_of
 from tests.support.thread_runs import IDENTITY, ThreadRuns, answer, user
@@ -27,6 +28,8 @@ OTHER_APIS = [{"name": api, "api": api} for api in ("responses", "messages")]
 PROVIDERS = providers_of({"p": ["native", {"name": "small", "context_tokens": 700}], "q": ["other", *OTHER_APIS]})
 SUM = '{"a": 2, "b": 3}'
 KEY = keys.thread(IDENTITY)
+# It moves on with the conversation.
+CACHE_MARK = ', "cache_control": {"type": "ephemeral"}'
 
 _begun: list[asyncio.Event] = []
 
@@ -338,6 +341,28 @@ async def test_stopped_turns_are_accepted_by_every_api(
     ]  # fmt: skip
     assert body["input"][2]["call_id"] == body["input"][3]["call_id"]
     assert not {"partial", "is_error", "origin"} & set().union(*body["input"])
+
+
+@pytest.mark.parametrize("api", ["native", "responses", "messages"])
+async def test_next_turn_begins_with_what_the_model_saw_last(
+    thread: ThreadRuns, model: ScriptedModel, api: str
+) -> None:
+    """To the byte, with the model's own items: it is what a provider's cache holds."""
+    thinking: dict[str, list[dict[str, Any]]] = {
+        "native": [],
+        "responses": [{"type": "reasoning", "encrypted_content": "secret"}, {"type": "function_call"}],
+        "messages": [{"type": "thinking", "thinking": "Hm.", "signature": "secret"}, {"type": "tool_use"}],
+    }
+    items = [{"choices": [], ITEMS_KEY: AnswerItems(api, thinking[api])}] if thinking[api] else []  # type: ignore[arg-type]
+    model.answers = [[calls(("add", SUM), content="Let me see."), *items], [says("It is 5.")]]
+    await thread.say("How much?", tools=["add"], model=api)
+    model.answers = [[says("B")]]
+    await thread.say("b", tools=["add"], model=api)
+
+    field = "input" if api == "responses" else "messages"
+    before, after = (json.loads(json.dumps(body[field]).replace(CACHE_MARK, "")) for body in model.bodies[-2:])
+    assert after[: len(before)] == before
+    assert len(after) == len(before) + 2, "the answer and the next question"
 
 
 async def test_calls_before_a_tools_stage_were_not_run(thread: ThreadRuns, model: ScriptedModel) -> None:
