@@ -17,8 +17,6 @@ CONFIG: Final = {
     "maxmemory-policy": "noeviction",
     **SYNC_IMMEDIATELY,
 }
-BUS_PORT_OFFSET: Final = 10_000  # of the port on which the nodes talk to each other
-PORT_MAX: Final = 65_535
 
 
 class Cluster:
@@ -32,10 +30,14 @@ class Cluster:
         self, folder: Path, primaries: int = 3, *, has_replica: bool = False, node_timeout_ms: int = 2000
     ) -> None:
         self._count = primaries
-        self.nodes = [Address("127.0.0.1", _free_port()) for _ in range(primaries + has_replica)]
+        self.nodes = [Address("127.0.0.1", free_port()) for _ in range(primaries + has_replica)]
+        self._bus_ports = [free_port() for _ in self.nodes]  # on which the nodes talk to each other
         config = {**CONFIG, "cluster-node-timeout": str(node_timeout_ms)}
         self.servers = [
-            ValkeyServer(port=node.port, data_dir=folder / str(node.port), config=config) for node in self.nodes
+            ValkeyServer(
+                port=node.port, data_dir=folder / str(node.port), config={**config, "cluster-port": str(bus_port)}
+            )
+            for node, bus_port in zip(self.nodes, self._bus_ports, strict=True)
         ]
 
     @property
@@ -50,8 +52,8 @@ class Cluster:
             first, end = number * SLOTS // count, (number + 1) * SLOTS // count
             self.at(number, "CLUSTER", "ADDSLOTSRANGE", first, end - 1)
             self.at(number, "CLUSTER", "SET-CONFIG-EPOCH", number + 1)
-        for node in self.nodes[1:]:
-            self.at(0, "CLUSTER", "MEET", *node)
+        for node, bus_port in zip(self.nodes[1:], self._bus_ports[1:], strict=True):
+            self.at(0, "CLUSTER", "MEET", *node, bus_port)
         for number in range(count):
             block_until(lambda number=number: b"cluster_state:ok" in self.at(number, "CLUSTER INFO"))
             block_until(lambda number=number: len(self.at(number, "CLUSTER", "SLOTS")) == count)
@@ -78,10 +80,3 @@ class Cluster:
         with blocking_redis.Redis(port=self.nodes[number].port) as redis:
             redis.response_callbacks.clear()
             return redis.execute_command(*command)
-
-
-def _free_port() -> int:
-    """Returns a free port that leaves room for the nodes' own."""
-    while (port := free_port()) + BUS_PORT_OFFSET > PORT_MAX:
-        pass
-    return port
