@@ -13,6 +13,7 @@ from stagebus.shared.domain.partitions import TAGS
 from stagebus.shared.storage import keys, thread_scripts
 from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis, is_passing
 from stagebus.shared.storage.thread_scripts import Mended
+from stagebus.shared.store.run_transcript import read_turn
 from stagebus.shared.store.thread_deletion import drop_thread
 from stagebus.shared.store.thread_store import times_of
 
@@ -84,13 +85,19 @@ async def _repair(redis: Redis, settings: Settings, thread: BusyThread) -> None:
     if thread.is_deleting:
         await drop_thread(redis, settings, thread.thread_key, thread.tenant)
         return
-    active, done = thread.active, Mended.STARTED
-    is_needed = thread.needs_mending(settings)
+    active, is_needed = thread.active, thread.needs_mending(settings)
     # The next run may be gone, too.
     while is_needed:
+        out = b"" if thread.is_active_alive or not active else await _read_out(redis, active)
         done, active = await thread_scripts.mend(
-            redis, thread.thread_key, thread.tenant, times_of(settings), active=active
+            redis, thread.thread_key, thread.tenant, times_of(settings), active=active, out=out
         )
         if done in (Mended.CLOSED, Mended.STARTED):
             logger.warning("the thread %s was stuck; its active run is now %s", thread.thread_key, active or "none")
         is_needed = done in (Mended.CLOSED, Mended.STARTED) and bool(active)
+
+
+async def _read_out(redis: Redis, run_id: str) -> bytes:
+    """Returns the messages that a run came to, JSON, as far as its log is there; empty if it is not."""
+    stage_ids = [stage_id.decode() for stage_id in await redis.lrange(keys.stages(run_id), 0, -1)]  # type: ignore[misc]
+    return (await read_turn(redis, run_id, stage_ids)).encode() if stage_ids else b""

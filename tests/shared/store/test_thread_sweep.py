@@ -4,12 +4,15 @@ import pytest
 from redis.asyncio import Redis
 
 from stagebus.shared.config.settings import Settings
+from stagebus.shared.domain.events import ToolCompletionChunk
 from stagebus.shared.domain.runs import RunStatus
 from stagebus.shared.runtime.clock import wall_ms
-from stagebus.shared.storage import keys
+from stagebus.shared.storage import keys, run_scripts
+from stagebus.shared.storage.run_scripts import LogEntry
 from stagebus.shared.store import run_store
 from stagebus.shared.store.sweep import sweep
 from tests.support.redis_calls import calls
+from tests.support.runs_by_hand import chunk
 from tests.support.threads_by_hand import ENQUEUE, IDENTITY, INTERRUPT, KEY, ThreadByHand
 
 
@@ -36,6 +39,23 @@ async def test_sweep_starts_what_waits_for_a_run_that_is_gone(thread: ThreadByHa
     assert [turn.status for turn in read.turns] == ["lost", "lost", ""]
     assert await thread.due() == {third}
     await thread.end(third)
+
+
+async def test_turn_of_a_lost_run_keeps_what_its_log_says(thread: ThreadByHand) -> None:
+    """Somebody deleted the record alone."""
+    run_id = await thread.post()
+    claim = await thread.work(run_id)
+    said = LogEntry("extraction", ToolCompletionChunk.event, chunk("so far").data())
+    await run_scripts.append(
+        thread.redis, run_id, attempt=claim.attempt, before=claim.last_id, entries=[said], message=b""
+    )
+    await thread.redis.delete(keys.run(run_id))
+    await sweep(thread.redis, thread.settings)
+    (turn,) = (await thread.read(with_messages=True)).turns
+    await lose(thread.redis, run_id)
+
+    assert turn.status == "lost"
+    assert turn.messages_out[0] == {"role": "assistant", "content": "so far", "partial": True}
 
 
 async def test_sweep_starts_the_first_waiting_run_of_an_idle_thread(thread: ThreadByHand) -> None:
