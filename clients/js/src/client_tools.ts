@@ -6,6 +6,7 @@ import type { RunEvent } from "./event_sequencer.js";
 import type { Http } from "./http.js";
 import { type CallDeferredData, TERMINAL_NAMES } from "./schema.js";
 import type { RunUpdate } from "./stream_follower.js";
+import type { ThreadUpdate } from "./thread_follower.js";
 import { sleep } from "./timing.js";
 
 export interface ClientCall {
@@ -152,6 +153,27 @@ export async function* answering(
     }
   } finally {
     answerer.close();
+  }
+}
+
+/** The same for the updates of a thread: each of its runs has calls of its own. */
+export async function* answeringThread(
+  updates: AsyncGenerator<ThreadUpdate>, http: Http, tools: ClientTools | (() => ClientTools),
+): AsyncGenerator<ThreadUpdate> {
+  const answerers = new Map<string, CallAnswerer>();
+  try {
+    for await (const update of updates) {
+      if (update.name === "event") answererOf(update.runId).take(update.event);
+      yield update;
+    }
+  } finally {
+    for (const answerer of answerers.values()) answerer.close();
+  }
+
+  function answererOf(runId: string): CallAnswerer {
+    const answerer = answerers.get(runId) ?? new CallAnswerer(http, runId, typeof tools === "function" ? tools : () => tools);
+    answerers.set(runId, answerer);
+    return answerer;
   }
 }
 

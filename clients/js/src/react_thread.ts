@@ -6,6 +6,7 @@ import type { Stagebus } from "./client.js";
 import { ProblemError } from "./client_errors.js";
 import type { Run } from "./run.js";
 import type { CreateRun } from "./schema.js";
+import { useLatestTools, type UseRunOptions } from "./react_tools.js";
 import type { Thread, ThreadMessage, ThreadWatch } from "./thread.js";
 import { activeTurn, currentBranch, emptyThread, type ThreadState, type TurnState } from "./thread_state.js";
 
@@ -34,19 +35,22 @@ export interface UsedThread {
  *
  * A thread that does not exist yet is empty; its first message creates it.
  */
-export function useThread(bus: Stagebus, threadId: string, options: ThreadOptions = {}): UsedThread {
+export function useThread(
+  bus: Stagebus, threadId: string, options: ThreadOptions = {}, { tools }: UseRunOptions = {},
+): UsedThread {
+  const latestTools = useLatestTools(tools);
   const thread = useMemo(() => bus.threads.open(threadId), [bus, threadId]);
   const [opened, setOpened] = useState<{ thread: Thread; watch: ThreadWatch } | null>(null);
   const [failure, setFailure] = useState<Error | null>(null);
   const [opening, setOpening] = useState(0);
   useEffect(() => {
-    const watch = thread.watch();
+    const watch = thread.watch({ tools: latestTools });
     setOpened({ thread, watch });
     return () => {
       watch.close();
       setOpened(null);
     };
-  }, [thread, opening]);
+  }, [thread, opening, latestTools]);
   const watch = opened?.thread === thread ? opened.watch : undefined;
   const state = useSyncExternalStore(watch?.subscribe ?? subscribeToNothing, () => watch?.state ?? EMPTY, () => EMPTY);
   const isMissing = isNotFound(watch?.error);

@@ -3,9 +3,9 @@
 import type { CreateOptions } from "./client.js";
 import { newKey } from "./keys.js";
 import type { CallOptions, Http } from "./http.js";
-import { Run } from "./run.js";
+import { answeringThread } from "./client_tools.js";
+import { type AnsweringOptions, Run } from "./run.js";
 import type { CreateRun, RunAccepted, ThreadList, ThreadView } from "./schema.js";
-import type { FollowOptions } from "./stream_follower.js";
 import { followThread, type ThreadEvent, type ThreadUpdate } from "./thread_follower.js";
 import { emptyThread, reduceThread, type ThreadState } from "./thread_state.js";
 import { Watch, type WatchOptions } from "./run_watch.js";
@@ -74,7 +74,7 @@ export class Thread {
   }
 
   /** Yields the events of all turns, each once and in order, and then waits for further turns. */
-  async *events(options: FollowOptions & { untilIdle?: boolean } = {}): AsyncGenerator<ThreadEvent> {
+  async *events(options: AnsweringOptions & { untilIdle?: boolean } = {}): AsyncGenerator<ThreadEvent> {
     for await (const update of this.updates(options)) if (update.name !== "connection") yield update;
   }
 
@@ -87,9 +87,10 @@ export class Thread {
    *
    * @param untilIdle  end when no run is active and none waits
    */
-  updates({ untilIdle = false, ...options }: FollowOptions & { untilIdle?: boolean } = {}): AsyncGenerator<ThreadUpdate> {
+  updates({ untilIdle = false, tools, ...options }: AnsweringOptions & { untilIdle?: boolean } = {}): AsyncGenerator<ThreadUpdate> {
     const path = `${this.#path}/events${untilIdle ? "?until=idle" : ""}`;
-    return followThread(this.#http, path, { from: this.#cursor, ...options });
+    const updates = followThread(this.#http, path, { from: this.#cursor, ...options });
+    return tools ? answeringThread(updates, this.#http, tools) : updates;
   }
 
   /** Follows the thread in the background and keeps its state. */

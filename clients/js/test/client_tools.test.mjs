@@ -4,6 +4,8 @@ import assert from "node:assert/strict";
 import { createServer } from "node:http";
 import { test } from "node:test";
 
+import { Window } from "happy-dom";
+
 import { Stagebus } from "../dist/index.js";
 import { DONE, frame, RETRY } from "./scripted_server.mjs";
 
@@ -47,11 +49,11 @@ async function world(t, frames, refusals = {}) {
     server.closeAllConnections();
     server.close();
   });
+  const bus = new Stagebus({ baseUrl: `http://127.0.0.1:${server.address().port}` });
   const follow = async (tools) => {
-    const run = new Stagebus({ baseUrl: `http://127.0.0.1:${server.address().port}` }).runs.resume("R");
-    for await (const _ of run.events({ tools })) continue;
+    for await (const _ of bus.runs.resume("R").events({ tools })) continue;
   };
-  return { claims, results, follow };
+  return { bus, claims, results, follow };
 }
 
 test("a call is claimed, run and answered", async (t) => {
@@ -110,4 +112,31 @@ test("a result that is too large becomes an error", async (t) => {
   await follow({ read_file: () => "long" });
 
   assert.deepEqual(results.map(({ is_error }) => is_error), [false, true]);
+});
+
+test("useRun answers calls with the functions of the last render", async (t) => {
+  const window = new Window();
+  const { document, navigator } = window;
+  for (const [name, value] of Object.entries({ window, document, navigator, IS_REACT_ACT_ENVIRONMENT: true })) {
+    Object.defineProperty(globalThis, name, { value, configurable: true, writable: true });
+  }
+  t.after(() => {
+    window.happyDOM.close();
+    for (const name of ["window", "document", "navigator", "IS_REACT_ACT_ENVIRONMENT"]) delete globalThis[name];
+  });
+  const { createElement } = await import("react");
+  const { cleanup, render, waitFor } = await import("@testing-library/react");
+  const { useRun } = await import("../dist/react.js");
+  const { bus, results } = await world(t, [deferred(1)]);
+  const run = bus.runs.resume("R");
+  const View = ({ word }) => {
+    const { state } = useRun(run, { tools: { read_file: () => word } });
+    return createElement("p", null, state.status);
+  };
+
+  const view = render(createElement(View, { word: "first" }), { reactStrictMode: true });
+  view.rerender(createElement(View, { word: "last" }));
+  await waitFor(() => assert.equal(document.querySelector("p").textContent, "succeeded"));
+  assert.deepEqual(results.map(({ content }) => content), ["last"]);
+  cleanup();
 });
