@@ -26,7 +26,7 @@ _CHANGES: Final = (
     (r"\nimport asyncio\n", "\nimport time\n"),
     (r"\bawait asyncio\.sleep\b", "time.sleep"),
     (r"\bAsyncGenerator\[(RunEvent|ThreadEvent|FeedEvent|Received|bytes), None\]", r"Generator[\1, None, None]"),
-    (r"\bAsync(Generator|Iterator|Stagebus|Runs?|Threads?|Webhooks|Client|CallAnswerer|CallTasks|BaseTransport)\b", r"\1"),
+    (r"\bAsync(Generator|Iterator|Stagebus|Runs?|Threads?|Webhooks|Client|CallAnswerer|ThreadAnswerer|CallTasks|BaseTransport)\b", r"\1"),
     (r"\basync (with|def|for)\b", r"\1"),
     (r"(?<!\w)\(await ([\w.]+\([\w.]*\))\)", r"\1"),
     (r"\bawait ", ""),

@@ -128,8 +128,10 @@ class Storm:
             case _:
                 chosen = self.random.sample(calls, k=self.random.randint(1, 3))
                 text = " and ".join(f"{name} {orjson.dumps(arguments).decode()}" for name, arguments in chosen)
-                tools = [DEFINITION if name == "fetch" else name for name, _ in chosen]
-                return {"user_prompt": f"call {text}", "model": f"demo:{pace}", "tools": tools}
+                body = {"user_prompt": f"call {text}", "model": f"demo:{pace}"}
+                names = [name for name, _ in chosen]
+                tools = [DEFINITION if name == "fetch" else name for name in names]
+                return {**body, "tools": tools} if "fetch" in names else body
 
     async def _post(self, body: dict[str, Any]) -> str | None:
         """Repeats a POST with one Idempotency-Key until it is answered; returns the run's id."""
@@ -187,7 +189,9 @@ class Storm:
         """Returns a client of a view for one run in three."""
         if self.random.random() > 1 / 3:
             return None
-        kind = self.random.choice([ResponsesReader, ChatReader, UiMessageReader, AguiReader, DurableReader])
+        kinds = [ResponsesReader, UiMessageReader, AguiReader, DurableReader]
+        # A chat completion creates the run, and has no way to define a client's tool.
+        kind = self.random.choice(kinds if "tools" in body else [*kinds, ChatReader])
         if kind is not ChatReader:
             return kind(self.system.urls, run_id)
         messages = [{"role": "user", "content": body["user_prompt"]}]

@@ -9,6 +9,7 @@ from stagebus.client.call_tasks_sync import CallTasks, run_function
 from stagebus.client.client_errors import ClientError, Conflict, NotFound, Refused
 from stagebus.client.event_sequencer import RunEvent
 from stagebus.client.open_calls import RETRY_S, CallOutcome, ClientTools, OpenCall, OpenCalls
+from stagebus.client.thread_sequencer import ThreadEvent
 
 if TYPE_CHECKING:
     from stagebus.client.synchronous import Stagebus
@@ -80,3 +81,26 @@ class CallAnswerer:
                 raise
             too_long = api_requests.give_result(self._run_id, call.call_id, str(exc), is_error=True, ref=call.ref)
             self._client.send(too_long)
+
+
+class ThreadAnswerer:
+    """The same for the runs of a thread, each of which has calls of its own."""
+
+    def __init__(self, client: "Stagebus", tools: ClientTools) -> None:
+        self._client = client
+        self._tools = tools
+        self._answerers: dict[str, CallAnswerer] = {}
+
+    def on_event(self, received: ThreadEvent) -> None:
+        """Take an event of the thread."""
+        event = received.run_event
+        if event is None or not self._tools:
+            return
+        if received.run_id not in self._answerers:
+            self._answerers[received.run_id] = CallAnswerer(self._client, received.run_id, self._tools)
+        self._answerers[received.run_id].on_event(event)
+
+    def close(self) -> None:
+        """Stop what still runs."""
+        for answerer in self._answerers.values():
+            answerer.close()

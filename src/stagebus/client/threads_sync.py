@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Unpack
 
 from stagebus.client import api_requests, thread_requests
 from stagebus.client.api_requests import Json, RunFields
+from stagebus.client.client_tools_sync import ThreadAnswerer
 from stagebus.client.connection_state import ConnectionState
+from stagebus.client.open_calls import ClientTools
 from stagebus.client.thread_requests import OnActive, ThreadFilters
 from stagebus.client.thread_sequencer import ThreadEvent, ThreadSequencer
 from stagebus.client.thread_state import ThreadState
@@ -94,20 +96,28 @@ class Thread:
     def __iter__(self) -> Iterator[ThreadEvent]:
         return self.events()
 
-    def events(self, *, until_idle: bool = False) -> Generator[ThreadEvent, None, None]:
+    def events(
+        self, *, until_idle: bool = False, tools: ClientTools | None = None
+    ) -> Generator[ThreadEvent, None, None]:
         """Yield the events after `cursor`. In `contextlib.closing`, leaving the loop closes the stream.
 
         Args:
             until_idle: end when no run of the thread is active and none waits; otherwise wait for further turns.
+            tools: functions by the name of the client tool whose calls they answer meanwhile, in the background.
 
         Raises:
             NotFound: there is no such thread, or no longer.
         """
         path = thread_requests.events_path(self.id, until_idle=until_idle)
         self._sequencer.is_ended = False
-        for received in self._client.follow(path, self._sequencer, self.connection):
-            self.state.apply(received)
-            yield received
+        answering = ThreadAnswerer(self._client, tools or {})
+        try:
+            for received in self._client.follow(path, self._sequencer, self.connection):
+                self.state.apply(received)
+                answering.on_event(received)
+                yield received
+        finally:
+            answering.close()
 
     def send(
         self,

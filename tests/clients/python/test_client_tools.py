@@ -19,6 +19,7 @@ from stagebus.client import (
 from stagebus.client.event_sequencer import RunEvent
 from stagebus.client.open_calls import OpenCall, OpenCalls
 from tests.support.fake_gateway import DONE, RETRY, Answer, Asked, FakeGateway, frame
+from tests.support.waiting import until
 
 Run = Callable[..., Awaitable[None]]
 
@@ -174,3 +175,30 @@ def test_result_is_kept_for_a_call_that_is_open_again() -> None:
     assert calls.outcome_of(again) == client_tools_async.CallOutcome("read")
     calls.apply(RunEvent("7-2", "done", {}))
     assert not calls.is_open(call)
+
+
+async def test_runs_of_a_thread_have_calls_of_their_own() -> None:
+    """Two runs with the same call ids: each gets its own result."""
+    answered_runs: list[str] = []
+    frames = [
+        f'event: turn\ndata: {{"run_id": "{run}", "parent_run_id": null, "seq": {at}, "in": []}}\n\n'.encode()
+        + deferred(1, ref=f"7-{at}").replace(b"id: 7-1", f"id: {run}.7-1".encode())
+        for at, run in enumerate(["01A", "01B"], 1)
+    ]
+
+    def answer(asked: Asked) -> Answer:
+        if asked.method == "POST":
+            if asked.path.endswith("/result"):
+                answered_runs.append(asked.path.split("/")[2])
+            return Answer(b'{"until": 1}', 200, "application/json")
+        return Answer(RETRY + b"".join(frames))
+
+    async with FakeGateway(answer) as gateway, AsyncStagebus(gateway.url) as bus:
+        events = bus.threads.open("t").events(tools={"read_file": lambda path: path})
+        async for received in events:
+            if received.run_id == "01B" and received.event == "call_deferred":
+                await until(lambda: len(answered_runs) == 2)
+                break
+        await events.aclose()
+
+    assert sorted(answered_runs) == ["01A", "01B"]
