@@ -181,7 +181,7 @@ async def test_runs_of_a_thread_have_calls_of_their_own() -> None:
     """Two runs with the same call ids: each gets its own result."""
     answered_runs: list[str] = []
     frames = [
-        f'event: turn\ndata: {{"run_id": "{run}", "parent_run_id": null, "seq": {at}, "in": []}}\n\n'.encode()
+        f'event: turn\ndata: {{"run_id": "{run}", "parent_run_id": null, "seq": {at}, "messages": []}}\n\n'.encode()
         + deferred(1, ref=f"7-{at}").replace(b"id: 7-1", f"id: {run}.7-1".encode())
         for at, run in enumerate(["01A", "01B"], 1)
     ]
