@@ -396,3 +396,39 @@ async def test_a_new_stream_has_work(relay: ThreadRelay) -> None:
 
     assert stream.has_work
     assert stream.cursor == THREAD_START == ThreadCursor("", START)
+
+
+async def test_stream_waits_with_pings_while_redis_is_down(nowhere: Redis, settings: Settings) -> None:
+    """Any end would make a browser's EventSource reconnect for nothing, and an error would make it give up."""
+    hub = Hub(nowhere, settings.model_copy(update={"ping_s": 0.1}))
+    await hub.start()
+    relay = ThreadRelay(hub, settings)
+    stream = relay.new_stream("sb:thread:{CE}:x", RunOwner(DEFAULT_TENANT))
+    received = []
+    async with asyncio.timeout(10), aclosing(relay.relay(stream, nullcontext(True))) as body:
+        async for data in body:
+            received.append(data)
+            if data == sse.PING:
+                break
+    await hub.stop()
+
+    assert received == [sse.encode_retry(settings.sse_retry_ms), sse.PING]
+    assert hub.open_streams == 0
+
+
+async def test_stream_catches_up_after_redis_was_down(redis: Redis, thread: TurnsByHand, watch: Watch) -> None:
+    """Its connections break between and within turns, and messages are lost meanwhile."""
+    run = await thread.begin()
+    reader = await watch().until(lambda r: r.ids)
+    for kind in ("pubsub", "normal"):
+        await redis.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+    with run.messages_lost():
+        await run.say("lost")
+    thread.is_lossy = True
+    await thread.end()
+    await thread.begin()
+    await thread.end()
+
+    await reader.until(lambda r: len(r.ids) == 7)
+    assert len(set(reader.ids)) == 7
+    assert [turn["seq"] for turn in reader.named("turn")] == [1, 2]
