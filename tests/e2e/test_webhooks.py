@@ -55,7 +55,7 @@ async def open_endpoints(system: System) -> set[str]:
     return set(await count_open(system.redis))
 
 
-async def test_what_happened_is_told_whoever_dies(tmp_path: Path) -> None:
+async def test_event_is_told_whatever_process_dies(tmp_path: Path) -> None:
     async with receiving() as receiver:
         env = write_file(tmp_path, receiver, works="/ok", hangs="/hang")
         async with System(tmp_path, workers=0, env=env) as system:
