@@ -37,8 +37,8 @@ HELM := $(BIN)/helm
 JS := clients/js
 NODE_MODULES := $(JS)/node_modules/.is-set-up
 DIST := $(JS)/dist/.built
-# Other projects' clients, for the tests of the views, and what the examples need.
-OTHERS := tests/clients/third_party examples/react-chat
+# Other projects' clients, for the tests of the views, what the examples need, and schemas for the Helm chart.
+OTHERS := tests/clients/third_party examples/react-chat tests/deploy/crds
 # Only wheels: no foreign code runs during installation.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --only-binary :all: -c constraints.txt
 

@@ -23,7 +23,7 @@ CHART = ROOT / "deploy" / "helm" / "stagebus"
 VALUES = [None, *sorted((CHART / "ci").glob("*.yaml"))]
 # The oldest and the newest supported version of Kubernetes.
 KUBERNETES = ("1.27.0", "1.37.0")
-# These are not part of Kubernetes itself, so its schemas do not cover them.
+# These are not part of Kubernetes itself, so its schemas do not cover them; tests/deploy/crds has theirs.
 CUSTOM = {
     "ScaledObject": "keda.sh/v1alpha1",
     "ServiceMonitor": "monitoring.coreos.com/v1",
@@ -87,6 +87,23 @@ def test_rendered_resources_fit_the_schemas_of_kubernetes(values: Path | None) -
             continue
         for version in KUBERNETES if values else KUBERNETES[-1:]:
             validate(resource, version, strict=True)
+
+
+def test_custom_resources_fit_the_schemas_of_their_operators() -> None:
+    folder = ROOT / "tests" / "deploy" / "crds"
+    if shutil.which("node") is None or not (folder / "node_modules").is_dir():
+        skip_or_fail("node, or tests/deploy/crds/node_modules, which `make test` installs,")
+    custom = [resource for resource in rendered(CHART / "ci" / "keda.yaml") if resource["kind"] in CUSTOM]
+    wrong = [{**custom[0], "spec": {}}]
+
+    def refusals(resources: list[Resource]) -> str:
+        return subprocess.run(
+            ["node", "validate.mjs"], cwd=folder, input=json.dumps(resources), capture_output=True, text=True, check=True
+        ).stdout  # fmt: skip
+
+    assert {resource["kind"] for resource in custom} == set(CUSTOM)
+    assert refusals(custom) == ""
+    assert refusals(wrong) != ""
 
 
 def test_files_of_the_example_values_are_valid() -> None:

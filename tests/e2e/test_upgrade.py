@@ -67,7 +67,6 @@ async def test_rolling_upgrade_with_two_versions_of_the_settings(start: Callable
     await asyncio.gather(*lanes)
 
     assert {client.names()[-1] for client in clients} == {"done"}
-    assert max(client.longest_pause_s for client in clients) < 5
     async with httpx.AsyncClient(base_url=system.url) as http:
         seen = await http.get(f"/runs/{clients[0].run_id}", params={"ticket": ticket})
     assert seen.json()["status"] == "succeeded"
