@@ -24,7 +24,7 @@ from stagebus.shared.webhook_errors import DeliveryNotFound
 
 LIMIT_DEFAULT: Final = 20
 LIMIT_MAX: Final = 100
-_BEFORE: Final = re.compile(r"[0-9]{1,15}:[A-Za-z0-9_.-]{1,400}")
+_BEFORE: Final = re.compile(r"[0-9]{1,15}:[A-Za-z0-9_.\[\]-]{1,400}")
 _DELIVERY_ID: Final = re.compile(r"[A-Za-z0-9_.\[\]-]{1,400}")
 _ENDPOINT_MAX_CHARS: Final = 300
 

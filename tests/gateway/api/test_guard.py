@@ -26,7 +26,14 @@ GUARDED = [(path, method, guard) for path, method, guard in GUARDS if not guard.
 
 
 def url(path: str, run_id: str) -> str:
-    names = {"stage_id": "extraction", "call_id": "c", "ticket_id": "0" * 32, "chat_id": run_id, "thread_id": "chat"}
+    names = {
+        "stage_id": "extraction",
+        "call_id": "c",
+        "ticket_id": "0" * 32,
+        "chat_id": run_id,
+        "thread_id": "chat",
+        "delivery_id": "d",
+    }
     return path.format(run_id=run_id, **names)
 
 
