@@ -696,24 +696,25 @@ def _explore(first: State, kinds: tuple[str, ...], rules: Rules, states_max: int
 
 
 REJECT, ENQUEUE, STEER, INTERRUPT = "reject", "enqueue", "steer", "interrupt"
+# Each with the number of clients that give a result.
 FURTHER = (
-    ((ENQUEUE, ENQUEUE, ENQUEUE), Budget(deaths=1, replies=1)),
-    ((ENQUEUE, STEER, STEER), Budget(deaths=1, replies=1)),
-    ((ENQUEUE, STEER, INTERRUPT), Budget(deaths=1, replies=1)),
-    ((ENQUEUE, STEER, INTERRUPT), Budget(deletes=1, cancels=1)),
-    ((ENQUEUE, INTERRUPT, INTERRUPT), Budget(deaths=1)),
-    ((STEER, INTERRUPT, INTERRUPT), Budget(replies=1, cancels=1)),
-    ((ENQUEUE, STEER, STEER), Budget(deletes=1, replies=1)),
-    ((REJECT, REJECT, REJECT), Budget(tails=1)),
-    ((ENQUEUE, STEER, ENQUEUE), Budget(tails=1)),
-    ((ENQUEUE, INTERRUPT, ENQUEUE), Budget(tails=1)),
+    ((ENQUEUE, ENQUEUE, ENQUEUE), Budget(deaths=1, replies=1), 2),
+    ((ENQUEUE, STEER, STEER), Budget(deaths=1, replies=1), 1),
+    ((ENQUEUE, STEER, INTERRUPT), Budget(deaths=1), 1),
+    ((ENQUEUE, STEER, INTERRUPT), Budget(cancels=1), 1),
+    ((ENQUEUE, STEER, INTERRUPT), Budget(deletes=1), 2),
+    ((ENQUEUE, INTERRUPT, INTERRUPT), Budget(deaths=1), 1),
+    ((STEER, INTERRUPT, INTERRUPT), Budget(replies=1), 1),
+    ((REJECT, REJECT, REJECT), Budget(tails=1), 1),
+    ((ENQUEUE, STEER, ENQUEUE), Budget(tails=1), 1),
+    ((ENQUEUE, INTERRUPT, ENQUEUE), Budget(tails=1), 1),
 )
 
 
 def main() -> None:
-    """Walks further than the test suite does; takes about ten minutes and 4 GiB."""
-    for kinds, budget in FURTHER:
-        walk = explore(kinds, budget, clients=2)
+    """Walks further than the test suite does: 600,000 states in about five minutes."""
+    for kinds, budget, clients in FURTHER:
+        walk = explore(kinds, budget, clients=clients)
         print(f"{kinds}, {budget}: {walk.states} states, {walk.violation or 'clean'}")
     walk = explore((REJECT,) * 3, Budget(deaths=1, tails=1), Rules(claim_needs_lease=False))
     print(f"without claim_needs_lease: {walk.states} states, {walk.violation or 'NO VIOLATION FOUND'}")
