@@ -20,6 +20,8 @@ from stagebus.shared.store.thread_store import times_of
 logger = logging.getLogger(__name__)
 
 BATCH: Final = 500
+# Each sweep looks at so many busy threads of each partition, at random: of 100,000 it finds each within an hour or so.
+LOOKED_AT_MAX: Final = 32
 
 
 class BusyThread(NamedTuple):
@@ -39,10 +41,10 @@ class BusyThread(NamedTuple):
 
 
 async def sweep_threads(redis: Redis, settings: Settings) -> None:
-    """Checks every busy thread once."""
+    """Checks all busy threads, or some of them in turn if there are many: those of parked runs may stay for weeks."""
     async with redis.pipeline(transaction=False) as pipe:
         for tag in TAGS:
-            pipe.smembers(keys.threads_busy(tag))
+            pipe.srandmember(keys.threads_busy(tag), LOOKED_AT_MAX)
         members = await pipe.execute()
     thread_keys = [thread_key.decode() for found in members for thread_key in found]
     for start in range(0, len(thread_keys), BATCH):

@@ -9,11 +9,12 @@ from stagebus.shared.domain.runs import RunStatus
 from stagebus.shared.runtime.clock import wall_ms
 from stagebus.shared.storage import keys, run_scripts
 from stagebus.shared.storage.run_scripts import LogEntry
-from stagebus.shared.store import run_store
+from stagebus.shared.store import run_store, thread_sweep
 from stagebus.shared.store.sweep import sweep
 from tests.support.redis_calls import calls
 from tests.support.runs_by_hand import chunk
 from tests.support.threads_by_hand import ENQUEUE, IDENTITY, INTERRUPT, KEY, ThreadByHand
+from tests.support.waiting import until_equal
 
 
 @pytest.fixture
@@ -163,3 +164,22 @@ async def test_idle_threads_cost_the_sweep_nothing(thread: ThreadByHand) -> None
     used = await calls(thread.redis) - before
 
     assert used["evalsha"] == used["hmget"] == 0
+
+
+async def test_sweep_looks_at_a_bounded_number_of_busy_threads_and_at_each_in_time(
+    thread: ThreadByHand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parked runs keep their threads busy for weeks."""
+    monkeypatch.setattr(thread_sweep, "LOOKED_AT_MAX", 2)
+    busy = keys.threads_busy(IDENTITY.tag)
+    gone = [f"sb:thread:{{{IDENTITY.tag}}}:{n}" for n in range(10)]
+    await thread.redis.sadd(busy, *gone)
+    await sweep(thread.redis, thread.settings)
+
+    assert await thread.redis.scard(busy) == 8
+
+    async def sweep_and_count() -> int:
+        await sweep(thread.redis, thread.settings)
+        return int(await thread.redis.scard(busy))
+
+    await until_equal(sweep_and_count, 0)
