@@ -1,10 +1,13 @@
 """The scripts of runs that wait for a person, against a real server."""
 
+from functools import partial
+
 import pytest
 from redis.asyncio import Redis
 
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.domain import decisions
+from stagebus.shared.domain import decisions, ids
+from stagebus.shared.domain.call_results import CallResult
 from stagebus.shared.domain.events import Cancel
 from stagebus.shared.domain.runs import decode_run
 from stagebus.shared.errors import RunEnded
@@ -158,3 +161,84 @@ def test_decisions_are_encoded_one_way() -> None:
     assert decisions.decode(decisions.encode(decision)) == decision
     assert decisions.decode('{"decision":"approve","arguments":"{\\"é\\":1}","from_the_future":1}') == decision
     assert decisions.decode_all(None) == {}
+
+
+# --- results -----------------------------------------------------------------
+
+REF = "5-2"
+
+
+async def test_first_result_counts_and_wakes_the_parked_run(redis: Redis, parked: str) -> None:
+    first, second = CallResult(content="é" * 10), CallResult(content="no", is_error=True)
+    assert await parking.deliver(redis, parked, REF, "c/1", first) == first
+    assert await parking.deliver(redis, parked, REF, "c/1", first) == first, "the same again is fine"
+    assert await parking.deliver(redis, parked, REF, "c/1", second) == first
+    assert await parking.deliver(redis, parked, "9-2", "c/1", second) == second, "another answer's call of the same id"
+
+    assert await is_due(redis, parked)
+    assert await redis.llen(keys.WAKEUP) >= 1
+
+
+async def test_park_with_an_unseen_result_makes_the_run_due(redis: Redis, held: tuple[str, int]) -> None:
+    run_id, attempt = held
+    await parking.deliver(redis, run_id, REF, "c1", CallResult(content="x"))
+    assert await park(redis, run_id, attempt)
+
+    assert await is_due(redis, run_id)
+
+
+async def test_park_sees_a_decision_that_an_older_gateway_stored_without_a_number(
+    redis: Redis, held: tuple[str, int]
+) -> None:
+    run_id, attempt = held
+    await redis.hset(keys.run(run_id), "decisions", '{"c1":"{}"}')
+    assert await park(redis, run_id, attempt)
+
+    assert await is_due(redis, run_id)
+
+
+async def test_number_of_a_change_is_not_used_again_after_a_lost_tail(redis: Redis, held: tuple[str, int]) -> None:
+    """A counter would count to the same number, and the park would miss the second result."""
+    run_id, attempt = held
+    await redis.hincrby(keys.run(run_id), "created_at", -1000)
+    await parking.deliver(redis, run_id, REF, "lost", CallResult(content="x"))
+    seen = Seen(int(await redis.hget(keys.run(run_id), "news")))
+    await redis.hdel(keys.run(run_id), "news")  # lost with the tail
+    await redis.delete(keys.results(run_id))
+    await redis.hincrby(keys.run(run_id), "created_at", -1000)  # time goes on
+    await parking.deliver(redis, run_id, REF, "c1", CallResult(content="y"))
+    assert await park(redis, run_id, attempt, seen)
+
+    assert await is_due(redis, run_id)
+
+
+async def test_repeated_park_leaves_the_run_as_it_is(redis: Redis, parked: str, held: tuple[str, int]) -> None:
+    parked_at = await redis.hget(keys.run(parked), "parked_at")
+    await redis.zadd(keys.QUEUE, {parked: LATER_MS - 5})
+    assert await park(redis, *held)
+
+    assert await redis.hget(keys.run(parked), "parked_at") == parked_at
+    assert await redis.zscore(keys.QUEUE, parked) == LATER_MS - 5
+
+
+async def test_parked_run_is_due_when_the_first_claim_on_a_call_that_runs_once_ends(redis: Redis, parked: str) -> None:
+    lease = partial(parking.lease_call, redis, parked, REF, holder="a tab", is_once=True)
+    first = await lease("c1")
+    await redis.hset(keys.results(parked), f"lease {REF} c1", f"{first - 9000} 1 a tab")  # a while ago
+    await lease("c2")
+    assert await redis.zscore(keys.QUEUE, parked) == first - 9000, "not only when the last one does"
+
+    await parking.deliver(redis, parked, REF, "c1", CallResult(content="x"))
+    await redis.zadd(keys.QUEUE, {parked: LATER_MS})
+    assert await redis.zscore(keys.QUEUE, parked) == LATER_MS
+    assert await lease("c2") == await redis.zscore(keys.QUEUE, parked)
+
+
+async def test_ended_or_deleted_run_takes_no_result(redis: Redis, settings: Settings, parked: str) -> None:
+    assert await end_unheld(redis, settings, parked, Cancel())
+    for run_id in (parked, ids.new_run_id()):
+        with pytest.raises(RunEnded):
+            await parking.deliver(redis, run_id, REF, "c1", CallResult(content="x"))
+        with pytest.raises(RunEnded):
+            await parking.lease_call(redis, run_id, REF, "c1", holder="a tab", is_once=False)
+    assert not await redis.exists(keys.results(parked))
