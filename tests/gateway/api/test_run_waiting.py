@@ -146,7 +146,8 @@ async def test_wait_ends_with_404_if_the_run_is_gone(api: httpx.AsyncClient, app
     await until_equal(lambda: app.state.gateway.hub.open_streams, 1)
     await run.redis.delete(*keys.all_of_run(run.run_id))
     await run.redis.zrem(keys.ACTIVE, run.run_id)
-    app.state.gateway.hub._catch_up_all()
+    for stream in app.state.gateway.hub._all_streams():
+        stream.catch_up()
 
     answer: Any = await waiting
     assert (answer.status_code, answer.json()["code"]) == (404, "run_not_found")

@@ -367,7 +367,7 @@ async def test_stream_ends_cleanly_at_a_gap_and_the_next_request_is_told(
     with run.messages_lost():
         await run.say("b")
     await redis.xdel(keys.stage_stream(run.run_id, "extraction"), str(lost))
-    hub._catch_up_all()
+    hub._all_streams()[0].catch_up()
     response = await stream
 
     assert frames_of(response.text)[-1][1]["streamNextOffset"] == offset_of(lost)
