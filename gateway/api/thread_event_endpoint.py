@@ -1,14 +1,20 @@
 """The event stream of a thread."""
 
-from typing import Final
+import asyncio
+from contextlib import aclosing, nullcontext, suppress
+from typing import Any, Final
 
+import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
 from stagebus.gateway.api.endpoint import Endpoint, ResponseSpec
-from stagebus.gateway.api.event_endpoints import STREAM_HEADERS, STREAM_SCHEMA
+from stagebus.gateway.api.event_endpoints import PAGE_LIMIT_DEFAULT, PAGE_LIMIT_MAX, STREAM_HEADERS, STREAM_SCHEMA
 from stagebus.gateway.api.guard import needs
-from stagebus.gateway.api.responses import EVENT_STREAM
+from stagebus.gateway.api.held_request import closed_on_disconnect
+from stagebus.gateway.api.params import limit_parameter, read_limit, read_wait, wait_parameter, wants_stream
+from stagebus.gateway.api.responses import EVENT_STREAM, JSON
+from stagebus.gateway.api.schemas.thread_page import ThreadEventPage
 from stagebus.gateway.api.thread_params import (
     THREAD_ID,
     THREAD_STREAM_PARAMETERS,
@@ -20,14 +26,20 @@ from stagebus.gateway.api.thread_params import (
 from stagebus.gateway.auth.principal import principal_of
 from stagebus.gateway.context import gateway_of
 from stagebus.gateway.streaming.response import EventStream
+from stagebus.shared.access_errors import TooManyStreams
 from stagebus.shared.domain.tenants import Scope
+from stagebus.shared.domain.thread_cursor import ThreadCursor
 from stagebus.shared.domain.threads import ThreadIdentity
 from stagebus.shared.errors import InvalidRequest, StorageUnavailable
+from stagebus.shared.log import sse
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.redis_client import storage_errors
 from stagebus.shared.store import thread_news
 from stagebus.shared.store.thread_news import ThreadTip
 from stagebus.shared.thread_errors import BadThreadCursor, ThreadNotFound
+
+# A page comes from memory and a few reads; Redis is down if it takes longer.
+PAGE_TIMEOUT_S: Final = 10.0
 
 
 async def stream_thread(request: Request) -> Response:
@@ -36,11 +48,15 @@ async def stream_thread(request: Request) -> Response:
     Each turn begins with the frame `turn`, and the events of its run follow. Turns of all branches come in the order in
     which they became active. The cursor is a run's id and an event's id, so a client resumes at any event of any turn.
     `waiting` tells which runs wait for their turn, `turn_snapshot` replaces a turn whose log has expired, `turn_deleted` one
-    that was deleted, and `gap` tells that the cursor is not in the thread.
+    that was deleted, and `gap` tells that the cursor is not in the thread. With `Accept: application/json` the response is a
+    page of the stream; with `wait` as well it waits for the next event (long polling).
     """
     gateway, principal = gateway_of(request), principal_of(request)
     cursor, is_until_idle = read_thread_cursor(request), read_until_idle(request)
+    limit, wait_s = read_limit(request, PAGE_LIMIT_DEFAULT, PAGE_LIMIT_MAX), read_wait(request)
     identity = read_thread_identity(request)
+    if not wants_stream(request):
+        return await _answer_page(request, identity, cursor, limit, wait_s)
     tip = await _read_tip(request, identity)
     if tip is not None and is_until_idle and tip.is_idle and cursor == tip.cursor:
         return Response(status_code=204)
@@ -51,6 +67,64 @@ async def stream_thread(request: Request) -> Response:
     stream = gateway.threads.new_stream(keys.thread(identity), principal.owner, cursor, is_until_idle=is_until_idle)
     admission = gateway.admit_stream(principal, stream.close)
     return EventStream(gateway.hub, stream, admission, headers, gateway.threads)
+
+
+async def _answer_page(
+    request: Request, identity: ThreadIdentity, cursor: ThreadCursor, limit: int, wait_s: int
+) -> Response:
+    page = await _read_page(request, identity, cursor, limit)
+    if wait_s and not any(frame["id"] for frame in page["frames"]):
+        await _wait_for_event(request, identity, cursor, wait_s)
+        page = await _read_page(request, identity, cursor, limit)
+    return Response(orjson.dumps(page), media_type=JSON)
+
+
+async def _read_page(request: Request, identity: ThreadIdentity, cursor: ThreadCursor, limit: int) -> dict[str, Any]:
+    """Reads what a stream would send now, up to the event of that number.
+
+    Raises:
+        ThreadNotFound, TooManyStreams, StorageUnavailable: it cannot be read.
+    """
+    gateway = gateway_of(request)
+    if await _read_tip(request, identity) is None:
+        raise StorageUnavailable
+    gateway.hub.check_room(is_admitted=True)
+    stream = gateway.threads.new_stream(keys.thread(identity), principal_of(request).owner, cursor, is_until_read=True)
+    frames: list[sse.Frame] = []
+    count, last_id = 0, str(cursor)
+    try:
+        async with (
+            asyncio.timeout(PAGE_TIMEOUT_S),
+            aclosing(gateway.threads.relay(stream, nullcontext(enter_result=True))) as body,
+        ):
+            async for data in body:
+                for frame in sse.decode(data):
+                    if count < limit:
+                        frames.append(frame)
+                        last_id = frame.id or last_id
+                    count += bool(frame.id)
+                if count > limit:
+                    break
+    except TimeoutError:
+        raise StorageUnavailable from None
+    return {
+        "frames": [{"id": one.id or None, "event": one.event, "data": orjson.Fragment(one.data)} for one in frames],
+        "last_event_id": last_id,
+        "has_more": count > limit,
+    }
+
+
+async def _wait_for_event(request: Request, identity: ThreadIdentity, cursor: ThreadCursor, wait_s: int) -> None:
+    """Returns once the stream would send an event, or after that time."""
+    gateway, principal = gateway_of(request), principal_of(request)
+    stream = gateway.threads.new_stream(keys.thread(identity), principal.owner, cursor)
+    body = gateway.threads.relay(stream, gateway.admit_stream(principal, stream.close))
+    async with closed_on_disconnect(request, stream), aclosing(body):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                async for data in body:
+                    if any(frame.id for frame in sse.decode(data)):
+                        return
 
 
 async def _read_tip(request: Request, identity: ThreadIdentity) -> ThreadTip | None:
@@ -74,10 +148,17 @@ ENDPOINTS: Final = (
     Endpoint(
         "GET", "/threads/{thread_id}/events", stream_thread, needs(Scope.RUNS_READ, takes_ticket=True),
         {
-            200: ResponseSpec("The event stream.", {EVENT_STREAM: STREAM_SCHEMA}, STREAM_HEADERS),
+            200: ResponseSpec(
+                "The event stream, or a page of it.", {EVENT_STREAM: STREAM_SCHEMA, JSON: ThreadEventPage}, STREAM_HEADERS
+            ),
             204: ResponseSpec("With `until=idle`: the cursor is at the end, no run is active and none waits."),
         },
-        [THREAD_ID, THREAD_USER, *THREAD_STREAM_PARAMETERS], is_stream=True,
-        errors=[BadThreadCursor, ThreadNotFound, InvalidRequest, StorageUnavailable],
+        [
+            THREAD_ID, THREAD_USER, *THREAD_STREAM_PARAMETERS,
+            limit_parameter("The maximum number of events of a page.", PAGE_LIMIT_DEFAULT, PAGE_LIMIT_MAX),
+            wait_parameter("Seconds that an empty page waits for the next event."),
+        ],
+        is_stream=True,
+        errors=[BadThreadCursor, ThreadNotFound, InvalidRequest, TooManyStreams, StorageUnavailable],
     ),
 )  # fmt: skip

@@ -53,11 +53,19 @@ class ThreadRelay:
         self._looks = asyncio.Semaphore(CONCURRENT_LOOKS_MAX)
 
     def new_stream(
-        self, thread_key: str, owner: RunOwner, cursor: ThreadCursor = THREAD_START, *, is_until_idle: bool = False
+        self,
+        thread_key: str,
+        owner: RunOwner,
+        cursor: ThreadCursor = THREAD_START,
+        *,
+        is_until_idle: bool = False,
+        is_until_read: bool = False,
     ) -> ThreadStream:
         """Returns a stream of the thread's turns after the cursor; `relay` sends it. Args: see `ThreadStream`."""
         buffer_max_bytes = self._settings.stream_buffer_max_bytes
-        return ThreadStream(thread_key, owner, cursor, buffer_max_bytes, is_until_idle=is_until_idle)
+        return ThreadStream(
+            thread_key, owner, cursor, buffer_max_bytes, is_until_idle=is_until_idle, is_until_read=is_until_read
+        )
 
     async def relay(
         self, stream: ThreadStream, admission: AbstractAsyncContextManager[bool]
@@ -80,7 +88,7 @@ class ThreadRelay:
                         await self._look(stream)
                     elif stream.is_joined and stream.subscription.is_ended:
                         await self._leave(stream)
-                    elif stream.is_over:
+                    elif stream.is_over or stream.is_until_read:
                         return
                     else:
                         await stream.wait()

@@ -53,6 +53,7 @@ class ThreadStream(ClientStream):
     Attributes:
         thread_key: the thread's Redis key.
         is_until_idle: the stream ends when no run is active and none waits.
+        is_until_read: the stream ends when the client has all that there is.
         cursor: a place whose turn must be looked up before anything else is sent: where the client began, or where a
             run's log ended before the run did; THREAD_START for none.
         seq: the place of the newest turn that the client was told of; 0 before the first.
@@ -72,6 +73,7 @@ class ThreadStream(ClientStream):
         "is_outdated",
         "is_over",
         "is_until_idle",
+        "is_until_read",
         "seq",
         "thread_key",
         "version",
@@ -85,12 +87,14 @@ class ThreadStream(ClientStream):
         buffer_max_bytes: int,
         *,
         is_until_idle: bool = False,
+        is_until_read: bool = False,
     ) -> None:
         super().__init__("", Subscription(START, TurnEventsView(""), buffer_max_bytes), owner=owner)
         self._buffer_max_bytes = buffer_max_bytes
         self._frames: list[bytes] = []
         self.thread_key = thread_key
         self.is_until_idle = is_until_idle
+        self.is_until_read = is_until_read
         self.cursor = cursor
         self.seq = 0
         self.is_joined = False

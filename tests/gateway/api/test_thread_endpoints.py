@@ -1,5 +1,6 @@
 """Threads over HTTP: lists, one thread with its branches, its transcript, its title, and ids of any text."""
 
+import asyncio
 import json
 from typing import Any
 from urllib.parse import quote
@@ -12,6 +13,7 @@ from stagebus.shared.access_errors import USER_HEADER
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.tenants import DEFAULT_TENANT, TENANT_WIDE, Scope
 from stagebus.shared.domain.threads import THREAD_ID_MAX_CHARS, ThreadIdentity
+from stagebus.shared.log import sse
 from stagebus.shared.storage import keys
 from stagebus.shared.store import thread_list
 from tests.gateway.api.schemas.test_thread_fields import ODD_IDS
@@ -330,3 +332,34 @@ async def test_two_users_may_choose_one_id_and_neither_sees_the_others_thread(
     assert [one["links"]["self"] for one in adas] == [f"{THREAD}?user=ada"]
     assert (await admin.get(adas[0]["links"]["self"])).json()["head_run_id"] == run_ids["ada"]
     assert (await get(admin, THREAD, 404))["code"] == "thread_not_found"
+
+
+async def test_pages_have_what_the_stream_sends(api: httpx.AsyncClient, redis: Redis, settings: Settings) -> None:
+    for text in ("one", "two", "three"):
+        await turn(api, redis, settings, text)
+    stream = await api.get(f"{THREAD}/events", params={"until": "idle"})
+    expected = [frame.id for frame in sse.decode(stream.content) if frame.id]
+    found, cursor, has_more = [], "0", True
+    while has_more:
+        params = {"limit": "4", "last_event_id": cursor}
+        page = (await api.get(f"{THREAD}/events", params=params, headers={"Accept": "application/json"})).json()
+        assert page["frames"][0]["event"] == "turn"
+        found += [frame["id"] for frame in page["frames"] if frame["id"]]
+        cursor, has_more = page["last_event_id"], page["has_more"]
+
+    assert found == expected
+    assert cursor == expected[-1]
+
+
+async def test_empty_page_waits_for_the_next_event(api: httpx.AsyncClient, redis: Redis, settings: Settings) -> None:
+    await turn(api, redis, settings, "one")
+    headers = {"Accept": "application/json"}
+    first = (await api.get(f"{THREAD}/events", headers=headers)).json()
+    params = {"wait": "20", "last_event_id": first["last_event_id"]}
+    waiting = asyncio.create_task(api.get(f"{THREAD}/events", params=params, headers=headers))
+    run_id = await turn(api, redis, settings, "two")
+    page = (await waiting).json()
+
+    assert page["frames"][0]["data"]["run_id"] == run_id
+    missing = await api.get("/threads/none/events", headers=headers)
+    assert (missing.status_code, missing.json()["code"]) == (404, "thread_not_found")
