@@ -121,6 +121,15 @@ async def test_nothing_is_left_of_a_run_but_its_tombstone(
     ) == 1, "a run counts once"  # fmt: skip
 
 
+async def test_deleted_run_leaves_the_list_of_its_user(redis: Redis, settings: Settings) -> None:
+    run_id, kept = [
+        await run_store.create_run(redis, settings, tenant=TENANT, user="ada", model="m", request={}) for _ in range(2)
+    ]
+    await delete_run(redis, settings, run_id, OWNER)
+
+    assert await redis.zrange(keys.runs(TENANT, "ada"), 0, -1) == [kept.encode()]
+
+
 async def test_deletion_is_for_the_runs_of_the_tenant(redis: Redis, settings: Settings) -> None:
     run_id = await create(redis, settings)
 

@@ -237,16 +237,21 @@ async def test_sweep_reads_no_requests_and_uses_one_round_trip_per_batch(redis: 
     assert sum((after - before).values()) < 20 * 3 + 10 + len(TAGS), "one look at the busy threads of each partition"
 
 
-async def test_run_outlives_every_ttl_while_no_process_is_alive(redis: Redis, settings: Settings) -> None:
-    """The lists of its tenant expire; the next sweep puts the run there again."""
+@pytest.mark.parametrize("user", ["", "ada"])
+async def test_run_outlives_every_ttl_while_no_process_is_alive(redis: Redis, settings: Settings, user: str) -> None:
+    """The lists of its tenant and its user expire; the next sweep puts the run there again."""
     short = settings.model_copy(update={"live_ttl_s": 0.1, "retention_s": 0.1})
-    run_id = await run_store.create_run(redis, short, tenant="t", model="m", request={"a": 1}, idempotency_key="mine")
-    await until_equal(lambda: redis.exists(keys.runs("t"), keys.active_of_tenant("t"), keys.VIRTUAL_TIME), 0)
+    run_id = await run_store.create_run(
+        redis, short, tenant="t", user=user, model="m", request={"a": 1}, idempotency_key="mine"
+    )
+    lists = [keys.runs("t"), keys.runs("t", user), keys.active_of_tenant("t"), keys.VIRTUAL_TIME]
+    await until_equal(lambda: redis.exists(*lists), 0)
     await sweep(redis, short)
 
-    assert [run.run_id for run in (await run_list.list_runs(redis, RunOwner("t"), 10)).runs] == [run_id]
+    for owner in (RunOwner("t"), RunOwner("t", user or None)):
+        assert [run.run_id for run in (await run_list.list_runs(redis, owner, 10)).runs] == [run_id]
     assert await redis.zrange(keys.active_of_tenant("t"), 0, -1) == [run_id.encode()]
-    assert await redis.exists(*keys.all_of_run(run_id, keys.idempotency("t", "mine"))) == 5
+    assert await redis.exists(*keys.all_of_run(run_id, keys.idempotency("t", "mine", user))) == 5
     assert (await queue_scripts.list_due(redis, 10)).run_ids == [run_id]
 
 
