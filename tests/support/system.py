@@ -19,7 +19,7 @@ from stagebus.shared.config.settings import Settings
 from stagebus.shared.storage import keys, redis_client
 from tests.support.waiting import until
 
-START_S = 30
+START_S = 60
 READY = "listening on "
 ROOT = Path(__file__).parents[2]
 # A primary waits 5 s for further replicas before it sends its data to the first one.
