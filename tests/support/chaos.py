@@ -36,6 +36,7 @@ from tests.support.storm_ledger import Ledger
 from tests.support.storm_webhooks import StormWebhooks, storm_webhooks
 from tests.support.strict_client import TERMINAL, StrictClient, Violation
 from tests.support.system import Process, System
+from tests.support.thread_storm import Conversation
 from tests.support.view_readers import (
     AguiReader,
     ChatReader,
@@ -50,6 +51,7 @@ WORKERS = 3
 GATEWAYS = 2
 SETTLE_S = 90  # the longest that a run may take after the faults have stopped
 APPROVAL_WAIT_S = 4  # short, so that undecided calls expire
+THREAD_SHARE = 5  # every fifth client is a conversation
 
 
 class Storm:
@@ -82,7 +84,10 @@ class Storm:
 
     async def rage(self, seconds: float) -> Ledger:
         """Injects faults for so long, each kind at least once, then lets all runs end and counts."""
-        lanes = [asyncio.create_task(self._lane()) for _ in range(self._parallel_runs)]
+        lanes = [
+            asyncio.create_task(self._lane() if number % THREAD_SHARE else self._thread_lane())
+            for number in range(self._parallel_runs)
+        ]
         deadline = time.monotonic() + seconds
         names: list[str] = []
         while time.monotonic() < deadline or len(self.ledger.faults) < len(FAULTS):
@@ -102,12 +107,24 @@ class Storm:
 
     async def _lane(self) -> None:
         while not self._is_over:
-            self._number += 1
-            body = self._body(self._number)
-            run_id = await self._post(body)
+            number = self._next_number()
+            body = self._body(number)
+            run_id = await self._post(number, body)
             if run_id is not None:
                 self.ledger.runs += 1
                 await self._watch(run_id, body)
+
+    async def _thread_lane(self) -> None:
+        while not self._is_over:
+            conversation = Conversation(
+                self.system.urls, self.system.redis, f"storm {self._next_number()}", self.random, self._next_number,
+                lambda: self._is_over, SETTLE_S, self._client_name,
+            )  # fmt: skip
+            self.ledger.threads.add(await conversation.run())
+
+    def _next_number(self) -> int:
+        self._number += 1
+        return self._number
 
     def _body(self, number: int) -> dict[str, Any]:
         pace = f"delay_ms={self.random.choice([5, 20, 40])}"
@@ -133,9 +150,9 @@ class Storm:
                 tools = [DEFINITION if name == "fetch" else name for name in names]
                 return {**body, "tools": tools} if "fetch" in names else body
 
-    async def _post(self, body: dict[str, Any]) -> str | None:
+    async def _post(self, number: int, body: dict[str, Any]) -> str | None:
         """Repeats a POST with one Idempotency-Key until it is answered; returns the run's id."""
-        headers = {"Idempotency-Key": (key := f"storm-{self._number}")}
+        headers = {"Idempotency-Key": (key := f"storm-{number}")}
         deadline = time.monotonic() + SETTLE_S
         async with httpx.AsyncClient(timeout=15) as http:
             while time.monotonic() < deadline:
@@ -310,7 +327,9 @@ class Storm:
         self.ledger.left_active = await redis.zcard(keys.ACTIVE)
         self.ledger.left_reserved = int(await redis.hget(keys.tokens(DEFAULT_TENANT), "reserved") or 0)
         self.ledger.left_reserved += sum(map(int, await redis.hvals(keys.RESERVED)))
-        self.ledger.untold = await self._webhooks.find_untold(redis, self._keys)
+        self.ledger.untold = await self._webhooks.find_untold(
+            redis, {*self._keys, *self.ledger.threads.kept}, self.ledger.threads.deleted
+        )
         self.ledger.immortal_keys = await immortal_keys(redis)
         paid = Counter(
             line for line in self._notes.read_text().splitlines() if line.startswith(("pay ", "sign ", "order "))

@@ -3,6 +3,8 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
+from tests.support.thread_ledger import ThreadLedger
+
 ZEROS = (
     "violations",
     "stranded",
@@ -35,27 +37,37 @@ class Ledger:
     paid_twice: list[str] = field(default_factory=list)
     untold: list[str] = field(default_factory=list)  # ends that the webhook was not told of, or others
     immortal_keys: list[str] = field(default_factory=list)
+    threads: ThreadLedger = field(default_factory=ThreadLedger)
     left_active: int = 0
     left_reserved: int = 0  # tokens
 
     @property
+    def zeros(self) -> dict[str, list[str] | int]:
+        """Returns those counts that must be 0, of runs and of conversations."""
+        own = {name: getattr(self, name) for name in ZEROS}
+        of_threads = {
+            f"threads' {name}": value for name, value in vars(self.threads).items() if isinstance(value, list)
+        }
+        return own | of_threads
+
+    @property
     def is_clean(self) -> bool:
-        return not any(getattr(self, name) for name in ZEROS)
+        return not any(self.zeros.values())
 
     def __str__(self) -> str:
-        counts = {
-            name: value if isinstance(value, int) else len(value) for name, value in vars(self).items() if name in ZEROS
-        }
+        counts = {name: value if isinstance(value, int) else len(value) for name, value in self.zeros.items()}
+        threads = self.threads
         lines = [
             f"seed {self.seed}: {self.runs} runs, {self.events} events received over {self.connections} connections",
             f"ends: {dict(self.ends)}; stages restarted: {self.stage_restarts}",
             f"faults: {dict(self.faults)}",
             f"answers to decisions: {dict(self.decisions)}, to results and claims: {dict(self.results)}",
             f"clients of views: {dict(self.views)}",
+            f"threads: {threads.threads}, {threads.turns} turns, {threads.events} events over {threads.connections} connections",
+            f"posts to threads: {dict(threads.posts)}; accepted ones became: {dict(threads.outcomes)}",
             ", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in counts.items()),
         ]
-        for name in ZEROS:
-            value = getattr(self, name)
-            if value and not isinstance(value, int):
+        for name, value in self.zeros.items():
+            if not isinstance(value, int):
                 lines += [f"{name}: {item}" for item in value[:5]]
         return "\n".join(lines)

@@ -23,8 +23,12 @@ class StormWebhooks:
         self.env = {"STAGEBUS_WEBHOOKS": str(file)}
         file.write_text(f'[endpoints.storm]\nurl = "{receiver.url("/random")}"\nsecret = "{SECRET}"\n')
 
-    async def find_untold(self, redis: Redis, run_ids: Collection[str]) -> list[str]:
-        """Waits until nothing is left to be told; returns a line for each run whose end was not told, or told wrongly."""
+    async def find_untold(self, redis: Redis, run_ids: Collection[str], deleted: Collection[str]) -> list[str]:
+        """Waits until nothing is left to be told; returns a line for each run whose end was not told, or told wrongly.
+
+        Args:
+            deleted: runs of which nothing is left to compare.
+        """
         self._receiver.is_moody = False
         deadline = time.monotonic() + SETTLE_S
         while (await redis.xlen(keys.outbox()) or await count_open(redis)) and time.monotonic() < deadline:
@@ -36,7 +40,9 @@ class StormWebhooks:
             await redis.rpush(keys.outbox_bell(), "1")  # type: ignore[misc]
             await asyncio.sleep(0.5)
         ends = [message for message in self._receiver.messages if message.payload["type"] == "run.ended"]
-        told = {(message.run_id, message.payload["data"]["status"]) for message in ends}
+        told = {
+            (message.run_id, message.payload["data"]["status"]) for message in ends if message.run_id not in deleted
+        }
         real = {(run_id, (await redis.hget(keys.run(run_id), "status") or b"").decode()) for run_id in run_ids}  # type: ignore[misc]
         lines = [f"{run_id} ended as {status} and was not told so" for run_id, status in sorted(real - told)]
         return lines + [f"{run_id} was told to have ended as {status}" for run_id, status in sorted(told - real)]
