@@ -59,7 +59,7 @@ class ThreadLedger:
             setattr(self, name, own | value if isinstance(value, set) else own + value)
 
 
-class _Checks:
+class ThreadChecks:
     """The checks of one thread whose runs have all ended."""
 
     def __init__(self, thread: Thread, posts: Sequence[Post], late: StrictThreadClient, ledger: ThreadLedger) -> None:
@@ -68,6 +68,14 @@ class _Checks:
         self._turns = {turn.run_id: turn for turn in thread.turns}
         self._followed = {turn.run_id: turn for turn in late.turns}
         self._ledger = ledger
+
+    def check_all(self, journals: dict[str, list[StoredEvent]]) -> None:
+        """Checks all of it. Args: `journals`: the run stage's log of each post's run."""
+        self.check_turns()
+        self.check_messages()
+        self.check_ends(journals)
+        self.check_histories()
+        self.check_calls()
 
     def check_turns(self) -> None:
         wrong, order = self._ledger.wrong_turns, list(self._thread.turns)
@@ -220,12 +228,7 @@ async def check_thread(
     journals = {post.run_id: await log_reader.read_stage(redis, post.run_id, RUN_STAGE) for post in posts}
     busy_key, key = keys.threads_busy(thread.identity.tag), keys.thread(thread.identity)
     is_busy = await redis.sismember(busy_key, key)  # type: ignore[misc]
-    checks = _Checks(thread, posts, late, ledger)
-    checks.check_turns()
-    checks.check_messages()
-    checks.check_ends(journals)
-    checks.check_histories()
-    checks.check_calls()
+    ThreadChecks(thread, posts, late, ledger).check_all(journals)
     if thread.active_run_id or thread.waiting or is_busy:
         left = (thread.active_run_id, [run.run_id for run in thread.waiting])
         ledger.wrong_turns.append(f"{thread.identity.thread_id}: {left} remain, and it counts as busy: {is_busy}")
