@@ -182,13 +182,13 @@ class Conversation:
         """Waits until the clients, which nobody tells that it is over, have all turns."""
         deadline = time.monotonic() + self.patience_s
         while not all(client.seq == len(thread.turns) and client.is_between_turns for client in clients):
-            for task in following:
+            for client, task in zip(clients, following, strict=True):
                 if task.done():
                     task.result()
+                    raise Violation(f"{client}: it ended by itself")
             if time.monotonic() > deadline:
                 behind = [f"{client} at turn {client.seq} of {len(thread.turns)}" for client in clients]
-                self.ledger.stranded.append("; ".join(behind))
-                return
+                raise Violation("; ".join(behind))
             await asyncio.sleep(LOOK_S)
 
     async def _check(self, thread: Thread, clients: list[StrictThreadClient]) -> None:
