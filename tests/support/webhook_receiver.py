@@ -66,7 +66,7 @@ class WebhookReceiver:
             self.messages.append(Message(path, headers["webhook-id"], payload))
             self.open[path] += 1
             self.most_open[path] = max(self.most_open[path], self.open[path])
-            await self._behave(path, writer)
+            await self._behave(path, reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
             pass  # the sender has gone
         finally:
@@ -74,12 +74,12 @@ class WebhookReceiver:
             with suppress(ConnectionError):
                 writer.close()
 
-    async def _behave(self, path: str, writer: asyncio.StreamWriter) -> None:
+    async def _behave(self, path: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if path == "/random" and self.is_moody:
             path = random.choice(["/ok", "/ok", "/ok", "/500", "/reset", "/redirect", "/hang"])
         match path:
             case "/hang":
-                await asyncio.Event().wait()
+                await reader.read()  # until the sender gives up
             case "/drip":
                 for byte in _OK[:-1]:
                     writer.write(bytes([byte]))

@@ -8,9 +8,9 @@
 -- Returns the number of new deliveries.
 --
 -- Safe to repeat, and with any number of workers at once: only the call that removes an entry makes its deliveries, in
--- the same step, and one that exists stays as it is.
-local outbox, endpoints, delivery_keys = KEYS[1], KEYS[2], {unpack(KEYS, 3)}
-local entries, deliveries = ARGV[1], {unpack(ARGV, 2)}
+-- the same step, and one that exists stays as it is. There may be more arguments than Lua can unpack.
+local outbox, endpoints, all_keys = KEYS[1], KEYS[2], KEYS
+local entries, all_args = ARGV[1], ARGV
 
 local is_mine = {[0] = true}
 for number, entry_id in ipairs(cjson.decode(entries)) do
@@ -19,11 +19,12 @@ end
 local time = redis.call('TIME')
 local now = string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000))
 local made = 0
-for i = 0, #deliveries / 4 - 1 do
-    local number, id, endpoint = tonumber(deliveries[4 * i + 1]), deliveries[4 * i + 2], deliveries[4 * i + 3]
-    local delivery, open, due = delivery_keys[3 * i + 1], delivery_keys[3 * i + 2], delivery_keys[3 * i + 3]
+for i = 0, (#all_args - 1) / 4 - 1 do
+    local at, key_at = 1 + 4 * i, 2 + 3 * i
+    local number, id, endpoint, content = tonumber(all_args[at + 1]), all_args[at + 2], all_args[at + 3], all_args[at + 4]
+    local delivery, open, due = all_keys[key_at + 1], all_keys[key_at + 2], all_keys[key_at + 3]
     if is_mine[number] and redis.call('EXISTS', delivery) == 0 then
-        for name, value in pairs(cjson.decode(deliveries[4 * i + 4])) do
+        for name, value in pairs(cjson.decode(content)) do
             redis.call('HSET', delivery, name, value)
         end
         redis.call('HSET', delivery, 'endpoint', endpoint, 'state', 'waiting', 'created_at', now, 'since', now)

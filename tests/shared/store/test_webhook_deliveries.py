@@ -8,7 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.config.webhooks_file import WebhookConfig
+from stagebus.shared.config.webhooks_file import ENDPOINTS_MAX, WebhookConfig
 from stagebus.shared.domain.webhook_messages import Delivery, DeliveryState
 from stagebus.shared.storage import keys
 from stagebus.shared.store import webhook_deliveries, webhook_outbox
@@ -227,3 +227,12 @@ async def test_counts(redis: Redis, webhooks: WebhookConfig, settings: Settings)
 
     assert (counts.undistributed, counts.open, counts.failed, counts.gone) == (1, {"billing": 2}, 0, [])
     assert counts.oldest_ms >= 0
+
+
+async def test_a_full_batch_for_as_many_endpoints_as_possible(redis: Redis, tmp_path: Path) -> None:
+    """The script takes more arguments than Lua can unpack."""
+    many = "".join(ENDPOINT.replace("billing]", f"e{number}]") for number in range(ENDPOINTS_MAX))
+    await make(redis, load(tmp_path, many), webhook_outbox.BATCH)
+
+    assert set((await webhook_deliveries.count_open(redis)).values()) == {webhook_outbox.BATCH}
+    assert len(await webhook_deliveries.count_open(redis)) == ENDPOINTS_MAX

@@ -156,7 +156,8 @@ async def test_an_endpoint_that_hangs_holds_its_own_places_only(
     redis: Redis, settings: Settings, receiver: WebhookReceiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Over two workers, it has four messages at a time, and the other endpoint gets all of its own meanwhile."""
-    monkeypatch.setattr(webhook_sender, "TRY_MAX_S", 10)
+    monkeypatch.setattr(webhook_sender, "TRY_MAX_S", 60)
+    monkeypatch.setattr(webhook_loop, "LEASE_S", 120)
     webhooks = configure(tmp_path, hangs=receiver.url("/hang"), works=receiver.url("/ok"))
     async with sending(redis, settings, webhooks), sending(redis, settings, webhooks):
         for _ in range(20):
