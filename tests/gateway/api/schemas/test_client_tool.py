@@ -68,3 +68,15 @@ def test_request_without_definitions_is_stored_as_before() -> None:
     request = RunRequest(model="m", messages=[], timeout_s=1)
 
     assert "client_tools" not in request.model_dump(mode="json")
+
+
+async def test_request_of_another_protocol_defines_tools_among_the_options_of_stagebus(
+    api: httpx.AsyncClient, redis: Redis
+) -> None:
+    body = {"model": "demo", "input": "hi", "background": True, "stagebus": {"tools": [definition()]}}
+    response = await api.post("/v1/responses", json=body)
+    assert response.status_code == 200, response.text
+    (run,) = (await api.get("/runs")).json()["runs"]
+    stored = RunRequest.model_validate((await run_store.get_run(redis, run["id"])).request)
+
+    assert [tool.name for tool in stored.client_tools] == ["read_file"]
