@@ -4,7 +4,7 @@ An id is `<attempt>-<sequence>`. Sequences are consecutive and attempts only gro
 and a log that was rewritten all show in the ids. The JavaScript client applies the same rules in event_sequencer.ts.
 """
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 import orjson
 from httpx_sse import ServerSentEvent
@@ -62,6 +62,8 @@ class EventSequencer:
         is_ended: the terminal event was received.
         gap_retries: how often in a row the log has been requested again.
     """
+
+    has_pages: ClassVar[bool] = True
 
     def __init__(self, cursor: str = "") -> None:
         """Start after `cursor`.

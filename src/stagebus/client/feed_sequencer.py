@@ -3,7 +3,7 @@
 An id is a time in ms and a number, so ids grow. A `gap` has no id: the feed no longer has the cursor.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import orjson
 from httpx_sse import ServerSentEvent
@@ -34,6 +34,8 @@ class FeedSequencer:
     Attributes:
         cursor: the id of the last entry; "0" for the oldest one that is kept.
     """
+
+    has_pages: ClassVar[bool] = True
 
     def __init__(self, cursor: str) -> None:
         """Start after `cursor`.

@@ -3,7 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Iterator
-from typing import Final, Generic, Protocol, TypeVar
+from typing import ClassVar, Final, Generic, Protocol, TypeVar
 
 import httpx
 import orjson
@@ -55,8 +55,13 @@ Received = TypeVar("Received")
 
 
 class Sequencer(Protocol[Received]):
-    """Orders the events of a stream: `EventSequencer` those of a run, `ThreadSequencer` those of a thread."""
+    """Orders the events of a stream: `EventSequencer` those of a run, `ThreadSequencer` those of a thread.
 
+    Attributes:
+        has_pages: the gateway also has these events as JSON pages.
+    """
+
+    has_pages: ClassVar[bool]
     cursor: str
     is_ended: bool
     gap_retries: int
@@ -230,7 +235,7 @@ class StreamFollower(Generic[Received]):
         if self._is_streaming and isinstance(failure, httpx.ReadTimeout):
             was_trial, self._is_trial = self._is_trial, not self._is_trial
             if was_trial:
-                self._is_probing = True
+                self._is_probing = self.sequencer.has_pages
                 self._opened_at = None
                 return 0.0
         self._is_probing = False

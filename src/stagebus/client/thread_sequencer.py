@@ -4,7 +4,7 @@ An id is `<run id>.<event id>`. The frames `turn`, `turn_deleted`, `waiting` and
 JavaScript client applies the same rules in thread_sequencer.ts.
 """
 
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 import orjson
 from httpx_sse import ServerSentEvent
@@ -55,6 +55,8 @@ class ThreadSequencer:
         is_ended: the stream has ended for good, which only a stream until the thread is idle does.
         gap_retries: how often in a row the stream has been requested again because of a missing event.
     """
+
+    has_pages: ClassVar[bool] = False
 
     def __init__(self, cursor: str = "") -> None:
         """Start after `cursor`.
