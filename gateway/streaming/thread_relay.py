@@ -24,6 +24,7 @@ from stagebus.gateway.streaming.thread_stream import ThreadStream, TurnStep, ste
 from stagebus.gateway.streaming.thread_view import (
     TurnEventsViews,
     encode_deleted,
+    encode_deleted_in_place,
     encode_snapshot,
     encode_thread_gap,
     encode_turn,
@@ -168,7 +169,8 @@ class ThreadRelay:
         if step is TurnStep.FOLLOW:
             frames = [encode_turn(turn)]
         elif step is TurnStep.TELL_DELETED:
-            frames = [encode_deleted(turn)]
+            # A turn that is not closed yet has no cursor after it; its end comes with the next look.
+            frames = [encode_deleted_in_place(turn) if turn.status else encode_deleted(turn)]
         elif step is TurnStep.SNAPSHOT:
             gap = [] if cursor == START else [encode_thread_gap(ThreadCursor(turn.run_id, cursor), turn)]
             result = await thread_news.read_result(self._hub.log_connection, stream.thread_key, turn.run_id)

@@ -88,8 +88,18 @@ def encode_snapshot(turn: StoredTurn, result: bytes) -> bytes:
 
 
 def encode_deleted(turn: StoredTurn) -> bytes:
-    """Encodes the frame of a deleted turn."""
-    return encode_frame(TurnDeleted(run_id=turn.run_id, parent_run_id=turn.parent_run_id or None, seq=turn.seq))
+    """Encodes the frame that tells of the deletion of a turn which the client has passed."""
+    return encode_frame(_deleted(turn))
+
+
+def encode_deleted_in_place(turn: StoredTurn) -> bytes:
+    """Encodes the frame in place of a deleted turn, with the cursor after it: it may be the thread's last one."""
+    cursor = ThreadCursor(turn.run_id, turn.end_id)
+    return sse.encode(str(cursor).encode(), TurnDeleted.event.encode(), _deleted(turn).model_dump_json().encode())
+
+
+def _deleted(turn: StoredTurn) -> TurnDeleted:
+    return TurnDeleted(run_id=turn.run_id, parent_run_id=turn.parent_run_id or None, seq=turn.seq)
 
 
 def encode_waiting(runs: list[WaitingInThread]) -> bytes:

@@ -50,9 +50,9 @@ class TurnSnapshot(ThreadFrame):
 
 
 class TurnDeleted(ThreadFrame):
-    """A turn whose run was deleted: discard what you have of it. A frame without an id.
+    """A turn whose run was deleted: discard what you have of it. Its children stay, and follow what came before it.
 
-    Its children stay, and follow what came before it.
+    In place of the turn, the frame's id is the cursor after it. If a turn before the client's place is deleted, it has none.
     """
 
     event: ClassVar[str] = "turn_deleted"

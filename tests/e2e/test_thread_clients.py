@@ -86,6 +86,19 @@ async def test_deleted_thread_ends_its_streams(healthy: System) -> None:
     assert thread.id in [one["id"] for one in listed]
 
 
+async def test_stream_until_idle_ends_after_a_deleted_last_turn(healthy: System) -> None:
+    async with AsyncStagebus(healthy.url) as bus:
+        thread = bus.threads.open(new_thread_id())
+        await (await thread.send("Hello", model=QUICK, tools=[])).result()
+        last = await thread.send("And again", model=QUICK, tools=[])
+        await last.result()
+        await last.delete()
+        async with asyncio.timeout(20):
+            names = [event.event async for event in thread.events(until_idle=True)]
+
+    assert names.count("turn_deleted") == 1
+
+
 async def _follow(thread) -> None:
     async for _ in thread:
         pass

@@ -97,12 +97,11 @@ class StrictThreadClient:
             async for sse in source.aiter_sse():
                 if sse.event == "message" and not sse.data:
                     continue
-                self.take(sse.id if sse.event not in {"turn", "waiting", "turn_deleted"} else "", sse.event, sse.json())
+                self.take(sse.id, sse.event, sse.json())
                 count += 1
                 if frames_max is not None and count >= frames_max:
                     return False
-        # A cursor in a deleted turn never is the thread's end, so the end of the stream has to do.
-        return until_idle and self.is_between_turns and bool(self.turns) and self.turns[-1].is_deleted
+        return False
 
     def take(self, event_id: str, event: str, data: dict[str, Any]) -> None:
         """Takes a frame.
@@ -117,6 +116,8 @@ class StrictThreadClient:
                 self._begin(data)
             case "turn_deleted":
                 self._delete(data)
+                if event_id.startswith(f"{data['run_id']}."):  # in place of the turn; other frames repeat the last id
+                    self.cursor = event_id
             case "waiting":
                 self.waiting = [run["run_id"] for run in data["runs"]]
                 if len(set(self.waiting)) != len(self.waiting):

@@ -1611,9 +1611,9 @@ export interface TurnBegun {
   }[];
 }
 /**
- * A turn whose run was deleted: discard what you have of it. A frame without an id.
+ * A turn whose run was deleted: discard what you have of it. Its children stay, and follow what came before it.
  *
- * Its children stay, and follow what came before it.
+ * In place of the turn, the frame's id is the cursor after it. If a turn before the client's place is deleted, it has none.
  */
 export interface TurnDeleted {
   /** the turn's run */
@@ -1696,9 +1696,9 @@ export interface TurnBegunData {
   }[];
 }
 /**
- * A turn whose run was deleted: discard what you have of it. A frame without an id.
+ * A turn whose run was deleted: discard what you have of it. Its children stay, and follow what came before it.
  *
- * Its children stay, and follow what came before it.
+ * In place of the turn, the frame's id is the cursor after it. If a turn before the client's place is deleted, it has none.
  */
 export interface TurnDeletedData {
   /** the turn's run */

@@ -1,7 +1,7 @@
 // Follows a thread across connections: its turns one after the other, each with the events of its run, each once.
 //
-// An id is `<run id>.<event id>`. The frames `turn`, `turn_deleted`, `waiting` and `gap` have no id and move no cursor. The
-// Python client applies the same rules in thread_sequencer.py.
+// An id is `<run id>.<event id>`. The frames `turn`, `waiting` and `gap` have no id and move no cursor, and `turn_deleted` only
+// where it stands in place of a turn. The Python client applies the same rules in thread_sequencer.py.
 
 import { type Connection, ConnectionLost, type Frame, HeldBack, openStream } from "./connection.js";
 import type { GapEvent, RunEvent } from "./event_sequencer.js";
@@ -146,6 +146,7 @@ export class ThreadFollower implements Follower<ThreadUpdate> {
       return { name, id, runId, data: data as unknown as TurnSnapshotData };
     } else if (name === "turn_deleted") {
       if (runId === this.#runId) this.#begin("");
+      if (id.startsWith(`${runId}.`)) this.cursor = id; // in place of the turn
     } else if (name === "gap") {
       return this.#acceptGap(runId, data as unknown as ThreadGapData);
     }

@@ -99,6 +99,15 @@ test("a deleted turn leaves the branch, its children stay", async (t) => {
   assert.deepEqual(currentBranch(state).map(({ runId }) => runId), [RUNS[1]]);
 });
 
+test("a deletion in place of the last turn is the end of the thread", async (t) => {
+  const end = `${RUNS[1]}.7-9`;
+  const deleted = encode("turn_deleted", { run_id: RUNS[1], parent_run_id: RUNS[0], seq: 2 }, end);
+  const server = await serve(t, stream(RETRY + turn(0) + textOf(log(0)) + deleted), answer(204));
+  await follow(server);
+
+  assert.deepEqual(server.cursors(), ["", end]);
+});
+
 test("an event that is missing is asked for again", async (t) => {
   const lossy = turn(0) + textOf(log(0).filter((_, at) => at !== 2));
   const server = await serve(t, stream(RETRY + lossy), stream(RETRY + textOf(framesAfter(`${RUNS[0]}.0-2`))), answer(204));

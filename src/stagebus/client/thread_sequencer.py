@@ -1,7 +1,7 @@
 """Orders the events of a thread: its turns, and the events of each turn's run. No I/O.
 
-An id is `<run id>.<event id>`. The frames `turn`, `turn_deleted`, `waiting` and `gap` have no id and move no cursor. The
-JavaScript client applies the same rules in thread_sequencer.ts.
+An id is `<run id>.<event id>`. The frames `turn`, `waiting` and `gap` have no id and move no cursor, and `turn_deleted` only
+where it stands in place of a turn. The JavaScript client applies the same rules in thread_sequencer.ts.
 """
 
 from typing import Any, ClassVar, Final, NamedTuple
@@ -113,8 +113,11 @@ class ThreadSequencer:
             self._begin(run_id)
             self.cursor = frame.id
             return [ThreadEvent(frame.id, frame.event, data, run_id)]
-        elif frame.event == TURN_DELETED and run_id == self._run_id:
-            self._begin("")
+        elif frame.event == TURN_DELETED:
+            if run_id == self._run_id:
+                self._begin("")
+            if frame.id.startswith(f"{run_id}."):  # in place of the turn; httpx_sse repeats the last id otherwise
+                self.cursor = frame.id
         elif frame.event == GAP:
             self._accept_gap(run_id, data)
         return [ThreadEvent("", frame.event, data, run_id)]

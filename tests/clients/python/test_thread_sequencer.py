@@ -108,6 +108,19 @@ def test_deleted_turn_leaves_the_branch_and_its_children_stay() -> None:
     assert state.active is None
 
 
+def test_deletion_in_place_of_a_turn_moves_the_cursor_past_it() -> None:
+    sequencer = ThreadSequencer()
+    for one in [turn(RUNS[0]), *log(RUNS[0])]:
+        sequencer.accept(one)
+    told = {"run_id": RUNS[1], "parent_run_id": RUNS[0], "seq": 2}
+    (deleted,) = sequencer.accept(frame("turn_deleted", told, f"{RUNS[1]}.7-9"))
+
+    assert (deleted.id, deleted.run_id) == ("", RUNS[1])
+    assert sequencer.cursor == f"{RUNS[1]}.7-9"
+    sequencer.accept(frame("turn_deleted", {**told, "run_id": RUNS[0], "seq": 1}, f"{RUNS[1]}.7-9"))
+    assert sequencer.cursor == f"{RUNS[1]}.7-9", "the id of a frame before it"
+
+
 def test_event_of_another_turn_is_asked_for_again_and_then_refused() -> None:
     sequencer = ThreadSequencer()
     sequencer.accept(turn(RUNS[0]))

@@ -21,6 +21,7 @@ from stagebus.shared.domain.threads import ThreadIdentity
 from stagebus.shared.log import sse
 from stagebus.shared.log.sse import Frame
 from stagebus.shared.storage import keys
+from stagebus.shared.store import thread_news
 from stagebus.shared.store.thread_news import StoredTurn
 from tests.support import runs_by_hand
 from tests.support.redis_calls import subscriber_count
@@ -278,7 +279,19 @@ async def test_deleted_turn_is_told_and_the_next_one_follows(thread: TurnsByHand
     for cursor in ("", expected[4], expected[5]):
         reader = await watch(cursor, is_until_idle=True).until_ended()
         assert reader.named("turn_deleted") == [told]
-        assert reader.ids == (expected[:3] if not cursor else []) + expected[6:]
+        assert reader.ids == (expected[:3] if not cursor else []) + expected[5:], "in place of the turn, its end's id"
+
+
+async def test_stream_after_a_deleted_last_turn_is_at_its_end(thread: TurnsByHand, watch: Watch) -> None:
+    """Whoever gets the deletion in place of the turn has the thread's end as cursor, so that a reconnect ends with 204."""
+    expected = await three_turns(thread)
+    await thread.forget(thread.runs[-1].run_id)
+    tip = await thread_news.read_tip(thread.redis, thread.key)
+
+    for cursor in ("", expected[5], expected[7]):
+        reader = await watch(cursor, is_until_idle=True).until_ended()
+        assert tip is not None
+        assert reader.cursor == str(tip.cursor) == expected[-1]
 
 
 async def test_stream_ends_when_the_thread_is_deleted(thread: TurnsByHand, watch: Watch) -> None:
