@@ -283,7 +283,7 @@ async def test_deleted_turn_is_told_and_the_next_one_follows(thread: TurnsByHand
 
 
 async def test_stream_after_a_deleted_last_turn_is_at_its_end(thread: TurnsByHand, watch: Watch) -> None:
-    """Whoever gets the deletion in place of the turn has the thread's end as cursor, so that a reconnect ends with 204."""
+    """A client that gets the deletion in place of the turn has the end as cursor, so that a reconnect ends with 204."""
     expected = await three_turns(thread)
     await thread.forget(thread.runs[-1].run_id)
     tip = await thread_news.read_tip(thread.redis, thread.key)
