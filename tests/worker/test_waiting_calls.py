@@ -141,6 +141,17 @@ async def test_tokens_call_is_the_one_in_the_log(redis: Redis, settings: Setting
     )
 
 
+async def test_open_system_needs_no_token_in_the_url(redis: Redis, settings: Settings, runner: Runner) -> None:
+    """`make up` has no secret that could sign one, and its gateway asks for none."""
+    settings = settings.model_copy(update={"secret": None})
+    runner._settings = settings
+    run_id = await park(redis, settings, runner, tools=["render"])
+    (context,) = contexts
+
+    assert context.call_token == ""
+    assert context.result_url == f"https://bus.example/runs/{run_id}/calls/c/result"
+
+
 async def test_run_with_a_claim_that_lapses_is_due_then(redis: Redis, settings: Settings, runner: Runner) -> None:
     """The call may run once, and its client is gone."""
     run_id = await park(redis, settings, runner, tools=["read_file"], client_tools=[CLIENT_TOOL])

@@ -37,6 +37,8 @@ def _token_of(run: RunRecord, ref: EventId, settings: Settings, call_id: str) ->
 
 
 def _result_url_of(run_id: str, public_url: str, call_id: str, token: str) -> str:
+    """Returns the URL, without a ticket if there is no token: an open gateway asks for none."""
     if not public_url:
         return ""
-    return f"{public_url}/runs/{run_id}/calls/{quote(call_id, safe='')}/result?ticket={token}"
+    url = f"{public_url}/runs/{run_id}/calls/{quote(call_id, safe='')}/result"
+    return f"{url}?ticket={token}" if token else url

@@ -152,7 +152,7 @@ class _RunningCall:
             tool=call.name,
             attempt=identity.attempt,
             call_token=token,
-            result_url=self._deferred.terms.result_url_of(call.id, token) if token else "",
+            result_url=self._deferred.terms.result_url_of(call.id, token) if tool.is_deferred else "",
             user=identity.user,
             metadata=dict(identity.metadata),
             report=_without(token, self._progress.report),

@@ -26,7 +26,8 @@ class ToolContext:
         attempt: the number of the attempt that runs the call; it only grows.
         call_token: of a tool with `deferred=True`: lets its holder give the call's result, once, and do nothing else. Equal
             in all attempts at this call. Empty without STAGEBUS_SECRET.
-        result_url: the URL to POST that result to, with the token in it. Empty without STAGEBUS_PUBLIC_URL.
+        result_url: of a tool with `deferred=True`: the URL to POST that result to, with the token in it if there is one.
+            Empty without STAGEBUS_PUBLIC_URL.
         user: the person within the tenant whose run it is; empty if none is known.
         metadata: the run's, as its client gave it.
         report: receives progress; must not block.
