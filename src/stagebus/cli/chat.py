@@ -119,7 +119,7 @@ class Chat:
                     _show_message(message)
 
     def _connect(self) -> Stagebus:
-        return Stagebus(self._target.url, api_key=self._target.api_key)
+        return Stagebus(self._target.url, api_key=self._target.api_key, user=self._target.user)
 
 
 def _show_message(message: dict[str, Any]) -> None:
