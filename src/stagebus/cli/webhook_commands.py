@@ -61,7 +61,7 @@ def list_deliveries(
 
 @webhooks_app.command("resend")
 def resend(delivery_id: Annotated[str, typer.Argument(help="the delivery's id as shown by `list`")]) -> None:
-    """Send a delivery again, now, with all its tries before it."""
+    """Send a delivery again now; if it fails, it is tried as often as a new one."""
     from stagebus.shared.store import webhook_deliveries
 
     was = with_redis(lambda redis: webhook_deliveries.resend(redis, delivery_id))

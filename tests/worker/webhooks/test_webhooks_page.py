@@ -5,6 +5,7 @@ import base64
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -12,7 +13,7 @@ import pytest
 
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.config.webhooks_file import WebhookConfig, WebhookTarget
-from stagebus.shared.domain.webhook_messages import Delivery, DeliveryState, WebhookType
+from stagebus.shared.domain.webhook_messages import TEST_TYPE, Delivery, DeliveryState, WebhookType
 from stagebus.shared.store.webhook_outbox import encode_body
 from stagebus.worker.webhooks.retry_schedule import BACKOFFS_S
 from stagebus.worker.webhooks.webhook_sender import WebhookSender
@@ -27,6 +28,9 @@ DELIVERY = Delivery(
     "d", "billing", "msg_1_5_2_run.ended", "run.ended", "01J", "acme", "",
     encode_body("run.ended", 1772366400123, {"run_id": "01J", "status": "succeeded"}).encode(), DeliveryState.WAITING, 1, 1,
 )  # fmt: skip
+TEST_DELIVERY = replace(
+    DELIVERY, type=TEST_TYPE, run_id="", body=encode_body(TEST_TYPE, 1772366400123, {"at": 1}).encode()
+)
 
 
 @asynccontextmanager
@@ -71,12 +75,14 @@ async def test_receiver_takes_a_signed_message_and_no_other(
         signing = load(tmp_path, text).endpoints["a"]
         good = await sender.send(DELIVERY, WebhookTarget(url, signing))
         line = await asyncio.wait_for(output.readline(), 10)
+        by_command = await sender.send(TEST_DELIVERY, WebhookTarget(url, signing))
         monkeypatch.setenv("SIGNING", "whsec_" + base64.b64encode(b"x" * 32).decode())
         forged = await sender.send(DELIVERY, WebhookTarget(url, signing))
         async with httpx.AsyncClient() as http:
             unsigned = await http.post(url, content=DELIVERY.body)
 
     assert (good.status, forged.status, unsigned.status_code) == (204, 400, 400)
+    assert by_command.status == 204, "what `stagebus webhooks test` sends has no run"
     assert line == b"run.ended 01J succeeded\n"
 
 
