@@ -16,6 +16,7 @@ import yaml
 from stagebus.shared.config.provider_schema import ProvidersFile
 from stagebus.shared.config.settings import Settings
 from stagebus.worker.worker_app import FLUSH_S
+from tests.shared.config.test_webhooks_file import load as load_webhooks
 from tests.support.needs import skip_or_fail
 from tests.support.system import ROOT
 
@@ -106,11 +107,15 @@ def test_custom_resources_fit_the_schemas_of_their_operators() -> None:
     assert refusals(wrong) != ""
 
 
-def test_files_of_the_example_values_are_valid() -> None:
+def test_files_of_the_example_values_are_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BILLING_WEBHOOK_SECRET", "whsec_" + "a" * 32)
     files = of_kind("ConfigMap", CHART / "ci" / "keda.yaml")["sb-files"]["data"]
 
     assert ProvidersFile.model_validate(tomllib.loads(files["providers.toml"])).providers.keys() == {"openai"}
     assert tomllib.loads(files["tools.toml"])["mcp"]["search"]["url"]
+    assert load_webhooks(tmp_path, files["webhooks.toml"]).endpoints.keys() == {"billing"}
+    for _, container in containers(CHART / "ci" / "keda.yaml"):
+        assert {"name": "STAGEBUS_WEBHOOKS", "value": "/etc/stagebus/webhooks.toml"} in container["env"]
 
 
 def test_example_values_render_every_template() -> None:

@@ -64,6 +64,9 @@ capabilities: {drop: [ALL]}
 {{- if .Values.providers }}
 - {name: STAGEBUS_PROVIDERS, value: /etc/stagebus/providers.toml}
 {{- end }}
+{{- if .Values.webhooks }}
+- {name: STAGEBUS_WEBHOOKS, value: /etc/stagebus/webhooks.toml}
+{{- end }}
 {{- range $name, $value := .Values.settings }}
 - {name: {{ $name }}, value: {{ $value | quote }}}
 {{- end }}
