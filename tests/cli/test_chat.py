@@ -1,6 +1,6 @@
 """`stagebus chat`, with a gateway's client replaced."""
 
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -17,7 +17,7 @@ class NewThread:
         self.made.append({"url": url, **options})
         self.threads = self
 
-    def __enter__(self) -> "NewThread":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

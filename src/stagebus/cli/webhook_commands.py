@@ -32,7 +32,7 @@ def check_server() -> None:
 def list_deliveries(
     state: Annotated[str, typer.Option(help="only deliveries in this state: waiting, delivered or failed")] = "",
     endpoint: Annotated[str, typer.Option(help="only those to this endpoint")] = "",
-    limit: Annotated[int, typer.Option(min=1, max=LIMIT_MAX, help="most lines")] = LIMIT_DEFAULT,
+    limit: Annotated[int, typer.Option(min=1, max=LIMIT_MAX, help="maximum number of deliveries")] = LIMIT_DEFAULT,
 ) -> None:
     """List deliveries, newest first: id, state, tries, time, and the last answer."""
     from stagebus.shared.domain.webhook_messages import DeliveryState
