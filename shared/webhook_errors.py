@@ -18,7 +18,8 @@ class DeliveryNotFound(StagebusError):
     status_hint = 404
 
     def __init__(self, delivery_id: str) -> None:
-        super().__init__(f"there is no webhook delivery {delivery_id[:160]!r}, or it is no longer kept")
+        found = "GET /webhooks/deliveries lists those that are kept"
+        super().__init__(f"there is no webhook delivery {delivery_id[:160]!r}, or it is no longer kept: {found}")
 
 
 class EndpointNotFound(StagebusError):

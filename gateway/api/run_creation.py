@@ -83,7 +83,8 @@ def _check_webhook_url(gateway: Gateway, run_request: RunRequest) -> None:
     """Rejects a webhook whose origin the operator does not allow."""
     url = run_request.webhook_url
     if url is not None and not gateway.webhooks.allows_url(url):
-        raise invalid_fields([("webhook_url", "its origin is not one that this server's operator allows")])
+        message = "its origin is not allowed; the operator lists allowed ones as run_urls.origins in the webhooks file"
+        raise invalid_fields([("webhook_url", message)])
 
 
 async def _check_tools(gateway: Gateway, run_request: RunRequest) -> None:
