@@ -252,7 +252,6 @@ class Settings(BaseSettings):
         "and for workers whose tools defer their results. Of several, "
         "separated by commas, the first signs and all are accepted",
     )
-
     ticket_ttl_s: float = Field(900.0, ge=10, description="lifetime of a ticket whose request sets none")
     ticket_ttl_max_s: float = Field(604800.0, ge=10, description="longest value that a request may set")
     session_ttl_s: float = Field(43200.0, ge=60, description="lifetime of a page's session, from its sign-in")
@@ -290,6 +289,11 @@ class Settings(BaseSettings):
     def lists_ttl_s(self) -> float:
         """Returns the TTL of a tenant's lists and counts, from its last creation on."""
         return self.live_ttl_s + self.retention_s
+
+    @property
+    def call_wait_default_s(self) -> float:
+        """Returns how long a call waits for its result if nothing says otherwise."""
+        return min(self.call_wait_s, self.live_ttl_s - self.run_timeout_max_s)
 
     @property
     def call_wait_max_s(self) -> float:
@@ -350,7 +354,8 @@ class Settings(BaseSettings):
         for variable, wait_s in (
             ("STAGEBUS_QUEUE_WAIT_MAX_S", self.queue_wait_max_s),
             ("STAGEBUS_APPROVAL_WAIT_S", self.approval_wait_s),
-            ("STAGEBUS_CALL_WAIT_S", self.call_wait_s),
+            # Its default yields: older settings stay valid.
+            *([("STAGEBUS_CALL_WAIT_S", self.call_wait_s)] if "call_wait_s" in self.model_fields_set else []),
         ):
             if self.live_ttl_s < wait_s + self.run_timeout_max_s:
                 raise ValueError(

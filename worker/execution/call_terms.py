@@ -18,7 +18,7 @@ def call_terms(run: RunRecord, ref: EventId, settings: Settings) -> CallTerms:
     """
     return CallTerms(
         ref=str(ref),
-        wait_s=settings.call_wait_s,
+        wait_s=settings.call_wait_default_s,
         wait_max_s=settings.call_wait_max_s,
         token_of=partial(_token_of, run, ref, settings),
         result_url_of=partial(_result_url_of, run.run_id, settings.public_url.rstrip("/")),

@@ -26,7 +26,7 @@ class Deferred:
     """Returned by a tool that has started something which will give the call's result, with `ToolContext.call_token`.
 
     Attributes:
-        expires_in: seconds until the call gets an error as its result; default: `call_wait_s`. More than a week, or than
+        expires_in: seconds until the call gets an error as its result; default: STAGEBUS_CALL_WAIT_S. More than a week, or than
             `live_ttl_s`, counts as that.
     """
 

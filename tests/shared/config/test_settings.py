@@ -188,3 +188,20 @@ def test_refusal_shows_no_secret_either(environment: pytest.MonkeyPatch) -> None
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         load_settings().lease_s = 1
+
+
+def test_default_wait_of_a_call_yields_to_a_short_live_ttl(environment: pytest.MonkeyPatch) -> None:
+    short = {
+        "LIVE_TTL_S": "19",
+        "QUEUE_WAIT_MAX_S": "16",
+        "APPROVAL_WAIT_S": "16",
+        "RUN_TIMEOUT_S": "3",
+        "RUN_TIMEOUT_MAX_S": "3",
+    }
+    for name, value in short.items():
+        environment.setenv(f"STAGEBUS_{name}", value)
+    assert load_settings().call_wait_default_s == 16
+
+    environment.setenv("STAGEBUS_CALL_WAIT_S", "17")
+    with pytest.raises(SystemExit, match="STAGEBUS_CALL_WAIT_S"):
+        load_settings()
