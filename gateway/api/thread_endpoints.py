@@ -32,6 +32,7 @@ from stagebus.gateway.context import gateway_of
 from stagebus.shared.domain.tenants import Scope
 from stagebus.shared.errors import InvalidRequest, StorageUnavailable
 from stagebus.shared.observability.audit import audit
+from stagebus.shared.storage import keys
 from stagebus.shared.storage.redis_client import storage_errors
 from stagebus.shared.store import thread_branch, thread_deletion, thread_list, thread_store
 from stagebus.shared.thread_errors import ThreadNotFound
@@ -121,6 +122,7 @@ async def delete_thread(request: Request) -> Response:
                 await thread_deletion.delete_thread(gateway.redis, gateway.settings, identity)
     except TimeoutError:
         status = 202  # the thread is marked, so the sweep goes on
+    gateway.auth.revocations.forget(keys.thread(identity))
     audit("thread.delete", subject=principal.subject, tenant=principal.tenant, thread=identity.thread_id)
     return Response(status_code=status)
 

@@ -36,8 +36,12 @@ async def create_thread_ticket(request: Request) -> Response:
     gateway, principal = gateway_of(request), principal_of(request)
     body = await read_json(request, gateway.settings.body_max_bytes, is_optional=True)
     options = parse_ticket_request(body, gateway.settings)
-    identity = await _find(request)
-    ticket = gateway.auth.tickets.issue(principal, keys.thread(identity), options.ttl_s, calls=options.calls)
+    if options.calls:
+        principal.check(Scope.CALLS)
+    identity, life_id = await _find(request)
+    ticket = gateway.auth.tickets.issue(
+        principal, keys.thread(identity), options.ttl_s, calls=options.calls, life_id=life_id
+    )
     audit(
         "ticket.create", subject=principal.subject, tenant=principal.tenant, thread=identity.thread_id,
         share=options.share, ttl_s=options.ttl_s, ticket=ticket.ticket_id,
@@ -52,7 +56,7 @@ async def revoke_thread_ticket(request: Request) -> Response:
     Safe to repeat.
     """
     gateway, principal = gateway_of(request), principal_of(request)
-    ticket_id, identity = read_ticket_id(request), await _find(request)
+    ticket_id, (identity, _) = read_ticket_id(request), await _find(request)
     thread_key = keys.thread(identity)
     if not gateway.auth.tickets.is_own_id(ticket_id, thread_key, principal.tenant):
         raise invalid_fields([("ticket_id", "no ticket of this thread has this id")])
@@ -67,16 +71,16 @@ async def revoke_thread_ticket(request: Request) -> Response:
     return Response(status_code=204)
 
 
-async def _find(request: Request) -> ThreadIdentity:
-    """Returns the identity of the thread in the path.
+async def _find(request: Request) -> tuple[ThreadIdentity, str]:
+    """Returns the identity of the thread in the path, and the id of its life.
 
     Raises:
         ThreadNotFound: there is no such thread.
     """
     identity = read_thread_identity(request)
     with storage_errors():
-        await thread_list.find_thread(gateway_of(request).redis, identity)
-    return identity
+        thread = await thread_list.find_thread(gateway_of(request).redis, identity)
+    return identity, thread.life_id
 
 
 ENDPOINTS: Final = (

@@ -90,7 +90,8 @@ class CredentialAuthenticator:
     async def _is_valid(self, holder: Principal) -> bool:
         """Returns whether neither the ticket nor its key is revoked. The two look-ups run concurrently."""
         is_revoked, key = await asyncio.gather(
-            self._revocations.is_revoked(holder.ticket_for, holder.ticket_id), self._find_key(holder)
+            self._revocations.is_revoked(holder.ticket_for, holder.ticket_id, holder.ticket_life_id),
+            self._find_key(holder),
         )
         return not is_revoked and (key is not None or not holder.key_id)
 

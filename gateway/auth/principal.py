@@ -16,8 +16,8 @@ class Principal:
 
     `subject` names it in logs: `key:3f9c0a5d77e1`, `jwt:alice`, `anyone`. `user` is the person within the tenant who
     makes the request, as far as is known; the runs that it creates are that user's. A ticket's holder
-    may see `ticket_for` alone, the id of a run or the Redis key of a thread with its runs, and has a `ticket_id`, by which the
-    ticket may be revoked; a session's holder has a `session_id`. `key_id` is set if the credential depends on an API key, and
+    may see `ticket_for` alone, the id of a run or the Redis key of a thread with its runs, of the life `ticket_life_id`, and has
+    a `ticket_id`, by which the ticket may be revoked; a session's holder has a `session_id`. `key_id` is set if the credential depends on an API key, and
     `expires_at` (Unix s) if it expires by itself: open streams end with either. A call token's holder has a `call`, whose
     result it may give.
     """
@@ -29,6 +29,7 @@ class Principal:
     expires_at: float | None = None
     ticket_for: str = ""
     ticket_id: str = ""
+    ticket_life_id: str = ""
     session_id: str = ""
     user: str = ""
     call: CallIdentity | None = None

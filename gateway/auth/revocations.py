@@ -10,6 +10,7 @@ from stagebus.shared.domain.tenants import RunOwner
 from stagebus.shared.runtime.ttl_cache import TtlCache
 from stagebus.shared.storage.redis_client import Redis, storage_errors
 from stagebus.shared.store import revoked_sessions, revoked_tickets
+from stagebus.shared.store.revoked_tickets import RevokedTickets
 
 CACHE_TTL_S: Final = 5.0
 CACHE_ENTRIES_MAX: Final = 10_000
@@ -20,20 +21,27 @@ class Revocations:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._ticket_ids_by_run: TtlCache[str, frozenset[str]] = TtlCache(CACHE_TTL_S, CACHE_ENTRIES_MAX)
+        self._tickets_by_run: TtlCache[str, RevokedTickets] = TtlCache(CACHE_TTL_S, CACHE_ENTRIES_MAX)
         self._is_revoked_by_session: TtlCache[str, bool] = TtlCache(CACHE_TTL_S, CACHE_ENTRIES_MAX)
 
-    async def is_revoked(self, run_id: str, ticket_id: str) -> bool:
-        """Returns whether the run's ticket was revoked.
+    async def is_revoked(self, run_id: str, ticket_id: str, life_id: str = "") -> bool:
+        """Returns whether the ticket of the run or the thread was revoked, by itself or since the thread was deleted.
+
+        Args:
+            life_id: of the ticket's thread. Another one that has its id is none of the holder's business.
 
         Raises:
             StorageUnavailable: Redis is away and the run's revocations are not cached.
         """
-        revoked = self._ticket_ids_by_run.get(run_id)
+        revoked = self._tickets_by_run.get(run_id)
         if revoked is None:
-            revoked = (await self.find([run_id]))[run_id]
-            self._ticket_ids_by_run[run_id] = revoked
-        return ticket_id in revoked
+            revoked = (await self._read([run_id]))[run_id]
+            self._tickets_by_run[run_id] = revoked
+        return ticket_id in revoked.ticket_ids or revoked.life_id not in ("", life_id)
+
+    def forget(self, run_id: str) -> None:
+        """Looks a run or a thread up again, since it was deleted."""
+        self._tickets_by_run.discard(run_id)
 
     async def find(self, run_ids: Collection[str]) -> dict[str, frozenset[str]]:
         """Returns the ids of each run's revoked tickets. Bypasses the cache.
@@ -41,6 +49,9 @@ class Revocations:
         Raises:
             StorageUnavailable: Redis is away.
         """
+        return {name: revoked.ticket_ids for name, revoked in (await self._read(run_ids)).items()}
+
+    async def _read(self, run_ids: Collection[str]) -> dict[str, RevokedTickets]:
         with storage_errors():
             return await revoked_tickets.read(self._redis, run_ids)
 
@@ -57,7 +68,7 @@ class Revocations:
         """
         with storage_errors():
             await revoked_tickets.revoke(self._redis, run_id, owner, ticket_id, by=by)
-        self._ticket_ids_by_run.discard(run_id)
+        self.forget(run_id)
 
     async def is_session_revoked(self, session_id: str) -> bool:
         """Returns whether the session was ended.

@@ -44,12 +44,15 @@ class TicketSigner:
         self._signer = Signer("ticket", settings.secrets)
         self._id_signer = Signer("ticket id", settings.secrets)
 
-    def issue(self, principal: Principal, ticket_for: str, ttl_s: float, *, calls: bool = False) -> SignedTicket:
+    def issue(
+        self, principal: Principal, ticket_for: str, ttl_s: float, *, calls: bool = False, life_id: str = ""
+    ) -> SignedTicket:
         """Issues a ticket in a principal's name; it does not outlive the principal's own credential.
 
         Args:
             ticket_for: the id of a run, or the Redis key of a thread.
             calls: the holder may also give the results of the run's calls.
+            life_id: of the thread: a new one of the same id, after its deletion, is another one.
         """
         expires_at = expiry(ttl_s, principal.expires_at)
         number = secrets.token_hex(ID_BYTES)
@@ -63,6 +66,7 @@ class TicketSigner:
         if principal.user:
             claims |= {"user": principal.user, "own": Scope.RUNS_OWN in principal.scopes}
         claims |= {"calls": True} if calls else {}
+        claims |= {"life": life_id} if life_id else {}
         return SignedTicket(self._signer.sign({**claims, "jti": ticket_id}, expires_at), ticket_id, expires_at)
 
     def is_own_id(self, ticket_id: str, ticket_for: str, tenant: str) -> bool:
@@ -85,7 +89,7 @@ class TicketSigner:
         scopes = SCOPES | {scope for scope, is_granted in granted.items() if is_granted}
         return Principal(
             claims["tenant"], subject, scopes, key_id=claims["key"], ticket_for=claims["run"], ticket_id=ticket_id,
-            user=claims.get("user", ""),
+            user=claims.get("user", ""), ticket_life_id=claims.get("life", ""),
         )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ sb:run:{01J…}   revoked                       "9f3c0a5d77e11b2c… 4be1…"
 """
 
 from collections.abc import Collection
-from typing import Final
+from typing import Final, NamedTuple
 
 from stagebus.shared.access_errors import TooManyRevoked
 from stagebus.shared.domain.tenants import RunOwner
@@ -19,6 +19,13 @@ from stagebus.shared.storage.redis_client import Redis
 REVOKED_MAX: Final = 1000
 
 _REVOKE: Final = Script("revoke_ticket", uses=("is_owned",))
+
+
+class RevokedTickets(NamedTuple):
+    """The ids of the revoked tickets of a run or a thread, and the id of the thread's life; empty for a run."""
+
+    ticket_ids: frozenset[str]
+    life_id: str = ""
 
 
 async def revoke(redis: Redis, ticket_for: str, owner: RunOwner, ticket_id: str, *, by: str) -> None:
@@ -39,13 +46,16 @@ async def revoke(redis: Redis, ticket_for: str, owner: RunOwner, ticket_id: str,
             raise TooManyRevoked(REVOKED_MAX)
 
 
-async def read(redis: Redis, names: Collection[str]) -> dict[str, frozenset[str]]:
-    """Returns the ids of the revoked tickets for each run or thread, in one round trip. Args: see `revoke`."""
+async def read(redis: Redis, names: Collection[str]) -> dict[str, RevokedTickets]:
+    """Returns the revoked tickets of each run or thread, in one round trip. Args: see `revoke`."""
     async with redis.pipeline(transaction=False) as pipe:
         for name in names:
-            pipe.hget(_record_key(name), "revoked")
-        fields = await pipe.execute()
-    return {name: frozenset((field or b"").decode().split()) for name, field in zip(names, fields, strict=True)}
+            pipe.hmget(_record_key(name), ["revoked", "gen"])
+        replies = await pipe.execute()
+    return {
+        name: RevokedTickets(frozenset((revoked or b"").decode().split()), (life_id or b"").decode())
+        for name, (revoked, life_id) in zip(names, replies, strict=True)
+    }
 
 
 def _record_key(ticket_for: str) -> str:

@@ -85,7 +85,7 @@ EVERY_THREAD: Final = ThreadFilter()
 
 
 class ListedThread(NamedTuple):
-    """A thread without its turns. Times are Unix ms."""
+    """A thread without its turns. Times are Unix ms; `life_id` is as in `Thread`."""
 
     user: str
     thread_id: str
@@ -97,6 +97,7 @@ class ListedThread(NamedTuple):
     head_run_id: str
     run_count: int
     size: int
+    life_id: str
 
 
 class ThreadPage(NamedTuple):
@@ -201,4 +202,5 @@ def _decode(values: Sequence[bytes | None]) -> ListedThread | None:
         head_run_id=fields["head"],
         run_count=int(fields["count"] or 0),
         size=int(fields["bytes"] or 0),
+        life_id=fields["gen"],
     )
