@@ -19,6 +19,7 @@ import pytest
 from redis.asyncio import Redis
 from starlette.applications import Starlette
 
+from stagebus.gateway.api.endpoint import Endpoint
 from stagebus.gateway.endpoint_table import ENDPOINTS
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.events import (
@@ -484,13 +485,23 @@ BOMBS = (
 )
 
 
+WITH_BODY = {"POST", "PATCH", "PUT"}
+
+
+def path_of(endpoint: Endpoint) -> str:
+    """Returns a path of the endpoint, with a run's id for each of its parameters."""
+    return re.sub(r"\{\w+\}", RUN, endpoint.path_template)
+
+
 async def test_json_bomb_is_refused_at_every_endpoint_that_reads_a_body(api: httpx.AsyncClient, redis: Redis) -> None:
     for endpoint in ENDPOINTS:
-        if endpoint.method != "POST" or endpoint.path_template == "/session":
+        if endpoint.method not in WITH_BODY or endpoint.path_template == "/session":
             continue
-        path = endpoint.path_template.format(run_id=RUN, call_id="c", chat_id=RUN)
+        path = path_of(endpoint)
         for bomb in BOMBS:
-            answer = await api.post(path, content=bomb, headers={"Content-Type": "application/json"})
+            answer = await api.request(
+                endpoint.method, path, content=bomb, headers={"Content-Type": "application/json"}
+            )
             assert 400 <= answer.status_code < 500, (path, bomb[:20], answer.text[:200])
 
     assert await keys_of_clients(redis) == []
@@ -515,12 +526,12 @@ async def test_integer_beyond_64_bits_is_no_server_error_at_any_endpoint(api: ht
         "n": 2**70,
     }
     for endpoint in ENDPOINTS:
-        if endpoint.method != "POST":
+        if endpoint.method not in WITH_BODY:
             continue
-        path = endpoint.path_template.format(run_id=RUN, call_id="c", chat_id=RUN)
+        path = path_of(endpoint)
         with suppress(TimeoutError):
             async with asyncio.timeout(0.3):
-                assert (await api.post(path, json=body)).status_code < 500, path
+                assert (await api.request(endpoint.method, path, json=body)).status_code < 500, path
 
 
 @pytest.mark.parametrize("key", ["{x}", "*", "a:b", "sb:run:{" + RUN + "}", "../..", "[a]", "?", "\\", '"' * 255])
