@@ -5,7 +5,7 @@
 An EventSource cannot send headers, and a person who opens a shared link has no API key. So a
 ticket, unlike a key, may stand in the query. It is removed from there before anything else
 sees the request, so that no log contains it. A ticket depends on the key that it was made
-with, and stops working when that key is revoked. It acts for the user of whoever made it.
+with, and stops working when that key is revoked. It acts for the user who made it.
 """
 
 import secrets

@@ -41,7 +41,7 @@ def thread_fields(chat_id: str, conversation: Sequence[ChatMessage]) -> list[Jso
 
     Returns:
         First those that continue the turn that the client answers, if there is one. Then those that begin a branch with the
-        whole conversation, for a thread that does not have that turn any more. Neither if the messages do not fit a thread.
+        whole conversation, for a thread that no longer has that turn. Neither if the messages do not fit a thread.
     """
     ways = []
     for at, known in reversed(list(enumerate(conversation))):

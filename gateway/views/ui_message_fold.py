@@ -124,7 +124,7 @@ class UiMessageFold(Fold):
         return [encode_data({"type": f"{kind}-end", "id": part_id})]
 
     def _rewrite(self, text: str, sequence: int) -> list[bytes]:
-        """Writes the stage's parts anew, with the text that stands in its result."""
+        """Writes the stage's parts again, with the text of its result."""
         reasoning = "".join(self._reasoning)
         chunks = self._reset() if self._texts else []
         if chunks and reasoning:

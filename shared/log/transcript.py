@@ -1,4 +1,4 @@
-"""The messages that a run of a thread came to: a pure function of its log, whoever ends the run.
+"""The messages that a run of a thread came to: a pure function of its log, whichever process ends the run.
 
     assistant   with the calls of a round       ┐ each call has exactly one result: if the run ended before
     tool        a result for each call          ┘ the call's own one, a made-up one says so

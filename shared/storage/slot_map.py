@@ -30,7 +30,7 @@ NODES_SEEN_MAX: Final = 256
 
 
 class SlotMap:
-    """The node of each slot. Reads the map anew in the background whenever it turns out to be wrong."""
+    """The node of each slot. Reads the map again in the background whenever it turns out to be wrong."""
 
     def __init__(self, seeds: Sequence[Address], ask: Callable[[Address], Awaitable[Any]]) -> None:
         """`ask` returns the reply of one node to CLUSTER SLOTS."""

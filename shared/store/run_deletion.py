@@ -35,7 +35,7 @@ async def delete_run(
 ) -> None:
     """Deletes a run of the owner in any state. Safe to repeat. Its turn in a thread keeps its place, without messages.
 
-    An active run is cancelled first, whoever holds it: its streams end with `cancel`, and its tokens are counted. What
+    An active run is cancelled first, also if a worker holds it: its streams end with `cancel`, and its tokens are counted. What
     a worker still writes is refused, before the deletion because its attempt is fenced, later because the run is gone.
 
     Args:

@@ -32,6 +32,7 @@ ALLOWED: Final = frozenset({
 })  # fmt: skip
 # Names in older metadata: in the field License or in a classifier.
 NAMES: Final = {
+    "3-Clause BSD License": "BSD-3-Clause",
     "Apache Software License": "Apache-2.0",
     "BSD License": "BSD-3-Clause",
     "ISC License": "ISC",

@@ -12,7 +12,7 @@ import { sleep } from "./timing.js";
 export interface ClientCall {
   readonly runId: string;
   readonly callId: string;
-  /** Aborted when the call has a result, or nobody follows the run here any more. */
+  /** Aborted when the call has a result, or nobody follows the run here. */
   readonly signal: AbortSignal;
 }
 

@@ -50,7 +50,7 @@ class Chat:
         is_terminal = Prompt.is_interactive()
         if is_terminal:
             self._show_history()
-            _note(f"thread {self._thread_id}; /help explains")
+        _note(f"thread {self._thread_id}" + ("; /help explains" if is_terminal else ""))
         code = ExitCode.SUCCEEDED
         for line in _read_lines(is_terminal=is_terminal):
             try:
