@@ -8,7 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.storage import run_scripts
+from stagebus.shared.store import run_store
 from stagebus.worker.execution.runner import Runner
 from tests.support.recorded_spans import RecordedSpans
 from tests.support.runs_by_hand import queued
@@ -107,6 +107,4 @@ async def test_attempt_says_how_the_run_ended(
     assert attempt.attributes["stagebus.run.status"] == "failed"
     assert attempt.attributes["error.type"] == "internal"
     assert {span.context.trace_id for span in recorded.ended} == {attempt.context.trace_id}
-    assert (await run_scripts.read(redis, run_id, "t"))[b"attempt"] == str(
-        attempt.attributes["stagebus.attempt"]
-    ).encode()
+    assert (await run_store.get_run(redis, run_id)).attempt == attempt.attributes["stagebus.attempt"]
