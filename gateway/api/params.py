@@ -12,7 +12,7 @@ from stagebus.gateway.api.responses import EVENT_STREAM, JSON
 from stagebus.gateway.api.schemas.create_run import METADATA_KEY_MAX_CHARS, METADATA_MAX, METADATA_VALUE_MAX_CHARS
 from stagebus.gateway.api.schemas.validation import invalid_fields
 from stagebus.gateway.auth.tickets import ID_PATTERN as TICKET_ID_PATTERN
-from stagebus.shared.domain import ids
+from stagebus.shared.domain import ids, run_id_pattern
 from stagebus.shared.domain.cursor import CURSOR_PATTERN, EventId, parse_cursor
 from stagebus.shared.domain.runs import STAGE_IDS, RunStatus
 from stagebus.shared.domain.tenants import USER_MAX_CHARS, USER_PATTERN, is_user
@@ -42,7 +42,7 @@ def _matching(pattern: str) -> dict[str, Any]:
 
 # --- in the path -------------------------------------------------------------
 
-RUN_ID: Final = ParameterSpec("run_id", "path", "The run's id, a ULID.", _matching(ids.PATTERN))
+RUN_ID: Final = ParameterSpec("run_id", "path", "The run's id, a ULID.", _matching(run_id_pattern.PATTERN))
 STAGE_ID: Final = ParameterSpec(
     "stage_id",
     "path",

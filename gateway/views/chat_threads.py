@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from stagebus.gateway.api.schemas.thread_fields import check_new_messages
-from stagebus.shared.domain import ids
+from stagebus.shared.domain import run_id_pattern
 from stagebus.shared.domain.threads import ROOT, OnActive, is_thread_id
 from stagebus.shared.errors import BodyTooLarge
 
 Json = dict[str, Any]
 
-_OWN_MESSAGE: Final = re.compile(rf"msg_({ids.PATTERN})(_\d+)?")
+_OWN_MESSAGE: Final = re.compile(rf"msg_({run_id_pattern.PATTERN})(_\d+)?")
 
 
 class ChatMessage(NamedTuple):

@@ -38,7 +38,7 @@ from stagebus.gateway.views.view_stream import (
     source_of,
     wait_for_end,
 )
-from stagebus.shared.domain import ids
+from stagebus.shared.domain import run_id_pattern
 from stagebus.shared.domain.runs import RunStatus
 from stagebus.shared.domain.tenants import Scope
 from stagebus.shared.errors import InvalidRequest
@@ -133,7 +133,7 @@ _RESPONSE_ID: Final = ParameterSpec(
     RUN_ID,
     "path",
     "The response's id, `resp_<run id>`.",
-    {"type": "string", "pattern": f"^{RESPONSE_PREFIX}{ids.PATTERN}$"},
+    {"type": "string", "pattern": f"^{RESPONSE_PREFIX}{run_id_pattern.PATTERN}$"},
 )
 _PARAMETERS: Final = (
     _RESPONSE_ID,

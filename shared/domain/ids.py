@@ -23,8 +23,8 @@ from typing import Final
 from ulid import ULID
 
 from stagebus.shared.domain.partitions import SLOT_BY_TAG, SLOTS, partition_of
+from stagebus.shared.domain.run_id_pattern import PATTERN
 
-PATTERN: Final = "[0-7][0-9A-HJKMNP-TV-Z]{25}"
 _RUN_ID: Final = re.compile(PATTERN)
 
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"

@@ -7,13 +7,13 @@
 import re
 from typing import Final, NamedTuple
 
-from stagebus.shared.domain import ids
 from stagebus.shared.domain.cursor import EVENT_ID_PATTERN, FROM_START, START, EventId
+from stagebus.shared.domain.run_id_pattern import PATTERN
 from stagebus.shared.thread_errors import BadThreadCursor
 
-_EVENT_ID: Final = re.compile(rf"({ids.PATTERN})\.{EVENT_ID_PATTERN}")
+_EVENT_ID: Final = re.compile(rf"({PATTERN})\.{EVENT_ID_PATTERN}")
 # The cursors that clients may send, for the OpenAPI document.
-THREAD_CURSOR_PATTERN: Final = rf"^(-1|0|0-0|{ids.PATTERN}\.{EVENT_ID_PATTERN})?$"
+THREAD_CURSOR_PATTERN: Final = rf"^(-1|0|0-0|{PATTERN}\.{EVENT_ID_PATTERN})?$"
 
 
 class ThreadCursor(NamedTuple):

@@ -12,12 +12,12 @@ import orjson
 from pydantic import Field
 
 from stagebus.gateway.api.schemas.chat_messages import WireModel
-from stagebus.shared.domain import ids
+from stagebus.shared.domain import run_id_pattern
 from stagebus.shared.domain.threads import ROOT, THREAD_ID_MAX_CHARS, OnActive, is_thread_id
 from stagebus.shared.errors import BodyTooLarge
 
 MESSAGES_MAX_BYTES: Final = 2**20
-PARENT_PATTERN: Final = rf"^({ids.PATTERN}|{ROOT})$"
+PARENT_PATTERN: Final = rf"^({run_id_pattern.PATTERN}|{ROOT})$"
 
 Fault = tuple[str, str]
 
