@@ -1,5 +1,6 @@
 """Fixtures for all tests: a Valkey server, an empty database, and settings that point to it."""
 
+import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -69,6 +70,14 @@ def _no_outage(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forgets the outage of Redis that an earlier test caused."""
     monkeypatch.setattr(outage_log.OUTAGE, "_began_at", None)
     monkeypatch.setattr(outage_log.OUTAGE, "_ended_at", float("-inf"))
+
+
+@pytest.fixture(autouse=True)
+def _log_levels_are_restored() -> Iterator[None]:
+    """Undoes what a command or a process that ran inside of a test set for all loggers."""
+    level = logging.root.level
+    yield
+    logging.root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from stagebus.cli.durations import parse_duration
 from stagebus.cli.key_commands import keys_app, parse_scopes
 from stagebus.shared.domain.tenants import Scope
 from stagebus.shared.local.running_system import published
+from tests.support.audit_records import audit_records
 
 KEY = re.compile(r"sbk_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
 
@@ -43,8 +44,8 @@ def test_key_is_shown_once_then_listed_then_revoked(invoke, caplog: pytest.LogCa
     assert invoke("revoke", f"sbk_{key_id}")[1].startswith(f"{key_id} is revoked")
     assert invoke("list", "--tenant", "acme-9")[1] == ""
     assert "no such key" in invoke("revoke", key_id)[2]
-    assert [record.message for record in caplog.records] == ["key.create", "key.revoke"]
-    assert {record.fields["key"] for record in caplog.records} == {key_id}
+    assert [record.message for record in audit_records(caplog)] == ["key.create", "key.revoke"]
+    assert {record.fields["key"] for record in audit_records(caplog)} == {key_id}
     assert key.split("_", 2)[2] not in json.dumps([record.fields for record in caplog.records])
 
 

@@ -15,6 +15,7 @@ from stagebus.shared.storage import redis_client
 from stagebus.shared.store import webhook_deliveries, webhook_outbox
 from stagebus.shared.store.webhook_deliveries import TryResult
 from tests.shared.config.test_webhooks_file import ENDPOINT
+from tests.support.audit_records import audit_records
 from tests.support.outbox_entries import put_entry
 
 
@@ -64,7 +65,7 @@ def test_failed_delivery_is_listed_and_sent_again(
     assert invoke("resend", delivery_id)[1] == f"{delivery_id} is due; a worker sends it\n"
     assert f"{delivery_id}  waiting  0 tries" in invoke("list")[1]
     assert "there is no webhook delivery 'other'" in invoke("resend", "other")[2]
-    assert [record.message for record in caplog.records] == ["webhook.resend"]
+    assert [record.message for record in audit_records(caplog)] == ["webhook.resend"]
 
 
 def test_test_needs_a_configured_endpoint_and_a_worker(invoke, monkeypatch: pytest.MonkeyPatch) -> None:

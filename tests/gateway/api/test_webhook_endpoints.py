@@ -15,6 +15,7 @@ from stagebus.shared.store import run_store, webhook_deliveries, webhook_outbox
 from stagebus.shared.store.webhook_deliveries import TryResult
 from tests.gateway.conftest import client
 from tests.shared.config.test_webhooks_file import ENDPOINT, RUN_URLS, load
+from tests.support.audit_records import audit_records
 from tests.support.outbox_entries import put_entry
 
 BODY = {"user_prompt": "Hi"}
@@ -57,7 +58,7 @@ async def test_deliveries_are_listed_and_sent_again(
     assert (answer.status_code, answer.json()["state"], answer.json()["tries"]) == (202, "waiting", 0)
     assert (await listening.get("/stats")).json()["webhooks"]["open"] == {"billing": 1}
     assert 'stagebus_webhooks_open{endpoint="billing"} 1.0' in (await listening.get("/metrics")).text
-    assert [record.message for record in caplog.records] == ["webhook.resend"]
+    assert [record.message for record in audit_records(caplog)] == ["webhook.resend"]
 
 
 @pytest.mark.parametrize(
