@@ -1,5 +1,6 @@
 """Connections to Redis, its errors and its clock, and the check that the server is fit for Stagebus."""
 
+import asyncio
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -88,7 +89,7 @@ class _UniformErrors:
     """Raises redis-py's ConnectionError for every connection that is lost, or that leads to the wrong server.
 
     For a send on a closed transport uvloop raises RuntimeError and redis-py 5.3 AttributeError. Callers that survive an
-    outage catch neither.
+    outage catch neither. A cancellation always ends the command.
     """
 
     pool: _Pool | None = None
@@ -110,6 +111,39 @@ class _UniformErrors:
                 raise
             await self.disconnect(nowait=True)  # type: ignore[attr-defined]
             raise failure from exc
+
+    async def send_packed_command(  # the signature is redis-py's
+        self,
+        command: bytes | str | Iterable[bytes],
+        check_health: bool = True,  # noqa: FBT001, FBT002
+    ) -> None:
+        """Sends a command within the connection's `socket_timeout`.
+
+        redis-py 5.3 uses asyncio.wait_for, which in Python 3.11 swallows a cancellation that arrives as it ends, so that
+        the cancelled task would continue for ever. It also costs a task per command.
+
+        Raises:
+            RedisConnectionError: the connection is lost.
+            RedisTimeoutError: the server does not read.
+        """
+        connection: Any = self
+        if not connection.is_connected:
+            await connection.connect()
+        elif check_health:
+            await connection.check_health()
+        if isinstance(command, str):
+            command = command.encode()
+        try:
+            async with asyncio.timeout(connection.socket_timeout):
+                await self._send_packed_command([command] if isinstance(command, bytes) else command)
+        except BaseException as exc:
+            # Part of the command may have been sent.
+            await connection.disconnect(nowait=True)
+            if isinstance(exc, TimeoutError):
+                raise RedisTimeoutError("Timeout writing to socket") from None
+            if isinstance(exc, OSError):
+                raise RedisConnectionError(f"Error while writing to socket: {exc}") from exc
+            raise
 
     async def _send_packed_command(self, command: Iterable[bytes]) -> None:
         try:

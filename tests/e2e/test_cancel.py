@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from statistics import median
 from typing import Any
 
@@ -29,8 +30,9 @@ class EndlessProvider:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
         talking = asyncio.create_task(self._talk(writer))
-        while await reader.read(65536):
-            pass  # the rest of the request
+        with suppress(ConnectionResetError):  # closed with tokens unread
+            while await reader.read(65536):
+                pass  # the rest of the request
         self.disconnected_at.put_nowait(asyncio.get_running_loop().time())
         talking.cancel()
         writer.close()

@@ -117,7 +117,8 @@ class LeaseKeeper:
                     logger.exception("leases could not be renewed; trying again")
                     pause_s = AWAY_BACKOFF_S
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), pause_s)
+                    async with asyncio.timeout(pause_s):
+                        await self._wake.wait()
                 self._wake.clear()
         finally:
             await redis_client.close(redis)

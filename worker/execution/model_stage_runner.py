@@ -158,7 +158,8 @@ class ModelStageRunner:
         backoff_s = backoff(self._settings, retry, exc.retry_after_s, random.random())  # noqa: S311 - jitter
         self._announce_retry(exc, backoff_s=round(backoff_s, 3))
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._attempt.draining.wait(), backoff_s)
+            async with asyncio.timeout(backoff_s):
+                await self._attempt.draining.wait()
             raise WorkerDraining("before a retry")
 
     def _announce_retry(self, exc: Exception, *, backoff_s: float = 0, fallback: ModelRoute | None = None) -> None:

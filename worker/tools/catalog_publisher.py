@@ -31,7 +31,8 @@ async def publish_forever(redis: Redis, tools: ToolRegistry, published: list[Too
 
     while True:
         with suppress(TimeoutError):
-            await asyncio.wait_for(tools.changed.wait(), tool_catalog.KEEP_S)
+            async with asyncio.timeout(tool_catalog.KEEP_S):
+                await tools.changed.wait()
         tools.changed.clear()
         try:
             await retry_while_redis_is_down(publish, "catalog of tools")

@@ -1,5 +1,7 @@
 """Which servers are fit, and how a connection says that it is gone."""
 
+import asyncio
+
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -57,6 +59,22 @@ async def test_send_on_a_closed_connection_is_a_connection_error(redis: Redis) -
 
     with pytest.raises(RedisConnectionError):
         await connection._send_packed_command([b"PING"])
+
+
+async def test_cancelled_task_ends_wherever_its_command_is(redis: Redis) -> None:
+    """asyncio.wait_for swallows a cancellation that arrives as it ends (Python 3.11)."""
+
+    async def ping_for_ever() -> None:
+        while True:
+            await redis.ping()
+
+    for steps in range(60):  # a command needs fewer
+        task = asyncio.create_task(ping_for_ever())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task}, timeout=5)
+        assert task.cancelled(), f"cancelled after {steps} steps of the loop"
 
 
 @pytest.mark.parametrize("scheme", ["redis", "rediss", "unix"])

@@ -110,7 +110,8 @@ class McpSource:
         """Starts to connect, and waits up to `START_MAX_S` for the first try."""
         self._start_connection_task(None)
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._tried.wait(), START_MAX_S)
+            async with asyncio.timeout(START_MAX_S):
+                await self._tried.wait()
 
     async def aclose(self) -> None:
         """Closes the connection and ends the server's process."""
@@ -162,7 +163,8 @@ class McpSource:
             if not self._stopping.is_set():
                 logger.warning("MCP server %s: %s; next try in %.1f s", self.name, reason, backoff_s)
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), backoff_s * (0.5 + random.random() / 2))  # noqa: S311 - jitter
+                    async with asyncio.timeout(backoff_s * (0.5 + random.random() / 2)):  # noqa: S311 - jitter
+                        await self._stopping.wait()
                 backoff_s = min(2 * backoff_s, BACKOFF_MAX_S)
 
     async def _use_connection(self) -> None:
@@ -182,7 +184,8 @@ class McpSource:
                 self._on_lost()
                 if self._is_session_lost and self._calls:
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(self._idle.wait(), SETTLE_MAX_S)
+                        async with asyncio.timeout(SETTLE_MAX_S):
+                            await self._idle.wait()
                 listening.cancel()  # not awaited: on a broken connection it might never end
 
     @asynccontextmanager
@@ -201,9 +204,11 @@ class McpSource:
         while not self._lost.is_set():
             earliest = time.monotonic() + LIST_MIN_S
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), LIST_S)
+                async with asyncio.timeout(LIST_S):
+                    await self._wake.wait()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._lost.wait(), earliest - time.monotonic())
+                async with asyncio.timeout(earliest - time.monotonic()):
+                    await self._lost.wait()
             self._wake.clear()  # before the listing, so that a change during it causes another one
             if not self._lost.is_set():
                 async with asyncio.timeout(self._entry.connect_timeout_s):
@@ -356,7 +361,8 @@ class McpSource:
         """
         if self._client is None:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._tried.wait(), RECONNECT_MAX_S)
+                async with asyncio.timeout(RECONNECT_MAX_S):
+                    await self._tried.wait()
         if self._client is None:
             raise ToolError(f"the MCP server {self.name} is not connected at the moment; try again later")
         return self._client

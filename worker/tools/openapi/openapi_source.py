@@ -79,7 +79,8 @@ class OpenApiSource:
         if self._entry.is_remote:
             self._fetching = asyncio.create_task(self._fetch_until_available())
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._tried.wait(), FETCH_MAX_S)
+                async with asyncio.timeout(FETCH_MAX_S):
+                    await self._tried.wait()
 
     async def aclose(self) -> None:
         """Closes all connections."""
