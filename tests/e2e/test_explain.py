@@ -11,16 +11,20 @@ from tests.support.strict_client import post_run
 from tests.support.system import System
 from tests.support.waiting import until
 
+LOST = ": the worker before lost its lease (attempt "
 SLOW = {"user_prompt": "Say hello.", "tools": [], "model": "demo:delay_ms=1000"}
 
 
-async def until_explained(system: System, run_id: str, waits_for: str) -> dict[str, Any]:
-    """Waits until the run waits for this, and returns the explanation."""
+async def until_explained(system: System, waits_for: str, *run_ids: str, told: str = "") -> dict[str, Any]:
+    """Waits until one of the runs waits for this and its story tells that; returns its explanation."""
     async with httpx.AsyncClient(base_url=system.url) as http:
 
         async def explain() -> dict[str, Any] | None:
-            explained: dict[str, Any] = (await http.get(f"/runs/{run_id}/explain")).json()
-            return explained if explained["waits_for"] == waits_for else None
+            for run_id in run_ids:
+                explained: dict[str, Any] = (await http.get(f"/runs/{run_id}/explain")).json()
+                if explained["waits_for"] == waits_for and told in str(explained["story"]):
+                    return explained
+            return None
 
         found = await until(explain)
     assert found is not None
@@ -36,23 +40,20 @@ async def test_explain_follows_a_run_through_real_faults(start: Callable[..., An
     system.urls.append(await system.add_gateway().ready())
     first = await post_run(system.url, SLOW)
 
-    assert "no worker is alive" in (await until_explained(system, first, "no_worker"))["now"]
+    assert "no worker is alive" in (await until_explained(system, "no_worker", first))["now"]
 
     worker = system.add_worker()
-    await until_explained(system, first, "model")
+    await until_explained(system, "model", first)
     second = await post_run(system.url, SLOW)
-    held_back = await until_explained(system, second, "provider")
+    held_back = await until_explained(system, "provider", second)
     assert held_back["now"].startswith("waits for a slot of provider only: all 1 are taken")
 
     await worker.kill()
-    lost = await until_explained(system, second, "no_worker")
-    assert "lost its lease" in lost["now"]
-
     await system.add_worker().ready("is ready for")
-    # Either run gets the slot, once the dead worker's expires.
-    told_run = await until_first_explained(system, (first, second), "provider")
-    told = await type_in(f"stagebus explain {told_run} --url {system.url}; stagebus cancel {told_run} --url {system.url}")
-    assert ": the worker before lost its lease (attempt " in told
+    # Either run gets the slot, once the dead worker's lease of it expires.
+    waiting = (await until_explained(system, "provider", first, second, told=LOST))["id"]
+    told = await type_in(f"stagebus explain {waiting} --url {system.url}; stagebus cancel {waiting} --url {system.url}")
+    assert LOST in told
     assert "\nnow:    waits for a slot of provider only: all 1 are taken" in told
-    ended = await until_explained(system, second, "nothing")
+    ended = await until_explained(system, "nothing", waiting)
     assert ended["story"][-1]["text"] == "cancelled"
