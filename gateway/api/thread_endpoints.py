@@ -117,8 +117,8 @@ async def delete_thread(request: Request) -> Response:
     identity = read_thread_identity(request)
     status = 204
     try:
-        with storage_errors():
-            async with asyncio.timeout(DELETION_WAIT_S):
+        async with asyncio.timeout(DELETION_WAIT_S):
+            with storage_errors():  # not around the timeout: a TimeoutError counts as an error of Redis
                 await thread_deletion.delete_thread(gateway.redis, gateway.settings, identity)
     except TimeoutError:
         status = 202  # the thread is marked, so the sweep goes on

@@ -9,13 +9,14 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
+from stagebus.gateway.api import thread_endpoints
 from stagebus.shared.access_errors import USER_HEADER
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.tenants import DEFAULT_TENANT, TENANT_WIDE, Scope
 from stagebus.shared.domain.threads import THREAD_ID_MAX_CHARS, ThreadIdentity
 from stagebus.shared.log import sse
 from stagebus.shared.storage import keys
-from stagebus.shared.store import thread_list
+from stagebus.shared.store import run_deletion, thread_list, thread_sweep
 from tests.gateway.api.schemas.test_thread_fields import ODD_IDS
 from tests.gateway.api.test_thread_runs import end
 from tests.gateway.conftest import ClientOf
@@ -280,6 +281,21 @@ async def test_another_tenants_threads_do_not_exist(client_of: ClientOf, redis: 
     assert [one["run_id"] for one in (await get(mine, THREAD))["turns"]] == [run_id]
     assert [one["run_id"] for one in (await get(theirs, THREAD))["turns"]] == [own], "the same id is another thread"
     assert len((await get(mine, "/threads"))["threads"]) == 1
+
+
+async def test_deletion_that_takes_long_is_answered_before_its_end(
+    api: httpx.AsyncClient, redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread is gone at once for its readers; the sweep deletes what is left."""
+    await turn(api, redis, settings, "one")
+    with monkeypatch.context() as patched:
+        patched.setattr(thread_endpoints, "DELETION_WAIT_S", 0.1)
+        patched.setattr(run_deletion, "delete_run", lambda *_, **__: asyncio.Event().wait())
+        assert (await api.delete(THREAD)).status_code == 202
+
+    assert (await api.get(THREAD)).status_code == 404
+    await thread_sweep.sweep_threads(redis, settings)
+    assert not await redis.exists(keys.thread(ThreadIdentity(DEFAULT_TENANT, "", "chat")))
 
 
 async def test_deleted_thread_is_gone_with_its_runs_and_its_id_is_free(
