@@ -25,6 +25,8 @@ KEPT_MAX: Final[Mapping[DeliveryState, int]] = {DeliveryState.DELIVERED: 10_000,
 KEPT_S: Final[Mapping[DeliveryState, int]] = {DeliveryState.DELIVERED: 86_400, DeliveryState.FAILED: 7 * 86_400}
 # Deliveries examined for one page of a list.
 EXAMINED_MAX: Final = 500
+# A read gets this many extra entries, since those of the cursor's own millisecond may come first.
+SAME_MS: Final = 128
 ERROR_MAX_CHARS: Final = 200
 
 _ACQUIRE: Final = Script("webhook_acquire")
@@ -151,16 +153,14 @@ async def resend(redis: Redis, delivery_id: str) -> Delivery:
     Raises:
         DeliveryNotFound: there is none, or it is no longer kept.
     """
-    found = await _read(redis, [delivery_id])
-    if not found:
-        raise DeliveryNotFound(delivery_id)
-    endpoint = found[0].endpoint
+    delivery = await read(redis, delivery_id)
+    endpoint = delivery.endpoint
     key_list = [keys.WEBHOOK_ENDPOINTS, keys.WEBHOOK_GONE, keys.webhook_open(endpoint), keys.webhook_due(endpoint)]
     key_list += [keys.webhook_trying(endpoint), keys.webhook_delivery(delivery_id)]
     key_list += [keys.webhook_ended(DeliveryState.DELIVERED), keys.webhook_ended(DeliveryState.FAILED)]
     if not await _RESEND(redis, [*key_list, keys.outbox_bell()], [delivery_id, endpoint]):
         raise DeliveryNotFound(delivery_id)
-    return found[0]
+    return delivery
 
 
 async def read(redis: Redis, delivery_id: str) -> Delivery:
@@ -191,9 +191,10 @@ async def list_deliveries(
         before: the cursor, `<ms>:<delivery id>`.
     """
     before_ms, _, before_id = (before or "").partition(":")
+    count = EXAMINED_MAX + SAME_MS + 1  # the one more tells whether more follow
     async with redis.pipeline(transaction=False) as pipe:
         for key in await _lists(redis, state, endpoint):
-            pipe.zrevrangebyscore(key, before_ms or "+inf", "-inf", start=0, num=EXAMINED_MAX, withscores=True)
+            pipe.zrevrangebyscore(key, before_ms or "+inf", "-inf", start=0, num=count, withscores=True)
         found = [(int(score), member.decode()) for reply in await pipe.execute() for member, score in reply]
     found.sort(reverse=True)
     if before_ms:

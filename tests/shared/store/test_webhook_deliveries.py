@@ -219,6 +219,29 @@ async def test_list_is_paged_and_filtered(redis: Redis, webhooks: WebhookConfig)
     assert all(one.endswith(".billing") for one in seen)
 
 
+async def test_a_page_without_a_wanted_delivery_names_its_successor(
+    redis: Redis, webhooks: WebhookConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deliveries of all endpoints end in one list, and each page looks at some of them."""
+    await make(redis, webhooks, webhook_url="https://app.example/x")
+    await make(redis, webhooks, 3)
+    for delivery in (await listed(redis))[::-1]:
+        await webhook_deliveries.settle(redis, delivery, "", TryResult(DeliveryState.FAILED))
+    monkeypatch.setattr(webhook_deliveries, "EXAMINED_MAX", 2)
+    seen: list[str] = []
+    before = None
+    for _ in range(4):
+        page = await webhook_deliveries.list_deliveries(
+            redis, 3, state=DeliveryState.FAILED, endpoint="run-url https://app.example", before=before
+        )
+        seen += [one.endpoint for one in page.deliveries]
+        if (before := page.next) is None:
+            break
+
+    assert seen == ["run-url https://app.example"]
+    assert before is None
+
+
 async def test_counts(redis: Redis, webhooks: WebhookConfig, settings: Settings) -> None:
     await make(redis, webhooks, 2)
     await put_entry(redis)
