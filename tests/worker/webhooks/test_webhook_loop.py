@@ -98,10 +98,20 @@ async def test_a_failed_message_is_sent_again_under_its_id(
     assert delivery.state is DeliveryState.WAITING
 
 
-async def test_an_endless_answer_of_a_success_delivers(
-    redis: Redis, settings: Settings, receiver: WebhookReceiver, tmp_path: Path
+@pytest.mark.parametrize("path", ["/huge", "/half", "/compressed"])
+async def test_whatever_follows_the_status_of_a_success_it_delivers(
+    redis: Redis,
+    settings: Settings,
+    receiver: WebhookReceiver,
+    tmp_path: Path,
+    path: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with sending(redis, settings, configure(tmp_path, a=receiver.url("/huge"))):
+    """The body may be endless, stop in the middle, or be compressed although that was not asked for."""
+    monkeypatch.setattr(webhook_sender, "TRY_MAX_S", 0.3)
+    monkeypatch.setattr(webhook_sender, "DROP_MAX_S", 0.4)
+    receiver.answers["/compressed"] = [answer("200 OK", "content-encoding: gzip\r\n")]
+    async with sending(redis, settings, configure(tmp_path, a=receiver.url(path))):
         await put_entry(redis)
         await until(lambda: has_ended(redis, DeliveryState.DELIVERED))
 
