@@ -92,6 +92,14 @@ export class Http {
     return this.#fetch(this.baseUrl + path + query, { ...init, headers });
   }
 
+  /** Returns a text that is the same for the same credentials, and does not tell them; empty if there are none. */
+  async fingerprint(): Promise<string> {
+    const credentials = [await resolve(this.#apiKey), await resolve(this.#user), await resolve(this.#ticket)];
+    if (credentials.every((one) => !one) || !globalThis.crypto?.subtle) return "";
+    const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(JSON.stringify(credentials)));
+    return Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  }
+
   async #callOnce(path: string, parts: RequestParts): Promise<unknown> {
     const { method = "GET", body, headers, signal, waitS = 0 } = parts;
     const answerMaxMs = (parts.answerMaxMs ?? ANSWER_MAX_MS) + waitS * 1000;

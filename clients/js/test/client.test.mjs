@@ -123,6 +123,7 @@ test("each call has its method and path", async (t) => {
       "GET /runs?status=queued%2Crunning&q=a+b&metadata.user=4%2F2"],
     [() => client.runs.get("R"), "GET /runs/R"],
     [() => run.get(), "GET /runs/a%2Fb"],
+    [() => run.explain(), "GET /runs/a%2Fb/explain"],
     [() => run.cancel(), "POST /runs/a%2Fb/cancel"],
     [() => run.cancel({ reason: "no" }), 'POST /runs/a%2Fb/cancel {"reason":"no"}'],
     [() => run.decide("c/1", { decision: "deny", reason: "no" }), 'POST /runs/a%2Fb/approvals/c%2F1 {"decision":"deny","reason":"no"}'],

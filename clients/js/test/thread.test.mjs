@@ -117,6 +117,42 @@ test("an event that is missing is asked for again", async (t) => {
   assert.equal(server.cursors()[1], `${RUNS[0]}.0-2`);
 });
 
+test("a thread whose stream a proxy holds back is followed by pages, each event once", async (t) => {
+  const page = (frames, more = {}) => {
+    const entries = frames.map(({ id, text }) => {
+      const [, event, data] = /event: (.*)\ndata: (.*)/.exec(text);
+      return { id: id || null, event, data: JSON.parse(data) };
+    });
+    const body = { frames: entries, last_event_id: entries.findLast(({ id }) => id)?.id ?? "0", has_more: false, ...more };
+    return answer(200, body, "content-type: application/json\r\n");
+  };
+  const [cut, end] = [`${RUNS[0]}.0-3`, WHOLE.at(-1)];
+  const server = await serve(
+    t, stream("", { isLeftOpen: true }), page(framesAfter().slice(0, 4), { has_more: true }), page(framesAfter(cut).slice(0, 4)),
+    page(framesAfter(log(0)[5].id)), page([], { last_event_id: end, is_ended: true }),
+  );
+  const { updates, state } = await follow(server, { silenceMs: 30 });
+
+  assert.deepEqual(ids(updates), WHOLE);
+  assert.deepEqual(currentBranch(state).map(turnText), RUNS);
+  assert.deepEqual(server.cursors(), ["", "", cut, log(0)[5].id, end, end]);
+  assert.equal(server.asked[3].path.split("?")[1], "until=idle&limit=500&wait=15");
+  assert.deepEqual([...new Set(updates.filter(({ name }) => name === "connection").map((one) => `${one.state} ${one.transport}`))], [
+    "connecting stream", "live stream", "replaying polling", "live polling", "reconnecting polling", "ended polling",
+  ]);
+});
+
+test("what a silent turn waits for is told until its next event", async (t) => {
+  const status = encode("status", { waiting_for: "worker" });
+  const [first, ...rest] = log(0);
+  const server = await serve(t, stream(RETRY + turn(0) + first.text + status + textOf(rest)), answer(204));
+  const { updates } = await follow(server);
+
+  assert.deepEqual(updates.map(({ name, waitingFor }) => (name === "connection" ? (waitingFor ?? "") : name)).slice(2, 7), [
+    "turn", "event", "worker", "event", "",
+  ]);
+});
+
 test("a thread that does not exist ends the stream with the gateway's error", async (t) => {
   const server = await serve(t, answer(404, { code: "thread_not_found", title: "Thread not found", detail: "there is no thread" }));
 
