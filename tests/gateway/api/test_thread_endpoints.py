@@ -10,13 +10,15 @@ import pytest
 from redis.asyncio import Redis
 
 from stagebus.gateway.api import thread_endpoints
+from stagebus.gateway.api.thread_markdown import render_markdown
 from stagebus.shared.access_errors import USER_HEADER
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.tenants import DEFAULT_TENANT, TENANT_WIDE, Scope
 from stagebus.shared.domain.threads import THREAD_ID_MAX_CHARS, ThreadIdentity
 from stagebus.shared.log import sse
+from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage import keys
-from stagebus.shared.store import run_deletion, thread_list, thread_sweep
+from stagebus.shared.store import run_deletion, thread_branch, thread_list, thread_store, thread_sweep
 from tests.gateway.api.schemas.test_thread_fields import ODD_IDS
 from tests.gateway.api.test_thread_runs import end
 from tests.gateway.conftest import ClientOf
@@ -271,6 +273,29 @@ async def test_transcript_shows_every_message_and_no_text_can_leave_its_block(
         "## Call of get\\_weather\\<b\\>\n\n```json\n{}\n```\n\n## Result\n\n```text\n18\n```\n\n"
         "## Assistant (stopped)\n\n```text\nIt is\n```\n"
     )
+
+
+async def test_other_requests_are_served_between_the_turns_of_a_transcript(
+    api: httpx.AsyncClient, redis: Redis, settings: Settings
+) -> None:
+    """A page may have 70,000 messages, whose rendering takes a second."""
+    for text in ("one", "two", "three"):
+        last = await turn(api, redis, settings, text)
+    thread = await thread_store.read_thread(redis, ThreadIdentity(DEFAULT_TENANT, "", "chat"))
+    page = await thread_branch.read_branch(redis, thread, last, 10)
+    passes = 0
+
+    async def others() -> None:
+        nonlocal passes
+        while True:
+            passes += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(others())
+    await render_markdown(thread, page)
+    await cancel_and_wait(task)
+
+    assert passes >= len(page.turns) == 3
 
 
 async def test_another_tenants_threads_do_not_exist(client_of: ClientOf, redis: Redis, settings: Settings) -> None:
