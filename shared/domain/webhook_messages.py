@@ -95,7 +95,6 @@ class Delivery:
     last_status: int = 0
     last_error: str = ""
     ended_at: int = 0
-    next_try_at: int = 0
 
     @classmethod
     def decode(cls, delivery_id: str, fields: Mapping[bytes, bytes]) -> Self | None:

@@ -84,5 +84,6 @@ async def add_test(redis: Redis, endpoint: str, message: str) -> str:
     }  # fmt: skip
     key_list = [keys.outbox(), keys.WEBHOOK_ENDPOINTS, *_keys_of(endpoint, delivery_id)]
     await _FAN_OUT(redis, key_list, [b"[]", 0, delivery_id, endpoint, orjson.dumps(content)])
-    await redis.rpush(keys.outbox_bell(), "1")  # type: ignore[misc]
+    if not await redis.llen(keys.outbox_bell()):  # type: ignore[misc]
+        await redis.rpush(keys.outbox_bell(), "1")  # type: ignore[misc]
     return delivery_id

@@ -162,9 +162,11 @@ async def test_resend_makes_any_delivery_due_with_all_its_tries(redis: Redis, we
 
     for _ in range(2):
         await webhook_deliveries.resend(redis, delivery_id)
+        await webhook_outbox.add_test(redis, "other", "test")
 
     assert await due_of(redis) == [delivery_id]
-    assert await webhook_deliveries.count_open(redis) == {"billing": 1}
+    assert await webhook_deliveries.count_open(redis) == {"billing": 1, "other": 1}
+    assert await redis.llen(keys.outbox_bell()) == 1, "it does not grow without workers"  # type: ignore[misc]
     assert (await webhook_deliveries.read(redis, delivery_id)).tries == 0
     assert await redis.ttl(keys.webhook_delivery(delivery_id)) == -1
     assert await listed(redis, DeliveryState.FAILED) == []
