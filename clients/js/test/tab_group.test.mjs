@@ -66,16 +66,16 @@ test("tabs of a thread share a stream, each at its own place in it", async (t) =
   const frames = framesAfter();
   const gates = [deferred(), deferred()];
   const pieces = [RETRY + textOf(frames.slice(0, 4)), gates[0].promise, gates[1].promise];
-  // The second tab reads further than the first one has got: the log is ahead of the stream.
-  const server = await serve(t, stream("", { pieces }), page(frames.slice(0, 6)), answer(204));
+  // The second tab reads further than the first one has got, to the next turn: the log is ahead of the stream.
+  const server = await serve(t, stream("", { pieces }), page(frames.slice(0, 9)), answer(204));
   const follow = () => collect(new Stagebus({ baseUrl: server.url }).threads.open("chat").updates({ untilIdle: true, sparesConnections: true }));
   const leader = follow();
   await leader.until(() => leader.ids().length === 3);
   const other = follow();
-  await other.until(() => other.ids().length === 5);
-  gates[0].resolve(textOf(frames.slice(4, 10)));
-  await other.until(() => other.ids().length === 8);
-  gates[1].resolve(textOf(frames.slice(10)));
+  await other.until(() => other.ids().length === 7);
+  gates[0].resolve(textOf(frames.slice(4, 11)));
+  await other.until(() => other.ids().length === 9);
+  gates[1].resolve(textOf(frames.slice(11)));
   await Promise.all([leader.ended, other.ended]);
 
   for (const { seen, ids } of [leader, other]) {
