@@ -90,7 +90,7 @@ class ThreadAdmission:
     def keys(self) -> list[str]:
         """Returns the last keys of `create.lua`."""
         identity = self.request.identity
-        group = thread_group(keys.thread(identity), identity.tenant)
+        group = [*thread_group(keys.thread(identity), identity.tenant), keys.outbox(), keys.outbox_bell()]
         if self.expected_active:
             group += [keys.run(self.expected_active), keys.control(self.expected_active)]
         return group + ([keys.run(self.expected_interrupt)] if self.expected_interrupt else [])

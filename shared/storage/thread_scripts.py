@@ -18,7 +18,7 @@ from stagebus.shared.storage.thread_keys import RunThread, ThreadTimes, thread_a
 _DROP = Script("drop_thread", uses=("virtual_time", "thread"))
 _FORGET = Script("forget_thread", uses=("virtual_time", "thread"))
 _LIST_STEERING = Script("list_steering")
-_MEND = Script("mend_thread", uses=("virtual_time", "thread"))
+_MEND = Script("mend_thread", uses=("announce", "virtual_time", "thread", "close_gone"))
 _PATH = Script("thread_path")
 _STEER = Script("steer", uses=("announce", "virtual_time", "thread"))
 
@@ -119,19 +119,28 @@ class Mended(StrEnum):
 
 
 async def mend(
-    connection: ScriptConnection, thread_key: str, tenant: str, times: ThreadTimes, *, active: str, out: bytes = b""
+    connection: ScriptConnection,
+    thread_key: str,
+    tenant: str,
+    times: ThreadTimes,
+    *,
+    active: str,
+    out: bytes = b"",
+    has_webhooks: bool = False,
 ) -> tuple[Mended, str]:
     """Repairs a thread that keeps its runs waiting, and extends the TTL of its keys.
 
     Args:
         active: the active run that the caller saw, or empty; only this one's turn is closed.
         out: the messages that it came to, JSON; empty if its log is gone.
+        has_webhooks: this process has webhooks configured, so a run that is gone is reported to them.
 
     Returns:
         The repair, and the run that is active now, or empty.
     """
-    key_list = [keys.run(active) if active else thread_key, *thread_group(thread_key, tenant)]
-    done, now_active = await _MEND(connection, key_list, [active, out, orjson.dumps(thread_args(times))])
+    key_list = [keys.run(active) if active else thread_key, *told_keys_of(tenant), *thread_group(thread_key, tenant)]
+    args = [active, out, orjson.dumps(thread_args(times)), int(has_webhooks)]
+    done, now_active = await _MEND(connection, key_list, args)
     return Mended(done.decode()), now_active.decode()
 
 

@@ -92,8 +92,9 @@ async def _repair(redis: Redis, settings: Settings, thread: BusyThread) -> None:
     while is_needed:
         out = b"" if thread.is_active_alive or not active else await _read_out(redis, active)
         done, active = await thread_scripts.mend(
-            redis, thread.thread_key, thread.tenant, times_of(settings), active=active, out=out
-        )
+            redis, thread.thread_key, thread.tenant, times_of(settings), active=active, out=out,
+            has_webhooks=settings.has_webhooks,
+        )  # fmt: skip
         if done in (Mended.CLOSED, Mended.STARTED):
             logger.warning("the thread %s was stuck; its active run is now %s", thread.thread_key, active or "none")
         is_needed = done in (Mended.CLOSED, Mended.STARTED) and bool(active)
