@@ -432,7 +432,7 @@ export interface FeedData {
   thread_id?: string | null;
   /** the person whose run it is, if it has one */
   user?: string | null;
-  /** the run's state after it: queued, running, parked, a final state, or deleted */
+  /** the run's state after it: queued, running, parked, a final state, lost or deleted */
   status: string;
   /** why the run failed: the `code` of its error */
   code?: string | null;
@@ -1284,6 +1284,8 @@ export interface ToolDescription {
   };
   /** whether a call waits for a person's approval */
   requires_approval?: boolean;
+  /** whether a call's result may come later, from outside */
+  deferred?: boolean;
 }
 /** A person decided on a call that waited, or the time ran out. One event for each call; the first decision is final. */
 export interface ApprovalDecidedData {
