@@ -7,7 +7,6 @@ no effect. Redirects pass the same two checks. TLS still verifies the name, not 
 import asyncio
 import logging
 import re
-import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Final, NamedTuple, Self
@@ -18,6 +17,7 @@ import httpx2
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.runtime.cookies import RefusingCookieJar
 from stagebus.shared.runtime.net import AddressPolicy, normal_host
+from stagebus.worker.tools.host_resolver import HostResolver
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Egress:
     def __init__(self, policy: AddressPolicy, response_max_bytes: int, resolve: Resolve | None = None) -> None:
         self._policy = policy
         self.response_max_bytes = response_max_bytes
-        self._resolve = resolve or resolve_host
+        self._resolve = resolve or HostResolver().resolve
         self._tls: ssl.SSLContext | None = None
 
     @classmethod
@@ -132,12 +132,6 @@ class Egress:
             return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._tls = self._tls or httpx2.create_ssl_context()
         return self._tls
-
-
-async def resolve_host(host: str, port: int) -> list[str]:
-    """Resolves a host with the resolver of the system."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 class _GuardedBackend(httpcore2.AsyncNetworkBackend):

@@ -80,9 +80,11 @@ class WebhookLoop:
                 await asyncio.sleep(RETRY_S)
 
     async def _step(self) -> float:
-        """Empties the outbox and starts the tries that are due; returns the seconds until the next look."""
-        while await webhook_outbox.fan_out(self._redis, self._webhooks):
-            pass
+        """Takes entries of the outbox and starts the tries that are due; returns the seconds until the next look.
+
+        A full outbox is taken in parts: meanwhile messages are sent, and too many open deliveries end.
+        """
+        has_more = await webhook_outbox.fan_out(self._redis, self._webhooks)
         if overflowed := await webhook_deliveries.end_overflow(self._redis):
             logger.warning("webhooks: too many open deliveries; %d of the oldest have failed", overflowed)
             self._on_result("", "overflow")
@@ -98,7 +100,7 @@ class WebhookLoop:
                 task.add_done_callback(self._tries.discard)
             if due.next_ms >= 0:
                 pause_s = min(pause_s, due.next_ms / 1000)
-        return max(pause_s, PAUSE_MIN_S)
+        return 0 if has_more else max(pause_s, PAUSE_MIN_S)
 
     async def _wait(self, pause_s: float) -> None:
         """Returns when the bell rings, one of this worker's tries ends, or the time is over."""
