@@ -22,6 +22,9 @@ _MEND = Script("mend_thread", uses=("announce", "virtual_time", "thread", "close
 _PATH = Script("thread_path")
 _STEER = Script("steer", uses=("announce", "virtual_time", "thread"))
 
+# The turns that one script reads: a thousand would hold Redis for 25 ms.
+PATH_STEP_TURNS = 100
+
 
 class StoredPath(NamedTuple):
     """The messages of a run and of the turns before it, as Redis holds them.
@@ -40,9 +43,17 @@ class StoredPath(NamedTuple):
 async def read_path(connection: ScriptConnection, thread_key: str, run_id: str, bytes_max: int) -> StoredPath:
     """Reads the messages on the path from a run's parent to the root of its thread, at most `bytes_max` of them."""
     key_list = [keys.thread_turns(thread_key), keys.thread_in(thread_key), keys.thread_out(thread_key)]
-    reply: list[Any] = await _PATH(connection, key_list, [run_id, bytes_max, TURNS_MAX])
-    messages_in, left_out, *turns = reply
-    return StoredPath(messages_in, left_out, turns)
+    own, left_out, turns = b"", 0, []
+    at, read_bytes = b"", 0
+    for _ in range(0, TURNS_MAX, PATH_STEP_TURNS):
+        args: list[Any] = [run_id, bytes_max, PATH_STEP_TURNS, at, read_bytes]
+        messages_in, newly_left_out, at, read_bytes, *found = await _PATH(connection, key_list, args)
+        own = own or messages_in
+        left_out += newly_left_out
+        turns += found
+        if not at:
+            break
+    return StoredPath(own, left_out, turns)
 
 
 class SteeringRun(NamedTuple):
