@@ -39,10 +39,10 @@ async def fan_out(redis: Redis, webhooks: WebhookConfig) -> bool:
     )
     for number, (entry_id, fields) in enumerate(found, start=1):
         try:
-            entry = OutboxEntry.decode(entry_id, fields)
+            entry = OutboxEntry.decode(fields)
             receivers = webhooks.receivers(entry.type, entry.tenant, entry.webhook_url)
             made = [_delivery(entry, endpoint) for endpoint in receivers]
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError):
             logger.exception("entry %s of the outbox cannot be read and is removed", entry_id.decode())
             continue
         for endpoint, delivery_id, content in made:
