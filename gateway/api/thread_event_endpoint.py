@@ -73,7 +73,7 @@ async def _answer_page(
     request: Request, identity: ThreadIdentity, cursor: ThreadCursor, limit: int, wait_s: int
 ) -> Response:
     page = await _read_page(request, identity, cursor, limit)
-    if wait_s and not any(frame["id"] for frame in page["frames"]):
+    if wait_s and not page["is_ended"] and not any(frame["id"] for frame in page["frames"]):
         await _wait_for_event(request, identity, cursor, wait_s)
         page = await _read_page(request, identity, cursor, limit)
     return Response(orjson.dumps(page), media_type=JSON)
@@ -86,7 +86,8 @@ async def _read_page(request: Request, identity: ThreadIdentity, cursor: ThreadC
         ThreadNotFound, TooManyStreams, StorageUnavailable: it cannot be read.
     """
     gateway = gateway_of(request)
-    if await _read_tip(request, identity) is None:
+    tip = await _read_tip(request, identity)
+    if tip is None:
         raise StorageUnavailable
     gateway.hub.check_room(is_admitted=True)
     stream = gateway.threads.new_stream(keys.thread(identity), principal_of(request).owner, cursor, is_until_read=True)
@@ -111,6 +112,7 @@ async def _read_page(request: Request, identity: ThreadIdentity, cursor: ThreadC
         "frames": [{"id": one.id or None, "event": one.event, "data": orjson.Fragment(one.data)} for one in frames],
         "last_event_id": last_id,
         "has_more": count > limit,
+        "is_ended": read_until_idle(request) and tip.is_idle and last_id == str(tip.cursor),
     }
 
 

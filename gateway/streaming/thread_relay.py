@@ -195,9 +195,13 @@ class ThreadRelay:
             stream.gone = stream.gone[1:]
 
     async def _tell_waiting(self, stream: ThreadStream, news: ThreadNews) -> None:
-        """Tells the client of the waiting runs if they have changed, and at its start if there are any."""
+        """Tells the client of the waiting runs if they have changed, and at its start if there are any.
+
+        A client that resumes may know of runs that have left since, so it is told in any case.
+        """
         run_ids = news.version.waiting_ids
-        if run_ids != (stream.version.waiting_ids if stream.version else ()):
+        is_resumed = stream.version is None and stream.cursor != THREAD_START
+        if is_resumed or run_ids != (stream.version.waiting_ids if stream.version else ()):
             runs = await thread_news.read_waiting(self._hub.log_connection, stream.thread_key, run_ids)
             stream.put(encode_waiting(runs))
 

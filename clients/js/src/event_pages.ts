@@ -65,8 +65,8 @@ export function hasEvents({ frames }: LogPage): boolean {
 }
 
 /** Returns true if the log has ended and the page has nothing of it. */
-export function isPastEnd({ frames, isEnded }: LogPage): boolean {
-  return isEnded && frames.length === 0;
+export function isPastEnd(page: LogPage): boolean {
+  return page.isEnded && !hasEvents(page) && !page.frames.some(({ name }) => name === "gap");
 }
 
 /** Yields the log from a page on, up to its present end, as replayed batches. */

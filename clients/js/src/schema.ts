@@ -1075,6 +1075,8 @@ export interface ThreadEventPage {
   last_event_id: string;
   /** whether the thread continued after this page when it was read */
   has_more: boolean;
+  /** with `until=idle`: whether the page has the end, no run was active and none waited */
+  is_ended: boolean;
 }
 /** A frame of a thread's stream: an event of a run, or a frame of the thread itself. */
 export interface ThreadFrameView {

@@ -48,6 +48,7 @@ export class ThreadFollower extends ConnectionTracker implements Follower<Thread
   #runId = "";
   #run = newRun("");
   #isTurnTold = false;
+  #waiting = ""; // as it was told last
   #tip = ""; // events up to this id are replayed
   #faults = 0;
 
@@ -85,7 +86,9 @@ export class ThreadFollower extends ConnectionTracker implements Follower<Thread
       case "turn_deleted":
       case "waiting":
       case "gap": {
-        const update = this.#acceptFrame(name, id, parse(text));
+        const isRepeated = name === "waiting" && text === this.#waiting;
+        if (name === "waiting") this.#waiting = text;
+        const update = isRepeated ? null : this.#acceptFrame(name, id, parse(text));
         if (update) yield update;
         break;
       }
