@@ -1,4 +1,4 @@
-"""What gateways, workers and the demo model import. The server that forks them for the tests imports this module once."""
+"""Imports the modules of gateways, workers and the demo model, once, in the server that forks them for the tests."""
 
 import gc
 from importlib import import_module
