@@ -83,6 +83,9 @@ def read_ticket_id(request: Request) -> str:
 
 # --- event streams -----------------------------------------------------------
 
+CHUNKS_FORMAT: Final = ParameterSpec(
+    "chunks", "query", "`full` sends whole chat completion chunks instead of lean ones.", {"enum": CHUNKS}
+)
 STREAM_PARAMETERS: Final = (
     ParameterSpec(
         "Last-Event-ID", "header", "The id of the last event received. Takes precedence over `last_event_id`.", _CURSOR
@@ -91,9 +94,7 @@ STREAM_PARAMETERS: Final = (
         "last_event_id", "query", "The same as the header, for clients that cannot set headers, such as a reloaded page.",
         _CURSOR,
     ),
-    ParameterSpec(
-        "chunks", "query", "`full` sends whole chat completion chunks instead of lean ones.", {"enum": CHUNKS}
-    ),
+    CHUNKS_FORMAT,
 )  # fmt: skip
 
 

@@ -279,10 +279,14 @@ async def test_deleted_turn_is_told_and_the_next_one_follows(thread: TurnsByHand
     told = {"run_id": second.run_id, "parent_run_id": first.run_id, "seq": 2}
 
     assert (await connected.until(lambda r: r.named("turn_deleted"))).named("turn_deleted") == [told]
-    for cursor in ("", expected[4], expected[5]):
+    for cursor, ids_after in (
+        ("", expected[:3] + expected[5:]),
+        (expected[4], expected[5:]),
+        (expected[5], expected[6:]),
+    ):
         reader = await watch(cursor, is_until_idle=True).until_ended()
         assert reader.named("turn_deleted") == [told]
-        assert reader.ids == (expected[:3] if not cursor else []) + expected[5:], "in place of the turn, its end's id"
+        assert reader.ids == ids_after, "in place of the turn, its end's id"
 
 
 async def test_stream_after_a_deleted_last_turn_is_at_its_end(thread: TurnsByHand, watch: Watch) -> None:
