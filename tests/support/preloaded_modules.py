@@ -1,4 +1,4 @@
-"""Imports the modules of gateways, workers and the demo model, once, in the server that forks them for the tests."""
+"""The modules that gateways, workers and the demo model import. The server that forks them imports this one, once."""
 
 import gc
 from importlib import import_module
