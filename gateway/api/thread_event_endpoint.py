@@ -59,7 +59,7 @@ PAGE_TIMEOUT_S: Final = 10.0
 
 
 class _Ask(NamedTuple):
-    """What a request asks of a thread's stream."""
+    """A request for the stream of a thread, or for a page of it."""
 
     identity: ThreadIdentity
     cursor: ThreadCursor
@@ -120,7 +120,7 @@ async def _answer_page(request: Request, ask: _Ask, limit: int, wait_s: int) -> 
 
 
 class _Page(NamedTuple):
-    """What a stream would send now; see `ThreadEventPage`."""
+    """A page of a stream; see `ThreadEventPage`."""
 
     frames: list[sse.Frame]
     last_id: str
