@@ -143,7 +143,7 @@ async def mend(
 
     Args:
         active: the active run that the caller saw, or empty; only this one's turn is closed.
-        out: the messages that it came to, JSON; empty if its log is gone.
+        out: the messages of its result, JSON; empty if its log is gone.
         has_webhooks: this process has webhooks configured, so a run that is gone is reported to them.
 
     Returns:

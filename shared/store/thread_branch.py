@@ -16,7 +16,7 @@ _NO_MESSAGES: Final = b"[]"
 
 
 class TurnMessages(NamedTuple):
-    """A turn with its request's messages and those that came of it, as clients get them.
+    """A turn with its request's messages and those of its result, as clients get them.
 
     They are JSON: a page may have tens of thousands.
     """

@@ -155,7 +155,7 @@ def _end_id(status: str, end_id: str) -> EventId:
 
 
 async def read_result(connection: ReadConnection, thread_key: str, run_id: str) -> bytes:
-    """Returns the messages that came of an ended turn, JSON, as clients get them."""
+    """Returns the messages of an ended turn's result, JSON, as clients get them."""
     (messages,) = await read_at_once(connection, [("HGET", keys.thread_out(thread_key), run_id)])
     return public_json(messages) if messages else _NO_MESSAGES
 

@@ -101,6 +101,6 @@ async def _repair(redis: Redis, settings: Settings, thread: BusyThread) -> None:
 
 
 async def _read_out(redis: Redis, run_id: str) -> bytes:
-    """Returns the messages that a run came to, JSON, as far as its log is there; empty if it is not."""
+    """Returns the messages of a run's result, JSON, as far as its log is there; empty if it is not."""
     stage_ids = [stage_id.decode() for stage_id in await redis.lrange(keys.stages(run_id), 0, -1)]  # type: ignore[misc]
     return (await read_turn(redis, run_id, stage_ids)).encode() if stage_ids else b""

@@ -1233,7 +1233,7 @@ export interface BranchTurn {
   messages: {
     [k: string]: unknown;
   }[];
-  /** what came of it: the model's calls with their results, and its answer, which has `partial` if the run was stopped; empty while the run is active */
+  /** its result: the model's calls with their results, and its answer, which has `partial` if the run was stopped; empty while the run is active */
   result: {
     [k: string]: unknown;
   }[];
@@ -1725,7 +1725,7 @@ export interface TurnSnapshot {
   messages: {
     [k: string]: unknown;
   }[];
-  /** what came of it: the model's calls with their results, and its answer, which has `partial` if the run was stopped */
+  /** its result: the model's calls with their results, and its answer, which has `partial` if the run was stopped */
   result: {
     [k: string]: unknown;
   }[];
@@ -1810,7 +1810,7 @@ export interface TurnSnapshotData {
   messages: {
     [k: string]: unknown;
   }[];
-  /** what came of it: the model's calls with their results, and its answer, which has `partial` if the run was stopped */
+  /** its result: the model's calls with their results, and its answer, which has `partial` if the run was stopped */
   result: {
     [k: string]: unknown;
   }[];

@@ -84,7 +84,7 @@ class BranchTurn(TurnSummary):
 
     messages: list[Json] = Field(description="the new messages of its request")
     result: list[Json] = Field(
-        description="what came of it: the model's calls with their results, and its answer, which has `partial` if the run "
+        description="its result: the model's calls with their results, and its answer, which has `partial` if the run "
         "was stopped; empty while the run is active"
     )
 

@@ -6,7 +6,7 @@
 -- KEYS[4] feed       stream  keys.feed, if the tenant is known
 -- KEYS[5..]                  the last ones: the thread's, see include/thread.lua
 -- ARGV[1] expected   str     the active run that the caller saw, or ''
--- ARGV[2] out        json    the messages that it came to, or '' if its log is gone
+-- ARGV[2] out        json    the messages of its result, or '' if its log is gone
 -- ARGV[3] thread     json    see RunThread.args
 -- ARGV[4] has_webhooks 0|1   the process has webhooks configured
 -- Returns {what was done: 'none' | 'closed' | 'started' | 'gone', the run that is active now or ''}.

@@ -3,7 +3,7 @@
 -- Its text precedes that of each script that uses it, after those of announce and thread. A gone run is reported as lost
 -- from the thread's record, which has its owner too. Its own webhook_url and its last event are no longer known.
 -- run: the record of the active run.
--- turn: out, the messages that the run came to, JSON, or nil.
+-- turn: out, the messages of its result, JSON, or nil.
 -- to: see announce; has_webhooks says that the process has webhooks configured.
 -- Returns the run that is active now, or ''; nil if the active run is alive.
 local function close_gone(thread, active, run, turn, to, now_ms)
