@@ -47,6 +47,18 @@ class TooManyRequests(Exception):
     """The server sends requests and does not take their answers."""
 
 
+class CallLost(Exception):
+    """The connection or the session ended during a call.
+
+    Attributes:
+        is_refused: whether the server certainly has not executed the call.
+    """
+
+    def __init__(self, words: str, *, is_refused: bool = False) -> None:
+        super().__init__(words)
+        self.is_refused = is_refused
+
+
 class ServerMessages:
     """The requests that are under way on one connection.
 

@@ -31,7 +31,7 @@ from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.worker.tools.call_limiter import CallLimiter
 from stagebus.worker.tools.egress import Egress
 from stagebus.worker.tools.mcp.mcp_listing import is_idempotent
-from stagebus.worker.tools.mcp.mcp_messages import SESSION_LOST, ServerMessages, is_end_of_session
+from stagebus.worker.tools.mcp.mcp_messages import SESSION_LOST, CallLost, ServerMessages, is_end_of_session
 from stagebus.worker.tools.mcp.mcp_pages import TOOLS_MAX, list_tools
 from stagebus.worker.tools.mcp.mcp_results import reply_of
 from stagebus.worker.tools.mcp.mcp_task_calls import call_as_task, cancel, look_at
@@ -66,18 +66,6 @@ SETTLE_MAX_S: Final = 1.0
 STOP_MAX_S: Final = 8.0
 
 
-class _CallLost(Exception):
-    """The connection or the session ended during a call.
-
-    Attributes:
-        is_refused: whether the server certainly has not executed the call.
-    """
-
-    def __init__(self, words: str, *, is_refused: bool = False) -> None:
-        super().__init__(words)
-        self.is_refused = is_refused
-
-
 class McpSource:
     """One MCP server and its tools."""
 
@@ -88,6 +76,7 @@ class McpSource:
         self.name = name
         self.on_change: Callable[[], None] = lambda: None
         self.is_known = False
+        self.result_max_bytes = entry.max_result_bytes
         self._entry = entry
         self._egress = egress
         self._schema_max_bytes = schema_max_bytes
@@ -302,11 +291,6 @@ class McpSource:
         """Returns whether the server runs calls as tasks."""
         return self._terms.are_used
 
-    @property
-    def result_max_bytes(self) -> int | None:
-        """Returns the limit of a result, or None for the general one."""
-        return self._entry.max_result_bytes
-
     async def look_at_task(self, task_id: str) -> TaskLook:
         """Asks the server for the state of a task."""
         return await self._ask_about(partial(look_at, task_id=task_id))
@@ -318,10 +302,10 @@ class McpSource:
     async def _ask_about(self, ask: Callable[[Client], Awaitable[T]]) -> T:
         """Sends a request that may be repeated; over a new connection or session if that of the first one is lost."""
         try:
-            with suppress(_CallLost):
+            with suppress(CallLost):
                 return await self._request(ask)
             return await self._request(ask)
-        except _CallLost as exc:
+        except CallLost as exc:
             raise ToolError(str(exc)) from exc
 
     # --- calls (in the tasks of runs) ----------------------------------------
@@ -330,11 +314,11 @@ class McpSource:
         try:
             try:
                 return await self._call_once(tool, arguments, context)
-            except _CallLost as exc:
+            except CallLost as exc:
                 if not (exc.is_refused or self._may_repeat(tool)):
                     raise
                 return await self._call_once(tool, arguments, context)
-        except _CallLost as exc:
+        except CallLost as exc:
             raise ToolError(str(exc)) from exc
 
     async def _call_once(self, tool: Tool, arguments: dict[str, Any], context: ToolContext) -> ToolReply | RemoteTask:
@@ -355,7 +339,7 @@ class McpSource:
 
         Raises:
             ToolError: there is no connection, or the server's error.
-            _CallLost: the connection or the session ended.
+            CallLost: the connection or the session ended.
         """
         client = await self._connected()
         lost = f"the connection to the MCP server {self.name} was lost during the call"
@@ -365,17 +349,17 @@ class McpSource:
             return await ask(client)
         except MCPError as exc:
             if exc.code == CONNECTION_CLOSED:
-                raise _CallLost(lost) from exc
+                raise CallLost(lost) from exc
             if exc.code == SESSION_LOST or (self._entry.url and is_end_of_session(exc.message)):
                 if client is self._client:
                     self._is_session_lost = True
                     self._on_lost()
-                raise _CallLost(exc.message, is_refused=exc.code == SESSION_LOST) from exc
+                raise CallLost(exc.message, is_refused=exc.code == SESSION_LOST) from exc
             self._wake.set()  # the session may have ended: a listing detects it
             raise ToolError(exc.message or f"the server answered with error {exc.code}") from exc
         except Exception as exc:
             if client is not self._client:
-                raise _CallLost(lost) from exc
+                raise CallLost(lost) from exc
             raise
         finally:
             self._calls -= 1
