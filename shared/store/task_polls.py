@@ -15,7 +15,7 @@ from stagebus.shared.storage.redis_client import Redis, read_time_ms, time_reply
 # A look ends long before its lease, so another worker looks only if this one died.
 LEASE_S: Final = 60.0
 # A task is left to the worker that began it for this time after it is due.
-GRACE_S: Final = 10.0
+GRACE_S: Final = 3.0
 # The set of a source that is not used any more is kept for this time after its last task was added.
 KEPT_S: Final = round(call_results.EXPIRES_IN_MAX_S) + 86_400
 

@@ -1,14 +1,14 @@
 """An MCP server over HTTP whose tools run as tasks, in both forms of tasks, written to the protocol's text.
 
-python -m tests.support.mcp_task_server <port> <folder> <form>     form: augmented (2025-11-25) or extension (2026-07-28)
-
-The SDK's server has no tasks. Each task is a file in the folder, so tasks outlive the process. A task ends when a file
-`finish` appears there, and notes how often it was asked for, and that it was cancelled. Sessions end with the process.
+The SDK's server (2.3) has no tasks. Each task is a file in the folder, so it outlives the server. All tasks end when a file
+`finish` appears there.
 """
 
+import asyncio
 import json
-import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -18,6 +18,8 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+
+from tests.support.waiting import until
 
 EXTENSION = "io.modelcontextprotocol/tasks"
 CAPABILITIES_KEY = "io.modelcontextprotocol/clientCapabilities"
@@ -41,7 +43,7 @@ class RpcError(Exception):
 
 
 class TaskServer:
-    """The server's state. Tests read and change the attributes, or the files."""
+    """The server's state, which tests read and change; `form` is augmented (2025-11-25) or extension (2026-07-28)."""
 
     def __init__(self, folder: Path, form: str) -> None:
         self.folder = folder
@@ -58,6 +60,10 @@ class TaskServer:
 
     def app(self) -> Starlette:
         return Starlette(routes=[Route("/mcp", self.serve, methods=["POST", "DELETE"])])
+
+    def finish(self) -> None:
+        """Ends all tasks."""
+        (self.folder / "finish").touch()
 
     def tasks(self) -> list[dict[str, Any]]:
         """Returns all tasks, the oldest first."""
@@ -181,10 +187,15 @@ class TaskServer:
         return result if self.is_modern else {**result, "_meta": {RELATED: {"taskId": task["id"]}}}
 
 
-def main(port: str, folder: str, form: str) -> None:
-    app = TaskServer(Path(folder), form).app()
-    uvicorn.run(app, host="127.0.0.1", port=int(port), log_level="warning")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+@asynccontextmanager
+async def serving(server: TaskServer) -> AsyncIterator[str]:
+    """Serves the server on a free port of this process; returns its URL."""
+    config = uvicorn.Config(server.app(), port=0, log_config=None, lifespan="off")
+    running = uvicorn.Server(config)
+    serving = asyncio.create_task(running._serve())
+    await until(lambda: running.started)
+    try:
+        yield f"http://127.0.0.1:{running.servers[0].sockets[0].getsockname()[1]}/mcp"
+    finally:
+        running.should_exit = True
+        await serving

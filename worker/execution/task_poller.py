@@ -77,7 +77,8 @@ class TaskPoller:
                 # If this loop ended, the runs that wait for these tasks would wait until they expire.
                 logger.exception("the tasks of %s cannot be polled; trying again", source.name)
             with suppress(TimeoutError):
-                await asyncio.wait_for(wake.wait(), pause_s)
+                async with asyncio.timeout(pause_s):
+                    await wake.wait()
             wake.clear()
 
     async def _step(self, source: TaskSource) -> float:

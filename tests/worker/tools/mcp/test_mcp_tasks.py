@@ -1,11 +1,10 @@
 """Calls of an MCP server that run as tasks, in both forms of tasks, with the server's real answers over HTTP."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-import uvicorn
 
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.runtime.net import AddressPolicy
@@ -17,28 +16,20 @@ from stagebus.worker.tools.sources import TaskLook
 from stagebus.worker.tools.sources_file import McpEntry
 from stagebus.worker.tools.tool_context import ToolContext
 from stagebus.worker.tools.tool_results import RemoteTask, ToolReply
-from tests.support.mcp_task_server import TaskServer
-from tests.support.waiting import until
+from tests.support.mcp_task_server import TaskServer, serving
 
 
-class Serving:
-    """A server of tasks on a free port of this process, and a worker's connection to it."""
+class Connected:
+    """A server of tasks, and the tools of a worker that is connected to it."""
 
-    def __init__(self, folder: Path, form: str) -> None:
-        self.tasks = TaskServer(folder, form)
-        config = uvicorn.Config(self.tasks.app(), port=0, log_config=None, lifespan="off")
-        self._uvicorn = uvicorn.Server(config)
-        self.url = ""
+    def __init__(self, tasks: TaskServer, url: str) -> None:
+        self.tasks = tasks
+        self._url = url
         self.registries: list[ToolRegistry] = []
 
-    async def start(self) -> None:
-        self._serving = asyncio.create_task(self._uvicorn._serve())
-        await until(lambda: self._uvicorn.started)
-        self.url = f"http://127.0.0.1:{self._uvicorn.servers[0].sockets[0].getsockname()[1]}/mcp"
-
     async def connect(self, **entry: object) -> McpSource:
-        entry = McpEntry.model_validate({"url": self.url, **entry})
-        source = McpSource("ref", entry, Egress(AddressPolicy(("127.0.0.1",)), 2**20), 2**16, task_wait_s=600)
+        parsed = McpEntry.model_validate({"url": self._url, **entry})
+        source = McpSource("ref", parsed, Egress(AddressPolicy(("127.0.0.1",)), 2**20), 2**16, task_wait_s=600)
         self.registry = ToolRegistry([], Settings(), sources=[source])
         self.registries.append(self.registry)
         await self.registry.start()
@@ -48,36 +39,31 @@ class Serving:
         tool = self.registry.get(f"ref__{name}")
         return await tool.call(f'{{"how": "{how}"}}', ToolContext(run_id="r", call_id="c"))
 
-    def finish(self) -> None:
-        (self.tasks.folder / "finish").touch()
-
-    async def stop(self) -> None:
-        for registry in self.registries:
-            await registry.aclose()
-        self._uvicorn.should_exit = True
-        await self._serving
-
 
 @pytest.fixture
 async def serve(tmp_path: Path) -> AsyncIterator[Callable]:
-    made: list[Serving] = []
+    async with AsyncExitStack() as stack:
 
-    async def serve(form: str) -> Serving:
-        made.append(Serving(tmp_path, form))
-        await made[-1].start()
-        return made[-1]
+        async def serve(form: str) -> Connected:
+            tasks = TaskServer(tmp_path, form)
+            connected = Connected(tasks, await stack.enter_async_context(serving(tasks)))
+            stack.push_async_callback(close, connected)
+            return connected
 
-    yield serve
-    for server in made:
-        await server.stop()
+        yield serve
+
+
+async def close(connected: Connected) -> None:
+    for registry in connected.registries:
+        await registry.aclose()
 
 
 @pytest.fixture(params=["augmented", "extension"])
-async def server(request: pytest.FixtureRequest, serve: Callable) -> Serving:
+async def server(request: pytest.FixtureRequest, serve: Callable) -> Connected:
     return await serve(request.param)
 
 
-async def test_task_is_begun_looked_at_and_its_result_fetched(server: Serving) -> None:
+async def test_task_is_begun_looked_at_and_its_result_fetched(server: Connected) -> None:
     server.tasks.poll_ms = 5000
     source = await server.connect()
     task = await server.call("render")
@@ -85,15 +71,15 @@ async def test_task_is_begun_looked_at_and_its_result_fetched(server: Serving) -
     assert source.offers_tasks
     assert task == RemoteTask(source="ref", task_id=server.tasks.tasks()[0]["id"], poll_s=5, expires_in=600)
     assert await source.look_at_task(task.task_id) == TaskLook(poll_s=5)
-    server.finish()
+    server.tasks.finish()
     assert await source.look_at_task(task.task_id) == TaskLook(ToolReply("render is done"))
     assert await server.call("quick") == ToolReply("quick at once")
 
 
-async def test_tasks_that_fail_give_an_error(server: Serving) -> None:
+async def test_tasks_that_fail_give_an_error(server: Connected) -> None:
     source = await server.connect()
     tasks = {how: await server.call("render", how) for how in ("refuse", "raise", "break", "stop", "ask")}
-    server.finish()
+    server.tasks.finish()
     looks = {how: await source.look_at_task(task.task_id) for how, task in tasks.items()}
 
     assert all(look.reply.is_error for look in looks.values())
@@ -107,7 +93,7 @@ async def test_tasks_that_fail_give_an_error(server: Serving) -> None:
     assert [how for how, look in looks.items() if look.must_cancel] == ["ask"]
 
 
-async def test_task_is_cancelled_once_at_the_server(server: Serving) -> None:
+async def test_task_is_cancelled_once_at_the_server(server: Connected) -> None:
     source = await server.connect()
     task = await server.call("render")
     for task_id in (task.task_id, task.task_id, "nowhere"):
@@ -180,7 +166,7 @@ async def test_task_outlives_the_session_that_began_it(serve: Callable, monkeypa
     server = await serve("augmented")
     source = await server.connect()
     task = await server.call("render")
-    server.finish()
+    server.tasks.finish()
     server.tasks.sessions.clear()
 
     assert await source.look_at_task(task.task_id) == TaskLook(ToolReply("render is done"))
