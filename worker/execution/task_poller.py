@@ -15,6 +15,7 @@ from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.call_results import CallResult
 from stagebus.shared.domain.polled_task import FAILED_LOOK_S, PolledTask
 from stagebus.shared.errors import RunEnded
+from stagebus.shared.observability.redaction import redact
 from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage.outage_log import OUTAGE
 from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis
@@ -43,6 +44,7 @@ class TaskPoller:
         self._wakes = {source.name: asyncio.Event() for source in sources}
         self._sources = sources
         self._looks: dict[str, set[asyncio.Task[None]]] = {source.name: set() for source in sources}
+        self._failing: set[str] = set()  # sources that could not be asked when they were asked last
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -114,10 +116,13 @@ class TaskPoller:
                 return
             found = await source.look_at_task(task.task_id)
         except ToolError as exc:
-            logger.info("run %s: its task at %s: %s; trying again", task.run_id, source.name, exc)
+            if source.name not in self._failing:
+                logger.warning("tasks of %s cannot be asked for: %s; trying again until they expire", source.name, exc)
+            self._failing.add(source.name)
             next_ms = task.next_look_at(state.now_ms, None, FAILED_LOOK_S)
             await task_polls.postpone(self._redis, task, next_ms)
             return
+        self._failing.discard(source.name)
         if found.reply is None:
             await task_polls.postpone(self._redis, task, task.next_look_at(state.now_ms, found.poll_s))
             return
@@ -130,5 +135,7 @@ class TaskPoller:
 
     async def _deliver(self, task: PolledTask, source: TaskSource, reply: ToolReply) -> None:
         max_bytes = source.result_max_bytes or self._settings.tool_result_max_bytes
-        result = CallResult(content=cut(reply.content, max_bytes), is_error=reply.is_error)
+        # As of every call: an error's text may contain the key of a service.
+        content = redact(reply.content) if reply.is_error else reply.content
+        result = CallResult(content=cut(content, max_bytes), is_error=reply.is_error)
         await parking.deliver(self._redis, task.run_id, task.ref, task.call_id, result)

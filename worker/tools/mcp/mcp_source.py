@@ -263,7 +263,7 @@ class McpSource:
                 self.name, ", ".join(unguarded),
             )  # fmt: skip
             return []
-        if unknown := entry.unknown(entry.idempotent or [], names):
+        if names and (unknown := entry.unknown([*(entry.idempotent or []), *entry.tasks], names)):
             logger.warning("MCP server %s has no tool %s", self.name, ", ".join(unknown))
         return [
             SourcedTool(

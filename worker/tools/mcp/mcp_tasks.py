@@ -24,6 +24,7 @@ EXTENSION: Final = "io.modelcontextprotocol/tasks"
 _RELATED_TASK: Final = "io.modelcontextprotocol/related-task"
 TASK_ID_MAX_CHARS: Final = 1024
 MESSAGE_MAX_CHARS: Final = 2000
+_MS_MAX: Final = 10**15
 
 TaskMethod = Literal["tasks/get", "tasks/result", "tasks/cancel"]
 
@@ -133,5 +134,5 @@ def _seconds(raw: Mapping[str, Any], *names: str) -> float | None:
     for name in names:
         value = raw.get(name)
         if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
-            return value / 1000
+            return min(value, _MS_MAX) / 1000  # a larger integer might be no float
     return None

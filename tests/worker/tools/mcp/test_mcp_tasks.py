@@ -5,15 +5,19 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from mcp_types import Tool, ToolExecution
 
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.runtime.net import AddressPolicy
 from stagebus.worker.tools.egress import Egress
-from stagebus.worker.tools.mcp import mcp_source
+from stagebus.worker.tools.mcp import mcp_source, mcp_tasks
 from stagebus.worker.tools.mcp.mcp_source import McpSource
+from stagebus.worker.tools.mcp.mcp_task_terms import TaskTerms
+from stagebus.worker.tools.mcp.mcp_tasks import TaskProtocol
 from stagebus.worker.tools.registry import ToolRegistry
 from stagebus.worker.tools.sources import TaskLook
 from stagebus.worker.tools.sources_file import McpEntry
+from stagebus.worker.tools.tool import ToolError
 from stagebus.worker.tools.tool_context import ToolContext
 from stagebus.worker.tools.tool_results import RemoteTask, ToolReply
 from tests.support.mcp_task_server import TaskServer, serving
@@ -170,3 +174,28 @@ async def test_task_outlives_the_session_that_began_it(serve: Callable, monkeypa
     server.tasks.sessions.clear()
 
     assert await source.look_at_task(task.task_id) == TaskLook(ToolReply("render is done"))
+
+
+def test_times_and_ids_that_cannot_be_used_count_as_absent() -> None:
+    hostile = {
+        "taskId": "x" * 1025,
+        "status": 7,
+        "ttl": -1,
+        "pollInterval": True,
+        "statusMessage": ["no"],
+        "error": "no",
+    }
+    assert mcp_tasks.parse_task(hostile) == mcp_tasks.Task("", "7", "", None, None, None, None)
+    assert mcp_tasks.parse_task({"ttl": 10**400, "pollInterval": float("nan")}).ttl_s == 10**12
+    with pytest.raises(ToolError, match="without a usable id"):
+        TaskTerms(McpEntry(url="http://127.0.0.1"), 60).reply_of("ref", mcp_tasks.parse_task(hostile))
+
+
+def test_tools_of_a_program_that_only_run_as_tasks_cannot_be_called() -> None:
+    support = [{"taskSupport": support} for support in ("required", "optional", "forbidden")]
+    tools = [Tool(name=s["taskSupport"], input_schema={}, execution=ToolExecution.model_validate(s)) for s in support]
+    program = TaskTerms(McpEntry(command="server"), 60, TaskProtocol.AUGMENTED)
+
+    assert list(program.find_impossible(tools)) == ["required"]
+    assert not any(program.must_ask(tool) or program.may_become_task(tool) for tool in tools)
+    assert program._replace(protocol=None).find_impossible(tools) == {}
