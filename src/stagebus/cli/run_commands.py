@@ -153,7 +153,8 @@ def tail(
     raise typer.Exit(RunWatcher(find_target(url, profile), as_json=as_json, waits=wait).run(find))
 
 
-@runs_app.command()
+@runs_app.command("list", hidden=True)
+@runs_app.command("ls")
 def ls(
     limit: Annotated[int, typer.Option(min=1, max=LIST_MAX, help="number of runs")] = 20,
     *,

@@ -44,6 +44,7 @@ def chat(
     raise typer.Exit(Chat(find_target(url, profile), name, fields, on_active=on_active).run())
 
 
+@threads_app.command("list", hidden=True)
 @threads_app.command("ls")
 def list_threads(
     limit: Annotated[int, typer.Option(min=1, max=LIST_MAX, help="number of threads")] = 20,
