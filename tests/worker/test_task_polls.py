@@ -45,6 +45,8 @@ class FakeTasks:
         self.is_idempotent = False
         self.may_be_task = True
         self.hangs = False
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
 
     def tools(self) -> list[SourcedTool]:
         return [
@@ -61,6 +63,7 @@ class FakeTasks:
 
     async def look_at_task(self, task_id: str) -> TaskLook:
         self.looked.append(task_id)
+        await self.may_answer.wait()
         look = self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
         if isinstance(look, Exception):
             raise look
@@ -220,6 +223,23 @@ async def test_cancel_of_a_parked_run_cancels_its_task(
 
     await until(lambda: source.cancelled)
     assert source.cancelled == ["t0"]
+
+
+async def test_stopping_worker_lets_a_look_end(
+    redis: Redis, settings: Settings, runner: Runner, source: FakeTasks, poller: TaskPoller
+) -> None:
+    """Otherwise its result would come a minute later, when the lease of the look has ended."""
+    source.looks = [TaskLook(ToolReply("done"))]
+    source.may_answer.clear()
+    run_id = await park(redis, settings, runner, tools=["job"])
+    looking = asyncio.create_task(look(redis, poller, source))
+    await until(lambda: source.looked)
+    stopping = asyncio.create_task(poller.stop())
+    asyncio.get_running_loop().call_soon(source.may_answer.set)
+    await stopping
+    await looking
+
+    assert await is_due(redis, run_id)
 
 
 @pytest.mark.parametrize("how", ["result", "expiry", "deleted"])
