@@ -266,7 +266,7 @@ async def test_call_token_is_revoked_like_a_ticket(
 async def test_call_token_ends_with_its_run(
     keyed: httpx.AsyncClient, waiting: Waiting, owner: httpx.AsyncClient
 ) -> None:
-    """Whether the run has ended or was deleted."""
+    """An ended run and a deleted one take no result."""
     headers = {"Authorization": f"Bearer {waiting.token()[0]}"}
     await waiting.run.end()
     ended = await keyed.post(waiting.url("d"), json=RESULT, headers=headers)
