@@ -27,6 +27,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 RUN_ID: Final = "run_id"  # the path parameters' names
 THREAD_ID: Final = "thread_id"
+PART: Final = "part"
 
 
 class Guarded:
@@ -41,6 +42,7 @@ class Guarded:
         takes_ticket: bool = False,
         takes_call_token: bool = False,
         run_prefix: str = "",
+        has_parts: bool = False,
         unless: Callable[[Settings], bool] | None = None,
     ) -> None:
         self.handler = handler
@@ -50,6 +52,7 @@ class Guarded:
         self.takes_ticket = takes_ticket
         self.takes_call_token = takes_call_token
         self.run_prefix = run_prefix
+        self.has_parts = has_parts
 
     async def __call__(self, request: Request) -> Response:
         """Runs the checks, then the handler.
@@ -86,6 +89,8 @@ class Guarded:
             run_id = name.removeprefix(self.run_prefix)
             if not name.startswith(self.run_prefix):
                 raise RunNotFound(name)
+            if self.has_parts:
+                run_id, _, request.path_params[PART] = run_id.partition("_")
             await check_run(request, run_id)
             request.path_params[RUN_ID] = run_id
         if (thread_id := request.path_params.get(THREAD_ID)) is not None:
@@ -131,6 +136,7 @@ def needs(
     takes_ticket: bool = False,
     takes_call_token: bool = False,
     run_prefix: str = "",
+    has_parts: bool = False,
     unless: Callable[[Settings], bool] | None = None,
 ) -> Callable[[Handler], Guarded]:
     """Restricts an endpoint to authenticated callers.
@@ -140,6 +146,7 @@ def needs(
         takes_ticket: whether a ticket for the run in the path is accepted, too.
         takes_call_token: whether a call token for the run in the path is accepted, too.
         run_prefix: what stands before the run's id in the path; the handler finds the id without it.
+        has_parts: whether `_<part>` may follow the run's id; the handler finds it under `PART`, empty if there is none.
         unless: makes the endpoint public where it returns true for the settings.
     """
     return lambda handler: Guarded(
@@ -148,5 +155,6 @@ def needs(
         takes_ticket=takes_ticket,
         takes_call_token=takes_call_token,
         run_prefix=run_prefix,
+        has_parts=has_parts,
         unless=unless,
     )

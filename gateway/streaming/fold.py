@@ -42,6 +42,7 @@ class RunFacts(NamedTuple):
         model: as in `RunQueued.model`.
         thread_id: as the client named it; empty for a run without a thread.
         parent_run_id: the turn before that the client named, or ROOT; empty if it named none.
+        client_tools: the names of the tools that the request defines, whose calls a client runs.
     """
 
     run_id: str
@@ -50,13 +51,15 @@ class RunFacts(NamedTuple):
     metadata: dict[str, str]
     thread_id: str = ""
     parent_run_id: str = ""
+    client_tools: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, run: RunRecord) -> Self:
         """Returns the facts of a run."""
         request = run.request
         metadata, parent = request.get("metadata") or {}, request.get("parent_run_id") or ""
-        return cls(run.run_id, run.created_at, run.model, metadata, run.thread_id, parent)
+        defined = frozenset(tool["name"] for tool in request.get("client_tools") or ())
+        return cls(run.run_id, run.created_at, run.model, metadata, run.thread_id, parent, defined)
 
 
 class Fold:

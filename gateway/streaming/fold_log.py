@@ -29,6 +29,7 @@ class FoldedLog(NamedTuple, Generic[F_co]):
         rest: the messages of the event at the position that come after the message that was looked for.
         is_found: the log has the message that was looked for.
         is_ended: the fold has the run's terminal event.
+        is_cut: the stream ends here although the run continues.
     """
 
     fold: F_co
@@ -37,28 +38,41 @@ class FoldedLog(NamedTuple, Generic[F_co]):
     rest: list[bytes]
     is_found: bool
     is_ended: bool
+    is_cut: bool = False
 
 
-async def fold_log(hub: Hub, source: FoldSource[F], owner: RunOwner, until: int | None = None) -> FoldedLog[F]:
+async def fold_log(
+    hub: Hub, source: FoldSource[F], owner: RunOwner, until: int | None = None, part: int = 1
+) -> FoldedLog[F]:
     """Folds the log up to its end, or up to the event that gives a message.
 
     Args:
-        until: the number of that message, from 0 on.
+        until: the number of that message, from 0 on; -1 for the place before the first one.
+        part: count the messages of this part: a part ends with `END`, and the next one begins after it.
 
     Raises:
         RunNotFound: the owner has no such run.
         StorageUnavailable: Redis is down.
     """
-    fold, count = source.new(), 0
+    fold, count, parts = source.new(), 0, 1
     position, is_ended = START, False
+    if until == -1 and part == 1:
+        return FoldedLog(fold, START, 0, [], is_found=True, is_ended=False)
     async with aclosing(hub.pages(source.run.run_id, owner)) as pages:
         async for page in pages:
             for event in page.events:
-                messages = [message for message in fold.add(event.id, event.event, event.data) if message != END]
+                folded = fold.add(event.id, event.event, event.data)
+                is_cut, messages = END in folded, [message for message in folded if message != END]
                 count += len(messages)
-                if until is not None and count > until:
+                if until is not None and parts == part and count > until >= 0:
                     rest = messages[len(messages) - (count - until - 1) :] if count > until + 1 else []
-                    return FoldedLog(fold, event.event_id, count, rest, is_found=True, is_ended=event.is_terminal)
+                    return FoldedLog(
+                        fold, event.event_id, count, rest, is_found=True, is_ended=event.is_terminal, is_cut=is_cut
+                    )
+                if is_cut and until is not None:
+                    parts, count = parts + 1, 0
+                    if parts == part and until == -1:
+                        return FoldedLog(fold, event.event_id, 0, [], is_found=True, is_ended=False)
             position, is_ended = page.position, page.is_ended
     return FoldedLog(fold, position, count, [], is_found=False, is_ended=is_ended)
 

@@ -3,15 +3,17 @@
 Spec: https://platform.openai.com/docs/api-reference/responses/create
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from stagebus.gateway.api.schemas.create_run import RunOptions
 from stagebus.gateway.api.schemas.validation import invalid_fields
-from stagebus.gateway.views.foreign_request import Json, parse_messages, reject
+from stagebus.gateway.views.client_results import GivenResult
+from stagebus.gateway.views.foreign_request import EVERY_TOOL, Json, parse_messages, reject
 from stagebus.gateway.views.responses_fold import SERVER_LABEL
+from stagebus.shared.domain.call_results import CallResult
 
 # The names of fields in errors, by those of `POST /runs`.
 FIELDS: Final = {
@@ -50,7 +52,8 @@ class CreateResponse(BaseModel):
     tools: list[Json] | None = Field(
         default=None,
         description='tools of Stagebus that the model may call; all if omitted: `{"type": "mcp", "server_label": '
-        '"stagebus", "allowed_tools": [names]}` or `{"type": "function", "name"}`',
+        '"stagebus", "allowed_tools": [names]}` or `{"type": "function", "name"}`; and definitions of functions that the '
+        "client runs",
     )
     tool_choice: str | Json | None = Field(default=None, description="`auto`, `none`, `required`, or a tool")
     parallel_tool_calls: bool | None = Field(default=None, description="whether one answer may call several tools")
@@ -74,6 +77,30 @@ def as_run(body: Json) -> Json:
         "max_tokens": body.get("max_output_tokens"),
         **{name: body.get(name) for name in ("temperature", "top_p", "parallel_tool_calls", "metadata")},
     }
+
+
+def trailing_results(given: Any) -> tuple[list[GivenResult], bool]:
+    """Returns the results of calls at the end of an input, and whether the input has nothing else.
+
+    Raises:
+        InvalidRequest: one of them is no text.
+    """
+    items = [item for item in given if isinstance(item, dict)] if isinstance(given, list) else []
+    items = [item for item in items if item.get("type") not in _DROPPED]
+    start = len(items)
+    while start and items[start - 1].get("type") == "function_call_output":
+        start -= 1
+    results = [GivenResult(item.get("call_id"), _as_result(item.get("output"))) for item in items[start:]]
+    return results, bool(results) and not start
+
+
+def _as_result(output: Any) -> CallResult:
+    parts = output if isinstance(output, list) else [{"type": "input_text", "text": output}]
+    known = [part for part in parts if isinstance(part, dict) and part.get("type") in _TEXT_PARTS]
+    texts = [text for part in known if isinstance(text := part.get("text"), str)]
+    if len(texts) != len(parts):
+        raise invalid_fields([("input", "the output of a function call must be text")])
+    return CallResult(content="\n".join(texts))
 
 
 def _check_text(text: Any) -> None:
@@ -176,37 +203,37 @@ def _part(part: Any) -> Any:
     return part
 
 
-def _tools(tools: Any) -> list[str] | None:
+def _tools(tools: Any) -> list[str | Json] | None:
+    """Returns names, `EVERY_TOOL`, and definitions in the format of chat completions."""
     if tools is None:
         return None
     if not isinstance(tools, list):
         raise invalid_fields([("tools", "must be a list")])
-    names: list[str] = []
+    offered: list[str | Json] = []
     for at, tool in enumerate(tools):
         allowed = _allowed(tool)
         if allowed is None:
-            fault = f"only functions with the name of a tool, and the MCP server {SERVER_LABEL!r}, are supported"
+            fault = f"only functions, and the MCP server {SERVER_LABEL!r}, are supported"
             raise invalid_fields([(f"tools.{at}", fault)])
-        if allowed is ALL:
-            return None
-        names += allowed
-    return list(dict.fromkeys(names))
+        offered += [one for one in allowed if one not in offered]
+    is_every = EVERY_TOOL in offered and all(isinstance(one, str) for one in offered)
+    return None if is_every else offered
 
 
-ALL: Final[list[str]] = []
-
-
-def _allowed(tool: Any) -> list[str] | None:
-    """Returns the names that an entry of `tools` allows; `ALL` for all tools, None if it is not supported."""
+def _allowed(tool: Any) -> Sequence[str | Json] | None:
+    """Returns what an entry of `tools` offers; None if it is not supported."""
     match tool:
         case {"type": "function", "name": str(name)}:
-            return [name]
+            if tool.get("parameters") is None and tool.get("description") is None:
+                return [name]
+            function = {key: tool[key] for key in ("name", "description", "parameters", "strict") if key in tool}
+            return [{"type": "function", "function": function}]
         case {"type": "mcp", "server_label": "stagebus"}:
             allowed = tool.get("allowed_tools")
             if isinstance(allowed, dict):
                 allowed = allowed.get("tool_names")
             if allowed is None:
-                return ALL
+                return [EVERY_TOOL]
             is_names = isinstance(allowed, list) and all(isinstance(name, str) for name in allowed)
             return list(allowed) if is_names else None
         case _:

@@ -21,6 +21,8 @@ from stagebus.gateway.views.view_stream import check_admission, get_run
 from stagebus.shared.domain.runs import RunRecord
 from stagebus.shared.domain.tenants import Scope
 from stagebus.shared.errors import InvalidRequest
+from stagebus.shared.storage.redis_client import storage_errors
+from stagebus.shared.store import tool_catalog
 from stagebus.shared.thread_errors import (
     ParentNotEnded,
     ParentNotFound,
@@ -34,6 +36,8 @@ from stagebus.shared.thread_errors import (
 Json = dict[str, Any]
 
 OPTIONS: Final = "stagebus"
+# In a list of tools: every tool of the workers. No tool has this name.
+EVERY_TOOL: Final = "*"
 # The client has the whole conversation, so it is not refused when its thread cannot go on.
 THREAD_REFUSALS: Final = (
     ParentNotFound, ParentNotEnded, ThreadBusy, ThreadDeleting, ThreadFull, ThreadQueueFull, ThreadsUnavailable,
@@ -94,6 +98,25 @@ def read_flag(body: Json, name: str) -> bool:
     if value is not None and not isinstance(value, bool):
         raise invalid_fields([(name, "must be true or false")])
     return bool(value)
+
+
+async def resolve_tools(request: Request, tools: Sequence[str | Json] | None) -> list[str | Json] | None:
+    """Returns the `tools` of `POST /runs` for those of a request.
+
+    Args:
+        tools: names, `EVERY_TOOL`, and definitions. A definition with the name of a worker's tool means that tool; others
+            are tools that the client runs.
+    """
+    if tools is None or not (EVERY_TOOL in tools or any(isinstance(tool, dict) for tool in tools)):
+        return None if tools is None else list(tools)
+    with storage_errors():
+        published = await tool_catalog.find_published(gateway_of(request).redis)
+    offered: list[str | Json] = []
+    for tool in tools:
+        name = tool if isinstance(tool, str) else tool["function"]["name"]
+        named = sorted(published) if name == EVERY_TOOL else [name if name in published else tool]
+        offered += [one for one in named if one not in offered]
+    return offered
 
 
 async def create_run(

@@ -1,11 +1,11 @@
 """`previous_response_id` and `conversation` of the Responses API as threads.
 
-previous_response_id: resp_01J9…   the turn of run 01J9… is the parent; a run without a thread becomes the first turn of one
+previous_response_id: resp_01J9…   results for its function calls continue run 01J9…; else the turn of run 01J9… is the parent; a run without a thread becomes the first turn of one
 conversation: conv_7               the thread of this id, on its current branch
 """
 
 from contextlib import aclosing
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from starlette.requests import Request
 
@@ -13,8 +13,11 @@ from stagebus.gateway.api.schemas.validation import invalid_fields
 from stagebus.gateway.auth.principal import principal_of
 from stagebus.gateway.context import gateway_of
 from stagebus.gateway.views.chat_threads import thread_id_of
-from stagebus.gateway.views.responses_fold import RESPONSE_PREFIX
-from stagebus.gateway.views.view_stream import get_run
+from stagebus.gateway.views.client_results import find_waiting_run, give_results
+from stagebus.gateway.views.create_response import trailing_results
+from stagebus.gateway.views.response_ids import RESPONSE_PREFIX, parse_part
+from stagebus.gateway.views.responses_fold import ResponsesFold
+from stagebus.gateway.views.view_stream import fold_run, get_run, source_of
 from stagebus.shared.domain.runs import RunRecord
 from stagebus.shared.domain.threads import ROOT, OnActive
 from stagebus.shared.errors import RunNotFound
@@ -24,6 +27,43 @@ Json = dict[str, Any]
 
 PREVIOUS: Final = "previous_response_id"
 CONVERSATION: Final = "conversation"
+
+
+class ContinuedRun(NamedTuple):
+    """A run that goes on with the results of its function calls, and the part of it that begins there."""
+
+    run: RunRecord
+    part: int
+
+
+async def continue_run(request: Request, body: Json) -> ContinuedRun | None:
+    """Gives a run the results that the request has for its function calls; None if the request is for a new run.
+
+    The calls are those of `previous_response_id`, or those that end an input with the whole conversation.
+
+    Raises:
+        InvalidRequest: there is no such response, or the calls of the response need other results.
+        ResultTooLarge, CallHasResult, RunEnded: see `give_results`.
+    """
+    results, is_alone = trailing_results(body.get("input"))
+    if (previous := body.get(PREVIOUS)) is None:
+        run, part = await find_waiting_run(request, results) if results else None, None
+    else:
+        run, part = await _find(request, previous)
+    if run is None or not run.request.get("client_tools"):
+        return None
+    calls = (await fold_run(request, source_of(run, ResponsesFold))).fold.calls
+    if part is None:
+        return ContinuedRun(run, 1 + await give_results(request, run, calls, results, "input"))
+    if part > len(calls.points):
+        return None
+    if not is_alone:
+        fault = "must have the outputs of the function calls of the previous response, and nothing else"
+        raise invalid_fields([("input", fault)])
+    number = await give_results(request, run, calls, results, "input")
+    if number != part:
+        raise invalid_fields([(PREVIOUS, "the function calls are those of another response")])
+    return ContinuedRun(run, 1 + number)
 
 
 async def thread_fields_of(request: Request, body: Json, messages: list[Json]) -> Json:
@@ -45,7 +85,7 @@ async def thread_fields_of(request: Request, body: Json, messages: list[Json]) -
         return {"thread_id": thread_id_of(named)}
     if previous is None:
         return {}
-    run = await _find(request, previous)
+    run, _ = await _find(request, previous)
     if not run.is_terminal:
         raise invalid_fields([(PREVIOUS, "this response has not ended")])
     # Several responses may follow one: each begins a branch, one after the other.
@@ -57,9 +97,10 @@ async def thread_fields_of(request: Request, body: Json, messages: list[Json]) -
     return {"thread_id": thread_id, "parent_run_id": ROOT, "messages": [*earlier, *messages], **how}
 
 
-async def _find(request: Request, previous: Any) -> RunRecord:
+async def _find(request: Request, previous: Any) -> tuple[RunRecord, int]:
+    run_id, _, part = str(previous).removeprefix(RESPONSE_PREFIX).partition("_")
     try:
-        return await get_run(request, str(previous).removeprefix(RESPONSE_PREFIX))
+        return await get_run(request, run_id), parse_part(part)
     except RunNotFound:
         raise invalid_fields([(PREVIOUS, "there is no such response")]) from None
 

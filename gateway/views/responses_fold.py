@@ -4,80 +4,52 @@
     data: {"type":"response.output_text.delta","sequence_number":7,"item_id":"msg_01J…_9","output_index":0,…}
 
 Each model stage gives a reasoning item and a message, as far as the model says something, and each call an item
-`mcp_call`: clients run a `function_call` themselves, and tools run here. An item's `output_index` is never used twice.
-A restart closes the stage's open items without text; they are in no later object's output.
+`mcp_call`: clients run a `function_call` themselves, and other tools run here. An item's `output_index` is never used
+twice. A restart closes the stage's open items without text; they are in no later object's output.
+
+Where the run waits for its client alone, the response is complete, and what follows is another response, with ids and
+numbers of its own: resp_01J…, resp_01J…_2, resp_01J…_3. Each is a part of the run.
 Spec: https://platform.openai.com/docs/api-reference/responses-streaming
 """
 
-from io import StringIO
 from typing import Any, Final
 
 import orjson
 
-from stagebus.gateway.streaming.fold import Fold, FrameTemplate, Json, Messages, RunFacts, encode_event
+from stagebus.gateway.streaming.client_calls import ClientCalls
+from stagebus.gateway.streaming.fold import END, Fold, Json, Messages, RunFacts, encode_event
 from stagebus.gateway.streaming.model_pieces import Piece, is_model_stage, pieces_of
+from stagebus.gateway.views.response_ids import RESPONSE_PREFIX, response_id
+from stagebus.gateway.views.response_items import COMPLETED, IN_PROGRESS, INCOMPLETE, OpenText, usage_of
 from stagebus.shared.domain.threads import ROOT
 
-RESPONSE_PREFIX: Final = "resp_"
 SERVER_LABEL: Final = "stagebus"
 ASK_TOOL: Final = "ask_user"
 
-IN_PROGRESS: Final = "in_progress"
-COMPLETED: Final = "completed"
-INCOMPLETE: Final = "incomplete"
-
-
-class _OpenText:
-    """A message or a reasoning item that is being written."""
-
-    __slots__ = ("delta", "index", "is_reasoning", "item_id", "text")
-
-    def __init__(self, index: int, item_id: str, *, is_reasoning: bool) -> None:
-        self.index = index
-        self.item_id = item_id
-        self.is_reasoning = is_reasoning
-        self.text = StringIO()
-        delta = {"type": f"{self.event_prefix}.delta", "sequence_number": 0, **self.place, "delta": "", **self.logprobs}
-        self.delta = FrameTemplate(encode_event(delta), "delta", "sequence_number")
-
-    def part(self, text: str) -> Json:
-        """Returns the item's only content part."""
-        if self.is_reasoning:
-            return {"type": "reasoning_text", "text": text}
-        return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
-
-    def item(self, status: str, content: list[Json]) -> Json:
-        """Returns the item."""
-        if self.is_reasoning:
-            return {"type": "reasoning", "id": self.item_id, "summary": [], "content": content, "status": status}
-        return {"type": "message", "id": self.item_id, "role": "assistant", "content": content, "status": status}
-
-    @property
-    def event_prefix(self) -> str:
-        """Returns the beginning of the types of the item's text events."""
-        return "response.reasoning_text" if self.is_reasoning else "response.output_text"
-
-    @property
-    def logprobs(self) -> Json:
-        """Returns the field that only events of a message have."""
-        return {} if self.is_reasoning else {"logprobs": []}
-
-    @property
-    def place(self) -> Json:
-        """Returns the fields by which events name the item's part."""
-        return {"item_id": self.item_id, "output_index": self.index, "content_index": 0}
-
 
 class ResponsesFold(Fold):
-    """Folds a run into the events of a response, and into the response itself."""
+    """Folds a run into the events of its responses, and into the responses themselves.
+
+    Attributes:
+        ended: the responses before the current one.
+        calls: the calls of client tools.
+    """
 
     def __init__(self, run: RunFacts) -> None:
         super().__init__(run)
+        self.ended: list[Json] = []
+        self.calls = ClientCalls()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Begins a response."""
+        self._is_announced = not self.ended  # a later response begins with the first event after its call results
+        self._functions: set[str] = set()  # calls of client tools in this response
         self._sequence_number = 0
         self._items_added = 0
         self._done_items: dict[int, Json] = {}  # by output_index
-        self._message: _OpenText | None = None
-        self._reasoning: _OpenText | None = None
+        self._message: OpenText | None = None
+        self._reasoning: OpenText | None = None
         self._calls: dict[str, tuple[int, Json]] = {}  # open ones: output_index and item, by call id
         self._status = "queued"
         self._is_started = False
@@ -90,8 +62,13 @@ class ResponsesFold(Fold):
         """The response's status."""
         return self._status
 
-    def response(self) -> Json:
-        """Returns the response as the log has it so far."""
+    def response(self, part: int | None = None) -> Json | None:
+        """Returns a response as the log has it so far; the newest one without a part, None if there is no such part."""
+        if part is not None and part <= len(self.ended):
+            return self.ended[part - 1]
+        return self._current() if part in (None, len(self.ended) + 1) else None
+
+    def _current(self) -> Json:
         items = dict(self._done_items)
         for text in self._open_texts():
             items[text.index] = text.item(IN_PROGRESS, [text.part(text.text.getvalue())])
@@ -100,15 +77,17 @@ class ResponsesFold(Fold):
 
     @property
     def _previous_response_id(self) -> str | None:
-        """Returns the response that the request named as the one before; see `response_threads`."""
+        """Returns the part of the run before, or the response that the request named; see `response_threads`."""
+        if self.ended:
+            return response_id(self.run.run_id, len(self.ended))
         parent, thread_id = self.run.parent_run_id, self.run.thread_id
         if parent == ROOT:
             return thread_id if thread_id.startswith(RESPONSE_PREFIX) else None
-        return RESPONSE_PREFIX + parent if parent else None
+        return response_id(parent) if parent else None
 
     def _response(self, output: list[Json]) -> Json:
         return {
-            "id": RESPONSE_PREFIX + self.run.run_id,
+            "id": response_id(self.run.run_id, len(self.ended) + 1),
             "object": "response",
             "created_at": self.run.created_at // 1000,
             "completed_at": self._completed_at,
@@ -132,6 +111,15 @@ class ResponsesFold(Fold):
         }
 
     # --- events of the run ---------------------------------------------------
+
+    def add(self, event_id: bytes, name: bytes, data: bytes) -> Messages:
+        """Folds the next event and returns its messages. The first one after results begins the next response."""
+        if self._is_announced or name not in self._handlers:
+            return super().add(event_id, name, data)
+        self._is_announced = self._is_started = True
+        self._status = IN_PROGRESS
+        begun = [self._lifecycle("response.created"), self._lifecycle("response.in_progress")]
+        return [*begun, *super().add(event_id, name, data)]
 
     def on_run_queued(self, data: Json, sequence: int) -> Messages:
         """The response is created and queued."""
@@ -163,9 +151,17 @@ class ResponsesFold(Fold):
             messages += self._open(is_reasoning=False, sequence=sequence)
         if self._message is not None:
             messages += self._close(self._message, COMPLETED, text)
+        self.calls.begin_round(data)
         for call in result.get("tool_calls") or ():
-            messages += self._open_call(call["id"], call["name"], call["arguments"])
+            if call["name"] not in self.run.client_tools:
+                messages += self._open_call(call["id"], call["name"], call["arguments"])
         return messages
+
+    def on_call_deferred(self, data: Json, sequence: int) -> Messages:
+        """A call of a client tool is the client's to run."""
+        is_cut = self.calls.defer(data)
+        messages = self._add_function_call(data) if data["kind"] == "client" else []
+        return [*messages, *(self._cut(data) if is_cut else ())]
 
     def on_stage_restarted(self, data: Json, sequence: int) -> Messages:
         """The open items of the stage are void: they end without text."""
@@ -181,7 +177,16 @@ class ResponsesFold(Fold):
 
     def on_tool_result(self, data: Json, sequence: int) -> Messages:
         """The call has ended."""
+        is_cut = self.calls.end(data)
+        return [*self._add_result(data), *(self._cut(data) if is_cut else ())]
+
+    def _add_result(self, data: Json) -> Messages:
         call_id, content, is_error = data["call_id"], data.get("content") or "", bool(data.get("is_error"))
+        if call_id in self._functions:  # another client gave the result meanwhile
+            output = {"output": content, "status": INCOMPLETE if is_error else COMPLETED}
+            return self._add_done({"type": "function_call_output", **self._function_ids("fco", call_id), **output})
+        if call_id not in self._calls and data["name"] in self.run.client_tools and self.calls.is_answered(data):
+            return []
         messages = [] if call_id in self._calls else self._open_call(call_id, data["name"], "")
         index, item = self._calls.pop(call_id)
         error = {"type": "mcp_tool_execution_error", "content": [{"type": "text", "text": content}]}
@@ -214,7 +219,7 @@ class ResponsesFold(Fold):
 
     def on_done(self, data: Json, sequence: int) -> Messages:
         """The response is complete."""
-        self._usage = _usage(data.get("usage") or {})
+        self._usage = usage_of(data.get("usage") or {})
         return self._end("response.completed", COMPLETED, data)
 
     def on_error(self, data: Json, sequence: int) -> Messages:
@@ -236,9 +241,18 @@ class ResponsesFold(Fold):
         messages.append(self._lifecycle(kind))
         return messages
 
+    def _cut(self, data: Json) -> Messages:
+        """Completes the response, because the run waits for its client alone."""
+        self._status = COMPLETED
+        self._completed_at = data["at"] // 1000 if data.get("at") else None
+        completed = self._lifecycle("response.completed")
+        self.ended.append(self._current())
+        self._begin()
+        return [completed, END]
+
     # --- items ---------------------------------------------------------------
 
-    def _open_texts(self) -> list[_OpenText]:
+    def _open_texts(self) -> list[OpenText]:
         return [text for text in (self._reasoning, self._message) if text is not None]
 
     def _say(self, piece: Piece, sequence: int) -> Messages:
@@ -254,7 +268,7 @@ class ResponsesFold(Fold):
 
     def _open(self, *, is_reasoning: bool, sequence: int) -> Messages:
         prefix = "rs" if is_reasoning else "msg"
-        text = _OpenText(self._next_index(), f"{prefix}_{self.run.run_id}_{sequence}", is_reasoning=is_reasoning)
+        text = OpenText(self._next_index(), f"{prefix}_{self.run.run_id}_{sequence}", is_reasoning=is_reasoning)
         if is_reasoning:
             self._reasoning = text
         else:
@@ -264,7 +278,7 @@ class ResponsesFold(Fold):
             self._event("response.content_part.added", {**text.place, "part": text.part("")}),
         ]
 
-    def _close(self, text: _OpenText, status: str, final: str | None = None, *, is_void: bool = False) -> Messages:
+    def _close(self, text: OpenText, status: str, final: str | None = None, *, is_void: bool = False) -> Messages:
         """Ends an open item. `final` is its text if it differs from the sum of the deltas."""
         words = "" if is_void else text.text.getvalue() if final is None else final
         if text.is_reasoning:
@@ -301,6 +315,25 @@ class ResponsesFold(Fold):
             self._event("response.mcp_call_arguments.done", {**place, "arguments": arguments}),
         ]
 
+    def _add_function_call(self, data: Json) -> Messages:
+        call_id, arguments = data["call_id"], data["arguments"]
+        self._functions.add(call_id)
+        item = {"type": "function_call", **self._function_ids("fc", call_id), "name": data["name"]}
+        index = self._next_index()
+        place = {"item_id": item["id"], "output_index": index}
+        return [
+            self._added(index, {**item, "arguments": "", "status": IN_PROGRESS}),
+            self._event("response.function_call_arguments.delta", {**place, "delta": arguments}),
+            self._event(
+                "response.function_call_arguments.done", {**place, "name": data["name"], "arguments": arguments}
+            ),
+            self._done(index, {**item, "arguments": arguments, "status": COMPLETED}),
+        ]
+
+    def _function_ids(self, prefix: str, call_id: str) -> Json:
+        run_id = self.run.run_id
+        return {"id": f"{prefix}_{run_id}_{call_id}", "call_id": f"{run_id}.{call_id}"}
+
     def _request_approval(self, call_id: str, name: str, arguments: str) -> Messages:
         return self._add_done(
             {
@@ -330,19 +363,9 @@ class ResponsesFold(Fold):
         return self._event("response.output_item.done", {"output_index": index, "item": item})
 
     def _lifecycle(self, kind: str) -> bytes:
-        return self._event(kind, {"response": self.response()})
+        return self._event(kind, {"response": self._current()})
 
     def _event(self, kind: str, fields: dict[str, Any]) -> bytes:
         message = encode_event({"type": kind, "sequence_number": self._sequence_number, **fields})
         self._sequence_number += 1
         return message
-
-
-def _usage(usage: Json) -> Json:
-    return {
-        "input_tokens": usage.get("prompt_tokens", 0),
-        "input_tokens_details": {name: usage.get(name) or 0 for name in ("cached_tokens", "cache_write_tokens")},
-        "output_tokens": usage.get("completion_tokens", 0),
-        "output_tokens_details": {"reasoning_tokens": usage.get("reasoning_tokens") or 0},
-        "total_tokens": usage.get("total_tokens", 0),
-    }

@@ -25,7 +25,7 @@ from stagebus.gateway.streaming.client_stream import ClientStream
 from stagebus.gateway.streaming.fold import Fold, FoldSource, RunFacts
 from stagebus.gateway.streaming.fold_log import FoldedLog
 from stagebus.gateway.streaming.folded_view import FoldedView, Voided
-from stagebus.gateway.streaming.response import EventStream
+from stagebus.gateway.streaming.response import HEADERS, EventStream
 from stagebus.shared.access_errors import TooManyStreams
 from stagebus.shared.domain.cursor import START, EventId
 from stagebus.shared.domain.runs import RunRecord
@@ -83,6 +83,9 @@ async def answer_stream(
         TooManyStreams, Draining: no stream can be opened here now.
     """
     hub = running_hub(request)
+    if start is not None and start.is_cut:
+        finished = {**HEADERS, "Content-Type": EVENT_STREAM, **(headers or {})}
+        return Response(b"".join([opening, *start.rest]), headers=finished)
     fold, position = (None, START) if start is None else (start.fold, start.position)
     view = FoldedView(hub.folds, source, fold=fold, position=position, voided=voided)
     stream = _new_stream(request, view, position)
@@ -103,9 +106,14 @@ async def check_admission(request: Request) -> None:
         hub.check_room(is_admitted=is_admitted)
 
 
-async def fold_run(request: Request, source: FoldSource[F], until: int | None = None) -> FoldedLog[F]:
+async def fold_run(request: Request, source: FoldSource[F], until: int | None = None, part: int = 1) -> FoldedLog[F]:
     """Folds the log as it is now, see `fold_log`."""
-    return await fold_log.fold_log(gateway_of(request).hub, source, principal_of(request).owner, until)
+    return await fold_log.fold_log(gateway_of(request).hub, source, principal_of(request).owner, until, part)
+
+
+async def fold_to_part(request: Request, source: FoldSource[F], part: int) -> FoldedLog[F] | None:
+    """Folds the log up to the beginning of a part, which is the place after an `END`; None for the log's start."""
+    return await fold_run(request, source, -1, part) if part > 1 else None
 
 
 async def find_voided(request: Request, run_id: str) -> list[Voided]:
@@ -122,6 +130,20 @@ async def wait_for_end(request: Request, source: FoldSource[F], timeout_s: float
     """
     view = FoldedView(running_hub(request).folds, source, is_whole=True)
     await hold(request, _new_stream(request, view, START), timeout_s)
+    return view.fold  # type: ignore[return-value]
+
+
+async def wait_for_cut(request: Request, source: FoldSource[F], start: FoldedLog[F] | None) -> F:
+    """Returns a fold once the part that begins at `start` has ended, with an `END` or with the run.
+
+    The fold may have more, if other clients share it.
+
+    Raises:
+        ClientDisconnect, TooManyStreams, Draining, StorageUnavailable: as `wait_for_end`.
+    """
+    fold, position = (None, START) if start is None else (start.fold, start.position)
+    view = FoldedView(running_hub(request).folds, source, fold=fold, position=position)
+    await hold(request, _new_stream(request, view, position))
     return view.fold  # type: ignore[return-value]
 
 

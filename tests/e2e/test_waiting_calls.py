@@ -10,6 +10,7 @@ import httpx
 import orjson
 import pytest
 import pytest_asyncio
+from openai import AsyncOpenAI
 
 from stagebus.client import AsyncStagebus
 from tests.support.fault_tools import TOOLS
@@ -194,6 +195,26 @@ async def test_client_that_comes_back_answers_the_call(system: System) -> None:
         text = await bus.runs.resume(run.id).text({"fetch": lambda n: f"page {n}"})
 
     assert "page 5" in text
+
+
+async def test_client_of_another_protocol_runs_a_function(system: System) -> None:
+    """With OpenAI's SDK: the response ends with the call, and its output continues the run as the next response."""
+    function: Any = {"type": "function", **DEFINITION["function"]}
+    async with AsyncOpenAI(base_url=f"{system.url}/v1", api_key="none", max_retries=0) as openai:
+        asked: Any = {"model": "demo:delay_ms=0", "tools": [function], "timeout": 30}
+        async with openai.responses.stream(**asked, input='call fetch {"n": 7}') as stream:
+            types = [event.type async for event in stream]
+            first = await stream.get_final_response()
+        (call,) = [item for item in first.output if item.type == "function_call"]
+        output: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "seven"}
+        async with openai.responses.stream(**asked, previous_response_id=first.id, input=[output]) as stream:
+            rest = [event.type async for event in stream]
+            second = await stream.get_final_response()
+
+    assert (first.status, call.name, orjson.loads(call.arguments)) == ("completed", "fetch", {"n": 7})
+    assert (second.id, second.status) == (f"{first.id}_2", "completed")
+    assert "seven" in second.output_text
+    assert types[-1] == rest[-1] == "response.completed"
 
 
 def logged_tokens(system: System, tools_log: Path) -> list[str]:

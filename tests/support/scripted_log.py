@@ -7,6 +7,7 @@ import orjson
 
 from stagebus.gateway.streaming.fold import Fold
 from stagebus.shared.domain.events import (
+    CallDeferred,
     Done,
     Event,
     RunQueued,
@@ -68,6 +69,49 @@ DONE = Done(
     ),
     at=9_000,
 )
+
+
+# A round with a call that runs here, and two identical ones of the client's tool `locate`, up to the point where the run
+# waits for the client; then the rest.
+_LOCATE = {"id": "call_1", "name": "locate", "arguments": '{"what":"me"}'}
+CLIENT_CALLS = [CALLS[0], _LOCATE, {**_LOCATE, "id": "call_2", "arguments": '{"what": "me"}'}]
+ASKING: tuple[Event, ...] = (
+    RunStarted(attempt=1, worker="w", at=1_000),
+    StageStarted(stage_id="extraction", attempt=1),
+    chunk("Where?"),
+    StageCompleted(stage_id="extraction", result={"text": "Where?", "tool_calls": CLIENT_CALLS}),
+    StageStarted(stage_id="tools", attempt=1),
+    ToolCall(stage_id="tools", call_id="call_0", name="weather", arguments=CALLS[0]["arguments"]),
+    ToolCall(stage_id="tools", call_id="call_1", name="locate", arguments=_LOCATE["arguments"]),
+    CallDeferred(
+        stage_id="tools", call_id="call_1", name="locate", arguments=_LOCATE["arguments"], kind="client",
+        expires_at=1 << 42, ref="1-5", at=2_000,
+    ),
+    ToolResult(stage_id="tools", call_id="call_0", name="weather", content='{"sun":true}', at=3_000),
+)  # fmt: skip
+ANSWERED: tuple[Event, ...] = (
+    RunStarted(attempt=2, worker="w", at=4_000),
+    ToolResult(stage_id="tools", call_id="call_1", name="locate", content="Oslo", at=4_000),
+    ToolResult(stage_id="tools", call_id="call_2", name="locate", content="Oslo", same_as="call_1", at=4_000),
+    StageCompleted(stage_id="tools", result={"outcomes": []}),
+    StageStarted(stage_id="synthesis", attempt=2),
+    chunk("The sun", "synthesis"),
+    chunk(" shines.", "synthesis"),
+    StageCompleted(stage_id="synthesis", result={"text": ANSWER, "finish_reason": "stop"}),
+)
+
+
+async def ask_client(run: RunByHand) -> None:
+    """Appends the events up to the point where the run waits for its client."""
+    for event in ASKING:
+        await run.put(event)
+
+
+async def go_on(run: RunByHand) -> None:
+    """Appends the events after the client's result, up to the end."""
+    for event in ANSWERED:
+        await run.put(event)
+    await run.end(DONE)
 
 
 async def tell(run: RunByHand, start: int = 0, end: int | None = None) -> None:

@@ -22,7 +22,7 @@ from stagebus.shared.store.tool_catalog import ToolDescription
 from tests.gateway.conftest import ClientOf
 from tests.support import scripted_log, snapshots
 from tests.support.runs_by_hand import RunByHand
-from tests.support.scripted_log import ANSWER, EVENTS, RESTART, frames_of, tell
+from tests.support.scripted_log import ANSWER, EVENTS, RESTART, ask_client, frames_of, go_on, tell
 from tests.support.socket_server import serving
 from tests.support.waiting import until, until_equal
 
@@ -155,6 +155,86 @@ async def test_cancel_by_the_sdk_is_safe_to_repeat(openai: AsyncOpenAI, claim: C
         await openai.responses.cancel(id_of(run))
 
 
+LOCATE: Any = {"type": "function", "name": "locate", "parameters": {"type": "object"}, "strict": False}
+
+
+async def test_client_runs_a_function_and_the_next_response_continues_the_run(
+    openai: AsyncOpenAI, http: httpx.AsyncClient, claim: Claim, redis: Redis
+) -> None:
+    """The SDK's helper, then the stream of the rest, whoever repeats the request; both can be read again from any event."""
+    async with openai.responses.stream(model="demo", input="Hello", tools=[LOCATE]) as stream:
+        run = await claim((await anext(stream)).response.id.removeprefix("resp_"))
+        telling = asyncio.create_task(ask_client(run))
+        [event async for event in stream]
+        first = await stream.get_final_response()
+    await telling
+    (call,) = [item for item in first.output if item.type == "function_call"]
+    output = {"type": "function_call_output", "call_id": call.call_id, "output": "Oslo"}
+    request: Any = {"model": "demo", "previous_response_id": first.id, "input": [output], "tools": [LOCATE]}
+    async with openai.responses.stream(**request) as stream:
+        results = await redis.hgetall(f"sb:run:{{{run.run_id}}}:results")
+        telling = asyncio.create_task(go_on(run))
+        following = await anext(stream)
+        [event async for event in stream]
+        second = await stream.get_final_response()
+    await telling
+
+    assert (first.status, first.output_text, call.name, call.arguments) == (
+        "completed", "Where?", "locate", '{"what":"me"}',
+    )  # fmt: skip
+    assert [item.type for item in first.output] == ["message", "mcp_call", "function_call"]
+    assert list(results.values()) == [b'{"content":"Oslo"}']
+    assert following.response.id == second.id == f"{first.id}_2"
+    assert (second.status, second.output_text, second.previous_response_id) == ("completed", ANSWER, first.id)
+    assert [item.type for item in second.output] == ["message"]
+    for response in (first, second):
+        assert (await openai.responses.retrieve(response.id)).output_text == response.output_text
+        whole = frames_of((await http.get(f"/v1/responses/{response.id}?stream=true")).text)
+        assert [data["sequence_number"] for _, data in whole] == list(range(len(whole)))
+        assert whole[-1][1]["type"] == "response.completed"
+        for number in range(len(whole)):
+            rest = await http.get(f"/v1/responses/{response.id}?stream=true&starting_after={number}")
+            assert frames_of(rest.text) == whole[number + 1 :]
+        beyond = await http.get(f"/v1/responses/{response.id}?stream=true&starting_after={len(whole)}")
+        assert beyond.status_code == 400
+    again = await openai.responses.create(**request)
+    assert (again.id, again.output_text) == (second.id, ANSWER)
+    with pytest.raises(sdk.ConflictError):
+        await openai.responses.create(**{**request, "input": [{**output, "output": "Bergen"}]})
+    for path in ("_3", "_3?stream=true", "_1", "_x"):
+        assert (await http.get(f"/v1/responses/{first.id}{path}")).status_code == 404
+
+
+async def test_outputs_must_be_those_that_the_run_waits_for(openai: AsyncOpenAI, claim: Claim) -> None:
+    """A history with its calls and outputs also continues the run; anything else is refused and changes nothing."""
+    first = await openai.responses.create(model="demo", input="Hello", tools=[LOCATE], background=True)
+    run = await claim(first.id.removeprefix("resp_"))
+    await ask_client(run)
+    asked = await openai.responses.retrieve(first.id)
+    call = asked.output[-1].to_dict()
+    output = {"type": "function_call_output", "call_id": call["call_id"], "output": "Oslo"}
+    user = {"role": "user", "content": "Hello"}
+    bad: list[Any] = [
+        [user],
+        [output, user],
+        [{**output, "call_id": f"{run.run_id}.call_9"}],
+        [{**output, "output": [{"type": "input_image", "image_url": "x"}]}],
+    ]
+    for wrong in bad:
+        with pytest.raises(sdk.BadRequestError) as refused:
+            await openai.responses.create(model="demo", previous_response_id=first.id, input=wrong)
+        assert refused.value.param == "input"
+    with pytest.raises(sdk.BadRequestError, match="Cannot cancel a completed response"):
+        await openai.responses.cancel(first.id)
+    whole: Any = [user, *(item.to_dict() for item in asked.output), output]
+    second = await openai.responses.create(model="demo", input=whole, background=True)
+    await go_on(run)
+
+    assert asked.status == "completed"
+    assert (second.id, second.status) == (f"{first.id}_2", "queued")
+    assert (await openai.responses.retrieve(second.id)).output_text == ANSWER
+
+
 async def test_failed_run_ends_with_the_error(openai: AsyncOpenAI, run: RunByHand) -> None:
     await tell(run, 0, 6)
     await run.end(Error(error="the provider is overloaded", code="model_unavailable"))
@@ -274,7 +354,7 @@ async def test_models_and_bad_requests(openai: AsyncOpenAI, redis: Redis) -> Non
         ({"prompt": {"id": "p"}}, "prompt"),
         ({"text": {"format": {"type": "json_object"}}}, "text"),
         ({"tools": [{"type": "web_search"}]}, "tools"),
-        ({"tools": [{"type": "function", "name": "unknown", "parameters": {}}]}, "tools"),
+        ({"tools": [{"type": "function", "name": "unknown"}]}, "tools"),
         ({"max_output_tokens": -1}, "max_output_tokens"),
         ({"temperature": 7}, "temperature"),
         ({"stream": "yes"}, "stream"),

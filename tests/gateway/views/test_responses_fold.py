@@ -8,7 +8,7 @@ import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from stagebus.gateway.streaming.fold import RunFacts
+from stagebus.gateway.streaming.fold import END, RunFacts
 from stagebus.gateway.views.responses_fold import ResponsesFold
 from stagebus.shared.domain.events import (
     ApprovalDecided,
@@ -25,9 +25,20 @@ from stagebus.shared.domain.events import (
     ToolResult,
 )
 from tests.support.runs_by_hand import chunk
-from tests.support.scripted_log import CALLS, DONE, EVENTS, RESTART, fold_events, frames_of, thought
+from tests.support.scripted_log import (
+    ANSWERED,
+    ASKING,
+    CALLS,
+    DONE,
+    EVENTS,
+    RESTART,
+    fold_events,
+    frames_of,
+    thought,
+)
 
 RUN = RunFacts("01RUN", 1_700_000_000_123, "m", {"user": "42"})
+RESULT = ANSWERED[1]
 GOLDEN = Path(__file__).parent / "golden" / "responses.sse"
 SDK_EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
@@ -70,6 +81,48 @@ def test_response_is_valid_at_every_moment(count: int) -> None:
     assert response.status == ("queued" if count == 0 else "in_progress")
     texts = {1: "", 6: "I look it up.", RESTART: "I look it up.It rai", RESTART + 1: "I look it up."}
     assert response.output_text == texts.get(count, response.output_text)
+
+
+def test_run_that_waits_for_its_client_is_two_responses() -> None:
+    folded = ResponsesFold(RUN._replace(client_tools=frozenset({"locate"})))
+    messages = fold_events(folded, [*ASKING, *ANSWERED, DONE])
+    cut = messages.index(END)
+    parts = [frames_of(b"".join(part).decode()) for part in (messages[:cut], messages[cut + 1 :])]
+
+    assert cut == len(messages) - 1 - messages[::-1].index(END)
+    for number, part in enumerate(parts, 1):
+        events = [SDK_EVENT.validate_python(data) and data for _, data in part]
+        assert [event["sequence_number"] for event in events] == list(range(len(events)))
+        assert (events[0]["type"], events[-1]["type"]) == ("response.created", "response.completed")
+        assert events[-1]["response"] == folded.response(number)
+        assert Response.model_validate(folded.response(number)).status == "completed"
+    assert [item["type"] for item in folded.ended[0]["output"]] == ["message", "mcp_call", "function_call"]
+    assert folded.response(3) is None
+    assert not [data for _, data in parts[1] if "call" in data["type"]]
+
+
+@pytest.mark.parametrize(
+    ("between", "items", "is_cut"),
+    [
+        # Another client gives the result before the last call of the workers has ended.
+        ([ASKING[-2], RESULT, ASKING[-1]], ["function_call", "function_call_output", "mcp_call"], False),
+        # Arguments that do not fit: the call reaches no client.
+        ([RESULT.model_copy(update={"is_error": True}), ASKING[-1]], ["mcp_call", "mcp_call"], False),
+        # A call of a deferred tool ends elsewhere.
+        ([ASKING[-2].model_copy(update={"kind": "deferred"}), ASKING[-1]], ["mcp_call"], False),
+        ([ASKING[-1], ASKING[-2]], ["function_call", "mcp_call"], True),
+    ],
+)
+def test_response_ends_only_where_its_client_is_the_only_one_to_wait_for(
+    between: list[Event], items: list[str], is_cut: bool
+) -> None:
+    folded = ResponsesFold(RUN._replace(client_tools=frozenset({"locate"})))
+    messages = fold_events(folded, [*ASKING[:-2], *between])
+    response = folded.response(1)
+
+    assert response is not None
+    assert (END in messages, len(folded.ended)) == (is_cut, int(is_cut))
+    assert sorted(item["type"] for item in response["output"][1:]) == sorted(items)
 
 
 def test_result_decides_on_text_and_calls() -> None:
