@@ -74,10 +74,14 @@ def test_output_of_an_earlier_response_can_be_sent_back() -> None:
         ([{"type": "mcp", "server_label": "stagebus", "allowed_tools": ["a", "b"]}], ["a", "b"]),
         ([{"type": "mcp", "server_label": "stagebus", "allowed_tools": {"tool_names": ["a"]}}], ["a"]),
         ([{"type": "mcp", "server_label": "stagebus", "allowed_tools": []}], []),
-        ([{"type": "function", "name": "a", "parameters": {}}, {"type": "function", "name": "a"}], ["a"]),
+        ([{"type": "function", "name": "a"}, {"type": "function", "name": "a"}], ["a"]),
+        (
+            [{"type": "mcp", "server_label": "stagebus"}, {"type": "function", "name": "a", "parameters": {}}],
+            ["*", {"type": "function", "function": {"name": "a", "parameters": {}}}],
+        ),
     ],
 )
-def test_tools_are_chosen_by_name(tools: Any, names: list[str] | None) -> None:
+def test_tools_are_names_and_definitions(tools: Any, names: list[Any] | None) -> None:
     assert run_of(tools=tools).get("tools") == names
 
 

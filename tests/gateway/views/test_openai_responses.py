@@ -17,7 +17,7 @@ from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.events import Error
 from stagebus.shared.domain.tenants import Scope
 from stagebus.shared.log import sse
-from stagebus.shared.store import tool_catalog
+from stagebus.shared.store import run_store, tool_catalog
 from stagebus.shared.store.tool_catalog import ToolDescription
 from tests.gateway.conftest import ClientOf
 from tests.support import scripted_log, snapshots
@@ -233,6 +233,16 @@ async def test_outputs_must_be_those_that_the_run_waits_for(openai: AsyncOpenAI,
     assert asked.status == "completed"
     assert (second.id, second.status) == (f"{first.id}_2", "queued")
     assert (await openai.responses.retrieve(second.id)).output_text == ANSWER
+
+
+async def test_function_that_a_worker_has_runs_there(openai: AsyncOpenAI, redis: Redis) -> None:
+    await tool_catalog.publish_tools(redis, [ToolDescription(name="weather", description="", parameters={})])
+    tools: Any = [{"type": "mcp", "server_label": "stagebus"}, LOCATE, {**LOCATE, "name": "weather"}]
+    made = await openai.responses.create(model="demo", input="Hello", tools=tools, background=True)
+    request = (await run_store.get_run(redis, made.id.removeprefix("resp_"))).request
+
+    assert request["tools"] == ["weather", "locate"]
+    assert [tool["name"] for tool in request["client_tools"]] == ["locate"]
 
 
 async def test_failed_run_ends_with_the_error(openai: AsyncOpenAI, run: RunByHand) -> None:
