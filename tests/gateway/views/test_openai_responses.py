@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 
 from stagebus.gateway.streaming.hub import Hub
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.domain.events import Error
+from stagebus.shared.domain.events import Cancel, Error
 from stagebus.shared.domain.tenants import Scope
 from stagebus.shared.log import sse
 from stagebus.shared.store import run_store, tool_catalog
@@ -174,7 +174,7 @@ async def test_client_runs_a_function_and_the_next_response_continues_the_run(
     async with openai.responses.stream(**request) as stream:
         results = await redis.hgetall(f"sb:run:{{{run.run_id}}}:results")
         telling = asyncio.create_task(go_on(run))
-        following = await anext(stream)
+        begun = await anext(stream)
         [event async for event in stream]
         second = await stream.get_final_response()
     await telling
@@ -184,7 +184,7 @@ async def test_client_runs_a_function_and_the_next_response_continues_the_run(
     )  # fmt: skip
     assert [item.type for item in first.output] == ["message", "mcp_call", "function_call"]
     assert list(results.values()) == [b'{"content":"Oslo"}']
-    assert following.response.id == second.id == f"{first.id}_2"
+    assert begun.response.id == second.id == f"{first.id}_2"
     assert (second.status, second.output_text, second.previous_response_id) == ("completed", ANSWER, first.id)
     assert [item.type for item in second.output] == ["message"]
     for response in (first, second):
@@ -201,6 +201,12 @@ async def test_client_runs_a_function_and_the_next_response_continues_the_run(
     assert (again.id, again.output_text) == (second.id, ANSWER)
     with pytest.raises(sdk.ConflictError):
         await openai.responses.create(**{**request, "input": [{**output, "output": "Bergen"}]})
+    following = await openai.responses.create(
+        model="demo", previous_response_id=second.id, input="Thanks", background=True
+    )
+    assert following.id.removeprefix("resp_") != run.run_id
+    with pytest.raises(sdk.BadRequestError, match="outputs of the function calls"):
+        await openai.responses.create(model="demo", previous_response_id=first.id, input="Thanks")
     for path in ("_3", "_3?stream=true", "_1", "_x"):
         assert (await http.get(f"/v1/responses/{first.id}{path}")).status_code == 404
 
@@ -233,6 +239,18 @@ async def test_outputs_must_be_those_that_the_run_waits_for(openai: AsyncOpenAI,
     assert asked.status == "completed"
     assert (second.id, second.status) == (f"{first.id}_2", "queued")
     assert (await openai.responses.retrieve(second.id)).output_text == ANSWER
+
+
+async def test_response_that_waits_for_outputs_is_cancelled_by_its_own_id(openai: AsyncOpenAI, claim: Claim) -> None:
+    first = await openai.responses.create(model="demo", input="Hello", tools=[LOCATE], background=True)
+    run = await claim(first.id.removeprefix("resp_"))
+    await ask_client(run)
+    cancelling = asyncio.create_task(openai.responses.cancel(f"{first.id}_2"))
+    await run.end(Cancel())
+    cancelled = await cancelling
+
+    assert (cancelled.id, cancelled.status) == (f"{first.id}_2", "cancelled")
+    assert (await openai.responses.retrieve(first.id)).status == "completed"
 
 
 async def test_function_that_a_worker_has_runs_there(openai: AsyncOpenAI, redis: Redis) -> None:
