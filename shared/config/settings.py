@@ -41,6 +41,7 @@ class Settings(BaseSettings):
     )
     redis_connections_max: int = Field(64, ge=4, description="most connections to Redis of one process")
     redis_timeout_s: float = Field(5.0, gt=0, description="time limit of a Redis command")
+    partitioned: bool = Field(default=False, description="32 queues, as on a cluster; equal in all processes")
 
     # Model
     openai_base_url: str | None = Field(
@@ -375,8 +376,7 @@ class Settings(BaseSettings):
     @property
     def secrets(self) -> tuple[str, ...]:
         """Returns the keys for tickets and sessions; the first one signs."""
-        text = "" if self.secret is None else self.secret.get_secret_value()
-        return _parts(text)
+        return _parts("" if self.secret is None else self.secret.get_secret_value())
 
 
 def _parts(text: str) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from stagebus.shared.config.redis_url import Address, RedisUrl
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.errors import StorageFull, StorageUnavailable, StorageUnfit
+from stagebus.shared.storage.partition_keys import PARTITIONED
 from stagebus.shared.storage.sentinel import SENTINEL_TIMEOUT_S, ConnectionToPrimary, PrimaryFinder
 
 VERSION_MIN: Final = (6, 2)
@@ -194,7 +195,10 @@ def connect(settings: Settings) -> Redis:
     A pooled connection that turns out to be dead is replaced before the command is sent. A command that a server refused
     because it is no primary, for example, is sent once more on a new connection.
     """
-    return connect_to(RedisUrl.parse(settings.redis_url.get_secret_value()), settings)
+    redis = connect_to(RedisUrl.parse(settings.redis_url.get_secret_value()), settings)
+    if settings.partitioned:
+        redis.partitioning = PARTITIONED  # type: ignore[attr-defined]  # see partitioning_of
+    return redis
 
 
 def connect_to(url: RedisUrl, settings: Settings) -> Redis:

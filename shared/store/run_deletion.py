@@ -17,6 +17,7 @@ from stagebus.shared.domain.tenants import RunOwner
 from stagebus.shared.errors import Fenced, RunEnded, RunNotFound
 from stagebus.shared.storage import keys, run_scripts
 from stagebus.shared.storage.lua_script import Script, ScriptConnection
+from stagebus.shared.storage.partition_keys import partition_of_run
 from stagebus.shared.storage.redis_client import Redis
 from stagebus.shared.storage.thread_keys import RunThread
 from stagebus.shared.store import run_store
@@ -94,9 +95,10 @@ async def delete_ended(
     Raises:
         RunNotFound: the owner has no such run.
     """
-    key_list = [keys.run(run_id), keys.ACTIVE, keys.runs(owner.tenant), keys.RUNNING, keys.THROTTLED, keys.QUEUE]
-    key_list += [keys.feed(owner.tenant), keys.runs(owner.tenant, user), keys.lease(run_id)]
-    key_list += [*keys.all_of_run(run_id, idempotency)[1:], *(thread.keys() if thread else ())]
+    part = partition_of_run(connection, run_id)
+    key_list = [keys.run(run_id), part.active, part.runs(owner.tenant), part.running, part.throttled, part.queue]
+    key_list += [part.feed(owner.tenant), part.runs(owner.tenant, user), part.lease(run_id)]
+    key_list += [*part.all_of_run(run_id, idempotency)[1:], *(thread.keys(part) if thread else ())]
     tenant, *own_user = owner.fields
     args = [run_id, tenant, idempotency, TOMBSTONE_TTL_S * 1000, orjson.dumps(thread.args()) if thread else ""]
     reply = await _DELETE(connection, key_list, [*args, *own_user])

@@ -14,6 +14,7 @@ from uuid import uuid4
 from stagebus.shared.domain.webhook_messages import Delivery, DeliveryState
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.lua_script import Script
+from stagebus.shared.storage.partition_keys import partitioning_of
 from stagebus.shared.storage.redis_client import Redis, read_time_ms
 from stagebus.shared.webhook_errors import DeliveryNotFound
 
@@ -158,7 +159,8 @@ async def resend(redis: Redis, delivery_id: str) -> Delivery:
     key_list = [keys.WEBHOOK_ENDPOINTS, keys.WEBHOOK_GONE, keys.webhook_open(endpoint), keys.webhook_due(endpoint)]
     key_list += [keys.webhook_trying(endpoint), keys.webhook_delivery(delivery_id)]
     key_list += [keys.webhook_ended(DeliveryState.DELIVERED), keys.webhook_ended(DeliveryState.FAILED)]
-    if not await _RESEND(redis, [*key_list, keys.outbox_bell()], [delivery_id, endpoint]):
+    bell = partitioning_of(redis).partitions[0].outbox_bell
+    if not await _RESEND(redis, [*key_list, bell], [delivery_id, endpoint]):
         raise DeliveryNotFound(delivery_id)
     return found[0]
 
@@ -244,14 +246,17 @@ class WebhookCounts(NamedTuple):
 async def count(redis: Redis) -> WebhookCounts:
     """Counts deliveries."""
     open_by_endpoint = await count_open(redis)
+    partitions = partitioning_of(redis).partitions
     now = await read_time_ms(redis)
     async with redis.pipeline(transaction=False) as pipe:
-        pipe.xlen(keys.outbox())
         pipe.zcard(keys.webhook_ended(DeliveryState.FAILED))
         pipe.hkeys(keys.WEBHOOK_GONE)
+        for partition in partitions:
+            pipe.xlen(partition.outbox)
         for endpoint in open_by_endpoint:
             pipe.zrange(keys.webhook_open(endpoint), 0, 0, withscores=True)
-        undistributed, failed, gone, *firsts = await pipe.execute()
+        failed, gone, *replies = await pipe.execute()
+    undistributed, firsts = sum(replies[: len(partitions)]), replies[len(partitions) :]
     oldest = [int(score) for first in firsts for _, score in first]
     oldest_ms = max(0, now - min(oldest)) if oldest else 0
     return WebhookCounts(undistributed, open_by_endpoint, oldest_ms, failed, [name.decode() for name in gone])

@@ -10,6 +10,7 @@ from stagebus.shared.config.webhooks_file import WebhookConfig
 from stagebus.shared.domain.webhook_messages import TEST_TYPE, OutboxEntry, delivery_id_of
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.lua_script import Script
+from stagebus.shared.storage.partition_keys import UNTAGGED, Partition, partitioning_of
 from stagebus.shared.storage.redis_client import Redis, read_time_ms
 
 logger = logging.getLogger(__name__)
@@ -25,16 +26,16 @@ def encode_body(message_type: str, at_ms: int, data: dict[str, Any]) -> str:
     return orjson.dumps({"type": message_type, "timestamp": at, "data": data}).decode()
 
 
-async def fan_out(redis: Redis, webhooks: WebhookConfig) -> bool:
-    """Makes the deliveries of the oldest entries and removes these; returns whether there may be more.
+async def fan_out(redis: Redis, webhooks: WebhookConfig, partition: Partition = UNTAGGED) -> bool:
+    """Makes the deliveries of a partition's oldest entries and removes these; returns whether there may be more.
 
     The endpoints are those of the present configuration. An entry that nobody wants, or that cannot be read, is removed.
     """
-    found = await redis.xrange(keys.outbox(), count=BATCH)
+    found = await redis.xrange(partition.outbox, count=BATCH)
     if not found:
         return False
     key_list, args = (
-        [keys.outbox(), keys.WEBHOOK_ENDPOINTS],
+        [partition.outbox, keys.WEBHOOK_ENDPOINTS],
         [orjson.dumps([entry_id.decode() for entry_id, _ in found])],
     )
     for number, (entry_id, fields) in enumerate(found, start=1):
@@ -82,7 +83,7 @@ async def add_test(redis: Redis, endpoint: str, message: str) -> str:
         "webhook_id": f"msg_{message}", "type": TEST_TYPE, "run_id": "", "tenant": "", "url": "",
         "body": encode_body(TEST_TYPE, now, {"at": now}),
     }  # fmt: skip
-    key_list = [keys.outbox(), keys.WEBHOOK_ENDPOINTS, *_keys_of(endpoint, delivery_id)]
+    key_list = [UNTAGGED.outbox, keys.WEBHOOK_ENDPOINTS, *_keys_of(endpoint, delivery_id)]
     await _FAN_OUT(redis, key_list, [b"[]", 0, delivery_id, endpoint, orjson.dumps(content)])
-    await redis.rpush(keys.outbox_bell(), "1")  # type: ignore[misc]
+    await redis.rpush(partitioning_of(redis).partitions[0].outbox_bell, "1")  # type: ignore[misc]
     return delivery_id

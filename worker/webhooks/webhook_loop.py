@@ -17,8 +17,8 @@ from stagebus.shared.config.webhooks_file import WebhookConfig
 from stagebus.shared.domain.webhook_messages import RUN_URL_PREFIX, DeliveryState
 from stagebus.shared.observability.audit import audit
 from stagebus.shared.runtime.tasks import cancel_and_wait
-from stagebus.shared.storage import keys
 from stagebus.shared.storage.outage_log import OUTAGE
+from stagebus.shared.storage.partition_keys import partitioning_of
 from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis, read_time_ms
 from stagebus.shared.storage.redis_retry import retry_while_redis_is_down
 from stagebus.shared.store import webhook_deliveries, webhook_outbox
@@ -50,7 +50,8 @@ class WebhookLoop:
         self._webhooks = webhooks
         self._sender = WebhookSender(settings)
         self._on_result = on_result
-        self._bell = Doorbell(redis, keys.outbox_bell())
+        self._partitions = partitioning_of(redis).partitions
+        self._bell = Doorbell(redis, [partition.outbox_bell for partition in self._partitions])
         self._tries: set[asyncio.Task[None]] = set()
         self._ringing: asyncio.Task[object] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -81,8 +82,9 @@ class WebhookLoop:
 
     async def _step(self) -> float:
         """Empties the outbox and starts the tries that are due; returns the seconds until the next look."""
-        while await webhook_outbox.fan_out(self._redis, self._webhooks):
-            pass
+        for partition in self._partitions:
+            while await webhook_outbox.fan_out(self._redis, self._webhooks, partition):
+                pass
         if overflowed := await webhook_deliveries.end_overflow(self._redis):
             logger.warning("webhooks: too many open deliveries; %d of the oldest have failed", overflowed)
             self._on_result("", "overflow")
