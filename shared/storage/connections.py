@@ -1,14 +1,35 @@
-"""Opens what reads and writes in Redis beside the client itself, for one server or for a cluster."""
+"""Opens the client of Redis and what reads and writes beside it, for one server or for a cluster."""
 
+from stagebus.shared.config.redis_url import RedisUrl
+from stagebus.shared.config.settings import Settings
+from stagebus.shared.storage import redis_client
 from stagebus.shared.storage.cluster_connection import ClusterConnection
-from stagebus.shared.storage.cluster_redis import ClusterRedis
+from stagebus.shared.storage.cluster_redis import ClusterRedis, check_cluster, connect_cluster
 from stagebus.shared.storage.pipelined import PipelinedConnection
 from stagebus.shared.storage.pubsub import Channels
-from stagebus.shared.storage.redis_client import Redis
+from stagebus.shared.storage.redis_client import Redis, check_server
 from stagebus.shared.storage.sharded_pubsub import ShardedChannels
 
+# A connection for the commands of many runs at a time.
+SharedConnection = PipelinedConnection | ClusterConnection
 
-def open_pipelined(redis: Redis, timeout_s: float) -> PipelinedConnection | ClusterConnection:
+
+def connect(settings: Settings) -> Redis:
+    """Returns a client of the server, or of the cluster, which connects at the first command."""
+    url = RedisUrl.parse(settings.redis_url.get_secret_value())
+    return connect_cluster(url, settings) if url.nodes else redis_client.connect(settings)
+
+
+async def check_storage(redis: Redis) -> None:
+    """Checks that the server or the cluster is fit to store runs.
+
+    Raises:
+        StorageUnfit: it is not; the message says what to do.
+    """
+    await (check_cluster(redis) if isinstance(redis, ClusterRedis) else check_server(redis))
+
+
+def open_pipelined(redis: Redis, timeout_s: float) -> SharedConnection:
     """Returns a connection for many commands at a time. A server without a reply for `timeout_s` counts as away."""
     if isinstance(redis, ClusterRedis):
         return ClusterConnection(redis.slots, redis.client_of, timeout_s)

@@ -244,9 +244,13 @@ def active_of_tenant(tenant: str, tag: str = "") -> str:
     return f"{tagged(ACTIVE, tag)}:{tenant}"
 
 
-def seen(kind: str) -> str:
-    """Returns the set of a kind's processes, WORKERS or GATEWAYS, by their last heartbeat."""
-    return f"{kind}:seen"
+def seen(kind: str, *, is_partitioned: bool = False) -> str:
+    """Returns the set of the members of WORKERS, GATEWAYS or TOOLS by when they were last seen.
+
+    Args:
+        is_partitioned: the whole name of the other key is the tag, so that both have one slot.
+    """
+    return f"sb:seen:{{{kind}}}" if is_partitioned else f"{kind}:seen"
 
 
 def tenant_virtual_time(tenant: str, tag: str = "") -> str:

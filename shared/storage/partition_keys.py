@@ -162,6 +162,10 @@ class Partitioning:
         """The tags of the partitions for new runs; empty if the system has one partition without a tag."""
         return TAGS if len(self.partitions) > 1 else ()
 
+    def seen(self, kind: str) -> str:
+        """Returns the set of the members of keys.WORKERS, keys.GATEWAYS or keys.TOOLS by when they were last seen."""
+        return keys.seen(kind, is_partitioned=len(self.partitions) > 1)
+
     def of_tag(self, tag: str) -> Partition:
         """Returns the partition of the runs whose ids have this tag, or none."""
         return self.partitions[0] if len(self.partitions) == 1 else _PARTITION_BY_TAG[tag]

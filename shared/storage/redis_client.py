@@ -330,8 +330,8 @@ async def check_server(redis: Redis) -> None:
     """
     if (await _check(redis, VERSION_MIN)).get("cluster_enabled"):
         raise StorageUnfit(
-            "this server is a node of a Redis Cluster, which is not supported yet: set STAGEBUS_REDIS_URL to a server "
-            "without cluster mode, which may have replicas and sentinels"
+            "this server is a node of a Redis Cluster: set STAGEBUS_REDIS_URL to redis+cluster://host1,host2 with some "
+            "of its nodes, or to a server without cluster mode"
         )
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.storage import queue_scripts, redis_client
+from stagebus.shared.storage import connections, queue_scripts, redis_client
 from stagebus.shared.storage.outage_log import OUTAGE
 from stagebus.shared.storage.partition_keys import Partition, partition_of_run
 from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis, is_passing
@@ -115,7 +115,7 @@ class LeaseKeeper:
     async def _renew_forever(self) -> None:
         self._own_loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
-        redis = redis_client.connect(self._settings)
+        redis = connections.connect(self._settings)
         is_away = False
         try:
             while not self._is_stopping:

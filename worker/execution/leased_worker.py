@@ -28,9 +28,10 @@ from arq.worker import Worker, func
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage import keys, queue_scripts
+from stagebus.shared.storage.cluster_redis import ClusterRedis
+from stagebus.shared.storage.connections import SharedConnection
 from stagebus.shared.storage.outage_log import OUTAGE
 from stagebus.shared.storage.partition_keys import partitioning_of
-from stagebus.shared.storage.pipelined import PipelinedConnection
 from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis
 from stagebus.shared.storage.redis_retry import RETRY_BACKOFF_S, retry_while_redis_is_down
 from stagebus.shared.store import parking, run_queue
@@ -50,6 +51,18 @@ class _Job:
     outcome: Outcome | None = None
 
 
+def _arq_pool(redis: Redis, queue_name: str) -> ArqRedis:
+    """Returns the client for arq's own commands: the jobs, a count of tries beside each, and the worker's health."""
+    if isinstance(redis, ClusterRedis):
+        return redis  # type: ignore[return-value]  # of ArqRedis's own methods none is used
+    return ArqRedis(
+        redis.connection_pool,
+        job_serializer=run_queue.encode_job,
+        job_deserializer=run_queue.decode_job,
+        default_queue_name=queue_name,
+    )
+
+
 class LeasedWorker(Worker):
     """Acquires due runs, as many as it has slots, and hands each to `run`."""
 
@@ -58,7 +71,7 @@ class LeasedWorker(Worker):
         redis: Redis,
         settings: Settings,
         *,
-        connection: PipelinedConnection,
+        connection: SharedConnection,
         run: Callable[[str, str, str], Awaitable[Outcome]],
         renew_now: RenewNow,
         on_drain: Callable[[], Awaitable[None]],
@@ -78,12 +91,7 @@ class LeasedWorker(Worker):
         ].queue  # arq counts its entries for its log, and does nothing else with it
         super().__init__(
             [func(self._run_toolchain, name=run_queue.FUNCTION, max_tries=2**31)],  # type: ignore[arg-type]
-            redis_pool=ArqRedis(
-                redis.connection_pool,
-                job_serializer=run_queue.encode_job,
-                job_deserializer=run_queue.decode_job,
-                default_queue_name=queue_name,
-            ),
+            redis_pool=_arq_pool(redis, queue_name),
             queue_name=queue_name,
             max_jobs=settings.worker_concurrency,
             job_timeout=None,  # type: ignore[arg-type]  # a run has its own

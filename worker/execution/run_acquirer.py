@@ -10,13 +10,13 @@ from uuid import uuid4
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage import queue_scripts
+from stagebus.shared.storage.connections import SharedConnection
 from stagebus.shared.storage.outage_log import OUTAGE
 from stagebus.shared.storage.partition_keys import partitioning_of
-from stagebus.shared.storage.pipelined import PipelinedConnection
 from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis, is_passing
 from stagebus.shared.storage.redis_retry import retry_while_redis_is_down
 from stagebus.shared.store import run_queue
-from stagebus.worker.execution.doorbell import Doorbell
+from stagebus.worker.execution.partition_bells import open_bell
 from stagebus.worker.execution.partition_queue import Look, PartitionQueue, choose
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class RunAcquirer:
     def __init__(
         self,
         redis: Redis,
-        connection: PipelinedConnection,
+        connection: SharedConnection,
         settings: Settings,
         *,
         held: Container[str],
@@ -62,7 +62,7 @@ class RunAcquirer:
         self._renew_now = renew_now
         self._partitioning = partitioning_of(redis)
         self._queues = {partition: PartitionQueue(partition) for partition in self._partitioning.partitions}
-        self._doorbell = Doorbell(redis, [partition.wakeup for partition in self._queues])
+        self._doorbell = open_bell(redis, [partition.wakeup for partition in self._queues])
         self._pending_acquires: dict[str, str] = {}  # token by run id: Redis has not answered yet
         self._acquiring: set[asyncio.Task[bool]] = set()
         # Runs with a defect that keeps Redis from granting their lease, since the last wait. The others go on.

@@ -23,7 +23,7 @@ from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis, read_time_ms
 from stagebus.shared.storage.redis_retry import retry_while_redis_is_down
 from stagebus.shared.store import webhook_deliveries, webhook_outbox
 from stagebus.shared.store.webhook_deliveries import Try, TryResult
-from stagebus.worker.execution.doorbell import Doorbell
+from stagebus.worker.execution.partition_bells import open_bell
 from stagebus.worker.webhooks.retry_schedule import GONE, ReceiverAnswer, result_of
 from stagebus.worker.webhooks.webhook_sender import TRY_MAX_S, WebhookSender
 
@@ -51,7 +51,7 @@ class WebhookLoop:
         self._sender = WebhookSender(settings)
         self._on_result = on_result
         self._partitions = partitioning_of(redis).partitions
-        self._bell = Doorbell(redis, [partition.outbox_bell for partition in self._partitions])
+        self._bell = open_bell(redis, [partition.outbox_bell for partition in self._partitions])
         self._tries: set[asyncio.Task[None]] = set()
         self._ringing: asyncio.Task[object] | None = None
         self._task: asyncio.Task[None] | None = None
