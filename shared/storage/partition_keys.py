@@ -126,6 +126,10 @@ class Partition:
         """Returns the key that binds an Idempotency-Key to a run."""
         return keys.idempotency(tenant, key, user, self.tag)
 
+    def has(self, key: str) -> bool:
+        """Returns whether a key that has a tag, if there are partitions, is of this partition."""
+        return not self.tag or keys.tag_of(key) == self.tag
+
     def job_id(self, run_id: str) -> str:
         """Returns arq's id of a run's job."""
         return keys.job_id(run_id, self.tag)
@@ -143,8 +147,9 @@ class Partition:
         return keys.arq_retry(run_id, self.tag)
 
     def all_of_run(self, run_id: str, idempotency: str = "") -> list[str]:
-        """Returns every key that a run may have."""
-        return keys.all_of_run(run_id, idempotency, self.tag)
+        """Returns every key that a run may have in this partition."""
+        is_own = bool(idempotency) and self.has(idempotency)
+        return keys.all_of_run(run_id, idempotency if is_own else "", self.tag)
 
 
 @dataclass(frozen=True, slots=True)

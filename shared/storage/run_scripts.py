@@ -81,7 +81,7 @@ async def create(  # noqa: PLR0913 - a record has that many fields
 
     Args:
         life_s: how long the tenant's lists and the virtual times outlive this creation.
-        idempotency: the Redis key of the client's Idempotency-Key, if there is one.
+        idempotency: the Redis key of the client's Idempotency-Key, if there is one. One of another partition is bound already.
         reservation: the value that this key gets. It names this run.
         limits: the limits of tenants without their own.
         trace: the request's trace.
@@ -103,7 +103,8 @@ async def create(  # noqa: PLR0913 - a record has that many fields
     key_list += [part.runs(tenant), part.active_of_tenant(tenant), part.running, part.tokens(tenant)]
     key_list += [part.virtual_time, part.tenant_virtual_time(tenant), part.queue, part.job(run_id), part.wakeup]
     key_list += [part.reserved, part.runs(tenant, user), part.feed(tenant)]
-    key_list += [idempotency] if idempotency else []
+    is_bound_here = bool(idempotency) and part.has(idempotency)
+    key_list += [idempotency] if is_bound_here else []
     thread_keys = thread.keys(part) if thread else []
     args: list[Any] = [RunStatus.QUEUED.value, tenant, model, request, RUN_STAGE, event, data]
     args += [run_id, ids.created_ms(run_id), _ms(life_s), limits.runs_queued, limits.tokens_per_day]
@@ -111,6 +112,7 @@ async def create(  # noqa: PLR0913 - a record has that many fields
     args += [tokens, tokens_ttl_ms(life_s), user, trace.baggage, webhook_url, int(has_webhooks)]
     args += [len(thread_keys)]
     args += [thread.encode(), thread.request.encode_messages()] if thread else ["", ""]
+    args += ["" if is_bound_here else idempotency]
     return _created(run_id, await _CREATE(connection, [*key_list, *thread_keys], args), thread)
 
 

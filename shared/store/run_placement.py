@@ -1,16 +1,30 @@
-"""Chooses the partition of a new run, and with it the run's id."""
+"""Chooses the partition of a new run, and with it the run's id.
+
+in a thread             the thread's partition
+a tenant with limits    the tenant's home, so that its runs and tokens are counted in one place
+with a client's key     the key's partition, so that one script makes the run and binds the key
+else                    any
+"""
 
 import random
+from typing import Final
 
+from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain import ids
+from stagebus.shared.domain.limits import own_limit
 from stagebus.shared.domain.threads import ThreadRequest
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.partition_keys import partitioning_of
 from stagebus.shared.storage.redis_client import Redis
 
+# The limits that scripts of runs check. The others are counted at home, wherever the runs are.
+_OF_RUNS: Final = ("runs_queued", "runs_running", "tokens_per_day")
 
-def new_run_id(redis: Redis, thread: ThreadRequest | None, idempotency: str) -> str:
-    """Creates the id of a run in the partition of its thread, or else of its idempotency key, or else in any.
+
+async def new_run_id(
+    redis: Redis, settings: Settings, tenant: str, thread: ThreadRequest | None, idempotency: str
+) -> str:
+    """Creates the id of a run in its partition.
 
     Args:
         idempotency: the Redis key of the client's Idempotency-Key, or empty.
@@ -20,9 +34,16 @@ def new_run_id(redis: Redis, thread: ThreadRequest | None, idempotency: str) -> 
     partitioning = partitioning_of(redis)
     if not partitioning.tags:
         return ids.new_run_id()
-    if idempotency:
-        return ids.new_run_id_in(keys.tag_of(idempotency))
-    return ids.new_run_id_in(random.choice(partitioning.tags))  # noqa: S311 - spreads the load
+    if await _has_limits(redis, settings, tenant):
+        return ids.new_run_id_in(partitioning.of_name(tenant).tag)
+    return ids.new_run_id_in(keys.tag_of(idempotency) if idempotency else random.choice(partitioning.tags))  # noqa: S311 - spreads the load
+
+
+async def _has_limits(redis: Redis, settings: Settings, tenant: str) -> bool:
+    """Returns whether the number of a tenant's runs or tokens is limited, by the copy of the limits in its home."""
+    home, defaults = partitioning_of(redis).of_name(tenant), settings.tenant_limits
+    stored = await redis.hmget(home.limits, [f"{tenant}:{name}" for name in _OF_RUNS])  # type: ignore[misc]
+    return any(own_limit(value, getattr(defaults, name)) > 0 for name, value in zip(_OF_RUNS, stored, strict=True))
 
 
 def idempotency_key(redis: Redis, tenant: str, key: str | None, user: str) -> str:

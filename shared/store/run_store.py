@@ -16,7 +16,7 @@ from stagebus.shared.domain.runs import RUN_STAGE, STATUS_BY_TERMINAL_EVENT, Run
 from stagebus.shared.domain.tenants import RunOwner
 from stagebus.shared.domain.threads import OnActive, ThreadRequest
 from stagebus.shared.domain.usage import Usage
-from stagebus.shared.errors import Fenced, IdempotencyConflict, RunDeleted, RunEnded, RunNotFound
+from stagebus.shared.errors import Fenced, RunDeleted, RunEnded, RunNotFound
 from stagebus.shared.log import live_batch, log_reader, sse
 from stagebus.shared.log.log_page import StoredEvent
 from stagebus.shared.observability import spans
@@ -27,7 +27,7 @@ from stagebus.shared.storage import keys, queue_scripts, run_scripts
 from stagebus.shared.storage.partition_keys import partition_of_run, partitioning_of
 from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis, is_passing, read_time_ms
 from stagebus.shared.storage.thread_keys import ThreadAdmission, ThreadEnd
-from stagebus.shared.store import run_placement, run_queue
+from stagebus.shared.store import idempotency_keys, run_placement, run_queue
 from stagebus.shared.store.run_transcript import read_turn
 from stagebus.shared.store.thread_store import end_of, thread_of, times_of
 from stagebus.shared.thread_errors import ThreadBusy
@@ -71,24 +71,26 @@ async def create_run(
     body = orjson.dumps(request, option=orjson.OPT_SORT_KEYS)
     digest = _digest(body, thread)
     idempotency = run_placement.idempotency_key(redis, tenant, idempotency_key, user)
-    run_id = run_placement.new_run_id(redis, thread, idempotency)
+    new_id = await run_placement.new_run_id(redis, settings, tenant, thread, idempotency)
     thread_key = keys.thread(thread.identity) if thread else ""
-    joining = ThreadAdmission(thread, times_of(settings), run_id, digest=digest) if thread else None
-    while True:
-        queued = RunQueued(run_id=run_id, model=model, at=wall_ms())
-        created = await run_scripts.create(
-            redis, run_id, tenant=tenant, model=model, request=body, event=queued.event, data=queued.data(),
-            idempotency=idempotency, reservation=f"{run_id} {digest}", life_s=settings.lists_ttl_s,
-            limits=settings.tenant_limits, trace=trace, job=run_queue.new_job(run_id, thread_key), tokens=tokens, user=user,
-            webhook_url=request.get("webhook_url") or "", has_webhooks=settings.has_webhooks,
-            thread=joining,
-        )  # fmt: skip
-        if created.reserved_for:
-            run_id = _bound_run(created.reserved_for, digest)
-        elif created.expected is not None and joining is not None:
-            joining = _named(joining, *created.expected)
-        else:
-            break
+    async with idempotency_keys.bound_apart(redis, settings, idempotency, new_id, digest) as bound_id:
+        run_id = bound_id
+        joining = ThreadAdmission(thread, times_of(settings), run_id, digest=digest) if thread else None
+        while True:
+            queued = RunQueued(run_id=run_id, model=model, at=wall_ms())
+            created = await run_scripts.create(
+                redis, run_id, tenant=tenant, model=model, request=body, event=queued.event, data=queued.data(),
+                idempotency=idempotency, reservation=f"{run_id} {digest}", life_s=settings.lists_ttl_s,
+                limits=settings.tenant_limits, trace=trace, job=run_queue.new_job(run_id, thread_key), tokens=tokens,
+                user=user, webhook_url=request.get("webhook_url") or "", has_webhooks=settings.has_webhooks,
+                thread=joining,
+            )  # fmt: skip
+            if created.reserved_for:
+                run_id = idempotency_keys.bound_run(created.reserved_for, digest)
+            elif created.expected is not None and joining is not None:
+                joining = _named(joining, *created.expected)
+            else:
+                break
     if created.is_new and joining is not None:
         await _end_interrupted(redis, settings, joining)
     if not created.is_new:
@@ -115,18 +117,6 @@ def _digest(body: bytes, thread: ThreadRequest | None) -> str:
         named = [thread.identity.thread_id, thread.on_active, thread.parent_run_id]
         sent.update(orjson.dumps([named, thread.messages], option=orjson.OPT_SORT_KEYS))
     return sent.hexdigest()
-
-
-def _bound_run(reserved_for: str, digest: str) -> str:
-    """Returns the run that the client's key belongs to.
-
-    Raises:
-        IdempotencyConflict: it has another request.
-    """
-    run_id, held_digest = reserved_for.split(" ")
-    if held_digest != digest:
-        raise IdempotencyConflict
-    return run_id
 
 
 def _named(joining: ThreadAdmission, active: str, interrupt: str) -> ThreadAdmission:
@@ -384,6 +374,7 @@ async def finalize(redis: Redis, settings: Settings, run_id: str) -> None:
         life_s=settings.lists_ttl_s,
         run_keys=partition_of_run(redis, run_id).all_of_run(run_id, reserved.decode() if reserved else ""),
     )
+    await idempotency_keys.expire_apart(redis, run_id, (reserved or b"").decode(), settings.retention_s)
     await queue_scripts.admit(
         redis, run_id, settings.tenant_runs_running, tenant=(tenant or b"").decode(), has_ended=True
     )

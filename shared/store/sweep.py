@@ -27,7 +27,7 @@ from stagebus.shared.storage import keys, queue_scripts, run_scripts
 from stagebus.shared.storage.outage_log import OUTAGE
 from stagebus.shared.storage.partition_keys import UNTAGGED, Partition, partition_of_run, partitioning_of
 from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis, is_passing, read_time_ms
-from stagebus.shared.store import run_queue, run_store
+from stagebus.shared.store import limits_copy, run_queue, run_store
 from stagebus.shared.store.sweep_candidates import find_candidates
 from stagebus.shared.store.thread_sweep import sweep_threads
 
@@ -111,6 +111,8 @@ class ActiveRun(NamedTuple):
 
 async def sweep(redis: Redis, settings: Settings, partition: Partition = UNTAGGED) -> SweepReport:
     """Checks every active run of a partition that may need a repair now, and in turn the others: see `sweep_candidates`."""
+    if partition.tag:
+        await limits_copy.copy_limits(redis, partition)
     now_ms = await read_time_ms(redis)
     abandoned: list[str] = []
     run_ids, ends_pass = await find_candidates(redis, settings, now_ms, partition)
