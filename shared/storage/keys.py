@@ -199,29 +199,29 @@ def outbox_bell(tag: str = "") -> str:
     return f"{outbox(tag)}:bell"
 
 
-def webhook_delivery(delivery_id: str) -> str:
+def webhook_delivery(delivery_id: str, tag: str = "") -> str:
     """Returns the hash of a webhook's delivery."""
-    return f"sb:webhook:{delivery_id}"
+    return f"{tagged('sb:webhook', tag)}:{delivery_id}"
 
 
-def webhook_open(endpoint: str) -> str:
+def webhook_open(endpoint: str, tag: str = "") -> str:
     """Returns the set of an endpoint's open deliveries by creation."""
-    return f"sb:webhooks:open:{endpoint}"
+    return f"{tagged('sb:webhooks:open', tag)}:{endpoint}"
 
 
-def webhook_due(endpoint: str) -> str:
+def webhook_due(endpoint: str, tag: str = "") -> str:
     """Returns the set of an endpoint's open deliveries by their next try."""
-    return f"sb:webhooks:due:{endpoint}"
+    return f"{tagged('sb:webhooks:due', tag)}:{endpoint}"
 
 
-def webhook_trying(endpoint: str) -> str:
+def webhook_trying(endpoint: str, tag: str = "") -> str:
     """Returns the set of an endpoint's deliveries that are being sent, by the end of their leases."""
-    return f"sb:webhooks:trying:{endpoint}"
+    return f"{tagged('sb:webhooks:trying', tag)}:{endpoint}"
 
 
-def webhook_ended(state: str) -> str:
+def webhook_ended(state: str, tag: str = "") -> str:
     """Returns the set of the deliveries that ended in a state, by their end."""
-    return f"sb:webhooks:{state}"
+    return tagged(f"sb:webhooks:{state}", tag)
 
 
 def live(run_id: str) -> str:
