@@ -50,3 +50,20 @@ class ResultTooLarge(StagebusError):
 
     def __init__(self, limit_bytes: int) -> None:
         super().__init__(f"the result is longer than the limit of {limit_bytes} bytes of UTF-8; shorten it")
+
+
+class CallsUnavailable(StagebusError):
+    """Some of the workers are of a version that knows neither client tools nor deferred tools. It passes when all of them
+    are updated.
+    """
+
+    code = "calls_unavailable"
+    title = "Waiting calls are not available yet"
+    status_hint = 503
+    retryable = True
+
+    def __init__(self) -> None:
+        super().__init__(
+            "not all workers know calls that wait for a result: the operator is updating them, or has to; try again, or "
+            "name only tools that workers run themselves"
+        )

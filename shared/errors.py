@@ -100,14 +100,16 @@ class RunNotFound(StagebusError):
 
 
 class RunDeleted(StagebusError):
-    """The run of this `Idempotency-Key` was deleted. For an hour the key creates no other run."""
+    """The run of this request or of its `Idempotency-Key` was deleted. For an hour the key creates no other run."""
 
     code = "run_deleted"
     title = "Run deleted"
     status_hint = 410
 
     def __init__(self, run_id: str) -> None:
-        super().__init__(f"the run {run_id} of this Idempotency-Key was deleted; use a new key for a new run")
+        super().__init__(
+            f"the run {run_id} of this request or of its Idempotency-Key was deleted; use a new key for a new run"
+        )
 
 
 class StageNotFound(StagebusError):

@@ -3,6 +3,7 @@
 import ast
 import glob
 import itertools
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -117,13 +118,15 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def is_ignored(path: Path) -> bool:
-    folders = path.relative_to(ROOT).parts[:-1]
-    return any(folder in IGNORED_FOLDERS or folder.startswith((".", "__")) for folder in folders)
+def repository_files() -> Iterator[Path]:
+    """Yields the files of the repository once, by their paths without links. Does not enter ignored folders."""
+    for folder, folders, names in os.walk(ROOT):
+        folders[:] = [name for name in folders if name not in IGNORED_FOLDERS and not name.startswith((".", "__"))]
+        yield from (Path(folder, name) for name in names if name != ".git")
 
 
-# Every Python file of the repository once, by its path without links.
-PYTHON_FILES = sorted(path for path in ROOT.rglob("*.py") if not is_ignored(path))
+FILES = sorted(repository_files())
+PYTHON_FILES = [path for path in FILES if path.suffix == ".py"]
 
 
 @cache
@@ -145,9 +148,7 @@ def imports_of(path: Path) -> Iterator[str]:
 
 
 def text_files() -> Iterator[Path]:
-    for path in ROOT.rglob("*"):
-        if path.is_file() and path.name != ".git" and not is_ignored(path) and path.suffix in TEXT_SUFFIXES:
-            yield path
+    return (path for path in FILES if path.suffix in TEXT_SUFFIXES)
 
 
 def module_of(path: Path) -> str:

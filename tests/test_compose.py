@@ -14,6 +14,7 @@ import typer
 import yaml
 
 from stagebus.cli.main import app
+from stagebus.gateway.endpoint_table import ENDPOINTS
 from stagebus.shared.config.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -181,6 +182,21 @@ def test_proxy_errors_make_an_eventsource_reconnect() -> None:
 
     assert found["error_page"] == ["502 504 =200 @ask_again"]
     assert r'200 "retry: 1000\n\n"' in found["return"]
+
+
+def test_proxy_knows_the_paths_of_all_streams() -> None:
+    """nginx compares the decoded path, in which a thread's id may have a slash. It passes on the path as it came."""
+    (location,) = re.findall(r"location ~ (\S*events\S*) \{", NGINX.read_text())
+    streams = {path for path, is_stream in _example_paths() if is_stream}
+
+    assert {"/runs/events", "/threads/a/b/events"} < streams
+    assert {path for path, _ in _example_paths() if re.search(location, path)} == streams
+
+
+def _example_paths() -> list[tuple[str, bool]]:
+    """Returns a path of each endpoint, and whether it has an event stream."""
+    paths = [(re.sub(r"\{thread_id\}", "a/b", one.path), one.is_stream) for one in ENDPOINTS]
+    return [(re.sub(r"\{[^}]*\}", "x", path), is_stream) for path, is_stream in paths]
 
 
 def test_proxy_and_gateways_answer_only_under_names_of_this_machine() -> None:

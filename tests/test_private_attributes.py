@@ -180,15 +180,17 @@ def test_private_names_of_foreign_base_classes_are_in_the_table() -> None:
 
 
 def _foreign_private_names(path: Path) -> Iterator[str]:
-    tree = ast.parse(path.read_text())
+    source = path.read_text()
+    tree = ast.parse(source)
     if path.stem == "__main__" or not any(isinstance(node, ast.ClassDef) and node.bases for node in tree.body):
         return
     module = importlib.import_module(".".join(path.relative_to(SOURCES).with_suffix("").parts))
+    lines = source.splitlines()
     for node in tree.body:
         cls = getattr(module, node.name, None) if isinstance(node, ast.ClassDef) else None
         if not inspect.isclass(cls):
             continue
-        text = inspect.getsource(cls)
+        text = "\n".join(lines[node.lineno - 1 : node.end_lineno])  # inspect.getsource parses the file for each class
         names = set(re.findall(r"\bself\.(_[a-z]\w*)|def (_[a-z]\w*)\(", text))
         for name in {name for pair in names for name in pair if name} - PRIVATE_NAMES:
             if owners := [base for base in foreign_bases(cls) if has(base, name)]:

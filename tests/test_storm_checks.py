@@ -2,16 +2,22 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from random import Random
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
+from stagebus.shared.domain.tenants import DEFAULT_TENANT
 from stagebus.shared.domain.threads import Thread, ThreadIdentity, ThreadTurn
 from stagebus.shared.log.log_page import StoredEvent
+from stagebus.shared.storage import keys
+from tests.support.deleted_conversation import DeletedConversation
 from tests.support.strict_client import Received, Violation
 from tests.support.strict_thread_client import StrictThreadClient
 from tests.support.thread_ledger import Post, ThreadChecks, ThreadLedger
 
+IDENTITY = ThreadIdentity(DEFAULT_TENANT, "", "talk")
 FIRST, SECOND, JOINED = (f"01J9ZK3V7Q8E5W2R4T6Y8V0P1{letter}" for letter in "ABC")
 
 
@@ -109,6 +115,19 @@ def test_check_finds_its_fault(column: str, spoil: Callable[[Finished], object])
     spoil(found)
 
     assert column in found.check()
+
+
+@pytest.mark.parametrize("key", [keys.thread_turns(keys.thread(IDENTITY)), keys.run(FIRST)])
+async def test_what_is_left_of_a_deleted_thread_is_found(redis: Redis, key: str) -> None:
+    talk = DeletedConversation([], redis, IDENTITY.thread_id, Random(1), int, bool, 1)
+    talk.posts.append(Post(FIRST, "one", "reject", ""))
+    await talk.check_gone()
+    assert talk.ledger.left == []
+    await redis.hset(key, "created_at", "1")  # type: ignore[misc]
+    await redis.expire(key, 60)
+    await talk.check_gone()
+
+    assert key in talk.ledger.left[0]
 
 
 def follow(*frames: tuple[str, str, dict[str, Any]]) -> StrictThreadClient:

@@ -88,7 +88,7 @@ async def answer_stream(
         return Response(status_code=204, headers=headers)
     view = stored_view(stage_id)
     if chunks == "full":
-        view = FullChunksView(view, await _read_first_events(request, run_id))
+        view = FullChunksView(view, await read_first_events(request, run_id))
     # For clients other than EventSource: when to consider the connection dead, and which events are history.
     stream_headers = {"X-Ping-S": f"{gateway.settings.ping_s:g}", **(headers or {})}
     if head is not None:
@@ -100,8 +100,13 @@ async def answer_stream(
     return EventStream(gateway.hub, stream, gateway.admit_stream(principal, stream.close), stream_headers)
 
 
-async def _read_first_events(request: Request, run_id: str) -> list[StoredEvent]:
-    """Reads the first event of each stage that has started."""
+async def read_first_events(request: Request, run_id: str) -> list[StoredEvent]:
+    """Reads the first event of each stage that has started.
+
+    Raises:
+        RunNotFound: the caller has no such run.
+        StorageUnavailable: Redis is down.
+    """
     redis = gateway_of(request).redis
     with storage_errors():
         head = await log_reader.read_head(redis, run_id, principal_of(request).owner)
@@ -147,9 +152,7 @@ async def _answer_page(
         )
     events: Iterable[StoredEvent] = page.events
     if chunks == "full":
-        events = FullChunksView(stored_view(stage_id), await _read_first_events(request, run_id)).complete_events(
-            events
-        )
+        events = FullChunksView(stored_view(stage_id), await read_first_events(request, run_id)).complete_events(events)
     return Response(_encode_page(page, events, waiting_for), media_type=JSON)
 
 

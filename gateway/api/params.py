@@ -1,8 +1,8 @@
 """Request parameters: each one's description for the OpenAPI document, and the function that reads it."""
 
 import re
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
 from urllib.request import parse_http_list
 
 from starlette.requests import Request
@@ -18,6 +18,8 @@ from stagebus.shared.domain.runs import STAGE_IDS, RunStatus
 from stagebus.shared.domain.tenants import USER_MAX_CHARS, USER_PATTERN, is_user
 from stagebus.shared.errors import BadIdempotencyKey, InvalidRequest, StageNotFound
 from stagebus.shared.store.run_list import RunFilter
+
+T = TypeVar("T")
 
 CHUNKS: Final = ["lean", "full"]
 FILTERS: Final = ("status", "model", "q", "user")
@@ -81,6 +83,9 @@ def read_ticket_id(request: Request) -> str:
 
 # --- event streams -----------------------------------------------------------
 
+CHUNKS_FORMAT: Final = ParameterSpec(
+    "chunks", "query", "`full` sends whole chat completion chunks instead of lean ones.", {"enum": CHUNKS}
+)
 STREAM_PARAMETERS: Final = (
     ParameterSpec(
         "Last-Event-ID", "header", "The id of the last event received. Takes precedence over `last_event_id`.", _CURSOR
@@ -89,9 +94,7 @@ STREAM_PARAMETERS: Final = (
         "last_event_id", "query", "The same as the header, for clients that cannot set headers, such as a reloaded page.",
         _CURSOR,
     ),
-    ParameterSpec(
-        "chunks", "query", "`full` sends whole chat completion chunks instead of lean ones.", {"enum": CHUNKS}
-    ),
+    CHUNKS_FORMAT,
 )  # fmt: skip
 
 
@@ -101,9 +104,14 @@ def read_cursor(request: Request) -> EventId:
     Raises:
         BadCursor: it is not an event id.
     """
-    cursor = parse_cursor(request.query_params.get("last_event_id"))
+    return newest_cursor(request, parse_cursor)
+
+
+def newest_cursor(request: Request, parse: Callable[[str | None], T]) -> T:
+    """Returns the cursor of the header, or that of the query, which has to be valid, too."""
+    cursor = parse(request.query_params.get("last_event_id"))
     if seen := request.headers.get("last-event-id"):
-        cursor = parse_cursor(seen)  # it is newer: a reconnecting EventSource repeats its original URL
+        cursor = parse(seen)  # it is newer: a reconnecting EventSource repeats its original URL
     return cursor
 
 

@@ -10,12 +10,13 @@ from stagebus.gateway.api.schemas.validation import invalid_fields
 from stagebus.gateway.auth.principal import principal_of
 from stagebus.gateway.context import Gateway, gateway_of
 from stagebus.shared.access_errors import TokensUsedUp, TooManyRuns
+from stagebus.shared.call_errors import CallsUnavailable
 from stagebus.shared.domain.requests import RunRequest
 from stagebus.shared.errors import BadIdempotencyKey, IdempotencyConflict, RunDeleted, StorageFull, StorageUnavailable
 from stagebus.shared.observability.audit import audit
 from stagebus.shared.observability.spans import current_span
 from stagebus.shared.store import run_store, tool_catalog
-from stagebus.shared.store.worker_capabilities import THREADS
+from stagebus.shared.store.worker_capabilities import CALLS, THREADS
 from stagebus.shared.thread_errors import (
     ParentNotEnded,
     ParentNotFound,
@@ -30,6 +31,7 @@ from stagebus.shared.thread_errors import (
 CREATION_ERRORS: Final = (
     BadIdempotencyKey, IdempotencyConflict, RunDeleted, TooManyRuns, TokensUsedUp, StorageFull, StorageUnavailable,
     ThreadBusy, ThreadQueueFull, ThreadFull, ThreadDeleting, ParentNotFound, ParentNotEnded, ThreadsUnavailable,
+    CallsUnavailable,
 )  # fmt: skip
 
 
@@ -48,6 +50,7 @@ async def create_run(request: Request, body: dict[str, Any], idempotency_key: st
         BadIdempotencyKey, IdempotencyConflict: the key is invalid, or was used for another request.
         RunDeleted: the key's run was deleted.
         TooManyRuns, TokensUsedUp: the tenant is at its limit.
+        CallsUnavailable: not all workers know the client tools or deferred tools that the body names.
         ThreadBusy, ThreadQueueFull, ThreadFull, ThreadDeleting, ParentNotFound, ParentNotEnded, ThreadsUnavailable: the
             thread does not take the run.
     """
@@ -88,10 +91,16 @@ def _check_webhook_url(gateway: Gateway, run_request: RunRequest) -> None:
 
 
 async def _check_tools(gateway: Gateway, run_request: RunRequest) -> None:
-    """Rejects names of tools that no worker has published, and definitions under names that one has."""
+    """Rejects names of tools that no worker has published, definitions under names that one has, and both client tools
+    and deferred tools as long as an older worker might execute the run.
+    """
     named, defined = named_tools(run_request), [tool.name for tool in run_request.client_tools]
     published = await tool_catalog.find_published(gateway.redis) if named or defined else set()
     if published and (unknown := set(named) - published):
         raise unknown_tools(run_request, unknown)
     if taken := set(defined) & published:
         raise taken_names(run_request, taken)
+    if (named or defined) and not await gateway.capabilities.all_have(CALLS):
+        deferred = {tool.name for tool in await tool_catalog.read_tools(gateway.redis) if tool.deferred}
+        if defined or deferred & set(named):
+            raise CallsUnavailable

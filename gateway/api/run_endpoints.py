@@ -40,7 +40,7 @@ from stagebus.gateway.auth.principal import principal_of
 from stagebus.gateway.context import gateway_of
 from stagebus.shared.access_errors import TooManyStreams
 from stagebus.shared.domain.tenants import Scope
-from stagebus.shared.errors import BadCursor, Draining, InvalidRequest, RunNotFound, StorageUnavailable
+from stagebus.shared.errors import BadCursor, Draining, InvalidRequest, RunDeleted, RunNotFound, StorageUnavailable
 from stagebus.shared.observability.audit import audit
 from stagebus.shared.store import run_deletion, run_list, run_store, thread_news
 from stagebus.shared.thread_errors import RunMerged
@@ -65,15 +65,23 @@ async def create_run(request: Request) -> Response:
     wait_s = read_preferred_wait(request) if Scope.RUNS_READ in principal.scopes else 0
     body = await read_json(request, gateway.settings.body_max_bytes)
     run_id = await run_creation.create_run(request, body)
-    urls = urls_of(request)
-    location = {"Location": urls.run(run_id)}
-    if is_stream:
-        return await answer_stream(request, run_id, cursor, chunks, headers={**location, "X-Run-Id": run_id})
-    if wait_s:
-        return await _answer_waiting(request, run_id, wait_s, location)
-    run = await run_store.get_run(gateway.redis, run_id)
-    place = await thread_news.read_place(gateway.redis, run.thread_key, run_id)
-    return json_response(RunAccepted.of(run, urls, place), 202, location)
+    location = {"Location": urls_of(request).run(run_id)}
+    try:
+        if is_stream:
+            return await answer_stream(request, run_id, cursor, chunks, headers={**location, "X-Run-Id": run_id})
+        if wait_s:
+            return await _answer_waiting(request, run_id, wait_s, location)
+        return await _answer_accepted(request, run_id, location)
+    except RunNotFound:
+        # Somebody deleted it meanwhile, or its thread. The same request gets the same answer from now on.
+        raise RunDeleted(run_id) from None
+
+
+async def _answer_accepted(request: Request, run_id: str, location: Mapping[str, str]) -> Response:
+    redis = gateway_of(request).redis
+    run = await run_store.get_run(redis, run_id)
+    place = await thread_news.read_place(redis, run.thread_key, run_id)
+    return json_response(RunAccepted.of(run, urls_of(request), place), 202, location)
 
 
 async def _answer_waiting(request: Request, run_id: str, wait_s: int, location: Mapping[str, str]) -> Response:

@@ -11,7 +11,7 @@ from stagebus.gateway.api.endpoint import Endpoint, ResponseSpec
 from stagebus.gateway.api.guard import needs
 from stagebus.gateway.api.params import accepts, limit_parameter, read_limit
 from stagebus.gateway.api.responses import JSON, json_response
-from stagebus.gateway.api.schemas.thread_answers import ThreadList, ThreadSummary, ThreadView
+from stagebus.gateway.api.schemas.thread_answers import ThreadList, ThreadSummary, ThreadView, encode_thread
 from stagebus.gateway.api.schemas.thread_change import ThreadChange
 from stagebus.gateway.api.schemas.validation import invalid_fields, parse_form
 from stagebus.gateway.api.thread_markdown import MARKDOWN, render_markdown
@@ -84,8 +84,9 @@ async def get_thread(request: Request) -> Response:
             raise invalid_fields(unknown)
         page = await thread_branch.read_branch(redis, thread, branch or thread.head_run_id, limit, before)
     if accepts(request, MARKDOWN):
-        return Response(render_markdown(thread, page), media_type=MARKDOWN)
-    return json_response(ThreadView.of_thread(thread, page, urls_of(request), principal_of(request).user))
+        return Response(await render_markdown(thread, page), media_type=MARKDOWN)
+    view = ThreadView.of_thread(thread, page, urls_of(request), principal_of(request).user)
+    return Response(encode_thread(view, page), media_type=JSON)
 
 
 async def change_thread(request: Request) -> Response:
@@ -117,8 +118,8 @@ async def delete_thread(request: Request) -> Response:
     identity = read_thread_identity(request)
     status = 204
     try:
-        with storage_errors():
-            async with asyncio.timeout(DELETION_WAIT_S):
+        async with asyncio.timeout(DELETION_WAIT_S):
+            with storage_errors():  # not around the timeout: a TimeoutError counts as an error of Redis
                 await thread_deletion.delete_thread(gateway.redis, gateway.settings, identity)
     except TimeoutError:
         status = 202  # the thread is marked, so the sweep goes on

@@ -4,6 +4,7 @@ Texts of users, models and tools stand in fenced code blocks, whose fences are l
 look like a part of the document, load an image or run a script where the document is shown, and none is changed.
 """
 
+import asyncio
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -26,13 +27,14 @@ _HEADINGS: Final = {
 }
 
 
-def render_markdown(thread: Thread, page: BranchPage) -> str:
-    """Returns the document of a branch's page."""
+async def render_markdown(thread: Thread, page: BranchPage) -> str:
+    """Returns the document of a branch's page. Other requests are served after each turn: a page may take a second."""
     blocks = [f"# {_inline(thread.title or thread.identity.thread_id)}"]
     if page.before is not None:
         blocks.append("*Older turns are left out.*")
     for read in page.turns:
         blocks += _turn_blocks(read)
+        await asyncio.sleep(0)
     return "\n\n".join(blocks) + "\n"
 
 
@@ -40,7 +42,7 @@ def _turn_blocks(read: TurnMessages) -> Iterator[str]:
     if read.turn.is_deleted:
         yield f"*The run {read.turn.run_id} was deleted.*"
         return
-    for message in (*read.messages, *read.result):
+    for message in (*orjson.loads(read.messages), *orjson.loads(read.result)):
         yield from _message_blocks(message)
     if read.turn.status not in ("", "succeeded"):
         reason = f" ({_inline(read.turn.code)})" if read.turn.code else ""
@@ -49,7 +51,7 @@ def _turn_blocks(read: TurnMessages) -> Iterator[str]:
 
 def _message_blocks(message: Mapping[str, Any]) -> Iterator[str]:
     role = str(message.get("role", ""))
-    heading = _HEADINGS.get(role, _inline(role))
+    heading = _HEADINGS.get(role) or _inline(role)
     if message.get("partial"):
         heading += " (stopped)"
     text = _text_of(message.get("content")) or _text_of(message.get("refusal"))

@@ -6,7 +6,14 @@ from typing import Final
 from starlette.requests import Request
 
 from stagebus.gateway.api.endpoint import ParameterSpec
-from stagebus.gateway.api.params import METADATA_PREFIX, RUN_ID, SEARCH_MAX_CHARS, read_run_filter
+from stagebus.gateway.api.params import (
+    CHUNKS_FORMAT,
+    METADATA_PREFIX,
+    RUN_ID,
+    SEARCH_MAX_CHARS,
+    newest_cursor,
+    read_run_filter,
+)
 from stagebus.gateway.api.schemas.create_run import METADATA_VALUE_MAX_CHARS
 from stagebus.gateway.api.schemas.validation import invalid_fields
 from stagebus.gateway.auth.principal import principal_of
@@ -45,8 +52,10 @@ THREAD_STREAM_PARAMETERS: Final = (
         "last_event_id", "query", "The same as the header, for clients that cannot set headers, such as a reloaded page.",
         _CURSOR,
     ),
+    CHUNKS_FORMAT,
     ParameterSpec(
-        "until", "query", "`idle` ends the stream once no run is active and none waits.", {"enum": [IDLE]}
+        "until", "query", "`idle` ends the stream once no run is active and none waits. A page then says so in `is_ended`.",
+        {"enum": [IDLE]},
     ),
 )  # fmt: skip
 BEFORE_THREAD: Final = ParameterSpec(
@@ -105,10 +114,7 @@ def read_thread_cursor(request: Request) -> ThreadCursor:
     Raises:
         BadThreadCursor: it is not the id of an event of a thread.
     """
-    cursor = parse_thread_cursor(request.query_params.get("last_event_id"))
-    if seen := request.headers.get("last-event-id"):
-        cursor = parse_thread_cursor(seen)  # it is newer: a reconnecting EventSource repeats its original URL
-    return cursor
+    return newest_cursor(request, parse_thread_cursor)
 
 
 def read_until_idle(request: Request) -> bool:

@@ -14,7 +14,7 @@ A message of the thread's channel only says that the thread should be read; the 
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Final
 
@@ -35,6 +35,7 @@ from stagebus.shared.domain.cursor import START, EventId
 from stagebus.shared.domain.tenants import RunOwner
 from stagebus.shared.domain.thread_cursor import THREAD_START, ThreadCursor
 from stagebus.shared.errors import RunNotFound
+from stagebus.shared.log.log_page import StoredEvent
 from stagebus.shared.storage.redis_client import REDIS_AWAY
 from stagebus.shared.store import thread_news
 from stagebus.shared.store.thread_news import StoredTurn, ThreadNews
@@ -61,12 +62,14 @@ class ThreadRelay:
         *,
         is_until_idle: bool = False,
         is_until_read: bool = False,
+        stages_started: Sequence[StoredEvent] | None = None,
     ) -> ThreadStream:
         """Returns a stream of the thread's turns after the cursor; `relay` sends it. Args: see `ThreadStream`."""
         buffer_max_bytes = self._settings.stream_buffer_max_bytes
         return ThreadStream(
-            thread_key, owner, cursor, buffer_max_bytes, is_until_idle=is_until_idle, is_until_read=is_until_read
-        )
+            thread_key, owner, cursor, buffer_max_bytes, is_until_idle=is_until_idle, is_until_read=is_until_read,
+            stages_started=stages_started,
+        )  # fmt: skip
 
     async def relay(
         self, stream: ThreadStream, admission: AbstractAsyncContextManager[bool]
@@ -169,8 +172,10 @@ class ThreadRelay:
         if step is TurnStep.FOLLOW:
             frames = [encode_turn(turn)]
         elif step is TurnStep.TELL_DELETED:
-            # A turn that is not closed yet has no cursor after it; its end comes with the next look.
-            frames = [encode_deleted_in_place(turn) if turn.status else encode_deleted(turn)]
+            # A turn that is not closed yet has no cursor after it; its end comes with the next look. A client that has
+            # that cursor is told without one: the same place in each page would let it read that page forever.
+            is_passed = cursor == turn.end_id
+            frames = [encode_deleted_in_place(turn) if turn.status and not is_passed else encode_deleted(turn)]
         elif step is TurnStep.SNAPSHOT:
             gap = [] if cursor == START else [encode_thread_gap(ThreadCursor(turn.run_id, cursor), turn)]
             result = await thread_news.read_result(self._hub.log_connection, stream.thread_key, turn.run_id)
@@ -195,9 +200,13 @@ class ThreadRelay:
             stream.gone = stream.gone[1:]
 
     async def _tell_waiting(self, stream: ThreadStream, news: ThreadNews) -> None:
-        """Tells the client of the waiting runs if they have changed, and at its start if there are any."""
+        """Tells the client of the waiting runs if they have changed, and at its start if there are any.
+
+        A client that resumes may know of runs that have left since, so it is told in any case.
+        """
         run_ids = news.version.waiting_ids
-        if run_ids != (stream.version.waiting_ids if stream.version else ()):
+        is_resumed = stream.version is None and stream.cursor != THREAD_START
+        if is_resumed or run_ids != (stream.version.waiting_ids if stream.version else ()):
             runs = await thread_news.read_waiting(self._hub.log_connection, stream.thread_key, run_ids)
             stream.put(encode_waiting(runs))
 

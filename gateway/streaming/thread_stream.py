@@ -7,15 +7,17 @@
 message of the channel costs nothing but a read.
 """
 
+from collections.abc import Sequence
 from enum import Enum, auto
 from typing import Final
 
 from stagebus.gateway.streaming.client_stream import ClientStream
 from stagebus.gateway.streaming.subscription import Subscription
-from stagebus.gateway.streaming.thread_view import TurnEventsView
+from stagebus.gateway.streaming.views import RUN_EVENTS, EventView, FullChunksView
 from stagebus.shared.domain.cursor import START, EventId
 from stagebus.shared.domain.tenants import RunOwner
 from stagebus.shared.domain.thread_cursor import ThreadCursor
+from stagebus.shared.log.log_page import StoredEvent
 from stagebus.shared.store.thread_news import StoredTurn, ThreadVersion
 
 # What the channel says of a run that was deleted.
@@ -54,6 +56,8 @@ class ThreadStream(ClientStream):
         thread_key: the thread's Redis key.
         is_until_idle: the stream ends when no run is active and none waits.
         is_until_read: the stream ends when the client has all that there is.
+        stages_started: None for chunks as they are stored. For complete ones: the first events of the stages that the
+            cursor's run has begun; empty once that turn has begun.
         cursor: a place whose turn must be looked up before anything else is sent: where the client began, or where a
             run's log ended before the run did; THREAD_START for none.
         seq: the place of the newest turn that the client was told of; 0 before the first.
@@ -75,6 +79,7 @@ class ThreadStream(ClientStream):
         "is_until_idle",
         "is_until_read",
         "seq",
+        "stages_started",
         "thread_key",
         "version",
     )
@@ -88,13 +93,15 @@ class ThreadStream(ClientStream):
         *,
         is_until_idle: bool = False,
         is_until_read: bool = False,
+        stages_started: Sequence[StoredEvent] | None = None,
     ) -> None:
-        super().__init__("", Subscription(START, TurnEventsView(""), buffer_max_bytes), owner=owner)
+        super().__init__("", Subscription(START, RUN_EVENTS, buffer_max_bytes), owner=owner)
         self._buffer_max_bytes = buffer_max_bytes
         self._frames: list[bytes] = []
         self.thread_key = thread_key
         self.is_until_idle = is_until_idle
         self.is_until_read = is_until_read
+        self.stages_started = stages_started
         self.cursor = cursor
         self.seq = 0
         self.is_joined = False
@@ -109,8 +116,10 @@ class ThreadStream(ClientStream):
         is_run_ready = self.is_joined and self.subscription.is_ready
         return bool(is_run_ready or self.is_outdated or self._frames or self.is_closed or self.notice)
 
-    def begin_turn(self, turn: StoredTurn, cursor: EventId, view: TurnEventsView) -> None:
+    def begin_turn(self, turn: StoredTurn, cursor: EventId, view: EventView) -> None:
         """Begins to follow a turn's run after an event. The hub's `join_run` comes next."""
+        if self.stages_started is not None:
+            view, self.stages_started = FullChunksView(view, self.stages_started), ()
         self.run_id = turn.run_id
         self.stages_begun = ()
         self.subscription = Subscription(cursor, view, self._buffer_max_bytes)

@@ -82,7 +82,7 @@ def encode_turn(turn: StoredTurn) -> bytes:
 
 
 def encode_snapshot(turn: StoredTurn, result: bytes) -> bytes:
-    """Encodes a turn without a log. Args: `result`: the messages that came of it, JSON."""
+    """Encodes a turn without a log. Args: `result`: the messages of its result, JSON."""
     fields = _fields(turn) | {"status": turn.status, "result": orjson.Fragment(result)}
     return sse.encode(str(ThreadCursor(turn.run_id, turn.end_id)).encode(), b"turn_snapshot", orjson.dumps(fields))
 

@@ -114,6 +114,10 @@ class FullChunksView(EventView):
         """Returns the batch with complete chunks."""
         return self._complete_frames(self._inner.encode_batch(batch) or b"")
 
+    def encode_gap(self, gap: LogGap) -> bytes:
+        """Returns the frame of the inner view."""
+        return self._inner.encode_gap(gap)
+
     def complete_events(self, events: Iterable[StoredEvent]) -> list[StoredEvent]:
         """Returns the events with complete chunks."""
         return [event._replace(data=self._complete_data(event.event.decode(), event.data)) for event in events]

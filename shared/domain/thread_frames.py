@@ -44,7 +44,7 @@ class TurnSnapshot(ThreadFrame):
     status: str = Field(description="how it ended: `succeeded`, `failed`, `cancelled`, or `lost` if Redis lost the run")
     messages: list[Json] = Field(description="the new messages of its request")
     result: list[Json] = Field(
-        description="what came of it: the model's calls with their results, and its answer, which has `partial` if the run "
+        description="its result: the model's calls with their results, and its answer, which has `partial` if the run "
         "was stopped"
     )
 

@@ -108,7 +108,7 @@ class ThreadTurn:
         last_id: the id of the run's terminal event.
         size: the bytes of its messages.
         messages_in: its own messages; empty unless they were read.
-        messages_out: what came of it, as messages; empty until its end.
+        messages_out: those of its result; empty until its end.
     """
 
     run_id: str

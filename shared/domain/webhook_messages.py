@@ -41,7 +41,6 @@ class DeliveryState(StrEnum):
 class OutboxEntry:
     """One change of a run, as a script wrote it; `message` is unique to the event."""
 
-    entry_id: str
     message: str
     type: str
     tenant: str
@@ -49,7 +48,7 @@ class OutboxEntry:
     data: Mapping[str, Any]
 
     @classmethod
-    def decode(cls, entry_id: bytes, fields: Sequence[bytes]) -> Self:
+    def decode(cls, fields: Sequence[bytes]) -> Self:
         """Decodes an entry of the stream.
 
         Raises:
@@ -60,7 +59,7 @@ class OutboxEntry:
         data = orjson.loads(named[b"data"])
         if not isinstance(data, dict):
             raise ValueError("the data of an entry is an object")  # noqa: TRY004 - as for all malformed entries
-        return cls(entry_id.decode(), data=data, **text)
+        return cls(data=data, **text)
 
     @property
     def webhook_id(self) -> str:
@@ -95,7 +94,6 @@ class Delivery:
     last_status: int = 0
     last_error: str = ""
     ended_at: int = 0
-    next_try_at: int = 0
 
     @classmethod
     def decode(cls, delivery_id: str, fields: Mapping[bytes, bytes]) -> Self | None:

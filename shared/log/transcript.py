@@ -1,4 +1,4 @@
-"""The messages that a run of a thread came to: a pure function of its log, whichever process ends the run.
+"""The result of a run of a thread, as messages: a pure function of its log, whichever process ends the run.
 
     assistant   with the calls of a round       ┐ each call has exactly one result: if the run ended before
     tool        a result for each call          ┘ the call's own one, a made-up one says so
@@ -70,7 +70,7 @@ class _StageLog:
 
 
 class Transcript:
-    """Collects a run's events, in the order of each stage, and returns the messages that they come to."""
+    """Collects a run's events, in the order of each stage, and returns the messages of its result."""
 
     def __init__(self) -> None:
         self._stages: dict[str, _StageLog] = {}
@@ -147,7 +147,7 @@ class Transcript:
 
 
 def turn_messages(events: Iterable[StoredEvent], items: Mapping[str, bytes] | None = None) -> list[Message]:
-    """Returns the messages that the events of a run come to; see `Transcript`.
+    """Returns the messages of the result that the events of a run show; see `Transcript`.
 
     Args:
         events: the log or its beginning; events of one stage in their order.

@@ -7,7 +7,10 @@ Spec: https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-var
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
@@ -18,7 +21,7 @@ from stagebus.shared.observability.spans import chosen_span_id
 logger = logging.getLogger(__name__)
 
 # At its end a process sends what it has not sent yet; a collector that does not answer must not hold it.
-SHUTDOWN_MAX_MS: Final = 2000
+SHUTDOWN_MAX_S: Final = 2.0
 
 
 class OtelMissing(StagebusError):
@@ -40,7 +43,7 @@ def start_export(service: str, instance: str, registry: CollectorRegistry | None
         registry: the Prometheus metrics to send as well.
 
     Returns:
-        A function that sends the rest and stops, within `SHUTDOWN_MAX_MS`.
+        A function that sends the rest and stops, within `SHUTDOWN_MAX_S`.
 
     Raises:
         OtelMissing: the packages are not installed.
@@ -68,18 +71,25 @@ def start_export(service: str, instance: str, registry: CollectorRegistry | None
     provider = TracerProvider(resource=resource, id_generator=ChosenIds(), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
-    stop_metrics = _start_metrics(resource, registry) if registry is not None else lambda: None
+    stops = [provider.shutdown, *([_start_metrics(resource, registry)] if registry is not None else [])]
     logger.info("traces are sent by OTLP as service %s", resource.attributes["service.name"])
-
-    def stop() -> None:
-        provider.force_flush(SHUTDOWN_MAX_MS)
-        provider.shutdown()
-        stop_metrics()
-
-    return stop
+    return partial(stop_in_time, stops, SHUTDOWN_MAX_S)
 
 
-def _start_metrics(resource: Any, registry: CollectorRegistry) -> Callable[[], None]:
+def stop_in_time(stops: Sequence[Callable[[], object]], max_s: float) -> None:
+    """Calls the functions concurrently and returns after `max_s` at the latest.
+
+    The SDK waits for a request that it has sent, however long that takes. What is left then ends with the process.
+    """
+    deadline = time.monotonic() + max_s
+    threads = [threading.Thread(target=stop, daemon=True) for stop in stops]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+
+
+def _start_metrics(resource: Any, registry: CollectorRegistry) -> Callable[[], object]:
     from opentelemetry import metrics
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
     from opentelemetry.sdk.metrics import MeterProvider
@@ -88,7 +98,7 @@ def _start_metrics(resource: Any, registry: CollectorRegistry) -> Callable[[], N
     provider = MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())], resource, shutdown_on_exit=False)
     metrics.set_meter_provider(provider)
     mirror_registry(provider.get_meter("stagebus"), registry)
-    return lambda: provider.shutdown(SHUTDOWN_MAX_MS)
+    return provider.shutdown
 
 
 def mirror_registry(meter: Any, registry: CollectorRegistry) -> None:

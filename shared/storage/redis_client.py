@@ -240,11 +240,11 @@ def _primary_finder(url: RedisUrl, pool: BlockingConnectionPool) -> PrimaryFinde
         "lib_version": None,
     }
 
-    def connect_to(sentinel: Address) -> Connection:
+    def connection_to(sentinel: Address) -> Connection:
         connection: Connection = connection_class(host=sentinel.host, port=sentinel.port, **options)
         return connection
 
-    return PrimaryFinder(url.sentinels, url.service, connect_to)
+    return PrimaryFinder(url.sentinels, url.service, connection_to)
 
 
 def leave_server(connection: object, reply: object) -> RedisConnectionError | None:

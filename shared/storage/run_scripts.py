@@ -30,7 +30,9 @@ _APPENDING_RUNS: Final = 1024
 _APPEND = Script("append", uses=("announce", "virtual_time", "thread"))
 _CANCEL = Script("cancel", uses=("virtual_time", "thread"))
 _CLAIM = Script("claim")
-_CREATE = Script("create", uses=("tenant_limit", "tokens_left", "announce", "virtual_time", "thread", "admission"))
+_CREATE = Script(
+    "create", uses=("tenant_limit", "tokens_left", "announce", "virtual_time", "thread", "close_gone", "admission")
+)
 _READ = Script("read", uses=("is_owned",))
 
 

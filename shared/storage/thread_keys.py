@@ -96,6 +96,7 @@ class ThreadAdmission:
         """Returns the last keys of `create.lua`."""
         identity = self.request.identity
         group = thread_group(partition, keys.thread(identity), identity.tenant)
+        group += [partition.outbox, partition.outbox_bell]
         if self.expected_active:
             group += [keys.run(self.expected_active), keys.control(self.expected_active)]
         return group + ([keys.run(self.expected_interrupt)] if self.expected_interrupt else [])

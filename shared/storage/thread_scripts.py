@@ -19,9 +19,12 @@ from stagebus.shared.storage.thread_keys import RunThread, ThreadTimes, thread_a
 _DROP = Script("drop_thread", uses=("virtual_time", "thread"))
 _FORGET = Script("forget_thread", uses=("virtual_time", "thread"))
 _LIST_STEERING = Script("list_steering")
-_MEND = Script("mend_thread", uses=("virtual_time", "thread"))
+_MEND = Script("mend_thread", uses=("announce", "virtual_time", "thread", "close_gone"))
 _PATH = Script("thread_path")
 _STEER = Script("steer", uses=("announce", "virtual_time", "thread"))
+
+# The turns that one script reads: a thousand would hold Redis for 25 ms.
+PATH_STEP_TURNS = 100
 
 
 class StoredPath(NamedTuple):
@@ -41,9 +44,17 @@ class StoredPath(NamedTuple):
 async def read_path(connection: ScriptConnection, thread_key: str, run_id: str, bytes_max: int) -> StoredPath:
     """Reads the messages on the path from a run's parent to the root of its thread, at most `bytes_max` of them."""
     key_list = [keys.thread_turns(thread_key), keys.thread_in(thread_key), keys.thread_out(thread_key)]
-    reply: list[Any] = await _PATH(connection, key_list, [run_id, bytes_max, TURNS_MAX])
-    messages_in, left_out, *turns = reply
-    return StoredPath(messages_in, left_out, turns)
+    own, left_out, turns = b"", 0, []
+    at, read_bytes = b"", 0
+    for _ in range(0, TURNS_MAX, PATH_STEP_TURNS):
+        args: list[Any] = [run_id, bytes_max, PATH_STEP_TURNS, at, read_bytes]
+        messages_in, newly_left_out, at, read_bytes, *found = await _PATH(connection, key_list, args)
+        own = own or messages_in
+        left_out += newly_left_out
+        turns += found
+        if not at:
+            break
+    return StoredPath(own, left_out, turns)
 
 
 class SteeringRun(NamedTuple):
@@ -121,19 +132,30 @@ class Mended(StrEnum):
 
 
 async def mend(
-    connection: ScriptConnection, thread_key: str, tenant: str, times: ThreadTimes, *, active: str, out: bytes = b""
+    connection: ScriptConnection,
+    thread_key: str,
+    tenant: str,
+    times: ThreadTimes,
+    *,
+    active: str,
+    out: bytes = b"",
+    has_webhooks: bool = False,
 ) -> tuple[Mended, str]:
     """Repairs a thread that keeps its runs waiting, and extends the TTL of its keys.
 
     Args:
         active: the active run that the caller saw, or empty; only this one's turn is closed.
-        out: the messages that it came to, JSON; empty if its log is gone.
+        out: the messages of its result, JSON; empty if its log is gone.
+        has_webhooks: this process has webhooks configured, so a run that is gone is reported to them.
 
     Returns:
         The repair, and the run that is active now, or empty.
     """
-    key_list = [keys.run(active) if active else thread_key, *_group(connection, thread_key, tenant)]
-    done, now_active = await _MEND(connection, key_list, [active, out, orjson.dumps(thread_args(times))])
+    partition = partitioning_of(connection).of_tag(keys.tag_of(thread_key))
+    key_list = [keys.run(active) if active else thread_key, *partition.told_keys(tenant)]
+    key_list += thread_group(partition, thread_key, tenant)
+    args = [active, out, orjson.dumps(thread_args(times)), int(has_webhooks)]
+    done, now_active = await _MEND(connection, key_list, args)
     return Mended(done.decode()), now_active.decode()
 
 

@@ -1,4 +1,4 @@
-"""Reads the messages that a run of a thread came to. Whoever ends the run calls this: its worker, a gateway or the sweep."""
+"""Reads the result of a run of a thread, for the process that ends the run: its worker, a gateway or the sweep."""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple

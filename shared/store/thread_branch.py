@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-import orjson
-
-from stagebus.shared.domain.threads import Messages, Thread, ThreadTurn
-from stagebus.shared.log.transcript import public_messages
+from stagebus.shared.domain.threads import Thread, ThreadTurn
+from stagebus.shared.log.transcript import public_json
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.redis_client import Redis
 
@@ -14,12 +12,18 @@ from stagebus.shared.storage.redis_client import Redis
 PAGE_MAX_BYTES: Final = 2 * 2**20
 
 
+_NO_MESSAGES: Final = b"[]"
+
+
 class TurnMessages(NamedTuple):
-    """A turn with its request's messages and those that came of it, as clients get them."""
+    """A turn with its request's messages and those of its result, as clients get them.
+
+    They are JSON: a page may have tens of thousands.
+    """
 
     turn: ThreadTurn
-    messages: Messages
-    result: Messages
+    messages: bytes
+    result: bytes
 
 
 class BranchPage(NamedTuple):
@@ -86,8 +90,6 @@ async def _read_messages(redis: Redis, thread: Thread, turns: Sequence[ThreadTur
         pipe.hmget(keys.thread_out(thread_key), run_ids)
         messages_in, messages_out = await pipe.execute()
     stored = zip(turns, messages_in, messages_out, strict=True)
-    return [TurnMessages(turn, _decode(own), public_messages(_decode(result))) for turn, own, result in stored]
-
-
-def _decode(stored: bytes | None) -> Messages:
-    return tuple(orjson.loads(stored)) if stored else ()
+    return [
+        TurnMessages(turn, own or _NO_MESSAGES, public_json(result or _NO_MESSAGES)) for turn, own, result in stored
+    ]

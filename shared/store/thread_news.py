@@ -12,11 +12,11 @@ import orjson
 from stagebus.shared.domain.cursor import START, EventId, parse_id
 from stagebus.shared.domain.thread_cursor import THREAD_START, ThreadCursor
 from stagebus.shared.domain.thread_frames import WaitingInThread
-from stagebus.shared.domain.threads import OnActive
 from stagebus.shared.log.transcript import public_json
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.pipelined import Command, ReadConnection, read_at_once
 from stagebus.shared.storage.redis_client import Redis
+from stagebus.shared.store.thread_store import decode_policy
 
 # Stands for the last event of a run that disappeared with its log. No log has this id: attempt 0 writes one event.
 LOST_ID: Final = EventId(0, 2)
@@ -155,7 +155,7 @@ def _end_id(status: str, end_id: str) -> EventId:
 
 
 async def read_result(connection: ReadConnection, thread_key: str, run_id: str) -> bytes:
-    """Returns the messages that came of an ended turn, JSON, as clients get them."""
+    """Returns the messages of an ended turn's result, JSON, as clients get them."""
     (messages,) = await read_at_once(connection, [("HGET", keys.thread_out(thread_key), run_id)])
     return public_json(messages) if messages else _NO_MESSAGES
 
@@ -194,11 +194,7 @@ async def read_place(redis: Redis, thread_key: str, run_id: str) -> RunPlace:
 
 
 def _waiting(run_id: str, position: int, field: Any) -> WaitingInThread:
-    word, _, steers = (field.decode() if field else "").partition(":")
-    try:
-        on_active = OnActive(word)
-    except ValueError:
-        on_active = OnActive.ENQUEUE
+    on_active, steers = decode_policy(field.decode() if field else "")
     return WaitingInThread(run_id=run_id, position=position, on_active=on_active, steers=steers or None)
 
 

@@ -24,8 +24,7 @@ from stagebus.shared.thread_errors import ThreadNotFound
 
 # The fields of a turn after its id and its parent, as `thread_path.lua` returns them.
 _FIELDS: Final = ("n", "t", "s", "c", "e", "b", "d")
-_STEERS: Final = "steer:"
-_MERGED: Final = "merged:"
+_MERGED: Final = "merged"
 
 
 async def read_thread(redis: Redis, identity: ThreadIdentity, *, with_messages: bool = False) -> Thread:
@@ -119,16 +118,25 @@ def _waiting(
     fields: Mapping[str, str], run_ids: Sequence[str], messages_in: Mapping[bytes, bytes]
 ) -> Iterator[WaitingRun]:
     for position, run_id in enumerate(run_ids, start=1):
-        how = fields.get(f"w:{run_id}", OnActive.ENQUEUE.value)
-        steers = how.removeprefix(_STEERS) if how.startswith(_STEERS) else ""
+        on_active, steers = decode_policy(fields.get(f"w:{run_id}", ""))
         messages = _messages(messages_in.get(run_id.encode(), b""))
-        yield WaitingRun(run_id, position, OnActive.STEER if steers else OnActive(how), steers, messages)
+        yield WaitingRun(run_id, position, on_active, steers, messages)
+
+
+def decode_policy(stored: str) -> tuple[OnActive, str]:
+    """Decodes the field `w:` of a waiting run: why it waits, and the run that its messages may join; empty for none."""
+    word, _, steers = stored.partition(":")
+    try:
+        return OnActive(word), steers
+    except ValueError:  # damaged; it gets its turn all the same
+        return OnActive.ENQUEUE, steers
 
 
 def _merged(fields: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     for name, value in fields.items():
-        if name.startswith("w:") and value.startswith(_MERGED):
-            yield name.removeprefix("w:"), value.removeprefix(_MERGED)
+        word, _, into = value.partition(":")
+        if name.startswith("w:") and word == _MERGED:
+            yield name.removeprefix("w:"), into
 
 
 async def read_own_messages(redis: Redis, thread_key: str, run_id: str) -> Messages:

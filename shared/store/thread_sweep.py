@@ -96,14 +96,15 @@ async def _repair(redis: Redis, settings: Settings, thread: BusyThread) -> None:
     while is_needed:
         out = b"" if thread.is_active_alive or not active else await _read_out(redis, active)
         done, active = await thread_scripts.mend(
-            redis, thread.thread_key, thread.tenant, times_of(settings), active=active, out=out
-        )
+            redis, thread.thread_key, thread.tenant, times_of(settings), active=active, out=out,
+            has_webhooks=settings.has_webhooks,
+        )  # fmt: skip
         if done in (Mended.CLOSED, Mended.STARTED):
             logger.warning("the thread %s was stuck; its active run is now %s", thread.thread_key, active or "none")
         is_needed = done in (Mended.CLOSED, Mended.STARTED) and bool(active)
 
 
 async def _read_out(redis: Redis, run_id: str) -> bytes:
-    """Returns the messages that a run came to, JSON, as far as its log is there; empty if it is not."""
+    """Returns the messages of a run's result, JSON, as far as its log is there; empty if it is not."""
     stage_ids = [stage_id.decode() for stage_id in await redis.lrange(keys.stages(run_id), 0, -1)]  # type: ignore[misc]
     return (await read_turn(redis, run_id, stage_ids)).encode() if stage_ids else b""

@@ -26,6 +26,8 @@ KEPT_MAX: Final[Mapping[DeliveryState, int]] = {DeliveryState.DELIVERED: 10_000,
 KEPT_S: Final[Mapping[DeliveryState, int]] = {DeliveryState.DELIVERED: 86_400, DeliveryState.FAILED: 7 * 86_400}
 # Deliveries examined for one page of a list.
 EXAMINED_MAX: Final = 500
+# A read gets this many extra entries, since those of the cursor's own millisecond may come first.
+SAME_MS: Final = 128
 ERROR_MAX_CHARS: Final = 200
 
 _ACQUIRE: Final = Script("webhook_acquire")
@@ -160,16 +162,14 @@ async def resend(redis: Redis, delivery_id: str) -> Delivery:
         DeliveryNotFound: there is none, or it is no longer kept.
     """
     names = webhook_keys_of(redis)
-    found = await _read(redis, [delivery_id])
-    if not found:
-        raise DeliveryNotFound(delivery_id)
-    endpoint = found[0].endpoint
+    delivery = await read(redis, delivery_id)
+    endpoint = delivery.endpoint
     key_list = [names.endpoints, names.gone, names.open(endpoint), names.due(endpoint)]
     key_list += [names.trying(endpoint), names.delivery(delivery_id)]
     key_list += [names.ended(DeliveryState.DELIVERED), names.ended(DeliveryState.FAILED)]
     if not await _RESEND(redis, [*key_list, names.bell], [delivery_id, endpoint]):
         raise DeliveryNotFound(delivery_id)
-    return found[0]
+    return delivery
 
 
 async def read(redis: Redis, delivery_id: str) -> Delivery:
@@ -200,9 +200,10 @@ async def list_deliveries(
         before: the cursor, `<ms>:<delivery id>`.
     """
     before_ms, _, before_id = (before or "").partition(":")
+    count = EXAMINED_MAX + SAME_MS + 1  # the one more tells whether more follow
     async with redis.pipeline(transaction=False) as pipe:
         for key in await _lists(redis, state, endpoint):
-            pipe.zrevrangebyscore(key, before_ms or "+inf", "-inf", start=0, num=EXAMINED_MAX, withscores=True)
+            pipe.zrevrangebyscore(key, before_ms or "+inf", "-inf", start=0, num=count, withscores=True)
         found = [(int(score), member.decode()) for reply in await pipe.execute() for member, score in reply]
     found.sort(reverse=True)
     if before_ms:

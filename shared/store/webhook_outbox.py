@@ -41,10 +41,10 @@ async def fan_out(redis: Redis, webhooks: WebhookConfig, partition: Partition = 
     key_list, args = [names.partition.outbox, names.endpoints], [orjson.dumps(entry_ids if is_one_step else [])]
     for number, (entry_id, fields) in enumerate(found, start=1):
         try:
-            entry = OutboxEntry.decode(entry_id, fields)
+            entry = OutboxEntry.decode(fields)
             receivers = webhooks.receivers(entry.type, entry.tenant, entry.webhook_url)
             made = [_delivery(entry, endpoint) for endpoint in receivers]
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError):
             logger.exception("entry %s of the outbox cannot be read and is removed", entry_id.decode())
             continue
         for endpoint, delivery_id, content in made:
@@ -89,5 +89,6 @@ async def add_test(redis: Redis, endpoint: str, message: str) -> str:
     names = webhook_keys_of(redis)
     key_list = [names.partition.outbox, names.endpoints, *_keys_of(names, endpoint, delivery_id)]
     await _FAN_OUT(redis, key_list, [b"[]", 0, delivery_id, endpoint, orjson.dumps(content)])
-    await redis.rpush(names.bell, "1")  # type: ignore[misc]
+    if not await redis.llen(names.bell):  # type: ignore[misc]
+        await redis.rpush(names.bell, "1")  # type: ignore[misc]
     return delivery_id

@@ -1,8 +1,9 @@
 """Features that all workers must have before a gateway uses them; workers publish theirs in their heartbeats.
 
-sb:workers   host:4711:9f3c21   {"capabilities": ["threads"], "concurrency": 10, "runs": []}
+sb:workers   host:4711:9f3c21   {"capabilities": ["threads", "calls"], "concurrency": 10, "runs": []}
 
-During an upgrade two versions work together. An older worker would execute a run of a thread without its history.
+During an upgrade two versions work together. An older worker would execute a run of a thread without its history,
+and end a run with client tools or deferred tools with `unknown_tools`.
 """
 
 from typing import Final
@@ -13,8 +14,10 @@ from stagebus.shared.storage.redis_client import Redis
 from stagebus.shared.store import heartbeats
 
 THREADS: Final = "threads"
+# Calls that wait for a result from outside.
+CALLS: Final = "calls"
 # Of this version's workers.
-CAPABILITIES: Final = (THREADS,)
+CAPABILITIES: Final = (THREADS, CALLS)
 
 # Within one heartbeat nothing changes.
 _CACHED_S: Final = heartbeats.HEARTBEAT_S

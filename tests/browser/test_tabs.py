@@ -24,13 +24,14 @@ HIDE = (
 async def test_tabs_of_a_run_share_a_stream_and_hidden_ones_have_none(open_page: OpenPage, stagebus_url: str) -> None:
     """The stream passes to another tab when its own is hidden, and when it is closed; every button still works."""
     streams: list[Request] = []
+    feed_streams: list[Request] = []
     first = await open_page()
     await first.context.add_init_script(TELL_HIDDEN)
     tabs = [first, *[await first.context.new_page() for _ in range(TABS - 1)]]
 
     def note(request: Request) -> None:
         if request.url.endswith("/events") and request.headers.get("accept") == "text/event-stream":
-            streams.append(request)
+            (feed_streams if request.url.endswith("/runs/events") else streams).append(request)
 
     first.context.on("request", note)
     run_id = await post_run(stagebus_url, LONG)
@@ -38,7 +39,7 @@ async def test_tabs_of_a_run_share_a_stream_and_hidden_ones_have_none(open_page:
         await tab.goto(f"/?run={run_id}")
         await expect(tab.locator("#connection")).to_have_text(re.compile("Live"))
     await wait_for_more(tabs)
-    assert len(streams) == 1, "one stream for all tabs"
+    assert len(streams) == len(feed_streams) == 1, "one stream of the run and one of the list for all tabs"
 
     await first.evaluate(HIDE, True)
     await wait_for_more(tabs[1:])

@@ -1,4 +1,4 @@
-"""Chaos test: 25 s of `make chaos`."""
+"""Chaos test: 15 s of `make chaos`."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ pytestmark = [
 
 
 async def test_chaos_loses_doubles_and_reorders_no_event(tmp_path: Path) -> None:
-    ledger = await storm(25, seed=2026, parallel_runs=25, folder=tmp_path)
+    ledger = await storm(15, seed=2026, parallel_runs=25, folder=tmp_path)
 
     assert ledger.is_clean, str(ledger)
     assert ledger.runs > 40

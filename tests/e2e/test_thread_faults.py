@@ -135,7 +135,7 @@ def said(thread: Thread) -> list[str]:
 
 async def test_worker_killed_as_a_message_joins_its_run_says_it_once(system: System) -> None:
     """The next worker begins the stage again, with the message before it."""
-    slow = 'call slow {"n": 4, "seconds": 0.5}'
+    slow = 'call slow {"n": 4, "seconds": 1.5}'  # longer than a POST takes on a busy machine
     run_id = await send(system, slow, thread_id="pickup")
     client = StrictClient(system.urls, run_id)
     following = asyncio.create_task(client.follow())

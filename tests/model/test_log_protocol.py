@@ -6,11 +6,11 @@ from tests.model.log_protocol import STAGE_TWO, Budget, Rules, explore
 
 
 def test_protocol_holds_in_every_state() -> None:
-    """With two claims, a lost tail, a lost reply and a lost message, in every order."""
-    walk = explore(Budget(claims=2, tails=1, replies=1, messages=1))
+    """With two claims, a lost tail and a lost reply, in every order; `make model` adds a lost message."""
+    walk = explore(Budget(claims=2, tails=1, replies=1, messages=0))
 
     assert walk.violation is None
-    assert walk.states > 170_000, "the walk visited too few states"
+    assert walk.states > 100_000, "the walk visited too few states"
 
 
 def test_protocol_holds_for_a_client_of_a_stage() -> None:

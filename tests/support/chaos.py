@@ -26,6 +26,7 @@ import orjson
 from stagebus.shared.domain.tenants import DEFAULT_TENANT
 from stagebus.shared.storage import keys
 from tests.support.deciders import Deciders
+from tests.support.deleted_conversation import DeletedConversation
 from tests.support.fault_tools import TOOLS
 from tests.support.immortal_keys import immortal_keys
 from tests.support.js_client import JsClient, JsClients, js_clients
@@ -52,6 +53,7 @@ GATEWAYS = 2
 SETTLE_S = 90  # the longest that a run may take after the faults have stopped
 APPROVAL_WAIT_S = 4  # short, so that undecided calls expire
 THREAD_SHARE = 5  # every fifth client is a conversation
+DELETED_SHARE = 0.25  # of the conversations
 
 
 class Storm:
@@ -116,7 +118,8 @@ class Storm:
 
     async def _thread_lane(self) -> None:
         while not self._is_over:
-            conversation = Conversation(
+            kind = DeletedConversation if self.random.random() < DELETED_SHARE else Conversation
+            conversation = kind(
                 self.system.urls, self.system.redis, f"storm {self._next_number()}", self.random, self._next_number,
                 lambda: self._is_over, SETTLE_S, self._client_name,
             )  # fmt: skip

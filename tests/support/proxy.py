@@ -57,29 +57,31 @@ class Proxy:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        self._writers.add(writer)
         self.passed += 1
         try:
             there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
-            self._writers |= {writer, there_writer}
+            self._writers.add(there_writer)
             await asyncio.gather(
                 self._pump(reader, there_writer, self._pass), self._pump(there_reader, writer, self._reply)
             )
-        except OSError:
+        except (OSError, asyncio.CancelledError):
             writer.transport.abort()
-        except asyncio.CancelledError:
-            pass
         finally:
+            self._writers.discard(writer)
             self._tasks.discard(task)
 
     async def _pump(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pass_on: Callable[..., Awaitable[None]]
     ) -> None:
-        with suppress(OSError):
-            while data := await reader.read(65536):
-                await self._flowing.wait()
-                await pass_on(writer, data)
-        self._writers.discard(writer)
-        writer.transport.abort()
+        try:
+            with suppress(OSError):
+                while data := await reader.read(65536):
+                    await self._flowing.wait()
+                    await pass_on(writer, data)
+        finally:
+            self._writers.discard(writer)
+            writer.transport.abort()
 
     async def _pass(self, writer: asyncio.StreamWriter, data: bytes) -> None:
         writer.write(data)

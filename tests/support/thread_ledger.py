@@ -43,6 +43,8 @@ class ThreadLedger:
     outcomes: Counter[str] = field(default_factory=Counter)  # of accepted posts
     kept: set[str] = field(default_factory=set)  # accepted runs that nobody deleted
     deleted: set[str] = field(default_factory=set)
+    results: Counter[int] = field(default_factory=Counter)  # of client tools, and claims on them, by status
+    left: list[str] = field(default_factory=list)  # of deleted threads
     violations: list[str] = field(default_factory=list)  # of a stream, or a wrong answer
     stranded: list[str] = field(default_factory=list)
     two_active: list[str] = field(default_factory=list)  # runs of one thread at once

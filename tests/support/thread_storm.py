@@ -1,7 +1,7 @@
 """One conversation of the chaos test: people who post at the same time, delete and cancel, and clients that follow.
 
 posters   each posts messages to one thread over random gateways, repeats a POST until it is answered
-clients   follow the thread's stream, with connections cut at random
+clients   follow the thread's stream, with connections cut at random, and run the calls of client tools
 at the end  the thread, its stream and the runs' logs are compared with the answers that the posters got
 """
 
@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
 from redis.asyncio import Redis
@@ -21,7 +21,8 @@ from stagebus.shared.domain.threads import Thread, ThreadIdentity
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.redis_client import REDIS_AWAY
 from stagebus.shared.store import thread_store
-from tests.support.strict_client import Violation
+from tests.support.result_givers import DEFINITION, ResultGivers
+from tests.support.strict_client import Received, Violation
 from tests.support.strict_thread_client import PythonThreadClient, StrictThreadClient
 from tests.support.thread_ledger import Post, ThreadLedger, check_thread
 
@@ -32,8 +33,22 @@ PAUSE_MAX_S = 1.5
 LOOK_S = 0.1
 # The shares of posts that begin another branch, and after which the run is deleted or cancelled.
 BRANCH, DELETE, CANCEL = 0.2, 0.1, 0.1
+FETCH = "call fetch"
 # What a POST may be refused with, and then it must not have left a run.
-REFUSALS = {"thread_busy", "parent_not_ended", "parent_not_found", "thread_queue_full"}
+REFUSALS = frozenset({"thread_busy", "parent_not_ended", "parent_not_found", "thread_queue_full"})
+
+
+@dataclass
+class TurnOfClient:
+    """A run of the thread as one of the clients sees it."""
+
+    urls: list[str]
+    run_id: str
+    client: StrictThreadClient
+
+    @property
+    def events(self) -> list[Received]:
+        return next((turn.events for turn in self.client.turns if turn.run_id == self.run_id), [])
 
 
 @dataclass
@@ -48,18 +63,21 @@ class Conversation:
     is_over: Callable[[], bool]
     patience_s: float
     client_name: str = "strict"
+    refusals: frozenset[str] = REFUSALS
     ledger: ThreadLedger = field(default_factory=ThreadLedger)
     posts: list[Post] = field(default_factory=list)
+    givers: list[ResultGivers] = field(default_factory=list)
 
     async def run(self) -> ThreadLedger:
         """Lets the people talk, waits for the last answer, and checks everything."""
         clients: list[StrictThreadClient] = []
         following: list[asyncio.Task[None]] = []
-        watching = asyncio.create_task(self._watch_running())
+        watching = answering = asyncio.create_task(self._watch_running())
         try:
             await self._post(on_active="enqueue")  # creates the thread
             clients = [self._client() for _ in range(self.chance.randint(1, 2))]
             following = [asyncio.create_task(client.follow(self._patience)) for client in clients]
+            answering = asyncio.create_task(self._answer_calls(clients[0]))
             await asyncio.gather(*(self._talk() for _ in range(self.chance.randint(2, 3))))
             thread = await self._settle()
             await self._until_followed(clients, following, thread)
@@ -67,11 +85,12 @@ class Conversation:
         except Violation as exc:
             self.ledger.violations.append(str(exc))
         finally:
-            for task in (watching, *following):
+            for task in (watching, answering, *following):
                 task.cancel()
-            await asyncio.gather(watching, *following, return_exceptions=True)
+            await asyncio.gather(watching, answering, *following, return_exceptions=True)
         self.ledger.deleted = {post.run_id for post in self.posts if post.is_deleting}
         self.ledger.kept = {post.run_id for post in self.posts} - self.ledger.deleted
+        self._note_results()
         self.ledger.connections += sum(client.connections for client in clients)
         self.ledger.events += sum(len(client.ids) for client in clients)
         return self.ledger
@@ -106,6 +125,26 @@ class Conversation:
             return {}
         return {"parent_run_id": self.chance.choice(["root", *(post.run_id for post in self.posts)])}
 
+    async def _answer_calls(self, client: StrictThreadClient) -> None:
+        """Runs the calls of client tools, as the client sees them, until cancelled."""
+        answered = 0
+        async with asyncio.TaskGroup() as answering:
+            while True:
+                for post in self.posts[answered:]:
+                    if post.text.startswith(FETCH):
+                        run = TurnOfClient(self.urls, post.run_id, client)
+                        self.givers.append(ResultGivers(run, self.chance, self.patience_s))
+                        answering.create_task(self.givers[-1].answer_all())
+                answered = len(self.posts)
+                await asyncio.sleep(LOOK_S)
+
+    def _note_results(self) -> None:
+        """Notes the answers to results, and what is wrong with those of runs that nobody deleted."""
+        for givers in self.givers:
+            self.ledger.results.update(givers.answers)
+            if givers.run_id not in self.ledger.deleted:
+                self.ledger.violations += givers.check()
+
     async def _post(self, **fields: str) -> Post | None:
         """Posts a message; returns None if it was refused."""
         number = self.numbers()
@@ -114,8 +153,11 @@ class Conversation:
             f"talk {number}",
             f'call slow {{"n": {number}, "seconds": 0.5}} and quick {{"n": {number}}}',
             f'call pay {{"n": {number}, "seconds": 0.3}}',
+            f'call fetch {{"n": {number}}}',
         ])  # fmt: skip
-        body = {"user_prompt": text, "model": model, "thread_id": self.thread_id, **fields}
+        body: dict[str, Any] = {"user_prompt": text, "model": model, "thread_id": self.thread_id, **fields}
+        if text.startswith(FETCH):
+            body["tools"] = [DEFINITION]
         response = await self._request("POST", "/runs", body, {"Idempotency-Key": f"storm-{number}"})
         answer = response.json()
         if response.status_code == httpx.codes.ACCEPTED:
@@ -123,10 +165,13 @@ class Conversation:
             self.posts.append(post)
             self.ledger.posts[fields["on_active"]] += 1
             return post
-        self.ledger.posts[answer.get("code", str(response.status_code))] += 1
-        if answer.get("code") not in REFUSALS:
-            raise Violation(f"POST {body}: {response.status_code} {answer}")
+        self._note_refusal(answer.get("code", str(response.status_code)), str(answer.get("detail")))
         return None
+
+    def _note_refusal(self, code: str, detail: str) -> None:
+        self.ledger.posts[code] += 1
+        if code not in self.refusals:
+            raise Violation(f"{self.thread_id}: a POST was refused: {code}: {detail}")
 
     async def _delete(self, post: Post) -> None:
         post.is_deleting = True

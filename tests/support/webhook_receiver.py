@@ -45,7 +45,7 @@ class WebhookReceiver:
         self.is_moody = True
 
     def url(self, path: str) -> str:
-        """Returns the URL of a behaviour: /ok, /hang, /drip, /huge, /reset, /redirect, /500, /410 or any in `answers`."""
+        """Returns the URL of a behaviour: /ok, /hang, /drip, /huge, /half, /reset, /redirect, /500, /410 or any in `answers`."""
         return f"http://127.0.0.1:{self.port}{path}"
 
     def at(self, path: str) -> list[Message]:
@@ -78,7 +78,8 @@ class WebhookReceiver:
         if path == "/random" and self.is_moody:
             path = random.choice(["/ok", "/ok", "/ok", "/500", "/reset", "/redirect", "/hang"])
         match path:
-            case "/hang":
+            case "/hang" | "/half":
+                writer.write(_OK[:-1] if path == "/half" else b"")
                 await reader.read()  # until the sender gives up
             case "/drip":
                 for byte in _OK[:-1]:

@@ -1,7 +1,7 @@
 """Composes the messages that a run of a thread begins with: the turns on its path, then its own. Sans-IO.
 
     system    the newest system text on the path; never cut
-    …         each turn: its own messages, then what it came to
+    …         each turn: its own messages, then its result
     …         the run's own messages; never cut
 
 The path is fixed when the run becomes active and ended turns do not change, so every attempt gets the same messages.

@@ -30,6 +30,7 @@ from stagebus.shared.observability.spans import Span
 from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage import keys, queue_scripts, run_scripts
 from stagebus.shared.storage.connections import SharedConnection
+from stagebus.shared.storage.lua_script import ScriptConnection
 from stagebus.shared.storage.outage_log import OUTAGE
 from stagebus.shared.storage.pubsub import Channels
 from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis, is_passing
@@ -140,21 +141,21 @@ class Runner:
 
         async def claim_and_end() -> bool:
             await self._reacquire(run_id, token)
-            claim = await run_scripts.claim(
-                self._redis,
-                run_id,
-                self._worker,
-                token=token,
-                thread_key=thread_key,
-                has_webhooks=self._settings.has_webhooks,
-            )
-            assert claim is not None, "a claim that includes held runs always succeeds or raises"
+            claim = await self._claim(self._redis, run_id, token, thread_key)
             return await run_store.end_claimed(self._redis, self._settings, run_id, claim, event)
 
         while not await retry_while_redis_is_down(claim_and_end, f"run {run_id}: its end"):
             logger.debug("run %s: its log lost its tail; claiming it again", run_id)
         self._metrics.run_ended(RunStatus.FAILED)
         return Outcome(Disposition.FINISH)
+
+    async def _claim(self, connection: ScriptConnection, run_id: str, token: str, thread_key: str) -> Claim:
+        has_webhooks = self._settings.has_webhooks
+        claim = await run_scripts.claim(
+            connection, run_id, self._worker, token=token, thread_key=thread_key, has_webhooks=has_webhooks
+        )
+        assert claim is not None, "a claim that includes held runs always succeeds or raises"
+        return claim
 
     async def _reacquire(self, run_id: str, token: str) -> None:
         """Makes sure that this worker has the lease, so that the next claim takes the run from no other worker.
@@ -190,15 +191,7 @@ class Runner:
             attempt.stop(Interrupt.DRAIN)
 
     async def _claim_and_work(self, run_id: str, token: str, thread_key: str) -> Outcome:
-        claim = await run_scripts.claim(
-            self._connection,
-            run_id,
-            self._worker,
-            token=token,
-            thread_key=thread_key,
-            has_webhooks=self._settings.has_webhooks,
-        )
-        assert claim is not None, "a claim that includes held runs always succeeds or raises"
+        claim = await self._claim(self._connection, run_id, token, thread_key)
         run = decode_run(run_id, claim.record)
         assert run is not None, "a claimed run has a record"
         with attempt_span(claim, run, self._worker, with_content=self._settings.otel_content) as span:

@@ -1,4 +1,4 @@
-"""The part of an attempt that belongs to the run's thread: its history, the messages that joined it, and what it came to."""
+"""The part of an attempt that belongs to the run's thread: its history, the messages that joined it, and its result."""
 
 import asyncio
 from functools import partial
@@ -111,7 +111,7 @@ class ThreadRun:
 
 
 async def read_out(redis: Redis, attempt: Attempt) -> bytes:
-    """Returns what the run of an attempt came to, as its thread holds it, once all of its events are in the log.
+    """Returns the result of the run of an attempt, as its thread holds it, once all of its events are in the log.
 
     Raises:
         Fenced, RunEnded, TailLost: nothing more may be written.

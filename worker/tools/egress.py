@@ -7,7 +7,6 @@ no effect. Redirects pass the same two checks. TLS still verifies the name, not 
 import asyncio
 import logging
 import re
-import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Final, NamedTuple, Self
@@ -18,6 +17,7 @@ import httpx2
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.runtime.cookies import RefusingCookieJar
 from stagebus.shared.runtime.net import AddressPolicy, normal_host
+from stagebus.worker.tools.host_resolver import HostResolver
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Egress:
     def __init__(self, policy: AddressPolicy, response_max_bytes: int, resolve: Resolve | None = None) -> None:
         self._policy = policy
         self.response_max_bytes = response_max_bytes
-        self._resolve = resolve or resolve_host
+        self._resolve = resolve or HostResolver().resolve
         self._tls: ssl.SSLContext | None = None
 
     @classmethod
@@ -89,6 +89,7 @@ class Egress:
         timeout_s: float,
         headers: Mapping[str, str] | None = None,
         event_streams: bool = False,
+        takes_compressed: bool = False,
         wrap: Callable[[httpx2.AsyncBaseTransport], httpx2.AsyncBaseTransport] = lambda transport: transport,
     ) -> httpx2.AsyncClient:
         """Creates a client for the origins of `urls` only. It ignores proxies of the environment.
@@ -97,6 +98,7 @@ class Egress:
             timeout_s: limit for each read and write; the caller limits the whole request.
             event_streams: event streams may have any length, and responses may take any time; the limit of length
                 applies to each event, and the limit of time to writes.
+            takes_compressed: responses may be compressed, since the caller reads only their raw bytes.
             wrap: returns the transport that adapts requests and responses.
 
         Raises:
@@ -110,6 +112,7 @@ class Egress:
             self._ssl_context(origins),
             self.response_max_bytes,
             event_streams=event_streams,
+            takes_compressed=takes_compressed,
         )
         return httpx2.AsyncClient(
             transport=wrap(transport),
@@ -129,12 +132,6 @@ class Egress:
             return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._tls = self._tls or httpx2.create_ssl_context()
         return self._tls
-
-
-async def resolve_host(host: str, port: int) -> list[str]:
-    """Resolves a host with the resolver of the system."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 class _GuardedBackend(httpcore2.AsyncNetworkBackend):
@@ -204,6 +201,7 @@ class _GuardedTransport(httpx2.AsyncHTTPTransport):
         response_max_bytes: int,
         *,
         event_streams: bool,
+        takes_compressed: bool,
     ) -> None:
         super().__init__(verify=ssl_context)
         # httpx2 2.16 has no parameter for the network backend of its pool.
@@ -211,12 +209,13 @@ class _GuardedTransport(httpx2.AsyncHTTPTransport):
         self._origins = origins
         self._response_max_bytes = response_max_bytes
         self._event_streams = event_streams
+        self._takes_compressed = takes_compressed
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         if not self._is_allowed(request.url):
             raise EgressRefused(f"{request.url.host} is not among the hosts of this tool")
         response = await super().handle_async_request(request)
-        if response.headers.get("Content-Encoding", "identity") != "identity":
+        if response.headers.get("Content-Encoding", "identity") != "identity" and not self._takes_compressed:
             await response.aclose()
             raise ResponseTooLong("the response is compressed, although this was not requested")
         is_events = self._event_streams and response.headers.get("Content-Type", "").startswith(_EVENT_STREAM)

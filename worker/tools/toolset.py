@@ -57,7 +57,7 @@ class Toolset:
     def describe(self) -> list[ToolDescription]:
         """Returns the descriptions of all tools for `GET /tools`."""
         return [
-            ToolDescription(**_described(tool), requires_approval=tool.requires_approval)
+            ToolDescription(**_described(tool), requires_approval=tool.requires_approval, deferred=tool.is_deferred)
             for tool in self._tool_by_name.values()
         ]
 

@@ -26,7 +26,7 @@ class ReceiverAnswer(NamedTuple):
 
 
 def result_of(delivery: Delivery, answer: ReceiverAnswer, age_s: float, jitter: float) -> TryResult:
-    """Returns what the try came to, and when the next one is.
+    """Returns the result of the try, and when the next one is.
 
     Args:
         age_s: how long the delivery has been tried.

@@ -18,7 +18,7 @@ from stagebus.shared.domain.webhook_messages import RUN_URL_PREFIX, DeliveryStat
 from stagebus.shared.observability.audit import audit
 from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage.outage_log import OUTAGE
-from stagebus.shared.storage.partition_keys import Partition, partitioning_of
+from stagebus.shared.storage.partition_keys import partitioning_of
 from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis, read_time_ms
 from stagebus.shared.storage.redis_retry import retry_while_redis_is_down
 from stagebus.shared.store import webhook_deliveries, webhook_outbox
@@ -81,8 +81,11 @@ class WebhookLoop:
                 await asyncio.sleep(RETRY_S)
 
     async def _step(self) -> float:
-        """Empties the outbox and starts the tries that are due; returns the seconds until the next look."""
-        await self._empty_outboxes()
+        """Takes entries of the outboxes and starts the tries that are due; returns the seconds until the next look.
+
+        A full outbox is taken in parts: meanwhile messages are sent, and too many open deliveries end.
+        """
+        has_more = await self._fan_out()
         if overflowed := await webhook_deliveries.end_overflow(self._redis):
             logger.warning("webhooks: too many open deliveries; %d of the oldest have failed", overflowed)
             self._on_result("", "overflow")
@@ -98,24 +101,24 @@ class WebhookLoop:
                 task.add_done_callback(self._tries.discard)
             if due.next_ms >= 0:
                 pause_s = min(pause_s, due.next_ms / 1000)
-        return max(pause_s, PAUSE_MIN_S)
+        return 0 if has_more else max(pause_s, PAUSE_MIN_S)
 
-    async def _empty_outboxes(self) -> None:
-        """Makes deliveries of all entries. A partition whose server is away keeps its own until it is back.
+    async def _fan_out(self) -> bool:
+        """Makes deliveries of entries of all partitions; returns whether there may be more.
+
+        A partition whose server is away keeps its entries until it is back.
 
         Raises:
             RedisError, OSError: no partition can be used.
         """
-        results = await asyncio.gather(*map(self._empty_outbox, self._partitions), return_exceptions=True)
+        fan_outs = (webhook_outbox.fan_out(self._redis, self._webhooks, partition) for partition in self._partitions)
+        results = await asyncio.gather(*fan_outs, return_exceptions=True)
         failures = [result for result in results if isinstance(result, BaseException)]
         for failure in failures:
             if len(failures) == len(results) or not isinstance(failure, REDIS_AWAY):
                 raise failure
             OUTAGE.report_failure(logger, "webhooks of some runs", failure)
-
-    async def _empty_outbox(self, partition: Partition) -> None:
-        while await webhook_outbox.fan_out(self._redis, self._webhooks, partition):
-            pass
+        return any(result is True for result in results)
 
     async def _wait(self, pause_s: float) -> None:
         """Returns when the bell rings, one of this worker's tries ends, or the time is over."""

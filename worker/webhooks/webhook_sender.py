@@ -33,8 +33,7 @@ class WebhookSender:
     async def send(self, delivery: Delivery, target: WebhookTarget) -> ReceiverAnswer:
         """Sends the message once. The answer's status decides; its body is read, up to a limit, and dropped."""
         try:
-            async with asyncio.timeout(TRY_MAX_S):
-                return await self._post(delivery, target)
+            return await self._post(delivery, target)
         except TimeoutError:
             return ReceiverAnswer(error=f"no answer within {TRY_MAX_S:g} s")
         except KeyMissing as exc:
@@ -48,9 +47,10 @@ class WebhookSender:
 
     async def _post(self, delivery: Delivery, target: WebhookTarget) -> ReceiverAnswer:
         headers = signed_headers(target.signing.read_keys(), delivery.webhook_id, int(time.time()), delivery.body)
-        async with self._egress.client([target.url], timeout_s=TRY_MAX_S) as client:
+        async with self._egress.client([target.url], timeout_s=TRY_MAX_S, takes_compressed=True) as client:
             request = client.build_request("POST", target.url, content=delivery.body, headers={**_HEADERS, **headers})
-            response = await client.send(request, stream=True, follow_redirects=False)
+            async with asyncio.timeout(TRY_MAX_S):
+                response = await client.send(request, stream=True, follow_redirects=False)
             try:
                 # Whatever a receiver does after its status, it has taken the message or not.
                 with suppress(httpx2.HTTPError, TimeoutError):

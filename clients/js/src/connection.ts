@@ -56,6 +56,18 @@ export interface Batch {
   retryMs?: number;
   /** The frames up to this id are replayed. */
   replayedTo?: string;
+  /** The log was read up to this id, at the end of these frames. */
+  readTo?: string;
+}
+
+/** Parses a frame's JSON object; returns null for any other text. */
+export function parseObject(text: string): object | null {
+  try {
+    const data: unknown = JSON.parse(text);
+    return typeof data === "object" ? data : null;
+  } catch {
+    return null;
+  }
 }
 
 export interface StreamLimits {

@@ -1,7 +1,7 @@
-// Chooses how a run is followed now: by a stream, by pages of the log, or through another tab's stream.
+// Chooses how a log is followed now: by a stream, by pages, or through another tab's stream.
 
-import { type Connection, HeldBack, openStream, Switched } from "./connection.js";
-import { getPage, isPastEnd, openPages, type Pace, type PageSource } from "./event_pages.js";
+import { type Connection, type Frame, HeldBack, openStream, Switched } from "./connection.js";
+import { getPage, hasEvents, isPastEnd, openPages, type Pace, type PageSource } from "./event_pages.js";
 import type { Http } from "./http.js";
 import { TabGroup } from "./tab_group.js";
 import { onVisibility } from "./timing.js";
@@ -16,27 +16,33 @@ const POLLING_MAX_MS = 300_000;
 // If a page takes longer, the network is slow, and the stream is perhaps not held back.
 const PAGE_QUICK_MS = 1_000;
 
+/** What is followed: the log of a run or of a thread, or the feed. */
+export interface LogAddress {
+  path: string;
+  /** Who asks decides what the log is, so only tabs with the same credentials can share it. */
+  isPersonal: boolean;
+}
+
 export class Connector {
   #isSuspect = false; // nothing of the last stream arrived
   #isPatient = false;
   #pollsUntil = 0;
   #isHidden = false;
-  readonly #tabs: TabGroup | null = null;
+  #tabs: TabGroup | null | undefined; // undefined until the first connection
   readonly #stopListening: () => void = () => undefined;
 
   /**
-   * @param sparesConnections  no stream while the page is hidden, and one for all tabs that follow the run
+   * @param sparesConnections  no stream while the page is hidden, and one for all tabs that follow the log
    * @param onSwitch           called when another kind of connection suits better
    */
   constructor(
     private readonly http: Http,
-    private readonly path: string,
+    private readonly log: LogAddress,
     private readonly silenceMs: number | undefined,
-    sparesConnections: boolean,
+    private readonly sparesConnections: boolean,
     private readonly onSwitch: () => void,
   ) {
     if (!sparesConnections) return;
-    this.#tabs = TabGroup.of(http.baseUrl + path);
     this.#stopListening = onVisibility((isHidden) => {
       const isChange = isHidden !== this.#isHidden;
       this.#isHidden = isHidden;
@@ -44,9 +50,10 @@ export class Connector {
     });
   }
 
-  /** Opens the connection that suits now; returns null if there is nothing left of the run. */
+  /** Opens the connection that suits now; returns null if there is nothing left of the log. */
   async open(cursor: () => string, signal: AbortSignal): Promise<Connection | null> {
-    const source = { http: this.http, path: this.path, cursor, signal };
+    const source = { http: this.http, path: this.log.path, cursor, signal };
+    if (this.#tabs === undefined) this.#tabs = this.sparesConnections ? await this.#joinable() : null;
     if (this.#isHidden) {
       this.#tabs?.leave();
       return this.#openPages(source, { everyMs: HIDDEN_POLL_MS });
@@ -60,9 +67,9 @@ export class Connector {
     return connection;
   }
 
-  /** Passes the frames of an own connection on to the other tabs. */
-  pass(frames: Parameters<TabGroup["pass"]>[0]): void {
-    this.#tabs?.pass(frames);
+  /** Passes the frames of an own connection, which follow the event of the id `after`, on to the other tabs. */
+  pass(frames: Frame[], after: string): void {
+    this.#tabs?.pass(frames, after);
   }
 
   /** The connection is closed. Returns true if another one should be opened immediately. */
@@ -83,12 +90,16 @@ export class Connector {
     this.#tabs?.close();
   }
 
+  async #joinable(): Promise<TabGroup | null> {
+    return TabGroup.of(this.http.baseUrl + this.log.path, this.log.isPersonal ? await this.http.fingerprint() : "");
+  }
+
   async #openOwn(source: PageSource): Promise<Connection | null> {
     if (performance.now() < this.#pollsUntil) return this.#openPages(source, { endsAt: this.#pollsUntil });
     if (!this.#isSuspect) {
-      const isBehind = () => getPage(source).then(({ events }) => events.length > 0, () => false);
+      const isBehind = () => getPage(source).then(hasEvents, () => false);
       const limits = { silenceMs: this.silenceMs, isPatient: this.#isPatient, isBehind };
-      return openStream(this.http, this.path, source.cursor(), source.signal, limits);
+      return openStream(this.http, source.path, source.cursor(), source.signal, limits);
     }
     this.#isSuspect = false;
     this.#isPatient = true; // unless the page shows that the gateway is near

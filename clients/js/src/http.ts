@@ -46,7 +46,8 @@ const BACKOFF_MS = 500;
 const BACKOFF_MAX_MS = 10_000;
 const RETRY_AFTER_MAX_MS = 60_000;
 const ANSWER_MAX_MS = 30_000;
-const NO_CONTENT = 204;
+// Answers that may have no body: what was asked for is done, or follows by itself.
+const EMPTY_STATUSES: ReadonlySet<number> = new Set([202, 204]);
 // Answers of a gateway that restarts or is overloaded, or of a proxy in front of it.
 const RETRYABLE_STATUSES: ReadonlySet<number> = new Set([408, 425, 429, 500, 502, 503, 504]);
 
@@ -92,6 +93,14 @@ export class Http {
     return this.#fetch(this.baseUrl + path + query, { ...init, headers });
   }
 
+  /** Returns a text that is the same for the same credentials, and does not tell them; empty if there are none. */
+  async fingerprint(): Promise<string> {
+    const credentials = [await resolve(this.#apiKey), await resolve(this.#user), await resolve(this.#ticket)];
+    if (credentials.every((one) => !one) || !globalThis.crypto?.subtle) return "";
+    const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(JSON.stringify(credentials)));
+    return Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  }
+
   async #callOnce(path: string, parts: RequestParts): Promise<unknown> {
     const { method = "GET", body, headers, signal, waitS = 0 } = parts;
     const answerMaxMs = (parts.answerMaxMs ?? ANSWER_MAX_MS) + waitS * 1000;
@@ -105,7 +114,8 @@ export class Http {
       }
       const response = await this.send(path, init);
       if (!response.ok) throw await parseRefusal(response);
-      return response.status === NO_CONTENT ? undefined : await response.json();
+      const text = await response.text();
+      return text === "" && EMPTY_STATUSES.has(response.status) ? undefined : JSON.parse(text);
     } catch (error) {
       if (signal?.aborted) throw signal.reason;
       if (error instanceof StagebusError) throw error;

@@ -7,7 +7,9 @@ export {
   ProblemError, RunCancelledError, RunFailedError, StagebusError, StreamBrokenError, UnreachableError,
 } from "./client_errors.js";
 export type { ClientCall, ClientFunction, ClientTools } from "./client_tools.js";
-export type { ConnectionState, ConnectionUpdate, FollowOptions, RunUpdate } from "./stream_follower.js";
+export type { ConnectionState, ConnectionUpdate } from "./connection_state.js";
+export type { FollowOptions } from "./follow.js";
+export type { RunUpdate } from "./stream_follower.js";
 export type { Transport } from "./connection.js";
 export type { CallOptions, Fetch, Options, WaitOptions } from "./http.js";
 export { isRetryable } from "./http.js";

@@ -2,10 +2,11 @@
 
 import { RunCancelledError, RunFailedError, StagebusError } from "./client_errors.js";
 import { answering, type ClientTools } from "./client_tools.js";
-import { follow, type FollowOptions, type RunUpdate } from "./stream_follower.js";
+import type { FollowOptions } from "./follow.js";
+import { follow, type RunUpdate } from "./stream_follower.js";
 import type { CallOptions, Http, WaitOptions } from "./http.js";
 import type { GapEvent, RunEvent } from "./event_sequencer.js";
-import type { RunAccepted, RunExport, RunView, TicketView } from "./schema.js";
+import type { RunAccepted, RunExplanation, RunExport, RunView, TicketView } from "./schema.js";
 import { RunWatch, type WatchOptions } from "./run_watch.js";
 
 const EXPORT_MAX_MS = 300_000;
@@ -117,6 +118,11 @@ export class Run {
   cancel({ reason, ...options }: CallOptions & { reason?: string } = {}): Promise<RunAccepted> {
     const body = reason === undefined ? undefined : { reason };
     return this.#http.call(`${this.#path}/cancel`, { ...options, method: "POST", body });
+  }
+
+  /** Gets what has happened to the run (`story`), what it waits for (`waits_for`, `now`), and what would move it (`next`). */
+  explain(options: CallOptions = {}): Promise<RunExplanation> {
+    return this.#http.call(`${this.#path}/explain`, options);
   }
 
   /** Exports the run as one document: its record, its request and all its events. */

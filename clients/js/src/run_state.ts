@@ -7,7 +7,8 @@
 // States are immutable, and parts that an event does not change stay the same object.
 
 import { EventLog } from "./event_log.js";
-import type { ConnectionUpdate, RunUpdate } from "./stream_follower.js";
+import type { ConnectionUpdate } from "./connection_state.js";
+import type { RunUpdate } from "./stream_follower.js";
 import type { RunEvent } from "./event_sequencer.js";
 import type { ErrorData, RunStatus, Usage } from "./schema.js";
 import { type CallState, emptyStage, isOpen, reduceStage, type StageState, stopStage } from "./stage_state.js";

@@ -1,7 +1,8 @@
 // Follows a run or a thread in the background and notifies listeners of its state, for pages and other displays.
 
 import type { AnsweringOptions } from "./run.js";
-import type { ConnectionUpdate, RunUpdate } from "./stream_follower.js";
+import type { ConnectionUpdate } from "./connection_state.js";
+import type { RunUpdate } from "./stream_follower.js";
 import { partialJson } from "./partial_json.js";
 import { emptyRun, reduce, type RunState } from "./run_state.js";
 

@@ -7,6 +7,25 @@ export type JsonValue = unknown;
 export type DeliveryState = "waiting" | "delivered" | "failed";
 /** The state of a run. */
 export type RunStatus = "queued" | "running" | "parked" | "succeeded" | "failed" | "cancelled";
+/** The reasons for which a run does not go on by itself, and the work that it does. */
+export type WaitsFor =
+  | "nothing"
+  | "cancel"
+  | "sweep"
+  | "person"
+  | "result"
+  | "thread"
+  | "tenant_limit"
+  | "lease"
+  | "provider"
+  | "retry"
+  | "model"
+  | "tool"
+  | "stage"
+  | "due_time"
+  | "no_worker"
+  | "free_slot"
+  | "worker";
 /** Decides about a new run while another run of its thread is active. */
 export type OnActive = "reject" | "enqueue" | "interrupt" | "steer";
 
@@ -413,7 +432,7 @@ export interface FeedData {
   thread_id?: string | null;
   /** the person whose run it is, if it has one */
   user?: string | null;
-  /** the run's state after it: queued, running, parked, a final state, or deleted */
+  /** the run's state after it: queued, running, parked, a final state, lost or deleted */
   status: string;
   /** why the run failed: the `code` of its error */
   code?: string | null;
@@ -595,6 +614,47 @@ export interface RunLinks1 {
   events: string;
   /** POST here to cancel the run */
   cancel: string;
+}
+/** The explanation of where a run is. */
+export interface RunExplanation {
+  /** the run's id */
+  id: string;
+  /** the run's state */
+  status: "queued" | "running" | "parked" | "succeeded" | "failed" | "cancelled";
+  /** what the run waits for; stable, for programs */
+  waits_for:
+    | "nothing"
+    | "cancel"
+    | "sweep"
+    | "person"
+    | "result"
+    | "thread"
+    | "tenant_limit"
+    | "lease"
+    | "provider"
+    | "retry"
+    | "model"
+    | "tool"
+    | "stage"
+    | "due_time"
+    | "no_worker"
+    | "free_slot"
+    | "worker";
+  /** what the run does or waits for, for people */
+  now: string;
+  /** what would move it, for people */
+  next: string;
+  /** what has happened, oldest first; long stories are cut in the middle */
+  story: StoryItem[];
+}
+/** Something that happened to a run. */
+export interface StoryItem {
+  /** when, by the clock of the process that wrote it */
+  at: string;
+  /** the same, in ms since the run was created */
+  after_ms: number;
+  /** what happened, for people; the wording may change */
+  text: string;
 }
 /** A run with its whole log. */
 export interface RunExport {
@@ -1007,6 +1067,28 @@ export interface WebhookStats1 {
   /** whether processes have different webhooks files, as during a deployment */
   files_differ: boolean;
 }
+/** A page of a thread's stream. */
+export interface ThreadEventPage {
+  /** what the stream sends after the cursor, in order; a page that begins within a turn has its `turn` again */
+  frames: ThreadFrameView[];
+  /** the cursor of the next page */
+  last_event_id: string;
+  /** whether the thread continued after this page when it was read */
+  has_more: boolean;
+  /** with `until=idle`: whether the page has the end, no run was active and none waited */
+  is_ended: boolean;
+}
+/** A frame of a thread's stream: an event of a run, or a frame of the thread itself. */
+export interface ThreadFrameView {
+  /** the cursor after this event; null for a frame without one */
+  id: string | null;
+  /** the event's name, or `turn`, `turn_snapshot`, `turn_deleted`, `waiting` or `gap` */
+  event: string;
+  /** the payload, described by `/schema/events.json` */
+  data: {
+    [k: string]: JsonValue;
+  };
+}
 /** A page of threads, the last active first. */
 export interface ThreadList {
   /** the threads of this page */
@@ -1151,7 +1233,7 @@ export interface BranchTurn {
   messages: {
     [k: string]: unknown;
   }[];
-  /** what came of it: the model's calls with their results, and its answer, which has `partial` if the run was stopped; empty while the run is active */
+  /** its result: the model's calls with their results, and its answer, which has `partial` if the run was stopped; empty while the run is active */
   result: {
     [k: string]: unknown;
   }[];
@@ -1204,6 +1286,8 @@ export interface ToolDescription {
   };
   /** whether a call waits for a person's approval */
   requires_approval?: boolean;
+  /** whether a call's result may come later, from outside */
+  deferred?: boolean;
 }
 /** A person decided on a call that waited, or the time ran out. One event for each call; the first decision is final. */
 export interface ApprovalDecidedData {
@@ -1641,7 +1725,7 @@ export interface TurnSnapshot {
   messages: {
     [k: string]: unknown;
   }[];
-  /** what came of it: the model's calls with their results, and its answer, which has `partial` if the run was stopped */
+  /** its result: the model's calls with their results, and its answer, which has `partial` if the run was stopped */
   result: {
     [k: string]: unknown;
   }[];
@@ -1726,7 +1810,7 @@ export interface TurnSnapshotData {
   messages: {
     [k: string]: unknown;
   }[];
-  /** what came of it: the model's calls with their results, and its answer, which has `partial` if the run was stopped */
+  /** its result: the model's calls with their results, and its answer, which has `partial` if the run was stopped */
   result: {
     [k: string]: unknown;
   }[];

@@ -3,13 +3,15 @@
 // An id is `<run id>.<event id>`. The frames `turn`, `waiting` and `gap` have no id and move no cursor, and `turn_deleted` only
 // where it stands in place of a turn. The Python client applies the same rules in thread_sequencer.py.
 
-import { type Connection, ConnectionLost, type Frame, HeldBack, openStream } from "./connection.js";
+import { type Connection, ConnectionLost, type Frame, parseObject } from "./connection.js";
+import { ConnectionTracker, type ConnectionUpdate } from "./connection_state.js";
 import type { GapEvent, RunEvent } from "./event_sequencer.js";
+import { type Follower, followWith, type FollowOptions, PATIENCE_MS, startOf } from "./follow.js";
 import type { Http } from "./http.js";
-import type { GapData, ThreadGapData, TurnBegunData, TurnDeletedData, TurnSnapshotData, WaitingChangedData } from "./schema.js";
-import {
-  type ConnectionState, type ConnectionUpdate, type Follower, followWith, type FollowOptions, type Opener, startOf, StreamFollower,
-} from "./stream_follower.js";
+import type {
+  GapData, StreamStatusData, ThreadGapData, TurnBegunData, TurnDeletedData, TurnSnapshotData, WaitingChangedData,
+} from "./schema.js";
+import { StreamFollower } from "./stream_follower.js";
 
 /** What a thread's stream brings. `id` is the cursor from which to resume after it; empty for frames about the thread itself. */
 export type ThreadEvent =
@@ -34,74 +36,59 @@ const FAULTS_MAX = 3;
 const ALL_REPLAYED = "0-999999999999999";
 
 /** Yields the events of a thread, and changes of the connection. */
-export function followThread(
-  http: Http,
-  path: string,
-  { from = "", signal, patienceMs, silenceMs }: FollowOptions,
-): AsyncGenerator<ThreadUpdate> {
-  return followWith(new ThreadFollower(startOf(from), patienceMs), () => new StreamOpener(http, path, silenceMs), signal);
+export function followThread(http: Http, path: string, options: FollowOptions): AsyncGenerator<ThreadUpdate> {
+  const follower = new ThreadFollower(startOf(options.from ?? ""), options.patienceMs);
+  return followWith(follower, http, { path, isPersonal: true }, options);
 }
 
 /** The state that outlives a connection to a thread. */
-export class ThreadFollower implements Follower<ThreadUpdate> {
-  isEnded = false;
+export class ThreadFollower extends ConnectionTracker implements Follower<ThreadUpdate> {
+  readonly isEnded = false;
   cursor: string;
-  readonly #connection: StreamFollower; // counts losses and waits; it gets no frames
   #runId = "";
   #run = newRun("");
   #isTurnTold = false;
+  #waiting = ""; // as it was told last
   #tip = ""; // events up to this id are replayed
   #faults = 0;
 
-  constructor(from: string, patienceMs = 300_000) {
+  constructor(from: string, patienceMs = PATIENCE_MS) {
+    super(patienceMs);
     const start = CURSOR.exec(from);
     if (from !== "" && !start) throw new TypeError(`not an event id of a thread: ${JSON.stringify(from)}`);
     this.cursor = from;
-    this.#connection = new StreamFollower("", false, patienceMs);
     if (start) {
       this.#runId = start[1] as string;
       this.#run = newRun(start[2] as string);
     }
   }
 
-  get retryMs(): number {
-    return this.#connection.retryMs;
-  }
-
-  set retryMs(value: number) {
-    this.#connection.retryMs = value;
-  }
-
-  connection(state: ConnectionState): ConnectionUpdate {
-    return this.#connection.connection(state);
-  }
-
   open({ lastId, transport }: Omit<Connection, "batches">): ConnectionUpdate {
-    this.#tip = lastId === this.cursor ? "" : lastId;
-    const opened = this.#connection.open({ lastId: "", transport });
-    return this.#tip ? this.connection("replaying") : opened;
+    this.opened(transport);
+    this.#tip = "";
+    this.extendReplay(lastId);
+    return this.connection(this.#openState());
   }
 
-  extendReplay(): void {
-    // A thread is followed by a stream alone, which has no pages.
-  }
-
-  nextWaitMs(cause?: unknown): number {
-    return this.#connection.nextWaitMs(cause);
+  extendReplay(id: string): void {
+    if (startOf(id) !== this.cursor) this.#tip = startOf(id);
   }
 
   *accept(frame: Frame): Generator<ThreadUpdate> {
     const { id, name, text } = frame;
     switch (name) {
       case "status":
-        yield* this.#statusOf(frame);
+        this.waitingFor = (parse(text) as unknown as StreamStatusData).waiting_for ?? null;
+        yield this.connection(this.#openState());
         return;
       case "turn":
       case "turn_snapshot":
       case "turn_deleted":
       case "waiting":
       case "gap": {
-        const update = this.#acceptFrame(name, id, parse(text));
+        const isRepeated = name === "waiting" && text === this.#waiting;
+        if (name === "waiting") this.#waiting = text;
+        const update = isRepeated ? null : this.#acceptFrame(name, id, parse(text));
         if (update) yield update;
         break;
       }
@@ -110,15 +97,15 @@ export class ThreadFollower implements Follower<ThreadUpdate> {
         yield* this.#acceptEvent(frame);
     }
     this.#faults = 0;
-    this.#connection.progressed();
-    if (this.#tip && this.cursor === this.#tip) {
-      this.#tip = "";
-      yield this.connection("live");
-    }
+    this.progressed();
+    if (this.cursor === this.#tip) this.#tip = "";
+    const isChange = this.#openState() !== this.state || this.waitingFor !== null;
+    this.waitingFor = null;
+    if (isChange) yield this.connection(this.#openState());
   }
 
-  *#statusOf(frame: Frame): Generator<ThreadUpdate> {
-    for (const update of this.#connection.accept(frame)) if (update.name === "connection") yield update;
+  #openState(): "replaying" | "live" {
+    return this.#tip ? "replaying" : "live";
   }
 
   *#acceptEvent({ id, name, text }: Frame): Generator<ThreadUpdate> {
@@ -182,45 +169,7 @@ function newRun(cursor: string): StreamFollower {
 }
 
 function parse(text: string): Json {
-  try {
-    const data: unknown = JSON.parse(text);
-    if (typeof data === "object" && data !== null) return data as Json;
-  } catch {
-    // handled below
-  }
-  throw new ConnectionLost("a frame is not a JSON object");
-}
-
-/** Opens streams and nothing else. */
-class StreamOpener implements Opener {
-  #isPatient = false;
-
-  constructor(
-    private readonly http: Http,
-    private readonly path: string,
-    private readonly silenceMs: number | undefined,
-  ) {}
-
-  open(cursor: () => string, signal: AbortSignal): Promise<Connection | null> {
-    return openStream(this.http, this.path, cursor(), signal, { silenceMs: this.silenceMs, isPatient: this.#isPatient });
-  }
-
-  pass(): void {
-    // No other tab takes part.
-  }
-
-  /** After a stream that did not begin in a moment, the next one may take longer. */
-  closed(error: unknown): boolean {
-    const isFirst = error instanceof HeldBack && !this.#isPatient;
-    if (isFirst) this.#isPatient = true;
-    return isFirst;
-  }
-
-  reset(): void {
-    this.#isPatient = false;
-  }
-
-  close(): void {
-    // Nothing stays open.
-  }
+  const data = parseObject(text);
+  if (!data) throw new ConnectionLost("a frame is not a JSON object");
+  return data as Json;
 }

@@ -6,7 +6,7 @@
 
 import { answerStage, emptyRun, isTerminal, reduce, type RunState } from "./run_state.js";
 import type { WaitingInThread } from "./schema.js";
-import type { ConnectionUpdate } from "./stream_follower.js";
+import type { ConnectionUpdate } from "./connection_state.js";
 import type { ThreadUpdate } from "./thread_follower.js";
 
 /** A chat completion message. */

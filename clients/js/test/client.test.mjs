@@ -59,6 +59,13 @@ test("a record is waited for, exported and deleted", async (t) => {
   assert.deepEqual(server.asked.map(({ path }) => path), ["/runs", "/runs/R?wait=5", "/runs/R"]);
 });
 
+test("a thread's deletion that goes on by itself is an answer without a body", async (t) => {
+  const server = await serve(t, answer(202));
+  await clientOf(server).threads.open("chat").delete();
+
+  assert.deepEqual(server.asked.map(({ method, path }) => [method, path]), [["DELETE", "/threads/chat"]]);
+});
+
 test("Retry-After delays the retry", async (t) => {
   const server = await serve(t, problem(429, "rate_limited", "retry-after: 1\r\n"), ACCEPTED);
   const begun = performance.now();
@@ -123,6 +130,7 @@ test("each call has its method and path", async (t) => {
       "GET /runs?status=queued%2Crunning&q=a+b&metadata.user=4%2F2"],
     [() => client.runs.get("R"), "GET /runs/R"],
     [() => run.get(), "GET /runs/a%2Fb"],
+    [() => run.explain(), "GET /runs/a%2Fb/explain"],
     [() => run.cancel(), "POST /runs/a%2Fb/cancel"],
     [() => run.cancel({ reason: "no" }), 'POST /runs/a%2Fb/cancel {"reason":"no"}'],
     [() => run.decide("c/1", { decision: "deny", reason: "no" }), 'POST /runs/a%2Fb/approvals/c%2F1 {"decision":"deny","reason":"no"}'],

@@ -46,6 +46,18 @@ test("a gap is passed on, and older entries after it", async (t) => {
   assert.deepEqual(events.map(({ event }) => event), ["gap", "run_created"]);
 });
 
+test("a feed that a proxy holds back is read by pages, past entries that are not for this client", async (t) => {
+  const entries = ["7-1", "7-2"].map((id) => ({ id, event: "run_ended", data: { run_id: `R${id}`, status: "succeeded", at: 1 } }));
+  const server = await serve(
+    t, stream("", { isLeftOpen: true }), page({ last_event_id: "6-9", has_more: true }), page({ last_event_id: "7-0" }),
+    page({ events: entries.slice(0, 1), last_event_id: "7-1" }), page({ events: entries, last_event_id: "7-2" }),
+  );
+  const events = await take(server, 2, { cursor: "5-1", silenceMs: 30 });
+
+  assert.deepEqual(events.map(({ id }) => id), ["7-1", "7-2"]);
+  assert.deepEqual(server.cursors(), ["5-1", "5-1", "6-9", "7-0", "7-1"]);
+});
+
 test("a refusal ends the feed", async (t) => {
   const server = await serve(t, answer(403, { code: "forbidden", detail: "no", type: "/problems/forbidden" }));
 

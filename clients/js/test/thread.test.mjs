@@ -7,39 +7,9 @@ import { Window } from "happy-dom";
 
 import { activeTurn, currentBranch, emptyThread, ProblemError, reduceThread, Stagebus, turnText } from "../dist/index.js";
 import { answer, RETRY, serve, stream } from "./scripted_server.mjs";
+import { encode, framesAfter, log, page, RUNS, textOf, turn, USER, WHOLE } from "./thread_frames.mjs";
 
 Math.random = () => 0; // removes the backoff
-
-const RUNS = [0, 1, 2].map((n) => `01J9ZK3V7Q8E5W2R4T6Y8V0P${n}A`);
-const USER = [{ role: "user", content: "Hello" }];
-
-const encode = (event, data, id = "") => `${id && `id: ${id}\n`}event: ${event}\ndata: ${JSON.stringify(data)}\n\n`;
-const turn = (n) => encode("turn", { run_id: RUNS[n], parent_run_id: RUNS[n - 1] ?? null, seq: n + 1, messages: USER });
-
-/** The frames of a run that says its own id, each with its cursor. */
-function log(n) {
-  const chunk = { stage_id: "extraction", tool_results: { choices: [{ index: 0, delta: { content: RUNS[n] } }] } };
-  const result = { text: RUNS[n], tool_calls: [] };
-  return [
-    ["run_queued", { stage_id: "run", run_id: RUNS[n], model: "m" }], ["run_started", { stage_id: "run" }],
-    ["stage_started", { stage_id: "extraction" }], ["tool_completion_chunk", chunk],
-    ["stage_completed", { stage_id: "extraction", result }], ["done", { stage_id: "run", usage: {} }],
-  ].map(([name, data], at) => ({ id: `${RUNS[n]}.0-${at + 1}`, text: encode(name, data, `${RUNS[n]}.0-${at + 1}`) }));
-}
-
-/** The frames that a gateway sends after a cursor. */
-function framesAfter(cursor = "") {
-  const frames = [];
-  for (const n of [0, 1, 2]) {
-    const events = log(n);
-    const at = events.findIndex(({ id }) => id === cursor);
-    if (at >= 0) frames.length = 0;
-    if (at < events.length - 1) frames.push({ id: "", text: turn(n) }, ...events.slice(at + 1));
-  }
-  return [...frames, { id: "", text: encode("waiting", { runs: [] }) }];
-}
-
-const textOf = (frames) => frames.map(({ text }) => text).join("");
 
 async function follow(server, options = {}) {
   const updates = [];
@@ -49,7 +19,6 @@ async function follow(server, options = {}) {
 }
 
 const ids = (updates) => updates.filter(({ id }) => id).map(({ id }) => id);
-const WHOLE = [0, 1, 2].flatMap((n) => log(n).map(({ id }) => id));
 
 test("each event comes once, wherever the first two connections break", async (t) => {
   for (let first = 0; first < framesAfter().length; first += 1) {
@@ -115,6 +84,34 @@ test("an event that is missing is asked for again", async (t) => {
 
   assert.deepEqual(ids(updates), WHOLE);
   assert.equal(server.cursors()[1], `${RUNS[0]}.0-2`);
+});
+
+test("a thread whose stream a proxy holds back is followed by pages, each event once", async (t) => {
+  const [cut, end] = [`${RUNS[0]}.0-3`, WHOLE.at(-1)];
+  const server = await serve(
+    t, stream("", { isLeftOpen: true }), page(framesAfter().slice(0, 4), { has_more: true }), page(framesAfter(cut).slice(0, 4)),
+    page(framesAfter(log(0)[5].id)), page([], { last_event_id: end, is_ended: true }),
+  );
+  const { updates, state } = await follow(server, { silenceMs: 30 });
+
+  assert.deepEqual(ids(updates), WHOLE);
+  assert.deepEqual(currentBranch(state).map(turnText), RUNS);
+  assert.deepEqual(server.cursors(), ["", "", cut, log(0)[5].id, end, end]);
+  assert.equal(server.asked[3].path.split("?")[1], "until=idle&limit=500&wait=15");
+  assert.deepEqual([...new Set(updates.filter(({ name }) => name === "connection").map((one) => `${one.state} ${one.transport}`))], [
+    "connecting stream", "live stream", "replaying polling", "live polling", "reconnecting polling", "ended polling",
+  ]);
+});
+
+test("what a silent turn waits for is told until its next event", async (t) => {
+  const status = encode("status", { waiting_for: "worker" });
+  const [first, ...rest] = log(0);
+  const server = await serve(t, stream(RETRY + turn(0) + first.text + status + textOf(rest)), answer(204));
+  const { updates } = await follow(server);
+
+  assert.deepEqual(updates.map(({ name, waitingFor }) => (name === "connection" ? (waitingFor ?? "") : name)).slice(2, 7), [
+    "turn", "event", "worker", "event", "",
+  ]);
 });
 
 test("a thread that does not exist ends the stream with the gateway's error", async (t) => {

@@ -12,7 +12,7 @@ class FeedData(Answer):
     run_id: str = Field(description="the run")
     thread_id: str | None = Field(default=None, description="the run's thread, if it has one")
     user: str | None = Field(default=None, description="the person whose run it is, if it has one")
-    status: str = Field(description="the run's state after it: queued, running, parked, a final state, or deleted")
+    status: str = Field(description="the run's state after it: queued, running, parked, a final state, lost or deleted")
     code: str | None = Field(default=None, description="why the run failed: the `code` of its error")
     event_id: str | None = Field(default=None, description="the last event of the run's log at that time")
     at: int = Field(description="when it happened, Unix ms by Redis's clock")

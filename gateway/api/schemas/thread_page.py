@@ -21,3 +21,6 @@ class ThreadEventPage(Answer):
     )
     last_event_id: str = Field(description="the cursor of the next page")
     has_more: bool = Field(description="whether the thread continued after this page when it was read")
+    is_ended: bool = Field(
+        description="with `until=idle`: whether the page has the end, no run was active and none waited"
+    )

@@ -17,8 +17,9 @@
 -- KEYS[15] runs_of_user   zset    keys.runs(tenant, user); the same as KEYS[5] without a user
 -- KEYS[16] feed          stream  keys.feed(tenant)
 -- KEYS[17] idempotency   string  keys.idempotency, if the client sent a key
--- KEYS[18..]                     of a run in a conversation, the last ones: see include/thread.lua; then the record and the
---                                control channel of the expected active run, and the record of the expected interrupt
+-- KEYS[18..]                     of a run in a conversation, the last ones: see include/thread.lua; then keys.outbox and
+--                                keys.outbox_bell; then the record and the control channel of the expected active run,
+--                                and the record of the expected interrupt
 -- ARGV[1] status         str     the first state
 -- ARGV[2] tenant         str
 -- ARGV[3] model          str
@@ -43,7 +44,7 @@
 -- ARGV[22] baggage       str     the request's baggage, or ''
 -- ARGV[23] webhook_url   str     the run's own webhook, or ''
 -- ARGV[24] has_webhooks  0|1     the process has webhooks configured
--- ARGV[25] thread_keys   int     how many of KEYS belong to the thread; 0: the run is in none
+-- ARGV[25] thread_keys   int     how many of KEYS are those of a run in a conversation; 0: the run is in none
 -- ARGV[26] ask           json    see ThreadAdmission.encode
 -- ARGV[27] messages      json    the run's own messages; its record has none then
 -- ARGV[28] bound_apart   str     the client's key if it is of another partition, and so bound already, else ''
@@ -111,10 +112,12 @@ end
 local now = string.format('%d', now_ms)
 local thread, ask, others, is_active
 if ask_json ~= '' then
-    ask, others = cjson.decode(ask_json), {unpack(thread_keys, THREAD_KEYS + 1)}
+    ask, others = cjson.decode(ask_json), {unpack(thread_keys, THREAD_KEYS + 3)}
     ask.messages = messages
     thread = open_thread(thread_keys, ask, now_ms)
-    local refusal = admit_to_thread(thread, ask, others)
+    local outbox, bell = unpack(thread_keys, THREAD_KEYS + 1, THREAD_KEYS + 2)
+    local to = {outbox = outbox, bell = bell, feed = feed, has_webhooks = has_webhooks}
+    local refusal = admit_to_thread(thread, ask, others, to, now_ms)
     if refusal then
         return refusal
     end

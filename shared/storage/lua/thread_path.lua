@@ -6,22 +6,28 @@
 -- ARGV[1] run_id str
 -- ARGV[2] bytes_max int  the messages that are read
 -- ARGV[3] turns_max int
--- Returns {the run's own messages, how many turns were left out, then for each turn, the parent first: run id, parent,
--- the fields n, t, s, c, e, b and d, own messages, resulting messages}.
+-- ARGV[4] at        str  the turn to begin with, from the call before; '' begins with the run's parent
+-- ARGV[5] read_bytes int the bytes that the calls before have read
+-- Returns {the run's own messages, how many turns were left out, the turn to go on with or '', the bytes that were read;
+-- then for each turn, the parent first: run id, parent, the fields n, t, s, c, e, b and d, own messages, resulting messages}.
 --
 -- A path is fixed when the run becomes active, and turns that have ended do not change, so each attempt of a run gets
--- the same. Reading stops at the bounds; the rest is counted.
+-- the same, in however many calls. Beyond bytes_max turns are counted, not read.
 local turns, messages_in, messages_out = KEYS[1], KEYS[2], KEYS[3]
-local run_id, bytes_max, turns_max = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local run_id, bytes_max, turns_max, at, read_bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 
 -- A key of a wrong type counts as empty: the run then begins with what is left, or ends.
 local function get(hash, field)
     local value = redis.pcall('HGET', hash, field)
     return type(value) == 'string' and value or ''
 end
-local reply = {get(messages_in, run_id), 0}
-local read_bytes, left_out = #reply[1], 0
-local at = get(turns, 'p:' .. run_id)
+local reply = {'', 0, '', 0}
+local left_out = 0
+if at == '' then
+    reply[1] = get(messages_in, run_id)
+    read_bytes = #reply[1]
+    at = get(turns, 'p:' .. run_id)
+end
 for _ = 1, turns_max do
     if at == '' then
         break
@@ -32,6 +38,7 @@ for _ = 1, turns_max do
     read_bytes = read_bytes + tonumber(stored[7] or '0')
     if not parent then -- the thread's keys were damaged
         left_out = left_out + 1
+        at = ''
         break
     end
     if left_out > 0 or read_bytes > bytes_max then
@@ -47,5 +54,5 @@ for _ = 1, turns_max do
     end
     at = parent
 end
-reply[2] = left_out
+reply[2], reply[3], reply[4] = left_out, at, read_bytes
 return reply

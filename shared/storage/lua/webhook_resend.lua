@@ -38,5 +38,8 @@ end
 if not redis.call('ZSCORE', trying, id) then
     redis.call('ZADD', due, now, id)
 end
-redis.call('RPUSH', bell, '1')
+-- A bell that no worker has heard yet need not ring again; without workers the list would grow.
+if redis.call('LLEN', bell) == 0 then
+    redis.call('RPUSH', bell, '1')
+end
 return 1

@@ -14,14 +14,18 @@ from stagebus.cli.output import echo, echo_json
 from stagebus.cli.shared_options import (
     CallId,
     Json,
+    Model,
+    NoTools,
     Profile,
     RunId,
+    System,
+    Tools,
     Url,
     User,
     Wait,
     complete_model,
     complete_status,
-    complete_tool,
+    model_fields,
 )
 
 if TYPE_CHECKING:
@@ -65,20 +69,11 @@ def _check_positive(value: float | None) -> float | None:
 @runs_app.command()
 def run(  # noqa: PLR0913 - each is an option of the command
     prompt: Annotated[str, typer.Argument(help="the prompt; - reads it from stdin")],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="the model, or extraction=NAME,synthesis=NAME; default: the operator's choice",
-            autocompletion=complete_model,
-        ),
-    ] = None,
-    system: Annotated[str | None, typer.Option(help="a system prompt")] = None,
-    tool: Annotated[
-        list[str] | None,
-        typer.Option(help="offer this tool; repeatable; default: all tools", autocompletion=complete_tool),
-    ] = None,
+    model: Model = None,
+    system: System = None,
+    tools: Tools = None,
     *,
-    no_tools: Annotated[bool, typer.Option("--no-tools", help="offer no tools")] = False,
+    no_tools: NoTools = False,
     synthesis: Annotated[bool, typer.Option(help="let the model write an answer from the tool results")] = True,
     max_rounds: Annotated[
         int | None, typer.Option(min=1, help="limit of rounds in which the model may call tools")
@@ -98,15 +93,9 @@ def run(  # noqa: PLR0913 - each is an option of the command
     as_json: Json = False,
 ) -> None:
     """Create a run and follow it. Ctrl-C asks whether to detach from the run or cancel it."""
-    from stagebus.shared.domain.requests import parse_models
-
-    if no_tools and tool:
-        raise typer.BadParameter("--tool and --no-tools cannot be combined")
     given = {
+        **model_fields(model, system, tools, no_tools=no_tools),
         "user_prompt": read_stdin() if prompt == "-" else prompt,
-        "model": None if model is None else parse_models(model),
-        "system_prompt": system,
-        "tools": [] if no_tools else tool or None,
         "synthesis": None if synthesis else False,
         "max_rounds": max_rounds,
         "max_total_tokens": max_total_tokens,

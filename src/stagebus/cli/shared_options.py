@@ -67,3 +67,33 @@ Json = Annotated[bool, typer.Option("--json", help="print one JSON object per li
 RunId = Annotated[str, typer.Argument(help="the run's id", autocompletion=complete_run_id)]
 CallId = Annotated[str, typer.Argument(help="the call's id, as shown by `stagebus show`")]
 Wait = Annotated[bool, typer.Option("--wait", help="in a pipe: keep waiting when a person has to decide")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="the model, or extraction=NAME,synthesis=NAME; default: the operator's choice",
+        autocompletion=complete_model,
+    ),
+]
+System = Annotated[str | None, typer.Option(help="a system prompt")]
+Tools = Annotated[
+    list[str] | None,
+    typer.Option("--tool", help="offer this tool; repeatable; default: all tools", autocompletion=complete_tool),
+]
+NoTools = Annotated[bool, typer.Option("--no-tools", help="offer no tools")]
+
+
+def model_fields(model: str | None, system: str | None, tools: list[str] | None, *, no_tools: bool) -> dict[str, Any]:
+    """Return the fields of a run that these options set; None for those that are not set.
+
+    Raises:
+        typer.BadParameter: the options contradict each other.
+    """
+    from stagebus.shared.domain.requests import parse_models
+
+    if no_tools and tools:
+        raise typer.BadParameter("--tool and --no-tools cannot be combined")
+    return {
+        "model": None if model is None else parse_models(model),
+        "system_prompt": system,
+        "tools": [] if no_tools else tools or None,
+    }

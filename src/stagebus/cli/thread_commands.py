@@ -6,7 +6,7 @@ import typer
 
 from stagebus.cli.output import echo, echo_json
 from stagebus.cli.run_commands import LIST_MAX, connect, parse_metadata
-from stagebus.cli.shared_options import Json, Profile, Url, complete_model, complete_tool
+from stagebus.cli.shared_options import Json, Model, NoTools, Profile, System, Tools, Url, model_fields
 
 NEW_ID_BYTES: Final = 6
 
@@ -19,20 +19,11 @@ ThreadId = Annotated[str, typer.Argument(help="the thread's id")]
 @chat_app.command()
 def chat(
     thread_id: Annotated[str | None, typer.Argument(help="the thread to continue; default: a new one")] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="the model, or extraction=NAME,synthesis=NAME; default: the operator's choice",
-            autocompletion=complete_model,
-        ),
-    ] = None,
-    system: Annotated[str | None, typer.Option(help="a system prompt")] = None,
-    tool: Annotated[
-        list[str] | None,
-        typer.Option(help="offer this tool; repeatable; default: all tools", autocompletion=complete_tool),
-    ] = None,
+    model: Model = None,
+    system: System = None,
+    tools: Tools = None,
     *,
-    no_tools: Annotated[bool, typer.Option("--no-tools", help="offer no tools")] = False,
+    no_tools: NoTools = False,
     on_active: Annotated[
         str, typer.Option(metavar="POLICY", help="while another run is active: reject, enqueue, interrupt or steer")
     ] = "enqueue",
@@ -44,17 +35,10 @@ def chat(
 
     from stagebus.cli.chat import Chat
     from stagebus.cli.profile import find_target
-    from stagebus.shared.domain.requests import parse_models
 
-    if no_tools and tool:
-        raise typer.BadParameter("--tool and --no-tools cannot be combined")
+    given = model_fields(model, system, tools, no_tools=no_tools)
     if on_active not in ("reject", "enqueue", "interrupt", "steer"):
         raise typer.BadParameter("--on-active takes reject, enqueue, interrupt or steer")
-    given: dict[str, Any] = {
-        "model": None if model is None else parse_models(model),
-        "system_prompt": system,
-        "tools": [] if no_tools else tool or None,
-    }
     fields = {name: value for name, value in given.items() if value is not None}
     name = thread_id or f"chat-{secrets.token_hex(NEW_ID_BYTES)}"
     raise typer.Exit(Chat(find_target(url, profile), name, fields, on_active=on_active).run())

@@ -22,7 +22,7 @@ class TurnState:
         seq: its place among all turns, from 1.
         messages: the new messages of its request.
         run: what its events have shown; for a turn whose log has expired only the status.
-        result: the messages that came of it, if its log has expired; else None.
+        result: the messages of its result, if its log has expired; else None.
         is_deleted: its run was deleted; the turns that follow it stay.
     """
 

@@ -1,11 +1,13 @@
 """`DELETE /runs/{id}` over HTTP, and what open streams of the run see of it."""
 
 from collections.abc import Callable
+from typing import Any
 
 import httpx
 import pytest
 from redis.asyncio import Redis
 
+from stagebus.gateway.api import run_creation
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.cursor import EventId
 from stagebus.shared.domain.ids import new_run_id
@@ -43,6 +45,26 @@ async def test_deleted_run_does_not_exist_for_any_request(api: httpx.AsyncClient
     assert (await api.post("/runs", json=HELLO)).status_code == 202
     for unknown in (new_run_id(), "x"):
         assert (await api.delete(f"/runs/{unknown}")).status_code == 404
+
+
+@pytest.mark.parametrize("headers", [{}, {"Prefer": "wait=5"}, {"Accept": "text/event-stream"}])
+async def test_creation_whose_run_is_deleted_at_once_says_so(
+    api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
+) -> None:
+    """As every repetition of the request will; 404 is no answer to a creation."""
+    create = run_creation.create_run
+
+    async def create_and_lose(*args: Any) -> str:
+        run_id = await create(*args)
+        assert (await api.delete(f"/runs/{run_id}")).status_code == 204
+        return run_id
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run_creation, "create_run", create_and_lose)
+        first = await api.post("/runs", json=HELLO, headers=headers | KEY)
+    again = await api.post("/runs", json=HELLO, headers=headers | KEY)
+
+    assert [(one.status_code, one.json()["code"]) for one in (first, again)] == [(410, "run_deleted")] * 2
 
 
 async def test_deletion_needs_the_scope_and_the_tenant(client_of: ClientOf) -> None:

@@ -9,18 +9,28 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
+from stagebus.gateway.api import thread_endpoints
+from stagebus.gateway.api.thread_markdown import render_markdown
 from stagebus.shared.access_errors import USER_HEADER
 from stagebus.shared.config.settings import Settings
+from stagebus.shared.domain import ids
+from stagebus.shared.domain.events import Done, StageStarted
 from stagebus.shared.domain.tenants import DEFAULT_TENANT, TENANT_WIDE, Scope
 from stagebus.shared.domain.threads import THREAD_ID_MAX_CHARS, ThreadIdentity
 from stagebus.shared.log import sse
-from stagebus.shared.storage import keys
-from stagebus.shared.store import thread_list
+from stagebus.shared.runtime.tasks import cancel_and_wait
+from stagebus.shared.storage import keys, run_scripts
+from stagebus.shared.storage.run_scripts import LogEntry
+from stagebus.shared.store import run_deletion, run_store, thread_branch, thread_list, thread_store, thread_sweep
 from tests.gateway.api.schemas.test_thread_fields import ODD_IDS
 from tests.gateway.api.test_thread_runs import end
 from tests.gateway.conftest import ClientOf
+from tests.support.redis_calls import subscriber_count
+from tests.support.runs_by_hand import chunk
+from tests.support.waiting import until_equal
 
 THREAD = "/threads/chat"
+JSON = {"Accept": "application/json"}
 
 
 async def turn(
@@ -272,6 +282,29 @@ async def test_transcript_shows_every_message_and_no_text_can_leave_its_block(
     )
 
 
+async def test_other_requests_are_served_between_the_turns_of_a_transcript(
+    api: httpx.AsyncClient, redis: Redis, settings: Settings
+) -> None:
+    """A page may have 70,000 messages, whose rendering takes a second."""
+    for text in ("one", "two", "three"):
+        last = await turn(api, redis, settings, text)
+    thread = await thread_store.read_thread(redis, ThreadIdentity(DEFAULT_TENANT, "", "chat"))
+    page = await thread_branch.read_branch(redis, thread, last, 10)
+    passes = 0
+
+    async def others() -> None:
+        nonlocal passes
+        while True:
+            passes += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(others())
+    await render_markdown(thread, page)
+    await cancel_and_wait(task)
+
+    assert passes >= len(page.turns) == 3
+
+
 async def test_another_tenants_threads_do_not_exist(client_of: ClientOf, redis: Redis, settings: Settings) -> None:
     mine, theirs = await client_of("acme"), await client_of("other")
     run_id = await turn(mine, redis, settings, "one")
@@ -280,6 +313,21 @@ async def test_another_tenants_threads_do_not_exist(client_of: ClientOf, redis: 
     assert [one["run_id"] for one in (await get(mine, THREAD))["turns"]] == [run_id]
     assert [one["run_id"] for one in (await get(theirs, THREAD))["turns"]] == [own], "the same id is another thread"
     assert len((await get(mine, "/threads"))["threads"]) == 1
+
+
+async def test_deletion_that_takes_long_is_answered_before_its_end(
+    api: httpx.AsyncClient, redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread is gone at once for its readers; the sweep deletes what is left."""
+    await turn(api, redis, settings, "one")
+    with monkeypatch.context() as patched:
+        patched.setattr(thread_endpoints, "DELETION_WAIT_S", 0.1)
+        patched.setattr(run_deletion, "delete_run", lambda *_, **__: asyncio.Event().wait())
+        assert (await api.delete(THREAD)).status_code == 202
+
+    assert (await api.get(THREAD)).status_code == 404
+    await thread_sweep.sweep_threads(redis, settings)
+    assert not await redis.exists(keys.thread(ThreadIdentity(DEFAULT_TENANT, "", "chat")))
 
 
 async def test_deleted_thread_is_gone_with_its_runs_and_its_id_is_free(
@@ -334,32 +382,108 @@ async def test_two_users_may_choose_one_id_and_neither_sees_the_others_thread(
     assert (await get(admin, THREAD, 404))["code"] == "thread_not_found"
 
 
-async def test_pages_have_what_the_stream_sends(api: httpx.AsyncClient, redis: Redis, settings: Settings) -> None:
-    for text in ("one", "two", "three"):
-        await turn(api, redis, settings, text)
-    stream = await api.get(f"{THREAD}/events", params={"until": "idle"})
-    expected = [frame.id for frame in sse.decode(stream.content) if frame.id]
-    found, cursor, has_more = [], "0", True
-    while has_more:
-        params = {"limit": "4", "last_event_id": cursor}
-        page = (await api.get(f"{THREAD}/events", params=params, headers={"Accept": "application/json"})).json()
-        assert page["frames"][0]["event"] == "turn"
-        found += [frame["id"] for frame in page["frames"] if frame["id"]]
-        cursor, has_more = page["last_event_id"], page["has_more"]
+async def read_pages(api: httpx.AsyncClient, limit: int, **params: str) -> list[dict[str, Any]]:
+    """Reads the thread page by page, from its first event on."""
+    pages: list[dict[str, Any]] = []
+    while not pages or pages[-1]["has_more"]:
+        cursor = pages[-1]["last_event_id"] if pages else "0"
+        query = {"limit": str(limit), "last_event_id": cursor, **params}
+        response = await api.get(f"{THREAD}/events", params=query, headers=JSON)
+        assert response.status_code == 200, response.text
+        pages.append(response.json())
+        assert len(pages) < 100, "every page moves on"
+    return pages
 
-    assert found == expected
-    assert cursor == expected[-1]
+
+async def test_pages_have_what_the_stream_sends(api: httpx.AsyncClient, redis: Redis, settings: Settings) -> None:
+    """Whatever their limit: of turns with a log, of one without, and of a deleted one. `turn` comes again in each page."""
+    runs = [await turn(api, redis, settings, text) for text in ("one", "two", "three", "four")]
+    await redis.delete(*keys.all_of_run(runs[1]))
+    assert (await api.delete(f"/runs/{runs[2]}")).status_code == 204
+    stream = await api.get(f"{THREAD}/events", params={"until": "idle"})
+    expected = [[frame.id or None, frame.event, json.loads(frame.data)] for frame in sse.decode(stream.content)]
+    count = sum(frame[0] is not None for frame in expected)
+
+    for limit in range(1, count + 2):
+        pages = await read_pages(api, limit, until="idle")
+        found: list[list[Any]] = []
+        for page in pages:
+            for frame in map(list, map(dict.values, page["frames"])):
+                # What has no id may come again in the next page: `turn`, a deletion that has been told, what waits.
+                if frame[0] or (frame[1] != "waiting" and frame[1:] not in [earlier[1:] for earlier in found]):
+                    found.append(frame)
+        assert found == expected
+        assert {sum(frame["id"] is not None for frame in page["frames"]) for page in pages[:-1]} <= {limit}
+        assert [page["is_ended"] for page in pages] == [False] * (len(pages) - 1) + [True]
+        assert pages[-1]["last_event_id"] == expected[-1][0]
+    assert [frame[1] for frame in expected if frame[1].startswith("turn")] == [
+        "turn", "turn_snapshot", "turn_deleted", "turn",
+    ]  # fmt: skip
+
+
+async def test_thread_has_full_chunks_on_request(api: httpx.AsyncClient, redis: Redis, settings: Settings) -> None:
+    """Of every turn and after any cursor, though the fields that all chunks of a stage repeat are stored before it."""
+    template = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    started = StageStarted(stage_id="extraction", attempt=1, chunk=template)
+    for text in ("one", "two"):
+        run_id = (await api.post("/runs", json={"thread_id": "chat", "user_prompt": text})).json()["id"]
+        claim = await run_scripts.claim(redis, run_id, "")
+        assert claim is not None
+        entries = [LogEntry("extraction", event.event, event.data()) for event in (started, chunk("a"), chunk("b"))]
+        appended = await run_scripts.append(
+            redis, run_id, attempt=claim.attempt, before=claim.last_id, entries=entries, message=b""
+        )
+        claim = claim._replace(last_id=appended.last_id)
+        assert await run_store.end_claimed(redis, settings, run_id, claim, Done())
+
+    expected = [template | {"choices": [{"index": 0, "delta": {"content": text}, "logprobs": None, "finish_reason": None}]}
+                for text in "abab"]  # fmt: skip
+    stream = await api.get(f"{THREAD}/events", params={"until": "idle", "chunks": "full"})
+    said = [json.loads(frame.data) for frame in sse.decode(stream.content) if frame.event == "tool_completion_chunk"]
+    assert [data["tool_results"] for data in said] == expected
+    frames = [frame for page in await read_pages(api, 1, chunks="full") for frame in page["frames"]]
+    said = [frame["data"] for frame in frames if frame["event"] == "tool_completion_chunk"]
+    assert [data["tool_results"] for data in said] == expected
+
+
+async def test_page_at_a_place_that_is_not_in_the_thread_begins_with_a_gap(
+    api: httpx.AsyncClient, redis: Redis, settings: Settings
+) -> None:
+    runs = [await turn(api, redis, settings, text) for text in ("one", "two")]
+    for cursor, replayed in ((f"{runs[0]}.999999-9", runs[0]), (f"{ids.new_run_id()}.0-1", runs[0])):
+        page = (await api.get(f"{THREAD}/events", params={"last_event_id": cursor}, headers=JSON)).json()
+        frame = next(frame for frame in page["frames"] if frame["event"] == "gap")
+        assert frame["data"]["requested"] == cursor
+        assert next(frame["id"] for frame in page["frames"] if frame["id"]) == f"{replayed}.0-1"
+        assert not page["is_ended"], "only with until=idle"
 
 
 async def test_empty_page_waits_for_the_next_event(api: httpx.AsyncClient, redis: Redis, settings: Settings) -> None:
     await turn(api, redis, settings, "one")
-    headers = {"Accept": "application/json"}
-    first = (await api.get(f"{THREAD}/events", headers=headers)).json()
+    first = (await api.get(f"{THREAD}/events", headers=JSON)).json()
     params = {"wait": "20", "last_event_id": first["last_event_id"]}
-    waiting = asyncio.create_task(api.get(f"{THREAD}/events", params=params, headers=headers))
+    over = (
+        await asyncio.wait_for(api.get(f"{THREAD}/events", params=params | {"until": "idle"}, headers=JSON), 10)
+    ).json()
+    waiting = asyncio.create_task(api.get(f"{THREAD}/events", params=params, headers=JSON))
     run_id = await turn(api, redis, settings, "two")
     page = (await waiting).json()
 
-    assert page["frames"][0]["data"]["run_id"] == run_id
-    missing = await api.get("/threads/none/events", headers=headers)
+    assert (over["last_event_id"], over["has_more"], over["is_ended"]) == (first["last_event_id"], False, True)
+    assert next(frame for frame in page["frames"] if frame["event"] == "turn")["data"]["run_id"] == run_id
+    missing = await api.get("/threads/none/events", headers=JSON)
     assert (missing.status_code, missing.json()["code"]) == (404, "thread_not_found")
+
+
+async def test_waiting_page_of_a_thread_that_is_deleted_is_404(
+    api: httpx.AsyncClient, redis: Redis, settings: Settings
+) -> None:
+    await turn(api, redis, settings, "one")
+    cursor = (await get(api, THREAD))["turns"][0]["last_event_id"]
+    params = {"wait": "20", "last_event_id": cursor}
+    waiting = asyncio.create_task(api.get(f"{THREAD}/events", params=params, headers=JSON))
+    channel = keys.thread_live(keys.thread(ThreadIdentity(DEFAULT_TENANT, "", "chat")))
+    await until_equal(lambda: subscriber_count(redis, channel), 1)
+    assert (await api.delete(THREAD)).status_code == 204
+
+    assert (await asyncio.wait_for(waiting, 10)).status_code == 404

@@ -15,8 +15,9 @@ from stagebus.shared.domain.tenants import DEFAULT_TENANT
 from stagebus.shared.domain.threads import ThreadIdentity
 from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage import keys, run_scripts
-from stagebus.shared.store import run_store, thread_store
+from stagebus.shared.store import run_store, thread_store, tool_catalog
 from stagebus.shared.store.heartbeats import Heartbeat
+from stagebus.shared.store.tool_catalog import ToolDescription
 from tests.gateway.conftest import client
 from tests.support.waiting import until
 
@@ -157,14 +158,25 @@ async def test_invalid_fields_are_named(api: httpx.AsyncClient, fields: dict[str
     assert [error["field"] for error in answer["errors"]] == [*fields]
 
 
-async def test_threads_are_off_while_a_live_worker_does_not_know_them(api: httpx.AsyncClient, redis: Redis) -> None:
-    """It would execute the run without its history. Runs without a thread are created as ever."""
+async def test_features_are_off_while_a_live_worker_does_not_know_them(api: httpx.AsyncClient, redis: Redis) -> None:
+    """It would execute a run without its history, or end one whose tools it does not know. Others are created as ever."""
+    described: dict[str, Any] = {"description": "", "parameters": {}}
+    tools = [ToolDescription(name="weather", **described), ToolDescription(name="report", deferred=True, **described)]
+    await tool_catalog.publish_tools(redis, tools)
     old = Heartbeat(redis, keys.WORKERS, "old", lambda: {"concurrency": 1})
     beating = asyncio.create_task(old.run())
     await until(lambda: redis.hexists(keys.WORKERS, "old"))
-    refused = await api.post("/runs", json=CHAT)
+    client_tool = {"type": "function", "function": {"name": "locate"}}
+    hello = {"user_prompt": "Hello"}
+    refused = [
+        await api.post("/runs", json=body)
+        for body in (CHAT, hello | {"tools": ["weather", client_tool]}, hello | {"tools": ["report"]})
+    ]
+    taken = [await api.post("/runs", json=body) for body in (hello, hello | {"tools": ["weather"]})]
     await cancel_and_wait(beating)
 
-    assert (refused.status_code, refused.json()["code"]) == (503, "threads_unavailable")
-    assert refused.headers["retry-after"]
-    assert (await api.post("/runs", json={"user_prompt": "Hello"})).status_code == 202
+    assert [(answer.status_code, answer.json()["code"]) for answer in refused] == [
+        (503, "threads_unavailable"), (503, "calls_unavailable"), (503, "calls_unavailable"),
+    ]  # fmt: skip
+    assert all(answer.headers["retry-after"] for answer in refused)
+    assert [answer.status_code for answer in taken] == [202, 202]

@@ -140,7 +140,9 @@ async def test_a_client_that_is_cut_after_every_frame_gets_each_event_once(threa
     while len(seen) < len(expected):
         reader = await watch(cursor).until(lambda r: r.ids)
         await reader.stop()
-        assert reader.frames[0].event == "turn", "a client learns which turn the events are of"
+        assert next(frame.event for frame in reader.frames if frame.event != "waiting") == "turn", (
+            "a client learns which turn the events are of"
+        )
         seen.append(reader.ids[0])
         cursor = reader.ids[0]
 
@@ -243,7 +245,8 @@ async def test_cursor_within_an_expired_log_gets_a_gap_and_the_snapshot(thread: 
     await thread.expire(thread.runs[1].run_id)
     reader = await watch(expected[4], is_until_idle=True).until_ended()
 
-    assert [frame.event for frame in reader.frames][:2] == ["gap", "turn_snapshot"]
+    assert [frame.event for frame in reader.frames][:3] == ["waiting", "gap", "turn_snapshot"]
+    assert reader.named("waiting") == [{"runs": []}], "those of which the client knows have left"
     gap = reader.named("gap")[0]
     assert gap == {"run_id": thread.runs[1].run_id, "requested": expected[4], "earliest": None, "latest": None}
     assert reader.ids == expected[5:]
@@ -276,10 +279,14 @@ async def test_deleted_turn_is_told_and_the_next_one_follows(thread: TurnsByHand
     told = {"run_id": second.run_id, "parent_run_id": first.run_id, "seq": 2}
 
     assert (await connected.until(lambda r: r.named("turn_deleted"))).named("turn_deleted") == [told]
-    for cursor in ("", expected[4], expected[5]):
+    for cursor, ids_after in (
+        ("", expected[:3] + expected[5:]),
+        (expected[4], expected[5:]),
+        (expected[5], expected[6:]),
+    ):
         reader = await watch(cursor, is_until_idle=True).until_ended()
         assert reader.named("turn_deleted") == [told]
-        assert reader.ids == (expected[:3] if not cursor else []) + expected[5:], "in place of the turn, its end's id"
+        assert reader.ids == ids_after, "in place of the turn, its end's id"
 
 
 async def test_stream_after_a_deleted_last_turn_is_at_its_end(thread: TurnsByHand, watch: Watch) -> None:
@@ -342,7 +349,7 @@ async def test_run_that_redis_lost_is_waited_for_until_the_thread_knows(thread: 
     assert reader.named("gap")[0]["requested"] == f"{run.run_id}.0-1"
     assert reader.cursor == f"{run.run_id}.0-2", "the id of no event"
     again = await watch(reader.cursor, is_until_idle=True).until_ended()
-    assert not again.frames
+    assert not again.ids
 
 
 async def test_slow_client_has_a_bounded_buffer_and_catches_up_over_turns(thread: TurnsByHand, watch: Watch) -> None:

@@ -15,6 +15,8 @@ from stagebus.shared.log import live_batch
 from stagebus.shared.storage import keys, run_scripts
 from stagebus.shared.storage.run_scripts import LogEntry
 from stagebus.shared.store import parking, run_deletion, run_store
+from stagebus.shared.store.sweep import sweep
+from tests.support.threads_by_hand import ENQUEUE, ThreadByHand
 from tests.support.waiting import until
 
 LATER_MS = 10**13
@@ -205,3 +207,30 @@ async def test_damaged_keys_keep_no_run_from_its_end(redis: Redis, settings: Set
 
     assert (await run_store.get_run(redis, run_id)).is_terminal
     assert len(await outbox(redis)) == 1
+
+
+@pytest.mark.parametrize("listens", [True, False])
+@pytest.mark.parametrize("who", ["sweep", "create"])
+async def test_a_run_that_redis_lost_is_told_once_as_lost(
+    redis: Redis, settings: Settings, who: str, listens: bool
+) -> None:
+    """Its thread knows whose it is; its own webhook_url is lost with it. A run that waited is told, too."""
+    thread = ThreadByHand(redis, settings.model_copy(update={"webhooks": "hooks.toml" if listens else None}))
+    lost = [await thread.post(on_active=ENQUEUE) for _ in range(2)]
+    await redis.delete(*(keys.run(run_id) for run_id in lost))
+    await redis.zrem(keys.ACTIVE, *lost)
+    for _ in range(2):
+        if who == "sweep":
+            await sweep(redis, thread.settings)
+        else:
+            await thread.post(on_active=ENQUEUE)
+
+    told = [data for event, data in await feed(redis) if event == "run_ended"]
+    assert [(data["run_id"], data["status"]) for data in told] == [(run_id, "lost") for run_id in lost]
+    assert {(data["thread_id"], data["user"]) for data in told} == {("chat-7", "ada")}
+    assert [(entry["message"], entry["tenant"], entry["webhook_url"]) for entry in await outbox(redis)] == [
+        (f"{run_id}_0_0_run.ended", "t", "") for run_id in lost if listens
+    ]
+    assert [json.loads(entry["data"]) for entry in await outbox(redis)] == (told if listens else [])
+    await thread.end_all()
+    await redis.delete(*(key for run_id in lost for key in keys.all_of_run(run_id)))

@@ -48,6 +48,16 @@ async def test_deleted_turn_loses_its_messages_and_keeps_its_place(thread: Threa
     await thread.end(named)
 
 
+async def test_deletion_of_an_ended_run_is_no_activity_of_its_thread(thread: ThreadByHand) -> None:
+    """A person who tidies up does not move old threads to the top of the list."""
+    run_id = await thread.post()
+    await thread.end(run_id)
+    await thread.redis.hset(KEY, "updated_at", 1)  # type: ignore[misc]
+    await run_deletion.delete_run(thread.redis, thread.settings, run_id, OWNER)
+
+    assert (await thread.read()).updated_at == 1
+
+
 async def test_deleting_the_active_run_makes_the_next_one_active(thread: ThreadByHand) -> None:
     first = await thread.post()
     await thread.work(first)

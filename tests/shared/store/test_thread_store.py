@@ -14,7 +14,7 @@ from stagebus.shared.domain.runs import RUN_STAGE, RunStatus
 from stagebus.shared.domain.threads import ROOT, OnActive
 from stagebus.shared.errors import IdempotencyConflict
 from stagebus.shared.runtime.clock import wall_ms
-from stagebus.shared.storage import keys, queue_scripts, run_scripts
+from stagebus.shared.storage import keys, queue_scripts, run_scripts, thread_scripts
 from stagebus.shared.storage.run_scripts import LogEntry
 from stagebus.shared.store import parking, run_store, thread_store
 from stagebus.shared.store.run_health import RunHealth, read_run_health
@@ -78,6 +78,23 @@ async def test_path_has_the_messages_from_the_root_to_the_parent(thread: ThreadB
     assert [(turn.run_id, turn.messages_in) for turn in path.turns] == [(first, ({"role": "user", "content": "one"},))]
     assert path.messages_in == ({"role": "user", "content": "two"},)
     assert (path.cut_turns, cut.turns, cut.cut_turns) == (0, (), 1)
+
+
+@pytest.mark.parametrize("bytes_max", [10**6, 150])
+async def test_path_is_the_same_however_many_turns_a_script_reads(
+    thread: ThreadByHand, monkeypatch: pytest.MonkeyPatch, bytes_max: int
+) -> None:
+    """A long path is read in steps, so that no script holds Redis for long."""
+    for number in range(7):
+        last = await thread.post(f"turn {number}")
+        await thread.end(last)
+    whole = await thread_store.path_to(thread.redis, KEY, last, bytes_max)
+    monkeypatch.setattr(thread_scripts, "PATH_STEP_TURNS", 2)
+    in_steps = await thread_store.path_to(thread.redis, KEY, last, bytes_max)
+
+    assert in_steps == whole
+    assert len(whole.turns) + whole.cut_turns == 6
+    assert bool(whole.cut_turns) == (bytes_max == 150)
 
 
 @pytest.mark.parametrize("code", sorted(threads.CODES_OFF_BRANCH))

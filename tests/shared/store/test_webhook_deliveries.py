@@ -162,9 +162,11 @@ async def test_resend_makes_any_delivery_due_with_all_its_tries(redis: Redis, we
 
     for _ in range(2):
         await webhook_deliveries.resend(redis, delivery_id)
+        await webhook_outbox.add_test(redis, "other", "test")
 
     assert await due_of(redis) == [delivery_id]
-    assert await webhook_deliveries.count_open(redis) == {"billing": 1}
+    assert await webhook_deliveries.count_open(redis) == {"billing": 1, "other": 1}
+    assert await redis.llen(keys.outbox_bell()) == 1, "it does not grow without workers"  # type: ignore[misc]
     assert (await webhook_deliveries.read(redis, delivery_id)).tries == 0
     assert await redis.ttl(keys.webhook_delivery(delivery_id)) == -1
     assert await listed(redis, DeliveryState.FAILED) == []
@@ -217,6 +219,29 @@ async def test_list_is_paged_and_filtered(redis: Redis, webhooks: WebhookConfig)
 
     assert len(seen) == len(set(seen)) == 5
     assert all(one.endswith(".billing") for one in seen)
+
+
+async def test_a_page_without_a_wanted_delivery_names_its_successor(
+    redis: Redis, webhooks: WebhookConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deliveries of all endpoints end in one list, and each page looks at some of them."""
+    await make(redis, webhooks, webhook_url="https://app.example/x")
+    await make(redis, webhooks, 3)
+    for delivery in (await listed(redis))[::-1]:
+        await webhook_deliveries.settle(redis, delivery, "", TryResult(DeliveryState.FAILED))
+    monkeypatch.setattr(webhook_deliveries, "EXAMINED_MAX", 2)
+    seen: list[str] = []
+    before = None
+    for _ in range(4):
+        page = await webhook_deliveries.list_deliveries(
+            redis, 3, state=DeliveryState.FAILED, endpoint="run-url https://app.example", before=before
+        )
+        seen += [one.endpoint for one in page.deliveries]
+        if (before := page.next) is None:
+            break
+
+    assert seen == ["run-url https://app.example"]
+    assert before is None
 
 
 async def test_counts(redis: Redis, webhooks: WebhookConfig, settings: Settings) -> None:

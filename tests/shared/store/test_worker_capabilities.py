@@ -4,7 +4,7 @@ from redis.asyncio import Redis
 
 from stagebus.shared.storage import keys
 from stagebus.shared.store.heartbeats import Heartbeat
-from stagebus.shared.store.worker_capabilities import CAPABILITIES, THREADS, WorkerCapabilities
+from stagebus.shared.store.worker_capabilities import CALLS, CAPABILITIES, THREADS, WorkerCapabilities
 from tests.support.fake_time import FakeTime
 
 
@@ -23,5 +23,5 @@ async def test_feature_is_off_while_a_live_worker_lacks_it(redis: Redis, cache_t
     assert await capabilities.all_have(THREADS)
 
 
-def test_workers_of_this_version_know_threads() -> None:
-    assert THREADS in CAPABILITIES
+def test_workers_of_this_version_know_all_features() -> None:
+    assert {THREADS, CALLS} <= set(CAPABILITIES)

@@ -1,5 +1,6 @@
 """Headers, query parameters and secrets of requests to a provider in the file."""
 
+import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
@@ -30,11 +31,13 @@ async def ask() -> AsyncIterator[Ask]:
     """Returns a function that sends a request to an address, with fields of the provider's entry, and returns the chunks."""
     models = []
 
-    async def ask(url: str, messages: Any = HELLO, **entry: Any) -> list[dict[str, Any]]:
+    async def ask(
+        url: str, messages: Any = HELLO, tools: list[dict[str, Any]] | None = None, **entry: Any
+    ) -> list[dict[str, Any]]:
         provider = {"base_url": f"{url}/v1", "models": ["m"]} | entry
         file = ProvidersFile.model_validate({"providers": {"p": provider}})
         models.append(ModelClient(Settings(model_stall_timeout_s=5), Providers(file)))
-        request = ModelRequest(model="m", messages=messages)
+        request = ModelRequest(model="m", messages=messages, tools=tools)
         async with aclosing(models[-1].stream(request)) as chunks:
             return [chunk async for chunk in chunks]
 
@@ -70,6 +73,22 @@ async def test_key_headers_and_query_of_the_file_are_sent(
 
     assert all(text in head for text in sent)
     assert not any(text in head for text in not_sent)
+
+
+@pytest.mark.parametrize("number", [1, 2**70])
+async def test_request_has_its_texts_and_numbers_exactly(byte_server, ask, number: int) -> None:
+    parameters = {"type": "object", "properties": {"é": {"maximum": number}}}
+    tools = [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
+    bodies = []
+
+    def answer(_head: bytes, body: bytes) -> bytes:
+        bodies.append(body)
+        return ANSWER
+
+    await ask(await byte_server.serve(answer), tools=tools)
+
+    assert b"content-type: application/json" in byte_server.requests[0].lower()
+    assert json.loads(bodies[0])["tools"][0]["function"]["parameters"] == parameters
 
 
 async def test_cookies_of_one_answer_are_not_sent_with_the_next_request(byte_server, ask) -> None:

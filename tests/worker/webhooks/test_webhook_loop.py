@@ -1,9 +1,13 @@
 """Webhooks from the outbox to a receiver that may hang or lie."""
 
 import asyncio
+import socket
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -13,7 +17,7 @@ from stagebus.shared.config.webhooks_file import WebhookConfig
 from stagebus.shared.domain.partitions import partition_of
 from stagebus.shared.domain.webhook_messages import DeliveryState
 from stagebus.shared.storage.cluster_redis import ClusterRedis
-from stagebus.shared.store import run_store, webhook_deliveries
+from stagebus.shared.store import run_store, webhook_deliveries, webhook_outbox
 from stagebus.worker.webhooks import retry_schedule, webhook_loop, webhook_sender
 from stagebus.worker.webhooks.webhook_loop import WebhookLoop
 from tests.support.outbox_entries import put_entry
@@ -100,10 +104,20 @@ async def test_a_failed_message_is_sent_again_under_its_id(
     assert delivery.state is DeliveryState.WAITING
 
 
-async def test_an_endless_answer_of_a_success_delivers(
-    redis: Redis, settings: Settings, receiver: WebhookReceiver, tmp_path: Path
+@pytest.mark.parametrize("path", ["/huge", "/half", "/compressed"])
+async def test_whatever_follows_the_status_of_a_success_it_delivers(
+    redis: Redis,
+    settings: Settings,
+    receiver: WebhookReceiver,
+    tmp_path: Path,
+    path: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with sending(redis, settings, configure(tmp_path, a=receiver.url("/huge"))):
+    """The body may be endless, stop in the middle, or be compressed although that was not asked for."""
+    monkeypatch.setattr(webhook_sender, "TRY_MAX_S", 0.3)
+    monkeypatch.setattr(webhook_sender, "DROP_MAX_S", 0.4)
+    receiver.answers["/compressed"] = [answer("200 OK", "content-encoding: gzip\r\n")]
+    async with sending(redis, settings, configure(tmp_path, a=receiver.url(path))):
         await put_entry(redis)
         await until(lambda: has_ended(redis, DeliveryState.DELIVERED))
 
@@ -168,6 +182,53 @@ async def test_an_endpoint_that_hangs_holds_its_own_places_only(
 
     assert len(receiver.at("/ok")) == 20
     assert receiver.most_open["/hang"] == webhook_deliveries.PLACES
+
+
+async def test_a_full_outbox_delays_no_message_and_opens_no_more_than_allowed(
+    redis: Redis, settings: Settings, receiver: WebhookReceiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs end faster than the outbox is emptied, and one receiver hangs."""
+    opened: list[int] = []
+    fan_out, end_overflow = webhook_outbox.fan_out, webhook_deliveries.end_overflow
+
+    async def fan_out_some(*args: Any) -> bool:
+        await put_entry(redis)
+        await fan_out(*args)
+        opened.append(sum((await webhook_deliveries.count_open(redis)).values()))
+        return True
+
+    monkeypatch.setattr(webhook_sender, "TRY_MAX_S", 60)
+    monkeypatch.setattr(webhook_outbox, "fan_out", fan_out_some)
+    monkeypatch.setattr(webhook_deliveries, "end_overflow", partial(end_overflow, open_max=10))
+    async with sending(redis, settings, configure(tmp_path, hangs=receiver.url("/hang"), works=receiver.url("/ok"))):
+        await until(lambda: asyncio.sleep(0, len(receiver.at("/ok")) >= 20))
+
+    assert max(opened) <= 10 + 2
+
+
+async def test_a_name_server_that_hangs_delays_its_own_endpoints_only(
+    redis: Redis, settings: Settings, receiver: WebhookReceiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lookup holds its thread for half a minute, whatever the time limit of the try is."""
+    is_over = threading.Event()
+    getaddrinfo = socket.getaddrinfo
+
+    def look_up(host: str, *args: Any, **options: Any) -> Any:
+        if host.startswith("hangs"):
+            is_over.wait(30)
+        return getaddrinfo(host, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    urls = {f"hangs{number}": f"http://hangs{number}.invalid/" for number in range(12)}
+    webhooks = configure(tmp_path, **urls, works=receiver.url("/ok").replace("127.0.0.1", "localhost"))
+    try:
+        async with sending(redis, settings, webhooks, allow="localhost"):
+            await put_entry(redis)
+            for _ in range(5):
+                await put_entry(redis)
+            await until(lambda: has_ended(redis, DeliveryState.DELIVERED, 6))
+    finally:
+        is_over.set()
 
 
 async def test_private_addresses_are_refused(

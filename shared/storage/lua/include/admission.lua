@@ -1,9 +1,10 @@
 -- admit_to_thread: return nil if a new run may join its thread, else the reply that refuses it.
 -- join_thread: let the run join, and return whether it is active.
 --
--- Their text precedes that of create, after that of thread.
+-- Their text precedes that of create, after those of thread and close_gone.
 -- ask: the request, see create: messages, on_active, parent, expected_active, expected_interrupt, the limits.
 -- others: the records that the request named: the expected active run's, its control channel, the expected interrupt's.
+-- to: where a run is reported that turns out to be gone, see close_gone.
 local ON_ACTIVE_WAITS = {enqueue = true, interrupt = true, steer = true}
 
 local function waiting_interrupt(thread)
@@ -29,7 +30,7 @@ local function parent_refusal(thread, parent, active)
     end
 end
 
-local function admit_to_thread(thread, ask, others)
+local function admit_to_thread(thread, ask, others, to, now_ms)
     local stored = redis.call('HMGET', thread.record, 'deleting', 'active', 'count', 'bytes')
     local deleting, active, count, bytes = stored[1], stored[2] or '', tonumber(stored[3] or '0'), tonumber(stored[4] or '0')
     if deleting then
@@ -44,9 +45,9 @@ local function admit_to_thread(thread, ask, others)
             return {'expected', active, interrupt}
         end
         -- A run that disappeared, or ended past its thread, would keep the thread busy forever.
-        local state = redis.call('HMGET', others[1], 'created_at', 'finished_at', 'status', 'last_id')
-        if not state[1] or state[2] then
-            active = thread.close(active, {status = state[2] and state[3] or 'lost', last_id = state[4] or ''}) or ''
+        local next_active = close_gone(thread, active, others[1], {}, to, now_ms)
+        if next_active then
+            active = next_active
             thread.touch(true)
             if active ~= '' then
                 return {'expected', active, interrupt}

@@ -2,8 +2,10 @@
 --
 -- Its text precedes that of each script that uses it. Called in the step in which it happens, and only if it does, so
 -- nothing is told twice, and nothing that did not happen.
+-- run: the run's record; that of its thread if the run's is gone.
 -- to: outbox, bell and feed, the keys. feed is nil if the caller does not know the tenant. The outbox is written only if
--- the run has a webhook_url, or if a process that created or claimed it has webhooks configured (has_webhooks).
+-- the run has a webhook_url, or if a process that created or claimed it has webhooks configured (has_webhooks, in the
+-- record or in to).
 -- A feed's entry is published on a channel of the stream's name, in the format of shared/log/live_batch.py.
 -- Damaged keys must not keep a run from its end: a feed of another type is left alone, an outbox is replaced.
 -- happened: event (its name in the feed) and type (its name for webhooks), each nil for none; status, code, event_id,
@@ -16,7 +18,7 @@ local function announce(run, run_id, to, happened)
     local outbox, bell, feed = to.outbox, to.bell, to.feed
     local stored = redis.call('HMGET', run, 'tenant', 'user', 'thread_id', 'webhook_url', 'has_webhooks')
     local tenant, user, thread_id = stored[1] or '', stored[2] or '', stored[3] or ''
-    local webhook_url, has_webhooks = stored[4] or '', stored[5]
+    local webhook_url, has_webhooks = stored[4] or '', stored[5] or to.has_webhooks
     local at = string.format('%d', happened.at)
     local function present(text)
         return text and text ~= '' and text or nil

@@ -130,12 +130,13 @@ local function open_thread(key_list, args, now_ms)
         if not thread.exists() then
             return
         end
+        local had_part = true
         if redis.call('HGET', record, 'active') == run_id then
             thread.close(run_id, turn)
         else
-            thread.leave(run_id, 'left')
+            had_part = thread.leave(run_id, 'left')
         end
-        thread.touch(true)
+        thread.touch(had_part)
     end
 
     function thread.make_due(run_id)
