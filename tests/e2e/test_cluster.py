@@ -32,6 +32,7 @@ async def test_system_on_a_cluster(
         assert stats.json()["totals"]["runs_succeeded"] == len(run_ids), stats.text
         for path in ("/readyz", "/metrics", f"/runs/{run_ids[0]}/explain"):
             assert (await http.get(path)).status_code == 200, path
+        assert (await http.get("/runs/events")).json()["code"] == "invalid_request", "the feed is refused, not silent"
         await converse(http)
         await repeat(http)
         await cancel_and_delete(http)

@@ -2,20 +2,24 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Self
 
 import pytest
 from redis.asyncio import Redis
 
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.domain.partitions import TAGS, partition_of
+from stagebus.shared.domain.partitions import TAGS, key_slot, partition_of
 from stagebus.shared.domain.threads import ThreadIdentity, ThreadRequest
 from stagebus.shared.storage import keys, redis_client
-from stagebus.shared.storage.partition_keys import PARTITIONED, partition_of_run
-from stagebus.shared.storage.pipelined import PipelinedConnection
+from stagebus.shared.storage.cluster_redis import ClusterRedis, connect_cluster
+from stagebus.shared.storage.connections import open_pipelined
+from stagebus.shared.storage.partition_keys import CLUSTER, PARTITIONED, partition_of_run
+from stagebus.shared.storage.redis_client import REDIS_AWAY
 from stagebus.shared.store import run_store
 from stagebus.worker.execution.leased_worker import LeasedWorker
 from stagebus.worker.execution.outcome import Disposition, Outcome
+from tests.support.cluster import Cluster
 from tests.support.redis_calls import blocked_client_count
 from tests.support.waiting import until
 
@@ -50,7 +54,7 @@ class Worker:
         async def drain() -> None:
             self.may_end.set()
 
-        self._connection = PipelinedConnection(self._redis, 5)
+        self._connection = open_pipelined(self._redis, 5)
         self._worker = LeasedWorker(
             self._redis, self._settings, connection=self._connection, run=self._run, renew_now=nothing, on_drain=drain
         )
@@ -136,3 +140,33 @@ async def test_backlog_of_one_tenant_delays_no_other_tenant(parts: Redis, partit
         await worker.has_ended({*backlog, late})
 
     assert worker.ended.index(late) < 120
+
+
+async def test_lost_node_stalls_no_partition_of_the_others(tmp_path: Path, partitioned: Settings) -> None:
+    with Cluster(tmp_path) as nodes:
+        cluster = connect_cluster(nodes.url, partitioned)
+        lost = nodes.nodes[2]
+
+        async def create_at(*, is_lost: bool) -> set[str]:
+            keys_of_runs = [
+                str(number)
+                for number in range(30)
+                if (cluster.slots.node_of(key_slot(CLUSTER.of_name(f"t/:{number}").tag)) == lost) == is_lost
+            ]
+            return {await create(cluster, partitioned, key=f"{key}") for key in keys_of_runs[:6]}
+
+        async with Worker(cluster, partitioned) as worker:
+            await worker.has_ended({await create(cluster, partitioned)})  # the map of the slots is known
+            nodes.servers[2].terminate()
+            await worker.has_ended(await create_at(is_lost=False))
+            nodes.servers[2].start()
+            await until(lambda: is_there(cluster))
+            await worker.has_ended(await create_at(is_lost=True))
+        await cluster.aclose()
+
+
+async def is_there(cluster: ClusterRedis) -> bool:
+    try:
+        return all([await cluster.exists(partition.queue) is not None for partition in CLUSTER.partitions])
+    except REDIS_AWAY:
+        return False
