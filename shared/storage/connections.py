@@ -2,9 +2,12 @@
 
 from stagebus.shared.config.redis_url import RedisUrl
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.storage import redis_client
+from stagebus.shared.domain.partitions import partition_of
+from stagebus.shared.errors import StorageUnfit
+from stagebus.shared.storage import keys, redis_client
 from stagebus.shared.storage.cluster_connection import ClusterConnection
 from stagebus.shared.storage.cluster_redis import ClusterRedis, check_cluster, connect_cluster
+from stagebus.shared.storage.partition_keys import PARTITIONED, partitioning_of
 from stagebus.shared.storage.pipelined import PipelinedConnection
 from stagebus.shared.storage.pubsub import Channels
 from stagebus.shared.storage.redis_client import Redis, check_server
@@ -26,7 +29,17 @@ async def check_storage(redis: Redis) -> None:
     Raises:
         StorageUnfit: it is not; the message says what to do.
     """
-    await (check_cluster(redis) if isinstance(redis, ClusterRedis) else check_server(redis))
+    if isinstance(redis, ClusterRedis):
+        await check_cluster(redis)
+        return
+    await check_server(redis)
+    if partitioning_of(redis) is PARTITIONED and any(
+        partition_of(run_id.decode()) for run_id in await redis.zrange(keys.ACTIVE, 0, -1)
+    ):
+        raise StorageUnfit(
+            "runs of conversations from before STAGEBUS_PARTITIONED have not ended, and would not be found: start without "
+            "it until they have"
+        )
 
 
 def open_pipelined(redis: Redis, timeout_s: float) -> SharedConnection:

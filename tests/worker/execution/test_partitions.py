@@ -11,9 +11,10 @@ from redis.asyncio import Redis
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.partitions import TAGS, key_slot, partition_of
 from stagebus.shared.domain.threads import ThreadIdentity, ThreadRequest
+from stagebus.shared.errors import StorageUnfit
 from stagebus.shared.storage import keys, redis_client
 from stagebus.shared.storage.cluster_redis import ClusterRedis, connect_cluster
-from stagebus.shared.storage.connections import open_pipelined
+from stagebus.shared.storage.connections import check_storage, open_pipelined
 from stagebus.shared.storage.partition_keys import CLUSTER, PARTITIONED, partition_of_run
 from stagebus.shared.storage.redis_client import REDIS_AWAY
 from stagebus.shared.store import run_store
@@ -108,6 +109,19 @@ async def test_run_of_before_the_partitions_is_worked_on(redis: Redis, parts: Re
 
     async with Worker(parts, partitioned) as worker:
         await worker.has_ended({old})
+
+
+async def test_partitions_are_refused_while_older_runs_of_threads_are_active(
+    redis: Redis, parts: Redis, partitioned: Settings
+) -> None:
+    """Their ids have tags, so they would be looked for in a partition."""
+    thread = ThreadRequest(ThreadIdentity("t", "", "talk"), ({"role": "user", "content": "Hi"},))
+    old = await run_store.create_run(redis, partitioned, tenant="t", model="m", request={}, thread=thread)
+    with pytest.raises(StorageUnfit, match="STAGEBUS_PARTITIONED"):
+        await check_storage(parts)
+
+    await run_store.cancel_run(redis, partitioned, old)
+    await check_storage(parts)
 
 
 async def test_partition_that_cannot_be_used_stalls_no_other(parts: Redis, partitioned: Settings) -> None:
