@@ -1,6 +1,16 @@
-"""Errors about positions that clients of views give."""
+"""Errors about positions that clients of views and of the feed give."""
 
-from stagebus.shared.errors import StagebusError
+from stagebus.shared.errors import BadCursor, StagebusError
+
+
+class BadFeedCursor(BadCursor):
+    """The `Last-Event-ID` is not the id of an entry of the feed."""
+
+    def __init__(self) -> None:
+        StagebusError.__init__(
+            self,
+            "the cursor of the feed must be the id of an entry, such as 1735689600000-1, or 0 for the oldest entry",
+        )
 
 
 class BadStartIndex(StagebusError):

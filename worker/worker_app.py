@@ -24,6 +24,7 @@ from stagebus.shared.store.worker_capabilities import CAPABILITIES
 from stagebus.worker.execution.lease import LeaseKeeper
 from stagebus.worker.execution.leased_worker import LeasedWorker
 from stagebus.worker.execution.runner import Runner
+from stagebus.worker.execution.task_poller import TaskPoller
 from stagebus.worker.model.model_client import ModelClient
 from stagebus.worker.model.provider_limiter import ProviderLimiter
 from stagebus.worker.tools.catalog_publisher import publish_forever
@@ -60,6 +61,7 @@ class WorkerApp:
         self._channels = open_channels(self._redis)
         self._provider_limiter = ProviderLimiter(self._redis, self._channels)
         self._model = ModelClient.from_settings(settings, self._provider_limiter)
+        self._tasks = TaskPoller(self._redis, settings, self.name, self._tools.task_sources())
         self._runner = Runner(
             self._redis,
             settings,
@@ -70,6 +72,7 @@ class WorkerApp:
             keeper=self._keeper,
             channels=self._channels,
             metrics=self._metrics,
+            tasks=self._tasks,
         )
 
         self._heartbeat = Heartbeat(self._redis, keys.WORKERS, self.name, self._state)
@@ -114,12 +117,14 @@ class WorkerApp:
         webhooks = WebhookLoop(self._redis, self._settings, self._webhooks, self._metrics.webhook_tried)
         if self._settings.has_webhooks:
             webhooks.start()
+        self._tasks.start()
         freeze_startup_objects()
         logger.info("worker %s is ready for %d runs", self.name, self._settings.worker_concurrency)
         try:
             await worker.async_run()
         finally:
             await webhooks.stop()
+            await self._tasks.stop()
             await cancel_and_wait(sweeping, publishing, saying)
             self._keeper.stop()
             await self._channels.stop()

@@ -11,7 +11,8 @@ from stagebus.gateway.api.event_endpoints import PAGE_LIMIT_DEFAULT, PAGE_LIMIT_
 from stagebus.gateway.api.guard import needs
 from stagebus.gateway.api.held_request import closed_on_disconnect
 from stagebus.gateway.api.params import (
-    STREAM_PARAMETERS,
+    FEED_CURSOR,
+    cursor_parameters,
     limit_parameter,
     read_cursor,
     read_limit,
@@ -30,6 +31,7 @@ from stagebus.shared.domain.tenants import Scope
 from stagebus.shared.errors import BadCursor, InvalidRequest, StorageUnavailable
 from stagebus.shared.log import feed_reader
 from stagebus.shared.log.log_page import Page
+from stagebus.shared.position_errors import BadFeedCursor
 from stagebus.shared.storage.partition_keys import partitioning_of
 from stagebus.shared.storage.redis_client import storage_errors
 
@@ -59,7 +61,10 @@ async def stream_runs(request: Request) -> Response:
 
 def _read_cursor(request: Request) -> EventId:
     is_given = request.headers.get("last-event-id") or request.query_params.get("last_event_id")
-    return read_cursor(request) if is_given else feed_reader.NOW
+    try:
+        return read_cursor(request) if is_given else feed_reader.NOW
+    except BadCursor:
+        raise BadFeedCursor from None
 
 
 async def _stream(request: Request, cursor: EventId, view: FeedView) -> Response:
@@ -116,10 +121,10 @@ ENDPOINTS: Final = (
             ),
         },
         [
-            *STREAM_PARAMETERS[:2],
+            *cursor_parameters(FEED_CURSOR),
             limit_parameter("The maximum number of entries in a JSON page.", PAGE_LIMIT_DEFAULT, PAGE_LIMIT_MAX),
             wait_parameter("JSON pages only: seconds to wait for an entry if there is none after the cursor (long polling)."),
         ],
-        errors=[BadCursor, InvalidRequest, StorageUnavailable], is_stream=True,
+        errors=[BadFeedCursor, InvalidRequest, StorageUnavailable], is_stream=True,
     ),
 )  # fmt: skip

@@ -36,6 +36,7 @@ _WAIT_DIGITS_MAX: Final = 9
 
 _TEXT: Final = {"type": "string"}
 _CURSOR: Final = {"type": "string", "pattern": CURSOR_PATTERN, "examples": ["5204-118", "0", "-1"]}
+FEED_CURSOR: Final = {**_CURSOR, "examples": ["1735689600000-1", "0"]}
 
 
 def _matching(pattern: str) -> dict[str, Any]:
@@ -86,16 +87,22 @@ def read_ticket_id(request: Request) -> str:
 CHUNKS_FORMAT: Final = ParameterSpec(
     "chunks", "query", "`full` sends whole chat completion chunks instead of lean ones.", {"enum": CHUNKS}
 )
-STREAM_PARAMETERS: Final = (
-    ParameterSpec(
-        "Last-Event-ID", "header", "The id of the last event received. Takes precedence over `last_event_id`.", _CURSOR
-    ),
-    ParameterSpec(
-        "last_event_id", "query", "The same as the header, for clients that cannot set headers, such as a reloaded page.",
-        _CURSOR,
-    ),
-    CHUNKS_FORMAT,
-)  # fmt: skip
+
+
+def cursor_parameters(schema: dict[str, Any]) -> tuple[ParameterSpec, ParameterSpec]:
+    """Describes the two parameters that have the cursor of a stream. Args: `schema`: of the cursor."""
+    return (
+        ParameterSpec(
+            "Last-Event-ID", "header", "The id of the last event received. Takes precedence over `last_event_id`.", schema
+        ),
+        ParameterSpec(
+            "last_event_id", "query",
+            "The same as the header, for clients that cannot set headers, such as a reloaded page.", schema,
+        ),
+    )  # fmt: skip
+
+
+STREAM_PARAMETERS: Final = (*cursor_parameters(_CURSOR), CHUNKS_FORMAT)
 
 
 def read_cursor(request: Request) -> EventId:

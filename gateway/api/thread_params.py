@@ -11,6 +11,7 @@ from stagebus.gateway.api.params import (
     METADATA_PREFIX,
     RUN_ID,
     SEARCH_MAX_CHARS,
+    cursor_parameters,
     newest_cursor,
     read_run_filter,
 )
@@ -45,13 +46,7 @@ THREAD_USER: Final = ParameterSpec(
     {"type": "string", "pattern": f"^{USER_PATTERN}$"},
 )
 THREAD_STREAM_PARAMETERS: Final = (
-    ParameterSpec(
-        "Last-Event-ID", "header", "The id of the last event received. Takes precedence over `last_event_id`.", _CURSOR
-    ),
-    ParameterSpec(
-        "last_event_id", "query", "The same as the header, for clients that cannot set headers, such as a reloaded page.",
-        _CURSOR,
-    ),
+    *cursor_parameters(_CURSOR),
     CHUNKS_FORMAT,
     ParameterSpec(
         "until", "query", "`idle` ends the stream once no run is active and none waits. A page then says so in `is_ended`.",

@@ -40,17 +40,23 @@ class RunFacts(NamedTuple):
     Attributes:
         created_at: Unix ms.
         model: as in `RunQueued.model`.
+        thread_id: as the client named it; empty for a run without a thread.
+        parent_run_id: the turn before that the client named, or ROOT; empty if it named none.
     """
 
     run_id: str
     created_at: int
     model: str
     metadata: dict[str, str]
+    thread_id: str = ""
+    parent_run_id: str = ""
 
     @classmethod
     def of(cls, run: RunRecord) -> Self:
         """Returns the facts of a run."""
-        return cls(run.run_id, run.created_at, run.model, run.request.get("metadata") or {})
+        request = run.request
+        metadata, parent = request.get("metadata") or {}, request.get("parent_run_id") or ""
+        return cls(run.run_id, run.created_at, run.model, metadata, run.thread_id, parent)
 
 
 class Fold:

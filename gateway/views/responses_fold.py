@@ -16,6 +16,7 @@ import orjson
 
 from stagebus.gateway.streaming.fold import Fold, FrameTemplate, Json, Messages, RunFacts, encode_event
 from stagebus.gateway.streaming.model_pieces import Piece, is_model_stage, pieces_of
+from stagebus.shared.domain.threads import ROOT
 
 RESPONSE_PREFIX: Final = "resp_"
 SERVER_LABEL: Final = "stagebus"
@@ -97,6 +98,14 @@ class ResponsesFold(Fold):
         items.update(self._calls.values())
         return self._response([items[index] for index in sorted(items)])
 
+    @property
+    def _previous_response_id(self) -> str | None:
+        """Returns the response that the request named as the one before; see `response_threads`."""
+        parent, thread_id = self.run.parent_run_id, self.run.thread_id
+        if parent == ROOT:
+            return thread_id if thread_id.startswith(RESPONSE_PREFIX) else None
+        return RESPONSE_PREFIX + parent if parent else None
+
     def _response(self, output: list[Json]) -> Json:
         return {
             "id": RESPONSE_PREFIX + self.run.run_id,
@@ -113,7 +122,7 @@ class ResponsesFold(Fold):
             "model": self.run.model,
             "output": output,
             "parallel_tool_calls": True,
-            "previous_response_id": None,
+            "previous_response_id": self._previous_response_id,
             "store": True,
             "temperature": None,
             "tool_choice": "auto",

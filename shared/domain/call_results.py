@@ -1,7 +1,8 @@
-"""Codec of the results that calls wait for, and of the leases of the clients that run them: the fields of `keys.results`.
+"""Codec of the results that calls wait for, of the leases of the clients that run them, and of tasks: the fields of `keys.results`.
 
     result 5204-118 call_1    {"content":"18.5 degrees"}
     lease 5204-118 call_1     1769860830000 0 tab-7f3a
+    task 5204-118 call_1      {"task_id":"786512e2",…}, see `polled_task`
 
 A field names a call by the event that completed the model's answer with it, its `ref`, and by its id: if Redis loses its
 tail, the model may be asked again and give another call the same id.
@@ -54,6 +55,16 @@ def result_field(ref: str, call_id: str) -> str:
 def lease_field(ref: str, call_id: str) -> str:
     """Returns the field of the lease on a call."""
     return f"lease {ref} {call_id}"
+
+
+def task_field(ref: str, call_id: str) -> str:
+    """Returns the field of the task that a call has become."""
+    return f"task {ref} {call_id}"
+
+
+def is_task_field(name: bytes) -> bool:
+    """Returns whether a field is that of a task."""
+    return name.startswith(b"task ")
 
 
 def encode(result: CallResult) -> str:

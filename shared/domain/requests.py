@@ -94,6 +94,11 @@ class RunRequest(BaseModel):
         exclude_if=lambda value: not value,
         description="the excerpt of the messages for lists, if the run's thread has the messages",
     )
+    parent_run_id: str | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="the turn before that the client named, or ROOT; None: the thread's current branch",
+    )
     truncate: str | None = Field(
         default=None,
         exclude_if=lambda value: value is None,

@@ -53,6 +53,9 @@
     sb:webhooks:due:<endpoint>        zset    the same by their next try, or the end of the lease of the present one, ms
     sb:webhooks:trying:<endpoint>     zset    those that are being sent, by the end of the lease, ms
     sb:webhooks:delivered, sb:webhooks:failed  zset  ended ones by their end, ms   bounded; TTL: as long as they are kept
+    sb:tasks:<source>                 zset    tasks at a tool source's server, JSON, by the time of the next look or the end
+                                              of the lease of the present one, ms; see shared/domain/polled_task.py
+                                                                                 emptied as they end; TTL: 8 days
     sb:queue                          zset    arq's queue; score = a new run's virtual time, the end of a lease, a due
                                               time (Unix ms), or THROTTLED_SCORE
     sb:wakeup                         list    run ids that wake waiting workers  bounded
@@ -161,7 +164,7 @@ def model_items(run_id: str) -> str:
 
 
 def results(run_id: str) -> str:
-    """Returns the hash of the results that came from outside for a run's calls, and of the leases on those calls."""
+    """Returns the hash of the results that came from outside for a run's calls, of the leases on these, and of tasks."""
     return f"{RUN_PREFIX}{{{run_id}}}:results"
 
 
@@ -197,6 +200,11 @@ def outbox(tag: str = "") -> str:
 def outbox_bell(tag: str = "") -> str:
     """Returns the list that wakes a worker when the outbox has entries."""
     return f"{outbox(tag)}:bell"
+
+
+def polled_tasks(source: str) -> str:
+    """Returns the set of the tasks at the server of a tool source, by the time of the next look."""
+    return f"sb:tasks:{source}"
 
 
 def webhook_delivery(delivery_id: str, tag: str = "") -> str:

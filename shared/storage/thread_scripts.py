@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -24,7 +24,7 @@ _PATH = Script("thread_path")
 _STEER = Script("steer", uses=("announce", "virtual_time", "thread"))
 
 # The turns that one script reads: a thousand would hold Redis for 25 ms.
-PATH_STEP_TURNS = 100
+PATH_STEP_TURNS: Final = 100
 
 
 class StoredPath(NamedTuple):

@@ -155,6 +155,15 @@ async def is_gone(redis: Redis, endpoint: str, url: str) -> bool:
     return stored == url.encode()
 
 
+async def forget_gone(redis: Redis, url_by_endpoint: Mapping[str, str]) -> None:
+    """Removes the notes about endpoints that have another URL now, or are no longer configured."""
+    names = webhook_keys_of(redis)
+    noted = await redis.hgetall(names.gone)  # type: ignore[misc]
+    old = [name for name, url in noted.items() if url_by_endpoint.get(name.decode()) != url.decode()]
+    if old:
+        await redis.hdel(names.gone, *old)  # type: ignore[misc]
+
+
 async def resend(redis: Redis, delivery_id: str) -> Delivery:
     """Makes a delivery due now, whatever its state; returns it as it was.
 

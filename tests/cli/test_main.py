@@ -79,6 +79,15 @@ async def test_run_sends_only_the_given_options() -> None:
     ]
 
 
+def test_lists_have_one_name_and_the_older_one_still_works() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+    for group in (commands, *(commands[name].commands for name in ("threads", "keys", "webhooks"))):
+        assert group["ls"].callback is not None
+        assert (group["ls"].hidden, group["list"].hidden) == (False, True)
+        assert group["list"].params[0].name == group["ls"].params[0].name
+
+
 async def test_ls_filters_and_continues_after_a_short_page() -> None:
     """The gateway searches a bounded number of runs per page."""
     record = {"id": "01A", "status": "failed", "created_at": "2026-01-31T12:00:00.123Z", "prompt": "x"}

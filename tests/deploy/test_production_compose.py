@@ -19,7 +19,7 @@ SERVICES: dict[str, Any] = COMPOSE["services"]
 OWN = ("gateway", "worker", "operator")
 # Files that the operator writes; docs/deploy.md says how.
 OPERATORS = {"./providers.toml", "./tools", "./users.acl", "./provider_key"}
-VARIABLE = re.compile(r"\$\{(\w+)(?::[-?]([^}]*))?\}")
+VARIABLE = re.compile(r"\$\{(\w+)(?::[-?+]([^}]*))?\}")
 
 
 def env_of(name: str) -> dict[str, str]:
@@ -66,7 +66,7 @@ def test_required_variables_are_in_the_example_and_no_secret_has_a_default() -> 
 
     assert required <= set(example)
     assert {name for name in example if "PASSWORD" in name or "SECRET" in name} == {
-        name for name, value in example.items() if not value and name != "STAGEBUS_TOOLS"
+        name for name, value in example.items() if not value and name not in ("STAGEBUS_TOOLS", "WEBHOOKS_FILE")
     }
     assert {"STAGEBUS_SECRET", "REDIS_GATEWAY_PASSWORD", "REDIS_WORKER_PASSWORD"} <= required
 
@@ -97,6 +97,10 @@ def test_mounted_files_exist_or_are_the_operator_s() -> None:
     sources |= {secret["file"] for secret in COMPOSE["secrets"].values()}
     for source in {one for one in sources if one.startswith("./")}:
         assert source in OPERATORS or (FOLDER / source).is_file(), source
+    for name in ("gateway", "worker"):
+        volumes = SERVICES[name]["volumes"]
+        assert "${WEBHOOKS_FILE:-/dev/null}:/etc/stagebus/webhooks.toml:ro" in volumes, "named only if there is one"
+        assert env_of(name)["STAGEBUS_WEBHOOKS"] == "${WEBHOOKS_FILE:+/etc/stagebus/webhooks.toml}"
     assert re.match(r"^[a-z0-9./-]+:\d+\.\d+\.\d+", SERVICES["valkey"]["image"])
 
 

@@ -28,7 +28,7 @@ CLIENT_PACKAGES = {
     "markdown-it-py", "mdurl", "orjson", "pydantic", "pydantic_core", "pygments", "rich",
     "shellingham", "stagebus", "typer", "typing_extensions", "typing-inspection",
 }  # fmt: skip
-SERVER_COMMANDS = (["up"], ["gateway"], ["worker"], ["keys", "list"], ["models", "check"], ["demo-model"])
+SERVER_COMMANDS = (["up"], ["gateway"], ["worker"], ["keys", "ls"], ["models", "check"], ["demo-model"])
 # Packages with the names of Stagebus's rooms and other common names; `app` has no __init__.py.
 USER_PACKAGES = ("shared", "gateway", "worker", "app", "utils", "tests")
 TOOL = '''

@@ -2,7 +2,7 @@
 
     python -m tests.support.chaos --minutes 10 --seed 7        (make chaos MINUTES=10 SEED=7)
 
-With `--client js` or `python` (CLIENT=js) that client follows the runs, and its connections are cut at any byte.
+With `--client js` or `python` (CLIENT=js) that client follows the runs and threads, and its connections are cut at any byte.
 The program prints a ledger. It exits with 0 only if no event was lost, doubled or reordered, no run was stranded, no
 tool paid twice, and no key was left without a TTL.
 """
@@ -121,7 +121,7 @@ class Storm:
             kind = DeletedConversation if self.random.random() < DELETED_SHARE else Conversation
             conversation = kind(
                 self.system.urls, self.system.redis, f"storm {self._next_number()}", self.random, self._next_number,
-                lambda: self._is_over, SETTLE_S, self._client_name,
+                lambda: self._is_over, SETTLE_S, self._client_name, self._js,
             )  # fmt: skip
             self.ledger.threads.add(await conversation.run())
 
@@ -376,7 +376,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--runs", type=int, default=100, help="runs at a time")
     parser.add_argument(
-        "--client", choices=["strict", "python", "js"], default="strict", help="the client that follows the runs"
+        "--client",
+        choices=["strict", "python", "js"],
+        default="strict",
+        help="the client that follows the runs and threads",
     )
     options = parser.parse_args()
     print(f"storm of {options.minutes:g} minutes, seed {options.seed}")

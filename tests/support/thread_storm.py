@@ -21,6 +21,7 @@ from stagebus.shared.domain.threads import Thread, ThreadIdentity
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.redis_client import REDIS_AWAY
 from stagebus.shared.store import thread_store
+from tests.support.js_client import JsClients, JsThreadClient
 from tests.support.result_givers import DEFINITION, ResultGivers
 from tests.support.strict_client import Received, Violation
 from tests.support.strict_thread_client import PythonThreadClient, StrictThreadClient
@@ -63,6 +64,7 @@ class Conversation:
     is_over: Callable[[], bool]
     patience_s: float
     client_name: str = "strict"
+    js: JsClients | None = None
     refusals: frozenset[str] = REFUSALS
     ledger: ThreadLedger = field(default_factory=ThreadLedger)
     posts: list[Post] = field(default_factory=list)
@@ -98,7 +100,10 @@ class Conversation:
     def _client(self) -> StrictThreadClient:
         if self.client_name == "strict":
             return StrictThreadClient(self.urls, self.thread_id)
-        return PythonThreadClient(self.urls, self.thread_id, self.chance.choice([0, 5_000, 50_000]))
+        cut_max = self.chance.choice([0, 5_000, 50_000])
+        if self.js is not None:
+            return JsThreadClient(self.js, self.urls, self.thread_id, cut_max)
+        return PythonThreadClient(self.urls, self.thread_id, cut_max)
 
     def _patience(self) -> int | None:
         return self.chance.choice([None, 1, 10, 50])

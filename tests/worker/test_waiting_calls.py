@@ -1,7 +1,5 @@
 """Runs with calls that wait for a result, with the runner and its scripts."""
 
-import asyncio
-from collections.abc import AsyncGenerator
 from typing import Any
 
 import orjson
@@ -9,7 +7,6 @@ import pytest
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
-from stagebus.shared.config.providers import Providers
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain import call_results
 from stagebus.shared.domain.call_results import LAPSED, CallResult
@@ -17,19 +14,18 @@ from stagebus.shared.domain.cursor import START
 from stagebus.shared.domain.runs import RunStatus
 from stagebus.shared.log import log_reader
 from stagebus.shared.runtime.call_tokens import CallTokens
-from stagebus.shared.storage import keys, queue_scripts
-from stagebus.shared.store import parking, run_result, run_store, waiting_calls
+from stagebus.shared.storage import keys
+from stagebus.shared.store import parking, run_store, waiting_calls
 from stagebus.worker.execution.outcome import Disposition, Outcome
 from stagebus.worker.execution.runner import Runner
-from stagebus.worker.model.model_client import ModelClient, ModelRequest
+from stagebus.worker.model.model_client import ModelClient
 from stagebus.worker.tools.function_tool import tool
 from stagebus.worker.tools.registry import ToolRegistry
 from stagebus.worker.tools.tool_context import ToolContext
 from stagebus.worker.tools.tool_results import Deferred
-from tests.support.runs_by_hand import queued
+from tests.support.waiting_runs import CallingModel, is_due, park, resume, text
 
 SECRET = "a secret of these tests, and no other"
-REQUEST = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "timeout_s": 60}
 CLIENT_TOOL = {"name": "read_file", "once": True}
 contexts: list[ToolContext] = []
 
@@ -39,23 +35,6 @@ async def render(context: ToolContext) -> Deferred:
     """Start a job."""
     contexts.append(context)
     return Deferred(expires_in=60)
-
-
-class CallingModel(ModelClient):
-    """Calls the first tool that it is offered, then repeats the result."""
-
-    def __init__(self) -> None:
-        settings = Settings(openai_base_url="http://127.0.0.1:1/v1")
-        super().__init__(settings, Providers.from_settings(settings))
-
-    async def stream(self, request: ModelRequest) -> AsyncGenerator[dict[str, Any], None]:
-        told = [message["content"] for message in request.messages if message["role"] == "tool"]
-        delta: dict[str, Any] = {"content": told[0]} if told else {}
-        if not told:
-            assert request.tools is not None
-            function = {"name": request.tools[0]["function"]["name"], "arguments": "{}"}
-            delta = {"tool_calls": [{"index": 0, "id": "c", "type": "function", "function": function}]}
-        yield {"choices": [{"index": 0, "delta": delta, "finish_reason": "stop" if told else "tool_calls"}]}
 
 
 @pytest.fixture
@@ -74,32 +53,6 @@ def runner(runner: Runner, settings: Settings) -> Runner:
     contexts.clear()
     runner._tools = ToolRegistry([render], settings)
     return runner
-
-
-async def park(redis: Redis, settings: Settings, runner: Runner, **request: Any) -> str:
-    """Creates a run whose call waits, and parks it."""
-    run_id = await queued(redis, settings, {**REQUEST, **request})
-    outcome = await asyncio.wait_for(runner.run(run_id, "token"), 10)
-    assert outcome.parked is not None
-    assert outcome.attempt is not None
-    due_ms, seen = outcome.parked.due_ms, outcome.parked.seen
-    assert await parking.park(redis, run_id, token="token", attempt=outcome.attempt, due_ms=due_ms, seen=seen)
-    return run_id
-
-
-async def is_due(redis: Redis, run_id: str) -> bool:
-    return run_id in (await queue_scripts.list_due(redis, 10)).run_ids
-
-
-async def resume(redis: Redis, settings: Settings, runner: Runner, run_id: str) -> Outcome:
-    assert await queue_scripts.acquire(redis, run_id, "token", settings.lease_s)
-    return await asyncio.wait_for(runner.run(run_id, "token"), 10)
-
-
-async def text(redis: Redis, run_id: str) -> str | None:
-    run = await run_store.get_run(redis, run_id)
-    result = await run_result.read_result(redis, run, await run_store.read_stages(redis, run_id))
-    return None if result is None else result.text
 
 
 @pytest.mark.parametrize(

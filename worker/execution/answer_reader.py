@@ -7,12 +7,14 @@ from functools import partial
 from stagebus.shared.domain import call_results, decisions
 from stagebus.shared.domain.call_results import CallResult
 from stagebus.shared.domain.decisions import Decision
+from stagebus.shared.domain.polled_task import PolledTask
 from stagebus.shared.storage import keys
-from stagebus.shared.storage.redis_client import Redis, time_reply_ms
+from stagebus.shared.storage.redis_client import Redis, read_time_ms, time_reply_ms
 from stagebus.shared.storage.redis_retry import retry_while_redis_is_down
-from stagebus.shared.store import parking
+from stagebus.shared.store import parking, task_polls
 from stagebus.shared.store.parking import Seen
 from stagebus.worker.stages.answer_source import AnswerSnapshot
+from stagebus.worker.tools.tool_results import Deferred, RemoteTask
 
 
 class AnswerReader:
@@ -21,13 +23,15 @@ class AnswerReader:
     Waits while Redis is down, because other calls of the stage may still run.
     """
 
-    def __init__(self, redis: Redis, run_id: str, ref: str, decided: asyncio.Event) -> None:
+    def __init__(self, redis: Redis, run_id: str, ref: str, decided: asyncio.Event, worker: str = "") -> None:
         """Creates the reader of one round.
 
         Args:
             ref: the id of the event that completed the model's answer with the calls.
             decided: set whenever a decision or a result may have been stored.
+            worker: this worker's name, for the tasks that it begins.
         """
+        self._worker = worker
         self._redis = redis
         self._run_id = run_id
         self._ref = ref
@@ -46,6 +50,19 @@ class AnswerReader:
         """Stores the result of a call, unless it has one; returns the result that counts."""
         deliver = partial(parking.deliver, self._redis, self._run_id, self._ref, call_id, result)
         return await retry_while_redis_is_down(deliver, self._name)
+
+    async def keep_task(self, call_id: str, task: RemoteTask, wait_s: float) -> None:
+        """Stores the task that a call has become; a worker then asks for its result for `wait_s`."""
+        await retry_while_redis_is_down(partial(self._keep_task, call_id, task, wait_s), self._name)
+
+    async def find_task(self, call_id: str) -> Deferred | None:
+        """Returns the wait for the task that an earlier attempt at the call has stored, if there is one."""
+        find = partial(task_polls.find, self._redis, self._run_id, self._ref, call_id)
+        task = await retry_while_redis_is_down(find, self._name)
+        if task is None:
+            return None
+        now_ms = await retry_while_redis_is_down(partial(read_time_ms, self._redis), self._name)
+        return Deferred(expires_in=max(task.expires_at - now_ms, 1) / 1000)
 
     async def wait_for_change(self) -> None:
         """Returns when another `read` may find more."""
@@ -70,6 +87,20 @@ class AnswerReader:
             time_reply_ms(time),
             Seen(int(news or 0), len(stored or b"")),
         )
+
+    async def _keep_task(self, call_id: str, task: RemoteTask, wait_s: float) -> None:
+        now_ms = await read_time_ms(self._redis)
+        polled = PolledTask(
+            run_id=self._run_id,
+            ref=self._ref,
+            call_id=call_id,
+            source=task.source,
+            task_id=task.task_id,
+            worker=self._worker,
+            began_at=now_ms,
+            expires_at=now_ms + round(1000 * wait_s),
+        )
+        await task_polls.keep(self._redis, polled, task.poll_s)
 
     async def _expire(self, call_id: str) -> Decision:
         expired = decisions.encode(decisions.EXPIRED)

@@ -46,6 +46,7 @@ from stagebus.worker.execution.history import read_history
 from stagebus.worker.execution.lease import LeaseKeeper
 from stagebus.worker.execution.outcome import Disposition, Outcome
 from stagebus.worker.execution.pipeline import total_usage
+from stagebus.worker.execution.task_poller import TaskPoller
 from stagebus.worker.execution.thread_run import read_out
 from stagebus.worker.execution.token_budget import TokenBudget
 from stagebus.worker.execution.toolchain import Toolchain
@@ -78,8 +79,11 @@ class Runner:
         keeper: LeaseKeeper,
         channels: Channels | ShardedChannels,
         metrics: WorkerMetrics,
+        tasks: TaskPoller | None = None,
     ) -> None:
+        """`tasks` is told of runs that ended before their calls did."""
         self._redis = redis
+        self._tasks = tasks
         self._connection = connection
         self._settings = settings
         self._worker = worker
@@ -101,6 +105,7 @@ class Runner:
         try:
             return await self._work_until_outcome(run_id, token, thread_key)
         except RunEnded:
+            await self._end_tasks(run_id)
             return await self._account(run_id)
         except TurnNotCome:
             return Outcome(Disposition.RETURNED)
@@ -233,7 +238,13 @@ class Runner:
             await attempt.producer.flush()
         self._metrics.run_ended(end.status)
         _note_end(span, result, end.status)
+        if isinstance(result, Cancel | Error):
+            await self._end_tasks(run_id)
         return await self._account(run_id)
+
+    async def _end_tasks(self, run_id: str) -> None:
+        if self._tasks is not None:
+            await self._tasks.end_tasks(run_id)
 
     async def _account(self, run_id: str) -> Outcome:
         try:

@@ -89,6 +89,7 @@ class Toolchain:
         self.completed = dict(history.completed)
         self._completed_ids = dict(history.completed_ids)
         self.stage_id: str | None = None  # the stage at work
+        self._worker = ""
 
     def stages(self) -> dict[str, StageCompleted | None]:
         """Returns the stages that the run has begun, in order; None if a stage is not complete."""
@@ -104,6 +105,7 @@ class Toolchain:
             Parked: the run waits for somebody outside.
             Fenced, RunEnded, TailLost: nothing more may be written.
         """
+        self._worker = worker
         self._put(RunStarted(attempt=self._attempt.number, worker=worker))
         if self._thread is not None:
             self._request = await self._thread.compose(self._request, self._history_limits())
@@ -228,7 +230,7 @@ class Toolchain:
                 self._settings.tool_calls_max, self._settings.tools_timeout_s, self._settings.approval_wait_s
             ),
             checkpoints=checkpoints,
-            source=AnswerReader(self._redis, self._run.run_id, str(ref), self._attempt.decided),
+            source=AnswerReader(self._redis, self._run.run_id, str(ref), self._attempt.decided, self._worker),
             terms=call_terms(self._run, ref, self._settings),
             until_stored=self._attempt.producer.flush,
             is_cut_off=extraction.finish_reason in (*CUT_REASONS, REFUSAL),

@@ -7,6 +7,7 @@ from stagebus.shared.domain.call_results import CallLease, CallResult
 from stagebus.shared.domain.decisions import Decision
 from stagebus.shared.errors import StagebusError
 from stagebus.shared.store.parking import Seen
+from stagebus.worker.tools.tool_results import Deferred, RemoteTask
 
 
 class AnswerSnapshot(NamedTuple):
@@ -38,6 +39,12 @@ class AnswerSource(Protocol):
 
     async def deliver(self, call_id: str, result: CallResult) -> CallResult:
         """Stores the result of a call, unless it has one; returns the result that counts."""
+
+    async def keep_task(self, call_id: str, task: RemoteTask, wait_s: float) -> None:
+        """Stores the task that a call has become; a worker then asks for its result for `wait_s`."""
+
+    async def find_task(self, call_id: str) -> Deferred | None:
+        """Returns the wait for the task that an earlier attempt at the call has stored, if there is one."""
 
     async def wait_for_change(self) -> None:
         """Returns when another `read` may find more."""

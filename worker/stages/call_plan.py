@@ -72,7 +72,7 @@ def plan_calls(
     Args:
         allowed: the tools that the request offers.
         calls_max: calls beyond this number are refused.
-        started: calls that may have run in an attempt whose worker died.
+        started: calls that may have run in an attempt whose worker died, without those that wait for a result.
         is_cut_off: whether the answer with the calls ended before the model had finished; none of them runs.
     """
     plan: list[PlannedCall] = []

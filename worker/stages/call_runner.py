@@ -14,7 +14,7 @@ from stagebus.worker.stages.deferred_calls import DeferredCalls, WaitingResult
 from stagebus.worker.tools.call_progress import CallProgress
 from stagebus.worker.tools.tool import Tool
 from stagebus.worker.tools.tool_context import Report, ToolContext
-from stagebus.worker.tools.tool_results import Deferred, ToolReply
+from stagebus.worker.tools.tool_results import Deferred, RemoteTask, ToolReply
 
 
 class RunIdentity(NamedTuple):
@@ -144,7 +144,8 @@ class _RunningCall:
         call, tool = self._planned.request, self._planned.tool
         if tool is None:
             return ToolReply(self._planned.refusal, is_error=True)
-        token = self._deferred.terms.token_of(call.id).text if tool.is_deferred else ""
+        gets_token = tool.is_deferred and not tool.may_be_task
+        token = self._deferred.terms.token_of(call.id).text if gets_token else ""
         context = ToolContext(
             run_id=identity.run_id,
             call_id=call.id,
@@ -152,7 +153,7 @@ class _RunningCall:
             tool=call.name,
             attempt=identity.attempt,
             call_token=token,
-            result_url=self._deferred.terms.result_url_of(call.id, token) if tool.is_deferred else "",
+            result_url=self._deferred.terms.result_url_of(call.id, token) if gets_token else "",
             user=identity.user,
             metadata=dict(identity.metadata),
             report=_without(token, self._progress.report),
@@ -185,12 +186,17 @@ class _RunningCall:
         call = self._planned.request
         if (early := await self._deferred.find_early(call.id)) is not None:
             return early
+        if tool.may_be_task and (resumed := await self._deferred.resume_task(self._planned)) is not None:
+            return resumed
         try:
             reply = await self._call(tool, context)
         except asyncio.CancelledError:
             if not self.timeout_message:
                 raise
             reply = ToolReply(self.timeout_message, is_error=True)
+        if isinstance(reply, RemoteTask):
+            self.is_settling = True
+            await self._deferred.keep_task(call.id, reply)
         if isinstance(reply, Deferred):
             return reply
         self.is_settling = True

@@ -12,10 +12,11 @@ from stagebus.shared.domain.call_results import CallLease, CallResult
 from stagebus.shared.domain.events import CallDeferred, ToolResult
 from stagebus.shared.runtime.call_tokens import CallToken
 from stagebus.worker.stages.answer_source import AnswerSnapshot, AnswerSource
-from stagebus.worker.stages.call_plan import Checkpoints, PlannedCall
-from stagebus.worker.tools.tool_results import Deferred, ToolReply
+from stagebus.worker.stages.call_plan import OUTCOME_UNKNOWN, Checkpoints, PlannedCall
+from stagebus.worker.tools.tool_results import Deferred, RemoteTask, ToolReply
 
 NO_TOKEN: Final = CallToken("", "")
+_UNKNOWN: Final = ToolReply(OUTCOME_UNKNOWN, is_error=True)
 
 
 class CallTerms(NamedTuple):
@@ -63,11 +64,13 @@ class DeferredCalls:
 
     def must_wait(self, planned: PlannedCall) -> bool:
         """Returns whether the call waits without running here: a client runs it, or its tool may have started it already."""
-        call_id, tool = planned.request.id, planned.tool
-        if tool is None or not tool.may_wait:
+        tool = planned.tool
+        if tool is None:
             return False
-        is_spent = call_id in self._started_before and not tool.idempotent
-        return tool.client is not None or call_id in self._expires_at or is_spent
+        if planned.request.id in self._expires_at:  # even if its tool would give the result at once by now
+            return True
+        is_spent = tool.is_deferred and self._is_spent(planned) and not tool.may_be_task
+        return tool.client is not None or is_spent
 
     async def open(self, calls: Sequence[WaitingResult]) -> list[CallDeferred]:
         """Makes these calls wait; returns an event for each that has none in the log."""
@@ -100,10 +103,30 @@ class DeferredCalls:
         early = (await self._source.read([call_id])).results.get(call_id)
         return None if early is None else ToolReply(early.content, early.is_error)
 
+    async def resume_task(self, planned: PlannedCall) -> ToolReply | Deferred | None:
+        """Returns what comes of a call that an earlier attempt started as a task; None if it may start now.
+
+        If its task is not known, a call that may run only once has an unknown outcome: no one can ask for its result.
+        """
+        if planned.request.id not in self._started_before:
+            return None
+        if (found := await self._source.find_task(planned.request.id)) is not None:
+            return found
+        return await self.settle(planned.request.id, _UNKNOWN) if self._is_spent(planned) else None
+
+    async def keep_task(self, call_id: str, task: RemoteTask) -> None:
+        """Stores the task that a call has become."""
+        wait_s = min(task.expires_in or self.terms.wait_s, self.terms.wait_max_s)
+        await self._source.keep_task(call_id, task, wait_s)
+
     async def settle(self, call_id: str, reply: ToolReply) -> ToolReply:
         """Returns the result of a call whose tool has returned a value: that value, unless another result was first."""
         first = await self._source.deliver(call_id, CallResult(content=reply.content, is_error=reply.is_error))
         return ToolReply(first.content, first.is_error)
+
+    def _is_spent(self, planned: PlannedCall) -> bool:
+        assert planned.tool is not None, "a refused call does not start"
+        return planned.request.id in self._started_before and not planned.tool.idempotent
 
     def _announce(self, waiting: WaitingResult, now_ms: int) -> CallDeferred:
         call, tool = waiting.planned.request, waiting.planned.tool
@@ -121,7 +144,7 @@ class DeferredCalls:
             expires_at=expires_at,
             ref=self.terms.ref,
             once=client is not None and client.once,
-            token_id=None if client else self.terms.token_of(call.id).token_id or None,
+            token_id=None if client or tool.may_be_task else self.terms.token_of(call.id).token_id or None,
         )
 
     def _result_event(self, planned: PlannedCall, result: CallResult) -> ToolResult:

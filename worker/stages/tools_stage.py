@@ -79,7 +79,7 @@ async def tools_stage(  # noqa: PLR0913 - one for each part of the world that ca
         Parked: every call that is left waits for a decision or a result.
     """
     results = dict(checkpoints.results)
-    started, calls_max = checkpoints.started, limits.calls_max
+    started, calls_max = checkpoints.started - checkpoints.deferred.keys(), limits.calls_max
     plan = plan_calls(calls, toolset, allowed=allowed, calls_max=calls_max, started=started, is_cut_off=is_cut_off)
     plan = [await _checked(planned, checkpoints) for planned in plan]
     open_calls = [planned for planned in plan if planned.request.id not in results]

@@ -22,7 +22,7 @@ from stagebus.worker.tools.egress import Egress
 from stagebus.worker.tools.function_tool import FunctionBody, ToolOptions, options_of
 from stagebus.worker.tools.signature import ToolFunction, read_signature
 from stagebus.worker.tools.source_loader import load_sources
-from stagebus.worker.tools.sources import SourcedBody, SourcedTool, ToolSource
+from stagebus.worker.tools.sources import SourcedBody, SourcedTool, TaskSource, ToolSource
 from stagebus.worker.tools.tool import Tool
 from stagebus.worker.tools.tool_results import RESULT_MIN_BYTES
 from stagebus.worker.tools.toolset import Toolset
@@ -109,6 +109,10 @@ class ToolRegistry(Toolset):
                 while not (set(names) <= self._tool_by_name.keys() or all(s.is_known for s in self._sources)):
                     await self._next_change.wait()
 
+    def task_sources(self) -> list[TaskSource]:
+        """Returns the sources whose servers may run calls as tasks."""
+        return [source for source in self._sources if isinstance(source, TaskSource)]
+
     async def aclose(self) -> None:
         """Closes threads and connections. Calls that still run end with the process."""
         await asyncio.gather(*(source.aclose() for source in self._sources))
@@ -150,6 +154,8 @@ class ToolRegistry(Toolset):
             limiter=sourced.limiter,
             idempotent=sourced.idempotent,
             requires_approval=sourced.requires_approval or self._is_gated(sourced.name),
+            is_deferred=sourced.may_be_task,
+            may_be_task=sourced.may_be_task,
         )
 
     def _make(self, function: ToolFunction) -> Tool:

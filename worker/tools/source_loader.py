@@ -30,7 +30,7 @@ def _mcp_source(name: str, entry: McpEntry, settings: Settings, egress: Egress) 
         from stagebus.worker.tools.mcp.mcp_source import McpSource  # takes 0.8 s and needs an extra
     except ModuleNotFoundError as exc:
         raise BadTool(f"mcp.{name}: MCP servers need another package: pip install 'stagebus[mcp]'") from exc
-    return McpSource(name, entry, egress, settings.tool_schema_max_bytes)
+    return McpSource(name, entry, egress, settings.tool_schema_max_bytes, settings.call_wait_default_s)
 
 
 def _openapi_source(name: str, entry: OpenApiEntry, folder: Path, settings: Settings, egress: Egress) -> ToolSource:

@@ -6,7 +6,7 @@ The registry reads a source's tools at each change. The tools of an attempt that
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from stagebus.worker.tools.call_limiter import CallLimiter
 from stagebus.worker.tools.signature import parse_object
@@ -33,6 +33,7 @@ class SourcedTool:
         result_max_bytes: limit of a result, or None for the general one.
         requires_approval: whether a call waits until a person has approved it.
         limiter: limits concurrent calls; tools may share one.
+        may_be_task: whether `call` may return a `RemoteTask`.
     """
 
     name: str
@@ -45,6 +46,7 @@ class SourcedTool:
     requires_approval: bool = False
     limiter: CallLimiter = field(default_factory=CallLimiter)
     check: Callable[[dict[str, Any]], Awaitable[None]] = _accept
+    may_be_task: bool = False
 
 
 class ToolSource(Protocol):
@@ -68,6 +70,48 @@ class ToolSource(Protocol):
 
     async def aclose(self) -> None:
         """Closes connections and processes."""
+
+
+class TaskLook(NamedTuple):
+    """The state of a task of a server.
+
+    Attributes:
+        reply: the call's result; None while the task works.
+        poll_s: the interval at which the server wants to be asked, if it says so.
+        must_cancel: the task has not ended, but its result is of no use any more.
+    """
+
+    reply: ToolReply | None = None
+    poll_s: float | None = None
+    must_cancel: bool = False
+
+
+@runtime_checkable
+class TaskSource(Protocol):
+    """A tool source whose server may run calls as tasks.
+
+    Attributes:
+        offers_tasks: whether the server does so, as far as is known.
+        result_max_bytes: limit of a result, or None for the general one.
+    """
+
+    name: str
+    offers_tasks: bool
+    result_max_bytes: int | None
+
+    async def look_at_task(self, task_id: str) -> TaskLook:
+        """Asks the server for the state of a task.
+
+        Raises:
+            ToolError: it cannot be asked, or not now.
+        """
+
+    async def cancel_task(self, task_id: str) -> None:
+        """Cancels a task at the server.
+
+        Raises:
+            ToolError: it cannot be asked, or not now.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from typing import Annotated, Any, Final, Self
 from pydantic import Field, field_validator, model_validator
 
 from stagebus.shared.config.config_file import ConfigEntry, ConfigKind, Secret
+from stagebus.shared.domain.call_results import EXPIRES_IN_MAX_S
 from stagebus.shared.errors import BadTool
 from stagebus.worker.tools.egress import HttpOrigin
 from stagebus.worker.tools.tool_results import RESULT_MIN_BYTES
@@ -91,6 +92,17 @@ class McpEntry(SourceEntry):
     headers: dict[HeaderName, Secret] = Field(default={}, description="headers of each request")
     include: list[str] = Field(default=["*"], description="tools to offer, by the server's names; * and ? match")
     exclude: list[str] = Field(default=[], description="tools of `include` that are not offered")
+    tasks: list[str] = Field(
+        default=["*"],
+        description="tools to run as tasks if the server leaves it to the client; [] also refuses tasks of the "
+        "extension of 2026-07-28",
+    )
+    task_timeout_s: float | None = Field(
+        default=None,
+        gt=0,
+        le=EXPIRES_IN_MAX_S,
+        description="time limit of a call that runs as a task, and the `ttl` asked for; default: STAGEBUS_CALL_WAIT_S",
+    )
     connect_timeout_s: float = Field(
         default=30.0, gt=0, description="time limit until a started server has listed its tools"
     )
@@ -110,6 +122,10 @@ class McpEntry(SourceEntry):
     def offers(self, tool: str) -> bool:
         """Returns whether a tool of the server is offered."""
         return _matches(tool, self.include) and not _matches(tool, self.exclude)
+
+    def takes_task(self, tool: str) -> bool:
+        """Returns whether a tool of the server runs as a task if the client may choose."""
+        return _matches(tool, self.tasks)
 
 
 def _matches(name: str, patterns: list[str]) -> bool:

@@ -68,6 +68,7 @@ class Tool:
         asks_user: the tool never runs; the result is a person's answer.
         is_on_request: offered only to runs that name it.
         is_deferred: the tool may return `Deferred`; the result then comes from outside.
+        may_be_task: the tool may return `RemoteTask`; this process then asks its source for the result.
         client: set if the tool never runs here: a client runs it and gives the result.
     """
 
@@ -82,6 +83,7 @@ class Tool:
     asks_user: bool = False
     is_on_request: bool = False
     is_deferred: bool = False
+    may_be_task: bool = False
     client: ClientTerms | None = None
     parameters: dict[str, Any] = field(init=False)
 

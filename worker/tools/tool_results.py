@@ -37,6 +37,21 @@ class Deferred:
             raise ValueError(f"expires_in is {self.expires_in}; it must be more than 0 s")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteTask(Deferred):
+    """Returned for a call that a tool source runs as a task of its server. The result comes by asking the server.
+
+    Attributes:
+        source: the name of the tool source.
+        task_id: by which the server knows the task.
+        poll_s: the interval at which the server wants to be asked, if it says so.
+    """
+
+    source: str
+    task_id: str
+    poll_s: float | None = None
+
+
 def encode_result(name: str, result: Any, max_bytes: int) -> ToolReply | Deferred:
     """Encodes a result: text unchanged, any other value as JSON. Cuts it if it is too long."""
     if isinstance(result, Deferred):

@@ -55,6 +55,7 @@ class WebhookLoop:
         self._tries: set[asyncio.Task[None]] = set()
         self._ringing: asyncio.Task[object] | None = None
         self._task: asyncio.Task[None] | None = None
+        self._is_first_step = True
 
     def start(self) -> None:
         """Starts to work."""
@@ -85,6 +86,11 @@ class WebhookLoop:
 
         A full outbox is taken in parts: meanwhile messages are sent, and too many open deliveries end.
         """
+        if self._is_first_step:  # the file is as it was at the start of the process
+            await webhook_deliveries.forget_gone(
+                self._redis, {name: one.url for name, one in self._webhooks.endpoints.items()}
+            )
+            self._is_first_step = False
         has_more = await self._fan_out()
         if overflowed := await webhook_deliveries.end_overflow(self._redis):
             logger.warning("webhooks: too many open deliveries; %d of the oldest have failed", overflowed)

@@ -1,30 +1,42 @@
-// Follows runs for the Python tests: reads one line of JSON per run, writes one line per update.
+// Follows runs and threads for the Python tests: reads one line of JSON for each, writes one line per update.
 //
-//   in    { run, urls, cutMax }         urls: gateways; each connection goes to a random one
-//   out   { run, id, event, data }      as `updates` yields them, including gaps
-//         { run, connection }           connecting, live, reconnecting, …
-//         { run, error }                null after a normal end
+//   in    { of, run, urls, cutMax }     urls: gateways; each connection goes to a random one
+//         { of, thread, urls, cutMax, isUntilIdle }
+//         { stop }                      the `of` of what is no longer followed
+//   out   { of, id, event, data }       as `updates` yields them, including gaps
+//         { of, connection }            connecting, live, reconnecting, …
+//         { of, error }                 null after a normal end
 
 import { createInterface } from "node:readline";
 
 import { Stagebus } from "../dist/index.js";
 
-for await (const line of createInterface({ input: process.stdin })) void follow(JSON.parse(line));
+const followed = new Map(); // by `of`: an AbortController
 
-async function follow({ run, urls, cutMax }) {
-  const say = (seen) => process.stdout.write(`${JSON.stringify({ run, ...seen })}\n`);
+for await (const line of createInterface({ input: process.stdin })) {
+  const order = JSON.parse(line);
+  if ("stop" in order) followed.get(order.stop)?.abort();
+  else void follow(order);
+}
+
+async function follow({ of, run, thread, urls, cutMax, isUntilIdle }) {
+  const ending = new AbortController();
+  followed.set(of, ending);
+  const say = (seen) => process.stdout.write(`${JSON.stringify({ of, ...seen })}\n`);
   const fetch = async (path, init) => {
     const response = await globalThis.fetch(urls[Math.floor(Math.random() * urls.length)] + path, init);
     return cutMax && response.body ? cut(response, Math.ceil(Math.random() * cutMax)) : response;
   };
   try {
     const client = new Stagebus({ fetch });
-    for await (const update of client.runs.resume(run).updates({ patienceMs: Infinity })) {
+    const source = run ? client.runs.resume(run) : client.threads.open(thread);
+    for await (const update of source.updates({ patienceMs: Infinity, signal: ending.signal, untilIdle: isUntilIdle })) {
       if (update.name === "connection") say({ connection: update.state });
-      else say({ id: update.id, event: update.name, data: update.data });
+      else say({ id: update.id, event: update.event?.name ?? update.name, data: update.event?.data ?? update.data });
     }
     say({ error: null });
   } catch (error) {
+    if (ending.signal.aborted) return;
     say({ error: `${error.name}: ${error.message}` });
   }
 }

@@ -192,6 +192,7 @@ def parse_create_run(body: dict[str, Any], settings: Settings, providers: Provid
         timeout_s=settings.run_timeout_s if form.timeout_s is None else form.timeout_s,
         metadata=form.metadata,
         webhook_url=form.webhook_url,
+        parent_run_id=form.parent_run_id,
         truncate=form.truncate,
         **{name: form.per_stage(name) for name in STAGE_PARAMETERS},
     )

@@ -61,7 +61,8 @@ def create_key(
     echo("this key is shown once and not stored: copy it now", err=True)
 
 
-@keys_app.command("list")
+@keys_app.command("list", hidden=True)
+@keys_app.command("ls")
 def list_keys(tenant: Annotated[str | None, typer.Option(help="only keys of this tenant")] = None) -> None:
     """List valid keys, oldest first: id, tenant, scopes, expiry, last use, name."""
     from stagebus.shared.store import api_keys
@@ -72,7 +73,7 @@ def list_keys(tenant: Annotated[str | None, typer.Option(help="only keys of this
 
 @keys_app.command("revoke")
 def revoke_key(
-    key_id: Annotated[str, typer.Argument(help="the key's id as shown by `list`, with or without sbk_")],
+    key_id: Annotated[str, typer.Argument(help="the key's id as shown by `ls`, with or without sbk_")],
 ) -> None:
     """Revoke a key and every session and ticket created with it."""
     from stagebus.shared.store import api_keys
@@ -82,7 +83,7 @@ def revoke_key(
     if record is None:
         from stagebus.cli.exit_codes import KeyNotFound
 
-        raise KeyNotFound("there is no such key; `stagebus keys list` shows all keys")
+        raise KeyNotFound("there is no such key; `stagebus keys ls` shows all keys")
     audit("key.revoke", subject=operator(), tenant=record.tenant, key=record.key_id, name=record.name)
     echo(f"{record.key_id} is revoked; gateways refuse it within seconds")
 

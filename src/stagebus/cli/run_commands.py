@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -44,6 +44,24 @@ def connect(url: str | None, profile: str | None, user: str | None = None) -> "S
 
     target = find_target(url, profile, user)
     return Stagebus(target.url, api_key=target.api_key, user=target.user)
+
+
+def read_pages(read: Callable[[str | None], dict[str, Any]], name: str, limit: int) -> list[dict[str, Any]]:
+    """Return the first items of a list in pages.
+
+    Args:
+        read: returns the page after a cursor, with its items under `name`. A page may be short, since the gateway searches
+            a bounded number of records for it.
+    """
+    found: list[dict[str, Any]] = []
+    before: str | None = None
+    while len(found) < limit:
+        page = read(before)
+        found += page[name]
+        before = page["next"]
+        if before is None:
+            break
+    return found[:limit]
 
 
 def read_stdin() -> str:
@@ -135,7 +153,8 @@ def tail(
     raise typer.Exit(RunWatcher(find_target(url, profile), as_json=as_json, waits=wait).run(find))
 
 
-@runs_app.command()
+@runs_app.command("list", hidden=True)
+@runs_app.command("ls")
 def ls(
     limit: Annotated[int, typer.Option(min=1, max=LIST_MAX, help="number of runs")] = 20,
     *,
@@ -160,16 +179,8 @@ def ls(
     wanted = {"status": status, "model": model, "q": search, "metadata": parse_metadata(metadata or ()), "user": user}
     filters: Any = {name: value for name, value in wanted.items() if value}
     with connect(url, profile) as bus:
-        found: list[dict[str, Any]] = []
-        before: str | None = None
-        while True:
-            page = bus.runs.list(limit, before, **filters)
-            found += page["runs"]
-            before = page["next"]
-            # A page may be short: the gateway searches a bounded number of runs per page.
-            if before is None or len(found) >= limit:
-                break
-    show_list(found[:limit], as_json=as_json)
+        found = read_pages(lambda before: bus.runs.list(limit, before, **filters), "runs", limit)
+    show_list(found, as_json=as_json)
 
 
 @runs_app.command()

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from stagebus.cli.output import echo, echo_json
-from stagebus.cli.run_commands import LIST_MAX, connect, parse_metadata
+from stagebus.cli.run_commands import LIST_MAX, connect, parse_metadata, read_pages
 from stagebus.cli.shared_options import Json, Model, NoTools, Profile, System, Tools, Url, model_fields
 
 NEW_ID_BYTES: Final = 6
@@ -44,6 +44,7 @@ def chat(
     raise typer.Exit(Chat(find_target(url, profile), name, fields, on_active=on_active).run())
 
 
+@threads_app.command("list", hidden=True)
 @threads_app.command("ls")
 def list_threads(
     limit: Annotated[int, typer.Option(min=1, max=LIST_MAX, help="number of threads")] = 20,
@@ -60,15 +61,8 @@ def list_threads(
 
     filters: Any = {"q": search} if search else {}
     with connect(url, profile) as bus:
-        found: list[dict[str, Any]] = []
-        before: str | None = None
-        while True:
-            page = bus.threads.list(limit, before, **filters)
-            found += page["threads"]
-            before = page["next"]
-            if before is None or len(found) >= limit:
-                break
-    show_threads(found[:limit], as_json=as_json)
+        found = read_pages(lambda before: bus.threads.list(limit, before, **filters), "threads", limit)
+    show_threads(found, as_json=as_json)
 
 
 @threads_app.command("show")

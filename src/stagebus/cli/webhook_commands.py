@@ -28,7 +28,8 @@ def check_server() -> None:
     require_server("webhooks")
 
 
-@webhooks_app.command("list")
+@webhooks_app.command("list", hidden=True)
+@webhooks_app.command("ls")
 def list_deliveries(
     state: Annotated[str, typer.Option(help="only deliveries in this state: waiting, delivered or failed")] = "",
     endpoint: Annotated[str, typer.Option(help="only those to this endpoint")] = "",

@@ -155,6 +155,7 @@ async def test_a_bad_cursor_is_rejected(api: httpx.AsyncClient) -> None:
     response = await api.get("/runs/events", params={"last_event_id": "yesterday"}, headers=JSON)
 
     assert (response.status_code, response.json()["code"]) == (400, "bad_cursor")
+    assert "1735689600000-1" in response.json()["detail"], "an example of the feed's cursors, not of a run's"
 
 
 async def test_one_sees_the_feed_of_ones_own_runs(client_of: ClientOf, redis: Redis, settings: Settings) -> None:

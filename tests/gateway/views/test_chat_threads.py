@@ -163,6 +163,7 @@ async def test_previous_response_is_the_turn_before(api: httpx.AsyncClient, redi
     second = await respond(api, redis, settings, input="And?", previous_response_id=f"resp_{first}")
     third = await respond(api, redis, settings, input="So?", previous_response_id=f"resp_{second}")
     branch = await respond(api, redis, settings, input="Or?", previous_response_id=f"resp_{second}")
+    said = [(await api.get(f"/v1/responses/resp_{one}")).json() for one in (first, second, third, branch)]
     identity = ThreadIdentity(DEFAULT_TENANT, "", f"resp_{first}")
     thread = await thread_store.read_thread(redis, identity, with_messages=True)
 
@@ -172,6 +173,7 @@ async def test_previous_response_is_the_turn_before(api: httpx.AsyncClient, redi
     assert [[message["content"] for message in one.messages_in] for one in thread.turns] == [
         ["Hello", "And?"], ["So?"], ["Or?"],
     ]  # fmt: skip
+    assert [one["previous_response_id"] for one in said] == [None, f"resp_{first}", *[f"resp_{second}"] * 2]
 
 
 async def test_conversation_is_a_thread(api: httpx.AsyncClient, redis: Redis, settings: Settings) -> None:
@@ -179,6 +181,7 @@ async def test_conversation_is_a_thread(api: httpx.AsyncClient, redis: Redis, se
     second = await respond(api, redis, settings, input="And?", conversation={"id": "chat"})
 
     assert [(one.run_id, one.parent_run_id) for one in (await read(redis)).turns] == [(first, ""), (second, first)]
+    assert (await api.get(f"/v1/responses/resp_{second}")).json()["previous_response_id"] is None, "not together"
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -81,6 +81,26 @@ async def test_a_message_arrives_signed(
     assert (message.webhook_id, message.run_id) == (f"msg_{run_id}_5_2_run.ended", run_id)
     assert message.payload["type"] == "run.ended"
     assert results == ["a delivered"]
+
+
+async def test_an_endpoint_with_another_url_is_no_longer_reported_as_gone(
+    redis: Redis, settings: Settings, receiver: WebhookReceiver, tmp_path: Path
+) -> None:
+    """Nor is one that is no longer configured."""
+    await webhook_deliveries.mark_gone(redis, "moved", receiver.url("/before"))
+    await webhook_deliveries.mark_gone(redis, "removed", receiver.url("/before"))
+    await webhook_deliveries.mark_gone(redis, "same", receiver.url("/same"))
+    webhooks = configure(tmp_path, moved=receiver.url("/ok"), same=receiver.url("/same"))
+
+    async def reported() -> list[str]:
+        return (await webhook_deliveries.count(redis)).gone
+
+    async with sending(redis, settings, webhooks):
+        await until(lambda: _equals(reported(), ["same"]))
+
+
+async def _equals(read: Awaitable[object], expected: object) -> bool:
+    return await read == expected
 
 
 @pytest.mark.parametrize(

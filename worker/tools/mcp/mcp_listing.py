@@ -10,6 +10,7 @@ import orjson
 from mcp_types import Tool
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from stagebus.worker.tools.mcp.mcp_tasks import plain_support
 from stagebus.worker.tools.tool_results import DESCRIPTION_MAX_BYTES, cut
 
 NAME_MAX_CHARS: Final = 256
@@ -34,6 +35,7 @@ class _ListedTool(BaseModel):
     description: str | None = None
     inputSchema: dict[str, Any]  # noqa: N815 - the protocol's name
     annotations: _Hints | None = None
+    execution: Any = None
 
 
 def plain_listing(result: dict[str, Any], left_out: dict[str, str], schema_max_bytes: int) -> dict[str, Any]:
@@ -85,6 +87,7 @@ def _plain_tool(raw: Any, schema_max_bytes: int) -> dict[str, Any]:
         "description": cut(tool.description or tool.title or "", DESCRIPTION_MAX_BYTES),
         "inputSchema": schema,
         "annotations": hints,
+        **plain_support(tool.execution),
     }
 
 

@@ -21,6 +21,7 @@ from mcp_types import (
 
 from stagebus.worker.tools.mcp.mcp_listing import plain_listing
 from stagebus.worker.tools.mcp.mcp_results import plain_result
+from stagebus.worker.tools.mcp.mcp_tasks import plain_capability
 
 # The code of the error that stands for an ended session. It is not in a range of the protocol.
 SESSION_LOST: Final = -31404
@@ -44,6 +45,18 @@ _ESCAPES: Final = re.compile(
 
 class TooManyRequests(Exception):
     """The server sends requests and does not take their answers."""
+
+
+class CallLost(Exception):
+    """The connection or the session ended during a call.
+
+    Attributes:
+        is_refused: whether the server certainly has not executed the call.
+    """
+
+    def __init__(self, words: str, *, is_refused: bool = False) -> None:
+        super().__init__(words)
+        self.is_refused = is_refused
 
 
 class ServerMessages:
@@ -106,12 +119,15 @@ class ServerMessages:
 
 
 def plain_greeting(result: dict[str, Any]) -> dict[str, Any]:
-    """Returns the result of `initialize` with what Stagebus uses: the version. Servers omit the rest, or write null."""
+    """Returns the result of `initialize` with what Stagebus uses: the version, and whether calls may be tasks.
+
+    Servers omit the rest, or write null.
+    """
     given = result.get("serverInfo")
     info = {name: value for name, value in given.items() if isinstance(value, str)} if isinstance(given, dict) else {}
     return {
         "protocolVersion": result.get("protocolVersion"),
-        "capabilities": {"tools": {}},
+        "capabilities": {"tools": {}, **plain_capability(result.get("capabilities"))},
         "serverInfo": {"name": info.get("name", ""), "version": info.get("version", "")},
     }
 

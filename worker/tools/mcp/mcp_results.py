@@ -12,6 +12,7 @@ import orjson
 from mcp_types import CallToolResult, TextContent
 from pydantic_core import to_json
 
+from stagebus.worker.tools.mcp.mcp_tasks import created_task, plain_created_task
 from stagebus.worker.tools.tool_results import ToolReply
 
 # Newer protocol versions have results of other kinds; those are left to the SDK.
@@ -20,21 +21,35 @@ NO_TEXT: Final = "The tool reported an error without a text."
 
 
 def plain_result(result: dict[str, Any]) -> dict[str, Any]:
-    """Returns the result of a `tools/call` with its content as a single text, which every version of the SDK accepts."""
+    """Returns the result of a `tools/call` with its content as a single text, which every version of the SDK accepts.
+
+    Of a call that has become a task, `mcp_tasks.task_of` reads it from the result.
+    """
     if result.get("resultType") in _OTHER_KINDS:
         return result
+    if (task := created_task(result)) is not None:
+        return plain_created_task(task)
     known = {name: result[name] for name in ("resultType",) if name in result}
-    return {
-        **known,
-        "content": [{"type": "text", "text": _text_of(result)}],
-        "isError": result.get("isError") in (True, "true"),
-    }
+    return {**known, "content": [{"type": "text", "text": _text_of(result)}], "isError": _is_error(result)}
 
 
 def reply_of(result: CallToolResult) -> ToolReply:
     """Returns a result that `plain_result` made as a reply."""
     text = "".join(block.text for block in result.content if isinstance(block, TextContent))
-    return ToolReply(text or NO_TEXT if result.is_error else text, bool(result.is_error))
+    return _reply(text, is_error=bool(result.is_error))
+
+
+def raw_reply_of(result: Mapping[str, Any]) -> ToolReply:
+    """Returns the result of a call as the server sent it as a reply."""
+    return _reply(_text_of(result), is_error=_is_error(result))
+
+
+def _reply(text: str, *, is_error: bool) -> ToolReply:
+    return ToolReply(text or NO_TEXT if is_error else text, is_error)
+
+
+def _is_error(result: Mapping[str, Any]) -> bool:
+    return result.get("isError") in (True, "true")
 
 
 def _text_of(result: Mapping[str, Any]) -> str:

@@ -15,30 +15,37 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from mcp import Client, MCPError
+from mcp.client.extension import advertise
 from mcp.client.subscriptions import SubscriptionLost
-from mcp_types import CONNECTION_CLOSED, ListToolsResult, Tool, ToolListChangedNotification
+from mcp_types import CONNECTION_CLOSED, CallToolResult, Tool, ToolListChangedNotification
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.worker.tools.call_limiter import CallLimiter
 from stagebus.worker.tools.egress import Egress
 from stagebus.worker.tools.mcp.mcp_listing import is_idempotent
-from stagebus.worker.tools.mcp.mcp_messages import SESSION_LOST, ServerMessages, is_end_of_session
+from stagebus.worker.tools.mcp.mcp_messages import SESSION_LOST, CallLost, ServerMessages, is_end_of_session
+from stagebus.worker.tools.mcp.mcp_pages import TOOLS_MAX, list_tools
 from stagebus.worker.tools.mcp.mcp_results import reply_of
+from stagebus.worker.tools.mcp.mcp_task_calls import call_as_task, cancel, look_at
+from stagebus.worker.tools.mcp.mcp_task_terms import TaskTerms
+from stagebus.worker.tools.mcp.mcp_tasks import EXTENSION, protocol_of, task_of
 from stagebus.worker.tools.mcp.mcp_transport import open_transport
-from stagebus.worker.tools.sources import SourcedTool
+from stagebus.worker.tools.sources import SourcedTool, TaskLook
 from stagebus.worker.tools.sources_file import McpEntry
 from stagebus.worker.tools.tool import ToolError
 from stagebus.worker.tools.tool_context import ToolContext
 from stagebus.worker.tools.tool_names import name_tools
-from stagebus.worker.tools.tool_results import ToolReply
+from stagebus.worker.tools.tool_results import RemoteTask, ToolReply
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -50,11 +57,6 @@ LIST_S: Final = 30.0
 LIST_MIN_S: Final = 0.5
 BACKOFF_S: Final = 0.5
 BACKOFF_MAX_S: Final = 30.0
-TOOLS_MAX: Final = 500
-# A listing ends after this many tools, offered or not, or pages, or after this share of the time limit for it.
-LISTED_MAX: Final = 5000
-PAGES_MAX: Final = 500
-LIST_TIME_SHARE: Final = 0.3
 LEFT_OUT_SHOWN_MAX: Final = 20
 # A call waits this long for a try to connect that is under way.
 RECONNECT_MAX_S: Final = 10.0
@@ -64,33 +66,24 @@ SETTLE_MAX_S: Final = 1.0
 STOP_MAX_S: Final = 8.0
 
 
-class _CallLost(Exception):
-    """The connection or the session ended during a call.
-
-    Attributes:
-        is_refused: whether the server certainly has not executed the call.
-    """
-
-    def __init__(self, words: str, *, is_refused: bool = False) -> None:
-        super().__init__(words)
-        self.is_refused = is_refused
-
-
 class McpSource:
     """One MCP server and its tools."""
 
-    def __init__(self, name: str, entry: McpEntry, egress: Egress, schema_max_bytes: int) -> None:
+    def __init__(
+        self, name: str, entry: McpEntry, egress: Egress, schema_max_bytes: int, task_wait_s: float = 86400.0
+    ) -> None:
+        """`task_wait_s`: how long a call that runs as a task may take if the entry does not say."""
         self.name = name
         self.on_change: Callable[[], None] = lambda: None
         self.is_known = False
+        self.result_max_bytes = entry.max_result_bytes
         self._entry = entry
         self._egress = egress
         self._schema_max_bytes = schema_max_bytes
+        self._terms = TaskTerms(entry, entry.task_timeout_s or task_wait_s)
         self._limiter = CallLimiter(entry.concurrency)
         self._tools: list[SourcedTool] = []
-        self._listed: list[Tool] = []
-        self._names: set[str] = set()  # of all tools of the last listing
-        self._left_out: dict[str, str] = {}
+        self._found: tuple[object, ...] = ()  # all of the last listing
         self._client: Client | None = None
         self._connection_task: asyncio.Task[None] | None = None
         self._tried = asyncio.Event()  # cleared at the loss of a connection, set when the next try has ended
@@ -191,7 +184,8 @@ class McpSource:
     @asynccontextmanager
     async def _connect(self, messages: ServerMessages) -> AsyncIterator[Client]:
         transport = open_transport(self.name, self._entry, self._egress, messages, self._on_lost)
-        client = Client(transport, message_handler=self._on_message, cache=None)
+        extensions = [advertise(EXTENSION)] if self._entry.url and self._entry.tasks else None
+        client = Client(transport, message_handler=self._on_message, cache=None, extensions=extensions)
         async with asyncio.timeout(self._entry.connect_timeout_s) as connecting:
             async with client:
                 await self._list(client, messages)
@@ -242,20 +236,14 @@ class McpSource:
         self._wake.set()
 
     async def _list(self, client: Client, messages: ServerMessages) -> None:
-        tool_by_name: dict[str, Tool] = {}
-        names: set[str] = set()  # also those of tools that are not offered
-        async for page in self._pages(client):
-            for tool in page.tools:
-                if tool.name not in names and self._entry.offers(tool.name) and len(tool_by_name) < TOOLS_MAX:
-                    tool_by_name[tool.name] = tool
-                names.add(tool.name)
-            if len(tool_by_name) >= TOOLS_MAX or len(names) >= LISTED_MAX:
-                break
-        listed, left_out = list(tool_by_name.values()), messages.left_out
+        listed, names = await list_tools(client, self.name, self._entry, warns=not self.is_known)
+        terms = self._terms._replace(protocol=protocol_of(client.protocol_version, client.server_capabilities))
+        left_out = messages.left_out | terms.find_impossible(listed)
+        listed = [tool for tool in listed if tool.name not in left_out]
         names |= left_out.keys()
-        if (listed, names, left_out) != (self._listed, self._names, self._left_out) or not self.is_known:
-            self.is_known = True
-            self._listed, self._names, self._left_out = listed, names, left_out
+        found = (listed, names, left_out, terms)
+        if found != self._found:
+            self.is_known, self._found, self._terms = True, found, terms
             for name, reason in islice(left_out.items(), LEFT_OUT_SHOWN_MAX):
                 logger.warning("MCP server %s: tool %s is left out: %s", self.name, name, reason)
             if len(left_out) > LEFT_OUT_SHOWN_MAX:
@@ -264,21 +252,6 @@ class McpSource:
                 logger.warning("MCP server %s: at most %d tools are offered; others are left out", self.name, TOOLS_MAX)
             self._tools = self._offer(listed, names)
             self.on_change()
-
-    async def _pages(self, client: Client) -> AsyncIterator[ListToolsResult]:
-        """Yields the pages of a listing until the server names no further one, or one that was there already."""
-        deadline = time.monotonic() + LIST_TIME_SHARE * self._entry.connect_timeout_s
-        cursors: set[str | None] = set()
-        cursor: str | None = None
-        while cursor not in cursors:
-            cursors.add(cursor)
-            page = await client.list_tools(cursor=cursor)
-            yield page
-            cursor = page.next_cursor or None
-            if len(cursors) == PAGES_MAX or time.monotonic() > deadline:
-                if not self.is_known:
-                    logger.warning("MCP server %s: its list of tools does not end; the rest is left out", self.name)
-                return
 
     def _offer(self, listed: list[Tool], names: set[str]) -> list[SourcedTool]:
         tool_by_name = {tool.name: tool for tool in listed}
@@ -290,19 +263,20 @@ class McpSource:
                 self.name, ", ".join(unguarded),
             )  # fmt: skip
             return []
-        if unknown := entry.unknown(entry.idempotent or [], names):
+        if names and (unknown := entry.unknown([*(entry.idempotent or []), *entry.tasks], names)):
             logger.warning("MCP server %s has no tool %s", self.name, ", ".join(unknown))
         return [
             SourcedTool(
                 name=offered,
                 description=tool_by_name[name].description or "",
                 parameters=tool_by_name[name].input_schema,
-                call=partial(self._call, name, self._may_repeat(tool_by_name[name])),
+                call=partial(self._call, tool_by_name[name]),
                 idempotent=self._may_repeat(tool_by_name[name]),
                 timeout_s=entry.timeout_s,
                 result_max_bytes=entry.max_result_bytes,
                 requires_approval=entry.needs_approval(name),
                 limiter=self._limiter,
+                may_be_task=self._terms.may_become_task(tool_by_name[name]),
             )
             for name, offered in name_tools(self.name, tool_by_name).items()
         ]
@@ -310,43 +284,82 @@ class McpSource:
     def _may_repeat(self, tool: Tool) -> bool:
         return self._entry.may_repeat(tool.name, otherwise=is_idempotent(tool))
 
+    # --- tasks ---------------------------------------------------------------
+
+    @property
+    def offers_tasks(self) -> bool:
+        """Returns whether the server runs calls as tasks."""
+        return self._terms.are_used
+
+    async def look_at_task(self, task_id: str) -> TaskLook:
+        """Asks the server for the state of a task."""
+        return await self._ask_about(partial(look_at, task_id=task_id))
+
+    async def cancel_task(self, task_id: str) -> None:
+        """Cancels a task at the server."""
+        await self._ask_about(partial(cancel, task_id=task_id))
+
+    async def _ask_about(self, ask: Callable[[Client], Awaitable[T]]) -> T:
+        """Sends a request that may be repeated; over a new connection or session if that of the first one is lost."""
+        try:
+            with suppress(CallLost):
+                return await self._request(ask)
+            return await self._request(ask)
+        except CallLost as exc:
+            raise ToolError(str(exc)) from exc
+
     # --- calls (in the tasks of runs) ----------------------------------------
 
-    async def _call(self, tool: str, may_repeat: bool, arguments: dict[str, Any], context: ToolContext) -> ToolReply:  # noqa: FBT001 - bound by `partial`
+    async def _call(self, tool: Tool, arguments: dict[str, Any], context: ToolContext) -> ToolReply | RemoteTask:
         try:
             try:
                 return await self._call_once(tool, arguments, context)
-            except _CallLost as exc:
-                if not (exc.is_refused or may_repeat):
+            except CallLost as exc:
+                if not (exc.is_refused or self._may_repeat(tool)):
                     raise
                 return await self._call_once(tool, arguments, context)
-        except _CallLost as exc:
+        except CallLost as exc:
             raise ToolError(str(exc)) from exc
 
-    async def _call_once(self, tool: str, arguments: dict[str, Any], context: ToolContext) -> ToolReply:
-        client = await self._connected()
-        lost = f"the connection to the MCP server {self.name} was lost during the call"
-
+    async def _call_once(self, tool: Tool, arguments: dict[str, Any], context: ToolContext) -> ToolReply | RemoteTask:
         async def on_progress(progress: float, total: float | None, message: str | None) -> None:
             context.progress(message or "", progress / total if total else None)
 
+        async def call(client: Client) -> CallToolResult:
+            if self._terms.must_ask(tool):
+                return await call_as_task(client, tool.name, arguments, self._terms.wait_s, on_progress)
+            return await client.call_tool(tool.name, arguments, progress_callback=on_progress)
+
+        result = await self._request(call)
+        task = task_of(result)
+        return reply_of(result) if task is None else self._terms.reply_of(self.name, task)
+
+    async def _request(self, ask: Callable[[Client], Awaitable[T]]) -> T:
+        """Sends a request over the connection.
+
+        Raises:
+            ToolError: there is no connection, or the server's error.
+            CallLost: the connection or the session ended.
+        """
+        client = await self._connected()
+        lost = f"the connection to the MCP server {self.name} was lost during the call"
         self._calls += 1
         self._idle.clear()
         try:
-            return reply_of(await client.call_tool(tool, arguments, progress_callback=on_progress))
+            return await ask(client)
         except MCPError as exc:
             if exc.code == CONNECTION_CLOSED:
-                raise _CallLost(lost) from exc
+                raise CallLost(lost) from exc
             if exc.code == SESSION_LOST or (self._entry.url and is_end_of_session(exc.message)):
                 if client is self._client:
                     self._is_session_lost = True
                     self._on_lost()
-                raise _CallLost(exc.message, is_refused=exc.code == SESSION_LOST) from exc
+                raise CallLost(exc.message, is_refused=exc.code == SESSION_LOST) from exc
             self._wake.set()  # the session may have ended: a listing detects it
             raise ToolError(exc.message or f"the server answered with error {exc.code}") from exc
         except Exception as exc:
             if client is not self._client:
-                raise _CallLost(lost) from exc
+                raise CallLost(lost) from exc
             raise
         finally:
             self._calls -= 1

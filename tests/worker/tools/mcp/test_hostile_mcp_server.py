@@ -19,7 +19,7 @@ from mcp_types import jsonrpc_message_adapter as adapter
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.runtime.net import AddressPolicy
 from stagebus.worker.tools.egress import Egress
-from stagebus.worker.tools.mcp import mcp_http, mcp_listing, mcp_pipes, mcp_source, mcp_transport
+from stagebus.worker.tools.mcp import mcp_http, mcp_listing, mcp_pages, mcp_pipes, mcp_source, mcp_transport
 from stagebus.worker.tools.mcp.mcp_messages import ServerMessages, says_session_is_lost, without_lone_surrogates
 from stagebus.worker.tools.mcp.mcp_source import McpSource
 from stagebus.worker.tools.registry import ToolRegistry
@@ -168,7 +168,7 @@ async def test_thousands_of_bad_tools_are_neither_kept_nor_logged_each(server, c
 
     assert registry.names() == ("s__good",)
     assert caplog.text.count("left out") == mcp_source.LEFT_OUT_SHOWN_MAX + 1
-    assert len(registry._sources[0]._left_out) == mcp_listing.LEFT_OUT_MAX
+    assert len(registry._sources[0]._found[2]) == mcp_listing.LEFT_OUT_MAX
 
 
 async def test_schemas_are_made_fit_for_providers(server, connect):
@@ -238,13 +238,13 @@ async def test_list_without_an_end_is_cut_off(server, connect, caplog, name):
     registry = await connect(command="server", exclude=["excluded*"])
 
     assert "s__good" in registry.names()
-    assert len(registry.names()) <= mcp_source.TOOLS_MAX
-    assert server.asked["tools/list"] <= mcp_source.PAGES_MAX
+    assert len(registry.names()) <= mcp_pages.TOOLS_MAX
+    assert server.asked["tools/list"] <= mcp_pages.PAGES_MAX
     assert "left out" in caplog.text or "excluded" in name
 
 
 async def test_slow_list_without_an_end_offers_what_came(server, connect, monkeypatch):
-    monkeypatch.setattr(mcp_source, "LIST_TIME_SHARE", 0.0)
+    monkeypatch.setattr(mcp_pages, "LIST_TIME_SHARE", 0.0)
     number = iter(range(10**6))
     server.list = lambda _: {"tools": [GOOD], "nextCursor": str(next(number))}
 
