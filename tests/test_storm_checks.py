@@ -118,7 +118,7 @@ def test_check_finds_its_fault(column: str, spoil: Callable[[Finished], object])
 
 
 @pytest.mark.parametrize("key", [keys.thread_turns(keys.thread(IDENTITY)), keys.run(FIRST)])
-async def test_what_is_left_of_a_deleted_thread_is_found(redis: Redis, key: str) -> None:
+async def test_remains_of_a_deleted_thread_are_found(redis: Redis, key: str) -> None:
     talk = DeletedConversation([], redis, IDENTITY.thread_id, Random(1), int, bool, 1)
     talk.posts.append(Post(FIRST, "one", "reject", ""))
     await talk.check_gone()

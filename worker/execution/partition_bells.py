@@ -49,16 +49,19 @@ class PartitionBells:
         return self._take()
 
     def _take(self) -> str | None:
+        """Returns the run of one bell that rang; others that did are passed on."""
+        taken: str | None = None
         for wakeup, pop in list(self._pops.items()):
-            if pop.done():
+            if pop.done() and taken is None:
                 del self._pops[wakeup]
-                if (notified := pop.result()) is not None:
-                    return notified
-        return None
+                taken = pop.result()
+            else:
+                self._on_popped(wakeup, pop)
+        return taken
 
     def _on_popped(self, wakeup: str, pop: asyncio.Task[str | None]) -> None:
         """Passes a bell on that rang while this worker was not waiting: others may have free slots."""
-        if self._is_waiting or pop.cancelled() or self._pops.get(wakeup) is not pop:
+        if self._is_waiting or not pop.done() or pop.cancelled() or self._pops.get(wakeup) is not pop:
             return
         del self._pops[wakeup]
         notified = pop.result()
