@@ -15,7 +15,7 @@ from stagebus.shared.domain.limits import own_limit
 from stagebus.shared.domain.threads import ThreadRequest
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.partition_keys import partitioning_of
-from stagebus.shared.storage.redis_client import Redis
+from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis
 
 # The limits that scripts of runs check. The others are counted at home, wherever the runs are.
 _OF_RUNS: Final = ("runs_queued", "runs_running", "tokens_per_day")
@@ -40,9 +40,15 @@ async def new_run_id(
 
 
 async def _has_limits(redis: Redis, settings: Settings, tenant: str) -> bool:
-    """Returns whether the number of a tenant's runs or tokens is limited, by the copy of the limits in its home."""
+    """Returns whether the number of a tenant's runs or tokens is limited, by the copy of the limits in its home.
+
+    While the home's node is away the settings decide, so that runs can be created at other nodes.
+    """
     home, defaults = partitioning_of(redis).of_name(tenant), settings.tenant_limits
-    stored = await redis.hmget(home.limits, [f"{tenant}:{name}" for name in _OF_RUNS])  # type: ignore[misc]
+    try:
+        stored = await redis.hmget(home.limits, [f"{tenant}:{name}" for name in _OF_RUNS])  # type: ignore[misc]
+    except REDIS_AWAY:
+        stored = [None] * len(_OF_RUNS)
     return any(own_limit(value, getattr(defaults, name)) > 0 for name, value in zip(_OF_RUNS, stored, strict=True))
 
 
