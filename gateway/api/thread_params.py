@@ -91,13 +91,14 @@ def read_thread_identity(request: Request) -> ThreadIdentity:
 
     Raises:
         InvalidRequest: `user` is not a user's name.
-        ThreadNotFound: the caller's ticket is for another thread.
+        ThreadNotFound: the caller's ticket is for another thread, or `user` is somebody whose threads it may not see.
     """
     principal = principal_of(request)
-    user = principal.user
-    if principal.owner.user is None:
-        user = read_run_filter(request).user or user
+    user = read_run_filter(request).user or principal.user
     identity = ThreadIdentity(principal.tenant, user, request.path_params["thread_id"])
+    if principal.owner.user not in (None, user):
+        # Not the caller's own thread of this id instead: the request may be its deletion.
+        raise ThreadNotFound(identity.thread_id)
     if principal.ticket_for and principal.ticket_for != keys.thread(identity):
         raise ThreadNotFound(identity.thread_id)
     return identity

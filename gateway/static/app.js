@@ -17,7 +17,10 @@ import { RunView, showConnection, stageTitle, waitingText } from "./view.js";
 const TICK_MS = 1000;
 const LOST_TEXT = "Part of this run’s log was lost or deleted; the rest is shown.";
 
-const view = new RunView(isGuest ? null : (call, decision) => open.run.decide(call.id, decision));
+const view = new RunView(isGuest ? null : {
+  decide: (call, decision) => open.run.decide(call.id, decision),
+  giveResult: (call, result) => open.run.giveResult(call.id, { ...result, ref: call.deferred.ref }),
+});
 let open = null; // the OpenRun of the address, if it names a run
 
 /** The run that the page shows. */

@@ -1,11 +1,10 @@
 // The question of a call to a person: two buttons or a box for the answer, later the decision.
 
 import { ProblemError } from "./vendor/stagebus-client.js";
-import { clone, setBusy, setText } from "./dom.js";
+import { clone, setText, untilText, whenSubmitted } from "./dom.js";
 import { duplicateKeys, pretty, showControls } from "./json_text.js";
 
 const DECIDED = { approve: "Approved", deny: "Denied", answer: "Answered" };
-const WAITS_UNTIL = { dateStyle: "medium", timeStyle: "short" };
 
 /** Shows a call's question in its card. `decide(call, decision)` sends the decision; null if this page may not decide. */
 export function showApproval(card, call, decide) {
@@ -32,7 +31,7 @@ function form(call, decide) {
   const form = clone(isQuestion ? "question-template" : "approval-template");
   const part = (name) => form.querySelector(name);
   part(".question").textContent = isQuestion ? "" : "May this call run?";
-  part(".until").textContent = `It waits until ${new Date(expiresAt).toLocaleString(undefined, WAITS_UNTIL)}.`;
+  part(".until").textContent = untilText(expiresAt);
   if (!decide) {
     for (const control of form.querySelectorAll("button, textarea, input, details")) control.remove();
     part(".until").textContent += " This link shows the run; it cannot decide.";
@@ -42,20 +41,7 @@ function form(call, decide) {
     part(".twice").textContent = twiceText(duplicateKeys(call.arguments));
     part(".changed").value = pretty(call.arguments);
   }
-  form.addEventListener("submit", async (event) => {
-    event.preventDefault();
-    const buttons = [...form.querySelectorAll("button")];
-    if (buttons.some((button) => button.ariaDisabled === "true")) return;
-    part(".field-error").textContent = "";
-    for (const button of buttons) setBusy(button, true);
-    try {
-      await decide(call, decisionOf(event.submitter.value, part, call));
-      // The event that follows removes the form, in this browser and in all others.
-    } catch (problem) {
-      part(".field-error").textContent = messageOf(problem);
-      for (const button of buttons) setBusy(button, false);
-    }
-  });
+  whenSubmitted(form, ({ value }) => decide(call, decisionOf(value, part, call)), messageOf);
   return form;
 }
 

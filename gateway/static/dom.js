@@ -15,6 +15,32 @@ export function setBusy(button, isBusy) {
   button.ariaDisabled = isBusy;
 }
 
+/**
+ * Calls `send(submitter)` when a form is submitted. Its buttons are busy meanwhile, and stay so after success: the event
+ * that follows removes the form, in this browser and in all others. A failure is shown in its `.field-error`.
+ */
+export function whenSubmitted(form, send, messageOf) {
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const buttons = [...form.querySelectorAll("button")];
+    if (buttons.some((button) => button.ariaDisabled === "true")) return;
+    const error = form.querySelector(".field-error");
+    error.textContent = "";
+    for (const button of buttons) setBusy(button, true);
+    try {
+      await send(event.submitter);
+    } catch (problem) {
+      error.textContent = messageOf(problem);
+      for (const button of buttons) setBusy(button, false);
+    }
+  });
+}
+
+/** Returns until when a call waits, as a sentence. */
+export function untilText(expiresAt) {
+  return `It waits until ${new Date(expiresAt).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" })}.`;
+}
+
 /** Announces a text to screen readers. */
 export function announce(text) {
   $("announcer").textContent = text;

@@ -1,6 +1,7 @@
 // The view of a run: its stages as a timeline, its answer, its events.
 
 import { showApproval } from "./approvals.js";
+import { showResultBox } from "./call_result.js";
 import { $, clone, make, setBusy, setText } from "./dom.js";
 import { EventsView } from "./events_view.js";
 import { duration, elapsed, finishText, money } from "./format.js";
@@ -49,11 +50,11 @@ export class RunView {
   #top = 0;
   #answer = new MarkdownText($("answer"));
   #events = new EventsView();
-  #decide;
+  #acts;
 
-  /** `decide(call, decision)` sends a person's decision; null if this page may not decide. */
-  constructor(decide) {
-    this.#decide = decide;
+  /** `acts.decide(call, decision)` and `acts.giveResult(call, result)` send what a person enters; null if this page may not. */
+  constructor(acts) {
+    this.#acts = acts;
     addEventListener("scroll", () => this.#scrolled(), { passive: true });
     $("latest").addEventListener("click", () => this.follow());
   }
@@ -187,7 +188,8 @@ export class RunView {
     showBar(entry.item.querySelector("progress"), call.progress);
     put(".result", pretty(call.content));
     put(".same", call.sameAs === null ? "" : "Same call as another one in this round; it ran once for both.");
-    showApproval(entry.item, call, this.#decide);
+    showApproval(entry.item, call, this.#acts?.decide);
+    showResultBox(entry.item, call, this.#acts?.giveResult);
   }
 
   #showAnswer(run, answer) {

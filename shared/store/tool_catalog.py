@@ -37,7 +37,7 @@ class ToolDescription(BaseModel):
     description: str
     parameters: dict[str, Any] = Field(description="the JSON Schema of its arguments")
     requires_approval: bool = Field(default=False, description="whether a call waits for a person's approval")
-    deferred: bool = Field(default=False, description="whether a call's result may come later, from outside")
+    deferred: bool = Field(default=False, description="whether the tool may leave a call's result to another system")
 
 
 async def _publish(redis: Redis, described: Mapping[str, bytes], ttl_s: float) -> set[str]:

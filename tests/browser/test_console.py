@@ -21,6 +21,10 @@ DESKTOP = {"width": 1280, "height": 900}
 END_MS = 30_000
 PAY = {"user_prompt": 'call pay {"n": 3, "seconds": 0}', "tools": ["pay"]}
 ASK = {"user_prompt": 'call ask_user {"question": "Which card shall it be?"}', "tools": ["ask_user"]}
+LOCATE = {
+    "user_prompt": 'call locate {"what": "me"}',
+    "tools": [{"type": "function", "function": {"name": "locate", "parameters": {"type": "object"}}}],
+}
 ENDLESS = "demo:delay_ms=20,endless"
 MARKDOWN = """# Title
 
@@ -487,7 +491,9 @@ async def test_system_view_shows_the_runs_of_each_worker(page: Page, stagebus_ur
 
 
 async def test_page_has_no_accessibility_violations(page: Page, stagebus_url: str) -> None:
-    """Checks the form with its options, a run that asks for approval, an ended run with its events, the system view."""
+    """Checks the form with its options, a run that asks for approval, one that waits for the result of a client's tool,
+    an ended run with its events, the system view.
+    """
     await page.emulate_media(reduced_motion="reduce")
     await page.goto("/")
     await page.get_by_text("Options").click()
@@ -498,6 +504,17 @@ async def test_page_has_no_accessibility_violations(page: Page, stagebus_url: st
     found["asking"] = await axe_violations(page)
     await page.get_by_role("button", name="Approve").click()
     await wait_for_end(page)
+    await show(page, stagebus_url, LOCATE)
+    send = page.get_by_role("button", name="Send the result")
+    await send.click()
+    await expect(page.locator(".decide [role=alert]")).to_have_text("Write a result first.")
+    await page.get_by_label("Result, as text or JSON").fill('{"city": "Paris"}')
+    found["result"] = await axe_violations(page)
+    await page.get_by_label("this is an error").check()
+    await send.click()
+    await wait_for_end(page)
+    await expect(page.locator(".decide")).to_have_count(0)
+    await expect(page.locator("[data-call-id][data-state=error]").get_by_label("Result")).to_contain_text("Paris")
     await page.locator("#events > summary").click()
     await page.locator(".event").first.click()
     found["ended"] = await axe_violations(page)

@@ -12,6 +12,7 @@ from stagebus.shared.domain import call_results
 from stagebus.shared.domain.polled_task import PolledTask
 from stagebus.shared.domain.runs import RunStatus
 from stagebus.shared.storage import keys
+from stagebus.shared.storage.redis_client import read_time_ms
 from stagebus.shared.store import run_store, task_polls, waiting_calls
 from stagebus.worker.execution.outcome import Disposition
 from stagebus.worker.execution.runner import Runner
@@ -45,6 +46,8 @@ class FakeTasks:
         self.is_idempotent = False
         self.may_be_task = True
         self.hangs = False
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
 
     def tools(self) -> list[SourcedTool]:
         return [
@@ -61,6 +64,7 @@ class FakeTasks:
 
     async def look_at_task(self, task_id: str) -> TaskLook:
         self.looked.append(task_id)
+        await self.may_answer.wait()
         look = self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
         if isinstance(look, Exception):
             raise look
@@ -125,10 +129,11 @@ async def test_run_waits_without_a_worker_until_its_task_has_ended(
 
     source.looks = [TaskLook(poll_s=7), ToolError("away"), TaskLook(ToolReply("a very long result of a task"))]
     log_end = (await run_store.get_run(redis, run_id)).last_id
-    for least_ms in (7000, 5000):
+    for interval_ms in (7000, 5000):
+        before_ms = await read_time_ms(redis)
         await look(redis, poller, source)
         ((_, next_ms),) = await looks_of(redis)
-        assert least_ms - 3000 < next_ms - (await task_polls.read_state(redis, task)).now_ms <= least_ms
+        assert before_ms <= next_ms - interval_ms <= await read_time_ms(redis)
     run = await run_store.get_run(redis, run_id)
     assert (run.status, run.last_id, await is_due(redis, run_id)) == (RunStatus.PARKED, log_end, False)
 
@@ -222,6 +227,23 @@ async def test_cancel_of_a_parked_run_cancels_its_task(
     assert source.cancelled == ["t0"]
 
 
+async def test_stopping_worker_lets_a_look_end(
+    redis: Redis, settings: Settings, runner: Runner, source: FakeTasks, poller: TaskPoller
+) -> None:
+    """Otherwise its result would come a minute later, when the lease of the look has ended."""
+    source.looks = [TaskLook(ToolReply("done"))]
+    source.may_answer.clear()
+    run_id = await park(redis, settings, runner, tools=["job"])
+    looking = asyncio.create_task(look(redis, poller, source))
+    await until(lambda: source.looked)
+    stopping = asyncio.create_task(poller.stop())
+    asyncio.get_running_loop().call_soon(source.may_answer.set)
+    await stopping
+    await looking
+
+    assert await is_due(redis, run_id)
+
+
 @pytest.mark.parametrize("how", ["result", "expiry", "deleted"])
 async def test_task_that_nothing_waits_for_is_cancelled(
     redis: Redis, settings: Settings, runner: Runner, source: FakeTasks, poller: TaskPoller, how: str
@@ -256,7 +278,7 @@ async def test_one_worker_looks_and_another_one_if_it_dies(
 ) -> None:
     await park(redis, settings, runner, tools=["job"])
     ((task, _),) = await looks_of(redis)
-    await task_polls.postpone(redis, task, (await task_polls.read_state(redis, task)).now_ms)
+    await task_polls.postpone(redis, task, await read_time_ms(redis))
     other = await task_polls.acquire(redis, "fake", "other", 16)
     assert other.tasks == [], "it is left to the worker with the session"
     assert 0 < other.next_s <= task_polls.GRACE_S

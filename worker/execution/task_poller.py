@@ -32,6 +32,7 @@ LOOKS_MAX: Final = 16
 IDLE_S: Final = 2.0
 PAUSE_MIN_S: Final = 0.05
 LOOK_MAX_S: Final = 0.9 * task_polls.LEASE_S
+STOP_GRACE_S: Final = 2.0
 
 
 class TaskPoller:
@@ -52,8 +53,12 @@ class TaskPoller:
         self._tasks = [asyncio.create_task(self._run(source)) for source in self._sources]
 
     async def stop(self) -> None:
-        """Stops; other workers make the looks under way when their leases end."""
-        await cancel_and_wait(*self._tasks, *(look for looks in self._looks.values() for look in looks))
+        """Lets the looks under way end, for a moment. Other workers repeat the rest when their leases end."""
+        await cancel_and_wait(*self._tasks)
+        looks = [look for looks in self._looks.values() for look in looks]
+        if looks:
+            await asyncio.wait(looks, timeout=STOP_GRACE_S)
+        await cancel_and_wait(*looks)
 
     async def end_tasks(self, run_id: str) -> None:
         """Makes workers cancel the tasks of a run that has ended at once. A failure only delays that to the next looks."""
@@ -100,6 +105,8 @@ class TaskPoller:
         try:
             async with asyncio.timeout(LOOK_MAX_S):
                 await self._look(source, task)
+        except TimeoutError:
+            logger.warning("run %s: %s did not answer about its task; asking again", task.run_id, source.name)
         except REDIS_AWAY as exc:
             OUTAGE.report_failure(logger, f"run {task.run_id}: its task at {source.name}", exc)
         except Exception:

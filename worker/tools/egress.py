@@ -9,7 +9,7 @@ import logging
 import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from typing import Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 import httpcore2
 import httpx2
@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 REDIRECTS_MAX: Final = 3
 CONNECT_TIMEOUT_S: Final = 10.0
+READ_MAX_BYTES: Final = 8 * 2**10
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _EVENT_STREAM: Final = "text/event-stream"
 _EMPTY_LINE: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
@@ -170,7 +171,7 @@ class _GuardedBackend(httpcore2.AsyncNetworkBackend):
         failure: Exception = httpcore2.ConnectError("the host has no address")
         for address in addresses:
             try:
-                return await self._inner.connect_tcp(address, port, share_s, local_address, socket_options)
+                return _SmallReads(await self._inner.connect_tcp(address, port, share_s, local_address, socket_options))
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as exc:
                 failure = exc
         raise failure
@@ -188,6 +189,37 @@ class _GuardedBackend(httpcore2.AsyncNetworkBackend):
             )
             raise EgressRefused(f"{host} has no public address; STAGEBUS_EGRESS_ALLOW can allow it")
         return addresses
+
+
+class _SmallReads(httpcore2.AsyncNetworkStream):
+    """A connection that is read in small parts.
+
+    h11 parses what a read has brought at once: 64 KiB of interim responses, or of chunks of one byte, hold the event loop
+    for 100 ms and more.
+    """
+
+    def __init__(self, stream: httpcore2.AsyncNetworkStream) -> None:
+        self._stream = stream
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's signature
+        return await self._stream.read(min(max_bytes, READ_MAX_BYTES), timeout)
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> httpcore2.AsyncNetworkStream:
+        return _SmallReads(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
 
 
 class _GuardedTransport(httpx2.AsyncHTTPTransport):

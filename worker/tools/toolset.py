@@ -57,7 +57,12 @@ class Toolset:
     def describe(self) -> list[ToolDescription]:
         """Returns the descriptions of all tools for `GET /tools`."""
         return [
-            ToolDescription(**_described(tool), requires_approval=tool.requires_approval, deferred=tool.is_deferred)
+            ToolDescription(
+                **_described(tool),
+                requires_approval=tool.requires_approval,
+                # Gateways keep such tools from older workers. A tool whose source has tasks is there, too, and waits.
+                deferred=tool.is_deferred and not tool.may_be_task,
+            )
             for tool in self._tool_by_name.values()
         ]
 

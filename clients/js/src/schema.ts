@@ -1286,7 +1286,7 @@ export interface ToolDescription {
   };
   /** whether a call waits for a person's approval */
   requires_approval?: boolean;
-  /** whether a call's result may come later, from outside */
+  /** whether the tool may leave a call's result to another system */
   deferred?: boolean;
 }
 /** A person decided on a call that waited, or the time ran out. One event for each call; the first decision is final. */

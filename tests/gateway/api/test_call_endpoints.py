@@ -22,6 +22,7 @@ from stagebus.shared.runtime.call_tokens import CallIdentity, CallTokens
 from stagebus.shared.storage import keys
 from stagebus.shared.store import parking
 from tests.gateway.conftest import SECRET, ClientOf, client
+from tests.support import runs_by_hand
 from tests.support.runs_by_hand import RunByHand
 
 EXPIRES_AT = 1769860800123
@@ -121,6 +122,23 @@ async def test_first_result_counts_and_can_be_repeated(api: httpx.AsyncClient, r
 
     stored = await redis.hget(keys.results(waiting.run_id), call_results.result_field(waiting.ref, "c/1"))
     assert call_results.decode(stored) == CallResult(**RESULT)
+
+
+async def test_one_of_many_results_at_once_counts(
+    app: Starlette, api: httpx.AsyncClient, redis: Redis, waiting: Waiting
+) -> None:
+    """Tabs send different results over two connections; the one that is accepted is the one that the run gets."""
+    async with client(app) as other:
+        contents = [str(number) for number in range(10)]
+        answers = await asyncio.gather(
+            *((api, other)[n % 2].post(waiting.url("c%2F1"), json={"content": text}) for n, text in enumerate(contents))
+        )
+
+    accepted = [text for text, answer in zip(contents, answers, strict=True) if answer.status_code == 202]
+    refused = [code(answer) for answer in answers if answer.status_code != 202]
+    stored = await redis.hget(keys.results(waiting.run_id), call_results.result_field(waiting.ref, "c/1"))
+    assert [call_results.decode(stored)] == [CallResult(content=text) for text in accepted]
+    assert refused == [(409, "call_has_result")] * 9
 
 
 async def test_late_result_conflicts_with_the_expiry(api: httpx.AsyncClient, waiting: Waiting) -> None:
@@ -243,6 +261,34 @@ async def test_call_token_is_revoked_like_a_ticket(
     response = await keyed.post(waiting.url("d"), json=RESULT, headers={"Authorization": f"Bearer {token}"})
 
     assert code(response) == (401, "unauthenticated")
+
+
+async def test_call_token_ends_with_its_run(
+    keyed: httpx.AsyncClient, waiting: Waiting, owner: httpx.AsyncClient
+) -> None:
+    """An ended run and a deleted one take no result."""
+    headers = {"Authorization": f"Bearer {waiting.token()[0]}"}
+    await waiting.run.end()
+    ended = await keyed.post(waiting.url("d"), json=RESULT, headers=headers)
+    assert (await owner.delete(f"/runs/{waiting.run_id}")).status_code == 204
+    deleted = await keyed.post(waiting.url("d"), json=RESULT, headers=headers)
+
+    assert (code(ended), code(deleted)) == ((409, "run_ended"), (404, "run_not_found"))
+    assert not await waiting.run.redis.exists(keys.results(waiting.run_id))
+
+
+async def test_call_token_and_call_of_another_run_give_nothing(
+    keyed: httpx.AsyncClient, api: httpx.AsyncClient, redis: Redis, waiting: Waiting
+) -> None:
+    """The other run exists, and belongs to the same tenant."""
+    other = await runs_by_hand.start(redis)
+    headers = {"Authorization": f"Bearer {waiting.token()[0]}"}
+    by_token = await keyed.post(f"/runs/{other.run_id}/calls/d/result", json=RESULT, headers=headers)
+    by_key = await api.post(f"/runs/{other.run_id}/calls/c%2F1/result", json={**RESULT, "ref": waiting.ref})
+    await runs_by_hand.stop(other)
+
+    assert (code(by_token), code(by_key)) == ((404, "run_not_found"), (404, "call_not_found"))
+    assert not await redis.exists(keys.results(other.run_id))
 
 
 def test_call_token_is_the_same_in_every_attempt(settings: Settings) -> None:

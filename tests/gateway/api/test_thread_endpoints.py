@@ -372,7 +372,9 @@ async def test_two_users_may_choose_one_id_and_neither_sees_the_others_thread(
         app.headers[USER_HEADER] = user
         run_ids[user] = await turn(app, redis, settings, user)
         assert len((await get(app, "/threads"))["threads"]) == 1
-        assert (await get(app, THREAD, user="ada"))["user"] == user, "the parameter is for callers that see all users"
+        assert (await get(app, THREAD, user=user))["user"] == user
+    for method in ("GET", "DELETE"):  # a request that names somebody else does not reach one's own thread instead
+        assert (await app.request(method, THREAD, params={"user": "ada"})).json()["code"] == "thread_not_found"
     everybody = (await get(admin, "/threads"))["threads"]
     adas = (await get(admin, "/threads", user="ada"))["threads"]
 

@@ -2,12 +2,14 @@
 
 import asyncio
 import ssl
+import time
 
 import httpx2
 import pytest
 import trustme
 
 from stagebus.shared.runtime.net import AddressPolicy
+from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.worker.tools.egress import (
     REDIRECTS_MAX,
     Egress,
@@ -198,6 +200,33 @@ async def test_packed_answer_is_refused_unread(client, server, byte_server):
     with pytest.raises(ResponseTooLong, match="compressed"):
         await client(url, allow=["127.0.0.1"]).get(url)
     assert b"accept-encoding: identity" in byte_server.requests[0].lower()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 4000 + OK,
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 15_000 + b"0\r\n\r\n",
+    ],
+    ids=["interim responses", "chunks of one byte"],
+)
+async def test_answer_in_tiny_parts_does_not_hold_the_event_loop(client, server, answer: bytes) -> None:
+    """Measured in CPU time: the machine may be busy."""
+    pauses = []
+
+    async def others() -> None:
+        while True:
+            before = time.thread_time()
+            await asyncio.sleep(0)
+            pauses.append(time.thread_time() - before)
+
+    url = f"http://127.0.0.1:{await server(answer)}/"
+    task = asyncio.create_task(others())
+    response = await client(url, allow=["127.0.0.1"], max_bytes=10**6).get(url)
+    await cancel_and_wait(task)
+
+    assert response.status_code == 200
+    assert max(pauses) < 0.05
 
 
 async def test_name_that_cannot_be_resolved_is_a_connection_error(client):

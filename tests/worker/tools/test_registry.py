@@ -172,7 +172,10 @@ class Shelf:
         self.is_closed = False
 
     def tools(self) -> list[SourcedTool]:
-        return [SourcedTool(name, f"About {name}.", {"type": "object"}, self.call) for name in self.names]
+        return [
+            SourcedTool(name, f"About {name}.", {"type": "object"}, self.call, may_be_task=name == "fetch")
+            for name in self.names
+        ]
 
     async def call(self, arguments: dict, context: ToolContext) -> ToolReply:
         return ToolReply(f"{arguments} " + "x" * 300, is_error=True)
@@ -201,6 +204,16 @@ async def test_tools_of_a_source_are_there_once_it_started(shelved):
     assert registry.names() == ("own", "find", "fetch")
     assert registry.definitions(["find"])[0]["function"]["description"] == "About find."
     assert not registry.get("find").idempotent
+
+
+async def test_only_tools_that_older_workers_cannot_have_are_described_as_deferred():
+    """An older worker has the tool of a server, too, and waits for its task."""
+    later = tool(name="later", deferred=True)(lambda: 1)
+    registry = ToolRegistry([later], Settings(), sources=[Shelf("fetch")])
+    await registry.start()
+
+    assert {tool.name: tool.deferred for tool in registry.describe()} == {"later": True, "fetch": False}
+    await registry.aclose()
 
 
 async def test_sourced_tool_gets_an_object_and_its_reply_is_cut(shelved):

@@ -125,7 +125,7 @@ async def test_a_failed_message_is_sent_again_under_its_id(
 
 
 @pytest.mark.parametrize("path", ["/huge", "/half", "/compressed"])
-async def test_whatever_follows_the_status_of_a_success_it_delivers(
+async def test_a_success_delivers_whatever_its_body_does(
     redis: Redis,
     settings: Settings,
     receiver: WebhookReceiver,

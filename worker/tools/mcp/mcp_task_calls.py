@@ -26,6 +26,7 @@ ANSWER_MAX_S: Final = 20.0
 # The server does not have the task, or has no tasks.
 _FINAL_REFUSALS: Final = frozenset({INVALID_PARAMS, METHOD_NOT_FOUND})
 _LOST: Final = frozenset({CONNECTION_CLOSED, SESSION_LOST})
+_ASKS_FOR_INPUT: Final = "this call was stopped: its server asks for further input, which cannot be given; call the tool with all that it needs"
 _ANY: Final[TypeAdapter[Any]] = TypeAdapter(dict[str, Any])
 
 
@@ -55,7 +56,7 @@ async def look_at(client: Client, task_id: str) -> TaskLook:
     if task.status == "cancelled":
         return _failed(f"the server cancelled the task of this call: {task.message}")
     if task.status == "input_required":
-        return _failed(f"the task of this call needs an answer that no one can give: {task.message}", must_cancel=True)
+        return _failed(f"{_ASKS_FOR_INPUT}: {task.message}", must_cancel=True)
     return TaskLook(poll_s=task.poll_s)
 
 

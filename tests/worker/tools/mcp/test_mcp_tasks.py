@@ -92,7 +92,8 @@ async def test_tasks_that_fail_give_an_error(server: Connected) -> None:
         "raise": "out of film",
         "break": "out of film" if server.tasks.is_modern else "it is failed",
         "stop": "the server cancelled the task of this call: it is cancelled",
-        "ask": "the task of this call needs an answer that no one can give: it is input_required",
+        "ask": "this call was stopped: its server asks for further input, which cannot be given; call the tool with all "
+        "that it needs: it is input_required",
     }
     assert [how for how, look in looks.items() if look.must_cancel] == ["ask"]
 
