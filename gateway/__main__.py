@@ -12,17 +12,17 @@ from stagebus.shared.errors import StagebusError
 from stagebus.shared.observability.logging import configure, log_uncaught_exceptions
 from stagebus.shared.observability.redaction import printable
 from stagebus.shared.runtime.gc_tuning import gc_paused
-from stagebus.shared.storage import redis_client
-from stagebus.shared.storage.redis_client import check_server
+from stagebus.shared.storage import connections, redis_client
+from stagebus.shared.storage.connections import check_storage
 
 
 async def _main(settings: Settings, args: argparse.Namespace) -> None:
     with gc_paused():  # imported here: a parent process, or one with invalid settings, does not need them
         from stagebus.gateway.app import create_app
         from stagebus.gateway.server.uvicorn_server import GatewayServer
-    redis = redis_client.connect(settings)
+    redis = connections.connect(settings)
     try:
-        await check_server(redis)  # the app checks it, too, but its error would come with a traceback
+        await check_storage(redis)  # the app checks it, too, but its error would come with a traceback
     finally:
         await redis_client.close(redis)
     sockets = bind_shared(args.host, args.port) if args.shares_port else None

@@ -30,9 +30,8 @@ from stagebus.shared.config.settings import Settings, load_settings
 from stagebus.shared.config.webhooks_file import WebhookConfig
 from stagebus.shared.observability.otel_export import start_export
 from stagebus.shared.runtime.tasks import cancel_and_wait
-from stagebus.shared.storage import keys, redis_client
-from stagebus.shared.storage.pipelined import PipelinedConnection
-from stagebus.shared.storage.redis_client import check_server
+from stagebus.shared.storage import connections, keys, redis_client
+from stagebus.shared.storage.connections import check_storage, open_pipelined
 from stagebus.shared.store.heartbeats import Heartbeat
 from stagebus.shared.store.sweep import sweep_forever
 from stagebus.shared.store.worker_capabilities import WorkerCapabilities
@@ -111,11 +110,11 @@ async def _open_gateway(settings: Settings, providers: Providers, webhooks: Webh
         StorageUnfit, AccessUnset: Redis cannot carry runs, or settings are missing; the message says what to do.
         OtelMissing: STAGEBUS_OTEL is set and OpenTelemetry's SDK is not installed.
     """
-    redis = redis_client.connect(settings)
+    redis = connections.connect(settings)
     try:
-        await check_server(redis)
+        await check_storage(redis)
         hub = Hub(redis, settings)
-        connection = PipelinedConnection(redis, settings.redis_timeout_s)
+        connection = open_pipelined(redis, settings.redis_timeout_s)
         limiter = TenantLimiter(connection, settings.tenant_limits)
         await hub.start()
         await limiter.start()

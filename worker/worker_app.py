@@ -14,10 +14,9 @@ from stagebus.shared.config.webhooks_file import WebhookConfig
 from stagebus.shared.observability.otel_export import start_export
 from stagebus.shared.runtime.gc_tuning import freeze_startup_objects
 from stagebus.shared.runtime.tasks import cancel_and_wait
-from stagebus.shared.storage import keys, redis_client
-from stagebus.shared.storage.pipelined import PipelinedConnection
-from stagebus.shared.storage.pubsub import Channels
-from stagebus.shared.storage.redis_client import Redis, check_server
+from stagebus.shared.storage import connections, keys, redis_client
+from stagebus.shared.storage.connections import open_channels, open_pipelined
+from stagebus.shared.storage.redis_client import Redis
 from stagebus.shared.store import tool_catalog
 from stagebus.shared.store.heartbeats import Heartbeat
 from stagebus.shared.store.sweep import sweep_forever
@@ -54,14 +53,12 @@ class WorkerApp:
         # A restarted container has the same host name and process id as before. Under the same name, a new claim of its
         # runs would not count as a retry, and a run that kills its worker each time would never end.
         self.name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
-        self._redis: Redis = redis_client.connect(settings)
-        self._connection = PipelinedConnection(
-            self._redis, settings.redis_timeout_s
-        )  # shared by the appends of all runs
+        self._redis: Redis = connections.connect(settings)
+        self._connection = open_pipelined(self._redis, settings.redis_timeout_s)  # shared by the appends of all runs
         self._tools = ToolRegistry.from_settings(settings)
         self._keeper = LeaseKeeper(settings)
         self._metrics = WorkerMetrics()
-        self._channels = Channels(self._redis, on_reconnected=self._on_reconnected)
+        self._channels = open_channels(self._redis)
         self._provider_limiter = ProviderLimiter(self._redis, self._channels)
         self._model = ModelClient.from_settings(settings, self._provider_limiter)
         self._tasks = TaskPoller(self._redis, settings, self.name, self._tools.task_sources())
@@ -88,7 +85,7 @@ class WorkerApp:
             OtelMissing: STAGEBUS_OTEL is set and OpenTelemetry's SDK is not installed.
             PortTaken: the metrics port is in use.
         """
-        await check_server(self._redis)
+        await connections.check_storage(self._redis)
         with ExitStack() as stack:
             if port := self._settings.worker_metrics_port:
                 stack.callback(self._metrics.serve(self._settings.worker_metrics_host, port))
@@ -135,9 +132,6 @@ class WorkerApp:
             await self._model.aclose()
             await self._tools.aclose()
             await redis_client.close(self._redis)
-
-    def _on_reconnected(self) -> None:
-        self._runner.on_reconnected()
 
     def _state(self) -> dict[str, Any]:
         """Returns the state that the heartbeat publishes."""

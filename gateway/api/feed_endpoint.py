@@ -32,6 +32,7 @@ from stagebus.shared.errors import BadCursor, InvalidRequest, StorageUnavailable
 from stagebus.shared.log import feed_reader
 from stagebus.shared.log.log_page import Page
 from stagebus.shared.position_errors import BadFeedCursor
+from stagebus.shared.storage.partition_keys import partitioning_of
 from stagebus.shared.storage.redis_client import storage_errors
 
 
@@ -44,6 +45,8 @@ async def stream_runs(request: Request) -> Response:
     `gap`: list the runs again. With `Accept: application/json` the response is a page, and with `wait` as well it waits
     for the next entry.
     """
+    if partitioning_of(gateway_of(request).redis).tags:
+        raise InvalidRequest("the feed of a tenant is not available with partitions")
     cursor = _read_cursor(request)
     limit, wait_s = read_limit(request, PAGE_LIMIT_DEFAULT, PAGE_LIMIT_MAX), read_wait(request)
     view = FeedView(principal_of(request).owner.user)

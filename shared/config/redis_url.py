@@ -24,7 +24,8 @@ _REDIS_PORT: Final = 6379
 _PLACEHOLDER: Final = "node.invalid"
 _SENTINEL_USER: Final = ("sentinel_username", "sentinel_password")
 EXAMPLES: Final = (
-    "redis://[user:password@]host:port/0, rediss://…, unix://… or redis+sentinel://host1,host2,host3/service/0"
+    "redis://[user:password@]host:port/0, rediss://…, unix://…, redis+sentinel://host1,host2,host3/service/0 "
+    "or redis+cluster://host1,host2"
 )
 
 

@@ -36,11 +36,12 @@ class Settings(BaseSettings):
     # Redis
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"),
-        description="redis://, rediss:// or unix:// URL of the Redis server, or "
+        description="redis://, rediss:// or unix:// URL of the Redis server, `redis+cluster://host1,host2` of a cluster, or "
         "`redis+sentinel://host1,host2,host3/service/0`: [Sentinel](operations.md#sentinel)",
     )
     redis_connections_max: int = Field(64, ge=4, description="most connections to Redis of one process")
     redis_timeout_s: float = Field(5.0, gt=0, description="time limit of a Redis command")
+    partitioned: bool = Field(default=False, description="32 queues, as on a cluster; equal in all processes")
 
     # Model
     openai_base_url: str | None = Field(
@@ -334,8 +335,7 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _check_redis_url(cls, url: SecretStr) -> SecretStr:
-        if RedisUrl.parse(url.get_secret_value()).nodes:
-            raise ValueError("a Redis Cluster is not supported yet: the queue needs one server, or one with replicas")
+        RedisUrl.parse(url.get_secret_value())
         return url
 
     @field_validator("egress_allow")
@@ -375,8 +375,7 @@ class Settings(BaseSettings):
     @property
     def secrets(self) -> tuple[str, ...]:
         """Returns the keys for tickets and sessions; the first one signs."""
-        text = "" if self.secret is None else self.secret.get_secret_value()
-        return _parts(text)
+        return _parts("" if self.secret is None else self.secret.get_secret_value())
 
 
 def _parts(text: str) -> tuple[str, ...]:

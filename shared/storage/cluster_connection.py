@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 from stagebus.shared.config.redis_url import Address
 from stagebus.shared.domain.partitions import key_slot
 from stagebus.shared.storage.cluster_route import Route
+from stagebus.shared.storage.partition_keys import CLUSTER
 from stagebus.shared.storage.pipelined import Command, PipelinedConnection, pack_transaction
 from stagebus.shared.storage.slot_map import NODES_SEEN_MAX, SlotMap
 
@@ -56,6 +57,7 @@ class ClusterConnection:
     """
 
     is_cluster = True
+    partitioning = CLUSTER
 
     def __init__(self, slots: SlotMap, client_of: Callable[[Address], Redis], timeout_s: float) -> None:
         self._slots = slots

@@ -19,6 +19,7 @@ from stagebus.shared.config.redis_url import Address, RedisUrl
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.errors import StorageUnfit
 from stagebus.shared.storage.cluster_connection import ClusterConnection, slot_of
+from stagebus.shared.storage.partition_keys import CLUSTER
 from stagebus.shared.storage.pipelined import Command
 from stagebus.shared.storage.redis_client import check_node, close, connect_to
 from stagebus.shared.storage.slot_map import NODES_SEEN_MAX, SlotMap
@@ -45,6 +46,7 @@ class ClusterRedis(Redis):
     """
 
     is_cluster = True
+    partitioning = CLUSTER
 
     def __init__(self, seeds: Sequence[Address], connect_node: Callable[[Address], Redis], timeout_s: float) -> None:
         self._connect_node = connect_node

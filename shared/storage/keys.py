@@ -88,6 +88,9 @@ an active or a waiting run. <tag> is the partition of a thread and of all its ru
 
 A user has idempotency keys, chats and a list of runs of their own: `<tenant>/<user hash>` stands for `<tenant>` then.
 
+A system on a cluster has partitions, and the keys that runs share are theirs: `sb:queue:{CE}`, `sb:runs:{CE}:<tenant>`
+(shared/storage/partition_keys.py). The keys of a run keep their names, except that arq's have the id in braces.
+
 The braces are a hash tag: all keys of one run hash to one slot, so one Lua
 script may name several of them.
 Spec: https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/
@@ -130,9 +133,14 @@ TIME_SCORE_MIN: Final = 10**12
 THROTTLED_SCORE: Final = 10**15
 
 
-def totals_of_minute(minute: int) -> str:
+def tagged(key: str, tag: str) -> str:
+    """Returns the key's name in the partition with this tag; the name itself where there are no partitions."""
+    return f"{key}:{{{tag}}}" if tag else key
+
+
+def totals_of_minute(minute: int, tag: str = "") -> str:
     """Returns the totals over the runs that ended in one minute, a number since 1970 by Redis's clock."""
-    return f"{TOTALS}:{minute}"
+    return f"{tagged(TOTALS, tag)}:{minute}"
 
 
 def run(run_id: str) -> str:
@@ -160,11 +168,12 @@ def results(run_id: str) -> str:
     return f"{RUN_PREFIX}{{{run_id}}}:results"
 
 
-def all_of_run(run_id: str, idempotency: str = "") -> list[str]:
+def all_of_run(run_id: str, idempotency: str = "", tag: str = "") -> list[str]:
     """Returns every key that a run may have, including the streams of stages that it has not begun.
 
     Args:
         idempotency: the key of the client's Idempotency-Key, if it sent one.
+        tag: of the run's partition.
     """
     streams = [stage_stream(run_id, stage_id) for stage_id in STAGE_IDS]
     return [
@@ -172,24 +181,20 @@ def all_of_run(run_id: str, idempotency: str = "") -> list[str]:
         stages(run_id),
         model_items(run_id),
         results(run_id),
-        job(run_id),
+        job(run_id, tag),
         *streams,
         *([idempotency] if idempotency else []),
     ]
 
 
-def _tagged(key: str, tag: str) -> str:
-    return f"{key}:{{{tag}}}" if tag else key
-
-
 def feed(tenant: str, tag: str = "") -> str:
     """Returns the stream of what happened to a tenant's runs, and the channel of its live entries."""
-    return f"{_tagged('sb:feed', tag)}:{tenant}"
+    return f"{tagged('sb:feed', tag)}:{tenant}"
 
 
 def outbox(tag: str = "") -> str:
     """Returns the stream of what webhooks have to be told of."""
-    return _tagged("sb:outbox", tag)
+    return tagged("sb:outbox", tag)
 
 
 def outbox_bell(tag: str = "") -> str:
@@ -202,29 +207,29 @@ def polled_tasks(source: str) -> str:
     return f"sb:tasks:{source}"
 
 
-def webhook_delivery(delivery_id: str) -> str:
+def webhook_delivery(delivery_id: str, tag: str = "") -> str:
     """Returns the hash of a webhook's delivery."""
-    return f"sb:webhook:{delivery_id}"
+    return f"{tagged('sb:webhook', tag)}:{delivery_id}"
 
 
-def webhook_open(endpoint: str) -> str:
+def webhook_open(endpoint: str, tag: str = "") -> str:
     """Returns the set of an endpoint's open deliveries by creation."""
-    return f"sb:webhooks:open:{endpoint}"
+    return f"{tagged('sb:webhooks:open', tag)}:{endpoint}"
 
 
-def webhook_due(endpoint: str) -> str:
+def webhook_due(endpoint: str, tag: str = "") -> str:
     """Returns the set of an endpoint's open deliveries by their next try."""
-    return f"sb:webhooks:due:{endpoint}"
+    return f"{tagged('sb:webhooks:due', tag)}:{endpoint}"
 
 
-def webhook_trying(endpoint: str) -> str:
+def webhook_trying(endpoint: str, tag: str = "") -> str:
     """Returns the set of an endpoint's deliveries that are being sent, by the end of their leases."""
-    return f"sb:webhooks:trying:{endpoint}"
+    return f"{tagged('sb:webhooks:trying', tag)}:{endpoint}"
 
 
-def webhook_ended(state: str) -> str:
+def webhook_ended(state: str, tag: str = "") -> str:
     """Returns the set of the deliveries that ended in a state, by their end."""
-    return f"sb:webhooks:{state}"
+    return tagged(f"sb:webhooks:{state}", tag)
 
 
 def live(run_id: str) -> str:
@@ -237,29 +242,34 @@ def control(run_id: str) -> str:
     return f"{RUN_PREFIX}{{{run_id}}}:control"
 
 
-def runs(tenant: str, user: str = "") -> str:
+def runs(tenant: str, user: str = "", tag: str = "") -> str:
     """Returns the set of a tenant's runs, or of those of one user, by creation time."""
-    return f"sb:runs:{_with_user(tenant, user)}"
+    return f"{tagged('sb:runs', tag)}:{_with_user(tenant, user)}"
 
 
-def active_of_tenant(tenant: str) -> str:
+def active_of_tenant(tenant: str, tag: str = "") -> str:
     """Returns the set of a tenant's runs that have not ended."""
-    return f"{ACTIVE}:{tenant}"
+    return f"{tagged(ACTIVE, tag)}:{tenant}"
 
 
-def seen(kind: str) -> str:
-    """Returns the set of a kind's processes, WORKERS or GATEWAYS, by their last heartbeat."""
-    return f"{kind}:seen"
+def seen(kind: str, *, is_partitioned: bool = False) -> str:
+    """Returns the set of the members of WORKERS, GATEWAYS or TOOLS by when they were last seen.
+
+    Args:
+        is_partitioned: the whole name of the other key is the tag, so that both have one slot.
+    """
+    return f"sb:seen:{{{kind}}}" if is_partitioned else f"{kind}:seen"
 
 
-def tenant_virtual_time(tenant: str) -> str:
+def tenant_virtual_time(tenant: str, tag: str = "") -> str:
     """Returns the key of the virtual time of a tenant's next run."""
-    return f"{VIRTUAL_TIME}:{tenant}"
+    return f"{tagged(VIRTUAL_TIME, tag)}:{tenant}"
 
 
-def rate(tenant: str, ticket_id: str = "") -> str:
+def rate(tenant: str, ticket_id: str = "", tag: str = "") -> str:
     """Returns the key of the request quota of a tenant, or of one ticket."""
-    return f"sb:rate:{tenant}:{ticket_id}" if ticket_id else f"sb:rate:{tenant}"
+    quota = f"{tagged('sb:rate', tag)}:{tenant}"
+    return f"{quota}:{ticket_id}" if ticket_id else quota
 
 
 def chat(tenant: str, chat_hash: str, user: str = "") -> str:
@@ -267,14 +277,14 @@ def chat(tenant: str, chat_hash: str, user: str = "") -> str:
     return f"sb:chat:{_with_user(tenant, user)}:{chat_hash}"
 
 
-def streams(tenant: str) -> str:
+def streams(tenant: str, tag: str = "") -> str:
     """Returns the hash of a tenant's open streams by gateway."""
-    return f"sb:streams:{tenant}"
+    return f"{tagged('sb:streams', tag)}:{tenant}"
 
 
-def tokens(tenant: str) -> str:
+def tokens(tenant: str, tag: str = "") -> str:
     """Returns the hash of a tenant's tokens: those used today, and those reserved by its active runs."""
-    return f"sb:tokens:{tenant}"
+    return f"{tagged('sb:tokens', tag)}:{tenant}"
 
 
 def thread(identity: ThreadIdentity) -> str:
@@ -287,9 +297,9 @@ def is_thread(name: str) -> bool:
     return name.startswith(_THREAD_PREFIX)
 
 
-def thread_tag(thread_key: str) -> str:
-    """Returns the tag of a thread's partition."""
-    return thread_key[thread_key.index("{") + 1 : thread_key.index("}")]
+def tag_of(key: str) -> str:
+    """Returns the tag in the key of a thread, or in another key of a partition."""
+    return key[key.index("{") + 1 : key.index("}")]
 
 
 def thread_turns(thread_key: str) -> str:
@@ -332,9 +342,9 @@ def threads_busy(tag: str) -> str:
     return f"sb:threads-busy:{{{tag}}}"
 
 
-def idempotency(tenant: str, key: str, user: str = "") -> str:
+def idempotency(tenant: str, key: str, user: str = "", tag: str = "") -> str:
     """Returns the key that binds the Idempotency-Key of a tenant, or of one user, to a run."""
-    return f"sb:idempotency:{_with_user(tenant, user)}:{key}"
+    return f"{tagged('sb:idempotency', tag)}:{_with_user(tenant, user)}:{key}"
 
 
 def _with_user(tenant: str, user: str) -> str:
@@ -352,14 +362,19 @@ def revoked_session(session_id: str) -> str:
     return f"sb:session:{session_id}"
 
 
-def job(run_id: str) -> str:
-    """Returns the key of arq's job, whose id is the run's."""
-    return f"arq:job:{run_id}"
+def job_id(run_id: str, tag: str = "") -> str:
+    """Returns arq's id of a run's job: the run's own; in a partition in braces, so that arq's keys have the run's slot."""
+    return f"{{{run_id}}}" if tag else run_id
 
 
-def lease(run_id: str) -> str:
+def job(run_id: str, tag: str = "") -> str:
+    """Returns the key of arq's job."""
+    return f"arq:job:{job_id(run_id, tag)}"
+
+
+def lease(run_id: str, tag: str = "") -> str:
     """Returns arq's in-progress key, which has the holder's token and expires with the lease."""
-    return f"arq:in-progress:{run_id}"
+    return f"arq:in-progress:{job_id(run_id, tag)}"
 
 
 def provider_slots(provider: str) -> tuple[str, str, str, str]:
@@ -379,6 +394,6 @@ def provider_freed(provider: str) -> str:
     return f"sb:provider:{{{provider}}}:freed"
 
 
-def arq_retry(run_id: str) -> str:
+def arq_retry(run_id: str, tag: str = "") -> str:
     """Returns the key of arq's count of starts, which is not used: the record has `tries`."""
-    return f"arq:retry:{run_id}"
+    return f"arq:retry:{job_id(run_id, tag)}"

@@ -20,6 +20,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from stagebus.shared.runtime.tasks import cancel_and_wait
+from stagebus.shared.storage.partition_keys import partitioning_of
 from stagebus.shared.storage.raw_connection import RedisProtocol
 
 Command = tuple[str | int | float | bytes, ...]
@@ -36,6 +37,7 @@ class PipelinedConnection:
 
     def __init__(self, redis: Redis, timeout_s: float) -> None:
         """A server that sends no reply for `timeout_s` while commands are in flight counts as away."""
+        self.partitioning = partitioning_of(redis)
         self._redis = redis
         self._timeout_s = timeout_s
         self._opening: asyncio.Task[None] | None = None

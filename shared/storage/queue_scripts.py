@@ -12,6 +12,7 @@ from stagebus.shared.domain.limits import DAY_MS, tokens_ttl_ms
 from stagebus.shared.errors import Fenced, RunEnded
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.lua_script import Script, ScriptConnection
+from stagebus.shared.storage.partition_keys import UNTAGGED, Partition, partition_of_run
 
 _ACCOUNT = Script("account")
 _ACQUIRE = Script("acquire", uses=("tenant_limit",))
@@ -30,16 +31,30 @@ def _ms(seconds: float) -> int:
 
 
 class DueRuns(NamedTuple):
-    """Runs that a worker may acquire now, and the ms until the next run is due (-1: no run waits)."""
+    """Runs that a worker may acquire now.
+
+    Attributes:
+        next_ms: until the next run is due; -1: no run waits.
+        lags: of each run, by how much its virtual time is ahead of its partition's; -1 if it has begun. Runs of several
+            partitions are compared by them. All 0 if they were not asked for.
+    """
 
     run_ids: list[str]
     next_ms: int
+    lags: list[int]
 
 
-async def list_due(connection: ScriptConnection, limit: int) -> DueRuns:
-    """Returns at most `limit` runs that are due. Runs with a current lease are not due."""
-    next_ms, *run_ids = await _LIST_DUE(connection, [keys.QUEUE], [limit, keys.TIME_SCORE_MIN])
-    return DueRuns([run_id.decode() for run_id in run_ids], int(next_ms))
+async def list_due(connection: ScriptConnection, limit: int, partition: Partition = UNTAGGED) -> DueRuns:
+    """Returns at most `limit` runs of a partition that are due. Runs with a current lease are not due."""
+    next_ms, *run_ids = await _LIST_DUE(connection, [partition.queue], [limit, keys.TIME_SCORE_MIN])
+    return DueRuns([run_id.decode() for run_id in run_ids], int(next_ms), [0] * len(run_ids))
+
+
+async def list_due_with_lags(connection: ScriptConnection, limit: int, partition: Partition) -> DueRuns:
+    """Returns the same with the lags of the runs."""
+    key_list = [partition.queue, partition.virtual_time]
+    next_ms, *found = await _LIST_DUE(connection, key_list, [limit, keys.TIME_SCORE_MIN])
+    return DueRuns([run_id.decode() for run_id in found[::2]], int(next_ms), [int(lag) for lag in found[1::2]])
 
 
 async def acquire(connection: ScriptConnection, run_id: str, token: str, lease_s: float, running_max: int = 0) -> bool:
@@ -51,9 +66,9 @@ async def acquire(connection: ScriptConnection, run_id: str, token: str, lease_s
     Returns:
         False if the run is gone, not due, held by another token, or throttled by its tenant's limit.
     """
-    key_list = [keys.QUEUE, keys.lease(run_id), keys.run(run_id), keys.RUNNING, keys.THROTTLED]
-    key_list += [keys.VIRTUAL_TIME]
-    args = [run_id, token, _ms(lease_s), running_max, keys.TIME_SCORE_MIN, keys.THROTTLED_SCORE, keys.LIMITS]
+    part = partition_of_run(connection, run_id)
+    key_list = [part.queue, part.lease(run_id), keys.run(run_id), part.running, part.throttled, part.virtual_time]
+    args = [run_id, token, _ms(lease_s), running_max, keys.TIME_SCORE_MIN, keys.THROTTLED_SCORE, part.limits]
     return bool(await _ACQUIRE(connection, key_list, args))
 
 
@@ -70,9 +85,10 @@ async def admit(
     Returns:
         How many throttled runs were admitted.
     """
-    key_list = [keys.run(run_id), keys.QUEUE, keys.RUNNING, keys.THROTTLED, keys.VIRTUAL_TIME, keys.WAKEUP]
-    key_list += [] if has_ended else [keys.lease(run_id)]
-    return int(await _ADMIT(connection, key_list, [run_id, tenant, running_max, keys.WAKEUPS_MAX, keys.LIMITS]))
+    part = partition_of_run(connection, run_id)
+    key_list = [keys.run(run_id), part.queue, part.running, part.throttled, part.virtual_time, part.wakeup]
+    key_list += [] if has_ended else [part.lease(run_id)]
+    return int(await _ADMIT(connection, key_list, [run_id, tenant, running_max, keys.WAKEUPS_MAX, part.limits]))
 
 
 MINUTE_MS: Final = 60_000
@@ -111,8 +127,9 @@ async def account(
     Returns:
         False if the run was accounted before.
     """
-    key_list = [keys.ACTIVE, keys.active_of_tenant(tenant), keys.tokens(tenant), keys.TOTALS]
-    key_list += [keys.totals_of_minute(ended.at // MINUTE_MS), keys.RESERVED]
+    part = partition_of_run(connection, run_id)
+    key_list = [part.active, part.active_of_tenant(tenant), part.tokens(tenant), part.totals]
+    key_list += [part.totals_of_minute(ended.at // MINUTE_MS), part.reserved]
     args = [run_id, ended.at // DAY_MS, ended.tokens, tokens_ttl_ms(life_s), ended.status, ended.events]
     args += [ended.at, _ms(retention_s), tenant, MINUTE_TOTALS_TTL_MS]
     return bool(await _ACCOUNT(connection, [*key_list, *run_keys], args))
@@ -138,7 +155,8 @@ async def renew(
     Returns:
         None if the lease is lost: another attempt owns the run, or it has ended.
     """
-    key_list = [keys.QUEUE, keys.lease(run_id), keys.run(run_id)]
+    part = partition_of_run(connection, run_id)
+    key_list = [part.queue, part.lease(run_id), keys.run(run_id)]
     match await _RENEW(connection, key_list, [run_id, token, attempt, _ms(lease_s)]):
         case [b"ok", cancel, last_id]:
             return Renewal(cancel == b"1", parse_id(last_id.decode()))
@@ -154,7 +172,8 @@ async def release(
     Returns:
         False if another token holds the run.
     """
-    key_list = [keys.QUEUE, keys.lease(run_id), keys.run(run_id), keys.WAKEUP]
+    part = partition_of_run(connection, run_id)
+    key_list = [part.queue, part.lease(run_id), keys.run(run_id), part.wakeup]
     args = [run_id, token, "" if attempt is None else attempt, _ms(delay_s), int(delay_s == 0), keys.WAKEUPS_MAX]
     return bool(await _RELEASE(connection, key_list, args))
 
@@ -165,7 +184,8 @@ async def finish(connection: ScriptConnection, run_id: str, token: str) -> bool:
     Returns:
         False if `token` no longer holds the lease.
     """
-    key_list = [keys.QUEUE, keys.lease(run_id), keys.job(run_id), keys.arq_retry(run_id)]
+    part = partition_of_run(connection, run_id)
+    key_list = [part.queue, part.lease(run_id), part.job(run_id), part.arq_retry(run_id)]
     return bool(await _FINISH(connection, key_list, [run_id, token]))
 
 
@@ -178,7 +198,8 @@ async def requeue(connection: ScriptConnection, run_id: str, job: bytes, thread_
     Returns:
         True if the queue had no entry for it and has one now.
     """
-    key_list = [keys.QUEUE, keys.job(run_id), keys.WAKEUP, keys.run(run_id), *([thread_key] if thread_key else [])]
+    part = partition_of_run(connection, run_id)
+    key_list = [part.queue, part.job(run_id), part.wakeup, keys.run(run_id), *([thread_key] if thread_key else [])]
     return bool(await _REQUEUE(connection, key_list, [run_id, job, keys.WAKEUPS_MAX, keys.THROTTLED_SCORE]))
 
 
@@ -193,8 +214,9 @@ async def keep_active(
     Returns:
         False if the run has ended.
     """
-    key_list = [keys.ACTIVE, keys.run(run_id), keys.runs(tenant), keys.active_of_tenant(tenant)]
-    key_list += [keys.tokens(tenant), keys.runs(tenant, user), *other_keys]
+    part = partition_of_run(connection, run_id)
+    key_list = [part.active, keys.run(run_id), part.runs(tenant), part.active_of_tenant(tenant)]
+    key_list += [part.tokens(tenant), part.runs(tenant, user), *other_keys]
     args = [run_id, ids.created_ms(run_id), _ms(life_s), tokens_ttl_ms(life_s)]
     return bool(await _KEEP_ACTIVE(connection, key_list, args))
 
@@ -227,8 +249,9 @@ async def reserve(
         Fenced: another attempt owns the run.
         RunEnded: the run has ended or is gone.
     """
-    key_list = [keys.run(run_id), keys.tokens(tenant), keys.RESERVED]
-    args = [run_id, tenant, attempt, wanted, tokens_per_day, tokens_ttl_ms(life_s), keys.LIMITS]
+    part = partition_of_run(connection, run_id)
+    key_list = [keys.run(run_id), part.tokens(tenant), part.reserved]
+    args = [run_id, tenant, attempt, wanted, tokens_per_day, tokens_ttl_ms(life_s), part.limits]
     match await _RESERVE(connection, key_list, args):
         case [b"ok", tokens, limit]:
             return Reservation(tokens, limit)

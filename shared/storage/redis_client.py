@@ -21,6 +21,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from stagebus.shared.config.redis_url import Address, RedisUrl
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.errors import StorageFull, StorageUnavailable, StorageUnfit
+from stagebus.shared.storage.partition_keys import PARTITIONED
 from stagebus.shared.storage.sentinel import SENTINEL_TIMEOUT_S, ConnectionToPrimary, PrimaryFinder
 
 VERSION_MIN: Final = (6, 2)
@@ -194,7 +195,10 @@ def connect(settings: Settings) -> Redis:
     A pooled connection that turns out to be dead is replaced before the command is sent. A command that a server refused
     because it is no primary, for example, is sent once more on a new connection.
     """
-    return connect_to(RedisUrl.parse(settings.redis_url.get_secret_value()), settings)
+    redis = connect_to(RedisUrl.parse(settings.redis_url.get_secret_value()), settings)
+    if settings.partitioned:
+        redis.partitioning = PARTITIONED  # type: ignore[attr-defined]  # see partitioning_of
+    return redis
 
 
 def connect_to(url: RedisUrl, settings: Settings) -> Redis:
@@ -326,8 +330,8 @@ async def check_server(redis: Redis) -> None:
     """
     if (await _check(redis, VERSION_MIN)).get("cluster_enabled"):
         raise StorageUnfit(
-            "this server is a node of a Redis Cluster, which is not supported yet: set STAGEBUS_REDIS_URL to a server "
-            "without cluster mode, which may have replicas and sentinels"
+            "this server is a node of a Redis Cluster: set STAGEBUS_REDIS_URL to redis+cluster://host1,host2 with some "
+            "of its nodes, or to a server without cluster mode"
         )
 
 

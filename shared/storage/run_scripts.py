@@ -20,6 +20,7 @@ from stagebus.shared.errors import Fenced, RunDeleted, RunEnded
 from stagebus.shared.observability.trace import NO_TRACE, Trace
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.lua_script import Script, ScriptConnection
+from stagebus.shared.storage.partition_keys import partition_of_run
 from stagebus.shared.storage.thread_keys import CANCEL_MESSAGE, RunThread, ThreadAdmission, ThreadEnd
 from stagebus.shared.thread_errors import TurnNotCome
 
@@ -82,7 +83,7 @@ async def create(  # noqa: PLR0913 - a record has that many fields
 
     Args:
         life_s: how long the tenant's lists and the virtual times outlive this creation.
-        idempotency: the Redis key of the client's Idempotency-Key, if there is one.
+        idempotency: the Redis key of the client's Idempotency-Key, if there is one. One of another partition is bound already.
         reservation: the value that this key gets. It names this run.
         limits: the limits of tenants without their own.
         trace: the request's trace.
@@ -99,18 +100,21 @@ async def create(  # noqa: PLR0913 - a record has that many fields
         ThreadBusy, ThreadFull, ThreadQueueFull, ThreadDeleting, ParentNotFound, ParentNotEnded: the thread does not take
             the run; nothing was created.
     """
-    key_list = [keys.run(run_id), keys.stages(run_id), keys.stage_stream(run_id, RUN_STAGE), keys.ACTIVE]
-    key_list += [keys.runs(tenant), keys.active_of_tenant(tenant), keys.RUNNING, keys.tokens(tenant)]
-    key_list += [keys.VIRTUAL_TIME, keys.tenant_virtual_time(tenant), keys.QUEUE, keys.job(run_id), keys.WAKEUP]
-    key_list += [keys.RESERVED, keys.runs(tenant, user), keys.feed(tenant)]
-    key_list += [idempotency] if idempotency else []
-    thread_keys = thread.keys() if thread else []
+    part = partition_of_run(connection, run_id)
+    key_list = [keys.run(run_id), keys.stages(run_id), keys.stage_stream(run_id, RUN_STAGE), part.active]
+    key_list += [part.runs(tenant), part.active_of_tenant(tenant), part.running, part.tokens(tenant)]
+    key_list += [part.virtual_time, part.tenant_virtual_time(tenant), part.queue, part.job(run_id), part.wakeup]
+    key_list += [part.reserved, part.runs(tenant, user), part.feed(tenant)]
+    is_bound_here = bool(idempotency) and part.has(idempotency)
+    key_list += [idempotency] if is_bound_here else []
+    thread_keys = thread.keys(part) if thread else []
     args: list[Any] = [RunStatus.QUEUED.value, tenant, model, request, RUN_STAGE, event, data]
     args += [run_id, ids.created_ms(run_id), _ms(life_s), limits.runs_queued, limits.tokens_per_day]
-    args += [trace.request_id, trace.traceparent, job, keys.WAKEUPS_MAX, reservation, keys.LIMITS]
+    args += [trace.request_id, trace.traceparent, job, keys.WAKEUPS_MAX, reservation, part.limits]
     args += [tokens, tokens_ttl_ms(life_s), user, trace.baggage, webhook_url, int(has_webhooks)]
     args += [len(thread_keys)]
     args += [thread.encode(), thread.request.encode_messages()] if thread else ["", ""]
+    args += ["" if is_bound_here else idempotency]
     return _created(run_id, await _CREATE(connection, [*key_list, *thread_keys], args), thread)
 
 
@@ -188,9 +192,10 @@ async def claim(
         Fenced: another token holds the run's lease.
         TurnNotCome: the run waits for its turn in its thread; it was given back.
     """
-    key_list = [keys.run(run_id), keys.stages(run_id), keys.RESERVED]
-    key_list += [keys.lease(run_id)] if token or guard == "lease" else []
-    key_list += [thread_key, keys.QUEUE] if token and thread_key else []
+    part = partition_of_run(connection, run_id)
+    key_list = [keys.run(run_id), keys.stages(run_id), part.reserved]
+    key_list += [part.lease(run_id)] if token or guard == "lease" else []
+    key_list += [thread_key, part.queue] if token and thread_key else []
     args = [worker, RunStatus.RUNNING.value, guard, token, run_id, int(has_webhooks), keys.THROTTLED_SCORE]
     match await _CLAIM(connection, key_list, args):
         case [b"claimed", attempt, last_id, tries, cancel, now, fields, stage_ids, reserved]:
@@ -306,11 +311,11 @@ async def append(
         is_told = is_told or entry.event in TOLD_EVENTS
     key_list = _append_keys(run_id, streams)
     if is_told:
-        told_keys = told_keys_of(tenant)
+        told_keys = partition_of_run(connection, run_id).told_keys(tenant)
         key_list += told_keys
         args[_END_AT] = orjson.dumps({**(end.fields() if end else {}), "run_id": run_id, "told": len(told_keys)})
     if end is not None and end.thread is not None:
-        key_list += tuple(end.thread.keys())
+        key_list += tuple(end.thread.keys(partition_of_run(connection, run_id)))
     match await _APPEND(connection, key_list, args):
         case [b"ok", last_id, cancel]:
             return AppendResult(parse_id(last_id.decode()), cancel == b"1")
@@ -322,11 +327,6 @@ async def append(
             raise Fenced(run_id, attempt)
         case _:
             raise RunEnded(run_id)
-
-
-def told_keys_of(tenant: str) -> tuple[str, ...]:
-    """Returns the keys by which others are told of a run: the outbox, its bell and, if the tenant is known, its feed."""
-    return (keys.outbox(), keys.outbox_bell(), *([keys.feed(tenant)] if tenant else []))
 
 
 @lru_cache(maxsize=_APPENDING_RUNS)
@@ -349,7 +349,8 @@ async def cancel(connection: ScriptConnection, run_id: str, reason: str = "", th
     Raises:
         RunEnded: the run has ended already or is gone.
     """
-    key_list = [keys.run(run_id), keys.control(run_id), keys.QUEUE, *(thread.keys() if thread else ())]
+    part = partition_of_run(connection, run_id)
+    key_list = [keys.run(run_id), keys.control(run_id), part.queue, *(thread.keys(part) if thread else ())]
     thread_args = orjson.dumps(thread.args()) if thread else ""
     match await _CANCEL(connection, key_list, [CANCEL_MESSAGE, reason, run_id, RunStatus.PARKED.value, thread_args]):
         case [b"asked", worker]:

@@ -14,6 +14,7 @@ from stagebus.shared.domain.runs import RunStatus
 from stagebus.shared.domain.threads import ThreadRequest
 from stagebus.shared.errors import StagebusError
 from stagebus.shared.storage import keys
+from stagebus.shared.storage.partition_keys import Partition
 from stagebus.shared.thread_errors import (
     ParentNotEnded,
     ParentNotFound,
@@ -38,8 +39,12 @@ class ThreadTimes:
     life_s: float
 
 
-def thread_group(thread_key: str, tenant: str) -> list[str]:
-    """Returns the keys of a thread, and of the queue that its next run joins."""
+def thread_group(partition: Partition, thread_key: str, tenant: str) -> list[str]:
+    """Returns the keys of a thread, and of the queue that its next run joins.
+
+    Args:
+        partition: that of the thread's runs.
+    """
     return [
         thread_key,
         keys.thread_turns(thread_key),
@@ -48,12 +53,12 @@ def thread_group(thread_key: str, tenant: str) -> list[str]:
         keys.thread_line(thread_key),
         keys.thread_order(thread_key),
         keys.thread_live(thread_key),
-        keys.threads_busy(keys.thread_tag(thread_key)),
-        keys.threads_of_tenant(keys.thread_tag(thread_key), tenant),
-        keys.QUEUE,
-        keys.WAKEUP,
-        keys.VIRTUAL_TIME,
-        keys.tenant_virtual_time(tenant),
+        keys.threads_busy(keys.tag_of(thread_key)),
+        keys.threads_of_tenant(keys.tag_of(thread_key), tenant),
+        partition.queue,
+        partition.wakeup,
+        partition.virtual_time,
+        partition.tenant_virtual_time(tenant),
     ]
 
 
@@ -87,10 +92,11 @@ class ThreadAdmission:
     looks: int = 0
     digest: str = ""
 
-    def keys(self) -> list[str]:
+    def keys(self, partition: Partition) -> list[str]:
         """Returns the last keys of `create.lua`."""
         identity = self.request.identity
-        group = [*thread_group(keys.thread(identity), identity.tenant), keys.outbox(), keys.outbox_bell()]
+        group = thread_group(partition, keys.thread(identity), identity.tenant)
+        group += [partition.outbox, partition.outbox_bell]
         if self.expected_active:
             group += [keys.run(self.expected_active), keys.control(self.expected_active)]
         return group + ([keys.run(self.expected_interrupt)] if self.expected_interrupt else [])
@@ -148,9 +154,9 @@ class RunThread:
     tenant: str
     times: ThreadTimes
 
-    def keys(self) -> list[str]:
+    def keys(self, partition: Partition) -> list[str]:
         """Returns the last keys of a script of the run."""
-        return thread_group(self.thread_key, self.tenant)
+        return thread_group(partition, self.thread_key, self.tenant)
 
     def args(self) -> dict[str, Any]:
         """Returns the script's arguments about the thread."""
@@ -170,9 +176,9 @@ class ThreadEnd:
     code: str = ""
     out: bytes = b"[]"
 
-    def keys(self) -> list[str]:
+    def keys(self, partition: Partition) -> list[str]:
         """Returns the last keys of `append.lua`."""
-        return self.thread.keys()
+        return self.thread.keys(partition)
 
     def fields(self, status: str) -> dict[str, Any]:
         """Returns the arguments for a run that ended with this status."""

@@ -12,7 +12,8 @@ from stagebus.shared.domain.threads import TURNS_MAX
 from stagebus.shared.errors import Fenced, RunEnded
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.lua_script import Script, ScriptConnection
-from stagebus.shared.storage.run_scripts import AppendResult, LogEntry, TerminalState, told_keys_of
+from stagebus.shared.storage.partition_keys import partition_of_run, partitioning_of
+from stagebus.shared.storage.run_scripts import AppendResult, LogEntry, TerminalState
 from stagebus.shared.storage.thread_keys import RunThread, ThreadTimes, thread_args, thread_group
 
 _DROP = Script("drop_thread", uses=("virtual_time", "thread"))
@@ -102,9 +103,10 @@ async def steer(
         RunEnded: the active run has ended or is gone.
     """
     run_id = thread.run_id
+    part = partition_of_run(connection, run_id)
     key_list = [keys.run(run_id), keys.live(run_id), keys.stages(run_id), keys.stage_stream(run_id, RUN_STAGE)]
     key_list += [keys.run(joining_id), keys.live(joining_id), keys.stages(joining_id)]
-    key_list += [keys.stage_stream(joining_id, RUN_STAGE), *told_keys_of(thread.tenant), *thread.keys()]
+    key_list += [keys.stage_stream(joining_id, RUN_STAGE), *part.told_keys(thread.tenant), *thread.keys(part)]
     args: list[Any] = [attempt, str(before), message, RUN_STAGE, added.event, added.data, run_id, joining_id]
     args += [orjson.dumps(end.fields()), done, orjson.dumps(thread.args())]
     match await _STEER(connection, key_list, args):
@@ -149,7 +151,9 @@ async def mend(
     Returns:
         The repair, and the run that is active now, or empty.
     """
-    key_list = [keys.run(active) if active else thread_key, *told_keys_of(tenant), *thread_group(thread_key, tenant)]
+    partition = partitioning_of(connection).of_tag(keys.tag_of(thread_key))
+    key_list = [keys.run(active) if active else thread_key, *partition.told_keys(tenant)]
+    key_list += thread_group(partition, thread_key, tenant)
     args = [active, out, orjson.dumps(thread_args(times)), int(has_webhooks)]
     done, now_active = await _MEND(connection, key_list, args)
     return Mended(done.decode()), now_active.decode()
@@ -162,7 +166,7 @@ async def drop(connection: ScriptConnection, thread_key: str, tenant: str, times
         The thread's life id and the runs that belong to it, or belonged to it before; an empty id if there is none.
     """
     args = [orjson.dumps(thread_args(times))]
-    reply: list[bytes] = await _DROP(connection, thread_group(thread_key, tenant), args)
+    reply: list[bytes] = await _DROP(connection, _group(connection, thread_key, tenant), args)
     names = [name.decode() for name in reply]
     return (names[0], names[1:]) if names else ("", [])
 
@@ -170,4 +174,9 @@ async def drop(connection: ScriptConnection, thread_key: str, tenant: str, times
 async def forget(connection: ScriptConnection, thread_key: str, tenant: str, times: ThreadTimes, life_id: str) -> bool:
     """Deletes the keys of a thread that was dropped and whose runs are deleted; returns False if they are gone already."""
     args = [life_id, orjson.dumps(thread_args(times))]
-    return bool(await _FORGET(connection, thread_group(thread_key, tenant), args))
+    return bool(await _FORGET(connection, _group(connection, thread_key, tenant), args))
+
+
+def _group(connection: ScriptConnection, thread_key: str, tenant: str) -> list[str]:
+    partition = partitioning_of(connection).of_tag(keys.tag_of(thread_key))
+    return thread_group(partition, thread_key, tenant)

@@ -20,6 +20,7 @@ from typing import Final, Self
 
 from stagebus.shared.domain.tenants import Scope
 from stagebus.shared.storage import keys
+from stagebus.shared.storage.partition_keys import CLUSTER, partitioning_of
 from stagebus.shared.storage.redis_client import Redis, read_time_ms
 
 PREFIX: Final = "sbk_"
@@ -91,7 +92,7 @@ async def create(
     now_ms = await read_time_ms(redis)
     expires_at = 0 if ttl_s is None else now_ms + round(ttl_s * 1000)
     record = ApiKey(key_id, tenant, frozenset(scopes), name, now_ms, expires_at, salt, _digest(secret, salt))
-    async with redis.pipeline(transaction=True) as pipe:
+    async with redis.pipeline(transaction=_is_one_slot(redis)) as pipe:
         pipe.hset(
             keys.api_key(key_id),
             mapping={
@@ -160,8 +161,13 @@ async def list_keys(redis: Redis, tenant: str | None = None) -> list[ListedKey]:
 async def revoke(redis: Redis, key_id: str) -> ApiKey | None:
     """Revokes a key. Returns the record that it had, or None if there was none."""
     record = await find(redis, key_id)
-    async with redis.pipeline(transaction=True) as pipe:
+    async with redis.pipeline(transaction=_is_one_slot(redis)) as pipe:
         pipe.delete(keys.api_key(key_id))
         pipe.zrem(keys.API_KEYS, key_id)
         await pipe.execute()
     return record
+
+
+def _is_one_slot(redis: Redis) -> bool:
+    """Returns whether a record and the list can be written in one step. On a cluster they have different slots."""
+    return partitioning_of(redis) is not CLUSTER

@@ -16,8 +16,8 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from stagebus.shared.storage import keys
 from stagebus.shared.storage.lua_script import Script
+from stagebus.shared.storage.partition_keys import partitioning_of
 from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis, time_reply_ms
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class Heartbeat:
     def __init__(self, redis: Redis, kind: str, name: str, state: Callable[[], Mapping[str, Any]]) -> None:
         """`kind` is keys.WORKERS or keys.GATEWAYS; `state` returns the process's state, as JSON values."""
         self._redis = redis
-        self._key_list = [kind, keys.seen(kind)]
+        self._key_list = [kind, partitioning_of(redis).seen(kind)]
         self._name = name
         self._state = state
 
@@ -74,7 +74,7 @@ async def read_live_processes(redis: Redis, kind: str) -> list[LiveProcess]:
     """Returns the processes with a heartbeat younger than `HEARTBEAT_TTL_S`, by name."""
     async with redis.pipeline(transaction=False) as pipe:
         pipe.time()
-        pipe.zrange(keys.seen(kind), 0, -1, withscores=True)
+        pipe.zrange(partitioning_of(redis).seen(kind), 0, -1, withscores=True)
         pipe.hgetall(kind)
         time, seen, states = await pipe.execute()
     now_ms = time_reply_ms(time)

@@ -12,7 +12,7 @@ from stagebus.shared.domain.runs import RunStatus
 from stagebus.shared.errors import RunEnded
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.lua_script import Script, ScriptConnection
-from stagebus.shared.storage.run_scripts import told_keys_of
+from stagebus.shared.storage.partition_keys import partition_of_run
 
 # The message to the worker that holds the run, over its control channel: a decision or a result was stored.
 DECIDED_MESSAGE: Final = b"decided"
@@ -48,7 +48,8 @@ async def park(
     Returns:
         False if another worker holds the run.
     """
-    key_list = [keys.QUEUE, keys.lease(run_id), keys.run(run_id), keys.WAKEUP, *told_keys_of(tenant)]
+    part = partition_of_run(connection, run_id)
+    key_list = [part.queue, part.lease(run_id), keys.run(run_id), part.wakeup, *part.told_keys(tenant)]
     args = [run_id, token, attempt, due_ms, *seen, RunStatus.PARKED.value, keys.WAKEUPS_MAX]
     return bool(await _PARK(connection, key_list, args))
 
@@ -62,7 +63,8 @@ async def decide(connection: ScriptConnection, run_id: str, call_id: str, decisi
     Raises:
         RunEnded: the run ended without a decision, or is gone.
     """
-    key_list = [keys.run(run_id), keys.control(run_id), keys.QUEUE, keys.WAKEUP]
+    part = partition_of_run(connection, run_id)
+    key_list = [keys.run(run_id), keys.control(run_id), part.queue, part.wakeup]
     match await _DECIDE(connection, key_list, [run_id, call_id, decision, DECIDED_MESSAGE, keys.WAKEUPS_MAX]):
         case [b"decided", first]:
             return str(first.decode())
@@ -83,7 +85,7 @@ async def deliver(connection: ScriptConnection, run_id: str, ref: str, call_id: 
         RunEnded: the run ended without a result, or is gone.
     """
     args = [run_id, call_results.result_field(ref, call_id), call_results.encode(result)]
-    match await _DELIVER(connection, _call_keys(run_id), [*args, DECIDED_MESSAGE, keys.WAKEUPS_MAX]):
+    match await _DELIVER(connection, _call_keys(connection, run_id), [*args, DECIDED_MESSAGE, keys.WAKEUPS_MAX]):
         case [b"delivered", first]:
             return call_results.decode(first)
         case _:
@@ -106,7 +108,7 @@ async def lease_call(
     """
     args: list[Any] = [run_id, call_results.result_field(ref, call_id), call_results.lease_field(ref, call_id), holder]
     args += [round(call_results.CALL_LEASE_S * 1000), int(is_once), DECIDED_MESSAGE, keys.WAKEUPS_MAX]
-    match await _LEASE_CALL(connection, _call_keys(run_id), args):
+    match await _LEASE_CALL(connection, _call_keys(connection, run_id), args):
         case [b"leased", until_ms]:
             return int(until_ms)
         case [b"held", until_ms]:
@@ -117,5 +119,6 @@ async def lease_call(
             raise RunEnded(run_id)
 
 
-def _call_keys(run_id: str) -> list[str]:
-    return [keys.run(run_id), keys.results(run_id), keys.control(run_id), keys.QUEUE, keys.WAKEUP]
+def _call_keys(connection: ScriptConnection, run_id: str) -> list[str]:
+    part = partition_of_run(connection, run_id)
+    return [keys.run(run_id), keys.results(run_id), keys.control(run_id), part.queue, part.wakeup]

@@ -3,8 +3,8 @@
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from stagebus.shared.storage import keys
 from stagebus.shared.storage.lua_script import Script, ScriptConnection
+from stagebus.shared.storage.partition_keys import partitioning_of
 
 # After this long without a report, a gateway's streams are no longer counted.
 GATEWAY_TTL_MS: Final = 30_000
@@ -34,7 +34,8 @@ async def count_request(
         ticket_id: of the ticket that the request has. Each ticket has its own quota.
     """
     name = "ticket_requests_per_s" if ticket_id else "requests_per_s"
-    match await _RATE(connection, [keys.rate(tenant, ticket_id)], [tenant, requests_per_s, name, keys.LIMITS]):
+    home = partitioning_of(connection).of_name(tenant)
+    match await _RATE(connection, [home.rate(tenant, ticket_id)], [tenant, requests_per_s, name, home.limits]):
         case [is_allowed, limit, window_s, remaining, full_in_us, retry_in_us]:
             return Quota(bool(is_allowed), limit, window_s, remaining, full_in_us / 1e6, retry_in_us / 1e6)
         case _:
@@ -59,5 +60,6 @@ async def report_streams(
         streams_open: the limit for a tenant that has none of its own.
         is_new: whether the last of the streams is new, and refused if it exceeds the limit.
     """
-    args = [tenant, gateway, count, int(is_new), streams_open, GATEWAY_TTL_MS, keys.LIMITS]
-    return StreamsVerdict((await _STREAMS(connection, [keys.streams(tenant)], args)).decode())
+    home = partitioning_of(connection).of_name(tenant)
+    args = [tenant, gateway, count, int(is_new), streams_open, GATEWAY_TTL_MS, home.limits]
+    return StreamsVerdict((await _STREAMS(connection, [home.streams(tenant)], args)).decode())

@@ -17,9 +17,10 @@ from stagebus.shared.domain.tenants import RunOwner
 from stagebus.shared.errors import Fenced, RunEnded, RunNotFound
 from stagebus.shared.storage import keys, run_scripts
 from stagebus.shared.storage.lua_script import Script, ScriptConnection
+from stagebus.shared.storage.partition_keys import partition_of_run
 from stagebus.shared.storage.redis_client import Redis
 from stagebus.shared.storage.thread_keys import RunThread
-from stagebus.shared.store import run_store
+from stagebus.shared.store import idempotency_keys, run_store
 from stagebus.shared.store.thread_store import thread_of
 from stagebus.shared.thread_errors import RunMerged
 
@@ -53,6 +54,7 @@ async def delete_run(
     idempotency, user = record.get(b"idempotency", b"").decode(), record.get(b"user", b"").decode()
     while not await delete_ended(redis, run_id, owner, idempotency, user, thread):
         await _end(redis, settings, run_id, thread)
+    await idempotency_keys.expire_apart(redis, run_id, idempotency, TOMBSTONE_TTL_S)
 
 
 async def _check_merged(redis: Redis, run_id: str) -> None:
@@ -94,11 +96,18 @@ async def delete_ended(
     Raises:
         RunNotFound: the owner has no such run.
     """
-    key_list = [keys.run(run_id), keys.ACTIVE, keys.runs(owner.tenant), keys.RUNNING, keys.THROTTLED, keys.QUEUE]
-    key_list += [keys.feed(owner.tenant), keys.runs(owner.tenant, user), keys.lease(run_id)]
-    key_list += [*keys.all_of_run(run_id, idempotency)[1:], *(thread.keys() if thread else ())]
+    part = partition_of_run(connection, run_id)
+    key_list = [keys.run(run_id), part.active, part.runs(owner.tenant), part.running, part.throttled, part.queue]
+    key_list += [part.feed(owner.tenant), part.runs(owner.tenant, user), part.lease(run_id)]
+    key_list += [*part.all_of_run(run_id, idempotency)[1:], *(thread.keys(part) if thread else ())]
     tenant, *own_user = owner.fields
-    args = [run_id, tenant, idempotency, TOMBSTONE_TTL_S * 1000, orjson.dumps(thread.args()) if thread else ""]
+    args = [
+        run_id,
+        tenant,
+        idempotency if idempotency and part.has(idempotency) else "",
+        TOMBSTONE_TTL_S * 1000,
+        orjson.dumps(thread.args()) if thread else "",
+    ]
     reply = await _DELETE(connection, key_list, [*args, *own_user])
     if reply == b"gone":
         raise RunNotFound(run_id)

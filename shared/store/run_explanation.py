@@ -13,6 +13,7 @@ from stagebus.shared.log.run_outlook import Outlook, find_outlook
 from stagebus.shared.log.run_situation import Bounds, LiveWorker, ProviderLoad, QueueFacts, Situation
 from stagebus.shared.log.run_story import StoryLine, tell_story
 from stagebus.shared.storage import keys
+from stagebus.shared.storage.partition_keys import Partition, partition_of_run
 from stagebus.shared.storage.redis_client import Redis, time_reply_ms
 from stagebus.shared.store import approvals
 from stagebus.shared.store.heartbeats import LiveProcess, read_live_processes
@@ -70,12 +71,13 @@ async def _read_queue_facts(
 ) -> QueueFacts:
     workers = await read_live_processes(redis, keys.WORKERS)
     provider = _awaited_provider(workers, run)
+    partition = partition_of_run(redis, run.run_id)
     async with redis.pipeline(transaction=False) as pipe:
         pipe.time()
-        pipe.zscore(keys.QUEUE, run.run_id)
-        pipe.pttl(keys.lease(run.run_id))
-        pipe.zlexcount(keys.RUNNING, f"[{run.tenant} ", f"({run.tenant}!")  # type: ignore[no-untyped-call]
-        pipe.hget(keys.LIMITS, f"{run.tenant}:runs_running")
+        pipe.zscore(partition.queue, run.run_id)
+        pipe.pttl(partition.lease(run.run_id))
+        pipe.zlexcount(partition.running, f"[{run.tenant} ", f"({run.tenant}!")  # type: ignore[no-untyped-call]
+        pipe.hget(partition.limits, f"{run.tenant}:runs_running")
         held, waiting, *_ = keys.provider_slots(provider)
         pipe.zcard(held)
         pipe.zcard(waiting)
@@ -87,7 +89,7 @@ async def _read_queue_facts(
         now=now_ms,
         score=score,
         lease_left_ms=lease_ms,
-        ahead=await _count_ahead(redis, score, now_ms),
+        ahead=await _count_ahead(redis, partition, score, now_ms),
         workers=[_live_worker(worker) for worker in workers],
         provider=load,
         tenant_running=running,
@@ -108,15 +110,15 @@ async def _read_line(redis: Redis, run: RunRecord) -> tuple[str, list[str]]:
     return (active or b"").decode(), [run_id.decode() for run_id in line]
 
 
-async def _count_ahead(redis: Redis, score: float | None, now_ms: int) -> int:
+async def _count_ahead(redis: Redis, partition: Partition, score: float | None, now_ms: int) -> int:
     """Counts the due runs that a worker takes before the one with this score: those that have begun come first."""
     if score is None or score > now_ms:
         return 0
     if score >= keys.TIME_SCORE_MIN:
-        return int(await redis.zcount(keys.QUEUE, keys.TIME_SCORE_MIN, f"({score:.0f}"))
+        return int(await redis.zcount(partition.queue, keys.TIME_SCORE_MIN, f"({score:.0f}"))
     async with redis.pipeline(transaction=False) as pipe:
-        pipe.zcount(keys.QUEUE, keys.TIME_SCORE_MIN, now_ms)
-        pipe.zcount(keys.QUEUE, "-inf", f"({score:.0f}")
+        pipe.zcount(partition.queue, keys.TIME_SCORE_MIN, now_ms)
+        pipe.zcount(partition.queue, "-inf", f"({score:.0f}")
         return sum(await pipe.execute())
 
 

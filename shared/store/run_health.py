@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from stagebus.shared.domain.runs import RunStatus
 from stagebus.shared.storage import keys
+from stagebus.shared.storage.partition_keys import partition_of_run
 from stagebus.shared.storage.redis_client import Redis
 
 # A worker renews a lease when a third of it has passed. If less than this share is left, a renewal is overdue.
@@ -26,7 +27,7 @@ async def read_run_health(redis: Redis, run_ids: Sequence[str], lease_s: float) 
     async with redis.pipeline(transaction=False) as pipe:
         for run_id in run_ids:
             pipe.hmget(keys.run(run_id), ["status", "worker", "finished_at", "thread"])
-            pipe.pttl(keys.lease(run_id))
+            pipe.pttl(partition_of_run(redis, run_id).lease(run_id))
         replies = await pipe.execute(raise_on_error=False)
     healths = [_health(*pair, lease_s) for pair in zip(replies[::2], replies[1::2], strict=True)]
     places = [place for place, health in enumerate(healths) if health is RunHealth.QUEUED and replies[2 * place][3]]

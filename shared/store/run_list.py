@@ -4,6 +4,7 @@ The only index is the creation time per tenant and per user, so a search reads r
 page is limited: a page may be short, or empty, and still name the id after which the search continues.
 """
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
@@ -14,6 +15,7 @@ from stagebus.shared.domain.requests import excerpt_of, parse_models
 from stagebus.shared.domain.runs import RunRecord, RunStatus, decode_run
 from stagebus.shared.domain.tenants import RunOwner
 from stagebus.shared.storage import keys
+from stagebus.shared.storage.partition_keys import partitioning_of
 from stagebus.shared.storage.redis_client import Redis
 
 # The cost of one page is limited: runs examined, and bytes of requests read.
@@ -95,7 +97,7 @@ async def list_runs(
         wanted = replace(wanted, user=owner.user)
     is_search = wanted != replace(EVERY_RUN, user=wanted.user)
     examined_max = EXAMINED_MAX if is_search else limit + 1
-    run_ids = await _read_ids(redis, keys.runs(owner.tenant, wanted.user), before_id, examined_max)
+    run_ids = await _read_ids(redis, owner.tenant, wanted.user, before_id, examined_max)
     candidates = await _read_candidates(redis, run_ids[:examined_max], wanted)
     readable = _within(candidates, READ_MAX_BYTES)
     found: list[RunRecord] = []
@@ -109,8 +111,15 @@ async def list_runs(
     return RunPage(found, run_ids[examined_max - 1] if len(run_ids) > examined_max else None)
 
 
-async def _read_ids(redis: Redis, index: str, before_id: str | None, examined_max: int) -> list[str]:
+async def _read_ids(redis: Redis, tenant: str, user: str, before_id: str | None, examined_max: int) -> list[str]:
     """Reads ids from the cursor on: up to `examined_max`, and one more to tell whether the list continues."""
+    indexes = [partition.runs(tenant, user) for partition in partitioning_of(redis).partitions]
+    parts = await asyncio.gather(*(_read_index(redis, index, before_id, examined_max) for index in indexes))
+    return sorted((run_id for part in parts for run_id in part), reverse=True)[: examined_max + 1]
+
+
+async def _read_index(redis: Redis, index: str, before_id: str | None, examined_max: int) -> list[str]:
+    """Reads ids of one partition in the same way."""
     # Ids sort by time, as scores do, so the cursor's place is found by its time even if that run is gone.
     high = "+inf" if before_id is None else str(ids.created_ms(before_id))
     count = examined_max + SAME_MS

@@ -10,6 +10,7 @@ import orjson
 
 from stagebus.shared.runtime.clock import wall_ms
 from stagebus.shared.storage import keys, queue_scripts
+from stagebus.shared.storage.partition_keys import UNTAGGED, Partition
 from stagebus.shared.storage.redis_client import Redis
 
 FUNCTION: Final = "run_toolchain"
@@ -49,9 +50,9 @@ async def requeue(redis: Redis, run_id: str, thread_key: str = "") -> bool:
     return await queue_scripts.requeue(redis, run_id, new_job(run_id, thread_key), thread_key)
 
 
-async def ring(redis: Redis, run_id: str) -> None:
-    """Wakes one waiting worker, which tries to acquire this run first."""
+async def ring(redis: Redis, run_id: str, partition: Partition = UNTAGGED) -> None:
+    """Wakes one worker that waits for runs of the partition, and tries to acquire this run first."""
     async with redis.pipeline(transaction=False) as pipe:
-        pipe.rpush(keys.WAKEUP, run_id)
-        pipe.ltrim(keys.WAKEUP, -keys.WAKEUPS_MAX, -1)
+        pipe.rpush(partition.wakeup, run_id)
+        pipe.ltrim(partition.wakeup, -keys.WAKEUPS_MAX, -1)
         await pipe.execute()

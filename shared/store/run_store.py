@@ -16,7 +16,7 @@ from stagebus.shared.domain.runs import RUN_STAGE, STATUS_BY_TERMINAL_EVENT, Run
 from stagebus.shared.domain.tenants import RunOwner
 from stagebus.shared.domain.threads import OnActive, ThreadRequest
 from stagebus.shared.domain.usage import Usage
-from stagebus.shared.errors import Fenced, IdempotencyConflict, RunDeleted, RunEnded, RunNotFound
+from stagebus.shared.errors import Fenced, RunDeleted, RunEnded, RunNotFound
 from stagebus.shared.log import live_batch, log_reader, sse
 from stagebus.shared.log.log_page import StoredEvent
 from stagebus.shared.observability import spans
@@ -24,9 +24,10 @@ from stagebus.shared.observability.spans import Span
 from stagebus.shared.observability.trace import NO_TRACE, Trace
 from stagebus.shared.runtime.clock import wall_ms
 from stagebus.shared.storage import keys, queue_scripts, run_scripts
+from stagebus.shared.storage.partition_keys import partition_of_run, partitioning_of
 from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis, is_passing, read_time_ms
 from stagebus.shared.storage.thread_keys import ThreadAdmission, ThreadEnd
-from stagebus.shared.store import run_queue
+from stagebus.shared.store import idempotency_keys, run_placement, run_queue
 from stagebus.shared.store.run_transcript import read_turn
 from stagebus.shared.store.thread_store import end_of, thread_of, times_of
 from stagebus.shared.thread_errors import ThreadBusy
@@ -69,25 +70,27 @@ async def create_run(
     """
     body = orjson.dumps(request, option=orjson.OPT_SORT_KEYS)
     digest = _digest(body, thread)
-    run_id = ids.new_run_id_in(thread.identity.tag) if thread else ids.new_run_id()
+    idempotency = run_placement.idempotency_key(redis, tenant, idempotency_key, user)
+    new_id = await run_placement.new_run_id(redis, settings, tenant, thread, idempotency)
     thread_key = keys.thread(thread.identity) if thread else ""
-    joining = ThreadAdmission(thread, times_of(settings), run_id, digest=digest) if thread else None
-    while True:
-        queued = RunQueued(run_id=run_id, model=model, at=wall_ms())
-        created = await run_scripts.create(
-            redis, run_id, tenant=tenant, model=model, request=body, event=queued.event, data=queued.data(),
-            idempotency="" if idempotency_key is None else keys.idempotency(tenant, idempotency_key, user),
-            reservation=f"{run_id} {digest}", life_s=settings.lists_ttl_s,
-            limits=settings.tenant_limits, trace=trace, job=run_queue.new_job(run_id, thread_key), tokens=tokens, user=user,
-            webhook_url=request.get("webhook_url") or "", has_webhooks=settings.has_webhooks,
-            thread=joining,
-        )  # fmt: skip
-        if created.reserved_for:
-            run_id = _bound_run(created.reserved_for, digest)
-        elif created.expected is not None and joining is not None:
-            joining = _named(joining, *created.expected)
-        else:
-            break
+    async with idempotency_keys.bound_apart(redis, settings, idempotency, new_id, digest) as bound_id:
+        run_id = bound_id
+        joining = ThreadAdmission(thread, times_of(settings), run_id, digest=digest) if thread else None
+        while True:
+            queued = RunQueued(run_id=run_id, model=model, at=wall_ms())
+            created = await run_scripts.create(
+                redis, run_id, tenant=tenant, model=model, request=body, event=queued.event, data=queued.data(),
+                idempotency=idempotency, reservation=f"{run_id} {digest}", life_s=settings.lists_ttl_s,
+                limits=settings.tenant_limits, trace=trace, job=run_queue.new_job(run_id, thread_key), tokens=tokens,
+                user=user, webhook_url=request.get("webhook_url") or "", has_webhooks=settings.has_webhooks,
+                thread=joining,
+            )  # fmt: skip
+            if created.reserved_for:
+                run_id = idempotency_keys.bound_run(created.reserved_for, digest)
+            elif created.expected is not None and joining is not None:
+                joining = _named(joining, *created.expected)
+            else:
+                break
     if created.is_new and joining is not None:
         await _end_interrupted(redis, settings, joining)
     if not created.is_new:
@@ -116,18 +119,6 @@ def _digest(body: bytes, thread: ThreadRequest | None) -> str:
     return sent.hexdigest()
 
 
-def _bound_run(reserved_for: str, digest: str) -> str:
-    """Returns the run that the client's key belongs to.
-
-    Raises:
-        IdempotencyConflict: it has another request.
-    """
-    run_id, held_digest = reserved_for.split(" ")
-    if held_digest != digest:
-        raise IdempotencyConflict
-    return run_id
-
-
 def _named(joining: ThreadAdmission, active: str, interrupt: str) -> ThreadAdmission:
     """Returns the admission that names the runs which the script may have to cancel.
 
@@ -153,7 +144,7 @@ async def _end_interrupted(redis: Redis, settings: Settings, joined: ThreadAdmis
 
 async def find_by_idempotency_key(redis: Redis, tenant: str, idempotency_key: str, user: str) -> str | None:
     """Returns the id of the run that a request with this key created; None if there is none."""
-    reserved = await redis.get(keys.idempotency(tenant, idempotency_key, user))
+    reserved = await redis.get(run_placement.idempotency_key(redis, tenant, idempotency_key, user))
     return reserved.decode().partition(" ")[0] if reserved else None
 
 
@@ -196,16 +187,19 @@ class RunCounts(NamedTuple):
 
 
 async def count_runs(redis: Redis, lease_s: float) -> RunCounts:
-    """Counts the runs that have not ended."""
+    """Counts the runs that have not ended, in all partitions."""
     now_ms = await read_time_ms(redis)
     async with redis.pipeline(transaction=False) as pipe:
-        pipe.zcard(keys.ACTIVE)
-        pipe.zcount(keys.QUEUE, "-inf", now_ms)
-        # A held run is due when its lease ends. A run that is due later waits for a person.
-        pipe.zcount(keys.QUEUE, now_ms + round(lease_s * 1000) + 1, keys.THROTTLED_SCORE - 1)
-        pipe.zcard(keys.THROTTLED)
-        pipe.zcard(keys.RUNNING)
-        return RunCounts(*await pipe.execute())
+        for partition in partitioning_of(redis).partitions:
+            pipe.zcard(partition.active)
+            pipe.zcount(partition.queue, "-inf", now_ms)
+            # A held run is due when its lease ends. A run that is due later waits for a person.
+            pipe.zcount(partition.queue, now_ms + round(lease_s * 1000) + 1, keys.THROTTLED_SCORE - 1)
+            pipe.zcard(partition.throttled)
+            pipe.zcard(partition.running)
+        replies = await pipe.execute()
+    width = len(RunCounts._fields)
+    return RunCounts(*(sum(replies[place::width]) for place in range(width)))
 
 
 class StoredStage(NamedTuple):
@@ -281,7 +275,7 @@ async def end_unheld(
                 has_ended = await end_claimed(redis, settings, run_id, claim, event)
             if has_ended:
                 if is_parked:  # otherwise its job would stay in the queue until its approvals expire
-                    await redis.zadd(keys.QUEUE, {run_id: 0}, xx=True)
+                    await redis.zadd(partition_of_run(redis, run_id).queue, {run_id: 0}, xx=True)
                 return True
     except Fenced:
         pass  # a worker claimed it after us and reads the stored cancel
@@ -378,8 +372,9 @@ async def finalize(redis: Redis, settings: Settings, run_id: str) -> None:
         ended=ended,
         retention_s=settings.retention_s,
         life_s=settings.lists_ttl_s,
-        run_keys=keys.all_of_run(run_id, reserved.decode() if reserved else ""),
+        run_keys=partition_of_run(redis, run_id).all_of_run(run_id, reserved.decode() if reserved else ""),
     )
+    await idempotency_keys.expire_apart(redis, run_id, (reserved or b"").decode(), settings.retention_s)
     await queue_scripts.admit(
         redis, run_id, settings.tenant_runs_running, tenant=(tenant or b"").decode(), has_ended=True
     )

@@ -12,7 +12,9 @@ import asyncio
 import logging
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, NamedTuple
 
 from stagebus.shared.config.settings import Settings
@@ -23,8 +25,9 @@ from stagebus.shared.errors import QueueTimeout, RunEnded
 from stagebus.shared.observability.sweep_metrics import SweepMetrics
 from stagebus.shared.storage import keys, queue_scripts, run_scripts
 from stagebus.shared.storage.outage_log import OUTAGE
+from stagebus.shared.storage.partition_keys import UNTAGGED, Partition, partition_of_run, partitioning_of
 from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis, is_passing, read_time_ms
-from stagebus.shared.store import run_queue, run_store
+from stagebus.shared.store import limits_copy, run_queue, run_store
 from stagebus.shared.store.sweep_candidates import find_candidates
 from stagebus.shared.store.thread_sweep import sweep_threads
 
@@ -65,20 +68,30 @@ async def sweep_forever(redis: Redis, settings: Settings, process: str, metrics:
         metrics: counts the sweeps.
     """
     logged: set[str] = set()
+
+    async def sweep_in_turn(partition: Partition) -> None:
+        if await redis.set(partition.sweep, process, nx=True, px=round(settings.sweep_s * 1000)):
+            began_at = time.monotonic()
+            report = await sweep(redis, settings, partition)
+            if metrics is not None:
+                metrics.swept(report.looked_at, report.repairs, time.monotonic() - began_at)
+            await _log_bad_limits(redis, logged)
+
+    async with asyncio.TaskGroup() as group:
+        for partition in partitioning_of(redis).partitions:  # each by itself: the server of one may be away
+            group.create_task(_repeat_forever(partial(sweep_in_turn, partition), settings.sweep_s / 2))
+
+
+async def _repeat_forever(step: Callable[[], Awaitable[None]], interval_s: float) -> None:
     while True:
         try:
-            if await redis.set(keys.SWEEP, process, nx=True, px=round(settings.sweep_s * 1000)):
-                began_at = time.monotonic()
-                report = await sweep(redis, settings)
-                if metrics is not None:
-                    metrics.swept(report.looked_at, report.repairs, time.monotonic() - began_at)
-                await _log_bad_limits(redis, logged)
+            await step()
         except REDIS_AWAY as exc:
             OUTAGE.report_failure(logger, "the sweep", exc)
         except Exception:
             # Otherwise the task would end silently, and runs without an entry in the queue would stay stranded.
             logger.exception("a sweep failed; trying again at the next interval")
-        await asyncio.sleep(settings.sweep_s / 2)
+        await asyncio.sleep(interval_s)
 
 
 class ActiveRun(NamedTuple):
@@ -96,14 +109,16 @@ class ActiveRun(NamedTuple):
         return (self.fields[FIELDS.index(name)] or b"").decode()
 
 
-async def sweep(redis: Redis, settings: Settings) -> SweepReport:
-    """Checks every active run that may need a repair now, and in turn the others: see `sweep_candidates`."""
+async def sweep(redis: Redis, settings: Settings, partition: Partition = UNTAGGED) -> SweepReport:
+    """Checks every active run of a partition that may need a repair now, and in turn the others: see `sweep_candidates`."""
+    if partition.tag:
+        await limits_copy.copy_limits(redis, partition)
     now_ms = await read_time_ms(redis)
     abandoned: list[str] = []
-    run_ids, ends_pass = await find_candidates(redis, settings, now_ms)
+    run_ids, ends_pass = await find_candidates(redis, settings, now_ms, partition)
     report = SweepReport(len(run_ids))
     for start in range(0, len(run_ids), BATCH):
-        for summary in await _read_summaries(redis, run_ids[start : start + BATCH]):
+        for summary in await _read_summaries(redis, partition, run_ids[start : start + BATCH]):
             try:
                 if repair := await _repair(redis, settings, summary, now_ms, abandoned):
                     report.repairs[repair] += 1
@@ -114,50 +129,50 @@ async def sweep(redis: Redis, settings: Settings) -> SweepReport:
                     raise
                 # One bad record must not keep the other runs from being swept.
                 logger.exception("run %s cannot be swept", summary.run_id)
-    await _admit(redis, settings, now_ms)
+    await _admit(redis, settings, partition, now_ms)
     if ends_pass:  # parked runs may have reservations, too
-        await _release_tokens(redis, settings)
-    await sweep_threads(redis, settings)
+        await _release_tokens(redis, settings, partition)
+    await sweep_threads(redis, settings, partition)
     if abandoned:
         report.repairs["timed_out"] += await _end_abandoned(redis, settings, abandoned)
     return report
 
 
-async def _read_summaries(redis: Redis, run_ids: list[str]) -> list[ActiveRun]:
+async def _read_summaries(redis: Redis, partition: Partition, run_ids: list[str]) -> list[ActiveRun]:
     async with redis.pipeline(transaction=False) as pipe:
-        pipe.zmscore(keys.QUEUE, run_ids)
+        pipe.zmscore(partition.queue, run_ids)
         for run_id in run_ids:
             pipe.hmget(keys.run(run_id), list(FIELDS))
             pipe.ttl(keys.run(run_id))
-            pipe.exists(keys.lease(run_id))
+            pipe.exists(partition.lease(run_id))
         scores, *replies = await pipe.execute(raise_on_error=False)
     each = zip(run_ids, replies[::3], replies[1::3], replies[2::3], scores, strict=True)
     return [ActiveRun(run_id, fields, ttl, has_lease == 1, score) for run_id, fields, ttl, has_lease, score in each]
 
 
-async def _admit(redis: Redis, settings: Settings, now_ms: int) -> None:
+async def _admit(redis: Redis, settings: Settings, partition: Partition, now_ms: int) -> None:
     """Admits throttled runs as far as the limits allow, in case a process died before it could do so."""
-    for member in await redis.zrange(keys.RUNNING, 0, -1):
+    for member in await redis.zrange(partition.running, 0, -1):
         tenant, _, run_id = member.decode().rpartition(" ")
         async with redis.pipeline(transaction=False) as pipe:
-            pipe.zscore(keys.ACTIVE, run_id)
-            pipe.exists(keys.lease(run_id))
-            pipe.zscore(keys.QUEUE, run_id)
+            pipe.zscore(partition.active, run_id)
+            pipe.exists(partition.lease(run_id))
+            pipe.zscore(partition.queue, run_id)
             active, is_held, score = await pipe.execute()
         # A run whose lease expired still counts: it continues as soon as a worker acquires it.
         if active is None or (not is_held and (score is None or score > now_ms)):
             await queue_scripts.admit(redis, run_id, settings.tenant_runs_running, tenant=tenant)
-    waiting = (member.decode().rpartition(" ") for member in await redis.zrange(keys.THROTTLED, 0, -1))
+    waiting = (member.decode().rpartition(" ") for member in await redis.zrange(partition.throttled, 0, -1))
     for tenant, run_id in {tenant: run_id for tenant, _, run_id in waiting}.items():
         await queue_scripts.admit(redis, run_id, settings.tenant_runs_running, tenant=tenant)
 
 
-async def _release_tokens(redis: Redis, settings: Settings) -> None:
+async def _release_tokens(redis: Redis, settings: Settings, partition: Partition) -> None:
     """Releases the reservations of runs that are not active: their records are lost, or an older version ended them."""
-    members = [member.decode() for member in await redis.hkeys(keys.RESERVED)]  # type: ignore[misc]
+    members = [member.decode() for member in await redis.hkeys(partition.reserved)]  # type: ignore[misc]
     for start in range(0, len(members), BATCH):
         batch = members[start : start + BATCH]
-        scores = await redis.zmscore(keys.ACTIVE, [member.rpartition(" ")[2] for member in batch])
+        scores = await redis.zmscore(partition.active, [member.rpartition(" ")[2] for member in batch])
         for member in (member for member, score in zip(batch, scores, strict=True) if score is None):
             tenant, _, run_id = member.rpartition(" ")
             await queue_scripts.account(
@@ -198,7 +213,11 @@ async def _repair(redis: Redis, settings: Settings, summary: ActiveRun, now_ms: 
     life_s = settings.lists_ttl_s
     if summary.ttl_s >= 0 or age_ms > life_s * 1000 / 2:
         # The record's TTL is removed together with those of the other keys, so without one they have none either.
-        other_keys = keys.all_of_run(run_id, summary.field("idempotency"))[1:] if summary.ttl_s >= 0 else []
+        other_keys = (
+            partition_of_run(redis, run_id).all_of_run(run_id, summary.field("idempotency"))[1:]
+            if summary.ttl_s >= 0
+            else []
+        )
         await queue_scripts.keep_active(
             redis,
             run_id,

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.storage import keys
+from stagebus.shared.storage.partition_keys import UNTAGGED, Partition
 from stagebus.shared.storage.redis_client import Redis
 
 PART: Final = 1000
@@ -32,21 +33,21 @@ class Candidates(NamedTuple):
     ends_pass: bool
 
 
-async def find_candidates(redis: Redis, settings: Settings, now_ms: int) -> Candidates:
-    """Returns the runs that this sweep looks at."""
+async def find_candidates(redis: Redis, settings: Settings, now_ms: int, partition: Partition = UNTAGGED) -> Candidates:
+    """Returns the runs of a partition that this sweep looks at."""
     async with redis.pipeline(transaction=False) as pipe:
-        pipe.zcard(keys.ACTIVE)
-        pipe.zcard(keys.QUEUE)
+        pipe.zcard(partition.active)
+        pipe.zcard(partition.queue)
         active, queued = await pipe.execute()
     if active <= PART:
-        return Candidates([run_id.decode() for run_id in await redis.zrange(keys.ACTIVE, 0, -1)], ends_pass=True)
-    found, ends_pass = await _next_part(redis, settings, active)
+        return Candidates([run_id.decode() for run_id in await redis.zrange(partition.active, 0, -1)], ends_pass=True)
+    found, ends_pass = await _next_part(redis, settings, partition, active)
     near_ms = now_ms + round(1000 * max(settings.lease_s, settings.sweep_s))
     for low, high in (("-inf", near_ms), (keys.THROTTLED_SCORE, "+inf")):
-        async for run_ids in _in_queue(redis, low, high):
+        async for run_ids in _in_queue(redis, partition, low, high):
             found |= dict.fromkeys(run_ids)
     if active > queued:
-        async for run_ids in _missing_in_queue(redis):
+        async for run_ids in _missing_in_queue(redis, partition):
             found |= dict.fromkeys(run_ids)
     return Candidates([run_id.decode() for run_id in found], ends_pass)
 
@@ -57,37 +58,41 @@ def part_size(settings: Settings, active: int) -> int:
     return max(PART, ceil(active / max(1, sweeps)))
 
 
-async def _next_part(redis: Redis, settings: Settings, active: int) -> tuple[dict[bytes, None], bool]:
+async def _next_part(
+    redis: Redis, settings: Settings, partition: Partition, active: int
+) -> tuple[dict[bytes, None], bool]:
     """Returns the next part of the active runs, by creation time, and whether it is the last; stores where it ends.
 
     If it were stored after the look, a run that ends its sweeper each time would keep the others from their turn.
     """
     size = part_size(settings, active)
-    after = await redis.get(keys.SWEEP_POSITION)
+    after = await redis.get(partition.sweep_position)
     low = f"({after.decode()}" if after else "-inf"
-    part = await redis.zrangebyscore(keys.ACTIVE, low, "+inf", 0, size, withscores=True)
+    part = await redis.zrangebyscore(partition.active, low, "+inf", 0, size, withscores=True)
     if len(part) < size:
-        await redis.delete(keys.SWEEP_POSITION)
+        await redis.delete(partition.sweep_position)
         return dict.fromkeys(run_id for run_id, _ in part), True
     last = f"{part[-1][1]:.0f}"
-    await redis.set(keys.SWEEP_POSITION, last, px=round(1000 * settings.lists_ttl_s))
-    same = await redis.zrangebyscore(keys.ACTIVE, last, last)  # those of the same millisecond, which come next
+    await redis.set(partition.sweep_position, last, px=round(1000 * settings.lists_ttl_s))
+    same = await redis.zrangebyscore(partition.active, last, last)  # those of the same millisecond, which come next
     return dict.fromkeys([run_id for run_id, _ in part] + same), False
 
 
-async def _in_queue(redis: Redis, low: float | str, high: float | str) -> AsyncIterator[list[bytes]]:
+async def _in_queue(
+    redis: Redis, partition: Partition, low: float | str, high: float | str
+) -> AsyncIterator[list[bytes]]:
     """Yields the active runs in the queue with these scores. One that moves meanwhile may be left out until the next sweep."""
     offset = 0
-    while run_ids := await redis.zrangebyscore(keys.QUEUE, low, high, offset, IDS_BATCH):
+    while run_ids := await redis.zrangebyscore(partition.queue, low, high, offset, IDS_BATCH):
         offset += len(run_ids)
-        scores = await redis.zmscore(keys.ACTIVE, run_ids)
+        scores = await redis.zmscore(partition.active, run_ids)
         yield [run_id for run_id, score in zip(run_ids, scores, strict=True) if score is not None]
 
 
-async def _missing_in_queue(redis: Redis) -> AsyncIterator[list[bytes]]:
+async def _missing_in_queue(redis: Redis, partition: Partition) -> AsyncIterator[list[bytes]]:
     """Yields the active runs without an entry in the queue, from their ids alone."""
     offset = 0
-    while run_ids := await redis.zrange(keys.ACTIVE, offset, offset + IDS_BATCH - 1):
+    while run_ids := await redis.zrange(partition.active, offset, offset + IDS_BATCH - 1):
         offset += len(run_ids)
-        scores = await redis.zmscore(keys.QUEUE, run_ids)
+        scores = await redis.zmscore(partition.queue, run_ids)
         yield [run_id for run_id, score in zip(run_ids, scores, strict=True) if score is None]

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from stagebus.shared.domain import ids
 from stagebus.shared.storage import keys
+from stagebus.shared.storage.partition_keys import partitioning_of
 from stagebus.shared.storage.redis_client import Redis, read_time_ms
 from stagebus.shared.store import run_store, webhook_deliveries
 from stagebus.shared.store.heartbeats import read_live_processes
@@ -18,6 +19,7 @@ from stagebus.shared.store.webhook_deliveries import WebhookCounts
 
 # Of the waiting new runs, those with the lowest virtual times. With more waiting tenants the oldest may be missed.
 OLDEST_SEARCHED_MAX: Final = 500
+_REPLIES_PER_PARTITION: Final = 5
 
 
 class ProviderSlots(NamedTuple):
@@ -84,23 +86,31 @@ async def read_system_load(redis: Redis, lease_s: float, providers: Sequence[str
     workers = await read_live_processes(redis, keys.WORKERS)
     free = [max(0, w.state["concurrency"] - len(w.state["runs"])) for w in workers if not w.state.get("draining")]
     now_ms = await read_time_ms(redis)
+    partitions = partitioning_of(redis).partitions
     async with redis.pipeline(transaction=False) as pipe:
-        pipe.zcard(keys.ACTIVE)
-        pipe.zcard(keys.QUEUE)
-        pipe.exists(keys.SWEEP)
-        pipe.zrangebyscore(keys.QUEUE, "-inf", f"({keys.TIME_SCORE_MIN}", 0, OLDEST_SEARCHED_MAX)
-        pipe.zrangebyscore(keys.QUEUE, keys.TIME_SCORE_MIN, now_ms, 0, 1, withscores=True)
+        for partition in partitions:
+            pipe.zcard(partition.active)
+            pipe.zcard(partition.queue)
+            pipe.exists(partition.sweep)
+            pipe.zrangebyscore(partition.queue, "-inf", f"({keys.TIME_SCORE_MIN}", 0, OLDEST_SEARCHED_MAX)
+            pipe.zrangebyscore(partition.queue, keys.TIME_SCORE_MIN, now_ms, 0, 1, withscores=True)
         for provider in providers:
             held, waiting, *_ = keys.provider_slots(provider)
             pipe.zcount(held, now_ms, "+inf")
             pipe.zcard(waiting)
-        active, queued, swept, new, begun, *slots = await pipe.execute()
-    since = [ids.created_ms(run_id.decode()) for run_id in new] + [score for _, score in begun]
+        replies = await pipe.execute()
+    slots = replies[_REPLIES_PER_PARTITION * len(partitions) :]
+    queues = [
+        replies[place : place + _REPLIES_PER_PARTITION]
+        for place in range(0, len(replies) - len(slots), _REPLIES_PER_PARTITION)
+    ]
+    since = [ids.created_ms(run_id.decode()) for *_, new, _ in queues for run_id in new]
+    since += [score for *_, begun in queues for _, score in begun]
     return SystemLoad(
         counts=await run_store.count_runs(redis, lease_s),
         oldest_wait_s=max(0.0, (now_ms - min(since, default=now_ms)) / 1000),
-        stranded=max(0, active - queued),
-        is_sweep_recent=bool(swept),
+        stranded=sum(max(0, active - queued) for active, queued, *_ in queues),
+        is_sweep_recent=all(swept for _, _, swept, *_ in queues),
         workers=len(workers),
         slots=sum(worker.state["concurrency"] for worker in workers),
         slots_free=sum(free),

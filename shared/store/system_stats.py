@@ -1,9 +1,10 @@
 """Statistics of the whole system: the queue, the workers and their runs, totals over all runs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from stagebus.shared.storage import keys
+from stagebus.shared.storage.partition_keys import partition_of_run, partitioning_of
 from stagebus.shared.storage.redis_client import Redis, time_reply_ms
 from stagebus.shared.store import run_store, webhook_deliveries
 from stagebus.shared.store.heartbeats import read_live_processes
@@ -64,7 +65,10 @@ async def read_stats(redis: Redis, lease_s: float) -> SystemStats:
     workers = await read_live_processes(redis, keys.WORKERS)
     gateways = await read_live_processes(redis, keys.GATEWAYS)
     ends = await _read_lease_ends(redis, [run["id"] for worker in workers for run in worker.state["runs"]])
-    counted = await redis.hgetall(keys.TOTALS)  # type: ignore[misc]
+    async with redis.pipeline(transaction=False) as pipe:
+        for partition in partitioning_of(redis).partitions:
+            pipe.hgetall(partition.totals)
+        counted = await pipe.execute()
     return SystemStats(
         await run_store.count_runs(redis, lease_s),
         [
@@ -89,19 +93,23 @@ async def read_stats(redis: Redis, lease_s: float) -> SystemStats:
 async def _read_last_hour(redis: Redis) -> list[MinuteTotals]:
     now_s = time_reply_ms(await redis.time()) // 1000
     minutes = range(now_s // 60 - HOUR_MINUTES + 1, now_s // 60 + 1)
+    partitions = partitioning_of(redis).partitions
     async with redis.pipeline(transaction=False) as pipe:
         for minute in minutes:
-            pipe.hgetall(keys.totals_of_minute(minute))
+            for partition in partitions:
+                pipe.hgetall(partition.totals_of_minute(minute))
         replies = await pipe.execute()
+    counted = [replies[place : place + len(partitions)] for place in range(0, len(replies), len(partitions))]
     return [
-        MinuteTotals(now_s - 60 * minute, _as_totals(counted))
-        for minute, counted in zip(minutes, replies, strict=True)
-        if counted
+        MinuteTotals(now_s - 60 * minute, _as_totals(counts))
+        for minute, counts in zip(minutes, counted, strict=True)
+        if any(counts)
     ]
 
 
-def _as_totals(counted: Mapping[bytes, bytes]) -> dict[str, int]:
-    return {name: int(counted.get(name.encode(), 0)) for name in TOTALS}
+def _as_totals(counted: Sequence[Mapping[bytes, bytes]]) -> dict[str, int]:
+    """Returns the sums over all partitions."""
+    return {name: sum(int(counts.get(name.encode(), 0)) for counts in counted) for name in TOTALS}
 
 
 async def _read_lease_ends(redis: Redis, run_ids: list[str]) -> dict[str, int]:
@@ -110,7 +118,8 @@ async def _read_lease_ends(redis: Redis, run_ids: list[str]) -> dict[str, int]:
         return {}
     async with redis.pipeline(transaction=False) as pipe:
         pipe.time()
-        pipe.zmscore(keys.QUEUE, run_ids)
-        time, scores = await pipe.execute()
+        for run_id in run_ids:
+            pipe.zscore(partition_of_run(redis, run_id).queue, run_id)
+        time, *scores = await pipe.execute()
     now_ms = time_reply_ms(time)
     return {run_id: int(score) - now_ms for run_id, score in zip(run_ids, scores, strict=True) if score is not None}

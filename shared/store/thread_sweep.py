@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain.partitions import TAGS
 from stagebus.shared.storage import keys, thread_scripts
+from stagebus.shared.storage.partition_keys import UNTAGGED, Partition
 from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis, is_passing
 from stagebus.shared.storage.thread_scripts import Mended
 from stagebus.shared.store.run_transcript import read_turn
@@ -40,10 +41,13 @@ class BusyThread(NamedTuple):
         return not self.is_active_alive or self.ttl_ms < settings.thread_ttl_s * 1000 / 2
 
 
-async def sweep_threads(redis: Redis, settings: Settings) -> None:
-    """Checks all busy threads, or some of them in turn if there are many: those of parked runs may stay for weeks."""
+async def sweep_threads(redis: Redis, settings: Settings, partition: Partition = UNTAGGED) -> None:
+    """Checks a partition's busy threads, or some of them in turn if there are many: those of parked runs may stay for weeks.
+
+    The keys of threads have tags also where the runs' partition has none. Then all of them are checked.
+    """
     async with redis.pipeline(transaction=False) as pipe:
-        for tag in TAGS:
+        for tag in (partition.tag,) if partition.tag else TAGS:
             pipe.srandmember(keys.threads_busy(tag), LOOKED_AT_MAX)
         members = await pipe.execute()
     thread_keys = [thread_key.decode() for found in members for thread_key in found]

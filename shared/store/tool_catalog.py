@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from stagebus.shared.storage import keys
 from stagebus.shared.storage.lua_script import Script
+from stagebus.shared.storage.partition_keys import partitioning_of
 from stagebus.shared.storage.redis_client import Redis
 
 TOOLS_TTL_S: Final = 30.0
@@ -50,7 +51,10 @@ async def _publish(redis: Redis, described: Mapping[str, bytes], ttl_s: float) -
     """
     args = [part for name, description in described.items() for part in (name, description)]
     return {
-        name.decode() for name in await _PUBLISH(redis, [keys.TOOLS, keys.TOOLS_SEEN], [round(ttl_s * 1000), *args])
+        name.decode()
+        for name in await _PUBLISH(
+            redis, [keys.TOOLS, partitioning_of(redis).seen(keys.TOOLS)], [round(ttl_s * 1000), *args]
+        )
     }
 
 

@@ -12,9 +12,10 @@ from typing import Final, NamedTuple
 from uuid import uuid4
 
 from stagebus.shared.domain.webhook_messages import Delivery, DeliveryState
-from stagebus.shared.storage import keys
 from stagebus.shared.storage.lua_script import Script
+from stagebus.shared.storage.partition_keys import partitioning_of
 from stagebus.shared.storage.redis_client import Redis, read_time_ms
+from stagebus.shared.storage.webhook_keys import webhook_keys_of
 from stagebus.shared.webhook_errors import DeliveryNotFound
 
 OPEN_MAX: Final = 100_000
@@ -44,15 +45,16 @@ class DueDeliveries(NamedTuple):
 
 async def list_due(redis: Redis) -> list[DueDeliveries]:
     """Returns the due deliveries of every endpoint, as many as it has places left."""
-    endpoints = [name.decode() for name in await redis.hkeys(keys.WEBHOOK_ENDPOINTS)]  # type: ignore[misc]
+    names = webhook_keys_of(redis)
+    endpoints = [name.decode() for name in await redis.hkeys(names.endpoints)]  # type: ignore[misc]
     if not endpoints:
         return []
     now = await read_time_ms(redis)
     async with redis.pipeline(transaction=False) as pipe:
         for endpoint in endpoints:
-            pipe.zrangebyscore(keys.webhook_trying(endpoint), f"({now}", "+inf", withscores=True)
-            pipe.zrangebyscore(keys.webhook_due(endpoint), "-inf", now, start=0, num=PLACES)
-            pipe.zrangebyscore(keys.webhook_due(endpoint), f"({now}", "+inf", start=0, num=1, withscores=True)
+            pipe.zrangebyscore(names.trying(endpoint), f"({now}", "+inf", withscores=True)
+            pipe.zrangebyscore(names.due(endpoint), "-inf", now, start=0, num=PLACES)
+            pipe.zrangebyscore(names.due(endpoint), f"({now}", "+inf", start=0, num=1, withscores=True)
         replies = await pipe.execute()
     return [_due_of(endpoint, now, *replies[3 * i : 3 * i + 3]) for i, endpoint in enumerate(endpoints)]
 
@@ -76,8 +78,9 @@ class Try(NamedTuple):
 
 async def acquire(redis: Redis, endpoint: str, delivery_id: str, lease_s: float) -> Try | None:
     """Acquires the lease of a try; None if the delivery is not due, held or gone, or its endpoint has no place left."""
+    names = webhook_keys_of(redis)
     token = uuid4().hex
-    key_list = [keys.webhook_due(endpoint), keys.webhook_trying(endpoint), keys.webhook_delivery(delivery_id)]
+    key_list = [names.due(endpoint), names.trying(endpoint), names.delivery(delivery_id)]
     fields = await _ACQUIRE(redis, key_list, [delivery_id, token, round(lease_s * 1000), PLACES])
     delivery = Delivery.decode(delivery_id, dict(zip(fields[::2], fields[1::2], strict=True)))
     return Try(delivery, token) if delivery else None
@@ -102,25 +105,27 @@ async def settle(redis: Redis, delivery: Delivery, token: str, result: TryResult
     Returns:
         False if the lease was lost.
     """
+    names = webhook_keys_of(redis)
     endpoint, state = delivery.endpoint, result.state
     kept = state if state is not DeliveryState.WAITING else DeliveryState.FAILED
-    key_list = [keys.WEBHOOK_ENDPOINTS, keys.webhook_open(endpoint), keys.webhook_due(endpoint)]
-    key_list += [keys.webhook_trying(endpoint), keys.webhook_delivery(delivery.delivery_id), keys.webhook_ended(kept)]
+    key_list = [names.endpoints, names.open(endpoint), names.due(endpoint)]
+    key_list += [names.trying(endpoint), names.delivery(delivery.delivery_id), names.ended(kept)]
     removed = await _SETTLE(redis, key_list, [
         delivery.delivery_id, endpoint, token, state.value, round(result.delay_s * 1000), KEPT_S[kept] * 1000,
         KEPT_MAX[kept], result.status, result.error[:ERROR_MAX_CHARS], int(result.is_counted),
     ])  # fmt: skip
     if removed:
-        await redis.delete(*(keys.webhook_delivery(delivery_id.decode()) for delivery_id in removed))
+        await redis.delete(*(names.delivery(delivery_id.decode()) for delivery_id in removed))
     return removed is not None
 
 
 async def end_overflow(redis: Redis, open_max: int = OPEN_MAX) -> int:
     """Fails the oldest deliveries of the endpoint with most while more than `open_max` are open; returns how many."""
+    names = webhook_keys_of(redis)
     ended = 0
     while (counts := await count_open(redis)) and (excess := sum(counts.values()) - open_max) > 0:
         endpoint = max(counts, key=lambda name: counts[name])
-        oldest = await redis.zrange(keys.webhook_open(endpoint), 0, min(excess, OVERFLOW_BATCH) - 1)
+        oldest = await redis.zrange(names.open(endpoint), 0, min(excess, OVERFLOW_BATCH) - 1)
         deliveries = await _read(redis, [delivery_id.decode() for delivery_id in oldest])
         result = TryResult(DeliveryState.FAILED, error="overflow", is_counted=False)
         settled = [await settle(redis, delivery, "", result) for delivery in deliveries]
@@ -132,27 +137,31 @@ async def end_overflow(redis: Redis, open_max: int = OPEN_MAX) -> int:
 
 async def count_open(redis: Redis) -> dict[str, int]:
     """Returns the number of open deliveries by endpoint."""
-    counts = await redis.hgetall(keys.WEBHOOK_ENDPOINTS)  # type: ignore[misc]
+    names = webhook_keys_of(redis)
+    counts = await redis.hgetall(names.endpoints)  # type: ignore[misc]
     return {name.decode(): int(count) for name, count in counts.items()}
 
 
 async def mark_gone(redis: Redis, endpoint: str, url: str) -> None:
     """Notes that the endpoint answered 410 under this URL."""
-    await redis.hset(keys.WEBHOOK_GONE, endpoint, url)  # type: ignore[misc]
+    names = webhook_keys_of(redis)
+    await redis.hset(names.gone, endpoint, url)  # type: ignore[misc]
 
 
 async def is_gone(redis: Redis, endpoint: str, url: str) -> bool:
     """Returns whether the endpoint answered 410 under this URL."""
-    stored: bytes | None = await redis.hget(keys.WEBHOOK_GONE, endpoint)  # type: ignore[misc]
+    names = webhook_keys_of(redis)
+    stored: bytes | None = await redis.hget(names.gone, endpoint)  # type: ignore[misc]
     return stored == url.encode()
 
 
 async def forget_gone(redis: Redis, url_by_endpoint: Mapping[str, str]) -> None:
     """Removes the notes about endpoints that have another URL now, or are no longer configured."""
-    noted = await redis.hgetall(keys.WEBHOOK_GONE)  # type: ignore[misc]
+    names = webhook_keys_of(redis)
+    noted = await redis.hgetall(names.gone)  # type: ignore[misc]
     old = [name for name, url in noted.items() if url_by_endpoint.get(name.decode()) != url.decode()]
     if old:
-        await redis.hdel(keys.WEBHOOK_GONE, *old)  # type: ignore[misc]
+        await redis.hdel(names.gone, *old)  # type: ignore[misc]
 
 
 async def resend(redis: Redis, delivery_id: str) -> Delivery:
@@ -161,12 +170,13 @@ async def resend(redis: Redis, delivery_id: str) -> Delivery:
     Raises:
         DeliveryNotFound: there is none, or it is no longer kept.
     """
+    names = webhook_keys_of(redis)
     delivery = await read(redis, delivery_id)
     endpoint = delivery.endpoint
-    key_list = [keys.WEBHOOK_ENDPOINTS, keys.WEBHOOK_GONE, keys.webhook_open(endpoint), keys.webhook_due(endpoint)]
-    key_list += [keys.webhook_trying(endpoint), keys.webhook_delivery(delivery_id)]
-    key_list += [keys.webhook_ended(DeliveryState.DELIVERED), keys.webhook_ended(DeliveryState.FAILED)]
-    if not await _RESEND(redis, [*key_list, keys.outbox_bell()], [delivery_id, endpoint]):
+    key_list = [names.endpoints, names.gone, names.open(endpoint), names.due(endpoint)]
+    key_list += [names.trying(endpoint), names.delivery(delivery_id)]
+    key_list += [names.ended(DeliveryState.DELIVERED), names.ended(DeliveryState.FAILED)]
+    if not await _RESEND(redis, [*key_list, names.bell], [delivery_id, endpoint]):
         raise DeliveryNotFound(delivery_id)
     return delivery
 
@@ -216,17 +226,19 @@ async def list_deliveries(
 
 async def _lists(redis: Redis, state: DeliveryState | None, endpoint: str) -> list[str]:
     """Returns the keys of the sets that may have such deliveries."""
+    names = webhook_keys_of(redis)
     states = [state] if state else list(DeliveryState)
-    lists = [keys.webhook_ended(one) for one in states if one is not DeliveryState.WAITING]
+    lists = [names.ended(one) for one in states if one is not DeliveryState.WAITING]
     if DeliveryState.WAITING in states:
-        lists += [keys.webhook_open(name) for name in ([endpoint] if endpoint else await count_open(redis))]
+        lists += [names.open(name) for name in ([endpoint] if endpoint else await count_open(redis))]
     return lists
 
 
 async def _read(redis: Redis, delivery_ids: Sequence[str]) -> list[Delivery]:
+    names = webhook_keys_of(redis)
     async with redis.pipeline(transaction=False) as pipe:
         for delivery_id in delivery_ids:
-            pipe.hgetall(keys.webhook_delivery(delivery_id))
+            pipe.hgetall(names.delivery(delivery_id))
         replies = await pipe.execute() if delivery_ids else []
     found = (Delivery.decode(*one) for one in zip(delivery_ids, replies, strict=True))
     return [delivery for delivery in found if delivery is not None]
@@ -252,15 +264,19 @@ class WebhookCounts(NamedTuple):
 
 async def count(redis: Redis) -> WebhookCounts:
     """Counts deliveries."""
+    names = webhook_keys_of(redis)
     open_by_endpoint = await count_open(redis)
+    partitions = partitioning_of(redis).partitions
     now = await read_time_ms(redis)
     async with redis.pipeline(transaction=False) as pipe:
-        pipe.xlen(keys.outbox())
-        pipe.zcard(keys.webhook_ended(DeliveryState.FAILED))
-        pipe.hkeys(keys.WEBHOOK_GONE)
+        pipe.zcard(names.ended(DeliveryState.FAILED))
+        pipe.hkeys(names.gone)
+        for partition in partitions:
+            pipe.xlen(partition.outbox)
         for endpoint in open_by_endpoint:
-            pipe.zrange(keys.webhook_open(endpoint), 0, 0, withscores=True)
-        undistributed, failed, gone, *firsts = await pipe.execute()
+            pipe.zrange(names.open(endpoint), 0, 0, withscores=True)
+        failed, gone, *replies = await pipe.execute()
+    undistributed, firsts = sum(replies[: len(partitions)]), replies[len(partitions) :]
     oldest = [int(score) for first in firsts for _, score in first]
     oldest_ms = max(0, now - min(oldest)) if oldest else 0
     return WebhookCounts(undistributed, open_by_endpoint, oldest_ms, failed, [name.decode() for name in gone])

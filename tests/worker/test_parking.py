@@ -171,11 +171,13 @@ async def test_decision_without_a_notification_is_found(
         decision = decisions.encode(decisions.Decision(decision="answer", text="the blue one"))
         await redis.hset(keys.run(run_id), "decisions", orjson.dumps({"q": decision}).decode())  # type: ignore[misc]
 
-    async def subscribe(channel: str, handler: Callable[[bytes], None]) -> None:
+    async def subscribe(channel: str, handler: Callable[[bytes], None], on_missed: Callable[[], None]) -> None:
         if missed == "before the channel was subscribed":
             await decide_unheard()
-        await really_subscribe(channel, handler)
+        await really_subscribe(channel, handler, on_missed)
+        reconnected.append(on_missed)
 
+    reconnected: list[Callable[[], None]] = []
     really_subscribe = runner._channels.subscribe
     monkeypatch.setattr(runner._channels, "subscribe", subscribe)
     runner._model, runner._tools = BusyModel(), ToolRegistry([ask_user, take_time], settings)
@@ -184,7 +186,8 @@ async def test_decision_without_a_notification_is_found(
     running = asyncio.create_task(runner.run(run_id, "token"))
     if missed == "while pub/sub was away":
         await decide_unheard()
-        runner.on_reconnected()
+        await until(lambda: reconnected)
+        reconnected[0]()
 
     await until_logged(redis, run_id, b"approval_decided")
     go_on.set()

@@ -1,6 +1,7 @@
 """The doorbell: one blocking pop wakes one waiting worker. A slow poll covers a bell that is lost."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final
 
 from stagebus.shared.storage import keys
@@ -13,10 +14,10 @@ REPLY_MARGIN_S: Final = 3.0
 class Doorbell:
     """Waits on a connection of its own, because a blocking pop occupies it."""
 
-    def __init__(self, redis: Redis, key: str = keys.WAKEUP) -> None:
-        """`key` is the list whose entries ring the bell."""
+    def __init__(self, redis: Redis, wakeups: Sequence[str] = (keys.WAKEUP,)) -> None:
+        """`wakeups` are the lists whose entries ring the bell."""
         self._redis = redis
-        self._key = key
+        self._wakeups = wakeups
         self._connection: Connection | None = None
 
     async def wait(self, timeout_s: float) -> str | None:
@@ -34,7 +35,7 @@ class Doorbell:
         self._connection = None
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
-            await connection.send_command("BLPOP", self._key, f"{max(timeout_s, 0.01):.3f}")
+            await connection.send_command("BLPOP", *self._wakeups, f"{max(timeout_s, 0.01):.3f}")
             # redis-py's own time-out must not fire first: it returns None, like a bell that did not ring, but leaves
             # the reply on its way, and the next wait would read it as its own.
             async with asyncio.timeout(max(timeout_s, 0) + REPLY_MARGIN_S):

@@ -7,15 +7,18 @@ run for `loop_stall_max_s`, the keeper renews nothing.
 
 import asyncio
 import logging
+import math
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from stagebus.shared.config.settings import Settings
-from stagebus.shared.storage import queue_scripts, redis_client
+from stagebus.shared.storage import connections, queue_scripts, redis_client
 from stagebus.shared.storage.outage_log import OUTAGE
+from stagebus.shared.storage.partition_keys import Partition, partition_of_run
 from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis, is_passing
 from stagebus.worker.execution.attempt_listener import AttemptListener
 
@@ -29,12 +32,17 @@ AWAY_BACKOFF_S: Final = 0.2
 
 @dataclass(eq=False)
 class HeldLease:
-    """The lease of a run that this worker holds. The listener is called in the main loop."""
+    """The lease of a run that this worker holds. The listener is called in the main loop.
+
+    Attributes:
+        asked_at: when the last renewal was sent that Redis answered, by the monotonic clock.
+    """
 
     run_id: str
     token: str
     attempt: int
     listener: AttemptListener
+    asked_at: float = field(default=-math.inf, init=False)
 
 
 class LeaseKeeper:
@@ -50,7 +58,6 @@ class LeaseKeeper:
         self._wake: asyncio.Event | None = None
         self._thread = threading.Thread(target=self._run, name="lease-keeper", daemon=True)
         self._is_stopping = False
-        self._passes = 0
 
     def start(self) -> None:
         """Starts the thread. Call it in the main loop."""
@@ -75,12 +82,22 @@ class LeaseKeeper:
             if self._leases.get(lease.run_id) is lease:
                 del self._leases[lease.run_id]
 
-    async def renew_now(self) -> None:
-        """Returns once every lease held now was renewed. Called when Redis is back after an outage."""
-        passes = self._passes
-        while self._passes < passes + 2 and not self._is_stopping:
+    async def renew_now(self, is_wanted: Callable[[str], bool] = lambda _: True) -> None:
+        """Returns once every lease held now was renewed. Called when Redis is back after an outage.
+
+        Args:
+            is_wanted: returns whether to wait for the lease of a run. The server of another one may still be away.
+        """
+        began_at = time.monotonic()
+        while not self._is_stopping and any(
+            is_wanted(lease.run_id) and lease.asked_at < began_at for lease in self._held()
+        ):
             self._wake_thread()
             await asyncio.sleep(AWAY_BACKOFF_S / 4)
+
+    def _held(self) -> list[HeldLease]:
+        with self._lock:
+            return list(self._leases.values())
 
     def _beat(self) -> None:
         """Records that the main loop runs."""
@@ -98,14 +115,13 @@ class LeaseKeeper:
     async def _renew_forever(self) -> None:
         self._own_loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
-        redis = redis_client.connect(self._settings)
+        redis = connections.connect(self._settings)
         is_away = False
         try:
             while not self._is_stopping:
                 pause_s = self._settings.lease_s / RENEWALS_PER_LEASE
                 try:
                     await self._renew_all(redis)
-                    self._passes += 1
                     if is_away:
                         OUTAGE.report_recovery(logger, "leases")
                     is_away = False
@@ -127,8 +143,18 @@ class LeaseKeeper:
         if time.monotonic() - self._beat_at > self._settings.loop_stall_max_s:
             logger.error("the event loop is stuck; its runs are left to other workers")
             return
-        with self._lock:
-            leases = list(self._leases.values())
+        groups: dict[Partition, list[HeldLease]] = {}
+        for lease in self._held():
+            groups.setdefault(partition_of_run(redis, lease.run_id), []).append(lease)
+        # Each group by itself: the server of one may be away.
+        results = await asyncio.gather(
+            *(self._renew_group(redis, group) for group in groups.values()), return_exceptions=True
+        )
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _renew_group(self, redis: Redis, leases: list[HeldLease]) -> None:
         for start in range(0, len(leases), RENEW_CONCURRENCY):
             await asyncio.gather(*(self._renew(redis, lease) for lease in leases[start : start + RENEW_CONCURRENCY]))
 
@@ -140,6 +166,7 @@ class LeaseKeeper:
                 raise
             # The error concerns this run alone; the other leases are renewed.
             logger.exception("run %s: its lease cannot be renewed", lease.run_id)
+            lease.asked_at = time.monotonic()
 
     async def _renew_one(self, redis: Redis, lease: HeldLease) -> None:
         now = time.monotonic()
@@ -150,6 +177,7 @@ class LeaseKeeper:
             attempt=lease.attempt,
             lease_s=self._settings.lease_s,
         )
+        lease.asked_at = now
         assert self._main_loop is not None, "started"
         if renewal is None:
             self._main_loop.call_soon_threadsafe(lease.listener.on_lease_lost)

@@ -28,13 +28,15 @@ from arq.worker import Worker, func
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage import keys, queue_scripts
+from stagebus.shared.storage.cluster_redis import ClusterRedis
+from stagebus.shared.storage.connections import SharedConnection
 from stagebus.shared.storage.outage_log import OUTAGE
-from stagebus.shared.storage.pipelined import PipelinedConnection
+from stagebus.shared.storage.partition_keys import partitioning_of
 from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis
 from stagebus.shared.storage.redis_retry import RETRY_BACKOFF_S, retry_while_redis_is_down
 from stagebus.shared.store import parking, run_queue
 from stagebus.worker.execution.outcome import Disposition, Outcome
-from stagebus.worker.execution.run_acquirer import RunAcquirer
+from stagebus.worker.execution.run_acquirer import RenewNow, RunAcquirer
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,18 @@ class _Job:
     outcome: Outcome | None = None
 
 
+def _arq_pool(redis: Redis, queue_name: str) -> ArqRedis:
+    """Returns the client for arq's own commands: the jobs, a count of tries beside each, and the worker's health."""
+    if isinstance(redis, ClusterRedis):
+        return redis  # type: ignore[return-value]  # of ArqRedis's own methods none is used
+    return ArqRedis(
+        redis.connection_pool,
+        job_serializer=run_queue.encode_job,
+        job_deserializer=run_queue.decode_job,
+        default_queue_name=queue_name,
+    )
+
+
 class LeasedWorker(Worker):
     """Acquires due runs, as many as it has slots, and hands each to `run`."""
 
@@ -57,9 +71,9 @@ class LeasedWorker(Worker):
         redis: Redis,
         settings: Settings,
         *,
-        connection: PipelinedConnection,
+        connection: SharedConnection,
         run: Callable[[str, str, str], Awaitable[Outcome]],
-        renew_now: Callable[[], Awaitable[None]],
+        renew_now: RenewNow,
         on_drain: Callable[[], Awaitable[None]],
     ) -> None:
         """Create it in the event loop that runs it.
@@ -67,18 +81,18 @@ class LeasedWorker(Worker):
         Args:
             connection: for the queue's scripts.
             run: works on a run id under a lease's token; the third argument is the key of the run's thread, or empty.
-            renew_now: renews the held leases; called when Redis is back after an outage.
+            renew_now: renews the held leases, or those of the runs for which its argument returns True; called when Redis
+                is back after an outage.
             on_drain: asks all held runs to give themselves back, and returns.
         """
+        self._partitioning = partitioning_of(redis)
+        queue_name = self._partitioning.partitions[
+            0
+        ].queue  # arq counts its entries for its log, and does nothing else with it
         super().__init__(
             [func(self._run_toolchain, name=run_queue.FUNCTION, max_tries=2**31)],  # type: ignore[arg-type]
-            redis_pool=ArqRedis(
-                redis.connection_pool,
-                job_serializer=run_queue.encode_job,
-                job_deserializer=run_queue.decode_job,
-                default_queue_name=keys.QUEUE,
-            ),
-            queue_name=keys.QUEUE,
+            redis_pool=_arq_pool(redis, queue_name),
+            queue_name=queue_name,
             max_jobs=settings.worker_concurrency,
             job_timeout=None,  # type: ignore[arg-type]  # a run has its own
             keep_result=0,
@@ -87,6 +101,7 @@ class LeasedWorker(Worker):
             job_deserializer=run_queue.decode_job,
             log_results=False,
         )
+        self._redis = redis
         self._settings = settings
         self._connection = connection
         self._run = run
@@ -95,7 +110,9 @@ class LeasedWorker(Worker):
         self._jobs: dict[str, _Job] = {}
         self._draining = asyncio.Event()
         self._slot_freed = asyncio.Event()
-        self._acquirer = RunAcquirer(redis, connection, settings, held=self.tasks, on_acquired=self._on_acquired)
+        self._acquirer = RunAcquirer(
+            redis, connection, settings, held=self.tasks, on_acquired=self._on_acquired, renew_now=renew_now
+        )
 
     # --- the loop ------------------------------------------------------------
 
@@ -152,7 +169,7 @@ class LeasedWorker(Worker):
     async def _recover(self) -> None:
         """Waits until Redis is back and leases that expired meanwhile are renewed by the workers that hold the runs."""
         await retry_while_redis_is_down(self.pool.ping, "the queue", is_retryable=lambda _: True)
-        await self._renew_now()
+        await self._renew_now(lambda _: True)
         await asyncio.sleep(self._settings.lease_s / 3)
 
     # --- one job -------------------------------------------------------------
@@ -173,7 +190,7 @@ class LeasedWorker(Worker):
     async def _run_job(self, run_id: str, token: str) -> None:
         job = self._jobs[run_id] = _Job(token)
         try:
-            await self.run_job(run_id, timestamp_ms())
+            await self.run_job(self._partitioning.of_run(run_id).job_id(run_id), timestamp_ms())
             await self._settle(run_id, job)
         except REDIS_AWAY as exc:
             OUTAGE.report_failure(logger, f"run {run_id}: its job, whose lease expires", exc)
@@ -192,7 +209,7 @@ class LeasedWorker(Worker):
 
     async def finish_failed_job(self, job_id: str, result_data: bytes | None) -> None:  # noqa: ARG002
         """Notes that arq cannot run the job: it expired, cannot be decoded or names an unknown function."""
-        self._jobs[job_id].outcome = Outcome(Disposition.REPLACE)
+        self._jobs[job_id.strip("{}")].outcome = Outcome(Disposition.REPLACE)
 
     async def _settle(self, run_id: str, job: _Job) -> None:
         """Applies the outcome to the queue. Each step is safe to repeat, and is repeated while Redis is down."""
@@ -204,7 +221,7 @@ class LeasedWorker(Worker):
                 await retry(finish)
             case Outcome(Disposition.REPLACE):
                 if await retry(finish):
-                    await run_queue.requeue(self.pool, run_id, await self._thread_of(run_id))
+                    await run_queue.requeue(self._redis, run_id, await self._thread_of(run_id))
             case Outcome(Disposition.RETURNED):
                 await retry(admit)
             case Outcome(Disposition.RELEASE | Disposition.PARK) as outcome:
@@ -219,7 +236,7 @@ class LeasedWorker(Worker):
 
     async def _thread_of(self, run_id: str) -> str:
         """Returns the key of a run's thread, which its next job names; empty if it is in none."""
-        stored = await self.pool.hget(keys.run(run_id), "thread")  # type: ignore[misc]
+        stored = await self._redis.hget(keys.run(run_id), "thread")  # type: ignore[misc]
         return stored.decode() if stored else ""
 
     def _give_back_step(self, run_id: str, token: str, outcome: Outcome) -> Callable[[], Awaitable[object]]:
@@ -227,6 +244,6 @@ class LeasedWorker(Worker):
             return partial(queue_scripts.release, self._connection, run_id, token=token, attempt=outcome.attempt)
         due_ms, seen = outcome.parked.due_ms, outcome.parked.seen
         return partial(
-            parking.park, self.pool, run_id, token=token, attempt=outcome.attempt, due_ms=due_ms, seen=seen,
+            parking.park, self._redis, run_id, token=token, attempt=outcome.attempt, due_ms=due_ms, seen=seen,
             tenant=outcome.tenant,
         )  # fmt: skip

@@ -29,13 +29,14 @@ from stagebus.shared.errors import (
 from stagebus.shared.observability.spans import Span
 from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage import keys, queue_scripts, run_scripts
+from stagebus.shared.storage.connections import SharedConnection
 from stagebus.shared.storage.lua_script import ScriptConnection
 from stagebus.shared.storage.outage_log import OUTAGE
-from stagebus.shared.storage.pipelined import PipelinedConnection
 from stagebus.shared.storage.pubsub import Channels
 from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis, is_passing
 from stagebus.shared.storage.redis_retry import retry_while_redis_is_down
 from stagebus.shared.storage.run_scripts import Claim
+from stagebus.shared.storage.sharded_pubsub import ShardedChannels
 from stagebus.shared.store import run_store
 from stagebus.shared.store.thread_store import end_of
 from stagebus.shared.thread_errors import TurnNotCome
@@ -71,12 +72,12 @@ class Runner:
         redis: Redis,
         settings: Settings,
         *,
-        connection: PipelinedConnection,
+        connection: SharedConnection,
         worker: str,
         model: ModelClient,
         tools: ToolRegistry,
         keeper: LeaseKeeper,
-        channels: Channels,
+        channels: Channels | ShardedChannels,
         metrics: WorkerMetrics,
         tasks: TaskPoller | None = None,
     ) -> None:
@@ -194,11 +195,6 @@ class Runner:
         for attempt in self._attempts:
             attempt.stop(Interrupt.DRAIN)
 
-    def on_reconnected(self) -> None:
-        """Reads decisions again after a pub/sub outage. A missed cancel needs nothing: each renewal returns its flag."""
-        for attempt in self._attempts:
-            attempt.decided.set()
-
     async def _claim_and_work(self, run_id: str, token: str, thread_key: str) -> Outcome:
         claim = await self._claim(self._connection, run_id, token, thread_key)
         run = decode_run(run_id, claim.record)
@@ -281,7 +277,8 @@ class Runner:
 
     async def _listen(self, attempt: Attempt) -> None:
         """Subscribes to the control channel, then reads what was stored between the claim and the subscription."""
-        await self._channels.subscribe(keys.control(attempt.run_id), attempt.on_control_message)
+        # After a pub/sub outage decisions are read again. A missed cancel needs nothing: each renewal returns its flag.
+        await self._channels.subscribe(keys.control(attempt.run_id), attempt.on_control_message, attempt.decided.set)
         attempt.decided.set()
         try:
             if await self._redis.hget(keys.run(attempt.run_id), "cancel"):  # type: ignore[misc]

@@ -23,6 +23,7 @@ from stagebus.shared.storage import keys
 from stagebus.shared.storage.pubsub import Channels
 from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis
 from stagebus.shared.storage.redis_retry import retry_while_redis_is_down
+from stagebus.shared.storage.sharded_pubsub import ShardedChannels
 from stagebus.shared.store import provider_slots
 
 T = TypeVar("T")
@@ -64,7 +65,7 @@ class _ProviderQueue:
 class ProviderLimiter:
     """Acquires and renews this process's slots of all providers."""
 
-    def __init__(self, redis: Redis, channels: Channels) -> None:
+    def __init__(self, redis: Redis, channels: Channels | ShardedChannels) -> None:
         self._redis = redis
         self._channels = channels
         self._queues: dict[str, _ProviderQueue] = {}

@@ -17,13 +17,13 @@ from stagebus.shared.config.webhooks_file import WebhookConfig
 from stagebus.shared.domain.webhook_messages import RUN_URL_PREFIX, DeliveryState
 from stagebus.shared.observability.audit import audit
 from stagebus.shared.runtime.tasks import cancel_and_wait
-from stagebus.shared.storage import keys
 from stagebus.shared.storage.outage_log import OUTAGE
+from stagebus.shared.storage.partition_keys import partitioning_of
 from stagebus.shared.storage.redis_client import REDIS_AWAY, Redis, read_time_ms
 from stagebus.shared.storage.redis_retry import retry_while_redis_is_down
 from stagebus.shared.store import webhook_deliveries, webhook_outbox
 from stagebus.shared.store.webhook_deliveries import Try, TryResult
-from stagebus.worker.execution.doorbell import Doorbell
+from stagebus.worker.execution.partition_bells import open_bell
 from stagebus.worker.webhooks.retry_schedule import GONE, ReceiverAnswer, result_of
 from stagebus.worker.webhooks.webhook_sender import TRY_MAX_S, WebhookSender
 
@@ -50,7 +50,8 @@ class WebhookLoop:
         self._webhooks = webhooks
         self._sender = WebhookSender(settings)
         self._on_result = on_result
-        self._bell = Doorbell(redis, keys.outbox_bell())
+        self._partitions = partitioning_of(redis).partitions
+        self._bell = open_bell(redis, [partition.outbox_bell for partition in self._partitions])
         self._tries: set[asyncio.Task[None]] = set()
         self._ringing: asyncio.Task[object] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -81,7 +82,7 @@ class WebhookLoop:
                 await asyncio.sleep(RETRY_S)
 
     async def _step(self) -> float:
-        """Takes entries of the outbox and starts the tries that are due; returns the seconds until the next look.
+        """Takes entries of the outboxes and starts the tries that are due; returns the seconds until the next look.
 
         A full outbox is taken in parts: meanwhile messages are sent, and too many open deliveries end.
         """
@@ -90,7 +91,7 @@ class WebhookLoop:
                 self._redis, {name: one.url for name, one in self._webhooks.endpoints.items()}
             )
             self._is_first_step = False
-        has_more = await webhook_outbox.fan_out(self._redis, self._webhooks)
+        has_more = await self._fan_out()
         if overflowed := await webhook_deliveries.end_overflow(self._redis):
             logger.warning("webhooks: too many open deliveries; %d of the oldest have failed", overflowed)
             self._on_result("", "overflow")
@@ -107,6 +108,23 @@ class WebhookLoop:
             if due.next_ms >= 0:
                 pause_s = min(pause_s, due.next_ms / 1000)
         return 0 if has_more else max(pause_s, PAUSE_MIN_S)
+
+    async def _fan_out(self) -> bool:
+        """Makes deliveries of entries of all partitions; returns whether there may be more.
+
+        A partition whose server is away keeps its entries until it is back.
+
+        Raises:
+            RedisError, OSError: no partition can be used.
+        """
+        fan_outs = (webhook_outbox.fan_out(self._redis, self._webhooks, partition) for partition in self._partitions)
+        results = await asyncio.gather(*fan_outs, return_exceptions=True)
+        failures = [result for result in results if isinstance(result, BaseException)]
+        for failure in failures:
+            if len(failures) == len(results) or not isinstance(failure, REDIS_AWAY):
+                raise failure
+            OUTAGE.report_failure(logger, "webhooks of some runs", failure)
+        return any(result is True for result in results)
 
     async def _wait(self, pause_s: float) -> None:
         """Returns when the bell rings, one of this worker's tries ends, or the time is over."""

@@ -47,6 +47,7 @@
 -- ARGV[25] thread_keys   int     how many of KEYS are those of a run in a conversation; 0: the run is in none
 -- ARGV[26] ask           json    see ThreadAdmission.encode
 -- ARGV[27] messages      json    the run's own messages; its record has none then
+-- ARGV[28] bound_apart   str     the client's key if it is of another partition, and so bound already, else ''
 -- Returns {'created' | 'exists', created_at in Unix ms, vtime}, {the limit's name, limit, ms until it may pass; 0:
 -- unknown}, {'reserved', the value of the client's key, ''} or {'deleted', deleted_at, ''}. Of a run in a thread also
 -- {'busy', active run, the digest of its request}, {'expected', active run, waiting interrupt or ''}: ask again and name
@@ -76,7 +77,7 @@ local request_id, traceparent, job_bytes = ARGV[13], ARGV[14], ARGV[15]
 local wakeups_max, reservation, limits = ARGV[16], ARGV[17], ARGV[18]
 local tokens_wanted, tokens_ttl_ms, user, baggage = tonumber(ARGV[19]), ARGV[20], ARGV[21], ARGV[22]
 local webhook_url, has_webhooks = ARGV[23], ARGV[24]
-local ask_json, messages = ARGV[26], ARGV[27]
+local ask_json, messages, bound_apart = ARGV[26], ARGV[27], ARGV[28]
 
 local TRIMMED_MAX = 100
 local stored = redis.call('HMGET', run, 'created_at', 'vtime', 'deleted_at')
@@ -148,7 +149,7 @@ for _, list in ipairs(lists) do
 end
 redis.call('DEL', stages, journal)
 redis.call('HSET', run, 'status', status, 'attempt', 0, 'tries', 0, 'last_id', '0-1', 'tenant', tenant,
-    'model', model, 'request', request, 'created_at', now, 'worker', '', 'idempotency', idempotency or '',
+    'model', model, 'request', request, 'created_at', now, 'worker', '', 'idempotency', idempotency or bound_apart,
     'vtime', vtime, 'request_id', request_id, 'traceparent', traceparent)
 if user ~= '' then
     redis.call('HSET', run, 'user', user)

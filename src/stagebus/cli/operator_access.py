@@ -24,7 +24,7 @@ def with_redis(query: "Callable[[Redis], Awaitable[T]]") -> T:
     from stagebus.cli.running_up import with_running_redis
     from stagebus.shared.config.settings import load_settings
     from stagebus.shared.config.startup_checks import warn_of_misspelt_variables
-    from stagebus.shared.storage import redis_client
+    from stagebus.shared.storage import connections, redis_client
     from stagebus.shared.storage.redis_client import storage_errors
 
     settings = with_running_redis(load_settings())
@@ -32,7 +32,7 @@ def with_redis(query: "Callable[[Redis], Awaitable[T]]") -> T:
     warn_of_misspelt_variables()
 
     async def connect_and_query() -> T:
-        redis = redis_client.connect(settings)
+        redis = connections.connect(settings)
         try:
             with storage_errors():
                 return await query(redis)

@@ -66,7 +66,7 @@ def test_passwords_of_server_and_sentinels_are_masked_in_logs() -> None:
     assert PASSWORD not in redact(f"{PASSWORD}-1 and {PASSWORD}-2")
 
 
-def test_setting_refuses_a_cluster() -> None:
-    """The queue's keys have more than one slot."""
-    with pytest.raises(ValueError, match="a Redis Cluster is not supported yet"):
-        Settings(redis_url="redis+cluster://a")
+def test_setting_takes_a_cluster() -> None:
+    settings = Settings(redis_url="redis+cluster://a,b:7000")
+
+    assert len(RedisUrl.parse(settings.redis_url.get_secret_value()).nodes) == 2

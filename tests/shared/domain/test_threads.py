@@ -33,7 +33,7 @@ def test_keys_of_a_thread_are_in_one_slot_and_contain_no_text_of_clients(user: s
     made = [thread, *(part(thread) for part in parts), keys.threads_of_tenant(identity.tag, "t")]
     made.append(keys.threads_busy(identity.tag))
 
-    assert keys.thread_tag(thread) == identity.tag
+    assert keys.tag_of(thread) == identity.tag
     assert {key_slot(key.encode()) for key in made} == {key_slot(identity.tag.encode())}
     assert thread == f"sb:thread:{{{identity.tag}}}:{identity.digest}"
     assert len(set(made)) == len(made)

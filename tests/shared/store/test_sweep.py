@@ -342,7 +342,7 @@ async def test_sweep_continues_after_an_unexpected_error(
 ) -> None:
     swept = asyncio.Queue[int]()
 
-    async def fail(_redis: Redis, _settings: Settings) -> None:
+    async def fail(*_: object) -> None:
         swept.put_nowait(1)
         await redis.delete(keys.SWEEP)
         raise ValueError("a member that nobody can read")

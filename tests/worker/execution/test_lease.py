@@ -9,10 +9,15 @@ from urllib.parse import urlsplit
 import pytest
 import redis as blocking_redis
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from stagebus.shared.config.settings import Settings
+from stagebus.shared.domain import ids
+from stagebus.shared.domain.cursor import EventId
 from stagebus.shared.domain.events import StageCompleted, StageStarted
+from stagebus.shared.domain.partitions import TAGS
+from stagebus.shared.runtime.tasks import cancel_and_wait
 from stagebus.shared.storage import keys, queue_scripts, run_scripts
 from stagebus.shared.storage.queue_scripts import Renewal
 from stagebus.worker.execution import lease
@@ -286,3 +291,27 @@ async def test_lease_renewal_overtaken_by_an_append_is_no_lost_tail(
 
     assert holder.failures == []
     await holder.run.say("the next stage")
+
+
+async def test_partition_that_is_away_keeps_no_other_lease_from_being_renewed(
+    keep: Keep, holder: Holder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away, other, renewed = ids.new_run_id_in(TAGS[0]), ids.new_run_id_in(TAGS[1]), list[str]()
+
+    async def renew(_connection: object, run_id: str, **_: object) -> Renewal:
+        if run_id == away:
+            raise RedisConnectionError("its node is away")
+        renewed.append(run_id)
+        return Renewal(cancel=False, last_id=EventId(1, 1))
+
+    monkeypatch.setattr(queue_scripts, "renew", renew)
+    keeper = keep(partitioned=True)
+    for run_id in (away, other):
+        keeper.hold(HeldLease(run_id, "token", 1, holder))
+
+    await until(lambda: len(renewed) > 2)
+    await asyncio.wait_for(keeper.renew_now(lambda run_id: run_id == other), 5)
+    renewing = asyncio.create_task(keeper.renew_now())
+    done, _ = await asyncio.wait({renewing}, timeout=2 * lease.AWAY_BACKOFF_S)
+    assert not done, "it waits for all leases, one of which cannot be renewed"
+    await cancel_and_wait(renewing)

@@ -56,7 +56,7 @@ async def work(redis: Redis, settings: Settings, works: Works) -> AsyncIterator[
     """Starts a worker with this number of slots."""
     connection, tasks, workers = PipelinedConnection(redis, 5), [], []
 
-    async def nothing() -> None:
+    async def nothing(_: object) -> None:
         pass
 
     def start(slots: int) -> LeasedWorker:
@@ -231,7 +231,7 @@ async def test_worker_ends_if_its_polling_is_cancelled_unexpectedly(
     async def cancel_itself(*_: Any) -> None:
         raise asyncio.CancelledError
 
-    async def nothing() -> None:
+    async def nothing(_: object) -> None:
         pass
 
     monkeypatch.setattr(queue_scripts, "list_due", cancel_itself)

@@ -14,8 +14,10 @@ from redis.asyncio import Redis
 
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.config.webhooks_file import WebhookConfig
+from stagebus.shared.domain.partitions import partition_of
 from stagebus.shared.domain.webhook_messages import DeliveryState
-from stagebus.shared.store import webhook_deliveries, webhook_outbox
+from stagebus.shared.storage.cluster_redis import ClusterRedis
+from stagebus.shared.store import run_store, webhook_deliveries, webhook_outbox
 from stagebus.worker.webhooks import retry_schedule, webhook_loop, webhook_sender
 from stagebus.worker.webhooks.webhook_loop import WebhookLoop
 from tests.support.outbox_entries import put_entry
@@ -288,3 +290,28 @@ async def test_an_idle_loop_asks_redis_next_to_nothing(
         await asyncio.sleep(2)
 
         assert await sent(redis) - before <= 2, "the counter's own commands"
+
+
+async def test_runs_of_all_partitions_of_a_cluster_are_told(
+    cluster: ClusterRedis, settings: Settings, receiver: WebhookReceiver, tmp_path: Path
+) -> None:
+    webhooks = configure(tmp_path, all=receiver.url("/ok"))
+    told = settings.model_copy(update={"webhooks": tmp_path / "webhooks.toml"})
+    async with sending(cluster, settings, webhooks) as results:
+        run_ids = []
+        for number in range(6):
+            run_ids.append(
+                await run_store.create_run(
+                    cluster, told, tenant="t", model="m", request={}, idempotency_key=str(number)
+                )
+            )
+            await run_store.cancel_run(cluster, told, run_ids[-1])
+        await until(lambda: len(results) == 6)
+
+    assert len({partition_of(run_id) for run_id in run_ids}) > 2
+    assert {message.run_id for message in receiver.messages} == set(run_ids)
+    counts = await webhook_deliveries.count(cluster)
+    assert (counts.undistributed, sum(counts.open.values())) == (0, 0)
+    page = await webhook_deliveries.list_deliveries(cluster, 10, state=DeliveryState.DELIVERED)
+    await webhook_deliveries.resend(cluster, page.deliveries[0].delivery_id)
+    assert (await webhook_deliveries.count_open(cluster)) == {"all": 1}
