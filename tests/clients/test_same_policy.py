@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[2] / "clients" / "js" / "src"
 
 
 def js_constant(module: str, name: str) -> float:
-    found = re.search(rf"^const {name} = ([\d_.]+);", (SOURCE / f"{module}.ts").read_text(), re.MULTILINE)
+    found = re.search(rf"^(?:export )?const {name} = ([\d_.]+);", (SOURCE / f"{module}.ts").read_text(), re.MULTILINE)
     assert found, f"{module}.ts has no constant {name}"
     return float(found[1].replace("_", ""))
 
@@ -30,9 +30,9 @@ def js_constant(module: str, name: str) -> float:
         ("event_pages", "PAUSE_MS", 1000 * stream_follower.PAGE_PAUSE_S),
         ("event_pages", "EMPTY_PAUSE_MS", 1000 * stream_follower.EMPTY_PAGE_PAUSE_S),
         ("event_sequencer", "GAP_RETRIES_MAX", event_sequencer.GAP_RETRIES_MAX),
-        ("stream_follower", "RETRY_MS", 1000 * stream_follower.RETRY_S),
-        ("stream_follower", "BACKOFF_MAX_MS", 1000 * stream_follower.BACKOFF_MAX_S),
-        ("stream_follower", "PATIENCE_MS", 1000 * stream_follower.PATIENCE_S),
+        ("connection_state", "RETRY_MS", 1000 * stream_follower.RETRY_S),
+        ("connection_state", "BACKOFF_MAX_MS", 1000 * stream_follower.BACKOFF_MAX_S),
+        ("follow", "PATIENCE_MS", 1000 * stream_follower.PATIENCE_S),
     ],
 )
 def test_limit_is_equal_in_both_clients(module: str, name: str, value: float) -> None:

@@ -579,7 +579,7 @@ def test_protocol_holds_in_any_interleaving(redis_url: str) -> None:
         run_state_machine_as_test(
             LogProtocol,
             settings=settings(
-                max_examples=100, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck),
+                max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck),
                 backend="hypothesis-urandom",  # by default five of six examples are variants of the previous one
             ),
         )  # fmt: skip

@@ -438,7 +438,7 @@ def test_threads_hold_in_any_interleaving(redis_url: str) -> None:
         run_state_machine_as_test(
             ThreadProtocol,
             settings=settings(
-                max_examples=80, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck),
+                max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck),
                 backend="hypothesis-urandom",
             ),
         )  # fmt: skip
