@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 # More than the six connections that a browser opens to one host over HTTP/1.1.
 TABS = 7
-LONG = {"user_prompt": "What is the weather in Paris?", "model": "demo:delay_ms=60,endless"}
+LONG = {"user_prompt": "What is the weather in Paris?", "model": "demo:delay_ms=150,endless"}
 # Chromium without a screen shows every tab, so a tab is told that it is hidden. It stays so when it opens another page.
 TELL_HIDDEN = "Object.defineProperty(document, 'hidden', { get: () => sessionStorage.getItem('hidden') === 'true' })"
 HIDE = (

@@ -1,4 +1,4 @@
-"""Chaos test: 15 s of `make chaos`."""
+"""Chaos test: 10 s of `make chaos`."""
 
 from pathlib import Path
 
@@ -15,8 +15,8 @@ pytestmark = [
 
 
 async def test_chaos_loses_doubles_and_reorders_no_event(tmp_path: Path) -> None:
-    ledger = await storm(15, seed=2026, parallel_runs=25, folder=tmp_path)
+    ledger = await storm(10, seed=2026, parallel_runs=15, folder=tmp_path)
 
     assert ledger.is_clean, str(ledger)
-    assert ledger.runs > 15
+    assert ledger.runs > 10
     assert set(ledger.faults) == set(FAULTS)
