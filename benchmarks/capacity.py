@@ -160,9 +160,9 @@ of an hour. Yours will differ: `python -m benchmarks.capacity --streams 50000 --
 
 - **Redis is the first limit.** A token on its own costs it {redis_ms} ms of CPU, so one primary carries {per_primary:,.0f} tokens a
   second, which is {runs_per_primary:,.0f} runs that stream. Faster models send several tokens in one append, which costs a seventh of that.
-- **One Redis is the limit of a system today**: a node of a Redis Cluster is refused at start. The rows with more primaries show what a
-  system of {partitions} partitions would need, so at most {partitions} primaries; until then, and for a row that needs more, run several systems, with
-  tenants divided among them.
+- **More than one primary is a cluster** ([operations](operations.md#cluster)): {partitions} partitions divide over its nodes, so at most
+  {partitions} primaries. Its rows are reckoned from one server's figures, not measured. For a row that needs more, run several systems,
+  with tenants divided among them.
 - **Memory is retention.** A run of {run} s leaves {run_kib:,.0f} KiB. A day's retention needs 24 times the table's memory: keep runs shorter,
   or export and delete them.
 - **Workers cost most.** They parse each provider's chunk, merge it and append it: {worker_ms} ms a token. Their slots
