@@ -85,7 +85,7 @@ class SentinelGroup:
     async def at(self, port: int, *command: str | int) -> Any:
         """Sends a command to one server or sentinel and returns its reply; again if a failover closes the connection."""
         retry = Retry(ConstantBackoff(0.05), 20, supported_errors=(RedisConnectionError,))
-        async with Redis(port=port, retry=retry) as redis:
+        async with Redis(port=port, retry=retry, retry_on_error=[RedisConnectionError]) as redis:
             return await redis.execute_command(*command)
 
     async def primary(self) -> int:
