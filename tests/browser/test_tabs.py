@@ -37,7 +37,7 @@ async def test_tabs_of_a_run_share_a_stream_and_hidden_ones_have_none(open_page:
     run_id = await post_run(stagebus_url, LONG)
     for tab in tabs:
         await tab.goto(f"/?run={run_id}")
-        await expect(tab.locator("#connection")).to_have_text(re.compile("Live"))
+        await expect(tab.locator("#connection")).to_have_text(re.compile("Live"), timeout=15_000)
     await wait_for_more(tabs)
     assert len(streams) == len(feed_streams) == 1, "one stream of the run and one of the list for all tabs"
 
