@@ -19,19 +19,23 @@ REQUEST = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "timeo
 
 
 class CallingModel(ModelClient):
-    """Calls the first tool that it is offered, then repeats the result."""
+    """Calls the first tool that it is offered, then repeats the result, after a pause."""
 
-    def __init__(self) -> None:
+    def __init__(self, arguments: str = "{}", *, call_id: str = "c", pause_s: float = 0) -> None:
         settings = Settings(openai_base_url="http://127.0.0.1:1/v1")
         super().__init__(settings, Providers.from_settings(settings))
+        self._arguments = arguments
+        self._call_id = call_id
+        self._pause_s = pause_s
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[dict[str, Any], None]:
         told = [message["content"] for message in request.messages if message["role"] == "tool"]
+        await asyncio.sleep(self._pause_s if told else 0)
         delta: dict[str, Any] = {"content": told[0]} if told else {}
         if not told:
             assert request.tools is not None
-            function = {"name": request.tools[0]["function"]["name"], "arguments": "{}"}
-            delta = {"tool_calls": [{"index": 0, "id": "c", "type": "function", "function": function}]}
+            function = {"name": request.tools[0]["function"]["name"], "arguments": self._arguments}
+            delta = {"tool_calls": [{"index": 0, "id": self._call_id, "type": "function", "function": function}]}
         yield {"choices": [{"index": 0, "delta": delta, "finish_reason": "stop" if told else "tool_calls"}]}
 
 

@@ -8,7 +8,6 @@ import orjson
 import pytest
 from redis.asyncio import Redis
 
-from stagebus.shared.config.providers import Providers
 from stagebus.shared.config.settings import Settings
 from stagebus.shared.domain import decisions
 from stagebus.shared.domain.cursor import START
@@ -24,29 +23,17 @@ from stagebus.worker.tools.ask_user import ask_user
 from stagebus.worker.tools.registry import ToolRegistry
 from tests.support.runs_by_hand import queued
 from tests.support.waiting import until
+from tests.support.waiting_runs import CallingModel
 
 REQUEST = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "tools": ["ask_user"], "timeout_s": 60}
-CALL = {
-    "index": 0,
-    "id": "q",
-    "type": "function",
-    "function": {"name": "ask_user", "arguments": '{"question": "Which?"}'},
-}
 WAIT_S = 0.3
 
 
-class AskingModel(ModelClient):
-    """Asks the user, then repeats the answer."""
+class AskingModel(CallingModel):
+    """Asks the user. Like a provider, it is slow enough that an expired time limit stops its answer."""
 
     def __init__(self) -> None:
-        settings = Settings(openai_base_url="http://127.0.0.1:1/v1")
-        super().__init__(settings, Providers.from_settings(settings))
-
-    async def stream(self, request: ModelRequest) -> AsyncGenerator[dict[str, Any], None]:
-        told = [message["content"] for message in request.messages if message["role"] == "tool"]
-        await asyncio.sleep(0.02 if told else 0)  # like a provider, slow enough that an expired time limit stops it
-        delta = {"content": told[0]} if told else {"tool_calls": [CALL]}
-        yield {"choices": [{"index": 0, "delta": delta, "finish_reason": "stop" if told else "tool_calls"}]}
+        super().__init__('{"question": "Which?"}', call_id="q", pause_s=0.02)
 
 
 @pytest.fixture
@@ -144,7 +131,7 @@ class BusyModel(AskingModel):
                 if "tool_calls" in choice["delta"]:
                     function = {"name": "take_time", "arguments": "{}"}
                     slow = {"index": 1, "id": "t", "type": "function", "function": function}
-                    choice["delta"] = {"tool_calls": [CALL, slow]}
+                    choice["delta"] = {"tool_calls": [*choice["delta"]["tool_calls"], slow]}
             yield chunk
 
 

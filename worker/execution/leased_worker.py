@@ -86,9 +86,8 @@ class LeasedWorker(Worker):
             on_drain: asks all held runs to give themselves back, and returns.
         """
         self._partitioning = partitioning_of(redis)
-        queue_name = self._partitioning.partitions[
-            0
-        ].queue  # arq counts its entries for its log, and does nothing else with it
+        # arq counts its entries for its log, and does nothing else with it.
+        queue_name = self._partitioning.partitions[0].queue
         super().__init__(
             [func(self._run_toolchain, name=run_queue.FUNCTION, max_tries=2**31)],  # type: ignore[arg-type]
             redis_pool=_arq_pool(redis, queue_name),
